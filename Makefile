@@ -1,0 +1,51 @@
+# Two commands do everything: `make demo` runs the main job, `make test` passes the tests.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup demo test check lint types protos format clean
+
+help: ## Show these targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
+
+setup: $(READY) ## Make .venv with everything in it, at the versions of constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@# venv's own pip may be too old to resolve this in reasonable time.
+	$(BIN)/python -m pip install --quiet --upgrade pip==26.3
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## Learn tile, leather and grid, score, search; pictures in demo-output/ (DATA=path: your own)
+	$(BIN)/blemish demo --output demo-output $(if $(DATA),--data "$(DATA)")
+
+test: $(READY) ## Run every test
+	$(BIN)/pytest
+
+check: lint types test ## All that a change must pass: style, import rules, types, contract, tests
+
+lint: $(READY) ## Style, import rules and the contract's own rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/buf lint protos
+	@# Only compatible changes once an RPC has landed.
+	@if git cat-file -e main:protos/blemish/v1/inspection.proto 2>/dev/null; then \
+	  $(BIN)/buf breaking protos --against '.git#branch=main,subdir=protos'; \
+	else echo "buf breaking: no main branch here to compare with"; fi
+
+types: $(READY) ## Check types, strictly
+	$(BIN)/mypy
+
+protos: $(READY) ## Write the stubs anew from the .proto files
+	$(BIN)/python protos/generate.py
+
+format: $(READY) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove .venv and what tools and demos left behind
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-output

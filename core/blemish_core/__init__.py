@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detection and search, free of gRPC and Celery."""

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every suite shares: unit tests open no sockets."""
+
+from pathlib import Path
+
+import pytest
+from pytest_socket import disable_socket, enable_socket
+
+WITH_SOCKETS = {"contract", "integration", "chaos", "benchmarks"}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    suite = item.path.relative_to(Path(__file__).parent).parts[0]
+    if suite in WITH_SOCKETS:
+        enable_socket()
+    else:
+        # asyncio's event loop wakes itself through a unix socket pair.
+        disable_socket(allow_unix_socket=True)
