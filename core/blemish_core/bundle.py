@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One model version on disk: a manifest and tensors, nothing that can execute.
+
+::
+
+    manifest.json         what it is, how it was made, how well it does, sha256 of each other file
+    weights.safetensors   everything the detector needs, its backbone included
+"""
+
+import hashlib
+import platform
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from blemish_core.calibration import Calibration
+from blemish_core.detectors import patchcore
+from blemish_core.detectors.detector import Detector
+from blemish_core.errors import Corrupt
+from blemish_core.files import write_durably
+from blemish_core.metrics import Metrics
+
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+FORMAT = 1
+
+Loader = Callable[[Mapping[str, Any], Mapping[str, Tensor], str], Detector]
+LOADERS: Mapping[str, Loader] = {patchcore.NAME: patchcore.PatchCore.load}
+"""How each detector is rebuilt from its bundle."""
+
+
+class Split(BaseModel):
+    """Which images were used for what."""
+
+    model_config = ConfigDict(frozen=True)
+
+    learned: int
+    held_out: int
+    method: str
+
+
+class Manifest(BaseModel):
+    """The card of a model version."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = FORMAT
+    model: str
+    version: int
+    detector: str
+    settings: Mapping[str, Any]
+    input_size: int
+    category: str
+    dataset: str
+    """The dataset's id."""
+    dataset_snapshot: str
+    created: datetime
+    job: str
+    seed: int
+    split: Split
+    calibration: Calibration
+    metrics: Metrics | None
+    libraries: Mapping[str, str]
+    sha256: Mapping[str, str]
+    """Of each other file of the bundle, in hex."""
+    size_bytes: int
+
+    @property
+    def name(self) -> str:
+        return f"models/{self.model}/versions/{self.version}"
+
+
+def libraries() -> dict[str, str]:
+    """The versions that a model's figures depend on."""
+    names = ("anomalib", "blemish", "numpy", "pillow", "timm", "torch", "torchvision")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def write_weights(detector: Detector, folder: Path) -> tuple[dict[str, str], int]:
+    """Write the detector's tensors into ``folder``; return sha256 by file name, and bytes in all."""
+    file = folder / WEIGHTS
+    save_file(detector.tensors(), file)
+    return {WEIGHTS: _sha256(file)}, file.stat().st_size
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    write_durably(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a bundle's card.
+
+    Raises:
+        FileNotFoundError: if there is no bundle.
+        Corrupt: if it is none that this version reads.
+    """
+    text = (folder / MANIFEST).read_bytes()
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise Corrupt(f"{folder / MANIFEST} is no manifest of this version of blemish") from error
+    if manifest.format != FORMAT:
+        raise Corrupt(f"{folder} has format {manifest.format}, but this blemish reads {FORMAT}")
+    return manifest
+
+
+def load_detector(folder: Path, device: str) -> tuple[Manifest, Detector]:
+    """Rebuild a bundle's detector, after checking every file against the manifest.
+
+    Raises:
+        FileNotFoundError: if there is no bundle.
+        Corrupt: if a file is missing or not what was written, or the detector is unknown.
+    """
+    manifest = read_manifest(folder)
+    for name, expected in manifest.sha256.items():
+        if not (folder / name).exists() or _sha256(folder / name) != expected:
+            raise Corrupt(f"{manifest.name}: {name} is not what training wrote; train again")
+    if manifest.detector not in LOADERS:
+        raise Corrupt(f"{manifest.name} was made by {manifest.detector!r}, unknown to this blemish")
+    tensors = load_file(folder / WEIGHTS)
+    return manifest, LOADERS[manifest.detector](manifest.settings, tensors, device)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every detector offers, so that jobs, bundles and the server need not know which one they hold."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+Image = NDArray[np.uint8]
+"""RGB, (H, W, 3)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one forward pass says of one image."""
+
+    score: float
+    """Raw anomaly score, higher is worse."""
+    anomaly_map: NDArray[np.float32]
+    """(size, size), the score of each pixel of the model's input."""
+    embedding: NDArray[np.float32]
+    """(dimensions,), L2-normalised: what search compares."""
+
+
+class Detector(Protocol):
+    """A trained detector."""
+
+    name: str
+    """As bundles and requests spell the algorithm."""
+
+    @property
+    def input_size(self) -> int:
+        """Side of the square input, px."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What ``load`` needs besides the tensors; JSON values."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights and buffers, on the CPU."""
+
+    def prepare(self, image: Image) -> Tensor:
+        """Return the model's input, float32 (3, size, size): small, whatever the size of the image."""
+
+    def inspect(self, inputs: Sequence[Tensor]) -> list[Outcome]:
+        """Score prepared images in one forward pass."""
+
+
+class Progress(Protocol):
+    """Hears how far the work is, and may raise ``JobCancelled`` to end it."""
+
+    def __call__(self, phase: str, done: int, total: int, unit: str) -> None: ...
+
+
+def silent(phase: str, done: int, total: int, unit: str) -> None:
+    """A ``Progress`` for nobody."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Outcomes of good images that the detector had not learned from when it scored them."""
+
+    scores: tuple[float, ...]
+    map_maxima: tuple[float, ...]
+    """Highest pixel of each anomaly map."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What training gives: the detector, and how it judges good images new to it."""
+
+    detector: Detector
+    held: Held
+    learned: int
+    """Images whose features the detector keeps."""
+    method: str
+    """"held out" or "cross-calibration"."""
+
+
+ReadImage = Callable[[], Image]
+"""Decodes one image when it is its turn: a dataset need not fit in memory."""

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be known of a job before it is accepted, so that it fails at the door and not in the night."""
+
+from blemish_core.calibration import checked_false_reject_rate
+from blemish_core.datasets import DatasetStore
+from blemish_core.detectors import patchcore
+from blemish_core.detectors.backbone import Backbone
+from blemish_core.errors import NotPossibleYet
+from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, Spec, TrainSpec
+from blemish_core.models import ModelStore
+from blemish_core.names import ModelRef, checked_id, dataset_name
+
+
+def checked(spec: Spec, datasets: DatasetStore, models: ModelStore) -> Spec:
+    """Return ``spec`` with its model fixed to the version that its name means now.
+
+    Raises:
+        InvalidRequest: if a setting is out of range or a name malformed.
+        NotFound: if there is no such dataset or model.
+        NotPossibleYet: if the dataset has too few images.
+    """
+    dataset = datasets.get(spec.dataset)
+    match spec:
+        case TrainSpec():
+            settings = patchcore.PatchCoreSettings(**spec.patchcore.model_dump(exclude_none=True))
+            Backbone.named(settings.backbone)
+            checked_id(spec.model_id, "model_id")
+            checked_false_reject_rate(spec.target_false_reject_rate)
+            if dataset.train_images < patchcore.MIN_IMAGES:
+                raise NotPossibleYet(
+                    f"{dataset_name(spec.dataset)} has {dataset.train_images} images in train/good, but "
+                    f"PatchCore learns from at least {patchcore.MIN_IMAGES}; upload more"
+                )
+            return spec
+        case EmbedSpec() | EvaluateSpec():
+            if not dataset.test_images:
+                raise NotPossibleYet(f"{dataset_name(spec.dataset)} has no images in test/; upload some")
+            version = models.resolve(ModelRef.parse(spec.model, "model"))
+            return spec.model_copy(update={"model": str(version)})

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job's record: what is to be done, how far it is, how it ended, and the moves it may make."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from blemish_core.calibration import DEFAULT_FALSE_REJECT_RATE
+from blemish_core.metrics import Metrics
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return not MOVES[self]
+
+
+MOVES: Mapping[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED}),
+    # RUNNING to RUNNING: another worker takes over from one that died.
+    JobState.RUNNING: frozenset(
+        {JobState.RUNNING, JobState.CANCELLING, JobState.SUCCEEDED, JobState.FAILED}
+    ),
+    # What was done before the cancellation was noticed stays done.
+    JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.SUCCEEDED, JobState.FAILED}),
+    JobState.SUCCEEDED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class PatchCoreSpec(_Record):
+    """Settings of the detector; empty ones take its defaults."""
+
+    backbone: str | None = None
+    input_size: int | None = None
+    coreset_ratio: float | None = None
+    neighbors: int | None = None
+
+
+class TrainSpec(_Record):
+    kind: Literal["train"] = "train"
+    dataset: str
+    model_id: str
+    patchcore: PatchCoreSpec = PatchCoreSpec()
+    seed: int = 0
+    target_false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE
+    promote: bool = False
+
+
+class EmbedSpec(_Record):
+    kind: Literal["embed"] = "embed"
+    model: str
+    """The fixed version, models/{model}/versions/{n}."""
+    dataset: str
+
+
+class EvaluateSpec(_Record):
+    kind: Literal["evaluate"] = "evaluate"
+    model: str
+    """The fixed version, models/{model}/versions/{n}."""
+    dataset: str
+
+
+Spec = Annotated[TrainSpec | EmbedSpec | EvaluateSpec, Field(discriminator="kind")]
+
+
+class Phase(_Record):
+    """A stretch of the work; ``total`` is 0 while not known."""
+
+    name: str
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+
+
+class Result(_Record):
+    """What a job that succeeded made."""
+
+    model_version: str = ""
+    metrics: Metrics | None = None
+    indexed_images: int = 0
+
+
+class Job(_Record):
+    id: str
+    spec: Spec
+    state: JobState = JobState.QUEUED
+    phases: tuple[Phase, ...] = ()
+    created: datetime
+    started: datetime | None = None
+    """Of the latest attempt."""
+    ended: datetime | None = None
+    attempt: int = 0
+    revision: int = 1
+    error: str = ""
+    warnings: tuple[str, ...] = ()
+    result: Result | None = None
+
+    def moved(self, to: JobState, **changes: object) -> "Job":
+        """Return the record in state ``to``.
+
+        Raises:
+            ValueError: if a job in this state may not go there.
+        """
+        if to not in MOVES[self.state]:
+            raise ValueError(f"job {self.id} is {self.state} and cannot become {to}")
+        if to.ended:
+            changes = {"ended": now()} | changes
+        return self.model_copy(update={"state": to} | changes)
+
+    def at(self, phase: Phase) -> "Job":
+        """Return the record with one phase's progress replaced, or the phase added."""
+        others = {known.name: known for known in self.phases} | {phase.name: phase}
+        return self.model_copy(update={"phases": tuple(others.values())})
+
+
+def now() -> datetime:
+    return datetime.now(UTC)

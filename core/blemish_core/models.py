@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store's models: versions that are complete or absent, and the alias ``production``."""
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from blemish_core import bundle
+from blemish_core.bundle import Manifest
+from blemish_core.errors import NotFound
+from blemish_core.files import sync, write_durably
+from blemish_core.names import PRODUCTION, ModelRef
+
+_ALIASES = "aliases.json"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model and its versions, newest first."""
+
+    id: str
+    production: int | None
+    versions: tuple[Manifest, ...]
+
+
+class ModelStore:
+    """Bundles below ``root/<model>/<version>/``.
+
+    Any number of processes may read and publish at once: a version appears by one rename, and two that
+    publish at the same moment get different numbers.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def folder(self, model: str, version: int) -> Path:
+        return self._root / model / str(version)
+
+    def resolve(self, ref: ModelRef) -> ModelRef:
+        """Return the fixed version that ``ref`` means now.
+
+        Raises:
+            NotFound: if there is no such model or version, or none is in production.
+        """
+        versions = self._versions(ref.model)
+        if not versions:
+            raise NotFound(
+                f"there is no model {ref.model!r}; `blemish models` lists them, `blemish train` makes one"
+            )
+        number = ref.version
+        if number is None:
+            number = self.production(ref.model)
+            if number is None and ref.alias == PRODUCTION:
+                raise NotFound(
+                    f"no version of {ref.model} is in production; promote one with "
+                    f"`blemish models promote {ref.model}/{versions[0]}`"
+                )
+            number = number or versions[0]
+        if number not in versions:
+            raise NotFound(f"models/{ref.model} has no version {number}; its newest is {versions[0]}")
+        return ModelRef(ref.model, number)
+
+    def manifest(self, ref: ModelRef) -> Manifest:
+        """Read the card of what ``ref`` means now.
+
+        Raises:
+            NotFound: if there is no such model or version.
+            Corrupt: if the manifest cannot be read.
+        """
+        fixed = self.resolve(ref)
+        return bundle.read_manifest(self.folder(fixed.model, fixed.version or 0))
+
+    def get(self, model: str) -> Model:
+        versions = self._versions(model)
+        return Model(
+            model,
+            self.production(model),
+            tuple(bundle.read_manifest(self.folder(model, number)) for number in versions),
+        )
+
+    def page(self, after: str = "", limit: int = 100) -> list[Model]:
+        """Models by id, those that sort behind ``after``."""
+        if not self._root.exists():
+            return []
+        ids = sorted(
+            folder.name
+            for folder in self._root.iterdir()
+            if folder.name > after and not folder.name.startswith(".") and self._versions(folder.name)
+        )
+        return [self.get(model) for model in ids[:limit]]
+
+    def production(self, model: str) -> int | None:
+        """The promoted version's number."""
+        try:
+            aliases = json.loads((self._root / model / _ALIASES).read_bytes())
+        except FileNotFoundError:
+            return None
+        number = aliases.get(PRODUCTION)
+        return int(number) if number is not None else None
+
+    def promote(self, ref: ModelRef) -> Manifest:
+        """Make a version the production one.
+
+        Raises:
+            NotFound: if there is no such version.
+        """
+        manifest = self.manifest(ref)
+        aliases = json.dumps({PRODUCTION: manifest.version}).encode()
+        write_durably(self._root / manifest.model / _ALIASES, aliases)
+        return manifest
+
+    def publish(self, model: str, job: str, write: Callable[[Path, int], None]) -> Manifest:
+        """Make a version of what ``write`` puts into the folder that it is given with a number.
+
+        Idempotent by ``job``: a job that was run twice has one version.
+        """
+        home = self._root / model
+        home.mkdir(parents=True, exist_ok=True)
+        for number in self._versions(model):
+            manifest = bundle.read_manifest(self.folder(model, number))
+            if manifest.job == job:
+                return manifest
+        staging = home / f".staging-{job}-{uuid4().hex}"
+        staging.mkdir()
+        try:
+            while True:
+                number = max(self._versions(model), default=0) + 1
+                write(staging, number)
+                for file in staging.iterdir():
+                    sync(file)
+                sync(staging)
+                try:
+                    staging.rename(self.folder(model, number))
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    continue  # another worker took the number: write again under the next
+                sync(home)
+                return bundle.read_manifest(self.folder(model, number))
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _versions(self, model: str) -> list[int]:
+        """Numbers of the complete versions, newest first."""
+        home = self._root / model
+        if not home.is_dir():
+            return []
+        numbers = (folder.name for folder in home.iterdir() if folder.name.isdecimal())
+        return sorted(map(int, numbers), reverse=True)

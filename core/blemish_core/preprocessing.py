@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one way from pixels to a model's input, in training and in service alike."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Scale to a square, whatever the aspect, then normalise as the backbone was trained."""
+
+    size: int
+    mean: Channels
+    std: Channels
+
+    def __call__(self, image: NDArray[np.uint8]) -> Tensor:
+        """Return float32 (3, size, size) of an RGB image (H, W, 3).
+
+        Bilinear with antialiasing on float pixels: what torchvision's ``Resize`` does with tensors, and
+        so what anomalib's models see.
+        """
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255  # (1, 3, H, W)
+        if pixels.shape[-2:] != (self.size, self.size):
+            pixels = functional.interpolate(
+                pixels, size=(self.size, self.size), mode="bilinear", antialias=True
+            )
+        mean = torch.tensor(self.mean).view(3, 1, 1)
+        std = torch.tensor(self.std).view(3, 1, 1)
+        return (pixels[0] - mean) / std

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What server and worker are both told by the environment."""
+
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from blemish_core.images import ImageLimits
+
+_LIMITS = ImageLimits()
+
+
+class StackSettings(BaseSettings):
+    """The store, Redis, Qdrant, and the limits on images."""
+
+    model_config = SettingsConfigDict(env_prefix="BLEMISH_", frozen=True)
+
+    store: Path = Path("blemish-data/store")
+    """Folder of datasets, models and weights; the same for every process."""
+
+    redis_url: str = Field(
+        "redis://localhost:6379/0",
+        validation_alias=AliasChoices("REDIS_URL", "BLEMISH_REDIS_URL", "redis_url"),
+        repr=False,  # may hold a password
+    )
+    """Redis or Valkey: jobs, their queue and their progress."""
+
+    qdrant_url: str = Field(
+        "http://localhost:6333",
+        validation_alias=AliasChoices("QDRANT_URL", "BLEMISH_QDRANT_URL", "qdrant_url"),
+    )
+    """Qdrant: the index of embeddings."""
+
+    qdrant_grpc_port: int = Field(
+        6334,
+        validation_alias=AliasChoices("QDRANT_GRPC_PORT", "BLEMISH_QDRANT_GRPC_PORT", "qdrant_grpc_port"),
+    )
+    """Qdrant's gRPC port, on the host of ``qdrant_url``."""
+
+    device: str = "auto"
+    """Where models run: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes CUDA where there is one."""
+
+    max_image_pixels: int = _LIMITS.max_pixels
+    """Largest image that is decoded, width times height."""
+
+    max_image_bytes: int = _LIMITS.max_bytes
+    """Largest encoded image."""
+
+    @field_validator("store")
+    @classmethod
+    def _absolute(cls, store: Path) -> Path:
+        return store.resolve()
+
+    @property
+    def image_limits(self) -> ImageLimits:
+        return ImageLimits(max_pixels=self.max_image_pixels, max_bytes=self.max_image_bytes)
+
+    @property
+    def datasets(self) -> Path:
+        return self.store / "datasets"
+
+    @property
+    def models(self) -> Path:
+        return self.store / "models"
+
+    @property
+    def weights(self) -> Path:
+        return self.store / "weights"
+
+
+def chosen_device(device: str) -> str:
+    """Return the torch device that ``device`` means on this machine."""
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

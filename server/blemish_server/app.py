@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composition root: builds the server's objects, runs them, stops them."""
+
+import asyncio
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import grpc.aio
+import structlog
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import OVERALL_HEALTH
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from blemish.v1 import (
+    dataset_pb2_grpc,
+    inspection_pb2_grpc,
+    job_pb2_grpc,
+    model_pb2_grpc,
+    search_pb2_grpc,
+    server_pb2_grpc,
+)
+from blemish_core.batching import BatchingPolicy
+from blemish_core.datasets import DatasetStore
+from blemish_core.index import SearchIndex
+from blemish_core.jobs.store import JobStore
+from blemish_core.models import ModelStore
+from blemish_core.settings import chosen_device
+from blemish_server.dependencies import SERVING, Dependencies, Dependency
+from blemish_server.dispatch import Dispatcher
+from blemish_server.feed import JobFeed
+from blemish_server.inspector import Inspector
+from blemish_server.interceptor import CallInterceptor
+from blemish_server.loaded import LoadedModels
+from blemish_server.services.datasets import DatasetServicer
+from blemish_server.services.inspection import InspectionServicer
+from blemish_server.services.jobs import JobServicer
+from blemish_server.services.models import ModelServicer
+from blemish_server.services.search import SearchServicer
+from blemish_server.services.server import ServerServicer
+from blemish_server.settings import ServerSettings
+
+SERVICES = tuple(
+    f"blemish.v1.{name}Service" for name in ("Inspection", "Search", "Dataset", "Job", "Model", "Server")
+)
+_HEALTH = "grpc.health.v1.Health"
+# Blocking work: decoding, files, Redis, Qdrant. More wait in the loop, not in threads.
+_THREADS = 32
+
+log = structlog.get_logger(__name__)
+
+
+class PortTaken(Exception):
+    """The address cannot be listened on."""
+
+
+@dataclass(frozen=True)
+class App:
+    """Everything that runs, and in which order it ends."""
+
+    server: grpc.aio.Server
+    address: str
+    health: health_aio.HealthServicer
+    models: LoadedModels
+    feed: JobFeed
+    dispatcher: Dispatcher
+    dependencies: Dependencies
+
+    async def run(self, stop: asyncio.Event, grace_s: float) -> None:
+        """Serve until ``stop``, then let calls end for up to ``grace_s``."""
+        background = [asyncio.create_task(self.feed.run())]
+        # One look before the first call, so that health is true from the start.
+        await self.dependencies.look()
+        background.append(asyncio.create_task(self.dependencies.run()))
+        await self.server.start()
+        await self.health.set(OVERALL_HEALTH, SERVING)
+        log.info("serving", address=self.address)
+        await stop.wait()
+        log.info("stopping", grace_s=grace_s)
+        # First: stop() is not graceful for handlers that abort (grpc#37239), so drain by health.
+        await self.health.enter_graceful_shutdown()
+        await self.server.stop(grace_s)
+        for task in background:
+            task.cancel()
+        self.models.close()
+        self.dispatcher.close()
+        await self.feed.close()
+        log.info("stopped")
+
+
+def build(settings: ServerSettings) -> App:
+    """Build the server and bind its address; nothing runs yet. Call within the event loop.
+
+    Raises:
+        PortTaken: if the address cannot be bound.
+    """
+    device = chosen_device(settings.device)
+    limits = settings.image_limits
+    datasets = DatasetStore(settings.datasets, limits)
+    store = ModelStore(settings.models)
+    jobs = JobStore.connect(settings.redis_url)
+    index = SearchIndex.connect(settings.qdrant_url, settings.qdrant_grpc_port)
+    policy = BatchingPolicy(settings.max_batch_size, settings.batch_wait_ms / 1000, settings.max_queued)
+    models = LoadedModels(store, device=device, policy=policy, capacity=settings.max_loaded_models)
+    inspector = Inspector(models, limits, settings.max_waiting_bytes)
+    feed = JobFeed(jobs, settings.redis_url)
+    dispatcher = Dispatcher(settings.redis_url)
+    health = health_aio.HealthServicer()
+    dependencies = Dependencies(
+        (
+            Dependency("redis", jobs.ping, ("blemish.v1.JobService",)),
+            Dependency("qdrant", index.ping, ("blemish.v1.SearchService",)),
+        ),
+        health,
+    )
+
+    server = grpc.aio.server(
+        interceptors=[CallInterceptor()],
+        options=[
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.max_send_message_length", settings.max_message_bytes),
+            ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server
+            # Clients may look whether a quiet stream still stands.
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ],
+    )
+    inspection_pb2_grpc.add_InspectionServiceServicer_to_server(InspectionServicer(inspector), server)
+    search_pb2_grpc.add_SearchServiceServicer_to_server(
+        SearchServicer(inspector, store, index, datasets), server
+    )
+    dataset_pb2_grpc.add_DatasetServiceServicer_to_server(
+        DatasetServicer(datasets, settings.import_roots, limits.max_bytes), server
+    )
+    job_pb2_grpc.add_JobServiceServicer_to_server(
+        JobServicer(jobs, feed, dispatcher, datasets, store), server
+    )
+    model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(store), server)
+    server_pb2_grpc.add_ServerServiceServicer_to_server(
+        ServerServicer(settings, device, models, dependencies), server
+    )
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    reflection.enable_server_reflection((*SERVICES, _HEALTH, reflection.SERVICE_NAME), server)
+    host = settings.listen.rpartition(":")[0]
+    try:
+        port = server.add_insecure_port(settings.listen)
+    except RuntimeError as error:
+        raise PortTaken(
+            f"cannot listen on {settings.listen}: it is taken, or no address of this machine; choose "
+            "another with BLEMISH_LISTEN (port 0 takes a free one)"
+        ) from error
+    return App(server, f"{host}:{port}", health, models, feed, dispatcher, dependencies)
+
+
+async def serve(settings: ServerSettings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="blocking"))
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    app = build(settings)
+    for service in SERVICES:
+        await app.health.set(service, SERVING)
+    await app.run(stop, settings.grace_s)

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Core objects as messages of the contract, and requests as core objects."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+import numpy as np
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from blemish.v1 import (
+    dataset_pb2,
+    image_pb2,
+    inspection_pb2,
+    job_pb2,
+    model_pb2,
+    search_pb2,
+)
+from blemish_core.bundle import Manifest
+from blemish_core.calibration import DEFAULT_FALSE_REJECT_RATE
+from blemish_core.datasets import Dataset
+from blemish_core.errors import InvalidRequest
+from blemish_core.index import Item, Similar
+from blemish_core.jobs.record import (
+    EmbedSpec,
+    EvaluateSpec,
+    Job,
+    JobState,
+    PatchCoreSpec,
+    Spec,
+    TrainSpec,
+)
+from blemish_core.metrics import Metrics
+from blemish_core.models import Model
+from blemish_core.names import ModelRef, dataset_id, dataset_name, item_name, job_name
+from blemish_server.inspector import Inspected
+
+NORMAL, ANOMALOUS = image_pb2.VERDICT_NORMAL, image_pb2.VERDICT_ANOMALOUS
+
+STATES: Mapping[JobState, job_pb2.JobState.ValueType] = {
+    JobState.QUEUED: job_pb2.JOB_STATE_QUEUED,
+    JobState.RUNNING: job_pb2.JOB_STATE_RUNNING,
+    JobState.CANCELLING: job_pb2.JOB_STATE_CANCELLING,
+    JobState.SUCCEEDED: job_pb2.JOB_STATE_SUCCEEDED,
+    JobState.FAILED: job_pb2.JOB_STATE_FAILED,
+    JobState.CANCELLED: job_pb2.JOB_STATE_CANCELLED,
+}
+
+
+def encoded_image(image: image_pb2.Image, field: str) -> bytes:
+    """Return the bytes of an image.
+
+    Raises:
+        InvalidRequest: if there are none.
+    """
+    if not image.encoded:
+        raise InvalidRequest(f"{field}.encoded is empty; send a JPEG, PNG, BMP, TIFF or WebP", field=field)
+    return image.encoded
+
+
+def inspection(done: Inspected, outputs: inspection_pb2.Outputs) -> inspection_pb2.Inspection:
+    outcome, calibration = done.outcome, done.manifest.calibration
+    message = inspection_pb2.Inspection(
+        score=outcome.score,
+        p_value=calibration.p_value(outcome.score),
+        verdict=_verdict(calibration.anomalous(outcome.score)),
+        threshold=calibration.threshold,
+        model_version=done.manifest.name,
+        timings=inspection_pb2.Timings(
+            decode=_duration(done.decode_s),
+            queue=_duration(done.queue_s),
+            inference=_duration(done.inference_s),
+        ),
+    )
+    if outputs.anomaly_map:
+        rows, columns = outcome.anomaly_map.shape
+        message.anomaly_map.CopyFrom(
+            image_pb2.AnomalyMap(
+                width=columns,
+                height=rows,
+                values=np.ascontiguousarray(outcome.anomaly_map, dtype="<f4").tobytes(),
+                threshold=calibration.pixel_threshold,
+            )
+        )
+    if outputs.embedding:
+        message.embedding.extend(outcome.embedding.tolist())
+    return message
+
+
+def hit(similar: Similar, thumbnail: bytes) -> search_pb2.Hit:
+    item: Item = similar.item
+    return search_pb2.Hit(
+        item=item_name(item.id),
+        similarity=similar.similarity,
+        dataset=dataset_name(item.dataset),
+        category=item.category,
+        path=item.path,
+        class_name=item.class_name,
+        score=item.score,
+        verdict=_verdict(item.anomalous),
+        thumbnail=thumbnail,
+    )
+
+
+def dataset(stored: Dataset) -> dataset_pb2.Dataset:
+    return dataset_pb2.Dataset(
+        name=dataset_name(stored.id),
+        category=stored.category,
+        create_time=_timestamp(stored.create_time),
+        train_images=stored.train_images,
+        test_images=[
+            dataset_pb2.ClassCount(class_name=name, images=count)
+            for name, count in sorted(stored.test_images.items())
+        ],
+        masks=stored.masks,
+        size_bytes=stored.size_bytes,
+        snapshot=stored.snapshot,
+    )
+
+
+def metrics(measured: Metrics) -> model_pb2.Metrics:
+    return model_pb2.Metrics(
+        dataset=dataset_name(measured.dataset),
+        dataset_snapshot=measured.dataset_snapshot,
+        good_images=measured.good_images,
+        defective_images=measured.defective_images,
+        image_auroc=measured.image_auroc,
+        pixel_auroc=measured.pixel_auroc,
+        aupro=measured.aupro,
+        false_reject_rate=measured.false_reject_rate,
+        detection_rate=measured.detection_rate,
+        classes=[
+            model_pb2.ClassMetrics(class_name=name, images=of.images, image_auroc=of.image_auroc)
+            for name, of in measured.classes.items()
+        ],
+    )
+
+
+def model(stored: Model) -> model_pb2.Model:
+    return model_pb2.Model(
+        name=str(ModelRef(stored.id)),
+        production=str(ModelRef(stored.id, stored.production)) if stored.production else "",
+        versions=[
+            model_version(manifest, production=manifest.version == stored.production)
+            for manifest in stored.versions
+        ],
+    )
+
+
+def model_version(manifest: Manifest, *, production: bool) -> model_pb2.ModelVersion:
+    calibration, measured = manifest.calibration, manifest.metrics
+    return model_pb2.ModelVersion(
+        name=manifest.name,
+        detector=manifest.detector,
+        category=manifest.category,
+        dataset=dataset_name(manifest.dataset),
+        dataset_snapshot=manifest.dataset_snapshot,
+        create_time=_timestamp(manifest.created),
+        job=job_name(manifest.job),
+        seed=manifest.seed,
+        production=production,
+        settings={name: str(value) for name, value in manifest.settings.items()},
+        split=model_pb2.Split(
+            learned=manifest.split.learned,
+            held_out=manifest.split.held_out,
+            method=manifest.split.method,
+        ),
+        calibration=model_pb2.Calibration(
+            threshold=calibration.threshold,
+            target_false_reject_rate=calibration.target_false_reject_rate,
+            warranted_false_reject_rate=calibration.warranted_false_reject_rate,
+            held_out_images=len(calibration.scores),
+            best_f1_threshold=measured.best_f1_threshold if measured else None,
+        ),
+        metrics=metrics(measured) if measured else None,
+        libraries=manifest.libraries,
+        size_bytes=manifest.size_bytes,
+    )
+
+
+def spec(request: job_pb2.CreateJobRequest) -> Spec:
+    """Return what a request asks for, with names read and not yet looked up.
+
+    Raises:
+        InvalidRequest: if it asks for nothing, or a name is malformed.
+    """
+    match request.WhichOneof("work"):
+        case "train":
+            return _train(request.train)
+        case "embed":
+            ref = ModelRef.parse(request.embed.model, "embed.model")
+            return EmbedSpec(model=str(ref), dataset=dataset_id(request.embed.dataset, "embed.dataset"))
+        case "evaluate":
+            ref = ModelRef.parse(request.evaluate.model, "evaluate.model")
+            return EvaluateSpec(
+                model=str(ref), dataset=dataset_id(request.evaluate.dataset, "evaluate.dataset")
+            )
+        case _:
+            raise InvalidRequest("the request asks for no work: set train, embed or evaluate", field="work")
+
+
+def job(record: Job) -> job_pb2.Job:
+    message = job_pb2.Job(
+        name=job_name(record.id),
+        state=STATES[record.state],
+        phases=[
+            job_pb2.Phase(name=phase.name, done=phase.done, total=phase.total, unit=phase.unit)
+            for phase in record.phases
+        ],
+        create_time=_timestamp(record.created),
+        start_time=_timestamp(record.started),
+        end_time=_timestamp(record.ended),
+        attempt=record.attempt,
+        revision=record.revision,
+        error=record.error,
+        warnings=record.warnings,
+    )
+    match record.spec:
+        case TrainSpec() as train:
+            message.train.CopyFrom(
+                job_pb2.Train(
+                    dataset=dataset_name(train.dataset),
+                    model_id=train.model_id,
+                    patchcore=job_pb2.PatchCore(**train.patchcore.model_dump(exclude_none=True)),
+                    seed=train.seed,
+                    target_false_reject_rate=train.target_false_reject_rate,
+                    promote=train.promote,
+                )
+            )
+        case EmbedSpec() as embed:
+            message.embed.CopyFrom(job_pb2.Embed(model=embed.model, dataset=dataset_name(embed.dataset)))
+        case EvaluateSpec() as evaluate:
+            message.evaluate.CopyFrom(
+                job_pb2.Evaluate(model=evaluate.model, dataset=dataset_name(evaluate.dataset))
+            )
+    if record.result:
+        message.result.CopyFrom(
+            job_pb2.JobResult(
+                model_version=record.result.model_version,
+                metrics=metrics(record.result.metrics) if record.result.metrics else None,
+                indexed_images=record.result.indexed_images,
+            )
+        )
+    return message
+
+
+def _train(train: job_pb2.Train) -> TrainSpec:
+    dataset = dataset_id(train.dataset, "train.dataset")
+    settings = train.patchcore
+    return TrainSpec(
+        dataset=dataset,
+        model_id=train.model_id or f"{dataset}-patchcore"[:63],
+        # 0 and "" are proto3's "not set".
+        patchcore=PatchCoreSpec(
+            backbone=settings.backbone or None,
+            input_size=settings.input_size or None,
+            coreset_ratio=settings.coreset_ratio or None,
+            neighbors=settings.neighbors or None,
+        ),
+        seed=train.seed,
+        target_false_reject_rate=train.target_false_reject_rate or DEFAULT_FALSE_REJECT_RATE,
+        promote=train.promote,
+    )
+
+
+def _verdict(anomalous: bool) -> image_pb2.Verdict.ValueType:
+    return ANOMALOUS if anomalous else NORMAL
+
+
+def _timestamp(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def _duration(seconds: float) -> Duration:
+    message = Duration()
+    message.FromTimedelta(timedelta(seconds=seconds))
+    return message

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our PatchCore is anomalib's: equal weights, input and bank give equal scores and maps."""
+
+import numpy as np
+import pytest
+import torch
+from anomalib.metrics import AUPRO
+from anomalib.data import ImageBatch
+from torchvision.transforms.v2.functional import resize
+
+from blemish_core.detectors.backbone import Backbone
+from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
+from blemish_core.metrics import pixel_figures
+from blemish_core.preprocessing import Preprocessing
+
+
+@pytest.mark.parametrize("neighbors", [1, 9])
+def test_scores_and_maps_are_those_of_anomalib(neighbors: int) -> None:
+    torch.manual_seed(1)
+    settings = PatchCoreSettings(input_size=128, neighbors=neighbors)
+    detector = PatchCore(settings, Backbone.named(settings.backbone))
+    with torch.inference_mode():
+        patches, _ = detector._features(torch.randn(4, 3, 128, 128).unbind())
+        detector._remember(patches.flatten(0, 1)[::7])
+        batch = torch.randn(3, 3, 128, 128)
+        theirs = detector._model(batch)
+    ours = detector.inspect(batch.unbind())
+    np.testing.assert_allclose([o.score for o in ours], theirs.pred_score, rtol=1e-4)
+    np.testing.assert_allclose(
+        np.stack([o.anomaly_map for o in ours]), theirs.anomaly_map[:, 0], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_scaling_is_that_of_torchvision() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
+    ours = Preprocessing(64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(image)
+    theirs = resize(torch.from_numpy(image).permute(2, 0, 1).float() / 255, [64, 64], antialias=True)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_aupro_is_that_of_anomalib() -> None:
+    random = np.random.default_rng(2)
+    masks = [np.zeros((64, 64), np.bool_) for _ in range(4)]
+    masks[0][5:20, 5:20] = True
+    masks[1][40:44, 8:30] = True
+    masks[1][10:14, 40:50] = True
+    masks[2][30:60, 30:60] = True
+    maps = [(random.normal(size=m.shape) + 2 * m).astype(np.float32) for m in masks]
+    metric = AUPRO(fields=["anomaly_map", "gt_mask"], fpr_limit=0.3)
+    metric.update(
+        ImageBatch(
+            image=torch.zeros(4, 3, 64, 64),
+            anomaly_map=torch.tensor(np.stack(maps)),
+            gt_mask=torch.tensor(np.stack(masks)),
+        )
+    )
+    _, ours = pixel_figures(maps, masks)
+    assert ours == pytest.approx(float(metric.compute()), abs=2e-3)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blemish_core.calibration import Calibration
+from blemish_core.detectors.detector import Image, Progress, Training, silent
+from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings, train
+from blemish_core.errors import InvalidRequest, JobCancelled, NotPossibleYet, TooLarge
+
+SMALL = PatchCoreSettings(input_size=64, coreset_ratio=0.25)
+
+
+def stripes(seed: int, *, defect: bool = False) -> Image:
+    random = np.random.default_rng(seed)
+    wave = 120 + 60 * np.sin(np.arange(96) / 4 + random.uniform(0, 6))
+    image = np.repeat(wave[None, :], 96, axis=0) + random.normal(0, 4, (96, 96))
+    if defect:
+        image[30:60, 30:60] = random.uniform(0, 255, (30, 30))
+    return np.repeat(image.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def trained(images: int, *, seed: int = 0, progress: Progress = silent, max_bytes: int = 1 << 30) -> Training:
+    return train(
+        SMALL,
+        [partial(stripes, number) for number in range(images)],
+        weights=Path("nowhere"),
+        seed=seed,
+        target_false_reject_rate=0.05,
+        progress=progress,
+        max_feature_bytes=max_bytes,
+    )
+
+
+@pytest.fixture(scope="module")
+def training() -> Training:
+    return trained(24)
+
+
+def test_a_defect_scores_higher_and_where_it_is(training: Training) -> None:
+    detector = training.detector
+    good, bad = detector.inspect(
+        [detector.prepare(stripes(100)), detector.prepare(stripes(101, defect=True))]
+    )
+    calibration = Calibration.of(training.held.scores, training.held.map_maxima, 0.05)
+    assert not calibration.anomalous(good.score)
+    assert calibration.anomalous(bad.score)
+    row, column = np.unravel_index(bad.anomaly_map.argmax(), bad.anomaly_map.shape)
+    assert bad.anomaly_map.shape == (64, 64)
+    assert 16 <= row <= 44
+    assert 16 <= column <= 44
+    assert np.linalg.norm(bad.embedding) == pytest.approx(1, abs=1e-5)
+
+
+def test_many_images_hold_some_out(training: Training) -> None:
+    assert training.method == "held out"
+    assert len(training.held.scores) == 8  # 19 are wanted for 5 %, a third is the most
+    assert training.learned == 16
+
+
+def test_few_images_are_cross_calibrated() -> None:
+    training = trained(4)
+    assert training.method == "cross-calibration"
+    assert len(training.held.scores) == 4
+    assert training.learned == 4
+
+
+def test_the_same_seed_gives_the_same_detector(training: Training) -> None:
+    again = trained(24)
+    assert again.held == training.held
+    assert again.detector.tensors()["memory_bank"].equal(training.detector.tensors()["memory_bank"])
+
+
+def test_a_detector_comes_back_from_its_tensors(training: Training) -> None:
+    detector = training.detector
+    copy = PatchCore.load(detector.settings, detector.tensors())
+    image = stripes(7, defect=True)
+    (before,), (after,) = detector.inspect([detector.prepare(image)]), copy.inspect([copy.prepare(image)])
+    assert after.score == before.score
+    assert np.array_equal(after.anomaly_map, before.anomaly_map)
+    assert np.array_equal(after.embedding, before.embedding)
+
+
+def test_progress_counts_to_the_end() -> None:
+    told: dict[str, tuple[int, int]] = {}
+
+    def progress(phase: str, done: int, total: int, unit: str) -> None:
+        told[phase] = (done, total)
+
+    trained(20, progress=progress)
+    assert set(told) == {"features", "coreset", "calibration"}
+    assert all(done == total for done, total in told.values())
+
+
+def test_training_ends_when_progress_says_so() -> None:
+    def progress(phase: str, done: int, total: int, unit: str) -> None:
+        if phase == "coreset":
+            raise JobCancelled("enough")
+
+    with pytest.raises(JobCancelled):
+        trained(4, progress=progress)
+
+
+def test_one_image_is_too_few() -> None:
+    with pytest.raises(NotPossibleYet, match="at least 2 good images"):
+        trained(1)
+
+
+def test_features_over_the_cap_are_refused_with_the_numbers() -> None:
+    with pytest.raises(TooLarge, match=r"need 9 MiB.*BLEMISH_MAX_FEATURE_BYTES allows 1 MiB"):
+        trained(250, max_bytes=1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"input_size": 32}, "patchcore.input_size"),
+        ({"coreset_ratio": 0.0}, "patchcore.coreset_ratio"),
+        ({"coreset_ratio": float("nan")}, "patchcore.coreset_ratio"),
+        ({"neighbors": 0}, "patchcore.neighbors"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, float], field: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        PatchCoreSettings(**settings)  # type: ignore[arg-type]
+    assert refusal.value.field == field

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker is told by the environment."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from blemish_core.settings import StackSettings
+
+
+class WorkerSettings(StackSettings):
+    """The worker's own settings, beside those of the stack."""
+
+    queues: str = "train,embed"
+    """What it listens to, by commas: ``train`` and ``embed`` (which evaluates as well)."""
+
+    concurrency: int = Field(1, ge=1)
+    """Jobs at once; each takes the device for itself."""
+
+    max_feature_bytes: int = Field(4 << 30, ge=1 << 20)
+    """What the features of one training may need; a training that needs more is refused."""
+
+    ready_file: Path | None = None
+    """Written when the worker listens, for whoever started it."""
