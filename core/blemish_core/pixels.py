@@ -32,7 +32,7 @@ def samples(image: ImageFile.ImageFile, data: bytes) -> tuple[NDArray[Any], int]
     elif image.mode in ("I", "F"):
         values, white = _scaled(np.array(image), image.mode)
     elif rawmode == "LA;16B":
-        values, white = _over_black(_reread(image, data, "RGBA").view(">u2"), 65_535), 65_535
+        values, white = _over_black(_reread(image, data, "RGBA").view(">u2"))[..., 0], 65_535
     elif deep := _SIXTEEN_BITS.fullmatch(rawmode):
         values, white = _deep_colour(image, data, deep), 65_535
     elif image.mode in ("1", "L"):
@@ -70,7 +70,7 @@ def _deep_colour(image: ImageFile.ImageFile, data: bytes, rawmode: re.Match[str]
     order = rawmode[2] if rawmode[2] != "N" else "L" if sys.byteorder == "little" else "B"
     low = _reread(image, data, rawmode[1] + ("L" if order == "B" else "B"))
     deep: NDArray[np.uint16] = np.array(image).astype(np.uint16) << np.uint16(8) | low
-    return _over_black(deep, 65_535) if deep.shape[2] == 4 else deep
+    return _over_black(deep) if deep.shape[2] == 4 else deep
 
 
 def _reread(image: ImageFile.ImageFile, data: bytes, rawmode: str) -> NDArray[np.uint8]:
@@ -82,11 +82,11 @@ def _reread(image: ImageFile.ImageFile, data: bytes, rawmode: str) -> NDArray[np
     return np.array(twin)
 
 
-def _over_black(values: NDArray[np.uint16], white: int) -> NDArray[np.uint16]:
-    """Lay (H, W, 2) or (H, W, 4) over black: (H, W) or (H, W, 3)."""
+def _over_black(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Multiply by alpha, which is the last channel, and drop it."""
     alpha = values[..., -1].astype(np.uint32)
-    laid = [(values[..., i] * alpha + white // 2) // white for i in range(values.shape[2] - 1)]
-    return np.stack(laid, axis=-1).astype(np.uint16).squeeze()
+    laid = [(values[..., i] * alpha + 32_767) // 65_535 for i in range(values.shape[2] - 1)]
+    return np.stack(laid, axis=-1).astype(np.uint16)
 
 
 def _composed(image: Image.Image) -> Image.Image:

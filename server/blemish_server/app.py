@@ -70,23 +70,26 @@ class App:
     async def run(self, stop: asyncio.Event, grace_s: float) -> None:
         """Serve until ``stop``, then let calls end for up to ``grace_s``."""
         background = [asyncio.create_task(self.feed.run())]
-        # One look before the first call, so that health is true from the start.
-        await self.dependencies.look()
-        background.append(asyncio.create_task(self.dependencies.run()))
-        await self.server.start()
-        await self.health.set(OVERALL_HEALTH, SERVING)
-        log.info("serving", address=self.address)
-        await stop.wait()
-        log.info("stopping", grace_s=grace_s)
-        # First: stop() is not graceful for handlers that abort (grpc#37239), so drain by health.
-        await self.health.enter_graceful_shutdown()
-        await self.server.stop(grace_s)
-        for task in background:
-            task.cancel()
-        self.models.close()
-        self.dispatcher.close()
-        await self.feed.close()
-        log.info("stopped")
+        try:
+            # One look before the first call, so that health is true from the start.
+            await self.dependencies.look()
+            background.append(asyncio.create_task(self.dependencies.run()))
+            await self.server.start()
+            await self.health.set(OVERALL_HEALTH, SERVING)
+            log.info("serving", address=self.address)
+            await stop.wait()
+            log.info("stopping", grace_s=grace_s)
+            # stop() is not graceful to handlers that abort (grpc#37239): first tell balancers to go away.
+            await self.health.enter_graceful_shutdown()
+        finally:
+            await self.server.stop(grace_s)
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            self.models.close()
+            self.dispatcher.close()
+            await self.feed.close()
+            log.info("stopped")
 
 
 def build(settings: ServerSettings) -> App:

@@ -13,6 +13,7 @@ from torch import Tensor
 from blemish_core.batching import Batcher, BatchingPolicy
 from blemish_core.bundle import Manifest, load_detector
 from blemish_core.detectors.detector import Detector, Outcome
+from blemish_core.errors import Overloaded
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef
 
@@ -54,6 +55,7 @@ class LoadedModels:
         Raises:
             NotFound: if there is no such model or version.
             Corrupt: if its bundle is not what was written.
+            Overloaded: if as many hold it as may wait for it.
         """
         fixed = await asyncio.to_thread(self._store.resolve, ref)
         while (model := self._models.get(fixed)) is None:
@@ -65,6 +67,11 @@ class LoadedModels:
                 task.add_done_callback(lambda _: self._loading.pop(fixed, None))
             await asyncio.shield(task)
         self._models.move_to_end(fixed)
+        # At the door: the batcher would refuse it too, but only after the image was decoded.
+        if model.users >= self._policy.max_queued:
+            raise Overloaded(
+                f"{model.users} images wait for {fixed} already; retry later, or raise BLEMISH_MAX_QUEUED"
+            )
         model.users += 1
         try:
             yield model

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``blemish``: where the command line begins."""
+
+import sys
+
+_EXTRA = frozenset({"typer", "rich"})
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        from blemish_client.cli.app import app
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        print(
+            f"blemish: {error.name} is not installed; the command line comes with: "
+            "pip install 'blemish[cli]'",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    app(prog_name="blemish")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All commands, and the options they share."""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+from blemish_client.cli import dataset, demo, info, jobs, models, score, search, training, up
+from blemish_client.cli.failures import EXIT_CODES, Commands
+from blemish_client.cli.session import Session
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        try:
+            found = version("blemish")
+        except PackageNotFoundError:
+            found = "from a source tree"
+        print(f"blemish {found}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Find blemishes on surfaces: train on good images, score new ones, search past ones.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def session(
+    ctx: typer.Context,
+    server: Annotated[
+        str,
+        typer.Option(envvar="BLEMISH_SERVER", metavar="HOST:PORT", help="The server to talk to."),
+    ] = "localhost:50051",
+    print_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    ctx.obj = Session(server)
+
+
+app.command(context_settings=up.PASS_ALL_ON)(up.up)
+app.command()(demo.demo)
+app.command()(info.info)
+app.add_typer(dataset.group, name="dataset")
+app.command()(training.train)
+app.command()(training.evaluate)
+app.command()(training.index)
+app.command()(score.score)
+app.command()(search.search)
+app.add_typer(jobs.group, name="jobs")
+app.add_typer(models.group, name="models")

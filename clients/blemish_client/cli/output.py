@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What commands print: JSON for programs, tables for people."""
+
+import json
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich import box
+from rich.table import Table
+
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, Verdict
+from blemish.v1.job_pb2 import Job, JobState
+from blemish.v1.model_pb2 import Metrics
+from blemish_client.names import short
+
+ABSENT = "-"
+_VERDICTS = {VERDICT_NORMAL: "normal", VERDICT_ANOMALOUS: "anomalous"}
+
+
+def plain(message: Message) -> dict[str, Any]:
+    """Return the message as protobuf's JSON mapping has it, with the contract's field names."""
+    found: dict[str, Any] = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return found
+
+
+def emit(thing: Message | dict[str, Any]) -> None:
+    """Print one line of JSON on stdout."""
+    print(json.dumps(plain(thing) if isinstance(thing, Message) else thing), file=sys.stdout)
+    sys.stdout.flush()
+
+
+def table(*columns: str, title: str | None = None, right: Iterable[str] = ()) -> Table:
+    """Return an empty table; the columns named in ``right`` are flush right."""
+    numbers = set(right)
+    made = Table(
+        box=box.SIMPLE_HEAD,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for column in columns:
+        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return made
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return ABSENT if value is None else f"{value:.{digits}f}"
+
+
+def share(value: float | None) -> str:
+    return ABSENT if value is None else f"{100 * value:.1f} %"
+
+
+def size(size_bytes: int) -> str:
+    amount = float(size_bytes)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"
+
+
+def when(time: Timestamp) -> str:
+    """Return local time to the second; ABSENT if not set."""
+    if not time.seconds:
+        return ABSENT
+    return datetime.fromtimestamp(time.seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def verdict(value: Verdict.ValueType) -> str:
+    return _VERDICTS.get(value, ABSENT)
+
+
+def state(job: Job) -> str:
+    return JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
+
+
+def work(job: Job) -> str:
+    """Say in a few words what a job does."""
+    match job.WhichOneof("work"):
+        case "train":
+            into = f" as {job.train.model_id}" if job.train.model_id else ""
+            return f"train {short(job.train.dataset)}{into}"
+        case "embed":
+            return f"embed {short(job.embed.dataset)} with {short(job.embed.model)}"
+        case "evaluate":
+            return f"evaluate {short(job.evaluate.model)} on {short(job.evaluate.dataset)}"
+        case _:
+            return ABSENT
+
+
+def optional(metrics: Metrics, name: str) -> float | None:
+    """Return a figure of ``metrics``, None where the images did not allow it."""
+    return getattr(metrics, name) if metrics.HasField(name) else None  # type: ignore[arg-type]
+
+
+def metrics_table(metrics: Metrics, title: str) -> Table:
+    """Return the figures of one model version on one dataset."""
+    figures = table("figure", "value", title=title, right=("value",))
+    figures.add_row("image AUROC", number(optional(metrics, "image_auroc")))
+    figures.add_row("pixel AUROC", number(optional(metrics, "pixel_auroc")))
+    figures.add_row("AUPRO (to 0.3)", number(optional(metrics, "aupro")))
+    figures.add_row("good images rejected", share(optional(metrics, "false_reject_rate")))
+    figures.add_row("defective images detected", share(optional(metrics, "detection_rate")))
+    figures.add_row("test images, good", str(metrics.good_images))
+    figures.add_row("test images, defective", str(metrics.defective_images))
+    for kind in metrics.classes:
+        auroc = kind.image_auroc if kind.HasField("image_auroc") else None
+        figures.add_row(f"image AUROC of {kind.class_name} ({kind.images})", number(auroc))
+    return figures

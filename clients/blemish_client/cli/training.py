@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``blemish train``, ``evaluate`` and ``index``: work for the workers, watched to its end."""
+
+from typing import Annotated
+
+import typer
+
+from blemish.v1.job_pb2 import JOB_STATE_SUCCEEDED, Job, PatchCore
+from blemish_client.cli.following import detached, leave_with, see_through
+from blemish_client.cli.options import Detach, Json
+from blemish_client.cli.output import emit, metrics_table
+from blemish_client.cli.session import Session
+from blemish_client.names import short
+
+DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="For example tile.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="tile-patchcore, tile-patchcore@production or m/3.")
+]
+
+
+def train(
+    ctx: typer.Context,
+    dataset: DatasetArgument,
+    model_id: Annotated[str, typer.Option(help="Of which to make a version.")] = "",
+    backbone: Annotated[str, typer.Option(help="A timm model; efficientnet_lite0 unless given.")] = "",
+    input_size: Annotated[int, typer.Option(min=0, help="Pixels a side, 64 to 1024.")] = 0,
+    coreset_ratio: Annotated[float, typer.Option(help="Share of patches kept, to 1.")] = 0.0,
+    neighbors: Annotated[int, typer.Option(min=0, help="That weigh the image score.")] = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    target_false_reject_rate: Annotated[
+        float, typer.Option(help="Share of good images that may be rejected, to 0.5.")
+    ] = 0.0,
+    promote: Annotated[bool, typer.Option("--promote", help="To production, when done.")] = False,
+    detach: Detach = False,
+    as_json: Json = False,
+) -> None:
+    """Train PatchCore on the good training images of a dataset; settings not given have defaults."""
+    session = Session.of(ctx)
+    settings = PatchCore(
+        backbone=backbone,
+        input_size=input_size,
+        coreset_ratio=coreset_ratio,
+        neighbors=neighbors,
+    )
+    with session.client() as client:
+        job = client.train(
+            dataset,
+            model_id=model_id,
+            detector=settings,
+            seed=seed,
+            target_false_reject_rate=target_false_reject_rate,
+            promote=promote,
+        )
+        if detach:
+            detached(job, as_json=as_json)
+            return
+        ended = see_through(session, client, job)
+    _report(session, ended, as_json=as_json)
+    leave_with([ended])
+
+
+def evaluate(
+    ctx: typer.Context,
+    model: ModelArgument,
+    dataset: DatasetArgument,
+    detach: Detach = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a model on the test images of a dataset."""
+    session = Session.of(ctx)
+    with session.client() as client:
+        job = client.evaluate(model, dataset)
+        if detach:
+            detached(job, as_json=as_json)
+            return
+        ended = see_through(session, client, job)
+    _report(session, ended, as_json=as_json)
+    leave_with([ended])
+
+
+def index(
+    ctx: typer.Context,
+    model: ModelArgument,
+    datasets: Annotated[list[str], typer.Argument(metavar="DATASET", help="One or more.")],
+    detach: Detach = False,
+    as_json: Json = False,
+) -> None:
+    """Put the images of datasets into a model's index, for `blemish search`."""
+    session = Session.of(ctx)
+    with session.client() as client:
+        jobs = [client.embed(model, dataset) for dataset in datasets]
+        if detach:
+            for job in jobs:
+                detached(job, as_json=as_json)
+            return
+        ended = [see_through(session, client, job) for job in jobs]
+    for job in ended:
+        _report(session, job, as_json=as_json)
+    leave_with(ended)
+
+
+def _report(session: Session, job: Job, *, as_json: bool) -> None:
+    if as_json:
+        emit(job)
+    elif job.state == JOB_STATE_SUCCEEDED:
+        result = job.result
+        if job.WhichOneof("work") == "embed":
+            session.out.print(
+                f"{result.indexed_images} images of {short(job.embed.dataset)} are in the index of "
+                f"{short(result.model_version)}",
+                markup=False,
+            )
+        else:
+            session.out.print(f"{result.model_version} is there", markup=False)
+        if result.HasField("metrics"):
+            session.out.print(metrics_table(result.metrics, f"on {short(result.metrics.dataset)}"))

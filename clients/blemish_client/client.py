@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SDK: a blocking client of the services of blemish.v1."""
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from blemish.v1 import dataset_pb2, job_pb2, model_pb2
+from blemish.v1.dataset_pb2 import Dataset, ImportDatasetResponse, UploadImagesResponse
+from blemish.v1.dataset_pb2_grpc import DatasetServiceStub
+from blemish.v1.image_pb2 import Image
+from blemish.v1.inspection_pb2 import Inspection, Outputs, ScoreRequest
+from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
+from blemish.v1.job_pb2 import CreateJobRequest, Job, JobState, PatchCore
+from blemish.v1.job_pb2_grpc import JobServiceStub
+from blemish.v1.model_pb2 import Model, ModelVersion
+from blemish.v1.model_pb2_grpc import ModelServiceStub
+from blemish.v1.search_pb2 import SearchFilter, SearchRequest
+from blemish.v1.search_pb2_grpc import SearchServiceStub
+from blemish.v1.server_pb2 import GetServerInfoRequest, GetServerInfoResponse
+from blemish.v1.server_pb2_grpc import ServerServiceStub
+from blemish_client import watching
+from blemish_client.connection import Connection, pages
+from blemish_client.names import dataset_name, item_name, job_name, model_name
+from blemish_client.patience import Patience
+from blemish_client.search import Found
+from blemish_client.upload import ImageFile, Outbox, layout
+
+
+class Client:
+    """Calls a blemish server; many threads may share one.
+
+    Names may be short: ``tile`` for ``datasets/tile``; ``m``, ``m@production`` or ``m/3`` for the
+    models ``models/m``, ``models/m@production`` and ``models/m/versions/3``. Every method raises
+    ``blemish_client.errors.BlemishError``, one of its subclasses where the cause has one.
+
+    >>> with Client("localhost:50051") as client:
+    ...     client.score(Path("frame.png").read_bytes(), "tile-patchcore").verdict
+    """
+
+    def __init__(
+        self,
+        target: str = "localhost:50051",
+        *,
+        timeout_s: float = 30.0,
+        patience: Patience | None = None,
+    ) -> None:
+        self._line = Connection(target, timeout_s=timeout_s, patience=patience or Patience())
+        channel = self._line.channel
+        self._inspection = InspectionServiceStub(channel)
+        self._search = SearchServiceStub(channel)
+        self._datasets = DatasetServiceStub(channel)
+        self._jobs = JobServiceStub(channel)
+        self._models = ModelServiceStub(channel)
+        self._server = ServerServiceStub(channel)
+
+    @property
+    def target(self) -> str:
+        return self._line.target
+
+    def close(self) -> None:
+        """Close the connection; calls under way end."""
+        self._line.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def server_info(self) -> GetServerInfoResponse:
+        """Ask for version, limits and the state of what the server needs."""
+        return self._line.call(self._server.GetServerInfo, GetServerInfoRequest())
+
+    # Inspection and search
+
+    def score(
+        self, image: bytes, model: str, *, anomaly_map: bool = False, embedding: bool = False
+    ) -> Inspection:
+        """Score an encoded image: JPEG, PNG, BMP, TIFF or WebP."""
+        request = ScoreRequest(
+            model=model_name(model),
+            image=Image(encoded=image),
+            outputs=Outputs(anomaly_map=anomaly_map, embedding=embedding),
+        )
+        return self._line.call(self._inspection.Score, request).inspection
+
+    def search(
+        self,
+        query: bytes | str,
+        model: str,
+        limit: int = 10,
+        *,
+        datasets: Iterable[str] = (),
+        categories: Iterable[str] = (),
+        classes: Iterable[str] = (),
+        thumbnails: bool = False,
+    ) -> Found:
+        """Find indexed images like ``query``: an encoded image, or the name of a stored item."""
+        request = SearchRequest(
+            model=model_name(model),
+            limit=limit,
+            filter=SearchFilter(
+                datasets=map(dataset_name, datasets), categories=categories, classes=classes
+            ),
+            include_thumbnails=thumbnails,
+        )
+        if isinstance(query, str):
+            request.item = item_name(query)
+        else:
+            request.image.encoded = query
+        return Found.read(self._line.stream(self._search.Search, request))
+
+    # Datasets
+
+    def create_dataset(self, dataset_id: str, *, category: str = "") -> Dataset:
+        """Make an empty dataset; its category is its id unless given."""
+        request = dataset_pb2.CreateDatasetRequest(dataset_id=dataset_id, category=category)
+        return self._line.call(self._datasets.CreateDataset, request).dataset
+
+    def upload(
+        self,
+        dataset: str,
+        folder: Path | str,
+        *,
+        on_image: Callable[[ImageFile], None] | None = None,
+    ) -> UploadImagesResponse:
+        """Send the images of a folder in MVTec AD's layout to a dataset that is there.
+
+        After a failure call it again: what arrived before is kept, and counted as unchanged.
+
+        Args:
+            dataset: its name.
+            folder: has train/good, test/CLASS and ground_truth/CLASS, or some of them.
+            on_image: is told of each image when it was sent, in another thread.
+
+        Raises:
+            OSError: if a file cannot be read.
+            ValueError: if the folder has no images in that layout.
+        """
+        outbox = Outbox(dataset_name(dataset), layout(Path(folder)).images, on_image)
+        try:
+            return self._line.send(self._datasets.UploadImages, outbox.messages())
+        except Exception as error:
+            if outbox.failure is not None:
+                raise outbox.failure from error
+            raise
+
+    def import_dataset(self, dataset_id: str, path: str, *, category: str = "") -> ImportDatasetResponse:
+        """Copy a folder of the server's own file system into a dataset, new or there."""
+        request = dataset_pb2.ImportDatasetRequest(dataset_id=dataset_id, category=category, path=path)
+        return self._line.call_at_length(self._datasets.ImportDataset, request)
+
+    def dataset(self, name: str) -> Dataset:
+        request = dataset_pb2.GetDatasetRequest(name=dataset_name(name))
+        return self._line.call(self._datasets.GetDataset, request).dataset
+
+    def datasets(self) -> Iterator[Dataset]:
+        """List all datasets by name."""
+
+        def page(token: str) -> tuple[Iterable[Dataset], str]:
+            request = dataset_pb2.ListDatasetsRequest(page_token=token)
+            answer = self._line.call(self._datasets.ListDatasets, request)
+            return answer.datasets, answer.next_page_token
+
+        return pages(page)
+
+    # Jobs
+
+    def train(
+        self,
+        dataset: str,
+        *,
+        model_id: str = "",
+        detector: PatchCore | None = None,
+        seed: int = 0,
+        target_false_reject_rate: float = 0.0,
+        promote: bool = False,
+        request_id: str | None = None,
+    ) -> Job:
+        """Have a model learn the good training images of a dataset; what is not set has a default.
+
+        Args:
+            dataset: its name.
+            model_id: ``{dataset}-{detector}`` if empty.
+            detector: the settings of PatchCore.
+            seed: equal seeds and images make equal models.
+            target_false_reject_rate: share of good images that the threshold may reject, to 0.5.
+            promote: make the version the production one.
+            request_id: names this request, so that sending it again makes no second job.
+        """
+        work = job_pb2.Train(
+            dataset=dataset_name(dataset),
+            model_id=model_id,
+            patchcore=detector or PatchCore(),
+            seed=seed,
+            target_false_reject_rate=target_false_reject_rate,
+            promote=promote,
+        )
+        return self._create_job(CreateJobRequest(train=work), request_id)
+
+    def embed(self, model: str, dataset: str, *, request_id: str | None = None) -> Job:
+        """Have the images of a dataset scored and put into the index of a model version."""
+        work = job_pb2.Embed(model=model_name(model), dataset=dataset_name(dataset))
+        return self._create_job(CreateJobRequest(embed=work), request_id)
+
+    def evaluate(self, model: str, dataset: str, *, request_id: str | None = None) -> Job:
+        """Have a model version measured on the test images of a dataset."""
+        work = job_pb2.Evaluate(model=model_name(model), dataset=dataset_name(dataset))
+        return self._create_job(CreateJobRequest(evaluate=work), request_id)
+
+    def _create_job(self, request: CreateJobRequest, request_id: str | None) -> Job:
+        request.request_id = request_id or str(uuid.uuid4())
+        return self._line.call_patiently(self._jobs.CreateJob, request).job
+
+    def job(self, name: str) -> Job:
+        request = job_pb2.GetJobRequest(name=job_name(name))
+        return self._line.call(self._jobs.GetJob, request).job
+
+    def jobs(self, *, states: Iterable[JobState.ValueType] = ()) -> Iterator[Job]:
+        """List jobs, newest first; those in any of ``states``, or all."""
+        wanted = tuple(states)
+
+        def page(token: str) -> tuple[Iterable[Job], str]:
+            request = job_pb2.ListJobsRequest(page_token=token, states=wanted)
+            answer = self._line.call(self._jobs.ListJobs, request)
+            return answer.jobs, answer.next_page_token
+
+        return pages(page)
+
+    def watch(self, job: Job | str) -> Iterator[Job]:
+        """Yield the job as it is, then at every change until it has ended.
+
+        Goes on where it was when the server was away for less than patience lasts.
+        """
+        return watching.watch(self._line, _name_of(job))
+
+    def wait(self, job: Job | str) -> Job:
+        """Return the job once it has ended, whichever way: see ``state`` and ``error``."""
+        *_, last = self.watch(job)
+        return last
+
+    def cancel(self, job: Job | str) -> Job:
+        """Ask a job to end; one that has ended stays as it is."""
+        request = job_pb2.CancelJobRequest(name=_name_of(job))
+        return self._line.call(self._jobs.CancelJob, request).job
+
+    # Models
+
+    def model(self, name: str) -> ModelVersion:
+        """Return the card of one version."""
+        request = model_pb2.GetModelRequest(name=model_name(name))
+        return self._line.call(self._models.GetModel, request).version
+
+    def models(self) -> Iterator[Model]:
+        """List all models by name, each with its versions, newest first."""
+
+        def page(token: str) -> tuple[Iterable[Model], str]:
+            request = model_pb2.ListModelsRequest(page_token=token)
+            answer = self._line.call(self._models.ListModels, request)
+            return answer.models, answer.next_page_token
+
+        return pages(page)
+
+    def promote(self, version: str) -> ModelVersion:
+        """Make a version the production one."""
+        request = model_pb2.PromoteModelRequest(name=model_name(version))
+        return self._line.call(self._models.PromoteModel, request).version
+
+
+def _name_of(job: Job | str) -> str:
+    return job_name(job) if isinstance(job, str) else job.name

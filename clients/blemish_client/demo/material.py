@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The images of a demo: surfaces drawn for it, or folders that a person names."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blemish_client.cli.failures import BAD_INPUT, INTERNAL, Failure
+from blemish_client.upload import SUFFIXES
+
+SYNTHETIC = ("tile", "leather", "grid")
+_GENERATOR = (sys.executable, "-m", "blemish_core.surfaces")
+
+
+@dataclass(frozen=True)
+class Material:
+    """One category's folder in MVTec AD's layout."""
+
+    id: str
+    """Of the dataset: the folder's name, made fit for an id."""
+    folder: Path
+
+    def images(self, class_name: str) -> list[Path]:
+        """Return the test images of a class, by path."""
+        return _images(self.folder / "test" / class_name)
+
+    def defects(self) -> list[str]:
+        """Return the defect classes that have test images, by name."""
+        folders = self.folder.glob("test/*")
+        return sorted(f.name for f in folders if f.name != "good" and f.is_dir() and _images(f))
+
+    def mask(self, image: Path) -> Path | None:
+        """Return the ground truth of a test image, if there is one."""
+        folder = self.folder / "ground_truth" / image.parent.name
+        return next(iter(sorted(folder.glob(f"{_literal(image.stem)}_mask.*"))), None)
+
+
+def drawn(
+    folder: Path,
+    categories: Sequence[str],
+    seed: int,
+    say: Callable[[str], None],
+    command: Sequence[str] = _GENERATOR,
+) -> list[Material]:
+    """Draw synthetic surfaces into ``folder``; ``say`` gets a line for each.
+
+    Raises:
+        Failure: with the generator's own last line.
+    """
+    arguments = [*command, str(folder), "--seed", str(seed)]
+    for category in categories:
+        arguments += ["--category", category]
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as generator:
+        assert generator.stdout is not None
+        last = ""
+        try:
+            for line in generator.stdout:
+                last = line.strip()
+                # It names its folder too, which is gone in the end.
+                say(last.partition(", in ")[0])
+        except BaseException:
+            generator.terminate()
+            raise
+    if generator.returncode:
+        code = BAD_INPUT if generator.returncode == BAD_INPUT else INTERNAL
+        raise Failure(f"cannot draw surfaces: {last}", code)
+    return [Material(category, folder / category) for category in categories]
+
+
+def given(path: Path, categories: Sequence[str]) -> list[Material]:
+    """Return the categories found at ``path``, which is one of them or holds them.
+
+    Args:
+        path: a folder.
+        categories: take these alone; all if empty.
+
+    Raises:
+        Failure: if there is none.
+    """
+    path = path.resolve()
+    if not path.is_dir():
+        raise Failure(f"{path} is not a folder")
+    folders = [path] if _is_category(path) else sorted(filter(_is_category, path.iterdir()))
+    found = [Material(_id(folder.name), folder) for folder in folders]
+    if not found:
+        raise Failure(f"{path} has no images in train/good, nor a folder that has; see MVTec AD's layout")
+    missing = set(categories) - {material.id for material in found}
+    if missing:
+        there = ", ".join(material.id for material in found)
+        raise Failure(f"{path} has no category {', '.join(sorted(missing))}; it has {there}")
+    return [material for material in found if material.id in categories] if categories else found
+
+
+def _is_category(folder: Path) -> bool:
+    return bool(_images(folder / "train" / "good"))
+
+
+def _images(folder: Path) -> list[Path]:
+    images = (file for file in folder.glob("*") if file.suffix.lower() in SUFFIXES)
+    return sorted(image for image in images if not image.name.startswith("."))
+
+
+def _id(name: str) -> str:
+    fit = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")
+    return fit[:48] or "category"
+
+
+def _literal(stem: str) -> str:
+    return re.sub(r"([*?\[])", r"[\1]", stem)

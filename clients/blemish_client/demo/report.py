@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of a demo: tables for the screen and results.md, everything in results.json."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from rich.table import Table
+
+from blemish.v1.model_pb2 import Metrics, ModelVersion
+from blemish_client.cli.output import ABSENT, number, optional, plain, share, table
+from blemish_client.demo.material import Material
+from blemish_client.demo.trial import JUDGED, Lookup
+
+_AVERAGED = ("image_auroc", "pixel_auroc", "aupro", "false_reject_rate", "detection_rate")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that the demo learned of one category."""
+
+    material: Material
+    model: ModelVersion
+    indexed: int
+    lookups: tuple[Lookup, ...]
+
+    @property
+    def metrics(self) -> Metrics:
+        return self.model.metrics
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table, before it is drawn on a screen or written as Markdown."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int = 1
+    """The first so many columns hold words, the others figures."""
+
+    def on_screen(self, title: str) -> Table:
+        drawn = table(*self.columns, title=title, right=self.columns[self.words :])
+        for row in self.rows:
+            drawn.add_row(*row)
+        return drawn
+
+    def markdown(self) -> str:
+        figures = len(self.columns) - self.words
+        lines = [self.columns, ("---",) * self.words + ("---:",) * figures, *self.rows]
+        return "\n".join(f"| {' | '.join(cells)} |".replace("\n", " ") for cells in lines)
+
+
+def averages(models: Sequence[ModelVersion]) -> dict[str, float | None]:
+    """Average each figure over the categories that have it; None where none has."""
+    found = {name: [optional(model.metrics, name) for model in models] for name in _AVERAGED}
+    present = {name: [value for value in values if value is not None] for name, values in found.items()}
+    return {name: fmean(values) if values else None for name, values in present.items()}
+
+
+def quality(materials: Sequence[Material], models: Sequence[ModelVersion]) -> Grid:
+    """How well each model tells good from defective."""
+    rows = []
+    for material, model in zip(materials, models, strict=True):
+        metrics, split = model.metrics, model.split
+        crossed = " crossed" if split.method == "cross-calibration" else ""
+        rows.append(
+            (
+                material.id,
+                *_figures({name: optional(metrics, name) for name in _AVERAGED}),
+                number(model.calibration.threshold),
+                f"{split.learned} + {split.held_out}{crossed}",
+                f"{metrics.good_images} / {metrics.defective_images}",
+            )
+        )
+    rows.append(("average", *_figures(averages(models)), "", "", ""))
+    # Broken so that the table fits a terminal of 80 columns.
+    measured = ("image\nAUROC", "pixel\nAUROC", "AUPRO", "false\nrejects", "detected", "threshold")
+    return Grid(("category", *measured, "learned\n+ held", "test\ngood/bad"), tuple(rows))
+
+
+def likeness(outcomes: Sequence[Outcome]) -> Grid:
+    """What searches found."""
+    rows = []
+    for outcome in outcomes:
+        for lookup in outcome.lookups:
+            of = len(lookup.judged)
+            rows.append(
+                (
+                    outcome.material.id,
+                    f"{lookup.class_name}, {number(lookup.inspection.score)}",
+                    ", ".join(f"{hit.class_name} {hit.score:.2f}" for hit in lookup.judged) or ABSENT,
+                    _of(lookup.same_side, of, lookup.others_on_side),
+                    _of(lookup.same_class, of, lookup.others_in_class),
+                )
+            )
+    columns = ("category", "query, score", f"the {JUDGED} most alike, scores", "same side", "same class")
+    return Grid(columns, tuple(rows), words=3)
+
+
+def time_spent(seconds: Mapping[str, float]) -> Grid:
+    rows = [(stage, f"{spent:.1f}") for stage, spent in seconds.items()]
+    return Grid(("stage", "seconds"), (*rows, ("all", f"{sum(seconds.values()):.1f}")))
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    lookups = [lookup for outcome in outcomes for lookup in outcome.lookups]
+    hits = sum(len(lookup.judged) for lookup in lookups)
+    sides = sum(lookup.same_side for lookup in lookups)
+    classes = sum(lookup.same_class for lookup in lookups)
+    left_out = sum(lookup.left_out for lookup in lookups)
+    return (
+        f"Of {hits} hits {sides} are on the query's side (good or defective), {classes} of its very class. "
+        f"The query images are in the index themselves; the hits that are the query are left out "
+        f"({left_out} of {len(lookups)} searches)."
+    )
+
+
+def provenance(*, synthetic: bool, seed: int) -> str:
+    if synthetic:
+        return (
+            f"The images are synthetic, drawn by blemish with seed {seed}: no camera took them, and the "
+            "figures say little about a real line and nothing about MVTec AD."
+        )
+    return f"The images were given with --data; seed {seed}."
+
+
+def markdown(
+    outcomes: Sequence[Outcome], seconds: Mapping[str, float], pictures: Sequence[str], words: str
+) -> str:
+    """Return results.md."""
+    tables = quality([o.material for o in outcomes], [o.model for o in outcomes])
+    shown = "\n\n".join(f"![{name}]({name})" for name in pictures)
+    return f"""\
+# blemish demo
+
+{words}
+
+Thresholds are chosen from held-out good training images alone, without labels; all figures are
+measured on test images that training did not see.
+
+{tables.markdown()}
+
+## Search
+
+{summary(outcomes)}
+
+{likeness(outcomes).markdown()}
+
+## Time
+
+{time_spent(seconds).markdown()}
+
+## Pictures
+
+{shown}
+"""
+
+
+def results(
+    outcomes: Sequence[Outcome], seconds: Mapping[str, float], *, synthetic: bool, seed: int, version: str
+) -> dict[str, Any]:
+    """Return results.json."""
+    return {
+        "synthetic": synthetic,
+        "seed": seed,
+        "server_version": version,
+        "categories": [
+            {
+                "category": outcome.material.id,
+                "model": plain(outcome.model),
+                "indexed_images": outcome.indexed,
+                "searches": [_as_plain(outcome.material, lookup) for lookup in outcome.lookups],
+            }
+            for outcome in outcomes
+        ],
+        "average": averages([outcome.model for outcome in outcomes]),
+        "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
+    }
+
+
+def _as_plain(material: Material, lookup: Lookup) -> dict[str, Any]:
+    inspection = plain(lookup.inspection)
+    hits = [plain(hit) for hit in lookup.hits]
+    for absent in ("embedding", "anomaly_map"):
+        inspection.pop(absent, None)
+    for hit in hits:
+        hit.pop("thumbnail", None)
+    return {
+        "query": lookup.image.relative_to(material.folder).as_posix(),
+        "class_name": lookup.class_name,
+        "inspection": inspection,
+        "query_left_out": lookup.left_out,
+        "same_side": lookup.same_side,
+        "same_class": lookup.same_class,
+        "judged": len(lookup.judged),
+        "others_on_side": lookup.others_on_side,
+        "others_in_class": lookup.others_in_class,
+        "hits": hits,
+    }
+
+
+def _of(count: int, judged: int, there: int) -> str:
+    return f"{count} of {judged}" + (f" (there are {there})" if there < judged else "")
+
+
+def _figures(values: Mapping[str, float | None]) -> tuple[str, ...]:
+    image, pixel, aupro, rejected, detected = (values[name] for name in _AVERAGED)
+    return (number(image), number(pixel), number(aupro), share(rejected), share(detected))

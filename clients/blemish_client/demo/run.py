@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo from beginning to end."""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from blemish_client import pictures
+from blemish_client.cli.failures import Failure
+from blemish_client.cli.session import Session
+from blemish_client.client import Client
+from blemish_client.demo import report, trial
+from blemish_client.demo.material import SYNTHETIC, Material, drawn, given
+from blemish_client.demo.report import Outcome
+from blemish_client.demo.stack import Stack, running
+from blemish_client.errors import BlemishError
+from blemish_client.names import short
+
+
+@dataclass(frozen=True)
+class Plan:
+    output: Path
+    """Where pictures and figures go."""
+    data: Path | None
+    """Images to use; None draws surfaces."""
+    categories: tuple[str, ...]
+    """Empty: all."""
+    seed: int
+    keep: Path | None
+    """Where the server's data stay; None lets them go."""
+
+
+@dataclass
+class Clock:
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - began
+
+
+def run(plan: Plan, session: Session, *, as_json: bool) -> None:
+    """Do it all; say how it goes on stderr, what came of it on stdout.
+
+    Raises:
+        Failure: if something does not work, in words.
+    """
+    if plan.keep is not None and plan.keep.is_dir() and any(plan.keep.iterdir()):
+        raise Failure(f"{plan.keep} is not empty; name a new folder for --keep")
+    _prepare(plan.output)
+    clock = Clock()
+    with ExitStack() as until_the_end:
+        keep = plan.keep or Path(
+            until_the_end.enter_context(tempfile.TemporaryDirectory(prefix="blemish-demo-"))
+        )
+        keep = keep.absolute()
+        with clock.stage("images"):
+            materials = _materials(plan, keep, session)
+        root = plan.data.resolve() if plan.data else keep / "surfaces"
+        with clock.stage("start"), session.err.status("starting Redis, Qdrant, a worker and the server"):
+            stack = until_the_end.enter_context(running(keep / "data", root))
+        session.err.print(f"the server is up at {stack.address}", markup=False)
+        client = until_the_end.enter_context(Client(stack.address, timeout_s=120.0))
+        try:
+            told = _tour(plan, session, client, materials, clock, as_json=as_json)
+        except BlemishError as error:
+            raise _at_last_words(stack) or error from error
+        with clock.stage("stop"):
+            until_the_end.close()
+    if as_json:
+        print(json.dumps(told), flush=True)
+        return
+    session.out.print(report.time_spent(clock.seconds).on_screen("Time"))
+    session.out.print(f"Pictures, results.md and results.json are in {plan.output}/", markup=False)
+    if plan.keep is not None:
+        session.out.print(f"Look around: blemish up --data {plan.keep / 'data'}", markup=False)
+
+
+def _tour(
+    plan: Plan,
+    session: Session,
+    client: Client,
+    materials: Sequence[Material],
+    clock: Clock,
+    *,
+    as_json: bool,
+) -> dict[str, Any]:
+    """Import, train, index, search and draw; return results.json."""
+    say = session.err.print
+    with clock.stage("import"):
+        for material in materials:
+            say(trial.bring(client, material), markup=False)
+    with clock.stage("train"):
+        models = trial.train(client, materials, plan.seed, session.err)
+    if not as_json:
+        session.out.print(report.quality(materials, models).on_screen("Good from defective"))
+    with clock.stage("index"):
+        indexed = trial.index(client, materials, models, session.err)
+    with clock.stage("search"):
+        outcomes = [
+            Outcome(material, model, count, tuple(trial.look_up(client, material, model)))
+            for material, model, count in zip(materials, models, indexed, strict=True)
+        ]
+    words = report.provenance(synthetic=plan.data is None, seed=plan.seed)
+    if not as_json:
+        session.out.print(report.likeness(outcomes).on_screen("Alike from past images"))
+        session.out.print(f"{report.summary(outcomes)}\n{words}", markup=False)
+    with clock.stage("pictures"):
+        names = [name for outcome in outcomes for name in _draw(plan, client, outcome)]
+    told = report.results(
+        outcomes,
+        clock.seconds,
+        synthetic=plan.data is None,
+        seed=plan.seed,
+        version=client.server_info().version,
+    )
+    (plan.output / "results.json").write_text(json.dumps(told, indent=2) + "\n")
+    (plan.output / "results.md").write_text(report.markdown(outcomes, clock.seconds, names, words))
+    return told
+
+
+def _prepare(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"cannot make {output}: {error.strerror}; name another with --output") from error
+
+
+def _materials(plan: Plan, keep: Path, session: Session) -> list[Material]:
+    if plan.data is not None:
+        return given(plan.data, plan.categories)
+    categories = plan.categories or SYNTHETIC
+    with session.err.status(f"drawing surfaces: {', '.join(categories)}"):
+        return drawn(
+            keep / "surfaces", categories, plan.seed, lambda line: session.err.print(line, markup=False)
+        )
+
+
+def _draw(plan: Plan, client: Client, outcome: Outcome) -> Iterator[str]:
+    """Write the pictures of one category; yield their names."""
+    material = outcome.material
+    kind = "synthetic images" if plan.data is None else "images given"
+    columns = [
+        pictures.Inspected(
+            portrait.image.parent.name,
+            portrait.image.stem,
+            pictures.decoded(portrait.image.read_bytes()),
+            _opened(portrait.mask),
+            portrait.inspection,
+        )
+        for portrait in trial.portraits(client, material, outcome.model)
+    ]
+    if columns:
+        title = f"{material.id} by {short(outcome.model.name)} ({kind})"
+        pictures.sheet(title, columns).save(plan.output / f"heatmaps-{material.id}.png")
+        yield f"heatmaps-{material.id}.png"
+    for lookup in outcome.lookups:
+        query = pictures.Query(
+            lookup.image.name,
+            pictures.decoded(lookup.image.read_bytes()),
+            lookup.class_name,
+            lookup.inspection,
+        )
+        side = "good" if lookup.class_name == "good" else "defective"
+        name = f"alike-{material.id}-{side}.png"
+        pictures.montage(query, lookup.hits).save(plan.output / name)
+        yield name
+
+
+def _opened(mask: Path | None) -> Image.Image | None:
+    return None if mask is None else pictures.decoded(mask.read_bytes())
+
+
+def _at_last_words(stack: Stack) -> Failure | None:
+    """Prefer the stack's own account of its death to the caller's of a lost connection."""
+    time.sleep(0.5)  # the connection is lost a moment before the process is gone
+    return stack.death()

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole blemish for a while: the embedded stack as a child process, stopped whatever happens."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from blemish_client.cli.failures import UNSUCCESSFUL, Failure
+
+_COMMAND = (sys.executable, "-m", "blemish_local", "up")
+_READY_WITHIN_S = 180.0
+_STOPPED_WITHIN_S = 40.0
+_TAIL_LINES = 12
+# They would lead the demo to a store or a broker that others work with.
+_NOT_HANDED_ON = frozenset(
+    {
+        "REDIS_URL",
+        "QDRANT_URL",
+        "QDRANT_GRPC_PORT",
+        "BLEMISH_STORE",
+        "BLEMISH_LISTEN",
+        "BLEMISH_IMPORT_ROOTS",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Stack:
+    address: str
+    """HOST:PORT of the server."""
+    data: Path
+    log: Path
+    child: subprocess.Popen[bytes]
+
+    def death(self) -> Failure | None:
+        """Say how the stack died; None while it lives."""
+        return None if self.child.poll() is None else _death(self.child, self.log)
+
+
+@contextmanager
+def running(data: Path, import_root: Path, command: Sequence[str] = _COMMAND) -> Iterator[Stack]:
+    """Start the stack over the folder ``data`` and stop it at the end.
+
+    Raises:
+        Failure: with the stack's own last words, if it does not come up.
+    """
+    data.mkdir(parents=True, exist_ok=True)
+    address_file, log = data / "address", data / "up.log"
+    address_file.unlink(missing_ok=True)
+    told = ("--data", data, "--listen", "127.0.0.1:0", "--address-file", address_file)
+    environment = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
+    with _hang_up_like_ctrl_c(), log.open("wb") as words:
+        child = subprocess.Popen(
+            [*command, *map(str, told), "--import-root", str(import_root)],
+            stdin=subprocess.DEVNULL,
+            stdout=words,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            # Ctrl-C is for the demo, which then stops the stack in order.
+            start_new_session=True,
+        )
+        try:
+            yield Stack(_address(child, address_file, log), data, log, child)
+        finally:
+            _stop(child)
+
+
+def _address(child: subprocess.Popen[bytes], address_file: Path, log: Path) -> str:
+    give_up = time.monotonic() + _READY_WITHIN_S
+    while not address_file.exists():
+        if child.poll() is not None:
+            raise _death(child, log)
+        if time.monotonic() > give_up:
+            late = f"the server is not up after {_READY_WITHIN_S:.0f} s"
+            raise Failure(f"{late}:\n{_tail(log)}", UNSUCCESSFUL)
+        time.sleep(0.1)
+    return address_file.read_text().strip()
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(_STOPPED_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+def _death(child: subprocess.Popen[bytes], log: Path) -> Failure:
+    return Failure(f"the server ended with code {child.returncode}:\n{_tail(log)}", UNSUCCESSFUL)
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+    return "\n".join(f"  {line}" for line in lines) or "  it said nothing"
+
+
+@contextmanager
+def _hang_up_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the stack of calls too, so that the child is stopped."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Watching a job to its end, through a server that goes away and comes back."""
+
+import time
+from collections.abc import Iterator
+
+from blemish.v1.job_pb2 import (
+    JOB_STATE_CANCELLED,
+    JOB_STATE_FAILED,
+    JOB_STATE_SUCCEEDED,
+    Job,
+    WatchJobRequest,
+)
+from blemish.v1.job_pb2_grpc import JobServiceStub
+from blemish_client.connection import Connection
+from blemish_client.errors import BlemishError, DeadlineExceeded, Unavailable
+
+_ENDED = frozenset({JOB_STATE_SUCCEEDED, JOB_STATE_FAILED, JOB_STATE_CANCELLED})
+# Bounds how long a connection that died without a word can look like a job without news.
+_RENEW_AFTER_S = 300.0
+
+
+def has_ended(job: Job) -> bool:
+    return job.state in _ENDED
+
+
+def watch(connection: Connection, name: str) -> Iterator[Job]:
+    """Yield the job as it is, then at every change, until it has ended.
+
+    A cut stream is taken up again: no change comes twice, those in between are joined.
+
+    Raises:
+        Unavailable: if nobody answers for longer than patience lasts.
+        BlemishError: whatever else went wrong.
+    """
+    jobs = JobServiceStub(connection.channel)
+    patience = connection.patience
+    give_up = time.monotonic() + patience.call_s
+    pauses_s = patience.pauses_s()
+    seen = None
+    while True:
+        cut: BlemishError | None = None
+        pause_s = 0.0
+        try:
+            request = WatchJobRequest(name=name)
+            for answer in connection.stream(jobs.WatchJob, request, _RENEW_AFTER_S):
+                give_up = time.monotonic() + patience.watch_s
+                pauses_s = patience.pauses_s()
+                if seen is None or answer.job.revision > seen.revision:
+                    seen = answer.job
+                    yield seen
+                    # The reader's own time is not the server's silence.
+                    give_up = time.monotonic() + patience.watch_s
+            if seen is not None and has_ended(seen):
+                return
+        except DeadlineExceeded as error:
+            cut = error
+        except Unavailable as error:
+            cut, pause_s = error, error.retry_after_s or 0.0
+        # A server that stops ends its streams in good order, before the job has ended.
+        pause_s = max(pause_s, next(pauses_s))
+        if cut is not None and time.monotonic() + pause_s > give_up:
+            raise cut
+        time.sleep(pause_s)

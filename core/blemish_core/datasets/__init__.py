@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The images that models learn from and are measured on, in MVTec AD's layout."""
+
+from blemish_core.datasets.intake import Import
+from blemish_core.datasets.records import Dataset, DatasetImage
+from blemish_core.datasets.store import DatasetStore
+
+__all__ = ["Dataset", "DatasetImage", "DatasetStore", "Import"]

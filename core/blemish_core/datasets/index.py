@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The index of a dataset: a line of JSON for each image that is there, appended when its file is safe.
+
+A file counts from the moment its line is whole, so a crash leaves an image there or not there. Writers
+exclude each other, threads and processes alike, by ``flock`` on a file of the dataset; readers need no
+lock. A line that was cut off is overwritten by the next writer. An index that is lost or damaged is made
+anew from the files, keeping what can still be read.
+"""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Lock, RLock
+from typing import BinaryIO
+
+from pydantic import ValidationError
+
+from blemish_core.datasets.layout import PARTS, Key, Slot
+from blemish_core.datasets.records import Entry
+from blemish_core.errors import AlreadyExists, InvalidRequest
+from blemish_core.files import sync, write_durably
+from blemish_core.images import ImageLimits, check, read_mask
+
+INDEX = "index.jsonl"
+LOCK = ".lock"
+
+
+class Index:
+    """The images of one dataset folder. Safe to share between threads."""
+
+    def __init__(self, folder: Path, limits: ImageLimits) -> None:
+        self._folder = folder
+        self._limits = limits
+        self._path = folder / INDEX
+        self._reading = Lock()
+        self._writing = RLock()  # flock knows descriptors, not threads: this one makes it reentrant
+        self._depth = 0
+        self._swept = False
+        self._forget()
+
+    def entries(self) -> list[Entry]:
+        """All that is there, by path."""
+        self._refresh()
+        with self._reading:
+            return sorted(self._entries.values(), key=lambda entry: entry.path)
+
+    def find(self, path: str) -> Entry | None:
+        self._refresh()
+        with self._reading:
+            return self._entries.get(path)
+
+    def partner(self, slot: Slot) -> Entry | None:
+        """The mask of an image or the image of a mask, if it is there."""
+        self._refresh()
+        with self._reading:
+            for key in slot.partners:
+                if key in self._by_key:
+                    return self._entries[self._by_key[key]]
+        return None
+
+    def holds(self, path: str, sha256: str) -> bool:
+        """Tell whether this content is under ``path``.
+
+        Raises:
+            AlreadyExists: if other content is.
+        """
+        there = self.find(path)
+        if there is not None and there.sha256 != sha256:
+            raise AlreadyExists(
+                f"{path} is there with other content, sha256 {there.sha256}: "
+                "give the new image another name"
+            )
+        return there is not None
+
+    @contextmanager
+    def writing(self) -> Iterator[Callable[[Entry, bytes], bool]]:
+        """Be the only writer, and get what stores an image: false if it was there already.
+
+        The lines are written together at the end, also when an error ends it: what was stored stays. What
+        is called raises AlreadyExists if other content is under the path, and InvalidRequest if an image
+        and its mask differ in size.
+        """
+        stored: list[Entry] = []
+
+        def store(entry: Entry, data: bytes) -> bool:
+            if self.holds(entry.path, entry.sha256):
+                return False
+            self._check_partner(entry, stored)
+            self._store(entry, data)
+            stored.append(entry)
+            return True
+
+        with self._exclusive():
+            self._sweep()
+            self._refresh()
+            try:
+                yield store
+            finally:
+                self._append(stored)
+
+    def _check_partner(self, entry: Entry, stored: Sequence[Entry]) -> None:
+        keys = entry.slot.partners
+        partner = next((other for other in stored if other.slot.key in keys), None) or self.partner(
+            entry.slot
+        )
+        if partner and (partner.width, partner.height) != (entry.width, entry.height):
+            raise InvalidRequest(
+                f"{entry.path} is {entry.width} x {entry.height} px, but {partner.path} is "
+                f"{partner.width} x {partner.height}: an image and its mask must be of one size",
+                field="image",
+            )
+
+    def _store(self, entry: Entry, data: bytes) -> None:
+        file = self._folder / entry.path
+        if not file.parent.is_dir():
+            file.parent.mkdir(parents=True)
+            sync(file.parent.parent)
+            sync(self._folder)
+        try:
+            write_durably(file, data)
+        except OSError:
+            _discard(file)
+            raise
+
+    def _append(self, stored: Sequence[Entry]) -> None:
+        """Add lines; when that fails, discard the files that have got none."""
+        if not stored:
+            return
+        try:
+            with self._path.open("r+b") as file:
+                file.truncate(self._offset)  # drops a line that a crash cut off
+                file.seek(self._offset)
+                file.write(_lines(stored))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            for entry in stored:
+                if self.find(entry.path) is None:
+                    _discard(self._folder / entry.path)
+            raise
+        self._refresh()
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Be the only writer."""
+        with self._writing, (self._folder / LOCK).open("ab") as lock:
+            if self._depth == 0:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # released when the descriptor closes
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
+
+    def _sweep(self) -> None:
+        """Once, remove what writers that died had begun: nobody else writes now."""
+        if not self._swept:
+            self._swept = True
+            for part in PARTS:
+                for staged in (self._folder / part).glob("*/.*"):
+                    _discard(staged)
+
+    def _refresh(self) -> None:
+        """Read the lines that came since the last time."""
+        with self._reading:
+            if self._read_on():
+                return
+            self._forget()
+            if self._read_on():
+                return
+        with self._exclusive():
+            with self._reading:
+                self._forget()
+                if self._read_on():  # another one has repaired it meanwhile
+                    return
+                found = self._derived()
+            write_durably(self._path, _lines(found))
+            with self._reading:
+                self._forget()
+                self._read_on()
+
+    def _forget(self) -> None:
+        self._file_id: tuple[int, int] | None = None
+        self._offset = 0
+        self._entries: dict[str, Entry] = {}
+        self._by_key: dict[Key, str] = {}
+
+    def _read_on(self) -> bool:
+        """Read new whole lines; false if there is no index or it makes no sense."""
+        try:
+            with self._path.open("rb") as file:
+                return self._read_from(file)
+        except FileNotFoundError:
+            return False
+
+    def _read_from(self, file: BinaryIO) -> bool:
+        status = os.fstat(file.fileno())
+        file_id = (status.st_dev, status.st_ino)
+        if file_id != self._file_id or status.st_size < self._offset:
+            self._forget()
+            self._file_id = file_id
+        file.seek(self._offset)
+        whole = file.read().rpartition(b"\n")[0]
+        if not whole:
+            return True
+        for line in whole.split(b"\n"):
+            entry = _entry(line)
+            if entry is None:
+                return False
+            self._entries[entry.path] = entry
+            key = entry.slot.key
+            self._by_key[key] = min(entry.path, self._by_key.get(key, entry.path))
+        self._offset += len(whole) + 1
+        return True
+
+    def _derived(self) -> list[Entry]:
+        """What the files say, helped by the lines that still make sense."""
+        with suppress(FileNotFoundError):
+            for line in self._path.read_bytes().split(b"\n"):
+                if entry := _entry(line):
+                    self._entries[entry.path] = entry
+        found = []
+        for part in PARTS:
+            for file in sorted((self._folder / part).glob("*/[!.]*")):
+                path = file.relative_to(self._folder).as_posix()
+                with suppress(InvalidRequest):  # not an image of the layout: nobody has put it here by us
+                    known = self._entries.get(path)
+                    found.append(known or described(Slot.parse(path), file.read_bytes(), self._limits))
+        return found
+
+
+def described(slot: Slot, data: bytes, limits: ImageLimits) -> Entry:
+    """Decode an image or a mask to the end and return its entry.
+
+    Raises:
+        InvalidImage: if it is none.
+    """
+    if slot.part == "ground_truth":
+        height, width = read_mask(data, limits).shape
+    else:
+        header = check(data, limits)
+        height, width = header.height, header.width
+    return Entry(
+        path=str(slot),
+        sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+        width=width,
+        height=height,
+    )
+
+
+def _entry(line: bytes) -> Entry | None:
+    try:
+        entry = Entry.model_validate_json(line)
+        Slot.parse(entry.path)  # a path from the disk leaves the dataset no more than one from a caller
+    except (ValidationError, InvalidRequest):
+        return None
+    return entry
+
+
+def _lines(entries: Sequence[Entry]) -> bytes:
+    return b"".join(entry.model_dump_json().encode() + b"\n" for entry in entries)
+
+
+def _discard(file: Path) -> None:
+    with suppress(OSError):
+        file.unlink()

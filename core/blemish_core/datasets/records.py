@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the store says of a dataset and of the images in it."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+
+from blemish_core.datasets.layout import Slot
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    id: str
+    category: str
+    create_time: datetime
+    """UTC."""
+    train_images: int
+    test_images: Mapping[str, int]
+    """By class, sorted."""
+    masks: int
+    size_bytes: int
+    snapshot: str
+    """SHA-256 over paths and contents, in hex: equal content, equal snapshot, in whatever order it came."""
+
+
+@dataclass(frozen=True)
+class DatasetImage:
+    dataset: str
+    category: str
+    path: str
+    """In the dataset: test/crack/003.png."""
+    split: Split
+    class_name: str
+    sha256: str
+    """Of the encoded bytes, in hex."""
+    width: int
+    height: int
+
+
+class Card(BaseModel):
+    """``dataset.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    category: str
+    create_time: AwareDatetime
+
+
+class Entry(BaseModel):
+    """A line of the index: one image or mask that is there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: NonNegativeInt
+    width: PositiveInt
+    height: PositiveInt
+
+    @property
+    def slot(self) -> Slot:
+        return Slot.parse(self.path)
+
+
+def summary(card: Card, entries: Iterable[Entry]) -> Dataset:
+    """Count a dataset's entries and take their snapshot."""
+    counts: Counter[tuple[str, str]] = Counter()
+    size_bytes = 0
+    digest = hashlib.sha256()
+    for entry in sorted(entries, key=lambda entry: entry.path):
+        part, class_name, _ = entry.path.split("/")
+        counts[part, class_name] += 1
+        size_bytes += entry.size_bytes
+        digest.update(f"{entry.path} {entry.sha256}\n".encode())
+    return Dataset(
+        id=card.id,
+        category=card.category,
+        create_time=card.create_time,
+        train_images=_total(counts, "train"),
+        test_images={name: n for (part, name), n in sorted(counts.items()) if part == "test"},
+        masks=_total(counts, "ground_truth"),
+        size_bytes=size_bytes,
+        snapshot=digest.hexdigest(),
+    )
+
+
+def _total(counts: Counter[tuple[str, str]], part: str) -> int:
+    return sum(n for (of, _), n in counts.items() if of == part)

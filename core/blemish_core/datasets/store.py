@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datasets on disk: ``root/<id>/`` holds ``dataset.json``, the index, and images in MVTec AD's layout."""
+
+import errno
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+from uuid import uuid4
+
+from pydantic import ValidationError
+
+from blemish_core.datasets.index import INDEX, LOCK, Index, described
+from blemish_core.datasets.intake import Import, Source
+from blemish_core.datasets.layout import Slot
+from blemish_core.datasets.records import Card, Dataset, DatasetImage, Entry, Split, summary
+from blemish_core.errors import AlreadyExists, Corrupt, DiskFull, InvalidImage, InvalidRequest, NotFound
+from blemish_core.files import sync, write_durably
+from blemish_core.images import ImageLimits
+from blemish_core.names import ID, checked_id, dataset_name
+
+_CARD = "dataset.json"
+
+_Datasets = list[Dataset]  # the store's own ``list`` hides the type
+_Images = list[DatasetImage]
+
+
+class DatasetStore:
+    """The datasets below ``root``.
+
+    Any number of threads and processes may read and write at once.
+    """
+
+    def __init__(self, root: Path, limits: ImageLimits) -> None:
+        self._root = root
+        self._limits = limits
+        self._indexes: dict[str, Index] = {}
+        self._lock = Lock()
+
+    def create(self, dataset_id: str, category: str) -> Dataset:
+        """Make an empty dataset.
+
+        Raises:
+            InvalidRequest: if the id or the category is malformed.
+            AlreadyExists: if the id is taken.
+            DiskFull: if the disk is full.
+        """
+        folder = self._folder(dataset_id)
+        card = Card(
+            id=dataset_id,
+            category=checked_id(category or dataset_id, "category"),
+            create_time=datetime.now(UTC),
+        )
+        with self._disk():
+            self._root.mkdir(parents=True, exist_ok=True)
+            staged = self._root / f".{dataset_id}.{uuid4().hex}"
+            staged.mkdir()
+            try:
+                (staged / LOCK).touch()
+                write_durably(staged / INDEX, b"")
+                write_durably(staged / _CARD, card.model_dump_json(indent=2).encode())
+                staged.rename(folder)
+            except OSError as error:
+                shutil.rmtree(staged, ignore_errors=True)
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise AlreadyExists(
+                        f"{dataset_name(dataset_id)} is there already: upload to it or choose another id"
+                    ) from error
+                raise
+            sync(self._root)
+        return self.get(dataset_id)
+
+    def get(self, dataset_id: str) -> Dataset:
+        """Count a dataset's images.
+
+        Raises:
+            NotFound: if there is no such dataset.
+            Corrupt: if its card cannot be read.
+        """
+        card = self._card(dataset_id)
+        return summary(card, self._index(dataset_id).entries())
+
+    def images(self, dataset_id: str, split: Split | None = None) -> _Images:
+        """The images, without masks, by path.
+
+        Raises:
+            NotFound: if there is no such dataset.
+        """
+        card = self._card(dataset_id)
+        images = (_image(card, entry) for entry in self._index(dataset_id).entries())
+        return [image for image in images if image and split in (None, image.split)]
+
+    def read(self, image: DatasetImage) -> bytes:
+        """Return the encoded bytes.
+
+        Raises:
+            Corrupt: if they are not those that were stored.
+        """
+        return self._read(image.dataset, image.path, image.sha256)
+
+    def read_path(self, dataset_id: str, path: str) -> bytes:
+        """Return the encoded bytes of what is under ``path``.
+
+        Raises:
+            InvalidRequest: if ``path`` is not in the layout.
+            NotFound: if nothing is there.
+            Corrupt: if it is not what was stored.
+        """
+        slot = Slot.parse(path)
+        self._card(dataset_id)
+        entry = self._index(dataset_id).find(str(slot))
+        if entry is None:
+            raise NotFound(f"{dataset_name(dataset_id)} has no {path}")
+        return self._read(dataset_id, entry.path, entry.sha256)
+
+    def mask_of(self, image: DatasetImage) -> bytes | None:
+        """Return the encoded ground truth of a test image, if it was uploaded.
+
+        Raises:
+            Corrupt: if it is not what was stored.
+        """
+        self._card(image.dataset)
+        entry = self._index(image.dataset).partner(Slot.parse(image.path))
+        return self._read(image.dataset, entry.path, entry.sha256) if entry else None
+
+    def add(self, dataset_id: str, path: str, data: bytes, sha256: bytes | None = None) -> bool:
+        """Store an image or a mask; false if it is there already.
+
+        Args:
+            dataset_id: of a dataset that exists.
+            path: test/crack/003.png, see ``layout``.
+            data: the encoded image.
+            sha256: what ``data`` must hash to, 32 bytes.
+
+        Raises:
+            InvalidRequest: if ``path`` is outside the layout, ``data`` does not fit ``sha256``, or a mask
+                and its image differ in size.
+            InvalidImage: if ``data`` is no image within the limits.
+            NotFound: if there is no such dataset.
+            AlreadyExists: if other content is under ``path``.
+            DiskFull: if the disk is full; nothing is left behind.
+        """
+        slot = Slot.parse(path)
+        self._card(dataset_id)
+        index = self._index(dataset_id)
+        digest = hashlib.sha256(data)
+        if sha256 is not None and sha256 != digest.digest():
+            raise InvalidRequest(
+                f"{path}: the {len(data)} bytes that came have the sha256 {digest.hexdigest()}, not "
+                f"{sha256.hex()} as announced; send it again",
+                field="sha256",
+            )
+        if index.holds(path, digest.hexdigest()):
+            return False
+        try:
+            entry = described(slot, data, self._limits)
+        except InvalidImage as error:
+            raise InvalidImage(f"{path}: {error}", field=error.field) from error
+        with self._disk(), index.writing() as store:
+            return store(entry, data)
+
+    def import_folder(
+        self,
+        dataset_id: str,
+        category: str,
+        folder: Path,
+        roots: Sequence[Path],
+        on_file: Callable[[int, int], None] | None = None,
+    ) -> Import:
+        """Copy a folder in the layout into a dataset, which is made if it is not there.
+
+        Files outside train, test and ground_truth and hidden files do not count; of the others, what is no
+        image of the layout is skipped and named.
+
+        Args:
+            dataset_id: may exist.
+            category: if empty, that of the dataset, or its id if it is new.
+            folder: absolute, below one of ``roots``.
+            roots: the only folders that may be read.
+            on_file: is told after each file how many are done, and of how many.
+
+        Raises:
+            InvalidRequest: if ``folder`` is outside ``roots`` or not in the layout.
+            NotFound: if there is no such folder.
+            AlreadyExists: if the dataset has another category, or other content under one of the paths.
+            DiskFull: if the disk is full; what was copied before stays.
+        """
+        source = Source.below(folder, roots)
+        self._make_sure(dataset_id, category)
+        with self._disk():
+            tally = source.copy(self._index(dataset_id), self._limits, on_file)
+        return tally.result(self.get(dataset_id))
+
+    def list(self, after: str = "", limit: int = 100) -> _Datasets:
+        """Up to ``limit`` datasets whose ids come after ``after``, by id."""
+        if not self._root.is_dir():
+            return []
+        ids = sorted(
+            child.parent.name
+            for child in self._root.glob(f"*/{_CARD}")
+            if re.fullmatch(ID, child.parent.name) and child.parent.name > after
+        )
+        return [self.get(dataset_id) for dataset_id in ids[:limit]]
+
+    def _make_sure(self, dataset_id: str, category: str) -> None:
+        """Have the dataset there, with this category."""
+        with suppress(AlreadyExists):
+            self.create(dataset_id, category)
+            return
+        there = self._card(dataset_id).category
+        if category not in ("", there):
+            raise AlreadyExists(
+                f"{dataset_name(dataset_id)} is there with the category {there}, not {category}: "
+                "choose another id or that category"
+            )
+
+    def _folder(self, dataset_id: str) -> Path:
+        return self._root / checked_id(dataset_id, "dataset_id")
+
+    def _card(self, dataset_id: str) -> Card:
+        path = self._folder(dataset_id) / _CARD
+        try:
+            return Card.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFound(
+                f"there is no {dataset_name(dataset_id)}; `blemish datasets` lists those that are there"
+            ) from error
+        except ValidationError as error:
+            raise Corrupt(f"{path} is damaged: restore it from a backup, or remove the dataset") from error
+
+    def _index(self, dataset_id: str) -> Index:
+        with self._lock:
+            if dataset_id not in self._indexes:
+                self._indexes[dataset_id] = Index(self._folder(dataset_id), self._limits)
+            return self._indexes[dataset_id]
+
+    def _read(self, dataset_id: str, path: str, sha256: str) -> bytes:
+        file = self._folder(dataset_id) / str(Slot.parse(path))
+        try:
+            data = file.read_bytes()
+        except FileNotFoundError as error:
+            raise Corrupt(f"{file} is gone: restore it from a backup, or remove the dataset") from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise Corrupt(f"{file} is not what was stored: restore it from a backup, or remove the dataset")
+        return data
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DiskFull(
+                f"the disk that holds {self._root} is full: make room, or move the store (BLEMISH_STORE)"
+            ) from error
+
+
+def _image(card: Card, entry: Entry) -> DatasetImage | None:
+    slot = entry.slot
+    if slot.part == "ground_truth":
+        return None
+    return DatasetImage(
+        dataset=card.id,
+        category=card.category,
+        path=entry.path,
+        split=slot.part,
+        class_name=slot.class_name,
+        sha256=entry.sha256,
+        width=entry.width,
+        height=entry.height,
+    )

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The directory of one embedded Qdrant: its collections and their aliases.
+
+``collections/NAME/collection.pb`` is the request that made a collection and is written last, so
+a folder without it is one that was not finished, or one whose removal was not.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import structlog
+from google.protobuf.message import DecodeError
+from qdrant_client import grpc as pb
+
+from blemish_local.qdrant import aliases, names
+from blemish_local.qdrant.aliases import Aliases
+from blemish_local.qdrant.collection import Collection
+from blemish_local.qdrant.errors import (
+    AlreadyExists,
+    EngineFailed,
+    Missing,
+    Refusal,
+    StoreUnusable,
+)
+from blemish_local.qdrant.files import remove_durably, staged, sync, write_durably
+
+_META = Path("collection.pb")
+_SHARD = "shard"
+_OURS = {_SHARD, staged(_META).name}
+"""What a folder without its meta file may hold and still be one of ours."""
+
+log = structlog.get_logger(__name__)
+
+
+class Store:
+    """Not safe for threads. ``directory`` must be held by this process alone; see lock.py."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open everything in ``directory``.
+
+        Raises:
+            StoreUnusable: if a collection or the aliases cannot be read.
+        """
+        self._folders = directory / "collections"
+        self._aliases_file = directory / "aliases.json"
+        try:
+            self._folders.mkdir(parents=True, exist_ok=True)
+            self._collections = dict(_loaded(self._folders))
+            self._aliases = aliases.read(self._aliases_file, self._collections)
+        except OSError as error:
+            raise StoreUnusable(
+                f"{error.filename} cannot be used ({error.strerror}): "
+                "mend that or choose another directory with --dir"
+            ) from error
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._collections)
+
+    @property
+    def aliases(self) -> Aliases:
+        return self._aliases
+
+    def find(self, name: str) -> Collection:
+        """Return the collection of that name or alias.
+
+        Raises:
+            Missing: if there is none.
+        """
+        try:
+            return self._collections[self._aliases.get(name, name)]
+        except KeyError:
+            raise Missing(f"there is no collection {name[:80]!r}: create it first") from None
+
+    def __contains__(self, name: str) -> bool:
+        return self._aliases.get(name, name) in self._collections
+
+    def create(self, asked: pb.CreateCollection) -> None:
+        """Make a collection.
+
+        Raises:
+            Refusal: if its name is taken or none, or its vectors cannot be.
+        """
+        name = names.checked(asked.collection_name, "a collection")
+        if name in self:
+            raise AlreadyExists(f"there is a collection or an alias {name!r} already")
+        folder = self._folders / name
+        try:
+            folder.mkdir()
+        except FileExistsError as error:
+            # Where the file system takes A and a for one name.
+            raise AlreadyExists(f"there is a collection {name!r} in another spelling") from error
+        try:
+            collection = Collection.create(folder / _SHARD, asked)
+            write_durably(folder / _META, asked.SerializeToString())
+            sync(self._folders)
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+        self._collections[name] = collection
+
+    def drop(self, name: str) -> bool:
+        """Remove a collection with its aliases; return whether there was one. An alias is none."""
+        if name not in self._collections:
+            return False
+        folder = self._folders / name
+        remove_durably(folder / _META)
+        # From here on it is gone: what follows tidies up, and if need be the next start does.
+        collection = self._collections.pop(name)
+        self._keep({alias: of for alias, of in self._aliases.items() if of != name})
+        with contextlib.suppress(EngineFailed):
+            collection.close()
+        shutil.rmtree(folder)
+        return True
+
+    def change_aliases(self, actions: Iterable[pb.AliasOperations]) -> None:
+        """Carry out all actions, or raise Refusal and none."""
+        self._keep(aliases.changed(self._aliases, actions, self._collections))
+
+    def settle(self) -> None:
+        """Merge and flush what changed since the last time; what fails is tried again."""
+        for name, collection in self._collections.items():
+            if collection.changed:
+                try:
+                    collection.settle()
+                except EngineFailed:
+                    log.exception("a collection cannot be flushed", collection=name)
+
+    def close(self) -> None:
+        """Flush and close every collection.
+
+        Raises:
+            EngineFailed: if one could not be; what was acknowledged is in its log all the same.
+        """
+        failed = []
+        for name, collection in self._collections.items():
+            try:
+                collection.close()
+            except EngineFailed:
+                log.exception("a collection cannot be closed", collection=name)
+                failed.append(name)
+        self._collections.clear()
+        if failed:
+            raise EngineFailed(f"not flushed: {', '.join(failed)}")
+
+    def _keep(self, after: Aliases) -> None:
+        if after != self._aliases:
+            aliases.write(self._aliases_file, after)
+            self._aliases = after
+
+
+def _loaded(folders: Path) -> Iterator[tuple[str, Collection]]:
+    for folder in sorted(folders.iterdir()):
+        if not folder.is_dir():
+            continue
+        if not (folder / _META).exists():
+            _remove_unfinished(folder)
+            continue
+        try:
+            asked = pb.CreateCollection.FromString((folder / _META).read_bytes())
+            yield folder.name, Collection.load(folder / _SHARD, asked)
+        except (DecodeError, EngineFailed, Refusal) as error:
+            raise StoreUnusable(
+                f"the collection in {folder} cannot be opened ({error}): "
+                "restore that folder from a backup or move it away"
+            ) from error
+
+
+def _remove_unfinished(folder: Path) -> None:
+    # Never what somebody else put here.
+    if strange := sorted(entry.name for entry in folder.iterdir() if entry.name not in _OURS):
+        raise StoreUnusable(
+            f"{folder} is no collection, it holds {strange[0]!r}: move it away, "
+            "or choose another directory with --dir"
+        )
+    log.warning("an unfinished collection is removed", collection=folder.name)
+    shutil.rmtree(folder)

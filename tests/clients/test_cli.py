@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
+from blemish.v1.job_pb2 import JOB_STATE_FAILED, JOB_STATE_RUNNING
+from blemish_client.cli import up
+from blemish_client.cli.__main__ import main
+from blemish_client.cli.app import app
+
+if TYPE_CHECKING:
+    from tests.clients.conftest import Fake, Make
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(target: str) -> Run:
+    def invoke(*arguments: Any) -> Result:
+        return CliRunner().invoke(app, ["--server", target, *map(str, arguments)], catch_exceptions=False)
+
+    return invoke
+
+
+@pytest.fixture
+def image(make: Make, tmp_path: Path) -> Path:
+    path = tmp_path / "frame.png"
+    path.write_bytes(make.picture(64))
+    return path
+
+
+def lines(result: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("command", "objects"),
+    [
+        (["info"], 1),
+        (["dataset", "list"], 5),
+        (["dataset", "import", "tile", "/data/tile"], 1),
+        (["train", "tile"], 1),
+        (["train", "tile", "--detach"], 1),
+        (["evaluate", "m", "tile"], 1),
+        (["index", "m", "tile", "leather"], 2),
+        (["jobs"], 5),
+        (["jobs", "list"], 5),
+        (["jobs", "watch", "made"], 3),
+        (["jobs", "cancel", "made"], 1),
+        (["models"], 3),
+        (["models", "list"], 3),
+        (["models", "show", "m"], 1),
+        (["models", "promote", "m/1"], 1),
+        (["search", "items/7", "-m", "m"], 3),
+    ],
+)
+def test_json_and_tables(run: Run, command: list[str], objects: int) -> None:
+    as_json = run(*command, "--json")
+    assert as_json.exit_code == 0, as_json.stderr
+    assert len(lines(as_json)) == objects
+    to_read = run(*command)
+    assert to_read.exit_code == 0, to_read.stderr
+    assert to_read.stdout.strip()
+    assert not to_read.stdout.startswith("{")
+
+
+def test_score(run: Run, fake: Fake, image: Path) -> None:
+    result = run("score", image, "--model", "m/3")
+    assert result.exit_code == 0
+    assert "normal" in result.stdout
+    assert fake.requests["Score"][0].model == "models/m/versions/3"
+
+
+def test_score_goes_on_after_bad_images(run: Run, image: Path, tmp_path: Path) -> None:
+    bad, missing = tmp_path / "bad.png", tmp_path / "missing.png"
+    bad.write_bytes(b"not an image")
+    result = run("score", bad, missing, image, "-m", "m", "--json", "--fail-on-anomaly")
+    assert result.exit_code == 2
+    told = lines(result)
+    assert [Path(line["image"]).name for line in told] == ["bad.png", "missing.png", "frame.png"]
+    assert told[0]["error"].endswith("bad.png: not an image")
+    assert told[2]["score"] == 1.5
+    errors = result.stderr.splitlines()
+    assert len(errors) == 2
+    assert "bad.png" in errors[0]
+    assert "missing.png" in errors[1]
+
+
+def test_fail_on_anomaly(run: Run, fake: Fake, image: Path) -> None:
+    assert run("score", image, "-m", "m", "--fail-on-anomaly").exit_code == 0
+    fake.verdict = VERDICT_ANOMALOUS
+    assert run("score", image, "-m", "m").exit_code == 0
+    assert run("score", image, "-m", "m", "--fail-on-anomaly").exit_code == 1
+
+
+def test_maps(run: Run, make: Make, image: Path, tmp_path: Path) -> None:
+    assert run("score", image, "-m", "m", "--map", tmp_path / "new" / "map.png").exit_code == 0
+    with Image.open(tmp_path / "new" / "map.png") as drawn:
+        assert drawn.width == 512
+    others = [tmp_path / folder / "000.png" for folder in ("crack", "good", "x/good")]
+    for other in others:
+        other.parent.mkdir(parents=True)
+        other.write_bytes(make.picture(64))
+    assert run("score", *others, "-m", "m", "--map", tmp_path / "maps").exit_code == 0
+    names = {path.name for path in (tmp_path / "maps").iterdir()}
+    assert names == {"crack-000.png", "good-000.png", "good-000-2.png"}
+
+
+def test_a_map_that_cannot_be_written(run: Run, image: Path, tmp_path: Path) -> None:
+    result = run("score", image, "-m", "m", "--map", tmp_path / "map.unknown")
+    assert result.exit_code == 2
+    assert "cannot write" in result.stderr
+
+
+def test_search_with_montage(run: Run, fake: Fake, image: Path, tmp_path: Path) -> None:
+    result = run("search", image, "-m", "m", "-k", 2, "--class", "crack", "--montage", tmp_path / "m.png")
+    assert result.exit_code == 0, result.stderr
+    assert "tile/test/crack/001.png" in result.stdout
+    with Image.open(tmp_path / "m.png") as drawn:
+        assert drawn.width > 600
+    (request,) = fake.requests["Search"]
+    assert request.include_thumbnails
+    assert list(request.filter.classes) == ["crack"]
+
+
+def test_search_json_has_query_and_hits(run: Run, image: Path) -> None:
+    query, *hits = lines(run("search", image, "-m", "m", "--json"))
+    assert query["query"]["score"] == 2
+    assert [hit["hit"]["item"] for hit in hits] == ["items/1", "items/2", "items/3"]
+
+
+def test_upload(run: Run, fake: Fake, make: Make, tmp_path: Path) -> None:
+    make.folder(tmp_path)
+    result = run("dataset", "upload", "tile", tmp_path, "--json")
+    assert result.exit_code == 0, result.stderr
+    (told,) = lines(result)
+    assert told["stored"] == 6
+    assert told["left_out"] == ["test/crack/notes.txt"]
+    assert fake.requests["CreateDataset"][0].dataset_id == "tile"
+
+
+def test_upload_into_a_dataset_that_is_there(run: Run, fake: Fake, make: Make, tmp_path: Path) -> None:
+    make.folder(tmp_path)
+    there = make.refusal(grpc.StatusCode.ALREADY_EXISTS, "the id is taken")
+    fake.refusals["CreateDataset"] = [there, there]
+    assert run("dataset", "upload", "d", tmp_path).exit_code == 0
+    other = run("dataset", "upload", "d", tmp_path, "--category", "grid")
+    assert other.exit_code == 2
+    assert "holds tile, not grid" in other.stderr
+
+
+def test_upload_of_no_such_folder(run: Run, fake: Fake, tmp_path: Path) -> None:
+    assert run("dataset", "upload", "tile", tmp_path / "nowhere").exit_code == 2
+    assert not fake.requests["CreateDataset"]
+
+
+def test_train_passes_settings(run: Run, fake: Fake) -> None:
+    run("train", "tile", "--input-size", 128, "--coreset-ratio", 0.05, "--promote", "--detach")
+    train = fake.requests["CreateJob"][0].train
+    assert train.patchcore.input_size == 128
+    assert train.patchcore.coreset_ratio == 0.05
+    assert train.promote
+
+
+def test_detach_prints_the_name(run: Run, fake: Fake) -> None:
+    assert run("train", "tile", "--detach").stdout == "jobs/made\n"
+    assert not fake.requests["WatchJob"]
+
+
+def test_a_failed_job(run: Run, fake: Fake, make: Make) -> None:
+    fake.watches = [[make.ended("jobs/made", JOB_STATE_FAILED)]]
+    result = run("train", "tile")
+    assert result.exit_code == 1
+    assert "the worker ran out of memory" in result.stderr
+    assert run("jobs", "watch", "made").exit_code == 1
+    assert run("jobs", "watch", "made", "--json").exit_code == 1
+
+
+def test_ctrl_c_leaves_the_job_alone(run: Run, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("blemish_client.cli.following.follow", interrupted)
+    result = run("train", "tile")
+    assert result.exit_code == 130
+    assert "blemish jobs watch made" in result.stderr
+    assert "blemish jobs cancel made" in result.stderr
+    assert not fake.requests["CancelJob"]
+
+
+def test_jobs_by_state(run: Run, fake: Fake) -> None:
+    run("jobs", "list", "--state", "running", "--limit", 1)
+    (request,) = fake.requests["ListJobs"]
+    assert list(request.states) == [JOB_STATE_RUNNING]
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, 2),
+        (grpc.StatusCode.ALREADY_EXISTS, 2),
+        (grpc.StatusCode.FAILED_PRECONDITION, 2),
+        (grpc.StatusCode.NOT_FOUND, 3),
+        (grpc.StatusCode.UNAVAILABLE, 4),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 4),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, 4),
+        (grpc.StatusCode.INTERNAL, 5),
+        (grpc.StatusCode.DATA_LOSS, 5),
+        (grpc.StatusCode.UNKNOWN, 5),
+    ],
+)
+def test_exit_codes(run: Run, fake: Fake, make: Make, code: grpc.StatusCode, exit_code: int) -> None:
+    fake.refusals["GetModel"] = [make.refusal(code, "the cause:\nand the cure")]
+    result = run("models", "show", "m")
+    assert result.exit_code == exit_code
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("blemish: ")
+    assert "the cause: and the cure" in line
+
+
+def test_a_missing_model_ends_a_score_run(run: Run, fake: Fake, make: Make, image: Path) -> None:
+    fake.refusals["Score"] = [make.refusal(grpc.StatusCode.NOT_FOUND, "no such model")]
+    assert run("score", image, image, "-m", "m").exit_code == 3
+    assert len(fake.requests["Score"]) == 1
+
+
+def test_too_large_an_image_is_bad_input(run: Run, fake: Fake, make: Make, image: Path) -> None:
+    refusal = make.refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "over 64 megapixels", "TOO_LARGE")
+    fake.refusals["Score"] = [refusal]
+    assert run("score", image, image, "-m", "m").exit_code == 2
+    assert len(fake.requests["Score"]) == 2
+
+
+def test_no_server(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path / 'n'}"
+    result = CliRunner().invoke(app, ["info"], env={"BLEMISH_SERVER": address})
+    assert result.exit_code == 4
+    (line,) = result.stderr.splitlines()
+    assert address in line
+    assert "blemish up" in line
+
+
+def test_usage(run: Run) -> None:
+    assert run("score").exit_code == 2
+    assert run("nonsense").exit_code == 2
+    assert "Exit codes" in run("--help").stdout
+    assert run("--version").stdout.startswith("blemish ")
+
+
+def test_up_hands_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda _, command: calls.append(command))
+    monkeypatch.setattr(up, "_NEEDED", ("json",))
+    CliRunner().invoke(app, ["up", "--data", "d", "--help"], catch_exceptions=False)
+    assert calls == [[sys.executable, "-m", "blemish_local", "up", "--data", "d", "--help"]]
+
+
+def test_up_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up, "_NEEDED", ("no_such_module",))
+    result = CliRunner().invoke(app, ["up"])
+    assert result.exit_code == 2
+    assert "pip install 'blemish[local]'" in result.stderr
+
+
+def test_the_command_line_names_its_own_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "blemish_client.cli.app")
+    monkeypatch.setitem(sys.modules, "typer", None)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert "pip install 'blemish[cli]'" in capsys.readouterr().err

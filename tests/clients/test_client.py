@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import hashlib
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from blemish.v1.image_pb2 import VERDICT_NORMAL
+from blemish.v1.job_pb2 import JOB_STATE_CANCELLING, JOB_STATE_FAILED, JOB_STATE_RUNNING, PatchCore
+from blemish_client import BlemishError, Client
+from blemish_client.errors import AlreadyExists, NotFound, Unavailable
+from blemish_client.upload import CHUNK_BYTES, ImageFile, layout
+
+if TYPE_CHECKING:
+    from tests.clients.conftest import Fake, Make
+
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+def test_score(client: Client, fake: Fake) -> None:
+    inspection = client.score(b"png", "tile-patchcore/3", embedding=True)
+    assert (inspection.score, inspection.verdict) == (1.5, VERDICT_NORMAL)
+    assert inspection.embedding == pytest.approx([0.6, 0.8])
+    assert not inspection.HasField("anomaly_map")
+    (request,) = fake.requests["Score"]
+    assert request.model == "models/tile-patchcore/versions/3"
+    assert request.image.encoded == b"png"
+
+
+def test_score_with_map(client: Client) -> None:
+    found = client.score(b"png", "m", anomaly_map=True).anomaly_map
+    assert (found.width, found.height, len(found.values)) == (8, 8, 8 * 8 * 4)
+
+
+def test_more_than_grpcs_own_limit_travels_both_ways(client: Client, fake: Fake) -> None:
+    fake.map_side = 1200
+    inspection = client.score(bytes(6 << 20), "m", anomaly_map=True)
+    assert len(inspection.anomaly_map.values) == 1200 * 1200 * 4
+
+
+def test_search_by_image(client: Client, fake: Fake) -> None:
+    found = client.search(b"png", "m", 2, datasets=["tile"], classes=["crack"], thumbnails=True)
+    assert found.query is not None
+    assert found.query.score == 2
+    assert [hit.item for hit in found] == ["items/1", "items/2"]
+    (request,) = fake.requests["Search"]
+    assert list(request.filter.datasets) == ["datasets/tile"]
+    assert list(request.filter.classes) == ["crack"]
+    assert (request.limit, request.include_thumbnails) == (2, True)
+
+
+def test_search_by_item(client: Client, fake: Fake) -> None:
+    found = client.search("items/7", "m")
+    assert found.query is None
+    assert [hit.item for hit in found.hits] == ["items/1", "items/2", "items/3"]
+    assert fake.requests["Search"][0].item == "items/7"
+
+
+def test_search_without_hits(client: Client, fake: Fake) -> None:
+    fake.hits = []
+    assert list(client.search("items/7", "m")) == []
+    assert list(client.search(b"png", "m")) == []
+
+
+def test_search_says_at_once_what_is_wrong(client: Client, fake: Fake, make: Make) -> None:
+    fake.refusals["Search"] = [make.refusal(grpc.StatusCode.NOT_FOUND, "no such model")]
+    with pytest.raises(NotFound, match="no such model"):
+        client.search(b"png", "m")
+
+
+def test_datasets(client: Client, fake: Fake) -> None:
+    assert client.create_dataset("tile", category="stone").category == "stone"
+    assert client.dataset("tile").name == "datasets/tile"
+    assert [dataset.train_images for dataset in client.datasets()] == [0, 1, 2, 3, 4]
+    assert [request.page_token for request in fake.requests["ListDatasets"]] == ["", "2", "4"]
+    assert client.import_dataset("tile", "/data/tile").stored == 3
+    assert fake.requests["ImportDataset"][0].path == "/data/tile"
+
+
+def test_pages_are_fetched_as_they_are_read(client: Client, fake: Fake) -> None:
+    next(client.datasets())
+    assert len(fake.requests["ListDatasets"]) == 1
+
+
+def test_upload_sends_headers_and_chunks_in_order(
+    client: Client, fake: Fake, make: Make, tmp_path: Path
+) -> None:
+    contents = make.folder(tmp_path)
+    told: list[ImageFile] = []
+    answer = client.upload("tile", tmp_path, on_image=told.append)
+    assert answer.stored == len(contents) == 6
+    first, *messages = fake.requests["UploadImages"]
+    assert first.dataset == "datasets/tile"
+
+    received: dict[str, bytes] = {}
+    header = None
+    for message in messages:
+        if message.HasField("image"):
+            header = message.image
+            received[header.path] = b""
+        else:
+            assert header is not None
+            assert 0 < len(message.chunk) <= CHUNK_BYTES
+            received[header.path] += message.chunk
+    assert received == contents
+    headers = [message.image for message in messages if message.HasField("image")]
+    assert all(len(contents[h.path]) == h.size_bytes for h in headers)
+    assert all(hashlib.sha256(contents[h.path]).digest() == h.sha256 for h in headers)
+    assert [image.path for image in told] == [h.path for h in headers]
+    groups = [group for group, _ in groupby(h.path.split("/")[0] for h in headers)]
+    assert groups == ["train", "test", "ground_truth"]
+
+
+def test_upload_of_a_file_that_vanishes(client: Client, make: Make, tmp_path: Path) -> None:
+    make.folder(tmp_path)
+
+    def on_image(image: ImageFile) -> None:
+        (tmp_path / "test/good/000.png").unlink(missing_ok=True)
+
+    with pytest.raises(FileNotFoundError, match=r"000\.png"):
+        client.upload("tile", tmp_path, on_image=on_image)
+
+
+def test_upload_refused(client: Client, fake: Fake, make: Make, tmp_path: Path) -> None:
+    make.folder(tmp_path)
+    fake.refusals["UploadImages"] = [make.refusal(grpc.StatusCode.ALREADY_EXISTS, "other content")]
+    with pytest.raises(AlreadyExists, match="other content"):
+        client.upload("tile", tmp_path)
+
+
+def test_layout(make: Make, tmp_path: Path) -> None:
+    contents = make.folder(tmp_path)
+    found = layout(tmp_path)
+    assert found.left_out == ("test/crack/notes.txt",)
+    assert found.size_bytes == sum(map(len, contents.values()))
+    with pytest.raises(NotADirectoryError):
+        layout(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="MVTec"):
+        layout(tmp_path / "train")
+
+
+def test_train(client: Client, fake: Fake) -> None:
+    job = client.train(
+        "tile", model_id="m", detector=PatchCore(input_size=128), seed=7, promote=True, request_id="r"
+    )
+    assert job.name == "jobs/made"
+    (request,) = fake.requests["CreateJob"]
+    assert request.request_id == "r"
+    assert (request.train.dataset, request.train.model_id) == ("datasets/tile", "m")
+    assert (request.train.seed, request.train.promote) == (7, True)
+    assert request.train.patchcore.input_size == 128
+
+
+def test_embed_and_evaluate(client: Client, fake: Fake) -> None:
+    client.embed("m/3", "tile")
+    client.evaluate("m@production", "tile")
+    embed, evaluate = fake.requests["CreateJob"]
+    assert (embed.embed.model, embed.embed.dataset) == ("models/m/versions/3", "datasets/tile")
+    assert evaluate.evaluate.model == "models/m@production"
+    assert embed.request_id != evaluate.request_id
+
+
+def test_a_retried_job_keeps_its_request_id(client: Client, fake: Fake, make: Make) -> None:
+    fake.refusals["CreateJob"] = [make.refusal(UNAVAILABLE, "redis", retry_after_s=0.05)] * 3
+    client.train("tile")
+    ids = {request.request_id for request in fake.requests["CreateJob"]}
+    assert len(fake.requests["CreateJob"]) == 4
+    assert len(ids) == 1
+    assert ids != {""}
+
+
+def test_retries_end(client: Client, fake: Fake, make: Make) -> None:
+    fake.refusals["CreateJob"] = [make.refusal(UNAVAILABLE, "redis is away")] * 1000
+    with pytest.raises(Unavailable, match="redis is away"):
+        client.train("tile")
+    assert 3 < len(fake.requests["CreateJob"]) < 100
+
+
+def test_other_errors_are_not_retried(client: Client, fake: Fake, make: Make) -> None:
+    fake.refusals["CreateJob"] = [make.refusal(grpc.StatusCode.NOT_FOUND)]
+    with pytest.raises(NotFound):
+        client.train("tile")
+    assert len(fake.requests["CreateJob"]) == 1
+
+
+def test_jobs(client: Client, fake: Fake) -> None:
+    assert client.job("j1").name == "jobs/j1"
+    assert [job.name for job in client.jobs(states=[JOB_STATE_RUNNING])] == [f"jobs/j{i}" for i in range(5)]
+    assert all(list(r.states) == [JOB_STATE_RUNNING] for r in fake.requests["ListJobs"])
+    assert client.cancel("j1").state == JOB_STATE_CANCELLING
+    assert client.cancel(client.job("j1")).name == "jobs/j1"
+
+
+def test_watch(client: Client) -> None:
+    assert [job.revision for job in client.watch("made")] == [1, 2, 9]
+
+
+def test_watch_goes_on_where_it_was(client: Client, fake: Fake, make: Make) -> None:
+    lost = make.refusal(UNAVAILABLE, detailed=False)
+    fake.watches = [
+        [make.queued("jobs/made"), make.running("jobs/made", 1, 2), lost],
+        [lost],
+        [make.running("jobs/made", 1, 2), make.running("jobs/made", 2, 3)],  # the server stops
+        [make.refusal(grpc.StatusCode.DEADLINE_EXCEEDED, detailed=False)],
+        [make.running("jobs/made", 2, 3), make.ended("jobs/made")],
+    ]
+    assert [job.revision for job in client.watch("made")] == [1, 2, 3, 9]
+    assert len(fake.requests["WatchJob"]) == 5
+
+
+def test_watch_gives_up(client: Client, fake: Fake, make: Make) -> None:
+    fake.watches = [[make.queued("jobs/made")], [make.refusal(UNAVAILABLE, "away")]]
+    with pytest.raises(Unavailable, match="away"):
+        client.wait("made")
+
+
+def test_watch_of_no_such_job(client: Client, fake: Fake, make: Make) -> None:
+    fake.watches = [[make.refusal(grpc.StatusCode.NOT_FOUND, "no such job")]]
+    with pytest.raises(NotFound, match="no such job"):
+        client.wait("made")
+    assert len(fake.requests["WatchJob"]) == 1
+
+
+def test_wait(client: Client, fake: Fake, make: Make) -> None:
+    fake.watches = [[make.running("jobs/made"), make.ended("jobs/made", JOB_STATE_FAILED)]]
+    job = client.wait(client.train("tile"))
+    assert (job.state, job.error) == (JOB_STATE_FAILED, "the worker ran out of memory")
+
+
+def test_models(client: Client, fake: Fake) -> None:
+    assert [model.name for model in client.models()] == ["models/m0", "models/m1", "models/m2"]
+    assert client.model("m").name == "models/m"
+    assert client.promote("m/2").production
+    assert fake.requests["PromoteModel"][0].name == "models/m/versions/2"
+
+
+def test_server_info(client: Client) -> None:
+    assert client.server_info().version == "0.1.0"
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    unreachable = pytest.raises(Unavailable, match="no server answers at unix:")
+    with Client(f"unix:{tmp_path / 'n'}") as client, unreachable as caught:
+        client.server_info()
+    assert isinstance(caught.value.__cause__, grpc.RpcError)
+    assert isinstance(caught.value, BlemishError)

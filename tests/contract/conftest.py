@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded Qdrant as a process of its own, clients for it, and the client's own to compare with."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from qdrant_client import QdrantClient
+from qdrant_client import models as qm
+from qdrant_client.conversions.common_types import QueryResponse
+
+START_WITHIN_S = 30
+
+Call = Callable[[QdrantClient], Any]
+
+
+@dataclass
+class EmbeddedQdrant:
+    """A running process and where it listens."""
+
+    process: subprocess.Popen[str]
+    host: str
+    port: int
+
+    def to_connect(self) -> dict[str, Any]:
+        """Return what a client needs. Nothing speaks REST there, so the URL leads nowhere."""
+        return {
+            "url": f"http://{self.host}:1",
+            "grpc_port": self.port,
+            "prefer_grpc": True,
+            "check_compatibility": False,
+            "timeout": 30,
+        }
+
+    def stop(self, number: int) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(START_WITHIN_S)
+
+
+StartQdrant = Callable[[Path], EmbeddedQdrant]
+
+
+def command(directory: Path, listen: str = "127.0.0.1:0") -> list[str]:
+    module = [sys.executable, "-P", "-m", "blemish_local.qdrant"]
+    return [*module, "--dir", str(directory), "--listen", listen]
+
+
+@pytest.fixture(scope="session")
+def qdrant_command() -> Callable[..., list[str]]:
+    return command
+
+
+@pytest.fixture(scope="module")
+def start_qdrant() -> Iterator[StartQdrant]:
+    """A function that starts an embedded Qdrant on a directory; what still runs is killed."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(directory: Path) -> EmbeddedQdrant:
+        process = subprocess.Popen(command(directory), stdout=subprocess.PIPE, text=True)
+        running.append(process)
+        assert process.stdout is not None
+        # A process that hangs would otherwise hold the test for ever.
+        watchdog = threading.Timer(START_WITHIN_S, process.kill)
+        watchdog.start()
+        line = process.stdout.readline()
+        watchdog.cancel()
+        said, _, address = line.strip().rpartition(" ")
+        assert said == "listening on", f"it said {line!r} and not where it listens"
+        host, _, port = address.rpartition(":")
+        return EmbeddedQdrant(process, host, int(port))
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def embedded_qdrant(start_qdrant: StartQdrant, tmp_path_factory: pytest.TempPathFactory) -> EmbeddedQdrant:
+    return start_qdrant(tmp_path_factory.mktemp("qdrant"))
+
+
+@pytest.fixture
+def embedded(embedded_qdrant: EmbeddedQdrant) -> Iterator[QdrantClient]:
+    """A client of the embedded Qdrant, which holds no collections."""
+    client = QdrantClient(**embedded_qdrant.to_connect())
+    for collection in client.get_collections().collections:
+        client.delete_collection(collection.name)
+    yield client
+    client.close()
+
+
+class Both:
+    """The embedded Qdrant and the client's in-memory one, which must agree."""
+
+    def __init__(self, embedded: QdrantClient) -> None:
+        self.embedded = embedded
+        self.memory = QdrantClient(":memory:")
+
+    def do(self, call: Call) -> None:
+        """Have both do the same, whatever they answer."""
+        call(self.embedded)
+        call(self.memory)
+
+    def same(self, call: Call) -> Any:
+        """Return what both answer."""
+        ours, theirs = comparable(call(self.embedded)), comparable(call(self.memory))
+        assert ours == nearly(theirs)
+        return ours
+
+    def refuse(self, code: grpc.StatusCode, call: Call) -> str:
+        """Return the sentence with which the embedded one refuses what both refuse."""
+        with pytest.raises((ValueError, KeyError)):
+            call(self.memory)
+        return self.refused(code, call)
+
+    def refused(self, code: grpc.StatusCode, call: Call) -> str:
+        """Return the sentence with which the embedded one refuses; the other takes more."""
+        with pytest.raises(grpc.RpcError) as caught:
+            call(self.embedded)
+        error: Any = caught.value
+        assert error.code() is code, error.details()
+        return str(error.details())
+
+
+@pytest.fixture
+def both(embedded: QdrantClient) -> Iterator[Both]:
+    """Both, without collections."""
+    pair = Both(embedded)
+    yield pair
+    pair.memory.close()
+
+
+def comparable(answer: Any) -> Any:
+    """Return what both answer alike, in plain values: not the versions of points."""
+    match answer:
+        case QueryResponse():
+            return comparable(answer.points)
+        # gRPC does not tell an empty payload from none.
+        case qm.ScoredPoint():
+            return [answer.id, answer.score, answer.payload or None, answer.vector]
+        case qm.Record():
+            return [answer.id, answer.order_value, answer.payload or None, answer.vector]
+        case list() | tuple():
+            return [comparable(each) for each in answer]
+    return answer
+
+
+def nearly(plain: Any) -> Any:
+    """Return what equals ``plain`` but for the last digits of its floats, of 32 bits."""
+    match plain:
+        case float():
+            return pytest.approx(plain, rel=1e-5, abs=1e-6)
+        case list():
+            return [nearly(each) for each in plain]
+        case dict():
+            return {key: nearly(value) for key, value in plain.items()}
+    return plain

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from blemish_core import bundle
+from blemish_core.bundle import Manifest, Split
+from blemish_core.calibration import Calibration
+from blemish_core.errors import Corrupt, NotFound
+from blemish_core.models import ModelStore
+from blemish_core.names import ModelRef
+
+
+def manifest(model: str, number: int, job: str) -> Manifest:
+    return Manifest(
+        model=model,
+        version=number,
+        detector="patchcore",
+        settings={"input_size": 64},
+        input_size=64,
+        category="tile",
+        dataset="tile",
+        dataset_snapshot="0" * 64,
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+        job=job,
+        seed=0,
+        split=Split(learned=3, held_out=2, method="held out"),
+        calibration=Calibration.of([1.0, 2.0], [1.0, 2.0], 0.05),
+        metrics=None,
+        libraries={},
+        sha256={},
+        size_bytes=0,
+    )
+
+
+def publish(store: ModelStore, model: str, job: str) -> Manifest:
+    return store.publish(
+        model, job, lambda folder, number: bundle.write_manifest(manifest(model, number, job), folder)
+    )
+
+
+def test_versions_count_up_and_a_job_makes_one(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    assert publish(store, "tile", "a").version == 1
+    assert publish(store, "tile", "b").version == 2
+    assert publish(store, "tile", "a").version == 1
+    assert [found.version for found in store.get("tile").versions] == [2, 1]
+
+
+def test_what_a_name_means(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    with pytest.raises(NotFound, match="no model 'tile'"):
+        store.resolve(ModelRef("tile"))
+    publish(store, "tile", "a")
+    publish(store, "tile", "b")
+    assert store.resolve(ModelRef("tile")) == ModelRef("tile", 2)
+    with pytest.raises(NotFound, match="promote one with `blemish models promote tile/2`"):
+        store.resolve(ModelRef("tile", alias="production"))
+    store.promote(ModelRef("tile", 1))
+    assert store.resolve(ModelRef("tile")) == ModelRef("tile", 1)
+    assert store.resolve(ModelRef("tile", alias="production")) == ModelRef("tile", 1)
+    with pytest.raises(NotFound, match="no version 9"):
+        store.promote(ModelRef("tile", 9))
+    assert store.production("tile") == 1
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+
+    def fail(folder: Path, number: int) -> None:
+        (folder / "weights.safetensors").write_bytes(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        store.publish("tile", "a", fail)
+    assert list((tmp_path / "tile").iterdir()) == []
+    assert store.page() == []
+
+
+def test_two_that_publish_at_once_get_two_numbers(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    both = threading.Barrier(2)
+
+    def run(job: str) -> None:
+        def write(folder: Path, number: int) -> None:
+            if number == 1:
+                both.wait(timeout=10)
+            bundle.write_manifest(manifest("tile", number, job), folder)
+
+        store.publish("tile", job, write)
+
+    threads = [threading.Thread(target=run, args=(job,)) for job in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    versions = store.get("tile").versions
+    assert [found.version for found in versions] == [2, 1]
+    assert {found.job for found in versions} == {"a", "b"}
+
+
+def test_pages(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    for model in ("tile", "grid", "leather"):
+        publish(store, model, model)
+    assert [model.id for model in store.page(limit=2)] == ["grid", "leather"]
+    assert [model.id for model in store.page(after="leather")] == ["tile"]
+
+
+def test_a_bundle_that_was_changed_is_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").write_bytes(b"changed")
+    honest = manifest("tile", 1, "a").model_copy(update={"sha256": {"weights.safetensors": "0" * 64}})
+    bundle.write_manifest(honest, tmp_path)
+    with pytest.raises(Corrupt, match=r"weights\.safetensors is not what training wrote"):
+        bundle.load_detector(tmp_path, "cpu")
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(Corrupt, match="is no manifest"):
+        bundle.read_manifest(tmp_path)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real stack, started as a user starts it: Redis, Qdrant, a worker, the server."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from blemish_client import Client
+from blemish_core.surfaces import generate
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running stack and where it may import from."""
+
+    address: str
+    surfaces: Path
+    """A folder below the import roots: tile and grid, small."""
+    data: Path
+
+
+def wait_for(path: Path, process: "subprocess.Popen[bytes]", seconds: float = 90) -> str:
+    """Return what ``path`` holds once it is there."""
+    give_up = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, f"ended with {process.returncode} before it was ready"
+        assert time.monotonic() < give_up, f"{path} was not written in {seconds} s"
+        time.sleep(0.05)
+    return path.read_text().strip()
+
+
+@pytest.fixture(scope="session")
+def surfaces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("surfaces")
+    for category in ("tile", "grid"):
+        generate(folder / category, category, seed=7, train=24, good=6, defective=8, size=128)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, surfaces: Path) -> Iterator[Stack]:
+    home = tmp_path_factory.mktemp("stack")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "blemish_local", "up"]
+        + ["--data", str(home / "data"), "--listen", "127.0.0.1:0"]
+        + ["--address-file", str(home / "address"), "--import-root", str(surfaces)],
+        env=os.environ
+        | {
+            # Lowered so that tests of the limits cost little.
+            "BLEMISH_MAX_IMAGE_BYTES": str(2 << 20),
+            "BLEMISH_MAX_MESSAGE_BYTES": str(3 << 20),
+            "HF_HUB_OFFLINE": "1",  # no test asks a hub for weights
+        },
+        start_new_session=True,
+    )
+    try:
+        yield Stack(wait_for(home / "address", process), surfaces, home / "data")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Finds ports of loopback that nobody listens on."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    return find
+
+
+@pytest.fixture
+def stack_address(stack: Stack) -> str:
+    return stack.address
+
+
+@pytest.fixture
+def stack_data(stack: Stack) -> Path:
+    return stack.data
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[Client]:
+    with Client(stack.address) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def tile_model(stack: Stack) -> str:
+    """A model version trained on the small tile, its test images indexed."""
+    with Client(stack.address) as client:
+        client.import_dataset("tile", str(stack.surfaces / "tile"))
+        trained = client.wait(client.train("tile", model_id="tile", promote=True))
+        assert trained.error == ""
+        version = trained.result.model_version
+        indexed = client.wait(client.embed(version, "tile"))
+        assert indexed.error == ""
+        assert indexed.result.indexed_images == 14
+        return version

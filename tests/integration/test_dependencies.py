@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Redis or Qdrant down: the server says which, does what it still can, and recovers by itself."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from blemish_client import Client
+from blemish_client.errors import Unavailable
+from blemish_client.patience import Patience
+from blemish_local.redis import configure, find_server
+
+HURRIED = Patience(first_pause_s=0.05, call_s=0.1)
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@contextmanager
+def running(*command: str, folder: Path | None = None, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
+    process = subprocess.Popen(
+        command, cwd=folder, env=os.environ | environment, stdout=subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, f"not within {seconds} s"
+        time.sleep(0.1)
+
+
+def health(address: str, service: str = "") -> int:
+    with grpc.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            return int(stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=2).status)
+        except grpc.RpcError:
+            return -1
+
+
+def test_the_server_stands_without_them_and_finds_them_when_they_come(
+    stack_data: Path, surfaces: Path, tile_model: str, free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    port, redis_port, qdrant_port = free_port(), free_port(), free_port()
+    redis_url = configure(tmp_path / "redis", redis_port)
+    address = f"127.0.0.1:{port}"
+    server = running(
+        *(sys.executable, "-m", "blemish_server"),
+        BLEMISH_LISTEN=address,
+        BLEMISH_STORE=str(stack_data / "store"),  # of the running stack: replicas share it
+        BLEMISH_IMPORT_ROOTS=str(surfaces),
+        REDIS_URL=redis_url,
+        QDRANT_URL=f"http://127.0.0.1:{free_port()}",
+        QDRANT_GRPC_PORT=str(qdrant_port),
+    )
+    redis = running(
+        *(str(find_server().executable), str(tmp_path / "redis" / "redis.conf")), folder=tmp_path / "redis"
+    )
+    qdrant = running(
+        *(sys.executable, "-m", "blemish_local.qdrant"),
+        *("--dir", str(tmp_path / "qdrant"), "--listen", f"127.0.0.1:{qdrant_port}"),
+    )
+    image = (surfaces / "tile" / "test" / "good" / "000.png").read_bytes()
+    with server, Client(address, patience=HURRIED) as client:
+        within(60, lambda: health(address) == SERVING)
+        assert health(address, "blemish.v1.InspectionService") == SERVING
+        assert health(address, "blemish.v1.JobService") == NOT_SERVING
+        assert health(address, "blemish.v1.SearchService") == NOT_SERVING
+        told = {known.name: known for known in client.server_info().dependencies}
+        assert not told["redis"].available
+        assert "REDIS_URL" in told["redis"].detail
+        assert not told["qdrant"].available
+        assert "QDRANT_URL" in told["qdrant"].detail
+
+        # What needs neither works; what needs one says which.
+        assert client.score(image, "tile").score > 0
+        assert client.dataset("tile").train_images == 24
+        for call, name in (
+            (lambda: client.evaluate("tile", "tile"), "Redis"),
+            (lambda: list(client.jobs()), "Redis"),
+            (lambda: list(client.search(image, "tile")), "Qdrant"),
+        ):
+            with pytest.raises(Unavailable, match=name) as refusal:
+                call()
+            assert refusal.value.retry_after_s
+
+        with redis:
+            within(20, lambda: health(address, "blemish.v1.JobService") == SERVING)
+            job = client.evaluate("tile", "tile")
+            assert client.job(job.name).name == job.name
+            assert health(address, "blemish.v1.SearchService") == NOT_SERVING
+            with qdrant:
+                within(30, lambda: health(address, "blemish.v1.SearchService") == SERVING)
+                with pytest.raises(Exception, match="has no index yet"):
+                    list(client.search(image, "tile"))
+            within(20, lambda: health(address, "blemish.v1.SearchService") == NOT_SERVING)
+            assert client.job(job.name).name == job.name
+        within(20, lambda: health(address, "blemish.v1.JobService") == NOT_SERVING)
+        assert client.score(image, "tile").score > 0
+
+
+def test_a_taken_port_is_said_so(stack_address: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "blemish_server"],
+        env=os.environ | {"BLEMISH_LISTEN": stack_address},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "cannot listen on" in done.stderr
+    assert "Traceback" not in done.stderr

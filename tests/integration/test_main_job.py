@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user comes for: learn, score, evaluate, find; through every real part."""
+
+import json
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL
+from blemish.v1.job_pb2 import (
+    JOB_STATE_CANCELLED,
+    JOB_STATE_CANCELLING,
+    JOB_STATE_FAILED,
+    JOB_STATE_RUNNING,
+    JOB_STATE_SUCCEEDED,
+    Job,
+    PatchCore,
+)
+from blemish_client import Client
+from blemish_client.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+
+
+def image(surfaces: Path, path: str) -> bytes:
+    return (surfaces / "tile" / path).read_bytes()
+
+
+def test_training_leaves_a_card(client: Client, tile_model: str) -> None:
+    card = client.model(tile_model)
+    assert card.name == tile_model
+    assert card.production
+    assert (card.detector, card.category, card.dataset) == ("patchcore", "tile", "datasets/tile")
+    assert card.split.learned + card.split.held_out == 24
+    assert card.split.method == "held out"
+    assert card.metrics.good_images == 6
+    assert card.metrics.defective_images == 8
+    assert card.metrics.image_auroc > 0.6
+    assert 0 < card.metrics.aupro < 1
+    assert card.calibration.threshold > 0
+    assert {"torch", "anomalib"} <= set(card.libraries)
+    assert card.dataset_snapshot == client.dataset("tile").snapshot
+
+
+def test_scores_with_map_and_embedding(client: Client, surfaces: Path, tile_model: str) -> None:
+    asked = client.score(image(surfaces, "test/crack/000.png"), "tile", anomaly_map=True, embedding=True)
+    assert asked.model_version == tile_model
+    assert asked.verdict == (VERDICT_ANOMALOUS if asked.score > asked.threshold else VERDICT_NORMAL)
+    assert 0 < asked.p_value <= 1
+    pixels = np.frombuffer(asked.anomaly_map.values, "<f4").reshape(
+        asked.anomaly_map.height, asked.anomaly_map.width
+    )
+    assert pixels.shape == (256, 256)
+    assert np.isfinite(pixels).all()
+    assert np.linalg.norm(asked.embedding) == pytest.approx(1, abs=1e-4)
+    plain = client.score(image(surfaces, "test/crack/000.png"), "tile@production")
+    assert plain.score == pytest.approx(asked.score, rel=1e-4)
+    assert not plain.HasField("anomaly_map")
+    assert plain.timings.inference.nanos > 0
+
+
+def test_search_finds_the_image_itself_first(client: Client, surfaces: Path, tile_model: str) -> None:
+    found = client.search(image(surfaces, "test/oil/000.png"), "tile", limit=5, thumbnails=True)
+    assert found.query is not None
+    hits = list(found)
+    assert len(hits) == 5
+    assert hits[0].path == "test/oil/000.png"
+    assert hits[0].similarity == pytest.approx(1, abs=1e-3)
+    assert [hit.similarity for hit in hits] == sorted((hit.similarity for hit in hits), reverse=True)
+    assert hits[0].thumbnail.startswith(b"\xff\xd8")
+    assert (hits[0].category, hits[0].class_name, hits[0].dataset) == ("tile", "oil", "datasets/tile")
+    assert hits[0].score == pytest.approx(found.query.score, rel=1e-3)
+
+    same = list(client.search(hits[0].item, "tile", limit=20))
+    assert len(same) == 13  # all but itself
+    assert [hit.item for hit in same[:4]] == [hit.item for hit in hits[1:]]
+
+
+def test_search_filters(client: Client, surfaces: Path, tile_model: str) -> None:
+    query = image(surfaces, "test/good/000.png")
+    cracks = list(client.search(query, "tile", limit=50, classes=["crack", "rough"]))
+    assert {hit.class_name for hit in cracks} == {"crack", "rough"}
+    assert list(client.search(query, "tile", categories=["leather"])) == []
+    assert len(list(client.search(query, "tile", limit=100, datasets=["tile"], categories=["tile"]))) == 14
+
+
+def test_evaluation_agrees_with_training(client: Client, tile_model: str) -> None:
+    job = client.wait(client.evaluate("tile", "tile"))
+    assert job.state == JOB_STATE_SUCCEEDED
+    assert job.evaluate.model == tile_model  # fixed when the job was accepted
+    trained = client.model(tile_model).metrics
+    assert job.result.metrics.image_auroc == pytest.approx(trained.image_auroc, abs=1e-6)
+    assert job.result.metrics.aupro == pytest.approx(trained.aupro, abs=1e-4)
+
+
+def test_watching_shows_the_phases_to_the_end(client: Client, surfaces: Path, tile_model: str) -> None:
+    client.import_dataset("grid", str(surfaces / "grid"))
+    seen: list[Job] = list(client.watch(client.train("grid", detector=PatchCore(input_size=64))))
+    assert seen[-1].state == JOB_STATE_SUCCEEDED
+    assert [job.revision for job in seen] == sorted({job.revision for job in seen})
+    assert [phase.name for phase in seen[-1].phases] == [
+        "features",
+        "coreset",
+        "calibration",
+        "evaluation",
+        "publish",
+    ]
+    assert all(phase.done == phase.total > 0 for phase in seen[-1].phases)
+    assert seen[-1].result.model_version == "models/grid-patchcore/versions/1"
+    assert "warrant" in seen[-1].warnings[0]  # 8 held-out images cannot warrant 5 %
+
+
+def test_the_same_request_is_one_job(client: Client, tile_model: str) -> None:
+    request_id = f"once-{uuid4()}"
+    first = client.evaluate("tile", "tile", request_id=request_id)
+    again = client.evaluate("tile", "tile", request_id=request_id)
+    assert again.name == first.name
+    with pytest.raises(AlreadyExists, match="asks for something else"):
+        client.embed("tile", "tile", request_id=request_id)
+    client.wait(first)
+
+
+def test_jobs_are_listed_newest_first(client: Client, tile_model: str) -> None:
+    job = client.wait(client.evaluate("tile", "tile"))
+    jobs = list(client.jobs())
+    assert jobs[0].name == job.name
+    times = [job.create_time.ToDatetime() for job in jobs]
+    assert times == sorted(times, reverse=True)
+    assert all(job.state == JOB_STATE_SUCCEEDED for job in client.jobs(states=[JOB_STATE_SUCCEEDED]))
+
+
+def test_a_running_job_is_cancelled_and_leaves_nothing(
+    client: Client, tile_model: str, stack_data: Path
+) -> None:
+    versions = len([model for model in client.models() if model.name == "models/tile"][0].versions)
+    big = PatchCore(input_size=512, coreset_ratio=0.5)
+    job = client.train("tile", model_id="tile", detector=big)
+    for seen in client.watch(job):
+        if seen.state == JOB_STATE_RUNNING and seen.phases:
+            break
+    began = time.monotonic()
+    assert client.cancel(job).state == JOB_STATE_CANCELLING
+    assert client.wait(job).state == JOB_STATE_CANCELLED
+    assert time.monotonic() - began < 30
+    assert len([model for model in client.models() if model.name == "models/tile"][0].versions) == versions
+    assert not list((stack_data / "store" / "models").rglob(".staging*"))
+
+
+def test_a_waiting_job_is_cancelled_at_once(client: Client, tile_model: str) -> None:
+    slow = client.train("tile", model_id="slow", detector=PatchCore(input_size=256))
+    waiting = client.train("tile", model_id="waiting")
+    assert client.cancel(waiting).state == JOB_STATE_CANCELLED
+    client.cancel(slow)
+    client.wait(slow)
+    assert "models/waiting" not in {model.name for model in client.models()}
+
+
+def test_promotion_changes_the_next_answer(client: Client, surfaces: Path, tile_model: str) -> None:
+    query = image(surfaces, "test/good/001.png")
+    trained = client.wait(client.train("tile", model_id="promoted", detector=PatchCore(input_size=64)))
+    client.wait(client.train("tile", model_id="promoted", detector=PatchCore(input_size=96)))
+    assert client.score(query, "promoted").model_version.endswith("/2")
+    with pytest.raises(NotFound, match="no version of promoted is in production"):
+        client.score(query, "promoted@production")
+    client.promote(trained.result.model_version)
+    assert client.score(query, "promoted").model_version.endswith("/1")
+    with pytest.raises(NotFound, match="has no index yet"):
+        list(client.search(query, "promoted"))
+
+
+def test_uploads_arrive_and_are_not_stored_twice(client: Client, surfaces: Path) -> None:
+    id = f"up-{uuid4().hex[:8]}"
+    client.create_dataset(id, category="tile")
+    first = client.upload(id, surfaces / "tile")
+    assert first.stored == 24 + 14 + 8
+    assert first.dataset.train_images == 24
+    assert {c.class_name: c.images for c in first.dataset.test_images}["good"] == 6
+    assert client.upload(id, surfaces / "tile").unchanged == 24 + 14 + 8
+    client.import_dataset("tile", str(surfaces / "tile"))
+    assert first.dataset.snapshot == client.dataset("tile").snapshot
+    with pytest.raises(AlreadyExists):
+        client.create_dataset(id)
+
+
+def test_jobs_that_cannot_work_are_refused_at_the_door(client: Client, tile_model: str) -> None:
+    empty = f"empty-{uuid4().hex[:8]}"
+    client.create_dataset(empty)
+    with pytest.raises(FailedPrecondition, match="at least 2"):
+        client.train(empty)
+    with pytest.raises(FailedPrecondition, match="no images in test"):
+        client.embed("tile", empty)
+    with pytest.raises(NotFound, match="no dataset"):
+        client.train("nonesuch")
+    with pytest.raises(NotFound, match="no model"):
+        client.evaluate("nonesuch", "tile")
+    with pytest.raises(InvalidArgument, match="timm has no model"):
+        client.train("tile", detector=PatchCore(backbone="nonesuch"))
+    with pytest.raises(InvalidArgument, match="input_size is 5000"):
+        client.train("tile", detector=PatchCore(input_size=5000))
+    with pytest.raises(InvalidArgument, match="cannot be an id"):
+        client.train("tile", model_id="../tile")
+
+
+def test_weights_that_cannot_be_had_name_the_command(client: Client, tile_model: str) -> None:
+    job = client.wait(client.train("tile", model_id="r", detector=PatchCore(backbone="resnet18")))
+    assert job.state == JOB_STATE_FAILED
+    assert "`blemish weights import resnet18 FILE`" in job.error
+    assert "models/r" not in {model.name for model in client.models()}
+
+
+def test_the_server_tells_about_itself(client: Client, tile_model: str) -> None:
+    info = client.server_info()
+    assert {(known.name, known.available) for known in info.dependencies} == {("redis", True), ("qdrant", True)}
+    assert info.limits.max_image_bytes == 2 << 20
+    assert info.detectors == ["patchcore"]
+
+
+def test_the_bundle_holds_no_pickle(stack_data: Path, tile_model: str) -> None:
+    folder = stack_data / "store" / Path(tile_model.replace("/versions", ""))
+    assert {file.name for file in folder.iterdir()} == {"manifest.json", "weights.safetensors"}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["split"] == {"learned": 16, "held_out": 8, "method": "held out"}

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from qdrant_client import grpc as pb
+from structlog.testing import capture_logs
+
+from blemish_local.qdrant import store as store_module
+from blemish_local.qdrant.errors import (
+    AlreadyExists,
+    BadRequest,
+    EngineFailed,
+    Missing,
+    StoreUnusable,
+)
+from blemish_local.qdrant.store import Store
+
+
+def asked(name: str, size: int = 4) -> pb.CreateCollection:
+    params = pb.VectorParams(size=size, distance=pb.Distance.Cosine)
+    return pb.CreateCollection(collection_name=name, vectors_config=pb.VectorsConfig(params=params))
+
+
+def put(store: Store, name: str, vectors: np.ndarray) -> None:  # type: ignore[type-arg]
+    points = [
+        pb.PointStruct(
+            id=pb.PointId(num=number),
+            vectors=pb.Vectors(vector=pb.Vector(dense=pb.DenseVector(data=vector))),
+        )
+        for number, vector in enumerate(vectors)
+    ]
+    store.find(name).upsert(pb.UpsertPoints(points=points))
+
+
+def count(store: Store, name: str) -> int:
+    return store.find(name).count(pb.CountPoints())
+
+
+def alias(name: str, of: str) -> pb.AliasOperations:
+    return pb.AliasOperations(create_alias=pb.CreateAlias(alias_name=name, collection_name=of))
+
+
+def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.create(asked("a"))
+    store.create(asked("b"))
+    store.change_aliases([alias("x", "a")])
+    put(store, "x", np.eye(4))
+    store.close()
+    store = Store(tmp_path)
+    assert store.names == ["a", "b"]
+    assert (count(store, "x"), count(store, "a"), count(store, "b")) == (4, 4, 0)
+    assert "x" in store
+    assert "y" not in store
+    store.close()
+
+
+def test_names_are_taken_once(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.create(asked("a"))
+    store.change_aliases([alias("x", "a")])
+    for name in ("a", "x"):
+        with pytest.raises(AlreadyExists):
+            store.create(asked(name))
+    with pytest.raises(Missing, match="'none'"):
+        store.find("none")
+    store.close()
+
+
+def test_what_cannot_be_created_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(BadRequest):
+        store.create(asked("a", size=0))
+
+    def full(_path: Path, _data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(store_module, "write_durably", full)
+        store.create(asked("a"))
+    assert list((tmp_path / "collections").iterdir()) == []
+    store.create(asked("a"))
+    store.close()
+
+
+def test_a_collection_goes_with_its_aliases(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.create(asked("a"))
+    store.create(asked("b"))
+    store.change_aliases([alias("x", "a"), alias("y", "b")])
+    assert store.drop("x") is False
+    assert store.drop("a") is True
+    assert store.drop("a") is False
+    assert store.aliases == {"y": "b"}
+    assert not (tmp_path / "collections" / "a").exists()
+    store.create(asked("a"))
+    assert count(store, "a") == 0
+    store.close()
+
+
+@pytest.mark.parametrize("left", [[], ["shard"], [".collection.pb.new"], ["shard", ".collection.pb.new"]])
+def test_an_unfinished_collection_is_removed_at_the_start(tmp_path: Path, left: list[str]) -> None:
+    store = Store(tmp_path)
+    store.create(asked("a"))
+    store.create(asked("half"))
+    store.change_aliases([alias("x", "half"), alias("y", "a")])
+    store.close()
+    folder = tmp_path / "collections" / "half"
+    (folder / "collection.pb").unlink()
+    if "shard" not in left:
+        shutil.rmtree(folder / "shard")
+    for name in set(left) - {"shard"}:
+        (folder / name).write_bytes(b"half")
+    with capture_logs() as logs:
+        store = Store(tmp_path)
+    assert [entry["collection"] for entry in logs] == ["half"]
+    assert store.names == ["a"]
+    assert store.aliases == {"y": "a"}
+    assert not folder.exists()
+    store.close()
+
+
+def test_a_folder_of_somebody_else_is_not_touched(tmp_path: Path) -> None:
+    photo = tmp_path / "collections" / "holidays" / "1.jpg"
+    photo.parent.mkdir(parents=True)
+    photo.write_bytes(b"x")
+    with pytest.raises(StoreUnusable, match=r"holidays is no collection, .*'1\.jpg'.*--dir"):
+        Store(tmp_path)
+    assert photo.exists()
+
+
+@pytest.mark.parametrize("damaged", ["collection.pb", "shard"])
+def test_a_damaged_collection_is_named(tmp_path: Path, damaged: str) -> None:
+    store = Store(tmp_path)
+    store.create(asked("a"))
+    store.close()
+    path = tmp_path / "collections" / "a" / damaged
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.write_bytes(b"\xff\xff\xff")
+    with pytest.raises(StoreUnusable, match=r"collections/a cannot be opened .*backup"):
+        Store(tmp_path)
+
+
+def test_a_refused_write_changes_nothing_even_half(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.create(asked("a"))
+    good = pb.PointStruct(id=pb.PointId(num=1), vectors=pb.Vectors(vector=pb.Vector(data=[1, 0, 0, 0])))
+    bad = pb.PointStruct(id=pb.PointId(num=2), vectors=pb.Vectors(vector=pb.Vector(data=[1])))
+    batch = [
+        pb.PointsUpdateOperation(upsert=pb.PointsUpdateOperation.PointStructList(points=[point]))
+        for point in (good, bad)
+    ]
+    with pytest.raises(BadRequest):
+        store.find("a").upsert(pb.UpsertPoints(points=[good, bad]))
+    with pytest.raises(BadRequest):
+        store.find("a").batch(pb.UpdateBatchPoints(operations=batch))
+    assert count(store, "a") == 0
+    store.close()
+
+
+def test_only_what_changed_is_settled_and_a_failure_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    store.create(asked("a"))
+    store.create(asked("b"))
+    put(store, "b", np.eye(4))
+    assert [store.find(name).changed for name in "ab"] == [False, True]
+
+    def fail() -> None:
+        raise EngineFailed("no space")
+
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(store.find("b"), "settle", fail)
+        patch.setattr(store.find("a"), "settle", lambda: pytest.fail("a did not change"))
+        store.settle()
+    assert logs[0]["collection"] == "b"
+    store.settle()
+    assert not store.find("b").changed
+    store.close()
+
+
+def test_the_quantized_table_finds_the_true_neighbours(tmp_path: Path) -> None:
+    seed = int(np.random.SeedSequence().generate_state(1)[0])
+    print(f"seed {seed}")
+    random = np.random.default_rng(seed)
+    # Just over the size from which the engine quantizes: 2,800 x 1,024 floats are 11 MB.
+    stored = random.standard_normal((2_800, 1_024), np.float32)
+    stored /= np.linalg.norm(stored, axis=1, keepdims=True)
+    store = Store(tmp_path)
+    store.create(asked("a", size=1_024))
+    put(store, "a", stored)
+    assert store.find("a").describe().indexed_vectors_count == 0
+    store.settle()
+    assert store.find("a").describe().indexed_vectors_count == len(stored)
+    asks = stored[:20] + random.standard_normal((20, 1_024), np.float32) * 0.02
+    requests = [
+        pb.QueryPoints(query=pb.Query(nearest=pb.VectorInput(dense=pb.DenseVector(data=ask))))
+        for ask in asks
+    ]
+    found = store.find("a").query(requests)
+    truth = np.argsort(-(stored @ asks.T), axis=0)[:10].T
+    hits = sum(
+        len({point.id for point in points} & set(best.tolist()))
+        for points, best in zip(found, truth, strict=True)
+    )
+    assert hits >= 0.99 * truth.size, f"seed {seed}"
+    scores = [point.score for point in found[0]]
+    best = np.sort(stored @ (asks[0] / np.linalg.norm(asks[0])))[::-1][:10]
+    np.testing.assert_allclose(scores, best, atol=1e-3, err_msg=f"seed {seed}")
+    store.close()

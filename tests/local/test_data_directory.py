@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+from pathlib import Path
+
+import pytest
+
+from blemish_local import data_directory
+from blemish_local.data_directory import DataDirectory, DirectoryUnusable, claim
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_directory, "_LEASHES_GONE_S", 0.05)
+
+
+def test_a_claim_makes_the_folder_and_names_its_holder(tmp_path: Path) -> None:
+    data = DataDirectory(tmp_path / "not" / "yet")
+
+    with claim(data):
+        assert data.lock.read_text() == f"{os.getpid()}\n"
+        assert all(folder.is_dir() for folder in (data.store, data.logs, data.run))
+
+
+def test_a_second_claim_names_the_holder_and_the_cure(tmp_path: Path) -> None:
+    data = DataDirectory(tmp_path)
+
+    with (
+        claim(data),
+        pytest.raises(DirectoryUnusable, match=rf"process {os.getpid()}: stop it .* --data"),
+        claim(data),
+    ):
+        pass
+
+    with claim(data):
+        pass
+
+
+def test_who_inherits_the_descriptor_holds_the_folder(tmp_path: Path) -> None:
+    data = DataDirectory(tmp_path)
+    with claim(data) as held:
+        inherited = os.dup(held)
+
+    with pytest.raises(DirectoryUnusable, match="in use"), claim(data):
+        pass
+    os.close(inherited)
+
+    with claim(data):
+        pass
+
+
+@pytest.mark.parametrize("obstacle", ["", "logs"])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, obstacle: str) -> None:
+    root = tmp_path / "data"
+    if obstacle:
+        root.mkdir()
+    (root / obstacle).write_text("a file in the folder's place")
+
+    with (
+        pytest.raises(DirectoryUnusable, match=rf"{root} cannot be written .* --data"),
+        claim(DataDirectory(root)),
+    ):
+        pass

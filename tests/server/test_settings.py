@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import os
+from pathlib import Path
+
+import pytest
+
+from blemish_server.settings import ServerSettings
+
+
+def test_roots_are_separated_as_path_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BLEMISH_IMPORT_ROOTS", os.pathsep.join([str(tmp_path), "relative", ""]))
+    assert ServerSettings().import_roots == (tmp_path, Path("relative").resolve())
+
+
+def test_redis_and_qdrant_go_by_their_usual_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://:secret@redis:6379/1")
+    monkeypatch.setenv("QDRANT_URL", "http://qdrant:6333")
+    monkeypatch.setenv("QDRANT_GRPC_PORT", "7000")
+    settings = ServerSettings()
+    assert settings.redis_url == "redis://:secret@redis:6379/1"
+    assert (settings.qdrant_url, settings.qdrant_grpc_port) == ("http://qdrant:6333", 7000)
+    assert "secret" not in repr(settings)
