@@ -38,6 +38,9 @@ _MAGIC: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (rb"II[\x2a\x2b]\0|MM\0[\x2a\x2b]", TiffImageFile),
     (rb"RIFF....WEBP", WebPImageFile),
 )
+_SHORTEST = 30
+"""Bytes that a header takes in any of them."""
+
 _LOSSY = ("JPEG", "WEBP")
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
 _FROM_PILLOW = re.compile(r"PIL\.")
@@ -145,12 +148,19 @@ def _opened(data: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
     plugin = next((plugin for magic, plugin in _MAGIC if re.match(magic, data, re.DOTALL)), None)
     if plugin is None:
         raise _invalid("this is not a JPEG, PNG, BMP, TIFF or WebP image: convert it to one of these")
+    if len(data) < _SHORTEST:
+        raise _invalid(
+            f"the image is truncated: {len(data)} bytes are not even a header; send the whole file"
+        )
     if plugin is WebPImageFile:
         _check_size(*_webp_size(data), limits)  # opening it allocates the canvas
     image = plugin(BytesIO(data))
     _check_size(*image.size, limits)
     if isinstance(image, PngImageFile):
-        plugin(BytesIO(data)).verify()
+        stream = BytesIO(data)
+        plugin(stream).verify()
+        if len(stream.read(4)) < 4:  # the last checksum
+            raise _truncated(data)
     elif isinstance(image, JpegImageFile):
         _check_jpeg(data)
     elif isinstance(image, TiffImageFile):
@@ -222,6 +232,12 @@ def _check_tiff(image: TiffImageFile, limits: ImageLimits) -> None:
         )
     if image.tag_v2.get(284) == 2 and max(image.tag_v2.get(258, (1,))) > 8:
         raise _invalid("the TIFF keeps deep colours in separate planes: save it with interleaved channels")
+
+
+def _truncated(data: bytes) -> InvalidImage:
+    return _invalid(
+        f"the image is truncated: {len(data)} bytes and no end; send the whole file"
+    )
 
 
 def _invalid(reason: str) -> InvalidImage:

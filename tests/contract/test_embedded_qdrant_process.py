@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The embedded Qdrant as a process: what it acknowledged it keeps, and who else may come near."""
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -104,6 +105,18 @@ def test_a_signal_stops_it_and_nothing_is_lost(
     assert len(stored(client)) == BATCH
     assert [each.name for each in client.get_collections().collections] == ["c"]
     client.close()
+
+
+def test_an_end_that_could_not_flush_is_told_by_the_exit_code(
+    tmp_path: Path, start_qdrant: "StartQdrant"
+) -> None:
+    server = start_qdrant(tmp_path)
+    client = QdrantClient(**server.to_connect())
+    create(client)
+    write(client, 0)
+    client.close()
+    shutil.rmtree(tmp_path / "collections" / "c" / "shard")
+    assert server.stop(signal.SIGTERM) == 1
 
 
 def test_a_second_process_is_refused_the_directory_and_harms_nothing(

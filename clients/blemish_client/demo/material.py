@@ -32,6 +32,10 @@ class Material:
         folders = self.folder.glob("test/*")
         return sorted(f.name for f in folders if f.name != "good" and f.is_dir() and _images(f))
 
+    @property
+    def has_test_images(self) -> bool:
+        return bool(self.images("good") or self.defects())
+
     def mask(self, image: Path) -> Path | None:
         """Return the ground truth of a test image, if there is one."""
         folder = self.folder / "ground_truth" / image.parent.name

@@ -63,13 +63,13 @@ def quality(materials: Sequence[Material], models: Sequence[ModelVersion]) -> Gr
     rows = []
     for material, model in zip(materials, models, strict=True):
         metrics, split = model.metrics, model.split
-        crossed = " crossed" if split.method == "cross-calibration" else ""
+        crossed = split.method == "cross-calibration"
         rows.append(
             (
                 material.id,
                 *_figures({name: optional(metrics, name) for name in _AVERAGED}),
                 number(model.calibration.threshold),
-                f"{split.learned} + {split.held_out}{crossed}",
+                f"{split.learned} (cross)" if crossed else f"{split.learned} + {split.held_out}",
                 f"{metrics.good_images} / {metrics.defective_images}",
             )
         )
@@ -137,7 +137,8 @@ def markdown(
 {words}
 
 Thresholds are chosen from held-out good training images alone, without labels; all figures are
-measured on test images that training did not see.
+measured on test images that training did not see. Where "cross" stands there were too few
+training images to hold some out: each was scored by models trained on the others.
 
 {tables.markdown()}
 

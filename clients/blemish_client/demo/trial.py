@@ -81,14 +81,15 @@ def train(client: Client, materials: Sequence[Material], seed: int, screen: Cons
 def index(
     client: Client, materials: Sequence[Material], models: Sequence[ModelVersion], screen: Console
 ) -> list[int]:
-    """Put each category into the index of its model; return how many images are in it."""
-    pairs = list(zip(materials, models, strict=True))
-    jobs = [client.embed(model.name, material.id) for material, model in pairs]
-    ended = [
-        succeeded(client, job, screen, f"index {material.id}")
+    """Put the test images of each category into the index of its model; return how many are in it."""
+    jobs = [
+        client.embed(model.name, material.id) if material.has_test_images else None
+        for material, model in zip(materials, models, strict=True)
+    ]
+    return [
+        succeeded(client, job, screen, f"index {material.id}").result.indexed_images if job else 0
         for job, material in zip(jobs, materials, strict=True)
     ]
-    return [job.result.indexed_images for job in ended]
 
 
 def succeeded(client: Client, job: Job, screen: Console, label: str) -> Job:

@@ -55,7 +55,7 @@ def read(file: Path, collections: Collection[str]) -> Aliases:
         StoreUnusable: if the file is damaged.
     """
     try:
-        kept = json.loads(file.read_bytes())
+        kept = _checked(json.loads(file.read_bytes()))
     except FileNotFoundError:
         return {}
     except ValueError as error:
@@ -67,6 +67,12 @@ def read(file: Path, collections: Collection[str]) -> Aliases:
 
 def write(file: Path, aliases: Aliases) -> None:
     write_durably(file, json.dumps(aliases, indent=1).encode())
+
+
+def _checked(kept: object) -> dict[str, str]:
+    if not isinstance(kept, dict) or not all(isinstance(name, str) for name in kept.values()):
+        raise ValueError("it holds something else than names")
+    return kept
 
 
 def _free(alias: str, collections: Collection[str]) -> str:

@@ -66,7 +66,8 @@ def test_a_broken_engine_is_not_the_callers_fault(shard: qe.EdgeShard, tmp_path:
 def test_a_panic_is_an_ordinary_error(shard: qe.EdgeShard) -> None:
     with pytest.raises(EngineFailed, match="panicked"), engine_errors():
         # The reason for VectorSpace: once in the log, this stops the shard from ever loading.
-        shard.update(qe.UpdateOperation.upsert_points([qe.Point(1, [[]], {})]))
+        nothing: list[list[float]] = [[]]
+        shard.update(qe.UpdateOperation.upsert_points([qe.Point(1, nothing, {})]))
 
 
 def test_other_exceptions_pass() -> None:

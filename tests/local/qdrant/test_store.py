@@ -23,7 +23,7 @@ def asked(name: str, size: int = 4) -> pb.CreateCollection:
     return pb.CreateCollection(collection_name=name, vectors_config=pb.VectorsConfig(params=params))
 
 
-def put(store: Store, name: str, vectors: np.ndarray) -> None:  # type: ignore[type-arg]
+def put(store: Store, name: str, vectors: np.ndarray) -> None:
     points = [
         pb.PointStruct(
             id=pb.PointId(num=number),
@@ -100,6 +100,26 @@ def test_a_collection_goes_with_its_aliases(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_collection_is_gone_though_its_removal_was_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    store.create(asked("a"))
+    store.change_aliases([alias("x", "a")])
+
+    def die(_folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", die)
+        store.drop("a")
+    store = Store(tmp_path)
+    assert store.names == []
+    assert store.aliases == {}
+    assert list((tmp_path / "collections").iterdir()) == []
+    store.close()
+
+
 @pytest.mark.parametrize("left", [[], ["shard"], [".collection.pb.new"], ["shard", ".collection.pb.new"]])
 def test_an_unfinished_collection_is_removed_at_the_start(tmp_path: Path, left: list[str]) -> None:
     store = Store(tmp_path)
@@ -159,6 +179,22 @@ def test_a_refused_write_changes_nothing_even_half(tmp_path: Path) -> None:
     with pytest.raises(BadRequest):
         store.find("a").batch(pb.UpdateBatchPoints(operations=batch))
     assert count(store, "a") == 0
+    store.close()
+
+
+@pytest.mark.parametrize(("value", "hits"), [(True, 2), (False, 1)])
+def test_truth_is_matched_as_truth(tmp_path: Path, value: bool, hits: int) -> None:
+    store = Store(tmp_path)
+    store.create(asked("a"))
+    put(store, "a", np.eye(4))
+    for number, truth in enumerate((True, True, False, 1)):
+        chosen = pb.PointsSelector(points=pb.PointsIdsList(ids=[pb.PointId(num=number)]))
+        kind = "bool_value" if isinstance(truth, bool) else "integer_value"
+        payload = {"ok": pb.Value(**{kind: truth})}  # type: ignore[arg-type]  # one of the two
+        store.find("a").set_payload(pb.SetPayloadPoints(points_selector=chosen, payload=payload))
+    match = pb.FieldCondition(key="ok", match=pb.Match(boolean=value))
+    where = pb.Filter(must=[pb.Condition(field=match)])
+    assert store.find("a").count(pb.CountPoints(filter=where)) == hits
     store.close()
 
 

@@ -29,8 +29,8 @@ json = st.recursive(
 def test_a_payload_comes_back_as_it_went(payload: dict[str, Any]) -> None:
     sent = pb.RetrievedPoint(payload=payloads.to_proto(payload))
     back = payloads.from_proto(pb.RetrievedPoint.FromString(sent.SerializeToString()).payload)
-    # repr tells 1 from 1.0 and from True.
-    assert repr(dict(sorted(back.items()))) == repr(dict(sorted(payload.items()))) or back == payload
+    assert back == payload
+    # For which 1, 1.0 and True were the same.
     assert types(back) == types(payload)
 
 
@@ -44,8 +44,8 @@ def types(plain: Any) -> Any:
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 def test_a_payload_holds_finite_numbers(number: float) -> None:
-    deep = {"a": [{"b": pb.Value(double_value=number)}]}
-    fields = {"a": pb.Value(struct_value=pb.Struct(fields=deep["a"][0]))}
+    inner = pb.Struct(fields={"b": pb.Value(double_value=number)})
+    fields = {"a": pb.Value(list_value=pb.ListValue(values=[pb.Value(struct_value=inner)]))}
     with pytest.raises(BadRequest, match="not finite"):
         payloads.from_proto(fields)
 
@@ -77,8 +77,8 @@ def test_a_name_may_not_be(name: str) -> None:
 def test_vectors_are_read_by_name() -> None:
     one = pb.Vectors(vector=pb.Vector(dense=pb.DenseVector(data=[1, 2])))
     old = pb.Vectors(vector=pb.Vector(data=[1, 2]))
-    for given in (one, old):
-        assert {name: list(vector) for name, vector in SPACE.of_point(given).items()} == {"": [1, 2]}
+    for sent in (one, old):
+        assert {name: list(vector) for name, vector in SPACE.of_point(sent).items()} == {"": [1, 2]}
     assert SPACE.of_point(pb.Vectors()) == {}
 
 
@@ -107,12 +107,6 @@ def test_a_vector_of_another_name_is_refused_with_the_names_there_are() -> None:
     named = {"x": pb.Vector(data=[1, 2])}
     with pytest.raises(BadRequest, match="named 'x', only 'image', 'part'"):
         VectorSpace({"image": 2, "part": 2}).of_point(pb.Vectors(vectors=pb.NamedVectors(vectors=named)))
-
-
-def test_truth_is_matched_as_truth() -> None:
-    match = pb.FieldCondition(key="ok", match=pb.Match(boolean=True))
-    (condition,) = filters.from_proto(pb.Filter(must=[pb.Condition(field=match)])).must or []
-    assert "MatchValue(true)" in repr(condition) or "true" in repr(condition).lower()
 
 
 @pytest.mark.parametrize(
