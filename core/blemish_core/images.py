@@ -235,9 +235,7 @@ def _check_tiff(image: TiffImageFile, limits: ImageLimits) -> None:
 
 
 def _truncated(data: bytes) -> InvalidImage:
-    return _invalid(
-        f"the image is truncated: {len(data)} bytes and no end; send the whole file"
-    )
+    return _invalid(f"the image is truncated: {len(data)} bytes and no end; send the whole file")
 
 
 def _invalid(reason: str) -> InvalidImage:

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 class JobFeed:
     def __init__(self, store: JobStore, redis_url: str) -> None:
         self._store = store
-        self._redis: redis.asyncio.Redis[Any] = redis.asyncio.Redis.from_url(
+        self._redis: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
             redis_url, socket_connect_timeout=2, socket_timeout=15
         )
         self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)

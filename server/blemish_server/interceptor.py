@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Around every call: a request id in each log line, core errors as statuses, one line when it ends."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -27,43 +28,51 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any]"]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> "grpc.RpcMethodHandler[Any, Any]":
+    ) -> Any:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None or not method.startswith(_OURS):
             return handler
-        serializers = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
         if handler.response_streaming:
-            stream = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            return _rebuilt(handler, _streaming(method, handler.stream_stream or handler.unary_stream))
+        return _rebuilt(handler, _single(method, handler.stream_unary or handler.unary_unary))
 
-            async def send_all(request: Any, context: Context) -> AsyncIterator[Any]:
-                async with _call(method, context):
-                    async for message in stream(request, context):
-                        yield message
 
-            wrap = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            return wrap(send_all, **serializers)
-        unary = handler.stream_unary if handler.request_streaming else handler.unary_unary
+def _streaming(
+    method: str, behaviour: Callable[..., AsyncIterator[Any]]
+) -> Callable[..., AsyncIterator[Any]]:
+    async def send_all(request: Any, context: Context) -> AsyncIterator[Any]:
+        async with _call(method, context):
+            async for message in behaviour(request, context):
+                yield message
 
-        async def send_one(request: Any, context: Context) -> Any:
-            async with _call(method, context):
-                return await unary(request, context)
+    return send_all
 
-        wrap_one = (
-            grpc.stream_unary_rpc_method_handler
-            if handler.request_streaming
-            else grpc.unary_unary_rpc_method_handler
-        )
-        return wrap_one(send_one, **serializers)
+
+def _single(method: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def send_one(request: Any, context: Context) -> Any:
+        async with _call(method, context):
+            return await behaviour(request, context)
+
+    return send_one
+
+
+def _rebuilt(handler: Any, behaviour: Callable[..., Any]) -> Any:
+    """``handler`` with another behaviour of the same kind."""
+    kinds = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }
+    kind: Any = kinds[handler.request_streaming, handler.response_streaming]
+    return kind(
+        behaviour,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
 
 
 @asynccontextmanager
@@ -80,13 +89,13 @@ async def _call(method: str, context: Context) -> AsyncIterator[None]:
             status = STATUS_OF_ERROR[type(error)].name
             log.info("refused", reason=error.reason, detail=str(error))
             await abort(context, error)
+        except (asyncio.CancelledError, GeneratorExit):
+            status = "CANCELLED"  # the caller left, or its deadline passed
+            raise
         except grpc.aio.AbortError:
             status = "ABORTED"
             raise
-        except (GeneratorExit, BaseException) as error:
-            if not isinstance(error, Exception):
-                status = "CANCELLED"  # the caller left or its deadline passed
-                raise
+        except Exception:
             status = "INTERNAL"
             log.exception("a call failed; this is a bug")
             await context.abort(

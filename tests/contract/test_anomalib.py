@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 import torch
-from anomalib.metrics import AUPRO
 from anomalib.data import ImageBatch
+from anomalib.metrics import AUPRO
 from torchvision.transforms.v2.functional import resize
 
 from blemish_core.detectors.backbone import Backbone

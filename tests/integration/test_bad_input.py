@@ -191,8 +191,14 @@ def test_an_upload_cut_in_the_middle_keeps_what_was_whole(client: Client) -> Non
         ([part(chunk=b"x")], "INVALID_ARGUMENT"),
         ([part(dataset="datasets/nonesuch")], "NOT_FOUND"),
         ([part(dataset="datasets/bad"), header("../../x.png", 3), part(chunk=b"xxx")], "INVALID_ARGUMENT"),
-        ([part(dataset="datasets/bad"), header("train/good/x.png", 3), part(chunk=b"xxx")], "INVALID_ARGUMENT"),
-        ([part(dataset="datasets/bad"), header("train/good/x.png", 3), part(chunk=b"xxxx")], "INVALID_ARGUMENT"),
+        (
+            [part(dataset="datasets/bad"), header("train/good/x.png", 3), part(chunk=b"xxx")],
+            "INVALID_ARGUMENT",
+        ),
+        (
+            [part(dataset="datasets/bad"), header("train/good/x.png", 3), part(chunk=b"xxxx")],
+            "INVALID_ARGUMENT",
+        ),
         ([part(dataset="datasets/bad"), header("train/good/x.png", 1 << 40)], "RESOURCE_EXHAUSTED"),
         ([part(dataset="datasets/bad"), header("train/good/x.png", -1)], "INVALID_ARGUMENT"),
         (
@@ -251,13 +257,15 @@ def test_a_deadline_that_passes_while_waiting(client: Client, tile_model: str) -
     client.score(GOOD_IMAGES["grey"], "tile")
 
 
-def test_more_than_the_queue_holds_is_refused_and_the_rest_answered(client: Client, tile_model: str) -> None:
+def test_more_than_the_queue_holds_is_refused_and_the_rest_answered(
+    client: Client, tile_model: str
+) -> None:
     request = inspection_pb2.ScoreRequest(
         model="models/tile", image=ImageMessage(encoded=GOOD_IMAGES["grey"])
     )
     with grpc.insecure_channel(client.target) as channel:
         stub = InspectionServiceStub(channel)
-        calls = [stub.Score.future(request, timeout=60) for _ in range(400)]  # type: ignore[attr-defined]
+        calls = [stub.Score.future(request, timeout=60) for _ in range(400)]
         codes = [call.code() for call in calls]
     assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
     assert codes.count(grpc.StatusCode.OK) >= 64
@@ -272,6 +280,6 @@ def test_every_refusal_has_words(client: Client, tile_model: str) -> None:
         lambda: client.promote("tile"),
     ):
         with pytest.raises(BlemishError) as refusal:
-            call()  # type: ignore[no-untyped-call]
+            call()
         assert refusal.value.reason not in {"", "UNSPECIFIED"}
         assert not isinstance(refusal.value, AlreadyExists)

@@ -24,10 +24,10 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @contextmanager
-def running(*command: str, folder: Path | None = None, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
-    process = subprocess.Popen(
-        command, cwd=folder, env=os.environ | environment, stdout=subprocess.DEVNULL
-    )
+def running(
+    *command: str, folder: Path | None = None, **environment: str
+) -> Iterator["subprocess.Popen[bytes]"]:
+    process = subprocess.Popen(command, cwd=folder, env=os.environ | environment, stdout=subprocess.DEVNULL)
     try:
         yield process
     finally:

@@ -211,7 +211,10 @@ def test_weights_that_cannot_be_had_name_the_command(client: Client, tile_model:
 
 def test_the_server_tells_about_itself(client: Client, tile_model: str) -> None:
     info = client.server_info()
-    assert {(known.name, known.available) for known in info.dependencies} == {("redis", True), ("qdrant", True)}
+    assert {(known.name, known.available) for known in info.dependencies} == {
+        ("redis", True),
+        ("qdrant", True),
+    }
     assert info.limits.max_image_bytes == 2 << 20
     assert info.detectors == ["patchcore"]
 

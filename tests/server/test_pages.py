@@ -12,7 +12,9 @@ def test_a_token_leads_to_the_next_page() -> None:
     assert Page.asked("jobs", 5, first.token("abc")) == Page("jobs", "abc", 5)
 
 
-@pytest.mark.parametrize(("size", "token"), [(-1, ""), (1001, ""), (5, "rubbish"), (5, "Zm9v"), (5, "\xff")])
+@pytest.mark.parametrize(
+    ("size", "token"), [(-1, ""), (1001, ""), (5, "rubbish"), (5, "Zm9v"), (5, "\xff")]
+)
 def test_rubbish_is_refused(size: int, token: str) -> None:
     with pytest.raises(InvalidRequest):
         Page.asked("jobs", size, token)

@@ -32,7 +32,10 @@ def test_a_bad_field_is_named() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [errors.Overloaded("full", retry_after_s=1.5), errors.Unavailable("down", dependency="redis", retry_after_s=1.5)],
+    [
+        errors.Overloaded("full", retry_after_s=1.5),
+        errors.Unavailable("down", dependency="redis", retry_after_s=1.5),
+    ],
 )
 def test_what_passes_says_when_to_come_back(error: BlemishError) -> None:
     retry = RetryInfo()

@@ -19,7 +19,7 @@ from blemish_client.client import Client
 from blemish_client.demo import report, trial
 from blemish_client.demo.material import SYNTHETIC, Material, drawn, given
 from blemish_client.demo.report import Outcome
-from blemish_client.demo.stack import Stack, running
+from blemish_client.demo.stack import Stack, ended_like_ctrl_c, running
 from blemish_client.errors import BlemishError
 from blemish_client.names import short
 
@@ -58,10 +58,10 @@ def run(plan: Plan, session: Session, *, as_json: bool) -> None:
         raise Failure(f"{plan.keep} is not empty; name a new folder for --keep")
     _prepare(plan.output)
     clock = Clock()
-    with ExitStack() as until_the_end:
-        keep = plan.keep or Path(
-            until_the_end.enter_context(tempfile.TemporaryDirectory(prefix="blemish-demo-"))
-        )
+    with ended_like_ctrl_c(), ExitStack() as until_the_end:
+        # A stack that was killed may write for a moment longer.
+        scratch = tempfile.TemporaryDirectory(prefix="blemish-demo-", ignore_cleanup_errors=True)
+        keep = plan.keep or Path(until_the_end.enter_context(scratch))
         keep = keep.absolute()
         with clock.stage("images"):
             materials = _materials(plan, keep, session)

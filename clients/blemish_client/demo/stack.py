@@ -56,7 +56,7 @@ def running(data: Path, import_root: Path, command: Sequence[str] = _COMMAND) ->
     address_file.unlink(missing_ok=True)
     told = ("--data", data, "--listen", "127.0.0.1:0", "--address-file", address_file)
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
-    with _hang_up_like_ctrl_c(), log.open("wb") as words:
+    with log.open("wb") as words:
         child = subprocess.Popen(
             [*command, *map(str, told), "--import-root", str(import_root)],
             stdin=subprocess.DEVNULL,
@@ -85,13 +85,16 @@ def _address(child: subprocess.Popen[bytes], address_file: Path, log: Path) -> s
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is None:
-        child.terminate()
-        try:
-            child.wait(_STOPPED_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+    if child.poll() is not None:
+        return
+    child.terminate()
+    try:
+        child.wait(_STOPPED_WITHIN_S)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        # Its parts die with it.
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        raise
 
 
 def _death(child: subprocess.Popen[bytes], log: Path) -> Failure:
@@ -104,8 +107,8 @@ def _tail(log: Path) -> str:
 
 
 @contextmanager
-def _hang_up_like_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the stack of calls too, so that the child is stopped."""
+def ended_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the calls as Ctrl-C does, so that children are stopped."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt

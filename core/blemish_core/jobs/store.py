@@ -33,7 +33,7 @@ _MAX_REQUEST_ID = 128
 class JobStore:
     """The jobs of one Redis. Safe to share between threads."""
 
-    def __init__(self, client: "redis.Redis[Any]") -> None:
+    def __init__(self, client: redis.Redis) -> None:
         self._redis = client
 
     @classmethod
@@ -107,7 +107,7 @@ class JobStore:
         """Jobs, newest first, those made before job ``before``."""
         found: list[Job] = []
         with _translated():
-            rank = self._redis.zrevrank(_JOBS, before) if before else None
+            rank: Any = self._redis.zrevrank(_JOBS, before) if before else None
             start = 0 if rank is None else rank + 1
             while len(found) < limit:
                 ids = self._redis.zrevrange(_JOBS, start, start + 99)
@@ -132,7 +132,7 @@ class JobStore:
         with _translated(), self._redis.pipeline(transaction=True) as pipe:
             while True:
                 try:
-                    pipe.watch(key)
+                    pipe.watch(key)  # type: ignore[no-untyped-call]  # redis-py left it so
                     record = pipe.get(key)
                     if record is None:
                         raise NotFound(f"there is no job {id!r}; `blemish jobs` lists them")

@@ -23,7 +23,9 @@ def stripes(seed: int, *, defect: bool = False) -> Image:
     return np.repeat(image.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def trained(images: int, *, seed: int = 0, progress: Progress = silent, max_bytes: int = 1 << 30) -> Training:
+def trained(
+    images: int, *, seed: int = 0, progress: Progress = silent, max_bytes: int = 1 << 30
+) -> Training:
     return train(
         SMALL,
         [partial(stripes, number) for number in range(images)],
