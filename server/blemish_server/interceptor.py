@@ -21,6 +21,8 @@ _REQUEST_ID = "x-request-id"
 log = structlog.get_logger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Streaming = Callable[..., AsyncIterator[Any]]
+Single = Callable[..., Awaitable[Any]]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -40,9 +42,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return _rebuilt(handler, _single(method, handler.stream_unary or handler.unary_unary))
 
 
-def _streaming(
-    method: str, behaviour: Callable[..., AsyncIterator[Any]]
-) -> Callable[..., AsyncIterator[Any]]:
+def _streaming(method: str, behaviour: Streaming) -> Streaming:
     async def send_all(request: Any, context: Context) -> AsyncIterator[Any]:
         async with _call(method, context):
             async for message in behaviour(request, context):
@@ -51,7 +51,7 @@ def _streaming(
     return send_all
 
 
-def _single(method: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def _single(method: str, behaviour: Single) -> Single:
     async def send_one(request: Any, context: Context) -> Any:
         async with _call(method, context):
             return await behaviour(request, context)

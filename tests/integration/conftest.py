@@ -49,9 +49,11 @@ def surfaces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stack(tmp_path_factory: pytest.TempPathFactory, surfaces: Path) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("stack")
     process = subprocess.Popen(
-        [sys.executable, "-m", "blemish_local", "up"]
-        + ["--data", str(home / "data"), "--listen", "127.0.0.1:0"]
-        + ["--address-file", str(home / "address"), "--import-root", str(surfaces)],
+        [
+            *(sys.executable, "-m", "blemish_local", "up"),
+            *("--data", str(home / "data"), "--listen", "127.0.0.1:0"),
+            *("--address-file", str(home / "address"), "--import-root", str(surfaces)),
+        ],
         env=os.environ
         | {
             # Lowered so that tests of the limits cost little.

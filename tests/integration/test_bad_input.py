@@ -31,9 +31,9 @@ from blemish_client.errors import (
 RANDOM = np.random.default_rng(11)
 
 
-def encoded(image: Image.Image, format: str = "PNG") -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format)
+    image.save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -143,7 +143,7 @@ def test_items_that_are_none(client: Client, tile_model: str) -> None:
 def test_folders_outside_the_roots_stay_unread(client: Client, surfaces: Path, tmp_path: Path) -> None:
     (tmp_path / "train" / "good").mkdir(parents=True)
     for path in ("/etc", str(tmp_path), str(surfaces / ".."), str(surfaces / "tile" / ".." / ".."), "tile"):
-        with pytest.raises(InvalidArgument, match="BLEMISH_IMPORT_ROOTS|absolute"):
+        with pytest.raises(InvalidArgument, match=r"BLEMISH_IMPORT_ROOTS|absolute"):
             client.import_dataset("outside", path)
     with pytest.raises(NotFound):
         client.import_dataset("outside", str(surfaces / "nonesuch"))

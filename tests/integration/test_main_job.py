@@ -133,7 +133,7 @@ def test_jobs_are_listed_newest_first(client: Client, tile_model: str) -> None:
 def test_a_running_job_is_cancelled_and_leaves_nothing(
     client: Client, tile_model: str, stack_data: Path
 ) -> None:
-    versions = len([model for model in client.models() if model.name == "models/tile"][0].versions)
+    versions = len(next(model for model in client.models() if model.name == "models/tile").versions)
     big = PatchCore(input_size=512, coreset_ratio=0.5)
     job = client.train("tile", model_id="tile", detector=big)
     for seen in client.watch(job):
@@ -143,7 +143,7 @@ def test_a_running_job_is_cancelled_and_leaves_nothing(
     assert client.cancel(job).state == JOB_STATE_CANCELLING
     assert client.wait(job).state == JOB_STATE_CANCELLED
     assert time.monotonic() - began < 30
-    assert len([model for model in client.models() if model.name == "models/tile"][0].versions) == versions
+    assert len(next(model for model in client.models() if model.name == "models/tile").versions) == versions
     assert not list((stack_data / "store" / "models").rglob(".staging*"))
 
 

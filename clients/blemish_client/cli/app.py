@@ -50,6 +50,7 @@ def session(
 
 
 app.command(context_settings=up.PASS_ALL_ON)(up.up)
+app.command(context_settings=up.PASS_ALL_ON)(up.weights)
 app.command()(demo.demo)
 app.command()(info.info)
 app.add_typer(dataset.group, name="dataset")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish up``: hand over to the embedded stack, if it is installed."""
+"""``blemish up`` and ``blemish weights``: hand over to what the client itself does not contain."""
 
 import os
 import sys
@@ -9,8 +9,9 @@ import typer
 
 from blemish_client.cli.failures import Failure
 
-# Our own packages come with every wheel; these come with the extra alone.
-_NEEDED = ("blemish_local", "torch", "celery")
+# Our own packages come with every wheel; these come with the extras alone.
+_LOCAL = ("blemish_local", "torch", "celery")
+_CORE = ("blemish_core", "torch")
 
 PASS_ALL_ON = {
     "allow_extra_args": True,
@@ -22,9 +23,13 @@ PASS_ALL_ON = {
 def up(ctx: typer.Context) -> None:
     """Start Redis, Qdrant, a worker and the server on this machine; `blemish up --help` says how."""
     require_local()
-    sys.stdout.flush()
-    command = [sys.executable, "-m", "blemish_local", "up", *ctx.args]
-    os.execv(sys.executable, command)
+    _become("blemish_local", "up", *ctx.args)
+
+
+def weights(ctx: typer.Context) -> None:
+    """Bring a backbone's weights into the store of this machine: `blemish weights import NAME FILE`."""
+    _require(_CORE, "detectors are not installed here; get them with: pip install 'blemish[worker]'")
+    _become("blemish_core.weights", *ctx.args)
 
 
 def require_local() -> None:
@@ -33,5 +38,15 @@ def require_local() -> None:
     Raises:
         Failure: naming the command that installs it.
     """
-    if any(find_spec(name) is None for name in _NEEDED):
-        raise Failure("the server is not installed here; get it with: pip install 'blemish[local]'")
+    _require(_LOCAL, "the server is not installed here; get it with: pip install 'blemish[local]'")
+
+
+def _require(packages: tuple[str, ...], cure: str) -> None:
+    if any(find_spec(name) is None for name in packages):
+        raise Failure(cure)
+
+
+def _become(*module_and_arguments: str) -> None:
+    """Run a module in place of this process. -P: files in this folder shadow no module."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-P", "-m", *module_and_arguments])

@@ -19,7 +19,7 @@ from blemish_client.client import Client
 from blemish_client.demo import report, trial
 from blemish_client.demo.material import SYNTHETIC, Material, drawn, given
 from blemish_client.demo.report import Outcome
-from blemish_client.demo.stack import Stack, ended_like_ctrl_c, running
+from blemish_client.demo.stack import ended_like_ctrl_c, running
 from blemish_client.errors import BlemishError
 from blemish_client.names import short
 
@@ -59,10 +59,7 @@ def run(plan: Plan, session: Session, *, as_json: bool) -> None:
     _prepare(plan.output)
     clock = Clock()
     with ended_like_ctrl_c(), ExitStack() as until_the_end:
-        # A stack that was killed may write for a moment longer.
-        scratch = tempfile.TemporaryDirectory(prefix="blemish-demo-", ignore_cleanup_errors=True)
-        keep = plan.keep or Path(until_the_end.enter_context(scratch))
-        keep = keep.absolute()
+        keep = (plan.keep or until_the_end.enter_context(_scratch())).absolute()
         with clock.stage("images"):
             materials = _materials(plan, keep, session)
         root = plan.data.resolve() if plan.data else keep / "surfaces"
@@ -73,7 +70,10 @@ def run(plan: Plan, session: Session, *, as_json: bool) -> None:
         try:
             told = _tour(plan, session, client, materials, clock, as_json=as_json)
         except BlemishError as error:
-            raise _at_last_words(stack) or error from error
+            time.sleep(0.5)  # a connection is lost a moment before its process is gone
+            if death := stack.death():
+                raise death from error
+            raise
         with clock.stage("stop"):
             until_the_end.close()
     if as_json:
@@ -128,6 +128,13 @@ def _tour(
     return told
 
 
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    # A stack that was killed may write for a moment longer.
+    with tempfile.TemporaryDirectory(prefix="blemish-demo-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 def _prepare(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -178,9 +185,3 @@ def _draw(plan: Plan, client: Client, outcome: Outcome) -> Iterator[str]:
 
 def _opened(mask: Path | None) -> Image.Image | None:
     return None if mask is None else pictures.decoded(mask.read_bytes())
-
-
-def _at_last_words(stack: Stack) -> Failure | None:
-    """Prefer the stack's own account of its death to the caller's of a lost connection."""
-    time.sleep(0.5)  # the connection is lost a moment before the process is gone
-    return stack.death()

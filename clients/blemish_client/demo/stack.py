@@ -90,11 +90,17 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
     child.terminate()
     try:
         child.wait(_STOPPED_WITHIN_S)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        # Its parts die with it.
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+    except subprocess.TimeoutExpired:
+        _kill(child)
+    except KeyboardInterrupt:
+        _kill(child)
         raise
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    # The stack's parts die with it.
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
 
 
 def _death(child: subprocess.Popen[bytes], log: Path) -> Failure:

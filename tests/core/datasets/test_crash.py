@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from blemish_core.datasets import DatasetStore
+from blemish_core.errors import AlreadyExists, DiskFull, NotFound
+from blemish_core.images import ImageLimits
+
+Draw = Callable[..., bytes]
+
+# Dies without a word at the n-th call that changes the disk, before or after it, for every n.
+DYING = """
+import os, sys
+from pathlib import Path
+from blemish_core.datasets import DatasetStore
+from blemish_core.images import ImageLimits
+
+folder, first, second = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes(), Path(sys.argv[3]).read_bytes()
+
+def deadly(name, real):
+    def call(*args, **kwargs):
+        global left
+        left -= 1
+        if left == 0:
+            os._exit(7)
+        result = real(*args, **kwargs)
+        left -= 1
+        if left == 0:
+            os._exit(7)
+        return result
+    setattr(os, name, call)
+
+n = 0
+while True:
+    n += 1
+    child = os.fork()
+    if child == 0:
+        left = n
+        for name in ("fsync", "replace", "rename", "mkdir", "open"):
+            deadly(name, getattr(os, name))
+        store = DatasetStore(folder / f"{n:03d}", ImageLimits())
+        store.create("tile", "")
+        store.add("tile", "train/good/0.png", first)
+        store.add("tile", "train/good/1.png", second)
+        os._exit(0)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+        break
+"""
+
+
+def files_of(folder: Path) -> set[str]:
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*.png")}
+
+
+def paths_of(store: DatasetStore) -> set[str]:
+    return {image.path for image in store.images("tile")}
+
+
+def test_dying_anywhere_leaves_an_image_there_or_not(tmp_path: Path, draw: Draw) -> None:
+    for number in (0, 1):
+        (tmp_path / f"{number}.png").write_bytes(draw(number))
+    stores = tmp_path / "stores"
+    command = [sys.executable, "-c", DYING, stores, tmp_path / "0.png", tmp_path / "1.png"]
+    subprocess.run(command, check=True, timeout=60)
+    seen = []
+    for root in sorted(stores.iterdir()):
+        store = DatasetStore(root, ImageLimits())
+        try:
+            there = paths_of(store)
+        except NotFound:
+            there = set()
+            seen.append(-1)
+            store.create("tile", "")
+        else:
+            seen.append(len(there))
+        assert there in (set(), {"train/good/0.png"}, {"train/good/0.png", "train/good/1.png"})
+        for image in store.images("tile"):
+            assert store.read(image)  # its bytes fit its hash
+        for number in (0, 1):
+            path = f"train/good/{number}.png"
+            assert store.add("tile", path, draw(number)) == (path not in there)
+        assert store.get("tile").train_images == 2
+        assert not [file for file in (root / "tile").rglob(".*.png.*")], "a staged file was left"
+    assert len(seen) > 30
+    assert set(seen) == {-1, 0, 1, 2}
+    assert seen == sorted(seen), "what was acknowledged is kept"
+
+
+def test_a_line_that_was_cut_off(store: DatasetStore, root: Path, draw: Draw) -> None:
+    store.create("tile", "")
+    store.add("tile", "train/good/0.png", draw(0))
+    index = root / "tile" / "index.jsonl"
+    whole = len(index.read_bytes())
+    store.add("tile", "train/good/1.png", draw(1))
+    lines = index.read_bytes()
+    for end in range(whole, len(lines), 9):
+        index.write_bytes(lines[:end])
+        reopened = DatasetStore(root, ImageLimits())
+        assert paths_of(reopened) == {"train/good/0.png"}
+        assert reopened.add("tile", "train/good/1.png", draw(1))
+        assert index.read_bytes() == lines
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty line", "garbage", "zeros", "outside"])
+def test_a_damaged_index_is_made_anew(store: DatasetStore, root: Path, draw: Draw, damage: str) -> None:
+    store.create("tile", "")
+    for path, number in (("train/good/0.png", 0), ("test/crack/0.png", 1), ("ground_truth/crack/0.png", 2)):
+        store.add("tile", path, draw(number))
+    before = store.get("tile")
+    index = root / "tile" / "index.jsonl"
+    lines = index.read_bytes().splitlines(keepends=True)
+    match damage:
+        case "missing":
+            index.unlink()
+        case "empty line":
+            index.write_bytes(lines[0] + b"\n" + lines[2])
+        case "garbage":
+            index.write_bytes(lines[0] + lines[1][20:] + lines[2])
+        case "zeros":
+            index.write_bytes(lines[0] + b"\0" * len(lines[1]) + b"\n")
+        case "outside":
+            index.write_bytes(lines[0].replace(b"train/good/0.png", b"../../good/0.png") + lines[1])
+    (root / "tile" / "train" / "good" / "notes.txt").write_text("not ours")
+    reopened = DatasetStore(root, ImageLimits())
+    assert reopened.get("tile") == before
+    assert store.get("tile") == before  # one that had it open
+    assert store.add("tile", "train/good/1.png", draw(3))
+    assert paths_of(reopened) == {"train/good/0.png", "train/good/1.png", "test/crack/0.png"}
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_nothing_half_made(
+    store: DatasetStore, root: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch, failing: str, code: int
+) -> None:
+    store.create("tile", "")
+    store.add("tile", "train/good/0.png", draw(0))
+    real = getattr(os, failing)
+    failures = 0
+    for nth in range(1, 20):
+        calls = 0
+
+        def full(*args: object, nth: int = nth) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == nth:
+                raise OSError(code, os.strerror(code))
+            return real(*args)
+
+        path = f"test/crack/{nth}.png"
+        with monkeypatch.context() as patched:
+            patched.setattr(os, failing, full)
+            try:
+                store.add("tile", path, draw(nth))
+            except DiskFull as error:
+                failures += 1
+                assert "BLEMISH_STORE" in str(error)
+            else:
+                assert calls < nth
+                break
+        for reader in (store, DatasetStore(root, ImageLimits())):
+            assert files_of(root / "tile") == paths_of(reader)
+        assert not [file for file in (root / "tile").rglob(".*.png.*")]
+        store.add("tile", path, draw(nth))
+    else:
+        raise AssertionError("it never succeeded")
+    assert failures == {"fsync": 4, "replace": 1}[failing] or failures > 1
+
+
+def test_a_full_disk_leaves_no_dataset(
+    store: DatasetStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(DiskFull):
+            store.create("tile", "")
+    assert not list(root.iterdir())
+    store.create("tile", "")
+
+
+def test_threads_and_stores_write_at_once(root: Path, draw: Draw) -> None:
+    stores = [DatasetStore(root, ImageLimits()) for _ in range(2)]
+    stores[0].create("tile", "")
+    images = [draw(number) for number in range(60)]
+
+    def upload(number: int) -> bool:
+        return stores[number % 2].add("tile", f"train/good/{number}.png", images[number])
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(upload, range(60)))
+    for store in (*stores, DatasetStore(root, ImageLimits())):
+        assert store.get("tile").train_images == 60
+    assert len((root / "tile" / "index.jsonl").read_bytes().splitlines()) == 60
+
+
+def test_of_two_contents_under_one_path_one_is_kept(root: Path, draw: Draw) -> None:
+    stores = [DatasetStore(root, ImageLimits()) for _ in range(2)]
+    stores[0].create("tile", "")
+    images = [draw(number) for number in range(4)]
+    for turn in range(15):
+        path = f"train/good/{turn}.png"
+
+        def upload(number: int, path: str = path) -> int | None:
+            try:
+                assert stores[number % 2].add("tile", path, images[number])
+            except AlreadyExists:
+                return None
+            return number
+
+        with ThreadPoolExecutor(4) as pool:
+            kept = [number for number in pool.map(upload, range(4)) if number is not None]
+        assert len(kept) == 1
+        assert stores[1].read_path("tile", path) == images[kept[0]]
+
+
+def test_processes_write_at_once(root: Path, tmp_path: Path, draw: Draw) -> None:
+    DatasetStore(root, ImageLimits()).create("tile", "")
+    (tmp_path / "image.png").write_bytes(draw())
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from blemish_core.datasets import DatasetStore\n"
+        "from blemish_core.images import ImageLimits\n"
+        "store = DatasetStore(Path(sys.argv[1]), ImageLimits())\n"
+        "for i in range(25):\n"
+        "    store.add('tile', f'train/good/{sys.argv[3]}-{i}.png', Path(sys.argv[2]).read_bytes())\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, root, tmp_path / "image.png", str(number)])
+        for number in range(3)
+    ]
+    assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
+    assert DatasetStore(root, ImageLimits()).get("tile").train_images == 75

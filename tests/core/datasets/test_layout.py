@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blemish_core.datasets.layout import EXTENSIONS, PARTS, Slot
+from blemish_core.errors import InvalidRequest
+
+_PIECES = st.sampled_from(
+    [
+        *PARTS,
+        "good",
+        "crack",
+        "..",
+        ".",
+        "",
+        "~",
+        "000.png",
+        "a" * 64,
+        "\0",
+        "\\",
+        "..\\x.png",
+        "C:",
+        ".a.png",
+    ]
+) | st.text(max_size=12)
+_PATHS = st.text() | st.lists(_PIECES, max_size=5).map("/".join)
+_CLASSES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", fullmatch=True)
+_NAMES = st.builds(
+    str.__add__,
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}", fullmatch=True),
+    st.sampled_from(EXTENSIONS),
+)
+
+
+@given(_PATHS)
+def test_no_accepted_path_leaves_the_root(path: str) -> None:
+    try:
+        slot = Slot.parse(path)
+    except InvalidRequest as error:
+        assert str(error).isprintable()
+        return
+    root = Path("/store/dataset")
+    resolved = (root / path).resolve()
+    assert resolved.is_relative_to(root)
+    assert resolved == root / slot.part / slot.class_name / slot.name
+    assert str(slot) == path
+    assert not slot.name.startswith(".")
+
+
+@given(_CLASSES, _NAMES)
+def test_what_is_in_the_layout_is_accepted(class_name: str, name: str) -> None:
+    for path in (f"train/good/{name}", f"test/{class_name}/{name}"):
+        assert str(Slot.parse(path)) == path
+    if class_name != "good":
+        assert Slot.parse(f"ground_truth/{class_name}/{name}").part == "ground_truth"
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("", "train/good/NAME"),
+        ("000.png", "train/good/NAME"),
+        ("/train/good/000.png", "train/good/NAME"),
+        ("train/good/../../x.png", "train/good/NAME"),
+        ("train/good/sub/000.png", "train/good/NAME"),
+        ("valid/good/000.png", "train/good/NAME"),
+        ("Train/good/000.png", "train/good/NAME"),
+        ("train\\good\\000.png", "train/good/NAME"),
+        ("train/crack/000.png", "good images alone"),
+        ("ground_truth/good/000_mask.png", "no ground truth"),
+        ("test/../000.png", "cannot be a class"),
+        ("test/two words/000.png", "cannot be a class"),
+        ("test/-r/000.png", "cannot be a class"),
+        (f"test/{'a' * 64}/000.png", "1 to 63"),
+        ("test/crack/.png", "cannot be a file name"),
+        ("test/crack/000\0.png", "cannot be a file name"),
+        ("test/crack/000.png\n", "cannot be a file name"),
+        ("test/crack/a b.png", "cannot be a file name"),
+        (f"test/crack/{'a' * 125}.png", "1 to 128"),
+        ("test/crack/000.gif", "must end in .png"),
+        ("test/crack/png", "must end in .png"),
+    ],
+)
+def test_what_is_refused_is_told_why(path: str, reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=reason) as refusal:
+        Slot.parse(path)
+    assert refusal.value.field == "path"
+
+
+def test_upper_case_extensions_and_classes_are_kept() -> None:
+    slot = Slot.parse("test/Bent-Lead_2/IMG.0001.PNG")
+    assert (slot.class_name, slot.name) == ("Bent-Lead_2", "IMG.0001.PNG")
+
+
+def test_an_image_knows_its_masks_and_a_mask_its_images() -> None:
+    image, mask = Slot.parse("test/crack/003.jpg"), Slot.parse("ground_truth/crack/003_mask.png")
+    bare = Slot.parse("ground_truth/crack/003.png")
+    assert image.partners == [mask.key, bare.key]
+    assert image.key in mask.partners and image.key in bare.partners
+    assert Slot.parse("test/good/003.png").partners == []
+    assert Slot.parse("train/good/003.png").partners == []

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from blemish_core.datasets import DatasetStore
+from blemish_core.errors import AlreadyExists, Corrupt, InvalidImage, InvalidRequest, NotFound
+from blemish_core.images import ImageLimits
+
+Draw = Callable[..., bytes]
+
+
+class TestDatasets:
+    def test_a_new_one_is_empty(self, store: DatasetStore) -> None:
+        made = store.create("tile", "tile")
+        assert (made.id, made.category, made.train_images, made.test_images) == ("tile", "tile", 0, {})
+        assert (made.masks, made.size_bytes) == (0, 0)
+        assert made.snapshot == hashlib.sha256().hexdigest()
+        assert abs(datetime.now(UTC) - made.create_time) < timedelta(minutes=1)
+        assert store.get("tile") == made
+
+    def test_without_a_category_it_takes_its_id(self, store: DatasetStore) -> None:
+        assert store.create("tile-2", "").category == "tile-2"
+
+    def test_an_id_is_taken_once(self, store: DatasetStore, draw: Draw) -> None:
+        store.create("tile", "tile")
+        store.add("tile", "train/good/0.png", draw())
+        before = store.get("tile")
+        with pytest.raises(AlreadyExists, match="another id"):
+            store.create("tile", "leather")
+        assert store.get("tile") == before
+
+    @pytest.mark.parametrize("dataset_id", ["", "..", "a/b", "Tile", ".tile", "a" * 64, "tile\0"])
+    def test_malformed_ids(self, store: DatasetStore, dataset_id: str) -> None:
+        with pytest.raises(InvalidRequest):
+            store.create(dataset_id, "tile")
+        with pytest.raises(InvalidRequest):
+            store.get(dataset_id)
+        with pytest.raises(InvalidRequest):
+            store.create("tile", dataset_id or "..")
+
+    def test_what_is_not_there(self, store: DatasetStore, draw: Draw) -> None:
+        for call in (
+            lambda: store.get("tile"),
+            lambda: store.images("tile"),
+            lambda: store.add("tile", "train/good/0.png", draw()),
+            lambda: store.read_path("tile", "train/good/0.png"),
+        ):
+            with pytest.raises(NotFound, match="datasets/tile"):
+                call()
+
+    def test_a_list_goes_by_id_in_pages(self, store: DatasetStore, root: Path) -> None:
+        assert store.list() == []
+        for dataset_id in ("b", "a-1", "c", "a"):
+            store.create(dataset_id, "")
+        (root / ".half-made.123").mkdir()
+        (root / "no-card").mkdir()
+        assert [dataset.id for dataset in store.list()] == ["a", "a-1", "b", "c"]
+        assert [dataset.id for dataset in store.list(limit=2)] == ["a", "a-1"]
+        assert [dataset.id for dataset in store.list(after="a-1", limit=9)] == ["b", "c"]
+
+    def test_a_damaged_card_is_named(self, store: DatasetStore, root: Path) -> None:
+        store.create("tile", "")
+        (root / "tile" / "dataset.json").write_text("{")
+        with pytest.raises(Corrupt, match=r"dataset\.json is damaged"):
+            store.get("tile")
+
+    def test_one_that_was_removed_and_made_again(self, store: DatasetStore, root: Path, draw: Draw) -> None:
+        store.create("tile", "")
+        store.add("tile", "train/good/0.png", draw())
+        (root / "tile").rename(root.parent / "gone")
+        with pytest.raises(NotFound):
+            store.get("tile")
+        assert store.create("tile", "leather").train_images == 0
+
+
+class TestImages:
+    @pytest.fixture(autouse=True)
+    def tile(self, store: DatasetStore) -> None:
+        store.create("tile", "ceramic")
+
+    def test_they_are_counted_and_come_back(self, store: DatasetStore, draw: Draw) -> None:
+        contents = {
+            "train/good/000.png": draw(0),
+            "train/good/001.png": draw(1),
+            "test/good/000.png": draw(2),
+            "test/crack/000.png": draw(3, 32),
+            "test/Oil_2/000.PNG": draw(4),
+            "ground_truth/crack/000_mask.png": draw(5, 32),
+        }
+        for path, data in contents.items():
+            assert store.add("tile", path, data)
+        dataset = store.get("tile")
+        assert dataset.train_images == 2
+        assert dataset.test_images == {"Oil_2": 1, "crack": 1, "good": 1}
+        assert dataset.masks == 1
+        assert dataset.size_bytes == sum(map(len, contents.values()))
+        images = store.images("tile")
+        assert [image.path for image in images] == sorted(p for p in contents if p[0] == "t")
+        assert {image.path for image in store.images("tile", "train")} == {
+            p for p in contents if "train" in p
+        }
+        assert {image.path for image in store.images("tile", "test")} == {
+            p for p in contents if "test" in p
+        }
+        for image in images:
+            assert store.read(image) == contents[image.path]
+            assert store.read_path("tile", image.path) == contents[image.path]
+            assert image.sha256 == hashlib.sha256(contents[image.path]).hexdigest()
+        crack = images[1]
+        assert (crack.dataset, crack.category, crack.split) == ("tile", "ceramic", "test")
+        assert (crack.class_name, crack.width, crack.height) == ("crack", 32, 32)
+
+    def test_again_with_the_same_content(self, store: DatasetStore, draw: Draw) -> None:
+        assert store.add("tile", "train/good/0.png", draw())
+        before = store.get("tile")
+        assert not store.add("tile", "train/good/0.png", draw())
+        assert store.get("tile") == before
+
+    def test_again_with_other_content(self, store: DatasetStore, draw: Draw) -> None:
+        store.add("tile", "train/good/0.png", draw(1))
+        with pytest.raises(AlreadyExists, match=r"train/good/0\.png .*another name"):
+            store.add("tile", "train/good/0.png", draw(2))
+        assert store.read_path("tile", "train/good/0.png") == draw(1)
+
+    def test_the_announced_hash(self, store: DatasetStore, draw: Draw) -> None:
+        assert store.add("tile", "train/good/0.png", draw(1), hashlib.sha256(draw(1)).digest())
+        for wrong in (hashlib.sha256(draw(1)).digest(), b"short"):
+            with pytest.raises(InvalidRequest, match="sha256") as refusal:
+                store.add("tile", "train/good/1.png", draw(2), wrong)
+            assert refusal.value.field == "sha256"
+        assert store.get("tile").train_images == 1
+
+    @pytest.mark.parametrize(
+        "path", ["../x.png", "train/good/../../../x.png", "/etc/x.png", "dataset.json"]
+    )
+    def test_paths_outside_the_layout(self, store: DatasetStore, root: Path, draw: Draw, path: str) -> None:
+        before = sorted(root.rglob("*"))
+        with pytest.raises(InvalidRequest):
+            store.add("tile", path, draw())
+        with pytest.raises(InvalidRequest):
+            store.read_path("tile", path)
+        assert sorted(root.rglob("*")) == before
+
+    def test_what_is_no_image_is_refused_by_name(self, store: DatasetStore, root: Path, draw: Draw) -> None:
+        for path in ("train/good/0.png", "ground_truth/crack/0.png"):
+            for data in (b"", b"hello", draw()[:-20]):
+                with pytest.raises(InvalidImage, match=path):
+                    store.add("tile", path, data)
+        assert not list((root / "tile").rglob("*.png"))
+
+    def test_the_stores_limits_hold(self, root: Path, draw: Draw) -> None:
+        small = DatasetStore(root, ImageLimits(max_side=20))
+        with pytest.raises(InvalidImage, match="at most 20"):
+            small.add("tile", "train/good/0.png", draw())
+
+    def test_masks_are_found_under_both_names(self, store: DatasetStore, draw: Draw) -> None:
+        for name in ("a", "b", "c"):
+            store.add("tile", f"test/crack/{name}.png", draw(ord(name)))
+        store.add("tile", "test/good/a.png", draw(9))
+        store.add("tile", "ground_truth/crack/a_mask.png", draw(1))
+        store.add("tile", "ground_truth/crack/a.png", draw(2))
+        store.add("tile", "ground_truth/crack/b.TIF", draw(3))
+        store.add("tile", "ground_truth/oil/c.png", draw(4))
+        masks = {image.path: store.mask_of(image) for image in store.images("tile")}
+        assert masks == {
+            "test/crack/a.png": draw(1),
+            "test/crack/b.png": draw(3),
+            "test/crack/c.png": None,
+            "test/good/a.png": None,
+        }
+
+    def test_a_mask_has_the_size_of_its_image(self, store: DatasetStore, draw: Draw) -> None:
+        store.add("tile", "test/crack/0.png", draw(0, 24))
+        with pytest.raises(InvalidRequest, match=r"32 x 32 px, but test/crack/0\.png is 24 x 24"):
+            store.add("tile", "ground_truth/crack/0_mask.png", draw(1, 32))
+        store.add("tile", "ground_truth/crack/1.png", draw(1, 32))
+        with pytest.raises(InvalidRequest, match="one size"):
+            store.add("tile", "test/crack/1.png", draw(1, 24))
+        assert store.get("tile").masks == 1
+
+    def test_bytes_that_changed_on_the_disk(self, store: DatasetStore, root: Path, draw: Draw) -> None:
+        store.add("tile", "train/good/0.png", draw(1))
+        (image,) = store.images("tile")
+        file = root / "tile" / image.path
+        file.write_bytes(draw(2))
+        with pytest.raises(Corrupt, match="not what was stored"):
+            store.read(image)
+        file.unlink()
+        with pytest.raises(Corrupt, match="gone"):
+            store.read(image)
+
+
+class TestSnapshot:
+    def test_the_order_of_upload_does_not_matter(self, store: DatasetStore, draw: Draw) -> None:
+        paths = [f"train/good/{i}.png" for i in range(4)] + ["test/crack/0.png", "ground_truth/crack/0.png"]
+        for dataset_id, order in (("a", paths), ("b", paths[::-1]), ("c", paths[3:] + paths[:3])):
+            store.create(dataset_id, "")
+            for path in order:
+                store.add(dataset_id, path, draw(paths.index(path)))
+        assert len({store.get(dataset_id).snapshot for dataset_id in "abc"}) == 1
+
+    def test_path_and_content_matter(self, store: DatasetStore, draw: Draw) -> None:
+        uploads = [
+            ("train/good/0.png", 0),
+            ("train/good/1.png", 0),
+            ("test/good/0.png", 0),
+            ("train/good/0.png", 1),
+        ]
+        snapshots = set()
+        for number, (path, image) in enumerate(uploads):
+            store.create(f"d{number}", "")
+            store.add(f"d{number}", path, draw(image))
+            snapshots.add(store.get(f"d{number}").snapshot)
+        assert len(snapshots) == len(uploads)
