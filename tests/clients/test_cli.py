@@ -260,16 +260,23 @@ def test_usage(run: Run) -> None:
 def test_up_hands_over(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
     monkeypatch.setattr("os.execv", lambda _, command: calls.append(command))
-    monkeypatch.setattr(up, "_NEEDED", ("json",))
+    monkeypatch.setattr(up, "_LOCAL", ("json",))
+    monkeypatch.setattr(up, "_CORE", ("json",))
     CliRunner().invoke(app, ["up", "--data", "d", "--help"], catch_exceptions=False)
-    assert calls == [[sys.executable, "-m", "blemish_local", "up", "--data", "d", "--help"]]
+    CliRunner().invoke(app, ["weights", "import", "resnet18", "f", "--store", "s"], catch_exceptions=False)
+    assert calls == [
+        [sys.executable, "-P", "-m", "blemish_local", "up", "--data", "d", "--help"],
+        [sys.executable, "-P", "-m", "blemish_core.weights", "import", "resnet18", "f", "--store", "s"],
+    ]
 
 
 def test_up_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(up, "_NEEDED", ("no_such_module",))
-    result = CliRunner().invoke(app, ["up"])
-    assert result.exit_code == 2
-    assert "pip install 'blemish[local]'" in result.stderr
+    monkeypatch.setattr(up, "_LOCAL", ("no_such_module",))
+    monkeypatch.setattr(up, "_CORE", ("no_such_module",))
+    for command, extra in (("up", "local"), ("weights", "worker")):
+        result = CliRunner().invoke(app, [command])
+        assert result.exit_code == 2
+        assert f"pip install 'blemish[{extra}]'" in result.stderr
 
 
 def test_the_command_line_names_its_own_extra(

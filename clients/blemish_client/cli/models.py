@@ -97,7 +97,7 @@ def _show_card(session: Session, version: ModelVersion) -> None:
         ("seed", str(version.seed)),
         ("category", version.category),
         ("dataset", f"{short(version.dataset)}, snapshot {version.dataset_snapshot[:12]}"),
-        ("learned from", f"{split.learned} images; {split.held_out} by {split.method}"),
+        ("learned from", f"{split.learned} images; calibrated on {split.held_out}, {split.method}"),
         ("threshold", number(calibration.threshold)),
         ("false rejects asked for", share(calibration.target_false_reject_rate)),
         (

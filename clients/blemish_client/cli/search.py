@@ -49,7 +49,9 @@ def search(
         )
         hits = []
         if as_json and found.query is not None:
-            emit({"query": plain(found.query)})
+            told = plain(found.query)
+            told.pop("embedding", None)
+            emit({"query": told})
         for hit in found:
             hits.append(hit)
             if as_json:

@@ -39,6 +39,7 @@ class Index:
         self._writing = RLock()  # flock knows descriptors, not threads: this one makes it reentrant
         self._depth = 0
         self._swept = False
+        self._safe_folders: set[Path] = set()  # would outlast a power cut
         self._forget()
 
     def entries(self) -> list[Entry]:
@@ -115,11 +116,12 @@ class Index:
 
     def _store(self, entry: Entry, data: bytes) -> None:
         file = self._folder / entry.path
-        if not file.parent.is_dir():
-            file.parent.mkdir(parents=True)
-            sync(file.parent.parent)
-            sync(self._folder)
         try:
+            if file.parent not in self._safe_folders:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                sync(file.parent.parent)
+                sync(self._folder)
+                self._safe_folders.add(file.parent)
             write_durably(file, data)
         except OSError:
             _discard(file)

@@ -6,7 +6,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -208,10 +208,11 @@ class DatasetStore:
 
     def _make_sure(self, dataset_id: str, category: str) -> None:
         """Have the dataset there, with this category."""
-        with suppress(AlreadyExists):
+        try:
+            there = self._card(dataset_id).category
+        except NotFound:
             self.create(dataset_id, category)
             return
-        there = self._card(dataset_id).category
         if category not in ("", there):
             raise AlreadyExists(
                 f"{dataset_name(dataset_id)} is there with the category {there}, not {category}: "

@@ -67,7 +67,7 @@ def test_dying_anywhere_leaves_an_image_there_or_not(tmp_path: Path, draw: Draw)
     for number in (0, 1):
         (tmp_path / f"{number}.png").write_bytes(draw(number))
     stores = tmp_path / "stores"
-    command = [sys.executable, "-c", DYING, stores, tmp_path / "0.png", tmp_path / "1.png"]
+    command = [sys.executable, "-c", DYING, *map(str, (stores, tmp_path / "0.png", tmp_path / "1.png"))]
     subprocess.run(command, check=True, timeout=60)
     seen = []
     for root in sorted(stores.iterdir()):
@@ -87,7 +87,7 @@ def test_dying_anywhere_leaves_an_image_there_or_not(tmp_path: Path, draw: Draw)
             path = f"train/good/{number}.png"
             assert store.add("tile", path, draw(number)) == (path not in there)
         assert store.get("tile").train_images == 2
-        assert not [file for file in (root / "tile").rglob(".*.png.*")], "a staged file was left"
+        assert not list((root / "tile").rglob(".*.png.*")), "a staged file was left"
     assert len(seen) > 30
     assert set(seen) == {-1, 0, 1, 2}
     assert seen == sorted(seen), "what was acknowledged is kept"
@@ -106,6 +106,26 @@ def test_a_line_that_was_cut_off(store: DatasetStore, root: Path, draw: Draw) ->
         assert paths_of(reopened) == {"train/good/0.png"}
         assert reopened.add("tile", "train/good/1.png", draw(1))
         assert index.read_bytes() == lines
+
+
+def test_a_long_line_that_was_cut_off(store: DatasetStore, root: Path, draw: Draw) -> None:
+    store.create("tile", "")
+    index = root / "tile" / "index.jsonl"
+    index.write_bytes(b'{"path":"train/good/' + b"a" * 999)
+    store.add("tile", "train/good/0.png", draw(0))
+    assert len(index.read_bytes()) < 999
+    assert paths_of(DatasetStore(root, ImageLimits())) == {"train/good/0.png"}
+
+
+def test_an_index_that_another_process_has_made_anew(store: DatasetStore, root: Path, draw: Draw) -> None:
+    store.create("tile", "")
+    for number in (0, 1):
+        store.add("tile", f"train/good/{number}.png", draw(number))
+    (root / "tile" / "index.jsonl").unlink()
+    (root / "tile" / "train" / "good" / "0.png").unlink()
+    other = DatasetStore(root, ImageLimits())
+    other.add("tile", f"train/good/{'long' * 20}.png", draw(2))
+    assert paths_of(store) == paths_of(other) == {"train/good/1.png", f"train/good/{'long' * 20}.png"}
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty line", "garbage", "zeros", "outside"])
@@ -158,7 +178,7 @@ def test_a_full_disk_leaves_nothing_half_made(
         with monkeypatch.context() as patched:
             patched.setattr(os, failing, full)
             try:
-                store.add("tile", path, draw(nth))
+                DatasetStore(root, ImageLimits()).add("tile", path, draw(nth))
             except DiskFull as error:
                 failures += 1
                 assert "BLEMISH_STORE" in str(error)
@@ -167,11 +187,12 @@ def test_a_full_disk_leaves_nothing_half_made(
                 break
         for reader in (store, DatasetStore(root, ImageLimits())):
             assert files_of(root / "tile") == paths_of(reader)
-        assert not [file for file in (root / "tile").rglob(".*.png.*")]
+        assert not list((root / "tile").rglob(".*.png.*"))
         store.add("tile", path, draw(nth))
     else:
         raise AssertionError("it never succeeded")
-    assert failures == {"fsync": 4, "replace": 1}[failing] or failures > 1
+    # fsync: two folders above, the staged file, its folder, the index.
+    assert failures == {"fsync": 5, "replace": 1}[failing]
 
 
 def test_a_full_disk_leaves_no_dataset(

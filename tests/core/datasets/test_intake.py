@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from blemish_core.datasets import DatasetStore
+from blemish_core.errors import AlreadyExists, DiskFull, InvalidRequest, NotFound
+from blemish_core.images import ImageLimits
+
+Draw = Callable[..., bytes]
+
+
+def write(folder: Path, contents: dict[str, bytes]) -> Path:
+    for path, data in contents.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    return folder
+
+
+@pytest.fixture
+def allowed(tmp_path: Path) -> Path:
+    return tmp_path / "allowed"
+
+
+@pytest.fixture
+def tile(allowed: Path, draw: Draw) -> Path:
+    """A small dataset below the allowed root."""
+    contents = {f"train/good/{i:03d}.png": draw(i) for i in range(5)}
+    contents |= {
+        "test/good/000.png": draw(10),
+        "test/crack/000.png": draw(11),
+        "test/crack/001.png": draw(12),
+    }
+    contents |= {"ground_truth/crack/000_mask.png": draw(13), "ground_truth/crack/001.png": draw(14)}
+    return write(allowed / "tile", contents)
+
+
+class TestWhatComesIn:
+    def test_a_whole_dataset(self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw) -> None:
+        told: list[tuple[int, int]] = []
+        done = store.import_folder("t", "tile", tile, [allowed], lambda n, of: told.append((n, of)))
+        assert (done.stored, done.unchanged, done.skipped_count, done.skipped) == (10, 0, 0, ())
+        assert done.dataset == store.get("t")
+        assert (done.dataset.category, done.dataset.train_images, done.dataset.masks) == ("tile", 5, 2)
+        assert done.dataset.test_images == {"crack": 2, "good": 1}
+        assert told == [(n, 10) for n in range(1, 11)]
+        assert store.mask_of(store.images("t", "test")[0]) == draw(13)
+        assert store.mask_of(store.images("t", "test")[1]) == draw(14)
+
+    def test_the_same_as_by_upload(self, store: DatasetStore, allowed: Path, tile: Path) -> None:
+        done = store.import_folder("t", "", tile, [allowed])
+        store.create("u", "")
+        for file in tile.rglob("*.png"):
+            store.add("u", file.relative_to(tile).as_posix(), file.read_bytes())
+        assert store.get("u").snapshot == done.dataset.snapshot
+
+    def test_again_and_with_more(self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw) -> None:
+        first = store.import_folder("t", "", tile, [allowed])
+        again = store.import_folder("t", "", tile, [allowed])
+        assert (again.stored, again.unchanged, again.dataset) == (0, 10, first.dataset)
+        write(tile, {"train/good/005.png": draw(20)})
+        more = store.import_folder("t", "", tile, [allowed])
+        assert (more.stored, more.unchanged) == (1, 10)
+
+    def test_more_than_a_batch(self, store: DatasetStore, allowed: Path, draw: Draw) -> None:
+        folder = write(allowed / "many", {f"train/good/{i}.png": draw(i) for i in range(70)})
+        assert store.import_folder("many", "", folder, [allowed]).dataset.train_images == 70
+        assert DatasetStore(store._root, ImageLimits()).get("many").train_images == 70
+
+    def test_into_a_dataset_that_is_there(
+        self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
+    ) -> None:
+        store.create("t", "ceramic")
+        store.add("t", "train/good/upload.png", draw(99))
+        with pytest.raises(AlreadyExists, match="category ceramic, not tile"):
+            store.import_folder("t", "tile", tile, [allowed])
+        assert store.get("t").train_images == 1
+        assert store.import_folder("t", "ceramic", tile, [allowed]).dataset.train_images == 6
+
+    def test_other_content_under_a_path(
+        self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
+    ) -> None:
+        store.create("t", "tile")
+        store.add("t", "train/good/002.png", draw(99))
+        with pytest.raises(AlreadyExists, match=r"train/good/002\.png"):
+            store.import_folder("t", "tile", tile, [allowed])
+        assert store.read_path("t", "train/good/002.png") == draw(99)
+
+    def test_a_link_below_the_roots_and_a_root_that_is_a_link(
+        self, store: DatasetStore, allowed: Path, tile: Path, tmp_path: Path
+    ) -> None:
+        (allowed / "alias").symlink_to(tile)
+        assert store.import_folder("a", "", allowed / "alias", [allowed]).stored == 10
+        (tmp_path / "root-alias").symlink_to(allowed)
+        assert store.import_folder("b", "", tile, [tmp_path / "root-alias"]).stored == 10
+        assert store.import_folder("c", "", tmp_path / "root-alias" / "tile", [allowed]).stored == 10
+
+    def test_a_full_disk(
+        self, store: DatasetStore, allowed: Path, tile: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.create("t", "")
+        real, left = os.replace, 4
+
+        def full(*args: str) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise OSError(errno.ENOSPC, "no space")
+            real(*args)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", full)
+            with pytest.raises(DiskFull):
+                store.import_folder("t", "", tile, [allowed])
+        assert store.get("t").train_images == 4
+        again = store.import_folder("t", "", tile, [allowed])
+        assert (again.stored, again.unchanged) == (6, 4)
+
+
+class TestWhatIsSkipped:
+    def skipped(self, store: DatasetStore, allowed: Path, folder: Path) -> dict[str, str]:
+        done = store.import_folder("t", "", folder, [allowed])
+        assert done.stored == 10
+        assert done.skipped_count == len(done.skipped)
+        return dict(done.skipped)
+
+    def test_what_is_no_image(self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw) -> None:
+        write(
+            tile,
+            {
+                "train/good/empty.png": b"",
+                "train/good/text.png": b"hello",
+                "train/good/half.png": draw(50)[:-30],
+                "train/good/notes.txt": b"hello",
+                "test/crack/sub/000.png": draw(51),
+                "test/stray.png": draw(52),
+                "test/two words/000.png": draw(53),
+                "train/bad/000.png": draw(54),
+                "ground_truth/good/000.png": draw(55),
+                "ground_truth/crack/002.png": b"GIF89a",
+            },
+        )
+        skipped = self.skipped(store, allowed, tile)
+        expected = {
+            "train/good/empty.png": "empty",
+            "train/good/text.png": "not a JPEG",
+            "train/good/half.png": "cannot be decoded",
+            "train/good/notes.txt": "must end in",
+            "test/crack/sub/000.png": "test/CLASS/NAME",
+            "test/stray.png": "test/CLASS/NAME",
+            "test/two words/000.png": "cannot be a class",
+            "train/bad/000.png": "good images alone",
+            "ground_truth/good/000.png": "no ground truth",
+            "ground_truth/crack/002.png": "not a JPEG",
+        }
+        assert skipped.keys() == expected.keys()
+        for path, reason in expected.items():
+            assert reason in skipped[path]
+
+    def test_a_mask_of_another_size(
+        self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
+    ) -> None:
+        write(tile, {"test/oil/000.png": draw(60, 24)})
+        write(tile, {"ground_truth/oil/000_mask.png": draw(61, 32)})
+        done = store.import_folder("t", "", tile, [allowed])
+        assert done.stored == 11
+        assert [path for path, _ in done.skipped] == ["ground_truth/oil/000_mask.png"]
+        assert "one size" in done.skipped[0][1]
+
+    def test_hidden_files_and_what_lies_beside(
+        self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
+    ) -> None:
+        write(
+            tile,
+            {
+                "license.txt": b"free",
+                "train/good/.DS_Store": b"x",
+                "train/good/._000.png": b"x",
+                "train/.cache/good/000.png": draw(70),
+                ".git/config": b"x",
+                "valid/good/000.png": draw(71),
+            },
+        )
+        assert self.skipped(store, allowed, tile) == {}
+
+    def test_links(
+        self, store: DatasetStore, allowed: Path, tile: Path, tmp_path: Path, draw: Draw
+    ) -> None:
+        secret = write(tmp_path / "secret", {"0.png": draw(80), "good/0.png": draw(81)})
+        sibling = write(allowed / "leather", {"train/good/0.png": draw(82)})
+        good = tile / "train" / "good"
+        (good / "out.png").symlink_to(secret / "0.png")
+        (good / "sibling.png").symlink_to(sibling / "train" / "good" / "0.png")
+        (good / "dangling.png").symlink_to(tmp_path / "nothing")
+        (good / "broken.png").symlink_to(good / "nothing")
+        (good / "circle.png").symlink_to(good / "circle.png")
+        (tile / "test" / "folder").symlink_to(secret)
+        (tile / "test" / "inside").symlink_to(tile / "test" / "crack")
+        skipped = self.skipped(store, allowed, tile)
+        assert "leads out" in skipped.pop("train/good/out.png")
+        assert "leads out" in skipped.pop("train/good/sibling.png")
+        assert "cannot be read" in skipped.pop("train/good/circle.png")
+        assert "leads out" in skipped.pop("train/good/dangling.png")  # as if its target existed
+        assert "cannot be read" in skipped.pop("train/good/broken.png")
+        assert "leads out" in skipped.pop("test/folder")
+        assert "link to a folder" in skipped.pop("test/inside")
+        assert not skipped
+        (good / "again.png").symlink_to(good / "000.png")
+        assert store.import_folder("t", "", tile, [allowed]).stored == 1
+
+    def test_a_whole_part_behind_a_link(
+        self, store: DatasetStore, allowed: Path, tmp_path: Path, draw: Draw
+    ) -> None:
+        secret = write(tmp_path / "secret", {"good/0.png": draw()})
+        (allowed / "tile").mkdir(parents=True)
+        (allowed / "tile" / "train").symlink_to(secret)
+        done = store.import_folder("t", "", allowed / "tile", [allowed])
+        assert (done.stored, done.skipped_count) == (0, 1)
+        assert "leads out" in done.skipped[0][1]
+
+    def test_what_would_block_or_not_fit(
+        self, store: DatasetStore, root: Path, allowed: Path, tile: Path
+    ) -> None:
+        os.mkfifo(tile / "train" / "good" / "pipe.png")
+        with (tile / "train" / "good" / "huge.png").open("wb") as huge:
+            huge.truncate(40 << 20)
+        skipped = self.skipped(store, allowed, tile)
+        assert "regular" in skipped.pop("train/good/pipe.png")
+        assert "BLEMISH_MAX_IMAGE_BYTES" in skipped.pop("train/good/huge.png")
+        assert not skipped
+
+    def test_names_that_are_no_text(
+        self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
+    ) -> None:
+        (Path(os.fsdecode(os.fsencode(tile) + b"/train/good/\xff\xfe.png"))).write_bytes(draw())
+        ((path, reason),) = self.skipped(store, allowed, tile).items()
+        assert "file name" in reason
+        assert (path + reason).encode()
+
+    def test_only_the_first_hundred_are_named(self, store: DatasetStore, allowed: Path, tile: Path) -> None:
+        write(tile, {f"train/good/{i:03d}.txt": b"x" for i in range(120)})
+        done = store.import_folder("t", "", tile, [allowed])
+        assert (done.stored, done.skipped_count, len(done.skipped)) == (10, 120, 100)
+
+
+class TestWhatIsRefused:
+    def test_without_roots(self, store: DatasetStore, tile: Path) -> None:
+        with pytest.raises(InvalidRequest, match="BLEMISH_IMPORT_ROOTS"):
+            store.import_folder("t", "", tile, [])
+
+    def test_outside_nothing_is_revealed(
+        self, store: DatasetStore, allowed: Path, tile: Path, tmp_path: Path, draw: Draw
+    ) -> None:
+        secret = write(tmp_path / "secret", {"train/good/0.png": draw()})
+        (allowed / "way-out").symlink_to(secret)
+        (allowed / "circle").symlink_to(allowed / "circle")
+        (tmp_path / "allowed-too").mkdir()
+        reasons = set()
+        for folder in (
+            secret,
+            tmp_path / "not-there",
+            secret / "train" / "good" / "0.png",
+            tmp_path / "allowed-too",
+            allowed / ".." / "secret",
+            allowed / "way-out",
+            allowed / "way-out" / "not-there",
+            Path("allowed/tile"),
+            Path(),
+            Path(f"{allowed}/\0"),
+            Path("/"),
+        ):
+            with pytest.raises(InvalidRequest, match=f"BLEMISH_IMPORT_ROOTS: {allowed}") as refusal:
+                store.import_folder("t", "", folder, [allowed])
+            reasons.add(str(refusal.value).partition(" is not ")[2])
+        assert len(reasons) == 1
+        with pytest.raises((InvalidRequest, NotFound)):
+            store.import_folder("t", "", allowed / "circle", [allowed])
+        assert not store.list()
+
+    def test_what_is_not_there(self, store: DatasetStore, allowed: Path, tile: Path) -> None:
+        with pytest.raises(NotFound, match="no folder"):
+            store.import_folder("t", "", allowed / "grid", [allowed])
+        with pytest.raises(InvalidRequest, match="is a file"):
+            store.import_folder("t", "", tile / "train" / "good" / "000.png", [allowed])
+        assert not store.list()
+
+    def test_a_folder_of_datasets(self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw) -> None:
+        write(allowed, {"leather/train/good/0.png": draw(), "notes/read.me": b"x", "license.txt": b"x"})
+        write(allowed.parent, {"secret/train/good/0.png": draw()})
+        (allowed / "secret").symlink_to(allowed.parent / "secret")
+        with pytest.raises(InvalidRequest, match=r"choose one of: leather, tile$"):
+            store.import_folder("t", "", allowed, [allowed])
+
+    def test_a_folder_of_something_else(self, store: DatasetStore, allowed: Path, draw: Draw) -> None:
+        for number, path in enumerate(("0.png", "good/0.png", "train/0.png", "train/bad/0.png")):
+            folder = write(allowed / str(number), {path: draw()})
+            with pytest.raises(InvalidRequest, match="needs train/good/ or test/CLASS/"):
+                store.import_folder("t", "", folder, [allowed])
+        assert not store.list()
+
+    def test_malformed_names(self, store: DatasetStore, allowed: Path, tile: Path) -> None:
+        for dataset_id, category in (("..", ""), ("T", ""), ("t", "Two Words")):
+            with pytest.raises(InvalidRequest):
+                store.import_folder(dataset_id, category, tile, [allowed])
+        assert not store.list()

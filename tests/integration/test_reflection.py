@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What grpcurl does: learn the contract from the running server, then call it without stubs."""
+
+import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+SERVICES = {
+    f"blemish.v1.{name}Service" for name in ("Inspection", "Search", "Dataset", "Job", "Model", "Server")
+}
+
+
+def test_the_contract_can_be_learned_and_called(stack_address: str, tile_model: str) -> None:
+    with grpc.insecure_channel(stack_address) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert SERVICES < set(database.get_services())
+        pool = DescriptorPool(database)
+        method = pool.FindServiceByName("blemish.v1.ModelService").FindMethodByName("GetModel")
+        request = ParseDict({"name": "models/tile@production"}, GetMessageClass(method.input_type)())
+        call = channel.unary_unary(
+            "/blemish.v1.ModelService/GetModel",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
+        assert MessageToDict(call(request, timeout=10))["version"]["name"] == tile_model
+
+
+def test_every_service_has_its_health(stack_address: str) -> None:
+    with grpc.insecure_channel(stack_address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for service in ("", *SERVICES):
+            status = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status
+            assert status == health_pb2.HealthCheckResponse.SERVING, service
