@@ -74,9 +74,9 @@ def test_the_stack_is_stopped_after_sigterm(tmp_path: Path) -> None:
 
 def test_a_stack_that_does_not_come_up(tmp_path: Path) -> None:
     dies = [sys.executable, "-c", "import sys; sys.exit('the port is taken')"]
-    with pytest.raises(Failure, match="ended with code 1:\n  the port is taken"):
-        with running(tmp_path / "data", tmp_path, dies):
-            pytest.fail("it never was up")
+    why = pytest.raises(Failure, match="ended with code 1:\n  the port is taken")
+    with why, running(tmp_path / "data", tmp_path, dies):
+        pytest.fail("it never was up")
 
 
 def test_a_stack_that_dies_later_is_noticed(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ def hot_spot(side: int = 64) -> NDArray[np.float32]:
 
 
 def redness(picture: Image.Image) -> NDArray[np.int64]:
-    pixels = np.asarray(picture.convert("RGB")).astype(np.int64)
-    return pixels[..., 0] - pixels[..., 1:].max(axis=-1)
+    red, *others = (np.asarray(band, dtype=np.int64) for band in picture.convert("RGB").split())
+    return red - np.maximum(*others)
 
 
 def test_heatmap_is_reddest_where_it_is_hot() -> None:
@@ -95,10 +95,8 @@ def test_values() -> None:
 def test_decoded(mode: str) -> None:
     buffer = io.BytesIO()
     Image.new(mode, (5, 4)).save(buffer, "TIFF")
-    assert (pictures.decoded(buffer.getvalue()).mode, pictures.decoded(buffer.getvalue()).size) == (
-        "RGB",
-        (5, 4),
-    )
+    image = pictures.decoded(buffer.getvalue())
+    assert (image.mode, image.size) == ("RGB", (5, 4))
 
 
 def test_sixteen_bits_are_scaled() -> None:

@@ -12,7 +12,7 @@ from blemish_client.cli.failures import BAD_INPUT, INTERNAL, Failure
 from blemish_client.upload import SUFFIXES
 
 SYNTHETIC = ("tile", "leather", "grid")
-_GENERATOR = (sys.executable, "-m", "blemish_core.surfaces")
+_GENERATOR = (sys.executable, "-P", "-m", "blemish_core.surfaces")
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ anew from the files, keeping what can still be read.
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock, RLock
 from typing import BinaryIO
+from uuid import uuid4
 
 from pydantic import ValidationError
 
@@ -26,6 +28,10 @@ from blemish_core.images import ImageLimits, check, read_mask
 
 INDEX = "index.jsonl"
 LOCK = ".lock"
+
+# The first line tells an index from one made anew, which inode numbers do not: they are given again.
+_HEAD = re.compile(rb'\{"index":"[0-9a-f]{32}"\}\n')
+_HEAD_BYTES = 45
 
 
 class Index:
@@ -179,13 +185,13 @@ class Index:
                 if self._read_on():  # another one has repaired it meanwhile
                     return
                 found = self._derived()
-            write_durably(self._path, _lines(found))
+            write_durably(self._path, new_index() + _lines(found))
             with self._reading:
                 self._forget()
                 self._read_on()
 
     def _forget(self) -> None:
-        self._file_id: tuple[int, int] | None = None
+        self._head = b""
         self._offset = 0
         self._entries: dict[str, Entry] = {}
         self._by_key: dict[Key, str] = {}
@@ -199,11 +205,12 @@ class Index:
             return False
 
     def _read_from(self, file: BinaryIO) -> bool:
-        status = os.fstat(file.fileno())
-        file_id = (status.st_dev, status.st_ino)
-        if file_id != self._file_id or status.st_size < self._offset:
+        head = file.readline(_HEAD_BYTES)
+        if not _HEAD.fullmatch(head):
+            return False
+        if head != self._head:
             self._forget()
-            self._file_id = file_id
+            self._head, self._offset = head, len(head)
         file.seek(self._offset)
         whole = file.read().rpartition(b"\n")[0]
         if not whole:
@@ -232,6 +239,11 @@ class Index:
                     known = self._entries.get(path)
                     found.append(known or described(Slot.parse(path), file.read_bytes(), self._limits))
         return found
+
+
+def new_index() -> bytes:
+    """What an index without images holds."""
+    return b'{"index":"%s"}\n' % uuid4().hex.encode()
 
 
 def described(slot: Slot, data: bytes, limits: ImageLimits) -> Entry:

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from blemish_core.datasets.index import INDEX, LOCK, Index, described
+from blemish_core.datasets.index import INDEX, LOCK, Index, described, new_index
 from blemish_core.datasets.intake import Import, Source
 from blemish_core.datasets.layout import Slot
 from blemish_core.datasets.records import Card, Dataset, DatasetImage, Entry, Split, summary
@@ -61,7 +61,7 @@ class DatasetStore:
             staged.mkdir()
             try:
                 (staged / LOCK).touch()
-                write_durably(staged / INDEX, b"")
+                write_durably(staged / INDEX, new_index())
                 write_durably(staged / _CARD, card.model_dump_json(indent=2).encode())
                 staged.rename(folder)
             except OSError as error:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,7 +112,7 @@ def test_a_line_that_was_cut_off(store: DatasetStore, root: Path, draw: Draw) ->
 def test_a_long_line_that_was_cut_off(store: DatasetStore, root: Path, draw: Draw) -> None:
     store.create("tile", "")
     index = root / "tile" / "index.jsonl"
-    index.write_bytes(b'{"path":"train/good/' + b"a" * 999)
+    index.write_bytes(index.read_bytes() + b'{"path":"train/good/' + b"a" * 999)
     store.add("tile", "train/good/0.png", draw(0))
     assert len(index.read_bytes()) < 999
     assert paths_of(DatasetStore(root, ImageLimits())) == {"train/good/0.png"}
@@ -121,32 +122,41 @@ def test_an_index_that_another_process_has_made_anew(store: DatasetStore, root: 
     store.create("tile", "")
     for number in (0, 1):
         store.add("tile", f"train/good/{number}.png", draw(number))
-    (root / "tile" / "index.jsonl").unlink()
+    index = root / "tile" / "index.jsonl"
+    before = index.read_bytes()
+    index.unlink()
     (root / "tile" / "train" / "good" / "0.png").unlink()
     other = DatasetStore(root, ImageLimits())
-    other.add("tile", f"train/good/{'long' * 20}.png", draw(2))
-    assert paths_of(store) == paths_of(other) == {"train/good/1.png", f"train/good/{'long' * 20}.png"}
+    other.add("tile", "train/good/2.png", draw(2))
+    assert len(index.read_bytes()) == len(before), "the size must not tell them apart"
+    assert paths_of(store) == paths_of(other) == {"train/good/1.png", "train/good/2.png"}
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty line", "garbage", "zeros", "outside"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "empty", "head", "empty line", "garbage", "zeros", "outside"]
+)
 def test_a_damaged_index_is_made_anew(store: DatasetStore, root: Path, draw: Draw, damage: str) -> None:
     store.create("tile", "")
     for path, number in (("train/good/0.png", 0), ("test/crack/0.png", 1), ("ground_truth/crack/0.png", 2)):
         store.add("tile", path, draw(number))
     before = store.get("tile")
     index = root / "tile" / "index.jsonl"
-    lines = index.read_bytes().splitlines(keepends=True)
+    head, *lines = index.read_bytes().splitlines(keepends=True)
     match damage:
         case "missing":
             index.unlink()
         case "empty line":
-            index.write_bytes(lines[0] + b"\n" + lines[2])
+            index.write_bytes(head + lines[0] + b"\n" + lines[2])
+        case "head":
+            index.write_bytes(b"".join(lines))
+        case "empty":
+            index.write_bytes(b"")
         case "garbage":
-            index.write_bytes(lines[0] + lines[1][20:] + lines[2])
+            index.write_bytes(head + lines[0] + lines[1][20:] + lines[2])
         case "zeros":
-            index.write_bytes(lines[0] + b"\0" * len(lines[1]) + b"\n")
+            index.write_bytes(head + lines[0] + b"\0" * len(lines[1]) + b"\n")
         case "outside":
-            index.write_bytes(lines[0].replace(b"train/good/0.png", b"../../good/0.png") + lines[1])
+            index.write_bytes(head + lines[0].replace(b"train/good/0.png", b"../../good/0.png") + lines[1])
     (root / "tile" / "train" / "good" / "notes.txt").write_text("not ours")
     reopened = DatasetStore(root, ImageLimits())
     assert reopened.get("tile") == before
@@ -195,6 +205,25 @@ def test_a_full_disk_leaves_nothing_half_made(
     assert failures == {"fsync": 5, "replace": 1}[failing]
 
 
+def test_an_index_that_cannot_grow(
+    store: DatasetStore, root: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.create("tile", "")
+    real = Path.open
+
+    def full(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if mode == "r+b":
+            raise OSError(errno.ENOSPC, "no space")
+        return real(path, mode, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", full)
+        with pytest.raises(DiskFull):
+            store.add("tile", "train/good/0.png", draw(0))
+    assert files_of(root / "tile") == paths_of(store) == set()
+    assert store.add("tile", "train/good/0.png", draw(0))
+
+
 def test_a_full_disk_leaves_no_dataset(
     store: DatasetStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,7 +250,7 @@ def test_threads_and_stores_write_at_once(root: Path, draw: Draw) -> None:
         assert all(pool.map(upload, range(60)))
     for store in (*stores, DatasetStore(root, ImageLimits())):
         assert store.get("tile").train_images == 60
-    assert len((root / "tile" / "index.jsonl").read_bytes().splitlines()) == 60
+    assert len((root / "tile" / "index.jsonl").read_bytes().splitlines()) == 61
 
 
 def test_of_two_contents_under_one_path_one_is_kept(root: Path, draw: Draw) -> None:
