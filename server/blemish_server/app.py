@@ -130,7 +130,7 @@ def build(settings: ServerSettings) -> App:
     )
     inspection_pb2_grpc.add_InspectionServiceServicer_to_server(InspectionServicer(inspector), server)
     search_pb2_grpc.add_SearchServiceServicer_to_server(
-        SearchServicer(inspector, store, index, datasets), server
+        SearchServicer(inspector, store, index, datasets, limits), server
     )
     dataset_pb2_grpc.add_DatasetServiceServicer_to_server(
         DatasetServicer(datasets, settings.import_roots, limits.max_bytes), server

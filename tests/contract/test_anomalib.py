@@ -20,8 +20,8 @@ def test_scores_and_maps_are_those_of_anomalib(neighbors: int) -> None:
     settings = PatchCoreSettings(input_size=128, neighbors=neighbors)
     detector = PatchCore(settings, Backbone.named(settings.backbone))
     with torch.inference_mode():
-        patches, _ = detector._features(torch.randn(4, 3, 128, 128).unbind())
-        detector._remember(patches.flatten(0, 1)[::7])
+        patches, _ = detector.features(torch.randn(4, 3, 128, 128).unbind())
+        detector.remember(patches.flatten(0, 1)[::7])
         batch = torch.randn(3, 3, 128, 128)
         theirs = detector._model(batch)
     ours = detector.inspect(batch.unbind())

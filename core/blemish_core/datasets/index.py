@@ -18,6 +18,7 @@ from threading import Lock, RLock
 from typing import BinaryIO
 from uuid import uuid4
 
+import structlog
 from pydantic import ValidationError
 
 from blemish_core.datasets.layout import PARTS, Key, Slot
@@ -32,6 +33,9 @@ LOCK = ".lock"
 # The first line tells an index from one made anew, which inode numbers do not: they are given again.
 _HEAD = re.compile(rb'\{"index":"[0-9a-f]{32}"\}\n')
 _HEAD_BYTES = 45
+
+
+log = structlog.get_logger(__name__)
 
 
 class Index:
@@ -186,6 +190,7 @@ class Index:
                     return
                 found = self._derived()
             write_durably(self._path, new_index() + _lines(found))
+            log.warning("made a lost or damaged index anew", index=str(self._path), images=len(found))
             with self._reading:
                 self._forget()
                 self._read_on()

@@ -228,7 +228,7 @@ class DatasetStore:
             return Card.model_validate_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFound(
-                f"there is no {dataset_name(dataset_id)}; `blemish datasets` lists those that are there"
+                f"there is no {dataset_name(dataset_id)}; `blemish dataset list` lists those that are there"
             ) from error
         except ValidationError as error:
             raise Corrupt(f"{path} is damaged: restore it from a backup, or remove the dataset") from error

@@ -3,8 +3,9 @@
 
 from blemish_core.calibration import checked_false_reject_rate
 from blemish_core.datasets import DatasetStore
-from blemish_core.detectors import patchcore
 from blemish_core.detectors.backbone import Backbone
+from blemish_core.detectors.patchcore import PatchCoreSettings
+from blemish_core.detectors.patchcore_training import MIN_IMAGES
 from blemish_core.errors import NotPossibleYet
 from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, Spec, TrainSpec
 from blemish_core.models import ModelStore
@@ -22,14 +23,14 @@ def checked(spec: Spec, datasets: DatasetStore, models: ModelStore) -> Spec:
     dataset = datasets.get(spec.dataset)
     match spec:
         case TrainSpec():
-            settings = patchcore.PatchCoreSettings(**spec.patchcore.model_dump(exclude_none=True))
+            settings = PatchCoreSettings(**spec.patchcore.model_dump(exclude_none=True))
             Backbone.named(settings.backbone)
             checked_id(spec.model_id, "model_id")
             checked_false_reject_rate(spec.target_false_reject_rate)
-            if dataset.train_images < patchcore.MIN_IMAGES:
+            if dataset.train_images < MIN_IMAGES:
                 raise NotPossibleYet(
                     f"{dataset_name(spec.dataset)} has {dataset.train_images} images in train/good, but "
-                    f"PatchCore learns from at least {patchcore.MIN_IMAGES}; upload more"
+                    f"PatchCore learns from at least {MIN_IMAGES}; upload more"
                 )
             return spec
         case EmbedSpec() | EvaluateSpec():

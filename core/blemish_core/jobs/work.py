@@ -15,8 +15,9 @@ from blemish_core import bundle, metrics
 from blemish_core.bundle import Manifest
 from blemish_core.calibration import Calibration
 from blemish_core.datasets import DatasetImage, DatasetStore
-from blemish_core.detectors import patchcore
+from blemish_core.detectors import patchcore_training
 from blemish_core.detectors.detector import Detector, Image, Outcome, Progress
+from blemish_core.detectors.patchcore import PatchCoreSettings
 from blemish_core.errors import BlemishError, NotPossibleYet, Unavailable
 from blemish_core.images import ImageLimits, decode, read_mask
 from blemish_core.index import Item, SearchIndex, item_id
@@ -55,10 +56,10 @@ def train(
     place: Workplace, spec: TrainSpec, job: str, progress: Progress, warn: Callable[[str], None]
 ) -> Result:
     """Train a detector, calibrate and measure it, publish it as a version of its model."""
-    settings = patchcore.PatchCoreSettings(**spec.patchcore.model_dump(exclude_none=True))
+    settings = PatchCoreSettings(**spec.patchcore.model_dump(exclude_none=True))
     dataset = place.datasets.get(spec.dataset)
     images = place.datasets.images(spec.dataset, "train")
-    training = patchcore.train(
+    training = patchcore_training.train(
         settings,
         [partial(_read, place, image) for image in images],
         weights=place.weights,
@@ -219,7 +220,7 @@ def _mask(place: Workplace, image: DatasetImage, side: int) -> NDArray[np.bool_]
     data = place.datasets.mask_of(image)
     if data is None:
         return None
-    mask = PillowImage.fromarray(read_mask(data))
+    mask = PillowImage.fromarray(read_mask(data, place.limits))
     return np.asarray(mask.resize((side, side), PillowImage.Resampling.NEAREST), dtype=np.bool_)
 
 

@@ -268,7 +268,9 @@ Global___PatchCore: _TypeAlias = PatchCore  # noqa: Y015
 
 @_typing.final
 class Embed(_message.Message):
-    """Scores the images of a dataset and writes their embeddings to the model version's index."""
+    """Scores the test images of a dataset and writes their embeddings to the model version's index. Training
+    images are left out: a model scores what it learned from too well.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

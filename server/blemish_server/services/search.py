@@ -15,7 +15,7 @@ from blemish.v1.inspection_pb2 import Outputs
 from blemish.v1.search_pb2_grpc import SearchServiceServicer
 from blemish_core.datasets import DatasetStore
 from blemish_core.errors import BlemishError, InvalidRequest
-from blemish_core.images import thumbnail
+from blemish_core.images import ImageLimits, thumbnail
 from blemish_core.index import Filter, Item, SearchIndex, Similar
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef, dataset_id, item_id
@@ -27,12 +27,18 @@ _LIMIT, _MOST = 10, 1000
 
 class SearchServicer(SearchServiceServicer):
     def __init__(
-        self, inspector: Inspector, models: ModelStore, index: SearchIndex, datasets: DatasetStore
+        self,
+        inspector: Inspector,
+        models: ModelStore,
+        index: SearchIndex,
+        datasets: DatasetStore,
+        limits: ImageLimits,
     ) -> None:
         self._inspector = inspector
         self._models = models
         self._index = index
         self._datasets = datasets
+        self._limits = limits
 
     async def Search(  # noqa: N802
         self, request: pb.SearchRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -69,7 +75,7 @@ class SearchServicer(SearchServiceServicer):
 
     def _thumbnail(self, item: Item) -> bytes:
         try:
-            return thumbnail(self._datasets.read_path(item.dataset, item.path))
+            return thumbnail(self._datasets.read_path(item.dataset, item.path), limits=self._limits)
         except BlemishError:
             return b""  # the image is gone or was replaced; the hit is still one
 

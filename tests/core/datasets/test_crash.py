@@ -132,9 +132,7 @@ def test_an_index_that_another_process_has_made_anew(store: DatasetStore, root: 
     assert paths_of(store) == paths_of(other) == {"train/good/1.png", "train/good/2.png"}
 
 
-@pytest.mark.parametrize(
-    "damage", ["missing", "empty", "head", "empty line", "garbage", "zeros", "outside"]
-)
+@pytest.mark.parametrize("damage", ["missing", "empty", "head", "gap", "garbage", "zeros", "outside"])
 def test_a_damaged_index_is_made_anew(store: DatasetStore, root: Path, draw: Draw, damage: str) -> None:
     store.create("tile", "")
     for path, number in (("train/good/0.png", 0), ("test/crack/0.png", 1), ("ground_truth/crack/0.png", 2)):
@@ -145,7 +143,7 @@ def test_a_damaged_index_is_made_anew(store: DatasetStore, root: Path, draw: Dra
     match damage:
         case "missing":
             index.unlink()
-        case "empty line":
+        case "gap":
             index.write_bytes(head + lines[0] + b"\n" + lines[2])
         case "head":
             index.write_bytes(b"".join(lines))

@@ -2,7 +2,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blemish_core.datasets.layout import EXTENSIONS, PARTS, Slot
@@ -35,6 +35,7 @@ _NAMES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(_PATHS)
 def test_no_accepted_path_leaves_the_root(path: str) -> None:
     try:
@@ -50,6 +51,7 @@ def test_no_accepted_path_leaves_the_root(path: str) -> None:
     assert not slot.name.startswith(".")
 
 
+@settings(deadline=None)
 @given(_CLASSES, _NAMES)
 def test_what_is_in_the_layout_is_accepted(class_name: str, name: str) -> None:
     for path in (f"train/good/{name}", f"test/{class_name}/{name}"):

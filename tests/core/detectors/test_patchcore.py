@@ -8,7 +8,8 @@ import pytest
 
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.detector import Image, Progress, Training, silent
-from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings, train
+from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
+from blemish_core.detectors.patchcore_training import train
 from blemish_core.errors import InvalidRequest, JobCancelled, NotPossibleYet, TooLarge
 
 SMALL = PatchCoreSettings(input_size=64, coreset_ratio=0.25)
