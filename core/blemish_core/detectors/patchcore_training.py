@@ -70,8 +70,10 @@ def train(
         progress("calibration", 0, len(held_out), "images")
         outcomes = _held_outcomes(detector, features[held_out], grid)
         progress("calibration", len(held_out), len(held_out), "images")
+    scores = tuple(outcome.score for outcome in outcomes)
+    detector.measure_scores(scores)
     held = Held(
-        tuple(outcome.score for outcome in outcomes),
+        scores,
         tuple(float(outcome.anomaly_map.max()) for outcome in outcomes),
     )
     return Training(detector, held, len(learned), method)

@@ -58,6 +58,17 @@ def test_a_defect_scores_higher_and_where_it_is(training: Training) -> None:
     assert np.linalg.norm(bad.embedding) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_defect_is_more_like_a_defect_and_good_like_good(training: Training) -> None:
+    detector = training.detector
+    images = [stripes(seed, defect=seed % 2 == 1) for seed in range(200, 212)]
+    vectors = np.stack(
+        [outcome.embedding for outcome in detector.inspect(list(map(detector.prepare, images)))]
+    )
+    similar = vectors @ vectors.T
+    np.fill_diagonal(similar, -1)
+    assert all((nearest - own) % 2 == 0 for own, nearest in enumerate(similar.argmax(1)))
+
+
 def test_many_images_hold_some_out(training: Training) -> None:
     assert training.method == "held out"
     assert len(training.held.scores) == 8  # 19 are wanted for 5 %, a third is the most
