@@ -8,6 +8,8 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+import timm
+import torch
 
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL
 from blemish.v1.job_pb2 import (
@@ -21,6 +23,7 @@ from blemish.v1.job_pb2 import (
 )
 from blemish_client import Client
 from blemish_client.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from blemish_core.weights import main
 
 
 def image(surfaces: Path, path: str) -> bytes:
@@ -224,3 +227,17 @@ def test_the_bundle_holds_no_pickle(stack_data: Path, tile_model: str) -> None:
     assert {file.name for file in folder.iterdir()} == {"manifest.json", "weights.safetensors"}
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["split"] == {"learned": 16, "held_out": 8, "method": "held out"}
+
+
+def test_another_backbone_is_brought_and_trained_on(
+    client: Client, stack_data: Path, surfaces: Path, tile_model: str, tmp_path: Path
+) -> None:
+    torch.save(timm.create_model("resnet34", pretrained=False).state_dict(), tmp_path / "resnet34.pth")
+    store = ["--store", str(stack_data / "store")]
+    assert main(["import", "resnet34", str(tmp_path / "resnet34.pth"), *store]) == 0
+    settings = PatchCore(backbone="resnet34", input_size=64, coreset_ratio=0.02, neighbors=3)
+    job = client.wait(client.train("tile", model_id="resnet", detector=settings))
+    assert job.error == ""
+    card = client.model("resnet")
+    assert (card.settings["backbone"], card.settings["neighbors"]) == ("resnet34", "3")
+    assert client.score(image(surfaces, "test/good/000.png"), "resnet").score > 0
