@@ -24,6 +24,7 @@ from blemish_core.names import ModelRef
 
 _TIMEOUT_S = 10
 _PAGE = 64
+_NAMED = 20  # values listed in a refusal
 _INDEXED = {
     "dataset": qm.PayloadSchemaType.KEYWORD,
     "category": qm.PayloadSchemaType.KEYWORD,
@@ -150,9 +151,11 @@ class SearchIndex:
         A stored item is not among its own hits.
 
         Raises:
-            NotFound: if the version has no index, or there is no such item.
+            NotFound: if the version has no index, there is no such item, or nothing in the index has a
+                value that the filter names.
             Unavailable: if Qdrant does not answer.
         """
+        self._check_known(version, where)
         vector: list[float] | str = str(query) if isinstance(query, UUID) else query.tolist()
         if isinstance(query, UUID):
             self.item(version, query)
@@ -170,6 +173,20 @@ class SearchIndex:
                 yield Similar(_item(point.id, point.payload or {}), point.score)
             if len(page) < _PAGE:
                 return
+
+    def _check_known(self, version: ModelRef, where: Filter) -> None:
+        """Raise NotFound for a value that no item has: silence would look like "nothing is similar"."""
+        for field, values in _wanted(where).items():
+            for value in values:
+                with _translated(), _no_index(version):
+                    only = qm.Filter(must=[_any_of(field, [value])])
+                    if self._client.count(_alias(version), count_filter=only, exact=True).count:
+                        continue
+                    known = self._client.facet(_alias(version), field, limit=_NAMED).hits
+                raise NotFound(
+                    f"no image in the index of {version} has {field} {value!r}; there are: "
+                    + ", ".join(sorted(str(hit.value) for hit in known))
+                )
 
     def item(self, version: ModelRef, id: UUID) -> Item:
         """Read one item.
@@ -202,17 +219,18 @@ def _item(id: object, payload: dict[str, object]) -> Item:
 
 
 def _filter(where: Filter) -> qm.Filter | None:
-    wanted = {
-        "dataset": where.datasets,
-        "category": where.categories,
-        "class_name": where.classes,
-    }
-    must: list[qm.Condition] = [
-        qm.FieldCondition(key=field, match=qm.MatchAny(any=list(values)))
-        for field, values in wanted.items()
-        if values
-    ]
+    must: list[qm.Condition] = [_any_of(field, values) for field, values in _wanted(where).items()]
     return qm.Filter(must=must) if must else None
+
+
+def _any_of(field: str, values: Sequence[str]) -> qm.FieldCondition:
+    return qm.FieldCondition(key=field, match=qm.MatchAny(any=list(values)))
+
+
+def _wanted(where: Filter) -> dict[str, Sequence[str]]:
+    """The fields that ``where`` restricts, and to what."""
+    fields = {"dataset": where.datasets, "category": where.categories, "class_name": where.classes}
+    return {field: values for field, values in fields.items() if values}
 
 
 @contextmanager

@@ -84,7 +84,12 @@ def test_search_filters(client: Client, surfaces: Path, tile_model: str) -> None
     query = image(surfaces, "test/good/000.png")
     cracks = list(client.search(query, "tile", limit=50, classes=["crack", "rough"]))
     assert {hit.class_name for hit in cracks} == {"crack", "rough"}
-    assert list(client.search(query, "tile", categories=["leather"])) == []
+    with pytest.raises(NotFound, match="has category 'leather'; there are: tile"):
+        list(client.search(query, "tile", categories=["leather"]))
+    with pytest.raises(
+        NotFound, match="has class_name 'dent'; there are: crack, glue_strip, good, oil, rough"
+    ):
+        list(client.search(query, "tile", classes=["crack", "dent"]))
     assert len(list(client.search(query, "tile", limit=100, datasets=["tile"], categories=["tile"]))) == 14
 
 

@@ -51,7 +51,8 @@ class SearchServiceServicer:
         is its inspection, then come the hits; with a stored item there are hits alone, itself left out.
 
         INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name.
-        NOT_FOUND: no such model, no such item, or the model version has no index yet.
+        NOT_FOUND: no such model, no such item, the model version has no index yet, or nothing in it has a
+        dataset, category or class that the filter names.
         RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
         UNAVAILABLE: Qdrant does not answer; hits already sent stay valid.
         """

@@ -38,7 +38,8 @@ class SearchServiceStub:
     is its inspection, then come the hits; with a stored item there are hits alone, itself left out.
 
     INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name.
-    NOT_FOUND: no such model, no such item, or the model version has no index yet.
+    NOT_FOUND: no such model, no such item, the model version has no index yet, or nothing in it has a
+    dataset, category or class that the filter names.
     RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
     UNAVAILABLE: Qdrant does not answer; hits already sent stay valid.
     """
@@ -53,7 +54,8 @@ class SearchServiceAsyncStub(SearchServiceStub):
     is its inspection, then come the hits; with a stored item there are hits alone, itself left out.
 
     INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name.
-    NOT_FOUND: no such model, no such item, or the model version has no index yet.
+    NOT_FOUND: no such model, no such item, the model version has no index yet, or nothing in it has a
+    dataset, category or class that the filter names.
     RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
     UNAVAILABLE: Qdrant does not answer; hits already sent stay valid.
     """
@@ -71,7 +73,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         is its inspection, then come the hits; with a stored item there are hits alone, itself left out.
 
         INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name.
-        NOT_FOUND: no such model, no such item, or the model version has no index yet.
+        NOT_FOUND: no such model, no such item, the model version has no index yet, or nothing in it has a
+        dataset, category or class that the filter names.
         RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
         UNAVAILABLE: Qdrant does not answer; hits already sent stay valid.
         """
