@@ -67,9 +67,12 @@ def train(
         needed = max(ceil(_HELD_OUT * len(images)), images_needed(target_false_reject_rate))
         held_out, learned = np.split(order, [min(needed, len(images) // 3)])
         _learn(detector, features[learned], random, progress)
-        progress("calibration", 0, len(held_out), "images")
-        outcomes = _held_outcomes(detector, features[held_out], grid)
-        progress("calibration", len(held_out), len(held_out), "images")
+        outcomes = _held_outcomes(
+            detector,
+            features[held_out],
+            grid,
+            lambda done: progress("calibration", done, len(held_out), "images"),
+        )
     scores = tuple(outcome.score for outcome in outcomes)
     detector.measure_scores(scores)
     held = Held(
@@ -97,15 +100,19 @@ def _cross_calibrated(
 ) -> list[Outcome]:
     """Score features (N, P, D) of each image by a bank of images other than it."""
     outcomes: list[Outcome] = []
-    for fold in np.array_split(order, min(len(order), _FOLDS)):
+
+    def score(fold: NDArray[np.int64], before: int) -> list[Outcome]:
+        def told(done: int) -> None:
+            progress("calibration", before + done, len(order), "images")
+
         others = features[np.setdiff1d(order, fold)]
+        # Picks are not counted here, but a cancellation is heard.
+        bank = _coreset(others, _bank_size(detector, others), random, lambda _: told(0))
+        detector.remember(bank)
+        return _held_outcomes(detector, features[fold], grid, told)
 
-        def told(_: int, scored: int = len(outcomes)) -> None:
-            progress("calibration", scored, len(order), "images")
-
-        detector.remember(_coreset(others, _bank_size(detector, others), random, told))
-        outcomes += _held_outcomes(detector, features[fold], grid)
-        progress("calibration", len(outcomes), len(order), "images")
+    for fold in np.array_split(order, min(len(order), _FOLDS)):
+        outcomes += score(fold, len(outcomes))
     return outcomes
 
 
@@ -148,12 +155,15 @@ def _coreset(
         return patches[greedy_coreset(patches, keep, first, on_picks=on_picks)]
 
 
-def _held_outcomes(detector: PatchCore, features: Tensor, grid: tuple[int, int]) -> list[Outcome]:
+def _held_outcomes(
+    detector: PatchCore, features: Tensor, grid: tuple[int, int], on_images: Callable[[int], None]
+) -> list[Outcome]:
     """Score features (N, P, D) that the detector has not learned; their spread becomes its unit."""
-    detector.measure_spread(features)
+    detector.measure_spread(features[:_BATCH])  # thousands of patches are enough
+    outcomes: list[Outcome] = []
     with torch.inference_mode():
-        return [
-            outcome
-            for start in range(0, len(features), _BATCH)
-            for outcome in detector.outcomes(features[start : start + _BATCH], grid)
-        ]
+        for start in range(0, len(features), _BATCH):
+            on_images(start)
+            outcomes += detector.outcomes(features[start : start + _BATCH], grid)
+    on_images(len(outcomes))
+    return outcomes
