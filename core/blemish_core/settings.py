@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What server and worker are both told by the environment."""
 
+import sys
 from pathlib import Path
+from typing import Self, TypeVar
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from blemish_core.images import ImageLimits
@@ -52,6 +54,11 @@ class StackSettings(BaseSettings):
     def _absolute(cls, store: Path) -> Path:
         return store.resolve()
 
+    @model_validator(mode="after")
+    def _limits_fit(self) -> Self:
+        _ = self.image_limits  # refuses more than its decoder can
+        return self
+
     @property
     def image_limits(self) -> ImageLimits:
         return ImageLimits(max_pixels=self.max_image_pixels, max_bytes=self.max_image_bytes)
@@ -67,6 +74,23 @@ class StackSettings(BaseSettings):
     @property
     def weights(self) -> Path:
         return self.store / "weights"
+
+
+Settings = TypeVar("Settings", bound=StackSettings)
+
+
+def read(kind: type[Settings], process: str) -> Settings:
+    """Read a process's settings from the environment, or end it with code 2 and a line for each fault."""
+    try:
+        return kind()
+    except ValidationError as error:
+        for fault in error.errors():
+            name = "_".join(str(part) for part in fault["loc"]).upper()
+            if name.lower() in kind.model_fields:
+                name = f"BLEMISH_{name}"
+            given = f" (it is {fault['input']!r})" if name else ""
+            print(f"{process}: {name or 'settings'}: {fault['msg']}{given}", file=sys.stderr)
+        sys.exit(2)
 
 
 def chosen_device(device: str) -> str:

@@ -4,19 +4,17 @@
 import asyncio
 import sys
 
-from pydantic import ValidationError
-
 
 def main() -> None:
     from blemish_core import logs
-    from blemish_server.app import PortTaken, serve
+    from blemish_core.settings import read
     from blemish_server.settings import ServerSettings
 
-    try:
-        settings = ServerSettings()
-    except ValidationError as error:
-        sys.exit(f"blemish-server: {error}")
+    settings = read(ServerSettings, "blemish-server")
     logs.configure()
+    # Only now: this loads torch, and a wrong setting should not have to wait for it.
+    from blemish_server.app import PortTaken, serve
+
     try:
         asyncio.run(serve(settings))
     except PortTaken as error:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from blemish_core.settings import read
 from blemish_server.settings import ServerSettings
 
 
@@ -21,3 +22,31 @@ def test_redis_and_qdrant_go_by_their_usual_names(monkeypatch: pytest.MonkeyPatc
     assert settings.redis_url == "redis://:secret@redis:6379/1"
     assert (settings.qdrant_url, settings.qdrant_grpc_port) == ("http://qdrant:6333", 7000)
     assert "secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        (
+            "BLEMISH_MAX_QUEUED",
+            "0",
+            "BLEMISH_MAX_QUEUED: Input should be greater than or equal to 1 (it is '0')",
+        ),
+        ("QDRANT_GRPC_PORT", "x", "QDRANT_GRPC_PORT: Input should be a valid integer"),
+        ("BLEMISH_MAX_IMAGE_PIXELS", "999999999", "lower BLEMISH_MAX_IMAGE_PIXELS"),
+    ],
+)
+def test_a_wrong_setting_is_a_line_and_not_a_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    value: str,
+    told: str,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as ended:
+        read(ServerSettings, "blemish-server")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.startswith("blemish-server: ")

@@ -31,6 +31,6 @@ def info(ctx: typer.Context, as_json: Json = False) -> None:
     )
     rows.add_row("queue", f"{limits.max_queued} images a model")
     for needed in told.dependencies:
-        answer = "answers" if needed.available else f"[red]does not answer[/red]: {needed.detail}"
+        answer = "answers" if needed.available else f"[red]away[/red]: {needed.detail}"
         rows.add_row(needed.name, answer)
     session.out.print(rows)

@@ -5,13 +5,13 @@ Normality is a memory bank of patch features; a patch is as anomalous as it is f
 as anomalous as its farthest patch, weighed by how dense the bank is there.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,6 +20,11 @@ from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.detector import Image, Outcome
 from blemish_core.errors import InvalidRequest
 from blemish_core.preprocessing import Preprocessing
+
+with warnings.catch_warnings():
+    # anomalib 2.7 imports timm's and its own former paths.
+    warnings.simplefilter("ignore", FutureWarning)
+    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
 NAME = "patchcore"
 # Of the score in an embedding, beside pooled features of length 1: raised the precision at 5 for good and
