@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each kind of job does."""
 
+import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -269,4 +270,6 @@ def reason(error: Exception) -> str | None:
         return f"the GPU's memory is exhausted; take a smaller input_size: {error}"
     if isinstance(error, MemoryError):
         return "memory is exhausted; take a smaller input_size or coreset_ratio, or fewer images"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the store's disk is full; make room and ask again"
     return None
