@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from blemish_local.address import Address, AddressUnusable, settle
@@ -61,10 +61,23 @@ async def _supervise(
         # nohup asks for the hang-up to be ignored, and gets it.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             loop.add_signal_handler(number, supervisor.ask_to_stop)
+    if settings.stop_with_stdin:
+        _at_end_of_stdin(loop, supervisor.ask_to_stop)
     try:
         return STOPPED if await supervisor.run(on_ready) else PART_FAILED
     finally:
         _remove(notices)
+
+
+def _at_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    stdin = sys.stdin.fileno()
+
+    def read() -> None:
+        if not os.read(stdin, 4096):
+            loop.remove_reader(stdin)  # it stays readable, and a second request would kill at once
+            stop()
+
+    loop.add_reader(stdin, read)
 
 
 def _announcement(settings: Settings, data: DataDirectory, listen: Address, stack: Stack) -> str:

@@ -40,6 +40,8 @@ class Settings:
     qdrant_url: str | None
     """A Qdrant that runs elsewhere, reached by gRPC at ``qdrant_grpc_port``; None: start one."""
     qdrant_grpc_port: int
+    stop_with_stdin: bool
+    """Whether the end of standard input is a request to stop."""
     quiet: bool
     environment: Mapping[str, str]
     """What this process was started with, handed on to its children."""
@@ -87,6 +89,11 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         metavar="FILE",
         help="write the server's address here once everything is ready",
     )
+    up.add_argument(
+        "--stop-with-stdin",
+        action="store_true",
+        help="stop when standard input ends: for a program that starts this and may be killed",
+    )
     up.add_argument("--quiet", action="store_true", help="say only what went wrong")
     told = parser.parse_args(arguments)
     try:
@@ -107,6 +114,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         redis_url=redis_url,
         qdrant_url=qdrant_url,
         qdrant_grpc_port=qdrant_grpc_port,
+        stop_with_stdin=told.stop_with_stdin,
         quiet=told.quiet,
         environment=dict(environment),
     )

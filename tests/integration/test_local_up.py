@@ -80,7 +80,9 @@ class House:
         (package / "__init__.py").touch()
         (package / "__main__.py").write_text(text)
 
-    def up(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def up(
+        self, *arguments: str, stdin: int = subprocess.DEVNULL, **environment: str
+    ) -> subprocess.Popen[str]:
         here = Path(blemish_local.__file__).parents[1]
         inherited = {
             name: value
@@ -98,6 +100,7 @@ class House:
             process = subprocess.Popen(
                 [*command, *options, *arguments],
                 env={**inherited, **environment},
+                stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -109,7 +112,7 @@ class House:
         return process
 
     def up_and_ready(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        process = self.up(*arguments, **environment)
+        process = self.up(*arguments, stdin=subprocess.DEVNULL, **environment)
         until(lambda: self.address_file.exists() or process.poll() is not None)
         assert process.poll() is None, process.communicate()
         return process
@@ -325,3 +328,17 @@ def test_nohup_is_respected(house: House) -> None:
     assert house.address_file.exists()
     process.terminate()
     assert process.wait(timeout=20) == 0
+
+
+def test_a_stack_that_a_program_started_stops_when_that_program_is_gone(house: House) -> None:
+    process = house.up("--stop-with-stdin", stdin=subprocess.PIPE)
+    until(lambda: house.address_file.exists() or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
+    assert process.stdin is not None
+    process.stdin.write("words are no end\n")
+    process.stdin.flush()
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.stdin.close()  # what the kernel does when its writer is killed
+    process.stdin = None
+    assert process.wait(30) == 0

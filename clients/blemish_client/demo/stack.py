@@ -58,8 +58,8 @@ def running(data: Path, import_root: Path, command: Sequence[str] = _COMMAND) ->
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
     with log.open("wb") as words:
         child = subprocess.Popen(
-            [*command, *map(str, told), "--import-root", str(import_root)],
-            stdin=subprocess.DEVNULL,
+            [*command, *map(str, told), "--import-root", str(import_root), "--stop-with-stdin"],
+            stdin=subprocess.PIPE,  # nothing is written; it ends with this process, however that dies
             stdout=words,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -69,7 +69,11 @@ def running(data: Path, import_root: Path, command: Sequence[str] = _COMMAND) ->
         try:
             yield Stack(_address(child, address_file, log), data, log, child)
         finally:
-            _stop(child)
+            try:
+                _stop(child)
+            finally:
+                if child.stdin is not None:
+                    child.stdin.close()
 
 
 def _address(child: subprocess.Popen[bytes], address_file: Path, log: Path) -> str:
