@@ -14,7 +14,7 @@ import redis
 from blemish_core.errors import AlreadyExists, InvalidRequest, JobCancelled, NotFound, Unavailable
 from blemish_core.jobs import attempt as attempts
 from blemish_core.jobs.attempt import Attempt, LeaseHeld, Superseded
-from blemish_core.jobs.record import EmbedSpec, JobState, Phase, Result
+from blemish_core.jobs.record import EmbedSpec, JobState, Phase, Result, Spec
 from blemish_core.jobs.store import CHANGES, JobStore
 from blemish_local.redis import configure, find_server
 
@@ -70,18 +70,45 @@ def test_one_request_id_is_one_job(store: JobStore) -> None:
         store.create(SPEC, "x" * 129)
 
 
-def test_many_at_once_with_one_request_id(redis_url: str) -> None:
+def test_a_request_stays_the_same_whatever_its_model_means_meanwhile(store: JobStore) -> None:
+    asked = EmbedSpec(model="models/m", dataset="d")
+
+    def settle(version: int) -> Callable[[Spec], Spec]:
+        return lambda spec: spec.model_copy(update={"model": f"models/m/versions/{version}"})
+
+    first, _ = store.create(asked, "promoted", settle(1))
+    again, is_new = store.create(asked, "promoted", settle(2))
+    assert not is_new
+    assert again == first
+    assert again.spec.model_dump()["model"] == "models/m/versions/1"
+
+
+def test_what_cannot_be_settled_leaves_nothing(store: JobStore) -> None:
+    def refuse(_: Spec) -> Spec:
+        raise NotFound("no such dataset")
+
+    with pytest.raises(NotFound):
+        store.create(SPEC, "refused", refuse)
+    assert store.create(SPEC, "refused")[1]
+
+
+@pytest.mark.parametrize("attempt", range(20))
+def test_many_at_once_with_one_request_id(redis_url: str, attempt: int) -> None:
     made: list[str] = []
+    together = threading.Barrier(8)
 
     def create() -> None:
-        made.append(JobStore.connect(redis_url).create(SPEC, "crowd")[0].id)
+        own = JobStore.connect(redis_url)
+        own.ping()
+        together.wait()
+        made.append(own.create(SPEC, f"crowd {attempt}")[0].id)
 
-    threads = [threading.Thread(target=create) for _ in range(16)]
+    threads = [threading.Thread(target=create) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(made) == 16
+    assert len(made) == 8
     assert len(set(made)) == 1
 
 

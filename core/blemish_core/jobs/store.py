@@ -47,49 +47,50 @@ class JobStore:
         with _translated():
             self._redis.ping()
 
-    def create(self, spec: Spec, request_id: str = "") -> tuple[Job, bool]:
-        """Write a new job, or find the one that the same request made before.
+    def create(
+        self, asked: Spec, request_id: str = "", settle: Callable[[Spec], Spec] = lambda spec: spec
+    ) -> tuple[Job, bool]:
+        """Write a new job, or find the one that the same request made before, as one step.
+
+        ``settle`` turns what was asked for into what is to be done, or raises; a request that made a job
+        before is not settled again, so that it stays the same whatever was promoted meanwhile.
 
         Returns the job and whether it is new.
 
         Raises:
             AlreadyExists: if ``request_id`` was used for another request.
+            InvalidRequest: if it is too long.
         """
-        job = Job(id=uuid4().hex[:16], spec=spec, created=now())
-        with _translated():
-            if request_id:
-                known = self._claim(request_id, job)
-                if known != job.id:
-                    return self.get(known), False
-            with self._redis.pipeline(transaction=True) as pipe:
-                pipe.set(_key(job.id), job.model_dump_json())
-                pipe.zadd(_JOBS, {job.id: job.created.timestamp()})
-                pipe.xadd(CHANGES, {"job": job.id}, maxlen=10_000, approximate=True)
-                pipe.execute()
-        return job, True
+        claim = _claim_key(request_id) if request_id else None
+        fingerprint = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
+        with _translated(), self._redis.pipeline(transaction=True) as pipe:
+            while True:
+                try:
+                    if claim:
+                        pipe.watch(claim)  # type: ignore[no-untyped-call]  # redis-py left it so
+                        if held := _text(pipe.get(claim)):
+                            return self._claimed(request_id, held, fingerprint), False
+                    job = Job(id=uuid4().hex[:16], spec=settle(asked), created=now())
+                    pipe.multi()
+                    if claim:
+                        pipe.set(claim, f"{job.id} {fingerprint}")
+                    pipe.set(_key(job.id), job.model_dump_json())
+                    pipe.zadd(_JOBS, {job.id: job.created.timestamp()})
+                    pipe.xadd(CHANGES, {"job": job.id}, maxlen=10_000, approximate=True)
+                    pipe.execute()
+                    return job, True
+                except WatchError:
+                    continue
 
-    def _claim(self, request_id: str, job: Job) -> str:
-        """Return the id of the job that ``request_id`` stands for: ``job``'s, or an earlier one's."""
-        if len(request_id) > _MAX_REQUEST_ID:
-            raise InvalidRequest(
-                f"request_id has {len(request_id)} characters, at most {_MAX_REQUEST_ID} are allowed",
-                field="request_id",
-            )
-        key = f"blemish:request:{hashlib.sha256(request_id.encode()).hexdigest()}"
-        fingerprint = hashlib.sha256(job.spec.model_dump_json().encode()).hexdigest()
-        if self._redis.set(key, f"{job.id} {fingerprint}", nx=True):
-            return job.id
-        known, known_fingerprint = _text(self._redis.get(key)).split()
+    def _claimed(self, request_id: str, held: str, fingerprint: str) -> Job:
+        """Return the job that ``request_id`` made."""
+        id, known_fingerprint = held.split()
         if known_fingerprint != fingerprint:
             raise AlreadyExists(
-                f"request_id {request_id!r} made jobs/{known}, which asks for something else; "
+                f"request_id {request_id!r} made jobs/{id}, which asks for something else; "
                 "take a new request_id"
             )
-        if not self._redis.exists(_key(known)):
-            # The claimant died between its two writes: the job is made under this claim.
-            self._redis.set(key, f"{job.id} {fingerprint}")
-            return job.id
-        return known
+        return self.get(id)
 
     def get(self, id: str) -> Job:
         """Read a job.
@@ -176,6 +177,15 @@ class JobStore:
         with _translated():
             if _text(self._redis.get(key)) == holder:
                 self._redis.delete(key)
+
+
+def _claim_key(request_id: str) -> str:
+    if len(request_id) > _MAX_REQUEST_ID:
+        raise InvalidRequest(
+            f"request_id has {len(request_id)} characters, at most {_MAX_REQUEST_ID} are allowed",
+            field="request_id",
+        )
+    return f"blemish:request:{hashlib.sha256(request_id.encode()).hexdigest()}"
 
 
 def _key(id: str) -> str:

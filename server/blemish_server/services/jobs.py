@@ -3,6 +3,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -50,8 +51,8 @@ class JobServicer(JobServiceServicer):
         return pb.CreateJobResponse(job=convert.job(job))
 
     def _accept(self, spec: Spec, request_id: str) -> Job:
-        spec = checked(spec, self._datasets, self._models)
-        job, is_new = self._jobs.create(spec, request_id)
+        settle = partial(checked, datasets=self._datasets, models=self._models)
+        job, is_new = self._jobs.create(spec, request_id, settle)
         # An earlier try may have written the job and failed to tell the workers.
         if is_new or (job.state is JobState.QUEUED and job.attempt == 0):
             self._dispatcher.send(job)
