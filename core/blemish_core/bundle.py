@@ -9,7 +9,7 @@
 
 import hashlib
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,10 +17,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from blemish_core.calibration import Calibration
-from blemish_core.detectors import patchcore
+from blemish_core.detectors.algorithms import ALGORITHMS
 from blemish_core.detectors.detector import Detector
 from blemish_core.errors import Corrupt
 from blemish_core.files import write_durably
@@ -29,10 +28,6 @@ from blemish_core.metrics import Metrics
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 FORMAT = 1
-
-Loader = Callable[[Mapping[str, Any], Mapping[str, Tensor], str], Detector]
-LOADERS: Mapping[str, Loader] = {patchcore.NAME: patchcore.PatchCore.load}
-"""How each detector is rebuilt from its bundle."""
 
 
 class Split(BaseModel):
@@ -121,10 +116,10 @@ def load_detector(folder: Path, device: str) -> tuple[Manifest, Detector]:
     for name, expected in manifest.sha256.items():
         if not (folder / name).exists() or _sha256(folder / name) != expected:
             raise Corrupt(f"{manifest.name}: {name} is not what training wrote; train again")
-    if manifest.detector not in LOADERS:
+    if manifest.detector not in ALGORITHMS:
         raise Corrupt(f"{manifest.name} was made by {manifest.detector!r}, unknown to this blemish")
     tensors = load_file(folder / WEIGHTS)
-    return manifest, LOADERS[manifest.detector](manifest.settings, tensors, device)
+    return manifest, ALGORITHMS[manifest.detector].load(manifest.settings, tensors, device)
 
 
 def _sha256(file: Path) -> str:

@@ -75,6 +75,10 @@ class StackSettings(BaseSettings):
     def weights(self) -> Path:
         return self.store / "weights"
 
+    @property
+    def checkpoints(self) -> Path:
+        return self.store / "checkpoints"
+
 
 Settings = TypeVar("Settings", bound=StackSettings)
 

@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
@@ -22,11 +23,13 @@ from blemish_core.datasets import Dataset
 from blemish_core.errors import InvalidRequest
 from blemish_core.index import Item, Similar
 from blemish_core.jobs.record import (
+    EfficientAdSpec,
     EmbedSpec,
     EvaluateSpec,
     Job,
     JobState,
     PatchCoreSpec,
+    Phase,
     Spec,
     TrainSpec,
 )
@@ -203,10 +206,7 @@ def job(record: Job) -> job_pb2.Job:
     message = job_pb2.Job(
         name=job_name(record.id),
         state=STATES[record.state],
-        phases=[
-            job_pb2.Phase(name=phase.name, done=phase.done, total=phase.total, unit=phase.unit)
-            for phase in record.phases
-        ],
+        phases=map(_phase, record.phases),
         create_time=_timestamp(record.created),
         start_time=_timestamp(record.started),
         end_time=_timestamp(record.ended),
@@ -217,16 +217,7 @@ def job(record: Job) -> job_pb2.Job:
     )
     match record.spec:
         case TrainSpec() as train:
-            message.train.CopyFrom(
-                job_pb2.Train(
-                    dataset=dataset_name(train.dataset),
-                    model_id=train.model_id,
-                    patchcore=job_pb2.PatchCore(**train.patchcore.model_dump(exclude_none=True)),
-                    seed=train.seed,
-                    target_false_reject_rate=train.target_false_reject_rate,
-                    promote=train.promote,
-                )
-            )
+            message.train.CopyFrom(_train_message(train))
         case EmbedSpec() as embed:
             message.embed.CopyFrom(job_pb2.Embed(model=embed.model, dataset=dataset_name(embed.dataset)))
         case EvaluateSpec() as evaluate:
@@ -244,23 +235,71 @@ def job(record: Job) -> job_pb2.Job:
     return message
 
 
+def _phase(phase: Phase) -> job_pb2.Phase:
+    return job_pb2.Phase(
+        name=phase.name,
+        done=phase.done,
+        total=phase.total,
+        unit=phase.unit,
+        remaining=None if phase.remaining_s is None else _duration(phase.remaining_s),
+    )
+
+
 def _train(train: job_pb2.Train) -> TrainSpec:
     dataset = dataset_id(train.dataset, "train.dataset")
-    settings = train.patchcore
-    return TrainSpec(
+    spec = TrainSpec(
         dataset=dataset,
-        model_id=train.model_id or f"{dataset}-patchcore"[:63],
-        # 0 and "" are proto3's "not set".
-        patchcore=PatchCoreSpec(
-            backbone=settings.backbone or None,
-            input_size=settings.input_size or None,
-            coreset_ratio=settings.coreset_ratio or None,
-            neighbors=settings.neighbors or None,
-        ),
+        model_id="",
         seed=train.seed,
         target_false_reject_rate=train.target_false_reject_rate or DEFAULT_FALSE_REJECT_RATE,
         promote=train.promote,
+        **_detector(train),
     )
+    model_id = train.model_id or f"{dataset}-{spec.detector}"[:63]
+    return spec.model_copy(update={"model_id": model_id})
+
+
+def _detector(train: job_pb2.Train) -> dict[str, Any]:
+    """The settings of the detector asked for; 0 and "" are proto3's "not set"."""
+    if train.WhichOneof("detector") == "efficientad":
+        efficientad = train.efficientad
+        limit = efficientad.max_duration if efficientad.HasField("max_duration") else None
+        return {
+            "efficientad": EfficientAdSpec(
+                size=efficientad.size or None,
+                input_size=efficientad.input_size or None,
+                max_steps=efficientad.max_steps or None,
+                max_seconds=limit.ToTimedelta().total_seconds() if limit is not None else None,
+            )
+        }
+    patchcore = train.patchcore
+    return {
+        "patchcore": PatchCoreSpec(
+            backbone=patchcore.backbone or None,
+            input_size=patchcore.input_size or None,
+            coreset_ratio=patchcore.coreset_ratio or None,
+            neighbors=patchcore.neighbors or None,
+        )
+    }
+
+
+def _train_message(train: TrainSpec) -> job_pb2.Train:
+    message = job_pb2.Train(
+        dataset=dataset_name(train.dataset),
+        model_id=train.model_id,
+        seed=train.seed,
+        target_false_reject_rate=train.target_false_reject_rate,
+        promote=train.promote,
+    )
+    if train.efficientad is not None:
+        settings = train.settings
+        limit_s = settings.pop("max_seconds", None)
+        message.efficientad.CopyFrom(job_pb2.EfficientAd(**settings))
+        if limit_s is not None:
+            message.efficientad.max_duration.CopyFrom(_duration(limit_s))
+    else:
+        message.patchcore.CopyFrom(job_pb2.PatchCore(**train.settings))
+    return message
 
 
 def _verdict(anomalous: bool) -> image_pb2.Verdict.ValueType:

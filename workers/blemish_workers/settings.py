@@ -20,5 +20,9 @@ class WorkerSettings(StackSettings):
     max_feature_bytes: int = Field(4 << 30, ge=1 << 20)
     """What the features of one training may need; a training that needs more is refused."""
 
+    photographs: Path | None = None
+    """Folder of photographs of anything, from which EfficientAD learns what is not the surface; without it
+    those that come with installed packages serve."""
+
     ready_file: Path | None = None
     """Written when the worker listens, for whoever started it."""

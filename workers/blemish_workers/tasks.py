@@ -58,4 +58,6 @@ def _place() -> "Workplace":
         limits=settings.image_limits,
         device=chosen_device(settings.device),
         max_feature_bytes=settings.max_feature_bytes,
+        checkpoints=settings.checkpoints,
+        photographs=settings.photographs,
     )

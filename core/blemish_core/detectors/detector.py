@@ -3,11 +3,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 Image = NDArray[np.uint8]
 """RGB, (H, W, 3)."""
@@ -25,8 +26,22 @@ class Outcome:
     """(dimensions,), L2-normalised: what search compares."""
 
 
+class Runtime(Protocol):
+    """An engine that runs a detector's network."""
+
+    name: str
+    """As settings, manifests and answers spell it."""
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return what the network makes of images (B, 3, size, size)."""
+
+
 class Detector(Protocol):
-    """A trained detector."""
+    """A trained detector.
+
+    It is a network, which a runtime runs and which is nearly all of the work, and what the detector makes
+    of the network's answers in torch.
+    """
 
     name: str
     """As bundles and requests spell the algorithm."""
@@ -47,6 +62,17 @@ class Detector(Protocol):
 
     def inspect(self, inputs: Sequence[Tensor]) -> list[Outcome]:
         """Score prepared images in one forward pass."""
+
+    @property
+    def network(self) -> nn.Module:
+        """From images (B, 3, size, size) to a tuple of tensors: what runtimes are made from."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """What runs the network now; torch at first."""
+
+    def run_on(self, runtime: Runtime) -> None:
+        """Have ``runtime`` run the network from now on."""
 
 
 class Progress(Protocol):
@@ -82,3 +108,23 @@ class Training:
 
 ReadImage = Callable[[], Image]
 """Decodes one image when it is its turn: a dataset need not fit in memory."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a training is given besides the detector's settings and the images."""
+
+    weights: Path
+    """The store's folder of weights that were brought."""
+    seed: int
+    target_false_reject_rate: float
+    progress: Progress
+    device: str = "cpu"
+    max_feature_bytes: int = 4 << 30
+    """Memory that the features of one training may take."""
+    checkpoint: Path | None = None
+    """Folder where an attempt leaves what the next one goes on from; None keeps nothing."""
+    photographs: Path | None = None
+    """Folder of photographs of anything, for detectors that learn what is not the surface."""
+    warn: Callable[[str], None] = lambda text: None
+    """Hears sentences for whoever reads the job."""

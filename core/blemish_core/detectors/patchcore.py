@@ -5,26 +5,22 @@ Normality is a memory bank of patch features; a patch is as anomalous as it is f
 as anomalous as its farthest patch, weighed by how dense the bank is there.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from blemish_core.detectors import backbone as backbones
+from blemish_core.detectors.anomalib_models import PatchcoreModel
 from blemish_core.detectors.backbone import Backbone
-from blemish_core.detectors.detector import Image, Outcome
+from blemish_core.detectors.detector import Image, Outcome, Runtime
 from blemish_core.errors import InvalidRequest
 from blemish_core.preprocessing import Preprocessing
-
-with warnings.catch_warnings():
-    # anomalib 2.7 imports timm's and its own former paths.
-    warnings.simplefilter("ignore", FutureWarning)
-    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+from blemish_core.runtimes.on_torch import TorchRuntime
 
 NAME = "patchcore"
 # Of the score in an embedding, beside pooled features of length 1: raised the precision at 5 for good and
@@ -46,7 +42,7 @@ class PatchCoreSettings:
         """Refuse what cannot work.
 
         Raises:
-            InvalidRequest: naming the setting and its range.
+            InvalidRequest: naming the setting and its range, or a backbone that timm has not.
         """
         for field, value, low, high in (
             ("input_size", self.input_size, 64, 1024),
@@ -61,6 +57,7 @@ class PatchCoreSettings:
                 f"coreset_ratio is {self.coreset_ratio}, but must be above 0 and at most 1",
                 field="patchcore.coreset_ratio",
             )
+        Backbone.named(self.backbone)
 
 
 class PatchCore:
@@ -80,6 +77,8 @@ class PatchCore:
             pre_trained=False,
             num_neighbors=settings.neighbors,
         ).eval()
+        self._network = _PatchFeatures(self._model)
+        self._runtime: Runtime = TorchRuntime(self._network, self._device)
         self._preprocess = Preprocessing(settings.input_size, backbone.mean, backbone.std)
         # What embeddings are measured by: the bank's mean, and how good images new to it lie and score.
         self._center = torch.empty(0)
@@ -93,6 +92,17 @@ class PatchCore:
     @property
     def settings(self) -> Mapping[str, Any]:
         return asdict(self._settings)
+
+    @property
+    def network(self) -> nn.Module:
+        return self._network
+
+    @property
+    def runtime(self) -> Runtime:
+        return self._runtime
+
+    def run_on(self, runtime: Runtime) -> None:
+        self._runtime = runtime
 
     def tensors(self) -> dict[str, Tensor]:
         tensors = self._model.state_dict() | {
@@ -128,13 +138,9 @@ class PatchCore:
 
     def features(self, inputs: Sequence[Tensor]) -> tuple[Tensor, tuple[int, int]]:
         """Patch features (B, P, D) and the grid (rows, columns) of the P patches."""
-        batch = torch.stack(list(inputs)).to(self._device)
-        maps = self._model.feature_extractor(batch)
-        pooled = {name: self._model.feature_pooler(features) for name, features in maps.items()}
-        embedding = self._model.generate_embedding(pooled)  # (B, D, rows, columns)
-        rows, columns = embedding.shape[-2:]
-        features = self._model.reshape_embedding(embedding)
-        return features.reshape(len(inputs), rows * columns, -1), (rows, columns)
+        (maps,) = self._runtime(torch.stack(list(inputs)))  # (B, D, rows, columns)
+        rows, columns = maps.shape[-2:]
+        return maps.flatten(2).transpose(1, 2), (rows, columns)
 
     def outcomes(self, features: Tensor, grid: tuple[int, int]) -> list[Outcome]:
         """Score features (B, P, D) as anomalib's ``PatchcoreModel.forward`` does, and embed them."""
@@ -200,3 +206,18 @@ class PatchCore:
         self._center, self._spread = self._center.to(self._device), self._spread.to(self._device)
         self._good_scores = self._good_scores.to(self._device)
         return self
+
+
+class _PatchFeatures(nn.Module):
+    """Images (B, 3, S, S) to locally pooled features of two stages on the finer one's grid."""
+
+    def __init__(self, model: PatchcoreModel) -> None:
+        super().__init__()
+        self.extractor = model.feature_extractor
+        self.pooler = model.feature_pooler
+        self.join = model.generate_embedding
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """Return features (B, D, rows, columns)."""
+        pooled = {name: self.pooler(features) for name, features in self.extractor(images).items()}
+        return (self.join(pooled),)

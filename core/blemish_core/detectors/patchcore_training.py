@@ -3,7 +3,6 @@
 
 from collections.abc import Callable, Sequence
 from math import ceil
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from blemish_core.calibration import images_needed
 from blemish_core.detectors import backbone as backbones
 from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.coreset import greedy_coreset
-from blemish_core.detectors.detector import Held, Outcome, Progress, ReadImage, Training
+from blemish_core.detectors.detector import Held, Outcome, Progress, ReadImage, Terms, Training
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.errors import NotPossibleYet, TooLarge
 
@@ -25,17 +24,7 @@ _FOLDS = 5
 _BATCH = 8
 
 
-def train(
-    settings: PatchCoreSettings,
-    images: Sequence[ReadImage],
-    *,
-    weights: Path,
-    seed: int,
-    target_false_reject_rate: float,
-    progress: Progress,
-    device: str | torch.device = "cpu",
-    max_feature_bytes: int = 4 << 30,
-) -> Training:
+def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms) -> Training:
     """Learn from good images, of which some are held out to calibrate by.
 
     With 20 images or more, a fifth or as many as the target false-reject rate needs (at most a third) are
@@ -44,19 +33,20 @@ def train(
 
     Raises:
         NotPossibleYet: with fewer than 2 images, or if the backbone's weights cannot be had.
-        TooLarge: if the features would need more than ``max_feature_bytes``.
+        TooLarge: if the features would need more than ``terms.max_feature_bytes``.
     """
     if len(images) < MIN_IMAGES:
         raise NotPossibleYet(
             f"PatchCore learns from at least {MIN_IMAGES} good images, but the dataset has "
             f"{len(images)} in train/good; upload more"
         )
+    progress = terms.progress
     backbone = Backbone.named(settings.backbone)
-    detector = PatchCore(settings, backbone, device)
-    detector.load_backbone(backbones.pretrained(backbone, weights))
-    features, grid = _all_features(detector, images, max_feature_bytes, progress)  # (N, P, D)
+    detector = PatchCore(settings, backbone, terms.device)
+    detector.load_backbone(backbones.pretrained(backbone, terms.weights))
+    features, grid = _all_features(detector, images, terms.max_feature_bytes, progress)  # (N, P, D)
 
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(terms.seed)
     order = random.permutation(len(images))
     if len(images) < _CROSS_BELOW:
         method, learned = "cross-calibration", order
@@ -64,7 +54,7 @@ def train(
         _learn(detector, features, random, progress)
     else:
         method = "held out"
-        needed = max(ceil(_HELD_OUT * len(images)), images_needed(target_false_reject_rate))
+        needed = max(ceil(_HELD_OUT * len(images)), images_needed(terms.target_false_reject_rate))
         held_out, learned = np.split(order, [min(needed, len(images) // 3)])
         _learn(detector, features[learned], random, progress)
         outcomes = _held_outcomes(

@@ -38,7 +38,7 @@ class Attempt:
         self._holder = uuid4().hex
         self._number = 0
         self._told_at = 0.0
-        self._phase = ""
+        self._phase, self._phase_began = "", (0.0, 0)
         self._stopped = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
 
@@ -87,11 +87,16 @@ class Attempt:
             JobCancelled: if the job was asked to end.
             Superseded: if another worker took it over.
         """
-        last = done == total or phase != self._phase
-        if not last and time.monotonic() - self._told_at < _TELL_EVERY_S:
+        now_s = time.monotonic()
+        if phase != self._phase:
+            self._phase, self._phase_began, self._told_at = phase, (now_s, done), 0.0
+        if done != total and now_s - self._told_at < _TELL_EVERY_S:
             return
-        self._phase, self._told_at = phase, time.monotonic()
-        reached = Phase(name=phase, done=done, total=total, unit=unit)
+        self._told_at = now_s
+        began_s, before = self._phase_began
+        pace = (now_s - began_s) / (done - before) if done > before else None
+        remaining_s = None if pace is None or not total else pace * (total - done)
+        reached = Phase(name=phase, done=done, total=total, unit=unit, remaining_s=remaining_s)
         try:
             job = self._store.change(self._id, lambda job: self._mine(job).at(reached))
         except Unavailable:

@@ -3,9 +3,7 @@
 
 from blemish_core.calibration import checked_false_reject_rate
 from blemish_core.datasets import DatasetStore
-from blemish_core.detectors.backbone import Backbone
-from blemish_core.detectors.patchcore import PatchCoreSettings
-from blemish_core.detectors.patchcore_training import MIN_IMAGES
+from blemish_core.detectors.algorithms import ALGORITHMS
 from blemish_core.errors import NotPossibleYet
 from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, Spec, TrainSpec
 from blemish_core.models import ModelStore
@@ -23,14 +21,14 @@ def checked(spec: Spec, datasets: DatasetStore, models: ModelStore) -> Spec:
     dataset = datasets.get(spec.dataset)
     match spec:
         case TrainSpec():
-            settings = PatchCoreSettings(**spec.patchcore.model_dump(exclude_none=True))
-            Backbone.named(settings.backbone)
+            algorithm = ALGORITHMS[spec.detector]
+            algorithm.settings(**spec.settings)
             checked_id(spec.model_id, "model_id")
             checked_false_reject_rate(spec.target_false_reject_rate)
-            if dataset.train_images < MIN_IMAGES:
+            if dataset.train_images < algorithm.min_images:
                 raise NotPossibleYet(
                     f"{dataset_name(spec.dataset)} has {dataset.train_images} images in train/good, but "
-                    f"PatchCore learns from at least {MIN_IMAGES}; upload more"
+                    f"{algorithm.title} learns from at least {algorithm.min_images}; upload more"
                 )
             return spec
         case EmbedSpec() | EvaluateSpec():

@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -52,14 +52,35 @@ class PatchCoreSpec(_Record):
     neighbors: int | None = None
 
 
+class EfficientAdSpec(_Record):
+    """Settings of the detector; empty ones take its defaults."""
+
+    size: str | None = None
+    input_size: int | None = None
+    max_steps: int | None = None
+    max_seconds: float | None = None
+
+
 class TrainSpec(_Record):
     kind: Literal["train"] = "train"
     dataset: str
     model_id: str
-    patchcore: PatchCoreSpec = PatchCoreSpec()
+    patchcore: PatchCoreSpec | None = None
+    efficientad: EfficientAdSpec | None = None
+    """At most one of the two is set; PatchCore if none is."""
     seed: int = 0
     target_false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE
     promote: bool = False
+
+    @property
+    def detector(self) -> str:
+        return "efficientad" if self.efficientad is not None else "patchcore"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the detector that were asked for."""
+        chosen = self.efficientad or self.patchcore or PatchCoreSpec()
+        return chosen.model_dump(exclude_none=True)
 
 
 class EmbedSpec(_Record):
@@ -86,6 +107,8 @@ class Phase(_Record):
     done: int = 0
     total: int = 0
     unit: str = ""
+    remaining_s: float | None = None
+    """At the pace so far; None while that is not known."""
 
 
 class Result(_Record):

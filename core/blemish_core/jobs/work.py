@@ -16,9 +16,8 @@ from blemish_core import bundle, metrics
 from blemish_core.bundle import Manifest
 from blemish_core.calibration import Calibration
 from blemish_core.datasets import DatasetImage, DatasetStore
-from blemish_core.detectors import patchcore_training
-from blemish_core.detectors.detector import Detector, Image, Outcome, Progress
-from blemish_core.detectors.patchcore import PatchCoreSettings
+from blemish_core.detectors.algorithms import ALGORITHMS
+from blemish_core.detectors.detector import Detector, Image, Outcome, Progress, Terms
 from blemish_core.errors import BlemishError, NotPossibleYet, Unavailable
 from blemish_core.images import ImageLimits, decode, read_mask
 from blemish_core.index import Item, SearchIndex, item_id
@@ -43,6 +42,10 @@ class Workplace:
     limits: ImageLimits
     device: str
     max_feature_bytes: int
+    checkpoints: Path
+    """A folder for each job that can be gone on with by another attempt."""
+    photographs: Path | None
+    """Photographs of anything, for detectors that learn what is not the surface."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +60,23 @@ def train(
     place: Workplace, spec: TrainSpec, job: str, progress: Progress, warn: Callable[[str], None]
 ) -> Result:
     """Train a detector, calibrate and measure it, publish it as a version of its model."""
-    settings = PatchCoreSettings(**spec.patchcore.model_dump(exclude_none=True))
+    algorithm = ALGORITHMS[spec.detector]
     dataset = place.datasets.get(spec.dataset)
     images = place.datasets.images(spec.dataset, "train")
-    training = patchcore_training.train(
-        settings,
+    training = algorithm.train(
+        algorithm.settings(**spec.settings),
         [partial(_read, place, image) for image in images],
-        weights=place.weights,
-        seed=spec.seed,
-        target_false_reject_rate=spec.target_false_reject_rate,
-        progress=progress,
-        device=place.device,
-        max_feature_bytes=place.max_feature_bytes,
+        Terms(
+            weights=place.weights,
+            seed=spec.seed,
+            target_false_reject_rate=spec.target_false_reject_rate,
+            progress=progress,
+            device=place.device,
+            max_feature_bytes=place.max_feature_bytes,
+            checkpoint=place.checkpoints / job,
+            photographs=place.photographs,
+            warn=warn,
+        ),
     )
     calibration = Calibration.of(
         training.held.scores, training.held.map_maxima, spec.target_false_reject_rate

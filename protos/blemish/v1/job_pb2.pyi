@@ -6,6 +6,7 @@ isort:skip_file
 from blemish.v1 import model_pb2 as _model_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -135,12 +136,17 @@ class Phase(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     UNIT_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     done: _builtins.int
     total: _builtins.int
     """0 while not known."""
     unit: _builtins.str
     """What is counted: images, picks, ..."""
+    @_builtins.property
+    def remaining(self) -> _duration_pb2.Duration:
+        """What is left of it at the pace so far; absent while that is not known."""
+
     def __init__(
         self,
         *,
@@ -148,10 +154,11 @@ class Phase(_message.Message):
         done: _builtins.int = ...,
         total: _builtins.int = ...,
         unit: _builtins.str = ...,
+        remaining: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["remaining", b"remaining"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "name", b"name", "total", b"total", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "name", b"name", "remaining", b"remaining", "total", b"total", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -198,6 +205,7 @@ class Train(_message.Message):
     DATASET_FIELD_NUMBER: _builtins.int
     MODEL_ID_FIELD_NUMBER: _builtins.int
     PATCHCORE_FIELD_NUMBER: _builtins.int
+    EFFICIENTAD_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     TARGET_FALSE_REJECT_RATE_FIELD_NUMBER: _builtins.int
     PROMOTE_FIELD_NUMBER: _builtins.int
@@ -212,21 +220,24 @@ class Train(_message.Message):
     """Promote the version to production when it is there."""
     @_builtins.property
     def patchcore(self) -> Global___PatchCore: ...
+    @_builtins.property
+    def efficientad(self) -> Global___EfficientAd: ...
     def __init__(
         self,
         *,
         dataset: _builtins.str = ...,
         model_id: _builtins.str = ...,
         patchcore: Global___PatchCore | None = ...,
+        efficientad: Global___EfficientAd | None = ...,
         seed: _builtins.int = ...,
         target_false_reject_rate: _builtins.float = ...,
         promote: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["detector", b"detector", "patchcore", b"patchcore"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["detector", b"detector", "efficientad", b"efficientad", "patchcore", b"patchcore"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "detector", b"detector", "model_id", b"model_id", "patchcore", b"patchcore", "promote", b"promote", "seed", b"seed", "target_false_reject_rate", b"target_false_reject_rate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "detector", b"detector", "efficientad", b"efficientad", "model_id", b"model_id", "patchcore", b"patchcore", "promote", b"promote", "seed", b"seed", "target_false_reject_rate", b"target_false_reject_rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_detector: _TypeAlias = _typing.Literal["patchcore"]  # noqa: Y015
+    _WhichOneofReturnType_detector: _TypeAlias = _typing.Literal["patchcore", "efficientad"]  # noqa: Y015
     _WhichOneofArgType_detector: _TypeAlias = _typing.Literal["detector", b"detector"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_detector) -> _WhichOneofReturnType_detector | None: ...
 
@@ -265,6 +276,44 @@ class PatchCore(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PatchCore: _TypeAlias = PatchCore  # noqa: Y015
+
+@_typing.final
+class EfficientAd(_message.Message):
+    """EfficientAD, Batzner et al., WACV 2024, arXiv:2303.14535. Each field has a default when not set. The worker
+    goes on from its last checkpoint when it was killed.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    INPUT_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_STEPS_FIELD_NUMBER: _builtins.int
+    MAX_DURATION_FIELD_NUMBER: _builtins.int
+    size: _builtins.str
+    """small (default) or medium: the paper's S and M."""
+    input_size: _builtins.int
+    """Side of the square that an image is scaled to, 256 (default) to 1024 px in steps of 64."""
+    max_steps: _builtins.int
+    """Training steps at most, of one image each; 70,000 if not set, as in the paper."""
+    @_builtins.property
+    def max_duration(self) -> _duration_pb2.Duration:
+        """Time that the steps may take, of which the schedule then makes the best; no limit if not set."""
+
+    def __init__(
+        self,
+        *,
+        size: _builtins.str = ...,
+        input_size: _builtins.int = ...,
+        max_steps: _builtins.int = ...,
+        max_duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_duration", b"max_duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_size", b"input_size", "max_duration", b"max_duration", "max_steps", b"max_steps", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EfficientAd: _TypeAlias = EfficientAd  # noqa: Y015
 
 @_typing.final
 class Embed(_message.Message):

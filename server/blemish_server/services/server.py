@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from blemish.v1 import server_pb2 as pb
 from blemish.v1.server_pb2_grpc import ServerServiceServicer
-from blemish_core.bundle import LOADERS
+from blemish_core.detectors.algorithms import ALGORITHMS
 from blemish_server.dependencies import Dependencies
 from blemish_server.loaded import LoadedModels
 from blemish_server.settings import ServerSettings
@@ -38,7 +38,7 @@ class ServerServicer(ServerServiceServicer):
             version=version("blemish"),
             start_time=self._start,
             device=self._device,
-            detectors=sorted(LOADERS),
+            detectors=sorted(ALGORITHMS),
             limits=pb.Limits(
                 max_message_bytes=self._settings.max_message_bytes,
                 min_image_side=limits.min_side,

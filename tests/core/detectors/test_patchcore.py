@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from blemish_core.calibration import Calibration
-from blemish_core.detectors.detector import Image, Progress, Training, silent
+from blemish_core.detectors.detector import Image, Progress, Terms, Training, silent
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.detectors.patchcore_training import train
 from blemish_core.errors import InvalidRequest, JobCancelled, NotPossibleYet, TooLarge
@@ -30,11 +30,13 @@ def trained(
     return train(
         SMALL,
         [partial(stripes, number) for number in range(images)],
-        weights=Path("nowhere"),
-        seed=seed,
-        target_false_reject_rate=0.05,
-        progress=progress,
-        max_feature_bytes=max_bytes,
+        Terms(
+            weights=Path("nowhere"),
+            seed=seed,
+            target_false_reject_rate=0.05,
+            progress=progress,
+            max_feature_bytes=max_bytes,
+        ),
     )
 
 

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The detectors there are, by name: their settings, how they learn and how they are rebuilt."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from blemish_core.detectors import patchcore, patchcore_training
+from blemish_core.detectors.detector import Detector, ReadImage, Terms, Training
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A detector's class, as jobs and bundles need it."""
+
+    name: str
+    title: str
+    settings: Callable[..., Any]
+    """Checks settings given by keyword, raising InvalidRequest."""
+    train: Callable[[Any, Sequence[ReadImage], Terms], Training]
+    load: Callable[[Mapping[str, Any], Mapping[str, Tensor], str], Detector]
+    """From settings, tensors and the device."""
+    min_images: int
+
+
+_ALL = (
+    Algorithm(
+        patchcore.NAME,
+        "PatchCore",
+        patchcore.PatchCoreSettings,
+        patchcore_training.train,
+        patchcore.PatchCore.load,
+        patchcore_training.MIN_IMAGES,
+    ),
+)
+ALGORITHMS: Mapping[str, Algorithm] = {algorithm.name: algorithm for algorithm in _ALL}

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of anomalib that detectors are made of, imported in one place without its warnings."""
+
+import warnings
+
+with warnings.catch_warnings():
+    # anomalib 2.7 imports timm's and its own former paths.
+    warnings.simplefilter("ignore", FutureWarning)
+    from anomalib.models.image.efficient_ad.torch_model import (
+        EfficientAdModel,
+        EfficientAdModelSize,
+        MediumPatchDescriptionNetwork,
+        SmallPatchDescriptionNetwork,
+    )
+    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+
+__all__ = [
+    "EfficientAdModel",
+    "EfficientAdModelSize",
+    "MediumPatchDescriptionNetwork",
+    "PatchcoreModel",
+    "SmallPatchDescriptionNetwork",
+]

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engines that run a detector's network: one file each, behind ``detectors.detector.Runtime``."""
