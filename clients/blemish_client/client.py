@@ -13,7 +13,7 @@ from blemish.v1.dataset_pb2_grpc import DatasetServiceStub
 from blemish.v1.image_pb2 import Image
 from blemish.v1.inspection_pb2 import Inspection, Outputs, ScoreRequest
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
-from blemish.v1.job_pb2 import CreateJobRequest, Job, JobState, PatchCore
+from blemish.v1.job_pb2 import CreateJobRequest, EfficientAd, Job, JobState, PatchCore
 from blemish.v1.job_pb2_grpc import JobServiceStub
 from blemish.v1.model_pb2 import Model, ModelVersion
 from blemish.v1.model_pb2_grpc import ModelServiceStub
@@ -179,7 +179,7 @@ class Client:
         dataset: str,
         *,
         model_id: str = "",
-        detector: PatchCore | None = None,
+        detector: PatchCore | EfficientAd | None = None,
         seed: int = 0,
         target_false_reject_rate: float = 0.0,
         promote: bool = False,
@@ -190,7 +190,7 @@ class Client:
         Args:
             dataset: its name.
             model_id: ``{dataset}-{detector}`` if empty.
-            detector: the settings of PatchCore.
+            detector: settings of PatchCore or EfficientAD; PatchCore with its defaults unless given.
             seed: equal seeds and images make equal models.
             target_false_reject_rate: share of good images that the threshold may reject, to 0.5.
             promote: make the version the production one.
@@ -199,7 +199,8 @@ class Client:
         work = job_pb2.Train(
             dataset=dataset_name(dataset),
             model_id=model_id,
-            patchcore=detector or PatchCore(),
+            patchcore=None if isinstance(detector, EfficientAd) else detector or PatchCore(),
+            efficientad=detector if isinstance(detector, EfficientAd) else None,
             seed=seed,
             target_false_reject_rate=target_false_reject_rate,
             promote=promote,

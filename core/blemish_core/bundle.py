@@ -59,6 +59,8 @@ class Manifest(BaseModel):
     job: str
     seed: int
     split: Split
+    training: Mapping[str, str] = {}
+    """What else there is to say of how it was made: steps, teacher, ..."""
     calibration: Calibration
     metrics: Metrics | None
     libraries: Mapping[str, str]

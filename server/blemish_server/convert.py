@@ -177,6 +177,7 @@ def model_version(manifest: Manifest, *, production: bool) -> model_pb2.ModelVer
         ),
         metrics=metrics(measured) if measured else None,
         libraries=manifest.libraries,
+        training=manifest.training,
         size_bytes=manifest.size_bytes,
     )
 

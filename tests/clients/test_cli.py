@@ -172,6 +172,24 @@ def test_train_passes_settings(run: Run, fake: Fake) -> None:
     assert train.promote
 
 
+def test_train_passes_settings_of_efficientad(run: Run, fake: Fake) -> None:
+    told = run(
+        "train", "tile", "--detector", "efficientad", "--size", "medium", "--max-minutes", 2.5, "--detach"
+    )
+    assert told.exit_code == 0
+    train = fake.requests["CreateJob"][0].train
+    assert train.WhichOneof("detector") == "efficientad"
+    assert (train.efficientad.size, train.efficientad.max_duration.ToSeconds()) == ("medium", 150)
+
+
+def test_an_option_of_the_other_detector_is_refused(run: Run, fake: Fake) -> None:
+    for options in (["--detector", "efficientad", "--neighbors", 3], ["--max-steps", 3]):
+        refused = run("train", "tile", *options)
+        assert refused.exit_code == 2
+        assert "is an option of" in refused.stderr
+    assert not fake.requests["CreateJob"]
+
+
 def test_detach_prints_the_name(run: Run, fake: Fake) -> None:
     assert run("train", "tile", "--detach").stdout == "jobs/made\n"
     assert not fake.requests["WatchJob"]

@@ -164,8 +164,21 @@ def test_the_whole_demo(server: SimpleNamespace, fake: Fake, make: Make, tmp_pat
     written = (tmp_path / "out/results.md").read_text()
     assert "| tile | 0.990 | - |" in written
     assert "![heatmaps-tile.png](heatmaps-tile.png)" in written
-    train, embed = fake.requests["CreateJob"]
-    assert train.train.dataset == embed.embed.dataset == "datasets/tile"
+    assert "| tile | 0.990 | 0.990 | - | - | 140 |" in written
+    train, embed, rival = fake.requests["CreateJob"]
+    assert train.train.dataset == embed.embed.dataset == rival.train.dataset == "datasets/tile"
+    assert train.train.WhichOneof("detector") == "patchcore"
+    assert rival.train.efficientad.max_duration.ToSeconds() == 90
+
+
+def test_efficientad_can_be_left_out(
+    server: SimpleNamespace, fake: Fake, make: Make, tmp_path: Path
+) -> None:
+    make.folder(tmp_path / "tile")
+    result = demo("--data", tmp_path, "--output", tmp_path / "out", "--efficientad-minutes", 0)
+    assert result.exit_code == 0
+    assert "EfficientAD" not in result.stdout
+    assert len(fake.requests["CreateJob"]) == 2
 
 
 def test_a_category_without_defects(
@@ -184,7 +197,7 @@ def test_a_category_without_test_images(
     (tmp_path / "tile/test/crack/000.png").unlink()
     (tmp_path / "tile/test/good/000.png").unlink()
     assert demo("--data", tmp_path, "--output", tmp_path / "out").exit_code == 0
-    assert len(fake.requests["CreateJob"]) == 1
+    assert len(fake.requests["CreateJob"]) == 2  # one for each detector, no embedding
     assert not fake.requests["Search"]
 
 
@@ -214,7 +227,7 @@ def test_a_failed_job_ends_the_demo(
     fake.watches = [[make.ended("jobs/made", JOB_STATE_FAILED)]]
     result = demo("--data", tmp_path, "--output", tmp_path / "out")
     assert result.exit_code == 1
-    assert "train tile: jobs/made failed: the worker ran out of memory" in result.stderr
+    assert "PatchCore tile: jobs/made failed: the worker ran out of memory" in result.stderr
 
 
 def test_the_stacks_last_words_are_shown(

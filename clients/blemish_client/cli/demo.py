@@ -31,6 +31,10 @@ def demo(
     keep: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the server's data here, in a new folder.")
     ] = None,
+    efficientad_minutes: Annotated[
+        float,
+        typer.Option(min=0, help="Time for each training of EfficientAD; 0 leaves it out."),
+    ] = 1.5,
     as_json: Json = False,
 ) -> None:
     """Start a server here, learn some surfaces, score and search them, and draw what was found."""
@@ -38,4 +42,4 @@ def demo(
     from blemish_client.demo.run import Plan, run
 
     names = tuple(dict.fromkeys(filter(None, (name.strip() for name in categories.split(",")))))
-    run(Plan(output, data, names, seed, keep), Session.of(ctx), as_json=as_json)
+    run(Plan(output, data, names, seed, keep, efficientad_minutes), Session.of(ctx), as_json=as_json)

@@ -95,6 +95,7 @@ def _show_card(session: Session, version: ModelVersion) -> None:
         ("detector", version.detector),
         *((f"  {name}", value) for name, value in sorted(version.settings.items())),
         ("seed", str(version.seed)),
+        *sorted(version.training.items()),
         ("category", version.category),
         ("dataset", f"{short(version.dataset)}, snapshot {version.dataset_snapshot[:12]}"),
         ("learned from", f"{split.learned} images; calibrated on {split.held_out}, {split.method}"),

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """``blemish train``, ``evaluate`` and ``index``: work for the workers, watched to its end."""
 
+from collections.abc import Mapping
+from datetime import timedelta
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from blemish.v1.job_pb2 import JOB_STATE_SUCCEEDED, Job, PatchCore
+from blemish.v1.job_pb2 import JOB_STATE_SUCCEEDED, EfficientAd, Job, PatchCore
 from blemish_client.cli.following import detached, leave_with, see_through
 from blemish_client.cli.options import Detach, Json
 from blemish_client.cli.output import emit, metrics_table
@@ -18,14 +21,27 @@ ModelArgument = Annotated[
 ]
 
 
+class DetectorName(StrEnum):
+    PATCHCORE = "patchcore"
+    EFFICIENTAD = "efficientad"
+
+
 def train(
     ctx: typer.Context,
     dataset: DatasetArgument,
     model_id: Annotated[str, typer.Option(help="Of which to make a version.")] = "",
-    backbone: Annotated[str, typer.Option(help="A timm model; efficientnet_lite0 unless given.")] = "",
-    input_size: Annotated[int, typer.Option(min=0, help="Pixels a side, 64 to 1024.")] = 0,
-    coreset_ratio: Annotated[float, typer.Option(help="Share of patches kept, to 1.")] = 0.0,
-    neighbors: Annotated[int, typer.Option(min=0, help="That weigh the image score.")] = 0,
+    detector: Annotated[DetectorName, typer.Option(help="The algorithm.")] = DetectorName.PATCHCORE,
+    input_size: Annotated[int, typer.Option(min=0, help="Pixels a side; 256 unless given.")] = 0,
+    backbone: Annotated[
+        str, typer.Option(help="PatchCore: a timm model; efficientnet_lite0 unless given.")
+    ] = "",
+    coreset_ratio: Annotated[float, typer.Option(help="PatchCore: share of patches kept, to 1.")] = 0.0,
+    neighbors: Annotated[int, typer.Option(min=0, help="PatchCore: that weigh the image score.")] = 0,
+    size: Annotated[str, typer.Option(help="EfficientAD: small or medium; small unless given.")] = "",
+    max_steps: Annotated[int, typer.Option(min=0, help="EfficientAD: steps at most; 70,000.")] = 0,
+    max_minutes: Annotated[
+        float, typer.Option(min=0, help="EfficientAD: time for the steps; no limit unless given.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     target_false_reject_rate: Annotated[
         float, typer.Option(help="Share of good images that may be rejected, to 0.5.")
@@ -34,14 +50,32 @@ def train(
     detach: Detach = False,
     as_json: Json = False,
 ) -> None:
-    """Train PatchCore on the good training images of a dataset; settings not given have defaults."""
+    """Train a detector on the good training images of a dataset; settings not given have defaults."""
     session = Session.of(ctx)
-    settings = PatchCore(
-        backbone=backbone,
-        input_size=input_size,
-        coreset_ratio=coreset_ratio,
-        neighbors=neighbors,
-    )
+    settings: PatchCore | EfficientAd
+    of_patchcore: dict[str, str | float] = {
+        "backbone": backbone,
+        "coreset_ratio": coreset_ratio,
+        "neighbors": neighbors,
+    }
+    of_efficientad: dict[str, str | float] = {
+        "size": size,
+        "max_steps": max_steps,
+        "max_minutes": max_minutes,
+    }
+    if detector is DetectorName.PATCHCORE:
+        _refuse_strangers("EfficientAD", of_efficientad)
+        settings = PatchCore(
+            backbone=backbone,
+            input_size=input_size,
+            coreset_ratio=coreset_ratio,
+            neighbors=neighbors,
+        )
+    else:
+        _refuse_strangers("PatchCore", of_patchcore)
+        settings = EfficientAd(size=size, input_size=input_size, max_steps=max_steps)
+        if max_minutes:
+            settings.max_duration.FromTimedelta(timedelta(minutes=max_minutes))
     with session.client() as client:
         job = client.train(
             dataset,
@@ -57,6 +91,14 @@ def train(
         ended = see_through(session, client, job)
     _report(session, ended, as_json=as_json)
     leave_with([ended])
+
+
+def _refuse_strangers(of: str, options: Mapping[str, str | float]) -> None:
+    """Complain of options that the chosen detector has not."""
+    for name, value in options.items():
+        if value:
+            option = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(f"{option} is an option of {of}, which --detector does not name")
 
 
 def evaluate(

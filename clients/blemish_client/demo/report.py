@@ -24,6 +24,8 @@ class Outcome:
     model: ModelVersion
     indexed: int
     lookups: tuple[Lookup, ...]
+    rival: ModelVersion | None = None
+    """EfficientAD on the same images, if it was trained."""
 
     @property
     def metrics(self) -> Metrics:
@@ -79,6 +81,25 @@ def quality(materials: Sequence[Material], models: Sequence[ModelVersion]) -> Gr
     return Grid(("category", *measured, "learned\n+ held", "test\ngood/bad"), tuple(rows))
 
 
+def auroc(outcomes: Sequence[Outcome]) -> Grid:
+    """Both detectors side by side."""
+    rows = []
+    for outcome in outcomes:
+        rival = outcome.rival or ModelVersion()
+        pairs = [optional(of.metrics, n) for n in _AVERAGED[:2] for of in (outcome.model, rival)]
+        rows.append((outcome.material.id, *map(number, pairs), rival.training.get("steps", ABSENT)))
+    ours = averages([outcome.model for outcome in outcomes])
+    theirs = averages([outcome.rival for outcome in outcomes if outcome.rival is not None])
+    means = [of[name] for name in _AVERAGED[:2] for of in (ours, theirs)]
+    rows.append(("average", *map(number, means), ""))
+    columns = tuple(
+        f"{kind}\n{name}"
+        for kind in ("image AUROC", "pixel AUROC")
+        for name in ("PatchCore", "EfficientAD")
+    )
+    return Grid(("category", *columns, "EfficientAD\nsteps"), tuple(rows))
+
+
 def likeness(outcomes: Sequence[Outcome]) -> Grid:
     """What searches found."""
     rows = []
@@ -130,6 +151,13 @@ def markdown(
 ) -> str:
     """Return results.md."""
     tables = quality([o.material for o in outcomes], [o.model for o in outcomes])
+    rivals = ""
+    if found := [(o.material, o.rival) for o in outcomes if o.rival is not None]:
+        table_of_rivals = quality([material for material, _ in found], [model for _, model in found])
+        rivals = (
+            f"## EfficientAD\n\n{table_of_rivals.markdown()}\n\n"
+            f"## Both detectors\n\n{auroc(outcomes).markdown()}\n\n"
+        )
     shown = "\n\n".join(f"![{name}]({name})" for name in pictures)
     return f"""\
 # blemish demo
@@ -142,7 +170,7 @@ training images to hold some out: each was scored by models trained on the other
 
 {tables.markdown()}
 
-## Search
+{rivals}## Search
 
 {summary(outcomes)}
 
@@ -170,12 +198,14 @@ def results(
             {
                 "category": outcome.material.id,
                 "model": plain(outcome.model),
+                "efficientad": plain(outcome.rival) if outcome.rival else None,
                 "indexed_images": outcome.indexed,
                 "searches": [_as_plain(outcome.material, lookup) for lookup in outcome.lookups],
             }
             for outcome in outcomes
         ],
         "average": averages([outcome.model for outcome in outcomes]),
+        "average_efficientad": averages([o.rival for o in outcomes if o.rival is not None]),
         "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
     }
 

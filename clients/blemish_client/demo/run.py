@@ -6,12 +6,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from blemish.v1.job_pb2 import EfficientAd, PatchCore
 from blemish_client import pictures
 from blemish_client.cli.failures import Failure
 from blemish_client.cli.session import Session
@@ -35,6 +37,8 @@ class Plan:
     seed: int
     keep: Path | None
     """Where the server's data stay; None lets them go."""
+    efficientad_minutes: float
+    """Time for each training of EfficientAD; 0 leaves it out."""
 
 
 @dataclass
@@ -100,9 +104,9 @@ def _tour(
         for material in materials:
             say(trial.bring(client, material), markup=False)
     with clock.stage("train"):
-        models = trial.train(client, materials, plan.seed, session.err)
+        models = trial.train(client, materials, PatchCore(), plan.seed, session.err)
     if not as_json:
-        session.out.print(report.quality(materials, models).on_screen("Good from defective"))
+        session.out.print(report.quality(materials, models).on_screen("Good from defective: PatchCore"))
     with clock.stage("index"):
         indexed = trial.index(client, materials, models, session.err)
     with clock.stage("search"):
@@ -114,6 +118,16 @@ def _tour(
     if not as_json:
         session.out.print(report.likeness(outcomes).on_screen("Alike from past images"))
         session.out.print(f"{report.summary(outcomes)}\n{words}", markup=False)
+    if plan.efficientad_minutes:
+        with clock.stage("train EfficientAD"):
+            limited = EfficientAd()
+            limited.max_duration.FromTimedelta(timedelta(minutes=plan.efficientad_minutes))
+            rivals = trial.train(client, materials, limited, plan.seed, session.err)
+        outcomes = [replace(o, rival=rival) for o, rival in zip(outcomes, rivals, strict=True)]
+        if not as_json:
+            title = "Good from defective: EfficientAD"
+            session.out.print(report.quality(materials, rivals).on_screen(title))
+            session.out.print(report.auroc(outcomes).on_screen("Both detectors"))
     with clock.stage("pictures"):
         names = [name for outcome in outcomes for name in _draw(plan, client, outcome)]
     told = report.results(

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from blemish.v1.inspection_pb2 import Inspection
-from blemish.v1.job_pb2 import JOB_STATE_SUCCEEDED, Job
+from blemish.v1.job_pb2 import JOB_STATE_SUCCEEDED, EfficientAd, Job, PatchCore
 from blemish.v1.model_pb2 import ModelVersion
 from blemish.v1.search_pb2 import Hit
 from blemish_client.cli.failures import UNSUCCESSFUL, Failure
@@ -68,11 +68,18 @@ def bring(client: Client, material: Material) -> str:
     return f"{material.id}: {told.dataset.train_images} to train on, {tested} to test with{left_out}"
 
 
-def train(client: Client, materials: Sequence[Material], seed: int, screen: Console) -> list[ModelVersion]:
+def train(
+    client: Client,
+    materials: Sequence[Material],
+    detector: PatchCore | EfficientAd,
+    seed: int,
+    screen: Console,
+) -> list[ModelVersion]:
     """Train a model for each category; return their cards."""
-    jobs = [client.train(material.id, seed=seed, promote=True) for material in materials]
+    jobs = [client.train(material.id, detector=detector, seed=seed, promote=True) for material in materials]
+    name = "EfficientAD" if isinstance(detector, EfficientAd) else "PatchCore"
     ended = [
-        succeeded(client, job, screen, f"train {material.id}")
+        succeeded(client, job, screen, f"{name} {material.id}")
         for job, material in zip(jobs, materials, strict=True)
     ]
     return [client.model(job.result.model_version) for job in ended]

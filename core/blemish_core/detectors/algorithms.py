@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from blemish_core.detectors import patchcore, patchcore_training
+from blemish_core.detectors import efficientad, efficientad_training, patchcore, patchcore_training
 from blemish_core.detectors.detector import Detector, ReadImage, Terms, Training
 
 
@@ -33,6 +33,14 @@ _ALL = (
         patchcore_training.train,
         patchcore.PatchCore.load,
         patchcore_training.MIN_IMAGES,
+    ),
+    Algorithm(
+        efficientad.NAME,
+        "EfficientAD",
+        efficientad.EfficientAdSettings,
+        efficientad_training.train,
+        efficientad.EfficientAd.load,
+        efficientad_training.MIN_IMAGES,
     ),
 )
 ALGORITHMS: Mapping[str, Algorithm] = {algorithm.name: algorithm for algorithm in _ALL}

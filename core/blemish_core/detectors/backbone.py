@@ -13,9 +13,10 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from blemish_core.detectors import brought
 from blemish_core.errors import Corrupt, InvalidRequest, NotPossibleYet
 from blemish_core.preprocessing import Channels
 
@@ -103,32 +104,8 @@ def import_weights(name: str, file: Path, weights: Path) -> Path:
         InvalidRequest: if it is not such a file, or does not fit.
     """
     backbone = Backbone.named(name)
-    try:
-        if file.suffix == ".safetensors":
-            tensors = load_file(file)
-        else:
-            # weights_only: a pickle must not run code here.
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what its unpickler raises
-        raise InvalidRequest(
-            f"{file} holds no weights that can be read: .safetensors or a torch state dict is needed"
-        ) from error
     wanted = timm.create_model(backbone.timm_name, pretrained=False).state_dict()
-    misfits = [
-        key
-        for key, tensor in wanted.items()
-        if not isinstance(tensors, dict) or key not in tensors or tensors[key].shape != tensor.shape
-    ]
-    if misfits:
-        raise InvalidRequest(
-            f"{file} does not fit timm's {backbone.timm_name}: {len(misfits)} of {len(wanted)} tensors "
-            f"are missing or of another shape, first {misfits[0]}"
-        )
-    weights.mkdir(parents=True, exist_ok=True)
-    kept = weights / f"{name}.safetensors"
-    staged = kept.with_suffix(".part")
-    save_file({key: tensors[key].contiguous() for key in wanted}, staged)
-    return staged.replace(kept)
+    return brought.keep(file, name, f"timm's {backbone.timm_name}", wanted, weights)
 
 
 def _from_wheel() -> dict[str, Tensor]:

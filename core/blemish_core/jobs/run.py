@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run one job from its id to its last state. Delivering an id twice does no harm."""
 
+import shutil
+
 import structlog
 
 from blemish_core.errors import JobCancelled
@@ -24,12 +26,20 @@ def run_job(store: JobStore, place: Workplace, job_id: str) -> None:
         job = attempt.begin()
         if job is None:
             log.info("nothing to do")
+            _forget(place, job_id)
             return
         log.info("job begins", kind=job.spec.kind, attempt=job.attempt)
         try:
             _to_the_end(place, job, attempt)
         except Superseded:
             log.warning("job was taken over by another worker")
+        else:
+            _forget(place, job_id)
+
+
+def _forget(place: Workplace, job_id: str) -> None:
+    """Drop what was kept for another attempt at a job that has ended."""
+    shutil.rmtree(place.checkpoints / job_id, ignore_errors=True)
 
 
 def _to_the_end(place: Workplace, job: Job, attempt: Attempt) -> None:

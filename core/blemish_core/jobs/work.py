@@ -108,6 +108,7 @@ def train(
                 held_out=len(calibration.scores),
                 method=training.method,
             ),
+            training=training.facts,
             calibration=calibration,
             metrics=measured,
             libraries=bundle.libraries(),

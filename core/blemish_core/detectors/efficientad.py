@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""EfficientAD (Batzner et al., WACV 2024, arXiv:2303.14535) on anomalib's model.
+
+A student learns to answer as its teacher does on good images of one surface, and on nothing else: where the
+two differ the surface is not as it should be. An autoencoder, whose answers the student's second half
+learns, sees what is wrong with the whole (a part missing or in the wrong place).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from blemish_core.detectors.anomalib_models import EfficientAdModel, EfficientAdModelSize
+from blemish_core.detectors.detector import Image, Outcome, Runtime
+from blemish_core.detectors.embedding import embeddings, pooled, score_unit
+from blemish_core.detectors.teacher import CHANNELS, NETWORKS
+from blemish_core.errors import InvalidRequest
+from blemish_core.preprocessing import Preprocessing
+from blemish_core.runtimes.on_torch import TorchRuntime
+
+NAME = "efficientad"
+_STRIDE = 4  # px from one patch to the next
+_PAD = 4  # patches that the maps are padded by, each side: the network's own field of view is lost there
+
+
+@dataclass(frozen=True)
+class EfficientAdSettings:
+    size: str = "small"
+    """The paper's S or M."""
+    input_size: int = 256
+    """Side of the square input, px."""
+    max_steps: int = 70_000
+    """Training steps at most, of one image each."""
+    max_seconds: float = 0.0
+    """Time for the steps; 0 sets no limit."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            InvalidRequest: naming the setting and its range.
+        """
+        if self.size not in NETWORKS:
+            raise InvalidRequest(
+                f"size is {self.size!r}, but must be small or medium", field="efficientad.size"
+            )
+        if not 256 <= self.input_size <= 1024 or self.input_size % 64:
+            raise InvalidRequest(
+                f"input_size is {self.input_size}, but must be 256 to 1024 in steps of 64",
+                field="efficientad.input_size",
+            )
+        if not 1 <= self.max_steps <= 1_000_000:
+            raise InvalidRequest(
+                f"max_steps is {self.max_steps}, but must be 1 to 1,000,000", field="efficientad.max_steps"
+            )
+        if not 0 <= self.max_seconds < float("inf"):  # false for NaN
+            raise InvalidRequest(
+                f"max_duration is {self.max_seconds} s, but must not be negative",
+                field="efficientad.max_duration",
+            )
+
+
+class EfficientAd:
+    """Teacher, student and autoencoder, and what their maps are measured by."""
+
+    name = NAME
+
+    def __init__(self, settings: EfficientAdSettings, device: str | torch.device = "cpu") -> None:
+        self._settings = settings
+        self._device = torch.device(device)
+        self.model = EfficientAdModel(CHANNELS, EfficientAdModelSize(settings.size)).eval()
+        """anomalib's, for the training."""
+        self._network = _Judgement(self.model)
+        self._runtime: Runtime = TorchRuntime(self._network, self._device)
+        self._preprocess = Preprocessing(settings.input_size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        self._good_scores = torch.tensor([0.0, 1.0])
+        self._on_device()
+
+    @property
+    def input_size(self) -> int:
+        return self._settings.input_size
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return asdict(self._settings)
+
+    @property
+    def network(self) -> nn.Module:
+        return self._network
+
+    @property
+    def runtime(self) -> Runtime:
+        return self._runtime
+
+    def run_on(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def tensors(self) -> dict[str, Tensor]:
+        tensors = self._network.state_dict() | {"good_scores": self._good_scores}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+    @classmethod
+    def load(
+        cls,
+        settings: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        device: str | torch.device = "cpu",
+    ) -> "EfficientAd":
+        """Rebuild the detector that gave ``settings`` and ``tensors``."""
+        detector = cls(EfficientAdSettings(**settings), device)
+        weights = dict(tensors)
+        detector._good_scores = weights.pop("good_scores")
+        detector._network.load_state_dict(weights)
+        return detector._on_device()
+
+    def prepare(self, image: Image) -> Tensor:
+        return self._preprocess(image)
+
+    def inspect(self, inputs: Sequence[Tensor]) -> list[Outcome]:
+        with torch.inference_mode():
+            maps, features = self._runtime(torch.stack(list(inputs)))
+            scores = maps.amax((1, 2, 3))
+            center = self._network.center.to(scores.device)
+            vectors = embeddings(features, center, scores, self._good_scores.to(scores.device))
+        return [
+            Outcome(score, np.ascontiguousarray(pixels), vector)
+            for score, pixels, vector in zip(
+                scores.tolist(), maps[:, 0].cpu().numpy(), vectors.cpu().numpy(), strict=True
+            )
+        ]
+
+    def measure_maps(self, quantiles: Mapping[str, Tensor], center: Tensor, spread: Tensor) -> None:
+        """Take how the maps of good images new to the student lie.
+
+        Args:
+            quantiles: qa_st, qb_st, qa_ae, qb_ae, the 90 % and 99.5 % quantiles of each map.
+            center: mean of the pooled features, (384,).
+            spread: deviation of the anomaly of patches.
+        """
+        for name, value in quantiles.items():
+            self.model.quantiles[name].data.copy_(value)
+        self._network.center.copy_(center)
+        self._network.spread.copy_(spread)
+
+    def measure_scores(self, scores: Sequence[float]) -> None:
+        """Take scores of good images new to the student as the unit of scores in embeddings."""
+        self._good_scores = score_unit(torch.tensor(scores)).to(self._device)
+
+    def _on_device(self) -> "EfficientAd":
+        self._network.to(self._device)
+        self._good_scores = self._good_scores.to(self._device)
+        return self
+
+
+class _Judgement(nn.Module):
+    """Images (B, 3, S, S) of 0 to 1 to anomaly maps (B, 1, S, S) and pooled features (B, 384)."""
+
+    center: Tensor
+    spread: Tensor
+
+    def __init__(self, model: EfficientAdModel) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("center", torch.zeros(CHANNELS))
+        self.register_buffer("spread", torch.ones(()))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As anomalib's ``EfficientAdModel.forward`` judges; the teacher's answers are pooled beside it."""
+        model = self.model
+        mean, std = model.mean_std["mean"], model.mean_std["std"]
+        teacher = (model.teacher(images) - mean) / std  # (B, 384, R, R)
+        student = model.student(images)
+        distance = torch.pow(teacher - student[:, :CHANNELS], 2)
+        map_st, map_stae = model.compute_maps(images, student, distance)
+        maps = 0.5 * map_st + 0.5 * map_stae
+        patches = functional.avg_pool2d(maps, _STRIDE)[:, 0, _PAD:-_PAD, _PAD:-_PAD]  # (B, R, R)
+        features = teacher.flatten(2).transpose(1, 2)  # (B, R * R, 384)
+        return maps, pooled(features, patches.flatten(1), self.spread)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our EfficientAD is anomalib's: equal weights and input give equal losses, scores and maps."""
+
+import numpy as np
+import pytest
+import torch
+from anomalib.models.image.efficient_ad import lightning_model
+
+from blemish_core import downloads
+from blemish_core.detectors.anomalib_models import EfficientAdModel, EfficientAdModelSize
+from blemish_core.detectors.efficientad import EfficientAd, EfficientAdSettings
+from blemish_core.detectors.efficientad_losses import answer_of_teacher, losses_of_step
+
+
+def _randomised(model: EfficientAdModel) -> None:
+    model.mean_std["mean"].data.normal_(0, 0.1)
+    model.mean_std["std"].data.uniform_(0.1, 0.3)
+    for name, value in {"qa_st": 0.5, "qb_st": 2.0, "qa_ae": 0.3, "qb_ae": 1.5}.items():
+        model.quantiles[name].data.fill_(value)
+
+
+@pytest.mark.parametrize("input_size", [256, 320])
+def test_scores_and_maps_are_those_of_anomalib(input_size: int) -> None:
+    torch.manual_seed(1)
+    detector = EfficientAd(EfficientAdSettings(input_size=input_size))
+    _randomised(detector.model)
+    batch = torch.rand(2, 3, input_size, input_size)
+    with torch.inference_mode():
+        theirs = detector.model(batch)
+    ours = detector.inspect(batch.unbind())
+    np.testing.assert_allclose([o.score for o in ours], theirs.pred_score[:, 0], rtol=1e-4)
+    np.testing.assert_allclose(
+        np.stack([o.anomaly_map for o in ours]), theirs.anomaly_map[:, 0], rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("size", ["small", "medium"])
+def test_losses_and_gradients_are_those_of_anomalib(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(2)
+    model = EfficientAdModel(384, EfficientAdModelSize(size)).train()
+    model.teacher.eval()
+    _randomised(model)
+    image, photograph = torch.rand(2, 1, 3, 256, 256)
+    augmented = image * 0.9
+    monkeypatch.setattr(model, "choose_random_aug_image", lambda _: augmented)
+    torch.manual_seed(3)  # dropout
+    theirs = model(image, photograph)
+    torch.stack(theirs).sum().backward()  # type: ignore[no-untyped-call]
+    gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    model.zero_grad(set_to_none=True)
+    torch.manual_seed(3)
+    ours = losses_of_step(model, image, answer_of_teacher(model, image), photograph, augmented)
+    torch.stack(ours).sum().backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(torch.stack(ours), torch.stack(theirs), rtol=1e-4, atol=1e-6)
+    for name, value in model.named_parameters():
+        if name in gradients:
+            torch.testing.assert_close(value.grad, gradients[name], rtol=1e-3, atol=1e-5)
+
+
+def test_what_is_fetched_is_what_anomalib_fetches() -> None:
+    for ours, theirs in (
+        (downloads.TEACHERS, lightning_model.WEIGHTS_DOWNLOAD_INFO),
+        (downloads.PHOTOGRAPHS, lightning_model.IMAGENETTE_DOWNLOAD_INFO),
+    ):
+        assert (ours.url, ours.sha256) == (theirs.url, theirs.hashsum)

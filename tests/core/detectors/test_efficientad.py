@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""EfficientAD by a teacher of random weights: what it must do whatever the teacher knows."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from blemish_core.detectors import teacher
+from blemish_core.detectors.detector import Image, Progress, Terms, Training, silent
+from blemish_core.detectors.efficientad import EfficientAd, EfficientAdSettings
+from blemish_core.detectors.efficientad_training import train
+from blemish_core.detectors.teacher import CHANNELS, NETWORKS
+from blemish_core.errors import InvalidRequest, JobCancelled, NotPossibleYet
+
+STEPS = EfficientAdSettings(max_steps=3)
+
+
+def surface(seed: int) -> Image:
+    random = np.random.default_rng(seed)
+    return random.integers(90, 140, (256, 256, 3), dtype=np.uint8)
+
+
+def learn(
+    folder: Path,
+    settings: EfficientAdSettings = STEPS,
+    *,
+    images: int = 4,
+    progress: Progress = silent,
+    checkpoint: Path | None = None,
+) -> Training:
+    if not (folder / "efficientad-small.safetensors").exists():
+        torch.manual_seed(7)
+        save_file(NETWORKS["small"](CHANNELS).state_dict(), folder / "efficientad-small.safetensors")
+    readers: list[Callable[[], Image]] = [partial(surface, number) for number in range(images)]
+    return train(settings, readers, Terms(folder, 3, 0.05, progress, checkpoint=checkpoint))
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    return learn(tmp_path_factory.mktemp("weights"))
+
+
+def test_it_scores_maps_and_embeds(training: Training) -> None:
+    detector = training.detector
+    (outcome,) = detector.inspect([detector.prepare(surface(9))])
+    assert outcome.anomaly_map.shape == (256, 256)
+    assert outcome.score == pytest.approx(outcome.anomaly_map.max())
+    assert outcome.embedding.shape == (CHANNELS + 1,)
+    assert np.linalg.norm(outcome.embedding) == pytest.approx(1, abs=1e-5)
+    assert (training.learned, len(training.held.scores)) == (3, 1)
+
+
+def test_loaded_it_gives_the_same(training: Training) -> None:
+    detector = training.detector
+    again = EfficientAd.load(detector.settings, detector.tensors())
+    inputs = [detector.prepare(surface(seed)) for seed in (20, 21)]
+    for before, after in zip(detector.inspect(inputs), again.inspect(inputs), strict=True):
+        assert before.score == pytest.approx(after.score, rel=1e-5)
+        np.testing.assert_allclose(before.anomaly_map, after.anomaly_map, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(before.embedding, after.embedding, atol=1e-5)
+
+
+def test_the_steps_bring_the_student_to_its_teacher(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    one = learn(tmp_path, replace(STEPS, max_steps=1)).detector
+    more = learn(
+        tmp_path,
+        replace(STEPS, max_steps=6),
+        progress=lambda phase, done, total, unit: told.append((phase, done, total)),
+    ).detector
+    image = one.prepare(surface(0))[None]
+    apart = []
+    for detector in (one, more):
+        assert isinstance(detector, EfficientAd)
+        with torch.inference_mode():
+            apart.append(float(detector.model.get_maps(image)[0].mean()))
+    assert apart[1] < apart[0]
+    steps = [(done, total) for phase, done, total in told if phase == "training"]
+    assert steps[0] == (0, 6)
+    assert steps[-1] == (6, 6)
+
+
+def test_the_time_ends_it_before_the_steps(tmp_path: Path) -> None:
+    told: list[int] = []
+
+    def note(phase: str, done: int, total: int, unit: str) -> None:
+        if phase == "training":
+            told.append(done)
+
+    learn(tmp_path, EfficientAdSettings(max_seconds=0.5), progress=note)
+    assert 1 <= told[-1] < 1000
+
+
+class _Killed(Exception):
+    """What a killed attempt is like, from within."""
+
+
+def test_a_killed_attempt_is_gone_on_with_as_if_never_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blemish_core.detectors.efficientad_training._SAVE_EVERY_S", 0.0)
+    whole = learn(tmp_path)
+
+    def die(phase: str, done: int, total: int, unit: str) -> None:
+        if (phase, done) == ("training", 2):
+            raise _Killed
+
+    steps: list[int] = []
+
+    def note(phase: str, done: int, total: int, unit: str) -> None:
+        if phase == "training":
+            steps.append(done)
+
+    kept = tmp_path / "checkpoint"
+    with pytest.raises(_Killed):
+        learn(tmp_path, progress=die, checkpoint=kept)
+    resumed = learn(tmp_path, progress=note, checkpoint=kept)
+    assert steps[0] == 2
+    for name, tensor in whole.detector.tensors().items():
+        torch.testing.assert_close(tensor, resumed.detector.tensors()[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_damaged_checkpoint_counts_as_none(tmp_path: Path) -> None:
+    kept = tmp_path / "checkpoint"
+    kept.mkdir()
+    (kept / "state.safetensors").write_bytes(b"half a file")
+    assert learn(tmp_path, replace(STEPS, max_steps=1), checkpoint=kept).learned == 3
+
+
+def test_a_cancelled_training_ends_at_the_next_step(tmp_path: Path) -> None:
+    def stop(phase: str, done: int, total: int, unit: str) -> None:
+        if (phase, done) == ("training", 2):
+            raise JobCancelled("enough")
+
+    with pytest.raises(JobCancelled):
+        learn(tmp_path, progress=stop)
+
+
+def test_too_few_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotPossibleYet, match="at least 3 good images"):
+        learn(tmp_path, images=2)
+
+
+def test_no_teacher_of_a_size_names_the_commands(tmp_path: Path) -> None:
+    with pytest.raises(NotPossibleYet, match="blemish weights fetch efficientad"):
+        teacher.find("medium", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"size": "large"}, "size"),
+        ({"input_size": 224}, "input_size"),
+        ({"input_size": 300}, "input_size"),
+        ({"input_size": 2048}, "input_size"),
+        ({"max_steps": -1}, "max_steps"),
+        ({"max_seconds": -1.0}, "max_duration"),
+        ({"max_seconds": float("nan")}, "max_duration"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        EfficientAdSettings(**settings)  # type: ignore[arg-type]
+    assert refusal.value.field == f"efficientad.{field}"
