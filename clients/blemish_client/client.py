@@ -275,6 +275,13 @@ class Client:
         request = model_pb2.PromoteModelRequest(name=model_name(version))
         return self._line.call(self._models.PromoteModel, request).version
 
+    def report(self, model: str, *, evaluation: Job | str = "") -> bytes:
+        """Return the HTML page that a version's training left, or an evaluation of it by a job."""
+        request = model_pb2.GetReportRequest(
+            name=model_name(model), evaluation=_name_of(evaluation) if evaluation else ""
+        )
+        return b"".join(answer.chunk for answer in self._line.stream(self._models.GetReport, request))
+
 
 def _name_of(job: Job | str) -> str:
     return job_name(job) if isinstance(job, str) else job.name

@@ -5,6 +5,8 @@
 
     manifest.json         what it is, how it was made, how well it does, sha256 of each other file
     weights.safetensors   everything the detector needs, its backbone included
+    report/               how well it does, for people: nothing of it is loaded
+    evaluations/<job>/    likewise, of jobs that measured it later; not in the manifest
 """
 
 import hashlib
@@ -27,6 +29,7 @@ from blemish_core.metrics import Metrics
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
+REPORT = "report"
 FORMAT = 1
 
 
@@ -38,6 +41,8 @@ class Split(BaseModel):
     learned: int
     held_out: int
     method: str
+    skipped: int = 0
+    """Training images that could not be read."""
 
 
 class Manifest(BaseModel):
@@ -86,6 +91,11 @@ def write_weights(detector: Detector, folder: Path) -> tuple[dict[str, str], int
     return {WEIGHTS: _sha256(file)}, file.stat().st_size
 
 
+def sha256_below(folder: Path, part: str) -> dict[str, str]:
+    """Return sha256 by name for all files of one folder of the bundle."""
+    return {f"{part}/{file.name}": _sha256(file) for file in sorted((folder / part).iterdir())}
+
+
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     write_durably(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
 
@@ -108,7 +118,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def load_detector(folder: Path, device: str) -> tuple[Manifest, Detector]:
-    """Rebuild a bundle's detector, after checking every file against the manifest.
+    """Rebuild a bundle's detector, after checking every file of it against the manifest.
 
     Raises:
         FileNotFoundError: if there is no bundle.
@@ -116,6 +126,8 @@ def load_detector(folder: Path, device: str) -> tuple[Manifest, Detector]:
     """
     manifest = read_manifest(folder)
     for name, expected in manifest.sha256.items():
+        if name.startswith(f"{REPORT}/"):
+            continue  # is only looked at
         if not (folder / name).exists() or _sha256(folder / name) != expected:
             raise Corrupt(f"{manifest.name}: {name} is not what training wrote; train again")
     if manifest.detector not in ALGORITHMS:

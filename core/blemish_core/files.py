@@ -15,6 +15,16 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Have the kernel put a folder and all that is below it on the disk."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            sync_tree(entry)
+        else:
+            sync(entry)
+    sync(folder)
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Write or replace ``path``: readers see the old content or the new, also after a power cut."""
     staged = path.with_name(f".{path.name}.{uuid4().hex}")

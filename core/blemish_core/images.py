@@ -96,6 +96,16 @@ def check(data: bytes, limits: ImageLimits = _DEFAULT) -> ImageHeader:
     return _decoded(data, limits)[0]
 
 
+def admit(data: bytes, limits: ImageLimits = _DEFAULT) -> None:
+    """Hold the header against the limits and look for the end, without decoding a pixel.
+
+    Raises:
+        InvalidImage: if the bytes are no image, cut off, or not one within the limits.
+    """
+    with _translated():
+        _opened(data, limits)
+
+
 def read_mask(data: bytes, limits: ImageLimits = _DEFAULT) -> NDArray[np.bool_]:
     """Return where a ground-truth mask is not zero, (H, W).
 

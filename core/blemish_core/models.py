@@ -12,10 +12,13 @@ from uuid import uuid4
 from blemish_core import bundle
 from blemish_core.bundle import Manifest
 from blemish_core.errors import NotFound
-from blemish_core.files import sync, write_durably
-from blemish_core.names import PRODUCTION, ModelRef
+from blemish_core.files import sync, sync_tree, write_durably
+from blemish_core.names import PRODUCTION, ModelRef, job_name
 
 _ALIASES = "aliases.json"
+_EVALUATIONS = "evaluations"
+REPORT_PAGE = "report.html"
+_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class ModelStore:
             Corrupt: if the manifest cannot be read.
         """
         fixed = self.resolve(ref)
-        return bundle.read_manifest(self.folder(fixed.model, fixed.version or 0))
+        return bundle.read_manifest(self._folder_of(fixed))
 
     def get(self, model: str) -> Model:
         versions = self._versions(model)
@@ -130,9 +133,7 @@ class ModelStore:
             while True:
                 number = max(self._versions(model), default=0) + 1
                 write(staging, number)
-                for file in staging.iterdir():
-                    sync(file)
-                sync(staging)
+                sync_tree(staging)
                 try:
                     staging.rename(self.folder(model, number))
                 except OSError as error:
@@ -143,6 +144,58 @@ class ModelStore:
                 return bundle.read_manifest(self.folder(model, number))
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+    def keep_evaluation(self, ref: ModelRef, job: str, write: Callable[[Path], None]) -> None:
+        """Keep beside a version what ``write`` puts into the folder that it is given.
+
+        Idempotent by ``job``: of a job that was run twice the first evaluation stays.
+        """
+        home = self._folder_of(ref) / _EVALUATIONS
+        if (home / job).exists():
+            return
+        home.mkdir(exist_ok=True)
+        sync(home.parent)
+        staging = home / f".staging-{job}-{uuid4().hex}"
+        staging.mkdir()
+        try:
+            write(staging)
+            sync_tree(staging)
+            try:
+                staging.rename(home / job)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            sync(home)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def report(self, ref: ModelRef, job: str | None = None) -> Path:
+        """Where the page is that the training of a version left, or the evaluation of it by ``job``.
+
+        Raises:
+            NotFound: if there is no such version or it has no such page; the message says what it has.
+        """
+        fixed = self.resolve(ref)
+        folder = self._folder_of(fixed)
+        page = (folder / _EVALUATIONS / job if job else folder / bundle.REPORT) / REPORT_PAGE
+        if page.is_file():
+            return page
+        evaluations = sorted(
+            (each for each in (folder / _EVALUATIONS).glob(f"[!.]*/{REPORT_PAGE}")),
+            key=lambda each: each.stat().st_mtime,
+            reverse=True,
+        )
+        there = [job_name(each.parent.name) for each in evaluations[:_NAMED]]
+        if (folder / bundle.REPORT / REPORT_PAGE).is_file():
+            there.insert(0, "that of its training")
+        raise NotFound(
+            f"{fixed} has no report of "
+            f"{f'an evaluation by {job_name(job)}' if job else 'its training, which an older blemish did'}; "
+            + (f"there is {', '.join(there)}" if there else "`blemish evaluate` leaves one")
+        )
+
+    def _folder_of(self, fixed: ModelRef) -> Path:
+        return self.folder(fixed.model, fixed.version or 0)
 
     def _versions(self, model: str) -> list[int]:
         """Numbers of the complete versions, newest first."""

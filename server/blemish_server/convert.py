@@ -33,7 +33,7 @@ from blemish_core.jobs.record import (
     Spec,
     TrainSpec,
 )
-from blemish_core.metrics import Metrics
+from blemish_core.metrics import Interval, Latency, Metrics, Spread
 from blemish_core.models import Model
 from blemish_core.names import ModelRef, dataset_id, dataset_name, item_name, job_name
 from blemish_server.inspector import Inspected
@@ -127,15 +127,32 @@ def metrics(measured: Metrics) -> model_pb2.Metrics:
         dataset_snapshot=measured.dataset_snapshot,
         good_images=measured.good_images,
         defective_images=measured.defective_images,
+        skipped_images=measured.skipped_images,
+        unmasked_images=measured.unmasked_images,
         image_auroc=measured.image_auroc,
+        fpr_at_95_tpr=measured.fpr_at_95_tpr,
+        f1=measured.f1,
+        best_f1=measured.best_f1,
+        best_f1_threshold=measured.best_f1_threshold,
         pixel_auroc=measured.pixel_auroc,
         aupro=measured.aupro,
         false_reject_rate=measured.false_reject_rate,
         detection_rate=measured.detection_rate,
+        intervals=_intervals(measured.intervals),
         classes=[
-            model_pb2.ClassMetrics(class_name=name, images=of.images, image_auroc=of.image_auroc)
+            model_pb2.ClassMetrics(
+                class_name=name,
+                images=of.images,
+                image_auroc=of.image_auroc,
+                fpr_at_95_tpr=of.fpr_at_95_tpr,
+                detection_rate=of.detection_rate,
+                pixel_auroc=of.pixel_auroc,
+                aupro=of.aupro,
+                intervals=_intervals(of.intervals),
+            )
             for name, of in measured.classes.items()
         ],
+        latency=_latency(measured.latency) if measured.latency else None,
     )
 
 
@@ -167,6 +184,7 @@ def model_version(manifest: Manifest, *, production: bool) -> model_pb2.ModelVer
             learned=manifest.split.learned,
             held_out=manifest.split.held_out,
             method=manifest.split.method,
+            skipped=manifest.split.skipped,
         ),
         calibration=model_pb2.Calibration(
             threshold=calibration.threshold,
@@ -234,6 +252,26 @@ def job(record: Job) -> job_pb2.Job:
             )
         )
     return message
+
+
+def _intervals(intervals: Mapping[str, Interval]) -> dict[str, model_pb2.Interval]:
+    return {name: model_pb2.Interval(low=of.low, high=of.high) for name, of in intervals.items()}
+
+
+def _latency(latency: Latency) -> model_pb2.Latency:
+    return model_pb2.Latency(
+        runtime=latency.runtime,
+        device=latency.device,
+        batch_size=latency.batch_size,
+        decode=_quantiles(latency.decode),
+        prepare=_quantiles(latency.prepare),
+        inference=_quantiles(latency.inference),
+    )
+
+
+def _quantiles(spread: Spread) -> model_pb2.TimeQuantiles:
+    p50, p95, p99 = (_duration(ms / 1000) for ms in (spread.p50_ms, spread.p95_ms, spread.p99_ms))
+    return model_pb2.TimeQuantiles(p50=p50, p95=p95, p99=p99)
 
 
 def _phase(phase: Phase) -> job_pb2.Phase:

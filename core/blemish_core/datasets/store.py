@@ -245,6 +245,10 @@ class DatasetStore:
             data = file.read_bytes()
         except FileNotFoundError as error:
             raise Corrupt(f"{file} is gone: restore it from a backup, or remove the dataset") from error
+        except OSError as error:
+            raise Corrupt(
+                f"{file} cannot be read ({error.strerror}): restore it from a backup, or remove the dataset"
+            ) from error
         if hashlib.sha256(data).hexdigest() != sha256:
             raise Corrupt(f"{file} is not what was stored: restore it from a backup, or remove the dataset")
         return data

@@ -64,6 +64,6 @@ def _work(place: Workplace, job: Job, attempt: Attempt) -> Result:
         case TrainSpec():
             return work.train(place, job.spec, job.id, attempt.progress, attempt.warn)
         case EmbedSpec():
-            return work.embed(place, job.spec, attempt.progress)
+            return work.embed(place, job.spec, attempt.progress, attempt.warn)
         case EvaluateSpec():
-            return work.evaluate(place, job.spec, attempt.progress)
+            return work.evaluate(place, job.spec, job.id, attempt.progress, attempt.warn)

@@ -3,31 +3,30 @@
 
 import errno
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image as PillowImage
 
-from blemish_core import bundle, metrics
+from blemish_core import bundle, report
 from blemish_core.bundle import Manifest
 from blemish_core.calibration import Calibration
-from blemish_core.datasets import DatasetImage, DatasetStore
+from blemish_core.datasets import DatasetStore
+from blemish_core.datasets.reading import Reader
 from blemish_core.detectors.algorithms import ALGORITHMS
-from blemish_core.detectors.detector import Detector, Image, Outcome, Progress, Terms
+from blemish_core.detectors.detector import Detector, Progress, Terms
 from blemish_core.errors import BlemishError, NotPossibleYet, Unavailable
-from blemish_core.images import ImageLimits, decode, read_mask
+from blemish_core.evaluation.evaluate import Evaluation, TestSet
+from blemish_core.evaluation.evaluate import evaluate as measure
+from blemish_core.evaluation.scoring import Scored, scored
+from blemish_core.images import ImageLimits
 from blemish_core.index import Item, SearchIndex, item_id
 from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, Result, TrainSpec, now
-from blemish_core.metrics import ClassMetrics, Metrics
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef, dataset_name
 
-GOOD = "good"
-_BATCH = 8
 _PATIENCE_S = 60.0
 
 
@@ -48,12 +47,17 @@ class Workplace:
     """Photographs of anything, for detectors that learn what is not the surface."""
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A dataset's image and what a detector says of it."""
+class Notes:
+    """What the job's owner is warned of, kept for the report too."""
 
-    image: DatasetImage
-    outcome: Outcome
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self.texts: list[str] = []
+
+    def add(self, text: str | None) -> None:
+        if text is not None:
+            self._warn(text)
+            self.texts.append(text)
 
 
 def train(
@@ -63,9 +67,12 @@ def train(
     algorithm = ALGORITHMS[spec.detector]
     dataset = place.datasets.get(spec.dataset)
     images = place.datasets.images(spec.dataset, "train")
+    reader, notes = Reader(place.datasets, place.limits, images), Notes(warn)
+    sound = reader.sound(partial(progress, "check"))
+    notes.add(reader.warning())
     training = algorithm.train(
         algorithm.settings(**spec.settings),
-        [partial(_read, place, image) for image in images],
+        [partial(reader.must_read, image) for image in sound],
         Terms(
             weights=place.weights,
             seed=spec.seed,
@@ -75,19 +82,20 @@ def train(
             max_feature_bytes=place.max_feature_bytes,
             checkpoint=place.checkpoints / job,
             photographs=place.photographs,
-            warn=warn,
+            warn=notes.add,
         ),
     )
     calibration = Calibration.of(
         training.held.scores, training.held.map_maxima, spec.target_false_reject_rate
     )
     if calibration.warranted_false_reject_rate > spec.target_false_reject_rate:
-        warn(
+        notes.add(
             f"{len(calibration.scores)} held-out good images warrant a false-reject rate of "
             f"{calibration.warranted_false_reject_rate:.1%}, not the {spec.target_false_reject_rate:.1%} "
             "asked for: upload more good images"
         )
-    measured = _measure(place, training.detector, calibration, spec.dataset, progress)
+    evaluation = _evaluated(place, training.detector, calibration, spec.dataset, progress, notes.add)
+    measured = evaluation.metrics if evaluation else None
 
     def write(folder: Path, number: int) -> None:
         sha256, size = bundle.write_weights(training.detector, folder)
@@ -107,6 +115,7 @@ def train(
                 learned=training.learned,
                 held_out=len(calibration.scores),
                 method=training.method,
+                skipped=reader.skipped,
             ),
             training=training.facts,
             calibration=calibration,
@@ -114,6 +123,10 @@ def train(
             libraries=bundle.libraries(),
             sha256=sha256,
             size_bytes=size,
+        )
+        report.write(report.Report(manifest, evaluation, notes.texts), folder / bundle.REPORT)
+        manifest = manifest.model_copy(
+            update={"sha256": sha256 | bundle.sha256_below(folder, bundle.REPORT)}
         )
         bundle.write_manifest(manifest, folder)
 
@@ -125,16 +138,25 @@ def train(
     return Result(model_version=manifest.name, metrics=measured)
 
 
-def evaluate(place: Workplace, spec: EvaluateSpec, progress: Progress) -> Result:
-    """Measure a model version on the test images of a dataset."""
+def evaluate(
+    place: Workplace, spec: EvaluateSpec, job: str, progress: Progress, warn: Callable[[str], None]
+) -> Result:
+    """Measure a model version on the test images of a dataset, and keep a report beside it."""
     manifest, detector = _load(place, spec.model)
-    measured = _measure(place, detector, manifest.calibration, spec.dataset, progress)
-    if measured is None:
+    notes = Notes(warn)
+    evaluation = _evaluated(place, detector, manifest.calibration, spec.dataset, progress, notes.add)
+    if evaluation is None:
         raise NotPossibleYet(f"{dataset_name(spec.dataset)} has no test images to measure on")
-    return Result(model_version=manifest.name, metrics=measured)
+    page = report.Report(manifest, evaluation, notes.texts, by=report.By(job, now()))
+    progress("report", 0, 1, "report")
+    place.models.keep_evaluation(
+        ModelRef(manifest.model, manifest.version), job, partial(report.write, page)
+    )
+    progress("report", 1, 1, "report")
+    return Result(model_version=manifest.name, metrics=evaluation.metrics)
 
 
-def embed(place: Workplace, spec: EmbedSpec, progress: Progress) -> Result:
+def embed(place: Workplace, spec: EmbedSpec, progress: Progress, warn: Callable[[str], None]) -> Result:
     """Score the test images of a dataset and write their embeddings to the version's index."""
     manifest, detector = _load(place, spec.model)
     version = ModelRef(manifest.model, manifest.version)
@@ -145,15 +167,17 @@ def embed(place: Workplace, spec: EmbedSpec, progress: Progress) -> Result:
             "since a model scores what it learned from too well"
         )
     indexed = partial(_patiently, progress)
+    reader = Reader(place.datasets, place.limits, images)
     done = 0
-    for batch in _scored(place, detector, images, partial(progress, "embedding")):
-        vectors = np.stack([scored.outcome.embedding for scored in batch])
+    for batch in scored(reader, detector, images, partial(progress, "embedding")):
+        vectors = np.stack([each.outcome.embedding for each in batch])
         if not done:
             indexed(partial(place.index.prepare, version, vectors.shape[1]))
-        items = [_item(version, manifest.calibration, scored) for scored in batch]
+        items = [_item(version, manifest.calibration, each) for each in batch]
         indexed(partial(place.index.put, version, items, vectors))
         done += len(batch)
     indexed(partial(place.index.publish, version))
+    Notes(warn).add(reader.warning())
     return Result(model_version=manifest.name, indexed_images=done)
 
 
@@ -162,87 +186,20 @@ def _load(place: Workplace, name: str) -> tuple[Manifest, Detector]:
     return bundle.load_detector(place.models.folder(ref.model, ref.version or 0), place.device)
 
 
-def _read(place: Workplace, image: DatasetImage) -> Image:
-    return decode(place.datasets.read(image), place.limits)
-
-
-def _scored(
-    place: Workplace,
-    detector: Detector,
-    images: Sequence[DatasetImage],
-    progress: Callable[[int, int, str], None],
-) -> Iterator[list[Scored]]:
-    """Score images in batches, telling how many are done."""
-    for start in range(0, len(images), _BATCH):
-        progress(start, len(images), "images")
-        batch = images[start : start + _BATCH]
-        outcomes = detector.inspect([detector.prepare(_read(place, image)) for image in batch])
-        yield [Scored(image, outcome) for image, outcome in zip(batch, outcomes, strict=True)]
-    progress(len(images), len(images), "images")
-
-
-def _measure(
+def _evaluated(
     place: Workplace,
     detector: Detector,
     calibration: Calibration,
-    dataset_id: str,
+    dataset: str,
     progress: Progress,
-) -> Metrics | None:
-    """Figures on the test images of a dataset, None if it has none."""
-    images = place.datasets.images(dataset_id, "test")
-    if not images:
-        return None
-    scores: dict[str, list[float]] = {}
-    maps: list[NDArray[np.float32]] = []
-    masks: list[NDArray[np.bool_]] = []
-    for batch in _scored(place, detector, images, partial(progress, "evaluation")):
-        for scored in batch:
-            scores.setdefault(scored.image.class_name, []).append(scored.outcome.score)
-            mask = _mask(place, scored.image, detector.input_size)
-            if mask is not None:
-                maps.append(scored.outcome.anomaly_map)
-                masks.append(mask)
-    good = scores.pop(GOOD, [])
-    defective = [score for of_class in scores.values() for score in of_class]
-    pixel_auroc, aupro = metrics.pixel_figures(maps, masks)
-    return Metrics(
-        dataset=dataset_id,
-        dataset_snapshot=place.datasets.get(dataset_id).snapshot,
-        good_images=len(good),
-        defective_images=len(defective),
-        image_auroc=metrics.image_auroc(good, defective),
-        pixel_auroc=pixel_auroc,
-        aupro=aupro,
-        false_reject_rate=_share(good, calibration),
-        detection_rate=_share(defective, calibration),
-        best_f1_threshold=metrics.best_f1_threshold(good, defective),
-        classes={
-            name: ClassMetrics(images=len(of_class), image_auroc=metrics.image_auroc(good, of_class))
-            for name, of_class in sorted(scores.items())
-        },
-    )
+    warn: Callable[[str], None],
+) -> Evaluation | None:
+    on = TestSet(place.datasets, place.limits, dataset)
+    return measure(detector, calibration, on, place.device, progress, warn)
 
 
-def _mask(place: Workplace, image: DatasetImage, side: int) -> NDArray[np.bool_] | None:
-    """The defective pixels at the model's size: none in good images, unknown without a mask."""
-    if image.class_name == GOOD:
-        return np.zeros((side, side), dtype=np.bool_)
-    data = place.datasets.mask_of(image)
-    if data is None:
-        return None
-    mask = PillowImage.fromarray(read_mask(data, place.limits))
-    return np.asarray(mask.resize((side, side), PillowImage.Resampling.NEAREST), dtype=np.bool_)
-
-
-def _share(scores: Sequence[float], calibration: Calibration) -> float | None:
-    """The share of ``scores`` above the threshold."""
-    if not scores:
-        return None
-    return sum(map(calibration.anomalous, scores)) / len(scores)
-
-
-def _item(version: ModelRef, calibration: Calibration, scored: Scored) -> Item:
-    image, score = scored.image, scored.outcome.score
+def _item(version: ModelRef, calibration: Calibration, of: Scored) -> Item:
+    image, score = of.image, of.outcome.score
     return Item(
         id=item_id(version, image.sha256),
         dataset=image.dataset,

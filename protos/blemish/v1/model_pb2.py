@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62lemish/v1/model.proto\x12\nblemish.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"U\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nproduction\x18\x02 \x01(\t\x12*\n\x08versions\x18\x03 \x03(\x0b\x32\x18.blemish.v1.ModelVersion\"\x99\x05\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65tector\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x04 \x01(\t\x12\x18\n\x10\x64\x61taset_snapshot\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03job\x18\x07 \x01(\t\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\x12\n\nproduction\x18\t \x01(\x08\x12\x38\n\x08settings\x18\n \x03(\x0b\x32&.blemish.v1.ModelVersion.SettingsEntry\x12 \n\x05split\x18\x0b \x01(\x0b\x32\x11.blemish.v1.Split\x12,\n\x0b\x63\x61libration\x18\x0c \x01(\x0b\x32\x17.blemish.v1.Calibration\x12$\n\x07metrics\x18\r \x01(\x0b\x32\x13.blemish.v1.Metrics\x12:\n\tlibraries\x18\x0e \x03(\x0b\x32\'.blemish.v1.ModelVersion.LibrariesEntry\x12\x12\n\nsize_bytes\x18\x0f \x01(\x03\x12\x38\n\x08training\x18\x14 \x03(\x0b\x32&.blemish.v1.ModelVersion.TrainingEntry\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rTrainingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x05Split\x12\x0f\n\x07learned\x18\x01 \x01(\x05\x12\x10\n\x08held_out\x18\x02 \x01(\x05\x12\x0e\n\x06method\x18\x03 \x01(\t\"\xb6\x01\n\x0b\x43\x61libration\x12\x11\n\tthreshold\x18\x01 \x01(\x01\x12 \n\x18target_false_reject_rate\x18\x02 \x01(\x01\x12#\n\x1bwarranted_false_reject_rate\x18\x03 \x01(\x01\x12\x17\n\x0fheld_out_images\x18\x04 \x01(\x05\x12\x1e\n\x11\x62\x65st_f1_threshold\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x14\n\x12_best_f1_threshold\"\xe6\x02\n\x07Metrics\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x18\n\x10\x64\x61taset_snapshot\x18\x02 \x01(\t\x12\x13\n\x0bgood_images\x18\x03 \x01(\x05\x12\x18\n\x10\x64\x65\x66\x65\x63tive_images\x18\x04 \x01(\x05\x12\x18\n\x0bimage_auroc\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bpixel_auroc\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05\x61upro\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x1e\n\x11\x66\x61lse_reject_rate\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12\x1b\n\x0e\x64\x65tection_rate\x18\t \x01(\x01H\x04\x88\x01\x01\x12)\n\x07\x63lasses\x18\n \x03(\x0b\x32\x18.blemish.v1.ClassMetricsB\x0e\n\x0c_image_aurocB\x0e\n\x0c_pixel_aurocB\x08\n\x06_auproB\x14\n\x12_false_reject_rateB\x11\n\x0f_detection_rate\"\\\n\x0c\x43lassMetrics\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x05\x12\x18\n\x0bimage_auroc\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_image_auroc\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.blemish.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x10GetModelResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.blemish.v1.ModelVersion\"#\n\x13PromoteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x14PromoteModelResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.blemish.v1.ModelVersion2\xf5\x01\n\x0cModelService\x12K\n\nListModels\x12\x1d.blemish.v1.ListModelsRequest\x1a\x1e.blemish.v1.ListModelsResponse\x12\x45\n\x08GetModel\x12\x1b.blemish.v1.GetModelRequest\x1a\x1c.blemish.v1.GetModelResponse\x12Q\n\x0cPromoteModel\x12\x1f.blemish.v1.PromoteModelRequest\x1a .blemish.v1.PromoteModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62lemish/v1/model.proto\x12\nblemish.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"U\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nproduction\x18\x02 \x01(\t\x12*\n\x08versions\x18\x03 \x03(\x0b\x32\x18.blemish.v1.ModelVersion\"\x99\x05\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65tector\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x04 \x01(\t\x12\x18\n\x10\x64\x61taset_snapshot\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03job\x18\x07 \x01(\t\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\x12\n\nproduction\x18\t \x01(\x08\x12\x38\n\x08settings\x18\n \x03(\x0b\x32&.blemish.v1.ModelVersion.SettingsEntry\x12 \n\x05split\x18\x0b \x01(\x0b\x32\x11.blemish.v1.Split\x12,\n\x0b\x63\x61libration\x18\x0c \x01(\x0b\x32\x17.blemish.v1.Calibration\x12$\n\x07metrics\x18\r \x01(\x0b\x32\x13.blemish.v1.Metrics\x12:\n\tlibraries\x18\x0e \x03(\x0b\x32\'.blemish.v1.ModelVersion.LibrariesEntry\x12\x12\n\nsize_bytes\x18\x0f \x01(\x03\x12\x38\n\x08training\x18\x14 \x03(\x0b\x32&.blemish.v1.ModelVersion.TrainingEntry\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rTrainingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"K\n\x05Split\x12\x0f\n\x07learned\x18\x01 \x01(\x05\x12\x10\n\x08held_out\x18\x02 \x01(\x05\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x0f\n\x07skipped\x18\x04 \x01(\x05\"\xb6\x01\n\x0b\x43\x61libration\x12\x11\n\tthreshold\x18\x01 \x01(\x01\x12 \n\x18target_false_reject_rate\x18\x02 \x01(\x01\x12#\n\x1bwarranted_false_reject_rate\x18\x03 \x01(\x01\x12\x17\n\x0fheld_out_images\x18\x04 \x01(\x05\x12\x1e\n\x11\x62\x65st_f1_threshold\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x14\n\x12_best_f1_threshold\"\xeb\x05\n\x07Metrics\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x18\n\x10\x64\x61taset_snapshot\x18\x02 \x01(\t\x12\x13\n\x0bgood_images\x18\x03 \x01(\x05\x12\x18\n\x10\x64\x65\x66\x65\x63tive_images\x18\x04 \x01(\x05\x12\x18\n\x0bimage_auroc\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bpixel_auroc\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05\x61upro\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x1e\n\x11\x66\x61lse_reject_rate\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12\x1b\n\x0e\x64\x65tection_rate\x18\t \x01(\x01H\x04\x88\x01\x01\x12)\n\x07\x63lasses\x18\n \x03(\x0b\x32\x18.blemish.v1.ClassMetrics\x12\x1a\n\rfpr_at_95_tpr\x18\x0b \x01(\x01H\x05\x88\x01\x01\x12\x0f\n\x02\x66\x31\x18\x0c \x01(\x01H\x06\x88\x01\x01\x12\x14\n\x07\x62\x65st_f1\x18\r \x01(\x01H\x07\x88\x01\x01\x12\x1e\n\x11\x62\x65st_f1_threshold\x18\x0e \x01(\x01H\x08\x88\x01\x01\x12\x35\n\tintervals\x18\x0f \x03(\x0b\x32\".blemish.v1.Metrics.IntervalsEntry\x12\x16\n\x0eskipped_images\x18\x10 \x01(\x05\x12\x17\n\x0funmasked_images\x18\x11 \x01(\x05\x12)\n\x07latency\x18\x12 \x01(\x0b\x32\x13.blemish.v1.LatencyH\t\x88\x01\x01\x1a\x46\n\x0eIntervalsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.blemish.v1.Interval:\x02\x38\x01\x42\x0e\n\x0c_image_aurocB\x0e\n\x0c_pixel_aurocB\x08\n\x06_auproB\x14\n\x12_false_reject_rateB\x11\n\x0f_detection_rateB\x10\n\x0e_fpr_at_95_tprB\x05\n\x03_f1B\n\n\x08_best_f1B\x14\n\x12_best_f1_thresholdB\n\n\x08_latency\"\x86\x03\n\x0c\x43lassMetrics\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x05\x12\x18\n\x0bimage_auroc\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rfpr_at_95_tpr\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1b\n\x0e\x64\x65tection_rate\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x18\n\x0bpixel_auroc\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05\x61upro\x18\x07 \x01(\x01H\x04\x88\x01\x01\x12:\n\tintervals\x18\x08 \x03(\x0b\x32\'.blemish.v1.ClassMetrics.IntervalsEntry\x1a\x46\n\x0eIntervalsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.blemish.v1.Interval:\x02\x38\x01\x42\x0e\n\x0c_image_aurocB\x10\n\x0e_fpr_at_95_tprB\x11\n\x0f_detection_rateB\x0e\n\x0c_pixel_aurocB\x08\n\x06_aupro\"%\n\x08Interval\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\"\xc3\x01\n\x07Latency\x12\x0f\n\x07runtime\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x12\n\nbatch_size\x18\x03 \x01(\x05\x12)\n\x06\x64\x65\x63ode\x18\x04 \x01(\x0b\x32\x19.blemish.v1.TimeQuantiles\x12*\n\x07prepare\x18\x05 \x01(\x0b\x32\x19.blemish.v1.TimeQuantiles\x12,\n\tinference\x18\x06 \x01(\x0b\x32\x19.blemish.v1.TimeQuantiles\"\x87\x01\n\rTimeQuantiles\x12&\n\x03p50\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p95\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p99\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.blemish.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x10GetModelResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.blemish.v1.ModelVersion\"#\n\x13PromoteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x14PromoteModelResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.blemish.v1.ModelVersion\"4\n\x10GetReportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nevaluation\x18\x02 \x01(\t\"\"\n\x11GetReportResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xc1\x02\n\x0cModelService\x12K\n\nListModels\x12\x1d.blemish.v1.ListModelsRequest\x1a\x1e.blemish.v1.ListModelsResponse\x12\x45\n\x08GetModel\x12\x1b.blemish.v1.GetModelRequest\x1a\x1c.blemish.v1.GetModelResponse\x12Q\n\x0cPromoteModel\x12\x1f.blemish.v1.PromoteModelRequest\x1a .blemish.v1.PromoteModelResponse\x12J\n\tGetReport\x12\x1c.blemish.v1.GetReportRequest\x1a\x1d.blemish.v1.GetReportResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,36 +39,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELVERSION_LIBRARIESENTRY']._serialized_options = b'8\001'
   _globals['_MODELVERSION_TRAININGENTRY']._loaded_options = None
   _globals['_MODELVERSION_TRAININGENTRY']._serialized_options = b'8\001'
-  _globals['_MODEL']._serialized_start=71
-  _globals['_MODEL']._serialized_end=156
-  _globals['_MODELVERSION']._serialized_start=159
-  _globals['_MODELVERSION']._serialized_end=824
-  _globals['_MODELVERSION_SETTINGSENTRY']._serialized_start=678
-  _globals['_MODELVERSION_SETTINGSENTRY']._serialized_end=725
-  _globals['_MODELVERSION_LIBRARIESENTRY']._serialized_start=727
-  _globals['_MODELVERSION_LIBRARIESENTRY']._serialized_end=775
-  _globals['_MODELVERSION_TRAININGENTRY']._serialized_start=777
-  _globals['_MODELVERSION_TRAININGENTRY']._serialized_end=824
-  _globals['_SPLIT']._serialized_start=826
-  _globals['_SPLIT']._serialized_end=884
-  _globals['_CALIBRATION']._serialized_start=887
-  _globals['_CALIBRATION']._serialized_end=1069
-  _globals['_METRICS']._serialized_start=1072
-  _globals['_METRICS']._serialized_end=1430
-  _globals['_CLASSMETRICS']._serialized_start=1432
-  _globals['_CLASSMETRICS']._serialized_end=1524
-  _globals['_LISTMODELSREQUEST']._serialized_start=1526
-  _globals['_LISTMODELSREQUEST']._serialized_end=1584
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1586
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1666
-  _globals['_GETMODELREQUEST']._serialized_start=1668
-  _globals['_GETMODELREQUEST']._serialized_end=1699
-  _globals['_GETMODELRESPONSE']._serialized_start=1701
-  _globals['_GETMODELRESPONSE']._serialized_end=1762
-  _globals['_PROMOTEMODELREQUEST']._serialized_start=1764
-  _globals['_PROMOTEMODELREQUEST']._serialized_end=1799
-  _globals['_PROMOTEMODELRESPONSE']._serialized_start=1801
-  _globals['_PROMOTEMODELRESPONSE']._serialized_end=1866
-  _globals['_MODELSERVICE']._serialized_start=1869
-  _globals['_MODELSERVICE']._serialized_end=2114
+  _globals['_METRICS_INTERVALSENTRY']._loaded_options = None
+  _globals['_METRICS_INTERVALSENTRY']._serialized_options = b'8\001'
+  _globals['_CLASSMETRICS_INTERVALSENTRY']._loaded_options = None
+  _globals['_CLASSMETRICS_INTERVALSENTRY']._serialized_options = b'8\001'
+  _globals['_MODEL']._serialized_start=103
+  _globals['_MODEL']._serialized_end=188
+  _globals['_MODELVERSION']._serialized_start=191
+  _globals['_MODELVERSION']._serialized_end=856
+  _globals['_MODELVERSION_SETTINGSENTRY']._serialized_start=710
+  _globals['_MODELVERSION_SETTINGSENTRY']._serialized_end=757
+  _globals['_MODELVERSION_LIBRARIESENTRY']._serialized_start=759
+  _globals['_MODELVERSION_LIBRARIESENTRY']._serialized_end=807
+  _globals['_MODELVERSION_TRAININGENTRY']._serialized_start=809
+  _globals['_MODELVERSION_TRAININGENTRY']._serialized_end=856
+  _globals['_SPLIT']._serialized_start=858
+  _globals['_SPLIT']._serialized_end=933
+  _globals['_CALIBRATION']._serialized_start=936
+  _globals['_CALIBRATION']._serialized_end=1118
+  _globals['_METRICS']._serialized_start=1121
+  _globals['_METRICS']._serialized_end=1868
+  _globals['_METRICS_INTERVALSENTRY']._serialized_start=1644
+  _globals['_METRICS_INTERVALSENTRY']._serialized_end=1714
+  _globals['_CLASSMETRICS']._serialized_start=1871
+  _globals['_CLASSMETRICS']._serialized_end=2261
+  _globals['_CLASSMETRICS_INTERVALSENTRY']._serialized_start=1644
+  _globals['_CLASSMETRICS_INTERVALSENTRY']._serialized_end=1714
+  _globals['_INTERVAL']._serialized_start=2263
+  _globals['_INTERVAL']._serialized_end=2300
+  _globals['_LATENCY']._serialized_start=2303
+  _globals['_LATENCY']._serialized_end=2498
+  _globals['_TIMEQUANTILES']._serialized_start=2501
+  _globals['_TIMEQUANTILES']._serialized_end=2636
+  _globals['_LISTMODELSREQUEST']._serialized_start=2638
+  _globals['_LISTMODELSREQUEST']._serialized_end=2696
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2698
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2778
+  _globals['_GETMODELREQUEST']._serialized_start=2780
+  _globals['_GETMODELREQUEST']._serialized_end=2811
+  _globals['_GETMODELRESPONSE']._serialized_start=2813
+  _globals['_GETMODELRESPONSE']._serialized_end=2874
+  _globals['_PROMOTEMODELREQUEST']._serialized_start=2876
+  _globals['_PROMOTEMODELREQUEST']._serialized_end=2911
+  _globals['_PROMOTEMODELRESPONSE']._serialized_start=2913
+  _globals['_PROMOTEMODELRESPONSE']._serialized_end=2978
+  _globals['_GETREPORTREQUEST']._serialized_start=2980
+  _globals['_GETREPORTREQUEST']._serialized_end=3032
+  _globals['_GETREPORTRESPONSE']._serialized_start=3034
+  _globals['_GETREPORTRESPONSE']._serialized_end=3068
+  _globals['_MODELSERVICE']._serialized_start=3071
+  _globals['_MODELSERVICE']._serialized_end=3392
 # @@protoc_insertion_point(module_scope)

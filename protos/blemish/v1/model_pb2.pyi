@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -204,6 +205,7 @@ class Split(_message.Message):
     LEARNED_FIELD_NUMBER: _builtins.int
     HELD_OUT_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
     learned: _builtins.int
     """Images whose features are in the memory bank."""
     held_out: _builtins.int
@@ -212,16 +214,19 @@ class Split(_message.Message):
     """
     method: _builtins.str
     """How held_out came about: "held out" or "cross-calibration"."""
+    skipped: _builtins.int
+    """Training images that could not be read and were left out."""
     def __init__(
         self,
         *,
         learned: _builtins.int = ...,
         held_out: _builtins.int = ...,
         method: _builtins.str = ...,
+        skipped: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_out", b"held_out", "learned", b"learned", "method", b"method"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_out", b"held_out", "learned", b"learned", "method", b"method", "skipped", b"skipped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -270,6 +275,27 @@ class Metrics(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class IntervalsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Interval: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Interval | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     DATASET_FIELD_NUMBER: _builtins.int
     DATASET_SNAPSHOT_FIELD_NUMBER: _builtins.int
     GOOD_IMAGES_FIELD_NUMBER: _builtins.int
@@ -280,6 +306,14 @@ class Metrics(_message.Message):
     FALSE_REJECT_RATE_FIELD_NUMBER: _builtins.int
     DETECTION_RATE_FIELD_NUMBER: _builtins.int
     CLASSES_FIELD_NUMBER: _builtins.int
+    FPR_AT_95_TPR_FIELD_NUMBER: _builtins.int
+    F1_FIELD_NUMBER: _builtins.int
+    BEST_F1_FIELD_NUMBER: _builtins.int
+    BEST_F1_THRESHOLD_FIELD_NUMBER: _builtins.int
+    INTERVALS_FIELD_NUMBER: _builtins.int
+    SKIPPED_IMAGES_FIELD_NUMBER: _builtins.int
+    UNMASKED_IMAGES_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """datasets/{id}"""
     dataset_snapshot: _builtins.str
@@ -293,8 +327,31 @@ class Metrics(_message.Message):
     """Share of good test images above the threshold."""
     detection_rate: _builtins.float
     """Share of defective test images above the threshold."""
+    fpr_at_95_tpr: _builtins.float
+    """Share of good images above the highest threshold that finds 95 % of the defective ones."""
+    f1: _builtins.float
+    """F1 at the calibrated threshold."""
+    best_f1: _builtins.float
+    """The best F1 at any threshold. It uses labels: for comparison, never for verdicts."""
+    best_f1_threshold: _builtins.float
+    """The threshold of best_f1. It uses labels: for comparison, never for verdicts."""
+    skipped_images: _builtins.int
+    """Test images that could not be read; they count in no figure."""
+    unmasked_images: _builtins.int
+    """Defective images without a usable mask; the pixel figures leave them out."""
     @_builtins.property
     def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassMetrics]: ...
+    @_builtins.property
+    def intervals(self) -> _containers.MessageMap[_builtins.str, Global___Interval]:
+        """Where each figure lies with a confidence of 95 %, by the name of its field. From 1000 bootstrap draws of
+        images, good and defective ones apart; of false_reject_rate and detection_rate the exact binomial
+        interval. A figure that rests on a single image has none.
+        """
+
+    @_builtins.property
+    def latency(self) -> Global___Latency:
+        """Absent in what older servers measured."""
+
     def __init__(
         self,
         *,
@@ -308,29 +365,57 @@ class Metrics(_message.Message):
         false_reject_rate: _builtins.float | None = ...,
         detection_rate: _builtins.float | None = ...,
         classes: _abc.Iterable[Global___ClassMetrics] | None = ...,
+        fpr_at_95_tpr: _builtins.float | None = ...,
+        f1: _builtins.float | None = ...,
+        best_f1: _builtins.float | None = ...,
+        best_f1_threshold: _builtins.float | None = ...,
+        intervals: _abc.Mapping[_builtins.str, Global___Interval] | None = ...,
+        skipped_images: _builtins.int = ...,
+        unmasked_images: _builtins.int = ...,
+        latency: Global___Latency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_detection_rate", b"_detection_rate", "_false_reject_rate", b"_false_reject_rate", "_image_auroc", b"_image_auroc", "_pixel_auroc", b"_pixel_auroc", "aupro", b"aupro", "detection_rate", b"detection_rate", "false_reject_rate", b"false_reject_rate", "image_auroc", b"image_auroc", "pixel_auroc", b"pixel_auroc"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_best_f1", b"_best_f1", "_best_f1_threshold", b"_best_f1_threshold", "_detection_rate", b"_detection_rate", "_f1", b"_f1", "_false_reject_rate", b"_false_reject_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_latency", b"_latency", "_pixel_auroc", b"_pixel_auroc", "aupro", b"aupro", "best_f1", b"best_f1", "best_f1_threshold", b"best_f1_threshold", "detection_rate", b"detection_rate", "f1", b"f1", "false_reject_rate", b"false_reject_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "image_auroc", b"image_auroc", "latency", b"latency", "pixel_auroc", b"pixel_auroc"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_detection_rate", b"_detection_rate", "_false_reject_rate", b"_false_reject_rate", "_image_auroc", b"_image_auroc", "_pixel_auroc", b"_pixel_auroc", "aupro", b"aupro", "classes", b"classes", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "defective_images", b"defective_images", "detection_rate", b"detection_rate", "false_reject_rate", b"false_reject_rate", "good_images", b"good_images", "image_auroc", b"image_auroc", "pixel_auroc", b"pixel_auroc"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_best_f1", b"_best_f1", "_best_f1_threshold", b"_best_f1_threshold", "_detection_rate", b"_detection_rate", "_f1", b"_f1", "_false_reject_rate", b"_false_reject_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_latency", b"_latency", "_pixel_auroc", b"_pixel_auroc", "aupro", b"aupro", "best_f1", b"best_f1", "best_f1_threshold", b"best_f1_threshold", "classes", b"classes", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "defective_images", b"defective_images", "detection_rate", b"detection_rate", "f1", b"f1", "false_reject_rate", b"false_reject_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "good_images", b"good_images", "image_auroc", b"image_auroc", "intervals", b"intervals", "latency", b"latency", "pixel_auroc", b"pixel_auroc", "skipped_images", b"skipped_images", "unmasked_images", b"unmasked_images"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__aupro: _TypeAlias = _typing.Literal["aupro"]  # noqa: Y015
     _WhichOneofArgType__aupro: _TypeAlias = _typing.Literal["_aupro", b"_aupro"]  # noqa: Y015
+    _WhichOneofReturnType__best_f1: _TypeAlias = _typing.Literal["best_f1"]  # noqa: Y015
+    _WhichOneofArgType__best_f1: _TypeAlias = _typing.Literal["_best_f1", b"_best_f1"]  # noqa: Y015
+    _WhichOneofReturnType__best_f1_threshold: _TypeAlias = _typing.Literal["best_f1_threshold"]  # noqa: Y015
+    _WhichOneofArgType__best_f1_threshold: _TypeAlias = _typing.Literal["_best_f1_threshold", b"_best_f1_threshold"]  # noqa: Y015
     _WhichOneofReturnType__detection_rate: _TypeAlias = _typing.Literal["detection_rate"]  # noqa: Y015
     _WhichOneofArgType__detection_rate: _TypeAlias = _typing.Literal["_detection_rate", b"_detection_rate"]  # noqa: Y015
+    _WhichOneofReturnType__f1: _TypeAlias = _typing.Literal["f1"]  # noqa: Y015
+    _WhichOneofArgType__f1: _TypeAlias = _typing.Literal["_f1", b"_f1"]  # noqa: Y015
     _WhichOneofReturnType__false_reject_rate: _TypeAlias = _typing.Literal["false_reject_rate"]  # noqa: Y015
     _WhichOneofArgType__false_reject_rate: _TypeAlias = _typing.Literal["_false_reject_rate", b"_false_reject_rate"]  # noqa: Y015
+    _WhichOneofReturnType__fpr_at_95_tpr: _TypeAlias = _typing.Literal["fpr_at_95_tpr"]  # noqa: Y015
+    _WhichOneofArgType__fpr_at_95_tpr: _TypeAlias = _typing.Literal["_fpr_at_95_tpr", b"_fpr_at_95_tpr"]  # noqa: Y015
     _WhichOneofReturnType__image_auroc: _TypeAlias = _typing.Literal["image_auroc"]  # noqa: Y015
     _WhichOneofArgType__image_auroc: _TypeAlias = _typing.Literal["_image_auroc", b"_image_auroc"]  # noqa: Y015
+    _WhichOneofReturnType__latency: _TypeAlias = _typing.Literal["latency"]  # noqa: Y015
+    _WhichOneofArgType__latency: _TypeAlias = _typing.Literal["_latency", b"_latency"]  # noqa: Y015
     _WhichOneofReturnType__pixel_auroc: _TypeAlias = _typing.Literal["pixel_auroc"]  # noqa: Y015
     _WhichOneofArgType__pixel_auroc: _TypeAlias = _typing.Literal["_pixel_auroc", b"_pixel_auroc"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__aupro) -> _WhichOneofReturnType__aupro | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__best_f1) -> _WhichOneofReturnType__best_f1 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__best_f1_threshold) -> _WhichOneofReturnType__best_f1_threshold | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__detection_rate) -> _WhichOneofReturnType__detection_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__f1) -> _WhichOneofReturnType__f1 | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__false_reject_rate) -> _WhichOneofReturnType__false_reject_rate | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fpr_at_95_tpr) -> _WhichOneofReturnType__fpr_at_95_tpr | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__image_auroc) -> _WhichOneofReturnType__image_auroc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latency) -> _WhichOneofReturnType__latency | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pixel_auroc) -> _WhichOneofReturnType__pixel_auroc | None: ...
 
@@ -342,28 +427,185 @@ class ClassMetrics(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class IntervalsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Interval: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Interval | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CLASS_NAME_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
     IMAGE_AUROC_FIELD_NUMBER: _builtins.int
+    FPR_AT_95_TPR_FIELD_NUMBER: _builtins.int
+    DETECTION_RATE_FIELD_NUMBER: _builtins.int
+    PIXEL_AUROC_FIELD_NUMBER: _builtins.int
+    AUPRO_FIELD_NUMBER: _builtins.int
+    INTERVALS_FIELD_NUMBER: _builtins.int
     class_name: _builtins.str
     images: _builtins.int
     image_auroc: _builtins.float
+    fpr_at_95_tpr: _builtins.float
+    detection_rate: _builtins.float
+    """Share of the class's images above the threshold."""
+    pixel_auroc: _builtins.float
+    aupro: _builtins.float
+    @_builtins.property
+    def intervals(self) -> _containers.MessageMap[_builtins.str, Global___Interval]:
+        """As in Metrics."""
+
     def __init__(
         self,
         *,
         class_name: _builtins.str = ...,
         images: _builtins.int = ...,
         image_auroc: _builtins.float | None = ...,
+        fpr_at_95_tpr: _builtins.float | None = ...,
+        detection_rate: _builtins.float | None = ...,
+        pixel_auroc: _builtins.float | None = ...,
+        aupro: _builtins.float | None = ...,
+        intervals: _abc.Mapping[_builtins.str, Global___Interval] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_image_auroc", b"_image_auroc", "image_auroc", b"image_auroc"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_detection_rate", b"_detection_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_pixel_auroc", b"_pixel_auroc", "aupro", b"aupro", "detection_rate", b"detection_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "image_auroc", b"image_auroc", "pixel_auroc", b"pixel_auroc"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_image_auroc", b"_image_auroc", "class_name", b"class_name", "image_auroc", b"image_auroc", "images", b"images"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_detection_rate", b"_detection_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_pixel_auroc", b"_pixel_auroc", "aupro", b"aupro", "class_name", b"class_name", "detection_rate", b"detection_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "image_auroc", b"image_auroc", "images", b"images", "intervals", b"intervals", "pixel_auroc", b"pixel_auroc"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__aupro: _TypeAlias = _typing.Literal["aupro"]  # noqa: Y015
+    _WhichOneofArgType__aupro: _TypeAlias = _typing.Literal["_aupro", b"_aupro"]  # noqa: Y015
+    _WhichOneofReturnType__detection_rate: _TypeAlias = _typing.Literal["detection_rate"]  # noqa: Y015
+    _WhichOneofArgType__detection_rate: _TypeAlias = _typing.Literal["_detection_rate", b"_detection_rate"]  # noqa: Y015
+    _WhichOneofReturnType__fpr_at_95_tpr: _TypeAlias = _typing.Literal["fpr_at_95_tpr"]  # noqa: Y015
+    _WhichOneofArgType__fpr_at_95_tpr: _TypeAlias = _typing.Literal["_fpr_at_95_tpr", b"_fpr_at_95_tpr"]  # noqa: Y015
     _WhichOneofReturnType__image_auroc: _TypeAlias = _typing.Literal["image_auroc"]  # noqa: Y015
     _WhichOneofArgType__image_auroc: _TypeAlias = _typing.Literal["_image_auroc", b"_image_auroc"]  # noqa: Y015
+    _WhichOneofReturnType__pixel_auroc: _TypeAlias = _typing.Literal["pixel_auroc"]  # noqa: Y015
+    _WhichOneofArgType__pixel_auroc: _TypeAlias = _typing.Literal["_pixel_auroc", b"_pixel_auroc"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__aupro) -> _WhichOneofReturnType__aupro | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__detection_rate) -> _WhichOneofReturnType__detection_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fpr_at_95_tpr) -> _WhichOneofReturnType__fpr_at_95_tpr | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__image_auroc) -> _WhichOneofReturnType__image_auroc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pixel_auroc) -> _WhichOneofReturnType__pixel_auroc | None: ...
 
 Global___ClassMetrics: _TypeAlias = ClassMetrics  # noqa: Y015
+
+@_typing.final
+class Interval(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    low: _builtins.float
+    high: _builtins.float
+    def __init__(
+        self,
+        *,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Interval: _TypeAlias = Interval  # noqa: Y015
+
+@_typing.final
+class Latency(_message.Message):
+    """Wall time per image while the figures were taken; the first batch, which warms up, is left out unless it is
+    the only one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNTIME_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    DECODE_FIELD_NUMBER: _builtins.int
+    PREPARE_FIELD_NUMBER: _builtins.int
+    INFERENCE_FIELD_NUMBER: _builtins.int
+    runtime: _builtins.str
+    """The engine that ran the network: torch."""
+    device: _builtins.str
+    """cpu, cuda, ..."""
+    batch_size: _builtins.int
+    """Images in one forward pass; the pass counts for each of them as an equal part."""
+    @_builtins.property
+    def decode(self) -> Global___TimeQuantiles:
+        """From the encoded file to pixels, its check included."""
+
+    @_builtins.property
+    def prepare(self) -> Global___TimeQuantiles:
+        """From pixels to the model's input."""
+
+    @_builtins.property
+    def inference(self) -> Global___TimeQuantiles:
+        """From the model's input to score, map and embedding."""
+
+    def __init__(
+        self,
+        *,
+        runtime: _builtins.str = ...,
+        device: _builtins.str = ...,
+        batch_size: _builtins.int = ...,
+        decode: Global___TimeQuantiles | None = ...,
+        prepare: Global___TimeQuantiles | None = ...,
+        inference: Global___TimeQuantiles | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "inference", b"inference", "prepare", b"prepare"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "decode", b"decode", "device", b"device", "inference", b"inference", "prepare", b"prepare", "runtime", b"runtime"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Latency: _TypeAlias = Latency  # noqa: Y015
+
+@_typing.final
+class TimeQuantiles(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    P50_FIELD_NUMBER: _builtins.int
+    P95_FIELD_NUMBER: _builtins.int
+    P99_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def p50(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def p95(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def p99(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        p50: _duration_pb2.Duration | None = ...,
+        p95: _duration_pb2.Duration | None = ...,
+        p99: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["p50", b"p50", "p95", b"p95", "p99", b"p99"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["p50", b"p50", "p95", b"p95", "p99", b"p99"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimeQuantiles: _TypeAlias = TimeQuantiles  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):
@@ -490,3 +732,47 @@ class PromoteModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PromoteModelResponse: _TypeAlias = PromoteModelResponse  # noqa: Y015
+
+@_typing.final
+class GetReportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    EVALUATION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As in GetModel."""
+    evaluation: _builtins.str
+    """The job of an evaluation, jobs/{id}; the report of the training if empty."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        evaluation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReportRequest: _TypeAlias = GetReportRequest  # noqa: Y015
+
+@_typing.final
+class GetReportResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes of the page, UTF-8."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReportResponse: _TypeAlias = GetReportResponse  # noqa: Y015

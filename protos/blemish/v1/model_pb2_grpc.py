@@ -54,6 +54,11 @@ class ModelServiceStub:
                 request_serializer=blemish_dot_v1_dot_model__pb2.PromoteModelRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_model__pb2.PromoteModelResponse.FromString,
                 _registered_method=True)
+        self.GetReport = channel.unary_stream(
+                '/blemish.v1.ModelService/GetReport',
+                request_serializer=blemish_dot_v1_dot_model__pb2.GetReportRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_model__pb2.GetReportResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -86,6 +91,15 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetReport(self, request, context):
+        """The report of a version's training or of an evaluation of it: one page of HTML that needs nothing beside
+        it, in chunks of at most 64 KiB. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it has
+        no such report; the message names those that it has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -103,6 +117,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.PromoteModel,
                     request_deserializer=blemish_dot_v1_dot_model__pb2.PromoteModelRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_model__pb2.PromoteModelResponse.SerializeToString,
+            ),
+            'GetReport': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetReport,
+                    request_deserializer=blemish_dot_v1_dot_model__pb2.GetReportRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_model__pb2.GetReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -191,6 +210,33 @@ class ModelService:
             '/blemish.v1.ModelService/PromoteModel',
             blemish_dot_v1_dot_model__pb2.PromoteModelRequest.SerializeToString,
             blemish_dot_v1_dot_model__pb2.PromoteModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/blemish.v1.ModelService/GetReport',
+            blemish_dot_v1_dot_model__pb2.GetReportRequest.SerializeToString,
+            blemish_dot_v1_dot_model__pb2.GetReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,11 @@ class ModelServiceStub:
     """Makes a version the production one; an older version rolls back. The next request that names the model
     is answered by it. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
     """
+    GetReport: _grpc.UnaryStreamMultiCallable[_model_pb2.GetReportRequest, _model_pb2.GetReportResponse]
+    """The report of a version's training or of an evaluation of it: one page of HTML that needs nothing beside
+    it, in chunks of at most 64 KiB. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it has
+    no such report; the message names those that it has.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -64,6 +69,11 @@ class ModelServiceAsyncStub(ModelServiceStub):
     PromoteModel: _aio.UnaryUnaryMultiCallable[_model_pb2.PromoteModelRequest, _model_pb2.PromoteModelResponse]  # type: ignore[assignment]
     """Makes a version the production one; an older version rolls back. The next request that names the model
     is answered by it. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
+    """
+    GetReport: _aio.UnaryStreamMultiCallable[_model_pb2.GetReportRequest, _model_pb2.GetReportResponse]  # type: ignore[assignment]
+    """The report of a version's training or of an evaluation of it: one page of HTML that needs nothing beside
+    it, in chunks of at most 64 KiB. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it has
+    no such report; the message names those that it has.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -98,6 +108,17 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_pb2.PromoteModelResponse, _abc.Awaitable[_model_pb2.PromoteModelResponse]]:
         """Makes a version the production one; an older version rolls back. The next request that names the model
         is answered by it. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
+        """
+
+    @_abc_1.abstractmethod
+    def GetReport(
+        self,
+        request: _model_pb2.GetReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_pb2.GetReportResponse], _abc.AsyncIterator[_model_pb2.GetReportResponse]]:
+        """The report of a version's training or of an evaluation of it: one page of HTML that needs nothing beside
+        it, in chunks of at most 64 KiB. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it has
+        no such report; the message names those that it has.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -2,6 +2,7 @@
 """ModelService: name, describe and promote what training made."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
@@ -10,9 +11,11 @@ from blemish.v1 import model_pb2 as pb
 from blemish.v1.model_pb2_grpc import ModelServiceServicer
 from blemish_core.errors import InvalidRequest
 from blemish_core.models import ModelStore
-from blemish_core.names import ModelRef
+from blemish_core.names import ModelRef, job_id
 from blemish_server import convert
 from blemish_server.pages import Page
+
+_CHUNK_BYTES = 64 << 10
 
 
 class ModelServicer(ModelServiceServicer):
@@ -52,3 +55,13 @@ class ModelServicer(ModelServiceServicer):
             )
         manifest = await asyncio.to_thread(self._models.promote, ref)
         return pb.PromoteModelResponse(version=convert.model_version(manifest, production=True))
+
+    async def GetReport(  # noqa: N802
+        self, request: pb.GetReportRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.GetReportResponse]:
+        ref = ModelRef.parse(request.name, "name")
+        job = job_id(request.evaluation, "evaluation") if request.evaluation else None
+        path = await asyncio.to_thread(self._models.report, ref, job)
+        page = await asyncio.to_thread(path.read_bytes)
+        for start in range(0, len(page), _CHUNK_BYTES):
+            yield pb.GetReportResponse(chunk=page[start : start + _CHUNK_BYTES])

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of image scores: AUROC, F1, false positive rate at 95 % true positive rate, and their intervals."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish_core.evaluation.resampling import (
+    DRAWS,
+    SEED,
+    Estimate,
+    Estimates,
+    draws,
+    enough,
+    percentile_interval,
+    rate,
+)
+from blemish_core.metrics import image_auroc
+
+_TRUE_POSITIVE_RATE = 0.95
+_CELLS = 4_000_000
+"""Of draws x images worked on at once."""
+
+
+def image_figures(good: Sequence[float], defective: Sequence[float], threshold: float) -> Estimates:
+    """Estimate each figure from the scores; an image is rejected above ``threshold``."""
+    rejected = rate(sum(score > threshold for score in good), len(good))
+    detected = rate(sum(score > threshold for score in defective), len(defective))
+    rates = {"false_reject_rate": rejected, "detection_rate": detected}
+    if not good or not defective:
+        return rates
+    pooled = _Pooled(np.array(good), np.array(defective), threshold)
+    values = pooled.figures(np.ones((1, len(good))), np.ones((1, len(defective))))
+    values["image_auroc"] = np.array([image_auroc(good, defective)])
+    if not enough(len(good), len(defective)):
+        return rates | {name: Estimate(float(value[0])) for name, value in values.items()}
+    drawn = _drawn(pooled, len(good), len(defective))
+    return rates | {
+        name: Estimate(float(value[0]), percentile_interval(drawn[name])) for name, value in values.items()
+    }
+
+
+def _drawn(pooled: "_Pooled", good: int, defective: int) -> dict[str, NDArray[np.float64]]:
+    """The figures of each bootstrap draw, (DRAWS,)."""
+    random = np.random.default_rng(SEED)
+    at_once = max(1, min(DRAWS, _CELLS // (good + defective)))
+    parts = []
+    for start in range(0, DRAWS, at_once):
+        rows = min(at_once, DRAWS - start)
+        parts.append(pooled.figures(draws(good, random, rows), draws(defective, random, rows)))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+class _Pooled:
+    """Scores of good and defective images in one descending order, to be weighed again and again."""
+
+    def __init__(self, good: NDArray[np.float64], defective: NDArray[np.float64], threshold: float) -> None:
+        scores = np.concatenate([good, defective])
+        self._order = np.argsort(-scores, kind="stable")
+        descending = scores[self._order]
+        self._ends = np.flatnonzero(np.append(np.diff(descending) != 0, True))
+        """Where each run of equal scores ends: a threshold parts none of them."""
+        self._above = int((descending > threshold).sum())
+        self._good = len(good)
+
+    def figures(
+        self, good: NDArray[np.floating], defective: NDArray[np.floating]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Figures (R,) for how often each image counts: good (R, G) and defective (R, D)."""
+        none_good, none_defective = np.zeros_like(good), np.zeros_like(defective)
+        false = np.cumsum(np.hstack([good, none_defective])[:, self._order], axis=1, dtype=np.float64)
+        true = np.cumsum(np.hstack([none_good, defective])[:, self._order], axis=1, dtype=np.float64)
+        positives = true[:, -1]  # (R,)
+        false_here, true_here = _at(false, self._above), _at(true, self._above)
+        false, true = false[:, self._ends], true[:, self._ends]  # (R, distinct scores)
+        enough_true = true >= _TRUE_POSITIVE_RATE * positives[:, None] - 1e-9
+        first = enough_true.argmax(axis=1)
+        f1 = 2 * true / (true + false + positives[:, None])
+        false_rates = np.pad(false / false[:, -1:], ((0, 0), (1, 0)))
+        true_rates = np.pad(true / true[:, -1:], ((0, 0), (1, 0)))
+        return {
+            "image_auroc": np.trapezoid(true_rates, false_rates, axis=1),
+            "fpr_at_95_tpr": false_rates[np.arange(len(first)), first + 1],
+            "f1": 2 * true_here / (true_here + false_here + positives),
+            "best_f1": f1.max(axis=1),
+        }
+
+
+def _at(cumulative: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """The sums (R,) of the first ``count`` columns."""
+    return cumulative[:, count - 1] if count else np.zeros(len(cumulative))

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pixel AUROC and AUPRO of any number of anomaly maps in bounded memory, with bootstrap intervals.
+
+AUPRO: Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 2021, section 5.2. A pixel of a region
+counts 1 / (the region's size), so that the true positive rate of the weighted ROC curve is the mean overlap
+of the regions.
+
+Maps are counted as they come, over bins 1/4096 of their value wide: the figures are those of the bins, with
+the curve straight within each. Per image a histogram of coarser bins is kept, so that a bootstrap draw of
+images is a sum of histograms.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import label
+
+from blemish_core.evaluation.resampling import (
+    SEED,
+    Estimate,
+    Estimates,
+    draws,
+    enough,
+    percentile_interval,
+)
+from blemish_core.metrics import GOOD
+
+PRO_FALSE_POSITIVE_LIMIT = 0.3
+"""Up to this false positive rate the per-region-overlap curve is integrated."""
+
+_FINE = 11
+"""Bits dropped of a float32: 12 of its 23 bits of mantissa stay, at most 2 million bins in all."""
+_COARSE = 3
+"""Bits more that per-image histograms drop."""
+_GROUPS = 1024
+"""Bins of a bootstrap draw, of about equal mass."""
+
+_Sparse = tuple[NDArray[np.int32], NDArray[np.float32]]
+"""Bins that are not empty, ascending, and what is in them."""
+
+
+class _Kinds(NamedTuple):
+    """One thing for each kind of pixel weight."""
+
+    outside: NDArray[np.float64]
+    """Pixels without a defect."""
+    defect: NDArray[np.float64]
+    overlap: NDArray[np.float64]
+    """Pixels of defects, each 1 / (its region's size)."""
+
+
+@dataclass
+class _Histogram:
+    """Weight by bin, from the lowest bin that was met to the highest."""
+
+    first: int = 0
+    weights: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+
+    def add(self, bins: NDArray[np.int64], weights: NDArray[np.float64] | None) -> _Sparse:
+        """Count pixels and return them in coarse bins."""
+        if not len(bins):
+            return np.empty(0, np.int32), np.empty(0, np.float32)
+        low = int(bins.min())
+        new = np.bincount(bins - low, weights)
+        self._make_room(low, low + len(new))
+        self.weights[low - self.first : low - self.first + len(new)] += new
+        filled = np.flatnonzero(new)
+        coarse, where = np.unique((filled + low) >> _COARSE, return_inverse=True)
+        return coarse.astype(np.int32), np.bincount(where, new[filled]).astype(np.float32)
+
+    def within(self, low: int, high: int) -> NDArray[np.float64]:
+        """The weights of the bins from ``low`` to below ``high``, which hold all there are."""
+        return np.pad(self.weights, (self.first - low, high - self.first - len(self.weights)))
+
+    def _make_room(self, low: int, high: int) -> None:
+        if len(self.weights):
+            low, high = min(low, self.first), max(high, self.first + len(self.weights))
+            self.weights = self.within(low, high)
+        else:
+            self.weights = np.zeros(high - low)
+        self.first = low
+
+
+@dataclass
+class _OfClass:
+    """What is known of the pixels of one class."""
+
+    outside: _Histogram = field(default_factory=_Histogram)
+    defect: _Histogram = field(default_factory=_Histogram)
+    overlap: _Histogram = field(default_factory=_Histogram)
+    images: list[tuple[_Sparse, _Sparse, _Sparse]] = field(default_factory=list)
+
+    @property
+    def histograms(self) -> tuple[_Histogram, _Histogram, _Histogram]:
+        return self.outside, self.defect, self.overlap
+
+
+class PixelTally:
+    """Counts the pixels of anomaly maps and gives their figures."""
+
+    def __init__(self) -> None:
+        self._classes: defaultdict[str, _OfClass] = defaultdict(_OfClass)
+
+    @property
+    def classes(self) -> list[str]:
+        """The defect classes of which there are images."""
+        return sorted(set(self._classes) - {GOOD})
+
+    def add(self, class_name: str, anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
+        """Count one image's map (H, W) with its mask (H, W)."""
+        bins = _bins(anomaly_map)
+        of_class = self._classes[class_name]
+        defective = bins[mask]
+        of_class.images.append(
+            (
+                of_class.outside.add(bins[~mask], None),
+                of_class.defect.add(defective, None),
+                of_class.overlap.add(defective, _region_weights(mask)[mask]),
+            )
+        )
+
+    def figures(self, classes: Sequence[str] | None = None) -> Estimates:
+        """Estimate the figures of these defect classes, or of all, against the good images.
+
+        There are none unless there are defective and other pixels.
+        """
+        names = self.classes if classes is None else classes
+        chosen = [self._classes[name] for name in (GOOD, *names) if name in self._classes]
+        filled = [h for of_class in chosen for h in of_class.histograms if len(h.weights)]
+        if not filled:
+            return {}
+        low = min(histogram.first for histogram in filled)
+        high = max(histogram.first + len(histogram.weights) for histogram in filled)
+        totals = _Kinds(*(np.zeros((1, high - low)) for _ in range(3)))
+        for of_class in chosen:
+            for total, histogram in zip(totals, of_class.histograms, strict=True):
+                if len(histogram.weights):
+                    total += histogram.within(low, high)
+        if not totals.outside.any() or not totals.defect.any():
+            return {}
+        pixel_auroc, aupro = _areas(totals)
+        drawn = self._drawn(names)
+        values = {"pixel_auroc": float(pixel_auroc[0]), "aupro": float(aupro[0])}
+        return {
+            name: Estimate(value, percentile_interval(drawn[i]) if drawn else None)
+            for i, (name, value) in enumerate(values.items())
+        }
+
+    def _drawn(self, classes: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Pixel AUROC and AUPRO of each bootstrap draw, or None if there are too few images."""
+        good = self._classes[GOOD].images if GOOD in self._classes else []
+        defective = [image for name in classes for image in self._classes[name].images]
+        if not enough(len(defective)) or (good and not enough(len(good))):
+            return None
+        random = np.random.default_rng(SEED)
+        groups = _grouped([*good, *defective])
+        sums = [draws(len(defective), random) @ kind[len(good) :] for kind in groups]
+        if good:
+            sums[0] += draws(len(good), random) @ groups[0][: len(good)]
+        return _areas(_Kinds(*(each.astype(np.float64) for each in sums)))
+
+
+def _bins(anomaly_map: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The bins of values, in the order of the values: a float's bits count up as it does."""
+    bits = (np.ascontiguousarray(anomaly_map, np.float32) + np.float32(0)).view(np.int32).astype(np.int64)
+    return np.where(bits < 0, -(bits & 0x7FFF_FFFF), bits) >> _FINE  # + 0 turns -0 into 0
+
+
+def _areas(weights: _Kinds) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Pixel AUROC and AUPRO (R,) of weights (R, bins), by bin ascending."""
+    false, true, overlap = (_cumulative(kind) for kind in weights)
+    pixel_auroc = np.asarray(np.trapezoid(true, false, axis=1))
+
+    # Each stretch of the overlap curve as far as it lies below the limit.
+    limit = PRO_FALSE_POSITIVE_LIMIT
+    x0, x1 = false[:, :-1], false[:, 1:]
+    y0, y1 = overlap[:, :-1], overlap[:, 1:]
+    width = x1 - x0
+    inside = np.clip(limit - x0, 0, width)
+    slope = np.divide(y1 - y0, width, out=np.zeros_like(width), where=width > 0)
+    aupro = (inside * (y0 + slope * inside / 2)).sum(axis=1) / limit
+    return pixel_auroc, aupro
+
+
+def _cumulative(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The share of each row (R, bins) above each bin's lower edge, from none to all: (R, bins + 1)."""
+    summed = np.cumsum(weights[:, ::-1], axis=1, dtype=np.float64)
+    return np.pad(summed / np.maximum(summed[:, -1:], 1e-300), ((0, 0), (1, 0)))
+
+
+def _grouped(images: Sequence[tuple[_Sparse, _Sparse, _Sparse]]) -> list[NDArray[np.float32]]:
+    """Each kind's histograms of all images over common bins of about equal mass, (images, bins)."""
+    bins = np.unique(np.concatenate([sparse[0] for kinds in images for sparse in kinds]))
+    mass = np.zeros(len(bins))
+    for kind in range(3):
+        of_kind = np.zeros(len(bins))
+        for kinds in images:
+            of_kind[np.searchsorted(bins, kinds[kind][0])] += kinds[kind][1]
+        mass += of_kind / max(of_kind.sum(), 1e-300)
+    # By where a bin's middle lies in the mass of all.
+    middles = (np.cumsum(mass) - mass / 2) / mass.sum()
+    _, group = np.unique((middles * _GROUPS).astype(np.int64), return_inverse=True)
+    count = int(group.max()) + 1
+    return [
+        np.stack(
+            [
+                np.bincount(group[np.searchsorted(bins, kinds[kind][0])], kinds[kind][1], minlength=count)
+                for kinds in images
+            ]
+        ).astype(np.float32)
+        for kind in range(3)
+    ]
+
+
+def _region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """1 outside, 1 / size inside each 8-connected region of ``mask`` (H, W)."""
+    regions, _ = label(mask, structure=np.ones((3, 3)))
+    sizes = np.bincount(regions.ravel()).astype(np.float64)
+    sizes[0] = 1
+    return np.asarray(1 / sizes[regions])

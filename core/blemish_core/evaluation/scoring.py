@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A dataset's images through a detector, batch by batch, with the time that each step took."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from blemish_core.datasets import DatasetImage
+from blemish_core.datasets.reading import Reader
+from blemish_core.detectors.detector import Detector, Outcome
+from blemish_core.metrics import Latency, Spread
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A dataset's image and what a detector says of it."""
+
+    image: DatasetImage
+    outcome: Outcome
+    decode_s: float
+    prepare_s: float
+    inference_s: float
+    """Of the forward pass, its share."""
+
+
+def scored(
+    reader: Reader,
+    detector: Detector,
+    images: Sequence[DatasetImage],
+    progress: Callable[[int, int, str], None],
+) -> Iterator[list[Scored]]:
+    """Score images in batches, telling how many are done; those that cannot be read are left out."""
+    for start in range(0, len(images), BATCH):
+        progress(start, len(images), "images")
+        inputs, taken = [], []
+        for image in images[start : start + BATCH]:
+            began = time.perf_counter()
+            pixels = reader.read(image)
+            decoded = time.perf_counter()
+            if pixels is None:
+                continue
+            inputs.append(detector.prepare(pixels))
+            taken.append((image, decoded - began, time.perf_counter() - decoded))
+        if not inputs:
+            continue
+        began = time.perf_counter()
+        outcomes = detector.inspect(inputs)
+        inference_s = (time.perf_counter() - began) / len(inputs)
+        yield [
+            Scored(image, outcome, decode_s, prepare_s, inference_s)
+            for (image, decode_s, prepare_s), outcome in zip(taken, outcomes, strict=True)
+        ]
+    progress(len(images), len(images), "images")
+
+
+class Stopwatch:
+    """Collects the times of scored batches."""
+
+    def __init__(self) -> None:
+        self._batches: list[list[tuple[float, float, float]]] = []
+
+    def add(self, batch: Sequence[Scored]) -> None:
+        self._batches.append([(each.decode_s, each.prepare_s, each.inference_s) for each in batch])
+
+    def latency(self, runtime: str, device: str) -> Latency | None:
+        """Quantiles over images; the first batch, which warms up, counts only if it is alone."""
+        counted = self._batches[1:] or self._batches
+        if not counted:
+            return None
+        decode, prepare, inference = np.array([each for batch in counted for each in batch]).T * 1000
+        return Latency(
+            runtime=runtime,
+            device=device,
+            batch_size=max(map(len, counted)),
+            decode=_spread(decode),
+            prepare=_spread(prepare),
+            inference=_spread(inference),
+        )
+
+
+def _spread(times_ms: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> Spread:
+    p50, p95, p99 = (round(float(value), 3) for value in np.quantile(times_ms, [0.5, 0.95, 0.99]))
+    return Spread(p50_ms=p50, p95_ms=p95, p99_ms=p99)

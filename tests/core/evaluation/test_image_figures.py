@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, roc_curve
+
+from blemish_core.evaluation.image_figures import image_figures
+from blemish_core.evaluation.resampling import rate
+from blemish_core.metrics import image_auroc
+
+
+def scores(seed: int, good: int, defective: int, apart: float = 1.5) -> tuple[list[float], list[float]]:
+    random = np.random.default_rng(seed)
+    # Rounded, so that some are equal.
+    return (
+        random.normal(0, 1, good).round(1).tolist(),
+        random.normal(apart, 1, defective).round(1).tolist(),
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_figures_are_those_of_scikit_learn(seed: int) -> None:
+    good, defective = scores(seed, 30, 40)
+    pooled, labels = np.array(good + defective), np.array([0] * 30 + [1] * 40)
+    found = image_figures(good, defective, 0.7)
+    assert found["image_auroc"].value == image_auroc(good, defective)
+    assert found["f1"].value == pytest.approx(f1_score(labels, pooled > 0.7))
+    assert found["best_f1"].value == pytest.approx(
+        max(f1_score(labels, pooled >= threshold) for threshold in pooled)
+    )
+    false, true, _ = roc_curve(labels, pooled, drop_intermediate=False)
+    assert found["fpr_at_95_tpr"].value == pytest.approx(false[true >= 0.95].min())
+    assert found["false_reject_rate"].value == pytest.approx(np.mean(np.array(good) > 0.7))
+    assert found["detection_rate"].value == pytest.approx(np.mean(np.array(defective) > 0.7))
+    for each in found.values():
+        assert each.value is not None
+        assert each.interval is not None
+        assert each.interval.low <= each.value <= each.interval.high
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    # AUROC of two normal distributions 1.5 apart: P(N(1.5, 2) > 0) = 0.8556.
+    seeds = range(100)
+    covered = 0
+    for seed in seeds:
+        random = np.random.default_rng(seed)
+        interval = image_figures(
+            random.normal(0, 1, 60).tolist(), random.normal(1.5, 1, 60).tolist(), 0.75
+        )["image_auroc"].interval
+        assert interval is not None
+        covered += interval.low <= 0.8556 <= interval.high
+    # 95 of 100 within four binomial deviations; bootstrap intervals of small samples are a little short.
+    assert covered >= 86
+
+
+def test_the_seed_is_fixed_and_a_draw_in_pieces_is_a_draw() -> None:
+    good, defective = scores(1, 3000, 3000)  # 6,000 scores x 1,000 draws do not fit one piece
+    assert image_figures(good, defective, 0.7) == image_figures(good, defective, 0.7)
+
+
+def test_only_rates_without_images_of_both_kinds() -> None:
+    of_good = image_figures([1.0, 2.0], [], 1.5)
+    assert of_good["false_reject_rate"].value == 0.5
+    assert of_good["detection_rate"].value is None
+    assert set(of_good) == {"false_reject_rate", "detection_rate"}
+    assert image_figures([], [1.0], 0.5)["detection_rate"].value == 1.0
+
+
+def test_one_image_gives_figures_without_bootstrap_intervals() -> None:
+    found = image_figures([1.0, 2.0], [3.0], 2.5)
+    assert found["image_auroc"].value == 1.0
+    assert found["image_auroc"].interval is None
+    assert found["f1"].value == 1.0
+
+
+def test_no_reject_of_six_does_not_mean_never() -> None:
+    none, all_ = rate(0, 6).interval, rate(6, 6).interval
+    assert none is not None
+    assert all_ is not None
+    assert (none.low, none.high) == pytest.approx((0, 0.4593), abs=1e-4)
+    assert (all_.low, all_.high) == pytest.approx((0.5407, 1), abs=1e-4)
+    assert rate(0, 0).value is None
