@@ -181,16 +181,16 @@ class ModelStore:
         if page.is_file():
             return page
         evaluations = sorted(
-            (each for each in (folder / _EVALUATIONS).glob(f"[!.]*/{REPORT_PAGE}")),
+            (folder / _EVALUATIONS).glob(f"[!.]*/{REPORT_PAGE}"),
             key=lambda each: each.stat().st_mtime,
             reverse=True,
         )
         there = [job_name(each.parent.name) for each in evaluations[:_NAMED]]
         if (folder / bundle.REPORT / REPORT_PAGE).is_file():
             there.insert(0, "that of its training")
+        wanted = f"an evaluation by {job_name(job)}" if job else "its training, which an older blemish did"
         raise NotFound(
-            f"{fixed} has no report of "
-            f"{f'an evaluation by {job_name(job)}' if job else 'its training, which an older blemish did'}; "
+            f"{fixed} has no report of {wanted}; "
             + (f"there is {', '.join(there)}" if there else "`blemish evaluate` leaves one")
         )
 

@@ -29,7 +29,7 @@ from blemish.v1.inspection_pb2_grpc import (
 )
 from blemish.v1.job_pb2 import JOB_STATE_QUEUED, JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED, Job, Phase
 from blemish.v1.job_pb2_grpc import JobServiceServicer, add_JobServiceServicer_to_server
-from blemish.v1.model_pb2 import Metrics, Model, ModelVersion
+from blemish.v1.model_pb2 import Interval, Metrics, Model, ModelVersion
 from blemish.v1.model_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
 from blemish.v1.search_pb2_grpc import SearchServiceServicer, add_SearchServiceServicer_to_server
 from blemish.v1.server_pb2_grpc import ServerServiceServicer, add_ServerServiceServicer_to_server
@@ -183,6 +183,12 @@ class Fake(
         self._enter("GetModel", request, context)
         return model_pb2.GetModelResponse(version=version(request.name))
 
+    def GetReport(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("GetReport", request, context)
+        page = f"<!doctype html><p>{request.name} {request.evaluation}".encode()
+        for start in range(0, len(page), 16):
+            yield model_pb2.GetReportResponse(chunk=page[start : start + 16])
+
     def PromoteModel(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("PromoteModel", request, context)
         promoted = ModelVersion(name=request.name, production=True)
@@ -218,9 +224,24 @@ def inspected(request: Any, verdict: Any, side: int) -> inspection_pb2.Inspectio
 
 def version(name: str) -> ModelVersion:
     metrics = Metrics(dataset="datasets/tile", good_images=2, image_auroc=0.99)
+<<<<<<< HEAD
     card = ModelVersion(name=name, dataset="datasets/tile", detector="patchcore", metrics=metrics)
     card.training["steps"] = "140"
     return card
+=======
+    metrics.intervals["image_auroc"].CopyFrom(Interval(low=0.91, high=1.0))
+    cracks = metrics.classes.add(
+        class_name="crack", images=12, image_auroc=0.98, fpr_at_95_tpr=0.125, detection_rate=0.9
+    )
+    for figure, low, high in (("image_auroc", 0.9, 1.0), ("fpr_at_95_tpr", 0.0, 1.0)):
+        cracks.intervals[figure].CopyFrom(Interval(low=low, high=high))
+    cracks.pixel_auroc = cracks.aupro = 0.9
+    for figure in ("pixel_auroc", "aupro"):
+        cracks.intervals[figure].CopyFrom(Interval(low=0.8, high=0.95))
+    metrics.latency.runtime = "openvino"
+    metrics.latency.inference.p50.FromMilliseconds(12)
+    return ModelVersion(name=name, dataset="datasets/tile", detector="patchcore", metrics=metrics)
+>>>>>>> 3ce7713 (Reports by GetReport, the SDK and the command line; tests)
 
 
 def hit(class_name: str, similarity: float, number: int) -> search_pb2.Hit:

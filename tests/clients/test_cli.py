@@ -306,3 +306,28 @@ def test_the_command_line_names_its_own_extra(
         main()
     assert caught.value.code == 2
     assert "pip install 'blemish[cli]'" in capsys.readouterr().err
+
+
+def test_figures_stand_with_their_intervals_in_80_columns(run: Run, monkeypatch: Any) -> None:
+    monkeypatch.setattr("blemish_client.cli.session._WIDTH_UNSEEN", 80)
+    result = run("evaluate", "m", "tile")
+    assert "0.990  0.910-1.000" in result.stdout
+    assert "0.900-1.000" in result.stdout  # of the class, unbroken
+    assert "0-100 %" in result.stdout
+    assert "12.0" in result.stdout
+    assert max(map(len, result.stdout.split("report: ")[0].splitlines())) <= 80
+
+
+def test_work_names_the_command_that_fetches_its_report(run: Run) -> None:
+    assert "blemish models report tile-patchcore/1 -o report.html" in run("train", "tile").stdout
+    of_evaluation = run("evaluate", "m", "tile").stdout
+    assert "blemish models report m/1 --evaluation made -o report.html" in of_evaluation
+
+
+def test_a_report_is_fetched(run: Run, tmp_path: Path) -> None:
+    page = run("models", "report", "m/1")
+    assert page.stdout == "<!doctype html><p>models/m/versions/1 "
+    written = tmp_path / "report.html"
+    result = run("models", "report", "m/1", "--evaluation", "e", "-o", written)
+    assert result.exit_code == 0
+    assert written.read_text() == "<!doctype html><p>models/m/versions/1 jobs/e"

@@ -119,3 +119,52 @@ def test_a_bundle_that_was_changed_is_not_loaded(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(Corrupt, match="is no manifest"):
         bundle.read_manifest(tmp_path)
+
+
+def test_all_of_a_bundle_is_put_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ModelStore(tmp_path)
+    synced: list[str] = []
+    monkeypatch.setattr("blemish_core.files.sync", lambda path: synced.append(path.name))
+
+    def write(folder: Path, number: int) -> None:
+        (folder / "report").mkdir()
+        (folder / "report" / "report.html").write_text("page")
+        bundle.write_manifest(manifest("tile", number, "a"), folder)
+
+    store.publish("tile", "a", write)
+    assert {"report.html", "report", "manifest.json"} <= set(synced)
+
+
+def test_an_evaluation_stays_beside_the_version_once(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    publish(store, "tile", "a")
+    version = ModelRef("tile", 1)
+    for text in ("first", "again"):
+        store.keep_evaluation(version, "judge", lambda folder: write_page(folder, text))  # noqa: B023
+    assert store.report(ModelRef("tile"), "judge").read_text() == "first"
+    assert [each.name for each in (tmp_path / "tile" / "1" / "evaluations").iterdir()] == ["judge"]
+
+    def fail(folder: Path) -> None:
+        write_page(folder, "half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        store.keep_evaluation(version, "another", fail)
+    assert [each.name for each in (tmp_path / "tile" / "1" / "evaluations").iterdir()] == ["judge"]
+
+
+def write_page(folder: Path, text: str) -> None:
+    (folder / "report.html").write_text(text)
+
+
+def test_a_report_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    publish(store, "tile", "a")
+    version = ModelRef("tile", 1)
+    with pytest.raises(NotFound, match=r"no report of its training.*`blemish evaluate` leaves one"):
+        store.report(version)
+    store.keep_evaluation(version, "judge", lambda folder: write_page(folder, "page"))
+    with pytest.raises(NotFound, match="by jobs/nonesuch; there is jobs/judge"):
+        store.report(version, "nonesuch")
+    with pytest.raises(NotFound, match="no version 7"):
+        store.report(ModelRef("tile", 7), "judge")

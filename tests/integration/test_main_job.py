@@ -2,6 +2,7 @@
 """What a user comes for: learn, score, evaluate, find; through every real part."""
 
 import json
+import re
 import time
 from pathlib import Path
 from uuid import uuid4
@@ -100,6 +101,81 @@ def test_evaluation_agrees_with_training(client: Client, tile_model: str) -> Non
     trained = client.model(tile_model).metrics
     assert job.result.metrics.image_auroc == pytest.approx(trained.image_auroc, abs=1e-6)
     assert job.result.metrics.aupro == pytest.approx(trained.aupro, abs=1e-4)
+    assert job.result.metrics.intervals["aupro"].low < trained.aupro
+    assert job.result.metrics.latency.runtime
+    assert job.result.metrics.latency.inference.p50.ToNanoseconds() > 0
+    assert {of.class_name: of.images for of in trained.classes} == {
+        "crack": 2,
+        "glue_strip": 2,
+        "oil": 2,
+        "rough": 2,
+    }
+
+
+def test_training_and_evaluation_leave_reports(
+    client: Client, stack_data: Path, tile_model: str, tmp_path: Path
+) -> None:
+    judged = client.wait(client.evaluate(tile_model, "tile"))
+    of_training, of_evaluation = client.report("tile"), client.report(tile_model, evaluation=judged)
+    assert of_training.startswith(b"<!doctype html>")
+    assert b"Training report" in of_training
+    assert b"Evaluation report" in of_evaluation
+    assert judged.name.encode() in of_evaluation
+    for page in (of_training, of_evaluation):
+        assert page.endswith(b"</html>\n")
+        assert b"test/crack/00" in page
+        assert not re.search(rb"<(script|link|iframe)|src=\"(?!data:image/)|href=|url\(", page)
+        assert len(page) < 3 << 20
+    folder = stack_data / "store" / Path(tile_model.replace("/versions", ""))
+    evaluation = folder / "evaluations" / judged.name.removeprefix("jobs/")
+    assert evaluation.joinpath("report.html").read_bytes() == of_evaluation
+    for kept in (folder / "report", evaluation):
+        names = {file.name for file in kept.iterdir()}
+        assert {
+            "roc.png",
+            "scores.png",
+            "classes.png",
+            "worst-1.png",
+            "best-1.png",
+            "metrics.json",
+        } <= names
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert "report/report.html" in manifest["sha256"]
+    with pytest.raises(NotFound, match=f"no report of an evaluation by jobs/other.*{judged.name}"):
+        client.report(tile_model, evaluation="other")
+    with pytest.raises(InvalidArgument, match="not a name in jobs/"):
+        client.report(tile_model, evaluation="../../report")
+    with pytest.raises(InvalidArgument, match="is not a model"):
+        client.report("../tile")
+
+
+def test_a_few_images_that_went_bad_are_named_and_skipped(
+    client: Client, surfaces: Path, stack_data: Path, tile_model: str
+) -> None:
+    client.import_dataset("worn", str(surfaces / "tile"))
+    folder = stack_data / "store" / "datasets" / "worn"
+    for path in ("train/good/003.png", "test/oil/001.png"):
+        data = (folder / path).read_bytes()
+        (folder / path).write_bytes(data[: len(data) // 2])
+    job = client.wait(client.train("worn", detector=PatchCore(input_size=64)))
+    assert job.state == JOB_STATE_SUCCEEDED, job.error
+    notes = "\n".join(job.warnings)
+    assert (
+        "1 of 24 train images of datasets/worn cannot be read and was skipped: train/good/003.png" in notes
+    )
+    assert "1 of 14 test images of datasets/worn cannot be read and was skipped: test/oil/001.png" in notes
+    card = client.model("worn-patchcore")
+    assert card.split.skipped == 1
+    assert card.split.learned + card.split.held_out == 23
+    assert (card.metrics.skipped_images, card.metrics.defective_images) == (1, 7)
+    assert b"train/good/003.png" in client.report("worn-patchcore")
+    (folder / "test/oil/000.png").unlink()
+    evaluated = client.wait(client.evaluate("worn-patchcore", "worn"))
+    assert evaluated.state == JOB_STATE_FAILED
+    assert "2 of 14 test images" in evaluated.error
+    assert "test/oil/000.png, test/oil/001.png" in evaluated.error
+    indexed = client.wait(client.embed("tile", "worn"))
+    assert indexed.state == JOB_STATE_FAILED
 
 
 def test_watching_shows_the_phases_to_the_end(client: Client, surfaces: Path, tile_model: str) -> None:
@@ -108,6 +184,7 @@ def test_watching_shows_the_phases_to_the_end(client: Client, surfaces: Path, ti
     assert seen[-1].state == JOB_STATE_SUCCEEDED
     assert [job.revision for job in seen] == sorted({job.revision for job in seen})
     assert [phase.name for phase in seen[-1].phases] == [
+        "check",
         "features",
         "coreset",
         "calibration",
@@ -229,9 +306,10 @@ def test_the_server_tells_about_itself(client: Client, tile_model: str) -> None:
 
 def test_the_bundle_holds_no_pickle(stack_data: Path, tile_model: str) -> None:
     folder = stack_data / "store" / Path(tile_model.replace("/versions", ""))
-    assert {file.name for file in folder.iterdir()} == {"manifest.json", "weights.safetensors"}
+    names = {file.name for file in folder.iterdir()} - {"evaluations"}
+    assert names == {"manifest.json", "weights.safetensors", "report"}
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["split"] == {"learned": 16, "held_out": 8, "method": "held out"}
+    assert manifest["split"] == {"learned": 16, "held_out": 8, "method": "held out", "skipped": 0}
 
 
 def test_another_backbone_is_brought_and_trained_on(

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """``blemish models``: list, read and promote what training made."""
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from blemish.v1.model_pb2 import ModelVersion
+from blemish_client.cli.failures import Failure
+from blemish_client.cli.figures import metrics_tables
 from blemish_client.cli.options import Json
 from blemish_client.cli.output import (
     ABSENT,
     emit,
-    metrics_table,
     number,
     optional,
     share,
@@ -86,6 +89,32 @@ def promote(
         session.out.print(f"{promoted.name} is in production", markup=False)
 
 
+@group.command()
+def report(
+    ctx: typer.Context,
+    model: ModelArgument,
+    evaluation: Annotated[
+        str, typer.Option(metavar="JOB", help="Of an evaluation by this job, not of the training.")
+    ] = "",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Stdout if not given.")
+    ] = None,
+) -> None:
+    """Fetch the report of a version's training or evaluation: one HTML page, for any browser."""
+    session = Session.of(ctx)
+    with session.client() as client:
+        page = client.report(model, evaluation=evaluation)
+    if output is None:
+        sys.stdout.buffer.write(page)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        output.write_bytes(page)
+    except OSError as error:
+        raise Failure(f"cannot write {output}: {error.strerror}") from error
+    session.out.print(f"{output} is there, {size(len(page))}", markup=False)
+
+
 def _show_card(session: Session, version: ModelVersion) -> None:
     calibration, split = version.calibration, version.split
     card = table("", "", title=version.name)
@@ -119,4 +148,4 @@ def _show_card(session: Session, version: ModelVersion) -> None:
         card.add_row(name, value)
     session.out.print(card)
     if version.HasField("metrics"):
-        session.out.print(metrics_table(version.metrics, f"on {short(version.metrics.dataset)}"))
+        session.out.print(metrics_tables(version.metrics, f"on {short(version.metrics.dataset)}"))

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, Verdict
 from blemish.v1.job_pb2 import Job, JobState
-from blemish.v1.model_pb2 import Metrics
+from blemish.v1.model_pb2 import ClassMetrics, Metrics
 from blemish_client.names import short
 
 ABSENT = "-"
@@ -98,22 +98,6 @@ def work(job: Job) -> str:
             return ABSENT
 
 
-def optional(metrics: Metrics, name: str) -> float | None:
+def optional(metrics: Metrics | ClassMetrics, name: str) -> float | None:
     """Return a figure of ``metrics``, None where the images did not allow it."""
     return getattr(metrics, name) if metrics.HasField(name) else None  # type: ignore[arg-type]
-
-
-def metrics_table(metrics: Metrics, title: str) -> Table:
-    """Return the figures of one model version on one dataset."""
-    figures = table("figure", "value", title=title, right=("value",))
-    figures.add_row("image AUROC", number(optional(metrics, "image_auroc")))
-    figures.add_row("pixel AUROC", number(optional(metrics, "pixel_auroc")))
-    figures.add_row("AUPRO (to 0.3)", number(optional(metrics, "aupro")))
-    figures.add_row("good images rejected", share(optional(metrics, "false_reject_rate")))
-    figures.add_row("defective images detected", share(optional(metrics, "detection_rate")))
-    figures.add_row("test images, good", str(metrics.good_images))
-    figures.add_row("test images, defective", str(metrics.defective_images))
-    for kind in metrics.classes:
-        auroc = kind.image_auroc if kind.HasField("image_auroc") else None
-        figures.add_row(f"image AUROC of {kind.class_name} ({kind.images})", number(auroc))
-    return figures

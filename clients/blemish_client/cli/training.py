@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from blemish.v1.job_pb2 import JOB_STATE_SUCCEEDED, EfficientAd, Job, PatchCore
+from blemish_client.cli.figures import metrics_tables
 from blemish_client.cli.following import detached, leave_with, see_through
 from blemish_client.cli.options import Detach, Json
-from blemish_client.cli.output import emit, metrics_table
+from blemish_client.cli.output import emit
 from blemish_client.cli.session import Session
 from blemish_client.names import short
 
@@ -155,4 +156,12 @@ def _report(session: Session, job: Job, *, as_json: bool) -> None:
         else:
             session.out.print(f"{result.model_version} is there", markup=False)
         if result.HasField("metrics"):
-            session.out.print(metrics_table(result.metrics, f"on {short(result.metrics.dataset)}"))
+            session.out.print(metrics_tables(result.metrics, f"on {short(result.metrics.dataset)}"))
+        if job.WhichOneof("work") != "embed":
+            session.out.print(f"report: {_report_command(job)}", markup=False, soft_wrap=True)
+
+
+def _report_command(job: Job) -> str:
+    """What writes the page that a job left."""
+    of = f" --evaluation {short(job.name)}" if job.WhichOneof("work") == "evaluate" else ""
+    return f"blemish models report {short(job.result.model_version)}{of} -o report.html"

@@ -26,7 +26,7 @@ _NAMED = 10
 
 
 @dataclass(frozen=True)
-class TestSet:
+class ImageSource:
     """A dataset's test images and where to read them."""
 
     store: DatasetStore
@@ -70,7 +70,7 @@ class Evaluation:
 def evaluate(
     detector: Detector,
     calibration: Calibration,
-    on: TestSet,
+    on: ImageSource,
     device: str,
     progress: Progress,
     warn: Callable[[str], None],
@@ -135,7 +135,7 @@ def _class_metrics(
     return ClassMetrics(images=len(defective), **_fields(known))
 
 
-def _fields(estimates: Estimates) -> "dict[str, float | None | dict[str, Interval]]":
+def _fields(estimates: Estimates) -> "dict[str, float | dict[str, Interval] | None]":
     """Estimates as fields of a record of metrics."""
     return {name: each.value for name, each in estimates.items()} | {
         "intervals": {name: each.interval for name, each in estimates.items() if each.interval is not None}
@@ -145,7 +145,7 @@ def _fields(estimates: Estimates) -> "dict[str, float | None | dict[str, Interva
 class _Masks:
     """Defective pixels at the model's size, and which images lack them."""
 
-    def __init__(self, on: TestSet, side: int) -> None:
+    def __init__(self, on: ImageSource, side: int) -> None:
         self._on = on
         self._side = side
         self._unusable: list[str] = []

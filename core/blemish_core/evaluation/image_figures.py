@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of image scores: AUROC, F1, false positive rate at 95 % true positive rate, and their intervals."""
+"""Figures of image scores, with intervals: AUROC, F1, false positive rate at 95 % true positive rate."""
 
 from collections.abc import Sequence
 

@@ -18,7 +18,7 @@ from blemish_core.datasets.reading import Reader
 from blemish_core.detectors.algorithms import ALGORITHMS
 from blemish_core.detectors.detector import Detector, Progress, Terms
 from blemish_core.errors import BlemishError, NotPossibleYet, Unavailable
-from blemish_core.evaluation.evaluate import Evaluation, TestSet
+from blemish_core.evaluation.evaluate import Evaluation, ImageSource
 from blemish_core.evaluation.evaluate import evaluate as measure
 from blemish_core.evaluation.scoring import Scored, scored
 from blemish_core.images import ImageLimits
@@ -194,7 +194,7 @@ def _evaluated(
     progress: Progress,
     warn: Callable[[str], None],
 ) -> Evaluation | None:
-    on = TestSet(place.datasets, place.limits, dataset)
+    on = ImageSource(place.datasets, place.limits, dataset)
     return measure(detector, calibration, on, place.device, progress, warn)
 
 

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
 from blemish_core.metrics import GOOD, Metrics
@@ -24,7 +23,7 @@ _BINS = 32
 def roc(good: Sequence[float], defective: Sequence[float], metrics: Metrics) -> bytes:
     """Draw the ROC curve, with the point at which the threshold stands."""
     false, true, _ = roc_curve([0] * len(good) + [1] * len(defective), [*good, *defective])
-    figure, axes = _figure(4.6, 4.2)
+    figure, axes = _figure(4.3, 4.1)
     axes.plot([0, 1], [0, 1], color=_RULE, linewidth=1, linestyle=(0, (4, 3)))
     axes.fill_between(false, true, color=GOOD_COLOUR, alpha=0.1, linewidth=0)
     axes.plot(false, true, color=GOOD_COLOUR, linewidth=2, solid_joinstyle="round", clip_on=False)
@@ -66,7 +65,7 @@ def scores(
     good = by_class.get(GOOD, [])
     defects = {name: of for name, of in sorted(by_class.items()) if name != GOOD}
     rows = [GOOD] * bool(good) + list(defects)
-    figure = Figure(figsize=(6.2, 2.5 + 0.24 * len(rows)), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(6.4, 2.9 + 0.24 * len(rows)), dpi=_DPI, layout="constrained")
     axes, strip = figure.subplots(2, 1, sharex=True, height_ratios=(2.1, 0.24 * len(rows) + 0.1))
     everything = [score for of in by_class.values() for score in of]
     edges = _edges([*everything, threshold])
@@ -206,10 +205,10 @@ def _percent(axes: Axes) -> None:
     axes.grid(color=_RULE, linewidth=0.6)
 
 
-def _edges(values: Sequence[float]) -> NDArray[np.float64]:
+def _edges(values: Sequence[float]) -> list[float]:
     low, high = min(values), max(values)
     room = (high - low) * 0.02 or 0.5
-    return np.linspace(low - room, high + room, _BINS + 1)
+    return [float(edge) for edge in np.linspace(low - room, high + room, _BINS + 1)]
 
 
 def _shortened(name: str) -> str:

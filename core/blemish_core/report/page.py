@@ -130,14 +130,12 @@ def _figures(evaluation: Evaluation, manifest: Manifest, art: Art) -> Iterable[C
         ),
     ]
     yield tag("h2", "Good against defective")
-    yield tag("div", *charts, class_="two")
+    yield tag("div", *charts, class_="charts" if art.roc else "two")
     if metrics.classes:
         yield tag("h2", "By class of defect")
-        yield tag(
-            "div",
-            tag("div", _classes(metrics), class_="card"),
-            _figure(art.classes, "Image AUROC by class", "Each class against all good images."),
-            class_="two",
+        yield tag("div", _classes(metrics), class_="card")
+        yield _figure(
+            art.classes, "Image AUROC by class", "Each class against all good images.", "card narrow"
         )
 
 
@@ -156,8 +154,9 @@ def _card(metrics: Metrics, name: str) -> Markup:
 def _fine_print(metrics: Metrics) -> str:
     counted = (
         f"On {words.images(metrics.good_images)} good and {metrics.defective_images} defective. "
-        f"Below each figure its {CONFIDENCE:.0%} interval: percentiles of {DRAWS} bootstrap draws of images, "
-        f"good and defective ones apart (seed {SEED}); of the rates at the threshold the exact binomial one."
+        f"Below each figure its {100 * CONFIDENCE:.0f} % interval: percentiles of {DRAWS} bootstrap draws "
+        f"of images, good and defective ones apart (seed {SEED}); of the rates at the threshold the exact "
+        "binomial one."
     )
     if metrics.image_auroc == 1.0:
         counted += (
@@ -175,10 +174,10 @@ def _fine_print(metrics: Metrics) -> str:
     return counted
 
 
-def _figure(png: bytes | None, alt: str, caption: str) -> Markup | None:
+def _figure(png: bytes | None, alt: str, caption: str, class_: str = "card") -> Markup | None:
     if png is None:
         return None
-    return tag("figure", picture(png, "png", alt), tag("figcaption", caption), class_="card")
+    return tag("figure", picture(png, "png", alt), tag("figcaption", caption), class_=class_)
 
 
 def _classes(metrics: Metrics) -> Markup:
@@ -282,10 +281,11 @@ def _making(manifest: Manifest, art: Art, of_training: bool) -> Iterable[Child]:
             _facts(
                 ("threshold", words.score(calibration.threshold)),
                 ("pixel threshold", words.score(calibration.pixel_threshold)),
-                ("false rejects asked for", f"{calibration.target_false_reject_rate:.1%}"),
+                ("false rejects asked for", words.share(calibration.target_false_reject_rate)),
                 (
                     "false rejects warranted",
-                    f"{calibration.warranted_false_reject_rate:.1%} by {len(calibration.scores)} held-out images",
+                    f"{words.share(calibration.warranted_false_reject_rate)} by "
+                    f"{words.images(len(calibration.scores))} held out",
                 ),
             ),
             class_="card",
@@ -339,8 +339,8 @@ def _latency(latency: Latency) -> Markup:
         table(("ms per image", "p50", "p95", "p99"), rows, "numbers"),
         tag(
             "p",
-            f"{latency.runtime} on {latency.device}, {words.images(latency.batch_size)} in a forward pass, of "
-            "which each counts an equal part. Wall time of this run, whatever else the machine did.",
+            f"{latency.runtime} on {latency.device}, {words.images(latency.batch_size)} in a forward pass, "
+            "of which each counts an equal part. Wall time of this run, whatever else the machine did.",
             class_="faint",
         ),
         class_="card",

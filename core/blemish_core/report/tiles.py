@@ -60,7 +60,7 @@ def tile(picture: Picture, heat: Heat) -> Image.Image:
 def encoded(image: Image.Image, kind: str) -> bytes:
     """Return the bytes as ``PNG`` or ``JPEG``."""
     out = BytesIO()
-    image.save(out, kind, **({"quality": 84} if kind == "JPEG" else {"optimize": True}))
+    image.save(out, kind, **({"quality": 84} if kind == "JPEG" else {}))
     return out.getvalue()
 
 

@@ -11,7 +11,7 @@ def figure(name: str, value: float | None) -> str:
     """Write one figure of ``Metrics``: rates in percent, others to three digits."""
     if value is None:
         return ABSENT
-    return f"{100 * value:.1f} %" if name in RATES else f"{value:.3f}"
+    return share(value) if name in RATES else f"{value:.3f}"
 
 
 def between(name: str, interval: Interval | None) -> str:
@@ -21,6 +21,10 @@ def between(name: str, interval: Interval | None) -> str:
     if name in RATES:
         return f"{100 * interval.low:.1f} to {100 * interval.high:.1f} %"
     return f"{interval.low:.3f} to {interval.high:.3f}"
+
+
+def share(value: float) -> str:
+    return f"{100 * value:.1f} %"
 
 
 def score(value: float) -> str:

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A dataset of bright squares on a dark surface, and a detector that measures brightness."""
+
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from blemish_core.calibration import Calibration
+from blemish_core.datasets import DatasetStore
+from blemish_core.detectors.detector import Outcome, silent
+from blemish_core.evaluation.evaluate import Evaluation, ImageSource, evaluate
+from blemish_core.images import ImageLimits
+from blemish_core.preprocessing import Preprocessing
+
+SIDE = 32
+
+
+class Brightness:
+    """The brighter, the more anomalous: red from 0 to 1."""
+
+    name = "brightness"
+    input_size = SIDE
+
+    class Runtime:
+        name = "torch"
+
+    runtime = Runtime()
+
+    def prepare(self, image: NDArray[np.uint8]) -> Tensor:
+        return Preprocessing(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(image)
+
+    def inspect(self, inputs: Sequence[Tensor]) -> list[Outcome]:
+        maps = torch.stack(list(inputs))[:, 0].numpy()
+        return [Outcome(float(each.max()), each, np.ones(1, np.float32)) for each in maps]
+
+
+def encoded(pixels: NDArray[Any], kind: str = "PNG") -> bytes:
+    out = BytesIO()
+    Image.fromarray(pixels).save(out, kind)
+    return out.getvalue()
+
+
+def surface(shade: int, spot: int = 0, side: int = 48) -> NDArray[np.uint8]:
+    """A grey surface, (side, side), with a square of another shade on it."""
+    pixels = np.full((side, side), shade, np.uint8)
+    if spot:
+        pixels[side // 4 : side // 2, side // 4 : side // 2] = spot
+    return pixels
+
+
+def spot_mask(side: int = 48) -> bytes:
+    return encoded(surface(0, 255, side))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DatasetStore:
+    made = DatasetStore(tmp_path / "datasets", ImageLimits())
+    made.create("tile", "")
+    return made
+
+
+@pytest.fixture
+def calibration() -> Calibration:
+    return Calibration.of([0.2, 0.25, 0.3], [0.2, 0.25, 0.3], 0.25)
+
+
+Measure = Callable[..., Evaluation]
+
+
+@pytest.fixture
+def measure(store: DatasetStore, calibration: Calibration) -> Measure:
+    """Evaluates on a dataset; warnings go to a list."""
+
+    def run(warnings: list[str] | None = None, dataset: str = "tile") -> Evaluation:
+        heard: list[str] = [] if warnings is None else warnings
+        found = evaluate(
+            Brightness(),  # type: ignore[arg-type]
+            calibration,
+            ImageSource(store, ImageLimits(), dataset),
+            "cpu",
+            silent,
+            heard.append,
+        )
+        assert found is not None
+        if warnings is None:
+            assert heard == []
+        return found
+
+    return run
+
+
+@pytest.fixture
+def spots(store: DatasetStore) -> DatasetStore:
+    """Six good images, the last one bright, and six with spots, the last one faint; with masks."""
+    for number, shade in enumerate((20, 30, 40, 50, 60, 120)):
+        store.add("tile", f"test/good/{number:03}.png", encoded(surface(shade)))
+    for number, spot in enumerate((200, 210, 220, 230, 240, 55)):
+        store.add("tile", f"test/spot/{number:03}.png", encoded(surface(30 + number, spot)))
+        store.add("tile", f"ground_truth/spot/{number:03}_mask.png", spot_mask())
+    return store

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blemish_core.datasets import DatasetStore
+from blemish_core.detectors.detector import silent
+from blemish_core.errors import Corrupt
+from blemish_core.evaluation.evaluate import ImageSource, evaluate
+from blemish_core.evaluation.exhibits import Judgement
+from blemish_core.images import ImageLimits
+
+if TYPE_CHECKING:
+    from tests.core.evaluation.conftest import Measure
+
+
+def encoded(mode: str, size: tuple[int, int], colour: object, path: Path, kind: str = "PNG") -> bytes:
+    Image.new(mode, size, colour).save(path, kind)  # type: ignore[arg-type]
+    return path.read_bytes()
+
+
+def test_figures_overall_and_by_class(spots: DatasetStore, measure: Measure) -> None:
+    metrics = measure().metrics
+    assert (metrics.good_images, metrics.defective_images) == (6, 6)
+    assert metrics.dataset_snapshot == spots.get("tile").snapshot
+    assert metrics.image_auroc == pytest.approx((30 + 4) / 36)  # the faint one outdoes four good ones
+    assert metrics.detection_rate == pytest.approx(5 / 6)
+    assert metrics.false_reject_rate == pytest.approx(1 / 6)
+    assert metrics.f1 == pytest.approx(5 / 6)
+    assert metrics.fpr_at_95_tpr == pytest.approx(2 / 6)
+    assert metrics.pixel_auroc is not None
+    assert metrics.pixel_auroc > 0.95
+    of_class = metrics.classes["spot"]
+    assert (of_class.images, of_class.image_auroc, of_class.aupro) == (
+        6,
+        metrics.image_auroc,
+        metrics.aupro,
+    )
+    assert set(metrics.intervals) == {
+        "image_auroc",
+        "fpr_at_95_tpr",
+        "f1",
+        "best_f1",
+        "false_reject_rate",
+        "detection_rate",
+        "pixel_auroc",
+        "aupro",
+    }
+    assert (metrics.skipped_images, metrics.unmasked_images) == (0, 0)
+
+
+def test_latency_says_of_what(spots: DatasetStore, measure: Measure) -> None:
+    latency = measure().metrics.latency
+    assert latency is not None
+    assert (latency.runtime, latency.device) == ("torch", "cpu")
+    assert latency.batch_size == 4  # of twelve images the first eight warm up
+    for step in (latency.decode, latency.prepare, latency.inference):
+        assert 0 < step.p50_ms <= step.p95_ms <= step.p99_ms
+
+
+def test_the_most_wrong_come_first_and_the_surest_are_right(spots: DatasetStore, measure: Measure) -> None:
+    evaluation = measure()
+    worst = [(each.exhibit.image.path, each.exhibit.judgement) for each in evaluation.worst]
+    assert worst[:2] == [
+        ("test/good/005.png", Judgement.FALSE_REJECT),
+        ("test/spot/005.png", Judgement.MISS),
+    ]
+    assert all(judgement is Judgement.RIGHT for _, judgement in worst[2:])
+    assert len(worst) == 8
+    best = [each.exhibit.image.path for each in evaluation.best]
+    assert best == ["test/spot/004.png", "test/spot/003.png", "test/good/000.png", "test/good/001.png"]
+    assert evaluation.best[0].pixels.shape == (48, 48, 3)
+
+
+def test_without_defective_images_figures_are_absent_and_not_zero(
+    store: DatasetStore, measure: Measure, tmp_path: Path
+) -> None:
+    for number in range(3):
+        data = encoded("L", (32, 32), 10 + number, tmp_path / "a.png")
+        store.add("tile", f"test/good/{number}.png", data)
+    metrics = measure().metrics
+    assert (metrics.good_images, metrics.defective_images) == (3, 0)
+    assert metrics.false_reject_rate == 0
+    for name in (
+        "image_auroc",
+        "fpr_at_95_tpr",
+        "f1",
+        "best_f1",
+        "best_f1_threshold",
+        "detection_rate",
+        "pixel_auroc",
+        "aupro",
+    ):
+        assert getattr(metrics, name) is None, name
+    assert set(metrics.intervals) == {"false_reject_rate"}
+    assert metrics.classes == {}
+
+
+def test_without_good_images_there_is_the_detection_rate(
+    spots: DatasetStore, store: DatasetStore, measure: Measure
+) -> None:
+    store.create("bad", "")
+    for image in store.images("tile", "test"):
+        mask = store.mask_of(image)
+        if mask is not None:
+            store.add("bad", image.path, store.read(image))
+            store.add("bad", image.path.replace("test", "ground_truth"), mask)
+    metrics = measure(dataset="bad").metrics
+    assert metrics.good_images == 0
+    assert metrics.image_auroc is None
+    assert metrics.detection_rate == pytest.approx(5 / 6)
+    assert metrics.pixel_auroc is not None  # around the defects there is good surface
+
+
+def test_images_without_masks_leave_the_pixel_figures_alone(
+    spots: DatasetStore, measure: Measure, tmp_path: Path
+) -> None:
+    before = measure().metrics
+    spots.add("tile", "test/spot/900.png", encoded("L", (48, 48), 5, tmp_path / "a.png"))
+    metrics = measure().metrics
+    assert metrics.unmasked_images == 1
+    assert metrics.defective_images == 7
+    assert (metrics.pixel_auroc, metrics.aupro) == (before.pixel_auroc, before.aupro)
+
+
+def test_a_mask_of_another_size_is_named_and_left_out(
+    spots: DatasetStore, measure: Measure, tmp_path: Path
+) -> None:
+    # No store takes one: it lies there only if the index was made anew from files put there by hand.
+    root = spots._root / "tile"
+    encoded("L", (20, 20), 255, root / "ground_truth" / "spot" / "002_mask.png")
+    (root / "index.jsonl").unlink()
+    warnings: list[str] = []
+    metrics = measure(warnings).metrics
+    assert metrics.unmasked_images == 1
+    (warning,) = warnings
+    assert "test/spot/002.png" in warning
+    assert "not of the images' size" in warning
+
+
+def test_a_damaged_mask_is_named_and_left_out(spots: DatasetStore, measure: Measure) -> None:
+    (spots._root / "tile" / "ground_truth" / "spot" / "003_mask.png").write_bytes(b"nothing")
+    warnings: list[str] = []
+    assert measure(warnings).metrics.unmasked_images == 1
+    assert "test/spot/003.png" in warnings[0]
+
+
+def test_one_damaged_image_is_named_skipped_and_counted(spots: DatasetStore, measure: Measure) -> None:
+    file = spots._root / "tile" / "test" / "spot" / "001.png"
+    file.write_bytes(file.read_bytes()[:-20])
+    warnings: list[str] = []
+    evaluation = measure(warnings)
+    assert evaluation.metrics.skipped_images == 1
+    assert evaluation.metrics.defective_images == 5
+    assert (
+        "1 of 12 test images of datasets/tile cannot be read and was skipped: test/spot/001.png"
+        in (warnings[0])
+    )
+
+
+def test_many_damaged_images_are_an_error(spots: DatasetStore, measure: Measure) -> None:
+    for number in (1, 2):
+        (spots._root / "tile" / "test" / "spot" / f"{number:03}.png").unlink()
+    with pytest.raises(Corrupt, match=r"2 of 12 .*test/spot/001\.png, test/spot/002\.png"):
+        measure([])
+
+
+def test_no_test_images_at_all(store: DatasetStore) -> None:
+    on = ImageSource(store, ImageLimits(), "tile")
+    assert evaluate(None, None, on, "cpu", silent, print) is None  # type: ignore[arg-type]
+
+
+def test_sizes_and_modes_may_differ_within_a_dataset(
+    store: DatasetStore, measure: Measure, tmp_path: Path
+) -> None:
+    path = tmp_path / "image"
+    deep = np.full((40, 64), 40 * 257, np.uint16)
+    Image.fromarray(deep).save(path, "PNG")
+    for name, data in {
+        "grey.png": encoded("L", (64, 48), 40, path),
+        "colour.jpg": encoded("RGB", (33, 90), (40, 40, 40), path, "JPEG"),
+        "clear.png": encoded("RGBA", (50, 50), (40, 40, 40, 255), path),
+        "palette.png": encoded("P", (20, 20), 0, path),
+        "colour.webp": encoded("RGB", (128, 128), (40, 40, 40), path, "WEBP"),
+        "colour.bmp": encoded("RGB", (16, 16), (40, 40, 40), path, "BMP"),
+    }.items():
+        store.add("tile", f"test/good/{name}", data)
+    Image.fromarray(deep).save(path, "TIFF")
+    store.add("tile", "test/good/deep.tif", path.read_bytes())
+    evaluation = measure()
+    assert evaluation.metrics.good_images == 7
+    scores = {each.path: each.score for each in evaluation.judged}
+    assert scores.pop("test/good/palette.png") == 0
+    assert list(scores.values()) == pytest.approx([40 / 255] * 6, abs=2 / 255)

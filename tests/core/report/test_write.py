@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blemish_core.bundle import Manifest, Split
+from blemish_core.calibration import Calibration
+from blemish_core.datasets import DatasetImage
+from blemish_core.evaluation.evaluate import Evaluation, Judged, Picture
+from blemish_core.evaluation.exhibits import Exhibit, Judgement
+from blemish_core.evaluation.image_figures import image_figures
+from blemish_core.metrics import ClassMetrics, Latency, Metrics, Spread
+from blemish_core.report import By, Report, write
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def manifest(**changes: object) -> Manifest:
+    return Manifest(
+        model="tile-patchcore",
+        version=3,
+        detector="patchcore",
+        settings={"backbone": HOSTILE, "input_size": 64},
+        input_size=64,
+        category="tile",
+        dataset="tile",
+        dataset_snapshot="ab" * 32,
+        created=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+        job="made",
+        seed=0,
+        split=Split(learned=30, held_out=10, method="held out"),
+        calibration=Calibration.of(
+            [1.0 + i / 10 for i in range(10)], [1.0 + i / 9 for i in range(10)], 0.1
+        ),
+        metrics=None,
+        libraries={"torch": "2", "blemish": "0.1.0"},
+        sha256={},
+        size_bytes=0,
+    ).model_copy(update=changes)
+
+
+def picture(class_name: str, number: int, score: float, judgement: Judgement, *, masked: bool) -> Picture:
+    path = f"test/{class_name}/{number:03}.png"
+    image = DatasetImage("tile", "tile", path, "test", class_name, "0" * 64, 80, 60)
+    pixels = np.random.default_rng(number).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    anomaly_map = np.linspace(0.5, 3, 64 * 64, dtype=np.float32).reshape(64, 64)
+    mask = np.zeros((64, 64), np.bool_)
+    mask[20:40, 10:30] = class_name != "good"
+    return Picture(Exhibit(image, score, judgement, anomaly_map, mask if masked else None), pixels)
+
+
+def evaluation(class_name: str = "crack", *, defective: int = 8) -> Evaluation:
+    good = [1.0 + i / 8 for i in range(12)]
+    scores = [1.6 + i / 5 for i in range(defective)]
+    found = image_figures(good, scores, 1.9)
+    values = {name: each.value for name, each in found.items()}
+    intervals = {name: each.interval for name, each in found.items() if each.interval}
+    spread = Spread(p50_ms=1.0, p95_ms=2.0, p99_ms=3.0)
+    classes = {
+        class_name: ClassMetrics(
+            images=defective,
+            image_auroc=values.get("image_auroc"),
+            intervals={"image_auroc": intervals["image_auroc"]} if "image_auroc" in intervals else {},
+        )
+    }
+    metrics = Metrics.model_validate(
+        {
+            "dataset": "tile",
+            "dataset_snapshot": "cd" * 32,
+            "good_images": 12,
+            "defective_images": defective,
+            "intervals": intervals,
+            "classes": classes if defective else {},
+            "latency": Latency(
+                runtime="torch", device="cpu", batch_size=8, decode=spread, prepare=spread, inference=spread
+            ),
+            **values,
+        }
+    )
+    pictures = [picture("good", 11, 2.4, Judgement.FALSE_REJECT, masked=True)]
+    if defective:
+        pictures.append(picture(class_name, 0, 1.6, Judgement.MISS, masked=False))
+        pictures.append(picture(class_name, 7, 3.0, Judgement.RIGHT, masked=True))
+    judged = [Judged(f"test/good/{i:03}.png", "good", score) for i, score in enumerate(good)]
+    judged += [Judged(f"test/{class_name}/{i:03}.png", class_name, score) for i, score in enumerate(scores)]
+    return Evaluation(metrics, tuple(judged), tuple(pictures[:2]), tuple(pictures[2:]))
+
+
+class Elements(HTMLParser):
+    """Collects tags with their attributes, and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_an_evaluation_leaves_a_page_and_its_pictures(tmp_path: Path) -> None:
+    by = By("judge", datetime(2026, 5, 6, 7, 8, tzinfo=UTC))
+    write(Report(manifest(), evaluation(), ["few images"], by), tmp_path / "report")
+    names = {file.name for file in (tmp_path / "report").iterdir()}
+    assert names == {
+        *("report.html", "metrics.json", "scores.csv"),
+        *("roc.png", "scores.png", "classes.png", "calibration.png"),
+        *("worst-1.png", "worst-2.png", "best-1.png"),
+    }
+    for name in names:
+        if name.endswith(".png"):
+            assert (tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG")
+    page = Elements((tmp_path / "report" / "report.html").read_text())
+    for words in (
+        "Evaluation report",
+        "tile-patchcore, version 3",
+        "jobs/judge",
+        "jobs/made",
+        "2026-05-06 07:08 UTC",
+        "few images",
+        "best F1 of any threshold",
+        "uses labels",
+        "30 images of train/good",
+        "false reject",
+        "miss",
+        "test/crack/000.png",
+        "no mask",
+        "8 images in a forward pass",
+    ):
+        assert words in page.text, words
+    # Four charts and three tiles.
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == 7
+
+
+def test_the_page_refers_to_nothing_outside_itself(tmp_path: Path) -> None:
+    write(Report(manifest(), evaluation(), []), tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    page = Elements(html)
+    assert not {"script", "link", "iframe", "object", "base", "form"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        assert "href" not in attributes
+        assert re.match(r"data:image/(png|jpeg);base64,", attributes.get("src") or "data:image/png;base64,")
+        assert not any(name.startswith("on") for name in attributes)
+    style = html.split("<style>")[1].split("</style>")[0]
+    assert not re.search(r"url\(|@import|@font-face", style)
+    assert "http:" not in html
+    assert "https:" not in html
+
+
+def test_names_cannot_become_markup(tmp_path: Path) -> None:
+    hostile = evaluation(HOSTILE)
+    write(Report(manifest(category=HOSTILE), hostile, [HOSTILE]), tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    page = Elements(html)
+    assert HOSTILE not in html
+    assert page.text.count(HOSTILE) > 5
+    assert all("onerror" not in attributes for _, attributes in page.tags)
+
+
+def test_equal_reports_are_equal_files_from_any_thread(tmp_path: Path) -> None:
+    report = Report(manifest(), evaluation(), ["x"])
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda name: write(report, tmp_path / name), "abcd"))
+    first = {file.name: file.read_bytes() for file in (tmp_path / "a").iterdir()}
+    for other in "bcd":
+        assert {file.name: file.read_bytes() for file in (tmp_path / other).iterdir()} == first
+
+
+def test_without_test_images_there_is_what_the_training_knows(tmp_path: Path) -> None:
+    write(Report(manifest(), None, []), tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"report.html", "calibration.png"}
+    text = Elements((tmp_path / "report.html").read_text()).text
+    assert "Training report" in text
+    assert "no test images" in text
+    assert "10 images of train/good, held out" in text
+
+
+def test_without_defective_images_figures_are_absent(tmp_path: Path) -> None:
+    write(Report(manifest(), evaluation(defective=0), []), tmp_path)
+    assert not (tmp_path / "roc.png").exists()
+    assert not (tmp_path / "classes.png").exists()
+    text = Elements((tmp_path / "report.html").read_text()).text
+    assert "Figures that need both good and defective images are absent" in text
+    assert json.loads((tmp_path / "metrics.json").read_text())["metrics"]["image_auroc"] is None
+
+
+def test_every_test_image_is_in_the_table(tmp_path: Path) -> None:
+    write(Report(manifest(), evaluation(), []), tmp_path)
+    lines = (tmp_path / "scores.csv").read_text().splitlines()
+    assert lines[0] == "path,class,score,p_value,verdict,judgement"
+    assert len(lines) == 21
+    assert lines[1] == "test/good/000.png,good,1,1,normal,right"
+    assert lines[13].endswith(",normal,miss")
+
+
+@pytest.mark.parametrize("colour", [0, 255])
+def test_outlines_show_on_any_surface(colour: int) -> None:
+    from blemish_core.report.tiles import MASK_COLOUR, Heat, encoded, tile
+
+    shown = picture("crack", 0, 2.0, Judgement.RIGHT, masked=True)
+    plain = Picture(shown.exhibit, np.full((60, 80, 3), colour, np.uint8))
+    drawn = np.asarray(Image.open(BytesIO(encoded(tile(plain, Heat(2.0, 0.5)), "PNG"))))
+    assert drawn.shape == (60, 164, 3)
+    assert (drawn[:, :80] == MASK_COLOUR).all(axis=2).any()
+    assert (drawn[:, 84:] == MASK_COLOUR).all(axis=2).any()
