@@ -318,10 +318,13 @@ def test_figures_stand_with_their_intervals_in_80_columns(run: Run, monkeypatch:
     assert max(map(len, result.stdout.split("report: ")[0].splitlines())) <= 80
 
 
-def test_work_names_the_command_that_fetches_its_report(run: Run) -> None:
+def test_work_names_the_command_that_fetches_its_report(run: Run, fake: Fake, make: Make) -> None:
     assert "blemish models report tile-patchcore/1 -o report.html" in run("train", "tile").stdout
+    judged = make.ended("jobs/made")
+    judged.evaluate.model = "models/tile-patchcore/versions/1"
+    fake.watches = [[judged]]
     of_evaluation = run("evaluate", "m", "tile").stdout
-    assert "blemish models report m/1 --evaluation made -o report.html" in of_evaluation
+    assert "blemish models report tile-patchcore/1 --evaluation made -o report.html" in of_evaluation
 
 
 def test_a_report_is_fetched(run: Run, tmp_path: Path) -> None:
