@@ -224,11 +224,6 @@ def inspected(request: Any, verdict: Any, side: int) -> inspection_pb2.Inspectio
 
 def version(name: str) -> ModelVersion:
     metrics = Metrics(dataset="datasets/tile", good_images=2, image_auroc=0.99)
-<<<<<<< HEAD
-    card = ModelVersion(name=name, dataset="datasets/tile", detector="patchcore", metrics=metrics)
-    card.training["steps"] = "140"
-    return card
-=======
     metrics.intervals["image_auroc"].CopyFrom(Interval(low=0.91, high=1.0))
     cracks = metrics.classes.add(
         class_name="crack", images=12, image_auroc=0.98, fpr_at_95_tpr=0.125, detection_rate=0.9
@@ -240,8 +235,9 @@ def version(name: str) -> ModelVersion:
         cracks.intervals[figure].CopyFrom(Interval(low=0.8, high=0.95))
     metrics.latency.runtime = "openvino"
     metrics.latency.inference.p50.FromMilliseconds(12)
-    return ModelVersion(name=name, dataset="datasets/tile", detector="patchcore", metrics=metrics)
->>>>>>> 3ce7713 (Reports by GetReport, the SDK and the command line; tests)
+    card = ModelVersion(name=name, dataset="datasets/tile", detector="patchcore", metrics=metrics)
+    card.training["steps"] = "140"
+    return card
 
 
 def hit(class_name: str, similarity: float, number: int) -> search_pb2.Hit:

@@ -306,6 +306,7 @@ def _making(manifest: Manifest, art: Art, of_training: bool) -> Iterable[Child]:
                 ("tested on", "test/ alone, which neither training nor threshold has seen"),
                 ("seed", str(manifest.seed)),
                 *((name, str(value)) for name, value in sorted(manifest.settings.items())),
+                *manifest.training.items(),
             ),
             class_="card",
         ),

@@ -37,6 +37,7 @@ def manifest(**changes: object) -> Manifest:
         created=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
         job="made",
         seed=0,
+        training={"steps": "1234"},
         split=Split(learned=30, held_out=10, method="held out"),
         calibration=Calibration.of(
             [1.0 + i / 10 for i in range(10)], [1.0 + i / 9 for i in range(10)], 0.1
@@ -134,6 +135,7 @@ def test_an_evaluation_leaves_a_page_and_its_pictures(tmp_path: Path) -> None:
         "best F1 of any threshold",
         "uses labels",
         "30 images of train/good",
+        "1234",
         "false reject",
         "miss",
         "test/crack/000.png",
