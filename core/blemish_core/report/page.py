@@ -303,7 +303,7 @@ def _making(manifest: Manifest, art: Art, of_training: bool) -> Iterable[Child]:
                 ("learned from", f"{words.images(split.learned)} of train/good"),
                 ("calibrated on", f"{words.images(split.held_out)} of train/good, {split.method}"),
                 ("left out, unreadable", words.images(split.skipped)) if split.skipped else None,
-                ("tested on", "test/ alone, which neither training nor threshold has seen"),
+                ("tested on", "test/ alone: training and threshold saw train/good alone"),
                 ("seed", str(manifest.seed)),
                 *((name, str(value)) for name, value in sorted(manifest.settings.items())),
                 *manifest.training.items(),
