@@ -5,6 +5,8 @@
 
     manifest.json         what it is, how it was made, how well it does, sha256 of each other file
     weights.safetensors   everything the detector needs, its backbone included
+
+Once published neither changes. Calibrations that came later lie beside them (``calibration_log``).
 """
 
 import hashlib
@@ -62,6 +64,7 @@ class Manifest(BaseModel):
     training: Mapping[str, str] = {}
     """What else there is to say of how it was made: steps, teacher, ..."""
     calibration: Calibration
+    """What training left; the one in force may be a later one, see ``calibration_log``."""
     metrics: Metrics | None
     libraries: Mapping[str, str]
     sha256: Mapping[str, str]

@@ -128,7 +128,8 @@ def train(
 def evaluate(place: Workplace, spec: EvaluateSpec, progress: Progress) -> Result:
     """Measure a model version on the test images of a dataset."""
     manifest, detector = _load(place, spec.model)
-    measured = _measure(place, detector, manifest.calibration, spec.dataset, progress)
+    calibration = place.models.calibrations(manifest).newest().calibration
+    measured = _measure(place, detector, calibration, spec.dataset, progress)
     if measured is None:
         raise NotPossibleYet(f"{dataset_name(spec.dataset)} has no test images to measure on")
     return Result(model_version=manifest.name, metrics=measured)
@@ -138,6 +139,8 @@ def embed(place: Workplace, spec: EmbedSpec, progress: Progress) -> Result:
     """Score the test images of a dataset and write their embeddings to the version's index."""
     manifest, detector = _load(place, spec.model)
     version = ModelRef(manifest.model, manifest.version)
+    # One for all images, also if it is changed meanwhile.
+    calibration = place.models.calibrations(manifest).newest().calibration
     images = place.datasets.images(spec.dataset, "test")
     if not images:
         raise NotPossibleYet(
@@ -150,7 +153,7 @@ def embed(place: Workplace, spec: EmbedSpec, progress: Progress) -> Result:
         vectors = np.stack([scored.outcome.embedding for scored in batch])
         if not done:
             indexed(partial(place.index.prepare, version, vectors.shape[1]))
-        items = [_item(version, manifest.calibration, scored) for scored in batch]
+        items = [_item(version, calibration, scored) for scored in batch]
         indexed(partial(place.index.put, version, items, vectors))
         done += len(batch)
     indexed(partial(place.index.publish, version))

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62lemish/v1/model.proto\x12\nblemish.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"U\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nproduction\x18\x02 \x01(\t\x12*\n\x08versions\x18\x03 \x03(\x0b\x32\x18.blemish.v1.ModelVersion\"\x99\x05\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65tector\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x04 \x01(\t\x12\x18\n\x10\x64\x61taset_snapshot\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03job\x18\x07 \x01(\t\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\x12\n\nproduction\x18\t \x01(\x08\x12\x38\n\x08settings\x18\n \x03(\x0b\x32&.blemish.v1.ModelVersion.SettingsEntry\x12 \n\x05split\x18\x0b \x01(\x0b\x32\x11.blemish.v1.Split\x12,\n\x0b\x63\x61libration\x18\x0c \x01(\x0b\x32\x17.blemish.v1.Calibration\x12$\n\x07metrics\x18\r \x01(\x0b\x32\x13.blemish.v1.Metrics\x12:\n\tlibraries\x18\x0e \x03(\x0b\x32\'.blemish.v1.ModelVersion.LibrariesEntry\x12\x12\n\nsize_bytes\x18\x0f \x01(\x03\x12\x38\n\x08training\x18\x14 \x03(\x0b\x32&.blemish.v1.ModelVersion.TrainingEntry\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rTrainingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x05Split\x12\x0f\n\x07learned\x18\x01 \x01(\x05\x12\x10\n\x08held_out\x18\x02 \x01(\x05\x12\x0e\n\x06method\x18\x03 \x01(\t\"\xb6\x01\n\x0b\x43\x61libration\x12\x11\n\tthreshold\x18\x01 \x01(\x01\x12 \n\x18target_false_reject_rate\x18\x02 \x01(\x01\x12#\n\x1bwarranted_false_reject_rate\x18\x03 \x01(\x01\x12\x17\n\x0fheld_out_images\x18\x04 \x01(\x05\x12\x1e\n\x11\x62\x65st_f1_threshold\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x14\n\x12_best_f1_threshold\"\xe6\x02\n\x07Metrics\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x18\n\x10\x64\x61taset_snapshot\x18\x02 \x01(\t\x12\x13\n\x0bgood_images\x18\x03 \x01(\x05\x12\x18\n\x10\x64\x65\x66\x65\x63tive_images\x18\x04 \x01(\x05\x12\x18\n\x0bimage_auroc\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bpixel_auroc\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05\x61upro\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x1e\n\x11\x66\x61lse_reject_rate\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12\x1b\n\x0e\x64\x65tection_rate\x18\t \x01(\x01H\x04\x88\x01\x01\x12)\n\x07\x63lasses\x18\n \x03(\x0b\x32\x18.blemish.v1.ClassMetricsB\x0e\n\x0c_image_aurocB\x0e\n\x0c_pixel_aurocB\x08\n\x06_auproB\x14\n\x12_false_reject_rateB\x11\n\x0f_detection_rate\"\\\n\x0c\x43lassMetrics\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x05\x12\x18\n\x0bimage_auroc\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_image_auroc\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.blemish.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x10GetModelResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.blemish.v1.ModelVersion\"#\n\x13PromoteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x14PromoteModelResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.blemish.v1.ModelVersion2\xf5\x01\n\x0cModelService\x12K\n\nListModels\x12\x1d.blemish.v1.ListModelsRequest\x1a\x1e.blemish.v1.ListModelsResponse\x12\x45\n\x08GetModel\x12\x1b.blemish.v1.GetModelRequest\x1a\x1c.blemish.v1.GetModelResponse\x12Q\n\x0cPromoteModel\x12\x1f.blemish.v1.PromoteModelRequest\x1a .blemish.v1.PromoteModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62lemish/v1/model.proto\x12\nblemish.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"U\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nproduction\x18\x02 \x01(\t\x12*\n\x08versions\x18\x03 \x03(\x0b\x32\x18.blemish.v1.ModelVersion\"\xcf\x05\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x65tector\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x04 \x01(\t\x12\x18\n\x10\x64\x61taset_snapshot\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03job\x18\x07 \x01(\t\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\x12\n\nproduction\x18\t \x01(\x08\x12\x38\n\x08settings\x18\n \x03(\x0b\x32&.blemish.v1.ModelVersion.SettingsEntry\x12 \n\x05split\x18\x0b \x01(\x0b\x32\x11.blemish.v1.Split\x12,\n\x0b\x63\x61libration\x18\x0c \x01(\x0b\x32\x17.blemish.v1.Calibration\x12$\n\x07metrics\x18\r \x01(\x0b\x32\x13.blemish.v1.Metrics\x12:\n\tlibraries\x18\x0e \x03(\x0b\x32\'.blemish.v1.ModelVersion.LibrariesEntry\x12\x12\n\nsize_bytes\x18\x0f \x01(\x03\x12\x34\n\x13\x63\x61libration_history\x18\x10 \x03(\x0b\x32\x17.blemish.v1.Calibration\x12\x38\n\x08training\x18\x14 \x03(\x0b\x32&.blemish.v1.ModelVersion.TrainingEntry\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rTrainingEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x05Split\x12\x0f\n\x07learned\x18\x01 \x01(\x05\x12\x10\n\x08held_out\x18\x02 \x01(\x05\x12\x0e\n\x06method\x18\x03 \x01(\t\"\xb2\x03\n\x0b\x43\x61libration\x12\x11\n\tthreshold\x18\x01 \x01(\x01\x12 \n\x18target_false_reject_rate\x18\x02 \x01(\x01\x12#\n\x1bwarranted_false_reject_rate\x18\x03 \x01(\x01\x12\x17\n\x0fheld_out_images\x18\x04 \x01(\x05\x12\x1e\n\x11\x62\x65st_f1_threshold\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08revision\x18\x06 \x01(\x05\x12\x0e\n\x06\x61uthor\x18\x07 \x01(\t\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63omment\x18\t \x01(\t\x12\'\n\x04rule\x18\n \x01(\x0e\x32\x19.blemish.v1.ThresholdRule\x12\x17\n\x0fpixel_threshold\x18\x0b \x01(\x01\x12\x16\n\x0eheld_out_above\x18\x0c \x01(\x05\x12<\n\x1a\x66\x61lse_reject_rate_interval\x18\r \x01(\x0b\x32\x18.blemish.v1.RateIntervalB\x14\n\x12_best_f1_threshold\",\n\x0cRateInterval\x12\r\n\x05lower\x18\x01 \x01(\x01\x12\r\n\x05upper\x18\x02 \x01(\x01\"\xe6\x02\n\x07Metrics\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x18\n\x10\x64\x61taset_snapshot\x18\x02 \x01(\t\x12\x13\n\x0bgood_images\x18\x03 \x01(\x05\x12\x18\n\x10\x64\x65\x66\x65\x63tive_images\x18\x04 \x01(\x05\x12\x18\n\x0bimage_auroc\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bpixel_auroc\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05\x61upro\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x1e\n\x11\x66\x61lse_reject_rate\x18\x08 \x01(\x01H\x03\x88\x01\x01\x12\x1b\n\x0e\x64\x65tection_rate\x18\t \x01(\x01H\x04\x88\x01\x01\x12)\n\x07\x63lasses\x18\n \x03(\x0b\x32\x18.blemish.v1.ClassMetricsB\x0e\n\x0c_image_aurocB\x0e\n\x0c_pixel_aurocB\x08\n\x06_auproB\x14\n\x12_false_reject_rateB\x11\n\x0f_detection_rate\"\\\n\x0c\x43lassMetrics\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x05\x12\x18\n\x0bimage_auroc\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_image_auroc\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.blemish.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"=\n\x10GetModelResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.blemish.v1.ModelVersion\"#\n\x13PromoteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x14PromoteModelResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.blemish.v1.ModelVersion\"\xd6\x01\n\x18UpdateCalibrationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x18target_false_reject_rate\x18\x02 \x01(\x01H\x00\x12\x13\n\tthreshold\x18\x03 \x01(\x01H\x00\x12/\n\x07trained\x18\x04 \x01(\x0b\x32\x1c.blemish.v1.TrainedThresholdH\x00\x12\x0e\n\x06\x61uthor\x18\x05 \x01(\t\x12\x0f\n\x07\x63omment\x18\x06 \x01(\t\x12\x19\n\x11\x65xpected_revision\x18\x07 \x01(\x05\x42\x06\n\x04rule\"\x12\n\x10TrainedThreshold\"F\n\x19UpdateCalibrationResponse\x12)\n\x07version\x18\x01 \x01(\x0b\x32\x18.blemish.v1.ModelVersion*\x8b\x01\n\rThresholdRule\x12\x1e\n\x1aTHRESHOLD_RULE_UNSPECIFIED\x10\x00\x12\x1a\n\x16THRESHOLD_RULE_TRAINED\x10\x01\x12$\n THRESHOLD_RULE_FALSE_REJECT_RATE\x10\x02\x12\x18\n\x14THRESHOLD_RULE_FIXED\x10\x03\x32\xd7\x02\n\x0cModelService\x12K\n\nListModels\x12\x1d.blemish.v1.ListModelsRequest\x1a\x1e.blemish.v1.ListModelsResponse\x12\x45\n\x08GetModel\x12\x1b.blemish.v1.GetModelRequest\x1a\x1c.blemish.v1.GetModelResponse\x12Q\n\x0cPromoteModel\x12\x1f.blemish.v1.PromoteModelRequest\x1a .blemish.v1.PromoteModelResponse\x12`\n\x11UpdateCalibration\x12$.blemish.v1.UpdateCalibrationRequest\x1a%.blemish.v1.UpdateCalibrationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,36 +38,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELVERSION_LIBRARIESENTRY']._serialized_options = b'8\001'
   _globals['_MODELVERSION_TRAININGENTRY']._loaded_options = None
   _globals['_MODELVERSION_TRAININGENTRY']._serialized_options = b'8\001'
+  _globals['_THRESHOLDRULE']._serialized_start=2530
+  _globals['_THRESHOLDRULE']._serialized_end=2669
   _globals['_MODEL']._serialized_start=71
   _globals['_MODEL']._serialized_end=156
   _globals['_MODELVERSION']._serialized_start=159
-  _globals['_MODELVERSION']._serialized_end=824
-  _globals['_MODELVERSION_SETTINGSENTRY']._serialized_start=678
-  _globals['_MODELVERSION_SETTINGSENTRY']._serialized_end=725
-  _globals['_MODELVERSION_LIBRARIESENTRY']._serialized_start=727
-  _globals['_MODELVERSION_LIBRARIESENTRY']._serialized_end=775
-  _globals['_MODELVERSION_TRAININGENTRY']._serialized_start=777
-  _globals['_MODELVERSION_TRAININGENTRY']._serialized_end=824
-  _globals['_SPLIT']._serialized_start=826
-  _globals['_SPLIT']._serialized_end=884
-  _globals['_CALIBRATION']._serialized_start=887
-  _globals['_CALIBRATION']._serialized_end=1069
-  _globals['_METRICS']._serialized_start=1072
-  _globals['_METRICS']._serialized_end=1430
-  _globals['_CLASSMETRICS']._serialized_start=1432
-  _globals['_CLASSMETRICS']._serialized_end=1524
-  _globals['_LISTMODELSREQUEST']._serialized_start=1526
-  _globals['_LISTMODELSREQUEST']._serialized_end=1584
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1586
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1666
-  _globals['_GETMODELREQUEST']._serialized_start=1668
-  _globals['_GETMODELREQUEST']._serialized_end=1699
-  _globals['_GETMODELRESPONSE']._serialized_start=1701
-  _globals['_GETMODELRESPONSE']._serialized_end=1762
-  _globals['_PROMOTEMODELREQUEST']._serialized_start=1764
-  _globals['_PROMOTEMODELREQUEST']._serialized_end=1799
-  _globals['_PROMOTEMODELRESPONSE']._serialized_start=1801
-  _globals['_PROMOTEMODELRESPONSE']._serialized_end=1866
-  _globals['_MODELSERVICE']._serialized_start=1869
-  _globals['_MODELSERVICE']._serialized_end=2114
+  _globals['_MODELVERSION']._serialized_end=878
+  _globals['_MODELVERSION_SETTINGSENTRY']._serialized_start=732
+  _globals['_MODELVERSION_SETTINGSENTRY']._serialized_end=779
+  _globals['_MODELVERSION_LIBRARIESENTRY']._serialized_start=781
+  _globals['_MODELVERSION_LIBRARIESENTRY']._serialized_end=829
+  _globals['_MODELVERSION_TRAININGENTRY']._serialized_start=831
+  _globals['_MODELVERSION_TRAININGENTRY']._serialized_end=878
+  _globals['_SPLIT']._serialized_start=880
+  _globals['_SPLIT']._serialized_end=938
+  _globals['_CALIBRATION']._serialized_start=941
+  _globals['_CALIBRATION']._serialized_end=1375
+  _globals['_RATEINTERVAL']._serialized_start=1377
+  _globals['_RATEINTERVAL']._serialized_end=1421
+  _globals['_METRICS']._serialized_start=1424
+  _globals['_METRICS']._serialized_end=1782
+  _globals['_CLASSMETRICS']._serialized_start=1784
+  _globals['_CLASSMETRICS']._serialized_end=1876
+  _globals['_LISTMODELSREQUEST']._serialized_start=1878
+  _globals['_LISTMODELSREQUEST']._serialized_end=1936
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1938
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2018
+  _globals['_GETMODELREQUEST']._serialized_start=2020
+  _globals['_GETMODELREQUEST']._serialized_end=2051
+  _globals['_GETMODELRESPONSE']._serialized_start=2053
+  _globals['_GETMODELRESPONSE']._serialized_end=2114
+  _globals['_PROMOTEMODELREQUEST']._serialized_start=2116
+  _globals['_PROMOTEMODELREQUEST']._serialized_end=2151
+  _globals['_PROMOTEMODELRESPONSE']._serialized_start=2153
+  _globals['_PROMOTEMODELRESPONSE']._serialized_end=2218
+  _globals['_UPDATECALIBRATIONREQUEST']._serialized_start=2221
+  _globals['_UPDATECALIBRATIONREQUEST']._serialized_end=2435
+  _globals['_TRAINEDTHRESHOLD']._serialized_start=2437
+  _globals['_TRAINEDTHRESHOLD']._serialized_end=2455
+  _globals['_UPDATECALIBRATIONRESPONSE']._serialized_start=2457
+  _globals['_UPDATECALIBRATIONRESPONSE']._serialized_end=2527
+  _globals['_MODELSERVICE']._serialized_start=2672
+  _globals['_MODELSERVICE']._serialized_end=3015
 # @@protoc_insertion_point(module_scope)
