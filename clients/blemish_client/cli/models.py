@@ -137,7 +137,11 @@ def calibrate(
         f"{_rule(now)}; revision {now.revision}",
         markup=False,
     )
-    session.out.print(f"{now.held_out_images} held-out good images: {_warranted(now)}", markup=False)
+    session.out.print(
+        f"{now.held_out_images} held-out good images warrant {share(now.warranted_false_reject_rate)} "
+        f"false rejects on average; with 90 % confidence this threshold makes {_interval(now)}",
+        markup=False,
+    )
 
 
 def _user() -> str:
@@ -159,14 +163,9 @@ def _rule(calibration: Calibration) -> str:
             return ABSENT
 
 
-def _warranted(calibration: Calibration) -> str:
-    """Say what rate of false rejects to expect, on average and of this very threshold."""
+def _interval(calibration: Calibration) -> str:
     interval = calibration.false_reject_rate_interval
-    return (
-        f"false rejects of {share(calibration.warranted_false_reject_rate)} at most on average over "
-        f"trainings, {share(interval.lower)} to {share(interval.upper)} with this threshold "
-        "(90 % confidence)"
-    )
+    return f"{share(interval.lower)} to {share(interval.upper)}"
 
 
 def _history(version: ModelVersion) -> Table:
@@ -201,9 +200,10 @@ def _show_card(session: Session, version: ModelVersion) -> None:
         ("  in maps", number(calibration.pixel_threshold)),
         (
             "  held-out images",
-            f"{calibration.held_out_above} of {calibration.held_out_images} above; "
-            f"{_warranted(calibration)}",
+            f"{calibration.held_out_above} of {calibration.held_out_images} above",
         ),
+        ("  false rejects", f"{share(calibration.warranted_false_reject_rate)} warranted on average"),
+        ("", f"{_interval(calibration)} by this threshold, with 90 % confidence"),
         (
             "  revision",
             f"{calibration.revision}, {when(calibration.update_time)} by {escape(calibration.author)}",
