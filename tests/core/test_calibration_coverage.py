@@ -26,7 +26,7 @@ from blemish_core.detectors.patchcore_training import train
 from blemish_core.runtimes.on_torch import TorchRuntime
 
 CHANCE = 1e-6
-SEEDS = 400
+SEEDS = 200
 FRESH = 100
 """New good images for each seed."""
 
@@ -94,7 +94,7 @@ def test_false_rejects_stay_within_the_binomial_bound(name: str, count: int, tar
 @pytest.mark.parametrize("name", ["lognormal", "mixed", "three values", "rounded"])
 def test_p_values_of_good_images_are_seldom_small(name: str, count: int) -> None:
     """A p-value at or below j / (n + 1) has a probability of at most that."""
-    draw, seeds = (CONTINUOUS | TIED)[name], 3000
+    draw, seeds = (CONTINUOUS | TIED)[name], 2000
     p_values = np.empty(seeds)
     for seed in range(seeds):
         scores = draw(np.random.default_rng([seed, count, 1]), count + 1).tolist()
