@@ -282,6 +282,47 @@ class Client:
         )
         return b"".join(answer.chunk for answer in self._line.stream(self._models.GetReport, request))
 
+    def update_calibration(
+        self,
+        version: str,
+        *,
+        author: str,
+        target_false_reject_rate: float | None = None,
+        threshold: float | None = None,
+        trained: bool = False,
+        comment: str = "",
+        expected_revision: int = 0,
+    ) -> ModelVersion:
+        """Change which scores of a version are anomalous, from the next frame on; say just one way.
+
+        Args:
+            version: its name, with the number.
+            author: who asks for it.
+            target_false_reject_rate: the threshold that held-out good images warrant for it, to 0.5.
+            threshold: in units of the version's scores.
+            trained: back to what training left.
+            comment: why.
+            expected_revision: change nothing unless it is the current one.
+
+        Raises:
+            ValueError: if it is said in no way, or in several.
+        """
+        if (target_false_reject_rate is not None) + (threshold is not None) + trained != 1:
+            raise ValueError("give one of target_false_reject_rate, threshold and trained")
+        request = model_pb2.UpdateCalibrationRequest(
+            name=model_name(version),
+            author=author,
+            comment=comment,
+            expected_revision=expected_revision,
+        )
+        if target_false_reject_rate is not None:
+            request.target_false_reject_rate = target_false_reject_rate
+        elif threshold is not None:
+            request.threshold = threshold
+        else:
+            request.trained.SetInParent()
+        return self._line.call(self._models.UpdateCalibration, request).version
+
 
 def _name_of(job: Job | str) -> str:
     return job_name(job) if isinstance(job, str) else job.name

@@ -6,6 +6,7 @@ BlemishError
 ├── NotFound
 ├── AlreadyExists
 ├── FailedPrecondition    something has to be brought first
+├── Aborted               somebody else changed it meanwhile; read it again
 ├── ResourceExhausted     a queue or disk is full, or something is too large
 ├── Unavailable           nobody answers, or the server cannot reach Redis or Qdrant
 ├── DeadlineExceeded      the answer did not come in the time allowed
@@ -61,6 +62,10 @@ class FailedPrecondition(BlemishError):
     """The request is sound, but what it needs has to be brought first."""
 
 
+class Aborted(BlemishError):
+    """What the request was decided on has changed meanwhile; read it again and decide anew."""
+
+
 class ResourceExhausted(BlemishError):
     """The server is full: its queue, its disk, or a limit on sizes."""
 
@@ -89,7 +94,7 @@ CLASSES: dict[grpc.StatusCode, type[BlemishError]] = {
     grpc.StatusCode.INTERNAL: InternalError,
     grpc.StatusCode.UNKNOWN: InternalError,
     grpc.StatusCode.DATA_LOSS: InternalError,
-    grpc.StatusCode.ABORTED: BlemishError,
+    grpc.StatusCode.ABORTED: Aborted,
     grpc.StatusCode.CANCELLED: BlemishError,
     grpc.StatusCode.PERMISSION_DENIED: BlemishError,
     grpc.StatusCode.UNAUTHENTICATED: BlemishError,

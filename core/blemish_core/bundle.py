@@ -6,7 +6,9 @@
     manifest.json         what it is, how it was made, how well it does, sha256 of each other file
     weights.safetensors   everything the detector needs, its backbone included
     report/               how well it does, for people: nothing of it is loaded
-    evaluations/<job>/    likewise, of jobs that measured it later; not in the manifest
+
+Once published none of it changes. What came later lies beside it: calibrations (``calibration_log``), and
+``evaluations/<job>/``, the reports of jobs that measured it.
 """
 
 import hashlib
@@ -67,6 +69,7 @@ class Manifest(BaseModel):
     training: Mapping[str, str] = {}
     """What else there is to say of how it was made: steps, teacher, ..."""
     calibration: Calibration
+    """What training left; the one in force may be a later one, see ``calibration_log``."""
     metrics: Metrics | None
     libraries: Mapping[str, str]
     sha256: Mapping[str, str]

@@ -7,6 +7,7 @@ BlemishError
 ├── NotFound
 ├── AlreadyExists
 ├── NotPossibleYet
+├── Outdated
 ├── TooLarge
 ├── DiskFull
 ├── Overloaded
@@ -56,6 +57,12 @@ class NotPossibleYet(BlemishError):
     """The request is sound, but what it needs has to be brought first."""
 
     reason = "NOT_POSSIBLE_YET"
+
+
+class Outdated(BlemishError):
+    """The request was decided on what has changed since; the message names both revisions."""
+
+    reason = "OUTDATED"
 
 
 class TooLarge(BlemishError):

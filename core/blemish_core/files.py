@@ -2,6 +2,7 @@
 """Files that are there whole or not at all, through a crash at any moment."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -27,11 +28,26 @@ def sync_tree(folder: Path) -> None:
 
 def write_durably(path: Path, data: bytes) -> None:
     """Write or replace ``path``: readers see the old content or the new, also after a power cut."""
+    _write(path, data, lambda staged: staged.replace(path))
+
+
+def create_durably(path: Path, data: bytes) -> None:
+    """Write ``path``, which must not be there: of several that try, on any machine, one succeeds.
+
+    Raises:
+        FileExistsError: if it is there.
+    """
+    # A link fails where a rename would replace.
+    _write(path, data, path.hardlink_to)
+
+
+def _write(path: Path, data: bytes, put: Callable[[Path], object]) -> None:
+    """Have ``put`` give whole content its name."""
     staged = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         staged.write_bytes(data)
         sync(staged)
-        staged.replace(path)
+        put(staged)
     finally:
         staged.unlink(missing_ok=True)
     sync(path.parent)

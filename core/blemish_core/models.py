@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from blemish_core import bundle
 from blemish_core.bundle import Manifest
+from blemish_core.calibration_log import CalibrationLog
 from blemish_core.errors import NotFound
 from blemish_core.files import sync, sync_tree, write_durably
 from blemish_core.names import PRODUCTION, ModelRef, job_name
@@ -76,6 +77,10 @@ class ModelStore:
         """
         fixed = self.resolve(ref)
         return bundle.read_manifest(self._folder_of(fixed))
+
+    def calibrations(self, manifest: Manifest) -> CalibrationLog:
+        """The calibrations that a version of this store has had."""
+        return CalibrationLog(self.folder(manifest.model, manifest.version), manifest)
 
     def get(self, model: str) -> Model:
         versions = self._versions(model)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Core objects as messages of the contract, and requests as core objects."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,6 +19,7 @@ from blemish.v1 import (
 )
 from blemish_core.bundle import Manifest
 from blemish_core.calibration import DEFAULT_FALSE_REJECT_RATE
+from blemish_core.calibration_log import Revision
 from blemish_core.datasets import Dataset
 from blemish_core.errors import InvalidRequest
 from blemish_core.index import Item, Similar
@@ -36,6 +37,7 @@ from blemish_core.jobs.record import (
 from blemish_core.metrics import Interval, Latency, Metrics, Spread
 from blemish_core.models import Model
 from blemish_core.names import ModelRef, dataset_id, dataset_name, item_name, job_name
+from blemish_server.calibrations import calibration
 from blemish_server.inspector import Inspected
 
 NORMAL, ANOMALOUS = image_pb2.VERDICT_NORMAL, image_pb2.VERDICT_ANOMALOUS
@@ -62,13 +64,14 @@ def encoded_image(image: image_pb2.Image, field: str) -> bytes:
 
 
 def inspection(done: Inspected, outputs: inspection_pb2.Outputs) -> inspection_pb2.Inspection:
-    outcome, calibration = done.outcome, done.manifest.calibration
+    outcome, judge = done.outcome, done.calibration.calibration
     message = inspection_pb2.Inspection(
         score=outcome.score,
-        p_value=calibration.p_value(outcome.score),
-        verdict=_verdict(calibration.anomalous(outcome.score)),
-        threshold=calibration.threshold,
+        p_value=judge.p_value(outcome.score),
+        verdict=_verdict(judge.anomalous(outcome.score)),
+        threshold=judge.threshold,
         model_version=done.manifest.name,
+        calibration_revision=done.calibration.number,
         timings=inspection_pb2.Timings(
             decode=_duration(done.decode_s),
             queue=_duration(done.queue_s),
@@ -82,7 +85,7 @@ def inspection(done: Inspected, outputs: inspection_pb2.Outputs) -> inspection_p
                 width=columns,
                 height=rows,
                 values=np.ascontiguousarray(outcome.anomaly_map, dtype="<f4").tobytes(),
-                threshold=calibration.pixel_threshold,
+                threshold=judge.pixel_threshold,
             )
         )
     if outputs.embedding:
@@ -156,19 +159,22 @@ def metrics(measured: Metrics) -> model_pb2.Metrics:
     )
 
 
-def model(stored: Model) -> model_pb2.Model:
+def model(stored: Model, in_force: Sequence[Revision]) -> model_pb2.Model:
+    """Describe a model by its versions and the calibration of each."""
     return model_pb2.Model(
         name=str(ModelRef(stored.id)),
         production=str(ModelRef(stored.id, stored.production)) if stored.production else "",
         versions=[
-            model_version(manifest, production=manifest.version == stored.production)
-            for manifest in stored.versions
+            model_version(manifest, revision, production=manifest.version == stored.production)
+            for manifest, revision in zip(stored.versions, in_force, strict=True)
         ],
     )
 
 
-def model_version(manifest: Manifest, *, production: bool) -> model_pb2.ModelVersion:
-    calibration, measured = manifest.calibration, manifest.metrics
+def model_version(
+    manifest: Manifest, in_force: Revision, *, production: bool, history: Sequence[Revision] = ()
+) -> model_pb2.ModelVersion:
+    measured = manifest.metrics
     return model_pb2.ModelVersion(
         name=manifest.name,
         detector=manifest.detector,
@@ -186,17 +192,12 @@ def model_version(manifest: Manifest, *, production: bool) -> model_pb2.ModelVer
             method=manifest.split.method,
             skipped=manifest.split.skipped,
         ),
-        calibration=model_pb2.Calibration(
-            threshold=calibration.threshold,
-            target_false_reject_rate=calibration.target_false_reject_rate,
-            warranted_false_reject_rate=calibration.warranted_false_reject_rate,
-            held_out_images=len(calibration.scores),
-            best_f1_threshold=measured.best_f1_threshold if measured else None,
-        ),
+        calibration=calibration(in_force, measured),
         metrics=metrics(measured) if measured else None,
         libraries=manifest.libraries,
         training=manifest.training,
         size_bytes=manifest.size_bytes,
+        calibration_history=[calibration(revision, measured) for revision in history],
     )
 
 

@@ -11,19 +11,21 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from blemish_core.bundle import Manifest
-from blemish_core.detectors.detector import Detector, Outcome
+from blemish_core.calibration_log import Revision
+from blemish_core.detectors.detector import Outcome
 from blemish_core.errors import Overloaded
 from blemish_core.images import ImageLimits, decode
 from blemish_core.names import ModelRef
-from blemish_server.loaded import LoadedModels
+from blemish_server.loaded import LoadedModel, LoadedModels
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """An outcome, the model version it is of, and where the time went."""
+    """An outcome, the model version it is of, what judges it, and where the time went."""
 
     outcome: Outcome
     manifest: Manifest
+    calibration: Revision
     decode_s: float
     queue_s: float
     inference_s: float
@@ -45,20 +47,22 @@ class Inspector:
             InvalidImage: if it is not an image within the limits.
             NotFound: if there is no such model or version.
             Overloaded: if too many images wait already.
+            Corrupt: if the bundle or its calibration cannot be read.
         """
         with self._room_for(image):
             async with self._models.use(ref) as model:
                 async with self._decoding:
                     began = time.perf_counter()
-                    prepared = await asyncio.to_thread(self._prepare, model.detector, image)
+                    prepared, revision = await asyncio.to_thread(self._prepare, model, image)
                     decode_s = time.perf_counter() - began
                 answer = await model.batcher.submit(prepared)
                 return Inspected(
-                    answer.result, model.manifest, decode_s, answer.queued_s, answer.computed_s
+                    answer.result, model.manifest, revision, decode_s, answer.queued_s, answer.computed_s
                 )
 
-    def _prepare(self, detector: Detector, image: bytes) -> Tensor:
-        return detector.prepare(decode(image, self._limits))
+    def _prepare(self, model: LoadedModel, image: bytes) -> tuple[Tensor, Revision]:
+        """Return the model's input, and the calibration in force now that the request has begun."""
+        return model.detector.prepare(decode(image, self._limits)), model.calibrations.newest()
 
     @contextmanager
     def _room_for(self, image: bytes) -> Iterator[None]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from blemish_core.batching import Batcher, BatchingPolicy
 from blemish_core.bundle import Manifest, load_detector
+from blemish_core.calibration_log import CalibrationLog
 from blemish_core.detectors.detector import Detector, Outcome
 from blemish_core.errors import Overloaded
 from blemish_core.models import ModelStore
@@ -26,6 +27,7 @@ class LoadedModel:
 
     manifest: Manifest
     detector: Detector
+    calibrations: CalibrationLog
     batcher: Batcher[Tensor, Outcome]
     loop: asyncio.Task[None]
     """Runs the batcher."""
@@ -88,7 +90,9 @@ class LoadedModels:
         folder = self._store.folder(ref.model, ref.version or 0)
         manifest, detector = await asyncio.to_thread(load_detector, folder, self._device)
         batcher = Batcher(detector.inspect, self._policy)
-        model = LoadedModel(manifest, detector, batcher, asyncio.create_task(batcher.run()))
+        calibrations = CalibrationLog(folder, manifest)
+        loop = asyncio.create_task(batcher.run())
+        model = LoadedModel(manifest, detector, calibrations, batcher, loop)
         self._models[ref] = model
         log.info("model loaded", model=str(ref), device=self._device)
         self._make_room(ref)

@@ -23,6 +23,7 @@ STATUS_OF_ERROR: dict[type[BlemishError], StatusCode] = {
     errors.NotFound: StatusCode.NOT_FOUND,
     errors.AlreadyExists: StatusCode.ALREADY_EXISTS,
     errors.NotPossibleYet: StatusCode.FAILED_PRECONDITION,
+    errors.Outdated: StatusCode.ABORTED,
     errors.TooLarge: StatusCode.RESOURCE_EXHAUSTED,
     errors.DiskFull: StatusCode.RESOURCE_EXHAUSTED,
     errors.Overloaded: StatusCode.RESOURCE_EXHAUSTED,

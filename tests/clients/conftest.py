@@ -194,6 +194,12 @@ class Fake(
         promoted = ModelVersion(name=request.name, production=True)
         return model_pb2.PromoteModelResponse(version=promoted)
 
+    def UpdateCalibration(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("UpdateCalibration", request, context)
+        changed = version(request.name)
+        changed.calibration.revision = 3
+        return model_pb2.UpdateCalibrationResponse(version=changed)
+
     def GetServerInfo(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("GetServerInfo", request, context)
         told = server_pb2.GetServerInfoResponse(version="0.1.0", device="cpu")
@@ -238,6 +244,13 @@ def version(name: str) -> ModelVersion:
     card = ModelVersion(name=name, dataset="datasets/tile", detector="patchcore", metrics=metrics)
     card.training["steps"] = "140"
     return card
+    made = ModelVersion(name=name, dataset="datasets/tile", detector="patchcore", metrics=metrics)
+    made.training["steps"] = "140"
+    fixed, trained = model_pb2.THRESHOLD_RULE_FIXED, model_pb2.THRESHOLD_RULE_TRAINED
+    made.calibration_history.add(revision=2, threshold=24.5, rule=fixed, author="ann", comment="[too] many")
+    made.calibration_history.add(revision=1, threshold=22.25, rule=trained, author="jobs/made")
+    made.calibration.CopyFrom(made.calibration_history[0])
+    return made
 
 
 def hit(class_name: str, similarity: float, number: int) -> search_pb2.Hit:

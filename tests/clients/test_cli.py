@@ -61,6 +61,7 @@ def lines(result: Result) -> list[dict[str, Any]]:
         (["models", "list"], 3),
         (["models", "show", "m"], 1),
         (["models", "promote", "m/1"], 1),
+        (["models", "calibrate", "m", "--trained"], 1),
         (["search", "items/7", "-m", "m"], 3),
     ],
 )
@@ -190,6 +191,60 @@ def test_an_option_of_the_other_detector_is_refused(run: Run, fake: Fake) -> Non
     assert not fake.requests["CreateJob"]
 
 
+@pytest.mark.parametrize(
+    ("option", "rule", "value"),
+    [
+        (["--false-reject-rate", "0.01"], "target_false_reject_rate", 0.01),
+        (["--threshold", "-24.5"], "threshold", -24.5),
+        (["--threshold", "0"], "threshold", 0.0),
+    ],
+)
+def test_calibrate_asks_for_one_version(
+    run: Run, fake: Fake, option: list[str], rule: str, value: float
+) -> None:
+    who = ["--author", "ann", "--comment", "dusty", "--expected-revision", "2"]
+    result = run("models", "calibrate", "m/2", *option, *who)
+    assert result.exit_code == 0, result.stderr
+    assert "m/versions/2: threshold 24.500 -> 24.500, fixed by a person; revision 3" in result.stdout
+    (request,) = fake.requests["UpdateCalibration"]
+    assert request.name == "models/m/versions/2"
+    assert request.WhichOneof("rule") == rule
+    assert getattr(request, rule) == value
+    assert (request.author, request.comment, request.expected_revision) == ("ann", "dusty", 2)
+
+
+def test_calibrate_takes_the_name_of_the_user(
+    run: Run, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("getpass.getuser", lambda: "bea")
+    run("models", "calibrate", "m", "--trained")
+    (request,) = fake.requests["UpdateCalibration"]
+    assert (request.author, request.WhichOneof("rule")) == ("bea", "trained")
+
+    def nobody() -> str:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    result = run("models", "calibrate", "m", "--trained")
+    assert result.exit_code == 2
+    assert "--author" in result.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--trained", "--threshold", "3"]])
+def test_calibrate_wants_one_way(run: Run, fake: Fake, options: list[str]) -> None:
+    result = run("models", "calibrate", "m", *options)
+    assert result.exit_code == 2
+    assert "one of --false-reject-rate, --threshold and --trained" in result.stderr
+    assert not fake.requests["UpdateCalibration"]
+
+
+def test_the_card_shows_who_calibrated_and_why(run: Run) -> None:
+    shown = run("models", "show", "m").stdout
+    assert "fixed by a person" in shown
+    assert "jobs/made" in shown
+    assert "[too] many" in shown
+
+
 def test_detach_prints_the_name(run: Run, fake: Fake) -> None:
     assert run("train", "tile", "--detach").stdout == "jobs/made\n"
     assert not fake.requests["WatchJob"]
@@ -228,6 +283,7 @@ def test_jobs_by_state(run: Run, fake: Fake) -> None:
         (grpc.StatusCode.INVALID_ARGUMENT, 2),
         (grpc.StatusCode.ALREADY_EXISTS, 2),
         (grpc.StatusCode.FAILED_PRECONDITION, 2),
+        (grpc.StatusCode.ABORTED, 2),
         (grpc.StatusCode.NOT_FOUND, 3),
         (grpc.StatusCode.UNAVAILABLE, 4),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, 4),

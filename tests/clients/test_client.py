@@ -238,6 +238,26 @@ def test_models(client: Client, fake: Fake) -> None:
     assert fake.requests["PromoteModel"][0].name == "models/m/versions/2"
 
 
+def test_update_calibration(client: Client, fake: Fake) -> None:
+    changed = client.update_calibration("m/2", author="ann", threshold=0.0, comment="why")
+    assert changed.calibration.revision == 3
+    client.update_calibration("m/2", author="ann", trained=True, expected_revision=3)
+    client.update_calibration("m/2", author="ann", target_false_reject_rate=0.01)
+    fixed, trained, rate = fake.requests["UpdateCalibration"]
+    assert (fixed.name, fixed.author, fixed.comment) == ("models/m/versions/2", "ann", "why")
+    assert (fixed.WhichOneof("rule"), fixed.threshold, fixed.expected_revision) == ("threshold", 0, 0)
+    assert (trained.WhichOneof("rule"), trained.expected_revision) == ("trained", 3)
+    assert rate.target_false_reject_rate == 0.01
+
+
+def test_a_calibration_is_asked_for_in_one_way(client: Client, fake: Fake) -> None:
+    with pytest.raises(ValueError, match="give one of"):
+        client.update_calibration("m/2", author="ann")
+    with pytest.raises(ValueError, match="give one of"):
+        client.update_calibration("m/2", author="ann", threshold=1.0, trained=True)
+    assert not fake.requests["UpdateCalibration"]
+
+
 def test_server_info(client: Client) -> None:
     assert client.server_info().version == "0.1.0"
 

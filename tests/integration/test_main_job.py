@@ -301,7 +301,7 @@ def test_the_server_tells_about_itself(client: Client, tile_model: str) -> None:
         ("qdrant", True),
     }
     assert info.limits.max_image_bytes == 2 << 20
-    assert info.detectors == ["patchcore"]
+    assert info.detectors == ["efficientad", "patchcore"]
 
 
 def test_the_bundle_holds_no_pickle(stack_data: Path, tile_model: str) -> None:

@@ -22,6 +22,7 @@ _CODES: tuple[tuple[type[BlemishError], int], ...] = (
     (errors.InvalidArgument, BAD_INPUT),
     (errors.AlreadyExists, BAD_INPUT),
     (errors.FailedPrecondition, BAD_INPUT),
+    (errors.Aborted, BAD_INPUT),
     (errors.NotFound, NOT_FOUND),
     (errors.Unavailable, NO_SERVER),
     (errors.DeadlineExceeded, NO_SERVER),

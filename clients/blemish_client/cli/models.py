@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish models``: list, read and promote what training made."""
+"""``blemish models``: list, read, promote and calibrate what training made."""
 
+import getpass
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
+from rich.table import Table
 
-from blemish.v1.model_pb2 import ModelVersion
+from blemish.v1 import model_pb2
+from blemish.v1.model_pb2 import Calibration, ModelVersion
 from blemish_client.cli.failures import Failure
 from blemish_client.cli.figures import metrics_tables
 from blemish_client.cli.options import Json
@@ -24,7 +28,7 @@ from blemish_client.cli.output import (
 from blemish_client.cli.session import Session
 from blemish_client.names import short
 
-group = typer.Typer(help="List, show and promote models.", invoke_without_command=True)
+group = typer.Typer(help="List, show, promote and calibrate models.", invoke_without_command=True)
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="tile-patchcore, tile-patchcore@production or m/3.")
@@ -115,6 +119,98 @@ def report(
     session.out.print(f"{output} is there, {size(len(page))}", markup=False)
 
 
+@group.command()
+def calibrate(
+    ctx: typer.Context,
+    model: ModelArgument,
+    false_reject_rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Share of good images that may be rejected, above 0, at most 0.5."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="A fixed threshold, in units of the version's scores.")
+    ] = None,
+    trained: Annotated[bool, typer.Option("--trained", help="Back to what training left.")] = False,
+    comment: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
+    author: Annotated[str | None, typer.Option(help="Who; this system's user if not given.")] = None,
+    expected_revision: Annotated[
+        int, typer.Option(metavar="N", help="Change nothing if somebody else has meanwhile.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Change the threshold of one version, from the next frame on."""
+    if (false_reject_rate is not None) + (threshold is not None) + trained != 1:
+        raise Failure("say one of --false-reject-rate, --threshold and --trained")
+    session = Session.of(ctx)
+    with session.client() as client:
+        # The server wants a version: an alias is looked up once, here.
+        before = client.model(model)
+        changed = client.update_calibration(
+            before.name,
+            author=author if author is not None else _user(),
+            target_false_reject_rate=false_reject_rate,
+            threshold=threshold,
+            trained=trained,
+            comment=comment,
+            expected_revision=expected_revision,
+        )
+    if as_json:
+        emit(changed)
+        return
+    now = changed.calibration
+    session.out.print(
+        f"{changed.name}: threshold {number(before.calibration.threshold)} -> {number(now.threshold)}, "
+        f"{_rule(now)}; revision {now.revision}",
+        markup=False,
+    )
+    session.out.print(
+        f"{now.held_out_images} held-out good images warrant {share(now.warranted_false_reject_rate)} "
+        f"false rejects on average; with 90 % confidence this threshold makes {_interval(now)}",
+        markup=False,
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError) as error:  # no user has this process's id; KeyError before Python 3.13
+        raise Failure("this process has no user name; say who you are with --author") from error
+
+
+def _rule(calibration: Calibration) -> str:
+    match calibration.rule:
+        case model_pb2.THRESHOLD_RULE_FIXED:
+            return "fixed by a person"
+        case model_pb2.THRESHOLD_RULE_FALSE_REJECT_RATE:
+            return f"{share(calibration.target_false_reject_rate)} false rejects asked for"
+        case model_pb2.THRESHOLD_RULE_TRAINED:
+            return f"as trained, {share(calibration.target_false_reject_rate)} false rejects asked for"
+        case _:
+            return ABSENT
+
+
+def _interval(calibration: Calibration) -> str:
+    interval = calibration.false_reject_rate_interval
+    return f"{share(interval.lower)} to {share(interval.upper)}"
+
+
+def _history(version: ModelVersion) -> Table:
+    rows = table("revision", "threshold", "how", "when", "who", "why", right=("revision", "threshold"))
+    rows.title = "calibrations"
+    for calibration in version.calibration_history:
+        rows.add_row(
+            str(calibration.revision),
+            number(calibration.threshold),
+            _rule(calibration),
+            when(calibration.update_time),
+            escape(calibration.author),
+            escape(calibration.comment),
+        )
+    return rows
+
+
 def _show_card(session: Session, version: ModelVersion) -> None:
     calibration, split = version.calibration, version.split
     card = table("", "", title=version.name)
@@ -128,12 +224,17 @@ def _show_card(session: Session, version: ModelVersion) -> None:
         ("category", version.category),
         ("dataset", f"{short(version.dataset)}, snapshot {version.dataset_snapshot[:12]}"),
         ("learned from", f"{split.learned} images; calibrated on {split.held_out}, {split.method}"),
-        ("threshold", number(calibration.threshold)),
-        ("false rejects asked for", share(calibration.target_false_reject_rate)),
+        ("threshold", f"{number(calibration.threshold)}; {_rule(calibration)}"),
+        ("  in maps", number(calibration.pixel_threshold)),
         (
-            "false rejects warranted",
-            f"{share(calibration.warranted_false_reject_rate)} by {calibration.held_out_images} "
-            "held-out images",
+            "  held-out images",
+            f"{calibration.held_out_above} of {calibration.held_out_images} above",
+        ),
+        ("  false rejects", f"{share(calibration.warranted_false_reject_rate)} warranted on average"),
+        ("", f"{_interval(calibration)} by this threshold, with 90 % confidence"),
+        (
+            "  revision",
+            f"{calibration.revision}, {when(calibration.update_time)} by {escape(calibration.author)}",
         ),
         (
             "best-F1 threshold",
@@ -147,5 +248,7 @@ def _show_card(session: Session, version: ModelVersion) -> None:
     ):
         card.add_row(name, value)
     session.out.print(card)
+    if len(version.calibration_history) > 1:
+        session.out.print(_history(version))
     if version.HasField("metrics"):
         session.out.print(metrics_tables(version.metrics, f"on {short(version.metrics.dataset)}"))

@@ -143,11 +143,13 @@ def evaluate(
 ) -> Result:
     """Measure a model version on the test images of a dataset, and keep a report beside it."""
     manifest, detector = _load(place, spec.model)
+    calibration = place.models.calibrations(manifest).newest().calibration
     notes = Notes(warn)
-    evaluation = _evaluated(place, detector, manifest.calibration, spec.dataset, progress, notes.add)
+    evaluation = _evaluated(place, detector, calibration, spec.dataset, progress, notes.add)
     if evaluation is None:
         raise NotPossibleYet(f"{dataset_name(spec.dataset)} has no test images to measure on")
-    page = report.Report(manifest, evaluation, notes.texts, by=report.By(job, now()))
+    judged_by = manifest.model_copy(update={"calibration": calibration})
+    page = report.Report(judged_by, evaluation, notes.texts, by=report.By(job, now()))
     progress("report", 0, 1, "report")
     place.models.keep_evaluation(
         ModelRef(manifest.model, manifest.version), job, partial(report.write, page)
@@ -160,6 +162,8 @@ def embed(place: Workplace, spec: EmbedSpec, progress: Progress, warn: Callable[
     """Score the test images of a dataset and write their embeddings to the version's index."""
     manifest, detector = _load(place, spec.model)
     version = ModelRef(manifest.model, manifest.version)
+    # One for all images, also if it is changed meanwhile.
+    calibration = place.models.calibrations(manifest).newest().calibration
     images = place.datasets.images(spec.dataset, "test")
     if not images:
         raise NotPossibleYet(
@@ -173,7 +177,7 @@ def embed(place: Workplace, spec: EmbedSpec, progress: Progress, warn: Callable[
         vectors = np.stack([each.outcome.embedding for each in batch])
         if not done:
             indexed(partial(place.index.prepare, version, vectors.shape[1]))
-        items = [_item(version, manifest.calibration, each) for each in batch]
+        items = [_item(version, calibration, each) for each in batch]
         indexed(partial(place.index.put, version, items, vectors))
         done += len(batch)
     indexed(partial(place.index.publish, version))

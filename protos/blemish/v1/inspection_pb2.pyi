@@ -109,6 +109,7 @@ class Inspection(_message.Message):
     ANOMALY_MAP_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    CALIBRATION_REVISION_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """The detector's raw anomaly score; higher is worse. Comparable within one model version."""
     p_value: _builtins.float
@@ -120,6 +121,8 @@ class Inspection(_message.Message):
     """The score above which the verdict is anomalous."""
     model_version: _builtins.str
     """The version that scored: models/{model}/versions/{n}."""
+    calibration_revision: _builtins.int
+    """The calibration of that version that p_value, verdict and threshold are of: Calibration.revision."""
     @_builtins.property
     def anomaly_map(self) -> _image_pb2.AnomalyMap:
         """If asked for."""
@@ -141,10 +144,11 @@ class Inspection(_message.Message):
         anomaly_map: _image_pb2.AnomalyMap | None = ...,
         embedding: _abc.Iterable[_builtins.float] | None = ...,
         timings: Global___Timings | None = ...,
+        calibration_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "embedding", b"embedding", "model_version", b"model_version", "p_value", b"p_value", "score", b"score", "threshold", b"threshold", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "calibration_revision", b"calibration_revision", "embedding", b"embedding", "model_version", b"model_version", "p_value", b"p_value", "score", b"score", "threshold", b"threshold", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

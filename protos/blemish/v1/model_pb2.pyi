@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,32 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ThresholdRule:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ThresholdRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ThresholdRule.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    THRESHOLD_RULE_UNSPECIFIED: _ThresholdRule.ValueType  # 0
+    THRESHOLD_RULE_TRAINED: _ThresholdRule.ValueType  # 1
+    """Conformal, at the false-reject rate that training was asked for."""
+    THRESHOLD_RULE_FALSE_REJECT_RATE: _ThresholdRule.ValueType  # 2
+    """Conformal, at a false-reject rate that a person asked for later."""
+    THRESHOLD_RULE_FIXED: _ThresholdRule.ValueType  # 3
+    """Fixed by a person."""
+
+class ThresholdRule(_ThresholdRule, metaclass=_ThresholdRuleEnumTypeWrapper):
+    """How a threshold came about."""
+
+THRESHOLD_RULE_UNSPECIFIED: ThresholdRule.ValueType  # 0
+THRESHOLD_RULE_TRAINED: ThresholdRule.ValueType  # 1
+"""Conformal, at the false-reject rate that training was asked for."""
+THRESHOLD_RULE_FALSE_REJECT_RATE: ThresholdRule.ValueType  # 2
+"""Conformal, at a false-reject rate that a person asked for later."""
+THRESHOLD_RULE_FIXED: ThresholdRule.ValueType  # 3
+"""Fixed by a person."""
+Global___ThresholdRule: _TypeAlias = ThresholdRule  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
@@ -131,6 +158,7 @@ class ModelVersion(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     LIBRARIES_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    CALIBRATION_HISTORY_FIELD_NUMBER: _builtins.int
     TRAINING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{n}"""
@@ -157,7 +185,9 @@ class ModelVersion(_message.Message):
         """Which images were used for what, in words and numbers."""
 
     @_builtins.property
-    def calibration(self) -> Global___Calibration: ...
+    def calibration(self) -> Global___Calibration:
+        """The one in force."""
+
     @_builtins.property
     def metrics(self) -> Global___Metrics:
         """On the test images of its own dataset; absent if it had none."""
@@ -165,6 +195,10 @@ class ModelVersion(_message.Message):
     @_builtins.property
     def libraries(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Libraries and their versions at training."""
+
+    @_builtins.property
+    def calibration_history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Calibration]:
+        """The calibration in force and those before it, newest first, at most 100. Left out by ListModels."""
 
     @_builtins.property
     def training(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -188,11 +222,12 @@ class ModelVersion(_message.Message):
         metrics: Global___Metrics | None = ...,
         libraries: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         size_bytes: _builtins.int = ...,
+        calibration_history: _abc.Iterable[Global___Calibration] | None = ...,
         training: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "create_time", b"create_time", "metrics", b"metrics", "split", b"split"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "category", b"category", "create_time", b"create_time", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "detector", b"detector", "job", b"job", "libraries", b"libraries", "metrics", b"metrics", "name", b"name", "production", b"production", "seed", b"seed", "settings", b"settings", "size_bytes", b"size_bytes", "split", b"split", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "calibration_history", b"calibration_history", "category", b"category", "create_time", b"create_time", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "detector", b"detector", "job", b"job", "libraries", b"libraries", "metrics", b"metrics", "name", b"name", "production", b"production", "seed", b"seed", "settings", b"settings", "size_bytes", b"size_bytes", "split", b"split", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -234,6 +269,17 @@ Global___Split: _TypeAlias = Split  # noqa: Y015
 
 @_typing.final
 class Calibration(_message.Message):
+    """What turns scores into verdicts: a threshold beside the scores of good images that the model had not
+    learned from. P-values come from those scores alone, whatever the threshold.
+
+    With n held-out images and a conformal threshold, at most a of n + 1 exchangeable good images lie above
+    it, so a new one is rejected with a probability of at most a / (n + 1), on average over trainings. A
+    threshold fixed at a value has k of the n held-out images above it; (k + 1) / (n + 1) is then, on average,
+    no less than its false-reject rate, as long as nobody chose it by looking at these n scores. Either way an
+    anomalous image has a p-value of at most warranted_false_reject_rate; with a conformal threshold, and
+    only then, every image with such a p-value is anomalous.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     THRESHOLD_FIELD_NUMBER: _builtins.int
@@ -241,15 +287,46 @@ class Calibration(_message.Message):
     WARRANTED_FALSE_REJECT_RATE_FIELD_NUMBER: _builtins.int
     HELD_OUT_IMAGES_FIELD_NUMBER: _builtins.int
     BEST_F1_THRESHOLD_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    PIXEL_THRESHOLD_FIELD_NUMBER: _builtins.int
+    HELD_OUT_ABOVE_FIELD_NUMBER: _builtins.int
+    FALSE_REJECT_RATE_INTERVAL_FIELD_NUMBER: _builtins.int
     threshold: _builtins.float
-    """The score above which an image is anomalous, from held-out good images alone."""
+    """The score above which an image is anomalous. Labels have no part in it."""
     target_false_reject_rate: _builtins.float
-    """The share of good images that may be rejected, as asked for."""
+    """The share of good images that may be rejected, as asked for; 0 where the threshold was fixed."""
     warranted_false_reject_rate: _builtins.float
-    """What the number of held-out images can warrant; above the target where there are too few."""
+    """What the held-out images can warrant of this threshold. Conformal: the target, or 1 / (n + 1) where n
+    images are too few for it. Fixed: (k + 1) / (n + 1).
+    """
     held_out_images: _builtins.int
     best_f1_threshold: _builtins.float
     """The threshold of the best F1 on the test images. It uses labels: for comparison, never for verdicts."""
+    revision: _builtins.int
+    """1 is what training left; each change adds 1."""
+    author: _builtins.str
+    """Who asked for it, as the request told; for revision 1 the job that trained: jobs/{id}."""
+    comment: _builtins.str
+    rule: Global___ThresholdRule.ValueType
+    pixel_threshold: _builtins.float
+    """The anomaly map's value that the maps of the held-out images exceed anywhere as seldom as their scores
+    exceed threshold.
+    """
+    held_out_above: _builtins.int
+    """Held-out good images whose score is above threshold."""
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def false_reject_rate_interval(self) -> Global___RateInterval:
+        """Where the false-reject rate of this very threshold lies, with 90 % confidence (Clopper-Pearson):
+        warranted_false_reject_rate is an average over trainings, and few held-out images leave a single one
+        far from it. Approximate where held_out images were cross-calibrated.
+        """
+
     def __init__(
         self,
         *,
@@ -258,16 +335,46 @@ class Calibration(_message.Message):
         warranted_false_reject_rate: _builtins.float = ...,
         held_out_images: _builtins.int = ...,
         best_f1_threshold: _builtins.float | None = ...,
+        revision: _builtins.int = ...,
+        author: _builtins.str = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        comment: _builtins.str = ...,
+        rule: Global___ThresholdRule.ValueType = ...,
+        pixel_threshold: _builtins.float = ...,
+        held_out_above: _builtins.int = ...,
+        false_reject_rate_interval: Global___RateInterval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_f1_threshold", b"_best_f1_threshold", "best_f1_threshold", b"best_f1_threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_f1_threshold", b"_best_f1_threshold", "best_f1_threshold", b"best_f1_threshold", "false_reject_rate_interval", b"false_reject_rate_interval", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_f1_threshold", b"_best_f1_threshold", "best_f1_threshold", b"best_f1_threshold", "held_out_images", b"held_out_images", "target_false_reject_rate", b"target_false_reject_rate", "threshold", b"threshold", "warranted_false_reject_rate", b"warranted_false_reject_rate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_f1_threshold", b"_best_f1_threshold", "author", b"author", "best_f1_threshold", b"best_f1_threshold", "comment", b"comment", "false_reject_rate_interval", b"false_reject_rate_interval", "held_out_above", b"held_out_above", "held_out_images", b"held_out_images", "pixel_threshold", b"pixel_threshold", "revision", b"revision", "rule", b"rule", "target_false_reject_rate", b"target_false_reject_rate", "threshold", b"threshold", "update_time", b"update_time", "warranted_false_reject_rate", b"warranted_false_reject_rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best_f1_threshold: _TypeAlias = _typing.Literal["best_f1_threshold"]  # noqa: Y015
     _WhichOneofArgType__best_f1_threshold: _TypeAlias = _typing.Literal["_best_f1_threshold", b"_best_f1_threshold"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__best_f1_threshold) -> _WhichOneofReturnType__best_f1_threshold | None: ...
 
 Global___Calibration: _TypeAlias = Calibration  # noqa: Y015
+
+@_typing.final
+class RateInterval(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOWER_FIELD_NUMBER: _builtins.int
+    UPPER_FIELD_NUMBER: _builtins.int
+    lower: _builtins.float
+    upper: _builtins.float
+    def __init__(
+        self,
+        *,
+        lower: _builtins.float = ...,
+        upper: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lower", b"lower", "upper", b"upper"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateInterval: _TypeAlias = RateInterval  # noqa: Y015
 
 @_typing.final
 class Metrics(_message.Message):
@@ -324,9 +431,9 @@ class Metrics(_message.Message):
     aupro: _builtins.float
     """Area under the per-region-overlap curve up to a false positive rate of 0.3."""
     false_reject_rate: _builtins.float
-    """Share of good test images above the threshold."""
+    """Share of good test images above the threshold in force when they were measured."""
     detection_rate: _builtins.float
-    """Share of defective test images above the threshold."""
+    """Share of defective test images above that threshold."""
     fpr_at_95_tpr: _builtins.float
     """Share of good images above the highest threshold that finds 95 % of the defective ones."""
     f1: _builtins.float
@@ -776,3 +883,90 @@ class GetReportResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetReportResponse: _TypeAlias = GetReportResponse  # noqa: Y015
+
+@_typing.final
+class UpdateCalibrationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TARGET_FALSE_REJECT_RATE_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    TRAINED_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """models/{model}/versions/{n}. Scores of two versions cannot be compared, so an alias will not do: it
+    might have moved since its scores were looked at.
+    """
+    target_false_reject_rate: _builtins.float
+    """The threshold that the held-out good images warrant for this rate: above 0, at most 0.5. Where they
+    are too few for it, the highest of their scores.
+    """
+    threshold: _builtins.float
+    """A threshold in units of the version's scores; kept as a float32, as scores are."""
+    author: _builtins.str
+    """Who asks for it: 1 to 100 printable characters."""
+    comment: _builtins.str
+    """Why: at most 1000 printable characters, on one line."""
+    expected_revision: _builtins.int
+    """Change nothing unless this revision is the current one. 0: whichever is."""
+    @_builtins.property
+    def trained(self) -> Global___TrainedThreshold:
+        """Back to what training left."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        target_false_reject_rate: _builtins.float = ...,
+        threshold: _builtins.float = ...,
+        trained: Global___TrainedThreshold | None = ...,
+        author: _builtins.str = ...,
+        comment: _builtins.str = ...,
+        expected_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule", "target_false_reject_rate", b"target_false_reject_rate", "threshold", b"threshold", "trained", b"trained"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "comment", b"comment", "expected_revision", b"expected_revision", "name", b"name", "rule", b"rule", "target_false_reject_rate", b"target_false_reject_rate", "threshold", b"threshold", "trained", b"trained"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_rule: _TypeAlias = _typing.Literal["target_false_reject_rate", "threshold", "trained"]  # noqa: Y015
+    _WhichOneofArgType_rule: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_rule) -> _WhichOneofReturnType_rule | None: ...
+
+Global___UpdateCalibrationRequest: _TypeAlias = UpdateCalibrationRequest  # noqa: Y015
+
+@_typing.final
+class TrainedThreshold(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrainedThreshold: _TypeAlias = TrainedThreshold  # noqa: Y015
+
+@_typing.final
+class UpdateCalibrationResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def version(self) -> Global___ModelVersion: ...
+    def __init__(
+        self,
+        *,
+        version: Global___ModelVersion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCalibrationResponse: _TypeAlias = UpdateCalibrationResponse  # noqa: Y015

@@ -59,6 +59,11 @@ class ModelServiceStub:
                 request_serializer=blemish_dot_v1_dot_model__pb2.GetReportRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_model__pb2.GetReportResponse.FromString,
                 _registered_method=True)
+        self.UpdateCalibration = channel.unary_unary(
+                '/blemish.v1.ModelService/UpdateCalibration',
+                request_serializer=blemish_dot_v1_dot_model__pb2.UpdateCalibrationRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_model__pb2.UpdateCalibrationResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -100,6 +105,24 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateCalibration(self, request, context):
+        """Changes which scores of a version are anomalous; trains and loads nothing. Once it has returned, every
+        request that begins later is judged by it, on this server and on every other of the same store; jobs
+        that start later too. Requests under way may still be judged by the calibration before. Each change is
+        kept with who made it and when; none is ever overwritten.
+
+        INVALID_ARGUMENT: the name is malformed or names no version; nothing is asked for; a rate that is not
+        above 0 and at most 0.5; a threshold that is not a finite float32; no author; an author or comment that
+        is too long or not one printable line; a negative expected_revision.
+        NOT_FOUND: no such version.
+        ABORTED: expected_revision is not the current one: read the card again and decide anew.
+        RESOURCE_EXHAUSTED: the store's disk is full; nothing was changed.
+        DATA_LOSS: the version's card or its newest calibration cannot be read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -122,6 +145,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.GetReport,
                     request_deserializer=blemish_dot_v1_dot_model__pb2.GetReportRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_model__pb2.GetReportResponse.SerializeToString,
+            ),
+            'UpdateCalibration': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateCalibration,
+                    request_deserializer=blemish_dot_v1_dot_model__pb2.UpdateCalibrationRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_model__pb2.UpdateCalibrationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -237,6 +265,33 @@ class ModelService:
             '/blemish.v1.ModelService/GetReport',
             blemish_dot_v1_dot_model__pb2.GetReportRequest.SerializeToString,
             blemish_dot_v1_dot_model__pb2.GetReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateCalibration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blemish.v1.ModelService/UpdateCalibration',
+            blemish_dot_v1_dot_model__pb2.UpdateCalibrationRequest.SerializeToString,
+            blemish_dot_v1_dot_model__pb2.UpdateCalibrationResponse.FromString,
             options,
             channel_credentials,
             insecure,

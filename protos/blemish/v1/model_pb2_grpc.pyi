@@ -51,6 +51,20 @@ class ModelServiceStub:
     it, in chunks of at most 64 KiB. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it has
     no such report; the message names those that it has.
     """
+    UpdateCalibration: _grpc.UnaryUnaryMultiCallable[_model_pb2.UpdateCalibrationRequest, _model_pb2.UpdateCalibrationResponse]
+    """Changes which scores of a version are anomalous; trains and loads nothing. Once it has returned, every
+    request that begins later is judged by it, on this server and on every other of the same store; jobs
+    that start later too. Requests under way may still be judged by the calibration before. Each change is
+    kept with who made it and when; none is ever overwritten.
+
+    INVALID_ARGUMENT: the name is malformed or names no version; nothing is asked for; a rate that is not
+    above 0 and at most 0.5; a threshold that is not a finite float32; no author; an author or comment that
+    is too long or not one printable line; a negative expected_revision.
+    NOT_FOUND: no such version.
+    ABORTED: expected_revision is not the current one: read the card again and decide anew.
+    RESOURCE_EXHAUSTED: the store's disk is full; nothing was changed.
+    DATA_LOSS: the version's card or its newest calibration cannot be read.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -74,6 +88,20 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """The report of a version's training or of an evaluation of it: one page of HTML that needs nothing beside
     it, in chunks of at most 64 KiB. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it has
     no such report; the message names those that it has.
+    """
+    UpdateCalibration: _aio.UnaryUnaryMultiCallable[_model_pb2.UpdateCalibrationRequest, _model_pb2.UpdateCalibrationResponse]  # type: ignore[assignment]
+    """Changes which scores of a version are anomalous; trains and loads nothing. Once it has returned, every
+    request that begins later is judged by it, on this server and on every other of the same store; jobs
+    that start later too. Requests under way may still be judged by the calibration before. Each change is
+    kept with who made it and when; none is ever overwritten.
+
+    INVALID_ARGUMENT: the name is malformed or names no version; nothing is asked for; a rate that is not
+    above 0 and at most 0.5; a threshold that is not a finite float32; no author; an author or comment that
+    is too long or not one printable line; a negative expected_revision.
+    NOT_FOUND: no such version.
+    ABORTED: expected_revision is not the current one: read the card again and decide anew.
+    RESOURCE_EXHAUSTED: the store's disk is full; nothing was changed.
+    DATA_LOSS: the version's card or its newest calibration cannot be read.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -119,6 +147,26 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """The report of a version's training or of an evaluation of it: one page of HTML that needs nothing beside
         it, in chunks of at most 64 KiB. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it has
         no such report; the message names those that it has.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateCalibration(
+        self,
+        request: _model_pb2.UpdateCalibrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.UpdateCalibrationResponse, _abc.Awaitable[_model_pb2.UpdateCalibrationResponse]]:
+        """Changes which scores of a version are anomalous; trains and loads nothing. Once it has returned, every
+        request that begins later is judged by it, on this server and on every other of the same store; jobs
+        that start later too. Requests under way may still be judged by the calibration before. Each change is
+        kept with who made it and when; none is ever overwritten.
+
+        INVALID_ARGUMENT: the name is malformed or names no version; nothing is asked for; a rate that is not
+        above 0 and at most 0.5; a threshold that is not a finite float32; no author; an author or comment that
+        is too long or not one printable line; a negative expected_revision.
+        NOT_FOUND: no such version.
+        ABORTED: expected_revision is not the current one: read the card again and decide anew.
+        RESOURCE_EXHAUSTED: the store's disk is full; nothing was changed.
+        DATA_LOSS: the version's card or its newest calibration cannot be read.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ModelService: name, describe and promote what training made."""
+"""ModelService: name, describe, promote and calibrate what training made."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
+import structlog
 
 from blemish.v1 import model_pb2 as pb
 from blemish.v1.model_pb2_grpc import ModelServiceServicer
+from blemish_core.calibration_log import Change
 from blemish_core.errors import InvalidRequest
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef, job_id
-from blemish_server import convert
+from blemish_server import calibrations, convert
 from blemish_server.pages import Page
 
 _CHUNK_BYTES = 64 << 10
+_HISTORY = 100
+
+log = structlog.get_logger(__name__)
 
 
 class ModelServicer(ModelServiceServicer):
@@ -26,10 +31,18 @@ class ModelServicer(ModelServiceServicer):
         self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListModelsResponse:
         page = Page.asked("models", request.page_size, request.page_token)
-        found = await asyncio.to_thread(self._models.page, page.after, page.size + 1)
+        return await asyncio.to_thread(self._listed, page)
+
+    def _listed(self, page: Page) -> pb.ListModelsResponse:
+        found = self._models.page(page.after, page.size + 1)
         shown = found[: page.size]
         return pb.ListModelsResponse(
-            models=map(convert.model, shown),
+            models=[
+                convert.model(
+                    model, [self._models.calibrations(version).newest() for version in model.versions]
+                )
+                for model in shown
+            ],
             next_page_token=page.token(shown[-1].id) if len(found) > page.size else "",
         )
 
@@ -41,20 +54,16 @@ class ModelServicer(ModelServiceServicer):
 
     def _card(self, ref: ModelRef) -> pb.ModelVersion:
         manifest = self._models.manifest(ref)
+        newest, *older = self._models.calibrations(manifest).history(_HISTORY)
         production = self._models.production(manifest.model) == manifest.version
-        return convert.model_version(manifest, production=production)
+        return convert.model_version(manifest, newest, production=production, history=(newest, *older))
 
     async def PromoteModel(  # noqa: N802
         self, request: pb.PromoteModelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.PromoteModelResponse:
-        ref = ModelRef.parse(request.name, "name")
-        if ref.version is None:
-            raise InvalidRequest(
-                f"{request.name!r} names no version: write models/{ref.model}/versions/N",
-                field="name",
-            )
-        manifest = await asyncio.to_thread(self._models.promote, ref)
-        return pb.PromoteModelResponse(version=convert.model_version(manifest, production=True))
+        ref = _version(request.name)
+        await asyncio.to_thread(self._models.promote, ref)
+        return pb.PromoteModelResponse(version=await asyncio.to_thread(self._card, ref))
 
     async def GetReport(  # noqa: N802
         self, request: pb.GetReportRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -65,3 +74,37 @@ class ModelServicer(ModelServiceServicer):
         page = await asyncio.to_thread(path.read_bytes)
         for start in range(0, len(page), _CHUNK_BYTES):
             yield pb.GetReportResponse(chunk=page[start : start + _CHUNK_BYTES])
+
+    async def UpdateCalibration(  # noqa: N802
+        self, request: pb.UpdateCalibrationRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.UpdateCalibrationResponse:
+        ref = _version(request.name)
+        change = calibrations.change(request)
+        expected = calibrations.expected_revision(request)
+        await asyncio.to_thread(self._calibrate, ref, change, expected)
+        return pb.UpdateCalibrationResponse(version=await asyncio.to_thread(self._card, ref))
+
+    def _calibrate(self, ref: ModelRef, change: Change, expected: int | None) -> None:
+        manifest = self._models.manifest(ref)
+        revision = self._models.calibrations(manifest).append(change, expected)
+        log.info(
+            "calibration changed",
+            model=manifest.name,
+            revision=revision.number,
+            author=revision.author,
+            threshold=revision.calibration.threshold,
+        )
+
+
+def _version(name: str) -> ModelRef:
+    """Read the name of a version.
+
+    Raises:
+        InvalidRequest: if it is none, or an alias, which may move before the request is done.
+    """
+    ref = ModelRef.parse(name, "name")
+    if ref.version is None:
+        raise InvalidRequest(
+            f"{name!r} names no version: write models/{ref.model}/versions/N", field="name"
+        )
+    return ref
