@@ -310,6 +310,7 @@ def _detector(train: job_pb2.Train) -> dict[str, Any]:
                 input_size=efficientad.input_size or None,
                 max_steps=efficientad.max_steps or None,
                 max_seconds=limit.ToTimedelta().total_seconds() if limit is not None else None,
+                start=efficientad.start or None,
             )
         }
     patchcore = train.patchcore

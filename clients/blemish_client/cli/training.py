@@ -40,6 +40,9 @@ def train(
     neighbors: Annotated[int, typer.Option(min=0, help="PatchCore: that weigh the image score.")] = 0,
     size: Annotated[str, typer.Option(help="EfficientAD: small or medium; small unless given.")] = "",
     max_steps: Annotated[int, typer.Option(min=0, help="EfficientAD: steps at most; 70,000.")] = 0,
+    start: Annotated[
+        str, typer.Option(help="EfficientAD: random or solved; see the contract for the default.")
+    ] = "",
     max_minutes: Annotated[
         float, typer.Option(min=0, help="EfficientAD: time for the steps; no limit unless given.")
     ] = 0.0,
@@ -62,6 +65,7 @@ def train(
     of_efficientad: dict[str, str | float] = {
         "size": size,
         "max_steps": max_steps,
+        "start": start,
         "max_minutes": max_minutes,
     }
     if detector is DetectorName.PATCHCORE:
@@ -74,7 +78,7 @@ def train(
         )
     else:
         _refuse_strangers("PatchCore", of_patchcore)
-        settings = EfficientAd(size=size, input_size=input_size, max_steps=max_steps)
+        settings = EfficientAd(size=size, input_size=input_size, max_steps=max_steps, start=start)
         if max_minutes:
             settings.max_duration.FromTimedelta(timedelta(minutes=max_minutes))
     with session.client() as client:

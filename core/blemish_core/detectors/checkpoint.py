@@ -20,6 +20,8 @@ _FILE = "state.safetensors"
 class Reached:
     """How far a training is."""
 
+    begun: bool = False
+    """Whether the weights are past their beginning."""
     step: int = 0
     spent_s: float = 0.0
     best: float = inf
@@ -43,7 +45,11 @@ class Checkpoint:
                 told = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             reached = Reached(
-                int(told["step"]), float(told["spent_s"]), float(told["best"]), int(told["stale"])
+                told["begun"] == "True",
+                int(told["step"]),
+                float(told["spent_s"]),
+                float(told["best"]),
+                int(told["stale"]),
             )
             model.load_state_dict(_below("model", tensors))
         except (SafetensorError, KeyError, ValueError, RuntimeError):

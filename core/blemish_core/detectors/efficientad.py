@@ -38,6 +38,9 @@ class EfficientAdSettings:
     """Training steps at most, of one image each."""
     max_seconds: float = 0.0
     """Time for the steps; 0 sets no limit."""
+    start: str = ""
+    """How the student begins: with random weights, as in the paper, or with its last layer "solved" for;
+    empty solves where the steps are few or the device is a CPU."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -57,6 +60,10 @@ class EfficientAdSettings:
         if not 1 <= self.max_steps <= 1_000_000:
             raise InvalidRequest(
                 f"max_steps is {self.max_steps}, but must be 1 to 1,000,000", field="efficientad.max_steps"
+            )
+        if self.start not in ("", "random", "solved"):
+            raise InvalidRequest(
+                f"start is {self.start!r}, but must be random or solved", field="efficientad.start"
             )
         if not 0 <= self.max_seconds < float("inf"):  # false for NaN
             raise InvalidRequest(

@@ -57,7 +57,13 @@ def _half(student: nn.Module, images: Tensor, half: int) -> Tensor:
 def answer_of_teacher(model: EfficientAdModel, images: Tensor) -> Tensor:
     """The teacher's standardised answer to images (B, 3, S, S): (B, 384, R, R), without gradient."""
     with torch.no_grad():
-        standard: Tensor = (model.teacher(images) - model.mean_std["mean"]) / model.mean_std["std"]
+        return standardised(model, model.teacher(images))
+
+
+def standardised(model: EfficientAdModel, answer: Tensor) -> Tensor:
+    """The teacher's answer (B, 384, R, R) in units of its channels on good images."""
+    mean, std = model.mean_std["mean"].detach(), model.mean_std["std"].detach()
+    standard: Tensor = (answer - mean) / std
     return standard
 
 

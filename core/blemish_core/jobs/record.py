@@ -59,6 +59,7 @@ class EfficientAdSpec(_Record):
     input_size: int | None = None
     max_steps: int | None = None
     max_seconds: float | None = None
+    start: str | None = None
 
 
 class TrainSpec(_Record):

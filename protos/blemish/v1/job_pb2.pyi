@@ -289,12 +289,17 @@ class EfficientAd(_message.Message):
     INPUT_SIZE_FIELD_NUMBER: _builtins.int
     MAX_STEPS_FIELD_NUMBER: _builtins.int
     MAX_DURATION_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
     size: _builtins.str
     """small (default) or medium: the paper's S and M."""
     input_size: _builtins.int
     """Side of the square that an image is scaled to, 256 (default) to 1024 px in steps of 64."""
     max_steps: _builtins.int
     """Training steps at most, of one image each; 70,000 if not set, as in the paper."""
+    start: _builtins.str
+    """How the student begins: random, as in the paper, or solved, with its last layer as the least-squares
+    answer to the paper's loss. If not set it is solved on a CPU and where max_steps is below 10,000.
+    """
     @_builtins.property
     def max_duration(self) -> _duration_pb2.Duration:
         """Time that the steps may take, of which the schedule then makes the best; no limit if not set."""
@@ -306,10 +311,11 @@ class EfficientAd(_message.Message):
         input_size: _builtins.int = ...,
         max_steps: _builtins.int = ...,
         max_duration: _duration_pb2.Duration | None = ...,
+        start: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_duration", b"max_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_size", b"input_size", "max_duration", b"max_duration", "max_steps", b"max_steps", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_size", b"input_size", "max_duration", b"max_duration", "max_steps", b"max_steps", "size", b"size", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,11 +14,14 @@ from safetensors.torch import save_file
 from blemish_core.detectors import teacher
 from blemish_core.detectors.detector import Image, Progress, Terms, Training, silent
 from blemish_core.detectors.efficientad import EfficientAd, EfficientAdSettings
+from blemish_core.detectors.efficientad_losses import answer_of_teacher, losses_of_step
+from blemish_core.detectors.efficientad_start import is_solved_for
 from blemish_core.detectors.efficientad_training import train
+from blemish_core.detectors.photographs import photographs
 from blemish_core.detectors.teacher import CHANNELS, NETWORKS
 from blemish_core.errors import InvalidRequest, JobCancelled, NotPossibleYet
 
-STEPS = EfficientAdSettings(max_steps=3)
+STEPS = EfficientAdSettings(max_steps=3, start="random")
 
 
 def surface(seed: int) -> Image:
@@ -75,12 +78,15 @@ def test_the_steps_bring_the_student_to_its_teacher(tmp_path: Path) -> None:
         progress=lambda phase, done, total, unit: told.append((phase, done, total)),
     ).detector
     image = one.prepare(surface(0))[None]
-    apart = []
+    photograph = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    losses = []
     for detector in (one, more):
         assert isinstance(detector, EfficientAd)
         with torch.inference_mode():
-            apart.append(float(detector.model.get_maps(image)[0].mean()))
-    assert apart[1] < apart[0]
+            taught = answer_of_teacher(detector.model, image)
+            each = losses_of_step(detector.model, image, taught, photograph, image)
+            losses.append(float(torch.stack(each).sum()))
+    assert losses[1] < losses[0]
     steps = [(done, total) for phase, done, total in told if phase == "training"]
     assert steps[0] == (0, 6)
     assert steps[-1] == (6, 6)
@@ -93,19 +99,50 @@ def test_the_time_ends_it_before_the_steps(tmp_path: Path) -> None:
         if phase == "training":
             told.append(done)
 
-    learn(tmp_path, EfficientAdSettings(max_seconds=0.5), progress=note)
+    learn(tmp_path, EfficientAdSettings(max_seconds=0.5, start="random"), progress=note)
     assert 1 <= told[-1] < 1000
+
+
+def test_a_start_that_is_solved_for_knows_the_surface_from_anything_else(tmp_path: Path) -> None:
+    settings = EfficientAdSettings(max_steps=1)
+    assert is_solved_for(settings, "cpu")
+    training = learn(tmp_path, settings)
+    assert training.facts["start"] == "last layer solved for"
+    detector = training.detector
+    assert isinstance(detector, EfficientAd)
+    others, _ = photographs(None, tmp_path / "nowhere")
+    views = [others.view(256, np.random.default_rng(n), grey_share=0.0)[None] for n in range(3)]
+    unseen = [detector.prepare(surface(n))[None] for n in (50, 51)]
+    with torch.inference_mode():
+        good = max(float(detector.model.get_maps(image)[0].mean()) for image in unseen)
+        other = min(float(detector.model.get_maps(view)[0].mean()) for view in views)
+    assert other > 2 * good
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "solved"),
+    [
+        (EfficientAdSettings(), "cpu", True),
+        (EfficientAdSettings(), "cuda", False),
+        (EfficientAdSettings(max_steps=5000), "cuda:0", True),
+        (EfficientAdSettings(start="random"), "cpu", False),
+        (EfficientAdSettings(start="solved"), "cuda", True),
+    ],
+)
+def test_where_the_start_is_solved_for(settings: EfficientAdSettings, device: str, solved: bool) -> None:
+    assert is_solved_for(settings, device) is solved
 
 
 class _Killed(Exception):
     """What a killed attempt is like, from within."""
 
 
+@pytest.mark.parametrize("how", ["random", "solved"])
 def test_a_killed_attempt_is_gone_on_with_as_if_never_interrupted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blemish_core.detectors.efficientad_training._SAVE_EVERY_S", 0.0)
-    whole = learn(tmp_path)
+    monkeypatch.setattr("blemish_core.detectors.efficientad_steps._SAVE_EVERY_S", 0.0)
+    whole = learn(tmp_path, replace(STEPS, start=how))
 
     def die(phase: str, done: int, total: int, unit: str) -> None:
         if (phase, done) == ("training", 2):
@@ -119,8 +156,8 @@ def test_a_killed_attempt_is_gone_on_with_as_if_never_interrupted(
 
     kept = tmp_path / "checkpoint"
     with pytest.raises(_Killed):
-        learn(tmp_path, progress=die, checkpoint=kept)
-    resumed = learn(tmp_path, progress=note, checkpoint=kept)
+        learn(tmp_path, replace(STEPS, start=how), progress=die, checkpoint=kept)
+    resumed = learn(tmp_path, replace(STEPS, start=how), progress=note, checkpoint=kept)
     assert steps[0] == 2
     for name, tensor in whole.detector.tensors().items():
         torch.testing.assert_close(tensor, resumed.detector.tensors()[name], rtol=1e-4, atol=1e-5)
@@ -160,6 +197,7 @@ def test_no_teacher_of_a_size_names_the_commands(tmp_path: Path) -> None:
         ({"input_size": 300}, "input_size"),
         ({"input_size": 2048}, "input_size"),
         ({"max_steps": -1}, "max_steps"),
+        ({"start": "anywhere"}, "start"),
         ({"max_seconds": -1.0}, "max_duration"),
         ({"max_seconds": float("nan")}, "max_duration"),
     ],

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where EfficientAD's student begins: its last layer solved for, not walked to.
+
+From random weights a student is of use after some ten thousand steps, hours on a CPU. But what the
+paper's loss asks of the last layer alone (be the teacher on good images, be zero on photographs of anything
+else; arXiv:2303.14535, section 3.2) is linear least squares. So the student takes the teacher's earlier
+layers, and its last layer W, from inputs x, is the solution of
+
+    min  E_good |W x - teacher|^2  +  b E_photograph |W x|^2  +  l |W|^2
+
+where b weighs the penalty. Directions of x that photographs use and the surface does not are answered with
+zero, so a defect that uses them is seen. The second half, which follows the autoencoder, is solved for
+likewise once that has learned a little. The paper's steps go on from there.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from blemish_core.detectors.anomalib_models import EfficientAdModel
+from blemish_core.detectors.efficientad import EfficientAdSettings
+
+SOLVED, RANDOM = "solved", "random"
+PENALTY = 0.1  # b
+_FEW_STEPS = 10_000
+_RIDGE = 1e-3  # l, of the mean square of an input
+_POSITIONS = 24_000  # of the surface that are solved over; several for each of 4,097 unknowns
+
+
+def is_solved_for(settings: EfficientAdSettings, device: str) -> bool:
+    """Whether a training begins so: where it is asked for, or where steps are too few or too slow.
+
+    The paper's 70,000 steps take about 40 hours on two cores.
+    """
+    if settings.start:
+        return settings.start == SOLVED
+    return torch.device(device).type == "cpu" or settings.max_steps < _FEW_STEPS
+
+
+def last_layer(student: nn.Module) -> nn.Conv2d:
+    """The student's last layer: two pools stand behind it in anomalib's networks."""
+    layer = list(student.children())[-3]
+    if not isinstance(layer, nn.Conv2d):
+        raise TypeError(f"anomalib's network ends in {layer}; this is a bug")
+    return layer
+
+
+def take_over(model: EfficientAdModel) -> None:
+    """Give the student the teacher's layers; one that is twice as wide takes them twice."""
+    teacher = dict(model.teacher.named_parameters())
+    for name, own in model.student.named_parameters():
+        given = teacher[name]
+        if own.dim() > 1 and own.shape[1] != given.shape[1]:
+            continue  # the last layer of M, which is solved for
+        own.data.copy_(torch.cat([given] * (own.shape[0] // given.shape[0])))
+
+
+class LeastSquares:
+    """The sums that the last layer is solved from, taken image by image."""
+
+    def __init__(self, model: EfficientAdModel, images: int, random: np.random.Generator) -> None:
+        self._student = model.student
+        self._layer = last_layer(model.student)
+        self._each = max(1, _POSITIONS // images)
+        self._random = random
+        inputs = self._layer.in_channels * self._layer.kernel_size[0] ** 2 + 1
+        device = self._layer.weight.device
+        self._good = torch.zeros(inputs, inputs, device=device)
+        self._other = torch.zeros(inputs, inputs, device=device)
+        self._wanted = torch.zeros(inputs, self._layer.out_channels, device=device)
+        self._seen, self._others = 0, 0
+
+    def add_good(self, image: Tensor, wanted: Tensor) -> None:
+        """Take an image (1, 3, S, S) of the surface and what to answer to it, (1, 768, R, R)."""
+        inputs, at = self._inputs(image)
+        self._good.addmm_(inputs.T, inputs)
+        self._wanted.addmm_(inputs.T, wanted[0].flatten(1).T[at])
+        self._seen += len(inputs)
+
+    def add_other(self, image: Tensor) -> None:
+        """Take a photograph (1, 3, S, S) of something else."""
+        inputs, _ = self._inputs(image)
+        self._other.addmm_(inputs.T, inputs)
+        self._others += len(inputs)
+
+    def solve(self) -> None:
+        """Set the last layer."""
+        squares = (self._good / self._seen + PENALTY * self._other / max(self._others, 1)).double()
+        squares.diagonal().add_(_RIDGE * self._good.diagonal().mean().item() / self._seen)
+        factor = torch.linalg.cholesky(squares)
+        solution = torch.cholesky_solve((self._wanted / self._seen).double(), factor).float()
+        self._layer.weight.data.copy_(solution[:-1].T.reshape(self._layer.weight.shape))
+        if self._layer.bias is not None:
+            self._layer.bias.data.copy_(solution[-1])
+
+    def _inputs(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs of the last layer at some positions, (N, C * K * K + 1), and those positions."""
+        caught: list[Tensor] = []
+
+        def catch(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+            caught.append(given[0])
+
+        hook = self._layer.register_forward_pre_hook(catch)
+        try:
+            self._student(image)
+        finally:
+            hook.remove()
+        rows = functional.unfold(caught[0], self._layer.kernel_size)[0].T
+        count = min(self._each, len(rows))
+        at = torch.from_numpy(self._random.choice(len(rows), count, replace=False)).to(rows.device)
+        return torch.cat([rows[at], rows.new_ones(count, 1)], dim=1), at
