@@ -70,7 +70,8 @@ def anomalib_frame(detector: PatchCore, image: Tensor) -> tuple[float, Tensor]:
 def exact_distances(patches: Tensor, bank: Tensor) -> Tensor:
     """Distance of each of patches (P, D) to the nearest entry of ``bank`` (N, D), float64."""
     patches, bank = patches.double(), bank.double()
-    return torch.stack([torch.cdist(patches, part).amin(1) for part in bank.split(2_000)]).amin(0)
+    parts = [bank[start : start + 2_000] for start in range(0, len(bank), 2_000)]
+    return torch.stack([torch.cdist(patches, part).amin(1) for part in parts]).amin(0)
 
 
 def images(folder: Path, train: int, test: int) -> tuple[list[Path], list[Path], list[Path]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 # were 0.9, 0.5, 0.3 % above the nearest on average. Lists by the root of the entries balance the search for
 # lists against that in them.
 _LISTS_PER_ROOT = 3
-PROBES = 6
+PROBES = 4
 _ITERATIONS = 10
 _MOST_LEARNED = 64  # entries per list that k-means looks at: bounds its time on large banks
 

@@ -2,7 +2,7 @@
 """A memory bank: how far patches lie from what is normal, and how dense it is there (arXiv:2106.08265).
 
 A frame of 1,024 patches against 28,000 entries is 29 million distances, most of a frame's time if all are
-computed. Inverted lists leave some 4 % of them. What they find is some entry, hence an upper bound on the
+computed. Inverted lists leave some 3 % of them. What they find is some entry, hence an upper bound on the
 distance to the nearest one, and the image score needs the exact distance of the farthest patch alone: so
 the patches with the highest bounds are compared with the whole bank until one of them is at least as far
 as the bounds of all others. It is then the farthest, as surely as if every distance had been computed.
@@ -106,7 +106,7 @@ class MemoryBank:
                 return Nearest(distances, rows, farthest)
             # Patches like these are often nearest to the same entries: a flat or saturated frame would
             # otherwise be checked patch by patch.
-            found = rows[now].unique()
+            found = rows[now]
             to_found, which = torch.cdist(
                 patches, self.entries[found], compute_mode="donot_use_mm_for_euclid_dist"
             ).min(1)

@@ -180,7 +180,7 @@ class PatchCore:
         by good ones: their most anomalous patch may look like the faintest of a defect.
         """
         weights = functional.softmax(distances / self._spread, dim=1)
-        pooled = functional.normalize((weights[..., None] * features).sum(1) - self._center, dim=1)
+        pooled = functional.normalize((weights[:, None] @ features)[:, 0] - self._center, dim=1)
         mean, deviation = self._good_scores
         unlike = ((scores - mean) / (2 * deviation) - 1).tanh()  # 0 at two deviations above the mean
         return functional.normalize(torch.cat([pooled, _SCORE_WEIGHT * unlike[:, None]], dim=1), dim=1)
