@@ -14,7 +14,8 @@ from torch import Tensor
 # were 0.9, 0.5, 0.3 % above the nearest on average. Lists by the root of the entries balance the search for
 # lists against that in them.
 _LISTS_PER_ROOT = 3
-PROBES = 4
+_ENTRIES_READ = 224  # per query: 4 probes of 28,000 entries, more where lists are shorter
+_LEAST_PROBES = 4
 _ITERATIONS = 10
 _MOST_LEARNED = 64  # entries per list that k-means looks at: bounds its time on large banks
 
@@ -32,7 +33,8 @@ class InvertedLists:
         coarse.add(self.centroids.numpy())
         self._lists = faiss.IndexIVFFlat(coarse, dimensions, len(centroids))
         self._lists.is_trained = True
-        self._lists.nprobe = min(PROBES, len(centroids))
+        probes = max(_LEAST_PROBES, round(_ENTRIES_READ * len(centroids) / len(entries)))
+        self._lists.nprobe = min(probes, len(centroids))
         self._lists.add(entries.contiguous().numpy())
 
     @classmethod

@@ -117,7 +117,7 @@ def test_a_flat_frame_is_settled_by_few_of_its_patches(monkeypatch: pytest.Monke
 
 
 def test_distances_are_close_also_where_they_need_not_be_exact() -> None:
-    # Hardly any structure for lists to find: images have more (0.1 to 0.9 % on average, tests/contract).
+    # Hardly any structure for lists to find: images have more (0.1 to 1 % on average).
     entries, patches = clustered(5, 5000, spread=1.0), clustered(6, 1024, spread=1.0)
     nearest = MemoryBank(entries).nearest(patches)
     excess = nearest.distances / all_distances(patches, entries).amin(1) - 1
