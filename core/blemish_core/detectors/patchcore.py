@@ -9,15 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from blemish_core.detectors import backbone as backbones
 from blemish_core.detectors.anomalib_models import PatchcoreModel
+from blemish_core.detectors.anomaly_map import anomaly_map
 from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.detector import Image, Outcome, Runtime
+from blemish_core.detectors.memory_bank import MemoryBank
 from blemish_core.errors import InvalidRequest
 from blemish_core.preprocessing import Preprocessing
 from blemish_core.runtimes.on_torch import TorchRuntime
@@ -79,6 +80,9 @@ class PatchCore:
         ).eval()
         self._network = _PatchFeatures(self._model)
         self._runtime: Runtime = TorchRuntime(self._network, self._device)
+        self._bank = MemoryBank(torch.empty(0, 0))
+        blur = self._model.anomaly_map_generator.blur.kernel[0, 0].double()
+        self._blur = tuple(blur.sum(0).tolist())  # the kernel is the product of two such
         self._preprocess = Preprocessing(settings.input_size, backbone.mean, backbone.std)
         # What embeddings are measured by: the bank's mean, and how good images new to it lie and score.
         self._center = torch.empty(0)
@@ -110,6 +114,8 @@ class PatchCore:
             "spread": self._spread,
             "good_scores": self._good_scores,
         }
+        if self._bank.centroids is not None:
+            tensors["index_centroids"] = self._bank.centroids
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     @classmethod
@@ -125,7 +131,9 @@ class PatchCore:
         weights = dict(tensors)
         detector._center, detector._spread = weights.pop("center"), weights.pop("spread")
         detector._good_scores = weights.pop("good_scores")
+        centroids = weights.pop("index_centroids", None)
         detector._model.load_state_dict(weights)
+        detector._search(detector._model.memory_bank, centroids)
         return detector._on_device()
 
     def prepare(self, image: Image) -> Tensor:
@@ -144,19 +152,22 @@ class PatchCore:
 
     def outcomes(self, features: Tensor, grid: tuple[int, int]) -> list[Outcome]:
         """Score features (B, P, D) as anomalib's ``PatchcoreModel.forward`` does, and embed them."""
-        batch = len(features)
-        features = features.to(self._device)
-        patches = features.flatten(0, 1)
-        distances, nearest = self._model.nearest_neighbors(patches, n_neighbors=1)
-        distances, nearest = distances.reshape(batch, -1), nearest.reshape(batch, -1)  # (B, P)
-        scores = self._model.compute_anomaly_score(distances, nearest, patches)
+        features = features.to(self._device).contiguous()
+        nearest = [self._bank.nearest(patches) for patches in features]
+        scores = torch.stack(
+            [
+                self._bank.image_score(patches, found, self._settings.neighbors)
+                for patches, found in zip(features, nearest, strict=True)
+            ]
+        )
         side = self._settings.input_size
-        maps = self._model.anomaly_map_generator(distances.reshape(batch, 1, *grid), (side, side))
+        maps = [anomaly_map(found.distances.reshape(grid), side, self._blur) for found in nearest]
+        distances = torch.stack([found.distances for found in nearest])  # (B, P)
         embeddings = self._embeddings(features, distances, scores)
         return [
-            Outcome(score, np.ascontiguousarray(pixels), embedding)
+            Outcome(score, pixels.cpu().numpy(), embedding)
             for score, pixels, embedding in zip(
-                scores.tolist(), maps[:, 0].cpu().numpy(), embeddings.cpu().numpy(), strict=True
+                scores.tolist(), maps, embeddings.cpu().numpy(), strict=True
             )
         ]
 
@@ -169,7 +180,7 @@ class PatchCore:
         by good ones: their most anomalous patch may look like the faintest of a defect.
         """
         weights = functional.softmax(distances / self._spread, dim=1)
-        pooled = functional.normalize((weights[..., None] * features).sum(1) - self._center, dim=1)
+        pooled = functional.normalize((weights[:, None] @ features)[:, 0] - self._center, dim=1)
         mean, deviation = self._good_scores
         unlike = ((scores - mean) / (2 * deviation) - 1).tanh()  # 0 at two deviations above the mean
         return functional.normalize(torch.cat([pooled, _SCORE_WEIGHT * unlike[:, None]], dim=1), dim=1)
@@ -183,18 +194,21 @@ class PatchCore:
             raise RuntimeError(f"{self._backbone.name} lacks weights for {missing[:3]}; this is a bug")
         self._on_device()
 
-    def remember(self, bank: Tensor) -> None:
-        """Take ``bank`` (M, D) as what is normal."""
-        self._model.memory_bank = bank.contiguous()
-        self._center = bank.mean(0)
+    def remember(self, entries: Tensor) -> None:
+        """Take ``entries`` (M, D) as what is normal."""
+        self._center = entries.mean(0)
+        self._search(entries)
         self._on_device()
+
+    def _search(self, entries: Tensor, centroids: Tensor | None = None) -> None:
+        self._bank = MemoryBank(entries.to(self._device), centroids)
+        self._model.memory_bank = self._bank.entries  # a view: held once
 
     def measure_spread(self, features: Tensor) -> None:
         """Take how far features (B, P, D) of good images lie from the bank as the unit of distance."""
         with torch.inference_mode():
-            patches = features.to(self._device).flatten(0, 1)
-            distances, _ = self._model.nearest_neighbors(patches, n_neighbors=1)
-        self._spread = distances.std()
+            distances = [self._bank.nearest(patches).distances for patches in features.to(self._device)]
+        self._spread = torch.cat(distances).std()
 
     def measure_scores(self, scores: Sequence[float]) -> None:
         """Take ``scores`` of good images new to the bank, two or more, as the unit of scores."""

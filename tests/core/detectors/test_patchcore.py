@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from blemish_core.calibration import Calibration
+from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.detector import Image, Progress, Terms, Training, silent
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.detectors.patchcore_training import train
@@ -98,6 +100,37 @@ def test_a_detector_comes_back_from_its_tensors(training: Training) -> None:
     assert after.score == before.score
     assert np.array_equal(after.anomaly_map, before.anomaly_map)
     assert np.array_equal(after.embedding, before.embedding)
+
+
+@pytest.fixture(scope="module")
+def indexed() -> PatchCore:
+    detector = PatchCore(SMALL, Backbone.named(SMALL.backbone))
+    torch.manual_seed(3)
+    with torch.inference_mode():
+        features, _ = detector.features([torch.randn(3, 64, 64) for _ in range(40)])
+        detector.remember(features.flatten(0, 1))
+    return detector
+
+
+def test_the_index_is_part_of_the_tensors_and_is_built_without(indexed: PatchCore) -> None:
+    tensors = indexed.tensors()
+    assert "index_centroids" in tensors
+    image = indexed.prepare(stripes(7, defect=True))
+    (outcome,) = indexed.inspect([image])
+    for kept in (tensors, {name: tensors[name] for name in tensors if name != "index_centroids"}):
+        (again,) = PatchCore.load(indexed.settings, kept).inspect([image])
+        assert again.score == outcome.score
+        assert np.array_equal(again.anomaly_map, outcome.anomaly_map)
+
+
+def test_a_frame_scores_the_same_whatever_its_batch(indexed: PatchCore) -> None:
+    inputs = [indexed.prepare(stripes(seed, defect=seed % 2 == 1)) for seed in range(5)]
+    with torch.inference_mode():
+        features, grid = indexed.features(inputs)
+        together = indexed.outcomes(features, grid)
+        alone = [indexed.outcomes(one[None], grid)[0] for one in features]
+    assert [o.score for o in together] == [o.score for o in alone]
+    assert all(np.array_equal(a.anomaly_map, b.anomaly_map) for a, b in zip(together, alone, strict=True))
 
 
 def test_progress_counts_to_the_end() -> None:

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the memory bank costs a PatchCore frame, and what it is worth: prints a Markdown table.
+
+Three ways through the same frames, in turn in one process: the backbone alone on OpenVINO; all distances,
+as anomalib's model computes them; and ours. Patch errors are against all distances in double precision.
+
+    python tests/benchmarks/bench_neighbours.py [--data FOLDER]   # MVTec AD's layout; else synthetic tiles
+"""
+
+import argparse
+import itertools
+import random
+import resource
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import faiss
+import openvino
+import torch
+from torch import Tensor
+
+from blemish_core.detectors import backbone as backbones
+from blemish_core.detectors.backbone import Backbone
+from blemish_core.detectors.coreset import greedy_coreset
+from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
+from blemish_core.images import decode
+from blemish_core.metrics import image_auroc
+from blemish_core.surfaces import generate
+
+BANKS = (2_800, 10_000, 28_000)
+SETTINGS = PatchCoreSettings()
+
+
+class Openvino:
+    """The network on OpenVINO in single precision, one image at a time."""
+
+    name = "openvino"
+
+    def __init__(self, detector: PatchCore) -> None:
+        shape = (1, 3, detector.input_size, detector.input_size)
+        with warnings.catch_warnings():
+            # OpenVINO converts by torch.jit.trace, which torch 2.14 calls deprecated.
+            warnings.simplefilter("ignore")
+            model = openvino.convert_model(detector.network, example_input=torch.zeros(shape))
+        model.reshape(shape)
+        self._compiled = openvino.compile_model(
+            model,
+            "CPU",
+            {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()},
+        )
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        return (torch.from_numpy(self._compiled([images.numpy()])[0].copy()),)
+
+
+def anomalib_frame(detector: PatchCore, image: Tensor) -> tuple[float, Tensor]:
+    """Score (1, 3, S, S) as ``PatchcoreModel.forward`` does after its network."""
+    features, grid = detector.features([image])
+    model, patches = detector._model, features[0].contiguous()
+    distances, rows = (found[None] for found in model.nearest_neighbors(patches, n_neighbors=1))
+    score = model.compute_anomaly_score(distances, rows, patches)
+    side = detector.input_size
+    return float(score), model.anomaly_map_generator(distances.reshape(1, 1, *grid), (side, side))
+
+
+def exact_distances(patches: Tensor, bank: Tensor) -> Tensor:
+    """Distance of each of patches (P, D) to the nearest entry of ``bank`` (N, D), float64."""
+    patches, bank = patches.double(), bank.double()
+    parts = [bank[start : start + 2_000] for start in range(0, len(bank), 2_000)]
+    return torch.stack([torch.cdist(patches, part).amin(1) for part in parts]).amin(0)
+
+
+def images(folder: Path, train: int, test: int) -> tuple[list[Path], list[Path], list[Path]]:
+    """Good images to learn from, good and defective ones to test with: a fixed choice of each."""
+
+    def some(files: Sequence[Path], most: int) -> list[Path]:
+        return random.Random(0).sample(sorted(files), min(most, len(files)))
+
+    learned = some(list((folder / "train" / "good").iterdir()), train)
+    good = some(list((folder / "test" / "good").iterdir()), test)
+    classes = [path for path in sorted((folder / "test").iterdir()) if path.name != "good"]
+    bad = [file for path in classes for file in some(list(path.iterdir()), -(-test // len(classes)))]
+    return learned, good, bad
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Milliseconds of ``call``."""
+    before = time.perf_counter()
+    call()
+    return (time.perf_counter() - before) * 1e3
+
+
+def bench(detector: PatchCore, bank: Tensor, good: list[Tensor], bad: list[Tensor], rounds: int) -> str:
+    """One row of the table."""
+    load_ms = timed(lambda: detector.remember(bank))
+    frames = itertools.cycle(good + bad)
+    times: dict[str, list[float]] = {"backbone": [], "anomalib": [], "ours": []}
+    for turn in range(rounds + 2):
+        frame = next(frames)
+        ways: dict[str, Callable[[Tensor], object]] = {
+            "backbone": lambda frame: detector.features([frame]),
+            "ours": lambda frame: detector.inspect([frame]),
+            "anomalib": lambda frame: anomalib_frame(detector, frame),
+        }
+        for name, way in ways.items():
+            way(frame)  # all distances are 112 MiB, which leave the caches to nobody else
+            took = timed(partial(way, frame))
+            if turn >= 2:  # the first ones warm up
+                times[name].append(took)
+
+    theirs, ours, score_errors, map_errors, patch_errors = [], [], [], [], []
+    for frame in good + bad:
+        score, their_map = anomalib_frame(detector, frame)
+        (outcome,) = detector.inspect([frame])
+        features, _ = detector.features([frame])
+        patches = features[0].contiguous()
+        nearest = detector._bank.nearest(patches)
+        exact = exact_distances(patches, bank)
+        patch_errors.append(nearest.distances / exact - 1)
+        map_errors.append((torch.from_numpy(outcome.anomaly_map) / their_map[0, 0] - 1).abs().flatten())
+        score_errors.append(abs(outcome.score / score - 1))
+        theirs.append(score)
+        ours.append(outcome.score)
+    pixels, patch = torch.cat(map_errors), torch.cat(patch_errors)
+    backbone, brute, fast = (median(times[name]) for name in ("backbone", "anomalib", "ours"))
+    least, least_brute, least_fast = (min(times[name]) for name in ("backbone", "anomalib", "ours"))
+    auroc = [image_auroc(scores[: len(good)], scores[len(good) :]) for scores in (theirs, ours)]
+    return (
+        f"| {len(bank):,} | {backbone:.1f} | {brute:.1f} ({brute / backbone:.1f}x) "
+        f"| {fast:.1f} (**{fast / backbone:.2f}x**) "
+        f"| {least:.1f}, {least_brute:.1f}, {least_fast:.1f} (**{least_fast / least:.2f}x**) "
+        f"| {max(score_errors):.1e} | {pixels.mean():.2%}, {pixels.max():.1%} "
+        f"| {patch.mean():.2%}, {patch.max():.1%} "
+        f"| {auroc[0]:.4f}, {auroc[1]:.4f} | {load_ms:.0f} "
+        f"| {bank.nbytes / 2**20:.1f} + {(detector._bank.bytes - bank.nbytes) / 2**20:.1f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="a data set in MVTec AD's layout")
+    parser.add_argument("--bank", type=Path, help="keep the coreset here (.pt), or take it from here")
+    parser.add_argument("--train", type=int, default=48, help="good images to learn from")
+    parser.add_argument("--test", type=int, default=30, help="good and as many defective images to score")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=40, help="frames to time")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    faiss.omp_set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as made:
+        folder = arguments.data
+        if folder is None:
+            folder = Path(made) / "tile"
+            generate(folder, "tile", train=48, good=arguments.test, defective=arguments.test)
+        run(folder, arguments)
+
+
+def run(folder: Path, arguments: argparse.Namespace) -> None:
+    backbone = Backbone.named(SETTINGS.backbone)
+    detector = PatchCore(SETTINGS, backbone)
+    detector.load_backbone(backbones.pretrained(backbone, Path("none")))
+    detector.run_on(Openvino(detector))
+    learned, good, bad = images(folder, arguments.train, arguments.test)
+
+    def prepared(files: list[Path]) -> list[Tensor]:
+        return [detector.prepare(decode(file.read_bytes())) for file in files]
+
+    with torch.inference_mode():
+        if arguments.bank and arguments.bank.exists():
+            picked = torch.load(arguments.bank, weights_only=True)
+        else:
+            patches = torch.cat([detector.features([image])[0][0] for image in prepared(learned)])
+            # Farthest-first: the smaller coresets are the beginnings of the largest.
+            picked = patches[greedy_coreset(patches, min(max(BANKS), len(patches)), 0)]
+            if arguments.bank:
+                torch.save(picked, arguments.bank)
+        good_inputs, bad_inputs = prepared(good), prepared(bad)
+        print(
+            f"{folder.name}: {len(learned)} images learned from, {len(good)} good and {len(bad)} defective "
+            f"scored; {torch.get_num_threads()} threads; medians of {arguments.rounds} frames, ms\n"
+        )
+        print(
+            "| bank | backbone | all distances | ours | fastest of each "
+            "| worst score error | map error: mean, worst "
+            "| patch error: mean, worst | AUROC: all distances, ours | load, ms | bank + index, MiB |\n"
+            "|---|---|---|---|---|---|---|---|---|---|---|"
+        )
+        for size in BANKS:
+            if size <= len(picked):
+                bank = picked[:size].clone()
+                print(bench(detector, bank, good_inputs, bad_inputs, arguments.rounds), flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
+    print(f"\nPeak memory of the process, coreset and double-precision check included: {peak >> 10} MiB")
+
+
+if __name__ == "__main__":
+    main()

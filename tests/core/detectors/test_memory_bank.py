@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from blemish_core.detectors import memory_bank
+from blemish_core.detectors.memory_bank import MemoryBank
+
+FEW_DIMENSIONS = 12
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _banks_of_any_size_are_indexed() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory_bank, "INDEXED_FROM", 1)
+        yield
+
+
+def all_distances(patches: Tensor, entries: Tensor) -> Tensor:
+    return torch.cdist(patches.double(), entries.double(), compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def score_by_all_distances(patches: Tensor, entries: Tensor, neighbors: int) -> float:
+    """Equation 7 of the paper, in double precision."""
+    distances, rows = all_distances(patches, entries).min(1)
+    farthest = distances.argmax()
+    around = all_distances(entries[rows[farthest]][None], entries)[0]
+    support = around.topk(min(neighbors, len(entries)), largest=False).indices
+    to_support = all_distances(patches[farthest][None], entries[support])[0]
+    return float(distances[farthest] * (1 - to_support.softmax(0)[0]))
+
+
+def clustered(seed: int, count: int, *, clusters: int = 20, spread: float = 0.3) -> Tensor:
+    """Points around the same centres for every seed."""
+    generator = torch.Generator().manual_seed(seed)
+    centers = torch.randn(clusters, FEW_DIMENSIONS, generator=torch.Generator().manual_seed(0))
+    which = torch.randint(clusters, (count,), generator=generator)
+    return centers[which] + spread * torch.randn(count, FEW_DIMENSIONS, generator=generator)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    entries=st.integers(1, 400),
+    patches=st.integers(1, 80),
+    outliers=st.integers(0, 40),
+    repeats=st.integers(1, 3),
+    neighbors=st.sampled_from([1, 2, 9]),
+)
+def test_the_image_score_is_that_of_all_distances(
+    seed: int, entries: int, patches: int, outliers: int, repeats: int, neighbors: int
+) -> None:
+    known = clustered(seed, entries)
+    seen = clustered(seed + 1, patches)
+    # Defects: far from every list, each elsewhere, some much farther than others.
+    away = clustered(seed + 2, min(outliers, patches)) * torch.linspace(1, 30, FEW_DIMENSIONS)
+    seen[: len(away)] += away
+    seen = seen.repeat(repeats, 1)
+    bank = MemoryBank(known)
+    nearest = bank.nearest(seen)
+    exact = all_distances(seen, known).amin(1).float()
+    assert nearest.distances[nearest.farthest].item() == pytest.approx(exact.max().item(), rel=1e-5)
+    assert (nearest.distances >= exact * (1 - 1e-5)).all()
+    torch.testing.assert_close(
+        nearest.distances, (seen - known[nearest.rows]).norm(dim=1), rtol=1e-5, atol=1e-6
+    )
+    score = bank.image_score(seen, nearest, neighbors).item()
+    expected = exact.max().item() if neighbors == 1 else score_by_all_distances(seen, known, neighbors)
+    assert score == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("neighbors", [1, 9])
+def test_a_bank_of_one_entry_is_enough(neighbors: int) -> None:
+    patches = clustered(1, 30)
+    bank = MemoryBank(patches[:1])
+    nearest = bank.nearest(patches)
+    torch.testing.assert_close(nearest.distances, (patches - patches[0]).norm(dim=1))
+    # The only entry has all the weight, so nothing is left of the score: as in anomalib.
+    expected = 0.0 if neighbors > 1 else nearest.distances.max().item()
+    assert bank.image_score(patches, nearest, neighbors).item() == pytest.approx(expected)
+
+
+def test_what_is_in_the_bank_is_at_no_distance() -> None:
+    entries = clustered(2, 500)
+    bank = MemoryBank(entries)
+    nearest = bank.nearest(entries[:50])
+    assert nearest.distances.max() == 0
+    assert bank.image_score(entries[:50], nearest, 9) == 0
+
+
+def test_a_bank_of_equal_entries_scores_as_all_distances_do() -> None:
+    entries = torch.ones(300, FEW_DIMENSIONS)
+    patches = clustered(3, 40)
+    bank = MemoryBank(entries)
+    score = bank.image_score(patches, bank.nearest(patches), 9).item()
+    assert score == pytest.approx(score_by_all_distances(patches, entries, 9), rel=1e-5)
+
+
+def test_a_flat_frame_is_settled_by_few_of_its_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+    exact = MemoryBank._exact
+
+    def counted(self: MemoryBank, patches: Tensor) -> tuple[Tensor, Tensor]:
+        compared.append(len(patches))
+        return exact(self, patches)
+
+    monkeypatch.setattr(MemoryBank, "_exact", counted)
+    bank = MemoryBank(clustered(4, 3000))
+    bank.nearest(torch.full((1024, FEW_DIMENSIONS), 1.5))
+    assert sum(compared) <= 8 + 16
+
+
+def test_distances_are_close_also_where_they_need_not_be_exact() -> None:
+    # Hardly any structure for lists to find: images have more (0.1 to 1 % on average).
+    entries, patches = clustered(5, 5000, spread=1.0), clustered(6, 1024, spread=1.0)
+    nearest = MemoryBank(entries).nearest(patches)
+    excess = nearest.distances / all_distances(patches, entries).amin(1) - 1
+    assert 0 < excess.mean() < 0.03  # an index that compared everything would be none
+
+
+def test_without_an_index_every_distance_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_bank, "INDEXED_FROM", 10_000)
+    monkeypatch.setattr(memory_bank, "_SCRATCH", 1000)  # many blocks
+    entries, patches = clustered(7, 3000), clustered(8, 200)
+    bank = MemoryBank(entries)
+    assert bank.centroids is None
+    nearest = bank.nearest(patches)
+    distances, rows = all_distances(patches, entries).min(1)
+    torch.testing.assert_close(nearest.distances, distances.float())
+    assert nearest.rows.equal(rows)
+    assert nearest.farthest == distances.argmax()
+
+
+def test_the_index_comes_back_from_its_centroids() -> None:
+    entries, patches = clustered(9, 2000), clustered(10, 300)
+    built = MemoryBank(entries)
+    again = MemoryBank(entries, built.centroids)
+    assert again.nearest(patches).rows.equal(built.nearest(patches).rows)
+    assert again.bytes == built.bytes
+
+
+def test_threads_search_one_bank_at_once() -> None:
+    bank = MemoryBank(clustered(11, 3000))
+    frames = [clustered(12 + number, 256) for number in range(8)]
+    alone = [bank.nearest(frame) for frame in frames]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(bank.nearest, frames * 4))
+    for number, nearest in enumerate(together):
+        assert nearest.distances.equal(alone[number % 8].distances)
+        assert nearest.rows.equal(alone[number % 8].rows)
+
+
+def test_patches_that_are_not_finite_score_as_such() -> None:
+    bank = MemoryBank(clustered(20, 500))
+    patches = clustered(21, 64)
+    patches[5] = torch.nan
+    nearest = bank.nearest(patches)
+    assert bank.image_score(patches, nearest, 9).isnan()
+
+
+def test_bytes_count_the_bank_and_its_index() -> None:
+    entries = clustered(22, 2500)
+    bank = MemoryBank(entries)
+    lists = int(3 * 2500**0.5)
+    rows = 2500 * FEW_DIMENSIONS * 4
+    assert bank.bytes == 2 * rows + 2500 * 4 + 2500 * 8 + 2 * lists * FEW_DIMENSIONS * 4
