@@ -1,33 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Greedy k-center selection (Sener & Savarese, arXiv:1708.00489), many picks per pass over the data.
+"""Greedy k-center selection (Sener & Savarese, arXiv:1708.00489) without reading all points for each pick.
 
 Farthest-first traversal picks, again and again, the point farthest from everything picked so far. The
-textbook loop reads all N points once per pick. But distances to the picked set only ever shrink, so an old
-one is an upper bound. Measure the B points with the highest bounds: none of the others is farther than the
-(B+1)-th bound. While the farthest of these candidates stays above it, it is the true next pick, and only
-the B x B distances between candidates are needed to know the one after it. One matrix product then lowers
-the bounds of all N points.
+textbook loop measures all N points against each pick. But distances to the picked set only ever shrink, so
+an old one is an upper bound, and a point whose bound is low needs no attention. Bring the B points with the
+highest bounds up to date: no other is farther than the (B+1)-th bound. While the farthest of these
+candidates stays above it, it is the true next pick, and only the B x B distances between candidates are
+needed to know the one after it.
 
-That product, |x|^2 - 2 x.y + |y|^2 in float32, is fast but wrong where points nearly coincide. So it is
-rounded upwards by all that it can err, and decides nothing but who is a candidate. Candidates are measured
-in float64. Hence the picks are those of a loop that subtracts point from point, as anomalib's
-``KCenterGreedy`` does, but for candidates whose distances float32 cannot tell apart.
+Bounds are lowered by |x|^2 - 2 x.y + |y|^2 in float32, one matrix product for many points and picks: fast,
+but wrong where points nearly coincide. So they are rounded upwards by all that they can err, and decide
+nothing but who is a candidate. Candidates are measured in float64. Hence the picks are those of a loop that
+subtracts point from point, as anomalib's ``KCenterGreedy`` does, but for candidates whose distances float32
+cannot tell apart.
 
 anomalib first projects features at random to 4 ln N / (eps^2/2 - eps^3/3) dimensions, eps = 0.9: some
 hundreds, more than the default backbone's 152. That is left out: nothing is gained where dimensions are
 added, and where 472 of three stages became 225, the covering radius grew by 6 to 9 %.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-_CANDIDATES = 2048
-_PICKS = 4096  # measured against at once, in float64
-_ROWS_ON_CPU = 8192  # of the points brought up to date at once
-_ROWS_ELSEWHERE = 65_536
+_CANDIDATES = 512
+_ROWS_ON_CPU = 8192  # of the points in one product, by
+_PICKS = 2048  # so many picks
+_ROWS_ON_GPU = 65_536
+_AWAKE = 16  # one in so many points, those with the highest bounds, is brought up to date with candidates
 _NEVER = -1.0  # below every distance: what is picked is not picked again, even among duplicates
 _EPS = torch.finfo(torch.float32).eps
 
@@ -46,8 +48,8 @@ def greedy_coreset(
 
     No row is picked twice, even among duplicates, and none of those ``barred`` (N,), bool.
 
-    ``points`` may lie in a mapped file: each pass reads them in blocks and computes on ``device``, by
-    default where they lie. Memory: 8 N bytes, the candidates and one block.
+    ``points`` may lie in a mapped file: they are read in blocks and computed with on ``device``, by default
+    where they lie. Memory: 12 N bytes, the candidates and one block.
 
     ``on_picks`` hears the number of picks so far after each block and may raise to end the selection.
 
@@ -58,39 +60,22 @@ def greedy_coreset(
     if not 0 < keep <= allowed:
         raise ValueError(f"{keep} of {allowed} points cannot be kept")
     space = _Space(points, points.device if device is None else torch.device(device))
-    bounds = torch.full((len(points),), torch.inf, device=space.device)  # (N,), squared
+    bounds = _Bounds(space, lambda: on_picks(len(picks)))
     if barred is not None:
-        bounds[barred.to(space.device)] = _NEVER
-    picks: list[int] = []
-    fresh = [first]
-    while True:
-        picks += fresh
-        if len(picks) == keep:
-            on_picks(keep)
-            return picks
-        for block, distances in space.bounds(fresh):
-            torch.minimum(bounds[block], distances, out=bounds[block])
-            on_picks(len(picks))
-        bounds[fresh] = _NEVER
-        fresh = []
-        while not fresh:
-            rows, outside = _highest(bounds, candidates)
-            measured = space.exactly(rows)  # (B, D)
-            farness = space.to_nearest(measured, picks)
-            farness[bounds[rows] == _NEVER] = _NEVER
-            bounds[rows] = farness
-            if farness.max() >= outside:
-                between = _squared_distances(measured, measured).float()
-                fresh = _certain(rows, farness, between, outside, keep - len(picks))
-            on_picks(len(picks))
-
-
-def _highest(bounds: Tensor, count: int) -> tuple[Tensor, float]:
-    """The rows (B,) of the highest bounds, ascending, and the highest bound of all others."""
-    if count >= len(bounds):
-        return torch.arange(len(bounds), device=bounds.device), 0.0
-    values, rows = bounds.topk(count + 1)
-    return rows[:-1].sort().values, max(values[-1].item(), 0.0)
+        bounds.bar(barred)
+    picks = [first]
+    bounds.bar([first])
+    while len(picks) < keep:
+        rows, outside = bounds.highest(candidates, picks)
+        measured = space.exactly(rows)  # (B, D)
+        farness = bounds.tighten(rows, space.to_nearest(measured, picks))
+        if farness.max() >= outside:
+            between = _squared_distances(measured, measured).float()
+            fresh = _certain(rows, farness, between, outside, keep - len(picks))
+            bounds.bar(fresh)
+            picks += fresh
+        on_picks(len(picks))
+    return picks
 
 
 def _certain(rows: Tensor, farness: Tensor, between: Tensor, outside: float, wanted: int) -> list[int]:
@@ -100,7 +85,7 @@ def _certain(rows: Tensor, farness: Tensor, between: Tensor, outside: float, wan
     bound on those of all others to the picks.
     """
     # A pick is a step of microseconds: a GPU would be waited for at each.
-    numbers, far, apart = rows.tolist(), farness.cpu().numpy(), between.cpu().numpy()
+    numbers, far, apart = rows.tolist(), farness.cpu().numpy().copy(), between.cpu().numpy()
     fresh: list[int] = []
     while len(fresh) < wanted:
         best = int(far.argmax())
@@ -112,48 +97,95 @@ def _certain(rows: Tensor, farness: Tensor, between: Tensor, outside: float, wan
     return fresh
 
 
+class _Bounds:
+    """What the squared distance of each point to the nearest pick is at most, fresh where it matters."""
+
+    def __init__(self, space: "_Space", on_block: Callable[[], None]) -> None:
+        self._space = space
+        self._on_block = on_block
+        self._values = torch.full((space.count,), torch.inf, device=space.device)
+        self._seen = torch.zeros(space.count, dtype=torch.int32, device=space.device)  # picks
+
+    def bar(self, rows: Tensor | list[int]) -> None:
+        """Keep rows, by number or by a mask, from being picked from now on."""
+        self._values[rows.to(self._values.device) if isinstance(rows, Tensor) else rows] = _NEVER
+
+    def tighten(self, rows: Tensor, exact: Tensor) -> Tensor:
+        """Take exact distances (B,); return them with what must not be picked marked."""
+        exact = torch.where(self._values[rows] == _NEVER, _NEVER, exact)
+        self._values[rows] = exact
+        return exact
+
+    def highest(self, count: int, picks: list[int]) -> tuple[Tensor, float]:
+        """The ``count`` rows with the highest bounds, ascending, and the highest bound of all others."""
+        total = len(self._values)
+        awake = min(total, max(count + 1, total // _AWAKE))
+        while True:
+            values, rows = self._values.topk(awake)
+            stale = self._seen[rows] < len(picks)
+            if not stale[: count + 1].any():
+                break
+            self._lower(rows[stale].sort().values, picks)
+        outside = max(values[count].item(), 0.0) if count < total else 0.0
+        return rows[:count].sort().values, outside
+
+    def _lower(self, rows: Tensor, picks: list[int]) -> None:
+        """Bring rows up to date with the picks that they have not seen."""
+        seen = self._seen[rows]
+        for before in seen.unique().tolist():
+            blocks = torch.split(rows[seen == before], self._space.rows)
+            for start in range(before, len(picks), _PICKS):
+                for block, distances in self._space.bounds(blocks, picks[start : start + _PICKS]):
+                    self._values[block] = torch.minimum(self._values[block], distances)
+                    self._on_block()
+        self._seen[rows] = len(picks)
+
+
 class _Space:
     """Squared distances between points, told about their mean, where rounding costs least."""
 
     def __init__(self, points: Tensor, device: torch.device) -> None:
         self.device = device
+        self.count = len(points)
+        self.rows = _ROWS_ON_CPU if device.type == "cpu" else _ROWS_ON_GPU
         self._points = points
-        rows = _ROWS_ON_CPU if device.type == "cpu" else _ROWS_ELSEWHERE
-        self._blocks = [slice(start, start + rows) for start in range(0, len(points), rows)]
         self._center = torch.zeros(points.shape[1], dtype=torch.float64, device=device)
-        for block in self._blocks:
-            self._center += points[block].to(device).sum(0, dtype=torch.float64) / len(points)
+        for block in torch.split(points, self.rows):
+            self._center += block.to(device).sum(0, dtype=torch.float64) / self.count
         if not self._center.isfinite().all():
             raise ValueError("a point is not finite")
-        squares = [self._centered(block).square().sum(1) for block in self._blocks]
+        squares = [self._centered(block).square().sum(1) for block in torch.split(points, self.rows)]
         # Rounded to 24 bits, x.y errs by D u |x| |y| at most in whatever order it is added up, and
         # 2 |x| |y| <= |x|^2 + |y|^2. The squares themselves err as much, centring and adding the rest.
         self._squares = torch.cat(squares).mul_(1 + (points.shape[1] + 4) * _EPS)
 
-    def bounds(self, picks: list[int]) -> Iterator[tuple[slice, Tensor]]:
-        """Block by block, what the distances (rows,) to the nearest of ``picks`` are at most."""
-        to = self._centered(picks)
-        squares = self._squares[picks]
-        for block in self._blocks:
-            distances = torch.addmm(squares, self._centered(block), to.T, alpha=-2)  # (rows, picks)
+    def bounds(self, blocks: Sequence[Tensor], picks: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Block by block of rows, what their distances (B,) to the nearest of ``picks`` are at most."""
+        numbers = torch.tensor(picks, device=self.device)
+        squares, to = self._squares[numbers], self._centered(self._gather(numbers)).T
+        for block in blocks:
+            distances = torch.addmm(
+                squares, self._centered(self._gather(block)), to, alpha=-2
+            )  # (B, picks)
             yield block, distances.amin(1).add_(self._squares[block])
 
-    def exactly(self, rows: Tensor | list[int]) -> Tensor:
+    def exactly(self, rows: Tensor) -> Tensor:
         """Points (B, D) about the mean, in float64."""
-        if isinstance(rows, Tensor):
-            rows = rows.to(self._points.device)
-        return self._points[rows].to(self.device, torch.float64) - self._center
+        return self._gather(rows).double() - self._center
 
-    def to_nearest(self, measured: Tensor, picks: list[int]) -> Tensor:
+    def to_nearest(self, measured: Tensor, picks: Sequence[int]) -> Tensor:
         """Distances (B,) from what ``exactly`` gave to the nearest of ``picks``, right to the last bit."""
         nearest = measured.new_full((len(measured),), torch.inf)
-        for start in range(0, len(picks), _PICKS):
-            to = self.exactly(picks[start : start + _PICKS])
-            torch.minimum(nearest, _squared_distances(measured, to).amin(1), out=nearest)
+        for numbers in torch.split(torch.tensor(picks, device=self.device), _PICKS):
+            distances = _squared_distances(measured, self.exactly(numbers)).amin(1)
+            torch.minimum(nearest, distances, out=nearest)
         return nearest.float()
 
-    def _centered(self, rows: slice | list[int]) -> Tensor:
-        return self._points[rows].to(self.device) - self._center.float()
+    def _gather(self, rows: Tensor) -> Tensor:
+        return self._points.index_select(0, rows.to(self._points.device)).to(self.device)
+
+    def _centered(self, points: Tensor) -> Tensor:
+        return points.to(self.device) - self._center.float()
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ def test_it_tells_how_far_it_is_after_each_block_and_stops_when_told(
     told: list[int] = []
     greedy_coreset(points, 100, first=0, candidates=16, on_picks=told.append)
     assert told == sorted(told)
-    assert told[:9] == [1] * 9  # 8 blocks and a look at the candidates
+    assert told.count(1) > 8, "not after each block of 50 points"
     assert told[-1] == 100
 
     def stop(picked: int) -> None:
