@@ -49,7 +49,7 @@ def greedy_coreset(
     No row is picked twice, even among duplicates, and none of those ``barred`` (N,), bool.
 
     ``points`` may lie in a mapped file: they are read in blocks and computed with on ``device``, by default
-    where they lie. Memory: 12 N bytes, the candidates and one block.
+    where they lie. Memory: 12 N bytes, at times some 70 N, the candidates and one block.
 
     ``on_picks`` hears the number of picks so far after each block and may raise to end the selection.
 
@@ -132,7 +132,7 @@ class _Bounds:
     def _lower(self, rows: Tensor, picks: list[int]) -> None:
         """Bring rows up to date with the picks that they have not seen."""
         seen = self._seen[rows]
-        for before in seen.unique().tolist():
+        for before in seen.bincount().nonzero()[:, 0].tolist():
             blocks = torch.split(rows[seen == before], self._space.rows)
             for start in range(before, len(picks), _PICKS):
                 for block, distances in self._space.bounds(blocks, picks[start : start + _PICKS]):
@@ -154,20 +154,24 @@ class _Space:
             self._center += block.to(device).sum(0, dtype=torch.float64) / self.count
         if not self._center.isfinite().all():
             raise ValueError("a point is not finite")
-        squares = [self._centered(block).square().sum(1) for block in torch.split(points, self.rows)]
+        # Written in place: many small results between large scratch keep the allocator from giving it back.
+        self._squares = torch.empty(self.count, device=device)
+        for block, squares in zip(
+            torch.split(points, self.rows), torch.split(self._squares, self.rows), strict=True
+        ):
+            torch.sum(self._centered(block).square_(), 1, out=squares)
         # Rounded to 24 bits, x.y errs by D u |x| |y| at most in whatever order it is added up, and
         # 2 |x| |y| <= |x|^2 + |y|^2. The squares themselves err as much, centring and adding the rest.
-        self._squares = torch.cat(squares).mul_(1 + (points.shape[1] + 4) * _EPS)
+        self._squares.mul_(1 + (points.shape[1] + 4) * _EPS)
 
     def bounds(self, blocks: Sequence[Tensor], picks: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """Block by block of rows, what their distances (B,) to the nearest of ``picks`` are at most."""
         numbers = torch.tensor(picks, device=self.device)
         squares, to = self._squares[numbers], self._centered(self._gather(numbers)).T
         for block in blocks:
-            distances = torch.addmm(
-                squares, self._centered(self._gather(block)), to, alpha=-2
-            )  # (B, picks)
-            yield block, distances.amin(1).add_(self._squares[block])
+            x = self._centered(self._gather(block))
+            nearest = torch.addmm(squares, x, to, alpha=-2).amin(1)  # (B, picks) to (B,)
+            yield block, nearest.add_(self._squares[block])
 
     def exactly(self, rows: Tensor) -> Tensor:
         """Points (B, D) about the mean, in float64."""
