@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test check lint types protos format clean
+.PHONY: help setup demo test bench check lint types protos format clean
 
 help: ## Show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -24,6 +24,10 @@ demo: $(READY) ## Learn tile, leather and grid, score, search; pictures in demo-
 
 test: $(READY) ## Run every test
 	$(BIN)/pytest
+
+bench: $(READY) ## Run every benchmark in turn; each prints a Markdown table (minutes each)
+	@set -e; for file in tests/benchmarks/bench_*.py; do \
+	  echo "## $$file"; $(BIN)/python -W ignore "$$file"; echo; done
 
 check: lint types test ## All that a change must pass: style, import rules, types, contract, tests
 

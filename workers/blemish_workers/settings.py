@@ -18,7 +18,14 @@ class WorkerSettings(StackSettings):
     """Jobs at once; each takes the device for itself."""
 
     max_feature_bytes: int = Field(4 << 30, ge=1 << 20)
-    """What the features of one training may need; a training that needs more is refused."""
+    """Memory that the features of one training may take; beyond it they go to a file in ``scratch``."""
+
+    scratch: Path | None = None
+    """Folder for that file, on a disk and not in memory; the store's own ``scratch`` without it. The file
+    has no name and is gone with the process."""
+
+    max_scratch_bytes: int = Field(64 << 30, ge=0)
+    """Disk that the features of one training may take; a training that needs more is refused."""
 
     photographs: Path | None = None
     """Folder of photographs of anything, from which EfficientAD learns what is not the surface; without it

@@ -58,6 +58,8 @@ def _place() -> "Workplace":
         limits=settings.image_limits,
         device=chosen_device(settings.device),
         max_feature_bytes=settings.max_feature_bytes,
+        scratch=settings.scratch or settings.store / "scratch",
+        max_scratch_bytes=settings.max_scratch_bytes,
         checkpoints=settings.checkpoints,
         photographs=settings.photographs,
     )

@@ -124,6 +124,10 @@ class Terms:
     device: str = "cpu"
     max_feature_bytes: int = 4 << 30
     """Memory that the features of one training may take."""
+    scratch: Path | None = None
+    """Folder for features that take more; None keeps them in memory or refuses them."""
+    max_scratch_bytes: int = 0
+    """Disk that the features of one training may take there."""
     checkpoint: Path | None = None
     """Folder where an attempt leaves what the next one goes on from; None keeps nothing."""
     photographs: Path | None = None

@@ -13,8 +13,9 @@ from blemish_core.calibration import images_needed
 from blemish_core.detectors import backbone as backbones
 from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.coreset import greedy_coreset
-from blemish_core.detectors.detector import Held, Outcome, Progress, ReadImage, Terms, Training
+from blemish_core.detectors.detector import Held, Outcome, ReadImage, Terms, Training
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
+from blemish_core.detectors.scratch import allocate
 from blemish_core.errors import NotPossibleYet, TooLarge
 
 MIN_IMAGES = 2  # one to learn, one to hold out
@@ -22,6 +23,7 @@ _HELD_OUT = 0.2
 _CROSS_BELOW = 20  # fewer images than this are too few to spare any for calibration alone
 _FOLDS = 5
 _BATCH = 8
+_GPU_SPARE_BYTES = 2 << 30  # for the blocks of a coreset
 
 
 def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms) -> Training:
@@ -40,7 +42,9 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
 
     Raises:
         NotPossibleYet: with fewer than 2 images, or if the backbone's weights cannot be had.
-        TooLarge: if the features would need more than ``terms.max_feature_bytes``.
+        TooLarge: if the features would need more than the terms allow of memory and of disk, or the
+            memory bank more than they allow of memory.
+        DiskFull: if the disk for the features is full.
     """
     if len(images) < MIN_IMAGES:
         raise NotPossibleYet(
@@ -51,40 +55,38 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
     backbone = Backbone.named(settings.backbone)
     detector = PatchCore(settings, backbone, terms.device)
     detector.load_backbone(backbones.pretrained(backbone, terms.weights))
-    features, grid = _all_features(detector, images, terms.max_feature_bytes, progress)  # (N, P, D)
-
     random = np.random.default_rng(terms.seed)
     order = random.permutation(len(images))
     if len(images) < _CROSS_BELOW:
-        method, learned = "cross-calibration", order
-        outcomes = _cross_calibrated(detector, features, grid, order, random, progress)
-        _learn(detector, features, random, progress)
+        method, learned = "cross-calibration", len(images)
+        features, grid = _all_features(detector, images, terms)  # (N, P, D)
+        outcomes = _cross_calibrated(detector, features, grid, order, random, terms)
+        _learn(detector, features, random, terms)
     else:
         method = "held out"
         needed = max(ceil(_HELD_OUT * len(images)), images_needed(terms.target_false_reject_rate))
-        held_out, learned = np.split(order, [min(needed, len(images) // 3)])
-        _learn(detector, features[learned], random, progress)
+        held = min(needed, len(images) // 3)
+        learned = len(images) - held
+        # Those held out come first: what is learned from is then a view and no copy.
+        features, grid = _all_features(detector, [images[number] for number in order], terms)
+        _learn(detector, features[held:], random, terms)
         outcomes = _held_outcomes(
-            detector,
-            features[held_out],
-            grid,
-            lambda done: progress("calibration", done, len(held_out), "images"),
+            detector, features[:held], grid, lambda done: progress("calibration", done, held, "images")
         )
     scores = tuple(outcome.score for outcome in outcomes)
     detector.measure_scores(scores)
-    held = Held(
-        scores,
-        tuple(float(outcome.anomaly_map.max()) for outcome in outcomes),
-    )
-    return Training(detector, held, len(learned), method)
+    maxima = tuple(float(outcome.anomaly_map.max()) for outcome in outcomes)
+    return Training(detector, Held(scores, maxima), learned, method)
 
 
-def _learn(detector: PatchCore, features: Tensor, random: np.random.Generator, progress: Progress) -> None:
+def _learn(detector: PatchCore, features: Tensor, random: np.random.Generator, terms: Terms) -> None:
     """Have the detector remember the coreset of features (N, P, D)."""
-    keep = _bank_size(detector, features)
-    detector.remember(
-        _coreset(features, keep, random, lambda picked: progress("coreset", picked, keep, "patches"))
-    )
+    keep = _bank_size(detector, *features.shape[:2])
+
+    def told(picked: int) -> None:
+        terms.progress("coreset", picked, keep, "patches")
+
+    detector.remember(_coreset(features, keep, random, terms.device, told))
 
 
 def _cross_calibrated(
@@ -93,18 +95,18 @@ def _cross_calibrated(
     grid: tuple[int, int],
     order: NDArray[np.int64],
     random: np.random.Generator,
-    progress: Progress,
+    terms: Terms,
 ) -> list[Outcome]:
     """Score features (N, P, D) of each image by a bank of images other than it."""
     outcomes: list[Outcome] = []
 
     def score(fold: NDArray[np.int64], before: int) -> list[Outcome]:
         def told(done: int) -> None:
-            progress("calibration", before + done, len(order), "images")
+            terms.progress("calibration", before + done, len(order), "images")
 
-        others = features[np.setdiff1d(order, fold)]
+        keep = _bank_size(detector, len(features) - len(fold), features.shape[1])
         # Picks are not counted here, but a cancellation is heard.
-        bank = _coreset(others, _bank_size(detector, others), random, lambda _: told(0))
+        bank = _coreset(features, keep, random, terms.device, lambda _: told(0), without=fold)
         detector.remember(bank)
         return _held_outcomes(detector, features[fold], grid, told)
 
@@ -114,42 +116,86 @@ def _cross_calibrated(
 
 
 def _all_features(
-    detector: PatchCore, images: Sequence[ReadImage], max_bytes: int, progress: Progress
+    detector: PatchCore, images: Sequence[ReadImage], terms: Terms
 ) -> tuple[Tensor, tuple[int, int]]:
-    """Features (N, P, D) of all images, on the CPU, and the grid of their P patches."""
-    parts: list[Tensor] = []
+    """Features (N, P, D) of all images, in memory or mapped, and the grid of their P patches."""
+    gathered: Tensor | None = None
     grid = (0, 0)
     with torch.inference_mode():
         for start in range(0, len(images), _BATCH):
-            progress("features", start, len(images), "images")
+            terms.progress("features", start, len(images), "images")
             batch = [detector.prepare(read()) for read in images[start : start + _BATCH]]
             features, grid = detector.features(batch)
-            needed = features[0].numel() * features.element_size() * len(images)
-            if needed > max_bytes:
-                raise TooLarge(
-                    f"the features of {len(images)} images need {needed >> 20} MiB, but "
-                    f"BLEMISH_MAX_FEATURE_BYTES allows {max_bytes >> 20} MiB; train on fewer images, "
-                    "take a smaller input_size, or raise the setting"
-                )
-            parts.append(features.cpu())
-    progress("features", len(images), len(images), "images")
-    return torch.cat(parts), grid
+            if gathered is None:
+                # Refused here, after one batch, or not at all.
+                gathered = _room(detector, len(images), features.shape[1], features.shape[2], terms)
+            gathered[start : start + len(batch)] = features
+    terms.progress("features", len(images), len(images), "images")
+    assert gathered is not None
+    return gathered, grid
 
 
-def _bank_size(detector: PatchCore, features: Tensor) -> int:
-    """How many of the patches of features (N, P, D) the memory bank keeps."""
-    return max(1, int(features.shape[0] * features.shape[1] * detector.settings["coreset_ratio"]))
+def _room(detector: PatchCore, images: int, patches: int, dimensions: int, terms: Terms) -> Tensor:
+    """Room for features (N, P, D) of all images."""
+    room = allocate(
+        (images, patches, dimensions),
+        f"the features of {images} images",
+        memory_bytes=terms.max_feature_bytes,
+        folder=terms.scratch,
+        disk_bytes=terms.max_scratch_bytes,
+    )
+    bank_bytes = _bank_size(detector, images, patches) * dimensions * room.element_size()
+    if bank_bytes > terms.max_feature_bytes:
+        raise TooLarge(
+            f"the memory bank of {images} images would need {bank_bytes >> 20} MiB, but "
+            f"BLEMISH_MAX_FEATURE_BYTES allows {terms.max_feature_bytes >> 20} MiB; take a smaller "
+            "coreset_ratio, train on fewer images, or raise the setting"
+        )
+    return room
+
+
+def _bank_size(detector: PatchCore, images: int, patches: int) -> int:
+    """How many of the patches of all images the memory bank keeps."""
+    return max(1, int(images * patches * detector.settings["coreset_ratio"]))
 
 
 def _coreset(
-    features: Tensor, keep: int, random: np.random.Generator, on_picks: Callable[[int], None]
+    features: Tensor,
+    keep: int,
+    random: np.random.Generator,
+    device: str,
+    on_picks: Callable[[int], None],
+    *,
+    without: Sequence[int] | NDArray[np.int64] = (),
 ) -> Tensor:
-    """The memory bank (keep, D) of features (N, P, D)."""
-    patches = features.flatten(0, 1)
+    """The memory bank (keep, D) of features (N, P, D), ``without`` those of some images."""
     on_picks(0)
+    count, per_image = features.shape[:2]
+    patches = features.flatten(0, 1)
+    barred = torch.zeros(count, dtype=torch.bool)
+    barred[torch.as_tensor(without, dtype=torch.long)] = True
+    others = torch.nonzero(~barred)[:, 0]
+    start = int(random.integers(len(others) * per_image))
+    first = int(others[start // per_image]) * per_image + start % per_image
     with torch.inference_mode():
-        first = int(random.integers(len(patches)))
-        return patches[greedy_coreset(patches, keep, first, on_picks=on_picks)]
+        points = patches.to(device) if _fits(patches, device) else patches
+        picks = greedy_coreset(
+            points,
+            keep,
+            first,
+            barred=barred.repeat_interleave(per_image),
+            device=device,
+            on_picks=on_picks,
+        )
+        return patches[picks]
+
+
+def _fits(patches: Tensor, device: str) -> bool:
+    """Whether a GPU has room for all patches and the work; if not, they pass through it in blocks."""
+    if torch.device(device).type != "cuda":
+        return False
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return patches.nbytes + _GPU_SPARE_BYTES < free_bytes
 
 
 def _held_outcomes(

@@ -41,6 +41,9 @@ class Workplace:
     limits: ImageLimits
     device: str
     max_feature_bytes: int
+    scratch: Path
+    """For features that take more memory than that."""
+    max_scratch_bytes: int
     checkpoints: Path
     """A folder for each job that can be gone on with by another attempt."""
     photographs: Path | None
@@ -80,6 +83,8 @@ def train(
             progress=progress,
             device=place.device,
             max_feature_bytes=place.max_feature_bytes,
+            scratch=place.scratch,
+            max_scratch_bytes=place.max_scratch_bytes,
             checkpoint=place.checkpoints / job,
             photographs=place.photographs,
             warn=notes.add,

@@ -27,7 +27,13 @@ def stripes(seed: int, *, defect: bool = False) -> Image:
 
 
 def trained(
-    images: int, *, seed: int = 0, progress: Progress = silent, max_bytes: int = 1 << 30
+    images: int,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+    max_bytes: int = 1 << 30,
+    scratch: Path | None = None,
+    max_scratch_bytes: int = 1 << 30,
 ) -> Training:
     return train(
         SMALL,
@@ -38,6 +44,8 @@ def trained(
             target_false_reject_rate=0.05,
             progress=progress,
             max_feature_bytes=max_bytes,
+            scratch=scratch,
+            max_scratch_bytes=max_scratch_bytes,
         ),
     )
 
@@ -159,8 +167,33 @@ def test_one_image_is_too_few() -> None:
 
 
 def test_features_over_the_cap_are_refused_with_the_numbers() -> None:
-    with pytest.raises(TooLarge, match=r"need 9 MiB.*BLEMISH_MAX_FEATURE_BYTES allows 1 MiB"):
+    with pytest.raises(TooLarge, match=r"need 10 MiB.*BLEMISH_MAX_FEATURE_BYTES allows 1 MiB"):
         trained(250, max_bytes=1 << 20)
+
+
+def test_features_over_both_caps_are_refused_with_the_numbers(tmp_path: Path) -> None:
+    with pytest.raises(
+        TooLarge,
+        match=r"need 10 MiB.*BLEMISH_MAX_FEATURE_BYTES allows 1 MiB.*BLEMISH_MAX_SCRATCH_BYTES 2 MiB",
+    ):
+        trained(250, max_bytes=1 << 20, scratch=tmp_path, max_scratch_bytes=2 << 20)
+
+
+def test_a_memory_bank_over_the_cap_is_refused_whatever_the_disk_holds(tmp_path: Path) -> None:
+    with pytest.raises(TooLarge, match=r"memory bank.*need 2 MiB.*coreset_ratio"):
+        trained(250, max_bytes=1 << 20, scratch=tmp_path)
+
+
+@pytest.mark.parametrize("images", [6, 24])
+def test_features_beyond_memory_go_to_a_file_and_give_the_same_detector(
+    images: int, tmp_path: Path
+) -> None:
+    in_memory = trained(images)
+    needed = images * 64 * 152 * 4
+    mapped = trained(images, max_bytes=needed // 2, scratch=tmp_path)
+    assert mapped.held == in_memory.held
+    assert mapped.detector.tensors()["memory_bank"].equal(in_memory.detector.tensors()["memory_bank"])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time our coreset against anomalib's loop on the same features from the same start: a Markdown table.
+
+    python tests/benchmarks/bench_coreset.py [--data FOLDER] [--whole]
+
+Features are those of EfficientNet-Lite0 at 256 px, of synthetic surfaces or of a folder of images. Each
+pick of anomalib's loop reads all features once and so costs the same: without ``--whole`` a number of its
+picks is timed and the time for all of them extrapolated.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from statistics import median
+
+import torch
+from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
+from torch import Tensor
+
+from blemish_core.detectors import backbone as backbones
+from blemish_core.detectors.backbone import Backbone
+from blemish_core.detectors.coreset import greedy_coreset
+from blemish_core.detectors.detector import Image
+from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
+from blemish_core.images import ImageLimits, decode
+from blemish_core.surfaces.specimen import CATEGORIES, Origin, draw
+
+
+def images(data: Path | None) -> Iterator[Image]:
+    """Good images: of ``data``, each once, or synthetic ones without end."""
+    if data is None:
+        for number in count():
+            category = CATEGORIES[number % len(CATEGORIES)]
+            origin = Origin(category, "train", "good", number // len(CATEGORIES), seed=0, size=256)
+            yield draw(origin).image
+    for path in sorted(data.rglob("*") if data else ()):
+        if path.suffix.lower() in {".jpg", ".jpeg", ".png", ".bmp"}:
+            yield decode(path.read_bytes(), ImageLimits())
+
+
+def patches(data: Path | None, wanted: int) -> Tensor:
+    """Return ``wanted`` patches (N, D), fewer if the images have not so many."""
+    settings = PatchCoreSettings()
+    backbone = Backbone.named(settings.backbone)
+    detector = PatchCore(settings, backbone)
+    detector.load_backbone(backbones.pretrained(backbone, Path("nowhere")))
+    parts: list[Tensor] = []
+    with torch.inference_mode():
+        for image in images(data):
+            features, _ = detector.features([detector.prepare(image)])
+            parts.append(features[0])
+            if sum(map(len, parts)) >= wanted:
+                break
+    return torch.cat(parts)[:wanted].clone()
+
+
+def anomalib_picks(points: Tensor, ratio: float, picks: int, seed: int) -> list[int]:
+    """The first picks of anomalib's own class; the third dimension keeps it from projecting."""
+    sampler = KCenterGreedy(points[..., None], ratio)
+    sampler.coreset_size = picks
+    torch.manual_seed(seed)
+    return sampler.select_coreset_idxs()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="a folder of images instead of synthetic surfaces")
+    parser.add_argument("--points", type=int, default=100_000, help="patches to select from")
+    parser.add_argument("--ratio", type=float, default=0.1, help="share of them that is kept")
+    parser.add_argument("--picks", type=int, default=300, help="picks of anomalib's loop a round")
+    parser.add_argument("--rounds", type=int, default=5, help="each times anomalib's loop, then ours")
+    parser.add_argument("--whole", action="store_true", help="all picks of anomalib's loop, in one round")
+    asked = parser.parse_args()
+
+    points = patches(asked.data, asked.points)
+    keep = int(len(points) * asked.ratio)
+    picks, rounds = (keep, 1) if asked.whole else (min(asked.picks, keep), asked.rounds)
+    theirs_s: list[float] = []
+    ours_s: list[float] = []
+    same = compared = 0
+    for seed in range(rounds):
+        began_s = time.perf_counter()
+        theirs = anomalib_picks(points, asked.ratio, picks, seed)
+        # The first of its picks is drawn, and costs nothing.
+        theirs_s.append((time.perf_counter() - began_s) / max(1, picks - 1) * (keep - 1))
+        began_s = time.perf_counter()
+        ours = greedy_coreset(points, keep, first=theirs[0])
+        ours_s.append(time.perf_counter() - began_s)
+        same += sum(our == their for our, their in zip(ours, theirs, strict=False))
+        compared += picks
+
+    faster = median(their / our for their, our in zip(theirs_s, ours_s, strict=True))
+    how = "all" if picks == keep else f"from {picks:,} a round"
+    print(
+        f"{keep:,} of {len(points):,} x {points.shape[1]} kept; {rounds} rounds, each anomalib's loop and "
+        f"then ours, medians; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n\n"
+        "| coreset | picks timed | seconds | faster | same picks |\n|---|---|---|---|---|\n"
+        f"| anomalib KCenterGreedy | {how} | {median(theirs_s):.1f} | 1x | |\n"
+        f"| blemish | all | {median(ours_s):.1f} | {faster:.0f}x | {same:,} of {compared:,} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our coreset is anomalib's: equal features and start give equal selections."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
+from torch import Tensor
+
+from blemish_core.detectors import backbone as backbones
+from blemish_core.detectors.backbone import Backbone
+from blemish_core.detectors.coreset import greedy_coreset
+from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
+from blemish_core.surfaces.specimen import CATEGORIES, Origin, draw
+
+# anomalib subtracts, squares, adds up and takes the root in float32, whose steps are 1.2e-7 wide.
+ROUNDING = 1e-6
+
+
+@pytest.fixture(scope="module")
+def patches() -> Tensor:
+    """Patches (6144, 152) of good tiles, leathers and grids."""
+    settings = PatchCoreSettings()
+    backbone = Backbone.named(settings.backbone)
+    detector = PatchCore(settings, backbone)
+    detector.load_backbone(backbones.pretrained(backbone, Path("nowhere")))
+    origins = [
+        Origin(name, "train", "good", index, seed=0, size=128) for name in CATEGORIES for index in (0, 1)
+    ]
+    with torch.inference_mode():
+        features, _ = detector.features([detector.prepare(draw(origin).image) for origin in origins])
+    return features.flatten(0, 1).clone()
+
+
+def compare(points: Tensor, ours: list[int], theirs: list[int]) -> int:
+    """Hold both selections against exact distances; return how many places differ, by ties alone."""
+    exact, apart = points.double(), "donot_use_mm_for_euclid_dist"
+    # nearest[:, k]: distance to the nearest of the first k + 1 picks, (N, keep)
+    nearest = torch.cdist(exact, exact[ours], compute_mode=apart).cummin(1).values
+    before, after = nearest[:, :-1], nearest[:, -1]
+    picked = before.gather(0, torch.tensor(ours[1:])[None])[0]
+    assert (picked >= before.amax(0) * (1 - ROUNDING)).all(), "a pick of ours is not the farthest point"
+
+    differing = [place for place in range(len(ours)) if ours[place] != theirs[place]]
+    for place in differing:
+        if set(ours[:place]) == set(theirs[:place]):
+            rivals = before[[ours[place], theirs[place]], place - 1]
+            assert rivals[1] == pytest.approx(rivals[0], rel=ROUNDING), f"place {place} is no tie"
+
+    radius = torch.cdist(exact, exact[theirs], compute_mode=apart).amin(1).max()
+    assert after.max() <= radius * (1 + ROUNDING), "the covering radius grew"
+    return len(differing)
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_the_selection_is_that_of_anomalib(patches: Tensor, projected: bool) -> None:
+    torch.manual_seed(11)
+    np.random.seed(11)
+    # It projects flat embeddings alone, at random.
+    sampler = KCenterGreedy(patches if projected else patches[..., None], sampling_ratio=0.1)
+    theirs = sampler.select_coreset_idxs()
+    assert len(theirs) == 614
+    ours = greedy_coreset(sampler.features, len(theirs), first=theirs[0])
+    assert compare(sampler.features, ours, theirs) <= 4
+
+
+def test_the_comparison_finds_a_pick_that_is_not_the_farthest(patches: Tensor) -> None:
+    picks = greedy_coreset(patches, 100, first=0)
+    with pytest.raises(AssertionError, match="not the farthest"):
+        compare(patches, [*picks[:50], *picks[60:]], picks[:90])
