@@ -20,7 +20,7 @@ def pooled(features: Tensor, anomaly: Tensor, spread: Tensor) -> Tensor:
     ``spread`` is how far the anomaly of good patches spreads.
     """
     weights = functional.softmax(anomaly / spread, dim=1)
-    return torch.bmm(weights[:, None], features)[:, 0]
+    return (weights[:, None] @ features)[:, 0]
 
 
 def embeddings(features: Tensor, center: Tensor, scores: Tensor, good_scores: Tensor) -> Tensor:

@@ -2,24 +2,22 @@
 """How PatchCore learns: features of good images, a coreset of them, some held out to calibrate by."""
 
 from collections.abc import Callable, Sequence
-from math import ceil
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blemish_core.calibration import images_needed
 from blemish_core.detectors import backbone as backbones
 from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.coreset import greedy_coreset
 from blemish_core.detectors.detector import Held, Outcome, ReadImage, Terms, Training
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.detectors.scratch import allocate
+from blemish_core.detectors.split import held_out_count
 from blemish_core.errors import NotPossibleYet, TooLarge
 
 MIN_IMAGES = 2  # one to learn, one to hold out
-_HELD_OUT = 0.2
 _CROSS_BELOW = 20  # fewer images than this are too few to spare any for calibration alone
 _FOLDS = 5
 _BATCH = 8
@@ -64,8 +62,7 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
         _learn(detector, features, random, terms)
     else:
         method = "held out"
-        needed = max(ceil(_HELD_OUT * len(images)), images_needed(terms.target_false_reject_rate))
-        held = min(needed, len(images) // 3)
+        held = held_out_count(len(images), terms.target_false_reject_rate)
         learned = len(images) - held
         # Those held out come first: what is learned from is then a view and no copy.
         features, grid = _all_features(detector, [images[number] for number in order], terms)
