@@ -43,6 +43,10 @@ def train(
     max_minutes: Annotated[
         float, typer.Option(min=0, help="EfficientAD: time for the steps; no limit unless given.")
     ] = 0.0,
+    int8: Annotated[
+        bool | None,
+        typer.Option(help="EfficientAD: publish for OpenVINO in INT8 too; as the worker is set."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     target_false_reject_rate: Annotated[
         float, typer.Option(help="Share of good images that may be rejected, to 0.5.")
@@ -63,6 +67,7 @@ def train(
         "size": size,
         "max_steps": max_steps,
         "max_minutes": max_minutes,
+        "int8": int8 is not None,
     }
     if detector is DetectorName.PATCHCORE:
         _refuse_strangers("EfficientAD", of_efficientad)
@@ -74,7 +79,7 @@ def train(
         )
     else:
         _refuse_strangers("PatchCore", of_patchcore)
-        settings = EfficientAd(size=size, input_size=input_size, max_steps=max_steps)
+        settings = EfficientAd(size=size, input_size=input_size, max_steps=max_steps, int8=int8)
         if max_minutes:
             settings.max_duration.FromTimedelta(timedelta(minutes=max_minutes))
     with session.client() as client:

@@ -55,6 +55,7 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
 
     random = np.random.default_rng(terms.seed)
     order = random.permutation(len(images))
+    held_out = order[:0]
     if len(images) < _CROSS_BELOW:
         method, learned = "cross-calibration", order
         outcomes = _cross_calibrated(detector, features, grid, order, random, progress)
@@ -76,7 +77,7 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
         scores,
         tuple(float(outcome.anomaly_map.max()) for outcome in outcomes),
     )
-    return Training(detector, held, len(learned), method)
+    return Training(detector, held, len(learned), method, held_out=tuple(held_out.tolist()))
 
 
 def _learn(detector: PatchCore, features: Tensor, random: np.random.Generator, progress: Progress) -> None:
