@@ -16,7 +16,6 @@ likewise once that has learned a little. The paper's steps go on from there.
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from blemish_core.detectors.anomalib_models import EfficientAdModel
 from blemish_core.detectors.efficientad import EfficientAdSettings
@@ -97,16 +96,23 @@ class LeastSquares:
     def _inputs(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs of the last layer at some positions, (N, C * K * K + 1), and those positions."""
         caught: list[Tensor] = []
+        side = self._layer.kernel_size[0]
 
-        def catch(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        def catch(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
             caught.append(given[0])
+            return (given[0][..., :side, :side],)  # the layer's own answer is not wanted
 
         hook = self._layer.register_forward_pre_hook(catch)
         try:
             self._student(image)
         finally:
             hook.remove()
-        rows = functional.unfold(caught[0], self._layer.kernel_size)[0].T
-        count = min(self._each, len(rows))
-        at = torch.from_numpy(self._random.choice(len(rows), count, replace=False)).to(rows.device)
-        return torch.cat([rows[at], rows.new_ones(count, 1)], dim=1), at
+        field = caught[0][0]  # (C, H, W)
+        rows, columns = (length - side + 1 for length in field.shape[1:])
+        count = min(self._each, rows * columns)
+        at = torch.from_numpy(self._random.choice(rows * columns, count, replace=False)).to(field.device)
+        within = torch.arange(side, device=field.device)
+        down = (at // columns)[:, None, None] + within[:, None]
+        across = (at % columns)[:, None, None] + within
+        inputs = field[:, down, across].transpose(0, 1).flatten(1)  # (N, C * K * K)
+        return torch.cat([inputs, inputs.new_ones(count, 1)], dim=1), at

@@ -55,6 +55,7 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
     detector.load_backbone(backbones.pretrained(backbone, terms.weights))
     random = np.random.default_rng(terms.seed)
     order = random.permutation(len(images))
+    held_out = order[:0]
     if len(images) < _CROSS_BELOW:
         method, learned = "cross-calibration", len(images)
         features, grid = _all_features(detector, images, terms)  # (N, P, D)
@@ -63,6 +64,7 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
     else:
         method = "held out"
         held = held_out_count(len(images), terms.target_false_reject_rate)
+        held_out = order[:held]
         learned = len(images) - held
         # Those held out come first: what is learned from is then a view and no copy.
         features, grid = _all_features(detector, [images[number] for number in order], terms)
@@ -73,7 +75,7 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
     scores = tuple(outcome.score for outcome in outcomes)
     detector.measure_scores(scores)
     maxima = tuple(float(outcome.anomaly_map.max()) for outcome in outcomes)
-    return Training(detector, Held(scores, maxima), learned, method)
+    return Training(detector, Held(scores, maxima), learned, method, held_out=tuple(held_out.tolist()))
 
 
 def _learn(detector: PatchCore, features: Tensor, random: np.random.Generator, terms: Terms) -> None:
