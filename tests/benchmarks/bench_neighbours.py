@@ -5,6 +5,9 @@ Three ways through the same frames, in turn in one process: the backbone alone o
 as anomalib's model computes them; and ours. Patch errors are against all distances in double precision.
 
     python tests/benchmarks/bench_neighbours.py [--data FOLDER]   # MVTec AD's layout; else synthetic tiles
+
+torch and faiss bring an OpenMP each, whose idle threads spin for the cores that the other and OpenVINO
+need. Where other processes run too, take --threads 1 or OMP_WAIT_POLICY=PASSIVE.
 """
 
 import argparse
@@ -156,7 +159,7 @@ def main() -> None:
         folder = arguments.data
         if folder is None:
             folder = Path(made) / "tile"
-            generate(folder, "tile", train=48, good=arguments.test, defective=arguments.test)
+            generate(folder, "tile", train=arguments.train, good=arguments.test, defective=arguments.test)
         run(folder, arguments)
 
 
