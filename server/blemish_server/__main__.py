@@ -6,12 +6,13 @@ import sys
 
 
 def main() -> None:
-    from blemish_core import logs
+    from blemish_core import logs, threads
     from blemish_core.settings import read
     from blemish_server.settings import ServerSettings
 
     settings = read(ServerSettings, "blemish-server")
     logs.configure()
+    threads.wait_asleep()
     # Only now: this loads torch, and a wrong setting should not have to wait for it.
     from blemish_server.app import PortTaken, serve
 

@@ -241,9 +241,6 @@ def version(name: str) -> ModelVersion:
         cracks.intervals[figure].CopyFrom(Interval(low=0.8, high=0.95))
     metrics.latency.runtime = "openvino"
     metrics.latency.inference.p50.FromMilliseconds(12)
-    card = ModelVersion(name=name, dataset="datasets/tile", detector="patchcore", metrics=metrics)
-    card.training["steps"] = "140"
-    return card
     made = ModelVersion(name=name, dataset="datasets/tile", detector="patchcore", metrics=metrics)
     made.training["steps"] = "140"
     fixed, trained = model_pb2.THRESHOLD_RULE_FIXED, model_pb2.THRESHOLD_RULE_TRAINED

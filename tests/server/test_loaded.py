@@ -34,7 +34,8 @@ class Loading:
         if self.corrupt:
             raise Corrupt("changed")
         runtime = SimpleNamespace(name=choice.name)
-        return SimpleNamespace(), SimpleNamespace(inspect=lambda items: list(items), runtime=runtime)
+        manifest = SimpleNamespace(calibration=None, calibration_under=lambda runtime: None)
+        return manifest, SimpleNamespace(inspect=lambda items: list(items), runtime=runtime)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from celery.signals import setup_logging, worker_ready
 
 
 def main() -> None:
-    from blemish_core import logs
+    from blemish_core import logs, threads
     from blemish_workers.app import app, settings
 
     @setup_logging.connect(weak=False)
@@ -17,6 +17,7 @@ def main() -> None:
         if settings.ready_file:
             settings.ready_file.write_text("ready\n")
 
+    threads.wait_asleep()
     app.worker_main(
         [
             "worker",

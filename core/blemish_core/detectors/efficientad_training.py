@@ -97,8 +97,9 @@ def _measure_maps(
             low, high = np.quantile(torch.cat(maps).cpu().numpy(), [0.9, 0.995])
             quantiles |= {f"qa_{name}": torch.tensor(low), f"qb_{name}": torch.tensor(high)}
         detector.measure_maps(quantiles, torch.zeros(CHANNELS), torch.ones(()))
-        judged = [detector.network(surface.prepared(int(number))) for number in judging]
-        spread = torch.cat([maps for maps, _ in judged]).std()
+        # As the model joins them: both in units of their quantiles, a twentieth of each.
+        units = [quantiles[f"qb_{name}"] - quantiles[f"qa_{name}"] for name in ("st", "ae")]
+        spread = torch.cat([0.05 * (st / units[0] + ae / units[1]) for st, ae in pairs]).std()
         detector.measure_maps(quantiles, torch.zeros(CHANNELS), spread)
         features = [detector.network(surface.prepared(int(number)))[1] for number in judging]
     detector.measure_maps(quantiles, torch.cat(features).mean(0), spread)

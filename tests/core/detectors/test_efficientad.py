@@ -69,26 +69,28 @@ def test_loaded_it_gives_the_same(training: Training) -> None:
         np.testing.assert_allclose(before.embedding, after.embedding, atol=1e-5)
 
 
-def test_the_steps_bring_the_student_to_its_teacher(tmp_path: Path) -> None:
+def test_the_steps_bring_the_student_to_its_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[tuple[str, int, int]] = []
-    one = learn(tmp_path, replace(STEPS, max_steps=1)).detector
-    more = learn(
-        tmp_path,
-        replace(STEPS, max_steps=6),
-        progress=lambda phase, done, total, unit: told.append((phase, done, total)),
-    ).detector
-    image = one.prepare(surface(0))[None]
-    photograph = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    # Few steps, so large ones.
+    monkeypatch.setattr("blemish_core.detectors.efficientad_steps._LEARNING_RATE", 1e-3)
     losses = []
-    for detector in (one, more):
+    for count in (1, 6):
+        detector = learn(
+            tmp_path,
+            replace(STEPS, max_steps=count),
+            progress=lambda phase, done, total, unit: told.append((phase, done, total)),
+        ).detector
         assert isinstance(detector, EfficientAd)
+        image = detector.prepare(surface(0))[None]
         with torch.inference_mode():
             taught = answer_of_teacher(detector.model, image)
-            each = losses_of_step(detector.model, image, taught, photograph, image)
+            each = losses_of_step(detector.model, image, taught, torch.zeros_like(image), image)
             losses.append(float(torch.stack(each).sum()))
     assert losses[1] < losses[0]
     steps = [(done, total) for phase, done, total in told if phase == "training"]
-    assert steps[0] == (0, 6)
+    assert (0, 6) in steps
     assert steps[-1] == (6, 6)
 
 

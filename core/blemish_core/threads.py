@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the threads of numeric libraries share the cores of one process."""
+
+import os
+
+
+def wait_asleep() -> None:
+    """Have OpenMP's idle threads sleep; call it before torch or faiss is loaded.
+
+    Each brings an OpenMP of its own, whose threads by default spin for a while when they have nothing to do,
+    on the cores that the other one's and OpenVINO's threads need.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
