@@ -7,7 +7,7 @@ import os
 def wait_asleep() -> None:
     """Have OpenMP's idle threads sleep; call it before torch or faiss is loaded.
 
-    Each brings an OpenMP of its own, whose threads by default spin for a while when they have nothing to do,
-    on the cores that the other one's and OpenVINO's threads need.
+    Each brings an OpenMP of its own, whose threads by default spin for a while when they have nothing to
+    do, on the cores that the other one's and OpenVINO's threads need.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
