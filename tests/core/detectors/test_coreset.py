@@ -96,6 +96,14 @@ def test_points_of_a_mapped_file_give_the_same_picks(tmp_path: Path) -> None:
     assert greedy_coreset(mapped, 100, first=1) == greedy_coreset(points, 100, first=1)
 
 
+def test_all_is_computed_where_the_points_lie() -> None:
+    """What names no device lands on the default one, here one without values, and would not mix."""
+    points, barred = two_clouds(), torch.zeros(1500, dtype=torch.bool)
+    expected = textbook(points, 60, 7)
+    with torch.device("meta"):
+        assert greedy_coreset(points, 60, first=7, barred=barred, candidates=32) == expected
+
+
 @pytest.mark.parametrize("keep", [0, 11])
 def test_more_points_than_there_are_cannot_be_kept(keep: int) -> None:
     with pytest.raises(ValueError, match=f"{keep} of 10 points"):
