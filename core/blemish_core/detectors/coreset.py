@@ -49,7 +49,7 @@ def greedy_coreset(
     No row is picked twice, even among duplicates, and none of those ``barred`` (N,), bool.
 
     ``points`` may lie in a mapped file: they are read in blocks and computed with on ``device``, by default
-    where they lie. Memory: 12 N bytes, at times some 70 N, the candidates and one block.
+    where they lie. Memory: 12 N bytes, at times some 50 N, the candidates and one block.
 
     ``on_picks`` hears the number of picks so far after each block and may raise to end the selection.
 
