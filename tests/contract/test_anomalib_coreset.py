@@ -59,9 +59,9 @@ def test_the_selection_is_that_of_anomalib(patches: Tensor, projected: bool) -> 
     torch.manual_seed(11)
     np.random.seed(11)
     # It projects flat embeddings alone, at random.
-    sampler = KCenterGreedy(patches if projected else patches[..., None], sampling_ratio=0.1)
+    sampler = KCenterGreedy(patches if projected else patches[..., None], sampling_ratio=0.06)
     theirs = sampler.select_coreset_idxs()
-    assert len(theirs) == 614
+    assert len(theirs) == 368
     ours = greedy_coreset(sampler.features, len(theirs), first=theirs[0])
     assert compare(sampler.features, ours, theirs) <= 4
 

@@ -35,7 +35,7 @@ def test_the_picks_are_those_of_the_textbook(candidates: int) -> None:
     assert greedy_coreset(points, 200, first=7, candidates=candidates) == textbook(points, 200, 7)
 
 
-@pytest.mark.parametrize("rows", [1, 97, 1500])
+@pytest.mark.parametrize("rows", [13, 97, 1500])
 def test_the_size_of_blocks_changes_no_pick(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     points = two_clouds()
     expected = textbook(points, 60, 7)
@@ -94,6 +94,14 @@ def test_points_of_a_mapped_file_give_the_same_picks(tmp_path: Path) -> None:
     np.save(tmp_path / "points.npy", points.numpy())
     mapped = torch.from_numpy(np.load(tmp_path / "points.npy", mmap_mode="r+"))
     assert greedy_coreset(mapped, 100, first=1) == greedy_coreset(points, 100, first=1)
+
+
+def test_all_is_computed_where_the_points_lie() -> None:
+    """What names no device lands on the default one, here one without values, and would not mix."""
+    points, barred = two_clouds(), torch.zeros(1500, dtype=torch.bool)
+    expected = textbook(points, 60, 7)
+    with torch.device("meta"):
+        assert greedy_coreset(points, 60, first=7, barred=barred, candidates=32) == expected
 
 
 @pytest.mark.parametrize("keep", [0, 11])

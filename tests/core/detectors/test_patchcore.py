@@ -11,7 +11,7 @@ from blemish_core.calibration import Calibration
 from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.detector import Image, Progress, Terms, Training, silent
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
-from blemish_core.detectors.patchcore_training import train
+from blemish_core.detectors.patchcore_training import _fits, train
 from blemish_core.errors import InvalidRequest, JobCancelled, NotPossibleYet, TooLarge
 
 SMALL = PatchCoreSettings(input_size=64, coreset_ratio=0.25)
@@ -194,6 +194,17 @@ def test_features_beyond_memory_go_to_a_file_and_give_the_same_detector(
     assert mapped.held == in_memory.held
     assert mapped.detector.tensors()["memory_bank"].equal(in_memory.detector.tensors()["memory_bank"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_features_lie_on_a_gpu_only_if_it_has_room_for_them_and_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    patches = torch.empty(1 << 20, 4)  # 16 MiB
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: ((2 << 30) + (17 << 20), 1 << 40))
+    assert _fits(patches, "cuda:0")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: ((2 << 30) + (15 << 20), 1 << 40))
+    assert not _fits(patches, "cuda:0")
+    assert not _fits(patches, "cpu")
 
 
 @pytest.mark.parametrize(
