@@ -5,6 +5,7 @@
 
     manifest.json         what it is, how it was made, how well it does, sha256 of each other file
     weights.safetensors   everything the detector needs, its backbone included
+    openvino/             its network for OpenVINO: model.xml and .bin, in some int8.xml and .bin
     report/               how well it does, for people: nothing of it is loaded
 
 Once published none of it changes. What came later lies beside it: calibrations (``calibration_log``), and
@@ -19,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
 
@@ -28,10 +30,13 @@ from blemish_core.detectors.detector import Detector
 from blemish_core.errors import Corrupt
 from blemish_core.files import write_durably
 from blemish_core.metrics import Metrics
+from blemish_core.runtimes.card import RuntimeCard
+from blemish_core.runtimes.choice import TORCH, RuntimeChoice
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 REPORT = "report"
+OPENVINO = "openvino"
 FORMAT = 1
 
 
@@ -71,6 +76,8 @@ class Manifest(BaseModel):
     calibration: Calibration
     """What training left; the one in force may be a later one, see ``calibration_log``."""
     metrics: Metrics | None
+    runtimes: Mapping[str, RuntimeCard] = {}
+    """Those beside torch, by name; none in bundles of a blemish that knew torch alone."""
     libraries: Mapping[str, str]
     sha256: Mapping[str, str]
     """Of each other file of the bundle, in hex."""
@@ -80,10 +87,19 @@ class Manifest(BaseModel):
     def name(self) -> str:
         return f"models/{self.model}/versions/{self.version}"
 
+    def calibration_under(self, runtime: str) -> Calibration:
+        """What training left for ``runtime``, whose scores of the held-out images may not be torch's."""
+        card = self.runtimes.get(runtime)
+        if card is None or card.held_out is None:
+            return self.calibration
+        return Calibration.of(
+            card.held_out.scores, card.held_out.map_maxima, self.calibration.target_false_reject_rate
+        )
+
 
 def libraries() -> dict[str, str]:
     """The versions that a model's figures depend on."""
-    names = ("anomalib", "blemish", "numpy", "pillow", "timm", "torch", "torchvision")
+    names = ("anomalib", "blemish", "numpy", "openvino", "pillow", "timm", "torch", "torchvision")
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
@@ -120,13 +136,22 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def load_detector(folder: Path, device: str) -> tuple[Manifest, Detector]:
+def load_detector(
+    folder: Path, device: str, choice: RuntimeChoice | None = None
+) -> tuple[Manifest, Detector]:
     """Rebuild a bundle's detector, after checking every file of it against the manifest.
+
+    Args:
+        folder: the bundle.
+        device: where torch runs; OpenVINO runs on the CPU, and what torch does beside it does too.
+        choice: the runtime asked for; the fastest there is by default.
 
     Raises:
         FileNotFoundError: if there is no bundle.
         Corrupt: if a file is missing or not what was written, or the detector is unknown.
+        NotPossibleYet: if the bundle or the machine has not the runtime asked for.
     """
+    choice = choice or RuntimeChoice()
     manifest = read_manifest(folder)
     for name, expected in manifest.sha256.items():
         if name.startswith(f"{REPORT}/"):
@@ -135,8 +160,19 @@ def load_detector(folder: Path, device: str) -> tuple[Manifest, Detector]:
             raise Corrupt(f"{manifest.name}: {name} is not what training wrote; train again")
     if manifest.detector not in ALGORITHMS:
         raise Corrupt(f"{manifest.name} was made by {manifest.detector!r}, unknown to this blemish")
+    runtime = choice.among(manifest.runtimes, device, manifest.name)
     tensors = load_file(folder / WEIGHTS)
-    return manifest, ALGORITHMS[manifest.detector].load(manifest.settings, tensors, device)
+    load = ALGORITHMS[manifest.detector].load
+    if runtime == TORCH:
+        return manifest, load(manifest.settings, tensors, device)
+    from blemish_core.runtimes.on_openvino import OpenVinoRuntime
+
+    detector = load(manifest.settings, tensors, "cpu")
+    file = folder / str(manifest.runtimes[runtime].file)
+    detector.run_on(OpenVinoRuntime(file, name=runtime, threads=choice.threads))
+    for parameter in detector.network.parameters():
+        parameter.data = torch.empty(0)  # the runtime has its own; two copies need twice the memory
+    return manifest, detector
 
 
 def _sha256(file: Path) -> str:

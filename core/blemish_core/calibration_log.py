@@ -104,9 +104,15 @@ class Revision:
 class CalibrationLog:
     """The revisions of one version; any number of processes may read and append at once."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, trained: Calibration | None = None) -> None:
+        """Look into ``folder``, which holds the version that ``manifest`` is the card of.
+
+        ``trained`` is what training left for a runtime whose scores are not torch's. The rules of all
+        revisions then hold for its held-out scores; on record is what they make of torch's.
+        """
         self._folder = folder / FOLDER
         self._manifest = manifest
+        self._trained = trained or manifest.calibration
         self._known: Revision | None = None
 
     def newest(self) -> Revision:
@@ -175,7 +181,7 @@ class CalibrationLog:
         trained = self._manifest.calibration
         if number == 1:
             author, created = job_name(self._manifest.job), self._manifest.created
-            return Revision(1, Rule.TRAINED, author, created, "", trained)
+            return Revision(1, Rule.TRAINED, author, created, "", self._trained)
         file = self._file(number)
         try:
             record = _Record.model_validate_json(file.read_bytes())
@@ -189,7 +195,8 @@ class CalibrationLog:
                 f"{file} records the threshold {record.threshold}, but the held-out images of "
                 f"{self._manifest.name} give {calibration.threshold}: it belongs to another version"
             )
-        return Revision(number, record.rule, record.author, record.updated, record.comment, calibration)
+        in_force = change.of(self._trained)
+        return Revision(number, record.rule, record.author, record.updated, record.comment, in_force)
 
     def _create(self, revision: Revision) -> None:
         calibration = revision.calibration

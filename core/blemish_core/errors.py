@@ -13,6 +13,7 @@ BlemishError
 ├── Overloaded
 ├── Unavailable
 ├── Corrupt
+├── RuntimesDisagree
 └── JobCancelled
 """
 
@@ -102,6 +103,12 @@ class Corrupt(BlemishError):
     """What the store holds is not what was written there."""
 
     reason = "CORRUPT"
+
+
+class RuntimesDisagree(BlemishError):
+    """Two engines that run the same network give different answers."""
+
+    reason = "RUNTIMES_DISAGREE"
 
 
 class JobCancelled(BlemishError):

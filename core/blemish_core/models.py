@@ -15,6 +15,7 @@ from blemish_core.calibration_log import CalibrationLog
 from blemish_core.errors import NotFound
 from blemish_core.files import sync, sync_tree, write_durably
 from blemish_core.names import PRODUCTION, ModelRef, job_name
+from blemish_core.runtimes.choice import TORCH
 
 _ALIASES = "aliases.json"
 _EVALUATIONS = "evaluations"
@@ -78,9 +79,10 @@ class ModelStore:
         fixed = self.resolve(ref)
         return bundle.read_manifest(self._folder_of(fixed))
 
-    def calibrations(self, manifest: Manifest) -> CalibrationLog:
-        """The calibrations that a version of this store has had."""
-        return CalibrationLog(self.folder(manifest.model, manifest.version), manifest)
+    def calibrations(self, manifest: Manifest, runtime: str = TORCH) -> CalibrationLog:
+        """The calibrations that a version of this store has had, as they hold under ``runtime``."""
+        folder = self.folder(manifest.model, manifest.version)
+        return CalibrationLog(folder, manifest, manifest.calibration_under(runtime))
 
     def get(self, model: str) -> Model:
         versions = self._versions(model)

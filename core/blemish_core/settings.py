@@ -9,6 +9,7 @@ from pydantic import AliasChoices, Field, ValidationError, field_validator, mode
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from blemish_core.images import ImageLimits
+from blemish_core.runtimes.choice import Asked, RuntimeChoice
 
 _LIMITS = ImageLimits()
 
@@ -43,6 +44,13 @@ class StackSettings(BaseSettings):
     device: str = "auto"
     """Where models run: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes CUDA where there is one."""
 
+    runtime: Asked = "auto"
+    """What runs their networks: ``torch``, or on the CPU ``openvino`` or ``openvino-int8``; ``auto`` takes
+    OpenVINO on a CPU where the bundle has it, else torch."""
+
+    openvino_threads: int = Field(0, ge=0)
+    """Threads of one forward pass of OpenVINO; 0 takes one a core."""
+
     max_image_pixels: int = _LIMITS.max_pixels
     """Largest image that is decoded, width times height."""
 
@@ -62,6 +70,10 @@ class StackSettings(BaseSettings):
     @property
     def image_limits(self) -> ImageLimits:
         return ImageLimits(max_pixels=self.max_image_pixels, max_bytes=self.max_image_bytes)
+
+    @property
+    def runtime_choice(self) -> RuntimeChoice:
+        return RuntimeChoice(self.runtime, self.openvino_threads)
 
     @property
     def datasets(self) -> Path:

@@ -105,7 +105,13 @@ def build(settings: ServerSettings) -> App:
     jobs = JobStore.connect(settings.redis_url)
     index = SearchIndex.connect(settings.qdrant_url, settings.qdrant_grpc_port)
     policy = BatchingPolicy(settings.max_batch_size, settings.batch_wait_ms / 1000, settings.max_queued)
-    models = LoadedModels(store, device=device, policy=policy, capacity=settings.max_loaded_models)
+    models = LoadedModels(
+        store,
+        device=device,
+        runtime=settings.runtime_choice,
+        policy=policy,
+        capacity=settings.max_loaded_models,
+    )
     inspector = Inspector(models, limits, settings.max_waiting_bytes)
     feed = JobFeed(jobs, settings.redis_url)
     dispatcher = Dispatcher(settings.redis_url)

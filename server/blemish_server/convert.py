@@ -37,6 +37,7 @@ from blemish_core.jobs.record import (
 from blemish_core.metrics import Interval, Latency, Metrics, Spread
 from blemish_core.models import Model
 from blemish_core.names import ModelRef, dataset_id, dataset_name, item_name, job_name
+from blemish_core.runtimes.card import RuntimeCard
 from blemish_server.calibrations import calibration
 from blemish_server.inspector import Inspected
 
@@ -72,6 +73,7 @@ def inspection(done: Inspected, outputs: inspection_pb2.Outputs) -> inspection_p
         threshold=judge.threshold,
         model_version=done.manifest.name,
         calibration_revision=done.calibration.number,
+        runtime=done.runtime,
         timings=inspection_pb2.Timings(
             decode=_duration(done.decode_s),
             queue=_duration(done.queue_s),
@@ -198,7 +200,17 @@ def model_version(
         training=manifest.training,
         size_bytes=manifest.size_bytes,
         calibration_history=[calibration(revision, measured) for revision in history],
+        runtimes=[_runtime(name, card) for name, card in sorted(manifest.runtimes.items())],
     )
+
+
+def _runtime(name: str, card: RuntimeCard) -> model_pb2.Runtime:
+    message = model_pb2.Runtime(name=name, published=card.file is not None, refusal=card.refusal)
+    if card.parity:
+        message.parity.CopyFrom(model_pb2.Parity(**card.parity.model_dump()))
+    if card.quantization:
+        message.quantization.CopyFrom(model_pb2.Quantization(**card.quantization.model_dump()))
+    return message
 
 
 def spec(request: job_pb2.CreateJobRequest) -> Spec:
@@ -311,6 +323,7 @@ def _detector(train: job_pb2.Train) -> dict[str, Any]:
                 max_steps=efficientad.max_steps or None,
                 max_seconds=limit.ToTimedelta().total_seconds() if limit is not None else None,
                 start=efficientad.start or None,
+                int8=efficientad.int8 if efficientad.HasField("int8") else None,
             )
         }
     patchcore = train.patchcore
@@ -335,7 +348,7 @@ def _train_message(train: TrainSpec) -> job_pb2.Train:
     if train.efficientad is not None:
         settings = train.settings
         limit_s = settings.pop("max_seconds", None)
-        message.efficientad.CopyFrom(job_pb2.EfficientAd(**settings))
+        message.efficientad.CopyFrom(job_pb2.EfficientAd(**settings, int8=train.int8))
         if limit_s is not None:
             message.efficientad.max_duration.CopyFrom(_duration(limit_s))
     else:

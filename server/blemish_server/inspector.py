@@ -26,6 +26,8 @@ class Inspected:
     outcome: Outcome
     manifest: Manifest
     calibration: Revision
+    runtime: str
+    """What ran the network."""
     decode_s: float
     queue_s: float
     inference_s: float
@@ -57,7 +59,13 @@ class Inspector:
                     decode_s = time.perf_counter() - began
                 answer = await model.batcher.submit(prepared)
                 return Inspected(
-                    answer.result, model.manifest, revision, decode_s, answer.queued_s, answer.computed_s
+                    answer.result,
+                    model.manifest,
+                    revision,
+                    model.detector.runtime.name,
+                    decode_s,
+                    answer.queued_s,
+                    answer.computed_s,
                 )
 
     def _prepare(self, model: LoadedModel, image: bytes) -> tuple[Tensor, Revision]:

@@ -17,6 +17,7 @@ from blemish_core.detectors.detector import Detector, Outcome
 from blemish_core.errors import Overloaded
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef
+from blemish_core.runtimes.choice import RuntimeChoice
 
 log = structlog.get_logger(__name__)
 
@@ -37,18 +38,27 @@ class LoadedModel:
 class LoadedModels:
     """Loads versions when they are first asked for and keeps up to ``capacity`` of them."""
 
-    def __init__(self, store: ModelStore, *, device: str, policy: BatchingPolicy, capacity: int) -> None:
+    def __init__(
+        self,
+        store: ModelStore,
+        *,
+        device: str,
+        runtime: RuntimeChoice,
+        policy: BatchingPolicy,
+        capacity: int,
+    ) -> None:
         self._store = store
         self._device = device
+        self._runtime = runtime
         self._policy = policy
         self._capacity = capacity
         self._models: OrderedDict[ModelRef, LoadedModel] = OrderedDict()
         self._loading: dict[ModelRef, asyncio.Task[LoadedModel]] = {}
 
     @property
-    def names(self) -> list[str]:
-        """The loaded versions, most recently used first."""
-        return [str(ref) for ref in reversed(self._models)]
+    def runtimes(self) -> dict[str, str]:
+        """The loaded versions and what runs them, most recently used first."""
+        return {str(ref): model.detector.runtime.name for ref, model in reversed(self._models.items())}
 
     @asynccontextmanager
     async def use(self, ref: ModelRef) -> AsyncIterator[LoadedModel]:
@@ -57,6 +67,7 @@ class LoadedModels:
         Raises:
             NotFound: if there is no such model or version.
             Corrupt: if its bundle is not what was written.
+            NotPossibleYet: if it lacks the runtime that the server is to use.
             Overloaded: if as many hold it as may wait for it.
         """
         fixed = await asyncio.to_thread(self._store.resolve, ref)
@@ -88,13 +99,13 @@ class LoadedModels:
 
     async def _load(self, ref: ModelRef) -> LoadedModel:
         folder = self._store.folder(ref.model, ref.version or 0)
-        manifest, detector = await asyncio.to_thread(load_detector, folder, self._device)
+        manifest, detector = await asyncio.to_thread(load_detector, folder, self._device, self._runtime)
         batcher = Batcher(detector.inspect, self._policy)
-        calibrations = CalibrationLog(folder, manifest)
+        calibrations = CalibrationLog(folder, manifest, manifest.calibration_under(detector.runtime.name))
         loop = asyncio.create_task(batcher.run())
         model = LoadedModel(manifest, detector, calibrations, batcher, loop)
         self._models[ref] = model
-        log.info("model loaded", model=str(ref), device=self._device)
+        log.info("model loaded", model=str(ref), device=self._device, runtime=detector.runtime.name)
         self._make_room(ref)
         return model
 

@@ -29,6 +29,7 @@ STATUS_OF_ERROR: dict[type[BlemishError], StatusCode] = {
     errors.Overloaded: StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: StatusCode.UNAVAILABLE,
     errors.Corrupt: StatusCode.DATA_LOSS,
+    errors.RuntimesDisagree: StatusCode.FAILED_PRECONDITION,
     errors.JobCancelled: StatusCode.CANCELLED,
 }
 

@@ -12,6 +12,7 @@ from blemish_core.batching import BatchingPolicy
 from blemish_core.errors import Corrupt, Overloaded
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef
+from blemish_core.runtimes.choice import RuntimeChoice
 from blemish_server import loaded
 from blemish_server.loaded import LoadedModels
 
@@ -27,12 +28,14 @@ class Loading:
         self.gate.set()
         self.corrupt = False
 
-    def __call__(self, folder: Path, device: str) -> tuple[Any, Any]:
+    def __call__(self, folder: Path, device: str, choice: RuntimeChoice) -> tuple[Any, Any]:
         self.loads.append(folder.parent.name)
         self.gate.wait(5)
         if self.corrupt:
             raise Corrupt("changed")
-        return SimpleNamespace(), SimpleNamespace(inspect=lambda items: list(items))
+        runtime = SimpleNamespace(name=choice.name)
+        manifest = SimpleNamespace(calibration=None, calibration_under=lambda runtime: None)
+        return manifest, SimpleNamespace(inspect=lambda items: list(items), runtime=runtime)
 
 
 @pytest.fixture
@@ -45,7 +48,13 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Loading:
 
 def models(tmp_path: Path, *, capacity: int = 2, max_queued: int = 4) -> LoadedModels:
     policy = BatchingPolicy(max_queued=max_queued)
-    return LoadedModels(ModelStore(tmp_path), device="cpu", policy=policy, capacity=capacity)
+    return LoadedModels(
+        ModelStore(tmp_path),
+        device="cpu",
+        runtime=RuntimeChoice("openvino"),
+        policy=policy,
+        capacity=capacity,
+    )
 
 
 async def touch(kept: LoadedModels, *refs: ModelRef) -> None:
@@ -57,7 +66,7 @@ async def touch(kept: LoadedModels, *refs: ModelRef) -> None:
 async def test_the_least_recently_used_makes_room(loading: Loading, tmp_path: Path) -> None:
     kept = models(tmp_path)
     await touch(kept, A, B, A, C)
-    assert kept.names == [str(C), str(A)]
+    assert list(kept.runtimes.items()) == [(str(C), "openvino"), (str(A), "openvino")]
     await touch(kept, A, B)
     assert loading.loads == ["a", "b", "c", "b"]
     kept.close()
@@ -67,7 +76,7 @@ async def test_one_in_use_stays(loading: Loading, tmp_path: Path) -> None:
     kept = models(tmp_path, capacity=1)
     async with kept.use(A) as model:
         await touch(kept, B, C)
-        assert str(A) in kept.names
+        assert str(A) in kept.runtimes
         assert not model.loop.done()
     kept.close()
 

@@ -57,6 +57,7 @@ def _place() -> "Workplace":
         weights=settings.weights,
         limits=settings.image_limits,
         device=chosen_device(settings.device),
+        runtime=settings.runtime_choice,
         max_feature_bytes=settings.max_feature_bytes,
         scratch=settings.scratch or settings.store / "scratch",
         max_scratch_bytes=settings.max_scratch_bytes,

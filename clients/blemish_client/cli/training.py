@@ -46,6 +46,10 @@ def train(
     max_minutes: Annotated[
         float, typer.Option(min=0, help="EfficientAD: time for the steps; no limit unless given.")
     ] = 0.0,
+    int8: Annotated[
+        bool | None,
+        typer.Option(help="EfficientAD: publish for OpenVINO in INT8 too; as the worker is set."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     target_false_reject_rate: Annotated[
         float, typer.Option(help="Share of good images that may be rejected, to 0.5.")
@@ -67,6 +71,7 @@ def train(
         "max_steps": max_steps,
         "start": start,
         "max_minutes": max_minutes,
+        "int8": int8 is not None,
     }
     if detector is DetectorName.PATCHCORE:
         _refuse_strangers("EfficientAD", of_efficientad)
@@ -78,7 +83,9 @@ def train(
         )
     else:
         _refuse_strangers("PatchCore", of_patchcore)
-        settings = EfficientAd(size=size, input_size=input_size, max_steps=max_steps, start=start)
+        settings = EfficientAd(
+            size=size, input_size=input_size, max_steps=max_steps, start=start, int8=int8
+        )
         if max_minutes:
             settings.max_duration.FromTimedelta(timedelta(minutes=max_minutes))
     with session.client() as client:

@@ -23,6 +23,8 @@ class Algorithm:
     load: Callable[[Mapping[str, Any], Mapping[str, Tensor], str], Detector]
     """From settings, tensors and the device."""
     min_images: int
+    quantizable: bool = False
+    """Whether its network bears INT8."""
 
 
 _ALL = (
@@ -41,6 +43,7 @@ _ALL = (
         efficientad_training.train,
         efficientad.EfficientAd.load,
         efficientad_training.MIN_IMAGES,
+        quantizable=True,
     ),
 )
 ALGORITHMS: Mapping[str, Algorithm] = {algorithm.name: algorithm for algorithm in _ALL}

@@ -106,6 +106,8 @@ class Training:
     """"held out" or "cross-calibration"."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """What else the card should tell of how it was made."""
+    held_out: tuple[int, ...] = ()
+    """Which images ``held`` is of, where the detector has learned from none of them."""
 
 
 ReadImage = Callable[[], Image]

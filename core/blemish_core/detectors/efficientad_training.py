@@ -61,7 +61,7 @@ def train(settings: EfficientAdSettings, images: Sequence[ReadImage], terms: Ter
     scores = tuple(outcome.score for outcome in outcomes)
     detector.measure_scores(scores)
     held = Held(scores, tuple(float(outcome.anomaly_map.max()) for outcome in outcomes))
-    return Training(detector, held, len(learned), "held out", facts)
+    return Training(detector, held, len(learned), "held out", facts, tuple(held_out.tolist()))
 
 
 def _measure_teacher(

@@ -56,14 +56,14 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
     random = np.random.default_rng(terms.seed)
     order = random.permutation(len(images))
     if len(images) < _CROSS_BELOW:
-        method, learned = "cross-calibration", len(images)
+        method, learned, held_out = "cross-calibration", len(images), order[:0]
         features, grid = _all_features(detector, images, terms)  # (N, P, D)
         outcomes = _cross_calibrated(detector, features, grid, order, random, terms)
         _learn(detector, features, random, terms)
     else:
         method = "held out"
         held = held_out_count(len(images), terms.target_false_reject_rate)
-        learned = len(images) - held
+        learned, held_out = len(images) - held, order[:held]
         # Those held out come first: what is learned from is then a view and no copy.
         features, grid = _all_features(detector, [images[number] for number in order], terms)
         _learn(detector, features[held:], random, terms)
@@ -73,7 +73,7 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
     scores = tuple(outcome.score for outcome in outcomes)
     detector.measure_scores(scores)
     maxima = tuple(float(outcome.anomaly_map.max()) for outcome in outcomes)
-    return Training(detector, Held(scores, maxima), learned, method)
+    return Training(detector, Held(scores, maxima), learned, method, held_out=tuple(held_out.tolist()))
 
 
 def _learn(detector: PatchCore, features: Tensor, random: np.random.Generator, terms: Terms) -> None:

@@ -60,6 +60,8 @@ class EfficientAdSpec(_Record):
     max_steps: int | None = None
     max_seconds: float | None = None
     start: str | None = None
+    int8: bool | None = None
+    """Of the bundle, not of the detector: whether to publish INT8 too; as the worker's runtime if empty."""
 
 
 class TrainSpec(_Record):
@@ -81,7 +83,12 @@ class TrainSpec(_Record):
     def settings(self) -> dict[str, Any]:
         """The settings of the detector that were asked for."""
         chosen = self.efficientad or self.patchcore or PatchCoreSpec()
-        return chosen.model_dump(exclude_none=True)
+        return chosen.model_dump(exclude_none=True, exclude={"int8"})
+
+    @property
+    def int8(self) -> bool | None:
+        """Whether INT8 was asked for; None where nothing was said."""
+        return self.efficientad.int8 if self.efficientad is not None else False
 
 
 class EmbedSpec(_Record):

@@ -3,7 +3,7 @@
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,16 +16,20 @@ from blemish_core.calibration import Calibration
 from blemish_core.datasets import DatasetStore
 from blemish_core.datasets.reading import Reader
 from blemish_core.detectors.algorithms import ALGORITHMS
-from blemish_core.detectors.detector import Detector, Progress, Terms
+from blemish_core.detectors.detector import Detector, Progress, ReadImage, Terms, Training
 from blemish_core.errors import BlemishError, NotPossibleYet, Unavailable
 from blemish_core.evaluation.evaluate import Evaluation, ImageSource
 from blemish_core.evaluation.evaluate import evaluate as measure
 from blemish_core.evaluation.scoring import Scored, scored
 from blemish_core.images import ImageLimits
 from blemish_core.index import Item, SearchIndex, item_id
+from blemish_core.jobs import engines
 from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, Result, TrainSpec, now
+from blemish_core.metrics import GOOD
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef, dataset_name
+from blemish_core.runtimes.card import RuntimeCard
+from blemish_core.runtimes.choice import INT8, OPENVINO, TORCH, RuntimeChoice
 
 _PATIENCE_S = 60.0
 
@@ -40,6 +44,8 @@ class Workplace:
     weights: Path
     limits: ImageLimits
     device: str
+    runtime: RuntimeChoice
+    """What runs published models; training runs in torch."""
     max_feature_bytes: int
     scratch: Path
     """For features that take more memory than that."""
@@ -73,9 +79,10 @@ def train(
     reader, notes = Reader(place.datasets, place.limits, images), Notes(warn)
     sound = reader.sound(partial(progress, "check"))
     notes.add(reader.warning())
+    reads = [partial(reader.must_read, image) for image in sound]
     training = algorithm.train(
         algorithm.settings(**spec.settings),
-        [partial(reader.must_read, image) for image in sound],
+        reads,
         Terms(
             weights=place.weights,
             seed=spec.seed,
@@ -102,8 +109,16 @@ def train(
     evaluation = _evaluated(place, training.detector, calibration, spec.dataset, progress, notes.add)
     measured = evaluation.metrics if evaluation else None
 
+    runtimes: dict[str, RuntimeCard] = {}
+
     def write(folder: Path, number: int) -> None:
+        if not runtimes:  # else the folder has them, and only the number is another
+            runtimes.update(_runtimes(place, spec, training, reads, evaluation, folder, progress))
+        progress("publish", 0, 1, "bundle")
         sha256, size = bundle.write_weights(training.detector, folder)
+        if runtimes:
+            sha256 |= bundle.sha256_below(folder, bundle.OPENVINO)
+            size += sum(file.stat().st_size for file in (folder / bundle.OPENVINO).iterdir())
         manifest = Manifest(
             model=spec.model_id,
             version=number,
@@ -125,6 +140,7 @@ def train(
             training=training.facts,
             calibration=calibration,
             metrics=measured,
+            runtimes=runtimes,
             libraries=bundle.libraries(),
             sha256=sha256,
             size_bytes=size,
@@ -135,7 +151,6 @@ def train(
         )
         bundle.write_manifest(manifest, folder)
 
-    progress("publish", 0, 1, "bundle")
     manifest = place.models.publish(spec.model_id, job, write)
     if spec.promote:
         place.models.promote(ModelRef(spec.model_id, manifest.version))
@@ -143,12 +158,40 @@ def train(
     return Result(model_version=manifest.name, metrics=measured)
 
 
+def _runtimes(
+    place: Workplace,
+    spec: TrainSpec,
+    training: Training,
+    train: Sequence[ReadImage],
+    evaluation: Evaluation | None,
+    folder: Path,
+    progress: Progress,
+) -> dict[str, RuntimeCard]:
+    """Write what other runtimes than torch need into the bundle; torch alone where that was chosen."""
+    if place.runtime.name == TORCH:
+        return {}
+    images = place.datasets.images(spec.dataset, "test")
+    reader = Reader(place.datasets, place.limits, images)
+    readable = {each.path for each in evaluation.judged} if evaluation else set()
+    test: dict[bool, list[ReadImage]] = {True: [], False: []}
+    for image in images:
+        if image.path in readable:
+            test[image.class_name == GOOD].append(partial(reader.must_read, image))
+    surface = engines.Surface(train, good=test[True], defective=test[False])
+    cards = {OPENVINO: engines.export(training, surface, folder, spec.seed, progress)}
+    asked = place.runtime.name == INT8 if spec.int8 is None else spec.int8
+    if asked and ALGORITHMS[spec.detector].quantizable:
+        auroc = evaluation.metrics.image_auroc if evaluation else None
+        cards[INT8] = engines.quantize(training, surface, auroc, folder, spec.seed, progress)
+    return cards
+
+
 def evaluate(
     place: Workplace, spec: EvaluateSpec, job: str, progress: Progress, warn: Callable[[str], None]
 ) -> Result:
     """Measure a model version on the test images of a dataset, and keep a report beside it."""
     manifest, detector = _load(place, spec.model)
-    calibration = place.models.calibrations(manifest).newest().calibration
+    calibration = place.models.calibrations(manifest, detector.runtime.name).newest().calibration
     notes = Notes(warn)
     evaluation = _evaluated(place, detector, calibration, spec.dataset, progress, notes.add)
     if evaluation is None:
@@ -168,7 +211,7 @@ def embed(place: Workplace, spec: EmbedSpec, progress: Progress, warn: Callable[
     manifest, detector = _load(place, spec.model)
     version = ModelRef(manifest.model, manifest.version)
     # One for all images, also if it is changed meanwhile.
-    calibration = place.models.calibrations(manifest).newest().calibration
+    calibration = place.models.calibrations(manifest, detector.runtime.name).newest().calibration
     images = place.datasets.images(spec.dataset, "test")
     if not images:
         raise NotPossibleYet(
@@ -192,7 +235,9 @@ def embed(place: Workplace, spec: EmbedSpec, progress: Progress, warn: Callable[
 
 def _load(place: Workplace, name: str) -> tuple[Manifest, Detector]:
     ref = place.models.resolve(ModelRef.parse(name))
-    return bundle.load_detector(place.models.folder(ref.model, ref.version or 0), place.device)
+    return bundle.load_detector(
+        place.models.folder(ref.model, ref.version or 0), place.device, place.runtime
+    )
 
 
 def _evaluated(

@@ -26,7 +26,7 @@ from blemish.v1 import image_pb2 as blemish_dot_v1_dot_image__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62lemish/v1/inspection.proto\x12\nblemish.v1\x1a\x16\x62lemish/v1/image.proto\x1a\x1egoogle/protobuf/duration.proto\"e\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x05image\x18\x02 \x01(\x0b\x32\x11.blemish.v1.Image\x12$\n\x07outputs\x18\x03 \x01(\x0b\x32\x13.blemish.v1.Outputs\"1\n\x07Outputs\x12\x13\n\x0b\x61nomaly_map\x18\x01 \x01(\x08\x12\x11\n\tembedding\x18\x02 \x01(\x08\";\n\rScoreResponse\x12*\n\ninspection\x18\x01 \x01(\x0b\x32\x16.blemish.v1.Inspection\"\x80\x02\n\nInspection\x12\r\n\x05score\x18\x01 \x01(\x02\x12\x0f\n\x07p_value\x18\x02 \x01(\x01\x12$\n\x07verdict\x18\x03 \x01(\x0e\x32\x13.blemish.v1.Verdict\x12\x11\n\tthreshold\x18\x04 \x01(\x02\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12+\n\x0b\x61nomaly_map\x18\x06 \x01(\x0b\x32\x16.blemish.v1.AnomalyMap\x12\x11\n\tembedding\x18\x07 \x03(\x02\x12$\n\x07timings\x18\x08 \x01(\x0b\x32\x13.blemish.v1.Timings\x12\x1c\n\x14\x63\x61libration_revision\x18\t \x01(\x05\"\x8c\x01\n\x07Timings\x12)\n\x06\x64\x65\x63ode\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05queue\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tinference\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration2Q\n\x11InspectionService\x12<\n\x05Score\x12\x18.blemish.v1.ScoreRequest\x1a\x19.blemish.v1.ScoreResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62lemish/v1/inspection.proto\x12\nblemish.v1\x1a\x16\x62lemish/v1/image.proto\x1a\x1egoogle/protobuf/duration.proto\"e\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x05image\x18\x02 \x01(\x0b\x32\x11.blemish.v1.Image\x12$\n\x07outputs\x18\x03 \x01(\x0b\x32\x13.blemish.v1.Outputs\"1\n\x07Outputs\x12\x13\n\x0b\x61nomaly_map\x18\x01 \x01(\x08\x12\x11\n\tembedding\x18\x02 \x01(\x08\";\n\rScoreResponse\x12*\n\ninspection\x18\x01 \x01(\x0b\x32\x16.blemish.v1.Inspection\"\x91\x02\n\nInspection\x12\r\n\x05score\x18\x01 \x01(\x02\x12\x0f\n\x07p_value\x18\x02 \x01(\x01\x12$\n\x07verdict\x18\x03 \x01(\x0e\x32\x13.blemish.v1.Verdict\x12\x11\n\tthreshold\x18\x04 \x01(\x02\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12+\n\x0b\x61nomaly_map\x18\x06 \x01(\x0b\x32\x16.blemish.v1.AnomalyMap\x12\x11\n\tembedding\x18\x07 \x03(\x02\x12$\n\x07timings\x18\x08 \x01(\x0b\x32\x13.blemish.v1.Timings\x12\x1c\n\x14\x63\x61libration_revision\x18\t \x01(\x05\x12\x0f\n\x07runtime\x18\n \x01(\t\"\x8c\x01\n\x07Timings\x12)\n\x06\x64\x65\x63ode\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05queue\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tinference\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration2Q\n\x11InspectionService\x12<\n\x05Score\x12\x18.blemish.v1.ScoreRequest\x1a\x19.blemish.v1.ScoreResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,9 +40,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCORERESPONSE']._serialized_start=253
   _globals['_SCORERESPONSE']._serialized_end=312
   _globals['_INSPECTION']._serialized_start=315
-  _globals['_INSPECTION']._serialized_end=571
-  _globals['_TIMINGS']._serialized_start=574
-  _globals['_TIMINGS']._serialized_end=714
-  _globals['_INSPECTIONSERVICE']._serialized_start=716
-  _globals['_INSPECTIONSERVICE']._serialized_end=797
+  _globals['_INSPECTION']._serialized_end=588
+  _globals['_TIMINGS']._serialized_start=591
+  _globals['_TIMINGS']._serialized_end=731
+  _globals['_INSPECTIONSERVICE']._serialized_start=733
+  _globals['_INSPECTIONSERVICE']._serialized_end=814
 # @@protoc_insertion_point(module_scope)

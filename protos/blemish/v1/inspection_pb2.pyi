@@ -110,6 +110,7 @@ class Inspection(_message.Message):
     EMBEDDING_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     CALIBRATION_REVISION_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """The detector's raw anomaly score; higher is worse. Comparable within one model version."""
     p_value: _builtins.float
@@ -123,6 +124,10 @@ class Inspection(_message.Message):
     """The version that scored: models/{model}/versions/{n}."""
     calibration_revision: _builtins.int
     """The calibration of that version that p_value, verdict and threshold are of: Calibration.revision."""
+    runtime: _builtins.str
+    """What ran the model's network: torch, openvino, openvino-int8. All give the same scores within the
+    tolerance in the version's card, save openvino-int8, whose p-value and threshold are its own.
+    """
     @_builtins.property
     def anomaly_map(self) -> _image_pb2.AnomalyMap:
         """If asked for."""
@@ -145,10 +150,11 @@ class Inspection(_message.Message):
         embedding: _abc.Iterable[_builtins.float] | None = ...,
         timings: Global___Timings | None = ...,
         calibration_revision: _builtins.int = ...,
+        runtime: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "calibration_revision", b"calibration_revision", "embedding", b"embedding", "model_version", b"model_version", "p_value", b"p_value", "score", b"score", "threshold", b"threshold", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "calibration_revision", b"calibration_revision", "embedding", b"embedding", "model_version", b"model_version", "p_value", b"p_value", "runtime", b"runtime", "score", b"score", "threshold", b"threshold", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -51,6 +51,7 @@ class InspectionServiceServicer:
 
         INVALID_ARGUMENT: not an image, or one outside the limits of GetServerInfo.
         NOT_FOUND: no such model, or no such version of it.
+        FAILED_PRECONDITION: the version was published without the runtime that the server is set to use.
         RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
         DEADLINE_EXCEEDED: the deadline passed while the image waited; nothing was computed for it.
         """

@@ -38,6 +38,7 @@ class InspectionServiceStub:
 
     INVALID_ARGUMENT: not an image, or one outside the limits of GetServerInfo.
     NOT_FOUND: no such model, or no such version of it.
+    FAILED_PRECONDITION: the version was published without the runtime that the server is set to use.
     RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
     DEADLINE_EXCEEDED: the deadline passed while the image waited; nothing was computed for it.
     """
@@ -52,6 +53,7 @@ class InspectionServiceAsyncStub(InspectionServiceStub):
 
     INVALID_ARGUMENT: not an image, or one outside the limits of GetServerInfo.
     NOT_FOUND: no such model, or no such version of it.
+    FAILED_PRECONDITION: the version was published without the runtime that the server is set to use.
     RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
     DEADLINE_EXCEEDED: the deadline passed while the image waited; nothing was computed for it.
     """
@@ -69,6 +71,7 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         INVALID_ARGUMENT: not an image, or one outside the limits of GetServerInfo.
         NOT_FOUND: no such model, or no such version of it.
+        FAILED_PRECONDITION: the version was published without the runtime that the server is set to use.
         RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
         DEADLINE_EXCEEDED: the deadline passed while the image waited; nothing was computed for it.
         """

@@ -159,6 +159,7 @@ class ModelVersion(_message.Message):
     LIBRARIES_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     CALIBRATION_HISTORY_FIELD_NUMBER: _builtins.int
+    RUNTIMES_FIELD_NUMBER: _builtins.int
     TRAINING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{n}"""
@@ -201,6 +202,10 @@ class ModelVersion(_message.Message):
         """The calibration in force and those before it, newest first, at most 100. Left out by ListModels."""
 
     @_builtins.property
+    def runtimes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Runtime]:
+        """What can run its network beside torch; empty in versions of older servers."""
+
+    @_builtins.property
     def training(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What else there is to say of how it was made: steps, teacher, ..."""
 
@@ -223,15 +228,136 @@ class ModelVersion(_message.Message):
         libraries: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         size_bytes: _builtins.int = ...,
         calibration_history: _abc.Iterable[Global___Calibration] | None = ...,
+        runtimes: _abc.Iterable[Global___Runtime] | None = ...,
         training: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "create_time", b"create_time", "metrics", b"metrics", "split", b"split"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "calibration_history", b"calibration_history", "category", b"category", "create_time", b"create_time", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "detector", b"detector", "job", b"job", "libraries", b"libraries", "metrics", b"metrics", "name", b"name", "production", b"production", "seed", b"seed", "settings", b"settings", "size_bytes", b"size_bytes", "split", b"split", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "calibration_history", b"calibration_history", "category", b"category", "create_time", b"create_time", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "detector", b"detector", "job", b"job", "libraries", b"libraries", "metrics", b"metrics", "name", b"name", "production", b"production", "runtimes", b"runtimes", "seed", b"seed", "settings", b"settings", "size_bytes", b"size_bytes", "split", b"split", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelVersion: _TypeAlias = ModelVersion  # noqa: Y015
+
+@_typing.final
+class Runtime(_message.Message):
+    """An engine that a version's network was made for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PUBLISHED_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    PARITY_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """openvino or openvino-int8."""
+    published: _builtins.bool
+    """Whether the version has it."""
+    refusal: _builtins.str
+    """Why it has not."""
+    @_builtins.property
+    def parity(self) -> Global___Parity:
+        """Absent where there was nothing to compare."""
+
+    @_builtins.property
+    def quantization(self) -> Global___Quantization:
+        """Absent unless INT8."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        published: _builtins.bool = ...,
+        refusal: _builtins.str = ...,
+        parity: Global___Parity | None = ...,
+        quantization: Global___Quantization | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parity", b"parity", "quantization", b"quantization"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "parity", b"parity", "published", b"published", "quantization", b"quantization", "refusal", b"refusal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Runtime: _TypeAlias = Runtime  # noqa: Y015
+
+@_typing.final
+class Parity(_message.Message):
+    """How far a runtime's answers lie from torch's: the worst of some training images and as many spoilt ones."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    ANOMALY_MAP_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
+    images: _builtins.int
+    score: _builtins.float
+    """In parts of the range, highest minus lowest pixel, of torch's anomaly maps of these images."""
+    anomaly_map: _builtins.float
+    embedding: _builtins.float
+    """Euclidean distance of two vectors of length 1."""
+    tolerance: _builtins.float
+    """What more than would have kept the version from being published; absent for INT8, whose AUROC decides."""
+    def __init__(
+        self,
+        *,
+        images: _builtins.int = ...,
+        score: _builtins.float = ...,
+        anomaly_map: _builtins.float = ...,
+        embedding: _builtins.float = ...,
+        tolerance: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance", "tolerance", b"tolerance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance", "anomaly_map", b"anomaly_map", "embedding", b"embedding", "images", b"images", "score", b"score", "tolerance", b"tolerance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__tolerance: _TypeAlias = _typing.Literal["tolerance"]  # noqa: Y015
+    _WhichOneofArgType__tolerance: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tolerance) -> _WhichOneofReturnType__tolerance | None: ...
+
+Global___Parity: _TypeAlias = Parity  # noqa: Y015
+
+@_typing.final
+class Quantization(_message.Message):
+    """What INT8 costs in image AUROC, on the test images of the version's own dataset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALIBRATION_IMAGES_FIELD_NUMBER: _builtins.int
+    AUROC_F32_FIELD_NUMBER: _builtins.int
+    AUROC_INT8_FIELD_NUMBER: _builtins.int
+    MAX_DROP_FIELD_NUMBER: _builtins.int
+    calibration_images: _builtins.int
+    """Good training images from which the ranges of the activations were taken."""
+    auroc_f32: _builtins.float
+    """Absent if the test images are not of both kinds."""
+    auroc_int8: _builtins.float
+    max_drop: _builtins.float
+    """INT8 that loses more is not published."""
+    def __init__(
+        self,
+        *,
+        calibration_images: _builtins.int = ...,
+        auroc_f32: _builtins.float | None = ...,
+        auroc_int8: _builtins.float | None = ...,
+        max_drop: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_auroc_f32", b"_auroc_f32", "_auroc_int8", b"_auroc_int8", "auroc_f32", b"auroc_f32", "auroc_int8", b"auroc_int8"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_auroc_f32", b"_auroc_f32", "_auroc_int8", b"_auroc_int8", "auroc_f32", b"auroc_f32", "auroc_int8", b"auroc_int8", "calibration_images", b"calibration_images", "max_drop", b"max_drop"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__auroc_f32: _TypeAlias = _typing.Literal["auroc_f32"]  # noqa: Y015
+    _WhichOneofArgType__auroc_f32: _TypeAlias = _typing.Literal["_auroc_f32", b"_auroc_f32"]  # noqa: Y015
+    _WhichOneofReturnType__auroc_int8: _TypeAlias = _typing.Literal["auroc_int8"]  # noqa: Y015
+    _WhichOneofArgType__auroc_int8: _TypeAlias = _typing.Literal["_auroc_int8", b"_auroc_int8"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__auroc_f32) -> _WhichOneofReturnType__auroc_f32 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__auroc_int8) -> _WhichOneofReturnType__auroc_int8 | None: ...
+
+Global___Quantization: _TypeAlias = Quantization  # noqa: Y015
 
 @_typing.final
 class Split(_message.Message):

@@ -47,7 +47,8 @@ class ServerServicer(ServerServiceServicer):
                 max_image_bytes=limits.max_bytes,
                 max_queued=self._settings.max_queued,
             ),
-            loaded_models=self._models.names,
+            loaded_models=list(self._models.runtimes),
+            runtimes=self._models.runtimes,
             dependencies=[
                 pb.Dependency(name=known.name, available=known.available, detail=known.detail)
                 for known in self._dependencies.states

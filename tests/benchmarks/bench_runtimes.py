@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time one frame on each runtime and on anomalib's own inferencers, with equal weights: a Markdown table.
+
+    python tests/benchmarks/bench_runtimes.py [--rounds 9] [--banks 2800 28000] [--no-int8]
+
+A frame is a decoded RGB image of 256 px; timed is all from there to score and anomaly map, one at a time,
+in interleaved rounds. Weights of EfficientAD are random, which costs the same. anomalib's own export needs
+onnxscript, which is not installed, and fixes a batch of 2 with torch 2.14; its model, with its pre- and
+post-processing, is therefore exported to IR with a batch of 1 and run by its OpenVINOInferencer: as it
+comes, which on a CPU that has bf16 means bf16 (other scores), and in float32 as ours.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blemish_core.detectors import backbone as backbones
+from blemish_core.detectors.backbone import Backbone
+from blemish_core.detectors.detector import Detector, Image
+from blemish_core.detectors.efficientad import EfficientAd, EfficientAdSettings
+from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
+from blemish_core.runtimes import on_openvino, quantization
+from blemish_core.runtimes.on_openvino import OpenVinoRuntime
+from blemish_core.runtimes.quiet_openvino import openvino
+
+SIZE = 256
+Frame = Callable[[Image], object]
+OURS = ("torch", "openvino", "openvino-int8")
+COLUMNS = (*OURS, "anomalib torch", "anomalib OpenVINO", "anomalib OpenVINO f32")
+
+
+class Answers(nn.Module):
+    """The parts that anomalib's module runs in turn, with a plain tuple for an answer."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(module.pre_processor, module.model, module.post_processor)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(value for value in self.parts(images) if value is not None)
+
+
+def ours(detector: Detector, folder: Path, *, int8: bool) -> dict[str, Frame]:
+    file = folder / "model.xml"
+    on_openvino.export(detector.network, SIZE, file)
+    runtimes: dict[str, Any] = {"torch": detector.runtime, "openvino": OpenVinoRuntime(file)}
+    if int8:
+        inputs = [partial(detector.prepare, picture(seed)) for seed in range(8)]
+        quantization.quantize(file, folder / "int8.xml", inputs, lambda done, total: None)
+        runtimes["openvino-int8"] = OpenVinoRuntime(folder / "int8.xml")
+
+    def frame(runtime: Any, image: Image) -> object:
+        detector.run_on(runtime)
+        return detector.inspect([detector.prepare(image)])
+
+    return {name: partial(frame, runtime) for name, runtime in runtimes.items()}
+
+
+def anomalibs(module: nn.Module, folder: Path) -> dict[str, Frame]:
+    from anomalib.deploy import OpenVINOInferencer, TorchInferencer
+
+    module.eval()
+    torch.save({"model": module}, folder / "model.pt")
+    os.environ["TRUST_REMOTE_CODE"] = "1"  # the file was written a moment ago
+    on_torch = TorchInferencer(folder / "model.pt", device="cpu")
+    whole, example, ov = Answers(module), torch.rand(1, 3, SIZE, SIZE), openvino()
+    with torch.no_grad():
+        answers = whole.parts(example)._asdict()
+        model = ov.convert_model(torch.export.export(whole, (example,)))
+    names = [name for name, value in answers.items() if value is not None]
+    for output, name in zip(model.outputs, names, strict=True):
+        output.tensor.set_names({name})
+    ov.save_model(model, folder / "theirs.xml", compress_to_fp16=False)
+    as_it_comes = OpenVINOInferencer(folder / "theirs.xml")
+    in_f32 = OpenVINOInferencer(folder / "theirs.xml", config={"INFERENCE_PRECISION_HINT": "f32"})
+
+    def by_torch(image: Image) -> object:
+        with torch.inference_mode():
+            return on_torch.predict(image)
+
+    return {
+        "anomalib torch": by_torch,
+        "anomalib OpenVINO": as_it_comes.predict,
+        "anomalib OpenVINO f32": in_f32.predict,
+    }
+
+
+def picture(seed: int) -> Image:
+    return np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def patchcores(bank_size: int, folder: Path) -> dict[str, Frame]:
+    from anomalib.models import Patchcore
+
+    settings = PatchCoreSettings(input_size=SIZE)
+    backbone = Backbone.named(settings.backbone)
+    detector = PatchCore(settings, backbone)
+    detector.load_backbone(backbones.pretrained(backbone, Path("nowhere")))
+    with torch.inference_mode():
+        parts = [
+            detector.features([detector.prepare(picture(1000 + seed))])[0][0]
+            for seed in range(-(-bank_size // 1024))
+        ]
+    bank = torch.cat(parts)[:bank_size].clone()
+    detector.remember(bank)
+    module = Patchcore(
+        backbone=backbone.timm_name,
+        layers=list(backbone.layers),
+        pre_trained=False,
+        num_neighbors=settings.neighbors,
+        visualizer=False,
+        evaluator=False,
+    )
+    extractor = detector.network.extractor
+    assert isinstance(extractor, nn.Module)
+    module.model.feature_extractor.load_state_dict(extractor.state_dict())
+    module.model.memory_bank = bank.clone()
+    return ours(detector, folder, int8=False) | anomalibs(module, folder)
+
+
+def efficientads(folder: Path, *, int8: bool) -> dict[str, Frame]:
+    from anomalib.models import EfficientAd as Theirs
+
+    torch.manual_seed(0)
+    detector = EfficientAd(EfficientAdSettings(input_size=SIZE))
+    detector.model.mean_std["std"].data.fill_(1.0)
+    ones = {"qa_st": 0.1, "qb_st": 1.0, "qa_ae": 0.1, "qb_ae": 1.0}
+    detector.measure_maps(
+        {name: torch.tensor(value) for name, value in ones.items()}, torch.zeros(384), torch.tensor(1.0)
+    )
+    module = Theirs(visualizer=False, evaluator=False)
+    module.model.load_state_dict(detector.model.state_dict())
+    return ours(detector, folder, int8=int8) | anomalibs(module, folder)
+
+
+def timed(frames: Mapping[str, Frame], rounds: int) -> dict[str, float]:
+    """Median milliseconds of one frame, by name."""
+    image = picture(1)
+    times: dict[str, list[float]] = {name: [] for name in frames}
+    for number in range(rounds + 1):
+        for name, frame in frames.items():
+            began = time.perf_counter()
+            frame(image)
+            if number:  # the first warms up
+                times[name].append(1000 * (time.perf_counter() - began))
+    return {name: median(taken) for name, taken in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--banks", type=int, nargs="*", default=[2_800, 28_000])
+    parser.add_argument("--no-int8", action="store_true")
+    arguments = parser.parse_args()
+    rows: dict[str, Callable[[Path], dict[str, Frame]]] = {
+        f"PatchCore, bank of {bank:,}": partial(patchcores, bank) for bank in arguments.banks
+    }
+    rows["EfficientAD-S"] = partial(efficientads, int8=not arguments.no_int8)
+    print(f"ms a frame, median of {arguments.rounds}, {torch.get_num_threads()} threads; in brackets how")
+    print("many times as fast as anomalib OpenVINO f32\n")
+    print(f"| | {' | '.join(COLUMNS)} |\n|---|{'---:|' * len(COLUMNS)}")
+    for title, build in rows.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            os.chdir(scratch)  # anomalib leaves a cache in the working folder
+            taken = timed(build(Path(scratch)), arguments.rounds)
+            os.chdir("/")
+        against = taken["anomalib OpenVINO f32"]
+        cells = [f"{taken[n]:.1f} ({against / taken[n]:.1f}x)" if n in taken else "" for n in COLUMNS]
+        print(f"| {title} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

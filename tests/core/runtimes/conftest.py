@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small PatchCore whose bank holds features of its own, and where its network was exported to."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from blemish_core.detectors.backbone import Backbone
+from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
+from blemish_core.runtimes import on_openvino
+
+
+def inputs(count: int, seed: int = 0) -> list[Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    return list(torch.randn(count, 3, 64, 64, generator=random))
+
+
+@pytest.fixture(scope="module")
+def detector() -> PatchCore:
+    torch.manual_seed(3)
+    settings = PatchCoreSettings(input_size=64)
+    made = PatchCore(settings, Backbone.named(settings.backbone))
+    with torch.inference_mode():
+        patches, _ = made.features(inputs(4, seed=1))
+    made.remember(patches.flatten(0, 1)[::3].clone())
+    return made
+
+
+@pytest.fixture(scope="module")
+def exported(detector: PatchCore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("bundle") / "openvino" / "model.xml"
+    on_openvino.export(detector.network, detector.input_size, file)
+    return file

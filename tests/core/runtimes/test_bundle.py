@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle that holds its network for OpenVINO too, as a training job leaves it."""
+
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from blemish_core import bundle
+from blemish_core.bundle import Manifest, load_detector
+from blemish_core.calibration import Calibration
+from blemish_core.calibration_log import CalibrationLog, Change, Rule
+from blemish_core.detectors.detector import Held, Image, Training, silent
+from blemish_core.detectors.patchcore import PatchCore
+from blemish_core.errors import Corrupt, JobCancelled, NotPossibleYet, RuntimesDisagree
+from blemish_core.jobs import engines
+from blemish_core.jobs.engines import Surface
+from blemish_core.runtimes import parity
+from blemish_core.runtimes.card import HeldOut, RuntimeCard
+from blemish_core.runtimes.choice import RuntimeChoice
+from blemish_core.runtimes.on_openvino import OpenVinoRuntime
+
+
+def picture(seed: int) -> Image:
+    return np.random.default_rng(seed).integers(0, 256, (80, 80, 3), dtype=np.uint8)
+
+
+SURFACE = Surface([partial(picture, number) for number in range(12)], [], [])
+
+
+def training_of(detector: PatchCore) -> Training:
+    return Training(detector, Held((1.0, 2.0), (1.0, 2.0)), 12, "held out")
+
+
+def manifest(detector: PatchCore, runtimes: dict[str, RuntimeCard], sha256: dict[str, str]) -> Manifest:
+    return Manifest(
+        model="tile",
+        version=1,
+        detector=detector.name,
+        settings=detector.settings,
+        input_size=detector.input_size,
+        category="tile",
+        dataset="tile",
+        dataset_snapshot="0" * 64,
+        created=datetime.now(UTC),
+        job="1",
+        seed=0,
+        split=bundle.Split(learned=12, held_out=2, method="held out"),
+        calibration=Calibration.of([1.0, 2.0], [1.0, 2.0], 0.25),
+        metrics=None,
+        runtimes=runtimes,
+        libraries={},
+        sha256=sha256,
+        size_bytes=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def published(detector: PatchCore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    card = engines.export(training_of(detector), SURFACE, folder, 0, silent)
+    sha256, _ = bundle.write_weights(detector, folder)
+    sha256 |= bundle.sha256_below(folder, bundle.OPENVINO)
+    bundle.write_manifest(manifest(detector, {"openvino": card}, sha256), folder)
+    return folder
+
+
+def test_one_bundle_scores_alike_on_both_runtimes_within_the_tolerance_of_its_card(published: Path) -> None:
+    card, ours = load_detector(published, "cpu", RuntimeChoice("torch"))
+    _, its = load_detector(published, "cpu", RuntimeChoice("openvino"))
+    assert (ours.runtime.name, its.runtime.name) == ("torch", "openvino")
+    parity_of = card.runtimes["openvino"].parity
+    assert parity_of is not None
+    assert parity_of.tolerance == parity.TOLERANCE
+    assert 0 < parity_of.worst <= parity.TOLERANCE
+    images = [picture(number) for number in range(100, 105)]
+    for one, other in zip(
+        ours.inspect([ours.prepare(image) for image in images]),
+        its.inspect([its.prepare(image) for image in images]),
+        strict=True,
+    ):
+        spread = float(np.ptp(one.anomaly_map))
+        assert abs(other.score - one.score) <= parity.TOLERANCE * spread
+        assert np.abs(other.anomaly_map - one.anomaly_map).max() <= parity.TOLERANCE * spread
+        assert np.linalg.norm(other.embedding - one.embedding) <= parity.TOLERANCE
+
+
+def test_openvino_serves_by_itself_on_a_cpu(published: Path) -> None:
+    _, detector = load_detector(published, "cpu")
+    assert detector.runtime.name == "openvino"
+
+
+def test_weights_are_held_once(published: Path) -> None:
+    _, detector = load_detector(published, "cpu", RuntimeChoice("openvino"))
+    assert sum(parameter.numel() for parameter in detector.network.parameters()) == 0
+
+
+@pytest.fixture
+def copied(published: Path, tmp_path: Path) -> Callable[[], Path]:
+    return lambda: Path(shutil.copytree(published, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("name", ["openvino/model.xml", "openvino/model.bin"])
+def test_a_network_that_was_changed_is_not_loaded(copied: Callable[[], Path], name: str) -> None:
+    folder = copied()
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(Corrupt, match=f"{name} is not what training wrote"):
+        load_detector(folder, "cpu", RuntimeChoice("torch"))
+
+
+def test_a_bundle_of_before_is_served_by_torch(copied: Callable[[], Path], detector: PatchCore) -> None:
+    folder = copied()
+    shutil.rmtree(folder / "openvino")
+    old = bundle.read_manifest(folder)
+    weights = {bundle.WEIGHTS: old.sha256[bundle.WEIGHTS]}
+    text = old.model_copy(update={"sha256": weights}).model_dump_json(exclude={"runtimes"})
+    (folder / bundle.MANIFEST).write_text(text)
+    assert load_detector(folder, "cpu")[1].runtime.name == "torch"
+    with pytest.raises(NotPossibleYet, match="set BLEMISH_RUNTIME=auto"):
+        load_detector(folder, "cpu", RuntimeChoice("openvino"))
+
+
+def test_a_runtime_of_other_scores_has_a_calibration_of_its_own(detector: PatchCore) -> None:
+    int8 = RuntimeCard(
+        file="openvino/int8.xml", held_out=HeldOut(scores=(5.0, 6.0, 7.0), map_maxima=(8.0, 9.0, 10.0))
+    )
+    card = manifest(detector, {"openvino": RuntimeCard(file="x"), "openvino-int8": int8}, {})
+    assert card.calibration_under("torch") == card.calibration
+    assert card.calibration_under("openvino") == card.calibration
+    served = card.calibration_under("openvino-int8")
+    assert served.scores == (5.0, 6.0, 7.0)
+    assert served.pixel_threshold == 10.0
+    assert served.target_false_reject_rate == card.calibration.target_false_reject_rate
+
+
+def test_a_changed_false_reject_rate_holds_for_the_scores_of_the_runtime(
+    detector: PatchCore, tmp_path: Path
+) -> None:
+    held = HeldOut(scores=(5.0, 6.0, 7.0), map_maxima=(8.0, 9.0, 10.0))
+    int8 = RuntimeCard(file="openvino/int8.xml", held_out=held)
+    card = manifest(detector, {"openvino-int8": int8}, {})
+    ours = CalibrationLog(tmp_path, card, card.calibration_under("torch"))
+    its = CalibrationLog(tmp_path, card, card.calibration_under("openvino-int8"))
+    assert its.newest().calibration.threshold == 7.0
+    ours.append(Change(Rule.FALSE_REJECT_RATE, "operator", 0.5))
+    assert (its.newest().number, its.newest().calibration.threshold) == (2, 6.0)
+    assert ours.newest().calibration.threshold < 5.0
+
+
+def test_an_export_that_gives_other_answers_is_not_published(
+    detector: PatchCore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = OpenVinoRuntime.__call__
+
+    def tampered(self: OpenVinoRuntime, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(1.05 * answer for answer in honest(self, images))
+
+    monkeypatch.setattr(OpenVinoRuntime, "__call__", tampered)
+    with pytest.raises(RuntimesDisagree, match=r"openvino gives other .* Nothing was published"):
+        engines.export(training_of(detector), SURFACE, tmp_path, 0, silent)
+
+
+def test_an_export_ends_when_the_job_is_cancelled(detector: PatchCore, tmp_path: Path) -> None:
+    def progress(phase: str, done: int, total: int, unit: str) -> None:
+        raise JobCancelled(phase)
+
+    with pytest.raises(JobCancelled, match="openvino"):
+        engines.export(training_of(detector), SURFACE, tmp_path, 0, progress)

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from blemish_core.detectors.patchcore import PatchCore
+from blemish_core.errors import Corrupt
+from blemish_core.runtimes.on_openvino import OpenVinoRuntime
+from blemish_core.runtimes.on_torch import TorchRuntime
+
+
+@pytest.fixture(scope="module")
+def runtime(exported: Path) -> OpenVinoRuntime:
+    return OpenVinoRuntime(exported)
+
+
+def images(count: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("count", range(1, 10))
+def test_any_batch_gets_what_torch_gives(detector: PatchCore, runtime: OpenVinoRuntime, count: int) -> None:
+    batch = images(count, seed=count)
+    (ours,) = TorchRuntime(detector.network, torch.device("cpu"))(batch)
+    (its,) = runtime(batch)
+    scale = float(ours.abs().max())
+    assert float((its - ours).abs().max()) < 1e-5 * scale
+
+
+def test_an_answer_outlives_the_next_call(runtime: OpenVinoRuntime) -> None:
+    (first,) = runtime(images(2, seed=1))
+    kept = first.clone()
+    runtime(images(2, seed=2))
+    assert first.equal(kept)
+
+
+def test_threads_at_once_get_their_own_answers(runtime: OpenVinoRuntime) -> None:
+    batches = [images(1 + number % 3, seed=number) for number in range(24)]
+    alone = [runtime(batch)[0] for batch in batches]
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(lambda batch: runtime(batch)[0], batches))
+    for expected, got in zip(alone, together, strict=True):
+        assert got.equal(expected)
+
+
+def test_the_precision_is_float32_whatever_the_processor_prefers(runtime: OpenVinoRuntime) -> None:
+    compiled = runtime._compiled
+    assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
+
+
+def test_weights_are_not_halved(exported: Path) -> None:
+    assert 'element_type="f16"' not in exported.read_text()
+
+
+def copy(exported: Path, folder: Path) -> Path:
+    shutil.copytree(exported.parent, folder, dirs_exist_ok=True)
+    return folder / exported.name
+
+
+def test_an_unknown_operation_is_refused_not_looked_for(exported: Path, tmp_path: Path) -> None:
+    file = copy(exported, tmp_path)
+    foreign = file.read_text().replace('type="Convolution"', 'type="Evil"', 1)
+    assert "Evil" in foreign
+    file.write_text(foreign)
+    with pytest.raises(Corrupt, match="no network that this OpenVINO reads"):
+        OpenVinoRuntime(file)
+
+
+def test_weights_outside_the_file_are_refused(exported: Path, tmp_path: Path) -> None:
+    file = copy(exported, tmp_path)
+    file.with_suffix(".bin").write_bytes(b"short")
+    with pytest.raises(Corrupt, match="no network that this OpenVINO reads"):
+        OpenVinoRuntime(file)
+
+
+def test_an_entity_of_the_graph_reads_no_other_file(exported: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("Convolution")
+    file = copy(exported, tmp_path / "ir")
+    text = file.read_text().replace('type="Convolution"', 'type="&other;"')
+    head, _, rest = text.partition("?>")
+    doctype = f'<!DOCTYPE net [<!ENTITY other SYSTEM "{secret.as_uri()}">]>'
+    file.write_text(f"{head}?>{doctype}{rest}")
+    with pytest.raises(Corrupt):
+        OpenVinoRuntime(file)
+
+
+# In a process of its own: what this one has imported would hide what an import does.
+_WATCH = """
+import socket, subprocess, sys, tempfile, multiprocessing
+from pathlib import Path
+calls = []
+def caught(*args, **kwargs):
+    calls.append(args)
+    raise OSError("no network")
+socket.getaddrinfo = socket.socket.connect = caught
+import multiprocessing.process
+multiprocessing.process.BaseProcess.start = caught
+if {before!r}:
+    import os
+    os.environ["CI"] = "true"  # what asks for no telemetry, only until the import is done
+    import openvino
+    del os.environ["CI"]
+import torch
+from blemish_core.runtimes import on_openvino, quiet_openvino
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+class Tuple(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = net
+    def forward(self, images):
+        return (self.net(images),)
+on_openvino.export(Tuple().eval(), 32, Path(tempfile.mkdtemp()) / "model.xml")
+if not {before!r}:
+    assert not list(Path.home().iterdir()), list(Path.home().iterdir())
+import time
+time.sleep(0.5)
+assert not calls, calls
+print("silent")
+"""
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["first", "after somebody else"])
+def test_openvino_calls_nobody(before: bool, tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), "PATH": "", "PYTHONPATH": ":".join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", _WATCH.format(before=before)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.stdout.strip().endswith("silent"), done.stderr
+
+
+def test_outputs_are_of_the_callers_own_memory(runtime: OpenVinoRuntime) -> None:
+    (first,), (second,) = runtime(images(1)), runtime(images(1))
+    assert not np.shares_memory(first.numpy(), second.numpy())

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from blemish_core.detectors.patchcore import PatchCore
+from blemish_core.errors import RuntimesDisagree
+from blemish_core.runtimes import parity
+from blemish_core.runtimes.on_openvino import OpenVinoRuntime
+
+
+def prepared() -> list[Tensor]:
+    return list(torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(5)))
+
+
+class Tampered:
+    """The detector's own network, a little off."""
+
+    name = "tampered"
+
+    def __init__(self, detector: PatchCore, factor: float) -> None:
+        self._own = detector.runtime
+        self._factor = factor
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(answer * self._factor for answer in self._own(images))
+
+
+def test_openvino_agrees_with_torch(detector: PatchCore, exported: Path) -> None:
+    own, golden = detector.runtime, parity.golden_images(prepared(), seed=0)
+    compared = parity.compare(detector, OpenVinoRuntime(exported), golden, tolerance=parity.TOLERANCE)
+    parity.check(compared, "openvino")
+    assert compared.images == 8
+    assert 0 < compared.worst < parity.TOLERANCE
+    assert detector.runtime is own
+
+
+def test_a_network_that_was_tampered_with_is_refused_with_the_figures(detector: PatchCore) -> None:
+    golden = parity.golden_images(prepared(), seed=0)
+    compared = parity.compare(detector, Tampered(detector, 1.1), golden, tolerance=parity.TOLERANCE)
+    with pytest.raises(RuntimesDisagree, match=r"tampered gives other .* than torch: they differ by 0\.\d"):
+        parity.check(compared, "tampered")
+
+
+def test_answers_that_are_no_numbers_are_refused(detector: PatchCore) -> None:
+    golden = parity.golden_images(prepared(), seed=0)
+    nan = float("nan")
+    compared = parity.compare(detector, Tampered(detector, nan), golden, tolerance=parity.TOLERANCE)
+    with pytest.raises(RuntimesDisagree, match="nan"):
+        parity.check(compared, "tampered")
+
+
+def test_a_runtime_that_fails_leaves_the_detector_as_it_was(detector: PatchCore) -> None:
+    own = detector.runtime
+
+    def fail(images: Tensor) -> tuple[Tensor, ...]:
+        raise OSError("gone")
+
+    fail.name = "fail"  # type: ignore[attr-defined]
+    with pytest.raises(OSError, match="gone"):
+        parity.compare(detector, fail, prepared(), tolerance=None)  # type: ignore[arg-type]
+    assert detector.runtime is own
+
+
+def test_golden_images_are_good_ones_and_spoilt_ones(detector: PatchCore) -> None:
+    good = prepared()
+    golden = parity.golden_images(good, seed=0)
+    assert all(image.equal(kept) for image, kept in zip(good, golden, strict=False))
+    assert all(not image.equal(spoilt) for image, spoilt in zip(good, golden[4:], strict=True))
+    assert all(image.shape == (3, 64, 64) for image in golden)
+    again = parity.golden_images(good, seed=0)
+    assert all(one.equal(other) for one, other in zip(golden, again, strict=True))

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""INT8 of a network that is quantized in seconds: a small PatchCore stands for detectors that bear it."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from blemish_core.detectors import backbone as backbones
+from blemish_core.detectors.backbone import Backbone
+from blemish_core.detectors.detector import Held, Image, Training, silent
+from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
+from blemish_core.errors import JobCancelled
+from blemish_core.jobs import engines
+from blemish_core.jobs.engines import Surface
+from blemish_core.metrics import image_auroc
+from blemish_core.runtimes import on_openvino, quantization
+from blemish_core.runtimes.card import Quantization
+from blemish_core.runtimes.on_openvino import OpenVinoRuntime
+
+
+def picture(seed: int, *, defect: bool = False) -> Image:
+    random = np.random.default_rng(seed)
+    wave = 120 + 60 * np.sin(np.arange(64) / 4 + random.uniform(0, 6))
+    image = np.repeat(wave[None, :], 64, axis=0) + random.normal(0, 4, (64, 64))
+    if defect:
+        image[20:44, 20:44] = random.uniform(0, 255, (24, 24))
+    return np.repeat(image.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+SURFACE = Surface(
+    train=[partial(picture, number) for number in range(6)],
+    good=[partial(picture, number) for number in range(10, 14)],
+    defective=[partial(picture, number, defect=True) for number in range(20, 24)],
+)
+
+
+@pytest.fixture(scope="module")
+def detector() -> PatchCore:
+    settings = PatchCoreSettings(input_size=64)
+    backbone = Backbone.named(settings.backbone)
+    made = PatchCore(settings, backbone)
+    made.load_backbone(backbones.pretrained(backbone, Path("nowhere")))
+    with torch.inference_mode():
+        patches, _ = made.features([made.prepare(SURFACE.train[number]()) for number in (0, 2, 3, 5)])
+    made.remember(patches.flatten(0, 1).clone())
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(detector: PatchCore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("int8")
+    on_openvino.export(detector.network, detector.input_size, where / "openvino" / "model.xml")
+    return where
+
+
+@pytest.fixture
+def training(detector: PatchCore) -> Training:
+    return Training(detector, Held((1.0, 2.0), (1.0, 2.0)), 4, "held out", held_out=(1, 4))
+
+
+def test_int8_is_published_with_both_figures_and_held_out_scores_of_its_own(
+    training: Training, folder: Path
+) -> None:
+    told: dict[str, tuple[int, int]] = {}
+
+    def progress(phase: str, done: int, total: int, unit: str) -> None:
+        assert done >= told.get(phase, (0, 0))[0]
+        told[phase] = (done, total)
+
+    own = training.detector.runtime
+    card = engines.quantize(training, SURFACE, 0.01, folder, 0, progress)
+    assert training.detector.runtime is own
+    assert told == {"int8 ranges": (4, 4), "int8 evaluation": (10, 10)}
+    assert card.file == "openvino/int8.xml"
+    assert card.quantization is not None
+    assert card.quantization.calibration_images == 4
+    assert card.quantization.auroc_f32 == 0.01  # what this backbone does in INT8 is published all the same
+    detector = training.detector
+    try:
+        detector.run_on(OpenVinoRuntime(folder / "openvino" / "int8.xml", name="openvino-int8"))
+        good, bad, held = (
+            [outcome.score for outcome in detector.inspect([detector.prepare(read()) for read in reads])]
+            for reads in (SURFACE.good, SURFACE.defective, [SURFACE.train[1], SURFACE.train[4]])
+        )
+    finally:
+        detector.run_on(own)
+    assert card.held_out is not None
+    assert card.held_out.scores == pytest.approx(sorted(held), rel=1e-5)
+    assert card.quantization.auroc_int8 == image_auroc(good, bad)
+    assert card.parity is not None
+    assert card.parity.tolerance is None
+    assert card.parity.worst > 1e-4  # it is INT8 that was measured
+    size = (folder / "openvino" / "int8.bin").stat().st_size
+    assert size < 0.5 * (folder / "openvino" / "model.bin").stat().st_size
+
+
+def test_int8_that_loses_too_much_leaves_figures_and_no_file(training: Training, folder: Path) -> None:
+    card = engines.quantize(training, SURFACE, 1.5, folder, 0, silent)  # more than INT8 can reach
+    assert card.file is None
+    assert "brings the image AUROC from 1.5000 to" in card.refusal
+    assert not list(folder.glob("openvino/int8.*"))
+
+
+def test_without_defective_images_there_is_no_int8_and_the_card_says_why(
+    training: Training, folder: Path
+) -> None:
+    card = engines.quantize(training, SURFACE, None, folder, 0, silent)
+    assert card.file is None
+    assert "no test images of both kinds" in card.refusal
+
+
+def test_without_held_out_images_there_is_no_int8(detector: PatchCore, folder: Path) -> None:
+    crossed = Training(detector, Held((1.0,), (1.0,)), 6, "cross-calibration")
+    card = engines.quantize(crossed, SURFACE, 0.9, folder, 0, silent)
+    assert card.file is None
+    assert "learned from every good image" in card.refusal
+
+
+def test_quantization_ends_when_the_job_is_cancelled(training: Training, folder: Path) -> None:
+    def progress(phase: str, done: int, total: int, unit: str) -> None:
+        if done == 2:
+            raise JobCancelled("enough")
+
+    with pytest.raises(JobCancelled):
+        engines.quantize(training, SURFACE, 0.9, folder, 0, progress)
+    assert not list(folder.glob("openvino/int8.*"))
+
+
+def test_nncf_draws_no_bars(training: Training, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    detector = training.detector
+    inputs = [partial(lambda read: detector.prepare(read()), read) for read in SURFACE.train[:2]]
+    quantization.quantize(
+        folder / "openvino" / "model.xml", folder / "bars.xml", inputs, lambda done, total: None
+    )
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("f32", "int8", "published"), [(0.99, 0.986, True), (0.99, 0.984, False), (0.9, 0.95, True)]
+)
+def test_what_may_be_lost(f32: float, int8: float, published: bool) -> None:
+    measured = Quantization(calibration_images=9, auroc_f32=f32, auroc_int8=int8, max_drop=0.005)
+    assert (quantization.refusal(measured) == "") is published
