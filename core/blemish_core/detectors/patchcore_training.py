@@ -55,17 +55,15 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
     detector.load_backbone(backbones.pretrained(backbone, terms.weights))
     random = np.random.default_rng(terms.seed)
     order = random.permutation(len(images))
-    held_out = order[:0]
     if len(images) < _CROSS_BELOW:
-        method, learned = "cross-calibration", len(images)
+        method, learned, held_out = "cross-calibration", len(images), order[:0]
         features, grid = _all_features(detector, images, terms)  # (N, P, D)
         outcomes = _cross_calibrated(detector, features, grid, order, random, terms)
         _learn(detector, features, random, terms)
     else:
         method = "held out"
         held = held_out_count(len(images), terms.target_false_reject_rate)
-        held_out = order[:held]
-        learned = len(images) - held
+        learned, held_out = len(images) - held, order[:held]
         # Those held out come first: what is learned from is then a view and no copy.
         features, grid = _all_features(detector, [images[number] for number in order], terms)
         _learn(detector, features[held:], random, terms)
