@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pixel figures and their intervals cost: ``python tests/benchmarks/bench_pixel_figures.py [IMAGES]``."""
+"""What pixel figures and their intervals cost: ``tests/benchmarks/bench_pixel_figures.py [IMAGES]``."""
 
 import resource
 import sys
