@@ -19,6 +19,7 @@ from blemish.v1.job_pb2 import (
     JOB_STATE_FAILED,
     JOB_STATE_RUNNING,
     JOB_STATE_SUCCEEDED,
+    EfficientAd,
     Job,
     PatchCore,
 )
@@ -189,6 +190,7 @@ def test_watching_shows_the_phases_to_the_end(client: Client, surfaces: Path, ti
         "coreset",
         "calibration",
         "evaluation",
+        "openvino",
         "publish",
     ]
     assert all(phase.done == phase.total > 0 for phase in seen[-1].phases)
@@ -307,9 +309,28 @@ def test_the_server_tells_about_itself(client: Client, tile_model: str) -> None:
 def test_the_bundle_holds_no_pickle(stack_data: Path, tile_model: str) -> None:
     folder = stack_data / "store" / Path(tile_model.replace("/versions", ""))
     names = {file.name for file in folder.iterdir()} - {"evaluations"}
-    assert names == {"manifest.json", "weights.safetensors", "report"}
+    assert names == {"manifest.json", "weights.safetensors", "openvino", "report"}
+    assert {file.suffix for file in (folder / "openvino").iterdir()} == {".xml", ".bin"}
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["split"] == {"learned": 16, "held_out": 8, "method": "held out", "skipped": 0}
+
+
+def test_efficientad_is_trained_and_scores(
+    client: Client, stack_data: Path, surfaces: Path, tile_model: str
+) -> None:
+    job = client.wait(client.train("tile", detector=EfficientAd(max_steps=1)))
+    assert job.error == ""
+    assert job.result.model_version == "models/tile-efficientad/versions/1"
+    phases = [phase.name for phase in job.phases]
+    assert phases[1:5] == ["teacher", "autoencoder", "start", "training"]
+    assert not list((stack_data / "store" / "checkpoints").iterdir())
+    card = client.model("tile-efficientad")
+    assert card.training["teacher"] == "distilled by blemish"
+    assert card.training["steps"] == "1"
+    image = next((surfaces / "tile/test/good").iterdir()).read_bytes()
+    inspection = client.score(image, "tile-efficientad", anomaly_map=True)
+    assert (inspection.anomaly_map.width, inspection.anomaly_map.height) == (256, 256)
+    assert inspection.model_version == card.name
 
 
 def test_another_backbone_is_brought_and_trained_on(
