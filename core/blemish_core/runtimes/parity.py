@@ -26,17 +26,19 @@ def golden_images(prepared: Sequence[Tensor], seed: int) -> list[Tensor]:
     random = torch.Generator().manual_seed(seed)
     spoilt: list[Tensor] = []
     for number, image in enumerate(prepared):
-        low, high, side = image.min(), image.max(), image.shape[-1]
-        noise = low + (high - low) * torch.rand(image.shape, generator=random)
-        if number % 2:
-            other = 0.8 * image + 0.2 * noise
-        else:
-            top, left = torch.randint(0, side - side // 4, (2,), generator=random).tolist()
-            patch = (slice(None), slice(top, top + side // 4), slice(left, left + side // 4))
-            other = image.clone()
-            other[patch] = noise[patch]
-        spoilt.append(other)
+        noisy = 0.8 * image + 0.2 * _noise(image, random)
+        spoilt.append(noisy if number % 2 else with_patch(image, random))
     return [*prepared, *spoilt]
+
+
+def with_patch(image: Tensor, random: torch.Generator) -> Tensor:
+    """Return ``image`` (3, S, S) with a patch of noise in it, a quarter of a side wide."""
+    wide = image.shape[-1] // 4
+    top, left = torch.randint(0, image.shape[-1] - wide, (2,), generator=random).tolist()
+    patch = (slice(None), slice(top, top + wide), slice(left, left + wide))
+    spoilt = image.clone()
+    spoilt[patch] = _noise(image, random)[patch]
+    return spoilt
 
 
 def compare(
@@ -86,6 +88,11 @@ def check(parity: Parity, runtime: str) -> None:
                 "published. Train again with the versions in constraints.txt, or publish for torch alone "
                 "with BLEMISH_RUNTIME=torch in the worker's environment"
             )
+
+
+def _noise(image: Tensor, random: torch.Generator) -> Tensor:
+    low, high = image.min(), image.max()
+    return low + (high - low) * torch.rand(image.shape, generator=random)
 
 
 def _worst(differences: Sequence[float]) -> float:

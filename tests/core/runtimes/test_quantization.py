@@ -129,6 +129,16 @@ def test_quantization_ends_when_the_job_is_cancelled(training: Training, folder:
     assert not list(folder.glob("openvino/int8.*"))
 
 
+def test_ranges_come_from_images_with_a_defect_in_them() -> None:
+    grey = torch.linspace(0, 1, 3 * 64 * 64).view(3, 64, 64)
+    calibration = quantization._Calibration([lambda: grey, lambda: grey], lambda done, total: None)
+    first, second = (np.asarray(batch)[0] != grey.numpy() for batch in calibration)
+    assert first.mean() == pytest.approx(1 / 16, abs=0.005)
+    assert not np.array_equal(first, second)
+    again = np.asarray(next(iter(calibration)))[0] != grey.numpy()
+    assert np.array_equal(first, again)  # every pass sees the same
+
+
 def test_nncf_draws_no_bars(training: Training, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     detector = training.detector
     inputs = [partial(lambda read: detector.prepare(read()), read) for read in SURFACE.train[:2]]
