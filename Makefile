@@ -27,7 +27,7 @@ test: $(READY) ## Run every test
 
 bench: $(READY) ## Run every benchmark in turn; each prints a Markdown table (minutes each)
 	@set -e; for file in tests/benchmarks/bench_*.py; do \
-	  echo "## $$file"; $(BIN)/python -W ignore "$$file"; echo; done
+	  echo "## $$file"; OMP_WAIT_POLICY=PASSIVE $(BIN)/python -W ignore "$$file"; echo; done
 
 check: lint types test ## All that a change must pass: style, import rules, types, contract, tests
 

@@ -18,7 +18,8 @@ from blemish_core.detectors.inverted_lists import InvertedLists
 
 INDEXED_FROM = 2048
 """Entries from which there is an index. Below, all distances take one core 12 ms at most."""
-_FIRST_CHECKED = 8  # patches; doubled for as long as the farthest is not known
+# Patches; mostly the bound of one is its distance. Doubled for as long as the farthest is not known.
+_FIRST_CHECKED = 1
 # Distances held at once: 4 MiB stay within a core's reach, a GPU wants larger products.
 _SCRATCH = 1 << 20
 _GPU_SCRATCH = 1 << 26
