@@ -135,9 +135,7 @@ def efficientads(folder: Path, *, int8: bool) -> dict[str, Frame]:
     detector = EfficientAd(EfficientAdSettings(input_size=SIZE))
     detector.model.mean_std["std"].data.fill_(1.0)
     ones = {"qa_st": 0.1, "qb_st": 1.0, "qa_ae": 0.1, "qb_ae": 1.0}
-    detector.measure_maps(
-        {name: torch.tensor(value) for name, value in ones.items()}, torch.zeros(384), torch.tensor(1.0)
-    )
+    detector.measure_maps({name: torch.tensor(value) for name, value in ones.items()}, torch.tensor(1.0))
     module = Theirs(visualizer=False, evaluator=False)
     module.model.load_state_dict(detector.model.state_dict())
     return ours(detector, folder, int8=int8) | anomalibs(module, folder)

@@ -141,18 +141,20 @@ class EfficientAd:
             )
         ]
 
-    def measure_maps(self, quantiles: Mapping[str, Tensor], center: Tensor, spread: Tensor) -> None:
+    def measure_maps(self, quantiles: Mapping[str, Tensor], spread: Tensor) -> None:
         """Take how the maps of good images new to the student lie.
 
         Args:
             quantiles: qa_st, qb_st, qa_ae, qb_ae, the 90 % and 99.5 % quantiles of each map.
-            center: mean of the pooled features, (384,).
             spread: deviation of the anomaly of patches.
         """
         for name, value in quantiles.items():
             self.model.quantiles[name].data.copy_(value)
-        self._network.center.copy_(center)
         self._network.spread.copy_(spread)
+
+    def measure_center(self, center: Tensor) -> None:
+        """Take the mean of the pooled features of good images, (384,), off every embedding."""
+        self._network.center.copy_(center)
 
     def measure_scores(self, scores: Sequence[float]) -> None:
         """Take scores of good images new to the student as the unit of scores in embeddings."""

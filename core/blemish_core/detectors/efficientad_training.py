@@ -21,6 +21,7 @@ from blemish_core.errors import NotPossibleYet
 
 MIN_IMAGES = 3  # two to learn, one to hold out
 _SHARED_BELOW = 10  # held-out images that are too few to spare some for the maps' quantiles alone
+_CENTERED = 32  # images whose mean is the center of embeddings
 _BATCH = 4
 
 
@@ -56,7 +57,8 @@ def train(settings: EfficientAdSettings, images: Sequence[ReadImage], terms: Ter
     steps = Steps(detector, surface, learned, judging, others, terms, settings)
     facts = steps.run() | {"teacher": teacher.origin, "penalty": source}
 
-    _measure_maps(detector, surface, judging, terms)
+    _measure_maps(detector, surface, judging)
+    _measure_center(detector, surface, np.concatenate([judging, learned])[:_CENTERED], terms)
     outcomes = _outcomes(detector, surface, held_out, terms)
     scores = tuple(outcome.score for outcome in outcomes)
     detector.measure_scores(scores)
@@ -84,10 +86,8 @@ def _measure_teacher(
     model.mean_std["std"].data.copy_(std.float().view(1, -1, 1, 1))
 
 
-def _measure_maps(
-    detector: EfficientAd, surface: Surface, judging: NDArray[np.int64], terms: Terms
-) -> None:
-    """Take the quantiles of the maps and the lie of the features from good images not learned."""
+def _measure_maps(detector: EfficientAd, surface: Surface, judging: NDArray[np.int64]) -> None:
+    """Take the quantiles and the spread of the maps from good images not learned."""
     model = detector.model
     with torch.inference_mode():
         pairs = [model.get_maps(surface.prepared(int(number)), normalize=False) for number in judging]
@@ -96,13 +96,21 @@ def _measure_maps(
             # NumPy: torch.quantile ends at 16 M values.
             low, high = np.quantile(torch.cat(maps).cpu().numpy(), [0.9, 0.995])
             quantiles |= {f"qa_{name}": torch.tensor(low), f"qb_{name}": torch.tensor(high)}
-        detector.measure_maps(quantiles, torch.zeros(CHANNELS), torch.ones(()))
         # As the model joins them: both in units of their quantiles, a twentieth of each.
         units = [quantiles[f"qb_{name}"] - quantiles[f"qa_{name}"] for name in ("st", "ae")]
         spread = torch.cat([0.05 * (st / units[0] + ae / units[1]) for st, ae in pairs]).std()
-        detector.measure_maps(quantiles, torch.zeros(CHANNELS), spread)
-        features = [detector.network(surface.prepared(int(number)))[1] for number in judging]
-    detector.measure_maps(quantiles, torch.cat(features).mean(0), spread)
+    detector.measure_maps(quantiles, spread)
+
+
+def _measure_center(detector: EfficientAd, surface: Surface, good: NDArray[np.int64], terms: Terms) -> None:
+    """Take the mean of the pooled features of several good images: of one alone, it is that image."""
+    total = torch.zeros(CHANNELS, dtype=torch.float64)
+    with torch.inference_mode():
+        for done, number in enumerate(good):
+            terms.progress("center", done, len(good), "images")
+            total += detector.network(surface.prepared(int(number)))[1][0].double().cpu()
+    terms.progress("center", len(good), len(good), "images")
+    detector.measure_center((total / len(good)).float())
 
 
 def _outcomes(

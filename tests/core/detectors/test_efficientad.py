@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """EfficientAD by a teacher of random weights: what it must do whatever the teacher knows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from blemish_core.detectors import teacher
-from blemish_core.detectors.detector import Image, Progress, Terms, Training, silent
+from blemish_core.detectors.detector import Detector, Image, Progress, Terms, Training, silent
 from blemish_core.detectors.efficientad import EfficientAd, EfficientAdSettings
 from blemish_core.detectors.efficientad_losses import answer_of_teacher, losses_of_step
 from blemish_core.detectors.efficientad_start import is_solved_for
@@ -20,6 +21,7 @@ from blemish_core.detectors.efficientad_training import train
 from blemish_core.detectors.photographs import photographs
 from blemish_core.detectors.teacher import CHANNELS, NETWORKS
 from blemish_core.errors import InvalidRequest, JobCancelled, NotPossibleYet
+from blemish_core.runtimes import parity
 
 STEPS = EfficientAdSettings(max_steps=3, start="random")
 
@@ -29,18 +31,34 @@ def surface(seed: int) -> Image:
     return random.integers(90, 140, (256, 256, 3), dtype=np.uint8)
 
 
+class Rounded:
+    """A detector's own network as another runtime computes it: another rounding of the same."""
+
+    name = "rounded"
+
+    def __init__(self, detector: Detector) -> None:
+        self._own = detector.runtime
+        self._random = torch.Generator().manual_seed(0)
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        def rounded(answer: Tensor) -> Tensor:
+            return answer * (1 + 1e-6 * torch.randn(answer.shape, generator=self._random))
+
+        return tuple(rounded(answer) for answer in self._own(images))
+
+
 def learn(
     folder: Path,
     settings: EfficientAdSettings = STEPS,
     *,
-    images: int = 4,
+    images: Sequence[int] = range(4),
     progress: Progress = silent,
     checkpoint: Path | None = None,
 ) -> Training:
     if not (folder / "efficientad-small.safetensors").exists():
         torch.manual_seed(7)
         save_file(NETWORKS["small"](CHANNELS).state_dict(), folder / "efficientad-small.safetensors")
-    readers: list[Callable[[], Image]] = [partial(surface, number) for number in range(images)]
+    readers: list[Callable[[], Image]] = [partial(surface, number) for number in images]
     return train(settings, readers, Terms(folder, 3, 0.05, progress, checkpoint=checkpoint))
 
 
@@ -67,6 +85,15 @@ def test_loaded_it_gives_the_same(training: Training) -> None:
         assert before.score == pytest.approx(after.score, rel=1e-5)
         np.testing.assert_allclose(before.anomaly_map, after.anomaly_map, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(before.embedding, after.embedding, atol=1e-5)
+
+
+@pytest.mark.parametrize("images", [range(3), [5, 5, 5]], ids=["three", "copies"])
+def test_rounding_does_not_turn_the_embedding_of_an_image_it_was_made_with(
+    images: Sequence[int], tmp_path: Path
+) -> None:
+    detector = learn(tmp_path, images=images).detector
+    golden = [detector.prepare(surface(number)) for number in images]
+    parity.check(parity.compare(detector, Rounded(detector), golden, tolerance=parity.TOLERANCE), "rounded")
 
 
 def test_the_steps_bring_the_student_to_its_teacher(
@@ -183,7 +210,7 @@ def test_a_cancelled_training_ends_at_the_next_step(tmp_path: Path) -> None:
 
 def test_too_few_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NotPossibleYet, match="at least 3 good images"):
-        learn(tmp_path, images=2)
+        learn(tmp_path, images=range(2))
 
 
 def test_no_teacher_of_a_size_names_the_commands(tmp_path: Path) -> None:
