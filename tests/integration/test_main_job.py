@@ -188,6 +188,7 @@ def test_watching_shows_the_phases_to_the_end(client: Client, surfaces: Path, ti
         "check",
         "features",
         "coreset",
+        "supports",
         "calibration",
         "evaluation",
         "openvino",

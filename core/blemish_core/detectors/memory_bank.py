@@ -8,6 +8,7 @@ the patches with the highest bounds are compared with the whole bank until one o
 as the bounds of all others. It is then the farthest, as surely as if every distance had been computed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -44,12 +45,18 @@ class MemoryBank:
     searching no more than 4 MiB of distances (256 MiB on a GPU). Threads may search at once.
     """
 
-    def __init__(self, entries: Tensor, centroids: Tensor | None = None) -> None:
-        """Take ``centroids`` as the index's lists; without them they are found where they pay."""
+    def __init__(
+        self, entries: Tensor, centroids: Tensor | None = None, supports: Tensor | None = None
+    ) -> None:
+        """Take ``centroids`` as the index's lists; without them they are found where they pay.
+
+        ``supports`` (N, b) is what ``find_supports`` found in the same entries.
+        """
         # By columns: a product with few patches reads them in a quarter of the time that rows take.
         self._columns = entries.T.contiguous()  # (D, N)
         self._squares = self._columns.square().sum(0)
         self._scratch = _SCRATCH if entries.device.type == "cpu" else _GPU_SCRATCH
+        self._supports = supports
         self._lists: InvertedLists | None = None
         if entries.device.type == "cpu" and len(entries) >= INDEXED_FROM:
             self._lists = (
@@ -67,9 +74,32 @@ class MemoryBank:
         return self._lists.centroids if self._lists else None
 
     @property
+    def supports(self) -> Tensor | None:
+        """(N, b), row numbers of the entries around each entry, int32; None if they were not looked for."""
+        return self._supports
+
+    @property
     def bytes(self) -> int:
-        """Memory held: the entries, their squared lengths, the index."""
-        return self._columns.nbytes + self._squares.nbytes + (self._lists.bytes if self._lists else 0)
+        """Memory held: the entries, their squared lengths, the index, the supports."""
+        held = [
+            tensor.nbytes for tensor in (self._columns, self._squares, self._supports) if tensor is not None
+        ]
+        return sum(held) + (self._lists.bytes if self._lists else 0)
+
+    def find_supports(self, neighbors: int, on_entries: Callable[[int], None]) -> None:
+        """Look up the ``neighbors`` entries nearest to each entry, itself among them, once and for all.
+
+        Every image score weighs by them, and finding those of one entry reads the whole bank: a tenth of a
+        frame. ``on_entries`` hears how many are done.
+        """
+        count = len(self._squares)
+        block = max(1, 16 * self._scratch // count)
+        found = []
+        for start in range(0, count, block):
+            on_entries(start)
+            found.append(self._around(self.entries[start : start + block], neighbors).int())
+        on_entries(count)
+        self._supports = torch.cat(found)
 
     def nearest(self, patches: Tensor) -> Nearest:
         """Look at the bank from patches (P, D) of one image.
@@ -87,11 +117,20 @@ class MemoryBank:
         score = nearest.distances[nearest.farthest]
         if neighbors == 1:
             return score
-        entry = self._columns[:, nearest.rows[nearest.farthest]]
-        from_entry = self._squares - 2 * (entry @ self._columns)  # (N,), squared, less a constant
-        support = from_entry.topk(min(neighbors, len(from_entry)), largest=False).indices
+        row = nearest.rows[nearest.farthest]
+        if self._supports is None:
+            support = self._around(self.entries[row][None], neighbors)[0]
+        else:
+            support = self._supports[row].long()
         to_support = self._columns[:, support] - patches[nearest.farthest][:, None]
         return score * (1 - functional.softmax(torch.linalg.vector_norm(to_support, dim=0), dim=0)[0])
+
+    def _around(self, entries: Tensor, neighbors: int) -> Tensor:
+        """Row numbers (E, b) of the entries nearest to each of ``entries`` (E, D)."""
+        squares = torch.addmm(
+            self._squares, entries, self._columns, alpha=-2
+        )  # less a constant of each row
+        return squares.topk(min(neighbors, len(self._squares)), largest=False).indices
 
     def _settled(self, patches: Tensor, distances: Tensor, rows: Tensor) -> Nearest:
         """Find the farthest of patches (P, D), given upper bounds (P,) and the entries they come from."""

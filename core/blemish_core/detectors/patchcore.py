@@ -5,7 +5,7 @@ Normality is a memory bank of patch features; a patch is as anomalous as it is f
 as anomalous as its farthest patch, weighed by how dense the bank is there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -113,6 +113,8 @@ class PatchCore:
         }
         if self._bank.centroids is not None:
             tensors["index_centroids"] = self._bank.centroids
+        if self._bank.supports is not None:
+            tensors["supports"] = self._bank.supports
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     @classmethod
@@ -128,9 +130,9 @@ class PatchCore:
         weights = dict(tensors)
         detector._center, detector._spread = weights.pop("center"), weights.pop("spread")
         detector._good_scores = weights.pop("good_scores")
-        centroids = weights.pop("index_centroids", None)
+        centroids, supports = weights.pop("index_centroids", None), weights.pop("supports", None)
         detector._model.load_state_dict(weights)
-        detector._search(detector._model.memory_bank, centroids)
+        detector._search(detector._model.memory_bank, centroids, supports)
         return detector._on_device()
 
     def prepare(self, image: Image) -> Tensor:
@@ -182,8 +184,17 @@ class PatchCore:
         self._search(entries)
         self._on_device()
 
-    def _search(self, entries: Tensor, centroids: Tensor | None = None) -> None:
-        self._bank = MemoryBank(entries.to(self._device), centroids)
+    def find_supports(self, on_entries: Callable[[int], None] = lambda done: None) -> None:
+        """Find out now, not in every frame, how dense the bank is around each of its entries."""
+        if self._settings.neighbors > 1:
+            with torch.inference_mode():
+                self._bank.find_supports(self._settings.neighbors, on_entries)
+
+    def _search(
+        self, entries: Tensor, centroids: Tensor | None = None, supports: Tensor | None = None
+    ) -> None:
+        supports = supports.to(self._device) if supports is not None else None
+        self._bank = MemoryBank(entries.to(self._device), centroids, supports)
         self._model.memory_bank = self._bank.entries  # a view: held once
 
     def measure_spread(self, features: Tensor) -> None:

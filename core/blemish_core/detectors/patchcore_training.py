@@ -84,6 +84,7 @@ def _learn(detector: PatchCore, features: Tensor, random: np.random.Generator, t
         terms.progress("coreset", picked, keep, "patches")
 
     detector.remember(_coreset(features, keep, random, terms.device, told))
+    detector.find_supports(lambda done: terms.progress("supports", done, keep, "entries"))
 
 
 def _cross_calibrated(

@@ -73,6 +73,23 @@ def test_the_image_score_is_that_of_all_distances(
     score = bank.image_score(seen, nearest, neighbors).item()
     expected = exact.max().item() if neighbors == 1 else score_by_all_distances(seen, known, neighbors)
     assert score == pytest.approx(expected, rel=1e-4)
+    bank.find_supports(neighbors, lambda done: None)
+    assert bank.image_score(seen, nearest, neighbors).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_supports_are_the_entries_around_each_entry() -> None:
+    entries = clustered(40, 3000)
+    bank = MemoryBank(entries)
+    told: list[int] = []
+    before = bank.bytes
+    bank.find_supports(9, told.append)
+    assert bank.supports is not None
+    around = all_distances(entries, entries).topk(9, largest=False).indices
+    assert torch.equal(bank.supports.long().sort(1).values, around.sort(1).values)
+    assert bank.bytes == before + 3000 * 9 * 4
+    assert told[0] == 0
+    assert told[-1] == 3000
+    assert told == sorted(told)
 
 
 @pytest.mark.parametrize("neighbors", [1, 9])

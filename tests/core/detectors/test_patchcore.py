@@ -117,15 +117,17 @@ def indexed() -> PatchCore:
     with torch.inference_mode():
         features, _ = detector.features([torch.randn(3, 64, 64) for _ in range(40)])
         detector.remember(features.flatten(0, 1))
+    detector.find_supports()
     return detector
 
 
 def test_the_index_is_part_of_the_tensors_and_is_built_without(indexed: PatchCore) -> None:
     tensors = indexed.tensors()
-    assert "index_centroids" in tensors
+    assert {"index_centroids", "supports"} <= set(tensors)
     image = indexed.prepare(stripes(7, defect=True))
     (outcome,) = indexed.inspect([image])
-    for kept in (tensors, {name: tensors[name] for name in tensors if name != "index_centroids"}):
+    for lost in ("nothing", "index_centroids", "supports"):
+        kept = {name: tensor for name, tensor in tensors.items() if name != lost}
         (again,) = PatchCore.load(indexed.settings, kept).inspect([image])
         assert again.score == outcome.score
         assert np.array_equal(again.anomaly_map, outcome.anomaly_map)
@@ -148,7 +150,7 @@ def test_progress_counts_to_the_end() -> None:
         told[phase] = (done, total)
 
     trained(20, progress=progress)
-    assert set(told) == {"features", "coreset", "calibration"}
+    assert set(told) == {"features", "coreset", "supports", "calibration"}
     assert all(done == total for done, total in told.values())
 
 
