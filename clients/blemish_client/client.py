@@ -3,6 +3,7 @@
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,7 +12,14 @@ from blemish.v1 import dataset_pb2, job_pb2, model_pb2
 from blemish.v1.dataset_pb2 import Dataset, ImportDatasetResponse, UploadImagesResponse
 from blemish.v1.dataset_pb2_grpc import DatasetServiceStub
 from blemish.v1.image_pb2 import Image
-from blemish.v1.inspection_pb2 import Inspection, Outputs, ScoreRequest
+from blemish.v1.inspection_pb2 import (
+    STREAM_POLICY_LATEST,
+    Inspection,
+    Outputs,
+    ScoreRequest,
+    StreamConfig,
+    StreamPolicy,
+)
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish.v1.job_pb2 import CreateJobRequest, EfficientAd, Job, JobState, PatchCore
 from blemish.v1.job_pb2_grpc import JobServiceStub
@@ -22,6 +30,7 @@ from blemish.v1.search_pb2_grpc import SearchServiceStub
 from blemish.v1.server_pb2 import GetServerInfoRequest, GetServerInfoResponse
 from blemish.v1.server_pb2_grpc import ServerServiceStub
 from blemish_client import watching
+from blemish_client.camera import Camera, Lost, Seen
 from blemish_client.connection import Connection, pages
 from blemish_client.names import dataset_name, item_name, job_name, model_name
 from blemish_client.patience import Patience
@@ -91,6 +100,47 @@ class Client:
             outputs=Outputs(anomaly_map=anomaly_map, embedding=embedding),
         )
         return self._line.call(self._inspection.Score, request).inspection
+
+    def stream(
+        self,
+        images: Iterable[bytes],
+        model: str,
+        *,
+        policy: StreamPolicy.ValueType = STREAM_POLICY_LATEST,
+        camera: str = "",
+        first: int = 0,
+        anomaly_map: bool = False,
+        embedding: bool = False,
+        target_false_reject_rate: float | None = None,
+        max_latency_s: float = 0.0,
+    ) -> Iterator[Seen | Lost]:
+        """Score encoded images as a camera sends them, and yield what is said of each, in order.
+
+        A lost connection is looked for and the stream goes on in it, numbered on.
+
+        Args:
+            images: the frames; read in another thread, as fast as the server takes them.
+            model: scores them; looked up anew for every frame.
+            policy: of the contract: what becomes of a frame that comes while others are worked on.
+            camera: its name, told back with every answer.
+            first: sequence number of the first frame.
+            anomaly_map: send it with every answer.
+            embedding: likewise.
+            target_false_reject_rate: judge this stream's frames by it; as the model is calibrated if None.
+            max_latency_s: refuse frames that would take longer; 0 sets no limit.
+
+        Raises:
+            BlemishError: if the server refuses the stream, or is away for longer than patience lasts.
+        """
+        config = StreamConfig(
+            model=model_name(model),
+            outputs=Outputs(anomaly_map=anomaly_map, embedding=embedding),
+            policy=policy,
+            target_false_reject_rate=target_false_reject_rate,
+        )
+        if max_latency_s:
+            config.max_latency.FromTimedelta(timedelta(seconds=max_latency_s))
+        return Camera(self._line, config, images, name=camera, first=first).run()
 
     def search(
         self,

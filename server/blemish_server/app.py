@@ -66,6 +66,8 @@ class App:
     feed: JobFeed
     dispatcher: Dispatcher
     dependencies: Dependencies
+    ending: asyncio.Event
+    """Tells streams to end."""
 
     async def run(self, stop: asyncio.Event, grace_s: float) -> None:
         """Serve until ``stop``, then let calls end for up to ``grace_s``."""
@@ -82,6 +84,7 @@ class App:
             # stop() is not graceful to handlers that abort (grpc#37239): first tell balancers to go away.
             await self.health.enter_graceful_shutdown()
         finally:
+            self.ending.set()
             await self.server.stop(grace_s)
             for task in background:
                 task.cancel()
@@ -124,6 +127,7 @@ def build(settings: ServerSettings) -> App:
         health,
     )
 
+    ending = asyncio.Event()
     server = grpc.aio.server(
         interceptors=[CallInterceptor()],
         options=[
@@ -134,7 +138,9 @@ def build(settings: ServerSettings) -> App:
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ],
     )
-    inspection_pb2_grpc.add_InspectionServiceServicer_to_server(InspectionServicer(inspector), server)
+    inspection_pb2_grpc.add_InspectionServiceServicer_to_server(
+        InspectionServicer(inspector, ending), server
+    )
     search_pb2_grpc.add_SearchServiceServicer_to_server(
         SearchServicer(inspector, store, index, datasets, limits), server
     )
@@ -158,7 +164,7 @@ def build(settings: ServerSettings) -> App:
             f"cannot listen on {settings.listen}: it is taken, or no address of this machine; choose "
             "another with BLEMISH_LISTEN (port 0 takes a free one)"
         ) from error
-    return App(server, f"{host}:{port}", health, models, feed, dispatcher, dependencies)
+    return App(server, f"{host}:{port}", health, models, feed, dispatcher, dependencies, ending)
 
 
 async def serve(settings: ServerSettings) -> None:

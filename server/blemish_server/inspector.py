@@ -42,17 +42,29 @@ class Inspector:
         # A decoded image may be a hundred times its encoded size: only so many at once.
         self._decoding = asyncio.Semaphore(os.cpu_count() or 1)
 
-    async def inspect(self, image: bytes, ref: ModelRef) -> Inspected:
+    async def ready(self, ref: ModelRef) -> None:
+        """Have the version that ``ref`` means now in memory.
+
+        Raises:
+            NotFound: if there is no such model or version.
+            Corrupt: if its bundle is not what was written.
+            NotPossibleYet: if it lacks the runtime that the server is to use.
+        """
+        async with self._models.use(ref, patient=True):
+            pass
+
+    async def inspect(self, image: bytes, ref: ModelRef, *, patient: bool = False) -> Inspected:
         """Score an encoded image with the version that ``ref`` means now.
 
         Raises:
             InvalidImage: if it is not an image within the limits.
             NotFound: if there is no such model or version.
-            Overloaded: if too many images wait already.
+            Overloaded: if too many images wait already; who is ``patient`` waits where it is their number,
+                not their bytes.
             Corrupt: if the bundle or its calibration cannot be read.
         """
         with self._room_for(image):
-            async with self._models.use(ref) as model:
+            async with self._models.use(ref, patient=patient) as model:
                 async with self._decoding:
                     began = time.perf_counter()
                     prepared, revision = await asyncio.to_thread(self._prepare, model, image)

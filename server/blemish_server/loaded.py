@@ -32,6 +32,8 @@ class LoadedModel:
     batcher: Batcher[Tensor, Outcome]
     loop: asyncio.Task[None]
     """Runs the batcher."""
+    room: asyncio.Semaphore
+    """For as many images as may wait; who is patient gets in by turns."""
     users: int = 0
 
 
@@ -61,14 +63,14 @@ class LoadedModels:
         return {str(ref): model.detector.runtime.name for ref, model in reversed(self._models.items())}
 
     @asynccontextmanager
-    async def use(self, ref: ModelRef) -> AsyncIterator[LoadedModel]:
+    async def use(self, ref: ModelRef, *, patient: bool = False) -> AsyncIterator[LoadedModel]:
         """Hold the version that ``ref`` means now; it is not unloaded meanwhile.
 
         Raises:
             NotFound: if there is no such model or version.
             Corrupt: if its bundle is not what was written.
             NotPossibleYet: if it lacks the runtime that the server is to use.
-            Overloaded: if as many hold it as may wait for it.
+            Overloaded: if as many hold it as may wait for it; who is ``patient`` waits until one leaves.
         """
         fixed = await asyncio.to_thread(self._store.resolve, ref)
         while (model := self._models.get(fixed)) is None:
@@ -81,13 +83,15 @@ class LoadedModels:
             await asyncio.shield(task)
         self._models.move_to_end(fixed)
         # At the door: the batcher would refuse it too, but only after the image was decoded.
-        if model.users >= self._policy.max_queued:
+        if model.room.locked() and not patient:
             raise Overloaded(
-                f"{model.users} images wait for {fixed} already; retry later, or raise BLEMISH_MAX_QUEUED"
+                f"{self._policy.max_queued} images wait for {fixed} already; retry later, or raise "
+                "BLEMISH_MAX_QUEUED"
             )
         model.users += 1
         try:
-            yield model
+            async with model.room:
+                yield model
         finally:
             model.users -= 1
 
@@ -103,7 +107,8 @@ class LoadedModels:
         batcher = Batcher(detector.inspect, self._policy)
         calibrations = CalibrationLog(folder, manifest, manifest.calibration_under(detector.runtime.name))
         loop = asyncio.create_task(batcher.run())
-        model = LoadedModel(manifest, detector, calibrations, batcher, loop)
+        room = asyncio.Semaphore(self._policy.max_queued)
+        model = LoadedModel(manifest, detector, calibrations, batcher, loop, room)
         self._models[ref] = model
         log.info("model loaded", model=str(ref), device=self._device, runtime=detector.runtime.name)
         self._make_room(ref)

@@ -14,6 +14,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
+from blemish.v1.inspection_pb2 import FrameRefusal
 from blemish_core import errors
 from blemish_core.errors import BlemishError
 
@@ -66,6 +67,16 @@ async def abort(context: Aborting, error: BlemishError) -> NoReturn:
         str(error),
         (("grpc-status-details-bin", status_of(error).SerializeToString()),),
     )
+
+
+def frame_refusal(error: BlemishError) -> FrameRefusal:
+    """Return ``error`` as the answer to one frame of a stream that goes on."""
+    code: int
+    code, _ = STATUS_OF_ERROR[type(error)].value
+    refusal = FrameRefusal(code=code, message=str(error), reason=error.reason)
+    if isinstance(error, errors.Overloaded | errors.Unavailable):
+        refusal.retry_delay.FromTimedelta(timedelta(seconds=error.retry_after_s))
+    return refusal
 
 
 def _details(error: BlemishError) -> list[Message]:

@@ -90,6 +90,10 @@ class Fake(
         made = "jobs/made"
         self.watches: list[list[Job | Refusal]] = [[queued(made), running(made), ended(made)]]
         """One list a call of WatchJob; the last one serves all further calls."""
+        self.streams: list[list[inspection_pb2.ScoreStreamResponse | Refusal | None]] = []
+        """One list a call of ScoreStream, of what to say of each frame; None is an inspection."""
+        self.frames: list[int] = []
+        """Sequence numbers as they came."""
         self.hits = [hit("crack", 0.9, 1), hit("crack", 0.8, 2), hit("good", 0.5, 3)]
 
     def _enter(self, method: str, request: Any, context: Any) -> None:
@@ -173,6 +177,25 @@ class Fake(
         self._enter("CancelJob", request, context)
         asked = Job(name=request.name, state=job_pb2.JOB_STATE_CANCELLING)
         return job_pb2.CancelJobResponse(job=asked)
+
+    def ScoreStream(self, requests: Any, context: Any) -> Any:  # noqa: N802
+        """Answer as the first of ``streams`` says: an inspection a frame, or what stands there instead."""
+        config = next(requests).config
+        self._enter("ScoreStream", config, context)
+        script = self.streams.pop(0) if self.streams else []
+        for number, request in enumerate(requests):
+            self.frames.append(request.frame.sequence)
+            event = script[number] if number < len(script) else None
+            if isinstance(event, Refusal):
+                event.abort(context)
+                return
+            told = event or inspection_pb2.ScoreStreamResponse(
+                inspection=inspection_pb2.Inspection(score=1.0)
+            )
+            told.camera, told.sequence = request.frame.camera, request.frame.sequence
+            yield told
+            if told.HasField("ending"):
+                return
 
     def ListModels(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("ListModels", request, context)

@@ -8,7 +8,9 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +21,32 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _StreamPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StreamPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StreamPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STREAM_POLICY_UNSPECIFIED: _StreamPolicy.ValueType  # 0
+    STREAM_POLICY_LATEST: _StreamPolicy.ValueType  # 1
+    """It waits, and the frame that waited before it is dropped: the newest is always the next."""
+    STREAM_POLICY_BLOCK: _StreamPolicy.ValueType  # 2
+    """The server reads no further frame until there is room: the camera is held back by flow control."""
+    STREAM_POLICY_REJECT: _StreamPolicy.ValueType  # 3
+    """It is answered RESOURCE_EXHAUSTED."""
+
+class StreamPolicy(_StreamPolicy, metaclass=_StreamPolicyEnumTypeWrapper):
+    """What becomes of a frame that arrives while others of its stream are being worked on."""
+
+STREAM_POLICY_UNSPECIFIED: StreamPolicy.ValueType  # 0
+STREAM_POLICY_LATEST: StreamPolicy.ValueType  # 1
+"""It waits, and the frame that waited before it is dropped: the newest is always the next."""
+STREAM_POLICY_BLOCK: StreamPolicy.ValueType  # 2
+"""The server reads no further frame until there is room: the camera is held back by flow control."""
+STREAM_POLICY_REJECT: StreamPolicy.ValueType  # 3
+"""It is answered RESOURCE_EXHAUSTED."""
+Global___StreamPolicy: _TypeAlias = StreamPolicy  # noqa: Y015
 
 @_typing.final
 class ScoreRequest(_message.Message):
@@ -191,3 +219,238 @@ class Timings(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Timings: _TypeAlias = Timings  # noqa: Y015
+
+@_typing.final
+class ScoreStreamRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIG_FIELD_NUMBER: _builtins.int
+    FRAME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def config(self) -> Global___StreamConfig:
+        """The first, and no other."""
+
+    @_builtins.property
+    def frame(self) -> Global___Frame: ...
+    def __init__(
+        self,
+        *,
+        config: Global___StreamConfig | None = ...,
+        frame: Global___Frame | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "frame", b"frame", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "frame", b"frame", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["config", "frame"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___ScoreStreamRequest: _TypeAlias = ScoreStreamRequest  # noqa: Y015
+
+@_typing.final
+class StreamConfig(_message.Message):
+    """What holds for all frames of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    TARGET_FALSE_REJECT_RATE_FIELD_NUMBER: _builtins.int
+    MAX_LATENCY_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """As in ScoreRequest."""
+    policy: Global___StreamPolicy.ValueType
+    """LATEST unless given."""
+    target_false_reject_rate: _builtins.float
+    """Share of good images that this stream may reject, above 0 and at most 0.5; the model's own calibration
+    unless given. The held-out images it is taken from are the model's.
+    """
+    @_builtins.property
+    def outputs(self) -> Global___Outputs: ...
+    @_builtins.property
+    def max_latency(self) -> _duration_pb2.Duration:
+        """From a frame's arrival at the server to its answer. A frame that would take longer is answered
+        DEADLINE_EXCEEDED, and nothing is computed for it if it still waits. No limit unless given.
+        """
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        outputs: Global___Outputs | None = ...,
+        policy: Global___StreamPolicy.ValueType = ...,
+        target_false_reject_rate: _builtins.float | None = ...,
+        max_latency: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_target_false_reject_rate", b"_target_false_reject_rate", "max_latency", b"max_latency", "outputs", b"outputs", "target_false_reject_rate", b"target_false_reject_rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_false_reject_rate", b"_target_false_reject_rate", "max_latency", b"max_latency", "model", b"model", "outputs", b"outputs", "policy", b"policy", "target_false_reject_rate", b"target_false_reject_rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__target_false_reject_rate: _TypeAlias = _typing.Literal["target_false_reject_rate"]  # noqa: Y015
+    _WhichOneofArgType__target_false_reject_rate: _TypeAlias = _typing.Literal["_target_false_reject_rate", b"_target_false_reject_rate"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target_false_reject_rate) -> _WhichOneofReturnType__target_false_reject_rate | None: ...
+
+Global___StreamConfig: _TypeAlias = StreamConfig  # noqa: Y015
+
+@_typing.final
+class Frame(_message.Message):
+    """One picture that a camera took. Camera, sequence and capture time are given back as they came; the
+    server reads no meaning into them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMERA_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    CAPTURE_TIME_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    camera: _builtins.str
+    """At most 128 characters."""
+    sequence: _builtins.int
+    @_builtins.property
+    def capture_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def image(self) -> _image_pb2.Image: ...
+    def __init__(
+        self,
+        *,
+        camera: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        capture_time: _timestamp_pb2.Timestamp | None = ...,
+        image: _image_pb2.Image | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "image", b"image"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "capture_time", b"capture_time", "image", b"image", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Frame: _TypeAlias = Frame  # noqa: Y015
+
+@_typing.final
+class ScoreStreamResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMERA_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    CAPTURE_TIME_FIELD_NUMBER: _builtins.int
+    INSPECTION_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    ENDING_FIELD_NUMBER: _builtins.int
+    camera: _builtins.str
+    """Of the frame that is answered; of the first where several were dropped."""
+    sequence: _builtins.int
+    @_builtins.property
+    def capture_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def inspection(self) -> Global___Inspection: ...
+    @_builtins.property
+    def refusal(self) -> Global___FrameRefusal: ...
+    @_builtins.property
+    def dropped(self) -> Global___DroppedFrames: ...
+    @_builtins.property
+    def ending(self) -> Global___StreamEnding:
+        """The last message of a stream that the server ends; of no frame."""
+
+    def __init__(
+        self,
+        *,
+        camera: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        capture_time: _timestamp_pb2.Timestamp | None = ...,
+        inspection: Global___Inspection | None = ...,
+        refusal: Global___FrameRefusal | None = ...,
+        dropped: Global___DroppedFrames | None = ...,
+        ending: Global___StreamEnding | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "capture_time", b"capture_time", "dropped", b"dropped", "ending", b"ending", "inspection", b"inspection", "refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "camera", b"camera", "capture_time", b"capture_time", "dropped", b"dropped", "ending", b"ending", "inspection", b"inspection", "refusal", b"refusal", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["inspection", "refusal", "dropped", "ending"]  # noqa: Y015
+    _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+Global___ScoreStreamResponse: _TypeAlias = ScoreStreamResponse  # noqa: Y015
+
+@_typing.final
+class FrameRefusal(_message.Message):
+    """Why a frame has no inspection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RETRY_DELAY_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """google.rpc.Code: INVALID_ARGUMENT for what is not an image, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED,
+    NOT_FOUND for a model deleted meanwhile, ...
+    """
+    message: _builtins.str
+    """The cause and the cure."""
+    reason: _builtins.str
+    """The cause as a program reads it: INVALID_IMAGE, OVERLOADED, ...; as in ErrorInfo."""
+    @_builtins.property
+    def retry_delay(self) -> _duration_pb2.Duration:
+        """When to come back, if that helps."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        retry_delay: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_delay", b"retry_delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "reason", b"reason", "retry_delay", b"retry_delay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FrameRefusal: _TypeAlias = FrameRefusal  # noqa: Y015
+
+@_typing.final
+class DroppedFrames(_message.Message):
+    """Frames that gave way to newer ones: all from the answer's sequence to this one, of one camera."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    last_sequence: _builtins.int
+    def __init__(
+        self,
+        *,
+        last_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_sequence", b"last_sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DroppedFrames: _TypeAlias = DroppedFrames  # noqa: Y015
+
+@_typing.final
+class StreamEnding(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    message: _builtins.str
+    """For a person."""
+    def __init__(
+        self,
+        *,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamEnding: _TypeAlias = StreamEnding  # noqa: Y015

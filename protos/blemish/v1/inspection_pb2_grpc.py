@@ -40,6 +40,11 @@ class InspectionServiceStub:
                 request_serializer=blemish_dot_v1_dot_inspection__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_inspection__pb2.ScoreResponse.FromString,
                 _registered_method=True)
+        self.ScoreStream = channel.stream_stream(
+                '/blemish.v1.InspectionService/ScoreStream',
+                request_serializer=blemish_dot_v1_dot_inspection__pb2.ScoreStreamRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_inspection__pb2.ScoreStreamResponse.FromString,
+                _registered_method=True)
 
 
 class InspectionServiceServicer:
@@ -59,6 +64,25 @@ class InspectionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScoreStream(self, request_iterator, context):
+        """Scores a camera's frames for as long as it sends them. The first message configures, the others are
+        frames; answers come in the order of the frames, one for each: its inspection, why it has none, or the
+        range of dropped frames that it is in. A frame that cannot be scored ends nothing.
+
+        Both sides are bounded: where answers are not read, the server first stops beginning frames, then
+        stops reading them. The model is looked up for every frame, so that a promotion takes over between two.
+
+        The call ends with OK after the last answer once the camera has sent its last frame; or after an
+        ending, when the server is about to stop.
+
+        INVALID_ARGUMENT: the first message is no configuration, a later one is, or the configuration is not
+        sound.
+        NOT_FOUND: no such model, or no such version of it, when the stream begins.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InspectionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -66,6 +90,11 @@ def add_InspectionServiceServicer_to_server(servicer, server):
                     servicer.Score,
                     request_deserializer=blemish_dot_v1_dot_inspection__pb2.ScoreRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_inspection__pb2.ScoreResponse.SerializeToString,
+            ),
+            'ScoreStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ScoreStream,
+                    request_deserializer=blemish_dot_v1_dot_inspection__pb2.ScoreStreamRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_inspection__pb2.ScoreStreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -96,6 +125,33 @@ class InspectionService:
             '/blemish.v1.InspectionService/Score',
             blemish_dot_v1_dot_inspection__pb2.ScoreRequest.SerializeToString,
             blemish_dot_v1_dot_inspection__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/blemish.v1.InspectionService/ScoreStream',
+            blemish_dot_v1_dot_inspection__pb2.ScoreStreamRequest.SerializeToString,
+            blemish_dot_v1_dot_inspection__pb2.ScoreStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,21 @@ class InspectionServiceStub:
     RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
     DEADLINE_EXCEEDED: the deadline passed while the image waited; nothing was computed for it.
     """
+    ScoreStream: _grpc.StreamStreamMultiCallable[_inspection_pb2.ScoreStreamRequest, _inspection_pb2.ScoreStreamResponse]
+    """Scores a camera's frames for as long as it sends them. The first message configures, the others are
+    frames; answers come in the order of the frames, one for each: its inspection, why it has none, or the
+    range of dropped frames that it is in. A frame that cannot be scored ends nothing.
+
+    Both sides are bounded: where answers are not read, the server first stops beginning frames, then
+    stops reading them. The model is looked up for every frame, so that a promotion takes over between two.
+
+    The call ends with OK after the last answer once the camera has sent its last frame; or after an
+    ending, when the server is about to stop.
+
+    INVALID_ARGUMENT: the first message is no configuration, a later one is, or the configuration is not
+      sound.
+    NOT_FOUND: no such model, or no such version of it, when the stream begins.
+    """
 
 @_typing.type_check_only
 class InspectionServiceAsyncStub(InspectionServiceStub):
@@ -56,6 +71,21 @@ class InspectionServiceAsyncStub(InspectionServiceStub):
     FAILED_PRECONDITION: the version was published without the runtime that the server is set to use.
     RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
     DEADLINE_EXCEEDED: the deadline passed while the image waited; nothing was computed for it.
+    """
+    ScoreStream: _aio.StreamStreamMultiCallable[_inspection_pb2.ScoreStreamRequest, _inspection_pb2.ScoreStreamResponse]  # type: ignore[assignment]
+    """Scores a camera's frames for as long as it sends them. The first message configures, the others are
+    frames; answers come in the order of the frames, one for each: its inspection, why it has none, or the
+    range of dropped frames that it is in. A frame that cannot be scored ends nothing.
+
+    Both sides are bounded: where answers are not read, the server first stops beginning frames, then
+    stops reading them. The model is looked up for every frame, so that a promotion takes over between two.
+
+    The call ends with OK after the last answer once the camera has sent its last frame; or after an
+    ending, when the server is about to stop.
+
+    INVALID_ARGUMENT: the first message is no configuration, a later one is, or the configuration is not
+      sound.
+    NOT_FOUND: no such model, or no such version of it, when the stream begins.
     """
 
 class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -74,6 +104,27 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
         FAILED_PRECONDITION: the version was published without the runtime that the server is set to use.
         RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
         DEADLINE_EXCEEDED: the deadline passed while the image waited; nothing was computed for it.
+        """
+
+    @_abc_1.abstractmethod
+    def ScoreStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_inspection_pb2.ScoreStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inspection_pb2.ScoreStreamResponse], _abc.AsyncIterator[_inspection_pb2.ScoreStreamResponse]]:
+        """Scores a camera's frames for as long as it sends them. The first message configures, the others are
+        frames; answers come in the order of the frames, one for each: its inspection, why it has none, or the
+        range of dropped frames that it is in. A frame that cannot be scored ends nothing.
+
+        Both sides are bounded: where answers are not read, the server first stops beginning frames, then
+        stops reading them. The model is looked up for every frame, so that a promotion takes over between two.
+
+        The call ends with OK after the last answer once the camera has sent its last frame; or after an
+        ending, when the server is about to stop.
+
+        INVALID_ARGUMENT: the first message is no configuration, a later one is, or the configuration is not
+          sound.
+        NOT_FOUND: no such model, or no such version of it, when the stream begins.
         """
 
 def add_InspectionServiceServicer_to_server(servicer: InspectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,20 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""InspectionService: score images."""
+"""InspectionService: score images, one by one or as a camera sends them."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import grpc.aio
+import structlog
 
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.inspection_pb2_grpc import InspectionServiceServicer
+from blemish_core.calibration import checked_false_reject_rate
+from blemish_core.errors import BlemishError, InvalidRequest
 from blemish_core.names import ModelRef
 from blemish_server import convert
-from blemish_server.inspector import Inspector
+from blemish_server.frames import IN_FLIGHT, FrameLine, answer_to
+from blemish_server.inspector import Inspected, Inspector
+from blemish_server.status import frame_refusal
+
+_LONGEST_CAMERA = 128
+_ENDING = "the server is about to stop; connect again, to this address or the next"
+
+log = structlog.get_logger(__name__)
 
 
 class InspectionServicer(InspectionServiceServicer):
-    def __init__(self, inspector: Inspector) -> None:
+    def __init__(self, inspector: Inspector, ending: asyncio.Event) -> None:
+        """Take frames until ``ending``."""
         self._inspector = inspector
+        self._ending = ending
 
     async def Score(  # noqa: N802 (the contract's name, here and below)
         self, request: pb.ScoreRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -23,3 +40,125 @@ class InspectionServicer(InspectionServiceServicer):
         image = convert.encoded_image(request.image, "image")
         done = await self._inspector.inspect(image, ref)
         return pb.ScoreResponse(inspection=convert.inspection(done, request.outputs))
+
+    async def ScoreStream(  # noqa: N802
+        self,
+        requests: AsyncIterator[pb.ScoreStreamRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> AsyncIterator[pb.ScoreStreamResponse]:
+        config = _Config.of(await anext(requests, None))
+        await self._inspector.ready(config.ref)
+        line = FrameLine(_Scorer(self._inspector, config), config.policy)
+        try:
+            async with aclosing(line.answers(_frames(requests), self._ending)) as answers:
+                async for answer in answers:
+                    yield answer
+            if self._ending.is_set():
+                yield pb.ScoreStreamResponse(ending=pb.StreamEnding(message=_ENDING))
+        finally:
+            log.info(
+                "stream ended",
+                model=str(config.ref),
+                frames=line.frames,
+                dropped=line.dropped,
+                rejected=line.rejected,
+            )
+
+
+@dataclass(frozen=True)
+class _Config:
+    """What holds for all frames of a stream."""
+
+    ref: ModelRef
+    outputs: pb.Outputs
+    policy: pb.StreamPolicy.ValueType
+    false_reject_rate: float | None
+    max_latency_s: float | None
+
+    @classmethod
+    def of(cls, first: pb.ScoreStreamRequest | None) -> "_Config":
+        """Read the first message of a stream, None if there was none.
+
+        Raises:
+            InvalidRequest: if it is no sound configuration.
+        """
+        if first is None or first.WhichOneof("message") != "config":
+            raise InvalidRequest("the first message of a stream must be its config", field="config")
+        config = first.config
+        policy = config.policy or pb.STREAM_POLICY_LATEST
+        if policy not in IN_FLIGHT:
+            raise InvalidRequest(
+                f"policy is {policy}, but must be LATEST, BLOCK or REJECT", field="config.policy"
+            )
+        rate = None
+        if config.HasField("target_false_reject_rate"):
+            rate = checked_false_reject_rate(config.target_false_reject_rate)
+        latency = config.max_latency.ToTimedelta()
+        if latency < timedelta(0):
+            raise InvalidRequest("max_latency must not be negative", field="config.max_latency")
+        return cls(
+            ModelRef.parse(config.model), config.outputs, policy, rate, latency.total_seconds() or None
+        )
+
+
+class _Scorer:
+    """Answers one frame, whatever becomes of it."""
+
+    def __init__(self, inspector: Inspector, config: _Config) -> None:
+        self._inspector = inspector
+        self._config = config
+
+    async def __call__(self, frame: pb.Frame) -> pb.ScoreStreamResponse:
+        with structlog.contextvars.bound_contextvars(camera=frame.camera, sequence=frame.sequence):
+            try:
+                async with asyncio.timeout(self._config.max_latency_s):
+                    done = await self._inspected(frame)
+                return answer_to(frame, inspection=convert.inspection(done, self._config.outputs))
+            except BlemishError as error:
+                log.debug("frame refused", reason=error.reason, detail=str(error))
+                return answer_to(frame, refusal=frame_refusal(error))
+            except TimeoutError:
+                return answer_to(frame, refusal=self._too_late())
+            except Exception:
+                log.exception("a frame failed; this is a bug")
+                return answer_to(frame, refusal=_internal())
+
+    async def _inspected(self, frame: pb.Frame) -> Inspected:
+        if len(frame.camera) > _LONGEST_CAMERA:
+            raise InvalidRequest(
+                f"camera has {len(frame.camera)} characters, but may have {_LONGEST_CAMERA}", field="camera"
+            )
+        config, image = self._config, convert.encoded_image(frame.image, "image")
+        # A stream has a few frames in flight and no more: where others wait too it waits with them, unless
+        # it asked to be refused.
+        patient = config.policy != pb.STREAM_POLICY_REJECT
+        done = await self._inspector.inspect(image, config.ref, patient=patient)
+        if config.false_reject_rate is None:
+            return done
+        judge = done.calibration.calibration.at_false_reject_rate(config.false_reject_rate)
+        return replace(done, calibration=replace(done.calibration, calibration=judge))
+
+    def _too_late(self) -> pb.FrameRefusal:
+        code: int
+        code, _ = grpc.StatusCode.DEADLINE_EXCEEDED.value
+        return pb.FrameRefusal(
+            code=code,
+            message=f"not answered within the stream's max_latency of {self._config.max_latency_s:g} s; "
+            "send fewer frames, or allow more time",
+            reason="MAX_LATENCY",
+        )
+
+
+async def _frames(requests: AsyncIterator[pb.ScoreStreamRequest]) -> AsyncIterator[pb.Frame]:
+    async for request in requests:
+        if request.WhichOneof("message") != "frame":
+            raise InvalidRequest("only the first message of a stream may be its config", field="config")
+        yield request.frame
+
+
+def _internal() -> pb.FrameRefusal:
+    code: int
+    code, _ = grpc.StatusCode.INTERNAL.value
+    return pb.FrameRefusal(
+        code=code, message="internal error; the server's log tells more", reason="INTERNAL"
+    )

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``Client.stream``: answers in order, through a connection that is lost and found."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+
+from blemish.v1 import inspection_pb2 as pb
+from blemish_client import Client, Lost, Patience, Seen
+from blemish_client.errors import NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from tests.clients.conftest import Fake, Make
+
+QUICK = Patience(first_pause_s=0.01, longest_pause_s=0.05, call_s=0.3, watch_s=1.0)
+
+
+@pytest.fixture
+def client(target: str) -> Iterator[Client]:
+    with Client(target, patience=QUICK) as client:
+        yield client
+
+
+def sequences(seen: list[Seen | Lost]) -> list[int]:
+    return [one.answer.sequence for one in seen if isinstance(one, Seen)]
+
+
+def test_every_frame_is_answered_and_told_with_its_image(client: Client, fake: "Fake") -> None:
+    images = [b"a", b"b", b"c"]
+    seen = list(client.stream(images, "m", camera="left", first=7, anomaly_map=True, max_latency_s=0.5))
+    assert [(one.answer.sequence, one.image) for one in seen if isinstance(one, Seen)] == [
+        (7, b"a"),
+        (8, b"b"),
+        (9, b"c"),
+    ]
+    assert all(isinstance(one, Seen) and one.answer.camera == "left" for one in seen)
+    assert all(isinstance(one, Seen) and 0 < one.latency_s < 10 for one in seen)
+    (config,) = fake.requests["ScoreStream"]
+    assert (config.model, config.policy) == ("models/m", pb.STREAM_POLICY_LATEST)
+    assert config.outputs.anomaly_map
+    assert config.max_latency.ToMilliseconds() == 500
+    assert not config.HasField("target_false_reject_rate")
+
+
+def ending() -> pb.ScoreStreamResponse:
+    return pb.ScoreStreamResponse(ending=pb.StreamEnding(message="about to stop"))
+
+
+def cut(make: "Make") -> Any:
+    return make.refusal(grpc.StatusCode.UNAVAILABLE, "gone", "UNAVAILABLE")
+
+
+@pytest.mark.parametrize("how", ["cut", "ended"])
+def test_under_block_a_lost_connection_loses_no_frame(
+    how: str, client: Client, fake: "Fake", make: "Make"
+) -> None:
+    fake.streams = [[None, None, cut(make) if how == "cut" else ending()]]
+    images = [bytes([number]) for number in range(40)]
+    seen = list(client.stream(images, "m", policy=pb.STREAM_POLICY_BLOCK))
+    assert sequences(seen) == list(range(40))
+    assert [one.image for one in seen if isinstance(one, Seen)] == images
+    assert len(fake.requests["ScoreStream"]) == 2
+
+
+def test_otherwise_the_lost_frames_are_named(client: Client, fake: "Fake", make: "Make") -> None:
+    fake.streams = [[None, None, cut(make)]]
+    seen = list(client.stream([b"x"] * 40, "m"))
+    lost = [number for one in seen if isinstance(one, Lost) for number in one.sequences]
+    assert 2 in lost
+    assert sorted([*sequences(seen), *lost]) == list(range(40))
+    assert lost == sorted(lost)
+
+
+def test_dropped_frames_are_one_answer(client: Client, fake: "Fake") -> None:
+    def images() -> Iterator[bytes]:
+        for number in range(5):
+            yield bytes([number])
+
+    dropped = pb.ScoreStreamResponse(dropped=pb.DroppedFrames(last_sequence=1))
+    fake.streams = [[None, dropped, None]]
+    seen = list(client.stream(images(), "m"))
+    assert [one.image for one in seen if isinstance(one, Seen)] == [bytes([n]) for n in range(5)]
+
+
+def test_what_the_source_raises_is_raised(client: Client) -> None:
+    def images() -> Iterator[bytes]:
+        yield b"one"
+        raise OSError("the camera was unplugged")
+
+    with pytest.raises(OSError, match="unplugged"):
+        list(client.stream(images(), "m"))
+
+
+def test_a_refused_stream_is_not_tried_again(client: Client, fake: "Fake", make: "Make") -> None:
+    fake.refusals["ScoreStream"] = [make.refusal(grpc.StatusCode.NOT_FOUND, "no model", "NOT_FOUND")]
+    with pytest.raises(NotFound, match="no model"):
+        list(client.stream([b"x"], "m"))
+    assert len(fake.requests["ScoreStream"]) == 1
+
+
+def test_patience_ends() -> None:
+    with Client("127.0.0.1:1", patience=QUICK) as nobody, pytest.raises(Unavailable):
+        list(nobody.stream([b"x"], "m"))
+
+
+def test_a_source_that_outlasts_its_connection_is_read_on_by_the_next(
+    client: Client, fake: "Fake", make: "Make"
+) -> None:
+    import threading
+
+    answered = threading.Event()
+
+    def images() -> Iterator[bytes]:
+        for number in range(3):
+            yield bytes([number])
+        answered.wait(5)  # the connection is cut while the source waits for its next frame
+        for number in range(3, 6):
+            yield bytes([number])
+
+    fake.streams = [[None, cut(make)]]
+    seen: list[Seen | Lost] = []
+    for one in client.stream(images(), "m", policy=pb.STREAM_POLICY_BLOCK):
+        seen.append(one)
+        if len(fake.requests["ScoreStream"]) == 2 or isinstance(one, Seen):
+            threading.Timer(0.2, answered.set).start()
+    assert sequences(seen) == list(range(6))

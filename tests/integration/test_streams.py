@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cameras at the running server: answered frame by frame, whatever some of them do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from blemish.v1 import inspection_pb2 as pb
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
+from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
+from blemish.v1.job_pb2 import PatchCore
+from blemish_client import Client, Seen
+from blemish_client.errors import InvalidArgument, NotFound
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Stack
+
+BLOCK, LATEST, REJECT = pb.STREAM_POLICY_BLOCK, pb.STREAM_POLICY_LATEST, pb.STREAM_POLICY_REJECT
+
+
+@pytest.fixture(scope="module")
+def picture(surfaces: Path) -> bytes:
+    return (surfaces / "tile" / "test/good/000.png").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def line(stack: Stack, tile_model: str) -> str:
+    """A model of its own with two versions, the first in production."""
+    with Client(stack.address) as client:
+        for _ in range(2):
+            job = client.wait(client.train("tile", model_id="streamed", detector=PatchCore(input_size=64)))
+            assert job.error == ""
+        client.promote("streamed/1")
+    return "streamed"
+
+
+@pytest.fixture
+def stub(stack: Stack) -> Iterator[InspectionServiceStub]:
+    with grpc.insecure_channel(stack.address) as channel:
+        yield InspectionServiceStub(channel)
+
+
+def frames(images: Iterable[bytes], camera: str = "left") -> Iterator[pb.ScoreStreamRequest]:
+    for sequence, image in enumerate(images):
+        request = pb.ScoreStreamRequest(frame=pb.Frame(camera=camera, sequence=sequence))
+        request.frame.image.encoded = image
+        yield request
+
+
+def config(model: str, policy: pb.StreamPolicy.ValueType = BLOCK) -> pb.ScoreStreamRequest:
+    return pb.ScoreStreamRequest(config=pb.StreamConfig(model=model, policy=policy))
+
+
+def answers(client: Client, images: Iterable[bytes], model: str) -> list[pb.ScoreStreamResponse]:
+    told = list(client.stream(images, model, policy=BLOCK))
+    assert all(isinstance(one, Seen) for one in told)
+    return [one.answer for one in told if isinstance(one, Seen)]
+
+
+def test_a_stream_says_what_single_calls_say(client: Client, surfaces: Path, tile_model: str) -> None:
+    images = [file.read_bytes() for file in sorted((surfaces / "tile/test").glob("*/*.png"))]
+    told = answers(client, images, tile_model)
+    assert [one.sequence for one in told] == list(range(len(images)))
+    for image, one in zip(images, told, strict=True):
+        single = client.score(image, tile_model)
+        assert one.inspection.score == pytest.approx(single.score, rel=1e-5)
+        assert one.inspection.verdict == single.verdict
+        assert one.inspection.model_version == single.model_version
+        assert one.HasField("capture_time")
+
+
+def test_garbage_is_answered_in_its_place_and_the_stream_lives(
+    client: Client, picture: bytes, tile_model: str
+) -> None:
+    images = [picture, b"garbage", b"", picture[: len(picture) // 2], picture]
+    told = answers(client, images, tile_model)
+    kinds = [one.WhichOneof("answer") for one in told]
+    assert kinds == ["inspection", "refusal", "refusal", "refusal", "inspection"]
+    invalid, _ = grpc.StatusCode.INVALID_ARGUMENT.value
+    assert {one.refusal.code for one in told[1:4]} == {invalid}
+    assert told[1].refusal.reason == "INVALID_IMAGE"
+    assert all(one.refusal.message for one in told[1:4])
+
+
+def test_a_promotion_takes_over_between_two_frames(client: Client, picture: bytes, line: str) -> None:
+    answered = threading.Semaphore(0)
+
+    def images() -> Iterator[bytes]:
+        for version in (1, 2, 1):
+            client.promote(f"{line}/{version}")
+            for _ in range(3):
+                yield picture
+                # What is sent ahead is scored by whatever is in production then.
+                assert answered.acquire(timeout=30)
+
+    versions = []
+    for one in client.stream(images(), f"{line}@production", policy=BLOCK):
+        assert isinstance(one, Seen)
+        versions.append(one.answer.inspection.model_version.rpartition("/")[2])
+        answered.release()
+    assert "".join(versions) == "111222111"
+
+
+def test_a_stream_has_its_own_false_reject_rate(client: Client, picture: bytes, tile_model: str) -> None:
+    (strict,) = client.stream([picture], tile_model, policy=BLOCK, target_false_reject_rate=0.5)
+    assert isinstance(strict, Seen)
+    usual = client.score(picture, tile_model)
+    assert strict.answer.inspection.threshold < usual.threshold
+    assert strict.answer.inspection.p_value == usual.p_value
+
+
+def test_latest_drops_and_names_what_it_cannot_keep_up_with(
+    stub: InspectionServiceStub, picture: bytes, tile_model: str
+) -> None:
+    def requests() -> Iterator[pb.ScoreStreamRequest]:
+        yield config(tile_model, LATEST)
+        yield from frames([picture] * 300)
+
+    covered: list[int] = []
+    dropped = 0
+    for answer in stub.ScoreStream(requests()):
+        last = answer.dropped.last_sequence if answer.HasField("dropped") else answer.sequence
+        covered += range(answer.sequence, last + 1)
+        dropped += answer.HasField("dropped") * (last - answer.sequence + 1)
+    assert covered == list(range(300))
+    assert dropped > 0
+    assert answer.HasField("inspection")
+    assert answer.sequence == 299  # the newest is never dropped
+
+
+def test_reject_refuses_in_place(stub: InspectionServiceStub, picture: bytes, tile_model: str) -> None:
+    def requests() -> Iterator[pb.ScoreStreamRequest]:
+        yield config(tile_model, REJECT)
+        yield from frames([picture] * 100)
+
+    told = list(stub.ScoreStream(requests()))
+    assert [answer.sequence for answer in told] == list(range(100))
+    exhausted, _ = grpc.StatusCode.RESOURCE_EXHAUSTED.value
+    refused = [answer for answer in told if answer.HasField("refusal")]
+    assert {answer.refusal.code for answer in refused} == {exhausted}
+    assert 0 < len(refused) < 100
+
+
+def test_a_frame_that_would_be_late_is_refused(client: Client, picture: bytes, tile_model: str) -> None:
+    told = list(client.stream([picture] * 3, tile_model, policy=BLOCK, max_latency_s=1e-6))
+    late, _ = grpc.StatusCode.DEADLINE_EXCEEDED.value
+    assert [one.answer.refusal.code for one in told if isinstance(one, Seen)] == [late] * 3
+
+
+def test_a_reader_that_stopped_reading_costs_nobody_else(
+    stub: InspectionServiceStub, client: Client, picture: bytes, tile_model: str
+) -> None:
+    sent = 0
+
+    def requests() -> Iterator[pb.ScoreStreamRequest]:
+        nonlocal sent
+        first = config(tile_model)
+        first.config.outputs.anomaly_map = True  # 16 KiB an answer
+        yield first
+        for request in frames([picture] * 100_000):
+            sent += 1
+            yield request
+
+    stuck = stub.ScoreStream(requests())
+    try:
+        assert next(iter(stuck)).sequence == 0
+        time.sleep(2)
+        before = sent
+        assert len(answers(client, [picture] * 20, tile_model)) == 20
+        time.sleep(2)
+        # Held back by flow control, within what connection and server hold.
+        assert sent == before
+        assert sent * len(picture) < 16 << 20
+    finally:
+        stuck.cancel()
+
+
+def test_cameras_that_vanish_leave_room_for_others(
+    stack: Stack, client: Client, picture: bytes, tile_model: str
+) -> None:
+    for _ in range(30):
+        with grpc.insecure_channel(stack.address) as channel:
+            held = threading.Event()
+
+            def requests(held: threading.Event = held) -> Iterator[pb.ScoreStreamRequest]:
+                yield config(tile_model)
+                yield from frames([picture] * 8)
+                held.wait(10)
+
+            call = InspectionServiceStub(channel).ScoreStream(requests())
+            next(iter(call))
+            call.cancel()
+            held.set()
+    assert len(answers(client, [picture] * 5, tile_model)) == 5
+
+
+def test_two_hundred_cameras_at_once(stack: Stack, picture: bytes, tile_model: str) -> None:
+    def camera(number: int) -> list[int]:
+        with Client(stack.address) as client:
+            told = client.stream([picture] * 3, tile_model, policy=BLOCK, camera=f"camera {number}")
+            return [one.answer.sequence for one in told if isinstance(one, Seen)]
+
+    with ThreadPoolExecutor(200) as pool:
+        assert list(pool.map(camera, range(200))) == [[0, 1, 2]] * 200
+
+
+@pytest.mark.parametrize(
+    ("first", "words"),
+    [
+        (pb.ScoreStreamRequest(frame=pb.Frame()), "must be its config"),
+        (pb.ScoreStreamRequest(), "must be its config"),
+        (config("models/m", 9), "LATEST, BLOCK or REJECT"),  # type: ignore[arg-type]  # on purpose
+        (
+            pb.ScoreStreamRequest(config=pb.StreamConfig(model="models/m", target_false_reject_rate=0)),
+            "0.5",
+        ),
+        (pb.ScoreStreamRequest(config=pb.StreamConfig(model="m")), "models/"),
+    ],
+)
+def test_an_unsound_beginning_is_refused(
+    stub: InspectionServiceStub, first: pb.ScoreStreamRequest, words: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stub.ScoreStream(iter([first])))
+    assert isinstance(refused.value, grpc.Call)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert words in (refused.value.details() or "")
+
+
+def test_a_second_configuration_ends_the_stream(
+    stub: InspectionServiceStub, picture: bytes, tile_model: str
+) -> None:
+    requests = [config(tile_model), *frames([picture]), config(tile_model)]
+    told = stub.ScoreStream(iter(requests))
+    assert next(told).HasField("inspection")
+    with pytest.raises(grpc.RpcError, match="INVALID_ARGUMENT"):
+        next(told)
+
+
+def test_no_such_model(client: Client, picture: bytes) -> None:
+    with pytest.raises(NotFound):
+        list(client.stream([picture], "nothing"))
+    with pytest.raises(InvalidArgument):
+        list(client.stream([picture], "no such/name/at all"))
+
+
+def test_defects_are_found_in_a_stream(client: Client, surfaces: Path, tile_model: str) -> None:
+    files = sorted((surfaces / "tile/test").glob("*/*.png"))
+    told = answers(client, [file.read_bytes() for file in files], tile_model)
+    found = {
+        file.parent.name
+        for file, one in zip(files, told, strict=True)
+        if one.inspection.verdict == VERDICT_ANOMALOUS
+    }
+    assert found - {"good"}

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stream's frames: in order, each answered or named as dropped, bounded both ways."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from grpc import StatusCode
+
+from blemish.v1 import inspection_pb2 as pb
+from blemish.v1.inspection_pb2 import (
+    STREAM_POLICY_BLOCK as BLOCK,
+)
+from blemish.v1.inspection_pb2 import (
+    STREAM_POLICY_LATEST as LATEST,
+)
+from blemish.v1.inspection_pb2 import (
+    STREAM_POLICY_REJECT as REJECT,
+)
+from blemish_core.errors import InvalidRequest
+from blemish_server.frames import IN_FLIGHT, MOST_ANSWERS, FrameLine, answer_to
+
+Told = tuple[str, int, int]
+
+
+class Camera:
+    """Frames as the test sends them, and a scorer that answers when it is let."""
+
+    def __init__(self, policy: pb.StreamPolicy.ValueType) -> None:
+        self.line = FrameLine(self._score, policy)
+        self.ending = asyncio.Event()
+        self.begun: list[int] = []
+        self.read = 0
+        self._may: dict[int, asyncio.Event] = {}
+        self._sent: asyncio.Queue[pb.Frame | Exception | None] = asyncio.Queue()
+
+    def send(self, *sequences: int, camera: str = "left") -> None:
+        for sequence in sequences:
+            self._sent.put_nowait(pb.Frame(camera=camera, sequence=sequence))
+
+    def end(self, error: Exception | None = None) -> None:
+        self._sent.put_nowait(error)
+
+    def let(self, *sequences: int) -> None:
+        for sequence in sequences:
+            self._permission(sequence).set()
+
+    def answers(self) -> AsyncIterator[pb.ScoreStreamResponse]:
+        return self.line.answers(self._frames(), self.ending)
+
+    async def _frames(self) -> AsyncIterator[pb.Frame]:
+        while (frame := await self._sent.get()) is not None:
+            if isinstance(frame, Exception):
+                raise frame
+            self.read += 1
+            yield frame
+
+    async def _score(self, frame: pb.Frame) -> pb.ScoreStreamResponse:
+        self.begun.append(frame.sequence)
+        await self._permission(frame.sequence).wait()
+        return answer_to(frame, inspection=pb.Inspection(score=frame.sequence))
+
+    def _permission(self, sequence: int) -> asyncio.Event:
+        return self._may.setdefault(sequence, asyncio.Event())
+
+
+async def settled() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def told(answer: pb.ScoreStreamResponse) -> Told:
+    kind = str(answer.WhichOneof("answer"))
+    last = answer.dropped.last_sequence if kind == "dropped" else answer.sequence
+    return kind, answer.sequence, last
+
+
+async def collected(camera: Camera) -> list[Told]:
+    return [told(answer) async for answer in camera.answers()]
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(10):
+            await test()
+
+    asyncio.run(limited())
+
+
+@pytest.mark.parametrize("policy", [LATEST, BLOCK, REJECT])
+def test_answers_come_in_the_order_of_the_frames_whichever_is_done_first(
+    policy: pb.StreamPolicy.ValueType,
+) -> None:
+    async def test() -> None:
+        camera = Camera(policy)
+        camera.send(*range(IN_FLIGHT[policy]))
+        camera.end()
+        answers = asyncio.create_task(collected(camera))
+        await settled()
+        camera.let(1)
+        await settled()
+        assert not answers.done()
+        camera.let(*range(IN_FLIGHT[policy]))
+        assert await answers == [("inspection", number, number) for number in range(IN_FLIGHT[policy])]
+
+    run(test)
+
+
+def test_latest_keeps_the_newest_and_names_the_others() -> None:
+    async def test() -> None:
+        camera = Camera(LATEST)
+        camera.send(*range(10))
+        camera.end()
+        answers = asyncio.create_task(collected(camera))
+        await settled()
+        assert camera.begun == [0, 1]
+        camera.let(*range(10))
+        assert await answers == [
+            ("inspection", 0, 0),
+            ("inspection", 1, 1),
+            ("dropped", 2, 8),
+            ("inspection", 9, 9),
+        ]
+        assert (camera.line.frames, camera.line.dropped) == (10, 7)
+
+    run(test)
+
+
+def test_a_range_of_dropped_frames_names_none_that_never_came() -> None:
+    async def test() -> None:
+        camera = Camera(LATEST)
+        camera.send(0, 1, 2, 3, 7, 8)
+        camera.send(9, camera="right")
+        camera.send(10)
+        camera.end()
+        answers = asyncio.create_task(collected(camera))
+        await settled()
+        camera.let(*range(11))
+        assert await answers == [
+            ("inspection", 0, 0),
+            ("inspection", 1, 1),
+            ("dropped", 2, 3),
+            ("dropped", 7, 8),
+            ("dropped", 9, 9),
+            ("inspection", 10, 10),
+        ]
+
+    run(test)
+
+
+def test_block_reads_no_further_than_there_is_room() -> None:
+    async def test() -> None:
+        camera = Camera(BLOCK)
+        camera.send(*range(20))
+        camera.end()
+        answers = asyncio.create_task(collected(camera))
+        await settled()
+        assert camera.begun == [0, 1, 2, 3]
+        assert camera.read == 5  # one more waits
+        camera.let(0)
+        await settled()
+        assert camera.read == 6
+        camera.let(*range(20))
+        assert await answers == [("inspection", number, number) for number in range(20)]
+
+    run(test)
+
+
+def test_reject_refuses_at_the_place_of_the_frame() -> None:
+    async def test() -> None:
+        camera = Camera(REJECT)
+        camera.send(*range(6))
+        answers = camera.answers()
+        first = asyncio.ensure_future(anext(answers))
+        await settled()
+        camera.let(*range(4))
+        assert told(await first) == ("inspection", 0, 0)
+        camera.end()
+        rest = [answer async for answer in answers]
+        assert [told(answer)[:2] for answer in rest] == [
+            ("inspection", 1),
+            ("inspection", 2),
+            ("inspection", 3),
+            ("refusal", 4),
+            ("refusal", 5),
+        ]
+        code, _ = StatusCode.RESOURCE_EXHAUSTED.value
+        assert (rest[3].refusal.code, rest[3].refusal.reason) == (code, "OVERLOADED")
+        assert rest[3].refusal.HasField("retry_delay")
+
+    run(test)
+
+
+@pytest.mark.parametrize("policy", [LATEST, BLOCK, REJECT])
+def test_a_reader_that_stopped_reading_costs_a_bounded_amount(policy: pb.StreamPolicy.ValueType) -> None:
+    async def test() -> None:
+        camera = Camera(policy)
+        camera.send(*range(0, 4000, 2))  # gaps: no two can be told in one range
+        camera.let(*range(4000))
+        answers = camera.answers()
+        assert told(await anext(answers)) == ("inspection", 0, 0)
+        await settled()
+        # The answer has been handed over and nobody asks for the next.
+        assert len(camera.line._answers) <= MOST_ANSWERS + 1
+        assert len(camera.begun) <= IN_FLIGHT[policy]
+        assert camera.read <= MOST_ANSWERS + IN_FLIGHT[policy] + 2
+
+    run(test)
+
+
+def test_frames_dropped_in_a_row_are_one_note_however_many() -> None:
+    async def test() -> None:
+        camera = Camera(LATEST)
+        camera.send(*range(5000))
+        camera.end()
+        answers = camera.answers()
+        first = asyncio.ensure_future(anext(answers))
+        await settled()
+        while camera.read < 5000:
+            await asyncio.sleep(0)
+        assert len(camera.line._answers) == 3
+        camera.let(*range(5000))
+        assert told(await first) == ("inspection", 0, 0)
+        assert [told(answer) async for answer in answers] == [
+            ("inspection", 1, 1),
+            ("dropped", 2, 4998),
+            ("inspection", 4999, 4999),
+        ]
+
+    run(test)
+
+
+@pytest.mark.parametrize("policy", [LATEST, BLOCK])
+def test_at_the_ending_all_that_was_read_is_answered(policy: pb.StreamPolicy.ValueType) -> None:
+    async def test() -> None:
+        camera = Camera(policy)
+        camera.send(*range(50))
+        answers = asyncio.create_task(collected(camera))
+        await settled()
+        read = camera.read
+        camera.ending.set()
+        await settled()
+        camera.let(*range(50))
+        covered = [number for _, first, last in await answers for number in range(first, last + 1)]
+        assert covered == list(range(read))
+
+    run(test)
+
+
+def test_what_is_wrong_with_the_frames_is_raised_after_the_answers_before_it() -> None:
+    async def test() -> None:
+        camera = Camera(BLOCK)
+        camera.send(0)
+        camera.end(InvalidRequest("not a frame"))
+        camera.let(0)
+        answers = camera.answers()
+        assert told(await anext(answers)) == ("inspection", 0, 0)
+        with pytest.raises(InvalidRequest, match="not a frame"):
+            await anext(answers)
+
+    run(test)
+
+
+def test_a_camera_that_vanishes_leaves_nothing_behind() -> None:
+    async def test() -> None:
+        camera = Camera(BLOCK)
+        camera.send(*range(20))
+        answers = asyncio.create_task(collected(camera))
+        await settled()
+        answers.cancel()
+        await asyncio.gather(answers, return_exceptions=True)
+        await settled()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(test)
