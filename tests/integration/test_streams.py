@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +22,7 @@ from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish.v1.job_pb2 import PatchCore
 from blemish_client import Client, Seen
-from blemish_client.errors import InvalidArgument, NotFound
+from blemish_client.errors import InvalidArgument, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stack
@@ -250,6 +254,97 @@ def test_no_such_model(client: Client, picture: bytes) -> None:
         list(client.stream([picture], "nothing"))
     with pytest.raises(InvalidArgument):
         list(client.stream([picture], "no such/name/at all"))
+
+
+Start = Callable[[], "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def address(free_port: Callable[[], int]) -> str:
+    return f"127.0.0.1:{free_port()}"
+
+
+@pytest.fixture
+def start(address: str, stack_data: Path) -> Iterator[Start]:
+    """Starts a server of its own on the stack's store, one that may be killed."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def started() -> subprocess.Popen[bytes]:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "blemish_server"],
+            env=os.environ
+            | {
+                "BLEMISH_LISTEN": address,
+                "BLEMISH_STORE": str(stack_data / "store"),
+                "REDIS_URL": "redis://127.0.0.1:1/0",  # scoring needs neither
+                "QDRANT_URL": "http://127.0.0.1:1",
+            },
+            stdout=subprocess.DEVNULL,
+        )
+        running.append(server)
+        with Client(address) as client:
+            for _ in range(600):
+                try:
+                    client.server_info()
+                    return server
+                except Unavailable:
+                    assert server.poll() is None, "it ended"
+                    time.sleep(0.1)
+        raise AssertionError("it did not start")
+
+    yield started
+    for server in running:
+        server.kill()
+        server.wait(30)
+
+
+def test_sigterm_under_full_load_ends_every_stream_with_a_last_message(
+    start: Start, address: str, picture: bytes, tile_model: str
+) -> None:
+    server = start()
+    told: list[list[pb.ScoreStreamResponse]] = [[] for _ in range(8)]
+
+    def camera(number: int) -> None:
+        def requests() -> Iterator[pb.ScoreStreamRequest]:
+            yield config(tile_model)
+            yield from frames(itertools.repeat(picture))
+
+        with grpc.insecure_channel(address) as channel:
+            for answer in InspectionServiceStub(channel).ScoreStream(requests()):
+                told[number].append(answer)
+
+    with ThreadPoolExecutor(8) as pool:
+        cameras = [pool.submit(camera, number) for number in range(8)]
+        while not all(len(one) > 20 for one in told):
+            time.sleep(0.05)
+            assert not any(one.done() for one in cameras)
+        before = time.monotonic()
+        server.terminate()
+        for one in cameras:
+            one.result(30)  # ended with OK
+        assert server.wait(30) == 0
+    assert time.monotonic() - before < 10  # the grace period
+    for answers_ in told:
+        assert answers_[-1].HasField("ending")
+        assert all(answer.HasField("inspection") for answer in answers_[:-1])
+        assert [answer.sequence for answer in answers_[:-1]] == list(range(len(answers_) - 1))
+
+
+def test_a_camera_outlives_a_server_that_is_killed(
+    start: Start, address: str, picture: bytes, tile_model: str
+) -> None:
+    server = start()
+    sequences = []
+    with Client(address) as client:
+        for one in client.stream([picture] * 400, tile_model, policy=BLOCK, camera="left"):
+            assert isinstance(one, Seen)
+            assert one.answer.HasField("inspection")
+            sequences.append(one.answer.sequence)
+            if len(sequences) == 100:
+                server.kill()
+                server.wait(30)
+                start()
+    assert sequences == list(range(400))
 
 
 def test_defects_are_found_in_a_stream(client: Client, surfaces: Path, tile_model: str) -> None:
