@@ -21,6 +21,10 @@ from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish_client.connection import Connection
 from blemish_client.errors import BlemishError, Unavailable, translated
 
+# Under BLOCK the server works on four frames of a stream and takes one more; what is sent beyond waits in
+# the connection, where it only gets older.
+_AHEAD = 8
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -67,7 +71,7 @@ class Camera:
         # What awaits an answer, oldest first; answers come in this order.
         self._unanswered: deque[_Sent] = deque()
         self._again: deque[_Sent] = deque()
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._source = threading.Lock()
         self._failure: Exception | None = None
         self._exhausted = False
@@ -119,6 +123,7 @@ class Camera:
         finally:
             with self._lock:
                 closed.set()
+                self._lock.notify_all()
             answers.cancel()
 
     def _requests(self, closed: threading.Event) -> Iterator[ScoreStreamRequest]:
@@ -129,31 +134,42 @@ class Camera:
 
     def _next_to_send(self, closed: threading.Event) -> _Sent | None:
         """Return a frame that awaits an answer from now on, None if there is none left to send."""
-        with self._lock:
-            if closed.is_set():
-                return None
-            if self._again:
-                self._unanswered.append(self._again.popleft())
-                return self._unanswered[-1]
-        # A source may take its time, and outlast its connection.
-        with self._source:
-            if closed.is_set():
-                return None
-            try:
-                sent = self._taken()
-            except StopIteration:
-                self._exhausted = True
-                return None
-            except Exception as error:
-                # Of grpc's thread; told in the caller's.
-                self._failure = error
-                raise
+        while True:
+            with self._lock:
+                while self._is_ahead() and not closed.is_set():
+                    self._lock.wait()
+                if closed.is_set():
+                    return None
+                if self._again:
+                    self._unanswered.append(self._again.popleft())
+                    return self._unanswered[-1]
+            # A source may outlast its connection: what it gives then comes first in the next one.
+            with self._source:
+                if self._again:
+                    continue
+                return self._of_source(closed)
+
+    def _of_source(self, closed: threading.Event) -> _Sent | None:
+        if closed.is_set():
+            return None
+        try:
+            sent = self._taken()
+        except StopIteration:
+            self._exhausted = True
+            return None
+        except Exception as error:
+            # Of grpc's thread; told in the caller's.
+            self._failure = error
+            raise
         with self._lock:
             if closed.is_set():
                 self._again.append(sent)
                 return None
             self._unanswered.append(sent)
             return sent
+
+    def _is_ahead(self) -> bool:
+        return self._config.policy == STREAM_POLICY_BLOCK and len(self._unanswered) >= _AHEAD
 
     def _taken(self) -> _Sent:
         image = next(self._images)
@@ -175,6 +191,7 @@ class Camera:
                 )
             for _ in range(last - answer.sequence):
                 self._unanswered.popleft()
+            self._lock.notify_all()
         return Seen(answer, first.frame.image.encoded, time.monotonic() - first.at_s)
 
     def _taken_up(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from blemish_client.cli import dataset, demo, info, jobs, models, score, search, training, up
+from blemish_client.cli import dataset, demo, info, jobs, models, score, search, stream, training, up
 from blemish_client.cli.failures import EXIT_CODES, Commands
 from blemish_client.cli.session import Session
 
@@ -58,6 +58,7 @@ app.command()(training.train)
 app.command()(training.evaluate)
 app.command()(training.index)
 app.command()(score.score)
+app.command()(stream.stream)
 app.command()(search.search)
 app.add_typer(jobs.group, name="jobs")
 app.add_typer(models.group, name="models")

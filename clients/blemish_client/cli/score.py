@@ -86,11 +86,16 @@ def _score(client: Client, image: Path, model: str, target: Path | None) -> Insp
             raise
         raise Failure(f"{image}: {sentence(error)}") from error
     if target is not None:
-        _draw(content, inspection, target)
+        draw(content, inspection, target)
     return inspection
 
 
-def _draw(content: bytes, inspection: Inspection, target: Path) -> None:
+def draw(content: bytes, inspection: Inspection, target: Path) -> None:
+    """Draw an image beside its anomaly map into the file ``target``.
+
+    Raises:
+        Failure: if it cannot be written.
+    """
     from blemish_client import pictures
 
     words = "anomalous" if inspection.verdict == VERDICT_ANOMALOUS else "normal"

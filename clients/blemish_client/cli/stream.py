@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``blemish stream``: a camera's frames and their verdicts, live."""
+
+import time
+from collections import Counter, deque
+from enum import StrEnum
+from pathlib import Path
+from statistics import quantiles
+from typing import Annotated
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from blemish.v1 import inspection_pb2 as pb
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
+from blemish_client.camera import Lost, Seen
+from blemish_client.cli.failures import UNSUCCESSFUL, Failure
+from blemish_client.cli.options import Json, Model
+from blemish_client.cli.output import emit, number, plain, table
+from blemish_client.cli.score import draw
+from blemish_client.cli.session import Session
+from blemish_client.sources import SourceError, opened, paced
+
+_RECENT_S = 5.0
+_SHOWN = 8
+
+
+class Policy(StrEnum):
+    """What becomes of a frame that comes while others are worked on."""
+
+    LATEST = "latest"
+    BLOCK = "block"
+    REJECT = "reject"
+
+
+_POLICIES = {
+    Policy.LATEST: pb.STREAM_POLICY_LATEST,
+    Policy.BLOCK: pb.STREAM_POLICY_BLOCK,
+    Policy.REJECT: pb.STREAM_POLICY_REJECT,
+}
+
+
+def stream(
+    ctx: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A folder of images, a video file, rtsp://..., /dev/video0 or 0."
+        ),
+    ],
+    model: Model,
+    policy: Annotated[
+        Policy | None,
+        typer.Option(
+            help="latest drops what it cannot keep up with, block holds the source back, reject refuses; "
+            "latest for live sources and block for files unless given."
+        ),
+    ] = None,
+    camera: Annotated[str, typer.Option(metavar="NAME", help="Told with every answer.")] = "",
+    rate: Annotated[float, typer.Option(min=0, metavar="FPS", help="Frames a second at most.")] = 0.0,
+    repeat: Annotated[bool, typer.Option("--repeat", help="Begin files anew at their end.")] = False,
+    max_latency_ms: Annotated[
+        float, typer.Option(min=0, help="Refuse frames that would take longer; 0 sets no limit.")
+    ] = 0.0,
+    target_false_reject_rate: Annotated[
+        float | None, typer.Option(help="Judge this stream by it, to 0.5; as the model is set otherwise.")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw anomalous frames into this folder.")
+    ] = None,
+    fail_on_anomaly: Annotated[
+        bool, typer.Option("--fail-on-anomaly", help="Exit with 1 if any frame is anomalous.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Stream frames to a model and show its verdicts as they come; Ctrl-C ends it."""
+    session = Session.of(ctx)
+    tally = _Tally()
+    try:
+        found = opened(source, repeat=repeat)
+        chosen = policy or (Policy.LATEST if found.live else Policy.BLOCK)
+        with session.client() as client:
+            answers = client.stream(
+                paced(found.images, rate),
+                model,
+                policy=_POLICIES[chosen],
+                camera=camera or found.name[:128],
+                anomaly_map=save is not None,
+                target_false_reject_rate=target_false_reject_rate,
+                max_latency_s=max_latency_ms / 1000,
+            )
+            with Live(console=session.err, refresh_per_second=4, transient=True) as live:
+                for one in answers:
+                    tally.take(one)
+                    if as_json:
+                        _emit(one)
+                    else:
+                        live.update(tally.screen())
+                    if save is not None and isinstance(one, Seen):
+                        _save(one, save)
+    except (SourceError, OSError) as error:
+        raise Failure(str(error)) from error
+    except KeyboardInterrupt:
+        pass  # a stream is ended, not interrupted
+    if not as_json:
+        session.out.print(tally.summary())
+    if fail_on_anomaly and tally.counts["anomalous"]:
+        raise typer.Exit(UNSUCCESSFUL)
+
+
+class _Tally:
+    """What a stream has come to so far."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._began_s = time.monotonic()
+        self._recent: deque[tuple[float, float]] = deque()  # when, latency
+        self._latencies_s: deque[float] = deque(maxlen=100_000)
+        self._lines: deque[Text] = deque(maxlen=_SHOWN)
+
+    def take(self, one: Seen | Lost) -> None:
+        if isinstance(one, Lost):
+            self.counts["lost"] += len(one.sequences)
+            self._lines.append(Text(f"{len(one.sequences)} frames lost: {one.cause}", "yellow"))
+            return
+        answer = one.answer
+        if answer.HasField("dropped"):
+            self.counts["dropped"] += answer.dropped.last_sequence - answer.sequence + 1
+        elif answer.HasField("refusal"):
+            self.counts["refused"] += 1
+            self._lines.append(Text(f"{answer.sequence:>8}  refused: {answer.refusal.message}", "yellow"))
+        else:
+            self._judged(answer.sequence, answer.inspection, one.latency_s)
+
+    def _judged(self, sequence: int, inspection: pb.Inspection, latency_s: float) -> None:
+        anomalous = inspection.verdict == VERDICT_ANOMALOUS
+        words, style = ("anomalous", "red") if anomalous else ("normal", "green")
+        self.counts[words] += 1
+        now = time.monotonic()
+        self._recent.append((now, latency_s))
+        self._latencies_s.append(latency_s)
+        while now - self._recent[0][0] > _RECENT_S:
+            self._recent.popleft()
+        self._lines.append(
+            Text(f"{sequence:>8}  {words:<9}  score {inspection.score:.3f}  ", style).append(
+                f"{1000 * latency_s:.0f} ms", "default"
+            )
+        )
+
+    def screen(self) -> Group:
+        span_s = min(_RECENT_S, max(1e-3, time.monotonic() - self._began_s))
+        return Group(
+            self._figures(len(self._recent) / span_s, [late for _, late in self._recent]), *self._lines
+        )
+
+    def summary(self) -> Table:
+        span_s = max(1e-3, time.monotonic() - self._began_s)
+        judged = self.counts["normal"] + self.counts["anomalous"]
+        return self._figures(judged / span_s, list(self._latencies_s))
+
+    def _figures(self, rate: float, latencies_s: list[float]) -> Table:
+        cuts = quantiles(latencies_s, n=20) if len(latencies_s) > 1 else [None] * 19
+        names = ("normal", "anomalous", "dropped", "refused", "lost")
+        made = table("frames a second", "p50, ms", "p95, ms", *names, right=("frames a second", *names))
+        p50, p95 = (None if cut is None else 1000 * cut for cut in (cuts[9], cuts[18]))
+        made.add_row(
+            number(rate, 1), number(p50, 1), number(p95, 1), *(str(self.counts[name]) for name in names)
+        )
+        return made
+
+
+def _emit(one: Seen | Lost) -> None:
+    if isinstance(one, Lost):
+        emit({"lost": list(one.sequences), "cause": one.cause})
+        return
+    told = plain(one.answer)
+    told.get("inspection", {}).pop("anomaly_map", None)
+    emit({**told, "latency_ms": round(1000 * one.latency_s, 2)})
+
+
+def _save(one: Seen, folder: Path) -> None:
+    answer = one.answer
+    if answer.HasField("inspection") and answer.inspection.verdict == VERDICT_ANOMALOUS:
+        draw(one.image, answer.inspection, folder / f"{answer.sequence:08}.png")
