@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What serving costs: frames through a running server beside the same frames with no server.
+
+    python tests/benchmarks/bench_serving.py [--streams 1 4 16 64] [--seconds 8] [--rounds 5]
+
+PatchCore with a bank of about 10,000, JPEG frames of 512 px, closed loops: every stream and every unary
+caller sends its next frame when there is room. Load comes from a process of its own, on the same cores as
+the server; the limit, the same frames decoded and scored in this process, has these cores alone. All rows
+take turns, each figure is the median of the rounds. CPU and memory are those of the server process.
+"""
+
+import argparse
+import asyncio
+import importlib
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import grpc.aio
+import numpy as np
+import psutil
+from PIL import Image
+
+from blemish.v1 import inspection_pb2 as pb
+from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
+from blemish_client import Client
+from blemish_core import threads
+from blemish_core.images import decode
+from blemish_core.surfaces import generate
+
+_TRAIN_IMAGES = 122  # of which 98 are learned from: a tenth of their patches is a bank of 10,035
+_FRAMES = 64
+_AHEAD = 8  # unanswered frames of a stream, as blemish_client has it
+
+
+@dataclass(frozen=True)
+class Load:
+    """What came of one round of load."""
+
+    rate: float
+    """Frames a second."""
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    refused: int
+    cores: float = 0.0
+    """Of the server, while it lasted."""
+    resident_mib: float = 0.0
+
+
+def load(latencies_s: list[float], span_s: float, refused: int) -> Load:
+    p50, p95, p99 = (float(cut) * 1000 for cut in np.quantile(latencies_s, [0.5, 0.95, 0.99]))
+    return Load(len(latencies_s) / span_s, p50, p95, p99, refused)
+
+
+# The load generator, in a process of its own
+
+
+async def stream(
+    stub: Any, model: str, images: list[bytes], until_s: float, took: list[float], refused: list[int]
+) -> None:
+    """One camera that holds ``_AHEAD`` frames in flight."""
+    room, sent = asyncio.Semaphore(_AHEAD), []
+
+    async def requests() -> AsyncIterator[pb.ScoreStreamRequest]:
+        yield pb.ScoreStreamRequest(config=pb.StreamConfig(model=model, policy=pb.STREAM_POLICY_BLOCK))
+        for sequence, image in enumerate(itertools.cycle(images)):
+            await room.acquire()
+            if time.perf_counter() > until_s:
+                return
+            frame = pb.Frame(camera="bench", sequence=sequence)
+            frame.image.encoded = image
+            sent.append(time.perf_counter())
+            yield pb.ScoreStreamRequest(frame=frame)
+
+    async for answer in stub.ScoreStream(requests()):
+        took.append(time.perf_counter() - sent[answer.sequence])
+        refused[0] += not answer.HasField("inspection")
+        room.release()
+
+
+async def unary(
+    stub: Any, model: str, images: list[bytes], until_s: float, took: list[float], refused: list[int]
+) -> None:
+    """One caller that waits for its answer before it calls again."""
+    for image in itertools.cycle(images):
+        if time.perf_counter() > until_s:
+            return
+        request = pb.ScoreRequest(model=model)
+        request.image.encoded = image
+        before = time.perf_counter()
+        try:
+            await stub.Score(request)
+        except grpc.aio.AioRpcError:
+            refused[0] += 1
+        took.append(time.perf_counter() - before)
+
+
+async def generated(
+    address: str, model: str, folder: Path, kind: str, callers: int, seconds: float
+) -> Load:
+    images = [file.read_bytes() for file in sorted(folder.iterdir())]
+    caller = stream if kind == "stream" else unary
+    took: list[float] = []
+    refused = [0]
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = InspectionServiceStub(channel)  # type: ignore[no-untyped-call,unused-ignore]
+        began = time.perf_counter()
+        await asyncio.gather(
+            *(caller(stub, model, images, began + seconds, took, refused) for _ in range(callers))
+        )
+    return load(took, time.perf_counter() - began, refused[0])
+
+
+# The rows
+
+
+def served(
+    server: psutil.Process, address: str, model: str, folder: Path, kind: str, callers: int, seconds: float
+) -> Load:
+    """Load from another process, and what it cost the server."""
+    before, began = server.cpu_times(), time.perf_counter()
+    arguments = (address, model, str(folder), kind, str(callers), str(seconds))
+    told = subprocess.run(
+        [sys.executable, __file__, "--generate", *arguments], check=True, capture_output=True, text=True
+    )
+    after, span_s = server.cpu_times(), time.perf_counter() - began
+    cores = (after.user + after.system - before.user - before.system) / span_s
+    found = json.loads(told.stdout) | {"cores": cores, "resident_mib": server.memory_info().rss / 2**20}
+    return Load(**found)
+
+
+def in_process(
+    inspect: Callable[[bytes], object], images: list[bytes], workers: int, seconds: float
+) -> Load:
+    """The same frames with no server: ``workers`` threads that decode and score one after the other."""
+    took: list[float] = []
+    frames = itertools.cycle(images)
+    began = time.perf_counter()
+
+    def work() -> None:
+        while time.perf_counter() - began < seconds:
+            before = time.perf_counter()
+            inspect(next(frames))
+            took.append(time.perf_counter() - before)
+
+    with ThreadPoolExecutor(workers) as pool:
+        for done in [pool.submit(work) for _ in range(workers)]:
+            done.result()
+    return load(took, time.perf_counter() - began, 0)
+
+
+def anomalibs(detector: Any, folder: Path) -> Callable[[bytes], object]:
+    """Run anomalib's OpenVINOInferencer with the same weights and bank, in float32."""
+    from anomalib.models import Patchcore
+
+    # Its neighbour, when run as a script.
+    inferencers = importlib.import_module("bench_runtimes").anomalibs
+
+    module = Patchcore(
+        backbone=detector._backbone.timm_name,
+        layers=list(detector._backbone.layers),
+        pre_trained=False,
+        num_neighbors=detector.settings["neighbors"],
+        visualizer=False,
+        evaluator=False,
+    )
+    module.model.load_state_dict(detector._model.state_dict())
+    predict = inferencers(module, folder)["anomalib OpenVINO f32"]
+    return lambda image: predict(decode(image))
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[str]:
+    """The stack, as ``blemish up`` starts it."""
+    address = folder / "address"
+    stack = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "blemish_local", "up", "--quiet"),
+            *("--data", str(folder / "data"), "--listen", "127.0.0.1:0"),
+            *("--address-file", str(address), "--import-root", str(folder)),
+        ]
+    )
+    try:
+        while not address.exists():
+            if stack.poll() is not None:
+                raise SystemExit("the stack did not start")
+            time.sleep(0.1)
+        yield address.read_text().strip()
+    finally:
+        stack.terminate()
+        stack.wait(60)
+
+
+def jpegs(surface: Path, folder: Path) -> list[bytes]:
+    """JPEG frames of 512 px, of good and of defective surface."""
+    folder.mkdir()
+    files = sorted((surface / "test").glob("*/*.png"))
+    for number, file in zip(range(_FRAMES), itertools.cycle(files), strict=False):
+        buffer = io.BytesIO()
+        Image.open(file).convert("RGB").resize((512, 512)).save(buffer, "JPEG", quality=92)
+        (folder / f"{number:03}.jpg").write_bytes(buffer.getvalue())
+    return [file.read_bytes() for file in sorted(folder.iterdir())]
+
+
+def server_process(stack_address: str) -> psutil.Process:
+    port = int(stack_address.rpartition(":")[2])
+    for process in psutil.process_iter(["cmdline"]):
+        if "blemish_server" in (process.info["cmdline"] or []):
+            for connection in process.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                    return process
+    raise SystemExit("the server's process was not found")
+
+
+def bench(folder: Path, arguments: argparse.Namespace) -> None:
+    surface = folder / "tile"
+    generate(surface, "tile", train=_TRAIN_IMAGES, good=20, defective=24)
+    images = jpegs(surface, folder / "frames")
+    with running(folder) as address:
+        with Client(address) as client:
+            client.import_dataset("tile", str(surface))
+            job = client.wait(client.train("tile"))
+            if job.error:
+                raise SystemExit(job.error)
+        model = job.result.model_version
+        threads.wait_asleep()
+        from blemish_core.bundle import load_detector
+
+        version = folder / "data/store/models/tile-patchcore/1"
+        _, detector = load_detector(version, "cpu")
+
+        def inspect(image: bytes) -> object:
+            return detector.inspect([detector.prepare(decode(image))])
+
+        process, seconds, cores = server_process(address), arguments.seconds, os.cpu_count() or 1
+        rows: dict[str, Callable[[], Load]] = {
+            "in process, one by one": partial(in_process, inspect, images, 1, seconds),
+            f"in process, {cores} at once": partial(in_process, inspect, images, cores, seconds),
+            "anomalib OpenVINOInferencer, one by one": partial(
+                in_process, anomalibs(detector, folder), images, 1, seconds
+            ),
+        }
+        for kind in ("stream", "unary"):
+            for callers in arguments.streams:
+                label = f"{callers} {'streams' if kind == 'stream' else 'unary callers'}"
+                rows[label] = partial(
+                    served, process, address, model, folder / "frames", kind, callers, seconds
+                )
+        rounds: dict[str, list[Load]] = {name: [] for name in rows}
+        for _ in range(arguments.rounds):
+            for name, row in rows.items():
+                rounds[name].append(row())
+    show(rounds, arguments)
+
+
+def show(rounds: dict[str, list[Load]], arguments: argparse.Namespace) -> None:
+    def of(name: str, figure: str) -> float:
+        return float(median(getattr(one, figure) for one in rounds[name]))
+
+    limits = [name for name in rounds if name.startswith("in process")]
+    limit = max(of(name, "rate") for name in limits)
+    print(
+        f"{os.cpu_count()} cores; {arguments.seconds:g} s a row, medians of {arguments.rounds} rounds; "
+        "of the limit: the better of the two rows in process\n"
+    )
+    print("| | frames/s | of the limit | p50, ms | p95 | p99 | refused | server: cores | MiB |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name in rounds:
+        rate, p50, p95, p99 = (of(name, figure) for figure in ("rate", "p50_ms", "p95_ms", "p99_ms"))
+        server = (
+            f"{of(name, 'cores'):.2f} | {of(name, 'resident_mib'):.0f}" if of(name, "cores") else "- | -"
+        )
+        print(
+            f"| {name} | {rate:.1f} | {rate / limit:.2f} | {p50:.0f} | {p95:.0f} | {p99:.0f} "
+            f"| {of(name, 'refused'):.0f} | {server} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--generate"]:
+        address, model, folder, kind, callers, seconds = sys.argv[2:]
+        told = asyncio.run(generated(address, model, Path(folder), kind, int(callers), float(seconds)))
+        print(json.dumps(asdict(told)))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    with tempfile.TemporaryDirectory() as made:
+        bench(Path(made), parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
