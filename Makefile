@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test bench check lint types protos format clean
+.PHONY: help setup demo test bench bench-serving check lint types protos format clean
 
 help: ## Show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -28,6 +28,9 @@ test: $(READY) ## Run every test
 bench: $(READY) ## Run every benchmark in turn; each prints a Markdown table (minutes each)
 	@set -e; for file in tests/benchmarks/bench_*.py; do \
 	  echo "## $$file"; OMP_WAIT_POLICY=PASSIVE $(BIN)/python -W ignore "$$file"; echo; done
+
+bench-serving: $(READY) ## Streams and unary calls to a running server beside the same frames with none
+	$(BIN)/python -W ignore tests/benchmarks/bench_serving.py
 
 check: lint types test ## All that a change must pass: style, import rules, types, contract, tests
 

@@ -169,7 +169,7 @@ def load_detector(
 
     detector = load(manifest.settings, tensors, "cpu")
     file = folder / str(manifest.runtimes[runtime].file)
-    detector.run_on(OpenVinoRuntime(file, name=runtime, threads=choice.threads))
+    detector.run_on(OpenVinoRuntime(file, name=runtime, threads=choice.threads, lanes=choice.lanes))
     for parameter in detector.network.parameters():
         parameter.data = torch.empty(0)  # the runtime has its own; two copies need twice the memory
     return manifest, detector

@@ -49,7 +49,7 @@ class StackSettings(BaseSettings):
     OpenVINO on a CPU where the bundle has it, else torch."""
 
     openvino_threads: int = Field(0, ge=0)
-    """Threads of one forward pass of OpenVINO; 0 takes one a core."""
+    """Threads of one forward pass of OpenVINO; 0 takes one a core, shared out among the lanes."""
 
     max_image_pixels: int = _LIMITS.max_pixels
     """Largest image that is decoded, width times height."""

@@ -11,3 +11,11 @@ def wait_asleep() -> None:
     do, on the cores that the other one's and OpenVINO's threads need.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def share_cores(lanes: int) -> None:
+    """Have each of ``lanes`` threads that compute at once use its share of the cores.
+
+    Call it before torch or faiss is loaded: what OpenMP is told later holds for the calling thread alone.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // lanes)))

@@ -13,6 +13,7 @@ def main() -> None:
     settings = read(ServerSettings, "blemish-server")
     logs.configure()
     threads.wait_asleep()
+    threads.share_cores(settings.lanes)
     # Only now: this loads torch, and a wrong setting should not have to wait for it.
     from blemish_server.app import PortTaken, serve
 

@@ -4,7 +4,7 @@
 import asyncio
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc.aio
 import structlog
@@ -21,7 +21,6 @@ from blemish.v1 import (
     search_pb2_grpc,
     server_pb2_grpc,
 )
-from blemish_core.batching import BatchingPolicy
 from blemish_core.datasets import DatasetStore
 from blemish_core.index import SearchIndex
 from blemish_core.jobs.store import JobStore
@@ -107,11 +106,11 @@ def build(settings: ServerSettings) -> App:
     store = ModelStore(settings.models)
     jobs = JobStore.connect(settings.redis_url)
     index = SearchIndex.connect(settings.qdrant_url, settings.qdrant_grpc_port)
-    policy = BatchingPolicy(settings.max_batch_size, settings.batch_wait_ms / 1000, settings.max_queued)
+    policy = settings.batching(device)
     models = LoadedModels(
         store,
         device=device,
-        runtime=settings.runtime_choice,
+        runtime=replace(settings.runtime_choice, lanes=policy.lanes),
         policy=policy,
         capacity=settings.max_loaded_models,
     )

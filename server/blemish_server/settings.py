@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
+from blemish_core.batching import BatchingPolicy
 from blemish_core.settings import StackSettings
 
 
@@ -30,16 +31,31 @@ class ServerSettings(StackSettings):
     """Encoded images held at once, all requests together; more are refused."""
 
     max_batch_size: int = Field(8, ge=1)
-    """Images scored in one forward pass."""
+    """Images scored in one forward pass on a GPU."""
 
     batch_wait_ms: float = Field(2.0, ge=0)
-    """How long the first image of a batch waits for others."""
+    """How long the first image of a batch waits for others, on a GPU."""
+
+    cpu_lanes: int = Field(0, ge=0)
+    """Images of one model scored at once on a CPU, each on its share of the cores; 0 takes one a core.
+    Fewer answer a lone camera sooner, more answer many cameras faster."""
 
     max_loaded_models: int = Field(8, ge=1)
     """Models kept in memory; the least recently used makes room."""
 
     grace_s: float = Field(10.0, ge=0)
     """How long requests may take to end when the server is told to stop."""
+
+    @property
+    def lanes(self) -> int:
+        """Of a model on a CPU."""
+        return self.cpu_lanes or os.cpu_count() or 1
+
+    def batching(self, device: str) -> BatchingPolicy:
+        """Return how images are grouped on ``device``."""
+        if device == "cpu":
+            return BatchingPolicy(max_batch_size=1, max_queued=self.max_queued, lanes=self.lanes)
+        return BatchingPolicy(self.max_batch_size, self.batch_wait_ms / 1000, self.max_queued)
 
     @field_validator("import_roots", mode="before")
     @classmethod

@@ -143,10 +143,35 @@ def served(
     return Load(**found)
 
 
-def in_process(
-    inspect: Callable[[bytes], object], images: list[bytes], workers: int, seconds: float
-) -> Load:
-    """The same frames with no server: ``workers`` threads that decode and score one after the other."""
+def in_process(version: Path, frames: Path, workers: int, seconds: float) -> Load:
+    """The same frames with no server, in a process whose threads share the cores as the server's do."""
+    told = subprocess.run(
+        [sys.executable, __file__, "--limit", str(version), str(frames), str(workers), str(seconds)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return Load(**json.loads(told.stdout))
+
+
+def limit(version: Path, frames: Path, workers: int, seconds: float) -> Load:
+    threads.wait_asleep()
+    threads.share_cores(workers)
+    from blemish_core.bundle import load_detector
+    from blemish_core.runtimes.choice import RuntimeChoice
+
+    _, detector = load_detector(version, "cpu", RuntimeChoice(lanes=workers))
+
+    def inspect(image: bytes) -> object:
+        return detector.inspect([detector.prepare(decode(image))])
+
+    images = [file.read_bytes() for file in sorted(frames.iterdir())]
+    repeated(inspect, images, workers, 1.0)  # warms up
+    return repeated(inspect, images, workers, seconds)
+
+
+def repeated(inspect: Callable[[bytes], object], images: list[bytes], workers: int, seconds: float) -> Load:
+    """``workers`` threads that decode and score one frame after the other."""
     took: list[float] = []
     frames = itertools.cycle(images)
     began = time.perf_counter()
@@ -163,9 +188,15 @@ def in_process(
     return load(took, time.perf_counter() - began, 0)
 
 
-def anomalibs(detector: Any, folder: Path) -> Callable[[bytes], object]:
+def anomalibs(version: Path, folder: Path) -> Callable[[bytes], object]:
     """Run anomalib's OpenVINOInferencer with the same weights and bank, in float32."""
     from anomalib.models import Patchcore
+
+    from blemish_core.bundle import load_detector
+    from blemish_core.runtimes.choice import RuntimeChoice
+
+    loaded: Any = load_detector(version, "cpu", RuntimeChoice("torch"))
+    detector = loaded[1]
 
     # Its neighbour, when run as a script.
     inferencers = importlib.import_module("bench_runtimes").anomalibs
@@ -180,7 +211,13 @@ def anomalibs(detector: Any, folder: Path) -> Callable[[bytes], object]:
     )
     module.model.load_state_dict(detector._model.state_dict())
     predict = inferencers(module, folder)["anomalib OpenVINO f32"]
-    return lambda image: predict(decode(image))
+    side = detector.input_size
+
+    def scaled(image: bytes) -> object:
+        # It takes the size that it was exported for and no other.
+        return predict(np.asarray(Image.fromarray(decode(image)).resize((side, side))))
+
+    return scaled
 
 
 @contextmanager
@@ -237,21 +274,13 @@ def bench(folder: Path, arguments: argparse.Namespace) -> None:
             if job.error:
                 raise SystemExit(job.error)
         model = job.result.model_version
-        threads.wait_asleep()
-        from blemish_core.bundle import load_detector
-
         version = folder / "data/store/models/tile-patchcore/1"
-        _, detector = load_detector(version, "cpu")
-
-        def inspect(image: bytes) -> object:
-            return detector.inspect([detector.prepare(decode(image))])
-
         process, seconds, cores = server_process(address), arguments.seconds, os.cpu_count() or 1
         rows: dict[str, Callable[[], Load]] = {
-            "in process, one by one": partial(in_process, inspect, images, 1, seconds),
-            f"in process, {cores} at once": partial(in_process, inspect, images, cores, seconds),
+            "in process, one by one": partial(in_process, version, folder / "frames", 1, seconds),
+            f"in process, {cores} at once": partial(in_process, version, folder / "frames", cores, seconds),
             "anomalib OpenVINOInferencer, one by one": partial(
-                in_process, anomalibs(detector, folder), images, 1, seconds
+                repeated, anomalibs(version, folder), images, 1, seconds
             ),
         }
         for kind in ("stream", "unary"):
@@ -292,6 +321,11 @@ def show(rounds: dict[str, list[Load]], arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--limit"]:
+        version, frames, workers, seconds = sys.argv[2:]
+        told = limit(Path(version), Path(frames), int(workers), float(seconds))
+        print(json.dumps(asdict(told)))
+        return
     if sys.argv[1:2] == ["--generate"]:
         address, model, folder, kind, callers, seconds = sys.argv[2:]
         told = asyncio.run(generated(address, model, Path(folder), kind, int(callers), float(seconds)))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -100,3 +101,23 @@ async def test_an_answer_tells_where_its_time_went() -> None:
         answer = await batcher.submit(1)
     assert answer.queued_s >= 0.05
     assert answer.computed_s > 0
+
+
+async def test_lanes_run_at_once_and_keep_no_more_than_their_number_busy() -> None:
+    lock, busy, most = threading.Lock(), 0, 0
+    both = threading.Barrier(2, timeout=10)
+
+    def work(items: Sequence[int]) -> list[int]:
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+        both.wait()  # passes two by two
+        with lock:
+            busy -= 1
+        return [2 * item for item in items]
+
+    async with running(Batcher(work, BatchingPolicy(max_batch_size=1, lanes=2))) as batcher:
+        answers = await asyncio.gather(*(batcher.submit(item) for item in range(10)))
+    assert [answer.result for answer in answers] == [2 * item for item in range(10)]
+    assert most == 2

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from blemish_core.batching import BatchingPolicy
 from blemish_core.settings import read
 from blemish_server.settings import ServerSettings
 
@@ -22,6 +23,13 @@ def test_redis_and_qdrant_go_by_their_usual_names(monkeypatch: pytest.MonkeyPatc
     assert settings.redis_url == "redis://:secret@redis:6379/1"
     assert (settings.qdrant_url, settings.qdrant_grpc_port) == ("http://qdrant:6333", 7000)
     assert "secret" not in repr(settings)
+
+
+def test_a_cpu_has_lanes_and_a_gpu_batches() -> None:
+    settings = ServerSettings(cpu_lanes=3, max_batch_size=4, batch_wait_ms=5, max_queued=7)
+    assert settings.batching("cpu") == BatchingPolicy(max_batch_size=1, max_queued=7, lanes=3)
+    assert settings.batching("cuda:1") == BatchingPolicy(4, 0.005, 7)
+    assert ServerSettings().batching("cpu").lanes == os.cpu_count()
 
 
 @pytest.mark.parametrize(

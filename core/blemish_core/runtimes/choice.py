@@ -18,7 +18,9 @@ class RuntimeChoice:
 
     name: Asked = "auto"
     threads: int = 0
-    """Of one forward pass of OpenVINO; 0 takes one a core."""
+    """Of one forward pass of OpenVINO; 0 takes one a core, shared out among the lanes."""
+    lanes: int = 1
+    """Forward passes of OpenVINO that are to run at once."""
 
     def among(self, cards: Mapping[str, RuntimeCard], device: str, model: str) -> str:
         """Return the name of the runtime that serves.

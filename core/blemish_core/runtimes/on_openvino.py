@@ -6,6 +6,7 @@ a file of weights. Reading it executes nothing: an operation that OpenVINO does 
 extensions are loaded by API calls alone, of which there are none here.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -50,15 +51,16 @@ def _converted(network: nn.Module, input_size: int, *, symbolic: bool) -> Any:
 
 
 class OpenVinoRuntime:
-    """A network on the CPU. Threads may call at once; each call is then computed after the other."""
+    """A network on the CPU. Threads may call at once: a call a lane is computed at once."""
 
-    def __init__(self, file: Path, *, name: str = NAME, threads: int = 0) -> None:
+    def __init__(self, file: Path, *, name: str = NAME, threads: int = 0, lanes: int = 1) -> None:
         """Load the IR in ``file``.
 
         Args:
             file: the XML; its weights lie beside it.
             name: as settings spell it.
-            threads: threads of one forward pass; 0 takes one a core.
+            threads: threads of one forward pass; 0 takes one a core, shared out among the lanes.
+            lanes: forward passes at once.
 
         Raises:
             Corrupt: if it is no network that this OpenVINO reads.
@@ -66,7 +68,7 @@ class OpenVinoRuntime:
         self.name = name
         try:
             model = _core().read_model(file, file.with_suffix(".bin"))
-            self._compiled = _core().compile_model(model, "CPU", _settings(threads))
+            self._compiled = _core().compile_model(model, "CPU", _settings(threads, lanes))
         except RuntimeError as error:
             raise Corrupt(f"{file} is no network that this OpenVINO reads; train again") from error
         self._idle: SimpleQueue[Any] = SimpleQueue()
@@ -90,17 +92,19 @@ class OpenVinoRuntime:
             self._idle.put(request)
 
 
-def _settings(threads: int) -> dict[str, Any]:
+def _settings(threads: int, lanes: int) -> dict[str, Any]:
     settings: dict[str, Any] = {
-        # One batch at a time has all threads: a model's batcher runs no two.
         "PERFORMANCE_HINT": "LATENCY",
         # Never the default, which is bf16 where the CPU has it: slower there, and not what was calibrated.
         "INFERENCE_PRECISION_HINT": "f32",
         # Pinned, two processes share one core and leave the others idle.
         "ENABLE_CPU_PINNING": False,
     }
+    if lanes > 1:
+        settings["NUM_STREAMS"] = lanes
+        threads = threads or max(1, (os.cpu_count() or 1) // lanes)
     if threads:
-        settings["INFERENCE_NUM_THREADS"] = threads
+        settings["INFERENCE_NUM_THREADS"] = threads * lanes
     return settings
 
 

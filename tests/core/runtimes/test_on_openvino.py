@@ -42,7 +42,10 @@ def test_an_answer_outlives_the_next_call(runtime: OpenVinoRuntime) -> None:
     assert first.equal(kept)
 
 
-def test_threads_at_once_get_their_own_answers(runtime: OpenVinoRuntime) -> None:
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_threads_at_once_get_their_own_answers(exported: Path, lanes: int) -> None:
+    runtime = OpenVinoRuntime(exported, lanes=lanes)
+    assert runtime._compiled.get_property("NUM_STREAMS") == lanes
     batches = [images(1 + number % 3, seed=number) for number in range(24)]
     alone = [runtime(batch)[0] for batch in batches]
     with ThreadPoolExecutor(8) as threads:
