@@ -87,10 +87,8 @@ def test_loaded_it_gives_the_same(training: Training) -> None:
         np.testing.assert_allclose(before.embedding, after.embedding, atol=1e-5)
 
 
-@pytest.mark.parametrize("images", [range(3), [5, 5, 5]], ids=["three", "copies"])
-def test_rounding_does_not_turn_the_embedding_of_an_image_it_was_made_with(
-    images: Sequence[int], tmp_path: Path
-) -> None:
+def test_rounding_does_not_turn_the_embedding_of_an_image_it_was_made_with(tmp_path: Path) -> None:
+    images = range(3)  # so few that one alone is held out
     detector = learn(tmp_path, images=images).detector
     golden = [detector.prepare(surface(number)) for number in images]
     parity.check(parity.compare(detector, Rounded(detector), golden, tolerance=parity.TOLERANCE), "rounded")
@@ -166,12 +164,12 @@ class _Killed(Exception):
     """What a killed attempt is like, from within."""
 
 
-@pytest.mark.parametrize("how", ["random", "solved"])
 def test_a_killed_attempt_is_gone_on_with_as_if_never_interrupted(
-    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("blemish_core.detectors.efficientad_steps._SAVE_EVERY_S", 0.0)
-    whole = learn(tmp_path, replace(STEPS, start=how))
+    settings = replace(STEPS, start="solved")  # whose steps are those of a random start, and more before
+    whole = learn(tmp_path, settings)
 
     def die(phase: str, done: int, total: int, unit: str) -> None:
         if (phase, done) == ("training", 2):
@@ -185,8 +183,8 @@ def test_a_killed_attempt_is_gone_on_with_as_if_never_interrupted(
 
     kept = tmp_path / "checkpoint"
     with pytest.raises(_Killed):
-        learn(tmp_path, replace(STEPS, start=how), progress=die, checkpoint=kept)
-    resumed = learn(tmp_path, replace(STEPS, start=how), progress=note, checkpoint=kept)
+        learn(tmp_path, settings, progress=die, checkpoint=kept)
+    resumed = learn(tmp_path, settings, progress=note, checkpoint=kept)
     assert steps[0] == 2
     for name, tensor in whole.detector.tensors().items():
         torch.testing.assert_close(tensor, resumed.detector.tensors()[name], rtol=1e-4, atol=1e-5)
