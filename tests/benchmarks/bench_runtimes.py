@@ -11,6 +11,7 @@ comes, which on a CPU that has bf16 means bf16 (other scores), and in float32 as
 """
 
 import argparse
+import contextlib
 import os
 import tempfile
 import time
@@ -81,8 +82,9 @@ def anomalibs(module: nn.Module, folder: Path) -> dict[str, Frame]:
     for output, name in zip(model.outputs, names, strict=True):
         output.tensor.set_names({name})
     ov.save_model(model, folder / "theirs.xml", compress_to_fp16=False)
-    as_it_comes = OpenVINOInferencer(folder / "theirs.xml")
-    in_f32 = OpenVINOInferencer(folder / "theirs.xml", config={"INFERENCE_PRECISION_HINT": "f32"})
+    with contextlib.chdir(folder):  # where it leaves its compiled networks
+        as_it_comes = OpenVINOInferencer(folder / "theirs.xml")
+        in_f32 = OpenVINOInferencer(folder / "theirs.xml", config={"INFERENCE_PRECISION_HINT": "f32"})
 
     def by_torch(image: Image) -> object:
         with torch.inference_mode():

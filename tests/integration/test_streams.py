@@ -239,6 +239,14 @@ def test_an_unsound_beginning_is_refused(
     assert words in (refused.value.details() or "")
 
 
+def test_a_limit_longer_than_any_stream_is_no_limit(
+    stub: InspectionServiceStub, picture: bytes, tile_model: str
+) -> None:
+    first = config(tile_model)
+    first.config.max_latency.seconds = 300_000_000_000  # more than a timedelta holds
+    assert next(stub.ScoreStream(iter([first, *frames([picture])]))).HasField("inspection")
+
+
 def test_a_second_configuration_ends_the_stream(
     stub: InspectionServiceStub, picture: bytes, tile_model: str
 ) -> None:

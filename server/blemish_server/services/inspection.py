@@ -5,7 +5,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any
 
 import grpc.aio
@@ -93,12 +92,11 @@ class _Config:
         rate = None
         if config.HasField("target_false_reject_rate"):
             rate = checked_false_reject_rate(config.target_false_reject_rate)
-        latency = config.max_latency.ToTimedelta()
-        if latency < timedelta(0):
+        # Not ToTimedelta: it fails on durations that a timedelta cannot hold.
+        latency_s = config.max_latency.seconds + config.max_latency.nanos / 1e9
+        if latency_s < 0:
             raise InvalidRequest("max_latency must not be negative", field="config.max_latency")
-        return cls(
-            ModelRef.parse(config.model), config.outputs, policy, rate, latency.total_seconds() or None
-        )
+        return cls(ModelRef.parse(config.model), config.outputs, policy, rate, latency_s or None)
 
 
 class _Scorer:
