@@ -11,6 +11,7 @@ BlemishError
 ├── TooLarge
 ├── DiskFull
 ├── Overloaded
+│   └── TooLate
 ├── Unavailable
 ├── Corrupt
 ├── RuntimesDisagree
@@ -86,6 +87,12 @@ class Overloaded(BlemishError):
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class TooLate(Overloaded):
+    """The deadline cannot be kept, or has passed; nothing was computed."""
+
+    reason = "TOO_LATE"
 
 
 class Unavailable(BlemishError):

@@ -163,9 +163,9 @@ def _opened(data: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
             f"the image is truncated: {len(data)} bytes are not even a header; send the whole file"
         )
     if plugin is WebPImageFile:
-        _check_size(*_webp_size(data), limits)  # opening it allocates the canvas
+        check_size(*_webp_size(data), limits)  # opening it allocates the canvas
     image = plugin(BytesIO(data))
-    _check_size(*image.size, limits)
+    check_size(*image.size, limits)
     if isinstance(image, PngImageFile):
         stream = BytesIO(data)
         plugin(stream).verify()
@@ -178,21 +178,29 @@ def _opened(data: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
     return image
 
 
-def _check_size(width: int, height: int, limits: ImageLimits) -> None:
+def check_size(width: int, height: int, limits: ImageLimits, *, field: str = "image") -> None:
+    """Hold what an image measures against the limits.
+
+    Raises:
+        InvalidImage: naming ``field``.
+    """
     if min(width, height) < limits.min_side:
-        raise _invalid(
+        raise InvalidImage(
             f"the image is {width} x {height} px, but each side needs at least {limits.min_side}: "
-            "send a larger part of the surface"
+            "send a larger part of the surface",
+            field=field,
         )
     if max(width, height) > limits.max_side:
-        raise _invalid(
+        raise InvalidImage(
             f"the image is {width} x {height} px, but a side may have at most {limits.max_side}: "
-            "scale it down or cut it up"
+            "scale it down or cut it up",
+            field=field,
         )
     if width * height > limits.max_pixels:
-        raise _invalid(
+        raise InvalidImage(
             f"the image is {width} x {height} = {width * height} pixels, more than the {limits.max_pixels} "
-            "that BLEMISH_MAX_IMAGE_PIXELS allows: scale it down, cut it up or raise the setting"
+            "that BLEMISH_MAX_IMAGE_PIXELS allows: scale it down, cut it up or raise the setting",
+            field=field,
         )
 
 

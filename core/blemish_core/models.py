@@ -112,6 +112,16 @@ class ModelStore:
         number = aliases.get(PRODUCTION)
         return int(number) if number is not None else None
 
+    def in_production(self) -> list[ModelRef]:
+        """All versions in production, the most recently promoted first."""
+        if not self._root.exists():
+            return []
+        files = sorted(
+            self._root.glob(f"[!.]*/{_ALIASES}"), key=lambda file: file.stat().st_mtime, reverse=True
+        )
+        numbers = ((file.parent.name, self.production(file.parent.name)) for file in files)
+        return [ModelRef(model, number) for model, number in numbers if number]
+
     def promote(self, ref: ModelRef) -> Manifest:
         """Make a version the production one.
 

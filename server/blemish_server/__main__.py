@@ -14,6 +14,8 @@ def main() -> None:
     logs.configure()
     threads.wait_asleep()
     threads.share_cores(settings.lanes)
+    # The event loop's turn among the lanes: each of its many short steps may have to wait this long for it.
+    sys.setswitchinterval(0.0005)
     # Only now: this loads torch, and a wrong setting should not have to wait for it.
     from blemish_server.app import PortTaken, serve
 

@@ -25,8 +25,9 @@ from blemish_core.datasets import DatasetStore
 from blemish_core.index import SearchIndex
 from blemish_core.jobs.store import JobStore
 from blemish_core.models import ModelStore
+from blemish_core.names import ModelRef
 from blemish_core.settings import chosen_device
-from blemish_server.dependencies import SERVING, Dependencies, Dependency
+from blemish_server.dependencies import NOT_SERVING, SERVING, Dependencies, Dependency
 from blemish_server.dispatch import Dispatcher
 from blemish_server.feed import JobFeed
 from blemish_server.inspector import Inspector
@@ -46,6 +47,8 @@ SERVICES = tuple(
 _HEALTH = "grpc.health.v1.Health"
 # Blocking work: decoding, files, Redis, Qdrant. More wait in the loop, not in threads.
 _THREADS = 32
+# What is not warm by then loads when it is asked for.
+_WARM_WITHIN_S = 120.0
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +68,8 @@ class App:
     feed: JobFeed
     dispatcher: Dispatcher
     dependencies: Dependencies
+    preload: tuple[ModelRef, ...]
+    """What is to be warm before health says SERVING."""
     ending: asyncio.Event
     """Tells streams to end."""
 
@@ -72,13 +77,18 @@ class App:
         """Serve until ``stop``, then let calls end for up to ``grace_s``."""
         background = [asyncio.create_task(self.feed.run())]
         try:
-            # One look before the first call, so that health is true from the start.
-            await self.dependencies.look()
-            background.append(asyncio.create_task(self.dependencies.run()))
+            for service in (OVERALL_HEALTH, *SERVICES):
+                await self.health.set(service, NOT_SERVING)
             await self.server.start()
-            await self.health.set(OVERALL_HEALTH, SERVING)
-            log.info("serving", address=self.address)
-            await stop.wait()
+            if await self._warm(stop):
+                for service in SERVICES:
+                    await self.health.set(service, SERVING)
+                # One look before the first SERVING, so that health is true from the start.
+                await self.dependencies.look()
+                background.append(asyncio.create_task(self.dependencies.run()))
+                await self.health.set(OVERALL_HEALTH, SERVING)
+                log.info("serving", address=self.address)
+                await stop.wait()
             log.info("stopping", grace_s=grace_s)
             # stop() is not graceful to handlers that abort (grpc#37239): first tell balancers to go away.
             await self.health.enter_graceful_shutdown()
@@ -92,6 +102,16 @@ class App:
             self.dispatcher.close()
             await self.feed.close()
             log.info("stopped")
+
+    async def _warm(self, stop: asyncio.Event) -> bool:
+        """Load what is to be warm; False if it is time to stop before."""
+        warming = asyncio.create_task(self.models.warm(self.preload))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((warming, stopping), timeout=_WARM_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        warming.cancel()
+        await asyncio.gather(warming, stopping, return_exceptions=True)
+        return not stop.is_set()
 
 
 def build(settings: ServerSettings) -> App:
@@ -109,12 +129,13 @@ def build(settings: ServerSettings) -> App:
     policy = settings.batching(device)
     models = LoadedModels(
         store,
+        limits,
         device=device,
         runtime=replace(settings.runtime_choice, lanes=policy.lanes),
         policy=policy,
-        capacity=settings.max_loaded_models,
+        budget_bytes=settings.max_loaded_bytes,
     )
-    inspector = Inspector(models, limits, settings.max_waiting_bytes)
+    inspector = Inspector(models, settings.max_waiting_bytes)
     feed = JobFeed(jobs, settings.redis_url)
     dispatcher = Dispatcher(settings.redis_url)
     health = health_aio.HealthServicer()
@@ -149,7 +170,7 @@ def build(settings: ServerSettings) -> App:
     job_pb2_grpc.add_JobServiceServicer_to_server(
         JobServicer(jobs, feed, dispatcher, datasets, store), server
     )
-    model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(store), server)
+    model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(store, models), server)
     server_pb2_grpc.add_ServerServiceServicer_to_server(
         ServerServicer(settings, device, models, dependencies), server
     )
@@ -163,7 +184,8 @@ def build(settings: ServerSettings) -> App:
             f"cannot listen on {settings.listen}: it is taken, or no address of this machine; choose "
             "another with BLEMISH_LISTEN (port 0 takes a free one)"
         ) from error
-    return App(server, f"{host}:{port}", health, models, feed, dispatcher, dependencies, ending)
+    preload = tuple(store.in_production()) if settings.preload else ()
+    return App(server, f"{host}:{port}", health, models, feed, dispatcher, dependencies, preload, ending)
 
 
 async def serve(settings: ServerSettings) -> None:
@@ -174,6 +196,4 @@ async def serve(settings: ServerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     app = build(settings)
-    for service in SERVICES:
-        await app.health.set(service, SERVING)
     await app.run(stop, settings.grace_s)

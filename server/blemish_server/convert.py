@@ -17,6 +17,7 @@ from blemish.v1 import (
     model_pb2,
     search_pb2,
 )
+from blemish_core.batching import Priority
 from blemish_core.bundle import Manifest
 from blemish_core.calibration import DEFAULT_FALSE_REJECT_RATE
 from blemish_core.calibration_log import Revision
@@ -37,6 +38,7 @@ from blemish_core.jobs.record import (
 from blemish_core.metrics import Interval, Latency, Metrics, Spread
 from blemish_core.models import Model
 from blemish_core.names import ModelRef, dataset_id, dataset_name, item_name, job_name
+from blemish_core.picture import Picture, RawLayout, Region
 from blemish_core.runtimes.card import RuntimeCard
 from blemish_server.calibrations import calibration
 from blemish_server.inspector import Inspected
@@ -52,16 +54,44 @@ STATES: Mapping[JobState, job_pb2.JobState.ValueType] = {
     JobState.CANCELLED: job_pb2.JOB_STATE_CANCELLED,
 }
 
+_PRIORITIES: Mapping[int, Priority] = {
+    inspection_pb2.PRIORITY_UNSPECIFIED: Priority.AUDIT,
+    inspection_pb2.PRIORITY_LINE_STOP: Priority.LINE_STOP,
+    inspection_pb2.PRIORITY_AUDIT: Priority.AUDIT,
+    inspection_pb2.PRIORITY_BACKFILL: Priority.BACKFILL,
+}
 
-def encoded_image(image: image_pb2.Image, field: str) -> bytes:
-    """Return the bytes of an image.
+
+def picture(image: image_pb2.Image, field: str) -> Picture:
+    """Return an image as it came; what it holds is looked at where it is decoded.
 
     Raises:
-        InvalidRequest: if there are none.
+        InvalidRequest: if there is none.
     """
+    region = None
+    if image.HasField("region"):
+        part = image.region
+        region = Region(part.left, part.top, part.width, part.height)
+    if image.WhichOneof("content") == "raw":
+        raw = image.raw
+        layout = RawLayout(raw.pixel_format, raw.width, raw.height, raw.stride)
+        return Picture(raw.data, layout, region)
     if not image.encoded:
-        raise InvalidRequest(f"{field}.encoded is empty; send a JPEG, PNG, BMP, TIFF or WebP", field=field)
-    return image.encoded
+        raise InvalidRequest(
+            f"{field}.encoded is empty; send a JPEG, PNG, BMP, TIFF or WebP, or {field}.raw", field=field
+        )
+    return Picture(image.encoded, None, region)
+
+
+def priority(asked: inspection_pb2.Priority.ValueType, field: str) -> Priority:
+    """Return whose turn it is first.
+
+    Raises:
+        InvalidRequest: if it is none that this server knows.
+    """
+    if asked not in _PRIORITIES:
+        raise InvalidRequest(f"{field} is {asked}, but must be LINE_STOP, AUDIT or BACKFILL", field=field)
+    return _PRIORITIES[asked]
 
 
 def inspection(done: Inspected, outputs: inspection_pb2.Outputs) -> inspection_pb2.Inspection:

@@ -1,122 +1,267 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model versions in memory, each with its batcher; the least recently used makes room."""
+"""The model versions in memory, warm, each with its batcher; the least recently used makes room."""
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import structlog
 from torch import Tensor
 
 from blemish_core.batching import Batcher, BatchingPolicy
 from blemish_core.bundle import Manifest, load_detector
-from blemish_core.calibration_log import CalibrationLog
+from blemish_core.calibration_log import CalibrationLog, Revision
 from blemish_core.detectors.detector import Detector, Outcome
-from blemish_core.errors import Overloaded
+from blemish_core.errors import BlemishError
+from blemish_core.images import ImageLimits
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef
+from blemish_core.picture import Picture
 from blemish_core.runtimes.choice import RuntimeChoice
 
+# How long what a name means is taken for granted; this server's own promotions count at once.
+_MEANING_S = 0.25
+# After a version would not load while an older one serves.
+_RETRY_S = 10.0
+
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model's input, and the calibration in force since its turn came."""
+
+    input: Tensor
+    calibration: Revision
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the detector says, and the calibration that it is judged by."""
+
+    outcome: Outcome
+    calibration: Revision
 
 
 @dataclass
 class LoadedModel:
     """A version that is ready to score."""
 
+    ref: ModelRef
     manifest: Manifest
     detector: Detector
-    calibrations: CalibrationLog
-    batcher: Batcher[Tensor, Outcome]
-    loop: asyncio.Task[None]
-    """Runs the batcher."""
-    room: asyncio.Semaphore
-    """For as many images as may wait; who is patient gets in by turns."""
+    batcher: Batcher[Picture, Prepared, Judged]
+    bytes: int
     users: int = 0
 
 
+@dataclass(frozen=True)
+class _Meaning:
+    """The fixed version that a name means, and until when that is taken for granted."""
+
+    ref: ModelRef
+    until_s: float
+
+
 class LoadedModels:
-    """Loads versions when they are first asked for and keeps up to ``capacity`` of them."""
+    """Loads versions when they are first asked for and keeps those that fit ``budget_bytes``.
+
+    Where a name comes to mean another version, the one before goes on until the new one is warm.
+    """
 
     def __init__(
         self,
         store: ModelStore,
+        limits: ImageLimits,
         *,
         device: str,
         runtime: RuntimeChoice,
         policy: BatchingPolicy,
-        capacity: int,
+        budget_bytes: int,
     ) -> None:
         self._store = store
+        self._limits = limits
         self._device = device
         self._runtime = runtime
         self._policy = policy
-        self._capacity = capacity
+        self._budget_bytes = budget_bytes
         self._models: OrderedDict[ModelRef, LoadedModel] = OrderedDict()
         self._loading: dict[ModelRef, asyncio.Task[LoadedModel]] = {}
+        self._one_load = asyncio.Lock()  # each is work for all cores, and a peak of memory
+        self._meanings: dict[ModelRef, _Meaning] = {}
+        self._looking: dict[ModelRef, asyncio.Task[ModelRef]] = {}
+        self._retry_at_s: dict[ModelRef, float] = {}
 
     @property
     def runtimes(self) -> dict[str, str]:
         """The loaded versions and what runs them, most recently used first."""
         return {str(ref): model.detector.runtime.name for ref, model in reversed(self._models.items())}
 
+    @property
+    def bytes(self) -> int:
+        """What the loaded versions hold."""
+        return sum(model.bytes for model in self._models.values())
+
     @asynccontextmanager
-    async def use(self, ref: ModelRef, *, patient: bool = False) -> AsyncIterator[LoadedModel]:
+    async def use(self, ref: ModelRef) -> AsyncIterator[LoadedModel]:
         """Hold the version that ``ref`` means now; it is not unloaded meanwhile.
 
         Raises:
             NotFound: if there is no such model or version.
             Corrupt: if its bundle is not what was written.
             NotPossibleYet: if it lacks the runtime that the server is to use.
-            Overloaded: if as many hold it as may wait for it; who is ``patient`` waits until one leaves.
         """
-        fixed = await asyncio.to_thread(self._store.resolve, ref)
-        while (model := self._models.get(fixed)) is None:
-            # One load for all who wait for it; a waiter that leaves does not stop it.
-            task = self._loading.get(fixed)
-            if task is None:
-                task = asyncio.create_task(self._load(fixed))
-                self._loading[fixed] = task
-                task.add_done_callback(lambda _: self._loading.pop(fixed, None))
-            await asyncio.shield(task)
-        self._models.move_to_end(fixed)
-        # At the door: the batcher would refuse it too, but only after the image was decoded.
-        if model.room.locked() and not patient:
-            raise Overloaded(
-                f"{self._policy.max_queued} images wait for {fixed} already; retry later, or raise "
-                "BLEMISH_MAX_QUEUED"
-            )
+        model = await self._model(ref)
+        self._models.move_to_end(model.ref)
         model.users += 1
         try:
-            async with model.room:
-                yield model
+            yield model
         finally:
             model.users -= 1
+            if not model.users:
+                self._make_room()
+
+    async def load(self, fixed: ModelRef) -> LoadedModel:
+        """Have a version in memory and warm.
+
+        Raises:
+            as ``use`` does.
+        """
+        while (model := self._models.get(fixed)) is None:
+            # Shielded: a waiter that leaves does not stop the load that others wait for.
+            await asyncio.shield(self._begin_load(fixed))
+        return model
+
+    async def warm(self, refs: Sequence[ModelRef]) -> None:
+        """Load those of ``refs`` that fit the budget, in their order; one that cannot be is logged."""
+        for ref in refs:
+            try:
+                manifest = await asyncio.to_thread(self._store.manifest, ref)
+                if self._models and self.bytes + manifest.size_bytes > self._budget_bytes:
+                    log.warning("model not loaded ahead", model=str(ref), reason="BLEMISH_MAX_LOADED_BYTES")
+                    continue
+                await self.load(ref)
+            except BlemishError as error:
+                log.error("model not loaded ahead", model=str(ref), reason=str(error))
+
+    def forget_meanings(self, model: str) -> None:
+        """Have the store looked at before a name of ``model`` is next relied on."""
+        for ref in [ref for ref in self._meanings if ref.model == model]:
+            known = self._meanings[ref]
+            self._meanings[ref] = _Meaning(known.ref, 0.0)
+            self._looking.pop(ref, None)  # it may have looked before the change
 
     def close(self) -> None:
         """Stop every batcher; callers still waiting are cancelled."""
         for model in self._models.values():
-            model.loop.cancel()
+            model.batcher.close()
         self._models.clear()
 
+    async def _model(self, ref: ModelRef) -> LoadedModel:
+        before = self._meanings.get(ref)
+        fixed = await self._meant(ref)
+        if (model := self._models.get(fixed)) is not None:
+            return model
+        serving = self._models.get(before.ref) if before else None
+        if serving is None:
+            return await self.load(fixed)
+        # The next look decides again: by then it may be there.
+        self._meanings[ref] = _Meaning(serving.ref, self._now_s() + _MEANING_S)
+        if self._now_s() >= self._retry_at_s.get(fixed, 0.0):
+            self._begin_load(fixed).add_done_callback(partial(self._note_failure, fixed))
+        return serving
+
+    async def _meant(self, ref: ModelRef) -> ModelRef:
+        """What ``ref`` means; one look at the store for all who ask meanwhile."""
+        known = self._meanings.get(ref)
+        if known is not None and self._now_s() < known.until_s:
+            return known.ref
+        look = self._looking.get(ref)
+        if look is None:
+            look = asyncio.create_task(asyncio.to_thread(self._store.resolve, ref))
+            self._looking[ref] = look
+            look.add_done_callback(lambda done: self._looked(ref, done))
+        fixed = await asyncio.shield(look)
+        if self._looking.get(ref) is look:
+            del self._looking[ref]
+            self._meanings[ref] = _Meaning(fixed, self._now_s() + _MEANING_S)
+        return fixed
+
+    def _looked(self, ref: ModelRef, look: "asyncio.Task[ModelRef]") -> None:
+        if (look.cancelled() or look.exception()) and self._looking.get(ref) is look:
+            del self._looking[ref]
+
+    def _begin_load(self, fixed: ModelRef) -> "asyncio.Task[LoadedModel]":
+        task = self._loading.get(fixed)
+        if task is None:
+            task = asyncio.create_task(self._load(fixed))
+            self._loading[fixed] = task
+            task.add_done_callback(lambda _: self._loading.pop(fixed, None))
+        return task
+
+    def _note_failure(self, fixed: ModelRef, load: "asyncio.Task[LoadedModel]") -> None:
+        if not load.cancelled() and (error := load.exception()):
+            self._retry_at_s[fixed] = self._now_s() + _RETRY_S
+            log.error("model not loaded; the one before it goes on", model=str(fixed), reason=str(error))
+
     async def _load(self, ref: ModelRef) -> LoadedModel:
-        folder = self._store.folder(ref.model, ref.version or 0)
-        manifest, detector = await asyncio.to_thread(load_detector, folder, self._device, self._runtime)
-        batcher = Batcher(detector.inspect, self._policy)
+        async with self._one_load:
+            folder = self._store.folder(ref.model, ref.version or 0)
+            manifest, detector = await asyncio.to_thread(load_detector, folder, self._device, self._runtime)
+            await self._run_once(detector)
         calibrations = CalibrationLog(folder, manifest, manifest.calibration_under(detector.runtime.name))
-        loop = asyncio.create_task(batcher.run())
-        room = asyncio.Semaphore(self._policy.max_queued)
-        model = LoadedModel(manifest, detector, calibrations, batcher, loop, room)
+        model = LoadedModel(
+            ref,
+            manifest,
+            detector,
+            Batcher(
+                partial(_prepare, detector, calibrations, self._limits),
+                partial(_judge, detector),
+                self._policy,
+                name=str(ref),
+            ),
+            detector.bytes,
+        )
         self._models[ref] = model
-        log.info("model loaded", model=str(ref), device=self._device, runtime=detector.runtime.name)
-        self._make_room(ref)
+        log.info(
+            "model loaded",
+            model=str(ref),
+            device=self._device,
+            runtime=detector.runtime.name,
+            bytes=model.bytes,
+        )
+        self._make_room(newest=ref)
         return model
 
-    def _make_room(self, newest: ModelRef) -> None:
+    async def _run_once(self, detector: Detector) -> None:
+        """Score grey as every lane will, and as large: memory and kernels are made on first use."""
+        grey = detector.prepare(np.full((detector.input_size, detector.input_size, 3), 128, np.uint8))
+        for size in {1, self._policy.max_batch_size}:
+            lanes = [asyncio.to_thread(detector.inspect, [grey] * size) for _ in range(self._policy.lanes)]
+            await asyncio.gather(*lanes)
+
+    def _make_room(self, newest: ModelRef | None = None) -> None:
         # One in use stays, even if that means one too many for a while.
         idle = [ref for ref, model in self._models.items() if not model.users and ref != newest]
-        for ref in idle[: max(0, len(self._models) - self._capacity)]:
-            self._models.pop(ref).loop.cancel()
-            log.info("model unloaded", model=str(ref))
+        while self.bytes > self._budget_bytes and len(self._models) > 1 and idle:
+            gone = self._models.pop(idle.pop(0))
+            gone.batcher.close()
+            log.info("model unloaded", model=str(gone.ref), bytes=gone.bytes)
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _prepare(
+    detector: Detector, calibrations: CalibrationLog, limits: ImageLimits, picture: Picture
+) -> Prepared:
+    return Prepared(detector.prepare(picture.pixels(limits)), calibrations.newest())
+
+
+def _judge(detector: Detector, batch: Sequence[Prepared]) -> list[Judged]:
+    outcomes = detector.inspect([one.input for one in batch])
+    return [Judged(outcome, one.calibration) for outcome, one in zip(outcomes, batch, strict=True)]

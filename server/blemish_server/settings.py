@@ -40,8 +40,11 @@ class ServerSettings(StackSettings):
     """Images of one model scored at once on a CPU, each on its share of the cores; 0 takes one a core.
     Fewer answer a lone camera sooner, more answer many cameras faster."""
 
-    max_loaded_models: int = Field(8, ge=1)
-    """Models kept in memory; the least recently used makes room."""
+    max_loaded_bytes: int = Field(4 << 30, ge=1 << 20)
+    """Weights, banks and indexes of the models in memory; the least recently used makes room."""
+
+    preload: bool = True
+    """Load the models in production before health says SERVING, as far as ``max_loaded_bytes`` goes."""
 
     grace_s: float = Field(10.0, ge=0)
     """How long requests may take to end when the server is told to stop."""
@@ -55,7 +58,9 @@ class ServerSettings(StackSettings):
         """Return how images are grouped on ``device``."""
         if device == "cpu":
             return BatchingPolicy(max_batch_size=1, max_queued=self.max_queued, lanes=self.lanes)
-        return BatchingPolicy(self.max_batch_size, self.batch_wait_ms / 1000, self.max_queued)
+        return BatchingPolicy(
+            self.max_batch_size, self.batch_wait_ms / 1000, self.max_queued, preparing=os.cpu_count() or 1
+        )
 
     @field_validator("import_roots", mode="before")
     @classmethod

@@ -28,6 +28,7 @@ STATUS_OF_ERROR: dict[type[BlemishError], StatusCode] = {
     errors.TooLarge: StatusCode.RESOURCE_EXHAUSTED,
     errors.DiskFull: StatusCode.RESOURCE_EXHAUSTED,
     errors.Overloaded: StatusCode.RESOURCE_EXHAUSTED,
+    errors.TooLate: StatusCode.DEADLINE_EXCEEDED,
     errors.Unavailable: StatusCode.UNAVAILABLE,
     errors.Corrupt: StatusCode.DATA_LOSS,
     errors.RuntimesDisagree: StatusCode.FAILED_PRECONDITION,

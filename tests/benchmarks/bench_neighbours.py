@@ -43,6 +43,7 @@ class Openvino:
     """The network on OpenVINO in single precision, one image at a time."""
 
     name = "openvino"
+    bytes = 0
 
     def __init__(self, detector: PatchCore) -> None:
         shape = (1, 3, detector.input_size, detector.input_size)

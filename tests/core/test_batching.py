@@ -1,42 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
-from blemish_core.batching import Batcher, BatchingPolicy
-from blemish_core.errors import Overloaded
+from blemish_core.batching import Batcher, BatchingPolicy, Priority
+from blemish_core.errors import Overloaded, TooLate
 
 PATIENT = BatchingPolicy(max_batch_size=4, max_wait_s=60)
 PROMPT = BatchingPolicy(max_batch_size=4, max_wait_s=0.001)
+ONE = BatchingPolicy(max_batch_size=1)
 
 
 class Doubler:
-    """Doubles its items and remembers the batches it was given."""
+    """Doubles its items, remembers the batches it was given, and waits while ``gate`` is closed."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
+        self.prepared: list[int] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Semaphore(0)
+
+    def prepare(self, item: int) -> int:
+        self.prepared.append(item)
+        if item == -2:
+            raise ValueError("cannot prepare -2")
+        return item
 
     def __call__(self, items: Sequence[int]) -> list[int]:
         self.batches.append(list(items))
+        self.entered.release()
+        assert self.gate.wait(10)
         if -1 in items:
             raise ValueError("cannot double -1")
         return [2 * item for item in items if item != 0]
 
+    @asynccontextmanager
+    async def under(self, policy: BatchingPolicy) -> AsyncIterator[Batcher[int, int, int]]:
+        batcher = Batcher(self.prepare, self, policy)
+        yield batcher
+        self.gate.set()
+        batcher.close()
 
-@asynccontextmanager
-async def running(batcher: Batcher[int, int]) -> AsyncIterator[Batcher[int, int]]:
-    loop = asyncio.create_task(batcher.run())
-    yield batcher
-    loop.cancel()
-    await asyncio.gather(loop, return_exceptions=True)
+    async def busy(self, batcher: Batcher[int, int, int]) -> "asyncio.Task[object]":
+        """Occupy the lane until the gate opens."""
+        self.gate.clear()
+        task = asyncio.create_task(batcher.submit(100))
+        await asyncio.sleep(0)
+        assert await asyncio.to_thread(self.entered.acquire, timeout=10)
+        return task
 
 
 async def test_concurrent_items_share_a_batch_and_keep_their_answers() -> None:
     double = Doubler()
-    async with running(Batcher(double, PATIENT)) as batcher:
+    async with double.under(PATIENT) as batcher:
         answers = await asyncio.gather(*(batcher.submit(item) for item in [1, 2, 3, 4]))
     assert [answer.result for answer in answers] == [2, 4, 6, 8]
     assert double.batches == [[1, 2, 3, 4]]
@@ -44,62 +65,197 @@ async def test_concurrent_items_share_a_batch_and_keep_their_answers() -> None:
 
 async def test_a_batch_is_never_larger_than_the_policy_allows() -> None:
     double = Doubler()
-    async with running(Batcher(double, PROMPT)) as batcher:
-        await asyncio.gather(*(batcher.submit(item) for item in range(1, 11)))
-    assert [len(batch) for batch in double.batches] == [4, 4, 2]
+    async with double.under(PROMPT) as batcher:
+        busy = await double.busy(batcher)
+        asked = [asyncio.create_task(batcher.submit(item)) for item in range(1, 11)]
+        await asyncio.sleep(0)
+        double.gate.set()
+        await asyncio.gather(busy, *asked)
+    assert [len(batch) for batch in double.batches] == [1, 4, 4, 2]
 
 
 async def test_a_lone_item_is_served_after_the_wait() -> None:
-    async with running(Batcher(Doubler(), PROMPT)) as batcher:
+    async with Doubler().under(PROMPT) as batcher:
         assert (await batcher.submit(21)).result == 42
 
 
 async def test_a_failing_batch_fails_its_callers_and_not_the_next_batch() -> None:
-    async with running(Batcher(Doubler(), PROMPT)) as batcher:
+    async with Doubler().under(PROMPT) as batcher:
         with pytest.raises(ValueError, match="cannot double"):
             await batcher.submit(-1)
         assert (await batcher.submit(3)).result == 6
 
 
+@pytest.mark.parametrize("preparing", [0, 2])
+async def test_an_item_that_cannot_be_prepared_fails_alone(preparing: int) -> None:
+    async with Doubler().under(BatchingPolicy(2, 0.2, preparing=preparing)) as batcher:
+        failed, done = await asyncio.gather(batcher.submit(-2), batcher.submit(3), return_exceptions=True)
+        assert isinstance(failed, ValueError)
+        assert not isinstance(done, BaseException)
+        assert done.result == 6
+
+
 async def test_a_wrong_number_of_answers_is_reported_as_a_bug() -> None:
-    async with running(Batcher(Doubler(), PROMPT)) as batcher:
+    async with Doubler().under(PROMPT) as batcher:
         with pytest.raises(RuntimeError, match="this is a bug"):
             await batcher.submit(0)
 
 
 async def test_nothing_is_computed_for_a_caller_who_left() -> None:
     double = Doubler()
-    batcher = Batcher(double, PROMPT)
-    left = asyncio.create_task(batcher.submit(1))
-    stayed = asyncio.create_task(batcher.submit(2))
-    await asyncio.sleep(0)
-    left.cancel()
-    async with running(batcher):
-        assert (await stayed).result == 4
-    assert double.batches == [[2]]
+    async with double.under(ONE) as batcher:
+        busy = await double.busy(batcher)
+        left = asyncio.create_task(batcher.submit(1))
+        stayed = asyncio.create_task(batcher.submit(2))
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.sleep(0)
+        double.gate.set()
+        await asyncio.gather(busy, stayed)
+    assert double.prepared == [100, 2]
 
 
-async def test_a_full_queue_refuses() -> None:
-    batcher = Batcher(Doubler(), BatchingPolicy(max_queued=1))
-    waiting = asyncio.create_task(batcher.submit(1))
-    await asyncio.sleep(0)
-    with pytest.raises(Overloaded):
-        await batcher.submit(2)
-    waiting.cancel()
+async def test_the_urgent_go_first_and_equals_in_their_order() -> None:
+    double = Doubler()
+    async with double.under(ONE) as batcher:
+        busy = await double.busy(batcher)
+        asked = [
+            asyncio.create_task(batcher.submit(item, priority=priority))
+            for item, priority in [
+                (1, Priority.BACKFILL),
+                (2, Priority.AUDIT),
+                (3, Priority.LINE_STOP),
+                (4, Priority.AUDIT),
+                (5, Priority.LINE_STOP),
+            ]
+        ]
+        await asyncio.sleep(0)
+        double.gate.set()
+        await asyncio.gather(busy, *asked)
+    assert double.batches == [[100], [3], [5], [2], [4], [1]]
+
+
+async def test_a_full_queue_refuses_unless_one_is_patient_or_more_urgent() -> None:
+    double = Doubler()
+    async with double.under(BatchingPolicy(max_batch_size=1, max_queued=1)) as batcher:
+        busy = await double.busy(batcher)
+        waiting = asyncio.create_task(batcher.submit(1))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="BLEMISH_MAX_QUEUED"):
+            await batcher.submit(2)
+        with pytest.raises(Overloaded):
+            await batcher.submit(2, priority=Priority.BACKFILL)
+        urgent = asyncio.create_task(batcher.submit(3, priority=Priority.LINE_STOP))
+        patient = asyncio.create_task(batcher.submit(4, patient=True))
+        await asyncio.sleep(0)
+        double.gate.set()
+        await asyncio.gather(busy, waiting, urgent, patient)
+    assert double.batches == [[100], [3], [1], [4]]
+
+
+async def test_those_who_left_take_no_room() -> None:
+    double = Doubler()
+    async with double.under(BatchingPolicy(max_batch_size=1, max_queued=1)) as batcher:
+        busy = await double.busy(batcher)
+        for item in range(1000):
+            leaving = asyncio.create_task(batcher.submit(item))
+            await asyncio.sleep(0)
+            leaving.cancel()
+            await asyncio.sleep(0)
+        assert len(batcher._arrived._heap) < 100
+        double.gate.set()
+        await busy
+    assert double.prepared == [100]
+
+
+async def test_who_is_late_already_is_refused_at_the_door() -> None:
+    double = Doubler()
+    async with double.under(ONE) as batcher:
+        with pytest.raises(TooLate):
+            await batcher.submit(1, deadline=time.monotonic() - 1)
+    assert double.prepared == []
+
+
+async def test_who_would_be_late_is_refused_at_the_door_once_it_is_known_how_long_it_takes() -> None:
+    double = Doubler()
+    async with double.under(ONE) as batcher:
+        busy = await double.busy(batcher)
+        await asyncio.sleep(0.2)
+        double.gate.set()
+        await busy
+        double.entered.acquire(blocking=False)
+        busy = await double.busy(batcher)
+        waiting = asyncio.create_task(batcher.submit(1))
+        await asyncio.sleep(0)
+        with pytest.raises(TooLate, match="are left"):  # two of some 0.2 s
+            await batcher.submit(2, deadline=time.monotonic() + 0.3)
+        in_time = asyncio.create_task(batcher.submit(3, deadline=time.monotonic() + 30))
+        await asyncio.sleep(0)
+        double.gate.set()
+        await asyncio.gather(busy, waiting, in_time)
+    assert 2 not in double.prepared
+
+
+async def test_nothing_is_computed_once_the_deadline_has_passed() -> None:
+    double = Doubler()
+    async with double.under(ONE) as batcher:
+        busy = await double.busy(batcher)
+        late = asyncio.create_task(batcher.submit(1, deadline=time.monotonic() + 0.05))
+        await asyncio.sleep(0.1)
+        double.gate.set()
+        await busy
+        with pytest.raises(TooLate, match="passed while it waited"):
+            await late
+    assert double.prepared == [100]
+
+
+async def test_the_deadline_counts_once_more_before_the_device() -> None:
+    batches: list[list[int]] = []
+
+    def slow(item: int) -> int:
+        time.sleep(0.1)
+        return item
+
+    def run(items: Sequence[int]) -> list[int]:
+        batches.append(list(items))
+        return list(items)
+
+    batcher = Batcher(slow, run, ONE)
+    with pytest.raises(TooLate):
+        await batcher.submit(1, deadline=time.monotonic() + 0.05)
+    batcher.close()
+    assert batches == []
 
 
 async def test_stopping_cancels_everyone_still_waiting() -> None:
-    async with running(Batcher(Doubler(), PATIENT)) as batcher:
+    double = Doubler()
+    async with double.under(ONE) as batcher:
+        busy = await double.busy(batcher)
         waiting = asyncio.create_task(batcher.submit(1))
+        await asyncio.sleep(0)
+        batcher.close()
+        results = await asyncio.gather(busy, waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [asyncio.CancelledError] * 2
+
+
+async def test_threads_end_with_the_batcher() -> None:
+    def running() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("mine-")]
+
+    batcher = Batcher(Doubler().prepare, Doubler(), BatchingPolicy(lanes=2, preparing=2), name="mine")
+    await batcher.submit(1)
+    assert len(running()) == 4
+    batcher.close()
+    give_up = time.monotonic() + 10
+    while running() and time.monotonic() < give_up:
         await asyncio.sleep(0.01)
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
+    assert running() == []
 
 
 async def test_an_answer_tells_where_its_time_went() -> None:
-    async with running(Batcher(Doubler(), BatchingPolicy(max_batch_size=2, max_wait_s=0.05))) as batcher:
+    async with Doubler().under(BatchingPolicy(max_batch_size=2, max_wait_s=0.05)) as batcher:
         answer = await batcher.submit(1)
-    assert answer.queued_s >= 0.05
+    assert answer.queued_s >= 0.05 or answer.prepared_s >= 0
     assert answer.computed_s > 0
 
 
@@ -117,7 +273,25 @@ async def test_lanes_run_at_once_and_keep_no_more_than_their_number_busy() -> No
             busy -= 1
         return [2 * item for item in items]
 
-    async with running(Batcher(work, BatchingPolicy(max_batch_size=1, lanes=2))) as batcher:
-        answers = await asyncio.gather(*(batcher.submit(item) for item in range(10)))
+    batcher: Batcher[int, int, int] = Batcher(
+        lambda item: item, work, BatchingPolicy(max_batch_size=1, lanes=2)
+    )
+    answers = await asyncio.gather(*(batcher.submit(item) for item in range(10)))
+    batcher.close()
     assert [answer.result for answer in answers] == [2 * item for item in range(10)]
     assert most == 2
+
+
+async def test_threads_that_prepare_work_ahead_and_no_farther_than_two_batches() -> None:
+    double = Doubler()
+    policy = BatchingPolicy(max_batch_size=2, max_wait_s=0.01, preparing=1)
+    async with double.under(policy) as batcher:
+        busy = await double.busy(batcher)
+        asked = [asyncio.create_task(batcher.submit(item)) for item in range(1, 21)]
+        await asyncio.sleep(0.2)
+        # Two full batches wait, and one more is in the preparer's hands.
+        assert len(double.prepared) == 1 + 2 * 2 + 1
+        double.gate.set()
+        answers = await asyncio.gather(*asked)
+        await busy
+    assert [answer.result for answer in answers] == [2 * item for item in range(1, 21)]

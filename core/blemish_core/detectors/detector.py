@@ -32,6 +32,10 @@ class Runtime(Protocol):
     name: str
     """As settings, manifests and answers spell it."""
 
+    @property
+    def bytes(self) -> int:
+        """What it holds beside the detector's own tensors: its copy of the weights, if it has one."""
+
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return what the network makes of images (B, 3, size, size)."""
 
@@ -53,6 +57,10 @@ class Detector(Protocol):
     @property
     def settings(self) -> Mapping[str, Any]:
         """What ``load`` needs besides the tensors; JSON values."""
+
+    @property
+    def bytes(self) -> int:
+        """Held in memory: weights, its runtime's copy, and what is looked up; not what a pass needs."""
 
     def tensors(self) -> dict[str, Tensor]:
         """All weights and buffers, on the CPU."""
@@ -136,3 +144,9 @@ class Terms:
     """Folder of photographs of anything, for detectors that learn what is not the surface."""
     warn: Callable[[str], None] = lambda text: None
     """Hears sentences for whoever reads the job."""
+
+
+def held_bytes(network: nn.Module) -> int:
+    """Return what parameters and buffers take."""
+    tensors = (*network.parameters(), *network.buffers())
+    return sum(tensor.nbytes for tensor in tensors)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blemish_core.detectors.anomalib_models import EfficientAdModel, EfficientAdModelSize
-from blemish_core.detectors.detector import Image, Outcome, Runtime
+from blemish_core.detectors.detector import Image, Outcome, Runtime, held_bytes
 from blemish_core.detectors.embedding import embeddings, pooled, score_unit
 from blemish_core.detectors.teacher import CHANNELS, NETWORKS
 from blemish_core.errors import InvalidRequest
@@ -103,6 +103,10 @@ class EfficientAd:
     @property
     def runtime(self) -> Runtime:
         return self._runtime
+
+    @property
+    def bytes(self) -> int:
+        return held_bytes(self._network) + self._runtime.bytes
 
     def run_on(self, runtime: Runtime) -> None:
         self._runtime = runtime

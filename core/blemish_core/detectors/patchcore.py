@@ -16,7 +16,7 @@ from blemish_core.detectors import backbone as backbones
 from blemish_core.detectors.anomalib_models import PatchcoreModel
 from blemish_core.detectors.anomaly_map import anomaly_map
 from blemish_core.detectors.backbone import Backbone
-from blemish_core.detectors.detector import Image, Outcome, Runtime
+from blemish_core.detectors.detector import Image, Outcome, Runtime, held_bytes
 from blemish_core.detectors.embedding import embeddings, pooled, score_unit
 from blemish_core.detectors.memory_bank import MemoryBank
 from blemish_core.errors import InvalidRequest
@@ -101,6 +101,10 @@ class PatchCore:
     @property
     def runtime(self) -> Runtime:
         return self._runtime
+
+    @property
+    def bytes(self) -> int:
+        return held_bytes(self._network) + self._bank.bytes + self._runtime.bytes
 
     def run_on(self, runtime: Runtime) -> None:
         self._runtime = runtime

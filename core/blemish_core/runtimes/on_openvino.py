@@ -71,6 +71,7 @@ class OpenVinoRuntime:
             self._compiled = _core().compile_model(model, "CPU", _settings(threads, lanes))
         except RuntimeError as error:
             raise Corrupt(f"{file} is no network that this OpenVINO reads; train again") from error
+        self.bytes = file.with_suffix(".bin").stat().st_size
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 class TorchRuntime:
     name = "torch"
+    bytes = 0  # the network is the detector's own
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         self._network = network

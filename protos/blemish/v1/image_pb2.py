@@ -24,17 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62lemish/v1/image.proto\x12\nblemish.v1\"%\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"N\n\nAnomalyMap\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\x0e\n\x06values\x18\x03 \x01(\x0c\x12\x11\n\tthreshold\x18\x04 \x01(\x02*M\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x12\n\x0eVERDICT_NORMAL\x10\x01\x12\x15\n\x11VERDICT_ANOMALOUS\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62lemish/v1/image.proto\x12\nblemish.v1\"n\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12#\n\x03raw\x18\x02 \x01(\x0b\x32\x14.blemish.v1.RawImageH\x00\x12\"\n\x06region\x18\x03 \x01(\x0b\x32\x12.blemish.v1.RegionB\t\n\x07\x63ontent\"]\n\x08RawImage\x12\x14\n\x0cpixel_format\x18\x01 \x01(\t\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0e\n\x06height\x18\x03 \x01(\x05\x12\x0e\n\x06stride\x18\x04 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"B\n\x06Region\x12\x0c\n\x04left\x18\x01 \x01(\x05\x12\x0b\n\x03top\x18\x02 \x01(\x05\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x0e\n\x06height\x18\x04 \x01(\x05\"N\n\nAnomalyMap\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\x0e\n\x06values\x18\x03 \x01(\x0c\x12\x11\n\tthreshold\x18\x04 \x01(\x02*M\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x12\n\x0eVERDICT_NORMAL\x10\x01\x12\x15\n\x11VERDICT_ANOMALOUS\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'blemish.v1.image_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=157
-  _globals['_VERDICT']._serialized_end=234
+  _globals['_VERDICT']._serialized_start=393
+  _globals['_VERDICT']._serialized_end=470
   _globals['_IMAGE']._serialized_start=38
-  _globals['_IMAGE']._serialized_end=75
-  _globals['_ANOMALYMAP']._serialized_start=77
-  _globals['_ANOMALYMAP']._serialized_end=155
+  _globals['_IMAGE']._serialized_end=148
+  _globals['_RAWIMAGE']._serialized_start=150
+  _globals['_RAWIMAGE']._serialized_end=243
+  _globals['_REGION']._serialized_start=245
+  _globals['_REGION']._serialized_end=311
+  _globals['_ANOMALYMAP']._serialized_start=313
+  _globals['_ANOMALYMAP']._serialized_end=391
 # @@protoc_insertion_point(module_scope)

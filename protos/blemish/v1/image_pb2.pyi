@@ -46,24 +46,105 @@ class Image(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ENCODED_FIELD_NUMBER: _builtins.int
+    RAW_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
     encoded: _builtins.bytes
     """An encoded image: JPEG, PNG, BMP, TIFF or WebP; grey, palette, RGB, with alpha, or CMYK;
     8 or 16 bits a channel. Alpha is laid over black; 16 bits are scaled to 8.
     """
+    @_builtins.property
+    def raw(self) -> Global___RawImage:
+        """What a camera delivers."""
+
+    @_builtins.property
+    def region(self) -> Global___Region:
+        """The part that is meant; all of it unless given. Anomaly maps are of this part."""
+
     def __init__(
         self,
         *,
         encoded: _builtins.bytes = ...,
+        raw: Global___RawImage | None = ...,
+        region: Global___Region | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "encoded", b"encoded"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "encoded", b"encoded", "raw", b"raw", "region", b"region"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "encoded", b"encoded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "encoded", b"encoded", "raw", b"raw", "region", b"region"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["encoded"]  # noqa: Y015
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["encoded", "raw"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
 
 Global___Image: _TypeAlias = Image  # noqa: Y015
+
+@_typing.final
+class RawImage(_message.Message):
+    """Samples as a camera delivers them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIXEL_FORMAT_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    STRIDE_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    pixel_format: _builtins.str
+    """By GenICam's Pixel Format Naming Convention: Mono8, Mono10, Mono12, Mono16, RGB8, BGR8, BayerRG8,
+    BayerGB8, BayerGR8 or BayerBG8. Samples are unpacked; more than 8 bits lie little endian in 16, and are
+    scaled to 8.
+    """
+    width: _builtins.int
+    height: _builtins.int
+    stride: _builtins.int
+    """Bytes from one row to the next; 0 means that rows are not padded."""
+    data: _builtins.bytes
+    """height rows from top to bottom; the padding of the last may be left out."""
+    def __init__(
+        self,
+        *,
+        pixel_format: _builtins.str = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        stride: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "height", b"height", "pixel_format", b"pixel_format", "stride", b"stride", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RawImage: _TypeAlias = RawImage  # noqa: Y015
+
+@_typing.final
+class Region(_message.Message):
+    """A rectangle, in px from the top left of the upright image."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEFT_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    left: _builtins.int
+    top: _builtins.int
+    width: _builtins.int
+    height: _builtins.int
+    def __init__(
+        self,
+        *,
+        left: _builtins.int = ...,
+        top: _builtins.int = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "left", b"left", "top", b"top", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Region: _TypeAlias = Region  # noqa: Y015
 
 @_typing.final
 class AnomalyMap(_message.Message):

@@ -22,6 +22,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    PRIORITY_LINE_STOP: _Priority.ValueType  # 1
+    """Something on the line acts on the verdict."""
+    PRIORITY_AUDIT: _Priority.ValueType  # 2
+    """Somebody waits for it."""
+    PRIORITY_BACKFILL: _Priority.ValueType  # 3
+    """Whenever there is nothing else to do."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Whose turn it is first where images wait for the same model. Lower ones wait for as long as there are
+    higher ones; each is refused only for those of its own priority or above.
+    """
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+PRIORITY_LINE_STOP: Priority.ValueType  # 1
+"""Something on the line acts on the verdict."""
+PRIORITY_AUDIT: Priority.ValueType  # 2
+"""Somebody waits for it."""
+PRIORITY_BACKFILL: Priority.ValueType  # 3
+"""Whenever there is nothing else to do."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 class _StreamPolicy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -55,10 +83,13 @@ class ScoreRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """models/{model} (its production version, else its newest), models/{model}@production or
     models/{model}/versions/{n}.
     """
+    priority: Global___Priority.ValueType
+    """AUDIT unless given."""
     @_builtins.property
     def image(self) -> _image_pb2.Image: ...
     @_builtins.property
@@ -69,10 +100,11 @@ class ScoreRequest(_message.Message):
         model: _builtins.str = ...,
         image: _image_pb2.Image | None = ...,
         outputs: Global___Outputs | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "outputs", b"outputs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "model", b"model", "outputs", b"outputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "model", b"model", "outputs", b"outputs", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -259,6 +291,7 @@ class StreamConfig(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     TARGET_FALSE_REJECT_RATE_FIELD_NUMBER: _builtins.int
     MAX_LATENCY_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """As in ScoreRequest."""
     policy: Global___StreamPolicy.ValueType
@@ -267,12 +300,15 @@ class StreamConfig(_message.Message):
     """Share of good images that this stream may reject, above 0 and at most 0.5; the model's own calibration
     unless given. The held-out images it is taken from are the model's.
     """
+    priority: Global___Priority.ValueType
+    """AUDIT unless given."""
     @_builtins.property
     def outputs(self) -> Global___Outputs: ...
     @_builtins.property
     def max_latency(self) -> _duration_pb2.Duration:
         """From a frame's arrival at the server to its answer. A frame that would take longer is answered
-        DEADLINE_EXCEEDED, and nothing is computed for it if it still waits. No limit unless given.
+        DEADLINE_EXCEEDED, at once where that can be told, and nothing is computed for it if it still waits. No
+        limit unless given.
         """
 
     def __init__(
@@ -283,10 +319,11 @@ class StreamConfig(_message.Message):
         policy: Global___StreamPolicy.ValueType = ...,
         target_false_reject_rate: _builtins.float | None = ...,
         max_latency: _duration_pb2.Duration | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_target_false_reject_rate", b"_target_false_reject_rate", "max_latency", b"max_latency", "outputs", b"outputs", "target_false_reject_rate", b"target_false_reject_rate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_false_reject_rate", b"_target_false_reject_rate", "max_latency", b"max_latency", "model", b"model", "outputs", b"outputs", "policy", b"policy", "target_false_reject_rate", b"target_false_reject_rate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_false_reject_rate", b"_target_false_reject_rate", "max_latency", b"max_latency", "model", b"model", "outputs", b"outputs", "policy", b"policy", "priority", b"priority", "target_false_reject_rate", b"target_false_reject_rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__target_false_reject_rate: _TypeAlias = _typing.Literal["target_false_reject_rate"]  # noqa: Y015
     _WhichOneofArgType__target_false_reject_rate: _TypeAlias = _typing.Literal["_target_false_reject_rate", b"_target_false_reject_rate"]  # noqa: Y015

@@ -58,7 +58,8 @@ class InspectionServiceServicer:
         NOT_FOUND: no such model, or no such version of it.
         FAILED_PRECONDITION: the version was published without the runtime that the server is set to use.
         RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
-        DEADLINE_EXCEEDED: the deadline passed while the image waited; nothing was computed for it.
+        DEADLINE_EXCEEDED: the deadline passed while the image waited, or cannot be kept with so many before it;
+        nothing was computed for it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

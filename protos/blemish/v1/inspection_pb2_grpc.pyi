@@ -40,7 +40,8 @@ class InspectionServiceStub:
     NOT_FOUND: no such model, or no such version of it.
     FAILED_PRECONDITION: the version was published without the runtime that the server is set to use.
     RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
-    DEADLINE_EXCEEDED: the deadline passed while the image waited; nothing was computed for it.
+    DEADLINE_EXCEEDED: the deadline passed while the image waited, or cannot be kept with so many before it;
+      nothing was computed for it.
     """
     ScoreStream: _grpc.StreamStreamMultiCallable[_inspection_pb2.ScoreStreamRequest, _inspection_pb2.ScoreStreamResponse]
     """Scores a camera's frames for as long as it sends them. The first message configures, the others are
@@ -70,7 +71,8 @@ class InspectionServiceAsyncStub(InspectionServiceStub):
     NOT_FOUND: no such model, or no such version of it.
     FAILED_PRECONDITION: the version was published without the runtime that the server is set to use.
     RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
-    DEADLINE_EXCEEDED: the deadline passed while the image waited; nothing was computed for it.
+    DEADLINE_EXCEEDED: the deadline passed while the image waited, or cannot be kept with so many before it;
+      nothing was computed for it.
     """
     ScoreStream: _aio.StreamStreamMultiCallable[_inspection_pb2.ScoreStreamRequest, _inspection_pb2.ScoreStreamResponse]  # type: ignore[assignment]
     """Scores a camera's frames for as long as it sends them. The first message configures, the others are
@@ -103,7 +105,8 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
         NOT_FOUND: no such model, or no such version of it.
         FAILED_PRECONDITION: the version was published without the runtime that the server is set to use.
         RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
-        DEADLINE_EXCEEDED: the deadline passed while the image waited; nothing was computed for it.
+        DEADLINE_EXCEEDED: the deadline passed while the image waited, or cannot be kept with so many before it;
+          nothing was computed for it.
         """
 
     @_abc_1.abstractmethod

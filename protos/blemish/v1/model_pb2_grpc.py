@@ -89,8 +89,11 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PromoteModel(self, request, context):
-        """Makes a version the production one; an older version rolls back. The next request that names the model
-        is answered by it. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
+        """Makes a version the production one; an older version rolls back. It is loaded and warm before it
+        takes over, and the next request to this server that names the model is answered by it; other servers
+        follow within seconds, without a gap. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
+        FAILED_PRECONDITION: it was published without the runtime that the server is set to use. DATA_LOSS: its
+        bundle is damaged. Of either the version in production stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,8 +43,11 @@ class ModelServiceStub:
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]
     """The card of one version. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such model or version."""
     PromoteModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.PromoteModelRequest, _model_pb2.PromoteModelResponse]
-    """Makes a version the production one; an older version rolls back. The next request that names the model
-    is answered by it. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
+    """Makes a version the production one; an older version rolls back. It is loaded and warm before it
+    takes over, and the next request to this server that names the model is answered by it; other servers
+    follow within seconds, without a gap. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
+    FAILED_PRECONDITION: it was published without the runtime that the server is set to use. DATA_LOSS: its
+    bundle is damaged. Of either the version in production stays.
     """
     GetReport: _grpc.UnaryStreamMultiCallable[_model_pb2.GetReportRequest, _model_pb2.GetReportResponse]
     """The report of a version's training or of an evaluation of it: one page of HTML that needs nothing beside
@@ -81,8 +84,11 @@ class ModelServiceAsyncStub(ModelServiceStub):
     GetModel: _aio.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]  # type: ignore[assignment]
     """The card of one version. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such model or version."""
     PromoteModel: _aio.UnaryUnaryMultiCallable[_model_pb2.PromoteModelRequest, _model_pb2.PromoteModelResponse]  # type: ignore[assignment]
-    """Makes a version the production one; an older version rolls back. The next request that names the model
-    is answered by it. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
+    """Makes a version the production one; an older version rolls back. It is loaded and warm before it
+    takes over, and the next request to this server that names the model is answered by it; other servers
+    follow within seconds, without a gap. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
+    FAILED_PRECONDITION: it was published without the runtime that the server is set to use. DATA_LOSS: its
+    bundle is damaged. Of either the version in production stays.
     """
     GetReport: _aio.UnaryStreamMultiCallable[_model_pb2.GetReportRequest, _model_pb2.GetReportResponse]  # type: ignore[assignment]
     """The report of a version's training or of an evaluation of it: one page of HTML that needs nothing beside
@@ -134,8 +140,11 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.PromoteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.PromoteModelResponse, _abc.Awaitable[_model_pb2.PromoteModelResponse]]:
-        """Makes a version the production one; an older version rolls back. The next request that names the model
-        is answered by it. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
+        """Makes a version the production one; an older version rolls back. It is loaded and warm before it
+        takes over, and the next request to this server that names the model is answered by it; other servers
+        follow within seconds, without a gap. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
+        FAILED_PRECONDITION: it was published without the runtime that the server is set to use. DATA_LOSS: its
+        bundle is damaged. Of either the version in production stays.
         """
 
     @_abc_1.abstractmethod

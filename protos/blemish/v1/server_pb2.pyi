@@ -66,9 +66,16 @@ class GetServerInfoResponse(_message.Message):
     LOADED_MODELS_FIELD_NUMBER: _builtins.int
     DEPENDENCIES_FIELD_NUMBER: _builtins.int
     RUNTIMES_FIELD_NUMBER: _builtins.int
+    LOADED_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_LOADED_BYTES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     device: _builtins.str
     """Where models run: cpu, cuda:0, ..."""
+    loaded_bytes: _builtins.int
+    """Weights, memory banks and indexes of the loaded models, and how much they may take: beyond it the least
+    recently used that no request needs makes room.
+    """
+    max_loaded_bytes: _builtins.int
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -98,10 +105,12 @@ class GetServerInfoResponse(_message.Message):
         loaded_models: _abc.Iterable[_builtins.str] | None = ...,
         dependencies: _abc.Iterable[Global___Dependency] | None = ...,
         runtimes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        loaded_bytes: _builtins.int = ...,
+        max_loaded_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dependencies", b"dependencies", "detectors", b"detectors", "device", b"device", "limits", b"limits", "loaded_models", b"loaded_models", "runtimes", b"runtimes", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dependencies", b"dependencies", "detectors", b"detectors", "device", b"device", "limits", b"limits", "loaded_bytes", b"loaded_bytes", "loaded_models", b"loaded_models", "max_loaded_bytes", b"max_loaded_bytes", "runtimes", b"runtimes", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

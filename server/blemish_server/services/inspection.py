@@ -2,6 +2,8 @@
 """InspectionService: score images, one by one or as a camera sends them."""
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -12,12 +14,13 @@ import structlog
 
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.inspection_pb2_grpc import InspectionServiceServicer
+from blemish_core.batching import Priority
 from blemish_core.calibration import checked_false_reject_rate
-from blemish_core.errors import BlemishError, InvalidRequest
+from blemish_core.errors import BlemishError, InvalidRequest, TooLate
 from blemish_core.names import ModelRef
 from blemish_server import convert
 from blemish_server.frames import IN_FLIGHT, FrameLine, answer_to
-from blemish_server.inspector import Inspected, Inspector
+from blemish_server.inspector import Inspected, Inspector, Terms
 from blemish_server.status import frame_refusal
 
 _LONGEST_CAMERA = 128
@@ -36,8 +39,13 @@ class InspectionServicer(InspectionServiceServicer):
         self, request: pb.ScoreRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ScoreResponse:
         ref = ModelRef.parse(request.model)
-        image = convert.encoded_image(request.image, "image")
-        done = await self._inspector.inspect(image, ref)
+        picture = convert.picture(request.image, "image")
+        left_s = context.time_remaining()
+        terms = Terms(
+            convert.priority(request.priority, "priority"),
+            deadline=math.inf if left_s is None else time.monotonic() + left_s,
+        )
+        done = await self._inspector.inspect(picture, ref, terms)
         return pb.ScoreResponse(inspection=convert.inspection(done, request.outputs))
 
     async def ScoreStream(  # noqa: N802
@@ -73,6 +81,7 @@ class _Config:
     policy: pb.StreamPolicy.ValueType
     false_reject_rate: float | None
     max_latency_s: float | None
+    priority: Priority
 
     @classmethod
     def of(cls, first: pb.ScoreStreamRequest | None) -> "_Config":
@@ -96,7 +105,14 @@ class _Config:
         latency_s = config.max_latency.seconds + config.max_latency.nanos / 1e9
         if latency_s < 0:
             raise InvalidRequest("max_latency must not be negative", field="config.max_latency")
-        return cls(ModelRef.parse(config.model), config.outputs, policy, rate, latency_s or None)
+        return cls(
+            ModelRef.parse(config.model),
+            config.outputs,
+            policy,
+            rate,
+            latency_s or None,
+            convert.priority(config.priority, "config.priority"),
+        )
 
 
 class _Scorer:
@@ -116,7 +132,11 @@ class _Scorer:
                 log.debug("frame refused", reason=error.reason, detail=str(error))
                 return answer_to(frame, refusal=frame_refusal(error))
             except TimeoutError:
-                return answer_to(frame, refusal=self._too_late())
+                late = TooLate(
+                    f"not answered within the stream's max_latency of {self._config.max_latency_s:g} s; "
+                    "send fewer frames, or allow more time"
+                )
+                return answer_to(frame, refusal=frame_refusal(late))
             except Exception:
                 log.exception("a frame failed; this is a bug")
                 return answer_to(frame, refusal=_internal())
@@ -126,25 +146,19 @@ class _Scorer:
             raise InvalidRequest(
                 f"camera has {len(frame.camera)} characters, but may have {_LONGEST_CAMERA}", field="camera"
             )
-        config, image = self._config, convert.encoded_image(frame.image, "image")
-        # A stream has a few frames in flight and no more: where others wait too it waits with them, unless
-        # it asked to be refused.
-        patient = config.policy != pb.STREAM_POLICY_REJECT
-        done = await self._inspector.inspect(image, config.ref, patient=patient)
+        config, picture = self._config, convert.picture(frame.image, "image")
+        terms = Terms(
+            config.priority,
+            deadline=time.monotonic() + (config.max_latency_s or math.inf),
+            # A stream has a few frames in flight and no more: where others wait too it waits with them,
+            # unless it asked to be refused.
+            patient=config.policy != pb.STREAM_POLICY_REJECT,
+        )
+        done = await self._inspector.inspect(picture, config.ref, terms)
         if config.false_reject_rate is None:
             return done
         judge = done.calibration.calibration.at_false_reject_rate(config.false_reject_rate)
         return replace(done, calibration=replace(done.calibration, calibration=judge))
-
-    def _too_late(self) -> pb.FrameRefusal:
-        code: int
-        code, _ = grpc.StatusCode.DEADLINE_EXCEEDED.value
-        return pb.FrameRefusal(
-            code=code,
-            message=f"not answered within the stream's max_latency of {self._config.max_latency_s:g} s; "
-            "send fewer frames, or allow more time",
-            reason="MAX_LATENCY",
-        )
 
 
 async def _frames(requests: AsyncIterator[pb.ScoreStreamRequest]) -> AsyncIterator[pb.Frame]:

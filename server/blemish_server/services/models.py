@@ -15,6 +15,7 @@ from blemish_core.errors import InvalidRequest
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef, job_id
 from blemish_server import calibrations, convert
+from blemish_server.loaded import LoadedModels
 from blemish_server.pages import Page
 
 _CHUNK_BYTES = 64 << 10
@@ -24,8 +25,9 @@ log = structlog.get_logger(__name__)
 
 
 class ModelServicer(ModelServiceServicer):
-    def __init__(self, models: ModelStore) -> None:
+    def __init__(self, models: ModelStore, loaded: LoadedModels) -> None:
         self._models = models
+        self._loaded = loaded
 
     async def ListModels(  # noqa: N802
         self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -62,7 +64,10 @@ class ModelServicer(ModelServiceServicer):
         self, request: pb.PromoteModelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.PromoteModelResponse:
         ref = _version(request.name)
+        # First: what is promoted answers from the next request on.
+        await self._loaded.load(await asyncio.to_thread(self._models.resolve, ref))
         await asyncio.to_thread(self._models.promote, ref)
+        self._loaded.forget_meanings(ref.model)
         return pb.PromoteModelResponse(version=await asyncio.to_thread(self._card, ref))
 
     async def GetReport(  # noqa: N802

@@ -57,9 +57,9 @@ class SearchServicer(SearchServiceServicer):
         query: NDArray[np.float32] | UUID
         match request.WhichOneof("query"):
             case "image":
-                image = convert.encoded_image(request.image, "image")
+                picture = convert.picture(request.image, "image")
                 await asyncio.to_thread(self._index.count, version)  # no index: say so before working
-                done = await self._inspector.inspect(image, version)
+                done = await self._inspector.inspect(picture, version)
                 yield pb.SearchResponse(query=convert.inspection(done, Outputs()))
                 query = done.outcome.embedding
             case "item":
@@ -68,10 +68,10 @@ class SearchServicer(SearchServiceServicer):
                 raise InvalidRequest("there is no query: set image or item", field="query")
         found = self._index.search(version, query, limit, where)
         while (similar := await asyncio.to_thread(_next, found)) is not None:
-            picture = b""
+            small = b""
             if request.include_thumbnails:
-                picture = await asyncio.to_thread(self._thumbnail, similar.item)
-            yield pb.SearchResponse(hit=convert.hit(similar, picture))
+                small = await asyncio.to_thread(self._thumbnail, similar.item)
+            yield pb.SearchResponse(hit=convert.hit(similar, small))
 
     def _thumbnail(self, item: Item) -> bytes:
         try:

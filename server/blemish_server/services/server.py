@@ -49,6 +49,8 @@ class ServerServicer(ServerServiceServicer):
             ),
             loaded_models=list(self._models.runtimes),
             runtimes=self._models.runtimes,
+            loaded_bytes=self._models.bytes,
+            max_loaded_bytes=self._settings.max_loaded_bytes,
             dependencies=[
                 pb.Dependency(name=known.name, available=known.available, detail=known.detail)
                 for known in self._dependencies.states

@@ -35,6 +35,7 @@ class Rounded:
     """A detector's own network as another runtime computes it: another rounding of the same."""
 
     name = "rounded"
+    bytes = 0
 
     def __init__(self, detector: Detector) -> None:
         self._own = detector.runtime

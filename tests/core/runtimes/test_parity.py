@@ -20,6 +20,7 @@ class Tampered:
     """The detector's own network, a little off."""
 
     name = "tampered"
+    bytes = 0
 
     def __init__(self, detector: PatchCore, factor: float) -> None:
         self._own = detector.runtime
