@@ -4,6 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# KServe's client wants an older protobuf than ours; a test runs it in an environment of its own.
+KSERVE := .venv/kserve/.ready
 
 .PHONY: help setup demo test bench bench-serving check lint types protos format clean
 
@@ -22,7 +24,12 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Learn tile, leather and grid, score, search; pictures in demo-output/ (DATA=path: your own)
 	$(BIN)/blemish demo --output demo-output $(if $(DATA),--data "$(DATA)")
 
-test: $(READY) ## Run every test
+$(KSERVE): tests/integration/kserve-constraints.txt
+	@test -x .venv/kserve/bin/python || $(PYTHON) -m venv .venv/kserve
+	.venv/kserve/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+test: $(READY) $(KSERVE) ## Run every test
 	$(BIN)/pytest
 
 bench: $(READY) ## Run every benchmark in turn; each prints a Markdown table (minutes each)

@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import OVERALL_HEALTH
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
+from tritonclient.grpc import service_pb2_grpc
 
 from blemish.v1 import (
     dataset_pb2_grpc,
@@ -33,7 +34,9 @@ from blemish_server.feed import JobFeed
 from blemish_server.inspector import Inspector
 from blemish_server.interceptor import CallInterceptor
 from blemish_server.loaded import LoadedModels
+from blemish_server.services import inference
 from blemish_server.services.datasets import DatasetServicer
+from blemish_server.services.inference import InferenceServicer
 from blemish_server.services.inspection import InspectionServicer
 from blemish_server.services.jobs import JobServicer
 from blemish_server.services.models import ModelServicer
@@ -41,9 +44,8 @@ from blemish_server.services.search import SearchServicer
 from blemish_server.services.server import ServerServicer
 from blemish_server.settings import ServerSettings
 
-SERVICES = tuple(
-    f"blemish.v1.{name}Service" for name in ("Inspection", "Search", "Dataset", "Job", "Model", "Server")
-)
+_OURS = ("Inspection", "Search", "Dataset", "Job", "Model", "Server")
+SERVICES = (*(f"blemish.v1.{name}Service" for name in _OURS), inference.SERVICE)
 _HEALTH = "grpc.health.v1.Health"
 # Blocking work: decoding, files, Redis, Qdrant. More wait in the loop, not in threads.
 _THREADS = 32
@@ -70,6 +72,8 @@ class App:
     dependencies: Dependencies
     preload: tuple[ModelRef, ...]
     """What is to be warm before health says SERVING."""
+    serving: asyncio.Event
+    """Set while new work is welcome."""
     ending: asyncio.Event
     """Tells streams to end."""
 
@@ -87,10 +91,12 @@ class App:
                 await self.dependencies.look()
                 background.append(asyncio.create_task(self.dependencies.run()))
                 await self.health.set(OVERALL_HEALTH, SERVING)
+                self.serving.set()
                 log.info("serving", address=self.address)
                 await stop.wait()
             log.info("stopping", grace_s=grace_s)
             # stop() is not graceful to handlers that abort (grpc#37239): first tell balancers to go away.
+            self.serving.clear()
             await self.health.enter_graceful_shutdown()
         finally:
             self.ending.set()
@@ -147,7 +153,7 @@ def build(settings: ServerSettings) -> App:
         health,
     )
 
-    ending = asyncio.Event()
+    serving, ending = asyncio.Event(), asyncio.Event()
     server = grpc.aio.server(
         interceptors=[CallInterceptor()],
         options=[
@@ -174,6 +180,9 @@ def build(settings: ServerSettings) -> App:
     server_pb2_grpc.add_ServerServiceServicer_to_server(
         ServerServicer(settings, device, models, dependencies), server
     )
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+        InferenceServicer(inspector, store, models, serving.is_set, ending), server
+    )
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection((*SERVICES, _HEALTH, reflection.SERVICE_NAME), server)
     host = settings.listen.rpartition(":")[0]
@@ -184,8 +193,18 @@ def build(settings: ServerSettings) -> App:
             f"cannot listen on {settings.listen}: it is taken, or no address of this machine; choose "
             "another with BLEMISH_LISTEN (port 0 takes a free one)"
         ) from error
-    preload = tuple(store.in_production()) if settings.preload else ()
-    return App(server, f"{host}:{port}", health, models, feed, dispatcher, dependencies, preload, ending)
+    return App(
+        server=server,
+        address=f"{host}:{port}",
+        health=health,
+        models=models,
+        feed=feed,
+        dispatcher=dispatcher,
+        dependencies=dependencies,
+        preload=tuple(store.in_production()) if settings.preload else (),
+        serving=serving,
+        ending=ending,
+    )
 
 
 async def serve(settings: ServerSettings) -> None:

@@ -53,7 +53,7 @@ class FrameLine:
         """
         reader = asyncio.create_task(self._read(frames))
         reader.add_done_callback(lambda _: self._came.set())
-        stopper = asyncio.create_task(_cancel_at(ending, reader))
+        stopper = asyncio.create_task(cancel_at(ending, reader))
         try:
             while self._answers or not reader.done():
                 if not self._answers:
@@ -142,6 +142,7 @@ def answer_to(
     return answer
 
 
-async def _cancel_at(ending: asyncio.Event, task: asyncio.Task[None]) -> None:
+async def cancel_at(ending: asyncio.Event, task: asyncio.Task[None]) -> None:
+    """Have a reader stop reading at ``ending``."""
     await ending.wait()
     task.cancel()

@@ -75,6 +75,7 @@ class Inspector:
                 answer = await model.batcher.submit(
                     picture, priority=terms.priority, deadline=terms.deadline, patient=terms.patient
                 )
+                model.tally.add(answer)
                 return Inspected(
                     answer.result.outcome,
                     model.manifest,

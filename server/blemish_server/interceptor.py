@@ -15,7 +15,7 @@ import structlog
 from blemish_core.errors import BlemishError
 from blemish_server.status import STATUS_OF_ERROR, abort
 
-_OURS = "/blemish."
+_OURS = ("/blemish.", "/inference.")
 _REQUEST_ID = "x-request-id"
 
 log = structlog.get_logger(__name__)
@@ -95,6 +95,9 @@ async def _call(method: str, context: Context) -> AsyncIterator[None]:
         except grpc.aio.AbortError:
             status = "ABORTED"
             raise
+        except NotImplementedError:
+            status = "UNIMPLEMENTED"
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "blemish does not offer this call")
         except Exception:
             status = "INTERNAL"
             log.exception("a call failed; this is a bug")

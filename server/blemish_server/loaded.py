@@ -2,17 +2,18 @@
 """The model versions in memory, warm, each with its batcher; the least recently used makes room."""
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import structlog
 from torch import Tensor
 
-from blemish_core.batching import Batcher, BatchingPolicy
+from blemish_core.batching import Answer, Batcher, BatchingPolicy
 from blemish_core.bundle import Manifest, load_detector
 from blemish_core.calibration_log import CalibrationLog, Revision
 from blemish_core.detectors.detector import Detector, Outcome
@@ -48,6 +49,25 @@ class Judged:
 
 
 @dataclass
+class Tally:
+    """What a version has done since it was loaded; times are sums over its images."""
+
+    images: int = 0
+    queue_s: float = 0.0
+    decode_s: float = 0.0
+    inference_s: float = 0.0
+    last: float = 0.0
+    """When, in seconds since 1970."""
+
+    def add(self, answer: Answer[Judged]) -> None:
+        self.images += 1
+        self.queue_s += answer.queued_s
+        self.decode_s += answer.prepared_s
+        self.inference_s += answer.computed_s
+        self.last = time.time()
+
+
+@dataclass
 class LoadedModel:
     """A version that is ready to score."""
 
@@ -56,6 +76,7 @@ class LoadedModel:
     detector: Detector
     batcher: Batcher[Picture, Prepared, Judged]
     bytes: int
+    tally: Tally = field(default_factory=Tally)
     users: int = 0
 
 
@@ -100,6 +121,11 @@ class LoadedModels:
     def runtimes(self) -> dict[str, str]:
         """The loaded versions and what runs them, most recently used first."""
         return {str(ref): model.detector.runtime.name for ref, model in reversed(self._models.items())}
+
+    @property
+    def tallies(self) -> dict[ModelRef, Tally]:
+        """What each loaded version has done."""
+        return {ref: model.tally for ref, model in self._models.items()}
 
     @property
     def bytes(self) -> int:
