@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client of blemish: ``Client`` speaks to a server, ``errors`` holds what it may raise."""
+"""The client of blemish: ``Client`` and ``AsyncClient`` speak to a server and raise ``errors``."""
 
+from blemish_client.aio import AsyncClient
 from blemish_client.camera import Lost, Seen
 from blemish_client.client import Client
 from blemish_client.errors import BlemishError
 from blemish_client.patience import Patience
 from blemish_client.search import Found
 
-__all__ = ["BlemishError", "Client", "Found", "Lost", "Patience", "Seen"]
+__all__ = ["AsyncClient", "BlemishError", "Client", "Found", "Lost", "Patience", "Seen"]

@@ -20,6 +20,7 @@ from blemish.v1.inspection_pb2 import (
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish_client.connection import Connection
 from blemish_client.errors import BlemishError, Unavailable, translated
+from blemish_client.patience import Patience
 
 # Under BLOCK the server works on four frames of a stream and takes one more; what is sent beyond waits in
 # the connection, where it only gets older.
@@ -46,9 +47,86 @@ class Lost:
 
 
 @dataclass(frozen=True)
-class _Sent:
+class Sent:
+    """A frame, and when it left its source."""
+
     frame: Frame
     at_s: float
+
+
+class Ledger:
+    """What was sent and awaits an answer, whatever happens to the connection; for one thread at a time."""
+
+    def __init__(self, config: StreamConfig, name: str, first: int) -> None:
+        self._config = config
+        self._name = name
+        self._next = first
+        # Oldest first; answers come in this order.
+        self._unanswered: deque[Sent] = deque()
+        self.again: deque[Sent] = deque()
+        """What was taken from the source and is to be sent first by the next connection."""
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether sending more would only have it wait in the connection."""
+        return self._config.policy == STREAM_POLICY_BLOCK and len(self._unanswered) >= _AHEAD
+
+    def numbered(self, image: bytes) -> Sent:
+        """Make the source's next frame."""
+        frame = Frame(camera=self._name, sequence=self._next, capture_time=_now())
+        frame.image.encoded = image
+        self._next += 1
+        return Sent(frame, time.monotonic())
+
+    def send(self, sent: Sent) -> Sent:
+        """Note that ``sent`` awaits an answer from now on."""
+        self._unanswered.append(sent)
+        return sent
+
+    def matched(self, answer: ScoreStreamResponse) -> Seen:
+        """Take the frames that ``answer`` is of from those that await one."""
+        last = answer.dropped.last_sequence if answer.HasField("dropped") else answer.sequence
+        first = self._unanswered.popleft()
+        if first.frame.sequence != answer.sequence:
+            raise BlemishError(
+                f"frame {answer.sequence} was answered before frame {first.frame.sequence}; "
+                "answers must come in the order of frames",
+                code=grpc.StatusCode.INTERNAL,
+            )
+        for _ in range(last - answer.sequence):
+            self._unanswered.popleft()
+        return Seen(answer, first.frame.image.encoded, time.monotonic() - first.at_s)
+
+    def taken_up(self) -> tuple[int, ...]:
+        """Have the unanswered frames sent again where none may be lost; else name them."""
+        unanswered, self._unanswered = self._unanswered, deque()
+        if self._config.policy != STREAM_POLICY_BLOCK:
+            return tuple(sent.frame.sequence for sent in unanswered)
+        self.again.extendleft(reversed(unanswered))
+        return ()
+
+
+class Retries:
+    """For how long, and how often, a stream that was cut is opened again."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._pauses_s = patience.pauses_s()
+        self._give_up = time.monotonic() + patience.call_s
+
+    def answered(self) -> None:
+        """Begin anew: somebody is there."""
+        self._give_up = time.monotonic() + self._patience.watch_s
+        self._pauses_s = self._patience.pauses_s()
+
+    def pause_s(self, cause: Unavailable) -> float:
+        """Return how long to wait after ``cause``, or raise it if that was long enough."""
+        if time.monotonic() > self._give_up:
+            raise cause
+        return max(next(self._pauses_s), cause.retry_after_s or 0.0)
+
+
+ENDED = "the server ended the stream"
 
 
 class Camera:
@@ -66,11 +144,7 @@ class Camera:
         self._connection = connection
         self._config = config
         self._images = iter(images)
-        self._name = name
-        self._next = first
-        # What awaits an answer, oldest first; answers come in this order.
-        self._unanswered: deque[_Sent] = deque()
-        self._again: deque[_Sent] = deque()
+        self._ledger = Ledger(config, name, first)
         self._lock = threading.Condition()
         self._source = threading.Lock()
         self._failure: Exception | None = None
@@ -86,25 +160,23 @@ class Camera:
             BlemishError: if the server refuses the stream.
             Exception: what the source raised.
         """
-        patience = self._connection.patience
-        give_up = time.monotonic() + patience.call_s
-        pauses_s = patience.pauses_s()
+        retries = Retries(self._connection.patience)
         while True:
             try:
                 for seen in self._once():
-                    give_up = time.monotonic() + patience.watch_s
-                    pauses_s = patience.pauses_s()
+                    retries.answered()
                     yield seen
-                cause, retry_s = "the server ended the stream", 0.0
+                    retries.answered()  # the reader's own time is not the server's silence
+                cause = Unavailable(ENDED, code=grpc.StatusCode.UNAVAILABLE)
             except Unavailable as error:
-                if time.monotonic() > give_up:
-                    raise
-                cause, retry_s = error.message, error.retry_after_s or 0.0
-            if lost := self._taken_up():
-                yield Lost(lost, cause)
-            if self._exhausted and not self._again:
+                cause = error
+            with self._lock:
+                lost = self._ledger.taken_up()
+            if lost:
+                yield Lost(lost, cause.message)
+            if self._exhausted and not self._ledger.again:
                 return
-            time.sleep(max(next(pauses_s), retry_s))
+            time.sleep(retries.pause_s(cause))
 
     def _once(self) -> Iterator[Seen]:
         """Yield the answers of one connection."""
@@ -115,7 +187,10 @@ class Camera:
             for answer in answers:
                 if answer.WhichOneof("answer") == "ending":
                     return
-                yield self._matched(answer)
+                with self._lock:
+                    seen = self._ledger.matched(answer)
+                    self._lock.notify_all()
+                yield seen
         except grpc.RpcError as error:
             if self._failure is not None:
                 raise self._failure from error
@@ -132,28 +207,27 @@ class Camera:
         while (sent := self._next_to_send(closed)) is not None:
             yield ScoreStreamRequest(frame=sent.frame)
 
-    def _next_to_send(self, closed: threading.Event) -> _Sent | None:
+    def _next_to_send(self, closed: threading.Event) -> Sent | None:
         """Return a frame that awaits an answer from now on, None if there is none left to send."""
         while True:
             with self._lock:
-                while self._is_ahead() and not closed.is_set():
+                while self._ledger.is_ahead and not closed.is_set():
                     self._lock.wait()
                 if closed.is_set():
                     return None
-                if self._again:
-                    self._unanswered.append(self._again.popleft())
-                    return self._unanswered[-1]
+                if self._ledger.again:
+                    return self._ledger.send(self._ledger.again.popleft())
             # A source may outlast its connection: what it gives then comes first in the next one.
             with self._source:
-                if self._again:
+                if self._ledger.again:
                     continue
                 return self._of_source(closed)
 
-    def _of_source(self, closed: threading.Event) -> _Sent | None:
+    def _of_source(self, closed: threading.Event) -> Sent | None:
         if closed.is_set():
             return None
         try:
-            sent = self._taken()
+            sent = self._ledger.numbered(next(self._images))
         except StopIteration:
             self._exhausted = True
             return None
@@ -163,45 +237,9 @@ class Camera:
             raise
         with self._lock:
             if closed.is_set():
-                self._again.append(sent)
+                self._ledger.again.append(sent)
                 return None
-            self._unanswered.append(sent)
-            return sent
-
-    def _is_ahead(self) -> bool:
-        return self._config.policy == STREAM_POLICY_BLOCK and len(self._unanswered) >= _AHEAD
-
-    def _taken(self) -> _Sent:
-        image = next(self._images)
-        frame = Frame(camera=self._name, sequence=self._next, capture_time=_now())
-        frame.image.encoded = image
-        self._next += 1
-        return _Sent(frame, time.monotonic())
-
-    def _matched(self, answer: ScoreStreamResponse) -> Seen:
-        """Take the frames that ``answer`` is of from those that await one."""
-        last = answer.dropped.last_sequence if answer.HasField("dropped") else answer.sequence
-        with self._lock:
-            first = self._unanswered.popleft()
-            if first.frame.sequence != answer.sequence:
-                raise BlemishError(
-                    f"frame {answer.sequence} was answered before frame {first.frame.sequence}; "
-                    "answers must come in the order of frames",
-                    code=grpc.StatusCode.INTERNAL,
-                )
-            for _ in range(last - answer.sequence):
-                self._unanswered.popleft()
-            self._lock.notify_all()
-        return Seen(answer, first.frame.image.encoded, time.monotonic() - first.at_s)
-
-    def _taken_up(self) -> tuple[int, ...]:
-        """Have the unanswered frames sent again where none may be lost; else name them."""
-        with self._lock:
-            unanswered, self._unanswered = self._unanswered, deque()
-            if self._config.policy != STREAM_POLICY_BLOCK:
-                return tuple(sent.frame.sequence for sent in unanswered)
-            self._again.extendleft(reversed(unanswered))
-            return ()
+            return self._ledger.send(sent)
 
 
 def _now() -> Timestamp:

@@ -3,7 +3,6 @@
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,11 +12,10 @@ from blemish.v1.dataset_pb2 import Dataset, ImportDatasetResponse, UploadImagesR
 from blemish.v1.dataset_pb2_grpc import DatasetServiceStub
 from blemish.v1.image_pb2 import Image
 from blemish.v1.inspection_pb2 import (
+    PRIORITY_UNSPECIFIED,
     STREAM_POLICY_LATEST,
     Inspection,
-    Outputs,
-    ScoreRequest,
-    StreamConfig,
+    Priority,
     StreamPolicy,
 )
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
@@ -25,15 +23,15 @@ from blemish.v1.job_pb2 import CreateJobRequest, EfficientAd, Job, JobState, Pat
 from blemish.v1.job_pb2_grpc import JobServiceStub
 from blemish.v1.model_pb2 import Model, ModelVersion
 from blemish.v1.model_pb2_grpc import ModelServiceStub
-from blemish.v1.search_pb2 import SearchFilter, SearchRequest
 from blemish.v1.search_pb2_grpc import SearchServiceStub
 from blemish.v1.server_pb2 import GetServerInfoRequest, GetServerInfoResponse
 from blemish.v1.server_pb2_grpc import ServerServiceStub
 from blemish_client import watching
 from blemish_client.camera import Camera, Lost, Seen
 from blemish_client.connection import Connection, pages
-from blemish_client.names import dataset_name, item_name, job_name, model_name
+from blemish_client.names import dataset_name, job_name, model_name
 from blemish_client.patience import Patience
+from blemish_client.requests import score_request, search_request, stream_config
 from blemish_client.search import Found
 from blemish_client.upload import ImageFile, Outbox, layout
 
@@ -91,13 +89,25 @@ class Client:
     # Inspection and search
 
     def score(
-        self, image: bytes, model: str, *, anomaly_map: bool = False, embedding: bool = False
+        self,
+        image: bytes | Image,
+        model: str,
+        *,
+        anomaly_map: bool = False,
+        embedding: bool = False,
+        priority: Priority.ValueType = PRIORITY_UNSPECIFIED,
     ) -> Inspection:
-        """Score an encoded image: JPEG, PNG, BMP, TIFF or WebP."""
-        request = ScoreRequest(
-            model=model_name(model),
-            image=Image(encoded=image),
-            outputs=Outputs(anomaly_map=anomaly_map, embedding=embedding),
+        """Score an encoded image (JPEG, PNG, BMP, TIFF, WebP), or a message that holds a raw one.
+
+        Args:
+            image: it.
+            model: scores it.
+            anomaly_map: send it with the answer.
+            embedding: likewise.
+            priority: of the contract: whose turn it is first.
+        """
+        request = score_request(
+            image, model, anomaly_map=anomaly_map, embedding=embedding, priority=priority
         )
         return self._line.call(self._inspection.Score, request).inspection
 
@@ -113,6 +123,7 @@ class Client:
         embedding: bool = False,
         target_false_reject_rate: float | None = None,
         max_latency_s: float = 0.0,
+        priority: Priority.ValueType = PRIORITY_UNSPECIFIED,
     ) -> Iterator[Seen | Lost]:
         """Score encoded images as a camera sends them, and yield what is said of each, in order.
 
@@ -128,18 +139,20 @@ class Client:
             embedding: likewise.
             target_false_reject_rate: judge this stream's frames by it; as the model is calibrated if None.
             max_latency_s: refuse frames that would take longer; 0 sets no limit.
+            priority: of the contract: whose turn it is first.
 
         Raises:
             BlemishError: if the server refuses the stream, or is away for longer than patience lasts.
         """
-        config = StreamConfig(
-            model=model_name(model),
-            outputs=Outputs(anomaly_map=anomaly_map, embedding=embedding),
+        config = stream_config(
+            model,
             policy=policy,
+            anomaly_map=anomaly_map,
+            embedding=embedding,
             target_false_reject_rate=target_false_reject_rate,
+            max_latency_s=max_latency_s,
+            priority=priority,
         )
-        if max_latency_s:
-            config.max_latency.FromTimedelta(timedelta(seconds=max_latency_s))
         return Camera(self._line, config, images, name=camera, first=first).run()
 
     def search(
@@ -154,18 +167,15 @@ class Client:
         thumbnails: bool = False,
     ) -> Found:
         """Find indexed images like ``query``: an encoded image, or the name of a stored item."""
-        request = SearchRequest(
-            model=model_name(model),
-            limit=limit,
-            filter=SearchFilter(
-                datasets=map(dataset_name, datasets), categories=categories, classes=classes
-            ),
-            include_thumbnails=thumbnails,
+        request = search_request(
+            query,
+            model,
+            limit,
+            datasets=datasets,
+            categories=categories,
+            classes=classes,
+            thumbnails=thumbnails,
         )
-        if isinstance(query, str):
-            request.item = item_name(query)
-        else:
-            request.image.encoded = query
         return Found.read(self._line.stream(self._search.Search, request))
 
     # Datasets

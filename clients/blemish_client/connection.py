@@ -32,11 +32,7 @@ class Connection:
         self.target = target
         self.patience = patience
         self._timeout_s = timeout_s
-        options = [*_OPTIONS]
-        if target.startswith(_LOOPBACK):
-            # A proxy of the environment leads away from this machine.
-            options.append(("grpc.enable_http_proxy", 0))
-        self.channel = grpc.insecure_channel(target, options)
+        self.channel = grpc.insecure_channel(target, options(target))
 
     def close(self) -> None:
         self.channel.close()
@@ -103,6 +99,12 @@ class Connection:
             raise translated(error, self.target) from error
         finally:
             answers.cancel()
+
+
+def options(target: str) -> list[tuple[str, int]]:
+    """Return the options of a channel to ``target``."""
+    # A proxy of the environment leads away from this machine.
+    return [*_OPTIONS, *([("grpc.enable_http_proxy", 0)] if target.startswith(_LOOPBACK) else [])]
 
 
 def pages(page: Callable[[str], tuple[Iterable[_Answer], str]]) -> Iterator[_Answer]:

@@ -16,6 +16,7 @@ BlemishError
 from dataclasses import dataclass
 
 import grpc
+import grpc.aio
 
 _DETAILS_KEY = "grpc-status-details-bin"
 
@@ -105,7 +106,7 @@ CLASSES: dict[grpc.StatusCode, type[BlemishError]] = {
 def translated(error: grpc.RpcError, target: str) -> BlemishError:
     """Return what ``error`` of a call to ``target`` means; to be raised ``from`` it."""
     # What a call raises is a grpc.Call too; the type alone does not say so.
-    if not isinstance(error, grpc.Call):
+    if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return BlemishError(str(error), code=grpc.StatusCode.UNKNOWN)
     code, words = error.code(), error.details() or ""
     serialized = dict(error.trailing_metadata() or ()).get(_DETAILS_KEY)

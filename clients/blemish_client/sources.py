@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a camera's frames come from: a folder, a video file, a network stream, a device."""
+"""Where a camera's frames come from: a folder, a video file, a network stream, a device, nowhere."""
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ class Source:
 def opened(place: str, *, repeat: bool = False) -> Source:
     """Open what ``place`` names: a folder or file of images, a video file, a URL, a device or its number.
 
+    ``synthetic`` draws frames, for who has no camera at hand; ``synthetic:7`` those of another seed.
+
     Args:
         place: a path, a URL such as rtsp://camera/1, /dev/video0 or 0.
         repeat: begin anew at the end, for files.
@@ -35,6 +38,8 @@ def opened(place: str, *, repeat: bool = False) -> Source:
         SourceError: if there is nothing of that name, or OpenCV is needed and missing.
     """
     path = Path(place)
+    if drawn := re.fullmatch(r"synthetic(?::(\d{1,9}))?", place):
+        return Source("synthetic", _synthetic(int(drawn[1] or 0)), live=False)
     if path.is_dir():
         files = sorted(
             file
@@ -52,7 +57,7 @@ def opened(place: str, *, repeat: bool = False) -> Source:
         return Source(place, _live(place), live=True)
     raise SourceError(
         f"there is no {place}; name a folder or file of images, a video file, a URL such as "
-        "rtsp://camera/1, or a device such as /dev/video0"
+        "rtsp://camera/1, a device such as /dev/video0, or synthetic"
     )
 
 
@@ -72,6 +77,14 @@ def _files(files: list[Path], *, repeat: bool) -> Iterator[bytes]:
             yield file.read_bytes()
         if not repeat:
             return
+
+
+def _synthetic(seed: int) -> Iterator[bytes]:
+    try:
+        from blemish_client import synthetic
+    except ModuleNotFoundError as error:
+        raise SourceError("drawing frames needs numpy and Pillow: pip install 'blemish[cli]'") from error
+    yield from synthetic.frames(seed)
 
 
 def _video(place: str, *, repeat: bool) -> Iterator[bytes]:

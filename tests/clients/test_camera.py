@@ -126,3 +126,9 @@ def test_a_source_that_outlasts_its_connection_is_read_on_by_the_next(
         if len(fake.requests["ScoreStream"]) == 2 or isinstance(one, Seen):
             threading.Timer(0.2, answered.set).start()
     assert sequences(seen) == list(range(6))
+
+
+def test_patience_ends_with_a_server_that_ends_every_stream(client: Client, fake: "Fake") -> None:
+    fake.streams = [[ending()] for _ in range(1000)]
+    with pytest.raises(Unavailable, match="ended the stream"):
+        list(client.stream([b"x"], "m", policy=pb.STREAM_POLICY_BLOCK))

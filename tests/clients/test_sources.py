@@ -3,6 +3,7 @@
 import itertools
 import sys
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,3 +81,14 @@ def test_the_pace_is_kept_on_average() -> None:
     began = time.monotonic()
     assert list(paced([b"x"] * 11, 100)) == [b"x"] * 11
     assert time.monotonic() - began >= 0.1
+
+
+def test_a_synthetic_source_is_the_same_for_the_same_seed() -> None:
+    def first(place: str) -> list[bytes]:
+        return list(itertools.islice(opened(place).images, 3))
+
+    assert first("synthetic") == first("synthetic:0")
+    assert first("synthetic:1") != first("synthetic:0")
+    assert len(set(first("synthetic"))) == 3
+    with Image.open(BytesIO(first("synthetic")[0])) as image:
+        assert (image.format, image.size) == ("JPEG", (512, 512))

@@ -2,6 +2,7 @@
 """``blemish stream``."""
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, AnomalyMap
+from blemish_client import Seen
 from blemish_client.cli.app import app
 
 if TYPE_CHECKING:
@@ -91,3 +93,47 @@ def test_a_refused_stream_is_said(run: Run, fake: "Fake", folder: Path, make: "M
     result = run(folder / "test")
     assert result.exit_code == 3
     assert "no such model" in result.stderr
+
+
+def test_drawing_holds_back_who_can_wait_and_skips_for_who_cannot(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from blemish_client.cli import stream
+
+    gate, drawn = threading.Event(), []
+
+    def slow(content: bytes, inspection: pb.Inspection, target: Path, **options: object) -> None:
+        assert gate.wait(10)
+        drawn.append(target.name)
+
+    monkeypatch.setattr(stream, "draw", slow)
+    monkeypatch.setattr(stream, "_DRAWN_AHEAD", 3)
+    with stream._Drawer(tmp_path, patient=False) as live:
+        for sequence in range(10):
+            answer = anomalous()
+            answer.sequence = sequence
+            live.take(Seen(answer, b"", 0.0))
+        assert live.skipped == 7
+        gate.set()
+    assert drawn == [f"{number:08}.png" for number in range(3)]
+
+    drawn.clear()
+    gate.clear()
+    threading.Timer(0.1, gate.set).start()
+    with stream._Drawer(tmp_path, patient=True) as patient:
+        for sequence in range(10):
+            answer = anomalous()
+            answer.sequence = sequence
+            patient.take(Seen(answer, b"", 0.0))
+    assert len(drawn) == 10
+    assert patient.skipped == 0
+
+
+def test_a_folder_that_cannot_be_written_is_said(
+    run: Run, fake: "Fake", folder: Path, tmp_path: Path
+) -> None:
+    fake.streams = [[anomalous(8)]]
+    (tmp_path / "found").write_text("a file")
+    result = run(folder / "test", "--save", tmp_path / "found")
+    assert result.exit_code != 0
+    assert "cannot write" in result.stderr

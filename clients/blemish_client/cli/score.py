@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -90,8 +90,8 @@ def _score(client: Client, image: Path, model: str, target: Path | None) -> Insp
     return inspection
 
 
-def draw(content: bytes, inspection: Inspection, target: Path) -> None:
-    """Draw an image beside its anomaly map into the file ``target``.
+def draw(content: bytes, inspection: Inspection, target: Path, **options: Any) -> None:
+    """Draw an image beside its anomaly map into the file ``target``; ``options`` are of its format.
 
     Raises:
         Failure: if it cannot be written.
@@ -108,7 +108,7 @@ def draw(content: bytes, inspection: Inspection, target: Path) -> None:
     )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        drawn.save(target)
+        drawn.save(target, **options)
     except (OSError, ValueError) as error:
         raise Failure(f"cannot write {target}: {error}") from error
 

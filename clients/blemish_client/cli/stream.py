@@ -3,10 +3,13 @@
 
 import time
 from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
 from statistics import quantiles
-from typing import Annotated
+from threading import BoundedSemaphore
+from types import TracebackType
+from typing import Annotated, Self
 
 import typer
 from rich.console import Group
@@ -26,6 +29,8 @@ from blemish_client.sources import SourceError, opened, paced
 
 _RECENT_S = 5.0
 _SHOWN = 8
+_DRAWN_AHEAD = 64
+"""Anomalous frames that wait to be drawn."""
 
 
 class Policy(StrEnum):
@@ -43,12 +48,28 @@ _POLICIES = {
 }
 
 
+class Priority(StrEnum):
+    """Whose turn it is first where frames wait for the same model."""
+
+    LINE_STOP = "line-stop"
+    AUDIT = "audit"
+    BACKFILL = "backfill"
+
+
+_PRIORITIES = {
+    Priority.LINE_STOP: pb.PRIORITY_LINE_STOP,
+    Priority.AUDIT: pb.PRIORITY_AUDIT,
+    Priority.BACKFILL: pb.PRIORITY_BACKFILL,
+}
+
+
 def stream(
     ctx: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="A folder of images, a video file, rtsp://..., /dev/video0 or 0."
+            metavar="SOURCE",
+            help="A folder of images, a video file, rtsp://..., /dev/video0, synthetic.",
         ),
     ],
     model: Model,
@@ -65,6 +86,7 @@ def stream(
     max_latency_ms: Annotated[
         float, typer.Option(min=0, help="Refuse frames that would take longer; 0 sets no limit.")
     ] = 0.0,
+    priority: Annotated[Priority, typer.Option(help="Whose turn it is first.")] = Priority.AUDIT,
     target_false_reject_rate: Annotated[
         float | None, typer.Option(help="Judge this stream by it, to 0.5; as the model is set otherwise.")
     ] = None,
@@ -91,16 +113,20 @@ def stream(
                 anomaly_map=save is not None,
                 target_false_reject_rate=target_false_reject_rate,
                 max_latency_s=max_latency_ms / 1000,
+                priority=_PRIORITIES[priority],
             )
-            with Live(console=session.err, refresh_per_second=4, transient=True) as live:
+            with (
+                _Drawer(save, patient=chosen is Policy.BLOCK) as drawer,
+                Live(console=session.err, refresh_per_second=4, transient=True) as live,
+            ):
                 for one in answers:
                     tally.take(one)
                     if as_json:
                         _emit(one)
                     else:
                         live.update(tally.screen())
-                    if save is not None and isinstance(one, Seen):
-                        _save(one, save)
+                    drawer.take(one)
+            tally.counts["not drawn"] = drawer.skipped
     except (SourceError, OSError) as error:
         raise Failure(str(error)) from error
     except KeyboardInterrupt:
@@ -163,7 +189,9 @@ class _Tally:
 
     def _figures(self, rate: float, latencies_s: list[float]) -> Table:
         cuts = quantiles(latencies_s, n=20) if len(latencies_s) > 1 else [None] * 19
-        names = ("normal", "anomalous", "dropped", "refused", "lost")
+        names = ["normal", "anomalous", "dropped", "refused", "lost"]
+        if self.counts["not drawn"]:
+            names.append("not drawn")
         made = table("frames a second", "p50, ms", "p95, ms", *names, right=("frames a second", *names))
         p50, p95 = (None if cut is None else 1000 * cut for cut in (cuts[9], cuts[18]))
         made.add_row(
@@ -181,7 +209,58 @@ def _emit(one: Seen | Lost) -> None:
     emit({**told, "latency_ms": round(1000 * one.latency_s, 2)})
 
 
-def _save(one: Seen, folder: Path) -> None:
-    answer = one.answer
-    if answer.HasField("inspection") and answer.inspection.verdict == VERDICT_ANOMALOUS:
-        draw(one.image, answer.inspection, folder / f"{answer.sequence:08}.png")
+class _Drawer:
+    """Draws anomalous frames into a folder beside the stream, on a thread of its own."""
+
+    def __init__(self, folder: Path | None, *, patient: bool) -> None:
+        """Draw into ``folder``, if there is one.
+
+        Args:
+            folder: where to.
+            patient: hold the stream back rather than skip a frame.
+        """
+        self._folder = folder
+        self._patient = patient
+        self._room = BoundedSemaphore(_DRAWN_AHEAD)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="drawing")
+        self._failure: Exception | None = None
+        self.skipped = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown()
+        if kind is None:
+            self._check()
+
+    def take(self, one: Seen | Lost) -> None:
+        """Have a frame drawn if it is anomalous.
+
+        Raises:
+            Failure: if an earlier one could not be written.
+        """
+        self._check()
+        if self._folder is None or not isinstance(one, Seen):
+            return
+        if not one.answer.HasField("inspection") or one.answer.inspection.verdict != VERDICT_ANOMALOUS:
+            return
+        if self._room.acquire(blocking=self._patient):
+            self._thread.submit(self._draw, one, self._folder / f"{one.answer.sequence:08}.png")
+        else:
+            self.skipped += 1
+
+    def _draw(self, one: Seen, target: Path) -> None:
+        try:
+            # Half the time goes into deflate at its usual level.
+            draw(one.image, one.answer.inspection, target, compress_level=1)
+        except Exception as error:
+            self._failure = error
+        finally:
+            self._room.release()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
