@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from blemish_client import Client
+from blemish_client.errors import Unavailable
 from blemish_core.surfaces import generate
 
 
@@ -110,3 +112,60 @@ def tile_model(stack: Stack) -> str:
         assert indexed.error == ""
         assert indexed.result.indexed_images == 14
         return version
+
+
+class Start(Protocol):
+    """Starts a server of its own on the stack's store, one that may be killed; settings are added."""
+
+    def __call__(self, **settings: str) -> "subprocess.Popen[bytes]": ...
+
+
+@pytest.fixture
+def address(free_port: Callable[[], int]) -> str:
+    """Where ``start`` has its server listen."""
+    return f"127.0.0.1:{free_port()}"
+
+
+@pytest.fixture
+def launch(address: str, stack: Stack) -> Iterator[Start]:
+    """As ``start``, but does not wait until it answers."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def launched(**settings: str) -> "subprocess.Popen[bytes]":
+        server = subprocess.Popen(
+            [sys.executable, "-m", "blemish_server"],
+            env=os.environ
+            | {
+                "BLEMISH_LISTEN": address,
+                "BLEMISH_STORE": str(stack.data / "store"),
+                "REDIS_URL": "redis://127.0.0.1:1/0",  # scoring needs neither
+                "QDRANT_URL": "http://127.0.0.1:1",
+                "BLEMISH_PRELOAD": "false",
+            }
+            | settings,
+            stdout=subprocess.DEVNULL,
+        )
+        running.append(server)
+        return server
+
+    yield launched
+    for server in running:
+        server.kill()
+        server.wait(30)
+
+
+@pytest.fixture
+def start(address: str, launch: Start) -> Start:
+    def started(**settings: str) -> "subprocess.Popen[bytes]":
+        server = launch(**settings)
+        with Client(address) as client:
+            for _ in range(600):
+                try:
+                    client.server_info()
+                    return server
+                except Unavailable:
+                    assert server.poll() is None, "it ended"
+                    time.sleep(0.1)
+        raise AssertionError("it did not start")
+
+    return started

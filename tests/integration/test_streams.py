@@ -4,28 +4,37 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
+import numpy as np
+import PIL.Image
 import pytest
+from google.protobuf import (
+    descriptor_pb2,
+    descriptor_pool,
+    duration_pb2,
+    message_factory,
+    timestamp_pb2,
+)
 
+from blemish.v1 import image_pb2
 from blemish.v1 import inspection_pb2 as pb
-from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, Image, RawImage, Region
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish.v1.job_pb2 import PatchCore
-from blemish_client import Client, Seen
-from blemish_client.errors import InvalidArgument, NotFound, Unavailable
+from blemish_client import AsyncClient, Client, Seen
+from blemish_client.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Stack
+    from tests.integration.conftest import Stack, Start
 
 BLOCK, LATEST, REJECT = pb.STREAM_POLICY_BLOCK, pb.STREAM_POLICY_LATEST, pb.STREAM_POLICY_REJECT
 
@@ -264,48 +273,6 @@ def test_no_such_model(client: Client, picture: bytes) -> None:
         list(client.stream([picture], "no such/name/at all"))
 
 
-Start = Callable[[], "subprocess.Popen[bytes]"]
-
-
-@pytest.fixture
-def address(free_port: Callable[[], int]) -> str:
-    return f"127.0.0.1:{free_port()}"
-
-
-@pytest.fixture
-def start(address: str, stack_data: Path) -> Iterator[Start]:
-    """Starts a server of its own on the stack's store, one that may be killed."""
-    running: list[subprocess.Popen[bytes]] = []
-
-    def started() -> subprocess.Popen[bytes]:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "blemish_server"],
-            env=os.environ
-            | {
-                "BLEMISH_LISTEN": address,
-                "BLEMISH_STORE": str(stack_data / "store"),
-                "REDIS_URL": "redis://127.0.0.1:1/0",  # scoring needs neither
-                "QDRANT_URL": "http://127.0.0.1:1",
-            },
-            stdout=subprocess.DEVNULL,
-        )
-        running.append(server)
-        with Client(address) as client:
-            for _ in range(600):
-                try:
-                    client.server_info()
-                    return server
-                except Unavailable:
-                    assert server.poll() is None, "it ended"
-                    time.sleep(0.1)
-        raise AssertionError("it did not start")
-
-    yield started
-    for server in running:
-        server.kill()
-        server.wait(30)
-
-
 def test_sigterm_under_full_load_ends_every_stream_with_a_last_message(
     start: Start, address: str, picture: bytes, tile_model: str
 ) -> None:
@@ -364,3 +331,171 @@ def test_defects_are_found_in_a_stream(client: Client, surfaces: Path, tile_mode
         if one.inspection.verdict == VERDICT_ANOMALOUS
     }
     assert found - {"good"}
+
+
+@pytest.mark.parametrize("seconds", [-5_000_000_000, 0, 253_402_300_799])
+def test_a_clock_that_is_wrong_is_given_back_as_it_came(
+    stub: InspectionServiceStub, picture: bytes, tile_model: str, seconds: int
+) -> None:
+    requests = [config(tile_model), *frames([picture] * 3)]
+    for number, request in enumerate(requests[1:]):
+        request.frame.capture_time.seconds = seconds - 3600 * number  # and it goes backwards
+    told = list(stub.ScoreStream(iter(requests)))
+    assert [one.capture_time.seconds for one in told] == [seconds - 3600 * number for number in range(3)]
+    assert all(one.HasField("inspection") for one in told)
+
+
+def test_raw_frames_say_what_encoded_ones_say(client: Client, picture: bytes, tile_model: str) -> None:
+    with PIL.Image.open(BytesIO(picture)) as opened:
+        pixels = np.asarray(opened.convert("RGB"))
+    encoded = client.score(picture, tile_model)
+    height, width, _ = pixels.shape
+    raw = RawImage(pixel_format="RGB8", width=width, height=height, data=pixels.tobytes())
+    assert client.score(Image(raw=raw), tile_model).score == encoded.score
+    raw.pixel_format, raw.data = "BGR8", pixels[..., ::-1].tobytes()
+    assert client.score(Image(raw=raw), tile_model).score == encoded.score
+
+    part = pixels[10:90, 20:120]
+    cut = BytesIO()
+    PIL.Image.fromarray(part).save(cut, "PNG")
+    region = Region(left=20, top=10, width=100, height=80)
+    expected = client.score(cut.getvalue(), tile_model).score
+    assert client.score(Image(raw=raw, region=region), tile_model).score == expected
+    assert client.score(Image(encoded=picture, region=region), tile_model).score == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        (RawImage(pixel_format="YUV422_8", width=64, height=64, data=bytes(8192)), "pixel_format"),
+        (RawImage(pixel_format="Mono8", width=64, height=64, data=bytes(4095)), "data"),
+        (RawImage(pixel_format="Mono8", width=64, height=64, stride=63, data=bytes(4096)), "stride"),
+        (RawImage(pixel_format="Mono8", width=-64, height=64, data=bytes(4096)), "raw"),
+        (RawImage(), "pixel_format"),
+    ],
+)
+def test_a_raw_frame_that_does_not_fit_is_refused_by_its_field(
+    client: Client, tile_model: str, raw: RawImage, field: str
+) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        client.score(Image(raw=raw), tile_model)
+    assert refused.value.field.endswith(field)
+
+
+def test_line_stop_goes_before_backfill(stack: Stack, picture: bytes, tile_model: str) -> None:
+    ended: list[str] = []
+
+    def call(name: str, priority: pb.Priority.ValueType) -> None:
+        with Client(stack.address) as client:
+            client.score(picture, tile_model, priority=priority)
+            ended.append(name)
+
+    with ThreadPoolExecutor(61) as pool:
+        for _ in range(60):
+            pool.submit(call, "backfill", pb.PRIORITY_BACKFILL)
+        while not ended:
+            time.sleep(0.005)
+        pool.submit(call, "line stop", pb.PRIORITY_LINE_STOP)
+    assert len(ended) == 61
+    # Some ended before it was there, or were being computed; the rest waited.
+    assert ended.index("line stop") < 50
+
+
+def test_an_unknown_priority_is_refused(client: Client, picture: bytes, tile_model: str) -> None:
+    with pytest.raises(InvalidArgument, match="LINE_STOP, AUDIT or BACKFILL"):
+        client.score(picture, tile_model, priority=9)  # type: ignore[arg-type]  # on purpose
+
+
+def test_a_deadline_that_has_passed_costs_nothing(
+    stub: InspectionServiceStub, picture: bytes, tile_model: str
+) -> None:
+    request = pb.ScoreRequest(model=tile_model)
+    request.image.encoded = picture
+    calls = [stub.Score.future(request, timeout=0.05) for _ in range(60)]
+    codes = {call.code() for call in calls}
+    assert grpc.StatusCode.DEADLINE_EXCEEDED in codes
+    assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED}
+    assert stub.Score(request, timeout=30).HasField("inspection")
+
+
+async def test_the_asyncio_client_says_what_the_blocking_one_says(
+    stack: Stack, surfaces: Path, tile_model: str
+) -> None:
+    images = [file.read_bytes() for file in sorted((surfaces / "tile/test").glob("*/00[01].png"))]
+    with Client(stack.address) as blocking:
+        expected = [one.inspection.score for one in answers(blocking, images, tile_model)]
+    async with AsyncClient(stack.address) as client:
+        told = [one async for one in client.stream(images, tile_model, policy=BLOCK)]
+        single = await client.score(images[0], tile_model)
+        hits = [answer async for answer in client.search(images[0], tile_model, 3)]
+    assert [one.answer.inspection.score for one in told if isinstance(one, Seen)] == expected
+    assert single.score == expected[0]
+    assert len(hits) == 4
+
+
+def test_a_model_that_is_deleted_ends_no_stream(
+    stack: Stack, client: Client, picture: bytes, tile_model: str
+) -> None:
+    job = client.wait(client.train("tile", model_id="doomed", detector=PatchCore(input_size=64)))
+    assert job.error == ""
+    kinds: list[str | None] = []
+
+    def images() -> Iterator[bytes]:
+        yield picture
+        while not kinds:
+            time.sleep(0.01)
+        shutil.rmtree(stack.data / "store/models/doomed")
+        time.sleep(0.5)  # what a name means is taken for granted for a quarter of a second
+        yield picture
+        yield picture
+
+    for one in client.stream(images(), "doomed", policy=BLOCK):
+        assert isinstance(one, Seen)
+        kinds.append(one.answer.WhichOneof("answer"))
+        reason = one.answer.refusal.reason
+    assert kinds == ["inspection", "refusal", "refusal"]
+    assert reason == "NOT_FOUND"
+    assert len(answers(client, [picture], tile_model)) == 1
+
+
+def contract(*, without: dict[str, set[str]], beside: dict[str, str]) -> Any:
+    """The contract's messages in another version: ``without`` some fields, with others ``beside``."""
+    pool = descriptor_pool.DescriptorPool()
+    for module in (duration_pb2, timestamp_pb2, image_pb2, pb):
+        file = descriptor_pb2.FileDescriptorProto()
+        module.DESCRIPTOR.CopyToProto(file)
+        for message in file.message_type:
+            kept = [one for one in message.field if one.name not in without.get(message.name, ())]
+            del message.field[:]
+            message.field.extend(kept)
+            if name := beside.get(message.name):
+                message.field.add(name=name, number=1000, type="TYPE_STRING", label="LABEL_OPTIONAL")
+        pool.Add(file)
+    return lambda name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"blemish.v1.{name}"))
+
+
+@pytest.mark.parametrize("age", ["older", "newer"])
+def test_clients_of_other_versions(stack: Stack, picture: bytes, tile_model: str, age: str) -> None:
+    newer = {"Frame": "mood", "StreamConfig": "fashion", "Image": "frame_colour"}
+    older = {
+        "StreamConfig": {"priority", "max_latency"},
+        "Image": {"raw", "region"},
+        "Inspection": {"runtime", "calibration_revision"},
+        "ScoreStreamResponse": {"ending"},
+    }
+    messages = contract(without=older if age == "older" else {}, beside=newer if age == "newer" else {})
+    request, response = messages("ScoreStreamRequest"), messages("ScoreStreamResponse")
+    first = request(config={"model": tile_model, "policy": BLOCK})
+    frame = request(frame={"camera": "left", "sequence": 5, "image": {"encoded": picture}})
+    if age == "newer":
+        first.config.fashion = frame.frame.mood = frame.frame.image.frame_colour = "new"
+    with grpc.insecure_channel(stack.address) as channel:
+        call = channel.stream_stream(
+            "/blemish.v1.InspectionService/ScoreStream",
+            request_serializer=request.SerializeToString,
+            response_deserializer=response.FromString,
+        )
+        (told,) = call(iter([first, frame]))
+    assert told.sequence == 5
+    assert told.inspection.score > 0
+    assert told.inspection.model_version == tile_model

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server that says SERVING is warm, and what it keeps warm is bounded."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from blemish.v1.job_pb2 import PatchCore
+from blemish_client import Client
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Stack, Start
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def healths(address: str, seconds: float = 60) -> list[int]:
+    """What health says from its first answer until it says SERVING."""
+    said: list[int] = []
+    eager = [("grpc.initial_reconnect_backoff_ms", 20), ("grpc.max_reconnect_backoff_ms", 20)]
+    with grpc.insecure_channel(address, eager) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        give_up = time.monotonic() + seconds
+        while SERVING not in said and time.monotonic() < give_up:
+            try:
+                service = health_pb2.HealthCheckRequest(service="blemish.v1.InspectionService")
+                said.append(check(service, timeout=5, wait_for_ready=True).status)
+            except grpc.RpcError:
+                pass
+            time.sleep(0.005)
+    return said
+
+
+def test_models_in_production_are_warm_before_health_says_serving(
+    launch: Start, address: str, tile_model: str
+) -> None:
+    launch(BLEMISH_PRELOAD="true")
+    said = healths(address)
+    assert said[0] == NOT_SERVING  # it answers while it loads, and says so
+    assert said[-1] == SERVING
+    with Client(address) as client:
+        info = client.server_info()
+    assert tile_model in info.loaded_models
+    assert 0 < info.loaded_bytes <= info.max_loaded_bytes
+
+
+def test_sigterm_while_it_warms_up_ends_it(launch: Start, address: str, tile_model: str) -> None:
+    server = launch(BLEMISH_PRELOAD="true")
+    with grpc.insecure_channel(address) as channel:
+        grpc.channel_ready_future(channel).result(60)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0
+
+
+def test_the_least_recently_used_makes_room(
+    stack: Stack, start: Start, address: str, tile_model: str, surfaces: Path
+) -> None:
+    with Client(stack.address) as client:
+        job = client.wait(client.train("tile", model_id="small", detector=PatchCore(input_size=64)))
+        assert job.error == ""
+    start(BLEMISH_MAX_LOADED_BYTES=str(1 << 20))
+    picture = (surfaces / "tile/test/good/000.png").read_bytes()
+    with Client(address) as client:
+        for _ in range(2):
+            for model in (tile_model, "small/1"):
+                assert client.score(picture, model).model_version.endswith("/versions/1")
+                (loaded,) = client.server_info().loaded_models
+                assert loaded == client.score(picture, model).model_version
+
+
+@pytest.mark.parametrize("preload", ["true", "false"])
+def test_a_server_with_no_models_serves(launch: Start, address: str, tmp_path: Path, preload: str) -> None:
+    launch(BLEMISH_PRELOAD=preload, BLEMISH_STORE=str(tmp_path))
+    assert healths(address)[-1] == SERVING
