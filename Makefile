@@ -7,7 +7,7 @@ READY := .venv/.ready
 # KServe's client wants an older protobuf than ours; a test runs it in an environment of its own.
 KSERVE := .venv/kserve/.ready
 
-.PHONY: help setup demo test bench bench-serving check lint types protos format clean
+.PHONY: help setup demo test bench bench-serving bench-endurance check lint types protos format clean
 
 help: ## Show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -38,6 +38,9 @@ bench: $(READY) ## Run every benchmark in turn; each prints a Markdown table (mi
 
 bench-serving: $(READY) ## Streams and unary calls to a running server beside the same frames with none
 	$(BIN)/python -W ignore tests/benchmarks/bench_serving.py
+
+bench-endurance: $(READY) ## Overload, sleeping and stuck cameras, ten minutes of full load: 20 minutes
+	$(BIN)/python -W ignore tests/benchmarks/bench_endurance.py
 
 check: lint types test ## All that a change must pass: style, import rules, types, contract, tests
 

@@ -5,12 +5,18 @@ A frame is begun at once while fewer than ``IN_FLIGHT`` of its stream are betwee
 moment their answer has left. What becomes of it otherwise is the stream's policy. Answers leave in the
 order in which frames came; so a reader that has stopped reading stops its own stream, and what that stream
 holds is at most the frames in flight, one that waits, and ``MOST_ANSWERS`` answers.
+
+To begin is to stand in line for a lane. Under LATEST it is the camera that stands there, not the frame: a
+newer one takes over the turn of one that still waits, so what is scored is the newest at that moment.
 """
 
 import asyncio
+import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from blemish.v1 import inspection_pb2 as pb
@@ -18,15 +24,61 @@ from blemish_core.errors import Overloaded
 from blemish_server.status import frame_refusal
 
 IN_FLIGHT = {
-    # One is decoded while one is computed; a longer line would only make the newest frame older.
-    pb.STREAM_POLICY_LATEST: 2,
+    # One in line, one in a lane, one on its way out; a longer line would only hold up others.
+    pb.STREAM_POLICY_LATEST: 3,
     pb.STREAM_POLICY_BLOCK: 4,
     pb.STREAM_POLICY_REJECT: 4,
 }
 MOST_ANSWERS = 64
 """Answers not read yet from which on no frame is read either."""
 
-Score = Callable[[pb.Frame], Coroutine[Any, Any, pb.ScoreStreamResponse]]
+
+class Turn:
+    """A place in line for a lane, and the frame that is to have it."""
+
+    def __init__(self, frame: pb.Frame) -> None:
+        self._frame = frame
+        self._arrived_s = time.monotonic()
+        self._come = False
+        self._lock = threading.Lock()
+        self.gone: list[pb.ScoreStreamResponse] = []
+        """Of the frames that gave way in it: as ranges, each of one camera."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that the frame takes, about."""
+        return len(self._frame.image.encoded) or len(self._frame.image.raw.data)
+
+    @property
+    def arrived_s(self) -> float:
+        """When its frame came, on ``time.monotonic()``'s clock."""
+        return self._arrived_s
+
+    def take(self) -> pb.Frame:
+        """Return the frame that has it, for good; from any thread."""
+        with self._lock:
+            self._come = True
+            return self._frame
+
+    def give(self, newer: pb.Frame) -> bool:
+        """Have a newer frame take over; False if the turn has come."""
+        with self._lock:
+            if self._come:
+                return False
+            older, self._frame = self._frame, newer
+            self._arrived_s = time.monotonic()
+        if not self.gone or not _joined(self.gone[-1], older):
+            self.gone.append(_dropped(older))
+        return True
+
+
+Score = Callable[[Turn], Coroutine[Any, Any, pb.ScoreStreamResponse]]
+
+
+@dataclass(frozen=True)
+class _Begun:
+    turn: Turn
+    answer: "asyncio.Task[pb.ScoreStreamResponse]"
 
 
 class FrameLine:
@@ -37,7 +89,7 @@ class FrameLine:
         self._policy = policy
         self._in_flight = 0
         self._waiting: pb.Frame | None = None
-        self._answers: deque[asyncio.Task[pb.ScoreStreamResponse] | pb.ScoreStreamResponse] = deque()
+        self._answers: deque[_Begun | pb.ScoreStreamResponse] = deque()
         self._came = asyncio.Event()
         self._left = asyncio.Event()
         self.frames = 0
@@ -61,21 +113,25 @@ class FrameLine:
                     await self._came.wait()
                     continue
                 oldest = self._answers[0]
-                scored = isinstance(oldest, asyncio.Task)
-                answer = await oldest if isinstance(oldest, asyncio.Task) else oldest
-                self._answers.popleft()
-                yield answer  # goes on when the answer has left
-                self._in_flight -= scored
-                if self._waiting is not None and self._in_flight < IN_FLIGHT[self._policy]:
-                    waiting, self._waiting = self._waiting, None
-                    self._begin(waiting)
+                if isinstance(oldest, _Begun):
+                    answer = await oldest.answer
+                    self._answers.popleft()
+                    for gone in oldest.turn.gone:
+                        yield gone
+                    yield answer  # goes on when the answer has left
+                    self._leave()
+                else:
+                    yield self._answers.popleft()  # type: ignore[misc]  # looked at above
                 self._left.set()
             with suppress(asyncio.CancelledError):
                 reader.result()
         finally:
-            for task in (reader, stopper, *self._answers):
-                if isinstance(task, asyncio.Task):
-                    task.cancel()
+            for task in (
+                reader,
+                stopper,
+                *(one.answer for one in self._answers if isinstance(one, _Begun)),
+            ):
+                task.cancel()
 
     async def _read(self, frames: AsyncIterator[pb.Frame]) -> None:
         async for frame in frames:
@@ -89,10 +145,15 @@ class FrameLine:
 
     def _is_full(self) -> bool:
         held_back = self._policy == pb.STREAM_POLICY_BLOCK and self._waiting is not None
-        return held_back or len(self._answers) >= MOST_ANSWERS
+        last = self._answers[-1] if self._answers else None
+        untold = len(last.turn.gone) if isinstance(last, _Begun) else 0
+        return held_back or len(self._answers) + untold >= MOST_ANSWERS
 
     def _take(self, frame: pb.Frame) -> None:
-        if self._in_flight < IN_FLIGHT[self._policy]:
+        last = self._answers[-1] if self._answers else None
+        if self._policy == pb.STREAM_POLICY_LATEST and isinstance(last, _Begun) and last.turn.give(frame):
+            self.dropped += 1
+        elif self._in_flight < IN_FLIGHT[self._policy]:
             self._begin(frame)
         elif self._policy == pb.STREAM_POLICY_REJECT:
             self.rejected += 1
@@ -105,21 +166,35 @@ class FrameLine:
 
     def _begin(self, frame: pb.Frame) -> None:
         self._in_flight += 1
-        self._answers.append(asyncio.create_task(self._score(frame)))
+        turn = Turn(frame)
+        self._answers.append(_Begun(turn, asyncio.create_task(self._score(turn))))
+
+    def _leave(self) -> None:
+        """Make the place of an answer that has left the next one's."""
+        self._in_flight -= 1
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            self._begin(waiting)
 
     def _drop(self, frame: pb.Frame) -> None:
         """Note it: with the one before, if that is not told yet, so that a slow reader costs no memory."""
         self.dropped += 1
         last = self._answers[-1]
-        if (
-            isinstance(last, pb.ScoreStreamResponse)
-            and last.HasField("dropped")
-            and (last.camera, last.dropped.last_sequence + 1) == (frame.camera, frame.sequence)
-        ):
-            last.dropped.last_sequence = frame.sequence
-        else:
-            gone = pb.DroppedFrames(last_sequence=frame.sequence)
-            self._answers.append(answer_to(frame, dropped=gone))
+        if isinstance(last, _Begun) or not _joined(last, frame):
+            self._answers.append(_dropped(frame))
+
+
+def _dropped(frame: pb.Frame) -> pb.ScoreStreamResponse:
+    return answer_to(frame, dropped=pb.DroppedFrames(last_sequence=frame.sequence))
+
+
+def _joined(note: pb.ScoreStreamResponse, frame: pb.Frame) -> bool:
+    """Whether ``frame`` went on the note of the one dropped before it."""
+    follows = (note.camera, note.dropped.last_sequence + 1) == (frame.camera, frame.sequence)
+    if not note.HasField("dropped") or not follows:
+        return False
+    note.dropped.last_sequence = frame.sequence
+    return True
 
 
 def answer_to(

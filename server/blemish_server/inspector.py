@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a picture to what a model says of it: the door, the model's batcher, the answer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from blemish_core.batching import Priority
+from blemish_core.batching import Patience, Priority
 from blemish_core.bundle import Manifest
 from blemish_core.calibration_log import Revision
 from blemish_core.detectors.detector import Outcome
@@ -36,8 +36,7 @@ class Terms:
     priority: Priority = Priority.AUDIT
     deadline: float = float("inf")
     """On ``time.monotonic()``'s clock."""
-    patient: bool = False
-    """Wait also where many do already."""
+    patience: Patience = Patience.USUAL
 
 
 _USUAL = Terms()
@@ -64,16 +63,32 @@ class Inspector:
         """Score a picture with the version that ``ref`` means now.
 
         Raises:
+            as ``inspect_taken`` does.
+        """
+        return await self.inspect_taken(lambda: picture, len(picture.data), ref, terms)
+
+    async def inspect_taken(
+        self, take: Callable[[], Picture], size: int, ref: ModelRef, terms: Terms
+    ) -> Inspected:
+        """Score what ``take`` returns once its turn has come, in the thread of a lane.
+
+        Args:
+            take: gives the picture; what it raises is raised.
+            size: bytes that wait meanwhile, about.
+            ref: a model.
+            terms: how it waits.
+
+        Raises:
             InvalidImage: if it is not an image within the limits.
             NotFound: if there is no such model or version.
             Overloaded: if too many images wait already, or too many bytes of them.
             TooLate: if the deadline cannot be kept, or has passed.
             Corrupt: if the bundle or its calibration cannot be read.
         """
-        with self._room_for(picture):
+        with self._room_for(size):
             async with self._models.use(ref) as model:
                 answer = await model.batcher.submit(
-                    picture, priority=terms.priority, deadline=terms.deadline, patient=terms.patient
+                    take, priority=terms.priority, deadline=terms.deadline, patience=terms.patience
                 )
                 model.tally.add(answer)
                 return Inspected(
@@ -87,8 +102,7 @@ class Inspector:
                 )
 
     @contextmanager
-    def _room_for(self, picture: Picture) -> Iterator[None]:
-        size = len(picture.data)
+    def _room_for(self, size: int) -> Iterator[None]:
         if self._waiting_bytes + size > self._max_waiting_bytes:
             raise Overloaded(
                 f"images of {self._waiting_bytes >> 20} MiB are being worked on already; retry later, "

@@ -4,7 +4,7 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -74,7 +74,7 @@ class LoadedModel:
     ref: ModelRef
     manifest: Manifest
     detector: Detector
-    batcher: Batcher[Picture, Prepared, Judged]
+    batcher: Batcher[Callable[[], Picture], Prepared, Judged]
     bytes: int
     tally: Tally = field(default_factory=Tally)
     users: int = 0
@@ -283,9 +283,12 @@ class LoadedModels:
 
 
 def _prepare(
-    detector: Detector, calibrations: CalibrationLog, limits: ImageLimits, picture: Picture
+    detector: Detector,
+    calibrations: CalibrationLog,
+    limits: ImageLimits,
+    take: Callable[[], Picture],
 ) -> Prepared:
-    return Prepared(detector.prepare(picture.pixels(limits)), calibrations.newest())
+    return Prepared(detector.prepare(take().pixels(limits)), calibrations.newest())
 
 
 def _judge(detector: Detector, batch: Sequence[Prepared]) -> list[Judged]:

@@ -242,6 +242,21 @@ def running(folder: Path) -> Iterator[str]:
         stack.wait(60)
 
 
+def trained_surface(surface: Path) -> Callable[[str], str]:
+    """Draw the surface; the answer trains a model of it at an address and returns its version's name."""
+    generate(surface, "tile", train=_TRAIN_IMAGES, good=20, defective=24)
+
+    def train(address: str) -> str:
+        with Client(address) as client:
+            client.import_dataset("tile", str(surface))
+            job = client.wait(client.train("tile"))
+        if job.error:
+            raise SystemExit(job.error)
+        return str(job.result.model_version)
+
+    return train
+
+
 def jpegs(surface: Path, folder: Path) -> list[bytes]:
     """JPEG frames of 512 px, of good and of defective surface."""
     folder.mkdir()
@@ -265,15 +280,10 @@ def server_process(stack_address: str) -> psutil.Process:
 
 def bench(folder: Path, arguments: argparse.Namespace) -> None:
     surface = folder / "tile"
-    generate(surface, "tile", train=_TRAIN_IMAGES, good=20, defective=24)
+    train = trained_surface(surface)
     images = jpegs(surface, folder / "frames")
     with running(folder) as address:
-        with Client(address) as client:
-            client.import_dataset("tile", str(surface))
-            job = client.wait(client.train("tile"))
-            if job.error:
-                raise SystemExit(job.error)
-        model = job.result.model_version
+        model = train(address)
         version = folder / "data/store/models/tile-patchcore/1"
         process, seconds, cores = server_process(address), arguments.seconds, os.cpu_count() or 1
         rows: dict[str, Callable[[], Load]] = {

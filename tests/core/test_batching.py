@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from blemish_core.batching import Batcher, BatchingPolicy, Priority
+from blemish_core.batching import Batcher, BatchingPolicy, Patience, Priority
 from blemish_core.errors import Overloaded, TooLate
 
 PATIENT = BatchingPolicy(max_batch_size=4, max_wait_s=60)
@@ -146,11 +146,36 @@ async def test_a_full_queue_refuses_unless_one_is_patient_or_more_urgent() -> No
         with pytest.raises(Overloaded):
             await batcher.submit(2, priority=Priority.BACKFILL)
         urgent = asyncio.create_task(batcher.submit(3, priority=Priority.LINE_STOP))
-        patient = asyncio.create_task(batcher.submit(4, patient=True))
+        patient = asyncio.create_task(batcher.submit(4, patience=Patience.ENDLESS))
         await asyncio.sleep(0)
         double.gate.set()
         await asyncio.gather(busy, waiting, urgent, patient)
     assert double.batches == [[100], [3], [1], [4]]
+
+
+async def test_who_has_no_patience_waits_for_the_lanes_next_items_alone() -> None:
+    double = Doubler()
+    async with double.under(ONE) as batcher:
+        busy = await double.busy(batcher)
+        waiting = asyncio.create_task(batcher.submit(1, patience=Patience.NONE))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await batcher.submit(2, patience=Patience.NONE)
+        usual = asyncio.create_task(batcher.submit(3))
+        await asyncio.sleep(0)
+        double.gate.set()
+        await asyncio.gather(busy, waiting, usual)
+    assert double.batches == [[100], [1], [3]]
+
+
+async def test_one_slow_item_does_not_refuse_all_after_it() -> None:
+    double = Doubler()
+    async with double.under(ONE) as batcher:
+        busy = await double.busy(batcher)
+        await asyncio.sleep(0.3)  # now an item is known to take 0.3 s
+        double.gate.set()
+        await busy
+        assert (await batcher.submit(1, deadline=time.monotonic() + 0.1)).result == 2
 
 
 async def test_those_who_left_take_no_room() -> None:

@@ -18,7 +18,7 @@ from blemish.v1.inspection_pb2 import (
     STREAM_POLICY_REJECT as REJECT,
 )
 from blemish_core.errors import InvalidRequest
-from blemish_server.frames import IN_FLIGHT, MOST_ANSWERS, FrameLine, answer_to
+from blemish_server.frames import IN_FLIGHT, MOST_ANSWERS, FrameLine, Turn, answer_to
 
 Told = tuple[str, int, int]
 
@@ -31,12 +31,20 @@ class Camera:
         self.ending = asyncio.Event()
         self.begun: list[int] = []
         self.read = 0
+        self.queue: asyncio.Event | None = None
+        """Set when turns may come; None lets them come at once."""
         self._may: dict[int, asyncio.Event] = {}
         self._sent: asyncio.Queue[pb.Frame | Exception | None] = asyncio.Queue()
 
     def send(self, *sequences: int, camera: str = "left") -> None:
         for sequence in sequences:
             self._sent.put_nowait(pb.Frame(camera=camera, sequence=sequence))
+
+    async def send_slowly(self, *sequences: int) -> None:
+        """Have the turn of each come before the next is sent."""
+        for sequence in sequences:
+            self.send(sequence)
+            await settled()
 
     def end(self, error: Exception | None = None) -> None:
         self._sent.put_nowait(error)
@@ -55,7 +63,10 @@ class Camera:
             self.read += 1
             yield frame
 
-    async def _score(self, frame: pb.Frame) -> pb.ScoreStreamResponse:
+    async def _score(self, turn: Turn) -> pb.ScoreStreamResponse:
+        if self.queue is not None:
+            await self.queue.wait()
+        frame = turn.take()
         self.begun.append(frame.sequence)
         await self._permission(frame.sequence).wait()
         return answer_to(frame, inspection=pb.Inspection(score=frame.sequence))
@@ -93,10 +104,9 @@ def test_answers_come_in_the_order_of_the_frames_whichever_is_done_first(
 ) -> None:
     async def test() -> None:
         camera = Camera(policy)
-        camera.send(*range(IN_FLIGHT[policy]))
-        camera.end()
         answers = asyncio.create_task(collected(camera))
-        await settled()
+        await camera.send_slowly(*range(IN_FLIGHT[policy]))
+        camera.end()
         camera.let(1)
         await settled()
         assert not answers.done()
@@ -109,19 +119,19 @@ def test_answers_come_in_the_order_of_the_frames_whichever_is_done_first(
 def test_latest_keeps_the_newest_and_names_the_others() -> None:
     async def test() -> None:
         camera = Camera(LATEST)
-        camera.send(*range(10))
-        camera.end()
         answers = asyncio.create_task(collected(camera))
-        await settled()
-        assert camera.begun == [0, 1]
+        await camera.send_slowly(*range(10))
+        camera.end()
+        assert camera.begun == [0, 1, 2]
         camera.let(*range(10))
         assert await answers == [
             ("inspection", 0, 0),
             ("inspection", 1, 1),
-            ("dropped", 2, 8),
+            ("inspection", 2, 2),
+            ("dropped", 3, 8),
             ("inspection", 9, 9),
         ]
-        assert (camera.line.frames, camera.line.dropped) == (10, 7)
+        assert (camera.line.frames, camera.line.dropped) == (10, 6)
 
     run(test)
 
@@ -129,17 +139,18 @@ def test_latest_keeps_the_newest_and_names_the_others() -> None:
 def test_a_range_of_dropped_frames_names_none_that_never_came() -> None:
     async def test() -> None:
         camera = Camera(LATEST)
-        camera.send(0, 1, 2, 3, 7, 8)
+        answers = asyncio.create_task(collected(camera))
+        await camera.send_slowly(0, 1, 2, 3, 7, 8)
         camera.send(9, camera="right")
         camera.send(10)
         camera.end()
-        answers = asyncio.create_task(collected(camera))
         await settled()
         camera.let(*range(11))
         assert await answers == [
             ("inspection", 0, 0),
             ("inspection", 1, 1),
-            ("dropped", 2, 3),
+            ("inspection", 2, 2),
+            ("dropped", 3, 3),
             ("dropped", 7, 8),
             ("dropped", 9, 9),
             ("inspection", 10, 10),
@@ -195,10 +206,12 @@ def test_reject_refuses_at_the_place_of_the_frame() -> None:
 def test_a_reader_that_stopped_reading_costs_a_bounded_amount(policy: pb.StreamPolicy.ValueType) -> None:
     async def test() -> None:
         camera = Camera(policy)
-        camera.send(*range(0, 4000, 2))  # gaps: no two can be told in one range
         camera.let(*range(4000))
         answers = camera.answers()
-        assert told(await anext(answers)) == ("inspection", 0, 0)
+        first = asyncio.ensure_future(anext(answers))
+        await camera.send_slowly(0, 2, 4, 6)
+        camera.send(*range(8, 4000, 2))  # gaps: no two can be told in one range
+        assert told(await first) == ("inspection", 0, 0)
         await settled()
         # The answer has been handed over and nobody asks for the next.
         assert len(camera.line._answers) <= MOST_ANSWERS + 1
@@ -211,19 +224,20 @@ def test_a_reader_that_stopped_reading_costs_a_bounded_amount(policy: pb.StreamP
 def test_frames_dropped_in_a_row_are_one_note_however_many() -> None:
     async def test() -> None:
         camera = Camera(LATEST)
-        camera.send(*range(5000))
-        camera.end()
         answers = camera.answers()
         first = asyncio.ensure_future(anext(answers))
-        await settled()
+        await camera.send_slowly(0, 1, 2)
+        camera.send(*range(3, 5000))
+        camera.end()
         while camera.read < 5000:
             await asyncio.sleep(0)
-        assert len(camera.line._answers) == 3
+        assert len(camera.line._answers) == 4
         camera.let(*range(5000))
         assert told(await first) == ("inspection", 0, 0)
         assert [told(answer) async for answer in answers] == [
             ("inspection", 1, 1),
-            ("dropped", 2, 4998),
+            ("inspection", 2, 2),
+            ("dropped", 3, 4998),
             ("inspection", 4999, 4999),
         ]
 
@@ -271,5 +285,63 @@ def test_a_camera_that_vanishes_leaves_nothing_behind() -> None:
         await asyncio.gather(answers, return_exceptions=True)
         await settled()
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(test)
+
+
+def test_under_latest_a_newer_frame_takes_over_the_turn_of_one_that_waits() -> None:
+    async def test() -> None:
+        camera = Camera(LATEST)
+        camera.queue = asyncio.Event()
+        camera.send(*range(6))
+        camera.send(9)
+        camera.let(*range(10))
+        answers = asyncio.create_task(collected(camera))
+        await settled()
+        assert camera.read == 7
+        camera.queue.set()  # one turn comes: the newest frame has it
+        await settled()
+        assert camera.begun == [9]
+        camera.send(10)
+        camera.end()
+        camera.let(10)
+        assert await answers == [
+            ("dropped", 0, 5),
+            ("inspection", 9, 9),
+            ("inspection", 10, 10),
+        ]
+        assert camera.line.dropped == 6
+
+    run(test)
+
+
+@pytest.mark.parametrize("policy", [BLOCK, REJECT])
+def test_otherwise_every_frame_has_its_own_turn(policy: pb.StreamPolicy.ValueType) -> None:
+    async def test() -> None:
+        camera = Camera(policy)
+        camera.queue = asyncio.Event()
+        camera.send(*range(4))
+        camera.end()
+        camera.let(*range(4))
+        answers = asyncio.create_task(collected(camera))
+        await settled()
+        camera.queue.set()
+        assert await answers == [("inspection", number, number) for number in range(4)]
+
+    run(test)
+
+
+def test_notes_of_a_turn_that_does_not_come_are_bounded() -> None:
+    async def test() -> None:
+        camera = Camera(LATEST)
+        camera.queue = asyncio.Event()
+        camera.send(*range(0, 4000, 2))  # gaps: no two can be told in one range
+        answers = asyncio.create_task(collected(camera))
+        while camera.read < MOST_ANSWERS - 1:
+            await asyncio.sleep(0)
+        await settled()
+        assert camera.read <= MOST_ANSWERS + 1
+        answers.cancel()
+        await asyncio.gather(answers, return_exceptions=True)
 
     run(test)

@@ -62,7 +62,7 @@ class _StreamPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StreamPo
     STREAM_POLICY_BLOCK: _StreamPolicy.ValueType  # 2
     """The server reads no further frame until there is room: the camera is held back by flow control."""
     STREAM_POLICY_REJECT: _StreamPolicy.ValueType  # 3
-    """It is answered RESOURCE_EXHAUSTED."""
+    """It is answered RESOURCE_EXHAUSTED; so is one that finds others before it than those next in line."""
 
 class StreamPolicy(_StreamPolicy, metaclass=_StreamPolicyEnumTypeWrapper):
     """What becomes of a frame that arrives while others of its stream are being worked on."""
@@ -73,7 +73,7 @@ STREAM_POLICY_LATEST: StreamPolicy.ValueType  # 1
 STREAM_POLICY_BLOCK: StreamPolicy.ValueType  # 2
 """The server reads no further frame until there is room: the camera is held back by flow control."""
 STREAM_POLICY_REJECT: StreamPolicy.ValueType  # 3
-"""It is answered RESOURCE_EXHAUSTED."""
+"""It is answered RESOURCE_EXHAUSTED; so is one that finds others before it than those next in line."""
 Global___StreamPolicy: _TypeAlias = StreamPolicy  # noqa: Y015
 
 @_typing.final

@@ -14,12 +14,13 @@ import structlog
 
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.inspection_pb2_grpc import InspectionServiceServicer
-from blemish_core.batching import Priority
+from blemish_core.batching import Patience, Priority
 from blemish_core.calibration import checked_false_reject_rate
 from blemish_core.errors import BlemishError, InvalidRequest, TooLate
 from blemish_core.names import ModelRef
+from blemish_core.picture import Picture
 from blemish_server import convert
-from blemish_server.frames import IN_FLIGHT, FrameLine, answer_to
+from blemish_server.frames import IN_FLIGHT, FrameLine, Turn, answer_to
 from blemish_server.inspector import Inspected, Inspector, Terms
 from blemish_server.status import frame_refusal
 
@@ -122,43 +123,60 @@ class _Scorer:
         self._inspector = inspector
         self._config = config
 
-    async def __call__(self, frame: pb.Frame) -> pb.ScoreStreamResponse:
-        with structlog.contextvars.bound_contextvars(camera=frame.camera, sequence=frame.sequence):
-            try:
-                async with asyncio.timeout(self._config.max_latency_s):
-                    done = await self._inspected(frame)
-                return answer_to(frame, inspection=convert.inspection(done, self._config.outputs))
-            except BlemishError as error:
-                log.debug("frame refused", reason=error.reason, detail=str(error))
-                return answer_to(frame, refusal=frame_refusal(error))
-            except TimeoutError:
-                late = TooLate(
-                    f"not answered within the stream's max_latency of {self._config.max_latency_s:g} s; "
-                    "send fewer frames, or allow more time"
-                )
-                return answer_to(frame, refusal=frame_refusal(late))
-            except Exception:
-                log.exception("a frame failed; this is a bug")
-                return answer_to(frame, refusal=_internal())
-
-    async def _inspected(self, frame: pb.Frame) -> Inspected:
-        if len(frame.camera) > _LONGEST_CAMERA:
-            raise InvalidRequest(
-                f"camera has {len(frame.camera)} characters, but may have {_LONGEST_CAMERA}", field="camera"
+    async def __call__(self, turn: Turn) -> pb.ScoreStreamResponse:
+        try:
+            done = await self._inspected(turn)
+            self._check_latency(turn)
+            return answer_to(turn.take(), inspection=convert.inspection(done, self._config.outputs))
+        except BlemishError as error:
+            frame = turn.take()
+            log.debug(
+                "frame refused",
+                camera=frame.camera,
+                sequence=frame.sequence,
+                reason=error.reason,
+                detail=str(error),
             )
-        config, picture = self._config, convert.picture(frame.image, "image")
+            return answer_to(frame, refusal=frame_refusal(error))
+        except Exception:
+            frame = turn.take()
+            log.exception("a frame failed; this is a bug", camera=frame.camera, sequence=frame.sequence)
+            return answer_to(frame, refusal=_internal())
+
+    async def _inspected(self, turn: Turn) -> Inspected:
+        config = self._config
+        latest = config.policy == pb.STREAM_POLICY_LATEST
         terms = Terms(
             config.priority,
-            deadline=time.monotonic() + (config.max_latency_s or math.inf),
+            # Under LATEST the frame that waits is not the one that will be scored: looked at in ``_taken``.
+            deadline=math.inf if latest else turn.arrived_s + (config.max_latency_s or math.inf),
             # A stream has a few frames in flight and no more: where others wait too it waits with them,
             # unless it asked to be refused.
-            patient=config.policy != pb.STREAM_POLICY_REJECT,
+            patience=Patience.NONE if config.policy == pb.STREAM_POLICY_REJECT else Patience.ENDLESS,
         )
-        done = await self._inspector.inspect(picture, config.ref, terms)
+        done = await self._inspector.inspect_taken(lambda: self._taken(turn), turn.size, config.ref, terms)
         if config.false_reject_rate is None:
             return done
         judge = done.calibration.calibration.at_false_reject_rate(config.false_reject_rate)
         return replace(done, calibration=replace(done.calibration, calibration=judge))
+
+    def _taken(self, turn: Turn) -> Picture:
+        """Return the picture of the frame whose turn has come."""
+        frame = turn.take()
+        self._check_latency(turn)
+        if len(frame.camera) > _LONGEST_CAMERA:
+            raise InvalidRequest(
+                f"camera has {len(frame.camera)} characters, but may have {_LONGEST_CAMERA}", field="camera"
+            )
+        return convert.picture(frame.image, "image")
+
+    def _check_latency(self, turn: Turn) -> None:
+        limit_s = self._config.max_latency_s
+        if limit_s is not None and time.monotonic() > turn.arrived_s + limit_s:
+            raise TooLate(
+                f"not answered within the stream's max_latency of {limit_s:g} s; send fewer frames, or "
+                "allow more time"
+            )
 
 
 async def _frames(requests: AsyncIterator[pb.ScoreStreamRequest]) -> AsyncIterator[pb.Frame]:
