@@ -31,6 +31,8 @@ IN_FLIGHT = {
 }
 MOST_ANSWERS = 64
 """Answers not read yet from which on no frame is read either."""
+MOST_READ = 64
+"""Frames read between two answers that leave: a flood, or one whose answers nobody reads, is held back."""
 
 
 class Turn:
@@ -90,6 +92,8 @@ class FrameLine:
         self._in_flight = 0
         self._waiting: pb.Frame | None = None
         self._answers: deque[_Begun | pb.ScoreStreamResponse] = deque()
+        self._read_since = 0
+        """Frames, since an answer has left."""
         self._came = asyncio.Event()
         self._left = asyncio.Event()
         self.frames = 0
@@ -122,6 +126,7 @@ class FrameLine:
                     self._leave()
                 else:
                     yield self._answers.popleft()  # type: ignore[misc]  # looked at above
+                self._read_since = 0
                 self._left.set()
             with suppress(asyncio.CancelledError):
                 reader.result()
@@ -136,6 +141,7 @@ class FrameLine:
     async def _read(self, frames: AsyncIterator[pb.Frame]) -> None:
         async for frame in frames:
             self.frames += 1
+            self._read_since += 1
             self._take(frame)
             self._came.set()
             # What is not read waits in the connection, where flow control counts it.
@@ -147,7 +153,7 @@ class FrameLine:
         held_back = self._policy == pb.STREAM_POLICY_BLOCK and self._waiting is not None
         last = self._answers[-1] if self._answers else None
         untold = len(last.turn.gone) if isinstance(last, _Begun) else 0
-        return held_back or len(self._answers) + untold >= MOST_ANSWERS
+        return held_back or self._read_since >= MOST_READ or len(self._answers) + untold >= MOST_ANSWERS
 
     def _take(self, frame: pb.Frame) -> None:
         last = self._answers[-1] if self._answers else None
