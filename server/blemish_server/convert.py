@@ -28,6 +28,7 @@ from blemish_core.jobs.record import (
     EfficientAdSpec,
     EmbedSpec,
     EvaluateSpec,
+    Event,
     Job,
     JobState,
     PatchCoreSpec,
@@ -276,6 +277,7 @@ def job(record: Job) -> job_pb2.Job:
         revision=record.revision,
         error=record.error,
         warnings=record.warnings,
+        history=map(_event, record.history),
     )
     match record.spec:
         case TrainSpec() as train:
@@ -315,6 +317,16 @@ def _latency(latency: Latency) -> model_pb2.Latency:
 def _quantiles(spread: Spread) -> model_pb2.TimeQuantiles:
     p50, p95, p99 = (_duration(ms / 1000) for ms in (spread.p50_ms, spread.p95_ms, spread.p99_ms))
     return model_pb2.TimeQuantiles(p50=p50, p95=p95, p99=p99)
+
+
+def _event(event: Event) -> job_pb2.JobEvent:
+    return job_pb2.JobEvent(
+        state=STATES[event.to],
+        time=_timestamp(event.at),
+        attempt=event.attempt,
+        worker=event.worker,
+        reason=event.why,
+    )
 
 
 def _phase(phase: Phase) -> job_pb2.Phase:

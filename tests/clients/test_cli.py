@@ -13,7 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
-from blemish.v1.job_pb2 import JOB_STATE_FAILED, JOB_STATE_RUNNING
+from blemish.v1.job_pb2 import JOB_STATE_FAILED, JOB_STATE_QUEUED, JOB_STATE_RUNNING, Job, JobEvent
+from blemish_client import Client
 from blemish_client.cli import up
 from blemish_client.cli.__main__ import main
 from blemish_client.cli.app import app
@@ -56,6 +57,7 @@ def lines(result: Result) -> list[dict[str, Any]]:
         (["jobs"], 5),
         (["jobs", "list"], 5),
         (["jobs", "watch", "made"], 3),
+        (["jobs", "show", "made"], 1),
         (["jobs", "cancel", "made"], 1),
         (["models"], 3),
         (["models", "list"], 3),
@@ -257,6 +259,21 @@ def test_a_failed_job(run: Run, fake: Fake, make: Make) -> None:
     assert "the worker ran out of memory" in result.stderr
     assert run("jobs", "watch", "made").exit_code == 1
     assert run("jobs", "watch", "made", "--json").exit_code == 1
+
+
+def test_a_job_is_shown_with_every_move(run: Run, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(job: str) -> Job:
+        moves = [
+            JobEvent(state=JOB_STATE_QUEUED),
+            JobEvent(state=JOB_STATE_RUNNING, attempt=1, worker="line-3:77"),
+            JobEvent(state=JOB_STATE_FAILED, attempt=1, worker="line-3:77", reason="the disk is full"),
+        ]
+        return Job(name="jobs/made", state=JOB_STATE_FAILED, history=moves, warnings=["few images"])
+
+    monkeypatch.setattr(Client, "job", lambda _, job: told(job))
+    shown = run("jobs", "show", "made").stdout
+    assert all(word in shown for word in ("line-3:77", "the disk is full", "warning: few images"))
+    assert shown.index("queued") < shown.index("running") < shown.rindex("failed")
 
 
 def test_ctrl_c_leaves_the_job_alone(run: Run, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:

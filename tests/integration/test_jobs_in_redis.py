@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Job records in a real Redis: changed by compare-and-set, worked on by one at a time."""
 
+import os
 import socket
 import subprocess
 import threading
@@ -154,6 +155,12 @@ def test_an_attempt_from_begin_to_end(store: JobStore) -> None:
     ended = store.get(job.id)
     assert (ended.state, ended.result) == (JobState.SUCCEEDED, Result(indexed_images=4))
     assert ended.ended is not None
+    assert [event.to for event in ended.history] == [
+        JobState.QUEUED,
+        JobState.RUNNING,
+        JobState.SUCCEEDED,
+    ]
+    assert ended.history[1].worker.endswith(f":{os.getpid()}")
     with Attempt(store, job.id) as again:  # delivered twice
         assert again.begin() is None
     assert store.get(job.id) == ended
@@ -185,6 +192,14 @@ def test_a_job_whose_worker_died_is_taken_over_and_the_dead_one_has_no_say(
             with pytest.raises(Superseded):
                 dead.finish(JobState.SUCCEEDED)
             heir.finish(JobState.SUCCEEDED)
+    moves = [(event.to, event.attempt) for event in store.get(job.id).history]
+    assert moves == [
+        (JobState.QUEUED, 0),
+        (JobState.RUNNING, 1),
+        (JobState.RUNNING, 2),
+        (JobState.SUCCEEDED, 2),
+    ]
+    assert "attempt 1 died" in store.get(job.id).history[2].why
 
 
 def test_a_job_that_kills_its_workers_fails_in_the_end(store: JobStore, redis_url: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish jobs``: list, watch and cancel slow work."""
+"""``blemish jobs``: list, show, watch and cancel slow work."""
 
 from enum import StrEnum
 from itertools import islice
@@ -78,6 +78,30 @@ def watch(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
             ended = see_through(session, client, client.job(job))
             session.out.print(f"{ended.name} {state(ended)}", markup=False)
     leave_with([ended])
+
+
+@group.command()
+def show(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
+    """Show what became of a job: every move, by whom and why."""
+    session = Session.of(ctx)
+    with session.client() as client:
+        found = client.job(job)
+    if as_json:
+        emit(found)
+        return
+    session.out.print(f"{found.name}  {work(found)}  {state(found)}", markup=False)
+    for warning in found.warnings:
+        session.out.print(f"warning: {warning}", markup=False)
+    rows = table("when", "became", "attempt", "worker", "why", right=("attempt",))
+    for event in found.history:
+        rows.add_row(
+            when(event.time),
+            state(event),
+            str(event.attempt or ABSENT),
+            event.worker or ABSENT,
+            event.reason,
+        )
+    session.out.print(rows)
 
 
 @group.command()

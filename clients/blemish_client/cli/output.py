@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, Verdict
-from blemish.v1.job_pb2 import Job, JobState
+from blemish.v1.job_pb2 import Job, JobEvent, JobState
 from blemish.v1.model_pb2 import ClassMetrics, Metrics
 from blemish_client.names import short
 
@@ -80,8 +80,8 @@ def verdict(value: Verdict.ValueType) -> str:
     return _VERDICTS.get(value, ABSENT)
 
 
-def state(job: Job) -> str:
-    return JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
+def state(of: Job | JobEvent) -> str:
+    return JobState.Name(of.state).removeprefix("JOB_STATE_").lower()
 
 
 def work(job: Job) -> str:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """One try at a job: it holds the lease, tells how far it is, and hears that it was cancelled."""
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 from uuid import uuid4
 
 import structlog
@@ -37,6 +39,7 @@ class Attempt:
         self._id = job_id
         self._holder = uuid4().hex
         self._number = 0
+        self._worker = f"{socket.gethostname()}:{os.getpid()}"
         self._told_at = 0.0
         self._phase, self._phase_began = "", (0.0, 0)
         self._stopped = threading.Event()
@@ -61,17 +64,25 @@ class Attempt:
 
         def move(job: Job) -> Job:
             if job.state is JobState.CANCELLING:
-                return job.moved(JobState.CANCELLED)
+                # Its worker died before it could say so.
+                return job.moved(JobState.CANCELLED, worker=self._worker)
             if job.state.ended:
                 return job
             if job.attempt >= MAX_ATTEMPTS:
                 return job.moved(
                     JobState.FAILED,
+                    worker=self._worker,
                     error=f"started {job.attempt} times and its worker died each time: out of memory? "
                     "The worker's log and the kernel's tell",
                 )
             return job.moved(
-                JobState.RUNNING, attempt=job.attempt + 1, started=now(), phases=(), warnings=()
+                JobState.RUNNING,
+                worker=self._worker,
+                why=f"the worker of attempt {job.attempt} died or lost its lease" if job.attempt else "",
+                attempt=job.attempt + 1,
+                started=now(),
+                phases=(),
+                warnings=(),
             )
 
         job = self._store.change(self._id, move)
@@ -109,9 +120,9 @@ class Attempt:
         """Leave a sentence for whoever reads the job."""
         self._surely(lambda job: self._mine(job).model_copy(update={"warnings": (*job.warnings, text)}))
 
-    def finish(self, state: JobState, **changes: object) -> None:
+    def finish(self, state: JobState, **changes: Any) -> None:
         """Move the job to its last state, waiting for Redis if need be."""
-        self._surely(lambda job: self._mine(job).moved(state, **changes))
+        self._surely(lambda job: self._mine(job).moved(state, worker=self._worker, **changes))
 
     def _mine(self, job: Job) -> Job:
         if job.attempt != self._number or job.state.ended:

@@ -127,6 +127,18 @@ class Result(_Record):
     indexed_images: int = 0
 
 
+class Event(_Record):
+    """A move of a job."""
+
+    to: JobState
+    at: datetime
+    attempt: int = 0
+    """The one that moved it, or 0 before the first."""
+    worker: str = ""
+    """The process that moved it, host:pid; empty where the server did."""
+    why: str = ""
+
+
 class Job(_Record):
     id: str
     spec: Spec
@@ -141,9 +153,11 @@ class Job(_Record):
     error: str = ""
     warnings: tuple[str, ...] = ()
     result: Result | None = None
+    history: tuple[Event, ...] = ()
+    """Every move since it was accepted; a few at most, for attempts are counted."""
 
-    def moved(self, to: JobState, **changes: object) -> "Job":
-        """Return the record in state ``to``.
+    def moved(self, to: JobState, *, worker: str = "", why: str = "", **changes: object) -> "Job":
+        """Return the record in state ``to``, with the move in its history.
 
         Raises:
             ValueError: if a job in this state may not go there.
@@ -152,7 +166,9 @@ class Job(_Record):
             raise ValueError(f"job {self.id} is {self.state} and cannot become {to}")
         if to.ended:
             changes = {"ended": now()} | changes
-        return self.model_copy(update={"state": to} | changes)
+        moved = self.model_copy(update={"state": to} | changes)
+        event = Event(to=to, at=now(), attempt=moved.attempt, worker=worker, why=why or moved.error)
+        return moved.model_copy(update={"history": (*self.history, event)})
 
     def at(self, phase: Phase) -> "Job":
         """Return the record with one phase's progress replaced, or the phase added."""

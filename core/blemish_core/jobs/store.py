@@ -22,12 +22,13 @@ from redis.exceptions import RedisError, WatchError
 from redis.exceptions import TimeoutError as TimedOut
 
 from blemish_core.errors import AlreadyExists, InvalidRequest, NotFound, Unavailable
-from blemish_core.jobs.record import Job, JobState, Spec, now
+from blemish_core.jobs.record import Event, Job, JobState, Spec, now
 
 CHANGES = "blemish:changes"
 _JOBS = "blemish:jobs"
 _LEASE_MS = 15_000
 _MAX_REQUEST_ID = 128
+_ASKED = "asked to end"
 
 
 class JobStore:
@@ -70,7 +71,7 @@ class JobStore:
                         pipe.watch(claim)  # type: ignore[no-untyped-call]  # redis-py left it so
                         if held := _text(pipe.get(claim)):
                             return self._claimed(request_id, held, fingerprint), False
-                    job = Job(id=uuid4().hex[:16], spec=settle(asked), created=now())
+                    job = _accepted(settle(asked))
                     pipe.multi()
                     if claim:
                         pipe.set(claim, f"{job.id} {fingerprint}")
@@ -155,9 +156,9 @@ class JobStore:
 
         def move(job: Job) -> Job:
             if job.state is JobState.QUEUED:
-                return job.moved(JobState.CANCELLED)
+                return job.moved(JobState.CANCELLED, why=_ASKED)
             if job.state is JobState.RUNNING:
-                return job.moved(JobState.CANCELLING)
+                return job.moved(JobState.CANCELLING, why=_ASKED)
             return job
 
         return self.change(id, move)
@@ -177,6 +178,12 @@ class JobStore:
         with _translated():
             if _text(self._redis.get(key)) == holder:
                 self._redis.delete(key)
+
+
+def _accepted(spec: Spec) -> Job:
+    moment = now()
+    event = Event(to=JobState.QUEUED, at=moment)
+    return Job(id=uuid4().hex[:16], spec=spec, created=moment, history=(event,))
 
 
 def _claim_key(request_id: str) -> str:

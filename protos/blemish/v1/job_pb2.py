@@ -27,51 +27,53 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62lemish/v1/job.proto\x12\nblemish.v1\x1a\x16\x62lemish/v1/model.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\x03\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05train\x18\x02 \x01(\x0b\x32\x11.blemish.v1.TrainH\x00\x12\"\n\x05\x65mbed\x18\x03 \x01(\x0b\x32\x11.blemish.v1.EmbedH\x00\x12(\n\x08\x65valuate\x18\x04 \x01(\x0b\x32\x14.blemish.v1.EvaluateH\x00\x12#\n\x05state\x18\x05 \x01(\x0e\x32\x14.blemish.v1.JobState\x12!\n\x06phases\x18\x06 \x03(\x0b\x32\x11.blemish.v1.Phase\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\n \x01(\x05\x12\x10\n\x08revision\x18\x0b \x01(\x03\x12\r\n\x05\x65rror\x18\x0c \x01(\t\x12\x10\n\x08warnings\x18\r \x03(\t\x12%\n\x06result\x18\x0e \x01(\x0b\x32\x15.blemish.v1.JobResultB\x06\n\x04work\"n\n\x05Phase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12,\n\tremaining\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"`\n\tJobResult\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12$\n\x07metrics\x18\x02 \x01(\x0b\x32\x13.blemish.v1.Metrics\x12\x16\n\x0eindexed_images\x18\x03 \x01(\x03\"\xd3\x01\n\x05Train\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12*\n\tpatchcore\x18\x03 \x01(\x0b\x32\x15.blemish.v1.PatchCoreH\x00\x12.\n\x0b\x65\x66\x66icientad\x18\x07 \x01(\x0b\x32\x17.blemish.v1.EfficientAdH\x00\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12 \n\x18target_false_reject_rate\x18\x05 \x01(\x01\x12\x0f\n\x07promote\x18\x06 \x01(\x08\x42\n\n\x08\x64\x65tector\"[\n\tPatchCore\x12\x10\n\x08\x62\x61\x63kbone\x18\x01 \x01(\t\x12\x12\n\ninput_size\x18\x02 \x01(\x05\x12\x15\n\rcoreset_ratio\x18\x03 \x01(\x01\x12\x11\n\tneighbors\x18\x04 \x01(\x05\"\x9e\x01\n\x0b\x45\x66\x66icientAd\x12\x0c\n\x04size\x18\x01 \x01(\t\x12\x12\n\ninput_size\x18\x02 \x01(\x05\x12\x11\n\tmax_steps\x18\x03 \x01(\x05\x12/\n\x0cmax_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05start\x18\x05 \x01(\t\x12\x11\n\x04int8\x18\x06 \x01(\x08H\x00\x88\x01\x01\x42\x07\n\x05_int8\"\'\n\x05\x45mbed\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\"*\n\x08\x45valuate\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\"\xa0\x01\n\x10\x43reateJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\"\n\x05train\x18\x02 \x01(\x0b\x32\x11.blemish.v1.TrainH\x00\x12\"\n\x05\x65mbed\x18\x03 \x01(\x0b\x32\x11.blemish.v1.EmbedH\x00\x12(\n\x08\x65valuate\x18\x04 \x01(\x0b\x32\x14.blemish.v1.EvaluateH\x00\x42\x06\n\x04work\"1\n\x11\x43reateJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.blemish.v1.Job\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\".\n\x0eGetJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.blemish.v1.Job\"^\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12$\n\x06states\x18\x03 \x03(\x0e\x32\x14.blemish.v1.JobState\"J\n\x10ListJobsResponse\x12\x1d\n\x04jobs\x18\x01 \x03(\x0b\x32\x0f.blemish.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"0\n\x10WatchJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.blemish.v1.Job\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x11\x43\x61ncelJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.blemish.v1.Job*\xb4\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x18\n\x14JOB_STATE_CANCELLING\x10\x03\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x06\x32\xf1\x02\n\nJobService\x12H\n\tCreateJob\x12\x1c.blemish.v1.CreateJobRequest\x1a\x1d.blemish.v1.CreateJobResponse\x12?\n\x06GetJob\x12\x19.blemish.v1.GetJobRequest\x1a\x1a.blemish.v1.GetJobResponse\x12\x45\n\x08ListJobs\x12\x1b.blemish.v1.ListJobsRequest\x1a\x1c.blemish.v1.ListJobsResponse\x12G\n\x08WatchJob\x12\x1b.blemish.v1.WatchJobRequest\x1a\x1c.blemish.v1.WatchJobResponse0\x01\x12H\n\tCancelJob\x12\x1c.blemish.v1.CancelJobRequest\x1a\x1d.blemish.v1.CancelJobResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62lemish/v1/job.proto\x12\nblemish.v1\x1a\x16\x62lemish/v1/model.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x03\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05train\x18\x02 \x01(\x0b\x32\x11.blemish.v1.TrainH\x00\x12\"\n\x05\x65mbed\x18\x03 \x01(\x0b\x32\x11.blemish.v1.EmbedH\x00\x12(\n\x08\x65valuate\x18\x04 \x01(\x0b\x32\x14.blemish.v1.EvaluateH\x00\x12#\n\x05state\x18\x05 \x01(\x0e\x32\x14.blemish.v1.JobState\x12!\n\x06phases\x18\x06 \x03(\x0b\x32\x11.blemish.v1.Phase\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\n \x01(\x05\x12\x10\n\x08revision\x18\x0b \x01(\x03\x12\r\n\x05\x65rror\x18\x0c \x01(\t\x12\x10\n\x08warnings\x18\r \x03(\t\x12%\n\x06result\x18\x0e \x01(\x0b\x32\x15.blemish.v1.JobResult\x12%\n\x07history\x18\x0f \x03(\x0b\x32\x14.blemish.v1.JobEventB\x06\n\x04work\"\x8a\x01\n\x08JobEvent\x12#\n\x05state\x18\x01 \x01(\x0e\x32\x14.blemish.v1.JobState\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x0e\n\x06worker\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"n\n\x05Phase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12,\n\tremaining\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"`\n\tJobResult\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12$\n\x07metrics\x18\x02 \x01(\x0b\x32\x13.blemish.v1.Metrics\x12\x16\n\x0eindexed_images\x18\x03 \x01(\x03\"\xd3\x01\n\x05Train\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12*\n\tpatchcore\x18\x03 \x01(\x0b\x32\x15.blemish.v1.PatchCoreH\x00\x12.\n\x0b\x65\x66\x66icientad\x18\x07 \x01(\x0b\x32\x17.blemish.v1.EfficientAdH\x00\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12 \n\x18target_false_reject_rate\x18\x05 \x01(\x01\x12\x0f\n\x07promote\x18\x06 \x01(\x08\x42\n\n\x08\x64\x65tector\"[\n\tPatchCore\x12\x10\n\x08\x62\x61\x63kbone\x18\x01 \x01(\t\x12\x12\n\ninput_size\x18\x02 \x01(\x05\x12\x15\n\rcoreset_ratio\x18\x03 \x01(\x01\x12\x11\n\tneighbors\x18\x04 \x01(\x05\"\x9e\x01\n\x0b\x45\x66\x66icientAd\x12\x0c\n\x04size\x18\x01 \x01(\t\x12\x12\n\ninput_size\x18\x02 \x01(\x05\x12\x11\n\tmax_steps\x18\x03 \x01(\x05\x12/\n\x0cmax_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05start\x18\x05 \x01(\t\x12\x11\n\x04int8\x18\x06 \x01(\x08H\x00\x88\x01\x01\x42\x07\n\x05_int8\"\'\n\x05\x45mbed\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\"*\n\x08\x45valuate\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\"\xa0\x01\n\x10\x43reateJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\"\n\x05train\x18\x02 \x01(\x0b\x32\x11.blemish.v1.TrainH\x00\x12\"\n\x05\x65mbed\x18\x03 \x01(\x0b\x32\x11.blemish.v1.EmbedH\x00\x12(\n\x08\x65valuate\x18\x04 \x01(\x0b\x32\x14.blemish.v1.EvaluateH\x00\x42\x06\n\x04work\"1\n\x11\x43reateJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.blemish.v1.Job\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\".\n\x0eGetJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.blemish.v1.Job\"^\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12$\n\x06states\x18\x03 \x03(\x0e\x32\x14.blemish.v1.JobState\"J\n\x10ListJobsResponse\x12\x1d\n\x04jobs\x18\x01 \x03(\x0b\x32\x0f.blemish.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"0\n\x10WatchJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.blemish.v1.Job\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x11\x43\x61ncelJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.blemish.v1.Job*\xb4\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x18\n\x14JOB_STATE_CANCELLING\x10\x03\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x06\x32\xf1\x02\n\nJobService\x12H\n\tCreateJob\x12\x1c.blemish.v1.CreateJobRequest\x1a\x1d.blemish.v1.CreateJobResponse\x12?\n\x06GetJob\x12\x19.blemish.v1.GetJobRequest\x1a\x1a.blemish.v1.GetJobResponse\x12\x45\n\x08ListJobs\x12\x1b.blemish.v1.ListJobsRequest\x1a\x1c.blemish.v1.ListJobsResponse\x12G\n\x08WatchJob\x12\x1b.blemish.v1.WatchJobRequest\x1a\x1c.blemish.v1.WatchJobResponse0\x01\x12H\n\tCancelJob\x12\x1c.blemish.v1.CancelJobRequest\x1a\x1d.blemish.v1.CancelJobResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'blemish.v1.job_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBSTATE']._serialized_start=1988
-  _globals['_JOBSTATE']._serialized_end=2168
+  _globals['_JOBSTATE']._serialized_start=2168
+  _globals['_JOBSTATE']._serialized_end=2348
   _globals['_JOB']._serialized_start=126
-  _globals['_JOB']._serialized_end=589
-  _globals['_PHASE']._serialized_start=591
-  _globals['_PHASE']._serialized_end=701
-  _globals['_JOBRESULT']._serialized_start=703
-  _globals['_JOBRESULT']._serialized_end=799
-  _globals['_TRAIN']._serialized_start=802
-  _globals['_TRAIN']._serialized_end=1013
-  _globals['_PATCHCORE']._serialized_start=1015
-  _globals['_PATCHCORE']._serialized_end=1106
-  _globals['_EFFICIENTAD']._serialized_start=1109
-  _globals['_EFFICIENTAD']._serialized_end=1267
-  _globals['_EMBED']._serialized_start=1269
-  _globals['_EMBED']._serialized_end=1308
-  _globals['_EVALUATE']._serialized_start=1310
-  _globals['_EVALUATE']._serialized_end=1352
-  _globals['_CREATEJOBREQUEST']._serialized_start=1355
-  _globals['_CREATEJOBREQUEST']._serialized_end=1515
-  _globals['_CREATEJOBRESPONSE']._serialized_start=1517
-  _globals['_CREATEJOBRESPONSE']._serialized_end=1566
-  _globals['_GETJOBREQUEST']._serialized_start=1568
-  _globals['_GETJOBREQUEST']._serialized_end=1597
-  _globals['_GETJOBRESPONSE']._serialized_start=1599
-  _globals['_GETJOBRESPONSE']._serialized_end=1645
-  _globals['_LISTJOBSREQUEST']._serialized_start=1647
-  _globals['_LISTJOBSREQUEST']._serialized_end=1741
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1743
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1817
-  _globals['_WATCHJOBREQUEST']._serialized_start=1819
-  _globals['_WATCHJOBREQUEST']._serialized_end=1850
-  _globals['_WATCHJOBRESPONSE']._serialized_start=1852
-  _globals['_WATCHJOBRESPONSE']._serialized_end=1900
-  _globals['_CANCELJOBREQUEST']._serialized_start=1902
-  _globals['_CANCELJOBREQUEST']._serialized_end=1934
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1936
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1985
-  _globals['_JOBSERVICE']._serialized_start=2171
-  _globals['_JOBSERVICE']._serialized_end=2540
+  _globals['_JOB']._serialized_end=628
+  _globals['_JOBEVENT']._serialized_start=631
+  _globals['_JOBEVENT']._serialized_end=769
+  _globals['_PHASE']._serialized_start=771
+  _globals['_PHASE']._serialized_end=881
+  _globals['_JOBRESULT']._serialized_start=883
+  _globals['_JOBRESULT']._serialized_end=979
+  _globals['_TRAIN']._serialized_start=982
+  _globals['_TRAIN']._serialized_end=1193
+  _globals['_PATCHCORE']._serialized_start=1195
+  _globals['_PATCHCORE']._serialized_end=1286
+  _globals['_EFFICIENTAD']._serialized_start=1289
+  _globals['_EFFICIENTAD']._serialized_end=1447
+  _globals['_EMBED']._serialized_start=1449
+  _globals['_EMBED']._serialized_end=1488
+  _globals['_EVALUATE']._serialized_start=1490
+  _globals['_EVALUATE']._serialized_end=1532
+  _globals['_CREATEJOBREQUEST']._serialized_start=1535
+  _globals['_CREATEJOBREQUEST']._serialized_end=1695
+  _globals['_CREATEJOBRESPONSE']._serialized_start=1697
+  _globals['_CREATEJOBRESPONSE']._serialized_end=1746
+  _globals['_GETJOBREQUEST']._serialized_start=1748
+  _globals['_GETJOBREQUEST']._serialized_end=1777
+  _globals['_GETJOBRESPONSE']._serialized_start=1779
+  _globals['_GETJOBRESPONSE']._serialized_end=1825
+  _globals['_LISTJOBSREQUEST']._serialized_start=1827
+  _globals['_LISTJOBSREQUEST']._serialized_end=1921
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1923
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1997
+  _globals['_WATCHJOBREQUEST']._serialized_start=1999
+  _globals['_WATCHJOBREQUEST']._serialized_end=2030
+  _globals['_WATCHJOBRESPONSE']._serialized_start=2032
+  _globals['_WATCHJOBRESPONSE']._serialized_end=2080
+  _globals['_CANCELJOBREQUEST']._serialized_start=2082
+  _globals['_CANCELJOBREQUEST']._serialized_end=2114
+  _globals['_CANCELJOBRESPONSE']._serialized_start=2116
+  _globals['_CANCELJOBRESPONSE']._serialized_end=2165
+  _globals['_JOBSERVICE']._serialized_start=2351
+  _globals['_JOBSERVICE']._serialized_end=2720
 # @@protoc_insertion_point(module_scope)

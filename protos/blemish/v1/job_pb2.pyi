@@ -67,6 +67,7 @@ class Job(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """jobs/{id}"""
     state: Global___JobState.ValueType
@@ -100,6 +101,10 @@ class Job(_message.Message):
 
     @_builtins.property
     def result(self) -> Global___JobResult: ...
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobEvent]:
+        """Every move since it was accepted, oldest first."""
+
     def __init__(
         self,
         *,
@@ -117,16 +122,54 @@ class Job(_message.Message):
         error: _builtins.str = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         result: Global___JobResult | None = ...,
+        history: _abc.Iterable[Global___JobEvent] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "embed", b"embed", "end_time", b"end_time", "evaluate", b"evaluate", "result", b"result", "start_time", b"start_time", "train", b"train", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "embed", b"embed", "end_time", b"end_time", "error", b"error", "evaluate", b"evaluate", "name", b"name", "phases", b"phases", "result", b"result", "revision", b"revision", "start_time", b"start_time", "state", b"state", "train", b"train", "warnings", b"warnings", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "embed", b"embed", "end_time", b"end_time", "error", b"error", "evaluate", b"evaluate", "history", b"history", "name", b"name", "phases", b"phases", "result", b"result", "revision", b"revision", "start_time", b"start_time", "state", b"state", "train", b"train", "warnings", b"warnings", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["train", "embed", "evaluate"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_work) -> _WhichOneofReturnType_work | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class JobEvent(_message.Message):
+    """A move of a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    state: Global___JobState.ValueType
+    attempt: _builtins.int
+    """The try that made it; 0 before the first."""
+    worker: _builtins.str
+    """The process that made it, host:pid; empty where the server did."""
+    reason: _builtins.str
+    """Why: what failed, that somebody asked, that another worker died."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        state: Global___JobState.ValueType = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        attempt: _builtins.int = ...,
+        worker: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "reason", b"reason", "state", b"state", "time", b"time", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobEvent: _TypeAlias = JobEvent  # noqa: Y015
 
 @_typing.final
 class Phase(_message.Message):

@@ -38,3 +38,15 @@ def test_a_phase_is_replaced_in_its_place() -> None:
 def test_a_record_survives_json() -> None:
     record = job().at(Phase(name="a", done=1, total=2, unit="images"))
     assert Job.model_validate_json(record.model_dump_json()) == record
+
+
+def test_every_move_is_in_the_history() -> None:
+    record = job().moved(JobState.RUNNING, attempt=1, worker="line-3:77")
+    record = record.moved(JobState.RUNNING, attempt=2, worker="line-4:5", why="the first died")
+    record = record.moved(JobState.FAILED, worker="line-4:5", error="the disk is full")
+    assert [(event.to, event.attempt, event.worker, event.why) for event in record.history] == [
+        (JobState.RUNNING, 1, "line-3:77", ""),
+        (JobState.RUNNING, 2, "line-4:5", "the first died"),
+        (JobState.FAILED, 2, "line-4:5", "the disk is full"),
+    ]
+    assert sorted(event.at for event in record.history) == [event.at for event in record.history]
