@@ -32,7 +32,7 @@ from blemish.v1.server_pb2 import GetServerInfoRequest, GetServerInfoResponse
 from blemish.v1.server_pb2_grpc import ServerServiceStub
 from blemish_client.camera import ENDED, Ledger, Lost, Retries, Seen, Sent
 from blemish_client.connection import options
-from blemish_client.errors import Unavailable, translated
+from blemish_client.errors import BlemishError, Unavailable, translated
 from blemish_client.patience import Patience
 from blemish_client.requests import score_request, search_request, stream_config
 
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from blemish.v1.inspection_pb2_grpc import InspectionServiceAsyncStub
 
     _Call = grpc.aio.StreamStreamCall[ScoreStreamRequest, ScoreStreamResponse]
+
+# grpc.aio puts it in the place of the call's own status where a write finds the call ended.
+_LOST_IN_A_WRITE = "Internal error from Core"
 
 Images = AsyncIterable[bytes] | Iterable[bytes]
 
@@ -223,8 +226,8 @@ class _Camera:
                 seen = self._ledger.matched(answer)
                 self._room.set()
                 yield seen
-        except grpc.RpcError as error:
-            raise translated(error, self._target) from error
+        except grpc.aio.AioRpcError as error:
+            raise _meant(error, self._target) from error
         except asyncio.CancelledError:
             if self._failure is not None:
                 raise self._failure from None
@@ -263,6 +266,16 @@ class _Camera:
             self._exhausted = True
             return None
         return self._ledger.send(self._ledger.numbered(image))
+
+
+def _meant(error: grpc.aio.AioRpcError, target: str) -> BlemishError:
+    """What the end of a stream means."""
+    if error.code() is grpc.StatusCode.INTERNAL and error.details() == _LOST_IN_A_WRITE:
+        return Unavailable(
+            f"the connection to {target} was cut while a frame was being sent",
+            code=grpc.StatusCode.UNAVAILABLE,
+        )
+    return translated(error, target)
 
 
 async def _in_threads(images: Iterable[bytes]) -> AsyncIterator[bytes]:

@@ -10,7 +10,8 @@ import pytest
 
 from blemish.v1 import inspection_pb2 as pb
 from blemish_client import AsyncClient, Lost, Patience, Seen
-from blemish_client.errors import InvalidArgument, NotFound, Unavailable
+from blemish_client.aio import _meant
+from blemish_client.errors import BlemishError, InternalError, InvalidArgument, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from tests.clients.conftest import Fake, Make
@@ -156,3 +157,14 @@ async def test_who_leaves_the_stream_leaves_nothing_behind(client: AsyncClient) 
     await stream.aclose()
     await asyncio.sleep(0.05)
     assert len(asyncio.all_tasks()) == 1
+
+
+def test_a_call_that_ended_under_a_write_was_cut() -> None:
+    """Seen while other work took the cores: the status of the call is lost then."""
+
+    def ended(code: grpc.StatusCode, words: str) -> type[BlemishError]:
+        nothing = grpc.aio.Metadata()
+        return type(_meant(grpc.aio.AioRpcError(code, nothing, nothing, words), "here"))
+
+    assert ended(grpc.StatusCode.INTERNAL, "Internal error from Core") is Unavailable
+    assert ended(grpc.StatusCode.INTERNAL, "internal error; the server's log tells more") is InternalError
