@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 import grpc
 import grpc.aio
 
+from blemish.v1.image_pb2 import Image
 from blemish.v1.inspection_pb2 import (
     PRIORITY_UNSPECIFIED,
     STREAM_POLICY_LATEST,
@@ -90,14 +91,14 @@ class AsyncClient:
 
     async def score(
         self,
-        image: bytes,
+        image: bytes | Image,
         model: str,
         *,
         anomaly_map: bool = False,
         embedding: bool = False,
         priority: Priority.ValueType = PRIORITY_UNSPECIFIED,
     ) -> Inspection:
-        """Score an encoded image, as ``Client.score`` does."""
+        """Score an image, as ``Client.score`` does."""
         request = score_request(
             image, model, anomaly_map=anomaly_map, embedding=embedding, priority=priority
         )

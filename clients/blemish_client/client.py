@@ -131,7 +131,7 @@ class Client:
 
         Args:
             images: the frames; read in another thread, as fast as the server takes them.
-            model: scores them; looked up anew for every frame.
+            model: scores them; what it means is looked up again and again.
             policy: of the contract: what becomes of a frame that comes while others are worked on.
             camera: its name, told back with every answer.
             first: sequence number of the first frame.

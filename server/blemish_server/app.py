@@ -85,10 +85,10 @@ class App:
                 await self.health.set(service, NOT_SERVING)
             await self.server.start()
             if await self._warm(stop):
-                for service in SERVICES:
-                    await self.health.set(service, SERVING)
-                # One look before the first SERVING, so that health is true from the start.
+                # A look first, so that health is true from the start.
                 await self.dependencies.look()
+                for service in set(SERVICES) - self.dependencies.services:
+                    await self.health.set(service, SERVING)
                 background.append(asyncio.create_task(self.dependencies.run()))
                 await self.health.set(OVERALL_HEALTH, SERVING)
                 self.serving.set()

@@ -48,6 +48,11 @@ class Dependencies:
     def states(self) -> list[Known]:
         return list(self._known.values())
 
+    @property
+    def services(self) -> set[str]:
+        """Those whose health follows what they depend on."""
+        return {service for dependency in self._watched for service in dependency.services}
+
     async def run(self) -> None:
         """Look at all of them every two seconds until cancelled."""
         while True:

@@ -49,7 +49,8 @@ class InspectionServiceStub:
     range of dropped frames that it is in. A frame that cannot be scored ends nothing.
 
     Both sides are bounded: where answers are not read, the server first stops beginning frames, then
-    stops reading them. The model is looked up for every frame, so that a promotion takes over between two.
+    stops reading them. What the name means is looked up all along: a promotion takes over between two
+    frames.
 
     The call ends with OK after the last answer once the camera has sent its last frame; or after an
     ending, when the server is about to stop.
@@ -80,7 +81,8 @@ class InspectionServiceAsyncStub(InspectionServiceStub):
     range of dropped frames that it is in. A frame that cannot be scored ends nothing.
 
     Both sides are bounded: where answers are not read, the server first stops beginning frames, then
-    stops reading them. The model is looked up for every frame, so that a promotion takes over between two.
+    stops reading them. What the name means is looked up all along: a promotion takes over between two
+    frames.
 
     The call ends with OK after the last answer once the camera has sent its last frame; or after an
     ending, when the server is about to stop.
@@ -120,7 +122,8 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
         range of dropped frames that it is in. A frame that cannot be scored ends nothing.
 
         Both sides are bounded: where answers are not read, the server first stops beginning frames, then
-        stops reading them. The model is looked up for every frame, so that a promotion takes over between two.
+        stops reading them. What the name means is looked up all along: a promotion takes over between two
+        frames.
 
         The call ends with OK after the last answer once the camera has sent its last frame; or after an
         ending, when the server is about to stop.
