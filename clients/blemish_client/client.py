@@ -19,7 +19,17 @@ from blemish.v1.inspection_pb2 import (
     StreamPolicy,
 )
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
-from blemish.v1.job_pb2 import CreateJobRequest, EfficientAd, Job, JobState, PatchCore
+from blemish.v1.job_pb2 import (
+    JOB_PRIORITY_UNSPECIFIED,
+    CreateJobRequest,
+    EfficientAd,
+    Job,
+    JobPriority,
+    JobState,
+    LogLine,
+    PatchCore,
+    Worker,
+)
 from blemish.v1.job_pb2_grpc import JobServiceStub
 from blemish.v1.model_pb2 import Model, ModelVersion
 from blemish.v1.model_pb2_grpc import ModelServiceStub
@@ -244,6 +254,9 @@ class Client:
         target_false_reject_rate: float = 0.0,
         promote: bool = False,
         request_id: str | None = None,
+        priority: JobPriority.ValueType = JOB_PRIORITY_UNSPECIFIED,
+        max_run_time_s: float = 0.0,
+        max_memory_bytes: int = 0,
     ) -> Job:
         """Have a model learn the good training images of a dataset; what is not set has a default.
 
@@ -255,6 +268,9 @@ class Client:
             target_false_reject_rate: share of good images that the threshold may reject, to 0.5.
             promote: make the version the production one.
             request_id: names this request, so that sending it again makes no second job.
+            priority: which of the jobs that wait for the same workers is taken first.
+            max_run_time_s: of one attempt; beyond it the job fails. 0 sets no limit.
+            max_memory_bytes: of the process that works on it; beyond it the job fails. 0 sets no limit.
         """
         work = job_pb2.Train(
             dataset=dataset_name(dataset),
@@ -265,20 +281,51 @@ class Client:
             target_false_reject_rate=target_false_reject_rate,
             promote=promote,
         )
-        return self._create_job(CreateJobRequest(train=work), request_id)
+        request = CreateJobRequest(train=work, priority=priority)
+        return self._create_job(request, request_id, max_run_time_s, max_memory_bytes)
 
-    def embed(self, model: str, dataset: str, *, request_id: str | None = None) -> Job:
+    def embed(
+        self,
+        model: str,
+        dataset: str,
+        *,
+        request_id: str | None = None,
+        priority: JobPriority.ValueType = JOB_PRIORITY_UNSPECIFIED,
+        max_run_time_s: float = 0.0,
+        max_memory_bytes: int = 0,
+    ) -> Job:
         """Have the images of a dataset scored and put into the index of a model version."""
         work = job_pb2.Embed(model=model_name(model), dataset=dataset_name(dataset))
-        return self._create_job(CreateJobRequest(embed=work), request_id)
+        request = CreateJobRequest(embed=work, priority=priority)
+        return self._create_job(request, request_id, max_run_time_s, max_memory_bytes)
 
-    def evaluate(self, model: str, dataset: str, *, request_id: str | None = None) -> Job:
+    def evaluate(
+        self,
+        model: str,
+        dataset: str,
+        *,
+        request_id: str | None = None,
+        priority: JobPriority.ValueType = JOB_PRIORITY_UNSPECIFIED,
+        max_run_time_s: float = 0.0,
+        max_memory_bytes: int = 0,
+    ) -> Job:
         """Have a model version measured on the test images of a dataset."""
         work = job_pb2.Evaluate(model=model_name(model), dataset=dataset_name(dataset))
-        return self._create_job(CreateJobRequest(evaluate=work), request_id)
+        request = CreateJobRequest(evaluate=work, priority=priority)
+        return self._create_job(request, request_id, max_run_time_s, max_memory_bytes)
 
-    def _create_job(self, request: CreateJobRequest, request_id: str | None) -> Job:
+    def _create_job(
+        self,
+        request: CreateJobRequest,
+        request_id: str | None,
+        max_run_time_s: float,
+        max_memory_bytes: int,
+    ) -> Job:
         request.request_id = request_id or str(uuid.uuid4())
+        if max_run_time_s:
+            request.limits.max_run_time.FromNanoseconds(round(max_run_time_s * 1e9))
+        if max_memory_bytes:
+            request.limits.max_memory_bytes = max_memory_bytes
         return self._line.call_patiently(self._jobs.CreateJob, request).job
 
     def job(self, name: str) -> Job:
@@ -313,7 +360,25 @@ class Client:
         request = job_pb2.CancelJobRequest(name=_name_of(job))
         return self._line.call(self._jobs.CancelJob, request).job
 
+    def log(self, job: Job | str, *, after: str = "") -> Iterator[LogLine]:
+        """Yield what a job's process has written, then what it writes, until the job has ended.
+
+        Args:
+            job: the job or its name.
+            after: the id of a line; only those that come after it.
+        """
+        return watching.log(self._line, _name_of(job), after)
+
+    def workers(self) -> list[Worker]:
+        """The workers that are there, by name."""
+        return list(self._line.call(self._jobs.ListWorkers, job_pb2.ListWorkersRequest()).workers)
+
     # Models
+
+    def pin(self, version: str, pinned: bool = True) -> ModelVersion:
+        """Have a version kept when workers remove old ones, or no longer."""
+        request = model_pb2.PinModelRequest(name=model_name(version), pinned=pinned)
+        return self._line.call(self._models.PinModel, request).version
 
     def model(self, name: str) -> ModelVersion:
         """Return the card of one version."""

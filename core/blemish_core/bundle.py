@@ -10,6 +10,9 @@
 
 Once published none of it changes. What came later lies beside it: calibrations (``calibration_log``), and
 ``evaluations/<job>/``, the reports of jobs that measured it.
+
+Reading and writing the tensors is for ``loading``: this module loads nothing of torch, so that whoever only
+looks at models starts in no time.
 """
 
 import hashlib
@@ -20,18 +23,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors.torch import load_file, save_file
 
 from blemish_core.calibration import Calibration
-from blemish_core.detectors.algorithms import ALGORITHMS
-from blemish_core.detectors.detector import Detector
 from blemish_core.errors import Corrupt
 from blemish_core.files import write_durably
 from blemish_core.metrics import Metrics
 from blemish_core.runtimes.card import RuntimeCard
-from blemish_core.runtimes.choice import TORCH, RuntimeChoice
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
@@ -103,16 +101,9 @@ def libraries() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def write_weights(detector: Detector, folder: Path) -> tuple[dict[str, str], int]:
-    """Write the detector's tensors into ``folder``; return sha256 by file name, and bytes in all."""
-    file = folder / WEIGHTS
-    save_file(detector.tensors(), file)
-    return {WEIGHTS: _sha256(file)}, file.stat().st_size
-
-
 def sha256_below(folder: Path, part: str) -> dict[str, str]:
     """Return sha256 by name for all files of one folder of the bundle."""
-    return {f"{part}/{file.name}": _sha256(file) for file in sorted((folder / part).iterdir())}
+    return {f"{part}/{file.name}": sha256(file) for file in sorted((folder / part).iterdir())}
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
@@ -136,45 +127,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def load_detector(
-    folder: Path, device: str, choice: RuntimeChoice | None = None
-) -> tuple[Manifest, Detector]:
-    """Rebuild a bundle's detector, after checking every file of it against the manifest.
-
-    Args:
-        folder: the bundle.
-        device: where torch runs; OpenVINO runs on the CPU, and what torch does beside it does too.
-        choice: the runtime asked for; the fastest there is by default.
-
-    Raises:
-        FileNotFoundError: if there is no bundle.
-        Corrupt: if a file is missing or not what was written, or the detector is unknown.
-        NotPossibleYet: if the bundle or the machine has not the runtime asked for.
-    """
-    choice = choice or RuntimeChoice()
-    manifest = read_manifest(folder)
-    for name, expected in manifest.sha256.items():
-        if name.startswith(f"{REPORT}/"):
-            continue  # is only looked at
-        if not (folder / name).exists() or _sha256(folder / name) != expected:
-            raise Corrupt(f"{manifest.name}: {name} is not what training wrote; train again")
-    if manifest.detector not in ALGORITHMS:
-        raise Corrupt(f"{manifest.name} was made by {manifest.detector!r}, unknown to this blemish")
-    runtime = choice.among(manifest.runtimes, device, manifest.name)
-    tensors = load_file(folder / WEIGHTS)
-    load = ALGORITHMS[manifest.detector].load
-    if runtime == TORCH:
-        return manifest, load(manifest.settings, tensors, device)
-    from blemish_core.runtimes.on_openvino import OpenVinoRuntime
-
-    detector = load(manifest.settings, tensors, "cpu")
-    file = folder / str(manifest.runtimes[runtime].file)
-    detector.run_on(OpenVinoRuntime(file, name=runtime, threads=choice.threads, lanes=choice.lanes))
-    for parameter in detector.network.parameters():
-        parameter.data = torch.empty(0)  # the runtime has its own; two copies need twice the memory
-    return manifest, detector
-
-
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """Of a file's content, in hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -33,6 +33,7 @@ _INDEXED = {
     "score": qm.PayloadSchemaType.FLOAT,
 }
 """Created with the collection: an index made after the load is not used by HNSW (qdrant#6937)."""
+_BROUGHT_BY = "brought_by"
 
 
 @dataclass(frozen=True)
@@ -115,18 +116,46 @@ class SearchIndex:
             for field, schema in _INDEXED.items():
                 self._client.create_payload_index(name, field, schema, wait=True)
 
-    def put(self, version: ModelRef, items: Sequence[Item], vectors: NDArray[np.float32]) -> None:
-        """Write items and their embeddings (len(items), dimensions); there already, they are replaced."""
+    def put(
+        self, version: ModelRef, items: Sequence[Item], vectors: NDArray[np.float32], job: str = ""
+    ) -> None:
+        """Write items and their embeddings (len(items), dimensions); there already, they are replaced.
+
+        Each point keeps the name of the ``job`` that brought it first, for ``discard``.
+        """
         if not items:
             return
         if not np.isfinite(vectors).all():
             raise ValueError(f"{version} gave an embedding that is not finite; this is a bug")
-        points = [
-            qm.PointStruct(id=str(item.id), vector=vector.tolist(), payload=_payload(item))
-            for item, vector in zip(items, vectors, strict=True)
-        ]
+        name, ids = _collection(version), [str(item.id) for item in items]
         with _translated():
-            self._client.upsert(_collection(version), points, wait=True)
+            there = self._client.retrieve(name, ids, with_payload=[_BROUGHT_BY])
+            brought = {str(point.id): (point.payload or {}).get(_BROUGHT_BY, "") for point in there}
+            points = [
+                qm.PointStruct(
+                    id=id,
+                    vector=vector.tolist(),
+                    payload=_payload(item) | {_BROUGHT_BY: brought.get(id, job)},
+                )
+                for id, item, vector in zip(ids, items, vectors, strict=True)
+            ]
+            self._client.upsert(name, points, wait=True)
+
+    def discard(self, version: ModelRef, job: str) -> None:
+        """Take out the points that ``job`` brought; with the last one goes an index that nobody can see."""
+        name = _collection(version)
+        mine = qm.Filter(must=[qm.FieldCondition(key=_BROUGHT_BY, match=qm.MatchValue(value=job))])
+        with _translated():
+            if not self._client.collection_exists(name):
+                return
+            self._client.delete(name, qm.FilterSelector(filter=mine), wait=True)
+            if not self._client.get_collection_aliases(name).aliases and not self._client.count(name).count:
+                self._client.delete_collection(name)
+
+    def drop(self, version: ModelRef) -> None:
+        """Remove the version's index, if there is one."""
+        with _translated():
+            self._client.delete_collection(_collection(version))
 
     def publish(self, version: ModelRef) -> None:
         """Let searches see the version's collection."""

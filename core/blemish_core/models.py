@@ -19,6 +19,8 @@ from blemish_core.runtimes.choice import TORCH
 
 _ALIASES = "aliases.json"
 _EVALUATIONS = "evaluations"
+_STAGING = ".staging-"
+_PINNED = "pinned"
 REPORT_PAGE = "report.html"
 _NAMED = 10
 
@@ -133,50 +135,70 @@ class ModelStore:
         write_durably(self._root / manifest.model / _ALIASES, aliases)
         return manifest
 
-    def publish(self, model: str, job: str, write: Callable[[Path, int], None]) -> Manifest:
+    def made_by(self, job: str, model: str) -> Manifest | None:
+        """The version of ``model`` that a job has published, if it has."""
+        manifests = (bundle.read_manifest(self.folder(model, number)) for number in self._versions(model))
+        return next((manifest for manifest in manifests if manifest.job == job), None)
+
+    def publish(
+        self,
+        model: str,
+        job: str,
+        write: Callable[[Path, int], None],
+        commit: Callable[[], None] = lambda: None,
+    ) -> Manifest:
         """Make a version of what ``write`` puts into the folder that it is given with a number.
 
-        Idempotent by ``job``: a job that was run twice has one version.
+        Idempotent by ``job``: a job that was run twice, also at the same time, has one version. ``commit``
+        is called right before the version appears, and raises if it must not.
         """
         home = self._root / model
         home.mkdir(parents=True, exist_ok=True)
-        for number in self._versions(model):
-            manifest = bundle.read_manifest(self.folder(model, number))
-            if manifest.job == job:
-                return manifest
-        staging = home / f".staging-{job}-{uuid4().hex}"
-        staging.mkdir()
+        staging = home / _staging(job)
         try:
             while True:
                 number = max(self._versions(model), default=0) + 1
+                # After the look at the numbers: whoever published in between has taken ours.
+                if made := self.made_by(job, model):
+                    return made
+                staging.mkdir(exist_ok=True)
                 write(staging, number)
                 sync_tree(staging)
+                commit()
                 try:
                     staging.rename(self.folder(model, number))
                 except OSError as error:
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                         raise
-                    continue  # another worker took the number: write again under the next
+                    continue  # somebody took the number: this job's other attempt, or another job
                 sync(home)
                 return bundle.read_manifest(self.folder(model, number))
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
-    def keep_evaluation(self, ref: ModelRef, job: str, write: Callable[[Path], None]) -> None:
+    def keep_evaluation(
+        self,
+        ref: ModelRef,
+        job: str,
+        write: Callable[[Path], None],
+        commit: Callable[[], None] = lambda: None,
+    ) -> None:
         """Keep beside a version what ``write`` puts into the folder that it is given.
 
-        Idempotent by ``job``: of a job that was run twice the first evaluation stays.
+        Idempotent by ``job``: of a job that was run twice the first evaluation stays. ``commit`` is called
+        right before it appears, and raises if it must not.
         """
         home = self._folder_of(ref) / _EVALUATIONS
         if (home / job).exists():
             return
         home.mkdir(exist_ok=True)
         sync(home.parent)
-        staging = home / f".staging-{job}-{uuid4().hex}"
+        staging = home / _staging(job)
         staging.mkdir()
         try:
             write(staging)
             sync_tree(staging)
+            commit()
             try:
                 staging.rename(home / job)
             except OSError as error:
@@ -185,6 +207,58 @@ class ModelStore:
             sync(home)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+    def pin(self, ref: ModelRef, pinned: bool) -> Manifest:
+        """Have a version kept whatever becomes of others, or no longer.
+
+        Raises:
+            NotFound: if there is no such version.
+        """
+        manifest = self.manifest(ref)
+        mark = self.folder(manifest.model, manifest.version) / _PINNED
+        if pinned:
+            mark.touch()
+        else:
+            mark.unlink(missing_ok=True)
+        return manifest
+
+    def is_pinned(self, model: str, version: int) -> bool:
+        return (self.folder(model, version) / _PINNED).exists()
+
+    def superfluous(self, keep: int) -> list[ModelRef]:
+        """The versions beyond the ``keep`` newest of a model that are neither pinned nor in production."""
+        homes = self._root.glob("[!.]*") if self._root.exists() else ()
+        return [
+            ModelRef(home.name, number)
+            for home in homes
+            for number in self._versions(home.name)[keep:]
+            if number != self.production(home.name) and not self.is_pinned(home.name, number)
+        ]
+
+    def delete(self, ref: ModelRef) -> None:
+        """Remove a version; who has loaded it keeps it until it is done.
+
+        Raises:
+            NotFound: if there is no such version.
+        """
+        fixed = self.resolve(ref)
+        gone = self._root / fixed.model / f".deleted-{fixed.version}-{uuid4().hex}"
+        self._folder_of(fixed).rename(gone)  # nobody sees half of it
+        sync(gone.parent)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def staged(self) -> dict[str, list[Path]]:
+        """The folders that jobs are writing, or left half written when they were killed, by job."""
+        found: dict[str, list[Path]] = {}
+        for pattern in (f"*/{_STAGING}*", f"*/*/{_EVALUATIONS}/{_STAGING}*"):
+            for folder in self._root.glob(pattern):
+                found.setdefault(folder.name.removeprefix(_STAGING).split("-")[0], []).append(folder)
+        return found
+
+    def discard(self, job: str) -> None:
+        """Drop what a job left half written."""
+        for folder in self.staged().get(job, ()):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def report(self, ref: ModelRef, job: str | None = None) -> Path:
         """Where the page is that the training of a version left, or the evaluation of it by ``job``.
@@ -221,3 +295,8 @@ class ModelStore:
             return []
         numbers = (folder.name for folder in home.iterdir() if folder.name.isdecimal())
         return sorted(map(int, numbers), reverse=True)
+
+
+def _staging(job: str) -> str:
+    """A name that no other attempt at this job takes."""
+    return f"{_STAGING}{job}-{uuid4().hex}"

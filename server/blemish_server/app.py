@@ -24,6 +24,7 @@ from blemish.v1 import (
 )
 from blemish_core.datasets import DatasetStore
 from blemish_core.index import SearchIndex
+from blemish_core.jobs.staff import Staff
 from blemish_core.jobs.store import JobStore
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef
@@ -130,7 +131,7 @@ def build(settings: ServerSettings) -> App:
     limits = settings.image_limits
     datasets = DatasetStore(settings.datasets, limits)
     store = ModelStore(settings.models)
-    jobs = JobStore.connect(settings.redis_url)
+    jobs, staff = JobStore.connect(settings.redis_url), Staff.connect(settings.redis_url)
     index = SearchIndex.connect(settings.qdrant_url, settings.qdrant_grpc_port)
     policy = settings.batching(device)
     models = LoadedModels(
@@ -174,7 +175,7 @@ def build(settings: ServerSettings) -> App:
         DatasetServicer(datasets, settings.import_roots, limits.max_bytes), server
     )
     job_pb2_grpc.add_JobServiceServicer_to_server(
-        JobServicer(jobs, feed, dispatcher, datasets, store), server
+        JobServicer(jobs, staff, feed, dispatcher, datasets, store), server
     )
     model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(store, models), server)
     server_pb2_grpc.add_ServerServiceServicer_to_server(

@@ -30,12 +30,16 @@ from blemish_core.jobs.record import (
     EvaluateSpec,
     Event,
     Job,
+    JobPriority,
     JobState,
+    Limits,
     PatchCoreSpec,
     Phase,
     Spec,
     TrainSpec,
 )
+from blemish_core.jobs.staff import Worker
+from blemish_core.jobs.store import Line
 from blemish_core.metrics import Interval, Latency, Metrics, Spread
 from blemish_core.models import Model
 from blemish_core.names import ModelRef, dataset_id, dataset_name, item_name, job_name
@@ -46,6 +50,12 @@ from blemish_server.inspector import Inspected
 
 NORMAL, ANOMALOUS = image_pb2.VERDICT_NORMAL, image_pb2.VERDICT_ANOMALOUS
 
+JOB_PRIORITIES: Mapping[JobPriority, job_pb2.JobPriority.ValueType] = {
+    JobPriority.HIGH: job_pb2.JOB_PRIORITY_HIGH,
+    JobPriority.NORMAL: job_pb2.JOB_PRIORITY_NORMAL,
+    JobPriority.LOW: job_pb2.JOB_PRIORITY_LOW,
+}
+_JOB_PRIORITY_OF_MESSAGE = {message: priority for priority, message in JOB_PRIORITIES.items()}
 STATES: Mapping[JobState, job_pb2.JobState.ValueType] = {
     JobState.QUEUED: job_pb2.JOB_STATE_QUEUED,
     JobState.RUNNING: job_pb2.JOB_STATE_RUNNING,
@@ -54,6 +64,7 @@ STATES: Mapping[JobState, job_pb2.JobState.ValueType] = {
     JobState.FAILED: job_pb2.JOB_STATE_FAILED,
     JobState.CANCELLED: job_pb2.JOB_STATE_CANCELLED,
 }
+ENDED = frozenset(message for state, message in STATES.items() if state.ended)
 
 _PRIORITIES: Mapping[int, Priority] = {
     inspection_pb2.PRIORITY_UNSPECIFIED: Priority.AUDIT,
@@ -265,6 +276,49 @@ def spec(request: job_pb2.CreateJobRequest) -> Spec:
             raise InvalidRequest("the request asks for no work: set train, embed or evaluate", field="work")
 
 
+def job_priority(asked: job_pb2.JobPriority.ValueType) -> JobPriority:
+    """Return the priority that is asked for.
+
+    Raises:
+        InvalidRequest: if there is no such priority.
+    """
+    if asked == job_pb2.JOB_PRIORITY_UNSPECIFIED:
+        return JobPriority.NORMAL
+    if asked not in _JOB_PRIORITY_OF_MESSAGE:
+        raise InvalidRequest(f"{asked} is no job priority", field="priority")
+    return _JOB_PRIORITY_OF_MESSAGE[asked]
+
+
+def job_limits(asked: job_pb2.JobLimits) -> Limits:
+    """Return the limits that are asked for.
+
+    Raises:
+        InvalidRequest: if nothing can be done within them.
+    """
+    seconds = asked.max_run_time.seconds + asked.max_run_time.nanos / 1e9
+    if asked.HasField("max_run_time") and not seconds > 0:
+        raise InvalidRequest("max_run_time has to be above 0", field="limits.max_run_time")
+    if asked.max_memory_bytes < 0:
+        raise InvalidRequest("max_memory_bytes cannot be negative", field="limits.max_memory_bytes")
+    return Limits(max_seconds=seconds, max_bytes=asked.max_memory_bytes)
+
+
+def line(line: Line) -> job_pb2.LogLine:
+    return job_pb2.LogLine(id=line.id, text=line.text)
+
+
+def worker(told: Worker) -> job_pb2.Worker:
+    return job_pb2.Worker(
+        name=told.name,
+        version=told.version,
+        queues=told.queues,
+        devices=told.devices,
+        jobs=map(job_name, told.jobs),
+        start_time=_timestamp(told.started),
+        canary_time=_timestamp(told.canary),
+    )
+
+
 def job(record: Job) -> job_pb2.Job:
     message = job_pb2.Job(
         name=job_name(record.id),
@@ -278,7 +332,12 @@ def job(record: Job) -> job_pb2.Job:
         error=record.error,
         warnings=record.warnings,
         history=map(_event, record.history),
+        priority=JOB_PRIORITIES[record.priority],
     )
+    if record.limits.max_seconds:
+        message.limits.max_run_time.CopyFrom(_duration(record.limits.max_seconds))
+    if record.limits.max_bytes:
+        message.limits.max_memory_bytes = record.limits.max_bytes
     match record.spec:
         case TrainSpec() as train:
             message.train.CopyFrom(_train_message(train))

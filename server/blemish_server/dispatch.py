@@ -5,7 +5,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from blemish_core.errors import Unavailable
-from blemish_core.jobs.queues import QUEUES, TASK
+from blemish_core.jobs.queues import message
 from blemish_core.jobs.record import Job
 
 
@@ -24,11 +24,11 @@ class Dispatcher:
             Unavailable: if Redis does not answer.
         """
         try:
-            self._celery.send_task(TASK, args=[job.id], queue=QUEUES[job.spec.kind], retry=False)
+            self._celery.send_task(**message(job))
         except OperationalError as error:
             raise Unavailable(
-                f"jobs/{job.id} is written but Redis went away before a worker was told; send the "
-                "same request_id again",
+                f"jobs/{job.id} is written but Redis went away before a worker was told; an idle one will "
+                "find it, and the same request_id finds it again",
                 dependency="redis",
             ) from error
 

@@ -14,11 +14,12 @@ import structlog
 from torch import Tensor
 
 from blemish_core.batching import Answer, Batcher, BatchingPolicy
-from blemish_core.bundle import Manifest, load_detector
+from blemish_core.bundle import Manifest
 from blemish_core.calibration_log import CalibrationLog, Revision
 from blemish_core.detectors.detector import Detector, Outcome
 from blemish_core.errors import BlemishError
 from blemish_core.images import ImageLimits
+from blemish_core.loading import load_detector
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef
 from blemish_core.picture import Picture

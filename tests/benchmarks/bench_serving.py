@@ -157,7 +157,7 @@ def in_process(version: Path, frames: Path, workers: int, seconds: float) -> Loa
 def limit(version: Path, frames: Path, workers: int, seconds: float) -> Load:
     threads.wait_asleep()
     threads.share_cores(workers)
-    from blemish_core.bundle import load_detector
+    from blemish_core.loading import load_detector
     from blemish_core.runtimes.choice import RuntimeChoice
 
     _, detector = load_detector(version, "cpu", RuntimeChoice(lanes=workers))
@@ -192,7 +192,7 @@ def anomalibs(version: Path, folder: Path) -> Callable[[bytes], object]:
     """Run anomalib's OpenVINOInferencer with the same weights and bank, in float32."""
     from anomalib.models import Patchcore
 
-    from blemish_core.bundle import load_detector
+    from blemish_core.loading import load_detector
     from blemish_core.runtimes.choice import RuntimeChoice
 
     loaded: Any = load_detector(version, "cpu", RuntimeChoice("torch"))

@@ -86,6 +86,7 @@ class Fake(
         self.models = [
             Model(name=f"models/m{i}", versions=[version(f"models/m{i}/versions/1")]) for i in range(3)
         ]
+        self.worker = job_pb2.Worker(name="line-3:77", queues=["train"], devices=["cpu"], jobs=["jobs/j1"])
         self.jobs = [Job(name=f"jobs/j{i}", state=JOB_STATE_SUCCEEDED, error="") for i in range(5)]
         made = "jobs/made"
         self.watches: list[list[Job | Refusal]] = [[queued(made), running(made), ended(made)]]
@@ -163,6 +164,15 @@ class Fake(
         self._enter("ListJobs", request, context)
         items, token = self._page(self.jobs, request)
         return job_pb2.ListJobsResponse(jobs=items, next_page_token=token)
+
+    def ListWorkers(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("ListWorkers", request, context)
+        return job_pb2.ListWorkersResponse(workers=[self.worker])
+
+    def PinModel(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("PinModel", request, context)
+        version = model_pb2.ModelVersion(name=request.name, pinned=request.pinned)
+        return model_pb2.PinModelResponse(version=version)
 
     def WatchJob(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("WatchJob", request, context)

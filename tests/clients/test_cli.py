@@ -59,6 +59,8 @@ def lines(result: Result) -> list[dict[str, Any]]:
         (["jobs", "watch", "made"], 3),
         (["jobs", "show", "made"], 1),
         (["jobs", "cancel", "made"], 1),
+        (["workers"], 1),
+        (["models", "pin", "m/1"], 1),
         (["models"], 3),
         (["models", "list"], 3),
         (["models", "show", "m"], 1),

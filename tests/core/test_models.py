@@ -9,7 +9,8 @@ import pytest
 from blemish_core import bundle
 from blemish_core.bundle import Manifest, Split
 from blemish_core.calibration import Calibration
-from blemish_core.errors import Corrupt, NotFound
+from blemish_core.errors import Corrupt, JobCancelled, NotFound
+from blemish_core.loading import load_detector
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef
 
@@ -115,7 +116,7 @@ def test_a_bundle_that_was_changed_is_not_loaded(tmp_path: Path) -> None:
     honest = manifest("tile", 1, "a").model_copy(update={"sha256": {"weights.safetensors": "0" * 64}})
     bundle.write_manifest(honest, tmp_path)
     with pytest.raises(Corrupt, match=r"weights\.safetensors is not what training wrote"):
-        bundle.load_detector(tmp_path, "cpu")
+        load_detector(tmp_path, "cpu")
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(Corrupt, match="is no manifest"):
         bundle.read_manifest(tmp_path)
@@ -168,3 +169,60 @@ def test_a_report_that_is_not_there_names_those_that_are(tmp_path: Path) -> None
         store.report(version, "nonesuch")
     with pytest.raises(NotFound, match="no version 7"):
         store.report(ModelRef("tile", 7), "judge")
+
+
+def test_two_attempts_at_one_job_make_one_version(tmp_path: Path) -> None:
+    """The slower one writes while the faster one publishes, under the same number."""
+    store = ModelStore(tmp_path)
+
+    def faster(folder: Path, number: int) -> None:
+        bundle.write_manifest(manifest("tile", number, "a"), folder)
+
+    def slower(folder: Path, number: int) -> None:
+        store.publish("tile", "a", faster)
+        bundle.write_manifest(manifest("tile", number, "a"), folder)
+
+    assert store.publish("tile", "a", slower).version == 1
+    assert [version.version for version in store.get("tile").versions] == [1]
+
+
+def test_what_must_not_be_published_is_not(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+
+    def write(folder: Path, number: int) -> None:
+        bundle.write_manifest(manifest("tile", number, "a"), folder)
+
+    def refuse() -> None:
+        raise JobCancelled("jobs/a was cancelled")
+
+    with pytest.raises(JobCancelled):
+        store.publish("tile", "a", write, refuse)
+    assert list((tmp_path / "tile").iterdir()) == []
+
+
+def test_what_a_killed_job_left_is_discarded(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    version = ModelRef("tile", publish(store, "tile", "a").version)
+    for home in (tmp_path / "tile", tmp_path / "tile" / "1" / "evaluations"):
+        for job in ("b", "c"):
+            (home / f".staging-{job}-0").mkdir(parents=True)
+    assert {job: len(folders) for job, folders in store.staged().items()} == {"b": 2, "c": 2}
+    store.discard("b")
+    assert set(store.staged()) == {"c"}
+    assert store.resolve(version) == version
+
+
+def test_old_versions_are_superfluous_unless_pinned_or_in_production(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    for job in "abcdef":
+        publish(store, "tile", job)
+    store.promote(ModelRef("tile", 2))
+    store.pin(ModelRef("tile", 3), True)
+    assert [ref.version for ref in store.superfluous(2)] == [4, 1]
+    store.pin(ModelRef("tile", 3), False)
+    assert [ref.version for ref in store.superfluous(2)] == [4, 3, 1]
+    store.delete(ModelRef("tile", 1))
+    with pytest.raises(NotFound, match="no version 1"):
+        store.resolve(ModelRef("tile", 1))
+    assert not list((tmp_path / "tile").glob(".deleted*"))
+    assert store.superfluous(9) == []

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Job records in a real Redis: changed by compare-and-set, worked on by one at a time."""
 
-import os
+import random
 import socket
 import subprocess
 import threading
@@ -13,13 +13,16 @@ import pytest
 import redis
 
 from blemish_core.errors import AlreadyExists, InvalidRequest, JobCancelled, NotFound, Unavailable
-from blemish_core.jobs import attempt as attempts
-from blemish_core.jobs.attempt import Attempt, LeaseHeld, Superseded
-from blemish_core.jobs.record import EmbedSpec, JobState, Phase, Result, Spec
-from blemish_core.jobs.store import CHANGES, JobStore
+from blemish_core.jobs.attempt import MAX_DEATHS, Attempt, Superseded
+from blemish_core.jobs.lease import Lease, LeaseHeld
+from blemish_core.jobs.parts import Board
+from blemish_core.jobs.record import EmbedSpec, Job, JobPriority, JobState, Limits, Phase, Result, Spec, now
+from blemish_core.jobs.staff import Staff, Worker
+from blemish_core.jobs.store import NEWS, JobStore, news
 from blemish_local.redis import configure, find_server
 
 SPEC = EmbedSpec(model="models/m/versions/1", dataset="d")
+WORKER = "line-3:77"
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,10 @@ def test_a_job_is_written_told_of_and_read_back(store: JobStore, redis_url: str)
     assert store.get(job.id) == job
     assert store.page(limit=1) == [job]
     with redis.Redis.from_url(redis_url) as client:
-        assert client.xrevrange(CHANGES, count=1)[0][1] == {b"job": job.id.encode()}
+        told = news(client.xrevrange(NEWS, count=1)[0][1])
+    assert told.job == job.id
+    assert told.change is not None
+    assert told.change.job == job
     with pytest.raises(NotFound):
         store.get("nonesuch")
 
@@ -140,58 +146,67 @@ def test_pages_run_newest_first_and_filter(store: JobStore) -> None:
     assert store.page(limit=1, states=[JobState.CANCELLED])[0].id == made[3]
 
 
+def begun(store: JobStore, id: str, death: str = "") -> Attempt:
+    attempt = Attempt.begin(store, id, WORKER, death)
+    assert attempt is not None
+    return attempt
+
+
 def test_an_attempt_from_begin_to_end(store: JobStore) -> None:
     job, _ = store.create(SPEC)
-    with Attempt(store, job.id) as attempt:
-        begun = attempt.begin()
-        assert begun is not None
-        assert (begun.state, begun.attempt) == (JobState.RUNNING, 1)
-        attempt.progress("embedding", 0, 4, "images")
-        attempt.progress("embedding", 1, 4, "images")  # too soon after the last to be told
-        assert store.get(job.id).phases == (Phase(name="embedding", done=0, total=4, unit="images"),)
-        attempt.progress("embedding", 4, 4, "images")
-        assert store.get(job.id).phases[0].done == 4
-        attempt.finish(JobState.SUCCEEDED, result=Result(indexed_images=4))
+    attempt = begun(store, job.id)
+    assert (attempt.job.state, attempt.job.attempt) == (JobState.RUNNING, 1)
+    half = Phase(name="embedding", done=2, total=4, unit="images")
+    attempt.progress(half)
+    assert store.get(job.id).phases == (half,)
+    attempt.warn("an image is damaged")
+    attempt.warn("an image is damaged")  # as after an answer that was lost
+    attempt.commit()
+    attempt.finish(JobState.SUCCEEDED, result=Result(indexed_images=4))
     ended = store.get(job.id)
-    assert (ended.state, ended.result) == (JobState.SUCCEEDED, Result(indexed_images=4))
-    assert ended.ended is not None
-    assert [event.to for event in ended.history] == [
-        JobState.QUEUED,
-        JobState.RUNNING,
-        JobState.SUCCEEDED,
-    ]
-    assert ended.history[1].worker.endswith(f":{os.getpid()}")
-    with Attempt(store, job.id) as again:  # delivered twice
-        assert again.begin() is None
+    attempt.finish(JobState.SUCCEEDED, result=Result(indexed_images=4))  # likewise
     assert store.get(job.id) == ended
+    assert (ended.state, ended.result) == (JobState.SUCCEEDED, Result(indexed_images=4))
+    assert ended.warnings == ("an image is damaged",)
+    assert ended.ended is not None
+    assert [(event.to, event.worker) for event in ended.history] == [
+        (JobState.QUEUED, ""),
+        (JobState.RUNNING, WORKER),
+        (JobState.SUCCEEDED, WORKER),
+    ]
+    assert Attempt.begin(store, job.id, WORKER) is None  # delivered twice
+    assert store.get(job.id) == ended
+    assert job.id not in {each.id for each in store.unfinished()}
 
 
 def test_two_workers_are_not_at_one_job(store: JobStore, redis_url: str) -> None:
     job, _ = store.create(SPEC)
-    with Attempt(store, job.id) as attempt:
-        attempt.begin()
-        with pytest.raises(LeaseHeld):
-            Attempt(JobStore.connect(redis_url), job.id).__enter__()
-        attempt.finish(JobState.FAILED, error="x")
+    with Lease(store, job.id):
+        assert store.leased([job.id, "another"]) == [True, False]
+        with pytest.raises(LeaseHeld), Lease(JobStore.connect(redis_url), job.id):
+            pass
+    assert store.leased([job.id]) == [False]
 
 
-def test_a_job_whose_worker_died_is_taken_over_and_the_dead_one_has_no_say(
-    store: JobStore, redis_url: str
-) -> None:
+def test_a_job_whose_worker_died_is_taken_over_and_the_dead_one_has_no_say(store: JobStore) -> None:
     job, _ = store.create(SPEC)
-    with Attempt(store, job.id) as dead:
-        dead.begin()
-        with redis.Redis.from_url(redis_url) as client:
-            client.delete(f"blemish:lease:{job.id}")  # as if 15 s had passed
-        with Attempt(store, job.id) as heir:
-            taken = heir.begin()
-            assert taken is not None
-            assert taken.attempt == 2
-            with pytest.raises(Superseded):
-                dead.progress("embedding", 1, 1, "images")
-            with pytest.raises(Superseded):
-                dead.finish(JobState.SUCCEEDED)
-            heir.finish(JobState.SUCCEEDED)
+    dead, heir = begun(store, job.id), begun(store, job.id)
+    assert (heir.job.attempt, heir.job.deaths) == (2, 1)
+    phase = Phase(name="embedding", done=1, total=1)
+    for say in (
+        lambda: dead.progress(phase),
+        lambda: dead.warn("x"),
+        dead.commit,
+        lambda: dead.divide(3),
+        lambda: dead.hand_back("x"),
+        lambda: dead.finish(JobState.SUCCEEDED),
+    ):
+        with pytest.raises(Superseded):
+            say()
+    assert store.get(job.id) == heir.job
+    heir.finish(JobState.SUCCEEDED)
+    with pytest.raises(Superseded):
+        dead.finish(JobState.SUCCEEDED)
     moves = [(event.to, event.attempt) for event in store.get(job.id).history]
     assert moves == [
         (JobState.QUEUED, 0),
@@ -202,16 +217,25 @@ def test_a_job_whose_worker_died_is_taken_over_and_the_dead_one_has_no_say(
     assert "attempt 1 died" in store.get(job.id).history[2].why
 
 
-def test_a_job_that_kills_its_workers_fails_in_the_end(store: JobStore, redis_url: str) -> None:
+def test_a_job_that_kills_what_works_on_it_fails_in_the_end(store: JobStore) -> None:
     job, _ = store.create(SPEC)
-    for _ in range(attempts.MAX_ATTEMPTS):
-        with Attempt(store, job.id) as attempt:
-            assert attempt.begin() is not None
-    with Attempt(store, job.id) as attempt:
-        assert attempt.begin() is None
+    for death in range(MAX_DEATHS):
+        begun(store, job.id, f"the process of attempt {death} was killed by SIGKILL")
+    assert Attempt.begin(store, job.id, WORKER, "the process of attempt 3 was killed by SIGBUS") is None
     failed = store.get(job.id)
     assert failed.state is JobState.FAILED
-    assert "its worker died each time" in failed.error
+    assert "died 3 times" in failed.error
+    assert "attempt 3 was killed by SIGBUS" in failed.error
+
+
+def test_a_job_that_is_handed_back_has_not_died(store: JobStore) -> None:
+    job, _ = store.create(SPEC)
+    for _ in range(MAX_DEATHS + 1):
+        begun(store, job.id).hand_back("its worker was told to stop")
+        waiting = store.get(job.id)
+        assert waiting.state is JobState.QUEUED
+        assert waiting.history[-1].why == "its worker was told to stop"
+    assert begun(store, job.id).job.deaths == 0
 
 
 def test_cancelling(store: JobStore) -> None:
@@ -220,13 +244,156 @@ def test_cancelling(store: JobStore) -> None:
     assert store.cancel(waiting.id).state is JobState.CANCELLED
 
     running, _ = store.create(SPEC)
-    with Attempt(store, running.id) as attempt:
-        attempt.begin()
-        assert store.cancel(running.id).state is JobState.CANCELLING
-        with pytest.raises(JobCancelled):
-            attempt.progress("embedding", 1, 1, "images")
-        attempt.finish(JobState.CANCELLED)
+    attempt = begun(store, running.id)
+    assert store.cancel(running.id).state is JobState.CANCELLING
+    with pytest.raises(JobCancelled):
+        attempt.commit()
+    attempt.finish(JobState.CANCELLED)
     assert store.get(running.id).state is JobState.CANCELLED
+
+    committed, _ = store.create(SPEC)
+    attempt = begun(store, committed.id)
+    attempt.commit()
+    assert store.cancel(committed.id).state is JobState.RUNNING
+    attempt.finish(JobState.SUCCEEDED)
+
+    died, _ = store.create(SPEC)
+    begun(store, died.id)
+    store.cancel(died.id)
+    assert Attempt.begin(store, died.id, WORKER) is None
+    assert store.get(died.id).state is JobState.CANCELLED
+
+    back, _ = store.create(SPEC)
+    attempt = begun(store, back.id)
+    store.cancel(back.id)
+    attempt.hand_back("its worker was told to stop")
+    assert store.get(back.id).state is JobState.CANCELLED
+
+
+def test_changes_can_be_replayed_one_by_one(store: JobStore) -> None:
+    """Whatever is done to a job, what is kept of its changes makes each of its records again."""
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    rng = random.Random(seed)
+    job, _ = store.create(SPEC)
+    attempt = begun(store, job.id)
+    records = {1: job, 2: attempt.job}
+    for _ in range(60):
+        match rng.randrange(8):
+            case 0:
+                attempt.warn(f"warning {rng.randrange(100)}")
+            case 1:
+                attempt = begun(store, job.id) if attempt.job.deaths < MAX_DEATHS - 1 else attempt
+            case _:
+                name = rng.choice(["check", "features", "coreset"])
+                attempt.progress(Phase(name=name, done=rng.randrange(9), total=9))
+        after = store.get(job.id)
+        records[after.revision] = after
+    replayed: Job | None = None
+    for change in store.changes(job.id):
+        replayed = change.applied(replayed)
+        assert replayed == records[change.revision]
+    assert replayed == store.get(job.id)
+    assert [change.revision for change in store.changes(job.id, after=7)] == list(
+        range(8, replayed.revision + 1)
+    )
+
+
+def test_lines_are_kept_in_order_and_read_on(store: JobStore, redis_url: str) -> None:
+    job, _ = store.create(SPEC)
+    store.add_lines(job.id, [f"line {number}" for number in range(5)])
+    store.add_lines(job.id, ["x" * 5000])
+    lines = store.lines(job.id)
+    assert [line.text for line in lines[:5]] == [f"line {number}" for number in range(5)]
+    assert lines[5].text == "x" * 2000 + " ..."
+    assert store.lines(job.id, after=lines[3].id) == lines[4:]
+    with redis.Redis.from_url(redis_url) as client:
+        assert news(client.xrevrange(NEWS, count=1)[0][1]).line == lines[-1]
+
+
+def test_priorities_and_limits_are_part_of_a_request(store: JobStore) -> None:
+    limits = Limits(max_seconds=60, max_bytes=1 << 30)
+    job, _ = store.create(SPEC, "limited", priority=JobPriority.HIGH, limits=limits)
+    assert (job.priority, job.limits) == (JobPriority.HIGH, limits)
+    assert store.create(SPEC, "limited", priority=JobPriority.HIGH, limits=limits) == (job, False)
+    with pytest.raises(AlreadyExists):
+        store.create(SPEC, "limited", priority=JobPriority.LOW, limits=limits)
+
+
+def test_parts_are_done_once_and_by_one_at_a_time(store: JobStore) -> None:
+    job, _ = store.create(SPEC)
+    assert begun(store, job.id).divide(3).parts == 3
+    assert begun(store, job.id).divide(4).parts == 3  # what an earlier attempt has done counts
+    board, others = Board(store, job.id, 3), Board(store, job.id, 3)
+    (first, lease), *_ = board.free()
+    with lease:
+        (same, held), *rest = others.free()
+        assert same == first
+        with pytest.raises(LeaseHeld), held:
+            pass
+        board.done(first, 7)
+    assert [part.number for part, _ in others.free()] == [part.number for part, _ in rest]
+    assert others.points() == {first.number: 7}
+    assert [board.failed(rest[0][0]), others.failed(rest[0][0])] == [1, 2]
+    assert board.points() == {first.number: 7}
+
+
+def test_what_is_claimed_is_claimed_once(store: JobStore) -> None:
+    assert store.claim("a", 0.2)
+    assert not store.claim("a", 0.2)
+    assert store.claim("b", 0.2)
+    time.sleep(0.25)
+    assert store.claim("a", 0.2)
+
+
+def test_old_jobs_are_forgotten_with_all_that_was_kept_of_them(store: JobStore, redis_url: str) -> None:
+    ended, _ = store.create(SPEC, "forgotten")
+    store.add_lines(ended.id, ["line"])
+    begun(store, ended.id).divide(2)
+    store.note(ended.id, "0", 1)
+    store.cancel(ended.id)
+    begun_again = Attempt.begin(store, ended.id, WORKER)
+    assert begun_again is None
+    open_job, _ = store.create(SPEC)
+    assert ended.id not in store.forget(ended.created)
+    forgotten = store.forget(now())
+    assert ended.id in forgotten
+    assert open_job.id not in forgotten
+    with pytest.raises(NotFound):
+        store.get(ended.id)
+    with redis.Redis.from_url(redis_url) as client:
+        assert not list(client.scan_iter(f"*{ended.id}*"))
+    assert store.create(SPEC, "forgotten")[1]
+
+
+def test_workers_tell_of_themselves_and_are_missed(redis_url: str) -> None:
+    staff = Staff.connect(redis_url)
+
+    def worker(name: str) -> Worker:
+        return Worker(name=name, version="1", queues=("train",), devices=("cpu",), started=now())
+
+    assert staff.tell(worker("line-3:1")) == []
+    assert staff.tell(worker("line-4:2")) == []
+    assert [each.name for each in staff.workers()] == ["line-3:1", "line-4:2"]
+    staff.leave("line-3:1")
+    with redis.Redis.from_url(redis_url) as client:
+        seconds, _ = client.time()
+        client.zadd("blemish:staff:seen", {"line-4:2": seconds - 30})
+        assert staff.workers() == []
+        client.zadd("blemish:staff:seen", {"line-4:2": seconds - 90})
+    assert staff.tell(worker("line-5:3")) == ["line-4:2"]
+    assert [each.name for each in staff.workers()] == ["line-5:3"]
+
+
+def test_a_record_of_a_newer_build_keeps_what_an_older_one_does_not_know(
+    store: JobStore, redis_url: str
+) -> None:
+    job, _ = store.create(SPEC)
+    with redis.Redis.from_url(redis_url) as client:
+        record = client.get(f"blemish:job:{job.id}").decode()
+        client.set(f"blemish:job:{job.id}", record.replace('{"id"', '{"of_tomorrow":{"a":[1]},"id"', 1))
+        begun(store, job.id).progress(Phase(name="embedding", done=1, total=2))
+        assert b'"of_tomorrow":{"a":[1]}' in client.get(f"blemish:job:{job.id}")
 
 
 def test_without_redis_it_says_so(free_port: Callable[[], int]) -> None:

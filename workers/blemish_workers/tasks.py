@@ -1,66 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one task: a job's id comes in, its record is the outcome."""
+"""What comes through Celery: a job's id; the job's record is the outcome."""
 
-from functools import cache
-from typing import TYPE_CHECKING, Any
-
-from celery import Task
-from celery.signals import worker_process_init
-
-from blemish_core.errors import Unavailable
-from blemish_core.jobs.attempt import LeaseHeld
-from blemish_core.jobs.queues import TASK
-from blemish_core.jobs.store import JobStore
-from blemish_workers.app import app, settings
-
-if TYPE_CHECKING:
-    from blemish_core.jobs.work import Workplace
+from blemish_core.jobs.queues import CANARY, HELP, RUN
+from blemish_workers.app import app
+from blemish_workers.house import house
 
 
-@app.task(
-    name=TASK,
-    bind=True,
-    max_retries=None,
-    autoretry_for=(LeaseHeld, Unavailable),
-    default_retry_delay=5,
-)
-def run(self: "Task[Any, Any]", job_id: str) -> None:
-    """Work on a job; nothing happens if it has ended."""
-    from blemish_core.jobs.run import run_job
-
-    run_job(_store(), _place(), job_id)
+@app.task(name=RUN)
+def run(job_id: str) -> None:
+    """See a job through; nothing happens if it has ended or somebody else is at it."""
+    with house().slots.taken(job_id) as slot:
+        house().foreman.see_through(job_id, slot)
 
 
-@worker_process_init.connect
-def _get_ready(**_: object) -> None:
-    """Load torch in the child before its first job; the parent must not, it would fork CUDA."""
-    _place()
+@app.task(name=HELP)
+def help_(job_id: str) -> None:
+    """Take parts of a bulk job; nothing happens if there are none left."""
+    with house().slots.taken(job_id) as slot:
+        house().foreman.help(job_id, slot)
 
 
-@cache
-def _store() -> JobStore:
-    return JobStore.connect(settings.redis_url)
-
-
-@cache
-def _place() -> "Workplace":
-    from blemish_core.datasets import DatasetStore
-    from blemish_core.index import SearchIndex
-    from blemish_core.jobs.work import Workplace
-    from blemish_core.models import ModelStore
-    from blemish_core.settings import chosen_device
-
-    return Workplace(
-        datasets=DatasetStore(settings.datasets, settings.image_limits),
-        models=ModelStore(settings.models),
-        index=SearchIndex.connect(settings.qdrant_url, settings.qdrant_grpc_port),
-        weights=settings.weights,
-        limits=settings.image_limits,
-        device=chosen_device(settings.device),
-        runtime=settings.runtime_choice,
-        max_feature_bytes=settings.max_feature_bytes,
-        scratch=settings.scratch or settings.store / "scratch",
-        max_scratch_bytes=settings.max_scratch_bytes,
-        checkpoints=settings.checkpoints,
-        photographs=settings.photographs,
-    )
+@app.task(name=CANARY)
+def canary() -> None:
+    """Note that work comes through."""
+    house().caretaker.hear()

@@ -78,6 +78,23 @@ def show(ctx: typer.Context, model: ModelArgument, as_json: Json = False) -> Non
 
 
 @group.command()
+def pin(
+    ctx: typer.Context,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="For example tile/3.")],
+    off: Annotated[bool, typer.Option("--off", help="Pin it no longer.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Have a version kept when workers remove old ones (BLEMISH_KEEP_VERSIONS)."""
+    session = Session.of(ctx)
+    with session.client() as client:
+        card = client.pin(version, not off)
+    if as_json:
+        emit(card)
+    else:
+        session.out.print(f"{card.name} is {'pinned' if card.pinned else 'not pinned'}", markup=False)
+
+
+@group.command()
 def promote(
     ctx: typer.Context,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="For example m/3.")],
@@ -217,6 +234,7 @@ def _show_card(session: Session, version: ModelVersion) -> None:
     card.show_header = False
     for name, value in (
         ("production", "yes" if version.production else "no"),
+        ("pinned", "yes" if version.pinned else "no"),
         ("detector", version.detector),
         *((f"  {name}", value) for name, value in sorted(version.settings.items())),
         ("seed", str(version.seed)),

@@ -4,11 +4,11 @@
 from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import typer
 
-from blemish.v1.job_pb2 import JOB_STATE_SUCCEEDED, EfficientAd, Job, PatchCore
+from blemish.v1.job_pb2 import JOB_STATE_SUCCEEDED, EfficientAd, Job, JobPriority, PatchCore
 from blemish_client.cli.figures import metrics_tables
 from blemish_client.cli.following import detached, leave_with, see_through
 from blemish_client.cli.options import Detach, Json
@@ -20,6 +20,35 @@ DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="For exa
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="tile-patchcore, tile-patchcore@production or m/3.")
 ]
+
+
+class Urgent(StrEnum):
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+Urgency = Annotated[Urgent, typer.Option("--priority", help="Of the jobs that wait, the high go first.")]
+MaxRunMinutes = Annotated[
+    float, typer.Option(min=0, help="Beyond it the job fails; no limit unless given.")
+]
+MaxMemoryGib = Annotated[float, typer.Option(min=0, help="Beyond it the job fails; no limit unless given.")]
+
+
+class _Terms(TypedDict):
+    """What any job can be given; as the client's methods name it."""
+
+    priority: JobPriority.ValueType
+    max_run_time_s: float
+    max_memory_bytes: int
+
+
+def _terms(urgency: Urgent, max_run_minutes: float, max_memory_gib: float) -> _Terms:
+    return {
+        "priority": JobPriority.Value(f"JOB_PRIORITY_{urgency.name}"),
+        "max_run_time_s": max_run_minutes * 60,
+        "max_memory_bytes": round(max_memory_gib * 2**30),
+    }
 
 
 class DetectorName(StrEnum):
@@ -55,6 +84,9 @@ def train(
         float, typer.Option(help="Share of good images that may be rejected, to 0.5.")
     ] = 0.0,
     promote: Annotated[bool, typer.Option("--promote", help="To production, when done.")] = False,
+    urgency: Urgency = Urgent.NORMAL,
+    max_run_minutes: MaxRunMinutes = 0.0,
+    max_memory_gib: MaxMemoryGib = 0.0,
     detach: Detach = False,
     as_json: Json = False,
 ) -> None:
@@ -96,6 +128,7 @@ def train(
             seed=seed,
             target_false_reject_rate=target_false_reject_rate,
             promote=promote,
+            **_terms(urgency, max_run_minutes, max_memory_gib),
         )
         if detach:
             detached(job, as_json=as_json)
@@ -117,13 +150,16 @@ def evaluate(
     ctx: typer.Context,
     model: ModelArgument,
     dataset: DatasetArgument,
+    urgency: Urgency = Urgent.NORMAL,
+    max_run_minutes: MaxRunMinutes = 0.0,
+    max_memory_gib: MaxMemoryGib = 0.0,
     detach: Detach = False,
     as_json: Json = False,
 ) -> None:
     """Measure a model on the test images of a dataset."""
     session = Session.of(ctx)
     with session.client() as client:
-        job = client.evaluate(model, dataset)
+        job = client.evaluate(model, dataset, **_terms(urgency, max_run_minutes, max_memory_gib))
         if detach:
             detached(job, as_json=as_json)
             return
@@ -136,13 +172,17 @@ def index(
     ctx: typer.Context,
     model: ModelArgument,
     datasets: Annotated[list[str], typer.Argument(metavar="DATASET", help="One or more.")],
+    urgency: Urgency = Urgent.NORMAL,
+    max_run_minutes: MaxRunMinutes = 0.0,
+    max_memory_gib: MaxMemoryGib = 0.0,
     detach: Detach = False,
     as_json: Json = False,
 ) -> None:
     """Put the images of datasets into a model's index, for `blemish search`."""
     session = Session.of(ctx)
     with session.client() as client:
-        jobs = [client.embed(model, dataset) for dataset in datasets]
+        terms = _terms(urgency, max_run_minutes, max_memory_gib)
+        jobs = [client.embed(model, dataset, **terms) for dataset in datasets]
         if detach:
             for job in jobs:
                 detached(job, as_json=as_json)

@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One try at a job: it holds the lease, tells how far it is, and hears that it was cancelled."""
+"""One try at a job, fenced by its number: what it says counts until somebody has begun another."""
 
-import os
-import socket
-import threading
 import time
 from collections.abc import Callable
-from typing import Any, Self
-from uuid import uuid4
+from typing import Any
 
 import structlog
 
@@ -15,135 +11,164 @@ from blemish_core.errors import JobCancelled, Unavailable
 from blemish_core.jobs.record import Job, JobState, Phase, now
 from blemish_core.jobs.store import JobStore
 
-_TELL_EVERY_S = 0.2
-_RENEW_EVERY_S = 5.0
+MAX_DEATHS = 3
+"""A job whose process died so often is not tried again: it is likely to be the job's fault."""
+
 _PATIENCE_S = 600.0
-MAX_ATTEMPTS = 3
 
 log = structlog.get_logger(__name__)
 
 
-class LeaseHeld(Exception):
-    """Another worker is at this job; come back when its lease may have run out."""
-
-
 class Superseded(Exception):
-    """Another worker took the job over: this attempt's word counts no more."""
+    """Somebody else has begun another attempt, or ended the job: this one's word counts no more."""
 
 
 class Attempt:
-    """A context in which a job is worked on. Use ``begin`` to enter the first state."""
+    """What the worker says of a job while it works on it. ``begin`` makes one."""
 
-    def __init__(self, store: JobStore, job_id: str) -> None:
+    def __init__(self, store: JobStore, job: Job, worker: str) -> None:
+        self.job = job
+        """As it was when the attempt began."""
         self._store = store
-        self._id = job_id
-        self._holder = uuid4().hex
-        self._number = 0
-        self._worker = f"{socket.gethostname()}:{os.getpid()}"
-        self._told_at = 0.0
-        self._phase, self._phase_began = "", (0.0, 0)
-        self._stopped = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._worker = worker
 
-    def __enter__(self) -> Self:
-        if not self._store.take_lease(self._id, self._holder):
-            raise LeaseHeld(self._id)
-        self._heart.start()
-        return self
+    @classmethod
+    def begin(cls, store: JobStore, id: str, worker: str, death: str = "") -> "Attempt | None":
+        """Move the job to RUNNING under the next attempt's number; None if there is nothing to do.
 
-    def __exit__(self, *exc_info: object) -> None:
-        self._stopped.set()
-        self._heart.join()
-        try:
-            self._store.drop_lease(self._id, self._holder)
-        except Unavailable:
-            log.warning("lease not dropped, it runs out by itself")
+        Args:
+            store: where the job is.
+            id: the job's; the caller holds its lease.
+            worker: who begins, ``host:pid``.
+            death: how the attempt before ended, if the caller knows; else its worker must have died.
 
-    def begin(self) -> Job | None:
-        """Move the job to RUNNING under the next attempt's number; None if there is nothing to do."""
+        Raises:
+            NotFound: if there is no such job.
+            Unavailable: if Redis does not answer.
+        """
 
         def move(job: Job) -> Job:
             if job.state is JobState.CANCELLING:
                 # Its worker died before it could say so.
-                return job.moved(JobState.CANCELLED, worker=self._worker)
+                return job.moved(JobState.CANCELLED, worker=worker)
             if job.state.ended:
                 return job
-            if job.attempt >= MAX_ATTEMPTS:
+            died = job.state is JobState.RUNNING
+            why = (death or f"the worker of attempt {job.attempt} died or lost its lease") if died else ""
+            deaths = job.deaths + died
+            if deaths >= MAX_DEATHS:
                 return job.moved(
                     JobState.FAILED,
-                    worker=self._worker,
-                    error=f"started {job.attempt} times and its worker died each time: out of memory? "
-                    "The worker's log and the kernel's tell",
+                    worker=worker,
+                    deaths=deaths,
+                    error=f"what worked on it died {deaths} times, so it is not tried again; the last time "
+                    f"{why}. `blemish jobs logs {id}` shows what it said",
                 )
             return job.moved(
                 JobState.RUNNING,
-                worker=self._worker,
-                why=f"the worker of attempt {job.attempt} died or lost its lease" if job.attempt else "",
+                worker=worker,
+                why=why,
                 attempt=job.attempt + 1,
+                deaths=deaths,
+                committed=False,
                 started=now(),
                 phases=(),
                 warnings=(),
             )
 
-        job = self._store.change(self._id, move)
-        if job.state is not JobState.RUNNING:
-            return None
-        self._number = job.attempt
-        return job
+        job = store.change(id, move)
+        return cls(store, job, worker) if job.state is JobState.RUNNING else None
 
-    def progress(self, phase: str, done: int, total: int, unit: str) -> None:
-        """Tell how far the work is, at most every 0.2 s within a phase.
+    def progress(self, phase: Phase) -> None:
+        """Tell how far the work is; while Redis is away nobody hears it.
 
         Raises:
-            JobCancelled: if the job was asked to end.
-            Superseded: if another worker took it over.
+            Superseded: if another attempt has begun.
         """
-        now_s = time.monotonic()
-        if phase != self._phase:
-            self._phase, self._phase_began, self._told_at = phase, (now_s, done), 0.0
-        if done != total and now_s - self._told_at < _TELL_EVERY_S:
-            return
-        self._told_at = now_s
-        began_s, before = self._phase_began
-        pace = (now_s - began_s) / (done - before) if done > before else None
-        remaining_s = None if pace is None or not total else pace * (total - done)
-        reached = Phase(name=phase, done=done, total=total, unit=unit, remaining_s=remaining_s)
         try:
-            job = self._store.change(self._id, lambda job: self._mine(job).at(reached))
+            self._store.change(self.job.id, lambda job: self._mine(job).at(phase))
         except Unavailable:
             log.warning("progress not told, working on", dependency="redis")
-            return
-        if job.state is JobState.CANCELLING:
-            raise JobCancelled(f"jobs/{self._id} was cancelled")
+
+    def divide(self, parts: int) -> Job:
+        """Divide the work into so many parts, unless an earlier attempt has divided it; return the job.
+
+        Raises:
+            Superseded: if another attempt has begun.
+        """
+
+        def move(job: Job) -> Job:
+            return job if self._mine(job).parts else job.model_copy(update={"parts": parts})
+
+        return self._surely(move)
 
     def warn(self, text: str) -> None:
         """Leave a sentence for whoever reads the job."""
-        self._surely(lambda job: self._mine(job).model_copy(update={"warnings": (*job.warnings, text)}))
+
+        def add(job: Job) -> Job:
+            if text in self._mine(job).warnings:
+                return job  # said before, and the answer was lost
+            return job.model_copy(update={"warnings": (*job.warnings, text)})
+
+        self._surely(add)
+
+    def commit(self) -> None:
+        """Pass the point of no return: from here the job cannot be cancelled, only finished.
+
+        Call it right before the effect becomes visible. Waits for Redis if need be.
+
+        Raises:
+            JobCancelled: if the job was asked to end.
+            Superseded: if another attempt has begun.
+        """
+
+        def move(job: Job) -> Job:
+            if self._mine(job).state is JobState.CANCELLING:
+                raise JobCancelled(f"jobs/{job.id} was cancelled")
+            return job.model_copy(update={"committed": True})
+
+        self._surely(move)
 
     def finish(self, state: JobState, **changes: Any) -> None:
-        """Move the job to its last state, waiting for Redis if need be."""
-        self._surely(lambda job: self._mine(job).moved(state, worker=self._worker, **changes))
+        """Move the job to its last state, waiting for Redis if need be.
+
+        Raises:
+            Superseded: if another attempt has begun.
+        """
+
+        def move(job: Job) -> Job:
+            if job.attempt == self.job.attempt and job.state is state:
+                return job  # moved before, and the answer was lost
+            return self._mine(job).moved(state, worker=self._worker, **changes)
+
+        self._surely(move)
+
+    def hand_back(self, why: str) -> None:
+        """Have the job wait for another worker; one that was asked to end ends.
+
+        Raises:
+            Superseded: if another attempt has begun.
+            Unavailable: if Redis does not answer.
+        """
+
+        def move(job: Job) -> Job:
+            cancelled = self._mine(job).state is JobState.CANCELLING
+            to = JobState.CANCELLED if cancelled else JobState.QUEUED
+            return job.moved(to, worker=self._worker, why=why, phases=())
+
+        self._store.change(self.job.id, move)
 
     def _mine(self, job: Job) -> Job:
-        if job.attempt != self._number or job.state.ended:
-            raise Superseded(f"jobs/{self._id} is at attempt {job.attempt}, {job.state}")
+        if job.attempt != self.job.attempt or job.state not in (JobState.RUNNING, JobState.CANCELLING):
+            raise Superseded(f"jobs/{job.id} is at attempt {job.attempt}, {job.state}")
         return job
 
-    def _surely(self, change: Callable[[Job], Job]) -> None:
+    def _surely(self, change: Callable[[Job], Job]) -> Job:
         give_up = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                self._store.change(self._id, change)
-                return
+                return self._store.change(self.job.id, change)
             except Unavailable:
                 if time.monotonic() > give_up:
                     raise
                 time.sleep(1)
-
-    def _beat(self) -> None:
-        while not self._stopped.wait(_RENEW_EVERY_S):
-            try:
-                if not self._store.take_lease(self._id, self._holder):
-                    log.warning("lease lost")
-            except Unavailable:
-                log.warning("lease not renewed", dependency="redis")

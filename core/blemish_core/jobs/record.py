@@ -27,9 +27,10 @@ class JobState(StrEnum):
 
 MOVES: Mapping[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED}),
-    # RUNNING to RUNNING: another worker takes over from one that died.
+    # RUNNING to RUNNING: tried again after the process that worked on it died.
+    # RUNNING to QUEUED: handed back by a worker that was told to stop.
     JobState.RUNNING: frozenset(
-        {JobState.RUNNING, JobState.CANCELLING, JobState.SUCCEEDED, JobState.FAILED}
+        {JobState.RUNNING, JobState.QUEUED, JobState.CANCELLING, JobState.SUCCEEDED, JobState.FAILED}
     ),
     # What was done before the cancellation was noticed stays done.
     JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.SUCCEEDED, JobState.FAILED}),
@@ -39,8 +40,17 @@ MOVES: Mapping[JobState, frozenset[JobState]] = {
 }
 
 
+class JobPriority(StrEnum):
+    """Who is taken first of the jobs that wait for the same workers; of the same priority the oldest is."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    # What a newer build wrote outlives the changes that an older one makes.
+    model_config = ConfigDict(frozen=True, extra="allow")
 
 
 class PatchCoreSpec(_Record):
@@ -119,6 +129,14 @@ class Phase(_Record):
     """At the pace so far; None while that is not known."""
 
 
+class Limits(_Record):
+    """What one attempt at a job may take; 0 where only the worker's own limits hold."""
+
+    max_seconds: float = 0.0
+    max_bytes: int = 0
+    """Resident memory of the process that works on it."""
+
+
 class Result(_Record):
     """What a job that succeeded made."""
 
@@ -142,6 +160,10 @@ class Event(_Record):
 class Job(_Record):
     id: str
     spec: Spec
+    priority: JobPriority = JobPriority.NORMAL
+    limits: Limits = Limits()
+    request: str = ""
+    """SHA-256 of the request_id that made it; empty if there was none."""
     state: JobState = JobState.QUEUED
     phases: tuple[Phase, ...] = ()
     created: datetime
@@ -149,6 +171,12 @@ class Job(_Record):
     """Of the latest attempt."""
     ended: datetime | None = None
     attempt: int = 0
+    deaths: int = 0
+    """Attempts that ended because the process that worked on it, or its worker, died."""
+    committed: bool = False
+    """Its effect is being made visible, or is: too late to cancel it."""
+    parts: int = 0
+    """Of a bulk embedding: into how many parts its images were divided; 0 before that."""
     revision: int = 1
     error: str = ""
     warnings: tuple[str, ...] = ()

@@ -1,34 +1,100 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Job records in Redis, changed by compare-and-set; every change is told on one stream.
+"""Job records in Redis, changed by compare-and-set; every change is kept and told.
 
 =============================  ==================================================================
 ``blemish:job:{id}``           the record, JSON
 ``blemish:jobs``               sorted set of ids by time of creation
+``blemish:open``               the same of those that have not ended
 ``blemish:request:{hash}``     the job that a request_id made, and the fingerprint of the request
-``blemish:lease:{id}``         the attempt that works on it; gone 15 s after its worker is
-``blemish:changes``            stream of the ids of changed jobs, the newest 10,000
+``blemish:lease:{name}``       who works on it; gone 15 s after he is
+``blemish:changes:{id}``       stream of a job's changes under their revision, the newest 20,000
+``blemish:log:{id}``           stream of what the job's process said, the newest 5,000 lines
+``blemish:news``               stream of what is added to those two, of all jobs, the newest 10,000
+``blemish:parts:{id}``         hash of what is done of a bulk job; see ``parts``
+``blemish:claim:{what}``       there while what one does for all need not be done again
 =============================  ==================================================================
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
 import redis
+from pydantic import BaseModel, ConfigDict
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, WatchError
 from redis.exceptions import TimeoutError as TimedOut
 
 from blemish_core.errors import AlreadyExists, InvalidRequest, NotFound, Unavailable
-from blemish_core.jobs.record import Event, Job, JobState, Spec, now
+from blemish_core.jobs.record import Event, Job, JobPriority, JobState, Limits, Phase, Spec, now
 
-CHANGES = "blemish:changes"
-_JOBS = "blemish:jobs"
-_LEASE_MS = 15_000
+NEWS = "blemish:news"
+LEASE_S = 15.0
+_JOBS, _OPEN = "blemish:jobs", "blemish:open"
+_REQUEST = "blemish:request:"
 _MAX_REQUEST_ID = 128
+_MAX_LINE = 2000
 _ASKED = "asked to end"
+
+# KEYS: record, changes, news, open.
+# ARGV: record before, record after, change, id, revision, "1" if it ended.
+# The stream may hold that revision where Redis came back without its last second.
+_CHANGE = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2])
+redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', 20000, ARGV[5] .. '-0', 'change', ARGV[3])
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', 10000, '*', 'job', ARGV[4], 'change', ARGV[3])
+if ARGV[6] == '1' then redis.call('ZREM', KEYS[4], ARGV[4]) end
+return 1
+"""
+
+
+class Change(BaseModel):
+    """What became of a job at a revision: one phase further, or anything at all."""
+
+    model_config = ConfigDict(frozen=True)
+
+    revision: int
+    phase: Phase | None = None
+    job: Job | None = None
+    """The whole record; None where ``phase`` says it all."""
+
+    @classmethod
+    def between(cls, before: Job, after: Job) -> "Change":
+        moved = [phase for phase in after.phases if phase not in before.phases]
+        if len(moved) == 1 and before.at(moved[0]).model_copy(update={"revision": after.revision}) == after:
+            return cls(revision=after.revision, phase=moved[0])
+        return cls(revision=after.revision, job=after)
+
+    def applied(self, to: Job | None) -> Job | None:
+        """Return the record after this change; None if that does not follow from ``to``."""
+        if self.job is not None:
+            return self.job
+        if to is None or self.phase is None or self.revision != to.revision + 1:
+            return None
+        return to.at(self.phase).model_copy(update={"revision": self.revision})
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a job's log."""
+
+    id: str
+    """Its place: lines sort by it and can be read on from it."""
+    text: str
+
+
+@dataclass(frozen=True)
+class News:
+    """Something that was added to a job's changes or to its log."""
+
+    job: str
+    change: Change | None = None
+    line: Line | None = None
 
 
 class JobStore:
@@ -36,6 +102,7 @@ class JobStore:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
+        self._change = client.register_script(_CHANGE)
 
     @classmethod
     def connect(cls, url: str) -> "JobStore":
@@ -45,11 +112,16 @@ class JobStore:
 
     def ping(self) -> None:
         """Raise Unavailable unless Redis answers."""
-        with _translated():
+        with translated():
             self._redis.ping()
 
     def create(
-        self, asked: Spec, request_id: str = "", settle: Callable[[Spec], Spec] = lambda spec: spec
+        self,
+        asked: Spec,
+        request_id: str = "",
+        settle: Callable[[Spec], Spec] = lambda spec: spec,
+        priority: JobPriority = JobPriority.NORMAL,
+        limits: Limits | None = None,
     ) -> tuple[Job, bool]:
         """Write a new job, or find the one that the same request made before, as one step.
 
@@ -62,22 +134,36 @@ class JobStore:
             AlreadyExists: if ``request_id`` was used for another request.
             InvalidRequest: if it is too long.
         """
-        claim = _claim_key(request_id) if request_id else None
-        fingerprint = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
-        with _translated(), self._redis.pipeline(transaction=True) as pipe:
+        limits = limits or Limits()
+        request = _request(request_id) if request_id else ""
+        claim = f"{_REQUEST}{request}" if request else None
+        fingerprint = _fingerprint(asked, priority, limits)
+        with translated(), self._redis.pipeline(transaction=True) as pipe:
             while True:
                 try:
                     if claim:
                         pipe.watch(claim)  # type: ignore[no-untyped-call]  # redis-py left it so
                         if held := _text(pipe.get(claim)):
                             return self._claimed(request_id, held, fingerprint), False
-                    job = _accepted(settle(asked))
+                    moment = now()
+                    job = Job(
+                        id=uuid4().hex[:16],
+                        spec=settle(asked),
+                        priority=priority,
+                        limits=limits,
+                        request=request,
+                        created=moment,
+                        history=(Event(to=JobState.QUEUED, at=moment),),
+                    )
+                    change = Change(revision=job.revision, job=job).model_dump_json(exclude_none=True)
                     pipe.multi()
                     if claim:
                         pipe.set(claim, f"{job.id} {fingerprint}")
                     pipe.set(_key(job.id), job.model_dump_json())
                     pipe.zadd(_JOBS, {job.id: job.created.timestamp()})
-                    pipe.xadd(CHANGES, {"job": job.id}, maxlen=10_000, approximate=True)
+                    pipe.zadd(_OPEN, {job.id: job.created.timestamp()})
+                    pipe.xadd(_changes_key(job.id), {"change": change}, id=f"{job.revision}-0")
+                    pipe.xadd(NEWS, {"job": job.id, "change": change}, maxlen=10_000, approximate=True)
                     pipe.execute()
                     return job, True
                 except WatchError:
@@ -99,16 +185,16 @@ class JobStore:
         Raises:
             NotFound: if there is none.
         """
-        with _translated():
+        with translated():
             record = self._redis.get(_key(id))
         if record is None:
-            raise NotFound(f"there is no job {id!r}; `blemish jobs` lists them")
+            raise _no_such(id)
         return Job.model_validate_json(record)
 
     def page(self, before: str = "", limit: int = 100, states: Sequence[JobState] = ()) -> list[Job]:
         """Jobs, newest first, those made before job ``before``."""
         found: list[Job] = []
-        with _translated():
+        with translated():
             rank: Any = self._redis.zrevrank(_JOBS, before) if before else None
             start = 0 if rank is None else rank + 1
             while len(found) < limit:
@@ -116,10 +202,17 @@ class JobStore:
                 if not ids:
                     break
                 start += len(ids)
-                records = self._redis.mget([_key(_text(id)) for id in ids])
-                jobs = [Job.model_validate_json(record) for record in records if record]
-                found += [job for job in jobs if not states or job.state in states]
+                found += [job for job in self._read(ids) if not states or job.state in states]
         return found[:limit]
+
+    def unfinished(self) -> list[Job]:
+        """All jobs that have not ended, the oldest first."""
+        with translated():
+            return self._read(self._redis.zrange(_OPEN, 0, -1))
+
+    def _read(self, ids: Sequence[Any]) -> list[Job]:
+        records = self._redis.mget([_key(_text(id)) for id in ids]) if ids else ()
+        return [Job.model_validate_json(record) for record in records if record]
 
     def change(self, id: str, change: Callable[[Job], Job]) -> Job:
         """Replace a job's record by what ``change`` makes of it, as one step.
@@ -130,73 +223,170 @@ class JobStore:
         Raises:
             NotFound: if there is no such job.
         """
-        key = _key(id)
-        with _translated(), self._redis.pipeline(transaction=True) as pipe:
+        keys = [_key(id), _changes_key(id), NEWS, _OPEN]
+        with translated():
             while True:
-                try:
-                    pipe.watch(key)  # type: ignore[no-untyped-call]  # redis-py left it so
-                    record = pipe.get(key)
-                    if record is None:
-                        raise NotFound(f"there is no job {id!r}; `blemish jobs` lists them")
-                    before = Job.model_validate_json(record)
-                    after = change(before)
-                    if after == before:
-                        return before
-                    after = after.model_copy(update={"revision": before.revision + 1})
-                    pipe.multi()
-                    pipe.set(key, after.model_dump_json())
-                    pipe.xadd(CHANGES, {"job": id}, maxlen=10_000, approximate=True)
-                    pipe.execute()
+                record = self._redis.get(keys[0])
+                if record is None:
+                    raise _no_such(id)
+                before = Job.model_validate_json(record)
+                after = change(before)
+                if after == before:
+                    return before
+                after = after.model_copy(update={"revision": before.revision + 1})
+                told = Change.between(before, after).model_dump_json(exclude_none=True)
+                ended = "1" if after.state.ended else "0"
+                if self._change(keys, [record, after.model_dump_json(), told, id, after.revision, ended]):
                     return after
-                except WatchError:
-                    continue
 
     def cancel(self, id: str) -> Job:
-        """Ask a job to end: at once if it waits, soon if it runs, not at all if it has ended."""
+        """Ask a job to end: at once if it waits, soon if it runs, not at all if it has or is about to."""
 
         def move(job: Job) -> Job:
             if job.state is JobState.QUEUED:
                 return job.moved(JobState.CANCELLED, why=_ASKED)
-            if job.state is JobState.RUNNING:
+            if job.state is JobState.RUNNING and not job.committed:
                 return job.moved(JobState.CANCELLING, why=_ASKED)
             return job
 
         return self.change(id, move)
 
-    def take_lease(self, id: str, holder: str) -> bool:
-        """Claim the right to work on a job, for 15 s from the last call."""
-        key = f"blemish:lease:{id}"
-        with _translated():
-            if self._redis.set(key, holder, nx=True, px=_LEASE_MS):
+    def changes(self, id: str, after: int = 0) -> list[Change]:
+        """The kept changes of a job beyond revision ``after``, in order."""
+        with translated():
+            entries: Any = self._redis.xrange(_changes_key(id), min=f"{after + 1}-0")
+        return [Change.model_validate_json(fields[b"change"]) for _, fields in entries]
+
+    def add_lines(self, id: str, lines: Iterable[str]) -> None:
+        """Write lines to a job's log."""
+        with translated(), self._redis.pipeline(transaction=False) as pipe:
+            for line in lines:
+                text = line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]} ..."
+                # One script, that the line has the same place in both.
+                pipe.eval(
+                    "local at = redis.call('XADD', KEYS[1], 'MAXLEN', '~', 5000, '*', 'line', ARGV[1]) "
+                    "redis.call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', "
+                    "'job', ARGV[2], 'at', at, 'line', ARGV[1])",
+                    2,
+                    _log_key(id),
+                    NEWS,
+                    text,
+                    id,
+                )
+            pipe.execute()
+
+    def lines(self, id: str, after: str = "") -> list[Line]:
+        """The kept lines of a job's log beyond the one at ``after``, in order."""
+        with translated():
+            entries: Any = self._redis.xrange(_log_key(id), min=f"({after}" if after else "-")
+        return [Line(_text(at), _text(fields[b"line"])) for at, fields in entries]
+
+    def take_lease(self, name: str, holder: str) -> bool:
+        """Claim the right to work on something, for 15 s from the last call."""
+        key, lease_ms = _lease_key(name), int(LEASE_S * 1000)
+        with translated():
+            if self._redis.set(key, holder, nx=True, px=lease_ms):
                 return True
             if _text(self._redis.get(key)) != holder:
                 return False
-            return bool(self._redis.pexpire(key, _LEASE_MS))
+            return bool(self._redis.pexpire(key, lease_ms))
 
-    def drop_lease(self, id: str, holder: str) -> None:
-        key = f"blemish:lease:{id}"
-        with _translated():
+    def drop_lease(self, name: str, holder: str) -> None:
+        key = _lease_key(name)
+        with translated():
             if _text(self._redis.get(key)) == holder:
                 self._redis.delete(key)
 
+    def leased(self, names: Sequence[str]) -> list[bool]:
+        """Whether somebody works on each of these."""
+        with translated():
+            return [held is not None for held in self._redis.mget(map(_lease_key, names))] if names else []
 
-def _accepted(spec: Spec) -> Job:
-    moment = now()
-    event = Event(to=JobState.QUEUED, at=moment)
-    return Job(id=uuid4().hex[:16], spec=spec, created=moment, history=(event,))
+    def tally(self, id: str) -> dict[str, int]:
+        """The counts that were noted of a job's parts."""
+        with translated():
+            counts: Any = self._redis.hgetall(_parts_key(id))
+        return {_text(field): int(count) for field, count in counts.items()}
+
+    def note(self, id: str, field: str, count: int) -> None:
+        with translated():
+            self._redis.hset(_parts_key(id), field, str(count))
+
+    def count_up(self, id: str, field: str) -> int:
+        with translated():
+            return int(self._redis.hincrby(_parts_key(id), field, 1))
+
+    def claim(self, what: str, for_s: float) -> bool:
+        """Whether it is the caller's to do something now: true once within ``for_s``, whoever asks."""
+        with translated():
+            return bool(self._redis.set(f"blemish:claim:{what}", 1, nx=True, px=int(for_s * 1000)))
+
+    def forget(self, ended_before: datetime) -> list[str]:
+        """Remove the jobs that ended before some time, and all that was kept of them; return their ids."""
+        forgotten = []
+        with translated():
+            oldest = self._redis.zrangebyscore(_JOBS, "-inf", ended_before.timestamp(), start=0, num=1000)
+            for job in self._read(oldest):
+                if job.ended is None or job.ended > ended_before:
+                    continue
+                request = [f"{_REQUEST}{job.request}"] if job.request else []
+                keys = [_key(job.id), _changes_key(job.id), _log_key(job.id), _parts_key(job.id), *request]
+                with self._redis.pipeline(transaction=True) as pipe:
+                    pipe.delete(*keys)
+                    pipe.zrem(_JOBS, job.id)
+                    pipe.zrem(_OPEN, job.id)
+                    pipe.execute()
+                forgotten.append(job.id)
+        return forgotten
 
 
-def _claim_key(request_id: str) -> str:
+def news(entry: dict[bytes, bytes]) -> News:
+    """Read an entry of the stream ``NEWS``."""
+    job = _text(entry[b"job"])
+    if b"line" in entry:
+        return News(job, line=Line(_text(entry[b"at"]), _text(entry[b"line"])))
+    return News(job, change=Change.model_validate_json(entry[b"change"]))
+
+
+def _fingerprint(asked: Spec, priority: JobPriority, limits: Limits) -> str:
+    """Tell requests apart. What has its default adds nothing, so that a retry outlives an update."""
+    parts = [asked.model_dump_json()]
+    if priority is not JobPriority.NORMAL or limits != Limits():
+        parts += [priority, limits.model_dump_json()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _no_such(id: str) -> NotFound:
+    return NotFound(f"there is no job {id!r}; `blemish jobs` lists them")
+
+
+def _request(request_id: str) -> str:
     if len(request_id) > _MAX_REQUEST_ID:
         raise InvalidRequest(
             f"request_id has {len(request_id)} characters, at most {_MAX_REQUEST_ID} are allowed",
             field="request_id",
         )
-    return f"blemish:request:{hashlib.sha256(request_id.encode()).hexdigest()}"
+    return hashlib.sha256(request_id.encode()).hexdigest()
 
 
 def _key(id: str) -> str:
     return f"blemish:job:{id}"
+
+
+def _changes_key(id: str) -> str:
+    return f"blemish:changes:{id}"
+
+
+def _log_key(id: str) -> str:
+    return f"blemish:log:{id}"
+
+
+def _parts_key(id: str) -> str:
+    return f"blemish:parts:{id}"
+
+
+def _lease_key(name: str) -> str:
+    return f"blemish:lease:{name}"
 
 
 def _text(value: object) -> str:
@@ -204,7 +394,8 @@ def _text(value: object) -> str:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """Have Redis's silence and refusals become Unavailable."""
     try:
         yield
     except (ConnectionLost, TimedOut) as error:

@@ -5,7 +5,7 @@ import errno
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,10 @@ from blemish_core.evaluation.scoring import Scored, scored
 from blemish_core.images import ImageLimits
 from blemish_core.index import Item, SearchIndex, item_id
 from blemish_core.jobs import engines
-from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, Result, TrainSpec, now
+from blemish_core.jobs.parts import EMBEDDING, Part
+from blemish_core.jobs.record import EvaluateSpec, Result, TrainSpec, now
+from blemish_core.jobs.steps import Embed
+from blemish_core.loading import load_detector, write_weights
 from blemish_core.metrics import GOOD
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef, dataset_name
@@ -69,14 +72,26 @@ class Notes:
             self.texts.append(text)
 
 
-def train(
-    place: Workplace, spec: TrainSpec, job: str, progress: Progress, warn: Callable[[str], None]
-) -> Result:
+@dataclass(frozen=True)
+class Ear:
+    """Who hears what happens in a job."""
+
+    progress: Progress
+    warn: Callable[[str], None]
+    commit: Callable[[], None]
+    """Called right before the effect becomes visible; raises if it must not."""
+
+
+def train(place: Workplace, spec: TrainSpec, job: str, ear: Ear) -> Result:
     """Train a detector, calibrate and measure it, publish it as a version of its model."""
+    progress = ear.progress
+    if done := place.models.made_by(job, spec.model_id):
+        # The attempt before died between publishing and saying so.
+        return _promoted(place, spec, done)
     algorithm = ALGORITHMS[spec.detector]
     dataset = place.datasets.get(spec.dataset)
     images = place.datasets.images(spec.dataset, "train")
-    reader, notes = Reader(place.datasets, place.limits, images), Notes(warn)
+    reader, notes = Reader(place.datasets, place.limits, images), Notes(ear.warn)
     sound = reader.sound(partial(progress, "check"))
     notes.add(reader.warning())
     reads = [partial(reader.must_read, image) for image in sound]
@@ -115,7 +130,7 @@ def train(
         if not runtimes:  # else the folder has them, and only the number is another
             runtimes.update(_runtimes(place, spec, training, reads, evaluation, folder, progress))
         progress("publish", 0, 1, "bundle")
-        sha256, size = bundle.write_weights(training.detector, folder)
+        sha256, size = write_weights(training.detector, folder)
         if runtimes:
             sha256 |= bundle.sha256_below(folder, bundle.OPENVINO)
             size += sum(file.stat().st_size for file in (folder / bundle.OPENVINO).iterdir())
@@ -151,11 +166,15 @@ def train(
         )
         bundle.write_manifest(manifest, folder)
 
-    manifest = place.models.publish(spec.model_id, job, write)
+    manifest = place.models.publish(spec.model_id, job, write, ear.commit)
+    progress("publish", 1, 1, "bundle")
+    return _promoted(place, spec, manifest)
+
+
+def _promoted(place: Workplace, spec: TrainSpec, manifest: Manifest) -> Result:
     if spec.promote:
         place.models.promote(ModelRef(spec.model_id, manifest.version))
-    progress("publish", 1, 1, "bundle")
-    return Result(model_version=manifest.name, metrics=measured)
+    return Result(model_version=manifest.name, metrics=manifest.metrics)
 
 
 def _runtimes(
@@ -186,13 +205,12 @@ def _runtimes(
     return cards
 
 
-def evaluate(
-    place: Workplace, spec: EvaluateSpec, job: str, progress: Progress, warn: Callable[[str], None]
-) -> Result:
+def evaluate(place: Workplace, spec: EvaluateSpec, job: str, ear: Ear) -> Result:
     """Measure a model version on the test images of a dataset, and keep a report beside it."""
+    progress = ear.progress
     manifest, detector = _load(place, spec.model)
     calibration = place.models.calibrations(manifest, detector.runtime.name).newest().calibration
-    notes = Notes(warn)
+    notes = Notes(ear.warn)
     evaluation = _evaluated(place, detector, calibration, spec.dataset, progress, notes.add)
     if evaluation is None:
         raise NotPossibleYet(f"{dataset_name(spec.dataset)} has no test images to measure on")
@@ -200,44 +218,48 @@ def evaluate(
     page = report.Report(judged_by, evaluation, notes.texts, by=report.By(job, now()))
     progress("report", 0, 1, "report")
     place.models.keep_evaluation(
-        ModelRef(manifest.model, manifest.version), job, partial(report.write, page)
+        ModelRef(manifest.model, manifest.version), job, partial(report.write, page), ear.commit
     )
     progress("report", 1, 1, "report")
     return Result(model_version=manifest.name, metrics=evaluation.metrics)
 
 
-def embed(place: Workplace, spec: EmbedSpec, progress: Progress, warn: Callable[[str], None]) -> Result:
-    """Score the test images of a dataset and write their embeddings to the version's index."""
-    manifest, detector = _load(place, spec.model)
+def embed(place: Workplace, step: Embed, ear: Ear) -> int:
+    """Score a part of a dataset's test images and write their embeddings to the version's index.
+
+    Returns how many points that are: one for each content that can be read.
+    """
+    manifest, detector = _load(place, step.spec.model)
     version = ModelRef(manifest.model, manifest.version)
+    part = Part(step.part, step.of)
     # One for all images, also if it is changed meanwhile.
     calibration = place.models.calibrations(manifest, detector.runtime.name).newest().calibration
-    images = place.datasets.images(spec.dataset, "test")
-    if not images:
-        raise NotPossibleYet(
-            f"{dataset_name(spec.dataset)} has no test images to index; training images are left out, "
-            "since a model scores what it learned from too well"
-        )
-    indexed = partial(_patiently, progress)
+    all_images = place.datasets.images(step.spec.dataset, "test")
+    images = list({image.sha256: image for image in all_images if part.has(image)}.values())
+    indexed = partial(_patiently, ear.progress)
     reader = Reader(place.datasets, place.limits, images)
     done = 0
-    for batch in scored(reader, detector, images, partial(progress, "embedding")):
+    for batch in scored(reader, detector, images, partial(ear.progress, EMBEDDING)):
         vectors = np.stack([each.outcome.embedding for each in batch])
         if not done:
             indexed(partial(place.index.prepare, version, vectors.shape[1]))
-        items = [_item(version, calibration, each) for each in batch]
-        indexed(partial(place.index.put, version, items, vectors))
+        items = [_indexed(version, calibration, each) for each in batch]
+        indexed(partial(place.index.put, version, items, vectors, step.job))
         done += len(batch)
-    indexed(partial(place.index.publish, version))
-    Notes(warn).add(reader.warning())
-    return Result(model_version=manifest.name, indexed_images=done)
+    Notes(ear.warn).add(reader.warning())
+    return done
 
 
+@lru_cache(maxsize=1)
 def _load(place: Workplace, name: str) -> tuple[Manifest, Detector]:
+    """The model is kept: the next part of the same job needs it again."""
     ref = place.models.resolve(ModelRef.parse(name))
-    return bundle.load_detector(
-        place.models.folder(ref.model, ref.version or 0), place.device, place.runtime
-    )
+    return load_detector(place.models.folder(ref.model, ref.version or 0), place.device, place.runtime)
+
+
+def forget_model() -> None:
+    """Give back the memory of the model that was last used."""
+    _load.cache_clear()
 
 
 def _evaluated(
@@ -252,7 +274,7 @@ def _evaluated(
     return measure(detector, calibration, on, place.device, progress, warn)
 
 
-def _item(version: ModelRef, calibration: Calibration, of: Scored) -> Item:
+def _indexed(version: ModelRef, calibration: Calibration, of: Scored) -> Item:
     image, score = of.image, of.outcome.score
     return Item(
         id=item_id(version, image.sha256),
@@ -277,7 +299,7 @@ def _patiently(progress: Progress, write: Callable[[], None]) -> None:
             if time.monotonic() > give_up:
                 raise
             time.sleep(1)
-            progress("waiting for Qdrant", 0, 0, "")  # hears a cancellation
+            progress("waiting for Qdrant", 0, 0, "")
 
 
 def reason(error: Exception) -> str | None:

@@ -49,6 +49,56 @@ JOB_STATE_FAILED: JobState.ValueType  # 5
 JOB_STATE_CANCELLED: JobState.ValueType  # 6
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
 
+class _JobPriority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JobPriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobPriority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JOB_PRIORITY_UNSPECIFIED: _JobPriority.ValueType  # 0
+    """As normal."""
+    JOB_PRIORITY_HIGH: _JobPriority.ValueType  # 1
+    JOB_PRIORITY_NORMAL: _JobPriority.ValueType  # 2
+    JOB_PRIORITY_LOW: _JobPriority.ValueType  # 3
+
+class JobPriority(_JobPriority, metaclass=_JobPriorityEnumTypeWrapper):
+    """Which of the jobs that wait for the same workers is taken first; of the same priority the oldest is."""
+
+JOB_PRIORITY_UNSPECIFIED: JobPriority.ValueType  # 0
+"""As normal."""
+JOB_PRIORITY_HIGH: JobPriority.ValueType  # 1
+JOB_PRIORITY_NORMAL: JobPriority.ValueType  # 2
+JOB_PRIORITY_LOW: JobPriority.ValueType  # 3
+Global___JobPriority: _TypeAlias = JobPriority  # noqa: Y015
+
+@_typing.final
+class JobLimits(_message.Message):
+    """What one attempt at a job may take; beyond it the job fails. A worker may set stricter ones."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_RUN_TIME_FIELD_NUMBER: _builtins.int
+    MAX_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    max_memory_bytes: _builtins.int
+    """Resident memory of the process that works on it; no limit if 0."""
+    @_builtins.property
+    def max_run_time(self) -> _duration_pb2.Duration:
+        """No limit if not set."""
+
+    def __init__(
+        self,
+        *,
+        max_run_time: _duration_pb2.Duration | None = ...,
+        max_memory_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_run_time", b"max_run_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_memory_bytes", b"max_memory_bytes", "max_run_time", b"max_run_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobLimits: _TypeAlias = JobLimits  # noqa: Y015
+
 @_typing.final
 class Job(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -68,6 +118,9 @@ class Job(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """jobs/{id}"""
     state: Global___JobState.ValueType
@@ -77,6 +130,9 @@ class Job(_message.Message):
     """Grows with every change."""
     error: _builtins.str
     """Why it failed."""
+    priority: Global___JobPriority.ValueType
+    queue_position: _builtins.int
+    """While it waits: 1 if it is the next of those that wait for the same workers. 0 else, and in WatchJob."""
     @_builtins.property
     def train(self) -> Global___Train: ...
     @_builtins.property
@@ -105,6 +161,8 @@ class Job(_message.Message):
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobEvent]:
         """Every move since it was accepted, oldest first."""
 
+    @_builtins.property
+    def limits(self) -> Global___JobLimits: ...
     def __init__(
         self,
         *,
@@ -123,10 +181,13 @@ class Job(_message.Message):
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         result: Global___JobResult | None = ...,
         history: _abc.Iterable[Global___JobEvent] | None = ...,
+        priority: Global___JobPriority.ValueType = ...,
+        limits: Global___JobLimits | None = ...,
+        queue_position: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "embed", b"embed", "end_time", b"end_time", "evaluate", b"evaluate", "result", b"result", "start_time", b"start_time", "train", b"train", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "embed", b"embed", "end_time", b"end_time", "evaluate", b"evaluate", "limits", b"limits", "result", b"result", "start_time", b"start_time", "train", b"train", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "embed", b"embed", "end_time", b"end_time", "error", b"error", "evaluate", b"evaluate", "history", b"history", "name", b"name", "phases", b"phases", "result", b"result", "revision", b"revision", "start_time", b"start_time", "state", b"state", "train", b"train", "warnings", b"warnings", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "embed", b"embed", "end_time", b"end_time", "error", b"error", "evaluate", b"evaluate", "history", b"history", "limits", b"limits", "name", b"name", "phases", b"phases", "priority", b"priority", "queue_position", b"queue_position", "result", b"result", "revision", b"revision", "start_time", b"start_time", "state", b"state", "train", b"train", "warnings", b"warnings", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["train", "embed", "evaluate"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
@@ -433,14 +494,19 @@ class CreateJobRequest(_message.Message):
     TRAIN_FIELD_NUMBER: _builtins.int
     EMBED_FIELD_NUMBER: _builtins.int
     EVALUATE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the caller, at most 128 characters; makes a retry safe. May be empty."""
+    priority: Global___JobPriority.ValueType
     @_builtins.property
     def train(self) -> Global___Train: ...
     @_builtins.property
     def embed(self) -> Global___Embed: ...
     @_builtins.property
     def evaluate(self) -> Global___Evaluate: ...
+    @_builtins.property
+    def limits(self) -> Global___JobLimits: ...
     def __init__(
         self,
         *,
@@ -448,10 +514,12 @@ class CreateJobRequest(_message.Message):
         train: Global___Train | None = ...,
         embed: Global___Embed | None = ...,
         evaluate: Global___Evaluate | None = ...,
+        priority: Global___JobPriority.ValueType = ...,
+        limits: Global___JobLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "evaluate", b"evaluate", "train", b"train", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "evaluate", b"evaluate", "limits", b"limits", "train", b"train", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "evaluate", b"evaluate", "request_id", b"request_id", "train", b"train", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embed", b"embed", "evaluate", b"evaluate", "limits", b"limits", "priority", b"priority", "request_id", b"request_id", "train", b"train", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["train", "embed", "evaluate"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
@@ -577,40 +645,178 @@ class WatchJobRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    AFTER_REVISION_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
+    AFTER_LINE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """jobs/{id}"""
+    after_revision: _builtins.int
+    """If set, what was changed since this revision is sent first, change by change, as far as it is kept (the
+    newest 20,000 changes); 0 replays from the start.
+    """
+    log: _builtins.bool
+    """Send what the job's process writes too: all that is kept (the newest 5,000 lines), then as it comes."""
+    after_line: _builtins.str
+    """With log: only lines after the one with this id."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        after_revision: _builtins.int | None = ...,
+        log: _builtins.bool = ...,
+        after_line: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision", "after_revision", b"after_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision", "after_line", b"after_line", "after_revision", b"after_revision", "log", b"log", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__after_revision: _TypeAlias = _typing.Literal["after_revision"]  # noqa: Y015
+    _WhichOneofArgType__after_revision: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__after_revision) -> _WhichOneofReturnType__after_revision | None: ...
 
 Global___WatchJobRequest: _TypeAlias = WatchJobRequest  # noqa: Y015
 
 @_typing.final
 class WatchJobResponse(_message.Message):
+    """Either the job or lines."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> Global___Job: ...
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogLine]: ...
     def __init__(
         self,
         *,
         job: Global___Job | None = ...,
+        lines: _abc.Iterable[Global___LogLine] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "lines", b"lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchJobResponse: _TypeAlias = WatchJobResponse  # noqa: Y015
+
+@_typing.final
+class LogLine(_message.Message):
+    """A line that a job's process has written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its place in the log, for after_line."""
+    text: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogLine: _TypeAlias = LogLine  # noqa: Y015
+
+@_typing.final
+class ListWorkersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWorkersRequest: _TypeAlias = ListWorkersRequest  # noqa: Y015
+
+@_typing.final
+class ListWorkersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        workers: _abc.Iterable[Global___Worker] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWorkersResponse: _TypeAlias = ListWorkersResponse  # noqa: Y015
+
+@_typing.final
+class Worker(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    CANARY_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """host:pid"""
+    version: _builtins.str
+    """Of blemish."""
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """train, embed: which jobs it takes."""
+
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of its places for jobs, one each."""
+
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """jobs/{id}, those that it works on."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def canary_time(self) -> _timestamp_pb2.Timestamp:
+        """When a task last came through to it, of those that it sends itself while it is idle; one that gets none
+        for 45 s ends, to be started anew. Absent before the first.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+        queues: _abc.Iterable[_builtins.str] | None = ...,
+        devices: _abc.Iterable[_builtins.str] | None = ...,
+        jobs: _abc.Iterable[_builtins.str] | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        canary_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["canary_time", b"canary_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_time", b"canary_time", "devices", b"devices", "jobs", b"jobs", "name", b"name", "queues", b"queues", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Worker: _TypeAlias = Worker  # noqa: Y015
 
 @_typing.final
 class CancelJobRequest(_message.Message):

@@ -60,6 +60,11 @@ class JobServiceStub:
                 request_serializer=blemish_dot_v1_dot_job__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_job__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.ListWorkers = channel.unary_unary(
+                '/blemish.v1.JobService/ListWorkers',
+                request_serializer=blemish_dot_v1_dot_job__pb2.ListWorkersRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_job__pb2.ListWorkersResponse.FromString,
+                _registered_method=True)
 
 
 class JobServiceServicer:
@@ -95,8 +100,10 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """Sends the job as it is, then again at every change, and ends when the job has ended. Changes that come
-        faster than they are read are joined; the last one is always sent.
+        """Sends the job as it is, or as it was after each change since after_revision, then again at every change,
+        and ends when the job has ended. With log it sends what the job's process writes as well. Changes that
+        come much faster than they are read are joined; the last one is always sent. A record holds every move,
+        phase and warning so far, so that a watcher who comes back misses none.
 
         NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
         """
@@ -105,8 +112,15 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Asks a job to end. One that waits is cancelled at once, one that runs within seconds, one that has ended
-        stays as it is. NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
+        """Asks a job to end. One that waits is cancelled at once, one that runs within 2 s in whatever phase it is,
+        one that has ended or is just being published stays as it is. NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWorkers(self, request, context):
+        """The workers that are there. UNAVAILABLE: Redis does not answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,6 +153,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=blemish_dot_v1_dot_job__pb2.CancelJobRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_job__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'ListWorkers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWorkers,
+                    request_deserializer=blemish_dot_v1_dot_job__pb2.ListWorkersRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_job__pb2.ListWorkersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -277,6 +296,33 @@ class JobService:
             '/blemish.v1.JobService/CancelJob',
             blemish_dot_v1_dot_job__pb2.CancelJobRequest.SerializeToString,
             blemish_dot_v1_dot_job__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blemish.v1.JobService/ListWorkers',
+            blemish_dot_v1_dot_job__pb2.ListWorkersRequest.SerializeToString,
+            blemish_dot_v1_dot_job__pb2.ListWorkersResponse.FromString,
             options,
             channel_credentials,
             insecure,

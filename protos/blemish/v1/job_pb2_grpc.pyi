@@ -49,15 +49,19 @@ class JobServiceStub:
     UNAVAILABLE: Redis does not answer.
     """
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_pb2.WatchJobRequest, _job_pb2.WatchJobResponse]
-    """Sends the job as it is, then again at every change, and ends when the job has ended. Changes that come
-    faster than they are read are joined; the last one is always sent.
+    """Sends the job as it is, or as it was after each change since after_revision, then again at every change,
+    and ends when the job has ended. With log it sends what the job's process writes as well. Changes that
+    come much faster than they are read are joined; the last one is always sent. A record holds every move,
+    phase and warning so far, so that a watcher who comes back misses none.
 
     NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.CancelJobRequest, _job_pb2.CancelJobResponse]
-    """Asks a job to end. One that waits is cancelled at once, one that runs within seconds, one that has ended
-    stays as it is. NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
+    """Asks a job to end. One that waits is cancelled at once, one that runs within 2 s in whatever phase it is,
+    one that has ended or is just being published stays as it is. NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
     """
+    ListWorkers: _grpc.UnaryUnaryMultiCallable[_job_pb2.ListWorkersRequest, _job_pb2.ListWorkersResponse]
+    """The workers that are there. UNAVAILABLE: Redis does not answer."""
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
@@ -80,15 +84,19 @@ class JobServiceAsyncStub(JobServiceStub):
     UNAVAILABLE: Redis does not answer.
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_job_pb2.WatchJobRequest, _job_pb2.WatchJobResponse]  # type: ignore[assignment]
-    """Sends the job as it is, then again at every change, and ends when the job has ended. Changes that come
-    faster than they are read are joined; the last one is always sent.
+    """Sends the job as it is, or as it was after each change since after_revision, then again at every change,
+    and ends when the job has ended. With log it sends what the job's process writes as well. Changes that
+    come much faster than they are read are joined; the last one is always sent. A record holds every move,
+    phase and warning so far, so that a watcher who comes back misses none.
 
     NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_pb2.CancelJobRequest, _job_pb2.CancelJobResponse]  # type: ignore[assignment]
-    """Asks a job to end. One that waits is cancelled at once, one that runs within seconds, one that has ended
-    stays as it is. NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
+    """Asks a job to end. One that waits is cancelled at once, one that runs within 2 s in whatever phase it is,
+    one that has ended or is just being published stays as it is. NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
     """
+    ListWorkers: _aio.UnaryUnaryMultiCallable[_job_pb2.ListWorkersRequest, _job_pb2.ListWorkersResponse]  # type: ignore[assignment]
+    """The workers that are there. UNAVAILABLE: Redis does not answer."""
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs slow work on the workers: training, bulk embedding, evaluation."""
@@ -132,8 +140,10 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_pb2.WatchJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_pb2.WatchJobResponse], _abc.AsyncIterator[_job_pb2.WatchJobResponse]]:
-        """Sends the job as it is, then again at every change, and ends when the job has ended. Changes that come
-        faster than they are read are joined; the last one is always sent.
+        """Sends the job as it is, or as it was after each change since after_revision, then again at every change,
+        and ends when the job has ended. With log it sends what the job's process writes as well. Changes that
+        come much faster than they are read are joined; the last one is always sent. A record holds every move,
+        phase and warning so far, so that a watcher who comes back misses none.
 
         NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
         """
@@ -144,8 +154,16 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.CancelJobResponse, _abc.Awaitable[_job_pb2.CancelJobResponse]]:
-        """Asks a job to end. One that waits is cancelled at once, one that runs within seconds, one that has ended
-        stays as it is. NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
+        """Asks a job to end. One that waits is cancelled at once, one that runs within 2 s in whatever phase it is,
+        one that has ended or is just being published stays as it is. NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
         """
+
+    @_abc_1.abstractmethod
+    def ListWorkers(
+        self,
+        request: _job_pb2.ListWorkersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.ListWorkersResponse, _abc.Awaitable[_job_pb2.ListWorkersResponse]]:
+        """The workers that are there. UNAVAILABLE: Redis does not answer."""
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -161,6 +161,7 @@ class ModelVersion(_message.Message):
     CALIBRATION_HISTORY_FIELD_NUMBER: _builtins.int
     RUNTIMES_FIELD_NUMBER: _builtins.int
     TRAINING_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{n}"""
     detector: _builtins.str
@@ -175,6 +176,8 @@ class ModelVersion(_message.Message):
     seed: _builtins.int
     production: _builtins.bool
     size_bytes: _builtins.int
+    pinned: _builtins.bool
+    """Kept whatever becomes of others. Left out by ListModels."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -230,10 +233,11 @@ class ModelVersion(_message.Message):
         calibration_history: _abc.Iterable[Global___Calibration] | None = ...,
         runtimes: _abc.Iterable[Global___Runtime] | None = ...,
         training: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        pinned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "create_time", b"create_time", "metrics", b"metrics", "split", b"split"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "calibration_history", b"calibration_history", "category", b"category", "create_time", b"create_time", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "detector", b"detector", "job", b"job", "libraries", b"libraries", "metrics", b"metrics", "name", b"name", "production", b"production", "runtimes", b"runtimes", "seed", b"seed", "settings", b"settings", "size_bytes", b"size_bytes", "split", b"split", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "calibration_history", b"calibration_history", "category", b"category", "create_time", b"create_time", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "detector", b"detector", "job", b"job", "libraries", b"libraries", "metrics", b"metrics", "name", b"name", "pinned", b"pinned", "production", b"production", "runtimes", b"runtimes", "seed", b"seed", "settings", b"settings", "size_bytes", b"size_bytes", "split", b"split", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -965,6 +969,49 @@ class PromoteModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PromoteModelResponse: _TypeAlias = PromoteModelResponse  # noqa: Y015
+
+@_typing.final
+class PinModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """models/{model}/versions/{n}"""
+    pinned: _builtins.bool
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        pinned: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "pinned", b"pinned"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinModelRequest: _TypeAlias = PinModelRequest  # noqa: Y015
+
+@_typing.final
+class PinModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def version(self) -> Global___ModelVersion: ...
+    def __init__(
+        self,
+        *,
+        version: Global___ModelVersion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinModelResponse: _TypeAlias = PinModelResponse  # noqa: Y015
 
 @_typing.final
 class GetReportRequest(_message.Message):

@@ -54,6 +54,11 @@ class ModelServiceStub:
                 request_serializer=blemish_dot_v1_dot_model__pb2.PromoteModelRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_model__pb2.PromoteModelResponse.FromString,
                 _registered_method=True)
+        self.PinModel = channel.unary_unary(
+                '/blemish.v1.ModelService/PinModel',
+                request_serializer=blemish_dot_v1_dot_model__pb2.PinModelRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_model__pb2.PinModelResponse.FromString,
+                _registered_method=True)
         self.GetReport = channel.unary_stream(
                 '/blemish.v1.ModelService/GetReport',
                 request_serializer=blemish_dot_v1_dot_model__pb2.GetReportRequest.SerializeToString,
@@ -94,6 +99,14 @@ class ModelServiceServicer:
         follow within seconds, without a gap. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
         FAILED_PRECONDITION: it was published without the runtime that the server is set to use. DATA_LOSS: its
         bundle is damaged. Of either the version in production stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PinModel(self, request, context):
+        """Has a version kept when workers remove old ones (BLEMISH_KEEP_VERSIONS), or no longer.
+        INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,6 +156,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.PromoteModel,
                     request_deserializer=blemish_dot_v1_dot_model__pb2.PromoteModelRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_model__pb2.PromoteModelResponse.SerializeToString,
+            ),
+            'PinModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinModel,
+                    request_deserializer=blemish_dot_v1_dot_model__pb2.PinModelRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_model__pb2.PinModelResponse.SerializeToString,
             ),
             'GetReport': grpc.unary_stream_rpc_method_handler(
                     servicer.GetReport,
@@ -241,6 +259,33 @@ class ModelService:
             '/blemish.v1.ModelService/PromoteModel',
             blemish_dot_v1_dot_model__pb2.PromoteModelRequest.SerializeToString,
             blemish_dot_v1_dot_model__pb2.PromoteModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blemish.v1.ModelService/PinModel',
+            blemish_dot_v1_dot_model__pb2.PinModelRequest.SerializeToString,
+            blemish_dot_v1_dot_model__pb2.PinModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,10 @@ class ModelServiceStub:
     FAILED_PRECONDITION: it was published without the runtime that the server is set to use. DATA_LOSS: its
     bundle is damaged. Of either the version in production stays.
     """
+    PinModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.PinModelRequest, _model_pb2.PinModelResponse]
+    """Has a version kept when workers remove old ones (BLEMISH_KEEP_VERSIONS), or no longer.
+    INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
+    """
     GetReport: _grpc.UnaryStreamMultiCallable[_model_pb2.GetReportRequest, _model_pb2.GetReportResponse]
     """The report of a version's training or of an evaluation of it: one page of HTML that needs nothing beside
     it, in chunks of at most 64 KiB. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it has
@@ -89,6 +93,10 @@ class ModelServiceAsyncStub(ModelServiceStub):
     follow within seconds, without a gap. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
     FAILED_PRECONDITION: it was published without the runtime that the server is set to use. DATA_LOSS: its
     bundle is damaged. Of either the version in production stays.
+    """
+    PinModel: _aio.UnaryUnaryMultiCallable[_model_pb2.PinModelRequest, _model_pb2.PinModelResponse]  # type: ignore[assignment]
+    """Has a version kept when workers remove old ones (BLEMISH_KEEP_VERSIONS), or no longer.
+    INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
     """
     GetReport: _aio.UnaryStreamMultiCallable[_model_pb2.GetReportRequest, _model_pb2.GetReportResponse]  # type: ignore[assignment]
     """The report of a version's training or of an evaluation of it: one page of HTML that needs nothing beside
@@ -145,6 +153,16 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         follow within seconds, without a gap. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
         FAILED_PRECONDITION: it was published without the runtime that the server is set to use. DATA_LOSS: its
         bundle is damaged. Of either the version in production stays.
+        """
+
+    @_abc_1.abstractmethod
+    def PinModel(
+        self,
+        request: _model_pb2.PinModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.PinModelResponse, _abc.Awaitable[_model_pb2.PinModelResponse]]:
+        """Has a version kept when workers remove old ones (BLEMISH_KEEP_VERSIONS), or no longer.
+        INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
         """
 
     @_abc_1.abstractmethod

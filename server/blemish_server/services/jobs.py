@@ -2,7 +2,8 @@
 """JobService: slow work, accepted here and done by the workers."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,9 @@ from blemish.v1.job_pb2_grpc import JobServiceServicer
 from blemish_core.datasets import DatasetStore
 from blemish_core.errors import InvalidRequest
 from blemish_core.jobs.check import checked
-from blemish_core.jobs.record import Job, JobState, Spec
+from blemish_core.jobs.queues import QUEUES, turn
+from blemish_core.jobs.record import Job, JobPriority, JobState, Limits, Spec
+from blemish_core.jobs.staff import Staff
 from blemish_core.jobs.store import JobStore
 from blemish_core.models import ModelStore
 from blemish_core.names import job_id
@@ -32,12 +35,14 @@ class JobServicer(JobServiceServicer):
     def __init__(
         self,
         jobs: JobStore,
+        staff: Staff,
         feed: JobFeed,
         dispatcher: Dispatcher,
         datasets: DatasetStore,
         models: ModelStore,
     ) -> None:
         self._jobs = jobs
+        self._staff = staff
         self._feed = feed
         self._dispatcher = dispatcher
         self._datasets = datasets
@@ -46,13 +51,14 @@ class JobServicer(JobServiceServicer):
     async def CreateJob(  # noqa: N802
         self, request: pb.CreateJobRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.CreateJobResponse:
-        spec = convert.spec(request)
-        job = await asyncio.to_thread(self._accept, spec, request.request_id)
+        spec, priority = convert.spec(request), convert.job_priority(request.priority)
+        limits = convert.job_limits(request.limits)
+        job = await asyncio.to_thread(self._accept, spec, request.request_id, priority, limits)
         return pb.CreateJobResponse(job=convert.job(job))
 
-    def _accept(self, spec: Spec, request_id: str) -> Job:
+    def _accept(self, spec: Spec, request_id: str, priority: JobPriority, limits: Limits) -> Job:
         settle = partial(checked, datasets=self._datasets, models=self._models)
-        job, is_new = self._jobs.create(spec, request_id, settle)
+        job, is_new = self._jobs.create(spec, request_id, settle, priority, limits)
         # An earlier try may have written the job and failed to tell the workers.
         if is_new or (job.state is JobState.QUEUED and job.attempt == 0):
             self._dispatcher.send(job)
@@ -63,7 +69,8 @@ class JobServicer(JobServiceServicer):
         self, request: pb.GetJobRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetJobResponse:
         job = await asyncio.to_thread(self._jobs.get, job_id(request.name))
-        return pb.GetJobResponse(job=convert.job(job))
+        (message,) = await asyncio.to_thread(self._with_positions, [job])
+        return pb.GetJobResponse(job=message)
 
     async def ListJobs(  # noqa: N802
         self, request: pb.ListJobsRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -76,18 +83,41 @@ class JobServicer(JobServiceServicer):
         found = await asyncio.to_thread(self._jobs.page, page.after, page.size + 1, states)
         shown = found[: page.size]
         return pb.ListJobsResponse(
-            jobs=map(convert.job, shown),
+            jobs=await asyncio.to_thread(self._with_positions, shown),
             next_page_token=page.token(shown[-1].id) if len(found) > page.size else "",
         )
+
+    def _with_positions(self, jobs: Sequence[Job]) -> list[pb.Job]:
+        """Tell of those that wait how many are before them."""
+        positions: dict[str, int] = {}
+        if any(job.state is JobState.QUEUED for job in jobs):
+            ahead: defaultdict[str, int] = defaultdict(int)
+            waiting = [job for job in self._jobs.unfinished() if job.state is JobState.QUEUED]
+            for job in sorted(waiting, key=turn):
+                queue = QUEUES[job.spec.kind]
+                ahead[queue] += 1
+                positions[job.id] = ahead[queue]
+        messages = [convert.job(job) for job in jobs]
+        for job, message in zip(jobs, messages, strict=True):
+            message.queue_position = positions.get(job.id, 0)
+        return messages
 
     async def WatchJob(  # noqa: N802
         self, request: pb.WatchJobRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.WatchJobResponse]:
-        async for job in self._feed.watch(job_id(request.name)):
-            yield pb.WatchJobResponse(job=convert.job(job))
+        after = request.after_revision if request.HasField("after_revision") else None
+        watched = self._feed.watch(job_id(request.name), after, request.after_line if request.log else None)
+        async for answer in watched:
+            yield answer
 
     async def CancelJob(  # noqa: N802
         self, request: pb.CancelJobRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.CancelJobResponse:
         job = await asyncio.to_thread(self._jobs.cancel, job_id(request.name))
         return pb.CancelJobResponse(job=convert.job(job))
+
+    async def ListWorkers(  # noqa: N802
+        self, request: pb.ListWorkersRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ListWorkersResponse:
+        workers = await asyncio.to_thread(self._staff.workers)
+        return pb.ListWorkersResponse(workers=map(convert.worker, workers))

@@ -58,7 +58,9 @@ class ModelServicer(ModelServiceServicer):
         manifest = self._models.manifest(ref)
         newest, *older = self._models.calibrations(manifest).history(_HISTORY)
         production = self._models.production(manifest.model) == manifest.version
-        return convert.model_version(manifest, newest, production=production, history=(newest, *older))
+        card = convert.model_version(manifest, newest, production=production, history=(newest, *older))
+        card.pinned = self._models.is_pinned(manifest.model, manifest.version)
+        return card
 
     async def PromoteModel(  # noqa: N802
         self, request: pb.PromoteModelRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -69,6 +71,13 @@ class ModelServicer(ModelServiceServicer):
         await asyncio.to_thread(self._models.promote, ref)
         self._loaded.forget_meanings(ref.model)
         return pb.PromoteModelResponse(version=await asyncio.to_thread(self._card, ref))
+
+    async def PinModel(  # noqa: N802
+        self, request: pb.PinModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.PinModelResponse:
+        ref = _version(request.name)
+        await asyncio.to_thread(self._models.pin, ref, request.pinned)
+        return pb.PinModelResponse(version=await asyncio.to_thread(self._card, ref))
 
     async def GetReport(  # noqa: N802
         self, request: pb.GetReportRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -12,7 +12,7 @@ import pytest
 from torch import Tensor
 
 from blemish_core import bundle
-from blemish_core.bundle import Manifest, load_detector
+from blemish_core.bundle import Manifest
 from blemish_core.calibration import Calibration
 from blemish_core.calibration_log import CalibrationLog, Change, Rule
 from blemish_core.detectors.detector import Held, Image, Training, silent
@@ -20,6 +20,7 @@ from blemish_core.detectors.patchcore import PatchCore
 from blemish_core.errors import Corrupt, JobCancelled, NotPossibleYet, RuntimesDisagree
 from blemish_core.jobs import engines
 from blemish_core.jobs.engines import Surface
+from blemish_core.loading import load_detector, write_weights
 from blemish_core.runtimes import parity
 from blemish_core.runtimes.card import HeldOut, RuntimeCard
 from blemish_core.runtimes.choice import RuntimeChoice
@@ -64,7 +65,7 @@ def manifest(detector: PatchCore, runtimes: dict[str, RuntimeCard], sha256: dict
 def published(detector: PatchCore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published")
     card = engines.export(training_of(detector), SURFACE, folder, 0, silent)
-    sha256, _ = bundle.write_weights(detector, folder)
+    sha256, _ = write_weights(detector, folder)
     sha256 |= bundle.sha256_below(folder, bundle.OPENVINO)
     bundle.write_manifest(manifest(detector, {"openvino": card}, sha256), folder)
     return folder

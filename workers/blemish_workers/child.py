@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The child process of a worker: ``python -m blemish_workers.child SAY``, started by ``ChildProcess``."""
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+
+def main() -> None:
+    from blemish_core import logs, threads
+    from blemish_core.settings import read
+    from blemish_workers.settings import WorkerSettings
+
+    # If memory runs out, the kernel shall take this process: its worker tells why and tries again.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+    logs.configure()
+    threads.wait_asleep()
+    settings = read(WorkerSettings, "blemish-worker")
+
+    from blemish_core.datasets import DatasetStore
+    from blemish_core.index import SearchIndex
+    from blemish_core.jobs.child import Child
+    from blemish_core.jobs.work import Workplace
+    from blemish_core.models import ModelStore
+    from blemish_core.settings import chosen_device
+
+    place = Workplace(
+        datasets=DatasetStore(settings.datasets, settings.image_limits),
+        models=ModelStore(settings.models),
+        index=SearchIndex.connect(settings.qdrant_url, settings.qdrant_grpc_port),
+        weights=settings.weights,
+        limits=settings.image_limits,
+        device=chosen_device(settings.device),
+        runtime=settings.runtime_choice,
+        max_feature_bytes=settings.max_feature_bytes,
+        scratch=settings.scratch or settings.store / "scratch",
+        max_scratch_bytes=settings.max_scratch_bytes,
+        checkpoints=settings.checkpoints,
+        photographs=settings.photographs,
+    )
+    Child(place, sys.stdin.buffer, os.fdopen(int(sys.argv[1]), "wb")).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bulk embedding, part by part, with any number of workers that help."""
+
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from blemish_core.jobs import steps
+from blemish_core.jobs.attempt import Attempt
+from blemish_core.jobs.lease import LeaseHeld
+from blemish_core.jobs.parts import EMBEDDING, MAX_FAILURES, Board, Part
+from blemish_core.jobs.record import EmbedSpec, Phase
+from blemish_workers.child_process import ChildDied
+from blemish_workers.oversight import LISTEN_S, Hearing, Oversight, StepFailed
+
+log = structlog.get_logger(__name__)
+
+
+class BulkEmbedding:
+    """The parts of one job, as one worker does them."""
+
+    def __init__(self, job: str, spec: EmbedSpec, board: Board, oversight: Oversight) -> None:
+        self._job = job
+        self._spec = spec
+        self._board = board
+        self._oversight = oversight
+
+    def see_through(self, attempt: Attempt, images: int) -> int:
+        """Do all parts that nobody else does, and wait for theirs; return the points of all.
+
+        Raises:
+            StepFailed: if a part failed too often.
+            JobCancelled, Superseded, Stopped, TooMuch: if it is not to go on.
+        """
+        while len(done := self._board.points()) < self._board.of:
+            hearing = _OfTheWhole(attempt, sum(done.values()), images)
+            hearing.progress(Phase(name=EMBEDDING, total=images, unit="images"))
+            if not self._take_one(hearing):
+                # What is left is in others' hands; those of a dead one are empty in 15 s.
+                self._oversight.look()
+                time.sleep(LISTEN_S)
+        points = sum(done.values())
+        attempt.progress(Phase(name=EMBEDDING, done=points, total=points, unit="images"))
+        return points
+
+    def help(self) -> None:
+        """Do parts as long as there are any that nobody is at.
+
+        Raises:
+            JobCancelled, Superseded, Stopped, TooMuch: if it is not to go on.
+        """
+        try:
+            while self._take_one(_Nobody()):
+                pass
+        except StepFailed as error:
+            log.warning("helps no more", error=str(error))
+
+    def _take_one(self, hearing: Hearing) -> bool:
+        """Do a part that is not done and that nobody is at; return whether there was one.
+
+        Raises:
+            StepFailed: if it has failed too often.
+        """
+        for part, lease in self._board.free():
+            try:
+                with lease:
+                    if not self._board.is_done(part):
+                        self._do(part, hearing)
+                    return True
+            except LeaseHeld:
+                continue
+        return False
+
+    def _do(self, part: Part, hearing: Hearing) -> None:
+        step = steps.Embed(job=self._job, spec=self._spec, part=part.number, of=part.of)
+        try:
+            self._board.done(part, self._oversight.do(step, hearing).points)
+        except (StepFailed, ChildDied) as error:
+            failures = self._board.failed(part)
+            log.warning("part failed", part=part.number, failures=failures, error=str(error))
+            if failures >= MAX_FAILURES:
+                raise StepFailed(
+                    f"part {part.number + 1} of {part.of} failed {failures} times, the last time: {error}"
+                ) from error
+
+
+@dataclass(frozen=True)
+class _OfTheWhole:
+    """Hears a part's progress as that of the job."""
+
+    attempt: Attempt
+    before: int
+    images: int
+
+    def progress(self, phase: Phase) -> None:
+        if phase.name == EMBEDDING:
+            # The pace of a part says nothing of the time that all workers take for the rest.
+            done = min(self.before + phase.done, self.images)
+            phase = phase.model_copy(update={"done": done, "total": self.images, "remaining_s": None})
+        self.attempt.progress(phase)
+
+    def warn(self, text: str) -> None:
+        self.attempt.warn(text)
+
+    def commit(self) -> None:
+        raise NotImplementedError("a part of an embedding makes nothing visible")
+
+
+class _Nobody:
+    """Hears nothing: who sees the job through tells how far it is."""
+
+    def progress(self, phase: Phase) -> None: ...
+    def warn(self, text: str) -> None: ...
+    def commit(self) -> None:
+        raise NotImplementedError("a part of an embedding makes nothing visible")

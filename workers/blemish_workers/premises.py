@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What jobs leave their marks on, as seen by the worker that sees them through."""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blemish_core.datasets import DatasetStore
+from blemish_core.errors import NotPossibleYet, Unavailable
+from blemish_core.jobs.record import EmbedSpec, Job
+from blemish_core.models import ModelStore
+from blemish_core.names import ModelRef, dataset_name
+
+if TYPE_CHECKING:
+    from blemish_core.index import SearchIndex
+
+_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Premises:
+    datasets: DatasetStore
+    models: ModelStore
+    checkpoints: Path
+    """Has a folder for each job that can be gone on with by another attempt."""
+    connect_index: "Callable[[], SearchIndex]"
+    """Returns the same index at every call; before the first nothing of Qdrant's is loaded."""
+
+    def count_to_embed(self, dataset: str) -> int:
+        """Count the contents that a dataset's test images have.
+
+        Raises:
+            NotFound: if there is no such dataset.
+            NotPossibleYet: if it has no test images.
+        """
+        contents = {image.sha256 for image in self.datasets.images(dataset, "test")}
+        if not contents:
+            raise NotPossibleYet(
+                f"{dataset_name(dataset)} has no test images to index; training images are left out, "
+                "since a model scores what it learned from too well"
+            )
+        return len(contents)
+
+    def publish_index(self, model: str) -> None:
+        """Let searches see what was embedded of a model version.
+
+        Raises:
+            Unavailable: if Qdrant is away for longer than a minute.
+        """
+        version = ModelRef.parse(model)
+        _patiently(lambda: self.connect_index().publish(version))
+
+    def discard_staged(self, job: Job) -> None:
+        """Drop the folders that a job left half written."""
+        self.models.discard(job.id)
+
+    def discard_all(self, job: Job) -> None:
+        """Drop all that a job which did not succeed has made.
+
+        Raises:
+            Unavailable: if Qdrant is away for longer than a minute.
+        """
+        self.discard_staged(job)
+        if isinstance(job.spec, EmbedSpec) and job.parts:
+            version = ModelRef.parse(job.spec.model)
+            _patiently(lambda: self.connect_index().discard(version, job.id))
+
+    def forget_checkpoint(self, job: Job) -> None:
+        """Drop what was kept for another attempt."""
+        shutil.rmtree(self.checkpoints / job.id, ignore_errors=True)
+
+
+def _patiently(write: Callable[[], None]) -> None:
+    give_up = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return write()
+        except Unavailable:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(1)
