@@ -7,7 +7,7 @@ READY := .venv/.ready
 # KServe's client wants an older protobuf than ours; a test runs it in an environment of its own.
 KSERVE := .venv/kserve/.ready
 
-.PHONY: help setup demo test bench bench-serving bench-endurance check lint types protos format clean
+.PHONY: help setup demo test chaos bench bench-serving bench-endurance check lint types protos format clean
 
 help: ## Show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -31,6 +31,9 @@ $(KSERVE): tests/integration/kserve-constraints.txt
 
 test: $(READY) $(KSERVE) ## Run every test
 	$(BIN)/pytest
+
+chaos: $(READY) ## Kill, stop and mislead a running stack, and look whether all jobs survive (ROUNDS=24)
+	$(BIN)/python -W ignore -m tests.chaos --rounds $(or $(ROUNDS),24) $(if $(SEED),--seed $(SEED))
 
 bench: $(READY) ## Run every benchmark in turn; each prints a Markdown table (minutes each)
 	@set -e; for file in tests/benchmarks/bench_*.py; do \

@@ -142,7 +142,7 @@ def test_workers_are_seen_with_what_they_do(client: Client, model: str) -> None:
     (idle,) = client.workers()
     assert list(idle.queues) == ["train", "embed"]
     assert list(idle.devices) == ["cpu"]
-    assert abs(idle.canary_time.seconds - time.time()) < 60
+    assert idle.canary_time.seconds >= idle.start_time.seconds
     job = client.train("tile", model_id="seen")
     until(client, job, "check")
     give_up = time.monotonic() + 10

@@ -208,7 +208,11 @@ class JobStore:
     def unfinished(self) -> list[Job]:
         """All jobs that have not ended, the oldest first."""
         with translated():
-            return self._read(self._redis.zrange(_OPEN, 0, -1))
+            jobs = self._read(self._redis.zrange(_OPEN, 0, -1))
+            # Those that a worker of an older build has ended, which knew no such list.
+            if ended := [job.id for job in jobs if job.state.ended]:
+                self._redis.zrem(_OPEN, *ended)
+        return [job for job in jobs if not job.state.ended]
 
     def _read(self, ids: Sequence[Any]) -> list[Job]:
         records = self._redis.mget([_key(_text(id)) for id in ids]) if ids else ()

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Strike a stack while it works, round after round, and look whether every promise about jobs holds.
+
+    python -m tests.chaos [--rounds 24] [--seed N] [--only FAULT] [--keep FOLDER]
+
+A round is one job, a training or a bulk embedding, and one fault at one of its phases; all come in turn, in
+an order that the seed decides. It ends with code 1 if anything was lost, doubled or left behind.
+"""
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from tests.chaos import faults
+from tests.chaos.checks import Verdict, judge, wait_for_end
+from tests.chaos.faults import DISK_FULL, FAULTS, OLDER_BUILD, Fault
+from tests.chaos.house import House, Part
+
+from blemish.v1.job_pb2 import PatchCore
+from blemish_client import Client
+from blemish_core.datasets import DatasetStore
+from blemish_core.images import ImageLimits
+from blemish_core.jobs.record import Job, JobState
+from blemish_core.names import ModelRef
+from blemish_core.surfaces import generate
+
+PHASES = {
+    "train": (
+        "accepted",
+        "check",
+        "features",
+        "coreset",
+        "calibration",
+        "evaluation",
+        "openvino",
+        "report",
+    ),
+    "embed": ("accepted", "embedding"),
+}
+_PHASE_WITHIN_S = 120.0
+_OLDER = "9922e7c"
+"""The last commit before children, parts and streams of changes."""
+
+
+@dataclass(frozen=True)
+class Round:
+    fault: Fault
+    kind: str
+    phase: str
+
+
+@dataclass(frozen=True)
+class Result:
+    round: Round
+    verdict: Verdict
+    recovery_s: float | None
+    """Until somebody worked on it again; None where nobody had to."""
+    took_s: float
+
+
+def rounds(rng: random.Random, only: str) -> Iterator[Round]:
+    """Every fault in turn, each time at another phase: in the order of the seed, for ever."""
+    chosen = [fault for fault in FAULTS if only in fault.name]
+    queues: dict[str, list[Round]] = {}
+    for fault in chosen:
+        if fault in (DISK_FULL, OLDER_BUILD):
+            queues[fault.name] = [Round(fault, "train", "accepted" if fault is DISK_FULL else "features")]
+        else:
+            queues[fault.name] = [Round(fault, kind, phase) for kind in fault.of for phase in PHASES[kind]]
+        rng.shuffle(queues[fault.name])
+    for turn in range(10_000):
+        order = [queue[turn % len(queue)] for queue in queues.values()]
+        rng.shuffle(order)
+        yield from order
+
+
+class Suite:
+    """Runs rounds on a house that it starts."""
+
+    def __init__(self, house: House, client: Client) -> None:
+        self._house = house
+        self._client = client
+        self._number = 0
+        store = DatasetStore(house.store_folder / "datasets", ImageLimits())
+        self._contents = {image.sha256 for image in store.images("many", "test")}
+        self._embedder = ""
+
+    def prepare(self) -> None:
+        """Make the version that embeddings are made with."""
+        done = self._client.wait(
+            self._client.train("tile", model_id="embedder", detector=PatchCore(input_size=128))
+        )
+        if done.error:
+            raise RuntimeError(done.error)
+        self._embedder = done.result.model_version
+
+    def run(self, drawn: Round) -> Result:
+        house, fault = self._house, drawn.fault
+        self._number += 1
+        began = time.monotonic()
+        model = f"round-{self._number}"
+        with ExitStack() as mended:
+            if fault is DISK_FULL:
+                mended.enter_context(faults.full_disk(house.store_folder / "models" / model))
+            older = mended.enter_context(_older_worker(house)) if fault is OLDER_BUILD else None
+            id = self._submit(drawn, model)
+            before = self._wait_for(id, drawn.phase)
+            struck = time.monotonic()
+            if older:
+                older.kill()
+            fault.strike(house, id)
+            recovery_s = None
+            if older or fault.within_s:
+                for worker in house.workers if older else ():
+                    worker.start()
+                recovery_s = self._recovery(id, before, struck)
+            ended = wait_for_end(house, id)
+            if fault.expected is JobState.CANCELLED and ended:
+                recovery_s = time.monotonic() - struck
+            house.start()
+            house.set_clock(0)
+            verdict = judge(house, id, fault.expected, self._contents if drawn.kind == "embed" else set())
+        other = list(verdict.other)
+        limit_s = 2.0 if fault.expected is JobState.CANCELLED else fault.within_s
+        if recovery_s is not None and limit_s and recovery_s > limit_s:
+            other.append(f"took {recovery_s:.1f} s, not {limit_s:.0f}")
+        verdict = Verdict(verdict.lost, verdict.doubled, tuple(other))
+        return Result(drawn, verdict, recovery_s, time.monotonic() - began)
+
+    def _submit(self, drawn: Round, model: str) -> str:
+        """Accept a job; the same request twice, as a client does whose first answer was lost."""
+        if drawn.kind == "embed":
+            self._house.index.drop(ModelRef.parse(self._embedder))
+            made = [self._client.embed(self._embedder, "many", request_id=model) for _ in range(2)]
+        else:
+            settings = PatchCore(input_size=128, coreset_ratio=0.5)
+            made = [
+                self._client.train("tile", model_id=model, detector=settings, request_id=model)
+                for _ in range(2)
+            ]
+        if made[0].name != made[1].name:
+            raise RuntimeError(f"one request made {made[0].name} and {made[1].name}")
+        return made[0].name.partition("/")[2]
+
+    def _wait_for(self, id: str, phase: str) -> Job:
+        give_up = time.monotonic() + _PHASE_WITHIN_S
+        while True:
+            job = self._house.job(id)
+            if job.state.ended or (phase == "accepted" and job.attempt):
+                return job
+            if any(each.name == phase for each in job.phases):
+                return job
+            if time.monotonic() > give_up:
+                raise RuntimeError(f"jobs/{id} did not come to {phase}: {job}")
+            time.sleep(0.01)
+
+    def _recovery(self, id: str, before: Job, struck: float) -> float | None:
+        """Seconds until another attempt was at work; None if the first one came to its end before."""
+        give_up = time.monotonic() + _PHASE_WITHIN_S
+        while time.monotonic() < give_up:
+            job = self._house.job(id)
+            if job.attempt > before.attempt and job.phases:
+                return time.monotonic() - struck
+            if job.state.ended:
+                return None
+            time.sleep(0.02)
+        return time.monotonic() - struck
+
+
+@contextmanager
+def _older_worker(house: House) -> Iterator[Part]:
+    """A worker of an older build, alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = subprocess.run(
+            ["git", "archive", _OLDER, "protos", "core", "workers"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            check=False,
+        )
+        if archive.returncode:
+            raise PermissionError(f"commit {_OLDER} is not here")
+        subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
+        older = house.older_worker(Path(folder))
+        for worker in house.workers:
+            worker.end()
+        older.start()
+        older.wait()
+        try:
+            yield older
+        finally:
+            older.kill()
+
+
+def report(results: Sequence[Result], skipped: dict[str, str]) -> str:
+    """The table of what came out."""
+    lines = [
+        "| fault | job | phases | rounds | lost | doubled | other | working again, s: p50 | p95 |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    grouped: defaultdict[tuple[str, str], list[Result]] = defaultdict(list)
+    for result in results:
+        grouped[result.round.fault.name, result.round.kind].append(result)
+    for fault, kind in product((fault.name for fault in FAULTS), PHASES):
+        group = grouped.get((fault, kind))
+        if not group:
+            continue
+        phases = [phase for phase in PHASES[kind] if any(each.round.phase == phase for each in group)]
+        counts = [sum(each.round.phase == phase for each in group) for phase in phases]
+        named = ", ".join(
+            phase if count == 1 else f"{phase} x{count}"
+            for phase, count in zip(phases, counts, strict=True)
+        )
+        times = [each.recovery_s for each in group if each.recovery_s is not None]
+        p50 = f"{median(times):.1f}" if times else ""
+        p95 = f"{np.quantile(times, 0.95):.1f}" if times else ""
+        wrong = [
+            sum(bool(getattr(each.verdict, name)) for each in group)
+            for name in ("lost", "doubled", "other")
+        ]
+        lines.append(
+            f"| {fault} | {kind} | {named} | {len(group)} | {wrong[0]} | {wrong[1]} | {wrong[2]} "
+            f"| {p50} | {p95} |"
+        )
+    lines += [f"| {fault} | | not run: {why.strip()} | 0 | | | | | |" for fault, why in skipped.items()]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos")
+    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    parser.add_argument("--only", default="", help="faults whose name has this in it")
+    parser.add_argument("--keep", type=Path, help="folder for stores and logs; kept")
+    asked = parser.parse_args()
+    print(f"seed {asked.seed}", flush=True)
+    results: list[Result] = []
+    skipped: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() if asked.keep is None else nullcontext(asked.keep) as folder:
+        home = Path(folder).resolve()
+        for part, sizes in {"tile": (24, 4, 4), "many": (2, 300, 300)}.items():
+            train, good, defective = sizes
+            generate(
+                home / "surfaces" / part,
+                "tile",
+                seed=len(part),
+                train=train,
+                good=good,
+                defective=defective,
+                size=96,
+            )
+        house = House(home)
+        try:
+            house.start()
+            with Client(house.address) as client:
+                for dataset in ("tile", "many"):
+                    client.import_dataset(dataset, str(home / "surfaces" / dataset))
+                suite = Suite(house, client)
+                suite.prepare()
+                for drawn in rounds(random.Random(asked.seed), asked.only):
+                    if len(results) >= asked.rounds:
+                        break
+                    if drawn.fault.name in skipped:
+                        continue
+                    try:
+                        result = suite.run(drawn)
+                    except PermissionError as why:
+                        skipped[drawn.fault.name] = str(why)
+                        house.start()
+                        continue
+                    results.append(result)
+                    _tell(len(results), result)
+        finally:
+            house.end()
+    print(report(results, skipped))
+    return int(not all(result.verdict.sound for result in results))
+
+
+def _tell(number: int, result: Result) -> None:
+    drawn, verdict = result.round, result.verdict
+    again = "" if result.recovery_s is None else f", working again after {result.recovery_s:.1f} s"
+    wrong = [*verdict.lost, *verdict.doubled, *verdict.other]
+    outcome = "sound" if verdict.sound else f"WRONG: {'; '.join(wrong)}"
+    print(
+        f"{number:3} {drawn.fault.name} at {drawn.phase} ({drawn.kind}): {outcome}{again}; "
+        f"{result.took_s:.0f} s",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
