@@ -19,7 +19,7 @@ from blemish_core.detectors.efficientad_losses import answer_of_teacher, losses_
 from blemish_core.detectors.efficientad_start import is_solved_for
 from blemish_core.detectors.efficientad_training import train
 from blemish_core.detectors.photographs import photographs
-from blemish_core.detectors.teacher import CHANNELS, NETWORKS
+from blemish_core.detectors.teacher import CHANNELS, network
 from blemish_core.errors import InvalidRequest, JobCancelled, NotPossibleYet
 from blemish_core.runtimes import parity
 
@@ -58,7 +58,7 @@ def learn(
 ) -> Training:
     if not (folder / "efficientad-small.safetensors").exists():
         torch.manual_seed(7)
-        save_file(NETWORKS["small"](CHANNELS).state_dict(), folder / "efficientad-small.safetensors")
+        save_file(network("small").state_dict(), folder / "efficientad-small.safetensors")
     readers: list[Callable[[], Image]] = [partial(surface, number) for number in images]
     return train(settings, readers, Terms(folder, 3, 0.05, progress, checkpoint=checkpoint))
 
