@@ -53,7 +53,7 @@ def fetch_teachers(weights: Path, told: Told, source: Source = TEACHERS) -> list
     """
     with _fetched(source, weights, told) as file, zipfile.ZipFile(file) as archive:
         kept = []
-        for size in teacher.NETWORKS:
+        for size in teacher.SIZES:
             name = f"pretrained_teacher_{size}.pth"
             inside = [info for info in archive.infolist() if Path(info.filename).name == name]
             if not inside or inside[0].file_size > _MAX_MEMBER_BYTES:

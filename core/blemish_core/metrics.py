@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from sklearn.metrics import precision_recall_curve, roc_auc_score
 
 GOOD = "good"
 """The class of images without defects."""
@@ -89,6 +88,9 @@ def image_auroc(good: Sequence[float], defective: Sequence[float]) -> float | No
     """Area under the ROC curve, or None without images of both kinds."""
     if not good or not defective:
         return None
+    # scikit-learn, here and below, only now: it takes a second, and who reads figures needs none of it.
+    from sklearn.metrics import roc_auc_score
+
     labels = [0] * len(good) + [1] * len(defective)
     return float(roc_auc_score(labels, [*good, *defective]))
 
@@ -97,6 +99,8 @@ def best_f1_threshold(good: Sequence[float], defective: Sequence[float]) -> floa
     """The score from which on "defective" gives the best F1; it sees the labels."""
     if not good or not defective:
         return None
+    from sklearn.metrics import precision_recall_curve
+
     labels = [0] * len(good) + [1] * len(defective)
     precision, recall, thresholds = precision_recall_curve(labels, [*good, *defective])
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)

@@ -49,7 +49,7 @@ def _import(name: str, file: Path, weights: Path) -> int:
         return 2
     from blemish_core.detectors import backbone, teacher
 
-    sizes = {teacher.weights_name(size): size for size in teacher.NETWORKS}
+    sizes = {teacher.weights_name(size): size for size in teacher.SIZES}
     if name in sizes:
         kept = teacher.import_weights(sizes[name], file, weights)
         use = f"EfficientAD of size {sizes[name]} learns from it from now on"

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from blemish_core.detectors import photographs, teacher
-from blemish_core.detectors.teacher import CHANNELS, NETWORKS
+from blemish_core.detectors.teacher import SIZES, network
 from blemish_core.downloads import Source, fetch_photographs, fetch_teachers
 from blemish_core.errors import Corrupt, NotPossibleYet
 
@@ -30,9 +30,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A zip as the official one is: both teachers, a folder down."""
     folder = tmp_path_factory.mktemp("archive")
     with zipfile.ZipFile(folder / "teachers.zip", "w") as target:
-        for size, network in NETWORKS.items():
+        for size in SIZES:
             buffer = io.BytesIO()
-            torch.save(network(CHANNELS).state_dict(), buffer)
+            torch.save(network(size).state_dict(), buffer)
             target.writestr(f"pretrained/pretrained_teacher_{size}.pth", buffer.getvalue())
     return folder / "teachers.zip"
 
@@ -42,7 +42,7 @@ def test_teachers_are_fetched_and_used(archive: Path, tmp_path: Path) -> None:
     fetch_teachers(tmp_path, lambda done, total: told.append((done, total)), source(archive))
     size = archive.stat().st_size
     assert told[-1] == (size, size)
-    for name in NETWORKS:
+    for name in SIZES:
         assert teacher.find(name, tmp_path).origin == "brought"
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "efficientad-medium.safetensors",

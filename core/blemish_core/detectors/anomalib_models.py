@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of anomalib that detectors are made of, imported in one place without its warnings."""
+"""The parts of anomalib that detectors are made of, imported in one place without its warnings.
+
+To import any of anomalib's models is to import all of them, with lightning, torchmetrics, torchvision and
+matplotlib: seconds. So this is imported where a detector is made, not where its module is imported.
+"""
 
 import warnings
 

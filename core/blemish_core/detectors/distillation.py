@@ -34,7 +34,8 @@ from torch.nn import functional
 from blemish_core.detectors import backbone as backbones
 from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.photographs import Photographs, below
-from blemish_core.detectors.teacher import CHANNELS, NETWORKS
+from blemish_core.detectors.teacher import CHANNELS, SIZES
+from blemish_core.detectors.teacher import network as network_of
 
 _STAGES = ("blocks.1", "blocks.2", "blocks.3", "blocks.4")  # strides 4, 8, 16, 16
 _VIEW = 256  # px of a photograph that the backbone sees, at twice the scale
@@ -145,7 +146,7 @@ class Distillation:
         self._targets.standardise([self._views(8) for _ in range(24)])
         held, fixed = Photographs([files[i] for i in order[:_HELD_OUT]]), np.random.default_rng(1)
         self._judged = [self._views(8, held, fixed) for _ in range(8)]
-        network = NETWORKS[settings.size](CHANNELS).to(device)
+        network = network_of(settings.size).to(device)
         self.teacher: nn.Module = network.to(memory_format=torch.channels_last)
         self._optimizer = torch.optim.Adam(
             self.teacher.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -223,7 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("photographs", type=Path, nargs="+", help="folders, searched to any depth")
     parser.add_argument("--output", type=Path, required=True, help="folder for weights and card")
-    parser.add_argument("--size", choices=tuple(NETWORKS), default="small")
+    parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--seed", type=int, default=0)

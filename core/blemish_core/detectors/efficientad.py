@@ -8,20 +8,22 @@ learns, sees what is wrong with the whole (a part missing or in the wrong place)
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from blemish_core.detectors.anomalib_models import EfficientAdModel, EfficientAdModelSize
 from blemish_core.detectors.detector import Image, Outcome, Runtime, held_bytes
 from blemish_core.detectors.embedding import embeddings, pooled, score_unit
-from blemish_core.detectors.teacher import CHANNELS, NETWORKS
+from blemish_core.detectors.teacher import CHANNELS, SIZES
 from blemish_core.errors import InvalidRequest
 from blemish_core.preprocessing import Preprocessing
 from blemish_core.runtimes.on_torch import TorchRuntime
+
+if TYPE_CHECKING:
+    from blemish_core.detectors.anomalib_models import EfficientAdModel
 
 NAME = "efficientad"
 _STRIDE = 4  # px from one patch to the next
@@ -48,7 +50,7 @@ class EfficientAdSettings:
         Raises:
             InvalidRequest: naming the setting and its range.
         """
-        if self.size not in NETWORKS:
+        if self.size not in SIZES:
             raise InvalidRequest(
                 f"size is {self.size!r}, but must be small or medium", field="efficientad.size"
             )
@@ -78,6 +80,9 @@ class EfficientAd:
     name = NAME
 
     def __init__(self, settings: EfficientAdSettings, device: str | torch.device = "cpu") -> None:
+        # Only now: it takes seconds, and a server or a worker may wait long for its first detector.
+        from blemish_core.detectors.anomalib_models import EfficientAdModel, EfficientAdModelSize
+
         self._settings = settings
         self._device = torch.device(device)
         self.model = EfficientAdModel(CHANNELS, EfficientAdModelSize(settings.size)).eval()
@@ -176,7 +181,7 @@ class _Judgement(nn.Module):
     center: Tensor
     spread: Tensor
 
-    def __init__(self, model: EfficientAdModel) -> None:
+    def __init__(self, model: "EfficientAdModel") -> None:
         super().__init__()
         self.model = model
         self.register_buffer("center", torch.zeros(CHANNELS))

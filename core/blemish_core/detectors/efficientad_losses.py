@@ -3,21 +3,23 @@
 
 from collections.abc import Callable
 from math import ceil
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torchvision.transforms.v2 import functional as colour
 
-from blemish_core.detectors.anomalib_models import EfficientAdModel
 from blemish_core.detectors.teacher import CHANNELS
+
+if TYPE_CHECKING:
+    from blemish_core.detectors.anomalib_models import EfficientAdModel
 
 _HARD_SHARE = 0.999  # quantile of the distances above which the student learns (paper, section 3.2)
 
 
 def losses_of_step(
-    model: EfficientAdModel, image: Tensor, taught: Tensor, photograph: Tensor, augmented: Tensor
+    model: "EfficientAdModel", image: Tensor, taught: Tensor, photograph: Tensor, augmented: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The losses of anomalib's ``EfficientAdModel.compute_losses``, with less work.
 
@@ -54,13 +56,13 @@ def _half(student: nn.Module, images: Tensor, half: int) -> Tensor:
     return answer
 
 
-def answer_of_teacher(model: EfficientAdModel, images: Tensor) -> Tensor:
+def answer_of_teacher(model: "EfficientAdModel", images: Tensor) -> Tensor:
     """The teacher's standardised answer to images (B, 3, S, S): (B, 384, R, R), without gradient."""
     with torch.no_grad():
         return standardised(model, model.teacher(images))
 
 
-def standardised(model: EfficientAdModel, answer: Tensor) -> Tensor:
+def standardised(model: "EfficientAdModel", answer: Tensor) -> Tensor:
     """The teacher's answer (B, 384, R, R) in units of its channels on good images."""
     mean, std = model.mean_std["mean"].detach(), model.mean_std["std"].detach()
     standard: Tensor = (answer - mean) / std
@@ -69,6 +71,9 @@ def standardised(model: EfficientAdModel, answer: Tensor) -> Tensor:
 
 def augmented(image: Tensor, random: np.random.Generator) -> Tensor:
     """The image a fifth brighter or darker, or with more or less contrast or colour, at most."""
+    # Only now: torchvision takes seconds, and only a training asks for it.
+    from torchvision.transforms.v2 import functional as colour
+
     change: Callable[[Tensor, float], Tensor] = (
         colour.adjust_brightness,
         colour.adjust_contrast,

@@ -13,12 +13,16 @@ zero, so a defect that uses them is seen. The second half, which follows the aut
 likewise once that has learned a little. The paper's steps go on from there.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blemish_core.detectors.anomalib_models import EfficientAdModel
 from blemish_core.detectors.efficientad import EfficientAdSettings
+
+if TYPE_CHECKING:
+    from blemish_core.detectors.anomalib_models import EfficientAdModel
 
 SOLVED, RANDOM = "solved", "random"
 PENALTY = 0.1  # b
@@ -45,7 +49,7 @@ def last_layer(student: nn.Module) -> nn.Conv2d:
     return layer
 
 
-def take_over(model: EfficientAdModel) -> None:
+def take_over(model: "EfficientAdModel") -> None:
     """Give the student the teacher's layers; one that is twice as wide takes them twice."""
     teacher = dict(model.teacher.named_parameters())
     for name, own in model.student.named_parameters():
@@ -58,7 +62,7 @@ def take_over(model: EfficientAdModel) -> None:
 class LeastSquares:
     """The sums that the last layer is solved from, taken image by image."""
 
-    def __init__(self, model: EfficientAdModel, images: int, random: np.random.Generator) -> None:
+    def __init__(self, model: "EfficientAdModel", images: int, random: np.random.Generator) -> None:
         self._student = model.student
         self._layer = last_layer(model.student)
         self._each = max(1, _POSITIONS // images)

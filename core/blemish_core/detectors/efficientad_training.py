@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from math import ceil
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blemish_core.detectors import teacher as teachers
-from blemish_core.detectors.anomalib_models import EfficientAdModel
 from blemish_core.detectors.detector import Held, Outcome, ReadImage, Terms, Training
 from blemish_core.detectors.efficientad import EfficientAd, EfficientAdSettings
 from blemish_core.detectors.efficientad_steps import Steps, Surface
@@ -18,6 +18,9 @@ from blemish_core.detectors.photographs import photographs
 from blemish_core.detectors.split import held_out_count
 from blemish_core.detectors.teacher import CHANNELS
 from blemish_core.errors import NotPossibleYet
+
+if TYPE_CHECKING:
+    from blemish_core.detectors.anomalib_models import EfficientAdModel
 
 MIN_IMAGES = 3  # two to learn, one to hold out
 _SHARED_BELOW = 10  # held-out images that are too few to spare some for the maps' quantiles alone
@@ -67,7 +70,7 @@ def train(settings: EfficientAdSettings, images: Sequence[ReadImage], terms: Ter
 
 
 def _measure_teacher(
-    model: EfficientAdModel, surface: Surface, learned: NDArray[np.int64], terms: Terms
+    model: "EfficientAdModel", surface: Surface, learned: NDArray[np.int64], terms: Terms
 ) -> None:
     """Have the teacher's channels standardised over the learned images."""
     total = squares = torch.zeros(CHANNELS, dtype=torch.float64)

@@ -7,13 +7,12 @@ as anomalous as its farthest patch, weighed by how dense the bank is there.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from blemish_core.detectors import backbone as backbones
-from blemish_core.detectors.anomalib_models import PatchcoreModel
 from blemish_core.detectors.anomaly_map import anomaly_map
 from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.detector import Image, Outcome, Runtime, held_bytes
@@ -22,6 +21,9 @@ from blemish_core.detectors.memory_bank import MemoryBank
 from blemish_core.errors import InvalidRequest
 from blemish_core.preprocessing import Preprocessing
 from blemish_core.runtimes.on_torch import TorchRuntime
+
+if TYPE_CHECKING:
+    from blemish_core.detectors.anomalib_models import PatchcoreModel
 
 NAME = "patchcore"
 
@@ -66,6 +68,9 @@ class PatchCore:
     def __init__(
         self, settings: PatchCoreSettings, backbone: Backbone, device: str | torch.device = "cpu"
     ) -> None:
+        # Only now: it takes seconds, and a server or a worker may wait long for its first detector.
+        from blemish_core.detectors.anomalib_models import PatchcoreModel
+
         self._settings = settings
         self._backbone = backbone
         self._device = torch.device(device)
@@ -221,7 +226,7 @@ class PatchCore:
 class _PatchFeatures(nn.Module):
     """Images (B, 3, S, S) to locally pooled features of two stages on the finer one's grid."""
 
-    def __init__(self, model: PatchcoreModel) -> None:
+    def __init__(self, model: "PatchcoreModel") -> None:
         super().__init__()
         self.extractor = model.feature_extractor
         self.pooler = model.feature_pooler

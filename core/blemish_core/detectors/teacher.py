@@ -11,20 +11,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from blemish_core.detectors import brought
-from blemish_core.detectors.anomalib_models import (
-    MediumPatchDescriptionNetwork,
-    SmallPatchDescriptionNetwork,
-)
 from blemish_core.errors import Corrupt, NotPossibleYet
 
 CHANNELS = 384
-NETWORKS: Mapping[str, type[SmallPatchDescriptionNetwork] | type[MediumPatchDescriptionNetwork]] = {
-    "small": SmallPatchDescriptionNetwork,
-    "medium": MediumPatchDescriptionNetwork,
-}
+SIZES = ("small", "medium")
 SHIPPED = Path(__file__).parent / "teachers"
 
 
@@ -35,6 +28,19 @@ class Teacher:
     weights: Mapping[str, Tensor]
     origin: str
     """"brought" or "distilled by blemish"."""
+
+
+def network(size: str) -> nn.Module:
+    """A patch description network of a size, its weights random."""
+    # Only now: it takes seconds, and most who ask for sizes or weights want no network.
+    from blemish_core.detectors import anomalib_models
+
+    networks = {
+        "small": anomalib_models.SmallPatchDescriptionNetwork,
+        "medium": anomalib_models.MediumPatchDescriptionNetwork,
+    }
+    made: nn.Module = networks[size](CHANNELS)
+    return made
 
 
 def weights_name(size: str) -> str:
@@ -73,5 +79,5 @@ def import_weights(size: str, file: Path, weights: Path) -> Path:
     Raises:
         InvalidRequest: if it is not such a file, or does not fit.
     """
-    wanted = NETWORKS[size](CHANNELS).state_dict()
+    wanted = network(size).state_dict()
     return brought.keep(file, weights_name(size), f"EfficientAD's teacher of size {size}", wanted, weights)

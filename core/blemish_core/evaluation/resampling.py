@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from blemish_core.metrics import Interval
 
@@ -60,7 +60,7 @@ def rate(hits: int, of: int) -> Estimate:
     return Estimate(
         hits / of,
         Interval(
-            low=float(beta.ppf(tail, hits, of - hits + 1)) if hits else 0.0,
-            high=float(beta.ppf(1 - tail, hits + 1, of - hits)) if hits < of else 1.0,
+            low=float(betaincinv(hits, of - hits + 1, tail)) if hits else 0.0,
+            high=float(betaincinv(hits + 1, of - hits, 1 - tail)) if hits < of else 1.0,
         ),
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,9 +16,9 @@ from blemish_core.bundle import Manifest
 from blemish_core.evaluation.evaluate import Evaluation, Picture
 from blemish_core.evaluation.exhibits import judgement
 from blemish_core.metrics import GOOD
-from blemish_core.report import charts
-from blemish_core.report.page import Art, Tile, page
-from blemish_core.report.tiles import Heat, encoded, tile
+
+if TYPE_CHECKING:
+    from blemish_core.report.page import Art, Tile
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Report:
 
 def write(report: Report, folder: Path) -> None:
     """Write all files of ``report`` into ``folder``; equal reports give equal files."""
+    # What draws, here and below, only now: matplotlib takes a second, and a worker may wait long to draw.
+    from blemish_core.report.page import page
+
     folder.mkdir(exist_ok=True)
     art = _art(report, folder)
     by = report.by
@@ -68,8 +72,12 @@ def write(report: Report, folder: Path) -> None:
         (folder / "scores.csv").write_text(_table(report.manifest, evaluation), encoding="utf-8")
 
 
-def _art(report: Report, folder: Path) -> Art:
+def _art(report: Report, folder: Path) -> "Art":
     """Draw the charts and tiles, and leave each as a PNG."""
+    from blemish_core.report import charts
+    from blemish_core.report.page import Art, Tile
+    from blemish_core.report.tiles import Heat, encoded, tile
+
     calibration, evaluation = report.manifest.calibration, report.evaluation
 
     def kept(name: str, png: bytes) -> bytes:
@@ -89,7 +97,7 @@ def _art(report: Report, folder: Path) -> Art:
     lowest = min((_low(each) for each in pictures), default=0.0)
     heat = Heat(calibration.pixel_threshold, lowest)
 
-    def tiles(kind: str, shown: Sequence[Picture]) -> list[Tile]:
+    def tiles(kind: str, shown: Sequence[Picture]) -> "list[Tile]":
         made = []
         for number, each in enumerate(shown, start=1):
             drawn = tile(each, heat)
