@@ -320,10 +320,12 @@ def worker(told: Worker) -> job_pb2.Worker:
 
 
 def job(record: Job) -> job_pb2.Job:
+    outlook = record.outlook
+    weights = outlook.weights if outlook else {}
     message = job_pb2.Job(
         name=job_name(record.id),
         state=STATES[record.state],
-        phases=map(_phase, record.phases),
+        phases=[_phase(phase, weights.get(phase.name, 0.0)) for phase in record.phases],
         create_time=_timestamp(record.created),
         start_time=_timestamp(record.started),
         end_time=_timestamp(record.ended),
@@ -334,6 +336,9 @@ def job(record: Job) -> job_pb2.Job:
         history=map(_event, record.history),
         priority=JOB_PRIORITIES[record.priority],
     )
+    if outlook:
+        message.fraction_done = outlook.done
+        message.remaining.CopyFrom(_duration(outlook.remaining_s))
     if record.limits.max_seconds:
         message.limits.max_run_time.CopyFrom(_duration(record.limits.max_seconds))
     if record.limits.max_bytes:
@@ -388,13 +393,15 @@ def _event(event: Event) -> job_pb2.JobEvent:
     )
 
 
-def _phase(phase: Phase) -> job_pb2.Phase:
+def _phase(phase: Phase, weight: float) -> job_pb2.Phase:
     return job_pb2.Phase(
         name=phase.name,
         done=phase.done,
         total=phase.total,
         unit=phase.unit,
         remaining=None if phase.remaining_s is None else _duration(phase.remaining_s),
+        rate=phase.rate,
+        weight=weight,
     )
 
 

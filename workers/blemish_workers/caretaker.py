@@ -90,11 +90,11 @@ class Caretaker:
         self._canary.heard()
 
     def _run(self) -> None:
-        due = dict.fromkeys((self._present, self._sing, self._look, self._retire), 0.0)
+        due = dict.fromkeys((self._present, self.sing, self.look, self._retire), 0.0)
         every_s = {
             self._present: _LOOK_EVERY_S,
-            self._sing: _TICK_S,
-            self._look: _LOOK_EVERY_S,
+            self.sing: _TICK_S,
+            self.look: _LOOK_EVERY_S,
             self._retire: 60.0,
         }
         while not self._stopped.wait(_TICK_S):
@@ -102,13 +102,17 @@ class Caretaker:
                 if time.monotonic() < at:
                     continue
                 due[chore] = time.monotonic() + every_s[chore]
-                try:
-                    chore()
-                except (Unavailable, OperationalError, RedisError) as error:
-                    self._canary.forget()  # it may have been lost with Redis
-                    log.warning("cannot look after things", chore=chore.__name__, error=str(error))
-                except Exception:
-                    log.exception("chore failed", chore=chore.__name__)
+                self.do(chore)
+
+    def do(self, chore: Callable[[], None]) -> None:
+        """Do something that must not end the others if it fails."""
+        try:
+            chore()
+        except (Unavailable, OperationalError, RedisError) as error:
+            self._canary.forget()  # it may have been lost with Redis
+            log.warning("cannot look after things", error=str(error))
+        except Exception:
+            log.exception("cannot look after things")
 
     def _present(self) -> None:
         """Tell others of this worker, and forget those that are gone."""
@@ -130,7 +134,7 @@ class Caretaker:
         with self._app.connection_for_write() as connection:
             Queue(canary_queue(name))(connection.default_channel).delete()
 
-    def _sing(self) -> None:
+    def sing(self) -> None:
         """Send a canary while there is a free slot to take it; give up if it does not come."""
         if not self._slots.idle:
             self._canary.forget()
@@ -144,7 +148,7 @@ class Caretaker:
             self._canary.sent()
             self._app.send_task(CANARY, queue=canary_queue(self._name), priority=0, retry=False)
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Send again those jobs that nobody works on although this worker could."""
         if not self._slots.idle:
             self._lying.clear()

@@ -33,15 +33,17 @@ class BulkEmbedding:
             StepFailed: if a part failed too often.
             JobCancelled, Superseded, Stopped, TooMuch: if it is not to go on.
         """
+        began_s, first = time.monotonic(), sum(self._board.points().values())
         while len(done := self._board.points()) < self._board.of:
-            hearing = _OfTheWhole(attempt, sum(done.values()), images)
-            hearing.progress(Phase(name=EMBEDDING, total=images, unit="images"))
+            hearing = _OfTheWhole(attempt, images, began_s, first, sum(done.values()))
+            hearing.progress(Phase(name=EMBEDDING, unit="images"))
             if not self._take_one(hearing):
                 # What is left is in others' hands; those of a dead one are empty in 15 s.
                 self._oversight.look()
                 time.sleep(LISTEN_S)
         points = sum(done.values())
-        attempt.progress(Phase(name=EMBEDDING, done=points, total=points, unit="images"))
+        took_s = time.monotonic() - began_s
+        attempt.progress(Phase(name=EMBEDDING, done=points, total=points, unit="images", seconds=took_s))
         return points
 
     def help(self) -> None:
@@ -90,14 +92,20 @@ class _OfTheWhole:
     """Hears a part's progress as that of the job."""
 
     attempt: Attempt
-    before: int
     images: int
+    began_s: float
+    first: int
+    """Of the job, done when it began."""
+    before: int
+    """Of the job, done when the part began; by whomever."""
 
     def progress(self, phase: Phase) -> None:
         if phase.name == EMBEDDING:
-            # The pace of a part says nothing of the time that all workers take for the rest.
             done = min(self.before + phase.done, self.images)
-            phase = phase.model_copy(update={"done": done, "total": self.images, "remaining_s": None})
+            took_s, advanced = time.monotonic() - self.began_s, done - self.first
+            left_s = took_s / advanced * (self.images - done) if advanced > 0 else None
+            own = {"done": done, "total": self.images, "seconds": took_s, "remaining_s": left_s}
+            phase = phase.model_copy(update=own)
         self.attempt.progress(phase)
 
     def warn(self, text: str) -> None:

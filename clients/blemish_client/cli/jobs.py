@@ -4,6 +4,7 @@
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from datetime import timedelta
 from enum import StrEnum
 from itertools import islice
 from typing import Annotated
@@ -174,7 +175,11 @@ def _phase(job: Job) -> str:
     begun: list[Phase] = [phase for phase in job.phases if phase.done]
     if not begun:
         return ABSENT
-    return f"{begun[-1].name} {begun[-1].done}/{begun[-1].total or '?'} {begun[-1].unit}"
+    reached = f"{begun[-1].name} {begun[-1].done}/{begun[-1].total or '?'} {begun[-1].unit}"
+    if not job.HasField("fraction_done"):
+        return reached
+    left = timedelta(seconds=round(job.remaining.ToTimedelta().total_seconds()))
+    return f"{reached}; {job.fraction_done:.0%}, {left} left"
 
 
 def workers(ctx: typer.Context, live: Live = False, as_json: Json = False) -> None:

@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -69,6 +70,7 @@ class Attempt:
                 worker=worker,
                 why=why,
                 attempt=job.attempt + 1,
+                expected=store.paces(job.pattern),
                 deaths=deaths,
                 committed=False,
                 started=now(),
@@ -141,7 +143,10 @@ class Attempt:
                 return job  # moved before, and the answer was lost
             return self._mine(job).moved(state, worker=self._worker, **changes)
 
-        self._surely(move)
+        ended = self._surely(move)
+        if state is JobState.SUCCEEDED:
+            with suppress(Unavailable):
+                self._store.keep_paces(ended)
 
     def hand_back(self, why: str) -> None:
         """Have the job wait for another worker; one that was asked to end ends.

@@ -115,5 +115,12 @@ class Pace:
         advanced = done - self._before
         pace_s = (now_s - self._began_s) / advanced if advanced > 0 else None
         remaining_s = None if pace_s is None or not total else pace_s * (total - done)
-        reached = Phase(name=phase, done=done, total=total, unit=unit, remaining_s=remaining_s)
+        reached = Phase(
+            name=phase,
+            done=done,
+            total=total,
+            unit=unit,
+            remaining_s=remaining_s,
+            seconds=now_s - self._began_s,
+        )
         self._tell(steps.Reached(phase=reached))

@@ -127,6 +127,13 @@ class Phase(_Record):
     unit: str = ""
     remaining_s: float | None = None
     """At the pace so far; None while that is not known."""
+    seconds: float = 0.0
+    """That it has taken so far."""
+
+    @property
+    def rate(self) -> float:
+        """Units a second; 0 while not known."""
+        return self.done / self.seconds if self.seconds > 0 else 0.0
 
 
 class Limits(_Record):
@@ -135,6 +142,16 @@ class Limits(_Record):
     max_seconds: float = 0.0
     max_bytes: int = 0
     """Resident memory of the process that works on it."""
+
+
+class Outlook(_Record):
+    """How far a job is as a whole, and how long it will take."""
+
+    done: float
+    """Share of its time, 0 to 1."""
+    remaining_s: float
+    weights: Mapping[str, float]
+    """Of each phase, its share of the whole time."""
 
 
 class Result(_Record):
@@ -170,6 +187,8 @@ class Job(_Record):
     started: datetime | None = None
     """Of the latest attempt."""
     ended: datetime | None = None
+    expected: Mapping[str, float] = {}
+    """Seconds that each phase took the last job of this kind; empty until there was one."""
     attempt: int = 0
     deaths: int = 0
     """Attempts that ended because the process that worked on it, or its worker, died."""
@@ -183,6 +202,40 @@ class Job(_Record):
     result: Result | None = None
     history: tuple[Event, ...] = ()
     """Every move since it was accepted; a few at most, for attempts are counted."""
+
+    @property
+    def pattern(self) -> str:
+        """Jobs of the same take about the same time for their phases, relative to each other."""
+        return f"train {self.spec.detector}" if isinstance(self.spec, TrainSpec) else self.spec.kind
+
+    @property
+    def outlook(self) -> Outlook | None:
+        """How far it is, by its measured pace and the shares of time that phases had in a job before.
+
+        None while it does not run, or there was no such job.
+        """
+        if self.state is not JobState.RUNNING or not self.expected:
+            return None
+        left = {phase.name: _left_s(phase) for phase in self.phases}
+        # What was slower than then so far is taken to stay so.
+        known = [
+            phase for phase in self.phases if phase.name in self.expected and left[phase.name] is not None
+        ]
+        then_s = sum(self.expected[phase.name] for phase in known)
+        now_s = sum(phase.seconds + (left[phase.name] or 0.0) for phase in known)
+        scale = now_s / then_s if then_s > _MEASURABLE_S and now_s > 0 else 1.0
+        spent = {phase.name: phase.seconds for phase in self.phases}
+        whole: dict[str, float] = {}
+        for name in {**self.expected, **spent}:
+            rest = left.get(name)
+            if rest is None:
+                rest = max(0.0, self.expected.get(name, 0.0) * scale - spent.get(name, 0.0))
+            whole[name] = spent.get(name, 0.0) + rest
+        total_s, spent_s = sum(whole.values()), sum(spent.values())
+        if total_s <= 0:
+            return None
+        weights = {name: seconds / total_s for name, seconds in whole.items()}
+        return Outlook(done=spent_s / total_s, remaining_s=total_s - spent_s, weights=weights)
 
     def moved(self, to: JobState, *, worker: str = "", why: str = "", **changes: object) -> "Job":
         """Return the record in state ``to``, with the move in its history.
@@ -204,5 +257,15 @@ class Job(_Record):
         return self.model_copy(update={"phases": tuple(others.values())})
 
 
+_MEASURABLE_S = 0.01
+
+
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def _left_s(phase: Phase) -> float | None:
+    """What a phase will still take at its own pace; None while that is not known."""
+    if phase.total and phase.done >= phase.total:
+        return 0.0
+    return phase.remaining_s

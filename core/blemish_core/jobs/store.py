@@ -11,6 +11,7 @@
 ``blemish:log:{id}``           stream of what the job's process said, the newest 5,000 lines
 ``blemish:news``               stream of what is added to those two, of all jobs, the newest 10,000
 ``blemish:parts:{id}``         hash of what is done of a bulk job; see ``parts``
+``blemish:paces``              hash of what the phases of the last job of each pattern took
 ``blemish:claim:{what}``       there while what one does for all need not be done again
 =============================  ==================================================================
 """
@@ -24,7 +25,7 @@ from typing import Any
 from uuid import uuid4
 
 import redis
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, WatchError
 from redis.exceptions import TimeoutError as TimedOut
@@ -36,6 +37,8 @@ NEWS = "blemish:news"
 LEASE_S = 15.0
 _JOBS, _OPEN = "blemish:jobs", "blemish:open"
 _REQUEST = "blemish:request:"
+_PACES = "blemish:paces"
+_SECONDS = TypeAdapter(dict[str, float])
 _MAX_REQUEST_ID = 128
 _MAX_LINE = 2000
 _ASKED = "asked to end"
@@ -319,6 +322,18 @@ class JobStore:
     def count_up(self, id: str, field: str) -> int:
         with translated():
             return int(self._redis.hincrby(_parts_key(id), field, 1))
+
+    def paces(self, pattern: str) -> dict[str, float]:
+        """Seconds that each phase took the last job of a pattern; empty if there was none."""
+        with translated():
+            known: Any = self._redis.hget(_PACES, pattern)
+        return _SECONDS.validate_json(known) if known else {}
+
+    def keep_paces(self, job: Job) -> None:
+        """Keep what the phases of a job took, for those who wait for the next one like it."""
+        seconds = {phase.name: round(phase.seconds, 3) for phase in job.phases}
+        with translated():
+            self._redis.hset(_PACES, job.pattern, _SECONDS.dump_json(seconds))
 
     def claim(self, what: str, for_s: float) -> bool:
         """Whether it is the caller's to do something now: true once within ``for_s``, whoever asks."""

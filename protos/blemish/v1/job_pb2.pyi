@@ -121,6 +121,8 @@ class Job(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
+    FRACTION_DONE_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """jobs/{id}"""
     state: Global___JobState.ValueType
@@ -133,6 +135,10 @@ class Job(_message.Message):
     priority: Global___JobPriority.ValueType
     queue_position: _builtins.int
     """While it waits: 1 if it is the next of those that wait for the same workers. 0 else, and in WatchJob."""
+    fraction_done: _builtins.float
+    """While it runs: the share of its time that it has done, 0 to 1, and what is left, by its pace so far and the
+    shares that the phases had in the last job of its kind; absent until one has succeeded.
+    """
     @_builtins.property
     def train(self) -> Global___Train: ...
     @_builtins.property
@@ -163,6 +169,8 @@ class Job(_message.Message):
 
     @_builtins.property
     def limits(self) -> Global___JobLimits: ...
+    @_builtins.property
+    def remaining(self) -> _duration_pb2.Duration: ...
     def __init__(
         self,
         *,
@@ -184,13 +192,20 @@ class Job(_message.Message):
         priority: Global___JobPriority.ValueType = ...,
         limits: Global___JobLimits | None = ...,
         queue_position: _builtins.int = ...,
+        fraction_done: _builtins.float | None = ...,
+        remaining: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "embed", b"embed", "end_time", b"end_time", "evaluate", b"evaluate", "limits", b"limits", "result", b"result", "start_time", b"start_time", "train", b"train", "work", b"work"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fraction_done", b"_fraction_done", "create_time", b"create_time", "embed", b"embed", "end_time", b"end_time", "evaluate", b"evaluate", "fraction_done", b"fraction_done", "limits", b"limits", "remaining", b"remaining", "result", b"result", "start_time", b"start_time", "train", b"train", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "embed", b"embed", "end_time", b"end_time", "error", b"error", "evaluate", b"evaluate", "history", b"history", "limits", b"limits", "name", b"name", "phases", b"phases", "priority", b"priority", "queue_position", b"queue_position", "result", b"result", "revision", b"revision", "start_time", b"start_time", "state", b"state", "train", b"train", "warnings", b"warnings", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fraction_done", b"_fraction_done", "attempt", b"attempt", "create_time", b"create_time", "embed", b"embed", "end_time", b"end_time", "error", b"error", "evaluate", b"evaluate", "fraction_done", b"fraction_done", "history", b"history", "limits", b"limits", "name", b"name", "phases", b"phases", "priority", b"priority", "queue_position", b"queue_position", "remaining", b"remaining", "result", b"result", "revision", b"revision", "start_time", b"start_time", "state", b"state", "train", b"train", "warnings", b"warnings", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fraction_done: _TypeAlias = _typing.Literal["fraction_done"]  # noqa: Y015
+    _WhichOneofArgType__fraction_done: _TypeAlias = _typing.Literal["_fraction_done", b"_fraction_done"]  # noqa: Y015
     _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["train", "embed", "evaluate"]  # noqa: Y015
     _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fraction_done) -> _WhichOneofReturnType__fraction_done | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_work) -> _WhichOneofReturnType_work | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
@@ -241,12 +256,18 @@ class Phase(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     UNIT_FIELD_NUMBER: _builtins.int
     REMAINING_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     done: _builtins.int
     total: _builtins.int
     """0 while not known."""
     unit: _builtins.str
     """What is counted: images, picks, ..."""
+    rate: _builtins.float
+    """Units a second so far; 0 while not known."""
+    weight: _builtins.float
+    """Its share of the time that the whole job takes, 0 to 1; 0 while not known."""
     @_builtins.property
     def remaining(self) -> _duration_pb2.Duration:
         """What is left of it at the pace so far; absent while that is not known."""
@@ -259,10 +280,12 @@ class Phase(_message.Message):
         total: _builtins.int = ...,
         unit: _builtins.str = ...,
         remaining: _duration_pb2.Duration | None = ...,
+        rate: _builtins.float = ...,
+        weight: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["remaining", b"remaining"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "name", b"name", "remaining", b"remaining", "total", b"total", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "name", b"name", "rate", b"rate", "remaining", b"remaining", "total", b"total", "unit", b"unit", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,8 @@
 from itertools import product
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from blemish_core.jobs.record import MOVES, EmbedSpec, Job, JobState, Phase, now
 
@@ -50,3 +52,45 @@ def test_every_move_is_in_the_history() -> None:
         (JobState.FAILED, 2, "line-4:5", "the disk is full"),
     ]
     assert sorted(event.at for event in record.history) == [event.at for event in record.history]
+
+
+def test_the_outlook_weighs_phases_by_the_job_before_and_goes_by_the_pace_of_this_one() -> None:
+    """Twice as slow so far: taken to stay so."""
+    record = job(JobState.RUNNING).model_copy(update={"expected": {"a": 10.0, "b": 30.0, "c": 60.0}})
+    record = record.at(Phase(name="a", done=5, total=5, seconds=20.0))
+    record = record.at(Phase(name="b", done=1, total=4, seconds=15.0, remaining_s=45.0))
+    outlook = record.outlook
+    assert outlook is not None
+    assert outlook.weights == pytest.approx({"a": 0.1, "b": 0.3, "c": 0.6})
+    assert outlook.done == pytest.approx(35 / 200)
+    assert outlook.remaining_s == pytest.approx(165)
+
+
+def test_without_a_job_before_there_is_no_outlook() -> None:
+    running = job(JobState.RUNNING).at(Phase(name="a", done=1, total=2, seconds=1.0, remaining_s=1.0))
+    assert running.outlook is None
+    assert running.model_copy(update={"expected": {"a": 2.0}, "state": JobState.QUEUED}).outlook is None
+
+
+@given(
+    expected=st.dictionaries(st.sampled_from("abcd"), st.floats(0, 1e6), max_size=4),
+    phases=st.lists(
+        st.builds(
+            Phase,
+            name=st.sampled_from("abcde"),
+            done=st.integers(0, 9),
+            total=st.integers(0, 9),
+            seconds=st.floats(0, 1e6),
+            remaining_s=st.none() | st.floats(0, 1e6),
+        ),
+        max_size=5,
+    ),
+)
+def test_an_outlook_is_always_possible(expected: dict[str, float], phases: list[Phase]) -> None:
+    record = job(JobState.RUNNING).model_copy(update={"expected": expected})
+    for phase in phases:
+        record = record.at(phase)
+    if (outlook := record.outlook) is not None:
+        assert 0 <= outlook.done <= 1 + 1e-9
+        assert outlook.remaining_s >= -1e-6
+        assert sum(outlook.weights.values()) == pytest.approx(1)
