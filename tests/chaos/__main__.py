@@ -24,7 +24,7 @@ from statistics import median
 import numpy as np
 from tests.chaos import faults
 from tests.chaos.checks import Verdict, judge, wait_for_end
-from tests.chaos.faults import DISK_FULL, FAULTS, OLDER_BUILD, Fault
+from tests.chaos.faults import DEAF, DISK_FULL, FAULTS, OLDER_BUILD, Fault
 from tests.chaos.house import House, Part
 
 from blemish.v1.job_pb2 import PatchCore
@@ -35,6 +35,7 @@ from blemish_core.jobs.record import Job, JobState
 from blemish_core.names import ModelRef
 from blemish_core.surfaces import generate
 
+SUBMITTED = "submitted"
 PHASES = {
     "train": (
         "accepted",
@@ -48,6 +49,8 @@ PHASES = {
     ),
     "embed": ("accepted", "embedding"),
 }
+PREPARED = {DEAF: SUBMITTED, DISK_FULL: "accepted", OLDER_BUILD: "features"}
+"""Faults that are there before the job is, and the phase that they show at."""
 _PHASE_WITHIN_S = 120.0
 _OLDER = "9922e7c"
 """The last commit before children, parts and streams of changes."""
@@ -74,8 +77,8 @@ def rounds(rng: random.Random, only: str) -> Iterator[Round]:
     chosen = [fault for fault in FAULTS if only in fault.name]
     queues: dict[str, list[Round]] = {}
     for fault in chosen:
-        if fault in (DISK_FULL, OLDER_BUILD):
-            queues[fault.name] = [Round(fault, "train", "accepted" if fault is DISK_FULL else "features")]
+        if fault in PREPARED:
+            queues[fault.name] = [Round(fault, "train", PREPARED[fault])]
         else:
             queues[fault.name] = [Round(fault, kind, phase) for kind in fault.of for phase in PHASES[kind]]
         rng.shuffle(queues[fault.name])
@@ -114,6 +117,8 @@ class Suite:
             if fault is DISK_FULL:
                 mended.enter_context(faults.full_disk(house.store_folder / "models" / model))
             older = mended.enter_context(_older_worker(house)) if fault is OLDER_BUILD else None
+            if fault is DEAF:
+                faults.deafen(house)
             id = self._submit(drawn, model)
             before = self._wait_for(id, drawn.phase)
             struck = time.monotonic()
@@ -157,7 +162,7 @@ class Suite:
         give_up = time.monotonic() + _PHASE_WITHIN_S
         while True:
             job = self._house.job(id)
-            if job.state.ended or (phase == "accepted" and job.attempt):
+            if job.state.ended or phase == SUBMITTED or (phase == "accepted" and job.attempt):
                 return job
             if any(each.name == phase for each in job.phases):
                 return job
@@ -215,7 +220,11 @@ def report(results: Sequence[Result], skipped: dict[str, str]) -> str:
         group = grouped.get((fault, kind))
         if not group:
             continue
-        phases = [phase for phase in PHASES[kind] if any(each.round.phase == phase for each in group)]
+        phases = [
+            phase
+            for phase in (SUBMITTED, *PHASES[kind])
+            if any(each.round.phase == phase for each in group)
+        ]
         counts = [sum(each.round.phase == phase for each in group) for phase in phases]
         named = ", ".join(
             phase if count == 1 else f"{phase} x{count}"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is done to the stack while a job is at some phase."""
 
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +15,12 @@ from tests.chaos.house import House
 
 from blemish_core.jobs.attempt import MAX_DEATHS
 from blemish_core.jobs.queues import message
-from blemish_core.jobs.record import Job, JobState
+from blemish_core.jobs.record import JobState
 
 _OUTAGE_S = 1.0
 _REDIS_STOPPED_S = 30.0
 _WORKER_STOPPED_S = 25.0
+_NOTICED_WITHIN_S = 60.0
 _POISON_WITHIN_S = 90.0
 
 
@@ -135,6 +137,28 @@ def full_disk(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def deafen(house: House) -> None:
+    """Have the workers live on and fetch nothing, as after celery #8030."""
+    celery = Celery("chaos", broker=house.redis_url, set_as_current=False)
+    for worker in house.workers:
+        name = f"{socket.gethostname()}:{worker.pid}"
+        for queue in ("train", "embed", f"canary.{name}"):
+            celery.control.cancel_consumer(queue, destination=[f"{name.replace(':', '.')}@blemish"])
+    celery.close()
+
+
+def wait_for_deaf_workers(house: House, id: str) -> None:
+    """They notice it themselves and end; what a supervisor does is to start others."""
+    give_up = time.monotonic() + _NOTICED_WITHIN_S
+    for worker in house.workers:
+        while worker.alive:
+            if time.monotonic() > give_up:
+                raise RuntimeError(f"{worker.name} does not notice that it gets no work")
+            time.sleep(0.1)
+        worker.start()
+
+
+DEAF = Fault("workers that no longer consume", wait_for_deaf_workers, of=("train",))
 DISK_FULL = Fault("disk full while staging", nothing, JobState.FAILED, of=("train",))
 OLDER_BUILD = Fault("worker of an older build, killed", nothing, of=("train",))
 
@@ -152,11 +176,7 @@ FAULTS = (
     Fault("handed to two workers", hand_to_two, within_s=60),
     Fault("clock an hour back", step_clock_back),
     Fault("cancelled", cancel, JobState.CANCELLED),
+    DEAF,
     DISK_FULL,
     OLDER_BUILD,
 )
-
-
-def working_again(job: Job, attempt_before: int) -> bool:
-    """Whether an attempt is at work that began after the fault."""
-    return job.attempt > attempt_before

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Jobs through the real stack: watched and replayed, cancelled, killed, limited, their workers seen."""
 
+import asyncio
 import time
+from collections.abc import AsyncIterable
 from pathlib import Path
 
-import grpc
+import grpc.aio
 import psutil
 import pytest
+import redis.asyncio
 
 from blemish.v1.job_pb2 import (
     JOB_PRIORITY_HIGH,
@@ -17,6 +20,7 @@ from blemish.v1.job_pb2 import (
     JOB_STATE_SUCCEEDED,
     Job,
     WatchJobRequest,
+    WatchJobResponse,
 )
 from blemish.v1.job_pb2_grpc import JobServiceStub
 from blemish_client import Client
@@ -107,6 +111,39 @@ def test_watching_can_be_taken_up_anywhere(client: Client, model: str, stack_add
     assert everything[-1] == job
     assert replay(job.revision // 2) == everything[job.revision // 2 :]
     assert replay(job.revision) == []
+
+
+async def test_five_hundred_watchers_cost_one_reader_of_redis(
+    client: Client, model: str, stack_address: str, stack_data: Path
+) -> None:
+    """What they cost Redis is a look each when they come; what happens then is read once for all."""
+    url = next(
+        line.partition("=")[2].strip("'")
+        for line in (stack_data / "run" / "environment.sh").read_text().splitlines()
+        if line.startswith("export REDIS_URL")
+    )
+    job = client.train("tile", model_id="watched")
+    until(client, job, "check")
+    async with grpc.aio.insecure_channel(stack_address) as channel, redis.asyncio.from_url(url) as asked:
+        before = await asked.info()
+        calls = [JobServiceStub(channel).WatchJob(WatchJobRequest(name=job.name)) for _ in range(500)]
+
+        async def follow(call: AsyncIterable[WatchJobResponse]) -> list[int]:
+            return [answer.job.revision async for answer in call]
+
+        seen = await asyncio.gather(*(follow(call) for call in calls))
+        after = await asked.info()
+    ended = client.job(job.name)
+    assert ended.state == JOB_STATE_SUCCEEDED
+    for revisions in seen:
+        assert revisions == sorted(set(revisions))
+        assert revisions[-1] == ended.revision
+        assert len(revisions) > 5  # not the end alone
+    assert after["connected_clients"] - before["connected_clients"] < 10
+    commands = after["total_commands_processed"] - before["total_commands_processed"]
+    told = 500 * len(seen[0])
+    print(f"{commands} commands of Redis while {told} changes were told")
+    assert commands < 3 * 500 + 100 * ended.revision
 
 
 def test_what_a_job_writes_can_be_read_and_read_on(client: Client, model: str) -> None:
