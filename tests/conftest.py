@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every suite shares: unit tests open no sockets."""
+"""What every suite shares: unit tests open no sockets, and idle threads sleep, as in server and worker."""
 
 from pathlib import Path
 
 import pytest
 from pytest_socket import disable_socket, enable_socket
+
+from blemish_core import threads
+
+# Before any test has loaded torch or faiss.
+threads.wait_asleep()
 
 WITH_SOCKETS = {"contract", "integration", "chaos", "benchmarks"}
 
