@@ -15,7 +15,6 @@ from typing import Protocol
 import pytest
 
 from blemish_client import Client
-from blemish_client.errors import Unavailable
 from blemish_core.surfaces import generate
 
 
@@ -158,14 +157,19 @@ def launch(address: str, stack: Stack) -> Iterator[Start]:
 def start(address: str, launch: Start) -> Start:
     def started(**settings: str) -> "subprocess.Popen[bytes]":
         server = launch(**settings)
+        host, _, port = address.rpartition(":")
+        give_up = time.monotonic() + 90
+        # Not by the client: its pauses grow to seconds.
+        while True:
+            try:
+                socket.create_connection((host, int(port)), timeout=1).close()
+                break
+            except OSError:
+                assert server.poll() is None, "it ended"
+                assert time.monotonic() < give_up, "it did not start"
+                time.sleep(0.05)
         with Client(address) as client:
-            for _ in range(600):
-                try:
-                    client.server_info()
-                    return server
-                except Unavailable:
-                    assert server.poll() is None, "it ended"
-                    time.sleep(0.1)
-        raise AssertionError("it did not start")
+            client.server_info()
+        return server
 
     return started
