@@ -71,8 +71,9 @@ def test_one_request_id_is_one_job(store: JobStore) -> None:
     again, is_new_again = store.create(SPEC, "request")
     assert (is_new, is_new_again) == (True, False)
     assert again == first
-    with pytest.raises(AlreadyExists, match=first.id):
+    with pytest.raises(AlreadyExists, match=first.id) as refused:
         store.create(EmbedSpec(model="models/m/versions/2", dataset="d"), "request")
+    assert "There: model='models/m/versions/1'. Here: model='models/m/versions/2'" in str(refused.value)
     with pytest.raises(InvalidRequest, match="at most 128"):
         store.create(SPEC, "x" * 129)
 
@@ -316,7 +317,7 @@ def test_priorities_and_limits_are_part_of_a_request(store: JobStore) -> None:
     job, _ = store.create(SPEC, "limited", priority=JobPriority.HIGH, limits=limits)
     assert (job.priority, job.limits) == (JobPriority.HIGH, limits)
     assert store.create(SPEC, "limited", priority=JobPriority.HIGH, limits=limits) == (job, False)
-    with pytest.raises(AlreadyExists):
+    with pytest.raises(AlreadyExists, match="differ in priority or limits"):
         store.create(SPEC, "limited", priority=JobPriority.LOW, limits=limits)
 
 

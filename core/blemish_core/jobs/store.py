@@ -147,7 +147,7 @@ class JobStore:
                     if claim:
                         pipe.watch(claim)  # type: ignore[no-untyped-call]  # redis-py left it so
                         if held := _text(pipe.get(claim)):
-                            return self._claimed(request_id, held, fingerprint), False
+                            return self._claimed(request_id, held, fingerprint, asked), False
                     moment = now()
                     job = Job(
                         id=uuid4().hex[:16],
@@ -172,15 +172,16 @@ class JobStore:
                 except WatchError:
                     continue
 
-    def _claimed(self, request_id: str, held: str, fingerprint: str) -> Job:
+    def _claimed(self, request_id: str, held: str, fingerprint: str, asked: Spec) -> Job:
         """Return the job that ``request_id`` made."""
         id, known_fingerprint = held.split()
+        job = self.get(id)
         if known_fingerprint != fingerprint:
             raise AlreadyExists(
                 f"request_id {request_id!r} made jobs/{id}, which asks for something else; "
-                "take a new request_id"
+                f"take a new request_id. {_difference(job.spec, asked)}"
             )
-        return self.get(id)
+        return job
 
     def get(self, id: str) -> Job:
         """Read a job.
@@ -373,6 +374,19 @@ def _fingerprint(asked: Spec, priority: JobPriority, limits: Limits) -> str:
     if priority is not JobPriority.NORMAL or limits != Limits():
         parts += [priority, limits.model_dump_json()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _difference(made: Spec, asked: Spec) -> str:
+    """Say what two requests ask for, as far as they differ."""
+    there, here = made.model_dump(exclude_none=True), asked.model_dump(exclude_none=True)
+    fields = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    if not fields:
+        return "They differ in priority or limits"
+
+    def told(of: dict[str, Any]) -> str:
+        return ", ".join(f"{name}={of[name]!r}" for name in fields if name in of) or "nothing of these"
+
+    return f"There: {told(there)}. Here: {told(here)}"
 
 
 def _no_such(id: str) -> NotFound:
