@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -30,8 +30,10 @@ from tests.chaos.house import House, Part
 from blemish.v1.job_pb2 import PatchCore
 from blemish_client import Client
 from blemish_core.datasets import DatasetStore
+from blemish_core.errors import Unavailable
 from blemish_core.images import ImageLimits
-from blemish_core.jobs.record import Job, JobState
+from blemish_core.jobs.record import JobState
+from blemish_core.jobs.store import Line
 from blemish_core.names import ModelRef
 from blemish_core.surfaces import generate
 
@@ -120,7 +122,8 @@ class Suite:
             if fault is DEAF:
                 faults.deafen(house)
             id = self._submit(drawn, model)
-            before = self._wait_for(id, drawn.phase)
+            self._wait_for(id, drawn.phase)
+            lines = len(self._lines(id))
             struck = time.monotonic()
             if older:
                 older.kill()
@@ -129,7 +132,7 @@ class Suite:
             if older or fault.within_s:
                 for worker in house.workers if older else ():
                     worker.start()
-                recovery_s = self._recovery(id, before, struck)
+                recovery_s = self._recovery(id, lines, struck)
             ended = wait_for_end(house, id)
             if fault.expected is JobState.CANCELLED and ended:
                 recovery_s = time.monotonic() - struck
@@ -158,29 +161,33 @@ class Suite:
             raise RuntimeError(f"one request made {made[0].name} and {made[1].name}")
         return made[0].name.partition("/")[2]
 
-    def _wait_for(self, id: str, phase: str) -> Job:
+    def _wait_for(self, id: str, phase: str) -> None:
         give_up = time.monotonic() + _PHASE_WITHIN_S
         while True:
             job = self._house.job(id)
             if job.state.ended or phase == SUBMITTED or (phase == "accepted" and job.attempt):
-                return job
+                return
             if any(each.name == phase for each in job.phases):
-                return job
+                return
             if time.monotonic() > give_up:
                 raise RuntimeError(f"jobs/{id} did not come to {phase}: {job}")
             time.sleep(0.01)
 
-    def _recovery(self, id: str, before: Job, struck: float) -> float | None:
-        """Seconds until another attempt was at work; None if the first one came to its end before."""
+    def _recovery(self, id: str, lines: int, struck: float) -> float | None:
+        """Seconds until a child began to work on it after so many lines; None if none had to."""
         give_up = time.monotonic() + _PHASE_WITHIN_S
         while time.monotonic() < give_up:
-            job = self._house.job(id)
-            if job.attempt > before.attempt and job.phases:
+            if any('"begins"' in line.text for line in self._lines(id)[lines:]):
                 return time.monotonic() - struck
-            if job.state.ended:
+            if self._house.job(id).state.ended:
                 return None
             time.sleep(0.02)
         return time.monotonic() - struck
+
+    def _lines(self, id: str) -> list[Line]:
+        with suppress(Unavailable):
+            return self._house.jobs.lines(id)
+        return []
 
 
 @contextmanager
@@ -189,7 +196,7 @@ def _older_worker(house: House) -> Iterator[Part]:
     with tempfile.TemporaryDirectory() as folder:
         archive = subprocess.run(
             ["git", "archive", _OLDER, "protos", "core", "workers"],
-            cwd=Path(__file__).parent,
+            cwd=Path(__file__).parents[2],
             capture_output=True,
             check=False,
         )
