@@ -15,7 +15,7 @@ from blemish_core.jobs.steps import END_OF_STEP, SAID, Done, Failed, Go, Ready, 
 
 _KEPT_LINES = 2000
 _LINES_WITHIN_S = 1.0
-_SPARE_BYTES = 512 << 20
+_SPARE_BYTES = 1 << 30  # a child that has worked holds libraries that a new one has not loaded yet
 
 try:
     _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -71,7 +71,7 @@ class ChildProcess:
         """Hand it a step, or the answer to what it asked."""
         assert self._process.stdin is not None
         self._all_read.clear()
-        with suppress(BrokenPipeError):  # next() raises
+        with suppress(BrokenPipeError):  # its death is told by next()
             self._process.stdin.write(message.model_dump_json().encode() + b"\n")
             self._process.stdin.flush()
 
@@ -114,19 +114,27 @@ class ChildProcess:
         return self.memory_bytes() > self._ready_bytes + _SPARE_BYTES
 
     def kill(self) -> None:
-        """End it at once, whatever it does."""
+        """End it at once, whatever it does; nothing can be told it any more."""
         self._process.kill()
         self._process.wait()
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
 
     def _listen(self, stream: BinaryIO) -> None:
-        with stream:
-            for line in stream:
-                said = SAID.validate_json(line)
-                if isinstance(said, Ready):
-                    self._ready, self._ready_bytes = said, self.memory_bytes()
-                else:
-                    self._said.put(said)
-        self._said.put(None)
+        try:
+            with stream:
+                for line in stream:
+                    if not line.endswith(b"\n"):
+                        break  # it died over this one
+                    said = SAID.validate_json(line)
+                    if isinstance(said, Ready):
+                        self._ready, self._ready_bytes = said, self.memory_bytes()
+                    else:
+                        self._said.put(said)
+        finally:
+            self._process.kill()  # one that cannot be heard is of no use
+            self._said.put(None)
 
     def _read_lines(self, stream: BinaryIO) -> None:
         with stream:

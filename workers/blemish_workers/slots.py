@@ -25,8 +25,10 @@ class Slot:
 
     def child(self) -> ChildProcess:
         """Return a living child: the one that is there, or a new one."""
-        if self._child is None or not self._child.alive:
-            self._child = ChildProcess(self._device)
+        if self._child is not None and not self._child.alive:
+            self.close()
+        if self._child is None:
+            self._child = ChildProcess(self.device)
         return self._child
 
     def tidy(self) -> None:
@@ -41,6 +43,7 @@ class Slot:
 
     def close(self) -> None:
         if self._child is not None:
+            self._device = self.device
             self._child.kill()
             self._child = None
 
