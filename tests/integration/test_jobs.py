@@ -98,7 +98,7 @@ def test_a_job_that_takes_too_long_or_too_much_fails_and_says_so(client: Client,
 
 
 def test_watching_can_be_taken_up_anywhere(client: Client, model: str, stack_address: str) -> None:
-    job = client.wait(client.train("tile", model_id="replayed"))
+    job = client.wait(client.evaluate(model, "tile"))
 
     def replay(after: int) -> list[Job]:
         request = WatchJobRequest(name=job.name, after_revision=after)
@@ -147,7 +147,7 @@ async def test_five_hundred_watchers_cost_one_reader_of_redis(
 
 
 def test_what_a_job_writes_can_be_read_and_read_on(client: Client, model: str) -> None:
-    job = client.train("tile", model_id="logged")
+    job = client.evaluate(model, "tile")
     followed = list(client.log(job))  # from before it began until it ended
     texts = [line.text for line in followed]
     assert any('"begins"' in text for text in texts)

@@ -15,7 +15,7 @@ from blemish_core.jobs.steps import END_OF_STEP, SAID, Done, Failed, Go, Ready, 
 
 _KEPT_LINES = 2000
 _LINES_WITHIN_S = 1.0
-_SPARE_BYTES = 1 << 30  # a child that has worked holds libraries that a new one has not loaded yet
+_SPARE_BYTES = 2 << 30  # a child that has worked holds libraries that a new one has not loaded yet
 
 try:
     _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
