@@ -139,7 +139,8 @@ async def test_five_hundred_watchers_cost_one_reader_of_redis(
         assert revisions == sorted(set(revisions))
         assert revisions[-1] == ended.revision
         assert len(revisions) > 5  # not the end alone
-    assert after["connected_clients"] - before["connected_clients"] < 10
+    # Looks go through a pool that is bounded by the server's threads, not by who watches.
+    assert after["connected_clients"] - before["connected_clients"] < 50
     commands = after["total_commands_processed"] - before["total_commands_processed"]
     told = 500 * len(seen[0])
     print(f"{commands} commands of Redis while {told} changes were told")
