@@ -29,8 +29,8 @@ $(KSERVE): tests/integration/kserve-constraints.txt
 	.venv/kserve/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-test: $(READY) $(KSERVE) ## Run every test
-	$(BIN)/pytest
+test: $(READY) $(KSERVE) ## Run every test, two files at a time
+	$(BIN)/pytest -n 2 --dist loadfile
 
 chaos: $(READY) ## Kill, stop and mislead a running stack, and look whether all jobs survive (ROUNDS=24)
 	$(BIN)/python -W ignore -m tests.chaos --rounds $(or $(ROUNDS),24) $(if $(SEED),--seed $(SEED))

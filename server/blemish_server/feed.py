@@ -49,7 +49,9 @@ class JobFeed:
         watched = self._watched.setdefault(id, _Watched())
         watched.watchers.add(watcher)
         try:
-            for job in await watcher.begin(after_revision):
+            now, jobs = await watcher.begin(after_revision)
+            watched.know(now)
+            for job in jobs:
                 yield pb.WatchJobResponse(job=convert.job(job))
             while True:
                 async for answer in watcher.rest():
@@ -101,11 +103,16 @@ class _Watched:
         self.watchers: set[_Watcher] = set()
         self._job: Job | None = None
 
+    def know(self, job: Job) -> None:
+        """What a watcher has just found; what is told next follows from it."""
+        if self._job is None or self._job.revision < job.revision:
+            self._job = job
+
     def hear(self, told: News) -> None:
         if told.line is not None:
             for watcher in self.watchers:
                 watcher.hear_line(told.line)
-        if told.change is None:
+        if told.change is None or (self._job and told.change.revision <= self._job.revision):
             return
         self._job = told.change.applied(self._job)
         if self._job is None:
@@ -132,7 +139,7 @@ class _Watcher:
         self._has_ended = False
         self._line = _place(after_line or "0-0") if after_line is not None else None
         self._waiting: deque[pb.WatchJobResponse] = deque()
-        self._lost = True
+        self._lost = False
         """Whether news may have been missed, so that the store has to be asked."""
 
     @property
@@ -159,15 +166,16 @@ class _Watcher:
         self._lost = True
         self.news.set()
 
-    async def begin(self, after_revision: int | None) -> list[Job]:
-        """Return the job as it is, or as it was after each kept change since a revision."""
+    async def begin(self, after_revision: int | None) -> tuple[Job, list[Job]]:
+        """Return the job as it is, and what to tell of it: that, or each kept change since a revision."""
         job = await asyncio.to_thread(self._store.get, self._id)
+        self._lost = self._line is not None  # for the lines so far
         self._told(job.revision, job.state.ended)
         if after_revision is None:
-            return [job]
+            return job, [job]
         changes = await asyncio.to_thread(self._store.changes, self._id)
         before = [each for each in _replayed(changes) if after_revision < each.revision < job.revision]
-        return [*before, *([job] if job.revision > after_revision else [])]
+        return job, [*before, *([job] if job.revision > after_revision else [])]
 
     async def rest(self) -> AsyncIterator[pb.WatchJobResponse]:
         """Yield what the watcher does not know yet."""
