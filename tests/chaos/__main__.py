@@ -8,6 +8,7 @@ an order that the seed decides. It ends with code 1 if anything was lost, double
 """
 
 import argparse
+import json
 import random
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -32,8 +34,7 @@ from blemish_client import Client
 from blemish_core.datasets import DatasetStore
 from blemish_core.errors import Unavailable
 from blemish_core.images import ImageLimits
-from blemish_core.jobs.record import JobState
-from blemish_core.jobs.store import Line
+from blemish_core.jobs.record import JobState, now
 from blemish_core.names import ModelRef
 from blemish_core.surfaces import generate
 
@@ -123,8 +124,7 @@ class Suite:
                 faults.deafen(house)
             id = self._submit(drawn, model)
             self._wait_for(id, drawn.phase)
-            lines = len(self._lines(id))
-            struck = time.monotonic()
+            struck, struck_at = time.monotonic(), now()
             if older:
                 older.kill()
             fault.strike(house, id)
@@ -132,7 +132,7 @@ class Suite:
             if older or fault.within_s:
                 for worker in house.workers if older else ():
                     worker.start()
-                recovery_s = self._recovery(id, lines, struck)
+                recovery_s = self._recovery(id, struck, struck_at)
             ended = wait_for_end(house, id)
             if fault.expected is JobState.CANCELLED and ended:
                 recovery_s = time.monotonic() - struck
@@ -173,20 +173,28 @@ class Suite:
                 raise RuntimeError(f"jobs/{id} did not come to {phase}: {job}")
             time.sleep(0.01)
 
-    def _recovery(self, id: str, lines: int, struck: float) -> float | None:
-        """Seconds until a child began to work on it after so many lines; None if none had to."""
+    def _recovery(self, id: str, struck: float, struck_at: datetime) -> float | None:
+        """Seconds until a child began to work on it, by what it wrote itself; None if none had to."""
         give_up = time.monotonic() + _PHASE_WITHIN_S
         while time.monotonic() < give_up:
-            if any('"begins"' in line.text for line in self._lines(id)[lines:]):
-                return time.monotonic() - struck
+            began = [each for each in self._beginnings(id) if each > struck_at]
+            if began:
+                return (began[0] - struck_at).total_seconds()
             if self._house.job(id).state.ended:
                 return None
-            time.sleep(0.02)
+            time.sleep(0.05)
         return time.monotonic() - struck
 
-    def _lines(self, id: str) -> list[Line]:
+    def _beginnings(self, id: str) -> list[datetime]:
+        """When children began a step of the job."""
         with suppress(Unavailable):
-            return self._house.jobs.lines(id)
+            texts = [line.text for line in self._house.jobs.lines(id)]
+            written = [json.loads(text) for text in texts if text.startswith("{")]
+            return [
+                datetime.fromisoformat(line["timestamp"])
+                for line in written
+                if line.get("event") == "begins"
+            ]
         return []
 
 
