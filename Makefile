@@ -33,7 +33,8 @@ test: $(READY) $(KSERVE) ## Run every test, two files at a time
 	$(BIN)/pytest -n 2 --dist loadfile
 
 chaos: $(READY) ## Kill, stop and mislead a running stack, and look whether all jobs survive (ROUNDS=24)
-	$(BIN)/python -W ignore -m tests.chaos --rounds $(or $(ROUNDS),24) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -W ignore -m tests.chaos --rounds $(or $(ROUNDS),24) --minutes $(or $(MINUTES),60) \
+	  $(if $(SEED),--seed $(SEED))
 
 bench: $(READY) ## Run every benchmark in turn; each prints a Markdown table (minutes each)
 	@set -e; for file in tests/benchmarks/bench_*.py; do \

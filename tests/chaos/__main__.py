@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Strike a stack while it works, round after round, and look whether every promise about jobs holds.
 
-    python -m tests.chaos [--rounds 24] [--seed N] [--only FAULT] [--keep FOLDER]
+    python -m tests.chaos [--rounds 24] [--minutes 60] [--seed N] [--only FAULT] [--keep FOLDER]
 
 A round is one job, a training or a bulk embedding, and one fault at one of its phases; all come in turn, in
 an order that the seed decides. It ends with code 1 if anything was lost, doubled or left behind.
@@ -26,7 +26,7 @@ from statistics import median
 import numpy as np
 from tests.chaos import faults
 from tests.chaos.checks import Verdict, judge, wait_for_end
-from tests.chaos.faults import DEAF, DISK_FULL, FAULTS, OLDER_BUILD, Fault
+from tests.chaos.faults import CANCELLED, DEAF, DISK_FULL, FAULTS, OLDER_BUILD, Fault
 from tests.chaos.house import House, Part
 
 from blemish.v1.job_pb2 import PatchCore
@@ -34,7 +34,7 @@ from blemish_client import Client
 from blemish_core.datasets import DatasetStore
 from blemish_core.errors import Unavailable
 from blemish_core.images import ImageLimits
-from blemish_core.jobs.record import JobState, now
+from blemish_core.jobs.record import now
 from blemish_core.names import ModelRef
 from blemish_core.surfaces import generate
 
@@ -71,8 +71,14 @@ class Result:
     round: Round
     verdict: Verdict
     recovery_s: float | None
-    """Until somebody worked on it again; None where nobody had to."""
+    """Until somebody worked on it again, or it was cancelled; None where nobody had to do anything."""
     took_s: float
+
+    @property
+    def late(self) -> bool:
+        """Whether that took longer than it should: told and counted, but a busy machine is no fault."""
+        limit_s = self.round.fault.within_s
+        return self.recovery_s is not None and 0 < limit_s < self.recovery_s
 
 
 def rounds(rng: random.Random, only: str) -> Iterator[Round]:
@@ -129,21 +135,16 @@ class Suite:
                 older.kill()
             fault.strike(house, id)
             recovery_s = None
-            if older or fault.within_s:
+            if older or (fault.within_s and fault is not CANCELLED):
                 for worker in house.workers if older else ():
                     worker.start()
                 recovery_s = self._recovery(id, struck, struck_at)
             ended = wait_for_end(house, id)
-            if fault.expected is JobState.CANCELLED and ended:
+            if fault is CANCELLED and ended:
                 recovery_s = time.monotonic() - struck
             house.start()
             house.set_clock(0)
             verdict = judge(house, id, fault.expected, self._contents if drawn.kind == "embed" else set())
-        other = list(verdict.other)
-        limit_s = 2.0 if fault.expected is JobState.CANCELLED else fault.within_s
-        if recovery_s is not None and limit_s and recovery_s > limit_s:
-            other.append(f"took {recovery_s:.1f} s, not {limit_s:.0f}")
-        verdict = Verdict(verdict.lost, verdict.doubled, tuple(other))
         return Result(drawn, verdict, recovery_s, time.monotonic() - began)
 
     def _submit(self, drawn: Round, model: str) -> str:
@@ -225,8 +226,9 @@ def _older_worker(house: House) -> Iterator[Part]:
 def report(results: Sequence[Result], skipped: dict[str, str]) -> str:
     """The table of what came out."""
     lines = [
-        "| fault | job | phases | rounds | lost | doubled | other | working again, s: p50 | p95 |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| fault | job | phases | rounds | lost | doubled | other "
+        "| working again, s: p50 | p95 | promised | late |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     grouped: defaultdict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
@@ -252,22 +254,26 @@ def report(results: Sequence[Result], skipped: dict[str, str]) -> str:
             sum(bool(getattr(each.verdict, name)) for each in group)
             for name in ("lost", "doubled", "other")
         ]
+        promised = group[0].round.fault.within_s
+        late = sum(each.late for each in group)
         lines.append(
             f"| {fault} | {kind} | {named} | {len(group)} | {wrong[0]} | {wrong[1]} | {wrong[2]} "
-            f"| {p50} | {p95} |"
+            f"| {p50} | {p95} | {f'{promised:.0f}' if promised else ''} | {late if promised else ''} |"
         )
-    lines += [f"| {fault} | | not run: {why.strip()} | 0 | | | | | |" for fault, why in skipped.items()]
+    lines += [f"| {fault} | | not run: {why.strip()} | 0 | | | | | | | |" for fault, why in skipped.items()]
     return "\n".join(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos")
     parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--minutes", type=float, default=60, help="begin no round after so many")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     parser.add_argument("--only", default="", help="faults whose name has this in it")
     parser.add_argument("--keep", type=Path, help="folder for stores and logs; kept")
     asked = parser.parse_args()
     print(f"seed {asked.seed}", flush=True)
+    give_up = time.monotonic() + 60 * asked.minutes
     results: list[Result] = []
     skipped: dict[str, str] = {}
     with tempfile.TemporaryDirectory() if asked.keep is None else nullcontext(asked.keep) as folder:
@@ -292,7 +298,7 @@ def main() -> int:
                 suite = Suite(house, client)
                 suite.prepare()
                 for drawn in rounds(random.Random(asked.seed), asked.only):
-                    if len(results) >= asked.rounds:
+                    if len(results) >= asked.rounds or time.monotonic() > give_up:
                         break
                     if drawn.fault.name in skipped:
                         continue
@@ -314,6 +320,7 @@ def _tell(number: int, result: Result) -> None:
     drawn, verdict = result.round, result.verdict
     again = "" if result.recovery_s is None else f", working again after {result.recovery_s:.1f} s"
     wrong = [*verdict.lost, *verdict.doubled, *verdict.other]
+    again += ", LATE" * result.late
     outcome = "sound" if verdict.sound else f"WRONG: {'; '.join(wrong)}"
     print(
         f"{number:3} {drawn.fault.name} at {drawn.phase} ({drawn.kind}): {outcome}{again}; "

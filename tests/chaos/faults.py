@@ -32,7 +32,7 @@ class Fault:
     expected: JobState = JobState.SUCCEEDED
     of: tuple[str, ...] = ("train", "embed")
     within_s: float = 0.0
-    """Somebody works on the job again within this time; 0 promises nothing."""
+    """Somebody should work on the job again, or it be cancelled, within this time; 0 promises nothing."""
 
 
 def _worker(house: House, id: str) -> str:
@@ -158,6 +158,7 @@ def wait_for_deaf_workers(house: House, id: str) -> None:
         worker.start()
 
 
+CANCELLED = Fault("cancelled", cancel, JobState.CANCELLED, within_s=2)
 DEAF = Fault("workers that no longer consume", wait_for_deaf_workers, of=("train",))
 DISK_FULL = Fault("disk full while staging", nothing, JobState.FAILED, of=("train",))
 OLDER_BUILD = Fault("worker of an older build, killed", nothing, of=("train",))
@@ -175,7 +176,7 @@ FAULTS = (
     Fault("delivered five times more", deliver_again),
     Fault("handed to two workers", hand_to_two, within_s=60),
     Fault("clock an hour back", step_clock_back),
-    Fault("cancelled", cancel, JobState.CANCELLED),
+    CANCELLED,
     DEAF,
     DISK_FULL,
     OLDER_BUILD,

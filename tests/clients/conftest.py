@@ -91,6 +91,8 @@ class Fake(
         made = "jobs/made"
         self.watches: list[list[Job | Refusal]] = [[queued(made), running(made), ended(made)]]
         """One list a call of WatchJob; the last one serves all further calls."""
+        self.lines: list[str] = []
+        """Of every job's log."""
         self.streams: list[list[inspection_pb2.ScoreStreamResponse | Refusal | None]] = []
         """One list a call of ScoreStream, of what to say of each frame; None is an inspection."""
         self.frames: list[int] = []
@@ -176,6 +178,9 @@ class Fake(
 
     def WatchJob(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("WatchJob", request, context)
+        if request.log:
+            told = [job_pb2.LogLine(id=f"{n}-0", text=text) for n, text in enumerate(self.lines, 1)]
+            yield job_pb2.WatchJobResponse(lines=told)
         events = self.watches.pop(0) if len(self.watches) > 1 else self.watches[0]
         for event in events:
             if isinstance(event, Refusal):

@@ -13,7 +13,14 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
-from blemish.v1.job_pb2 import JOB_STATE_FAILED, JOB_STATE_QUEUED, JOB_STATE_RUNNING, Job, JobEvent
+from blemish.v1.job_pb2 import (
+    JOB_PRIORITY_HIGH,
+    JOB_STATE_FAILED,
+    JOB_STATE_QUEUED,
+    JOB_STATE_RUNNING,
+    Job,
+    JobEvent,
+)
 from blemish_client import Client
 from blemish_client.cli import up
 from blemish_client.cli.__main__ import main
@@ -77,6 +84,37 @@ def test_json_and_tables(run: Run, command: list[str], objects: int) -> None:
     assert to_read.exit_code == 0, to_read.stderr
     assert to_read.stdout.strip()
     assert not to_read.stdout.startswith("{")
+
+
+def test_jobs_say_where_they_wait_and_how_far_they_are(run: Run, fake: Fake) -> None:
+    running = Job(name="jobs/r", state=JOB_STATE_RUNNING, fraction_done=0.354)
+    running.phases.add(name="features", done=12, total=80, unit="images")
+    running.remaining.FromSeconds(95)
+    fake.jobs = [
+        Job(name="jobs/a", state=JOB_STATE_QUEUED, queue_position=1),
+        Job(name="jobs/b", state=JOB_STATE_QUEUED, queue_position=2),
+        running,
+    ]
+    shown = " ".join(run("jobs").stdout.split())
+    assert "queued, next" in shown
+    assert "queued, place 2" in shown
+    assert "35%, 0:01:35 left" in shown
+
+
+def test_the_log_of_a_job_is_printed_as_it_was_written(run: Run, fake: Fake) -> None:
+    fake.lines = ["one [bold]line[/bold]", "another"]
+    assert run("jobs", "logs", "made").stdout.splitlines() == fake.lines
+    assert [line["text"] for line in lines(run("jobs", "logs", "made", "--json"))] == fake.lines
+    assert fake.requests["WatchJob"][0].log
+
+
+def test_priority_and_limits_reach_the_server(run: Run, fake: Fake) -> None:
+    asked = ["--priority", "high", "--max-run-minutes", "1.5", "--max-memory-gib", "2", "--detach"]
+    assert run("train", "tile", *asked).exit_code == 0
+    request = fake.requests["CreateJob"][0]
+    assert request.priority == JOB_PRIORITY_HIGH
+    assert request.limits.max_run_time.ToMilliseconds() == 90_000
+    assert request.limits.max_memory_bytes == 2 << 30
 
 
 def test_score(run: Run, fake: Fake, image: Path) -> None:

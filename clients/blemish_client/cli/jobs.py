@@ -91,7 +91,7 @@ def _table_of(jobs: Iterable[Job]) -> Table:
 
 
 def _place(job: Job) -> str:
-    return "next" if job.queue_position == 1 else f"{job.queue_position}th in line"
+    return "next" if job.queue_position == 1 else f"place {job.queue_position}"
 
 
 def _show_live(session: Session, look: Callable[[], Table]) -> None:
@@ -133,7 +133,7 @@ def show(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
     for warning in found.warnings:
         session.out.print(f"warning: {warning}", markup=False)
     if found.queue_position:
-        session.out.print(f"{_place(found)} for a worker", markup=False)
+        session.out.print(f"waits for a worker: {_place(found)}", markup=False)
     rows = table("when", "became", "attempt", "worker", "why", right=("attempt",))
     for event in found.history:
         rows.add_row(
