@@ -94,7 +94,7 @@ def rounds(rng: random.Random, only: str) -> Iterator[Round]:
         rng.shuffle(queues[fault.name])
     for turn in range(10_000):
         # Those that take a minute by their nature come every third time.
-        names = [name for name in queues if turn % 3 == 0 or name not in _SLOW]
+        names = [name for name in queues if turn % 3 == 2 or name not in _SLOW]
         order = [queues[name][turn % len(queues[name])] for name in names]
         rng.shuffle(order)
         yield from order
