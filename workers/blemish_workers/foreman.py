@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import structlog
 
-from blemish_core.errors import JobCancelled, NotFound, NotPossibleYet, Unavailable
+from blemish_core.errors import BlemishError, JobCancelled, NotFound, Unavailable
 from blemish_core.jobs import steps
 from blemish_core.jobs.attempt import Attempt, Superseded
 from blemish_core.jobs.lease import Lease, LeaseHeld
@@ -143,7 +143,9 @@ class Foreman:
             slot.renew()
             attempt.finish(JobState.FAILED, error=str(error))
             log.warning("job took too much", error=str(error))
-        except (StepFailed, NotFound, NotPossibleYet) as error:
+        except Unavailable:
+            raise  # Redis is away: somebody goes on later
+        except (StepFailed, BlemishError) as error:
             attempt.finish(JobState.FAILED, error=str(error))
             log.warning("job failed", error=str(error))
         else:
