@@ -22,6 +22,8 @@ from blemish_core.jobs.record import Phase
 from blemish_core.jobs.steps import Go, Said, Step
 from blemish_core.jobs.work import Ear, Workplace
 
+_IDLE_S = 10.0
+
 log = structlog.get_logger(__name__)
 
 
@@ -41,7 +43,11 @@ class Child:
         threading.Thread(target=self._listen, name="told", daemon=True).start()
         self._tell(steps.Ready(device=self._place.device))
         while True:
-            step = self._messages.get()
+            try:
+                step = self._messages.get(timeout=_IDLE_S)
+            except queue.Empty:
+                work.forget_model()  # of an embedding, kept for its next part
+                continue
             if not isinstance(step, Go):
                 with structlog.contextvars.bound_contextvars(job=step.job):
                     self._take(step)
