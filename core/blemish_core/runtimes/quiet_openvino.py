@@ -7,11 +7,15 @@ home folder says no. Without the package ``openvino_telemetry`` they fall back t
 
 import logging
 import sys
+import threading
 from types import ModuleType
+
+import numpy as np
 
 from blemish_core.errors import NotPossibleYet
 
 _TELEMETRY = "openvino_telemetry"
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def _silence() -> None:
@@ -27,7 +31,7 @@ def _silence() -> None:
 
 
 def openvino() -> ModuleType:
-    """Return the package.
+    """Return the package, past what only one thread may do first.
 
     Raises:
         NotPossibleYet: if it is not installed.
@@ -35,6 +39,12 @@ def openvino() -> ModuleType:
     _silence()
     try:
         import openvino
+
+        with _ONE_AT_A_TIME:
+            # Its bindings find numpy's interface at their first array. A second thread with a first array
+            # meanwhile waits for that with the interpreter's lock held, which the finder needs: the process
+            # stands still for ever (pybind11's npy_api::get).
+            openvino.Tensor(np.zeros(1, np.float32))
     except ImportError as error:
         raise NotPossibleYet(
             f"OpenVINO cannot be loaded here ({error}): install it with `pip install 'blemish[core]'`, or "

@@ -42,6 +42,34 @@ def test_an_answer_outlives_the_next_call(runtime: OpenVinoRuntime) -> None:
     assert first.equal(kept)
 
 
+_FIRST_AT_ONCE = """
+import sys, threading
+from pathlib import Path
+import torch
+from blemish_core.runtimes.on_openvino import OpenVinoRuntime
+
+runtime = OpenVinoRuntime(Path(sys.argv[1]), lanes=2)
+sys.setswitchinterval(1e-4)  # so that a second thread comes in between nearly every time
+together = threading.Barrier(8)
+
+def first() -> None:
+    images = torch.zeros(1, 3, 64, 64)
+    together.wait()
+    runtime(images)
+
+threads = [threading.Thread(target=first) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_threads_that_are_first_at_once_do_not_lock_each_other_out(exported: Path) -> None:
+    # A process of its own: it can happen once in each.
+    subprocess.run([sys.executable, "-c", _FIRST_AT_ONCE, str(exported)], check=True, timeout=60)
+
+
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_threads_at_once_get_their_own_answers(exported: Path, lanes: int) -> None:
     runtime = OpenVinoRuntime(exported, lanes=lanes)
