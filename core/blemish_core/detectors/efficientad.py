@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blemish_core.detectors.detector import Image, Outcome, Runtime, held_bytes
-from blemish_core.detectors.embedding import embeddings, pooled, score_unit
+from blemish_core.detectors.embedding import embeddings, pooled, score_unit, whitening
 from blemish_core.detectors.teacher import CHANNELS, SIZES
 from blemish_core.errors import InvalidRequest
 from blemish_core.preprocessing import Preprocessing
@@ -91,6 +91,7 @@ class EfficientAd:
         self._runtime: Runtime = TorchRuntime(self._network, self._device)
         self._preprocess = Preprocessing(settings.input_size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         self._good_scores = torch.tensor([0.0, 1.0])
+        self._whitening = torch.eye(CHANNELS)
         self._on_device()
 
     @property
@@ -117,7 +118,10 @@ class EfficientAd:
         self._runtime = runtime
 
     def tensors(self) -> dict[str, Tensor]:
-        tensors = self._network.state_dict() | {"good_scores": self._good_scores}
+        tensors = self._network.state_dict() | {
+            "good_scores": self._good_scores,
+            "whitening": self._whitening,
+        }
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
     @classmethod
@@ -131,6 +135,8 @@ class EfficientAd:
         detector = cls(EfficientAdSettings(**settings), device)
         weights = dict(tensors)
         detector._good_scores = weights.pop("good_scores")
+        # Versions from before it had plain directions, and so has what was indexed of them.
+        detector._whitening = weights.pop("whitening", detector._whitening)
         detector._network.load_state_dict(weights)
         return detector._on_device()
 
@@ -142,7 +148,8 @@ class EfficientAd:
             maps, features = self._runtime(torch.stack(list(inputs)))
             scores = maps.amax((1, 2, 3))
             center = self._network.center.to(scores.device)
-            vectors = embeddings(features, center, scores, self._good_scores.to(scores.device))
+            whitening, good_scores = (t.to(scores.device) for t in (self._whitening, self._good_scores))
+            vectors = embeddings(features, center, whitening, scores, good_scores)
         return [
             Outcome(score, np.ascontiguousarray(pixels), vector)
             for score, pixels, vector in zip(
@@ -150,12 +157,16 @@ class EfficientAd:
             )
         ]
 
+    def features(self, images: Tensor) -> Tensor:
+        """The teacher's features (B, R * R, 384) of prepared images (B, 3, S, S)."""
+        return self._network.teacher(images).flatten(2).transpose(1, 2)
+
     def measure_maps(self, quantiles: Mapping[str, Tensor], spread: Tensor) -> None:
         """Take how the maps of good images new to the student lie.
 
         Args:
             quantiles: qa_st, qb_st, qa_ae, qb_ae, the 90 % and 99.5 % quantiles of each map.
-            spread: deviation of the anomaly of patches.
+            spread: what patches are pooled by, see ``temperature``.
         """
         for name, value in quantiles.items():
             self.model.quantiles[name].data.copy_(value)
@@ -165,6 +176,11 @@ class EfficientAd:
         """Take the mean of the pooled features of good images, (384,), off every embedding."""
         self._network.center.copy_(center)
 
+    def measure_directions(self, features: Tensor) -> None:
+        """Take what features (N, 384) of good images vary in as what tells no images apart."""
+        with torch.inference_mode():
+            self._whitening = whitening(features).to(self._device)
+
     def measure_scores(self, scores: Sequence[float]) -> None:
         """Take scores of good images new to the student as the unit of scores in embeddings."""
         self._good_scores = score_unit(torch.tensor(scores)).to(self._device)
@@ -172,6 +188,7 @@ class EfficientAd:
     def _on_device(self) -> "EfficientAd":
         self._network.to(self._device)
         self._good_scores = self._good_scores.to(self._device)
+        self._whitening = self._whitening.to(self._device)
         return self
 
 
@@ -190,8 +207,7 @@ class _Judgement(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As anomalib's ``EfficientAdModel.forward`` judges; the teacher's answers are pooled beside it."""
         model = self.model
-        mean, std = model.mean_std["mean"], model.mean_std["std"]
-        teacher = (model.teacher(images) - mean) / std  # (B, 384, R, R)
+        teacher = self.teacher(images)
         student = model.student(images)
         distance = torch.pow(teacher - student[:, :CHANNELS], 2)
         map_st, map_stae = model.compute_maps(images, student, distance)
@@ -199,3 +215,9 @@ class _Judgement(nn.Module):
         patches = functional.avg_pool2d(maps, _STRIDE)[:, 0, _PAD:-_PAD, _PAD:-_PAD]  # (B, R, R)
         features = teacher.flatten(2).transpose(1, 2)  # (B, R * R, 384)
         return maps, pooled(features, patches.flatten(1), self.spread)
+
+    def teacher(self, images: Tensor) -> Tensor:
+        """The teacher's features (B, 384, R, R), each channel in units of good images."""
+        mean, std = self.model.mean_std["mean"], self.model.mean_std["std"]
+        answers: Tensor = (self.model.teacher(images) - mean) / std
+        return answers

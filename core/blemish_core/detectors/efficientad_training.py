@@ -14,6 +14,7 @@ from blemish_core.detectors import teacher as teachers
 from blemish_core.detectors.detector import Held, Outcome, ReadImage, Terms, Training
 from blemish_core.detectors.efficientad import EfficientAd, EfficientAdSettings
 from blemish_core.detectors.efficientad_steps import Steps, Surface
+from blemish_core.detectors.embedding import temperature
 from blemish_core.detectors.photographs import photographs
 from blemish_core.detectors.split import held_out_count
 from blemish_core.detectors.teacher import CHANNELS
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 MIN_IMAGES = 3  # two to learn, one to hold out
 _SHARED_BELOW = 10  # held-out images that are too few to spare some for the maps' quantiles alone
 _CENTERED = 32  # images whose mean is the center of embeddings
+_EVERY = 4  # patches lie close enough for three of four to be no news
 _BATCH = 4
 
 
@@ -101,19 +103,26 @@ def _measure_maps(detector: EfficientAd, surface: Surface, judging: NDArray[np.i
             quantiles |= {f"qa_{name}": torch.tensor(low), f"qb_{name}": torch.tensor(high)}
         # As the model joins them: both in units of their quantiles, a twentieth of each.
         units = [quantiles[f"qb_{name}"] - quantiles[f"qa_{name}"] for name in ("st", "ae")]
-        spread = torch.cat([0.05 * (st / units[0] + ae / units[1]) for st, ae in pairs]).std()
+        spread = temperature(torch.cat([0.05 * (st / units[0] + ae / units[1]) for st, ae in pairs]))
     detector.measure_maps(quantiles, spread)
 
 
 def _measure_center(detector: EfficientAd, surface: Surface, good: NDArray[np.int64], terms: Terms) -> None:
-    """Take the mean of the pooled features of several good images: of one alone, it is that image."""
+    """Take the mean of the pooled features of several good images, and what their patches vary in.
+
+    Of one image alone, the mean is that image.
+    """
     total = torch.zeros(CHANNELS, dtype=torch.float64)
+    patches = []
     with torch.inference_mode():
         for done, number in enumerate(good):
             terms.progress("center", done, len(good), "images")
-            total += detector.network(surface.prepared(int(number)))[1][0].double().cpu()
+            image = surface.prepared(int(number))
+            total += detector.network(image)[1][0].double().cpu()
+            patches.append(detector.features(image)[0, ::_EVERY].cpu())
     terms.progress("center", len(good), len(good), "images")
     detector.measure_center((total / len(good)).float())
+    detector.measure_directions(torch.cat(patches))
 
 
 def _outcomes(

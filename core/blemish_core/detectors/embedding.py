@@ -1,32 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One vector an image, for search: features pooled where they are anomalous, and the score beside them.
+"""One vector an image, for search: whitened features pooled where they are anomalous, and the score.
 
-A plain mean drowns a small defect in good surface. The score keeps good images by good ones: their most
-anomalous patch may look like the faintest of a defect.
+A plain mean drowns a small defect in good surface. What good patches differ in, light and grain, says
+nothing of a defect: whitening by their covariance takes it down to the size of all the rest. The score
+keeps good images by good ones: their most anomalous patch may look like the faintest of a defect.
+
+Chosen by measurement: candidates in ``tests/benchmarks/bench_embeddings.py``, their table in
+``docs/search.md``.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Of the score in an embedding, beside pooled features of length 1: raised the precision at 5 for good and
-# defective by 0.05 to 0.12 on the synthetic surfaces and left it within 0.001 on two real ones.
+# Of the score in an embedding, beside pooled features of length 1.
 _SCORE_WEIGHT = 0.5
-
+# Of the deviation of good patches' anomaly: lower takes the most anomalous patch alone, higher the mean.
+_TEMPERATURE = 0.7
+# Of the mean variance, added to each: directions that hardly vary in a few good images are not blown up.
+_SHRINKAGE = 0.1
 # Of the features' length: what lies nearer to the center has no direction but that of rounding, and fades.
 _NEAR = 0.02
 
 
-def pooled(features: Tensor, anomaly: Tensor, spread: Tensor) -> Tensor:
-    """Pool features (B, P, D) by a softmax over the anomaly (B, P) of each patch: (B, D).
+def temperature(anomaly: Tensor) -> Tensor:
+    """Return what ``pooled`` divides by, (), from the anomaly of good patches, of any shape."""
+    return _TEMPERATURE * anomaly.std()
 
-    ``spread`` is how far the anomaly of good patches spreads.
-    """
-    weights = functional.softmax(anomaly / spread, dim=1)
+
+def pooled(features: Tensor, anomaly: Tensor, temperature: Tensor) -> Tensor:
+    """Pool features (B, P, D) by a softmax over the anomaly (B, P) of each patch: (B, D)."""
+    weights = functional.softmax(anomaly / temperature, dim=1)
     return (weights[:, None] @ features)[:, 0]
 
 
-def embeddings(features: Tensor, center: Tensor, scores: Tensor, good_scores: Tensor) -> Tensor:
+def whitening(features: Tensor) -> Tensor:
+    """Return W (D, D), symmetric: features (N, D) of good patches times W vary nearly alike all around."""
+    variances, directions = torch.linalg.eigh(torch.cov(features.double().T))
+    variances = variances.clamp_min(0)
+    scales = (variances + _SHRINKAGE * variances.mean()).clamp_min(1e-12).rsqrt()
+    whitened: Tensor = (directions * scales) @ directions.T
+    return whitened.float()
+
+
+def embeddings(
+    features: Tensor, center: Tensor, whitening: Tensor, scores: Tensor, good_scores: Tensor
+) -> Tensor:
     """Return vectors (B, D + 1) of length 1 from pooled features (B, D) and image scores (B,).
 
     ``center`` (D,) is taken off, since what all images share tells none apart; ``good_scores`` holds mean
@@ -34,7 +53,8 @@ def embeddings(features: Tensor, center: Tensor, scores: Tensor, good_scores: Te
     """
     away = features - center
     near = _NEAR * features.norm(dim=1, keepdim=True)
-    direction = away / torch.maximum(away.norm(dim=1, keepdim=True), near).clamp_min(1e-12)
+    fading = (away.norm(dim=1, keepdim=True) / near.clamp_min(1e-12)).clamp_max(1)
+    direction = functional.normalize(away @ whitening, dim=1) * fading
     mean, deviation = good_scores
     unlike = ((scores - mean) / (2 * deviation) - 1).tanh()  # 0 at two deviations above the mean
     return functional.normalize(torch.cat([direction, _SCORE_WEIGHT * unlike[:, None]], dim=1), dim=1)

@@ -16,7 +16,7 @@ from blemish_core.detectors import backbone as backbones
 from blemish_core.detectors.anomaly_map import anomaly_map
 from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.detector import Image, Outcome, Runtime, held_bytes
-from blemish_core.detectors.embedding import embeddings, pooled, score_unit
+from blemish_core.detectors.embedding import embeddings, pooled, score_unit, temperature, whitening
 from blemish_core.detectors.memory_bank import MemoryBank
 from blemish_core.errors import InvalidRequest
 from blemish_core.preprocessing import Preprocessing
@@ -86,8 +86,10 @@ class PatchCore:
         blur = self._model.anomaly_map_generator.blur.kernel[0, 0].double()
         self._blur = tuple(blur.sum(0).tolist())  # the kernel is the product of two such
         self._preprocess = Preprocessing(settings.input_size, backbone.mean, backbone.std)
-        # What embeddings are measured by: the bank's mean, and how good images new to it lie and score.
+        # What embeddings are measured by: the bank's mean, what good patches vary in, and how good images
+        # new to the bank lie and score.
         self._center = torch.empty(0)
+        self._whitening = torch.empty(0, 0)
         self._spread = torch.ones(())
         self._good_scores = torch.tensor([0.0, 1.0])
 
@@ -117,6 +119,7 @@ class PatchCore:
     def tensors(self) -> dict[str, Tensor]:
         tensors = self._model.state_dict() | {
             "center": self._center,
+            "whitening": self._whitening,
             "spread": self._spread,
             "good_scores": self._good_scores,
         }
@@ -139,6 +142,8 @@ class PatchCore:
         weights = dict(tensors)
         detector._center, detector._spread = weights.pop("center"), weights.pop("spread")
         detector._good_scores = weights.pop("good_scores")
+        # Versions from before it had plain directions, and so has what was indexed of them.
+        detector._whitening = weights.pop("whitening", torch.eye(len(detector._center)))
         centroids, supports = weights.pop("index_centroids", None), weights.pop("supports", None)
         detector._model.load_state_dict(weights)
         detector._search(detector._model.memory_bank, centroids, supports)
@@ -172,7 +177,7 @@ class PatchCore:
         maps = [anomaly_map(found.distances.reshape(grid), side, self._blur) for found in nearest]
         distances = torch.stack([found.distances for found in nearest])  # (B, P)
         gathered = pooled(features, distances, self._spread)
-        vectors = embeddings(gathered, self._center, scores, self._good_scores)
+        vectors = embeddings(gathered, self._center, self._whitening, scores, self._good_scores)
         return [
             Outcome(score, pixels.cpu().numpy(), vector)
             for score, pixels, vector in zip(scores.tolist(), maps, vectors.cpu().numpy(), strict=True)
@@ -190,6 +195,7 @@ class PatchCore:
     def remember(self, entries: Tensor) -> None:
         """Take ``entries`` (M, D) as what is normal."""
         self._center = entries.mean(0)
+        self._whitening = torch.eye(len(self._center))
         self._search(entries)
         self._on_device()
 
@@ -210,7 +216,12 @@ class PatchCore:
         """Take how far features (B, P, D) of good images lie from the bank as the unit of distance."""
         with torch.inference_mode():
             distances = [self._bank.nearest(patches).distances for patches in features.to(self._device)]
-        self._spread = torch.cat(distances).std()
+        self._spread = temperature(torch.cat(distances))
+
+    def measure_directions(self, features: Tensor) -> None:
+        """Take what the features (B, P, D) of good images vary in as what tells no images apart."""
+        with torch.inference_mode():
+            self._whitening = whitening(features.flatten(0, 1)).to(self._device)
 
     def measure_scores(self, scores: Sequence[float]) -> None:
         """Take ``scores`` of good images new to the bank, two or more, as the unit of scores."""
@@ -219,6 +230,7 @@ class PatchCore:
     def _on_device(self) -> "PatchCore":
         self._model.to(self._device)
         self._center, self._spread = self._center.to(self._device), self._spread.to(self._device)
+        self._whitening = self._whitening.to(self._device)
         self._good_scores = self._good_scores.to(self._device)
         return self
 

@@ -21,6 +21,7 @@ MIN_IMAGES = 2  # one to learn, one to hold out
 _CROSS_BELOW = 20  # fewer images than this are too few to spare any for calibration alone
 _FOLDS = 5
 _BATCH = 8
+_WHITENED = 64  # images, those held out first; tens of thousands of patches
 _GPU_SPARE_BYTES = 2 << 30  # for the blocks of a coreset
 
 
@@ -72,6 +73,7 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
         )
     scores = tuple(outcome.score for outcome in outcomes)
     detector.measure_scores(scores)
+    detector.measure_directions(features[:_WHITENED])
     maxima = tuple(float(outcome.anomaly_map.max()) for outcome in outcomes)
     return Training(detector, Held(scores, maxima), learned, method, held_out=tuple(held_out.tolist()))
 
