@@ -285,3 +285,21 @@ def test_quantized_multivectors_are_compared_by_their_best_rows(tmp_path: Path) 
         scores = [point.score for point in found]
         np.testing.assert_allclose(scores, truth[[p.id.num for p in found]], atol=1e-3)
     store.close()
+
+
+def test_changed_settings_survive_a_restart(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.create(asked("a"))
+    store.change_aliases(
+        [pb.AliasOperations(create_alias=pb.CreateAlias(collection_name="a", alias_name="b"))]
+    )
+    strict = pb.StrictModeConfig(enabled=True, max_query_limit=3)
+    store.update(pb.UpdateCollection(collection_name="b", strict_mode_config=strict))
+    store.close()
+    again = Store(tmp_path)
+    assert again.find("a").describe().config.strict_mode_config == strict
+    with pytest.raises(BadRequest, match="4 > 3"):
+        again.find("a").scroll(pb.ScrollPoints(limit=4))
+    with pytest.raises(Missing):
+        again.update(pb.UpdateCollection(collection_name="none"))
+    again.close()
