@@ -15,7 +15,7 @@ from qdrant_client import grpc as pb
 from blemish_local.qdrant import groups, queries, schema, scoring, updates
 from blemish_local.qdrant.engine import engine_errors
 from blemish_local.qdrant.errors import Missing, Unsupported
-from blemish_local.qdrant.groups import GroupId
+from blemish_local.qdrant.groups import Among, GroupId
 from blemish_local.qdrant.ids import Id, all_from_proto
 from blemish_local.qdrant.scoring import Examples
 from blemish_local.qdrant.strict import Strict
@@ -134,7 +134,7 @@ class Collection:
         """Answer with the groups, and the points of each, best first."""
         by, (limit, size) = request.group_by, groups.limits(request)
 
-        def rank(limit: int, among: Sequence[GroupId] | None) -> Sequence[qe.ScoredPoint]:
+        def rank(limit: int, among: Among) -> Sequence[qe.ScoredPoint]:
             query = self._query(groups.ranking(request, limit), groups.members(by, among))
             return self._shard.query(query)
 

@@ -6,6 +6,7 @@ point out of all groups; a list puts its point in several.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import qdrant_edge as qe
@@ -20,8 +21,20 @@ _SHARED = {"prefetch", "query", "using", "filter", "params", "score_threshold", 
 """What a grouped query says as a plain one does."""
 
 GroupId = str | int
-Rank = Callable[[int, Sequence[GroupId] | None], Sequence[qe.ScoredPoint]]
-"""Returns so many points at most, the best first, of all groups or of those named."""
+
+
+@dataclass(frozen=True)
+class Among:
+    """Whose points are ranked."""
+
+    only: Sequence[GroupId] = ()
+    """The points of these groups alone; of any where there are none."""
+    beyond: Sequence[GroupId] = ()
+    """Points that are in none but these may be left out."""
+
+
+Rank = Callable[[int, Among], Sequence[qe.ScoredPoint]]
+"""Returns so many points at most, the best first."""
 
 
 def limits(request: pb.QueryPointGroups) -> tuple[int, int]:
@@ -40,20 +53,25 @@ def limits(request: pb.QueryPointGroups) -> tuple[int, int]:
 def gathered(rank: Rank, by: str, groups: int, size: int) -> dict[GroupId, list[qe.ScoredPoint]]:
     """Return the best ``groups``, with up to ``size`` points each; ``by`` is the field's path.
 
-    The ranking is read twice as far each time, until no point can be missing. Once all groups
-    are known, it is that of their points alone: small groups would otherwise never be full
-    before the end of the collection.
+    It ranks twice as many points each time, until none can be missing. Those of full groups are
+    left out, and all but those of the best groups once these are known: otherwise small groups,
+    or fewer groups than asked for, would mean to rank the whole collection.
     """
-    limit, among = groups * size, None
+    # In the order of their best points: who is first seen later is no better.
+    found: dict[GroupId, list[qe.ScoredPoint]] = {}
+    full: list[GroupId] = []
+    limit, among = groups * size, Among()
     while True:
         ranked = rank(limit, among)
-        found = dict(list(_grouped(ranked, by).items())[:groups])
-        if len(ranked) < limit or (
-            len(found) == groups and all(len(points) >= size for points in found.values())
-        ):
-            return {group: points[:size] for group, points in found.items()}
-        if len(found) == groups:
-            among = list(found)
+        for group, points in _grouped(ranked, by).items():
+            if group not in full:
+                found[group] = points[:size]
+        best = [*found][:groups]
+        full = [group for group, points in found.items() if len(points) >= size]
+        wanting = [group for group in best if group not in full]
+        if len(ranked) < limit or (len(best) == groups and not wanting):
+            return {group: found[group] for group in best}
+        among = Among(only=wanting) if len(best) == groups else Among(beyond=full)
         limit *= 2
 
 
@@ -73,15 +91,21 @@ def ranking(request: pb.QueryPointGroups, limit: int) -> pb.QueryPoints:
     return pb.QueryPoints(**shared, limit=limit, with_payload=pb.WithPayloadSelector(include=field))
 
 
-def members(by: str, among: Sequence[GroupId] | None) -> qe.Filter:
-    """Return the filter for the points of some groups, or of any."""
-    if among is None:
-        return qe.Filter(must_not=[qe.IsEmptyCondition(by)])
-    names = [group for group in among if isinstance(group, str)]
-    numbers = [group for group in among if isinstance(group, int)]
+def members(by: str, among: Among) -> qe.Filter:
+    """Return the filter for the points of some groups."""
     return qe.Filter(
-        should=[qe.FieldCondition(by, match=qe.MatchAny(values)) for values in (names, numbers) if values]
+        should=[qe.FieldCondition(by, match=qe.MatchAny(values)) for values in _by_type(among.only)]
+        or None,
+        must=[qe.FieldCondition(by, match=qe.MatchExcept(values)) for values in _by_type(among.beyond)]
+        or None,
+        must_not=[qe.IsEmptyCondition(by)],
     )
+
+
+def _by_type(groups: Sequence[GroupId]) -> list[Any]:
+    names = [group for group in groups if isinstance(group, str)]
+    numbers = [group for group in groups if isinstance(group, int)]
+    return [values for values in (names, numbers) if values]
 
 
 def id_to_proto(group: GroupId) -> pb.GroupId:
