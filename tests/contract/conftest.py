@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The embedded Qdrant as a process of its own, clients for it, and the client's own to compare with."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -8,12 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import grpc
 import pytest
 from qdrant_client import QdrantClient
 from qdrant_client import models as qm
-from qdrant_client.conversions.common_types import QueryResponse
+from qdrant_client.conversions.common_types import GroupsResult, QueryResponse
 
 START_WITHIN_S = 30
 
@@ -98,6 +100,36 @@ def embedded(embedded_qdrant: EmbeddedQdrant) -> Iterator[QdrantClient]:
     client.close()
 
 
+@pytest.fixture(scope="module", params=["embedded", "QDRANT_URL"])
+def qdrant(request: pytest.FixtureRequest) -> Iterator[QdrantClient]:
+    """A client of the embedded Qdrant, then of the real one where there is one."""
+    if request.param == "embedded":
+        client = QdrantClient(**request.getfixturevalue("embedded_qdrant").to_connect())
+    elif url := os.environ.get("QDRANT_URL"):
+        port = int(os.environ.get("QDRANT_GRPC_PORT", "6334"))
+        client = QdrantClient(url, grpc_port=port, prefer_grpc=True, check_compatibility=False, timeout=30)
+    else:
+        pytest.skip("no real Qdrant: set QDRANT_URL, and QDRANT_GRPC_PORT unless it is 6334")
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def name(qdrant: QdrantClient) -> Iterator[str]:
+    """The name of a collection to be made, which is removed afterwards."""
+    free = f"blemish-test-{uuid4().hex}"
+    yield free
+    qdrant.delete_collection(free)
+
+
+@pytest.fixture
+def pair(qdrant: QdrantClient) -> Iterator["Both"]:
+    """The Qdrant that is tested and the client's in-memory one."""
+    pair = Both(qdrant)
+    yield pair
+    pair.memory.close()
+
+
 class Both:
     """The embedded Qdrant and the client's in-memory one, which must agree."""
 
@@ -109,6 +141,12 @@ class Both:
         """Have both do the same, whatever they answer."""
         call(self.embedded)
         call(self.memory)
+
+    def rank_alike(self, call: Call) -> list[Any]:
+        """Return the hits of both, best first, or the groups; equals may come in any order."""
+        ours, theirs = comparable(call(self.embedded)), comparable(call(self.memory))
+        alike(ours, theirs)
+        return list(ours)
 
     def same(self, call: Call) -> Any:
         """Return what both answer."""
@@ -139,11 +177,41 @@ def both(embedded: QdrantClient) -> Iterator[Both]:
     pair.memory.close()
 
 
+def alike(ours: list[Any], theirs: list[Any]) -> None:
+    """Compare hits, or groups of them, but for the order of those whose scores are the same."""
+    scores = [[score(each) for each in ranked] for ranked in (ours, theirs)]
+    assert scores[0] == close(scores[1])
+    known = {each[0]: each for each in theirs}
+    for one in ours:
+        # The last one may be another of those with its score.
+        if one[0] not in known and score(one) == close(scores[1][-1]):
+            continue
+        other = known[one[0]]
+        assert score(one) == close(score(other))
+        if isinstance(one[1], list):
+            alike(one[1], other[1])
+        else:
+            assert one[2:] == nearly(other[2:])
+
+
+def score(of: Any) -> float:
+    """Return the score of a hit, or of the best one of a group."""
+    found: float = score(of[1][0]) if isinstance(of[1], list) else of[1]
+    return found
+
+
+def close(expected: Any) -> Any:
+    """Return what equals floats of 32 bits that were added up in another order."""
+    return pytest.approx(expected, rel=1e-6, abs=1e-5)
+
+
 def comparable(answer: Any) -> Any:
     """Return what both answer alike, in plain values: not the versions of points."""
     match answer:
         case QueryResponse():
             return comparable(answer.points)
+        case GroupsResult():
+            return [[group.id, comparable(group.hits)] for group in answer.groups]
         # gRPC does not tell an empty payload from none.
         case qm.ScoredPoint():
             return [answer.id, answer.score, answer.payload or None, answer.vector]

@@ -89,10 +89,18 @@ def test_what_only_a_real_qdrant_has_is_named(both: "Both") -> None:
     geo = qm.GeoRadius(center=qm.GeoPoint(lon=1, lat=1), radius=1)
     near = qm.Filter(must=[qm.FieldCondition(key="where", geo_radius=geo)])
     sparse = {"s": qm.SparseVectorParams()}
+    diverse = qm.NearestQuery(nearest=ones, mmr=qm.Mmr())
+    unenforced = qm.StrictModeConfig(enabled=True, max_points_count=5)
+    ones_of = qm.VectorParams(size=SIZE, distance=qm.Distance.DOT)
     for call in (
-        lambda c: c.query_points_groups("c", group_by="line", query=ones),
+        lambda c: c.query_points_groups("c", group_by="line", query=ones, with_lookup="c"),
+        lambda c: c.query_points_groups("c", group_by="line", query=diverse),
+        lambda c: c.query_points_groups("c", group_by="line", prefetch=qm.Prefetch(query=ones), query=ones),
         lambda c: c.query_points("c", prefetch=qm.Prefetch(query=ones), query=ones),
-        lambda c: c.query_points("c", query=qm.RecommendQuery(recommend=qm.RecommendInput(positive=[1]))),
+        lambda c: c.query_points("c", query=qm.FusionQuery(fusion=qm.Fusion.RRF)),
+        lambda c: c.update_collection("c", sparse_vectors_config=sparse),
+        lambda c: c.update_collection("c", strict_mode_config=unenforced),
+        lambda c: c.create_collection("s", ones_of, strict_mode_config=unenforced),
         lambda c: c.count("c", near),
         lambda c: c.create_collection("s", sparse_vectors_config=sparse),
     ):

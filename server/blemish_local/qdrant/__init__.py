@@ -4,5 +4,6 @@
 One process owns the files; any number of unmodified ``QdrantClient(prefer_grpc=True)`` talk to
 it. A request passes services, then the translations (filters, queries, updates, schema), then
 a collection of the store, which is one shard of ``qdrant_edge``. What is not served answers
-UNIMPLEMENTED: sparse and multi-vectors, prefetch, groups, geo conditions, sharding, snapshots.
+UNIMPLEMENTED: sparse vectors, prefetch, fusion, geo conditions, lookup in another collection,
+some settings of strict mode, sharding, snapshots.
 """

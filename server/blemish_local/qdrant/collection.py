@@ -12,10 +12,13 @@ from typing import Any
 import qdrant_edge as qe
 from qdrant_client import grpc as pb
 
-from blemish_local.qdrant import queries, schema, updates
+from blemish_local.qdrant import groups, queries, schema, scoring, updates
 from blemish_local.qdrant.engine import engine_errors
-from blemish_local.qdrant.errors import BadRequest, Missing, Unsupported
-from blemish_local.qdrant.ids import Id, all_from_proto, from_proto
+from blemish_local.qdrant.errors import Missing, Unsupported
+from blemish_local.qdrant.groups import Among, GroupId
+from blemish_local.qdrant.ids import Id, all_from_proto
+from blemish_local.qdrant.scoring import Examples
+from blemish_local.qdrant.strict import Strict
 from blemish_local.qdrant.vectors import DEFAULT, VectorSpace
 
 
@@ -26,6 +29,7 @@ class Collection:
         self._shard = shard
         self._asked = asked
         self._space = VectorSpace.of(asked.vectors_config)
+        self._strict = Strict(asked.strict_mode_config, self._indexed)
         self.changed = False
         """Whether there is something to flush."""
 
@@ -45,44 +49,55 @@ class Collection:
         with engine_errors():
             return schema.description(self._asked, self._shard.info())
 
+    @property
+    def asked(self) -> pb.CreateCollection:
+        """What it was created with, and changed to since."""
+        return self._asked
+
+    def change(self, asked: pb.CreateCollection) -> None:
+        """Be what ``schema.changed`` made of what was asked."""
+        self._asked = asked
+        self._strict = Strict(asked.strict_mode_config, self._indexed)
+
     # Writes. Each is read whole, so refused whole, before the first point is written; only
     # a point that is not there stops the engine half-way, as it does a real Qdrant.
 
     def upsert(self, request: pb.UpsertPoints) -> None:
-        self._write(lambda: updates.upsert(request, self._space))
+        self._write(request, lambda: updates.upsert(request, self._space))
 
     def update_vectors(self, request: pb.UpdatePointVectors) -> None:
-        self._write(lambda: updates.update_vectors(request, self._space))
+        self._write(request, lambda: updates.update_vectors(request, self._space))
 
     def delete(self, request: pb.DeletePoints) -> None:
-        self._write(lambda: updates.delete(request.points))
+        self._write(request, lambda: updates.delete(request.points))
 
     def set_payload(self, request: pb.SetPayloadPoints) -> None:
-        self._write(lambda: updates.set_payload(request))
+        self._write(request, lambda: updates.set_payload(request))
 
     def overwrite_payload(self, request: pb.SetPayloadPoints) -> None:
-        self._write(lambda: updates.overwrite_payload(request))
+        self._write(request, lambda: updates.overwrite_payload(request))
 
     def delete_payload(self, request: pb.DeletePayloadPoints) -> None:
-        self._write(lambda: updates.delete_payload(request))
+        self._write(request, lambda: updates.delete_payload(request))
 
     def clear_payload(self, request: pb.ClearPayloadPoints) -> None:
-        self._write(lambda: updates.clear_payload(request.points))
+        self._write(request, lambda: updates.clear_payload(request.points))
 
     def create_field_index(self, request: pb.CreateFieldIndexCollection) -> None:
         kind = schema.field_type(request)
-        self._write(lambda: qe.UpdateOperation.create_field_index(request.field_name, kind))
+        self._write(request, lambda: qe.UpdateOperation.create_field_index(request.field_name, kind))
 
     def delete_field_index(self, request: pb.DeleteFieldIndexCollection) -> None:
-        self._write(lambda: qe.UpdateOperation.delete_field_index(request.field_name))
+        self._write(request, lambda: qe.UpdateOperation.delete_field_index(request.field_name))
 
     def batch(self, request: pb.UpdateBatchPoints) -> None:
-        self._write(*(_part(operation, self._space) for operation in request.operations))
+        self._write(request, *(_part(operation, self._space) for operation in request.operations))
 
     # Reads.
 
     def retrieve(self, request: pb.GetPoints) -> list[qe.Record]:
         with engine_errors():
+            self._strict.check(request)
             return self._shard.retrieve(
                 [*all_from_proto(request.ids)],
                 queries.payload_wanted(request, otherwise=True),
@@ -91,23 +106,50 @@ class Collection:
 
     def scroll(self, request: pb.ScrollPoints) -> "tuple[list[qe.Record], qe.PointId | None]":
         with engine_errors():
+            self._strict.check(request)
             return self._shard.scroll(queries.scroll(request))
 
     def count(self, request: pb.CountPoints) -> int:
         with engine_errors():
+            self._strict.check(request)
             return self._shard.count(queries.count(request))
 
     def facet(self, request: pb.FacetCounts) -> list[qe.FacetHit]:
         with engine_errors():
+            self._strict.check(request)
             hits = self._shard.facet(queries.facet(request)).hits
         # The engine also names values that no point has any more.
         return [hit for hit in hits if hit.count]
 
-    def query(self, requests: Sequence[pb.QueryPoints]) -> list[list[qe.ScoredPoint]]:
-        """Answer several queries, each with its points, best first."""
+    def query(self, request: pb.QueryPoints | pb.QueryBatchPoints) -> list[list[pb.ScoredPoint]]:
+        """Answer one query or several, each with its points, best first."""
+        each = request.query_points if isinstance(request, pb.QueryBatchPoints) else [request]
         with engine_errors():
-            asked = [self._query(request) for request in requests]
-            return self._shard.query_batch(qe.QueryBatchRequest(asked))
+            self._strict.check(request)
+            asked = [self._query(one) for one in each]
+            answers = self._shard.query_batch(qe.QueryBatchRequest(asked))
+        return [queries.hits(one, found) for one, found in zip(each, answers, strict=True)]
+
+    def query_groups(self, request: pb.QueryPointGroups) -> list[tuple[GroupId, list[pb.ScoredPoint]]]:
+        """Answer with the groups, and the points of each, best first."""
+        by, (limit, size) = request.group_by, groups.limits(request)
+
+        def rank(limit: int, among: Among) -> Sequence[qe.ScoredPoint]:
+            query = self._query(groups.ranking(request, limit), groups.members(by, among))
+            return self._shard.query(query)
+
+        with engine_errors():
+            self._strict.check(request)
+            found = groups.gathered(rank, by, limit, size)
+            # One point may be in several groups.
+            wanted = {point.id: point for points in found.values() for point in points}
+            records = self._shard.retrieve(
+                [*wanted],
+                queries.payload_wanted(request, otherwise=False),
+                queries.vectors_wanted(request),
+            )
+        whole = {record.id: queries.scored(wanted[record.id], record) for record in records}
+        return [(group, [whole[point.id] for point in points]) for group, points in found.items()]
 
     # Upkeep.
 
@@ -126,39 +168,28 @@ class Collection:
             finally:
                 self._shard.close()
 
-    def _write(self, *reads: Callable[[], qe.UpdateOperation]) -> None:
+    def _write(self, request: Any, *reads: Callable[[], qe.UpdateOperation]) -> None:
         with engine_errors():
+            self._strict.check(request)
             operations = [read() for read in reads]
             self.changed = True
             for operation in operations:
                 self._shard.update(operation)
 
-    def _query(self, request: pb.QueryPoints) -> qe.QueryRequest:
+    def _query(self, request: pb.QueryPoints, among: qe.Filter | None = None) -> qe.QueryRequest:
         if request.prefetch:
             raise Unsupported("prefetch")
         if request.HasField("lookup_from"):
             raise Unsupported("lookup in another collection")
-        where = queries.where(request)
-        if not request.HasField("query"):
-            return queries.search(request, None, where)
-        name = request.using
-        match request.query.WhichOneof("variant"):
-            case "nearest" if request.query.nearest.WhichOneof("variant") == "id":
-                point = from_proto(request.query.nearest.id)
-                nearest = qe.Query.Nearest(self._vector_of(point, name), name or None)
-                others = qe.Filter(
-                    must=None if where is None else [where], must_not=[qe.HasIdCondition({point})]
-                )
-                return queries.search(request, nearest, others)
-            case "nearest":
-                vector = self._space.of_query(name, request.query.nearest)
-                return queries.search(request, qe.Query.Nearest(vector, name or None), where)
-            case "order_by":
-                return queries.search(request, queries.order(request.query.order_by), where)
-            case None:
-                raise BadRequest("the query is empty: give a vector or a point's id, or leave it out")
-            case kind:
-                raise Unsupported(f"{kind} query")
+        examples = Examples(request.using, self._space, self._vector_of)
+        query = scoring.read(request, examples)
+        where = examples.left_out_of(queries.where(request))
+        if among is not None:
+            where = among if where is None else qe.Filter(must=[where, among])
+        return queries.search(request, query, where)
+
+    def _indexed(self) -> dict[str, str]:
+        return schema.indexed(self._shard.info())
 
     def _vector_of(self, point: Id, name: str) -> Any:
         found = self._shard.retrieve([point], False, [name or DEFAULT])

@@ -18,6 +18,11 @@ class CollectionsService(pb.CollectionsServicer):
         return pb.CollectionOperationResponse(result=True)
 
     @answered
+    def Update(self, request: pb.UpdateCollection) -> pb.CollectionOperationResponse:
+        self._store.update(request)
+        return pb.CollectionOperationResponse(result=True)
+
+    @answered
     def Delete(self, request: pb.DeleteCollection) -> pb.CollectionOperationResponse:
         return pb.CollectionOperationResponse(result=self._store.drop(request.collection_name))
 

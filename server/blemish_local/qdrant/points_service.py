@@ -6,9 +6,8 @@ import itertools
 
 from qdrant_client import grpc as pb
 
-from blemish_local.qdrant import ids, queries
+from blemish_local.qdrant import groups, ids, queries
 from blemish_local.qdrant.answers import answered, refuse_sharding
-from blemish_local.qdrant.errors import Unsupported
 from blemish_local.qdrant.store import Store
 
 
@@ -97,22 +96,21 @@ class PointsService(pb.PointsServicer):
 
     @answered
     def Query(self, request: pb.QueryPoints) -> pb.QueryResponse:
-        (found,) = self._store.find(request.collection_name).query([request])
-        return pb.QueryResponse(result=map(queries.scored, found))
+        (found,) = self._store.find(request.collection_name).query(request)
+        return pb.QueryResponse(result=found)
 
     @answered
     def QueryBatch(self, request: pb.QueryBatchPoints) -> pb.QueryBatchResponse:
         for query in request.query_points:
             refuse_sharding(query)
-        answers = self._store.find(request.collection_name).query(request.query_points)
-        return pb.QueryBatchResponse(
-            result=[pb.BatchResult(result=map(queries.scored, found)) for found in answers]
-        )
+        answers = self._store.find(request.collection_name).query(request)
+        return pb.QueryBatchResponse(result=[pb.BatchResult(result=found) for found in answers])
 
     @answered
     def QueryGroups(self, request: pb.QueryPointGroups) -> pb.QueryGroupsResponse:
-        # Exact groups want the whole collection ranked, at every call.
-        raise Unsupported("grouped query")
+        found = self._store.find(request.collection_name).query_groups(request)
+        each = [pb.PointGroup(id=groups.id_to_proto(group), hits=hits) for group, hits in found]
+        return pb.QueryGroupsResponse(result=pb.GroupsResult(groups=each))
 
     def _done(self) -> pb.PointsOperationResponse:
         return pb.PointsOperationResponse(result=self._result())

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads: from Qdrant's requests to the engine's, and points back to Qdrant's answers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import qdrant_edge as qe
@@ -35,7 +36,7 @@ def facet(request: pb.FacetCounts) -> qe.FacetRequest:
 
 
 def search(
-    request: pb.QueryPoints, query: qe.Query | qe.OrderBy | None, where: qe.Filter | None
+    request: pb.QueryPoints, query: qe.Query | qe.Mmr | qe.OrderBy | None, where: qe.Filter | None
 ) -> qe.QueryRequest:
     """Read what a query asks for beside the query itself and its filter."""
     return qe.QueryRequest(
@@ -75,7 +76,9 @@ def order(given: pb.OrderBy) -> qe.OrderBy:
     return qe.OrderBy(given.key, _DIRECTIONS[given.direction], _start(given.start_from))
 
 
-def payload_wanted(request: pb.GetPoints | pb.ScrollPoints | pb.QueryPoints, *, otherwise: bool) -> Any:
+def payload_wanted(
+    request: pb.GetPoints | pb.ScrollPoints | pb.QueryPoints | pb.QueryPointGroups, *, otherwise: bool
+) -> Any:
     """Return the engine's selector, or ``otherwise`` where the request has none."""
     wanted = request.with_payload
     match wanted.WhichOneof("selector_options"):
@@ -88,7 +91,9 @@ def payload_wanted(request: pb.GetPoints | pb.ScrollPoints | pb.QueryPoints, *, 
     return otherwise
 
 
-def vectors_wanted(request: pb.GetPoints | pb.ScrollPoints | pb.QueryPoints) -> bool | list[str]:
+def vectors_wanted(
+    request: pb.GetPoints | pb.ScrollPoints | pb.QueryPoints | pb.QueryPointGroups,
+) -> bool | list[str]:
     wanted = request.with_vectors
     if wanted.WhichOneof("selector_options") == "include":
         return list(wanted.include.names)
@@ -104,13 +109,29 @@ def retrieved(record: qe.Record) -> pb.RetrievedPoint:
     )
 
 
-def scored(point: qe.ScoredPoint) -> pb.ScoredPoint:
+def hits(request: pb.QueryPoints, found: Sequence[qe.ScoredPoint]) -> list[pb.ScoredPoint]:
+    """Answer a query with what it wants of the points that were found."""
+    answer = [scored(point, point) for point in found]
+    if request.query.HasField("nearest_with_mmr"):
+        # The engine returns all vectors of these, whatever was asked for.
+        wanted = vectors_wanted(request)
+        for hit in answer:
+            if not wanted:
+                hit.ClearField("vectors")
+            elif isinstance(wanted, list):
+                for name in {*hit.vectors.vectors.vectors} - {*wanted}:
+                    del hit.vectors.vectors.vectors[name]
+    return answer
+
+
+def scored(point: qe.ScoredPoint, content: qe.ScoredPoint | qe.Record) -> pb.ScoredPoint:
+    """Answer with a point that was found, whose payload and vectors are those of ``content``."""
     return pb.ScoredPoint(
         id=ids.to_proto(point.id),
-        payload=payloads.to_proto(point.payload),
+        payload=payloads.to_proto(content.payload),
         score=point.score,
         version=point.version,
-        vectors=vectors.to_proto(point.vector),
+        vectors=vectors.to_proto(content.vector),
         order_value=_order_value(point.order_value),
     )
 

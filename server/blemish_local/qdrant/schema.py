@@ -9,7 +9,7 @@ each vector is stored so, and what a request says of graphs and quantization has
 import qdrant_edge as qe
 from qdrant_client import grpc as pb
 
-from blemish_local.qdrant import names
+from blemish_local.qdrant import names, strict
 from blemish_local.qdrant.errors import BadRequest, Unsupported
 
 _MOST_VALUES = 65536
@@ -48,8 +48,9 @@ def shard_config(asked: pb.CreateCollection) -> qe.EdgeConfig:
 
     Raises:
         BadRequest: if its vectors cannot be.
-        Unsupported: for sparse vectors, multi-vectors and custom sharding.
+        Unsupported: for sparse vectors, custom sharding, and strict settings that are not enforced.
     """
+    strict.served(asked.strict_mode_config)
     if asked.sparse_vectors_config.map:
         raise Unsupported("sparse vectors")
     if asked.sharding_method == pb.ShardingMethod.Custom:
@@ -77,6 +78,29 @@ def shard_config(asked: pb.CreateCollection) -> qe.EdgeConfig:
             indexing_threshold=_INDEXING_THRESHOLD_KB, default_segment_number=_SEGMENTS
         ),
     )
+
+
+def changed(asked: pb.CreateCollection, change: pb.UpdateCollection) -> pb.CreateCollection:
+    """Return what a collection would have been asked to be; settings not named stay.
+
+    Of graphs, quantization, optimizers and replicas there is nothing to change here.
+
+    Raises:
+        Unsupported: for sparse vectors, and strict settings that are not enforced.
+    """
+    if change.sparse_vectors_config.map:
+        raise Unsupported("sparse vectors")
+    after = pb.CreateCollection.FromString(asked.SerializeToString())
+    if change.HasField("strict_mode_config"):
+        after.strict_mode_config.MergeFrom(strict.served(change.strict_mode_config))
+    for key, value in change.metadata.items():
+        after.metadata[key].CopyFrom(value)
+    return after
+
+
+def indexed(info: "qe.ShardInfo") -> dict[str, str]:
+    """Return the kind of index that each indexed field has: "keyword", "integer", ..."""
+    return {key: _last_part(field.data_type).lower() for key, field in info.payload_schema.items()}
 
 
 def field_type(asked: pb.CreateFieldIndexCollection) -> qe.PayloadSchemaType:
@@ -129,6 +153,7 @@ def description(asked: pb.CreateCollection, info: "qe.ShardInfo") -> pb.Collecti
             quantization_config=pb.QuantizationConfig(
                 scalar=pb.ScalarQuantization(type=pb.QuantizationType.Int8, quantile=0.99, always_ram=True)
             ),
+            strict_mode_config=asked.strict_mode_config if asked.HasField("strict_mode_config") else None,
             metadata=asked.metadata,
         ),
     )
@@ -139,12 +164,18 @@ def _vector(params: pb.VectorParams) -> qe.EdgeVectorParams:
         raise BadRequest(f"a vector has 1 to {_MOST_VALUES} values, not {params.size}")
     if params.distance not in _DISTANCES:
         raise BadRequest("the distance is missing: Cosine, Dot, Euclid or Manhattan")
-    if params.HasField("multivector_config"):
-        raise Unsupported("multi-vectors")
     if params.datatype not in _DATATYPES:
         raise Unsupported(f"vector datatype {params.datatype}")
+    multi = None
+    if params.HasField("multivector_config"):
+        if params.multivector_config.comparator != pb.MultiVectorComparator.MaxSim:
+            raise Unsupported(f"comparator {params.multivector_config.comparator} of multivectors")
+        multi = qe.MultiVectorConfig(qe.MultiVectorComparator.MaxSim)
     return qe.EdgeVectorParams(
-        params.size, _DISTANCES[params.distance], datatype=_DATATYPES[params.datatype]
+        params.size,
+        _DISTANCES[params.distance],
+        multivector_config=multi,
+        datatype=_DATATYPES[params.datatype],
     )
 
 

@@ -14,7 +14,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from qdrant_client import grpc as pb
 
-from blemish_local.qdrant import aliases, names
+from blemish_local.qdrant import aliases, names, schema
 from blemish_local.qdrant.aliases import Aliases
 from blemish_local.qdrant.collection import Collection
 from blemish_local.qdrant.errors import (
@@ -100,6 +100,18 @@ class Store:
             shutil.rmtree(folder)
             raise
         self._collections[name] = collection
+
+    def update(self, request: pb.UpdateCollection) -> None:
+        """Change the settings of a collection.
+
+        Raises:
+            Refusal: if there is none, or a setting is not served.
+        """
+        name = request.collection_name
+        collection = self.find(name)
+        asked = schema.changed(collection.asked, request)
+        write_durably(self._folders / self._aliases.get(name, name) / _META, asked.SerializeToString())
+        collection.change(asked)
 
     def drop(self, name: str) -> bool:
         """Remove a collection with its aliases; return whether there was one. An alias is none."""

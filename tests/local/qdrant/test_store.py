@@ -238,10 +238,10 @@ def test_the_quantized_table_finds_the_true_neighbours(tmp_path: Path) -> None:
         pb.QueryPoints(query=pb.Query(nearest=pb.VectorInput(dense=pb.DenseVector(data=ask))))
         for ask in asks
     ]
-    found = store.find("a").query(requests)
+    found = store.find("a").query(pb.QueryBatchPoints(query_points=requests))
     truth = np.argsort(-(stored @ asks.T), axis=0)[:10].T
     hits = sum(
-        len({point.id for point in points} & set(best.tolist()))
+        len({point.id.num for point in points} & set(best.tolist()))
         for points, best in zip(found, truth, strict=True)
     )
     assert hits >= 0.99 * truth.size, f"seed {seed}"
@@ -249,3 +249,57 @@ def test_the_quantized_table_finds_the_true_neighbours(tmp_path: Path) -> None:
     best = np.sort(stored @ (asks[0] / np.linalg.norm(asks[0])))[::-1][:10]
     np.testing.assert_allclose(scores, best, atol=1e-3, err_msg=f"seed {seed}")
     store.close()
+
+
+def test_quantized_multivectors_are_compared_by_their_best_rows(tmp_path: Path) -> None:
+    seed = int(np.random.SeedSequence().generate_state(1)[0])
+    print(f"seed {seed}")
+    random = np.random.default_rng(seed)
+    # Just over the size from which the engine quantizes: 700 x 8 x 512 floats are 11 MB.
+    stored = random.standard_normal((700, 8, 512), np.float32)
+    stored /= np.linalg.norm(stored, axis=2, keepdims=True)
+    request = asked("a", size=512)
+    request.vectors_config.params.multivector_config.comparator = pb.MultiVectorComparator.MaxSim
+    store = Store(tmp_path)
+    store.create(request)
+    points = [
+        pb.PointStruct(
+            id=pb.PointId(num=number),
+            vectors=pb.Vectors(
+                vector=pb.Vector(
+                    multi_dense=pb.MultiDenseVector(vectors=[pb.DenseVector(data=row) for row in rows])
+                )
+            ),
+        )
+        for number, rows in enumerate(stored)
+    ]
+    store.find("a").upsert(pb.UpsertPoints(points=points))
+    store.settle()
+    assert store.find("a").describe().indexed_vectors_count > 0
+    for number in range(5):
+        ask = pb.MultiDenseVector(vectors=[pb.DenseVector(data=row) for row in stored[number, :2]])
+        query = pb.Query(nearest=pb.VectorInput(multi_dense=ask))
+        (found,) = store.find("a").query(pb.QueryPoints(query=query, limit=3))
+        truth = (stored @ stored[number, :2].T).max(axis=1).sum(axis=1)
+        assert found[0].id.num == number, f"seed {seed}"
+        scores = [point.score for point in found]
+        np.testing.assert_allclose(scores, truth[[p.id.num for p in found]], atol=1e-3)
+    store.close()
+
+
+def test_changed_settings_survive_a_restart(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.create(asked("a"))
+    store.change_aliases(
+        [pb.AliasOperations(create_alias=pb.CreateAlias(collection_name="a", alias_name="b"))]
+    )
+    strict = pb.StrictModeConfig(enabled=True, max_query_limit=3)
+    store.update(pb.UpdateCollection(collection_name="b", strict_mode_config=strict))
+    store.close()
+    again = Store(tmp_path)
+    assert again.find("a").describe().config.strict_mode_config == strict
+    with pytest.raises(BadRequest, match="4 > 3"):
+        again.find("a").scroll(pb.ScrollPoints(limit=4))
+    with pytest.raises(Missing):
+        again.update(pb.UpdateCollection(collection_name="none"))
+    again.close()

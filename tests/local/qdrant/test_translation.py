@@ -165,7 +165,13 @@ def vectors(**params: Any) -> pb.VectorsConfig:
         (pb.CreateCollection(vectors_config=vectors(distance=0)), BadRequest),
         (pb.CreateCollection(vectors_config=vectors(distance=99)), BadRequest),
         (pb.CreateCollection(vectors_config=vectors(datatype=99)), Unsupported),
-        (pb.CreateCollection(vectors_config=vectors(multivector_config={})), Unsupported),
+        (pb.CreateCollection(vectors_config=vectors(multivector_config={"comparator": 9})), Unsupported),
+        (
+            pb.CreateCollection(
+                vectors_config=vectors(), strict_mode_config=pb.StrictModeConfig(filter_max_conditions=3)
+            ),
+            Unsupported,
+        ),
         (
             pb.CreateCollection(
                 vectors_config=vectors(),
@@ -204,3 +210,51 @@ def test_a_payload_index_takes_hints_and_no_more() -> None:
     with pytest.raises(Unsupported):
         geo = pb.FieldType.FieldTypeGeo
         schema.field_type(pb.CreateFieldIndexCollection(field_name="x", field_type=geo))
+
+
+ROWS = [[1, 2], [3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pb.Vector(multi_dense=pb.MultiDenseVector(vectors=[pb.DenseVector(data=row) for row in ROWS])),
+        pb.Vector(data=[1, 2, 3, 4, 5, 6], vectors_count=3),
+    ],
+)
+def test_a_multivector_is_read_in_either_form(sent: pb.Vector) -> None:
+    (read,) = VectorSpace({"": 2}, [""]).of_point(pb.Vectors(vector=sent)).values()
+    assert [list(row) for row in read] == ROWS
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pb.Vector(data=[1, 2, 3], vectors_count=2),
+        pb.Vector(data=[1, 2, 3, 4], vectors_count=1),
+        pb.Vector(data=[1, 2], vectors_count=0),
+        pb.Vector(multi_dense=pb.MultiDenseVector()),
+        pb.Vector(multi_dense=pb.MultiDenseVector(vectors=[pb.DenseVector(data=[1, math.nan])])),
+    ],
+)
+def test_what_is_no_multivector_is_refused(sent: pb.Vector) -> None:
+    with pytest.raises(BadRequest):
+        VectorSpace({"": 2}, [""]).of_point(pb.Vectors(vector=sent))
+
+
+def test_settings_that_are_not_named_stay() -> None:
+    asked = pb.CreateCollection(
+        vectors_config=vectors(),
+        strict_mode_config=pb.StrictModeConfig(enabled=True, max_query_limit=7),
+        metadata={"a": pb.Value(integer_value=1)},
+    )
+    after = schema.changed(
+        asked,
+        pb.UpdateCollection(
+            strict_mode_config=pb.StrictModeConfig(enabled=False),
+            metadata={"b": pb.Value(string_value="x")},
+        ),
+    )
+    assert after.strict_mode_config == pb.StrictModeConfig(enabled=False, max_query_limit=7)
+    assert {*after.metadata} == {"a", "b"}
+    assert asked.strict_mode_config.enabled, "the settings that are still in force were changed"
