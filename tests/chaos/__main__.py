@@ -26,7 +26,7 @@ from statistics import median
 import numpy as np
 from tests.chaos import faults
 from tests.chaos.checks import Verdict, judge, wait_for_end
-from tests.chaos.faults import CANCELLED, DEAF, DISK_FULL, FAULTS, OLDER_BUILD, Fault
+from tests.chaos.faults import CANCELLED, DEAF, DISK_FULL, FAULTS, OLDER_BUILD, TOO_LATE, Fault
 from tests.chaos.house import House, Part
 
 from blemish.v1.job_pb2 import PatchCore
@@ -34,7 +34,7 @@ from blemish_client import Client
 from blemish_core.datasets import DatasetStore
 from blemish_core.errors import Unavailable
 from blemish_core.images import ImageLimits
-from blemish_core.jobs.record import now
+from blemish_core.jobs.record import JobState, now
 from blemish_core.names import ModelRef
 from blemish_core.surfaces import generate
 
@@ -74,6 +74,8 @@ class Result:
     recovery_s: float | None
     """Until somebody worked on it again, or it was cancelled; None where nobody had to do anything."""
     took_s: float
+    too_late: bool
+    """Whether the job had its result before it was struck; it must then succeed."""
 
     @property
     def late(self) -> bool:
@@ -136,19 +138,20 @@ class Suite:
             struck, struck_at = time.monotonic(), now()
             if older:
                 older.kill()
-            fault.strike(house, id)
+            too_late = fault.strike(house, id) is TOO_LATE
             recovery_s = None
             if older or (fault.within_s and fault is not CANCELLED):
                 for worker in house.workers if older else ():
                     worker.start()
                 recovery_s = self._recovery(id, struck, struck_at)
             ended = wait_for_end(house, id)
-            if fault is CANCELLED and ended:
+            if fault is CANCELLED and ended and not too_late:
                 recovery_s = time.monotonic() - struck
             house.start()
             house.set_clock(0)
-            verdict = judge(house, id, fault.expected, self._contents if drawn.kind == "embed" else set())
-        return Result(drawn, verdict, recovery_s, time.monotonic() - began)
+            expected = JobState.SUCCEEDED if too_late else fault.expected
+            verdict = judge(house, id, expected, self._contents if drawn.kind == "embed" else set())
+        return Result(drawn, verdict, recovery_s, time.monotonic() - began, too_late)
 
     def _submit(self, drawn: Round, model: str) -> str:
         """Accept a job; the same request twice, as a client does whose first answer was lost."""
@@ -229,9 +232,9 @@ def _older_worker(house: House) -> Iterator[Part]:
 def report(results: Sequence[Result], skipped: dict[str, str]) -> str:
     """The table of what came out."""
     lines = [
-        "| fault | job | phases | rounds | lost | doubled | other "
+        "| fault | job | phases | rounds | struck too late | lost | doubled | other "
         "| working again, s: p50 | p95 | promised | late |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     grouped: defaultdict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
@@ -258,12 +261,14 @@ def report(results: Sequence[Result], skipped: dict[str, str]) -> str:
             for name in ("lost", "doubled", "other")
         ]
         promised = group[0].round.fault.within_s
-        late = sum(each.late for each in group)
+        late, too_late = sum(each.late for each in group), sum(each.too_late for each in group)
         lines.append(
-            f"| {fault} | {kind} | {named} | {len(group)} | {wrong[0]} | {wrong[1]} | {wrong[2]} "
-            f"| {p50} | {p95} | {f'{promised:.0f}' if promised else ''} | {late if promised else ''} |"
+            f"| {fault} | {kind} | {named} | {len(group)} | {too_late} "
+            f"| {wrong[0]} | {wrong[1]} | {wrong[2]} | {p50} | {p95} | {f'{promised:.0f}' if promised else ''} | {late if promised else ''} |"
         )
-    lines += [f"| {fault} | | not run: {why.strip()} | 0 | | | | | | | |" for fault, why in skipped.items()]
+    lines += [
+        f"| {fault} | | not run: {why.strip()} | 0 | | | | | | | | |" for fault, why in skipped.items()
+    ]
     return "\n".join(lines)
 
 
@@ -323,7 +328,7 @@ def _tell(number: int, result: Result) -> None:
     drawn, verdict = result.round, result.verdict
     again = "" if result.recovery_s is None else f", working again after {result.recovery_s:.1f} s"
     wrong = [*verdict.lost, *verdict.doubled, *verdict.other]
-    again += ", LATE" * result.late
+    again += ", LATE" * result.late + ", struck too late" * result.too_late
     outcome = "sound" if verdict.sound else f"WRONG: {'; '.join(wrong)}"
     print(
         f"{number:3} {drawn.fault.name} at {drawn.phase} ({drawn.kind}): {outcome}{again}; "

@@ -22,13 +22,18 @@ _REDIS_STOPPED_S = 30.0
 _WORKER_STOPPED_S = 25.0
 _NOTICED_WITHIN_S = 60.0
 _POISON_WITHIN_S = 90.0
+TOO_LATE = object()
+"""A job that has begun to make its result visible is past cancelling, and past a third death."""
 
 
 @dataclass(frozen=True)
 class Fault:
     name: str
-    strike: Callable[[House, str], None]
-    """Does it to the stack because of a job, and mends what a supervisor would mend."""
+    strike: Callable[[House, str], object]
+    """Does it to the stack because of a job, and mends what a supervisor would mend.
+
+    Returns ``TOO_LATE`` if the job had its result by then.
+    """
     expected: JobState = JobState.SUCCEEDED
     of: tuple[str, ...] = ("train", "embed")
     within_s: float = 0.0
@@ -44,17 +49,20 @@ def kill_child(house: House, id: str) -> None:
     house.child_at(house.worker_of(_worker(house, id))).kill()
 
 
-def kill_child_each_time(house: House, id: str) -> None:
+def kill_child_each_time(house: House, id: str) -> object:
     """Kill whatever works on the job, again and again."""
     deaths, give_up = 0, time.monotonic() + _POISON_WITHIN_S
     while deaths < MAX_DEATHS and time.monotonic() < give_up:
         job = house.job(id)
+        if job.committed:
+            return TOO_LATE
         if job.state.ended:
-            return
+            return None
         if job.attempt > deaths and job.phases:
             kill_child(house, id)
             deaths += 1
         time.sleep(0.05)
+    return TOO_LATE if house.job(id).committed else None
 
 
 def kill_worker(house: House, id: str) -> None:
@@ -114,8 +122,8 @@ def step_clock_back(house: House, id: str) -> None:
     house.set_clock(-3600)
 
 
-def cancel(house: House, id: str) -> None:
-    house.jobs.cancel(id)
+def cancel(house: House, id: str) -> object:
+    return TOO_LATE if house.jobs.cancel(id).committed else None
 
 
 def nothing(house: House, id: str) -> None:
