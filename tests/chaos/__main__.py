@@ -264,7 +264,8 @@ def report(results: Sequence[Result], skipped: dict[str, str]) -> str:
         late, too_late = sum(each.late for each in group), sum(each.too_late for each in group)
         lines.append(
             f"| {fault} | {kind} | {named} | {len(group)} | {too_late} "
-            f"| {wrong[0]} | {wrong[1]} | {wrong[2]} | {p50} | {p95} | {f'{promised:.0f}' if promised else ''} | {late if promised else ''} |"
+            f"| {wrong[0]} | {wrong[1]} | {wrong[2]} "
+            f"| {p50} | {p95} | {f'{promised:.0f}' if promised else ''} | {late if promised else ''} |"
         )
     lines += [
         f"| {fault} | | not run: {why.strip()} | 0 | | | | | | | | |" for fault, why in skipped.items()
