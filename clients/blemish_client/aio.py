@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from contextlib import aclosing
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
 import grpc
 import grpc.aio
@@ -35,7 +35,7 @@ from blemish_client.camera import ENDED, Ledger, Lost, Retries, Seen, Sent
 from blemish_client.connection import options
 from blemish_client.errors import BlemishError, Unavailable, translated
 from blemish_client.patience import Patience
-from blemish_client.requests import score_request, search_request, stream_config
+from blemish_client.requests import Query, SearchOptions, score_request, search_request, stream_config
 
 if TYPE_CHECKING:
     from blemish.v1.inspection_pb2_grpc import InspectionServiceAsyncStub
@@ -109,26 +109,10 @@ class AsyncClient:
         return answer.inspection
 
     async def search(
-        self,
-        query: bytes | str,
-        model: str,
-        limit: int = 10,
-        *,
-        datasets: Iterable[str] = (),
-        categories: Iterable[str] = (),
-        classes: Iterable[str] = (),
-        thumbnails: bool = False,
+        self, query: Query | None, model: str, limit: int = 10, **options: Unpack[SearchOptions]
     ) -> AsyncGenerator[SearchResponse]:
-        """Yield what is said of the query image, if it is one, then the hits, best first."""
-        request = search_request(
-            query,
-            model,
-            limit,
-            datasets=datasets,
-            categories=categories,
-            classes=classes,
-            thumbnails=thumbnails,
-        )
+        """Yield what is said of a query image, then the hits, then where the next page begins."""
+        request = search_request(query, model, limit, options)
         call = self._search.Search(request, timeout=self._timeout_s)
         try:
             async for answer in call:

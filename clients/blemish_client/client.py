@@ -5,9 +5,9 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
-from blemish.v1 import dataset_pb2, job_pb2, model_pb2
+from blemish.v1 import dataset_pb2, job_pb2, model_pb2, search_pb2
 from blemish.v1.dataset_pb2 import Dataset, ImportDatasetResponse, UploadImagesResponse
 from blemish.v1.dataset_pb2_grpc import DatasetServiceStub
 from blemish.v1.image_pb2 import Image
@@ -33,15 +33,16 @@ from blemish.v1.job_pb2 import (
 from blemish.v1.job_pb2_grpc import JobServiceStub
 from blemish.v1.model_pb2 import Model, ModelVersion
 from blemish.v1.model_pb2_grpc import ModelServiceStub
+from blemish.v1.search_pb2 import Hit
 from blemish.v1.search_pb2_grpc import SearchServiceStub
 from blemish.v1.server_pb2 import GetServerInfoRequest, GetServerInfoResponse
 from blemish.v1.server_pb2_grpc import ServerServiceStub
 from blemish_client import watching
 from blemish_client.camera import Camera, Lost, Seen
 from blemish_client.connection import Connection, pages
-from blemish_client.names import dataset_name, job_name, model_name
+from blemish_client.names import dataset_name, item_name, job_name, model_name
 from blemish_client.patience import Patience
-from blemish_client.requests import score_request, search_request, stream_config
+from blemish_client.requests import Query, SearchOptions, score_request, search_request, stream_config
 from blemish_client.search import Found
 from blemish_client.upload import ImageFile, Outbox, layout
 
@@ -166,27 +167,28 @@ class Client:
         return Camera(self._line, config, images, name=camera, first=first).run()
 
     def search(
-        self,
-        query: bytes | str,
-        model: str,
-        limit: int = 10,
-        *,
-        datasets: Iterable[str] = (),
-        categories: Iterable[str] = (),
-        classes: Iterable[str] = (),
-        thumbnails: bool = False,
+        self, query: Query | None, model: str, limit: int = 10, **options: Unpack[SearchOptions]
     ) -> Found:
-        """Find indexed images like ``query``: an encoded image, or the name of a stored item."""
-        request = search_request(
-            query,
-            model,
-            limit,
-            datasets=datasets,
-            categories=categories,
-            classes=classes,
-            thumbnails=thumbnails,
+        """Find indexed images like an encoded image, a stored item by its name, or an embedding."""
+        request = search_request(query, model, limit, options)
+        return Found(self._line.stream(self._search.Search, request))
+
+    def items(self, model: str, *, where: str = "") -> Iterator[Hit]:
+        """Yield the indexed images that fit a condition, in no order that means anything."""
+        request = search_pb2.ListItemsRequest(model=model_name(model), where=where)
+        while True:
+            answer = self._line.call(self._search.ListItems, request)
+            yield from answer.items
+            if not answer.next_page_token:
+                return
+            request.page_token = answer.next_page_token
+
+    def label(self, item: str, model: str, label: search_pb2.Label.ValueType, label_class: str = "") -> Hit:
+        """Note what a person says of an indexed image; the last word counts."""
+        request = search_pb2.LabelItemRequest(
+            model=model_name(model), item=item_name(item), label=label, label_class=label_class
         )
-        return Found.read(self._line.stream(self._search.Search, request))
+        return self._line.call(self._search.LabelItem, request).item
 
     # Datasets
 

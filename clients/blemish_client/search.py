@@ -1,36 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """The answer to a search."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from blemish.v1.inspection_pb2 import Inspection
 from blemish.v1.search_pb2 import Hit, SearchResponse
 
 
-@dataclass(frozen=True)
 class Found:
     """What a search found. Iterating over it is iterating over ``hits``."""
 
-    query: Inspection | None
-    """What the index's model says of the query image; None when a stored item was the query."""
-    hits: Iterator[Hit]
-    """Best first, as they arrive; can be read once."""
+    def __init__(self, answers: Iterator[SearchResponse]) -> None:
+        """Wait for the first answer; the hits stay to be read."""
+        first = next(answers, None)
+        is_query = first is not None and first.WhichOneof("event") == "query"
+        self.query: Inspection | None = first.query if first is not None and is_query else None
+        """What the index's model says of the query image; None where the query was none."""
+        self.next_page_token = ""
+        """Where the next page begins, once the hits are read; empty if there is none."""
+        rest = answers if is_query or first is None else chain([first], answers)
+        self.hits: Iterator[Hit] = self._hits(rest)
+        """Best first, as they arrive; can be read once."""
 
     def __iter__(self) -> Iterator[Hit]:
         return self.hits
 
-    @classmethod
-    def read(cls, answers: Iterator[SearchResponse]) -> "Found":
-        """Wait for the first answer; the hits stay to be read."""
-        first = next(answers, None)
-        if first is not None and first.WhichOneof("event") == "query":
-            return cls(first.query, _hits(answers))
-        return cls(None, _hits(answers, first))
-
-
-def _hits(answers: Iterator[SearchResponse], first: SearchResponse | None = None) -> Iterator[Hit]:
-    if first is not None:
-        yield first.hit
-    for answer in answers:
-        yield answer.hit
+    def _hits(self, answers: Iterable[SearchResponse]) -> Iterator[Hit]:
+        for answer in answers:
+            if answer.WhichOneof("event") == "page":
+                self.next_page_token = answer.page.next_page_token
+            else:
+                yield answer.hit

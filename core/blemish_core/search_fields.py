@@ -71,11 +71,11 @@ SEARCH_FIELDS: Mapping[str, Field] = {
     "dataset": Field(Kind.KEYWORD, "dataset", _dataset),
     "category": Field(Kind.KEYWORD, "category"),
     "class": Field(Kind.KEYWORD, "class_name"),
-    "verdict": Field(Kind.FLAG, "anomalous", one_of({"GOOD": False, "ANOMALOUS": True})),
+    "verdict": Field(Kind.FLAG, "anomalous", one_of({"NORMAL": False, "ANOMALOUS": True})),
     "model": Field(Kind.KEYWORD, "model_version", _version),
     "camera": Field(Kind.KEYWORD, "camera"),
     "source": Field(Kind.KEYWORD, "source", one_of({"dataset": "dataset", "camera": "camera"})),
-    "time": Field(Kind.TIME, "captured_at"),
+    "time": Field(Kind.TIME, "time"),
     "score": Field(Kind.NUMBER, "score"),
     "p_value": Field(Kind.NUMBER, "p_value"),
     "label": Field(

@@ -23,7 +23,7 @@ from blemish_core.calibration import DEFAULT_FALSE_REJECT_RATE
 from blemish_core.calibration_log import Revision
 from blemish_core.datasets import Dataset
 from blemish_core.errors import InvalidRequest
-from blemish_core.index import Item, Similar
+from blemish_core.index import Item, Label, Similar
 from blemish_core.jobs.record import (
     EfficientAdSpec,
     EmbedSpec,
@@ -138,17 +138,49 @@ def inspection(done: Inspected, outputs: inspection_pb2.Outputs) -> inspection_p
 
 
 def hit(similar: Similar, thumbnail: bytes) -> search_pb2.Hit:
-    item: Item = similar.item
+    message = item(similar.item)
+    message.similarity = similar.similarity
+    message.group = similar.group
+    message.thumbnail = thumbnail
+    return message
+
+
+def item(indexed: Item) -> search_pb2.Hit:
     return search_pb2.Hit(
-        item=item_name(item.id),
-        similarity=similar.similarity,
-        dataset=dataset_name(item.dataset),
-        category=item.category,
-        path=item.path,
-        class_name=item.class_name,
-        score=item.score,
-        verdict=_verdict(item.anomalous),
-        thumbnail=thumbnail,
+        item=item_name(indexed.id),
+        dataset=dataset_name(indexed.dataset),
+        category=indexed.category,
+        path=indexed.path,
+        class_name=indexed.class_name,
+        score=indexed.score,
+        p_value=indexed.p_value,
+        verdict=_verdict(indexed.anomalous),
+        camera=indexed.camera,
+        time=_timestamp(indexed.time),
+        label=_LABELS[indexed.label] if indexed.label else search_pb2.LABEL_UNSPECIFIED,
+        label_class=indexed.label_class,
+    )
+
+
+_LABELS = {
+    Label.CONFIRMED: search_pb2.LABEL_CONFIRMED,
+    Label.FALSE_ALARM: search_pb2.LABEL_FALSE_ALARM,
+    Label.GOOD: search_pb2.LABEL_GOOD,
+    Label.NONE: search_pb2.LABEL_NONE,
+}
+
+
+def label(asked: search_pb2.Label.ValueType, field: str) -> Label:
+    """Read a label.
+
+    Raises:
+        InvalidRequest: if it is none that this server knows.
+    """
+    for known, spelled in _LABELS.items():
+        if spelled == asked:
+            return known
+    raise InvalidRequest(
+        f"{field} is {asked}, but must be CONFIRMED, FALSE_ALARM, GOOD or NONE", field=field
     )
 
 

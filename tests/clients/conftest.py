@@ -121,6 +121,18 @@ class Fake(
             yield search_pb2.SearchResponse(query=query)
         for found in self.hits[: request.limit]:
             yield search_pb2.SearchResponse(hit=found)
+        if len(self.hits) > request.limit:
+            yield search_pb2.SearchResponse(page=search_pb2.SearchPage(next_page_token="more"))
+
+    def ListItems(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("ListItems", request, context)
+        first = int(request.page_token or 0)
+        following = str(first + 2) if first + 2 < len(self.hits) else ""
+        return search_pb2.ListItemsResponse(items=self.hits[first : first + 2], next_page_token=following)
+
+    def LabelItem(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("LabelItem", request, context)
+        return search_pb2.LabelItemResponse(item=search_pb2.Hit(item=request.item, label=request.label))
 
     def CreateDataset(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("CreateDataset", request, context)

@@ -102,7 +102,7 @@ def test_what_a_condition_means(text: str, condition: Condition) -> None:
         ("p_value>=1E2", is_("p_value", 100.0, ">=")),
         ("dataset = datasets/tile", is_("dataset", "tile")),
         ("dataset = tile", is_("dataset", "tile")),
-        ("verdict = GOOD", is_("anomalous", False)),
+        ("verdict = NORMAL", is_("anomalous", False)),
         ("verdict = 'ANOMALOUS'", is_("anomalous", True)),
         ("model = models/tile/versions/3", is_("model_version", "models/tile/versions/3")),
         ("source = camera", is_("source", "camera")),
@@ -124,9 +124,9 @@ def test_what_a_condition_means(text: str, condition: Condition) -> None:
         (r"class = '\*.png'", is_("class_name", "*.png")),
         ("class = a*b", is_("class_name", "a*b")),
         ("class = ölig", is_("class_name", "ölig")),
-        ("time > 2026-01-31T12:00:00Z", is_("captured_at", NOON, ">")),
-        ("time > '2026-01-31T13:30:00+01:30'", is_("captured_at", NOON, ">")),
-        ("time = 2026-01-31t12:00:00.25z", is_("captured_at", NOON + timedelta(seconds=0.25))),
+        ("time > 2026-01-31T12:00:00Z", is_("time", NOON, ">")),
+        ("time > '2026-01-31T13:30:00+01:30'", is_("time", NOON, ">")),
+        ("time = 2026-01-31t12:00:00.25z", is_("time", NOON + timedelta(seconds=0.25))),
     ],
 )
 def test_values_are_read_as_they_are_stored(text: str, comparison: Comparison) -> None:
@@ -171,7 +171,7 @@ def test_values_are_read_as_they_are_stored(text: str, comparison: Comparison) -
         ("place = 4", 1, "there is no field 'place': "),
         ("xyz = 1", 1, "there is no field 'xyz': there are dataset, category, class, verdict, model, "),
         ("class < a", 7, "class has no <: class is a text, compared with = != :"),
-        ("verdict >= GOOD", 9, "verdict has no >=: verdict is one of two values, compared with = != :"),
+        ("verdict >= NORMAL", 9, "verdict has no >=: verdict is one of two values, compared with = != :"),
         ("tags = wet", 6, "tags has no =: tags is a list of texts, compared with :"),
         ("score > high", 9, "score takes a finite number without quotes, such as 0.5 or -1e3"),
         ("score > '1'", 9, "score takes a finite number without quotes"),
@@ -182,7 +182,7 @@ def test_values_are_read_as_they_are_stored(text: str, comparison: Comparison) -
         ("score > \u0663", 9, "score takes a finite number"),
         ("done = yes", 8, "done takes true or false, without quotes"),
         ("done = 'true'", 8, "done takes true or false, without quotes"),
-        ("verdict = BAD", 11, "verdict: 'BAD' is none of GOOD, ANOMALOUS"),
+        ("verdict = BAD", 11, "verdict: 'BAD' is none of NORMAL, ANOMALOUS"),
         ("label = good", 9, "label: 'good' is none of CONFIRMED, FALSE_ALARM, GOOD, NONE"),
         ("dataset = datasets/../etc", 11, "dataset: 'datasets/../etc' is not a name in datasets/"),
         ("model = models/tile", 9, "write models/tile/versions/N"),
@@ -314,7 +314,7 @@ STORED: dict[str, tuple[str, list[Anything]]] = {
     ),
     "verdict": ("anomalous", [True, False]),
     "score": ("score", [-1.5, 0.0, 0.25, 1e-7, 3.0]),
-    "time": ("captured_at", MOMENTS),
+    "time": ("time", MOMENTS),
     "label": ("label", ["CONFIRMED", "FALSE_ALARM", "GOOD", None]),
     "tags": ("tags", ["wet", "new", "old"]),
     "done": ("done", [True, False]),
@@ -377,7 +377,7 @@ def written_value(key: str, value: Value | None, rng: random.Random) -> str:
         case None:
             return "NONE"
         case bool() if key == "anomalous":
-            return "ANOMALOUS" if value else "GOOD"
+            return "ANOMALOUS" if value else "NORMAL"
         case bool():
             return str(value).lower()
         case float():
@@ -470,7 +470,7 @@ def test_a_negation_finds_what_lacks_the_field(client: QdrantClient, text: str) 
     ("text", "expected"),
     [
         ("verdict = ANOMALOUS", grpc.Match(boolean=True)),
-        ("verdict = GOOD", grpc.Match(boolean=False)),
+        ("verdict = NORMAL", grpc.Match(boolean=False)),
         ("class = crack", grpc.Match(keyword="crack")),
     ],
 )

@@ -136,7 +136,7 @@ def test_a_senseless_number_of_hits(client: Client, tile_model: str, limit: int)
 def test_items_that_are_none(client: Client, tile_model: str) -> None:
     with pytest.raises(InvalidArgument, match="is not an item"):
         list(client.search("items/xyz", "tile"))
-    with pytest.raises(NotFound, match="has no item"):
+    with pytest.raises(NotFound, match="has no such item"):
         list(client.search("items/00000000-0000-0000-0000-000000000000", "tile"))
 
 

@@ -8,7 +8,9 @@ from blemish.v1 import inspection_pb2 as _inspection_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +22,36 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Label:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LabelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Label.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LABEL_UNSPECIFIED: _Label.ValueType  # 0
+    LABEL_CONFIRMED: _Label.ValueType  # 1
+    """It shows a defect."""
+    LABEL_FALSE_ALARM: _Label.ValueType  # 2
+    """It is good, though the model said otherwise."""
+    LABEL_GOOD: _Label.ValueType  # 3
+    """It is good."""
+    LABEL_NONE: _Label.ValueType  # 4
+    """What was said is taken back."""
+
+class Label(_Label, metaclass=_LabelEnumTypeWrapper):
+    """What a person says of an indexed image."""
+
+LABEL_UNSPECIFIED: Label.ValueType  # 0
+LABEL_CONFIRMED: Label.ValueType  # 1
+"""It shows a defect."""
+LABEL_FALSE_ALARM: Label.ValueType  # 2
+"""It is good, though the model said otherwise."""
+LABEL_GOOD: Label.ValueType  # 3
+"""It is good."""
+LABEL_NONE: Label.ValueType  # 4
+"""What was said is taken back."""
+Global___Label: _TypeAlias = Label  # noqa: Y015
+
 @_typing.final
 class SearchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -27,42 +59,125 @@ class SearchRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     ITEM_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    LABELLED_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     INCLUDE_THUMBNAILS_FIELD_NUMBER: _builtins.int
+    LIKE_FIELD_NUMBER: _builtins.int
+    UNLIKE_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    GROUP_SIZE_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model whose index is searched: models/{model}, models/{model}@production or
     models/{model}/versions/{n}.
     """
     item: _builtins.str
     """items/{uuid}, as hits name it."""
+    labelled: _builtins.str
+    """A class of defect: like the items that people confirmed to be of it, unlike those they called false
+    alarms.
+    """
     limit: _builtins.int
     """Number of hits, 1 to 1000; 10 if not set."""
     include_thumbnails: _builtins.bool
     """Send a JPEG of at most 256 px a side with each hit."""
+    where: _builtins.str
+    """A condition in the language of AIP-160 that hits must fit, beside `filter`:
+      class = "crack" AND score > 12.5 AND time >= "2026-11-01T00:00:00Z"
+    Fields: dataset, category, class, verdict (NORMAL, ANOMALOUS), model, camera, source (dataset, camera), time,
+    score, p_value, label (CONFIRMED, FALSE_ALARM, GOOD, NONE), label_class.
+    """
+    page_token: _builtins.str
+    """The next_page_token of the same request; pages lead 10,000 hits deep."""
+    group_by: _builtins.str
+    """Hits come in groups of equal value of this field, the group of the best hit first; `limit` counts groups,
+    and there are no pages. dataset, category, class, camera, label or label_class.
+    """
+    group_size: _builtins.int
+    """Hits of each group, 1 to 100; 3 if not set."""
+    diversity: _builtins.float
+    """0 to 1: the higher, the more hits differ from one another (maximal marginal relevance); no pages. Not
+    together with `like` and `unlike`.
+    """
+    exact: _builtins.bool
+    """Compare with every vector in full precision: slower, for measuring what the index misses."""
     @_builtins.property
     def image(self) -> _image_pb2.Image: ...
     @_builtins.property
+    def vector(self) -> Global___Embedding:
+        """As Inspection.embedding has it."""
+
+    @_builtins.property
     def filter(self) -> Global___SearchFilter: ...
+    @_builtins.property
+    def like(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Items (items/{uuid}) that hits are to be like, beside the query if there is one."""
+
+    @_builtins.property
+    def unlike(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Items that hits are to be unlike; takes a query or `like`."""
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         image: _image_pb2.Image | None = ...,
         item: _builtins.str = ...,
+        vector: Global___Embedding | None = ...,
+        labelled: _builtins.str = ...,
         limit: _builtins.int = ...,
         filter: Global___SearchFilter | None = ...,
         include_thumbnails: _builtins.bool = ...,
+        like: _abc.Iterable[_builtins.str] | None = ...,
+        unlike: _abc.Iterable[_builtins.str] | None = ...,
+        where: _builtins.str = ...,
+        page_token: _builtins.str = ...,
+        group_by: _builtins.str = ...,
+        group_size: _builtins.int = ...,
+        diversity: _builtins.float | None = ...,
+        exact: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "image", b"image", "item", b"item", "query", b"query"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "diversity", b"diversity", "filter", b"filter", "image", b"image", "item", b"item", "labelled", b"labelled", "query", b"query", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "image", b"image", "include_thumbnails", b"include_thumbnails", "item", b"item", "limit", b"limit", "model", b"model", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "diversity", b"diversity", "exact", b"exact", "filter", b"filter", "group_by", b"group_by", "group_size", b"group_size", "image", b"image", "include_thumbnails", b"include_thumbnails", "item", b"item", "labelled", b"labelled", "like", b"like", "limit", b"limit", "model", b"model", "page_token", b"page_token", "query", b"query", "unlike", b"unlike", "vector", b"vector", "where", b"where"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_query: _TypeAlias = _typing.Literal["image", "item"]  # noqa: Y015
+    _WhichOneofReturnType__diversity: _TypeAlias = _typing.Literal["diversity"]  # noqa: Y015
+    _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
+    _WhichOneofReturnType_query: _TypeAlias = _typing.Literal["image", "item", "vector", "labelled"]  # noqa: Y015
     _WhichOneofArgType_query: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__diversity) -> _WhichOneofReturnType__diversity | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_query) -> _WhichOneofReturnType_query | None: ...
 
 Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
+
+@_typing.final
+class Embedding(_message.Message):
+    """A vector of the length of the index's own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Embedding: _TypeAlias = Embedding  # noqa: Y015
 
 @_typing.final
 class SearchFilter(_message.Message):
@@ -104,27 +219,53 @@ class SearchResponse(_message.Message):
 
     QUERY_FIELD_NUMBER: _builtins.int
     HIT_FIELD_NUMBER: _builtins.int
+    PAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def query(self) -> _inspection_pb2.Inspection:
         """What the index's own model says of the query image."""
 
     @_builtins.property
     def hit(self) -> Global___Hit: ...
+    @_builtins.property
+    def page(self) -> Global___SearchPage:
+        """The last message, where there may be more hits."""
+
     def __init__(
         self,
         *,
         query: _inspection_pb2.Inspection | None = ...,
         hit: Global___Hit | None = ...,
+        page: Global___SearchPage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "hit", b"hit", "query", b"query"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "hit", b"hit", "page", b"page", "query", b"query"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "hit", b"hit", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "hit", b"hit", "page", b"page", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["query", "hit"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["query", "hit", "page"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
+
+@_typing.final
+class SearchPage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The page_token of the next page."""
+    def __init__(
+        self,
+        *,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchPage: _TypeAlias = SearchPage  # noqa: Y015
 
 @_typing.final
 class Hit(_message.Message):
@@ -141,6 +282,12 @@ class Hit(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     THUMBNAIL_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    CAMERA_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    P_VALUE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    LABEL_CLASS_FIELD_NUMBER: _builtins.int
     item: _builtins.str
     """items/{uuid}"""
     similarity: _builtins.float
@@ -157,6 +304,18 @@ class Hit(_message.Message):
     verdict: _image_pb2.Verdict.ValueType
     thumbnail: _builtins.bytes
     """JPEG, if asked for and the image is still there."""
+    group: _builtins.str
+    """The value of the field that hits are grouped by."""
+    camera: _builtins.str
+    """The camera that took it; empty for an image that was uploaded or imported."""
+    p_value: _builtins.float
+    label: Global___Label.ValueType
+    label_class: _builtins.str
+    """The defect, where a person confirmed one."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was taken, else when it was first indexed."""
+
     def __init__(
         self,
         *,
@@ -169,11 +328,126 @@ class Hit(_message.Message):
         score: _builtins.float = ...,
         verdict: _image_pb2.Verdict.ValueType = ...,
         thumbnail: _builtins.bytes = ...,
+        group: _builtins.str = ...,
+        camera: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        p_value: _builtins.float = ...,
+        label: Global___Label.ValueType = ...,
+        label_class: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "class_name", b"class_name", "dataset", b"dataset", "item", b"item", "path", b"path", "score", b"score", "similarity", b"similarity", "thumbnail", b"thumbnail", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "category", b"category", "class_name", b"class_name", "dataset", b"dataset", "group", b"group", "item", b"item", "label", b"label", "label_class", b"label_class", "p_value", b"p_value", "path", b"path", "score", b"score", "similarity", b"similarity", "thumbnail", b"thumbnail", "time", b"time", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hit: _TypeAlias = Hit  # noqa: Y015
+
+@_typing.final
+class ListItemsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """As in SearchRequest."""
+    where: _builtins.str
+    """As in SearchRequest."""
+    page_size: _builtins.int
+    """100 if not set; at most 1000."""
+    page_token: _builtins.str
+    """The next_page_token of the same request."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        where: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "page_size", b"page_size", "page_token", b"page_token", "where", b"where"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListItemsRequest: _TypeAlias = ListItemsRequest  # noqa: Y015
+
+@_typing.final
+class ListItemsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty at the end."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
+        """Without similarity, thumbnail and group."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___Hit] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListItemsResponse: _TypeAlias = ListItemsResponse  # noqa: Y015
+
+@_typing.final
+class LabelItemRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ITEM_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    LABEL_CLASS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model whose index has it, as in SearchRequest."""
+    item: _builtins.str
+    """items/{uuid}"""
+    label: Global___Label.ValueType
+    label_class: _builtins.str
+    """Of a confirmed defect: crack, hole, ...; at most 128 characters."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        item: _builtins.str = ...,
+        label: Global___Label.ValueType = ...,
+        label_class: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "label", b"label", "label_class", b"label_class", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelItemRequest: _TypeAlias = LabelItemRequest  # noqa: Y015
+
+@_typing.final
+class LabelItemResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def item(self) -> Global___Hit: ...
+    def __init__(
+        self,
+        *,
+        item: Global___Hit | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelItemResponse: _TypeAlias = LabelItemResponse  # noqa: Y015

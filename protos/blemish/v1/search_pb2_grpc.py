@@ -40,6 +40,16 @@ class SearchServiceStub:
                 request_serializer=blemish_dot_v1_dot_search__pb2.SearchRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_search__pb2.SearchResponse.FromString,
                 _registered_method=True)
+        self.ListItems = channel.unary_unary(
+                '/blemish.v1.SearchService/ListItems',
+                request_serializer=blemish_dot_v1_dot_search__pb2.ListItemsRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_search__pb2.ListItemsResponse.FromString,
+                _registered_method=True)
+        self.LabelItem = channel.unary_unary(
+                '/blemish.v1.SearchService/LabelItem',
+                request_serializer=blemish_dot_v1_dot_search__pb2.LabelItemRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_search__pb2.LabelItemResponse.FromString,
+                _registered_method=True)
 
 
 class SearchServiceServicer:
@@ -48,13 +58,44 @@ class SearchServiceServicer:
 
     def Search(self, request, context):
         """Streams the most similar indexed images, best first. With an image as query the first message
-        is its inspection, then come the hits; with a stored item there are hits alone, itself left out.
+        is its inspection, then come the hits; otherwise there are hits alone. Items that the query names are not
+        among them. The last message says where the next page begins, if there may be one.
 
-        INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name.
+        A model without a version is answered from the index of its production version, or of the one before it
+        until the new one's has all datasets of the old one's; the query is then embedded by that version.
+
+        INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name, a vector of
+        another length than the index's or one that is zero or not finite, a `where` that does not parse (with
+        the position) or names a field that there is not, a page token of another request.
         NOT_FOUND: no such model, no such item, the model version has no index yet, or nothing in it has a
-        dataset, category or class that the filter names.
+        dataset, category or class that the filter names, or is confirmed to be what `labelled` names.
         RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
-        UNAVAILABLE: Qdrant does not answer; hits already sent stay valid.
+        DEADLINE_EXCEEDED: the deadline passed; hits already sent stay valid.
+        UNAVAILABLE: Qdrant does not answer; RetryInfo says when to come back, hits already sent stay valid.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListItems(self, request, context):
+        """Lists indexed images, in no order that means anything.
+
+        INVALID_ARGUMENT: a malformed name, a page size outside 0 to 1000, a `where` as above.
+        NOT_FOUND: no such model, or it has no index yet.
+        UNAVAILABLE: Qdrant does not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LabelItem(self, request, context):
+        """Notes what a person says of an indexed image: searches filter by it and learn from it, and a training may
+        take false alarms as good images. Said again, the last word counts. It stays with the image when it is
+        indexed again, and by later versions of the model.
+
+        INVALID_ARGUMENT: a malformed name, no label, a defect's class with another label than CONFIRMED.
+        NOT_FOUND: no such model, no index yet, no such item.
+        UNAVAILABLE: Qdrant does not answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -67,6 +108,16 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.Search,
                     request_deserializer=blemish_dot_v1_dot_search__pb2.SearchRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_search__pb2.SearchResponse.SerializeToString,
+            ),
+            'ListItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListItems,
+                    request_deserializer=blemish_dot_v1_dot_search__pb2.ListItemsRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_search__pb2.ListItemsResponse.SerializeToString,
+            ),
+            'LabelItem': grpc.unary_unary_rpc_method_handler(
+                    servicer.LabelItem,
+                    request_deserializer=blemish_dot_v1_dot_search__pb2.LabelItemRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_search__pb2.LabelItemResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -97,6 +148,60 @@ class SearchService:
             '/blemish.v1.SearchService/Search',
             blemish_dot_v1_dot_search__pb2.SearchRequest.SerializeToString,
             blemish_dot_v1_dot_search__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blemish.v1.SearchService/ListItems',
+            blemish_dot_v1_dot_search__pb2.ListItemsRequest.SerializeToString,
+            blemish_dot_v1_dot_search__pb2.ListItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LabelItem(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blemish.v1.SearchService/LabelItem',
+            blemish_dot_v1_dot_search__pb2.LabelItemRequest.SerializeToString,
+            blemish_dot_v1_dot_search__pb2.LabelItemResponse.FromString,
             options,
             channel_credentials,
             insecure,

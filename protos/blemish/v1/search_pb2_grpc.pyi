@@ -35,13 +35,36 @@ class SearchServiceStub:
     def __new__(cls, channel: _aio.Channel) -> SearchServiceAsyncStub: ...
     Search: _grpc.UnaryStreamMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]
     """Streams the most similar indexed images, best first. With an image as query the first message
-    is its inspection, then come the hits; with a stored item there are hits alone, itself left out.
+    is its inspection, then come the hits; otherwise there are hits alone. Items that the query names are not
+    among them. The last message says where the next page begins, if there may be one.
 
-    INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name.
+    A model without a version is answered from the index of its production version, or of the one before it
+    until the new one's has all datasets of the old one's; the query is then embedded by that version.
+
+    INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name, a vector of
+    another length than the index's or one that is zero or not finite, a `where` that does not parse (with
+    the position) or names a field that there is not, a page token of another request.
     NOT_FOUND: no such model, no such item, the model version has no index yet, or nothing in it has a
-    dataset, category or class that the filter names.
+    dataset, category or class that the filter names, or is confirmed to be what `labelled` names.
     RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
-    UNAVAILABLE: Qdrant does not answer; hits already sent stay valid.
+    DEADLINE_EXCEEDED: the deadline passed; hits already sent stay valid.
+    UNAVAILABLE: Qdrant does not answer; RetryInfo says when to come back, hits already sent stay valid.
+    """
+    ListItems: _grpc.UnaryUnaryMultiCallable[_search_pb2.ListItemsRequest, _search_pb2.ListItemsResponse]
+    """Lists indexed images, in no order that means anything.
+
+    INVALID_ARGUMENT: a malformed name, a page size outside 0 to 1000, a `where` as above.
+    NOT_FOUND: no such model, or it has no index yet.
+    UNAVAILABLE: Qdrant does not answer.
+    """
+    LabelItem: _grpc.UnaryUnaryMultiCallable[_search_pb2.LabelItemRequest, _search_pb2.LabelItemResponse]
+    """Notes what a person says of an indexed image: searches filter by it and learn from it, and a training may
+    take false alarms as good images. Said again, the last word counts. It stays with the image when it is
+    indexed again, and by later versions of the model.
+
+    INVALID_ARGUMENT: a malformed name, no label, a defect's class with another label than CONFIRMED.
+    NOT_FOUND: no such model, no index yet, no such item.
+    UNAVAILABLE: Qdrant does not answer.
     """
 
 @_typing.type_check_only
@@ -51,13 +74,36 @@ class SearchServiceAsyncStub(SearchServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryStreamMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
     """Streams the most similar indexed images, best first. With an image as query the first message
-    is its inspection, then come the hits; with a stored item there are hits alone, itself left out.
+    is its inspection, then come the hits; otherwise there are hits alone. Items that the query names are not
+    among them. The last message says where the next page begins, if there may be one.
 
-    INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name.
+    A model without a version is answered from the index of its production version, or of the one before it
+    until the new one's has all datasets of the old one's; the query is then embedded by that version.
+
+    INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name, a vector of
+    another length than the index's or one that is zero or not finite, a `where` that does not parse (with
+    the position) or names a field that there is not, a page token of another request.
     NOT_FOUND: no such model, no such item, the model version has no index yet, or nothing in it has a
-    dataset, category or class that the filter names.
+    dataset, category or class that the filter names, or is confirmed to be what `labelled` names.
     RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
-    UNAVAILABLE: Qdrant does not answer; hits already sent stay valid.
+    DEADLINE_EXCEEDED: the deadline passed; hits already sent stay valid.
+    UNAVAILABLE: Qdrant does not answer; RetryInfo says when to come back, hits already sent stay valid.
+    """
+    ListItems: _aio.UnaryUnaryMultiCallable[_search_pb2.ListItemsRequest, _search_pb2.ListItemsResponse]  # type: ignore[assignment]
+    """Lists indexed images, in no order that means anything.
+
+    INVALID_ARGUMENT: a malformed name, a page size outside 0 to 1000, a `where` as above.
+    NOT_FOUND: no such model, or it has no index yet.
+    UNAVAILABLE: Qdrant does not answer.
+    """
+    LabelItem: _aio.UnaryUnaryMultiCallable[_search_pb2.LabelItemRequest, _search_pb2.LabelItemResponse]  # type: ignore[assignment]
+    """Notes what a person says of an indexed image: searches filter by it and learn from it, and a training may
+    take false alarms as good images. Said again, the last word counts. It stays with the image when it is
+    indexed again, and by later versions of the model.
+
+    INVALID_ARGUMENT: a malformed name, no label, a defect's class with another label than CONFIRMED.
+    NOT_FOUND: no such model, no index yet, no such item.
+    UNAVAILABLE: Qdrant does not answer.
     """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -70,13 +116,48 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_search_pb2.SearchResponse], _abc.AsyncIterator[_search_pb2.SearchResponse]]:
         """Streams the most similar indexed images, best first. With an image as query the first message
-        is its inspection, then come the hits; with a stored item there are hits alone, itself left out.
+        is its inspection, then come the hits; otherwise there are hits alone. Items that the query names are not
+        among them. The last message says where the next page begins, if there may be one.
 
-        INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name.
+        A model without a version is answered from the index of its production version, or of the one before it
+        until the new one's has all datasets of the old one's; the query is then embedded by that version.
+
+        INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name, a vector of
+        another length than the index's or one that is zero or not finite, a `where` that does not parse (with
+        the position) or names a field that there is not, a page token of another request.
         NOT_FOUND: no such model, no such item, the model version has no index yet, or nothing in it has a
-        dataset, category or class that the filter names.
+        dataset, category or class that the filter names, or is confirmed to be what `labelled` names.
         RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
-        UNAVAILABLE: Qdrant does not answer; hits already sent stay valid.
+        DEADLINE_EXCEEDED: the deadline passed; hits already sent stay valid.
+        UNAVAILABLE: Qdrant does not answer; RetryInfo says when to come back, hits already sent stay valid.
+        """
+
+    @_abc_1.abstractmethod
+    def ListItems(
+        self,
+        request: _search_pb2.ListItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.ListItemsResponse, _abc.Awaitable[_search_pb2.ListItemsResponse]]:
+        """Lists indexed images, in no order that means anything.
+
+        INVALID_ARGUMENT: a malformed name, a page size outside 0 to 1000, a `where` as above.
+        NOT_FOUND: no such model, or it has no index yet.
+        UNAVAILABLE: Qdrant does not answer.
+        """
+
+    @_abc_1.abstractmethod
+    def LabelItem(
+        self,
+        request: _search_pb2.LabelItemRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.LabelItemResponse, _abc.Awaitable[_search_pb2.LabelItemResponse]]:
+        """Notes what a person says of an indexed image: searches filter by it and learn from it, and a training may
+        take false alarms as good images. Said again, the last word counts. It stays with the image when it is
+        indexed again, and by later versions of the model.
+
+        INVALID_ARGUMENT: a malformed name, no label, a defect's class with another label than CONFIRMED.
+        NOT_FOUND: no such model, no index yet, no such item.
+        UNAVAILABLE: Qdrant does not answer.
         """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,28 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SearchService: find past images like a query."""
+"""SearchService: find past images like a query, list them, note what people say of them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import grpc.aio
 import numpy as np
-from numpy.typing import NDArray
+import structlog
+from qdrant_client import models as qm
 
 from blemish.v1 import search_pb2 as pb
 from blemish.v1.inspection_pb2 import Outputs
 from blemish.v1.search_pb2_grpc import SearchServiceServicer
+from blemish_core import conditions, qdrant_conditions
 from blemish_core.datasets import DatasetStore
 from blemish_core.errors import BlemishError, InvalidRequest
 from blemish_core.images import ImageLimits, thumbnail
-from blemish_core.index import Filter, Item, SearchIndex, Similar
+from blemish_core.index import DEEPEST, MOST_HITS, Filter, Item, Label, Query, SearchIndex, Similar, Vector
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef, dataset_id, item_id
+from blemish_core.search_fields import SEARCH_FIELDS
 from blemish_server import convert
 from blemish_server.inspector import Inspector
+from blemish_server.pages import Page
 
-_LIMIT, _MOST = 10, 1000
+_LIMIT = 10
+_GROUP_SIZE, _MOST_IN_GROUP = 3, 100
+_PAGE = 64  # hits asked of Qdrant at once: the first leave while the next are looked for
+_LONGEST_CLASS = 128
+_GROUPS = ("dataset", "category", "class", "camera", "label", "label_class")
+
+log = structlog.get_logger(__name__)
+
+_Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class SearchServicer(SearchServiceServicer):
@@ -40,38 +54,106 @@ class SearchServicer(SearchServiceServicer):
         self._datasets = datasets
         self._limits = limits
 
-    async def Search(  # noqa: N802
-        self, request: pb.SearchRequest, context: grpc.aio.ServicerContext[Any, Any]
+    async def Search(  # noqa: N802 (the contract's name, here and below)
+        self, request: pb.SearchRequest, context: _Context
     ) -> AsyncIterator[pb.SearchResponse]:
-        ref = ModelRef.parse(request.model)
-        limit = request.limit or _LIMIT
-        if not 1 <= limit <= _MOST:
-            raise InvalidRequest(f"limit is {limit}, but must be 1 to {_MOST}", field="limit")
-        where = Filter(
-            datasets=[dataset_id(name, "filter.datasets") for name in request.filter.datasets],
-            categories=list(request.filter.categories),
-            classes=list(request.filter.classes),
-        )
-        # The index of the version that is current now, also if another is promoted meanwhile.
-        version = await asyncio.to_thread(self._models.resolve, ref)
-        query: NDArray[np.float32] | UUID
+        asked = _Asked.read(request)
+        # The index that answers now, also if another takes over meanwhile.
+        version = await asyncio.to_thread(self._answering, ModelRef.parse(request.model))
+        query = asked.query
         match request.WhichOneof("query"):
             case "image":
                 picture = convert.picture(request.image, "image")
                 await asyncio.to_thread(self._index.count, version)  # no index: say so before working
                 done = await self._inspector.inspect(picture, version)
                 yield pb.SearchResponse(query=convert.inspection(done, Outputs()))
-                query = done.outcome.embedding
-            case "item":
-                query = item_id(request.item)
-            case _:
-                raise InvalidRequest("there is no query: set image or item", field="query")
-        found = self._index.search(version, query, limit, where)
-        while (similar := await asyncio.to_thread(_next, found)) is not None:
+                query = replace(query, vector=done.outcome.embedding)
+            case "vector":
+                query = replace(query, vector=await self._vector(version, request.vector))
+            case "labelled":
+                like, unlike = await asyncio.to_thread(self._index.labelled, version, request.labelled)
+                query = replace(query, like=(*query.like, *like), unlike=(*query.unlike, *unlike))
+        async for similar in self._hits(version, query, asked, context):
             small = b""
             if request.include_thumbnails:
                 small = await asyncio.to_thread(self._thumbnail, similar.item)
             yield pb.SearchResponse(hit=convert.hit(similar, small))
+        if asked.next_token:
+            yield pb.SearchResponse(page=pb.SearchPage(next_page_token=asked.next_token))
+
+    async def ListItems(  # noqa: N802
+        self, request: pb.ListItemsRequest, context: _Context
+    ) -> pb.ListItemsResponse:
+        page = Page.asked("items", request.page_size, request.page_token)
+        where = _condition(request.where)
+        after = UUID(page.after) if page.after else None
+        version = await asyncio.to_thread(self._answering, ModelRef.parse(request.model))
+        found, following = await asyncio.to_thread(self._index.items, version, where, page.size, after)
+        return pb.ListItemsResponse(
+            items=[convert.item(item) for item in found],
+            next_page_token=page.token(str(following)) if following else "",
+        )
+
+    async def LabelItem(  # noqa: N802
+        self, request: pb.LabelItemRequest, context: _Context
+    ) -> pb.LabelItemResponse:
+        id, label = item_id(request.item), convert.label(request.label, "label")
+        if request.label_class and label is not Label.CONFIRMED:
+            raise InvalidRequest("only a CONFIRMED defect has a class; leave it out", field="label_class")
+        if len(request.label_class) > _LONGEST_CLASS:
+            raise InvalidRequest(
+                f"label_class has {len(request.label_class)} characters, but may have {_LONGEST_CLASS}",
+                field="label_class",
+            )
+        version = await asyncio.to_thread(self._answering, ModelRef.parse(request.model))
+        await asyncio.to_thread(self._index.item, version, id)
+        await asyncio.to_thread(self._index.label, version, [id], label, request.label_class)
+        log.info("item labelled", item=request.item, label=str(label), label_class=request.label_class)
+        return pb.LabelItemResponse(
+            item=convert.item(await asyncio.to_thread(self._index.item, version, id))
+        )
+
+    def _answering(self, ref: ModelRef) -> ModelRef:
+        """The fixed version whose index answers."""
+        version = self._models.resolve(ref)
+        if ref.version is None and not self._index.is_published(version):
+            return self._index.answering(version.model) or version
+        return version
+
+    async def _vector(self, version: ModelRef, given: pb.Embedding) -> Vector:
+        vector = np.asarray(given.values, dtype=np.float32)
+        wanted = await asyncio.to_thread(self._index.dimensions, version)
+        if vector.shape != (wanted,):
+            raise InvalidRequest(
+                f"the vector has {len(vector)} values, but the index of {version} has embeddings of "
+                f"{wanted}: take one that this version made",
+                field="vector",
+            )
+        if not np.isfinite(vector).all() or not vector.any():
+            raise InvalidRequest("the vector is zero or not finite: it has no direction", field="vector")
+        return vector
+
+    async def _hits(
+        self, version: ModelRef, query: Query, asked: "_Asked", context: _Context
+    ) -> AsyncIterator[Similar]:
+        sent = 0
+        while sent < asked.limit:
+            size = asked.limit if asked.is_whole else min(_PAGE, asked.limit - sent)
+            left_s = context.time_remaining()
+            found = await asyncio.to_thread(
+                self._index.search,
+                version,
+                query,
+                size,
+                offset=asked.offset + sent,
+                timeout_s=10.0 if left_s is None else left_s,
+            )
+            for similar in found:
+                yield similar
+            sent += size
+            if asked.is_whole or len(found) < size:
+                asked.has_more = False
+                return
 
     def _thumbnail(self, item: Item) -> bytes:
         try:
@@ -80,5 +162,90 @@ class SearchServicer(SearchServiceServicer):
             return b""  # the image is gone or was replaced; the hit is still one
 
 
-def _next(found: Iterator[Similar]) -> Similar | None:
-    return next(found, None)
+class _Asked:
+    """A search request, checked before anything is done for it."""
+
+    def __init__(self, query: Query, limit: int, offset: int, fingerprint: str) -> None:
+        self.query = query
+        self.limit = limit
+        self.offset = offset
+        self.has_more = True
+        self._page = Page(fingerprint, "", limit)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is answered as a whole: what comes where depends on all that is asked for."""
+        return self.query.group_by is not None or self.query.diversity is not None
+
+    @property
+    def next_token(self) -> str:
+        """Where the next page begins; empty if there is none."""
+        following = self.offset + self.limit
+        more = self.has_more and not self.is_whole and following < DEEPEST
+        return self._page.token(str(following)) if more else ""
+
+    @classmethod
+    def read(cls, request: pb.SearchRequest) -> "_Asked":
+        """Check a request.
+
+        Raises:
+            InvalidRequest: if it is not sound.
+        """
+        limit = request.limit or _LIMIT
+        if not 1 <= limit <= MOST_HITS:
+            raise InvalidRequest(f"limit is {limit}, but must be 1 to {MOST_HITS}", field="limit")
+        size = request.group_size or _GROUP_SIZE
+        if not 1 <= size <= _MOST_IN_GROUP:
+            raise InvalidRequest(
+                f"group_size is {size}, but must be 1 to {_MOST_IN_GROUP}", field="group_size"
+            )
+        if request.group_by and request.group_by not in _GROUPS:
+            raise InvalidRequest(
+                f"hits cannot be grouped by {request.group_by!r}, but by {', '.join(_GROUPS)}",
+                field="group_by",
+            )
+        diversity = request.diversity if request.HasField("diversity") else None
+        if diversity is not None and not 0 <= diversity <= 1:
+            raise InvalidRequest(f"diversity is {diversity:g}, but must be 0 to 1", field="diversity")
+        if diversity is not None and request.group_by:
+            raise InvalidRequest(
+                "diversity does not go together with group_by; leave one out", field="diversity"
+            )
+        query = Query(
+            item=item_id(request.item) if request.WhichOneof("query") == "item" else None,
+            like=[item_id(name, "like") for name in request.like],
+            unlike=[item_id(name, "unlike") for name in request.unlike],
+            where=Filter(
+                datasets=[dataset_id(name, "filter.datasets") for name in request.filter.datasets],
+                categories=list(request.filter.categories),
+                classes=list(request.filter.classes),
+                condition=_condition(request.where),
+            ),
+            exact=request.exact,
+            diversity=diversity,
+            group_by=SEARCH_FIELDS[request.group_by].key if request.group_by else None,
+            group_size=size,
+        )
+        if request.WhichOneof("query") is None:
+            query.qdrant(limit)  # asks for nothing, unless there is something to be like
+        fingerprint = _fingerprint(request)
+        page = Page.asked(fingerprint, 0, request.page_token)
+        if page.after and (query.group_by or diversity is not None):
+            raise InvalidRequest("there are no pages with group_by or diversity", field="page_token")
+        offset = int(page.after) if page.after.isdecimal() else 0
+        if offset + limit > DEEPEST + MOST_HITS:
+            raise InvalidRequest(f"pages lead {DEEPEST} hits deep", field="page_token")
+        return cls(query, limit, offset, fingerprint)
+
+
+def _fingerprint(request: pb.SearchRequest) -> str:
+    """What pages of one request share."""
+    same = pb.SearchRequest()
+    same.CopyFrom(request)
+    for free in ("page_token", "limit", "include_thumbnails"):
+        same.ClearField(free)
+    return f"hits-{hashlib.sha256(same.SerializeToString(deterministic=True)).hexdigest()[:16]}"
+
+
+def _condition(text: str) -> qm.Filter | None:
+    return qdrant_conditions.to_filter(conditions.parse(text, SEARCH_FIELDS))

@@ -1,0 +1,383 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Qdrant, one collection a model version.
+
+A collection is searched through an alias that the first complete embed job sets, so nobody sees a half-made
+index. Another alias, the model's, says which version's index answers where a query names no version: that
+in production, or the one before for as long as the new one's lacks a dataset that the old one's has.
+
+A point's id follows from the model version and the image's content: the same image again is the same point.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import numpy as np
+from qdrant_client import QdrantClient
+from qdrant_client import models as qm
+
+from blemish_core.errors import NotFound
+from blemish_core.index.failures import no_index, translated
+from blemish_core.index.item import BROUGHT_BY, INDEXED, KEPT, Item, Label, item_id
+from blemish_core.index.query import Filter, Query, Similar, Vector, any_of
+from blemish_core.names import ModelRef
+
+MOST_HITS = 1000
+"""Of one search."""
+DEEPEST = 10_000
+"""Hits down the ranking that pages lead to: each is ranked again for every page below it."""
+_TIMEOUT_S = 10
+_NAMED = 20  # values listed in a refusal
+_MOST_LABELLED = 32  # examples of a class that are searched by
+_STRICT = qm.StrictModeConfig(
+    enabled=True,
+    max_query_limit=DEEPEST + MOST_HITS,
+    unindexed_filtering_retrieve=False,
+    unindexed_filtering_update=False,
+)
+# A quarter of the memory; with twice the candidates looked at again in full precision nothing is missed.
+_QUANTIZED = qm.ScalarQuantization(
+    scalar=qm.ScalarQuantizationConfig(type=qm.ScalarType.INT8, always_ram=True)
+)
+_RESCORED = qm.QuantizationSearchParams(rescore=True, oversampling=2.0)
+
+
+class SearchIndex:
+    """Reads and writes the indexes of all model versions. Safe to share between threads."""
+
+    def __init__(self, client: QdrantClient) -> None:
+        self._client = client
+
+    @classmethod
+    def connect(cls, url: str, grpc_port: int) -> "SearchIndex":
+        """Prepare a connection; nothing is sent before the first call."""
+        parts = urlsplit(url)
+        client = QdrantClient(
+            url=url,
+            port=parts.port or 6333,
+            grpc_port=grpc_port,
+            prefer_grpc=True,
+            timeout=_TIMEOUT_S,
+            check_compatibility=False,  # would probe over REST, which the embedded one has not
+            grpc_options={
+                "grpc.max_receive_message_length": 64 << 20,
+                # Find a Qdrant that comes back within a second, not within two minutes.
+                "grpc.max_reconnect_backoff_ms": 1000,
+            },
+        )
+        return cls(client)
+
+    def ping(self) -> None:
+        """Raise Unavailable unless Qdrant answers."""
+        with translated():
+            self._client.info()
+
+    # Collections
+
+    def prepare(self, version: ModelRef, dimensions: int) -> None:
+        """Make the version's collection if it is not there."""
+        name = _collection(version)
+        with translated():
+            if self._client.collection_exists(name):
+                return
+            self._client.create_collection(
+                name,
+                vectors_config=qm.VectorParams(size=dimensions, distance=qm.Distance.COSINE),
+                quantization_config=_QUANTIZED,
+                strict_mode_config=_STRICT,
+            )
+            for field, schema in INDEXED.items():
+                self._client.create_payload_index(name, field, schema, wait=True)
+
+    def drop(self, version: ModelRef) -> None:
+        """Remove the version's index, if there is one."""
+        with translated():
+            self._client.delete_collection(_collection(version))
+
+    def publish(self, version: ModelRef) -> None:
+        """Let searches see the version's collection."""
+        create = qm.CreateAlias(collection_name=_collection(version), alias_name=_alias(version))
+        with translated():
+            self._client.update_collection_aliases([qm.CreateAliasOperation(create_alias=create)])
+
+    def is_published(self, version: ModelRef) -> bool:
+        """Whether searches see an index of the version."""
+        return any(each.version == version.version for each in self._published(version.model))
+
+    def advance(self, production: ModelRef) -> bool:
+        """Have the version in production answer for its model; False if its index is not complete yet.
+
+        It is once it lacks no dataset that the one before has.
+        """
+        published = self._published(production.model)
+        if not any(each.version == production.version for each in published):
+            return False
+        before = self.answering(production.model)
+        if before is not None and before != production:
+            missing = set(self.datasets(before)) - set(self.datasets(production))
+            if missing:
+                return False
+        alias = _models_alias(production.model)
+        change: list[qm.AliasOperations] = []
+        if before is not None:
+            change.append(qm.DeleteAliasOperation(delete_alias=qm.DeleteAlias(alias_name=alias)))
+        made = qm.CreateAlias(collection_name=_collection(production), alias_name=alias)
+        change.append(qm.CreateAliasOperation(create_alias=made))
+        with translated():
+            self._client.update_collection_aliases(change)  # in one step: no search falls between
+        return True
+
+    def answering(self, model: str) -> ModelRef | None:
+        """The version whose index answers for ``model``; None before there was one in production."""
+        with translated():
+            for alias in self._client.get_aliases().aliases:
+                if alias.alias_name == _models_alias(model):
+                    return _version(model, alias.collection_name)
+        return None
+
+    def _published(self, model: str) -> list[ModelRef]:
+        with translated():
+            aliases = self._client.get_aliases().aliases
+        versions = (_version(model, alias.collection_name) for alias in aliases)
+        names = {alias.alias_name for alias in aliases}
+        return [version for version in versions if version is not None and _alias(version) in names]
+
+    # Points
+
+    def put(self, version: ModelRef, items: Sequence[Item], vectors: Vector, job: str = "") -> None:
+        """Write items and their embeddings (len(items), dimensions); there already, they are replaced.
+
+        What is known of an image beyond its pixels stays: its label, when and by which camera it was taken,
+        and the ``job`` that brought it first, for ``discard``. Images new to this version take it from the
+        index that answers for the model.
+        """
+        if not items:
+            return
+        if not np.isfinite(vectors).all():
+            raise ValueError(f"{version} gave an embedding that is not finite; this is a bug")
+        name, ids = _collection(version), [str(item.id) for item in items]
+        with translated():
+            there = self._client.retrieve(name, ids, with_payload=[*KEPT, BROUGHT_BY])
+            kept = {str(point.id): point.payload or {} for point in there}
+            kept |= self._inherited(version, [item for item in items if str(item.id) not in kept])
+            points = [
+                qm.PointStruct(
+                    id=id,
+                    vector=vector.tolist(),
+                    payload=replace(item, model_version=str(version)).payload()
+                    | {BROUGHT_BY: job}
+                    | kept.get(id, {}),
+                )
+                for id, item, vector in zip(ids, items, vectors, strict=True)
+            ]
+            self._client.upsert(name, points, wait=True)
+
+    def _inherited(self, version: ModelRef, new: Sequence[Item]) -> dict[str, dict[str, Any]]:
+        """What the index that answers for the model knows of items, by their ids in this one."""
+        before = self.answering(version.model) if new else None
+        if before is None or before == version:
+            return {}
+        ids = {str(item_id(before, item.sha256)): str(item.id) for item in new}
+        there = self._client.retrieve(_collection(before), list(ids), with_payload=list(KEPT))
+        return {ids[str(point.id)]: point.payload or {} for point in there}
+
+    def label(self, version: ModelRef, ids: Sequence[UUID], label: Label, label_class: str) -> None:
+        """Write down what a person says of items.
+
+        Raises:
+            NotFound: if the version has no index.
+        """
+        points: list[Any] = [str(id) for id in ids]
+        said = {"label": str(label), "label_class": label_class}
+        known = {name: text for name, text in said.items() if text}
+        empty = [name for name, text in said.items() if not text]
+        with translated(), no_index(version):
+            if known:
+                self._client.set_payload(_alias(version), known, points=points, wait=True)
+            if empty:
+                self._client.delete_payload(_alias(version), empty, points=points, wait=True)
+
+    def discard(self, version: ModelRef, job: str) -> None:
+        """Take out the points that ``job`` brought; with the last one goes an index that nobody can see."""
+        name = _collection(version)
+        mine = qm.Filter(must=[any_of(BROUGHT_BY, [job])])
+        with translated():
+            if not self._client.collection_exists(name):
+                return
+            self._client.delete(name, qm.FilterSelector(filter=mine), wait=True)
+            if not self._client.get_collection_aliases(name).aliases and not self._client.count(name).count:
+                self._client.delete_collection(name)
+
+    def remove(self, version: ModelRef, ids: Sequence[UUID]) -> None:
+        """Take items out, as far as they are there."""
+        with translated():
+            if ids and self._client.collection_exists(_collection(version)):
+                points = qm.PointIdsList(points=[str(id) for id in ids])
+                self._client.delete(_collection(version), points, wait=True)
+
+    # Reading
+
+    def count(self, version: ModelRef, where: qm.Filter | None = None) -> int:
+        """Points in the published index that fit.
+
+        Raises:
+            NotFound: if the version has none.
+        """
+        with translated(), no_index(version):
+            return int(self._client.count(_alias(version), count_filter=where, exact=True).count)
+
+    def datasets(self, version: ModelRef) -> list[str]:
+        """The datasets that have images in the published index.
+
+        Raises:
+            NotFound: if the version has none.
+        """
+        return list(self._values(version, "dataset", limit=10_000))
+
+    def item(self, version: ModelRef, id: UUID) -> Item:
+        """Read one item.
+
+        Raises:
+            NotFound: if the version has no index, or there is no such item.
+        """
+        with translated(), no_index(version):
+            found = self._client.retrieve(_alias(version), [str(id)], with_payload=True)
+        if not found:
+            raise NotFound(f"the index of {version} has no item {id}")
+        return Item.read(found[0].id, found[0].payload or {})
+
+    def items(
+        self, version: ModelRef, where: qm.Filter | None, size: int, after: UUID | None = None
+    ) -> tuple[list[Item], UUID | None]:
+        """Items that fit, by id, at most ``size``; and where the next page begins, None at the end.
+
+        Raises:
+            NotFound: if the version has no index.
+        """
+        with translated(), no_index(version):
+            page, following = self._client.scroll(
+                _alias(version),
+                scroll_filter=where,
+                limit=size,
+                offset=str(after) if after else None,
+                with_payload=True,
+            )
+        found = [Item.read(point.id, point.payload or {}) for point in page]
+        return found, UUID(str(following)) if following is not None else None
+
+    def oldest(self, version: ModelRef, where: qm.Filter, size: int) -> list[Item]:
+        """Items that fit, the longest ago first, at most ``size``."""
+        with translated(), no_index(version):
+            page, _ = self._client.scroll(
+                _alias(version),
+                scroll_filter=where,
+                limit=size,
+                order_by=qm.OrderBy(key="time", direction=qm.Direction.ASC),
+                with_payload=True,
+            )
+        return [Item.read(point.id, point.payload or {}) for point in page]
+
+    def labelled(self, version: ModelRef, label_class: str) -> tuple[list[UUID], list[UUID]]:
+        """Examples of a defect, as people labelled them: those confirmed, and false alarms.
+
+        Raises:
+            NotFound: if the version has no index, or nothing in it is confirmed to be of the class.
+        """
+        confirmed = qm.Filter(
+            must=[any_of("label", [Label.CONFIRMED]), any_of("label_class", [label_class])]
+        )
+        alarms = qm.Filter(must=[any_of("label", [Label.FALSE_ALARM])])
+        like, _ = self.items(version, confirmed, _MOST_LABELLED)
+        if not like:
+            known = self._values(version, "label_class", _NAMED)
+            raise NotFound(
+                f"no item in the index of {version} is labelled as a confirmed {label_class!r}; there are: "
+                + (", ".join(sorted(filter(None, known))) or "none; label some with `blemish label`")
+            )
+        unlike, _ = self.items(version, alarms, _MOST_LABELLED)
+        return [item.id for item in like], [item.id for item in unlike]
+
+    def search(
+        self, version: ModelRef, query: Query, limit: int, *, offset: int = 0, timeout_s: float = _TIMEOUT_S
+    ) -> list[Similar]:
+        """Return the ``limit`` items most similar, best first, after leaving out the ``offset`` best.
+
+        Grouped, ``limit`` counts groups, and there is no offset.
+
+        Raises:
+            NotFound: if the version has no index, there is no such item, or nothing in the index has a
+                value that a list of the filter names.
+            InvalidRequest: if the query asks for nothing, for what does not go together, or has another
+                length than the index's embeddings.
+            Unavailable: if Qdrant does not answer.
+        """
+        self._check_known(version, query.where)
+        terms: dict[str, Any] = {
+            "query": query.qdrant(limit),
+            "query_filter": query.where.qdrant(),
+            "search_params": qm.SearchParams(exact=query.exact, quantization=_RESCORED),
+            "with_payload": True,
+            "timeout": max(1, math.ceil(min(timeout_s, _TIMEOUT_S))),
+        }
+        with translated(), no_index(version):
+            if query.group_by is None:
+                found = self._client.query_points(_alias(version), limit=limit, offset=offset, **terms)
+                return [_similar(point) for point in found.points]
+            grouped = self._client.query_points_groups(
+                _alias(version), group_by=query.group_by, limit=limit, group_size=query.group_size, **terms
+            )
+        return [_similar(point, str(group.id)) for group in grouped.groups for point in group.hits]
+
+    def dimensions(self, version: ModelRef) -> int:
+        """Length of the published index's embeddings.
+
+        Raises:
+            NotFound: if the version has none.
+        """
+        with translated(), no_index(version):
+            vectors = self._client.get_collection(_alias(version)).config.params.vectors
+        assert isinstance(vectors, qm.VectorParams)
+        return int(vectors.size)
+
+    def _check_known(self, version: ModelRef, where: Filter) -> None:
+        """Raise NotFound for a value that no item has: silence would look like "nothing is similar"."""
+        for field, values in where.wanted().items():
+            for value in values:
+                if self.count(version, qm.Filter(must=[any_of(field, [value])])):
+                    continue
+                known = self._values(version, field, _NAMED)
+                raise NotFound(
+                    f"no image in the index of {version} has {field} {value!r}; there are: "
+                    + ", ".join(sorted(known))
+                )
+
+    def _values(self, version: ModelRef, field: str, limit: int) -> Mapping[str, int]:
+        """The values of a keyword and how many points have each."""
+        with translated(), no_index(version):
+            hits = self._client.facet(_alias(version), field, limit=limit).hits
+        return {str(hit.value): int(hit.count) for hit in hits}
+
+
+def _collection(version: ModelRef) -> str:
+    return f"blemish.{version.model}.{version.version}"
+
+
+def _alias(version: ModelRef) -> str:
+    return f"{_collection(version)}.published"
+
+
+def _models_alias(model: str) -> str:
+    return f"blemish.{model}.production"
+
+
+def _version(model: str, collection: str) -> ModelRef | None:
+    """The version whose collection that is, if it is one of ``model``."""
+    start, _, number = collection.rpartition(".")
+    return ModelRef(model, int(number)) if start == f"blemish.{model}" and number.isdigit() else None
+
+
+def _similar(point: qm.ScoredPoint, group: str = "") -> Similar:
+    return Similar(Item.read(point.id, point.payload or {}), point.score, group)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Search through the stack: conditions, pages, groups, diversity, labels, vectors, and what is refused."""
+
+from itertools import groupby
+from uuid import UUID
+
+import grpc
+import pytest
+from tests.integration.conftest import Stack
+
+from blemish.v1 import search_pb2
+from blemish.v1.search_pb2_grpc import SearchServiceStub
+from blemish_client import Client
+from blemish_client.errors import InvalidArgument, NotFound
+from blemish_client.retrieval import evaluate
+
+
+def image(stack: Stack, name: str) -> bytes:
+    return (stack.surfaces / "tile/test" / name).read_bytes()
+
+
+@pytest.fixture
+def oil(client: Client, stack: Stack, tile_model: str) -> search_pb2.Hit:
+    """The indexed image of an oil stain."""
+    return next(iter(client.search(image(stack, "oil/000.png"), "tile", 1)))
+
+
+def test_conditions(client: Client, tile_model: str, oil: search_pb2.Hit) -> None:
+    everything = list(client.items("tile"))
+    assert len(everything) == 14
+    threshold = sorted(item.score for item in everything)[7]
+    wanted = {
+        item.item
+        for item in everything
+        if item.class_name != "good" and item.score >= threshold and item.item != oil.item
+    }
+    where = f"-class = good AND score >= {threshold!r} time > 2020-01-01T00:00:00Z model = {tile_model}"
+    assert {hit.item for hit in client.search(oil.item, "tile", 50, where=where)} == wanted
+    assert {item.item for item in client.items("tile", where="verdict = NORMAL")} == {
+        item.item for item in everything if item.verdict == 1
+    }
+    assert list(client.search(oil.item, "tile", where="camera = line-3")) == []
+
+
+def test_pages_go_on_where_the_one_before_ended(client: Client, oil: search_pb2.Hit) -> None:
+    whole = [hit.item for hit in client.search(oil.item, "tile", 13)]
+    found, token = list[str](), ""
+    for size in (5, 5, 3):
+        page = client.search(oil.item, "tile", size, page_token=token)
+        found += [hit.item for hit in page]
+        token = page.next_page_token
+        assert token
+    assert found == whole
+    last = client.search(oil.item, "tile", 5, page_token=token)
+    assert (list(last), last.next_page_token) == ([], "")
+    with pytest.raises(InvalidArgument, match="page_token"):
+        client.search(found[3], "tile", 5, page_token=token)
+
+
+def test_groups_come_together_and_by_their_best_hit(client: Client, oil: search_pb2.Hit) -> None:
+    hits = list(client.search(oil.item, "tile", 4, group_by="class", group_size=2))
+    groups = [(name, list(group)) for name, group in groupby(hits, key=lambda hit: hit.group)]
+    assert len({name for name, _ in groups}) == len(groups) > 2
+    assert all(hit.class_name == name and len(group) <= 2 for name, group in groups for hit in group)
+    best = [group[0].similarity for _, group in groups]
+    assert best == sorted(best, reverse=True)
+
+
+def test_diversity_leaves_out_what_is_alike(client: Client, oil: search_pb2.Hit) -> None:
+    plain = [hit.item for hit in client.search(oil.item, "tile", 5)]
+    assert [hit.item for hit in client.search(oil.item, "tile", 5, diversity=0.0)] == plain
+    diverse = [hit.item for hit in client.search(oil.item, "tile", 5, diversity=1.0)]
+    assert len(set(diverse)) == 5
+    assert set(diverse) != set(plain)
+
+
+def test_a_vector_finds_what_its_image_finds(client: Client, stack: Stack, tile_model: str) -> None:
+    picture = image(stack, "oil/000.png")
+    embedding = client.score(picture, "tile", embedding=True).embedding
+    by_image = [hit.item for hit in client.search(picture, "tile", 5)]
+    assert [hit.item for hit in client.search(list(embedding), "tile", 5)] == by_image
+    assert [hit.item for hit in client.search(list(embedding), "tile", 5, exact=True)] == by_image
+
+
+def test_what_people_say_is_filtered_by_and_searched_by(client: Client, oil: search_pb2.Hit) -> None:
+    cracks = list(client.items("tile", where="class = crack"))
+    good = next(item for item in client.items("tile", where="class = good"))
+    assert len(cracks) >= 2
+    try:
+        labelled = client.label(cracks[0].item, "tile", search_pb2.LABEL_CONFIRMED, "hairline")
+        assert (labelled.label, labelled.label_class) == (search_pb2.LABEL_CONFIRMED, "hairline")
+        client.label(good.item, "tile", search_pb2.LABEL_FALSE_ALARM)
+        assert [item.item for item in client.items("tile", where="label = FALSE_ALARM")] == [good.item]
+        assert len(list(client.items("tile", where="label = NONE"))) == 12
+        hits = [hit.item for hit in client.search(None, "tile", 12, labelled="hairline")]
+        assert len(hits) == 12
+        assert not {cracks[0].item, good.item} & set(hits)
+        alarmed = [hit.item for hit in client.search(cracks[0].item, "tile", 12, unlike=[good.item])]
+        assert hits == alarmed, "like the confirmed one, unlike the false alarm"
+        with pytest.raises(NotFound, match="there are: hairline"):
+            client.search(None, "tile", labelled="dent")
+        moved = {hit.item: hit.similarity for hit in client.search(oil.item, "tile", like=[cracks[0].item])}
+        assert cracks[0].item not in moved
+    finally:
+        for item in (cracks[0], good):
+            client.label(item.item, "tile", search_pb2.LABEL_NONE)
+    assert len(list(client.items("tile", where="label = NONE"))) == 14
+
+
+def test_precision_by_what_is_indexed(client: Client, tile_model: str) -> None:
+    found = evaluate(
+        client.items("tile"),
+        lambda item, limit, exact: list(client.search(item, "tile", limit, exact=exact)),
+        lambda done, of: None,
+    )
+    assert (found.queries, found.defective) == (14, 8)
+    assert found.sides[1] > 0.8
+    assert found.recall == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (search_pb2.SearchRequest(), "there is no query"),
+        (search_pb2.SearchRequest(unlike=[f"items/{UUID(int=7)}"]), "unlike alone"),
+        (search_pb2.SearchRequest(vector=search_pb2.Embedding(values=[1, 2, 3])), "has 3 values"),
+        (search_pb2.SearchRequest(vector=search_pb2.Embedding()), "has 0 values"),
+        (search_pb2.SearchRequest(vector=search_pb2.Embedding(values=[0] * 153)), "zero or not finite"),
+        (search_pb2.SearchRequest(vector=search_pb2.Embedding(values=[float("nan")] * 153)), "not finite"),
+        (search_pb2.SearchRequest(where="class = "), "column 9"),
+        (search_pb2.SearchRequest(where="colour = red"), "no field 'colour'"),
+        (search_pb2.SearchRequest(group_by="score"), "grouped by 'score'"),
+        (search_pb2.SearchRequest(group_by="class", group_size=101), "group_size is 101"),
+        (search_pb2.SearchRequest(diversity=1.5), "diversity is 1.5"),
+        (search_pb2.SearchRequest(diversity=float("nan")), "diversity is nan"),
+        (search_pb2.SearchRequest(diversity=0.5, group_by="class"), "diversity does not go"),
+        (search_pb2.SearchRequest(limit=10_000_000), "limit is 10000000"),
+        (search_pb2.SearchRequest(page_token="rubbish"), "page_token"),
+        (search_pb2.SearchRequest(like=["tile"]), "not an item"),
+    ],
+)
+def test_what_no_search_can_be_made_of(
+    stack: Stack, oil: search_pb2.Hit, change: search_pb2.SearchRequest, words: str
+) -> None:
+    request = search_pb2.SearchRequest(model="models/tile")
+    if not change.HasField("vector") and "query" not in words and "alone" not in words:
+        request.item = oil.item
+    request.MergeFrom(change)
+    with grpc.insecure_channel(stack.address) as channel, pytest.raises(grpc.RpcError) as refusal:
+        list(SearchServiceStub(channel).Search(request, timeout=20))
+    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert words in (refusal.value.details() or "")
+
+
+def test_labels_that_make_no_sense(client: Client, oil: search_pb2.Hit) -> None:
+    with pytest.raises(InvalidArgument, match="label is 0"):
+        client.label(oil.item, "tile", search_pb2.LABEL_UNSPECIFIED)
+    with pytest.raises(InvalidArgument, match="only a CONFIRMED defect has a class"):
+        client.label(oil.item, "tile", search_pb2.LABEL_GOOD, "crack")
+    with pytest.raises(InvalidArgument, match="label_class has 129"):
+        client.label(oil.item, "tile", search_pb2.LABEL_CONFIRMED, "x" * 129)
+    with pytest.raises(NotFound, match="has no item"):
+        client.label(f"items/{UUID(int=7)}", "tile", search_pb2.LABEL_GOOD)
