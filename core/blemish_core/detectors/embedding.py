@@ -16,7 +16,7 @@ from torch.nn import functional
 # Of the score in an embedding, beside pooled features of length 1.
 _SCORE_WEIGHT = 0.5
 # Of the deviation of good patches' anomaly: lower takes the most anomalous patch alone, higher the mean.
-_TEMPERATURE = 0.7
+TEMPERATURE = 0.7
 # Of the mean variance, added to each: directions that hardly vary in a few good images are not blown up.
 _SHRINKAGE = 0.1
 # Of the features' length: what lies nearer to the center has no direction but that of rounding, and fades.
@@ -25,7 +25,7 @@ _NEAR = 0.02
 
 def temperature(anomaly: Tensor) -> Tensor:
     """Return what ``pooled`` divides by, (), from the anomaly of good patches, of any shape."""
-    return _TEMPERATURE * anomaly.std()
+    return TEMPERATURE * anomaly.std()
 
 
 def pooled(features: Tensor, anomaly: Tensor, temperature: Tensor) -> Tensor:

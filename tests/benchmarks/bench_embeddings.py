@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which embedding finds the same kind of image: candidates on datasets in MVTec AD's layout, a table.
+
+    python tests/benchmarks/bench_embeddings.py FOLDER [FOLDER ...] [--images 300] [--coreset 0.1]
+
+Without folders it takes the three synthetic surfaces of the demo. A PatchCore learns from train/good; every
+test image is a query in turn and the others are the index. Precision at k counts the right ones among the k
+best, or among as many as there are right ones, where those are fewer: the same side (good or defective) for
+every query, and the same class for defective ones.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from blemish_core.detectors import embedding, patchcore_training
+from blemish_core.detectors.detector import Image, Terms, silent
+from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
+from blemish_core.images import ImageLimits, decode
+from blemish_core.surfaces import CATEGORIES, generate
+
+GOOD = "good"
+TOP = 16  # patches of an image that MaxSim compares
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp"}
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a forward pass says of N test images."""
+
+    features: Tensor
+    """(N, P, D)."""
+    residuals: Tensor
+    """(N, P, D), from the nearest bank entry."""
+    anomaly: Tensor
+    """(N, P)."""
+    classes: NDArray[np.str_]
+    embeddings: Tensor
+    """(N, D + 1), as blemish has them."""
+    unlike: Tensor
+    """(N, 1), the score, -1 to 1."""
+    center: Tensor
+    spread: Tensor
+    whitening: Tensor
+
+
+def look(folder: Path, images: int, coreset: float) -> Looked:
+    train = sorted(each for each in (folder / "train/good").iterdir() if each.suffix.lower() in IMAGES)
+    if len(train) > images:
+        chosen = np.random.default_rng(0).permutation(len(train))[:images]
+        train = [train[number] for number in sorted(chosen)]
+    terms = Terms(weights=folder / "none", seed=0, target_false_reject_rate=0.05, progress=silent)
+    settings = PatchCoreSettings(coreset_ratio=coreset)
+    training = patchcore_training.train(settings, [partial(read, each) for each in train], terms)
+    detector = training.detector
+    assert isinstance(detector, PatchCore)
+    tensors = detector.tensors()
+    bank = tensors["memory_bank"]
+    test = sorted(each for each in (folder / "test").rglob("*") if each.suffix.lower() in IMAGES)
+    features, residuals, anomaly, vectors, scores = [], [], [], [], []
+    with torch.inference_mode():
+        for each in test:
+            patches, grid = detector.features([detector.prepare(read(each))])
+            distances = torch.cdist(patches[0], bank)
+            nearest = distances.min(1)
+            (outcome,) = detector.outcomes(patches, grid)
+            features.append(patches[0])
+            residuals.append(patches[0] - bank[nearest.indices])
+            anomaly.append(nearest.values)
+            vectors.append(torch.from_numpy(outcome.embedding))
+            scores.append(outcome.score)
+    mean, deviation = tensors["good_scores"]
+    return Looked(
+        torch.stack(features),
+        torch.stack(residuals),
+        torch.stack(anomaly),
+        np.array([each.parent.name for each in test]),
+        torch.stack(vectors),
+        ((torch.tensor(scores) - mean) / (2 * deviation) - 1).tanh()[:, None],
+        tensors["center"],
+        tensors["spread"] / embedding.TEMPERATURE,
+        tensors["whitening"],
+    )
+
+
+def read(path: Path) -> Image:
+    return decode(path.read_bytes(), ImageLimits())
+
+
+def unit(vectors: Tensor) -> Tensor:
+    return functional.normalize(vectors, dim=-1)
+
+
+def scored(vectors: Tensor, of: Looked, weight: float = 0.5) -> Tensor:
+    return unit(torch.cat([unit(vectors), weight * of.unlike], dim=1))
+
+
+def pooled(patches: Tensor, of: Looked, temperature: float = 1.0) -> Tensor:
+    return embedding.pooled(patches, of.anomaly, temperature * of.spread)
+
+
+def whitened(of: Looked) -> Tensor:
+    return (pooled(of.features, of, embedding.TEMPERATURE) - of.center) @ of.whitening
+
+
+def likeness(vectors: Tensor) -> Tensor:
+    return vectors @ vectors.T
+
+
+def max_sim(of: Looked) -> Tensor:
+    """The mean over one image's most anomalous patches of the likeness to the most alike of the other's."""
+    top = of.anomaly.topk(min(TOP, of.anomaly.shape[1]), dim=1).indices
+    patches = torch.take_along_dim(of.features - of.center, top[..., None], 1) @ of.whitening
+    patches = unit(patches)  # (N, K, D)
+    rows = [(patches[number] @ patches.flatten(0, 1).T) for number in range(len(patches))]
+    return torch.stack([row.reshape(row.shape[0], len(patches), -1).amax(2).mean(0) for row in rows])
+
+
+CANDIDATES: dict[str, Callable[[Looked], Tensor]] = {
+    "plain mean": lambda of: likeness(unit(of.features.mean(1))),
+    "mean, centred": lambda of: likeness(unit(of.features.mean(1) - of.center)),
+    "mean, whitened": lambda of: likeness(unit((of.features.mean(1) - of.center) @ of.whitening)),
+    "pooled by anomaly": lambda of: likeness(unit(pooled(of.features, of) - of.center)),
+    "pooled, score": lambda of: likeness(scored(pooled(of.features, of) - of.center, of)),
+    "residual, score": lambda of: likeness(scored(pooled(of.residuals, of), of)),
+    "residual, whitened, score": lambda of: likeness(scored(pooled(of.residuals, of) @ of.whitening, of)),
+    "pooled, whitened": lambda of: likeness(
+        unit((pooled(of.features, of, 0.7) - of.center) @ of.whitening)
+    ),
+    "pooled, whitened, score of weight 1": lambda of: likeness(
+        scored((pooled(of.features, of, 0.7) - of.center) @ of.whitening, of, 1.0)
+    ),
+    "MaxSim of 16 patches, whitened": max_sim,
+    "MaxSim of 16 patches, whitened, score": lambda of: max_sim(of) + 0.25 * likeness(of.unlike),
+    "**pooled, whitened, score (ours)**": lambda of: likeness(of.embeddings),
+}
+
+
+def precision(similarity: Tensor, classes: NDArray[np.str_], k: int) -> tuple[float, float]:
+    """Of the same side, and of the same class for defective queries."""
+    order = similarity.clone().fill_diagonal_(-torch.inf).argsort(dim=1, descending=True).numpy()
+    good = classes == GOOD
+    sides, same = [], []
+    for query, ranked in enumerate(order):
+        others = min(k, int((good == good[query]).sum()) - 1)
+        sides.append((good[ranked[:others]] == good[query]).mean())
+        if not good[query] and (others := min(k, int((classes == classes[query]).sum()) - 1)):
+            same.append((classes[ranked[:others]] == classes[query]).mean())
+    return float(np.mean(sides)), float(np.mean(same))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="*")
+    parser.add_argument("--images", type=int, default=300, help="good images learned from, at most")
+    parser.add_argument("--coreset", type=float, default=0.1)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        folders = asked.folders
+        if not folders:
+            folders = [Path(made) / category for category in CATEGORIES]
+            for folder in folders:
+                generate(folder, folder.name, seed=0, train=80, good=20, defective=32, size=256)
+        print("Good or defective P@1, P@5, P@10 | the same defect P@1, P@5, P@10\n")
+        print("| embedding | " + " | ".join(folder.name for folder in folders) + " |")
+        print("|---" * (len(folders) + 1) + "|")
+        looked = [look(folder, asked.images, asked.coreset) for folder in folders]
+        for name, similarity in CANDIDATES.items():
+            cells = []
+            for of in looked:
+                sides, same = zip(
+                    *(precision(similarity(of), of.classes, k) for k in (1, 5, 10)), strict=True
+                )
+                cells.append(
+                    " ".join(f"{share:.2f}" for share in sides)
+                    + " / "
+                    + " ".join(f"{share:.2f}" for share in same)
+                )
+            print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
