@@ -18,11 +18,13 @@ import grpc.aio
 from blemish.v1.image_pb2 import Image
 from blemish.v1.inspection_pb2 import (
     PRIORITY_UNSPECIFIED,
+    STORE_UNSPECIFIED,
     STREAM_POLICY_LATEST,
     Inspection,
     Priority,
     ScoreStreamRequest,
     ScoreStreamResponse,
+    Store,
     StreamConfig,
     StreamPolicy,
 )
@@ -97,10 +99,18 @@ class AsyncClient:
         anomaly_map: bool = False,
         embedding: bool = False,
         priority: Priority.ValueType = PRIORITY_UNSPECIFIED,
+        store: Store.ValueType = STORE_UNSPECIFIED,
+        camera: str = "",
     ) -> Inspection:
         """Score an image, as ``Client.score`` does."""
         request = score_request(
-            image, model, anomaly_map=anomaly_map, embedding=embedding, priority=priority
+            image,
+            model,
+            anomaly_map=anomaly_map,
+            embedding=embedding,
+            priority=priority,
+            store=store,
+            camera=camera,
         )
         try:
             answer = await self._inspection.Score(request, timeout=self._timeout_s)
@@ -135,6 +145,7 @@ class AsyncClient:
         target_false_reject_rate: float | None = None,
         max_latency_s: float = 0.0,
         priority: Priority.ValueType = PRIORITY_UNSPECIFIED,
+        store: Store.ValueType = STORE_UNSPECIFIED,
     ) -> AsyncGenerator[Seen | Lost]:
         """Score images as a camera sends them, as ``Client.stream`` does.
 
@@ -148,6 +159,7 @@ class AsyncClient:
             target_false_reject_rate=target_false_reject_rate,
             max_latency_s=max_latency_s,
             priority=priority,
+            store=store,
         )
         camera_ = _Camera(self._inspection, self.target, self._patience, config, images, camera, first)
         return camera_.run()

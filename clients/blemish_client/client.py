@@ -13,9 +13,11 @@ from blemish.v1.dataset_pb2_grpc import DatasetServiceStub
 from blemish.v1.image_pb2 import Image
 from blemish.v1.inspection_pb2 import (
     PRIORITY_UNSPECIFIED,
+    STORE_UNSPECIFIED,
     STREAM_POLICY_LATEST,
     Inspection,
     Priority,
+    Store,
     StreamPolicy,
 )
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
@@ -107,6 +109,8 @@ class Client:
         anomaly_map: bool = False,
         embedding: bool = False,
         priority: Priority.ValueType = PRIORITY_UNSPECIFIED,
+        store: Store.ValueType = STORE_UNSPECIFIED,
+        camera: str = "",
     ) -> Inspection:
         """Score an encoded image (JPEG, PNG, BMP, TIFF, WebP), or a message that holds a raw one.
 
@@ -116,9 +120,17 @@ class Client:
             anomaly_map: send it with the answer.
             embedding: likewise.
             priority: of the contract: whose turn it is first.
+            store: of the contract: whether it is kept for search.
+            camera: that took it, for whoever finds it.
         """
         request = score_request(
-            image, model, anomaly_map=anomaly_map, embedding=embedding, priority=priority
+            image,
+            model,
+            anomaly_map=anomaly_map,
+            embedding=embedding,
+            priority=priority,
+            store=store,
+            camera=camera,
         )
         return self._line.call(self._inspection.Score, request).inspection
 
@@ -135,6 +147,7 @@ class Client:
         target_false_reject_rate: float | None = None,
         max_latency_s: float = 0.0,
         priority: Priority.ValueType = PRIORITY_UNSPECIFIED,
+        store: Store.ValueType = STORE_UNSPECIFIED,
     ) -> Iterator[Seen | Lost]:
         """Score encoded images as a camera sends them, and yield what is said of each, in order.
 
@@ -151,6 +164,7 @@ class Client:
             target_false_reject_rate: judge this stream's frames by it; as the model is calibrated if None.
             max_latency_s: refuse frames that would take longer; 0 sets no limit.
             priority: of the contract: whose turn it is first.
+            store: of the contract: whether its frames are kept for search.
 
         Raises:
             BlemishError: if the server refuses the stream, or is away for longer than patience lasts.
@@ -163,6 +177,7 @@ class Client:
             target_false_reject_rate=target_false_reject_rate,
             max_latency_s=max_latency_s,
             priority=priority,
+            store=store,
         )
         return Camera(self._line, config, images, name=camera, first=first).run()
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TypedDict
 
 from blemish.v1.image_pb2 import Image
-from blemish.v1.inspection_pb2 import Outputs, Priority, ScoreRequest, StreamConfig, StreamPolicy
+from blemish.v1.inspection_pb2 import Outputs, Priority, ScoreRequest, Store, StreamConfig, StreamPolicy
 from blemish.v1.search_pb2 import SearchFilter, SearchRequest
 from blemish_client.names import dataset_name, item_name, model_name
 
@@ -21,12 +21,16 @@ def score_request(
     anomaly_map: bool,
     embedding: bool,
     priority: Priority.ValueType,
+    store: Store.ValueType,
+    camera: str = "",
 ) -> ScoreRequest:
     return ScoreRequest(
         model=model_name(model),
         image=Image(encoded=image) if isinstance(image, bytes) else image,
         outputs=Outputs(anomaly_map=anomaly_map, embedding=embedding),
         priority=priority,
+        store=store,
+        camera=camera,
     )
 
 
@@ -39,6 +43,7 @@ def stream_config(
     target_false_reject_rate: float | None,
     max_latency_s: float,
     priority: Priority.ValueType,
+    store: Store.ValueType,
 ) -> StreamConfig:
     config = StreamConfig(
         model=model_name(model),
@@ -46,6 +51,7 @@ def stream_config(
         policy=policy,
         target_false_reject_rate=target_false_reject_rate,
         priority=priority,
+        store=store,
     )
     if max_latency_s:
         config.max_latency.FromTimedelta(timedelta(seconds=max_latency_s))

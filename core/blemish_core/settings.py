@@ -80,6 +80,10 @@ class StackSettings(BaseSettings):
         return self.store / "datasets"
 
     @property
+    def frames(self) -> Path:
+        return self.store / "frames"
+
+    @property
     def models(self) -> Path:
         return self.store / "models"
 

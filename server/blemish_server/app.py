@@ -26,6 +26,7 @@ from blemish_core.datasets import DatasetStore
 from blemish_core.index import SearchIndex
 from blemish_core.jobs.staff import Staff
 from blemish_core.jobs.store import JobStore
+from blemish_core.kept_frames import KeptFrames
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef
 from blemish_core.settings import chosen_device
@@ -34,6 +35,7 @@ from blemish_server.dispatch import Dispatcher
 from blemish_server.feed import JobFeed
 from blemish_server.inspector import Inspector
 from blemish_server.interceptor import CallInterceptor
+from blemish_server.keeper import Keeper, Retention
 from blemish_server.loaded import LoadedModels
 from blemish_server.services import inference
 from blemish_server.services.datasets import DatasetServicer
@@ -52,6 +54,8 @@ _HEALTH = "grpc.health.v1.Health"
 _THREADS = 32
 # What is not warm by then loads when it is asked for.
 _WARM_WITHIN_S = 120.0
+# Frames still to be kept when the server ends; those left are not.
+_WRITE_WITHIN_S = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +74,7 @@ class App:
     models: LoadedModels
     feed: JobFeed
     dispatcher: Dispatcher
+    keeper: Keeper
     dependencies: Dependencies
     preload: tuple[ModelRef, ...]
     """What is to be warm before health says SERVING."""
@@ -80,7 +85,7 @@ class App:
 
     async def run(self, stop: asyncio.Event, grace_s: float) -> None:
         """Serve until ``stop``, then let calls end for up to ``grace_s``."""
-        background = [asyncio.create_task(self.feed.run())]
+        background = [asyncio.create_task(self.feed.run()), asyncio.create_task(self.keeper.run())]
         try:
             for service in (OVERALL_HEALTH, *SERVICES):
                 await self.health.set(service, NOT_SERVING)
@@ -102,6 +107,7 @@ class App:
         finally:
             self.ending.set()
             await self.server.stop(grace_s)
+            await self.keeper.drain(_WRITE_WITHIN_S)
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
@@ -143,6 +149,8 @@ def build(settings: ServerSettings) -> App:
         budget_bytes=settings.max_loaded_bytes,
     )
     inspector = Inspector(models, settings.max_waiting_bytes)
+    frames = KeptFrames(settings.frames)
+    keeper = Keeper(index, frames, limits, Retention(settings.keep_frames, settings.keep_frames_days))
     feed = JobFeed(jobs, settings.redis_url)
     dispatcher = Dispatcher(settings.redis_url)
     health = health_aio.HealthServicer()
@@ -166,10 +174,10 @@ def build(settings: ServerSettings) -> App:
         ],
     )
     inspection_pb2_grpc.add_InspectionServiceServicer_to_server(
-        InspectionServicer(inspector, ending), server
+        InspectionServicer(inspector, keeper, ending), server
     )
     search_pb2_grpc.add_SearchServiceServicer_to_server(
-        SearchServicer(inspector, store, index, datasets, limits), server
+        SearchServicer(inspector, store, index, datasets, frames, limits), server
     )
     dataset_pb2_grpc.add_DatasetServiceServicer_to_server(
         DatasetServicer(datasets, settings.import_roots, limits.max_bytes), server
@@ -201,6 +209,7 @@ def build(settings: ServerSettings) -> App:
         models=models,
         feed=feed,
         dispatcher=dispatcher,
+        keeper=keeper,
         dependencies=dependencies,
         preload=tuple(store.in_production()) if settings.preload else (),
         serving=serving,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Core objects as messages of the contract, and requests as core objects."""
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,38 @@ def priority(asked: inspection_pb2.Priority.ValueType, field: str) -> Priority:
     return _PRIORITIES[asked]
 
 
+def store(asked: inspection_pb2.Store.ValueType, field: str) -> Callable[[Inspected], bool]:
+    """Return which inspected images are to be kept.
+
+    Raises:
+        InvalidRequest: if it is none that this server knows.
+    """
+    match asked:
+        case inspection_pb2.STORE_UNSPECIFIED | inspection_pb2.STORE_NONE:
+            return lambda done: False
+        case inspection_pb2.STORE_ANOMALOUS:
+            return lambda done: done.calibration.calibration.anomalous(done.outcome.score)
+        case inspection_pb2.STORE_ALL:
+            return lambda done: True
+    raise InvalidRequest(f"{field} is {asked}, but must be NONE, ANOMALOUS or ALL", field=field)
+
+
+def moment(message: inspection_pb2.ScoreRequest | inspection_pb2.Frame, field: str) -> datetime | None:
+    """Return when a picture was taken, if that is told.
+
+    Raises:
+        InvalidRequest: if that is no time.
+    """
+    if not message.HasField("capture_time"):
+        return None
+    try:
+        return message.capture_time.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidRequest(
+            f"{field} must lie between the years 1 and 9999, with nanos of 0 to 999,999,999", field=field
+        ) from error
+
+
 def inspection(done: Inspected, outputs: inspection_pb2.Outputs) -> inspection_pb2.Inspection:
     outcome, judge = done.outcome, done.calibration.calibration
     message = inspection_pb2.Inspection(
@@ -148,7 +180,7 @@ def hit(similar: Similar, thumbnail: bytes) -> search_pb2.Hit:
 def item(indexed: Item) -> search_pb2.Hit:
     return search_pb2.Hit(
         item=item_name(indexed.id),
-        dataset=dataset_name(indexed.dataset),
+        dataset=dataset_name(indexed.dataset) if indexed.dataset else "",
         category=indexed.category,
         path=indexed.path,
         class_name=indexed.class_name,

@@ -46,6 +46,12 @@ class ServerSettings(StackSettings):
     preload: bool = True
     """Load the models in production before health says SERVING, as far as ``max_loaded_bytes`` goes."""
 
+    keep_frames: int = Field(100_000, ge=0)
+    """Frames kept for search of each model version, at most; the oldest go first, labelled ones stay."""
+
+    keep_frames_days: float = Field(90.0, gt=0)
+    """How long they are kept."""
+
     grace_s: float = Field(10.0, ge=0)
     """How long requests may take to end when the server is told to stop."""
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Search through the stack: conditions, pages, groups, diversity, labels, vectors, and what is refused."""
 
+import time
+from contextlib import suppress
 from itertools import groupby
 from uuid import UUID
 
@@ -8,7 +10,8 @@ import grpc
 import pytest
 from tests.integration.conftest import Stack
 
-from blemish.v1 import search_pb2
+from blemish.v1 import inspection_pb2, search_pb2
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL
 from blemish.v1.search_pb2_grpc import SearchServiceStub
 from blemish_client import Client
 from blemish_client.errors import InvalidArgument, NotFound
@@ -150,6 +153,48 @@ def test_what_no_search_can_be_made_of(
         list(SearchServiceStub(channel).Search(request, timeout=20))
     assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert words in (refusal.value.details() or "")
+
+
+def test_frames_that_are_kept_are_found(client: Client, stack: Stack, tile_model: str) -> None:
+    """A model of its own, which has no index before its first frame."""
+    trained = client.wait(client.train("tile", model_id="kept", promote=True))
+    assert trained.error == ""
+    with pytest.raises(NotFound, match="no index yet"):
+        list(client.items("kept"))
+    pictures = [image(stack, f"{kind}/000.png") for kind in ("oil", "good")]
+    verdicts = [
+        client.score(picture, "kept", store=inspection_pb2.STORE_ANOMALOUS, camera="line-3").verdict
+        for picture in pictures
+    ]
+    assert verdicts == [VERDICT_ANOMALOUS, VERDICT_NORMAL]
+    found = wait_for_items(client, "kept", 1)
+    assert [(item.camera, item.dataset, item.class_name) for item in found] == [("line-3", "", "")]
+    answers = list(
+        client.stream(
+            pictures,
+            "kept",
+            policy=inspection_pb2.STREAM_POLICY_BLOCK,
+            camera="line-4",
+            store=inspection_pb2.STORE_ALL,
+        )
+    )
+    assert len(answers) == 2
+    assert len(wait_for_items(client, "kept", 2)) == 2, "the same frame again is the same item"
+    hits = list(client.search(pictures[1], "kept", where="source = camera", thumbnails=True))
+    assert [hit.camera for hit in hits] == ["line-4", "line-3"]
+    assert all(hit.thumbnail.startswith(b"\xff\xd8") for hit in hits)
+    assert hits[0].similarity == pytest.approx(1, abs=1e-3)
+
+
+def wait_for_items(client: Client, model: str, count: int) -> list[search_pb2.Hit]:
+    give_up = time.monotonic() + 20
+    while True:
+        with suppress(NotFound):
+            found = list(client.items(model))
+            if len(found) >= count:
+                return found
+        assert time.monotonic() < give_up, "nothing was kept"
+        time.sleep(0.1)
 
 
 def test_labels_that_make_no_sense(client: Client, oil: search_pb2.Hit) -> None:

@@ -63,6 +63,21 @@ _PRIORITIES = {
 }
 
 
+class Stored(StrEnum):
+    """Which frames are kept for search."""
+
+    NONE = "none"
+    ANOMALOUS = "anomalous"
+    ALL = "all"
+
+
+_STORES = {
+    Stored.NONE: pb.STORE_NONE,
+    Stored.ANOMALOUS: pb.STORE_ANOMALOUS,
+    Stored.ALL: pb.STORE_ALL,
+}
+
+
 def stream(
     ctx: typer.Context,
     source: Annotated[
@@ -90,6 +105,7 @@ def stream(
     target_false_reject_rate: Annotated[
         float | None, typer.Option(help="Judge this stream by it, to 0.5; as the model is set otherwise.")
     ] = None,
+    store: Annotated[Stored, typer.Option(help="Which frames are kept for search.")] = Stored.NONE,
     save: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw anomalous frames into this folder.")
     ] = None,
@@ -114,6 +130,7 @@ def stream(
                 target_false_reject_rate=target_false_reject_rate,
                 max_latency_s=max_latency_ms / 1000,
                 priority=_PRIORITIES[priority],
+                store=_STORES[store],
             )
             with (
                 _Drawer(save, patient=chosen is Policy.BLOCK) as drawer,

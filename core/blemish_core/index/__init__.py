@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The embeddings of a model version's images in Qdrant, and how they are searched."""
 
-from blemish_core.index.item import Item, Label, item_id
+from blemish_core.index.item import CAMERA, Item, Label, item_id
 from blemish_core.index.query import Filter, Query, Similar, Vector
 from blemish_core.index.search_index import DEEPEST, MOST_HITS, SearchIndex
 
 __all__ = [
+    "CAMERA",
     "DEEPEST",
     "MOST_HITS",
     "Filter",

@@ -31,6 +31,8 @@ INDEXED = {
 """Created with the collection: an index made after the load is not used by HNSW (qdrant#6937)."""
 
 
+DATASET, CAMERA = "dataset", "camera"
+"""Where an item comes from, as conditions name it."""
 _UNKNOWN = datetime.fromtimestamp(0, UTC)
 
 
@@ -54,18 +56,21 @@ class Item:
     """An indexed image."""
 
     id: UUID
-    dataset: str
-    category: str
-    path: str
-    """In the dataset: test/crack/003.png."""
     sha256: str
+    """Of the encoded image."""
     score: float
     p_value: float
     anomalous: bool
+    source: str = DATASET
+    dataset: str = ""
+    """Empty, as category, path and class, for a frame that a camera sent."""
+    category: str = ""
+    path: str = ""
+    """In the dataset: test/crack/003.png."""
     class_name: str = ""
-    """As its folder says; empty for a frame that a camera sent."""
+    """As its folder says."""
     camera: str = ""
-    """That took it; empty for an image that was uploaded or imported."""
+    """That took it, if it said so."""
     time: datetime = field(default_factory=lambda: datetime.now(UTC))
     """When it was taken, else when it was first indexed."""
     model_version: str = ""
@@ -73,15 +78,10 @@ class Item:
     label_class: str = ""
     """The defect, where a person confirmed one."""
 
-    @property
-    def source(self) -> str:
-        """Where it comes from, as filters name it: camera or dataset."""
-        return "camera" if self.camera else "dataset"
-
     def payload(self) -> dict[str, object]:
         """Return what its point carries; what is empty is left out, as Qdrant's "is empty" wants it."""
         told = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "id"}
-        told |= {"label": str(self.label), "time": self.time.isoformat(), "source": self.source}
+        told |= {"label": str(self.label), "time": self.time.isoformat()}
         return {name: value for name, value in told.items() if value != ""}
 
     @classmethod

@@ -77,12 +77,12 @@ class SearchIndex:
 
     # Collections
 
-    def prepare(self, version: ModelRef, dimensions: int) -> None:
-        """Make the version's collection if it is not there."""
+    def prepare(self, version: ModelRef, dimensions: int) -> bool:
+        """Make the version's collection; False if it is there already."""
         name = _collection(version)
         with translated():
             if self._client.collection_exists(name):
-                return
+                return False
             self._client.create_collection(
                 name,
                 vectors_config=qm.VectorParams(size=dimensions, distance=qm.Distance.COSINE),
@@ -91,6 +91,7 @@ class SearchIndex:
             )
             for field, schema in INDEXED.items():
                 self._client.create_payload_index(name, field, schema, wait=True)
+        return True
 
     def drop(self, version: ModelRef) -> None:
         """Remove the version's index, if there is one."""

@@ -277,7 +277,7 @@ def _evaluated(
 def _indexed(version: ModelRef, calibration: Calibration, of: Scored) -> Item:
     image, score = of.image, of.outcome.score
     return Item(
-        id=item_id(version, image.sha256),
+        item_id(version, image.sha256),
         dataset=image.dataset,
         category=image.category,
         path=image.path,
@@ -289,12 +289,13 @@ def _indexed(version: ModelRef, calibration: Calibration, of: Scored) -> Item:
     )
 
 
-def _patiently(progress: Progress, write: Callable[[], None]) -> None:
+def _patiently(progress: Progress, write: Callable[[], object]) -> None:
     """Write to Qdrant, waiting up to a minute for it to come back."""
     give_up = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            return write()
+            write()
+            return
         except Unavailable:
             if time.monotonic() > give_up:
                 raise

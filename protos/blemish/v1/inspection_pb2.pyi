@@ -22,6 +22,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Store:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StoreEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Store.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STORE_UNSPECIFIED: _Store.ValueType  # 0
+    STORE_NONE: _Store.ValueType  # 1
+    STORE_ANOMALOUS: _Store.ValueType  # 2
+    """Those whose verdict is anomalous."""
+    STORE_ALL: _Store.ValueType  # 3
+
+class Store(_Store, metaclass=_StoreEnumTypeWrapper):
+    """Which scored images become items of the index of the version that scored them. The operator sets how many,
+    and for how long.
+    """
+
+STORE_UNSPECIFIED: Store.ValueType  # 0
+STORE_NONE: Store.ValueType  # 1
+STORE_ANOMALOUS: Store.ValueType  # 2
+"""Those whose verdict is anomalous."""
+STORE_ALL: Store.ValueType  # 3
+Global___Store: _TypeAlias = Store  # noqa: Y015
+
 class _Priority:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -84,16 +108,29 @@ class ScoreRequest(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
+    CAMERA_FIELD_NUMBER: _builtins.int
+    CAPTURE_TIME_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """models/{model} (its production version, else its newest), models/{model}@production or
     models/{model}/versions/{n}.
     """
     priority: Global___Priority.ValueType
     """AUDIT unless given."""
+    store: Global___Store.ValueType
+    """Whether the image is kept for search; NONE unless given. It may not be, where it comes faster than it can
+    be written: the verdict never waits for that.
+    """
+    camera: _builtins.str
+    """What search shows of a kept image: the camera, at most 128 characters, and when it was taken; now unless
+    given.
+    """
     @_builtins.property
     def image(self) -> _image_pb2.Image: ...
     @_builtins.property
     def outputs(self) -> Global___Outputs: ...
+    @_builtins.property
+    def capture_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -101,10 +138,13 @@ class ScoreRequest(_message.Message):
         image: _image_pb2.Image | None = ...,
         outputs: Global___Outputs | None = ...,
         priority: Global___Priority.ValueType = ...,
+        store: Global___Store.ValueType = ...,
+        camera: _builtins.str = ...,
+        capture_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "outputs", b"outputs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "image", b"image", "outputs", b"outputs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "model", b"model", "outputs", b"outputs", "priority", b"priority"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "capture_time", b"capture_time", "image", b"image", "model", b"model", "outputs", b"outputs", "priority", b"priority", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -292,6 +332,7 @@ class StreamConfig(_message.Message):
     TARGET_FALSE_REJECT_RATE_FIELD_NUMBER: _builtins.int
     MAX_LATENCY_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """As in ScoreRequest."""
     policy: Global___StreamPolicy.ValueType
@@ -302,6 +343,8 @@ class StreamConfig(_message.Message):
     """
     priority: Global___Priority.ValueType
     """AUDIT unless given."""
+    store: Global___Store.ValueType
+    """As in ScoreRequest, with each frame's camera and capture time."""
     @_builtins.property
     def outputs(self) -> Global___Outputs: ...
     @_builtins.property
@@ -320,10 +363,11 @@ class StreamConfig(_message.Message):
         target_false_reject_rate: _builtins.float | None = ...,
         max_latency: _duration_pb2.Duration | None = ...,
         priority: Global___Priority.ValueType = ...,
+        store: Global___Store.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_target_false_reject_rate", b"_target_false_reject_rate", "max_latency", b"max_latency", "outputs", b"outputs", "target_false_reject_rate", b"target_false_reject_rate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_false_reject_rate", b"_target_false_reject_rate", "max_latency", b"max_latency", "model", b"model", "outputs", b"outputs", "policy", b"policy", "priority", b"priority", "target_false_reject_rate", b"target_false_reject_rate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_false_reject_rate", b"_target_false_reject_rate", "max_latency", b"max_latency", "model", b"model", "outputs", b"outputs", "policy", b"policy", "priority", b"priority", "store", b"store", "target_false_reject_rate", b"target_false_reject_rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__target_false_reject_rate: _TypeAlias = _typing.Literal["target_false_reject_rate"]  # noqa: Y015
     _WhichOneofArgType__target_false_reject_rate: _TypeAlias = _typing.Literal["_target_false_reject_rate", b"_target_false_reject_rate"]  # noqa: Y015

@@ -293,7 +293,7 @@ class Hit(_message.Message):
     similarity: _builtins.float
     """Cosine similarity of the embeddings, -1 to 1."""
     dataset: _builtins.str
-    """datasets/{id}"""
+    """datasets/{id}; empty for a frame that was kept, as are category, path and class."""
     category: _builtins.str
     path: _builtins.str
     """Path in the dataset: test/crack/003.png"""
@@ -307,7 +307,7 @@ class Hit(_message.Message):
     group: _builtins.str
     """The value of the field that hits are grouped by."""
     camera: _builtins.str
-    """The camera that took it; empty for an image that was uploaded or imported."""
+    """The camera that took it, of a frame that was kept."""
     p_value: _builtins.float
     label: Global___Label.ValueType
     label_class: _builtins.str

@@ -4,7 +4,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +22,7 @@ from blemish_core.picture import Picture
 from blemish_server import convert
 from blemish_server.frames import IN_FLIGHT, FrameLine, Turn, answer_to
 from blemish_server.inspector import Inspected, Inspector, Terms
+from blemish_server.keeper import Keeper
 from blemish_server.status import frame_refusal
 
 _LONGEST_CAMERA = 128
@@ -31,9 +32,10 @@ log = structlog.get_logger(__name__)
 
 
 class InspectionServicer(InspectionServiceServicer):
-    def __init__(self, inspector: Inspector, ending: asyncio.Event) -> None:
+    def __init__(self, inspector: Inspector, keeper: Keeper, ending: asyncio.Event) -> None:
         """Take frames until ``ending``."""
         self._inspector = inspector
+        self._keeper = keeper
         self._ending = ending
 
     async def Score(  # noqa: N802 (the contract's name, here and below)
@@ -41,12 +43,17 @@ class InspectionServicer(InspectionServiceServicer):
     ) -> pb.ScoreResponse:
         ref = ModelRef.parse(request.model)
         picture = convert.picture(request.image, "image")
+        wanted = convert.store(request.store, "store")
+        _check_camera(request.camera)
+        taken = convert.moment(request, "capture_time")
         left_s = context.time_remaining()
         terms = Terms(
             convert.priority(request.priority, "priority"),
             deadline=math.inf if left_s is None else time.monotonic() + left_s,
         )
         done = await self._inspector.inspect(picture, ref, terms)
+        if wanted(done):
+            self._keeper.offer(picture, done, request.camera, taken)
         return pb.ScoreResponse(inspection=convert.inspection(done, request.outputs))
 
     async def ScoreStream(  # noqa: N802
@@ -56,7 +63,7 @@ class InspectionServicer(InspectionServiceServicer):
     ) -> AsyncIterator[pb.ScoreStreamResponse]:
         config = _Config.of(await anext(requests, None))
         await self._inspector.ready(config.ref)
-        line = FrameLine(_Scorer(self._inspector, config), config.policy)
+        line = FrameLine(_Scorer(self._inspector, self._keeper, config), config.policy)
         try:
             async with aclosing(line.answers(_frames(requests), self._ending)) as answers:
                 async for answer in answers:
@@ -83,6 +90,7 @@ class _Config:
     false_reject_rate: float | None
     max_latency_s: float | None
     priority: Priority
+    store: Callable[[Inspected], bool]
 
     @classmethod
     def of(cls, first: pb.ScoreStreamRequest | None) -> "_Config":
@@ -113,20 +121,26 @@ class _Config:
             rate,
             latency_s or None,
             convert.priority(config.priority, "config.priority"),
+            convert.store(config.store, "config.store"),
         )
 
 
 class _Scorer:
     """Answers one frame, whatever becomes of it."""
 
-    def __init__(self, inspector: Inspector, config: _Config) -> None:
+    def __init__(self, inspector: Inspector, keeper: Keeper, config: _Config) -> None:
         self._inspector = inspector
+        self._keeper = keeper
         self._config = config
 
     async def __call__(self, turn: Turn) -> pb.ScoreStreamResponse:
         try:
             done = await self._inspected(turn)
             self._check_latency(turn)
+            if self._config.store(done):
+                frame = turn.take()
+                taken = convert.moment(frame, "capture_time")
+                self._keeper.offer(convert.picture(frame.image, "image"), done, frame.camera, taken)
             return answer_to(turn.take(), inspection=convert.inspection(done, self._config.outputs))
         except BlemishError as error:
             frame = turn.take()
@@ -164,10 +178,7 @@ class _Scorer:
         """Return the picture of the frame whose turn has come."""
         frame = turn.take()
         self._check_latency(turn)
-        if len(frame.camera) > _LONGEST_CAMERA:
-            raise InvalidRequest(
-                f"camera has {len(frame.camera)} characters, but may have {_LONGEST_CAMERA}", field="camera"
-            )
+        _check_camera(frame.camera)
         return convert.picture(frame.image, "image")
 
     def _check_latency(self, turn: Turn) -> None:
@@ -177,6 +188,13 @@ class _Scorer:
                 f"not answered within the stream's max_latency of {limit_s:g} s; send fewer frames, or "
                 "allow more time"
             )
+
+
+def _check_camera(name: str) -> None:
+    if len(name) > _LONGEST_CAMERA:
+        raise InvalidRequest(
+            f"camera has {len(name)} characters, but may have {_LONGEST_CAMERA}", field="camera"
+        )
 
 
 async def _frames(requests: AsyncIterator[pb.ScoreStreamRequest]) -> AsyncIterator[pb.Frame]:

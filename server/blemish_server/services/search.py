@@ -20,7 +20,19 @@ from blemish_core import conditions, qdrant_conditions
 from blemish_core.datasets import DatasetStore
 from blemish_core.errors import BlemishError, InvalidRequest
 from blemish_core.images import ImageLimits, thumbnail
-from blemish_core.index import DEEPEST, MOST_HITS, Filter, Item, Label, Query, SearchIndex, Similar, Vector
+from blemish_core.index import (
+    CAMERA,
+    DEEPEST,
+    MOST_HITS,
+    Filter,
+    Item,
+    Label,
+    Query,
+    SearchIndex,
+    Similar,
+    Vector,
+)
+from blemish_core.kept_frames import KeptFrames
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef, dataset_id, item_id
 from blemish_core.search_fields import SEARCH_FIELDS
@@ -46,12 +58,14 @@ class SearchServicer(SearchServiceServicer):
         models: ModelStore,
         index: SearchIndex,
         datasets: DatasetStore,
+        frames: KeptFrames,
         limits: ImageLimits,
     ) -> None:
         self._inspector = inspector
         self._models = models
         self._index = index
         self._datasets = datasets
+        self._frames = frames
         self._limits = limits
 
     async def Search(  # noqa: N802 (the contract's name, here and below)
@@ -76,7 +90,7 @@ class SearchServicer(SearchServiceServicer):
         async for similar in self._hits(version, query, asked, context):
             small = b""
             if request.include_thumbnails:
-                small = await asyncio.to_thread(self._thumbnail, similar.item)
+                small = await asyncio.to_thread(self._thumbnail, version, similar.item)
             yield pb.SearchResponse(hit=convert.hit(similar, small))
         if asked.next_token:
             yield pb.SearchResponse(page=pb.SearchPage(next_page_token=asked.next_token))
@@ -155,9 +169,13 @@ class SearchServicer(SearchServiceServicer):
                 asked.has_more = False
                 return
 
-    def _thumbnail(self, item: Item) -> bytes:
+    def _thumbnail(self, version: ModelRef, item: Item) -> bytes:
         try:
-            return thumbnail(self._datasets.read_path(item.dataset, item.path), limits=self._limits)
+            if item.source == CAMERA:
+                data = self._frames.read(version.model, item.sha256)
+            else:
+                data = self._datasets.read_path(item.dataset, item.path)
+            return thumbnail(data, limits=self._limits)
         except BlemishError:
             return b""  # the image is gone or was replaced; the hit is still one
 
