@@ -270,6 +270,7 @@ class Client:
         seed: int = 0,
         target_false_reject_rate: float = 0.0,
         promote: bool = False,
+        false_alarms_of: str = "",
         request_id: str | None = None,
         priority: JobPriority.ValueType = JOB_PRIORITY_UNSPECIFIED,
         max_run_time_s: float = 0.0,
@@ -284,6 +285,7 @@ class Client:
             seed: equal seeds and images make equal models.
             target_false_reject_rate: share of good images that the threshold may reject, to 0.5.
             promote: make the version the production one.
+            false_alarms_of: a model in whose index people labelled images that are good: these too.
             request_id: names this request, so that sending it again makes no second job.
             priority: which of the jobs that wait for the same workers is taken first.
             max_run_time_s: of one attempt; beyond it the job fails. 0 sets no limit.
@@ -297,6 +299,7 @@ class Client:
             seed=seed,
             target_false_reject_rate=target_false_reject_rate,
             promote=promote,
+            false_alarms_of=model_name(false_alarms_of) if false_alarms_of else "",
         )
         request = CreateJobRequest(train=work, priority=priority)
         return self._create_job(request, request_id, max_run_time_s, max_memory_bytes)

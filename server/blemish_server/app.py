@@ -37,6 +37,7 @@ from blemish_server.inspector import Inspector
 from blemish_server.interceptor import CallInterceptor
 from blemish_server.keeper import Keeper, Retention
 from blemish_server.loaded import LoadedModels
+from blemish_server.migration import Migration
 from blemish_server.services import inference
 from blemish_server.services.datasets import DatasetServicer
 from blemish_server.services.inference import InferenceServicer
@@ -75,6 +76,7 @@ class App:
     feed: JobFeed
     dispatcher: Dispatcher
     keeper: Keeper
+    migration: Migration
     dependencies: Dependencies
     preload: tuple[ModelRef, ...]
     """What is to be warm before health says SERVING."""
@@ -96,6 +98,7 @@ class App:
                 for service in set(SERVICES) - self.dependencies.services:
                     await self.health.set(service, SERVING)
                 background.append(asyncio.create_task(self.dependencies.run()))
+                background.append(asyncio.create_task(self.migration.run()))
                 await self.health.set(OVERALL_HEALTH, SERVING)
                 self.serving.set()
                 log.info("serving", address=self.address)
@@ -182,9 +185,8 @@ def build(settings: ServerSettings) -> App:
     dataset_pb2_grpc.add_DatasetServiceServicer_to_server(
         DatasetServicer(datasets, settings.import_roots, limits.max_bytes), server
     )
-    job_pb2_grpc.add_JobServiceServicer_to_server(
-        JobServicer(jobs, staff, feed, dispatcher, datasets, store), server
-    )
+    job_servicer = JobServicer(jobs, staff, feed, dispatcher, datasets, store)
+    job_pb2_grpc.add_JobServiceServicer_to_server(job_servicer, server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(store, models), server)
     server_pb2_grpc.add_ServerServiceServicer_to_server(
         ServerServicer(settings, device, models, dependencies), server
@@ -210,6 +212,7 @@ def build(settings: ServerSettings) -> App:
         feed=feed,
         dispatcher=dispatcher,
         keeper=keeper,
+        migration=Migration(store, index, job_servicer.bring_over),
         dependencies=dependencies,
         preload=tuple(store.in_production()) if settings.preload else (),
         serving=serving,

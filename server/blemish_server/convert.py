@@ -477,10 +477,17 @@ def _train(train: job_pb2.Train) -> TrainSpec:
         seed=train.seed,
         target_false_reject_rate=train.target_false_reject_rate or DEFAULT_FALSE_REJECT_RATE,
         promote=train.promote,
+        false_alarms_of=_false_alarms_of(train),
         **_detector(train),
     )
     model_id = train.model_id or f"{dataset}-{spec.detector}"[:63]
     return spec.model_copy(update={"model_id": model_id})
+
+
+def _false_alarms_of(train: job_pb2.Train) -> str:
+    if not train.false_alarms_of:
+        return ""
+    return str(ModelRef.parse(train.false_alarms_of, "train.false_alarms_of"))
 
 
 def _detector(train: job_pb2.Train) -> dict[str, Any]:
@@ -516,6 +523,7 @@ def _train_message(train: TrainSpec) -> job_pb2.Train:
         seed=train.seed,
         target_false_reject_rate=train.target_false_reject_rate,
         promote=train.promote,
+        false_alarms_of=train.false_alarms_of,
     )
     if train.efficientad is not None:
         settings = train.settings

@@ -186,6 +186,54 @@ def test_frames_that_are_kept_are_found(client: Client, stack: Stack, tile_model
     assert hits[0].similarity == pytest.approx(1, abs=1e-3)
 
 
+def test_searches_move_to_a_promoted_version_when_its_index_is_whole(client: Client, stack: Stack) -> None:
+    client.import_dataset("moving", str(stack.surfaces / "tile"))
+    first = client.wait(client.train("moving", model_id="moving", promote=True)).result.model_version
+    assert client.wait(client.embed(first, "moving")).error == ""
+    (item, *_) = client.items("moving", where="class = crack")
+    client.label(item.item, "moving", search_pb2.LABEL_CONFIRMED, "hairline")
+    second = client.wait(
+        client.train("moving", model_id="moving", seed=1, promote=True)
+    ).result.model_version
+    query, answered = image(stack, "crack/000.png"), set[str]()
+    give_up = time.monotonic() + 60
+    while second not in answered:
+        assert time.monotonic() < give_up, f"only {answered} answered"
+        found = client.search(query, "moving", 20)
+        assert found.query is not None
+        answered.add(found.query.model_version)
+        assert len(list(found)) == 14, "whole before, whole after"
+        time.sleep(0.2)
+    assert answered <= {first, second}
+    (carried,) = client.items("moving", where="label = CONFIRMED")
+    assert (carried.path, carried.label_class) == (item.path, "hairline")
+    assert carried.item != item.item
+    brought = [job for job in client.jobs() if job.embed.model == second]
+    assert len(brought) == 1
+
+
+def test_false_alarms_are_learned_from(client: Client, stack: Stack, tile_model: str) -> None:
+    client.import_dataset("grid", str(stack.surfaces / "grid"))
+    trained = client.wait(client.train("tile", model_id="alarmed", promote=True))
+    assert trained.error == ""
+    pictures = [
+        (stack.surfaces / "grid/train/good" / f"{number:03}.png").read_bytes() for number in range(5)
+    ]
+    for picture in pictures:
+        client.score(picture, "alarmed", store=inspection_pb2.STORE_ALL, camera="line-3")
+    for item in wait_for_items(client, "alarmed", 5):
+        client.label(item.item, "alarmed", search_pb2.LABEL_FALSE_ALARM)
+    again = client.wait(client.train("tile", model_id="alarmed", false_alarms_of="alarmed"))
+    assert again.error == ""
+    (learned,) = [text for text in again.warnings if "labelled" in text]
+    assert learned.startswith("5 images that people labelled")
+    split = client.model(again.result.model_version).split
+    before = client.model(trained.result.model_version).split
+    assert split.learned + split.held_out == before.learned + before.held_out + 5
+    with pytest.raises(NotFound):
+        client.train("tile", model_id="alarmed", false_alarms_of="nonesuch")
+
+
 def wait_for_items(client: Client, model: str, count: int) -> list[search_pb2.Hit]:
     give_up = time.monotonic() + 20
     while True:

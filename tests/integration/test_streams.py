@@ -430,7 +430,7 @@ async def test_the_asyncio_client_says_what_the_blocking_one_says(
         hits = [answer async for answer in client.search(images[0], tile_model, 3)]
     assert [one.answer.inspection.score for one in told if isinstance(one, Seen)] == expected
     assert single.score == expected[0]
-    assert len(hits) == 4
+    assert [answer.WhichOneof("event") for answer in hits] == ["query", "hit", "hit", "hit", "page"]
 
 
 def test_a_model_that_is_deleted_ends_no_stream(

@@ -22,7 +22,8 @@ def main() -> None:
     from blemish_core.datasets import DatasetStore
     from blemish_core.index import SearchIndex
     from blemish_core.jobs.child import Child
-    from blemish_core.jobs.work import Workplace
+    from blemish_core.jobs.place import Workplace
+    from blemish_core.kept_frames import KeptFrames
     from blemish_core.models import ModelStore
     from blemish_core.settings import chosen_device
 
@@ -30,6 +31,7 @@ def main() -> None:
         datasets=DatasetStore(settings.datasets, settings.image_limits),
         models=ModelStore(settings.models),
         index=SearchIndex.connect(settings.qdrant_url, settings.qdrant_grpc_port),
+        frames=KeptFrames(settings.frames),
         weights=settings.weights,
         limits=settings.image_limits,
         device=chosen_device(settings.device),

@@ -84,6 +84,9 @@ def train(
         float, typer.Option(help="Share of good images that may be rejected, to 0.5.")
     ] = 0.0,
     promote: Annotated[bool, typer.Option("--promote", help="To production, when done.")] = False,
+    false_alarms_of: Annotated[
+        str, typer.Option(metavar="MODEL", help="Learn from what was labelled good in its index, too.")
+    ] = "",
     urgency: Urgency = Urgent.NORMAL,
     max_run_minutes: MaxRunMinutes = 0.0,
     max_memory_gib: MaxMemoryGib = 0.0,
@@ -128,6 +131,7 @@ def train(
             seed=seed,
             target_false_reject_rate=target_false_reject_rate,
             promote=promote,
+            false_alarms_of=false_alarms_of,
             **_terms(urgency, max_run_minutes, max_memory_gib),
         )
         if detach:

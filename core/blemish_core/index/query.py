@@ -116,5 +116,10 @@ class Query:
         return None if self.vector is None else self.vector.tolist()
 
 
+def either(*conditions: qm.Condition) -> qm.Filter:
+    """Fits what fits one of them."""
+    return qm.Filter(should=list(conditions))
+
+
 def any_of(field: str, values: Sequence[str]) -> qm.FieldCondition:
     return qm.FieldCondition(key=field, match=qm.MatchAny(any=list(values)))

@@ -131,6 +131,17 @@ class SearchIndex:
             self._client.update_collection_aliases(change)  # in one step: no search falls between
         return True
 
+    def serving(self, ref: ModelRef, version: ModelRef) -> ModelRef:
+        """The version whose index answers for ``ref``, which means ``version`` now.
+
+        A fixed version answers for itself; a model is answered for by the one before until the index of its
+        new version lacks no dataset.
+        """
+        if ref.version is not None:
+            return version
+        before = self.answering(version.model)
+        return version if before in (None, version) or self.advance(version) else before
+
     def answering(self, model: str) -> ModelRef | None:
         """The version whose index answers for ``model``; None before there was one in production."""
         with translated():

@@ -30,6 +30,8 @@ def checked(spec: Spec, datasets: DatasetStore, models: ModelStore) -> Spec:
                     f"{dataset_name(spec.dataset)} has {dataset.train_images} images in train/good, but "
                     f"{algorithm.title} learns from at least {algorithm.min_images}; upload more"
                 )
+            if spec.false_alarms_of:
+                models.resolve(ModelRef.parse(spec.false_alarms_of, "train.false_alarms_of"))
             return spec
         case EmbedSpec() | EvaluateSpec():
             if not dataset.test_images:

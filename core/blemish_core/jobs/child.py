@@ -18,9 +18,10 @@ from typing import BinaryIO
 import structlog
 
 from blemish_core.jobs import steps, work
+from blemish_core.jobs.place import Workplace
 from blemish_core.jobs.record import Phase
 from blemish_core.jobs.steps import Go, Said, Step
-from blemish_core.jobs.work import Ear, Workplace
+from blemish_core.jobs.work import Ear
 
 _IDLE_S = 10.0
 

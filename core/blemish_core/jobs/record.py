@@ -84,6 +84,8 @@ class TrainSpec(_Record):
     seed: int = 0
     target_false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE
     promote: bool = False
+    false_alarms_of: str = ""
+    """A model in whose index people labelled images that are good; empty for none."""
 
     @property
     def detector(self) -> str:

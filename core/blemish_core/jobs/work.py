@@ -2,7 +2,6 @@
 """What each kind of job does."""
 
 import errno
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -13,50 +12,24 @@ import numpy as np
 from blemish_core import bundle, report
 from blemish_core.bundle import Manifest
 from blemish_core.calibration import Calibration
-from blemish_core.datasets import DatasetStore
 from blemish_core.datasets.reading import Reader
 from blemish_core.detectors.algorithms import ALGORITHMS
 from blemish_core.detectors.detector import Detector, Progress, ReadImage, Terms, Training
-from blemish_core.errors import BlemishError, NotPossibleYet, Unavailable
+from blemish_core.errors import BlemishError, NotPossibleYet
 from blemish_core.evaluation.evaluate import Evaluation, ImageSource
 from blemish_core.evaluation.evaluate import evaluate as measure
 from blemish_core.evaluation.scoring import Scored, scored
-from blemish_core.images import ImageLimits
-from blemish_core.index import Item, SearchIndex, item_id
-from blemish_core.jobs import engines
+from blemish_core.index import Item, item_id
+from blemish_core.jobs import engines, feedback
 from blemish_core.jobs.parts import EMBEDDING, Part
+from blemish_core.jobs.place import Workplace, patiently
 from blemish_core.jobs.record import EvaluateSpec, Result, TrainSpec, now
 from blemish_core.jobs.steps import Embed
 from blemish_core.loading import load_detector, write_weights
 from blemish_core.metrics import GOOD
-from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef, dataset_name
 from blemish_core.runtimes.card import RuntimeCard
-from blemish_core.runtimes.choice import INT8, OPENVINO, TORCH, RuntimeChoice
-
-_PATIENCE_S = 60.0
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """What jobs work with."""
-
-    datasets: DatasetStore
-    models: ModelStore
-    index: SearchIndex
-    weights: Path
-    limits: ImageLimits
-    device: str
-    runtime: RuntimeChoice
-    """What runs published models; training runs in torch."""
-    max_feature_bytes: int
-    scratch: Path
-    """For features that take more memory than that."""
-    max_scratch_bytes: int
-    checkpoints: Path
-    """A folder for each job that can be gone on with by another attempt."""
-    photographs: Path | None
-    """Photographs of anything, for detectors that learn what is not the surface."""
+from blemish_core.runtimes.choice import INT8, OPENVINO, TORCH
 
 
 class Notes:
@@ -94,7 +67,9 @@ def train(place: Workplace, spec: TrainSpec, job: str, ear: Ear) -> Result:
     reader, notes = Reader(place.datasets, place.limits, images), Notes(ear.warn)
     sound = reader.sound(partial(progress, "check"))
     notes.add(reader.warning())
-    reads = [partial(reader.must_read, image) for image in sound]
+    reads: list[ReadImage] = [partial(reader.must_read, image) for image in sound]
+    if spec.false_alarms_of:
+        reads += feedback.good_images(place, spec, progress, notes.add)
     training = algorithm.train(
         algorithm.settings(**spec.settings),
         reads,
@@ -236,7 +211,7 @@ def embed(place: Workplace, step: Embed, ear: Ear) -> int:
     calibration = place.models.calibrations(manifest, detector.runtime.name).newest().calibration
     all_images = place.datasets.images(step.spec.dataset, "test")
     images = list({image.sha256: image for image in all_images if part.has(image)}.values())
-    indexed = partial(_patiently, ear.progress)
+    indexed = partial(patiently, ear.progress)
     reader = Reader(place.datasets, place.limits, images)
     done = 0
     for batch in scored(reader, detector, images, partial(ear.progress, EMBEDDING)):
@@ -287,20 +262,6 @@ def _indexed(version: ModelRef, calibration: Calibration, of: Scored) -> Item:
         p_value=calibration.p_value(score),
         anomalous=calibration.anomalous(score),
     )
-
-
-def _patiently(progress: Progress, write: Callable[[], object]) -> None:
-    """Write to Qdrant, waiting up to a minute for it to come back."""
-    give_up = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            write()
-            return
-        except Unavailable:
-            if time.monotonic() > give_up:
-                raise
-            time.sleep(1)
-            progress("waiting for Qdrant", 0, 0, "")
 
 
 def reason(error: Exception) -> str | None:

@@ -336,6 +336,7 @@ class Train(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     TARGET_FALSE_REJECT_RATE_FIELD_NUMBER: _builtins.int
     PROMOTE_FIELD_NUMBER: _builtins.int
+    FALSE_ALARMS_OF_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """datasets/{id}"""
     model_id: _builtins.str
@@ -345,6 +346,11 @@ class Train(_message.Message):
     """Share of good images that the threshold may reject, above 0 to 0.5; 0.05 if not set."""
     promote: _builtins.bool
     """Promote the version to production when it is there."""
+    false_alarms_of: _builtins.str
+    """A model, as in SearchRequest: kept frames and images of other datasets in its index that people labelled
+    FALSE_ALARM or GOOD are learned from too. Test images of `dataset` itself are not, for the version is
+    measured on them.
+    """
     @_builtins.property
     def patchcore(self) -> Global___PatchCore: ...
     @_builtins.property
@@ -359,10 +365,11 @@ class Train(_message.Message):
         seed: _builtins.int = ...,
         target_false_reject_rate: _builtins.float = ...,
         promote: _builtins.bool = ...,
+        false_alarms_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["detector", b"detector", "efficientad", b"efficientad", "patchcore", b"patchcore"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "detector", b"detector", "efficientad", b"efficientad", "model_id", b"model_id", "patchcore", b"patchcore", "promote", b"promote", "seed", b"seed", "target_false_reject_rate", b"target_false_reject_rate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "detector", b"detector", "efficientad", b"efficientad", "false_alarms_of", b"false_alarms_of", "model_id", b"model_id", "patchcore", b"patchcore", "promote", b"promote", "seed", b"seed", "target_false_reject_rate", b"target_false_reject_rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_detector: _TypeAlias = _typing.Literal["patchcore", "efficientad"]  # noqa: Y015
     _WhichOneofArgType_detector: _TypeAlias = _typing.Literal["detector", b"detector"]  # noqa: Y015

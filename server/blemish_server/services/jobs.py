@@ -16,7 +16,7 @@ from blemish_core.datasets import DatasetStore
 from blemish_core.errors import InvalidRequest
 from blemish_core.jobs.check import checked
 from blemish_core.jobs.queues import QUEUES, turn
-from blemish_core.jobs.record import Job, JobPriority, JobState, Limits, Spec
+from blemish_core.jobs.record import EmbedSpec, Job, JobPriority, JobState, Limits, Spec
 from blemish_core.jobs.staff import Staff
 from blemish_core.jobs.store import JobStore
 from blemish_core.models import ModelStore
@@ -55,6 +55,10 @@ class JobServicer(JobServiceServicer):
         limits = convert.job_limits(request.limits)
         job = await asyncio.to_thread(self._accept, spec, request.request_id, priority, limits)
         return pb.CreateJobResponse(job=convert.job(job))
+
+    def bring_over(self, spec: EmbedSpec, request_id: str) -> Job:
+        """Accept an embedding that nobody waits for."""
+        return self._accept(spec, request_id, JobPriority.LOW, Limits())
 
     def _accept(self, spec: Spec, request_id: str, priority: JobPriority, limits: Limits) -> Job:
         settle = partial(checked, datasets=self._datasets, models=self._models)

@@ -129,10 +129,7 @@ class SearchServicer(SearchServiceServicer):
 
     def _answering(self, ref: ModelRef) -> ModelRef:
         """The fixed version whose index answers."""
-        version = self._models.resolve(ref)
-        if ref.version is None and not self._index.is_published(version):
-            return self._index.answering(version.model) or version
-        return version
+        return self._index.serving(ref, self._models.resolve(ref))
 
     async def _vector(self, version: ModelRef, given: pb.Embedding) -> Vector:
         vector = np.asarray(given.values, dtype=np.float32)
