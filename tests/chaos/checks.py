@@ -93,8 +93,13 @@ def indexed(house: House, model: str) -> set[str]:
     name = f"blemish.{ref.model}.{ref.version}"
     if not client.collection_exists(name):
         return set()
-    points, _ = client.scroll(name, limit=100_000, with_payload=["sha256"])
-    return {str((point.payload or {})["sha256"]) for point in points}
+    contents: set[str] = set()
+    offset = None
+    while True:  # strict mode allows no page of everything
+        points, offset = client.scroll(name, limit=1000, offset=offset, with_payload=["sha256"])
+        contents.update(str((point.payload or {})["sha256"]) for point in points)
+        if offset is None:
+            return contents
 
 
 def _history(job: Job) -> list[str]:
