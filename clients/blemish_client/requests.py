@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import TypedDict
 
-from blemish.v1.image_pb2 import Image
+from blemish.v1.image_pb2 import Image, Region
 from blemish.v1.inspection_pb2 import Outputs, Priority, ScoreRequest, Store, StreamConfig, StreamPolicy
 from blemish.v1.search_pb2 import SearchFilter, SearchRequest
 from blemish_client.names import dataset_name, item_name, model_name
@@ -77,6 +77,10 @@ class SearchOptions(TypedDict, total=False):
     exact: bool
     page_token: str
     thumbnails: bool
+    region: tuple[int, int, int, int]
+    """Left, top, width and height in px of the query image: find what is there."""
+    mask: bytes
+    """Or what is under this, a PNG of the image's size."""
 
 
 def search_request(query: Query | None, model: str, limit: int, options: SearchOptions) -> SearchRequest:
@@ -98,6 +102,11 @@ def search_request(query: Query | None, model: str, limit: int, options: SearchO
         exact=options.get("exact", False),
         page_token=options.get("page_token", ""),
     )
+    if region := options.get("region"):
+        left, top, width, height = region
+        request.region.CopyFrom(Region(left=left, top=top, width=width, height=height))
+    elif mask := options.get("mask"):
+        request.mask = mask
     if isinstance(query, str):
         request.item = item_name(query)
     elif isinstance(query, bytes):

@@ -3,7 +3,6 @@
 
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from blemish_core import bundle
@@ -55,6 +54,5 @@ def load_detector(
     detector = load(manifest.settings, tensors, "cpu")
     file = folder / str(manifest.runtimes[runtime].file)
     detector.run_on(OpenVinoRuntime(file, name=runtime, threads=choice.threads, lanes=choice.lanes))
-    for parameter in detector.network.parameters():
-        parameter.data = torch.empty(0)  # the runtime has its own; two copies need twice the memory
+    detector.release_weights()  # two copies need twice the memory
     return manifest, detector

@@ -35,6 +35,7 @@ from blemish_server.dispatch import Dispatcher
 from blemish_server.feed import JobFeed
 from blemish_server.inspector import Inspector
 from blemish_server.interceptor import CallInterceptor
+from blemish_server.item_images import ItemImages
 from blemish_server.keeper import Keeper, Retention
 from blemish_server.loaded import LoadedModels
 from blemish_server.migration import Migration
@@ -180,7 +181,7 @@ def build(settings: ServerSettings) -> App:
         InspectionServicer(inspector, keeper, ending), server
     )
     search_pb2_grpc.add_SearchServiceServicer_to_server(
-        SearchServicer(inspector, store, index, datasets, frames, limits), server
+        SearchServicer(inspector, store, index, ItemImages(datasets, frames), limits), server
     )
     dataset_pb2_grpc.add_DatasetServiceServicer_to_server(
         DatasetServicer(datasets, settings.import_roots, limits.max_bytes), server

@@ -47,6 +47,7 @@ from blemish_core.picture import Picture, RawLayout, Region
 from blemish_core.runtimes.card import RuntimeCard
 from blemish_server.calibrations import calibration
 from blemish_server.inspector import Inspected
+from blemish_server.spots import Placed
 
 NORMAL, ANOMALOUS = image_pb2.VERDICT_NORMAL, image_pb2.VERDICT_ANOMALOUS
 
@@ -174,6 +175,26 @@ def hit(similar: Similar, thumbnail: bytes) -> search_pb2.Hit:
     message.similarity = similar.similarity
     message.group = similar.group
     message.thumbnail = thumbnail
+    return message
+
+
+def placed(of: Placed, thumbnail: bytes) -> search_pb2.Hit:
+    message = hit(of.similar, thumbnail)
+    if of.match is not None:
+        box, heat, (height, width) = of.match.box, of.match.heat, of.shape
+        message.match.CopyFrom(
+            search_pb2.Match(
+                box=image_pb2.Region(left=box.left, top=box.top, width=box.width, height=box.height),
+                similarity=of.match.similarity,
+                heat=search_pb2.HeatMap(
+                    width=heat.shape[1],
+                    height=heat.shape[0],
+                    values=np.rint(255 * heat).astype(np.uint8).tobytes(),
+                ),
+                width=width,
+                height=height,
+            )
+        )
     return message
 
 

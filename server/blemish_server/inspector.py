@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from blemish_core.batching import Patience, Priority
 from blemish_core.bundle import Manifest
 from blemish_core.calibration_log import Revision
-from blemish_core.detectors.detector import Outcome
+from blemish_core.detectors.detector import Look, Outcome
 from blemish_core.errors import Overloaded
 from blemish_core.names import ModelRef
 from blemish_core.picture import Picture
-from blemish_server.loaded import LoadedModels
+from blemish_server.loaded import Asked, LoadedModels
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class Inspected:
     decode_s: float
     queue_s: float
     inference_s: float
+    shape: tuple[int, int]
+    """(H, W) of the picture, px."""
+    look: Look | None = None
+    """At each of its patches, if asked for."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Terms:
     deadline: float = float("inf")
     """On ``time.monotonic()``'s clock."""
     patience: Patience = Patience.USUAL
+    closely: bool = False
+    """Whether to look at each patch too."""
 
 
 _USUAL = Terms()
@@ -88,7 +94,10 @@ class Inspector:
         with self._room_for(size):
             async with self._models.use(ref) as model:
                 answer = await model.batcher.submit(
-                    take, priority=terms.priority, deadline=terms.deadline, patience=terms.patience
+                    Asked(take, terms.closely),
+                    priority=terms.priority,
+                    deadline=terms.deadline,
+                    patience=terms.patience,
                 )
                 model.tally.add(answer)
                 return Inspected(
@@ -99,6 +108,8 @@ class Inspector:
                     answer.prepared_s,
                     answer.queued_s,
                     answer.computed_s,
+                    answer.result.shape,
+                    answer.result.look,
                 )
 
     @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor
 from blemish_core.batching import Answer, Batcher, BatchingPolicy
 from blemish_core.bundle import Manifest
 from blemish_core.calibration_log import CalibrationLog, Revision
-from blemish_core.detectors.detector import Detector, Outcome
+from blemish_core.detectors.detector import Detector, Look, Outcome
 from blemish_core.errors import BlemishError
 from blemish_core.images import ImageLimits
 from blemish_core.loading import load_detector
@@ -34,11 +34,22 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A picture to come, and whether to look at each of its patches too."""
+
+    take: Callable[[], Picture]
+    closely: bool = False
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A model's input, and the calibration in force since its turn came."""
 
     input: Tensor
     calibration: Revision
+    shape: tuple[int, int]
+    """(H, W) of the picture, px."""
+    closely: bool
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,9 @@ class Judged:
 
     outcome: Outcome
     calibration: Revision
+    shape: tuple[int, int]
+    look: Look | None
+    """Where it was asked for."""
 
 
 @dataclass
@@ -75,7 +89,7 @@ class LoadedModel:
     ref: ModelRef
     manifest: Manifest
     detector: Detector
-    batcher: Batcher[Callable[[], Picture], Prepared, Judged]
+    batcher: Batcher[Asked, Prepared, Judged]
     bytes: int
     tally: Tally = field(default_factory=Tally)
     users: int = 0
@@ -284,14 +298,20 @@ class LoadedModels:
 
 
 def _prepare(
-    detector: Detector,
-    calibrations: CalibrationLog,
-    limits: ImageLimits,
-    take: Callable[[], Picture],
+    detector: Detector, calibrations: CalibrationLog, limits: ImageLimits, asked: Asked
 ) -> Prepared:
-    return Prepared(detector.prepare(take().pixels(limits)), calibrations.newest())
+    pixels = asked.take().pixels(limits)
+    height, width, _ = pixels.shape
+    return Prepared(detector.prepare(pixels), calibrations.newest(), (height, width), asked.closely)
 
 
 def _judge(detector: Detector, batch: Sequence[Prepared]) -> list[Judged]:
-    outcomes = detector.inspect([one.input for one in batch])
-    return [Judged(outcome, one.calibration) for outcome, one in zip(outcomes, batch, strict=True)]
+    closely, passing = ([one for one in batch if one.closely is so] for so in (True, False))
+    looks = iter(detector.look([one.input for one in closely]) if closely else ())
+    outcomes = iter(detector.inspect([one.input for one in passing]) if passing else ())
+    judged = []
+    for one in batch:
+        look = next(looks) if one.closely else None
+        outcome = look.outcome if look else next(outcomes)
+        judged.append(Judged(outcome, one.calibration, one.shape, look))
+    return judged

@@ -3,19 +3,24 @@
 
 import time
 from contextlib import suppress
+from io import BytesIO
 from itertools import groupby
 from uuid import UUID
 
 import grpc
+import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 from tests.integration.conftest import Stack
 
 from blemish.v1 import inspection_pb2, search_pb2
-from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, Region
 from blemish.v1.search_pb2_grpc import SearchServiceStub
 from blemish_client import Client
 from blemish_client.errors import InvalidArgument, NotFound
 from blemish_client.retrieval import evaluate
+
+GONE = f"items/{UUID(int=7)}"
 
 
 def image(stack: Stack, name: str) -> bytes:
@@ -110,6 +115,48 @@ def test_what_people_say_is_filtered_by_and_searched_by(client: Client, oil: sea
     assert len(list(client.items("tile", where="label = NONE"))) == 14
 
 
+def test_a_part_of_an_image_finds_the_same_and_says_where(
+    client: Client, stack: Stack, tile_model: str
+) -> None:
+    """Also where the image shows something worse beside it."""
+    crack, oil = (Image.open(BytesIO(image(stack, f"{kind}/000.png"))) for kind in ("crack", "oil"))
+    masks = {kind: _mask(stack, kind) for kind in ("crack", "oil")}
+    both = Image.composite(oil, crack, Image.fromarray(masks["oil"]).filter(ImageFilter.GaussianBlur(2)))
+    data = BytesIO()
+    both.save(data, "PNG")
+    for kind, mask in masks.items():
+        drawn = BytesIO()
+        Image.fromarray(mask).save(drawn, "PNG")
+        found = client.search(data.getvalue(), "tile", 14, mask=drawn.getvalue(), thumbnails=True)
+        hits = list(found)
+        assert found.query is not None
+        assert len(hits) == 14
+        rank = [hit.similarity + hit.match.similarity for hit in hits]
+        assert rank == sorted(rank, reverse=True)
+        assert hits[0].class_name == kind
+        same = next(hit.match for hit in hits if hit.path == f"test/{kind}/000.png")
+        assert (same.width, same.height) == (128, 128)
+        heat = np.frombuffer(same.heat.values, np.uint8).reshape(same.heat.height, same.heat.width)
+        assert round(same.similarity * 255) == heat.max()
+        box = same.box
+        assert mask[box.top : box.top + box.height, box.left : box.left + box.width].any()
+
+
+def test_a_region_of_an_item_leaves_the_item_out(client: Client, stack: Stack, oil: search_pb2.Hit) -> None:
+    down, across = np.nonzero(_mask(stack, "oil"))
+    box = (int(across.min()), int(down.min()), int(np.ptp(across)) + 1, int(np.ptp(down)) + 1)
+    hits = list(client.search(oil.item, "tile", 100, region=box, where="-class = good"))
+    assert len(hits) == 7
+    assert oil.item not in {hit.item for hit in hits}
+    assert all(hit.HasField("match") for hit in hits)
+
+
+def _mask(stack: Stack, kind: str) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    """The ground truth of the first image of a class."""
+    with Image.open(stack.surfaces / f"tile/ground_truth/{kind}/000_mask.png") as mask:
+        return np.asarray(mask.convert("L"))
+
+
 def test_precision_by_what_is_indexed(client: Client, tile_model: str) -> None:
     found = evaluate(
         client.items("tile"),
@@ -137,6 +184,11 @@ def test_precision_by_what_is_indexed(client: Client, tile_model: str) -> None:
         (search_pb2.SearchRequest(diversity=1.5), "diversity is 1.5"),
         (search_pb2.SearchRequest(diversity=float("nan")), "diversity is nan"),
         (search_pb2.SearchRequest(diversity=0.5, group_by="class"), "diversity does not go"),
+        (search_pb2.SearchRequest(labelled="crack", mask=b"x"), "a mask is of an image"),
+        (search_pb2.SearchRequest(mask=b"x"), "mask: this is not"),
+        (search_pb2.SearchRequest(region=Region(left=127, width=2, height=2)), "choose one within it"),
+        (search_pb2.SearchRequest(item=GONE, mask=b"x", group_by="class"), "with group_by"),
+        (search_pb2.SearchRequest(item=GONE, mask=b"x", limit=101), "1 to 100"),
         (search_pb2.SearchRequest(limit=10_000_000), "limit is 10000000"),
         (search_pb2.SearchRequest(page_token="rubbish"), "page_token"),
         (search_pb2.SearchRequest(like=["tile"]), "not an item"),

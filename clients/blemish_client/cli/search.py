@@ -73,6 +73,13 @@ def search(
         float | None,
         typer.Option(metavar="0..1", help="The higher, the more hits differ."),
     ] = None,
+    region: Annotated[
+        str,
+        typer.Option(metavar="LEFT,TOP,WIDTH,HEIGHT", help="Find what is in this part of the image, px."),
+    ] = "",
+    mask: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Find what is under this mask of the image.")
+    ] = None,
     page_token: Annotated[str, typer.Option(metavar="TOKEN", help="Where the page before ended.")] = "",
     montage: Annotated[
         Path | None, typer.Option(metavar="OUT.png", help="Draw the query beside its hits.")
@@ -95,6 +102,10 @@ def search(
     )
     if diversity is not None:
         options["diversity"] = diversity
+    if region:
+        options["region"] = _region(region)
+    if mask is not None:
+        options["mask"] = _content(mask)
     wanted: str | bytes | None = query
     if query is not None and not query.startswith("items/"):
         wanted = _content(Path(query))
@@ -117,7 +128,7 @@ def search(
         if found.next_page_token:
             session.err.print(f"more: --page-token {found.next_page_token}", markup=False)
     if montage is not None:
-        _draw(wanted, label, found.query, hits, montage)
+        _draw(wanted, label, found.query, hits, options.get("region"), montage)
         session.err.print(f"drawn: {montage}", markup=False)
 
 
@@ -213,7 +224,16 @@ def _label(item: Hit) -> str:
 def _plain(hit: Hit) -> dict[str, Any]:
     told = plain(hit)
     told.pop("thumbnail", None)
+    told.get("match", {}).pop("heat", None)
     return told
+
+
+def _region(text: str) -> tuple[int, int, int, int]:
+    try:
+        left, top, width, height = map(int, text.split(","))
+    except ValueError as error:
+        raise Failure(f"--region {text} is not four numbers: LEFT,TOP,WIDTH,HEIGHT") from error
+    return left, top, width, height
 
 
 def _content(image: Path) -> bytes:
@@ -232,15 +252,19 @@ def _show(session: Session, query: str, inspection: Inspection | None, hits: lis
         )
     numbers = ("similarity", "score")
     grouped = any(hit.group for hit in hits)
+    placed = any(hit.HasField("match") for hit in hits)
     rows = table(
         *(["group"] if grouped else []),
-        *("similarity", "class", "category", "image", "score", "verdict", "item"),
-        right=numbers,
+        "similarity",
+        *(["match", "where"] if placed else []),
+        *("class", "category", "image", "score", "verdict", "item"),
+        right=(*numbers, "match"),
     )
     for hit in hits:
         rows.add_row(
             *([hit.group] if grouped else []),
             number(hit.similarity),
+            *(_match(hit) if placed else []),
             hit.class_name,
             hit.category,
             f"{short(hit.dataset)}/{hit.path}",
@@ -251,13 +275,25 @@ def _show(session: Session, query: str, inspection: Inspection | None, hits: lis
     session.out.print(rows if hits else "nothing in the index fits")
 
 
+def _match(hit: Hit) -> tuple[str, str]:
+    if not hit.HasField("match"):
+        return ABSENT, ABSENT
+    box = hit.match.box
+    return number(hit.match.similarity), f"{box.left},{box.top},{box.width},{box.height}"
+
+
 def _draw(
-    wanted: bytes | str | None, label: str, inspection: Inspection | None, hits: list[Hit], target: Path
+    wanted: bytes | str | None,
+    label: str,
+    inspection: Inspection | None,
+    hits: list[Hit],
+    region: tuple[int, int, int, int] | None,
+    target: Path,
 ) -> None:
     from blemish_client import pictures
 
     image = pictures.decoded(wanted) if isinstance(wanted, bytes) else None
-    query = pictures.Query(Path(label).name, image, inspection=inspection)
+    query = pictures.Query(Path(label).name, image, inspection=inspection, region=region)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         pictures.montage(query, hits).save(target)

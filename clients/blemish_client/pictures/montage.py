@@ -24,6 +24,10 @@ _UNKNOWN = ("", INK)
 _VERDICTS = {VERDICT_NORMAL: ("normal", GOOD), VERDICT_ANOMALOUS: ("anomalous", ANOMALOUS)}
 
 
+Box = tuple[int, int, int, int]
+"""Left, top, width and height."""
+
+
 @dataclass(frozen=True)
 class Query:
     label: str
@@ -33,6 +37,8 @@ class Query:
     class_name: str = ""
     """If known."""
     inspection: Inspection | None = None
+    region: Box | None = None
+    """What is meant in the image, px."""
 
 
 def montage(query: Query, hits: Sequence[Hit], *, columns: int = 5) -> Image.Image:
@@ -69,7 +75,10 @@ def montage(query: Query, hits: Sequence[Hit], *, columns: int = 5) -> Image.Ima
 def _draw_query(
     page: Image.Image, query: Query, colour: Colour, corner: tuple[int, int], side: int
 ) -> None:
-    _draw_framed(page, query.image, colour, corner, side)
+    image = query.image
+    if image is not None and query.region is not None:
+        image = _with_box(image, query.region, image.size)
+    _draw_framed(page, image, colour, corner, side)
     canvas = ImageDraw.Draw(page)
     left, line = corner[0], corner[1] + side + 8
     inspection = query.inspection
@@ -83,6 +92,10 @@ def _draw_query(
 
 def _draw_hit(page: Image.Image, hit: Hit, colour: Colour, corner: tuple[int, int]) -> None:
     thumbnail = decoded(hit.thumbnail) if hit.thumbnail else None
+    if thumbnail is not None and hit.HasField("match"):
+        match = hit.match
+        box = (match.box.left, match.box.top, match.box.width, match.box.height)
+        thumbnail = _with_box(thumbnail, box, (match.width, match.height))
     _draw_framed(page, thumbnail, colour, corner, TILE)
     canvas = ImageDraw.Draw(page)
     left, line = corner[0], corner[1] + TILE + 5
@@ -93,6 +106,20 @@ def _draw_hit(page: Image.Image, hit: Hit, colour: Colour, corner: tuple[int, in
     words, _ = _VERDICTS.get(hit.verdict, _UNKNOWN)
     told = f"score {hit.score:.2f} {words}"
     write(canvas, (left, line + 22), told, SMALL, width_px=TILE, colour=FAINT)
+
+
+def _with_box(image: Image.Image, box: Box, size: tuple[int, int]) -> Image.Image:
+    """Draw a box that is given in px of ``size`` (width, height), light with a dark rim."""
+    across, down = image.width / max(size[0], 1), image.height / max(size[1], 1)
+    left, top, width, height = box
+    corners = (left * across, top * down, (left + width) * across - 1, (top + height) * down - 1)
+    drawn = image.convert("RGB")
+    canvas = ImageDraw.Draw(drawn)
+    line = max(2, max(image.size) // 100)
+    for grown, colour in ((line, INK), (0, PAPER)):
+        rim = (corners[0] - grown, corners[1] - grown, corners[2] + grown, corners[3] + grown)
+        canvas.rectangle(rim, outline=colour, width=line)
+    return drawn
 
 
 def _draw_framed(

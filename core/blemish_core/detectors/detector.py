@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every detector offers, so that jobs, bundles and the server need not know which one they hold."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -24,6 +25,23 @@ class Outcome:
     """(size, size), the score of each pixel of the model's input."""
     embedding: NDArray[np.float32]
     """(dimensions,), L2-normalised: what search compares."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """An outcome, and what each patch of the image is like: for search by a part of it. On the CPU."""
+
+    outcome: Outcome
+    deviations: Tensor
+    """(rows, columns, D), of each patch from the mean of good ones, whitened."""
+    anomaly: Tensor
+    """(rows, columns), of each patch."""
+    spread: Tensor
+    """(), what the anomaly of good patches varies by."""
+    good_scores: Tensor
+    """(2,), mean and deviation of the scores of good images."""
+    margin: int
+    """Patches at each edge of the image that are not among these."""
 
 
 class Runtime(Protocol):
@@ -71,6 +89,9 @@ class Detector(Protocol):
     def inspect(self, inputs: Sequence[Tensor]) -> list[Outcome]:
         """Score prepared images in one forward pass."""
 
+    def look(self, inputs: Sequence[Tensor]) -> list[Look]:
+        """Score prepared images and tell what their patches are like; slower than ``inspect``."""
+
     @property
     def network(self) -> nn.Module:
         """From images (B, 3, size, size) to a tuple of tensors: what runtimes are made from."""
@@ -81,6 +102,9 @@ class Detector(Protocol):
 
     def run_on(self, runtime: Runtime) -> None:
         """Have ``runtime`` run the network from now on."""
+
+    def release_weights(self) -> None:
+        """Let go of what only the network needs: its runtime has a copy of its own."""
 
 
 class Progress(Protocol):
@@ -144,6 +168,12 @@ class Terms:
     """Folder of photographs of anything, for detectors that learn what is not the surface."""
     warn: Callable[[str], None] = lambda text: None
     """Hears sentences for whoever reads the job."""
+
+
+def release(parameters: Iterable[nn.Parameter]) -> None:
+    """Free what parameters hold; they cannot be computed with any more."""
+    for parameter in parameters:
+        parameter.data = torch.empty(0)
 
 
 def held_bytes(network: nn.Module) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from blemish_core.detectors.detector import Image, Outcome, Runtime, held_bytes
+from blemish_core.detectors.detector import Image, Look, Outcome, Runtime, held_bytes, release
 from blemish_core.detectors.embedding import embeddings, pooled, score_unit, whitening
 from blemish_core.detectors.teacher import CHANNELS, SIZES
 from blemish_core.errors import InvalidRequest
@@ -117,6 +117,11 @@ class EfficientAd:
     def run_on(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
+    def release_weights(self) -> None:
+        # What the teacher says of each patch is no answer of the network: ``look`` asks it again.
+        asked = {*self.model.teacher.parameters(), *self.model.mean_std.values()}
+        release(parameter for parameter in self._network.parameters() if parameter not in asked)
+
     def tensors(self) -> dict[str, Tensor]:
         tensors = self._network.state_dict() | {
             "good_scores": self._good_scores,
@@ -155,6 +160,19 @@ class EfficientAd:
             for score, pixels, vector in zip(
                 scores.tolist(), maps[:, 0].cpu().numpy(), vectors.cpu().numpy(), strict=True
             )
+        ]
+
+    def look(self, inputs: Sequence[Tensor]) -> list[Look]:
+        outcomes = self.inspect(inputs)
+        with torch.inference_mode():
+            answers = self._network.teacher(torch.stack(list(inputs)).to(self._device))  # (B, 384, R, R)
+            center = self._network.center.to(self._device)
+            deviations = ((answers.permute(0, 2, 3, 1) - center) @ self._whitening).cpu()
+            maps = torch.stack([torch.from_numpy(outcome.anomaly_map) for outcome in outcomes])
+            anomaly = _patches(maps[:, None])
+        return [
+            Look(*told, self._network.spread.cpu(), self._good_scores.cpu(), _PAD)
+            for told in zip(outcomes, deviations, anomaly, strict=True)
         ]
 
     def features(self, images: Tensor) -> Tensor:
@@ -212,7 +230,7 @@ class _Judgement(nn.Module):
         distance = torch.pow(teacher - student[:, :CHANNELS], 2)
         map_st, map_stae = model.compute_maps(images, student, distance)
         maps = 0.5 * map_st + 0.5 * map_stae
-        patches = functional.avg_pool2d(maps, _STRIDE)[:, 0, _PAD:-_PAD, _PAD:-_PAD]  # (B, R, R)
+        patches = _patches(maps)
         features = teacher.flatten(2).transpose(1, 2)  # (B, R * R, 384)
         return maps, pooled(features, patches.flatten(1), self.spread)
 
@@ -221,3 +239,8 @@ class _Judgement(nn.Module):
         mean, std = self.model.mean_std["mean"], self.model.mean_std["std"]
         answers: Tensor = (self.model.teacher(images) - mean) / std
         return answers
+
+
+def _patches(maps: Tensor) -> Tensor:
+    """The anomaly (B, R, R) of the patches that the teacher answers for, from maps (B, 1, S, S)."""
+    return functional.avg_pool2d(maps, _STRIDE)[:, 0, _PAD:-_PAD, _PAD:-_PAD]

@@ -54,10 +54,14 @@ def embeddings(
     away = features - center
     near = _NEAR * features.norm(dim=1, keepdim=True)
     fading = (away.norm(dim=1, keepdim=True) / near.clamp_min(1e-12)).clamp_max(1)
-    direction = functional.normalize(away @ whitening, dim=1) * fading
+    return joined(functional.normalize(away @ whitening, dim=1) * fading, scores, good_scores)
+
+
+def joined(directions: Tensor, scores: Tensor, good_scores: Tensor) -> Tensor:
+    """Return vectors (B, D + 1) of length 1 from directions (B, D), no longer than 1, and scores (B,)."""
     mean, deviation = good_scores
     unlike = ((scores - mean) / (2 * deviation) - 1).tanh()  # 0 at two deviations above the mean
-    return functional.normalize(torch.cat([direction, _SCORE_WEIGHT * unlike[:, None]], dim=1), dim=1)
+    return functional.normalize(torch.cat([directions, _SCORE_WEIGHT * unlike[:, None]], dim=1), dim=1)
 
 
 def score_unit(scores: Tensor) -> Tensor:

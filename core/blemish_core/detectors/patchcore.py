@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from blemish_core.detectors import backbone as backbones
 from blemish_core.detectors.anomaly_map import anomaly_map
 from blemish_core.detectors.backbone import Backbone
-from blemish_core.detectors.detector import Image, Outcome, Runtime, held_bytes
+from blemish_core.detectors.detector import Image, Look, Outcome, Runtime, held_bytes, release
 from blemish_core.detectors.embedding import embeddings, pooled, score_unit, temperature, whitening
 from blemish_core.detectors.memory_bank import MemoryBank
 from blemish_core.errors import InvalidRequest
@@ -116,6 +116,9 @@ class PatchCore:
     def run_on(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
+    def release_weights(self) -> None:
+        release(self._network.parameters())
+
     def tensors(self) -> dict[str, Tensor]:
         tensors = self._model.state_dict() | {
             "center": self._center,
@@ -157,6 +160,24 @@ class PatchCore:
             patches, grid = self.features(inputs)
             return self.outcomes(patches, grid)
 
+    def look(self, inputs: Sequence[Tensor]) -> list[Look]:
+        with torch.inference_mode():
+            features, grid = self.features(inputs)
+            features = features.to(self._device).contiguous()
+            found = self._judged(features, grid)
+            deviations = ((features - self._center) @ self._whitening).cpu()
+        return [
+            Look(
+                outcome,
+                patches.reshape(*grid, -1),
+                distances.reshape(grid).cpu(),
+                self._spread.cpu(),
+                self._good_scores.cpu(),
+                margin=0,
+            )
+            for (outcome, distances), patches in zip(found, deviations, strict=True)
+        ]
+
     def features(self, inputs: Sequence[Tensor]) -> tuple[Tensor, tuple[int, int]]:
         """Patch features (B, P, D) and the grid (rows, columns) of the P patches."""
         (maps,) = self._runtime(torch.stack(list(inputs)))  # (B, D, rows, columns)
@@ -165,7 +186,10 @@ class PatchCore:
 
     def outcomes(self, features: Tensor, grid: tuple[int, int]) -> list[Outcome]:
         """Score features (B, P, D) as anomalib's ``PatchcoreModel.forward`` does, and embed them."""
-        features = features.to(self._device).contiguous()
+        return [outcome for outcome, _ in self._judged(features.to(self._device).contiguous(), grid)]
+
+    def _judged(self, features: Tensor, grid: tuple[int, int]) -> list[tuple[Outcome, Tensor]]:
+        """Outcomes, and the distances (P,) of the patches that they are made from."""
         nearest = [self._bank.nearest(patches) for patches in features]
         scores = torch.stack(
             [
@@ -178,10 +202,11 @@ class PatchCore:
         distances = torch.stack([found.distances for found in nearest])  # (B, P)
         gathered = pooled(features, distances, self._spread)
         vectors = embeddings(gathered, self._center, self._whitening, scores, self._good_scores)
-        return [
+        outcomes = [
             Outcome(score, pixels.cpu().numpy(), vector)
             for score, pixels, vector in zip(scores.tolist(), maps, vectors.cpu().numpy(), strict=True)
         ]
+        return list(zip(outcomes, distances, strict=True))
 
     def load_backbone(self, weights: Mapping[str, Tensor]) -> None:
         """Take a backbone's weights, by their names in timm."""

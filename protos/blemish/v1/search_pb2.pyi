@@ -72,6 +72,8 @@ class SearchRequest(_message.Message):
     GROUP_SIZE_FIELD_NUMBER: _builtins.int
     DIVERSITY_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model whose index is searched: models/{model}, models/{model}@production or
     models/{model}/versions/{n}.
@@ -106,6 +108,8 @@ class SearchRequest(_message.Message):
     """
     exact: _builtins.bool
     """Compare with every vector in full precision: slower, for measuring what the index misses."""
+    mask: _builtins.bytes
+    """A PNG, BMP or TIFF of the size of the image: what is not zero in it."""
     @_builtins.property
     def image(self) -> _image_pb2.Image: ...
     @_builtins.property
@@ -122,6 +126,8 @@ class SearchRequest(_message.Message):
     def unlike(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Items that hits are to be unlike; takes a query or `like`."""
 
+    @_builtins.property
+    def region(self) -> _image_pb2.Region: ...
     def __init__(
         self,
         *,
@@ -141,17 +147,23 @@ class SearchRequest(_message.Message):
         group_size: _builtins.int = ...,
         diversity: _builtins.float | None = ...,
         exact: _builtins.bool = ...,
+        region: _image_pb2.Region | None = ...,
+        mask: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "diversity", b"diversity", "filter", b"filter", "image", b"image", "item", b"item", "labelled", b"labelled", "query", b"query", "vector", b"vector"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "diversity", b"diversity", "filter", b"filter", "image", b"image", "item", b"item", "labelled", b"labelled", "mask", b"mask", "part", b"part", "query", b"query", "region", b"region", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "diversity", b"diversity", "exact", b"exact", "filter", b"filter", "group_by", b"group_by", "group_size", b"group_size", "image", b"image", "include_thumbnails", b"include_thumbnails", "item", b"item", "labelled", b"labelled", "like", b"like", "limit", b"limit", "model", b"model", "page_token", b"page_token", "query", b"query", "unlike", b"unlike", "vector", b"vector", "where", b"where"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "diversity", b"diversity", "exact", b"exact", "filter", b"filter", "group_by", b"group_by", "group_size", b"group_size", "image", b"image", "include_thumbnails", b"include_thumbnails", "item", b"item", "labelled", b"labelled", "like", b"like", "limit", b"limit", "mask", b"mask", "model", b"model", "page_token", b"page_token", "part", b"part", "query", b"query", "region", b"region", "unlike", b"unlike", "vector", b"vector", "where", b"where"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__diversity: _TypeAlias = _typing.Literal["diversity"]  # noqa: Y015
     _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["region", "mask"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     _WhichOneofReturnType_query: _TypeAlias = _typing.Literal["image", "item", "vector", "labelled"]  # noqa: Y015
     _WhichOneofArgType_query: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__diversity) -> _WhichOneofReturnType__diversity | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_query) -> _WhichOneofReturnType_query | None: ...
 
@@ -288,6 +300,7 @@ class Hit(_message.Message):
     P_VALUE_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
     LABEL_CLASS_FIELD_NUMBER: _builtins.int
+    MATCH_FIELD_NUMBER: _builtins.int
     item: _builtins.str
     """items/{uuid}"""
     similarity: _builtins.float
@@ -316,6 +329,10 @@ class Hit(_message.Message):
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was taken, else when it was first indexed."""
 
+    @_builtins.property
+    def match(self) -> Global___Match:
+        """Where it shows what is in the part of the query; absent if its image is gone."""
+
     def __init__(
         self,
         *,
@@ -334,14 +351,82 @@ class Hit(_message.Message):
         p_value: _builtins.float = ...,
         label: Global___Label.ValueType = ...,
         label_class: _builtins.str = ...,
+        match: Global___Match | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["match", b"match", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "category", b"category", "class_name", b"class_name", "dataset", b"dataset", "group", b"group", "item", b"item", "label", b"label", "label_class", b"label_class", "p_value", b"p_value", "path", b"path", "score", b"score", "similarity", b"similarity", "thumbnail", b"thumbnail", "time", b"time", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "category", b"category", "class_name", b"class_name", "dataset", b"dataset", "group", b"group", "item", b"item", "label", b"label", "label_class", b"label_class", "match", b"match", "p_value", b"p_value", "path", b"path", "score", b"score", "similarity", b"similarity", "thumbnail", b"thumbnail", "time", b"time", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hit: _TypeAlias = Hit  # noqa: Y015
+
+@_typing.final
+class Match(_message.Message):
+    """Where an image is like the part of another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOX_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    HEAT_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    similarity: _builtins.float
+    """Of the place most alike, 0 to 1. Hits come by the mean of this and of their similarity."""
+    width: _builtins.int
+    """Of the image that the box is in, px."""
+    height: _builtins.int
+    @_builtins.property
+    def box(self) -> _image_pb2.Region:
+        """Around the place most alike and what is connected to it and half as much, in px of the upright image."""
+
+    @_builtins.property
+    def heat(self) -> Global___HeatMap: ...
+    def __init__(
+        self,
+        *,
+        box: _image_pb2.Region | None = ...,
+        similarity: _builtins.float = ...,
+        heat: Global___HeatMap | None = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "heat", b"heat"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "heat", b"heat", "height", b"height", "similarity", b"similarity", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Match: _TypeAlias = Match  # noqa: Y015
+
+@_typing.final
+class HeatMap(_message.Message):
+    """How alike each place of an image is to what is sought, over all of the image."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    width: _builtins.int
+    height: _builtins.int
+    values: _builtins.bytes
+    """width * height bytes, row by row; 255 is 1."""
+    def __init__(
+        self,
+        *,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        values: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "values", b"values", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeatMap: _TypeAlias = HeatMap  # noqa: Y015
 
 @_typing.final
 class ListItemsRequest(_message.Message):

@@ -43,7 +43,8 @@ class SearchServiceStub:
 
     INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name, a vector of
     another length than the index's or one that is zero or not finite, a `where` that does not parse (with
-    the position) or names a field that there is not, a page token of another request.
+    the position) or names a field that there is not, a page token of another request, a region outside the
+    image or a mask of another size.
     NOT_FOUND: no such model, no such item, the model version has no index yet, or nothing in it has a
     dataset, category or class that the filter names, or is confirmed to be what `labelled` names.
     RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
@@ -82,7 +83,8 @@ class SearchServiceAsyncStub(SearchServiceStub):
 
     INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name, a vector of
     another length than the index's or one that is zero or not finite, a `where` that does not parse (with
-    the position) or names a field that there is not, a page token of another request.
+    the position) or names a field that there is not, a page token of another request, a region outside the
+    image or a mask of another size.
     NOT_FOUND: no such model, no such item, the model version has no index yet, or nothing in it has a
     dataset, category or class that the filter names, or is confirmed to be what `labelled` names.
     RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
@@ -124,7 +126,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
 
         INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name, a vector of
         another length than the index's or one that is zero or not finite, a `where` that does not parse (with
-        the position) or names a field that there is not, a page token of another request.
+        the position) or names a field that there is not, a page token of another request, a region outside the
+        image or a mask of another size.
         NOT_FOUND: no such model, no such item, the model version has no index yet, or nothing in it has a
         dataset, category or class that the filter names, or is confirmed to be what `labelled` names.
         RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.

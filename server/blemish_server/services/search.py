@@ -3,25 +3,28 @@
 
 import asyncio
 import hashlib
+import math
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import grpc.aio
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 from qdrant_client import models as qm
 
 from blemish.v1 import search_pb2 as pb
 from blemish.v1.inspection_pb2 import Outputs
 from blemish.v1.search_pb2_grpc import SearchServiceServicer
 from blemish_core import conditions, qdrant_conditions
-from blemish_core.datasets import DatasetStore
-from blemish_core.errors import BlemishError, InvalidRequest
-from blemish_core.images import ImageLimits, thumbnail
+from blemish_core.detectors.regions import part_of
+from blemish_core.errors import BlemishError, InvalidImage, InvalidRequest
+from blemish_core.images import ImageLimits, read_mask, thumbnail
 from blemish_core.index import (
-    CAMERA,
     DEEPEST,
     MOST_HITS,
     Filter,
@@ -32,18 +35,22 @@ from blemish_core.index import (
     Similar,
     Vector,
 )
-from blemish_core.kept_frames import KeptFrames
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef, dataset_id, item_id
+from blemish_core.picture import Picture, Region
 from blemish_core.search_fields import SEARCH_FIELDS
 from blemish_server import convert
-from blemish_server.inspector import Inspector
+from blemish_server.inspector import Inspector, Terms
+from blemish_server.item_images import ItemImages
 from blemish_server.pages import Page
+from blemish_server.spots import MOST_HITS as MOST_PLACED
+from blemish_server.spots import Part, Spots, candidates
 
 _LIMIT = 10
 _GROUP_SIZE, _MOST_IN_GROUP = 3, 100
 _PAGE = 64  # hits asked of Qdrant at once: the first leave while the next are looked for
 _LONGEST_CLASS = 128
+_QDRANT_S = 10.0  # where the call has no deadline
 _GROUPS = ("dataset", "category", "class", "camera", "label", "label_class")
 
 log = structlog.get_logger(__name__)
@@ -57,15 +64,14 @@ class SearchServicer(SearchServiceServicer):
         inspector: Inspector,
         models: ModelStore,
         index: SearchIndex,
-        datasets: DatasetStore,
-        frames: KeptFrames,
+        images: ItemImages,
         limits: ImageLimits,
     ) -> None:
         self._inspector = inspector
         self._models = models
         self._index = index
-        self._datasets = datasets
-        self._frames = frames
+        self._images = images
+        self._spots = Spots(inspector, images)
         self._limits = limits
 
     async def Search(  # noqa: N802 (the contract's name, here and below)
@@ -74,6 +80,10 @@ class SearchServicer(SearchServiceServicer):
         asked = _Asked.read(request)
         # The index that answers now, also if another takes over meanwhile.
         version = await asyncio.to_thread(self._answering, ModelRef.parse(request.model))
+        if asked.part is not None:
+            async for answer in self._by_part(request, asked, asked.part, version, context):
+                yield answer
+            return
         query = asked.query
         match request.WhichOneof("query"):
             case "image":
@@ -88,9 +98,7 @@ class SearchServicer(SearchServiceServicer):
                 like, unlike = await asyncio.to_thread(self._index.labelled, version, request.labelled)
                 query = replace(query, like=(*query.like, *like), unlike=(*query.unlike, *unlike))
         async for similar in self._hits(version, query, asked, context):
-            small = b""
-            if request.include_thumbnails:
-                small = await asyncio.to_thread(self._thumbnail, version, similar.item)
+            small = await self._small(request, version, similar)
             yield pb.SearchResponse(hit=convert.hit(similar, small))
         if asked.next_token:
             yield pb.SearchResponse(page=pb.SearchPage(next_page_token=asked.next_token))
@@ -131,6 +139,33 @@ class SearchServicer(SearchServiceServicer):
         """The fixed version whose index answers."""
         return self._index.serving(ref, self._models.resolve(ref))
 
+    async def _by_part(
+        self, request: pb.SearchRequest, asked: "_Asked", part: Part, version: ModelRef, context: _Context
+    ) -> AsyncIterator[pb.SearchResponse]:
+        left_s = context.time_remaining()
+        terms = Terms(deadline=math.inf if left_s is None else time.monotonic() + left_s)
+        await asyncio.to_thread(self._index.count, version)  # no index: say so before working
+        if asked.query.item is not None:
+            item = await asyncio.to_thread(self._index.item, version, asked.query.item)
+            picture = Picture(await asyncio.to_thread(self._images.read, version, item))
+        else:
+            picture = convert.picture(request.image, "image")
+        done, spot = await self._spots.find(picture, part, version, terms)
+        if asked.query.item is None:
+            yield pb.SearchResponse(query=convert.inspection(done, Outputs()))
+        found = await asyncio.to_thread(
+            self._index.search,
+            version,
+            replace(asked.query, item=None, vector=spot.embedding),
+            candidates(asked.limit) + 1,
+            timeout_s=_QDRANT_S if left_s is None else left_s,
+        )
+        others = [similar for similar in found if similar.item.id != asked.query.item]
+        ranked = await self._spots.ranked(spot, others[: candidates(asked.limit)], version, terms)
+        for placed in ranked[: asked.limit]:
+            small = await self._small(request, version, placed.similar)
+            yield pb.SearchResponse(hit=convert.placed(placed, small))
+
     async def _vector(self, version: ModelRef, given: pb.Embedding) -> Vector:
         vector = np.asarray(given.values, dtype=np.float32)
         wanted = await asyncio.to_thread(self._index.dimensions, version)
@@ -157,7 +192,7 @@ class SearchServicer(SearchServiceServicer):
                 query,
                 size,
                 offset=asked.offset + sent,
-                timeout_s=10.0 if left_s is None else left_s,
+                timeout_s=_QDRANT_S if left_s is None else left_s,
             )
             for similar in found:
                 yield similar
@@ -166,13 +201,15 @@ class SearchServicer(SearchServiceServicer):
                 asked.has_more = False
                 return
 
+    async def _small(self, request: pb.SearchRequest, version: ModelRef, similar: Similar) -> bytes:
+        """A hit's thumbnail, if it was asked for."""
+        if not request.include_thumbnails:
+            return b""
+        return await asyncio.to_thread(self._thumbnail, version, similar.item)
+
     def _thumbnail(self, version: ModelRef, item: Item) -> bytes:
         try:
-            if item.source == CAMERA:
-                data = self._frames.read(version.model, item.sha256)
-            else:
-                data = self._datasets.read_path(item.dataset, item.path)
-            return thumbnail(data, limits=self._limits)
+            return thumbnail(self._images.read(version, item), limits=self._limits)
         except BlemishError:
             return b""  # the image is gone or was replaced; the hit is still one
 
@@ -180,8 +217,9 @@ class SearchServicer(SearchServiceServicer):
 class _Asked:
     """A search request, checked before anything is done for it."""
 
-    def __init__(self, query: Query, limit: int, offset: int, fingerprint: str) -> None:
+    def __init__(self, query: Query, limit: int, offset: int, fingerprint: str, part: Part | None) -> None:
         self.query = query
+        self.part = part
         self.limit = limit
         self.offset = offset
         self.has_more = True
@@ -250,7 +288,51 @@ class _Asked:
         offset = int(page.after) if page.after.isdecimal() else 0
         if offset + limit > DEEPEST + MOST_HITS:
             raise InvalidRequest(f"pages lead {DEEPEST} hits deep", field="page_token")
-        return cls(query, limit, offset, fingerprint)
+        return cls(query, limit, offset, fingerprint, _part(request))
+
+
+def _part(request: pb.SearchRequest) -> Part | None:
+    """The part of the query that is meant, if it is one.
+
+    Raises:
+        InvalidRequest: if it does not go together with the rest.
+    """
+    kind = request.WhichOneof("part")
+    if kind is None:
+        return None
+    if request.WhichOneof("query") not in ("image", "item"):
+        raise InvalidRequest(f"a {kind} is of an image: set image or item", field=kind)
+    others = {
+        "like": request.like,
+        "unlike": request.unlike,
+        "group_by": request.group_by,
+        "diversity": request.HasField("diversity"),
+        "page_token": request.page_token,
+    }
+    if excess := [name for name, given in others.items() if given]:
+        raise InvalidRequest(f"{kind} does not go together with {', '.join(excess)}", field=excess[0])
+    if request.limit > MOST_PLACED:
+        raise InvalidRequest(
+            f"limit is {request.limit}, but with a {kind} must be 1 to {MOST_PLACED}", field="limit"
+        )
+    if kind == "region":
+        box = request.region
+        return partial(part_of, region=Region(box.left, box.top, box.width, box.height))
+    return partial(_mask, request.mask)
+
+
+def _mask(data: bytes, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    try:
+        mask = read_mask(data)
+    except InvalidImage as error:
+        raise InvalidRequest(f"mask: {error}", field="mask") from error
+    if mask.shape != shape:
+        raise InvalidRequest(
+            f"the mask is {mask.shape[1]} x {mask.shape[0]} px, but the image is {shape[1]} x {shape[0]}: "
+            "send one of its size",
+            field="mask",
+        )
+    return mask
 
 
 def _fingerprint(request: pb.SearchRequest) -> str:

@@ -19,6 +19,7 @@ from blemish_core.detectors.efficientad_losses import answer_of_teacher, losses_
 from blemish_core.detectors.efficientad_start import is_solved_for
 from blemish_core.detectors.efficientad_training import train
 from blemish_core.detectors.photographs import photographs
+from blemish_core.detectors.regions import spot
 from blemish_core.detectors.teacher import CHANNELS, network
 from blemish_core.errors import InvalidRequest, JobCancelled, NotPossibleYet
 from blemish_core.runtimes import parity
@@ -77,6 +78,21 @@ def test_it_scores_maps_and_embeds(training: Training) -> None:
     assert outcome.embedding.shape == (CHANNELS + 1,)
     assert np.linalg.norm(outcome.embedding) == pytest.approx(1, abs=1e-5)
     assert (training.learned, len(training.held.scores)) == (3, 1)
+
+
+def test_looking_closely_takes_no_weights_but_the_teachers(training: Training) -> None:
+    detector = EfficientAd.load(training.detector.settings, training.detector.tensors())
+    inputs = [detector.prepare(surface(seed)) for seed in (9, 10)]
+    before = detector.inspect(inputs)
+    held = detector.bytes
+    detector.run_on(Rounded(training.detector))
+    detector.release_weights()
+    assert detector.bytes < held
+    for outcome, look in zip(before, detector.look(inputs), strict=True):
+        rows, columns, _ = look.deviations.shape
+        assert (rows, columns) == look.anomaly.shape == (56, 56)
+        whole = spot(look, np.ones((256, 256), bool), threshold=1.0)
+        np.testing.assert_allclose(whole.embedding, outcome.embedding, atol=5e-3)
 
 
 def test_loaded_it_gives_the_same(training: Training) -> None:

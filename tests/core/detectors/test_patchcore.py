@@ -12,7 +12,9 @@ from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.detector import Image, Progress, Terms, Training, silent
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.detectors.patchcore_training import _fits, train
+from blemish_core.detectors.regions import match, part_of, spot
 from blemish_core.errors import InvalidRequest, JobCancelled, NotPossibleYet, TooLarge
+from blemish_core.picture import Region
 
 SMALL = PatchCoreSettings(input_size=64, coreset_ratio=0.25)
 
@@ -79,6 +81,27 @@ def test_a_defect_is_more_like_a_defect_and_good_like_good(training: Training) -
     similar = vectors @ vectors.T
     np.fill_diagonal(similar, -1)
     assert all((nearest - own) % 2 == 0 for own, nearest in enumerate(similar.argmax(1)))
+
+
+def test_looking_closely_says_the_same_and_all_of_an_image_is_embedded_as_it_is(training: Training) -> None:
+    detector = training.detector
+    inputs = [detector.prepare(stripes(seed, defect=seed % 2 == 1)) for seed in (100, 101)]
+    for outcome, look in zip(detector.inspect(inputs), detector.look(inputs), strict=True):
+        assert look.outcome.score == pytest.approx(outcome.score, rel=1e-4)
+        np.testing.assert_allclose(look.outcome.embedding, outcome.embedding, atol=1e-4)
+        whole = spot(look, np.ones((64, 64), bool), threshold=1.0)
+        np.testing.assert_allclose(whole.embedding, outcome.embedding, atol=1e-3)
+
+
+def test_a_part_finds_where_another_image_has_the_same(training: Training) -> None:
+    detector = training.detector
+    calibration = Calibration.of(training.held.scores, training.held.map_maxima, 0.05)
+    bad, other = detector.look([detector.prepare(stripes(seed, defect=True)) for seed in (101, 103)])
+    sought = spot(bad, part_of((64, 64), Region(20, 20, 24, 24)), calibration.pixel_threshold)
+    found = match(other, (64, 64), sought, calibration.pixel_threshold)
+    assert found.similarity > 0.5
+    assert 16 <= found.box.left + found.box.width / 2 <= 44
+    assert 16 <= found.box.top + found.box.height / 2 <= 44
 
 
 def test_many_images_hold_some_out(training: Training) -> None:
