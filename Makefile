@@ -38,7 +38,8 @@ chaos: $(READY) ## Kill, stop and mislead a running stack, and look whether all 
 
 bench: $(READY) ## Run every benchmark in turn; each prints a Markdown table (minutes each)
 	@set -e; for file in tests/benchmarks/bench_*.py; do \
-	  echo "## $$file"; OMP_WAIT_POLICY=PASSIVE $(BIN)/python -W ignore "$$file"; echo; done
+	  echo "## $$file"; name=$$(basename "$$file" .py); \
+	  OMP_WAIT_POLICY=PASSIVE $(BIN)/python -W ignore -m "tests.benchmarks.$$name"; echo; done
 
 bench-serving: $(READY) ## Streams and unary calls to a running server beside the same frames with none
 	$(BIN)/python -W ignore tests/benchmarks/bench_serving.py

@@ -11,7 +11,7 @@ every query, and the same class for defective ones.
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -145,17 +145,20 @@ CANDIDATES: dict[str, Callable[[Looked], Tensor]] = {
 }
 
 
-def precision(similarity: Tensor, classes: NDArray[np.str_], k: int) -> tuple[float, float]:
-    """Of the same side, and of the same class for defective queries."""
+def precision(
+    similarity: Tensor, classes: NDArray[np.str_], k: int, queries: Sequence[int] | None = None
+) -> tuple[float, float]:
+    """Of the same side, and of the same class for defective queries; of all queries unless given."""
     order = similarity.clone().fill_diagonal_(-torch.inf).argsort(dim=1, descending=True).numpy()
     good = classes == GOOD
     sides, same = [], []
-    for query, ranked in enumerate(order):
+    for query in range(len(order)) if queries is None else queries:
+        ranked = order[query]
         others = min(k, int((good == good[query]).sum()) - 1)
         sides.append((good[ranked[:others]] == good[query]).mean())
         if not good[query] and (others := min(k, int((classes == classes[query]).sum()) - 1)):
             same.append((classes[ranked[:others]] == classes[query]).mean())
-    return float(np.mean(sides)), float(np.mean(same))
+    return float(np.mean(sides)), float(np.mean(same)) if same else float("nan")
 
 
 def main() -> None:
