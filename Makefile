@@ -42,10 +42,10 @@ bench: $(READY) ## Run every benchmark in turn; each prints a Markdown table (mi
 	  OMP_WAIT_POLICY=PASSIVE $(BIN)/python -W ignore -m "tests.benchmarks.$$name"; echo; done
 
 bench-serving: $(READY) ## Streams and unary calls to a running server beside the same frames with none
-	$(BIN)/python -W ignore tests/benchmarks/bench_serving.py
+	$(BIN)/python -W ignore -m tests.benchmarks.bench_serving
 
 bench-endurance: $(READY) ## Overload, sleeping and stuck cameras, ten minutes of full load: 20 minutes
-	$(BIN)/python -W ignore tests/benchmarks/bench_endurance.py
+	$(BIN)/python -W ignore -m tests.benchmarks.bench_endurance
 
 check: lint types test ## All that a change must pass: style, import rules, types, contract, tests
 

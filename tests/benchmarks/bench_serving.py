@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What serving costs: frames through a running server beside the same frames with no server.
 
-    python tests/benchmarks/bench_serving.py [--streams 1 4 16 64] [--seconds 8] [--rounds 5]
+    python -m tests.benchmarks.bench_serving [--streams 1 4 16 64] [--seconds 8] [--rounds 5]
 
 PatchCore with a bank of about 10,000, JPEG frames of 512 px, closed loops: every stream and every unary
 caller sends its next frame when there is room. Load comes from a process of its own, on the same cores as
@@ -198,8 +198,8 @@ def anomalibs(version: Path, folder: Path) -> Callable[[bytes], object]:
     loaded: Any = load_detector(version, "cpu", RuntimeChoice("torch"))
     detector = loaded[1]
 
-    # Its neighbour, when run as a script.
-    inferencers = importlib.import_module("bench_runtimes").anomalibs
+    # Only where it is asked for: the others of its runtimes take seconds to import.
+    inferencers = importlib.import_module("tests.benchmarks.bench_runtimes").anomalibs
 
     module = Patchcore(
         backbone=detector._backbone.timm_name,
