@@ -205,7 +205,8 @@ class _Camera:
                     cause = error
                 if lost := self._ledger.taken_up():
                     yield Lost(lost, cause.message)
-                if self._exhausted and not self._ledger.again:
+                # A failed write hides why the call ended: if the server refused it, it says so again.
+                if self._exhausted and not self._ledger.again and not isinstance(cause, _LostInAWrite):
                     return
                 await asyncio.sleep(retries.pause_s(cause))
         finally:
@@ -265,10 +266,14 @@ class _Camera:
         return self._ledger.send(self._ledger.numbered(image))
 
 
+class _LostInAWrite(Unavailable):
+    """A write failed before the call's status was there, which grpc.aio then replaces by its own."""
+
+
 def _meant(error: grpc.aio.AioRpcError, target: str) -> BlemishError:
     """What the end of a stream means."""
     if error.code() is grpc.StatusCode.INTERNAL and error.details() == _LOST_IN_A_WRITE:
-        return Unavailable(
+        return _LostInAWrite(
             f"the connection to {target} was cut while a frame was being sent",
             code=grpc.StatusCode.UNAVAILABLE,
         )

@@ -10,14 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from blemish_client import Client
 from blemish_client.errors import Unavailable
 from blemish_client.patience import Patience
+from blemish_core.index import Item, SearchIndex, item_id
+from blemish_core.names import ModelRef
 from blemish_local.redis import configure, find_server
 
+DIMENSIONS = 8
 HURRIED = Patience(first_pause_s=0.05, call_s=0.1)
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -40,6 +44,20 @@ def within(seconds: float, condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < give_up, f"not within {seconds} s"
         time.sleep(0.1)
+
+
+def indexed(port: int, version: str) -> None:
+    """Give a version an index of more hits than a connection takes while nobody reads them."""
+    index, ref = SearchIndex.connect(f"http://127.0.0.1:{port}", port), ModelRef.parse(version)
+    index.prepare(ref, DIMENSIONS)
+    vectors = np.random.default_rng(0).standard_normal((1000, DIMENSIONS)).astype(np.float32)
+    items = [
+        Item(item_id(ref, digest), digest, 1.0, 0.5, anomalous=False, dataset="tile", category="x" * 2000)
+        for digest in (f"{number:064x}" for number in range(1000))
+    ]
+    for first in range(0, 1000, 100):
+        index.put(ref, items[first : first + 100], vectors[first : first + 100])
+    index.publish(ref)
 
 
 def health(address: str, service: str = "") -> int:
@@ -106,6 +124,14 @@ def test_the_server_stands_without_them_and_finds_them_when_they_come(
                 within(30, lambda: health(address, "blemish.v1.SearchService") == SERVING)
                 with pytest.raises(Exception, match="has no index yet"):
                     list(client.search(image, "tile"))
+                indexed(qdrant_port, tile_model)
+                found = client.search([1.0] * DIMENSIONS, "tile", 1000)
+                hits = [next(found.hits)]
+            with pytest.raises(Unavailable, match="Qdrant does not answer") as cut:
+                hits += found
+            assert cut.value.retry_after_s
+            assert len({hit.item for hit in hits}) == len(hits) < 1000, "what came before stays valid"
+            assert client.score(image, "tile").score > 0
             within(20, lambda: health(address, "blemish.v1.SearchService") == NOT_SERVING)
             assert client.job(job.name).name == job.name
         within(20, lambda: health(address, "blemish.v1.JobService") == NOT_SERVING)
