@@ -100,7 +100,8 @@ def _draw_hit(page: Image.Image, hit: Hit, colour: Colour, corner: tuple[int, in
     canvas = ImageDraw.Draw(page)
     left, line = corner[0], corner[1] + TILE + 5
     write(canvas, (left, line), hit.class_name or "-", BODY, width_px=TILE - 56, colour=colour)
-    similarity = f"{hit.similarity:.3f}"
+    likeness = (hit.similarity + hit.match.similarity) / 2 if hit.HasField("match") else hit.similarity
+    similarity = f"{likeness:.3f}"
     right = left + TILE - round(canvas.textlength(similarity, font=font(BODY)))
     write(canvas, (right, line), similarity, BODY, width_px=TILE)
     words, _ = _VERDICTS.get(hit.verdict, _UNKNOWN)
