@@ -126,7 +126,10 @@ class AsyncClient:
         call = self._search.Search(request, timeout=self._timeout_s)
         try:
             async for answer in call:
-                yield answer
+                if answer.WhichOneof("event") != "hits":
+                    yield answer
+                for hit in answer.hits.hits:
+                    yield SearchResponse(hit=hit)
         except grpc.RpcError as error:
             raise translated(error, self.target) from error
         finally:

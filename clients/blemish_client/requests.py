@@ -101,6 +101,7 @@ def search_request(query: Query | None, model: str, limit: int, options: SearchO
         diversity=options.get("diversity"),
         exact=options.get("exact", False),
         page_token=options.get("page_token", ""),
+        packed=True,
     )
     if region := options.get("region"):
         left, top, width, height = region

@@ -28,7 +28,10 @@ class Found:
 
     def _hits(self, answers: Iterable[SearchResponse]) -> Iterator[Hit]:
         for answer in answers:
-            if answer.WhichOneof("event") == "page":
-                self.next_page_token = answer.page.next_page_token
-            else:
-                yield answer.hit
+            match answer.WhichOneof("event"):
+                case "page":
+                    self.next_page_token = answer.page.next_page_token
+                case "hits":
+                    yield from answer.hits.hits
+                case "hit":  # from a server that packs none
+                    yield answer.hit

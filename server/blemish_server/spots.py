@@ -18,7 +18,7 @@ from blemish_core.detectors import regions
 from blemish_core.detectors.detector import Look
 from blemish_core.detectors.regions import Match, Spot
 from blemish_core.errors import Corrupt, InvalidImage, NotFound
-from blemish_core.index import Similar
+from blemish_core.index import Item, Similar
 from blemish_core.names import ModelRef
 from blemish_core.picture import Picture
 from blemish_server.inspector import Inspected, Inspector, Terms
@@ -40,6 +40,10 @@ class Placed:
     match: Match | None
     shape: tuple[int, int] = (0, 0)
     """(H, W) of the image, px."""
+
+    @property
+    def item(self) -> Item:
+        return self.similar.item
 
     @property
     def rank(self) -> float:

@@ -97,6 +97,8 @@ class Fake(
         """One list a call of ScoreStream, of what to say of each frame; None is an inspection."""
         self.frames: list[int] = []
         """Sequence numbers as they came."""
+        self.packs = True
+        """Whether it knows hits that are packed; older servers do not."""
         self.hits = [hit("crack", 0.9, 1), hit("crack", 0.8, 2), hit("good", 0.5, 3)]
 
     def _enter(self, method: str, request: Any, context: Any) -> None:
@@ -119,8 +121,11 @@ class Fake(
                 score=2, threshold=1, verdict=self.verdict, model_version=request.model
             )
             yield search_pb2.SearchResponse(query=query)
-        for found in self.hits[: request.limit]:
-            yield search_pb2.SearchResponse(hit=found)
+        found = self.hits[: request.limit]
+        if request.packed and self.packs:
+            yield search_pb2.SearchResponse(hits=search_pb2.Hits(hits=found))
+        else:
+            yield from (search_pb2.SearchResponse(hit=one) for one in found)
         if len(self.hits) > request.limit:
             yield search_pb2.SearchResponse(page=search_pb2.SearchPage(next_page_token="more"))
 

@@ -53,7 +53,9 @@ def test_search_by_image(client: Client, fake: Fake) -> None:
     assert (request.limit, request.include_thumbnails) == (2, True)
 
 
-def test_search_by_item(client: Client, fake: Fake) -> None:
+@pytest.mark.parametrize("packs", [True, False])
+def test_search_by_item(client: Client, fake: Fake, *, packs: bool) -> None:
+    fake.packs = packs
     found = client.search("items/7", "m")
     assert found.query is None
     assert [hit.item for hit in found.hits] == ["items/1", "items/2", "items/3"]

@@ -65,6 +65,21 @@ def test_pages_go_on_where_the_one_before_ended(client: Client, oil: search_pb2.
         client.search(found[3], "tile", 5, page_token=token)
 
 
+def test_hits_come_packed_only_where_asked_for(stack: Stack, oil: search_pb2.Hit) -> None:
+    request = search_pb2.SearchRequest(model="models/tile", item=oil.item, limit=5)
+    packed = search_pb2.SearchRequest()
+    packed.CopyFrom(request)
+    packed.packed = True
+    with grpc.insecure_channel(stack.address) as channel:
+        stub = SearchServiceStub(channel)
+        single = list(stub.Search(request, timeout=20))
+        together = list(stub.Search(packed, timeout=20))
+    assert [answer.WhichOneof("event") for answer in single] == ["hit"] * 5 + ["page"]
+    assert [answer.WhichOneof("event") for answer in together] == ["hits", "page"]
+    assert list(together[0].hits.hits) == [answer.hit for answer in single[:5]]
+    assert together[1] == single[5], "a page goes on either way"
+
+
 def test_groups_come_together_and_by_their_best_hit(client: Client, oil: search_pb2.Hit) -> None:
     hits = list(client.search(oil.item, "tile", 4, group_by="class", group_size=2))
     groups = [(name, list(group)) for name, group in groupby(hits, key=lambda hit: hit.group)]

@@ -74,6 +74,7 @@ class SearchRequest(_message.Message):
     EXACT_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    PACKED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model whose index is searched: models/{model}, models/{model}@production or
     models/{model}/versions/{n}.
@@ -110,6 +111,10 @@ class SearchRequest(_message.Message):
     """Compare with every vector in full precision: slower, for measuring what the index misses."""
     mask: _builtins.bytes
     """A PNG, BMP or TIFF of the size of the image: what is not zero in it."""
+    packed: _builtins.bool
+    """Send hits several to a message, as many as are found at once, in SearchResponse.hits: less work for both
+    sides.
+    """
     @_builtins.property
     def image(self) -> _image_pb2.Image: ...
     @_builtins.property
@@ -149,10 +154,11 @@ class SearchRequest(_message.Message):
         exact: _builtins.bool = ...,
         region: _image_pb2.Region | None = ...,
         mask: _builtins.bytes = ...,
+        packed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "diversity", b"diversity", "filter", b"filter", "image", b"image", "item", b"item", "labelled", b"labelled", "mask", b"mask", "part", b"part", "query", b"query", "region", b"region", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "diversity", b"diversity", "exact", b"exact", "filter", b"filter", "group_by", b"group_by", "group_size", b"group_size", "image", b"image", "include_thumbnails", b"include_thumbnails", "item", b"item", "labelled", b"labelled", "like", b"like", "limit", b"limit", "mask", b"mask", "model", b"model", "page_token", b"page_token", "part", b"part", "query", b"query", "region", b"region", "unlike", b"unlike", "vector", b"vector", "where", b"where"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "diversity", b"diversity", "exact", b"exact", "filter", b"filter", "group_by", b"group_by", "group_size", b"group_size", "image", b"image", "include_thumbnails", b"include_thumbnails", "item", b"item", "labelled", b"labelled", "like", b"like", "limit", b"limit", "mask", b"mask", "model", b"model", "packed", b"packed", "page_token", b"page_token", "part", b"part", "query", b"query", "region", b"region", "unlike", b"unlike", "vector", b"vector", "where", b"where"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__diversity: _TypeAlias = _typing.Literal["diversity"]  # noqa: Y015
     _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
@@ -232,6 +238,7 @@ class SearchResponse(_message.Message):
     QUERY_FIELD_NUMBER: _builtins.int
     HIT_FIELD_NUMBER: _builtins.int
     PAGE_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def query(self) -> _inspection_pb2.Inspection:
         """What the index's own model says of the query image."""
@@ -242,22 +249,49 @@ class SearchResponse(_message.Message):
     def page(self) -> Global___SearchPage:
         """The last message, where there may be more hits."""
 
+    @_builtins.property
+    def hits(self) -> Global___Hits:
+        """Instead of `hit`, where the request has `packed`."""
+
     def __init__(
         self,
         *,
         query: _inspection_pb2.Inspection | None = ...,
         hit: Global___Hit | None = ...,
         page: Global___SearchPage | None = ...,
+        hits: Global___Hits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "hit", b"hit", "page", b"page", "query", b"query"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "hit", b"hit", "hits", b"hits", "page", b"page", "query", b"query"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "hit", b"hit", "page", b"page", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "hit", b"hit", "hits", b"hits", "page", b"page", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["query", "hit", "page"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["query", "hit", "page", "hits"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
+
+@_typing.final
+class Hits(_message.Message):
+    """At most 64, best first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HITS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]: ...
+    def __init__(
+        self,
+        *,
+        hits: _abc.Iterable[Global___Hit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hits: _TypeAlias = Hits  # noqa: Y015
 
 @_typing.final
 class SearchPage(_message.Message):

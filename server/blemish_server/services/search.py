@@ -5,10 +5,10 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import grpc.aio
@@ -44,7 +44,7 @@ from blemish_server.inspector import Inspector, Terms
 from blemish_server.item_images import ItemImages
 from blemish_server.pages import Page
 from blemish_server.spots import MOST_HITS as MOST_PLACED
-from blemish_server.spots import Part, Spots, candidates
+from blemish_server.spots import Part, Placed, Spots, candidates
 
 _LIMIT = 10
 _GROUP_SIZE, _MOST_IN_GROUP = 3, 100
@@ -56,6 +56,7 @@ _GROUPS = ("dataset", "category", "class", "camera", "label", "label_class")
 log = structlog.get_logger(__name__)
 
 _Context = grpc.aio.ServicerContext[Any, Any]
+_Found = TypeVar("_Found", Similar, Placed)
 
 
 class SearchServicer(SearchServiceServicer):
@@ -97,9 +98,9 @@ class SearchServicer(SearchServiceServicer):
             case "labelled":
                 like, unlike = await asyncio.to_thread(self._index.labelled, version, request.labelled)
                 query = replace(query, like=(*query.like, *like), unlike=(*query.unlike, *unlike))
-        async for similar in self._hits(version, query, asked, context):
-            small = await self._small(request, version, similar)
-            yield pb.SearchResponse(hit=convert.hit(similar, small))
+        async for found in self._found(version, query, asked, context):
+            async for answer in self._answers(request, version, found, convert.hit):
+                yield answer
         if asked.next_token:
             yield pb.SearchResponse(page=pb.SearchPage(next_page_token=asked.next_token))
 
@@ -162,9 +163,8 @@ class SearchServicer(SearchServiceServicer):
         )
         others = [similar for similar in found if similar.item.id != asked.query.item]
         ranked = await self._spots.ranked(spot, others[: candidates(asked.limit)], version, terms)
-        for placed in ranked[: asked.limit]:
-            small = await self._small(request, version, placed.similar)
-            yield pb.SearchResponse(hit=convert.placed(placed, small))
+        async for answer in self._answers(request, version, ranked[: asked.limit], convert.placed):
+            yield answer
 
     async def _vector(self, version: ModelRef, given: pb.Embedding) -> Vector:
         vector = np.asarray(given.values, dtype=np.float32)
@@ -179,9 +179,10 @@ class SearchServicer(SearchServiceServicer):
             raise InvalidRequest("the vector is zero or not finite: it has no direction", field="vector")
         return vector
 
-    async def _hits(
+    async def _found(
         self, version: ModelRef, query: Query, asked: "_Asked", context: _Context
-    ) -> AsyncIterator[Similar]:
+    ) -> AsyncIterator[list[Similar]]:
+        """Hits as Qdrant finds them, best first."""
         sent = 0
         while sent < asked.limit:
             size = asked.limit if asked.is_whole else min(_PAGE, asked.limit - sent)
@@ -194,18 +195,32 @@ class SearchServicer(SearchServiceServicer):
                 offset=asked.offset + sent,
                 timeout_s=_QDRANT_S if left_s is None else left_s,
             )
-            for similar in found:
-                yield similar
+            yield found
             sent += size
             if asked.is_whole or len(found) < size:
                 asked.has_more = False
                 return
 
-    async def _small(self, request: pb.SearchRequest, version: ModelRef, similar: Similar) -> bytes:
-        """A hit's thumbnail, if it was asked for."""
-        if not request.include_thumbnails:
-            return b""
-        return await asyncio.to_thread(self._thumbnail, version, similar.item)
+    async def _answers(
+        self,
+        request: pb.SearchRequest,
+        version: ModelRef,
+        found: Sequence[_Found],
+        hit_of: Callable[[_Found, bytes], pb.Hit],
+    ) -> AsyncIterator[pb.SearchResponse]:
+        """Hits as the request wants them: each by itself, or packed."""
+        for pack in _batched(found, _PAGE):
+            hits = pb.Hits()
+            for one in pack:
+                small = b""
+                if request.include_thumbnails:
+                    small = await asyncio.to_thread(self._thumbnail, version, one.item)
+                if request.packed:
+                    hits.hits.append(hit_of(one, small))
+                else:
+                    yield pb.SearchResponse(hit=hit_of(one, small))
+            if request.packed:
+                yield pb.SearchResponse(hits=hits)
 
     def _thumbnail(self, version: ModelRef, item: Item) -> bytes:
         try:
@@ -335,11 +350,15 @@ def _mask(data: bytes, shape: tuple[int, int]) -> NDArray[np.bool_]:
     return mask
 
 
+def _batched(found: Sequence[_Found], size: int) -> Iterator[Sequence[_Found]]:
+    return (found[start : start + size] for start in range(0, len(found), size))
+
+
 def _fingerprint(request: pb.SearchRequest) -> str:
     """What pages of one request share."""
     same = pb.SearchRequest()
     same.CopyFrom(request)
-    for free in ("page_token", "limit", "include_thumbnails"):
+    for free in ("page_token", "limit", "include_thumbnails", "packed"):
         same.ClearField(free)
     return f"hits-{hashlib.sha256(same.SerializeToString(deterministic=True)).hexdigest()[:16]}"
 
