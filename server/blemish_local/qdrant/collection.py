@@ -5,7 +5,9 @@ Every call into the engine holds Python's global lock to its end, so threads wou
 the methods run where they are called, one at a time.
 """
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,14 @@ from blemish_local.qdrant.strict import Strict
 from blemish_local.qdrant.vectors import DEFAULT, VectorSpace
 
 
+@dataclass(frozen=True)
+class Span:
+    """By the monotonic clock."""
+
+    first_s: float
+    last_s: float
+
+
 class Collection:
     """All methods may raise Refusal, before anything was changed, or EngineFailed."""
 
@@ -30,8 +40,8 @@ class Collection:
         self._asked = asked
         self._space = VectorSpace.of(asked.vectors_config)
         self._strict = Strict(asked.strict_mode_config, self._indexed)
-        self.changed = False
-        """Whether there is something to flush."""
+        self.changes: Span | None = None
+        """When the first and the last write came that is not flushed; None if all are."""
 
     @classmethod
     def create(cls, path: Path, asked: pb.CreateCollection) -> "Collection":
@@ -158,7 +168,7 @@ class Collection:
         with engine_errors():
             self._shard.optimize()
             self._shard.flush()
-        self.changed = False
+        self.changes = None
 
     def close(self) -> None:
         """Flush and let go of the files."""
@@ -172,7 +182,8 @@ class Collection:
         with engine_errors():
             self._strict.check(request)
             operations = [read() for read in reads]
-            self.changed = True
+            now_s = time.monotonic()
+            self.changes = Span(self.changes.first_s if self.changes else now_s, now_s)
             for operation in operations:
                 self._shard.update(operation)
 

@@ -17,6 +17,8 @@ _MOST_VALUES = 65536
 _INDEXING_THRESHOLD_KB = 10_000
 """Smaller segments are searched as they are."""
 _SEGMENTS = 2
+_LARGEST_SEGMENT_KB = 10_000
+"""What is merged and quantized once is not rewritten with all that comes later; searches take as long."""
 
 _DISTANCES = {
     pb.Distance.Cosine: qe.Distance.Cosine,
@@ -75,7 +77,9 @@ def shard_config(asked: pb.CreateCollection) -> qe.EdgeConfig:
             qe.ScalarType.Int8, quantile=0.99, memory=qe.Memory.Pinned
         ),
         optimizers=qe.EdgeOptimizersConfig(
-            indexing_threshold=_INDEXING_THRESHOLD_KB, default_segment_number=_SEGMENTS
+            indexing_threshold=_INDEXING_THRESHOLD_KB,
+            default_segment_number=_SEGMENTS,
+            max_segment_size=_LARGEST_SEGMENT_KB,
         ),
     )
 
@@ -146,6 +150,7 @@ def description(asked: pb.CreateCollection, info: "qe.ShardInfo") -> pb.Collecti
                 deleted_threshold=0.2,
                 vacuum_min_vector_number=1000,
                 default_segment_number=_SEGMENTS,
+                max_segment_size=_LARGEST_SEGMENT_KB,
                 indexing_threshold=_INDEXING_THRESHOLD_KB,
                 flush_interval_sec=5,
             ),

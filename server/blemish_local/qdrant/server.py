@@ -15,8 +15,10 @@ from blemish_local.qdrant.store import Store
 
 LARGEST_MESSAGE_BYTES = 64 << 20
 _STOP_WITHIN_S = 2.0
-_SETTLE_EVERY_S = 5.0
-"""A real Qdrant's flush interval. Nothing is lost in between: the engine's log has it."""
+_LOOK_EVERY_S = 1.0
+_QUIET_S = 2.0
+_SETTLE_EVERY_S = 60.0
+"""While writes go on. Nothing is lost in between: the engine's log has it."""
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
@@ -58,12 +60,12 @@ async def start(store: Store, listen: Address) -> tuple[grpc.aio.Server, Address
 
 
 async def keep_settled(store: Store, stop: asyncio.Event) -> None:
-    """Settle the store on a timer until ``stop`` is set."""
+    """Settle the store whenever writes pause, until ``stop`` is set."""
     while not stop.is_set():
         try:
-            await asyncio.wait_for(stop.wait(), _SETTLE_EVERY_S)
+            await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
         except TimeoutError:
-            store.settle()
+            store.settle(quiet_s=_QUIET_S, at_least_every_s=_SETTLE_EVERY_S)
 
 
 async def shut(server: grpc.aio.Server) -> None:

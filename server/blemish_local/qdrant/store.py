@@ -7,6 +7,7 @@ a folder without it is one that was not finished, or one whose removal was not.
 
 import contextlib
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -131,10 +132,17 @@ class Store:
         """Carry out all actions, or raise Refusal and none."""
         self._keep(aliases.changed(self._aliases, actions, self._collections))
 
-    def settle(self) -> None:
-        """Merge and flush what changed since the last time; what fails is tried again."""
+    def settle(self, *, quiet_s: float = 0.0, at_least_every_s: float = 0.0) -> None:
+        """Merge and flush what changed since the last time; what fails is tried again.
+
+        Nothing is answered meanwhile. So it waits until a collection was not written to for ``quiet_s``,
+        but no longer than ``at_least_every_s``.
+        """
         for name, collection in self._collections.items():
-            if collection.changed:
+            if (changes := collection.changes) is None:
+                continue
+            now_s = time.monotonic()
+            if now_s >= min(changes.last_s + quiet_s, changes.first_s + at_least_every_s):
                 try:
                     collection.settle()
                 except EngineFailed:

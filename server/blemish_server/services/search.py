@@ -40,6 +40,7 @@ from blemish_core.names import ModelRef, dataset_id, item_id
 from blemish_core.picture import Picture, Region
 from blemish_core.search_fields import SEARCH_FIELDS
 from blemish_server import convert
+from blemish_server.answering import Answering
 from blemish_server.inspector import Inspector, Terms
 from blemish_server.item_images import ItemImages
 from blemish_server.pages import Page
@@ -69,8 +70,8 @@ class SearchServicer(SearchServiceServicer):
         limits: ImageLimits,
     ) -> None:
         self._inspector = inspector
-        self._models = models
         self._index = index
+        self._answering = Answering(models, index)
         self._images = images
         self._spots = Spots(inspector, images)
         self._limits = limits
@@ -80,7 +81,7 @@ class SearchServicer(SearchServiceServicer):
     ) -> AsyncIterator[pb.SearchResponse]:
         asked = _Asked.read(request)
         # The index that answers now, also if another takes over meanwhile.
-        version = await asyncio.to_thread(self._answering, ModelRef.parse(request.model))
+        version = await self._answering.recent(ModelRef.parse(request.model))
         if asked.part is not None:
             async for answer in self._by_part(request, asked, asked.part, version, context):
                 yield answer
@@ -110,7 +111,7 @@ class SearchServicer(SearchServiceServicer):
         page = Page.asked("items", request.page_size, request.page_token)
         where = _condition(request.where)
         after = UUID(page.after) if page.after else None
-        version = await asyncio.to_thread(self._answering, ModelRef.parse(request.model))
+        version = await self._answering.now(ModelRef.parse(request.model))
         found, following = await asyncio.to_thread(self._index.items, version, where, page.size, after)
         return pb.ListItemsResponse(
             items=[convert.item(item) for item in found],
@@ -128,17 +129,13 @@ class SearchServicer(SearchServiceServicer):
                 f"label_class has {len(request.label_class)} characters, but may have {_LONGEST_CLASS}",
                 field="label_class",
             )
-        version = await asyncio.to_thread(self._answering, ModelRef.parse(request.model))
+        version = await self._answering.now(ModelRef.parse(request.model))
         await asyncio.to_thread(self._index.item, version, id)
         await asyncio.to_thread(self._index.label, version, [id], label, request.label_class)
         log.info("item labelled", item=request.item, label=str(label), label_class=request.label_class)
         return pb.LabelItemResponse(
             item=convert.item(await asyncio.to_thread(self._index.item, version, id))
         )
-
-    def _answering(self, ref: ModelRef) -> ModelRef:
-        """The fixed version whose index answers."""
-        return self._index.serving(ref, self._models.resolve(ref))
 
     async def _by_part(
         self, request: pb.SearchRequest, asked: "_Asked", part: Part, version: ModelRef, context: _Context

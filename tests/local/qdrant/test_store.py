@@ -205,7 +205,7 @@ def test_only_what_changed_is_settled_and_a_failure_is_tried_again(
     store.create(asked("a"))
     store.create(asked("b"))
     put(store, "b", np.eye(4))
-    assert [store.find(name).changed for name in "ab"] == [False, True]
+    assert [store.find(name).changes is not None for name in "ab"] == [False, True]
 
     def fail() -> None:
         raise EngineFailed("no space")
@@ -216,7 +216,33 @@ def test_only_what_changed_is_settled_and_a_failure_is_tried_again(
         store.settle()
     assert logs[0]["collection"] == "b"
     store.settle()
-    assert not store.find("b").changed
+    assert store.find("b").changes is None
+    store.close()
+
+
+def test_a_collection_is_settled_when_writes_pause_and_now_and_then_while_they_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    store = Store(tmp_path)
+    store.create(asked("a"))
+
+    def waits() -> bool:
+        store.settle(quiet_s=2, at_least_every_s=60)
+        return store.find("a").changes is not None
+
+    for now_s in range(100, 160):  # noqa: B007 (the clock reads it)
+        put(store, "a", np.eye(4))
+        assert waits()
+    now_s = 160
+    put(store, "a", np.eye(4))
+    assert not waits(), "a minute of writes without a pause"
+    put(store, "a", np.eye(4))
+    now_s = 161
+    assert waits()
+    now_s = 162
+    assert not waits(), "two seconds without a write"
     store.close()
 
 

@@ -1,0 +1,482 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a search costs beside the bare Qdrant client, what the index misses, and who waits for a bulk load.
+
+    python -m tests.benchmarks.bench_search [--sizes 10000,100000] [--rounds 5] [--queries 300]
+                                            [--load 20000]
+
+A running stack (``blemish up``) with a PatchCore of the synthetic tile, its test images embedded by a job.
+The index is then filled up to each size through ``SearchIndex.put``, 64 items at a time as the embed job
+does it, with vectors of the shape of the real ones: their mean, the shares of variance between and within
+classes, and the spectrum of their covariance as the power law that fits its leading half (so few images say
+nothing of the rest). A few hundred centers are drawn with the variance between; Zipf's law says how many
+vectors each has. Half of these vary as a class does, half are near-duplicates that vary as little as the
+nearest real neighbours; all have length 1.
+
+Every query is asked in turn of the Search RPC and of ``QdrantClient.query_points`` on the same collection
+with the same parameters, from one process; p50 and p99 of each round, medians of the rounds. Recall@10 is
+that of RPCs against ``exact`` ones. During the load, which a process of its own puts, calls leave every
+20 ms whether or not those before were answered; latency counts from when a call was due.
+"""
+
+import argparse
+import asyncio
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import QdrantClient
+from qdrant_client import models as qm
+from tests.benchmarks.bench_serving import running
+
+from blemish.v1 import search_pb2 as pb
+from blemish.v1.search_pb2_grpc import SearchServiceStub
+from blemish.v1.server_pb2 import GetServerInfoRequest
+from blemish.v1.server_pb2_grpc import ServerServiceStub
+from blemish_client import Client
+from blemish_core.index import Item, SearchIndex, item_id
+from blemish_core.names import ModelRef
+from blemish_core.surfaces import CLASSES, generate
+
+Vectors = NDArray[np.float32]
+
+_SEED = 7
+_BATCH = 64  # of the embed job
+_CENTERS = 300
+_ZIPF = 1.1  # of few defects there are many images, of most there are few
+_LIMIT = 10
+_EVERY_S = 0.02
+_SETTLED_S = 60.0
+_CLASSES = ("good", *CLASSES)
+
+
+# The vectors
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How embeddings lie, measured on real ones."""
+
+    mean: Vectors
+    """(D,)."""
+    deviations: Vectors
+    """(D,), along the principal directions; a power law in their rank."""
+    within: float
+    """Share of the variance that lies within classes."""
+    near: float
+    """Distance to the nearest neighbour, as a share of that between any two of a class."""
+    exponent: float
+    """Of the power law of variances."""
+
+    @classmethod
+    def of(cls, vectors: Vectors, classes: Sequence[str]) -> "Shape":
+        """Measure vectors (N, D)."""
+        names = np.array(classes)
+        mean = vectors.mean(axis=0)
+        variances = np.linalg.svd(vectors - mean, compute_uv=False) ** 2 / len(vectors)
+        leading = variances[: max(8, min(vectors.shape) // 2)]
+        ranks = np.arange(1, vectors.shape[1] + 1)
+        slope, _ = np.polyfit(np.log(ranks[: len(leading)]), np.log(leading), 1)
+        fitted = ranks**slope
+        fitted *= variances.sum() / fitted.sum()
+        of_class = {name: vectors[names == name] for name in sorted(set(classes))}
+        around = np.concatenate([each - each.mean(axis=0) for each in of_class.values()])
+        distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
+        same = (names[:, None] == names[None]) & ~np.eye(len(names), dtype=bool)
+        nearest = np.where(same, distances, np.inf).min(axis=1)
+        return cls(
+            mean=mean,
+            deviations=np.sqrt(fitted).astype(np.float32),
+            within=float((around**2).sum() / len(vectors) / variances.sum()),
+            near=float(np.median(nearest) / np.median(distances[same])),
+            exponent=float(slope),
+        )
+
+    def write(self, file: Path) -> None:
+        np.savez(file, **vars(self))
+
+    @classmethod
+    def read(cls, file: Path) -> "Shape":
+        with np.load(file) as kept:
+            scalars = {name: float(kept[name]) for name in ("within", "near", "exponent")}
+            return cls(mean=kept["mean"], deviations=kept["deviations"], **scalars)
+
+    def draw(self, first: int, count: int) -> tuple[Vectors, NDArray[np.int64]]:
+        """``count`` vectors of length 1, from the ``first`` on, and the center of each; always the same."""
+        size = len(self.deviations)
+        fixed = np.random.default_rng(_SEED)
+        spread = np.sqrt(1 - self.within) * self.deviations
+        centers = self.mean + fixed.standard_normal((_CENTERS, size), np.float32) * spread
+        share = 1 / np.arange(1, _CENTERS + 1) ** _ZIPF
+        random = np.random.default_rng((_SEED, first))
+        center = random.choice(_CENTERS, count, p=share / share.sum())
+        scale = np.where(random.random(count) < 0.5, self.near, 1.0)[:, None] * np.sqrt(self.within)
+        vectors = centers[center] + random.standard_normal((count, size), np.float32) * (
+            scale * self.deviations
+        )
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors.astype(np.float32), center
+
+
+def batches(
+    version: ModelRef, shape: Shape, first: int, count: int
+) -> Iterator[tuple[list[Item], Vectors]]:
+    """Items that were never an image, and their vectors."""
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    for number in range(first, first + count, _BATCH):
+        vectors, centers = shape.draw(number, min(_BATCH, first + count - number))
+        items = []
+        for offset, center in enumerate(centers):
+            content = sha256(f"{_SEED}:{number + offset}".encode()).hexdigest()
+            class_name = _CLASSES[center % len(_CLASSES)]
+            items.append(
+                Item(
+                    item_id(version, content),
+                    sha256=content,
+                    score=float(10 + center % 7),
+                    p_value=0.5 if class_name == "good" else 0.01,
+                    anomalous=class_name != "good",
+                    dataset=f"datasets/line-{center % 4}",
+                    category="tile",
+                    path=f"test/{class_name}/{number + offset:06}.png",
+                    class_name=class_name,
+                    camera=f"camera-{center % 6}",
+                    time=began + timedelta(seconds=number + offset),
+                )
+            )
+        yield items, vectors
+
+
+# The store behind the stack
+
+
+@dataclass(frozen=True)
+class Bench:
+    address: str
+    url: str
+    grpc_port: int
+    version: ModelRef
+
+    @classmethod
+    def of(cls, address: str, folder: Path, version: str) -> "Bench":
+        lines = (folder / "data/run/environment.sh").read_text()
+        variables = dict(
+            word.partition("=")[::2] for word in shlex.split(lines) if "=" in word
+        )  # export NAME=VALUE
+        return cls(
+            address,
+            variables["QDRANT_URL"],
+            int(variables["QDRANT_GRPC_PORT"]),
+            ModelRef.parse(version),
+        )
+
+    @property
+    def index(self) -> SearchIndex:
+        return SearchIndex.connect(self.url, self.grpc_port)
+
+    def bare(self) -> QdrantClient:
+        return QdrantClient(
+            url=self.url,
+            grpc_port=self.grpc_port,
+            prefer_grpc=True,
+            timeout=60,
+            check_compatibility=False,
+        )
+
+    @property
+    def alias(self) -> str:
+        """That ``SearchIndex`` searches through."""
+        return f"blemish.{self.version.model}.{self.version.version}.published"
+
+    def points(self) -> int:
+        return int(self.bare().count(self.alias).count)
+
+
+def real(bench: Bench) -> tuple[Vectors, list[str]]:
+    """The embeddings of the images that are indexed, and their classes."""
+    found, _ = bench.bare().scroll(bench.alias, limit=10_000, with_vectors=True)
+    vectors = np.array([point.vector for point in found], np.float32)
+    return vectors, [str((point.payload or {})["class_name"]) for point in found]
+
+
+def fill(bench: Bench, shape: Shape, size: int) -> float:
+    """Load until there are ``size`` points; returns items a second."""
+    there = bench.points()
+    took = loaded(bench, shape, there, size - there)
+    return (size - there) / took
+
+
+def loaded(bench: Bench, shape: Shape, first: int, count: int) -> float:
+    """Put ``count`` items, and return how long Qdrant took, in s."""
+    index, took = bench.index, 0.0
+    for items, vectors in batches(bench.version, shape, first, count):
+        before = time.perf_counter()
+        index.put(bench.version, items, vectors, "bench")
+        took += time.perf_counter() - before
+    return took
+
+
+def settled(bench: Bench) -> tuple[int, int]:
+    """Wait until Qdrant is at rest; returns its segments and quantized vectors."""
+    bare = bench.bare()
+
+    def state() -> tuple[int, int]:
+        info = bare.get_collection(bench.alias)
+        return int(info.segments_count), int(info.indexed_vectors_count or 0)
+
+    known, since = state(), time.monotonic()
+    end = since + _SETTLED_S
+    while time.monotonic() < min(since + 12, end):
+        time.sleep(0.5)
+        if (now := state()) != known:
+            known, since = now, time.monotonic()
+    return known
+
+
+# Searches, one after the other
+
+
+def latencies_ms(
+    asks: dict[str, Callable[[int], object]], numbers: Sequence[int]
+) -> dict[str, list[float]]:
+    """Ask each way about each number, in turn."""
+    took: dict[str, list[float]] = {name: [] for name in asks}
+    names = list(asks)
+    for turn, number in enumerate(numbers):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            before = time.perf_counter()
+            asks[name](number)
+            took[name].append(1000 * (time.perf_counter() - before))
+    return took
+
+
+def compared(bench: Bench, shape: Shape, size: int, arguments: argparse.Namespace) -> str:
+    """Print what RPCs and the bare client take; returns what of exact answers is found."""
+    bare, random = bench.bare(), np.random.default_rng(_SEED)
+    channel = grpc.insecure_channel(bench.address)
+    search: Any = SearchServiceStub(channel).Search  # type: ignore[no-untyped-call,unused-ignore]
+    there, _ = bench.bare().scroll(bench.alias, limit=10_000, with_payload=False)
+    ids = [str(there[number].id) for number in random.permutation(len(there))[: arguments.queries]]
+    asked, _ = shape.draw(10**9, arguments.queries)
+    fixed, model = f"models/{bench.version.model}/versions/{bench.version.version}", bench.version.model
+
+    def rpc(name: str, number: int, *, by_vector: bool = False, exact: bool = False) -> list[str]:
+        request = pb.SearchRequest(model=name, limit=_LIMIT, exact=exact)
+        if by_vector:
+            request.vector.values.extend(asked[number].tolist())
+        else:
+            request.item = f"items/{ids[number]}"
+        return [answer.hit.item for answer in search(request, timeout=30) if answer.HasField("hit")]
+
+    def qdrant(number: int, *, by_vector: bool = False) -> object:
+        return bare.query_points(
+            bench.alias,
+            query=qm.NearestQuery(nearest=asked[number].tolist() if by_vector else ids[number]),
+            limit=_LIMIT,
+            search_params=qm.SearchParams(
+                exact=False, quantization=qm.QuantizationSearchParams(rescore=True, oversampling=2.0)
+            ),
+            with_payload=True,
+        )
+
+    asks: dict[str, Callable[[int], object]] = {
+        "bare, by item": qdrant,
+        "bare, by vector": partial(qdrant, by_vector=True),
+        "Search, by item": partial(rpc, f"models/{model}"),
+        "Search, by item, of a fixed version": partial(rpc, fixed),
+        "Search, by vector": partial(rpc, f"models/{model}", by_vector=True),
+    }
+    numbers = range(arguments.queries)
+    latencies_ms(asks, numbers[:20])  # warms up
+    rounds = [latencies_ms(asks, numbers) for _ in range(arguments.rounds)]
+
+    def figure(name: str, quantile: float) -> float:
+        return float(median(np.quantile(each[name], quantile) for each in rounds))
+
+    for name in asks:
+        p50, p99 = figure(name, 0.5), figure(name, 0.99)
+        ratios = "- | -"
+        if name.startswith("Search"):
+            base = "bare, by vector" if "vector" in name else "bare, by item"
+            ratios = f"{p50 / figure(base, 0.5):.2f} | {p99 / figure(base, 0.99):.2f}"
+        print(f"| {size:,} | {name} | {p50:.2f} | {p99:.2f} | {ratios} |", flush=True)
+    recalls = [
+        len({*rpc(fixed, number, by_vector=by)} & {*rpc(fixed, number, by_vector=by, exact=True)}) / _LIMIT
+        for number in numbers
+        for by in (False, True)
+    ]
+    channel.close()
+    return f"recall@{_LIMIT} {np.mean(recalls):.4f} ({len(recalls)} queries, the worst {min(recalls):.1f})"
+
+
+# Calls during a load
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What came of calls that left at a fixed rate."""
+
+    took_ms: list[float]
+    failed: int
+
+    def row(self) -> str:
+        p50, p99, worst = np.quantile(self.took_ms, [0.5, 0.99, 1.0])
+        late = np.mean(np.array(self.took_ms) > 100)
+        return f"{len(self.took_ms)} | {self.failed} | {p50:.1f} | {p99:.1f} | {worst:.0f} | {late:.1%}"
+
+
+async def called(call: Callable[[], Awaitable[object]], until: Callable[[], bool]) -> Calls:
+    """Call every ``_EVERY_S``, until told."""
+    took: list[float] = []
+    failed = [0]
+
+    async def one(due: float) -> None:
+        try:
+            await call()
+        except grpc.aio.AioRpcError:
+            failed[0] += 1
+        took.append(1000 * (time.perf_counter() - due))
+
+    under_way: list[asyncio.Task[None]] = []
+    due = time.perf_counter()
+    while not until():
+        under_way.append(asyncio.create_task(one(due)))
+        due += _EVERY_S
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+    await asyncio.gather(*under_way)
+    return Calls(took, failed[0])
+
+
+async def beside(bench: Bench, until: Callable[[], bool]) -> dict[str, Calls]:
+    """Search and GetServerInfo, each at its own rate, until told."""
+    random = np.random.default_rng(_SEED)
+    there, _ = bench.bare().scroll(bench.alias, limit=1_000, with_payload=False)
+    ids = [str(point.id) for point in there]
+    async with grpc.aio.insecure_channel(bench.address) as channel:
+        search: Any = SearchServiceStub(channel).Search  # type: ignore[no-untyped-call,unused-ignore]
+        info: Any = ServerServiceStub(channel).GetServerInfo  # type: ignore[no-untyped-call,unused-ignore]
+
+        async def look() -> None:
+            request = pb.SearchRequest(model=f"models/{bench.version.model}", limit=_LIMIT)
+            request.item = f"items/{ids[random.integers(len(ids))]}"
+            async for _ in search(request, timeout=30):
+                pass
+
+        async def ask() -> None:
+            await info(GetServerInfoRequest(), timeout=30)
+
+        await look()
+        searches, infos = await asyncio.gather(called(look, until), called(ask, until))
+    return {"Search": searches, "GetServerInfo": infos}
+
+
+def under_load(bench: Bench, shape: Path, count: int) -> None:
+    """Print how long calls take with nothing else to do, during a load, and right after it."""
+    first = bench.points()
+    rest = time.perf_counter() + 5
+    told = {"at rest": asyncio.run(beside(bench, lambda: time.perf_counter() > rest))}
+    began = time.perf_counter()
+    plan = [bench.address, bench.url, str(bench.grpc_port), str(bench.version), str(first), str(count)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.benchmarks.bench_search", "--put", str(shape), *plan],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as load:
+        assert load.stdout is not None
+        load.stdout.readline()  # it is about to begin
+        told["during the load"] = asyncio.run(beside(bench, lambda: load.poll() is not None))
+        rate = json.loads(load.stdout.read())
+        if load.returncode:
+            raise SystemExit("the load failed")
+    rest = time.perf_counter() + 15
+    told["15 s after it"] = asyncio.run(beside(bench, lambda: time.perf_counter() > rest))
+    print(
+        f"\n{count:,} items put {_BATCH} at a time onto {first:,}: {rate:.0f} a second, "
+        f"{time.perf_counter() - began - 15:.0f} s in all\n"
+    )
+    print(f"| every {1000 * _EVERY_S:.0f} ms | calls | failed | p50, ms | p99 | most | later than 100 ms |")
+    print("|---|---|---|---|---|---|---|")
+    for when, calls in told.items():
+        for name, of in calls.items():
+            print(f"| {name}, {when} | {of.row()} |", flush=True)
+
+
+def indexed_model(surface: Path, address: str) -> str:
+    """Train a small PatchCore of the tile and have its test images embedded; returns the version's name."""
+    generate(surface, "tile", train=40, good=48, defective=144, size=256)
+    with Client(address) as client:
+        client.import_dataset("tile", str(surface))
+        job = client.wait(client.train("tile"))
+        if job.error:
+            raise SystemExit(job.error)
+        done = client.wait(client.embed(job.result.model_version, "tile"))
+        if done.error:
+            raise SystemExit(done.error)
+        client.promote(job.result.model_version)
+        return str(job.result.model_version)
+
+
+def bench(folder: Path, arguments: argparse.Namespace) -> None:
+    with running(folder) as address:
+        stage = Bench.of(address, folder, indexed_model(folder / "tile", address))
+        vectors, classes = real(stage)
+        shape = Shape.of(vectors, classes)
+        shape.write(folder / "shape.npz")
+        print(
+            f"Seed {_SEED}. {len(vectors)} real embeddings of {vectors.shape[1]} values, "
+            f"{len(set(classes))} classes: variances fall as rank^{shape.exponent:.2f}, "
+            f"{shape.within:.0%} of them within classes, nearest neighbours at {shape.near:.2f} of the "
+            "distance within a class. "
+            f"Latency in ms, {arguments.queries} queries a round, medians of {arguments.rounds} rounds.\n"
+        )
+        print("| vectors | | p50 | p99 | p50 / bare | p99 / bare |\n|---|---|---|---|---|---|")
+        told = []
+        for size in arguments.sizes:
+            rate = fill(stage, shape, size)
+            segments, quantized = settled(stage)
+            recall = compared(stage, shape, size, arguments)
+            told.append(
+                f"- {size:,} vectors: filled up at {rate:.0f} a second; {segments} segments, "
+                f"{quantized:,} vectors in int8; {recall}"
+            )
+        print("\n" + "\n".join(told))
+        if arguments.load:
+            under_load(stage, folder / "shape.npz", arguments.load)
+
+
+def sizes(text: str) -> list[int]:
+    return sorted(int(size) for size in text.split(","))
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--put"]:
+        shape, address, url, port, version, first, count = sys.argv[2:]
+        stage = Bench(address, url, int(port), ModelRef.parse(version))
+        print("ready", flush=True)
+        print(int(count) / loaded(stage, Shape.read(Path(shape)), int(first), int(count)))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--sizes", type=sizes, default=[10_000, 100_000], help="vectors, smallest first")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--queries", type=int, default=300, help="of each round")
+    parser.add_argument("--load", type=int, default=20_000, help="items of the bulk load; 0 skips it")
+    with tempfile.TemporaryDirectory() as made:
+        bench(Path(made), parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
