@@ -275,12 +275,13 @@ def compared(bench: Bench, shape: Shape, size: int, arguments: argparse.Namespac
     fixed, model = f"models/{bench.version.model}/versions/{bench.version.version}", bench.version.model
 
     def rpc(name: str, number: int, *, by_vector: bool = False, exact: bool = False) -> list[str]:
-        request = pb.SearchRequest(model=name, limit=_LIMIT, exact=exact)
+        request = pb.SearchRequest(model=name, limit=_LIMIT, exact=exact, packed=True)
         if by_vector:
             request.vector.values.extend(asked[number].tolist())
         else:
             request.item = f"items/{ids[number]}"
-        return [answer.hit.item for answer in search(request, timeout=30) if answer.HasField("hit")]
+        answers = search(request, timeout=30)
+        return [hit.item for answer in answers for hit in answer.hits.hits]
 
     def qdrant(number: int, *, by_vector: bool = False) -> object:
         return bare.query_points(
@@ -371,7 +372,7 @@ async def beside(bench: Bench, until: Callable[[], bool]) -> dict[str, Calls]:
         info: Any = ServerServiceStub(channel).GetServerInfo  # type: ignore[no-untyped-call,unused-ignore]
 
         async def look() -> None:
-            request = pb.SearchRequest(model=f"models/{bench.version.model}", limit=_LIMIT)
+            request = pb.SearchRequest(model=f"models/{bench.version.model}", limit=_LIMIT, packed=True)
             request.item = f"items/{ids[random.integers(len(ids))]}"
             async for _ in search(request, timeout=30):
                 pass
