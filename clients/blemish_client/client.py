@@ -307,15 +307,21 @@ class Client:
     def embed(
         self,
         model: str,
-        dataset: str,
+        dataset: str | None,
         *,
         request_id: str | None = None,
         priority: JobPriority.ValueType = JOB_PRIORITY_UNSPECIFIED,
         max_run_time_s: float = 0.0,
         max_memory_bytes: int = 0,
     ) -> Job:
-        """Have the images of a dataset scored and put into the index of a model version."""
-        work = job_pb2.Embed(model=model_name(model), dataset=dataset_name(dataset))
+        """Have the images of a dataset scored and put into the index of a model version.
+
+        Without a dataset it is the frames that were kept of the model.
+        """
+        if dataset is None:
+            work = job_pb2.Embed(model=model_name(model), kept_frames=True)
+        else:
+            work = job_pb2.Embed(model=model_name(model), dataset=dataset_name(dataset))
         request = CreateJobRequest(embed=work, priority=priority)
         return self._create_job(request, request_id, max_run_time_s, max_memory_bytes)
 

@@ -51,6 +51,11 @@ class KeptFrames:
         except FileNotFoundError as error:
             raise NotFound(f"the frame {sha256[:12]} of models/{model} is not kept any more") from error
 
+    def contents(self, model: str) -> list[str]:
+        """The sha256 of each frame that is kept of a model."""
+        folder = self._root / checked_id(model, "model")
+        return sorted(file.name for file in folder.glob("??/*") if _SHA256.fullmatch(file.name))
+
     def remove(self, model: str, sha256: str) -> None:
         """Keep it no longer; not there, nothing happens."""
         self._file(model, sha256).unlink(missing_ok=True)

@@ -186,7 +186,7 @@ def build(settings: ServerSettings) -> App:
     dataset_pb2_grpc.add_DatasetServiceServicer_to_server(
         DatasetServicer(datasets, settings.import_roots, limits.max_bytes), server
     )
-    job_servicer = JobServicer(jobs, staff, feed, dispatcher, datasets, store)
+    job_servicer = JobServicer(jobs, staff, feed, dispatcher, datasets, frames, store)
     job_pb2_grpc.add_JobServiceServicer_to_server(job_servicer, server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(store, models), server)
     server_pb2_grpc.add_ServerServiceServicer_to_server(

@@ -351,7 +351,13 @@ def spec(request: job_pb2.CreateJobRequest) -> Spec:
             return _train(request.train)
         case "embed":
             ref = ModelRef.parse(request.embed.model, "embed.model")
-            return EmbedSpec(model=str(ref), dataset=dataset_id(request.embed.dataset, "embed.dataset"))
+            if not request.embed.kept_frames:
+                return EmbedSpec(model=str(ref), dataset=dataset_id(request.embed.dataset, "embed.dataset"))
+            if request.embed.dataset:
+                raise InvalidRequest(
+                    "a dataset is embedded or kept frames, not both", field="embed.dataset"
+                )
+            return EmbedSpec(model=str(ref), kept_frames=True)
         case "evaluate":
             ref = ModelRef.parse(request.evaluate.model, "evaluate.model")
             return EvaluateSpec(
@@ -432,7 +438,10 @@ def job(record: Job) -> job_pb2.Job:
         case TrainSpec() as train:
             message.train.CopyFrom(_train_message(train))
         case EmbedSpec() as embed:
-            message.embed.CopyFrom(job_pb2.Embed(model=embed.model, dataset=dataset_name(embed.dataset)))
+            of = dataset_name(embed.dataset) if embed.dataset else ""
+            message.embed.CopyFrom(
+                job_pb2.Embed(model=embed.model, dataset=of, kept_frames=embed.kept_frames)
+            )
         case EvaluateSpec() as evaluate:
             message.evaluate.CopyFrom(
                 job_pb2.Evaluate(model=evaluate.model, dataset=dataset_name(evaluate.dataset))

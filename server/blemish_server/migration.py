@@ -2,8 +2,9 @@
 """Brings a model's index over to the version that was promoted, as jobs; searches move when it is whole.
 
 Whoever promoted it and where, what is seen is the outcome: a version in production that another one's index
-answers for. For each dataset that its index lacks an embedding job is accepted, under a request id that
-follows from version and dataset, so that servers that see the same make one job.
+answers for. For each dataset that its index lacks, and for the frames that were kept, an embedding job is
+accepted, under a request id that follows from version and dataset, so that servers that see the same make
+one job.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef
 
 _EVERY_S = 2.0
+_FRAMES = "(kept frames)"  # no dataset is called so
 
 log = structlog.get_logger(__name__)
 
@@ -61,15 +63,20 @@ class Migration:
     def _bring_over(self, version: ModelRef, before: ModelRef) -> None:
         there = self._index.datasets(version) if self._index.is_published(version) else []
         for dataset in set(self._index.datasets(before)) - set(there):
-            if (version, dataset) in self._asked:
-                continue
-            self._asked.add((version, dataset))
-            try:
-                self._accept(EmbedSpec(model=str(version), dataset=dataset), f"migrate {version} {dataset}")
-            except Unavailable:
-                self._asked.discard((version, dataset))
-                raise
-            except BlemishError as error:  # the dataset is gone, for example
-                log.warning("not brought over", model=str(version), dataset=dataset, reason=str(error))
-            else:
-                log.info("index is being brought over", model=str(version), dataset=dataset)
+            self._ask(version, dataset, EmbedSpec(model=str(version), dataset=dataset))
+        if self._index.lacks_frames(version, before):
+            self._ask(version, _FRAMES, EmbedSpec(model=str(version), kept_frames=True))
+
+    def _ask(self, version: ModelRef, what: str, spec: EmbedSpec) -> None:
+        if (version, what) in self._asked:
+            return
+        self._asked.add((version, what))
+        try:
+            self._accept(spec, f"migrate {version} {what}")
+        except Unavailable:
+            self._asked.discard((version, what))
+            raise
+        except BlemishError as error:  # the dataset is gone, for example
+            log.warning("not brought over", model=str(version), what=what, reason=str(error))
+        else:
+            log.info("index is being brought over", model=str(version), what=what)

@@ -259,6 +259,13 @@ def test_searches_move_to_a_promoted_version_when_its_index_is_whole(client: Cli
     assert client.wait(client.embed(first, "moving")).error == ""
     (item, *_) = client.items("moving", where="class = crack")
     client.label(item.item, "moving", search_pb2.LABEL_CONFIRMED, "hairline")
+    frame = (stack.surfaces / "grid/test/good/000.png").read_bytes()
+    client.score(frame, "moving", store=inspection_pb2.STORE_ALL, camera="line-7")
+    give_up = time.monotonic() + 20
+    while not (kept := list(client.items("moving", where="camera = line-7"))):
+        assert time.monotonic() < give_up, "nothing was kept"
+        time.sleep(0.1)
+    client.label(kept[0].item, "moving", search_pb2.LABEL_FALSE_ALARM)
     second = client.wait(
         client.train("moving", model_id="moving", seed=1, promote=True)
     ).result.model_version
@@ -269,14 +276,17 @@ def test_searches_move_to_a_promoted_version_when_its_index_is_whole(client: Cli
         found = client.search(query, "moving", 20)
         assert found.query is not None
         answered.add(found.query.model_version)
-        assert len(list(found)) == 14, "whole before, whole after"
+        assert len(list(found)) == 15, "whole before, whole after"
         time.sleep(0.2)
     assert answered <= {first, second}
     (carried,) = client.items("moving", where="label = CONFIRMED")
     assert (carried.path, carried.label_class) == (item.path, "hairline")
     assert carried.item != item.item
+    (again,) = client.items("moving", where="camera = line-7")
+    assert (again.label, again.time) == (search_pb2.LABEL_FALSE_ALARM, kept[0].time)
+    assert again.item != kept[0].item
     brought = [job for job in client.jobs() if job.embed.model == second]
-    assert len(brought) == 1
+    assert sorted(job.embed.kept_frames for job in brought) == [False, True]
 
 
 def test_false_alarms_are_learned_from(client: Client, stack: Stack, tile_model: str) -> None:

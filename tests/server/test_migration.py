@@ -8,7 +8,7 @@ import pytest
 from qdrant_client import QdrantClient
 
 from blemish_core.errors import NotFound, Unavailable
-from blemish_core.index import Item, SearchIndex, item_id
+from blemish_core.index import CAMERA, Item, SearchIndex, item_id
 from blemish_core.jobs.record import EmbedSpec
 from blemish_core.names import ModelRef
 from blemish_server.migration import Migration
@@ -28,8 +28,9 @@ class Jobs:
     def __call__(self, spec: EmbedSpec, request_id: str) -> None:
         if self.error:
             raise self.error
-        assert (spec.model, request_id) == (str(TWO), f"migrate {TWO} {spec.dataset}")
-        self.asked.append((spec.model, spec.dataset))
+        what = "(kept frames)" if spec.kept_frames else spec.dataset
+        assert (spec.model, request_id) == (str(TWO), f"migrate {TWO} {what}")
+        self.asked.append((spec.model, what))
 
 
 @pytest.fixture
@@ -76,6 +77,31 @@ def test_a_version_without_an_index_gets_one_and_then_the_searches(index: Search
     moving.look()
     assert index.answering("tile") == TWO
     assert len(jobs.asked) == 2
+
+
+def test_frames_that_were_kept_come_too(index: SearchIndex) -> None:
+    frame = Item(item_id(ONE, "f"), "f", 1.0, 0.5, False, source=CAMERA, camera="line-3")
+    index.put(ONE, [frame], np.ones((1, 4), np.float32))
+    jobs = Jobs()
+    migration(index, jobs, ONE).look()
+    moving = migration(index, jobs, TWO)
+    moving.look()
+    moving.look()
+    assert sorted(what for _, what in jobs.asked) == ["(kept frames)", "a", "b"]
+    index.prepare(TWO, 4)
+    for dataset in ("a", "b"):
+        embed(index, TWO, dataset)
+    index.publish(TWO)
+    own = Item(item_id(TWO, "own"), "own", 1.0, 0.5, False, source=CAMERA)
+    index.put(TWO, [own], np.ones((1, 4), np.float32))
+    moving.look()
+    assert index.answering("tile") == ONE, "frames of its own are not those before"
+    again = Item(item_id(TWO, "f"), "f", 2.0, 0.5, False, source=CAMERA)
+    index.put(TWO, [again], np.ones((1, 4), np.float32), job="j")
+    index.mark_frames(TWO)
+    moving.look()
+    assert index.answering("tile") == TWO
+    assert index.item(TWO, again.id).camera == "line-3"
 
 
 def test_a_dataset_that_is_gone_holds_nothing_up(index: SearchIndex) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.workers.conftest import EMBED, FakeSlot, MemoryStore
 
 from blemish_core.errors import BlemishError, Corrupt, NotFound, NotPossibleYet
-from blemish_core.jobs.record import Job, JobState, Limits
+from blemish_core.jobs.record import EmbedSpec, Job, JobState, Limits
 from blemish_workers.foreman import Foreman
 
 
@@ -15,7 +15,7 @@ class BrokenPremises:
     def __init__(self, error: BlemishError) -> None:
         self._error = error
 
-    def count_to_embed(self, dataset: str) -> int:
+    def count_to_embed(self, spec: EmbedSpec) -> int:
         raise self._error
 
     def discard_staged(self, job: Job) -> None: ...

@@ -165,7 +165,7 @@ class Foreman:
                 return self._embed(attempt, job.spec, slot)
 
     def _embed(self, attempt: Attempt, spec: EmbedSpec, slot: Slot) -> Result:
-        images = self._premises.count_to_embed(spec.dataset)
+        images = self._premises.count_to_embed(spec)
         # Divided once: what an earlier attempt has done counts.
         job = attempt.divide(parts_for(images))
         if job.parts > 1:
@@ -173,7 +173,7 @@ class Foreman:
         points = self._embedding(job, spec, slot).see_through(attempt, images)
         attempt.commit()
         try:
-            self._premises.publish_index(spec.model)
+            self._premises.publish_index(spec)
         except Unavailable as error:
             raise StepFailed(str(error)) from error
         return Result(model_version=spec.model, indexed_images=points)

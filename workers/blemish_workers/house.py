@@ -15,6 +15,7 @@ from blemish_core.jobs.record import Job, Limits
 from blemish_core.jobs.retention import Retention
 from blemish_core.jobs.staff import Staff
 from blemish_core.jobs.store import JobStore
+from blemish_core.kept_frames import KeptFrames
 from blemish_core.models import ModelStore
 from blemish_workers.app import app, settings
 from blemish_workers.caretaker import Caretaker
@@ -48,6 +49,7 @@ def house() -> House:
     models = ModelStore(settings.models)
     premises = Premises(
         datasets=DatasetStore(settings.datasets, settings.image_limits),
+        frames=KeptFrames(settings.frames),
         models=models,
         checkpoints=settings.checkpoints,
         connect_index=_index,

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blemish_core.datasets import DatasetStore
-from blemish_core.errors import NotPossibleYet, Unavailable
+from blemish_core.errors import Unavailable
 from blemish_core.jobs.record import EmbedSpec, Job
+from blemish_core.jobs.sources import images_of
+from blemish_core.kept_frames import KeptFrames
 from blemish_core.models import ModelStore
-from blemish_core.names import ModelRef, dataset_name
+from blemish_core.names import ModelRef
 
 if TYPE_CHECKING:
     from blemish_core.index import SearchIndex
@@ -23,34 +25,31 @@ _PATIENCE_S = 60.0
 @dataclass(frozen=True)
 class Premises:
     datasets: DatasetStore
+    frames: KeptFrames
     models: ModelStore
     checkpoints: Path
     """Has a folder for each job that can be gone on with by another attempt."""
     connect_index: "Callable[[], SearchIndex]"
     """Returns the same index at every call; before the first nothing of Qdrant's is loaded."""
 
-    def count_to_embed(self, dataset: str) -> int:
-        """Count the contents that a dataset's test images have.
+    def count_to_embed(self, spec: EmbedSpec) -> int:
+        """Count the contents that an embedding is of.
 
         Raises:
             NotFound: if there is no such dataset.
-            NotPossibleYet: if it has no test images.
+            NotPossibleYet: if there are none.
         """
-        contents = {image.sha256 for image in self.datasets.images(dataset, "test")}
-        if not contents:
-            raise NotPossibleYet(
-                f"{dataset_name(dataset)} has no test images to index; training images are left out, "
-                "since a model scores what it learned from too well"
-            )
-        return len(contents)
+        return len(images_of(spec, self.datasets, self.frames)[1])
 
-    def publish_index(self, model: str) -> None:
+    def publish_index(self, spec: EmbedSpec) -> None:
         """Let searches see what was embedded of a model version.
 
         Raises:
             Unavailable: if Qdrant is away for longer than a minute.
         """
-        version = ModelRef.parse(model)
+        version = ModelRef.parse(spec.model)
+        if spec.kept_frames:
+            _patiently(lambda: self.connect_index().mark_frames(version))
         _patiently(lambda: self.connect_index().publish(version))
 
     def discard_staged(self, job: Job) -> None:

@@ -91,7 +91,8 @@ def work(job: Job) -> str:
             into = f" as {job.train.model_id}" if job.train.model_id else ""
             return f"train {short(job.train.dataset)}{into}"
         case "embed":
-            return f"embed {short(job.embed.dataset)} with {short(job.embed.model)}"
+            of = "kept frames" if job.embed.kept_frames else short(job.embed.dataset)
+            return f"embed {of} with {short(job.embed.model)}"
         case "evaluate":
             return f"evaluate {short(job.evaluate.model)} on {short(job.evaluate.dataset)}"
         case _:

@@ -9,6 +9,7 @@ from typing import Annotated, TypedDict
 import typer
 
 from blemish.v1.job_pb2 import JOB_STATE_SUCCEEDED, EfficientAd, Job, JobPriority, PatchCore
+from blemish_client.cli.failures import Failure
 from blemish_client.cli.figures import metrics_tables
 from blemish_client.cli.following import detached, leave_with, see_through
 from blemish_client.cli.options import Detach, Json
@@ -175,7 +176,10 @@ def evaluate(
 def index(
     ctx: typer.Context,
     model: ModelArgument,
-    datasets: Annotated[list[str], typer.Argument(metavar="DATASET", help="One or more.")],
+    datasets: Annotated[list[str] | None, typer.Argument(metavar="DATASET", help="One or more.")] = None,
+    kept_frames: Annotated[
+        bool, typer.Option("--kept-frames", help="The frames that were kept of the model, too.")
+    ] = False,
     urgency: Urgency = Urgent.NORMAL,
     max_run_minutes: MaxRunMinutes = 0.0,
     max_memory_gib: MaxMemoryGib = 0.0,
@@ -186,7 +190,10 @@ def index(
     session = Session.of(ctx)
     with session.client() as client:
         terms = _terms(urgency, max_run_minutes, max_memory_gib)
-        jobs = [client.embed(model, dataset, **terms) for dataset in datasets]
+        wanted = [*(datasets or ()), *([None] if kept_frames else [])]
+        if not wanted:
+            raise Failure("nothing to index: name a dataset, or --kept-frames")
+        jobs = [client.embed(model, dataset, **terms) for dataset in wanted]
         if detach:
             for job in jobs:
                 detached(job, as_json=as_json)
@@ -203,9 +210,9 @@ def _report(session: Session, job: Job, *, as_json: bool) -> None:
     elif job.state == JOB_STATE_SUCCEEDED:
         result = job.result
         if job.WhichOneof("work") == "embed":
+            of = "kept frames" if job.embed.kept_frames else f"images of {short(job.embed.dataset)}"
             session.out.print(
-                f"{result.indexed_images} images of {short(job.embed.dataset)} are in the index of "
-                f"{short(result.model_version)}",
+                f"{result.indexed_images} {of} are in the index of {short(result.model_version)}",
                 markup=False,
             )
         else:

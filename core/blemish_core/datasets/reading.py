@@ -2,12 +2,12 @@
 """Reading many images of a dataset, of which a few may have gone bad since they came."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blemish_core.datasets.records import DatasetImage
-from blemish_core.datasets.store import DatasetStore
 from blemish_core.errors import Corrupt, InvalidImage
 from blemish_core.images import ImageLimits, admit, decode
 from blemish_core.names import dataset_name
@@ -18,13 +18,24 @@ MAX_SKIPPED_SHARE = 0.05
 _NAMED = 10
 
 
+class Source(Protocol):
+    """Has the images' bytes."""
+
+    def read(self, image: DatasetImage) -> bytes:
+        """Return the encoded image.
+
+        Raises:
+            Corrupt: if it is gone, or not what was stored.
+        """
+
+
 class Reader:
     """Decodes images of one dataset, leaving out and counting those that cannot be read.
 
     One may be left out in any case, and up to ``MAX_SKIPPED_SHARE`` of them, but never all.
     """
 
-    def __init__(self, store: DatasetStore, limits: ImageLimits, images: Sequence[DatasetImage]) -> None:
+    def __init__(self, store: Source, limits: ImageLimits, images: Sequence[DatasetImage]) -> None:
         self._store = store
         self._limits = limits
         self._images = images
@@ -98,9 +109,8 @@ class Reader:
 
     def _told(self) -> str:
         first = self._images[0]
-        return (
-            f"{self.skipped} of {len(self._images)} {first.split} images of {dataset_name(first.dataset)}"
-        )
+        what = f"{first.split} images of {dataset_name(first.dataset)}" if first.dataset else "kept frames"
+        return f"{self.skipped} of {len(self._images)} {what}"
 
     def _names(self) -> str:
         more = self.skipped - _NAMED

@@ -3,7 +3,8 @@
 
 A collection is searched through an alias that the first complete embed job sets, so nobody sees a half-made
 index. Another alias, the model's, says which version's index answers where a query names no version: that
-in production, or the one before for as long as the new one's lacks a dataset that the old one's has.
+in production, or the one before for as long as the new one's lacks a dataset, or kept frames, that the old
+one's has.
 
 A point's id follows from the model version and the image's content: the same image again is the same point.
 """
@@ -21,7 +22,7 @@ from qdrant_client import models as qm
 
 from blemish_core.errors import NotFound
 from blemish_core.index.failures import no_index, translated
-from blemish_core.index.item import BROUGHT_BY, INDEXED, KEPT, Item, Label, item_id
+from blemish_core.index.item import BROUGHT_BY, CAMERA, INDEXED, KEPT, Item, Label, item_id
 from blemish_core.index.query import Filter, Query, Similar, Vector, any_of
 from blemish_core.names import ModelRef
 
@@ -104,6 +105,20 @@ class SearchIndex:
         with translated():
             self._client.update_collection_aliases([qm.CreateAliasOperation(create_alias=create)])
 
+    def mark_frames(self, version: ModelRef) -> None:
+        """Note that the version's collection has all frames that were kept of the model before."""
+        create = qm.CreateAlias(collection_name=_collection(version), alias_name=_frames_alias(version))
+        with translated():
+            self._client.update_collection_aliases([qm.CreateAliasOperation(create_alias=create)])
+
+    def lacks_frames(self, version: ModelRef, before: ModelRef) -> bool:
+        """Whether frames were kept by ``before`` that were never brought over to ``version``."""
+        with translated():
+            names = {alias.alias_name for alias in self._client.get_aliases().aliases}
+        if _frames_alias(version) in names:
+            return False
+        return self.count(before, qm.Filter(must=[any_of("source", [CAMERA])])) > 0
+
     def is_published(self, version: ModelRef) -> bool:
         """Whether searches see an index of the version."""
         return any(each.version == version.version for each in self._published(version.model))
@@ -111,7 +126,7 @@ class SearchIndex:
     def advance(self, production: ModelRef) -> bool:
         """Have the version in production answer for its model; False if its index is not complete yet.
 
-        It is once it lacks no dataset that the one before has.
+        It is once it lacks no dataset that the one before has, and none of its kept frames.
         """
         published = self._published(production.model)
         if not any(each.version == production.version for each in published):
@@ -119,7 +134,7 @@ class SearchIndex:
         before = self.answering(production.model)
         if before is not None and before != production:
             missing = set(self.datasets(before)) - set(self.datasets(production))
-            if missing:
+            if missing or self.lacks_frames(production, before):
                 return False
         alias = _models_alias(production.model)
         change: list[qm.AliasOperations] = []
@@ -135,7 +150,7 @@ class SearchIndex:
         """The version whose index answers for ``ref``, which means ``version`` now.
 
         A fixed version answers for itself; a model is answered for by the one before until the index of its
-        new version lacks no dataset.
+        new version lacks nothing.
         """
         if ref.version is not None:
             return version
@@ -379,6 +394,10 @@ def _collection(version: ModelRef) -> str:
 
 def _alias(version: ModelRef) -> str:
     return f"{_collection(version)}.published"
+
+
+def _frames_alias(version: ModelRef) -> str:
+    return f"{_collection(version)}.frames"
 
 
 def _models_alias(model: str) -> str:

@@ -6,11 +6,13 @@ from blemish_core.datasets import DatasetStore
 from blemish_core.detectors.algorithms import ALGORITHMS
 from blemish_core.errors import NotPossibleYet
 from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, Spec, TrainSpec
+from blemish_core.jobs.sources import images_of
+from blemish_core.kept_frames import KeptFrames
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef, checked_id, dataset_name
 
 
-def checked(spec: Spec, datasets: DatasetStore, models: ModelStore) -> Spec:
+def checked(spec: Spec, datasets: DatasetStore, frames: KeptFrames, models: ModelStore) -> Spec:
     """Return ``spec`` with its model fixed to the version that its name means now.
 
     Raises:
@@ -18,6 +20,10 @@ def checked(spec: Spec, datasets: DatasetStore, models: ModelStore) -> Spec:
         NotFound: if there is no such dataset or model.
         NotPossibleYet: if the dataset has too few images.
     """
+    if isinstance(spec, EmbedSpec) and spec.kept_frames:
+        version = models.resolve(ModelRef.parse(spec.model, "model"))
+        images_of(spec, datasets, frames)
+        return spec.model_copy(update={"model": str(version)})
     dataset = datasets.get(spec.dataset)
     match spec:
         case TrainSpec():

@@ -107,7 +107,9 @@ class EmbedSpec(_Record):
     kind: Literal["embed"] = "embed"
     model: str
     """The fixed version, models/{model}/versions/{n}."""
-    dataset: str
+    dataset: str = ""
+    kept_frames: bool = False
+    """The frames that were kept of the model, instead of a dataset."""
 
 
 class EvaluateSpec(_Record):

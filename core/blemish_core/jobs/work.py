@@ -19,11 +19,12 @@ from blemish_core.errors import BlemishError, NotPossibleYet
 from blemish_core.evaluation.evaluate import Evaluation, ImageSource
 from blemish_core.evaluation.evaluate import evaluate as measure
 from blemish_core.evaluation.scoring import Scored, scored
-from blemish_core.index import Item, item_id
+from blemish_core.index import CAMERA, DATASET, Item, item_id
 from blemish_core.jobs import engines, feedback
 from blemish_core.jobs.parts import EMBEDDING, Part
 from blemish_core.jobs.place import Workplace, patiently
 from blemish_core.jobs.record import EvaluateSpec, Result, TrainSpec, now
+from blemish_core.jobs.sources import images_of
 from blemish_core.jobs.steps import Embed
 from blemish_core.loading import load_detector, write_weights
 from blemish_core.metrics import GOOD
@@ -200,7 +201,7 @@ def evaluate(place: Workplace, spec: EvaluateSpec, job: str, ear: Ear) -> Result
 
 
 def embed(place: Workplace, step: Embed, ear: Ear) -> int:
-    """Score a part of a dataset's test images and write their embeddings to the version's index.
+    """Score a part of a dataset's test images, or of kept frames, and write their embeddings to its index.
 
     Returns how many points that are: one for each content that can be read.
     """
@@ -209,10 +210,10 @@ def embed(place: Workplace, step: Embed, ear: Ear) -> int:
     part = Part(step.part, step.of)
     # One for all images, also if it is changed meanwhile.
     calibration = place.models.calibrations(manifest, detector.runtime.name).newest().calibration
-    all_images = place.datasets.images(step.spec.dataset, "test")
-    images = list({image.sha256: image for image in all_images if part.has(image)}.values())
+    source, all_images = images_of(step.spec, place.datasets, place.frames)
+    images = [image for image in all_images if part.has(image)]
     indexed = partial(patiently, ear.progress)
-    reader = Reader(place.datasets, place.limits, images)
+    reader = Reader(source, place.limits, images)
     done = 0
     for batch in scored(reader, detector, images, partial(ear.progress, EMBEDDING)):
         vectors = np.stack([each.outcome.embedding for each in batch])
@@ -253,9 +254,10 @@ def _indexed(version: ModelRef, calibration: Calibration, of: Scored) -> Item:
     image, score = of.image, of.outcome.score
     return Item(
         item_id(version, image.sha256),
+        source=DATASET if image.dataset else CAMERA,
         dataset=image.dataset,
         category=image.category,
-        path=image.path,
+        path=image.path if image.dataset else "",
         class_name=image.class_name,
         sha256=image.sha256,
         score=score,

@@ -474,18 +474,22 @@ class Embed(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
+    KEPT_FRAMES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     dataset: _builtins.str
     """datasets/{id}"""
+    kept_frames: _builtins.bool
+    """Instead of a dataset: the frames that were kept of the model (ScoreRequest.store), by whichever version."""
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         dataset: _builtins.str = ...,
+        kept_frames: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "kept_frames", b"kept_frames", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

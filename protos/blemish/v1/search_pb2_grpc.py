@@ -62,7 +62,8 @@ class SearchServiceServicer:
         among them. The last message says where the next page begins, if there may be one.
 
         A model without a version is answered from the index of its production version, or of the one before it
-        until the new one's has all datasets of the old one's; the query is then embedded by that version.
+        until the new one's has all datasets and kept frames of the old one's; the query is then embedded by that
+        version.
 
         INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name, a vector of
         another length than the index's or one that is zero or not finite, a `where` that does not parse (with

@@ -19,6 +19,7 @@ from blemish_core.jobs.queues import QUEUES, turn
 from blemish_core.jobs.record import EmbedSpec, Job, JobPriority, JobState, Limits, Spec
 from blemish_core.jobs.staff import Staff
 from blemish_core.jobs.store import JobStore
+from blemish_core.kept_frames import KeptFrames
 from blemish_core.models import ModelStore
 from blemish_core.names import job_id
 from blemish_server import convert
@@ -39,6 +40,7 @@ class JobServicer(JobServiceServicer):
         feed: JobFeed,
         dispatcher: Dispatcher,
         datasets: DatasetStore,
+        frames: KeptFrames,
         models: ModelStore,
     ) -> None:
         self._jobs = jobs
@@ -46,6 +48,7 @@ class JobServicer(JobServiceServicer):
         self._feed = feed
         self._dispatcher = dispatcher
         self._datasets = datasets
+        self._frames = frames
         self._models = models
 
     async def CreateJob(  # noqa: N802
@@ -61,7 +64,7 @@ class JobServicer(JobServiceServicer):
         return self._accept(spec, request_id, JobPriority.LOW, Limits())
 
     def _accept(self, spec: Spec, request_id: str, priority: JobPriority, limits: Limits) -> Job:
-        settle = partial(checked, datasets=self._datasets, models=self._models)
+        settle = partial(checked, datasets=self._datasets, frames=self._frames, models=self._models)
         job, is_new = self._jobs.create(spec, request_id, settle, priority, limits)
         # An earlier try may have written the job and failed to tell the workers.
         if is_new or (job.state is JobState.QUEUED and job.attempt == 0):
