@@ -24,12 +24,20 @@ from blemish_local.qdrant.strict import Strict
 from blemish_local.qdrant.vectors import DEFAULT, VectorSpace
 
 
-@dataclass(frozen=True)
-class Span:
-    """By the monotonic clock."""
+@dataclass
+class Changes:
+    """What was written and is not settled yet; times by the monotonic clock."""
 
     first_s: float
     last_s: float
+    points: int = 0
+    """Written whole, the same one perhaps several times."""
+
+    def are_due(self, quiet_s: float, most_s: float, most_points: int) -> bool:
+        """Whether no write came for ``quiet_s``, or one of the other two is exceeded."""
+        now_s = time.monotonic()
+        waited_s, pause_s = now_s - self.first_s, now_s - self.last_s
+        return pause_s >= quiet_s or waited_s >= most_s or self.points >= most_points
 
 
 class Collection:
@@ -40,8 +48,8 @@ class Collection:
         self._asked = asked
         self._space = VectorSpace.of(asked.vectors_config)
         self._strict = Strict(asked.strict_mode_config, self._indexed)
-        self.changes: Span | None = None
-        """When the first and the last write came that is not flushed; None if all are."""
+        self.changes: Changes | None = None
+        """None if all is settled."""
 
     @classmethod
     def create(cls, path: Path, asked: pb.CreateCollection) -> "Collection":
@@ -73,7 +81,7 @@ class Collection:
     # a point that is not there stops the engine half-way, as it does a real Qdrant.
 
     def upsert(self, request: pb.UpsertPoints) -> None:
-        self._write(request, lambda: updates.upsert(request, self._space))
+        self._write(request, lambda: updates.upsert(request, self._space), points=len(request.points))
 
     def update_vectors(self, request: pb.UpdatePointVectors) -> None:
         self._write(request, lambda: updates.update_vectors(request, self._space))
@@ -101,7 +109,9 @@ class Collection:
         self._write(request, lambda: qe.UpdateOperation.delete_field_index(request.field_name))
 
     def batch(self, request: pb.UpdateBatchPoints) -> None:
-        self._write(request, *(_part(operation, self._space) for operation in request.operations))
+        points = sum(len(operation.upsert.points) for operation in request.operations)
+        parts = [_part(operation, self._space) for operation in request.operations]
+        self._write(request, *parts, points=points)
 
     # Reads.
 
@@ -178,12 +188,14 @@ class Collection:
             finally:
                 self._shard.close()
 
-    def _write(self, request: Any, *reads: Callable[[], qe.UpdateOperation]) -> None:
+    def _write(self, request: Any, *reads: Callable[[], qe.UpdateOperation], points: int = 0) -> None:
         with engine_errors():
             self._strict.check(request)
             operations = [read() for read in reads]
             now_s = time.monotonic()
-            self.changes = Span(self.changes.first_s if self.changes else now_s, now_s)
+            self.changes = self.changes or Changes(now_s, now_s)
+            self.changes.last_s = now_s
+            self.changes.points += points
             for operation in operations:
                 self._shard.update(operation)
 

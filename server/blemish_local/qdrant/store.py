@@ -7,7 +7,6 @@ a folder without it is one that was not finished, or one whose removal was not.
 
 import contextlib
 import shutil
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -132,17 +131,15 @@ class Store:
         """Carry out all actions, or raise Refusal and none."""
         self._keep(aliases.changed(self._aliases, actions, self._collections))
 
-    def settle(self, *, quiet_s: float = 0.0, at_least_every_s: float = 0.0) -> None:
+    def settle(self, *, quiet_s: float = 0.0, most_s: float = 0.0, most_points: int = 0) -> None:
         """Merge and flush what changed since the last time; what fails is tried again.
 
-        Nothing is answered meanwhile. So it waits until a collection was not written to for ``quiet_s``,
-        but no longer than ``at_least_every_s``.
+        Nothing is answered meanwhile, so it waits until a collection was not written to for ``quiet_s``,
+        but for no longer than ``most_s`` and no more than ``most_points``.
         """
         for name, collection in self._collections.items():
-            if (changes := collection.changes) is None:
-                continue
-            now_s = time.monotonic()
-            if now_s >= min(changes.last_s + quiet_s, changes.first_s + at_least_every_s):
+            changes = collection.changes
+            if changes is not None and changes.are_due(quiet_s, most_s, most_points):
                 try:
                     collection.settle()
                 except EngineFailed:

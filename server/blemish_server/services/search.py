@@ -40,10 +40,10 @@ from blemish_core.names import ModelRef, dataset_id, item_id
 from blemish_core.picture import Picture, Region
 from blemish_core.search_fields import SEARCH_FIELDS
 from blemish_server import convert
-from blemish_server.answering import Answering
 from blemish_server.inspector import Inspector, Terms
 from blemish_server.item_images import ItemImages
 from blemish_server.pages import Page
+from blemish_server.remembered import Remembered
 from blemish_server.spots import MOST_HITS as MOST_PLACED
 from blemish_server.spots import Part, Placed, Spots, candidates
 
@@ -71,7 +71,11 @@ class SearchServicer(SearchServiceServicer):
     ) -> None:
         self._inspector = inspector
         self._index = index
-        self._answering = Answering(models, index)
+        # The fixed version whose index answers for a name, and the length of a version's embeddings.
+        self._answering: Remembered[ModelRef, ModelRef] = Remembered(
+            lambda ref: index.serving(ref, models.resolve(ref))
+        )
+        self._dimensions = Remembered(index.dimensions)
         self._images = images
         self._spots = Spots(inspector, images)
         self._limits = limits
@@ -165,7 +169,7 @@ class SearchServicer(SearchServiceServicer):
 
     async def _vector(self, version: ModelRef, given: pb.Embedding) -> Vector:
         vector = np.asarray(given.values, dtype=np.float32)
-        wanted = await asyncio.to_thread(self._index.dimensions, version)
+        wanted = await self._dimensions.recent(version)
         if vector.shape != (wanted,):
             raise InvalidRequest(
                 f"the vector has {len(vector)} values, but the index of {version} has embeddings of "

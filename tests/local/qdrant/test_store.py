@@ -220,7 +220,7 @@ def test_only_what_changed_is_settled_and_a_failure_is_tried_again(
     store.close()
 
 
-def test_a_collection_is_settled_when_writes_pause_and_now_and_then_while_they_do_not(
+def test_a_collection_is_settled_when_writes_pause_or_much_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 100.0
@@ -229,20 +229,25 @@ def test_a_collection_is_settled_when_writes_pause_and_now_and_then_while_they_d
     store.create(asked("a"))
 
     def waits() -> bool:
-        store.settle(quiet_s=2, at_least_every_s=60)
+        store.settle(quiet_s=2, most_s=60, most_points=400)
         return store.find("a").changes is not None
 
-    for now_s in range(100, 160):  # noqa: B007 (the clock reads it)
+    for _ in range(60):
         put(store, "a", np.eye(4))
         assert waits()
-    now_s = 160
+        now_s += 1
     put(store, "a", np.eye(4))
     assert not waits(), "a minute of writes without a pause"
     put(store, "a", np.eye(4))
-    now_s = 161
+    now_s += 1
     assert waits()
-    now_s = 162
+    now_s += 1
     assert not waits(), "two seconds without a write"
+    for _ in range(99):
+        put(store, "a", np.eye(4))
+    assert waits()
+    put(store, "a", np.eye(4))
+    assert not waits(), "400 points"
     store.close()
 
 
