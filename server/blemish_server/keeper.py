@@ -122,8 +122,12 @@ class Keeper:
         await _either(self._idle, within_s)
 
     async def sweep(self) -> None:
-        """Take out what is too old or too much, of every version that frames were kept of."""
-        for version in list(self._prepared):
+        """Take out what is too old or too much, of every version, also where no more frames come."""
+        try:
+            versions = await asyncio.to_thread(self._index.published)
+        except Unavailable:
+            return  # health tells of it
+        for version in versions:
             try:
                 await asyncio.to_thread(self._sweep, version)
             except BlemishError as error:

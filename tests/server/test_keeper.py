@@ -156,3 +156,24 @@ async def test_the_oldest_go_and_labelled_ones_stay(index: Index, frames: KeptFr
     assert set(left) == expected
     assert all(frames.read("tile", sha256) for sha256 in left)
     assert sum(1 for each in frames._root.rglob("*") if each.is_file()) == 6
+
+
+async def test_frames_that_an_earlier_server_kept_go_too(index: Index, frames: KeptFrames) -> None:
+    taken = datetime.now(UTC) - timedelta(days=3)
+    async with running(index, frames, Retention(frames=100, days=10)) as keeper:
+        keeper.offer(picture(1), inspected(), "line", taken)
+        await keeper.drain(5)
+    assert index.count(VERSION) == 1
+    await Keeper(index, frames, ImageLimits(), Retention(frames=100, days=2)).sweep()
+    assert index.count(VERSION) == 0
+    assert frames.contents("tile") == []
+
+
+async def test_a_sweep_while_qdrant_is_away_is_left_for_the_next(
+    index: Index, frames: KeptFrames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away() -> list[ModelRef]:
+        raise Unavailable("away", dependency="qdrant")
+
+    monkeypatch.setattr(index, "published", away)
+    await Keeper(index, frames, ImageLimits(), Retention(frames=1, days=1)).sweep()

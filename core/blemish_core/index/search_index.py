@@ -10,6 +10,7 @@ A point's id follows from the model version and the image's content: the same im
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,6 +32,7 @@ MOST_HITS = 1000
 DEEPEST = 10_000
 """Hits down the ranking that pages lead to: each is ranked again for every page below it."""
 _TIMEOUT_S = 10
+_PUBLISHED = re.compile(r"blemish\.(?P<model>.+)\.(?P<version>\d+)\.published")
 _NAMED = 20  # values listed in a refusal
 _MOST_LABELLED = 32  # examples of a class that are searched by
 _STRICT = qm.StrictModeConfig(
@@ -124,15 +126,14 @@ class SearchIndex:
 
     def is_published(self, version: ModelRef) -> bool:
         """Whether searches see an index of the version."""
-        return any(each.version == version.version for each in self._published(version.model))
+        return version in self.published()
 
     def advance(self, production: ModelRef) -> bool:
         """Have the version in production answer for its model; False if its index is not complete yet.
 
         It is once it lacks no dataset that the one before has, and none of its kept frames.
         """
-        published = self._published(production.model)
-        if not any(each.version == production.version for each in published):
+        if production not in self.published():
             return False
         before = self.answering(production.model)
         if before is not None and before != production:
@@ -168,12 +169,12 @@ class SearchIndex:
                     return _version(model, alias.collection_name)
         return None
 
-    def _published(self, model: str) -> list[ModelRef]:
+    def published(self) -> list[ModelRef]:
+        """The versions, of any model, whose indexes searches see."""
         with translated():
-            aliases = self._client.get_aliases().aliases
-        versions = (_version(model, alias.collection_name) for alias in aliases)
-        names = {alias.alias_name for alias in aliases}
-        return [version for version in versions if version is not None and _alias(version) in names]
+            names = (alias.alias_name for alias in self._client.get_aliases().aliases)
+            found = filter(None, map(_PUBLISHED.fullmatch, names))
+            return [ModelRef(match["model"], int(match["version"])) for match in found]
 
     # Points
 

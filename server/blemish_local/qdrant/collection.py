@@ -30,11 +30,12 @@ class Changes:
 
     first_s: float
     last_s: float
+    """A write or a search."""
     points: int = 0
     """Written whole, the same one perhaps several times."""
 
     def are_due(self, quiet_s: float, most_s: float, most_points: int) -> bool:
-        """Whether no write came for ``quiet_s``, or one of the other two is exceeded."""
+        """Whether no write or search came for ``quiet_s``, or one of the other two is exceeded."""
         now_s = time.monotonic()
         waited_s, pause_s = now_s - self.first_s, now_s - self.last_s
         return pause_s >= quiet_s or waited_s >= most_s or self.points >= most_points
@@ -144,6 +145,7 @@ class Collection:
     def query(self, request: pb.QueryPoints | pb.QueryBatchPoints) -> list[list[pb.ScoredPoint]]:
         """Answer one query or several, each with its points, best first."""
         each = request.query_points if isinstance(request, pb.QueryBatchPoints) else [request]
+        self._is_busy()
         with engine_errors():
             self._strict.check(request)
             asked = [self._query(one) for one in each]
@@ -158,6 +160,7 @@ class Collection:
             query = self._query(groups.ranking(request, limit), groups.members(by, among))
             return self._shard.query(query)
 
+        self._is_busy()
         with engine_errors():
             self._strict.check(request)
             found = groups.gathered(rank, by, limit, size)
@@ -194,10 +197,14 @@ class Collection:
             operations = [read() for read in reads]
             now_s = time.monotonic()
             self.changes = self.changes or Changes(now_s, now_s)
-            self.changes.last_s = now_s
             self.changes.points += points
+            self._is_busy()
             for operation in operations:
                 self._shard.update(operation)
+
+    def _is_busy(self) -> None:
+        if self.changes is not None:
+            self.changes.last_s = time.monotonic()
 
     def _query(self, request: pb.QueryPoints, among: qe.Filter | None = None) -> qe.QueryRequest:
         if request.prefetch:

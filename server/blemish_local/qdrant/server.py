@@ -18,7 +18,7 @@ _STOP_WITHIN_S = 2.0
 _LOOK_EVERY_S = 1.0
 _QUIET_S = 2.0
 _MOST_UNSETTLED_S = 60.0
-"""While writes go on. Nothing is lost in between: the engine's log has it."""
+"""While writes or searches go on. Nothing is lost in between: the engine's log has it."""
 _MOST_UNSETTLED_POINTS = 50_000
 """Nothing is answered for about 75 us a point when they are: callers wait ten seconds."""
 
@@ -62,7 +62,7 @@ async def start(store: Store, listen: Address) -> tuple[grpc.aio.Server, Address
 
 
 async def keep_settled(store: Store, stop: asyncio.Event) -> None:
-    """Settle the store whenever writes pause, until ``stop`` is set."""
+    """Settle the store whenever writes and searches pause, until ``stop`` is set."""
     while not stop.is_set():
         try:
             await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)

@@ -134,8 +134,8 @@ class Store:
     def settle(self, *, quiet_s: float = 0.0, most_s: float = 0.0, most_points: int = 0) -> None:
         """Merge and flush what changed since the last time; what fails is tried again.
 
-        Nothing is answered meanwhile, so it waits until a collection was not written to for ``quiet_s``,
-        but for no longer than ``most_s`` and no more than ``most_points``.
+        Nothing is answered meanwhile, so it waits until a collection was not written to nor searched for
+        ``quiet_s``, but for no longer than ``most_s`` and no more than ``most_points``.
         """
         for name, collection in self._collections.items():
             changes = collection.changes

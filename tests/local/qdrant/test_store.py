@@ -228,6 +228,10 @@ def test_a_collection_is_settled_when_writes_pause_or_much_waits(
     store = Store(tmp_path)
     store.create(asked("a"))
 
+    def search() -> pb.QueryPoints:
+        ask = pb.VectorInput(dense=pb.DenseVector(data=[1, 0, 0, 0]))
+        return pb.QueryPoints(query=pb.Query(nearest=ask))
+
     def waits() -> bool:
         store.settle(quiet_s=2, most_s=60, most_points=400)
         return store.find("a").changes is not None
@@ -243,6 +247,13 @@ def test_a_collection_is_settled_when_writes_pause_or_much_waits(
     assert waits()
     now_s += 1
     assert not waits(), "two seconds without a write"
+    put(store, "a", np.eye(4))
+    for _ in range(3):
+        now_s += 1
+        store.find("a").query(search())
+        assert waits(), "somebody searches"
+    now_s += 2
+    assert not waits()
     for _ in range(99):
         put(store, "a", np.eye(4))
     assert waits()
