@@ -65,6 +65,17 @@ class Region:
     width: int
     height: int
 
+    def misfit(self, shape: tuple[int, int]) -> str:
+        """Say why it is no part of an image of ``shape`` (H, W); empty if it is one, or of no area."""
+        height, width = shape
+        right, bottom = self.left + self.width, self.top + self.height
+        if min(self.left, self.top) >= 0 and right <= width and bottom <= height:
+            return ""
+        return (
+            f"the region is {self.width} x {self.height} px at ({self.left}, {self.top}), but the image is "
+            f"{width} x {height}: choose one within it"
+        )
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -101,13 +112,9 @@ class Picture:
         if region is None:
             return pixels
         height, width = pixels.shape[:2]
+        if misfit := region.misfit((height, width)):
+            raise InvalidImage(misfit, field="image.region")
         right, bottom = region.left + region.width, region.top + region.height
-        if min(region.left, region.top) < 0 or right > width or bottom > height:
-            raise InvalidImage(
-                f"the region is {region.width} x {region.height} px at ({region.left}, {region.top}), but "
-                f"the image is {width} x {height}: choose one within it",
-                field="image.region",
-            )
         check_size(region.width, region.height, limits, field="image.region")
         return np.ascontiguousarray(pixels[region.top : bottom, region.left : right])
 

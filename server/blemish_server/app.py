@@ -24,6 +24,7 @@ from blemish.v1 import (
 )
 from blemish_core.datasets import DatasetStore
 from blemish_core.index import SearchIndex
+from blemish_core.item_images import ItemImages
 from blemish_core.jobs.staff import Staff
 from blemish_core.jobs.store import JobStore
 from blemish_core.kept_frames import KeptFrames
@@ -35,7 +36,6 @@ from blemish_server.dispatch import Dispatcher
 from blemish_server.feed import JobFeed
 from blemish_server.inspector import Inspector
 from blemish_server.interceptor import CallInterceptor
-from blemish_server.item_images import ItemImages
 from blemish_server.keeper import Keeper, Retention
 from blemish_server.loaded import LoadedModels
 from blemish_server.migration import Migration

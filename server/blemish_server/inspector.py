@@ -35,7 +35,7 @@ class Inspected:
 
 @dataclass(frozen=True)
 class Terms:
-    """How a picture waits."""
+    """How a picture waits, and how closely it is looked at."""
 
     priority: Priority = Priority.AUDIT
     deadline: float = float("inf")

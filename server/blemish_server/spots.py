@@ -19,10 +19,10 @@ from blemish_core.detectors.detector import Look
 from blemish_core.detectors.regions import Match, Spot
 from blemish_core.errors import Corrupt, InvalidImage, NotFound
 from blemish_core.index import Item, Similar
+from blemish_core.item_images import ItemImages
 from blemish_core.names import ModelRef
 from blemish_core.picture import Picture
 from blemish_server.inspector import Inspected, Inspector, Terms
-from blemish_server.item_images import ItemImages
 
 MOST_HITS = 100
 _CANDIDATES, _FEWEST_CANDIDATES = 3, 40  # for each hit; in all
@@ -70,9 +70,11 @@ class Spots:
             as ``Inspector.inspect`` does.
         """
         done = await self._inspector.inspect(picture, version, replace(terms, closely=True))
-        mask = part(done.shape)
-        found = await asyncio.to_thread(regions.spot, _look(done), mask, _threshold(done))
-        return done, found
+
+        def described() -> Spot:
+            return regions.spot(_look(done), part(done.shape), _threshold(done))
+
+        return done, await asyncio.to_thread(described)  # a mask is an image to decode
 
     async def ranked(
         self, sought: Spot, among: Sequence[Similar], version: ModelRef, terms: Terms

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blemish_core.detectors import embedding, patchcore_training
-from blemish_core.detectors.detector import Image, Terms, silent
+from blemish_core.detectors.detector import Image, Terms, Training, silent
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.images import ImageLimits, decode
 from blemish_core.surfaces import CATEGORIES, generate
@@ -53,15 +53,19 @@ class Looked:
     whitening: Tensor
 
 
-def look(folder: Path, images: int, coreset: float) -> Looked:
+def trained(folder: Path, images: int, coreset: float) -> Training:
+    """A PatchCore of at most so many of a folder's good images."""
     train = sorted(each for each in (folder / "train/good").iterdir() if each.suffix.lower() in IMAGES)
     if len(train) > images:
         chosen = np.random.default_rng(0).permutation(len(train))[:images]
         train = [train[number] for number in sorted(chosen)]
     terms = Terms(weights=folder / "none", seed=0, target_false_reject_rate=0.05, progress=silent)
     settings = PatchCoreSettings(coreset_ratio=coreset)
-    training = patchcore_training.train(settings, [partial(read, each) for each in train], terms)
-    detector = training.detector
+    return patchcore_training.train(settings, [partial(read, each) for each in train], terms)
+
+
+def look(folder: Path, images: int, coreset: float) -> Looked:
+    detector = trained(folder, images, coreset).detector
     assert isinstance(detector, PatchCore)
     tensors = detector.tensors()
     bank = tensors["memory_bank"]

@@ -14,18 +14,15 @@ middle quarter of a good image, and right are good images. Of each kind, --queri
 import argparse
 import tempfile
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tests.benchmarks.bench_embeddings import GOOD, IMAGES, precision, read
+from tests.benchmarks.bench_embeddings import GOOD, IMAGES, precision, read, trained
 
 from blemish_core.calibration import Calibration
-from blemish_core.detectors import patchcore_training
-from blemish_core.detectors.detector import Look, Terms, silent
-from blemish_core.detectors.patchcore import PatchCoreSettings
+from blemish_core.detectors.detector import Look
 from blemish_core.detectors.regions import Match, Spot, match, part_of, spot
 from blemish_core.images import read_mask
 from blemish_core.picture import Region
@@ -45,13 +42,7 @@ class Seen:
 
 def seen(folder: Path, images: int, coreset: float) -> tuple[list[Seen], float]:
     """All test images, and the pixel threshold."""
-    train = sorted(each for each in (folder / "train/good").iterdir() if each.suffix.lower() in IMAGES)
-    if len(train) > images:
-        chosen = np.random.default_rng(0).permutation(len(train))[:images]
-        train = [train[number] for number in sorted(chosen)]
-    terms = Terms(weights=folder / "none", seed=0, target_false_reject_rate=0.05, progress=silent)
-    settings = PatchCoreSettings(coreset_ratio=coreset)
-    training = patchcore_training.train(settings, [partial(read, each) for each in train], terms)
+    training = trained(folder, images, coreset)
     calibration = Calibration.of(training.held.scores, training.held.map_maxima, 0.05)
     found = []
     for each in sorted(each for each in (folder / "test").rglob("*") if each.suffix.lower() in IMAGES):

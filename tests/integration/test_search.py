@@ -201,6 +201,7 @@ def test_precision_by_what_is_indexed(client: Client, tile_model: str) -> None:
         (search_pb2.SearchRequest(diversity=0.5, group_by="class"), "diversity does not go"),
         (search_pb2.SearchRequest(labelled="crack", mask=b"x"), "a mask is of an image"),
         (search_pb2.SearchRequest(mask=b"x"), "mask: this is not"),
+        (search_pb2.SearchRequest(mask=bytes((2 << 20) + 1)), "that BLEMISH_MAX_IMAGE_BYTES allows"),
         (search_pb2.SearchRequest(region=Region(left=127, width=2, height=2)), "choose one within it"),
         (search_pb2.SearchRequest(item=GONE, mask=b"x", group_by="class"), "with group_by"),
         (search_pb2.SearchRequest(item=GONE, mask=b"x", limit=101), "1 to 100"),

@@ -2,14 +2,13 @@
 """What jobs leave their marks on, as seen by the worker that sees them through."""
 
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blemish_core.datasets import DatasetStore
-from blemish_core.errors import Unavailable
+from blemish_core.jobs.patience import patiently
 from blemish_core.jobs.record import EmbedSpec, Job
 from blemish_core.jobs.sources import images_of
 from blemish_core.kept_frames import KeptFrames
@@ -18,8 +17,6 @@ from blemish_core.names import ModelRef
 
 if TYPE_CHECKING:
     from blemish_core.index import SearchIndex
-
-_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -49,8 +46,8 @@ class Premises:
         """
         version = ModelRef.parse(spec.model)
         if spec.kept_frames:
-            _patiently(lambda: self.connect_index().mark_frames(version))
-        _patiently(lambda: self.connect_index().publish(version))
+            patiently(lambda: self.connect_index().mark_frames(version))
+        patiently(lambda: self.connect_index().publish(version))
 
     def discard_staged(self, job: Job) -> None:
         """Drop the folders that a job left half written."""
@@ -65,19 +62,8 @@ class Premises:
         self.discard_staged(job)
         if isinstance(job.spec, EmbedSpec) and job.parts:
             version = ModelRef.parse(job.spec.model)
-            _patiently(lambda: self.connect_index().discard(version, job.id))
+            patiently(lambda: self.connect_index().discard(version, job.id))
 
     def forget_checkpoint(self, job: Job) -> None:
         """Drop what was kept for another attempt."""
         shutil.rmtree(self.checkpoints / job.id, ignore_errors=True)
-
-
-def _patiently(write: Callable[[], None]) -> None:
-    give_up = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            return write()
-        except Unavailable:
-            if time.monotonic() > give_up:
-                raise
-            time.sleep(1)

@@ -57,18 +57,12 @@ def part_of(shape: tuple[int, int], region: Region) -> NDArray[np.bool_]:
     Raises:
         InvalidRequest: if it is empty or not within.
     """
-    height, width = shape
-    right, bottom = region.left + region.width, region.top + region.height
-    if min(region.left, region.top) < 0 or right > width or bottom > height:
-        raise InvalidRequest(
-            f"the region is {region.width} x {region.height} px at ({region.left}, {region.top}), but the "
-            f"image is {width} x {height}: choose one within it",
-            field="region",
-        )
+    if misfit := region.misfit(shape):
+        raise InvalidRequest(misfit, field="region")
     if region.width <= 0 or region.height <= 0:
         raise InvalidRequest("the region has no area: give it a width and a height", field="region")
     mask = np.zeros(shape, bool)
-    mask[region.top : bottom, region.left : right] = True
+    mask[region.top : region.top + region.height, region.left : region.left + region.width] = True
     return mask
 
 

@@ -32,7 +32,6 @@ MOST_HITS = 1000
 DEEPEST = 10_000
 """Hits down the ranking that pages lead to: each is ranked again for every page below it."""
 _TIMEOUT_S = 10
-_PUBLISHED = re.compile(r"blemish\.(?P<model>.+)\.(?P<version>\d+)\.published")
 _NAMED = 20  # values listed in a refusal
 _MOST_LABELLED = 32  # examples of a class that are searched by
 _STRICT = qm.StrictModeConfig(
@@ -166,15 +165,15 @@ class SearchIndex:
         with translated():
             for alias in self._client.get_aliases().aliases:
                 if alias.alias_name == _models_alias(model):
-                    return _version(model, alias.collection_name)
+                    return _version(alias.collection_name)
         return None
 
     def published(self) -> list[ModelRef]:
         """The versions, of any model, whose indexes searches see."""
         with translated():
-            names = (alias.alias_name for alias in self._client.get_aliases().aliases)
-            found = filter(None, map(_PUBLISHED.fullmatch, names))
-            return [ModelRef(match["model"], int(match["version"])) for match in found]
+            aliases = self._client.get_aliases().aliases
+        versions = {alias.alias_name: _version(alias.collection_name) for alias in aliases}
+        return [version for name, version in versions.items() if version and name == _alias(version)]
 
     # Points
 
@@ -414,10 +413,10 @@ def _models_alias(model: str) -> str:
     return f"blemish.{model}.production"
 
 
-def _version(model: str, collection: str) -> ModelRef | None:
-    """The version whose collection that is, if it is one of ``model``."""
-    start, _, number = collection.rpartition(".")
-    return ModelRef(model, int(number)) if start == f"blemish.{model}" and number.isdigit() else None
+def _version(collection: str) -> ModelRef | None:
+    """The version whose collection that is; None if it is none of ours."""
+    match = re.fullmatch(r"blemish\.(.+)\.(\d+)", collection)
+    return ModelRef(match[1], int(match[2])) if match else None
 
 
 def _similar(point: qm.ScoredPoint, group: str = "") -> Similar:

@@ -7,8 +7,9 @@ from functools import partial
 from blemish_core.detectors.detector import Image, Progress, ReadImage
 from blemish_core.errors import BlemishError
 from blemish_core.images import decode
-from blemish_core.index import CAMERA, Item, Label
+from blemish_core.index import Item, Label
 from blemish_core.index.query import any_of, either
+from blemish_core.item_images import ItemImages
 from blemish_core.jobs.place import Workplace, patiently
 from blemish_core.jobs.record import TrainSpec
 from blemish_core.names import ModelRef
@@ -35,7 +36,7 @@ def good_images(
             of_the_dataset += 1  # learned from already, or to be measured on
             continue
         try:
-            _read(place, version.model, item)
+            _read(place, version, item)
         except BlemishError:
             unreadable += 1
             continue
@@ -46,7 +47,7 @@ def good_images(
     if unreadable:
         told += f"; {unreadable} cannot be read any more and were skipped"
     note(told)
-    return [partial(_read, place, version.model, item) for item in found.values()]
+    return [partial(_read, place, version, item) for item in found.values()]
 
 
 def _labelled(place: Workplace, version: ModelRef, progress: Progress) -> Iterator[Item]:
@@ -58,9 +59,5 @@ def _labelled(place: Workplace, version: ModelRef, progress: Progress) -> Iterat
             return
 
 
-def _read(place: Workplace, model: str, item: Item) -> Image:
-    if item.source == CAMERA:
-        data = place.frames.read(model, item.sha256)
-    else:
-        data = place.datasets.read_path(item.dataset, item.path)
-    return decode(data, place.limits)
+def _read(place: Workplace, version: ModelRef, item: Item) -> Image:
+    return decode(ItemImages(place.datasets, place.frames).read(version, item), place.limits)

@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What jobs work with."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from blemish_core.datasets import DatasetStore
 from blemish_core.detectors.detector import Progress
-from blemish_core.errors import Unavailable
 from blemish_core.images import ImageLimits
 from blemish_core.index import SearchIndex
+from blemish_core.jobs import patience
 from blemish_core.kept_frames import KeptFrames
 from blemish_core.models import ModelStore
 from blemish_core.runtimes.choice import RuntimeChoice
 
-_PATIENCE_S = 60.0
 _Answer = TypeVar("_Answer")
 
 
@@ -44,13 +43,5 @@ class Workplace:
 
 
 def patiently(progress: Progress, call: Callable[[], _Answer]) -> _Answer:
-    """Return what a call to Qdrant gives, waiting up to a minute for it to come back."""
-    give_up = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            return call()
-        except Unavailable:
-            if time.monotonic() > give_up:
-                raise
-            time.sleep(1)
-            progress("waiting for Qdrant", 0, 0, "")
+    """Return what a call to Qdrant gives, waiting up to a minute for it to come back, and saying so."""
+    return patience.patiently(call, partial(progress, "waiting for Qdrant", 0, 0, ""))

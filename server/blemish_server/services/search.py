@@ -35,13 +35,13 @@ from blemish_core.index import (
     Similar,
     Vector,
 )
+from blemish_core.item_images import ItemImages
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef, dataset_id, item_id
 from blemish_core.picture import Picture, Region
 from blemish_core.search_fields import SEARCH_FIELDS
 from blemish_server import convert
 from blemish_server.inspector import Inspector, Terms
-from blemish_server.item_images import ItemImages
 from blemish_server.pages import Page
 from blemish_server.remembered import Remembered
 from blemish_server.spots import MOST_HITS as MOST_PLACED
@@ -83,7 +83,7 @@ class SearchServicer(SearchServiceServicer):
     async def Search(  # noqa: N802 (the contract's name, here and below)
         self, request: pb.SearchRequest, context: _Context
     ) -> AsyncIterator[pb.SearchResponse]:
-        asked = _Asked.read(request)
+        asked = _Asked.read(request, self._limits)
         # The index that answers now, also if another takes over meanwhile.
         version = await self._answering.recent(ModelRef.parse(request.model))
         if asked.part is not None:
@@ -254,8 +254,8 @@ class _Asked:
         return self._page.token(str(following)) if more else ""
 
     @classmethod
-    def read(cls, request: pb.SearchRequest) -> "_Asked":
-        """Check a request.
+    def read(cls, request: pb.SearchRequest, limits: ImageLimits) -> "_Asked":
+        """Check a request; ``limits`` are those of a mask.
 
         Raises:
             InvalidRequest: if it is not sound.
@@ -304,10 +304,10 @@ class _Asked:
         offset = int(page.after) if page.after.isdecimal() else 0
         if offset + limit > DEEPEST + MOST_HITS:
             raise InvalidRequest(f"pages lead {DEEPEST} hits deep", field="page_token")
-        return cls(query, limit, offset, fingerprint, _part(request))
+        return cls(query, limit, offset, fingerprint, _part(request, limits))
 
 
-def _part(request: pb.SearchRequest) -> Part | None:
+def _part(request: pb.SearchRequest, limits: ImageLimits) -> Part | None:
     """The part of the query that is meant, if it is one.
 
     Raises:
@@ -334,12 +334,12 @@ def _part(request: pb.SearchRequest) -> Part | None:
     if kind == "region":
         box = request.region
         return partial(part_of, region=Region(box.left, box.top, box.width, box.height))
-    return partial(_mask, request.mask)
+    return partial(_mask, request.mask, limits)
 
 
-def _mask(data: bytes, shape: tuple[int, int]) -> NDArray[np.bool_]:
+def _mask(data: bytes, limits: ImageLimits, shape: tuple[int, int]) -> NDArray[np.bool_]:
     try:
-        mask = read_mask(data)
+        mask = read_mask(data, limits)
     except InvalidImage as error:
         raise InvalidRequest(f"mask: {error}", field="mask") from error
     if mask.shape != shape:
