@@ -17,7 +17,7 @@ from blemish_core.batching import Patience
 from blemish_core.detectors import regions
 from blemish_core.detectors.detector import Look
 from blemish_core.detectors.regions import Match, Spot
-from blemish_core.errors import Corrupt, InvalidImage, NotFound
+from blemish_core.errors import Corrupt, InvalidRequest, NotFound
 from blemish_core.index import Item, Similar
 from blemish_core.item_images import ItemImages
 from blemish_core.names import ModelRef
@@ -93,7 +93,7 @@ class Spots:
                 try:
                     data = await asyncio.to_thread(self._images.read, version, similar.item)
                     done = await self._inspector.inspect(Picture(data), version, terms)
-                except (NotFound, Corrupt, InvalidImage):
+                except (NotFound, Corrupt, InvalidRequest):
                     return Placed(similar, None)  # gone or replaced; the hit is still one
                 found = await asyncio.to_thread(
                     regions.match, _look(done), done.shape, sought, _threshold(done)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient
 
 from blemish_core.errors import InvalidRequest, NotFound
-from blemish_core.index import Filter, Item, Label, Query, SearchIndex, Similar, item_id
+from blemish_core.index import CAMERA, DATASET, Filter, Item, Label, Query, SearchIndex, Similar, item_id
 from blemish_core.names import ModelRef
 
-VERSION = ModelRef("tile", 1)
+VERSION, NEXT = ModelRef("tile", 1), ModelRef("tile", 2)
 CLASSES = ("good", "crack", "oil")
 
 # The in-memory twin says so of every payload index; it has none.
@@ -200,3 +200,31 @@ def test_the_index_of_a_new_version_takes_over_when_it_lacks_no_dataset(index: S
     assert index.answering("tile") == newer
     carried = index.item(newer, again[0].id)
     assert (carried.label, carried.time) == (Label.GOOD, items(1)[0].time)
+
+
+def test_a_dataset_image_that_a_camera_sends_too_stays_one_of_its_dataset(index: SearchIndex) -> None:
+    """And a frame becomes one of a dataset that has it: retention takes none of either out."""
+    vector = np.ones((1, 8), np.float32)
+
+    def stored(version: ModelRef, *kinds: str) -> Item:
+        sha256 = "".join(kinds)
+        id = item_id(version, sha256)
+        made = {
+            "f": Item(id, sha256, 1.0, 0.5, False, source=CAMERA, camera="line-3", time=NOON),
+            "d": Item(id, sha256, 1.0, 0.5, False, dataset="d", path="test/hole/0.png", class_name="hole"),
+        }
+        for kind in kinds:
+            index.put(version, [made[kind]], vector)
+        return index.item(version, id)
+
+    for both in (stored(VERSION, "d", "f"), stored(VERSION, "f", "d")):
+        assert (both.source, both.dataset, both.path) == (DATASET, "d", "test/hole/0.png")
+        assert both.class_name == "hole"
+    assert stored(VERSION, "f", "d").camera == "line-3"
+    assert stored(VERSION, "f").source == CAMERA
+    index.advance(VERSION)
+    index.prepare(NEXT, 8)
+    index.put(NEXT, [Item(item_id(NEXT, "df"), "df", 1.0, 0.5, False, source=CAMERA)], vector)
+    index.publish(NEXT)
+    assert index.item(NEXT, item_id(NEXT, "df")).source == CAMERA
+    assert index.datasets(NEXT) == [], "the dataset itself is not there yet"

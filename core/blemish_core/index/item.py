@@ -47,8 +47,10 @@ class Label(StrEnum):
     GOOD = "GOOD"
 
 
-KEPT = ("label", "label_class", "camera", "source", "time")
+KEPT = ("label", "label_class", "camera", "time")
 """What is known of an image beyond its pixels: not lost when it is indexed again, or by another version."""
+ORIGIN = ("source", "dataset", "category", "path", "class_name")
+"""Where an image is. One of a dataset stays that when a camera sends the same."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from qdrant_client import models as qm
 
 from blemish_core.errors import NotFound
 from blemish_core.index.failures import no_index, translated
-from blemish_core.index.item import BROUGHT_BY, CAMERA, INDEXED, KEPT, Item, Label, item_id
+from blemish_core.index.item import BROUGHT_BY, CAMERA, DATASET, INDEXED, KEPT, ORIGIN, Item, Label, item_id
 from blemish_core.index.query import Filter, Query, Similar, Vector, any_of
 from blemish_core.names import ModelRef
 
@@ -189,9 +189,10 @@ class SearchIndex:
         if not np.isfinite(vectors).all():
             raise ValueError(f"{version} gave an embedding that is not finite; this is a bug")
         name, ids = _collection(version), [str(item.id) for item in items]
+        new = dict(zip(ids, items, strict=True))
         with translated():
-            there = self._client.retrieve(name, ids, with_payload=[*KEPT, BROUGHT_BY])
-            kept = {str(point.id): point.payload or {} for point in there}
+            there = self._client.retrieve(name, ids, with_payload=[*KEPT, *ORIGIN, BROUGHT_BY])
+            kept = {str(point.id): _kept(point.payload or {}, new[str(point.id)]) for point in there}
             kept |= self._inherited(version, [item for item in items if str(item.id) not in kept])
             points = [
                 qm.PointStruct(
@@ -389,6 +390,14 @@ class SearchIndex:
         with translated(), no_index(version):
             hits = self._client.facet(_alias(version), field, limit=limit).hits
         return {str(hit.value): int(hit.count) for hit in hits}
+
+
+def _kept(before: Mapping[str, Any], new: Item) -> dict[str, Any]:
+    """What stays of a point's payload when its image is written again."""
+    known = [*KEPT, BROUGHT_BY]
+    if new.source == CAMERA and before.get("source") == DATASET:
+        known += ORIGIN
+    return {name: before[name] for name in known if name in before}
 
 
 def rescored(depth: int) -> qm.QuantizationSearchParams:
