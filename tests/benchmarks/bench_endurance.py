@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What cameras may do to a server for minutes: overload it, fall asleep, stop reading, go on and on.
 
-    python tests/benchmarks/bench_endurance.py [--overload 60] [--idle 30] [--stuck 60] [--steady 600]
+    python -m tests.benchmarks.bench_endurance [--overload 60] [--idle 30] [--stuck 60] [--steady 600]
 
 The model and the frames are those of bench_serving.py, the load comes from a process of its own on the same
 cores. Offered rates are open loops: frames are due when they are due, and their latency counts from there.
@@ -11,7 +11,6 @@ server's resident set, before and after.
 
 import argparse
 import asyncio
-import importlib
 import itertools
 import json
 import subprocess
@@ -26,11 +25,10 @@ from typing import Any
 import grpc.aio
 import numpy as np
 import psutil
+from tests.benchmarks import bench_serving as serving
 
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
-
-serving: Any = importlib.import_module("bench_serving")  # its neighbour, when run as a script
 
 _STREAMS = 8
 _AHEAD = 8  # unanswered frames of a stream that may send as it likes, as blemish_client has it
@@ -198,7 +196,9 @@ class Bench:
         }
         before_mib = self._mib()
         load = subprocess.Popen(
-            [sys.executable, __file__, "--generate", json.dumps(plan)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "tests.benchmarks.bench_endurance", "--generate", json.dumps(plan)],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         time.sleep(min(3.0, seconds / 4))  # the generator has to start
         times, began = self.process.cpu_times(), time.perf_counter()
