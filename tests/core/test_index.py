@@ -5,13 +5,15 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+import grpc
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient
 
-from blemish_core.errors import InvalidRequest, NotFound
+from blemish_core.errors import InvalidRequest, NotFound, Unavailable
 from blemish_core.index import CAMERA, DATASET, Filter, Item, Label, Query, SearchIndex, Similar, item_id
+from blemish_core.index.failures import translated
 from blemish_core.names import ModelRef
 
 VERSION, NEXT = ModelRef("tile", 1), ModelRef("tile", 2)
@@ -228,3 +230,13 @@ def test_a_dataset_image_that_a_camera_sends_too_stays_one_of_its_dataset(index:
     index.publish(NEXT)
     assert index.item(NEXT, item_id(NEXT, "df")).source == CAMERA
     assert index.datasets(NEXT) == [], "the dataset itself is not there yet"
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"])
+def test_qdrant_that_is_gone_or_stopped_in_the_middle_is_away(code: str) -> None:
+    class Ended(grpc.RpcError):
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode[code]
+
+    with pytest.raises(Unavailable, match="Qdrant does not answer"), translated():
+        raise Ended

@@ -10,6 +10,9 @@ from qdrant_client.common.client_exceptions import QdrantException
 from blemish_core.errors import NotFound, Unavailable
 from blemish_core.names import ModelRef
 
+# Nobody here cancels a call to Qdrant: it does, where it is stopped in the middle of one.
+_AWAY = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED)
+
 
 @contextmanager
 def no_index(version: ModelRef) -> Iterator[None]:
@@ -32,7 +35,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except RpcError as error:
-        if _code(error) in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED):
+        if _code(error) in _AWAY:
             raise Unavailable(
                 "Qdrant does not answer: search and indexing wait until it is back; check QDRANT_URL "
                 "and QDRANT_GRPC_PORT",
