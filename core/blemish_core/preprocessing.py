@@ -2,6 +2,7 @@
 """The one way from pixels to a model's input, in training and in service alike."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -31,6 +32,10 @@ class Preprocessing:
             pixels = functional.interpolate(
                 pixels, size=(self.size, self.size), mode="bilinear", antialias=True
             )
-        mean = torch.tensor(self.mean).view(3, 1, 1)
-        std = torch.tensor(self.std).view(3, 1, 1)
+        mean, std = _channels(self.mean), _channels(self.std)
         return (pixels[0] - mean) / std
+
+
+@cache
+def _channels(values: Channels) -> Tensor:
+    return torch.tensor(values).view(3, 1, 1)

@@ -37,8 +37,9 @@ class ServerSettings(StackSettings):
     """How long the first image of a batch waits for others, on a GPU."""
 
     cpu_lanes: int = Field(0, ge=0)
-    """Images of one model scored at once on a CPU, each on its share of the cores; 0 takes one a core.
-    Fewer answer a lone camera sooner, more answer many cameras faster."""
+    """Images of one model scored at once on a CPU, each on its share of the cores; 0 takes one a core and
+    one more, which computes while another waits for Python's lock. Fewer answer each image sooner, where
+    many wait."""
 
     max_loaded_bytes: int = Field(4 << 30, ge=1 << 20)
     """Weights, banks and indexes of the models in memory; the least recently used makes room."""
@@ -58,7 +59,7 @@ class ServerSettings(StackSettings):
     @property
     def lanes(self) -> int:
         """Of a model on a CPU."""
-        return self.cpu_lanes or os.cpu_count() or 1
+        return self.cpu_lanes or (os.cpu_count() or 1) + 1
 
     def batching(self, device: str) -> BatchingPolicy:
         """Return how images are grouped on ``device``."""

@@ -71,14 +71,17 @@ class OpenVinoRuntime:
             self._compiled = _core().compile_model(model, "CPU", _settings(threads, lanes))
         except RuntimeError as error:
             raise Corrupt(f"{file} is no network that this OpenVINO reads; train again") from error
+        self._outputs = tuple(self._compiled.outputs)
         self.bytes = file.with_suffix(".bin").stat().st_size
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         with self._request() as request:
-            # Outputs are copied: the request's own memory is written again by the next call.
-            answers = request.infer([images.cpu().contiguous().numpy()], share_inputs=True)
-        return tuple(torch.from_numpy(answers[output]) for output in self._compiled.outputs)
+            answers = request.infer(
+                {0: images.cpu().contiguous().numpy()}, share_inputs=True, share_outputs=True
+            )
+            # Copied: the request's own memory is written again by the next call.
+            return tuple(torch.from_numpy(answers[output]).clone() for output in self._outputs)
 
     @contextmanager
     def _request(self) -> Iterator[Any]:
