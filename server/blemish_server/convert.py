@@ -542,6 +542,7 @@ def _detector(train: job_pb2.Train) -> dict[str, Any]:
             input_size=patchcore.input_size or None,
             coreset_ratio=patchcore.coreset_ratio or None,
             neighbors=patchcore.neighbors or None,
+            whitened=patchcore.whitened if patchcore.HasField("whitened") else None,
         )
     }
 

@@ -6,7 +6,7 @@
 Without folders it takes the three synthetic surfaces of the demo. A PatchCore learns from train/good; every
 test image is a query in turn and the others are the index. Precision at k counts the right ones among the k
 best, or among as many as there are right ones, where those are fewer: the same side (good or defective) for
-every query, and the same class for defective ones.
+every query, and the same class for defective ones. All candidates but the last are of plain features.
 """
 
 import argparse
@@ -53,19 +53,19 @@ class Looked:
     whitening: Tensor
 
 
-def trained(folder: Path, images: int, coreset: float) -> Training:
+def trained(folder: Path, images: int, coreset: float, *, whitened: bool = False) -> Training:
     """A PatchCore of at most so many of a folder's good images."""
     train = sorted(each for each in (folder / "train/good").iterdir() if each.suffix.lower() in IMAGES)
     if len(train) > images:
         chosen = np.random.default_rng(0).permutation(len(train))[:images]
         train = [train[number] for number in sorted(chosen)]
     terms = Terms(weights=folder / "none", seed=0, target_false_reject_rate=0.05, progress=silent)
-    settings = PatchCoreSettings(coreset_ratio=coreset)
+    settings = PatchCoreSettings(coreset_ratio=coreset, whitened=whitened)
     return patchcore_training.train(settings, [partial(read, each) for each in train], terms)
 
 
-def look(folder: Path, images: int, coreset: float) -> Looked:
-    detector = trained(folder, images, coreset).detector
+def look(folder: Path, images: int, coreset: float, *, whitened: bool = False) -> Looked:
+    detector = trained(folder, images, coreset, whitened=whitened).detector
     assert isinstance(detector, PatchCore)
     tensors = detector.tensors()
     bank = tensors["memory_bank"]
@@ -145,8 +145,9 @@ CANDIDATES: dict[str, Callable[[Looked], Tensor]] = {
     ),
     "MaxSim of 16 patches, whitened": max_sim,
     "MaxSim of 16 patches, whitened, score": lambda of: max_sim(of) + 0.25 * likeness(of.unlike),
-    "**pooled, whitened, score (ours)**": lambda of: likeness(of.embeddings),
+    "pooled, whitened, score": lambda of: likeness(of.embeddings),
 }
+OURS = "**of whitened features: pooled, score (ours)**"
 
 
 def precision(
@@ -165,6 +166,21 @@ def precision(
     return float(np.mean(sides)), float(np.mean(same)) if same else float("nan")
 
 
+def cells(folder: Path, images: int, coreset: float) -> dict[str, str]:
+    """What the table says of a folder, by the names of its rows."""
+    plain = look(folder, images, coreset)
+    similarities = {name: similarity(plain) for name, similarity in CANDIDATES.items()}
+    classes = plain.classes
+    del plain
+    similarities[OURS] = likeness(look(folder, images, coreset, whitened=True).embeddings)
+    return {name: cell(similarity, classes) for name, similarity in similarities.items()}
+
+
+def cell(similarity: Tensor, classes: NDArray[np.str_]) -> str:
+    sides, same = zip(*(precision(similarity, classes, k) for k in (1, 5, 10)), strict=True)
+    return " ".join(f"{share:.2f}" for share in sides) + " / " + " ".join(f"{share:.2f}" for share in same)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="*")
@@ -180,19 +196,10 @@ def main() -> None:
         print("Good or defective P@1, P@5, P@10 | the same defect P@1, P@5, P@10\n")
         print("| embedding | " + " | ".join(folder.name for folder in folders) + " |")
         print("|---" * (len(folders) + 1) + "|")
-        looked = [look(folder, asked.images, asked.coreset) for folder in folders]
-        for name, similarity in CANDIDATES.items():
-            cells = []
-            for of in looked:
-                sides, same = zip(
-                    *(precision(similarity(of), of.classes, k) for k in (1, 5, 10)), strict=True
-                )
-                cells.append(
-                    " ".join(f"{share:.2f}" for share in sides)
-                    + " / "
-                    + " ".join(f"{share:.2f}" for share in same)
-                )
-            print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+        # One folder after the other: the features of a large one take gigabytes.
+        columns = [cells(folder, asked.images, asked.coreset) for folder in folders]
+        for name in columns[0]:
+            print(f"| {name} | " + " | ".join(column[name] for column in columns) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Seen:
 
 def seen(folder: Path, images: int, coreset: float) -> tuple[list[Seen], float]:
     """All test images, and the pixel threshold."""
-    training = trained(folder, images, coreset)
+    training = trained(folder, images, coreset, whitened=True)
     calibration = Calibration.of(training.held.scores, training.held.map_maxima, 0.05)
     found = []
     for each in sorted(each for each in (folder / "test").rglob("*") if each.suffix.lower() in IMAGES):

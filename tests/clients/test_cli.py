@@ -212,7 +212,13 @@ def test_train_passes_settings(run: Run, fake: Fake) -> None:
     train = fake.requests["CreateJob"][0].train
     assert train.patchcore.input_size == 128
     assert train.patchcore.coreset_ratio == 0.05
+    assert not train.patchcore.HasField("whitened")  # as the server has it
     assert train.promote
+    run("train", "tile", "--no-whitened", "--detach")
+    train = fake.requests["CreateJob"][1].train
+    assert train.patchcore.HasField("whitened")
+    assert not train.patchcore.whitened
+    assert run("train", "tile", "--detector", "efficientad", "--no-whitened").exit_code == 2
 
 
 def test_train_passes_settings_of_efficientad(run: Run, fake: Fake) -> None:

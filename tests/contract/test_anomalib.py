@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from blemish_core.detectors.backbone import Backbone, pretrained
+from blemish_core.detectors.embedding import whitening
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.evaluation.pixel_figures import PixelTally
 from blemish_core.images import decode
@@ -28,6 +29,32 @@ def test_scores_and_maps_are_those_of_anomalib(neighbors: int) -> None:
         patches, _ = detector.features(torch.randn(4, 3, 128, 128).unbind())
         detector.remember(patches.flatten(0, 1)[::7])
         batch = torch.randn(3, 3, 128, 128)
+        theirs = detector._model(batch)
+    ours = detector.inspect(batch.unbind())
+    np.testing.assert_allclose([o.score for o in ours], theirs.pred_score, rtol=1e-4)
+    np.testing.assert_allclose(
+        np.stack([o.anomaly_map for o in ours]), theirs.anomaly_map[:, 0], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_scores_of_whitened_features_are_those_of_anomalib_on_them() -> None:
+    torch.manual_seed(2)
+    settings = PatchCoreSettings(input_size=128)
+    detector = PatchCore(settings, Backbone.named(settings.backbone))
+    with torch.inference_mode():
+        plain = detector.features(torch.randn(4, 3, 128, 128).unbind())[0].flatten(0, 1)
+        matrix, shift = whitening(plain), torch.randn(plain.shape[1])
+        detector.whiten(matrix, shift)
+        detector.remember((plain @ matrix + shift)[::7])
+        batch = torch.randn(3, 3, 128, 128)
+        # Theirs, with one more line where it joins the features of the stages.
+        join = detector._model.generate_embedding
+
+        def joined(features: dict[str, Tensor]) -> Tensor:
+            maps = join(features)
+            return torch.einsum("bdhw,de->behw", maps, matrix) + shift[:, None, None]
+
+        detector._model.generate_embedding = joined  # type: ignore[method-assign]
         theirs = detector._model(batch)
     ours = detector.inspect(batch.unbind())
     np.testing.assert_allclose([o.score for o in ours], theirs.pred_score, rtol=1e-4)

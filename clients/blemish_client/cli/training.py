@@ -68,6 +68,10 @@ def train(
     ] = "",
     coreset_ratio: Annotated[float, typer.Option(help="PatchCore: share of patches kept, to 1.")] = 0.0,
     neighbors: Annotated[int, typer.Option(min=0, help="PatchCore: that weigh the image score.")] = 0,
+    whitened: Annotated[
+        bool | None,
+        typer.Option(help="PatchCore: compare whitened features, or the paper's; whitened unless given."),
+    ] = None,
     size: Annotated[str, typer.Option(help="EfficientAD: small or medium; small unless given.")] = "",
     max_steps: Annotated[int, typer.Option(min=0, help="EfficientAD: steps at most; 70,000.")] = 0,
     start: Annotated[
@@ -101,6 +105,7 @@ def train(
         "backbone": backbone,
         "coreset_ratio": coreset_ratio,
         "neighbors": neighbors,
+        "whitened": whitened is not None,
     }
     of_efficientad: dict[str, str | float] = {
         "size": size,
@@ -116,6 +121,7 @@ def train(
             input_size=input_size,
             coreset_ratio=coreset_ratio,
             neighbors=neighbors,
+            whitened=whitened,
         )
     else:
         _refuse_strangers("PatchCore", of_patchcore)

@@ -18,14 +18,14 @@ _SCORE_WEIGHT = 0.5
 # Of the deviation of good patches' anomaly: lower takes the most anomalous patch alone, higher the mean.
 TEMPERATURE = 0.7
 # Of the mean variance, added to each: directions that hardly vary in a few good images are not blown up.
-_SHRINKAGE = 0.1
+SHRINKAGE = 0.1
 # Of the features' length: what lies nearer to the center has no direction but that of rounding, and fades.
 _NEAR = 0.02
 
 
-def temperature(anomaly: Tensor) -> Tensor:
+def temperature(anomaly: Tensor, share: float = TEMPERATURE) -> Tensor:
     """Return what ``pooled`` divides by, (), from the anomaly of good patches, of any shape."""
-    return TEMPERATURE * anomaly.std()
+    return share * anomaly.std()
 
 
 def pooled(features: Tensor, anomaly: Tensor, temperature: Tensor) -> Tensor:
@@ -36,9 +36,17 @@ def pooled(features: Tensor, anomaly: Tensor, temperature: Tensor) -> Tensor:
 
 def whitening(features: Tensor) -> Tensor:
     """Return W (D, D), symmetric: features (N, D) of good patches times W vary nearly alike all around."""
-    variances, directions = torch.linalg.eigh(torch.cov(features.double().T))
+    return evened(torch.cov(features.double().T))
+
+
+def evened(covariance: Tensor, shrinkage: float = SHRINKAGE) -> Tensor:
+    """Return W (D, D), symmetric, float32: features of ``covariance`` (D, D) times W vary nearly alike.
+
+    ``shrinkage`` is the share of the mean variance that is added to each.
+    """
+    variances, directions = torch.linalg.eigh(covariance)
     variances = variances.clamp_min(0)
-    scales = (variances + _SHRINKAGE * variances.mean()).clamp_min(1e-12).rsqrt()
+    scales = (variances + shrinkage * variances.mean()).clamp_min(1e-12).rsqrt()
     whitened: Tensor = (directions * scales) @ directions.T
     return whitened.float()
 

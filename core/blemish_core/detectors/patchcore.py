@@ -3,6 +3,10 @@
 
 Normality is a memory bank of patch features; a patch is as anomalous as it is far from the bank, an image
 as anomalous as its farthest patch, weighed by how dense the bank is there.
+
+Beyond the paper, features are whitened by what good patches vary in, unless the settings say otherwise:
+plain distances are ruled by the few directions that vary most, light and grain. Scores are then those of
+anomalib's model on whitened features, and without it those of anomalib's model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +20,14 @@ from blemish_core.detectors import backbone as backbones
 from blemish_core.detectors.anomaly_map import anomaly_map
 from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.detector import Image, Look, Outcome, Runtime, held_bytes, release
-from blemish_core.detectors.embedding import embeddings, pooled, score_unit, temperature, whitening
+from blemish_core.detectors.embedding import (
+    TEMPERATURE,
+    embeddings,
+    pooled,
+    score_unit,
+    temperature,
+    whitening,
+)
 from blemish_core.detectors.memory_bank import MemoryBank
 from blemish_core.errors import InvalidRequest
 from blemish_core.preprocessing import Preprocessing
@@ -26,6 +37,9 @@ if TYPE_CHECKING:
     from blemish_core.detectors.anomalib_models import PatchcoreModel
 
 NAME = "patchcore"
+
+# Distances of whitened features spread less: see ``embedding.TEMPERATURE``.
+_WHITENED_TEMPERATURE = 0.5
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,8 @@ class PatchCoreSettings:
     """Share of the patches kept in the memory bank."""
     neighbors: int = 9
     """Bank entries around the nearest one that weigh the image score (b in the paper's equation 7)."""
+    whitened: bool = True
+    """Whether distances are of whitened features; not in the paper."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -126,6 +142,9 @@ class PatchCore:
             "spread": self._spread,
             "good_scores": self._good_scores,
         }
+        if isinstance(even := self._network.even, nn.Conv2d):
+            assert even.bias is not None
+            tensors |= {"feature_whitening": even.weight[:, :, 0, 0], "feature_shift": even.bias}
         if self._bank.centroids is not None:
             tensors["index_centroids"] = self._bank.centroids
         if self._bank.supports is not None:
@@ -140,7 +159,8 @@ class PatchCore:
         device: str | torch.device = "cpu",
     ) -> "PatchCore":
         """Rebuild the detector that gave ``settings`` and ``tensors``."""
-        checked = PatchCoreSettings(**settings)
+        # Versions from before there was a choice are plain.
+        checked = PatchCoreSettings(**({"whitened": False} | dict(settings)))
         detector = cls(checked, Backbone.named(checked.backbone), device)
         weights = dict(tensors)
         detector._center, detector._spread = weights.pop("center"), weights.pop("spread")
@@ -148,6 +168,8 @@ class PatchCore:
         # Versions from before it had plain directions, and so has what was indexed of them.
         detector._whitening = weights.pop("whitening", torch.eye(len(detector._center)))
         centroids, supports = weights.pop("index_centroids", None), weights.pop("supports", None)
+        if (even := weights.pop("feature_whitening", None)) is not None:
+            detector.whiten(even, weights.pop("feature_shift"))
         detector._model.load_state_dict(weights)
         detector._search(detector._model.memory_bank, centroids, supports)
         return detector._on_device()
@@ -217,6 +239,11 @@ class PatchCore:
             raise RuntimeError(f"{self._backbone.name} lacks weights for {missing[:3]}; this is a bug")
         self._on_device()
 
+    def whiten(self, whitening: Tensor, shift: Tensor) -> None:
+        """Have features (P, D) be what they were times a symmetric (D, D), plus ``shift`` (D,)."""
+        self._network.whiten(whitening, shift)
+        self._network.to(self._device)
+
     def remember(self, entries: Tensor) -> None:
         """Take ``entries`` (M, D) as what is normal."""
         self._center = entries.mean(0)
@@ -241,7 +268,8 @@ class PatchCore:
         """Take how far features (B, P, D) of good images lie from the bank as the unit of distance."""
         with torch.inference_mode():
             distances = [self._bank.nearest(patches).distances for patches in features.to(self._device)]
-        self._spread = temperature(torch.cat(distances))
+        share = _WHITENED_TEMPERATURE if self._settings.whitened else TEMPERATURE
+        self._spread = temperature(torch.cat(distances), share)
 
     def measure_directions(self, features: Tensor) -> None:
         """Take what the features (B, P, D) of good images vary in as what tells no images apart."""
@@ -261,15 +289,24 @@ class PatchCore:
 
 
 class _PatchFeatures(nn.Module):
-    """Images (B, 3, S, S) to locally pooled features of two stages on the finer one's grid."""
+    """Images (B, 3, S, S) to locally pooled features of two stages on the finer one's grid, evened out."""
 
     def __init__(self, model: "PatchcoreModel") -> None:
         super().__init__()
         self.extractor = model.feature_extractor
         self.pooler = model.feature_pooler
         self.join = model.generate_embedding
+        self.even: nn.Module = nn.Identity()
+
+    def whiten(self, whitening: Tensor, shift: Tensor) -> None:
+        """Map every patch's features (D,) by (D, D) and (D,): a convolution of one patch."""
+        even = nn.Conv2d(len(shift), len(shift), kernel_size=1)
+        even.weight.data.copy_(whitening[:, :, None, None])
+        assert even.bias is not None
+        even.bias.data.copy_(shift)
+        self.even = even.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         """Return features (B, D, rows, columns)."""
         pooled = {name: self.pooler(features) for name, features in self.extractor(images).items()}
-        return (self.join(pooled),)
+        return (self.even(self.join(pooled)),)

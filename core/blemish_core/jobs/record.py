@@ -60,6 +60,7 @@ class PatchCoreSpec(_Record):
     input_size: int | None = None
     coreset_ratio: float | None = None
     neighbors: int | None = None
+    whitened: bool | None = None
 
 
 class EfficientAdSpec(_Record):

@@ -387,6 +387,7 @@ class PatchCore(_message.Message):
     INPUT_SIZE_FIELD_NUMBER: _builtins.int
     CORESET_RATIO_FIELD_NUMBER: _builtins.int
     NEIGHBORS_FIELD_NUMBER: _builtins.int
+    WHITENED_FIELD_NUMBER: _builtins.int
     backbone: _builtins.str
     """A timm model: efficientnet_lite0 (default), wide_resnet50_2, resnet18, ..."""
     input_size: _builtins.int
@@ -395,6 +396,10 @@ class PatchCore(_message.Message):
     """Share of the patches kept in the memory bank, above 0 to 1; 0.1 if not set."""
     neighbors: _builtins.int
     """Neighbours that weigh the image score, 1 to 50; 9 if not set."""
+    whitened: _builtins.bool
+    """Whether distances are of features whitened by what good patches vary in; yes if not set. No is the paper's
+    PatchCore, whose scores are anomalib's.
+    """
     def __init__(
         self,
         *,
@@ -402,12 +407,15 @@ class PatchCore(_message.Message):
         input_size: _builtins.int = ...,
         coreset_ratio: _builtins.float = ...,
         neighbors: _builtins.int = ...,
+        whitened: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_whitened", b"_whitened", "whitened", b"whitened"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "coreset_ratio", b"coreset_ratio", "input_size", b"input_size", "neighbors", b"neighbors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_whitened", b"_whitened", "backbone", b"backbone", "coreset_ratio", b"coreset_ratio", "input_size", b"input_size", "neighbors", b"neighbors", "whitened", b"whitened"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__whitened: _TypeAlias = _typing.Literal["whitened"]  # noqa: Y015
+    _WhichOneofArgType__whitened: _TypeAlias = _typing.Literal["_whitened", b"_whitened"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__whitened) -> _WhichOneofReturnType__whitened | None: ...
 
 Global___PatchCore: _TypeAlias = PatchCore  # noqa: Y015
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import torch
 
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.backbone import Backbone
-from blemish_core.detectors.detector import Image, Progress, Terms, Training, silent
+from blemish_core.detectors.detector import Image, Progress, ReadImage, Terms, Training, silent
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.detectors.patchcore_training import _fits, train
 from blemish_core.detectors.regions import match, part_of, spot
@@ -31,6 +33,8 @@ def stripes(seed: int, *, defect: bool = False) -> Image:
 def trained(
     images: int,
     *,
+    settings: PatchCoreSettings = SMALL,
+    reads: Sequence[ReadImage] = (),
     seed: int = 0,
     progress: Progress = silent,
     max_bytes: int = 1 << 30,
@@ -38,8 +42,8 @@ def trained(
     max_scratch_bytes: int = 1 << 30,
 ) -> Training:
     return train(
-        SMALL,
-        [partial(stripes, number) for number in range(images)],
+        settings,
+        reads or [partial(stripes, number) for number in range(images)],
         Terms(
             weights=Path("nowhere"),
             seed=seed,
@@ -102,6 +106,54 @@ def test_a_part_finds_where_another_image_has_the_same(training: Training) -> No
     assert found.similarity > 0.5
     assert 16 <= found.box.left + found.box.width / 2 <= 44
     assert 16 <= found.box.top + found.box.height / 2 <= 44
+
+
+def test_features_of_good_images_vary_alike_all_around(training: Training) -> None:
+    plain = trained(24, settings=replace(SMALL, whitened=False))
+    spans = []
+    for each in (training, plain):
+        detector = each.detector
+        assert isinstance(detector, PatchCore)
+        with torch.inference_mode():
+            features, _ = detector.features([detector.prepare(stripes(seed)) for seed in range(100, 108)])
+        variances = torch.linalg.eigvalsh(torch.cov(features.flatten(0, 1).T))
+        spans.append(float(variances[-1] / variances.mean()))
+    assert spans[0] < spans[1] / 3
+
+
+@pytest.mark.parametrize("images", [24, 6])
+def test_what_is_held_out_has_no_part_in_how_features_are_whitened(images: int) -> None:
+    reads = [partial(stripes, number) for number in range(images)]
+    first = trained(images, reads=reads)
+    if first.held_out:  # else nothing is, for good: each fold has a whitening of its own
+        reads[first.held_out[0]] = partial(stripes, 7, defect=True)
+        second = trained(images, reads=reads)
+        for name in ("feature_whitening", "feature_shift", "memory_bank"):
+            assert torch.equal(first.detector.tensors()[name], second.detector.tensors()[name])
+        return
+    reads[0] = partial(stripes, 0, defect=True)
+    # Folds of five: scored by what the four others whiten and remember, it stands out from what they are.
+    second = trained(images, reads=reads)
+    assert max(second.held.scores) > 1.2 * max(first.held.scores)
+
+
+def test_a_whitened_detector_comes_back_as_it_was(training: Training) -> None:
+    detector = training.detector
+    back = PatchCore.load(detector.settings, detector.tensors())
+    inputs = [detector.prepare(stripes(100)), detector.prepare(stripes(101, defect=True))]
+    for before, after in zip(detector.inspect(inputs), back.inspect(inputs), strict=True):
+        assert after.score == pytest.approx(before.score, rel=1e-6)
+
+
+def test_a_version_from_before_whitening_scores_as_it_did() -> None:
+    plain = trained(24, settings=replace(SMALL, whitened=False)).detector
+    settings = {name: value for name, value in plain.settings.items() if name != "whitened"}
+    tensors = plain.tensors()
+    assert "feature_whitening" not in tensors
+    back = PatchCore.load(settings, tensors)
+    image = plain.prepare(stripes(101, defect=True))
+    assert back.inspect([image])[0].score == pytest.approx(plain.inspect([image])[0].score, rel=1e-6)
+    assert back.settings["whitened"] is False
 
 
 def test_many_images_hold_some_out(training: Training) -> None:
