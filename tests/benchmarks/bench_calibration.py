@@ -22,9 +22,8 @@ from torch import Tensor
 
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.detector import Image, Terms, Training, silent
-from blemish_core.detectors.patchcore import PatchCoreSettings
+from blemish_core.detectors.patchcore import PatchCoreSettings, _PatchFeatures
 from blemish_core.detectors.patchcore_training import train
-from blemish_core.runtimes.on_torch import TorchRuntime
 from blemish_core.surfaces.specimen import CATEGORIES, Origin, draw
 
 CHANCE = 1e-3
@@ -118,18 +117,17 @@ def _bounds(seeds: int, fresh: int, above: int, count: int) -> tuple[float, floa
 
 @contextmanager
 def _network_once_an_image() -> Iterator[None]:
-    """Keep the network's answers: trainings differ in the images they choose and not in their features."""
-    answers: dict[bytes, tuple[Tensor, ...]] = {}
-    compute = TorchRuntime.__call__
+    """Keep what the backbone says of an image: trainings differ in the images they choose, not in that."""
+    answers: dict[bytes, Tensor] = {}
+    compute = _PatchFeatures.plain
 
-    def remembered(runtime: TorchRuntime, images: Tensor) -> tuple[Tensor, ...]:
+    def remembered(network: _PatchFeatures, images: Tensor) -> Tensor:
         keys = [image.numpy().tobytes() for image in images]
         if any(key not in answers for key in keys):
-            computed = compute(runtime, images)
-            answers.update((key, tuple(part[i] for part in computed)) for i, key in enumerate(keys))
-        return tuple(map(torch.stack, zip(*(answers[key] for key in keys), strict=True)))
+            answers.update(zip(keys, compute(network, images), strict=True))
+        return torch.stack([answers[key] for key in keys])
 
-    with patch.object(TorchRuntime, "__call__", remembered):
+    with patch.object(_PatchFeatures, "plain", remembered):
         yield
 
 

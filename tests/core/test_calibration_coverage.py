@@ -21,9 +21,8 @@ from torch import Tensor
 
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.detector import Image, Terms, silent
-from blemish_core.detectors.patchcore import PatchCoreSettings
+from blemish_core.detectors.patchcore import PatchCoreSettings, _PatchFeatures
 from blemish_core.detectors.patchcore_training import train
-from blemish_core.runtimes.on_torch import TorchRuntime
 
 CHANCE = 1e-6
 SEEDS = 200
@@ -131,18 +130,17 @@ def surface(seed: int) -> Image:
 
 @pytest.fixture
 def quick_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Has the network run once for each image, however often trainings see it."""
-    answers: dict[bytes, tuple[Tensor, ...]] = {}
-    compute = TorchRuntime.__call__
+    """Has the backbone run once for each image, however often trainings see it."""
+    answers: dict[bytes, Tensor] = {}
+    compute = _PatchFeatures.plain
 
-    def remembered(runtime: TorchRuntime, images: Tensor) -> tuple[Tensor, ...]:
+    def remembered(network: _PatchFeatures, images: Tensor) -> Tensor:
         keys = [image.numpy().tobytes() for image in images]
         if any(key not in answers for key in keys):
-            computed = compute(runtime, images)
-            answers.update((key, tuple(part[i] for part in computed)) for i, key in enumerate(keys))
-        return tuple(map(torch.stack, zip(*(answers[key] for key in keys), strict=True)))
+            answers.update(zip(keys, compute(network, images), strict=True))
+        return torch.stack([answers[key] for key in keys])
 
-    monkeypatch.setattr(TorchRuntime, "__call__", remembered)
+    monkeypatch.setattr(_PatchFeatures, "plain", remembered)
     # On a busy machine threads that wait for each other cost far more than such small inputs.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -308,5 +308,10 @@ class _PatchFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         """Return features (B, D, rows, columns)."""
+        return (self.even(self.plain(images)),)
+
+    def plain(self, images: Tensor) -> Tensor:
+        """Return features (B, D, rows, columns) as the backbone gives them."""
         pooled = {name: self.pooler(features) for name, features in self.extractor(images).items()}
-        return (self.even(self.join(pooled)),)
+        joined: Tensor = self.join(pooled)
+        return joined
