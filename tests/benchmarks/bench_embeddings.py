@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which embedding finds the same kind of image: candidates on datasets in MVTec AD's layout, a table.
 
-    python tests/benchmarks/bench_embeddings.py FOLDER [FOLDER ...] [--images 300] [--coreset 0.1]
+    python -m tests.benchmarks.bench_embeddings FOLDER [FOLDER ...] [--images 300] [--coreset 0.1]
 
 Without folders it takes the three synthetic surfaces of the demo. A PatchCore learns from train/good; every
 test image is a query in turn and the others are the index. Precision at k counts the right ones among the k

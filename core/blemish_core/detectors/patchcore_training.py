@@ -40,9 +40,9 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
     What is held out warrants its rate exactly: no score depends on it. Cross-calibration warrants nothing
     for every distribution (see Barber et al., arXiv:1905.02928, on the jackknife); it errs to the safe side
     as far as a detector that learned from more images scores new ones lower. On the synthetic surfaces, 20
-    trainings each, it rejected 12.1 % of unseen good images where 4 images would warrant 20 %, 5.5 % where
-    8 would warrant 11.1 %, 5.0 % where 12 would warrant 7.7 %, 3.5 % where 19 would warrant 5 %, on average
-    (``tests/benchmarks/bench_calibration.py --size 64``); single trainings up to 83 %, 38 %, 22 % and 25 %.
+    trainings each, it rejected 9.8 % of unseen good images where 4 images would warrant 20 %, 5.2 % where 8
+    would warrant 11.1 %, 4.0 % where 12 would warrant 7.7 %, 2.5 % where 19 would warrant 5 %, on average
+    (``tests/benchmarks/bench_calibration.py --size 64``); single trainings up to 62 %, 25 %, 22 % and 23 %.
 
     Raises:
         NotPossibleYet: with fewer than 2 images, or if the backbone's weights cannot be had.
@@ -214,8 +214,13 @@ def _allocated(shape: tuple[int, ...], what: str, terms: Terms) -> Tensor:
 
 
 def _bank_size(detector: PatchCore, images: int, patches: int) -> int:
-    """How many of the patches of all images the memory bank keeps."""
-    return max(1, int(images * patches * detector.settings["coreset_ratio"]))
+    """How many of the patches of all images the memory bank keeps.
+
+    No fewer than weigh the image score: the weight depends on how many there are, and cross-calibration
+    would measure by another one.
+    """
+    settings, count = detector.settings, images * patches
+    return max(min(settings["neighbors"], count), int(count * settings["coreset_ratio"]))
 
 
 def _coreset(

@@ -156,6 +156,11 @@ def test_a_version_from_before_whitening_scores_as_it_did() -> None:
     assert back.settings["whitened"] is False
 
 
+def test_the_bank_holds_no_fewer_than_weigh_the_score() -> None:
+    few = trained(4, settings=replace(SMALL, coreset_ratio=0.001)).detector.tensors()
+    assert len(few["memory_bank"]) == SMALL.neighbors
+
+
 def test_many_images_hold_some_out(training: Training) -> None:
     assert training.method == "held out"
     assert len(training.held.scores) == 8  # 19 are wanted for 5 %, a third is the most
