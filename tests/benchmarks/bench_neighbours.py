@@ -31,6 +31,7 @@ from blemish_core.detectors import backbone as backbones
 from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.coreset import greedy_coreset
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
+from blemish_core.detectors.patchcore_training import _Evening
 from blemish_core.images import decode
 from blemish_core.metrics import image_auroc
 from blemish_core.surfaces import generate
@@ -152,6 +153,7 @@ def main() -> None:
     parser.add_argument("--bank", type=Path, help="keep the coreset here (.pt), or take it from here")
     parser.add_argument("--train", type=int, default=48, help="good images to learn from")
     parser.add_argument("--test", type=int, default=30, help="good and as many defective images to score")
+    parser.add_argument("--plain", action="store_true", help="features that are not whitened")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=40, help="frames to time")
     arguments = parser.parse_args()
@@ -169,7 +171,6 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
     backbone = Backbone.named(SETTINGS.backbone)
     detector = PatchCore(SETTINGS, backbone)
     detector.load_backbone(backbones.pretrained(backbone, Path("none")))
-    detector.run_on(Openvino(detector))
     learned, good, bad = images(folder, arguments.train, arguments.test)
 
     def prepared(files: list[Path]) -> list[Tensor]:
@@ -177,13 +178,22 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
 
     with torch.inference_mode():
         if arguments.bank and arguments.bank.exists():
-            picked = torch.load(arguments.bank, weights_only=True)
+            picked, *evening = torch.load(arguments.bank, weights_only=True)
         else:
-            patches = torch.cat([detector.features([image])[0][0] for image in prepared(learned)])
+            features = torch.cat([detector.features([image])[0] for image in prepared(learned)])
+            evening = []
+            if not arguments.plain:
+                fitted = _Evening.of(features)
+                fitted.apply(features, out=features)
+                evening = [fitted.whitening, fitted.shift]
+            patches = features.flatten(0, 1)
             # Farthest-first: the smaller coresets are the beginnings of the largest.
             picked = patches[greedy_coreset(patches, min(max(BANKS), len(patches)), 0)]
             if arguments.bank:
-                torch.save(picked, arguments.bank)
+                torch.save([picked, *evening], arguments.bank)
+        if evening:
+            detector.whiten(*evening)
+        detector.run_on(Openvino(detector))
         good_inputs, bad_inputs = prepared(good), prepared(bad)
         print(
             f"{folder.name}: {len(learned)} images learned from, {len(good)} good and {len(bad)} defective "

@@ -220,7 +220,8 @@ def _bank_size(detector: PatchCore, images: int, patches: int) -> int:
     would measure by another one.
     """
     settings, count = detector.settings, images * patches
-    return max(min(settings["neighbors"], count), int(count * settings["coreset_ratio"]))
+    neighbors: int = settings["neighbors"]
+    return max(min(neighbors, count), int(count * settings["coreset_ratio"]))
 
 
 def _coreset(
