@@ -31,7 +31,7 @@ from blemish_core.detectors import backbone as backbones
 from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.coreset import greedy_coreset
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
-from blemish_core.detectors.patchcore_training import _Evening
+from blemish_core.detectors.patchcore_training import Whitening
 from blemish_core.images import decode
 from blemish_core.metrics import image_auroc
 from blemish_core.surfaces import generate
@@ -178,21 +178,21 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
 
     with torch.inference_mode():
         if arguments.bank and arguments.bank.exists():
-            picked, *evening = torch.load(arguments.bank, weights_only=True)
+            picked, *whitening = torch.load(arguments.bank, weights_only=True)
         else:
             features = torch.cat([detector.features([image])[0] for image in prepared(learned)])
-            evening = []
+            whitening = []
             if not arguments.plain:
-                fitted = _Evening.of(features)
+                fitted = Whitening.of(features)
                 fitted.apply(features, out=features)
-                evening = [fitted.whitening, fitted.shift]
+                whitening = [fitted.matrix, fitted.shift]
             patches = features.flatten(0, 1)
             # Farthest-first: the smaller coresets are the beginnings of the largest.
             picked = patches[greedy_coreset(patches, min(max(BANKS), len(patches)), 0)]
             if arguments.bank:
-                torch.save([picked, *evening], arguments.bank)
-        if evening:
-            detector.whiten(*evening)
+                torch.save([picked, *whitening], arguments.bank)
+        if whitening:
+            detector.whiten(*whitening)
         detector.run_on(Openvino(detector))
         good_inputs, bad_inputs = prepared(good), prepared(bad)
         print(

@@ -18,7 +18,7 @@ _SCORE_WEIGHT = 0.5
 # Of the deviation of good patches' anomaly: lower takes the most anomalous patch alone, higher the mean.
 TEMPERATURE = 0.7
 # Of the mean variance, added to each: directions that hardly vary in a few good images are not blown up.
-SHRINKAGE = 0.1
+_SHRINKAGE = 0.1
 # Of the features' length: what lies nearer to the center has no direction but that of rounding, and fades.
 _NEAR = 0.02
 
@@ -36,10 +36,10 @@ def pooled(features: Tensor, anomaly: Tensor, temperature: Tensor) -> Tensor:
 
 def whitening(features: Tensor) -> Tensor:
     """Return W (D, D), symmetric: features (N, D) of good patches times W vary nearly alike all around."""
-    return evened(torch.cov(features.double().T))
+    return whitening_of(torch.cov(features.double().T))
 
 
-def evened(covariance: Tensor, shrinkage: float = SHRINKAGE) -> Tensor:
+def whitening_of(covariance: Tensor, shrinkage: float = _SHRINKAGE) -> Tensor:
     """Return W (D, D), symmetric, float32: features of ``covariance`` (D, D) times W vary nearly alike.
 
     ``shrinkage`` is the share of the mean variance that is added to each.

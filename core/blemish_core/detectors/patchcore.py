@@ -142,9 +142,9 @@ class PatchCore:
             "spread": self._spread,
             "good_scores": self._good_scores,
         }
-        if isinstance(even := self._network.even, nn.Conv2d):
-            assert even.bias is not None
-            tensors |= {"feature_whitening": even.weight[:, :, 0, 0], "feature_shift": even.bias}
+        if isinstance(layer := self._network.whitening, nn.Conv2d):
+            assert layer.bias is not None
+            tensors |= {"feature_whitening": layer.weight[:, :, 0, 0], "feature_shift": layer.bias}
         if self._bank.centroids is not None:
             tensors["index_centroids"] = self._bank.centroids
         if self._bank.supports is not None:
@@ -168,8 +168,8 @@ class PatchCore:
         # Versions from before it had plain directions, and so has what was indexed of them.
         detector._whitening = weights.pop("whitening", torch.eye(len(detector._center)))
         centroids, supports = weights.pop("index_centroids", None), weights.pop("supports", None)
-        if (even := weights.pop("feature_whitening", None)) is not None:
-            detector.whiten(even, weights.pop("feature_shift"))
+        if (matrix := weights.pop("feature_whitening", None)) is not None:
+            detector.whiten(matrix, weights.pop("feature_shift"))
         detector._model.load_state_dict(weights)
         detector._search(detector._model.memory_bank, centroids, supports)
         return detector._on_device()
@@ -239,9 +239,9 @@ class PatchCore:
             raise RuntimeError(f"{self._backbone.name} lacks weights for {missing[:3]}; this is a bug")
         self._on_device()
 
-    def whiten(self, whitening: Tensor, shift: Tensor) -> None:
+    def whiten(self, matrix: Tensor, shift: Tensor) -> None:
         """Have features (P, D) be what they were times a symmetric (D, D), plus ``shift`` (D,)."""
-        self._network.whiten(whitening, shift)
+        self._network.whiten(matrix, shift)
         self._network.to(self._device)
 
     def remember(self, entries: Tensor) -> None:
@@ -289,26 +289,26 @@ class PatchCore:
 
 
 class _PatchFeatures(nn.Module):
-    """Images (B, 3, S, S) to locally pooled features of two stages on the finer one's grid, evened out."""
+    """Images (B, 3, S, S) to locally pooled features of two stages on the finer one's grid, whitened."""
 
     def __init__(self, model: "PatchcoreModel") -> None:
         super().__init__()
         self.extractor = model.feature_extractor
         self.pooler = model.feature_pooler
         self.join = model.generate_embedding
-        self.even: nn.Module = nn.Identity()
+        self.whitening: nn.Module = nn.Identity()
 
-    def whiten(self, whitening: Tensor, shift: Tensor) -> None:
-        """Map every patch's features (D,) by (D, D) and (D,): a convolution of one patch."""
-        even = nn.Conv2d(len(shift), len(shift), kernel_size=1)
-        even.weight.data.copy_(whitening[:, :, None, None])
-        assert even.bias is not None
-        even.bias.data.copy_(shift)
-        self.even = even.eval()
+    def whiten(self, matrix: Tensor, shift: Tensor) -> None:
+        """Map every patch's features (D,) by a symmetric (D, D) and (D,): a convolution of one patch."""
+        convolution = nn.Conv2d(len(shift), len(shift), kernel_size=1)
+        convolution.weight.data.copy_(matrix[:, :, None, None])
+        assert convolution.bias is not None
+        convolution.bias.data.copy_(shift)
+        self.whitening = convolution.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         """Return features (B, D, rows, columns)."""
-        return (self.even(self.plain(images)),)
+        return (self.whitening(self.plain(images)),)
 
     def plain(self, images: Tensor) -> Tensor:
         """Return features (B, D, rows, columns) as the backbone gives them."""

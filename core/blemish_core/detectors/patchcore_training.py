@@ -13,7 +13,7 @@ from blemish_core.detectors import backbone as backbones
 from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.coreset import greedy_coreset
 from blemish_core.detectors.detector import Held, Outcome, ReadImage, Terms, Training
-from blemish_core.detectors.embedding import evened
+from blemish_core.detectors.embedding import whitening_of
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.detectors.scratch import allocate
 from blemish_core.detectors.split import held_out_count
@@ -66,7 +66,7 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
         features, grid = _all_features(detector, images, terms)  # (N, P, D)
         outcomes = _cross_calibrated(detector, features, grid, order, random, terms)
         if settings.whitened:
-            _whiten(detector, features, _Evening.of(features))
+            _whiten(detector, features, Whitening.of(features))
         _learn(detector, features, random, terms)
     else:
         method = "held out"
@@ -75,7 +75,7 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
         # Those held out come first: what is learned from is then a view and no copy.
         features, grid = _all_features(detector, [images[number] for number in order], terms)
         if settings.whitened:
-            _whiten(detector, features, _Evening.of(features[held:]))
+            _whiten(detector, features, Whitening.of(features[held:]))
         _learn(detector, features[held:], random, terms)
         outcomes = _held_outcomes(
             detector, features[:held], grid, lambda done: progress("calibration", done, held, "images")
@@ -89,16 +89,16 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
 
 
 @dataclass(frozen=True)
-class _Evening:
+class Whitening:
     """A map after which good patches vary nearly alike all around their mean, which becomes zero."""
 
-    whitening: Tensor
+    matrix: Tensor
     """(D, D), symmetric."""
     shift: Tensor
     """(D,)."""
 
     @classmethod
-    def of(cls, features: Tensor, without: Sequence[int] | NDArray[np.int64] = ()) -> "_Evening":
+    def of(cls, features: Tensor, without: Sequence[int] | NDArray[np.int64] = ()) -> "Whitening":
         """Fit it to features (N, P, D), image by image, ``without`` those of some."""
         barred = {int(number) for number in without}
         others = [number for number in range(len(features)) if number not in barred]
@@ -111,20 +111,20 @@ class _Evening:
         for number in others:
             away = features[number].double() - mean
             squares += away.T @ away
-        matrix = evened(squares / max(count - 1, 1), _SHRINKAGE)
+        matrix = whitening_of(squares / max(count - 1, 1), _SHRINKAGE)
         return cls(matrix, -(mean.float() @ matrix))
 
     def apply(self, features: Tensor, out: Tensor) -> None:
         """Map features (N, P, D) into ``out``, which may be themselves."""
         with torch.inference_mode():
             for number, patches in enumerate(features):
-                out[number] = torch.addmm(self.shift, patches, self.whitening)
+                out[number] = torch.addmm(self.shift, patches, self.matrix)
 
 
-def _whiten(detector: PatchCore, features: Tensor, evening: _Evening) -> None:
+def _whiten(detector: PatchCore, features: Tensor, whitening: Whitening) -> None:
     """Have the detector's features mapped from now on, and those (N, P, D) that it gave before."""
-    evening.apply(features, out=features)
-    detector.whiten(evening.whitening, evening.shift)
+    whitening.apply(features, out=features)
+    detector.whiten(whitening.matrix, whitening.shift)
 
 
 def _learn(detector: PatchCore, features: Tensor, random: np.random.Generator, terms: Terms) -> None:
@@ -154,7 +154,7 @@ def _cross_calibrated(
     def score(fold: NDArray[np.int64], before: int) -> list[Outcome]:
         if whitened:
             # What is to be new to the bank has no part in how features are whitened either.
-            _Evening.of(features, without=fold).apply(features, out=own)
+            Whitening.of(features, without=fold).apply(features, out=own)
 
         def told(done: int) -> None:
             terms.progress("calibration", before + done, len(order), "images")
