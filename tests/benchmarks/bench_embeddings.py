@@ -6,7 +6,8 @@
 Without folders it takes the three synthetic surfaces of the demo. A PatchCore learns from train/good; every
 test image is a query in turn and the others are the index. Precision at k counts the right ones among the k
 best, or among as many as there are right ones, where those are fewer: the same side (good or defective) for
-every query, and the same class for defective ones. All candidates but the last are of plain features.
+every query, and the same class for defective ones. All candidates but the last are of plain features. Below
+them, how well either PatchCore tells good from defective.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from blemish_core.detectors import embedding, patchcore_training
 from blemish_core.detectors.detector import Image, Terms, Training, silent
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.images import ImageLimits, decode
+from blemish_core.metrics import image_auroc
 from blemish_core.surfaces import CATEGORIES, generate
 
 GOOD = "good"
@@ -46,6 +48,8 @@ class Looked:
     classes: NDArray[np.str_]
     embeddings: Tensor
     """(N, D + 1), as blemish has them."""
+    scores: Tensor
+    """(N,)."""
     unlike: Tensor
     """(N, 1), the score, -1 to 1."""
     center: Tensor
@@ -89,6 +93,7 @@ def look(folder: Path, images: int, coreset: float, *, whitened: bool = False) -
         torch.stack(anomaly),
         np.array([each.parent.name for each in test]),
         torch.stack(vectors),
+        torch.tensor(scores),
         ((torch.tensor(scores) - mean) / (2 * deviation) - 1).tanh()[:, None],
         tensors["center"],
         tensors["spread"] / embedding.TEMPERATURE,
@@ -169,11 +174,17 @@ def precision(
 def cells(folder: Path, images: int, coreset: float) -> dict[str, str]:
     """What the table says of a folder, by the names of its rows."""
     plain = look(folder, images, coreset)
-    similarities = {name: similarity(plain) for name, similarity in CANDIDATES.items()}
-    classes = plain.classes
+    column = {name: cell(similarity(plain), plain.classes) for name, similarity in CANDIDATES.items()}
+    of_plain = auroc(plain)
     del plain
-    similarities[OURS] = likeness(look(folder, images, coreset, whitened=True).embeddings)
-    return {name: cell(similarity, classes) for name, similarity in similarities.items()}
+    ours = look(folder, images, coreset, whitened=True)
+    column[OURS] = cell(likeness(ours.embeddings), ours.classes)
+    return column | {"image AUROC, plain and whitened": f"{of_plain:.3f} {auroc(ours):.3f}"}
+
+
+def auroc(of: Looked) -> float:
+    good = torch.from_numpy(of.classes == GOOD)
+    return image_auroc(of.scores[good].tolist(), of.scores[~good].tolist()) or float("nan")
 
 
 def cell(similarity: Tensor, classes: NDArray[np.str_]) -> str:
