@@ -6,14 +6,15 @@ as anomalib's model computes them; and ours. Patch errors are against all distan
 
     python tests/benchmarks/bench_neighbours.py [--data FOLDER]   # MVTec AD's layout; else synthetic tiles
 
-torch and faiss bring an OpenMP each, whose idle threads spin for the cores that the other and OpenVINO
-need. Where other processes run too, take --threads 1 or OMP_WAIT_POLICY=PASSIVE.
+OpenMP's idle threads sleep, as they do in the server. A lane of the server has one core: --threads 1.
 """
 
 import argparse
 import itertools
+import os
 import random
 import resource
+import sys
 import tempfile
 import time
 import warnings
@@ -27,6 +28,7 @@ import openvino
 import torch
 from torch import Tensor
 
+from blemish_core import threads
 from blemish_core.detectors import backbone as backbones
 from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.coreset import greedy_coreset
@@ -148,6 +150,9 @@ def bench(detector: PatchCore, bank: Tensor, good: list[Tensor], bad: list[Tenso
 
 
 def main() -> None:
+    if "OMP_WAIT_POLICY" not in os.environ:
+        threads.wait_asleep()  # heard before torch and faiss are loaded only: begin again
+        os.execv(sys.executable, sys.orig_argv)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="a data set in MVTec AD's layout")
     parser.add_argument("--bank", type=Path, help="keep the coreset here (.pt), or take it from here")

@@ -11,7 +11,9 @@ as the bounds of all others. It is then the farthest, as surely as if every dist
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -101,8 +103,8 @@ class MemoryBank:
         on_entries(count)
         self._supports = torch.cat(found)
 
-    def nearest(self, patches: Tensor) -> Nearest:
-        """Look at the bank from patches (P, D) of one image.
+    def nearest(self, patches: Tensor, grid: tuple[int, int] | None = None) -> Nearest:
+        """Look at the bank from patches (P, D) of one image, in rows and columns of ``grid`` if given.
 
         One image at a time: products of another shape may round otherwise, and a frame's score must not
         depend on the batch that it was in.
@@ -110,19 +112,20 @@ class MemoryBank:
         if self._lists is None:
             distances, rows = self._exact(patches)
             return Nearest(distances, rows, distances.argmax())
-        return self._settled(patches, *self._lists.search(patches))
+        return self._settled(patches, *self._lists.search(patches, grid))
 
     def image_score(self, patches: Tensor, nearest: Nearest, neighbors: int) -> Tensor:
         """Weigh the distance of the farthest patch by how dense the bank is there: equation 7, ()."""
-        score = nearest.distances[nearest.farthest]
+        farthest = int(nearest.farthest)
+        score = nearest.distances[farthest]
         if neighbors == 1:
             return score
-        row = nearest.rows[nearest.farthest]
+        row = int(nearest.rows[farthest])
         if self._supports is None:
-            support = self._around(self.entries[row][None], neighbors)[0]
+            support = self._around(self.entries[row : row + 1], neighbors)[0]
         else:
-            support = self._supports[row].long()
-        to_support = self._columns[:, support] - patches[nearest.farthest][:, None]
+            support = self._supports[row]
+        to_support = self._columns.index_select(1, support) - patches[farthest][:, None]
         return score * (1 - functional.softmax(torch.linalg.vector_norm(to_support, dim=0), dim=0)[0])
 
     def _around(self, entries: Tensor, neighbors: int) -> Tensor:
@@ -132,27 +135,28 @@ class MemoryBank:
         )  # less a constant of each row
         return squares.topk(min(neighbors, len(self._squares)), largest=False).indices
 
-    def _settled(self, patches: Tensor, distances: Tensor, rows: Tensor) -> Nearest:
+    def _settled(self, patches: Tensor, bounds: NDArray[np.float32], rows: NDArray[np.int64]) -> Nearest:
         """Find the farthest of patches (P, D), given upper bounds (P,) and the entries they come from."""
-        checked = torch.zeros(len(patches), dtype=torch.bool)
-        bounds, step = distances, _FIRST_CHECKED
+        # In numpy: steps as small as these take torch three times as long.
+        exact = np.zeros(len(patches), dtype=np.bool_)
+        step = _FIRST_CHECKED
         while True:
-            now = bounds.topk(min(step, len(patches))).indices
-            distances[now], rows[now] = self._exact(patches[now])
-            checked[now] = True
-            farthest = distances.masked_fill(~checked, -torch.inf).argmax()
-            bounds = distances.masked_fill(checked, -torch.inf)
-            if checked.all() or distances[farthest] >= bounds.max():
-                return Nearest(distances, rows, farthest)
+            open_bounds = np.where(exact, -np.inf, bounds)
+            now = open_bounds.argpartition(-step)[-step:] if step < len(exact) else np.flatnonzero(~exact)
+            bounds[now], rows[now] = (found.numpy() for found in self._exact(patches[now]))
+            exact[now] = True
+            farthest = int(np.where(exact, bounds, -np.inf).argmax())
+            if exact.all() or bounds[farthest] >= bounds[~exact].max():
+                return Nearest(torch.from_numpy(bounds), torch.from_numpy(rows), torch.tensor(farthest))
             # Patches like these are often nearest to the same entries: a flat or saturated frame would
             # otherwise be checked patch by patch.
             found = rows[now]
             to_found, which = torch.cdist(
                 patches, self.entries[found], compute_mode="donot_use_mm_for_euclid_dist"
             ).min(1)
-            closer = to_found < bounds
-            distances, bounds = (torch.where(closer, to_found, far) for far in (distances, bounds))
-            rows = torch.where(closer, found[which], rows)
+            closer = (to_found.numpy() < bounds) & ~exact
+            bounds[closer] = to_found.numpy()[closer]
+            rows[closer] = found[which.numpy()[closer]]
             step *= 2
 
     def _exact(self, patches: Tensor) -> tuple[Tensor, Tensor]:

@@ -212,7 +212,7 @@ class PatchCore:
 
     def _judged(self, features: Tensor, grid: tuple[int, int]) -> list[tuple[Outcome, Tensor]]:
         """Outcomes, and the distances (P,) of the patches that they are made from."""
-        nearest = [self._bank.nearest(patches) for patches in features]
+        nearest = [self._bank.nearest(patches, grid) for patches in features]
         scores = torch.stack(
             [
                 self._bank.image_score(patches, found, self._settings.neighbors)

@@ -141,6 +141,24 @@ def test_distances_are_close_also_where_they_need_not_be_exact() -> None:
     assert 0 < excess.mean() < 0.03  # an index that compared everything would be none
 
 
+@pytest.mark.parametrize("grid", [(1, 1), (1, 7), (6, 1), (7, 9), (16, 16)])
+def test_the_image_score_is_exact_where_neighbours_share_lists(grid: tuple[int, int]) -> None:
+    rows, columns = grid
+    known = clustered(30, 2000)
+    for seed in range(8):
+        seen = clustered(31 + seed, rows * columns)
+        seen[seed % len(seen)] += 10 * seed
+        bank = MemoryBank(known)
+        nearest = bank.nearest(seen, grid)
+        exact = all_distances(seen, known).amin(1).float()
+        assert nearest.distances[nearest.farthest].item() == pytest.approx(exact.max().item(), rel=1e-5)
+        assert (nearest.distances >= exact * (1 - 1e-5)).all()
+        found = (seen - known[nearest.rows]).norm(dim=1)
+        torch.testing.assert_close(nearest.distances, found, rtol=1e-5, atol=1e-6)
+        score = bank.image_score(seen, nearest, 9).item()
+        assert score == pytest.approx(score_by_all_distances(seen, known, 9), rel=1e-4)
+
+
 def test_without_an_index_every_distance_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_bank, "INDEXED_FROM", 10_000)
     monkeypatch.setattr(memory_bank, "_SCRATCH", 1000)  # many blocks
@@ -186,4 +204,4 @@ def test_bytes_count_the_bank_and_its_index() -> None:
     bank = MemoryBank(entries)
     lists = int(3 * 2500**0.5)
     rows = 2500 * FEW_DIMENSIONS * 4
-    assert bank.bytes == 2 * rows + 2500 * 4 + 2500 * 8 + 2 * lists * FEW_DIMENSIONS * 4
+    assert bank.bytes == 2 * rows + 2500 * 4 + 2500 * 8 + 2 * lists * FEW_DIMENSIONS * 4 + lists * 4
