@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from blemish_core import batching
 from blemish_core.batching import Batcher, BatchingPolicy, Patience, Priority
 from blemish_core.errors import Overloaded, TooLate
 
@@ -320,3 +321,122 @@ async def test_threads_that_prepare_work_ahead_and_no_farther_than_two_batches()
         answers = await asyncio.gather(*asked)
         await busy
     assert [answer.result for answer in answers] == [2 * item for item in range(1, 21)]
+
+
+GATHERING = BatchingPolicy(max_batch_size=1, lanes=1)
+
+
+class Held:
+    """A lane that has told one answer, computed the next, and is now at the third, with many in line."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(batching, "_GATHER_S", 1000.0)
+        self.gates = [threading.Event() for _ in range(20)]
+        self.entered = [threading.Event() for _ in range(20)]
+
+    def compute(self, items: Sequence[int]) -> list[int]:
+        self.entered[items[0]].set()
+        assert self.gates[items[0]].wait(10)
+        return list(items)
+
+    @asynccontextmanager
+    async def under(
+        self,
+        in_line: int,
+        second: Priority = Priority.AUDIT,
+        deadline: float = float("inf"),
+        item_s: float = 0.001,
+        told_ago_s: float = 0.0,
+    ) -> AsyncIterator[tuple[Batcher[int, int, int], list["asyncio.Task[object]"]]]:
+        batcher = Batcher(lambda item: item, self.compute, GATHERING)
+        asked: list[asyncio.Task[object]] = []
+        for number in range(2 + in_line):
+            asked.append(
+                asyncio.create_task(
+                    batcher.submit(
+                        number,
+                        priority=second if number == 1 else Priority.AUDIT,
+                        deadline=deadline if number == 1 else float("inf"),
+                    )
+                )
+            )
+            await asyncio.sleep(0)
+            if not number:
+                assert await asyncio.to_thread(self.entered[0].wait, 10)
+        for number in (0, 1):  # the first is told at once: none was before it
+            self.gates[number].set()
+            assert await asyncio.to_thread(self.entered[number + 1].wait, 10)
+            batcher._item_s = item_s
+            batcher._woken_s -= told_ago_s
+        await asyncio.sleep(0)
+        assert asked[0].done()
+        try:
+            yield batcher, asked
+        finally:
+            for gate in self.gates:
+                gate.set()
+            batcher.close()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def test_answers_gather_where_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(monkeypatch)
+    async with held.under(in_line=4) as (_, asked):
+        assert not asked[1].done()
+        for gate in held.gates:
+            gate.set()
+        # The lane finds nobody in line any more and tells all before it waits.
+        assert [answer.result for answer in await asyncio.gather(*asked)] == list(range(6))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("in_line", "second", "deadline_s", "item_s", "told_ago_s"),
+    [
+        pytest.param(1, Priority.AUDIT, float("inf"), 0.001, 0.0, id="few wait"),
+        pytest.param(4, Priority.LINE_STOP, float("inf"), 0.001, 0.0, id="urgent"),
+        pytest.param(4, Priority.AUDIT, 1500.0, 0.001, 0.0, id="near its deadline"),
+        pytest.param(4, Priority.AUDIT, float("inf"), 2000.0, 0.0, id="the next one comes late"),
+        pytest.param(4, Priority.AUDIT, float("inf"), 0.001, 1000.0, id="none was told for a while"),
+    ],
+)
+async def test_an_answer_is_told_at_once(
+    in_line: int,
+    second: Priority,
+    deadline_s: float,
+    item_s: float,
+    told_ago_s: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held = Held(monkeypatch)
+    async with held.under(in_line, second, time.monotonic() + deadline_s, item_s, told_ago_s) as (_, asked):
+        assert asked[1].done()
+
+
+async def test_who_comes_has_the_answers_told_that_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(monkeypatch)
+    async with held.under(in_line=4) as (batcher, asked):
+        asked.append(asyncio.create_task(batcher.submit(6)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert asked[1].done()
+
+
+async def test_answers_that_gathered_are_told_when_it_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(monkeypatch)
+    async with held.under(in_line=4) as (batcher, asked):
+        batcher.close()
+        assert (await asked[1]).result == 1  # type: ignore[attr-defined]
+        with pytest.raises(asyncio.CancelledError):
+            await asked[5]
+
+
+@pytest.mark.parametrize("preparing", [0, 1])
+async def test_a_lane_tells_what_gathered_before_it_waits(
+    preparing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if those in line had left just then.
+    monkeypatch.setattr(Batcher, "_may_gather", lambda self, batch: True)
+    async with Doubler().under(BatchingPolicy(max_batch_size=1, preparing=preparing)) as batcher:
+        assert (await asyncio.wait_for(batcher.submit(1), 10)).result == 2
+        with pytest.raises(ValueError, match="cannot prepare"):
+            await asyncio.wait_for(batcher.submit(-2), 10)

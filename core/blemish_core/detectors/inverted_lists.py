@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 # On 28,000 x 152 entries of real features, one core: 4, 6, 8 probes took 4.0, 5.3, 7.4 ms for 1,024 patches
-# and were 1.2, 0.8, 0.6 % above the nearest on average; where each patch chooses for itself 5.1, 6.4, 8.1 ms
-# and 1.1, 0.8, 0.6 %. Lists by the root of the entries balance the search for lists against that in them.
+# and were 1.2, 0.8, 0.6 % above the nearest on average; where each patch chooses for itself 5.1, 6.4, 8.1
+# ms and 1.1, 0.8, 0.6 %. Lists by the root of the entries balance the search for them against that in them.
 _LISTS_PER_ROOT = 3
 _ENTRIES_READ = 224  # per query: 4 probes of 28,000 entries, more where lists are shorter
 _LEAST_PROBES = 4
