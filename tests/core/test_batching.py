@@ -395,7 +395,7 @@ async def test_answers_gather_where_many_wait(monkeypatch: pytest.MonkeyPatch) -
         pytest.param(1, Priority.AUDIT, float("inf"), 0.001, 0.0, id="few wait"),
         pytest.param(4, Priority.LINE_STOP, float("inf"), 0.001, 0.0, id="urgent"),
         pytest.param(4, Priority.AUDIT, 1500.0, 0.001, 0.0, id="near its deadline"),
-        pytest.param(4, Priority.AUDIT, float("inf"), 2000.0, 0.0, id="the next one comes late"),
+        pytest.param(4, Priority.AUDIT, float("inf"), 3000.0, 0.0, id="the next one comes late"),
         pytest.param(4, Priority.AUDIT, float("inf"), 0.001, 1000.0, id="none was told for a while"),
     ],
 )
