@@ -62,7 +62,7 @@ class InvertedLists:
 
     @property
     def bytes(self) -> int:
-        """Memory held beside the bank: entries, their row numbers (int64), centroids twice, their lengths."""
+        """Memory beside the bank: entries, their row numbers (int64), centroids twice, their lengths."""
         rows, dimensions = self._lists.ntotal, self._lists.d
         return int(rows * (dimensions * 4 + 8)) + 2 * self.centroids.nbytes + self._squares.nbytes
 
