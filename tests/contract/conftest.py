@@ -142,10 +142,13 @@ class Both:
         call(self.embedded)
         call(self.memory)
 
-    def rank_alike(self, call: Call) -> list[Any]:
-        """Return the hits of both, best first, or the groups; equals may come in any order."""
+    def rank_alike(self, call: Call, *, within: float = 1e-5) -> list[Any]:
+        """Return the hits of both, best first, or the groups; equals may come in any order.
+
+        Scores that differ by ``within`` are equal.
+        """
         ours, theirs = comparable(call(self.embedded)), comparable(call(self.memory))
-        alike(ours, theirs)
+        alike(ours, theirs, within)
         return list(ours)
 
     def same(self, call: Call) -> Any:
@@ -177,19 +180,19 @@ def both(embedded: QdrantClient) -> Iterator[Both]:
     pair.memory.close()
 
 
-def alike(ours: list[Any], theirs: list[Any]) -> None:
+def alike(ours: list[Any], theirs: list[Any], within: float) -> None:
     """Compare hits, or groups of them, but for the order of those whose scores are the same."""
     scores = [[score(each) for each in ranked] for ranked in (ours, theirs)]
-    assert scores[0] == close(scores[1])
+    assert scores[0] == close(scores[1], within)
     known = {each[0]: each for each in theirs}
     for one in ours:
         # The last one may be another of those with its score.
-        if one[0] not in known and score(one) == close(scores[1][-1]):
+        if one[0] not in known and score(one) == close(scores[1][-1], within):
             continue
         other = known[one[0]]
-        assert score(one) == close(score(other))
+        assert score(one) == close(score(other), within)
         if isinstance(one[1], list):
-            alike(one[1], other[1])
+            alike(one[1], other[1], within)
         else:
             assert one[2:] == nearly(other[2:])
 
@@ -200,9 +203,9 @@ def score(of: Any) -> float:
     return found
 
 
-def close(expected: Any) -> Any:
+def close(expected: Any, within: float) -> Any:
     """Return what equals floats of 32 bits that were added up in another order."""
-    return pytest.approx(expected, rel=1e-6, abs=1e-5)
+    return pytest.approx(expected, rel=1e-6, abs=within)
 
 
 def comparable(answer: Any) -> Any:
