@@ -8,7 +8,7 @@ from pytest_socket import disable_socket, enable_socket
 
 from blemish_core import threads
 
-# Before any test has loaded torch or faiss.
+# Before any test has loaded torch.
 threads.wait_asleep()
 
 WITH_SOCKETS = {"contract", "integration", "chaos", "benchmarks"}

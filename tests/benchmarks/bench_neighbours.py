@@ -23,7 +23,6 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-import faiss
 import openvino
 import torch
 from torch import Tensor
@@ -151,7 +150,7 @@ def bench(detector: PatchCore, bank: Tensor, good: list[Tensor], bad: list[Tenso
 
 def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
-        threads.wait_asleep()  # heard before torch and faiss are loaded only: begin again
+        threads.wait_asleep()  # heard before torch is loaded only: begin again
         os.execv(sys.executable, sys.orig_argv)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="a data set in MVTec AD's layout")
@@ -163,7 +162,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40, help="frames to time")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    faiss.omp_set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as made:
         folder = arguments.data
         if folder is None:

@@ -4,7 +4,7 @@
 A frame of 1,024 patches against 28,000 entries is 29 million distances, most of a frame's time if all are
 computed. Inverted lists leave some 3 % of them. What they find is some entry, hence an upper bound on the
 distance to the nearest one, and the image score needs the exact distance of the farthest patch alone: so
-the patches with the highest bounds are compared with the whole bank until one of them is at least as far
+the patches with the highest bounds look through the whole bank until one of them is at least as far
 as the bounds of all others. It is then the farthest, as surely as if every distance had been computed.
 """
 
@@ -23,6 +23,8 @@ INDEXED_FROM = 2048
 """Entries from which there is an index. Below, all distances take one core 12 ms at most."""
 # Patches; mostly the bound of one is its distance. Doubled for as long as the farthest is not known.
 _FIRST_CHECKED = 1
+# Up to so many at once, each patch looks for its nearest entry by itself: the product of more is faster.
+_ONE_BY_ONE = 4
 # Distances held at once: 4 MiB stay within a core's reach, a GPU wants larger products.
 _SCRATCH = 1 << 20
 _GPU_SCRATCH = 1 << 26
@@ -54,21 +56,22 @@ class MemoryBank:
 
         ``supports`` (N, b) is what ``find_supports`` found in the same entries.
         """
-        # By columns: a product with few patches reads them in a quarter of the time that rows take.
-        self._columns = entries.T.contiguous()  # (D, N)
-        self._squares = self._columns.square().sum(0)
+        self._entries = entries.contiguous()
+        self._squares = self._entries.square().sum(1)
         self._scratch = _SCRATCH if entries.device.type == "cpu" else _GPU_SCRATCH
         self._supports = supports
         self._lists: InvertedLists | None = None
         if entries.device.type == "cpu" and len(entries) >= INDEXED_FROM:
             self._lists = (
-                InvertedLists.build(entries) if centroids is None else InvertedLists(entries, centroids)
+                InvertedLists.build(self._entries)
+                if centroids is None
+                else InvertedLists(self._entries, centroids)
             )
 
     @property
     def entries(self) -> Tensor:
-        """(N, D), a view."""
-        return self._columns.T
+        """(N, D)."""
+        return self._entries
 
     @property
     def centroids(self) -> Tensor | None:
@@ -84,7 +87,7 @@ class MemoryBank:
     def bytes(self) -> int:
         """Memory held: the entries, their squared lengths, the index, the supports."""
         held = [
-            tensor.nbytes for tensor in (self._columns, self._squares, self._supports) if tensor is not None
+            tensor.nbytes for tensor in (self._entries, self._squares, self._supports) if tensor is not None
         ]
         return sum(held) + (self._lists.bytes if self._lists else 0)
 
@@ -112,7 +115,7 @@ class MemoryBank:
         if self._lists is None:
             distances, rows = self._exact(patches)
             return Nearest(distances, rows, distances.argmax())
-        return self._settled(patches, *self._lists.search(patches, grid))
+        return self._settled(patches, self._lists, *self._lists.search(patches, grid))
 
     def image_score(self, patches: Tensor, nearest: Nearest, neighbors: int) -> Tensor:
         """Weigh the distance of the farthest patch by how dense the bank is there: equation 7, ()."""
@@ -125,17 +128,23 @@ class MemoryBank:
             support = self._around(self.entries[row : row + 1], neighbors)[0]
         else:
             support = self._supports[row]
-        to_support = self._columns.index_select(1, support) - patches[farthest][:, None]
-        return score * (1 - functional.softmax(torch.linalg.vector_norm(to_support, dim=0), dim=0)[0])
+        to_support = self._entries.index_select(0, support) - patches[farthest]
+        return score * (1 - functional.softmax(torch.linalg.vector_norm(to_support, dim=1), dim=0)[0])
 
     def _around(self, entries: Tensor, neighbors: int) -> Tensor:
         """Row numbers (E, b) of the entries nearest to each of ``entries`` (E, D)."""
         squares = torch.addmm(
-            self._squares, entries, self._columns, alpha=-2
+            self._squares, entries, self._entries.T, alpha=-2
         )  # less a constant of each row
         return squares.topk(min(neighbors, len(self._squares)), largest=False).indices
 
-    def _settled(self, patches: Tensor, bounds: NDArray[np.float32], rows: NDArray[np.int64]) -> Nearest:
+    def _settled(
+        self,
+        patches: Tensor,
+        lists: InvertedLists,
+        bounds: NDArray[np.float32],
+        rows: NDArray[np.int64],
+    ) -> Nearest:
         """Find the farthest of patches (P, D), given upper bounds (P,) and the entries they come from."""
         # In numpy: steps as small as these take torch three times as long.
         exact = np.zeros(len(patches), dtype=np.bool_)
@@ -143,7 +152,11 @@ class MemoryBank:
         while True:
             open_bounds = np.where(exact, -np.inf, bounds)
             now = open_bounds.argpartition(-step)[-step:] if step < len(exact) else np.flatnonzero(~exact)
-            bounds[now], rows[now] = (found.numpy() for found in self._exact(patches[now]))
+            if step <= _ONE_BY_ONE:
+                for patch in now:
+                    bounds[patch], rows[patch] = lists.closest(patches[patch], bounds[patch], rows[patch])
+            else:
+                bounds[now], rows[now] = (found.numpy() for found in self._exact(patches[now]))
             exact[now] = True
             farthest = int(np.where(exact, bounds, -np.inf).argmax())
             if exact.all() or bounds[farthest] >= bounds[~exact].max():
@@ -167,7 +180,7 @@ class MemoryBank:
         for start in range(0, len(self._squares), block):
             part = slice(start, start + block)
             # Squared, less the patch's own square: that changes no order.
-            squares = torch.addmm(self._squares[part], patches, self._columns[:, part], alpha=-2)
+            squares = torch.addmm(self._squares[part], patches, self._entries[part].T, alpha=-2)
             # The minimum alone is several times faster than with its place, and most blocks better few.
             lowest = squares.amin(1)
             better = (lowest < best).nonzero()[:, 0]

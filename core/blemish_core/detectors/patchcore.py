@@ -202,7 +202,9 @@ class PatchCore:
 
     def features(self, inputs: Sequence[Tensor]) -> tuple[Tensor, tuple[int, int]]:
         """Patch features (B, P, D) and the grid (rows, columns) of the P patches."""
-        (maps,) = self._runtime(torch.stack(list(inputs)))  # (B, D, rows, columns)
+        # One, as on a CPU, need not be copied.
+        batch = inputs[0][None] if len(inputs) == 1 else torch.stack(list(inputs))
+        (maps,) = self._runtime(batch)  # (B, D, rows, columns)
         rows, columns = maps.shape[-2:]
         return maps.flatten(2).transpose(1, 2), (rows, columns)
 

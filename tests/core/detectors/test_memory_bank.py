@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from blemish_core.detectors import memory_bank
+from blemish_core.detectors.inverted_lists import InvertedLists
 from blemish_core.detectors.memory_bank import MemoryBank
 
 FEW_DIMENSIONS = 12
@@ -121,6 +123,25 @@ def test_a_bank_of_equal_entries_scores_as_all_distances_do() -> None:
 
 def test_a_flat_frame_is_settled_by_few_of_its_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
+    exact, closest = MemoryBank._exact, InvertedLists.closest
+
+    def counted(self: MemoryBank, patches: Tensor) -> tuple[Tensor, Tensor]:
+        compared.append(len(patches))
+        return exact(self, patches)
+
+    def counted_one(self: InvertedLists, query: Tensor, bound: float, row: int) -> tuple[float, int]:
+        compared.append(1)
+        return closest(self, query, bound, row)
+
+    monkeypatch.setattr(MemoryBank, "_exact", counted)
+    monkeypatch.setattr(InvertedLists, "closest", counted_one)
+    bank = MemoryBank(clustered(4, 3000))
+    bank.nearest(torch.full((1024, FEW_DIMENSIONS), 1.5))
+    assert 1 <= sum(compared) <= 8 + 16
+
+
+def test_a_frame_of_many_outliers_is_settled_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
     exact = MemoryBank._exact
 
     def counted(self: MemoryBank, patches: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,9 +149,24 @@ def test_a_flat_frame_is_settled_by_few_of_its_patches(monkeypatch: pytest.Monke
         return exact(self, patches)
 
     monkeypatch.setattr(MemoryBank, "_exact", counted)
-    bank = MemoryBank(clustered(4, 3000))
-    bank.nearest(torch.full((1024, FEW_DIMENSIONS), 1.5))
-    assert sum(compared) <= 8 + 16
+    # Lists that say nothing: every bound is wrong.
+    entries = clustered(50, 3000, spread=1.0)
+    bank = MemoryBank(entries, entries[:1].repeat(300, 1))
+    patches = 5 * clustered(51, 512, spread=1.0)
+    assert bank._lists is not None
+    monkeypatch.setattr(
+        InvertedLists,
+        "search",
+        lambda self, queries, grid: (
+            (queries - entries[0]).norm(dim=1).numpy(),
+            np.zeros(len(queries), np.int64),
+        ),
+    )
+    nearest = bank.nearest(patches)
+    distances = all_distances(patches, entries).amin(1)
+    assert nearest.distances[nearest.farthest].item() == pytest.approx(distances.max().item(), rel=1e-5)
+    assert compared
+    assert len(compared) <= 7  # 8, 16, ... 512
 
 
 def test_distances_are_close_also_where_they_need_not_be_exact() -> None:
@@ -203,5 +239,9 @@ def test_bytes_count_the_bank_and_its_index() -> None:
     entries = clustered(22, 2500)
     bank = MemoryBank(entries)
     lists = int(3 * 2500**0.5)
-    rows = 2500 * FEW_DIMENSIONS * 4
-    assert bank.bytes == 2 * rows + 2500 * 4 + 2500 * 8 + 2 * lists * FEW_DIMENSIONS * 4 + lists * 4
+    rows = 2500 * FEW_DIMENSIONS
+    # Entries, their codes, squared lengths of both, how far codes are off, row numbers; of each list its
+    # centroid, that one's squared length and its end; a step for each dimension.
+    of_entries = 4 * rows + rows + 2500 * (4 + 4 + 4 + 8)
+    of_lists = lists * (FEW_DIMENSIONS * 4 + 4 + 8) + 8
+    assert bank.bytes == of_entries + of_lists + FEW_DIMENSIONS * 4
