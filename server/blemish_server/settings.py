@@ -64,7 +64,13 @@ class ServerSettings(StackSettings):
     def batching(self, device: str) -> BatchingPolicy:
         """Return how images are grouped on ``device``."""
         if device == "cpu":
-            return BatchingPolicy(max_batch_size=1, max_queued=self.max_queued, lanes=self.lanes)
+            return BatchingPolicy(
+                max_batch_size=1,
+                max_queued=self.max_queued,
+                # The lane beyond the cores makes no frame's turn come sooner.
+                max_ahead=max(1, self.lanes - 1),
+                lanes=self.lanes,
+            )
         return BatchingPolicy(
             self.max_batch_size, self.batch_wait_ms / 1000, self.max_queued, preparing=os.cpu_count() or 1
         )

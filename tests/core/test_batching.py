@@ -169,6 +169,19 @@ async def test_who_has_no_patience_waits_for_the_lanes_next_items_alone() -> Non
     assert double.batches == [[100], [1], [3]]
 
 
+async def test_who_has_no_patience_may_be_given_less_than_the_lanes_take_next() -> None:
+    double = Doubler()
+    async with double.under(BatchingPolicy(max_batch_size=4, max_wait_s=0, max_ahead=2)) as batcher:
+        busy = await double.busy(batcher)
+        waiting = [asyncio.create_task(batcher.submit(n, patience=Patience.NONE)) for n in (1, 2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await batcher.submit(3, patience=Patience.NONE)
+        double.gate.set()
+        await asyncio.gather(busy, *waiting)
+    assert double.batches == [[100], [1, 2]]
+
+
 async def test_one_slow_item_does_not_refuse_all_after_it() -> None:
     double = Doubler()
     async with double.under(ONE) as batcher:

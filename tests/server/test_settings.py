@@ -27,7 +27,7 @@ def test_redis_and_qdrant_go_by_their_usual_names(monkeypatch: pytest.MonkeyPatc
 
 def test_a_cpu_has_lanes_and_a_gpu_batches() -> None:
     settings = ServerSettings(cpu_lanes=3, max_batch_size=4, batch_wait_ms=5, max_queued=7)
-    assert settings.batching("cpu") == BatchingPolicy(max_batch_size=1, max_queued=7, lanes=3)
+    assert settings.batching("cpu") == BatchingPolicy(max_batch_size=1, max_queued=7, max_ahead=2, lanes=3)
     assert settings.batching("cuda:1") == BatchingPolicy(4, 0.005, 7, preparing=os.cpu_count() or 1)
     assert ServerSettings().batching("cpu").lanes == (os.cpu_count() or 1) + 1
 
