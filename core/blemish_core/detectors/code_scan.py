@@ -55,7 +55,8 @@ def nearest_code(
         nearest[:] = -1
         for number in lists:
             end = ends[number + 1]
-            # Two entries at once, an odd last one twice: what is read of a patch serves both.
+            # Two entries at once, an odd last one twice: what is read of a patch serves both. Written out,
+            # for eight sums that stay in registers.
             for one in range(ends[number], end, 2):
                 two = min(one + 1, end - 1)
                 first, second = codes[one], codes[two]

@@ -45,7 +45,7 @@ class Nearest:
 class MemoryBank:
     """Entries (N, D) of normal patches, on any device; on a CPU and from ``INDEXED_FROM`` on with an index.
 
-    Memory: the entries and their squared lengths, with an index about as much again (``bytes``), and while
+    Memory: the entries and their squared lengths, with an index about a third more (``bytes``), and while
     searching no more than 4 MiB of distances (256 MiB on a GPU). Threads may search at once.
     """
 

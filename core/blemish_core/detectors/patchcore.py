@@ -264,7 +264,7 @@ class PatchCore:
     ) -> None:
         supports = supports.to(self._device) if supports is not None else None
         self._bank = MemoryBank(entries.to(self._device), centroids, supports)
-        self._model.memory_bank = self._bank.entries  # a view: held once
+        self._model.memory_bank = self._bank.entries  # the same: held once
 
     def measure_spread(self, features: Tensor) -> None:
         """Take how far features (B, P, D) of good images lie from the bank as the unit of distance."""
