@@ -63,6 +63,35 @@ def test_scores_of_whitened_features_are_those_of_anomalib_on_them() -> None:
     )
 
 
+def test_scores_relative_to_what_is_usual_are_those_of_anomalib_on_such_distances() -> None:
+    torch.manual_seed(3)
+    settings = PatchCoreSettings(input_size=128)
+    detector = PatchCore(settings, Backbone.named(settings.backbone))
+    with torch.inference_mode():
+        patches, grid = detector.features(torch.randn(4, 3, 128, 128).unbind())
+        entries = patches.flatten(0, 1)[::7]
+        detector.remember(entries)
+        patches[:, :64] *= 1.5  # so that a place differs from another
+        detector.measure_places(patches, grid, range(4), torch.arange(len(entries)) % 5)
+        usual = detector.tensors()["usual_distances"]
+        assert usual.max() > 1.1 * usual.min()
+        batch = torch.randn(3, 3, 128, 128)
+        # Theirs, with one more line where it finds the distance of every patch.
+        find = detector._model.nearest_neighbors
+
+        def found(embedding: Tensor, n_neighbors: int) -> tuple[Tensor, Tensor]:
+            distances, rows = find(embedding=embedding, n_neighbors=n_neighbors)
+            return (distances / usual.repeat(3) if n_neighbors == 1 else distances), rows
+
+        detector._model.nearest_neighbors = found  # type: ignore[method-assign]
+        theirs = detector._model(batch)
+    ours = detector.inspect(batch.unbind())
+    np.testing.assert_allclose([o.score for o in ours], theirs.pred_score, rtol=1e-4)
+    np.testing.assert_allclose(
+        np.stack([o.anomaly_map for o in ours]), theirs.anomaly_map[:, 0], rtol=1e-4, atol=1e-5
+    )
+
+
 def test_scores_are_those_of_anomalib_also_by_the_index(surface: Path) -> None:
     settings = PatchCoreSettings()
     backbone = Backbone.named(settings.backbone)

@@ -190,6 +190,7 @@ def test_watching_shows_the_phases_to_the_end(client: Client, surfaces: Path, ti
         "features",
         "coreset",
         "supports",
+        "places",
         "calibration",
         "evaluation",
         "openvino",

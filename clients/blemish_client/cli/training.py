@@ -70,7 +70,9 @@ def train(
     neighbors: Annotated[int, typer.Option(min=0, help="PatchCore: that weigh the image score.")] = 0,
     whitened: Annotated[
         bool | None,
-        typer.Option(help="PatchCore: compare whitened features, or the paper's; whitened unless given."),
+        typer.Option(
+            help="PatchCore: whitened features and relative distances, or the paper's; the former."
+        ),
     ] = None,
     size: Annotated[str, typer.Option(help="EfficientAD: small or medium; small unless given.")] = "",
     max_steps: Annotated[int, typer.Option(min=0, help="EfficientAD: steps at most; 70,000.")] = 0,

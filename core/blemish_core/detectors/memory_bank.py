@@ -35,7 +35,7 @@ class Nearest:
     """The bank seen from the P patches of one image."""
 
     distances: Tensor
-    """(P,), to the nearest entry: exact for the farthest patch, never too small for any."""
+    """(P,), to the nearest entry: exact for the farthest patch, never too small for any. See ``usual``."""
     rows: Tensor
     """(P,), row numbers of these entries."""
     farthest: Tensor
@@ -106,16 +106,30 @@ class MemoryBank:
         on_entries(count)
         self._supports = torch.cat(found)
 
-    def nearest(self, patches: Tensor, grid: tuple[int, int] | None = None) -> Nearest:
+    def nearest(
+        self, patches: Tensor, grid: tuple[int, int] | None = None, usual: Tensor | None = None
+    ) -> Nearest:
         """Look at the bank from patches (P, D) of one image, in rows and columns of ``grid`` if given.
+
+        ``usual`` (P,), above 0, is what each patch's distance is divided by; the farthest is so thereafter.
 
         One image at a time: products of another shape may round otherwise, and a frame's score must not
         depend on the batch that it was in.
         """
         if self._lists is None:
             distances, rows = self._exact(patches)
+            if usual is not None:
+                distances /= usual
             return Nearest(distances, rows, distances.argmax())
-        return self._settled(patches, self._lists, *self._lists.search(patches, grid))
+        units = np.ones(1, np.float32) if usual is None else usual.numpy()
+        return self._settled(patches, self._lists, *self._lists.search(patches, grid), units)
+
+    def distances_to_others(self, patches: Tensor, barred: Tensor) -> Tensor:
+        """Return the distance (P,) of patches (P, D) to the nearest entry that is not ``barred`` (N,).
+
+        All distances are computed: for training. Infinite where all entries are barred.
+        """
+        return self._exact(patches, barred)[0]
 
     def image_score(self, patches: Tensor, nearest: Nearest, neighbors: int) -> Tensor:
         """Weigh the distance of the farthest patch by how dense the bank is there: equation 7, ()."""
@@ -144,13 +158,17 @@ class MemoryBank:
         lists: InvertedLists,
         bounds: NDArray[np.float32],
         rows: NDArray[np.int64],
+        units: NDArray[np.float32],
     ) -> Nearest:
-        """Find the farthest of patches (P, D), given upper bounds (P,) and the entries they come from."""
+        """Find the farthest of patches (P, D), given upper bounds (P,) and the entries they come from.
+
+        Bounds and distances are lengths; how far is measured in ``units`` (P,), or (1,) for all.
+        """
         # In numpy: steps as small as these take torch three times as long.
         exact = np.zeros(len(patches), dtype=np.bool_)
         step = _FIRST_CHECKED
         while True:
-            open_bounds = np.where(exact, -np.inf, bounds)
+            open_bounds = np.where(exact, -np.inf, bounds / units)
             now = open_bounds.argpartition(-step)[-step:] if step < len(exact) else np.flatnonzero(~exact)
             if step <= _ONE_BY_ONE:
                 for patch in now:
@@ -158,9 +176,10 @@ class MemoryBank:
             else:
                 bounds[now], rows[now] = (found.numpy() for found in self._exact(patches[now]))
             exact[now] = True
-            farthest = int(np.where(exact, bounds, -np.inf).argmax())
-            if exact.all() or bounds[farthest] >= bounds[~exact].max():
-                return Nearest(torch.from_numpy(bounds), torch.from_numpy(rows), torch.tensor(farthest))
+            far = bounds / units
+            farthest = int(np.where(exact, far, -np.inf).argmax())
+            if exact.all() or far[farthest] >= far[~exact].max():
+                return Nearest(torch.from_numpy(far), torch.from_numpy(rows), torch.tensor(farthest))
             # Patches like these are often nearest to the same entries: a flat or saturated frame would
             # otherwise be checked patch by patch.
             found = rows[now]
@@ -172,8 +191,11 @@ class MemoryBank:
             rows[closer] = found[which.numpy()[closer]]
             step *= 2
 
-    def _exact(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance to the nearest entry and its row number for each of patches (P, D), by all distances."""
+    def _exact(self, patches: Tensor, barred: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Distance to the nearest entry and its row number for each of patches (P, D), by all distances.
+
+        Entries that are ``barred`` (N,) do not count.
+        """
         count, block = len(patches), max(256, self._scratch // len(patches))
         best = torch.full((count,), torch.inf, device=patches.device)
         rows = torch.zeros(count, dtype=torch.int64, device=patches.device)
@@ -181,10 +203,13 @@ class MemoryBank:
             part = slice(start, start + block)
             # Squared, less the patch's own square: that changes no order.
             squares = torch.addmm(self._squares[part], patches, self._entries[part].T, alpha=-2)
+            if barred is not None:
+                squares[:, barred[part]] = torch.inf
             # The minimum alone is several times faster than with its place, and most blocks better few.
             lowest = squares.amin(1)
             better = (lowest < best).nonzero()[:, 0]
             best[better] = lowest[better]
             rows[better] = squares[better].argmin(1) + start
         # Of differences: exact also where small beside the lengths.
-        return torch.linalg.vector_norm(patches - self.entries[rows], dim=1), rows
+        distances = torch.linalg.vector_norm(patches - self.entries[rows], dim=1)
+        return distances if barred is None else distances.where(best < torch.inf, torch.inf), rows

@@ -4,9 +4,10 @@
 Normality is a memory bank of patch features; a patch is as anomalous as it is far from the bank, an image
 as anomalous as its farthest patch, weighed by how dense the bank is there.
 
-Beyond the paper, features are whitened by what good patches vary in, unless the settings say otherwise:
-plain distances are ruled by the few directions that vary most, light and grain. Scores are then those of
-anomalib's model on whitened features, and without it those of anomalib's model.
+Beyond the paper, unless the settings say otherwise, features are whitened by what good patches vary in:
+plain distances are ruled by the few directions that vary most, light and grain. And a distance is relative
+to what is usual at its place of the image, see ``places``. Scores are then those of anomalib's model on
+whitened features with such distances, and without it those of anomalib's model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,8 @@ from blemish_core.detectors.embedding import (
     temperature,
     whitening,
 )
-from blemish_core.detectors.memory_bank import MemoryBank
+from blemish_core.detectors.memory_bank import MemoryBank, Nearest
+from blemish_core.detectors.places import usual_distances
 from blemish_core.errors import InvalidRequest
 from blemish_core.preprocessing import Preprocessing
 from blemish_core.runtimes.on_torch import TorchRuntime
@@ -52,7 +54,7 @@ class PatchCoreSettings:
     neighbors: int = 9
     """Bank entries around the nearest one that weigh the image score (b in the paper's equation 7)."""
     whitened: bool = True
-    """Whether distances are of whitened features; not in the paper."""
+    """Whether distances are of whitened features and relative to what is usual there; not in the paper."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -99,6 +101,7 @@ class PatchCore:
         self._network = _PatchFeatures(self._model)
         self._runtime: Runtime = TorchRuntime(self._network, self._device)
         self._bank = MemoryBank(torch.empty(0, 0))
+        self._usual: Tensor | None = None  # (P,), what distances are relative to
         blur = self._model.anomaly_map_generator.blur.kernel[0, 0].double()
         self._blur = tuple(blur.sum(0).tolist())  # the kernel is the product of two such
         self._preprocess = Preprocessing(settings.input_size, backbone.mean, backbone.std)
@@ -145,6 +148,8 @@ class PatchCore:
         if isinstance(layer := self._network.whitening, nn.Conv2d):
             assert layer.bias is not None
             tensors |= {"feature_whitening": layer.weight[:, :, 0, 0], "feature_shift": layer.bias}
+        if self._usual is not None:
+            tensors["usual_distances"] = self._usual
         if self._bank.centroids is not None:
             tensors["index_centroids"] = self._bank.centroids
         if self._bank.supports is not None:
@@ -167,6 +172,8 @@ class PatchCore:
         detector._good_scores = weights.pop("good_scores")
         # Versions from before it had plain directions, and so has what was indexed of them.
         detector._whitening = weights.pop("whitening", torch.eye(len(detector._center)))
+        # Versions from before it have distances that are relative to nothing.
+        detector._usual = weights.pop("usual_distances", None)
         centroids, supports = weights.pop("index_centroids", None), weights.pop("supports", None)
         if (matrix := weights.pop("feature_whitening", None)) is not None:
             detector.whiten(matrix, weights.pop("feature_shift"))
@@ -214,7 +221,7 @@ class PatchCore:
 
     def _judged(self, features: Tensor, grid: tuple[int, int]) -> list[tuple[Outcome, Tensor]]:
         """Outcomes, and the distances (P,) of the patches that they are made from."""
-        nearest = [self._bank.nearest(patches, grid) for patches in features]
+        nearest = [self._nearest(patches, grid) for patches in features]
         scores = torch.stack(
             [
                 self._bank.image_score(patches, found, self._settings.neighbors)
@@ -231,6 +238,9 @@ class PatchCore:
             for score, pixels, vector in zip(scores.tolist(), maps, vectors.cpu().numpy(), strict=True)
         ]
         return list(zip(outcomes, distances, strict=True))
+
+    def _nearest(self, patches: Tensor, grid: tuple[int, int] | None = None) -> Nearest:
+        return self._bank.nearest(patches, grid, self._usual)
 
     def load_backbone(self, weights: Mapping[str, Tensor]) -> None:
         """Take a backbone's weights, by their names in timm."""
@@ -250,6 +260,7 @@ class PatchCore:
         """Take ``entries`` (M, D) as what is normal."""
         self._center = entries.mean(0)
         self._whitening = torch.eye(len(self._center))
+        self._usual = None
         self._search(entries)
         self._on_device()
 
@@ -269,9 +280,35 @@ class PatchCore:
     def measure_spread(self, features: Tensor) -> None:
         """Take how far features (B, P, D) of good images lie from the bank as the unit of distance."""
         with torch.inference_mode():
-            distances = [self._bank.nearest(patches).distances for patches in features.to(self._device)]
+            distances = [self._nearest(patches).distances for patches in features.to(self._device)]
         share = _WHITENED_TEMPERATURE if self._settings.whitened else TEMPERATURE
         self._spread = temperature(torch.cat(distances), share)
+
+    def measure_places(
+        self,
+        features: Tensor,
+        grid: tuple[int, int],
+        images: Sequence[int],
+        owners: Tensor,
+        on_images: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Take how far features (N, P, D) of good ``images`` lie from the bank as what is usual at a place.
+
+        ``owners`` (M,) says of each entry of the bank which image it is of: an image is measured by the
+        entries of the others. ``on_images`` hears how many are done.
+        """
+        owners = owners.to(self._device)
+        found = []
+        with torch.inference_mode():
+            for done, image in enumerate(images):
+                on_images(done)
+                barred = owners == image
+                if not barred.all():
+                    patches = features[image].to(self._device)
+                    found.append(self._bank.distances_to_others(patches, barred))
+        on_images(len(images))
+        distances = torch.stack(found) if found else features.new_empty(0, features.shape[1])
+        self._usual = usual_distances(distances, grid).to(self._device)
 
     def measure_directions(self, features: Tensor) -> None:
         """Take what the features (B, P, D) of good images vary in as what tells no images apart."""
@@ -287,6 +324,8 @@ class PatchCore:
         self._center, self._spread = self._center.to(self._device), self._spread.to(self._device)
         self._whitening = self._whitening.to(self._device)
         self._good_scores = self._good_scores.to(self._device)
+        if self._usual is not None:
+            self._usual = self._usual.to(self._device)
         return self
 
 

@@ -28,6 +28,7 @@ _WHITENED = 64  # images, those held out first; tens of thousands of patches
 # three draws of tile, leather, grid: 0.3 gives 0.956, 0.977, 0.962 and 0.918, 0.912, 0.905; 1 gives 0.962,
 # 0.973, 0.973 and 0.910, 0.914, 0.912; 0.5 gives 0.962, 0.981, 0.968 and 0.920, 0.917, 0.917.
 _SHRINKAGE = 0.5
+_PLACED = 32  # images that say what is usual at a place, each measured against the whole bank
 _GPU_SPARE_BYTES = 2 << 30  # for the blocks of a coreset
 
 
@@ -68,7 +69,7 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
         outcomes = _cross_calibrated(detector, features, grid, order, random, terms)
         if settings.whitened:
             _whiten(detector, features, Whitening.of(features))
-        _learn(detector, features, random, terms)
+        _learn(detector, features, grid, random, terms)
     else:
         method = "held out"
         held = held_out_count(len(images), terms.target_false_reject_rate)
@@ -77,7 +78,7 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
         features, grid = _all_features(detector, [images[number] for number in order], terms)
         if settings.whitened:
             _whiten(detector, features, Whitening.of(features[held:]))
-        _learn(detector, features[held:], random, terms)
+        _learn(detector, features[held:], grid, random, terms)
         outcomes = _held_outcomes(
             detector, features[:held], grid, lambda done: progress("calibration", done, held, "images")
         )
@@ -128,15 +129,44 @@ def _whiten(detector: PatchCore, features: Tensor, whitening: Whitening) -> None
     detector.whiten(whitening.matrix, whitening.shift)
 
 
-def _learn(detector: PatchCore, features: Tensor, random: np.random.Generator, terms: Terms) -> None:
+def _learn(
+    detector: PatchCore,
+    features: Tensor,
+    grid: tuple[int, int],
+    random: np.random.Generator,
+    terms: Terms,
+) -> None:
     """Have the detector remember the coreset of features (N, P, D)."""
     keep = _bank_size(detector, *features.shape[:2])
 
     def told(picked: int) -> None:
         terms.progress("coreset", picked, keep, "patches")
 
-    detector.remember(_coreset(features, keep, random, terms.device, told))
+    picks = _coreset(features, keep, random, terms.device, told)
+    detector.remember(features.flatten(0, 1)[picks])
     detector.find_supports(lambda done: terms.progress("supports", done, keep, "entries"))
+    placed = min(len(features), _PLACED)
+
+    def seen(done: int) -> None:
+        terms.progress("places", done, placed, "images")
+
+    _measure_places(detector, features, grid, range(len(features)), picks, seen)
+
+
+def _measure_places(
+    detector: PatchCore,
+    features: Tensor,
+    grid: tuple[int, int],
+    images: Sequence[int],
+    picks: Tensor,
+    on_images: Callable[[int], None],
+) -> None:
+    """Measure what is usual at a place by ``images`` of features (N, P, D), or _PLACED of them."""
+    if not detector.settings["whitened"]:
+        return
+    chosen = np.linspace(0, len(images) - 1, min(len(images), _PLACED)).round().astype(int)
+    owners = picks // features.shape[1]
+    detector.measure_places(features, grid, [images[each] for each in chosen], owners, on_images)
 
 
 def _cross_calibrated(
@@ -162,8 +192,10 @@ def _cross_calibrated(
 
         keep = _bank_size(detector, len(features) - len(fold), features.shape[1])
         # Picks are not counted here, but a cancellation is heard.
-        bank = _coreset(own, keep, random, terms.device, lambda _: told(0), without=fold)
-        detector.remember(bank)
+        picks = _coreset(own, keep, random, terms.device, lambda _: told(0), without=fold)
+        detector.remember(own.flatten(0, 1)[picks])
+        others = np.setdiff1d(order, fold).tolist()
+        _measure_places(detector, own, grid, others, picks, lambda _: told(0))
         return _held_outcomes(detector, own[fold], grid, told)
 
     for fold in np.array_split(order, min(len(order), _FOLDS)):
@@ -234,7 +266,7 @@ def _coreset(
     *,
     without: Sequence[int] | NDArray[np.int64] = (),
 ) -> Tensor:
-    """The memory bank (keep, D) of features (N, P, D), ``without`` those of some images."""
+    """The memory bank, as numbers (keep,) of patches of features (N, P, D), ``without`` some images."""
     on_picks(0)
     count, per_image = features.shape[:2]
     patches = features.flatten(0, 1)
@@ -253,7 +285,7 @@ def _coreset(
             device=device,
             on_picks=on_picks,
         )
-        return patches[picks]
+        return torch.tensor(picks)
 
 
 def _fits(patches: Tensor, device: str) -> bool:

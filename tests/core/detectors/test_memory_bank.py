@@ -79,6 +79,36 @@ def test_the_image_score_is_that_of_all_distances(
     assert bank.image_score(seen, nearest, neighbors).item() == pytest.approx(expected, rel=1e-4)
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31), entries=st.integers(1, 400), patches=st.integers(1, 80))
+def test_the_score_is_exact_also_relative_to_what_is_usual(seed: int, entries: int, patches: int) -> None:
+    bank, seen = clustered(seed, entries), clustered(seed + 1, patches, spread=0.5)
+    usual = 0.5 + torch.rand(patches, generator=torch.Generator().manual_seed(seed))
+    nearest = MemoryBank(bank).nearest(seen, usual=usual)
+    relative = all_distances(seen, bank).amin(1) / usual
+    assert nearest.distances[nearest.farthest].item() == pytest.approx(relative.max().item(), rel=1e-5)
+    assert bool((nearest.distances >= relative * (1 - 1e-5)).all())
+
+
+def test_the_farthest_by_length_need_not_be_the_farthest(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = MemoryBank(torch.tensor([[0.0, 0.0], [3.0, 0.0]]))
+    patches, usual = torch.tensor([[6.0, 0.0], [0.0, 1.9]]), torch.tensor([1.5, 0.5])
+    # The search saw the first entry alone: the first patch is farther from it, and is looked at first.
+    bounds = (np.array([6.0, 1.9], np.float32), np.zeros(2, np.int64))
+    monkeypatch.setattr(InvertedLists, "search", lambda *_: bounds)
+    nearest = bank.nearest(patches, usual=usual)
+    assert nearest.farthest == 1
+    assert nearest.distances.tolist() == pytest.approx([2, 3.8])
+
+
+def test_other_entries_are_those_not_barred() -> None:
+    entries, patches = clustered(1, 300), clustered(2, 40)
+    barred = torch.arange(300) % 3 == 0
+    found = MemoryBank(entries).distances_to_others(patches, barred)
+    torch.testing.assert_close(found, all_distances(patches, entries[~barred]).amin(1).float())
+    assert MemoryBank(entries).distances_to_others(patches, torch.ones(300, dtype=torch.bool)).isinf().all()
+
+
 def test_supports_are_the_entries_around_each_entry() -> None:
     entries = clustered(40, 3000)
     bank = MemoryBank(entries)

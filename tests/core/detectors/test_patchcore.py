@@ -15,6 +15,7 @@ from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.detector import Image, Progress, ReadImage, Terms, Training, silent
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.detectors.patchcore_training import Whitening, _fits, train
+from blemish_core.detectors.places import usual_distances
 from blemish_core.detectors.regions import match, part_of, spot
 from blemish_core.errors import InvalidRequest, JobCancelled, NotPossibleYet, TooLarge
 from blemish_core.picture import Region
@@ -122,11 +123,11 @@ def test_features_of_good_images_vary_alike_all_around(training: Training) -> No
     assert spans[0] < spans[1] / 3
 
 
-def test_what_is_held_out_has_no_part_in_how_features_are_whitened(training: Training) -> None:
+def test_what_is_held_out_has_no_part_in_what_is_learned(training: Training) -> None:
     reads: list[ReadImage] = [partial(stripes, number) for number in range(24)]
     reads[training.held_out[0]] = partial(stripes, 7, defect=True)
     other = trained(24, reads=reads)
-    for name in ("feature_whitening", "feature_shift", "memory_bank"):
+    for name in ("feature_whitening", "feature_shift", "memory_bank", "usual_distances"):
         assert torch.equal(training.detector.tensors()[name], other.detector.tensors()[name])
 
 
@@ -164,6 +165,58 @@ def test_a_version_from_before_whitening_scores_as_it_did() -> None:
     image = plain.prepare(stripes(101, defect=True))
     assert back.inspect([image])[0].score == pytest.approx(plain.inspect([image])[0].score, rel=1e-6)
     assert back.settings["whitened"] is False
+
+
+def test_a_version_from_before_places_were_told_apart_scores_by_distance_alone(training: Training) -> None:
+    detector = training.detector
+    tensors = detector.tensors()
+    usual = tensors.pop("usual_distances")
+    before = PatchCore.load(detector.settings, tensors)
+    even = PatchCore.load(detector.settings, tensors | {"usual_distances": torch.ones_like(usual)})
+    image = detector.prepare(stripes(101, defect=True))
+    scores = [each.inspect([image])[0].score for each in (detector, before, even)]
+    assert scores[1] == scores[2] != scores[0]
+
+
+def test_an_image_is_measured_by_the_entries_of_the_others() -> None:
+    detector = PatchCore(SMALL, Backbone.named(SMALL.backbone))
+    features = torch.randn(3, 64, 152)
+    features[:, :8] *= 3  # the first row of each lies far out
+    detector.remember(features.flatten(0, 1))
+    owners = torch.arange(3).repeat_interleave(64)
+    detector.measure_places(features, (8, 8), range(3), owners)
+    distances = [
+        torch.cdist(
+            features[image], features[[other for other in range(3) if other != image]].flatten(0, 1)
+        )
+        for image in range(3)
+    ]
+    usual = detector.tensors()["usual_distances"]
+    torch.testing.assert_close(usual, usual_distances(torch.stack([d.amin(1) for d in distances]), (8, 8)))
+    assert usual[:8].min() > usual[16:].max()
+
+
+def test_a_training_measures_each_image_by_the_others(training: Training) -> None:
+    detector = training.detector
+    assert isinstance(detector, PatchCore)
+    before = detector.tensors()["usual_distances"]
+    learned = [number for number in range(24) if number not in training.held_out]
+    with torch.inference_mode():
+        features, grid = detector.features([detector.prepare(stripes(number)) for number in learned])
+    entries = detector.tensors()["memory_bank"]
+    owners = torch.cdist(entries, features.flatten(0, 1)).argmin(1) // features.shape[1]
+    detector.measure_places(features, grid, range(len(learned)), owners)
+    torch.testing.assert_close(detector.tensors()["usual_distances"], before, rtol=1e-3, atol=1e-3)
+
+
+def test_nothing_is_usual_where_one_image_has_all_entries() -> None:
+    detector = trained(2).detector  # cross-calibrated by banks of one image
+    assert detector.tensors()["usual_distances"].isfinite().all()
+    assert isinstance(detector, PatchCore)
+    detector.measure_places(
+        torch.randn(1, 64, 152), (8, 8), [0], torch.zeros(len(detector.tensors()["memory_bank"]))
+    )
+    assert detector.tensors()["usual_distances"].equal(torch.ones(64))
 
 
 def test_the_bank_holds_no_fewer_than_weigh_the_score() -> None:
@@ -240,7 +293,7 @@ def test_progress_counts_to_the_end() -> None:
         told[phase] = (done, total)
 
     trained(20, progress=progress)
-    assert set(told) == {"features", "coreset", "supports", "calibration"}
+    assert set(told) == {"features", "coreset", "supports", "places", "calibration"}
     assert all(done == total for done, total in told.values())
 
 
