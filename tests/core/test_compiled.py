@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import errno
 import threading
+from pathlib import Path
 
+import numba
 import numpy as np
+import pytest
+from numba.core.caching import IndexDataCacheFile
 from numpy.typing import NDArray
 
 from blemish_core.compiled import compiled
@@ -49,3 +54,41 @@ def test_code_that_can_be_kept_nowhere_is_compiled_all_the_same() -> None:
     double = names["double"]
     assert callable(double)
     assert compiled(double)(21) == 42
+
+
+def triple(value: int) -> int:
+    return 3 * value
+
+
+@pytest.fixture
+def kept_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_code_is_kept(kept_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compiled(triple)(14) == 42
+    assert list(kept_in.rglob("*.nbc"))
+    monkeypatch.setattr("numba.core.dispatcher._FunctionCompiler.compile", None)  # never again
+    assert compiled(triple)(14) == 42
+
+
+def test_a_full_disk_keeps_no_code_and_fails_no_call(
+    kept_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(IndexDataCacheFile, "_save_data", full)
+    assert compiled(triple)(14) == 42
+    assert compiled(triple)(14) == 42
+
+
+@pytest.mark.parametrize("pattern", ["*.nbc", "*.nbi"])
+@pytest.mark.parametrize("left", [0, 40])
+def test_code_that_was_cut_off_is_compiled_anew(kept_in: Path, pattern: str, left: int) -> None:
+    assert compiled(triple)(14) == 42
+    for file in kept_in.rglob(pattern):
+        file.write_bytes(file.read_bytes()[:left])
+    assert compiled(triple)(14) == 42
+    assert compiled(triple)(14) == 42
