@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import grpc
+from grpc.experimental import ChannelOptions
 
 from blemish_client.errors import Unavailable, translated
 from blemish_client.patience import Patience
@@ -19,6 +20,9 @@ _OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
+# Whoever reads a stream of answers takes them from the wire himself: by way of grpc's own thread each call
+# takes a third longer.
+_READ_DIRECTLY = (ChannelOptions.SingleThreadedUnaryStream, 1)
 _LOOPBACK = ("localhost:", "127.", "[::1]:", "unix:")
 
 _Request = TypeVar("_Request")
@@ -32,7 +36,7 @@ class Connection:
         self.target = target
         self.patience = patience
         self._timeout_s = timeout_s
-        self.channel = grpc.insecure_channel(target, options(target))
+        self.channel = grpc.insecure_channel(target, [*options(target), _READ_DIRECTLY])
 
     def close(self) -> None:
         self.channel.close()

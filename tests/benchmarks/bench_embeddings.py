@@ -6,8 +6,8 @@
 Without folders it takes the three synthetic surfaces of the demo. A PatchCore learns from train/good; every
 test image is a query in turn and the others are the index. Precision at k counts the right ones among the k
 best, or among as many as there are right ones, where those are fewer: the same side (good or defective) for
-every query, and the same class for defective ones. All candidates but the last are of plain features. Below
-them, how well either PatchCore tells good from defective.
+every query, and the same class for defective ones. All candidates but the last are of the paper's
+PatchCore. Below them, how well either PatchCore tells good from defective.
 """
 
 import argparse
@@ -152,7 +152,7 @@ CANDIDATES: dict[str, Callable[[Looked], Tensor]] = {
     "MaxSim of 16 patches, whitened, score": lambda of: max_sim(of) + 0.25 * likeness(of.unlike),
     "pooled, whitened, score": lambda of: likeness(of.embeddings),
 }
-OURS = "**of whitened features: pooled, score (ours)**"
+OURS = "**of blemish's PatchCore: pooled, score (ours)**"
 
 
 def precision(
@@ -179,7 +179,9 @@ def cells(folder: Path, images: int, coreset: float) -> dict[str, str]:
     del plain
     ours = look(folder, images, coreset, whitened=True)
     column[OURS] = cell(likeness(ours.embeddings), ours.classes)
-    return column | {"image AUROC, plain and whitened": f"{of_plain:.3f} {auroc(ours):.3f}"}
+    return column | {
+        "image AUROC, the paper's PatchCore and blemish's": f"{of_plain:.3f} {auroc(ours):.3f}"
+    }
 
 
 def auroc(of: Looked) -> float:

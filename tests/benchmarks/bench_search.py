@@ -48,6 +48,8 @@ from blemish.v1.search_pb2_grpc import SearchServiceStub
 from blemish.v1.server_pb2 import GetServerInfoRequest
 from blemish.v1.server_pb2_grpc import ServerServiceStub
 from blemish_client import Client
+from blemish_client.connection import Connection
+from blemish_client.patience import Patience
 from blemish_core.index import Item, SearchIndex, item_id
 from blemish_core.index.search_index import rescored
 from blemish_core.names import ModelRef
@@ -268,8 +270,8 @@ def latencies_ms(
 def compared(bench: Bench, shape: Shape, size: int, arguments: argparse.Namespace) -> str:
     """Print what RPCs and the bare client take; returns what of exact answers is found."""
     bare, random = bench.bare(), np.random.default_rng(_SEED)
-    channel = grpc.insecure_channel(bench.address)
-    search: Any = SearchServiceStub(channel).Search  # type: ignore[no-untyped-call,unused-ignore]
+    connection = Connection(bench.address, timeout_s=30, patience=Patience())  # as our clients have it
+    search: Any = SearchServiceStub(connection.channel).Search  # type: ignore[no-untyped-call,unused-ignore]
     there, _ = bench.bare().scroll(bench.alias, limit=10_000, with_payload=False)
     ids = [str(there[number].id) for number in random.permutation(len(there))[: arguments.queries]]
     asked, _ = shape.draw(10**9, arguments.queries)
@@ -320,7 +322,7 @@ def compared(bench: Bench, shape: Shape, size: int, arguments: argparse.Namespac
         for number in numbers
         for by in (False, True)
     ]
-    channel.close()
+    connection.close()
     return f"recall@{_LIMIT} {np.mean(recalls):.4f} ({len(recalls)} queries, the worst {min(recalls):.1f})"
 
 

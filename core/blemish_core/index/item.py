@@ -82,18 +82,20 @@ class Item:
 
     def payload(self) -> dict[str, object]:
         """Return what its point carries; what is empty is left out, as Qdrant's "is empty" wants it."""
-        told = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "id"}
+        told = {name: getattr(self, name) for name in _TOLD}
         told |= {"label": str(self.label), "time": self.time.isoformat()}
         return {name: value for name, value in told.items() if value != ""}
 
     @classmethod
     def read(cls, id: object, payload: Mapping[str, object]) -> "Item":
         """Return what ``payload`` wrote; points from before a field have its default."""
-        names = {each.name for each in fields(cls)} - {"id"}
-        known: dict[str, Any] = {name: value for name, value in payload.items() if name in names}
+        known: dict[str, Any] = {name: value for name, value in payload.items() if name in _TOLD}
         known["label"] = Label(known.get("label", ""))
         known["time"] = datetime.fromisoformat(known["time"]) if "time" in known else _UNKNOWN
         return cls(id=UUID(str(id)), **known)
+
+
+_TOLD = tuple(each.name for each in fields(Item) if each.name != "id")
 
 
 def item_id(version: ModelRef, sha256: str) -> UUID:
