@@ -176,6 +176,11 @@ def test_search_with_montage(run: Run, fake: Fake, image: Path, tmp_path: Path) 
     assert list(request.filter.classes) == ["crack"]
 
 
+def test_no_hits_are_not_taken_for_as_many_as_usual(run: Run, fake: Fake, image: Path) -> None:
+    assert run("search", image, "-m", "m", "-k", 0).exit_code == 2
+    assert not fake.requests["Search"]
+
+
 def test_search_json_has_query_and_hits(run: Run, image: Path) -> None:
     query, *hits = lines(run("search", image, "-m", "m", "--json"))
     assert query["query"]["score"] == 2

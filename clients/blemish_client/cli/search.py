@@ -44,7 +44,7 @@ def search(
     query: Annotated[
         str | None, typer.Argument(metavar="[IMAGE]", help="A file, or items/UUID as hits name it.")
     ] = None,
-    limit: Annotated[int, typer.Option("-k", "--limit", help="Number of hits.")] = 10,
+    limit: Annotated[int, typer.Option("-k", "--limit", min=1, help="Number of hits.")] = 10,
     classes: Annotated[
         list[str] | None, typer.Option("--class", help="Only of this; may be repeated.")
     ] = None,
