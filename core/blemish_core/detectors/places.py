@@ -2,10 +2,10 @@
 """What is usual at a place: at some places of an image good patches lie farther from the bank.
 
 A network that pads its input with zeros sees other things near the border than within: on the synthetic
-surfaces good patches of the outermost ring lie some 4 % nearer to the bank than the average, those of the
-next three some 5 % farther, and the farthest patch of a good image is mostly one of these. A lens that is
-darker at its edge, or a part that always lies in the same place, do the like. Relative to what is usual
-there, distances of good patches are of one kind, and a defect within shows.
+surfaces good patches of the outermost ring lie 3 to 7 % nearer to the bank than those well within, those of
+the third and fourth 5 to 9 % farther, and the farthest patch of a good image is mostly one of these. A lens
+that is darker at its edge, or a part that always lies in the same place, do the like. Relative to what is
+usual there, distances of good patches are of one kind, and a defect within shows.
 """
 
 import torch
