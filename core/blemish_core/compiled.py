@@ -2,6 +2,7 @@
 """Loops over arrays as machine code."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import numba
@@ -21,10 +22,8 @@ def compiled(function: _Function) -> _Function:
     elsewhere every process compiles anew, a second or two.
     """
     made: Any = numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})(function)
-    try:
+    with suppress(RuntimeError):  # nowhere to keep it
         made._cache = _Kept(function)  # type: ignore[no-untyped-call]  # as enable_caching() has it
-    except RuntimeError:
-        log.info("compiled code cannot be kept, every process compiles anew", function=function.__name__)
     return cast("_Function", made)
 
 

@@ -1,23 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our PatchCore is anomalib's: equal weights, input and bank give equal scores and maps."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from anomalib.data import ImageBatch
+from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.metrics import AUPRO
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from blemish_core.detectors.backbone import Backbone, pretrained
+from blemish_core.detectors.detector import Outcome
 from blemish_core.detectors.embedding import whitening
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.evaluation.pixel_figures import PixelTally
 from blemish_core.images import decode
 from blemish_core.preprocessing import Preprocessing
 from blemish_core.surfaces import generate
+
+
+def assert_the_same(ours: Sequence[Outcome], theirs: InferenceBatch) -> None:
+    np.testing.assert_allclose([o.score for o in ours], theirs.pred_score, rtol=1e-4)
+    np.testing.assert_allclose(
+        np.stack([o.anomaly_map for o in ours]), theirs.anomaly_map[:, 0], rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("neighbors", [1, 9])
@@ -30,11 +39,7 @@ def test_scores_and_maps_are_those_of_anomalib(neighbors: int) -> None:
         detector.remember(patches.flatten(0, 1)[::7])
         batch = torch.randn(3, 3, 128, 128)
         theirs = detector._model(batch)
-    ours = detector.inspect(batch.unbind())
-    np.testing.assert_allclose([o.score for o in ours], theirs.pred_score, rtol=1e-4)
-    np.testing.assert_allclose(
-        np.stack([o.anomaly_map for o in ours]), theirs.anomaly_map[:, 0], rtol=1e-4, atol=1e-5
-    )
+    assert_the_same(detector.inspect(batch.unbind()), theirs)
 
 
 def test_scores_of_whitened_features_are_those_of_anomalib_on_them() -> None:
@@ -56,11 +61,7 @@ def test_scores_of_whitened_features_are_those_of_anomalib_on_them() -> None:
 
         detector._model.generate_embedding = joined  # type: ignore[method-assign]
         theirs = detector._model(batch)
-    ours = detector.inspect(batch.unbind())
-    np.testing.assert_allclose([o.score for o in ours], theirs.pred_score, rtol=1e-4)
-    np.testing.assert_allclose(
-        np.stack([o.anomaly_map for o in ours]), theirs.anomaly_map[:, 0], rtol=1e-4, atol=1e-5
-    )
+    assert_the_same(detector.inspect(batch.unbind()), theirs)
 
 
 def test_scores_relative_to_what_is_usual_are_those_of_anomalib_on_such_distances() -> None:
@@ -85,11 +86,7 @@ def test_scores_relative_to_what_is_usual_are_those_of_anomalib_on_such_distance
 
         detector._model.nearest_neighbors = found  # type: ignore[method-assign]
         theirs = detector._model(batch)
-    ours = detector.inspect(batch.unbind())
-    np.testing.assert_allclose([o.score for o in ours], theirs.pred_score, rtol=1e-4)
-    np.testing.assert_allclose(
-        np.stack([o.anomaly_map for o in ours]), theirs.anomaly_map[:, 0], rtol=1e-4, atol=1e-5
-    )
+    assert_the_same(detector.inspect(batch.unbind()), theirs)
 
 
 def test_scores_are_those_of_anomalib_also_by_the_index(surface: Path) -> None:

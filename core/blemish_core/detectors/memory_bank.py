@@ -35,11 +35,14 @@ class Nearest:
     """The bank seen from the P patches of one image."""
 
     distances: Tensor
-    """(P,), to the nearest entry: exact for the farthest patch, never too small for any. See ``usual``."""
+    """(P,), to the nearest entry, of what is usual if that was given.
+
+    Exact for the farthest patch, never too small for any.
+    """
     rows: Tensor
     """(P,), row numbers of these entries."""
     farthest: Tensor
-    """(), the patch that is farthest from the bank."""
+    """(), the patch whose distance is the greatest."""
 
 
 class MemoryBank:
@@ -111,7 +114,7 @@ class MemoryBank:
     ) -> Nearest:
         """Look at the bank from patches (P, D) of one image, in rows and columns of ``grid`` if given.
 
-        ``usual`` (P,), above 0, is what each patch's distance is divided by; the farthest is so thereafter.
+        ``usual`` (P,), above 0, is what each patch's distance is divided by.
 
         One image at a time: products of another shape may round otherwise, and a frame's score must not
         depend on the batch that it was in.

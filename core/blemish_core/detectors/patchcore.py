@@ -54,7 +54,7 @@ class PatchCoreSettings:
     neighbors: int = 9
     """Bank entries around the nearest one that weigh the image score (b in the paper's equation 7)."""
     whitened: bool = True
-    """Whether distances are of whitened features and relative to what is usual there; not in the paper."""
+    """Whether features are whitened and distances relative to what is usual at a place: not the paper."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.

@@ -3,9 +3,10 @@
 
 A network that pads its input with zeros sees other things near the border than within: on the synthetic
 surfaces good patches of the outermost ring lie 3 to 7 % nearer to the bank than those well within, those of
-the third and fourth 5 to 9 % farther, and the farthest patch of a good image is mostly one of these. A lens
-that is darker at its edge, or a part that always lies in the same place, do the like. Relative to what is
-usual there, distances of good patches are of one kind, and a defect within shows.
+the third and fourth 5 to 9 % farther, and the farthest patch of a good image lay in the third to fifth in
+74 to 94 % of the images, where 29 % of the patches are. A lens that is darker at its edge, or a part that
+always lies in the same place, do the like. Relative to what is usual there, distances of good patches are
+of one kind, and a defect within shows.
 """
 
 import torch
