@@ -23,6 +23,8 @@ from blemish_core.surfaces import generate
 
 
 def assert_the_same(ours: Sequence[Outcome], theirs: InferenceBatch) -> None:
+    assert theirs.pred_score is not None
+    assert theirs.anomaly_map is not None
     np.testing.assert_allclose([o.score for o in ours], theirs.pred_score, rtol=1e-4)
     np.testing.assert_allclose(
         np.stack([o.anomaly_map for o in ours]), theirs.anomaly_map[:, 0], rtol=1e-4, atol=1e-5
