@@ -23,7 +23,7 @@ from blemish.v1 import (
     server_pb2_grpc,
 )
 from blemish_core.datasets import DatasetStore
-from blemish_core.index import SearchIndex
+from blemish_core.index import Finder, SearchIndex
 from blemish_core.item_images import ItemImages
 from blemish_core.jobs.staff import Staff
 from blemish_core.jobs.store import JobStore
@@ -77,6 +77,7 @@ class App:
     feed: JobFeed
     dispatcher: Dispatcher
     keeper: Keeper
+    finder: Finder
     migration: Migration
     dependencies: Dependencies
     preload: tuple[ModelRef, ...]
@@ -118,6 +119,7 @@ class App:
             self.models.close()
             self.dispatcher.close()
             await self.feed.close()
+            await self.finder.close()
             log.info("stopped")
 
     async def _warm(self, stop: asyncio.Event) -> bool:
@@ -143,6 +145,7 @@ def build(settings: ServerSettings) -> App:
     store = ModelStore(settings.models)
     jobs, staff = JobStore.connect(settings.redis_url), Staff.connect(settings.redis_url)
     index = SearchIndex.connect(settings.qdrant_url, settings.qdrant_grpc_port)
+    finder = Finder.connect(index, settings.qdrant_url, settings.qdrant_grpc_port)
     policy = settings.batching(device)
     models = LoadedModels(
         store,
@@ -181,7 +184,7 @@ def build(settings: ServerSettings) -> App:
         InspectionServicer(inspector, keeper, ending), server
     )
     search_pb2_grpc.add_SearchServiceServicer_to_server(
-        SearchServicer(inspector, store, index, ItemImages(datasets, frames), limits), server
+        SearchServicer(inspector, store, index, finder, ItemImages(datasets, frames), limits), server
     )
     dataset_pb2_grpc.add_DatasetServiceServicer_to_server(
         DatasetServicer(datasets, settings.import_roots, limits.max_bytes), server
@@ -213,6 +216,7 @@ def build(settings: ServerSettings) -> App:
         feed=feed,
         dispatcher=dispatcher,
         keeper=keeper,
+        finder=finder,
         migration=Migration(store, index, job_servicer.bring_over),
         dependencies=dependencies,
         preload=tuple(store.in_production()) if settings.preload else (),

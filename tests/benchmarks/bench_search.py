@@ -12,10 +12,12 @@ nothing of the rest). A few hundred centers are drawn with the variance between;
 vectors each has. Half of these vary as a class does, half are near-duplicates that vary as little as the
 nearest real neighbours; all have length 1.
 
-Every query is asked in turn of the Search RPC and of ``QdrantClient.query_points`` on the same collection
-with the same parameters, from one process; p50 and p99 of each round, medians of the rounds. Recall@10 is
-that of RPCs against ``exact`` ones. During the load, which a process of its own puts, calls leave every
-20 ms whether or not those before were answered; latency counts from when a call was due.
+Every query is asked of the Search RPC and of ``QdrantClient.query_points`` on the same collection with the
+same parameters, from one process; 30 in a row each way, in an order drawn anew: a call after one of another
+kind finds cold caches. p50 and p99 of each round, medians of the rounds. "By way of a relay" is the bare
+client whose calls a Python process takes and passes on unread: what any server in between costs at least.
+Recall@10 is that of RPCs against ``exact`` ones. During the load, which a process of its own puts, calls
+leave every 20 ms whether or not those before were answered; latency counts from when a call was due.
 """
 
 import argparse
@@ -27,7 +29,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import sha256
@@ -51,7 +54,7 @@ from blemish_client import Client
 from blemish_client.connection import Connection
 from blemish_client.patience import Patience
 from blemish_core.index import Item, SearchIndex, item_id
-from blemish_core.index.search_index import rescored
+from blemish_core.index.finder import oversampling
 from blemish_core.names import ModelRef
 from blemish_core.surfaces import CLASSES, generate
 
@@ -62,6 +65,7 @@ _BATCH = 64  # of the embed job
 _CENTERS = 300
 _ZIPF = 1.1  # of few defects there are many images, of most there are few
 _LIMIT = 10
+_IN_A_ROW = 30
 _EVERY_S = 0.02
 _SETTLED_S = 60.0
 _CLASSES = ("good", *CLASSES)
@@ -254,20 +258,57 @@ def settled(bench: Bench) -> tuple[int, int]:
 
 
 def latencies_ms(
-    asks: dict[str, Callable[[int], object]], numbers: Sequence[int]
+    asks: dict[str, Callable[[int], object]], numbers: Sequence[int], random: np.random.Generator
 ) -> dict[str, list[float]]:
-    """Ask each way about each number, in turn."""
+    """Ask each way about each number, some in a row, in an order drawn anew."""
     took: dict[str, list[float]] = {name: [] for name in asks}
-    names = list(asks)
-    for turn, number in enumerate(numbers):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            before = time.perf_counter()
-            asks[name](number)
-            took[name].append(1000 * (time.perf_counter() - before))
+    for start in range(0, len(numbers), _IN_A_ROW):
+        for name in random.permutation(list(asks)):
+            for number in numbers[start : start + _IN_A_ROW]:
+                before = time.perf_counter()
+                asks[name](number)
+                took[name].append(1000 * (time.perf_counter() - before))
     return took
 
 
-def compared(bench: Bench, shape: Shape, size: int, arguments: argparse.Namespace) -> str:
+async def relay(port: int) -> None:
+    """Pass every call on to a port of this machine, unread, until killed; prints its own port."""
+
+    class Relay(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> Any:
+            method: Any = channel.unary_unary(details.method)
+
+            async def pass_on(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+                return bytes(await method(request, timeout=context.time_remaining()))
+
+            return grpc.unary_unary_rpc_method_handler(pass_on)
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((Relay(),))
+        print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+        await server.start()
+        await server.wait_for_termination()
+
+
+@contextmanager
+def relayed(bench: Bench) -> Iterator[QdrantClient]:
+    """A bare client by way of a relay."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.benchmarks.bench_search", "--relay", str(bench.grpc_port)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield replace(bench, grpc_port=int(process.stdout.readline())).bare()
+        finally:
+            process.kill()
+
+
+def compared(
+    bench: Bench, relayed: QdrantClient, shape: Shape, size: int, arguments: argparse.Namespace
+) -> str:
     """Print what RPCs and the bare client take; returns what of exact answers is found."""
     bare, random = bench.bare(), np.random.default_rng(_SEED)
     connection = Connection(bench.address, timeout_s=30, patience=Patience())  # as our clients have it
@@ -286,25 +327,32 @@ def compared(bench: Bench, shape: Shape, size: int, arguments: argparse.Namespac
         answers = search(request, timeout=30)
         return [hit.item for answer in answers for hit in answer.hits.hits]
 
-    def qdrant(number: int, *, by_vector: bool = False) -> object:
-        return bare.query_points(
+    params = qm.SearchParams(
+        exact=False,
+        quantization=qm.QuantizationSearchParams(rescore=True, oversampling=oversampling(_LIMIT)),
+    )
+
+    def qdrant(client: QdrantClient, number: int, *, by_vector: bool = False) -> object:
+        return client.query_points(
             bench.alias,
             query=qm.NearestQuery(nearest=asked[number].tolist() if by_vector else ids[number]),
             limit=_LIMIT,
-            search_params=qm.SearchParams(exact=False, quantization=rescored(_LIMIT)),
+            search_params=params,
             with_payload=True,
         )
 
     asks: dict[str, Callable[[int], object]] = {
-        "bare, by item": qdrant,
-        "bare, by vector": partial(qdrant, by_vector=True),
+        "bare, by item": partial(qdrant, bare),
+        "bare, by vector": partial(qdrant, bare, by_vector=True),
+        "bare by way of a relay, by item": partial(qdrant, relayed),
+        "bare by way of a relay, by vector": partial(qdrant, relayed, by_vector=True),
         "Search, by item": partial(rpc, f"models/{model}"),
         "Search, by item, of a fixed version": partial(rpc, fixed),
         "Search, by vector": partial(rpc, f"models/{model}", by_vector=True),
     }
     numbers = range(arguments.queries)
-    latencies_ms(asks, numbers[:20])  # warms up
-    rounds = [latencies_ms(asks, numbers) for _ in range(arguments.rounds)]
+    latencies_ms(asks, numbers[:20], random)  # warms up
+    rounds = [latencies_ms(asks, numbers, random) for _ in range(arguments.rounds)]
 
     def figure(name: str, quantile: float) -> float:
         return float(median(np.quantile(each[name], quantile) for each in rounds))
@@ -312,7 +360,7 @@ def compared(bench: Bench, shape: Shape, size: int, arguments: argparse.Namespac
     for name in asks:
         p50, p99 = figure(name, 0.5), figure(name, 0.99)
         beyond = "- | - | -"
-        if name.startswith("Search"):
+        if name not in ("bare, by item", "bare, by vector"):
             base = "bare, by vector" if "vector" in name else "bare, by item"
             bare50, bare99 = figure(base, 0.5), figure(base, 0.99)
             beyond = f"{p50 / bare50:.2f} | {p99 / bare99:.2f} | {p50 - bare50:.2f}"
@@ -452,7 +500,8 @@ def bench(folder: Path, arguments: argparse.Namespace) -> None:
         for size in arguments.sizes:
             rate = fill(stage, shape, size)
             segments, quantized = settled(stage)
-            recall = compared(stage, shape, size, arguments)
+            with relayed(stage) as by_relay:
+                recall = compared(stage, by_relay, shape, size, arguments)
             told.append(
                 f"- {size:,} vectors: filled up at {rate:.0f} a second; {segments} segments, "
                 f"{quantized:,} vectors in int8; {recall}"
@@ -472,6 +521,9 @@ def main() -> None:
         stage = Bench(address, url, int(port), ModelRef.parse(version))
         print("ready", flush=True)
         print(int(count) / loaded(stage, Shape.read(Path(shape)), int(first), int(count)))
+        return
+    if sys.argv[1:2] == ["--relay"]:
+        asyncio.run(relay(int(sys.argv[2])))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sizes", type=sizes, default=[10_000, 100_000], help="vectors, smallest first")

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient
+from tests.core.index.twin import TwinPoints
 
 from blemish_core.errors import Unavailable
 from blemish_core.images import ImageLimits
-from blemish_core.index import Item, Label, Query, SearchIndex, Vector
+from blemish_core.index import Finder, Item, Label, Query, SearchIndex, Vector
 from blemish_core.kept_frames import KeptFrames
 from blemish_core.names import ModelRef
 from blemish_core.picture import Picture
@@ -35,7 +36,8 @@ class Index(SearchIndex):
     """The in-memory one, which may be away and counts what it is told at once."""
 
     def __init__(self) -> None:
-        super().__init__(QdrantClient(":memory:"))
+        self.twin = QdrantClient(":memory:")
+        super().__init__(self.twin)
         self.away = False
         self.batches: list[int] = []
 
@@ -100,7 +102,8 @@ async def test_frames_are_found_with_their_camera_and_time(index: Index, frames:
         ("line-0", taken, "camera"),
         ("line-1", taken, "camera"),
     }
-    (first, *_) = index.search(VERSION, Query(np.eye(4, dtype=np.float32)[1]), 5)
+    finder = Finder(index, TwinPoints(index.twin))
+    (first, *_) = await finder.search(VERSION, Query(np.eye(4, dtype=np.float32)[1]), 5)
     assert frames.read("tile", first.item.sha256).startswith(b"picture ")
 
 

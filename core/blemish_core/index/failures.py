@@ -41,8 +41,10 @@ def translated() -> Iterator[None]:
                 "and QDRANT_GRPC_PORT",
                 dependency="qdrant",
             ) from error
+        if _code(error) is StatusCode.RESOURCE_EXHAUSTED:
+            raise Unavailable(f"Qdrant refuses: {error.details()}", dependency="qdrant") from error
         raise
-    except QdrantException as error:
+    except QdrantException as error:  # how its client says that it is exhausted, and for how long
         raise Unavailable(f"Qdrant refuses: {error}", dependency="qdrant") from error
 
 

@@ -95,7 +95,7 @@ class Item:
         return cls(id=UUID(str(id)), **known)
 
 
-_TOLD = tuple(each.name for each in fields(Item) if each.name != "id")
+_TOLD = frozenset(each.name for each in fields(Item) if each.name != "id")
 
 
 def item_id(version: ModelRef, sha256: str) -> UUID:

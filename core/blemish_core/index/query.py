@@ -7,6 +7,7 @@ from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
+from qdrant_client import grpc as qg
 from qdrant_client import models as qm
 
 from blemish_core.errors import InvalidRequest
@@ -76,7 +77,7 @@ class Query:
     group_size: int = 3
     """Hits of each group, at most."""
 
-    def qdrant(self, limit: int) -> qm.Query:
+    def qdrant(self, limit: int) -> qg.Query:
         """Return it as Qdrant takes it.
 
         Raises:
@@ -88,16 +89,16 @@ class Query:
                 raise InvalidRequest(
                     "diversity does not go together with like and unlike; leave one out", field="diversity"
                 )
-            positive = ([asked] if asked is not None else []) + [str(id) for id in self.like]
+            positive = [*([asked] if asked is not None else []), *map(_point, self.like)]
             if not positive:
                 raise InvalidRequest(
                     "unlike alone says nothing of what to find; add like, or a query", field="unlike"
                 )
-            return qm.RecommendQuery(
-                recommend=qm.RecommendInput(
+            return qg.Query(
+                recommend=qg.RecommendInput(
                     positive=positive,
-                    negative=[str(id) for id in self.unlike],
-                    strategy=qm.RecommendStrategy.AVERAGE_VECTOR,
+                    negative=map(_point, self.unlike),
+                    strategy=qg.RecommendStrategy.AverageVector,
                 )
             )
         if asked is None:
@@ -105,15 +106,21 @@ class Query:
                 "there is no query: set image, item, vector, labelled or like", field="query"
             )
         if self.diversity is None:
-            return qm.NearestQuery(nearest=asked)
+            return qg.Query(nearest=asked)
         candidates = max(_MMR_CANDIDATES * 10, _MMR_CANDIDATES * limit)
-        mmr = qm.Mmr(diversity=self.diversity, candidates_limit=candidates)
-        return qm.NearestQuery(nearest=asked, mmr=mmr)
+        mmr = qg.Mmr(diversity=self.diversity, candidates_limit=candidates)
+        return qg.Query(nearest_with_mmr=qg.NearestInputWithMmr(nearest=asked, mmr=mmr))
 
-    def _asked(self) -> "list[float] | str | None":
+    def _asked(self) -> qg.VectorInput | None:
         if self.item is not None:
-            return str(self.item)
-        return None if self.vector is None else self.vector.tolist()
+            return _point(self.item)
+        if self.vector is None:
+            return None
+        return qg.VectorInput(dense=qg.DenseVector(data=self.vector.tolist()))
+
+
+def _point(id: UUID) -> qg.VectorInput:
+    return qg.VectorInput(id=qg.PointId(uuid=str(id)))
 
 
 def either(*conditions: qm.Condition) -> qm.Filter:

@@ -9,7 +9,6 @@ one's has.
 A point's id follows from the model version and the image's content: the same image again is the same point.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,14 +23,21 @@ from qdrant_client import models as qm
 from blemish_core.errors import NotFound
 from blemish_core.index.failures import no_index, translated
 from blemish_core.index.item import BROUGHT_BY, CAMERA, DATASET, INDEXED, KEPT, ORIGIN, Item, Label, item_id
-from blemish_core.index.query import Filter, Query, Similar, Vector, any_of
+from blemish_core.index.query import Filter, Vector, any_of
 from blemish_core.names import ModelRef
 
 MOST_HITS = 1000
 """Of one search."""
 DEEPEST = 10_000
 """Hits down the ranking that pages lead to: each is ranked again for every page below it."""
-_TIMEOUT_S = 10
+TIMEOUT_S = 10
+"""Of one call to Qdrant."""
+CHANNEL = {
+    "grpc.max_receive_message_length": 64 << 20,
+    # Find a Qdrant that comes back within a second, not within two minutes.
+    "grpc.max_reconnect_backoff_ms": 1000,
+}
+"""How calls to Qdrant go out."""
 _NAMED = 20  # values listed in a refusal
 _MOST_LABELLED = 32  # examples of a class that are searched by
 _STRICT = qm.StrictModeConfig(
@@ -40,14 +46,10 @@ _STRICT = qm.StrictModeConfig(
     unindexed_filtering_retrieve=False,
     unindexed_filtering_update=False,
 )
-# A quarter of the memory; what is lost is found again in full precision, see ``rescored``.
+# A quarter of the memory; what is lost is found again in full precision, see ``oversampling``.
 _QUANTIZED = qm.ScalarQuantization(
     scalar=qm.ScalarQuantizationConfig(type=qm.ScalarType.INT8, always_ram=True)
 )
-# How many times the hits are looked at again, and at least for deep pages. Of 100,000 real-shaped vectors
-# twice the hits found 98 % of the true ten, eight times 99.5 %, in the same time (bench_search.py).
-_OVERSAMPLING, _LEAST_OVERSAMPLING = 8.0, 2.0
-_MOST_RESCORED = 10_000
 
 
 class SearchIndex:
@@ -65,13 +67,9 @@ class SearchIndex:
             port=parts.port or 6333,
             grpc_port=grpc_port,
             prefer_grpc=True,
-            timeout=_TIMEOUT_S,
+            timeout=TIMEOUT_S,
             check_compatibility=False,  # would probe over REST, which the embedded one has not
-            grpc_options={
-                "grpc.max_receive_message_length": 64 << 20,
-                # Find a Qdrant that comes back within a second, not within two minutes.
-                "grpc.max_reconnect_backoff_ms": 1000,
-            },
+            grpc_options=CHANNEL,
         )
         return cls(client)
 
@@ -105,7 +103,7 @@ class SearchIndex:
 
     def publish(self, version: ModelRef) -> None:
         """Let searches see the version's collection."""
-        create = qm.CreateAlias(collection_name=_collection(version), alias_name=_alias(version))
+        create = qm.CreateAlias(collection_name=_collection(version), alias_name=alias_of(version))
         with translated():
             self._client.update_collection_aliases([qm.CreateAliasOperation(create_alias=create)])
 
@@ -173,7 +171,7 @@ class SearchIndex:
         with translated():
             aliases = self._client.get_aliases().aliases
         versions = {alias.alias_name: _version(alias.collection_name) for alias in aliases}
-        return [version for name, version in versions.items() if version and name == _alias(version)]
+        return [version for name, version in versions.items() if version and name == alias_of(version)]
 
     # Points
 
@@ -227,9 +225,9 @@ class SearchIndex:
         empty = [name for name, text in said.items() if not text]
         with translated(), no_index(version):
             if known:
-                self._client.set_payload(_alias(version), known, points=points, wait=True)
+                self._client.set_payload(alias_of(version), known, points=points, wait=True)
             if empty:
-                self._client.delete_payload(_alias(version), empty, points=points, wait=True)
+                self._client.delete_payload(alias_of(version), empty, points=points, wait=True)
 
     def discard(self, version: ModelRef, job: str) -> None:
         """Take out the points that ``job`` brought; with the last one goes an index that nobody can see."""
@@ -258,7 +256,7 @@ class SearchIndex:
             NotFound: if the version has none.
         """
         with translated(), no_index(version):
-            return int(self._client.count(_alias(version), count_filter=where, exact=True).count)
+            return int(self._client.count(alias_of(version), count_filter=where, exact=True).count)
 
     def datasets(self, version: ModelRef) -> list[str]:
         """The datasets that have images in the published index.
@@ -275,7 +273,7 @@ class SearchIndex:
             NotFound: if the version has no index, or there is no such item.
         """
         with translated(), no_index(version):
-            found = self._client.retrieve(_alias(version), [str(id)], with_payload=True)
+            found = self._client.retrieve(alias_of(version), [str(id)], with_payload=True)
         if not found:
             raise NotFound(f"the index of {version} has no item {id}")
         return Item.read(found[0].id, found[0].payload or {})
@@ -290,7 +288,7 @@ class SearchIndex:
         """
         with translated(), no_index(version):
             page, following = self._client.scroll(
-                _alias(version),
+                alias_of(version),
                 scroll_filter=where,
                 limit=size,
                 offset=str(after) if after else None,
@@ -303,7 +301,7 @@ class SearchIndex:
         """Items that fit, the longest ago first, at most ``size``."""
         with translated(), no_index(version):
             page, _ = self._client.scroll(
-                _alias(version),
+                alias_of(version),
                 scroll_filter=where,
                 limit=size,
                 order_by=qm.OrderBy(key="time", direction=qm.Direction.ASC),
@@ -331,37 +329,6 @@ class SearchIndex:
         unlike, _ = self.items(version, alarms, _MOST_LABELLED)
         return [item.id for item in like], [item.id for item in unlike]
 
-    def search(
-        self, version: ModelRef, query: Query, limit: int, *, offset: int = 0, timeout_s: float = _TIMEOUT_S
-    ) -> list[Similar]:
-        """Return the ``limit`` items most similar, best first, after leaving out the ``offset`` best.
-
-        Grouped, ``limit`` counts groups, and there is no offset.
-
-        Raises:
-            NotFound: if the version has no index, there is no such item, or nothing in the index has a
-                value that a list of the filter names.
-            InvalidRequest: if the query asks for nothing, for what does not go together, or has another
-                length than the index's embeddings.
-            Unavailable: if Qdrant does not answer.
-        """
-        self._check_known(version, query.where)
-        terms: dict[str, Any] = {
-            "query": query.qdrant(limit),
-            "query_filter": query.where.qdrant(),
-            "search_params": qm.SearchParams(exact=query.exact, quantization=rescored(offset + limit)),
-            "with_payload": True,
-            "timeout": max(1, math.ceil(min(timeout_s, _TIMEOUT_S))),
-        }
-        with translated(), no_index(version):
-            if query.group_by is None:
-                found = self._client.query_points(_alias(version), limit=limit, offset=offset, **terms)
-                return [_similar(point) for point in found.points]
-            grouped = self._client.query_points_groups(
-                _alias(version), group_by=query.group_by, limit=limit, group_size=query.group_size, **terms
-            )
-        return [_similar(point, str(group.id)) for group in grouped.groups for point in group.hits]
-
     def dimensions(self, version: ModelRef) -> int:
         """Length of the published index's embeddings.
 
@@ -369,12 +336,16 @@ class SearchIndex:
             NotFound: if the version has none.
         """
         with translated(), no_index(version):
-            vectors = self._client.get_collection(_alias(version)).config.params.vectors
+            vectors = self._client.get_collection(alias_of(version)).config.params.vectors
         assert isinstance(vectors, qm.VectorParams)
         return int(vectors.size)
 
-    def _check_known(self, version: ModelRef, where: Filter) -> None:
-        """Raise NotFound for a value that no item has: silence would look like "nothing is similar"."""
+    def check_known(self, version: ModelRef, where: Filter) -> None:
+        """Refuse a filter's value that no item has: silence would look like "nothing is similar".
+
+        Raises:
+            NotFound: naming it, and what there is.
+        """
         for field, values in where.wanted().items():
             for value in values:
                 if self.count(version, qm.Filter(must=[any_of(field, [value])])):
@@ -388,7 +359,7 @@ class SearchIndex:
     def _values(self, version: ModelRef, field: str, limit: int) -> Mapping[str, int]:
         """The values of a keyword and how many points have each."""
         with translated(), no_index(version):
-            hits = self._client.facet(_alias(version), field, limit=limit).hits
+            hits = self._client.facet(alias_of(version), field, limit=limit).hits
         return {str(hit.value): int(hit.count) for hit in hits}
 
 
@@ -400,17 +371,12 @@ def _kept(before: Mapping[str, Any], new: Item) -> dict[str, Any]:
     return {name: before[name] for name in known if name in before}
 
 
-def rescored(depth: int) -> qm.QuantizationSearchParams:
-    """How the ``depth`` best are found in a quantized index."""
-    oversampling = max(_LEAST_OVERSAMPLING, min(_OVERSAMPLING, _MOST_RESCORED / depth))
-    return qm.QuantizationSearchParams(rescore=True, oversampling=oversampling)
-
-
 def _collection(version: ModelRef) -> str:
     return f"blemish.{version.model}.{version.version}"
 
 
-def _alias(version: ModelRef) -> str:
+def alias_of(version: ModelRef) -> str:
+    """By which the version's collection is searched, once it is published."""
     return f"{_collection(version)}.published"
 
 
@@ -426,7 +392,3 @@ def _version(collection: str) -> ModelRef | None:
     """The version whose collection that is; None if it is none of ours."""
     match = re.fullmatch(r"blemish\.(.+)\.(\d+)", collection)
     return ModelRef(match[1], int(match[2])) if match else None
-
-
-def _similar(point: qm.ScoredPoint, group: str = "") -> Similar:
-    return Similar(Item.read(point.id, point.payload or {}), point.score, group)

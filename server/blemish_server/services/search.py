@@ -28,6 +28,7 @@ from blemish_core.index import (
     DEEPEST,
     MOST_HITS,
     Filter,
+    Finder,
     Item,
     Label,
     Query,
@@ -66,11 +67,13 @@ class SearchServicer(SearchServiceServicer):
         inspector: Inspector,
         models: ModelStore,
         index: SearchIndex,
+        finder: Finder,
         images: ItemImages,
         limits: ImageLimits,
     ) -> None:
         self._inspector = inspector
         self._index = index
+        self._finder = finder
         # The fixed version whose index answers for a name, and the length of a version's embeddings.
         self._answering: Remembered[ModelRef, ModelRef] = Remembered(
             lambda ref: index.serving(ref, models.resolve(ref))
@@ -155,8 +158,7 @@ class SearchServicer(SearchServiceServicer):
         done, spot = await self._spots.find(picture, part, version, terms)
         if asked.query.item is None:
             yield pb.SearchResponse(query=convert.inspection(done, Outputs()))
-        found = await asyncio.to_thread(
-            self._index.search,
+        found = await self._finder.search(
             version,
             replace(asked.query, item=None, vector=spot.embedding),
             candidates(asked.limit) + 1,
@@ -188,8 +190,7 @@ class SearchServicer(SearchServiceServicer):
         while sent < asked.limit:
             size = asked.limit if asked.is_whole else min(_PAGE, asked.limit - sent)
             left_s = context.time_remaining()
-            found = await asyncio.to_thread(
-                self._index.search,
+            found = await self._finder.search(
                 version,
                 query,
                 size,

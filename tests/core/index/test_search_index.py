@@ -2,90 +2,30 @@
 """The index against Qdrant's in-memory twin; the contract tests hold the embedded one to the same twin."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from uuid import uuid4
 
 import grpc
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from qdrant_client import QdrantClient
+from tests.core.index.twin import NOON, VERSION, filled, items, vectors
 
-from blemish_core.errors import InvalidRequest, NotFound, Unavailable
-from blemish_core.index import CAMERA, DATASET, Filter, Item, Label, Query, SearchIndex, Similar, item_id
+from blemish_core.errors import NotFound, Unavailable
+from blemish_core.index import CAMERA, DATASET, Item, Label, SearchIndex, item_id
 from blemish_core.index.failures import translated
 from blemish_core.names import ModelRef
 
-VERSION, NEXT = ModelRef("tile", 1), ModelRef("tile", 2)
-CLASSES = ("good", "crack", "oil")
+NEXT = ModelRef("tile", 2)
 
 # The in-memory twin says so of every payload index; it has none.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning"),
     pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning"),
 ]
-NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
-
-
-def vectors(count: int) -> NDArray[np.float32]:
-    random = np.random.default_rng(4).normal(size=(count, 8)).astype(np.float32)
-    return np.asarray(random / np.linalg.norm(random, axis=1, keepdims=True))
-
-
-def items(count: int) -> list[Item]:
-    return [
-        Item(
-            id=item_id(VERSION, f"{number}"),
-            dataset="tile",
-            category="tile",
-            path=f"test/{CLASSES[number % 3]}/{number:03}.png",
-            class_name=CLASSES[number % 3],
-            sha256=f"{number}",
-            score=float(number),
-            p_value=0.5,
-            anomalous=number % 3 > 0,
-            time=NOON + timedelta(minutes=number),
-            model_version=str(VERSION),
-        )
-        for number in range(count)
-    ]
 
 
 @pytest.fixture
 def index() -> SearchIndex:
-    index = SearchIndex(QdrantClient(":memory:"))
-    index.prepare(VERSION, 8)
-    index.put(VERSION, items(150), vectors(150))
-    index.publish(VERSION)
-    return index
-
-
-def test_the_most_similar_come_first_over_all_pages(index: SearchIndex) -> None:
-    query = vectors(150)[7]
-    found = index.search(VERSION, Query(query), 130)
-    expected = np.argsort(-vectors(150) @ query)[:130]
-    assert [similar.item for similar in found] == [items(150)[number] for number in expected]
-    assert found[0].similarity == pytest.approx(1, abs=1e-5)
-
-
-def test_a_stored_item_finds_others(index: SearchIndex) -> None:
-    seven = items(150)[7]
-    found = index.search(VERSION, Query(item=seven.id), 200)
-    assert len(found) == 149
-    assert seven not in [similar.item for similar in found]
-    with pytest.raises(NotFound, match="no such item"):
-        index.search(VERSION, Query(item=uuid4()), 5)
-
-
-def test_filters_and_what_no_item_has(index: SearchIndex) -> None:
-    query = vectors(150)[0]
-    found = index.search(
-        VERSION, Query(query, where=Filter(classes=["crack", "oil"], datasets=["tile"])), 200
-    )
-    assert {similar.item.class_name for similar in found} == {"crack", "oil"}
-    assert len(found) == 100
-    with pytest.raises(NotFound, match="has class_name 'dent'; there are: crack, good, oil"):
-        index.search(VERSION, Query(query, where=Filter(classes=["crack", "dent"])), 5)
+    return filled(QdrantClient(":memory:"))
 
 
 def test_the_same_image_again_is_the_same_point(index: SearchIndex) -> None:
@@ -109,57 +49,6 @@ def test_a_vector_that_is_not_finite_is_a_bug(index: SearchIndex) -> None:
     broken[0, 3] = np.nan
     with pytest.raises(ValueError, match="not finite"):
         index.put(VERSION, items(1), broken)
-
-
-def test_pages_of_hits_join_without_a_gap(index: SearchIndex) -> None:
-    query = Query(vectors(150)[3])
-    whole = index.search(VERSION, query, 40)
-    parts = [index.search(VERSION, query, 10, offset=offset) for offset in range(0, 40, 10)]
-    assert [hit.item for part in parts for hit in part] == [hit.item for hit in whole]
-
-
-def test_groups_come_by_their_best_hit(index: SearchIndex) -> None:
-    found = index.search(VERSION, Query(vectors(150)[4], group_by="class_name", group_size=2), 3)
-    assert [hit.group for hit in found] == [hit.item.class_name for hit in found]
-    assert len(found) == 6
-    assert found[0].item == items(150)[4]
-    best = [hit.similarity for hit in found[::2]]
-    assert best == sorted(best, reverse=True)
-
-
-def test_diversity_takes_hits_that_differ(index: SearchIndex) -> None:
-    def alike(hits: list[Similar]) -> float:
-        chosen = vectors(150)[[int(hit.item.sha256) for hit in hits]]
-        return float((chosen @ chosen.T).mean())
-
-    query = vectors(150)[4]
-    plain, diverse = (index.search(VERSION, Query(query, diversity=by), 10) for by in (0.0, 0.9))
-    assert alike(diverse) < alike(plain) - 0.1
-    assert plain == index.search(VERSION, Query(query), 10)
-
-
-def test_like_and_unlike_move_what_is_looked_for(index: SearchIndex) -> None:
-    all_items, all_vectors = items(150), vectors(150)
-    like, unlike = all_items[10], all_items[20]
-    query = Query(all_vectors[5], like=[like.id], unlike=[unlike.id])
-    found = index.search(VERSION, query, 5)
-    positive = (all_vectors[5] + all_vectors[10]) / 2
-    moved = positive + positive - all_vectors[20]
-    order = [n for n in np.argsort(-all_vectors @ moved) if n not in (10, 20)]
-    assert [hit.item for hit in found] == [all_items[number] for number in order[:5]]
-
-
-@pytest.mark.parametrize(
-    ("query", "words"),
-    [
-        (Query(), "no query"),
-        (Query(unlike=[uuid4()]), "unlike alone"),
-        (Query(vectors(1)[0], like=[uuid4()], diversity=0.5), "diversity does not go together"),
-    ],
-)
-def test_a_query_that_asks_for_nothing_sound(index: SearchIndex, query: Query, words: str) -> None:
-    with pytest.raises(InvalidRequest, match=words):
-        index.search(VERSION, query, 5)
 
 
 def test_labels_are_kept_when_an_image_is_indexed_again(index: SearchIndex) -> None:
@@ -240,3 +129,15 @@ def test_qdrant_that_is_gone_or_stopped_in_the_middle_is_away(code: str) -> None
 
     with pytest.raises(Unavailable, match="Qdrant does not answer"), translated():
         raise Ended
+
+
+def test_qdrant_that_has_too_much_to_do_is_away_too() -> None:
+    class Refused(grpc.RpcError):
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.RESOURCE_EXHAUSTED
+
+        def details(self) -> str:
+            return "too many requests"
+
+    with pytest.raises(Unavailable, match="Qdrant refuses: too many requests"), translated():
+        raise Refused
