@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which embedding finds the same kind of image: candidates on datasets in MVTec AD's layout, a table.
 
-    python -m tests.benchmarks.bench_embeddings FOLDER [FOLDER ...] [--images 300] [--coreset 0.1]
+    python -m tests.benchmarks.bench_embeddings [FOLDER ...] [--images 300] [--coreset 0.1] [--size 256]
 
 Without folders it takes the three synthetic surfaces of the demo. A PatchCore learns from train/good; every
 test image is a query in turn and the others are the index. Precision at k counts the right ones among the k
@@ -57,19 +57,21 @@ class Looked:
     whitening: Tensor
 
 
-def trained(folder: Path, images: int, coreset: float, *, whitened: bool = False) -> Training:
-    """A PatchCore of at most so many of a folder's good images."""
+def trained(
+    folder: Path, images: int, coreset: float, *, whitened: bool = False, size: int = 256
+) -> Training:
+    """A PatchCore of at most so many of a folder's good images, ``size`` px a side."""
     train = sorted(each for each in (folder / "train/good").iterdir() if each.suffix.lower() in IMAGES)
     if len(train) > images:
         chosen = np.random.default_rng(0).permutation(len(train))[:images]
         train = [train[number] for number in sorted(chosen)]
     terms = Terms(weights=folder / "none", seed=0, target_false_reject_rate=0.05, progress=silent)
-    settings = PatchCoreSettings(coreset_ratio=coreset, whitened=whitened)
+    settings = PatchCoreSettings(coreset_ratio=coreset, whitened=whitened, input_size=size)
     return patchcore_training.train(settings, [partial(read, each) for each in train], terms)
 
 
-def look(folder: Path, images: int, coreset: float, *, whitened: bool = False) -> Looked:
-    detector = trained(folder, images, coreset, whitened=whitened).detector
+def look(folder: Path, images: int, coreset: float, *, whitened: bool = False, size: int = 256) -> Looked:
+    detector = trained(folder, images, coreset, whitened=whitened, size=size).detector
     assert isinstance(detector, PatchCore)
     tensors = detector.tensors()
     bank = tensors["memory_bank"]
@@ -171,13 +173,13 @@ def precision(
     return float(np.mean(sides)), float(np.mean(same)) if same else float("nan")
 
 
-def cells(folder: Path, images: int, coreset: float) -> dict[str, str]:
+def cells(folder: Path, images: int, coreset: float, size: int) -> dict[str, str]:
     """What the table says of a folder, by the names of its rows."""
-    plain = look(folder, images, coreset)
+    plain = look(folder, images, coreset, size=size)
     column = {name: cell(similarity(plain), plain.classes) for name, similarity in CANDIDATES.items()}
     of_plain = auroc(plain)
     del plain
-    ours = look(folder, images, coreset, whitened=True)
+    ours = look(folder, images, coreset, whitened=True, size=size)
     column[OURS] = cell(likeness(ours.embeddings), ours.classes)
     return column | {
         "image AUROC, the paper's PatchCore and blemish's": f"{of_plain:.3f} {auroc(ours):.3f}"
@@ -199,6 +201,7 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="*")
     parser.add_argument("--images", type=int, default=300, help="good images learned from, at most")
     parser.add_argument("--coreset", type=float, default=0.1)
+    parser.add_argument("--size", type=int, default=256, help="sides of what the detector sees, px")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folders = asked.folders
@@ -210,7 +213,7 @@ def main() -> None:
         print("| embedding | " + " | ".join(folder.name for folder in folders) + " |")
         print("|---" * (len(folders) + 1) + "|")
         # One folder after the other: the features of a large one take gigabytes.
-        columns = [cells(folder, asked.images, asked.coreset) for folder in folders]
+        columns = [cells(folder, asked.images, asked.coreset, asked.size) for folder in folders]
         for name in columns[0]:
             print(f"| {name} | " + " | ".join(column[name] for column in columns) + " |", flush=True)
 
