@@ -15,8 +15,9 @@ Value = TypeVar("Value")
 class Remembered(Generic[Key, Value]):
     """Lives in one event loop; ``look`` blocks, and what it raises is raised and not remembered."""
 
-    def __init__(self, look: Callable[[Key], Value]) -> None:
+    def __init__(self, look: Callable[[Key], Value], for_s: float = _REMEMBERED_S) -> None:
         self._look = look
+        self._for_s = for_s
         self._known: dict[Key, tuple[Value, float]] = {}  # and until when
 
     async def recent(self, key: Key) -> Value:
@@ -29,5 +30,5 @@ class Remembered(Generic[Key, Value]):
     async def now(self, key: Key) -> Value:
         """Return what is so; ``recent`` knows it from here on."""
         value = await asyncio.to_thread(self._look, key)
-        self._known[key] = (value, monotonic() + _REMEMBERED_S)
+        self._known[key] = (value, monotonic() + self._for_s)
         return value

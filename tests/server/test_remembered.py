@@ -38,6 +38,21 @@ async def test_it_is_looked_up_once_in_a_while(store: Store, monkeypatch: pytest
     assert await version.recent("tile") == 2
 
 
+async def test_what_hardly_changes_is_remembered_for_longer(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("blemish_server.remembered.monotonic", lambda: now_s)
+    length = Remembered(store, for_s=60)
+    assert await length.recent("tile") == 1
+    now_s += 59
+    assert await length.recent("tile") == 1
+    assert store.looks == 1
+    now_s += 2
+    assert await length.recent("tile") == 1
+    assert store.looks == 2
+
+
 async def test_who_must_know_looks_and_all_know_it_from_there_on(store: Store) -> None:
     version = Remembered(store)
     assert await version.recent("tile") == 1

@@ -53,6 +53,7 @@ _GROUP_SIZE, _MOST_IN_GROUP = 3, 100
 _PAGE = 64  # hits asked of Qdrant at once: the first leave while the next are looked for
 _LONGEST_CLASS = 128
 _QDRANT_S = 10.0  # where the call has no deadline
+_DIMENSIONS_S = 60.0
 _GROUPS = ("dataset", "category", "class", "camera", "label", "label_class")
 
 log = structlog.get_logger(__name__)
@@ -74,11 +75,12 @@ class SearchServicer(SearchServiceServicer):
         self._inspector = inspector
         self._index = index
         self._finder = finder
-        # The fixed version whose index answers for a name, and the length of a version's embeddings.
+        # The fixed version whose index answers for a name.
         self._answering: Remembered[ModelRef, ModelRef] = Remembered(
             lambda ref: index.serving(ref, models.resolve(ref))
         )
-        self._dimensions = Remembered(index.dimensions)
+        # The length of a version's embeddings, which does not change.
+        self._dimensions = Remembered(index.dimensions, for_s=_DIMENSIONS_S)
         self._images = images
         self._spots = Spots(inspector, images)
         self._limits = limits
