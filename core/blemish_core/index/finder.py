@@ -23,8 +23,8 @@ from blemish_core.index.search_index import CHANNEL, TIMEOUT_S, SearchIndex, ali
 from blemish_core.names import ModelRef
 
 # How many times the hits are looked at again in full precision, and at least for deep pages. Of 100,000
-# real-shaped vectors twice the hits found 98 % of the true ten, eight times 99.5 %, in the same
-# time (bench_search.py).
+# real-shaped vectors twice the hits found 98 % of the true ten, eight times 99.5 %, in the same time
+# (bench_search.py).
 _OVERSAMPLING, _LEAST_OVERSAMPLING = 8.0, 2.0
 _MOST_RESCORED = 10_000
 
@@ -52,9 +52,8 @@ class Finder:
     @classmethod
     def connect(cls, index: SearchIndex, url: str, grpc_port: int) -> "Finder":
         """Prepare a connection; nothing is sent before the first search."""
-        parts = urlsplit(url)
-        target = f"{parts.hostname}:{grpc_port}"
-        if parts.scheme == "https":
+        target, secure = address(url, grpc_port)
+        if secure:
             channel = grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), [*CHANNEL.items()])
         else:
             channel = grpc.aio.insecure_channel(target, [*CHANNEL.items()])
@@ -106,6 +105,13 @@ class Finder:
         return [
             _similar(point, str(_told(group.id))) for group in grouped.result.groups for point in group.hits
         ]
+
+
+def address(url: str, grpc_port: int) -> tuple[str, bool]:
+    """Where gRPC is spoken, and whether by TLS, as Qdrant's client reads ``url``; it may lack a scheme."""
+    parts = urlsplit(url if "://" in url else f"//{url}")
+    host = parts.hostname or "localhost"
+    return f"[{host}]:{grpc_port}" if ":" in host else f"{host}:{grpc_port}", parts.scheme == "https"
 
 
 def oversampling(depth: int) -> float:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Searches of Qdrant's in-memory twin; the contract tests hold the embedded one to the same twin."""
 
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -10,7 +11,7 @@ from tests.core.index.twin import VERSION, TwinPoints, filled, items, vectors
 
 from blemish_core.errors import InvalidRequest, NotFound
 from blemish_core.index import Filter, Finder, Query, Similar
-from blemish_core.index.finder import oversampling
+from blemish_core.index.finder import address, oversampling
 from blemish_core.names import ModelRef
 
 # The in-memory twin says so of every payload index; it has none.
@@ -131,3 +132,19 @@ async def test_what_is_not_published_is_not_searched(finder: Finder) -> None:
 
 def test_fewer_are_looked_at_again_the_deeper_a_page_lies() -> None:
     assert [oversampling(depth) for depth in (1, 10, 1250, 2500, 5000, 11_000)] == [8, 8, 8, 4, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:6333",
+        "http://[::1]:6333",
+        "localhost:6333",
+        "qdrant",
+        "https://index.example.com",
+        "https://10.0.0.7:443/qdrant",
+    ],
+)
+def test_searches_go_where_qdrants_client_goes(url: str) -> None:
+    remote: Any = QdrantClient(url=url, grpc_port=6334, prefer_grpc=True, check_compatibility=False)._client
+    assert address(url, 6334) == (f"{remote._host}:6334", remote._https)
