@@ -8,7 +8,7 @@ search; see ``tests/benchmarks/bench_search.py``.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -27,6 +27,8 @@ from blemish_core.names import ModelRef
 # (bench_search.py).
 _OVERSAMPLING, _LEAST_OVERSAMPLING = 8.0, 2.0
 _MOST_RESCORED = 10_000
+# Points read on the event loop, in less than a millisecond; groups may have thousands.
+_AT_ONCE = 64
 
 
 class Points(Protocol):
@@ -97,14 +99,13 @@ class Finder:
         with translated(), no_index(version):
             if query.group_by is None:
                 found = await self._points.Query(qg.QueryPoints(offset=offset, **terms), timeout=within_s)
-                return [_similar(point) for point in found.result]
+                return await _read([(point, "") for point in found.result])
             grouped = await self._points.QueryGroups(
                 qg.QueryPointGroups(group_by=query.group_by, group_size=query.group_size, **terms),
                 timeout=within_s,
             )
-        return [
-            _similar(point, str(_told(group.id))) for group in grouped.result.groups for point in group.hits
-        ]
+        groups = [(group.hits, str(_told(group.id))) for group in grouped.result.groups]
+        return await _read([(point, name) for hits, name in groups for point in hits])
 
 
 def address(url: str, grpc_port: int) -> tuple[str, bool]:
@@ -119,7 +120,16 @@ def oversampling(depth: int) -> float:
     return max(_LEAST_OVERSAMPLING, min(_OVERSAMPLING, _MOST_RESCORED / depth))
 
 
-def _similar(point: qg.ScoredPoint, group: str = "") -> Similar:
+async def _read(found: Sequence[tuple[qg.ScoredPoint, str]]) -> list[Similar]:
+    """Read points and their groups; many of them beside the event loop."""
+
+    def read() -> list[Similar]:
+        return [_similar(point, group) for point, group in found]
+
+    return read() if len(found) <= _AT_ONCE else await asyncio.to_thread(read)
+
+
+def _similar(point: qg.ScoredPoint, group: str) -> Similar:
     payload: Mapping[str, object] = {name: _told(point.payload[name]) for name in point.payload}
     return Similar(Item.read(point.id.uuid, payload), point.score, group)
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Searches of Qdrant's in-memory twin; the contract tests hold the embedded one to the same twin."""
 
+import threading
+from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -10,7 +12,7 @@ from qdrant_client import QdrantClient
 from tests.core.index.twin import VERSION, TwinPoints, filled, items, vectors
 
 from blemish_core.errors import InvalidRequest, NotFound
-from blemish_core.index import Filter, Finder, Query, Similar
+from blemish_core.index import Filter, Finder, Item, Query, Similar
 from blemish_core.index.finder import address, oversampling
 from blemish_core.names import ModelRef
 
@@ -128,6 +130,27 @@ async def test_qdrant_has_as_long_as_the_caller_and_no_longer_than_ten_seconds(
 async def test_what_is_not_published_is_not_searched(finder: Finder) -> None:
     with pytest.raises(NotFound, match="has no index yet"):
         await finder.search(ModelRef("tile", 2), Query(vectors(1)[0]), 1)
+
+
+async def test_long_answers_are_read_beside_the_event_loop(
+    finder: Finder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[int] = set()
+    read = Item.read
+
+    def noting(id: object, payload: Mapping[str, object]) -> Item:
+        threads.add(threading.get_ident())
+        return read(id, payload)
+
+    monkeypatch.setattr(Item, "read", noting)
+    for query, limit, beside in (
+        (Query(vectors(1)[0]), 10, False),
+        (Query(vectors(1)[0]), 65, True),
+        (Query(vectors(1)[0], group_by="class_name", group_size=40), 3, True),
+    ):
+        threads.clear()
+        await finder.search(VERSION, query, limit)
+        assert (threading.get_ident() not in threads) == beside
 
 
 def test_fewer_are_looked_at_again_the_deeper_a_page_lies() -> None:
