@@ -307,7 +307,7 @@ def relayed(bench: Bench) -> Iterator[QdrantClient]:
 
 
 def compared(
-    bench: Bench, relayed: QdrantClient, shape: Shape, size: int, arguments: argparse.Namespace
+    bench: Bench, by_relay: QdrantClient, shape: Shape, size: int, arguments: argparse.Namespace
 ) -> str:
     """Print what RPCs and the bare client take; returns what of exact answers is found."""
     bare, random = bench.bare(), np.random.default_rng(_SEED)
@@ -344,8 +344,8 @@ def compared(
     asks: dict[str, Callable[[int], object]] = {
         "bare, by item": partial(qdrant, bare),
         "bare, by vector": partial(qdrant, bare, by_vector=True),
-        "bare by way of a relay, by item": partial(qdrant, relayed),
-        "bare by way of a relay, by vector": partial(qdrant, relayed, by_vector=True),
+        "bare by way of a relay, by item": partial(qdrant, by_relay),
+        "bare by way of a relay, by vector": partial(qdrant, by_relay, by_vector=True),
         "Search, by item": partial(rpc, f"models/{model}"),
         "Search, by item, of a fixed version": partial(rpc, fixed),
         "Search, by vector": partial(rpc, f"models/{model}", by_vector=True),

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from grpc import RpcError, StatusCode
 from qdrant_client.common.client_exceptions import QdrantException
@@ -10,7 +11,7 @@ from qdrant_client.common.client_exceptions import QdrantException
 from blemish_core.errors import NotFound, Unavailable
 from blemish_core.names import ModelRef
 
-# Nobody here cancels a call to Qdrant: it does, where it is stopped in the middle of one.
+# A caller who leaves cancels the coroutine that asks; as a status it is Qdrant's, stopped in the middle.
 _AWAY = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED)
 
 
@@ -41,10 +42,12 @@ def translated() -> Iterator[None]:
                 "and QDRANT_GRPC_PORT",
                 dependency="qdrant",
             ) from error
-        if _code(error) is StatusCode.RESOURCE_EXHAUSTED:
-            raise Unavailable(f"Qdrant refuses: {error.details()}", dependency="qdrant") from error
+        if (wait_s := _to_wait_s(error)) is not None:
+            raise Unavailable(
+                f"Qdrant refuses: {error.details()}", dependency="qdrant", retry_after_s=wait_s
+            ) from error
         raise
-    except QdrantException as error:  # how its client says that it is exhausted, and for how long
+    except QdrantException as error:  # how its client says the like
         raise Unavailable(f"Qdrant refuses: {error}", dependency="qdrant") from error
 
 
@@ -58,3 +61,15 @@ def _missing(version: ModelRef, detail: str) -> NotFound:
 def _code(error: RpcError) -> StatusCode | None:
     code = getattr(error, "code", None)
     return code() if code else None
+
+
+def _to_wait_s(error: RpcError) -> float | None:
+    """How long Qdrant, which has too much to do, asks to be left alone; None if it does not.
+
+    Without a time the code may also be grpc's own, for an answer that is too large: nothing to try again.
+    """
+    if _code(error) is not StatusCode.RESOURCE_EXHAUSTED:
+        return None
+    metadata: Any = error.trailing_metadata()  # of one kind from a thread, of another from an event loop
+    wait = str(dict(metadata or ()).get("retry-after", ""))
+    return float(wait) if wait.isdecimal() else None

@@ -75,8 +75,7 @@ class Finder:
         Raises:
             NotFound: if the version has no index, there is no such item, or nothing in the index has a
                 value that a list of the filter names.
-            InvalidRequest: if the query asks for nothing, for what does not go together, or has another
-                length than the index's embeddings.
+            InvalidRequest: if the query asks for nothing, or for what does not go together.
             Unavailable: if Qdrant does not answer.
         """
         if query.where.wanted():

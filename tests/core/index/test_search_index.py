@@ -3,7 +3,7 @@
 
 from dataclasses import replace
 
-import grpc
+import grpc.aio
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient
@@ -131,13 +131,17 @@ def test_qdrant_that_is_gone_or_stopped_in_the_middle_is_away(code: str) -> None
         raise Ended
 
 
-def test_qdrant_that_has_too_much_to_do_is_away_too() -> None:
-    class Refused(grpc.RpcError):
-        def code(self) -> grpc.StatusCode:
-            return grpc.StatusCode.RESOURCE_EXHAUSTED
+def exhausted(*told: tuple[str, str]) -> grpc.aio.AioRpcError:
+    code, details = grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests"
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*told), details)
 
-        def details(self) -> str:
-            return "too many requests"
 
-    with pytest.raises(Unavailable, match="Qdrant refuses: too many requests"), translated():
-        raise Refused
+def test_qdrant_that_asks_to_be_left_alone_is_away_for_as_long() -> None:
+    with pytest.raises(Unavailable, match="Qdrant refuses: too many requests") as away, translated():
+        raise exhausted(("date", "today"), ("retry-after", "7"))
+    assert away.value.retry_after_s == 7
+
+
+def test_an_answer_that_is_too_large_is_not_asked_for_again() -> None:
+    with pytest.raises(grpc.aio.AioRpcError), translated():
+        raise exhausted()
