@@ -87,6 +87,8 @@ def test_groups_come_together_and_by_their_best_hit(client: Client, oil: search_
     assert all(hit.class_name == name and len(group) <= 2 for name, group in groups for hit in group)
     best = [group[0].similarity for _, group in groups]
     assert best == sorted(best, reverse=True)
+    most = list(client.search(oil.item, "tile", 1000, group_by="class", group_size=11))
+    assert len(most) == 13, "as many as one search may rank are not too many"
 
 
 def test_diversity_leaves_out_what_is_alike(client: Client, oil: search_pb2.Hit) -> None:
@@ -196,6 +198,7 @@ def test_precision_by_what_is_indexed(client: Client, tile_model: str) -> None:
         (search_pb2.SearchRequest(where="colour = red"), "no field 'colour'"),
         (search_pb2.SearchRequest(group_by="score"), "grouped by 'score'"),
         (search_pb2.SearchRequest(group_by="class", group_size=101), "group_size is 101"),
+        (search_pb2.SearchRequest(group_by="class", group_size=12, limit=1000), "12000 hits"),
         (search_pb2.SearchRequest(diversity=1.5), "diversity is 1.5"),
         (search_pb2.SearchRequest(diversity=float("nan")), "diversity is nan"),
         (search_pb2.SearchRequest(diversity=0.5, group_by="class"), "diversity does not go"),

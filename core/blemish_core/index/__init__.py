@@ -4,13 +4,14 @@
 from blemish_core.index.finder import Finder
 from blemish_core.index.item import CAMERA, DATASET, Item, Label, item_id
 from blemish_core.index.query import Filter, Query, Similar, Vector
-from blemish_core.index.search_index import DEEPEST, MOST_HITS, SearchIndex
+from blemish_core.index.search_index import DEEPEST, MOST_HITS, MOST_RANKED, SearchIndex
 
 __all__ = [
     "CAMERA",
     "DATASET",
     "DEEPEST",
     "MOST_HITS",
+    "MOST_RANKED",
     "Filter",
     "Finder",
     "Item",

@@ -30,6 +30,8 @@ MOST_HITS = 1000
 """Of one search."""
 DEEPEST = 10_000
 """Hits down the ranking that pages lead to: each is ranked again for every page below it."""
+MOST_RANKED = DEEPEST + MOST_HITS
+"""Hits of one search, whether they are left out, returned, or spread over groups."""
 TIMEOUT_S = 10
 """Of one call to Qdrant."""
 CHANNEL = {
@@ -42,7 +44,7 @@ _NAMED = 20  # values listed in a refusal
 _MOST_LABELLED = 32  # examples of a class that are searched by
 _STRICT = qm.StrictModeConfig(
     enabled=True,
-    max_query_limit=DEEPEST + MOST_HITS,
+    max_query_limit=MOST_RANKED,
     unindexed_filtering_retrieve=False,
     unindexed_filtering_update=False,
 )

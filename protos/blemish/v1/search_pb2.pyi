@@ -102,7 +102,7 @@ class SearchRequest(_message.Message):
     and there are no pages. dataset, category, class, camera, label or label_class.
     """
     group_size: _builtins.int
-    """Hits of each group, 1 to 100; 3 if not set."""
+    """Hits of each group, 1 to 100; 3 if not set. All groups together have 11,000 at most."""
     diversity: _builtins.float
     """0 to 1: the higher, the more hits differ from one another (maximal marginal relevance); no pages. Not
     together with `like` and `unlike`.

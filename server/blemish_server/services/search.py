@@ -27,6 +27,7 @@ from blemish_core.images import ImageLimits, read_mask, thumbnail
 from blemish_core.index import (
     DEEPEST,
     MOST_HITS,
+    MOST_RANKED,
     Filter,
     Finder,
     Item,
@@ -276,6 +277,12 @@ class _Asked:
                 f"hits cannot be grouped by {request.group_by!r}, but by {', '.join(_GROUPS)}",
                 field="group_by",
             )
+        if request.group_by and limit * size > MOST_RANKED:
+            raise InvalidRequest(
+                f"{limit} groups of {size} are {limit * size} hits, but {MOST_RANKED} are the most; lower "
+                "limit or group_size",
+                field="group_size",
+            )
         diversity = request.diversity if request.HasField("diversity") else None
         if diversity is not None and not 0 <= diversity <= 1:
             raise InvalidRequest(f"diversity is {diversity:g}, but must be 0 to 1", field="diversity")
@@ -305,7 +312,7 @@ class _Asked:
         if page.after and (query.group_by or diversity is not None):
             raise InvalidRequest("there are no pages with group_by or diversity", field="page_token")
         offset = int(page.after) if page.after.isdecimal() else 0
-        if offset + limit > DEEPEST + MOST_HITS:
+        if offset + limit > MOST_RANKED:
             raise InvalidRequest(f"pages lead {DEEPEST} hits deep", field="page_token")
         return cls(query, limit, offset, fingerprint, _part(request, limits))
 
