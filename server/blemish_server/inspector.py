@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a picture to what a model says of it: the door, the model's batcher, the answer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -37,15 +37,14 @@ class Inspected:
 class Terms:
     """How a picture waits, and how closely it is looked at."""
 
+    caller: Hashable
+    """Who has one turn among the others: a stream, or the connection that a call came by."""
     priority: Priority = Priority.AUDIT
     deadline: float = float("inf")
     """On ``time.monotonic()``'s clock."""
     patience: Patience = Patience.USUAL
     closely: bool = False
     """Whether to look at each patch too."""
-
-
-_USUAL = Terms()
 
 
 class Inspector:
@@ -65,7 +64,7 @@ class Inspector:
         async with self._models.use(ref):
             pass
 
-    async def inspect(self, picture: Picture, ref: ModelRef, terms: Terms = _USUAL) -> Inspected:
+    async def inspect(self, picture: Picture, ref: ModelRef, terms: Terms) -> Inspected:
         """Score a picture with the version that ``ref`` means now.
 
         Raises:
@@ -95,6 +94,7 @@ class Inspector:
             async with self._models.use(ref) as model:
                 answer = await model.batcher.submit(
                     Asked(take, terms.closely),
+                    caller=terms.caller,
                     priority=terms.priority,
                     deadline=terms.deadline,
                     patience=terms.patience,

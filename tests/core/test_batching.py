@@ -136,6 +136,76 @@ async def test_the_urgent_go_first_and_equals_in_their_order() -> None:
     assert double.batches == [[100], [3], [5], [2], [4], [1]]
 
 
+async def test_among_equals_turns_go_round() -> None:
+    double = Doubler()
+    async with double.under(ONE) as batcher:
+        busy = await double.busy(batcher)
+        asked = [
+            asyncio.create_task(batcher.submit(item, caller=caller, priority=priority))
+            for item, caller, priority in [
+                (1, "much", Priority.AUDIT),
+                (2, "much", Priority.AUDIT),
+                (3, "much", Priority.AUDIT),
+                (4, "little", Priority.AUDIT),
+                (5, "some", Priority.AUDIT),
+                (6, "some", Priority.AUDIT),
+                (7, "much", Priority.LINE_STOP),
+            ]
+        ]
+        await asyncio.sleep(0)
+        double.gate.set()
+        await asyncio.gather(busy, *asked)
+    assert [item for (item,) in double.batches] == [100, 7, 1, 4, 5, 2, 6, 3]
+
+
+async def test_a_batch_has_one_of_each_caller_before_a_second_of_any() -> None:
+    double = Doubler()
+    async with double.under(BatchingPolicy(max_batch_size=3, max_wait_s=0)) as batcher:
+        busy = await double.busy(batcher)
+        asked = [
+            asyncio.create_task(batcher.submit(item, caller=caller))
+            for item, caller in [(1, "a"), (2, "a"), (3, "a"), (4, "b"), (5, "c")]
+        ]
+        await asyncio.sleep(0)
+        double.gate.set()
+        await asyncio.gather(busy, *asked)
+    assert double.batches == [[100], [1, 4, 5], [2, 3]]
+
+
+async def test_who_leaves_gives_the_turn_to_the_callers_next() -> None:
+    double = Doubler()
+    async with double.under(ONE) as batcher:
+        busy = await double.busy(batcher)
+        left = asyncio.create_task(batcher.submit(1, caller="a"))
+        asked = [
+            asyncio.create_task(batcher.submit(item, caller=caller))
+            for item, caller in [(2, "b"), (3, "a")]
+        ]
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.sleep(0)
+        double.gate.set()
+        await asyncio.gather(busy, *asked)
+    assert double.batches == [[100], [3], [2]]
+
+
+async def test_a_queue_is_full_for_him_who_filled_it() -> None:
+    double = Doubler()
+    async with double.under(BatchingPolicy(max_batch_size=1, max_queued=2)) as batcher:
+        busy = await double.busy(batcher)
+        asked = [asyncio.create_task(batcher.submit(item, caller="much")) for item in (1, 2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await batcher.submit(3, caller="much")
+        asked.append(asyncio.create_task(batcher.submit(4, caller="little")))  # one is ahead of it, not two
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):  # here all three are
+            await batcher.submit(5, caller="little")
+        double.gate.set()
+        await asyncio.gather(busy, *asked)
+    assert double.batches == [[100], [1], [4], [2]]
+
+
 async def test_a_full_queue_refuses_unless_one_is_patient_or_more_urgent() -> None:
     double = Doubler()
     async with double.under(BatchingPolicy(max_batch_size=1, max_queued=1)) as batcher:
@@ -182,6 +252,31 @@ async def test_who_has_no_patience_may_be_given_less_than_the_lanes_take_next() 
     assert double.batches == [[100], [1, 2]]
 
 
+async def test_who_has_no_patience_is_held_up_by_his_like_alone() -> None:
+    double = Doubler()
+    async with double.under(ONE) as batcher:
+        busy = await double.busy(batcher)
+        patient = [
+            asyncio.create_task(batcher.submit(item, caller=caller, patience=Patience.ENDLESS))
+            for item, caller in [(1, "a"), (2, "a"), (3, "b")]
+        ]
+        await asyncio.sleep(0)
+        hasty = asyncio.create_task(batcher.submit(4, caller="c", patience=Patience.NONE))
+        await asyncio.sleep(0)
+        for caller in ("c", "d"):
+            with pytest.raises(Overloaded):
+                await batcher.submit(5, caller=caller, patience=Patience.NONE)
+        urgent = asyncio.create_task(batcher.submit(6, priority=Priority.LINE_STOP))
+        await asyncio.sleep(0)
+        hasty.cancel()
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):  # the urgent one
+            await batcher.submit(7, caller="c", patience=Patience.NONE)
+        double.gate.set()
+        await asyncio.gather(busy, urgent, *patient)
+    assert double.batches == [[100], [6], [1], [3], [2]]
+
+
 async def test_one_slow_item_does_not_refuse_all_after_it() -> None:
     double = Doubler()
     async with double.under(ONE) as batcher:
@@ -201,7 +296,8 @@ async def test_those_who_left_take_no_room() -> None:
             await asyncio.sleep(0)
             leaving.cancel()
             await asyncio.sleep(0)
-        assert len(batcher._arrived._heap) < 100
+        assert batcher._arrived.waiting == 0
+        assert not any(batcher._arrived._turns)
         double.gate.set()
         await busy
     assert double.prepared == [100]

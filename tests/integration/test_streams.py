@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, Image, RawImage, Region
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish.v1.job_pb2 import PatchCore
 from blemish_client import AsyncClient, Client, Seen
-from blemish_client.errors import InvalidArgument, NotFound
+from blemish_client.errors import InvalidArgument, NotFound, ResourceExhausted
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stack, Start
@@ -160,6 +161,61 @@ def test_reject_refuses_in_place(stub: InspectionServiceStub, picture: bytes, ti
     refused = [answer for answer in told if answer.HasField("refusal")]
     assert {answer.refusal.code for answer in refused} == {exhausted}
     assert 0 < len(refused) < 100
+
+
+@pytest.mark.parametrize("hogs", ["streams", "calls"])
+def test_who_takes_all_there_is_leaves_others_their_turns(
+    hogs: str, stack: Stack, picture: bytes, tile_model: str
+) -> None:
+    done = threading.Event()
+    taken = threading.Semaphore(0)
+
+    def images() -> Iterator[bytes]:
+        while not done.is_set():
+            yield picture
+
+    def hog(client: Client) -> None:
+        if hogs == "streams":
+            for _ in client.stream(images(), tile_model, policy=BLOCK):
+                taken.release()
+            return
+        while not done.is_set():
+            with suppress(ResourceExhausted):  # more of them come than may wait
+                client.score(picture, tile_model)
+            taken.release()
+
+    count = 4 if hogs == "streams" else 100
+    single = pb.ScoreRequest(model=tile_model)
+    single.image.encoded = picture
+    with (
+        Client(stack.address) as client,
+        ThreadPoolExecutor(count) as pool,
+        # Channels of one process share a connection unless told otherwise.
+        grpc.insecure_channel(stack.address, [("grpc.use_local_subchannel_pool", 1)]) as channel,
+    ):
+        busy = [pool.submit(hog, client) for _ in range(count)]
+        try:
+            for _ in range(2 * count):
+                assert taken.acquire(timeout=60)
+            told = []
+            arrived = threading.Semaphore(1)
+
+            def camera() -> Iterator[pb.ScoreStreamRequest]:
+                yield config(tile_model, REJECT)
+                for request in frames([picture] * 5):
+                    assert arrived.acquire(timeout=60)
+                    yield request
+
+            stub = InspectionServiceStub(channel)
+            for answer in stub.ScoreStream(camera()):
+                told.append(answer.WhichOneof("answer"))
+                arrived.release()
+            stub.Score(single)  # nor is it refused for those of others that wait
+        finally:
+            done.set()
+        for one in busy:
+            one.result(60)
+    assert told == ["inspection"] * 5
 
 
 def test_a_frame_that_would_be_late_is_refused(client: Client, picture: bytes, tile_model: str) -> None:

@@ -62,7 +62,9 @@ class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.Val
 
 class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
     """Whose turn it is first where images wait for the same model. Lower ones wait for as long as there are
-    higher ones; each is refused only for those of its own priority or above.
+    higher ones. Among equals turns go round: each stream has one frame scored before another has its next, and
+    so have all calls that come by one connection together. An image is refused only for those whose turn is
+    before its own.
     """
 
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
@@ -86,7 +88,10 @@ class _StreamPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StreamPo
     STREAM_POLICY_BLOCK: _StreamPolicy.ValueType  # 2
     """The server reads no further frame until there is room: the camera is held back by flow control."""
     STREAM_POLICY_REJECT: _StreamPolicy.ValueType  # 3
-    """It is answered RESOURCE_EXHAUSTED; so is one that finds others before it than those next in line."""
+    """It is answered RESOURCE_EXHAUSTED; so is one that finds others before it than those next in line, where
+    the others are of streams like this, or of a higher priority. Those with more patience it lets have their
+    turns; max_latency bounds how long that may take.
+    """
 
 class StreamPolicy(_StreamPolicy, metaclass=_StreamPolicyEnumTypeWrapper):
     """What becomes of a frame that arrives while others of its stream are being worked on."""
@@ -97,7 +102,10 @@ STREAM_POLICY_LATEST: StreamPolicy.ValueType  # 1
 STREAM_POLICY_BLOCK: StreamPolicy.ValueType  # 2
 """The server reads no further frame until there is room: the camera is held back by flow control."""
 STREAM_POLICY_REJECT: StreamPolicy.ValueType  # 3
-"""It is answered RESOURCE_EXHAUSTED; so is one that finds others before it than those next in line."""
+"""It is answered RESOURCE_EXHAUSTED; so is one that finds others before it than those next in line, where
+the others are of streams like this, or of a higher priority. Those with more patience it lets have their
+turns; max_latency bounds how long that may take.
+"""
 Global___StreamPolicy: _TypeAlias = StreamPolicy  # noqa: Y015
 
 @_typing.final

@@ -175,7 +175,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
         )
 
     async def ModelInfer(self, request: Any, context: Context) -> Any:  # noqa: N802
-        return await self._inferred(request, context.time_remaining())
+        return await self._inferred(request, context.peer(), context.time_remaining())
 
     async def ModelStreamInfer(  # noqa: N802
         self, requests: AsyncIterator[Any], context: Context
@@ -188,7 +188,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
             try:
                 async for request in requests:
                     await room.acquire()
-                    tasks.put_nowait(asyncio.create_task(self._streamed(request)))
+                    tasks.put_nowait(asyncio.create_task(self._streamed(request, context.peer())))
             finally:
                 tasks.put_nowait(None)
 
@@ -207,18 +207,18 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
                 if (waiting := tasks.get_nowait()) is not None:
                     waiting.cancel()
 
-    async def _streamed(self, request: Any) -> Any:
+    async def _streamed(self, request: Any, caller: str) -> Any:
         try:
-            answer = await self._inferred(request, None)
+            answer = await self._inferred(request, caller, None)
         except BlemishError as error:
             refused = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
             return pb.ModelStreamInferResponse(error_message=str(error), infer_response=refused)
         return pb.ModelStreamInferResponse(infer_response=answer)
 
-    async def _inferred(self, request: Any, left_s: float | None) -> Any:
+    async def _inferred(self, request: Any, caller: str, left_s: float | None) -> Any:
         ref = _ref(request.model_name, request.model_version)
         pictures, names = _images(request), _asked(request)
-        terms = _terms(request, left_s)
+        terms = _terms(request, caller, left_s)
         inspected = await _all([self._inspector.inspect(picture, ref, terms) for picture in pictures])
         answer = pb.ModelInferResponse(
             model_name=ref.model, model_version=str(inspected[0].manifest.version), id=request.id
@@ -291,7 +291,7 @@ def _asked(request: Any) -> list[str]:
     return names or [name for name, output in _OUTPUTS.items() if output.unless_named]
 
 
-def _terms(request: Any, left_s: float | None) -> Terms:
+def _terms(request: Any, caller: str, left_s: float | None) -> Terms:
     """Triton's ``priority`` (1 is highest) and ``timeout`` (us), and the deadline of the call."""
     given = request.parameters  # a map that makes what is looked up
     number = given["priority"].uint64_param or given["priority"].int64_param if "priority" in given else 0
@@ -303,7 +303,8 @@ def _terms(request: Any, left_s: float | None) -> Terms:
     limits = [math.inf if left_s is None else left_s]
     if "timeout" in given and (timeout_us := given["timeout"].int64_param):
         limits.append(timeout_us / 1e6)
-    return Terms(Priority(number - 1) if number else Priority.AUDIT, time.monotonic() + min(limits))
+    priority = Priority(number - 1) if number else Priority.AUDIT
+    return Terms(caller, priority, time.monotonic() + min(limits))
 
 
 async def _all(running: Sequence[Awaitable[Inspected]]) -> list[Inspected]:

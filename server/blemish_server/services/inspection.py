@@ -48,6 +48,7 @@ class InspectionServicer(InspectionServiceServicer):
         taken = convert.moment(request, "capture_time")
         left_s = context.time_remaining()
         terms = Terms(
+            context.peer(),
             convert.priority(request.priority, "priority"),
             deadline=math.inf if left_s is None else time.monotonic() + left_s,
         )
@@ -161,6 +162,7 @@ class _Scorer:
         config = self._config
         latest = config.policy == pb.STREAM_POLICY_LATEST
         terms = Terms(
+            self,
             config.priority,
             # Under LATEST the frame that waits is not the one that will be scored: looked at in ``_taken``.
             deadline=math.inf if latest else turn.arrived_s + (config.max_latency_s or math.inf),

@@ -101,7 +101,7 @@ class SearchServicer(SearchServiceServicer):
             case "image":
                 picture = convert.picture(request.image, "image")
                 await asyncio.to_thread(self._index.count, version)  # no index: say so before working
-                done = await self._inspector.inspect(picture, version)
+                done = await self._inspector.inspect(picture, version, _terms(context))
                 yield pb.SearchResponse(query=convert.inspection(done, Outputs()))
                 query = replace(query, vector=done.outcome.embedding)
             case "vector":
@@ -150,8 +150,7 @@ class SearchServicer(SearchServiceServicer):
     async def _by_part(
         self, request: pb.SearchRequest, asked: "_Asked", part: Part, version: ModelRef, context: _Context
     ) -> AsyncIterator[pb.SearchResponse]:
-        left_s = context.time_remaining()
-        terms = Terms(deadline=math.inf if left_s is None else time.monotonic() + left_s)
+        terms, left_s = _terms(context), context.time_remaining()
         await asyncio.to_thread(self._index.count, version)  # no index: say so before working
         if asked.query.item is not None:
             item = await asyncio.to_thread(self._index.item, version, asked.query.item)
@@ -315,6 +314,11 @@ class _Asked:
         if offset + limit > MOST_RANKED:
             raise InvalidRequest(f"pages lead {DEEPEST} hits deep", field="page_token")
         return cls(query, limit, offset, fingerprint, _part(request, limits))
+
+
+def _terms(context: _Context) -> Terms:
+    left_s = context.time_remaining()
+    return Terms(context.peer(), deadline=math.inf if left_s is None else time.monotonic() + left_s)
 
 
 def _part(request: pb.SearchRequest, limits: ImageLimits) -> Part | None:
