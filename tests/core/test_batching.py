@@ -2,9 +2,11 @@
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import numpy as np
 import pytest
 
 from blemish_core import batching
@@ -170,6 +172,43 @@ async def test_a_batch_has_one_of_each_caller_before_a_second_of_any() -> None:
         double.gate.set()
         await asyncio.gather(busy, *asked)
     assert double.batches == [[100], [1, 4, 5], [2, 3]]
+
+
+async def test_whoever_comes_and_goes_nobody_is_taken_twice_while_another_waits() -> None:
+    seed = int(time.time())
+    print(f"seed {seed}")
+    random = np.random.default_rng(seed)
+    double = Doubler()
+    async with double.under(ONE) as batcher:
+        busy = await double.busy(batcher)
+        asked: dict[int, asyncio.Task[object]] = {}
+        callers = random.integers(5, size=200)
+        for item, caller in enumerate(callers.tolist(), start=1):
+            asked[item] = asyncio.create_task(
+                batcher.submit(item, caller=caller, patience=Patience.ENDLESS)
+            )
+            await asyncio.sleep(0)
+            if random.random() < 0.3:
+                leaving = int(random.choice(list(asked)))
+                asked.pop(leaving).cancel()
+                await asyncio.sleep(0)
+        double.gate.set()
+        await asyncio.gather(busy, *asked.values())
+        assert not any(batcher._arrived._turns)
+    order = [item for (item,) in double.batches[1:]]
+    assert sorted(order) == sorted(asked)
+    taken = [int(callers[item - 1]) for item in order]
+    for caller in set(taken):
+        assert [item for item in order if callers[item - 1] == caller] == sorted(
+            item for item in asked if callers[item - 1] == caller
+        )
+    # All wait from the start, so each round has every caller who still has an item.
+    left = Counter(taken)
+    while taken:
+        size = len(left)
+        assert sorted(taken[:size]) == sorted(left)
+        left -= Counter(taken[:size])
+        taken = taken[size:]
 
 
 async def test_who_leaves_gives_the_turn_to_the_callers_next() -> None:
