@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a picture to what a model says of it: the door, the model's batcher, the answer."""
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from blemish_core.errors import Overloaded
 from blemish_core.names import ModelRef
 from blemish_core.picture import Picture
 from blemish_server.loaded import Asked, LoadedModels
+
+# A caller may hold so many times the bytes that are free: one alone all but a ninth, which is for others
+# (dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking 6, 1998).
+_OF_THE_FREE = 8
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Inspector:
     def __init__(self, models: LoadedModels, max_waiting_bytes: int) -> None:
         self._models = models
         self._max_waiting_bytes = max_waiting_bytes
-        self._waiting_bytes = 0
+        self._waiting_bytes: Counter[Hashable] = Counter()
+        """Of each caller."""
 
     async def ready(self, ref: ModelRef) -> None:
         """Have the version that ``ref`` means now in memory.
@@ -86,11 +92,11 @@ class Inspector:
         Raises:
             InvalidImage: if it is not an image within the limits.
             NotFound: if there is no such model or version.
-            Overloaded: if too many images wait already, or too many bytes of them.
+            Overloaded: if too many images wait already, or too many bytes of them, or of this caller's.
             TooLate: if the deadline cannot be kept, or has passed.
             Corrupt: if the bundle or its calibration cannot be read.
         """
-        with self._room_for(size):
+        with self._room_for(size, terms.caller):
             async with self._models.use(ref) as model:
                 answer = await model.batcher.submit(
                     Asked(take, terms.closely),
@@ -113,14 +119,18 @@ class Inspector:
                 )
 
     @contextmanager
-    def _room_for(self, size: int) -> Iterator[None]:
-        if self._waiting_bytes + size > self._max_waiting_bytes:
+    def _room_for(self, size: int, caller: Hashable) -> Iterator[None]:
+        waiting = self._waiting_bytes.total()
+        free = self._max_waiting_bytes - waiting
+        if size > free or self._waiting_bytes[caller] + size > _OF_THE_FREE * free:
             raise Overloaded(
-                f"images of {self._waiting_bytes >> 20} MiB are being worked on already; retry later, "
-                "or raise BLEMISH_MAX_WAITING_BYTES"
+                f"images of {waiting >> 20} MiB are being worked on already; retry later, or raise "
+                "BLEMISH_MAX_WAITING_BYTES"
             )
-        self._waiting_bytes += size
+        self._waiting_bytes[caller] += size
         try:
             yield
         finally:
-            self._waiting_bytes -= size
+            self._waiting_bytes[caller] -= size
+            if not self._waiting_bytes[caller]:
+                del self._waiting_bytes[caller]

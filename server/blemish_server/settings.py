@@ -28,7 +28,8 @@ class ServerSettings(StackSettings):
     """Images that may be ahead of one at a model; it is refused where there are more."""
 
     max_waiting_bytes: int = Field(512 << 20, ge=1 << 20)
-    """Encoded images held at once, all requests together; more are refused."""
+    """Encoded images held at once, all requests together; more are refused. A ninth is kept from a caller
+    who takes all he can, for others."""
 
     max_batch_size: int = Field(8, ge=1)
     """Images scored in one forward pass on a GPU."""
