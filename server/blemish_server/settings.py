@@ -25,7 +25,7 @@ class ServerSettings(StackSettings):
     """Largest message, either way."""
 
     max_queued: int = Field(64, ge=1)
-    """Images that may be ahead of one at a model; it is refused where there are more."""
+    """An image with so many ahead of it at its model is refused."""
 
     max_waiting_bytes: int = Field(512 << 20, ge=1 << 20)
     """Encoded images held at once, all requests together; more are refused. A ninth is kept from a caller
