@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exit with 0 if the gRPC server at HOST:PORT says that it serves: ``serving.py HOST:PORT``."""
+"""Exit with 0 if the gRPC server at HOST:PORT says that it serves: ``serving.py HOST:PORT``.
 
+Of one that speaks TLS no more is asked than a handshake: whom its certificate is for is not known here.
+"""
+
+import os
+import ssl
 import sys
 
 import grpc
@@ -10,6 +15,14 @@ _ANSWER_WITHIN_S = 3.0
 
 
 def main(address: str) -> int:
+    if os.environ.get("BLEMISH_TLS_CERTIFICATE"):
+        host, _, port = address.rpartition(":")
+        try:
+            ssl.get_server_certificate((host, int(port)), timeout=_ANSWER_WITHIN_S)
+        except OSError as error:
+            print(f"{address} does not answer by TLS: {error}", file=sys.stderr)
+            return 1
+        return 0
     # A proxy from the environment is for the world outside this container.
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:

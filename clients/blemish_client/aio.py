@@ -35,6 +35,7 @@ from blemish.v1.server_pb2 import GetServerInfoRequest, GetServerInfoResponse
 from blemish.v1.server_pb2_grpc import ServerServiceStub
 from blemish_client.camera import ENDED, Ledger, Lost, Retries, Seen, Sent
 from blemish_client.connection import options
+from blemish_client.credentials import Credentials
 from blemish_client.errors import BlemishError, Unavailable, translated
 from blemish_client.patience import Patience
 from blemish_client.requests import Query, SearchOptions, score_request, search_request, stream_config
@@ -59,11 +60,19 @@ class AsyncClient:
         *,
         timeout_s: float = 30.0,
         patience: Patience | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
+        shown = credentials or Credentials()
         self.target = target
+        self._metadata = shown.metadata
         self._timeout_s = timeout_s
         self._patience = patience or Patience()
-        self._channel = grpc.aio.insecure_channel(target, options(target))
+        secured, told = shown.channel(target), options(target)
+        self._channel = (
+            grpc.aio.secure_channel(target, secured, told)
+            if secured
+            else grpc.aio.insecure_channel(target, told)
+        )
         # The stubs of protoc serve both kinds of channel; their types know one.
         self._inspection = InspectionServiceStub(self._channel)
         self._search = SearchServiceStub(self._channel)
@@ -87,7 +96,9 @@ class AsyncClient:
     async def server_info(self) -> GetServerInfoResponse:
         """Ask for version, limits and the state of what the server needs."""
         try:
-            return await self._server.GetServerInfo(GetServerInfoRequest(), timeout=self._timeout_s)
+            return await self._server.GetServerInfo(
+                GetServerInfoRequest(), timeout=self._timeout_s, metadata=self._metadata
+            )
         except grpc.RpcError as error:
             raise translated(error, self.target) from error
 
@@ -113,7 +124,7 @@ class AsyncClient:
             camera=camera,
         )
         try:
-            answer = await self._inspection.Score(request, timeout=self._timeout_s)
+            answer = await self._inspection.Score(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise translated(error, self.target) from error
         return answer.inspection
@@ -123,7 +134,7 @@ class AsyncClient:
     ) -> AsyncGenerator[SearchResponse]:
         """Yield what is said of a query image, then the hits, then where the next page begins."""
         request = search_request(query, model, limit, options)
-        call = self._search.Search(request, timeout=self._timeout_s)
+        call = self._search.Search(request, timeout=self._timeout_s, metadata=self._metadata)
         try:
             async for answer in call:
                 if answer.WhichOneof("event") != "hits":
@@ -164,7 +175,7 @@ class AsyncClient:
             priority=priority,
             store=store,
         )
-        camera_ = _Camera(self._inspection, self.target, self._patience, config, images, camera, first)
+        camera_ = _Camera(self, config, images, camera, first)
         return camera_.run()
 
 
@@ -173,17 +184,16 @@ class _Camera:
 
     def __init__(
         self,
-        stub: "InspectionServiceAsyncStub",
-        target: str,
-        patience: Patience,
+        client: AsyncClient,
         config: StreamConfig,
         images: Images,
         name: str,
         first: int,
     ) -> None:
-        self._stub = stub
-        self._target = target
-        self._patience = patience
+        self._stub: InspectionServiceAsyncStub = client._inspection
+        self._metadata = client._metadata
+        self._target = client.target
+        self._patience = client._patience
         self._config = config
         self._images = aiter(images) if isinstance(images, AsyncIterable) else _in_threads(images)
         self._ledger = Ledger(config, name, first)
@@ -218,7 +228,7 @@ class _Camera:
 
     async def _once(self) -> AsyncGenerator[Seen]:
         """Yield the answers of one connection."""
-        call = self._stub.ScoreStream()
+        call = self._stub.ScoreStream(metadata=self._metadata)
         sender = asyncio.create_task(self._send(call))
         try:
             async for answer in call:

@@ -182,7 +182,7 @@ class Camera:
         """Yield the answers of one connection."""
         stub = InspectionServiceStub(self._connection.channel)
         closed = threading.Event()
-        answers = stub.ScoreStream(self._requests(closed))
+        answers = stub.ScoreStream(self._requests(closed), metadata=self._connection.metadata)
         try:
             for answer in answers:
                 if answer.WhichOneof("answer") == "ending":

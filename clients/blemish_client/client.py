@@ -42,6 +42,7 @@ from blemish.v1.server_pb2_grpc import ServerServiceStub
 from blemish_client import watching
 from blemish_client.camera import Camera, Lost, Seen
 from blemish_client.connection import Connection, pages
+from blemish_client.credentials import Credentials
 from blemish_client.names import dataset_name, item_name, job_name, model_name
 from blemish_client.patience import Patience
 from blemish_client.requests import Query, SearchOptions, score_request, search_request, stream_config
@@ -66,8 +67,11 @@ class Client:
         *,
         timeout_s: float = 30.0,
         patience: Patience | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
-        self._line = Connection(target, timeout_s=timeout_s, patience=patience or Patience())
+        self._line = Connection(
+            target, timeout_s=timeout_s, patience=patience or Patience(), credentials=credentials
+        )
         channel = self._line.channel
         self._inspection = InspectionServiceStub(channel)
         self._search = SearchServiceStub(channel)

@@ -8,6 +8,7 @@ from typing import TypeVar
 import grpc
 from grpc.experimental import ChannelOptions
 
+from blemish_client.credentials import LOOPBACK, Credentials
 from blemish_client.errors import Unavailable, translated
 from blemish_client.patience import Patience
 
@@ -23,7 +24,6 @@ _OPTIONS = (
 # Whoever reads a stream of answers takes them from the wire himself: by way of grpc's own thread a call
 # takes some 0.5 ms longer.
 _READ_DIRECTLY = (ChannelOptions.SingleThreadedUnaryStream, 1)
-_LOOPBACK = ("localhost:", "127.", "[::1]:", "unix:")
 
 _Request = TypeVar("_Request")
 _Answer = TypeVar("_Answer")
@@ -32,11 +32,24 @@ _Answer = TypeVar("_Answer")
 class Connection:
     """Opened by the first call, lost and found again without notice; many threads may share it."""
 
-    def __init__(self, target: str, *, timeout_s: float, patience: Patience) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_s: float,
+        patience: Patience,
+        credentials: Credentials | None = None,
+    ) -> None:
+        shown = credentials or Credentials()
         self.target = target
         self.patience = patience
+        self.metadata = shown.metadata
+        """What each call carries."""
         self._timeout_s = timeout_s
-        self.channel = grpc.insecure_channel(target, [*options(target), _READ_DIRECTLY])
+        secured, told = shown.channel(target), [*options(target), _READ_DIRECTLY]
+        self.channel = (
+            grpc.secure_channel(target, secured, told) if secured else grpc.insecure_channel(target, told)
+        )
 
     def close(self) -> None:
         self.channel.close()
@@ -48,7 +61,7 @@ class Connection:
             BlemishError: whatever went wrong.
         """
         try:
-            return method(request, timeout=self._timeout_s)
+            return method(request, timeout=self._timeout_s, metadata=self.metadata)
         except grpc.RpcError as error:
             raise translated(error, self.target) from error
 
@@ -74,7 +87,7 @@ class Connection:
     ) -> _Answer:
         """Like ``call``, for work that takes the time it takes."""
         try:
-            return method(request)
+            return method(request, metadata=self.metadata)
         except grpc.RpcError as error:
             raise translated(error, self.target) from error
 
@@ -85,7 +98,7 @@ class Connection:
     ) -> _Answer:
         """Send all of ``requests`` and return the answer."""
         try:
-            return method(requests)
+            return method(requests, metadata=self.metadata)
         except grpc.RpcError as error:
             raise translated(error, self.target) from error
 
@@ -96,7 +109,7 @@ class Connection:
         timeout_s: float | None = None,
     ) -> Iterator[_Answer]:
         """Yield the answers as they come; leaving the iterator ends the call."""
-        answers = method(request, timeout=timeout_s or self._timeout_s)
+        answers = method(request, timeout=timeout_s or self._timeout_s, metadata=self.metadata)
         try:
             yield from answers
         except grpc.RpcError as error:
@@ -108,7 +121,7 @@ class Connection:
 def options(target: str) -> list[tuple[str, int]]:
     """Return the options of a channel to ``target``."""
     # A proxy of the environment leads away from this machine.
-    return [*_OPTIONS, *([("grpc.enable_http_proxy", 0)] if target.startswith(_LOOPBACK) else [])]
+    return [*_OPTIONS, *([("grpc.enable_http_proxy", 0)] if target.startswith(LOOPBACK) else [])]
 
 
 def pages(page: Callable[[str], tuple[Iterable[_Answer], str]]) -> Iterator[_Answer]:

@@ -3,6 +3,8 @@
 
 BlemishError
 ├── InvalidArgument       the request is malformed; ``field`` says where
+├── Unauthenticated       the server does not know this caller: no token, or one it does not know
+├── PermissionDenied      the caller's role does not reach so far
 ├── NotFound
 ├── AlreadyExists
 ├── FailedPrecondition    something has to be brought first
@@ -13,11 +15,14 @@ BlemishError
 └── InternalError         a fault of the server; its log has the details
 """
 
+import re
 from dataclasses import dataclass
 
 import grpc
 import grpc.aio
 
+# What gRPC says of a handshake that failed, the cause last.
+_HANDSHAKE = re.compile(r"(?:OPENSSL_internal:|handshake failed|(?=Hostname Verification))(.*)$")
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
@@ -49,6 +54,14 @@ class BlemishError(Exception):
 
 class InvalidArgument(BlemishError):
     """The request is malformed or out of range, or the bytes are not an image."""
+
+
+class Unauthenticated(BlemishError):
+    """The server does not know who calls."""
+
+
+class PermissionDenied(BlemishError):
+    """The caller's role does not reach so far."""
 
 
 class NotFound(BlemishError):
@@ -97,8 +110,8 @@ CLASSES: dict[grpc.StatusCode, type[BlemishError]] = {
     grpc.StatusCode.DATA_LOSS: InternalError,
     grpc.StatusCode.ABORTED: Aborted,
     grpc.StatusCode.CANCELLED: BlemishError,
-    grpc.StatusCode.PERMISSION_DENIED: BlemishError,
-    grpc.StatusCode.UNAUTHENTICATED: BlemishError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.UNIMPLEMENTED: BlemishError,
 }
 
@@ -125,6 +138,10 @@ def translated(error: grpc.RpcError, target: str) -> BlemishError:
 def _without_the_server(code: grpc.StatusCode, words: str, target: str) -> str:
     """Say in a sentence what the transport found; it attaches no details, the server does."""
     if code is grpc.StatusCode.UNAVAILABLE:
+        if handshake := _HANDSHAKE.search(words):
+            return (
+                f"{target} is not reached by TLS: {handshake[1].removesuffix(': OK').rstrip('.').lower()}"
+            )
         cause = words.removesuffix(" ()").rstrip("]").rpartition(": ")[2] or "no reason given"
         return f"no server answers at {target}: {cause[:1].lower()}{cause[1:]}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -4,6 +4,8 @@
 BlemishError
 ├── InvalidRequest
 │   └── InvalidImage
+├── Unauthenticated
+├── Denied
 ├── NotFound
 ├── AlreadyExists
 ├── NotPossibleYet
@@ -41,6 +43,18 @@ class InvalidImage(InvalidRequest):
     """The bytes are not an image, or not one within the limits."""
 
     reason = "INVALID_IMAGE"
+
+
+class Unauthenticated(BlemishError):
+    """The server does not know who calls."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class Denied(BlemishError):
+    """The caller's role does not reach so far; the message names both."""
+
+    reason = "DENIED"
 
 
 class NotFound(BlemishError):

@@ -41,6 +41,9 @@ class StackSettings(BaseSettings):
     )
     """Qdrant's gRPC port, on the host of ``qdrant_url``."""
 
+    ready_file: Path | None = None
+    """Written when the process is ready, for whoever started it."""
+
     device: str = "auto"
     """Where models run: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes CUDA where there is one."""
 

@@ -185,16 +185,19 @@ def _worker(data: DataDirectory, inside: Mapping[str, str]) -> Part:
 
 
 def _server(data: DataDirectory, inside: Mapping[str, str], listen: Address) -> Part:
+    # Not by a call: whom its certificate is for, and who may call, is not known here.
+    ready_file = data.run / "server.ready"
     return Part(
         name="server",
         what=f"gRPC at {listen}",
         command=_module("blemish_server"),
-        environment=inside,
+        environment={**inside, "BLEMISH_READY_FILE": str(ready_file)},
         # Where this process runs, so that relative paths in the environment keep their meaning.
         directory=Path.cwd(),
         log=data.logs / "server.log",
-        probe=partial(probes.server_serves, str(listen.to_connect)),
+        probe=partial(probes.file_exists, ready_file),
         cure=_READ_THE_LOG,
+        ready_file=ready_file,
     )
 
 

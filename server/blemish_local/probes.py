@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a part shows that it is ready: each probe asks once, and returns or raises ``NotYet``.
 
-Sources: the gRPC health checking protocol (grpc.health.v1) for the server; Qdrant's own
-``qdrant.Qdrant/HealthCheck``, asked as raw bytes so that its client need not be loaded.
+Qdrant is asked by its own ``qdrant.Qdrant/HealthCheck``, as raw bytes so that its client need not be
+loaded; server and worker write a file.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import grpc.aio
 import redis.asyncio
-from grpc_health.v1 import health_pb2
 from redis.exceptions import RedisError
 
 Probe = Callable[[], Awaitable[None]]
@@ -49,21 +48,6 @@ async def qdrant_answers(target: str, *, encrypted: bool = False) -> None:
             "/qdrant.Qdrant/HealthCheck"
         )
         await _ask(check(b"", timeout=_ANSWER_WITHIN_S))
-
-
-async def server_serves(target: str) -> None:
-    async with _channel(target) as channel:
-        check: grpc.aio.UnaryUnaryMultiCallable[
-            health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
-        ] = channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
-        answer = await _ask(check(health_pb2.HealthCheckRequest(), timeout=_ANSWER_WITHIN_S))
-        if answer.status != health_pb2.HealthCheckResponse.SERVING:
-            name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-            raise NotYet(f"its health is {name}")
 
 
 async def file_exists(path: Path) -> None:

@@ -17,11 +17,11 @@ def main() -> None:
     # The event loop's turn among the lanes: each of its many short steps may have to wait this long for it.
     sys.setswitchinterval(0.0005)
     # Only now: this loads torch, and a wrong setting should not have to wait for it.
-    from blemish_server.app import PortTaken, serve
+    from blemish_server.app import CannotServe, serve
 
     try:
         asyncio.run(serve(settings))
-    except PortTaken as error:
+    except CannotServe as error:
         print(f"blemish-server: {error}", file=sys.stderr)
         sys.exit(2)
 

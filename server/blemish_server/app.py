@@ -5,6 +5,7 @@ import asyncio
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import grpc.aio
 import structlog
@@ -23,6 +24,7 @@ from blemish.v1 import (
     server_pb2_grpc,
 )
 from blemish_core.datasets import DatasetStore
+from blemish_core.errors import BlemishError
 from blemish_core.index import Finder, SearchIndex
 from blemish_core.item_images import ItemImages
 from blemish_core.jobs.staff import Staff
@@ -33,6 +35,7 @@ from blemish_core.names import ModelRef
 from blemish_core.settings import chosen_device
 from blemish_server.dependencies import NOT_SERVING, SERVING, Dependencies, Dependency
 from blemish_server.dispatch import Dispatcher
+from blemish_server.doorkeeper import Doorkeeper
 from blemish_server.feed import JobFeed
 from blemish_server.inspector import Inspector
 from blemish_server.interceptor import CallInterceptor
@@ -48,10 +51,12 @@ from blemish_server.services.models import ModelServicer
 from blemish_server.services.search import SearchServicer
 from blemish_server.services.server import ServerServicer
 from blemish_server.settings import ServerSettings
+from blemish_server.tls import Certificate, UnusableCertificate
 
 _OURS = ("Inspection", "Search", "Dataset", "Job", "Model", "Server")
 SERVICES = (*(f"blemish.v1.{name}Service" for name in _OURS), inference.SERVICE)
 _HEALTH = "grpc.health.v1.Health"
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 # Blocking work: decoding, files, Redis, Qdrant. More wait in the loop, not in threads.
 _THREADS = 32
 # What is not warm by then loads when it is asked for.
@@ -62,8 +67,8 @@ _WRITE_WITHIN_S = 5.0
 log = structlog.get_logger(__name__)
 
 
-class PortTaken(Exception):
-    """The address cannot be listened on."""
+class CannotServe(Exception):
+    """What it was told to serve on, or whom to serve, cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,8 @@ class App:
     ending: asyncio.Event
     """Tells streams to end."""
 
-    async def run(self, stop: asyncio.Event, grace_s: float) -> None:
-        """Serve until ``stop``, then let calls end for up to ``grace_s``."""
+    async def run(self, stop: asyncio.Event, grace_s: float, ready_file: Path | None = None) -> None:
+        """Serve until ``stop``, then let calls end for up to ``grace_s``; ``ready_file`` says so."""
         background = [asyncio.create_task(self.feed.run()), asyncio.create_task(self.keeper.run())]
         try:
             for service in (OVERALL_HEALTH, *SERVICES):
@@ -104,6 +109,8 @@ class App:
                 await self.health.set(OVERALL_HEALTH, SERVING)
                 self.serving.set()
                 log.info("serving", address=self.address)
+                if ready_file is not None:
+                    ready_file.write_text("ready\n")
                 await stop.wait()
             log.info("stopping", grace_s=grace_s)
             # stop() is not graceful to handlers that abort (grpc#37239): first tell balancers to go away.
@@ -137,8 +144,13 @@ def build(settings: ServerSettings) -> App:
     """Build the server and bind its address; nothing runs yet. Call within the event loop.
 
     Raises:
-        PortTaken: if the address cannot be bound.
+        CannotServe: if the address cannot be bound, or callers or certificate cannot be read.
     """
+    try:
+        doorkeeper = Doorkeeper(settings.access_file)
+        certificate = _certificate(settings)
+    except (BlemishError, UnusableCertificate) as error:
+        raise CannotServe(str(error)) from error
     device = chosen_device(settings.device)
     limits = settings.image_limits
     datasets = DatasetStore(settings.datasets, limits)
@@ -171,7 +183,7 @@ def build(settings: ServerSettings) -> App:
 
     serving, ending = asyncio.Event(), asyncio.Event()
     server = grpc.aio.server(
-        interceptors=[CallInterceptor()],
+        interceptors=[CallInterceptor(doorkeeper)],
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),
@@ -202,12 +214,16 @@ def build(settings: ServerSettings) -> App:
     reflection.enable_server_reflection((*SERVICES, _HEALTH, reflection.SERVICE_NAME), server)
     host = settings.listen.rpartition(":")[0]
     try:
-        port = server.add_insecure_port(settings.listen)
+        if certificate is not None:
+            port = server.add_secure_port(settings.listen, certificate.credentials())
+        else:
+            port = server.add_insecure_port(settings.listen)
     except RuntimeError as error:
-        raise PortTaken(
+        raise CannotServe(
             f"cannot listen on {settings.listen}: it is taken, or no address of this machine; choose "
             "another with BLEMISH_LISTEN (port 0 takes a free one)"
         ) from error
+    _warn_of_strangers(settings, host)
     return App(
         server=server,
         address=f"{host}:{port}",
@@ -225,6 +241,22 @@ def build(settings: ServerSettings) -> App:
     )
 
 
+def _certificate(settings: ServerSettings) -> Certificate | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return Certificate(settings.tls_certificate, settings.tls_key)
+
+
+def _warn_of_strangers(settings: ServerSettings, host: str) -> None:
+    """Say what others than this machine can do, if it is more than they should."""
+    if host in _LOOPBACK:
+        return
+    if settings.access_file is None:
+        log.warning("whoever reaches this address may do everything: set BLEMISH_ACCESS_FILE", host=host)
+    elif settings.tls_certificate is None:
+        log.warning("tokens can be read on their way here: set BLEMISH_TLS_CERTIFICATE", host=host)
+
+
 async def serve(settings: ServerSettings) -> None:
     """Serve until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
@@ -233,4 +265,4 @@ async def serve(settings: ServerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     app = build(settings)
-    await app.run(stop, settings.grace_s)
+    await app.run(stop, settings.grace_s, settings.ready_file)

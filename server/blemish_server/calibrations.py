@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 
 from blemish.v1 import model_pb2
+from blemish_core.access import Caller
 from blemish_core.calibration_log import Change, Revision, Rule
 from blemish_core.errors import InvalidRequest
 from blemish_core.metrics import Metrics
@@ -36,8 +37,8 @@ def calibration(revision: Revision, measured: Metrics | None) -> model_pb2.Calib
     return message
 
 
-def change(request: model_pb2.UpdateCalibrationRequest) -> Change:
-    """Return what a request asks for.
+def change(request: model_pb2.UpdateCalibrationRequest, caller: Caller) -> Change:
+    """Return what a request of ``caller`` asks for; a name that he gives stands beside his own.
 
     Raises:
         InvalidRequest: if it asks for nothing, or does not say properly who asks and why.
@@ -54,7 +55,10 @@ def change(request: model_pb2.UpdateCalibrationRequest) -> Change:
                 "the request asks for no change: set target_false_reject_rate, threshold or trained",
                 field="rule",
             )
-    return Change(rule, request.author, value, request.comment)
+    author = request.author
+    if caller.name and author != caller.name:
+        author = f"{author} ({caller.name})" if author else caller.name
+    return Change(rule, author, value, request.comment)
 
 
 def expected_revision(request: model_pb2.UpdateCalibrationRequest) -> int | None:

@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from blemish.v1 import (
+    access_pb2,
     dataset_pb2,
     image_pb2,
     inspection_pb2,
@@ -17,6 +18,7 @@ from blemish.v1 import (
     model_pb2,
     search_pb2,
 )
+from blemish_core.access import Role
 from blemish_core.batching import Priority
 from blemish_core.bundle import Manifest
 from blemish_core.calibration import DEFAULT_FALSE_REJECT_RATE
@@ -214,6 +216,12 @@ def item(indexed: Item) -> search_pb2.Hit:
         label_class=indexed.label_class,
     )
 
+
+ROLES = {
+    Role.CAMERA: access_pb2.ROLE_CAMERA,
+    Role.SERVICE: access_pb2.ROLE_SERVICE,
+    Role.OPERATOR: access_pb2.ROLE_OPERATOR,
+}
 
 _LABELS = {
     Label.CONFIRMED: search_pb2.LABEL_CONFIRMED,

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Around every call: a request id in each log line, core errors as statuses, one line when it ends."""
+"""Around every call: who calls and may he, a request id in each log line, core errors as statuses."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +13,7 @@ import grpc.aio
 import structlog
 
 from blemish_core.errors import BlemishError
+from blemish_server.doorkeeper import Doorkeeper
 from blemish_server.status import STATUS_OF_ERROR, abort
 
 _OURS = ("/blemish.", "/inference.")
@@ -21,12 +22,16 @@ _REQUEST_ID = "x-request-id"
 log = structlog.get_logger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Streaming = Callable[..., AsyncIterator[Any]]
+Metadata = Mapping[str, str | bytes]
+Streaming = Callable[..., AsyncGenerator[Any]]
 Single = Callable[..., Awaitable[Any]]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the handlers of the blemish services; health and reflection pass by."""
+
+    def __init__(self, doorkeeper: Doorkeeper) -> None:
+        self._doorkeeper = doorkeeper
 
     async def intercept_service(
         self,
@@ -38,25 +43,34 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or not method.startswith(_OURS):
             return handler
         if handler.response_streaming:
-            return _rebuilt(handler, _streaming(method, handler.stream_stream or handler.unary_stream))
-        return _rebuilt(handler, _single(method, handler.stream_unary or handler.unary_unary))
+            return _rebuilt(handler, self._streaming(method, handler.stream_stream or handler.unary_stream))
+        return _rebuilt(handler, self._single(method, handler.stream_unary or handler.unary_unary))
 
+    def _streaming(self, method: str, behaviour: Streaming) -> Streaming:
+        async def send_all(request: Any, context: Context) -> AsyncGenerator[Any]:
+            metadata = _metadata(context)
+            async with _call(method, metadata, context):
+                self._admit(method, metadata)
+                async with aclosing(behaviour(request, context)) as messages:
+                    async for message in messages:
+                        # Once more: streams are long, and tokens are revoked.
+                        self._doorkeeper.admit(method, metadata)
+                        yield message
 
-def _streaming(method: str, behaviour: Streaming) -> Streaming:
-    async def send_all(request: Any, context: Context) -> AsyncIterator[Any]:
-        async with _call(method, context):
-            async for message in behaviour(request, context):
-                yield message
+        return send_all
 
-    return send_all
+    def _single(self, method: str, behaviour: Single) -> Single:
+        async def send_one(request: Any, context: Context) -> Any:
+            metadata = _metadata(context)
+            async with _call(method, metadata, context):
+                self._admit(method, metadata)
+                return await behaviour(request, context)
 
+        return send_one
 
-def _single(method: str, behaviour: Single) -> Single:
-    async def send_one(request: Any, context: Context) -> Any:
-        async with _call(method, context):
-            return await behaviour(request, context)
-
-    return send_one
+    def _admit(self, method: str, metadata: Metadata) -> None:
+        if name := self._doorkeeper.admit(method, metadata).name:
+            structlog.contextvars.bind_contextvars(caller=name)
 
 
 def _rebuilt(handler: Any, behaviour: Callable[..., Any]) -> Any:
@@ -75,10 +89,14 @@ def _rebuilt(handler: Any, behaviour: Callable[..., Any]) -> Any:
     )
 
 
+def _metadata(context: Context) -> Metadata:
+    return dict(context.invocation_metadata() or ())
+
+
 @asynccontextmanager
-async def _call(method: str, context: Context) -> AsyncIterator[None]:
+async def _call(method: str, metadata: Metadata, context: Context) -> AsyncIterator[None]:
     """One call from its first line to its status."""
-    given = dict(context.invocation_metadata() or ()).get(_REQUEST_ID)
+    given = metadata.get(_REQUEST_ID)
     request_id = str(given)[:64] if given else uuid4().hex[:12]
     began = time.perf_counter()
     with structlog.contextvars.bound_contextvars(request=request_id, method=method.split("/")[-1]):

@@ -3,9 +3,9 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from blemish_core.batching import BatchingPolicy
@@ -17,6 +17,15 @@ class ServerSettings(StackSettings):
 
     listen: str = "localhost:50051"
     """Address to serve on, HOST:PORT; port 0 takes a free one."""
+
+    access_file: Path | None = None
+    """Who may call, and what, as ``blemish access`` writes it; without one everybody may do everything."""
+
+    tls_certificate: Path | None = None
+    """Certificate chain, PEM: with it and its key the server speaks TLS alone."""
+
+    tls_key: Path | None = None
+    """Its key, PEM, without a password."""
 
     import_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     """Folders below which ImportDataset may read, separated as PATH is; none by default."""
@@ -56,6 +65,12 @@ class ServerSettings(StackSettings):
 
     grace_s: float = Field(10.0, ge=0)
     """How long requests may take to end when the server is told to stop."""
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if (self.tls_certificate is None) is not (self.tls_key is None):
+            raise ValueError("BLEMISH_TLS_CERTIFICATE and BLEMISH_TLS_KEY go together; set both or neither")
+        return self
 
     @property
     def lanes(self) -> int:

@@ -21,6 +21,8 @@ from blemish_core.errors import BlemishError
 STATUS_OF_ERROR: dict[type[BlemishError], StatusCode] = {
     errors.InvalidRequest: StatusCode.INVALID_ARGUMENT,
     errors.InvalidImage: StatusCode.INVALID_ARGUMENT,
+    errors.Unauthenticated: StatusCode.UNAUTHENTICATED,
+    errors.Denied: StatusCode.PERMISSION_DENIED,
     errors.NotFound: StatusCode.NOT_FOUND,
     errors.AlreadyExists: StatusCode.ALREADY_EXISTS,
     errors.NotPossibleYet: StatusCode.FAILED_PRECONDITION,

@@ -47,9 +47,6 @@ class WorkerSettings(StackSettings):
     """Folder of photographs of anything, from which EfficientAD learns what is not the surface; without it
     those that come with installed packages serve."""
 
-    ready_file: Path | None = None
-    """Written when the worker listens, for whoever started it."""
-
     @property
     def slots(self) -> list[str]:
         """The device of each place for a job."""

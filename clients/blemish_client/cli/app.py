@@ -2,6 +2,7 @@
 """All commands, and the options they share."""
 
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from blemish_client.cli import dataset, demo, info, jobs, models, score, search, stream, training, up
 from blemish_client.cli.failures import EXIT_CODES, Commands
 from blemish_client.cli.session import Session
+from blemish_client.credentials import Credentials
 
 
 def _print_version(asked: bool) -> None:
@@ -39,6 +41,28 @@ def session(
         str,
         typer.Option(envvar="BLEMISH_SERVER", metavar="HOST:PORT", help="The server to talk to."),
     ] = "localhost:50051",
+    token: Annotated[
+        str,
+        typer.Option(
+            envvar="BLEMISH_TOKEN",
+            metavar="TOKEN",
+            show_envvar=True,
+            help="Who calls, if the server asks. Others on this machine see arguments, not the variable.",
+        ),
+    ] = "",
+    tls: Annotated[
+        bool, typer.Option("--tls", envvar="BLEMISH_TLS", help="The server speaks TLS.")
+    ] = False,
+    roots: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="BLEMISH_ROOTS",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="PEM certificates that vouch for the server's; TLS then.",
+        ),
+    ] = None,
     print_version: Annotated[
         bool,
         typer.Option(
@@ -46,11 +70,12 @@ def session(
         ),
     ] = False,
 ) -> None:
-    ctx.obj = Session(server)
+    ctx.obj = Session(server, Credentials(token, tls, roots))
 
 
 app.command(context_settings=up.PASS_ALL_ON)(up.up)
 app.command(context_settings=up.PASS_ALL_ON)(up.weights)
+app.command(context_settings=up.PASS_ALL_ON)(up.access)
 app.command()(demo.demo)
 app.command()(info.info)
 app.add_typer(dataset.group, name="dataset")

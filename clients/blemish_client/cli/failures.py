@@ -10,12 +10,13 @@ from typer.core import TyperGroup
 from blemish_client import errors
 from blemish_client.errors import BlemishError
 
-UNSUCCESSFUL, BAD_INPUT, NOT_FOUND, NO_SERVER, INTERNAL, INTERRUPTED = 1, 2, 3, 4, 5, 130
+UNSUCCESSFUL, BAD_INPUT, NOT_FOUND, NO_SERVER, INTERNAL, NOT_ALLOWED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 the job failed, or --fail-on-anomaly found one; 2 wrong usage or bad "
     "input; 3 no such thing; 4 the server is out of reach or overloaded; 5 internal error; "
-    "130 interrupted. Names may be short: tile for datasets/tile, m/3 for models/m/versions/3."
+    "6 the server does not know who calls, or lets him not do this; 130 interrupted. "
+    "Names may be short: tile for datasets/tile, m/3 for models/m/versions/3."
 )
 
 _CODES: tuple[tuple[type[BlemishError], int], ...] = (
@@ -24,6 +25,8 @@ _CODES: tuple[tuple[type[BlemishError], int], ...] = (
     (errors.FailedPrecondition, BAD_INPUT),
     (errors.Aborted, BAD_INPUT),
     (errors.NotFound, NOT_FOUND),
+    (errors.Unauthenticated, NOT_ALLOWED),
+    (errors.PermissionDenied, NOT_ALLOWED),
     (errors.Unavailable, NO_SERVER),
     (errors.DeadlineExceeded, NO_SERVER),
     (errors.ResourceExhausted, NO_SERVER),
@@ -70,6 +73,8 @@ def sentence(error: BlemishError) -> str:
     line = " ".join(error.message.split())
     if isinstance(error, errors.Unavailable) and line.startswith("no server answers"):
         return f"{line}; start one with `blemish up`, or name another with --server HOST:PORT"
+    if isinstance(error, errors.Unavailable) and "not reached by TLS" in line:
+        return f"{line}; say what vouches for it with --roots FILE, or leave --tls out if it speaks none"
     if isinstance(error, errors.InternalError):
         return f"the server failed: {line}; its log says more"
     if error.retry_after_s is not None:

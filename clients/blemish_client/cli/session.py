@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 import typer
 from rich.console import Console
 
+from blemish_client.cli.failures import Failure
 from blemish_client.client import Client
+from blemish_client.credentials import Credentials
 
 # Wide enough that no table wraps in a file or a pipe.
 _WIDTH_UNSEEN = 180
@@ -22,6 +24,7 @@ def _screen(*, stderr: bool = False) -> Console:
 @dataclass(frozen=True)
 class Session:
     server: str
+    credentials: Credentials
     out: Console = field(default_factory=_screen)
     """For what was asked for."""
     err: Console = field(default_factory=lambda: _screen(stderr=True))
@@ -34,4 +37,14 @@ class Session:
         return found
 
     def client(self) -> Client:
-        return Client(self.server)
+        """A client of the server.
+
+        Raises:
+            Failure: if what it is to show cannot be read, or could be by others.
+        """
+        try:
+            return Client(self.server, credentials=self.credentials)
+        except ValueError as error:
+            raise Failure(f"{error} with --tls or --roots") from error
+        except OSError as error:
+            raise Failure(str(error)) from error

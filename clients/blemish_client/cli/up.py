@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish up`` and ``blemish weights``: hand over to what the client itself does not contain."""
+"""``blemish up``, ``weights`` and ``access``: hand over to what the client itself does not contain."""
 
 import os
 import sys
@@ -12,6 +12,7 @@ from blemish_client.cli.failures import Failure
 # Our own packages come with every wheel; these come with the extras alone.
 _LOCAL = ("blemish_local", "torch", "celery")
 _CORE = ("blemish_core", "torch")
+_LOCAL_SERVER = ("blemish_core", "pydantic")
 
 PASS_ALL_ON = {
     "allow_extra_args": True,
@@ -30,6 +31,12 @@ def weights(ctx: typer.Context) -> None:
     """Bring a backbone's weights into the store of this machine: `blemish weights import NAME FILE`."""
     _require(_CORE, "detectors are not installed here; get them with: pip install 'blemish[worker]'")
     _become("blemish_core.weights", *ctx.args)
+
+
+def access(ctx: typer.Context) -> None:
+    """Say who may call the server of this machine: `blemish access grant press-7 --role camera`."""
+    _require(_LOCAL_SERVER, "the server is not installed here; get it with: pip install 'blemish[server]'")
+    _become("blemish_core.access", *ctx.args)
 
 
 def require_local() -> None:

@@ -18,7 +18,7 @@ _COMMAND = (sys.executable, "-P", "-m", "blemish_local", "up")
 _READY_WITHIN_S = 180.0
 _STOPPED_WITHIN_S = 40.0
 _TAIL_LINES = 12
-# They would lead the demo to a store or a broker that others work with.
+# They would lead the demo to a store or a broker that others work with, or ask it for a token.
 _NOT_HANDED_ON = frozenset(
     {
         "REDIS_URL",
@@ -27,6 +27,9 @@ _NOT_HANDED_ON = frozenset(
         "BLEMISH_STORE",
         "BLEMISH_LISTEN",
         "BLEMISH_IMPORT_ROOTS",
+        "BLEMISH_ACCESS_FILE",
+        "BLEMISH_TLS_CERTIFICATE",
+        "BLEMISH_TLS_KEY",
     }
 )
 

@@ -22,44 +22,55 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from blemish.v1 import access_pb2 as blemish_dot_v1_dot_access__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62lemish/v1/dataset.proto\x12\nblemish.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd2\x01\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0ctrain_images\x18\x04 \x01(\x05\x12+\n\x0btest_images\x18\x05 \x03(\x0b\x32\x16.blemish.v1.ClassCount\x12\r\n\x05masks\x18\x06 \x01(\x05\x12\x12\n\nsize_bytes\x18\x07 \x01(\x03\x12\x10\n\x08snapshot\x18\x08 \x01(\t\"0\n\nClassCount\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x05\"<\n\x14\x43reateDatasetRequest\x12\x12\n\ndataset_id\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\"=\n\x15\x43reateDatasetResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\"k\n\x13UploadImagesRequest\x12\x11\n\x07\x64\x61taset\x18\x01 \x01(\tH\x00\x12(\n\x05image\x18\x02 \x01(\x0b\x32\x17.blemish.v1.ImageHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part\"?\n\x0bImageHeader\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\"_\n\x14UploadImagesResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\x12\x0e\n\x06stored\x18\x02 \x01(\x05\x12\x11\n\tunchanged\x18\x03 \x01(\x05\"J\n\x14ImportDatasetRequest\x12\x12\n\ndataset_id\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\"\xa1\x01\n\x15ImportDatasetResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\x12\x0e\n\x06stored\x18\x02 \x01(\x05\x12\x11\n\tunchanged\x18\x03 \x01(\x05\x12\x15\n\rskipped_count\x18\x04 \x01(\x05\x12(\n\x07skipped\x18\x05 \x03(\x0b\x32\x17.blemish.v1.SkippedFile\"+\n\x0bSkippedFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"!\n\x11GetDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x12GetDatasetResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\"<\n\x13ListDatasetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x14ListDatasetsResponse\x12%\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x13.blemish.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb1\x03\n\x0e\x44\x61tasetService\x12T\n\rCreateDataset\x12 .blemish.v1.CreateDatasetRequest\x1a!.blemish.v1.CreateDatasetResponse\x12S\n\x0cUploadImages\x12\x1f.blemish.v1.UploadImagesRequest\x1a .blemish.v1.UploadImagesResponse(\x01\x12T\n\rImportDataset\x12 .blemish.v1.ImportDatasetRequest\x1a!.blemish.v1.ImportDatasetResponse\x12K\n\nGetDataset\x12\x1d.blemish.v1.GetDatasetRequest\x1a\x1e.blemish.v1.GetDatasetResponse\x12Q\n\x0cListDatasets\x12\x1f.blemish.v1.ListDatasetsRequest\x1a .blemish.v1.ListDatasetsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62lemish/v1/dataset.proto\x12\nblemish.v1\x1a\x17\x62lemish/v1/access.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd2\x01\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0ctrain_images\x18\x04 \x01(\x05\x12+\n\x0btest_images\x18\x05 \x03(\x0b\x32\x16.blemish.v1.ClassCount\x12\r\n\x05masks\x18\x06 \x01(\x05\x12\x12\n\nsize_bytes\x18\x07 \x01(\x03\x12\x10\n\x08snapshot\x18\x08 \x01(\t\"0\n\nClassCount\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x05\"<\n\x14\x43reateDatasetRequest\x12\x12\n\ndataset_id\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\"=\n\x15\x43reateDatasetResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\"k\n\x13UploadImagesRequest\x12\x11\n\x07\x64\x61taset\x18\x01 \x01(\tH\x00\x12(\n\x05image\x18\x02 \x01(\x0b\x32\x17.blemish.v1.ImageHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part\"?\n\x0bImageHeader\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\"_\n\x14UploadImagesResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\x12\x0e\n\x06stored\x18\x02 \x01(\x05\x12\x11\n\tunchanged\x18\x03 \x01(\x05\"J\n\x14ImportDatasetRequest\x12\x12\n\ndataset_id\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\"\xa1\x01\n\x15ImportDatasetResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\x12\x0e\n\x06stored\x18\x02 \x01(\x05\x12\x11\n\tunchanged\x18\x03 \x01(\x05\x12\x15\n\rskipped_count\x18\x04 \x01(\x05\x12(\n\x07skipped\x18\x05 \x03(\x0b\x32\x17.blemish.v1.SkippedFile\"+\n\x0bSkippedFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"!\n\x11GetDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x12GetDatasetResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\"<\n\x13ListDatasetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x14ListDatasetsResponse\x12%\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x13.blemish.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xcf\x03\n\x0e\x44\x61tasetService\x12Z\n\rCreateDataset\x12 .blemish.v1.CreateDatasetRequest\x1a!.blemish.v1.CreateDatasetResponse\"\x04\xa8\xe3\x18\x03\x12Y\n\x0cUploadImages\x12\x1f.blemish.v1.UploadImagesRequest\x1a .blemish.v1.UploadImagesResponse\"\x04\xa8\xe3\x18\x03(\x01\x12Z\n\rImportDataset\x12 .blemish.v1.ImportDatasetRequest\x1a!.blemish.v1.ImportDatasetResponse\"\x04\xa8\xe3\x18\x03\x12Q\n\nGetDataset\x12\x1d.blemish.v1.GetDatasetRequest\x1a\x1e.blemish.v1.GetDatasetResponse\"\x04\xa8\xe3\x18\x02\x12W\n\x0cListDatasets\x12\x1f.blemish.v1.ListDatasetsRequest\x1a .blemish.v1.ListDatasetsResponse\"\x04\xa8\xe3\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'blemish.v1.dataset_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATASET']._serialized_start=74
-  _globals['_DATASET']._serialized_end=284
-  _globals['_CLASSCOUNT']._serialized_start=286
-  _globals['_CLASSCOUNT']._serialized_end=334
-  _globals['_CREATEDATASETREQUEST']._serialized_start=336
-  _globals['_CREATEDATASETREQUEST']._serialized_end=396
-  _globals['_CREATEDATASETRESPONSE']._serialized_start=398
-  _globals['_CREATEDATASETRESPONSE']._serialized_end=459
-  _globals['_UPLOADIMAGESREQUEST']._serialized_start=461
-  _globals['_UPLOADIMAGESREQUEST']._serialized_end=568
-  _globals['_IMAGEHEADER']._serialized_start=570
-  _globals['_IMAGEHEADER']._serialized_end=633
-  _globals['_UPLOADIMAGESRESPONSE']._serialized_start=635
-  _globals['_UPLOADIMAGESRESPONSE']._serialized_end=730
-  _globals['_IMPORTDATASETREQUEST']._serialized_start=732
-  _globals['_IMPORTDATASETREQUEST']._serialized_end=806
-  _globals['_IMPORTDATASETRESPONSE']._serialized_start=809
-  _globals['_IMPORTDATASETRESPONSE']._serialized_end=970
-  _globals['_SKIPPEDFILE']._serialized_start=972
-  _globals['_SKIPPEDFILE']._serialized_end=1015
-  _globals['_GETDATASETREQUEST']._serialized_start=1017
-  _globals['_GETDATASETREQUEST']._serialized_end=1050
-  _globals['_GETDATASETRESPONSE']._serialized_start=1052
-  _globals['_GETDATASETRESPONSE']._serialized_end=1110
-  _globals['_LISTDATASETSREQUEST']._serialized_start=1112
-  _globals['_LISTDATASETSREQUEST']._serialized_end=1172
-  _globals['_LISTDATASETSRESPONSE']._serialized_start=1174
-  _globals['_LISTDATASETSRESPONSE']._serialized_end=1260
-  _globals['_DATASETSERVICE']._serialized_start=1263
-  _globals['_DATASETSERVICE']._serialized_end=1696
+  _globals['_DATASETSERVICE'].methods_by_name['CreateDataset']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['CreateDataset']._serialized_options = b'\250\343\030\003'
+  _globals['_DATASETSERVICE'].methods_by_name['UploadImages']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['UploadImages']._serialized_options = b'\250\343\030\003'
+  _globals['_DATASETSERVICE'].methods_by_name['ImportDataset']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['ImportDataset']._serialized_options = b'\250\343\030\003'
+  _globals['_DATASETSERVICE'].methods_by_name['GetDataset']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['GetDataset']._serialized_options = b'\250\343\030\002'
+  _globals['_DATASETSERVICE'].methods_by_name['ListDatasets']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['ListDatasets']._serialized_options = b'\250\343\030\002'
+  _globals['_DATASET']._serialized_start=99
+  _globals['_DATASET']._serialized_end=309
+  _globals['_CLASSCOUNT']._serialized_start=311
+  _globals['_CLASSCOUNT']._serialized_end=359
+  _globals['_CREATEDATASETREQUEST']._serialized_start=361
+  _globals['_CREATEDATASETREQUEST']._serialized_end=421
+  _globals['_CREATEDATASETRESPONSE']._serialized_start=423
+  _globals['_CREATEDATASETRESPONSE']._serialized_end=484
+  _globals['_UPLOADIMAGESREQUEST']._serialized_start=486
+  _globals['_UPLOADIMAGESREQUEST']._serialized_end=593
+  _globals['_IMAGEHEADER']._serialized_start=595
+  _globals['_IMAGEHEADER']._serialized_end=658
+  _globals['_UPLOADIMAGESRESPONSE']._serialized_start=660
+  _globals['_UPLOADIMAGESRESPONSE']._serialized_end=755
+  _globals['_IMPORTDATASETREQUEST']._serialized_start=757
+  _globals['_IMPORTDATASETREQUEST']._serialized_end=831
+  _globals['_IMPORTDATASETRESPONSE']._serialized_start=834
+  _globals['_IMPORTDATASETRESPONSE']._serialized_end=995
+  _globals['_SKIPPEDFILE']._serialized_start=997
+  _globals['_SKIPPEDFILE']._serialized_end=1040
+  _globals['_GETDATASETREQUEST']._serialized_start=1042
+  _globals['_GETDATASETREQUEST']._serialized_end=1075
+  _globals['_GETDATASETRESPONSE']._serialized_start=1077
+  _globals['_GETDATASETRESPONSE']._serialized_end=1135
+  _globals['_LISTDATASETSREQUEST']._serialized_start=1137
+  _globals['_LISTDATASETSREQUEST']._serialized_end=1197
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=1199
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=1285
+  _globals['_DATASETSERVICE']._serialized_start=1288
+  _globals['_DATASETSERVICE']._serialized_end=1751
 # @@protoc_insertion_point(module_scope)

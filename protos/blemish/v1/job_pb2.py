@@ -22,70 +22,83 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from blemish.v1 import access_pb2 as blemish_dot_v1_dot_access__pb2
 from blemish.v1 import model_pb2 as blemish_dot_v1_dot_model__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62lemish/v1/job.proto\x12\nblemish.v1\x1a\x16\x62lemish/v1/model.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"V\n\tJobLimits\x12/\n\x0cmax_run_time\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10max_memory_bytes\x18\x02 \x01(\x03\"\xbc\x05\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05train\x18\x02 \x01(\x0b\x32\x11.blemish.v1.TrainH\x00\x12\"\n\x05\x65mbed\x18\x03 \x01(\x0b\x32\x11.blemish.v1.EmbedH\x00\x12(\n\x08\x65valuate\x18\x04 \x01(\x0b\x32\x14.blemish.v1.EvaluateH\x00\x12#\n\x05state\x18\x05 \x01(\x0e\x32\x14.blemish.v1.JobState\x12!\n\x06phases\x18\x06 \x03(\x0b\x32\x11.blemish.v1.Phase\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\n \x01(\x05\x12\x10\n\x08revision\x18\x0b \x01(\x03\x12\r\n\x05\x65rror\x18\x0c \x01(\t\x12\x10\n\x08warnings\x18\r \x03(\t\x12%\n\x06result\x18\x0e \x01(\x0b\x32\x15.blemish.v1.JobResult\x12%\n\x07history\x18\x0f \x03(\x0b\x32\x14.blemish.v1.JobEvent\x12)\n\x08priority\x18\x10 \x01(\x0e\x32\x17.blemish.v1.JobPriority\x12%\n\x06limits\x18\x11 \x01(\x0b\x32\x15.blemish.v1.JobLimits\x12\x16\n\x0equeue_position\x18\x12 \x01(\x05\x12\x1a\n\rfraction_done\x18\x13 \x01(\x01H\x01\x88\x01\x01\x12,\n\tremaining\x18\x14 \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\n\x04workB\x10\n\x0e_fraction_done\"\x8a\x01\n\x08JobEvent\x12#\n\x05state\x18\x01 \x01(\x0e\x32\x14.blemish.v1.JobState\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x0e\n\x06worker\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\x8c\x01\n\x05Phase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12,\n\tremaining\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04rate\x18\x06 \x01(\x01\x12\x0e\n\x06weight\x18\x07 \x01(\x01\"`\n\tJobResult\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12$\n\x07metrics\x18\x02 \x01(\x0b\x32\x13.blemish.v1.Metrics\x12\x16\n\x0eindexed_images\x18\x03 \x01(\x03\"\xec\x01\n\x05Train\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12*\n\tpatchcore\x18\x03 \x01(\x0b\x32\x15.blemish.v1.PatchCoreH\x00\x12.\n\x0b\x65\x66\x66icientad\x18\x07 \x01(\x0b\x32\x17.blemish.v1.EfficientAdH\x00\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12 \n\x18target_false_reject_rate\x18\x05 \x01(\x01\x12\x0f\n\x07promote\x18\x06 \x01(\x08\x12\x17\n\x0f\x66\x61lse_alarms_of\x18\x08 \x01(\tB\n\n\x08\x64\x65tector\"\x7f\n\tPatchCore\x12\x10\n\x08\x62\x61\x63kbone\x18\x01 \x01(\t\x12\x12\n\ninput_size\x18\x02 \x01(\x05\x12\x15\n\rcoreset_ratio\x18\x03 \x01(\x01\x12\x11\n\tneighbors\x18\x04 \x01(\x05\x12\x15\n\x08whitened\x18\x05 \x01(\x08H\x00\x88\x01\x01\x42\x0b\n\t_whitened\"\x9e\x01\n\x0b\x45\x66\x66icientAd\x12\x0c\n\x04size\x18\x01 \x01(\t\x12\x12\n\ninput_size\x18\x02 \x01(\x05\x12\x11\n\tmax_steps\x18\x03 \x01(\x05\x12/\n\x0cmax_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05start\x18\x05 \x01(\t\x12\x11\n\x04int8\x18\x06 \x01(\x08H\x00\x88\x01\x01\x42\x07\n\x05_int8\"<\n\x05\x45mbed\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x13\n\x0bkept_frames\x18\x03 \x01(\x08\"*\n\x08\x45valuate\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\"\xf2\x01\n\x10\x43reateJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\"\n\x05train\x18\x02 \x01(\x0b\x32\x11.blemish.v1.TrainH\x00\x12\"\n\x05\x65mbed\x18\x03 \x01(\x0b\x32\x11.blemish.v1.EmbedH\x00\x12(\n\x08\x65valuate\x18\x04 \x01(\x0b\x32\x14.blemish.v1.EvaluateH\x00\x12)\n\x08priority\x18\x05 \x01(\x0e\x32\x17.blemish.v1.JobPriority\x12%\n\x06limits\x18\x06 \x01(\x0b\x32\x15.blemish.v1.JobLimitsB\x06\n\x04work\"1\n\x11\x43reateJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.blemish.v1.Job\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\".\n\x0eGetJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.blemish.v1.Job\"^\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12$\n\x06states\x18\x03 \x03(\x0e\x32\x14.blemish.v1.JobState\"J\n\x10ListJobsResponse\x12\x1d\n\x04jobs\x18\x01 \x03(\x0b\x32\x0f.blemish.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"p\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0b\n\x03log\x18\x03 \x01(\x08\x12\x12\n\nafter_line\x18\x04 \x01(\tB\x11\n\x0f_after_revision\"T\n\x10WatchJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.blemish.v1.Job\x12\"\n\x05lines\x18\x02 \x03(\x0b\x32\x13.blemish.v1.LogLine\"#\n\x07LogLine\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x14\n\x12ListWorkersRequest\":\n\x13ListWorkersResponse\x12#\n\x07workers\x18\x01 \x03(\x0b\x32\x12.blemish.v1.Worker\"\xb7\x01\n\x06Worker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06queues\x18\x03 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x04 \x03(\t\x12\x0c\n\x04jobs\x18\x05 \x03(\t\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63\x61nary_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x11\x43\x61ncelJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.blemish.v1.Job*\xb4\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x18\n\x14JOB_STATE_CANCELLING\x10\x03\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x06*q\n\x0bJobPriority\x12\x1c\n\x18JOB_PRIORITY_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_PRIORITY_HIGH\x10\x01\x12\x17\n\x13JOB_PRIORITY_NORMAL\x10\x02\x12\x14\n\x10JOB_PRIORITY_LOW\x10\x03\x32\xc1\x03\n\nJobService\x12H\n\tCreateJob\x12\x1c.blemish.v1.CreateJobRequest\x1a\x1d.blemish.v1.CreateJobResponse\x12?\n\x06GetJob\x12\x19.blemish.v1.GetJobRequest\x1a\x1a.blemish.v1.GetJobResponse\x12\x45\n\x08ListJobs\x12\x1b.blemish.v1.ListJobsRequest\x1a\x1c.blemish.v1.ListJobsResponse\x12G\n\x08WatchJob\x12\x1b.blemish.v1.WatchJobRequest\x1a\x1c.blemish.v1.WatchJobResponse0\x01\x12H\n\tCancelJob\x12\x1c.blemish.v1.CancelJobRequest\x1a\x1d.blemish.v1.CancelJobResponse\x12N\n\x0bListWorkers\x12\x1e.blemish.v1.ListWorkersRequest\x1a\x1f.blemish.v1.ListWorkersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62lemish/v1/job.proto\x12\nblemish.v1\x1a\x17\x62lemish/v1/access.proto\x1a\x16\x62lemish/v1/model.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"V\n\tJobLimits\x12/\n\x0cmax_run_time\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10max_memory_bytes\x18\x02 \x01(\x03\"\xbc\x05\n\x03Job\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05train\x18\x02 \x01(\x0b\x32\x11.blemish.v1.TrainH\x00\x12\"\n\x05\x65mbed\x18\x03 \x01(\x0b\x32\x11.blemish.v1.EmbedH\x00\x12(\n\x08\x65valuate\x18\x04 \x01(\x0b\x32\x14.blemish.v1.EvaluateH\x00\x12#\n\x05state\x18\x05 \x01(\x0e\x32\x14.blemish.v1.JobState\x12!\n\x06phases\x18\x06 \x03(\x0b\x32\x11.blemish.v1.Phase\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\n \x01(\x05\x12\x10\n\x08revision\x18\x0b \x01(\x03\x12\r\n\x05\x65rror\x18\x0c \x01(\t\x12\x10\n\x08warnings\x18\r \x03(\t\x12%\n\x06result\x18\x0e \x01(\x0b\x32\x15.blemish.v1.JobResult\x12%\n\x07history\x18\x0f \x03(\x0b\x32\x14.blemish.v1.JobEvent\x12)\n\x08priority\x18\x10 \x01(\x0e\x32\x17.blemish.v1.JobPriority\x12%\n\x06limits\x18\x11 \x01(\x0b\x32\x15.blemish.v1.JobLimits\x12\x16\n\x0equeue_position\x18\x12 \x01(\x05\x12\x1a\n\rfraction_done\x18\x13 \x01(\x01H\x01\x88\x01\x01\x12,\n\tremaining\x18\x14 \x01(\x0b\x32\x19.google.protobuf.DurationB\x06\n\x04workB\x10\n\x0e_fraction_done\"\x8a\x01\n\x08JobEvent\x12#\n\x05state\x18\x01 \x01(\x0e\x32\x14.blemish.v1.JobState\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x0e\n\x06worker\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\x8c\x01\n\x05Phase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12,\n\tremaining\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04rate\x18\x06 \x01(\x01\x12\x0e\n\x06weight\x18\x07 \x01(\x01\"`\n\tJobResult\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12$\n\x07metrics\x18\x02 \x01(\x0b\x32\x13.blemish.v1.Metrics\x12\x16\n\x0eindexed_images\x18\x03 \x01(\x03\"\xec\x01\n\x05Train\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12*\n\tpatchcore\x18\x03 \x01(\x0b\x32\x15.blemish.v1.PatchCoreH\x00\x12.\n\x0b\x65\x66\x66icientad\x18\x07 \x01(\x0b\x32\x17.blemish.v1.EfficientAdH\x00\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12 \n\x18target_false_reject_rate\x18\x05 \x01(\x01\x12\x0f\n\x07promote\x18\x06 \x01(\x08\x12\x17\n\x0f\x66\x61lse_alarms_of\x18\x08 \x01(\tB\n\n\x08\x64\x65tector\"\x7f\n\tPatchCore\x12\x10\n\x08\x62\x61\x63kbone\x18\x01 \x01(\t\x12\x12\n\ninput_size\x18\x02 \x01(\x05\x12\x15\n\rcoreset_ratio\x18\x03 \x01(\x01\x12\x11\n\tneighbors\x18\x04 \x01(\x05\x12\x15\n\x08whitened\x18\x05 \x01(\x08H\x00\x88\x01\x01\x42\x0b\n\t_whitened\"\x9e\x01\n\x0b\x45\x66\x66icientAd\x12\x0c\n\x04size\x18\x01 \x01(\t\x12\x12\n\ninput_size\x18\x02 \x01(\x05\x12\x11\n\tmax_steps\x18\x03 \x01(\x05\x12/\n\x0cmax_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05start\x18\x05 \x01(\t\x12\x11\n\x04int8\x18\x06 \x01(\x08H\x00\x88\x01\x01\x42\x07\n\x05_int8\"<\n\x05\x45mbed\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x13\n\x0bkept_frames\x18\x03 \x01(\x08\"*\n\x08\x45valuate\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\"\xf2\x01\n\x10\x43reateJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\"\n\x05train\x18\x02 \x01(\x0b\x32\x11.blemish.v1.TrainH\x00\x12\"\n\x05\x65mbed\x18\x03 \x01(\x0b\x32\x11.blemish.v1.EmbedH\x00\x12(\n\x08\x65valuate\x18\x04 \x01(\x0b\x32\x14.blemish.v1.EvaluateH\x00\x12)\n\x08priority\x18\x05 \x01(\x0e\x32\x17.blemish.v1.JobPriority\x12%\n\x06limits\x18\x06 \x01(\x0b\x32\x15.blemish.v1.JobLimitsB\x06\n\x04work\"1\n\x11\x43reateJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.blemish.v1.Job\"\x1d\n\rGetJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\".\n\x0eGetJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.blemish.v1.Job\"^\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12$\n\x06states\x18\x03 \x03(\x0e\x32\x14.blemish.v1.JobState\"J\n\x10ListJobsResponse\x12\x1d\n\x04jobs\x18\x01 \x03(\x0b\x32\x0f.blemish.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"p\n\x0fWatchJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0b\n\x03log\x18\x03 \x01(\x08\x12\x12\n\nafter_line\x18\x04 \x01(\tB\x11\n\x0f_after_revision\"T\n\x10WatchJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.blemish.v1.Job\x12\"\n\x05lines\x18\x02 \x03(\x0b\x32\x13.blemish.v1.LogLine\"#\n\x07LogLine\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x14\n\x12ListWorkersRequest\":\n\x13ListWorkersResponse\x12#\n\x07workers\x18\x01 \x03(\x0b\x32\x12.blemish.v1.Worker\"\xb7\x01\n\x06Worker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06queues\x18\x03 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x04 \x03(\t\x12\x0c\n\x04jobs\x18\x05 \x03(\t\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63\x61nary_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\" \n\x10\x43\x61ncelJobRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x11\x43\x61ncelJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.blemish.v1.Job*\xb4\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x18\n\x14JOB_STATE_CANCELLING\x10\x03\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x06*q\n\x0bJobPriority\x12\x1c\n\x18JOB_PRIORITY_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_PRIORITY_HIGH\x10\x01\x12\x17\n\x13JOB_PRIORITY_NORMAL\x10\x02\x12\x14\n\x10JOB_PRIORITY_LOW\x10\x03\x32\xe5\x03\n\nJobService\x12N\n\tCreateJob\x12\x1c.blemish.v1.CreateJobRequest\x1a\x1d.blemish.v1.CreateJobResponse\"\x04\xa8\xe3\x18\x03\x12\x45\n\x06GetJob\x12\x19.blemish.v1.GetJobRequest\x1a\x1a.blemish.v1.GetJobResponse\"\x04\xa8\xe3\x18\x02\x12K\n\x08ListJobs\x12\x1b.blemish.v1.ListJobsRequest\x1a\x1c.blemish.v1.ListJobsResponse\"\x04\xa8\xe3\x18\x02\x12M\n\x08WatchJob\x12\x1b.blemish.v1.WatchJobRequest\x1a\x1c.blemish.v1.WatchJobResponse\"\x04\xa8\xe3\x18\x02\x30\x01\x12N\n\tCancelJob\x12\x1c.blemish.v1.CancelJobRequest\x1a\x1d.blemish.v1.CancelJobResponse\"\x04\xa8\xe3\x18\x03\x12T\n\x0bListWorkers\x12\x1e.blemish.v1.ListWorkersRequest\x1a\x1f.blemish.v1.ListWorkersResponse\"\x04\xa8\xe3\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'blemish.v1.job_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBSTATE']._serialized_start=3071
-  _globals['_JOBSTATE']._serialized_end=3251
-  _globals['_JOBPRIORITY']._serialized_start=3253
-  _globals['_JOBPRIORITY']._serialized_end=3366
-  _globals['_JOBLIMITS']._serialized_start=125
-  _globals['_JOBLIMITS']._serialized_end=211
-  _globals['_JOB']._serialized_start=214
-  _globals['_JOB']._serialized_end=914
-  _globals['_JOBEVENT']._serialized_start=917
-  _globals['_JOBEVENT']._serialized_end=1055
-  _globals['_PHASE']._serialized_start=1058
-  _globals['_PHASE']._serialized_end=1198
-  _globals['_JOBRESULT']._serialized_start=1200
-  _globals['_JOBRESULT']._serialized_end=1296
-  _globals['_TRAIN']._serialized_start=1299
-  _globals['_TRAIN']._serialized_end=1535
-  _globals['_PATCHCORE']._serialized_start=1537
-  _globals['_PATCHCORE']._serialized_end=1664
-  _globals['_EFFICIENTAD']._serialized_start=1667
-  _globals['_EFFICIENTAD']._serialized_end=1825
-  _globals['_EMBED']._serialized_start=1827
-  _globals['_EMBED']._serialized_end=1887
-  _globals['_EVALUATE']._serialized_start=1889
-  _globals['_EVALUATE']._serialized_end=1931
-  _globals['_CREATEJOBREQUEST']._serialized_start=1934
-  _globals['_CREATEJOBREQUEST']._serialized_end=2176
-  _globals['_CREATEJOBRESPONSE']._serialized_start=2178
-  _globals['_CREATEJOBRESPONSE']._serialized_end=2227
-  _globals['_GETJOBREQUEST']._serialized_start=2229
-  _globals['_GETJOBREQUEST']._serialized_end=2258
-  _globals['_GETJOBRESPONSE']._serialized_start=2260
-  _globals['_GETJOBRESPONSE']._serialized_end=2306
-  _globals['_LISTJOBSREQUEST']._serialized_start=2308
-  _globals['_LISTJOBSREQUEST']._serialized_end=2402
-  _globals['_LISTJOBSRESPONSE']._serialized_start=2404
-  _globals['_LISTJOBSRESPONSE']._serialized_end=2478
-  _globals['_WATCHJOBREQUEST']._serialized_start=2480
-  _globals['_WATCHJOBREQUEST']._serialized_end=2592
-  _globals['_WATCHJOBRESPONSE']._serialized_start=2594
-  _globals['_WATCHJOBRESPONSE']._serialized_end=2678
-  _globals['_LOGLINE']._serialized_start=2680
-  _globals['_LOGLINE']._serialized_end=2715
-  _globals['_LISTWORKERSREQUEST']._serialized_start=2717
-  _globals['_LISTWORKERSREQUEST']._serialized_end=2737
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=2739
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=2797
-  _globals['_WORKER']._serialized_start=2800
-  _globals['_WORKER']._serialized_end=2983
-  _globals['_CANCELJOBREQUEST']._serialized_start=2985
-  _globals['_CANCELJOBREQUEST']._serialized_end=3017
-  _globals['_CANCELJOBRESPONSE']._serialized_start=3019
-  _globals['_CANCELJOBRESPONSE']._serialized_end=3068
-  _globals['_JOBSERVICE']._serialized_start=3369
-  _globals['_JOBSERVICE']._serialized_end=3818
+  _globals['_JOBSERVICE'].methods_by_name['CreateJob']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['CreateJob']._serialized_options = b'\250\343\030\003'
+  _globals['_JOBSERVICE'].methods_by_name['GetJob']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['GetJob']._serialized_options = b'\250\343\030\002'
+  _globals['_JOBSERVICE'].methods_by_name['ListJobs']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['ListJobs']._serialized_options = b'\250\343\030\002'
+  _globals['_JOBSERVICE'].methods_by_name['WatchJob']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['WatchJob']._serialized_options = b'\250\343\030\002'
+  _globals['_JOBSERVICE'].methods_by_name['CancelJob']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['CancelJob']._serialized_options = b'\250\343\030\003'
+  _globals['_JOBSERVICE'].methods_by_name['ListWorkers']._loaded_options = None
+  _globals['_JOBSERVICE'].methods_by_name['ListWorkers']._serialized_options = b'\250\343\030\002'
+  _globals['_JOBSTATE']._serialized_start=3096
+  _globals['_JOBSTATE']._serialized_end=3276
+  _globals['_JOBPRIORITY']._serialized_start=3278
+  _globals['_JOBPRIORITY']._serialized_end=3391
+  _globals['_JOBLIMITS']._serialized_start=150
+  _globals['_JOBLIMITS']._serialized_end=236
+  _globals['_JOB']._serialized_start=239
+  _globals['_JOB']._serialized_end=939
+  _globals['_JOBEVENT']._serialized_start=942
+  _globals['_JOBEVENT']._serialized_end=1080
+  _globals['_PHASE']._serialized_start=1083
+  _globals['_PHASE']._serialized_end=1223
+  _globals['_JOBRESULT']._serialized_start=1225
+  _globals['_JOBRESULT']._serialized_end=1321
+  _globals['_TRAIN']._serialized_start=1324
+  _globals['_TRAIN']._serialized_end=1560
+  _globals['_PATCHCORE']._serialized_start=1562
+  _globals['_PATCHCORE']._serialized_end=1689
+  _globals['_EFFICIENTAD']._serialized_start=1692
+  _globals['_EFFICIENTAD']._serialized_end=1850
+  _globals['_EMBED']._serialized_start=1852
+  _globals['_EMBED']._serialized_end=1912
+  _globals['_EVALUATE']._serialized_start=1914
+  _globals['_EVALUATE']._serialized_end=1956
+  _globals['_CREATEJOBREQUEST']._serialized_start=1959
+  _globals['_CREATEJOBREQUEST']._serialized_end=2201
+  _globals['_CREATEJOBRESPONSE']._serialized_start=2203
+  _globals['_CREATEJOBRESPONSE']._serialized_end=2252
+  _globals['_GETJOBREQUEST']._serialized_start=2254
+  _globals['_GETJOBREQUEST']._serialized_end=2283
+  _globals['_GETJOBRESPONSE']._serialized_start=2285
+  _globals['_GETJOBRESPONSE']._serialized_end=2331
+  _globals['_LISTJOBSREQUEST']._serialized_start=2333
+  _globals['_LISTJOBSREQUEST']._serialized_end=2427
+  _globals['_LISTJOBSRESPONSE']._serialized_start=2429
+  _globals['_LISTJOBSRESPONSE']._serialized_end=2503
+  _globals['_WATCHJOBREQUEST']._serialized_start=2505
+  _globals['_WATCHJOBREQUEST']._serialized_end=2617
+  _globals['_WATCHJOBRESPONSE']._serialized_start=2619
+  _globals['_WATCHJOBRESPONSE']._serialized_end=2703
+  _globals['_LOGLINE']._serialized_start=2705
+  _globals['_LOGLINE']._serialized_end=2740
+  _globals['_LISTWORKERSREQUEST']._serialized_start=2742
+  _globals['_LISTWORKERSREQUEST']._serialized_end=2762
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=2764
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=2822
+  _globals['_WORKER']._serialized_start=2825
+  _globals['_WORKER']._serialized_end=3008
+  _globals['_CANCELJOBREQUEST']._serialized_start=3010
+  _globals['_CANCELJOBREQUEST']._serialized_end=3042
+  _globals['_CANCELJOBRESPONSE']._serialized_start=3044
+  _globals['_CANCELJOBRESPONSE']._serialized_end=3093
+  _globals['_JOBSERVICE']._serialized_start=3394
+  _globals['_JOBSERVICE']._serialized_end=3879
 # @@protoc_insertion_point(module_scope)

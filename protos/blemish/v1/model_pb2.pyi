@@ -439,7 +439,9 @@ class Calibration(_message.Message):
     revision: _builtins.int
     """1 is what training left; each change adds 1."""
     author: _builtins.str
-    """Who asked for it, as the request told; for revision 1 the job that trained: jobs/{id}."""
+    """Who asked for it, as the request told; where the server knows its callers, with the caller behind it:
+    "maria (line-office)". For revision 1 the job that trained: jobs/{id}.
+    """
     comment: _builtins.str
     rule: Global___ThresholdRule.ValueType
     pixel_threshold: _builtins.float
@@ -1079,7 +1081,9 @@ class UpdateCalibrationRequest(_message.Message):
     threshold: _builtins.float
     """A threshold in units of the version's scores; kept as a float32, as scores are."""
     author: _builtins.str
-    """Who asks for it: 1 to 100 printable characters."""
+    """Who asks for it: 1 to 100 printable characters, the caller that the server adds among them. May be left
+    out where it knows its callers.
+    """
     comment: _builtins.str
     """Why: at most 1000 printable characters, on one line."""
     expected_revision: _builtins.int

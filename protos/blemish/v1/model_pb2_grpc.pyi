@@ -65,7 +65,7 @@ class ModelServiceStub:
     kept with who made it and when; none is ever overwritten.
 
     INVALID_ARGUMENT: the name is malformed or names no version; nothing is asked for; a rate that is not
-    above 0 and at most 0.5; a threshold that is not a finite float32; no author; an author or comment that
+    above 0 and at most 0.5; a threshold that is not a finite float32; no author where the server knows no callers; an author or comment that
     is too long or not one printable line; a negative expected_revision.
     NOT_FOUND: no such version.
     ABORTED: expected_revision is not the current one: read the card again and decide anew.
@@ -110,7 +110,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     kept with who made it and when; none is ever overwritten.
 
     INVALID_ARGUMENT: the name is malformed or names no version; nothing is asked for; a rate that is not
-    above 0 and at most 0.5; a threshold that is not a finite float32; no author; an author or comment that
+    above 0 and at most 0.5; a threshold that is not a finite float32; no author where the server knows no callers; an author or comment that
     is too long or not one printable line; a negative expected_revision.
     NOT_FOUND: no such version.
     ABORTED: expected_revision is not the current one: read the card again and decide anew.
@@ -188,7 +188,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         kept with who made it and when; none is ever overwritten.
 
         INVALID_ARGUMENT: the name is malformed or names no version; nothing is asked for; a rate that is not
-        above 0 and at most 0.5; a threshold that is not a finite float32; no author; an author or comment that
+        above 0 and at most 0.5; a threshold that is not a finite float32; no author where the server knows no callers; an author or comment that
         is too long or not one printable line; a negative expected_revision.
         NOT_FOUND: no such version.
         ABORTED: expected_revision is not the current one: read the card again and decide anew.

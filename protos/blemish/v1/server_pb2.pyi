@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from blemish.v1 import access_pb2 as _access_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -68,6 +69,8 @@ class GetServerInfoResponse(_message.Message):
     RUNTIMES_FIELD_NUMBER: _builtins.int
     LOADED_BYTES_FIELD_NUMBER: _builtins.int
     MAX_LOADED_BYTES_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     device: _builtins.str
     """Where models run: cpu, cuda:0, ..."""
@@ -76,6 +79,10 @@ class GetServerInfoResponse(_message.Message):
     recently used that no request needs makes room.
     """
     max_loaded_bytes: _builtins.int
+    caller: _builtins.str
+    """Who this call came from, as the server's list of callers names it; empty where there is none."""
+    role: _access_pb2.Role.ValueType
+    """What the caller may do."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -107,10 +114,12 @@ class GetServerInfoResponse(_message.Message):
         runtimes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         loaded_bytes: _builtins.int = ...,
         max_loaded_bytes: _builtins.int = ...,
+        caller: _builtins.str = ...,
+        role: _access_pb2.Role.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dependencies", b"dependencies", "detectors", b"detectors", "device", b"device", "limits", b"limits", "loaded_bytes", b"loaded_bytes", "loaded_models", b"loaded_models", "max_loaded_bytes", b"max_loaded_bytes", "runtimes", b"runtimes", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "dependencies", b"dependencies", "detectors", b"detectors", "device", b"device", "limits", b"limits", "loaded_bytes", b"loaded_bytes", "loaded_models", b"loaded_models", "max_loaded_bytes", b"max_loaded_bytes", "role", b"role", "runtimes", b"runtimes", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

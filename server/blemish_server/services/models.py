@@ -15,6 +15,7 @@ from blemish_core.errors import InvalidRequest
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef, job_id
 from blemish_server import calibrations, convert
+from blemish_server.doorkeeper import calling
 from blemish_server.loaded import LoadedModels
 from blemish_server.pages import Page
 
@@ -93,7 +94,7 @@ class ModelServicer(ModelServiceServicer):
         self, request: pb.UpdateCalibrationRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.UpdateCalibrationResponse:
         ref = _version(request.name)
-        change = calibrations.change(request)
+        change = calibrations.change(request, calling())
         expected = calibrations.expected_revision(request)
         await asyncio.to_thread(self._calibrate, ref, change, expected)
         return pb.UpdateCalibrationResponse(version=await asyncio.to_thread(self._card, ref))

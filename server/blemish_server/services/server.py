@@ -10,7 +10,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from blemish.v1 import server_pb2 as pb
 from blemish.v1.server_pb2_grpc import ServerServiceServicer
 from blemish_core.detectors.algorithms import ALGORITHMS
+from blemish_server.convert import ROLES
 from blemish_server.dependencies import Dependencies
+from blemish_server.doorkeeper import calling
 from blemish_server.loaded import LoadedModels
 from blemish_server.settings import ServerSettings
 
@@ -33,9 +35,11 @@ class ServerServicer(ServerServiceServicer):
     async def GetServerInfo(  # noqa: N802
         self, request: pb.GetServerInfoRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetServerInfoResponse:
-        limits = self._settings.image_limits
+        limits, caller = self._settings.image_limits, calling()
         return pb.GetServerInfoResponse(
             version=version("blemish"),
+            caller=caller.name,
+            role=ROLES[caller.role],
             start_time=self._start,
             device=self._device,
             detectors=sorted(ALGORITHMS),

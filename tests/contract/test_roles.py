@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may call what: the contract says it of every RPC, and here once more, lest it change unseen."""
+
+from importlib import import_module
+from pathlib import Path
+
+import blemish.v1
+from blemish.v1 import access_pb2
+from blemish_core.access import Role
+from blemish_server.doorkeeper import roles
+
+CAMERA = {"Score", "ScoreStream", "GetServerInfo"}
+SERVICE = {
+    *("Search", "ListItems", "LabelItem"),
+    *("GetDataset", "ListDatasets"),
+    *("GetJob", "ListJobs", "WatchJob", "ListWorkers"),
+    *("GetModel", "ListModels", "GetReport"),
+}
+OPERATOR = {
+    *("CreateDataset", "UploadImages", "ImportDataset"),
+    *("CreateJob", "CancelJob"),
+    *("PromoteModel", "PinModel", "UpdateCalibration"),
+}
+OPEN_INFERENCE = "/inference.GRPCInferenceService/"
+
+
+def test_every_rpc_of_the_contract_names_its_role() -> None:
+    named = {}
+    for stub in Path(blemish.v1.__path__[0]).glob("*_pb2.py"):
+        for service in import_module(f"blemish.v1.{stub.stem}").DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                assert method.GetOptions().HasExtension(access_pb2.role), method.full_name
+                named[f"/{service.full_name}/{method.name}"] = Role(
+                    method.GetOptions().Extensions[access_pb2.role]
+                )
+    ours = {path: role for path, role in roles().items() if not path.startswith(OPEN_INFERENCE)}
+    assert ours == named
+    by_name = {path.rpartition("/")[2]: role for path, role in ours.items()}
+    for role, names in ((Role.CAMERA, CAMERA), (Role.SERVICE, SERVICE), (Role.OPERATOR, OPERATOR)):
+        assert {name for name, least in by_name.items() if least is role} == names
+
+
+def test_of_the_open_inference_protocol_cameras_may_score() -> None:
+    reach = {
+        path.removeprefix(OPEN_INFERENCE): role
+        for path, role in roles().items()
+        if path.startswith(OPEN_INFERENCE)
+    }
+    assert reach["ModelInfer"] is reach["ModelStreamInfer"] is reach["ServerReady"] is Role.CAMERA
+    assert reach["RepositoryModelUnload"] is reach["TraceSetting"] is Role.OPERATOR
+    assert Role.SERVICE not in reach.values()

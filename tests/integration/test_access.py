@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server that asks who calls, and speaks TLS."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+import tritonclient.grpc as triton
+import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from tritonclient.utils import InferenceServerException
+
+from blemish.v1.access_pb2 import ROLE_CAMERA
+from blemish.v1.inspection_pb2 import STREAM_POLICY_BLOCK
+from blemish_client import Client
+from blemish_client.aio import AsyncClient
+from blemish_client.camera import Seen
+from blemish_client.credentials import Credentials
+from blemish_client.errors import PermissionDenied, Unauthenticated, Unavailable
+from blemish_core import access
+from blemish_core.access import Role
+from blemish_server.doorkeeper import roles
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Stack
+
+UNAUTHENTICATED, DENIED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A server of its own on the stack's store."""
+
+    address: str
+    folder: Path
+    """Its files: callers.json, chain.pem, key.pem, and roots.pem for its clients."""
+
+    @property
+    def callers(self) -> Path:
+        return self.folder / "callers.json"
+
+    @property
+    def roots(self) -> Path:
+        return self.folder / "roots.pem"
+
+    def client(self, token: str) -> Client:
+        return Client(self.address, credentials=Credentials(token, roots=self.roots))
+
+    def renew(self) -> None:
+        """Have another authority vouch for it."""
+        authority = trustme.CA()
+        issued = authority.issue_cert("localhost")
+        issued.private_key_pem.write_to_path(self.folder / "key.pem")
+        (self.folder / "chain.pem").write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+        authority.cert_pem.write_to_path(self.roots)
+
+
+@pytest.fixture(scope="module")
+def guarded(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    folder = tmp_path_factory.mktemp("guarded")
+    access.grant(folder / "callers.json", "nobody-yet", Role.CAMERA)
+    ready, log = folder / "ready", folder / "server.log"
+    server = Guarded("", folder)
+    server.renew()
+    with log.open("wb") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "blemish_server"],
+            env=os.environ
+            | {
+                "BLEMISH_LISTEN": "localhost:0",
+                "BLEMISH_STORE": str(stack.data / "store"),
+                "REDIS_URL": "redis://127.0.0.1:1/0",  # asking who calls needs neither
+                "QDRANT_URL": "http://127.0.0.1:1",
+                "BLEMISH_PRELOAD": "false",
+                "BLEMISH_READY_FILE": str(ready),
+                "BLEMISH_ACCESS_FILE": str(server.callers),
+                "BLEMISH_TLS_CERTIFICATE": str(folder / "chain.pem"),
+                "BLEMISH_TLS_KEY": str(folder / "key.pem"),
+            },
+            stdout=said,
+            stderr=said,
+        )
+    try:
+        give_up = time.monotonic() + 90
+        while not ready.exists():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < give_up, "it did not start"
+            time.sleep(0.05)
+        port = log.read_text().partition('"address": "localhost:')[2].partition('"')[0]
+        yield Guarded(f"localhost:{port}", folder)
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+@pytest.fixture
+def tokens(guarded: Guarded) -> Iterator[dict[Role, str]]:
+    """One of each role, for the length of a test."""
+    yield {role: access.grant(guarded.callers, f"a-{role.word}", role) for role in Role}
+    for role in Role:
+        access.revoke(guarded.callers, f"a-{role.word}")
+
+
+def until_known(guarded: Guarded, token: str) -> None:
+    """Wait for the server to heed what was granted."""
+    give_up = time.monotonic() + 5
+    with guarded.client(token) as client:
+        while True:
+            try:
+                client.server_info()
+                return
+            except Unauthenticated:
+                assert time.monotonic() < give_up
+                time.sleep(0.1)
+
+
+def code(channel: grpc.Channel, method: str, token: str) -> grpc.StatusCode:
+    """What a call with an empty request ends with."""
+    call: Any = channel.stream_stream(method)
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
+    answers = call(iter([b""]), timeout=20, metadata=metadata)
+    try:
+        for _ in answers:
+            pass
+    except grpc.RpcError:
+        pass
+    ended: grpc.StatusCode = answers.code()
+    return ended
+
+
+def test_each_role_reaches_what_the_contract_says(guarded: Guarded, tokens: dict[Role, str]) -> None:
+    until_known(guarded, tokens[Role.OPERATOR])
+    secured = grpc.ssl_channel_credentials(guarded.roots.read_bytes())
+    with grpc.secure_channel(guarded.address, secured) as channel:
+        for method, least in roles().items():
+            assert code(channel, method, "") is UNAUTHENTICATED, method
+            assert code(channel, method, "blemish_guessed") is UNAUTHENTICATED, method
+            for role, token in tokens.items():
+                if role < least:
+                    assert code(channel, method, token) is DENIED, (method, role)
+                else:
+                    assert code(channel, method, token) not in (UNAUTHENTICATED, DENIED), (method, role)
+
+
+def test_health_and_reflection_ask_nobody(guarded: Guarded) -> None:
+    secured = grpc.ssl_channel_credentials(guarded.roots.read_bytes())
+    with grpc.secure_channel(guarded.address, secured) as channel:
+        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        assert "blemish.v1.JobService" in ProtoReflectionDescriptorDatabase(channel).get_services()
+
+
+def test_a_refusal_says_the_cause_and_the_cure(guarded: Guarded, tokens: dict[Role, str]) -> None:
+    until_known(guarded, tokens[Role.CAMERA])
+    with guarded.client("") as client, pytest.raises(Unauthenticated, match="asks who calls: send") as why:
+        client.server_info()
+    assert why.value.reason == "UNAUTHENTICATED"
+    with guarded.client(tokens[Role.CAMERA]) as client:
+        info = client.server_info()
+        assert (info.caller, info.role) == ("a-camera", ROLE_CAMERA)
+        with pytest.raises(
+            PermissionDenied, match="a-camera is a camera, but CreateJob is for operators"
+        ) as no:
+            client.train("tile")
+    assert no.value.reason == "DENIED"
+
+
+def test_a_stream_ends_when_its_token_is_revoked(guarded: Guarded, tile_model: str, stack: Stack) -> None:
+    token = access.grant(guarded.callers, "press-7", Role.CAMERA)
+    until_known(guarded, token)
+    frame = (stack.surfaces / "tile/train/good/000.png").read_bytes()
+
+    def frames() -> Iterator[bytes]:
+        give_up = time.monotonic() + 30
+        while time.monotonic() < give_up:
+            yield frame
+
+    seen = 0
+    with guarded.client(token) as client, pytest.raises(Unauthenticated, match="revoked"):
+        for one in client.stream(frames(), tile_model, policy=STREAM_POLICY_BLOCK):
+            assert isinstance(one, Seen)
+            seen += 1
+            if seen == 3:
+                access.revoke(guarded.callers, "press-7")
+    assert seen >= 3
+
+
+async def test_the_client_for_asyncio_shows_who_it_is(
+    guarded: Guarded, tile_model: str, stack: Stack, tokens: dict[Role, str]
+) -> None:
+    until_known(guarded, tokens[Role.CAMERA])
+    frame = (stack.surfaces / "tile/train/good/000.png").read_bytes()
+    shown = Credentials(tokens[Role.CAMERA], roots=guarded.roots)
+    async with AsyncClient(guarded.address, credentials=shown) as client:
+        assert (await client.server_info()).caller == "a-camera"
+        assert (await client.score(frame, tile_model)).model_version == tile_model
+        seen = [one async for one in client.stream([frame] * 3, tile_model, policy=STREAM_POLICY_BLOCK)]
+        assert len(seen) == 3
+        with pytest.raises(PermissionDenied):
+            async for _ in client.search(frame, tile_model):
+                pass
+
+
+def test_tritons_client_shows_its_token(guarded: Guarded, tokens: dict[Role, str]) -> None:
+    until_known(guarded, tokens[Role.CAMERA])
+    client = triton.InferenceServerClient(guarded.address, ssl=True, root_certificates=str(guarded.roots))
+    with pytest.raises(InferenceServerException, match="asks who calls"):
+        client.is_server_ready()
+    assert client.is_server_ready(headers={"authorization": f"Bearer {tokens[Role.CAMERA]}"})
+    client.close()
+
+
+def test_the_command_line_shows_its_token(guarded: Guarded, tokens: dict[Role, str]) -> None:
+    until_known(guarded, tokens[Role.SERVICE])
+
+    def blemish(*words: str, token: str) -> subprocess.CompletedProcess[str]:
+        told = {
+            "BLEMISH_SERVER": guarded.address,
+            "BLEMISH_ROOTS": str(guarded.roots),
+            "BLEMISH_TOKEN": token,
+        }
+        command = [sys.executable, "-m", "blemish_client.cli", *words]
+        return subprocess.run(command, env=os.environ | told, capture_output=True, text=True)
+
+    info = blemish("info", token=tokens[Role.SERVICE])
+    assert info.returncode == 0
+    assert "a-service, service" in info.stdout
+    refused = blemish("train", "tile", token=tokens[Role.SERVICE])
+    assert (refused.returncode, refused.stdout) == (6, "")
+    assert "a-service is a service" in refused.stderr
+
+
+def test_a_server_that_nobody_vouches_for_is_not_spoken_to(
+    guarded: Guarded, tokens: dict[Role, str], tmp_path: Path
+) -> None:
+    another = tmp_path / "another.pem"
+    trustme.CA().cert_pem.write_to_path(another)
+    token = tokens[Role.CAMERA]
+    for shown in (Credentials(token, tls=True), Credentials(token, roots=another)):
+        with (
+            Client(guarded.address, credentials=shown) as client,
+            pytest.raises(Unavailable, match=r"is not reached by TLS: .*certificate"),
+        ):
+            client.server_info()
+    with Client(guarded.address) as client, pytest.raises(Unavailable, match="no server answers"):
+        client.server_info()
+
+
+def test_a_renewed_certificate_needs_no_restart(
+    guarded: Guarded, tokens: dict[Role, str], tmp_path: Path
+) -> None:
+    old = tmp_path / "old.pem"
+    old.write_bytes(guarded.roots.read_bytes())
+    guarded.renew()
+    until_known(guarded, tokens[Role.CAMERA])
+    shown = Credentials(tokens[Role.CAMERA], roots=old)
+    with Client(guarded.address, credentials=shown) as client, pytest.raises(Unavailable, match="by TLS"):
+        client.server_info()
