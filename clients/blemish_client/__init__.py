@@ -4,8 +4,9 @@
 from blemish_client.aio import AsyncClient
 from blemish_client.camera import Lost, Seen
 from blemish_client.client import Client
+from blemish_client.credentials import Credentials
 from blemish_client.errors import BlemishError
 from blemish_client.patience import Patience
 from blemish_client.search import Found
 
-__all__ = ["AsyncClient", "BlemishError", "Client", "Found", "Lost", "Patience", "Seen"]
+__all__ = ["AsyncClient", "BlemishError", "Client", "Credentials", "Found", "Lost", "Patience", "Seen"]

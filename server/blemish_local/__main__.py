@@ -82,7 +82,12 @@ def _at_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) 
 
 def _announcement(settings: Settings, data: DataDirectory, listen: Address, stack: Stack) -> str:
     roots = ", ".join(map(str, settings.import_roots)) or "none (see --import-root)"
-    everyone = "  (open to other machines)" if listen.is_open_to_others else ""
+    everyone = ""
+    if listen.is_open_to_others:
+        asked = bool(settings.environment.get("BLEMISH_ACCESS_FILE"))
+        everyone = (
+            f"  (open to other machines{'' if asked else ', and to everybody: see BLEMISH_ACCESS_FILE'})"
+        )
     return "\n".join(
         [
             "",

@@ -42,6 +42,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith(_OURS):
             return handler
+        try:
+            self._doorkeeper.admit(method, dict(handler_call_details.invocation_metadata or ()))
+        except BlemishError as error:
+            # Whatever kind of call it is: of a stream not a byte has to be read before it can be refused.
+            return grpc.stream_stream_rpc_method_handler(_refusing(method, error))
         if handler.response_streaming:
             return _rebuilt(handler, self._streaming(method, handler.stream_stream or handler.unary_stream))
         return _rebuilt(handler, self._single(method, handler.stream_unary or handler.unary_unary))
@@ -71,6 +76,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _admit(self, method: str, metadata: Metadata) -> None:
         if name := self._doorkeeper.admit(method, metadata).name:
             structlog.contextvars.bind_contextvars(caller=name)
+
+
+def _refusing(method: str, error: BlemishError) -> Streaming:
+    async def refuse(request: Any, context: Context) -> AsyncGenerator[Any]:
+        async with _call(method, _metadata(context), context):
+            raise error
+        yield
+
+    return refuse
 
 
 def _rebuilt(handler: Any, behaviour: Callable[..., Any]) -> Any:
@@ -105,7 +119,7 @@ async def _call(method: str, metadata: Metadata, context: Context) -> AsyncItera
             yield
         except BlemishError as error:
             status = STATUS_OF_ERROR[type(error)].name
-            log.info("refused", reason=error.reason, detail=str(error))
+            log.info("refused", reason=error.reason, detail=str(error), peer=context.peer())
             await abort(context, error)
         except (asyncio.CancelledError, GeneratorExit):
             status = "CANCELLED"  # the caller left, or its deadline passed

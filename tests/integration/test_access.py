@@ -175,6 +175,24 @@ def test_a_refusal_says_the_cause_and_the_cure(guarded: Guarded, tokens: dict[Ro
     assert no.value.reason == "DENIED"
 
 
+def test_nothing_is_read_of_a_caller_who_is_not_known(guarded: Guarded) -> None:
+    secured = grpc.ssl_channel_credentials(guarded.roots.read_bytes())
+    unbounded = [("grpc.max_send_message_length", -1)]
+    with grpc.secure_channel(guarded.address, secured, unbounded) as channel:
+        call: Any = channel.unary_unary("/blemish.v1.InspectionService/Score")
+        with pytest.raises(grpc.RpcError) as refused:
+            call(bytes(80 << 20), timeout=20)  # twice what would be refused for its size
+    assert isinstance(refused.value, grpc.Call)
+    assert refused.value.code() is UNAUTHENTICATED
+
+
+def test_the_health_check_of_the_image_shakes_hands(guarded: Guarded) -> None:
+    check = [sys.executable, str(Path(__file__).parents[2] / "docker/serving.py")]
+    by_tls = os.environ | {"BLEMISH_TLS_CERTIFICATE": "chain.pem"}
+    assert subprocess.run([*check, guarded.address], env=by_tls).returncode == 0
+    assert subprocess.run([*check, "localhost:1"], env=by_tls, capture_output=True).returncode == 1
+
+
 def test_a_stream_ends_when_its_token_is_revoked(guarded: Guarded, tile_model: str, stack: Stack) -> None:
     token = access.grant(guarded.callers, "press-7", Role.CAMERA)
     until_known(guarded, token)
