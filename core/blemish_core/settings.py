@@ -44,6 +44,13 @@ class StackSettings(BaseSettings):
     ready_file: Path | None = None
     """Written when the process is ready, for whoever started it."""
 
+    qdrant_api_key: str = Field(
+        "",
+        validation_alias=AliasChoices("QDRANT_API_KEY", "BLEMISH_QDRANT_API_KEY", "qdrant_api_key"),
+        repr=False,
+    )
+    """What Qdrant asks for, if it does."""
+
     device: str = "auto"
     """Where models run: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes CUDA where there is one."""
 

@@ -156,8 +156,9 @@ def build(settings: ServerSettings) -> App:
     datasets = DatasetStore(settings.datasets, limits)
     store = ModelStore(settings.models)
     jobs, staff = JobStore.connect(settings.redis_url), Staff.connect(settings.redis_url)
-    index = SearchIndex.connect(settings.qdrant_url, settings.qdrant_grpc_port)
-    finder = Finder.connect(index, settings.qdrant_url, settings.qdrant_grpc_port)
+    qdrant = (settings.qdrant_url, settings.qdrant_grpc_port, settings.qdrant_api_key)
+    index = SearchIndex.connect(*qdrant)
+    finder = Finder.connect(index, *qdrant)
     policy = settings.batching(device)
     models = LoadedModels(
         store,

@@ -107,7 +107,10 @@ def qdrant(request: pytest.FixtureRequest) -> Iterator[QdrantClient]:
         client = QdrantClient(**request.getfixturevalue("embedded_qdrant").to_connect())
     elif url := os.environ.get("QDRANT_URL"):
         port = int(os.environ.get("QDRANT_GRPC_PORT", "6334"))
-        client = QdrantClient(url, grpc_port=port, prefer_grpc=True, check_compatibility=False, timeout=30)
+        key = os.environ.get("QDRANT_API_KEY")
+        client = QdrantClient(
+            url, grpc_port=port, api_key=key, prefer_grpc=True, check_compatibility=False, timeout=30
+        )
     else:
         pytest.skip("no real Qdrant: set QDRANT_URL, and QDRANT_GRPC_PORT unless it is 6334")
     yield client

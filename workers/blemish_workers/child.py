@@ -30,7 +30,7 @@ def main() -> None:
     place = Workplace(
         datasets=DatasetStore(settings.datasets, settings.image_limits),
         models=ModelStore(settings.models),
-        index=SearchIndex.connect(settings.qdrant_url, settings.qdrant_grpc_port),
+        index=SearchIndex.connect(settings.qdrant_url, settings.qdrant_grpc_port, settings.qdrant_api_key),
         frames=KeptFrames(settings.frames),
         weights=settings.weights,
         limits=settings.image_limits,

@@ -101,4 +101,4 @@ def _send(job: Job) -> None:
 def _index() -> "SearchIndex":
     from blemish_core.index import SearchIndex  # takes half a second, and most workers never need it
 
-    return SearchIndex.connect(settings.qdrant_url, settings.qdrant_grpc_port)
+    return SearchIndex.connect(settings.qdrant_url, settings.qdrant_grpc_port, settings.qdrant_api_key)

@@ -24,6 +24,7 @@ _NOT_HANDED_ON = frozenset(
         "REDIS_URL",
         "QDRANT_URL",
         "QDRANT_GRPC_PORT",
+        "QDRANT_API_KEY",
         "BLEMISH_STORE",
         "BLEMISH_LISTEN",
         "BLEMISH_IMPORT_ROOTS",

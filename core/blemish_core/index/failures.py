@@ -14,6 +14,8 @@ from blemish_core.names import ModelRef
 # A caller who leaves cancels the coroutine that asks; as a status it is Qdrant's, stopped in the middle.
 _AWAY = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED)
 
+_KEPT_OUT = (StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED)
+
 
 @contextmanager
 def no_index(version: ModelRef) -> Iterator[None]:
@@ -41,6 +43,10 @@ def translated() -> Iterator[None]:
                 "Qdrant does not answer: search and indexing wait until it is back; check QDRANT_URL "
                 "and QDRANT_GRPC_PORT",
                 dependency="qdrant",
+            ) from error
+        if _code(error) in _KEPT_OUT:
+            raise Unavailable(
+                f"Qdrant refuses: {error.details()}; check QDRANT_API_KEY", dependency="qdrant"
             ) from error
         if (wait_s := _to_wait_s(error)) is not None:
             raise Unavailable(

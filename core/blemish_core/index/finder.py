@@ -52,13 +52,16 @@ class Finder:
         self._channel = channel
 
     @classmethod
-    def connect(cls, index: SearchIndex, url: str, grpc_port: int) -> "Finder":
-        """Prepare a connection; nothing is sent before the first search."""
+    def connect(cls, index: SearchIndex, url: str, grpc_port: int, api_key: str = "") -> "Finder":
+        """Prepare a connection as ``SearchIndex.connect`` does; nothing is sent before the first search."""
         target, secure = address(url, grpc_port)
+        options, shown = [*CHANNEL.items()], [_ShowKey(api_key)] if api_key else None
         if secure:
-            channel = grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), [*CHANNEL.items()])
+            channel = grpc.aio.secure_channel(
+                target, grpc.ssl_channel_credentials(), options, interceptors=shown
+            )
         else:
-            channel = grpc.aio.insecure_channel(target, [*CHANNEL.items()])
+            channel = grpc.aio.insecure_channel(target, options, interceptors=shown)
         return cls(index, qg.PointsStub(channel), channel)  # type: ignore[no-untyped-call]
 
     async def close(self) -> None:
@@ -105,6 +108,23 @@ class Finder:
             )
         groups = [(group.hits, str(_told(group.id))) for group in grouped.result.groups]
         return await _read([(point, name) for hits, name in groups for point in hits])
+
+
+class _ShowKey(grpc.aio.UnaryUnaryClientInterceptor):
+    """Has each call carry Qdrant's key."""
+
+    def __init__(self, api_key: str) -> None:
+        self._api_key = api_key
+
+    async def intercept_unary_unary(
+        self, continuation: Any, client_call_details: grpc.aio.ClientCallDetails, request: Any
+    ) -> Any:
+        call = client_call_details
+        metadata = grpc.aio.Metadata(*(call.metadata or ()), ("api-key", self._api_key))
+        shown = grpc.aio.ClientCallDetails(
+            call.method, call.timeout, metadata, call.credentials, call.wait_for_ready
+        )
+        return await continuation(shown, request)
 
 
 def address(url: str, grpc_port: int) -> tuple[str, bool]:

@@ -61,17 +61,18 @@ class SearchIndex:
         self._client = client
 
     @classmethod
-    def connect(cls, url: str, grpc_port: int) -> "SearchIndex":
-        """Prepare a connection; nothing is sent before the first call."""
+    def connect(cls, url: str, grpc_port: int, api_key: str = "") -> "SearchIndex":
+        """Prepare a connection; nothing is sent before the first call. A key if Qdrant asks for one."""
         parts = urlsplit(url)
         client = QdrantClient(
             url=url,
             port=parts.port or 6333,
             grpc_port=grpc_port,
             prefer_grpc=True,
+            api_key=api_key or None,
             timeout=TIMEOUT_S,
             check_compatibility=False,  # would probe over REST, which the embedded one has not
-            grpc_options=CHANNEL,
+            grpc_options=dict(CHANNEL),  # it writes into it
         )
         return cls(client)
 
