@@ -44,12 +44,8 @@ _FOR_CAMERAS = (
 
 log = structlog.get_logger(__name__)
 
-_calling: ContextVar[Caller] = ContextVar("calling", default=ANYBODY)
-
-
-def calling() -> Caller:
-    """Who makes the call that is being answered."""
-    return _calling.get()
+calling: ContextVar[Caller] = ContextVar("calling", default=ANYBODY)
+"""Who makes the call that is being answered."""
 
 
 def roles() -> dict[str, Role]:
@@ -84,7 +80,7 @@ class Doorkeeper:
             self._looked = time.monotonic()
 
     def admit(self, method: str, metadata: Mapping[str, str | bytes]) -> Caller:
-        """Return who calls ``method``, as /package.Service/Method, from here on also ``calling()``.
+        """Return who calls ``method``, as /package.Service/Method.
 
         Raises:
             Unauthenticated: if his token says nobody that is known.
@@ -97,7 +93,6 @@ class Doorkeeper:
                 f"{caller.name} is a {caller.role.word}, but {method.rpartition('/')[2]} is for "
                 f"{least.word}s; call with the token of one"
             )
-        _calling.set(caller)
         return caller
 
     def _caller(self, authorization: str) -> Caller:

@@ -4,7 +4,8 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -12,8 +13,9 @@ import grpc
 import grpc.aio
 import structlog
 
+from blemish_core.access import ANYBODY, Caller
 from blemish_core.errors import BlemishError
-from blemish_server.doorkeeper import Doorkeeper
+from blemish_server.doorkeeper import Doorkeeper, calling
 from blemish_server.status import STATUS_OF_ERROR, abort
 
 _OURS = ("/blemish.", "/inference.")
@@ -25,6 +27,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Metadata = Mapping[str, str | bytes]
 Streaming = Callable[..., AsyncGenerator[Any]]
 Single = Callable[..., Awaitable[Any]]
+Call = Callable[[Context], AbstractAsyncContextManager[None]]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -42,45 +45,56 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith(_OURS):
             return handler
+        metadata = dict(handler_call_details.invocation_metadata or ())
         try:
-            self._doorkeeper.admit(method, dict(handler_call_details.invocation_metadata or ()))
+            caller = self._doorkeeper.admit(method, metadata)
         except BlemishError as error:
             # Whatever kind of call it is: of a stream not a byte has to be read before it can be refused.
-            return grpc.stream_stream_rpc_method_handler(_refusing(method, error))
+            return grpc.stream_stream_rpc_method_handler(_refusing(method, metadata, error))
+        call = partial(_call, method, metadata, caller)
+        # Streams are long, and tokens are revoked meanwhile.
+        still = partial(self._doorkeeper.admit, method, metadata)
         if handler.response_streaming:
-            return _rebuilt(handler, self._streaming(method, handler.stream_stream or handler.unary_stream))
-        return _rebuilt(handler, self._single(method, handler.stream_unary or handler.unary_unary))
-
-    def _streaming(self, method: str, behaviour: Streaming) -> Streaming:
-        async def send_all(request: Any, context: Context) -> AsyncGenerator[Any]:
-            metadata = _metadata(context)
-            async with _call(method, metadata, context):
-                self._admit(method, metadata)
-                async with aclosing(behaviour(request, context)) as messages:
-                    async for message in messages:
-                        # Once more: streams are long, and tokens are revoked.
-                        self._doorkeeper.admit(method, metadata)
-                        yield message
-
-        return send_all
-
-    def _single(self, method: str, behaviour: Single) -> Single:
-        async def send_one(request: Any, context: Context) -> Any:
-            metadata = _metadata(context)
-            async with _call(method, metadata, context):
-                self._admit(method, metadata)
-                return await behaviour(request, context)
-
-        return send_one
-
-    def _admit(self, method: str, metadata: Metadata) -> None:
-        if name := self._doorkeeper.admit(method, metadata).name:
-            structlog.contextvars.bind_contextvars(caller=name)
+            return _rebuilt(handler, _streaming(handler.stream_stream or handler.unary_stream, call, still))
+        if handler.request_streaming:
+            return _rebuilt(handler, _gathering(handler.stream_unary, call, still))
+        return _rebuilt(handler, _single(handler.unary_unary, call))
 
 
-def _refusing(method: str, error: BlemishError) -> Streaming:
-    async def refuse(request: Any, context: Context) -> AsyncGenerator[Any]:
-        async with _call(method, _metadata(context), context):
+def _streaming(behaviour: Streaming, call: Call, still: Callable[[], object]) -> Streaming:
+    async def send_all(request: Any, context: Context) -> AsyncGenerator[Any]:
+        async with call(context), aclosing(behaviour(request, context)) as messages:
+            async for message in messages:
+                still()
+                yield message
+
+    return send_all
+
+
+def _gathering(behaviour: Single, call: Call, still: Callable[[], object]) -> Single:
+    async def take_all(requests: AsyncIterator[Any], context: Context) -> Any:
+        async def admitted() -> AsyncIterator[Any]:
+            async for request in requests:
+                still()
+                yield request
+
+        async with call(context):
+            return await behaviour(admitted(), context)
+
+    return take_all
+
+
+def _single(behaviour: Single, call: Call) -> Single:
+    async def send_one(request: Any, context: Context) -> Any:
+        async with call(context):
+            return await behaviour(request, context)
+
+    return send_one
+
+
+def _refusing(method: str, metadata: Metadata, error: BlemishError) -> Streaming:
+    async def refuse(requests: AsyncIterator[Any], context: Context) -> AsyncGenerator[Any]:
+        async with _call(method, metadata, ANYBODY, context):
             raise error
         yield
 
@@ -103,17 +117,15 @@ def _rebuilt(handler: Any, behaviour: Callable[..., Any]) -> Any:
     )
 
 
-def _metadata(context: Context) -> Metadata:
-    return dict(context.invocation_metadata() or ())
-
-
 @asynccontextmanager
-async def _call(method: str, metadata: Metadata, context: Context) -> AsyncIterator[None]:
+async def _call(method: str, metadata: Metadata, caller: Caller, context: Context) -> AsyncIterator[None]:
     """One call from its first line to its status."""
     given = metadata.get(_REQUEST_ID)
     request_id = str(given)[:64] if given else uuid4().hex[:12]
     began = time.perf_counter()
-    with structlog.contextvars.bound_contextvars(request=request_id, method=method.split("/")[-1]):
+    calling.set(caller)
+    named = {"caller": caller.name} if caller.name else {}
+    with structlog.contextvars.bound_contextvars(request=request_id, method=method.split("/")[-1], **named):
         status = "OK"
         try:
             yield

@@ -213,6 +213,28 @@ def test_a_stream_ends_when_its_token_is_revoked(guarded: Guarded, tile_model: s
     assert seen >= 3
 
 
+def test_an_upload_ends_when_its_token_is_revoked(
+    guarded: Guarded, stack: Stack, tokens: dict[Role, str]
+) -> None:
+    token = access.grant(guarded.callers, "office", Role.OPERATOR)
+    until_known(guarded, token)
+    sent = 0
+
+    def one_more(image: object) -> None:
+        nonlocal sent
+        sent += 1
+        if sent == 3:
+            access.revoke(guarded.callers, "office")
+        time.sleep(0.2)
+
+    with guarded.client(token) as client:
+        client.create_dataset("cut-short")
+        with pytest.raises(Unauthenticated, match="revoked"):
+            client.upload("cut-short", stack.surfaces / "tile", on_image=one_more)
+    with guarded.client(tokens[Role.SERVICE]) as client:
+        assert 0 < client.dataset("cut-short").train_images < 24
+
+
 async def test_the_client_for_asyncio_shows_who_it_is(
     guarded: Guarded, tile_model: str, stack: Stack, tokens: dict[Role, str]
 ) -> None:

@@ -94,7 +94,7 @@ class ModelServicer(ModelServiceServicer):
         self, request: pb.UpdateCalibrationRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.UpdateCalibrationResponse:
         ref = _version(request.name)
-        change = calibrations.change(request, calling())
+        change = calibrations.change(request, calling.get())
         expected = calibrations.expected_revision(request)
         await asyncio.to_thread(self._calibrate, ref, change, expected)
         return pb.UpdateCalibrationResponse(version=await asyncio.to_thread(self._card, ref))

@@ -35,7 +35,7 @@ class ServerServicer(ServerServiceServicer):
     async def GetServerInfo(  # noqa: N802
         self, request: pb.GetServerInfoRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetServerInfoResponse:
-        limits, caller = self._settings.image_limits, calling()
+        limits, caller = self._settings.image_limits, calling.get()
         return pb.GetServerInfoResponse(
             version=version("blemish"),
             caller=caller.name,
