@@ -43,7 +43,7 @@ class Terms:
     """How a picture waits, and how closely it is looked at."""
 
     caller: Hashable
-    """Who has one turn among the others: a stream, or the connection that a call came by."""
+    """Who has one turn among the others: a stream, a caller, or the connection of one who is not known."""
     priority: Priority = Priority.AUDIT
     deadline: float = float("inf")
     """On ``time.monotonic()``'s clock."""

@@ -63,8 +63,8 @@ class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.Val
 class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
     """Whose turn it is first where images wait for the same model. Lower ones wait for as long as there are
     higher ones. Among equals turns go round: each stream has one frame scored before another has its next, and
-    so have all calls that come by one connection together. An image is refused only for those whose turn is
-    before its own.
+    so have all calls of one caller together (that come by one connection, where the server knows no callers).
+    An image is refused only for those whose turn is before its own.
     """
 
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0

@@ -30,6 +30,7 @@ from blemish_core.errors import BlemishError, InvalidRequest, NotFound
 from blemish_core.models import ModelStore
 from blemish_core.names import PRODUCTION, ModelRef, checked_id
 from blemish_core.picture import Picture
+from blemish_server.calls import turn_of
 from blemish_server.frames import cancel_at
 from blemish_server.inspector import Inspected, Inspector, Terms
 from blemish_server.loaded import LoadedModels, Tally
@@ -175,7 +176,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
         )
 
     async def ModelInfer(self, request: Any, context: Context) -> Any:  # noqa: N802
-        return await self._inferred(request, context.peer(), context.time_remaining())
+        return await self._inferred(request, turn_of(context), context.time_remaining())
 
     async def ModelStreamInfer(  # noqa: N802
         self, requests: AsyncIterator[Any], context: Context
@@ -188,7 +189,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
             try:
                 async for request in requests:
                     await room.acquire()
-                    tasks.put_nowait(asyncio.create_task(self._streamed(request, context.peer())))
+                    tasks.put_nowait(asyncio.create_task(self._streamed(request, turn_of(context))))
             finally:
                 tasks.put_nowait(None)
 

@@ -20,6 +20,7 @@ from blemish_core.errors import BlemishError, InvalidRequest, TooLate
 from blemish_core.names import ModelRef
 from blemish_core.picture import Picture
 from blemish_server import convert
+from blemish_server.calls import terms_of
 from blemish_server.frames import IN_FLIGHT, FrameLine, Turn, answer_to
 from blemish_server.inspector import Inspected, Inspector, Terms
 from blemish_server.keeper import Keeper
@@ -46,12 +47,7 @@ class InspectionServicer(InspectionServiceServicer):
         wanted = convert.store(request.store, "store")
         _check_camera(request.camera)
         taken = convert.moment(request, "capture_time")
-        left_s = context.time_remaining()
-        terms = Terms(
-            context.peer(),
-            convert.priority(request.priority, "priority"),
-            deadline=math.inf if left_s is None else time.monotonic() + left_s,
-        )
+        terms = terms_of(context, convert.priority(request.priority, "priority"))
         done = await self._inspector.inspect(picture, ref, terms)
         if wanted(done):
             self._keeper.offer(picture, done, request.camera, taken)

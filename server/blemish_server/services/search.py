@@ -3,8 +3,6 @@
 
 import asyncio
 import hashlib
-import math
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -43,7 +41,8 @@ from blemish_core.names import ModelRef, dataset_id, item_id
 from blemish_core.picture import Picture, Region
 from blemish_core.search_fields import SEARCH_FIELDS
 from blemish_server import convert
-from blemish_server.inspector import Inspector, Terms
+from blemish_server.calls import terms_of
+from blemish_server.inspector import Inspector
 from blemish_server.pages import Page
 from blemish_server.remembered import Remembered
 from blemish_server.spots import MOST_HITS as MOST_PLACED
@@ -101,7 +100,7 @@ class SearchServicer(SearchServiceServicer):
             case "image":
                 picture = convert.picture(request.image, "image")
                 await asyncio.to_thread(self._index.count, version)  # no index: say so before working
-                done = await self._inspector.inspect(picture, version, _terms(context))
+                done = await self._inspector.inspect(picture, version, terms_of(context))
                 yield pb.SearchResponse(query=convert.inspection(done, Outputs()))
                 query = replace(query, vector=done.outcome.embedding)
             case "vector":
@@ -150,7 +149,7 @@ class SearchServicer(SearchServiceServicer):
     async def _by_part(
         self, request: pb.SearchRequest, asked: "_Asked", part: Part, version: ModelRef, context: _Context
     ) -> AsyncIterator[pb.SearchResponse]:
-        terms, left_s = _terms(context), context.time_remaining()
+        terms, left_s = terms_of(context), context.time_remaining()
         await asyncio.to_thread(self._index.count, version)  # no index: say so before working
         if asked.query.item is not None:
             item = await asyncio.to_thread(self._index.item, version, asked.query.item)
@@ -314,11 +313,6 @@ class _Asked:
         if offset + limit > MOST_RANKED:
             raise InvalidRequest(f"pages lead {DEEPEST} hits deep", field="page_token")
         return cls(query, limit, offset, fingerprint, _part(request, limits))
-
-
-def _terms(context: _Context) -> Terms:
-    left_s = context.time_remaining()
-    return Terms(context.peer(), deadline=math.inf if left_s is None else time.monotonic() + left_s)
 
 
 def _part(request: pb.SearchRequest, limits: ImageLimits) -> Part | None:
