@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -39,7 +40,7 @@ UNAUTHENTICATED, DENIED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMI
 
 @dataclass(frozen=True)
 class Guarded:
-    """A server of its own on the stack's store."""
+    """A server of its own beside the stack's."""
 
     address: str
     folder: Path
@@ -72,15 +73,15 @@ def guarded(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     ready, log = folder / "ready", folder / "server.log"
     server = Guarded("", folder)
     server.renew()
+    script = (stack.data / "run/environment.sh").read_text()
+    parts = dict(word.partition("=")[::2] for word in shlex.split(script) if "=" in word)
     with log.open("wb") as said:
         process = subprocess.Popen(
             [sys.executable, "-m", "blemish_server"],
             env=os.environ
+            | parts
             | {
                 "BLEMISH_LISTEN": "localhost:0",
-                "BLEMISH_STORE": str(stack.data / "store"),
-                "REDIS_URL": "redis://127.0.0.1:1/0",  # asking who calls needs neither
-                "QDRANT_URL": "http://127.0.0.1:1",
                 "BLEMISH_PRELOAD": "false",
                 "BLEMISH_READY_FILE": str(ready),
                 "BLEMISH_ACCESS_FILE": str(server.callers),
@@ -233,6 +234,14 @@ def test_an_upload_ends_when_its_token_is_revoked(
             client.upload("cut-short", stack.surfaces / "tile", on_image=one_more)
     with guarded.client(tokens[Role.SERVICE]) as client:
         assert 0 < client.dataset("cut-short").train_images < 24
+
+
+def test_a_job_tells_who_asked_for_it(guarded: Guarded, tile_model: str, tokens: dict[Role, str]) -> None:
+    until_known(guarded, tokens[Role.OPERATOR])
+    with guarded.client(tokens[Role.OPERATOR]) as client:
+        job = client.wait(client.embed(tile_model, "tile"))
+    assert job.error == ""
+    assert job.history[0].reason == "asked for by a-operator"
 
 
 async def test_the_client_for_asyncio_shows_who_it_is(

@@ -52,6 +52,15 @@ def store(redis_url: str) -> JobStore:
     return JobStore.connect(redis_url)
 
 
+def test_a_job_tells_who_asked_for_it_and_for_its_end(store: JobStore) -> None:
+    job, _ = store.create(SPEC, by="office")
+    assert [event.why for event in job.history] == ["asked for by office"]
+    ended = store.cancel(job.id, by="mes")
+    assert [event.why for event in ended.history] == ["asked for by office", "asked to end by mes"]
+    nobody, _ = store.create(SPEC)
+    assert [event.why for event in store.cancel(nobody.id).history] == ["", "asked to end"]
+
+
 def test_a_job_is_written_told_of_and_read_back(store: JobStore, redis_url: str) -> None:
     job, is_new = store.create(SPEC)
     assert is_new

@@ -21,13 +21,10 @@ SERVER = """
 import os, signal
 from concurrent.futures import ThreadPoolExecutor
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 server = grpc.server(ThreadPoolExecutor(2))
-servicer = health.HealthServicer()
-servicer.set("", health_pb2.HealthCheckResponse.SERVING)
-health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
 server.add_insecure_port(os.environ["BLEMISH_LISTEN"])
 server.start()
+open(os.environ["BLEMISH_READY_FILE"], "w").close()
 signal.signal(signal.SIGTERM, lambda *_: server.stop(0))
 server.wait_for_termination()
 """

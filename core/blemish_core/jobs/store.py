@@ -125,13 +125,14 @@ class JobStore:
         settle: Callable[[Spec], Spec] = lambda spec: spec,
         priority: JobPriority = JobPriority.NORMAL,
         limits: Limits | None = None,
+        by: str = "",
     ) -> tuple[Job, bool]:
         """Write a new job, or find the one that the same request made before, as one step.
 
         ``settle`` turns what was asked for into what is to be done, or raises; a request that made a job
         before is not settled again, so that it stays the same whatever was promoted meanwhile.
 
-        Returns the job and whether it is new.
+        Returns the job and whether it is new; its history begins with who asked for it, if ``by`` says so.
 
         Raises:
             AlreadyExists: if ``request_id`` was used for another request.
@@ -156,7 +157,9 @@ class JobStore:
                         limits=limits,
                         request=request,
                         created=moment,
-                        history=(Event(to=JobState.QUEUED, at=moment),),
+                        history=(
+                            Event(to=JobState.QUEUED, at=moment, why=f"asked for by {by}" if by else ""),
+                        ),
                     )
                     change = Change(revision=job.revision, job=job).model_dump_json(exclude_none=True)
                     pipe.multi()
@@ -247,14 +250,15 @@ class JobStore:
                 if self._change(keys, [record, after.model_dump_json(), told, id, after.revision, ended]):
                     return after
 
-    def cancel(self, id: str) -> Job:
+    def cancel(self, id: str, by: str = "") -> Job:
         """Ask a job to end: at once if it waits, soon if it runs, not at all if it has or is about to."""
+        why = f"{_ASKED} by {by}" if by else _ASKED
 
         def move(job: Job) -> Job:
             if job.state is JobState.QUEUED:
-                return job.moved(JobState.CANCELLED, why=_ASKED)
+                return job.moved(JobState.CANCELLED, why=why)
             if job.state is JobState.RUNNING and not job.committed:
-                return job.moved(JobState.CANCELLING, why=_ASKED)
+                return job.moved(JobState.CANCELLING, why=why)
             return job
 
         return self.change(id, move)

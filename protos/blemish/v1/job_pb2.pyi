@@ -227,7 +227,9 @@ class JobEvent(_message.Message):
     worker: _builtins.str
     """The process that made it, host:pid; empty where the server did."""
     reason: _builtins.str
-    """Why: what failed, that somebody asked, that another worker died."""
+    """Why: what failed, that somebody asked (and who, where the server knows its callers), that another worker
+    died.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(

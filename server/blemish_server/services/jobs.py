@@ -24,6 +24,7 @@ from blemish_core.models import ModelStore
 from blemish_core.names import job_id
 from blemish_server import convert
 from blemish_server.dispatch import Dispatcher
+from blemish_server.doorkeeper import calling
 from blemish_server.feed import JobFeed
 from blemish_server.pages import Page
 
@@ -65,7 +66,7 @@ class JobServicer(JobServiceServicer):
 
     def _accept(self, spec: Spec, request_id: str, priority: JobPriority, limits: Limits) -> Job:
         settle = partial(checked, datasets=self._datasets, frames=self._frames, models=self._models)
-        job, is_new = self._jobs.create(spec, request_id, settle, priority, limits)
+        job, is_new = self._jobs.create(spec, request_id, settle, priority, limits, by=calling.get().name)
         # An earlier try may have written the job and failed to tell the workers.
         if is_new or (job.state is JobState.QUEUED and job.attempt == 0):
             self._dispatcher.send(job)
@@ -120,7 +121,7 @@ class JobServicer(JobServiceServicer):
     async def CancelJob(  # noqa: N802
         self, request: pb.CancelJobRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.CancelJobResponse:
-        job = await asyncio.to_thread(self._jobs.cancel, job_id(request.name))
+        job = await asyncio.to_thread(self._jobs.cancel, job_id(request.name), calling.get().name)
         return pb.CancelJobResponse(job=convert.job(job))
 
     async def ListWorkers(  # noqa: N802
