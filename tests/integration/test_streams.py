@@ -26,7 +26,7 @@ from google.protobuf import (
     timestamp_pb2,
 )
 
-from blemish.v1 import image_pb2
+from blemish.v1 import access_pb2, image_pb2
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, Image, RawImage, Region
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
@@ -521,7 +521,7 @@ def test_a_model_that_is_deleted_ends_no_stream(
 def contract(*, without: dict[str, set[str]], beside: dict[str, str]) -> Any:
     """The contract's messages in another version: ``without`` some fields, with others ``beside``."""
     pool = descriptor_pool.DescriptorPool()
-    for module in (duration_pb2, timestamp_pb2, image_pb2, pb):
+    for module in (descriptor_pb2, duration_pb2, timestamp_pb2, access_pb2, image_pb2, pb):
         file = descriptor_pb2.FileDescriptorProto()
         module.DESCRIPTOR.CopyToProto(file)
         for message in file.message_type:
