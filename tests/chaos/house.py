@@ -247,8 +247,15 @@ class House:
         return found
 
     def child_at(self, worker: Part) -> psutil.Process:
-        """The child of a worker."""
-        return next(child for child in self.children() if child.ppid() == worker.pid)
+        """The child of a worker, waited for: a job is accepted before there is one to work on it."""
+        give_up = time.monotonic() + _READY_WITHIN_S
+        while time.monotonic() < give_up:
+            for child in self.children():
+                with suppress(psutil.Error):
+                    if child.ppid() == worker.pid:
+                        return child
+            time.sleep(0.01)
+        raise RuntimeError(f"{worker.name} has had no child for {_READY_WITHIN_S:.0f} s")
 
 
 def _compiled_clock(folder: Path) -> Path | None:
