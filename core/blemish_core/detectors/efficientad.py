@@ -231,8 +231,10 @@ class _Judgement(nn.Module):
         map_st, map_stae = model.compute_maps(images, student, distance)
         maps = 0.5 * map_st + 0.5 * map_stae
         patches = _patches(maps)
-        features = teacher.flatten(2).transpose(1, 2)  # (B, R * R, 384)
-        return maps, pooled(features, patches.flatten(1), self.spread)
+        count = patches.shape[1] * patches.shape[2]
+        # Views of -1 images: to flatten would write the size of the batch into an export.
+        features = teacher.view(-1, CHANNELS, count).transpose(1, 2)  # (B, R * R, 384)
+        return maps, pooled(features, patches.contiguous().view(-1, count), self.spread)
 
     def teacher(self, images: Tensor) -> Tensor:
         """The teacher's features (B, 384, R, R), each channel in units of good images."""

@@ -31,7 +31,7 @@ def temperature(anomaly: Tensor, share: float = TEMPERATURE) -> Tensor:
 def pooled(features: Tensor, anomaly: Tensor, temperature: Tensor) -> Tensor:
     """Pool features (B, P, D) by a softmax over the anomaly (B, P) of each patch: (B, D)."""
     weights = functional.softmax(anomaly / temperature, dim=1)
-    return (weights[:, None] @ features)[:, 0]
+    return weights[:, None].bmm(features)[:, 0]  # @ would write the size of the batch into an export
 
 
 def whitening(features: Tensor) -> Tensor:

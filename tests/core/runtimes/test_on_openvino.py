@@ -5,14 +5,18 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from tests.narrow import narrow
+from torch import Tensor, nn
 
+from blemish_core.detectors.efficientad import EfficientAd, EfficientAdSettings
 from blemish_core.detectors.patchcore import PatchCore
 from blemish_core.errors import Corrupt
+from blemish_core.runtimes import on_openvino
 from blemish_core.runtimes.on_openvino import OpenVinoRuntime
 from blemish_core.runtimes.on_torch import TorchRuntime
 
@@ -35,6 +39,48 @@ def test_any_batch_gets_what_torch_gives(detector: PatchCore, runtime: OpenVinoR
     assert float((its - ours).abs().max()) < 1e-5 * scale
 
 
+class _Flat(nn.Module):
+    """Its answer is flattened, by which the size of a batch gets into an exported graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 2, kernel_size=3)
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.layer(images).flatten(1),)
+
+
+def _efficientad(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    from blemish_core.detectors.anomalib_models import SmallPatchDescriptionNetwork
+
+    narrow(monkeypatch, SmallPatchDescriptionNetwork)
+    detector = EfficientAd(EfficientAdSettings())
+    detector.model.mean_std["std"].data.fill_(0.2)
+    quantiles = {"qa_st": 0.5, "qb_st": 2.0, "qa_ae": 0.3, "qb_ae": 1.5}
+    detector.measure_maps({name: torch.tensor(value) for name, value in quantiles.items()}, torch.ones(()))
+    return detector.network
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "tries"), [("efficientad", 256, 1), ("flat", 32, 2)], ids=["efficientad", "flat"]
+)
+def test_a_network_is_exported_for_any_batch_in_as_few_tries_as_it_takes(
+    network: str, size: int, tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(5)
+    made = _Flat().eval() if network == "flat" else _efficientad(monkeypatch)
+    spy = Mock(wraps=torch.export.export)
+    monkeypatch.setattr(torch.export, "export", spy)
+    on_openvino.export(made, size, tmp_path / "model.xml")
+    assert spy.call_count == tries  # each takes seconds
+    runtime = OpenVinoRuntime(tmp_path / "model.xml")
+    for count in (1, 3):
+        batch = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(count))
+        ours = TorchRuntime(made, torch.device("cpu"))(batch)
+        for own, its in zip(ours, runtime(batch), strict=True):
+            assert float((its - own).abs().max()) < 1e-4 * float(own.abs().max())
+
+
 def test_an_answer_outlives_the_next_call(runtime: OpenVinoRuntime) -> None:
     (first,) = runtime(images(2, seed=1))
     kept = first.clone()
@@ -46,6 +92,7 @@ _FIRST_AT_ONCE = """
 import sys, threading
 from pathlib import Path
 import torch
+from blemish_core.runtimes import on_openvino
 from blemish_core.runtimes.on_openvino import OpenVinoRuntime
 
 runtime = OpenVinoRuntime(Path(sys.argv[1]), lanes=2)
