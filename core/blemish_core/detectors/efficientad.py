@@ -175,9 +175,12 @@ class EfficientAd:
             for told in zip(outcomes, deviations, anomaly, strict=True)
         ]
 
-    def features(self, images: Tensor) -> Tensor:
-        """The teacher's features (B, R * R, 384) of prepared images (B, 3, S, S)."""
-        return self._network.teacher(images).flatten(2).transpose(1, 2)
+    def pooled(self, images: Tensor, taught: Tensor) -> Tensor:
+        """The pooled features (B, 384) of prepared images (B, 3, S, S).
+
+        ``taught`` is the teacher's standardised answer to them, (B, 384, R, R).
+        """
+        return self._network.judged(images, taught)[1]
 
     def measure_maps(self, quantiles: Mapping[str, Tensor], spread: Tensor) -> None:
         """Take how the maps of good images new to the student lie.
@@ -224,8 +227,11 @@ class _Judgement(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As anomalib's ``EfficientAdModel.forward`` judges; the teacher's answers are pooled beside it."""
+        return self.judged(images, self.teacher(images))
+
+    def judged(self, images: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Judge images to which the teacher's answer, (B, 384, R, R), is known."""
         model = self.model
-        teacher = self.teacher(images)
         student = model.student(images)
         distance = torch.pow(teacher - student[:, :CHANNELS], 2)
         map_st, map_stae = model.compute_maps(images, student, distance)

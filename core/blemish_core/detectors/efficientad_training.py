@@ -13,6 +13,7 @@ from torch import Tensor
 from blemish_core.detectors import teacher as teachers
 from blemish_core.detectors.detector import Held, Outcome, ReadImage, Terms, Training
 from blemish_core.detectors.efficientad import EfficientAd, EfficientAdSettings
+from blemish_core.detectors.efficientad_losses import standardised
 from blemish_core.detectors.efficientad_steps import Steps, Surface
 from blemish_core.detectors.embedding import temperature
 from blemish_core.detectors.photographs import photographs
@@ -117,9 +118,10 @@ def _measure_center(detector: EfficientAd, surface: Surface, good: NDArray[np.in
     with torch.inference_mode():
         for done, number in enumerate(good):
             terms.progress("center", done, len(good), "images")
-            image = surface.prepared(int(number))
-            total += detector.network(image)[1][0].double().cpu()
-            patches.append(detector.features(image)[0, ::_EVERY].cpu())
+            # Most were learned from, so that the teacher's answer to them is kept.
+            taught = standardised(detector.model, surface.answered(int(number)))
+            total += detector.pooled(surface.prepared(int(number)), taught)[0].double().cpu()
+            patches.append(taught[0].flatten(1).T[::_EVERY].cpu())
     terms.progress("center", len(good), len(good), "images")
     detector.measure_center((total / len(good)).float())
     detector.measure_directions(torch.cat(patches))
