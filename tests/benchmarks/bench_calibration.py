@@ -119,7 +119,7 @@ def _bounds(seeds: int, fresh: int, above: int, count: int) -> tuple[float, floa
 def _network_once_an_image() -> Iterator[None]:
     """Keep what the backbone says of an image: trainings differ in the images they choose, not in that."""
     answers: dict[bytes, Tensor] = {}
-    compute = _PatchFeatures.plain
+    compute = _PatchFeatures.forward
 
     def remembered(network: _PatchFeatures, images: Tensor) -> Tensor:
         keys = [image.numpy().tobytes() for image in images]
@@ -127,7 +127,7 @@ def _network_once_an_image() -> Iterator[None]:
             answers.update(zip(keys, compute(network, images), strict=True))
         return torch.stack([answers[key] for key in keys])
 
-    with patch.object(_PatchFeatures, "plain", remembered):
+    with patch.object(_PatchFeatures, "forward", remembered):
         yield
 
 

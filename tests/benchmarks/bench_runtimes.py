@@ -123,8 +123,7 @@ def patchcores(bank_size: int, folder: Path) -> dict[str, Frame]:
         visualizer=False,
         evaluator=False,
     )
-    extractor = detector.network.extractor
-    assert isinstance(extractor, nn.Module)
+    extractor = detector.network.get_submodule("shared.extractor")
     module.model.feature_extractor.load_state_dict(extractor.state_dict())
     module.model.memory_bank = bank.clone()
     return ours(detector, folder, int8=False) | anomalibs(module, folder)

@@ -76,8 +76,7 @@ def test_patchcore(surface: Path, engine: Engine) -> None:
         pre_processor=PreProcessor(normalised),
         **RAW,
     )
-    extractor = detector.network.extractor
-    assert isinstance(extractor, torch.nn.Module)
+    extractor = detector.network.get_submodule("shared.extractor")
     module.model.feature_extractor.load_state_dict(extractor.state_dict())
     data = Folder(
         name="tile",

@@ -132,7 +132,7 @@ def surface(seed: int) -> Image:
 def quick_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Has the backbone run once for each image, however often trainings see it."""
     answers: dict[bytes, Tensor] = {}
-    compute = _PatchFeatures.plain
+    compute = _PatchFeatures.forward
 
     def remembered(network: _PatchFeatures, images: Tensor) -> Tensor:
         keys = [image.numpy().tobytes() for image in images]
@@ -140,7 +140,7 @@ def quick_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             answers.update(zip(keys, compute(network, images), strict=True))
         return torch.stack([answers[key] for key in keys])
 
-    monkeypatch.setattr(_PatchFeatures, "plain", remembered)
+    monkeypatch.setattr(_PatchFeatures, "forward", remembered)
     # On a busy machine threads that wait for each other cost far more than such small inputs.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every detector offers, so that jobs, bundles and the server need not know which one they hold."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -107,6 +108,17 @@ class Detector(Protocol):
         """Let go of what only the network needs: its runtime has a copy of its own."""
 
 
+@contextmanager
+def running_on(detector: Detector, runtime: Runtime | None) -> Iterator[None]:
+    """Have ``runtime``, if there is one, run a detector's network for a while, then what did before."""
+    before = detector.runtime
+    try:
+        detector.run_on(runtime or before)
+        yield
+    finally:
+        detector.run_on(before)
+
+
 class Progress(Protocol):
     """Hears how far the work is, and may raise ``JobCancelled`` to end it."""
 
@@ -156,6 +168,8 @@ class Terms:
     target_false_reject_rate: float
     progress: Progress
     device: str = "cpu"
+    fast: Callable[[nn.Module, int], Runtime | None] = lambda network, input_size: None
+    """Makes a runtime of a network and the side of its input, if one is faster than torch on the device."""
     max_feature_bytes: int = 4 << 30
     """Memory that the features of one training may take."""
     scratch: Path | None = None

@@ -34,6 +34,7 @@ from blemish_core.detectors.places import usual_distances
 from blemish_core.errors import InvalidRequest
 from blemish_core.preprocessing import Preprocessing
 from blemish_core.runtimes.on_torch import TorchRuntime
+from blemish_core.runtimes.staged import Staged
 
 if TYPE_CHECKING:
     from blemish_core.detectors.anomalib_models import PatchcoreModel
@@ -98,7 +99,7 @@ class PatchCore:
             pre_trained=False,
             num_neighbors=settings.neighbors,
         ).eval()
-        self._network = _PatchFeatures(self._model)
+        self._network = Staged(_PatchFeatures(self._model))
         self._runtime: Runtime = TorchRuntime(self._network, self._device)
         self._bank = MemoryBank(torch.empty(0, 0))
         self._usual: Tensor | None = None  # (P,), what distances are relative to
@@ -145,7 +146,7 @@ class PatchCore:
             "spread": self._spread,
             "good_scores": self._good_scores,
         }
-        if isinstance(layer := self._network.whitening, nn.Conv2d):
+        if (layer := self._network.own) is not None:
             assert layer.bias is not None
             tensors |= {"feature_whitening": layer.weight[:, :, 0, 0], "feature_shift": layer.bias}
         if self._usual is not None:
@@ -253,7 +254,7 @@ class PatchCore:
 
     def whiten(self, matrix: Tensor, shift: Tensor) -> None:
         """Have features (P, D) be what they were times a symmetric (D, D), plus ``shift`` (D,)."""
-        self._network.whiten(matrix, shift)
+        self._network.map(matrix, shift)
         self._network.to(self._device)
 
     def remember(self, entries: Tensor) -> None:
@@ -330,29 +331,16 @@ class PatchCore:
 
 
 class _PatchFeatures(nn.Module):
-    """Images (B, 3, S, S) to locally pooled features of two stages on the finer one's grid, whitened."""
+    """Images (B, 3, S, S) to locally pooled features of two stages on the finer one's grid."""
 
     def __init__(self, model: "PatchcoreModel") -> None:
         super().__init__()
         self.extractor = model.feature_extractor
         self.pooler = model.feature_pooler
         self.join = model.generate_embedding
-        self.whitening: nn.Module = nn.Identity()
 
-    def whiten(self, matrix: Tensor, shift: Tensor) -> None:
-        """Map every patch's features (D,) by a symmetric (D, D) and (D,): a convolution of one patch."""
-        convolution = nn.Conv2d(len(shift), len(shift), kernel_size=1)
-        convolution.weight.data.copy_(matrix[:, :, None, None])
-        assert convolution.bias is not None
-        convolution.bias.data.copy_(shift)
-        self.whitening = convolution.eval()
-
-    def forward(self, images: Tensor) -> tuple[Tensor]:
+    def forward(self, images: Tensor) -> Tensor:
         """Return features (B, D, rows, columns)."""
-        return (self.whitening(self.plain(images)),)
-
-    def plain(self, images: Tensor) -> Tensor:
-        """Return features (B, D, rows, columns) as the backbone gives them."""
         pooled = {name: self.pooler(features) for name, features in self.extractor(images).items()}
         joined: Tensor = self.join(pooled)
         return joined

@@ -12,7 +12,7 @@ from torch import Tensor
 from blemish_core.detectors import backbone as backbones
 from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.coreset import greedy_coreset
-from blemish_core.detectors.detector import Held, Outcome, ReadImage, Terms, Training
+from blemish_core.detectors.detector import Held, Outcome, ReadImage, Terms, Training, running_on
 from blemish_core.detectors.embedding import whitening_of
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.detectors.scratch import allocate
@@ -209,7 +209,9 @@ def _all_features(
     """Features (N, P, D) of all images, in memory or mapped, and the grid of their P patches."""
     gathered: Tensor | None = None
     grid = (0, 0)
-    with torch.inference_mode():
+    terms.progress("features", 0, len(images), "images")
+    fast = terms.fast(detector.network, detector.input_size)
+    with torch.inference_mode(), running_on(detector, fast):
         for start in range(0, len(images), _BATCH):
             terms.progress("features", start, len(images), "images")
             batch = [detector.prepare(read()) for read in images[start : start + _BATCH]]

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from blemish_core import metrics
 from blemish_core.bundle import OPENVINO as FOLDER
-from blemish_core.detectors.detector import Detector, Outcome, Progress, ReadImage, Training
+from blemish_core.detectors.detector import Detector, Outcome, Progress, ReadImage, Training, running_on
 from blemish_core.runtimes import on_openvino, parity, quantization
 from blemish_core.runtimes.card import HeldOut, Quantization, RuntimeCard
-from blemish_core.runtimes.choice import INT8, OPENVINO
+from blemish_core.runtimes.choice import INT8, OPENVINO, TORCH, RuntimeChoice
 from blemish_core.runtimes.on_openvino import OpenVinoRuntime
 
 _FILE = f"{FOLDER}/model.xml"
@@ -29,6 +30,13 @@ class Surface:
     good: Sequence[ReadImage]
     """Of the test images."""
     defective: Sequence[ReadImage]
+
+
+def fast(device: str, choice: RuntimeChoice, network: nn.Module, input_size: int) -> OpenVinoRuntime | None:
+    """Make a runtime for a training on ``device`` that is faster than torch there, if there is one."""
+    if torch.device(device).type != "cpu" or choice.name == TORCH:
+        return None
+    return OpenVinoRuntime.of(network, input_size, threads=choice.threads)
 
 
 def export(
@@ -88,15 +96,12 @@ def quantize(
         [partial(_prepared, detector, read) for read in learned],
         lambda done, total: progress("int8 ranges", done, total, "images"),
     )
-    runtime, own = OpenVinoRuntime(folder / _INT8_FILE, name=INT8), detector.runtime
+    runtime = OpenVinoRuntime(folder / _INT8_FILE, name=INT8)
     compared = parity.compare(detector, runtime, _golden(detector, surface, seed), tolerance=None)
     kinds = (surface.good, surface.defective, [surface.train[number] for number in held_out])
-    try:
-        detector.run_on(runtime)
+    with running_on(detector, runtime):
         outcomes = iter(_outcomes(detector, [read for reads in kinds for read in reads], progress))
-        good, defective, others = ([next(outcomes) for _ in reads] for reads in kinds)
-    finally:
-        detector.run_on(own)
+    good, defective, others = ([next(outcomes) for _ in reads] for reads in kinds)
     auroc = metrics.image_auroc(
         [outcome.score for outcome in good], [outcome.score for outcome in defective]
     )

@@ -31,7 +31,7 @@ class Workplace:
     limits: ImageLimits
     device: str
     runtime: RuntimeChoice
-    """What runs published models; training runs in torch."""
+    """What runs published models, and networks that are trained with, not trained; those run in torch."""
     max_feature_bytes: int
     scratch: Path
     """For features that take more memory than that."""

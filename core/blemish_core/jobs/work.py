@@ -14,7 +14,7 @@ from blemish_core.bundle import Manifest
 from blemish_core.calibration import Calibration
 from blemish_core.datasets.reading import Reader
 from blemish_core.detectors.algorithms import ALGORITHMS
-from blemish_core.detectors.detector import Detector, Progress, ReadImage, Terms, Training
+from blemish_core.detectors.detector import Detector, Progress, ReadImage, Terms, Training, running_on
 from blemish_core.errors import BlemishError, NotPossibleYet
 from blemish_core.evaluation.evaluate import Evaluation, ImageSource
 from blemish_core.evaluation.evaluate import evaluate as measure
@@ -71,6 +71,7 @@ def train(place: Workplace, spec: TrainSpec, job: str, ear: Ear) -> Result:
     reads: list[ReadImage] = [partial(reader.must_read, image) for image in sound]
     if spec.false_alarms_of:
         reads += feedback.good_images(place, spec, progress, notes.add)
+    fast = partial(engines.fast, place.device, place.runtime)
     training = algorithm.train(
         algorithm.settings(**spec.settings),
         reads,
@@ -80,6 +81,7 @@ def train(place: Workplace, spec: TrainSpec, job: str, ear: Ear) -> Result:
             target_false_reject_rate=spec.target_false_reject_rate,
             progress=progress,
             device=place.device,
+            fast=fast,
             max_feature_bytes=place.max_feature_bytes,
             scratch=place.scratch,
             max_scratch_bytes=place.max_scratch_bytes,
@@ -97,7 +99,9 @@ def train(place: Workplace, spec: TrainSpec, job: str, ear: Ear) -> Result:
             f"{calibration.warranted_false_reject_rate:.1%}, not the {spec.target_false_reject_rate:.1%} "
             "asked for: upload more good images"
         )
-    evaluation = _evaluated(place, training.detector, calibration, spec.dataset, progress, notes.add)
+    detector = training.detector
+    with running_on(detector, fast(detector.network, detector.input_size)):
+        evaluation = _evaluated(place, detector, calibration, spec.dataset, progress, notes.add)
     measured = evaluation.metrics if evaluation else None
 
     runtimes: dict[str, RuntimeCard] = {}

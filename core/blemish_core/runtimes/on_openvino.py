@@ -6,6 +6,7 @@ a file of weights. Reading it executes nothing: an operation that OpenVINO does 
 extensions are loaded by API calls alone, of which there are none here.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blemish_core.detectors.detector import held_bytes
 from blemish_core.errors import Corrupt
 from blemish_core.runtimes.quiet_openvino import openvino
+from blemish_core.runtimes.staged import Staged
 
 NAME = "openvino"
 _EXAMPLES = 2  # of one image torch.export would make a constant
@@ -26,21 +29,59 @@ _EXAMPLES = 2  # of one image torch.export would make a constant
 
 def export(network: nn.Module, input_size: int, file: Path) -> None:
     """Write ``network`` as IR: ``file`` (.xml) and its weights beside it (.bin), float32, for any batch."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    openvino().save_model(_model(network, input_size), file, compress_to_fp16=False)
+
+
+def _model(network: nn.Module, input_size: int) -> Any:
+    """OpenVINO's model of a network, with copies of its weights."""
+    if not isinstance(network, Staged):
+        return _kept(network, input_size)
+    shared = _kept(network.shared, input_size)
+    return shared if network.own is None else _mapped(shared, network.own)
+
+
+_last: tuple[str, Any] | None = None
+
+
+def _kept(network: nn.Module, input_size: int) -> Any:
+    """The model of a network, made or that made last: what is trained next mostly has the same."""
+    global _last
+    digest = hashlib.sha256(f"{input_size} {network}".encode())
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    if _last is None or _last[0] != digest.hexdigest():
+        _last = digest.hexdigest(), _converted(network, input_size)
+    return _last[1].clone()
+
+
+def _mapped(model: Any, own: nn.Conv2d) -> Any:
+    """A model whose answer goes through a convolution of one patch."""
+    from openvino import opset13 as ops
+
+    assert own.bias is not None
+    weight, bias = (tensor.detach().cpu().numpy().copy() for tensor in (own.weight, own.bias))
+    plain = model.output(0).get_node().input_value(0)
+    mapped = ops.convolution(plain, ops.constant(weight), [1, 1], [0, 0], [0, 0], [1, 1])
+    mapped = ops.add(mapped, ops.constant(bias[None, :, None, None]))
+    return openvino().Model([mapped], model.get_parameters())
+
+
+def _converted(network: nn.Module, input_size: int) -> Any:
+    """A network as torch.export and OpenVINO see it, its batch open; it takes seconds."""
     device = next(network.parameters()).device
     try:
         network.cpu()
         # A fixed batch that is opened afterwards takes a third of the time, where no operation keeps it.
-        model = _converted(network, input_size, symbolic=False)
+        model = _traced(network, input_size, symbolic=False)
         if any(output.partial_shape[0].is_static for output in model.outputs):
-            model = _converted(network, input_size, symbolic=True)
+            model = _traced(network, input_size, symbolic=True)
     finally:
         network.to(device)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    openvino().save_model(model, file, compress_to_fp16=False)
+    return model
 
 
-def _converted(network: nn.Module, input_size: int, *, symbolic: bool) -> Any:
-    """OpenVINO's model of a network on the CPU, its batch open if it can be."""
+def _traced(network: nn.Module, input_size: int, *, symbolic: bool) -> Any:
     example = torch.zeros(_EXAMPLES, 3, input_size, input_size)
     shapes = ({0: torch.export.Dim("batch", min=1)},) if symbolic else None
     with torch.no_grad():
@@ -65,14 +106,25 @@ class OpenVinoRuntime:
         Raises:
             Corrupt: if it is no network that this OpenVINO reads.
         """
-        self.name = name
         try:
             model = _core().read_model(file, file.with_suffix(".bin"))
-            self._compiled = _core().compile_model(model, "CPU", _settings(threads, lanes))
+            self._compile(model, name, threads, lanes)
         except RuntimeError as error:
             raise Corrupt(f"{file} is no network that this OpenVINO reads; train again") from error
-        self._outputs = tuple(self._compiled.outputs)
         self.bytes = file.with_suffix(".bin").stat().st_size
+
+    @classmethod
+    def of(cls, network: nn.Module, input_size: int, *, threads: int = 0) -> "OpenVinoRuntime":
+        """Convert a network that is not published yet."""
+        made = cls.__new__(cls)
+        made._compile(_model(network, input_size), NAME, threads, lanes=1)
+        made.bytes = held_bytes(network)
+        return made
+
+    def _compile(self, model: Any, name: str, threads: int, lanes: int) -> None:
+        self.name = name
+        self._compiled = _core().compile_model(model, "CPU", _settings(threads, lanes))
+        self._outputs = tuple(self._compiled.outputs)
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:

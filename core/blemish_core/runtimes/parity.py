@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blemish_core.detectors.detector import Detector, Outcome, Runtime
+from blemish_core.detectors.detector import Detector, Outcome, Runtime, running_on
 from blemish_core.errors import RuntimesDisagree
 from blemish_core.runtimes.card import Parity
 
@@ -45,15 +45,12 @@ def compare(
     detector: Detector, runtime: Runtime, golden: Sequence[Tensor], *, tolerance: float | None
 ) -> Parity:
     """Measure how far ``runtime`` is from the detector's own, which stays in place."""
-    reference, own = detector.inspect(golden), detector.runtime
-    try:
-        detector.run_on(runtime)
-        outcomes: list[Outcome] = []
+    reference = detector.inspect(golden)
+    outcomes: list[Outcome] = []
+    with running_on(detector, runtime):
         for size in (*_BATCHES, len(golden)):
             if batch := golden[len(outcomes) : len(outcomes) + size]:
                 outcomes += detector.inspect(batch)
-    finally:
-        detector.run_on(own)
     lowest = min(float(outcome.anomaly_map.min()) for outcome in reference)
     highest = max(float(outcome.anomaly_map.max()) for outcome in reference)
     scale = max(highest - lowest, float(np.finfo(np.float32).tiny))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,16 +9,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.backbone import Backbone
-from blemish_core.detectors.detector import Image, Progress, ReadImage, Terms, Training, silent
+from blemish_core.detectors.detector import (
+    Image,
+    Progress,
+    ReadImage,
+    Runtime,
+    Terms,
+    Training,
+    running_on,
+    silent,
+)
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.detectors.patchcore_training import Whitening, _fits, train
 from blemish_core.detectors.places import usual_distances
 from blemish_core.detectors.regions import match, part_of, spot
 from blemish_core.errors import InvalidRequest, JobCancelled, NotPossibleYet, TooLarge
 from blemish_core.picture import Region
+from blemish_core.runtimes.on_torch import TorchRuntime
 
 SMALL = PatchCoreSettings(input_size=64, coreset_ratio=0.25)
 
@@ -42,6 +53,7 @@ def trained(
     max_bytes: int = 1 << 30,
     scratch: Path | None = None,
     max_scratch_bytes: int = 1 << 30,
+    fast: Callable[[nn.Module, int], Runtime | None] = lambda network, input_size: None,
 ) -> Training:
     return train(
         settings,
@@ -54,6 +66,7 @@ def trained(
             max_feature_bytes=max_bytes,
             scratch=scratch,
             max_scratch_bytes=max_scratch_bytes,
+            fast=fast,
         ),
     )
 
@@ -243,6 +256,29 @@ def test_the_same_seed_gives_the_same_detector(training: Training) -> None:
     assert again.detector.tensors()["memory_bank"].equal(training.detector.tensors()["memory_bank"])
 
 
+@pytest.mark.parametrize("count", [6, 24])
+def test_a_faster_runtime_gives_the_features_and_torch_has_the_network_again(count: int) -> None:
+    asked: list[int] = []
+
+    class Fast(TorchRuntime):
+        name = "fast"
+
+        def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+            asked.append(len(images))
+            return super().__call__(images)
+
+    def fast(network: nn.Module, input_size: int) -> Runtime:
+        assert input_size == SMALL.input_size
+        return Fast(network, torch.device("cpu"))
+
+    quick, plain = trained(count, fast=fast), trained(count)
+    assert sum(asked) == count  # each image once
+    assert quick.detector.runtime.name == "torch"
+    assert quick.held == plain.held
+    for name, tensor in plain.detector.tensors().items():
+        assert torch.equal(tensor, quick.detector.tensors()[name]), name
+
+
 def test_a_detector_comes_back_from_its_tensors(training: Training) -> None:
     detector = training.detector
     copy = PatchCore.load(detector.settings, detector.tensors())
@@ -304,6 +340,17 @@ def test_training_ends_when_progress_says_so() -> None:
 
     with pytest.raises(JobCancelled):
         trained(4, progress=progress)
+
+
+def test_a_runtime_that_was_lent_is_given_back_whatever_happens(training: Training) -> None:
+    detector = training.detector
+    own, lent = detector.runtime, TorchRuntime(detector.network, torch.device("cpu"))
+    with pytest.raises(JobCancelled), running_on(detector, lent):
+        assert detector.runtime is lent
+        raise JobCancelled("enough")
+    assert detector.runtime is own
+    with running_on(detector, None):
+        assert detector.runtime is own
 
 
 def test_one_image_is_too_few() -> None:

@@ -19,6 +19,7 @@ from blemish_core.errors import Corrupt
 from blemish_core.runtimes import on_openvino
 from blemish_core.runtimes.on_openvino import OpenVinoRuntime
 from blemish_core.runtimes.on_torch import TorchRuntime
+from blemish_core.runtimes.staged import Staged
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,42 @@ def test_a_network_is_exported_for_any_batch_in_as_few_tries_as_it_takes(
         ours = TorchRuntime(made, torch.device("cpu"))(batch)
         for own, its in zip(ours, runtime(batch), strict=True):
             assert float((its - own).abs().max()) < 1e-4 * float(own.abs().max())
+
+
+def test_what_a_surface_adds_is_put_in_without_a_second_conversion(
+    detector: PatchCore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_openvino, "_last", None)
+    spy = Mock(wraps=torch.export.export)
+    monkeypatch.setattr(torch.export, "export", spy)
+    plain = detector.network
+    assert isinstance(plain, Staged)
+    batch = images(3, seed=8)
+    (features,) = TorchRuntime(plain, torch.device("cpu"))(batch)
+    (its,) = OpenVinoRuntime.of(plain, 64)(batch)
+    assert float((its - features).abs().max()) < 1e-5 * float(features.abs().max())
+
+    mapped, size = Staged(plain.shared), features.shape[1]
+    random = torch.Generator().manual_seed(9)
+    matrix = torch.randn(size, size, generator=random)
+    mapped.map(matrix + matrix.T, torch.randn(size, generator=random))
+    (expected,) = TorchRuntime(mapped, torch.device("cpu"))(batch)
+    on_openvino.export(mapped, 64, tmp_path / "model.xml")
+    for runtime in (OpenVinoRuntime.of(mapped, 64), OpenVinoRuntime(tmp_path / "model.xml")):
+        (its,) = runtime(batch)
+        assert float((its - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+    assert spy.call_count == 1
+
+
+def test_other_weights_or_another_size_are_converted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_openvino, "_last", None)
+    network, batch = _Flat().eval(), images(2)
+    for change, size in ((1.0, 64), (2.0, 64), (1.0, 32)):
+        network.layer.weight.data *= change
+        part = batch[..., :size, :size]
+        (expected,) = TorchRuntime(network, torch.device("cpu"))(part)
+        (its,) = OpenVinoRuntime.of(network, size)(part)
+        torch.testing.assert_close(its, expected)
 
 
 def test_an_answer_outlives_the_next_call(runtime: OpenVinoRuntime) -> None:
