@@ -74,7 +74,7 @@ def quantize(
     Args:
         training: the detector, exported into ``folder`` before.
         surface: its images.
-        auroc_f32: image AUROC on the test images in torch, None if they are not of both kinds.
+        auroc_f32: image AUROC on the test images in float32, None if they are not of both kinds.
         folder: the bundle.
         seed: of the golden images.
         progress: hears of each image that calibrates or measures.

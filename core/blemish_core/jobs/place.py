@@ -31,7 +31,7 @@ class Workplace:
     limits: ImageLimits
     device: str
     runtime: RuntimeChoice
-    """What runs published models, and networks that are trained with, not trained; those run in torch."""
+    """What runs published models, and what a training asks; what learns does so in torch."""
     max_feature_bytes: int
     scratch: Path
     """For features that take more memory than that."""
