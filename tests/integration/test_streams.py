@@ -248,9 +248,10 @@ def test_a_reader_that_stopped_reading_costs_nobody_else(
         before = sent
         assert len(answers(client, [picture] * 20, tile_model)) == 20
         time.sleep(2)
-        # Held back by flow control, within what connection and server hold.
+        # Held back by flow control, of 4.4 GiB. How much is on the way by then depends on how far gRPC
+        # widens the server's window, by the time that answers take: 25 MiB at most, on a slow machine.
         assert sent == before
-        assert sent * len(picture) < 16 << 20, f"{sent} frames of {len(picture)} bytes"
+        assert sent * len(picture) < 64 << 20, f"{sent} frames of {len(picture)} bytes"
     finally:
         stuck.cancel()
         channel.close()
