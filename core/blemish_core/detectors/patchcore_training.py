@@ -209,7 +209,7 @@ def _all_features(
     """Features (N, P, D) of all images, in memory or mapped, and the grid of their P patches."""
     gathered: Tensor | None = None
     grid = (0, 0)
-    terms.progress("features", 0, len(images), "images")
+    terms.progress("features", 0, len(images), "images")  # to convert a network takes seconds
     fast = terms.fast(detector.network, detector.input_size)
     with torch.inference_mode(), running_on(detector, fast):
         for start in range(0, len(images), _BATCH):

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from blemish_core.detectors.efficientad import EfficientAd, EfficientAdSettings
 from blemish_core.detectors.patchcore import PatchCore
 from blemish_core.errors import Corrupt
+from blemish_core.jobs import engines
 from blemish_core.runtimes import on_openvino
+from blemish_core.runtimes.choice import Asked, RuntimeChoice
 from blemish_core.runtimes.on_openvino import OpenVinoRuntime
 from blemish_core.runtimes.on_torch import TorchRuntime
 from blemish_core.runtimes.staged import Staged
@@ -68,6 +70,7 @@ def _efficientad(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
 def test_a_network_is_exported_for_any_batch_in_as_few_tries_as_it_takes(
     network: str, size: int, tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    on_openvino.forget()
     torch.manual_seed(5)
     made = _Flat().eval() if network == "flat" else _efficientad(monkeypatch)
     spy = Mock(wraps=torch.export.export)
@@ -105,6 +108,22 @@ def test_what_a_surface_adds_is_put_in_without_a_second_conversion(
         (its,) = runtime(batch)
         assert float((its - expected).abs().max()) < 1e-5 * float(expected.abs().max())
     assert spy.call_count == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "name"),
+    [
+        ("cpu", "auto", "openvino"),
+        ("cpu", "openvino-int8", "openvino"),
+        ("cpu", "torch", None),
+        ("cuda:0", "auto", None),
+    ],
+)
+def test_a_training_is_lent_openvino_on_a_cpu_unless_torch_is_asked_for(
+    device: str, asked: Asked, name: str | None
+) -> None:
+    lent = engines.fast(device, RuntimeChoice(asked), _Flat().eval(), 32)
+    assert (lent and lent.name) == name
 
 
 def test_other_weights_or_another_size_are_converted_anew() -> None:
