@@ -59,6 +59,7 @@ _HEALTH = "grpc.health.v1.Health"
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 # Blocking work: decoding, files, Redis, Qdrant. More wait in the loop, not in threads.
 _THREADS = 32
+_SENT_AHEAD_BYTES = 1 << 20
 # What is not warm by then loads when it is asked for.
 _WARM_WITHIN_S = 120.0
 # Frames still to be kept when the server ends; those left are not.
@@ -189,6 +190,11 @@ def build(settings: ServerSettings) -> App:
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),
             ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server
+            # What a stream sends ahead of its reader lies here. Left to itself gRPC widens that with the
+            # time that answers take, to tens of MiB for each camera that reads no answers. This much keeps
+            # a gigabit line full over 8 ms there and back.
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.http2.lookahead_bytes", _SENT_AHEAD_BYTES),
             # Clients may look whether a quiet stream still stands.
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ],

@@ -4,7 +4,7 @@
 A frame is begun at once while fewer than ``IN_FLIGHT`` of its stream are between their beginning and the
 moment their answer has left. What becomes of it otherwise is the stream's policy. Answers leave in the
 order in which frames came; so a reader that has stopped reading stops its own stream, and what that stream
-holds is at most the frames in flight, one that waits, and ``MOST_ANSWERS`` answers.
+holds is at most the frames in flight until they are answered, one that waits, and ``MOST_ANSWERS`` answers.
 
 To begin is to stand in line for a lane. Under LATEST it is the camera that stands there, not the frame: a
 newer one takes over the turn of one that still waits, so what is scored is the newest at that moment.
@@ -72,6 +72,10 @@ class Turn:
         if not self.gone or not _joined(self.gone[-1], older):
             self.gone.append(_dropped(older))
         return True
+
+    def end(self) -> None:
+        """Let go of the frame, which has been answered: it may be long until anyone reads that."""
+        self._frame = pb.Frame()
 
 
 Score = Callable[[Turn], Coroutine[Any, Any, pb.ScoreStreamResponse]]
@@ -173,7 +177,9 @@ class FrameLine:
     def _begin(self, frame: pb.Frame) -> None:
         self._in_flight += 1
         turn = Turn(frame)
-        self._answers.append(_Begun(turn, asyncio.create_task(self._score(turn))))
+        answer = asyncio.create_task(self._score(turn))
+        answer.add_done_callback(lambda _: turn.end())
+        self._answers.append(_Begun(turn, answer))
 
     def _leave(self) -> None:
         """Make the place of an answer that has left the next one's."""

@@ -11,6 +11,7 @@ server's resident set, before and after.
 
 import argparse
 import asyncio
+import io
 import itertools
 import json
 import subprocess
@@ -25,6 +26,7 @@ from typing import Any
 import grpc.aio
 import numpy as np
 import psutil
+from PIL import Image
 from tests.benchmarks import bench_serving as serving
 
 from blemish.v1 import inspection_pb2 as pb
@@ -108,24 +110,34 @@ async def asleep(stub: Any, plan: dict[str, Any], images: list[bytes], until_s: 
         told.latencies_s.append(0.0)
 
 
-async def stuck(stub: Any, plan: dict[str, Any], images: list[bytes], until_s: float) -> None:
-    """A camera that sends as fast as it may, asks for maps, and reads no answer until the end."""
+async def stuck(address: str, plan: dict[str, Any], frame: pb.Frame, until_s: float) -> None:
+    """A camera on a connection of its own that sends as fast as it may, and reads no answer."""
     config = pb.StreamConfig(model=plan["model"], policy=pb.STREAM_POLICY_LATEST)
     config.outputs.anomaly_map = True
+    request = pb.ScoreStreamRequest(frame=frame)
 
-    call = stub.ScoreStream()
-    await call.write(pb.ScoreStreamRequest(config=config))
+    async def send(call: Any) -> None:
+        while True:
+            await call.write(request)
 
-    async def send() -> None:
-        for sequence, image in enumerate(itertools.cycle(images)):
-            frame = pb.Frame(camera="stuck", sequence=sequence)
-            frame.image.encoded = image
-            await call.write(pb.ScoreStreamRequest(frame=frame))
+    # Its side takes four answers and no more: it is stuck soon.
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
+    async with grpc.aio.insecure_channel(address, options) as channel:
+        call = InspectionServiceStub(channel).ScoreStream()
+        await call.write(pb.ScoreStreamRequest(config=config))
+        sending = asyncio.create_task(send(call))
+        await asyncio.sleep(until_s - time.perf_counter())
+        sending.cancel()
+        call.cancel()
 
-    sending = asyncio.create_task(send())
-    await asyncio.sleep(until_s - time.perf_counter())
-    sending.cancel()
-    call.cancel()
+
+def of_five_megapixels(image: bytes) -> pb.Frame:
+    """Return ``image`` as a large camera would send it: unpacked, 2,448 x 2,048 px."""
+    frame = pb.Frame(camera="stuck")
+    raw = frame.image.raw
+    raw.pixel_format, raw.width, raw.height = "Mono8", 2448, 2048
+    raw.data = Image.open(io.BytesIO(image)).convert("L").resize((raw.width, raw.height)).tobytes()
+    return frame
 
 
 async def generated(plan: dict[str, Any]) -> Told:
@@ -140,10 +152,8 @@ async def generated(plan: dict[str, Any]) -> Told:
             for number in range(plan["streams"] if plan["rate"] is not None else 0)
         ]
         work += [asleep(stub, plan, images, until_s, told) for _ in range(plan["asleep"])]
-        if plan["stuck"]:
-            # On a connection of its own, as another camera's would be.
-            other = grpc.aio.insecure_channel(plan["address"], [("grpc.use_local_subchannel_pool", 1)])
-            work.append(stuck(InspectionServiceStub(other), plan, images, until_s))
+        large = of_five_megapixels(images[0])
+        work += [stuck(plan["address"], plan, large, until_s) for _ in range(plan["stuck"])]
         await asyncio.gather(*work)
         told.seconds = time.perf_counter() - began
     return told
@@ -179,7 +189,7 @@ class Bench:
         max_latency_ms: int = 0,
         streams: int = _STREAMS,
         asleep: int = 0,
-        stuck: bool = False,
+        stuck: int = 0,
     ) -> Scene:
         """Load the server; ``rate`` 0 is as fast as it may, None is no camera that goes on."""
         plan = {
@@ -258,8 +268,9 @@ def bench(folder: Path, arguments: argparse.Namespace) -> None:
         if arguments.stuck:
             scene = stage.play(arguments.stuck, rate=0.0, policy="BLOCK", streams=4)
             print(row("4 streams, BLOCK", scene), flush=True)
-            scene = stage.play(arguments.stuck, rate=0.0, policy="BLOCK", streams=4, stuck=True)
-            print(row("likewise beside one that never reads", scene), flush=True)
+            for many in (1, 32):
+                scene = stage.play(arguments.stuck, rate=0.0, policy="BLOCK", streams=4, stuck=many)
+                print(row(f"likewise beside {many} of 5 Mpx that never read", scene), flush=True)
         if arguments.steady:
             scene = stage.play(arguments.steady, rate=0.0, policy="BLOCK", streams=4)
             print(row("4 streams, BLOCK", scene), flush=True)

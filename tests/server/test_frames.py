@@ -30,6 +30,7 @@ class Camera:
         self.line = FrameLine(self._score, policy)
         self.ending = asyncio.Event()
         self.begun: list[int] = []
+        self.turns: list[Turn] = []
         self.read = 0
         self.queue: asyncio.Event | None = None
         """Set when turns may come; None lets them come at once."""
@@ -38,7 +39,9 @@ class Camera:
 
     def send(self, *sequences: int, camera: str = "left") -> None:
         for sequence in sequences:
-            self._sent.put_nowait(pb.Frame(camera=camera, sequence=sequence))
+            frame = pb.Frame(camera=camera, sequence=sequence)
+            frame.image.encoded = b"a picture"
+            self._sent.put_nowait(frame)
 
     async def send_slowly(self, *sequences: int) -> None:
         """Have the turn of each come before the next is sent."""
@@ -68,6 +71,7 @@ class Camera:
             await self.queue.wait()
         frame = turn.take()
         self.begun.append(frame.sequence)
+        self.turns.append(turn)
         await self._permission(frame.sequence).wait()
         return answer_to(frame, inspection=pb.Inspection(score=frame.sequence))
 
@@ -112,6 +116,23 @@ def test_answers_come_in_the_order_of_the_frames_whichever_is_done_first(
         assert not answers.done()
         camera.let(*range(IN_FLIGHT[policy]))
         assert await answers == [("inspection", number, number) for number in range(IN_FLIGHT[policy])]
+
+    run(test)
+
+
+@pytest.mark.parametrize("policy", [LATEST, BLOCK, REJECT])
+def test_a_frame_that_was_answered_is_held_no_longer_though_nobody_reads_the_answer(
+    policy: pb.StreamPolicy.ValueType,
+) -> None:
+    async def test() -> None:
+        camera = Camera(policy)
+        camera.let(0, 1)
+        await camera.send_slowly(0)
+        answers = camera.answers()
+        assert told(await anext(answers)) == ("inspection", 0, 0)
+        await camera.send_slowly(1, 2)
+        assert [turn.size for turn in camera.turns] == [0, 0, len(b"a picture")]
+        assert told(await anext(answers)) == ("inspection", 1, 1)
 
     run(test)
 
