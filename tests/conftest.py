@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every suite shares: unit tests open no sockets, and idle threads sleep, as in server and worker."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pytest_socket import disable_socket, enable_socket
 
-from blemish_core import threads
+from blemish_core import garbage, threads
 
 # Before any test has loaded torch.
 threads.wait_asleep()
 
 WITH_SOCKETS = {"contract", "integration", "chaos", "benchmarks"}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    with garbage.loaded_for_good():
+        return (yield)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    from blemish_core import logs, threads
+    from blemish_core import garbage, logs, threads
     from blemish_core.settings import read
     from blemish_workers.settings import WorkerSettings
 
@@ -19,13 +19,14 @@ def main() -> None:
     threads.wait_asleep()
     settings = read(WorkerSettings, "blemish-worker")
 
-    from blemish_core.datasets import DatasetStore
-    from blemish_core.index import SearchIndex
-    from blemish_core.jobs.child import Child
-    from blemish_core.jobs.place import Workplace
-    from blemish_core.kept_frames import KeptFrames
-    from blemish_core.models import ModelStore
-    from blemish_core.settings import chosen_device
+    with garbage.loaded_for_good():
+        from blemish_core.datasets import DatasetStore
+        from blemish_core.index import SearchIndex
+        from blemish_core.jobs.child import Child
+        from blemish_core.jobs.place import Workplace
+        from blemish_core.kept_frames import KeptFrames
+        from blemish_core.models import ModelStore
+        from blemish_core.settings import chosen_device
 
     place = Workplace(
         datasets=DatasetStore(settings.datasets, settings.image_limits),

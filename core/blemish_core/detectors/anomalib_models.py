@@ -7,7 +7,9 @@ matplotlib: seconds. So this is imported where a detector is made, not where its
 
 import warnings
 
-with warnings.catch_warnings():
+from blemish_core.garbage import uncollected
+
+with warnings.catch_warnings(), uncollected():
     # anomalib 2.7 imports timm's and its own former paths.
     warnings.simplefilter("ignore", FutureWarning)
     from anomalib.models.image.efficient_ad.torch_model import (
