@@ -278,11 +278,11 @@ def test_cameras_that_vanish_leave_room_for_others(
 def test_two_hundred_cameras_at_once(stack: Stack, picture: bytes, tile_model: str) -> None:
     def camera(number: int) -> list[int]:
         with Client(stack.address) as client:
-            told = client.stream([picture] * 3, tile_model, policy=BLOCK, camera=f"camera {number}")
+            told = client.stream([picture] * 2, tile_model, policy=BLOCK, camera=f"camera {number}")
             return [one.answer.sequence for one in told if isinstance(one, Seen)]
 
     with ThreadPoolExecutor(200) as pool:
-        assert list(pool.map(camera, range(200))) == [[0, 1, 2]] * 200
+        assert list(pool.map(camera, range(200))) == [[0, 1]] * 200
 
 
 @pytest.mark.parametrize(
@@ -371,15 +371,15 @@ def test_a_camera_outlives_a_server_that_is_killed(
     server = start()
     sequences = []
     with Client(address) as client:
-        for one in client.stream([picture] * 400, tile_model, policy=BLOCK, camera="left"):
+        for one in client.stream([picture] * 150, tile_model, policy=BLOCK, camera="left"):
             assert isinstance(one, Seen)
             assert one.answer.HasField("inspection")
             sequences.append(one.answer.sequence)
-            if len(sequences) == 100:
+            if len(sequences) == 50:
                 server.kill()
                 server.wait(30)
                 start()
-    assert sequences == list(range(400))
+    assert sequences == list(range(150))
 
 
 def test_defects_are_found_in_a_stream(client: Client, surfaces: Path, tile_model: str) -> None:

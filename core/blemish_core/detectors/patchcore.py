@@ -76,7 +76,8 @@ class PatchCoreSettings:
                 f"coreset_ratio is {self.coreset_ratio}, but must be above 0 and at most 1",
                 field="patchcore.coreset_ratio",
             )
-        Backbone.named(self.backbone)
+        if self.backbone != backbones.DEFAULT:  # of which that is known: to look it up takes seconds
+            Backbone.named(self.backbone)
 
 
 class PatchCore:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import structlog
 
-from blemish_core.jobs import steps, work
+from blemish_core.jobs import ahead, steps, work
 from blemish_core.jobs.place import Workplace
 from blemish_core.jobs.record import Phase
 from blemish_core.jobs.steps import Go, Said, Step
@@ -43,12 +43,17 @@ class Child:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=self._listen, name="told", daemon=True).start()
         self._tell(steps.Ready(device=self._place.device))
+        loaded = False
         while True:
             try:
                 step = self._messages.get(timeout=_IDLE_S)
             except queue.Empty:
                 work.forget_model()  # of an embedding, kept for its next part
+                if not loaded:
+                    ahead.load(self._place)
+                loaded = True
                 continue
+            loaded = True  # by the step, as far as it needs it
             if not isinstance(step, Go):
                 with structlog.contextvars.bound_contextvars(job=step.job):
                     self._take(step)

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the process of a worker's jobs does ahead of the first, while it has nothing else to do."""
+
+import time
+
+import structlog
+
+from blemish_core.detectors import backbone as backbones
+from blemish_core.detectors.backbone import Backbone
+from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
+from blemish_core.garbage import uncollected
+from blemish_core.jobs import engines
+from blemish_core.jobs.place import Workplace
+
+log = structlog.get_logger(__name__)
+
+
+def load(place: Workplace) -> None:
+    """Import what every job needs, and convert the network that most trainings have: 12 s on two cores.
+
+    Nothing depends on it: what cannot be done here is done again by the job that needs it, which says why.
+    """
+    began = time.monotonic()
+    try:
+        with uncollected():
+            settings = PatchCoreSettings()
+            backbone = Backbone.named(settings.backbone)
+            detector = PatchCore(settings, backbone)
+            detector.load_backbone(backbones.pretrained(backbone, place.weights))
+            engines.fast(place.device, place.runtime, detector.network, detector.input_size)
+    except Exception as error:
+        log.warning("not loaded ahead of the first job", error=repr(error))
+    else:
+        log.debug("loaded ahead of the first job", seconds=round(time.monotonic() - began, 3))
