@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from blemish_core import bundle
@@ -11,6 +12,7 @@ from blemish_core.detectors.algorithms import ALGORITHMS
 from blemish_core.detectors.detector import Detector
 from blemish_core.errors import Corrupt
 from blemish_core.runtimes.choice import TORCH, RuntimeChoice
+from blemish_core.runtimes.on_torch import TorchRuntime
 
 
 def write_weights(detector: Detector, folder: Path) -> tuple[dict[str, str], int]:
@@ -48,7 +50,10 @@ def load_detector(
     tensors = load_file(folder / bundle.WEIGHTS)
     load = ALGORITHMS[manifest.detector].load
     if runtime == TORCH:
-        return manifest, load(manifest.settings, tensors, device)
+        detector = load(manifest.settings, tensors, device)
+        # Made now, not by whichever frame is first.
+        detector.run_on(TorchRuntime(detector.network, torch.device(device)))
+        return manifest, detector
     from blemish_core.runtimes.on_openvino import OpenVinoRuntime
 
     detector = load(manifest.settings, tensors, "cpu")

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.detector import Image, Terms, Training, silent
-from blemish_core.detectors.patchcore import PatchCoreSettings, _PatchFeatures
+from blemish_core.detectors.patchcore import PatchCoreSettings
+from blemish_core.detectors.patchcore_network import PatchFeatures
 from blemish_core.detectors.patchcore_training import train
 from blemish_core.surfaces.specimen import CATEGORIES, Origin, draw
 
@@ -119,15 +120,15 @@ def _bounds(seeds: int, fresh: int, above: int, count: int) -> tuple[float, floa
 def _network_once_an_image() -> Iterator[None]:
     """Keep what the backbone says of an image: trainings differ in the images they choose, not in that."""
     answers: dict[bytes, Tensor] = {}
-    compute = _PatchFeatures.forward
+    compute = PatchFeatures.forward
 
-    def remembered(network: _PatchFeatures, images: Tensor) -> Tensor:
+    def remembered(network: PatchFeatures, images: Tensor) -> Tensor:
         keys = [image.numpy().tobytes() for image in images]
         if any(key not in answers for key in keys):
             answers.update(zip(keys, compute(network, images), strict=True))
         return torch.stack([answers[key] for key in keys])
 
-    with patch.object(_PatchFeatures, "forward", remembered):
+    with patch.object(PatchFeatures, "forward", remembered):
         yield
 
 

@@ -67,7 +67,7 @@ class Openvino:
 def anomalib_frame(detector: PatchCore, image: Tensor) -> tuple[float, Tensor]:
     """Score (1, 3, S, S) as ``PatchcoreModel.forward`` does after its network."""
     features, grid = detector.features([image])
-    model, patches = detector._model, features[0].contiguous()
+    model, patches = detector._torch.model, features[0].contiguous()
     distances, rows = (found[None] for found in model.nearest_neighbors(patches, n_neighbors=1))
     score = model.compute_anomaly_score(distances, rows, patches)
     side = detector.input_size

@@ -209,7 +209,7 @@ def anomalibs(version: Path, folder: Path) -> Callable[[bytes], object]:
         visualizer=False,
         evaluator=False,
     )
-    module.model.load_state_dict(detector._model.state_dict())
+    module.model.load_state_dict(detector._torch.model.state_dict())
     predict = inferencers(module, folder)["anomalib OpenVINO f32"]
     side = detector.input_size
 

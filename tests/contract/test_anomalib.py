@@ -40,7 +40,7 @@ def test_scores_and_maps_are_those_of_anomalib(neighbors: int) -> None:
         patches, _ = detector.features(torch.randn(4, 3, 128, 128).unbind())
         detector.remember(patches.flatten(0, 1)[::7])
         batch = torch.randn(3, 3, 128, 128)
-        theirs = detector._model(batch)
+        theirs = detector._torch.model(batch)
     assert_the_same(detector.inspect(batch.unbind()), theirs)
 
 
@@ -55,14 +55,14 @@ def test_scores_of_whitened_features_are_those_of_anomalib_on_them() -> None:
         detector.remember((plain @ matrix + shift)[::7])
         batch = torch.randn(3, 3, 128, 128)
         # Theirs, with one more line where it joins the features of the stages.
-        join = detector._model.generate_embedding
+        join = detector._torch.model.generate_embedding
 
         def joined(features: dict[str, Tensor]) -> Tensor:
             maps = join(features)
             return torch.einsum("bdhw,de->behw", maps, matrix) + shift[:, None, None]
 
-        detector._model.generate_embedding = joined  # type: ignore[method-assign]
-        theirs = detector._model(batch)
+        detector._torch.model.generate_embedding = joined  # type: ignore[method-assign]
+        theirs = detector._torch.model(batch)
     assert_the_same(detector.inspect(batch.unbind()), theirs)
 
 
@@ -80,14 +80,14 @@ def test_scores_relative_to_what_is_usual_are_those_of_anomalib_on_such_distance
         assert usual.max() > 1.1 * usual.min()
         batch = torch.randn(3, 3, 128, 128)
         # Theirs, with one more line where it finds the distance of every patch.
-        find = detector._model.nearest_neighbors
+        find = detector._torch.model.nearest_neighbors
 
         def found(embedding: Tensor, n_neighbors: int) -> tuple[Tensor, Tensor]:
             distances, rows = find(embedding=embedding, n_neighbors=n_neighbors)
             return (distances / usual.repeat(3) if n_neighbors == 1 else distances), rows
 
-        detector._model.nearest_neighbors = found  # type: ignore[method-assign]
-        theirs = detector._model(batch)
+        detector._torch.model.nearest_neighbors = found  # type: ignore[method-assign]
+        theirs = detector._torch.model(batch)
     assert_the_same(detector.inspect(batch.unbind()), theirs)
 
 
@@ -105,7 +105,7 @@ def test_scores_are_those_of_anomalib_also_by_the_index(surface: Path) -> None:
     assert detector._bank.centroids is not None
     batch = prepared("test")
     with torch.inference_mode():
-        theirs = detector._model(torch.stack(batch))
+        theirs = detector._torch.model(torch.stack(batch))
     ours = detector.inspect(batch)
     np.testing.assert_allclose([o.score for o in ours], theirs.pred_score, rtol=1e-4)
     above = np.stack([o.anomaly_map for o in ours]) / theirs.anomaly_map[:, 0].numpy() - 1

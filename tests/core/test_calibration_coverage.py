@@ -21,7 +21,8 @@ from torch import Tensor
 
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.detector import Image, Terms, silent
-from blemish_core.detectors.patchcore import PatchCoreSettings, _PatchFeatures
+from blemish_core.detectors.patchcore import PatchCoreSettings
+from blemish_core.detectors.patchcore_network import PatchFeatures
 from blemish_core.detectors.patchcore_training import train
 
 CHANCE = 1e-6
@@ -132,15 +133,15 @@ def surface(seed: int) -> Image:
 def quick_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Has the backbone run once for each image, however often trainings see it."""
     answers: dict[bytes, Tensor] = {}
-    compute = _PatchFeatures.forward
+    compute = PatchFeatures.forward
 
-    def remembered(network: _PatchFeatures, images: Tensor) -> Tensor:
+    def remembered(network: PatchFeatures, images: Tensor) -> Tensor:
         keys = [image.numpy().tobytes() for image in images]
         if any(key not in answers for key in keys):
             answers.update(zip(keys, compute(network, images), strict=True))
         return torch.stack([answers[key] for key in keys])
 
-    monkeypatch.setattr(_PatchFeatures, "forward", remembered)
+    monkeypatch.setattr(PatchFeatures, "forward", remembered)
     # On a busy machine threads that wait for each other cost far more than such small inputs.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

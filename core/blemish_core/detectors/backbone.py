@@ -37,12 +37,20 @@ class Backbone:
 
     @classmethod
     def named(cls, name: str) -> "Backbone":
-        """Look up ``name`` in timm.
+        """Return the backbone of that name.
 
         Raises:
             InvalidRequest: if timm has no such model, or it has no stages of stride 8 and 16.
         """
-        # timm, here and below, only now: with torchvision it takes seconds.
+        if name == DEFAULT:
+            # What the lookup would find. timm comes only now, here and below: with torchvision it takes
+            # seconds, of a server too, which asks for what it serves and for each training's settings.
+            return cls(DEFAULT, _TIMM_NAMES[DEFAULT], ("blocks.2", "blocks.4"), (0.5,) * 3, (0.5,) * 3)
+        return cls.looked_up(name)
+
+    @classmethod
+    def looked_up(cls, name: str) -> "Backbone":
+        """As ``named``, of timm in every case."""
         import timm
 
         timm_name = _TIMM_NAMES.get(name, name)

@@ -12,15 +12,15 @@ whitened features with such distances, and without it those of anomalib's model.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from blemish_core.detectors import backbone as backbones
-from blemish_core.detectors.anomaly_map import anomaly_map
+from blemish_core.detectors.anomaly_map import BLUR, anomaly_map
 from blemish_core.detectors.backbone import Backbone
-from blemish_core.detectors.detector import Image, Look, Outcome, Runtime, held_bytes, release
+from blemish_core.detectors.detector import Image, Look, Outcome, Runtime
 from blemish_core.detectors.embedding import (
     TEMPERATURE,
     embeddings,
@@ -30,14 +30,11 @@ from blemish_core.detectors.embedding import (
     whitening,
 )
 from blemish_core.detectors.memory_bank import MemoryBank, Nearest
+from blemish_core.detectors.patchcore_network import PatchCoreNetwork
 from blemish_core.detectors.places import usual_distances
 from blemish_core.errors import InvalidRequest
 from blemish_core.preprocessing import Preprocessing
 from blemish_core.runtimes.on_torch import TorchRuntime
-from blemish_core.runtimes.staged import Staged
-
-if TYPE_CHECKING:
-    from blemish_core.detectors.anomalib_models import PatchcoreModel
 
 NAME = "patchcore"
 
@@ -76,8 +73,7 @@ class PatchCoreSettings:
                 f"coreset_ratio is {self.coreset_ratio}, but must be above 0 and at most 1",
                 field="patchcore.coreset_ratio",
             )
-        if self.backbone != backbones.DEFAULT:  # of which that is known: to look it up takes seconds
-            Backbone.named(self.backbone)
+        Backbone.named(self.backbone)
 
 
 class PatchCore:
@@ -88,24 +84,13 @@ class PatchCore:
     def __init__(
         self, settings: PatchCoreSettings, backbone: Backbone, device: str | torch.device = "cpu"
     ) -> None:
-        # Only now: it takes seconds, and a server or a worker may wait long for its first detector.
-        from blemish_core.detectors.anomalib_models import PatchcoreModel
-
         self._settings = settings
         self._backbone = backbone
         self._device = torch.device(device)
-        self._model = PatchcoreModel(
-            backbone=backbone.timm_name,
-            layers=list(backbone.layers),
-            pre_trained=False,
-            num_neighbors=settings.neighbors,
-        ).eval()
-        self._network = Staged(_PatchFeatures(self._model))
-        self._runtime: Runtime = TorchRuntime(self._network, self._device)
+        self._torch = PatchCoreNetwork(backbone, settings.neighbors, self._device)
+        self._runtime: Runtime | None = None
         self._bank = MemoryBank(torch.empty(0, 0))
         self._usual: Tensor | None = None  # (P,), what distances are relative to
-        blur = self._model.anomaly_map_generator.blur.kernel[0, 0].double()
-        self._blur = tuple(blur.sum(0).tolist())  # the kernel is the product of two such
         self._preprocess = Preprocessing(settings.input_size, backbone.mean, backbone.std)
         # What embeddings are measured by: the bank's mean, what good patches vary in, and how good images
         # new to the bank lie and score.
@@ -124,30 +109,33 @@ class PatchCore:
 
     @property
     def network(self) -> nn.Module:
-        return self._network
+        return self._torch.staged
 
     @property
     def runtime(self) -> Runtime:
+        if self._runtime is None:
+            self._runtime = TorchRuntime(self.network, self._device)
         return self._runtime
 
     @property
     def bytes(self) -> int:
-        return held_bytes(self._network) + self._bank.bytes + self._runtime.bytes
+        runtime = self._runtime.bytes if self._runtime is not None else 0
+        return self._torch.bytes + self._bank.bytes + runtime
 
     def run_on(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
     def release_weights(self) -> None:
-        release(self._network.parameters())
+        self._torch.release()
 
     def tensors(self) -> dict[str, Tensor]:
-        tensors = self._model.state_dict() | {
+        tensors = self._torch.model.state_dict() | {
             "center": self._center,
             "whitening": self._whitening,
             "spread": self._spread,
             "good_scores": self._good_scores,
         }
-        if (layer := self._network.own) is not None:
+        if (layer := self._torch.staged.own) is not None:
             assert layer.bias is not None
             tensors |= {"feature_whitening": layer.weight[:, :, 0, 0], "feature_shift": layer.bias}
         if self._usual is not None:
@@ -177,10 +165,16 @@ class PatchCore:
         # Versions from before it have distances that are relative to nothing.
         detector._usual = weights.pop("usual_distances", None)
         centroids, supports = weights.pop("index_centroids", None), weights.pop("supports", None)
-        if (matrix := weights.pop("feature_whitening", None)) is not None:
-            detector.whiten(matrix, weights.pop("feature_shift"))
-        detector._model.load_state_dict(weights)
-        detector._search(detector._model.memory_bank, centroids, supports)
+        matrix, shift = weights.pop("feature_whitening", None), weights.pop("feature_shift", None)
+        entries = weights.pop("memory_bank")
+        detector._torch = PatchCoreNetwork(
+            detector._backbone,
+            checked.neighbors,
+            detector._device,
+            weights,
+            (matrix, shift) if matrix is not None and shift is not None else None,
+        )
+        detector._search(entries, centroids, supports)
         return detector._on_device()
 
     def prepare(self, image: Image) -> Tensor:
@@ -213,7 +207,7 @@ class PatchCore:
         """Patch features (B, P, D) and the grid (rows, columns) of the P patches."""
         # One, as on a CPU, need not be copied.
         batch = inputs[0][None] if len(inputs) == 1 else torch.stack(list(inputs))
-        (maps,) = self._runtime(batch)  # (B, D, rows, columns)
+        (maps,) = self.runtime(batch)  # (B, D, rows, columns)
         rows, columns = maps.shape[-2:]
         return maps.flatten(2).transpose(1, 2), (rows, columns)
 
@@ -231,7 +225,7 @@ class PatchCore:
             ]
         )
         side = self._settings.input_size
-        maps = [anomaly_map(found.distances.reshape(grid), side, self._blur) for found in nearest]
+        maps = [anomaly_map(found.distances.reshape(grid), side, BLUR) for found in nearest]
         distances = torch.stack([found.distances for found in nearest])  # (B, P)
         gathered = pooled(features, distances, self._spread)
         vectors = embeddings(gathered, self._center, self._whitening, scores, self._good_scores)
@@ -246,17 +240,11 @@ class PatchCore:
 
     def load_backbone(self, weights: Mapping[str, Tensor]) -> None:
         """Take a backbone's weights, by their names in timm."""
-        # The extractor stops at the last stage that is needed; later weights have no place in it.
-        extractor = self._model.feature_extractor.feature_extractor
-        missing, _ = extractor.load_state_dict(weights, strict=False)
-        if missing:
-            raise RuntimeError(f"{self._backbone.name} lacks weights for {missing[:3]}; this is a bug")
-        self._on_device()
+        self._torch.load_backbone(weights)
 
     def whiten(self, matrix: Tensor, shift: Tensor) -> None:
         """Have features (P, D) be what they were times a symmetric (D, D), plus ``shift`` (D,)."""
-        self._network.map(matrix, shift)
-        self._network.to(self._device)
+        self._torch.map(matrix, shift)
 
     def remember(self, entries: Tensor) -> None:
         """Take ``entries`` (M, D) as what is normal."""
@@ -277,7 +265,7 @@ class PatchCore:
     ) -> None:
         supports = supports.to(self._device) if supports is not None else None
         self._bank = MemoryBank(entries.to(self._device), centroids, supports)
-        self._model.memory_bank = self._bank.entries  # the same: held once
+        self._torch.remember(self._bank.entries)  # the same: held once
 
     def measure_spread(self, features: Tensor) -> None:
         """Take how far features (B, P, D) of good images lie from the bank as the unit of distance."""
@@ -322,26 +310,9 @@ class PatchCore:
         self._good_scores = score_unit(torch.tensor(scores)).to(self._device)
 
     def _on_device(self) -> "PatchCore":
-        self._model.to(self._device)
         self._center, self._spread = self._center.to(self._device), self._spread.to(self._device)
         self._whitening = self._whitening.to(self._device)
         self._good_scores = self._good_scores.to(self._device)
         if self._usual is not None:
             self._usual = self._usual.to(self._device)
         return self
-
-
-class _PatchFeatures(nn.Module):
-    """Images (B, 3, S, S) to locally pooled features of two stages on the finer one's grid."""
-
-    def __init__(self, model: "PatchcoreModel") -> None:
-        super().__init__()
-        self.extractor = model.feature_extractor
-        self.pooler = model.feature_pooler
-        self.join = model.generate_embedding
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return features (B, D, rows, columns)."""
-        pooled = {name: self.pooler(features) for name, features in self.extractor(images).items()}
-        joined: Tensor = self.join(pooled)
-        return joined

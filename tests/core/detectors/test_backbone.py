@@ -21,6 +21,10 @@ def test_the_default_needs_no_hub(tmp_path: Path) -> None:
     assert weights["bn1.running_mean"].abs().sum() > 1
 
 
+def test_the_default_is_known_without_timm_as_timm_has_it() -> None:
+    assert Backbone.named("efficientnet_lite0") == Backbone.looked_up("efficientnet_lite0")
+
+
 def test_stages_follow_the_strides() -> None:
     assert Backbone.named("resnet18").layers == ("layer2", "layer3")
     assert Backbone.named("wide_resnet50_2").mean == (0.485, 0.456, 0.406)

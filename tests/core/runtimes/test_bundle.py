@@ -2,6 +2,8 @@
 """A bundle that holds its network for OpenVINO too, as a training job leaves it."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -15,7 +17,7 @@ from blemish_core import bundle
 from blemish_core.bundle import Manifest
 from blemish_core.calibration import Calibration
 from blemish_core.calibration_log import CalibrationLog, Change, Rule
-from blemish_core.detectors.detector import Held, Image, Training, silent
+from blemish_core.detectors.detector import Held, Image, Training, held_bytes, silent
 from blemish_core.detectors.patchcore import PatchCore
 from blemish_core.errors import Corrupt, JobCancelled, NotPossibleYet, RuntimesDisagree
 from blemish_core.jobs import engines
@@ -97,8 +99,31 @@ def test_openvino_serves_by_itself_on_a_cpu(published: Path) -> None:
 
 
 def test_weights_are_held_once(published: Path) -> None:
+    _, on_torch = load_detector(published, "cpu", RuntimeChoice("torch"))
     _, detector = load_detector(published, "cpu", RuntimeChoice("openvino"))
-    assert sum(parameter.numel() for parameter in detector.network.parameters()) == 0
+    assert detector.runtime.bytes < detector.bytes
+    network_bytes = held_bytes(on_torch.network)
+    assert detector.bytes - detector.runtime.bytes == on_torch.bytes - network_bytes
+    with pytest.raises(RuntimeError, match="given away"):
+        detector.network  # noqa: B018
+
+
+def test_what_openvino_runs_is_loaded_without_the_imports_of_torchs_network(
+    published: Path,
+) -> None:
+    script = (
+        "import sys; from pathlib import Path; import numpy\n"
+        "from blemish_core.loading import load_detector\n"
+        f"manifest, detector = load_detector(Path({str(published)!r}), 'cpu')\n"
+        "detector.inspect([detector.prepare(numpy.zeros((60, 80, 3), 'u1'))])\n"
+        "print(detector.runtime.name, *{name.partition('.')[0] for name in sys.modules})"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
+    )
+    name, *loaded = ran.stdout.split()
+    assert name == "openvino"
+    assert {"anomalib", "lightning", "matplotlib", "pandas", "timm", "torchvision"} & set(loaded) == set()
 
 
 @pytest.fixture
