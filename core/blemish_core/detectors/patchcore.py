@@ -165,14 +165,12 @@ class PatchCore:
         # Versions from before it have distances that are relative to nothing.
         detector._usual = weights.pop("usual_distances", None)
         centroids, supports = weights.pop("index_centroids", None), weights.pop("supports", None)
-        matrix, shift = weights.pop("feature_whitening", None), weights.pop("feature_shift", None)
+        mapping = None
+        if (matrix := weights.pop("feature_whitening", None)) is not None:
+            mapping = matrix, weights.pop("feature_shift")
         entries = weights.pop("memory_bank")
         detector._torch = PatchCoreNetwork(
-            detector._backbone,
-            checked.neighbors,
-            detector._device,
-            weights,
-            (matrix, shift) if matrix is not None and shift is not None else None,
+            detector._backbone, checked.neighbors, detector._device, weights, mapping
         )
         detector._search(entries, centroids, supports)
         return detector._on_device()
