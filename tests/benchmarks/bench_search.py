@@ -220,20 +220,20 @@ def real(bench: Bench) -> tuple[Vectors, list[str]]:
     return vectors, [str((point.payload or {})["class_name"]) for point in found]
 
 
-def fill(bench: Bench, shape: Shape, size: int) -> float:
-    """Load until there are ``size`` points; returns items a second."""
+def fill(bench: Bench, shape: Shape, size: int) -> str:
+    """Load until there are ``size`` points; returns how fast that was."""
     there = bench.points()
     took = loaded(bench, shape, there, size - there)
-    return (size - there) / took
+    return f"filled up at {(size - there) / sum(took):.0f} a second, the longest put took {max(took):.2f} s"
 
 
-def loaded(bench: Bench, shape: Shape, first: int, count: int) -> float:
-    """Put ``count`` items, and return how long Qdrant took, in s."""
-    index, took = bench.index, 0.0
+def loaded(bench: Bench, shape: Shape, first: int, count: int) -> list[float]:
+    """Put ``count`` items, and return how long Qdrant took for each put, in s."""
+    index, took = bench.index, []
     for items, vectors in batches(bench.version, shape, first, count):
         before = time.perf_counter()
         index.put(bench.version, items, vectors, "bench")
-        took += time.perf_counter() - before
+        took.append(time.perf_counter() - before)
     return took
 
 
@@ -498,12 +498,12 @@ def bench(folder: Path, arguments: argparse.Namespace) -> None:
         print("|---|---|---|---|---|---|---|")
         told = []
         for size in arguments.sizes:
-            rate = fill(stage, shape, size)
+            filled = fill(stage, shape, size)
             segments, quantized = settled(stage)
             with relayed(stage) as by_relay:
                 recall = compared(stage, by_relay, shape, size, arguments)
             told.append(
-                f"- {size:,} vectors: filled up at {rate:.0f} a second; {segments} segments, "
+                f"- {size:,} vectors: {filled}; {segments} segments, "
                 f"{quantized:,} vectors in int8; {recall}"
             )
         print("\n" + "\n".join(told))
@@ -520,7 +520,7 @@ def main() -> None:
         shape, address, url, port, version, first, count = sys.argv[2:]
         stage = Bench(address, url, int(port), ModelRef.parse(version))
         print("ready", flush=True)
-        print(int(count) / loaded(stage, Shape.read(Path(shape)), int(first), int(count)))
+        print(int(count) / sum(loaded(stage, Shape.read(Path(shape)), int(first), int(count))))
         return
     if sys.argv[1:2] == ["--relay"]:
         asyncio.run(relay(int(sys.argv[2])))
