@@ -8,6 +8,7 @@ from anomalib.models.image.efficient_ad import lightning_model
 from tests.narrow import narrow
 
 from blemish_core import downloads
+from blemish_core.detectors import teacher
 from blemish_core.detectors.anomalib_models import (
     EfficientAdModel,
     EfficientAdModelSize,
@@ -37,6 +38,16 @@ def test_scores_and_maps_are_those_of_anomalib(input_size: int) -> None:
     np.testing.assert_allclose(
         np.stack([o.anomaly_map for o in ours]), theirs.anomaly_map[:, 0], rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("size", ["small", "medium"])
+def test_what_the_teacher_answers_is_what_anomalibs_does(size: str) -> None:
+    torch.manual_seed(4)
+    network, images = teacher.network(size), torch.rand(2, 3, 64, 80)
+    with torch.inference_mode():
+        theirs = network(images)
+        ours = teacher.answers(network.state_dict(), images)
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("size", ["small", "medium"])

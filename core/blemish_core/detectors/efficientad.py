@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from blemish_core.detectors.detector import Image, Look, Outcome, Runtime, held_bytes, release
-from blemish_core.detectors.embedding import embeddings, pooled, score_unit, whitening
+from blemish_core.detectors.detector import Image, Look, Outcome, Runtime
+from blemish_core.detectors.efficientad_network import PAD, EfficientAdNetwork, of_patches
+from blemish_core.detectors.embedding import embeddings, score_unit, whitening
 from blemish_core.detectors.teacher import CHANNELS, SIZES
 from blemish_core.errors import InvalidRequest
 from blemish_core.preprocessing import Preprocessing
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from blemish_core.detectors.anomalib_models import EfficientAdModel
 
 NAME = "efficientad"
-_STRIDE = 4  # px from one patch to the next
-_PAD = 4  # patches that the maps are padded by, each side: the network's own field of view is lost there
 
 
 @dataclass(frozen=True)
@@ -80,18 +78,16 @@ class EfficientAd:
     name = NAME
 
     def __init__(self, settings: EfficientAdSettings, device: str | torch.device = "cpu") -> None:
-        # Only now: it takes seconds, and a server or a worker may wait long for its first detector.
-        from blemish_core.detectors.anomalib_models import EfficientAdModel, EfficientAdModelSize
-
         self._settings = settings
         self._device = torch.device(device)
-        self.model = EfficientAdModel(CHANNELS, EfficientAdModelSize(settings.size)).eval()
-        """anomalib's, for the training."""
-        self._network = _Judgement(self.model)
-        self._runtime: Runtime = TorchRuntime(self._network, self._device)
+        self._torch = EfficientAdNetwork(settings.size, self._device)
+        self._runtime: Runtime | None = None
         self._preprocess = Preprocessing(settings.input_size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-        self._good_scores = torch.tensor([0.0, 1.0])
+        # What embeddings are measured by: the mean of good images' pooled features, what good patches vary
+        # in, and how good images score.
+        self._center = torch.zeros(CHANNELS)
         self._whitening = torch.eye(CHANNELS)
+        self._good_scores = torch.tensor([0.0, 1.0])
         self._on_device()
 
     @property
@@ -103,29 +99,35 @@ class EfficientAd:
         return asdict(self._settings)
 
     @property
+    def model(self) -> "EfficientAdModel":
+        """anomalib's, for the training."""
+        return self._torch.judgement.model
+
+    @property
     def network(self) -> nn.Module:
-        return self._network
+        return self._torch.judgement
 
     @property
     def runtime(self) -> Runtime:
+        if self._runtime is None:
+            self._runtime = TorchRuntime(self.network, self._device)
         return self._runtime
 
     @property
     def bytes(self) -> int:
-        return held_bytes(self._network) + self._runtime.bytes
+        return self._torch.bytes + (self._runtime.bytes if self._runtime is not None else 0)
 
     def run_on(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
     def release_weights(self) -> None:
-        # What the teacher says of each patch is no answer of the network: ``look`` asks it again.
-        asked = {*self.model.teacher.parameters(), *self.model.mean_std.values()}
-        release(parameter for parameter in self._network.parameters() if parameter not in asked)
+        self._torch.release()
 
     def tensors(self) -> dict[str, Tensor]:
-        tensors = self._network.state_dict() | {
-            "good_scores": self._good_scores,
+        tensors = self.network.state_dict() | {
+            "center": self._center,
             "whitening": self._whitening,
+            "good_scores": self._good_scores,
         }
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
@@ -139,10 +141,10 @@ class EfficientAd:
         """Rebuild the detector that gave ``settings`` and ``tensors``."""
         detector = cls(EfficientAdSettings(**settings), device)
         weights = dict(tensors)
-        detector._good_scores = weights.pop("good_scores")
+        detector._center, detector._good_scores = weights.pop("center"), weights.pop("good_scores")
         # Versions from before it had plain directions, and so has what was indexed of them.
         detector._whitening = weights.pop("whitening", detector._whitening)
-        detector._network.load_state_dict(weights)
+        detector._torch = EfficientAdNetwork(detector._settings.size, detector._device, weights)
         return detector._on_device()
 
     def prepare(self, image: Image) -> Tensor:
@@ -150,10 +152,11 @@ class EfficientAd:
 
     def inspect(self, inputs: Sequence[Tensor]) -> list[Outcome]:
         with torch.inference_mode():
-            maps, features = self._runtime(torch.stack(list(inputs)))
+            maps, features = self.runtime(torch.stack(list(inputs)))
             scores = maps.amax((1, 2, 3))
-            center = self._network.center.to(scores.device)
-            whitening, good_scores = (t.to(scores.device) for t in (self._whitening, self._good_scores))
+            center, whitening, good_scores = (
+                t.to(scores.device) for t in (self._center, self._whitening, self._good_scores)
+            )
             vectors = embeddings(features, center, whitening, scores, good_scores)
         return [
             Outcome(score, np.ascontiguousarray(pixels), vector)
@@ -165,13 +168,12 @@ class EfficientAd:
     def look(self, inputs: Sequence[Tensor]) -> list[Look]:
         outcomes = self.inspect(inputs)
         with torch.inference_mode():
-            answers = self._network.teacher(torch.stack(list(inputs)).to(self._device))  # (B, 384, R, R)
-            center = self._network.center.to(self._device)
-            deviations = ((answers.permute(0, 2, 3, 1) - center) @ self._whitening).cpu()
+            answers = self._torch.taught(torch.stack(list(inputs)))  # (B, 384, R, R)
+            deviations = ((answers.permute(0, 2, 3, 1) - self._center) @ self._whitening).cpu()
             maps = torch.stack([torch.from_numpy(outcome.anomaly_map) for outcome in outcomes])
-            anomaly = _patches(maps[:, None])
+            anomaly = of_patches(maps[:, None])
         return [
-            Look(*told, self._network.spread.cpu(), self._good_scores.cpu(), _PAD)
+            Look(*told, self._torch.spread.cpu(), self._good_scores.cpu(), PAD)
             for told in zip(outcomes, deviations, anomaly, strict=True)
         ]
 
@@ -180,7 +182,7 @@ class EfficientAd:
 
         ``taught`` is the teacher's standardised answer to them, (B, 384, R, R).
         """
-        return self._network.judged(images, taught)[1]
+        return self._torch.judgement.judged(images, taught)[1]
 
     def measure_maps(self, quantiles: Mapping[str, Tensor], spread: Tensor) -> None:
         """Take how the maps of good images new to the student lie.
@@ -191,11 +193,11 @@ class EfficientAd:
         """
         for name, value in quantiles.items():
             self.model.quantiles[name].data.copy_(value)
-        self._network.spread.copy_(spread)
+        self._torch.judgement.spread.copy_(spread)
 
     def measure_center(self, center: Tensor) -> None:
         """Take the mean of the pooled features of good images, (384,), off every embedding."""
-        self._network.center.copy_(center)
+        self._center = center.to(self._device)
 
     def measure_directions(self, features: Tensor) -> None:
         """Take what features (N, 384) of good images vary in as what tells no images apart."""
@@ -207,48 +209,7 @@ class EfficientAd:
         self._good_scores = score_unit(torch.tensor(scores)).to(self._device)
 
     def _on_device(self) -> "EfficientAd":
-        self._network.to(self._device)
+        self._center = self._center.to(self._device)
         self._good_scores = self._good_scores.to(self._device)
         self._whitening = self._whitening.to(self._device)
         return self
-
-
-class _Judgement(nn.Module):
-    """Images (B, 3, S, S) of 0 to 1 to anomaly maps (B, 1, S, S) and pooled features (B, 384)."""
-
-    center: Tensor
-    spread: Tensor
-
-    def __init__(self, model: "EfficientAdModel") -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("center", torch.zeros(CHANNELS))
-        self.register_buffer("spread", torch.ones(()))
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """As anomalib's ``EfficientAdModel.forward`` judges; the teacher's answers are pooled beside it."""
-        return self.judged(images, self.teacher(images))
-
-    def judged(self, images: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Judge images to which the teacher's answer, (B, 384, R, R), is known."""
-        model = self.model
-        student = model.student(images)
-        distance = torch.pow(teacher - student[:, :CHANNELS], 2)
-        map_st, map_stae = model.compute_maps(images, student, distance)
-        maps = 0.5 * map_st + 0.5 * map_stae
-        patches = _patches(maps)
-        count = patches.shape[1] * patches.shape[2]
-        # Views of -1 images: to flatten would write the size of the batch into an export.
-        features = teacher.view(-1, CHANNELS, count).transpose(1, 2)  # (B, R * R, 384)
-        return maps, pooled(features, patches.contiguous().view(-1, count), self.spread)
-
-    def teacher(self, images: Tensor) -> Tensor:
-        """The teacher's features (B, 384, R, R), each channel in units of good images."""
-        mean, std = self.model.mean_std["mean"], self.model.mean_std["std"]
-        answers: Tensor = (self.model.teacher(images) - mean) / std
-        return answers
-
-
-def _patches(maps: Tensor) -> Tensor:
-    """The anomaly (B, R, R) of the patches that the teacher answers for, from maps (B, 1, S, S)."""
-    return functional.avg_pool2d(maps, _STRIDE)[:, 0, _PAD:-_PAD, _PAD:-_PAD]

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional
 
 from blemish_core.detectors import brought
 from blemish_core.errors import Corrupt, NotPossibleYet
@@ -19,6 +21,9 @@ from blemish_core.errors import Corrupt, NotPossibleYet
 CHANNELS = 384
 SIZES = ("small", "medium")
 SHIPPED = Path(__file__).parent / "teachers"
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's channels
+_HALVED = 2  # convolutions after which the field is halved: the first two of either size
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,23 @@ def network(size: str) -> nn.Module:
     }
     made: nn.Module = networks[size](CHANNELS)
     return made
+
+
+def answers(weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    """What a patch description network of ``weights`` answers to images (B, 3, S, S): (B, C, R, R).
+
+    The same as ``network`` of either size would, which takes seconds to be made for the first time.
+    """
+    mean, std = (torch.tensor(each, device=images.device).view(3, 1, 1) for each in (_MEAN, _STD))
+    field = (images - mean) / std
+    count = sum(name.endswith(".weight") for name in weights)
+    for number in range(1, count + 1):
+        field = functional.conv2d(field, weights[f"conv{number}.weight"], weights[f"conv{number}.bias"])
+        if number < count:
+            field = functional.relu(field)
+        if number <= _HALVED:
+            field = functional.avg_pool2d(field, 2)
+    return field
 
 
 def weights_name(size: str) -> str:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """EfficientAD by a teacher of random weights: what it must do whatever the teacher knows."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -105,11 +107,39 @@ def test_looking_closely_takes_no_weights_but_the_teachers(training: Training) -
     detector.run_on(Rounded(training.detector))
     detector.release_weights()
     assert detector.bytes < held
+    with pytest.raises(RuntimeError, match="given away"):
+        detector.network  # noqa: B018
     for outcome, look in zip(before, detector.look(inputs), strict=True):
         rows, columns, _ = look.deviations.shape
         assert (rows, columns) == look.anomaly.shape == (56, 56)
         whole = spot(look, np.ones((256, 256), bool), threshold=1.0)
         np.testing.assert_allclose(whole.embedding, outcome.embedding, atol=5e-3)
+
+
+def test_what_another_runtime_runs_is_loaded_without_the_imports_of_torchs_network(
+    training: Training, tmp_path: Path
+) -> None:
+    save_file(training.detector.tensors(), tmp_path / "weights.safetensors")
+    script = (
+        "import sys; import numpy, torch; from safetensors.torch import load_file\n"
+        "from blemish_core.detectors.efficientad import EfficientAd\n"
+        "class Runtime:\n"
+        "    name, bytes = 'another', 0\n"
+        "    def __call__(self, images):\n"
+        "        return torch.rand(len(images), 1, 256, 256), torch.rand(len(images), 384)\n"
+        f"tensors = load_file({str(tmp_path / 'weights.safetensors')!r})\n"
+        "detector = EfficientAd.load({}, tensors)\n"
+        "detector.run_on(Runtime())\n"
+        "detector.release_weights()\n"
+        "detector.look([detector.prepare(numpy.zeros((60, 80, 3), 'u1'))])\n"
+        "print(detector.runtime.name, *{name.partition('.')[0] for name in sys.modules})"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
+    )
+    name, *loaded = ran.stdout.split()
+    assert name == "another"
+    assert {"anomalib", "lightning", "matplotlib", "pandas", "timm", "torchvision"} & set(loaded) == set()
 
 
 def test_loaded_it_gives_the_same(training: Training) -> None:
