@@ -20,8 +20,6 @@ import torch
 from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
 from torch import Tensor
 
-from blemish_core.detectors import backbone as backbones
-from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.coreset import greedy_coreset
 from blemish_core.detectors.detector import Image
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
@@ -44,9 +42,8 @@ def images(data: Path | None) -> Iterator[Image]:
 def patches(data: Path | None, wanted: int) -> Tensor:
     """Return ``wanted`` patches (N, D), fewer if the images have not so many."""
     settings = PatchCoreSettings()
-    backbone = Backbone.named(settings.backbone)
-    detector = PatchCore(settings, backbone)
-    detector.load_backbone(backbones.pretrained(backbone, Path("nowhere")))
+    detector = PatchCore(settings)
+    detector.load_pretrained(Path("nowhere"))
     parts: list[Tensor] = []
     with torch.inference_mode():
         for image in images(data):

@@ -28,8 +28,6 @@ import torch
 from torch import Tensor
 
 from blemish_core import threads
-from blemish_core.detectors import backbone as backbones
-from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.coreset import greedy_coreset
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.detectors.patchcore_training import Whitening
@@ -171,9 +169,8 @@ def main() -> None:
 
 
 def run(folder: Path, arguments: argparse.Namespace) -> None:
-    backbone = Backbone.named(SETTINGS.backbone)
-    detector = PatchCore(SETTINGS, backbone)
-    detector.load_backbone(backbones.pretrained(backbone, Path("none")))
+    detector = PatchCore(SETTINGS)
+    detector.load_pretrained(Path("none"))
     learned, good, bad = images(folder, arguments.train, arguments.test)
 
     def prepared(files: list[Path]) -> list[Tensor]:

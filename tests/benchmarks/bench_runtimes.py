@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blemish_core.detectors import backbone as backbones
 from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.detector import Detector, Image
 from blemish_core.detectors.efficientad import EfficientAd, EfficientAdSettings
@@ -105,9 +104,9 @@ def patchcores(bank_size: int, folder: Path) -> dict[str, Frame]:
     from anomalib.models import Patchcore
 
     settings = PatchCoreSettings(input_size=SIZE)
+    detector = PatchCore(settings)
+    detector.load_pretrained(Path("nowhere"))
     backbone = Backbone.named(settings.backbone)
-    detector = PatchCore(settings, backbone)
-    detector.load_backbone(backbones.pretrained(backbone, Path("nowhere")))
     with torch.inference_mode():
         parts = [
             detector.features([detector.prepare(picture(1000 + seed))])[0][0]

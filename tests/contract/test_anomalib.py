@@ -12,7 +12,6 @@ from anomalib.metrics import AUPRO
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from blemish_core.detectors.backbone import Backbone, pretrained
 from blemish_core.detectors.detector import Outcome
 from blemish_core.detectors.embedding import whitening
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
@@ -35,7 +34,7 @@ def assert_the_same(ours: Sequence[Outcome], theirs: InferenceBatch) -> None:
 def test_scores_and_maps_are_those_of_anomalib(neighbors: int) -> None:
     torch.manual_seed(1)
     settings = PatchCoreSettings(input_size=128, neighbors=neighbors)
-    detector = PatchCore(settings, Backbone.named(settings.backbone))
+    detector = PatchCore(settings)
     with torch.inference_mode():
         patches, _ = detector.features(torch.randn(4, 3, 128, 128).unbind())
         detector.remember(patches.flatten(0, 1)[::7])
@@ -47,7 +46,7 @@ def test_scores_and_maps_are_those_of_anomalib(neighbors: int) -> None:
 def test_scores_of_whitened_features_are_those_of_anomalib_on_them() -> None:
     torch.manual_seed(2)
     settings = PatchCoreSettings(input_size=128)
-    detector = PatchCore(settings, Backbone.named(settings.backbone))
+    detector = PatchCore(settings)
     with torch.inference_mode():
         plain = detector.features(torch.randn(4, 3, 128, 128).unbind())[0].flatten(0, 1)
         matrix, shift = whitening(plain), torch.randn(plain.shape[1])
@@ -69,7 +68,7 @@ def test_scores_of_whitened_features_are_those_of_anomalib_on_them() -> None:
 def test_scores_relative_to_what_is_usual_are_those_of_anomalib_on_such_distances() -> None:
     torch.manual_seed(3)
     settings = PatchCoreSettings(input_size=128)
-    detector = PatchCore(settings, Backbone.named(settings.backbone))
+    detector = PatchCore(settings)
     with torch.inference_mode():
         patches, grid = detector.features(torch.randn(4, 3, 128, 128).unbind())
         entries = patches.flatten(0, 1)[::7]
@@ -93,9 +92,8 @@ def test_scores_relative_to_what_is_usual_are_those_of_anomalib_on_such_distance
 
 def test_scores_are_those_of_anomalib_also_by_the_index(surface: Path) -> None:
     settings = PatchCoreSettings()
-    backbone = Backbone.named(settings.backbone)
-    detector = PatchCore(settings, backbone)
-    detector.load_backbone(pretrained(backbone, surface))
+    detector = PatchCore(settings)
+    detector.load_pretrained(surface)
 
     def prepared(folder: str) -> list[Tensor]:
         files = sorted((surface / folder).glob("*/*.png"))

@@ -9,8 +9,6 @@ import torch
 from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
 from torch import Tensor
 
-from blemish_core.detectors import backbone as backbones
-from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.coreset import greedy_coreset
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.surfaces.specimen import CATEGORIES, Origin, draw
@@ -23,9 +21,8 @@ ROUNDING = 1e-6
 def patches() -> Tensor:
     """Patches (6144, 152) of good tiles, leathers and grids."""
     settings = PatchCoreSettings()
-    backbone = Backbone.named(settings.backbone)
-    detector = PatchCore(settings, backbone)
-    detector.load_backbone(backbones.pretrained(backbone, Path("nowhere")))
+    detector = PatchCore(settings)
+    detector.load_pretrained(Path("nowhere"))
     origins = [
         Origin(name, "train", "good", index, seed=0, size=128) for name in CATEGORIES for index in (0, 1)
     ]

@@ -17,7 +17,7 @@ from anomalib.models import Patchcore as TheirPatchCore
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms import v2
 
-from blemish_core.detectors.backbone import Backbone, pretrained
+from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.detector import Detector
 from blemish_core.detectors.efficientad import EfficientAd, EfficientAdSettings
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
@@ -61,9 +61,9 @@ def engine(tmp_path: Path) -> Engine:
 
 def test_patchcore(surface: Path, engine: Engine) -> None:
     settings = PatchCoreSettings()
+    detector = PatchCore(settings)
+    detector.load_pretrained(surface)
     backbone = Backbone.named(settings.backbone)
-    detector = PatchCore(settings, backbone)
-    detector.load_backbone(pretrained(backbone, surface))
     normalised = v2.Compose(
         [v2.Resize((256, 256), antialias=True), v2.Normalize(backbone.mean, backbone.std)]
     )

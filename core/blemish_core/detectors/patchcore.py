@@ -12,6 +12,7 @@ whitened features with such distances, and without it those of anomalib's model.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,17 +82,15 @@ class PatchCore:
 
     name = NAME
 
-    def __init__(
-        self, settings: PatchCoreSettings, backbone: Backbone, device: str | torch.device = "cpu"
-    ) -> None:
+    def __init__(self, settings: PatchCoreSettings, device: str | torch.device = "cpu") -> None:
         self._settings = settings
-        self._backbone = backbone
+        self._backbone = Backbone.named(settings.backbone)
         self._device = torch.device(device)
-        self._torch = PatchCoreNetwork(backbone, settings.neighbors, self._device)
+        self._torch = PatchCoreNetwork(self._backbone, settings.neighbors, self._device)
         self._runtime: Runtime | None = None
         self._bank = MemoryBank(torch.empty(0, 0))
         self._usual: Tensor | None = None  # (P,), what distances are relative to
-        self._preprocess = Preprocessing(settings.input_size, backbone.mean, backbone.std)
+        self._preprocess = Preprocessing(settings.input_size, self._backbone.mean, self._backbone.std)
         # What embeddings are measured by: the bank's mean, what good patches vary in, and how good images
         # new to the bank lie and score.
         self._center = torch.empty(0)
@@ -156,7 +155,7 @@ class PatchCore:
         """Rebuild the detector that gave ``settings`` and ``tensors``."""
         # Versions from before there was a choice are plain.
         checked = PatchCoreSettings(**({"whitened": False} | dict(settings)))
-        detector = cls(checked, Backbone.named(checked.backbone), device)
+        detector = cls(checked, device)
         weights = dict(tensors)
         detector._center, detector._spread = weights.pop("center"), weights.pop("spread")
         detector._good_scores = weights.pop("good_scores")
@@ -236,9 +235,14 @@ class PatchCore:
     def _nearest(self, patches: Tensor, grid: tuple[int, int] | None = None) -> Nearest:
         return self._bank.nearest(patches, grid, self._usual)
 
-    def load_backbone(self, weights: Mapping[str, Tensor]) -> None:
-        """Take a backbone's weights, by their names in timm."""
-        self._torch.load_backbone(weights)
+    def load_pretrained(self, weights: Path) -> None:
+        """Take the backbone's ImageNet weights; ``weights`` is the store's folder of imported ones.
+
+        Raises:
+            NotPossibleYet: if they are nowhere to be had; the message names the command that brings them.
+            Corrupt: if the imported file cannot be read.
+        """
+        self._torch.load_backbone(backbones.pretrained(self._backbone, weights))
 
     def whiten(self, matrix: Tensor, shift: Tensor) -> None:
         """Have features (P, D) be what they were times a symmetric (D, D), plus ``shift`` (D,)."""

@@ -9,8 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blemish_core.detectors import backbone as backbones
-from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.coreset import greedy_coreset
 from blemish_core.detectors.detector import Held, Outcome, ReadImage, Terms, Training, running_on
 from blemish_core.detectors.embedding import whitening_of
@@ -58,9 +56,8 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
             f"{len(images)} in train/good; upload more"
         )
     progress = terms.progress
-    backbone = Backbone.named(settings.backbone)
-    detector = PatchCore(settings, backbone, terms.device)
-    detector.load_backbone(backbones.pretrained(backbone, terms.weights))
+    detector = PatchCore(settings, terms.device)
+    detector.load_pretrained(terms.weights)
     random = np.random.default_rng(terms.seed)
     order = random.permutation(len(images))
     if len(images) < _CROSS_BELOW:

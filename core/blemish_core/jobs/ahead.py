@@ -5,8 +5,6 @@ import time
 
 import structlog
 
-from blemish_core.detectors import backbone as backbones
-from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.garbage import uncollected
 from blemish_core.jobs import engines
@@ -23,10 +21,8 @@ def load(place: Workplace) -> None:
     began = time.monotonic()
     try:
         with uncollected():
-            settings = PatchCoreSettings()
-            backbone = Backbone.named(settings.backbone)
-            detector = PatchCore(settings, backbone)
-            detector.load_backbone(backbones.pretrained(backbone, place.weights))
+            detector = PatchCore(PatchCoreSettings())
+            detector.load_pretrained(place.weights)
             engines.fast(place.device, place.runtime, detector.network, detector.input_size)
     except Exception as error:
         log.warning("not loaded ahead of the first job", error=repr(error))

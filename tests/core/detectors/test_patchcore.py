@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from blemish_core.calibration import Calibration
-from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.detector import (
     Image,
     Progress,
@@ -192,7 +191,7 @@ def test_a_version_from_before_places_were_told_apart_scores_by_distance_alone(t
 
 
 def test_an_image_is_measured_by_the_entries_of_the_others() -> None:
-    detector = PatchCore(SMALL, Backbone.named(SMALL.backbone))
+    detector = PatchCore(SMALL)
     features = torch.randn(3, 64, 152)
     features[:, :8] *= 3  # the first row of each lies far out
     detector.remember(features.flatten(0, 1))
@@ -291,7 +290,7 @@ def test_a_detector_comes_back_from_its_tensors(training: Training) -> None:
 
 @pytest.fixture(scope="module")
 def indexed() -> PatchCore:
-    detector = PatchCore(SMALL, Backbone.named(SMALL.backbone))
+    detector = PatchCore(SMALL)
     torch.manual_seed(3)
     with torch.inference_mode():
         features, _ = detector.features([torch.randn(3, 64, 64) for _ in range(40)])

@@ -8,8 +8,6 @@ from unittest.mock import Mock
 import pytest
 from structlog.testing import capture_logs
 
-from blemish_core.detectors import backbone as backbones
-from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.errors import NotPossibleYet
 from blemish_core.jobs import ahead, engines
@@ -34,9 +32,8 @@ def test_the_first_training_finds_its_network_converted(
 ) -> None:
     ahead.load(workplace(tmp_path))
     monkeypatch.setattr(on_openvino, "_converted", Mock(side_effect=AssertionError("a second time")))
-    backbone = Backbone.named(backbones.DEFAULT)
-    detector = PatchCore(PatchCoreSettings(), backbone)
-    detector.load_backbone(backbones.pretrained(backbone, tmp_path))
+    detector = PatchCore(PatchCoreSettings())
+    detector.load_pretrained(tmp_path)
     assert engines.fast("cpu", RuntimeChoice(), detector.network, detector.input_size) is not None
 
 

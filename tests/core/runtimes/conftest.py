@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.runtimes import on_openvino
 
@@ -21,7 +20,7 @@ def inputs(count: int, seed: int = 0) -> list[Tensor]:
 def detector() -> PatchCore:
     torch.manual_seed(3)
     settings = PatchCoreSettings(input_size=64)
-    made = PatchCore(settings, Backbone.named(settings.backbone))
+    made = PatchCore(settings)
     with torch.inference_mode():
         patches, _ = made.features(inputs(4, seed=1))
     made.remember(patches.flatten(0, 1)[::3].clone())

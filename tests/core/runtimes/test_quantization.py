@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from blemish_core.detectors import backbone as backbones
-from blemish_core.detectors.backbone import Backbone
 from blemish_core.detectors.detector import Held, Image, Training, silent
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.errors import JobCancelled
@@ -40,9 +38,8 @@ SURFACE = Surface(
 @pytest.fixture(scope="module")
 def detector() -> PatchCore:
     settings = PatchCoreSettings(input_size=64)
-    backbone = Backbone.named(settings.backbone)
-    made = PatchCore(settings, backbone)
-    made.load_backbone(backbones.pretrained(backbone, Path("nowhere")))
+    made = PatchCore(settings)
+    made.load_pretrained(Path("nowhere"))
     with torch.inference_mode():
         patches, _ = made.features([made.prepare(SURFACE.train[number]()) for number in (0, 2, 3, 5)])
     made.remember(patches.flatten(0, 1).clone())
