@@ -151,8 +151,23 @@ class EfficientAd:
         return self._preprocess(image)
 
     def inspect(self, inputs: Sequence[Tensor]) -> list[Outcome]:
+        return self._outcomes(*self.runtime(torch.stack(list(inputs))))
+
+    def look(self, inputs: Sequence[Tensor]) -> list[Look]:
+        images = torch.stack(list(inputs))
+        maps, features, *others = self.runtime(images)
         with torch.inference_mode():
-            maps, features = self.runtime(torch.stack(list(inputs)))
+            # Versions from before were published for OpenVINO without the teacher's answers.
+            taught = others[0].to(self._device) if others else self._torch.taught(images)  # (B, 384, R, R)
+            deviations = ((taught.permute(0, 2, 3, 1) - self._center) @ self._whitening).cpu()
+            anomaly = of_patches(maps).cpu()
+        return [
+            Look(*told, self._torch.spread.cpu(), self._good_scores.cpu(), PAD)
+            for told in zip(self._outcomes(maps, features), deviations, anomaly, strict=True)
+        ]
+
+    def _outcomes(self, maps: Tensor, features: Tensor, *_: Tensor) -> list[Outcome]:
+        with torch.inference_mode():
             scores = maps.amax((1, 2, 3))
             center, whitening, good_scores = (
                 t.to(scores.device) for t in (self._center, self._whitening, self._good_scores)
@@ -163,18 +178,6 @@ class EfficientAd:
             for score, pixels, vector in zip(
                 scores.tolist(), maps[:, 0].cpu().numpy(), vectors.cpu().numpy(), strict=True
             )
-        ]
-
-    def look(self, inputs: Sequence[Tensor]) -> list[Look]:
-        outcomes = self.inspect(inputs)
-        with torch.inference_mode():
-            answers = self._torch.taught(torch.stack(list(inputs)))  # (B, 384, R, R)
-            deviations = ((answers.permute(0, 2, 3, 1) - self._center) @ self._whitening).cpu()
-            maps = torch.stack([torch.from_numpy(outcome.anomaly_map) for outcome in outcomes])
-            anomaly = of_patches(maps[:, None])
-        return [
-            Look(*told, self._torch.spread.cpu(), self._good_scores.cpu(), PAD)
-            for told in zip(outcomes, deviations, anomaly, strict=True)
         ]
 
     def pooled(self, images: Tensor, taught: Tensor) -> Tensor:

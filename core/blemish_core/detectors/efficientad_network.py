@@ -100,7 +100,10 @@ class EfficientAdNetwork:
 
 
 class Judgement(nn.Module):
-    """Images (B, 3, S, S) of 0 to 1 to anomaly maps (B, 1, S, S) and pooled features (B, 384)."""
+    """Images (B, 3, S, S) of 0 to 1 to maps (B, 1, S, S), pooled features (B, 384), and what is pooled.
+
+    That is the teacher's standardised answer, (B, 384, R, R), which searches by a part of an image compare.
+    """
 
     spread: Tensor
 
@@ -109,10 +112,11 @@ class Judgement(nn.Module):
         self.model = model
         self.register_buffer(_SPREAD, torch.ones(()))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As anomalib's ``EfficientAdModel.forward`` judges; the teacher's answers are pooled beside it."""
         mean, std = self.model.mean_std["mean"], self.model.mean_std["std"]
-        return self.judged(images, (self.model.teacher(images) - mean) / std)
+        taught: Tensor = (self.model.teacher(images) - mean) / std
+        return *self.judged(images, taught), taught
 
     def judged(self, images: Tensor, taught: Tensor) -> tuple[Tensor, Tensor]:
         """Judge images to which the teacher's standardised answer, (B, 384, R, R), is known."""

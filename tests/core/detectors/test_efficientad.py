@@ -48,15 +48,17 @@ class Rounded:
     name = "rounded"
     bytes = 0
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, answers: int | None = None) -> None:
+        """Take a detector, and how many of the answers there are, all by default."""
         self._own = detector.runtime
+        self._answers = answers
         self._random = torch.Generator().manual_seed(0)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         def rounded(answer: Tensor) -> Tensor:
             return answer * (1 + 1e-6 * torch.randn(answer.shape, generator=self._random))
 
-        return tuple(rounded(answer) for answer in self._own(images))
+        return tuple(rounded(answer) for answer in self._own(images)[: self._answers])
 
 
 def learn(
@@ -99,12 +101,15 @@ def test_it_scores_maps_and_embeds(training: Training) -> None:
     assert (training.learned, len(training.held.scores)) == (3, 1)
 
 
-def test_looking_closely_takes_no_weights_but_the_teachers(training: Training) -> None:
+@pytest.mark.parametrize("answers", [3, 2], ids=["with", "without"])
+def test_looking_closely_by_a_runtime_with_and_without_the_answers_of_the_teacher(
+    training: Training, answers: int
+) -> None:
     detector = EfficientAd.load(training.detector.settings, training.detector.tensors())
     inputs = [detector.prepare(surface(seed)) for seed in (9, 10)]
     before = detector.inspect(inputs)
     held = detector.bytes
-    detector.run_on(Rounded(training.detector))
+    detector.run_on(Rounded(training.detector, answers))
     detector.release_weights()
     assert detector.bytes < held
     with pytest.raises(RuntimeError, match="given away"):
