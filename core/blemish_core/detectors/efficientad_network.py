@@ -2,7 +2,7 @@
 """What EfficientAD computes in torch: anomalib's model, from an image to its anomaly map and features.
 
 It is made when it is asked for: to import anomalib takes seconds, and a version that OpenVINO runs asks for
-the teacher at most, which is a few convolutions.
+the teacher at most, which is a few convolutions, and for that only if it was published without its answers.
 """
 
 from collections.abc import Mapping
@@ -74,7 +74,7 @@ class EfficientAdNetwork:
     def taught(self, images: Tensor) -> Tensor:
         """The teacher's features (B, 384, R, R) of images (B, 3, S, S), each in units of good images.
 
-        They can be asked for after ``release``: they are no answer of the network that a runtime runs.
+        They can be asked for after ``release``: not every version's runtime tells them.
         """
         known = self._known()
         weights = {
