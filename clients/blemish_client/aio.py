@@ -34,7 +34,7 @@ from blemish.v1.search_pb2_grpc import SearchServiceStub
 from blemish.v1.server_pb2 import GetServerInfoRequest, GetServerInfoResponse
 from blemish.v1.server_pb2_grpc import ServerServiceStub
 from blemish_client.camera import ENDED, Ledger, Lost, Retries, Seen, Sent
-from blemish_client.connection import options
+from blemish_client.connection import TIMEOUT_S, options
 from blemish_client.credentials import Credentials
 from blemish_client.errors import BlemishError, Unavailable, translated
 from blemish_client.patience import Patience
@@ -58,7 +58,7 @@ class AsyncClient:
         self,
         target: str = "localhost:50051",
         *,
-        timeout_s: float = 30.0,
+        timeout_s: float = TIMEOUT_S,
         patience: Patience | None = None,
         credentials: Credentials | None = None,
     ) -> None:

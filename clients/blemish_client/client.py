@@ -41,7 +41,7 @@ from blemish.v1.server_pb2 import GetServerInfoRequest, GetServerInfoResponse
 from blemish.v1.server_pb2_grpc import ServerServiceStub
 from blemish_client import watching
 from blemish_client.camera import Camera, Lost, Seen
-from blemish_client.connection import Connection, pages
+from blemish_client.connection import TIMEOUT_S, Connection, pages
 from blemish_client.credentials import Credentials
 from blemish_client.names import dataset_name, item_name, job_name, model_name
 from blemish_client.patience import Patience
@@ -65,7 +65,7 @@ class Client:
         self,
         target: str = "localhost:50051",
         *,
-        timeout_s: float = 30.0,
+        timeout_s: float = TIMEOUT_S,
         patience: Patience | None = None,
         credentials: Credentials | None = None,
     ) -> None:

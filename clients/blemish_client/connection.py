@@ -13,6 +13,9 @@ from blemish_client.errors import Unavailable, translated
 from blemish_client.patience import Patience
 
 MAX_MESSAGE_BYTES = 64 << 20
+TIMEOUT_S = 30.0
+"""Of a call, unless told."""
+
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

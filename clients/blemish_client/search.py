@@ -19,6 +19,8 @@ class Found:
         """What the index's model says of the query image; None where the query was none."""
         self.next_page_token = ""
         """Where the next page begins, once the hits are read; empty if there is none."""
+        self.unseen = 0
+        """Candidates of a search by a part that there was no time to look at, once the hits are read."""
         rest = answers if is_query or first is None else chain([first], answers)
         self.hits: Iterator[Hit] = self._hits(rest)
         """Best first, as they arrive; can be read once."""
@@ -31,6 +33,7 @@ class Found:
             match answer.WhichOneof("event"):
                 case "page":
                     self.next_page_token = answer.page.next_page_token
+                    self.unseen = answer.page.unseen
                 case "hits":
                     yield from answer.hits.hits
                 case "hit":  # from a server that packs none

@@ -3,12 +3,16 @@
 
 An index has one vector an image, of what is worst in it. Candidates come from there; where they show the
 spot, and how alike it is, takes a forward pass of each. A few are under way at once, among the images that
-others have scored: never so many that those would wait long.
+others have scored: never so many that those would wait long. The best come first, so that a deadline which
+leaves no time for all of them leaves the best.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +21,7 @@ from blemish_core.batching import Patience
 from blemish_core.detectors import regions
 from blemish_core.detectors.detector import Look
 from blemish_core.detectors.regions import Match, Spot
-from blemish_core.errors import Corrupt, InvalidRequest, NotFound
+from blemish_core.errors import Corrupt, InvalidRequest, NotFound, TooLate
 from blemish_core.index import Item, Similar
 from blemish_core.item_images import ItemImages
 from blemish_core.names import ModelRef
@@ -27,6 +31,8 @@ from blemish_server.inspector import Inspected, Inspector, Terms
 MOST_HITS = 100
 _CANDIDATES, _FEWEST_CANDIDATES = 3, 40  # for each hit; in all
 _AT_ONCE = 4
+# Of the time that is left when looking begins; the rest is for sending what was found.
+_LOOKING = 0.9
 
 Part = Callable[[tuple[int, int]], NDArray[np.bool_]]
 """From the shape of an image to the mask of what is meant in it; InvalidRequest if that does not fit."""
@@ -34,7 +40,7 @@ Part = Callable[[tuple[int, int]], NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class Placed:
-    """A hit, and where its image shows the spot; None if the image is gone."""
+    """A hit, and where its image shows the spot; None if the image is gone, or was not looked at."""
 
     similar: Similar
     match: Match | None
@@ -48,6 +54,15 @@ class Placed:
     @property
     def rank(self) -> float:
         return self.similar.similarity + (self.match.similarity if self.match else 0.0)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Hits, those with a match first, and of each kind the best first."""
+
+    placed: list[Placed]
+    unseen: int
+    """How many there was no time to look at."""
 
 
 def candidates(limit: int) -> int:
@@ -78,34 +93,53 @@ class Spots:
 
     async def ranked(
         self, sought: Spot, among: Sequence[Similar], version: ModelRef, terms: Terms
-    ) -> list[Placed]:
-        """Look for a spot in the images of hits; the best first.
+    ) -> Ranking:
+        """Look for a spot in the images of hits, as many as there is time for.
+
+        Args:
+            sought: what is looked for.
+            among: hits, best first.
+            version: whose they are.
+            terms: how each image waits; of the time until its deadline a tenth is left over.
 
         Raises:
-            TooLate: if the deadline passes meanwhile.
+            TooLate: if there was no time for a single one.
             Overloaded: if too many bytes of images wait already.
         """
-        room = asyncio.Semaphore(_AT_ONCE)
         terms = replace(terms, closely=True, patience=Patience.ENDLESS)
+        seen: dict[UUID, Placed] = {}
+        following = iter(among)
 
-        async def place(similar: Similar) -> Placed:
-            async with room:
-                try:
-                    data = await asyncio.to_thread(self._images.read, version, similar.item)
-                    done = await self._inspector.inspect(Picture(data), version, terms)
-                except (NotFound, Corrupt, InvalidRequest):
-                    return Placed(similar, None)  # gone or replaced; the hit is still one
-                found = await asyncio.to_thread(
-                    regions.match, _look(done), done.shape, sought, _threshold(done)
-                )
-                return Placed(similar, found, done.shape)
+        async def look() -> None:
+            with suppress(TooLate):  # as the door has it, which knows who else waits
+                for similar in following:
+                    seen[similar.item.id] = await self._placed(sought, similar, version, terms)
 
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(place(similar)) for similar in among]
+            async with asyncio.timeout(_LOOKING * (terms.deadline - time.monotonic())):
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(_AT_ONCE):
+                        group.create_task(look())
+        except TimeoutError:
+            pass
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None  # the first; it ended the others
-        return sorted((task.result() for task in tasks), key=lambda placed: placed.rank, reverse=True)
+        if among and not seen:
+            raise TooLate(
+                f"there was no time to look at any of {len(among)} images that may show it; allow more time"
+            )
+        placed = [seen.get(similar.item.id, Placed(similar, None)) for similar in among]
+        placed.sort(key=lambda one: (one.match is not None, one.rank), reverse=True)
+        return Ranking(placed, len(among) - len(seen))
+
+    async def _placed(self, sought: Spot, similar: Similar, version: ModelRef, terms: Terms) -> Placed:
+        try:
+            data = await asyncio.to_thread(self._images.read, version, similar.item)
+            done = await self._inspector.inspect(Picture(data), version, terms)
+        except (NotFound, Corrupt, InvalidRequest):
+            return Placed(similar, None)  # gone or replaced; the hit is still one
+        found = await asyncio.to_thread(regions.match, _look(done), done.shape, sought, _threshold(done))
+        return Placed(similar, found, done.shape)
 
 
 def _look(done: Inspected) -> Look:

@@ -77,6 +77,8 @@ class Fake(
 
     def __init__(self) -> None:
         self.requests: dict[str, list[Any]] = defaultdict(list)
+        self.times_left: dict[str, list[float]] = defaultdict(list)
+        """Until the deadline of each call of a method, s."""
         self.refusals: dict[str, list[Refusal]] = defaultdict(list)
         """By method; each is used once."""
         self.verdict = VERDICT_NORMAL
@@ -99,10 +101,13 @@ class Fake(
         """Sequence numbers as they came."""
         self.packs = True
         """Whether it knows hits that are packed; older servers do not."""
+        self.unseen = 0
+        """How many candidates of a search by a part it had no time to look at."""
         self.hits = [hit("crack", 0.9, 1), hit("crack", 0.8, 2), hit("good", 0.5, 3)]
 
     def _enter(self, method: str, request: Any, context: Any) -> None:
         self.requests[method].append(request)
+        self.times_left[method].append(context.time_remaining())
         if self.refusals[method]:
             self.refusals[method].pop(0).abort(context)
 
@@ -128,6 +133,8 @@ class Fake(
             yield from (search_pb2.SearchResponse(hit=one) for one in found)
         if len(self.hits) > request.limit:
             yield search_pb2.SearchResponse(page=search_pb2.SearchPage(next_page_token="more"))
+        if self.unseen:
+            yield search_pb2.SearchResponse(page=search_pb2.SearchPage(unseen=self.unseen))
 
     def ListItems(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("ListItems", request, context)

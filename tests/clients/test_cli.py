@@ -187,6 +187,23 @@ def test_search_json_has_query_and_hits(run: Run, image: Path) -> None:
     assert [hit["hit"]["item"] for hit in hits] == ["items/1", "items/2", "items/3"]
 
 
+def test_search_says_what_it_had_no_time_for(run: Run, fake: Fake, image: Path) -> None:
+    fake.unseen = 28
+    asked = ("search", image, "-m", "m", "--region", "0,0,8,8")
+    result = run(*asked)
+    assert "28 more that may show it were not looked at: a longer --timeout" in result.stderr
+    assert lines(run(*asked, "--json"))[-1] == {"page": {"unseen": 28}}
+    fake.unseen = 0
+    assert "not looked at" not in run(*asked).stderr
+
+
+def test_search_takes_as_long_as_told(run: Run, fake: Fake, image: Path) -> None:
+    for told, about in (((), 30), (("--timeout", 7), 7)):
+        assert run("search", image, "-m", "m", *told).exit_code == 0
+        assert about - 2 < fake.times_left["Search"][-1] <= about
+    assert run("search", image, "-m", "m", "--timeout", 0).exit_code == 2
+
+
 def test_upload(run: Run, fake: Fake, make: Make, tmp_path: Path) -> None:
     make.folder(tmp_path)
     result = run("dataset", "upload", "tile", tmp_path, "--json")

@@ -62,6 +62,15 @@ def test_search_by_item(client: Client, fake: Fake, *, packs: bool) -> None:
     assert fake.requests["Search"][0].item == "items/7"
 
 
+def test_search_by_a_part_says_how_many_it_had_no_time_for(client: Client, fake: Fake) -> None:
+    fake.unseen = 28
+    found = client.search("items/7", "m", region=(0, 0, 8, 8))
+    assert (len(list(found)), found.unseen, found.next_page_token) == (3, 28, "")
+    fake.unseen = 0
+    found = client.search("items/7", "m", region=(0, 0, 8, 8))
+    assert (len(list(found)), found.unseen) == (3, 0)
+
+
 def test_search_without_hits(client: Client, fake: Fake) -> None:
     fake.hits = []
     assert list(client.search("items/7", "m")) == []

@@ -15,6 +15,7 @@ from blemish_client.cli.failures import Failure
 from blemish_client.cli.options import Json, Model
 from blemish_client.cli.output import ABSENT, emit, number, plain, table, verdict, when
 from blemish_client.cli.session import Session
+from blemish_client.connection import TIMEOUT_S
 from blemish_client.names import short
 from blemish_client.requests import SearchOptions
 from blemish_client.retrieval import DEPTHS, evaluate
@@ -81,6 +82,9 @@ def search(
         Path | None, typer.Option(metavar="FILE", help="Find what is under this mask of the image.")
     ] = None,
     page_token: Annotated[str, typer.Option(metavar="TOKEN", help="Where the page before ended.")] = "",
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.001, help="How long it may take.")
+    ] = TIMEOUT_S,
     montage: Annotated[
         Path | None, typer.Option(metavar="OUT.png", help="Draw the query beside its hits.")
     ] = None,
@@ -110,7 +114,7 @@ def search(
     if query is not None and not query.startswith("items/"):
         wanted = _content(Path(query))
     label = query or labelled or ", ".join(like or ())
-    with session.client() as client:
+    with session.client(timeout) as client:
         found = client.search(wanted, model, limit, **options)
         hits = []
         if as_json and found.query is not None:
@@ -121,12 +125,19 @@ def search(
             hits.append(hit)
             if as_json:
                 emit({"hit": _plain(hit)})
-    if as_json and found.next_page_token:
-        emit({"page": {"next_page_token": found.next_page_token}})
+    page = {"next_page_token": found.next_page_token, "unseen": found.unseen}
+    if as_json and any(page.values()):
+        emit({"page": {name: value for name, value in page.items() if value}})
     if not as_json:
         _show(session, label, found.query, hits)
         if found.next_page_token:
             session.err.print(f"more: --page-token {found.next_page_token}", markup=False)
+        if found.unseen:
+            session.err.print(
+                f"{found.unseen} more that may show it were not looked at: a longer --timeout gives time, "
+                "a narrower --where leaves fewer",
+                markup=False,
+            )
     if montage is not None:
         _draw(wanted, label, found.query, hits, options.get("region"), montage)
         session.err.print(f"drawn: {montage}", markup=False)

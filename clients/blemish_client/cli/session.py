@@ -8,6 +8,7 @@ from rich.console import Console
 
 from blemish_client.cli.failures import Failure
 from blemish_client.client import Client
+from blemish_client.connection import TIMEOUT_S
 from blemish_client.credentials import Credentials
 
 # Wide enough that no table wraps in a file or a pipe.
@@ -36,14 +37,14 @@ class Session:
         assert found is not None, "app.py makes the session; this is a bug"
         return found
 
-    def client(self) -> Client:
-        """A client of the server.
+    def client(self, timeout_s: float = TIMEOUT_S) -> Client:
+        """A client of the server, each of whose calls may take so long.
 
         Raises:
             Failure: if what it is to show cannot be read, or could be by others.
         """
         try:
-            return Client(self.server, credentials=self.credentials)
+            return Client(self.server, timeout_s=timeout_s, credentials=self.credentials)
         except ValueError as error:
             raise Failure(f"{error} with --tls or --roots") from error
         except OSError as error:

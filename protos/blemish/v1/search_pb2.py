@@ -28,7 +28,7 @@ from blemish.v1 import inspection_pb2 as blemish_dot_v1_dot_inspection__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62lemish/v1/search.proto\x12\nblemish.v1\x1a\x17\x62lemish/v1/access.proto\x1a\x16\x62lemish/v1/image.proto\x1a\x1b\x62lemish/v1/inspection.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x03\n\rSearchRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\"\n\x05image\x18\x02 \x01(\x0b\x32\x11.blemish.v1.ImageH\x00\x12\x0e\n\x04item\x18\x03 \x01(\tH\x00\x12\'\n\x06vector\x18\x07 \x01(\x0b\x32\x15.blemish.v1.EmbeddingH\x00\x12\x12\n\x08labelled\x18\x08 \x01(\tH\x00\x12\r\n\x05limit\x18\x04 \x01(\x05\x12(\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x18.blemish.v1.SearchFilter\x12\x1a\n\x12include_thumbnails\x18\x06 \x01(\x08\x12\x0c\n\x04like\x18\t \x03(\t\x12\x0e\n\x06unlike\x18\n \x03(\t\x12\r\n\x05where\x18\x0b \x01(\t\x12\x12\n\npage_token\x18\x0c \x01(\t\x12\x10\n\x08group_by\x18\r \x01(\t\x12\x12\n\ngroup_size\x18\x0e \x01(\x05\x12\x16\n\tdiversity\x18\x0f \x01(\x02H\x02\x88\x01\x01\x12\r\n\x05\x65xact\x18\x10 \x01(\x08\x12$\n\x06region\x18\x11 \x01(\x0b\x32\x12.blemish.v1.RegionH\x01\x12\x0e\n\x04mask\x18\x12 \x01(\x0cH\x01\x12\x0e\n\x06packed\x18\x13 \x01(\x08\x42\x07\n\x05queryB\x06\n\x04partB\x0c\n\n_diversity\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"E\n\x0cSearchFilter\x12\x10\n\x08\x64\x61tasets\x18\x01 \x03(\t\x12\x12\n\ncategories\x18\x02 \x03(\t\x12\x0f\n\x07\x63lasses\x18\x03 \x03(\t\"\xac\x01\n\x0eSearchResponse\x12\'\n\x05query\x18\x01 \x01(\x0b\x32\x16.blemish.v1.InspectionH\x00\x12\x1e\n\x03hit\x18\x02 \x01(\x0b\x32\x0f.blemish.v1.HitH\x00\x12&\n\x04page\x18\x03 \x01(\x0b\x32\x16.blemish.v1.SearchPageH\x00\x12 \n\x04hits\x18\x04 \x01(\x0b\x32\x10.blemish.v1.HitsH\x00\x42\x07\n\x05\x65vent\"%\n\x04Hits\x12\x1d\n\x04hits\x18\x01 \x03(\x0b\x32\x0f.blemish.v1.Hit\"%\n\nSearchPage\x12\x17\n\x0fnext_page_token\x18\x01 \x01(\t\"\xe7\x02\n\x03Hit\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x04 \x01(\t\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x12\n\nclass_name\x18\x06 \x01(\t\x12\r\n\x05score\x18\x07 \x01(\x02\x12$\n\x07verdict\x18\x08 \x01(\x0e\x32\x13.blemish.v1.Verdict\x12\x11\n\tthumbnail\x18\t \x01(\x0c\x12\r\n\x05group\x18\n \x01(\t\x12\x0e\n\x06\x63\x61mera\x18\x0b \x01(\t\x12(\n\x04time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07p_value\x18\r \x01(\x01\x12 \n\x05label\x18\x0e \x01(\x0e\x32\x11.blemish.v1.Label\x12\x13\n\x0blabel_class\x18\x0f \x01(\t\x12 \n\x05match\x18\x10 \x01(\x0b\x32\x11.blemish.v1.Match\"~\n\x05Match\x12\x1f\n\x03\x62ox\x18\x01 \x01(\x0b\x32\x12.blemish.v1.Region\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\x12!\n\x04heat\x18\x03 \x01(\x0b\x32\x13.blemish.v1.HeatMap\x12\r\n\x05width\x18\x04 \x01(\x05\x12\x0e\n\x06height\x18\x05 \x01(\x05\"8\n\x07HeatMap\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\x0e\n\x06values\x18\x03 \x01(\x0c\"W\n\x10ListItemsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05where\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"L\n\x11ListItemsResponse\x12\x1e\n\x05items\x18\x01 \x03(\x0b\x32\x0f.blemish.v1.Hit\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"f\n\x10LabelItemRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04item\x18\x02 \x01(\t\x12 \n\x05label\x18\x03 \x01(\x0e\x32\x11.blemish.v1.Label\x12\x13\n\x0blabel_class\x18\x04 \x01(\t\"2\n\x11LabelItemResponse\x12\x1d\n\x04item\x18\x01 \x01(\x0b\x32\x0f.blemish.v1.Hit*j\n\x05Label\x12\x15\n\x11LABEL_UNSPECIFIED\x10\x00\x12\x13\n\x0fLABEL_CONFIRMED\x10\x01\x12\x15\n\x11LABEL_FALSE_ALARM\x10\x02\x12\x0e\n\nLABEL_GOOD\x10\x03\x12\x0e\n\nLABEL_NONE\x10\x04\x32\xf8\x01\n\rSearchService\x12G\n\x06Search\x12\x19.blemish.v1.SearchRequest\x1a\x1a.blemish.v1.SearchResponse\"\x04\xa8\xe3\x18\x02\x30\x01\x12N\n\tListItems\x12\x1c.blemish.v1.ListItemsRequest\x1a\x1d.blemish.v1.ListItemsResponse\"\x04\xa8\xe3\x18\x02\x12N\n\tLabelItem\x12\x1c.blemish.v1.LabelItemRequest\x1a\x1d.blemish.v1.LabelItemResponse\"\x04\xa8\xe3\x18\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62lemish/v1/search.proto\x12\nblemish.v1\x1a\x17\x62lemish/v1/access.proto\x1a\x16\x62lemish/v1/image.proto\x1a\x1b\x62lemish/v1/inspection.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x03\n\rSearchRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\"\n\x05image\x18\x02 \x01(\x0b\x32\x11.blemish.v1.ImageH\x00\x12\x0e\n\x04item\x18\x03 \x01(\tH\x00\x12\'\n\x06vector\x18\x07 \x01(\x0b\x32\x15.blemish.v1.EmbeddingH\x00\x12\x12\n\x08labelled\x18\x08 \x01(\tH\x00\x12\r\n\x05limit\x18\x04 \x01(\x05\x12(\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x18.blemish.v1.SearchFilter\x12\x1a\n\x12include_thumbnails\x18\x06 \x01(\x08\x12\x0c\n\x04like\x18\t \x03(\t\x12\x0e\n\x06unlike\x18\n \x03(\t\x12\r\n\x05where\x18\x0b \x01(\t\x12\x12\n\npage_token\x18\x0c \x01(\t\x12\x10\n\x08group_by\x18\r \x01(\t\x12\x12\n\ngroup_size\x18\x0e \x01(\x05\x12\x16\n\tdiversity\x18\x0f \x01(\x02H\x02\x88\x01\x01\x12\r\n\x05\x65xact\x18\x10 \x01(\x08\x12$\n\x06region\x18\x11 \x01(\x0b\x32\x12.blemish.v1.RegionH\x01\x12\x0e\n\x04mask\x18\x12 \x01(\x0cH\x01\x12\x0e\n\x06packed\x18\x13 \x01(\x08\x42\x07\n\x05queryB\x06\n\x04partB\x0c\n\n_diversity\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"E\n\x0cSearchFilter\x12\x10\n\x08\x64\x61tasets\x18\x01 \x03(\t\x12\x12\n\ncategories\x18\x02 \x03(\t\x12\x0f\n\x07\x63lasses\x18\x03 \x03(\t\"\xac\x01\n\x0eSearchResponse\x12\'\n\x05query\x18\x01 \x01(\x0b\x32\x16.blemish.v1.InspectionH\x00\x12\x1e\n\x03hit\x18\x02 \x01(\x0b\x32\x0f.blemish.v1.HitH\x00\x12&\n\x04page\x18\x03 \x01(\x0b\x32\x16.blemish.v1.SearchPageH\x00\x12 \n\x04hits\x18\x04 \x01(\x0b\x32\x10.blemish.v1.HitsH\x00\x42\x07\n\x05\x65vent\"%\n\x04Hits\x12\x1d\n\x04hits\x18\x01 \x03(\x0b\x32\x0f.blemish.v1.Hit\"5\n\nSearchPage\x12\x17\n\x0fnext_page_token\x18\x01 \x01(\t\x12\x0e\n\x06unseen\x18\x02 \x01(\x05\"\xe7\x02\n\x03Hit\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x04 \x01(\t\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x12\n\nclass_name\x18\x06 \x01(\t\x12\r\n\x05score\x18\x07 \x01(\x02\x12$\n\x07verdict\x18\x08 \x01(\x0e\x32\x13.blemish.v1.Verdict\x12\x11\n\tthumbnail\x18\t \x01(\x0c\x12\r\n\x05group\x18\n \x01(\t\x12\x0e\n\x06\x63\x61mera\x18\x0b \x01(\t\x12(\n\x04time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07p_value\x18\r \x01(\x01\x12 \n\x05label\x18\x0e \x01(\x0e\x32\x11.blemish.v1.Label\x12\x13\n\x0blabel_class\x18\x0f \x01(\t\x12 \n\x05match\x18\x10 \x01(\x0b\x32\x11.blemish.v1.Match\"~\n\x05Match\x12\x1f\n\x03\x62ox\x18\x01 \x01(\x0b\x32\x12.blemish.v1.Region\x12\x12\n\nsimilarity\x18\x02 \x01(\x02\x12!\n\x04heat\x18\x03 \x01(\x0b\x32\x13.blemish.v1.HeatMap\x12\r\n\x05width\x18\x04 \x01(\x05\x12\x0e\n\x06height\x18\x05 \x01(\x05\"8\n\x07HeatMap\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\x0e\n\x06values\x18\x03 \x01(\x0c\"W\n\x10ListItemsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05where\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"L\n\x11ListItemsResponse\x12\x1e\n\x05items\x18\x01 \x03(\x0b\x32\x0f.blemish.v1.Hit\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"f\n\x10LabelItemRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04item\x18\x02 \x01(\t\x12 \n\x05label\x18\x03 \x01(\x0e\x32\x11.blemish.v1.Label\x12\x13\n\x0blabel_class\x18\x04 \x01(\t\"2\n\x11LabelItemResponse\x12\x1d\n\x04item\x18\x01 \x01(\x0b\x32\x0f.blemish.v1.Hit*j\n\x05Label\x12\x15\n\x11LABEL_UNSPECIFIED\x10\x00\x12\x13\n\x0fLABEL_CONFIRMED\x10\x01\x12\x15\n\x11LABEL_FALSE_ALARM\x10\x02\x12\x0e\n\nLABEL_GOOD\x10\x03\x12\x0e\n\nLABEL_NONE\x10\x04\x32\xf8\x01\n\rSearchService\x12G\n\x06Search\x12\x19.blemish.v1.SearchRequest\x1a\x1a.blemish.v1.SearchResponse\"\x04\xa8\xe3\x18\x02\x30\x01\x12N\n\tListItems\x12\x1c.blemish.v1.ListItemsRequest\x1a\x1d.blemish.v1.ListItemsResponse\"\x04\xa8\xe3\x18\x02\x12N\n\tLabelItem\x12\x1c.blemish.v1.LabelItemRequest\x1a\x1d.blemish.v1.LabelItemResponse\"\x04\xa8\xe3\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,8 +41,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEARCHSERVICE'].methods_by_name['ListItems']._serialized_options = b'\250\343\030\002'
   _globals['_SEARCHSERVICE'].methods_by_name['LabelItem']._loaded_options = None
   _globals['_SEARCHSERVICE'].methods_by_name['LabelItem']._serialized_options = b'\250\343\030\002'
-  _globals['_LABEL']._serialized_start=1848
-  _globals['_LABEL']._serialized_end=1954
+  _globals['_LABEL']._serialized_start=1864
+  _globals['_LABEL']._serialized_end=1970
   _globals['_SEARCHREQUEST']._serialized_start=151
   _globals['_SEARCHREQUEST']._serialized_end=622
   _globals['_EMBEDDING']._serialized_start=624
@@ -54,21 +54,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HITS']._serialized_start=899
   _globals['_HITS']._serialized_end=936
   _globals['_SEARCHPAGE']._serialized_start=938
-  _globals['_SEARCHPAGE']._serialized_end=975
-  _globals['_HIT']._serialized_start=978
-  _globals['_HIT']._serialized_end=1337
-  _globals['_MATCH']._serialized_start=1339
-  _globals['_MATCH']._serialized_end=1465
-  _globals['_HEATMAP']._serialized_start=1467
-  _globals['_HEATMAP']._serialized_end=1523
-  _globals['_LISTITEMSREQUEST']._serialized_start=1525
-  _globals['_LISTITEMSREQUEST']._serialized_end=1612
-  _globals['_LISTITEMSRESPONSE']._serialized_start=1614
-  _globals['_LISTITEMSRESPONSE']._serialized_end=1690
-  _globals['_LABELITEMREQUEST']._serialized_start=1692
-  _globals['_LABELITEMREQUEST']._serialized_end=1794
-  _globals['_LABELITEMRESPONSE']._serialized_start=1796
-  _globals['_LABELITEMRESPONSE']._serialized_end=1846
-  _globals['_SEARCHSERVICE']._serialized_start=1957
-  _globals['_SEARCHSERVICE']._serialized_end=2205
+  _globals['_SEARCHPAGE']._serialized_end=991
+  _globals['_HIT']._serialized_start=994
+  _globals['_HIT']._serialized_end=1353
+  _globals['_MATCH']._serialized_start=1355
+  _globals['_MATCH']._serialized_end=1481
+  _globals['_HEATMAP']._serialized_start=1483
+  _globals['_HEATMAP']._serialized_end=1539
+  _globals['_LISTITEMSREQUEST']._serialized_start=1541
+  _globals['_LISTITEMSREQUEST']._serialized_end=1628
+  _globals['_LISTITEMSRESPONSE']._serialized_start=1630
+  _globals['_LISTITEMSRESPONSE']._serialized_end=1706
+  _globals['_LABELITEMREQUEST']._serialized_start=1708
+  _globals['_LABELITEMREQUEST']._serialized_end=1810
+  _globals['_LABELITEMRESPONSE']._serialized_start=1812
+  _globals['_LABELITEMRESPONSE']._serialized_end=1862
+  _globals['_SEARCHSERVICE']._serialized_start=1973
+  _globals['_SEARCHSERVICE']._serialized_end=2221
 # @@protoc_insertion_point(module_scope)

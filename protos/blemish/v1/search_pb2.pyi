@@ -298,16 +298,22 @@ class SearchPage(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    UNSEEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """The page_token of the next page."""
+    """The page_token of the next page; empty if there is none."""
+    unseen: _builtins.int
+    """Of a search by a part: how many candidates the deadline left no time to look at. Hits may be missing among
+    them, or be there without a match.
+    """
     def __init__(
         self,
         *,
         next_page_token: _builtins.str = ...,
+        unseen: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "unseen", b"unseen"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -365,7 +371,7 @@ class Hit(_message.Message):
 
     @_builtins.property
     def match(self) -> Global___Match:
-        """Where it shows what is in the part of the query; absent if its image is gone."""
+        """Where it shows what is in the part of the query; absent if its image is gone or was not looked at."""
 
     def __init__(
         self,
@@ -407,7 +413,9 @@ class Match(_message.Message):
     WIDTH_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
     similarity: _builtins.float
-    """Of the place most alike, 0 to 1. Hits come by the mean of this and of their similarity."""
+    """Of the place most alike, 0 to 1. Hits come by the mean of this and of their similarity; those without a
+    match come last.
+    """
     width: _builtins.int
     """Of the image that the box is in, px."""
     height: _builtins.int

@@ -59,7 +59,8 @@ class SearchServiceServicer:
     def Search(self, request, context):
         """Streams the most similar indexed images, best first. With an image as query the first message
         is its inspection, then come the hits; otherwise there are hits alone. Items that the query names are not
-        among them. The last message says where the next page begins, if there may be one.
+        among them. The last message says where the next page begins, if there may be one, or how many candidates
+        of a search by a part the deadline left unseen.
 
         A model without a version is answered from the index of its production version, or of the one before it
         until the new one's has all datasets and kept frames of the old one's; the query is then embedded by that

@@ -36,7 +36,8 @@ class SearchServiceStub:
     Search: _grpc.UnaryStreamMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]
     """Streams the most similar indexed images, best first. With an image as query the first message
     is its inspection, then come the hits; otherwise there are hits alone. Items that the query names are not
-    among them. The last message says where the next page begins, if there may be one.
+    among them. The last message says where the next page begins, if there may be one, or how many candidates
+    of a search by a part the deadline left unseen.
 
     A model without a version is answered from the index of its production version, or of the one before it
     until the new one's has all datasets and kept frames of the old one's; the query is then embedded by that
@@ -77,7 +78,8 @@ class SearchServiceAsyncStub(SearchServiceStub):
     Search: _aio.UnaryStreamMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
     """Streams the most similar indexed images, best first. With an image as query the first message
     is its inspection, then come the hits; otherwise there are hits alone. Items that the query names are not
-    among them. The last message says where the next page begins, if there may be one.
+    among them. The last message says where the next page begins, if there may be one, or how many candidates
+    of a search by a part the deadline left unseen.
 
     A model without a version is answered from the index of its production version, or of the one before it
     until the new one's has all datasets and kept frames of the old one's; the query is then embedded by that
@@ -121,7 +123,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_search_pb2.SearchResponse], _abc.AsyncIterator[_search_pb2.SearchResponse]]:
         """Streams the most similar indexed images, best first. With an image as query the first message
         is its inspection, then come the hits; otherwise there are hits alone. Items that the query names are not
-        among them. The last message says where the next page begins, if there may be one.
+        among them. The last message says where the next page begins, if there may be one, or how many candidates
+        of a search by a part the deadline left unseen.
 
         A model without a version is answered from the index of its production version, or of the one before it
         until the new one's has all datasets and kept frames of the old one's; the query is then embedded by that

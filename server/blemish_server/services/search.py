@@ -167,8 +167,10 @@ class SearchServicer(SearchServiceServicer):
         )
         others = [similar for similar in found if similar.item.id != asked.query.item]
         ranked = await self._spots.ranked(spot, others[: candidates(asked.limit)], version, terms)
-        async for answer in self._answers(request, version, ranked[: asked.limit], convert.placed):
+        async for answer in self._answers(request, version, ranked.placed[: asked.limit], convert.placed):
             yield answer
+        if ranked.unseen:
+            yield pb.SearchResponse(page=pb.SearchPage(unseen=ranked.unseen))
 
     async def _vector(self, version: ModelRef, given: pb.Embedding) -> Vector:
         vector = np.asarray(given.values, dtype=np.float32)
