@@ -36,12 +36,14 @@ from blemish_core.settings import chosen_device
 from blemish_server.dependencies import NOT_SERVING, SERVING, Dependencies, Dependency
 from blemish_server.dispatch import Dispatcher
 from blemish_server.doorkeeper import Doorkeeper
+from blemish_server.exposition import Exposition, Held
 from blemish_server.feed import JobFeed
 from blemish_server.inspector import Inspector
 from blemish_server.interceptor import CallInterceptor
 from blemish_server.keeper import Keeper, Retention
 from blemish_server.loaded import LoadedModels
 from blemish_server.migration import Migration
+from blemish_server.monitor import Monitor
 from blemish_server.services import inference
 from blemish_server.services.datasets import DatasetServicer
 from blemish_server.services.inference import InferenceServicer
@@ -86,6 +88,7 @@ class App:
     finder: Finder
     migration: Migration
     dependencies: Dependencies
+    exposition: Exposition | None
     preload: tuple[ModelRef, ...]
     """What is to be warm before health says SERVING."""
     serving: asyncio.Event
@@ -124,6 +127,8 @@ class App:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            if self.exposition is not None:
+                await asyncio.to_thread(self.exposition.close)
             self.models.close()
             self.dispatcher.close()
             await self.feed.close()
@@ -183,9 +188,10 @@ def build(settings: ServerSettings) -> App:
         health,
     )
 
+    monitor = Monitor()
     serving, ending = asyncio.Event(), asyncio.Event()
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(doorkeeper)],
+        interceptors=[CallInterceptor(doorkeeper, monitor)],
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),
@@ -200,7 +206,7 @@ def build(settings: ServerSettings) -> App:
         ],
     )
     inspection_pb2_grpc.add_InspectionServiceServicer_to_server(
-        InspectionServicer(inspector, keeper, ending), server
+        InspectionServicer(inspector, keeper, monitor, ending), server
     )
     search_pb2_grpc.add_SearchServiceServicer_to_server(
         SearchServicer(inspector, store, index, finder, ItemImages(datasets, frames), limits), server
@@ -215,7 +221,7 @@ def build(settings: ServerSettings) -> App:
         ServerServicer(settings, device, models, dependencies), server
     )
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-        InferenceServicer(inspector, store, models, serving.is_set, ending), server
+        InferenceServicer(inspector, store, models, monitor, serving.is_set, ending), server
     )
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection((*SERVICES, _HEALTH, reflection.SERVICE_NAME), server)
@@ -231,6 +237,17 @@ def build(settings: ServerSettings) -> App:
             "another with BLEMISH_LISTEN (port 0 takes a free one)"
         ) from error
     _warn_of_strangers(settings, host)
+    held = Held(
+        asyncio.get_running_loop(),
+        device,
+        models,
+        inspector,
+        monitor.streams,
+        keeper,
+        dependencies,
+        jobs,
+        staff,
+    )
     return App(
         server=server,
         address=f"{host}:{port}",
@@ -242,10 +259,26 @@ def build(settings: ServerSettings) -> App:
         finder=finder,
         migration=Migration(store, index, job_servicer.bring_over),
         dependencies=dependencies,
+        exposition=_exposition(settings.metrics_listen, monitor, held),
         preload=tuple(store.in_production()) if settings.preload else (),
         serving=serving,
         ending=ending,
     )
+
+
+def _exposition(listen: str, monitor: Monitor, held: Held) -> Exposition | None:
+    if not listen:
+        return None
+    monitor.registry.register(held)
+    try:
+        exposition = Exposition(listen, monitor.registry)
+    except (OSError, OverflowError) as error:
+        raise CannotServe(
+            f"cannot listen on {listen}: {error}; choose another with BLEMISH_METRICS_LISTEN (port 0 takes "
+            "a free one)"
+        ) from error
+    log.info("metrics", address=f"http://{exposition.address}/metrics")
+    return exposition
 
 
 def _certificate(settings: ServerSettings) -> Certificate | None:

@@ -92,7 +92,7 @@ class FrameLine:
 
     def __init__(self, score: Score, policy: pb.StreamPolicy.ValueType) -> None:
         self._score = score
-        self._policy = policy
+        self.policy = policy
         self._in_flight = 0
         self._waiting: pb.Frame | None = None
         self._answers: deque[_Begun | pb.ScoreStreamResponse] = deque()
@@ -154,18 +154,18 @@ class FrameLine:
                 await self._left.wait()
 
     def _is_full(self) -> bool:
-        held_back = self._policy == pb.STREAM_POLICY_BLOCK and self._waiting is not None
+        held_back = self.policy == pb.STREAM_POLICY_BLOCK and self._waiting is not None
         last = self._answers[-1] if self._answers else None
         untold = len(last.turn.gone) if isinstance(last, _Begun) else 0
         return held_back or self._read_since >= MOST_READ or len(self._answers) + untold >= MOST_ANSWERS
 
     def _take(self, frame: pb.Frame) -> None:
         last = self._answers[-1] if self._answers else None
-        if self._policy == pb.STREAM_POLICY_LATEST and isinstance(last, _Begun) and last.turn.give(frame):
+        if self.policy == pb.STREAM_POLICY_LATEST and isinstance(last, _Begun) and last.turn.give(frame):
             self.dropped += 1
-        elif self._in_flight < IN_FLIGHT[self._policy]:
+        elif self._in_flight < IN_FLIGHT[self.policy]:
             self._begin(frame)
-        elif self._policy == pb.STREAM_POLICY_REJECT:
+        elif self.policy == pb.STREAM_POLICY_REJECT:
             self.rejected += 1
             full = Overloaded(f"{self._in_flight} frames of this stream are being worked on already")
             self._answers.append(answer_to(frame, refusal=frame_refusal(full)))

@@ -59,6 +59,11 @@ class Inspector:
         self._waiting_bytes: Counter[Hashable] = Counter()
         """Of each caller."""
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Of the images that are being worked on or wait."""
+        return self._waiting_bytes.total()
+
     async def ready(self, ref: ModelRef) -> None:
         """Have the version that ``ref`` means now in memory.
 
@@ -120,7 +125,7 @@ class Inspector:
 
     @contextmanager
     def _room_for(self, size: int, caller: Hashable) -> Iterator[None]:
-        waiting = self._waiting_bytes.total()
+        waiting = self.waiting_bytes
         free = self._max_waiting_bytes - waiting
         if size > free or self._waiting_bytes[caller] + size > _OF_THE_FREE * free:
             raise Overloaded(

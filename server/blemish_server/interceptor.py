@@ -16,10 +16,13 @@ import structlog
 from blemish_core.access import ANYBODY, Caller
 from blemish_core.errors import BlemishError
 from blemish_server.doorkeeper import Doorkeeper, calling
+from blemish_server.monitor import Ended, Monitor
 from blemish_server.status import STATUS_OF_ERROR, abort
 
 _OURS = ("/blemish.", "/inference.")
 _REQUEST_ID = "x-request-id"
+# The caller's clock ends a call as well as ours, a little sooner or later.
+_ABOUT_S = 0.05
 
 log = structlog.get_logger(__name__)
 
@@ -33,8 +36,9 @@ Call = Callable[[Context], AbstractAsyncContextManager[None]]
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the handlers of the blemish services; health and reflection pass by."""
 
-    def __init__(self, doorkeeper: Doorkeeper) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, monitor: Monitor) -> None:
         self._doorkeeper = doorkeeper
+        self._monitor = monitor
 
     async def intercept_service(
         self,
@@ -46,12 +50,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or not method.startswith(_OURS):
             return handler
         metadata = dict(handler_call_details.invocation_metadata or ())
+        ended = self._monitor.call_began(
+            method, takes_stream=handler.request_streaming, sends_stream=handler.response_streaming
+        )
         try:
             caller = self._doorkeeper.admit(method, metadata)
         except BlemishError as error:
             # Whatever kind of call it is: of a stream not a byte has to be read before it can be refused.
-            return grpc.stream_stream_rpc_method_handler(_refusing(method, metadata, error))
-        call = partial(_call, method, metadata, caller)
+            return grpc.stream_stream_rpc_method_handler(_refusing(method, metadata, ended, error))
+        call = partial(_call, method, metadata, caller, ended)
         # Streams are long, and tokens are revoked meanwhile.
         still = partial(self._doorkeeper.admit, method, metadata)
         if handler.response_streaming:
@@ -92,9 +99,9 @@ def _single(behaviour: Single, call: Call) -> Single:
     return send_one
 
 
-def _refusing(method: str, metadata: Metadata, error: BlemishError) -> Streaming:
+def _refusing(method: str, metadata: Metadata, ended: Ended, error: BlemishError) -> Streaming:
     async def refuse(requests: AsyncIterator[Any], context: Context) -> AsyncGenerator[Any]:
-        async with _call(method, metadata, ANYBODY, context):
+        async with _call(method, metadata, ANYBODY, ended, context):
             raise error
         yield
 
@@ -118,7 +125,9 @@ def _rebuilt(handler: Any, behaviour: Callable[..., Any]) -> Any:
 
 
 @asynccontextmanager
-async def _call(method: str, metadata: Metadata, caller: Caller, context: Context) -> AsyncIterator[None]:
+async def _call(
+    method: str, metadata: Metadata, caller: Caller, ended: Ended, context: Context
+) -> AsyncIterator[None]:
     """One call from its first line to its status."""
     given = metadata.get(_REQUEST_ID)
     request_id = str(given)[:64] if given else uuid4().hex[:12]
@@ -134,7 +143,8 @@ async def _call(method: str, metadata: Metadata, caller: Caller, context: Contex
             log.info("refused", reason=error.reason, detail=str(error), peer=context.peer())
             await abort(context, error)
         except (asyncio.CancelledError, GeneratorExit):
-            status = "CANCELLED"  # the caller left, or its deadline passed
+            left_s = context.time_remaining()
+            status = "CANCELLED" if left_s is None or left_s > _ABOUT_S else "DEADLINE_EXCEEDED"
             raise
         except grpc.aio.AbortError:
             status = "ABORTED"
@@ -150,4 +160,6 @@ async def _call(method: str, metadata: Metadata, caller: Caller, context: Contex
                 f"internal error; the server's log tells more under request id {request_id}",
             )
         finally:
-            log.debug("call ended", status=status, ms=round(1000 * (time.perf_counter() - began), 1))
+            took_s = time.perf_counter() - began
+            ended(status, took_s)
+            log.debug("call ended", status=status, ms=round(1000 * took_s, 1))

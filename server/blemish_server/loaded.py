@@ -138,6 +138,11 @@ class LoadedModels:
         return {str(ref): model.detector.runtime.name for ref, model in reversed(self._models.items())}
 
     @property
+    def loaded(self) -> list[LoadedModel]:
+        """The versions in memory."""
+        return list(self._models.values())
+
+    @property
     def tallies(self) -> dict[ModelRef, Tally]:
         """What each loaded version has done."""
         return {ref: model.tally for ref, model in self._models.items()}

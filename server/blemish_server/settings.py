@@ -18,6 +18,9 @@ class ServerSettings(StackSettings):
     listen: str = "localhost:50051"
     """Address to serve on, HOST:PORT; port 0 takes a free one."""
 
+    metrics_listen: str = Field("", pattern=r"^(.+:\d+)?$")
+    """Address on which Prometheus may read, HOST:PORT, by plain HTTP without a token; none by default."""
+
     access_file: Path | None = None
     """Who may call, and what, as ``blemish access`` writes it; without one everybody may do everything."""
 

@@ -26,6 +26,8 @@ class Stack:
     surfaces: Path
     """A folder below the import roots: tile and grid, small."""
     data: Path
+    metrics: str
+    """Where Prometheus reads."""
 
 
 def wait_for(path: Path, process: "subprocess.Popen[bytes]", seconds: float = 90) -> str:
@@ -36,6 +38,12 @@ def wait_for(path: Path, process: "subprocess.Popen[bytes]", seconds: float = 90
         assert time.monotonic() < give_up, f"{path} was not written in {seconds} s"
         time.sleep(0.05)
     return path.read_text().strip()
+
+
+def a_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +57,7 @@ def surfaces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, surfaces: Path) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("stack")
+    metrics = f"127.0.0.1:{a_free_port()}"
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "blemish_local", "up"),
@@ -60,12 +69,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory, surfaces: Path) -> Iterator[
             # Lowered so that tests of the limits cost little.
             "BLEMISH_MAX_IMAGE_BYTES": str(2 << 20),
             "BLEMISH_MAX_MESSAGE_BYTES": str(3 << 20),
+            "BLEMISH_METRICS_LISTEN": metrics,
             "HF_HUB_OFFLINE": "1",  # no test asks a hub for weights
         },
         start_new_session=True,
     )
     try:
-        yield Stack(wait_for(home / "address", process), surfaces, home / "data")
+        yield Stack(wait_for(home / "address", process), surfaces, home / "data", metrics)
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
@@ -74,13 +84,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, surfaces: Path) -> Iterator[
 @pytest.fixture
 def free_port() -> Callable[[], int]:
     """Finds ports of loopback that nobody listens on."""
-
-    def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
-
-    return find
+    return a_free_port
 
 
 @pytest.fixture

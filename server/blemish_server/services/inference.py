@@ -34,6 +34,7 @@ from blemish_server.calls import turn_of
 from blemish_server.frames import cancel_at
 from blemish_server.inspector import Inspected, Inspector, Terms
 from blemish_server.loaded import LoadedModels, Tally
+from blemish_server.monitor import Monitor
 
 SERVICE = "inference.GRPCInferenceService"
 INPUT = "image"
@@ -87,12 +88,14 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
         inspector: Inspector,
         models: ModelStore,
         loaded: LoadedModels,
+        monitor: Monitor,
         serving: Callable[[], bool],
         ending: asyncio.Event,
     ) -> None:
         self._inspector = inspector
         self._models = models
         self._loaded = loaded
+        self._monitor = monitor
         self._serving = serving
         self._ending = ending
 
@@ -221,6 +224,8 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
         pictures, names = _images(request), _asked(request)
         terms = _terms(request, caller, left_s)
         inspected = await _all([self._inspector.inspect(picture, ref, terms) for picture in pictures])
+        for done in inspected:
+            self._monitor.judged(done)
         answer = pb.ModelInferResponse(
             model_name=ref.model, model_version=str(inspected[0].manifest.version), id=request.id
         )

@@ -24,19 +24,24 @@ from blemish_server.calls import terms_of
 from blemish_server.frames import IN_FLIGHT, FrameLine, Turn, answer_to
 from blemish_server.inspector import Inspected, Inspector, Terms
 from blemish_server.keeper import Keeper
+from blemish_server.monitor import Monitor
 from blemish_server.status import frame_refusal
 
 _LONGEST_CAMERA = 128
+_INTERNAL = "INTERNAL"
 _ENDING = "the server is about to stop; connect again, to this address or the next"
 
 log = structlog.get_logger(__name__)
 
 
 class InspectionServicer(InspectionServiceServicer):
-    def __init__(self, inspector: Inspector, keeper: Keeper, ending: asyncio.Event) -> None:
+    def __init__(
+        self, inspector: Inspector, keeper: Keeper, monitor: Monitor, ending: asyncio.Event
+    ) -> None:
         """Take frames until ``ending``."""
         self._inspector = inspector
         self._keeper = keeper
+        self._monitor = monitor
         self._ending = ending
 
     async def Score(  # noqa: N802 (the contract's name, here and below)
@@ -49,6 +54,7 @@ class InspectionServicer(InspectionServiceServicer):
         taken = convert.moment(request, "capture_time")
         terms = terms_of(context, convert.priority(request.priority, "priority"))
         done = await self._inspector.inspect(picture, ref, terms)
+        self._monitor.judged(done)
         if wanted(done):
             self._keeper.offer(picture, done, request.camera, taken)
         return pb.ScoreResponse(inspection=convert.inspection(done, request.outputs))
@@ -60,11 +66,13 @@ class InspectionServicer(InspectionServiceServicer):
     ) -> AsyncIterator[pb.ScoreStreamResponse]:
         config = _Config.of(await anext(requests, None))
         await self._inspector.ready(config.ref)
-        line = FrameLine(_Scorer(self._inspector, self._keeper, config), config.policy)
+        scorer = _Scorer(self._inspector, self._keeper, self._monitor, config)
+        line = FrameLine(scorer, config.policy)
         try:
-            async with aclosing(line.answers(_frames(requests), self._ending)) as answers:
-                async for answer in answers:
-                    yield answer
+            with self._monitor.streams.opened(line):
+                async with aclosing(line.answers(_frames(requests), self._ending)) as answers:
+                    async for answer in answers:
+                        yield answer
             if self._ending.is_set():
                 yield pb.ScoreStreamResponse(ending=pb.StreamEnding(message=_ENDING))
         finally:
@@ -125,15 +133,17 @@ class _Config:
 class _Scorer:
     """Answers one frame, whatever becomes of it."""
 
-    def __init__(self, inspector: Inspector, keeper: Keeper, config: _Config) -> None:
+    def __init__(self, inspector: Inspector, keeper: Keeper, monitor: Monitor, config: _Config) -> None:
         self._inspector = inspector
         self._keeper = keeper
+        self._monitor = monitor
         self._config = config
 
     async def __call__(self, turn: Turn) -> pb.ScoreStreamResponse:
         try:
             done = await self._inspected(turn)
             self._check_latency(turn)
+            self._monitor.judged(done)
             if self._config.store(done):
                 frame = turn.take()
                 taken = convert.moment(frame, "capture_time")
@@ -141,6 +151,7 @@ class _Scorer:
             return answer_to(turn.take(), inspection=convert.inspection(done, self._config.outputs))
         except BlemishError as error:
             frame = turn.take()
+            self._monitor.refused(error.reason)
             log.debug(
                 "frame refused",
                 camera=frame.camera,
@@ -152,6 +163,7 @@ class _Scorer:
         except Exception:
             frame = turn.take()
             log.exception("a frame failed; this is a bug", camera=frame.camera, sequence=frame.sequence)
+            self._monitor.refused(_INTERNAL)
             return answer_to(frame, refusal=_internal())
 
     async def _inspected(self, turn: Turn) -> Inspected:
@@ -206,5 +218,5 @@ def _internal() -> pb.FrameRefusal:
     code: int
     code, _ = grpc.StatusCode.INTERNAL.value
     return pb.FrameRefusal(
-        code=code, message="internal error; the server's log tells more", reason="INTERNAL"
+        code=code, message="internal error; the server's log tells more", reason=_INTERNAL
     )
