@@ -78,7 +78,7 @@ def test_server_and_worker_are_told_the_same() -> None:
     server, worker = (SERVICES[name]["environment"] for name in OURS)
 
     assert worker.items() <= server.items()
-    assert set(server) - set(worker) == {"BLEMISH_LISTEN"}
+    assert set(server) - set(worker) == {"BLEMISH_LISTEN", "BLEMISH_METRICS_LISTEN"}
     assert SERVICES["server"]["volumes"] == SERVICES["worker"]["volumes"]
     assert server["REDIS_URL"].startswith("redis://redis:")
     assert server["QDRANT_URL"].startswith("http://qdrant:")
