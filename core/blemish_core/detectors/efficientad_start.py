@@ -29,6 +29,7 @@ PENALTY = 0.1  # b
 _FEW_STEPS = 10_000
 _RIDGE = 1e-3  # l, of the mean square of an input
 _POSITIONS = 24_000  # of the surface that are solved over; several for each of 4,097 unknowns
+_BLOCK = 512  # unknowns at once: 0.59 times the time of one product for all of the matrix
 
 
 def is_solved_for(settings: EfficientAdSettings, device: str) -> bool:
@@ -77,19 +78,20 @@ class LeastSquares:
     def add_good(self, image: Tensor, wanted: Tensor) -> None:
         """Take an image (1, 3, S, S) of the surface and what to answer to it, (1, 768, R, R)."""
         inputs, at = self._inputs(image)
-        self._good.addmm_(inputs.T, inputs)
+        _add_squares(self._good, inputs)
         self._wanted.addmm_(inputs.T, wanted[0].flatten(1).T[at])
         self._seen += len(inputs)
 
     def add_other(self, image: Tensor) -> None:
         """Take a photograph (1, 3, S, S) of something else."""
         inputs, _ = self._inputs(image)
-        self._other.addmm_(inputs.T, inputs)
+        _add_squares(self._other, inputs)
         self._others += len(inputs)
 
     def solve(self) -> None:
         """Set the last layer."""
-        squares = (self._good / self._seen + PENALTY * self._other / max(self._others, 1)).double()
+        upper = (self._good / self._seen + PENALTY * self._other / max(self._others, 1)).triu().double()
+        squares = upper + upper.triu(1).T
         squares.diagonal().add_(_RIDGE * self._good.diagonal().mean().item() / self._seen)
         factor = torch.linalg.cholesky(squares)
         solution = torch.cholesky_solve((self._wanted / self._seen).double(), factor).float()
@@ -120,3 +122,9 @@ class LeastSquares:
         across = (at % columns)[:, None, None] + within
         inputs = field[:, down, across].transpose(0, 1).flatten(1)  # (N, C * K * K)
         return torch.cat([inputs, inputs.new_ones(count, 1)], dim=1), at
+
+
+def _add_squares(sums: Tensor, inputs: Tensor) -> None:
+    """Add the products of inputs (N, D) with each other to (D, D), above its diagonal alone."""
+    for first in range(0, len(sums), _BLOCK):
+        sums[first : first + _BLOCK, first:].addmm_(inputs[:, first : first + _BLOCK].T, inputs[:, first:])

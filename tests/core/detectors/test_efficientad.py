@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 from tests.imports import OF_TORCHS_NETWORKS, imported_by
 from tests.narrow import narrow
 from torch import Tensor
+from torch.nn import functional
 
-from blemish_core.detectors import teacher
+from blemish_core.detectors import efficientad_start, teacher
 from blemish_core.detectors.detector import Detector, Image, Progress, Terms, Training, silent
 from blemish_core.detectors.efficientad import EfficientAd, EfficientAdSettings
 from blemish_core.detectors.efficientad_losses import answer_of_teacher, losses_of_step
-from blemish_core.detectors.efficientad_start import is_solved_for
+from blemish_core.detectors.efficientad_start import PENALTY, LeastSquares, is_solved_for, last_layer
 from blemish_core.detectors.efficientad_training import train
 from blemish_core.detectors.photographs import photographs
 from blemish_core.detectors.regions import spot
@@ -208,6 +209,43 @@ def test_a_start_that_is_solved_for_knows_the_surface_from_anything_else(tmp_pat
         good = max(float(detector.model.get_maps(image)[0].mean()) for image in unseen)
         other = min(float(detector.model.get_maps(view)[0].mean()) for view in views)
     assert other > 2 * good
+
+
+def test_the_last_layer_is_the_least_squares_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To good images what is wanted, to others nothing; solved here over all positions at once."""
+    monkeypatch.setattr(efficientad_start, "_BLOCK", 7)
+    torch.manual_seed(3)
+    model = EfficientAd(EfficientAdSettings()).model.eval()
+    layer = last_layer(model.student)
+    assert layer.bias is not None
+    fields: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, given: fields.append(given[0]))
+    images = torch.rand(4, 1, 3, 256, 256)
+    squares = LeastSquares(model, 2, np.random.default_rng(0))
+    with torch.inference_mode():
+        wanted = torch.randn(2, *model.student(images[0]).shape)
+        for image in images[1:]:
+            model.student(image)
+        hook.remove()
+        for image, answer in zip(images[:2], wanted, strict=True):
+            squares.add_good(image, answer)
+        for image in images[2:]:
+            squares.add_other(image)
+        squares.solve()
+        good, other = (
+            functional.pad(functional.unfold(torch.cat(two), layer.kernel_size), (0, 0, 0, 1), value=1.0)
+            .double()
+            .transpose(1, 2)
+            .flatten(0, 1)
+            for two in (fields[:2], fields[2:])
+        )
+        normal = good.T @ good / len(good) + PENALTY * other.T @ other / len(other)
+        normal += 1e-3 * good.square().mean(0).mean() * torch.eye(len(normal))
+        answers = wanted.double().flatten(3).transpose(2, 3).flatten(0, 2)
+        best = torch.linalg.solve(normal, good.T @ answers / len(good))
+        weights = torch.cat([layer.weight.flatten(1).T, layer.bias[None]])
+    assert len(normal) > 3 * 7, "several blocks"
+    torch.testing.assert_close(weights.double(), best, rtol=1e-3, atol=1e-3 * float(best.abs().max()))
 
 
 @pytest.mark.parametrize(
