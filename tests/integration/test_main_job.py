@@ -321,7 +321,7 @@ def test_the_bundle_holds_no_pickle(stack_data: Path, tile_model: str) -> None:
 def test_efficientad_is_trained_and_scores(
     client: Client, stack_data: Path, surfaces: Path, tile_model: str
 ) -> None:
-    generate(surfaces / "few", "tile", train=6, good=1, defective=4, size=96)
+    generate(surfaces / "few", "tile", train=3, good=1, defective=1, size=96)
     client.import_dataset("few", str(surfaces / "few"))
     # Its other start, which takes half a minute here, is tested in tests/core/detectors.
     job = client.wait(client.train("few", detector=EfficientAd(max_steps=1, start="random")))
