@@ -94,10 +94,16 @@ class Held(Collector):
         jobs = GaugeMetricFamily(
             "blemish_unfinished_jobs", "Jobs that have not ended.", labels=["kind", "state"]
         )
-        counts = Tally((job.spec.kind, str(job.state)) for job in self.jobs.unfinished())
-        for labels, count in sorted(counts.items()):
-            jobs.add_metric(labels, count)
+        counts = Tally((str(job.spec.kind), str(job.state)) for job in self.jobs.unfinished())
+        for what, count in sorted(counts.items()):
+            jobs.add_metric(what, count)
         yield jobs
+        ended = CounterMetricFamily(
+            "blemish_ended_jobs", "Jobs that ended, ever, of all servers.", labels=["kind", "state"]
+        )
+        for what, count in sorted(self.jobs.ended().items()):
+            ended.add_metric(what, count)
+        yield ended
         yield GaugeMetricFamily(
             "blemish_workers", "Workers that are there.", value=len(self.staff.workers())
         )

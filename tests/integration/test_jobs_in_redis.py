@@ -280,6 +280,21 @@ def test_cancelling(store: JobStore) -> None:
     assert store.get(back.id).state is JobState.CANCELLED
 
 
+def test_each_job_is_counted_once_when_it_ends(store: JobStore) -> None:
+    before = store.ended()
+    jobs = [store.create(SPEC)[0] for _ in range(3)]
+    assert store.ended() == before
+    for job in (jobs[0], jobs[1], jobs[0]):
+        store.cancel(job.id)
+    failed = store.change(jobs[2].id, lambda job: job.moved(JobState.FAILED, why="no disk"))
+    store.change(failed.id, lambda job: job.model_copy(update={"error": "said later"}))
+    more = {what: count - before.get(what, 0) for what, count in store.ended().items()}
+    assert {what: count for what, count in more.items() if count} == {
+        ("embed", "cancelled"): 2,
+        ("embed", "failed"): 1,
+    }
+
+
 def test_changes_can_be_replayed_one_by_one(store: JobStore) -> None:
     """Whatever is done to a job, what is kept of its changes makes each of its records again."""
     seed = random.randrange(2**32)

@@ -249,7 +249,7 @@ def test_a_waiting_job_is_cancelled_at_once(client: Client, tile_model: str) -> 
 def test_promotion_changes_the_next_answer(client: Client, surfaces: Path, tile_model: str) -> None:
     query = image(surfaces, "test/good/001.png")
     trained = client.wait(client.train("tile", model_id="promoted", detector=PatchCore(input_size=64)))
-    client.wait(client.train("tile", model_id="promoted", detector=PatchCore(input_size=96)))
+    client.wait(client.train("tile", model_id="promoted", detector=PatchCore(input_size=64, neighbors=3)))
     assert client.score(query, "promoted").model_version.endswith("/2")
     with pytest.raises(NotFound, match="no version of promoted is in production"):
         client.score(query, "promoted@production")

@@ -101,6 +101,7 @@ def test_what_is_there_is_told(
     client: Client, tile_model: str, scrape: Callable[[], Scrape], surfaces: Path
 ) -> None:
     client.score((surfaces / "tile/test/good/000.png").read_bytes(), tile_model)
+    before = scrape()
     job = client.train("tile", model_id="counted")
     try:
         now = scrape()
@@ -111,7 +112,14 @@ def test_what_is_there_is_told(
         client.wait(job)
     assert now.sum("blemish_dependency_up") == 2
     assert now.sum("blemish_loaded_bytes") == client.server_info().loaded_bytes > 0
-    assert scrape().sum("blemish_unfinished_jobs") == 0
+    after = scrape()
+    assert after.sum("blemish_unfinished_jobs") == 0
+    ended = {"kind": "train", "state": "cancelled"}
+    assert (
+        after.sum("blemish_ended_jobs_total", **ended)
+        == before.sum("blemish_ended_jobs_total", **ended) + 1
+    )
+    assert after.sum("blemish_ended_jobs_total", kind="train", state="succeeded") >= 1
 
 
 def test_every_metric_is_documented_and_every_documented_one_is_there(

@@ -146,6 +146,9 @@ class Redis:
         told = [(train, "queued"), (train, "running"), (train, "queued"), (embed, "queued")]
         return [SimpleNamespace(spec=spec, state=state) for spec, state in told]
 
+    def ended(self) -> dict[tuple[str, str], int]:
+        return {("train", "failed"): 2, ("train", "succeeded"): 40}
+
     def workers(self) -> list[str]:
         return ["one", "two"]
 
@@ -185,6 +188,8 @@ async def test_what_the_server_holds_is_told_when_asked() -> None:
     assert value(samples, "blemish_unfinished_jobs", kind="train", state="queued") == 2
     assert value(samples, "blemish_unfinished_jobs", kind="train", state="running") == 1
     assert value(samples, "blemish_unfinished_jobs", kind="embed", state="queued") == 1
+    assert value(samples, "blemish_ended_jobs_total", kind="train", state="failed") == 2
+    assert value(samples, "blemish_ended_jobs_total", kind="train", state="succeeded") == 40
     assert value(samples, "blemish_workers") == 2
 
 

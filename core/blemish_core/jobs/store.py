@@ -11,6 +11,7 @@
 ``blemish:log:{id}``           stream of what the job's process said, the newest 5,000 lines
 ``blemish:news``               stream of what is added to those two, of all jobs, the newest 10,000
 ``blemish:parts:{id}``         hash of what is done of a bulk job; see ``parts``
+``blemish:ended``              hash of how many jobs of each kind ended in each state, ever
 ``blemish:paces``              hash of what the phases of the last job of each pattern took
 ``blemish:claim:{what}``       there while what one does for all need not be done again
 =============================  ==================================================================
@@ -35,7 +36,7 @@ from blemish_core.jobs.record import Event, Job, JobPriority, JobState, Limits, 
 
 NEWS = "blemish:news"
 LEASE_S = 15.0
-_JOBS, _OPEN = "blemish:jobs", "blemish:open"
+_JOBS, _OPEN, _ENDED = "blemish:jobs", "blemish:open", "blemish:ended"
 _REQUEST = "blemish:request:"
 _PACES = "blemish:paces"
 _SECONDS = TypeAdapter(dict[str, float])
@@ -43,15 +44,18 @@ _MAX_REQUEST_ID = 128
 _MAX_LINE = 2000
 _ASKED = "asked to end"
 
-# KEYS: record, changes, news, open.
-# ARGV: record before, record after, change, id, revision, "1" if it ended.
+# KEYS: record, changes, news, open, ended.
+# ARGV: record before, record after, change, id, revision, kind and state if it ends by this.
 # The stream may hold that revision where Redis came back without its last second.
 _CHANGE = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
 redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', 20000, ARGV[5] .. '-0', 'change', ARGV[3])
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', 10000, '*', 'job', ARGV[4], 'change', ARGV[3])
-if ARGV[6] == '1' then redis.call('ZREM', KEYS[4], ARGV[4]) end
+if ARGV[6] ~= '' then
+  redis.call('ZREM', KEYS[4], ARGV[4])
+  redis.call('HINCRBY', KEYS[5], ARGV[6], 1)
+end
 return 1
 """
 
@@ -221,6 +225,16 @@ class JobStore:
                 self._redis.zrem(_OPEN, *ended)
         return [job for job in jobs if not job.state.ended]
 
+    def ended(self) -> dict[tuple[str, str], int]:
+        """How many jobs ever ended, by kind and state."""
+        with translated():
+            counts: Any = self._redis.hgetall(_ENDED)
+        found = {}
+        for what, count in counts.items():
+            kind, _, state = _text(what).partition(" ")
+            found[kind, state] = int(count)
+        return found
+
     def _read(self, ids: Sequence[Any]) -> list[Job]:
         records = self._redis.mget([_key(_text(id)) for id in ids]) if ids else ()
         return [Job.model_validate_json(record) for record in records if record]
@@ -234,7 +248,7 @@ class JobStore:
         Raises:
             NotFound: if there is no such job.
         """
-        keys = [_key(id), _changes_key(id), NEWS, _OPEN]
+        keys = [_key(id), _changes_key(id), NEWS, _OPEN, _ENDED]
         with translated():
             while True:
                 record = self._redis.get(keys[0])
@@ -246,7 +260,8 @@ class JobStore:
                     return before
                 after = after.model_copy(update={"revision": before.revision + 1})
                 told = Change.between(before, after).model_dump_json(exclude_none=True)
-                ended = "1" if after.state.ended else "0"
+                ends = after.state.ended and not before.state.ended
+                ended = f"{after.spec.kind} {after.state}" if ends else ""
                 if self._change(keys, [record, after.model_dump_json(), told, id, after.revision, ended]):
                     return after
 
