@@ -8,8 +8,10 @@ what each is for.
 """
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -80,36 +82,75 @@ class Monitor:
             ("reason",),
             registry=registry,
         )
+        # Looked up once: to find a count by its labels takes longer than to count.
+        self._calls, self._versions = cache(self._call), cache(self._version)
 
     def call_began(self, method: str, *, takes_stream: bool, sends_stream: bool) -> Ended:
         """Count a call of ``method`` (/package.Service/Method); what is returned takes its end."""
-        _, service, name = method.split("/")
-        labels = (_KINDS[takes_stream, sends_stream], service, name)
-        self._started.labels(*labels).inc()
+        call = self._calls(method, _KINDS[takes_stream, sends_stream])
+        call.started.inc()
 
         def ended(status: str, seconds: float) -> None:
-            self._handled.labels(*labels, status).inc()
-            self._handling.labels(*labels).observe(seconds)
+            call.handled(status).inc()
+            call.handling.observe(seconds)
 
         return ended
 
     def judged(self, done: Inspected) -> None:
         """Count an image as its caller is told of it."""
-        version = (done.manifest.model, str(done.manifest.version))
+        version = self._versions(done.manifest.model, done.manifest.version)
         judge, score = done.calibration.calibration, done.outcome.score
-        verdict = "anomalous" if judge.anomalous(score) else "normal"
-        self._inspections.labels(*version, verdict).inc()
-        self._p_values.labels(*version).observe(judge.p_value(score))
-        for stage, seconds in (
-            ("queue", done.queue_s),
-            ("decode", done.decode_s),
-            ("inference", done.inference_s),
-        ):
-            self._stages.labels(*version, stage).observe(seconds)
+        version.verdicts[judge.anomalous(score)].inc()
+        version.p_values.observe(judge.p_value(score))
+        version.queue.observe(done.queue_s)
+        version.decode.observe(done.decode_s)
+        version.inference.observe(done.inference_s)
 
     def refused(self, reason: str) -> None:
         """Count a frame that has a refusal instead of a verdict."""
         self._refused.labels(reason).inc()
+
+    def _call(self, method: str, kind: str) -> "_Call":
+        _, service, name = method.split("/")
+        labels = (kind, service, name)
+        return _Call(
+            self._started.labels(*labels),
+            cache(lambda status: self._handled.labels(*labels, status)),
+            self._handling.labels(*labels),
+        )
+
+    def _version(self, model: str, number: int) -> "_Version":
+        labels = (model, str(number))
+        return _Version(
+            {
+                anomalous: self._inspections.labels(*labels, verdict)
+                for anomalous, verdict in ((False, "normal"), (True, "anomalous"))
+            },
+            self._p_values.labels(*labels),
+            *(self._stages.labels(*labels, stage) for stage in ("queue", "decode", "inference")),
+        )
+
+
+@dataclass(frozen=True)
+class _Call:
+    """The counts of one method."""
+
+    started: Counter
+    handled: Callable[[str], Counter]
+    """By status."""
+    handling: Histogram
+
+
+@dataclass(frozen=True)
+class _Version:
+    """The counts of one model version."""
+
+    verdicts: Mapping[bool, Counter]
+    """By whether it is anomalous."""
+    p_values: Histogram
+    queue: Histogram
+    decode: Histogram
+    inference: Histogram
 
 
 class Streams:

@@ -149,10 +149,11 @@ async def _read(found: Sequence[tuple[qg.ScoredPoint, str]]) -> list[Similar]:
 
 
 def _similar(point: qg.ScoredPoint, group: str) -> Similar:
-    payload: Mapping[str, object] = {name: _told(point.payload[name]) for name in point.payload}
+    payload: Mapping[str, object] = {name: _told(value) for name, value in point.payload.items()}
     return Similar(Item.read(point.id.uuid, payload), point.score, group)
 
 
 def _told(value: Any) -> object:
-    """What a value, or the id of a group, is; both hold one of several."""
-    return getattr(value, value.WhichOneof("kind"))
+    """What a value, or the id of a group, is; both hold one of several, and are asked often."""
+    ((_, told),) = value.ListFields()  # half the time of WhichOneof and what that names
+    return told
