@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from blemish_core.batching import Priority
 from blemish_core.errors import AlreadyExists, BlemishError, Corrupt, NotFound
 from blemish_core.files import write_durably
 from blemish_core.names import checked_id
@@ -28,6 +29,15 @@ from blemish_core.names import checked_id
 _VARIABLE = "BLEMISH_ACCESS_FILE"
 # Found by those who look for secrets where none should be.
 _PREFIX = "blemish_"
+
+
+def spelled(priority: Priority) -> str:
+    """As files and the command line have it."""
+    return priority.name.lower().replace("_", "-")
+
+
+PRIORITIES = {spelled(priority): priority for priority in Priority}
+_MOST_URGENT = spelled(Priority.LINE_STOP)
 
 
 class Role(IntEnum):
@@ -51,6 +61,8 @@ class Caller:
 
     name: str
     role: Role
+    most_urgent: Priority = Priority.LINE_STOP
+    """Of his images: none may be more urgent."""
 
 
 ANYBODY = Caller("", Role.OPERATOR)
@@ -61,6 +73,7 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: str = Field(pattern=f"^({'|'.join(role.word for role in Role)})$")
+    most_urgent: str | None = Field(None, pattern=f"^({'|'.join(PRIORITIES)})$")
     token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     granted: datetime
 
@@ -79,7 +92,9 @@ def read(file: Path) -> Mapping[str, Caller]:
         Corrupt: if it is not one that ``grant`` wrote.
     """
     return {
-        entry.token_sha256: Caller(name, Role[entry.role.upper()])
+        entry.token_sha256: Caller(
+            name, Role[entry.role.upper()], PRIORITIES[entry.most_urgent or _MOST_URGENT]
+        )
         for name, entry in _read(file).callers.items()
     }
 
@@ -89,8 +104,8 @@ def digest(token: str) -> str:
     return sha256(token.encode(errors="replace")).hexdigest()
 
 
-def grant(file: Path, name: str, role: Role) -> str:
-    """Let ``name`` call; returns its token, which is kept nowhere.
+def grant(file: Path, name: str, role: Role, most_urgent: Priority = Priority.LINE_STOP) -> str:
+    """Let ``name`` call, with images no more urgent than this; returns its token, which is kept nowhere.
 
     Raises:
         InvalidRequest: if it can be no name.
@@ -99,7 +114,12 @@ def grant(file: Path, name: str, role: Role) -> str:
     """
     checked_id(name, "name")
     token = _PREFIX + secrets.token_urlsafe(32)
-    entry = _Entry(role=role.word, token_sha256=digest(token), granted=datetime.now(UTC))
+    entry = _Entry(
+        role=role.word,
+        most_urgent=spelled(most_urgent),
+        token_sha256=digest(token),
+        granted=datetime.now(UTC),
+    )
     with _alone(file):
         known = _read(file).callers if file.exists() else {}
         if name in known:
@@ -169,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     file = Path(path)
     try:
         if asked.command == "grant":
-            token = grant(file, asked.name, Role[asked.role.upper()])
+            token = grant(file, asked.name, Role[asked.role.upper()], PRIORITIES[asked.most_urgent])
             print(f"{asked.name} may call as {asked.role}; its token is shown this once:", file=sys.stderr)
             print(token)
         elif asked.command == "revoke":
@@ -177,7 +197,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{asked.name} may call no more; servers know within a second", file=sys.stderr)
         else:
             for name, entry in sorted(_read(file).callers.items()):
-                print(f"{name}\t{entry.role}\t{entry.granted:%Y-%m-%d %H:%M}")
+                urgency = entry.most_urgent or _MOST_URGENT
+                print(f"{name}\t{entry.role}\t{urgency}\t{entry.granted:%Y-%m-%d %H:%M}")
     except BlemishError as error:
         print(f"blemish: {error}", file=sys.stderr)
         return 2
@@ -202,9 +223,17 @@ def _parser() -> argparse.ArgumentParser:
         help="camera: sends frames. service: also reads everything and searches. operator: also trains, "
         "promotes and calibrates",
     )
+    let.add_argument(
+        "--most-urgent",
+        choices=PRIORITIES,
+        default=_MOST_URGENT,
+        help="of its images; all of a lower priority wait while there are any (%(default)s)",
+    )
     bar = commands.add_parser("revoke", help="let somebody call no more, and end his streams")
     bar.add_argument("name")
-    tell = commands.add_parser("list", help="print who may call: name, role, since when (UTC)")
+    tell = commands.add_parser(
+        "list", help="print who may call: name, role, how urgently, since when (UTC)"
+    )
     for command in (let, bar, tell):
         command.add_argument("--file", help=f"of the callers ({_VARIABLE}), beside the server")
     return parser

@@ -52,7 +52,7 @@ class Unauthenticated(BlemishError):
 
 
 class Denied(BlemishError):
-    """The caller's role does not reach so far; the message names both."""
+    """The caller's role does not reach so far, or his urgency; the message names both."""
 
     reason = "DENIED"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a call itself says of how its pictures wait: whose they are, and until when."""
+"""What a call itself says of how its pictures wait: whose they are, how urgent, and until when."""
 
 import math
 import time
@@ -7,7 +7,9 @@ from typing import Any
 
 import grpc.aio
 
+from blemish_core.access import spelled
 from blemish_core.batching import Priority
+from blemish_core.errors import Denied
 from blemish_server.doorkeeper import calling
 from blemish_server.inspector import Terms
 
@@ -19,6 +21,29 @@ def turn_of(context: _Context) -> str:
     return calling.get().name or context.peer()
 
 
-def terms_of(context: _Context, priority: Priority = Priority.AUDIT) -> Terms:
+def urgency(asked: Priority | None) -> Priority:
+    """How urgent the pictures of a call are; where it does not say, AUDIT, or as much as its caller may.
+
+    Raises:
+        Denied: if its caller may not ask for so much.
+    """
+    caller = calling.get()
+    if asked is None:
+        return max(Priority.AUDIT, caller.most_urgent)
+    if asked < caller.most_urgent:
+        raise Denied(
+            f"{caller.name} asks for {spelled(asked)}, but its images may be {spelled(caller.most_urgent)} "
+            "at most; lower the priority, or have more granted by `blemish access`"
+        )
+    return asked
+
+
+def terms_of(context: _Context, priority: Priority | None = None) -> Terms:
+    """How a call's pictures wait.
+
+    Raises:
+        Denied: as ``urgency`` does.
+    """
     left_s = context.time_remaining()
-    return Terms(turn_of(context), priority, math.inf if left_s is None else time.monotonic() + left_s)
+    deadline = math.inf if left_s is None else time.monotonic() + left_s
+    return Terms(turn_of(context), urgency(priority), deadline)

@@ -69,12 +69,12 @@ STATES: Mapping[JobState, job_pb2.JobState.ValueType] = {
 }
 ENDED = frozenset(message for state, message in STATES.items() if state.ended)
 
-_PRIORITIES: Mapping[int, Priority] = {
-    inspection_pb2.PRIORITY_UNSPECIFIED: Priority.AUDIT,
+_PRIORITIES: Mapping[inspection_pb2.Priority.ValueType, Priority] = {
     inspection_pb2.PRIORITY_LINE_STOP: Priority.LINE_STOP,
     inspection_pb2.PRIORITY_AUDIT: Priority.AUDIT,
     inspection_pb2.PRIORITY_BACKFILL: Priority.BACKFILL,
 }
+URGENCIES = {priority: message for message, priority in _PRIORITIES.items()}
 
 
 def picture(image: image_pb2.Image, field: str) -> Picture:
@@ -98,12 +98,14 @@ def picture(image: image_pb2.Image, field: str) -> Picture:
     return Picture(image.encoded, None, region)
 
 
-def priority(asked: inspection_pb2.Priority.ValueType, field: str) -> Priority:
-    """Return whose turn it is first.
+def priority(asked: inspection_pb2.Priority.ValueType, field: str) -> Priority | None:
+    """Return whose turn it is first, None if nothing is asked for.
 
     Raises:
         InvalidRequest: if it is none that this server knows.
     """
+    if not asked:
+        return None
     if asked not in _PRIORITIES:
         raise InvalidRequest(f"{field} is {asked}, but must be LINE_STOP, AUDIT or BACKFILL", field=field)
     return _PRIORITIES[asked]

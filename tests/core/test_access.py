@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 
 from blemish_core import access
 from blemish_core.access import Caller, Role
+from blemish_core.batching import Priority
 from blemish_core.errors import AlreadyExists, Corrupt, InvalidRequest, NotFound
 
 
@@ -56,6 +58,12 @@ def test_nobody_who_grants_at_once_is_lost(file: Path) -> None:
     assert {*map(access.digest, tokens)} == {*access.read(file)}
 
 
+def test_a_file_from_before_priorities_were_granted_allows_all(file: Path) -> None:
+    token = access.grant(file, "mes", Role.SERVICE)
+    file.write_text(re.sub(r'"most_urgent": "[a-z-]+",', "", file.read_text()))
+    assert access.read(file)[access.digest(token)] == Caller("mes", Role.SERVICE, Priority.LINE_STOP)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -90,7 +98,12 @@ def test_the_command(
     assert access.read(file)[access.digest(said.out.strip())] == Caller("mes", Role.SERVICE)
     assert "mes may call as service" in said.err
     assert access.main(["list", "--file", str(file)]) == 0
-    assert capsys.readouterr().out.startswith("mes\tservice\t20")
+    assert capsys.readouterr().out.startswith("mes\tservice\tline-stop\t20")
+    assert access.main(["grant", "press-7", "--role", "camera", "--most-urgent", "backfill"]) == 0
+    shown = access.read(file)[access.digest(capsys.readouterr().out.strip())]
+    assert shown == Caller("press-7", Role.CAMERA, Priority.BACKFILL)
+    with pytest.raises(SystemExit):
+        access.main(["grant", "press-8", "--role", "camera", "--most-urgent", "now"])
     assert access.main(["revoke", "mes"]) == 0
     assert access.main(["revoke", "mes"]) == 2
     assert access.main(["grant", "mes", "--role", "camera", "--file", "/nowhere/callers.json"]) == 2

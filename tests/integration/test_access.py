@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import trustme
@@ -22,7 +23,13 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from tritonclient.utils import InferenceServerException
 
 from blemish.v1.access_pb2 import ROLE_CAMERA
-from blemish.v1.inspection_pb2 import STREAM_POLICY_BLOCK
+from blemish.v1.inspection_pb2 import (
+    PRIORITY_AUDIT,
+    PRIORITY_BACKFILL,
+    PRIORITY_LINE_STOP,
+    PRIORITY_UNSPECIFIED,
+    STREAM_POLICY_BLOCK,
+)
 from blemish_client import Client
 from blemish_client.aio import AsyncClient
 from blemish_client.camera import Seen
@@ -30,6 +37,7 @@ from blemish_client.credentials import Credentials
 from blemish_client.errors import PermissionDenied, Unauthenticated, Unavailable
 from blemish_core import access
 from blemish_core.access import Role
+from blemish_core.batching import Priority
 from blemish_server.doorkeeper import roles
 
 if TYPE_CHECKING:
@@ -151,6 +159,35 @@ def test_each_role_reaches_what_the_contract_says(guarded: Guarded, tokens: dict
                     assert code(channel, method, token) is DENIED, (method, role)
                 else:
                     assert code(channel, method, token) not in (UNAUTHENTICATED, DENIED), (method, role)
+
+
+def test_no_image_is_more_urgent_than_its_caller_may(
+    guarded: Guarded, tile_model: str, stack: Stack
+) -> None:
+    token = access.grant(guarded.callers, "an-audit", Role.CAMERA, Priority.AUDIT)
+    until_known(guarded, token)
+    image = (stack.surfaces / "tile/test/good/000.png").read_bytes()
+    tensor = triton.InferInput("image", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([image], dtype=np.object_))
+    with (
+        guarded.client(token) as client,
+        triton.InferenceServerClient(
+            guarded.address, ssl=True, root_certificates=str(guarded.roots)
+        ) as other,
+    ):
+        assert client.server_info().most_urgent == PRIORITY_AUDIT
+        for priority in (PRIORITY_UNSPECIFIED, PRIORITY_AUDIT, PRIORITY_BACKFILL):
+            assert client.score(image, tile_model, priority=priority).score > 0
+        with pytest.raises(PermissionDenied, match=r"an-audit asks for line-stop, but .* audit at most"):
+            client.score(image, tile_model, priority=PRIORITY_LINE_STOP)
+        with pytest.raises(PermissionDenied, match="audit at most"):
+            list(client.stream([image], tile_model, priority=PRIORITY_LINE_STOP))
+        shown = {"authorization": f"Bearer {token}"}
+        model = tile_model.removeprefix("models/").partition("/")[0]
+        assert other.infer(model, [tensor], headers=shown, priority=2).as_numpy("score")[0] > 0
+        with pytest.raises(InferenceServerException, match="audit at most"):
+            other.infer(model, [tensor], headers=shown, priority=1)
+    access.revoke(guarded.callers, "an-audit")
 
 
 def test_health_and_reflection_ask_nobody(guarded: Guarded) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from blemish_core.access import ANYBODY, Caller, Role
 from blemish_core.batching import Priority
-from blemish_server.calls import terms_of, turn_of
+from blemish_core.errors import Denied
+from blemish_server.calls import terms_of, turn_of, urgency
 from blemish_server.doorkeeper import calling
 
 
@@ -45,6 +46,39 @@ def test_a_deadline_is_kept_where_there_is_one() -> None:
     terms = terms_of(_of("a", 5.0), Priority.LINE_STOP)
     assert time.monotonic() < terms.deadline <= time.monotonic() + 5
     assert terms.priority is Priority.LINE_STOP
+
+
+@pytest.mark.parametrize(
+    ("may", "asked", "waits"),
+    [
+        (Priority.LINE_STOP, None, Priority.AUDIT),
+        (Priority.LINE_STOP, Priority.LINE_STOP, Priority.LINE_STOP),
+        (Priority.AUDIT, Priority.AUDIT, Priority.AUDIT),
+        (Priority.AUDIT, Priority.BACKFILL, Priority.BACKFILL),
+        (Priority.BACKFILL, None, Priority.BACKFILL),
+        (Priority.BACKFILL, Priority.BACKFILL, Priority.BACKFILL),
+    ],
+)
+def test_pictures_are_as_urgent_as_asked_for(
+    may: Priority, asked: Priority | None, waits: Priority
+) -> None:
+    calling.set(Caller("press-7", Role.CAMERA, may))
+    assert urgency(asked) is waits
+    assert terms_of(_of("a"), asked).priority is waits
+
+
+@pytest.mark.parametrize(
+    ("may", "asked"),
+    [
+        (Priority.AUDIT, Priority.LINE_STOP),
+        (Priority.BACKFILL, Priority.AUDIT),
+        (Priority.BACKFILL, Priority.LINE_STOP),
+    ],
+)
+def test_nobody_is_more_urgent_than_he_may(may: Priority, asked: Priority) -> None:
+    calling.set(Caller("press-7", Role.CAMERA, may))
+    with pytest.raises(Denied, match=r"press-7 asks for .*, but its images may be .* at most"):
+        terms_of(_of("a"), asked)
 
 
 def _of(peer: str, left_s: float | None = None) -> Any:

@@ -4,6 +4,7 @@
 import typer
 
 from blemish.v1.access_pb2 import Role
+from blemish.v1.inspection_pb2 import Priority
 from blemish_client.cli.options import Json
 from blemish_client.cli.output import emit, size, table, when
 from blemish_client.cli.session import Session
@@ -23,7 +24,11 @@ def info(ctx: typer.Context, as_json: Json = False) -> None:
     rows.show_header = False
     rows.add_row("running since", when(told.start_time))
     if told.caller:
-        rows.add_row("you", f"{told.caller}, {Role.Name(told.role).removeprefix('ROLE_').lower()}")
+        urgency = Priority.Name(told.most_urgent).removeprefix("PRIORITY_").replace("_", "-").lower()
+        rows.add_row(
+            "you",
+            f"{told.caller}, {Role.Name(told.role).removeprefix('ROLE_').lower()}, images up to {urgency}",
+        )
     rows.add_row("device", told.device)
     rows.add_row("detectors", ", ".join(told.detectors))
     rows.add_row("loaded models", ", ".join(map(short, told.loaded_models)) or "none yet")

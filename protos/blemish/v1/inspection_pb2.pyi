@@ -53,6 +53,7 @@ class _Priority:
 class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """Audit, or as much as the caller may."""
     PRIORITY_LINE_STOP: _Priority.ValueType  # 1
     """Something on the line acts on the verdict."""
     PRIORITY_AUDIT: _Priority.ValueType  # 2
@@ -65,9 +66,12 @@ class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
     higher ones. Among equals turns go round: each stream has one frame scored before another has its next, and
     so have all calls of one caller together (that come by one connection, where the server knows no callers).
     An image is refused only for those whose turn is before its own.
+    A caller may be held to a lesser one by the server's list of callers: a call or stream that asks for more
+    ends with PERMISSION_DENIED.
     """
 
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""Audit, or as much as the caller may."""
 PRIORITY_LINE_STOP: Priority.ValueType  # 1
 """Something on the line acts on the verdict."""
 PRIORITY_AUDIT: Priority.ValueType  # 2

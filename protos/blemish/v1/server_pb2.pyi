@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from blemish.v1 import access_pb2 as _access_pb2
+from blemish.v1 import inspection_pb2 as _inspection_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -71,6 +72,7 @@ class GetServerInfoResponse(_message.Message):
     MAX_LOADED_BYTES_FIELD_NUMBER: _builtins.int
     CALLER_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
+    MOST_URGENT_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     device: _builtins.str
     """Where models run: cpu, cuda:0, ..."""
@@ -83,6 +85,8 @@ class GetServerInfoResponse(_message.Message):
     """Who this call came from, as the server's list of callers names it; empty where there is none."""
     role: _access_pb2.Role.ValueType
     """What the caller may do."""
+    most_urgent: _inspection_pb2.Priority.ValueType
+    """The most urgent priority that the caller's images may have."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -116,10 +120,11 @@ class GetServerInfoResponse(_message.Message):
         max_loaded_bytes: _builtins.int = ...,
         caller: _builtins.str = ...,
         role: _access_pb2.Role.ValueType = ...,
+        most_urgent: _inspection_pb2.Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "dependencies", b"dependencies", "detectors", b"detectors", "device", b"device", "limits", b"limits", "loaded_bytes", b"loaded_bytes", "loaded_models", b"loaded_models", "max_loaded_bytes", b"max_loaded_bytes", "role", b"role", "runtimes", b"runtimes", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "dependencies", b"dependencies", "detectors", b"detectors", "device", b"device", "limits", b"limits", "loaded_bytes", b"loaded_bytes", "loaded_models", b"loaded_models", "max_loaded_bytes", b"max_loaded_bytes", "most_urgent", b"most_urgent", "role", b"role", "runtimes", b"runtimes", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

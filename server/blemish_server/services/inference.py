@@ -30,7 +30,7 @@ from blemish_core.errors import BlemishError, InvalidRequest, NotFound
 from blemish_core.models import ModelStore
 from blemish_core.names import PRODUCTION, ModelRef, checked_id
 from blemish_core.picture import Picture
-from blemish_server.calls import turn_of
+from blemish_server.calls import turn_of, urgency
 from blemish_server.frames import cancel_at
 from blemish_server.inspector import Inspected, Inspector, Terms
 from blemish_server.loaded import LoadedModels, Tally
@@ -309,7 +309,7 @@ def _terms(request: Any, caller: str, left_s: float | None) -> Terms:
     limits = [math.inf if left_s is None else left_s]
     if "timeout" in given and (timeout_us := given["timeout"].int64_param):
         limits.append(timeout_us / 1e6)
-    priority = Priority(number - 1) if number else Priority.AUDIT
+    priority = urgency(Priority(number - 1) if number else None)
     return Terms(caller, priority, time.monotonic() + min(limits))
 
 

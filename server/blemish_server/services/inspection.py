@@ -20,7 +20,7 @@ from blemish_core.errors import BlemishError, InvalidRequest, TooLate
 from blemish_core.names import ModelRef
 from blemish_core.picture import Picture
 from blemish_server import convert
-from blemish_server.calls import terms_of
+from blemish_server.calls import terms_of, urgency
 from blemish_server.frames import IN_FLIGHT, FrameLine, Turn, answer_to
 from blemish_server.inspector import Inspected, Inspector, Terms
 from blemish_server.keeper import Keeper
@@ -103,6 +103,7 @@ class _Config:
 
         Raises:
             InvalidRequest: if it is no sound configuration.
+            Denied: if its caller may not ask for such a priority.
         """
         if first is None or first.WhichOneof("message") != "config":
             raise InvalidRequest("the first message of a stream must be its config", field="config")
@@ -125,7 +126,7 @@ class _Config:
             policy,
             rate,
             latency_s or None,
-            convert.priority(config.priority, "config.priority"),
+            urgency(convert.priority(config.priority, "config.priority")),
             convert.store(config.store, "config.store"),
         )
 

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from blemish.v1 import server_pb2 as pb
 from blemish.v1.server_pb2_grpc import ServerServiceServicer
 from blemish_core.detectors.algorithms import ALGORITHMS
-from blemish_server.convert import ROLES
+from blemish_server.convert import ROLES, URGENCIES
 from blemish_server.dependencies import Dependencies
 from blemish_server.doorkeeper import calling
 from blemish_server.loaded import LoadedModels
@@ -40,6 +40,7 @@ class ServerServicer(ServerServiceServicer):
             version=version("blemish"),
             caller=caller.name,
             role=ROLES[caller.role],
+            most_urgent=URGENCIES[caller.most_urgent],
             start_time=self._start,
             device=self._device,
             detectors=sorted(ALGORITHMS),
