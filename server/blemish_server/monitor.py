@@ -3,8 +3,8 @@
 
 What happens is counted as it happens; what the server holds is read when Prometheus asks (``exposition``).
 Names of calls are those of https://github.com/grpc-ecosystem/go-grpc-prometheus: its dashboards fit.
-Labels have few values: models and versions, never cameras, callers or items. ``docs/monitoring.md`` says
-what each is for.
+Labels have few values: models and versions, some hundred cameras, never callers or items.
+``docs/monitoring.md`` says what each is for.
 """
 
 from collections import Counter as Tally
@@ -23,8 +23,14 @@ from blemish_server.inspector import Inspected
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 # Of good frames as many have a p-value below each as it says, if they are like those calibrated by.
 _P_VALUES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+LOW = 0.25
+"""Up to here a p-value is low: so many of good frames have one."""
+# Whoever makes up a name for each frame takes no more memory than this.
+_MOST_CAMERAS = 256
+_OTHERS = "(others)"
 _CALL = ("grpc_type", "grpc_service", "grpc_method")
 _VERSION = ("model", "version")
+_VERDICTS = {False: "normal", True: "anomalous"}
 _KINDS = {
     (False, False): "unary",
     (False, True): "server_stream",
@@ -76,6 +82,18 @@ class Monitor:
             buckets=_P_VALUES,
             registry=registry,
         )
+        self._by_cameras = Counter(
+            "blemish_camera_inspections",
+            "Images judged of each camera that has a name, by verdict.",
+            ("camera", "verdict"),
+            registry=registry,
+        )
+        self._low = Counter(
+            "blemish_camera_low_p_values",
+            f"Of them those with a p-value of {LOW:g} at most.",
+            ("camera",),
+            registry=registry,
+        )
         self._refused = Counter(
             "blemish_refused_frames",
             "Frames of streams that were answered with a refusal, by its reason.",
@@ -84,6 +102,7 @@ class Monitor:
         )
         # Looked up once: to find a count by its labels takes longer than to count.
         self._calls, self._versions = cache(self._call), cache(self._version)
+        self._cameras: dict[str, _Camera] = {}
 
     def call_began(self, method: str, *, takes_stream: bool, sends_stream: bool) -> Ended:
         """Count a call of ``method`` (/package.Service/Method); what is returned takes its end."""
@@ -96,15 +115,21 @@ class Monitor:
 
         return ended
 
-    def judged(self, done: Inspected) -> None:
-        """Count an image as its caller is told of it."""
+    def judged(self, done: Inspected, camera: str = "") -> None:
+        """Count an image as its caller is told of it, and as one of its camera's if that has a name."""
         version = self._versions(done.manifest.model, done.manifest.version)
         judge, score = done.calibration.calibration, done.outcome.score
-        version.verdicts[judge.anomalous(score)].inc()
-        version.p_values.observe(judge.p_value(score))
+        anomalous, p_value = judge.anomalous(score), judge.p_value(score)
+        version.verdicts[anomalous].inc()
+        version.p_values.observe(p_value)
         version.queue.observe(done.queue_s)
         version.decode.observe(done.decode_s)
         version.inference.observe(done.inference_s)
+        if camera:
+            its = self._camera(camera)
+            its.verdicts[anomalous].inc()
+            if p_value <= LOW:
+                its.low.inc()
 
     def refused(self, reason: str) -> None:
         """Count a frame that has a refusal instead of a verdict."""
@@ -122,13 +147,21 @@ class Monitor:
     def _version(self, model: str, number: int) -> "_Version":
         labels = (model, str(number))
         return _Version(
-            {
-                anomalous: self._inspections.labels(*labels, verdict)
-                for anomalous, verdict in ((False, "normal"), (True, "anomalous"))
-            },
+            {anomalous: self._inspections.labels(*labels, word) for anomalous, word in _VERDICTS.items()},
             self._p_values.labels(*labels),
             *(self._stages.labels(*labels, stage) for stage in ("queue", "decode", "inference")),
         )
+
+    def _camera(self, name: str) -> "_Camera":
+        known = self._cameras
+        if name not in known and len(known) >= _MOST_CAMERAS:
+            name = _OTHERS
+        if name not in known:
+            verdicts = {
+                anomalous: self._by_cameras.labels(name, word) for anomalous, word in _VERDICTS.items()
+            }
+            known[name] = _Camera(verdicts, self._low.labels(name))
+        return known[name]
 
 
 @dataclass(frozen=True)
@@ -151,6 +184,14 @@ class _Version:
     queue: Histogram
     decode: Histogram
     inference: Histogram
+
+
+@dataclass(frozen=True)
+class _Camera:
+    """The counts of one camera."""
+
+    verdicts: Mapping[bool, Counter]
+    low: Counter
 
 
 class Streams:

@@ -62,11 +62,14 @@ def test_all_that_is_judged_is_counted_once(
     good, oil = ((stack.surfaces / f"tile/test/{kind}/000.png").read_bytes() for kind in ("good", "oil"))
     before = scrape()
     client.score(good, "tile")
-    client.score(oil, "tile")
+    client.score(oil, "tile", camera="left")
     with pytest.raises(InvalidArgument):
         client.score(b"not an image", "tile")
     policy = STREAM_POLICY_BLOCK
-    assert len(list(client.stream([oil, b"not an image", oil, good], "tile", policy=policy))) == 4
+    assert (
+        len(list(client.stream([oil, b"not an image", oil, good], "tile", policy=policy, camera="right")))
+        == 4
+    )
     tensor = triton.InferInput("image", [2], "BYTES")
     tensor.set_data_from_numpy(np.array([good, oil], dtype=np.object_))
     with triton.InferenceServerClient(stack.address) as other:
@@ -83,6 +86,9 @@ def test_all_that_is_judged_is_counted_once(
     assert more("blemish_inspections_total", **of, verdict="anomalous") == 4
     assert more("blemish_p_value_count", **of) == 7
     assert more("blemish_p_value_bucket", **of, le="0.25") >= 4, "what was rejected is rare among good ones"
+    assert more("blemish_camera_inspections_total", camera="left", verdict="anomalous") == 1
+    assert more("blemish_camera_inspections_total", camera="right") == 3
+    assert more("blemish_camera_low_p_values_total", camera="right") >= 2
     for stage in ("queue", "decode", "inference"):
         assert more("blemish_inspection_seconds_count", **of, stage=stage) == 7
     assert more("blemish_inspection_seconds_sum", **of, stage="inference") > 0

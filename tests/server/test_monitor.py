@@ -68,6 +68,42 @@ def test_images_are_counted_by_verdict_p_value_and_where_their_time_went() -> No
     assert spent == pytest.approx({"queue": 0.24, "decode": 0.012, "inference": 0.9})
 
 
+def test_each_camera_with_a_name_has_its_counts() -> None:
+    monitor = Monitor()
+    for camera, score, p_value in (
+        ("left", 0.5, 0.6),
+        ("left", 0.9, 0.25),
+        ("left", 2.0, 0.05),
+        ("right", 0.5, 0.26),
+        ("", 2.0, 0.05),
+    ):
+        monitor.judged(inspected(score, p_value=p_value), camera)
+    samples = told(monitor.registry)
+    cameras = {
+        camera: (
+            value(samples, "blemish_camera_inspections_total", camera=camera, verdict="normal"),
+            value(samples, "blemish_camera_inspections_total", camera=camera, verdict="anomalous"),
+            value(samples, "blemish_camera_low_p_values_total", camera=camera),
+        )
+        for camera in ("left", "right")
+    }
+    assert cameras == {"left": (2, 1, 2), "right": (1, 0, 0)}
+    named = {dict(labels).get("camera") for _, labels in samples}
+    assert named == {None, "left", "right"}
+
+
+def test_names_made_up_for_each_frame_take_no_more_room() -> None:
+    monitor = Monitor()
+    for number in range(1000):
+        monitor.judged(inspected(0.5, p_value=0.1), f"frame-{number}")
+    monitor.judged(inspected(0.5, p_value=0.1), "frame-3")
+    samples = told(monitor.registry)
+    assert len({dict(labels).get("camera") for _, labels in samples} - {None}) == 257
+    of = {"verdict": "normal"}
+    assert value(samples, "blemish_camera_inspections_total", camera="(others)", **of) == 744
+    assert value(samples, "blemish_camera_inspections_total", camera="frame-3", **of) == 2
+
+
 @pytest.mark.parametrize(
     ("takes_stream", "sends_stream", "kind"),
     [

@@ -54,7 +54,7 @@ class InspectionServicer(InspectionServiceServicer):
         taken = convert.moment(request, "capture_time")
         terms = terms_of(context, convert.priority(request.priority, "priority"))
         done = await self._inspector.inspect(picture, ref, terms)
-        self._monitor.judged(done)
+        self._monitor.judged(done, request.camera)
         if wanted(done):
             self._keeper.offer(picture, done, request.camera, taken)
         return pb.ScoreResponse(inspection=convert.inspection(done, request.outputs))
@@ -144,12 +144,12 @@ class _Scorer:
         try:
             done = await self._inspected(turn)
             self._check_latency(turn)
-            self._monitor.judged(done)
+            frame = turn.take()
+            self._monitor.judged(done, frame.camera)
             if self._config.store(done):
-                frame = turn.take()
                 taken = convert.moment(frame, "capture_time")
                 self._keeper.offer(convert.picture(frame.image, "image"), done, frame.camera, taken)
-            return answer_to(turn.take(), inspection=convert.inspection(done, self._config.outputs))
+            return answer_to(frame, inspection=convert.inspection(done, self._config.outputs))
         except BlemishError as error:
             frame = turn.take()
             self._monitor.refused(error.reason)
