@@ -62,7 +62,7 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
     order = random.permutation(len(images))
     if len(images) < _CROSS_BELOW:
         method, learned, held_out = "cross-calibration", len(images), order[:0]
-        features, grid = _all_features(detector, images, terms)  # (N, P, D)
+        features, grid, ran = _all_features(detector, images, terms)  # (N, P, D)
         outcomes = _cross_calibrated(detector, features, grid, order, random, terms)
         if settings.whitened:
             _whiten(detector, features, Whitening.of(features))
@@ -72,7 +72,7 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
         held = held_out_count(len(images), terms.target_false_reject_rate)
         learned, held_out = len(images) - held, order[:held]
         # Those held out come first: what is learned from is then a view and no copy.
-        features, grid = _all_features(detector, [images[number] for number in order], terms)
+        features, grid, ran = _all_features(detector, [images[number] for number in order], terms)
         if settings.whitened:
             _whiten(detector, features, Whitening.of(features[held:]))
         _learn(detector, features[held:], grid, random, terms)
@@ -84,7 +84,8 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
     if not settings.whitened:
         detector.measure_directions(features[:_WHITENED])
     maxima = tuple(float(outcome.anomaly_map.max()) for outcome in outcomes)
-    return Training(detector, Held(scores, maxima), learned, method, held_out=tuple(held_out.tolist()))
+    facts = {"features by": ran}
+    return Training(detector, Held(scores, maxima), learned, method, facts, tuple(held_out.tolist()))
 
 
 @dataclass(frozen=True)
@@ -202,13 +203,14 @@ def _cross_calibrated(
 
 def _all_features(
     detector: PatchCore, images: Sequence[ReadImage], terms: Terms
-) -> tuple[Tensor, tuple[int, int]]:
-    """Features (N, P, D) of all images, in memory or mapped, and the grid of their P patches."""
+) -> tuple[Tensor, tuple[int, int], str]:
+    """Features (N, P, D) of all images, in memory or mapped; the grid of their P patches; its runtime."""
     gathered: Tensor | None = None
     grid = (0, 0)
     terms.progress("features", 0, len(images), "images")  # to convert a network takes seconds
     fast = terms.fast(detector.network, detector.input_size)
     with torch.inference_mode(), running_on(detector, fast):
+        ran = detector.runtime.name
         for start in range(0, len(images), _BATCH):
             terms.progress("features", start, len(images), "images")
             batch = [detector.prepare(read()) for read in images[start : start + _BATCH]]
@@ -219,7 +221,7 @@ def _all_features(
             gathered[start : start + len(batch)] = features
     terms.progress("features", len(images), len(images), "images")
     assert gathered is not None
-    return gathered, grid
+    return gathered, grid, ran
 
 
 def _room(detector: PatchCore, images: int, patches: int, dimensions: int, terms: Terms) -> Tensor:
