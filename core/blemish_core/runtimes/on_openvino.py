@@ -9,6 +9,7 @@ extensions are loaded by API calls alone, of which there are none here.
 import copy
 import hashlib
 import os
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -25,6 +26,8 @@ from blemish_core.runtimes.quiet_openvino import openvino
 from blemish_core.runtimes.staged import Staged
 
 NAME = "openvino"
+# Of the networks of surfaces that are trained in turn; the last one is kept however large.
+_KEPT_BYTES = 256 << 20
 _EXAMPLES = 2  # of one image torch.export would make a constant
 
 
@@ -42,24 +45,28 @@ def _model(network: nn.Module, input_size: int) -> Any:
     return shared if network.own is None else _mapped(shared, network.own)
 
 
-_last: tuple[str, Any] | None = None
+_models: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+"""Models made before and their bytes, by what they were made of; the most recently used last."""
 
 
 def _kept(network: nn.Module, input_size: int) -> Any:
-    """The model of a network, made or that made last: what is trained next mostly has the same."""
-    global _last
+    """The model of a network, made or kept: what is trained next mostly has one that was there before."""
     digest = hashlib.sha256(f"{input_size} {network}".encode())
     for name, tensor in network.state_dict().items():
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    if _last is None or _last[0] != digest.hexdigest():
-        _last = digest.hexdigest(), _converted(network, input_size)
-    return _last[1].clone()
+    key = digest.hexdigest()
+    if key not in _models:
+        _models[key] = _converted(network, input_size), held_bytes(network)
+    _models.move_to_end(key)
+    model, _ = _models[key]
+    while len(_models) > 1 and sum(each for _, each in _models.values()) > _KEPT_BYTES:
+        _models.popitem(last=False)
+    return model.clone()
 
 
 def forget() -> None:
-    """Let go of the model that is kept, as a benchmark needs it."""
-    global _last
-    _last = None
+    """Let go of the models that are kept, as a benchmark needs it."""
+    _models.clear()
 
 
 def _mapped(model: Any, own: nn.Conv2d) -> Any:

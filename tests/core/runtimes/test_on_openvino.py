@@ -3,8 +3,10 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from tests.narrow import narrow
 from torch import Tensor, nn
 
+from blemish_core.detectors.detector import held_bytes
 from blemish_core.detectors.efficientad import EfficientAd, EfficientAdSettings
 from blemish_core.detectors.patchcore import PatchCore
 from blemish_core.errors import Corrupt
@@ -137,6 +140,37 @@ def test_other_weights_or_another_size_are_converted_anew() -> None:
         made.append((OpenVinoRuntime.of(network, size), part, expected))
     for runtime, part, expected in made:  # as they were when they were made
         torch.testing.assert_close(runtime(part)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("room", "sizes", "converted"),
+    [
+        (9, (64, 32, 64, 32), [64, 32]),
+        # The least recently used goes.
+        (2, (64, 32, 64, 48, 64, 32), [64, 32, 48, 32]),
+        (0, (64, 64, 32, 64), [64, 32, 64]),
+    ],
+)
+def test_networks_that_are_trained_in_turn_are_converted_once(
+    monkeypatch: pytest.MonkeyPatch, room: int, sizes: Sequence[int], converted: list[int]
+) -> None:
+    """``room`` is for so many of them."""
+    on_openvino.forget()
+    asked: list[int] = []
+    convert = on_openvino._converted
+
+    def counted(network: nn.Module, input_size: int) -> Any:
+        asked.append(input_size)
+        return convert(network, input_size)
+
+    network = _Flat().eval()
+    monkeypatch.setattr(on_openvino, "_converted", counted)
+    monkeypatch.setattr(on_openvino, "_KEPT_BYTES", room * held_bytes(network))
+    for size in sizes:
+        batch = images(2)[..., :size, :size]
+        (expected,) = TorchRuntime(network, torch.device("cpu"))(batch)
+        torch.testing.assert_close(OpenVinoRuntime.of(network, size)(batch)[0], expected)
+    assert asked == converted
 
 
 def test_an_answer_outlives_the_next_call(runtime: OpenVinoRuntime) -> None:
