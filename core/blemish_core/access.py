@@ -73,7 +73,7 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: str = Field(pattern=f"^({'|'.join(role.word for role in Role)})$")
-    most_urgent: str | None = Field(None, pattern=f"^({'|'.join(PRIORITIES)})$")
+    most_urgent: str = Field(_MOST_URGENT, pattern=f"^({'|'.join(PRIORITIES)})$")
     token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     granted: datetime
 
@@ -92,9 +92,7 @@ def read(file: Path) -> Mapping[str, Caller]:
         Corrupt: if it is not one that ``grant`` wrote.
     """
     return {
-        entry.token_sha256: Caller(
-            name, Role[entry.role.upper()], PRIORITIES[entry.most_urgent or _MOST_URGENT]
-        )
+        entry.token_sha256: Caller(name, Role[entry.role.upper()], PRIORITIES[entry.most_urgent])
         for name, entry in _read(file).callers.items()
     }
 
@@ -163,7 +161,9 @@ def _read(file: Path) -> _Callers:
 
 
 def _write(file: Path, callers: dict[str, _Entry]) -> None:
-    write_durably(file, _Callers(callers=callers).model_dump_json(indent=2).encode() + b"\n")
+    # Without defaults: servers of before know no priorities here, and refuse what they do not know.
+    text = _Callers(callers=callers).model_dump_json(indent=2, exclude_defaults=True)
+    write_durably(file, text.encode() + b"\n")
 
 
 @contextmanager
@@ -197,8 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{asked.name} may call no more; servers know within a second", file=sys.stderr)
         else:
             for name, entry in sorted(_read(file).callers.items()):
-                urgency = entry.most_urgent or _MOST_URGENT
-                print(f"{name}\t{entry.role}\t{urgency}\t{entry.granted:%Y-%m-%d %H:%M}")
+                print(f"{name}\t{entry.role}\t{entry.most_urgent}\t{entry.granted:%Y-%m-%d %H:%M}")
     except BlemishError as error:
         print(f"blemish: {error}", file=sys.stderr)
         return 2

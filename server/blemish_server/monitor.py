@@ -37,7 +37,7 @@ _KINDS = {
     (True, False): "client_stream",
     (True, True): "bidi_stream",
 }
-POLICIES = {
+_POLICIES = {
     pb.STREAM_POLICY_LATEST: "latest",
     pb.STREAM_POLICY_BLOCK: "block",
     pb.STREAM_POLICY_REJECT: "reject",
@@ -217,14 +217,14 @@ class Streams:
         frames = self._frames.copy()
         for line in self._open:
             frames.update(_frames(line))
-        now = Tally(POLICIES[line.policy] for line in self._open)
+        now = Tally(_POLICIES[line.policy] for line in self._open)
         streams = GaugeMetricFamily("blemish_streams", "Streams that are open.", labels=["policy"])
-        for policy in POLICIES.values():
+        for policy in _POLICIES.values():
             streams.add_metric([policy], now[policy])
         yield streams
         for fate, words in _FATES.items():
             family = CounterMetricFamily(f"blemish_{fate}_frames", words, labels=["policy"])
-            for policy in POLICIES.values():
+            for policy in _POLICIES.values():
                 family.add_metric([policy], frames[policy, fate])
             yield family
 
@@ -237,6 +237,6 @@ _FATES = {
 
 
 def _frames(line: FrameLine) -> dict[tuple[str, str], int]:
-    policy = POLICIES[line.policy]
+    policy = _POLICIES[line.policy]
     counts = {"streamed": line.frames, "dropped": line.dropped, "rejected": line.rejected}
     return {(policy, fate): count for fate, count in counts.items()}

@@ -18,11 +18,10 @@ from blemish_core.detectors.detector import Detector, Image, Terms, silent
 from blemish_core.detectors.patchcore import PatchCoreSettings
 from blemish_core.detectors.patchcore_training import train
 from blemish_core.surfaces.specimen import CATEGORIES, Origin, draw
+from blemish_server.monitor import LOW
 
 SIZE = 256
 TARGET = 0.05
-LOW = 0.25
-"""p-values that are watched: of good images as many lie at or below it."""
 
 
 def darker(image: Image, gain: float) -> Image:

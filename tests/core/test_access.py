@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,7 +59,7 @@ def test_nobody_who_grants_at_once_is_lost(file: Path) -> None:
 
 def test_a_file_from_before_priorities_were_granted_allows_all(file: Path) -> None:
     token = access.grant(file, "mes", Role.SERVICE)
-    file.write_text(re.sub(r'"most_urgent": "[a-z-]+",', "", file.read_text()))
+    assert "most_urgent" not in file.read_text(), "which a server of before would refuse"
     assert access.read(file)[access.digest(token)] == Caller("mes", Role.SERVICE, Priority.LINE_STOP)
 
 
