@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 class Retention:
     """Keeps jobs for ``keep_jobs`` after their end, of each model the ``keep_versions`` newest (0: all).
 
-    ``drop_index`` removes a version's index.
+    ``drop_index`` removes a version's index; ``answers`` tells whether that index answers for its model.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class Retention:
         models: ModelStore,
         checkpoints: Path,
         drop_index: Callable[[ModelRef], None],
+        answers: Callable[[ModelRef], bool],
         keep_jobs: timedelta,
         keep_versions: int,
     ) -> None:
@@ -40,6 +41,7 @@ class Retention:
         self._models = models
         self._checkpoints = checkpoints
         self._drop_index = drop_index
+        self._answers = answers
         self._keep_jobs = keep_jobs
         self._keep_versions = keep_versions
 
@@ -79,7 +81,8 @@ class Retention:
     def _versions(self) -> None:
         wanted = {job.spec.model for job in self._store.unfinished() if not isinstance(job.spec, TrainSpec)}
         for ref in self._models.superfluous(self._keep_versions):
-            if str(ref) not in wanted:
+            # An index that still answers has the labels and kept frames that the new one is to take over.
+            if str(ref) not in wanted and not self._answers(ref):
                 self._models.delete(ref)
                 self._drop_index(ref)
                 log.info("old version removed", model=str(ref))

@@ -48,6 +48,7 @@ class Rig:
         self.home = folder / "models" / "tile"
         self.checkpoints = folder / "checkpoints"
         self.dropped: list[str] = []
+        self.answering: ModelRef | None = None
         self.jobs = FakeJobs()
         jobs: Any = self.jobs
         self.models = ModelStore(folder / "models")
@@ -56,6 +57,7 @@ class Rig:
             self.models,
             self.checkpoints,
             lambda ref: self.dropped.append(str(ref)),
+            lambda ref: ref == self.answering,
             timedelta(days=30),
             keep_versions,
         )
@@ -78,6 +80,18 @@ def test_the_newest_stay_and_those_that_are_needed(tmp_path: Path) -> None:
     rig.retention.sweep()
     assert rig.versions() == ["2", "3", "4", "5"]  # an open job works with 2
     assert rig.dropped == [str(ModelRef("tile", 1))]
+
+
+def test_a_version_whose_index_still_answers_stays(tmp_path: Path) -> None:
+    """Until that of the version in production has taken its labels and kept frames over."""
+    rig = Rig(tmp_path, keep_versions=1)
+    (rig.home / "aliases.json").write_text('{"production": 5}')
+    rig.answering = ModelRef("tile", 4)
+    rig.retention.sweep()
+    assert (rig.versions(), "models/tile/versions/4" in rig.dropped) == (["2", "4", "5"], False)
+    rig.answering = ModelRef("tile", 5)
+    rig.retention.sweep()
+    assert (rig.versions(), rig.dropped[-1]) == (["2", "5"], "models/tile/versions/4")
 
 
 def test_zero_keeps_all(tmp_path: Path) -> None:
