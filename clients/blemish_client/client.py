@@ -8,7 +8,13 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from blemish.v1 import dataset_pb2, job_pb2, model_pb2, search_pb2
-from blemish.v1.dataset_pb2 import Dataset, ImportDatasetResponse, UploadImagesResponse
+from blemish.v1.dataset_pb2 import (
+    Dataset,
+    DatasetImage,
+    DeleteImagesResponse,
+    ImportDatasetResponse,
+    UploadImagesResponse,
+)
 from blemish.v1.dataset_pb2_grpc import DatasetServiceStub
 from blemish.v1.image_pb2 import Image
 from blemish.v1.inspection_pb2 import (
@@ -263,6 +269,28 @@ class Client:
 
         return pages(page)
 
+    def images(self, dataset: str, *, under: str = "") -> Iterator[DatasetImage]:
+        """List the images and masks of a dataset by path; only those that begin with ``under``."""
+
+        def page(token: str) -> tuple[Iterable[DatasetImage], str]:
+            request = dataset_pb2.ListImagesRequest(
+                dataset=dataset_name(dataset), page_token=token, path_prefix=under
+            )
+            answer = self._line.call(self._datasets.ListImages, request)
+            return answer.images, answer.next_page_token
+
+        return pages(page)
+
+    def delete_images(self, dataset: str, paths: Iterable[str]) -> DeleteImagesResponse:
+        """Remove images for good, the masks of defective ones and what was indexed of them too."""
+        request = dataset_pb2.DeleteImagesRequest(dataset=dataset_name(dataset), paths=paths)
+        return self._line.call_at_length(self._datasets.DeleteImages, request)
+
+    def delete_dataset(self, dataset: str) -> None:
+        """Remove a dataset for good, and what was indexed of it; models that learned from it stay."""
+        request = dataset_pb2.DeleteDatasetRequest(name=dataset_name(dataset))
+        self._line.call_at_length(self._datasets.DeleteDataset, request)
+
     # Jobs
 
     def train(
@@ -429,6 +457,16 @@ class Client:
         """Make a version the production one."""
         request = model_pb2.PromoteModelRequest(name=model_name(version))
         return self._line.call(self._models.PromoteModel, request).version
+
+    def delete_model(self, model: str, *, force: bool = False) -> None:
+        """Remove a version for good, or all of a model with the frames that were kept of it.
+
+        Args:
+            model: a version, or a model.
+            force: of a model, also if a version of it is in production.
+        """
+        request = model_pb2.DeleteModelRequest(name=model_name(model), force=force)
+        self._line.call_at_length(self._models.DeleteModel, request)
 
     def report(self, model: str, *, evaluation: Job | str = "") -> bytes:
         """Return the HTML page that a version's training left, or an evaluation of it by a job."""

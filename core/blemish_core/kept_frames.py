@@ -2,6 +2,7 @@
 """Frames that cameras had kept: ``root/<model>/<ab>/<sha256>``, each an encoded image, by its content."""
 
 import re
+import shutil
 from io import BytesIO
 from pathlib import Path
 from uuid import uuid4
@@ -59,6 +60,10 @@ class KeptFrames:
     def remove(self, model: str, sha256: str) -> None:
         """Keep it no longer; not there, nothing happens."""
         self._file(model, sha256).unlink(missing_ok=True)
+
+    def remove_all(self, model: str) -> None:
+        """Keep no frame of a model any longer."""
+        shutil.rmtree(self._root / checked_id(model, "model"), ignore_errors=True)
 
     def _file(self, model: str, sha256: str) -> Path:
         if not _SHA256.fullmatch(sha256):

@@ -21,6 +21,7 @@ _ALIASES = "aliases.json"
 _EVALUATIONS = "evaluations"
 _STAGING = ".staging-"
 _PINNED = "pinned"
+_LAST = "last"
 REPORT_PAGE = "report.html"
 _NAMED = 10
 
@@ -85,6 +86,10 @@ class ModelStore:
         """The calibrations that a version of this store has had, as they hold under ``runtime``."""
         folder = self.folder(manifest.model, manifest.version)
         return CalibrationLog(folder, manifest, manifest.calibration_under(runtime))
+
+    def numbers(self, model: str) -> list[int]:
+        """The numbers of a model's versions, newest first."""
+        return self._versions(model)
 
     def get(self, model: str) -> Model:
         versions = self._versions(model)
@@ -157,7 +162,7 @@ class ModelStore:
         staging = home / _staging(job)
         try:
             while True:
-                number = max(self._versions(model), default=0) + 1
+                number = max([self._last(model), *self._versions(model)]) + 1
                 # After the look at the numbers: whoever published in between has taken ours.
                 if made := self.made_by(job, model):
                     return made
@@ -236,16 +241,25 @@ class ModelStore:
         ]
 
     def delete(self, ref: ModelRef) -> None:
-        """Remove a version; who has loaded it keeps it until it is done.
+        """Remove a version; who has loaded it keeps it until it is done. Its number is not given again.
 
         Raises:
             NotFound: if there is no such version.
         """
         fixed = self.resolve(ref)
+        # Caches, indexes and cards elsewhere know versions by their numbers.
+        if (number := fixed.version or 0) > self._last(fixed.model):
+            write_durably(self._root / fixed.model / _LAST, str(number).encode())
         gone = self._root / fixed.model / f".deleted-{fixed.version}-{uuid4().hex}"
         self._folder_of(fixed).rename(gone)  # nobody sees half of it
         sync(gone.parent)
-        shutil.rmtree(gone, ignore_errors=True)
+        # Those too that were left by whoever was killed here.
+        for left in gone.parent.glob(".deleted-*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def retire(self, model: str) -> None:
+        """Have no version of a model in production."""
+        (self._root / model / _ALIASES).unlink(missing_ok=True)
 
     def staged(self) -> dict[str, list[Path]]:
         """The folders that jobs are writing, or left half written when they were killed, by job."""
@@ -287,6 +301,13 @@ class ModelStore:
 
     def _folder_of(self, fixed: ModelRef) -> Path:
         return self.folder(fixed.model, fixed.version or 0)
+
+    def _last(self, model: str) -> int:
+        """The highest number that a removed version had; 0 if none was removed."""
+        try:
+            return int((self._root / model / _LAST).read_bytes())
+        except FileNotFoundError:
+            return 0
 
     def _versions(self, model: str) -> list[int]:
         """Numbers of the complete versions, newest first."""

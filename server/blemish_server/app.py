@@ -32,6 +32,7 @@ from blemish_core.jobs.store import JobStore
 from blemish_core.kept_frames import KeptFrames
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef
+from blemish_core.removal import Removal
 from blemish_core.settings import chosen_device
 from blemish_server.dependencies import NOT_SERVING, SERVING, Dependencies, Dependency
 from blemish_server.dispatch import Dispatcher
@@ -177,6 +178,7 @@ def build(settings: ServerSettings) -> App:
     inspector = Inspector(models, settings.max_waiting_bytes)
     frames = KeptFrames(settings.frames)
     keeper = Keeper(index, frames, limits, Retention(settings.keep_frames, settings.keep_frames_days))
+    removal = Removal(datasets, store, index, frames, jobs)
     feed = JobFeed(jobs, settings.redis_url)
     dispatcher = Dispatcher(settings.redis_url)
     health = health_aio.HealthServicer()
@@ -212,11 +214,11 @@ def build(settings: ServerSettings) -> App:
         SearchServicer(inspector, store, index, finder, ItemImages(datasets, frames), limits), server
     )
     dataset_pb2_grpc.add_DatasetServiceServicer_to_server(
-        DatasetServicer(datasets, settings.import_roots, limits.max_bytes), server
+        DatasetServicer(datasets, removal, settings.import_roots, limits.max_bytes), server
     )
     job_servicer = JobServicer(jobs, staff, feed, dispatcher, datasets, frames, store)
     job_pb2_grpc.add_JobServiceServicer_to_server(job_servicer, server)
-    model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(store, models), server)
+    model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(store, models, removal), server)
     server_pb2_grpc.add_ServerServiceServicer_to_server(
         ServerServicer(settings, device, models, dependencies), server
     )

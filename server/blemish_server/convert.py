@@ -23,7 +23,7 @@ from blemish_core.batching import Priority
 from blemish_core.bundle import Manifest
 from blemish_core.calibration import DEFAULT_FALSE_REJECT_RATE
 from blemish_core.calibration_log import Revision
-from blemish_core.datasets import Dataset
+from blemish_core.datasets import Dataset, Entry
 from blemish_core.errors import InvalidRequest
 from blemish_core.index import Item, Label, Similar
 from blemish_core.jobs.record import (
@@ -260,6 +260,16 @@ def dataset(stored: Dataset) -> dataset_pb2.Dataset:
         masks=stored.masks,
         size_bytes=stored.size_bytes,
         snapshot=stored.snapshot,
+    )
+
+
+def dataset_image(entry: Entry) -> dataset_pb2.DatasetImage:
+    return dataset_pb2.DatasetImage(
+        path=entry.path,
+        size_bytes=entry.size_bytes,
+        sha256=bytes.fromhex(entry.sha256),
+        width=entry.width,
+        height=entry.height,
     )
 
 

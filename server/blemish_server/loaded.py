@@ -201,6 +201,13 @@ class LoadedModels:
             self._meanings[ref] = _Meaning(known.ref, 0.0)
             self._looking.pop(ref, None)  # it may have looked before the change
 
+    def forget(self, removed: ModelRef) -> None:
+        """Let go of a version that is no longer in the store, or of all of a model; not of one in use."""
+        self.forget_meanings(removed.model)
+        for ref in [ref for ref, model in self._models.items() if not model.users]:
+            if ref.model == removed.model and removed.version in (None, ref.version):
+                self._unload(ref)
+
     def close(self) -> None:
         """Stop every batcher; callers still waiting are cancelled."""
         for model in self._models.values():
@@ -294,9 +301,12 @@ class LoadedModels:
         # One in use stays, even if that means one too many for a while.
         idle = [ref for ref, model in self._models.items() if not model.users and ref != newest]
         while self.bytes > self._budget_bytes and len(self._models) > 1 and idle:
-            gone = self._models.pop(idle.pop(0))
-            gone.batcher.close()
-            log.info("model unloaded", model=str(gone.ref), bytes=gone.bytes)
+            self._unload(idle.pop(0))
+
+    def _unload(self, ref: ModelRef) -> None:
+        gone = self._models.pop(ref)
+        gone.batcher.close()
+        log.info("model unloaded", model=str(ref), bytes=gone.bytes)
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time()

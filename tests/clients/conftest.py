@@ -85,6 +85,10 @@ class Fake(
         self.page_size = 2
         self.map_side = 8
         self.datasets = [Dataset(name=f"datasets/d{i}", category="tile", train_images=i) for i in range(5)]
+        self.images = [
+            dataset_pb2.DatasetImage(path=f"train/good/{i}.png", size_bytes=9, width=8, height=6)
+            for i in range(3)
+        ]
         self.models = [
             Model(name=f"models/m{i}", versions=[version(f"models/m{i}/versions/1")]) for i in range(3)
         ]
@@ -174,6 +178,24 @@ class Fake(
         self._enter("ListDatasets", request, context)
         items, token = self._page(self.datasets, request)
         return dataset_pb2.ListDatasetsResponse(datasets=items, next_page_token=token)
+
+    def ListImages(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("ListImages", request, context)
+        images, token = self._page(self.images, request)
+        return dataset_pb2.ListImagesResponse(images=images, next_page_token=token)
+
+    def DeleteImages(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("DeleteImages", request, context)
+        left = Dataset(name=request.dataset, train_images=3)
+        return dataset_pb2.DeleteImagesResponse(dataset=left, removed=len(request.paths))
+
+    def DeleteDataset(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("DeleteDataset", request, context)
+        return dataset_pb2.DeleteDatasetResponse()
+
+    def DeleteModel(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("DeleteModel", request, context)
+        return model_pb2.DeleteModelResponse()
 
     def CreateJob(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("CreateJob", request, context)

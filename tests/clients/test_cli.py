@@ -22,7 +22,7 @@ from blemish.v1.job_pb2 import (
     JobEvent,
 )
 from blemish_client import Client
-from blemish_client.cli import up
+from blemish_client.cli import failures, up
 from blemish_client.cli.__main__ import main
 from blemish_client.cli.app import app
 
@@ -34,8 +34,9 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(target: str) -> Run:
-    def invoke(*arguments: Any) -> Result:
-        return CliRunner().invoke(app, ["--server", target, *map(str, arguments)], catch_exceptions=False)
+    def invoke(*arguments: Any, stdin: str | None = None) -> Result:
+        command = ["--server", target, *map(str, arguments)]
+        return CliRunner().invoke(app, command, input=stdin, catch_exceptions=False)
 
     return invoke
 
@@ -57,6 +58,8 @@ def lines(result: Result) -> list[dict[str, Any]]:
         (["info"], 1),
         (["dataset", "list"], 5),
         (["dataset", "import", "tile", "/data/tile"], 1),
+        (["dataset", "images", "tile"], 3),
+        (["dataset", "remove", "tile", "train/good/1.png", "--yes"], 1),
         (["train", "tile"], 1),
         (["train", "tile", "--detach"], 1),
         (["evaluate", "m", "tile"], 1),
@@ -227,6 +230,53 @@ def test_upload_into_a_dataset_that_is_there(run: Run, fake: Fake, make: Make, t
 def test_upload_of_no_such_folder(run: Run, fake: Fake, tmp_path: Path) -> None:
     assert run("dataset", "upload", "tile", tmp_path / "nowhere").exit_code == 2
     assert not fake.requests["CreateDataset"]
+
+
+def test_images_are_listed_under_a_path(run: Run, fake: Fake) -> None:
+    shown = run("dataset", "images", "tile", "--under", "train/").stdout
+    assert "train/good/2.png" in shown
+    assert "8 x 6" in shown
+    asked = fake.requests["ListImages"]
+    assert [(each.dataset, each.path_prefix) for each in asked] == [("datasets/tile", "train/")] * 2
+    fake.images = []
+    assert run("dataset", "images", "tile").stdout == "no images there\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "method", "question"),
+    [
+        (
+            ["dataset", "remove", "tile", "a.png", "b.png"],
+            "DeleteImages",
+            "Remove 2 images from datasets/tile",
+        ),
+        (["dataset", "remove", "tile", "a.png"], "DeleteImages", "Remove a.png from datasets/tile"),
+        (["dataset", "delete", "tile"], "DeleteDataset", "Remove datasets/tile"),
+        (["models", "delete", "m/3"], "DeleteModel", "Remove models/m/versions/3"),
+        (["models", "delete", "m", "--force"], "DeleteModel", "Remove models/m"),
+    ],
+)
+def test_nothing_is_removed_unless_somebody_agrees(
+    run: Run, fake: Fake, monkeypatch: pytest.MonkeyPatch, command: list[str], method: str, question: str
+) -> None:
+    nobody = run(*command)
+    assert nobody.exit_code == 2
+    assert f"{question} for good? Nobody is there to be asked: say --yes" in nobody.stderr
+    monkeypatch.setattr(failures, "_asked_of_a_person", lambda: True)
+    refused = run(*command, stdin="n\n")
+    assert refused.exit_code == 1
+    assert f"{question} for good?" in refused.stderr
+    assert not fake.requests[method]
+    for told in (run(*command, stdin="y\n"), run(*command, "--yes")):
+        assert told.exit_code == 0, told.stderr
+    assert len(fake.requests[method]) == 2
+
+
+def test_force_is_told(run: Run, fake: Fake) -> None:
+    run("models", "delete", "m", "-y")
+    run("models", "delete", "m", "-y", "--force")
+    asked = [(each.name, each.force) for each in fake.requests["DeleteModel"]]
+    assert asked == [("models/m", False), ("models/m", True)]
 
 
 def test_train_passes_settings(run: Run, fake: Fake) -> None:

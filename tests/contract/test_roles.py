@@ -12,14 +12,14 @@ from blemish_server.doorkeeper import roles
 CAMERA = {"Score", "ScoreStream", "GetServerInfo"}
 SERVICE = {
     *("Search", "ListItems", "LabelItem"),
-    *("GetDataset", "ListDatasets"),
+    *("GetDataset", "ListDatasets", "ListImages"),
     *("GetJob", "ListJobs", "WatchJob", "ListWorkers"),
     *("GetModel", "ListModels", "GetReport"),
 }
 OPERATOR = {
-    *("CreateDataset", "UploadImages", "ImportDataset"),
+    *("CreateDataset", "UploadImages", "ImportDataset", "DeleteImages", "DeleteDataset"),
     *("CreateJob", "CancelJob"),
-    *("PromoteModel", "PinModel", "UpdateCalibration"),
+    *("PromoteModel", "PinModel", "UpdateCalibration", "DeleteModel"),
 }
 OPEN_INFERENCE = "/inference.GRPCInferenceService/"
 

@@ -226,3 +226,29 @@ def test_old_versions_are_superfluous_unless_pinned_or_in_production(tmp_path: P
         store.resolve(ModelRef("tile", 1))
     assert not list((tmp_path / "tile").glob(".deleted*"))
     assert store.superfluous(9) == []
+
+
+def test_a_number_is_never_given_twice(tmp_path: Path) -> None:
+    """Caches and indexes know versions by their numbers."""
+    store = ModelStore(tmp_path)
+    for job in "abc":
+        publish(store, "tile", job)
+    store.delete(ModelRef("tile", 3))
+    store.delete(ModelRef("tile", 1))
+    assert store.numbers("tile") == [2]
+    assert publish(ModelStore(tmp_path), "tile", "d").version == 4
+    for number in (4, 2):
+        store.delete(ModelRef("tile", number))
+    assert (store.page(), store.in_production()) == ([], [])
+    with pytest.raises(NotFound, match="no model 'tile'"):
+        store.resolve(ModelRef("tile"))
+    assert publish(store, "tile", "e").version == 5
+
+
+def test_what_a_killed_removal_left_goes_with_the_next(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    for job in "ab":
+        publish(store, "tile", job)
+    (tmp_path / "tile" / ".deleted-7-x" / "report").mkdir(parents=True)
+    store.delete(ModelRef("tile", 1))
+    assert not list((tmp_path / "tile").glob(".deleted*"))

@@ -225,3 +225,17 @@ async def test_a_promotion_counts_from_the_next_frame_on(loading: Loading, tmp_p
     async with kept.use(NAME) as model:
         assert model.ref == NEXT
     kept.close()
+
+
+async def test_what_was_removed_is_let_go_unless_it_is_in_use(loading: Loading, tmp_path: Path) -> None:
+    kept = models(tmp_path, capacity=9)
+    await touch(kept, A, NEXT, B, C)
+    kept.forget(NEXT)
+    assert set(kept.runtimes) == {str(A), str(B), str(C)}
+    kept.forget(ModelRef("a"))
+    assert set(kept.runtimes) == {str(B), str(C)}
+    async with kept.use(B):
+        kept.forget(B)
+        kept.forget(C)
+        assert set(kept.runtimes) == {str(B)}
+    kept.close()

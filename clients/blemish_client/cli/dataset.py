@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish dataset``: bring images to the server and list what is there."""
+"""``blemish dataset``: bring images to the server, list what is there, and remove it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,8 +8,8 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from blemish.v1.dataset_pb2 import Dataset, ImportDatasetResponse, UploadImagesResponse
-from blemish_client.cli.failures import Failure, complain
-from blemish_client.cli.options import Json
+from blemish_client.cli.failures import Failure, complain, make_sure
+from blemish_client.cli.options import Json, Yes
 from blemish_client.cli.output import emit, plain, size, table, when
 from blemish_client.cli.session import Session
 from blemish_client.client import Client
@@ -17,7 +17,7 @@ from blemish_client.errors import AlreadyExists
 from blemish_client.names import dataset_name, short
 from blemish_client.upload import ImageFile, Layout, layout
 
-group = typer.Typer(help="Bring images to the server and list them.", no_args_is_help=True)
+group = typer.Typer(help="Bring images to the server, list and remove them.", no_args_is_help=True)
 
 Id = Annotated[str, typer.Argument(metavar="DATASET", help="The dataset's id, for example tile.")]
 Category = Annotated[str, typer.Option(help="The surface; the id unless given.")]
@@ -100,6 +100,62 @@ def list_(ctx: typer.Context, as_json: Json = False) -> None:
     session.out.print(rows if rows.row_count else "no datasets yet: blemish dataset upload --help")
 
 
+@group.command()
+def images(
+    ctx: typer.Context,
+    dataset: Id,
+    under: Annotated[
+        str, typer.Option(metavar="PREFIX", help="Only paths that begin so: train/, test/crack/, ...")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """List the images and masks of a dataset."""
+    session = Session.of(ctx)
+    rows = table("path", "px", "size", right=("px", "size"))
+    with session.client() as client:
+        for image in client.images(dataset, under=under):
+            if as_json:
+                emit(image)
+            else:
+                rows.add_row(image.path, f"{image.width} x {image.height}", size(image.size_bytes))
+    if not as_json:
+        session.out.print(rows if rows.row_count else f"no images {under and f'under {under} '}there")
+
+
+@group.command()
+def remove(
+    ctx: typer.Context,
+    dataset: Id,
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="As `images` lists them: train/good/003.png.")
+    ],
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Remove images for good: a defective one among the good, for example. Masks go with their images."""
+    session = Session.of(ctx)
+    whole = dataset_name(short(dataset))
+    named = paths[0] if len(paths) == 1 else f"{len(paths)} images"
+    make_sure(f"Remove {named} from {whole} for good?", yes)
+    with session.client() as client:
+        told = client.delete_images(dataset, paths)
+    if as_json:
+        emit(told)
+        return
+    session.out.print(f"{whole}: {told.removed} removed; {_holds(told.dataset)}", markup=False)
+
+
+@group.command()
+def delete(ctx: typer.Context, dataset: Id, yes: Yes = False) -> None:
+    """Remove a dataset for good, and what was indexed of it; models that learned from it stay."""
+    session = Session.of(ctx)
+    whole = dataset_name(short(dataset))
+    make_sure(f"Remove {whole} for good?", yes)
+    with session.client() as client:
+        client.delete_dataset(dataset)
+    session.out.print(f"{whole} is gone", markup=False)
+
+
 def _create(client: Client, dataset_id: str, category: str) -> None:
     try:
         client.create_dataset(dataset_id, category=category)
@@ -142,10 +198,13 @@ def _send(
 
 
 def _say_stored(session: Session, told: UploadImagesResponse | ImportDatasetResponse) -> None:
-    dataset: Dataset = told.dataset
-    tested = sum(kind.images for kind in dataset.test_images)
     session.out.print(
-        f"{dataset_name(short(dataset.name))}: {told.stored} stored, {told.unchanged} were there; "
-        f"now {dataset.train_images} to train on, {tested} to test with, {dataset.masks} masks",
+        f"{dataset_name(short(told.dataset.name))}: {told.stored} stored, {told.unchanged} were there; "
+        f"{_holds(told.dataset)}",
         markup=False,
     )
+
+
+def _holds(dataset: Dataset) -> str:
+    tested = sum(kind.images for kind in dataset.test_images)
+    return f"now {dataset.train_images} to train on, {tested} to test with, {dataset.masks} masks"

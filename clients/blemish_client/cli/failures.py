@@ -58,6 +58,24 @@ class Commands(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
 
 
+def make_sure(question: str, yes: bool) -> None:
+    """Have a person agree to what cannot be undone, unless ``yes`` says so.
+
+    Raises:
+        Failure: if nobody does, or nobody can be asked.
+    """
+    if yes:
+        return
+    if not _asked_of_a_person():
+        raise Failure(f"{question} Nobody is there to be asked: say --yes")
+    if not typer.confirm(question, err=True):
+        raise Failure("nothing was removed", UNSUCCESSFUL)
+
+
+def _asked_of_a_person() -> bool:
+    return sys.stdin.isatty()
+
+
 def complain(line: str) -> None:
     print(f"blemish: {line}", file=sys.stderr, flush=True)
 

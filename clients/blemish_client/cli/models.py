@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish models``: list, read, promote and calibrate what training made."""
+"""``blemish models``: list, read, promote, calibrate and delete what training made."""
 
 import getpass
 import sys
@@ -12,9 +12,9 @@ from rich.table import Table
 
 from blemish.v1 import model_pb2
 from blemish.v1.model_pb2 import Calibration, ModelVersion
-from blemish_client.cli.failures import Failure
+from blemish_client.cli.failures import Failure, make_sure
 from blemish_client.cli.figures import metrics_tables
-from blemish_client.cli.options import Json
+from blemish_client.cli.options import Json, Yes
 from blemish_client.cli.output import (
     ABSENT,
     emit,
@@ -26,9 +26,9 @@ from blemish_client.cli.output import (
     when,
 )
 from blemish_client.cli.session import Session
-from blemish_client.names import short
+from blemish_client.names import model_name, short
 
-group = typer.Typer(help="List, show, promote and calibrate models.", invoke_without_command=True)
+group = typer.Typer(help="List, show, promote, calibrate and delete models.", invoke_without_command=True)
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="tile-patchcore, tile-patchcore@production or m/3.")
@@ -108,6 +108,25 @@ def promote(
         emit(promoted)
     else:
         session.out.print(f"{promoted.name} is in production", markup=False)
+
+
+@group.command()
+def delete(
+    ctx: typer.Context,
+    model: Annotated[
+        str, typer.Argument(metavar="NAME", help="A version, m/3, or a model with all its versions, m.")
+    ],
+    force: Annotated[
+        bool, typer.Option("--force", help="Of a model: also if a version of it is in production.")
+    ] = False,
+    yes: Yes = False,
+) -> None:
+    """Remove a version or a model for good: bundle, reports, index, labels."""
+    session = Session.of(ctx)
+    make_sure(f"Remove {model_name(model)} for good?", yes)
+    with session.client() as client:
+        client.delete_model(model, force=force)
+    session.out.print(f"{model_name(model)} is gone", markup=False)
 
 
 @group.command()

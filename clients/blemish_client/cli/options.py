@@ -9,6 +9,7 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print JSON on stdout, one object a line where there are many.")
 ]
 Detach = Annotated[bool, typer.Option("--detach", help="Print the job's name and return; the job goes on.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Model = Annotated[
     str,
     typer.Option(

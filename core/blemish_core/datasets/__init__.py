@@ -2,7 +2,7 @@
 """The images that models learn from and are measured on, in MVTec AD's layout."""
 
 from blemish_core.datasets.intake import Import
-from blemish_core.datasets.records import Dataset, DatasetImage
+from blemish_core.datasets.records import Dataset, DatasetImage, Entry
 from blemish_core.datasets.store import DatasetStore
 
-__all__ = ["Dataset", "DatasetImage", "DatasetStore", "Import"]
+__all__ = ["Dataset", "DatasetImage", "DatasetStore", "Entry", "Import"]

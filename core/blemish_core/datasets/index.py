@@ -11,8 +11,8 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Lock, RLock
 from typing import BinaryIO
@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from blemish_core.datasets.layout import PARTS, Key, Slot
 from blemish_core.datasets.records import Entry
-from blemish_core.errors import AlreadyExists, InvalidRequest
+from blemish_core.errors import AlreadyExists, InvalidRequest, NotFound
 from blemish_core.files import sync, write_durably
 from blemish_core.images import ImageLimits, check, read_mask
 
@@ -49,7 +49,6 @@ class Index:
         self._writing = RLock()  # flock knows descriptors, not threads: this one makes it reentrant
         self._depth = 0
         self._swept = False
-        self._safe_folders: set[Path] = set()  # would outlast a power cut
         self._forget()
 
     def entries(self) -> list[Entry]:
@@ -104,13 +103,46 @@ class Index:
             stored.append(entry)
             return True
 
-        with self._exclusive():
+        with self.exclusive():
             self._sweep()
             self._refresh()
             try:
                 yield store
             finally:
                 self._append(stored)
+
+    def chosen(self, paths: Iterable[str]) -> list[Entry]:
+        """What is under ``paths``, each once, and the masks of the images among it.
+
+        Raises:
+            NotFound: if there is nothing under one of them.
+        """
+        found: dict[str, Entry] = {}
+        for path in paths:
+            entry = self.find(path)
+            if entry is None:
+                raise NotFound(f"there is no {path} in the dataset")
+            found[path] = entry
+            mask = None if entry.slot.part == "ground_truth" else self.partner(entry.slot)
+            if mask is not None:
+                found[mask.path] = mask
+        return list(found.values())
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Take out what is under ``paths``, and nothing else; each counts as gone before its file is.
+
+        Raises:
+            NotFound: if there is nothing under one of them; then all stay.
+        """
+        with self.exclusive():
+            gone = set(paths)
+            there = self.entries()
+            if missing := gone - {entry.path for entry in there}:
+                raise NotFound(f"there is no {min(missing)} in the dataset")
+            left = [entry for entry in there if entry.path not in gone]
+            write_durably(self._path, new_index() + _lines(left))
+            for path in gone:
+                _discard(self._folder / path)
 
     def _check_partner(self, entry: Entry, stored: Sequence[Entry]) -> None:
         keys = entry.slot.partners
@@ -156,11 +188,15 @@ class Index:
         self._refresh()
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """Be the only writer."""
-        with self._writing, (self._folder / LOCK).open("ab") as lock:
+    def exclusive(self) -> Iterator[None]:
+        """Be the only writer.
+
+        Raises:
+            NotFound: if the dataset is there no longer.
+        """
+        with self._writing, ExitStack() as held:
             if self._depth == 0:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # released when the descriptor closes
+                held.enter_context(_locked(self._folder / LOCK))
             self._depth += 1
             try:
                 yield
@@ -183,7 +219,7 @@ class Index:
             self._forget()
             if self._read_on():
                 return
-        with self._exclusive():
+        with self.exclusive():
             with self._reading:
                 self._forget()
                 if self._read_on():  # another one has repaired it meanwhile
@@ -200,6 +236,7 @@ class Index:
         self._offset = 0
         self._entries: dict[str, Entry] = {}
         self._by_key: dict[Key, str] = {}
+        self._safe_folders: set[Path] = set()  # would outlast a power cut
 
     def _read_on(self) -> bool:
         """Read new whole lines; false if there is no index or it makes no sense."""
@@ -244,6 +281,27 @@ class Index:
                     known = self._entries.get(path)
                     found.append(known or described(Slot.parse(path), file.read_bytes(), self._limits))
         return found
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Hold the lock on the file that is under this name now.
+
+    Raises:
+        NotFound: if its folder is gone.
+    """
+    while True:
+        try:
+            lock = file.open("ab")
+        except FileNotFoundError as error:
+            raise NotFound(f"the dataset in {file.parent.name} is there no longer") from error
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the descriptor closes
+            # Whoever waited while the dataset was removed holds the lock of what was there before.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+                    yield
+                    return
 
 
 def new_index() -> bytes:

@@ -24,9 +24,11 @@ from blemish_core.images import ImageLimits
 from blemish_core.names import ID, checked_id, dataset_name
 
 _CARD = "dataset.json"
+_DELETED = ".deleted-"
 
 _Datasets = list[Dataset]  # the store's own ``list`` hides the type
 _Images = list[DatasetImage]
+_Entries = list[Entry]
 
 
 class DatasetStore:
@@ -74,6 +76,11 @@ class DatasetStore:
             sync(self._root)
         return self.get(dataset_id)
 
+    def check_there(self, dataset_id: str) -> None:
+        """Raise NotFound unless there is such a dataset, damaged or not."""
+        if not (self._folder(dataset_id) / _CARD).exists():
+            raise _no_such(dataset_id)
+
     def get(self, dataset_id: str) -> Dataset:
         """Count a dataset's images.
 
@@ -93,6 +100,53 @@ class DatasetStore:
         card = self._card(dataset_id)
         images = (_image(card, entry) for entry in self._index(dataset_id).entries())
         return [image for image in images if image and split in (None, image.split)]
+
+    def entries(self, dataset_id: str, prefix: str = "", after: str = "") -> _Entries:
+        """Images and masks by path, those that begin with ``prefix`` and sort behind ``after``.
+
+        Raises:
+            NotFound: if there is no such dataset.
+        """
+        self._card(dataset_id)
+        entries = self._index(dataset_id).entries()
+        return [entry for entry in entries if entry.path.startswith(prefix) and entry.path > after]
+
+    def chosen(self, dataset_id: str, paths: Sequence[str]) -> _Entries:
+        """What is under ``paths``, each once, and the masks of the images among it.
+
+        Raises:
+            InvalidRequest: if one is not in the layout.
+            NotFound: if there is no such dataset, or nothing under one of them.
+        """
+        self._card(dataset_id)
+        return self._index(dataset_id).chosen(str(Slot.parse(path)) for path in paths)
+
+    def remove(self, dataset_id: str, paths: Sequence[str]) -> None:
+        """Take images and masks out of a dataset.
+
+        Raises:
+            InvalidRequest: if a path is not in the layout.
+            NotFound: if there is no such dataset, or nothing under one of them; then all stay.
+            DiskFull: if the disk has no room for the new index.
+        """
+        self._card(dataset_id)
+        with self._disk():
+            self._index(dataset_id).remove(str(Slot.parse(path)) for path in paths)
+
+    def delete(self, dataset_id: str) -> None:
+        """Remove a dataset, also a damaged one: for everybody at once, then file by file.
+
+        Raises:
+            NotFound: if there is no such dataset.
+        """
+        self.check_there(dataset_id)
+        folder = self._folder(dataset_id)
+        with self._index(dataset_id).exclusive():
+            folder.rename(self._root / f".{dataset_id}{_DELETED}{uuid4().hex}")
+            sync(self._root)
+        # Those too that were left by whoever was killed here.
+        for gone in self._root.glob(f".*{_DELETED}*"):
+            shutil.rmtree(gone, ignore_errors=True)
 
     def read(self, image: DatasetImage) -> bytes:
         """Return the encoded bytes.
@@ -227,9 +281,7 @@ class DatasetStore:
         try:
             return Card.model_validate_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotFound(
-                f"there is no {dataset_name(dataset_id)}; `blemish dataset list` lists those that are there"
-            ) from error
+            raise _no_such(dataset_id) from error
         except ValidationError as error:
             raise Corrupt(f"{path} is damaged: restore it from a backup, or remove the dataset") from error
 
@@ -263,6 +315,12 @@ class DatasetStore:
             raise DiskFull(
                 f"the disk that holds {self._root} is full: make room, or move the store (BLEMISH_STORE)"
             ) from error
+
+
+def _no_such(dataset_id: str) -> NotFound:
+    return NotFound(
+        f"there is no {dataset_name(dataset_id)}; `blemish dataset list` lists those that are there"
+    )
 
 
 def _image(card: Card, entry: Entry) -> DatasetImage | None:

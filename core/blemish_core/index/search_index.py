@@ -176,6 +176,12 @@ class SearchIndex:
         versions = {alias.alias_name: _version(alias.collection_name) for alias in aliases}
         return [version for name, version in versions.items() if version and name == alias_of(version)]
 
+    def versions(self) -> list[ModelRef]:
+        """The versions, of any model, that have an index, whether searches see it or not."""
+        with translated():
+            names = [each.name for each in self._client.get_collections().collections]
+        return [version for version in map(_version, names) if version is not None]
+
     # Points
 
     def put(self, version: ModelRef, items: Sequence[Item], vectors: Vector, job: str = "") -> None:
@@ -249,6 +255,28 @@ class SearchIndex:
             if ids and self._client.collection_exists(_collection(version)):
                 points = qm.PointIdsList(points=[str(id) for id in ids])
                 self._client.delete(_collection(version), points, wait=True)
+
+    def remove_dataset(self, version: ModelRef, dataset: str) -> None:
+        """Take out all images of a dataset."""
+        of_it = qm.Filter(must=[any_of("dataset", [dataset])])
+        with translated():
+            self._client.delete(_collection(version), qm.FilterSelector(filter=of_it), wait=True)
+
+    def remove_images(self, version: ModelRef, dataset: str, images: Mapping[str, str]) -> None:
+        """Take out images of a dataset, given as the sha256 of what is under each path.
+
+        An item that stands for the same content elsewhere stays.
+        """
+        ids = [str(item_id(version, sha256)) for sha256 in images.values()]
+        with translated():
+            there = self._client.retrieve(_collection(version), ids, with_payload=["dataset", "path"])
+        payloads = {UUID(str(point.id)): point.payload or {} for point in there}
+        mine = [
+            id
+            for id, payload in payloads.items()
+            if payload.get("dataset") == dataset and payload.get("path") in images
+        ]
+        self.remove(version, mine)
 
     # Reading
 

@@ -64,6 +64,21 @@ class DatasetServiceStub:
                 request_serializer=blemish_dot_v1_dot_dataset__pb2.ListDatasetsRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_dataset__pb2.ListDatasetsResponse.FromString,
                 _registered_method=True)
+        self.ListImages = channel.unary_unary(
+                '/blemish.v1.DatasetService/ListImages',
+                request_serializer=blemish_dot_v1_dot_dataset__pb2.ListImagesRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_dataset__pb2.ListImagesResponse.FromString,
+                _registered_method=True)
+        self.DeleteImages = channel.unary_unary(
+                '/blemish.v1.DatasetService/DeleteImages',
+                request_serializer=blemish_dot_v1_dot_dataset__pb2.DeleteImagesRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_dataset__pb2.DeleteImagesResponse.FromString,
+                _registered_method=True)
+        self.DeleteDataset = channel.unary_unary(
+                '/blemish.v1.DatasetService/DeleteDataset',
+                request_serializer=blemish_dot_v1_dot_dataset__pb2.DeleteDatasetRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_dataset__pb2.DeleteDatasetResponse.FromString,
+                _registered_method=True)
 
 
 class DatasetServiceServicer:
@@ -123,6 +138,38 @@ class DatasetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListImages(self, request, context):
+        """Images and masks of a dataset by path, in pages. INVALID_ARGUMENT: a page token that this server did not
+        give. NOT_FOUND: no such dataset.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteImages(self, request, context):
+        """Removes images from a dataset, the masks of defective ones with them, and from every index what was
+        indexed of them. Models that learned from them stay as they are.
+
+        INVALID_ARGUMENT: no path, or one outside the layout. NOT_FOUND: no such dataset, or nothing under one
+        of the paths; nothing was removed. FAILED_PRECONDITION: a job that has not ended works with the dataset.
+        UNAVAILABLE: Redis or Qdrant does not answer; nothing was removed, or not yet from every index, and the
+        same request goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDataset(self, request, context):
+        """Removes a dataset with all its images, and from every index what was indexed of them. Models that
+        learned from it stay as they are.
+
+        INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such dataset. FAILED_PRECONDITION: a job that has not
+        ended works with it. UNAVAILABLE: as DeleteImages.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DatasetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -150,6 +197,21 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.ListDatasets,
                     request_deserializer=blemish_dot_v1_dot_dataset__pb2.ListDatasetsRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_dataset__pb2.ListDatasetsResponse.SerializeToString,
+            ),
+            'ListImages': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListImages,
+                    request_deserializer=blemish_dot_v1_dot_dataset__pb2.ListImagesRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_dataset__pb2.ListImagesResponse.SerializeToString,
+            ),
+            'DeleteImages': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteImages,
+                    request_deserializer=blemish_dot_v1_dot_dataset__pb2.DeleteImagesRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_dataset__pb2.DeleteImagesResponse.SerializeToString,
+            ),
+            'DeleteDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDataset,
+                    request_deserializer=blemish_dot_v1_dot_dataset__pb2.DeleteDatasetRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_dataset__pb2.DeleteDatasetResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -292,6 +354,87 @@ class DatasetService:
             '/blemish.v1.DatasetService/ListDatasets',
             blemish_dot_v1_dot_dataset__pb2.ListDatasetsRequest.SerializeToString,
             blemish_dot_v1_dot_dataset__pb2.ListDatasetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blemish.v1.DatasetService/ListImages',
+            blemish_dot_v1_dot_dataset__pb2.ListImagesRequest.SerializeToString,
+            blemish_dot_v1_dot_dataset__pb2.ListImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blemish.v1.DatasetService/DeleteImages',
+            blemish_dot_v1_dot_dataset__pb2.DeleteImagesRequest.SerializeToString,
+            blemish_dot_v1_dot_dataset__pb2.DeleteImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blemish.v1.DatasetService/DeleteDataset',
+            blemish_dot_v1_dot_dataset__pb2.DeleteDatasetRequest.SerializeToString,
+            blemish_dot_v1_dot_dataset__pb2.DeleteDatasetResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,26 @@ class DatasetServiceStub:
     """NOT_FOUND: no such dataset."""
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.ListDatasetsRequest, _dataset_pb2.ListDatasetsResponse]
     """By name, in pages. INVALID_ARGUMENT: a page token that this server did not give."""
+    ListImages: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.ListImagesRequest, _dataset_pb2.ListImagesResponse]
+    """Images and masks of a dataset by path, in pages. INVALID_ARGUMENT: a page token that this server did not
+    give. NOT_FOUND: no such dataset.
+    """
+    DeleteImages: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.DeleteImagesRequest, _dataset_pb2.DeleteImagesResponse]
+    """Removes images from a dataset, the masks of defective ones with them, and from every index what was
+    indexed of them. Models that learned from them stay as they are.
+
+    INVALID_ARGUMENT: no path, or one outside the layout. NOT_FOUND: no such dataset, or nothing under one
+    of the paths; nothing was removed. FAILED_PRECONDITION: a job that has not ended works with the dataset.
+    UNAVAILABLE: Redis or Qdrant does not answer; nothing was removed, or not yet from every index, and the
+    same request goes on.
+    """
+    DeleteDataset: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.DeleteDatasetRequest, _dataset_pb2.DeleteDatasetResponse]
+    """Removes a dataset with all its images, and from every index what was indexed of them. Models that
+    learned from it stay as they are.
+
+    INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such dataset. FAILED_PRECONDITION: a job that has not
+    ended works with it. UNAVAILABLE: as DeleteImages.
+    """
 
 @_typing.type_check_only
 class DatasetServiceAsyncStub(DatasetServiceStub):
@@ -103,6 +123,26 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     """NOT_FOUND: no such dataset."""
     ListDatasets: _aio.UnaryUnaryMultiCallable[_dataset_pb2.ListDatasetsRequest, _dataset_pb2.ListDatasetsResponse]  # type: ignore[assignment]
     """By name, in pages. INVALID_ARGUMENT: a page token that this server did not give."""
+    ListImages: _aio.UnaryUnaryMultiCallable[_dataset_pb2.ListImagesRequest, _dataset_pb2.ListImagesResponse]  # type: ignore[assignment]
+    """Images and masks of a dataset by path, in pages. INVALID_ARGUMENT: a page token that this server did not
+    give. NOT_FOUND: no such dataset.
+    """
+    DeleteImages: _aio.UnaryUnaryMultiCallable[_dataset_pb2.DeleteImagesRequest, _dataset_pb2.DeleteImagesResponse]  # type: ignore[assignment]
+    """Removes images from a dataset, the masks of defective ones with them, and from every index what was
+    indexed of them. Models that learned from them stay as they are.
+
+    INVALID_ARGUMENT: no path, or one outside the layout. NOT_FOUND: no such dataset, or nothing under one
+    of the paths; nothing was removed. FAILED_PRECONDITION: a job that has not ended works with the dataset.
+    UNAVAILABLE: Redis or Qdrant does not answer; nothing was removed, or not yet from every index, and the
+    same request goes on.
+    """
+    DeleteDataset: _aio.UnaryUnaryMultiCallable[_dataset_pb2.DeleteDatasetRequest, _dataset_pb2.DeleteDatasetResponse]  # type: ignore[assignment]
+    """Removes a dataset with all its images, and from every index what was indexed of them. Models that
+    learned from it stay as they are.
+
+    INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such dataset. FAILED_PRECONDITION: a job that has not
+    ended works with it. UNAVAILABLE: as DeleteImages.
+    """
 
 class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps the images that models learn from and are measured on.
@@ -168,5 +208,43 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_pb2.ListDatasetsResponse, _abc.Awaitable[_dataset_pb2.ListDatasetsResponse]]:
         """By name, in pages. INVALID_ARGUMENT: a page token that this server did not give."""
+
+    @_abc_1.abstractmethod
+    def ListImages(
+        self,
+        request: _dataset_pb2.ListImagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.ListImagesResponse, _abc.Awaitable[_dataset_pb2.ListImagesResponse]]:
+        """Images and masks of a dataset by path, in pages. INVALID_ARGUMENT: a page token that this server did not
+        give. NOT_FOUND: no such dataset.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteImages(
+        self,
+        request: _dataset_pb2.DeleteImagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.DeleteImagesResponse, _abc.Awaitable[_dataset_pb2.DeleteImagesResponse]]:
+        """Removes images from a dataset, the masks of defective ones with them, and from every index what was
+        indexed of them. Models that learned from them stay as they are.
+
+        INVALID_ARGUMENT: no path, or one outside the layout. NOT_FOUND: no such dataset, or nothing under one
+        of the paths; nothing was removed. FAILED_PRECONDITION: a job that has not ended works with the dataset.
+        UNAVAILABLE: Redis or Qdrant does not answer; nothing was removed, or not yet from every index, and the
+        same request goes on.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteDataset(
+        self,
+        request: _dataset_pb2.DeleteDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.DeleteDatasetResponse, _abc.Awaitable[_dataset_pb2.DeleteDatasetResponse]]:
+        """Removes a dataset with all its images, and from every index what was indexed of them. Models that
+        learned from it stay as they are.
+
+        INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such dataset. FAILED_PRECONDITION: a job that has not
+        ended works with it. UNAVAILABLE: as DeleteImages.
+        """
 
 def add_DatasetServiceServicer_to_server(servicer: DatasetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -59,6 +59,11 @@ class ModelServiceStub:
                 request_serializer=blemish_dot_v1_dot_model__pb2.PinModelRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_model__pb2.PinModelResponse.FromString,
                 _registered_method=True)
+        self.DeleteModel = channel.unary_unary(
+                '/blemish.v1.ModelService/DeleteModel',
+                request_serializer=blemish_dot_v1_dot_model__pb2.DeleteModelRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_model__pb2.DeleteModelResponse.FromString,
+                _registered_method=True)
         self.GetReport = channel.unary_stream(
                 '/blemish.v1.ModelService/GetReport',
                 request_serializer=blemish_dot_v1_dot_model__pb2.GetReportRequest.SerializeToString,
@@ -107,6 +112,21 @@ class ModelServiceServicer:
     def PinModel(self, request, context):
         """Has a version kept when workers remove old ones (BLEMISH_KEEP_VERSIONS), or no longer.
         INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModel(self, request, context):
+        """Removes a version, or a model with all its versions and the frames that were kept of it: bundle, reports,
+        calibrations, index and labels. Nothing brings them back. The number of a version that was removed is
+        never given again.
+
+        INVALID_ARGUMENT: a malformed name, or an alias. NOT_FOUND: no such model or version.
+        FAILED_PRECONDITION: a version is in production (of a model: unless force is set), is pinned, a job that
+        has not ended works with it, or its index still answers for its model, because that of the version in
+        production is being filled; nothing was removed.
+        UNAVAILABLE: Redis or Qdrant does not answer; what is left the same request removes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,6 +181,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.PinModel,
                     request_deserializer=blemish_dot_v1_dot_model__pb2.PinModelRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_model__pb2.PinModelResponse.SerializeToString,
+            ),
+            'DeleteModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModel,
+                    request_deserializer=blemish_dot_v1_dot_model__pb2.DeleteModelRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_model__pb2.DeleteModelResponse.SerializeToString,
             ),
             'GetReport': grpc.unary_stream_rpc_method_handler(
                     servicer.GetReport,
@@ -286,6 +311,33 @@ class ModelService:
             '/blemish.v1.ModelService/PinModel',
             blemish_dot_v1_dot_model__pb2.PinModelRequest.SerializeToString,
             blemish_dot_v1_dot_model__pb2.PinModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blemish.v1.ModelService/DeleteModel',
+            blemish_dot_v1_dot_model__pb2.DeleteModelRequest.SerializeToString,
+            blemish_dot_v1_dot_model__pb2.DeleteModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

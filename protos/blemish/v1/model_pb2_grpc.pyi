@@ -53,6 +53,17 @@ class ModelServiceStub:
     """Has a version kept when workers remove old ones (BLEMISH_KEEP_VERSIONS), or no longer.
     INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
     """
+    DeleteModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.DeleteModelRequest, _model_pb2.DeleteModelResponse]
+    """Removes a version, or a model with all its versions and the frames that were kept of it: bundle, reports,
+    calibrations, index and labels. Nothing brings them back. The number of a version that was removed is
+    never given again.
+
+    INVALID_ARGUMENT: a malformed name, or an alias. NOT_FOUND: no such model or version.
+    FAILED_PRECONDITION: a version is in production (of a model: unless force is set), is pinned, a job that
+    has not ended works with it, or its index still answers for its model, because that of the version in
+    production is being filled; nothing was removed.
+    UNAVAILABLE: Redis or Qdrant does not answer; what is left the same request removes.
+    """
     GetReport: _grpc.UnaryStreamMultiCallable[_model_pb2.GetReportRequest, _model_pb2.GetReportResponse]
     """The report of a version's training or of an evaluation of it: one page of HTML that needs nothing beside
     it, in chunks of at most 64 KiB. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it has
@@ -97,6 +108,17 @@ class ModelServiceAsyncStub(ModelServiceStub):
     PinModel: _aio.UnaryUnaryMultiCallable[_model_pb2.PinModelRequest, _model_pb2.PinModelResponse]  # type: ignore[assignment]
     """Has a version kept when workers remove old ones (BLEMISH_KEEP_VERSIONS), or no longer.
     INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
+    """
+    DeleteModel: _aio.UnaryUnaryMultiCallable[_model_pb2.DeleteModelRequest, _model_pb2.DeleteModelResponse]  # type: ignore[assignment]
+    """Removes a version, or a model with all its versions and the frames that were kept of it: bundle, reports,
+    calibrations, index and labels. Nothing brings them back. The number of a version that was removed is
+    never given again.
+
+    INVALID_ARGUMENT: a malformed name, or an alias. NOT_FOUND: no such model or version.
+    FAILED_PRECONDITION: a version is in production (of a model: unless force is set), is pinned, a job that
+    has not ended works with it, or its index still answers for its model, because that of the version in
+    production is being filled; nothing was removed.
+    UNAVAILABLE: Redis or Qdrant does not answer; what is left the same request removes.
     """
     GetReport: _aio.UnaryStreamMultiCallable[_model_pb2.GetReportRequest, _model_pb2.GetReportResponse]  # type: ignore[assignment]
     """The report of a version's training or of an evaluation of it: one page of HTML that needs nothing beside
@@ -163,6 +185,23 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_pb2.PinModelResponse, _abc.Awaitable[_model_pb2.PinModelResponse]]:
         """Has a version kept when workers remove old ones (BLEMISH_KEEP_VERSIONS), or no longer.
         INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteModel(
+        self,
+        request: _model_pb2.DeleteModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.DeleteModelResponse, _abc.Awaitable[_model_pb2.DeleteModelResponse]]:
+        """Removes a version, or a model with all its versions and the frames that were kept of it: bundle, reports,
+        calibrations, index and labels. Nothing brings them back. The number of a version that was removed is
+        never given again.
+
+        INVALID_ARGUMENT: a malformed name, or an alias. NOT_FOUND: no such model or version.
+        FAILED_PRECONDITION: a version is in production (of a model: unless force is set), is pinned, a job that
+        has not ended works with it, or its index still answers for its model, because that of the version in
+        production is being filled; nothing was removed.
+        UNAVAILABLE: Redis or Qdrant does not answer; what is left the same request removes.
         """
 
     @_abc_1.abstractmethod

@@ -7,19 +7,33 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+import structlog
 
 from blemish.v1 import dataset_pb2 as pb
 from blemish.v1.dataset_pb2_grpc import DatasetServiceServicer
 from blemish_core.datasets import DatasetStore
 from blemish_core.errors import InvalidRequest, TooLarge
 from blemish_core.names import checked_id, dataset_id
+from blemish_core.removal import Removal
 from blemish_server import convert
+from blemish_server.doorkeeper import calling
 from blemish_server.pages import Page
+
+_MOST_PATHS = 1000
+
+log = structlog.get_logger(__name__)
 
 
 class DatasetServicer(DatasetServiceServicer):
-    def __init__(self, datasets: DatasetStore, import_roots: Sequence[Path], max_image_bytes: int) -> None:
+    def __init__(
+        self,
+        datasets: DatasetStore,
+        removal: Removal,
+        import_roots: Sequence[Path],
+        max_image_bytes: int,
+    ) -> None:
         self._datasets = datasets
+        self._removal = removal
         self._import_roots = import_roots
         self._max_image_bytes = max_image_bytes
 
@@ -98,6 +112,38 @@ class DatasetServicer(DatasetServiceServicer):
             datasets=map(convert.dataset, shown),
             next_page_token=page.token(shown[-1].id) if len(found) > page.size else "",
         )
+
+    async def ListImages(  # noqa: N802
+        self, request: pb.ListImagesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ListImagesResponse:
+        page = Page.asked("images", request.page_size, request.page_token)
+        dataset = dataset_id(request.dataset)
+        found = await asyncio.to_thread(self._datasets.entries, dataset, request.path_prefix, page.after)
+        shown = found[: page.size]
+        return pb.ListImagesResponse(
+            images=map(convert.dataset_image, shown),
+            next_page_token=page.token(shown[-1].path) if len(found) > page.size else "",
+        )
+
+    async def DeleteImages(  # noqa: N802
+        self, request: pb.DeleteImagesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.DeleteImagesResponse:
+        dataset = dataset_id(request.dataset)
+        if not 0 < len(request.paths) <= _MOST_PATHS:
+            raise InvalidRequest(
+                f"{len(request.paths)} paths were given, but must be 1 to {_MOST_PATHS}", field="paths"
+            )
+        left, removed = await asyncio.to_thread(self._removal.images, dataset, list(request.paths))
+        log.info("images removed", dataset=dataset, images=removed, by=calling.get().name)
+        return pb.DeleteImagesResponse(dataset=convert.dataset(left), removed=removed)
+
+    async def DeleteDataset(  # noqa: N802
+        self, request: pb.DeleteDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.DeleteDatasetResponse:
+        dataset = dataset_id(request.name, "name")
+        await asyncio.to_thread(self._removal.dataset, dataset)
+        log.info("dataset removed", dataset=dataset, by=calling.get().name)
+        return pb.DeleteDatasetResponse()
 
 
 class _Upload:

@@ -14,6 +14,7 @@ from blemish_core.calibration_log import Change
 from blemish_core.errors import InvalidRequest
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef, job_id
+from blemish_core.removal import Removal
 from blemish_server import calibrations, convert
 from blemish_server.doorkeeper import calling
 from blemish_server.loaded import LoadedModels
@@ -26,9 +27,10 @@ log = structlog.get_logger(__name__)
 
 
 class ModelServicer(ModelServiceServicer):
-    def __init__(self, models: ModelStore, loaded: LoadedModels) -> None:
+    def __init__(self, models: ModelStore, loaded: LoadedModels, removal: Removal) -> None:
         self._models = models
         self._loaded = loaded
+        self._removal = removal
 
     async def ListModels(  # noqa: N802
         self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -79,6 +81,24 @@ class ModelServicer(ModelServiceServicer):
         ref = _version(request.name)
         await asyncio.to_thread(self._models.pin, ref, request.pinned)
         return pb.PinModelResponse(version=await asyncio.to_thread(self._card, ref))
+
+    async def DeleteModel(  # noqa: N802
+        self, request: pb.DeleteModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.DeleteModelResponse:
+        ref = ModelRef.parse(request.name, "name")
+        if ref.alias is not None:
+            raise InvalidRequest(
+                f"{request.name!r} may mean another version soon: write models/{ref.model}/versions/N, or "
+                f"models/{ref.model} for all of them",
+                field="name",
+            )
+        if ref.version is None:
+            await asyncio.to_thread(self._removal.model, ref.model, request.force)
+        else:
+            await asyncio.to_thread(self._removal.version, ref)
+        log.info("model removed", model=str(ref), by=calling.get().name)
+        self._loaded.forget(ref)
+        return pb.DeleteModelResponse()
 
     async def GetReport(  # noqa: N802
         self, request: pb.GetReportRequest, context: grpc.aio.ServicerContext[Any, Any]

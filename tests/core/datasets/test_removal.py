@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images and datasets that are taken out of the store, whoever else is at them."""
+
+import fcntl
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from blemish_core.datasets import DatasetStore
+from blemish_core.errors import InvalidRequest, NotFound
+from blemish_core.images import ImageLimits
+
+Draw = Callable[..., bytes]
+
+PATHS = ("train/good/0.png", "train/good/1.png", "test/good/2.png", "test/crack/3.png", "test/crack/4.png")
+MASK = "ground_truth/crack/3_mask.png"
+
+
+@pytest.fixture
+def filled(store: DatasetStore, draw: Draw) -> DatasetStore:
+    store.create("tile", "tile")
+    for number, path in enumerate(PATHS):
+        store.add("tile", path, draw(number))
+    store.add("tile", MASK, draw(9))
+    return store
+
+
+def paths(store: DatasetStore) -> list[str]:
+    return [entry.path for entry in store.entries("tile")]
+
+
+def test_entries_by_prefix_and_from_a_place_on(filled: DatasetStore) -> None:
+    assert paths(filled) == sorted([*PATHS, MASK])
+    assert [entry.path for entry in filled.entries("tile", "test/crack/")] == list(PATHS[3:])
+    assert [entry.path for entry in filled.entries("tile", "test/", "test/crack/3.png")] == [
+        "test/crack/4.png",
+        "test/good/2.png",
+    ]
+
+
+def test_a_mask_goes_with_its_image_and_not_the_other_way(filled: DatasetStore) -> None:
+    chosen = [entry.path for entry in filled.chosen("tile", [PATHS[3], MASK, PATHS[0]])]
+    assert chosen == [PATHS[3], MASK, PATHS[0]]
+    assert [entry.path for entry in filled.chosen("tile", [PATHS[3]])] == [PATHS[3], MASK]
+    assert [entry.path for entry in filled.chosen("tile", [MASK])] == [MASK]
+
+
+def test_what_was_removed_is_gone_for_everybody_and_may_come_again(
+    filled: DatasetStore, root: Path, draw: Draw
+) -> None:
+    other = DatasetStore(root, ImageLimits())  # another process
+    before = other.get("tile")
+    filled.remove("tile", [PATHS[1], PATHS[3], MASK])
+    for store in (filled, other):
+        assert paths(store) == [PATHS[4], PATHS[2], PATHS[0]]
+        with pytest.raises(NotFound):
+            store.read_path("tile", PATHS[1])
+    assert not (root / "tile" / PATHS[1]).exists()
+    assert other.add("tile", PATHS[1], draw(77)), "other content may take the place"
+    for number, path in ((1, PATHS[1]), (3, PATHS[3])):
+        if path == PATHS[1]:
+            other.remove("tile", [path])
+        assert filled.add("tile", path, draw(number))
+    assert filled.add("tile", MASK, draw(9))
+    assert filled.get("tile").snapshot == before.snapshot
+
+
+def test_one_path_that_is_not_there_leaves_all(filled: DatasetStore) -> None:
+    for call in (filled.remove, filled.chosen):
+        with pytest.raises(NotFound, match=r"no train/good/9\.png in"):
+            call("tile", [PATHS[0], "train/good/9.png"])
+        with pytest.raises(InvalidRequest, match="not a place"):
+            call("tile", [PATHS[0], "../secret"])
+    assert len(paths(filled)) == 6
+
+
+def test_a_dataset_goes_whole_and_its_name_is_free(filled: DatasetStore, root: Path, draw: Draw) -> None:
+    other = DatasetStore(root, ImageLimits())
+    assert other.get("tile").train_images == 2
+    (root / f".grid.deleted-{'0' * 32}" / "train").mkdir(parents=True)  # its remover was killed
+    filled.delete("tile")
+    assert list(root.iterdir()) == []
+    for store in (filled, other):
+        assert store.list() == []
+        with pytest.raises(NotFound, match="datasets/tile"):
+            store.images("tile")
+        with pytest.raises(NotFound, match="datasets/tile"):
+            store.delete("tile")
+    filled.create("tile", "tile")
+    # Folders that this one has seen are not there any more.
+    assert other.add("tile", PATHS[0], draw(5))
+    assert [entry.path for entry in filled.entries("tile")] == [PATHS[0]]
+
+
+def test_a_damaged_dataset_can_be_removed(filled: DatasetStore, root: Path) -> None:
+    (root / "tile/dataset.json").write_text("{")
+    filled.delete("tile")
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+def test_who_waits_to_write_while_it_is_removed(
+    filled: DatasetStore, root: Path, draw: Draw, made_again: bool
+) -> None:
+    """Neither brings half of it back, nor writes into its successor under the lock of the old one."""
+    writer = DatasetStore(root, ImageLimits())
+    assert writer.get("tile").train_images == 2
+    outcome: list[object] = []
+
+    def write() -> None:
+        try:
+            outcome.append(writer.add("tile", "train/good/new.png", draw(8)))
+        except NotFound as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=write)
+    with (root / "tile/.lock").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive(), "it should wait for the lock"
+        (root / "tile").rename(root / ".tile.deleted-now")  # as who holds the lock does
+        if made_again:
+            filled.create("tile", "tile")
+    thread.join(10)
+    if made_again:
+        assert outcome == [True]
+        assert [entry.path for entry in filled.entries("tile")] == ["train/good/new.png"]
+    else:
+        assert isinstance(outcome[0], NotFound)
+        assert not (root / "tile").exists()
