@@ -60,6 +60,8 @@ def lines(result: Result) -> list[dict[str, Any]]:
         (["dataset", "import", "tile", "/data/tile"], 1),
         (["dataset", "images", "tile"], 3),
         (["dataset", "remove", "tile", "train/good/1.png", "--yes"], 1),
+        (["dataset", "delete", "tile", "--yes"], 1),
+        (["models", "delete", "m/1", "--yes"], 1),
         (["train", "tile"], 1),
         (["train", "tile", "--detach"], 1),
         (["evaluate", "m", "tile"], 1),

@@ -146,14 +146,17 @@ def remove(
 
 
 @group.command()
-def delete(ctx: typer.Context, dataset: Id, yes: Yes = False) -> None:
+def delete(ctx: typer.Context, dataset: Id, yes: Yes = False, as_json: Json = False) -> None:
     """Remove a dataset for good, and what was indexed of it; models that learned from it stay."""
     session = Session.of(ctx)
     whole = dataset_name(short(dataset))
     make_sure(f"Remove {whole} for good?", yes)
     with session.client() as client:
         client.delete_dataset(dataset)
-    session.out.print(f"{whole} is gone", markup=False)
+    if as_json:
+        emit({"removed": whole})
+    else:
+        session.out.print(f"{whole} is gone", markup=False)
 
 
 def _create(client: Client, dataset_id: str, category: str) -> None:

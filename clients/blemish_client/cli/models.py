@@ -120,13 +120,17 @@ def delete(
         bool, typer.Option("--force", help="Of a model: also if a version of it is in production.")
     ] = False,
     yes: Yes = False,
+    as_json: Json = False,
 ) -> None:
     """Remove a version or a model for good: bundle, reports, index, labels."""
     session = Session.of(ctx)
     make_sure(f"Remove {model_name(model)} for good?", yes)
     with session.client() as client:
         client.delete_model(model, force=force)
-    session.out.print(f"{model_name(model)} is gone", markup=False)
+    if as_json:
+        emit({"removed": model_name(model)})
+    else:
+        session.out.print(f"{model_name(model)} is gone", markup=False)
 
 
 @group.command()
