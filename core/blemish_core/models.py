@@ -91,6 +91,10 @@ class ModelStore:
         """The numbers of a model's versions, newest first."""
         return self._versions(model)
 
+    def has(self, fixed: ModelRef) -> bool:
+        """Whether there is this version."""
+        return self._folder_of(fixed).is_dir()
+
     def get(self, model: str) -> Model:
         versions = self._versions(model)
         return Model(

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -59,12 +60,19 @@ class _Waiting:
 
 class Keeper:
     def __init__(
-        self, index: SearchIndex, frames: KeptFrames, limits: ImageLimits, retention: Retention
+        self,
+        index: SearchIndex,
+        frames: KeptFrames,
+        limits: ImageLimits,
+        retention: Retention,
+        is_there: Callable[[ModelRef], bool],
     ) -> None:
+        """Keep frames of versions that are in the store, as ``is_there`` says."""
         self._index = index
         self._frames = frames
         self._limits = limits
         self._retention = retention
+        self._is_there = is_there
         self._waiting: deque[_Waiting] = deque()
         self._bytes = 0
         self._came = asyncio.Event()
@@ -74,7 +82,7 @@ class Keeper:
         self._told_s = 0.0
         self.kept = 0
         self.dropped = 0
-        """Frames for which there was no room."""
+        """Frames for which there was no room, or no model any more."""
 
     def offer(self, picture: Picture, done: Inspected, camera: str, taken: datetime | None) -> bool:
         """Have a frame kept, unless too many wait; returns at once."""
@@ -154,7 +162,15 @@ class Keeper:
     def _write(self, batch: list[_Waiting]) -> None:
         for version in {one.version for one in batch}:
             items, vectors = [], []
-            for one in (one for one in batch if one.version == version):
+            of_it = [one for one in batch if one.version == version]
+            if not self._is_there(version):
+                self._prepared.discard(version)
+                self.dropped += len(of_it)
+                log.info(
+                    "the model is gone, its frames are not kept", model=str(version), frames=len(of_it)
+                )
+                continue
+            for one in of_it:
                 try:
                     data = encoded(one.picture, self._limits)
                 except InvalidImage:  # it was scored, so this does not happen

@@ -73,13 +73,17 @@ def inspected(score: float = 2.0) -> Any:
     )
 
 
+def there(version: ModelRef) -> bool:
+    return version == VERSION
+
+
 def picture(number: int) -> Picture:
     return Picture(f"picture {number}".encode())
 
 
 @asynccontextmanager
 async def running(index: SearchIndex, frames: KeptFrames, retention: Retention | None = None) -> Any:
-    keeper = Keeper(index, frames, ImageLimits(), retention or Retention(1000, 90))
+    keeper = Keeper(index, frames, ImageLimits(), retention or Retention(1000, 90), there)
     task = asyncio.create_task(keeper.run())
     try:
         yield keeper
@@ -135,7 +139,7 @@ async def test_bytes_are_bounded_too(
     index: Index, frames: KeptFrames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeping, "_MOST_BYTES", 25)
-    keeper = Keeper(index, frames, ImageLimits(), Retention(1000, 90))
+    keeper = Keeper(index, frames, ImageLimits(), Retention(1000, 90), there)
     assert [keeper.offer(picture(number), inspected(), "line", None) for number in range(4)] == [
         True,
         True,
@@ -167,7 +171,7 @@ async def test_frames_that_an_earlier_server_kept_go_too(index: Index, frames: K
         keeper.offer(picture(1), inspected(), "line", taken)
         await keeper.drain(5)
     assert index.count(VERSION) == 1
-    await Keeper(index, frames, ImageLimits(), Retention(frames=100, days=2)).sweep()
+    await Keeper(index, frames, ImageLimits(), Retention(frames=100, days=2), there).sweep()
     assert index.count(VERSION) == 0
     assert frames.contents("tile") == []
 
@@ -179,4 +183,23 @@ async def test_a_sweep_while_qdrant_is_away_is_left_for_the_next(
         raise Unavailable("away", dependency="qdrant")
 
     monkeypatch.setattr(index, "published", away)
-    await Keeper(index, frames, ImageLimits(), Retention(frames=1, days=1)).sweep()
+    await Keeper(index, frames, ImageLimits(), Retention(frames=1, days=1), there).sweep()
+
+
+async def test_frames_of_a_model_that_was_removed_meanwhile_are_not_kept(
+    index: Index, frames: KeptFrames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is its index made again, also where it goes between the look and the writing."""
+    async with running(index, frames) as keeper:
+        keeper.offer(picture(1), inspected(), "line", None)
+        await keeper.drain(5)
+        index.drop(VERSION)
+        keeper.offer(picture(2), inspected(), "line", None)
+        await keeper.drain(5)
+        assert (keeper.kept, keeper.dropped) == (1, 1)
+        monkeypatch.setattr(keeper, "_is_there", lambda version: False)
+        keeper.offer(picture(3), inspected(), "line", None)
+        await keeper.drain(5)
+    assert (keeper.kept, keeper.dropped) == (1, 2)
+    assert index.versions() == []
+    assert len(frames.contents("tile")) == 2, "not the third"

@@ -190,6 +190,9 @@ class SearchIndex:
         What is known of an image beyond its pixels stays: its label, when and by which camera it was taken,
         and the ``job`` that brought it first, for ``discard``. Images new to this version take it from the
         index that answers for the model.
+
+        Raises:
+            NotFound: if the version's index is gone.
         """
         if not items:
             return
@@ -197,7 +200,7 @@ class SearchIndex:
             raise ValueError(f"{version} gave an embedding that is not finite; this is a bug")
         name, ids = _collection(version), [str(item.id) for item in items]
         new = dict(zip(ids, items, strict=True))
-        with translated():
+        with translated(), no_index(version):
             there = self._client.retrieve(name, ids, with_payload=[*KEPT, *ORIGIN, BROUGHT_BY])
             kept = {str(point.id): _kept(point.payload or {}, new[str(point.id)]) for point in there}
             kept |= self._inherited(version, [item for item in items if str(item.id) not in kept])
