@@ -53,7 +53,7 @@ from blemish_client.names import dataset_name, item_name, job_name, model_name
 from blemish_client.patience import Patience
 from blemish_client.requests import Query, SearchOptions, score_request, search_request, stream_config
 from blemish_client.search import Found
-from blemish_client.upload import ImageFile, Outbox, layout
+from blemish_client.upload import ImageFile, layout, of_images, of_model
 
 
 class Client:
@@ -242,13 +242,8 @@ class Client:
             OSError: if a file cannot be read.
             ValueError: if the folder has no images in that layout.
         """
-        outbox = Outbox(dataset_name(dataset), layout(Path(folder)).images, on_image)
-        try:
-            return self._line.send(self._datasets.UploadImages, outbox.messages())
-        except Exception as error:
-            if outbox.failure is not None:
-                raise outbox.failure from error
-            raise
+        messages = of_images(dataset_name(dataset), layout(Path(folder)).images, on_image)
+        return self._line.send(self._datasets.UploadImages, messages)
 
     def import_dataset(self, dataset_id: str, path: str, *, category: str = "") -> ImportDatasetResponse:
         """Copy a folder of the server's own file system into a dataset, new or there."""
@@ -457,6 +452,53 @@ class Client:
         """Make a version the production one."""
         request = model_pb2.PromoteModelRequest(name=model_name(version))
         return self._line.call(self._models.PromoteModel, request).version
+
+    def export_model(
+        self, model: str, file: Path | str, *, on_bytes: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Write a version into one file, for ``import_model`` of another server.
+
+        Args:
+            model: the version, or what means one.
+            file: is there whole or not at all; what was there before is replaced.
+            on_bytes: hears how many have come, and of how many.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        request = model_pb2.ExportModelRequest(name=model_name(model))
+        answers = self._line.stream(self._models.ExportModel, request, at_length=True)
+        target, size = Path(file), 0
+        staged = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            with staged.open("xb") as out:
+                for answer in answers:
+                    size = size or answer.size_bytes
+                    out.write(answer.chunk)
+                    if on_bytes is not None:
+                        on_bytes(out.tell(), size)
+            staged.replace(target)
+        finally:
+            staged.unlink(missing_ok=True)
+
+    def import_model(
+        self,
+        file: Path | str,
+        *,
+        model_id: str = "",
+        on_bytes: Callable[[int, int], None] | None = None,
+    ) -> ModelVersion:
+        """Have what ``export_model`` wrote become a version of a model here; it is not promoted.
+
+        Args:
+            file: the export.
+            model_id: of the model; as it was called where it was exported if empty.
+            on_bytes: hears how many were sent, and of how many, in another thread.
+
+        Raises:
+            OSError: if the file cannot be read.
+        """
+        return self._line.send(self._models.ImportModel, of_model(Path(file), model_id, on_bytes)).version
 
     def delete_model(self, model: str, *, force: bool = False) -> None:
         """Remove a version for good, or all of a model with the frames that were kept of it.

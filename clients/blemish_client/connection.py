@@ -99,10 +99,22 @@ class Connection:
         method: "grpc.StreamUnaryMultiCallable[_Request, _Answer]",
         requests: Iterator[_Request],
     ) -> _Answer:
-        """Send all of ``requests`` and return the answer."""
+        """Send all of ``requests`` and return the answer; what they raise is raised here."""
+        failures: list[Exception] = []
+
+        def drawn() -> Iterator[_Request]:
+            # In a thread of grpc's own, which answers a failure with an error that has lost its cause.
+            try:
+                yield from requests
+            except Exception as error:
+                failures.append(error)
+                raise
+
         try:
-            return method(requests, metadata=self.metadata)
+            return method(drawn(), metadata=self.metadata)
         except grpc.RpcError as error:
+            if failures:
+                raise failures[0] from error
             raise translated(error, self.target) from error
 
     def stream(
@@ -110,9 +122,15 @@ class Connection:
         method: "grpc.UnaryStreamMultiCallable[_Request, _Answer]",
         request: _Request,
         timeout_s: float | None = None,
+        *,
+        at_length: bool = False,
     ) -> Iterator[_Answer]:
-        """Yield the answers as they come; leaving the iterator ends the call."""
-        answers = method(request, timeout=timeout_s or self._timeout_s, metadata=self.metadata)
+        """Yield the answers as they come; leaving the iterator ends the call.
+
+        ``at_length`` is for those that take the time they take.
+        """
+        limit_s = None if at_length else timeout_s or self._timeout_s
+        answers = method(request, timeout=limit_s, metadata=self.metadata)
         try:
             yield from answers
         except grpc.RpcError as error:

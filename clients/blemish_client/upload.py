@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder in MVTec AD's layout, as it travels to the server."""
+"""What travels to the server in many messages: a folder in MVTec AD's layout, an exported model."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blemish.v1.dataset_pb2 import ImageHeader, UploadImagesRequest
+from blemish.v1.model_pb2 import ImportModelRequest, ModelHeader
 
 CHUNK_BYTES = 1 << 20
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -62,39 +63,32 @@ def layout(folder: Path) -> Layout:
     return Layout(tuple(images), tuple(left_out))
 
 
-class Outbox:
-    """The messages of one upload, in the order of the contract.
-
-    grpc draws them in a thread of its own and answers a failure there with an error that has lost
-    its cause; it is kept in ``failure``.
-    """
-
-    def __init__(
-        self,
-        dataset: str,
-        images: Sequence[ImageFile],
-        on_image: Callable[[ImageFile], None] | None,
-    ) -> None:
-        self._dataset = dataset
-        self._images = images
-        self._on_image = on_image
-        self.failure: Exception | None = None
-
-    def messages(self) -> Iterator[UploadImagesRequest]:
-        try:
-            yield UploadImagesRequest(dataset=self._dataset)
-            for image in self._images:
-                yield from _messages(image)
-                if self._on_image is not None:
-                    self._on_image(image)
-        except Exception as error:
-            self.failure = error
-            raise
+def of_images(
+    dataset: str, images: Sequence[ImageFile], on_image: Callable[[ImageFile], None] | None
+) -> Iterator[UploadImagesRequest]:
+    """Yield the messages of UploadImages; ``on_image`` hears of each image that was sent."""
+    yield UploadImagesRequest(dataset=dataset)
+    for image in images:
+        content = image.source.read_bytes()
+        digest = hashlib.sha256(content).digest()
+        yield UploadImagesRequest(
+            image=ImageHeader(path=image.path, size_bytes=len(content), sha256=digest)
+        )
+        for start in range(0, len(content), CHUNK_BYTES):
+            yield UploadImagesRequest(chunk=content[start : start + CHUNK_BYTES])
+        if on_image is not None:
+            on_image(image)
 
 
-def _messages(image: ImageFile) -> Iterator[UploadImagesRequest]:
-    content = image.source.read_bytes()
-    header = ImageHeader(path=image.path, size_bytes=len(content), sha256=hashlib.sha256(content).digest())
-    yield UploadImagesRequest(image=header)
-    for start in range(0, len(content), CHUNK_BYTES):
-        yield UploadImagesRequest(chunk=content[start : start + CHUNK_BYTES])
+def of_model(
+    file: Path, model_id: str, on_bytes: Callable[[int, int], None] | None
+) -> Iterator[ImportModelRequest]:
+    """Yield the messages of ImportModel; ``on_bytes`` hears how many were sent, and of how many."""
+    with file.open("rb") as content:
+        size = content.seek(0, 2)
+        content.seek(0)
+        yield ImportModelRequest(header=ModelHeader(model_id=model_id, size_bytes=size))
+        while chunk := content.read(CHUNK_BYTES):
+            yield ImportModelRequest(chunk=chunk)
+            if on_bytes is not None:
+                on_bytes(content.tell(), size)

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that are there whole or not at all, through a crash at any moment."""
 
+import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
+
+from blemish_core.errors import DiskFull
 
 
 def sync(path: Path) -> None:
@@ -24,6 +28,19 @@ def sync_tree(folder: Path) -> None:
         else:
             sync(entry)
     sync(folder)
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[None]:
+    """Have what finds no room on the disk of ``folder`` become DiskFull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull(
+            f"the disk that holds {folder} is full: make room, or move the store (BLEMISH_STORE)"
+        ) from error
 
 
 def write_durably(path: Path, data: bytes) -> None:

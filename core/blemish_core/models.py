@@ -4,9 +4,12 @@
 import errno
 import json
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from blemish_core import bundle
@@ -20,6 +23,8 @@ from blemish_core.runtimes.choice import TORCH
 _ALIASES = "aliases.json"
 _EVALUATIONS = "evaluations"
 _STAGING = ".staging-"
+_ARRIVING = ".arriving-"
+_ARRIVES_WITHIN_S = 24 * 3600.0
 _PINNED = "pinned"
 _LAST = "last"
 REPORT_PAGE = "report.html"
@@ -184,6 +189,16 @@ class ModelStore:
                 return bundle.read_manifest(self.folder(model, number))
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+    @contextmanager
+    def arrivals(self) -> Iterator[Path]:
+        """A folder for what is to become a version, on the same disk; it goes in the end."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        for left in self._root.glob(f"{_ARRIVING}*"):  # by whoever was killed
+            if time.time() - left.stat().st_mtime > _ARRIVES_WITHIN_S:
+                shutil.rmtree(left, ignore_errors=True)
+        with TemporaryDirectory(prefix=_ARRIVING, dir=self._root) as folder:
+            yield Path(folder)
 
     def keep_evaluation(
         self,

@@ -219,7 +219,9 @@ def build(settings: ServerSettings) -> App:
     )
     job_servicer = JobServicer(jobs, staff, feed, dispatcher, datasets, frames, store)
     job_pb2_grpc.add_JobServiceServicer_to_server(job_servicer, server)
-    model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(store, models, removal), server)
+    model_pb2_grpc.add_ModelServiceServicer_to_server(
+        ModelServicer(store, models, removal, settings.max_loaded_bytes), server
+    )
     server_pb2_grpc.add_ServerServiceServicer_to_server(
         ServerServicer(settings, device, models, dependencies), server
     )

@@ -85,6 +85,7 @@ class Fake(
         self.page_size = 2
         self.map_side = 8
         self.datasets = [Dataset(name=f"datasets/d{i}", category="tile", train_images=i) for i in range(5)]
+        self.archive = bytes(range(256)) * 10
         self.images = [
             dataset_pb2.DatasetImage(path=f"train/good/{i}.png", size_bytes=9, width=8, height=6)
             for i in range(3)
@@ -192,6 +193,20 @@ class Fake(
     def DeleteDataset(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("DeleteDataset", request, context)
         return dataset_pb2.DeleteDatasetResponse()
+
+    def ExportModel(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("ExportModel", request, context)
+        yield model_pb2.ExportModelResponse(size_bytes=len(self.archive))
+        for start in range(0, len(self.archive), 1000):
+            if self.refusals["chunk"]:
+                self.refusals["chunk"].pop(0).abort(context)
+            yield model_pb2.ExportModelResponse(chunk=self.archive[start : start + 1000])
+
+    def ImportModel(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
+        requests = list(request_iterator)
+        self._enter("ImportModel", requests, context)
+        imported = ModelVersion(name=f"models/{requests[0].header.model_id or 'm'}/versions/4")
+        return model_pb2.ImportModelResponse(version=imported)
 
     def DeleteModel(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("DeleteModel", request, context)

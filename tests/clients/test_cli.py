@@ -62,6 +62,7 @@ def lines(result: Result) -> list[dict[str, Any]]:
         (["dataset", "remove", "tile", "train/good/1.png", "--yes"], 1),
         (["dataset", "delete", "tile", "--yes"], 1),
         (["models", "delete", "m/1", "--yes"], 1),
+        (["models", "import", sys.executable, "--as", "m"], 1),
         (["train", "tile"], 1),
         (["train", "tile", "--detach"], 1),
         (["evaluate", "m", "tile"], 1),
@@ -272,6 +273,35 @@ def test_nothing_is_removed_unless_somebody_agrees(
     for told in (run(*command, stdin="y\n"), run(*command, "--yes")):
         assert told.exit_code == 0, told.stderr
     assert len(fake.requests[method]) == 2
+
+
+def test_a_model_is_exported_whole_or_not_at_all(
+    run: Run, fake: Fake, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = run("models", "export", "m/3")
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.stdout == "models/m/versions/3 is in m-3.blemish, 2.6 kB\n"
+    assert Path("m-3.blemish").read_bytes() == fake.archive
+    fake.refusals["chunk"] = [make.refusal(grpc.StatusCode.NOT_FOUND, "removed while it was exported")]
+    assert run("models", "export", "m/3", "-o", "other").exit_code == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["m-3.blemish"]
+    nowhere = run("models", "export", "m/3", "-o", "no/where")
+    assert (nowhere.exit_code, "cannot write no/where" in nowhere.stderr) == (2, True)
+
+
+def test_a_model_is_imported_and_promoted(run: Run, fake: Fake, tmp_path: Path) -> None:
+    file = tmp_path / "m-3.blemish"
+    file.write_bytes(bytes(3 << 20))
+    assert run("models", "import", file, "--as", "mine", "--promote").stdout == (
+        "models/mine/versions/4 is there, in production\n"
+    )
+    ((header, *chunks),) = fake.requests["ImportModel"]
+    assert (header.header.model_id, header.header.size_bytes) == ("mine", 3 << 20)
+    assert [len(each.chunk) for each in chunks] == [1 << 20] * 3
+    assert run("models", "import", file).stdout == "models/m/versions/4 is there\n"
+    gone = run("models", "import", tmp_path / "gone")
+    assert (gone.exit_code, "cannot read" in gone.stderr) == (2, True)
 
 
 def test_force_is_told(run: Run, fake: Fake) -> None:

@@ -20,6 +20,7 @@ OPERATOR = {
     *("CreateDataset", "UploadImages", "ImportDataset", "DeleteImages", "DeleteDataset"),
     *("CreateJob", "CancelJob"),
     *("PromoteModel", "PinModel", "UpdateCalibration", "DeleteModel"),
+    *("ExportModel", "ImportModel"),
 }
 OPEN_INFERENCE = "/inference.GRPCInferenceService/"
 

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish models``: list, read, promote, calibrate and delete what training made."""
+"""``blemish models``: list, read, promote, calibrate, carry and delete what training made."""
 
 import getpass
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from blemish.v1 import model_pb2
@@ -28,7 +31,9 @@ from blemish_client.cli.output import (
 from blemish_client.cli.session import Session
 from blemish_client.names import model_name, short
 
-group = typer.Typer(help="List, show, promote, calibrate and delete models.", invoke_without_command=True)
+group = typer.Typer(
+    help="List, show, promote, calibrate, carry and delete models.", invoke_without_command=True
+)
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="tile-patchcore, tile-patchcore@production or m/3.")
@@ -131,6 +136,74 @@ def delete(
         emit({"removed": model_name(model)})
     else:
         session.out.print(f"{model_name(model)} is gone", markup=False)
+
+
+@group.command()
+def export(
+    ctx: typer.Context,
+    model: ModelArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="MODEL-N.blemish if not given."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a version into one file, for another server: with its report and calibrations."""
+    session = Session.of(ctx)
+    with session.client() as client:
+        # An alias is looked up once, here.
+        version = client.model(model).name
+        file = output or Path(f"{short(version).replace('/', '-')}.blemish")
+        try:
+            with _travelling(session, f"export {short(version)}") as on_bytes:
+                client.export_model(version, file, on_bytes=on_bytes)
+        except OSError as error:
+            raise Failure(f"cannot write {file}: {error.strerror}") from error
+    if as_json:
+        emit({"model": version, "file": str(file), "size_bytes": file.stat().st_size})
+    else:
+        session.out.print(f"{version} is in {file}, {size(file.stat().st_size)}", markup=False)
+
+
+@group.command("import")
+def import_(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="That `blemish models export` wrote.")],
+    model_id: Annotated[
+        str, typer.Option("--as", metavar="MODEL", help="Its id here; as it was called there if not given.")
+    ] = "",
+    promote: Annotated[bool, typer.Option("--promote", help="Make it the production version.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take in a version that another server exported, after checking that it runs here."""
+    session = Session.of(ctx)
+    with session.client() as client:
+        try:
+            with _travelling(session, f"import {file.name}") as on_bytes:
+                version = client.import_model(file, model_id=short(model_id), on_bytes=on_bytes)
+        except OSError as error:
+            raise Failure(f"cannot read {file}: {error.strerror}") from error
+        if promote:
+            version = client.promote(version.name)
+    if as_json:
+        emit(version)
+        return
+    promoted = ", in production" if version.production else ""
+    session.out.print(f"{version.name} is there{promoted}", markup=False)
+
+
+@contextmanager
+def _travelling(session: Session, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many bytes went, and of how many, as what is yielded is told."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=session.err) as progress:
+        bar = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 @group.command()

@@ -5,8 +5,7 @@ import errno
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -18,8 +17,8 @@ from blemish_core.datasets.index import INDEX, LOCK, Index, described, new_index
 from blemish_core.datasets.intake import Import, Source
 from blemish_core.datasets.layout import Slot
 from blemish_core.datasets.records import Card, Dataset, DatasetImage, Entry, Split, summary
-from blemish_core.errors import AlreadyExists, Corrupt, DiskFull, InvalidImage, InvalidRequest, NotFound
-from blemish_core.files import sync, write_durably
+from blemish_core.errors import AlreadyExists, Corrupt, InvalidImage, InvalidRequest, NotFound
+from blemish_core.files import filling, sync, write_durably
 from blemish_core.images import ImageLimits
 from blemish_core.names import ID, checked_id, dataset_name
 
@@ -57,7 +56,7 @@ class DatasetStore:
             category=checked_id(category or dataset_id, "category"),
             create_time=datetime.now(UTC),
         )
-        with self._disk():
+        with filling(self._root):
             self._root.mkdir(parents=True, exist_ok=True)
             staged = self._root / f".{dataset_id}.{uuid4().hex}"
             staged.mkdir()
@@ -130,7 +129,7 @@ class DatasetStore:
             DiskFull: if the disk has no room for the new index.
         """
         self._card(dataset_id)
-        with self._disk():
+        with filling(self._root):
             self._index(dataset_id).remove(str(Slot.parse(path)) for path in paths)
 
     def delete(self, dataset_id: str) -> None:
@@ -214,7 +213,7 @@ class DatasetStore:
             entry = described(slot, data, self._limits)
         except InvalidImage as error:
             raise InvalidImage(f"{path}: {error}", field=error.field) from error
-        with self._disk(), index.writing() as store:
+        with filling(self._root), index.writing() as store:
             return store(entry, data)
 
     def import_folder(
@@ -245,7 +244,7 @@ class DatasetStore:
         """
         source = Source.below(folder, roots)
         self._make_sure(dataset_id, category)
-        with self._disk():
+        with filling(self._root):
             tally = source.copy(self._index(dataset_id), self._limits, on_file)
         return tally.result(self.get(dataset_id))
 
@@ -304,17 +303,6 @@ class DatasetStore:
         if hashlib.sha256(data).hexdigest() != sha256:
             raise Corrupt(f"{file} is not what was stored: restore it from a backup, or remove the dataset")
         return data
-
-    @contextmanager
-    def _disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise DiskFull(
-                f"the disk that holds {self._root} is full: make room, or move the store (BLEMISH_STORE)"
-            ) from error
 
 
 def _no_such(dataset_id: str) -> NotFound:

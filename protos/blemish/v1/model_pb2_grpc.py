@@ -69,6 +69,16 @@ class ModelServiceStub:
                 request_serializer=blemish_dot_v1_dot_model__pb2.GetReportRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_model__pb2.GetReportResponse.FromString,
                 _registered_method=True)
+        self.ExportModel = channel.unary_stream(
+                '/blemish.v1.ModelService/ExportModel',
+                request_serializer=blemish_dot_v1_dot_model__pb2.ExportModelRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_model__pb2.ExportModelResponse.FromString,
+                _registered_method=True)
+        self.ImportModel = channel.stream_unary(
+                '/blemish.v1.ModelService/ImportModel',
+                request_serializer=blemish_dot_v1_dot_model__pb2.ImportModelRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_model__pb2.ImportModelResponse.FromString,
+                _registered_method=True)
         self.UpdateCalibration = channel.unary_unary(
                 '/blemish.v1.ModelService/UpdateCalibration',
                 request_serializer=blemish_dot_v1_dot_model__pb2.UpdateCalibrationRequest.SerializeToString,
@@ -141,6 +151,31 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportModel(self, request, context):
+        """A version as one file, for ImportModel of another server: what training published, its report, and every
+        calibration since. Evaluations and indexes stay. The size comes first, then chunks of at most 64 KiB.
+
+        INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it was removed meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportModel(self, request_iterator, context):
+        """Takes what ExportModel gave as a version of a model, the next one; it is not promoted. First the header,
+        then all bytes in chunks. Every file is checked against its SHA-256, then loaded in a process of its own,
+        and each runtime held to torch there. A version that the model has already (of the same job) is
+        returned as it is.
+
+        INVALID_ARGUMENT: a malformed id, messages out of order, bytes that are no exported version or were
+        damaged on the way. FAILED_PRECONDITION: it cannot be run here, the message says why.
+        RESOURCE_EXHAUSTED: it has more bytes than BLEMISH_MAX_LOADED_BYTES, or the disk is full.
+        Whichever, nothing of it stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateCalibration(self, request, context):
         """Changes which scores of a version are anomalous; trains and loads nothing. Once it has returned, every
         request that begins later is judged by it, on this server and on every other of the same store; jobs
@@ -191,6 +226,16 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.GetReport,
                     request_deserializer=blemish_dot_v1_dot_model__pb2.GetReportRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_model__pb2.GetReportResponse.SerializeToString,
+            ),
+            'ExportModel': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportModel,
+                    request_deserializer=blemish_dot_v1_dot_model__pb2.ExportModelRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_model__pb2.ExportModelResponse.SerializeToString,
+            ),
+            'ImportModel': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportModel,
+                    request_deserializer=blemish_dot_v1_dot_model__pb2.ImportModelRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_model__pb2.ImportModelResponse.SerializeToString,
             ),
             'UpdateCalibration': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateCalibration,
@@ -365,6 +410,60 @@ class ModelService:
             '/blemish.v1.ModelService/GetReport',
             blemish_dot_v1_dot_model__pb2.GetReportRequest.SerializeToString,
             blemish_dot_v1_dot_model__pb2.GetReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/blemish.v1.ModelService/ExportModel',
+            blemish_dot_v1_dot_model__pb2.ExportModelRequest.SerializeToString,
+            blemish_dot_v1_dot_model__pb2.ExportModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportModel(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/blemish.v1.ModelService/ImportModel',
+            blemish_dot_v1_dot_model__pb2.ImportModelRequest.SerializeToString,
+            blemish_dot_v1_dot_model__pb2.ImportModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,6 +69,23 @@ class ModelServiceStub:
     it, in chunks of at most 64 KiB. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it has
     no such report; the message names those that it has.
     """
+    ExportModel: _grpc.UnaryStreamMultiCallable[_model_pb2.ExportModelRequest, _model_pb2.ExportModelResponse]
+    """A version as one file, for ImportModel of another server: what training published, its report, and every
+    calibration since. Evaluations and indexes stay. The size comes first, then chunks of at most 64 KiB.
+
+    INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it was removed meanwhile.
+    """
+    ImportModel: _grpc.StreamUnaryMultiCallable[_model_pb2.ImportModelRequest, _model_pb2.ImportModelResponse]
+    """Takes what ExportModel gave as a version of a model, the next one; it is not promoted. First the header,
+    then all bytes in chunks. Every file is checked against its SHA-256, then loaded in a process of its own,
+    and each runtime held to torch there. A version that the model has already (of the same job) is
+    returned as it is.
+
+    INVALID_ARGUMENT: a malformed id, messages out of order, bytes that are no exported version or were
+    damaged on the way. FAILED_PRECONDITION: it cannot be run here, the message says why.
+    RESOURCE_EXHAUSTED: it has more bytes than BLEMISH_MAX_LOADED_BYTES, or the disk is full.
+    Whichever, nothing of it stays.
+    """
     UpdateCalibration: _grpc.UnaryUnaryMultiCallable[_model_pb2.UpdateCalibrationRequest, _model_pb2.UpdateCalibrationResponse]
     """Changes which scores of a version are anomalous; trains and loads nothing. Once it has returned, every
     request that begins later is judged by it, on this server and on every other of the same store; jobs
@@ -124,6 +141,23 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """The report of a version's training or of an evaluation of it: one page of HTML that needs nothing beside
     it, in chunks of at most 64 KiB. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it has
     no such report; the message names those that it has.
+    """
+    ExportModel: _aio.UnaryStreamMultiCallable[_model_pb2.ExportModelRequest, _model_pb2.ExportModelResponse]  # type: ignore[assignment]
+    """A version as one file, for ImportModel of another server: what training published, its report, and every
+    calibration since. Evaluations and indexes stay. The size comes first, then chunks of at most 64 KiB.
+
+    INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it was removed meanwhile.
+    """
+    ImportModel: _aio.StreamUnaryMultiCallable[_model_pb2.ImportModelRequest, _model_pb2.ImportModelResponse]  # type: ignore[assignment]
+    """Takes what ExportModel gave as a version of a model, the next one; it is not promoted. First the header,
+    then all bytes in chunks. Every file is checked against its SHA-256, then loaded in a process of its own,
+    and each runtime held to torch there. A version that the model has already (of the same job) is
+    returned as it is.
+
+    INVALID_ARGUMENT: a malformed id, messages out of order, bytes that are no exported version or were
+    damaged on the way. FAILED_PRECONDITION: it cannot be run here, the message says why.
+    RESOURCE_EXHAUSTED: it has more bytes than BLEMISH_MAX_LOADED_BYTES, or the disk is full.
+    Whichever, nothing of it stays.
     """
     UpdateCalibration: _aio.UnaryUnaryMultiCallable[_model_pb2.UpdateCalibrationRequest, _model_pb2.UpdateCalibrationResponse]  # type: ignore[assignment]
     """Changes which scores of a version are anomalous; trains and loads nothing. Once it has returned, every
@@ -213,6 +247,35 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """The report of a version's training or of an evaluation of it: one page of HTML that needs nothing beside
         it, in chunks of at most 64 KiB. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it has
         no such report; the message names those that it has.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportModel(
+        self,
+        request: _model_pb2.ExportModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_pb2.ExportModelResponse], _abc.AsyncIterator[_model_pb2.ExportModelResponse]]:
+        """A version as one file, for ImportModel of another server: what training published, its report, and every
+        calibration since. Evaluations and indexes stay. The size comes first, then chunks of at most 64 KiB.
+
+        INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it was removed meanwhile.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportModel(
+        self,
+        request_iterator: _MaybeAsyncIterator[_model_pb2.ImportModelRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.ImportModelResponse, _abc.Awaitable[_model_pb2.ImportModelResponse]]:
+        """Takes what ExportModel gave as a version of a model, the next one; it is not promoted. First the header,
+        then all bytes in chunks. Every file is checked against its SHA-256, then loaded in a process of its own,
+        and each runtime held to torch there. A version that the model has already (of the same job) is
+        returned as it is.
+
+        INVALID_ARGUMENT: a malformed id, messages out of order, bytes that are no exported version or were
+        damaged on the way. FAILED_PRECONDITION: it cannot be run here, the message says why.
+        RESOURCE_EXHAUSTED: it has more bytes than BLEMISH_MAX_LOADED_BYTES, or the disk is full.
+        Whichever, nothing of it stays.
         """
 
     @_abc_1.abstractmethod

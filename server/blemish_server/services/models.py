@@ -3,17 +3,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import grpc.aio
 import structlog
 
 from blemish.v1 import model_pb2 as pb
 from blemish.v1.model_pb2_grpc import ModelServiceServicer
+from blemish_core import archive
 from blemish_core.calibration_log import Change
-from blemish_core.errors import InvalidRequest
+from blemish_core.errors import InvalidRequest, TooLarge
+from blemish_core.files import filling
 from blemish_core.models import ModelStore
-from blemish_core.names import ModelRef, job_id
+from blemish_core.names import ModelRef, checked_id, job_id
 from blemish_core.removal import Removal
 from blemish_server import calibrations, convert
 from blemish_server.doorkeeper import calling
@@ -27,10 +29,13 @@ log = structlog.get_logger(__name__)
 
 
 class ModelServicer(ModelServiceServicer):
-    def __init__(self, models: ModelStore, loaded: LoadedModels, removal: Removal) -> None:
+    def __init__(
+        self, models: ModelStore, loaded: LoadedModels, removal: Removal, max_model_bytes: int
+    ) -> None:
         self._models = models
         self._loaded = loaded
         self._removal = removal
+        self._max_model_bytes = max_model_bytes
 
     async def ListModels(  # noqa: N802
         self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -109,6 +114,73 @@ class ModelServicer(ModelServiceServicer):
         page = await asyncio.to_thread(path.read_bytes)
         for start in range(0, len(page), _CHUNK_BYTES):
             yield pb.GetReportResponse(chunk=page[start : start + _CHUNK_BYTES])
+
+    async def ExportModel(  # noqa: N802
+        self, request: pb.ExportModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.ExportModelResponse]:
+        ref = ModelRef.parse(request.name, "name")
+        outgoing = await asyncio.to_thread(archive.Outgoing, self._models, ref)
+        log.info("model exported", model=str(ref), bytes=outgoing.size_bytes, by=calling.get().name)
+        yield pb.ExportModelResponse(size_bytes=outgoing.size_bytes)
+        chunks = outgoing.chunks()
+        while chunk := await asyncio.to_thread(next, chunks, b""):
+            yield pb.ExportModelResponse(chunk=chunk)
+
+    async def ImportModel(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.ImportModelRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> pb.ImportModelResponse:
+        with self._models.arrivals() as room, filling(room):
+            file = room / "archive.tar"
+            with file.open("wb") as out:
+                model_id = await self._receive(request_iterator, out)
+            manifest = await asyncio.to_thread(archive.import_version, self._models, file, room, model_id)
+        ref = ModelRef(manifest.model, manifest.version)
+        log.info("model imported", model=str(ref), by=calling.get().name)
+        return pb.ImportModelResponse(version=await asyncio.to_thread(self._card, ref))
+
+    async def _receive(self, requests: AsyncIterator[pb.ImportModelRequest], out: BinaryIO) -> str:
+        """Write the bytes that come; return the id that the model is to have, empty for its own.
+
+        Raises:
+            InvalidRequest: if it is not a header and as many bytes as it says.
+            TooLarge: if they are more than may be loaded.
+        """
+        model_id, announced, received = "", 0, 0
+        async for request in requests:
+            match request.WhichOneof("part"):
+                case "header" if not announced:
+                    model_id, announced = self._checked(request.header)
+                case "chunk" if announced:
+                    received += len(request.chunk)
+                    if received > announced:
+                        raise InvalidRequest(
+                            f"more bytes came than the {announced} announced", field="chunk"
+                        )
+                    await asyncio.to_thread(out.write, request.chunk)
+                case part:
+                    raise InvalidRequest(
+                        f"unexpected {part or 'empty part'}: send the header once, then all bytes",
+                        field="part",
+                    )
+        if not announced:
+            raise InvalidRequest("the stream is empty: send the header first", field="header")
+        if received < announced:
+            raise InvalidRequest(
+                f"the stream ended after {received} of {announced} bytes; send it again", field="chunk"
+            )
+        return model_id
+
+    def _checked(self, header: pb.ModelHeader) -> tuple[str, int]:
+        if header.size_bytes < 1:
+            raise InvalidRequest(f"size_bytes is {header.size_bytes}", field="size_bytes")
+        if header.size_bytes > self._max_model_bytes:
+            raise TooLarge(
+                f"this version has {header.size_bytes} bytes, but BLEMISH_MAX_LOADED_BYTES allows "
+                f"{self._max_model_bytes}"
+            )
+        return checked_id(header.model_id, "model_id") if header.model_id else "", header.size_bytes
 
     async def UpdateCalibration(  # noqa: N802
         self, request: pb.UpdateCalibrationRequest, context: grpc.aio.ServicerContext[Any, Any]

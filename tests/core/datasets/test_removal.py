@@ -3,7 +3,8 @@
 
 import fcntl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,14 @@ def test_a_damaged_dataset_can_be_removed(filled: DatasetStore, root: Path) -> N
     assert list(root.iterdir()) == []
 
 
+@contextmanager
+def held(dataset: Path) -> Iterator[None]:
+    """Be the only writer of a dataset, as another process is."""
+    with (dataset / ".lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.mark.parametrize("made_again", [False, True])
 def test_who_waits_to_write_while_it_is_removed(
     filled: DatasetStore, root: Path, draw: Draw, made_again: bool
@@ -116,14 +125,17 @@ def test_who_waits_to_write_while_it_is_removed(
             outcome.append(error)
 
     thread = threading.Thread(target=write)
-    with (root / "tile/.lock").open("ab") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        thread.start()
+    with ExitStack() as successor:
+        with held(root / "tile"):
+            thread.start()
+            thread.join(0.3)
+            assert thread.is_alive(), "it should wait for the lock"
+            (root / "tile").rename(root / ".tile.deleted-now")  # as who holds the lock does
+            if made_again:
+                filled.create("tile", "tile")
+                successor.enter_context(held(root / "tile"))
         thread.join(0.3)
-        assert thread.is_alive(), "it should wait for the lock"
-        (root / "tile").rename(root / ".tile.deleted-now")  # as who holds the lock does
-        if made_again:
-            filled.create("tile", "tile")
+        assert thread.is_alive() == made_again, "it should wait for the successor's lock too"
     thread.join(10)
     if made_again:
         assert outcome == [True]
