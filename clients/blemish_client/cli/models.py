@@ -179,7 +179,7 @@ def import_(
     session = Session.of(ctx)
     with session.client() as client:
         try:
-            with _travelling(session, f"import {file.name}") as on_bytes:
+            with _travelling(session, f"import {file.name}", "it is tried out there") as on_bytes:
                 version = client.import_model(file, model_id=short(model_id), on_bytes=on_bytes)
         except OSError as error:
             raise Failure(f"cannot read {file}: {error.strerror}") from error
@@ -193,8 +193,8 @@ def import_(
 
 
 @contextmanager
-def _travelling(session: Session, what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how many bytes went, and of how many, as what is yielded is told."""
+def _travelling(session: Session, what: str, then: str = "") -> Iterator[Callable[[int, int], None]]:
+    """Show how many bytes went, and of how many, as what is yielded is told; ``then`` when all have."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
@@ -203,7 +203,12 @@ def _travelling(session: Session, what: str) -> Iterator[Callable[[int, int], No
     )
     with Progress(*columns, console=session.err) as progress:
         bar = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
+
+        def on_bytes(done: int, total: int) -> None:
+            said = f"{what}: {then}" if then and done == total else what
+            progress.update(bar, description=said, completed=done, total=total)
+
+        yield on_bytes
 
 
 @group.command()
