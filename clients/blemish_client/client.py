@@ -55,6 +55,8 @@ from blemish_client.requests import Query, SearchOptions, score_request, search_
 from blemish_client.search import Found
 from blemish_client.upload import ImageFile, layout, of_images, of_model
 
+_MOST = 1000  # on a page, of what there may be many thousands of
+
 
 class Client:
     """Calls a blemish server; many threads may share one.
@@ -269,7 +271,7 @@ class Client:
 
         def page(token: str) -> tuple[Iterable[DatasetImage], str]:
             request = dataset_pb2.ListImagesRequest(
-                dataset=dataset_name(dataset), page_token=token, path_prefix=under
+                dataset=dataset_name(dataset), page_size=_MOST, page_token=token, path_prefix=under
             )
             answer = self._line.call(self._datasets.ListImages, request)
             return answer.images, answer.next_page_token
