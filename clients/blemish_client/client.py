@@ -455,6 +455,11 @@ class Client:
         request = model_pb2.PromoteModelRequest(name=model_name(version))
         return self._line.call(self._models.PromoteModel, request).version
 
+    def shadow(self, version: str, shadow: bool = True) -> ModelVersion:
+        """Have a version judge beside the one in production without a say, or no longer; see its card."""
+        request = model_pb2.ShadowModelRequest(name=model_name(version), shadow=shadow)
+        return self._line.call(self._models.ShadowModel, request).version
+
     def export_model(
         self, model: str, file: Path | str, *, on_bytes: Callable[[int, int], None] | None = None
     ) -> None:

@@ -15,7 +15,7 @@ from uuid import uuid4
 from blemish_core import bundle
 from blemish_core.bundle import Manifest
 from blemish_core.calibration_log import CalibrationLog
-from blemish_core.errors import NotFound
+from blemish_core.errors import NotFound, NotPossibleYet
 from blemish_core.files import sync, sync_tree, write_durably
 from blemish_core.names import PRODUCTION, ModelRef, job_name
 from blemish_core.runtimes.choice import TORCH
@@ -27,6 +27,7 @@ _ARRIVING = ".arriving-"
 _ARRIVES_WITHIN_S = 24 * 3600.0
 _PINNED = "pinned"
 _LAST = "last"
+_SHADOW = "shadow"
 REPORT_PAGE = "report.html"
 _NAMED = 10
 
@@ -37,6 +38,7 @@ class Model:
 
     id: str
     production: int | None
+    shadow: int | None
     versions: tuple[Manifest, ...]
 
 
@@ -105,6 +107,7 @@ class ModelStore:
         return Model(
             model,
             self.production(model),
+            self.shadow(model),
             tuple(bundle.read_manifest(self.folder(model, number)) for number in versions),
         )
 
@@ -147,6 +150,45 @@ class ModelStore:
         manifest = self.manifest(ref)
         aliases = json.dumps({PRODUCTION: manifest.version}).encode()
         write_durably(self._root / manifest.model / _ALIASES, aliases)
+        if self._noted(manifest.model, _SHADOW) == manifest.version:
+            self._end_shadow(manifest.model)
+        return manifest
+
+    def shadow(self, model: str) -> int | None:
+        """The number of the version that judges beside the one in production."""
+        number = self._noted(model, _SHADOW)
+        production = self.production(model)
+        if not number or production in (None, number) or not self.has(ModelRef(model, number)):
+            return None
+        return number
+
+    def shadows(self) -> list[ModelRef]:
+        """The shadow of each model that has one."""
+        models = (file.parent.name for file in self._root.glob(f"[!.]*/{_SHADOW}"))
+        return [ModelRef(model, number) for model in models if (number := self.shadow(model))]
+
+    def set_shadow(self, ref: ModelRef, shadow: bool) -> Manifest:
+        """Have a version judge beside the one in production, in the place of any other, or no longer.
+
+        Raises:
+            NotFound: if there is no such version.
+            NotPossibleYet: if it is in production, or none is.
+        """
+        manifest = self.manifest(ref)
+        model, number = manifest.model, manifest.version
+        if not shadow:
+            if self._noted(model, _SHADOW) == number:
+                self._end_shadow(model)
+            return manifest
+        production = self.production(model)
+        if production is None:
+            raise NotPossibleYet(
+                f"no version of {model} is in production that {manifest.name} could be compared with; "
+                "promote one first"
+            )
+        if production == number:
+            raise NotPossibleYet(f"{manifest.name} is in production itself")
+        write_durably(self._root / model / _SHADOW, str(number).encode())
         return manifest
 
     def made_by(self, job: str, model: str) -> Manifest | None:
@@ -250,13 +292,14 @@ class ModelStore:
         return (self.folder(model, version) / _PINNED).exists()
 
     def superfluous(self, keep: int) -> list[ModelRef]:
-        """The versions beyond the ``keep`` newest of a model that are neither pinned nor in production."""
+        """The versions beyond the ``keep`` newest, but for those pinned, in production, or its shadow."""
         homes = self._root.glob("[!.]*") if self._root.exists() else ()
         return [
             ModelRef(home.name, number)
             for home in homes
             for number in self._versions(home.name)[keep:]
-            if number != self.production(home.name) and not self.is_pinned(home.name, number)
+            if number not in (self.production(home.name), self.shadow(home.name))
+            and not self.is_pinned(home.name, number)
         ]
 
     def delete(self, ref: ModelRef) -> None:
@@ -277,8 +320,9 @@ class ModelStore:
             shutil.rmtree(left, ignore_errors=True)
 
     def retire(self, model: str) -> None:
-        """Have no version of a model in production."""
+        """Have no version of a model in production, nor as a shadow."""
         (self._root / model / _ALIASES).unlink(missing_ok=True)
+        self._end_shadow(model)
 
     def staged(self) -> dict[str, list[Path]]:
         """The folders that jobs are writing, or left half written when they were killed, by job."""
@@ -323,8 +367,15 @@ class ModelStore:
 
     def _last(self, model: str) -> int:
         """The highest number that a removed version had; 0 if none was removed."""
+        return self._noted(model, _LAST)
+
+    def _end_shadow(self, model: str) -> None:
+        (self._root / model / _SHADOW).unlink(missing_ok=True)
+
+    def _noted(self, model: str, what: str) -> int:
+        """The number in a file of the model's; 0 if there is none."""
         try:
-            return int((self._root / model / _LAST).read_bytes())
+            return int((self._root / model / what).read_bytes())
         except FileNotFoundError:
             return 0
 

@@ -54,6 +54,7 @@ from blemish_server.services.models import ModelServicer
 from blemish_server.services.search import SearchServicer
 from blemish_server.services.server import ServerServicer
 from blemish_server.settings import ServerSettings
+from blemish_server.shadow import Shadow
 from blemish_server.tls import Certificate, UnusableCertificate
 
 _OURS = ("Inspection", "Search", "Dataset", "Job", "Model", "Server")
@@ -86,6 +87,7 @@ class App:
     feed: JobFeed
     dispatcher: Dispatcher
     keeper: Keeper
+    shadow: Shadow
     finder: Finder
     migration: Migration
     dependencies: Dependencies
@@ -99,7 +101,8 @@ class App:
 
     async def run(self, stop: asyncio.Event, grace_s: float, ready_file: Path | None = None) -> None:
         """Serve until ``stop``, then let calls end for up to ``grace_s``; ``ready_file`` says so."""
-        background = [asyncio.create_task(self.feed.run()), asyncio.create_task(self.keeper.run())]
+        running = (self.feed.run(), self.keeper.run(), self.shadow.run())
+        background = [asyncio.create_task(each) for each in running]
         try:
             for service in (OVERALL_HEALTH, *SERVICES):
                 await self.health.set(service, NOT_SERVING)
@@ -179,6 +182,7 @@ def build(settings: ServerSettings) -> App:
     frames = KeptFrames(settings.frames)
     retention = Retention(settings.keep_frames, settings.keep_frames_days)
     keeper = Keeper(index, frames, limits, retention, store.has)
+    shadow = Shadow(store, models, inspector, keeper, limits)
     removal = Removal(datasets, store, index, frames, jobs)
     feed = JobFeed(jobs, settings.redis_url)
     dispatcher = Dispatcher(settings.redis_url)
@@ -209,7 +213,7 @@ def build(settings: ServerSettings) -> App:
         ],
     )
     inspection_pb2_grpc.add_InspectionServiceServicer_to_server(
-        InspectionServicer(inspector, keeper, monitor, ending), server
+        InspectionServicer(inspector, keeper, shadow, monitor, ending), server
     )
     search_pb2_grpc.add_SearchServiceServicer_to_server(
         SearchServicer(inspector, store, index, finder, ItemImages(datasets, frames), limits), server
@@ -220,13 +224,13 @@ def build(settings: ServerSettings) -> App:
     job_servicer = JobServicer(jobs, staff, feed, dispatcher, datasets, frames, store)
     job_pb2_grpc.add_JobServiceServicer_to_server(job_servicer, server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(
-        ModelServicer(store, models, removal, settings.max_loaded_bytes), server
+        ModelServicer(store, models, removal, shadow, settings.max_loaded_bytes), server
     )
     server_pb2_grpc.add_ServerServiceServicer_to_server(
         ServerServicer(settings, device, models, dependencies), server
     )
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-        InferenceServicer(inspector, store, models, monitor, serving.is_set, ending), server
+        InferenceServicer(inspector, store, models, shadow, monitor, serving.is_set, ending), server
     )
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection((*SERVICES, _HEALTH, reflection.SERVICE_NAME), server)
@@ -249,6 +253,7 @@ def build(settings: ServerSettings) -> App:
         inspector,
         monitor.streams,
         keeper,
+        shadow,
         dependencies,
         jobs,
         staff,
@@ -261,6 +266,7 @@ def build(settings: ServerSettings) -> App:
         feed=feed,
         dispatcher=dispatcher,
         keeper=keeper,
+        shadow=shadow,
         finder=finder,
         migration=Migration(store, index, job_servicer.bring_over),
         dependencies=dependencies,

@@ -49,6 +49,7 @@ from blemish_core.picture import Picture, RawLayout, Region
 from blemish_core.runtimes.card import RuntimeCard
 from blemish_server.calibrations import calibration
 from blemish_server.inspector import Inspected
+from blemish_server.shadow import Comparison, Verdicts
 from blemish_server.spots import Placed
 
 NORMAL, ANOMALOUS = image_pb2.VERDICT_NORMAL, image_pb2.VERDICT_ANOMALOUS
@@ -314,14 +315,51 @@ def model(stored: Model, in_force: Sequence[Revision]) -> model_pb2.Model:
         name=str(ModelRef(stored.id)),
         production=str(ModelRef(stored.id, stored.production)) if stored.production else "",
         versions=[
-            model_version(manifest, revision, production=manifest.version == stored.production)
+            model_version(
+                manifest,
+                revision,
+                production=manifest.version == stored.production,
+                shadow=manifest.version == stored.shadow,
+            )
             for manifest, revision in zip(stored.versions, in_force, strict=True)
         ],
     )
 
 
+def comparison(of: Comparison) -> model_pb2.ShadowComparison:
+    def judged(*, production: bool, shadow: bool) -> int:
+        return of.verdicts[Verdicts(production, shadow)]
+
+    return model_pb2.ShadowComparison(
+        production=str(of.production),
+        begin_time=_timestamp(of.began),
+        both_normal=judged(production=False, shadow=False),
+        both_anomalous=judged(production=True, shadow=True),
+        only_shadow=judged(production=False, shadow=True),
+        only_production=judged(production=True, shadow=False),
+        failed=of.failed,
+        disagreements=[
+            model_pb2.ShadowDisagreement(
+                time=_timestamp(each.time),
+                camera=each.camera,
+                item=each.item,
+                production_score=each.production_score,
+                production_threshold=each.production_threshold,
+                shadow_score=each.shadow_score,
+                shadow_threshold=each.shadow_threshold,
+            )
+            for each in of.disagreements
+        ],
+    )
+
+
 def model_version(
-    manifest: Manifest, in_force: Revision, *, production: bool, history: Sequence[Revision] = ()
+    manifest: Manifest,
+    in_force: Revision,
+    *,
+    production: bool,
+    shadow: bool,
+    history: Sequence[Revision] = (),
 ) -> model_pb2.ModelVersion:
     measured = manifest.metrics
     return model_pb2.ModelVersion(
@@ -334,6 +372,7 @@ def model_version(
         job=job_name(manifest.job),
         seed=manifest.seed,
         production=production,
+        shadow=shadow,
         settings={name: str(value) for name, value in manifest.settings.items()},
         split=model_pb2.Split(
             learned=manifest.split.learned,

@@ -116,7 +116,7 @@ class Keeper:
             self._came.clear()
             if not self._waiting:
                 self._idle.set()
-                await _either(self._came, max(0.0, sweep_at - time.monotonic()))
+                await either(self._came, max(0.0, sweep_at - time.monotonic()))
             if time.monotonic() >= sweep_at:
                 await self.sweep()
                 sweep_at = time.monotonic() + _SWEEP_S
@@ -127,7 +127,7 @@ class Keeper:
 
     async def drain(self, within_s: float) -> None:
         """Wait until all is written, but no longer than ``within_s``."""
-        await _either(self._idle, within_s)
+        await either(self._idle, within_s)
 
     async def sweep(self) -> None:
         """Take out what is too old or too much, of every version, also where no more frames come."""
@@ -228,7 +228,7 @@ class Keeper:
             log.warning("frames not kept for want of room", so_far=self.dropped)
 
 
-async def _either(event: asyncio.Event, seconds: float) -> None:
+async def either(event: asyncio.Event, seconds: float) -> None:
     """Wait for an event, but no longer than ``seconds``."""
     try:
         await asyncio.wait_for(event.wait(), seconds)

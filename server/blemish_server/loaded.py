@@ -182,12 +182,23 @@ class LoadedModels:
             await asyncio.shield(self._begin_load(fixed))
         return model
 
+    async def fits(self, fixed: ModelRef) -> bool:
+        """Whether a version is in memory, or would push no other out.
+
+        Raises:
+            NotFound: if there is no such version.
+            Corrupt: if its card cannot be read.
+        """
+        if fixed in self._models:
+            return True
+        manifest = await asyncio.to_thread(self._store.manifest, fixed)
+        return self.bytes + manifest.size_bytes <= self._budget_bytes
+
     async def warm(self, refs: Sequence[ModelRef]) -> None:
         """Load those of ``refs`` that fit the budget, in their order; one that cannot be is logged."""
         for ref in refs:
             try:
-                manifest = await asyncio.to_thread(self._store.manifest, ref)
-                if self._models and self.bytes + manifest.size_bytes > self._budget_bytes:
+                if self._models and not await self.fits(ref):
                     log.warning("model not loaded ahead", model=str(ref), reason="BLEMISH_MAX_LOADED_BYTES")
                     continue
                 await self.load(ref)

@@ -85,6 +85,8 @@ class Fake(
         self.page_size = 2
         self.map_side = 8
         self.datasets = [Dataset(name=f"datasets/d{i}", category="tile", train_images=i) for i in range(5)]
+        self.card = ModelVersion()
+        """What the card of every version says beyond the usual."""
         self.archive = bytes(range(256)) * 10
         self.images = [
             dataset_pb2.DatasetImage(path=f"train/good/{i}.png", size_bytes=9, width=8, height=6)
@@ -194,6 +196,11 @@ class Fake(
         self._enter("DeleteDataset", request, context)
         return dataset_pb2.DeleteDatasetResponse()
 
+    def ShadowModel(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("ShadowModel", request, context)
+        version = ModelVersion(name=request.name, shadow=request.shadow)
+        return model_pb2.ShadowModelResponse(version=version)
+
     def ExportModel(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("ExportModel", request, context)
         yield model_pb2.ExportModelResponse(size_bytes=len(self.archive))
@@ -280,7 +287,9 @@ class Fake(
 
     def GetModel(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("GetModel", request, context)
-        return model_pb2.GetModelResponse(version=version(request.name))
+        found = version(request.name)
+        found.MergeFrom(self.card)
+        return model_pb2.GetModelResponse(version=found)
 
     def GetReport(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("GetReport", request, context)

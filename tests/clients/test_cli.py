@@ -74,6 +74,8 @@ def lines(result: Result) -> list[dict[str, Any]]:
         (["jobs", "cancel", "made"], 1),
         (["workers"], 1),
         (["models", "pin", "m/1"], 1),
+        (["models", "shadow", "m/1"], 1),
+        (["models", "shadow", "m/1", "--off"], 1),
         (["models"], 3),
         (["models", "list"], 3),
         (["models", "show", "m"], 1),
@@ -302,6 +304,22 @@ def test_a_model_is_imported_and_promoted(run: Run, fake: Fake, tmp_path: Path) 
     assert run("models", "import", file).stdout == "models/m/versions/4 is there\n"
     gone = run("models", "import", tmp_path / "gone")
     assert (gone.exit_code, "cannot read" in gone.stderr) == (2, True)
+
+
+def test_the_card_of_a_shadow_tells_how_it_agrees(run: Run, fake: Fake) -> None:
+    told = fake.card.comparison
+    told.production = "models/m/versions/1"
+    told.both_normal, told.both_anomalous, told.only_shadow, told.failed = 90, 6, 4, 2
+    told.disagreements.add(camera="left", item="items/7", production_score=1.25, shadow_score=2.5)
+    shown = " ".join(run("models", "show", "m/2").stdout.split())
+    assert "beside m/1 since" in shown
+    assert "90 (90.0 %) 6 (6.0 %) 4 (4.0 %) 0 (0.0 %) 2" in shown
+    assert "left 2.500 0.000 1.250 0.000 items/7" in shown
+    fake.card.ClearField("comparison")
+    fake.card.comparison.production = "models/m/versions/1"
+    shown = " ".join(run("models", "show", "m/2").stdout.split())
+    assert "0 0 0 0 0" in shown, "nothing was judged yet"
+    assert "where they disagree" not in shown
 
 
 def test_force_is_told(run: Run, fake: Fake) -> None:

@@ -19,7 +19,7 @@ SERVICE = {
 OPERATOR = {
     *("CreateDataset", "UploadImages", "ImportDataset", "DeleteImages", "DeleteDataset"),
     *("CreateJob", "CancelJob"),
-    *("PromoteModel", "PinModel", "UpdateCalibration", "DeleteModel"),
+    *("PromoteModel", "PinModel", "ShadowModel", "UpdateCalibration", "DeleteModel"),
     *("ExportModel", "ImportModel"),
 }
 OPEN_INFERENCE = "/inference.GRPCInferenceService/"

@@ -9,7 +9,7 @@ import pytest
 from blemish_core import bundle
 from blemish_core.bundle import Manifest, Split
 from blemish_core.calibration import Calibration
-from blemish_core.errors import Corrupt, JobCancelled, NotFound
+from blemish_core.errors import Corrupt, JobCancelled, NotFound, NotPossibleYet
 from blemish_core.loading import load_detector
 from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef
@@ -252,3 +252,33 @@ def test_what_a_killed_removal_left_goes_with_the_next(tmp_path: Path) -> None:
     (tmp_path / "tile" / ".deleted-7-x" / "report").mkdir(parents=True)
     store.delete(ModelRef("tile", 1))
     assert not list((tmp_path / "tile").glob(".deleted*"))
+
+
+def test_a_shadow_stays_until_it_is_promoted_or_gone(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    versions = [ModelRef("tile", publish(store, "tile", job).version) for job in "abcd"]
+    with pytest.raises(NotPossibleYet, match="promote one first"):
+        store.set_shadow(versions[1], True)
+    store.promote(versions[0])
+    with pytest.raises(NotPossibleYet, match="is in production itself"):
+        store.set_shadow(versions[0], True)
+    store.set_shadow(versions[1], True)
+    assert (store.shadow("tile"), store.get("tile").shadow, store.shadows()) == (2, 2, [versions[1]])
+    assert [ref.version for ref in store.superfluous(1)] == [3]
+    store.promote(versions[2])
+    assert store.shadow("tile") == 2, "another one was promoted"
+    store.set_shadow(versions[0], False)
+    assert store.shadow("tile") == 2, "it was not the shadow"
+    store.promote(versions[1])
+    store.promote(versions[0])
+    assert (store.shadow("tile"), store.shadows()) == (None, []), "a promotion ended it"
+    store.set_shadow(versions[3], True)
+    store.delete(versions[3])
+    assert store.shadow("tile") is None
+    store.set_shadow(versions[2], True)
+    store.set_shadow(versions[2], False)
+    assert store.shadow("tile") is None
+    store.set_shadow(versions[2], True)
+    store.retire("tile")
+    store.promote(versions[0])
+    assert store.shadow("tile") is None

@@ -11,10 +11,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from blemish.v1 import inspection_pb2 as pb
 from blemish_core.errors import Unavailable
+from blemish_core.names import ModelRef
 from blemish_server.dependencies import Known
 from blemish_server.exposition import Held
 from blemish_server.frames import FrameLine, Turn
 from blemish_server.monitor import Monitor, Streams
+from blemish_server.shadow import Comparison, Verdicts
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -197,11 +199,14 @@ async def held(redis: Redis, *, available: bool = True) -> Samples:
         bytes=1000,
         batcher=SimpleNamespace(waiting=7),
     )
+    comparison = Comparison(ModelRef("tile", 3), ModelRef("tile", 4))
+    comparison.verdicts.update({Verdicts(True, True): 4, Verdicts(False, True): 2})
     states = [Known("redis", available, ""), Known("qdrant", False, "away")]
     parts: Any = {
         "models": SimpleNamespace(loaded=[model]),
         "inspector": SimpleNamespace(waiting_bytes=4096),
         "keeper": SimpleNamespace(kept=5, dropped=2),
+        "shadow": SimpleNamespace(comparisons=[comparison]),
         "dependencies": SimpleNamespace(states=states),
         "jobs": redis,
         "staff": redis,
@@ -219,6 +224,11 @@ async def test_what_the_server_holds_is_told_when_asked() -> None:
     assert value(samples, "blemish_waiting_bytes") == 4096
     assert value(samples, "blemish_kept_frames_total") == 5
     assert value(samples, "blemish_unkept_frames_total") == 2
+    outcomes = {"both_normal": 0, "both_anomalous": 4, "only_shadow": 2, "only_production": 0}
+    pair = {"model": "tile", "version": "4", "beside": "3"}
+    assert {
+        name: value(samples, "blemish_shadowed_images_total", **pair, outcome=name) for name in outcomes
+    } == outcomes
     assert value(samples, "blemish_dependency_up", dependency="redis") == 1
     assert value(samples, "blemish_dependency_up", dependency="qdrant") == 0
     assert value(samples, "blemish_unfinished_jobs", kind="train", state="queued") == 2

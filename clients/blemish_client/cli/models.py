@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from blemish.v1 import model_pb2
-from blemish.v1.model_pb2 import Calibration, ModelVersion
+from blemish.v1.model_pb2 import Calibration, ModelVersion, ShadowComparison
 from blemish_client.cli.failures import Failure, make_sure
 from blemish_client.cli.figures import metrics_tables
 from blemish_client.cli.options import Json, Yes
@@ -32,8 +32,10 @@ from blemish_client.cli.session import Session
 from blemish_client.names import model_name, short
 
 group = typer.Typer(
-    help="List, show, promote, calibrate, carry and delete models.", invoke_without_command=True
+    help="List, show, try out, promote, calibrate, carry and delete models.", invoke_without_command=True
 )
+
+_MOST_SHOWN = 10  # disagreements; --json has all that there are
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="tile-patchcore, tile-patchcore@production or m/3.")
@@ -60,7 +62,7 @@ def list_(ctx: typer.Context, as_json: Json = False) -> None:
             for version in model.versions:
                 rows.add_row(
                     short(version.name),
-                    "production" if version.production else "",
+                    "production" if version.production else "shadow" if version.shadow else "",
                     short(version.dataset),
                     when(version.create_time),
                     number(optional(version.metrics, "image_auroc")),
@@ -97,6 +99,25 @@ def pin(
         emit(card)
     else:
         session.out.print(f"{card.name} is {'pinned' if card.pinned else 'not pinned'}", markup=False)
+
+
+@group.command()
+def shadow(
+    ctx: typer.Context,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="For example tile/3.")],
+    off: Annotated[bool, typer.Option("--off", help="No longer.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Have a version judge beside the one in production without a say; `show` tells how they agree."""
+    session = Session.of(ctx)
+    with session.client() as client:
+        card = client.shadow(version, not off)
+    if as_json:
+        emit(card)
+    elif card.shadow:
+        session.out.print(f"{card.name} judges beside the version in production", markup=False)
+    else:
+        session.out.print(f"{card.name} is no shadow", markup=False)
 
 
 @group.command()
@@ -329,6 +350,32 @@ def _history(version: ModelVersion) -> Table:
     return rows
 
 
+def _show_comparison(session: Session, of: ShadowComparison) -> None:
+    counts = (of.both_normal, of.both_anomalous, of.only_shadow, of.only_production)
+    judged = sum(counts)
+    columns = ("both normal", "both anomalous", "only this one anomalous", "only production")
+    rows = table(*columns, "not judged", right=(*columns, "not judged"))
+    rows.title = f"beside {short(of.production)} since {when(of.begin_time)}"
+    shares = [f"{count} ({share(count / judged)})" if judged else "0" for count in counts]
+    rows.add_row(*shares, str(of.failed))
+    session.out.print(rows)
+    if not of.disagreements:
+        return
+    scores = ("score", "threshold", "production's", "its threshold")
+    told = table("when", "camera", *scores, "item", title="where they disagree, the newest", right=scores)
+    for each in of.disagreements[:_MOST_SHOWN]:
+        told.add_row(
+            when(each.time),
+            escape(each.camera),
+            number(each.shadow_score),
+            number(each.shadow_threshold),
+            number(each.production_score),
+            number(each.production_threshold),
+            each.item or ABSENT,
+        )
+    session.out.print(told)
+
+
 def _show_card(session: Session, version: ModelVersion) -> None:
     calibration, split = version.calibration, version.split
     card = table("", "", title=version.name)
@@ -336,6 +383,7 @@ def _show_card(session: Session, version: ModelVersion) -> None:
     for name, value in (
         ("production", "yes" if version.production else "no"),
         ("pinned", "yes" if version.pinned else "no"),
+        ("shadow", "yes" if version.shadow else "no"),
         ("detector", version.detector),
         *((f"  {name}", value) for name, value in sorted(version.settings.items())),
         ("seed", str(version.seed)),
@@ -369,5 +417,7 @@ def _show_card(session: Session, version: ModelVersion) -> None:
     session.out.print(card)
     if len(version.calibration_history) > 1:
         session.out.print(_history(version))
+    if version.HasField("comparison"):
+        _show_comparison(session, version.comparison)
     if version.HasField("metrics"):
         session.out.print(metrics_tables(version.metrics, f"on {short(version.metrics.dataset)}"))

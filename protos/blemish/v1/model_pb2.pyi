@@ -162,6 +162,8 @@ class ModelVersion(_message.Message):
     RUNTIMES_FIELD_NUMBER: _builtins.int
     TRAINING_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    COMPARISON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{n}"""
     detector: _builtins.str
@@ -178,6 +180,8 @@ class ModelVersion(_message.Message):
     size_bytes: _builtins.int
     pinned: _builtins.bool
     """Kept whatever becomes of others. Left out by ListModels."""
+    shadow: _builtins.bool
+    """Judges beside the version in production."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -212,6 +216,12 @@ class ModelVersion(_message.Message):
     def training(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What else there is to say of how it was made: steps, teacher, ..."""
 
+    @_builtins.property
+    def comparison(self) -> Global___ShadowComparison:
+        """How its verdicts agree with those of the version in production, as far as this server has compared them;
+        absent unless it is the shadow. Left out by ListModels.
+        """
+
     def __init__(
         self,
         *,
@@ -234,14 +244,106 @@ class ModelVersion(_message.Message):
         runtimes: _abc.Iterable[Global___Runtime] | None = ...,
         training: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         pinned: _builtins.bool = ...,
+        shadow: _builtins.bool = ...,
+        comparison: Global___ShadowComparison | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "create_time", b"create_time", "metrics", b"metrics", "split", b"split"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "comparison", b"comparison", "create_time", b"create_time", "metrics", b"metrics", "split", b"split"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "calibration_history", b"calibration_history", "category", b"category", "create_time", b"create_time", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "detector", b"detector", "job", b"job", "libraries", b"libraries", "metrics", b"metrics", "name", b"name", "pinned", b"pinned", "production", b"production", "runtimes", b"runtimes", "seed", b"seed", "settings", b"settings", "size_bytes", b"size_bytes", "split", b"split", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "calibration_history", b"calibration_history", "category", b"category", "comparison", b"comparison", "create_time", b"create_time", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "detector", b"detector", "job", b"job", "libraries", b"libraries", "metrics", b"metrics", "name", b"name", "pinned", b"pinned", "production", b"production", "runtimes", b"runtimes", "seed", b"seed", "settings", b"settings", "shadow", b"shadow", "size_bytes", b"size_bytes", "split", b"split", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelVersion: _TypeAlias = ModelVersion  # noqa: Y015
+
+@_typing.final
+class ShadowComparison(_message.Message):
+    """Verdicts of the version in production and of its shadow on the same images."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCTION_FIELD_NUMBER: _builtins.int
+    BEGIN_TIME_FIELD_NUMBER: _builtins.int
+    BOTH_NORMAL_FIELD_NUMBER: _builtins.int
+    BOTH_ANOMALOUS_FIELD_NUMBER: _builtins.int
+    ONLY_SHADOW_FIELD_NUMBER: _builtins.int
+    ONLY_PRODUCTION_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    DISAGREEMENTS_FIELD_NUMBER: _builtins.int
+    production: _builtins.str
+    """models/{model}/versions/{n}"""
+    both_normal: _builtins.int
+    both_anomalous: _builtins.int
+    only_shadow: _builtins.int
+    """Anomalous by the shadow alone."""
+    only_production: _builtins.int
+    failed: _builtins.int
+    """Images that the shadow could not judge; the server's log says why."""
+    @_builtins.property
+    def begin_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def disagreements(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowDisagreement]:
+        """Newest first, at most 50."""
+
+    def __init__(
+        self,
+        *,
+        production: _builtins.str = ...,
+        begin_time: _timestamp_pb2.Timestamp | None = ...,
+        both_normal: _builtins.int = ...,
+        both_anomalous: _builtins.int = ...,
+        only_shadow: _builtins.int = ...,
+        only_production: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        disagreements: _abc.Iterable[Global___ShadowDisagreement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "both_anomalous", b"both_anomalous", "both_normal", b"both_normal", "disagreements", b"disagreements", "failed", b"failed", "only_production", b"only_production", "only_shadow", b"only_shadow", "production", b"production"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowComparison: _TypeAlias = ShadowComparison  # noqa: Y015
+
+@_typing.final
+class ShadowDisagreement(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    CAMERA_FIELD_NUMBER: _builtins.int
+    ITEM_FIELD_NUMBER: _builtins.int
+    PRODUCTION_SCORE_FIELD_NUMBER: _builtins.int
+    PRODUCTION_THRESHOLD_FIELD_NUMBER: _builtins.int
+    SHADOW_SCORE_FIELD_NUMBER: _builtins.int
+    SHADOW_THRESHOLD_FIELD_NUMBER: _builtins.int
+    camera: _builtins.str
+    item: _builtins.str
+    """items/{uuid} in the index of the production version; empty if there was no room to keep it."""
+    production_score: _builtins.float
+    production_threshold: _builtins.float
+    shadow_score: _builtins.float
+    shadow_threshold: _builtins.float
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was taken, or else when it was judged."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        camera: _builtins.str = ...,
+        item: _builtins.str = ...,
+        production_score: _builtins.float = ...,
+        production_threshold: _builtins.float = ...,
+        shadow_score: _builtins.float = ...,
+        shadow_threshold: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "item", b"item", "production_score", b"production_score", "production_threshold", b"production_threshold", "shadow_score", b"shadow_score", "shadow_threshold", b"shadow_threshold", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowDisagreement: _TypeAlias = ShadowDisagreement  # noqa: Y015
 
 @_typing.final
 class Runtime(_message.Message):
@@ -1014,6 +1116,49 @@ class PinModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PinModelResponse: _TypeAlias = PinModelResponse  # noqa: Y015
+
+@_typing.final
+class ShadowModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """models/{model}/versions/{n}"""
+    shadow: _builtins.bool
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        shadow: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "shadow", b"shadow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowModelRequest: _TypeAlias = ShadowModelRequest  # noqa: Y015
+
+@_typing.final
+class ShadowModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def version(self) -> Global___ModelVersion: ...
+    def __init__(
+        self,
+        *,
+        version: Global___ModelVersion | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowModelResponse: _TypeAlias = ShadowModelResponse  # noqa: Y015
 
 @_typing.final
 class ExportModelRequest(_message.Message):

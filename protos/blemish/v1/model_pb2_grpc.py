@@ -54,6 +54,11 @@ class ModelServiceStub:
                 request_serializer=blemish_dot_v1_dot_model__pb2.PromoteModelRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_model__pb2.PromoteModelResponse.FromString,
                 _registered_method=True)
+        self.ShadowModel = channel.unary_unary(
+                '/blemish.v1.ModelService/ShadowModel',
+                request_serializer=blemish_dot_v1_dot_model__pb2.ShadowModelRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_model__pb2.ShadowModelResponse.FromString,
+                _registered_method=True)
         self.PinModel = channel.unary_unary(
                 '/blemish.v1.ModelService/PinModel',
                 request_serializer=blemish_dot_v1_dot_model__pb2.PinModelRequest.SerializeToString,
@@ -114,6 +119,20 @@ class ModelServiceServicer:
         follow within seconds, without a gap. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
         FAILED_PRECONDITION: it was published without the runtime that the server is set to use. DATA_LOSS: its
         bundle is damaged. Of either the version in production stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShadowModel(self, request, context):
+        """Has a version judge beside the one in production, without a say, or no longer: a shadow deployment, at most
+        one of a model. Of the images that the production version judges, as many as a tenth of one lane's time
+        allows are then judged by it too, once they are answered, and the verdicts compared: GetModel tells how
+        they agree. Images on which they do not are kept for search, as if their call had asked for it. It begins
+        and ends within a second, and with a promotion of the version; others do not end it.
+
+        INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version. FAILED_PRECONDITION: it is in production, or
+        no version of its model is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -211,6 +230,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.PromoteModel,
                     request_deserializer=blemish_dot_v1_dot_model__pb2.PromoteModelRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_model__pb2.PromoteModelResponse.SerializeToString,
+            ),
+            'ShadowModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShadowModel,
+                    request_deserializer=blemish_dot_v1_dot_model__pb2.ShadowModelRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_model__pb2.ShadowModelResponse.SerializeToString,
             ),
             'PinModel': grpc.unary_unary_rpc_method_handler(
                     servicer.PinModel,
@@ -329,6 +353,33 @@ class ModelService:
             '/blemish.v1.ModelService/PromoteModel',
             blemish_dot_v1_dot_model__pb2.PromoteModelRequest.SerializeToString,
             blemish_dot_v1_dot_model__pb2.PromoteModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShadowModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blemish.v1.ModelService/ShadowModel',
+            blemish_dot_v1_dot_model__pb2.ShadowModelRequest.SerializeToString,
+            blemish_dot_v1_dot_model__pb2.ShadowModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

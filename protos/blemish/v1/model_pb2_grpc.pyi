@@ -49,6 +49,16 @@ class ModelServiceStub:
     FAILED_PRECONDITION: it was published without the runtime that the server is set to use. DATA_LOSS: its
     bundle is damaged. Of either the version in production stays.
     """
+    ShadowModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.ShadowModelRequest, _model_pb2.ShadowModelResponse]
+    """Has a version judge beside the one in production, without a say, or no longer: a shadow deployment, at most
+    one of a model. Of the images that the production version judges, as many as a tenth of one lane's time
+    allows are then judged by it too, once they are answered, and the verdicts compared: GetModel tells how
+    they agree. Images on which they do not are kept for search, as if their call had asked for it. It begins
+    and ends within a second, and with a promotion of the version; others do not end it.
+
+    INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version. FAILED_PRECONDITION: it is in production, or
+    no version of its model is.
+    """
     PinModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.PinModelRequest, _model_pb2.PinModelResponse]
     """Has a version kept when workers remove old ones (BLEMISH_KEEP_VERSIONS), or no longer.
     INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
@@ -121,6 +131,16 @@ class ModelServiceAsyncStub(ModelServiceStub):
     follow within seconds, without a gap. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
     FAILED_PRECONDITION: it was published without the runtime that the server is set to use. DATA_LOSS: its
     bundle is damaged. Of either the version in production stays.
+    """
+    ShadowModel: _aio.UnaryUnaryMultiCallable[_model_pb2.ShadowModelRequest, _model_pb2.ShadowModelResponse]  # type: ignore[assignment]
+    """Has a version judge beside the one in production, without a say, or no longer: a shadow deployment, at most
+    one of a model. Of the images that the production version judges, as many as a tenth of one lane's time
+    allows are then judged by it too, once they are answered, and the verdicts compared: GetModel tells how
+    they agree. Images on which they do not are kept for search, as if their call had asked for it. It begins
+    and ends within a second, and with a promotion of the version; others do not end it.
+
+    INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version. FAILED_PRECONDITION: it is in production, or
+    no version of its model is.
     """
     PinModel: _aio.UnaryUnaryMultiCallable[_model_pb2.PinModelRequest, _model_pb2.PinModelResponse]  # type: ignore[assignment]
     """Has a version kept when workers remove old ones (BLEMISH_KEEP_VERSIONS), or no longer.
@@ -209,6 +229,22 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         follow within seconds, without a gap. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
         FAILED_PRECONDITION: it was published without the runtime that the server is set to use. DATA_LOSS: its
         bundle is damaged. Of either the version in production stays.
+        """
+
+    @_abc_1.abstractmethod
+    def ShadowModel(
+        self,
+        request: _model_pb2.ShadowModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.ShadowModelResponse, _abc.Awaitable[_model_pb2.ShadowModelResponse]]:
+        """Has a version judge beside the one in production, without a say, or no longer: a shadow deployment, at most
+        one of a model. Of the images that the production version judges, as many as a tenth of one lane's time
+        allows are then judged by it too, once they are answered, and the verdicts compared: GetModel tells how
+        they agree. Images on which they do not are kept for search, as if their call had asked for it. It begins
+        and ends within a second, and with a promotion of the version; others do not end it.
+
+        INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version. FAILED_PRECONDITION: it is in production, or
+        no version of its model is.
         """
 
     @_abc_1.abstractmethod

@@ -35,6 +35,7 @@ from blemish_server.frames import cancel_at
 from blemish_server.inspector import Inspected, Inspector, Terms
 from blemish_server.loaded import LoadedModels, Tally
 from blemish_server.monitor import Monitor
+from blemish_server.shadow import Shadow
 
 SERVICE = "inference.GRPCInferenceService"
 INPUT = "image"
@@ -88,6 +89,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
         inspector: Inspector,
         models: ModelStore,
         loaded: LoadedModels,
+        shadow: Shadow,
         monitor: Monitor,
         serving: Callable[[], bool],
         ending: asyncio.Event,
@@ -95,6 +97,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
         self._inspector = inspector
         self._models = models
         self._loaded = loaded
+        self._shadow = shadow
         self._monitor = monitor
         self._serving = serving
         self._ending = ending
@@ -224,8 +227,9 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
         pictures, names = _images(request), _asked(request)
         terms = _terms(request, caller, left_s)
         inspected = await _all([self._inspector.inspect(picture, ref, terms) for picture in pictures])
-        for done in inspected:
+        for picture, done in zip(pictures, inspected, strict=True):
             self._monitor.judged(done)
+            self._shadow.offer(picture, done, "", None)
         answer = pb.ModelInferResponse(
             model_name=ref.model, model_version=str(inspected[0].manifest.version), id=request.id
         )

@@ -25,6 +25,7 @@ from blemish_server.frames import IN_FLIGHT, FrameLine, Turn, answer_to
 from blemish_server.inspector import Inspected, Inspector, Terms
 from blemish_server.keeper import Keeper
 from blemish_server.monitor import Monitor
+from blemish_server.shadow import Shadow
 from blemish_server.status import frame_refusal
 
 _LONGEST_CAMERA = 128
@@ -36,11 +37,17 @@ log = structlog.get_logger(__name__)
 
 class InspectionServicer(InspectionServiceServicer):
     def __init__(
-        self, inspector: Inspector, keeper: Keeper, monitor: Monitor, ending: asyncio.Event
+        self,
+        inspector: Inspector,
+        keeper: Keeper,
+        shadow: Shadow,
+        monitor: Monitor,
+        ending: asyncio.Event,
     ) -> None:
         """Take frames until ``ending``."""
         self._inspector = inspector
         self._keeper = keeper
+        self._shadow = shadow
         self._monitor = monitor
         self._ending = ending
 
@@ -57,6 +64,7 @@ class InspectionServicer(InspectionServiceServicer):
         self._monitor.judged(done, request.camera)
         if wanted(done):
             self._keeper.offer(picture, done, request.camera, taken)
+        self._shadow.offer(picture, done, request.camera, taken)
         return pb.ScoreResponse(inspection=convert.inspection(done, request.outputs))
 
     async def ScoreStream(  # noqa: N802
@@ -66,7 +74,7 @@ class InspectionServicer(InspectionServiceServicer):
     ) -> AsyncIterator[pb.ScoreStreamResponse]:
         config = _Config.of(await anext(requests, None))
         await self._inspector.ready(config.ref)
-        scorer = _Scorer(self._inspector, self._keeper, self._monitor, config)
+        scorer = _Scorer(self._inspector, self._keeper, self._shadow, self._monitor, config)
         line = FrameLine(scorer, config.policy)
         try:
             with self._monitor.streams.opened(line):
@@ -134,9 +142,12 @@ class _Config:
 class _Scorer:
     """Answers one frame, whatever becomes of it."""
 
-    def __init__(self, inspector: Inspector, keeper: Keeper, monitor: Monitor, config: _Config) -> None:
+    def __init__(
+        self, inspector: Inspector, keeper: Keeper, shadow: Shadow, monitor: Monitor, config: _Config
+    ) -> None:
         self._inspector = inspector
         self._keeper = keeper
+        self._shadow = shadow
         self._monitor = monitor
         self._config = config
 
@@ -146,9 +157,16 @@ class _Scorer:
             self._check_latency(turn)
             frame = turn.take()
             self._monitor.judged(done, frame.camera)
-            if self._config.store(done):
-                taken = convert.moment(frame, "capture_time")
-                self._keeper.offer(convert.picture(frame.image, "image"), done, frame.camera, taken)
+            keep, compare = self._config.store(done), self._config.false_reject_rate is None
+            if keep or compare:
+                picture, taken = (
+                    convert.picture(frame.image, "image"),
+                    convert.moment(frame, "capture_time"),
+                )
+                if keep:
+                    self._keeper.offer(picture, done, frame.camera, taken)
+                if compare:
+                    self._shadow.offer(picture, done, frame.camera, taken)
             return answer_to(frame, inspection=convert.inspection(done, self._config.outputs))
         except BlemishError as error:
             frame = turn.take()

@@ -23,6 +23,7 @@ from blemish_server import calibrations, convert
 from blemish_server.doorkeeper import calling
 from blemish_server.loaded import LoadedModels
 from blemish_server.pages import Page
+from blemish_server.shadow import Shadow
 
 _CHUNK_BYTES = 64 << 10
 _HISTORY = 100
@@ -32,11 +33,17 @@ log = structlog.get_logger(__name__)
 
 class ModelServicer(ModelServiceServicer):
     def __init__(
-        self, models: ModelStore, loaded: LoadedModels, removal: Removal, max_model_bytes: int
+        self,
+        models: ModelStore,
+        loaded: LoadedModels,
+        removal: Removal,
+        shadow: Shadow,
+        max_model_bytes: int,
     ) -> None:
         self._models = models
         self._loaded = loaded
         self._removal = removal
+        self._shadow = shadow
         self._max_model_bytes = max_model_bytes
         # One at a time: each has a process of a gigabyte try the version out.
         self._trials = ThreadPoolExecutor(1, thread_name_prefix="trial")
@@ -70,8 +77,13 @@ class ModelServicer(ModelServiceServicer):
         manifest = self._models.manifest(ref)
         newest, *older = self._models.calibrations(manifest).history(_HISTORY)
         production = self._models.production(manifest.model) == manifest.version
-        card = convert.model_version(manifest, newest, production=production, history=(newest, *older))
+        shadow = self._models.shadow(manifest.model) == manifest.version
+        card = convert.model_version(
+            manifest, newest, production=production, shadow=shadow, history=(newest, *older)
+        )
         card.pinned = self._models.is_pinned(manifest.model, manifest.version)
+        if shadow and (comparison := self._shadow.of(manifest)):
+            card.comparison.CopyFrom(convert.comparison(comparison))
         return card
 
     async def PromoteModel(  # noqa: N802
@@ -90,6 +102,13 @@ class ModelServicer(ModelServiceServicer):
         ref = _version(request.name)
         await asyncio.to_thread(self._models.pin, ref, request.pinned)
         return pb.PinModelResponse(version=await asyncio.to_thread(self._card, ref))
+
+    async def ShadowModel(  # noqa: N802
+        self, request: pb.ShadowModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ShadowModelResponse:
+        ref = _version(request.name)
+        await asyncio.to_thread(self._models.set_shadow, ref, request.shadow)
+        return pb.ShadowModelResponse(version=await asyncio.to_thread(self._card, ref))
 
     async def DeleteModel(  # noqa: N802
         self, request: pb.DeleteModelRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Has a version judge beside the one in production without a say, and compares what they say.
+
+Images come here once they are answered, and the newest of each model waits; none of those before it is
+looked at. After each comparison there is a rest nine times as long, so that a shadow takes a tenth of what
+one lane can do, however busy that is, and the images that it sees are picked by the clock alone.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import structlog
+
+from blemish_core.batching import Patience, Priority
+from blemish_core.bundle import Manifest
+from blemish_core.errors import BlemishError, TooLarge
+from blemish_core.images import ImageLimits
+from blemish_core.index import item_id
+from blemish_core.kept_frames import encoded
+from blemish_core.models import ModelStore
+from blemish_core.names import ModelRef, item_name
+from blemish_core.picture import Picture
+from blemish_server.inspector import Inspected, Inspector, Terms
+from blemish_server.keeper import Keeper, either
+from blemish_server.loaded import LoadedModels
+
+_LOOK_EVERY_S = 1.0
+_REST = 9.0
+# What a failure counts as: it is tried again after nine seconds.
+_FAILED_S = 1.0
+_MOST_TOLD = 50
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """An image that one version takes for normal and the other for anomalous."""
+
+    time: datetime
+    camera: str
+    item: str
+    """items/{uuid}; empty if it was not kept."""
+    production_score: float
+    production_threshold: float
+    shadow_score: float
+    shadow_threshold: float
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Whether an image is anomalous by the version in production, and by its shadow."""
+
+    production: bool
+    shadow: bool
+
+
+@dataclass
+class Comparison:
+    """How two versions of a model have judged the same images."""
+
+    production: ModelRef
+    shadow: ModelRef
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    verdicts: Counter[Verdicts] = field(default_factory=Counter)
+    failed: int = 0
+    disagreements: deque[Disagreement] = field(default_factory=lambda: deque(maxlen=_MOST_TOLD))
+    """Newest first."""
+
+
+@dataclass(frozen=True)
+class _Answered:
+    picture: Picture
+    done: Inspected
+    camera: str
+    time: datetime
+
+
+class Shadow:
+    def __init__(
+        self,
+        store: ModelStore,
+        models: LoadedModels,
+        inspector: Inspector,
+        keeper: Keeper,
+        limits: ImageLimits,
+    ) -> None:
+        self._store = store
+        self._models = models
+        self._inspector = inspector
+        self._keeper = keeper
+        self._limits = limits
+        self._comparisons: dict[str, Comparison] = {}
+        """By model."""
+        self._newest: dict[str, _Answered] = {}
+        self._came = asyncio.Event()
+        self._terms = Terms(self, Priority.BACKFILL, patience=Patience.ENDLESS)
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """Those under way."""
+        return list(self._comparisons.values())
+
+    def of(self, manifest: Manifest) -> Comparison | None:
+        """The comparison whose shadow a version is."""
+        comparison = self._comparisons.get(manifest.model)
+        return comparison if comparison and comparison.shadow.version == manifest.version else None
+
+    def offer(self, picture: Picture, done: Inspected, camera: str, taken: datetime | None) -> None:
+        """Take note of an image that was judged as its version is calibrated; returns at once."""
+        comparison = self._comparisons.get(done.manifest.model)
+        if comparison is None or comparison.production.version != done.manifest.version:
+            return
+        answered = _Answered(picture, done, camera, taken or datetime.now(UTC))
+        self._newest[done.manifest.model] = answered
+        self._came.set()
+
+    async def run(self) -> None:
+        """Compare, and see which versions are to be compared, until cancelled."""
+        look_at = time.monotonic()
+        while True:
+            if time.monotonic() >= look_at:
+                await self._look()
+                look_at = time.monotonic() + _LOOK_EVERY_S
+            await either(self._came, max(0.0, look_at - time.monotonic()))
+            self._came.clear()
+            answered, self._newest = self._newest, {}
+            spent_s = 0.0
+            for one in answered.values():
+                spent_s += await self._compare(one)
+            await asyncio.sleep(_REST * spent_s)
+
+    async def _look(self) -> None:
+        try:
+            pairs = await asyncio.to_thread(self._pairs)
+        except (OSError, ValueError) as error:
+            log.error("shadows not looked up", reason=str(error))
+            return
+        for model in [model for model in self._comparisons if model not in pairs]:
+            log.info("shadow ends", model=str(self._comparisons.pop(model).shadow))
+        for model, (production, shadow) in pairs.items():
+            known = self._comparisons.get(model)
+            if known is None or (known.production, known.shadow) != (production, shadow):
+                self._comparisons[model] = Comparison(production, shadow)
+                log.info("shadow begins", model=str(shadow), beside=str(production))
+
+    def _pairs(self) -> dict[str, tuple[ModelRef, ModelRef]]:
+        """Versions in production and their shadows, by model."""
+        return {
+            shadow.model: (ModelRef(shadow.model, production), shadow)
+            for shadow in self._store.shadows()
+            if (production := self._store.production(shadow.model)) is not None
+        }
+
+    async def _compare(self, one: _Answered) -> float:
+        """Have the shadow judge what production has; returns how long a lane took for that, s."""
+        comparison = self._comparisons.get(one.done.manifest.model)
+        if comparison is None or comparison.production.version != one.done.manifest.version:
+            return 0.0
+        try:
+            if not await self._models.fits(comparison.shadow):
+                raise TooLarge("it has no place beside the loaded models; raise BLEMISH_MAX_LOADED_BYTES")
+            done = await self._inspector.inspect(one.picture, comparison.shadow, self._terms)
+        except BlemishError as error:
+            comparison.failed += 1
+            log.warning("shadow cannot judge", model=str(comparison.shadow), reason=str(error))
+            return _FAILED_S
+        verdicts = Verdicts(_anomalous(one.done), _anomalous(done))
+        comparison.verdicts[verdicts] += 1
+        if verdicts.production != verdicts.shadow:
+            await self._note(comparison, one, done)
+        return done.decode_s + done.inference_s
+
+    async def _note(self, comparison: Comparison, one: _Answered, done: Inspected) -> None:
+        """Keep an image on which the two disagree, and tell of it."""
+        item = ""
+        if self._keeper.offer(one.picture, one.done, one.camera, one.time):
+            data = await asyncio.to_thread(encoded, one.picture, self._limits)
+            item = item_name(item_id(comparison.production, hashlib.sha256(data).hexdigest()))
+        told = Disagreement(
+            one.time,
+            one.camera,
+            item,
+            one.done.outcome.score,
+            one.done.calibration.calibration.threshold,
+            done.outcome.score,
+            done.calibration.calibration.threshold,
+        )
+        comparison.disagreements.appendleft(told)
+        log.info(
+            "shadow disagrees",
+            model=str(comparison.shadow),
+            camera=one.camera,
+            item=item,
+            score=told.shadow_score,
+            production_score=told.production_score,
+        )
+
+
+def _anomalous(done: Inspected) -> bool:
+    return done.calibration.calibration.anomalous(done.outcome.score)
