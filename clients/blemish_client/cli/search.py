@@ -162,7 +162,7 @@ def items(
             rows.add_row(
                 item.item,
                 item.class_name,
-                f"{short(item.dataset)}/{item.path}",
+                _place(item),
                 item.camera,
                 when(item.time),
                 number(item.score),
@@ -278,12 +278,17 @@ def _show(session: Session, query: str, inspection: Inspection | None, hits: lis
             *(_match(hit) if placed else []),
             hit.class_name,
             hit.category,
-            f"{short(hit.dataset)}/{hit.path}",
+            _place(hit),
             number(hit.score),
             verdict(hit.verdict),
             hit.item,
         )
     session.out.print(rows if hits else "nothing in the index fits")
+
+
+def _place(hit: Hit) -> str:
+    """Where an image lies; a frame that was kept lies in no dataset."""
+    return f"{short(hit.dataset)}/{hit.path}" if hit.dataset else ABSENT
 
 
 def _match(hit: Hit) -> tuple[str, str]:
