@@ -71,11 +71,15 @@ class Outgoing:
             for revision in models.calibrations(manifest).history(sys.maxsize)
             if revision.number > 1
         ]
-        small = {name: bundle.sha256(self._folder / name) for name in (bundle.MANIFEST, *reversed(later))}
-        sha256 = small | dict(manifest.sha256)
+        small = (bundle.MANIFEST, *reversed(later))
+        try:
+            sha256 = {name: bundle.sha256(self._folder / name) for name in small} | dict(manifest.sha256)
+            self._names = list(sha256)
+            sizes = [(self._folder / name).stat().st_size for name in self._names]
+        except FileNotFoundError as error:
+            raise self._gone(error) from error
         self._head = _Head(sha256=sha256).model_dump_json(indent=2).encode()
-        sizes = [len(self._head), *((self._folder / name).stat().st_size for name in sha256)]
-        self._names = list(sha256)
+        sizes.append(len(self._head))
         self.size_bytes = sum(_BLOCK + _padded(size) for size in sizes) + 2 * _BLOCK
 
     def chunks(self) -> Iterator[bytes]:
@@ -90,8 +94,11 @@ class Outgoing:
                 with (self._folder / name).open("rb") as file:
                     yield from _member(name, file)
             except FileNotFoundError as error:
-                raise NotFound(f"{self._version} was removed while it was exported") from error
+                raise self._gone(error) from error
         yield bytes(2 * _BLOCK)
+
+    def _gone(self, error: FileNotFoundError) -> NotFound:
+        return NotFound(f"{self._version} was removed meanwhile, or lacks {Path(error.filename).name}")
 
 
 def import_version(models: ModelStore, file: Path, room: Path, model_id: str = "") -> Manifest:
@@ -177,7 +184,7 @@ def _next_member(archive: BinaryIO) -> tuple[str, int] | None:
     if not any(block):
         return None
     info = tarfile.TarInfo.frombuf(block, "ascii", "strict")
-    if info.type != tarfile.REGTYPE:
+    if info.type != tarfile.REGTYPE or info.size < 0:
         raise _refused(f"{info.name[:100]!r} is no plain file")
     return info.name, info.size
 
@@ -186,12 +193,15 @@ def _read_head(archive: BinaryIO) -> _Head:
     member = _next_member(archive)
     if member is None or member[0] != HEAD or member[1] > _MOST_HEAD_BYTES:
         raise _refused(f"it does not begin with {HEAD}")
-    return _Head.model_validate_json(_exactly(archive, _padded(member[1]))[: member[1]])
+    head = _Head.model_validate_json(_exactly(archive, _padded(member[1]))[: member[1]])
+    if unknown := [name for name in head.sha256 if not _NAME.fullmatch(name)]:
+        raise _refused(f"{unknown[0][:100]!r} has no place in it")
+    return head
 
 
 def _extract(archive: BinaryIO, name: str, size: int, head: _Head, folder: Path) -> None:
     """Write one file, if it is one that may be there and is what was announced."""
-    if not _NAME.fullmatch(name) or name not in head.sha256:
+    if name not in head.sha256:
         raise _refused(f"{name[:100]!r} has no place in it")
     target = folder / name
     if target.exists():

@@ -178,8 +178,14 @@ def test_a_version_that_is_removed_while_it_is_exported(here: ModelStore) -> Non
     chunks = Outgoing(here, REF).chunks()
     next(chunks)
     here.delete(REF)
-    with pytest.raises(NotFound, match="removed while"):
+    with pytest.raises(NotFound, match="removed meanwhile"):
         list(chunks)
+
+
+def test_a_version_that_lacks_a_file(here: ModelStore) -> None:
+    (here.folder("tile", 1) / "openvino/model.bin").unlink()
+    with pytest.raises(NotFound, match=r"or lacks model\.bin"):
+        Outgoing(here, REF)
 
 
 def test_what_a_killed_import_left_goes_after_a_day(
@@ -250,9 +256,34 @@ def followed_by(*more: Special) -> Callable[[Members], bytes]:
     return lambda files: packed(files, *more)
 
 
+def with_network_outside(files: Members) -> bytes:
+    """Names a file of this machine, and knows what is in it."""
+    outside = Path(__file__).resolve()
+    name = "../" * 30 + str(outside).lstrip("/")
+    card = json.loads(files["manifest.json"])
+    card["sha256"][name] = sha256(outside.read_bytes()).hexdigest()
+    card["runtimes"]["openvino"]["file"] = name
+    inside = files | {"manifest.json": json.dumps(card).encode()}
+    told = {each: sha256(content).hexdigest() for each, content in inside.items()}
+    head = json.dumps({"format": 1, "sha256": told | {name: card["sha256"][name]}}).encode()
+    content = packed(inside)
+    after_head = 512 + -(-len(members(content)[archive.HEAD]) // 512) * 512
+    info = tarfile.TarInfo(archive.HEAD)
+    info.size = len(head)
+    return info.tobuf(tarfile.GNU_FORMAT) + head + bytes(-len(head) % 512) + content[after_head:]
+
+
+def with_a_size_below_zero(files: Members) -> bytes:
+    info = tarfile.TarInfo(archive.HEAD)
+    info.size = -512
+    return info.tobuf(tarfile.GNU_FORMAT) + bytes(4096)
+
+
 @pytest.mark.parametrize(
     ("made", "words"),
     [
+        (with_network_outside, "has no place"),
+        (with_a_size_below_zero, "no plain file"),
         (lambda files: b"garbage" * 500, "HeaderError"),
         (lambda files: bytes(10240), "does not begin with"),
         (with_file("../../evil"), "'../../evil' has no place"),
