@@ -126,9 +126,9 @@ class ModelServiceServicer:
 
     def ShadowModel(self, request, context):
         """Has a version judge beside the one in production, without a say, or no longer: a shadow deployment, at most
-        one of a model. Of the images that the production version judges, as many as a tenth of one lane's time
-        allows are then judged by it too, once they are answered, and the verdicts compared: GetModel tells how
-        they agree. Images on which they do not are kept for search, as if their call had asked for it. It begins
+        one of a model. Of the images that the production version judges as it is calibrated (not at a stream's own
+        target_false_reject_rate), as many as a tenth of one lane's time allows are then judged by it too, once
+        they are answered, and the verdicts compared: GetModel tells how they agree. Images on which they do not are kept for search, as if their call had asked for it. It begins
         and ends within a second, and with a promotion of the version; others do not end it.
 
         INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version. FAILED_PRECONDITION: it is in production, or

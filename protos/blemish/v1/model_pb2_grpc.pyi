@@ -51,9 +51,9 @@ class ModelServiceStub:
     """
     ShadowModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.ShadowModelRequest, _model_pb2.ShadowModelResponse]
     """Has a version judge beside the one in production, without a say, or no longer: a shadow deployment, at most
-    one of a model. Of the images that the production version judges, as many as a tenth of one lane's time
-    allows are then judged by it too, once they are answered, and the verdicts compared: GetModel tells how
-    they agree. Images on which they do not are kept for search, as if their call had asked for it. It begins
+    one of a model. Of the images that the production version judges as it is calibrated (not at a stream's own
+    target_false_reject_rate), as many as a tenth of one lane's time allows are then judged by it too, once
+    they are answered, and the verdicts compared: GetModel tells how they agree. Images on which they do not are kept for search, as if their call had asked for it. It begins
     and ends within a second, and with a promotion of the version; others do not end it.
 
     INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version. FAILED_PRECONDITION: it is in production, or
@@ -134,9 +134,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
     ShadowModel: _aio.UnaryUnaryMultiCallable[_model_pb2.ShadowModelRequest, _model_pb2.ShadowModelResponse]  # type: ignore[assignment]
     """Has a version judge beside the one in production, without a say, or no longer: a shadow deployment, at most
-    one of a model. Of the images that the production version judges, as many as a tenth of one lane's time
-    allows are then judged by it too, once they are answered, and the verdicts compared: GetModel tells how
-    they agree. Images on which they do not are kept for search, as if their call had asked for it. It begins
+    one of a model. Of the images that the production version judges as it is calibrated (not at a stream's own
+    target_false_reject_rate), as many as a tenth of one lane's time allows are then judged by it too, once
+    they are answered, and the verdicts compared: GetModel tells how they agree. Images on which they do not are kept for search, as if their call had asked for it. It begins
     and ends within a second, and with a promotion of the version; others do not end it.
 
     INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version. FAILED_PRECONDITION: it is in production, or
@@ -238,9 +238,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.ShadowModelResponse, _abc.Awaitable[_model_pb2.ShadowModelResponse]]:
         """Has a version judge beside the one in production, without a say, or no longer: a shadow deployment, at most
-        one of a model. Of the images that the production version judges, as many as a tenth of one lane's time
-        allows are then judged by it too, once they are answered, and the verdicts compared: GetModel tells how
-        they agree. Images on which they do not are kept for search, as if their call had asked for it. It begins
+        one of a model. Of the images that the production version judges as it is calibrated (not at a stream's own
+        target_false_reject_rate), as many as a tenth of one lane's time allows are then judged by it too, once
+        they are answered, and the verdicts compared: GetModel tells how they agree. Images on which they do not are kept for search, as if their call had asked for it. It begins
         and ends within a second, and with a promotion of the version; others do not end it.
 
         INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version. FAILED_PRECONDITION: it is in production, or
