@@ -2,11 +2,12 @@
 """The store's models: versions that are complete or absent, and the alias ``production``."""
 
 import errno
+import fcntl
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +25,8 @@ _ALIASES = "aliases.json"
 _EVALUATIONS = "evaluations"
 _STAGING = ".staging-"
 _ARRIVING = ".arriving-"
-_ARRIVES_WITHIN_S = 24 * 3600.0
+_LOCK = "lock"
+_LOCKED_WITHIN_S = 2.0  # of its making, which is a moment before
 _PINNED = "pinned"
 _LAST = "last"
 _SHADOW = "shadow"
@@ -236,11 +238,17 @@ class ModelStore:
     def arrivals(self) -> Iterator[Path]:
         """A folder for what is to become a version, on the same disk; it goes in the end."""
         self._root.mkdir(parents=True, exist_ok=True)
-        for left in self._root.glob(f"{_ARRIVING}*"):  # by whoever was killed
-            if time.time() - left.stat().st_mtime > _ARRIVES_WITHIN_S:
-                shutil.rmtree(left, ignore_errors=True)
-        with TemporaryDirectory(prefix=_ARRIVING, dir=self._root) as folder:
+        self.discard_arrivals()
+        with TemporaryDirectory(prefix=_ARRIVING, dir=self._root) as folder, _locked(Path(folder)):
             yield Path(folder)
+
+    def discard_arrivals(self) -> None:
+        """Remove the folders of ``arrivals`` whose process was killed."""
+        for folder in self._root.glob(f"{_ARRIVING}*"):
+            with suppress(OSError):  # it has gone just now, or somebody holds its lock
+                if time.time() - folder.stat().st_mtime > _LOCKED_WITHIN_S:
+                    with _locked(folder):
+                        shutil.rmtree(folder, ignore_errors=True)
 
     def keep_evaluation(
         self,
@@ -386,6 +394,18 @@ class ModelStore:
             return []
         numbers = (folder.name for folder in home.iterdir() if folder.name.isdecimal())
         return sorted(map(int, numbers), reverse=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which goes with the process.
+
+    Raises:
+        OSError: if another holds it, or the folder is gone.
+    """
+    with (folder / _LOCK).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def _staging(job: str) -> str:

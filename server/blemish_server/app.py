@@ -165,6 +165,7 @@ def build(settings: ServerSettings) -> App:
     limits = settings.image_limits
     datasets = DatasetStore(settings.datasets, limits)
     store = ModelStore(settings.models)
+    store.discard_arrivals()
     jobs, staff = JobStore.connect(settings.redis_url), Staff.connect(settings.redis_url)
     qdrant = (settings.qdrant_url, settings.qdrant_grpc_port, settings.qdrant_api_key)
     index = SearchIndex.connect(*qdrant)

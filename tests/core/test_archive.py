@@ -188,16 +188,20 @@ def test_a_version_that_lacks_a_file(here: ModelStore) -> None:
         Outgoing(here, REF)
 
 
-def test_what_a_killed_import_left_goes_after_a_day(
+def test_what_a_killed_import_left_goes_and_what_another_is_at_stays(
     there: ModelStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    there.discard_arrivals()  # there is nothing yet
     killed = root / ".arriving-killed"
-    killed.mkdir(parents=True)
-    with there.arrivals():
-        assert killed.exists(), "it may be another server's"
-    monkeypatch.setattr("blemish_core.models._ARRIVES_WITHIN_S", -1.0)
-    with there.arrivals():
-        assert not killed.exists()
+    (killed / "bundle").mkdir(parents=True)
+    (killed / "lock").touch()
+    with there.arrivals() as room:
+        there.discard_arrivals()
+        assert killed.exists(), "it may not have come to its lock yet"
+        monkeypatch.setattr("blemish_core.models._LOCKED_WITHIN_S", -1.0)
+        there.discard_arrivals()
+        assert (killed.exists(), room.exists()) == (False, True)
+    assert list(root.iterdir()) == []
 
 
 def test_cut_off_anywhere_it_is_refused(here: ModelStore, there: ModelStore, root: Path) -> None:
