@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -72,12 +73,16 @@ class Comparison:
     """Newest first."""
 
 
+Take = Callable[[], tuple[Picture, datetime | None]]
+"""Gives an image, and when it was taken if that is known."""
+
+
 @dataclass(frozen=True)
 class _Answered:
-    picture: Picture
+    take: Take
     done: Inspected
     camera: str
-    time: datetime
+    at: datetime
 
 
 class Shadow:
@@ -110,13 +115,15 @@ class Shadow:
         comparison = self._comparisons.get(manifest.model)
         return comparison if comparison and comparison.shadow.version == manifest.version else None
 
-    def offer(self, picture: Picture, done: Inspected, camera: str, taken: datetime | None) -> None:
-        """Take note of an image that was judged as its version is calibrated; returns at once."""
+    def offer(self, take: Take, done: Inspected, camera: str) -> None:
+        """Take note of an image that was judged as its version is calibrated; returns at once.
+
+        ``take`` is called only if its turn comes: most images give way to newer ones.
+        """
         comparison = self._comparisons.get(done.manifest.model)
         if comparison is None or comparison.production.version != done.manifest.version:
             return
-        answered = _Answered(picture, done, camera, taken or datetime.now(UTC))
-        self._newest[done.manifest.model] = answered
+        self._newest[done.manifest.model] = _Answered(take, done, camera, datetime.now(UTC))
         self._came.set()
 
     async def run(self) -> None:
@@ -164,7 +171,8 @@ class Shadow:
         try:
             if not await self._models.fits(comparison.shadow):
                 raise TooLarge("it has no place beside the loaded models; raise BLEMISH_MAX_LOADED_BYTES")
-            done = await self._inspector.inspect(one.picture, comparison.shadow, self._terms)
+            picture, taken = one.take()
+            done = await self._inspector.inspect(picture, comparison.shadow, self._terms)
         except BlemishError as error:
             comparison.failed += 1
             log.warning("shadow cannot judge", model=str(comparison.shadow), reason=str(error))
@@ -172,17 +180,19 @@ class Shadow:
         verdicts = Verdicts(_anomalous(one.done), _anomalous(done))
         comparison.verdicts[verdicts] += 1
         if verdicts.production != verdicts.shadow:
-            await self._note(comparison, one, done)
+            await self._note(comparison, one, done, picture, taken or one.at)
         return done.decode_s + done.inference_s
 
-    async def _note(self, comparison: Comparison, one: _Answered, done: Inspected) -> None:
+    async def _note(
+        self, comparison: Comparison, one: _Answered, done: Inspected, picture: Picture, taken: datetime
+    ) -> None:
         """Keep an image on which the two disagree, and tell of it."""
         item = ""
-        if self._keeper.offer(one.picture, one.done, one.camera, one.time):
-            data = await asyncio.to_thread(encoded, one.picture, self._limits)
+        if self._keeper.offer(picture, one.done, one.camera, taken):
+            data = await asyncio.to_thread(encoded, picture, self._limits)
             item = item_name(item_id(comparison.production, hashlib.sha256(data).hexdigest()))
         told = Disagreement(
-            one.time,
+            taken,
             one.camera,
             item,
             one.done.outcome.score,

@@ -5,6 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +38,11 @@ def judged(version: ModelRef, score: float, threshold: float = 1.0) -> Any:
     )
 
 
+def shown(score: str) -> tuple[Picture, None]:
+    """A picture by which the shadow finds this score."""
+    return Picture(score.encode()), None
+
+
 class Line:
     """Stands for inspector, loaded models and keeper; the shadow finds a score in the picture's bytes."""
 
@@ -66,7 +72,7 @@ class Line:
     async def see(self, score: float, by_shadow: float, camera: str = "left") -> None:
         """Have production judge an image, and the shadow after it."""
         before = len(self.asked)
-        self.shadow.offer(Picture(str(by_shadow).encode()), judged(ONE, score), camera, TAKEN)
+        self.shadow.offer(lambda: (Picture(str(by_shadow).encode()), TAKEN), judged(ONE, score), camera)
         for _ in range(200):
             await asyncio.sleep(0.005)
             if len(self.asked) > before:
@@ -143,7 +149,7 @@ async def test_what_could_not_be_kept_has_no_item(line: Line) -> None:
 
 async def test_of_many_images_the_newest_is_looked_at(line: Line) -> None:
     for number in range(5):
-        line.shadow.offer(Picture(f"0.{number}".encode()), judged(ONE, 0.5), "", None)
+        line.shadow.offer(partial(shown, f"0.{number}"), judged(ONE, 0.5), "")
     await line.see(0.5, 0.7)
     assert len(line.asked) == 1
     assert line.shadow.comparisons[0].verdicts.total() == 1
@@ -151,7 +157,7 @@ async def test_of_many_images_the_newest_is_looked_at(line: Line) -> None:
 
 async def test_other_versions_and_models_are_not_its_business(line: Line) -> None:
     for version in (TWO, ModelRef("m", 3), ModelRef("other", 1)):
-        line.shadow.offer(Picture(b"0.5"), judged(version, 0.5), "", None)
+        line.shadow.offer(partial(shown, "0.5"), judged(version, 0.5), "")
     await asyncio.sleep(0.05)
     assert line.asked == []
 
@@ -160,7 +166,7 @@ async def test_images_that_it_cannot_judge_are_counted(line: Line, monkeypatch: 
     line.corrupt = True
     await line.see(0.5, 0.5)
     line.corrupt, line.roomy = False, False
-    line.shadow.offer(Picture(b"0.5"), judged(ONE, 0.5), "", None)
+    line.shadow.offer(partial(shown, "0.5"), judged(ONE, 0.5), "")
     await asyncio.sleep(0.1)
     (comparison,) = line.shadow.comparisons
     assert (comparison.failed, comparison.verdicts.total(), len(line.asked)) == (2, 0, 1)
@@ -177,7 +183,7 @@ async def test_it_ends_with_a_promotion_and_begins_anew_beside_another(line: Lin
     assert line.shadow.comparisons[0].verdicts.total() == 0
     line.store.promote(three)
     await line.until(compared=False)
-    line.shadow.offer(Picture(b"0.5"), judged(ONE, 0.5), "", None)
+    line.shadow.offer(partial(shown, "0.5"), judged(ONE, 0.5), "")
     await asyncio.sleep(0.05)
     assert len(line.asked) == 1
 
@@ -192,7 +198,7 @@ async def test_it_rests_nine_times_as_long_as_it_works(line: Line, monkeypatch: 
 
     monkeypatch.setattr(shadowing, "_REST", 9.0)
     monkeypatch.setattr(asyncio, "sleep", noted)
-    line.shadow.offer(Picture(b"0.5"), judged(ONE, 0.5), "", None)
+    line.shadow.offer(partial(shown, "0.5"), judged(ONE, 0.5), "")
     for _ in range(100):
         await asleep(0.005)
         if line.asked:

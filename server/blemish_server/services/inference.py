@@ -13,6 +13,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -229,7 +230,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
         inspected = await _all([self._inspector.inspect(picture, ref, terms) for picture in pictures])
         for picture, done in zip(pictures, inspected, strict=True):
             self._monitor.judged(done)
-            self._shadow.offer(picture, done, "", None)
+            self._shadow.offer(partial(_shown, picture), done, "")
         answer = pb.ModelInferResponse(
             model_name=ref.model, model_version=str(inspected[0].manifest.version), id=request.id
         )
@@ -315,6 +316,11 @@ def _terms(request: Any, caller: str, left_s: float | None) -> Terms:
         limits.append(timeout_us / 1e6)
     priority = urgency(Priority(number - 1) if number else None)
     return Terms(caller, priority, time.monotonic() + min(limits))
+
+
+def _shown(picture: Picture) -> tuple[Picture, None]:
+    """What a shadow is shown: the protocol tells no time."""
+    return picture, None
 
 
 async def _all(running: Sequence[Awaitable[Inspected]]) -> list[Inspected]:

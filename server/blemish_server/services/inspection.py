@@ -7,6 +7,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -64,7 +66,7 @@ class InspectionServicer(InspectionServiceServicer):
         self._monitor.judged(done, request.camera)
         if wanted(done):
             self._keeper.offer(picture, done, request.camera, taken)
-        self._shadow.offer(picture, done, request.camera, taken)
+        self._shadow.offer(lambda: (picture, taken), done, request.camera)
         return pb.ScoreResponse(inspection=convert.inspection(done, request.outputs))
 
     async def ScoreStream(  # noqa: N802
@@ -157,16 +159,11 @@ class _Scorer:
             self._check_latency(turn)
             frame = turn.take()
             self._monitor.judged(done, frame.camera)
-            keep, compare = self._config.store(done), self._config.false_reject_rate is None
-            if keep or compare:
-                picture, taken = (
-                    convert.picture(frame.image, "image"),
-                    convert.moment(frame, "capture_time"),
-                )
-                if keep:
-                    self._keeper.offer(picture, done, frame.camera, taken)
-                if compare:
-                    self._shadow.offer(picture, done, frame.camera, taken)
+            if self._config.store(done):
+                taken = convert.moment(frame, "capture_time")
+                self._keeper.offer(convert.picture(frame.image, "image"), done, frame.camera, taken)
+            if self._config.false_reject_rate is None:
+                self._shadow.offer(partial(_shown, frame), done, frame.camera)
             return answer_to(frame, inspection=convert.inspection(done, self._config.outputs))
         except BlemishError as error:
             frame = turn.take()
@@ -217,6 +214,15 @@ class _Scorer:
                 f"not answered within the stream's max_latency of {limit_s:g} s; send fewer frames, or "
                 "allow more time"
             )
+
+
+def _shown(frame: pb.Frame) -> tuple[Picture, datetime | None]:
+    """What a shadow is shown of a frame that was answered, whatever its time is worth."""
+    try:
+        taken = convert.moment(frame, "capture_time")
+    except InvalidRequest:
+        taken = None
+    return convert.picture(frame.image, "image"), taken
 
 
 def _check_camera(name: str) -> None:
