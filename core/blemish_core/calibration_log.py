@@ -12,7 +12,6 @@ each other within a tick of the file system's clock, and for those of another pr
 as its file system tells of them).
 """
 
-import errno
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,8 +23,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blemish_core.bundle import Manifest
 from blemish_core.calibration import Calibration
-from blemish_core.errors import Corrupt, DiskFull, InvalidRequest, Outdated
-from blemish_core.files import create_durably
+from blemish_core.errors import Corrupt, InvalidRequest, Outdated
+from blemish_core.files import create_durably, filling
 from blemish_core.names import job_name
 
 FOLDER = "calibration"
@@ -215,15 +214,9 @@ class CalibrationLog:
             pixel_threshold=calibration.pixel_threshold,
             warranted_false_reject_rate=calibration.warranted_false_reject_rate,
         )
-        try:
+        with filling(self._folder):
             self._folder.mkdir(exist_ok=True)
             create_durably(self._file(revision.number), record.model_dump_json(indent=2).encode())
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise DiskFull(
-                f"the disk that holds {self._folder} is full; make room and ask again"
-            ) from error
 
 
 class _Record(BaseModel):

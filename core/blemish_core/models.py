@@ -63,7 +63,7 @@ class ModelStore:
         Raises:
             NotFound: if there is no such model or version, or none is in production.
         """
-        versions = self._versions(ref.model)
+        versions = self.numbers(ref.model)
         if not versions:
             raise NotFound(
                 f"there is no model {ref.model!r}; `blemish models` lists them, `blemish train` makes one"
@@ -97,15 +97,19 @@ class ModelStore:
         return CalibrationLog(folder, manifest, manifest.calibration_under(runtime))
 
     def numbers(self, model: str) -> list[int]:
-        """The numbers of a model's versions, newest first."""
-        return self._versions(model)
+        """The numbers of a model's complete versions, newest first."""
+        home = self._root / model
+        if not home.is_dir():
+            return []
+        numbers = (folder.name for folder in home.iterdir() if folder.name.isdecimal())
+        return sorted(map(int, numbers), reverse=True)
 
     def has(self, fixed: ModelRef) -> bool:
         """Whether there is this version."""
         return self._folder_of(fixed).is_dir()
 
     def get(self, model: str) -> Model:
-        versions = self._versions(model)
+        versions = self.numbers(model)
         return Model(
             model,
             self.production(model),
@@ -120,7 +124,7 @@ class ModelStore:
         ids = sorted(
             folder.name
             for folder in self._root.iterdir()
-            if folder.name > after and not folder.name.startswith(".") and self._versions(folder.name)
+            if folder.name > after and not folder.name.startswith(".") and self.numbers(folder.name)
         )
         return [self.get(model) for model in ids[:limit]]
 
@@ -195,7 +199,7 @@ class ModelStore:
 
     def made_by(self, job: str, model: str) -> Manifest | None:
         """The version of ``model`` that a job has published, if it has."""
-        manifests = (bundle.read_manifest(self.folder(model, number)) for number in self._versions(model))
+        manifests = (bundle.read_manifest(self.folder(model, number)) for number in self.numbers(model))
         return next((manifest for manifest in manifests if manifest.job == job), None)
 
     def publish(
@@ -215,7 +219,7 @@ class ModelStore:
         staging = home / _staging(job)
         try:
             while True:
-                number = max([self._last(model), *self._versions(model)]) + 1
+                number = max([self._last(model), *self.numbers(model)]) + 1
                 # After the look at the numbers: whoever published in between has taken ours.
                 if made := self.made_by(job, model):
                     return made
@@ -305,7 +309,7 @@ class ModelStore:
         return [
             ModelRef(home.name, number)
             for home in homes
-            for number in self._versions(home.name)[keep:]
+            for number in self.numbers(home.name)[keep:]
             if number not in (self.production(home.name), self.shadow(home.name))
             and not self.is_pinned(home.name, number)
         ]
@@ -386,14 +390,6 @@ class ModelStore:
             return int((self._root / model / what).read_bytes())
         except FileNotFoundError:
             return 0
-
-    def _versions(self, model: str) -> list[int]:
-        """Numbers of the complete versions, newest first."""
-        home = self._root / model
-        if not home.is_dir():
-            return []
-        numbers = (folder.name for folder in home.iterdir() if folder.name.isdecimal())
-        return sorted(map(int, numbers), reverse=True)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from blemish_core.kept_frames import KeptFrames, encoded
 from blemish_core.names import ModelRef
 from blemish_core.picture import Picture
 from blemish_server.inspector import Inspected
+from blemish_server.waiting import either
 
 _MOST_WAITING = 1024
 _MOST_BYTES = 256 << 20
@@ -226,11 +227,3 @@ class Keeper:
         if time.monotonic() >= self._told_s + _TELL_S:
             self._told_s = time.monotonic()
             log.warning("frames not kept for want of room", so_far=self.dropped)
-
-
-async def either(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, but no longer than ``seconds``."""
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return

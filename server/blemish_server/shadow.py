@@ -26,8 +26,9 @@ from blemish_core.models import ModelStore
 from blemish_core.names import ModelRef, item_name
 from blemish_core.picture import Picture
 from blemish_server.inspector import Inspected, Inspector, Terms
-from blemish_server.keeper import Keeper, either
+from blemish_server.keeper import Keeper
 from blemish_server.loaded import LoadedModels
+from blemish_server.waiting import either
 
 _LOOK_EVERY_S = 1.0
 _REST = 9.0

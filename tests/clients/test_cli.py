@@ -268,7 +268,7 @@ def test_nothing_is_removed_unless_somebody_agrees(
     nobody = run(*command)
     assert nobody.exit_code == 2
     assert f"{question} for good? Nobody is there to be asked: say --yes" in nobody.stderr
-    monkeypatch.setattr(failures, "_asked_of_a_person", lambda: True)
+    monkeypatch.setattr(failures, "_somebody_is_there", lambda: True)
     refused = run(*command, stdin="n\n")
     assert refused.exit_code == 1
     assert f"{question} for good?" in refused.stderr

@@ -66,13 +66,13 @@ def make_sure(question: str, yes: bool) -> None:
     """
     if yes:
         return
-    if not _asked_of_a_person():
+    if not _somebody_is_there():
         raise Failure(f"{question} Nobody is there to be asked: say --yes")
     if not typer.confirm(question, err=True):
         raise Failure("nothing was removed", UNSUCCESSFUL)
 
 
-def _asked_of_a_person() -> bool:
+def _somebody_is_there() -> bool:
     return sys.stdin.isatty()
 
 
