@@ -49,7 +49,7 @@ from blemish_core.picture import Picture, RawLayout, Region
 from blemish_core.runtimes.card import RuntimeCard
 from blemish_server.calibrations import calibration
 from blemish_server.inspector import Inspected
-from blemish_server.shadow import Comparison, Verdicts
+from blemish_server.shadow import Comparison, Outcome
 from blemish_server.spots import Placed
 
 NORMAL, ANOMALOUS = image_pb2.VERDICT_NORMAL, image_pb2.VERDICT_ANOMALOUS
@@ -327,16 +327,13 @@ def model(stored: Model, in_force: Sequence[Revision]) -> model_pb2.Model:
 
 
 def comparison(of: Comparison) -> model_pb2.ShadowComparison:
-    def judged(*, production: bool, shadow: bool) -> int:
-        return of.verdicts[Verdicts(production, shadow)]
-
     return model_pb2.ShadowComparison(
         production=str(of.production),
         begin_time=_timestamp(of.began),
-        both_normal=judged(production=False, shadow=False),
-        both_anomalous=judged(production=True, shadow=True),
-        only_shadow=judged(production=False, shadow=True),
-        only_production=judged(production=True, shadow=False),
+        both_normal=of.outcomes[Outcome.BOTH_NORMAL],
+        both_anomalous=of.outcomes[Outcome.BOTH_ANOMALOUS],
+        only_shadow=of.outcomes[Outcome.ONLY_SHADOW],
+        only_production=of.outcomes[Outcome.ONLY_PRODUCTION],
         failed=of.failed,
         disagreements=[
             model_pb2.ShadowDisagreement(

@@ -21,17 +21,10 @@ from blemish_server.inspector import Inspector
 from blemish_server.keeper import Keeper
 from blemish_server.loaded import LoadedModels
 from blemish_server.monitor import Streams
-from blemish_server.shadow import Shadow, Verdicts
+from blemish_server.shadow import Outcome, Shadow
 
 # An event loop that does not come to it for so long has other troubles; Prometheus gives up after ten.
 _WITHIN_S = 5.0
-
-_OUTCOMES = {
-    Verdicts(production=False, shadow=False): "both_normal",
-    Verdicts(production=True, shadow=True): "both_anomalous",
-    Verdicts(production=False, shadow=True): "only_shadow",
-    Verdicts(production=True, shadow=False): "only_production",
-}
 
 log = structlog.get_logger(__name__)
 
@@ -104,9 +97,8 @@ class Held(Collector):
         )
         for comparison in self.shadow.comparisons:
             pair = [str(ref.version) for ref in (comparison.shadow, comparison.production)]
-            for verdicts, outcome in _OUTCOMES.items():
-                labels = [comparison.shadow.model, *pair, outcome]
-                shadowed.add_metric(labels, comparison.verdicts[verdicts])
+            for outcome in Outcome:
+                shadowed.add_metric([comparison.shadow.model, *pair, outcome], comparison.outcomes[outcome])
         return [info, loaded, waiting, held_bytes, *self.streams.families(), kept, lost, shadowed, up]
 
     def _in_redis(self) -> Iterator[Metric]:

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 
 import structlog
 
@@ -53,12 +54,19 @@ class Disagreement:
     shadow_threshold: float
 
 
-@dataclass(frozen=True)
-class Verdicts:
-    """Whether an image is anomalous by the version in production, and by its shadow."""
+class Outcome(StrEnum):
+    """Who takes an image for anomalous; under these names it is told."""
 
-    production: bool
-    shadow: bool
+    BOTH_NORMAL = "both_normal"
+    BOTH_ANOMALOUS = "both_anomalous"
+    ONLY_SHADOW = "only_shadow"
+    ONLY_PRODUCTION = "only_production"
+
+    @classmethod
+    def of(cls, *, production: bool, shadow: bool) -> "Outcome":
+        if production:
+            return cls.BOTH_ANOMALOUS if shadow else cls.ONLY_PRODUCTION
+        return cls.ONLY_SHADOW if shadow else cls.BOTH_NORMAL
 
 
 @dataclass
@@ -68,7 +76,7 @@ class Comparison:
     production: ModelRef
     shadow: ModelRef
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
-    verdicts: Counter[Verdicts] = field(default_factory=Counter)
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
     failed: int = 0
     disagreements: deque[Disagreement] = field(default_factory=lambda: deque(maxlen=_MOST_TOLD))
     """Newest first."""
@@ -178,9 +186,9 @@ class Shadow:
             comparison.failed += 1
             log.warning("shadow cannot judge", model=str(comparison.shadow), reason=str(error))
             return _FAILED_S
-        verdicts = Verdicts(_anomalous(one.done), _anomalous(done))
-        comparison.verdicts[verdicts] += 1
-        if verdicts.production != verdicts.shadow:
+        outcome = Outcome.of(production=_anomalous(one.done), shadow=_anomalous(done))
+        comparison.outcomes[outcome] += 1
+        if outcome in (Outcome.ONLY_SHADOW, Outcome.ONLY_PRODUCTION):
             await self._note(comparison, one, done, picture, taken or one.at)
         return done.decode_s + done.inference_s
 

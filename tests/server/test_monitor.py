@@ -16,7 +16,7 @@ from blemish_server.dependencies import Known
 from blemish_server.exposition import Held
 from blemish_server.frames import FrameLine, Turn
 from blemish_server.monitor import Monitor, Streams
-from blemish_server.shadow import Comparison, Verdicts
+from blemish_server.shadow import Comparison, Outcome
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -200,7 +200,7 @@ async def held(redis: Redis, *, available: bool = True) -> Samples:
         batcher=SimpleNamespace(waiting=7),
     )
     comparison = Comparison(ModelRef("tile", 3), ModelRef("tile", 4))
-    comparison.verdicts.update({Verdicts(True, True): 4, Verdicts(False, True): 2})
+    comparison.outcomes.update({Outcome.BOTH_ANOMALOUS: 4, Outcome.ONLY_SHADOW: 2})
     states = [Known("redis", available, ""), Known("qdrant", False, "away")]
     parts: Any = {
         "models": SimpleNamespace(loaded=[model]),

@@ -21,7 +21,7 @@ from blemish_core.names import ModelRef
 from blemish_core.picture import Picture
 from blemish_server import shadow as shadowing
 from blemish_server.inspector import Terms
-from blemish_server.shadow import Shadow, Verdicts
+from blemish_server.shadow import Outcome, Shadow
 
 ONE, TWO = ModelRef("m", 1), ModelRef("m", 2)
 TAKEN = datetime(2026, 11, 30, tzinfo=UTC)
@@ -116,11 +116,11 @@ async def test_verdicts_are_compared_and_disagreements_kept(line: Line) -> None:
         await line.see(score, by_shadow)
     (comparison,) = line.shadow.comparisons
     assert (comparison.production, comparison.shadow, comparison.failed) == (ONE, TWO, 0)
-    assert comparison.verdicts == {
-        Verdicts(production=False, shadow=False): 2,
-        Verdicts(production=True, shadow=True): 1,
-        Verdicts(production=False, shadow=True): 1,
-        Verdicts(production=True, shadow=False): 1,
+    assert comparison.outcomes == {
+        Outcome.BOTH_NORMAL: 2,
+        Outcome.BOTH_ANOMALOUS: 1,
+        Outcome.ONLY_SHADOW: 1,
+        Outcome.ONLY_PRODUCTION: 1,
     }
     newest, before = comparison.disagreements
     assert (newest.production_score, newest.shadow_score) == (2.0, 0.5)
@@ -152,7 +152,7 @@ async def test_of_many_images_the_newest_is_looked_at(line: Line) -> None:
         line.shadow.offer(partial(shown, f"0.{number}"), judged(ONE, 0.5), "")
     await line.see(0.5, 0.7)
     assert len(line.asked) == 1
-    assert line.shadow.comparisons[0].verdicts.total() == 1
+    assert line.shadow.comparisons[0].outcomes.total() == 1
 
 
 async def test_other_versions_and_models_are_not_its_business(line: Line) -> None:
@@ -169,7 +169,7 @@ async def test_images_that_it_cannot_judge_are_counted(line: Line, monkeypatch: 
     line.shadow.offer(partial(shown, "0.5"), judged(ONE, 0.5), "")
     await asyncio.sleep(0.1)
     (comparison,) = line.shadow.comparisons
-    assert (comparison.failed, comparison.verdicts.total(), len(line.asked)) == (2, 0, 1)
+    assert (comparison.failed, comparison.outcomes.total(), len(line.asked)) == (2, 0, 1)
 
 
 async def test_it_ends_with_a_promotion_and_begins_anew_beside_another(line: Line) -> None:
@@ -180,7 +180,7 @@ async def test_it_ends_with_a_promotion_and_begins_anew_beside_another(line: Lin
         if line.shadow.comparisons[0].shadow == three:
             break
         await asyncio.sleep(0.005)
-    assert line.shadow.comparisons[0].verdicts.total() == 0
+    assert line.shadow.comparisons[0].outcomes.total() == 0
     line.store.promote(three)
     await line.until(compared=False)
     line.shadow.offer(partial(shown, "0.5"), judged(ONE, 0.5), "")
