@@ -17,7 +17,7 @@ from blemish_core.batching import Answer, Batcher, BatchingPolicy
 from blemish_core.bundle import Manifest
 from blemish_core.calibration_log import CalibrationLog, Revision
 from blemish_core.detectors.detector import Detector, Look, Outcome
-from blemish_core.errors import BlemishError
+from blemish_core.errors import BlemishError, NotFound
 from blemish_core.images import ImageLimits
 from blemish_core.loading import load_detector
 from blemish_core.models import ModelStore
@@ -246,7 +246,7 @@ class LoadedModels:
             return known.ref
         look = self._looking.get(ref)
         if look is None:
-            look = asyncio.create_task(asyncio.to_thread(self._store.resolve, ref))
+            look = asyncio.create_task(self._look(ref))
             self._looking[ref] = look
             look.add_done_callback(lambda done: self._looked(ref, done))
         fixed = await asyncio.shield(look)
@@ -254,6 +254,16 @@ class LoadedModels:
             del self._looking[ref]
             self._meanings[ref] = _Meaning(fixed, self._now_s() + _MEANING_S)
         return fixed
+
+    async def _look(self, ref: ModelRef) -> ModelRef:
+        try:
+            return await asyncio.to_thread(self._store.resolve, ref)
+        except NotFound:
+            # Perhaps removed by another server, or by hand: what is written in its place is to be read.
+            for known in [known for known in self._models if known.model == ref.model]:
+                if not await asyncio.to_thread(self._store.has, known):
+                    self.forget(known)
+            raise
 
     def _looked(self, ref: ModelRef, look: "asyncio.Task[ModelRef]") -> None:
         if (look.cancelled() or look.exception()) and self._looking.get(ref) is look:

@@ -497,19 +497,19 @@ def test_a_model_that_is_deleted_ends_no_stream(
     stack: Stack, client: Client, picture: bytes, tile_model: str
 ) -> None:
     models = stack.data / "store/models"
-    shutil.copytree(models / "tile", models / "doomed")
+    shutil.copytree(models / "tile", models / "vanishing")
     kinds: list[str | None] = []
 
     def images() -> Iterator[bytes]:
         yield picture
         while not kinds:
             time.sleep(0.01)
-        shutil.rmtree(models / "doomed")
+        shutil.rmtree(models / "vanishing")
         time.sleep(0.5)  # what a name means is taken for granted for a quarter of a second
         yield picture
         yield picture
 
-    for one in client.stream(images(), "doomed", policy=BLOCK):
+    for one in client.stream(images(), "vanishing", policy=BLOCK):
         assert isinstance(one, Seen)
         kinds.append(one.answer.WhichOneof("answer"))
         reason = one.answer.refusal.reason

@@ -32,6 +32,7 @@ class Loading:
         self.gate.set()
         self.corrupt = False
         self.newest = 1
+        self.gone = {"gone"}
 
     def load(self, folder: Path, device: str, choice: RuntimeChoice) -> tuple[Any, Any]:
         self.loads.append(f"{folder.parent.name}{folder.name}")
@@ -54,7 +55,7 @@ class Loading:
 
     def resolve(self, ref: ModelRef) -> ModelRef:
         self.looks += 1
-        if ref.model == "gone":
+        if ref.model in self.gone:
             raise NotFound("there is no such model")
         return ref if ref.version else ModelRef(ref.model, self.newest)
 
@@ -169,6 +170,26 @@ async def test_what_is_not_there_is_looked_for_each_time(loading: Loading, tmp_p
         with pytest.raises(NotFound):
             await touch(kept, ModelRef("gone"))
     assert loading.looks == 2
+    kept.close()
+
+
+async def test_what_another_server_removed_is_let_go(
+    loading: Loading, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ModelStore, "has", lambda _, fixed: True)
+    kept = models(tmp_path)
+    await touch(kept, A, B)
+    loading.gone.add("a")
+    with pytest.raises(NotFound):
+        await touch(kept, NAME)
+    assert set(kept.runtimes) == {str(A), str(B)}, "not in production, but there"
+    monkeypatch.setattr(ModelStore, "has", lambda _, fixed: fixed == B)
+    with pytest.raises(NotFound):
+        await touch(kept, NAME)
+    assert set(kept.runtimes) == {str(B)}
+    loading.gone.remove("a")
+    await touch(kept, A)
+    assert loading.loads == ["a1", "b1", "a1"]
     kept.close()
 
 
