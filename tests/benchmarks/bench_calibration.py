@@ -7,6 +7,7 @@ out. The bound is passed with a probability of 1e-3 a row by a calibration that 
 """
 
 import argparse
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -28,6 +29,7 @@ from blemish_core.detectors.patchcore_training import train
 from blemish_core.surfaces.specimen import CATEGORIES, Origin, draw
 
 CHANCE = 1e-3
+REMEMBERED = 1000
 CASES = ((4, 0.05), (8, 0.05), (12, 0.05), (19, 0.05), (19, 0.2), (57, 0.05), (57, 0.2), (147, 0.02))
 """Training images and target; below 20 images they are cross-calibrated, else some are held out."""
 
@@ -119,14 +121,19 @@ def _bounds(seeds: int, fresh: int, above: int, count: int) -> tuple[float, floa
 @contextmanager
 def _network_once_an_image() -> Iterator[None]:
     """Keep what the backbone says of an image: trainings differ in the images they choose, not in that."""
-    answers: dict[bytes, Tensor] = {}
+    answers: OrderedDict[bytes, Tensor] = OrderedDict()
     compute = PatchFeatures.forward
 
     def remembered(network: PatchFeatures, images: Tensor) -> Tensor:
         keys = [image.numpy().tobytes() for image in images]
         if any(key not in answers for key in keys):
             answers.update(zip(keys, compute(network, images), strict=True))
-        return torch.stack([answers[key] for key in keys])
+        for key in keys:
+            answers.move_to_end(key)
+        found = torch.stack([answers[key] for key in keys])
+        while len(answers) > REMEMBERED:
+            answers.popitem(last=False)  # mostly copies with a spot altered, which do not come again
+        return found
 
     with patch.object(PatchFeatures, "forward", remembered):
         yield

@@ -29,8 +29,10 @@ from torch import Tensor
 
 from blemish_core import threads
 from blemish_core.detectors.coreset import greedy_coreset
+from blemish_core.detectors.detector import Image
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
-from blemish_core.detectors.patchcore_training import Whitening
+from blemish_core.detectors.patchcore_training import changes_of
+from blemish_core.detectors.whitening import Whitening
 from blemish_core.images import decode
 from blemish_core.metrics import image_auroc
 from blemish_core.surfaces import generate
@@ -168,13 +170,17 @@ def main() -> None:
         run(folder, arguments)
 
 
+def read(file: Path) -> Image:
+    return decode(file.read_bytes())
+
+
 def run(folder: Path, arguments: argparse.Namespace) -> None:
     detector = PatchCore(SETTINGS)
     detector.load_pretrained(Path("none"))
     learned, good, bad = images(folder, arguments.train, arguments.test)
 
     def prepared(files: list[Path]) -> list[Tensor]:
-        return [detector.prepare(decode(file.read_bytes())) for file in files]
+        return [detector.prepare(read(file)) for file in files]
 
     with torch.inference_mode():
         if arguments.bank and arguments.bank.exists():
@@ -183,9 +189,10 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
             features = torch.cat([detector.features([image])[0] for image in prepared(learned)])
             whitening = []
             if not arguments.plain:
-                fitted = Whitening.of(features)
+                reads = [partial(read, file) for file in learned]
+                fitted = Whitening.of(features, changes_of(detector, reads, features, 0))
                 fitted.apply(features, out=features)
-                whitening = [fitted.matrix, fitted.shift]
+                whitening = [fitted.matrix, fitted.shift, fitted.levelling]
             patches = features.flatten(0, 1)
             # Farthest-first: the smaller coresets are the beginnings of the largest.
             picked = patches[greedy_coreset(patches, min(max(BANKS), len(patches)), 0)]

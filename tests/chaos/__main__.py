@@ -44,6 +44,7 @@ PHASES = {
         "accepted",
         "check",
         "features",
+        "alterations",
         "coreset",
         "calibration",
         "evaluation",

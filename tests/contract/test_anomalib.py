@@ -50,7 +50,7 @@ def test_scores_of_whitened_features_are_those_of_anomalib_on_them() -> None:
     with torch.inference_mode():
         plain = detector.features(torch.randn(4, 3, 128, 128).unbind())[0].flatten(0, 1)
         matrix, shift = whitening(plain), torch.randn(plain.shape[1])
-        detector.whiten(matrix, shift)
+        detector.whiten(matrix, shift, torch.eye(len(shift)))
         detector.remember((plain @ matrix + shift)[::7])
         batch = torch.randn(3, 3, 128, 128)
         # Theirs, with one more line where it joins the features of the stages.

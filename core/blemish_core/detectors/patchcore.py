@@ -4,10 +4,11 @@
 Normality is a memory bank of patch features; a patch is as anomalous as it is far from the bank, an image
 as anomalous as its farthest patch, weighed by how dense the bank is there.
 
-Beyond the paper, unless the settings say otherwise, features are whitened by what good patches vary in:
-plain distances are ruled by the few directions that vary most, light and grain. And a distance is relative
-to what is usual at its place of the image, see ``places``. Scores are then those of anomalib's model on
-whitened features with such distances, and without it those of anomalib's model.
+Beyond the paper, unless the settings say otherwise, features are whitened by what good patches vary in, and
+weighed by what altered spots change: plain distances are ruled by the few directions that vary most, light
+and grain, see ``whitening``. And a distance is relative to what is usual at its place of the image, see
+``places``. Scores are then those of anomalib's model on whitened features with such distances, and without
+it those of anomalib's model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -244,14 +245,19 @@ class PatchCore:
         """
         self._torch.load_backbone(backbones.pretrained(self._backbone, weights))
 
-    def whiten(self, matrix: Tensor, shift: Tensor) -> None:
-        """Have features (P, D) be what they were times a symmetric (D, D), plus ``shift`` (D,)."""
+    def whiten(self, matrix: Tensor, shift: Tensor, levelling: Tensor) -> None:
+        """Have features (P, D) be what they were times a symmetric (D, D), plus ``shift`` (D,).
+
+        Embeddings are of features times ``levelling`` (D, D).
+        """
         self._torch.map(matrix, shift)
+        self._whitening = levelling.to(self._device)
 
     def remember(self, entries: Tensor) -> None:
         """Take ``entries`` (M, D) as what is normal."""
         self._center = entries.mean(0)
-        self._whitening = torch.eye(len(self._center))
+        if not self._whitening.numel():
+            self._whitening = torch.eye(len(self._center))
         self._usual = None
         self._search(entries)
         self._on_device()

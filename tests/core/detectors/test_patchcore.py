@@ -23,9 +23,10 @@ from blemish_core.detectors.detector import (
     silent,
 )
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
-from blemish_core.detectors.patchcore_training import Whitening, _fits, train
+from blemish_core.detectors.patchcore_training import _fits, changes_of, train
 from blemish_core.detectors.places import usual_distances
 from blemish_core.detectors.regions import match, part_of, spot
+from blemish_core.detectors.whitening import Whitening
 from blemish_core.errors import InvalidRequest, JobCancelled, NotPossibleYet, TooLarge
 from blemish_core.picture import Region
 from blemish_core.runtimes.on_torch import TorchRuntime
@@ -139,7 +140,7 @@ def test_what_is_held_out_has_no_part_in_what_is_learned(training: Training) -> 
     reads: list[ReadImage] = [partial(stripes, number) for number in range(24)]
     reads[training.held_out[0]] = partial(stripes, 7, defect=True)
     other = trained(24, reads=reads)
-    for name in ("feature_whitening", "feature_shift", "memory_bank", "usual_distances"):
+    for name in ("feature_whitening", "feature_shift", "whitening", "memory_bank", "usual_distances"):
         assert torch.equal(training.detector.tensors()[name], other.detector.tensors()[name])
 
 
@@ -147,9 +148,12 @@ def test_nor_has_it_where_each_is_held_out_in_turn(monkeypatch: pytest.MonkeyPat
     fitted: list[list[int]] = []
     fit = Whitening.of
 
-    def noted(features: torch.Tensor, without: Sequence[int] = ()) -> Whitening:
+    def noted(
+        features: torch.Tensor, changes: Sequence[torch.Tensor], without: Sequence[int] = ()
+    ) -> Whitening:
         fitted.append([int(number) for number in without])
-        return fit(features, without)
+        assert all(len(of_image) for of_image in changes)
+        return fit(features, changes, without)
 
     monkeypatch.setattr(Whitening, "of", noted)
     trained(6)
@@ -157,7 +161,32 @@ def test_nor_has_it_where_each_is_held_out_in_turn(monkeypatch: pytest.MonkeyPat
     assert last == []  # the detector that is kept learns from all
     assert sorted(itertools.chain(*folds)) == list(range(6))
     features = torch.randn(6, 40, 8)
-    torch.testing.assert_close(fit(features, [0, 3]).matrix, fit(features[[1, 2, 4, 5]]).matrix)
+    changes = [torch.randn(5, 8) for _ in range(6)]
+    others = [1, 2, 4, 5]
+    torch.testing.assert_close(
+        fit(features, changes, [0, 3]).matrix,
+        fit(features[others], [changes[number] for number in others]).matrix,
+    )
+
+
+@pytest.mark.parametrize("count", [3, 100])
+def test_of_few_images_each_is_altered_several_times_and_of_many_some(count: int) -> None:
+    detector = PatchCore(SMALL)
+    detector.load_pretrained(Path("nowhere"))
+    reads = [partial(stripes, number) for number in range(count)]
+    with torch.inference_mode():
+        features = torch.cat([detector.features([detector.prepare(read())])[0] for read in reads])
+        told: list[int] = []
+        changes = changes_of(detector, reads, features, 0, told.append)
+        alone = changes_of(detector, reads[:1] * count, features[:1].expand(count, -1, -1), 0)
+    assert told[-1] == max(told) == 64
+    assert len(changes) == count
+    altered = [len(each) for each in changes if len(each)]
+    assert len(altered) == min(count, 64)
+    assert 64 <= sum(altered) <= 64 * 16
+    assert torch.cat(changes).norm(dim=1).median() > 0.1
+    # How an image is altered does not depend on the others.
+    torch.testing.assert_close(changes[0], alone[0])
 
 
 def test_a_whitened_detector_comes_back_as_it_was(training: Training) -> None:
@@ -271,7 +300,7 @@ def test_a_faster_runtime_gives_the_features_and_torch_has_the_network_again(cou
         return Fast(network, torch.device("cpu"))
 
     quick, plain = trained(count, fast=fast), trained(count)
-    assert sum(asked) == count  # each image once
+    assert sum(asked) == count + 64  # each image once, and those altered
     assert quick.detector.runtime.name == "torch"
     assert (quick.facts, plain.facts) == ({"features by": "fast"}, {"features by": "torch"})
     assert quick.held == plain.held
@@ -329,7 +358,7 @@ def test_progress_counts_to_the_end() -> None:
         told[phase] = (done, total)
 
     trained(20, progress=progress)
-    assert set(told) == {"features", "coreset", "supports", "places", "calibration"}
+    assert set(told) == {"features", "alterations", "coreset", "supports", "places", "calibration"}
     assert all(done == total for done, total in told.values())
 
 

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from blemish_core.detectors.synthetic import altered
+
+
+def picture(side: int = 64) -> Tensor:
+    return torch.rand(3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_an_image_is_altered_in_a_spot_and_nowhere_else(seed: int) -> None:
+    before = picture()
+    kept = before.clone()
+    after, spot = altered(before, np.random.default_rng(seed))
+    assert torch.equal(before, kept)
+    assert (after.shape, after.dtype, spot.shape, spot.dtype) == (
+        (3, 64, 64),
+        torch.float32,
+        (64, 64),
+        torch.bool,
+    )
+    assert after.isfinite().all()
+    assert 6 <= spot.sum() <= 64 * 64 / 8
+    change = (after - before).abs().amax(0)
+    assert change.max() > 0.05
+    # The edge is soft by a pixel or less: what lies five away from the spot stays.
+    far = ndimage.distance_transform_edt(~spot.numpy()) > 5
+    assert change.numpy()[far].max() < 1e-3
+
+
+def test_the_same_draw_alters_alike_and_another_otherwise() -> None:
+    first, again, other = (altered(picture(), np.random.default_rng(seed))[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_what_is_altered_grows_with_the_image() -> None:
+    areas = [
+        np.mean(
+            [
+                float(altered(picture(side), np.random.default_rng(seed))[1].float().mean())
+                for seed in range(40)
+            ]
+        )
+        for side in (64, 256)
+    ]
+    assert areas[0] == pytest.approx(areas[1], rel=0.5)
+
+
+def test_an_image_of_one_colour_is_no_trouble() -> None:
+    for seed in range(20):
+        after, spot = altered(torch.full((3, 64, 64), 0.3), np.random.default_rng(seed))
+        assert after.isfinite().all()
+        assert spot.any()
