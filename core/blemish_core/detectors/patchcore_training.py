@@ -88,6 +88,8 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
         detector.measure_directions(features[:_WHITENED])
     maxima = tuple(float(outcome.anomaly_map.max()) for outcome in outcomes)
     facts = {"features by": gathered.runtime}
+    if settings.whitened:
+        facts["weighed by"] = f"{_ALTERED} altered copies"
     return Training(detector, Held(scores, maxima), learned, method, facts, tuple(held_out.tolist()))
 
 

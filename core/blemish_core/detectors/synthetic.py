@@ -33,16 +33,23 @@ def altered(image: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
     pixels: Pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     least = _LEAST_CHANGE * _span(pixels)
     for _ in range(_TRIES):
-        spot = _SPOTS[random.integers(len(_SPOTS))](len(pixels), random)
+        spot = _spot(len(pixels), random)
         content = _CONTENTS[random.integers(len(_CONTENTS))](pixels, random)
         soft = cv2.GaussianBlur(spot.astype(np.float32), (0, 0), random.uniform(0.3, 1.0))[..., None]
         result = pixels + soft * (content - pixels)
-        if spot.sum() >= _FEWEST_PIXELS and np.abs(result - pixels).max() >= least:
+        if np.abs(result - pixels).max() >= least:
             break
     return torch.from_numpy(result).permute(2, 0, 1).contiguous(), torch.from_numpy(spot)
 
 
 # Where
+
+
+def _spot(side: int, random: Generator) -> Mask:
+    while True:
+        spot = _SPOTS[random.integers(len(_SPOTS))](side, random)
+        if spot.sum() >= _FEWEST_PIXELS:  # as half of the draws have at 64 px, the least side allowed
+            return spot
 
 
 def _ellipse(side: int, random: Generator) -> Mask:

@@ -302,7 +302,7 @@ def test_a_faster_runtime_gives_the_features_and_torch_has_the_network_again(cou
     quick, plain = trained(count, fast=fast), trained(count)
     assert sum(asked) == count + 64  # each image once, and those altered
     assert quick.detector.runtime.name == "torch"
-    assert (quick.facts, plain.facts) == ({"features by": "fast"}, {"features by": "torch"})
+    assert (quick.facts["features by"], plain.facts["features by"]) == ("fast", "torch")
     assert quick.held == plain.held
     for name, tensor in plain.detector.tensors().items():
         assert torch.equal(tensor, quick.detector.tensors()[name]), name
