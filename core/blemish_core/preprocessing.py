@@ -32,9 +32,16 @@ class Preprocessing:
             pixels = functional.interpolate(
                 pixels, size=(self.size, self.size), mode="bilinear", antialias=True
             )
-        mean, std = _channels(self.mean), _channels(self.std)
         # To 0 ... 1 only now: there are fewer of them.
-        return (pixels[0] / 255 - mean) / std
+        return self.normalized(pixels[0] / 255)
+
+    def normalized(self, pixels: Tensor) -> Tensor:
+        """Return the model's input of pixels (3, size, size), 0 to 1."""
+        return (pixels - _channels(self.mean)) / _channels(self.std)
+
+    def pixels(self, normalized: Tensor) -> Tensor:
+        """Return the pixels, 0 to 1, that a model's input (3, size, size) is of."""
+        return normalized * _channels(self.std) + _channels(self.mean)
 
 
 @cache

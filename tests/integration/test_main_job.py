@@ -46,7 +46,7 @@ def test_training_leaves_a_card(client: Client, tile_model: str) -> None:
     assert 0 < card.metrics.aupro < 1
     assert card.calibration.threshold > 0
     assert {"torch", "anomalib"} <= set(card.libraries)
-    assert card.training == {"features by": "openvino", "weighed by": "64 altered copies"}
+    assert card.training == {"features by": "openvino", "weighed by": "64 copies altered, 64 disturbed"}
     assert card.dataset_snapshot == client.dataset("tile").snapshot
 
 

@@ -122,6 +122,10 @@ class PatchCore:
         runtime = self._runtime.bytes if self._runtime is not None else 0
         return self._torch.bytes + self._bank.bytes + runtime
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self._preprocess
+
     def run_on(self, runtime: Runtime) -> None:
         self._runtime = runtime
 

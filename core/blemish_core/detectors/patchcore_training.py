@@ -15,8 +15,8 @@ from blemish_core.detectors.detector import Held, Outcome, ReadImage, Terms, Tra
 from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.detectors.scratch import allocate
 from blemish_core.detectors.split import held_out_count
-from blemish_core.detectors.synthetic import altered
-from blemish_core.detectors.whitening import Whitening
+from blemish_core.detectors.synthetic import altered, disturbed
+from blemish_core.detectors.whitening import Changes, Whitening
 from blemish_core.errors import NotPossibleYet, TooLarge
 
 MIN_IMAGES = 2  # one to learn, one to hold out
@@ -24,9 +24,10 @@ _CROSS_BELOW = 20  # fewer images than this are too few to spare any for calibra
 _FOLDS = 5
 _BATCH = 8
 _WHITENED = 64  # images, those held out first; tens of thousands of patches
-# Copies of good images with a spot altered. Four times as many told nothing else.
-_ALTERED = 64
-_PATCHES = 16  # of each copy, at most: a large spot is to say no more than a small one
+# Copies of good images, and patches of each copy at most. Four times as many copies told nothing else; a
+# large spot is to say no more than a small one.
+_COPIES = 64
+_ALTERED, _DISTURBED = (altered, 16), (disturbed, 64)
 _PLACED = 32  # images that say what is usual at a place, each measured against the whole bank
 _GPU_SPARE_BYTES = 2 << 30  # for the blocks of a coreset
 
@@ -89,7 +90,7 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
     maxima = tuple(float(outcome.anomaly_map.max()) for outcome in outcomes)
     facts = {"features by": gathered.runtime}
     if settings.whitened:
-        facts["weighed by"] = f"{_ALTERED} altered copies"
+        facts["weighed by"] = f"{_COPIES} copies altered, {_COPIES} disturbed"
     return Training(detector, Held(scores, maxima), learned, method, facts, tuple(held_out.tolist()))
 
 
@@ -101,8 +102,8 @@ class Gathered:
     """(N, P, D), in memory or mapped."""
     grid: tuple[int, int]
     """Rows and columns of the P patches."""
-    changes: list[Tensor]
-    """(K, D) of each image: by what patches of it change where a spot of it is altered; K may be 0."""
+    changes: list[Changes]
+    """Of each image."""
     runtime: str
     """What ran it."""
 
@@ -206,14 +207,15 @@ def _gathered(
             features[start : start + len(batch)] = patches
         terms.progress("features", len(images), len(images), "images")
         assert features is not None
-        changes = [features.new_empty(0, features.shape[2])] * len(images)
+        none = features.new_empty(0, features.shape[2])
+        changes = [Changes(none, none)] * len(images)
         if detector.settings["whitened"]:
             changes[spared:] = changes_of(
                 detector,
                 images[spared:],
                 features[spared:],
                 terms.seed,
-                lambda done: terms.progress("alterations", done, _ALTERED, "images"),
+                lambda done: terms.progress("alterations", done, _COPIES, "images"),
             )
         return Gathered(features, grid, changes, detector.runtime.name)
 
@@ -223,38 +225,42 @@ def changes_of(
     images: Sequence[ReadImage],
     features: Tensor,
     seed: int,
-    on_images: Callable[[int], None] = lambda done: None,
-) -> list[Tensor]:
-    """By what patches of images change where a spot of them is altered.
+    on_copies: Callable[[int], None] = lambda done: None,
+) -> list[Changes]:
+    """By what patches of images change where a spot of them is altered, and where nothing is wrong.
 
     Args:
         detector: gives features, not whitened yet.
-        images: some, of which copies are altered.
+        images: some, of which copies are made.
         features: (N, P, D), theirs.
-        seed: decides on the spots.
-        on_images: hears how many copies are done.
+        seed: decides on the copies.
+        on_copies: hears how many are done.
 
     Returns:
-        (K, D) of each image; of many images some have none, of few each is altered several times.
+        Of each image; of many images some have none, of few each has several copies.
     """
-    changes = [[features.new_empty(0, features.shape[2])] for _ in images]
-    numbers = np.linspace(0, len(images), _ALTERED, endpoint=False).astype(int).tolist()
-    for start in range(0, _ALTERED, _BATCH):
-        on_images(start)
+    anomalous, harmless = ([[features.new_empty(0, features.shape[2])] for _ in images] for _ in range(2))
+    numbers = np.linspace(0, len(images), _COPIES, endpoint=False).astype(int).tolist()
+    for start in range(0, _COPIES, _BATCH):
+        on_copies(start)
         chosen = numbers[start : start + _BATCH]
         inputs = {number: detector.prepare(images[number]()) for number in set(chosen)}
-        # Drawn for each copy anew: what one image is like has no part in how another is altered.
-        copies = [
-            altered(inputs[number], np.random.default_rng((seed, start + place)))
-            for place, number in enumerate(chosen)
-        ]
-        patches, grid = detector.features([image for image, _ in copies])
-        for number, of_copy, (_, spot) in zip(chosen, patches, copies, strict=True):
-            there = torch.nonzero(functional.adaptive_max_pool2d(spot[None].float(), grid).flatten())[:, 0]
-            there = there[:: -(-len(there) // _PATCHES)]
-            changes[number].append(of_copy[there] - features[number, there])
-    on_images(_ALTERED)
-    return [torch.cat(each) for each in changes]
+        originals = [detector.preprocessing.pixels(inputs[number]) for number in chosen]
+        for (copied, most), changes in ((_ALTERED, anomalous), (_DISTURBED, harmless)):
+            # Drawn for each copy anew: what one image is like has no part in what becomes of another.
+            random = [np.random.default_rng((seed, start + place)) for place in range(len(chosen))]
+            copies = [copied(original, each) for original, each in zip(originals, random, strict=True)]
+            patches, grid = detector.features(
+                [detector.preprocessing.normalized(copy) for copy, _ in copies]
+            )
+            for number, found, (_, spot), each in zip(chosen, patches, copies, random, strict=True):
+                touched = functional.adaptive_max_pool2d(spot[None].float(), grid).flatten()
+                there = each.permutation(torch.nonzero(touched)[:, 0])[:most]
+                changes[number].append(found[there] - features[number, there])
+    on_copies(_COPIES)
+    return [
+        Changes(torch.cat(one), torch.cat(other)) for one, other in zip(anomalous, harmless, strict=True)
+    ]
 
 
 def _room(detector: PatchCore, images: int, patches: int, dimensions: int, terms: Terms) -> Tensor:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Synthetic anomalies: good images in which a spot is not what belongs there.
+"""Good images with a spot in them that does not belong there, and as the camera might see them tomorrow.
 
-They look like no defect in particular. They show which features of a patch change when something small in
-it does, and which hardly ever. Pasting comes from CutPaste (Li et al., CVPR 2021, arXiv:2104.04015) and
-DRAEM (Zavrtanik et al., ICCV 2021, arXiv:2108.07610); here no network learns from what it makes.
+The spots look like no defect in particular. They show which features of a patch change when something small
+in it does, and which hardly ever; another light, focus or noise shows which change though nothing is wrong.
+Pasting comes from CutPaste (Li et al., CVPR 2021, arXiv:2104.04015) and DRAEM (Zavrtanik et al., ICCV 2021,
+arXiv:2108.07610); here no network learns from what it makes.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Pixels = NDArray[np.float32]
-"""(S, S, 3), in any unit."""
+"""(S, S, 3), 0 to 1."""
 Mask = NDArray[np.bool_]
 """(S, S)."""
 
@@ -26,11 +27,16 @@ _FEWEST_PIXELS = 6
 # Of the image's range from its darkest to its brightest: what changes less nobody would see.
 _LEAST_CHANGE = 0.06
 _TRIES = 20  # an image of one colour changes by few of the contents
+# What a camera does to an image from one day to another.
+_LIGHT = 0.15  # share, to either side
+_NOISE = 3 / 255  # standard deviation, at most
+_DEFOCUS = 0.6  # likewise, of a blur, px
+_SHARP = 0.2  # of a blur that is none
 
 
 def altered(image: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
-    """Return a model's input (3, S, S) with a spot of it altered, and where that is: bool (S, S)."""
-    pixels: Pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    """Return an image (3, S, S), 0 to 1, with a spot of it altered, and where that is: bool (S, S)."""
+    pixels = _pixels(image)
     least = _LEAST_CHANGE * _span(pixels)
     for _ in range(_TRIES):
         spot = _spot(len(pixels), random)
@@ -39,7 +45,25 @@ def altered(image: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
         result = pixels + soft * (content - pixels)
         if np.abs(result - pixels).max() >= least:
             break
-    return torch.from_numpy(result).permute(2, 0, 1).contiguous(), torch.from_numpy(spot)
+    return _image(result), torch.from_numpy(spot)
+
+
+def disturbed(image: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
+    """Return an image as ``altered`` does, in another light, a little out of focus and noisier all over."""
+    pixels = _pixels(image) * np.float32(random.uniform(1 - _LIGHT, 1 + _LIGHT))
+    if (defocus := random.uniform(0, _DEFOCUS)) > _SHARP:
+        pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), defocus))
+    noise = random.standard_normal(pixels.shape, np.float32)
+    noisier = pixels + noise * np.float32(random.uniform(0, _NOISE))
+    return _image(noisier), torch.ones(pixels.shape[:2], dtype=torch.bool)
+
+
+def _pixels(image: Tensor) -> Pixels:
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+
+def _image(pixels: Pixels) -> Tensor:
+    return torch.from_numpy(pixels.clip(0, 1)).permute(2, 0, 1).contiguous()
 
 
 # Where

@@ -2,8 +2,9 @@
 """Whitening for PatchCore: features in which distance is what tells a defect.
 
 Plain distances are ruled by the few directions in which good patches vary most, light and grain. Whitened,
-all directions count alike, those too in which nothing but noise is ever seen; so directions in which
-synthetic anomalies take patches count more, and the others less.
+all directions count alike, those too in which nothing but noise is ever seen. So those in which synthetic
+anomalies take patches count more, and those in which light, focus and noise do count less, as if good
+patches varied that much more: a camera that ages is not to look like a defect.
 """
 
 from collections.abc import Sequence
@@ -30,11 +31,21 @@ _UNSEEN = 0.01
 
 
 @dataclass(frozen=True)
+class Changes:
+    """By what patches of one good image change; K and L may be 0."""
+
+    anomalous: Tensor
+    """(K, D), where a spot of it is altered."""
+    harmless: Tensor
+    """(L, D), in another light, focus and noise."""
+
+
+@dataclass(frozen=True)
 class Whitening:
     """A map after which good patches vary nearly alike all around their mean, which becomes zero.
 
-    Nearly: farther where synthetic anomalies take patches, less far where they hardly ever do. Plainly
-    whitened, a patch is as far from the bank by a direction of mere noise as by one that tells a defect.
+    Farther where synthetic anomalies take patches, less far where they hardly ever do or what is harmless
+    does.
     """
 
     matrix: Tensor
@@ -42,11 +53,11 @@ class Whitening:
     shift: Tensor
     """(D,)."""
     levelling: Tensor
-    """(D, D), from what this map gives to what is whitened and no more."""
+    """(D, D), from what this map gives to what is whitened by good patches and no more."""
 
     @classmethod
     def of(
-        cls, features: Tensor, changes: Sequence[Tensor], without: Sequence[int] | NDArray[np.int64] = ()
+        cls, features: Tensor, changes: Sequence[Changes], without: Sequence[int] | NDArray[np.int64] = ()
     ) -> "Whitening":
         """Fit it to features (N, P, D) and their changes, image by image, ``without`` those of some."""
         barred = {int(number) for number in without}
@@ -60,10 +71,15 @@ class Whitening:
         for number in others:
             away = features[number].double() - mean
             squares += away.T @ away
-        plain = whitening_of(squares / max(count - 1, 1), _SHRINKAGE).double()
-        weights = _emphasis(torch.cat([changes[number] for number in others]).double() @ plain)
+        good = squares / max(count - 1, 1)
+        harmless = torch.cat([changes[number].harmless for number in others]).double()
+        anomalous = torch.cat([changes[number].anomalous for number in others]).double()
+        plain = whitening_of(good, _SHRINKAGE).double()
+        varied = good + harmless.T @ harmless / max(len(harmless), 1)
+        steady = whitening_of(varied, _SHRINKAGE).double()
+        weights = _emphasis(anomalous @ steady)
         # Symmetric, as a whitening is, and distances are those after the one and then the other.
-        matrix = _power(plain @ weights @ weights @ plain, 0.5)
+        matrix = _power(steady @ weights @ weights @ steady, 0.5)
         levelling = torch.linalg.solve(matrix, plain)
         # Laid out as they are read from a bundle: products of another layout round otherwise.
         return cls(matrix.float().contiguous(), -(mean @ matrix).float(), levelling.float().contiguous())

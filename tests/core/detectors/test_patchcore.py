@@ -26,7 +26,7 @@ from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
 from blemish_core.detectors.patchcore_training import _fits, changes_of, train
 from blemish_core.detectors.places import usual_distances
 from blemish_core.detectors.regions import match, part_of, spot
-from blemish_core.detectors.whitening import Whitening
+from blemish_core.detectors.whitening import Changes, Whitening
 from blemish_core.errors import InvalidRequest, JobCancelled, NotPossibleYet, TooLarge
 from blemish_core.picture import Region
 from blemish_core.runtimes.on_torch import TorchRuntime
@@ -148,11 +148,9 @@ def test_nor_has_it_where_each_is_held_out_in_turn(monkeypatch: pytest.MonkeyPat
     fitted: list[list[int]] = []
     fit = Whitening.of
 
-    def noted(
-        features: torch.Tensor, changes: Sequence[torch.Tensor], without: Sequence[int] = ()
-    ) -> Whitening:
+    def noted(features: torch.Tensor, changes: Sequence[Changes], without: Sequence[int] = ()) -> Whitening:
         fitted.append([int(number) for number in without])
-        assert all(len(of_image) for of_image in changes)
+        assert all(len(each.anomalous) and len(each.harmless) for each in changes)
         return fit(features, changes, without)
 
     monkeypatch.setattr(Whitening, "of", noted)
@@ -161,7 +159,7 @@ def test_nor_has_it_where_each_is_held_out_in_turn(monkeypatch: pytest.MonkeyPat
     assert last == []  # the detector that is kept learns from all
     assert sorted(itertools.chain(*folds)) == list(range(6))
     features = torch.randn(6, 40, 8)
-    changes = [torch.randn(5, 8) for _ in range(6)]
+    changes = [Changes(torch.randn(5, 8), torch.randn(7, 8)) for _ in range(6)]
     others = [1, 2, 4, 5]
     torch.testing.assert_close(
         fit(features, changes, [0, 3]).matrix,
@@ -181,12 +179,15 @@ def test_of_few_images_each_is_altered_several_times_and_of_many_some(count: int
         alone = changes_of(detector, reads[:1] * count, features[:1].expand(count, -1, -1), 0)
     assert told[-1] == max(told) == 64
     assert len(changes) == count
-    altered = [len(each) for each in changes if len(each)]
-    assert len(altered) == min(count, 64)
+    altered = [len(each.anomalous) for each in changes if len(each.anomalous)]
+    disturbed = [len(each.harmless) for each in changes if len(each.harmless)]
+    assert len(altered) == len(disturbed) == min(count, 64)
     assert 64 <= sum(altered) <= 64 * 16
-    assert torch.cat(changes).norm(dim=1).median() > 0.1
-    # How an image is altered does not depend on the others.
-    torch.testing.assert_close(changes[0], alone[0])
+    assert sum(disturbed) == 64 * 64
+    for kind in ("anomalous", "harmless"):
+        assert torch.cat([getattr(each, kind) for each in changes]).norm(dim=1).median() > 0.1
+        # What becomes of an image does not depend on the others.
+        torch.testing.assert_close(getattr(changes[0], kind), getattr(alone[0], kind))
 
 
 def test_a_whitened_detector_comes_back_as_it_was(training: Training) -> None:
@@ -300,7 +301,7 @@ def test_a_faster_runtime_gives_the_features_and_torch_has_the_network_again(cou
         return Fast(network, torch.device("cpu"))
 
     quick, plain = trained(count, fast=fast), trained(count)
-    assert sum(asked) == count + 64  # each image once, and those altered
+    assert sum(asked) == count + 2 * 64  # each image once, and copies
     assert quick.detector.runtime.name == "torch"
     assert (quick.facts["features by"], plain.facts["features by"]) == ("fast", "torch")
     assert quick.held == plain.held

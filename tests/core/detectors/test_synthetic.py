@@ -6,7 +6,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from blemish_core.detectors.synthetic import altered
+from blemish_core.detectors.synthetic import altered, disturbed
 
 
 def picture(side: int = 64) -> Tensor:
@@ -53,3 +53,21 @@ def test_an_image_of_one_colour_is_no_trouble() -> None:
         after, spot = altered(torch.full((3, 64, 64), 0.3), np.random.default_rng(seed))
         assert after.isfinite().all()
         assert spot.any()
+
+
+def test_what_is_disturbed_is_the_same_picture_seen_otherwise() -> None:
+    before = picture(64)
+    kept = before.clone()
+    means = []
+    for seed in range(30):
+        after, where = disturbed(before, np.random.default_rng(seed))
+        assert where.all()
+        assert (after.shape, after.dtype) == (before.shape, torch.float32)
+        assert 0 <= after.min() <= after.max() <= 1
+        alike = torch.corrcoef(torch.stack([before.flatten(), after.flatten()]))[0, 1]
+        assert 0.8 < alike < 1
+        means.append(float(after.mean()))
+    assert torch.equal(before, kept)
+    assert min(means) < 0.95 * float(before.mean()) < 1.05 * float(before.mean()) < max(means)
+    first, again = (disturbed(before, np.random.default_rng(3))[0] for _ in range(2))
+    assert torch.equal(first, again)
