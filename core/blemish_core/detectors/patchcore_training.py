@@ -256,7 +256,7 @@ def changes_of(
             for number, found, (_, spot), each in zip(chosen, patches, copies, random, strict=True):
                 touched = functional.adaptive_max_pool2d(spot[None].float(), grid).flatten()
                 there = each.permutation(torch.nonzero(touched)[:, 0])[:most]
-                changes[number].append(found[there] - features[number, there])
+                changes[number].append(found[there].to(features.device) - features[number, there])
     on_copies(_COPIES)
     return [
         Changes(torch.cat(one), torch.cat(other)) for one, other in zip(anomalous, harmless, strict=True)
