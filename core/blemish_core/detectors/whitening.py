@@ -24,8 +24,8 @@ from blemish_core.detectors.embedding import whitening_of
 _SHRINKAGE = 0.5
 # The exponent of how often altered spots take patches in a direction, and what is added to that, 1 being
 # the average: a few hundred patches leave directions out. Means of image AUROC, good or defective P@5 and
-# the same defect P@5 on those draws, two splits of each, nothing harmless known: 0 gives 0.978, 0.931, 0.721;
-# 0.15 gives 0.984, 0.939, 0.735; 0.2 gives 0.984, 0.942, 0.735, and less on tile.
+# the same defect P@5 on those draws, two splits of each and nothing harmless known: 0 gives 0.978, 0.931,
+# 0.721; 0.15 gives 0.984, 0.939, 0.735; 0.2 gives 0.984, 0.942, 0.735, and less on tile.
 _EMPHASIS = 0.15
 _UNSEEN = 0.01
 
