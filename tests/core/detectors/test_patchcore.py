@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from blemish_core.calibration import Calibration
+from blemish_core.detectors import patchcore_training
 from blemish_core.detectors.detector import (
+    Detector,
     Image,
     Progress,
     ReadImage,
@@ -188,6 +190,30 @@ def test_of_few_images_each_is_altered_several_times_and_of_many_some(count: int
         assert torch.cat([getattr(each, kind) for each in changes]).norm(dim=1).median() > 0.1
         # What becomes of an image does not depend on the others.
         torch.testing.assert_close(getattr(changes[0], kind), getattr(alone[0], kind))
+
+
+def test_a_noisier_camera_looks_less_like_a_defect_than_it_would(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def undisturbed(image: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+        return image, torch.ones(image.shape[1:], dtype=torch.bool)
+
+    monkeypatch.setattr(patchcore_training, "_DISTURBED", (undisturbed, 64))
+    unaware = trained(24).detector
+    good = [stripes(seed) for seed in range(300, 312)]
+    defects = [stripes(seed, defect=True) for seed in range(300, 312)]
+    random = np.random.default_rng(0)
+    noisy = [(image + random.normal(0, 8, image.shape)).clip(0, 255).astype(np.uint8) for image in good]
+
+    def share(detector: Detector) -> float:
+        """Of the way from good to defective that noise takes good images."""
+        plain, noisier, bad = (
+            np.mean([each.score for each in detector.inspect(list(map(detector.prepare, images)))])
+            for images in (good, noisy, defects)
+        )
+        return float((noisier - plain) / (bad - plain))
+
+    assert 0 <= share(training.detector) < 0.8 * share(unaware)
 
 
 def test_a_whitened_detector_comes_back_as_it_was(training: Training) -> None:
