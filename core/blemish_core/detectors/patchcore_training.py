@@ -47,7 +47,8 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
     (``tests/benchmarks/bench_calibration.py --size 64``); single trainings up to 60 %, 38 %, 42 % and 13 %.
 
     Raises:
-        NotPossibleYet: with fewer than 2 images, or if the backbone's weights cannot be had.
+        NotPossibleYet: with fewer than 2 images, if all are the same one, or if the backbone's weights
+            cannot be had.
         TooLarge: if the features would need more than the terms allow of memory and of disk, or the
             memory bank more than they allow of memory.
         DiskFull: if the disk for the features is full.
@@ -84,6 +85,11 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
             detector, features[:held], grid, lambda done: progress("calibration", done, held, "images")
         )
     scores = tuple(outcome.score for outcome in outcomes)
+    if not max(scores) > 0:
+        raise NotPossibleYet(
+            f"the {len(images)} good images are alike to the last bit, which says nothing of how far good "
+            "ones differ; upload images of several pieces, as the camera takes them"
+        )
     detector.measure_scores(scores)
     if not settings.whitened:
         detector.measure_directions(features[:_WHITENED])

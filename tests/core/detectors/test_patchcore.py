@@ -192,6 +192,11 @@ def test_of_few_images_each_is_altered_several_times_and_of_many_some(count: int
         torch.testing.assert_close(getattr(changes[0], kind), getattr(alone[0], kind))
 
 
+def test_copies_of_one_image_say_nothing_of_how_good_ones_differ() -> None:
+    with pytest.raises(NotPossibleYet, match="the 24 good images are alike to the last bit"):
+        trained(24, reads=[partial(stripes, 1)] * 24)
+
+
 def test_a_noisier_camera_looks_less_like_a_defect_than_it_would(
     training: Training, monkeypatch: pytest.MonkeyPatch
 ) -> None:
