@@ -33,7 +33,7 @@ def assert_the_same(ours: Sequence[Outcome], theirs: InferenceBatch) -> None:
 @pytest.mark.parametrize("neighbors", [1, 9])
 def test_scores_and_maps_are_those_of_anomalib(neighbors: int) -> None:
     torch.manual_seed(1)
-    settings = PatchCoreSettings(input_size=128, neighbors=neighbors)
+    settings = PatchCoreSettings(input_size=128, neighbors=neighbors, whitened=False)
     detector = PatchCore(settings)
     with torch.inference_mode():
         patches, _ = detector.features(torch.randn(4, 3, 128, 128).unbind())
@@ -43,7 +43,7 @@ def test_scores_and_maps_are_those_of_anomalib(neighbors: int) -> None:
     assert_the_same(detector.inspect(batch.unbind()), theirs)
 
 
-def test_scores_of_whitened_features_are_those_of_anomalib_on_them() -> None:
+def test_scores_of_fine_whitened_features_are_those_of_anomalib_on_them() -> None:
     torch.manual_seed(2)
     settings = PatchCoreSettings(input_size=128)
     detector = PatchCore(settings)
@@ -53,21 +53,31 @@ def test_scores_of_whitened_features_are_those_of_anomalib_on_them() -> None:
         detector.whiten(matrix, shift, torch.eye(len(shift)))
         detector.remember((plain @ matrix + shift)[::7])
         batch = torch.randn(3, 3, 128, 128)
-        # Theirs, with one more line where it joins the features of the stages.
+        # Theirs, with a line after the stages of the backbone and one where their features are joined.
         join = detector._torch.model.generate_embedding
+
+        def fine(_: object, images: object, stages: dict[str, Tensor]) -> dict[str, Tensor]:
+            return stages | {"blocks.1": halves(stages["blocks.1"])}
 
         def joined(features: dict[str, Tensor]) -> Tensor:
             maps = join(features)
             return torch.einsum("bdhw,de->behw", maps, matrix) + shift[:, None, None]
 
         detector._torch.model.generate_embedding = joined  # type: ignore[method-assign]
-        theirs = detector._torch.model(batch)
+        with detector._torch.model.feature_extractor.register_forward_hook(fine):
+            theirs = detector._torch.model(batch)
     assert_the_same(detector.inspect(batch.unbind()), theirs)
+
+
+def halves(features: Tensor) -> Tensor:
+    """Mean and deviation of each 2 x 2."""
+    fours = features.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4)
+    return torch.cat([fours.mean(-1), fours.std(-1, correction=0)], dim=1)
 
 
 def test_scores_relative_to_what_is_usual_are_those_of_anomalib_on_such_distances() -> None:
     torch.manual_seed(3)
-    settings = PatchCoreSettings(input_size=128)
+    settings = PatchCoreSettings(input_size=128, whitened=False)
     detector = PatchCore(settings)
     with torch.inference_mode():
         patches, grid = detector.features(torch.randn(4, 3, 128, 128).unbind())
@@ -91,7 +101,7 @@ def test_scores_relative_to_what_is_usual_are_those_of_anomalib_on_such_distance
 
 
 def test_scores_are_those_of_anomalib_also_by_the_index(surface: Path) -> None:
-    settings = PatchCoreSettings()
+    settings = PatchCoreSettings(whitened=False)
     detector = PatchCore(settings)
     detector.load_pretrained(surface)
 

