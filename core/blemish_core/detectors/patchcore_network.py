@@ -124,6 +124,10 @@ class PatchFeatures(nn.Module):
         self.join = model.generate_embedding
         self.finest = finest
 
+    def extra_repr(self) -> str:
+        """Tell networks apart that have the same modules and weights: OpenVINO's are kept by both."""
+        return f"finest={self.finest}"
+
     def forward(self, images: Tensor) -> Tensor:
         """Return features (B, D, rows, columns)."""
         stages = dict(self.extractor(images))

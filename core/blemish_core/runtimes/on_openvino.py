@@ -50,7 +50,10 @@ _models: OrderedDict[str, tuple[Any, int]] = OrderedDict()
 
 
 def _kept(network: nn.Module, input_size: int) -> Any:
-    """The model of a network, made or kept: what is trained next mostly has one that was there before."""
+    """The model of a network, made or kept: what is trained next mostly has one that was there before.
+
+    It is known by the network's ``repr`` and weights: what else it computes by has to be in the former.
+    """
     digest = hashlib.sha256(f"{input_size} {network}".encode())
     for name, tensor in network.state_dict().items():
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())

@@ -28,6 +28,15 @@ def test_a_chequered_patch_is_no_even_one() -> None:
     assert none.max() < 0.01
 
 
+def test_openvino_keeps_networks_of_two_and_of_three_stages_apart() -> None:
+    """They have the same weights, and what was converted once is kept for the next training."""
+    for fine, dimensions in ((False, 152), (True, 200), (False, 152)):
+        detector = PatchCore(PatchCoreSettings(input_size=64, fine=fine))
+        detector.load_pretrained(Path("nowhere"))
+        (features,) = OpenVinoRuntime.of(detector.network, 64)(torch.zeros(1, 3, 64, 64))
+        assert features.shape[1] == dimensions
+
+
 @pytest.mark.parametrize("side", [64, 100, 107])
 def test_openvino_has_the_features_of_torch_at_any_side(side: int) -> None:
     detector = PatchCore(PatchCoreSettings(input_size=side))
