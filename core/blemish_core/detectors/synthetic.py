@@ -42,7 +42,7 @@ def altered(image: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
         spot = _spot(len(pixels), random)
         content = _CONTENTS[random.integers(len(_CONTENTS))](pixels, random)
         soft = cv2.GaussianBlur(spot.astype(np.float32), (0, 0), random.uniform(0.3, 1.0))[..., None]
-        result = pixels + soft * (content - pixels)
+        result = (pixels + soft * (content - pixels)).clip(0, 1)
         if np.abs(result - pixels).max() >= least:
             break
     return _image(result), torch.from_numpy(spot)
@@ -55,7 +55,7 @@ def disturbed(image: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
         pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), defocus))
     noise = random.standard_normal(pixels.shape, np.float32)
     noisier = pixels + noise * np.float32(random.uniform(0, _NOISE))
-    return _image(noisier), torch.ones(pixels.shape[:2], dtype=torch.bool)
+    return _image(noisier.clip(0, 1)), torch.ones(pixels.shape[:2], dtype=torch.bool)
 
 
 def _pixels(image: Tensor) -> Pixels:
@@ -63,7 +63,7 @@ def _pixels(image: Tensor) -> Pixels:
 
 
 def _image(pixels: Pixels) -> Tensor:
-    return torch.from_numpy(pixels.clip(0, 1)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 # Where

@@ -34,6 +34,15 @@ def test_an_image_is_altered_in_a_spot_and_nowhere_else(seed: int) -> None:
     assert change.numpy()[far].max() < 1e-3
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_a_white_surface_is_altered_where_it_can_be_seen(seed: int) -> None:
+    """What would be whiter than white is white: no alteration."""
+    white = torch.ones(3, 64, 64)
+    white[:, ::16] = 0.8
+    after, _ = altered(white, np.random.default_rng(seed))
+    assert (after - white).abs().max() >= 0.06 * (white.max() - white.min())
+
+
 def test_the_same_draw_alters_alike_and_another_otherwise() -> None:
     first, again, other = (altered(picture(), np.random.default_rng(seed))[0] for seed in (1, 1, 2))
     assert torch.equal(first, again)
