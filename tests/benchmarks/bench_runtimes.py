@@ -124,8 +124,13 @@ def patchcores(bank_size: int, folder: Path) -> dict[str, Frame]:
     )
     extractor = detector.network.get_submodule("shared.extractor")
     module.model.feature_extractor.load_state_dict(extractor.state_dict())
-    module.model.memory_bank = bank.clone()
+    module.model.memory_bank = of_two_stages(bank, module)
     return ours(detector, folder, int8=False) | anomalibs(module, folder)
+
+
+def of_two_stages(bank: Tensor, module: Any) -> Tensor:
+    """Of entries (M, D) of three stages those dimensions that anomalib's PatchCore has: the last."""
+    return bank[:, -sum(module.model.feature_extractor.out_dims) :].clone()
 
 
 def efficientads(folder: Path, *, int8: bool) -> dict[str, Frame]:

@@ -189,9 +189,10 @@ def repeated(inspect: Callable[[bytes], object], images: list[bytes], workers: i
 
 
 def anomalibs(version: Path, folder: Path) -> Callable[[bytes], object]:
-    """Run anomalib's OpenVINOInferencer with the same weights and bank, in float32."""
+    """Run anomalib's OpenVINOInferencer with the same weights in float32, and a bank of as many entries."""
     from anomalib.models import Patchcore
 
+    from blemish_core.detectors.backbone import Backbone
     from blemish_core.loading import load_detector
     from blemish_core.runtimes.choice import RuntimeChoice
 
@@ -199,18 +200,21 @@ def anomalibs(version: Path, folder: Path) -> Callable[[bytes], object]:
     detector = loaded[1]
 
     # Only where it is asked for: the others of its runtimes take seconds to import.
-    inferencers = importlib.import_module("tests.benchmarks.bench_runtimes").anomalibs
+    runtimes = importlib.import_module("tests.benchmarks.bench_runtimes")
 
+    backbone = Backbone.named(detector.settings["backbone"])
     module = Patchcore(
-        backbone=detector._backbone.timm_name,
-        layers=list(detector._backbone.layers),
+        backbone=backbone.timm_name,
+        layers=list(backbone.layers),
         pre_trained=False,
         num_neighbors=detector.settings["neighbors"],
         visualizer=False,
         evaluator=False,
     )
-    module.model.load_state_dict(detector._torch.model.state_dict())
-    predict = inferencers(module, folder)["anomalib OpenVINO f32"]
+    weights = detector._torch.model.state_dict()
+    bank = runtimes.of_two_stages(weights.pop("memory_bank"), module)
+    module.model.load_state_dict(weights | {"memory_bank": bank})
+    predict = runtimes.anomalibs(module, folder)["anomalib OpenVINO f32"]
     side = detector.input_size
 
     def scaled(image: bytes) -> object:

@@ -399,9 +399,10 @@ class PatchCore(_message.Message):
     neighbors: _builtins.int
     """Neighbours that weigh the image score, 1 to 50; 9 if not set."""
     whitened: _builtins.bool
-    """Whether distances are of features whitened by what good patches vary in, weighed by what synthetic
-    anomalies change, and relative to how far good patches lie at the same place of the image; yes if not set.
-    No is the paper's PatchCore, whose scores are anomalib's.
+    """Whether distances are of features of three stages of the backbone, strides 4, 8 and 16, whitened by what
+    good patches vary in, weighed by what synthetic anomalies change, and relative to how far good patches lie
+    at the same place of the image; yes if not set. No is the paper's PatchCore, of strides 8 and 16, whose
+    scores are anomalib's.
     """
     def __init__(
         self,
