@@ -89,7 +89,6 @@ def look(folder: Path, images: int, coreset: float, *, whitened: bool = False, s
             anomaly.append(nearest.values)
             vectors.append(torch.from_numpy(outcome.embedding))
             scores.append(outcome.score)
-    mean, deviation = tensors["good_scores"]
     return Looked(
         torch.stack(features),
         torch.stack(residuals),
@@ -97,7 +96,7 @@ def look(folder: Path, images: int, coreset: float, *, whitened: bool = False, s
         np.array([each.parent.name for each in test]),
         torch.stack(vectors),
         torch.tensor(scores),
-        ((torch.tensor(scores) - mean) / (2 * deviation) - 1).tanh()[:, None],
+        embedding.sides(torch.tensor(scores), tensors["score_scale"])[:, None],
         tensors["center"],
         tensors["spread"] / embedding.TEMPERATURE,
         tensors["whitening"],

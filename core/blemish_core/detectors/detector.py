@@ -39,8 +39,8 @@ class Look:
     """(rows, columns), of each patch."""
     spread: Tensor
     """(), what the anomaly of good patches varies by."""
-    good_scores: Tensor
-    """(2,), mean and deviation of the scores of good images."""
+    score_scale: Tensor
+    """(2,), see ``embedding.score_scale``."""
     margin: int
     """Patches at each edge of the image that are not among these."""
 

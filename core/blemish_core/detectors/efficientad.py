@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from blemish_core.detectors.detector import Image, Look, Outcome, Runtime
 from blemish_core.detectors.efficientad_network import PAD, EfficientAdNetwork, of_patches
-from blemish_core.detectors.embedding import embeddings, score_unit, whitening
+from blemish_core.detectors.embedding import embeddings, score_scale, taken_scale, whitening
 from blemish_core.detectors.teacher import CHANNELS, SIZES
 from blemish_core.errors import InvalidRequest
 from blemish_core.preprocessing import Preprocessing
@@ -87,7 +87,7 @@ class EfficientAd:
         # in, and how good images score.
         self._center = torch.zeros(CHANNELS)
         self._whitening = torch.eye(CHANNELS)
-        self._good_scores = torch.tensor([0.0, 1.0])
+        self._score_scale = torch.tensor([0.0, 1.0])
         self._on_device()
 
     @property
@@ -127,7 +127,7 @@ class EfficientAd:
         tensors = self.network.state_dict() | {
             "center": self._center,
             "whitening": self._whitening,
-            "good_scores": self._good_scores,
+            "score_scale": self._score_scale,
         }
         return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
@@ -141,7 +141,7 @@ class EfficientAd:
         """Rebuild the detector that gave ``settings`` and ``tensors``."""
         detector = cls(EfficientAdSettings(**settings), device)
         weights = dict(tensors)
-        detector._center, detector._good_scores = weights.pop("center"), weights.pop("good_scores")
+        detector._center, detector._score_scale = weights.pop("center"), taken_scale(weights)
         # Versions from before it had plain directions, and so has what was indexed of them.
         detector._whitening = weights.pop("whitening", detector._whitening)
         detector._torch = EfficientAdNetwork(detector._settings.size, detector._device, weights)
@@ -162,17 +162,17 @@ class EfficientAd:
             deviations = ((taught.permute(0, 2, 3, 1) - self._center) @ self._whitening).cpu()
             anomaly = of_patches(maps).cpu()
         return [
-            Look(*told, self._torch.spread.cpu(), self._good_scores.cpu(), PAD)
+            Look(*told, self._torch.spread.cpu(), self._score_scale.cpu(), PAD)
             for told in zip(self._outcomes(maps, features), deviations, anomaly, strict=True)
         ]
 
     def _outcomes(self, maps: Tensor, features: Tensor, *_: Tensor) -> list[Outcome]:
         with torch.inference_mode():
             scores = maps.amax((1, 2, 3))
-            center, whitening, good_scores = (
-                t.to(scores.device) for t in (self._center, self._whitening, self._good_scores)
+            center, whitening, scale = (
+                t.to(scores.device) for t in (self._center, self._whitening, self._score_scale)
             )
-            vectors = embeddings(features, center, whitening, scores, good_scores)
+            vectors = embeddings(features, center, whitening, scores, scale)
         return [
             Outcome(score, np.ascontiguousarray(pixels), vector)
             for score, pixels, vector in zip(
@@ -209,10 +209,10 @@ class EfficientAd:
 
     def measure_scores(self, scores: Sequence[float]) -> None:
         """Take scores of good images new to the student as the unit of scores in embeddings."""
-        self._good_scores = score_unit(torch.tensor(scores)).to(self._device)
+        self._score_scale = score_scale(torch.tensor(scores)).to(self._device)
 
     def _on_device(self) -> "EfficientAd":
         self._center = self._center.to(self._device)
-        self._good_scores = self._good_scores.to(self._device)
+        self._score_scale = self._score_scale.to(self._device)
         self._whitening = self._whitening.to(self._device)
         return self

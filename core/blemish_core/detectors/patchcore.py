@@ -27,7 +27,8 @@ from blemish_core.detectors.embedding import (
     TEMPERATURE,
     embeddings,
     pooled,
-    score_unit,
+    score_scale,
+    taken_scale,
     temperature,
     whitening,
 )
@@ -103,7 +104,7 @@ class PatchCore:
         self._center = torch.empty(0)
         self._whitening = torch.empty(0, 0)
         self._spread = torch.ones(())
-        self._good_scores = torch.tensor([0.0, 1.0])
+        self._score_scale = torch.tensor([0.0, 1.0])
 
     @property
     def input_size(self) -> int:
@@ -143,7 +144,7 @@ class PatchCore:
             "center": self._center,
             "whitening": self._whitening,
             "spread": self._spread,
-            "good_scores": self._good_scores,
+            "score_scale": self._score_scale,
         }
         if (layer := self._torch.staged.own) is not None:
             assert layer.bias is not None
@@ -169,7 +170,7 @@ class PatchCore:
         detector = cls(checked, device)
         weights = dict(tensors)
         detector._center, detector._spread = weights.pop("center"), weights.pop("spread")
-        detector._good_scores = weights.pop("good_scores")
+        detector._score_scale = taken_scale(weights)
         # Versions from before it had plain directions, and so has what was indexed of them.
         detector._whitening = weights.pop("whitening", torch.eye(len(detector._center)))
         # Versions from before it have distances that are relative to nothing.
@@ -205,7 +206,7 @@ class PatchCore:
                 patches.reshape(*grid, -1),
                 distances.reshape(grid).cpu(),
                 self._spread.cpu(),
-                self._good_scores.cpu(),
+                self._score_scale.cpu(),
                 margin=0,
             )
             for (outcome, distances), patches in zip(found, deviations, strict=True)
@@ -236,7 +237,7 @@ class PatchCore:
         maps = [anomaly_map(found.distances.reshape(grid), side, BLUR) for found in nearest]
         distances = torch.stack([found.distances for found in nearest])  # (B, P)
         gathered = pooled(features, distances, self._spread)
-        vectors = embeddings(gathered, self._center, self._whitening, scores, self._good_scores)
+        vectors = embeddings(gathered, self._center, self._whitening, scores, self._score_scale)
         outcomes = [
             Outcome(score, pixels.cpu().numpy(), vector)
             for score, pixels, vector in zip(scores.tolist(), maps, vectors.cpu().numpy(), strict=True)
@@ -325,12 +326,12 @@ class PatchCore:
 
     def measure_scores(self, scores: Sequence[float]) -> None:
         """Take ``scores`` of good images new to the bank, two or more, as the unit of scores."""
-        self._good_scores = score_unit(torch.tensor(scores)).to(self._device)
+        self._score_scale = score_scale(torch.tensor(scores)).to(self._device)
 
     def _on_device(self) -> "PatchCore":
         self._center, self._spread = self._center.to(self._device), self._spread.to(self._device)
         self._whitening = self._whitening.to(self._device)
-        self._good_scores = self._good_scores.to(self._device)
+        self._score_scale = self._score_scale.to(self._device)
         if self._usual is not None:
             self._usual = self._usual.to(self._device)
         return self

@@ -94,7 +94,7 @@ def spot(look: Look, mask: NDArray[np.bool_], threshold: float) -> Spot:
     # What the image scores above its worst patch, or below it, the spot does above or below its own.
     score = look.outcome.score - float(look.anomaly.max() - anomaly.max())
     direction = functional.normalize(together, dim=1)
-    vector = joined(direction, torch.tensor([score]), look.good_scores)
+    vector = joined(direction, torch.tensor([score]), look.score_scale)
     level = torch.sigmoid((anomaly.max() - threshold) / look.spread)
     return Spot(vector[0].numpy(), direction[0].numpy(), float(level))
 

@@ -2,14 +2,22 @@
 
 import torch
 
-from blemish_core.detectors.embedding import embeddings, pooled, temperature, whitening
+from blemish_core.detectors.embedding import (
+    embeddings,
+    pooled,
+    score_scale,
+    sides,
+    taken_scale,
+    temperature,
+    whitening,
+)
 
-GOOD_SCORES = torch.tensor([1.0, 0.1])
+SCALE = score_scale(torch.tensor([0.9, 1.0, 1.1]))
 
 
 def embedded(features: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
     plain = torch.eye(len(center))
-    return embeddings(features, center, plain, torch.full((len(features),), 1.05), GOOD_SCORES)
+    return embeddings(features, center, plain, torch.full((len(features),), 1.05), SCALE)
 
 
 def test_what_lies_on_the_center_has_no_direction_but_that_of_its_score() -> None:
@@ -40,7 +48,7 @@ def test_what_good_patches_vary_in_tells_no_images_apart() -> None:
     scores = torch.full((4,), 1.05)
 
     def likeness(by: torch.Tensor) -> torch.Tensor:
-        told = embeddings(torch.stack(lit), torch.zeros(4), by, scores, GOOD_SCORES)
+        told = embeddings(torch.stack(lit), torch.zeros(4), by, scores, SCALE)
         return told @ told.T
 
     plain, whitened = likeness(torch.eye(4)), likeness(whitening(good))
@@ -60,3 +68,18 @@ def test_pooling_goes_where_the_anomaly_stands_out_from_good_ones() -> None:
     anomaly = torch.tensor([[1.0, 1.0, 1.0, 9.0]])
     taken = pooled(features, anomaly, temperature(torch.tensor([0.0, 1.0, 2.0])))
     assert taken[0, 3] > 0.99
+
+
+def test_sides_are_told_by_deviations_of_good_scores() -> None:
+    told = sides(torch.tensor([1.0, 1.3, 1.6]), SCALE)
+    torch.testing.assert_close(told, torch.tensor([-1.5, 0.0, 1.5]).tanh())
+    assert sides(torch.tensor([5.0, 7.0]), score_scale(torch.tensor([5.0]))).isfinite().all()
+
+
+def test_versions_from_before_tell_sides_as_their_index_has_them() -> None:
+    mean, deviation, scores = 1.0, 0.1, torch.tensor([0.9, 1.1, 1.2, 1.4])
+    kept = {"good_scores": torch.tensor([mean, deviation]), "center": torch.zeros(2)}
+    told = sides(scores, taken_scale(kept))
+    torch.testing.assert_close(told, ((scores - mean) / (2 * deviation) - 1).tanh())
+    assert list(kept) == ["center"]
+    assert torch.equal(taken_scale({"score_scale": SCALE}), SCALE)
