@@ -42,9 +42,9 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
     What is held out warrants its rate exactly: no score depends on it. Cross-calibration warrants nothing
     for every distribution (see Barber et al., arXiv:1905.02928, on the jackknife); it errs to the safe side
     as far as a detector that learned from more images scores new ones lower. On the synthetic surfaces, 20
-    trainings each, it rejected 12.1 % of unseen good images where 4 images would warrant 20 %, 8.5 % where
-    8 would warrant 11.1 %, 7.0 % where 12 would warrant 7.7 %, 3.4 % where 19 would warrant 5 %, on average
-    (``tests/benchmarks/bench_calibration.py --size 64``); single trainings up to 60 %, 38 %, 42 % and 13 %.
+    trainings each, it rejected 13.0 % of unseen good images where 4 images would warrant 20 %, 8.0 % where
+    8 would warrant 11.1 %, 6.1 % where 12 would warrant 7.7 %, 4.0 % where 19 would warrant 5 %, on average
+    (``tests/benchmarks/bench_calibration.py --size 64``); single trainings up to 68 %, 43 %, 33 % and 28 %.
 
     Raises:
         NotPossibleYet: with fewer than 2 images, if all are the same one, or if the backbone's weights
