@@ -2,7 +2,7 @@
 """What every detector offers, so that jobs, bundles and the server need not know which one they hold."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -92,6 +92,9 @@ class Detector(Protocol):
 
     def look(self, inputs: Sequence[Tensor]) -> list[Look]:
         """Score prepared images and tell what their patches are like; slower than ``inspect``."""
+
+    def exhaustively(self) -> AbstractContextManager[None]:
+        """For a while take no short cut whose outcome may hang on rounding; not while others inspect."""
 
     @property
     def network(self) -> nn.Module:

@@ -8,7 +8,8 @@ the patches with the highest bounds look through the whole bank until one of the
 as the bounds of all others. It is then the farthest, as surely as if every distance had been computed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,6 +94,15 @@ class MemoryBank:
             tensor.nbytes for tensor in (self._entries, self._squares, self._supports) if tensor is not None
         ]
         return sum(held) + (self._lists.bytes if self._lists else 0)
+
+    @contextmanager
+    def exhaustively(self) -> Iterator[None]:
+        """For a while compute all distances, index or not."""
+        lists, self._lists = self._lists, None
+        try:
+            yield
+        finally:
+            self._lists = lists
 
     def find_supports(self, neighbors: int, on_entries: Callable[[int], None]) -> None:
         """Look up the ``neighbors`` entries nearest to each entry, itself among them, once and for all.

@@ -12,6 +12,7 @@ of anomalib's model on such features with such distances, and without it those o
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,9 @@ class PatchCore:
 
     def run_on(self, runtime: Runtime) -> None:
         self._runtime = runtime
+
+    def exhaustively(self) -> AbstractContextManager[None]:
+        return self._bank.exhaustively()
 
     def release_weights(self) -> None:
         self._torch.release()

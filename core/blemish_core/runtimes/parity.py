@@ -44,7 +44,21 @@ def with_patch(image: Tensor, random: torch.Generator) -> Tensor:
 def compare(
     detector: Detector, runtime: Runtime, golden: Sequence[Tensor], *, tolerance: float | None
 ) -> Parity:
-    """Measure how far ``runtime`` is from the detector's own, which stays in place."""
+    """Measure how far ``runtime`` is from the detector's own, which stays in place.
+
+    What is held to a ``tolerance`` hangs on no luck: a patch half way between two inverted lists finds an
+    entry of the one or of the other by rounding alone, which failed a training now and then.
+    """
+    parity = _compared(detector, runtime, golden, tolerance)
+    if tolerance is None or parity.worst <= tolerance:
+        return parity
+    with detector.exhaustively():
+        return _compared(detector, runtime, golden, tolerance)
+
+
+def _compared(
+    detector: Detector, runtime: Runtime, golden: Sequence[Tensor], tolerance: float | None
+) -> Parity:
     reference = detector.inspect(golden)
     outcomes: list[Outcome] = []
     with running_on(detector, runtime):
