@@ -220,7 +220,9 @@ class LoadedModels:
                 self._unload(ref)
 
     def close(self) -> None:
-        """Stop every batcher; callers still waiting are cancelled."""
+        """Stop every batcher and load; callers still waiting are cancelled."""
+        for load in self._loading.values():
+            load.cancel()
         for model in self._models.values():
             model.batcher.close()
         self._models.clear()

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -424,6 +426,32 @@ async def test_threads_end_with_the_batcher() -> None:
     while running() and time.monotonic() < give_up:
         await asyncio.sleep(0.01)
     assert running() == []
+
+
+def test_the_interpreter_ends_after_the_batch_in_hand() -> None:
+    # A lane that lets go of a tensor while the interpreter ends would abort the process.
+    ending = """
+import asyncio, threading, time
+from blemish_core.batching import Batcher, BatchingPolicy
+
+begun = threading.Event()
+
+def work(items):
+    begun.set()
+    time.sleep(0.5)
+    print("let go", flush=True)
+    return items
+
+async def main():
+    batcher = Batcher(lambda item: item, work, BatchingPolicy())
+    asyncio.create_task(batcher.submit(1))
+    await asyncio.to_thread(begun.wait, 10)
+    batcher.close()
+
+asyncio.run(main())
+"""
+    ended = subprocess.run([sys.executable, "-c", ending], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "let go\n", "")
 
 
 async def test_an_answer_tells_where_its_time_went() -> None:

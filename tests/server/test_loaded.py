@@ -260,3 +260,16 @@ async def test_what_was_removed_is_let_go_unless_it_is_in_use(loading: Loading, 
         kept.forget(C)
         assert set(kept.runtimes) == {str(B)}
     kept.close()
+
+
+async def test_nothing_is_loaded_once_it_is_closed(loading: Loading, tmp_path: Path) -> None:
+    kept = models(tmp_path)
+    loading.gate.clear()
+    load = asyncio.create_task(kept.load(A))
+    while not loading.loads:
+        await asyncio.sleep(0.001)
+    kept.close()
+    loading.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await load
+    assert kept.runtimes == {}
