@@ -15,6 +15,7 @@ BlemishError
 ├── Overloaded
 │   └── TooLate
 ├── Unavailable
+│   └── Ending
 ├── Corrupt
 ├── RuntimesDisagree
 └── JobCancelled
@@ -118,6 +119,19 @@ class Unavailable(BlemishError):
         super().__init__(message)
         self.dependency = dependency
         self.retry_after_s = retry_after_s
+
+
+class Ending(Unavailable):
+    """The server takes no new calls, for it is about to end."""
+
+    reason = "ENDING"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this server is ending; call another one, or again when it is back",
+            dependency="server",
+            retry_after_s=1.0,
+        )
 
 
 class Corrupt(BlemishError):

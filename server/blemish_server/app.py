@@ -64,6 +64,8 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 # Blocking work: decoding, files, Redis, Qdrant. More wait in the loop, not in threads.
 _THREADS = 32
 _SENT_AHEAD_BYTES = 1 << 20
+# From when new calls are refused until the port is closed: callers hear it and look elsewhere.
+_LEAVE_WITHIN_S = 0.5
 # What is not warm by then loads when it is asked for.
 _WARM_WITHIN_S = 120.0
 # Frames still to be kept when the server ends; those left are not.
@@ -97,7 +99,7 @@ class App:
     serving: asyncio.Event
     """Set while new work is welcome."""
     ending: asyncio.Event
-    """Tells streams to end."""
+    """Set when new calls are refused; tells streams to end."""
 
     async def run(self, stop: asyncio.Event, grace_s: float, ready_file: Path | None = None) -> None:
         """Serve until ``stop``, then let calls end for up to ``grace_s``; ``ready_file`` says so."""
@@ -121,9 +123,12 @@ class App:
                     ready_file.write_text("ready\n")
                 await stop.wait()
             log.info("stopping", grace_s=grace_s)
-            # stop() is not graceful to handlers that abort (grpc#37239): first tell balancers to go away.
+            # stop() is not graceful to handlers that abort (grpc#37239), and calls that have come and not
+            # been taken yet it cancels. So first tell balancers and callers to go away.
             self.serving.clear()
             await self.health.enter_graceful_shutdown()
+            self.ending.set()
+            await asyncio.sleep(_LEAVE_WITHIN_S)
         finally:
             self.ending.set()
             await self.server.stop(grace_s)
@@ -199,7 +204,7 @@ def build(settings: ServerSettings) -> App:
     monitor = Monitor()
     serving, ending = asyncio.Event(), asyncio.Event()
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(doorkeeper, monitor)],
+        interceptors=[CallInterceptor(doorkeeper, monitor, ending.is_set)],
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),

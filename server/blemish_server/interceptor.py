@@ -14,7 +14,7 @@ import grpc.aio
 import structlog
 
 from blemish_core.access import ANYBODY, Caller
-from blemish_core.errors import BlemishError
+from blemish_core.errors import BlemishError, Ending
 from blemish_server.doorkeeper import Doorkeeper, calling
 from blemish_server.monitor import Ended, Monitor
 from blemish_server.status import STATUS_OF_ERROR, abort
@@ -36,9 +36,11 @@ Call = Callable[[Context], AbstractAsyncContextManager[None]]
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the handlers of the blemish services; health and reflection pass by."""
 
-    def __init__(self, doorkeeper: Doorkeeper, monitor: Monitor) -> None:
+    def __init__(self, doorkeeper: Doorkeeper, monitor: Monitor, is_ending: Callable[[], bool]) -> None:
+        """Refuse new calls once ``is_ending``."""
         self._doorkeeper = doorkeeper
         self._monitor = monitor
+        self._is_ending = is_ending
 
     async def intercept_service(
         self,
@@ -54,6 +56,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             method, takes_stream=handler.request_streaming, sends_stream=handler.response_streaming
         )
         try:
+            if self._is_ending():
+                raise Ending
             caller = self._doorkeeper.admit(method, metadata)
         except BlemishError as error:
             # Whatever kind of call it is: of a stream not a byte has to be read before it can be refused.

@@ -56,6 +56,22 @@ def test_a_status_without_details(client: Client, fake: Fake, make: Make) -> Non
         client.score(b"", "m")
 
 
+def test_a_call_that_the_server_dropped_as_it_stopped(client: Client, fake: Fake, make: Make) -> None:
+    # gRPC's own end of a call that nobody has taken.
+    fake.refusals["Score"] = [make.refusal(grpc.StatusCode.CANCELLED, "CANCELLED", detailed=False)]
+    with pytest.raises(errors.Unavailable, match="the server stopped before it answered") as caught:
+        client.score(b"", "m")
+    assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_call_that_this_side_cancelled(client: Client, fake: Fake, make: Make) -> None:
+    of_grpc = make.refusal(grpc.StatusCode.CANCELLED, "Channel closed!", detailed=False)
+    fake.refusals["Score"] = [of_grpc]
+    with pytest.raises(BlemishError) as caught:
+        client.score(b"", "m")
+    assert (type(caught.value), caught.value.code) == (BlemishError, grpc.StatusCode.CANCELLED)
+
+
 def test_the_deadline(client: Client, fake: Fake, make: Make) -> None:
     fake.refusals["Score"] = [make.refusal(grpc.StatusCode.DEADLINE_EXCEEDED, detailed=False)]
     with pytest.raises(errors.DeadlineExceeded, match="did not answer in the time allowed"):

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import shutil
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from blemish_client import Client
+from blemish_client import BlemishError, Client
+from blemish_client.errors import Unavailable
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stack, Start
@@ -57,6 +60,31 @@ def test_sigterm_while_it_warms_up_ends_it(launch: Start, address: str, tile_mod
         grpc.channel_ready_future(channel).result(60)
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) == 0
+
+
+def test_whoever_calls_while_it_ends_is_answered_or_told_that_it_ends(
+    start: Start, address: str, tile_model: str, surfaces: Path
+) -> None:
+    server = start(BLEMISH_PRELOAD="true")
+    picture = (surfaces / "tile/test/good/000.png").read_bytes()
+    scored = threading.Semaphore(0)
+
+    def call_until_refused() -> BlemishError:
+        with Client(address) as client:
+            while True:
+                try:
+                    client.score(picture, "tile")
+                except BlemishError as error:
+                    return error
+                scored.release()
+
+    with ThreadPoolExecutor(6) as callers:
+        told = [callers.submit(call_until_refused) for _ in range(6)]
+        for _ in range(12):
+            scored.acquire(timeout=60)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0
+        assert {type(each.result(60)) for each in told} == {Unavailable}
 
 
 def test_the_least_recently_used_makes_room(
