@@ -10,6 +10,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +24,11 @@ from blemish_local.probes import Probe
 from blemish_local.service import Part
 from blemish_local.settings import Settings
 
+_GRACE_S = 10.0
+"""Of a server that is told nothing."""
+# What the server takes to end beside the time it leaves its requests: it tells callers, writes the frames
+# that are still to be kept, and waits for what its lanes have in hand.
+_BEYOND_GRACE_S = 17.0
 _READ_THE_LOG = "read its log; the parts come with pip install 'blemish[local]'"
 
 
@@ -198,7 +204,15 @@ def _server(data: DataDirectory, inside: Mapping[str, str], listen: Address) -> 
         probe=partial(probes.file_exists, ready_file),
         cure=_READ_THE_LOG,
         ready_file=ready_file,
+        grace_s=_grace_s(inside) + _BEYOND_GRACE_S,
     )
+
+
+def _grace_s(environment: Mapping[str, str]) -> float:
+    """What the server is told to leave its requests to end; what is no number it refuses itself."""
+    with suppress(ValueError):
+        return float(environment.get("BLEMISH_GRACE_S") or _GRACE_S)
+    return _GRACE_S
 
 
 def _module(name: str, *arguments: str) -> tuple[str, ...]:

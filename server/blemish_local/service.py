@@ -43,6 +43,8 @@ class Part:
     ready_within_s: float = 180.0
     ready_file: Path | None = None
     """What the part writes when ready; one of an earlier run is removed."""
+    grace_s: float = 0.0
+    """What it may take to end when it is asked to, if that is longer than others may."""
 
 
 class Service:

@@ -23,7 +23,7 @@ class Policy:
     deaths_allowed: int = 5
     """With this many deaths in a row the whole stack gives up."""
     grace_s: float = 15.0
-    """From asking a part to stop until it is killed."""
+    """From asking a part to stop until it is killed, unless it asks for more itself."""
 
     def delay_s(self, deaths: int) -> float:
         return min(self.longest_delay_s, self.first_delay_s * 2.0 ** (deaths - 1))
@@ -146,13 +146,12 @@ class Supervisor:
 
     async def _stop(self) -> None:
         for stage in reversed(self._stages):
-            obeyed = await asyncio.gather(*(service.stop(self._policy.grace_s) for service in stage))
-            for service, in_time in zip(stage, obeyed, strict=True):
+            graces_s = [max(self._policy.grace_s, service.part.grace_s) for service in stage]
+            stops = (service.stop(grace_s) for service, grace_s in zip(stage, graces_s, strict=True))
+            obeyed = await asyncio.gather(*stops)
+            for service, grace_s, in_time in zip(stage, graces_s, obeyed, strict=True):
                 if not in_time:
-                    self._warn(
-                        f"{service.part.name:<8} did not stop within "
-                        f"{self._policy.grace_s:.0f} s and was killed"
-                    )
+                    self._warn(f"{service.part.name:<8} did not stop within {grace_s:.0f} s and was killed")
 
 
 def _innermost(outcome: BaseException | bool | None) -> BaseException | None:

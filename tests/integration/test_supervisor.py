@@ -352,6 +352,20 @@ async def test_a_stop_in_the_middle_of_a_start_is_obeyed(workshop: Workshop) -> 
     assert workshop.warned == []
 
 
+async def test_a_part_that_asks_for_more_time_to_end_has_it(workshop: Workshop) -> None:
+    slow = "trap 'sleep 1.5; touch ended; exit' TERM; touch ready; while :; do sleep 0.1; done"
+    supervisor = workshop.supervisor((replace(workshop.part("server", slow), grace_s=30),))
+    ready = asyncio.Event()
+    running = asyncio.create_task(supervisor.run(ready.set))
+    await ready.wait()
+
+    supervisor.ask_to_stop()
+
+    assert await running
+    assert workshop.warned == []
+    assert (workshop.folder / "server" / "ended").exists()
+
+
 async def test_asked_again_the_supervisor_kills_at_once(workshop: Workshop) -> None:
     patient = replace(QUICK, grace_s=60)
     stages = [(workshop.part(name, STUBBORN),) for name in ("redis", "worker")]

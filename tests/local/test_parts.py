@@ -12,6 +12,7 @@ from blemish_local.address import Address
 from blemish_local.data_directory import DataDirectory
 from blemish_local.parts import Stack, compose
 from blemish_local.settings import parse
+from blemish_server.settings import ServerSettings
 
 LISTEN = Address("0.0.0.0", 50051)
 
@@ -126,3 +127,13 @@ def test_the_shell_script_keeps_every_character() -> None:
         ["export", "A=redis://:pw@host/0"],
         ["export", "B=it's $HOME; `x`"],
     ]
+
+
+@pytest.mark.parametrize(("told", "grace_s"), [("", 10.0), ("60", 60.0), ("soon", 10.0)])
+def test_the_server_is_left_the_time_that_it_leaves_its_requests(
+    tmp_path: Path, told: str, grace_s: float
+) -> None:
+    stack = composed(tmp_path, BLEMISH_GRACE_S=told)
+    server = next(part for part in stack.stages[-1] if part.name == "server")
+    assert server.grace_s > grace_s + 15  # it keeps frames and ends its lanes beside
+    assert ServerSettings().grace_s == 10.0
