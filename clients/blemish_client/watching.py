@@ -86,7 +86,7 @@ def _answers(connection: Connection, ask: Callable[[], WatchJobRequest]) -> Iter
             cut = error
         except Unavailable as error:
             cut, pause_s = error, error.retry_after_s or 0.0
-        # A server that stops ends its streams in good order, before the job has ended.
+        # Servers of before ended their streams in good order, before the job had ended.
         pause_s = max(pause_s, next(pauses_s))
         if cut is not None and time.monotonic() + pause_s > give_up:
             raise cut

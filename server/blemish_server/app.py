@@ -11,7 +11,6 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import OVERALL_HEALTH
-from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2_grpc
 
@@ -39,6 +38,7 @@ from blemish_server.dispatch import Dispatcher
 from blemish_server.doorkeeper import Doorkeeper
 from blemish_server.exposition import Exposition, Held
 from blemish_server.feed import JobFeed
+from blemish_server.health import Health
 from blemish_server.inspector import Inspector
 from blemish_server.interceptor import CallInterceptor
 from blemish_server.keeper import Keeper, Retention
@@ -84,7 +84,7 @@ class App:
 
     server: grpc.aio.Server
     address: str
-    health: health_aio.HealthServicer
+    health: Health
     models: LoadedModels
     feed: JobFeed
     dispatcher: Dispatcher
@@ -127,10 +127,10 @@ class App:
             # been taken yet it cancels. So first tell balancers and callers to go away.
             self.serving.clear()
             await self.health.enter_graceful_shutdown()
-            self.ending.set()
+            self._let_go()
             await asyncio.sleep(_LEAVE_WITHIN_S)
         finally:
-            self.ending.set()
+            self._let_go()
             await self.server.stop(grace_s)
             await self.keeper.drain(_WRITE_WITHIN_S)
             for task in background:
@@ -143,6 +143,11 @@ class App:
             await self.feed.close()
             await self.finder.close()
             log.info("stopped")
+
+    def _let_go(self) -> None:
+        """Refuse new calls, and end those that would last for as long as there is something to tell."""
+        self.ending.set()
+        self.feed.end()
 
     async def _warm(self, stop: asyncio.Event) -> bool:
         """Load what is to be warm; False if it is time to stop before."""
@@ -192,7 +197,8 @@ def build(settings: ServerSettings) -> App:
     removal = Removal(datasets, store, index, frames, jobs)
     feed = JobFeed(jobs, settings.redis_url)
     dispatcher = Dispatcher(settings.redis_url)
-    health = health_aio.HealthServicer()
+    serving, ending = asyncio.Event(), asyncio.Event()
+    health = Health(ending)
     dependencies = Dependencies(
         (
             Dependency("redis", jobs.ping, ("blemish.v1.JobService",)),
@@ -202,7 +208,6 @@ def build(settings: ServerSettings) -> App:
     )
 
     monitor = Monitor()
-    serving, ending = asyncio.Event(), asyncio.Event()
     server = grpc.aio.server(
         interceptors=[CallInterceptor(doorkeeper, monitor, ending.is_set)],
         options=[

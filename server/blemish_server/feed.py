@@ -11,7 +11,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from blemish.v1 import job_pb2 as pb
-from blemish_core.errors import InvalidRequest
+from blemish_core.errors import Ending, InvalidRequest
 from blemish_core.jobs.record import Job
 from blemish_core.jobs.store import NEWS, Change, JobStore, Line, News, news
 from blemish_server import convert
@@ -28,6 +28,7 @@ class JobFeed:
             redis_url, socket_connect_timeout=2, socket_timeout=15
         )
         self._watched: dict[str, _Watched] = {}
+        self._ending = False
 
     async def watch(
         self, id: str, after_revision: int | None = None, after_line: str | None = None
@@ -43,6 +44,7 @@ class JobFeed:
             InvalidRequest: if ``after_line`` is no line's id.
             NotFound: if there is no such job.
             Unavailable: if Redis does not answer.
+            Ending: if the server ends before the job.
         """
         watcher = _Watcher(self._store, id, after_line)
         # Before the first look, that nothing falls in between.
@@ -58,6 +60,8 @@ class JobFeed:
                     yield answer
                 if watcher.ended:
                     return
+                if self._ending:
+                    raise Ending
                 # Looked at now and then in any case: a stream that Redis lost tells nothing.
                 with suppress(TimeoutError):
                     await asyncio.wait_for(watcher.news.wait(), _RECHECK_S)
@@ -87,6 +91,13 @@ class JobFeed:
                 for _, fields in entries:
                     if some := self._watched.get(fields[b"job"].decode()):
                         some.hear(news(fields))
+
+    def end(self) -> None:
+        """Tell every watcher that the server is ending."""
+        self._ending = True
+        for watched in self._watched.values():
+            for watcher in watched.watchers:
+                watcher.news.set()
 
     async def close(self) -> None:
         await self._redis.aclose()

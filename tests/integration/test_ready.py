@@ -62,6 +62,19 @@ def test_sigterm_while_it_warms_up_ends_it(launch: Start, address: str, tile_mod
         assert server.wait(30) == 0
 
 
+def test_who_watches_its_health_does_not_hold_up_its_end(start: Start, address: str) -> None:
+    server = start(BLEMISH_GRACE_S="60")
+    with grpc.insecure_channel(address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        told = []
+        for each in watch:
+            told.append(each.status)
+            if told[-1] == SERVING:
+                server.send_signal(signal.SIGTERM)
+    assert told[-2:] == [SERVING, NOT_SERVING]
+    assert server.wait(30) == 0
+
+
 def test_whoever_calls_while_it_ends_is_answered_or_told_that_it_ends(
     start: Start, address: str, tile_model: str, surfaces: Path
 ) -> None:

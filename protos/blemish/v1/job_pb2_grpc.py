@@ -105,7 +105,7 @@ class JobServiceServicer:
         come much faster than they are read are joined; the last one is always sent. A record holds every move,
         phase and warning so far, so that a watcher who comes back misses none.
 
-        NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
+        NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer, or the server is ending.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -54,7 +54,7 @@ class JobServiceStub:
     come much faster than they are read are joined; the last one is always sent. A record holds every move,
     phase and warning so far, so that a watcher who comes back misses none.
 
-    NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
+    NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer, or the server is ending.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.CancelJobRequest, _job_pb2.CancelJobResponse]
     """Asks a job to end. One that waits is cancelled at once, one that runs within 2 s in whatever phase it is,
@@ -89,7 +89,7 @@ class JobServiceAsyncStub(JobServiceStub):
     come much faster than they are read are joined; the last one is always sent. A record holds every move,
     phase and warning so far, so that a watcher who comes back misses none.
 
-    NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
+    NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer, or the server is ending.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_pb2.CancelJobRequest, _job_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Asks a job to end. One that waits is cancelled at once, one that runs within 2 s in whatever phase it is,
@@ -145,7 +145,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         come much faster than they are read are joined; the last one is always sent. A record holds every move,
         phase and warning so far, so that a watcher who comes back misses none.
 
-        NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
+        NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer, or the server is ending.
         """
 
     @_abc_1.abstractmethod
