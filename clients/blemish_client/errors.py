@@ -23,8 +23,8 @@ import grpc.aio
 
 # What gRPC says of a handshake that failed, the cause last.
 _HANDSHAKE = re.compile(r"(?:OPENSSL_internal:|handshake failed|(?=Hostname Verification))(.*)$")
-# What it says of a call that this side cancelled.
-_OURS = re.compile("Locally cancelled|Channel closed")
+# How it begins to say of a call that this side cancelled it.
+_CANCELLED_HERE = ("Locally cancelled", "Channel closed")
 _DETAILS_KEY = "grpc-status-details-bin"
 
 
@@ -127,7 +127,7 @@ def translated(error: grpc.RpcError, target: str) -> BlemishError:
     serialized = dict(error.trailing_metadata() or ()).get(_DETAILS_KEY)
     details = _read(serialized) if isinstance(serialized, bytes) else _Details()
     if serialized is None:
-        if code is grpc.StatusCode.CANCELLED and not _OURS.match(words):
+        if code is grpc.StatusCode.CANCELLED and not words.startswith(_CANCELLED_HERE):
             # So gRPC ends calls that a server has not taken yet when it stops; nobody here cancelled.
             code, words = grpc.StatusCode.UNAVAILABLE, "the server stopped before it answered"
         words = _without_the_server(code, words, target)

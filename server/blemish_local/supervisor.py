@@ -146,12 +146,12 @@ class Supervisor:
 
     async def _stop(self) -> None:
         for stage in reversed(self._stages):
-            graces_s = [max(self._policy.grace_s, service.part.grace_s) for service in stage]
-            stops = (service.stop(grace_s) for service, grace_s in zip(stage, graces_s, strict=True))
-            obeyed = await asyncio.gather(*stops)
-            for service, grace_s, in_time in zip(stage, graces_s, obeyed, strict=True):
-                if not in_time:
-                    self._warn(f"{service.part.name:<8} did not stop within {grace_s:.0f} s and was killed")
+            await asyncio.gather(*map(self._stop_one, stage))
+
+    async def _stop_one(self, service: Service) -> None:
+        grace_s = max(self._policy.grace_s, service.part.grace_s)
+        if not await service.stop(grace_s):
+            self._warn(f"{service.part.name:<8} did not stop within {grace_s:.0f} s and was killed")
 
 
 def _innermost(outcome: BaseException | bool | None) -> BaseException | None:

@@ -27,6 +27,10 @@ if _version_not_supported:
 
 class ServerServiceStub:
     """Tells about the server itself.
+
+    A server that is about to end says NOT_SERVING by grpc.health.v1 and then ends each new call of any service
+    with UNAVAILABLE: the reason is ENDING, and RetryInfo says when to come back. A call that reaches it as its
+    port closes gRPC itself ends with UNAVAILABLE or CANCELLED; nothing was begun for that one.
     """
 
     def __init__(self, channel):
@@ -44,6 +48,10 @@ class ServerServiceStub:
 
 class ServerServiceServicer:
     """Tells about the server itself.
+
+    A server that is about to end says NOT_SERVING by grpc.health.v1 and then ends each new call of any service
+    with UNAVAILABLE: the reason is ENDING, and RetryInfo says when to come back. A call that reaches it as its
+    port closes gRPC itself ends with UNAVAILABLE or CANCELLED; nothing was begun for that one.
     """
 
     def GetServerInfo(self, request, context):
@@ -71,6 +79,10 @@ def add_ServerServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ServerService:
     """Tells about the server itself.
+
+    A server that is about to end says NOT_SERVING by grpc.health.v1 and then ends each new call of any service
+    with UNAVAILABLE: the reason is ENDING, and RetryInfo says when to come back. A call that reaches it as its
+    port closes gRPC itself ends with UNAVAILABLE or CANCELLED; nothing was begun for that one.
     """
 
     @staticmethod

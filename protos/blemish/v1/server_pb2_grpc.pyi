@@ -27,7 +27,12 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ServerServiceStub:
-    """Tells about the server itself."""
+    """Tells about the server itself.
+
+    A server that is about to end says NOT_SERVING by grpc.health.v1 and then ends each new call of any service
+    with UNAVAILABLE: the reason is ENDING, and RetryInfo says when to come back. A call that reaches it as its
+    port closes gRPC itself ends with UNAVAILABLE or CANCELLED; nothing was begun for that one.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,14 +43,24 @@ class ServerServiceStub:
 
 @_typing.type_check_only
 class ServerServiceAsyncStub(ServerServiceStub):
-    """Tells about the server itself."""
+    """Tells about the server itself.
+
+    A server that is about to end says NOT_SERVING by grpc.health.v1 and then ends each new call of any service
+    with UNAVAILABLE: the reason is ENDING, and RetryInfo says when to come back. A call that reaches it as its
+    port closes gRPC itself ends with UNAVAILABLE or CANCELLED; nothing was begun for that one.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_server_pb2.GetServerInfoRequest, _server_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Answers also while Redis or Qdrant are down, and says so."""
 
 class ServerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Tells about the server itself."""
+    """Tells about the server itself.
+
+    A server that is about to end says NOT_SERVING by grpc.health.v1 and then ends each new call of any service
+    with UNAVAILABLE: the reason is ENDING, and RetryInfo says when to come back. A call that reaches it as its
+    port closes gRPC itself ends with UNAVAILABLE or CANCELLED; nothing was begun for that one.
+    """
 
     @_abc_1.abstractmethod
     def GetServerInfo(
