@@ -195,15 +195,14 @@ class Suite:
 
     def _beginnings(self, id: str) -> list[datetime]:
         """When children began a step of the job."""
+        began = []
         with suppress(Unavailable):
-            texts = [line.text for line in self._house.jobs.lines(id)]
-            written = [json.loads(text) for text in texts if text.startswith("{")]
-            return [
-                datetime.fromisoformat(line["timestamp"])
-                for line in written
-                if line.get("event") == "begins"
-            ]
-        return []
+            for line in self._house.jobs.lines(id):
+                with suppress(ValueError):  # not all are JSON, and a long one is cut
+                    match json.loads(line.text):
+                        case {"event": "begins", "timestamp": str(at)}:
+                            began.append(datetime.fromisoformat(at))
+        return began
 
 
 @contextmanager

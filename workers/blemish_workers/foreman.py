@@ -107,10 +107,9 @@ class Foreman:
                 death = f"the process of attempt {job.attempt} {end}"
                 log.warning("child died", how=str(end))
             except Superseded as why:
-                # What lies about is the other attempt's, or will be cleaned up by it.
                 log.warning("superseded", why=str(why))
                 slot.renew()
-                return
+                break  # if the other attempt has ended, what was staged here since is nobody else's
             except Stopped:
                 self._hand_back(attempt, slot)
                 return
@@ -191,6 +190,7 @@ class Foreman:
             return
         self._premises.forget_checkpoint(job)
         if job.state is JobState.SUCCEEDED:
+            self._premises.discard_staged(job)  # by an attempt that was superseded
             return
         try:
             self._premises.discard_all(job)
