@@ -139,14 +139,9 @@ class FakeSlot:
             self.children.append(self._child)
         return self._child
 
-    def died(self) -> None:
-        self._child = None
-
-    def renew(self) -> None:
+    def close(self) -> None:
         self.ended += 1
         self._child = None
-
-    close = renew
 
     def tidy(self) -> None: ...
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.workers.conftest import DONE, TRAIN, FakeSlot, MemoryStore
 
-from blemish_core.errors import JobCancelled
+from blemish_core.errors import JobCancelled, Unavailable
 from blemish_core.jobs import steps
 from blemish_core.jobs.attempt import Attempt, Superseded
 from blemish_core.jobs.record import JobState, Limits, Phase, Result
@@ -79,7 +79,7 @@ def test_a_commit_after_a_cancellation_is_refused_and_the_child_never_goes_on(
     slot = FakeSlot([steps.MayCommit(), DONE])
     with pytest.raises(JobCancelled):
         do(store, attempt, slot=slot)
-    assert not any(isinstance(told, steps.Go) for told in slot.child().told)
+    assert [told.__class__ for told in slot.children[0].told] == [steps.Train]
 
 
 def test_once_committed_nothing_ends_it(store: MemoryStore, attempt: Attempt) -> None:
@@ -131,6 +131,36 @@ def test_while_redis_is_away_the_work_goes_on(store: MemoryStore, attempt: Attem
     do(store, attempt, lambda: away(True), REACHED, None, lambda: away(False), REACHED, DONE)
     assert store.get(attempt.job.id).phases == (REACHED.phase,)
     assert store.get(attempt.job.id).state is JobState.RUNNING
+
+
+def test_a_child_that_goes_on_unwanted_is_ended(
+    store: MemoryStore, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blemish_core.jobs.attempt._PATIENCE_S", 0.0)
+
+    def away() -> None:
+        store.away = True
+
+    # Redis is away for so long that the child, which asks whether it may commit, gets no answer.
+    slot = FakeSlot([away, steps.MayCommit()])
+    with pytest.raises(Unavailable):
+        do(store, attempt, slot=slot)
+    assert slot.ended == 1
+    store.away = False
+    store.cancel(attempt.job.id)
+    slot = FakeSlot([REACHED])
+    with pytest.raises(JobCancelled):
+        do(store, attempt, slot=slot)
+    assert slot.ended == 1
+
+
+def test_a_child_that_is_done_or_failed_stays(store: MemoryStore, attempt: Attempt) -> None:
+    slot = FakeSlot([DONE, steps.Failed(error="the disk is full"), DONE])
+    do(store, attempt, slot=slot)
+    with pytest.raises(StepFailed):
+        do(store, attempt, slot=slot)
+    do(store, attempt, slot=slot)
+    assert (slot.ended, len(slot.children)) == (0, 1)
 
 
 def test_failure_and_death_are_told_apart(store: MemoryStore, attempt: Attempt) -> None:

@@ -88,7 +88,6 @@ class Foreman:
                 self._embedding(job, job.spec, slot).help()
             except (JobCancelled, Superseded, Stopped, TooMuch) as reason:
                 log.info("helps no more", reason=str(reason))
-                slot.renew()
                 self._clean_up(self._store.get(id))
             finally:
                 slot.tidy()
@@ -108,16 +107,14 @@ class Foreman:
                 log.warning("child died", how=str(end))
             except Superseded as why:
                 log.warning("superseded", why=str(why))
-                slot.renew()
                 break  # if the other attempt has ended, what was staged here since is nobody else's
             except Stopped:
-                self._hand_back(attempt, slot)
+                self._hand_back(attempt)
                 return
         slot.tidy()
         self._clean_up(self._store.get(id))
 
-    def _hand_back(self, attempt: Attempt, slot: Slot) -> None:
-        slot.close()
+    def _hand_back(self, attempt: Attempt) -> None:
         self._premises.discard_staged(attempt.job)
         with suppress(Superseded):
             attempt.hand_back("its worker was told to stop")
@@ -134,12 +131,10 @@ class Foreman:
         try:
             result = self._work(attempt, slot)
         except JobCancelled:
-            slot.renew()
             self._premises.discard_staged(job)
             attempt.finish(JobState.CANCELLED)
             log.info("job cancelled")
         except TooMuch as error:
-            slot.renew()
             attempt.finish(JobState.FAILED, error=str(error))
             log.warning("job took too much", error=str(error))
         except Unavailable:

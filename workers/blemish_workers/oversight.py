@@ -11,7 +11,7 @@ from blemish_core.jobs import steps
 from blemish_core.jobs.attempt import Superseded
 from blemish_core.jobs.record import Job, JobState, Limits, Phase
 from blemish_core.jobs.store import JobStore
-from blemish_workers.child_process import ChildProcess
+from blemish_workers.child_process import ChildDied, ChildProcess
 from blemish_workers.slots import Slot
 
 LISTEN_S = 0.25
@@ -58,7 +58,8 @@ class Oversight:
         Raises:
             StepFailed: if it could not.
             ChildDied: if it died over it.
-            JobCancelled, Superseded, Stopped, TooMuch: if it is not to go on. The child still does.
+            JobCancelled, Superseded, Stopped, TooMuch: if it is not to go on.
+            Unavailable: if it may not commit because Redis does not answer.
         """
         child = self._slot.child()
         child.tell(step)
@@ -82,6 +83,12 @@ class Oversight:
                     self.look()
                     self._measure(child)
                 self._keep_lines(child)
+        except (StepFailed, ChildDied):
+            raise
+        except BaseException:
+            # It is still at it: it would make a version that nobody wants, or take the next step for a Go.
+            self._slot.close()
+            raise
         finally:
             self._keep_lines(child)
 

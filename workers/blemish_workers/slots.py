@@ -32,16 +32,13 @@ class Slot:
         return self._child
 
     def tidy(self) -> None:
-        """Replace the child if it holds much memory that nobody needs any more."""
-        if self._child is not None and self._child.alive and self._child.swollen():
-            self.renew()
-
-    def renew(self) -> None:
-        """End the child and start the next."""
-        self.close()
-        self.child()
+        """Have a child ready for the next job, without the memory that the last one took."""
+        if self.child().swollen():
+            self.close()
+            self.child()
 
     def close(self) -> None:
+        """End the child, whatever it does."""
         if self._child is not None:
             self._device = self.device
             self._child.kill()
