@@ -57,8 +57,8 @@ PREPARED = {DEAF: SUBMITTED, DISK_FULL: "accepted", OLDER_BUILD: "features"}
 """Faults that are there before the job is, and the phase that they show at."""
 _SLOW = frozenset({DEAF.name, OLDER_BUILD.name})
 _PHASE_WITHIN_S = 120.0
-_OLDER = "9922e7c"
-"""The last commit before children, parts and streams of changes."""
+_OLDER = "f3bf665"
+"""The oldest commit whose workers run with the present dependencies: those before need faiss."""
 
 
 @dataclass(frozen=True)
