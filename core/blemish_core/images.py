@@ -23,7 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from blemish_core.errors import BlemishError, InvalidImage
-from blemish_core.pixels import eight_bits, samples
+from blemish_core.pixels import as_rgb, eight_bits, samples
 
 _PILLOW_MAX_PIXELS = 178_956_970
 """Beyond it some of Pillow's plugins refuse on their own."""
@@ -76,7 +76,7 @@ _DEFAULT = ImageLimits()
 
 
 def decode(data: bytes, limits: ImageLimits = _DEFAULT) -> NDArray[np.uint8]:
-    """Return the first frame's RGB pixels, (H, W, 3).
+    """Return the first frame's RGB pixels, (H, W, 3); of a grey image as ``as_rgb`` does.
 
     Deeper grey and colour is scaled so that its white becomes 255, alpha is laid over black, the EXIF
     orientation is applied, an ICC profile is not.
@@ -140,10 +140,11 @@ def _decoded(data: bytes, limits: ImageLimits) -> tuple[ImageHeader, NDArray[np.
     with _translated():
         image = _opened(data, limits)
         pixels = eight_bits(*samples(image, data))
+        pixels = np.ascontiguousarray(pixels)
         if pixels.ndim == 2:
-            pixels = np.stack([pixels] * 3, axis=-1)  # (H, W) -> (H, W, 3)
+            pixels = as_rgb(pixels)
         height, width, _ = pixels.shape
-        return ImageHeader(image.format or "", width, height), np.ascontiguousarray(pixels)
+        return ImageHeader(image.format or "", width, height), pixels
 
 
 def _opened(data: bytes, limits: ImageLimits) -> ImageFile.ImageFile:

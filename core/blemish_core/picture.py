@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from blemish_core.errors import InvalidImage
 from blemish_core.images import ImageLimits, check_size, decode
-from blemish_core.pixels import eight_bits
+from blemish_core.pixels import as_rgb, eight_bits
 
 cv2.setNumThreads(0)  # whoever decodes has a thread already, and a core for it
 
@@ -88,7 +88,7 @@ class Picture:
     """None: all of it."""
 
     def pixels(self, limits: ImageLimits) -> NDArray[np.uint8]:
-        """Return RGB, (H, W, 3).
+        """Return RGB, (H, W, 3), of a grey picture as ``as_rgb`` does; not to be written to.
 
         Raises:
             InvalidImage: if it is no image, not a whole one, or not one within the limits, or the region is
@@ -102,10 +102,8 @@ class Picture:
             return self._cut(np.asarray(cv2.cvtColor(samples, kind.to_rgb), np.uint8), limits)
         samples = self._cut(samples, limits)
         if kind.to_rgb is not None:
-            samples = np.asarray(cv2.cvtColor(samples, kind.to_rgb))
-        elif kind.channels == 1:
-            samples = np.repeat(_eight_bits(samples, self.layout, kind)[..., None], 3, axis=2)
-        return np.ascontiguousarray(samples, np.uint8)
+            return np.asarray(cv2.cvtColor(samples, kind.to_rgb), np.uint8)
+        return as_rgb(_eight_bits(samples, self.layout, kind)) if kind.channels == 1 else samples
 
     def _cut(self, pixels: NDArray[np.uint8], limits: ImageLimits) -> NDArray[np.uint8]:
         region = self.region
@@ -116,7 +114,7 @@ class Picture:
             raise InvalidImage(misfit, field="image.region")
         right, bottom = region.left + region.width, region.top + region.height
         check_size(region.width, region.height, limits, field="image.region")
-        return np.ascontiguousarray(pixels[region.top : bottom, region.left : right])
+        return pixels[region.top : bottom, region.left : right]
 
 
 def _samples(data: bytes, layout: RawLayout, limits: ImageLimits) -> NDArray[np.uint8]:

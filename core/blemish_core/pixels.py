@@ -22,6 +22,7 @@ def samples(image: ImageFile.ImageFile, data: bytes) -> tuple[NDArray[Any], int]
     """Return upright samples as deep as they are stored, (H, W) or (H, W, 3), and the value of white."""
     rawmode = _rawmode(image)  # loading drops it
     image.load()
+    values: NDArray[Any]
     white = 255
     if image.mode.startswith("I;16"):
         values, white = np.array(image).astype(np.uint16), 65_535
@@ -36,14 +37,29 @@ def samples(image: ImageFile.ImageFile, data: bytes) -> tuple[NDArray[Any], int]
     elif deep := _SIXTEEN_BITS.fullmatch(rawmode):
         values, white = _deep_colour(image, data, deep), 65_535
     elif image.mode in ("1", "L"):
-        values = np.array(image.convert("L"))
+        values = _array(image, "L")
     elif image.mode == "RGB" or not image.has_transparency_data:
-        values = np.array(image.convert("RGB"))
+        values = _array(image, "RGB")
     else:
         values = np.array(_composed(image.convert("RGBA")))
     if isinstance(image, PngImageFile) and image.mode != "P" and "transparency" in image.info:
         values = _keyed(values, image.info["transparency"], data[24], image.mode)
     return _upright(values, image), white
+
+
+def _array(image: Image.Image, mode: str) -> NDArray[np.uint8]:
+    converted = image if image.mode == mode else image.convert(mode)
+    return np.asarray(converted).copy()  # np.array has Pillow write all its bytes twice
+
+
+def as_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return (H, W) as (H, W, 3): one channel seen three times, not to be written to."""
+    return np.broadcast_to(grey[..., None], (*grey.shape, 3))
+
+
+def distinct_channels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image (H, W, 3) as it is, but what ``as_rgb`` has made as (H, W, 1)."""
+    return image[..., :1] if image.strides[2] == 0 else image
 
 
 def _rawmode(image: ImageFile.ImageFile) -> str:

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
+
+from blemish_core.pixels import distinct_channels
+from blemish_core.shrinking import scaled
 
 Channels = tuple[float, float, float]
 
@@ -27,17 +29,13 @@ class Preprocessing:
         Bilinear with antialiasing on float pixels: what torchvision's ``Resize`` does with tensors, and
         so what anomalib's models see.
         """
-        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()  # (1, 3, H, W)
-        if pixels.shape[-2:] != (self.size, self.size):
-            pixels = functional.interpolate(
-                pixels, size=(self.size, self.size), mode="bilinear", antialias=True
-            )
+        pixels = scaled(distinct_channels(image), self.size)
         # To 0 ... 1 only now: there are fewer of them.
-        return self.normalized(pixels[0] / 255)
+        return self.normalized(pixels.div_(255))
 
     def normalized(self, pixels: Tensor) -> Tensor:
-        """Return the model's input of pixels (3, size, size), 0 to 1."""
-        return (pixels - _channels(self.mean)) / _channels(self.std)
+        """Return the model's input of pixels (3, size, size), 0 to 1; of grey ones (1, size, size) too."""
+        return (pixels - _channels(self.mean)).div_(_channels(self.std))
 
     def pixels(self, normalized: Tensor) -> Tensor:
         """Return the pixels, 0 to 1, that a model's input (3, size, size) is of."""
