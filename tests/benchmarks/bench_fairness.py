@@ -57,7 +57,7 @@ async def generated(plan: dict[str, Any]) -> Shares:
         stub: Any = InspectionServiceStub(theirs)  # type: ignore[no-untyped-call,unused-ignore]
         began = time.perf_counter()
         until_s = began + plan["seconds"]
-        rest = (stub, plan["model"], images, until_s, took, refused)
+        rest = (stub, plan["model"], serving.messages(Path(plan["frames"])), until_s, took, refused)
         await asyncio.gather(
             camera(mine, plan | {"streams": 1, "max_latency_ms": 0}, images, 0, until_s, told),
             *(serving.stream(*rest) for _ in range(streams)),

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What serving costs: frames through a running server beside the same frames with no server.
 
-    python -m tests.benchmarks.bench_serving [--streams 1 4 16 64] [--seconds 8] [--rounds 5]
+    python -m tests.benchmarks.bench_serving [--large] [--streams 1 4 16 64] [--seconds 8] [--rounds 5]
 
-PatchCore with a bank of about 10,000, JPEG frames of 512 px, closed loops: every stream and every unary
-caller sends its next frame when there is room. Load comes from a process of its own, on the same cores as
-the server; the limit, the same frames decoded and scored in this process, has these cores alone. All rows
-take turns, each figure is the median of the rounds. CPU and memory are those of the server process.
+PatchCore with a bank of about 10,000, JPEG frames of 512 px, or with --large the samples of a camera, Mono8
+of 2,448 x 2,048 px. Closed loops: every stream and every unary caller sends its next frame when there is
+room. Load comes from a process of its own, on the same cores as the server; the limit, the same frames
+decoded and scored in this process, has these cores alone. All rows take turns, each figure is the median of
+the rounds. CPU and memory are those of the server process.
 """
 
 import argparse
@@ -34,15 +35,19 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from blemish.v1 import image_pb2
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish_client import Client
 from blemish_core import threads
-from blemish_core.images import decode
+from blemish_core.images import ImageLimits
+from blemish_core.picture import Picture, RawLayout
 from blemish_core.surfaces import generate
 
 _TRAIN_IMAGES = 122  # of which 98 are learned from: a tenth of their patches is a bank of 10,035
 _FRAMES = 64
+_LARGE_FRAMES = 8
+_LARGE = RawLayout("Mono8", 2448, 2048)
 _AHEAD = 8  # unanswered frames of a stream, as blemish_client has it
 
 
@@ -70,7 +75,12 @@ def load(latencies_s: list[float], span_s: float, refused: int) -> Load:
 
 
 async def stream(
-    stub: Any, model: str, images: list[bytes], until_s: float, took: list[float], refused: list[int]
+    stub: Any,
+    model: str,
+    images: list[image_pb2.Image],
+    until_s: float,
+    took: list[float],
+    refused: list[int],
 ) -> None:
     """One camera that holds ``_AHEAD`` frames in flight."""
     room, sent = asyncio.Semaphore(_AHEAD), []
@@ -81,8 +91,7 @@ async def stream(
             await room.acquire()
             if time.perf_counter() > until_s:
                 return
-            frame = pb.Frame(camera="bench", sequence=sequence)
-            frame.image.encoded = image
+            frame = pb.Frame(camera="bench", sequence=sequence, image=image)
             sent.append(time.perf_counter())
             yield pb.ScoreStreamRequest(frame=frame)
 
@@ -93,14 +102,18 @@ async def stream(
 
 
 async def unary(
-    stub: Any, model: str, images: list[bytes], until_s: float, took: list[float], refused: list[int]
+    stub: Any,
+    model: str,
+    images: list[image_pb2.Image],
+    until_s: float,
+    took: list[float],
+    refused: list[int],
 ) -> None:
     """One caller that waits for its answer before it calls again."""
     for image in itertools.cycle(images):
         if time.perf_counter() > until_s:
             return
-        request = pb.ScoreRequest(model=model)
-        request.image.encoded = image
+        request = pb.ScoreRequest(model=model, image=image)
         before = time.perf_counter()
         try:
             await stub.Score(request)
@@ -112,7 +125,7 @@ async def unary(
 async def generated(
     address: str, model: str, folder: Path, kind: str, callers: int, seconds: float
 ) -> Load:
-    images = [file.read_bytes() for file in sorted(folder.iterdir())]
+    images = messages(folder)
     caller = stream if kind == "stream" else unary
     took: list[float] = []
     refused = [0]
@@ -162,15 +175,17 @@ def limit(version: Path, frames: Path, workers: int, seconds: float) -> Load:
 
     _, detector = load_detector(version, "cpu", RuntimeChoice(lanes=workers))
 
-    def inspect(image: bytes) -> object:
-        return detector.inspect([detector.prepare(decode(image))])
+    def inspect(picture: Picture) -> object:
+        return detector.inspect([detector.prepare(picture.pixels(ImageLimits()))])
 
-    images = [file.read_bytes() for file in sorted(frames.iterdir())]
+    images = pictures(frames)
     repeated(inspect, images, workers, 1.0)  # warms up
     return repeated(inspect, images, workers, seconds)
 
 
-def repeated(inspect: Callable[[bytes], object], images: list[bytes], workers: int, seconds: float) -> Load:
+def repeated(
+    inspect: Callable[[Picture], object], images: list[Picture], workers: int, seconds: float
+) -> Load:
     """``workers`` threads that decode and score one frame after the other."""
     took: list[float] = []
     frames = itertools.cycle(images)
@@ -188,7 +203,7 @@ def repeated(inspect: Callable[[bytes], object], images: list[bytes], workers: i
     return load(took, time.perf_counter() - began, 0)
 
 
-def anomalibs(version: Path, folder: Path) -> Callable[[bytes], object]:
+def anomalibs(version: Path, folder: Path) -> Callable[[Picture], object]:
     """Run anomalib's OpenVINOInferencer with the same weights in float32, and a bank of as many entries."""
     from anomalib.models import Patchcore
 
@@ -217,9 +232,10 @@ def anomalibs(version: Path, folder: Path) -> Callable[[bytes], object]:
     predict = runtimes.anomalibs(module, folder)["anomalib OpenVINO f32"]
     side = detector.input_size
 
-    def scaled(image: bytes) -> object:
+    def scaled(picture: Picture) -> object:
         # It takes the size that it was exported for and no other.
-        return predict(np.asarray(Image.fromarray(decode(image)).resize((side, side))))
+        pixels = picture.pixels(ImageLimits())
+        return predict(np.asarray(Image.fromarray(pixels).resize((side, side))))
 
     return scaled
 
@@ -261,15 +277,42 @@ def trained_surface(surface: Path) -> Callable[[str], str]:
     return train
 
 
-def jpegs(surface: Path, folder: Path) -> list[bytes]:
-    """JPEG frames of 512 px, of good and of defective surface."""
+def jpegs(surface: Path, folder: Path) -> None:
+    """Leave JPEG frames of 512 px in a folder, of good and of defective surface."""
     folder.mkdir()
     files = sorted((surface / "test").glob("*/*.png"))
     for number, file in zip(range(_FRAMES), itertools.cycle(files), strict=False):
         buffer = io.BytesIO()
         Image.open(file).convert("RGB").resize((512, 512)).save(buffer, "JPEG", quality=92)
         (folder / f"{number:03}.jpg").write_bytes(buffer.getvalue())
-    return [file.read_bytes() for file in sorted(folder.iterdir())]
+
+
+def large(surface: Path, folder: Path) -> None:
+    """Leave frames of ``_LARGE`` in a folder, of good and of defective surface."""
+    folder.mkdir()
+    for file in sorted((surface / "test").glob("*/*.png"))[::3][:_LARGE_FRAMES]:
+        grey = Image.open(file).convert("L").resize((_LARGE.width, _LARGE.height))
+        (folder / f"{file.parent.name}-{file.stem}.raw").write_bytes(grey.tobytes())
+
+
+def pictures(folder: Path) -> list[Picture]:
+    """The frames of a folder, in their order."""
+    return [
+        Picture(file.read_bytes(), _LARGE if file.suffix == ".raw" else None)
+        for file in sorted(folder.iterdir())
+    ]
+
+
+def messages(folder: Path) -> list[image_pb2.Image]:
+    """Likewise, as cameras send them."""
+    images = []
+    for picture in pictures(folder):
+        if picture.layout is None:
+            images.append(image_pb2.Image(encoded=picture.data))
+        else:
+            layout = asdict(picture.layout)
+            images.append(image_pb2.Image(raw=image_pb2.RawImage(data=picture.data, **layout)))
+    return images
 
 
 def server_process(stack_address: str) -> psutil.Process:
@@ -285,7 +328,7 @@ def server_process(stack_address: str) -> psutil.Process:
 def bench(folder: Path, arguments: argparse.Namespace) -> None:
     surface = folder / "tile"
     train = trained_surface(surface)
-    images = jpegs(surface, folder / "frames")
+    (large if arguments.large else jpegs)(surface, folder / "frames")
     with running(folder) as address:
         model = train(address)
         version = folder / "data/store/models/tile-patchcore/1"
@@ -294,7 +337,7 @@ def bench(folder: Path, arguments: argparse.Namespace) -> None:
             "in process, one by one": partial(in_process, version, folder / "frames", 1, seconds),
             f"in process, {cores} at once": partial(in_process, version, folder / "frames", cores, seconds),
             "anomalib OpenVINOInferencer, one by one": partial(
-                repeated, anomalibs(version, folder), images, 1, seconds
+                repeated, anomalibs(version, folder), pictures(folder / "frames"), 1, seconds
             ),
         }
         for kind in ("stream", "unary"):
@@ -346,6 +389,7 @@ def main() -> None:
         print(json.dumps(asdict(told)))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--large", action="store_true", help="frames of 5 Mpx")
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=5)
