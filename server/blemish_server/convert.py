@@ -92,11 +92,11 @@ def picture(image: image_pb2.Image, field: str) -> Picture:
         raw = image.raw
         layout = RawLayout(raw.pixel_format, raw.width, raw.height, raw.stride)
         return Picture(raw.data, layout, region)
-    if not image.encoded:
-        raise InvalidRequest(
-            f"{field}.encoded is empty; send a JPEG, PNG, BMP, TIFF or WebP, or {field}.raw", field=field
-        )
-    return Picture(image.encoded, None, region)
+    if encoded := image.encoded:
+        return Picture(encoded, None, region)
+    raise InvalidRequest(
+        f"{field}.encoded is empty; send a JPEG, PNG, BMP, TIFF or WebP, or {field}.raw", field=field
+    )
 
 
 def priority(asked: inspection_pb2.Priority.ValueType, field: str) -> Priority | None:

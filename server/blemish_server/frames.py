@@ -21,6 +21,8 @@ from typing import Any
 
 from blemish.v1 import inspection_pb2 as pb
 from blemish_core.errors import Overloaded
+from blemish_core.picture import Picture
+from blemish_server import convert
 from blemish_server.status import frame_refusal
 
 IN_FLIGHT = {
@@ -40,16 +42,12 @@ class Turn:
 
     def __init__(self, frame: pb.Frame) -> None:
         self._frame = frame
+        self._picture: Picture | None = None
         self._arrived_s = time.monotonic()
         self._come = False
         self._lock = threading.Lock()
         self.gone: list[pb.ScoreStreamResponse] = []
         """Of the frames that gave way in it: as ranges, each of one camera."""
-
-    @property
-    def size(self) -> int:
-        """Bytes that the frame takes, about."""
-        return len(self._frame.image.encoded) or len(self._frame.image.raw.data)
 
     @property
     def arrived_s(self) -> float:
@@ -62,12 +60,24 @@ class Turn:
             self._come = True
             return self._frame
 
+    def picture(self) -> Picture:
+        """Return what the frame shows, also to a thread; the first time takes it out of the message.
+
+        Raises:
+            InvalidRequest: if it shows nothing.
+        """
+        with self._lock:
+            if self._picture is None:
+                self._picture = convert.picture(self._frame.image, "image")
+                self._frame = _without_image(self._frame)
+            return self._picture
+
     def give(self, newer: pb.Frame) -> bool:
         """Have a newer frame take over; False if the turn has come."""
         with self._lock:
             if self._come:
                 return False
-            older, self._frame = self._frame, newer
+            older, self._frame, self._picture = self._frame, newer, None
             self._arrived_s = time.monotonic()
         if not self.gone or not _joined(self.gone[-1], older):
             self.gone.append(_dropped(older))
@@ -75,7 +85,7 @@ class Turn:
 
     def end(self) -> None:
         """Let go of the frame, which has been answered: it may be long until anyone reads that."""
-        self._frame = pb.Frame()
+        self._frame, self._picture = pb.Frame(), None
 
 
 Score = Callable[[Turn], Coroutine[Any, Any, pb.ScoreStreamResponse]]
@@ -194,6 +204,14 @@ class FrameLine:
         last = self._answers[-1]
         if isinstance(last, _Begun) or not _joined(last, frame):
             self._answers.append(_dropped(frame))
+
+
+def _without_image(frame: pb.Frame) -> pb.Frame:
+    """A message gives back no memory, so what is left of it becomes another."""
+    rest = pb.Frame(camera=frame.camera, sequence=frame.sequence)
+    if frame.HasField("capture_time"):
+        rest.capture_time.CopyFrom(frame.capture_time)
+    return rest
 
 
 def _dropped(frame: pb.Frame) -> pb.ScoreStreamResponse:

@@ -69,6 +69,7 @@ class Camera:
     async def _score(self, turn: Turn) -> pb.ScoreStreamResponse:
         if self.queue is not None:
             await self.queue.wait()
+        turn.picture()
         frame = turn.take()
         self.begun.append(frame.sequence)
         self.turns.append(turn)
@@ -131,7 +132,11 @@ def test_a_frame_that_was_answered_is_held_no_longer_though_nobody_reads_the_ans
         answers = camera.answers()
         assert told(await anext(answers)) == ("inspection", 0, 0)
         await camera.send_slowly(1, 2)
-        assert [turn.size for turn in camera.turns] == [0, 0, len(b"a picture")]
+        for turn in camera.turns[:2]:
+            with pytest.raises(InvalidRequest, match="is empty"):
+                turn.picture()
+        assert camera.turns[2].picture().data == b"a picture"
+        assert not camera.turns[2].take().HasField("image")  # held once, not twice
         assert told(await anext(answers)) == ("inspection", 1, 1)
 
     run(test)

@@ -161,9 +161,9 @@ class _Scorer:
             self._monitor.judged(done, frame.camera)
             if self._config.store(done):
                 taken = convert.moment(frame, "capture_time")
-                self._keeper.offer(convert.picture(frame.image, "image"), done, frame.camera, taken)
+                self._keeper.offer(turn.picture(), done, frame.camera, taken)
             if self._config.false_reject_rate is None:
-                self._shadow.offer(partial(_shown, frame), done, frame.camera)
+                self._shadow.offer(partial(_shown, turn.picture(), frame), done, frame.camera)
             return answer_to(frame, inspection=convert.inspection(done, self._config.outputs))
         except BlemishError as error:
             frame = turn.take()
@@ -194,7 +194,8 @@ class _Scorer:
             # unless it asked to be refused.
             patience=Patience.NONE if config.policy == pb.STREAM_POLICY_REJECT else Patience.ENDLESS,
         )
-        done = await self._inspector.inspect_taken(lambda: self._taken(turn), turn.size, config.ref, terms)
+        size = len(turn.picture().data)
+        done = await self._inspector.inspect_taken(lambda: self._taken(turn), size, config.ref, terms)
         if config.false_reject_rate is None:
             return done
         judge = done.calibration.calibration.at_false_reject_rate(config.false_reject_rate)
@@ -205,7 +206,7 @@ class _Scorer:
         frame = turn.take()
         self._check_latency(turn)
         _check_camera(frame.camera)
-        return convert.picture(frame.image, "image")
+        return turn.picture()
 
     def _check_latency(self, turn: Turn) -> None:
         limit_s = self._config.max_latency_s
@@ -216,13 +217,13 @@ class _Scorer:
             )
 
 
-def _shown(frame: pb.Frame) -> tuple[Picture, datetime | None]:
+def _shown(picture: Picture, frame: pb.Frame) -> tuple[Picture, datetime | None]:
     """What a shadow is shown of a frame that was answered, whatever its time is worth."""
     try:
         taken = convert.moment(frame, "capture_time")
     except InvalidRequest:
         taken = None
-    return convert.picture(frame.image, "image"), taken
+    return picture, taken
 
 
 def _check_camera(name: str) -> None:
