@@ -83,7 +83,7 @@ def test_padding_between_rows_is_no_picture(name: str) -> None:
     assert (Picture(padded.tobytes()[:-10], layout).pixels(LIMITS) == expected).all()
 
 
-@pytest.mark.parametrize("name", ["Mono8", "Mono12", "RGB8", "BayerGR8"])
+@pytest.mark.parametrize("name", ["Mono8", "Mono12", "RGB8", "BGR8", "BayerGR8"])
 def test_a_region_is_that_part_of_the_whole(name: str) -> None:
     kind = PIXEL_FORMATS[name]
     data = noise(HEIGHT * WIDTH * kind.bytes, below=4).astype(np.uint8).tobytes()
