@@ -151,7 +151,7 @@ def _samples(data: bytes, layout: RawLayout, limits: ImageLimits) -> NDArray[np.
 
 def _eight_bits(samples: NDArray[np.uint8], layout: RawLayout, kind: _PixelFormat) -> NDArray[np.uint8]:
     white = (1 << kind.bits) - 1
-    if (most := int(samples.max())) > white:
+    if kind.bits % 8 and (most := int(samples.max())) > white:  # whole bytes have no room for more
         raise InvalidImage(
             f"a sample is {most}, but {layout.pixel_format} ends at {white}: its samples lie in the lower "
             "bits of 16, little endian",
