@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blemish_core.pixels import distinct_channels
-from blemish_core.shrinking import scaled
+from blemish_core.scaling import scaled
 
 Channels = tuple[float, float, float]
 

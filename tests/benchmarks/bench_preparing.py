@@ -49,7 +49,7 @@ def pictures(width: int, height: int) -> dict[str, Picture]:
 
 
 def of_torch(preprocessing: Preprocessing, image: NDArray[np.uint8]) -> Tensor:
-    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     size = (preprocessing.size, preprocessing.size)
     small = functional.interpolate(pixels, size=size, mode="bilinear", antialias=True)[0]
     return preprocessing.normalized(small / 255)
@@ -67,7 +67,7 @@ def main() -> None:
     for width, height in _SIDES:
         for name, picture in pictures(width, height).items():
             pixels = picture.pixels(limits)
-            plain = np.ascontiguousarray(pixels)
+            plain = np.array(pixels, order="C")  # which torch takes as it is
             work: dict[str, Callable[[], object]] = {
                 "read": partial(picture.pixels, limits),
                 "scaled": partial(preprocessing, pixels),

@@ -50,6 +50,8 @@ _LARGE_FRAMES = 8
 _LARGE = RawLayout("Mono8", 2448, 2048)
 _AHEAD = 8  # unanswered frames of a stream, as blemish_client has it
 
+Images = list[image_pb2.Image]
+
 
 @dataclass(frozen=True)
 class Load:
@@ -75,12 +77,7 @@ def load(latencies_s: list[float], span_s: float, refused: int) -> Load:
 
 
 async def stream(
-    stub: Any,
-    model: str,
-    images: list[image_pb2.Image],
-    until_s: float,
-    took: list[float],
-    refused: list[int],
+    stub: Any, model: str, images: Images, until_s: float, took: list[float], refused: list[int]
 ) -> None:
     """One camera that holds ``_AHEAD`` frames in flight."""
     room, sent = asyncio.Semaphore(_AHEAD), []
@@ -102,12 +99,7 @@ async def stream(
 
 
 async def unary(
-    stub: Any,
-    model: str,
-    images: list[image_pb2.Image],
-    until_s: float,
-    took: list[float],
-    refused: list[int],
+    stub: Any, model: str, images: Images, until_s: float, took: list[float], refused: list[int]
 ) -> None:
     """One caller that waits for its answer before it calls again."""
     for image in itertools.cycle(images):
@@ -303,7 +295,7 @@ def pictures(folder: Path) -> list[Picture]:
     ]
 
 
-def messages(folder: Path) -> list[image_pb2.Image]:
+def messages(folder: Path) -> Images:
     """Likewise, as cameras send them."""
     images = []
     for picture in pictures(folder):

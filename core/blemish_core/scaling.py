@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large images to small ones, as torch's bilinear interpolation with antialiasing does it, but sooner.
+"""Images of any size to squares, as torch's bilinear interpolation with antialiasing does it, but sooner.
 
-Each pixel of the small image is a mean under a triangle twice as wide as the step between two of them: a
-matrix with a narrow band for the rows, and one for the columns. Cameras send bytes, and most of the time
-goes into making floats of them all and into summing those. So rows are summed a few at a time, by a matrix
-product, while the floats are in the core's cache; the columns of what is left are torch's.
+Each pixel of a small image is a mean under a triangle twice as wide as the step between two of them in the
+large one: a matrix with a narrow band for the rows, and one for the columns. Cameras send bytes, and most
+of the time goes into making floats of them all and into summing those. So rows are summed a few at a time,
+by a matrix product, while the floats are in the core's cache; the columns of what is left are torch's.
 ``bench_preparing.py`` compares the two.
 """
 
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 # Of the small image, at once: 4 to 16 did about as well, from 400 px to 5 Mpx; 64 not.
 _ROWS = 8
-_KNOWN = 64
+_HEIGHTS_KEPT = 64  # with their bands, of 0.7 MB at most where the input has 256 px
 
 
 def scaled(image: NDArray[np.uint8], size: int) -> Tensor:
@@ -60,7 +60,7 @@ class _Band:
     """(rows, rows of the large image from the first one on); each row sums to 1."""
 
 
-@lru_cache(_KNOWN)
+@lru_cache(_HEIGHTS_KEPT)
 def _bands(length: int, size: int) -> tuple[_Band, ...]:
     """The bands of ``size`` rows that are made of ``length``, which are more."""
     half = np.float32(0.5)

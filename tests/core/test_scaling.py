@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from blemish_core.pixels import as_rgb
 from blemish_core.preprocessing import Preprocessing
-from blemish_core.shrinking import scaled
+from blemish_core.scaling import scaled
 
 SEED = 20_261
 
