@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pytest_socket import disable_socket, enable_socket
 
-from blemish_core import garbage, threads
+from blemish_core.platform import gc_tuning, threads
 
 # Before any test has loaded torch.
 threads.wait_asleep()
@@ -17,7 +17,7 @@ WITH_SOCKETS = {"contract", "integration", "chaos", "benchmarks"}
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    with garbage.loaded_for_good():
+    with gc_tuning.loaded_for_good():
         return (yield)
 
 

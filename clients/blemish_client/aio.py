@@ -33,12 +33,18 @@ from blemish.v1.search_pb2 import SearchResponse
 from blemish.v1.search_pb2_grpc import SearchServiceStub
 from blemish.v1.server_pb2 import GetServerInfoRequest, GetServerInfoResponse
 from blemish.v1.server_pb2_grpc import ServerServiceStub
-from blemish_client.camera import ENDED, Ledger, Lost, Retries, Seen, Sent
-from blemish_client.connection import TIMEOUT_S, options
-from blemish_client.credentials import Credentials
 from blemish_client.errors import BlemishError, Unavailable, translated
-from blemish_client.patience import Patience
-from blemish_client.requests import Query, SearchOptions, score_request, search_request, stream_config
+from blemish_client.streaming.camera import ENDED, Ledger, Lost, Retries, Seen, Sent
+from blemish_client.transport.connection import TIMEOUT_S, options
+from blemish_client.transport.credentials import Credentials
+from blemish_client.transport.requests import (
+    Query,
+    SearchOptions,
+    score_request,
+    search_request,
+    stream_config,
+)
+from blemish_client.transport.retry import Patience
 
 if TYPE_CHECKING:
     from blemish.v1.inspection_pb2_grpc import InspectionServiceAsyncStub

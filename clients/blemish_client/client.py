@@ -45,15 +45,21 @@ from blemish.v1.search_pb2 import Hit
 from blemish.v1.search_pb2_grpc import SearchServiceStub
 from blemish.v1.server_pb2 import GetServerInfoRequest, GetServerInfoResponse
 from blemish.v1.server_pb2_grpc import ServerServiceStub
-from blemish_client import watching
-from blemish_client.camera import Camera, Lost, Seen
-from blemish_client.connection import TIMEOUT_S, Connection, pages
-from blemish_client.credentials import Credentials
 from blemish_client.names import dataset_name, item_name, job_name, model_name
-from blemish_client.patience import Patience
-from blemish_client.requests import Query, SearchOptions, score_request, search_request, stream_config
 from blemish_client.search import Found
-from blemish_client.upload import ImageFile, layout, of_images, of_model
+from blemish_client.streaming.camera import Camera, Lost, Seen
+from blemish_client.transport import watching
+from blemish_client.transport.connection import TIMEOUT_S, Connection, pages
+from blemish_client.transport.credentials import Credentials
+from blemish_client.transport.requests import (
+    Query,
+    SearchOptions,
+    score_request,
+    search_request,
+    stream_config,
+)
+from blemish_client.transport.retry import Patience
+from blemish_client.transport.upload import ImageFile, layout, of_images, of_model
 
 _MOST = 1000  # on a page, of what there may be many thousands of
 

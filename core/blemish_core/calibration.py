@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import betaincinv
 
-from blemish_core.errors import InvalidRequest, NotPossibleYet
+from blemish_core.platform.errors import InvalidRequest, NotPossibleYet
 
 DEFAULT_FALSE_REJECT_RATE = 0.05
 INTERVAL_CONFIDENCE = 0.9

@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from blemish_core.images import ImageLimits
+from blemish_core.imaging.decode import ImageLimits
 from blemish_core.runtimes.choice import Asked, RuntimeChoice
 
 _LIMITS = ImageLimits()

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from blemish_local.address import Address, AddressUnusable, settle
 from blemish_local.data_directory import DataDirectory, DirectoryUnusable, claim
-from blemish_local.parts import Stack, compose, shell_script
 from blemish_local.redis import NoRedisServer
 from blemish_local.settings import Settings, parse
-from blemish_local.supervisor import Supervisor
+from blemish_local.stack import Stack, compose, shell_script
+from blemish_local.supervision.supervisor import Supervisor
 
 STOPPED, PART_FAILED, UNUSABLE = 0, 1, 2
 

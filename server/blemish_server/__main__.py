@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    from blemish_core import garbage, logs, threads
+    from blemish_core.platform import gc_tuning, logs, threads
     from blemish_core.settings import read
     from blemish_server.settings import ServerSettings
 
@@ -17,7 +17,7 @@ def main() -> None:
     # The event loop's turn among the lanes: each of its many short steps may have to wait this long for it.
     sys.setswitchinterval(0.0005)
     # Only now: this loads torch, and a wrong setting should not have to wait for it.
-    with garbage.loaded_for_good():
+    with gc_tuning.loaded_for_good():
         from blemish_server.app import CannotServe, serve
 
     try:

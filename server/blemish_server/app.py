@@ -23,39 +23,40 @@ from blemish.v1 import (
     server_pb2_grpc,
 )
 from blemish_core.datasets import DatasetStore
-from blemish_core.errors import BlemishError
-from blemish_core.index import Finder, SearchIndex
-from blemish_core.item_images import ItemImages
-from blemish_core.jobs.staff import Staff
+from blemish_core.jobs.removal import Removal
 from blemish_core.jobs.store import JobStore
-from blemish_core.kept_frames import KeptFrames
-from blemish_core.models import ModelStore
-from blemish_core.names import ModelRef
-from blemish_core.removal import Removal
+from blemish_core.jobs.worker_registry import Staff
+from blemish_core.models.store import ModelStore
+from blemish_core.platform.errors import BlemishError
+from blemish_core.platform.names import ModelRef
+from blemish_core.search.finder import Finder
+from blemish_core.search.frame_store import KeptFrames
+from blemish_core.search.item_images import ItemImages
+from blemish_core.search.search_index import SearchIndex
 from blemish_core.settings import chosen_device
+from blemish_server.auth.authenticator import Doorkeeper
 from blemish_server.dependencies import NOT_SERVING, SERVING, Dependencies, Dependency
-from blemish_server.dispatch import Dispatcher
-from blemish_server.doorkeeper import Doorkeeper
-from blemish_server.exposition import Exposition, Held
-from blemish_server.feed import JobFeed
-from blemish_server.health import Health
-from blemish_server.inspector import Inspector
-from blemish_server.interceptor import CallInterceptor
-from blemish_server.keeper import Keeper, Retention
-from blemish_server.loaded import LoadedModels
-from blemish_server.migration import Migration
-from blemish_server.monitor import Monitor
-from blemish_server.services import inference
-from blemish_server.services.datasets import DatasetServicer
-from blemish_server.services.inference import InferenceServicer
-from blemish_server.services.inspection import InspectionServicer
-from blemish_server.services.jobs import JobServicer
-from blemish_server.services.models import ModelServicer
-from blemish_server.services.search import SearchServicer
-from blemish_server.services.server import ServerServicer
+from blemish_server.jobs.dispatch import Dispatcher
+from blemish_server.jobs.job_events import JobFeed
+from blemish_server.metrics.metrics import Monitor
+from blemish_server.metrics.metrics_server import Exposition, Held
+from blemish_server.scoring.frame_recorder import Keeper, Retention
+from blemish_server.scoring.model_cache import LoadedModels
+from blemish_server.scoring.scorer import Inspector
+from blemish_server.scoring.shadow import Shadow
+from blemish_server.search.index_migration import Migration
+from blemish_server.servicers import inference
+from blemish_server.servicers.datasets import DatasetServicer
+from blemish_server.servicers.inference import InferenceServicer
+from blemish_server.servicers.inspection import InspectionServicer
+from blemish_server.servicers.jobs import JobServicer
+from blemish_server.servicers.models import ModelServicer
+from blemish_server.servicers.search import SearchServicer
+from blemish_server.servicers.server import ServerServicer
 from blemish_server.settings import ServerSettings
-from blemish_server.shadow import Shadow
-from blemish_server.tls import Certificate, UnusableCertificate
+from blemish_server.transport.health import Health
+from blemish_server.transport.interceptor import CallInterceptor
+from blemish_server.transport.tls import Certificate, UnusableCertificate
 
 _OURS = ("Inspection", "Search", "Dataset", "Job", "Model", "Server")
 SERVICES = (*(f"blemish.v1.{name}Service" for name in _OURS), inference.SERVICE)

@@ -9,7 +9,7 @@ import structlog
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio
 
-from blemish_core.errors import BlemishError
+from blemish_core.platform.errors import BlemishError
 
 _LOOK_EVERY_S = 2.0
 

@@ -8,8 +8,8 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from blemish_core.batching import BatchingPolicy
 from blemish_core.settings import StackSettings
+from blemish_server.scoring.batcher import BatchingPolicy
 
 
 class ServerSettings(StackSettings):

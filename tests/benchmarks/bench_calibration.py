@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from scipy.stats import betabinom
 from torch import Tensor
 
+from blemish_client.demo.surfaces.specimen import CATEGORIES, Origin, draw
 from blemish_core.calibration import Calibration
-from blemish_core.detectors.detector import Image, Terms, Training, silent
-from blemish_core.detectors.patchcore import PatchCoreSettings
-from blemish_core.detectors.patchcore_network import PatchFeatures
-from blemish_core.detectors.patchcore_training import train
-from blemish_core.surfaces.specimen import CATEGORIES, Origin, draw
+from blemish_core.detectors.base import Image, Terms, Training, silent
+from blemish_core.detectors.patchcore.detector import PatchCoreSettings
+from blemish_core.detectors.patchcore.network import PatchFeatures
+from blemish_core.detectors.patchcore.training.train import train
 
 CHANCE = 1e-3
 REMEMBERED = 1000

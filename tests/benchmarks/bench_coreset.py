@@ -20,11 +20,11 @@ import torch
 from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
 from torch import Tensor
 
-from blemish_core.detectors.coreset import greedy_coreset
-from blemish_core.detectors.detector import Image
-from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
-from blemish_core.images import ImageLimits, decode
-from blemish_core.surfaces.specimen import CATEGORIES, Origin, draw
+from blemish_client.demo.surfaces.specimen import CATEGORIES, Origin, draw
+from blemish_core.detectors.base import Image
+from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
+from blemish_core.imaging.decode import ImageLimits, decode
 
 
 def images(data: Path | None) -> Iterator[Image]:

@@ -15,13 +15,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from blemish_client.demo.surfaces.specimen import CATEGORIES, CLASSES, Origin, draw
 from blemish_core.calibration import Calibration
-from blemish_core.detectors.detector import Detector, Image, Terms, silent
-from blemish_core.detectors.patchcore import PatchCoreSettings
-from blemish_core.detectors.patchcore_training import train
-from blemish_core.metrics import image_auroc
-from blemish_core.surfaces.specimen import CATEGORIES, CLASSES, Origin, draw
-from blemish_server.monitor import LOW
+from blemish_core.detectors.base import Detector, Image, Terms, silent
+from blemish_core.detectors.patchcore.detector import PatchCoreSettings
+from blemish_core.detectors.patchcore.training.train import train
+from blemish_core.evaluation.metrics import image_auroc
+from blemish_server.metrics.metrics import LOW
 
 SIZE = 256
 TARGET = 0.05

@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from blemish_core.detectors import embedding, patchcore_training
-from blemish_core.detectors.detector import Image, Terms, Training, silent
-from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
-from blemish_core.images import ImageLimits, decode
-from blemish_core.metrics import image_auroc
-from blemish_core.surfaces import CATEGORIES, generate
+from blemish_client.demo.surfaces import CATEGORIES, generate
+from blemish_core.detectors.base import Image, Terms, Training, silent
+from blemish_core.detectors.common import embedding
+from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.detectors.patchcore.training import train as patchcore_training
+from blemish_core.evaluation.metrics import image_auroc
+from blemish_core.imaging.decode import ImageLimits, decode
 
 GOOD = "good"
 TOP = 16  # patches of an image that MaxSim compares

@@ -27,15 +27,15 @@ import openvino
 import torch
 from torch import Tensor
 
-from blemish_core import threads
-from blemish_core.detectors.coreset import greedy_coreset
-from blemish_core.detectors.detector import Image
-from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
-from blemish_core.detectors.patchcore_training import changes_of
-from blemish_core.detectors.whitening import Whitening
-from blemish_core.images import decode
-from blemish_core.metrics import image_auroc
-from blemish_core.surfaces import generate
+from blemish_client.demo.surfaces import generate
+from blemish_core.detectors.base import Image
+from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
+from blemish_core.detectors.patchcore.training.train import changes_of
+from blemish_core.detectors.patchcore.training.whitening import Whitening
+from blemish_core.evaluation.metrics import image_auroc
+from blemish_core.imaging.decode import decode
+from blemish_core.platform import threads
 
 BANKS = (2_800, 10_000, 28_000)
 SETTINGS = PatchCoreSettings()

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from blemish_core.images import ImageLimits
-from blemish_core.picture import Picture, RawLayout
-from blemish_core.preprocessing import Preprocessing
+from blemish_core.imaging.decode import ImageLimits
+from blemish_core.imaging.image_input import Picture, RawLayout
+from blemish_core.imaging.preprocessing import Preprocessing
 
 _SIDES = ((512, 512), (1024, 1024), (2448, 2048))
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -21,12 +21,12 @@ import torch
 from numpy.typing import NDArray
 from tests.benchmarks.bench_embeddings import GOOD, IMAGES, precision, read, trained
 
+from blemish_client.demo.surfaces import CATEGORIES, generate
 from blemish_core.calibration import Calibration
-from blemish_core.detectors.detector import Look
-from blemish_core.detectors.regions import Match, Spot, match, part_of, spot
-from blemish_core.images import read_mask
-from blemish_core.picture import Region
-from blemish_core.surfaces import CATEGORIES, generate
+from blemish_core.detectors.base import Look
+from blemish_core.detectors.common.regions import Match, Spot, match, part_of, spot
+from blemish_core.imaging.decode import read_mask
+from blemish_core.imaging.image_input import Region
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blemish_core.detectors.backbone import Backbone
-from blemish_core.detectors.detector import Detector, Image
-from blemish_core.detectors.efficientad import EfficientAd, EfficientAdSettings
-from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
-from blemish_core.runtimes import on_openvino, quantization
-from blemish_core.runtimes.on_openvino import OpenVinoRuntime
-from blemish_core.runtimes.quiet_openvino import openvino
+from blemish_core.detectors.base import Detector, Image
+from blemish_core.detectors.common.backbone import Backbone
+from blemish_core.detectors.efficientad.detector import EfficientAd, EfficientAdSettings
+from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.runtimes import openvino_runtime, quantization
+from blemish_core.runtimes.openvino_logging import openvino
+from blemish_core.runtimes.openvino_runtime import OpenVinoRuntime
 
 SIZE = 256
 Frame = Callable[[Image], object]
@@ -52,7 +52,7 @@ class Answers(nn.Module):
 
 def ours(detector: Detector, folder: Path, *, int8: bool) -> dict[str, Frame]:
     file = folder / "model.xml"
-    on_openvino.export(detector.network, SIZE, file)
+    openvino_runtime.export(detector.network, SIZE, file)
     runtimes: dict[str, Any] = {"torch": detector.runtime, "openvino": OpenVinoRuntime(file)}
     if int8:
         inputs = [partial(detector.prepare, picture(seed)) for seed in range(8)]

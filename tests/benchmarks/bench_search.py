@@ -51,12 +51,13 @@ from blemish.v1.search_pb2_grpc import SearchServiceStub
 from blemish.v1.server_pb2 import GetServerInfoRequest
 from blemish.v1.server_pb2_grpc import ServerServiceStub
 from blemish_client import Client
-from blemish_client.connection import Connection
-from blemish_client.patience import Patience
-from blemish_core.index import Item, SearchIndex, item_id
-from blemish_core.index.finder import oversampling
-from blemish_core.names import ModelRef
-from blemish_core.surfaces import CLASSES, generate
+from blemish_client.demo.surfaces import CLASSES, generate
+from blemish_client.transport.connection import Connection
+from blemish_client.transport.retry import Patience
+from blemish_core.platform.names import ModelRef
+from blemish_core.search.finder import oversampling
+from blemish_core.search.item import Item, item_id
+from blemish_core.search.search_index import SearchIndex
 
 Vectors = NDArray[np.float32]
 

@@ -39,10 +39,10 @@ from blemish.v1 import image_pb2
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish_client import Client
-from blemish_core import threads
-from blemish_core.images import ImageLimits
-from blemish_core.picture import Picture, RawLayout
-from blemish_core.surfaces import generate
+from blemish_client.demo.surfaces import generate
+from blemish_core.imaging.decode import ImageLimits
+from blemish_core.imaging.image_input import Picture, RawLayout
+from blemish_core.platform import threads
 
 _TRAIN_IMAGES = 122  # of which 98 are learned from: a tenth of their patches is a bank of 10,035
 _FRAMES = 64
@@ -162,7 +162,7 @@ def in_process(version: Path, frames: Path, workers: int, seconds: float) -> Loa
 def limit(version: Path, frames: Path, workers: int, seconds: float) -> Load:
     threads.wait_asleep()
     threads.share_cores(workers)
-    from blemish_core.loading import load_detector
+    from blemish_core.models.loading import load_detector
     from blemish_core.runtimes.choice import RuntimeChoice
 
     _, detector = load_detector(version, "cpu", RuntimeChoice(lanes=workers))
@@ -199,8 +199,8 @@ def anomalibs(version: Path, folder: Path) -> Callable[[Picture], object]:
     """Run anomalib's OpenVINOInferencer with the same weights in float32, and a bank of as many entries."""
     from anomalib.models import Patchcore
 
-    from blemish_core.detectors.backbone import Backbone
-    from blemish_core.loading import load_detector
+    from blemish_core.detectors.common.backbone import Backbone
+    from blemish_core.models.loading import load_detector
     from blemish_core.runtimes.choice import RuntimeChoice
 
     loaded: Any = load_detector(version, "cpu", RuntimeChoice("torch"))

@@ -16,17 +16,17 @@ from pathlib import Path
 from statistics import median
 from unittest.mock import Mock
 
+from blemish_client.demo.surfaces import generate
 from blemish_core.datasets import DatasetStore
-from blemish_core.images import ImageLimits
-from blemish_core.index import SearchIndex
-from blemish_core.jobs.place import Workplace
+from blemish_core.imaging.decode import ImageLimits
+from blemish_core.jobs.handlers.context import Workplace
+from blemish_core.jobs.handlers.work import Ear, train
 from blemish_core.jobs.record import TrainSpec
-from blemish_core.jobs.work import Ear, train
-from blemish_core.kept_frames import KeptFrames
-from blemish_core.models import ModelStore
-from blemish_core.runtimes import on_openvino
+from blemish_core.models.store import ModelStore
+from blemish_core.runtimes import openvino_runtime
 from blemish_core.runtimes.choice import RuntimeChoice
-from blemish_core.surfaces import generate
+from blemish_core.search.frame_store import KeptFrames
+from blemish_core.search.search_index import SearchIndex
 
 _TORCH, _FIRST, _LATER = "torch alone", "OpenVINO, the first in a process", "OpenVINO, later ones"
 _SURFACE = "leather"
@@ -95,7 +95,7 @@ def main() -> None:
         trained(place, "warm-up")  # imports take seconds
         for number in range(asked.rounds):
             rows[_TORCH].append(trained(by_torch, f"torch-{number}"))
-            on_openvino.forget()
+            openvino_runtime.forget()
             rows[_FIRST].append(trained(place, f"first-{number}"))
             rows[_LATER].append(trained(place, f"later-{number}"))
     phases = list(rows[_FIRST][0])

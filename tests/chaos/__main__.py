@@ -31,12 +31,12 @@ from tests.chaos.house import House, Part
 
 from blemish.v1.job_pb2 import PatchCore
 from blemish_client import Client
+from blemish_client.demo.surfaces import generate
 from blemish_core.datasets import DatasetStore
-from blemish_core.errors import Unavailable
-from blemish_core.images import ImageLimits
+from blemish_core.imaging.decode import ImageLimits
 from blemish_core.jobs.record import JobState, now
-from blemish_core.names import ModelRef
-from blemish_core.surfaces import generate
+from blemish_core.platform.errors import Unavailable
+from blemish_core.platform.names import ModelRef
 
 SUBMITTED = "submitted"
 PHASES = {

@@ -9,9 +9,9 @@ from itertools import pairwise
 import redis
 from tests.chaos.house import House
 
-from blemish_core import bundle
 from blemish_core.jobs.record import MOVES, EmbedSpec, Job, JobState, TrainSpec
-from blemish_core.names import ModelRef
+from blemish_core.models import bundle
+from blemish_core.platform.names import ModelRef
 
 _SETTLED_WITHIN_S = 25.0
 _ENDED_WITHIN_S = 240.0

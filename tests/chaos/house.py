@@ -16,11 +16,11 @@ import grpc
 import psutil
 from qdrant_client import QdrantClient
 
-from blemish_core.errors import Unavailable
-from blemish_core.index import SearchIndex
 from blemish_core.jobs.record import Job
 from blemish_core.jobs.store import JobStore
-from blemish_core.models import ModelStore
+from blemish_core.models.store import ModelStore
+from blemish_core.platform.errors import Unavailable
+from blemish_core.search.search_index import SearchIndex
 from blemish_local import redis
 
 _READY_WITHIN_S = 90.0

@@ -13,7 +13,7 @@ from blemish.v1.image_pb2 import VERDICT_NORMAL
 from blemish.v1.job_pb2 import JOB_STATE_CANCELLING, JOB_STATE_FAILED, JOB_STATE_RUNNING, PatchCore
 from blemish_client import BlemishError, Client
 from blemish_client.errors import AlreadyExists, NotFound, Unavailable
-from blemish_client.upload import CHUNK_BYTES, ImageFile, layout
+from blemish_client.transport.upload import CHUNK_BYTES, ImageFile, layout
 
 if TYPE_CHECKING:
     from tests.clients.conftest import Fake, Make

@@ -12,13 +12,13 @@ from anomalib.metrics import AUPRO
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from blemish_core.detectors.detector import Outcome
-from blemish_core.detectors.embedding import whitening
-from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
+from blemish_client.demo.surfaces import generate
+from blemish_core.detectors.base import Outcome
+from blemish_core.detectors.common.embedding import whitening
+from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
 from blemish_core.evaluation.pixel_figures import PixelTally
-from blemish_core.images import decode
-from blemish_core.preprocessing import Preprocessing
-from blemish_core.surfaces import generate
+from blemish_core.imaging.decode import decode
+from blemish_core.imaging.preprocessing import Preprocessing
 
 
 def assert_the_same(ours: Sequence[Outcome], theirs: InferenceBatch) -> None:

@@ -9,9 +9,9 @@ import torch
 from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
 from torch import Tensor
 
-from blemish_core.detectors.coreset import greedy_coreset
-from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
-from blemish_core.surfaces.specimen import CATEGORIES, Origin, draw
+from blemish_client.demo.surfaces.specimen import CATEGORIES, Origin, draw
+from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
 
 # anomalib subtracts, squares, adds up and takes the root in float32, whose steps are 1.2e-7 wide.
 ROUNDING = 1e-6

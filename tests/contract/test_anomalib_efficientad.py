@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 import torch
 from anomalib.models.image.efficient_ad import lightning_model
-from tests.narrow import narrow
+from tests.support.narrow import narrow
 
-from blemish_core import downloads
-from blemish_core.detectors import teacher
-from blemish_core.detectors.anomalib_models import (
+from blemish_core.detectors.common.anomalib_models import (
     EfficientAdModel,
     EfficientAdModelSize,
     MediumPatchDescriptionNetwork,
 )
-from blemish_core.detectors.efficientad import EfficientAd, EfficientAdSettings
-from blemish_core.detectors.efficientad_losses import answer_of_teacher, losses_of_step
+from blemish_core.detectors.efficientad import teacher
+from blemish_core.detectors.efficientad.detector import EfficientAd, EfficientAdSettings
+from blemish_core.detectors.efficientad.training.losses import answer_of_teacher, losses_of_step
+from blemish_core.models import downloads
 
 
 def _randomised(model: EfficientAdModel) -> None:

@@ -17,12 +17,12 @@ from anomalib.models import Patchcore as TheirPatchCore
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms import v2
 
-from blemish_core.detectors.backbone import Backbone
-from blemish_core.detectors.detector import Detector
-from blemish_core.detectors.efficientad import EfficientAd, EfficientAdSettings
-from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
-from blemish_core.images import decode
-from blemish_core.surfaces import generate
+from blemish_client.demo.surfaces import generate
+from blemish_core.detectors.base import Detector
+from blemish_core.detectors.common.backbone import Backbone
+from blemish_core.detectors.efficientad.detector import EfficientAd, EfficientAdSettings
+from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.imaging.decode import decode
 
 # Lightning asks torch in words that torch calls outdated, and would rather have an optimizer for PatchCore,
 # processes for reading, memory pinned for a GPU, more batches and modules in training; anomalib calls its

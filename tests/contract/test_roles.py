@@ -6,8 +6,8 @@ from pathlib import Path
 
 import blemish.v1
 from blemish.v1 import access_pb2
-from blemish_core.access import Role
-from blemish_server.doorkeeper import roles
+from blemish_server.auth.access import Role
+from blemish_server.auth.authenticator import roles
 
 CAMERA = {"Score", "ScoreStream", "GetServerInfo"}
 SERVICE = {

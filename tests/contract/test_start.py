@@ -2,7 +2,7 @@
 """A server or a worker that waits for its first model has not spent seconds on what models are made of."""
 
 import pytest
-from tests.imports import OF_TORCHS_NETWORKS, imported_by
+from tests.support.imports import OF_TORCHS_NETWORKS, imported_by
 
 DEAR = OF_TORCHS_NETWORKS | {"openvino", "sklearn"}
 
@@ -11,9 +11,9 @@ DEAR = OF_TORCHS_NETWORKS | {"openvino", "sklearn"}
     "script",
     [
         "import blemish_server.app",
-        "import blemish_core.jobs.work",
+        "import blemish_core.jobs.handlers.work",
         # As the server does with each training it is asked for.
-        "from blemish_core.detectors.patchcore import PatchCoreSettings; PatchCoreSettings()",
+        "from blemish_core.detectors.patchcore.detector import PatchCoreSettings; PatchCoreSettings()",
     ],
 )
 def test_what_takes_seconds_is_imported_where_it_is_used(script: str) -> None:

@@ -15,7 +15,7 @@ from typing import Protocol
 import pytest
 
 from blemish_client import Client
-from blemish_core.surfaces import generate
+from blemish_client.demo.surfaces import generate
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,13 @@ from blemish.v1.inspection_pb2 import (
 )
 from blemish_client import Client
 from blemish_client.aio import AsyncClient
-from blemish_client.camera import Seen
-from blemish_client.credentials import Credentials
 from blemish_client.errors import PermissionDenied, Unauthenticated, Unavailable
-from blemish_core import access
-from blemish_core.access import Role
-from blemish_core.batching import Priority
-from blemish_server.doorkeeper import roles
+from blemish_client.streaming.camera import Seen
+from blemish_client.transport.credentials import Credentials
+from blemish_server.auth import access
+from blemish_server.auth.access import Role
+from blemish_server.auth.authenticator import roles
+from blemish_server.scoring.batcher import Priority
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stack

@@ -20,13 +20,7 @@ from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish.v1.job_pb2 import CreateJobRequest
 from blemish.v1.job_pb2_grpc import JobServiceStub
 from blemish_client import Client
-from blemish_client.errors import (
-    AlreadyExists,
-    BlemishError,
-    InvalidArgument,
-    NotFound,
-    ResourceExhausted,
-)
+from blemish_client.errors import AlreadyExists, BlemishError, InvalidArgument, NotFound, ResourceExhausted
 
 RANDOM = np.random.default_rng(11)
 

@@ -21,8 +21,8 @@ from blemish.v1.job_pb2 import PatchCore
 from blemish.v1.model_pb2_grpc import ModelServiceStub
 from blemish_client import Client
 from blemish_client.errors import Aborted, InvalidArgument, NotFound
-from blemish_core.bundle import read_manifest
-from blemish_core.calibration_log import CalibrationLog, Change, Rule
+from blemish_core.models.bundle import read_manifest
+from blemish_core.models.calibration_log import CalibrationLog, Change, Rule
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stack

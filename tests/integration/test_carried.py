@@ -9,14 +9,14 @@ from pathlib import Path
 import grpc
 import pytest
 from safetensors.numpy import load, save
-from tests.core.test_archive import members, packed
+from tests.core.models.test_archive import members, packed
 from tests.integration.conftest import Stack
 
 from blemish.v1.model_pb2 import ImportModelRequest, ModelHeader
 from blemish.v1.model_pb2_grpc import ModelServiceStub
 from blemish_client import Client
 from blemish_client.errors import FailedPrecondition, InvalidArgument
-from blemish_core.archive import HEAD
+from blemish_core.models.archive import HEAD
 
 MiB = 1 << 20
 

@@ -16,9 +16,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from blemish_client import Client
 from blemish_client.errors import Unavailable
-from blemish_client.patience import Patience
-from blemish_core.index import Item, SearchIndex, item_id
-from blemish_core.names import ModelRef
+from blemish_client.transport.retry import Patience
+from blemish_core.platform.names import ModelRef
+from blemish_core.search.item import Item, item_id
+from blemish_core.search.search_index import SearchIndex
 from blemish_local.redis import configure, find_server
 
 DIMENSIONS = 8

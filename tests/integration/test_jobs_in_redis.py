@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import redis
 
-from blemish_core.errors import AlreadyExists, InvalidRequest, JobCancelled, NotFound, Unavailable
 from blemish_core.jobs.attempt import MAX_DEATHS, Attempt, Superseded
 from blemish_core.jobs.lease import Lease, LeaseHeld
-from blemish_core.jobs.parts import Board
 from blemish_core.jobs.record import EmbedSpec, Job, JobPriority, JobState, Limits, Phase, Result, Spec, now
-from blemish_core.jobs.staff import Staff, Worker
+from blemish_core.jobs.shards import Board
 from blemish_core.jobs.store import NEWS, JobStore, news
+from blemish_core.jobs.worker_registry import Staff, Worker
+from blemish_core.platform.errors import AlreadyExists, InvalidRequest, JobCancelled, NotFound, Unavailable
 from blemish_local.redis import configure, find_server
 
 SPEC = EmbedSpec(model="models/m/versions/1", dataset="d")

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from blemish_local.address import Address, AddressUnusable, free_loopback_port, settle
-from blemish_local.probes import NotYet, qdrant_answers, redis_answers
+from blemish_local.supervision.probes import NotYet, qdrant_answers, redis_answers
 
 
 def test_a_port_that_someone_listens_on_is_refused_and_the_cure_named() -> None:

@@ -24,9 +24,9 @@ from blemish.v1.job_pb2 import (
     PatchCore,
 )
 from blemish_client import Client
+from blemish_client.demo.surfaces import generate
 from blemish_client.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from blemish_core.surfaces import generate
-from blemish_core.weights import main
+from blemish_core.models.weights import main
 
 
 def image(surfaces: Path, path: str) -> bytes:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from qdrant_client import grpc as qg
 
-from blemish_core.errors import Unavailable
-from blemish_core.index import Finder, Query, SearchIndex
-from blemish_core.names import ModelRef
+from blemish_core.platform.errors import Unavailable
+from blemish_core.platform.names import ModelRef
+from blemish_core.search.finder import Finder
+from blemish_core.search.query import Query
+from blemish_core.search.search_index import SearchIndex
 
 KEY = "a key"
 VERSION = ModelRef("tile", 1)

@@ -11,9 +11,9 @@ import redis
 
 from blemish_local.address import Address
 from blemish_local.data_directory import DataDirectory, claim
-from blemish_local.parts import compose
-from blemish_local.service import Service
 from blemish_local.settings import parse
+from blemish_local.stack import compose
+from blemish_local.supervision.service import Service
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,7 @@ import grpc
 import numpy as np
 import PIL.Image
 import pytest
-from google.protobuf import (
-    descriptor_pb2,
-    descriptor_pool,
-    duration_pb2,
-    message_factory,
-    timestamp_pb2,
-)
+from google.protobuf import descriptor_pb2, descriptor_pool, duration_pb2, message_factory, timestamp_pb2
 
 from blemish.v1 import access_pb2, image_pb2
 from blemish.v1 import inspection_pb2 as pb

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from blemish_local import supervisor as supervisor_module
-from blemish_local.parts import Given, Stack
-from blemish_local.probes import NotYet, file_exists
-from blemish_local.service import Part, PartFailed, Service
-from blemish_local.supervisor import Policy, Supervisor
+from blemish_local.stack import Given, Stack
+from blemish_local.supervision import supervisor as supervisor_module
+from blemish_local.supervision.probes import NotYet, file_exists
+from blemish_local.supervision.service import Part, PartFailed, Service
+from blemish_local.supervision.supervisor import Policy, Supervisor
 
 QUICK = Policy(first_delay_s=0.01, longest_delay_s=0.02, grace_s=0.5)
 # What it starts ignores SIGTERM, as a pool in the middle of a task does.

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from blemish_core.batching import BatchingPolicy
 from blemish_core.settings import read
+from blemish_server.scoring.batcher import BatchingPolicy
 from blemish_server.settings import ServerSettings
 
 

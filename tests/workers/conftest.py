@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from blemish_core.errors import NotFound, Unavailable
-from blemish_core.jobs import steps
+from blemish_core.jobs import messages
+from blemish_core.jobs.messages import Go, Said, Step
 from blemish_core.jobs.record import EmbedSpec, Job, JobState, Spec, TrainSpec, now
-from blemish_core.jobs.steps import Go, Said, Step
-from blemish_workers.child_process import ChildDied
+from blemish_core.platform.errors import NotFound, Unavailable
+from blemish_workers.runner.child_process import ChildDied
 
 
 class MemoryStore:
@@ -148,7 +148,7 @@ class FakeSlot:
 
 TRAIN = TrainSpec(dataset="tile", model_id="tile")
 EMBED = EmbedSpec(model="models/tile/versions/1", dataset="tile")
-DONE = steps.Done()
+DONE = messages.Done()
 STARTED = datetime(2026, 1, 1, tzinfo=UTC)
 
 

@@ -5,10 +5,10 @@ from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_
 
 
 def main() -> None:
-    from blemish_core import logs
-    from blemish_workers.app import app, settings
-    from blemish_workers.caretaker import canary_queue
-    from blemish_workers.house import NAME, house
+    from blemish_core.platform import logs
+    from blemish_workers.celery_app import app, settings
+    from blemish_workers.maintenance import canary_queue
+    from blemish_workers.wiring import NAME, house
 
     @setup_logging.connect(weak=False)
     def _log(**_: object) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    from blemish_core import garbage, logs, threads
+    from blemish_core.platform import gc_tuning, logs, threads
     from blemish_core.settings import read
     from blemish_workers.settings import WorkerSettings
 
@@ -19,13 +19,13 @@ def main() -> None:
     threads.wait_asleep()
     settings = read(WorkerSettings, "blemish-worker")
 
-    with garbage.loaded_for_good():
+    with gc_tuning.loaded_for_good():
         from blemish_core.datasets import DatasetStore
-        from blemish_core.index import SearchIndex
-        from blemish_core.jobs.child import Child
-        from blemish_core.jobs.place import Workplace
-        from blemish_core.kept_frames import KeptFrames
-        from blemish_core.models import ModelStore
+        from blemish_core.jobs.handlers.child import Child
+        from blemish_core.jobs.handlers.context import Workplace
+        from blemish_core.models.store import ModelStore
+        from blemish_core.search.frame_store import KeptFrames
+        from blemish_core.search.search_index import SearchIndex
         from blemish_core.settings import chosen_device
 
     place = Workplace(

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import structlog
 
-from blemish_core.errors import Unavailable
 from blemish_core.jobs.queues import CANARY, HELP, RUN
-from blemish_workers.app import app
-from blemish_workers.house import house
-from blemish_workers.slots import Slot
+from blemish_core.platform.errors import Unavailable
+from blemish_workers.celery_app import app
+from blemish_workers.runner.slots import Slot
+from blemish_workers.wiring import house
 
 log = structlog.get_logger(__name__)
 

@@ -7,10 +7,21 @@ from typing import Annotated
 
 import typer
 
-from blemish_client.cli import dataset, demo, info, jobs, models, score, search, stream, training, up
+from blemish_client.cli.commands import (
+    dataset,
+    demo,
+    info,
+    jobs,
+    models,
+    score,
+    search,
+    stream,
+    training,
+    up,
+)
 from blemish_client.cli.failures import EXIT_CODES, Commands
 from blemish_client.cli.session import Session
-from blemish_client.credentials import Credentials
+from blemish_client.transport.credentials import Credentials
 
 
 def _print_version(asked: bool) -> None:

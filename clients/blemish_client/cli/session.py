@@ -8,8 +8,8 @@ from rich.console import Console
 
 from blemish_client.cli.failures import Failure
 from blemish_client.client import Client
-from blemish_client.connection import TIMEOUT_S
-from blemish_client.credentials import Credentials
+from blemish_client.transport.connection import TIMEOUT_S
+from blemish_client.transport.credentials import Credentials
 
 # Wide enough that no table wraps in a file or a pipe.
 _WIDTH_UNSEEN = 180

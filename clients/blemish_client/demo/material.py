@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blemish_client.cli.failures import BAD_INPUT, INTERNAL, Failure
-from blemish_client.upload import SUFFIXES
+from blemish_client.transport.upload import SUFFIXES
 
 SYNTHETIC = ("tile", "leather", "grid")
-_GENERATOR = (sys.executable, "-P", "-m", "blemish_core.surfaces")
+_GENERATOR = (sys.executable, "-P", "-m", "blemish_client.demo.surfaces")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from blemish.v1.job_pb2 import EfficientAd, PatchCore
-from blemish_client import pictures
+from blemish_client import rendering
 from blemish_client.cli.failures import Failure
 from blemish_client.cli.session import Session
 from blemish_client.client import Client
@@ -171,10 +171,10 @@ def _draw(plan: Plan, client: Client, outcome: Outcome) -> Iterator[str]:
     material = outcome.material
     kind = "synthetic images" if plan.data is None else "images given"
     columns = [
-        pictures.Inspected(
+        rendering.Inspected(
             portrait.image.parent.name,
             portrait.image.stem,
-            pictures.decoded(portrait.image.read_bytes()),
+            rendering.decoded(portrait.image.read_bytes()),
             _opened(portrait.mask),
             portrait.inspection,
         )
@@ -182,20 +182,20 @@ def _draw(plan: Plan, client: Client, outcome: Outcome) -> Iterator[str]:
     ]
     if columns:
         title = f"{material.id} by {short(outcome.model.name)} ({kind})"
-        pictures.sheet(title, columns).save(plan.output / f"heatmaps-{material.id}.png")
+        rendering.sheet(title, columns).save(plan.output / f"heatmaps-{material.id}.png")
         yield f"heatmaps-{material.id}.png"
     for lookup in outcome.lookups:
-        query = pictures.Query(
+        query = rendering.Query(
             lookup.image.name,
-            pictures.decoded(lookup.image.read_bytes()),
+            rendering.decoded(lookup.image.read_bytes()),
             lookup.class_name,
             lookup.inspection,
         )
         side = "good" if lookup.class_name == "good" else "defective"
         name = f"alike-{material.id}-{side}.png"
-        pictures.montage(query, lookup.hits).save(plan.output / name)
+        rendering.montage(query, lookup.hits).save(plan.output / name)
         yield name
 
 
 def _opened(mask: Path | None) -> Image.Image | None:
-    return None if mask is None else pictures.decoded(mask.read_bytes())
+    return None if mask is None else rendering.decoded(mask.read_bytes())

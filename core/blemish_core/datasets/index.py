@@ -23,9 +23,9 @@ from pydantic import ValidationError
 
 from blemish_core.datasets.layout import PARTS, Key, Slot
 from blemish_core.datasets.records import Entry
-from blemish_core.errors import AlreadyExists, InvalidRequest, NotFound
-from blemish_core.files import sync, write_durably
-from blemish_core.images import ImageLimits, check, read_mask
+from blemish_core.imaging.decode import ImageLimits, check, read_mask
+from blemish_core.platform.errors import AlreadyExists, InvalidRequest, NotFound
+from blemish_core.platform.files import sync, write_durably
 
 INDEX = "index.jsonl"
 LOCK = ".lock"

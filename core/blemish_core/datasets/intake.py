@@ -11,8 +11,8 @@ from pathlib import Path
 from blemish_core.datasets.index import Index, described
 from blemish_core.datasets.layout import PARTS, Slot
 from blemish_core.datasets.records import Dataset, Entry
-from blemish_core.errors import InvalidRequest, NotFound
-from blemish_core.images import ImageLimits
+from blemish_core.imaging.decode import ImageLimits
+from blemish_core.platform.errors import InvalidRequest, NotFound
 
 _SHOWN = 100
 _BATCH_FILES = 32

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from blemish_core.errors import InvalidRequest
+from blemish_core.platform.errors import InvalidRequest
 
 Part = Literal["train", "test", "ground_truth"]
 Key = tuple[Part, str, str]

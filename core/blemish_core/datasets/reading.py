@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish_core.datasets.records import DatasetImage
-from blemish_core.errors import Corrupt, InvalidImage
-from blemish_core.images import ImageLimits, admit, decode
-from blemish_core.names import dataset_name
+from blemish_core.imaging.decode import ImageLimits, admit, decode
+from blemish_core.platform.errors import Corrupt, InvalidImage
+from blemish_core.platform.names import dataset_name
 
 MAX_SKIPPED_SHARE = 0.05
 """One bad image among many is left out; more than this share means that the store is broken."""

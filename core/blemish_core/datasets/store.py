@@ -17,10 +17,10 @@ from blemish_core.datasets.index import INDEX, LOCK, Index, described, new_index
 from blemish_core.datasets.intake import Import, Source
 from blemish_core.datasets.layout import Slot
 from blemish_core.datasets.records import Card, Dataset, DatasetImage, Entry, Split, summary
-from blemish_core.errors import AlreadyExists, Corrupt, InvalidImage, InvalidRequest, NotFound
-from blemish_core.files import filling, sync, write_durably
-from blemish_core.images import ImageLimits
-from blemish_core.names import ID, checked_id, dataset_name
+from blemish_core.imaging.decode import ImageLimits
+from blemish_core.platform.errors import AlreadyExists, Corrupt, InvalidImage, InvalidRequest, NotFound
+from blemish_core.platform.files import filling, sync, write_durably
+from blemish_core.platform.names import ID, checked_id, dataset_name
 
 _CARD = "dataset.json"
 _DELETED = ".deleted-"

@@ -12,15 +12,15 @@ from PIL import Image as PillowImage
 from blemish_core.calibration import Calibration
 from blemish_core.datasets import DatasetImage, DatasetStore
 from blemish_core.datasets.reading import Reader
-from blemish_core.detectors.detector import Detector, Progress
-from blemish_core.errors import Corrupt, InvalidImage
-from blemish_core.evaluation.exhibits import Exhibit, Selection
+from blemish_core.detectors.base import Detector, Progress
+from blemish_core.evaluation.examples import Exhibit, Selection
 from blemish_core.evaluation.image_figures import image_figures
+from blemish_core.evaluation.metrics import GOOD, ClassMetrics, Interval, Metrics, best_f1_threshold
 from blemish_core.evaluation.pixel_figures import PixelTally
 from blemish_core.evaluation.resampling import Estimates
 from blemish_core.evaluation.scoring import Stopwatch, scored
-from blemish_core.images import ImageLimits, read_mask
-from blemish_core.metrics import GOOD, ClassMetrics, Interval, Metrics, best_f1_threshold
+from blemish_core.imaging.decode import ImageLimits, read_mask
+from blemish_core.platform.errors import Corrupt, InvalidImage
 
 _NAMED = 10
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from blemish_core.evaluation.metrics import image_auroc
 from blemish_core.evaluation.resampling import (
     DRAWS,
     SEED,
@@ -16,7 +17,6 @@ from blemish_core.evaluation.resampling import (
     percentile_interval,
     rate,
 )
-from blemish_core.metrics import image_auroc
 
 _TRUE_POSITIVE_RATE = 0.95
 _CELLS = 4_000_000

@@ -19,15 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
-from blemish_core.evaluation.resampling import (
-    SEED,
-    Estimate,
-    Estimates,
-    draws,
-    enough,
-    percentile_interval,
-)
-from blemish_core.metrics import GOOD
+from blemish_core.evaluation.metrics import GOOD
+from blemish_core.evaluation.resampling import SEED, Estimate, Estimates, draws, enough, percentile_interval
 
 PRO_FALSE_POSITIVE_LIMIT = 0.3
 """Up to this false positive rate the per-region-overlap curve is integrated."""

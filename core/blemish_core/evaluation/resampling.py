@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
-from blemish_core.metrics import Interval
+from blemish_core.evaluation.metrics import Interval
 
 DRAWS = 1000
 CONFIDENCE = 0.95

@@ -9,8 +9,8 @@ import numpy as np
 
 from blemish_core.datasets import DatasetImage
 from blemish_core.datasets.reading import Reader
-from blemish_core.detectors.detector import Detector, Outcome
-from blemish_core.metrics import Latency, Spread
+from blemish_core.detectors.base import Detector, Outcome
+from blemish_core.evaluation.metrics import Latency, Spread
 
 BATCH = 8
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import structlog
 
-from blemish_core.errors import JobCancelled, Unavailable
 from blemish_core.jobs.record import Job, JobState, Phase, now
 from blemish_core.jobs.store import JobStore
+from blemish_core.platform.errors import JobCancelled, Unavailable
 
 MAX_DEATHS = 3
 """A job whose process died so often is not tried again: it is likely to be the job's fault."""

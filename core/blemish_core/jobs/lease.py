@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import structlog
 
-from blemish_core.errors import Unavailable
 from blemish_core.jobs.store import JobStore
+from blemish_core.platform.errors import Unavailable
 
 _RENEW_EVERY_S = 5.0
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from blemish_core.calibration import DEFAULT_FALSE_REJECT_RATE
-from blemish_core.metrics import Metrics
+from blemish_core.evaluation.metrics import Metrics
 
 
 class JobState(StrEnum):

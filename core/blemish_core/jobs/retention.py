@@ -9,11 +9,11 @@ from pathlib import Path
 
 import structlog
 
-from blemish_core.errors import NotFound
 from blemish_core.jobs.record import TrainSpec, now
 from blemish_core.jobs.store import JobStore
-from blemish_core.models import ModelStore
-from blemish_core.names import ModelRef
+from blemish_core.models.store import ModelStore
+from blemish_core.platform.errors import NotFound
+from blemish_core.platform.names import ModelRef
 
 _EVERY_S = 55.0
 _SETTLED_S = 60.0

@@ -31,8 +31,8 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, WatchError
 from redis.exceptions import TimeoutError as TimedOut
 
-from blemish_core.errors import AlreadyExists, InvalidRequest, NotFound, Unavailable
 from blemish_core.jobs.record import Event, Job, JobPriority, JobState, Limits, Phase, Spec, now
+from blemish_core.platform.errors import AlreadyExists, InvalidRequest, NotFound, Unavailable
 
 NEWS = "blemish:news"
 LEASE_S = 15.0

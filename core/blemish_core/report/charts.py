@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_curve
 
-from blemish_core.metrics import GOOD, Metrics
+from blemish_core.evaluation.metrics import GOOD, Metrics
 from blemish_core.report.words import figure as written
 
 GOOD_COLOUR, DEFECT_COLOUR = "#2a7f9e", "#c8502d"

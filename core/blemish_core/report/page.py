@@ -8,12 +8,12 @@ from importlib.resources import files
 
 from matplotlib.colors import to_hex
 
-from blemish_core.bundle import Manifest
 from blemish_core.evaluation.evaluate import Evaluation
-from blemish_core.evaluation.exhibits import Exhibit, Judgement, judgement
+from blemish_core.evaluation.examples import Exhibit, Judgement, judgement
+from blemish_core.evaluation.metrics import GOOD, ClassMetrics, Latency, Metrics
 from blemish_core.evaluation.resampling import CONFIDENCE, DRAWS, SEED
-from blemish_core.metrics import GOOD, ClassMetrics, Latency, Metrics
-from blemish_core.names import dataset_name, job_name
+from blemish_core.models.bundle import Manifest
+from blemish_core.platform.names import dataset_name, job_name
 from blemish_core.report import words
 from blemish_core.report.markup import Child, Markup, joined, picture, table, tag
 from blemish_core.report.tiles import FOUND_COLOUR, MASK_COLOUR, SCALE, Heat

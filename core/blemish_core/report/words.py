@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures as a report spells them."""
 
-from blemish_core.metrics import Interval
+from blemish_core.evaluation.metrics import Interval
 
 ABSENT = "–"  # noqa: RUF001 an en dash, as tables have it
 RATES = frozenset({"false_reject_rate", "detection_rate", "fpr_at_95_tpr"})

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish_core.bundle import Manifest
 from blemish_core.evaluation.evaluate import Evaluation, Picture
-from blemish_core.evaluation.exhibits import judgement
-from blemish_core.metrics import GOOD
+from blemish_core.evaluation.examples import judgement
+from blemish_core.evaluation.metrics import GOOD
+from blemish_core.models.bundle import Manifest
 
 if TYPE_CHECKING:
     from blemish_core.report.page import Art, Tile

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from blemish_core.errors import NotPossibleYet
+from blemish_core.platform.errors import NotPossibleYet
 from blemish_core.runtimes.card import RuntimeCard
 
 Asked = Literal["auto", "torch", "openvino", "openvino-int8"]

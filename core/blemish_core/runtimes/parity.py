@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blemish_core.detectors.detector import Detector, Outcome, Runtime, running_on
-from blemish_core.errors import RuntimesDisagree
+from blemish_core.detectors.base import Detector, Outcome, Runtime, running_on
+from blemish_core.platform.errors import RuntimesDisagree
 from blemish_core.runtimes.card import Parity
 
 # Float32 rounding makes up to 1e-5, and 1e-4 where all training images are black, so that PatchCore's

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from blemish_core.runtimes.card import Quantization
+from blemish_core.runtimes.openvino_logging import nncf, openvino
 from blemish_core.runtimes.parity import with_patch
-from blemish_core.runtimes.quiet_openvino import nncf, openvino
 
 MAX_DROP = 0.005
 """Of image AUROC; INT8 that loses more is not published."""

@@ -9,13 +9,7 @@ from typing import Any, Protocol, TypeVar
 import grpc
 import structlog
 
-from blemish_local.qdrant.errors import (
-    AlreadyExists,
-    BadRequest,
-    Missing,
-    Refusal,
-    Unsupported,
-)
+from blemish_local.qdrant.errors import AlreadyExists, BadRequest, Missing, Refusal, Unsupported
 
 STATUS: dict[type[Refusal], grpc.StatusCode] = {
     BadRequest: grpc.StatusCode.INVALID_ARGUMENT,

@@ -17,13 +17,7 @@ from qdrant_client import grpc as pb
 from blemish_local.qdrant import aliases, names, schema
 from blemish_local.qdrant.aliases import Aliases
 from blemish_local.qdrant.collection import Collection
-from blemish_local.qdrant.errors import (
-    AlreadyExists,
-    EngineFailed,
-    Missing,
-    Refusal,
-    StoreUnusable,
-)
+from blemish_local.qdrant.errors import AlreadyExists, EngineFailed, Missing, Refusal, StoreUnusable
 from blemish_local.qdrant.files import remove_durably, staged, sync, write_durably
 
 _META = Path("collection.pb")

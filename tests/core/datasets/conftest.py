@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from blemish_core.datasets import DatasetStore
-from blemish_core.images import ImageLimits
+from blemish_core.imaging.decode import ImageLimits
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from blemish_core.datasets import DatasetStore
-from blemish_core.errors import AlreadyExists, DiskFull, NotFound
-from blemish_core.images import ImageLimits
+from blemish_core.imaging.decode import ImageLimits
+from blemish_core.platform.errors import AlreadyExists, DiskFull, NotFound
 
 Draw = Callable[..., bytes]
 
@@ -21,7 +21,7 @@ DYING = """
 import os, sys
 from pathlib import Path
 from blemish_core.datasets import DatasetStore
-from blemish_core.images import ImageLimits
+from blemish_core.imaging.decode import ImageLimits
 
 folder, first, second = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes(), Path(sys.argv[3]).read_bytes()
 
@@ -278,7 +278,7 @@ def test_processes_write_at_once(root: Path, tmp_path: Path, draw: Draw) -> None
         "import sys\n"
         "from pathlib import Path\n"
         "from blemish_core.datasets import DatasetStore\n"
-        "from blemish_core.images import ImageLimits\n"
+        "from blemish_core.imaging.decode import ImageLimits\n"
         "store = DatasetStore(Path(sys.argv[1]), ImageLimits())\n"
         "for i in range(25):\n"
         "    store.add('tile', f'train/good/{sys.argv[3]}-{i}.png', Path(sys.argv[2]).read_bytes())\n"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from blemish_core.datasets import DatasetStore
-from blemish_core.errors import AlreadyExists, DiskFull, InvalidRequest, NotFound
-from blemish_core.images import ImageLimits
+from blemish_core.imaging.decode import ImageLimits
+from blemish_core.platform.errors import AlreadyExists, DiskFull, InvalidRequest, NotFound
 
 Draw = Callable[..., bytes]
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blemish_core.datasets.layout import EXTENSIONS, PARTS, Slot
-from blemish_core.errors import InvalidRequest
+from blemish_core.platform.errors import InvalidRequest
 
 _PIECES = st.sampled_from(
     [

@@ -9,8 +9,8 @@ from PIL import Image
 
 from blemish_core.datasets import DatasetStore
 from blemish_core.datasets.reading import Reader
-from blemish_core.errors import Corrupt, InvalidImage
-from blemish_core.images import ImageLimits
+from blemish_core.imaging.decode import ImageLimits
+from blemish_core.platform.errors import Corrupt, InvalidImage
 
 Filled = Callable[[int], Reader]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from blemish_core.datasets import DatasetStore
-from blemish_core.errors import InvalidRequest, NotFound
-from blemish_core.images import ImageLimits
+from blemish_core.imaging.decode import ImageLimits
+from blemish_core.platform.errors import InvalidRequest, NotFound
 
 Draw = Callable[..., bytes]
 

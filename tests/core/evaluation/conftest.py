@@ -15,10 +15,10 @@ from torch import Tensor
 
 from blemish_core.calibration import Calibration
 from blemish_core.datasets import DatasetStore
-from blemish_core.detectors.detector import Outcome, silent
+from blemish_core.detectors.base import Outcome, silent
 from blemish_core.evaluation.evaluate import Evaluation, ImageSource, evaluate
-from blemish_core.images import ImageLimits
-from blemish_core.preprocessing import Preprocessing
+from blemish_core.imaging.decode import ImageLimits
+from blemish_core.imaging.preprocessing import Preprocessing
 
 SIDE = 32
 

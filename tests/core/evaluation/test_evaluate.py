@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from blemish_core.datasets import DatasetStore
-from blemish_core.detectors.detector import silent
-from blemish_core.errors import Corrupt
+from blemish_core.detectors.base import silent
 from blemish_core.evaluation.evaluate import ImageSource, evaluate
-from blemish_core.evaluation.exhibits import Judgement
-from blemish_core.images import ImageLimits
+from blemish_core.evaluation.examples import Judgement
+from blemish_core.imaging.decode import ImageLimits
+from blemish_core.platform.errors import Corrupt
 
 if TYPE_CHECKING:
     from tests.core.evaluation.conftest import Measure

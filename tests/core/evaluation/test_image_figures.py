@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import f1_score, roc_curve
 
 from blemish_core.evaluation.image_figures import image_figures
+from blemish_core.evaluation.metrics import image_auroc
 from blemish_core.evaluation.resampling import rate
-from blemish_core.metrics import image_auroc
 
 
 def scores(seed: int, good: int, defective: int, apart: float = 1.5) -> tuple[list[float], list[float]]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from blemish_core.errors import NotFound
 from blemish_core.jobs.record import EmbedSpec, Job, JobState, now
 from blemish_core.jobs.retention import Retention
-from blemish_core.models import ModelStore
-from blemish_core.names import ModelRef
+from blemish_core.models.store import ModelStore
+from blemish_core.platform.errors import NotFound
+from blemish_core.platform.names import ModelRef
 
 OPEN = Job(
     id="open",

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blemish_core.bundle import Manifest, Split
 from blemish_core.calibration import Calibration
 from blemish_core.datasets import DatasetImage
 from blemish_core.evaluation.evaluate import Evaluation, Judged, Picture
-from blemish_core.evaluation.exhibits import Exhibit, Judgement
+from blemish_core.evaluation.examples import Exhibit, Judgement
 from blemish_core.evaluation.image_figures import image_figures
-from blemish_core.metrics import ClassMetrics, Latency, Metrics, Spread
+from blemish_core.evaluation.metrics import ClassMetrics, Latency, Metrics, Spread
+from blemish_core.models.bundle import Manifest, Split
 from blemish_core.report import By, Report, write
 
 HOSTILE = "<img src=x onerror=alert(1)>"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
-from blemish_core.runtimes import on_openvino
+from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.runtimes import openvino_runtime
 
 
 def inputs(count: int, seed: int = 0) -> list[Tensor]:
@@ -30,5 +30,5 @@ def detector() -> PatchCore:
 @pytest.fixture(scope="module")
 def exported(detector: PatchCore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("bundle") / "openvino" / "model.xml"
-    on_openvino.export(detector.network, detector.input_size, file)
+    openvino_runtime.export(detector.network, detector.input_size, file)
     return file

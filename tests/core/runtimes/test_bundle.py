@@ -9,23 +9,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.imports import OF_TORCHS_NETWORKS, imported_by
+from tests.support.imports import OF_TORCHS_NETWORKS, imported_by
 from torch import Tensor
 
-from blemish_core import bundle
-from blemish_core.bundle import Manifest
 from blemish_core.calibration import Calibration
-from blemish_core.calibration_log import CalibrationLog, Change, Rule
-from blemish_core.detectors.detector import Held, Image, Training, held_bytes, silent
-from blemish_core.detectors.patchcore import PatchCore
-from blemish_core.errors import Corrupt, JobCancelled, NotPossibleYet, RuntimesDisagree
-from blemish_core.jobs import engines
-from blemish_core.jobs.engines import Surface
-from blemish_core.loading import load_detector, write_weights
+from blemish_core.detectors.base import Held, Image, Training, held_bytes, silent
+from blemish_core.detectors.patchcore.detector import PatchCore
+from blemish_core.jobs.handlers import export
+from blemish_core.jobs.handlers.export import Surface
+from blemish_core.models import bundle
+from blemish_core.models.bundle import Manifest
+from blemish_core.models.calibration_log import CalibrationLog, Change, Rule
+from blemish_core.models.loading import load_detector, write_weights
+from blemish_core.platform.errors import Corrupt, JobCancelled, NotPossibleYet, RuntimesDisagree
 from blemish_core.runtimes import parity
 from blemish_core.runtimes.card import HeldOut, RuntimeCard
 from blemish_core.runtimes.choice import RuntimeChoice
-from blemish_core.runtimes.on_openvino import OpenVinoRuntime
+from blemish_core.runtimes.openvino_runtime import OpenVinoRuntime
 
 
 def picture(seed: int) -> Image:
@@ -65,7 +65,7 @@ def manifest(detector: PatchCore, runtimes: dict[str, RuntimeCard], sha256: dict
 @pytest.fixture(scope="module")
 def published(detector: PatchCore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published")
-    card = engines.export(training_of(detector), SURFACE, folder, 0, silent)
+    card = export.export(training_of(detector), SURFACE, folder, 0, silent)
     sha256, _ = write_weights(detector, folder)
     sha256 |= bundle.sha256_below(folder, bundle.OPENVINO)
     bundle.write_manifest(manifest(detector, {"openvino": card}, sha256), folder)
@@ -112,7 +112,7 @@ def test_what_openvino_runs_is_loaded_without_the_imports_of_torchs_network(
 ) -> None:
     script = (
         "from pathlib import Path; import numpy\n"
-        "from blemish_core.loading import load_detector\n"
+        "from blemish_core.models.loading import load_detector\n"
         f"manifest, detector = load_detector(Path({str(published)!r}), 'cpu')\n"
         "detector.inspect([detector.prepare(numpy.zeros((60, 80, 3), 'u1'))])\n"
         "assert detector.runtime.name == 'openvino'"
@@ -184,7 +184,7 @@ def test_an_export_that_gives_other_answers_is_not_published(
 
     monkeypatch.setattr(OpenVinoRuntime, "__call__", tampered)
     with pytest.raises(RuntimesDisagree, match=r"openvino gives other .* Nothing was published"):
-        engines.export(training_of(detector), SURFACE, tmp_path, 0, silent)
+        export.export(training_of(detector), SURFACE, tmp_path, 0, silent)
 
 
 def test_an_export_ends_when_the_job_is_cancelled(detector: PatchCore, tmp_path: Path) -> None:
@@ -192,4 +192,4 @@ def test_an_export_ends_when_the_job_is_cancelled(detector: PatchCore, tmp_path:
         raise JobCancelled(phase)
 
     with pytest.raises(JobCancelled, match="openvino"):
-        engines.export(training_of(detector), SURFACE, tmp_path, 0, progress)
+        export.export(training_of(detector), SURFACE, tmp_path, 0, progress)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from blemish_core.errors import NotPossibleYet
+from blemish_core.platform.errors import NotPossibleYet
 from blemish_core.runtimes.card import RuntimeCard
 from blemish_core.runtimes.choice import Asked, RuntimeChoice
 

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blemish_core.detectors.inverted_lists import InvertedLists
-from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
-from blemish_core.errors import RuntimesDisagree
+from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.detectors.patchcore.inverted_lists import InvertedLists
+from blemish_core.platform.errors import RuntimesDisagree
 from blemish_core.runtimes import parity
-from blemish_core.runtimes.on_openvino import OpenVinoRuntime
+from blemish_core.runtimes.openvino_runtime import OpenVinoRuntime
 
 
 def inputs(count: int, seed: int) -> list[Tensor]:

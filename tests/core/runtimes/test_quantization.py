@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from blemish_core.detectors.detector import Held, Image, Training, silent
-from blemish_core.detectors.patchcore import PatchCore, PatchCoreSettings
-from blemish_core.errors import JobCancelled
-from blemish_core.jobs import engines
-from blemish_core.jobs.engines import Surface
-from blemish_core.metrics import image_auroc
-from blemish_core.runtimes import on_openvino, quantization
+from blemish_core.detectors.base import Held, Image, Training, silent
+from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.evaluation.metrics import image_auroc
+from blemish_core.jobs.handlers import export
+from blemish_core.jobs.handlers.export import Surface
+from blemish_core.platform.errors import JobCancelled
+from blemish_core.runtimes import openvino_runtime, quantization
 from blemish_core.runtimes.card import Quantization
-from blemish_core.runtimes.on_openvino import OpenVinoRuntime
+from blemish_core.runtimes.openvino_runtime import OpenVinoRuntime
 
 
 def picture(seed: int, *, defect: bool = False) -> Image:
@@ -49,7 +49,7 @@ def detector() -> PatchCore:
 @pytest.fixture(scope="module")
 def folder(detector: PatchCore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("int8")
-    on_openvino.export(detector.network, detector.input_size, where / "openvino" / "model.xml")
+    openvino_runtime.export(detector.network, detector.input_size, where / "openvino" / "model.xml")
     return where
 
 
@@ -68,7 +68,7 @@ def test_int8_is_published_with_both_figures_and_held_out_scores_of_its_own(
         told[phase] = (done, total)
 
     own = training.detector.runtime
-    card = engines.quantize(training, SURFACE, 0.01, folder, 0, progress)
+    card = export.quantize(training, SURFACE, 0.01, folder, 0, progress)
     assert training.detector.runtime is own
     assert told == {"int8 ranges": (4, 4), "int8 evaluation": (10, 10)}
     assert card.file == "openvino/int8.xml"
@@ -95,7 +95,7 @@ def test_int8_is_published_with_both_figures_and_held_out_scores_of_its_own(
 
 
 def test_int8_that_loses_too_much_leaves_figures_and_no_file(training: Training, folder: Path) -> None:
-    card = engines.quantize(training, SURFACE, 1.5, folder, 0, silent)  # more than INT8 can reach
+    card = export.quantize(training, SURFACE, 1.5, folder, 0, silent)  # more than INT8 can reach
     assert card.file is None
     assert "brings the image AUROC from 1.5000 to" in card.refusal
     assert not list(folder.glob("openvino/int8.*"))
@@ -104,14 +104,14 @@ def test_int8_that_loses_too_much_leaves_figures_and_no_file(training: Training,
 def test_without_defective_images_there_is_no_int8_and_the_card_says_why(
     training: Training, folder: Path
 ) -> None:
-    card = engines.quantize(training, SURFACE, None, folder, 0, silent)
+    card = export.quantize(training, SURFACE, None, folder, 0, silent)
     assert card.file is None
     assert "no test images of both kinds" in card.refusal
 
 
 def test_without_held_out_images_there_is_no_int8(detector: PatchCore, folder: Path) -> None:
     crossed = Training(detector, Held((1.0,), (1.0,)), 6, "cross-calibration")
-    card = engines.quantize(crossed, SURFACE, 0.9, folder, 0, silent)
+    card = export.quantize(crossed, SURFACE, 0.9, folder, 0, silent)
     assert card.file is None
     assert "learned from every good image" in card.refusal
 
@@ -122,7 +122,7 @@ def test_quantization_ends_when_the_job_is_cancelled(training: Training, folder:
             raise JobCancelled("enough")
 
     with pytest.raises(JobCancelled):
-        engines.quantize(training, SURFACE, 0.9, folder, 0, progress)
+        export.quantize(training, SURFACE, 0.9, folder, 0, progress)
     assert not list(folder.glob("openvino/int8.*"))
 
 

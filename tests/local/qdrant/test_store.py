@@ -8,13 +8,7 @@ from qdrant_client import grpc as pb
 from structlog.testing import capture_logs
 
 from blemish_local.qdrant import store as store_module
-from blemish_local.qdrant.errors import (
-    AlreadyExists,
-    BadRequest,
-    EngineFailed,
-    Missing,
-    StoreUnusable,
-)
+from blemish_local.qdrant.errors import AlreadyExists, BadRequest, EngineFailed, Missing, StoreUnusable
 from blemish_local.qdrant.store import Store
 
 

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A query image beside the past images most like it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL
+from blemish.v1.inspection_pb2 import Inspection
+from blemish.v1.search_pb2 import Hit
+from blemish_client.rendering.colours import ANOMALOUS, FAINT, GOOD, INK, PAPER, Colour, of_classes
+from blemish_client.rendering.images import decoded
+from blemish_client.rendering.lettering import font, write
+
+MARGIN = 24
+GAP = 16
+TILE = 168
+BORDER = 6
+CAPTION = 50
+TITLE, BODY, SMALL = 20, 16, 13
+_NOTHING: Colour = (228, 228, 224)
+_UNKNOWN = ("", INK)
+_VERDICTS = {VERDICT_NORMAL: ("normal", GOOD), VERDICT_ANOMALOUS: ("anomalous", ANOMALOUS)}
+
+
+Box = tuple[int, int, int, int]
+"""Left, top, width and height."""
+
+
+@dataclass(frozen=True)
+class Query:
+    label: str
+    """What the query is called: a file's name, an item."""
+    image: Image.Image | None
+    """None if it is known by name alone."""
+    class_name: str = ""
+    """If known."""
+    inspection: Inspection | None = None
+    region: Box | None = None
+    """What is meant in the image, px."""
+
+
+def montage(query: Query, hits: Sequence[Hit], *, columns: int = 5) -> Image.Image:
+    """Draw the query large on the left, the hits in a grid, best first, framed by class.
+
+    Args:
+        query: what was searched for.
+        hits: with their thumbnails; one without stays an empty tile.
+        columns: tiles in a row of the grid.
+    """
+    columns = max(1, min(columns, len(hits)))
+    rows = max(2, -(-len(hits) // columns))
+    panel = 2 * TILE + GAP + CAPTION
+    grid_left = MARGIN + panel + 2 * GAP + MARGIN
+    top = MARGIN + TITLE + GAP
+    width = grid_left + columns * (TILE + GAP) - GAP + MARGIN
+    height = top + rows * (TILE + CAPTION + GAP) - GAP + MARGIN
+    page = Image.new("RGB", (width, height), PAPER)
+    canvas = ImageDraw.Draw(page)
+    colours = of_classes([hit.class_name for hit in hits] + [query.class_name or "good"])
+
+    write(canvas, (MARGIN, MARGIN), "query", TITLE, width_px=panel)
+    write(canvas, (grid_left, MARGIN), "most alike", TITLE, width_px=width - grid_left)
+    divider = grid_left - MARGIN - GAP // 2
+    canvas.line((divider, MARGIN, divider, height - MARGIN), fill=_NOTHING, width=2)
+    _draw_query(page, query, colours.get(query.class_name, FAINT), (MARGIN, top), panel)
+    for place, hit in enumerate(hits):
+        row, column = divmod(place, columns)
+        corner = (grid_left + column * (TILE + GAP), top + row * (TILE + CAPTION + GAP))
+        _draw_hit(page, hit, colours[hit.class_name], corner)
+    return page
+
+
+def _draw_query(
+    page: Image.Image, query: Query, colour: Colour, corner: tuple[int, int], side: int
+) -> None:
+    image = query.image
+    if image is not None and query.region is not None:
+        image = _with_box(image, query.region, image.size)
+    _draw_framed(page, image, colour, corner, side)
+    canvas = ImageDraw.Draw(page)
+    left, line = corner[0], corner[1] + side + 8
+    inspection = query.inspection
+    words, ink = _VERDICTS.get(inspection.verdict, _UNKNOWN) if inspection else _UNKNOWN
+    told = ", ".join(filter(None, (query.class_name, words)))
+    write(canvas, (left, line), told or query.label, TITLE, width_px=side, colour=ink)
+    if inspection is not None:
+        figures = f"score {inspection.score:.3f}, threshold {inspection.threshold:.3f}"
+        write(canvas, (left, line + 26), figures, BODY, width_px=side)
+
+
+def _draw_hit(page: Image.Image, hit: Hit, colour: Colour, corner: tuple[int, int]) -> None:
+    thumbnail = decoded(hit.thumbnail) if hit.thumbnail else None
+    if thumbnail is not None and hit.HasField("match"):
+        match = hit.match
+        box = (match.box.left, match.box.top, match.box.width, match.box.height)
+        thumbnail = _with_box(thumbnail, box, (match.width, match.height))
+    _draw_framed(page, thumbnail, colour, corner, TILE)
+    canvas = ImageDraw.Draw(page)
+    left, line = corner[0], corner[1] + TILE + 5
+    write(canvas, (left, line), hit.class_name or "-", BODY, width_px=TILE - 56, colour=colour)
+    likeness = (hit.similarity + hit.match.similarity) / 2 if hit.HasField("match") else hit.similarity
+    similarity = f"{likeness:.3f}"
+    right = left + TILE - round(canvas.textlength(similarity, font=font(BODY)))
+    write(canvas, (right, line), similarity, BODY, width_px=TILE)
+    words, _ = _VERDICTS.get(hit.verdict, _UNKNOWN)
+    told = f"score {hit.score:.2f} {words}"
+    write(canvas, (left, line + 22), told, SMALL, width_px=TILE, colour=FAINT)
+
+
+def _with_box(image: Image.Image, box: Box, size: tuple[int, int]) -> Image.Image:
+    """Draw a box that is given in px of ``size`` (width, height), light with a dark rim."""
+    across, down = image.width / max(size[0], 1), image.height / max(size[1], 1)
+    left, top, width, height = box
+    corners = (left * across, top * down, (left + width) * across - 1, (top + height) * down - 1)
+    drawn = image.convert("RGB")
+    canvas = ImageDraw.Draw(drawn)
+    line = max(2, max(image.size) // 100)
+    for grown, colour in ((line, INK), (0, PAPER)):
+        rim = (corners[0] - grown, corners[1] - grown, corners[2] + grown, corners[3] + grown)
+        canvas.rectangle(rim, outline=colour, width=line)
+    return drawn
+
+
+def _draw_framed(
+    page: Image.Image,
+    image: Image.Image | None,
+    colour: Colour,
+    corner: tuple[int, int],
+    side: int,
+) -> None:
+    """Put the image, whole and centred, into a square with a coloured border."""
+    left, top = corner
+    canvas = ImageDraw.Draw(page)
+    canvas.rectangle((left, top, left + side - 1, top + side - 1), fill=colour)
+    inner = side - 2 * BORDER
+    inside = (left + BORDER, top + BORDER)
+    canvas.rectangle((*inside, inside[0] + inner - 1, inside[1] + inner - 1), fill=_NOTHING)
+    if image is None:
+        write(canvas, (inside[0] + 8, inside[1] + 8), "no image", SMALL, width_px=inner, colour=FAINT)
+        return
+    scale = inner / max(image.size)
+    fitted = image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))),
+        Image.Resampling.LANCZOS,
+    )
+    page.paste(
+        fitted,
+        (inside[0] + (inner - fitted.width) // 2, inside[1] + (inner - fitted.height) // 2),
+    )

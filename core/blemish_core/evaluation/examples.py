@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The images that tell most about a model: those it is most wrong about, and those it is surest of."""
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish_core.datasets import DatasetImage
+from blemish_core.evaluation.metrics import GOOD
+
+_KEPT = 4
+"""Of each of the four kinds."""
+
+
+class Judgement(StrEnum):
+    """How a verdict compares with what the image shows."""
+
+    FALSE_REJECT = "false reject"
+    MISS = "miss"
+    RIGHT = "right"
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A test image and what the model made of it."""
+
+    image: DatasetImage
+    score: float
+    judgement: Judgement
+    anomaly_map: NDArray[np.float32]
+    """(size, size)."""
+    mask: NDArray[np.bool_] | None
+    """(size, size); None where it is not known."""
+
+
+class Selection:
+    """Keeps the telling images of any number, and no more of them than are shown."""
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._surest: dict[bool, _Highest] = {False: _Highest(), True: _Highest()}
+        self._wrongest: dict[bool, _Highest] = {False: _Highest(), True: _Highest()}
+
+    def add(
+        self,
+        image: DatasetImage,
+        score: float,
+        anomaly_map: NDArray[np.float32],
+        mask: NDArray[np.bool_] | None,
+    ) -> None:
+        """Consider one image."""
+        good = image.class_name == GOOD
+        # How far it lies on the right side of the threshold.
+        margin = self._threshold - score if good else score - self._threshold
+
+        def exhibit() -> Exhibit:
+            return Exhibit(image, score, judgement(good, score, self._threshold), anomaly_map, mask)
+
+        self._surest[good].add(margin, exhibit)
+        self._wrongest[good].add(-margin, exhibit)
+
+    def worst(self) -> tuple[Exhibit, ...]:
+        """False rejects and misses, the most wrong first; behind them right ones nearest to being wrong."""
+        found = self._ranked(self._wrongest)
+        return tuple(sorted(found, key=lambda each: each.judgement is Judgement.RIGHT))
+
+    def best(self) -> tuple[Exhibit, ...]:
+        """Right verdicts, defective images first, the surest first."""
+        shown = {each.image.path for each in self.worst()}
+        return tuple(
+            each
+            for good in (False, True)
+            for each in self._surest[good].descending()
+            if each.judgement is Judgement.RIGHT and each.image.path not in shown
+        )
+
+    @staticmethod
+    def _ranked(kept: "dict[bool, _Highest]") -> list[Exhibit]:
+        """The kept of both kinds in turn, so that one kind cannot crowd out the other."""
+        good, defective = kept[True].descending(), kept[False].descending()
+        longest = max(len(good), len(defective))
+        return [each[i] for i in range(longest) for each in (good, defective) if i < len(each)]
+
+
+def judgement(good: bool, score: float, threshold: float) -> Judgement:
+    if (score > threshold) != good:
+        return Judgement.RIGHT
+    return Judgement.FALSE_REJECT if good else Judgement.MISS
+
+
+class _Highest:
+    """The exhibits with the highest keys."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Exhibit]] = []
+        self._ties = count(0, -1)  # earlier images win
+
+    def add(self, key: float, exhibit: Callable[[], Exhibit]) -> None:
+        if len(self._heap) < _KEPT:
+            heapq.heappush(self._heap, (key, next(self._ties), exhibit()))
+        elif key > self._heap[0][0]:
+            heapq.heapreplace(self._heap, (key, next(self._ties), exhibit()))
+
+    def descending(self) -> list[Exhibit]:
+        return [exhibit for _, _, exhibit in sorted(self._heap, key=lambda each: each[:2], reverse=True)]

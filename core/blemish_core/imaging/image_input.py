@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A picture as it came, encoded or raw from a camera, and how it becomes RGB pixels.
+
+Raw layouts go by the names of GenICam's Pixel Format Naming Convention (EMVA, PFNC 2.4): unpacked samples,
+those of more than 8 bits little endian in 16; rows from top to bottom, ``stride`` bytes apart.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blemish_core.imaging.decode import ImageLimits, check_size, decode
+from blemish_core.imaging.raw_formats import as_rgb, eight_bits
+from blemish_core.platform.errors import InvalidImage
+
+cv2.setNumThreads(0)  # whoever decodes has a thread already, and a core for it
+
+
+@dataclass(frozen=True)
+class _PixelFormat:
+    bits: int
+    channels: int = 1
+    to_rgb: int | None = None
+    """OpenCV's conversion code; None repeats the one channel."""
+
+    @property
+    def bytes(self) -> int:
+        """Of one pixel."""
+        return self.channels * (2 if self.bits > 8 else 1)
+
+
+# BayerRG: red, green / green, blue. OpenCV's older names call the same after its second row.
+PIXEL_FORMATS = {
+    "Mono8": _PixelFormat(8),
+    "Mono10": _PixelFormat(10),
+    "Mono12": _PixelFormat(12),
+    "Mono16": _PixelFormat(16),
+    "RGB8": _PixelFormat(8, 3),
+    "BGR8": _PixelFormat(8, 3, cv2.COLOR_BGR2RGB),
+    "BayerRG8": _PixelFormat(8, 1, cv2.COLOR_BayerRGGB2RGB),
+    "BayerGB8": _PixelFormat(8, 1, cv2.COLOR_BayerGBRG2RGB),
+    "BayerGR8": _PixelFormat(8, 1, cv2.COLOR_BayerGRBG2RGB),
+    "BayerBG8": _PixelFormat(8, 1, cv2.COLOR_BayerBGGR2RGB),
+}
+
+
+@dataclass(frozen=True)
+class RawLayout:
+    """How the samples of a raw picture lie; ``stride`` 0 means rows without padding."""
+
+    pixel_format: str
+    width: int
+    height: int
+    stride: int = 0
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of a picture, in px from its top left."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    def misfit(self, shape: tuple[int, int]) -> str:
+        """Say why it is no part of an image of ``shape`` (H, W); empty if it is one, or of no area."""
+        height, width = shape
+        right, bottom = self.left + self.width, self.top + self.height
+        if min(self.left, self.top) >= 0 and right <= width and bottom <= height:
+            return ""
+        return (
+            f"the region is {self.width} x {self.height} px at ({self.left}, {self.top}), but the image is "
+            f"{width} x {height}: choose one within it"
+        )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What came, and which part of it is meant; nothing of it is checked before ``pixels``."""
+
+    data: bytes
+    layout: RawLayout | None = None
+    """None: ``data`` is an encoded image."""
+    region: Region | None = None
+    """None: all of it."""
+
+    def pixels(self, limits: ImageLimits) -> NDArray[np.uint8]:
+        """Return RGB, (H, W, 3), of a grey picture as ``as_rgb`` does; not to be written to.
+
+        Raises:
+            InvalidImage: if it is no image, not a whole one, or not one within the limits, or the region is
+                not within it.
+        """
+        if self.layout is None:
+            return self._cut(decode(self.data, limits), limits)
+        samples, kind = _samples(self.data, self.layout, limits), PIXEL_FORMATS[self.layout.pixel_format]
+        if kind.channels == 1 and kind.to_rgb is not None:
+            # Colours come from neighbours: cut afterwards, or the pattern and the edges change.
+            return self._cut(np.asarray(cv2.cvtColor(samples, kind.to_rgb), np.uint8), limits)
+        samples = self._cut(samples, limits)
+        if kind.to_rgb is not None:
+            return np.asarray(cv2.cvtColor(samples, kind.to_rgb), np.uint8)
+        return as_rgb(_eight_bits(samples, self.layout, kind)) if kind.channels == 1 else samples
+
+    def _cut(self, pixels: NDArray[np.uint8], limits: ImageLimits) -> NDArray[np.uint8]:
+        region = self.region
+        if region is None:
+            return pixels
+        height, width = pixels.shape[:2]
+        if misfit := region.misfit((height, width)):
+            raise InvalidImage(misfit, field="image.region")
+        right, bottom = region.left + region.width, region.top + region.height
+        check_size(region.width, region.height, limits, field="image.region")
+        return pixels[region.top : bottom, region.left : right]
+
+
+def _samples(data: bytes, layout: RawLayout, limits: ImageLimits) -> NDArray[np.uint8]:
+    """A view of the samples, (H, W) or (H, W, 3), as deep as they are."""
+    kind = PIXEL_FORMATS.get(layout.pixel_format)
+    if kind is None:
+        raise InvalidImage(
+            f"the pixel format {layout.pixel_format[:40]!r} is none of {', '.join(PIXEL_FORMATS)}: set the "
+            "camera to one of these, or convert",
+            field="image.raw.pixel_format",
+        )
+    check_size(layout.width, layout.height, limits, field="image.raw")
+    row = layout.width * kind.bytes
+    stride = layout.stride or row
+    if stride < row:
+        raise InvalidImage(
+            f"the stride is {stride} bytes, but {layout.width} pixels of {layout.pixel_format} take {row}",
+            field="image.raw.stride",
+        )
+    needed = stride * (layout.height - 1) + row
+    if len(data) not in (needed, stride * layout.height):
+        raise InvalidImage(
+            f"{layout.width} x {layout.height} px of {layout.pixel_format}, {stride} bytes a row, are "
+            f"{stride * layout.height} bytes, but {len(data)} came: send the whole frame and nothing else",
+            field="image.raw.data",
+        )
+    sample = np.dtype("<u2" if kind.bits > 8 else np.uint8)
+    shape: tuple[int, ...] = (layout.height, layout.width)
+    strides: tuple[int, ...] = (stride, kind.bytes)
+    if kind.channels > 1:
+        shape, strides = (*shape, kind.channels), (*strides, sample.itemsize)
+    return np.ndarray(shape, sample, data, strides=strides)
+
+
+def _eight_bits(samples: NDArray[np.uint8], layout: RawLayout, kind: _PixelFormat) -> NDArray[np.uint8]:
+    white = (1 << kind.bits) - 1
+    if kind.bits % 8 and (most := int(samples.max())) > white:  # whole bytes have no room for more
+        raise InvalidImage(
+            f"a sample is {most}, but {layout.pixel_format} ends at {white}: its samples lie in the lower "
+            "bits of 16, little endian",
+            field="image.raw.pixel_format",
+        )
+    return eight_bits(samples, white)

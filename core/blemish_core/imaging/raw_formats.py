@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An opened image's samples: as deep as they are stored, upright, alpha laid over black, and as 8 bits."""
+
+import re
+import sys
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+from PIL.ExifTags import Base as ExifTag
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from blemish_core.platform.errors import InvalidImage
+
+_SIXTEEN_BITS = re.compile(r"(RGBA?;16)([BLN])")
+
+
+def samples(image: ImageFile.ImageFile, data: bytes) -> tuple[NDArray[Any], int]:
+    """Return upright samples as deep as they are stored, (H, W) or (H, W, 3), and the value of white."""
+    rawmode = _rawmode(image)  # loading drops it
+    image.load()
+    values: NDArray[Any]
+    white = 255
+    if image.mode.startswith("I;16"):
+        values, white = np.array(image).astype(np.uint16), 65_535
+        if isinstance(image, TiffImageFile):
+            white = (1 << image.tag_v2.get(258, (16,))[0]) - 1
+            if image.tag_v2.get(262) == 0:  # white is zero; Pillow turns only 8 bits around
+                values = np.uint16(white) - values
+    elif image.mode in ("I", "F"):
+        values, white = _scaled(np.array(image), image.mode)
+    elif rawmode == "LA;16B":
+        values, white = _over_black(_reread(image, data, "RGBA").view(">u2"))[..., 0], 65_535
+    elif deep := _SIXTEEN_BITS.fullmatch(rawmode):
+        values, white = _deep_colour(image, data, deep), 65_535
+    elif image.mode in ("1", "L"):
+        values = _array(image, "L")
+    elif image.mode == "RGB" or not image.has_transparency_data:
+        values = _array(image, "RGB")
+    else:
+        values = np.array(_composed(image.convert("RGBA")))
+    if isinstance(image, PngImageFile) and image.mode != "P" and "transparency" in image.info:
+        values = _keyed(values, image.info["transparency"], data[24], image.mode)
+    return _upright(values, image), white
+
+
+def _array(image: Image.Image, mode: str) -> NDArray[np.uint8]:
+    converted = image if image.mode == mode else image.convert(mode)
+    return np.asarray(converted).copy()  # np.array has Pillow write all its bytes twice
+
+
+def as_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return (H, W) as (H, W, 3): one channel seen three times, not to be written to."""
+    return np.broadcast_to(grey[..., None], (*grey.shape, 3))
+
+
+def distinct_channels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image (H, W, 3) as it is, but what ``as_rgb`` has made as (H, W, 1)."""
+    return image[..., :1] if image.strides[2] == 0 else image
+
+
+def _rawmode(image: ImageFile.ImageFile) -> str:
+    args = image.tile[0].args if image.tile else None
+    return str(args[0] if isinstance(args, tuple) else args)
+
+
+def _scaled(values: NDArray[Any], mode: str) -> tuple[NDArray[np.uint16], int]:
+    """Take whole numbers for 16 bits and fractions for shares of white."""
+    least, most = values.min(), values.max()
+    if mode == "I" and least >= 0 and most <= 65_535:
+        return values.astype(np.uint16), 65_535
+    if mode == "F" and least >= 0 and most <= 1:  # false for NaN
+        return np.rint(values * np.float32(65_535)).astype(np.uint16), 65_535
+    raise InvalidImage(
+        f"the image has 32-bit samples from {least:g} to {most:g} and does not say what is white: "
+        "save it with 8 or 16 bits, or as floats from 0 to 1",
+        field="image",
+    )
+
+
+def _deep_colour(image: ImageFile.ImageFile, data: bytes, rawmode: re.Match[str]) -> NDArray[np.uint16]:
+    """Read the low bytes too, by reading once more as if the byte order were the other one."""
+    order = rawmode[2] if rawmode[2] != "N" else "L" if sys.byteorder == "little" else "B"
+    low = _reread(image, data, rawmode[1] + ("L" if order == "B" else "B"))
+    deep: NDArray[np.uint16] = np.array(image).astype(np.uint16) << np.uint16(8) | low
+    return _over_black(deep) if deep.shape[2] == 4 else deep
+
+
+def _reread(image: ImageFile.ImageFile, data: bytes, rawmode: str) -> NDArray[np.uint8]:
+    twin = type(image)(BytesIO(data))
+    twin.tile = [
+        tile._replace(args=rawmode if isinstance(tile.args, str) else (rawmode, *(tile.args or ())[1:]))
+        for tile in twin.tile
+    ]
+    return np.array(twin)
+
+
+def _over_black(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Multiply by alpha, which is the last channel, and drop it."""
+    alpha = values[..., -1].astype(np.uint32)
+    laid = [(values[..., i] * alpha + 32_767) // 65_535 for i in range(values.shape[2] - 1)]
+    return np.stack(laid, axis=-1).astype(np.uint16)
+
+
+def _composed(image: Image.Image) -> Image.Image:
+    black = Image.new("RGB", image.size)
+    black.paste(image, mask=image.getchannel("A"))
+    return black
+
+
+def _keyed(values: NDArray[Any], key: Any, bits: int, mode: str) -> NDArray[Any]:
+    """Blacken the one colour that a PNG declares transparent, given as deep as the file stores it."""
+    if mode == "L":
+        key = key * 255 // ((1 << bits) - 1)
+    found = values == np.array(key)
+    values[found.all(axis=2) if values.ndim == 3 else found] = 0
+    return values
+
+
+def _upright(values: NDArray[Any], image: ImageFile.ImageFile) -> NDArray[Any]:
+    if isinstance(image, TiffImageFile):
+        return values  # Pillow has turned it
+    try:
+        orientation = image.getexif().get(ExifTag.Orientation, 1)
+    except Exception:  # an unreadable EXIF block says nothing of the orientation
+        return values
+    if orientation in (5, 6, 7, 8):
+        values = values.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    return values
+
+
+def eight_bits(values: NDArray[Any], white: int) -> NDArray[np.uint8]:
+    if white == 255:
+        return values
+    table = (np.arange(white + 1, dtype=np.uint32) * 255 + white // 2) // white
+    return np.asarray(table.astype(np.uint8)[values])

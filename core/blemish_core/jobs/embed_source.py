@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which images a bulk embedding is of, and where their bytes are."""
+
+from blemish_core.datasets import DatasetImage, DatasetStore
+from blemish_core.datasets.reading import Source
+from blemish_core.jobs.record import EmbedSpec
+from blemish_core.platform.errors import Corrupt, NotFound, NotPossibleYet
+from blemish_core.platform.names import ModelRef, dataset_name
+from blemish_core.search.frame_store import KeptFrames
+
+
+def images_of(
+    spec: EmbedSpec, datasets: DatasetStore, frames: KeptFrames
+) -> tuple[Source, list[DatasetImage]]:
+    """Return the images to embed, each content once, and what reads them.
+
+    Raises:
+        NotFound: if there is no such dataset.
+        NotPossibleYet: if there are none.
+    """
+    if spec.kept_frames:
+        model = ModelRef.parse(spec.model).model
+        kept = [
+            DatasetImage("", "", f"kept frame {sha256[:12]}", "test", "", sha256, 0, 0)
+            for sha256 in frames.contents(model)
+        ]
+        if not kept:
+            raise NotPossibleYet(f"no frames are kept of models/{model}; score some with a `store`")
+        return _Frames(frames, model), kept
+    contents = {image.sha256: image for image in datasets.images(spec.dataset, "test")}
+    if not contents:
+        raise NotPossibleYet(
+            f"{dataset_name(spec.dataset)} has no test images to index; training images are left out, "
+            "since a model scores what it learned from too well"
+        )
+    return datasets, list(contents.values())
+
+
+class _Frames:
+    def __init__(self, frames: KeptFrames, model: str) -> None:
+        self._frames = frames
+        self._model = model
+
+    def read(self, image: DatasetImage) -> bytes:
+        try:
+            return self._frames.read(self._model, image.sha256)
+        except NotFound as error:  # it was kept for long enough meanwhile
+            raise Corrupt(str(error)) from error

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Resource names: ``datasets/tile``, ``models/tile-patchcore/versions/3``, ``jobs/...``, ``items/...``."""
+
+import re
+from dataclasses import dataclass
+from uuid import UUID
+
+from blemish_core.platform.errors import InvalidRequest
+
+ID = r"[a-z0-9][a-z0-9_-]{0,62}"
+ID_IN_WORDS = "1 to 63 of a-z, 0-9, '-' and '_', beginning with a letter or digit"
+
+PRODUCTION = "production"
+
+
+def checked_id(text: str, field: str) -> str:
+    """Return ``text`` if it can be an id.
+
+    Raises:
+        InvalidRequest: if it cannot.
+    """
+    if not re.fullmatch(ID, text):
+        raise InvalidRequest(f"{text!r} cannot be an id: {ID_IN_WORDS}", field=field)
+    return text
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """What a caller calls a model: a fixed version, the production one, or whichever is current."""
+
+    model: str
+    version: int | None = None
+    alias: str | None = None
+
+    @classmethod
+    def parse(cls, name: str, field: str = "model") -> "ModelRef":
+        """Read ``models/m``, ``models/m@production`` or ``models/m/versions/3``.
+
+        Raises:
+            InvalidRequest: if ``name`` is none of them.
+        """
+        match = re.fullmatch(rf"models/({ID})(?:@({PRODUCTION})|/versions/([1-9]\d{{0,8}}))?", name)
+        if not match:
+            raise InvalidRequest(
+                f"{name!r} is not a model: write models/ID, models/ID@{PRODUCTION} or models/ID/versions/N",
+                field=field,
+            )
+        model, alias, version = match.groups()
+        return cls(model, int(version) if version else None, alias)
+
+    def __str__(self) -> str:
+        if self.version is not None:
+            return f"models/{self.model}/versions/{self.version}"
+        return f"models/{self.model}" + (f"@{self.alias}" if self.alias else "")
+
+
+def dataset_name(dataset_id: str) -> str:
+    return f"datasets/{dataset_id}"
+
+
+def dataset_id(name: str, field: str = "dataset") -> str:
+    """Read ``datasets/{id}``.
+
+    Raises:
+        InvalidRequest: if ``name`` is not one.
+    """
+    return _id_below("datasets", name, field)
+
+
+def job_name(job_id: str) -> str:
+    return f"jobs/{job_id}"
+
+
+def job_id(name: str, field: str = "name") -> str:
+    """Read ``jobs/{id}``.
+
+    Raises:
+        InvalidRequest: if ``name`` is not one.
+    """
+    return _id_below("jobs", name, field)
+
+
+def item_name(item: UUID) -> str:
+    return f"items/{item}"
+
+
+def item_id(name: str, field: str = "item") -> UUID:
+    """Read ``items/{uuid}``.
+
+    Raises:
+        InvalidRequest: if ``name`` is not one.
+    """
+    kind, _, text = name.partition("/")
+    try:
+        if kind == "items":
+            return UUID(text)
+    except ValueError:
+        pass
+    raise InvalidRequest(f"{name!r} is not an item: write items/UUID, as hits name it", field=field)
+
+
+def _id_below(kind: str, name: str, field: str) -> str:
+    match = re.fullmatch(rf"{kind}/({ID})", name)
+    if not match:
+        raise InvalidRequest(f"{name!r} is not a name in {kind}/: write {kind}/ID", field=field)
+    return match.group(1)

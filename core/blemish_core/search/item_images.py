@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The images of indexed items: in their dataset, or among the kept frames."""
+
+from blemish_core.datasets import DatasetStore
+from blemish_core.platform.names import ModelRef
+from blemish_core.search.frame_store import KeptFrames
+from blemish_core.search.item import CAMERA, Item
+
+
+class ItemImages:
+    def __init__(self, datasets: DatasetStore, frames: KeptFrames) -> None:
+        self._datasets = datasets
+        self._frames = frames
+
+    def read(self, version: ModelRef, item: Item) -> bytes:
+        """Return the encoded image of an item in the index of ``version``.
+
+        Raises:
+            NotFound: if it is gone.
+            Corrupt: if it is not what was stored.
+        """
+        if item.source == CAMERA:
+            return self._frames.read(version.model, item.sha256)
+        return self._datasets.read_path(item.dataset, item.path)

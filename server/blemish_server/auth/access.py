@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may call a server, and what: a file of callers, ``python -m blemish_server.auth.access --help``.
+
+A caller shows a token, 256 random bits; the file has no more than its SHA-256, so that who reads it cannot
+call. (Nothing slower is needed: there is no guessing such a token.) Names are those of machines and
+services: they stand in logs, and beside what operators change.
+"""
+
+import argparse
+import fcntl
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum
+from hashlib import sha256
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from blemish_core.platform.errors import AlreadyExists, BlemishError, Corrupt, NotFound
+from blemish_core.platform.files import write_durably
+from blemish_core.platform.names import checked_id
+from blemish_server.scoring.batcher import Priority
+
+_VARIABLE = "BLEMISH_ACCESS_FILE"
+# Found by those who look for secrets where none should be.
+_PREFIX = "blemish_"
+
+
+def spelled(priority: Priority) -> str:
+    """As files and the command line have it."""
+    return priority.name.lower().replace("_", "-")
+
+
+PRIORITIES = {spelled(priority): priority for priority in Priority}
+_MOST_URGENT = spelled(Priority.LINE_STOP)
+
+
+class Role(IntEnum):
+    """What a caller may do: each also what those before it may."""
+
+    CAMERA = 1
+    """Sends frames and reads what is said of them."""
+    SERVICE = 2
+    """Reads everything, searches, and notes what people say of images."""
+    OPERATOR = 3
+    """Brings images, has models trained, promotes and calibrates them."""
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls, as the file names him."""
+
+    name: str
+    role: Role
+    most_urgent: Priority = Priority.LINE_STOP
+    """Of his images: none may be more urgent."""
+
+
+ANYBODY = Caller("", Role.OPERATOR)
+"""Who calls a server that was given no file."""
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: str = Field(pattern=f"^({'|'.join(role.word for role in Role)})$")
+    most_urgent: str = Field(_MOST_URGENT, pattern=f"^({'|'.join(PRIORITIES)})$")
+    token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    granted: datetime
+
+
+class _Callers(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    callers: dict[str, _Entry]
+
+
+def read(file: Path) -> Mapping[str, Caller]:
+    """Return the callers in ``file`` by the SHA-256 of their tokens.
+
+    Raises:
+        NotFound: if there is no such file.
+        Corrupt: if it is not one that ``grant`` wrote.
+    """
+    return {
+        entry.token_sha256: Caller(name, Role[entry.role.upper()], PRIORITIES[entry.most_urgent])
+        for name, entry in _read(file).callers.items()
+    }
+
+
+def digest(token: str) -> str:
+    """What the file has in the place of a token."""
+    return sha256(token.encode(errors="replace")).hexdigest()
+
+
+def grant(file: Path, name: str, role: Role, most_urgent: Priority = Priority.LINE_STOP) -> str:
+    """Let ``name`` call, with images no more urgent than this; returns its token, which is kept nowhere.
+
+    Raises:
+        InvalidRequest: if it can be no name.
+        AlreadyExists: if it may call already.
+        Corrupt: as ``read`` does.
+    """
+    checked_id(name, "name")
+    token = _PREFIX + secrets.token_urlsafe(32)
+    entry = _Entry(
+        role=role.word,
+        most_urgent=spelled(most_urgent),
+        token_sha256=digest(token),
+        granted=datetime.now(UTC),
+    )
+    with _alone(file):
+        known = _read(file).callers if file.exists() else {}
+        if name in known:
+            raise AlreadyExists(
+                f"{name} is there already, as {known[name].role}; revoke it first, or take another name"
+            )
+        _write(file, {**known, name: entry})
+    return token
+
+
+def revoke(file: Path, name: str) -> None:
+    """Let ``name`` call no more.
+
+    Raises:
+        NotFound: if it may not, or there is no such file.
+        Corrupt: as ``read`` does.
+    """
+    with _alone(file):
+        known = _read(file).callers
+        if name not in known:
+            raise NotFound(
+                f"{file} has no caller {name}; those it has: {', '.join(sorted(known)) or 'none'}"
+            )
+        _write(file, {each: entry for each, entry in known.items() if each != name})
+
+
+def _read(file: Path) -> _Callers:
+    try:
+        return _Callers.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        raise NotFound(f"there is no file of callers {file}; `blemish access grant` begins one") from None
+    except OSError as error:
+        raise Corrupt(f"the file of callers {file} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise Corrupt(
+            f"{file} is no file of callers: {where + ': ' if where else ''}{fault['msg']}; "
+            "`blemish access` writes it"
+        ) from error
+
+
+def _write(file: Path, callers: dict[str, _Entry]) -> None:
+    # Without defaults: servers of before know no priorities here, and refuse what they do not know.
+    text = _Callers(callers=callers).model_dump_json(indent=2, exclude_defaults=True)
+    write_durably(file, text.encode() + b"\n")
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Nobody else changes ``file`` meanwhile."""
+    if not file.parent.is_dir():
+        raise NotFound(f"there is no folder {file.parent}")
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    asked = _parser().parse_args(arguments)
+    path = asked.file or os.environ.get(_VARIABLE)
+    if not path:
+        print(f"blemish: say which file of callers: --file, or {_VARIABLE}", file=sys.stderr)
+        return 2
+    file = Path(path)
+    try:
+        if asked.command == "grant":
+            token = grant(file, asked.name, Role[asked.role.upper()], PRIORITIES[asked.most_urgent])
+            print(f"{asked.name} may call as {asked.role}; its token is shown this once:", file=sys.stderr)
+            print(token)
+        elif asked.command == "revoke":
+            revoke(file, asked.name)
+            print(f"{asked.name} may call no more; servers know within a second", file=sys.stderr)
+        else:
+            for name, entry in sorted(_read(file).callers.items()):
+                print(f"{name}\t{entry.role}\t{entry.most_urgent}\t{entry.granted:%Y-%m-%d %H:%M}")
+    except BlemishError as error:
+        print(f"blemish: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"blemish: {file}: {error.strerror}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="blemish access",
+        description="Say who may call a server, and what; it heeds changes by itself.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    let = commands.add_parser("grant", help="let somebody call, and print his token")
+    let.add_argument("name", help="of a machine or service: press-7, mes, line-office")
+    let.add_argument(
+        "--role",
+        required=True,
+        choices=[role.word for role in Role],
+        help="camera: sends frames. service: also reads everything and searches. operator: also trains, "
+        "promotes and calibrates",
+    )
+    let.add_argument(
+        "--most-urgent",
+        choices=PRIORITIES,
+        default=_MOST_URGENT,
+        help="of its images; all of a lower priority wait while there are any (%(default)s)",
+    )
+    bar = commands.add_parser("revoke", help="let somebody call no more, and end his streams")
+    bar.add_argument("name")
+    tell = commands.add_parser(
+        "list", help="print who may call: name, role, how urgently, since when (UTC)"
+    )
+    for command in (let, bar, tell):
+        command.add_argument("--file", help=f"of the callers ({_VARIABLE}), beside the server")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

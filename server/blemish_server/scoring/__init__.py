@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scoring: admission, model cache, batching, streams, shadow, recording."""

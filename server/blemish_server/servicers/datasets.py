@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DatasetService: keep the images that models learn from and are measured on."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import structlog
+
+from blemish.v1 import dataset_pb2 as pb
+from blemish.v1.dataset_pb2_grpc import DatasetServiceServicer
+from blemish_core.datasets import DatasetStore
+from blemish_core.jobs.removal import Removal
+from blemish_core.platform.errors import InvalidRequest, TooLarge
+from blemish_core.platform.names import checked_id, dataset_id
+from blemish_server.auth.authenticator import calling
+from blemish_server.converters import convert
+from blemish_server.transport.pagination import Page
+
+_MOST_PATHS = 1000
+
+log = structlog.get_logger(__name__)
+
+
+class DatasetServicer(DatasetServiceServicer):
+    def __init__(
+        self,
+        datasets: DatasetStore,
+        removal: Removal,
+        import_roots: Sequence[Path],
+        max_image_bytes: int,
+    ) -> None:
+        self._datasets = datasets
+        self._removal = removal
+        self._import_roots = import_roots
+        self._max_image_bytes = max_image_bytes
+
+    async def CreateDataset(  # noqa: N802
+        self, request: pb.CreateDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.CreateDatasetResponse:
+        id, category = _identity(request.dataset_id, request.category)
+        created = await asyncio.to_thread(self._datasets.create, id, category)
+        return pb.CreateDatasetResponse(dataset=convert.dataset(created))
+
+    async def UploadImages(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.UploadImagesRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> pb.UploadImagesResponse:
+        target = ""
+        upload: _Upload | None = None
+        stored = unchanged = 0
+        async for request in request_iterator:
+            match request.WhichOneof("part"):
+                case "dataset" if not target:
+                    target = dataset_id(request.dataset)
+                    await asyncio.to_thread(self._datasets.get, target)
+                case "image" if target and upload is None:
+                    upload = _Upload(request.image, self._max_image_bytes)
+                case "chunk" if upload is not None:
+                    upload.add(request.chunk)
+                case part:
+                    raise InvalidRequest(
+                        f"unexpected {part or 'empty part'}: send the dataset once, then for each image "
+                        "its header and its bytes, all of them before the next header",
+                        field="part",
+                    )
+            if upload is not None and upload.complete:
+                is_new = await asyncio.to_thread(
+                    self._datasets.add, target, upload.path, upload.data, upload.sha256
+                )
+                stored, unchanged = stored + is_new, unchanged + (not is_new)
+                upload = None
+        if upload is not None:
+            raise InvalidRequest(f"the stream ended in the middle of {upload.path}; send it again")
+        if not target:
+            raise InvalidRequest("the stream is empty: send the dataset first", field="dataset")
+        dataset = await asyncio.to_thread(self._datasets.get, target)
+        return pb.UploadImagesResponse(dataset=convert.dataset(dataset), stored=stored, unchanged=unchanged)
+
+    async def ImportDataset(  # noqa: N802
+        self, request: pb.ImportDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ImportDatasetResponse:
+        id, category = _identity(request.dataset_id, request.category)
+        done = await asyncio.to_thread(
+            self._datasets.import_folder, id, category, Path(request.path), self._import_roots
+        )
+        return pb.ImportDatasetResponse(
+            dataset=convert.dataset(done.dataset),
+            stored=done.stored,
+            unchanged=done.unchanged,
+            skipped_count=done.skipped_count,
+            skipped=[pb.SkippedFile(path=path, reason=reason) for path, reason in done.skipped],
+        )
+
+    async def GetDataset(  # noqa: N802
+        self, request: pb.GetDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetDatasetResponse:
+        dataset = await asyncio.to_thread(self._datasets.get, dataset_id(request.name, "name"))
+        return pb.GetDatasetResponse(dataset=convert.dataset(dataset))
+
+    async def ListDatasets(  # noqa: N802
+        self, request: pb.ListDatasetsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ListDatasetsResponse:
+        page = Page.asked("datasets", request.page_size, request.page_token)
+        # One more than asked for tells whether there is another page.
+        found = await asyncio.to_thread(self._datasets.list, page.after, page.size + 1)
+        shown = found[: page.size]
+        return pb.ListDatasetsResponse(
+            datasets=map(convert.dataset, shown),
+            next_page_token=page.token(shown[-1].id) if len(found) > page.size else "",
+        )
+
+    async def ListImages(  # noqa: N802
+        self, request: pb.ListImagesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ListImagesResponse:
+        page = Page.asked("images", request.page_size, request.page_token)
+        dataset = dataset_id(request.dataset)
+        found = await asyncio.to_thread(self._datasets.entries, dataset, request.path_prefix, page.after)
+        shown = found[: page.size]
+        return pb.ListImagesResponse(
+            images=map(convert.dataset_image, shown),
+            next_page_token=page.token(shown[-1].path) if len(found) > page.size else "",
+        )
+
+    async def DeleteImages(  # noqa: N802
+        self, request: pb.DeleteImagesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.DeleteImagesResponse:
+        dataset = dataset_id(request.dataset)
+        if not 0 < len(request.paths) <= _MOST_PATHS:
+            raise InvalidRequest(
+                f"{len(request.paths)} paths were given, but must be 1 to {_MOST_PATHS}", field="paths"
+            )
+        left, removed = await asyncio.to_thread(self._removal.images, dataset, list(request.paths))
+        log.info("images removed", dataset=dataset, images=removed, by=calling.get().name)
+        return pb.DeleteImagesResponse(dataset=convert.dataset(left), removed=removed)
+
+    async def DeleteDataset(  # noqa: N802
+        self, request: pb.DeleteDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.DeleteDatasetResponse:
+        dataset = dataset_id(request.name, "name")
+        await asyncio.to_thread(self._removal.dataset, dataset)
+        log.info("dataset removed", dataset=dataset, by=calling.get().name)
+        return pb.DeleteDatasetResponse()
+
+
+class _Upload:
+    """One image on its way in."""
+
+    def __init__(self, header: pb.ImageHeader, max_bytes: int) -> None:
+        if header.size_bytes < 1:
+            raise InvalidRequest(f"{header.path}: size_bytes is {header.size_bytes}", field="size_bytes")
+        if header.size_bytes > max_bytes:
+            raise TooLarge(
+                f"{header.path} has {header.size_bytes} bytes, but BLEMISH_MAX_IMAGE_BYTES allows "
+                f"{max_bytes}"
+            )
+        self.path = header.path
+        self.sha256 = header.sha256 or None
+        self._size = header.size_bytes
+        self._data = bytearray()
+
+    def add(self, chunk: bytes) -> None:
+        self._data += chunk
+        if len(self._data) > self._size:
+            raise InvalidRequest(
+                f"{self.path}: more bytes came than the {self._size} announced", field="chunk"
+            )
+
+    @property
+    def complete(self) -> bool:
+        return len(self._data) == self._size
+
+    @property
+    def data(self) -> bytes:
+        return bytes(self._data)
+
+
+def _identity(id: str, category: str) -> tuple[str, str]:
+    """A dataset's id and category, checked."""
+    checked_id(id, "dataset_id")
+    return id, checked_id(category or id, "category")

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JobService: slow work, accepted here and done by the workers."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import Any
+
+import grpc.aio
+import structlog
+
+from blemish.v1 import job_pb2 as pb
+from blemish.v1.job_pb2_grpc import JobServiceServicer
+from blemish_core.datasets import DatasetStore
+from blemish_core.jobs.queues import QUEUES, turn
+from blemish_core.jobs.record import EmbedSpec, Job, JobPriority, JobState, Limits, Spec
+from blemish_core.jobs.store import JobStore
+from blemish_core.jobs.validation import checked
+from blemish_core.jobs.worker_registry import Staff
+from blemish_core.models.store import ModelStore
+from blemish_core.platform.errors import InvalidRequest
+from blemish_core.platform.names import job_id
+from blemish_core.search.frame_store import KeptFrames
+from blemish_server.auth.authenticator import calling
+from blemish_server.converters import convert
+from blemish_server.jobs.dispatch import Dispatcher
+from blemish_server.jobs.job_events import JobFeed
+from blemish_server.transport.pagination import Page
+
+log = structlog.get_logger(__name__)
+
+_STATE_OF_MESSAGE = {message: state for state, message in convert.STATES.items()}
+
+
+class JobServicer(JobServiceServicer):
+    def __init__(
+        self,
+        jobs: JobStore,
+        staff: Staff,
+        feed: JobFeed,
+        dispatcher: Dispatcher,
+        datasets: DatasetStore,
+        frames: KeptFrames,
+        models: ModelStore,
+    ) -> None:
+        self._jobs = jobs
+        self._staff = staff
+        self._feed = feed
+        self._dispatcher = dispatcher
+        self._datasets = datasets
+        self._frames = frames
+        self._models = models
+
+    async def CreateJob(  # noqa: N802
+        self, request: pb.CreateJobRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.CreateJobResponse:
+        spec, priority = convert.spec(request), convert.job_priority(request.priority)
+        limits = convert.job_limits(request.limits)
+        job = await asyncio.to_thread(self._accept, spec, request.request_id, priority, limits)
+        return pb.CreateJobResponse(job=convert.job(job))
+
+    def bring_over(self, spec: EmbedSpec, request_id: str) -> Job:
+        """Accept an embedding that nobody waits for."""
+        return self._accept(spec, request_id, JobPriority.LOW, Limits())
+
+    def _accept(self, spec: Spec, request_id: str, priority: JobPriority, limits: Limits) -> Job:
+        settle = partial(checked, datasets=self._datasets, frames=self._frames, models=self._models)
+        job, is_new = self._jobs.create(spec, request_id, settle, priority, limits, by=calling.get().name)
+        # An earlier try may have written the job and failed to tell the workers.
+        if is_new or (job.state is JobState.QUEUED and job.attempt == 0):
+            self._dispatcher.send(job)
+        log.info("job accepted", job=job.id, kind=spec.kind, new=is_new)
+        return job
+
+    async def GetJob(  # noqa: N802
+        self, request: pb.GetJobRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetJobResponse:
+        job = await asyncio.to_thread(self._jobs.get, job_id(request.name))
+        (message,) = await asyncio.to_thread(self._with_positions, [job])
+        return pb.GetJobResponse(job=message)
+
+    async def ListJobs(  # noqa: N802
+        self, request: pb.ListJobsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ListJobsResponse:
+        page = Page.asked("jobs", request.page_size, request.page_token)
+        unknown = [state for state in request.states if state not in _STATE_OF_MESSAGE]
+        if unknown:
+            raise InvalidRequest(f"{unknown[0]} is no job state", field="states")
+        states = [_STATE_OF_MESSAGE[state] for state in request.states]
+        found = await asyncio.to_thread(self._jobs.page, page.after, page.size + 1, states)
+        shown = found[: page.size]
+        return pb.ListJobsResponse(
+            jobs=await asyncio.to_thread(self._with_positions, shown),
+            next_page_token=page.token(shown[-1].id) if len(found) > page.size else "",
+        )
+
+    def _with_positions(self, jobs: Sequence[Job]) -> list[pb.Job]:
+        """Tell of those that wait how many are before them."""
+        positions: dict[str, int] = {}
+        if any(job.state is JobState.QUEUED for job in jobs):
+            ahead: defaultdict[str, int] = defaultdict(int)
+            waiting = [job for job in self._jobs.unfinished() if job.state is JobState.QUEUED]
+            for job in sorted(waiting, key=turn):
+                queue = QUEUES[job.spec.kind]
+                ahead[queue] += 1
+                positions[job.id] = ahead[queue]
+        messages = [convert.job(job) for job in jobs]
+        for job, message in zip(jobs, messages, strict=True):
+            message.queue_position = positions.get(job.id, 0)
+        return messages
+
+    async def WatchJob(  # noqa: N802
+        self, request: pb.WatchJobRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.WatchJobResponse]:
+        after = request.after_revision if request.HasField("after_revision") else None
+        watched = self._feed.watch(job_id(request.name), after, request.after_line if request.log else None)
+        async for answer in watched:
+            yield answer
+
+    async def CancelJob(  # noqa: N802
+        self, request: pb.CancelJobRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.CancelJobResponse:
+        job = await asyncio.to_thread(self._jobs.cancel, job_id(request.name), calling.get().name)
+        return pb.CancelJobResponse(job=convert.job(job))
+
+    async def ListWorkers(  # noqa: N802
+        self, request: pb.ListWorkersRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ListWorkersResponse:
+        workers = await asyncio.to_thread(self._staff.workers)
+        return pb.ListWorkersResponse(workers=map(convert.worker, workers))

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ModelService: name, describe, promote and calibrate what training made."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, BinaryIO
+
+import grpc.aio
+import structlog
+
+from blemish.v1 import model_pb2 as pb
+from blemish.v1.model_pb2_grpc import ModelServiceServicer
+from blemish_core.jobs.removal import Removal
+from blemish_core.models import archive
+from blemish_core.models.calibration_log import Change
+from blemish_core.models.store import ModelStore
+from blemish_core.platform.errors import InvalidRequest, TooLarge
+from blemish_core.platform.files import filling
+from blemish_core.platform.names import ModelRef, checked_id, job_id
+from blemish_server.auth.authenticator import calling
+from blemish_server.converters import calibrations, convert
+from blemish_server.scoring.model_cache import LoadedModels
+from blemish_server.scoring.shadow import Shadow
+from blemish_server.transport.pagination import Page
+
+_CHUNK_BYTES = 64 << 10
+_HISTORY = 100
+
+log = structlog.get_logger(__name__)
+
+
+class ModelServicer(ModelServiceServicer):
+    def __init__(
+        self,
+        models: ModelStore,
+        loaded: LoadedModels,
+        removal: Removal,
+        shadow: Shadow,
+        max_model_bytes: int,
+    ) -> None:
+        self._models = models
+        self._loaded = loaded
+        self._removal = removal
+        self._shadow = shadow
+        self._max_model_bytes = max_model_bytes
+        # One at a time: each has a process of a gigabyte try the version out.
+        self._trials = ThreadPoolExecutor(1, thread_name_prefix="trial")
+
+    async def ListModels(  # noqa: N802
+        self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ListModelsResponse:
+        page = Page.asked("models", request.page_size, request.page_token)
+        return await asyncio.to_thread(self._listed, page)
+
+    def _listed(self, page: Page) -> pb.ListModelsResponse:
+        found = self._models.page(page.after, page.size + 1)
+        shown = found[: page.size]
+        return pb.ListModelsResponse(
+            models=[
+                convert.model(
+                    model, [self._models.calibrations(version).newest() for version in model.versions]
+                )
+                for model in shown
+            ],
+            next_page_token=page.token(shown[-1].id) if len(found) > page.size else "",
+        )
+
+    async def GetModel(  # noqa: N802
+        self, request: pb.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetModelResponse:
+        ref = ModelRef.parse(request.name, "name")
+        return pb.GetModelResponse(version=await asyncio.to_thread(self._card, ref))
+
+    def _card(self, ref: ModelRef) -> pb.ModelVersion:
+        manifest = self._models.manifest(ref)
+        newest, *older = self._models.calibrations(manifest).history(_HISTORY)
+        production = self._models.production(manifest.model) == manifest.version
+        shadow = self._models.shadow(manifest.model) == manifest.version
+        card = convert.model_version(
+            manifest, newest, production=production, shadow=shadow, history=(newest, *older)
+        )
+        card.pinned = self._models.is_pinned(manifest.model, manifest.version)
+        if shadow and (comparison := self._shadow.of(manifest)):
+            card.comparison.CopyFrom(convert.comparison(comparison))
+        return card
+
+    async def PromoteModel(  # noqa: N802
+        self, request: pb.PromoteModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.PromoteModelResponse:
+        ref = _version(request.name)
+        # First: what is promoted answers from the next request on.
+        await self._loaded.load(await asyncio.to_thread(self._models.resolve, ref))
+        await asyncio.to_thread(self._models.promote, ref)
+        self._loaded.forget_meanings(ref.model)
+        return pb.PromoteModelResponse(version=await asyncio.to_thread(self._card, ref))
+
+    async def PinModel(  # noqa: N802
+        self, request: pb.PinModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.PinModelResponse:
+        ref = _version(request.name)
+        await asyncio.to_thread(self._models.pin, ref, request.pinned)
+        return pb.PinModelResponse(version=await asyncio.to_thread(self._card, ref))
+
+    async def ShadowModel(  # noqa: N802
+        self, request: pb.ShadowModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ShadowModelResponse:
+        ref = _version(request.name)
+        await asyncio.to_thread(self._models.set_shadow, ref, request.shadow)
+        return pb.ShadowModelResponse(version=await asyncio.to_thread(self._card, ref))
+
+    async def DeleteModel(  # noqa: N802
+        self, request: pb.DeleteModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.DeleteModelResponse:
+        ref = ModelRef.parse(request.name, "name")
+        if ref.alias is not None:
+            raise InvalidRequest(
+                f"{request.name!r} may mean another version soon: write models/{ref.model}/versions/N, or "
+                f"models/{ref.model} for all of them",
+                field="name",
+            )
+        if ref.version is None:
+            await asyncio.to_thread(self._removal.model, ref.model, request.force)
+        else:
+            await asyncio.to_thread(self._removal.version, ref)
+        log.info("model removed", model=str(ref), by=calling.get().name)
+        self._loaded.forget(ref)
+        return pb.DeleteModelResponse()
+
+    async def GetReport(  # noqa: N802
+        self, request: pb.GetReportRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.GetReportResponse]:
+        ref = ModelRef.parse(request.name, "name")
+        job = job_id(request.evaluation, "evaluation") if request.evaluation else None
+        path = await asyncio.to_thread(self._models.report, ref, job)
+        page = await asyncio.to_thread(path.read_bytes)
+        for start in range(0, len(page), _CHUNK_BYTES):
+            yield pb.GetReportResponse(chunk=page[start : start + _CHUNK_BYTES])
+
+    async def ExportModel(  # noqa: N802
+        self, request: pb.ExportModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.ExportModelResponse]:
+        ref = ModelRef.parse(request.name, "name")
+        outgoing = await asyncio.to_thread(archive.Outgoing, self._models, ref)
+        log.info("model exported", model=str(ref), bytes=outgoing.size_bytes, by=calling.get().name)
+        yield pb.ExportModelResponse(size_bytes=outgoing.size_bytes)
+        chunks = outgoing.chunks()
+        while chunk := await asyncio.to_thread(next, chunks, b""):
+            yield pb.ExportModelResponse(chunk=chunk)
+
+    async def ImportModel(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.ImportModelRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> pb.ImportModelResponse:
+        with self._models.arrivals() as room, filling(room):
+            file = room / "archive.tar"
+            with file.open("wb") as out:
+                model_id = await self._receive(request_iterator, out)
+            take_in = partial(archive.import_version, self._models, file, room, model_id)
+            manifest = await asyncio.get_running_loop().run_in_executor(self._trials, take_in)
+        ref = ModelRef(manifest.model, manifest.version)
+        log.info("model imported", model=str(ref), by=calling.get().name)
+        return pb.ImportModelResponse(version=await asyncio.to_thread(self._card, ref))
+
+    async def _receive(self, requests: AsyncIterator[pb.ImportModelRequest], out: BinaryIO) -> str:
+        """Write the bytes that come; return the id that the model is to have, empty for its own.
+
+        Raises:
+            InvalidRequest: if it is not a header and as many bytes as it says.
+            TooLarge: if they are more than may be loaded.
+        """
+        model_id, announced, received = "", 0, 0
+        async for request in requests:
+            match request.WhichOneof("part"):
+                case "header" if not announced:
+                    model_id, announced = self._checked(request.header)
+                case "chunk" if announced:
+                    received += len(request.chunk)
+                    if received > announced:
+                        raise InvalidRequest(
+                            f"more bytes came than the {announced} announced", field="chunk"
+                        )
+                    await asyncio.to_thread(out.write, request.chunk)
+                case part:
+                    raise InvalidRequest(
+                        f"unexpected {part or 'empty part'}: send the header once, then all bytes",
+                        field="part",
+                    )
+        if not announced:
+            raise InvalidRequest("the stream is empty: send the header first", field="header")
+        if received < announced:
+            raise InvalidRequest(
+                f"the stream ended after {received} of {announced} bytes; send it again", field="chunk"
+            )
+        return model_id
+
+    def _checked(self, header: pb.ModelHeader) -> tuple[str, int]:
+        if header.size_bytes < 1:
+            raise InvalidRequest(f"size_bytes is {header.size_bytes}", field="size_bytes")
+        if header.size_bytes > self._max_model_bytes:
+            raise TooLarge(
+                f"this version has {header.size_bytes} bytes, but BLEMISH_MAX_LOADED_BYTES allows "
+                f"{self._max_model_bytes}"
+            )
+        return checked_id(header.model_id, "model_id") if header.model_id else "", header.size_bytes
+
+    async def UpdateCalibration(  # noqa: N802
+        self, request: pb.UpdateCalibrationRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.UpdateCalibrationResponse:
+        ref = _version(request.name)
+        change = calibrations.change(request, calling.get())
+        expected = calibrations.expected_revision(request)
+        await asyncio.to_thread(self._calibrate, ref, change, expected)
+        return pb.UpdateCalibrationResponse(version=await asyncio.to_thread(self._card, ref))
+
+    def _calibrate(self, ref: ModelRef, change: Change, expected: int | None) -> None:
+        manifest = self._models.manifest(ref)
+        revision = self._models.calibrations(manifest).append(change, expected)
+        log.info(
+            "calibration changed",
+            model=manifest.name,
+            revision=revision.number,
+            author=revision.author,
+            threshold=revision.calibration.threshold,
+        )
+
+
+def _version(name: str) -> ModelRef:
+    """Read the name of a version.
+
+    Raises:
+        InvalidRequest: if it is none, or an alias, which may move before the request is done.
+    """
+    ref = ModelRef.parse(name, "name")
+    if ref.version is None:
+        raise InvalidRequest(
+            f"{name!r} names no version: write models/{ref.model}/versions/N", field="name"
+        )
+    return ref

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ServerService: tell about the server itself."""
+
+from importlib.metadata import version
+from typing import Any
+
+import grpc.aio
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from blemish.v1 import server_pb2 as pb
+from blemish.v1.server_pb2_grpc import ServerServiceServicer
+from blemish_core.detectors.registry import ALGORITHMS
+from blemish_server.auth.authenticator import calling
+from blemish_server.converters.convert import ROLES, URGENCIES
+from blemish_server.dependencies import Dependencies
+from blemish_server.scoring.model_cache import LoadedModels
+from blemish_server.settings import ServerSettings
+
+
+class ServerServicer(ServerServiceServicer):
+    def __init__(
+        self,
+        settings: ServerSettings,
+        device: str,
+        models: LoadedModels,
+        dependencies: Dependencies,
+    ) -> None:
+        self._settings = settings
+        self._device = device
+        self._models = models
+        self._dependencies = dependencies
+        self._start = Timestamp()
+        self._start.GetCurrentTime()
+
+    async def GetServerInfo(  # noqa: N802
+        self, request: pb.GetServerInfoRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetServerInfoResponse:
+        limits, caller = self._settings.image_limits, calling.get()
+        return pb.GetServerInfoResponse(
+            version=version("blemish"),
+            caller=caller.name,
+            role=ROLES[caller.role],
+            most_urgent=URGENCIES[caller.most_urgent],
+            start_time=self._start,
+            device=self._device,
+            detectors=sorted(ALGORITHMS),
+            limits=pb.Limits(
+                max_message_bytes=self._settings.max_message_bytes,
+                min_image_side=limits.min_side,
+                max_image_side=limits.max_side,
+                max_image_pixels=limits.max_pixels,
+                max_image_bytes=limits.max_bytes,
+                max_queued=self._settings.max_queued,
+            ),
+            loaded_models=list(self._models.runtimes),
+            runtimes=self._models.runtimes,
+            loaded_bytes=self._models.bytes,
+            max_loaded_bytes=self._settings.max_loaded_bytes,
+            dependencies=[
+                pb.Dependency(name=known.name, available=known.available, detail=known.detail)
+                for known in self._dependencies.states
+            ],
+        )

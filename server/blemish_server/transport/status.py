@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Core errors as gRPC statuses with google.rpc details: one total table, one place.
+
+https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto
+"""
+
+from datetime import timedelta
+from typing import NoReturn, Protocol
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc import StatusCode
+
+from blemish.v1.inspection_pb2 import FrameRefusal
+from blemish_core.platform import errors
+from blemish_core.platform.errors import BlemishError
+
+STATUS_OF_ERROR: dict[type[BlemishError], StatusCode] = {
+    errors.InvalidRequest: StatusCode.INVALID_ARGUMENT,
+    errors.InvalidImage: StatusCode.INVALID_ARGUMENT,
+    errors.Unauthenticated: StatusCode.UNAUTHENTICATED,
+    errors.Denied: StatusCode.PERMISSION_DENIED,
+    errors.NotFound: StatusCode.NOT_FOUND,
+    errors.AlreadyExists: StatusCode.ALREADY_EXISTS,
+    errors.NotPossibleYet: StatusCode.FAILED_PRECONDITION,
+    errors.Outdated: StatusCode.ABORTED,
+    errors.TooLarge: StatusCode.RESOURCE_EXHAUSTED,
+    errors.DiskFull: StatusCode.RESOURCE_EXHAUSTED,
+    errors.Overloaded: StatusCode.RESOURCE_EXHAUSTED,
+    errors.TooLate: StatusCode.DEADLINE_EXCEEDED,
+    errors.Unavailable: StatusCode.UNAVAILABLE,
+    errors.Ending: StatusCode.UNAVAILABLE,
+    errors.Corrupt: StatusCode.DATA_LOSS,
+    errors.RuntimesDisagree: StatusCode.FAILED_PRECONDITION,
+    errors.JobCancelled: StatusCode.CANCELLED,
+}
+
+_DOMAIN = "blemish"
+
+
+class Aborting(Protocol):
+    """The part of a servicer's context that ends a call."""
+
+    async def abort(
+        self,
+        code: StatusCode,
+        details: str = "",
+        trailing_metadata: tuple[tuple[str, bytes], ...] = (),
+    ) -> NoReturn: ...
+
+
+def status_of(error: BlemishError) -> Status:
+    """Return ``error`` as a program reads it: code, sentence and details."""
+    code: int
+    code, _ = STATUS_OF_ERROR[type(error)].value
+    status = Status(code=code, message=str(error))
+    for detail in _details(error):
+        packed = AnyMessage()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+async def abort(context: Aborting, error: BlemishError) -> NoReturn:
+    """End the call with ``error``'s status."""
+    await context.abort(
+        STATUS_OF_ERROR[type(error)],
+        str(error),
+        (("grpc-status-details-bin", status_of(error).SerializeToString()),),
+    )
+
+
+def frame_refusal(error: BlemishError) -> FrameRefusal:
+    """Return ``error`` as the answer to one frame of a stream that goes on."""
+    code: int
+    code, _ = STATUS_OF_ERROR[type(error)].value
+    refusal = FrameRefusal(code=code, message=str(error), reason=error.reason)
+    if isinstance(error, errors.Overloaded | errors.Unavailable):
+        refusal.retry_delay.FromTimedelta(timedelta(seconds=error.retry_after_s))
+    return refusal
+
+
+def _details(error: BlemishError) -> list[Message]:
+    details: list[Message] = [ErrorInfo(reason=error.reason, domain=_DOMAIN)]
+    if isinstance(error, errors.InvalidRequest) and error.field:
+        violation = BadRequest.FieldViolation(field=error.field, description=str(error))
+        details.append(BadRequest(field_violations=[violation]))
+    if isinstance(error, errors.Overloaded | errors.Unavailable):
+        delay = Duration()
+        delay.FromTimedelta(timedelta(seconds=error.retry_after_s))
+        details.append(RetryInfo(retry_delay=delay))
+    return details

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from blemish_client.demo.surfaces import CATEGORIES
+from blemish_client.demo.surfaces.__main__ import main
+
+FEW = ["--train", "1", "--good", "1", "--defective", "4", "--size", "48"]
+
+
+def test_every_category_gets_a_folder_and_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path), *FEW, "--seed", "9"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == list(CATEGORIES)
+    assert all("synthetic" in line and "seed 9" in line for line in lines)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == sorted(CATEGORIES)
+    for category in CATEGORIES:
+        assert len(list((tmp_path / category).rglob("*.png"))) == 1 + 1 + 4 + 4
+
+
+def test_one_category_can_be_chosen(tmp_path: Path) -> None:
+    assert main([str(tmp_path), *FEW, "--category", "grid"]) == 0
+    assert [folder.name for folder in tmp_path.iterdir()] == ["grid"]
+
+
+def test_a_refusal_is_one_line_and_a_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), *FEW, "--seed", "-1"]) == 2
+    assert capsys.readouterr().err == "seed is -1; give 0 or more\n"
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--category", "wood"])
+    assert "wood" in capsys.readouterr().err
+
+
+def test_the_generator_needs_no_deep_learning() -> None:
+    script = (
+        "import sys; import blemish_client.demo.surfaces.__main__; "
+        "print(sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'anomalib'}))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert ran.stdout.strip() == "[]"

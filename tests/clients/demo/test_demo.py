@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from typer.testing import CliRunner, Result
+
+from blemish.v1.job_pb2 import JOB_STATE_FAILED
+from blemish_client.cli.app import app
+from blemish_client.cli.commands import up
+from blemish_client.cli.failures import Failure
+from blemish_client.demo.material import Material, drawn, given
+from blemish_client.demo.stack import ended_like_ctrl_c, running
+
+if TYPE_CHECKING:
+    from tests.clients.conftest import Fake, Make
+
+# Stand-ins for the stack: as short as what they stand for can be.
+_UP = """
+import pathlib, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({stopped!r}).touch(), sys.exit()))
+file = pathlib.Path(sys.argv[sys.argv.index("--address-file") + 1])
+file.with_suffix(".new").write_text("127.0.0.1:7\\n")
+file.with_suffix(".new").rename(file)
+signal.pause()
+"""
+
+
+def standing_in(stopped: Path) -> list[str]:
+    return [sys.executable, "-c", _UP.format(stopped=str(stopped))]
+
+
+def test_the_stack_is_started_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://production")
+    stopped = tmp_path / "stopped"
+    with running(tmp_path / "data", tmp_path, standing_in(stopped)) as stack:
+        assert stack.address == "127.0.0.1:7"
+        assert stack.death() is None
+        assert not stopped.exists()
+        told = Path(f"/proc/{stack.child.pid}/environ")
+        if told.exists():
+            assert b"redis://production" not in told.read_bytes()
+    assert stopped.exists()
+
+
+def test_the_stack_is_stopped_after_an_error(tmp_path: Path) -> None:
+    stopped = tmp_path / "stopped"
+    with pytest.raises(ZeroDivisionError), running(tmp_path / "data", tmp_path, standing_in(stopped)):
+        raise ZeroDivisionError
+    assert stopped.exists()
+
+
+def test_the_stack_is_stopped_after_sigterm(tmp_path: Path) -> None:
+    stopped = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt), ended_like_ctrl_c():  # noqa: SIM117 - the order matters
+        with running(tmp_path / "data", tmp_path, standing_in(stopped)):
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            time.sleep(10)
+    assert stopped.exists()
+
+
+def test_a_stack_that_does_not_come_up(tmp_path: Path) -> None:
+    dies = [sys.executable, "-c", "import sys; sys.exit('the port is taken')"]
+    why = pytest.raises(Failure, match="ended with code 1:\n  the port is taken")
+    with why, running(tmp_path / "data", tmp_path, dies):
+        pytest.fail("it never was up")
+
+
+def test_a_stack_that_dies_later_is_noticed(tmp_path: Path) -> None:
+    with running(tmp_path / "data", tmp_path, standing_in(tmp_path / "stopped")) as stack:
+        stack.child.kill()
+        stack.child.wait()
+        assert "ended with code -9" in str(stack.death())
+
+
+def test_given(make: Make, tmp_path: Path) -> None:
+    for name in ("Tile No. 1", "leather"):
+        make.folder(tmp_path / name)
+    (tmp_path / "notes").mkdir()
+    assert [material.id for material in given(tmp_path, ())] == ["tile-no-1", "leather"]
+    assert [material.id for material in given(tmp_path / "leather", ())] == ["leather"]
+    assert [material.id for material in given(tmp_path, ["leather"])] == ["leather"]
+    with pytest.raises(Failure, match="no category grid; it has tile-no-1, leather"):
+        given(tmp_path, ["grid"])
+    for nowhere in (tmp_path / "notes", tmp_path / "absent"):
+        with pytest.raises(Failure):
+            given(nowhere, ())
+
+
+def test_material(make: Make, tmp_path: Path) -> None:
+    make.folder(tmp_path)
+    (tmp_path / "test/empty").mkdir()
+    material = Material("tile", tmp_path)
+    assert material.defects() == ["crack"]
+    (crack,) = material.images("crack")
+    assert material.mask(crack) == tmp_path / "ground_truth/crack/000_mask.png"
+    assert material.mask(material.images("good")[0]) is None
+
+
+def test_drawn_tells_and_fails_in_words(tmp_path: Path) -> None:
+    lines: list[str] = []
+    says = [sys.executable, "-c", "print('tile: 3 images, in /x')"]
+    assert drawn(tmp_path, ["tile"], 0, lines.append, says) == [Material("tile", tmp_path / "tile")]
+    assert lines == ["tile: 3 images"]
+    fails = [sys.executable, "-c", "import sys; sys.exit('no such surface')"]
+    with pytest.raises(Failure, match="no such surface"):
+        drawn(tmp_path, ["tile"], 0, lines.append, fails)
+
+
+@pytest.fixture
+def server(target: str, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Let the demo take the fake for the stack that it started."""
+    stack = SimpleNamespace(address=target, last_words=None)
+    stack.death = lambda: stack.last_words
+
+    @contextmanager
+    def stand_in(*_: Any) -> Iterator[SimpleNamespace]:
+        yield stack
+
+    monkeypatch.setattr("blemish_client.demo.run.running", stand_in)
+    monkeypatch.setattr(up, "_LOCAL", ())
+    return stack
+
+
+def demo(*arguments: Any) -> Result:
+    return CliRunner().invoke(app, ["demo", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_the_whole_demo(server: SimpleNamespace, fake: Fake, make: Make, tmp_path: Path) -> None:
+    make.folder(tmp_path / "tile")
+    fake.hits = [make.hit("crack", 0.9, 0), make.hit("crack", 0.8, 1), make.hit("good", 0.5, 2)]
+    result = demo("--data", tmp_path / "tile", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert "0.990" in result.stdout
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {
+        "alike-tile-defective.png",
+        "alike-tile-good.png",
+        "heatmaps-tile.png",
+        "results.json",
+        "results.md",
+    }
+    told = json.loads((tmp_path / "out/results.json").read_text())
+    assert told["synthetic"] is False
+    assert told["average"]["image_auroc"] == 0.99
+    assert told["average"]["aupro"] is None
+    good, defective = told["categories"][0]["searches"]
+    # The query test/crack/000.png is the first hit itself.
+    assert (defective["query_left_out"], defective["same_class"], defective["judged"]) == (True, 1, 2)
+    assert (good["query_left_out"], good["same_side"], good["judged"]) == (False, 1, 3)
+    written = (tmp_path / "out/results.md").read_text()
+    assert "| tile | 0.990 | - |" in written
+    assert "![heatmaps-tile.png](heatmaps-tile.png)" in written
+    assert "| tile | 0.990 | 0.990 | - | - | 140 |" in written
+    train, embed, rival = fake.requests["CreateJob"]
+    assert train.train.dataset == embed.embed.dataset == rival.train.dataset == "datasets/tile"
+    assert train.train.WhichOneof("detector") == "patchcore"
+    assert rival.train.efficientad.max_duration.ToSeconds() == 90
+
+
+def test_efficientad_can_be_left_out(
+    server: SimpleNamespace, fake: Fake, make: Make, tmp_path: Path
+) -> None:
+    make.folder(tmp_path / "tile")
+    result = demo("--data", tmp_path, "--output", tmp_path / "out", "--efficientad-minutes", 0)
+    assert result.exit_code == 0
+    assert "EfficientAD" not in result.stdout
+    assert len(fake.requests["CreateJob"]) == 2
+
+
+def test_a_category_without_defects(
+    server: SimpleNamespace, fake: Fake, make: Make, tmp_path: Path
+) -> None:
+    make.folder(tmp_path / "tile")
+    (tmp_path / "tile/test/crack/000.png").unlink()
+    assert demo("--data", tmp_path, "--output", tmp_path / "out").exit_code == 0
+    assert not (tmp_path / "out/alike-tile-defective.png").exists()
+
+
+def test_a_category_without_test_images(
+    server: SimpleNamespace, fake: Fake, make: Make, tmp_path: Path
+) -> None:
+    make.folder(tmp_path / "tile")
+    (tmp_path / "tile/test/crack/000.png").unlink()
+    (tmp_path / "tile/test/good/000.png").unlink()
+    assert demo("--data", tmp_path, "--output", tmp_path / "out").exit_code == 0
+    assert len(fake.requests["CreateJob"]) == 2  # one for each detector, no embedding
+    assert not fake.requests["Search"]
+
+
+def test_json_alone_on_stdout(server: SimpleNamespace, make: Make, tmp_path: Path) -> None:
+    make.folder(tmp_path / "tile")
+    result = demo("--data", tmp_path, "--output", tmp_path / "out", "--json")
+    assert json.loads(result.stdout) == json.loads((tmp_path / "out/results.json").read_text())
+
+
+def test_synthetic_images_are_called_so(
+    server: SimpleNamespace, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stand_in(folder: Path, categories: list[str], *_: Any) -> list[Material]:
+        make.folder(folder / categories[0])
+        return [Material(categories[0], folder / categories[0])]
+
+    monkeypatch.setattr("blemish_client.demo.run.drawn", stand_in)
+    result = demo("--categories", "grid", "--output", tmp_path / "out")
+    assert "synthetic" in result.stdout
+    assert "synthetic" in (tmp_path / "out/results.md").read_text()
+
+
+def test_a_failed_job_ends_the_demo(
+    server: SimpleNamespace, fake: Fake, make: Make, tmp_path: Path
+) -> None:
+    make.folder(tmp_path / "tile")
+    fake.watches = [[make.ended("jobs/made", JOB_STATE_FAILED)]]
+    result = demo("--data", tmp_path, "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "PatchCore tile: jobs/made failed: the worker ran out of memory" in result.stderr
+
+
+def test_the_stacks_last_words_are_shown(
+    server: SimpleNamespace, fake: Fake, make: Make, tmp_path: Path
+) -> None:
+    make.folder(tmp_path / "tile")
+    fake.refusals["ImportDataset"] = [make.refusal(grpc.StatusCode.UNAVAILABLE, detailed=False)]
+    server.last_words = Failure("the server ended with code 1", 1)
+    result = demo("--data", tmp_path, "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "the server ended with code 1" in result.stderr
+
+
+def test_kept_data_go_to_a_new_folder(server: SimpleNamespace, make: Make, tmp_path: Path) -> None:
+    make.folder(tmp_path / "tile")
+    result = demo("--data", tmp_path, "--keep", tmp_path)
+    assert result.exit_code == 2
+    assert "is not empty" in result.stderr
+
+
+def test_sdk_imports_nothing_heavy() -> None:
+    heavy = "numpy PIL rich typer torch blemish_core google.rpc"
+    script = f"import sys, blemish_client; print([m for m in {heavy.split()} if m in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"

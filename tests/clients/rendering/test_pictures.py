@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, AnomalyMap
+from blemish.v1.inspection_pb2 import Inspection
+from blemish_client import rendering
+from blemish_client.rendering.colours import GOOD, heat, of_classes
+from blemish_client.rendering.montage import BORDER, GAP, TILE
+
+if TYPE_CHECKING:
+    from tests.clients.conftest import Make
+
+GREY = (120, 120, 120)
+
+
+def hot_spot(side: int = 64) -> NDArray[np.float32]:
+    scores = np.full((side, side), 1.0, dtype=np.float32)
+    scores[16:32, 32:48] = 5.0
+    return scores
+
+
+def redness(picture: Image.Image) -> NDArray[np.int64]:
+    red, *others = (np.asarray(band, dtype=np.int64) for band in picture.convert("RGB").split())
+    return red - np.maximum(*others)
+
+
+def test_heatmap_is_reddest_where_it_is_hot() -> None:
+    drawn = rendering.heatmap(Image.new("RGB", (256, 192), GREY), hot_spot(), 2.0)
+    assert drawn.size == (256, 192)
+    red = redness(drawn)
+    inside, outside = red[54:90, 136:184], red[110:, :120]
+    assert inside.min() > 80
+    assert np.abs(outside).max() <= 1
+    row, column = np.unravel_index(red.argmax(), red.shape)
+    assert 48 <= row < 96
+    assert 128 <= column < 192
+
+
+def test_heatmap_outlines_the_region_above_the_threshold() -> None:
+    white = np.array((255, 255, 255))
+
+    def outlined(threshold: float) -> int:
+        drawn = rendering.heatmap(Image.new("RGB", (256, 256), GREY), hot_spot(), threshold)
+        return int((np.asarray(drawn) == white).all(axis=-1).sum())
+
+    assert outlined(2.0) >= 4 * 60
+    assert outlined(6.0) == 0
+
+
+def test_a_good_image_stays_cool() -> None:
+    seed = 5
+    print(f"seed {seed}")
+    scores = np.random.default_rng(seed).uniform(1.0, 1.9, (64, 64)).astype(np.float32)
+    drawn = rendering.heatmap(Image.new("RGB", (256, 256), GREY), scores, 2.0)
+    assert redness(drawn).max() < 60
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 3.0])
+def test_a_flat_map_can_be_drawn(value: float) -> None:
+    flat = np.full((8, 8), value, dtype=np.float32)
+    assert rendering.heatmap(Image.new("L", (20, 10)), flat, 1.0).size == (20, 10)
+
+
+def test_caption_adds_a_strip() -> None:
+    image = Image.new("RGB", (256, 200), GREY)
+    drawn = rendering.heatmap(image, hot_spot(), 2.0, caption="anomalous, " * 20)
+    assert drawn.width == 256
+    assert drawn.height > 200
+    plain = rendering.heatmap(image, hot_spot(), 2.0)
+    assert np.array_equal(np.asarray(drawn)[:200], np.asarray(plain))
+    assert np.asarray(drawn)[200:].min() < 128
+
+
+def test_heat_grows_darker_all_along() -> None:
+    colours = heat(np.linspace(0, 1, 50))
+    lightness = colours @ np.array((0.2126, 0.7152, 0.0722))
+    assert (np.diff(lightness) < 0).all()
+
+
+def test_values() -> None:
+    scores = np.arange(6, dtype="<f4").reshape(2, 3)
+    found = rendering.values(AnomalyMap(width=3, height=2, values=scores.tobytes()))
+    assert np.array_equal(found, scores)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+def test_decoded(mode: str) -> None:
+    buffer = io.BytesIO()
+    Image.new(mode, (5, 4)).save(buffer, "TIFF")
+    image = rendering.decoded(buffer.getvalue())
+    assert (image.mode, image.size) == ("RGB", (5, 4))
+
+
+def test_sixteen_bits_are_scaled() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 32896, dtype=np.uint16)).save(buffer, "PNG")
+    assert rendering.decoded(buffer.getvalue()).getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_large() -> None:
+    assert rendering.large(Image.new("RGB", (256, 128))).size == (512, 256)
+    assert rendering.large(Image.new("RGB", (700, 128))).size == (700, 128)
+
+
+def test_montage_is_a_grid_framed_by_class(make: Make) -> None:
+    classes = ["crack"] * 4 + ["good"] * 2 + ["oil"]
+    hits = [make.hit(name, 0.9 - i / 100, i) for i, name in enumerate(classes)]
+    inspection = Inspection(score=2, threshold=1, verdict=VERDICT_ANOMALOUS)
+    query = rendering.Query("q.png", Image.new("RGB", (64, 48), GREY), "crack", inspection)
+    drawn = rendering.montage(query, hits, columns=4)
+    wide = rendering.montage(query, hits, columns=5)
+    assert wide.width - drawn.width == TILE + GAP
+    assert wide.height == drawn.height
+    assert rendering.montage(query, [*hits, *hits], columns=4).height > drawn.height
+
+    colours = of_classes(classes)
+    framed = np.asarray(drawn)
+    for name, colour in colours.items():
+        # A bar of the frame's width and the tile's length stands in the picture for each class.
+        there = (framed == np.array(colour)).all(axis=-1)
+        assert there.sum() >= classes.count(name) * (TILE**2 - (TILE - 2 * BORDER) ** 2)
+    assert colours["good"] == GOOD
+    assert len(set(colours.values())) == 3
+
+
+def test_montage_of_little(make: Make) -> None:
+    bare = make.hit("crack", 0.5, 1)
+    bare.ClearField("thumbnail")
+    nameless = rendering.Query("items/7", None)
+    assert rendering.montage(nameless, [bare]).size > (300, 300)
+    assert rendering.montage(nameless, []).size > (300, 300)
+
+
+def test_sheet() -> None:
+    found = AnomalyMap(width=64, height=64, values=hot_spot().astype("<f4").tobytes(), threshold=2.0)
+    inspection = Inspection(score=5, threshold=2, verdict=VERDICT_ANOMALOUS, anomaly_map=found)
+    image = Image.new("RGB", (64, 32), GREY)
+    column = rendering.Inspected("crack", "000", image, Image.new("L", (64, 32)), inspection)
+    one, two = rendering.sheet("tile", [column]), rendering.sheet("tile", [column, column])
+    assert two.width > one.width
+    assert redness(one).max() > 80

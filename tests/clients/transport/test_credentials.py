@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+from blemish_client import Client
+from blemish_client.transport.credentials import Credentials
+
+
+def test_a_token_stays_on_this_machine_unless_tls_hides_it() -> None:
+    shown = Credentials("secret")
+    for target in ("localhost:1", "127.0.0.1:1", "[::1]:1", "unix:/tmp/x"):
+        assert shown.channel(target) is None
+    for target in ("line-1:1", "10.0.0.1:1", "localhost.example.com:1", "128.0.0.1:1"):
+        with pytest.raises(ValueError, match="could be read on its way"):
+            shown.channel(target)
+        assert Credentials("secret", tls=True).channel(target) is not None
+    with pytest.raises(ValueError, match="could be read"):
+        Client("line-1:1", credentials=shown)
+
+
+def test_a_token_is_not_in_what_is_printed() -> None:
+    assert "secret" not in repr(Credentials("secret"))
+
+
+def test_who_shows_nothing_sends_nothing() -> None:
+    assert Credentials().metadata == ()
+    assert Credentials("secret").metadata == (("authorization", "Bearer secret"),)

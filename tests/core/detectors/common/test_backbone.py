@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from blemish_core.detectors.common.backbone import Backbone, import_weights, pretrained
+from blemish_core.platform.errors import InvalidRequest, NotPossibleYet
+
+
+def test_the_default_needs_no_hub(tmp_path: Path) -> None:
+    backbone = Backbone.named("efficientnet_lite0")
+    assert backbone.layers == ("blocks.2", "blocks.4")
+    assert backbone.finest is None
+    weights = pretrained(backbone, tmp_path)
+    model = timm.create_model(backbone.timm_name, pretrained=False)
+    model.load_state_dict(weights)
+    # Trained, not random: batch statistics are far from their initial zeros and ones.
+    assert weights["bn1.running_mean"].abs().sum() > 1
+
+
+def test_the_default_is_known_without_timm_as_timm_has_it() -> None:
+    for fine in (False, True):
+        found = Backbone.looked_up("efficientnet_lite0", fine=fine)
+        assert Backbone.named("efficientnet_lite0", fine=fine) == found
+
+
+def test_stages_follow_the_strides() -> None:
+    assert Backbone.named("resnet18").layers == ("layer2", "layer3")
+    fine = Backbone.named("resnet18", fine=True)
+    assert fine.layers == ("layer1", "layer2", "layer3")
+    assert fine.finest == "layer1"
+    assert Backbone.named("wide_resnet50_2").mean == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize("name", ["nonesuch", "vit_tiny_patch16_224", "../resnet18", ""])
+def test_what_timm_cannot_do_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        Backbone.named(name)
+    assert refusal.value.field == "patchcore.backbone"
+
+
+def test_no_weights_anywhere_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_hub(*_: object, **kwargs: object) -> None:
+        raise OSError("no route to host")
+
+    backbone = Backbone.named("resnet18")
+    monkeypatch.setattr(timm, "create_model", no_hub)
+    with pytest.raises(NotPossibleYet, match="blemish weights import resnet18 FILE"):
+        pretrained(backbone, tmp_path)
+
+
+def test_imported_weights_come_first(tmp_path: Path) -> None:
+    state = timm.create_model("resnet18", pretrained=False).state_dict()
+    state["conv1.weight"] = torch.full_like(state["conv1.weight"], 0.125)
+    torch.save(state, tmp_path / "resnet18.pth")
+    kept = import_weights("resnet18", tmp_path / "resnet18.pth", tmp_path / "weights")
+    assert kept.name == "resnet18.safetensors"
+    weights = pretrained(Backbone.named("resnet18"), tmp_path / "weights")
+    assert weights["conv1.weight"].eq(0.125).all()
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    save_file(timm.create_model("resnet34", pretrained=False).state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(InvalidRequest, match="does not fit"):
+        import_weights("resnet50", tmp_path / "other.safetensors", tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (print, ("ran",))
+
+    torch.save({"conv1.weight": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(InvalidRequest, match="no weights that can be read"):
+        import_weights("resnet18", tmp_path / "evil.pth", tmp_path / "weights")

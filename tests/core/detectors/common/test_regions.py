@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Search by a part of an image, on patches made up so that what must come out is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from blemish_core.detectors.base import Look, Outcome
+from blemish_core.detectors.common.regions import match, part_of, spot
+from blemish_core.imaging.image_input import Region
+from blemish_core.platform.errors import InvalidRequest
+
+SIDE, DIMENSIONS, THRESHOLD = 16, 32, 3.0
+SHAPE = (128, 256)
+CRACK, STAIN = functional.normalize(torch.randn(2, DIMENSIONS, generator=torch.Generator().manual_seed(0)))
+EVERYWHERE = np.ones(SHAPE, bool)
+
+
+def look(*defects: tuple[Tensor, int, int, float], seed: int = 1, margin: int = 0) -> Look:
+    """An image with defects of 3 x 3 patches: direction, row, column and anomaly of each."""
+    random = torch.Generator().manual_seed(seed)
+    deviations = torch.randn(SIDE, SIDE, DIMENSIONS, generator=random)
+    anomaly = torch.rand(SIDE, SIDE, generator=random)
+    for direction, row, column, height in defects:
+        deviations[row : row + 3, column : column + 3] += 20 * direction
+        anomaly[row : row + 3, column : column + 3] = height
+    outcome = Outcome(float(anomaly.max()), np.zeros((SIDE, SIDE), np.float32), np.zeros(1, np.float32))
+    return Look(outcome, deviations, anomaly, torch.tensor(0.5), torch.tensor([1.0, 0.2]), margin)
+
+
+def around(row: int, column: int) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+    """The mask of a defect's patches, in px."""
+    return part_of(SHAPE, Region(16 * column, 8 * row, 48, 24))
+
+
+def test_each_of_two_defects_finds_its_own_kind_and_says_where() -> None:
+    both = look((CRACK, 2, 3, 9.0), (STAIN, 10, 11, 6.0))
+    others = {
+        "crack": look((CRACK, 7, 1, 5.0), seed=2),
+        "stain": look((STAIN, 4, 9, 8.0), seed=3),
+        "good": look(seed=4),
+    }
+    for kind, (row, column), place in (("crack", (2, 3), (7, 1)), ("stain", (10, 11), (4, 9))):
+        sought = spot(both, around(row, column), THRESHOLD)
+        found = {name: match(other, SHAPE, sought, THRESHOLD) for name, other in others.items()}
+        assert max(found, key=lambda name: found[name].similarity) == kind
+        assert found[kind].similarity > 0.8 > 0.5 > found["good"].similarity
+        box = found[kind].box
+        row, column = place
+        assert abs(box.left - 16 * column) <= 16
+        assert abs(box.top - 8 * row) <= 8
+        assert abs(box.width - 48) <= 32
+        assert abs(box.height - 24) <= 16
+
+
+def test_a_spot_is_embedded_as_an_image_that_has_nothing_worse() -> None:
+    both = look((CRACK, 2, 3, 9.0), (STAIN, 10, 11, 6.0))
+    alone = look((STAIN, 10, 11, 6.0))
+    by_part = spot(both, around(10, 11), THRESHOLD).embedding
+    by_whole = spot(alone, EVERYWHERE, THRESHOLD).embedding
+    assert by_part @ by_whole > 0.99
+    assert np.linalg.norm(by_part) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_good_part_is_like_good_parts() -> None:
+    """A defect may lie in the direction of a good part's grain: it is not like it."""
+    grain = look((CRACK, 2, 3, 0.5))
+    sought = spot(grain, around(2, 3), THRESHOLD)
+    assert sought.anomalous < 0.1
+    same = match(look((CRACK, 7, 1, 0.5), seed=2), SHAPE, sought, THRESHOLD)
+    defect = match(look((CRACK, 7, 1, 9.0), seed=2), SHAPE, sought, THRESHOLD)
+    assert same.similarity > 0.8 > 0.5 > defect.similarity
+
+
+def test_patches_at_the_edge_that_a_detector_does_not_see_are_cold() -> None:
+    seen = look((CRACK, 2, 3, 9.0), margin=2)
+    sought = spot(seen, EVERYWHERE, THRESHOLD)
+    found = match(seen, SHAPE, sought, THRESHOLD)
+    assert found.heat.shape == (SIDE + 4, SIDE + 4)
+    assert found.heat[:2].max() == found.heat[:, -2:].max() == 0
+    assert (found.box.left + found.box.width / 2) == pytest.approx(256 * 6.5 / 20, abs=13)
+    with pytest.raises(InvalidRequest, match="away from the edge"):
+        spot(seen, part_of(SHAPE, Region(0, 0, 4, 4)), THRESHOLD)
+
+
+def test_a_part_smaller_than_a_patch_is_the_patch_it_lies_in() -> None:
+    both = look((CRACK, 2, 3, 9.0))
+    sought = spot(both, part_of(SHAPE, Region(16 * 4 + 3, 8 * 3 + 2, 1, 1)), THRESHOLD)
+    assert sought.direction @ CRACK.numpy() > 0.9
+
+
+def test_flat_surfaces_give_numbers() -> None:
+    flat = replace(look(), deviations=torch.zeros(SIDE, SIDE, DIMENSIONS), anomaly=torch.zeros(SIDE, SIDE))
+    sought = spot(flat, EVERYWHERE, THRESHOLD)
+    assert np.isfinite(sought.embedding).all()
+    found = match(flat, SHAPE, sought, THRESHOLD)
+    assert found.similarity == 0
+
+
+@pytest.mark.parametrize(
+    ("region", "words"),
+    [
+        (Region(-1, 0, 5, 5), "within"),
+        (Region(250, 0, 7, 5), "256 x 128"),
+        (Region(0, 0, 0, 5), "no area"),
+        (Region(5, 5, -3, 5), "no area"),
+        (Region(0, 0, 1 << 31, 1), "within"),
+    ],
+)
+def test_regions_that_are_none_are_refused(region: Region, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        part_of(SHAPE, region)

@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""EfficientAD by a teacher of random weights: what it must do whatever the teacher knows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tests.support.imports import OF_TORCHS_NETWORKS, imported_by
+from tests.support.narrow import narrow
+from torch import Tensor
+from torch.nn import functional
+
+from blemish_core.detectors.base import Detector, Image, Progress, Terms, Training, silent
+from blemish_core.detectors.common.regions import spot
+from blemish_core.detectors.efficientad import teacher
+from blemish_core.detectors.efficientad.detector import EfficientAd, EfficientAdSettings
+from blemish_core.detectors.efficientad.teacher import CHANNELS, network
+from blemish_core.detectors.efficientad.training import start
+from blemish_core.detectors.efficientad.training.losses import answer_of_teacher, losses_of_step
+from blemish_core.detectors.efficientad.training.photographs import photographs
+from blemish_core.detectors.efficientad.training.start import (
+    PENALTY,
+    LeastSquares,
+    is_solved_for,
+    last_layer,
+)
+from blemish_core.detectors.efficientad.training.train import train
+from blemish_core.platform.errors import InvalidRequest, JobCancelled, NotPossibleYet
+from blemish_core.runtimes import parity
+
+# Two are the fewest steps of which one can come before a cut and one after.
+STEPS = EfficientAdSettings(max_steps=2, start="random")
+
+
+def surface(seed: int) -> Image:
+    random = np.random.default_rng(seed)
+    return random.integers(90, 140, (256, 256, 3), dtype=np.uint8)
+
+
+def tiled(seed: int) -> Image:
+    """A surface with something to be learned, other than noise."""
+    colours = np.random.default_rng(seed).integers(40, 210, (8, 8, 3), dtype=np.uint8)
+    return colours.repeat(32, axis=0).repeat(32, axis=1)
+
+
+class Rounded:
+    """A detector's own network as another runtime computes it: another rounding of the same."""
+
+    name = "rounded"
+    bytes = 0
+
+    def __init__(self, detector: Detector, answers: int | None = None) -> None:
+        """Take a detector, and how many of the answers there are, all by default."""
+        self._own = detector.runtime
+        self._answers = answers
+        self._random = torch.Generator().manual_seed(0)
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        def rounded(answer: Tensor) -> Tensor:
+            return answer * (1 + 1e-6 * torch.randn(answer.shape, generator=self._random))
+
+        return tuple(rounded(answer) for answer in self._own(images)[: self._answers])
+
+
+def learn(
+    folder: Path,
+    settings: EfficientAdSettings = STEPS,
+    *,
+    images: Sequence[int] = range(4),
+    drawn: Callable[[int], Image] = surface,
+    progress: Progress = silent,
+    checkpoint: Path | None = None,
+) -> Training:
+    if not (folder / "efficientad-small.safetensors").exists():
+        torch.manual_seed(7)
+        save_file(network("small").state_dict(), folder / "efficientad-small.safetensors")
+    readers: list[Callable[[], Image]] = [partial(drawn, number) for number in images]
+    return train(settings, readers, Terms(folder, 3, 0.05, progress, checkpoint=checkpoint))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow_networks() -> Iterator[None]:
+    from blemish_core.detectors.common.anomalib_models import SmallPatchDescriptionNetwork
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        narrow(monkeypatch, SmallPatchDescriptionNetwork)
+        yield
+
+
+@pytest.fixture(scope="module")
+def training(narrow_networks: None, tmp_path_factory: pytest.TempPathFactory) -> Training:
+    return learn(tmp_path_factory.mktemp("weights"))
+
+
+def test_it_scores_maps_and_embeds(training: Training) -> None:
+    detector = training.detector
+    (outcome,) = detector.inspect([detector.prepare(surface(9))])
+    assert outcome.anomaly_map.shape == (256, 256)
+    assert outcome.score == pytest.approx(outcome.anomaly_map.max())
+    assert outcome.embedding.shape == (CHANNELS + 1,)
+    assert np.linalg.norm(outcome.embedding) == pytest.approx(1, abs=1e-5)
+    assert (training.learned, len(training.held.scores)) == (3, 1)
+
+
+@pytest.mark.parametrize("answers", [3, 2], ids=["with", "without"])
+def test_looking_closely_by_a_runtime_with_and_without_the_answers_of_the_teacher(
+    training: Training, answers: int
+) -> None:
+    detector = EfficientAd.load(training.detector.settings, training.detector.tensors())
+    inputs = [detector.prepare(surface(seed)) for seed in (9, 10)]
+    before = detector.inspect(inputs)
+    held = detector.bytes
+    detector.run_on(Rounded(training.detector, answers))
+    detector.release_weights()
+    assert detector.bytes < held
+    with pytest.raises(RuntimeError, match="given away"):
+        detector.network  # noqa: B018
+    for outcome, look in zip(before, detector.look(inputs), strict=True):
+        rows, columns, _ = look.deviations.shape
+        assert (rows, columns) == look.anomaly.shape == (56, 56)
+        whole = spot(look, np.ones((256, 256), bool), threshold=1.0)
+        np.testing.assert_allclose(whole.embedding, outcome.embedding, atol=5e-3)
+
+
+def test_what_another_runtime_runs_is_loaded_without_the_imports_of_torchs_network(
+    training: Training, tmp_path: Path
+) -> None:
+    save_file(training.detector.tensors(), tmp_path / "weights.safetensors")
+    script = (
+        "import numpy, torch; from safetensors.torch import load_file\n"
+        "from blemish_core.detectors.efficientad.detector import EfficientAd\n"
+        "class Runtime:\n"
+        "    name, bytes = 'another', 0\n"
+        "    def __call__(self, images):\n"
+        "        return torch.rand(len(images), 1, 256, 256), torch.rand(len(images), 384)\n"
+        f"tensors = load_file({str(tmp_path / 'weights.safetensors')!r})\n"
+        "detector = EfficientAd.load({}, tensors)\n"
+        "detector.run_on(Runtime())\n"
+        "detector.release_weights()\n"
+        "detector.look([detector.prepare(numpy.zeros((60, 80, 3), 'u1'))])"
+    )
+    assert OF_TORCHS_NETWORKS & imported_by(script) == set()
+
+
+def test_loaded_it_gives_the_same(training: Training) -> None:
+    detector = training.detector
+    again = EfficientAd.load(detector.settings, detector.tensors())
+    inputs = [detector.prepare(surface(seed)) for seed in (20, 21)]
+    for before, after in zip(detector.inspect(inputs), again.inspect(inputs), strict=True):
+        assert before.score == pytest.approx(after.score, rel=1e-5)
+        np.testing.assert_allclose(before.anomaly_map, after.anomaly_map, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(before.embedding, after.embedding, atol=1e-5)
+
+
+def test_rounding_does_not_turn_the_embedding_of_an_image_it_was_made_with(tmp_path: Path) -> None:
+    images = range(3)  # so few that one alone is held out
+    detector = learn(tmp_path, replace(STEPS, max_steps=1), images=images).detector
+    golden = [detector.prepare(surface(number)) for number in images]
+    parity.check(parity.compare(detector, Rounded(detector), golden, tolerance=parity.TOLERANCE), "rounded")
+
+
+def test_the_steps_bring_the_student_to_its_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    # Few steps, so large ones.
+    monkeypatch.setattr("blemish_core.detectors.efficientad.training.steps._LEARNING_RATE", 3e-3)
+    losses = []
+    for count in (1, 12):
+        detector = learn(
+            tmp_path,
+            replace(STEPS, max_steps=count),
+            drawn=tiled,
+            progress=lambda phase, done, total, unit: told.append((phase, done, total)),
+        ).detector
+        assert isinstance(detector, EfficientAd)
+        image = detector.prepare(tiled(0))[None]
+        with torch.inference_mode():
+            taught = answer_of_teacher(detector.model, image)
+            each = losses_of_step(detector.model, image, taught, torch.zeros_like(image), image)
+            losses.append(float(torch.stack(each).sum()))
+    assert losses[1] < 0.9 * losses[0]
+    steps = [(done, total) for phase, done, total in told if phase == "training"]
+    assert (0, 12) in steps
+    assert steps[-1] == (12, 12)
+
+
+def test_the_time_ends_it_before_the_steps(tmp_path: Path) -> None:
+    told: list[int] = []
+
+    def note(phase: str, done: int, total: int, unit: str) -> None:
+        if phase == "training":
+            told.append(done)
+
+    learn(tmp_path, EfficientAdSettings(max_seconds=0.5, start="random"), progress=note)
+    assert 1 <= told[-1] < 1000
+
+
+def test_a_start_that_is_solved_for_knows_the_surface_from_anything_else(tmp_path: Path) -> None:
+    settings = EfficientAdSettings(max_steps=1)
+    assert is_solved_for(settings, "cpu")
+    training = learn(tmp_path, settings)
+    assert training.facts["start"] == "last layer solved for"
+    detector = training.detector
+    assert isinstance(detector, EfficientAd)
+    others, _ = photographs(None, tmp_path / "nowhere")
+    views = [others.view(256, np.random.default_rng(n), grey_share=0.0)[None] for n in range(3)]
+    unseen = [detector.prepare(surface(n))[None] for n in (50, 51)]
+    with torch.inference_mode():
+        good = max(float(detector.model.get_maps(image)[0].mean()) for image in unseen)
+        other = min(float(detector.model.get_maps(view)[0].mean()) for view in views)
+    assert other > 2 * good
+
+
+def test_the_last_layer_is_the_least_squares_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To good images what is wanted, to others nothing; solved here over all positions at once."""
+    monkeypatch.setattr(start, "_BLOCK", 7)
+    torch.manual_seed(3)
+    model = EfficientAd(EfficientAdSettings()).model.eval()
+    layer = last_layer(model.student)
+    assert layer.bias is not None
+    fields: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, given: fields.append(given[0]))
+    images = torch.rand(4, 1, 3, 256, 256)
+    squares = LeastSquares(model, 2, np.random.default_rng(0))
+    with torch.inference_mode():
+        wanted = torch.randn(2, *model.student(images[0]).shape)
+        for image in images[1:]:
+            model.student(image)
+        hook.remove()
+        for image, answer in zip(images[:2], wanted, strict=True):
+            squares.add_good(image, answer)
+        for image in images[2:]:
+            squares.add_other(image)
+        squares.solve()
+        good, other = (
+            functional.pad(functional.unfold(torch.cat(two), layer.kernel_size), (0, 0, 0, 1), value=1.0)
+            .double()
+            .transpose(1, 2)
+            .flatten(0, 1)
+            for two in (fields[:2], fields[2:])
+        )
+        normal = good.T @ good / len(good) + PENALTY * other.T @ other / len(other)
+        normal += 1e-3 * good.square().mean(0).mean() * torch.eye(len(normal))
+        answers = wanted.double().flatten(3).transpose(2, 3).flatten(0, 2)
+        best = torch.linalg.solve(normal, good.T @ answers / len(good))
+        weights = torch.cat([layer.weight.flatten(1).T, layer.bias[None]])
+    assert len(normal) > 3 * 7, "several blocks"
+    torch.testing.assert_close(weights.double(), best, rtol=1e-3, atol=1e-3 * float(best.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "solved"),
+    [
+        (EfficientAdSettings(), "cpu", True),
+        (EfficientAdSettings(), "cuda", False),
+        (EfficientAdSettings(max_steps=5000), "cuda:0", True),
+        (EfficientAdSettings(start="random"), "cpu", False),
+        (EfficientAdSettings(start="solved"), "cuda", True),
+    ],
+)
+def test_where_the_start_is_solved_for(settings: EfficientAdSettings, device: str, solved: bool) -> None:
+    assert is_solved_for(settings, device) is solved
+
+
+class _Killed(Exception):
+    """What a killed attempt is like, from within."""
+
+
+def test_a_killed_attempt_is_gone_on_with_as_if_never_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blemish_core.detectors.efficientad.training.steps._SAVE_EVERY_S", 0.0)
+    settings = replace(STEPS, start="solved")  # whose steps are those of a random start, and more before
+    whole = learn(tmp_path, settings)
+
+    def die(phase: str, done: int, total: int, unit: str) -> None:
+        if (phase, done) == ("training", 1):
+            raise _Killed
+
+    steps: list[int] = []
+
+    def note(phase: str, done: int, total: int, unit: str) -> None:
+        if phase == "training":
+            steps.append(done)
+
+    kept = tmp_path / "checkpoint"
+    with pytest.raises(_Killed):
+        learn(tmp_path, settings, progress=die, checkpoint=kept)
+    resumed = learn(tmp_path, settings, progress=note, checkpoint=kept)
+    assert steps == [1, 2, 2]
+    for name, tensor in whole.detector.tensors().items():
+        torch.testing.assert_close(tensor, resumed.detector.tensors()[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_damaged_checkpoint_counts_as_none(tmp_path: Path) -> None:
+    kept = tmp_path / "checkpoint"
+    kept.mkdir()
+    (kept / "state.safetensors").write_bytes(b"half a file")
+    assert learn(tmp_path, replace(STEPS, max_steps=1), checkpoint=kept).learned == 3
+
+
+def test_a_cancelled_training_ends_at_the_next_step(tmp_path: Path) -> None:
+    def stop(phase: str, done: int, total: int, unit: str) -> None:
+        if (phase, done) == ("training", 1):
+            raise JobCancelled("enough")
+
+    with pytest.raises(JobCancelled):
+        learn(tmp_path, progress=stop)
+
+
+def test_too_few_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotPossibleYet, match="at least 3 good images"):
+        learn(tmp_path, images=range(2))
+
+
+def test_no_teacher_of_a_size_names_the_commands(tmp_path: Path) -> None:
+    with pytest.raises(NotPossibleYet, match="blemish weights fetch efficientad"):
+        teacher.find("medium", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"size": "large"}, "size"),
+        ({"input_size": 224}, "input_size"),
+        ({"input_size": 300}, "input_size"),
+        ({"input_size": 2048}, "input_size"),
+        ({"max_steps": -1}, "max_steps"),
+        ({"start": "anywhere"}, "start"),
+        ({"max_seconds": -1.0}, "max_duration"),
+        ({"max_seconds": float("nan")}, "max_duration"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        EfficientAdSettings(**settings)  # type: ignore[arg-type]
+    assert refusal.value.field == f"efficientad.{field}"

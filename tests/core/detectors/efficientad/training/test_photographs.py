@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blemish_core.detectors.efficientad.training.photographs import installed, photographs
+from blemish_core.platform.errors import NotPossibleYet
+
+
+def test_those_of_installed_packages_serve_by_default(tmp_path: Path) -> None:
+    found, words = photographs(None, tmp_path / "nowhere")
+    assert len(found) == len(installed()) >= 15
+    assert words.endswith("installed packages")
+    random = np.random.default_rng(0)
+    view = found.view(64, random, grey_share=0.0)
+    assert view.shape == (3, 64, 64)
+    assert 0 <= float(view.min()) < float(view.max()) <= 1
+
+
+def test_equal_seeds_cut_equal_views(tmp_path: Path) -> None:
+    found, _ = photographs(None, tmp_path / "nowhere")
+    one, two = (found.view(32, np.random.default_rng(4), grey_share=0.3) for _ in range(2))
+    assert one.equal(two)
+
+
+def test_grey_views_are_grey(tmp_path: Path) -> None:
+    found, _ = photographs(None, tmp_path / "nowhere")
+    red, green, blue = found.view(32, np.random.default_rng(1), grey_share=1.0)
+    assert red.equal(green)
+    assert green.equal(blue)
+
+
+def test_a_folder_that_is_named_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    Image.new("RGB", (500, 80), "red").save(tmp_path / "deep" / "one.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    found, _ = photographs(tmp_path, tmp_path / "nowhere")
+    assert len(found) == 1
+    view = found.view(16, np.random.default_rng(0), grey_share=0.0)
+    assert float(view[0].mean()) == pytest.approx(1)
+
+
+def test_an_empty_folder_is_refused_with_the_cure(tmp_path: Path) -> None:
+    with pytest.raises(NotPossibleYet, match="BLEMISH_PHOTOGRAPHS"):
+        photographs(tmp_path, tmp_path)

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from blemish_core.evaluation.metrics import best_f1_threshold, image_auroc
+
+
+def test_image_auroc() -> None:
+    assert image_auroc([0.1, 0.2], [0.3, 0.4]) == 1.0
+    assert image_auroc([0.1, 0.3], [0.2, 0.4]) == 0.75
+
+
+def test_figures_are_absent_where_images_do_not_allow_them() -> None:
+    assert image_auroc([], [1.0]) is None
+    assert image_auroc([1.0], []) is None
+    assert best_f1_threshold([1.0], []) is None
+
+
+def test_best_f1_threshold_separates() -> None:
+    assert best_f1_threshold([0.1, 0.2, 0.3], [0.5, 0.6]) == 0.5

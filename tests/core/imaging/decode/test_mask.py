@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blemish_core.imaging.decode import read_mask, thumbnail
+from blemish_core.platform.errors import InvalidImage
+
+if TYPE_CHECKING:
+    from tests.core.imaging.decode.conftest import Files
+
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+SEED = 20_260
+PX = 48
+
+
+class TestThumbnail:
+    def test_fits_and_is_a_jpeg(self, files: "Files") -> None:
+        small = thumbnail(files.encoded(files.picture(100, 400), "PNG"), 64)
+        with Image.open(BytesIO(small)) as image:
+            assert image.format == "JPEG"
+            assert image.size == (64, 16)
+
+    def test_is_never_larger_than_the_image(self, files: "Files") -> None:
+        with Image.open(BytesIO(thumbnail(files.encoded(files.picture(), "PNG")))) as image:
+            assert image.size == (PX, PX)
+
+
+class TestMask:
+    def test_anything_but_zero_is_a_defect(self, files: "Files") -> None:
+        mask = np.zeros((PX, PX), np.uint8)
+        mask[5:9, 4:7] = 1
+        for data in (
+            files.encoded(mask, "PNG"),
+            files.encoded(mask * 255, "BMP"),
+            files.encoded(mask > 0, "PNG"),
+        ):
+            found = read_mask(data)
+            assert found.dtype == np.bool_
+            assert (found == (mask > 0)).all()
+
+    def test_deep_and_coloured_ones(self, files: "Files") -> None:
+        mask = np.zeros((PX, PX, 3), np.uint16)
+        mask[7, 8, 1] = 1  # would be nothing in 8 bits
+        expected = mask.any(axis=2)
+        assert (read_mask(files.png(mask, 2)) == expected).all()
+        assert (read_mask(files.png(mask[..., 1:2], 0)) == expected).all()
+        assert (read_mask(files.tiff(mask[..., 1:2], ">", 1)) == expected).all()
+
+    @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+    def test_lossy_ones_are_refused(self, files: "Files", kind: str) -> None:
+        with pytest.raises(InvalidImage, match="losses"):
+            read_mask(files.encoded(files.picture(), kind))

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Raw pictures, by GenICam's pixel formats: what a camera delivers becomes the pixels that it saw."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from blemish_core.imaging.decode import ImageLimits
+from blemish_core.imaging.image_input import PIXEL_FORMATS, Picture, RawLayout, Region
+from blemish_core.platform.errors import InvalidImage
+
+LIMITS = ImageLimits()
+HEIGHT, WIDTH = 20, 24
+
+
+def noise(*shape: int, below: int = 256) -> NDArray[np.int64]:
+    return np.random.default_rng(7).integers(0, below, shape)
+
+
+def raw(samples: NDArray[np.generic], name: str, stride: int = 0, region: Region | None = None) -> Picture:
+    height, width = samples.shape[:2]
+    return Picture(samples.tobytes(), RawLayout(name, width, height, stride), region)
+
+
+def scene() -> NDArray[np.uint8]:
+    """Colours that change slowly, so that those between samples can be guessed."""
+    down, right = np.mgrid[0:HEIGHT, 0:WIDTH]
+    return np.stack([40 + 5 * down, 60 + 4 * right, 200 - 3 * down], axis=-1).astype(np.uint8)
+
+
+def mosaic(colours: NDArray[np.uint8], pattern: str) -> NDArray[np.uint8]:
+    """What a sensor behind a colour filter sees; ``pattern`` is its first two rows."""
+    seen = np.empty(colours.shape[:2], np.uint8)
+    for place, letter in enumerate(pattern):
+        down, right = divmod(place, 2)
+        seen[down::2, right::2] = colours[down::2, right::2, "RGB".index(letter)]
+    return seen
+
+
+def test_grey_of_8_bits_is_repeated() -> None:
+    samples = noise(HEIGHT, WIDTH).astype(np.uint8)
+    pixels = raw(samples, "Mono8").pixels(LIMITS)
+    assert pixels.dtype == np.uint8
+    assert (pixels == samples[..., None]).all()
+    assert pixels.shape == (HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize(("name", "bits"), [("Mono10", 10), ("Mono12", 12), ("Mono16", 16)])
+def test_deep_grey_is_little_endian_and_its_white_becomes_255(name: str, bits: int) -> None:
+    white = (1 << bits) - 1
+    samples = noise(HEIGHT, WIDTH, below=white + 1).astype("<u2")
+    samples[0, :2] = 0, white
+    pixels = raw(samples, name).pixels(LIMITS)
+    assert np.abs(pixels[..., 1] - samples * (255 / white)).max() <= 0.5 + 1e-9
+    assert pixels[0, :2, 0].tolist() == [0, 255]
+
+
+def test_colour_in_either_order() -> None:
+    colours = noise(HEIGHT, WIDTH, 3).astype(np.uint8)
+    assert (raw(colours, "RGB8").pixels(LIMITS) == colours).all()
+    assert (raw(colours[..., ::-1], "BGR8").pixels(LIMITS) == colours).all()
+
+
+@pytest.mark.parametrize("pattern", ["RGGB", "GBRG", "GRBG", "BGGR"])
+def test_a_bayer_pattern_gives_back_the_colours(pattern: str) -> None:
+    name = f"Bayer{pattern[:2]}8"
+    pixels = raw(mosaic(scene(), pattern), name).pixels(LIMITS)
+    inner = np.s_[2:-2, 2:-2]
+    assert np.abs(pixels[inner].astype(int) - scene()[inner]).max() <= 3
+
+
+@pytest.mark.parametrize("name", PIXEL_FORMATS)
+def test_padding_between_rows_is_no_picture(name: str) -> None:
+    row = WIDTH * PIXEL_FORMATS[name].bytes
+    stride = row + 10
+    plain = noise(HEIGHT, row, below=4 if "1" in name else 256).astype(np.uint8)
+    padded = np.full((HEIGHT, stride), 255, np.uint8)
+    padded[:, :row] = plain
+    expected = Picture(plain.tobytes(), RawLayout(name, WIDTH, HEIGHT)).pixels(LIMITS)
+    layout = RawLayout(name, WIDTH, HEIGHT, stride)
+    assert (Picture(padded.tobytes(), layout).pixels(LIMITS) == expected).all()
+    # Nothing need follow the last row.
+    assert (Picture(padded.tobytes()[:-10], layout).pixels(LIMITS) == expected).all()
+
+
+@pytest.mark.parametrize("name", ["Mono8", "Mono12", "RGB8", "BGR8", "BayerGR8"])
+def test_a_region_is_that_part_of_the_whole(name: str) -> None:
+    kind = PIXEL_FORMATS[name]
+    data = noise(HEIGHT * WIDTH * kind.bytes, below=4).astype(np.uint8).tobytes()
+    layout = RawLayout(name, WIDTH, HEIGHT)
+    whole = Picture(data, layout).pixels(LIMITS)
+    # An odd corner: the colours of a mosaic are those of the whole sensor all the same.
+    part = Picture(data, layout, Region(left=3, top=1, width=17, height=18)).pixels(LIMITS)
+    assert (part == whole[1:19, 3:20]).all()
+
+
+@pytest.mark.parametrize(
+    ("layout", "size", "field", "says"),
+    [
+        (RawLayout("Mono9", 24, 20), 480, "pixel_format", "none of Mono8"),
+        (RawLayout("", 24, 20), 480, "pixel_format", "none of Mono8"),
+        (RawLayout("Mono8", 24, 20), 479, "data", "are 480 bytes, but 479 came"),
+        (RawLayout("Mono8", 24, 20), 481, "data", "481 came"),
+        (RawLayout("Mono12", 24, 20), 480, "data", "are 960 bytes"),
+        (RawLayout("Mono8", 24, 20, 23), 480, "stride", "take 24"),
+        (RawLayout("Mono8", 24, 20, -24), 480, "stride", "take 24"),
+        (RawLayout("Mono8", 0, 20), 0, "raw", "needs at least 16"),
+        (RawLayout("Mono8", -24, -20), 480, "raw", "needs at least 16"),
+        (RawLayout("RGB8", 2_000_000_000, 2_000_000_000), 480, "raw", "may have at most"),
+        (RawLayout("Mono8", 16_000, 16_000), 480, "raw", "BLEMISH_MAX_IMAGE_PIXELS"),
+        (RawLayout("Mono8", 24, 20, 2_000_000_000), 480, "data", "480 came"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused_by_its_field(
+    layout: RawLayout, size: int, field: str, says: str
+) -> None:
+    with pytest.raises(InvalidImage, match=says) as refused:
+        Picture(bytes(size), layout).pixels(LIMITS)
+    assert refused.value.field.endswith(field)
+
+
+def test_samples_above_white_are_refused() -> None:
+    samples = np.full((HEIGHT, WIDTH), 1024, "<u2")
+    with pytest.raises(InvalidImage, match="a sample is 1024, but Mono10 ends at 1023"):
+        raw(samples, "Mono10").pixels(LIMITS)
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        Region(-1, 0, 20, 20),
+        Region(0, 0, 25, 20),
+        Region(8, 0, 17, 20),
+        Region(0, 0, 15, 20),
+        Region(0, 0, 0, 0),
+        Region(2_000_000_000, 0, 2_000_000_000, 20),
+    ],
+)
+def test_a_region_outside_or_too_small_is_refused(region: Region) -> None:
+    samples = np.zeros((HEIGHT, WIDTH), np.uint8)
+    with pytest.raises(InvalidImage) as refused:
+        raw(samples, "Mono8", region=region).pixels(LIMITS)
+    assert refused.value.field == "image.region"

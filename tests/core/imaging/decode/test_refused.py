@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from blemish_core.imaging.decode import ImageLimits, decode
+from blemish_core.platform.errors import InvalidImage
+
+if TYPE_CHECKING:
+    from tests.core.imaging.decode.conftest import Files
+
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+SEED = 20_260
+PX = 48
+
+
+class TestWhatIsRefused:
+    def test_nothing(self) -> None:
+        with pytest.raises(InvalidImage, match="empty"):
+            decode(b"")
+
+    @pytest.mark.parametrize("data", [b"x", b"GIF89a", b"%PDF-1.7", b"RIFF1234WAVEfmt ", b"\0" * 4096])
+    def test_not_an_image(self, data: bytes) -> None:
+        with pytest.raises(InvalidImage, match="not a JPEG, PNG, BMP, TIFF or WebP"):
+            decode(data)
+
+    @pytest.mark.parametrize("kind", ["GIF", "PPM", "ICO", "TGA", "JPEG2000", "EPS"])
+    def test_other_plugins_are_not_even_asked(
+        self, files: "Files", kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = files.encoded(files.picture(), kind)
+
+        def asked(*_: object) -> None:
+            raise AssertionError("Pillow was left to choose a plugin")
+
+        for entry in ("open", "init", "preinit"):
+            monkeypatch.setattr(Image, entry, asked)
+        with pytest.raises(InvalidImage, match="convert it"):
+            decode(data)
+
+    @pytest.mark.parametrize("kind", FORMATS)
+    def test_truncated(self, files: "Files", kind: str) -> None:
+        data = files.encoded(files.picture(), kind)
+        with pytest.raises(InvalidImage):
+            decode(data[:2])
+        ends = {16, 30, *range(len(data) // 7, len(data), len(data) // 7)}
+        for end in (*ends, len(data) - 40, len(data) - 2, len(data) - 1):
+            with pytest.raises(InvalidImage, match="send the whole"):
+                decode(data[:end])
+                print("accepted", end, "of", len(data))
+
+    @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
+    def test_truncated_strip(self, files: "Files", compression: str) -> None:
+        data = files.encoded(files.picture(), "TIFF", compression=compression)
+        (directory,) = struct.unpack("<I", data[4:8])
+        if directory > 100:  # the directory comes last: take the end of the pixels away instead
+            data = data.replace(data[directory - 400 : directory], b"", 1)
+        with pytest.raises(InvalidImage):
+            decode(data[:-200])
+
+    def test_a_flipped_bit_in_a_png(self, files: "Files") -> None:
+        data = bytearray(files.encoded(files.picture(), "PNG"))
+        data[len(data) // 2] ^= 4
+        with pytest.raises(InvalidImage, match="cannot be decoded"):
+            decode(bytes(data))
+
+    def test_too_small(self, files: "Files") -> None:
+        with pytest.raises(InvalidImage, match=r"1 x 1 px.*at least 16"):
+            decode(files.encoded(files.picture(1, 1), "PNG"))
+        with pytest.raises(InvalidImage, match=r"100 x 15 px"):
+            decode(files.encoded(files.picture(15, 100), "JPEG"))
+
+    def test_too_many_bytes(self, files: "Files") -> None:
+        data = files.encoded(files.picture(), "BMP")
+        with pytest.raises(InvalidImage, match=rf"{len(data)} bytes.*{len(data) - 1}.*MAX_IMAGE_BYTES"):
+            decode(data, ImageLimits(max_bytes=len(data) - 1))
+        assert decode(data, ImageLimits(max_bytes=len(data))).shape == (PX, PX, 3)
+
+    def test_too_long(self, files: "Files") -> None:
+        data = files.encoded(files.picture(20, 101), "PNG")
+        with pytest.raises(InvalidImage, match=r"101 x 20 px.*at most 100"):
+            decode(data, ImageLimits(max_side=100))
+
+    def test_too_many_pixels(self, files: "Files") -> None:
+        data = files.encoded(files.picture(20, 100), "PNG")
+        with pytest.raises(InvalidImage, match=r"100 x 20 = 2000 pixels.*1999.*MAX_IMAGE_PIXELS"):
+            decode(data, ImageLimits(max_pixels=1999))
+        assert decode(data, ImageLimits(max_pixels=2000)).shape == (20, 100, 3)
+
+    def test_limits_beyond_what_pillow_decodes(self) -> None:
+        with pytest.raises(ValueError, match="BLEMISH_MAX_IMAGE_PIXELS"):
+            ImageLimits(max_pixels=200_000_000)
+
+    def test_scans_without_end(self, files: "Files") -> None:
+        data = files.encoded(files.picture(), "JPEG", progressive=True)
+        assert decode(data).shape == (PX, PX, 3)
+        start = data.rindex(b"\xff\xda")
+        scan, end = data[start:-2], data[-2:]
+        with pytest.raises(InvalidImage, match="100 scans"):
+            decode(data[:start] + scan * 200 + end)
+
+    @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP"])
+    def test_bomb_in_the_metadata(self, files: "Files", kind: bytes) -> None:
+        bomb = files.chunk(kind, b"name\0\0" + zlib.compress(b"\0" * (5 << 20)))
+        with pytest.raises(InvalidImage, match="too large"):
+            decode(files.png(files.picture(), 2, bomb, depth=8))
+
+    def test_many_texts(self, files: "Files") -> None:
+        text = files.chunk(b"zTXt", b"name\0\0" + zlib.compress(b"x" * PngImagePlugin.MAX_TEXT_CHUNK))
+        with pytest.raises(InvalidImage, match="text"):
+            decode(files.png(files.picture(), 2, *[text] * 70, depth=8))
+
+    def test_samples_that_pillow_does_not_know(self, files: "Files") -> None:
+        doubles = files.tiff(files.picture().astype(np.float64), "<", 2)
+        with pytest.raises(InvalidImage, match="cannot be decoded"):
+            decode(doubles)
+
+    def test_memory_runs_out(self, files: "Files", monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: object) -> None:
+            raise MemoryError
+
+        data = files.encoded(files.picture(), "PNG")
+        monkeypatch.setattr("PIL.Image.core.new", full)
+        monkeypatch.setattr("PIL.Image.core.fill", full)
+        with pytest.raises(InvalidImage, match="memory"):
+            decode(data)

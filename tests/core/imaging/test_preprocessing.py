@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import numpy as np
+import torch
+
+from blemish_core.imaging.preprocessing import Preprocessing
+
+
+def test_pixels_are_those_that_the_input_is_of() -> None:
+    preprocessing = Preprocessing(16, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    given = preprocessing(image)
+    pixels = preprocessing.pixels(given)
+    torch.testing.assert_close(pixels, torch.from_numpy(image).permute(2, 0, 1) / 255)
+    torch.testing.assert_close(preprocessing.normalized(pixels), given)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever an image measures, it is scaled as torch scales it."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from blemish_core.imaging.preprocessing import Preprocessing
+from blemish_core.imaging.raw_formats import as_rgb
+from blemish_core.imaging.scaling import scaled
+
+SEED = 20_261
+
+
+def of_torch(image: NDArray[np.uint8], size: int) -> Tensor:
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
+    return functional.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)[0]
+
+
+def drawn(rng: np.random.Generator, height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
+    return rng.integers(0, 256, (height, width, channels), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    [
+        (16, 16, 256),
+        (255, 700, 256),
+        (256, 256, 256),
+        (256, 300, 256),
+        (257, 255, 256),
+        (2048, 2448, 256),
+        (900, 17, 320),
+        (4001, 33, 64),
+        (16_384, 16, 16),
+    ],
+)
+def test_it_is_as_torch_does_it(height: int, width: int, size: int) -> None:
+    image = drawn(np.random.default_rng(SEED), height, width)
+    torch.testing.assert_close(scaled(image, size), of_torch(image, size), atol=5e-4, rtol=0)
+
+
+def test_it_is_as_torch_does_it_whatever_the_sides() -> None:
+    rng = np.random.default_rng(SEED)
+    for _ in range(60):
+        height, width, size = (int(each) for each in rng.integers(16, 700, 3))
+        image = drawn(rng, height, width, int(rng.choice([1, 3])))
+        wanted = of_torch(image, size)
+        torch.testing.assert_close(
+            scaled(image, size), wanted, atol=5e-4, rtol=0, msg=f"{height} x {width} to {size}, seed {SEED}"
+        )
+
+
+def test_of_one_colour_it_stays_so() -> None:
+    for side in (257, 500, 1000):
+        even = np.full((side, side, 1), 255, np.uint8)
+        assert float((scaled(even, 256) - 255).abs().max()) < 1e-4
+
+
+def test_a_part_of_an_image_that_must_not_be_written_to() -> None:
+    image = drawn(np.random.default_rng(SEED), 400, 400)
+    image.setflags(write=False)
+    part = image[10:390:2, 5:305]
+    for size in (64, 256):
+        torch.testing.assert_close(scaled(part, size), of_torch(part, size), atol=5e-4, rtol=0)
+
+
+def test_grey_becomes_the_input_that_three_equal_channels_become() -> None:
+    preprocessing = Preprocessing(64, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    for side in (40, 64, 200):
+        grey = drawn(np.random.default_rng(SEED), side, side, 1)[..., 0]
+        one, three = preprocessing(as_rgb(grey)), preprocessing(np.stack([grey] * 3, axis=-1))
+        assert one.shape == (3, 64, 64)
+        torch.testing.assert_close(one, three, atol=1e-5, rtol=0)

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Versions that are brought from one store to another, and what is not taken for one."""
+
+import io
+import json
+import random
+import tarfile
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from tests.core.models.test_store import manifest
+
+from blemish_core.models import archive, bundle
+from blemish_core.models.archive import Outgoing, import_version
+from blemish_core.models.bundle import Manifest
+from blemish_core.models.calibration_log import Change, Rule
+from blemish_core.models.store import ModelStore
+from blemish_core.platform.errors import InvalidRequest, NotFound, NotPossibleYet
+from blemish_core.platform.names import ModelRef
+from blemish_core.runtimes.card import RuntimeCard
+
+REF = ModelRef("tile", 1)
+WEIGHTS = "weights.safetensors"
+FILES = {
+    WEIGHTS: bytes(range(256)) * 700,
+    "openvino/model.xml": b"<net/>",
+    "openvino/model.bin": bytes(512),
+    "report/report.html": b"<p>well</p>",
+}
+Members = dict[str, bytes]
+Special = tuple[tarfile.TarInfo, bytes]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These bundles hold no network; ``tests/integration/test_carried.py`` has real ones loaded."""
+    monkeypatch.setattr(archive, "check_runs", lambda folder: None)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> ModelStore:
+    """A store with one version, calibrated once since."""
+    store = ModelStore(tmp_path / "here")
+
+    def write(folder: Path, number: int) -> None:
+        for name, content in FILES.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+        card = manifest("tile", number, "a").model_copy(
+            update={
+                "sha256": {name: bundle.sha256(folder / name) for name in FILES},
+                "runtimes": {"openvino": RuntimeCard(file="openvino/model.xml")},
+            }
+        )
+        bundle.write_manifest(card, folder)
+
+    store.publish("tile", "a", write)
+    store.calibrations(store.manifest(REF)).append(Change(Rule.FIXED, "maria", 1.5, "stricter"))
+    return store
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Of the store that versions are brought to."""
+    return tmp_path / "there"
+
+
+@pytest.fixture
+def there(root: Path) -> ModelStore:
+    return ModelStore(root)
+
+
+def exported(store: ModelStore) -> bytes:
+    outgoing = Outgoing(store, REF)
+    content = b"".join(outgoing.chunks())
+    assert len(content) == outgoing.size_bytes
+    return content
+
+
+def imported(store: ModelStore, content: bytes, model_id: str = "") -> Manifest:
+    with store.arrivals() as room:
+        file = room / "archive.tar"
+        file.write_bytes(content)
+        return import_version(store, file, room, model_id)
+
+
+def members(content: bytes) -> Members:
+    """The files in an export, in their order, as tar sees them."""
+    found = {}
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        for member in tar:
+            file = tar.extractfile(member)
+            assert file is not None
+            found[member.name] = file.read()
+    return found
+
+
+def packed(files: Members, *more: Special) -> bytes:
+    """An archive of ``files``, announced as they are, and of what else there is."""
+    told = {name: sha256(content).hexdigest() for name, content in files.items()}
+    head = json.dumps({"format": 1, "sha256": told}).encode()
+    plain = [(tarfile.TarInfo(name), content) for name, content in {archive.HEAD: head, **files}.items()]
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for info, content in (*plain, *more):
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def special(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> Special:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info, b""
+
+
+def left(root: Path) -> list[Path]:
+    """The files below a folder, if there is one."""
+    return [path for path in root.rglob("*") if path.is_file()]
+
+
+def test_a_version_arrives_whole_with_its_calibrations(here: ModelStore, there: ModelStore) -> None:
+    card, before = imported(there, exported(here)), here.manifest(REF)
+    assert card.training[archive.ORIGIN] == "models/tile/versions/1"
+    assert card == before.model_copy(update={"training": card.training})
+    for name, content in FILES.items():
+        assert (there.folder("tile", 1) / name).read_bytes() == content
+    assert there.calibrations(card).history(9) == here.calibrations(before).history(9)
+    assert there.calibrations(card).newest().author == "maria"
+    assert there.production("tile") is None
+
+
+def test_it_is_a_plain_tar(here: ModelStore) -> None:
+    found = members(exported(here))
+    assert list(found) == [archive.HEAD, "manifest.json", "calibration/2.json", *FILES]
+    assert json.loads(found[archive.HEAD])["sha256"].keys() == found.keys() - {archive.HEAD}
+
+
+def test_again_it_is_the_same_version_and_elsewhere_the_next(here: ModelStore, there: ModelStore) -> None:
+    content = exported(here)
+    assert imported(there, content).version == imported(there, content).version == 1
+    assert imported(here, content) == here.manifest(REF), "it is that very version"
+
+    def write(folder: Path, number: int) -> None:
+        bundle.write_manifest(manifest("mine", number, "b"), folder)
+
+    there.publish("mine", "b", write)
+    assert imported(there, content, "mine").name == "models/mine/versions/2"
+    assert [model.id for model in there.page()] == ["mine", "tile"]
+
+
+def test_one_that_cannot_be_run_here_leaves_nothing(
+    here: ModelStore, there: ModelStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> None:
+        assert (folder / WEIGHTS).exists()
+        raise NotPossibleYet("no")
+
+    monkeypatch.setattr(archive, "check_runs", refuse)
+    with pytest.raises(NotPossibleYet):
+        imported(there, exported(here))
+    assert left(root) == []
+
+
+def test_who_leaves_while_it_is_checked_leaves_no_half_of_it(
+    here: ModelStore, there: ModelStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder goes with the call, under whoever still works in it."""
+    monkeypatch.setattr(archive, "check_runs", lambda folder: (folder / WEIGHTS).unlink())
+    with pytest.raises(NotPossibleYet, match=r"weights\.safetensors is gone"):
+        imported(there, exported(here))
+    assert (there.page(), left(root)) == ([], [])
+
+
+def test_a_version_that_is_removed_while_it_is_exported(here: ModelStore) -> None:
+    chunks = Outgoing(here, REF).chunks()
+    next(chunks)
+    here.delete(REF)
+    with pytest.raises(NotFound, match="removed meanwhile"):
+        list(chunks)
+
+
+def test_a_version_that_lacks_a_file(here: ModelStore) -> None:
+    (here.folder("tile", 1) / "openvino/model.bin").unlink()
+    with pytest.raises(NotFound, match=r"or lacks model\.bin"):
+        Outgoing(here, REF)
+
+
+def test_what_a_killed_import_left_goes_and_what_another_is_at_stays(
+    there: ModelStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there.discard_arrivals()  # there is nothing yet
+    killed = root / ".arriving-killed"
+    (killed / "bundle").mkdir(parents=True)
+    (killed / "lock").touch()
+    with there.arrivals() as room:
+        there.discard_arrivals()
+        assert killed.exists(), "it may not have come to its lock yet"
+        monkeypatch.setattr("blemish_core.models.store._LOCKED_WITHIN_S", -1.0)
+        there.discard_arrivals()
+        assert (killed.exists(), room.exists()) == (False, True)
+    assert list(root.iterdir()) == []
+
+
+def test_cut_off_anywhere_it_is_refused(here: ModelStore, there: ModelStore, root: Path) -> None:
+    content = exported(here)
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    pick = random.Random(seed)
+    whole = len(content) - 1024  # behind it lies the end, which says that no more comes
+    for size in (0, 1, 511, 512, whole - 1, whole, *(pick.randrange(whole) for _ in range(30))):
+        with pytest.raises(InvalidRequest, match="no model that a blemish exported"):
+            imported(there, content[:size])
+    assert left(root) == []
+
+
+def test_a_byte_that_changed_is_found_or_means_nothing(here: ModelStore, tmp_path: Path) -> None:
+    content = exported(here)
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    pick = random.Random(seed)
+    refused = 0
+    for number in range(60):
+        at = pick.randrange(4096 if number % 2 else len(content))
+        changed = content[:at] + bytes([content[at] ^ 1 << pick.randrange(8)]) + content[at + 1 :]
+        root = tmp_path / str(number)
+        store = ModelStore(root)
+        try:
+            card = imported(store, changed)
+        except InvalidRequest:
+            refused += 1
+            assert left(root) == []
+        else:
+            assert card == here.manifest(REF).model_copy(update={"training": card.training})
+            assert (store.folder("tile", 1) / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+    assert refused > 20
+
+
+def edited(**fields: object) -> Callable[[Members], bytes]:
+    """The archive with another card."""
+
+    def edit(files: Members) -> bytes:
+        card = json.loads(files["manifest.json"]) | fields
+        return packed(files | {"manifest.json": json.dumps(card).encode()})
+
+    return edit
+
+
+def without(name: str) -> Callable[[Members], bytes]:
+    return lambda files: packed({each: content for each, content in files.items() if each != name})
+
+
+def with_file(name: str, content: bytes = b"x") -> Callable[[Members], bytes]:
+    return lambda files: packed(files | {name: content})
+
+
+def followed_by(*more: Special) -> Callable[[Members], bytes]:
+    return lambda files: packed(files, *more)
+
+
+def with_network_outside(files: Members) -> bytes:
+    """Names a file of this machine, and knows what is in it."""
+    outside = Path(__file__).resolve()
+    name = "../" * 30 + str(outside).lstrip("/")
+    card = json.loads(files["manifest.json"])
+    card["sha256"][name] = sha256(outside.read_bytes()).hexdigest()
+    card["runtimes"]["openvino"]["file"] = name
+    inside = files | {"manifest.json": json.dumps(card).encode()}
+    told = {each: sha256(content).hexdigest() for each, content in inside.items()}
+    head = json.dumps({"format": 1, "sha256": told | {name: card["sha256"][name]}}).encode()
+    content = packed(inside)
+    after_head = 512 + -(-len(members(content)[archive.HEAD]) // 512) * 512
+    info = tarfile.TarInfo(archive.HEAD)
+    info.size = len(head)
+    return info.tobuf(tarfile.GNU_FORMAT) + head + bytes(-len(head) % 512) + content[after_head:]
+
+
+def with_a_size_below_zero(files: Members) -> bytes:
+    info = tarfile.TarInfo(archive.HEAD)
+    info.size = -512
+    return info.tobuf(tarfile.GNU_FORMAT) + bytes(4096)
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (with_network_outside, "has no place"),
+        (with_a_size_below_zero, "no plain file"),
+        (lambda files: b"garbage" * 500, "HeaderError"),
+        (lambda files: bytes(10240), "does not begin with"),
+        (with_file("../../evil"), "'../../evil' has no place"),
+        (with_file("/tmp/evil"), "has no place"),
+        (with_file("openvino/../x"), "has no place"),
+        (with_file("aliases.json"), "has no place"),
+        (followed_by(special("openvino/x", tarfile.SYMTYPE, "/etc/passwd")), "no plain file"),
+        (followed_by(special("openvino/x", tarfile.LNKTYPE, "manifest.json")), "no plain file"),
+        (followed_by(special("openvino", tarfile.DIRTYPE)), "no plain file"),
+        (followed_by(special("report/more.html")), "has no place"),
+        (followed_by(special("manifest.json")), "is in it twice"),
+        (without(WEIGHTS), "its card knows another weights.safetensors"),
+        (without("manifest.json"), "manifest.json"),
+        (edited(job="../../../x"), "has the job '../../../x'"),
+        (edited(model="../x"), "has the model '../x'"),
+        (edited(dataset="a/b"), "has the dataset 'a/b'"),
+        (edited(format=2), "has format 2, but this blemish reads 1"),
+        (edited(version="new"), "no manifest of this version of blemish"),
+        (edited(sha256={}), "names the network 'openvino/model.xml', which it has not"),
+        (edited(sha256={}, runtimes={}), "it has no weights"),
+        (edited(runtimes={"openvino": {"file": "../../x.xml"}}), "names the network '../../x.xml'"),
+        (with_file("calibration/2.json", b"{}"), "no calibration that this version"),
+    ],
+)
+def test_what_is_no_export(
+    here: ModelStore, there: ModelStore, root: Path, made: Callable[[Members], bytes], words: str
+) -> None:
+    files = members(exported(here))
+    del files[archive.HEAD]
+    assert imported(ModelStore(root / "sound"), packed(files)).version == 1, "the tool itself is"
+    with pytest.raises(InvalidRequest, match="no model that a blemish exported") as refused:
+        imported(there, made(files))
+    assert words in str(refused.value)
+    assert refused.value.field == "chunk"
+    assert there.page() == []
+    assert not list(root.glob(".arriving*"))

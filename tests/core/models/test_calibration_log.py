@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from blemish_core.calibration import Calibration
+from blemish_core.models.calibration_log import CalibrationLog, Change, Rule
+from blemish_core.platform.errors import Corrupt, DiskFull, InvalidRequest, Outdated
+
+SCORES = [float(score) for score in range(1, 40)]
+TRAINED = Calibration.of(SCORES, [10 * score for score in SCORES], 0.05)
+
+
+def log_of(folder: Path, calibration: Calibration = TRAINED) -> CalibrationLog:
+    # Of a manifest the log reads no more than this.
+    manifest = SimpleNamespace(
+        name="models/m/versions/1",
+        job="made",
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+        calibration=calibration,
+    )
+    return CalibrationLog(folder, manifest)  # type: ignore[arg-type]
+
+
+def fixed(threshold: float, author: str = "ann") -> Change:
+    return Change(Rule.FIXED, author, threshold)
+
+
+def test_revision_one_is_what_training_left(tmp_path: Path) -> None:
+    newest = log_of(tmp_path).newest()
+    assert (newest.number, newest.rule, newest.author) == (1, Rule.TRAINED, "jobs/made")
+    assert newest.updated == datetime(2026, 1, 1, tzinfo=UTC)
+    assert newest.calibration == TRAINED
+    assert log_of(tmp_path).history(5) == [newest]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_change_is_in_force_at_once_for_those_who_read_before_it(tmp_path: Path) -> None:
+    reader, writer = log_of(tmp_path), log_of(tmp_path)
+    assert reader.newest().number == 1
+    for number in range(2, 30):  # faster than any file system's clock ticks
+        writer.append(fixed(float(number)))
+        assert reader.newest().number == number
+        assert reader.newest().calibration.threshold == number
+    assert log_of(tmp_path).newest() == reader.newest()
+
+
+def test_an_unchanged_calibration_costs_no_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = log_of(tmp_path)
+    log.append(fixed(3.0))
+    known = log.newest()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("read or listed again")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert log.newest() is known
+
+
+def test_history_tells_who_when_why_and_what(tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    began = datetime.now(UTC)
+    log.append(Change(Rule.FALSE_REJECT_RATE, "ann", 0.25, "too many escapes"))
+    log.append(fixed(24.5, "bea"))
+    log.append(Change(Rule.TRAINED, "cem", comment="as it was"))
+    told = log_of(tmp_path).history(100)
+    assert [revision.number for revision in told] == [4, 3, 2, 1]
+    assert [revision.author for revision in told] == ["cem", "bea", "ann", "jobs/made"]
+    assert [revision.comment for revision in told] == ["as it was", "", "too many escapes", ""]
+    assert [revision.calibration.threshold for revision in told] == [38.0, 24.5, 30.0, 38.0]
+    assert told[2].calibration.target_false_reject_rate == 0.25
+    assert told[0].calibration == TRAINED
+    for revision in told[:3]:
+        assert began <= revision.updated <= began + timedelta(minutes=1)
+    assert [revision.number for revision in log.history(2)] == [4, 3]
+    record = json.loads((tmp_path / "calibration" / "2.json").read_text())
+    assert (record["rule"], record["value"], record["threshold"]) == ("false_reject_rate", 0.25, 30.0)
+
+
+def test_a_change_decided_on_an_old_revision_is_refused(tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    log.append(fixed(3.0), expected=1)
+    with pytest.raises(Outdated, match="at revision 2, not 1"):
+        log.append(fixed(4.0), expected=1)
+    assert log.newest().calibration.threshold == 3.0
+
+
+def test_of_writers_at_once_none_is_lost(tmp_path: Path) -> None:
+    writers, each = 8, 10
+    together = threading.Barrier(writers)
+
+    def write(writer: int) -> list[int]:
+        log = log_of(tmp_path)
+        together.wait()
+        return [log.append(fixed(float(writer), f"writer {writer}")).number for _ in range(each)]
+
+    with ThreadPoolExecutor(writers) as pool:
+        numbers = [number for own in pool.map(write, range(writers)) for number in own]
+    assert sorted(numbers) == list(range(2, 2 + writers * each))
+    authors = [revision.author for revision in log_of(tmp_path).history(1000)[:-1]]
+    assert sorted(authors) == sorted(f"writer {writer}" for writer in range(writers) for _ in range(each))
+
+
+def test_of_writers_that_expect_the_same_revision_one_wins(tmp_path: Path) -> None:
+    together = threading.Barrier(8)
+
+    def write(writer: int) -> bool:
+        together.wait()
+        try:
+            log_of(tmp_path).append(fixed(float(writer)), expected=1)
+        except Outdated:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(write, range(8))) == 1
+
+
+def test_what_a_crash_left_is_no_revision(tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    log.append(fixed(3.0))
+    (tmp_path / "calibration" / ".3.json.0123").write_text("{")
+    (tmp_path / "calibration" / "notes.txt").write_text("mine")
+    assert log_of(tmp_path).newest().number == 2
+    assert log.append(fixed(4.0)).number == 3
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda record: "{",
+        lambda record: json.dumps(record | {"format": 2}),
+        lambda record: json.dumps(record | {"rule": "whim"}),
+        lambda record: json.dumps(record | {"value": None, "threshold": 3.0}),
+        lambda record: json.dumps(record | {"author": ""}),
+    ],
+)
+def test_a_spoilt_record_is_told_and_not_guessed(
+    tmp_path: Path, spoil: Callable[[dict[str, object]], str]
+) -> None:
+    log_of(tmp_path).append(fixed(3.0))
+    file = tmp_path / "calibration" / "2.json"
+    file.write_text(spoil(json.loads(file.read_text())))
+    with pytest.raises(Corrupt, match=r"2\.json"):
+        log_of(tmp_path).newest()
+
+
+def test_a_record_beside_another_version_is_not_judged_by(tmp_path: Path) -> None:
+    log_of(tmp_path).append(Change(Rule.FALSE_REJECT_RATE, "ann", 0.1))
+    other = Calibration.of([2 * score for score in SCORES], SCORES, 0.05)
+    with pytest.raises(Corrupt, match="belongs to another version"):
+        log_of(tmp_path, other).newest()
+
+
+def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    log = log_of(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(DiskFull, match="make room"):
+            log.append(fixed(3.0))
+    assert log.newest().number == 1
+    assert list((tmp_path / "calibration").iterdir()) == []
+
+
+@pytest.mark.parametrize("author", ["", "  ", "x" * 101, "two\nlines", "\x1b[31mred"])
+def test_an_author_must_be_one_line_that_can_be_printed(author: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        fixed(1.0, author)
+    assert refusal.value.field == "author"
+
+
+def test_comments_are_held_to_the_same() -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        Change(Rule.TRAINED, "ann", comment="x" * 1001)
+    assert refusal.value.field == "comment"
+    assert Change(Rule.TRAINED, "Jörg Ångström 光", comment="wegen Öl").author == "Jörg Ångström 光"

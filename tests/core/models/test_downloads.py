@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fetching, from files in place of the internet."""
+
+import hashlib
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from blemish_core.detectors.efficientad import teacher
+from blemish_core.detectors.efficientad.teacher import SIZES, network
+from blemish_core.detectors.efficientad.training import photographs
+from blemish_core.models.downloads import Source, fetch_photographs, fetch_teachers
+from blemish_core.platform.errors import Corrupt, NotPossibleYet
+
+
+def quiet(done: int, total: int) -> None:
+    """Hear of bytes and say nothing."""
+
+
+def source(file: Path) -> Source:
+    return Source(file.as_uri(), hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zip as the official one is: both teachers, a folder down."""
+    folder = tmp_path_factory.mktemp("archive")
+    with zipfile.ZipFile(folder / "teachers.zip", "w") as target:
+        for size in SIZES:
+            buffer = io.BytesIO()
+            torch.save(network(size).state_dict(), buffer)
+            target.writestr(f"pretrained/pretrained_teacher_{size}.pth", buffer.getvalue())
+    return folder / "teachers.zip"
+
+
+def test_teachers_are_fetched_and_used(archive: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    fetch_teachers(tmp_path, lambda done, total: told.append((done, total)), source(archive))
+    size = archive.stat().st_size
+    assert told[-1] == (size, size)
+    for name in SIZES:
+        assert teacher.find(name, tmp_path).origin == "brought"
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "efficientad-medium.safetensors",
+        "efficientad-small.safetensors",
+    ]
+
+
+def test_another_file_than_the_known_one_is_not_opened(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(Corrupt, match="SHA-256"):
+        fetch_teachers(tmp_path, quiet, Source(archive.as_uri(), "0" * 64))
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_internet_is_said(tmp_path: Path) -> None:
+    with pytest.raises(NotPossibleYet, match="cannot be fetched"):
+        fetch_teachers(tmp_path, quiet, Source((tmp_path / "nowhere.zip").as_uri(), "0" * 64))
+
+
+def _tar(file: Path, name: str) -> Source:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), "green").save(buffer, "JPEG")
+    with tarfile.open(file, "w:gz") as target:
+        member = tarfile.TarInfo(name)
+        member.size = buffer.tell()
+        buffer.seek(0)
+        target.addfile(member, buffer)
+    return source(file)
+
+
+def test_photographs_are_fetched_and_found(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    folder = fetch_photographs(
+        weights, quiet, _tar(tmp_path / "photographs.tgz", "imagenette2/train/a.jpg")
+    )
+    found, words = photographs.photographs(None, folder)
+    assert len(found) == 1
+    assert words == "1 photographs, imagenette/"
+    again = fetch_photographs(weights, quiet, _tar(tmp_path / "photographs.tgz", "imagenette2/train/b.jpg"))
+    assert [file.name for file in photographs.below(again)] == ["b.jpg"]
+
+
+def test_an_archive_that_leaves_its_folder_is_refused(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    with pytest.raises(Corrupt, match="outside"):
+        fetch_photographs(weights, quiet, _tar(tmp_path / "evil.tgz", "../../evil.jpg"))
+    assert not (tmp_path / "evil.jpg").exists()
+    assert not list(weights.iterdir())

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import hashlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blemish_core.imaging.decode import ImageLimits, decode
+from blemish_core.imaging.image_input import Picture, RawLayout, Region
+from blemish_core.platform.errors import NotFound
+from blemish_core.search.frame_store import KeptFrames, encoded
+
+LIMITS = ImageLimits()
+
+
+def png(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    out = BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_what_is_kept_is_read_until_it_is_removed(tmp_path: Path) -> None:
+    frames, data = KeptFrames(tmp_path), png(1)
+    sha256 = hashlib.sha256(data).hexdigest()
+    with pytest.raises(NotFound, match="not kept any more"):
+        frames.read("tile", sha256)
+    for _ in range(2):
+        frames.put("tile", sha256, data)
+    assert frames.read("tile", sha256) == data
+    assert [each.name for each in tmp_path.rglob("*") if each.is_file()] == [sha256]
+    for _ in range(2):
+        frames.remove("tile", sha256)
+    with pytest.raises(NotFound):
+        frames.read("tile", sha256)
+
+
+@pytest.mark.parametrize("sha256", ["", "../../etc/passwd", "AB" * 32, "ab" * 31])
+def test_nothing_but_a_hash_names_a_file(tmp_path: Path, sha256: str) -> None:
+    with pytest.raises(ValueError, match="no sha256"):
+        KeptFrames(tmp_path).put("tile", sha256, b"")
+
+
+def test_an_encoded_picture_is_kept_as_it_came() -> None:
+    assert encoded(Picture(png(2)), LIMITS) == png(2)
+
+
+def test_a_raw_picture_and_a_part_of_one_are_kept_as_their_pixels() -> None:
+    samples = np.random.default_rng(3).integers(0, 256, (30, 40), dtype=np.uint8)
+    raw = Picture(samples.tobytes(), RawLayout("Mono8", 40, 30), Region(2, 3, 20, 17))
+    np.testing.assert_array_equal(decode(encoded(raw, LIMITS), LIMITS), raw.pixels(LIMITS))
+    assert raw.pixels(LIMITS).shape == (17, 20, 3)

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import pytest
+
+from blemish.v1 import access_pb2
+from blemish.v1.model_pb2 import UpdateCalibrationRequest
+from blemish_core.platform.errors import BlemishError, Corrupt, Denied, NotFound, Unauthenticated
+from blemish_server.auth import access
+from blemish_server.auth.access import ANYBODY, Caller, Role
+from blemish_server.auth.authenticator import Doorkeeper
+from blemish_server.converters import calibrations
+from blemish_server.converters.convert import ROLES
+
+SCORE = "/blemish.v1.InspectionService/Score"
+SEARCH = "/blemish.v1.SearchService/Search"
+TRAIN = "/blemish.v1.JobService/CreateJob"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "callers.json"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Its one value is what time it is."""
+    now = [100.0]
+    monkeypatch.setattr("blemish_server.auth.authenticator.time.monotonic", lambda: now[0])
+    return now
+
+
+def bearer(token: str) -> dict[str, str | bytes]:
+    return {"authorization": f"Bearer {token}"}
+
+
+def test_roles_are_those_of_the_contract() -> None:
+    assert {role.name: number for role, number in ROLES.items()} == {
+        name.removeprefix("ROLE_"): number for name, number in access_pb2.Role.items() if number
+    }
+    assert all(int(role) == number for role, number in ROLES.items())  # their order is what admits
+
+
+def test_without_a_file_everybody_may_do_everything() -> None:
+    keeper = Doorkeeper(None)
+    assert keeper.admit(TRAIN, {}) == ANYBODY
+    assert keeper.admit(TRAIN, bearer("whatever")) == ANYBODY
+
+
+@pytest.mark.parametrize(
+    ("role", "admitted"),
+    [
+        (Role.CAMERA, {SCORE}),
+        (Role.SERVICE, {SCORE, SEARCH}),
+        (Role.OPERATOR, {SCORE, SEARCH, TRAIN, "/another.Service/Call"}),
+    ],
+)
+def test_a_role_reaches_so_far(file: Path, role: Role, admitted: set[str]) -> None:
+    token = access.grant(file, "mes", role)
+    keeper = Doorkeeper(file)
+    for method in (SCORE, SEARCH, TRAIN, "/another.Service/Call"):
+        if method in admitted:
+            assert keeper.admit(method, bearer(token)) == Caller("mes", role)
+        else:
+            with pytest.raises(Denied, match=rf"mes is a {role.word}, but \w+ is for \w+s"):
+                keeper.admit(method, bearer(token))
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"authorization": ""},
+        {"authorization": "TOKEN"},
+        {"authorization": "Basic TOKEN"},
+        {"authorization": b"Bearer TOKEN"},
+        {"authorization": "Bearer "},
+        {"authorization": "Bearer another"},
+        {"authorization": "Bearer \u20ac\ud800"},
+    ],
+)
+def test_who_is_not_known_is_refused(file: Path, metadata: dict[str, str | bytes]) -> None:
+    token = access.grant(file, "mes", Role.SERVICE)
+    keeper = Doorkeeper(file)
+    told = {
+        name: value.replace("TOKEN", token) if isinstance(value, str) else value
+        for name, value in metadata.items()
+    }
+    with pytest.raises(Unauthenticated) as refused:
+        keeper.admit(SCORE, told)
+    assert token not in str(refused.value)
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_the_scheme_may_be_spelled_either_way(file: Path, scheme: str) -> None:
+    token = access.grant(file, "mes", Role.SERVICE)
+    assert Doorkeeper(file).admit(SCORE, {"authorization": f"{scheme} {token}"}).name == "mes"
+
+
+def test_changes_are_heeded_within_a_second(file: Path, clock: list[float]) -> None:
+    old = access.grant(file, "press-7", Role.CAMERA)
+    keeper = Doorkeeper(file)
+    access.revoke(file, "press-7")
+    new = access.grant(file, "press-7", Role.OPERATOR)
+    clock[0] += 1
+    with pytest.raises(Unauthenticated, match="revoked"):
+        keeper.admit(SCORE, bearer(old))
+    assert keeper.admit(TRAIN, bearer(new)) == Caller("press-7", Role.OPERATOR)
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_text("rubbish"), Path.unlink])
+def test_a_file_that_cannot_be_read_any_more_changes_nothing(
+    file: Path, clock: list[float], damage: "object"
+) -> None:
+    token = access.grant(file, "mes", Role.SERVICE)
+    keeper = Doorkeeper(file)
+    whole = file.read_bytes()
+    assert callable(damage)
+    damage(file)
+    clock[0] += 1
+    assert keeper.admit(SEARCH, bearer(token)).name == "mes"
+    with pytest.raises(Unauthenticated):
+        keeper.admit(SEARCH, bearer("another"))
+    file.write_bytes(whole)
+    access.revoke(file, "mes")
+    clock[0] += 1
+    with pytest.raises(Unauthenticated):
+        keeper.admit(SEARCH, bearer(token))
+
+
+@pytest.mark.parametrize(("text", "error"), [(None, NotFound), ("rubbish", Corrupt)])
+def test_no_server_starts_without_its_file(file: Path, text: str | None, error: type[BlemishError]) -> None:
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(error):
+        Doorkeeper(file)
+
+
+@pytest.mark.parametrize(
+    ("author", "caller", "kept"),
+    [
+        ("maria", ANYBODY, "maria"),
+        ("maria", Caller("office", Role.OPERATOR), "maria (office)"),
+        ("", Caller("office", Role.OPERATOR), "office"),
+        ("office", Caller("office", Role.OPERATOR), "office"),
+    ],
+)
+def test_who_changes_a_calibration_is_who_calls(author: str, caller: Caller, kept: str) -> None:
+    request = UpdateCalibrationRequest(author=author, threshold=1.0)
+    assert calibrations.change(request, caller).author == kept

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from blemish_core.platform.errors import Denied
+from blemish_server.auth.access import ANYBODY, Caller, Role
+from blemish_server.auth.authenticator import calling
+from blemish_server.scoring.batcher import Priority
+from blemish_server.transport.request_context import terms_of, turn_of, urgency
+
+
+class Context:
+    """Of a call from ``peer``, with ``left_s`` to its deadline."""
+
+    def __init__(self, peer: str, left_s: float | None = None) -> None:
+        self._peer, self._left_s = peer, left_s
+
+    def peer(self) -> str:
+        return self._peer
+
+    def time_remaining(self) -> float | None:
+        return self._left_s
+
+
+@pytest.fixture(autouse=True)
+def _nobody_calls_afterwards() -> Iterator[None]:
+    before = calling.set(ANYBODY)
+    yield
+    calling.reset(before)
+
+
+@pytest.mark.parametrize("caller", [ANYBODY, Caller("mes", Role.SERVICE)])
+def test_a_known_caller_has_one_turn_on_all_his_connections(caller: Caller) -> None:
+    calling.set(caller)
+    left, right = (turn_of(_of(f"ipv4:10.0.0.1:{port}")) for port in (1, 2))
+    assert (left == right) is (caller is not ANYBODY)
+
+
+def test_a_deadline_is_kept_where_there_is_one() -> None:
+    assert terms_of(_of("a")).deadline == math.inf
+    assert terms_of(_of("a")).priority is Priority.AUDIT
+    terms = terms_of(_of("a", 5.0), Priority.LINE_STOP)
+    assert time.monotonic() < terms.deadline <= time.monotonic() + 5
+    assert terms.priority is Priority.LINE_STOP
+
+
+@pytest.mark.parametrize(
+    ("may", "asked", "waits"),
+    [
+        (Priority.LINE_STOP, None, Priority.AUDIT),
+        (Priority.LINE_STOP, Priority.LINE_STOP, Priority.LINE_STOP),
+        (Priority.AUDIT, Priority.AUDIT, Priority.AUDIT),
+        (Priority.AUDIT, Priority.BACKFILL, Priority.BACKFILL),
+        (Priority.BACKFILL, None, Priority.BACKFILL),
+        (Priority.BACKFILL, Priority.BACKFILL, Priority.BACKFILL),
+    ],
+)
+def test_pictures_are_as_urgent_as_asked_for(
+    may: Priority, asked: Priority | None, waits: Priority
+) -> None:
+    calling.set(Caller("press-7", Role.CAMERA, may))
+    assert urgency(asked) is waits
+    assert terms_of(_of("a"), asked).priority is waits
+
+
+@pytest.mark.parametrize(
+    ("may", "asked"),
+    [
+        (Priority.AUDIT, Priority.LINE_STOP),
+        (Priority.BACKFILL, Priority.AUDIT),
+        (Priority.BACKFILL, Priority.LINE_STOP),
+    ],
+)
+def test_nobody_is_more_urgent_than_he_may(may: Priority, asked: Priority) -> None:
+    calling.set(Caller("press-7", Role.CAMERA, may))
+    with pytest.raises(Denied, match=r"press-7 asks for .*, but its images may be .* at most"):
+        terms_of(_of("a"), asked)
+
+
+def _of(peer: str, left_s: float | None = None) -> Any:
+    return Context(peer, left_s)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import pytest
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from grpc import StatusCode
+
+from blemish_core.platform import errors
+from blemish_core.platform.errors import BlemishError
+from blemish_server.transport.status import STATUS_OF_ERROR, status_of
+
+
+def descendants(of: type[BlemishError]) -> set[type[BlemishError]]:
+    return {below for child in of.__subclasses__() for below in {child} | descendants(child)}
+
+
+def test_every_core_error_has_a_status_and_a_reason_of_its_own() -> None:
+    assert descendants(BlemishError) == set(STATUS_OF_ERROR)
+    reasons = [error.reason for error in STATUS_OF_ERROR]
+    assert len(set(reasons)) == len(reasons)
+    assert BlemishError.reason not in reasons
+
+
+def test_a_bad_field_is_named() -> None:
+    status = status_of(errors.InvalidRequest("limit is 0", field="limit"))
+    info, bad = ErrorInfo(), BadRequest()
+    assert status.code == StatusCode.INVALID_ARGUMENT.value[0]
+    assert status.details[0].Unpack(info)
+    assert (info.reason, info.domain) == ("INVALID_REQUEST", "blemish")
+    assert status.details[1].Unpack(bad)
+    assert bad.field_violations[0].field == "limit"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.Overloaded("full", retry_after_s=1.5),
+        errors.Unavailable("down", dependency="redis", retry_after_s=1.5),
+    ],
+)
+def test_what_passes_says_when_to_come_back(error: BlemishError) -> None:
+    retry = RetryInfo()
+    assert status_of(error).details[-1].Unpack(retry)
+    assert retry.retry_delay.ToTimedelta().total_seconds() == 1.5
