@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import betaincinv
 
-from blemish_core.platform.errors import InvalidRequest, NotPossibleYet
+from blemish_core.platform.errors import FailedPrecondition, InvalidRequest
 
 DEFAULT_FALSE_REJECT_RATE = 0.05
 INTERVAL_CONFIDENCE = 0.9
@@ -79,10 +79,10 @@ class Calibration(BaseModel):
         """Calibrate from held-out good images, in any order.
 
         Raises:
-            NotPossibleYet: if a score is no number, which no image is then above or below.
+            FailedPrecondition: if a score is no number, which no image is then above or below.
         """
         if not all(map(isfinite, (*scores, *map_maxima))):
-            raise NotPossibleYet(
+            raise FailedPrecondition(
                 "some held-out good images have scores that are no finite numbers, so that there is no "
                 "threshold; bring sound weights for the backbone with `blemish weights import`"
             )

@@ -25,26 +25,26 @@ from blemish.v1 import (
 from blemish_core.datasets import DatasetStore
 from blemish_core.jobs.removal import Removal
 from blemish_core.jobs.store import JobStore
-from blemish_core.jobs.worker_registry import Staff
+from blemish_core.jobs.worker_registry import WorkerRegistry
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import BlemishError
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.finder import Finder
-from blemish_core.search.frame_store import KeptFrames
+from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.item_images import ItemImages
 from blemish_core.search.search_index import SearchIndex
 from blemish_core.settings import chosen_device
-from blemish_server.auth.authenticator import Doorkeeper
+from blemish_server.auth.authenticator import Authenticator
 from blemish_server.dependencies import NOT_SERVING, SERVING, Dependencies, Dependency
 from blemish_server.jobs.dispatch import Dispatcher
-from blemish_server.jobs.job_events import JobFeed
-from blemish_server.metrics.metrics import Monitor
-from blemish_server.metrics.metrics_server import Exposition, Held
-from blemish_server.scoring.frame_recorder import Keeper, Retention
-from blemish_server.scoring.model_cache import LoadedModels
-from blemish_server.scoring.scorer import Inspector
+from blemish_server.jobs.job_events import JobEvents
+from blemish_server.metrics.metrics import ServerMetrics
+from blemish_server.metrics.metrics_server import Held, MetricsServer
+from blemish_server.scoring.frame_recorder import FrameRecorder, Retention
+from blemish_server.scoring.model_cache import ModelCache
+from blemish_server.scoring.scorer import Scorer
 from blemish_server.scoring.shadow import Shadow
-from blemish_server.search.index_migration import Migration
+from blemish_server.search.index_migration import IndexMigrator
 from blemish_server.servicers import inference
 from blemish_server.servicers.datasets import DatasetServicer
 from blemish_server.servicers.inference import InferenceServicer
@@ -86,15 +86,15 @@ class App:
     server: grpc.aio.Server
     address: str
     health: Health
-    models: LoadedModels
-    feed: JobFeed
+    models: ModelCache
+    feed: JobEvents
     dispatcher: Dispatcher
-    keeper: Keeper
+    keeper: FrameRecorder
     shadow: Shadow
     finder: Finder
-    migration: Migration
+    migration: IndexMigrator
     dependencies: Dependencies
-    exposition: Exposition | None
+    exposition: MetricsServer | None
     preload: tuple[ModelRef, ...]
     """What is to be warm before health says SERVING."""
     serving: asyncio.Event
@@ -168,7 +168,7 @@ def build(settings: ServerSettings) -> App:
         CannotServe: if the address cannot be bound, or callers or certificate cannot be read.
     """
     try:
-        doorkeeper = Doorkeeper(settings.access_file)
+        doorkeeper = Authenticator(settings.access_file)
         certificate = _certificate(settings)
     except (BlemishError, UnusableCertificate) as error:
         raise CannotServe(str(error)) from error
@@ -177,12 +177,12 @@ def build(settings: ServerSettings) -> App:
     datasets = DatasetStore(settings.datasets, limits)
     store = ModelStore(settings.models)
     store.discard_arrivals()
-    jobs, staff = JobStore.connect(settings.redis_url), Staff.connect(settings.redis_url)
+    jobs, staff = JobStore.connect(settings.redis_url), WorkerRegistry.connect(settings.redis_url)
     qdrant = (settings.qdrant_url, settings.qdrant_grpc_port, settings.qdrant_api_key)
     index = SearchIndex.connect(*qdrant)
     finder = Finder.connect(index, *qdrant)
     policy = settings.batching(device)
-    models = LoadedModels(
+    models = ModelCache(
         store,
         limits,
         device=device,
@@ -190,13 +190,13 @@ def build(settings: ServerSettings) -> App:
         policy=policy,
         budget_bytes=settings.max_loaded_bytes,
     )
-    inspector = Inspector(models, settings.max_waiting_bytes)
-    frames = KeptFrames(settings.frames)
+    inspector = Scorer(models, settings.max_waiting_bytes)
+    frames = FrameStore(settings.frames)
     retention = Retention(settings.keep_frames, settings.keep_frames_days)
-    keeper = Keeper(index, frames, limits, retention, store.has)
+    keeper = FrameRecorder(index, frames, limits, retention, store.has)
     shadow = Shadow(store, models, inspector, keeper, limits)
     removal = Removal(datasets, store, index, frames, jobs)
-    feed = JobFeed(jobs, settings.redis_url)
+    feed = JobEvents(jobs, settings.redis_url)
     dispatcher = Dispatcher(settings.redis_url)
     serving, ending = asyncio.Event(), asyncio.Event()
     health = Health(ending)
@@ -208,7 +208,7 @@ def build(settings: ServerSettings) -> App:
         health,
     )
 
-    monitor = Monitor()
+    monitor = ServerMetrics()
     server = grpc.aio.server(
         interceptors=[CallInterceptor(doorkeeper, monitor, ending.is_set)],
         options=[
@@ -280,7 +280,7 @@ def build(settings: ServerSettings) -> App:
         keeper=keeper,
         shadow=shadow,
         finder=finder,
-        migration=Migration(store, index, job_servicer.bring_over),
+        migration=IndexMigrator(store, index, job_servicer.bring_over),
         dependencies=dependencies,
         exposition=_exposition(settings.metrics_listen, monitor, held),
         preload=tuple(store.in_production()) if settings.preload else (),
@@ -289,12 +289,12 @@ def build(settings: ServerSettings) -> App:
     )
 
 
-def _exposition(listen: str, monitor: Monitor, held: Held) -> Exposition | None:
+def _exposition(listen: str, monitor: ServerMetrics, held: Held) -> MetricsServer | None:
     if not listen:
         return None
     monitor.registry.register(held)
     try:
-        exposition = Exposition(listen, monitor.registry)
+        exposition = MetricsServer(listen, monitor.registry)
     except (OSError, OverflowError) as error:
         raise CannotServe(
             f"cannot listen on {listen}: {error}; choose another with BLEMISH_METRICS_LISTEN (port 0 takes "

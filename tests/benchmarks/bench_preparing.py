@@ -23,28 +23,28 @@ from torch import Tensor
 from torch.nn import functional
 
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.image_input import Picture, RawLayout
+from blemish_core.imaging.image_input import ImageInput, RawLayout
 from blemish_core.imaging.preprocessing import Preprocessing
 
 _SIDES = ((512, 512), (1024, 1024), (2448, 2048))
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def pictures(width: int, height: int) -> dict[str, Picture]:
+def pictures(width: int, height: int) -> dict[str, ImageInput]:
     """One scene as cameras and files hold it."""
     noise = np.random.default_rng(0).normal(128, 500, (height, width, 3))
     scene = np.clip(cv2.GaussianBlur(noise, (0, 0), 3), 0, 255).astype(np.uint8)
     grey = np.ascontiguousarray(scene[..., 0])
 
-    def raw(name: str, samples: NDArray[np.uint8]) -> Picture:
-        return Picture(samples.tobytes(), RawLayout(name, width, height))
+    def raw(name: str, samples: NDArray[np.uint8]) -> ImageInput:
+        return ImageInput(samples.tobytes(), RawLayout(name, width, height))
 
     return {
         "Mono8": raw("Mono8", grey),
         "BayerRG8": raw("BayerRG8", grey),
         "RGB8": raw("RGB8", scene),
-        "JPEG, grey": Picture(cv2.imencode(".jpg", grey)[1].tobytes()),
-        "JPEG": Picture(cv2.imencode(".jpg", scene)[1].tobytes()),
+        "JPEG, grey": ImageInput(cv2.imencode(".jpg", grey)[1].tobytes()),
+        "JPEG": ImageInput(cv2.imencode(".jpg", scene)[1].tobytes()),
     }
 
 

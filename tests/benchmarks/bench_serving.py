@@ -41,7 +41,7 @@ from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish_client import Client
 from blemish_client.demo.surfaces import generate
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.image_input import Picture, RawLayout
+from blemish_core.imaging.image_input import ImageInput, RawLayout
 from blemish_core.platform import threads
 
 _TRAIN_IMAGES = 122  # of which 98 are learned from: a tenth of their patches is a bank of 10,035
@@ -167,7 +167,7 @@ def limit(version: Path, frames: Path, workers: int, seconds: float) -> Load:
 
     _, detector = load_detector(version, "cpu", RuntimeChoice(lanes=workers))
 
-    def inspect(picture: Picture) -> object:
+    def inspect(picture: ImageInput) -> object:
         return detector.inspect([detector.prepare(picture.pixels(ImageLimits()))])
 
     images = pictures(frames)
@@ -176,7 +176,7 @@ def limit(version: Path, frames: Path, workers: int, seconds: float) -> Load:
 
 
 def repeated(
-    inspect: Callable[[Picture], object], images: list[Picture], workers: int, seconds: float
+    inspect: Callable[[ImageInput], object], images: list[ImageInput], workers: int, seconds: float
 ) -> Load:
     """``workers`` threads that decode and score one frame after the other."""
     took: list[float] = []
@@ -195,7 +195,7 @@ def repeated(
     return load(took, time.perf_counter() - began, 0)
 
 
-def anomalibs(version: Path, folder: Path) -> Callable[[Picture], object]:
+def anomalibs(version: Path, folder: Path) -> Callable[[ImageInput], object]:
     """Run anomalib's OpenVINOInferencer with the same weights in float32, and a bank of as many entries."""
     from anomalib.models import Patchcore
 
@@ -224,7 +224,7 @@ def anomalibs(version: Path, folder: Path) -> Callable[[Picture], object]:
     predict = runtimes.anomalibs(module, folder)["anomalib OpenVINO f32"]
     side = detector.input_size
 
-    def scaled(picture: Picture) -> object:
+    def scaled(picture: ImageInput) -> object:
         # It takes the size that it was exported for and no other.
         pixels = picture.pixels(ImageLimits())
         return predict(np.asarray(Image.fromarray(pixels).resize((side, side))))
@@ -287,10 +287,10 @@ def large(surface: Path, folder: Path) -> None:
         (folder / f"{file.parent.name}-{file.stem}.raw").write_bytes(grey.tobytes())
 
 
-def pictures(folder: Path) -> list[Picture]:
+def pictures(folder: Path) -> list[ImageInput]:
     """The frames of a folder, in their order."""
     return [
-        Picture(file.read_bytes(), _LARGE if file.suffix == ".raw" else None)
+        ImageInput(file.read_bytes(), _LARGE if file.suffix == ".raw" else None)
         for file in sorted(folder.iterdir())
     ]
 

@@ -19,29 +19,29 @@ from unittest.mock import Mock
 from blemish_client.demo.surfaces import generate
 from blemish_core.datasets import DatasetStore
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.jobs.handlers.context import Workplace
+from blemish_core.jobs.handlers.context import JobContext
 from blemish_core.jobs.handlers.work import Ear, train
 from blemish_core.jobs.record import TrainSpec
 from blemish_core.models.store import ModelStore
 from blemish_core.runtimes import openvino_runtime
 from blemish_core.runtimes.choice import RuntimeChoice
-from blemish_core.search.frame_store import KeptFrames
+from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.search_index import SearchIndex
 
 _TORCH, _FIRST, _LATER = "torch alone", "OpenVINO, the first in a process", "OpenVINO, later ones"
 _SURFACE = "leather"
 
 
-def workplace(folder: Path, images: int) -> Workplace:
+def workplace(folder: Path, images: int) -> JobContext:
     """A store with one dataset; a training asks nothing of the index."""
     generate(folder / _SURFACE, _SURFACE, train=images, good=20, defective=32, size=256)
     datasets = DatasetStore(folder / "datasets", ImageLimits())
     datasets.import_folder(_SURFACE, _SURFACE, folder / _SURFACE, [folder])
-    return Workplace(
+    return JobContext(
         datasets=datasets,
         models=ModelStore(folder / "models"),
         index=Mock(spec=SearchIndex),
-        frames=KeptFrames(folder / "frames"),
+        frames=FrameStore(folder / "frames"),
         weights=folder / "weights",
         limits=ImageLimits(),
         device="cpu",
@@ -70,7 +70,7 @@ class Clock:
         self._phase, self._since = phase, now
 
 
-def trained(place: Workplace, job: str) -> dict[str, float]:
+def trained(place: JobContext, job: str) -> dict[str, float]:
     """Train once; returns the seconds of each phase."""
     clock = Clock()
     train(

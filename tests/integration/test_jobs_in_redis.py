@@ -15,9 +15,9 @@ import redis
 from blemish_core.jobs.attempt import MAX_DEATHS, Attempt, Superseded
 from blemish_core.jobs.lease import Lease, LeaseHeld
 from blemish_core.jobs.record import EmbedSpec, Job, JobPriority, JobState, Limits, Phase, Result, Spec, now
-from blemish_core.jobs.shards import Board
+from blemish_core.jobs.shards import ShardTracker
 from blemish_core.jobs.store import NEWS, JobStore, news
-from blemish_core.jobs.worker_registry import Staff, Worker
+from blemish_core.jobs.worker_registry import Worker, WorkerRegistry
 from blemish_core.platform.errors import AlreadyExists, InvalidRequest, JobCancelled, NotFound, Unavailable
 from blemish_local.redis import configure, find_server
 
@@ -349,7 +349,7 @@ def test_parts_are_done_once_and_by_one_at_a_time(store: JobStore) -> None:
     job, _ = store.create(SPEC)
     assert begun(store, job.id).divide(3).parts == 3
     assert begun(store, job.id).divide(4).parts == 3  # what an earlier attempt has done counts
-    board, others = Board(store, job.id, 3), Board(store, job.id, 3)
+    board, others = ShardTracker(store, job.id, 3), ShardTracker(store, job.id, 3)
     (first, lease), *_ = board.free()
     with lease:
         (same, held), *rest = others.free()
@@ -392,7 +392,7 @@ def test_old_jobs_are_forgotten_with_all_that_was_kept_of_them(store: JobStore, 
 
 
 def test_workers_tell_of_themselves_and_are_missed(redis_url: str) -> None:
-    staff = Staff.connect(redis_url)
+    staff = WorkerRegistry.connect(redis_url)
 
     def worker(name: str) -> Worker:
         return Worker(name=name, version="1", queues=("train",), devices=("cpu",), started=now())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from blemish_core.jobs import messages
-from blemish_core.jobs.messages import Go, Said, Step
+from blemish_core.jobs.messages import CommitGranted, Said, Step
 from blemish_core.jobs.record import EmbedSpec, Job, JobState, Spec, TrainSpec, now
 from blemish_core.platform.errors import NotFound, Unavailable
 from blemish_workers.runner.child_process import ChildDied
@@ -99,12 +99,12 @@ class FakeChild:
 
     def __init__(self, script: Iterable[Said | str | Callable[[], object] | None]) -> None:
         self._script = iter(script)
-        self.told: list[Step | Go] = []
+        self.told: list[Step | CommitGranted] = []
         self.killed = False
         self.bytes = 100 << 20
         self.written = ["a line"]
 
-    def tell(self, message: Step | Go) -> None:
+    def tell(self, message: Step | CommitGranted) -> None:
         self.told.append(message)
 
     def next(self, timeout_s: float) -> Said | None:

@@ -8,7 +8,7 @@ from tests.workers.conftest import EMBED, TRAIN, MemoryStore
 
 from blemish_core.jobs.queues import CANARY, RUN
 from blemish_core.jobs.record import JobState
-from blemish_workers.maintenance import Caretaker, canary_queue
+from blemish_workers.maintenance import Maintenance, canary_queue
 
 NAME = "line-3:77"
 
@@ -52,7 +52,7 @@ class Rig:
         self.app, self.slots = FakeApp(), FakeSlots()
         self.given_up = 0
         rest: Any = (self.app, store, None, self.slots, self, lambda: None, self._give_up)
-        self.caretaker = Caretaker(NAME, queues, *rest)
+        self.caretaker = Maintenance(NAME, queues, *rest)
 
     def stop(self) -> None:
         """As the foreman's."""

@@ -22,17 +22,17 @@ def main() -> None:
     with gc_tuning.loaded_for_good():
         from blemish_core.datasets import DatasetStore
         from blemish_core.jobs.handlers.child import Child
-        from blemish_core.jobs.handlers.context import Workplace
+        from blemish_core.jobs.handlers.context import JobContext
         from blemish_core.models.store import ModelStore
-        from blemish_core.search.frame_store import KeptFrames
+        from blemish_core.search.frame_store import FrameStore
         from blemish_core.search.search_index import SearchIndex
         from blemish_core.settings import chosen_device
 
-    place = Workplace(
+    place = JobContext(
         datasets=DatasetStore(settings.datasets, settings.image_limits),
         models=ModelStore(settings.models),
         index=SearchIndex.connect(settings.qdrant_url, settings.qdrant_grpc_port, settings.qdrant_api_key),
-        frames=KeptFrames(settings.frames),
+        frames=FrameStore(settings.frames),
         weights=settings.weights,
         limits=settings.image_limits,
         device=chosen_device(settings.device),

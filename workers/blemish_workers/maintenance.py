@@ -22,9 +22,9 @@ from redis.exceptions import RedisError
 from blemish_core.jobs.queues import CANARY, QUEUES, message
 from blemish_core.jobs.record import Job, now
 from blemish_core.jobs.store import JobStore
-from blemish_core.jobs.worker_registry import Staff, Worker
+from blemish_core.jobs.worker_registry import Worker, WorkerRegistry
 from blemish_core.platform.errors import Unavailable
-from blemish_workers.runner.job_runner import Foreman
+from blemish_workers.runner.job_runner import JobRunner
 from blemish_workers.runner.slots import Slots
 
 _TICK_S = 1.0
@@ -42,7 +42,7 @@ def canary_queue(worker: str) -> str:
     return f"canary.{worker}"
 
 
-class Caretaker:
+class Maintenance:
     """Of the worker named ``name``. ``give_up`` ends the process so that its supervisor starts another."""
 
     def __init__(
@@ -51,9 +51,9 @@ class Caretaker:
         queues: tuple[str, ...],
         app: Celery,
         store: JobStore,
-        staff: Staff,
+        staff: WorkerRegistry,
         slots: Slots,
-        foreman: Foreman,
+        foreman: JobRunner,
         retire: Callable[[], None],
         give_up: Callable[[], None],
     ) -> None:

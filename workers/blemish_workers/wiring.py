@@ -14,13 +14,13 @@ from blemish_core.jobs.queues import HELP, message
 from blemish_core.jobs.record import Job, Limits
 from blemish_core.jobs.retention import Retention
 from blemish_core.jobs.store import JobStore
-from blemish_core.jobs.worker_registry import Staff
+from blemish_core.jobs.worker_registry import WorkerRegistry
 from blemish_core.models.store import ModelStore
-from blemish_core.search.frame_store import KeptFrames
+from blemish_core.search.frame_store import FrameStore
 from blemish_workers.celery_app import app, settings
-from blemish_workers.maintenance import Caretaker
-from blemish_workers.runner.job_runner import Foreman
-from blemish_workers.runner.premises import Premises
+from blemish_workers.maintenance import Maintenance
+from blemish_workers.runner.job_runner import JobRunner
+from blemish_workers.runner.premises import WorkerStores
 from blemish_workers.runner.slots import Slots
 
 if TYPE_CHECKING:
@@ -39,17 +39,17 @@ NAME = f"{socket.gethostname()}:{os.getpid()}"
 @dataclass(frozen=True)
 class House:
     slots: Slots
-    foreman: Foreman
-    caretaker: Caretaker
+    foreman: JobRunner
+    caretaker: Maintenance
 
 
 @cache
 def house() -> House:
-    store, staff = JobStore.connect(settings.redis_url), Staff.connect(settings.redis_url)
+    store, staff = JobStore.connect(settings.redis_url), WorkerRegistry.connect(settings.redis_url)
     models = ModelStore(settings.models)
-    premises = Premises(
+    premises = WorkerStores(
         datasets=DatasetStore(settings.datasets, settings.image_limits),
-        frames=KeptFrames(settings.frames),
+        frames=FrameStore(settings.frames),
         models=models,
         checkpoints=settings.checkpoints,
         connect_index=_index,
@@ -71,8 +71,8 @@ def house() -> House:
         settings.keep_versions,
     )
     limits = Limits(max_seconds=settings.max_job_seconds, max_bytes=settings.max_job_bytes)
-    foreman = Foreman(store, premises, NAME, limits, _send, call_helpers)
-    caretaker = Caretaker(
+    foreman = JobRunner(store, premises, NAME, limits, _send, call_helpers)
+    caretaker = Maintenance(
         NAME,
         tuple(settings.queues.split(",")),
         app,

@@ -78,7 +78,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageInput:
     """What came, and which part of it is meant; nothing of it is checked before ``pixels``."""
 
     data: bytes

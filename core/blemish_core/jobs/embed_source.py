@@ -4,19 +4,19 @@
 from blemish_core.datasets import DatasetImage, DatasetStore
 from blemish_core.datasets.reading import Source
 from blemish_core.jobs.record import EmbedSpec
-from blemish_core.platform.errors import Corrupt, NotFound, NotPossibleYet
+from blemish_core.platform.errors import Corrupt, FailedPrecondition, NotFound
 from blemish_core.platform.names import ModelRef, dataset_name
-from blemish_core.search.frame_store import KeptFrames
+from blemish_core.search.frame_store import FrameStore
 
 
 def images_of(
-    spec: EmbedSpec, datasets: DatasetStore, frames: KeptFrames
+    spec: EmbedSpec, datasets: DatasetStore, frames: FrameStore
 ) -> tuple[Source, list[DatasetImage]]:
     """Return the images to embed, each content once, and what reads them.
 
     Raises:
         NotFound: if there is no such dataset.
-        NotPossibleYet: if there are none.
+        FailedPrecondition: if there are none.
     """
     if spec.kept_frames:
         model = ModelRef.parse(spec.model).model
@@ -25,11 +25,11 @@ def images_of(
             for sha256 in frames.contents(model)
         ]
         if not kept:
-            raise NotPossibleYet(f"no frames are kept of models/{model}; score some with a `store`")
+            raise FailedPrecondition(f"no frames are kept of models/{model}; score some with a `store`")
         return _Frames(frames, model), kept
     contents = {image.sha256: image for image in datasets.images(spec.dataset, "test")}
     if not contents:
-        raise NotPossibleYet(
+        raise FailedPrecondition(
             f"{dataset_name(spec.dataset)} has no test images to index; training images are left out, "
             "since a model scores what it learned from too well"
         )
@@ -37,7 +37,7 @@ def images_of(
 
 
 class _Frames:
-    def __init__(self, frames: KeptFrames, model: str) -> None:
+    def __init__(self, frames: FrameStore, model: str) -> None:
         self._frames = frames
         self._model = model
 

@@ -44,8 +44,8 @@ class Embed(_Message):
 Step = Train | Evaluate | Embed
 
 
-class Go(_Message):
-    """The answer to ``MayCommit``."""
+class CommitGranted(_Message):
+    """The answer to ``CommitRequest``."""
 
     step: Literal["go"] = "go"
 
@@ -67,8 +67,8 @@ class Warned(_Message):
     text: str
 
 
-class MayCommit(_Message):
-    """What the job is for is about to become visible. The child waits for ``Go``, or for its end."""
+class CommitRequest(_Message):
+    """The job's effect is about to become visible; the child waits for ``CommitGranted``."""
 
     said: Literal["may commit"] = "may commit"
 
@@ -91,14 +91,14 @@ class Failed(_Message):
     """For the job's owner."""
 
 
-Said = Ready | Reached | Warned | MayCommit | Done | Failed
+Said = Ready | Reached | Warned | CommitRequest | Done | Failed
 
-TOLD: TypeAdapter[Step | Go] = TypeAdapter(
-    Annotated[Train | Evaluate | Embed | Go, Field(discriminator="step")]
+TO_CHILD: TypeAdapter[Step | CommitGranted] = TypeAdapter(
+    Annotated[Train | Evaluate | Embed | CommitGranted, Field(discriminator="step")]
 )
 """Reads what the worker tells its child."""
 
-SAID: TypeAdapter[Said] = TypeAdapter(
-    Annotated[Ready | Reached | Warned | MayCommit | Done | Failed, Field(discriminator="said")]
+FROM_CHILD: TypeAdapter[Said] = TypeAdapter(
+    Annotated[Ready | Reached | Warned | CommitRequest | Done | Failed, Field(discriminator="said")]
 )
 """Reads what the child says."""

@@ -11,9 +11,9 @@ from blemish_core.datasets import Dataset, DatasetStore
 from blemish_core.jobs.record import Job, TrainSpec
 from blemish_core.jobs.store import JobStore
 from blemish_core.models.store import ModelStore
-from blemish_core.platform.errors import NotPossibleYet
+from blemish_core.platform.errors import FailedPrecondition
 from blemish_core.platform.names import ModelRef, dataset_name, job_name
-from blemish_core.search.frame_store import KeptFrames
+from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.search_index import SearchIndex
 
 
@@ -23,7 +23,7 @@ class Removal:
         datasets: DatasetStore,
         models: ModelStore,
         index: SearchIndex,
-        frames: KeptFrames,
+        frames: FrameStore,
         jobs: JobStore,
     ) -> None:
         self._datasets = datasets
@@ -38,7 +38,7 @@ class Removal:
         Raises:
             InvalidRequest: if a path is not in the layout.
             NotFound: if there is no such dataset, or nothing under one of the paths; then all stay.
-            NotPossibleYet: if a job works with the dataset.
+            FailedPrecondition: if a job works with the dataset.
             DiskFull: if the disk has no room for the new list of what is there.
             Unavailable: if Redis or Qdrant does not answer.
         """
@@ -55,7 +55,7 @@ class Removal:
 
         Raises:
             NotFound: if there is no such dataset.
-            NotPossibleYet: if a job works with it.
+            FailedPrecondition: if a job works with it.
             Unavailable: if Redis or Qdrant does not answer.
         """
         self._datasets.check_there(dataset_id)
@@ -69,19 +69,19 @@ class Removal:
 
         Raises:
             NotFound: if there is no such version.
-            NotPossibleYet: if it is in production or pinned, a job works with it, or its index answers for
+            FailedPrecondition: if it is in production or pinned, a job uses it, or its index answers for
                 its model.
             Unavailable: if Redis or Qdrant does not answer.
         """
         fixed = self._models.resolve(ref)
         production = self._models.production(fixed.model)
         if production == fixed.version:
-            raise NotPossibleYet(
+            raise FailedPrecondition(
                 f"{fixed} is in production: promote another version first, or remove models/{fixed.model}"
             )
         self._check_free([fixed], self._jobs.unfinished())
         if self._index.answering(fixed.model) == fixed:
-            raise NotPossibleYet(
+            raise FailedPrecondition(
                 f"the index of {fixed} answers for models/{fixed.model} until that of "
                 f"versions/{production} has all that is in it; `blemish jobs --live` shows how far it is"
             )
@@ -92,7 +92,7 @@ class Removal:
 
         Raises:
             NotFound: if there is no such model.
-            NotPossibleYet: if a version is pinned, a job works with one or trains another, or, without
+            FailedPrecondition: if a version is pinned, a job works with one or trains another, or, without
                 ``force``, one is in production.
             Unavailable: if Redis or Qdrant does not answer.
         """
@@ -100,7 +100,7 @@ class Removal:
         versions = [ModelRef(model, number) for number in self._models.numbers(model)]
         production = self._models.production(model)
         if production is not None and not force:
-            raise NotPossibleYet(
+            raise FailedPrecondition(
                 f"models/{model}/versions/{production} is in production: set force (--force) if it is to "
                 "go too"
             )
@@ -129,7 +129,7 @@ class Removal:
         for version in versions:
             if self._models.is_pinned(version.model, version.version or 0):
                 short = f"{version.model}/{version.version}"
-                raise NotPossibleYet(f"{version} is pinned; `blemish models pin --off {short}` first")
+                raise FailedPrecondition(f"{version} is pinned; `blemish models pin --off {short}` first")
             if job := at_work.get(str(version)):
                 raise _at_work(job, str(version))
 
@@ -139,7 +139,7 @@ def _alarms_of(spec: TrainSpec) -> str:
     return ModelRef.parse(spec.false_alarms_of).model if spec.false_alarms_of else ""
 
 
-def _at_work(job: Job, what: str) -> NotPossibleYet:
-    return NotPossibleYet(
+def _at_work(job: Job, what: str) -> FailedPrecondition:
+    return FailedPrecondition(
         f"{job_name(job.id)} works with {what}: wait for its end, or `blemish jobs cancel {job.id}`"
     )

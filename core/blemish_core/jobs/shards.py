@@ -42,7 +42,7 @@ def parts_for(images: int) -> int:
     return math.ceil(images / PART_IMAGES)
 
 
-class Board:
+class ShardTracker:
     """Which of the ``of`` parts of a job are done."""
 
     def __init__(self, store: JobStore, job: str, of: int) -> None:

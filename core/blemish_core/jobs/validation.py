@@ -7,18 +7,18 @@ from blemish_core.detectors.registry import ALGORITHMS
 from blemish_core.jobs.embed_source import images_of
 from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, Spec, TrainSpec
 from blemish_core.models.store import ModelStore
-from blemish_core.platform.errors import NotPossibleYet
+from blemish_core.platform.errors import FailedPrecondition
 from blemish_core.platform.names import ModelRef, checked_id, dataset_name
-from blemish_core.search.frame_store import KeptFrames
+from blemish_core.search.frame_store import FrameStore
 
 
-def checked(spec: Spec, datasets: DatasetStore, frames: KeptFrames, models: ModelStore) -> Spec:
+def checked(spec: Spec, datasets: DatasetStore, frames: FrameStore, models: ModelStore) -> Spec:
     """Return ``spec`` with its model fixed to the version that its name means now.
 
     Raises:
         InvalidRequest: if a setting is out of range or a name malformed.
         NotFound: if there is no such dataset or model.
-        NotPossibleYet: if the dataset has too few images.
+        FailedPrecondition: if the dataset has too few images.
     """
     if isinstance(spec, EmbedSpec) and spec.kept_frames:
         version = models.resolve(ModelRef.parse(spec.model, "model"))
@@ -32,7 +32,7 @@ def checked(spec: Spec, datasets: DatasetStore, frames: KeptFrames, models: Mode
             checked_id(spec.model_id, "model_id")
             checked_false_reject_rate(spec.target_false_reject_rate)
             if dataset.train_images < algorithm.min_images:
-                raise NotPossibleYet(
+                raise FailedPrecondition(
                     f"{dataset_name(spec.dataset)} has {dataset.train_images} images in train/good, but "
                     f"{algorithm.title} learns from at least {algorithm.min_images}; upload more"
                 )
@@ -41,6 +41,8 @@ def checked(spec: Spec, datasets: DatasetStore, frames: KeptFrames, models: Mode
             return spec
         case EmbedSpec() | EvaluateSpec():
             if not dataset.test_images:
-                raise NotPossibleYet(f"{dataset_name(spec.dataset)} has no images in test/; upload some")
+                raise FailedPrecondition(
+                    f"{dataset_name(spec.dataset)} has no images in test/; upload some"
+                )
             version = models.resolve(ModelRef.parse(spec.model, "model"))
             return spec.model_copy(update={"model": str(version)})

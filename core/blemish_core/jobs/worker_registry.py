@@ -56,7 +56,7 @@ class Worker(BaseModel):
     """When a task last came through to it, of those it sends itself."""
 
 
-class Staff:
+class WorkerRegistry:
     """The workers of one Redis. Safe to share between threads."""
 
     def __init__(self, client: redis.Redis) -> None:
@@ -65,7 +65,7 @@ class Staff:
         self._redis = client
 
     @classmethod
-    def connect(cls, url: str) -> "Staff":
+    def connect(cls, url: str) -> "WorkerRegistry":
         """Prepare a connection; nothing is sent before the first call."""
         return cls(redis.Redis.from_url(url, socket_connect_timeout=2, socket_timeout=5))
 

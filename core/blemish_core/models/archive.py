@@ -26,7 +26,7 @@ from blemish_core.models import bundle, calibration_log
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationLog
 from blemish_core.models.store import ModelStore
-from blemish_core.platform.errors import Corrupt, InvalidRequest, NotFound, NotPossibleYet
+from blemish_core.platform.errors import Corrupt, FailedPrecondition, InvalidRequest, NotFound
 from blemish_core.platform.names import ID, ModelRef
 
 HEAD = "archive.json"
@@ -112,7 +112,7 @@ def import_version(models: ModelStore, file: Path, room: Path, model_id: str = "
 
     Raises:
         InvalidRequest: if it is none, or not as it was written; the message says what is wrong.
-        NotPossibleYet: if it cannot be run here.
+        FailedPrecondition: if it cannot be run here.
     """
     folder = room / "bundle"
     folder.mkdir()
@@ -127,7 +127,7 @@ def import_version(models: ModelStore, file: Path, room: Path, model_id: str = "
         for each in folder.iterdir():  # nothing is left there where the number was taken meanwhile
             each.rename(staging / each.name)
         if lost := [each for each in files if not (staging / each).exists()]:
-            raise NotPossibleYet(f"{lost[0]} is gone: whoever imported it has left")
+            raise FailedPrecondition(f"{lost[0]} is gone: whoever imported it has left")
         training = {**manifest.training, ORIGIN: manifest.name}
         named = manifest.model_copy(update={"model": model, "version": number, "training": training})
         bundle.write_manifest(named, staging)
@@ -163,16 +163,16 @@ def check_runs(folder: Path) -> None:
     """Have a process of its own load the bundle in ``folder`` and compare its runtimes.
 
     Raises:
-        NotPossibleYet: if it cannot be run here.
+        FailedPrecondition: if it cannot be run here.
     """
     command = (sys.executable, "-m", "blemish_core.models.archive_check", str(folder))
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_CHECK_WITHIN_S, check=False)
     except subprocess.TimeoutExpired as error:
-        raise NotPossibleYet(f"it could not be loaded within {_CHECK_WITHIN_S:.0f} s") from error
+        raise FailedPrecondition(f"it could not be loaded within {_CHECK_WITHIN_S:.0f} s") from error
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"]
-        raise NotPossibleYet(f"this version cannot be run here: {lines[-1]}")
+        raise FailedPrecondition(f"this version cannot be run here: {lines[-1]}")
 
 
 def _next_member(archive: BinaryIO) -> tuple[str, int] | None:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blemish_core.calibration import Calibration
 from blemish_core.models.bundle import Manifest
-from blemish_core.platform.errors import Corrupt, InvalidRequest, Outdated
+from blemish_core.platform.errors import Conflict, Corrupt, InvalidRequest
 from blemish_core.platform.files import create_durably, filling
 from blemish_core.platform.names import job_name
 
@@ -141,14 +141,14 @@ class CalibrationLog:
 
         Raises:
             InvalidRequest: if its value cannot be a rate or a threshold.
-            Outdated: if the newest revision is not ``expected``.
+            Conflict: if the newest revision is not ``expected``.
             DiskFull: if there is no room; nothing is changed.
         """
         calibration = change.of(self._manifest.calibration)
         while True:
             number = self._newest_number()
             if expected is not None and number != expected:
-                raise Outdated(
+                raise Conflict(
                     f"the calibration of {self._manifest.name} is at revision {number}, not {expected}: it "
                     "was changed meanwhile; read it again and decide anew"
                 )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blemish_core.detectors.efficientad import teacher
-from blemish_core.platform.errors import Corrupt, NotPossibleYet
+from blemish_core.platform.errors import Corrupt, FailedPrecondition
 
 IMAGENETTE = "imagenette"
 _TIMEOUT_S = 30
@@ -47,7 +47,7 @@ def fetch_teachers(weights: Path, told: Told, source: Source = TEACHERS) -> list
     """Bring EfficientAD's official teachers into the store's folder of weights.
 
     Raises:
-        NotPossibleYet: if the file cannot be had.
+        FailedPrecondition: if the file cannot be had.
         Corrupt: if it is not the file that is known.
         InvalidRequest: if its content does not fit.
     """
@@ -68,7 +68,7 @@ def fetch_photographs(weights: Path, told: Told, source: Source = PHOTOGRAPHS) -
     """Bring Imagenette's photographs into the store's folder of weights.
 
     Raises:
-        NotPossibleYet: if the file cannot be had.
+        FailedPrecondition: if the file cannot be had.
         Corrupt: if it is not the file that is known.
     """
     with _fetched(source, weights, told) as file:
@@ -100,7 +100,7 @@ def _fetched(source: Source, beside: Path, told: Told) -> Iterator[Path]:
                     done += len(chunk)
                     told(done, total)
         except OSError as error:
-            raise NotPossibleYet(
+            raise FailedPrecondition(
                 f"{source.url} cannot be fetched ({error}): fetch it where the internet is and bring it "
                 "with `blemish weights import`"
             ) from error

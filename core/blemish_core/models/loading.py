@@ -35,7 +35,7 @@ def load_detector(
     Raises:
         FileNotFoundError: if there is no bundle.
         Corrupt: if a file is missing or not what was written, or the detector is unknown.
-        NotPossibleYet: if the bundle or the machine has not the runtime asked for.
+        FailedPrecondition: if the bundle or the machine has not the runtime asked for.
     """
     choice = choice or RuntimeChoice()
     manifest = bundle.read_manifest(folder)

@@ -16,7 +16,7 @@ from uuid import uuid4
 from blemish_core.models import bundle
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationLog
-from blemish_core.platform.errors import NotFound, NotPossibleYet
+from blemish_core.platform.errors import FailedPrecondition, NotFound
 from blemish_core.platform.files import sync, sync_tree, write_durably
 from blemish_core.platform.names import PRODUCTION, ModelRef, job_name
 from blemish_core.runtimes.choice import TORCH
@@ -178,7 +178,7 @@ class ModelStore:
 
         Raises:
             NotFound: if there is no such version.
-            NotPossibleYet: if it is in production, or none is.
+            FailedPrecondition: if it is in production, or none is.
         """
         manifest = self.manifest(ref)
         model, number = manifest.model, manifest.version
@@ -188,12 +188,12 @@ class ModelStore:
             return manifest
         production = self.production(model)
         if production is None:
-            raise NotPossibleYet(
+            raise FailedPrecondition(
                 f"no version of {model} is in production that {manifest.name} could be compared with; "
                 "promote one first"
             )
         if production == number:
-            raise NotPossibleYet(f"{manifest.name} is in production itself")
+            raise FailedPrecondition(f"{manifest.name} is in production itself")
         write_durably(self._root / model / _SHADOW, str(number).encode())
         return manifest
 

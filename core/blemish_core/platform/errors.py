@@ -5,15 +5,15 @@ BlemishError
 ├── InvalidRequest
 │   └── InvalidImage
 ├── Unauthenticated
-├── Denied
+├── PermissionDenied
 ├── NotFound
 ├── AlreadyExists
-├── NotPossibleYet
-├── Outdated
+├── FailedPrecondition
+├── Conflict
 ├── TooLarge
 ├── DiskFull
 ├── Overloaded
-│   └── TooLate
+│   └── DeadlineExceeded
 ├── Unavailable
 │   └── Ending
 ├── Corrupt
@@ -52,7 +52,7 @@ class Unauthenticated(BlemishError):
     reason = "UNAUTHENTICATED"
 
 
-class Denied(BlemishError):
+class PermissionDenied(BlemishError):
     """The caller's role does not reach so far, or his urgency; the message names both."""
 
     reason = "DENIED"
@@ -70,13 +70,13 @@ class AlreadyExists(BlemishError):
     reason = "ALREADY_EXISTS"
 
 
-class NotPossibleYet(BlemishError):
+class FailedPrecondition(BlemishError):
     """The request is sound, but what it needs has to be brought first."""
 
     reason = "NOT_POSSIBLE_YET"
 
 
-class Outdated(BlemishError):
+class Conflict(BlemishError):
     """The request was decided on what has changed since; the message names both revisions."""
 
     reason = "OUTDATED"
@@ -104,7 +104,7 @@ class Overloaded(BlemishError):
         self.retry_after_s = retry_after_s
 
 
-class TooLate(Overloaded):
+class DeadlineExceeded(Overloaded):
     """The deadline cannot be kept, or has passed; nothing was computed."""
 
     reason = "TOO_LATE"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from blemish_core.platform.errors import NotPossibleYet
+from blemish_core.platform.errors import FailedPrecondition
 from blemish_core.runtimes.card import RuntimeCard
 
 Asked = Literal["auto", "torch", "openvino", "openvino-int8"]
@@ -26,7 +26,7 @@ class RuntimeChoice:
         """Return the name of the runtime that serves.
 
         Raises:
-            NotPossibleYet: if the bundle has not the one asked for.
+            FailedPrecondition: if the bundle has not the one asked for.
         """
         published = {name for name, card in cards.items() if card.file is not None}
         if self.name == AUTO:
@@ -34,7 +34,7 @@ class RuntimeChoice:
         if self.name == TORCH or self.name in published:
             return str(self.name)
         card = cards.get(self.name)
-        raise NotPossibleYet(
+        raise FailedPrecondition(
             f"BLEMISH_RUNTIME is {self.name}, but {model} was published without it"
             f"{f' ({card.refusal})' if card else ''}; {_cure(self.name, card)}, or set BLEMISH_RUNTIME=auto"
         )

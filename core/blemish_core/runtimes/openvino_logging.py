@@ -12,7 +12,7 @@ from types import ModuleType
 
 import numpy as np
 
-from blemish_core.platform.errors import NotPossibleYet
+from blemish_core.platform.errors import FailedPrecondition
 
 _TELEMETRY = "openvino_telemetry"
 _ONE_AT_A_TIME = threading.Lock()
@@ -34,7 +34,7 @@ def openvino() -> ModuleType:
     """Return the package, past what only one thread may do first.
 
     Raises:
-        NotPossibleYet: if it is not installed.
+        FailedPrecondition: if it is not installed.
     """
     _silence()
     try:
@@ -46,7 +46,7 @@ def openvino() -> ModuleType:
             # stands still for ever (pybind11's npy_api::get).
             openvino.Tensor(np.zeros(1, np.float32))
     except ImportError as error:
-        raise NotPossibleYet(
+        raise FailedPrecondition(
             f"OpenVINO cannot be loaded here ({error}): install it with `pip install 'blemish[core]'`, or "
             "set BLEMISH_RUNTIME=torch"
         ) from error
@@ -58,14 +58,14 @@ def nncf() -> ModuleType:
     """Return the package, which takes seconds to load, with its talk in the log from warnings on.
 
     Raises:
-        NotPossibleYet: if it is not installed.
+        FailedPrecondition: if it is not installed.
     """
     _silence()
     classes = logging.getLoggerClass()
     try:
         import nncf
     except ImportError as error:
-        raise NotPossibleYet(
+        raise FailedPrecondition(
             f"NNCF cannot be loaded here ({error}): install it with `pip install 'blemish[core]'`, or "
             "train without int8"
         ) from error

@@ -10,7 +10,7 @@ from uuid import uuid4
 from PIL import Image
 
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.image_input import Picture
+from blemish_core.imaging.image_input import ImageInput
 from blemish_core.platform.errors import NotFound
 from blemish_core.platform.names import checked_id
 
@@ -18,7 +18,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FASTEST = 1  # of PNG's levels: a third of the time for a tenth more bytes
 
 
-class KeptFrames:
+class FrameStore:
     """The kept frames below ``root``. Any number of threads and processes may read and write at once."""
 
     def __init__(self, root: Path) -> None:
@@ -71,7 +71,7 @@ class KeptFrames:
         return self._root / checked_id(model, "model") / sha256[:2] / sha256
 
 
-def encoded(picture: Picture, limits: ImageLimits) -> bytes:
+def encoded(picture: ImageInput, limits: ImageLimits) -> bytes:
     """Return a picture as one image file: as it came, or as PNG where it came raw or a part of it is meant.
 
     Raises:

@@ -3,12 +3,12 @@
 
 from blemish_core.datasets import DatasetStore
 from blemish_core.platform.names import ModelRef
-from blemish_core.search.frame_store import KeptFrames
+from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.item import CAMERA, Item
 
 
 class ItemImages:
-    def __init__(self, datasets: DatasetStore, frames: KeptFrames) -> None:
+    def __init__(self, datasets: DatasetStore, frames: FrameStore) -> None:
         self._datasets = datasets
         self._frames = frames
 

@@ -14,7 +14,7 @@ from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from tritonclient.grpc import service_pb2
 
 from blemish.v1 import access_pb2, dataset_pb2, inspection_pb2, job_pb2, model_pb2, search_pb2, server_pb2
-from blemish_core.platform.errors import BlemishError, Denied, Unauthenticated
+from blemish_core.platform.errors import BlemishError, PermissionDenied, Unauthenticated
 from blemish_server.auth.access import ANYBODY, Caller, Role, digest, read
 
 _METADATA = "authorization"
@@ -52,7 +52,7 @@ def roles() -> dict[str, Role]:
     return least
 
 
-class Doorkeeper:
+class Authenticator:
     """Knows the callers in ``file``, and heeds its changes; without a file everybody may do everything."""
 
     def __init__(self, file: Path | None) -> None:
@@ -76,12 +76,12 @@ class Doorkeeper:
 
         Raises:
             Unauthenticated: if his token says nobody that is known.
-            Denied: if his role does not reach so far.
+            PermissionDenied: if his role does not reach so far.
         """
         caller = self._caller(str(metadata.get(_METADATA, ""))) if self._file is not None else ANYBODY
         least = self._roles.get(method, Role.OPERATOR)
         if caller.role < least:
-            raise Denied(
+            raise PermissionDenied(
                 f"{caller.name} is a {caller.role.word}, but {method.rpartition('/')[2]} is for "
                 f"{least.word}s; call with the token of one"
             )

@@ -13,7 +13,7 @@ from blemish.v1 import access_pb2, dataset_pb2, image_pb2, inspection_pb2, job_p
 from blemish_core.calibration import DEFAULT_FALSE_REJECT_RATE
 from blemish_core.datasets import Dataset, Entry
 from blemish_core.evaluation.metrics import Interval, Latency, Metrics, Spread
-from blemish_core.imaging.image_input import Picture, RawLayout, Region
+from blemish_core.imaging.image_input import ImageInput, RawLayout, Region
 from blemish_core.jobs.record import (
     EfficientAdSpec,
     EmbedSpec,
@@ -71,7 +71,7 @@ _PRIORITIES: Mapping[inspection_pb2.Priority.ValueType, Priority] = {
 URGENCIES = {priority: message for message, priority in _PRIORITIES.items()}
 
 
-def picture(image: image_pb2.Image, field: str) -> Picture:
+def picture(image: image_pb2.Image, field: str) -> ImageInput:
     """Return an image as it came; what it holds is looked at where it is decoded.
 
     Raises:
@@ -84,9 +84,9 @@ def picture(image: image_pb2.Image, field: str) -> Picture:
     if image.WhichOneof("content") == "raw":
         raw = image.raw
         layout = RawLayout(raw.pixel_format, raw.width, raw.height, raw.stride)
-        return Picture(raw.data, layout, region)
+        return ImageInput(raw.data, layout, region)
     if encoded := image.encoded:
-        return Picture(encoded, None, region)
+        return ImageInput(encoded, None, region)
     raise InvalidRequest(
         f"{field}.encoded is empty; send a JPEG, PNG, BMP, TIFF or WebP, or {field}.raw", field=field
     )

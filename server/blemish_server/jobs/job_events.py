@@ -21,7 +21,7 @@ _MAX_WAITING = 1000
 _MAX_LINES = 500
 
 
-class JobFeed:
+class JobEvents:
     def __init__(self, store: JobStore, redis_url: str) -> None:
         self._store = store
         self._redis: redis.asyncio.Redis = redis.asyncio.Redis.from_url(

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from blemish.v1 import inspection_pb2 as pb
-from blemish_server.scoring.frame_queue import FrameLine
+from blemish_server.scoring.frame_queue import FrameQueue
 from blemish_server.scoring.scorer import Inspected
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -47,7 +47,7 @@ Ended = Callable[[str, float], None]
 """Takes the status of a call, and how many seconds it took."""
 
 
-class Monitor:
+class ServerMetrics:
     """Counts; ``registry`` has all that Prometheus is told."""
 
     def __init__(self) -> None:
@@ -198,12 +198,12 @@ class Streams:
     """The streams that are open, and the frames of all there were."""
 
     def __init__(self) -> None:
-        self._open: set[FrameLine] = set()
+        self._open: set[FrameQueue] = set()
         self._frames: Tally[tuple[str, str]] = Tally()
         """Of the streams that have ended: of a policy, by what became of them."""
 
     @contextmanager
-    def opened(self, line: FrameLine) -> Iterator[None]:
+    def opened(self, line: FrameQueue) -> Iterator[None]:
         """Count a stream and its frames, while it is open and after."""
         self._open.add(line)
         try:
@@ -236,7 +236,7 @@ _FATES = {
 }
 
 
-def _frames(line: FrameLine) -> dict[tuple[str, str], int]:
+def _frames(line: FrameQueue) -> dict[tuple[str, str], int]:
     policy = _POLICIES[line.policy]
     counts = {"streamed": line.frames, "dropped": line.dropped, "rejected": line.rejected}
     return {(policy, fate): count for fate, count in counts.items()}

@@ -14,13 +14,13 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from blemish_core.jobs.store import JobStore
-from blemish_core.jobs.worker_registry import Staff
+from blemish_core.jobs.worker_registry import WorkerRegistry
 from blemish_core.platform.errors import Unavailable
 from blemish_server.dependencies import Dependencies
 from blemish_server.metrics.metrics import Streams
-from blemish_server.scoring.frame_recorder import Keeper
-from blemish_server.scoring.model_cache import LoadedModels
-from blemish_server.scoring.scorer import Inspector
+from blemish_server.scoring.frame_recorder import FrameRecorder
+from blemish_server.scoring.model_cache import ModelCache
+from blemish_server.scoring.scorer import Scorer
 from blemish_server.scoring.shadow import Outcome, Shadow
 
 # An event loop that does not come to it for so long has other troubles; Prometheus gives up after ten.
@@ -35,14 +35,14 @@ class Held(Collector):
 
     loop: asyncio.AbstractEventLoop
     device: str
-    models: LoadedModels
-    inspector: Inspector
+    models: ModelCache
+    inspector: Scorer
     streams: Streams
-    keeper: Keeper
+    keeper: FrameRecorder
     shadow: Shadow
     dependencies: Dependencies
     jobs: JobStore
-    staff: Staff
+    staff: WorkerRegistry
 
     def collect(self) -> Iterator[Metric]:
         """Tell of all of it, from a thread that is not the event loop's."""
@@ -120,7 +120,7 @@ class Held(Collector):
         )
 
 
-class Exposition:
+class MetricsServer:
     """Answers ``GET /metrics`` with what a registry has, in threads of its own."""
 
     def __init__(self, listen: str, registry: CollectorRegistry) -> None:

@@ -30,7 +30,7 @@ from enum import Enum, IntEnum
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
-from blemish_core.platform.errors import Overloaded, TooLate
+from blemish_core.platform.errors import DeadlineExceeded, Overloaded
 
 Item = TypeVar("Item")
 Ready = TypeVar("Ready")
@@ -293,7 +293,7 @@ class Batcher(Generic[Item, Ready, Result]):
 
         Raises:
             Overloaded: if more are ahead of it already than its patience allows.
-            TooLate: if the deadline cannot be kept, as far as is known at the door, or has passed.
+            DeadlineExceeded: if the deadline cannot be kept, as far as is known at the door, or has passed.
             whatever ``prepare`` or ``run_batch`` raises.
         """
         self._settle()  # the event loop is awake already
@@ -328,7 +328,7 @@ class Batcher(Generic[Item, Ready, Result]):
         left_s = waiting.deadline - waiting.since
         # With nobody ahead there is nothing to go by but old times: let it try.
         if left_s < 0 or (ahead and wait_s > left_s):
-            raise TooLate(
+            raise DeadlineExceeded(
                 f"it would take about {wait_s:.2f} s, but only {max(left_s, 0):.2f} s are left; "
                 "allow more time, or send less",
                 retry_after_s=wait_s,
@@ -383,7 +383,9 @@ class Batcher(Generic[Item, Ready, Result]):
         takes_s = self._item_s * self._policy.lanes if self._arrived.waiting else 0.0
         late = [waiting for waiting in batch if waiting.vain(takes_s)]
         if late:
-            self._tell(late, TooLate("the deadline passed while it waited; allow more time, or send less"))
+            self._tell(
+                late, DeadlineExceeded("the deadline passed while it waited; allow more time, or send less")
+            )
         return [waiting for waiting in batch if waiting not in late]
 
     def _compute(self, batch: list[_Waiting[Item, Ready, Result]]) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blemish.v1 import inspection_pb2 as pb
-from blemish_core.imaging.image_input import Picture
+from blemish_core.imaging.image_input import ImageInput
 from blemish_core.platform.errors import Overloaded
 from blemish_server.converters import convert
 from blemish_server.transport.status import frame_refusal
@@ -37,12 +37,12 @@ MOST_READ = 64
 """Frames read between two answers that leave: a flood, or one whose answers nobody reads, is held back."""
 
 
-class Turn:
+class FrameSlot:
     """A place in line for a lane, and the frame that is to have it."""
 
     def __init__(self, frame: pb.Frame) -> None:
         self._frame = frame
-        self._picture: Picture | None = None
+        self._picture: ImageInput | None = None
         self._arrived_s = time.monotonic()
         self._come = False
         self._lock = threading.Lock()
@@ -60,7 +60,7 @@ class Turn:
             self._come = True
             return self._frame
 
-    def picture(self) -> Picture:
+    def picture(self) -> ImageInput:
         """Return what the frame shows, also to a thread; the first time takes it out of the message.
 
         Raises:
@@ -88,16 +88,16 @@ class Turn:
         self._frame, self._picture = pb.Frame(), None
 
 
-Score = Callable[[Turn], Coroutine[Any, Any, pb.ScoreStreamResponse]]
+Score = Callable[[FrameSlot], Coroutine[Any, Any, pb.ScoreStreamResponse]]
 
 
 @dataclass(frozen=True)
 class _Begun:
-    turn: Turn
+    turn: FrameSlot
     answer: "asyncio.Task[pb.ScoreStreamResponse]"
 
 
-class FrameLine:
+class FrameQueue:
     """Answers frames by ``score``, which must not raise, as ``policy`` says."""
 
     def __init__(self, score: Score, policy: pb.StreamPolicy.ValueType) -> None:
@@ -186,7 +186,7 @@ class FrameLine:
 
     def _begin(self, frame: pb.Frame) -> None:
         self._in_flight += 1
-        turn = Turn(frame)
+        turn = FrameSlot(frame)
         answer = asyncio.create_task(self._score(turn))
         answer.add_done_callback(lambda _: turn.end())
         self._answers.append(_Begun(turn, answer))

@@ -18,10 +18,10 @@ import structlog
 from qdrant_client import models as qm
 
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.image_input import Picture
+from blemish_core.imaging.image_input import ImageInput
 from blemish_core.platform.errors import BlemishError, InvalidImage, Unavailable
 from blemish_core.platform.names import ModelRef
-from blemish_core.search.frame_store import KeptFrames, encoded
+from blemish_core.search.frame_store import FrameStore, encoded
 from blemish_core.search.item import CAMERA, Item, Label, item_id
 from blemish_core.search.query import Vector, any_of
 from blemish_core.search.search_index import SearchIndex
@@ -50,7 +50,7 @@ class Retention:
 
 @dataclass(frozen=True)
 class _Waiting:
-    picture: Picture
+    picture: ImageInput
     version: ModelRef
     camera: str
     time: datetime
@@ -60,11 +60,11 @@ class _Waiting:
     embedding: Vector
 
 
-class Keeper:
+class FrameRecorder:
     def __init__(
         self,
         index: SearchIndex,
-        frames: KeptFrames,
+        frames: FrameStore,
         limits: ImageLimits,
         retention: Retention,
         is_there: Callable[[ModelRef], bool],
@@ -86,7 +86,7 @@ class Keeper:
         self.dropped = 0
         """Frames for which there was no room, or no model any more."""
 
-    def offer(self, picture: Picture, done: Inspected, camera: str, taken: datetime | None) -> bool:
+    def offer(self, picture: ImageInput, done: Inspected, camera: str, taken: datetime | None) -> bool:
         """Have a frame kept, unless too many wait; returns at once."""
         if len(self._waiting) >= _MOST_WAITING or self._bytes + len(picture.data) > _MOST_BYTES:
             self.dropped += 1

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from blemish_core.detectors.base import Detector, Look, Outcome
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.image_input import Picture
+from blemish_core.imaging.image_input import ImageInput
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationLog, Revision
 from blemish_core.models.loading import load_detector
@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 class Asked:
     """A picture to come, and whether to look at each of its patches too."""
 
-    take: Callable[[], Picture]
+    take: Callable[[], ImageInput]
     closely: bool = False
 
 
@@ -103,7 +103,7 @@ class _Meaning:
     until_s: float
 
 
-class LoadedModels:
+class ModelCache:
     """Loads versions when they are first asked for and keeps those that fit ``budget_bytes``.
 
     Where a name comes to mean another version, the one before goes on until the new one is warm.
@@ -159,7 +159,7 @@ class LoadedModels:
         Raises:
             NotFound: if there is no such model or version.
             Corrupt: if its bundle is not what was written.
-            NotPossibleYet: if it lacks the runtime that the server is to use.
+            FailedPrecondition: if it lacks the runtime that the server is to use.
         """
         model = await self._model(ref)
         self._models.move_to_end(model.ref)

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from blemish_core.detectors.base import Look, Outcome
-from blemish_core.imaging.image_input import Picture
+from blemish_core.imaging.image_input import ImageInput
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import Revision
 from blemish_core.platform.errors import Overloaded
 from blemish_core.platform.names import ModelRef
 from blemish_server.scoring.batcher import Patience, Priority
-from blemish_server.scoring.model_cache import Asked, LoadedModels
+from blemish_server.scoring.model_cache import Asked, ModelCache
 
 # A caller may hold so many times the bytes that are free: one alone all but a ninth, which is for others
 # (dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking 6, 1998).
@@ -52,8 +52,8 @@ class Terms:
     """Whether to look at each patch too."""
 
 
-class Inspector:
-    def __init__(self, models: LoadedModels, max_waiting_bytes: int) -> None:
+class Scorer:
+    def __init__(self, models: ModelCache, max_waiting_bytes: int) -> None:
         self._models = models
         self._max_waiting_bytes = max_waiting_bytes
         self._waiting_bytes: Counter[Hashable] = Counter()
@@ -70,12 +70,12 @@ class Inspector:
         Raises:
             NotFound: if there is no such model or version.
             Corrupt: if its bundle is not what was written.
-            NotPossibleYet: if it lacks the runtime that the server is to use.
+            FailedPrecondition: if it lacks the runtime that the server is to use.
         """
         async with self._models.use(ref):
             pass
 
-    async def inspect(self, picture: Picture, ref: ModelRef, terms: Terms) -> Inspected:
+    async def inspect(self, picture: ImageInput, ref: ModelRef, terms: Terms) -> Inspected:
         """Score a picture with the version that ``ref`` means now.
 
         Raises:
@@ -84,7 +84,7 @@ class Inspector:
         return await self.inspect_taken(lambda: picture, len(picture.data), ref, terms)
 
     async def inspect_taken(
-        self, take: Callable[[], Picture], size: int, ref: ModelRef, terms: Terms
+        self, take: Callable[[], ImageInput], size: int, ref: ModelRef, terms: Terms
     ) -> Inspected:
         """Score what ``take`` returns once its turn has come, in the thread of a lane.
 
@@ -98,7 +98,7 @@ class Inspector:
             InvalidImage: if it is not an image within the limits.
             NotFound: if there is no such model or version.
             Overloaded: if too many images wait already, or too many bytes of them, or of this caller's.
-            TooLate: if the deadline cannot be kept, or has passed.
+            DeadlineExceeded: if the deadline cannot be kept, or has passed.
             Corrupt: if the bundle or its calibration cannot be read.
         """
         with self._room_for(size, terms.caller):

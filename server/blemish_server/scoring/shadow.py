@@ -18,7 +18,7 @@ from enum import StrEnum
 import structlog
 
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.image_input import Picture
+from blemish_core.imaging.image_input import ImageInput
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import BlemishError, TooLarge
@@ -26,9 +26,9 @@ from blemish_core.platform.names import ModelRef, item_name
 from blemish_core.search.frame_store import encoded
 from blemish_core.search.item import item_id
 from blemish_server.scoring.batcher import Patience, Priority
-from blemish_server.scoring.frame_recorder import Keeper
-from blemish_server.scoring.model_cache import LoadedModels
-from blemish_server.scoring.scorer import Inspected, Inspector, Terms
+from blemish_server.scoring.frame_recorder import FrameRecorder
+from blemish_server.scoring.model_cache import ModelCache
+from blemish_server.scoring.scorer import Inspected, Scorer, Terms
 from blemish_server.scoring.waiting import either
 
 _LOOK_EVERY_S = 1.0
@@ -82,7 +82,7 @@ class Comparison:
     """Newest first."""
 
 
-Take = Callable[[], tuple[Picture, datetime | None]]
+Take = Callable[[], tuple[ImageInput, datetime | None]]
 """Gives an image, and when it was taken if that is known."""
 
 
@@ -98,9 +98,9 @@ class Shadow:
     def __init__(
         self,
         store: ModelStore,
-        models: LoadedModels,
-        inspector: Inspector,
-        keeper: Keeper,
+        models: ModelCache,
+        inspector: Scorer,
+        keeper: FrameRecorder,
         limits: ImageLimits,
     ) -> None:
         self._store = store
@@ -193,7 +193,7 @@ class Shadow:
         return done.decode_s + done.inference_s
 
     async def _note(
-        self, comparison: Comparison, one: _Answered, done: Inspected, picture: Picture, taken: datetime
+        self, comparison: Comparison, one: _Answered, done: Inspected, picture: ImageInput, taken: datetime
     ) -> None:
         """Keep an image on which the two disagree, and tell of it."""
         item = ""

@@ -27,7 +27,7 @@ Accept = Callable[[EmbedSpec, str], object]
 """Has a job made of a spec, under a request id."""
 
 
-class Migration:
+class IndexMigrator:
     def __init__(self, models: ModelStore, index: SearchIndex, accept: Accept) -> None:
         self._models = models
         self._index = index

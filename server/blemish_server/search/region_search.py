@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from blemish_core.detectors.base import Look
 from blemish_core.detectors.common import regions
 from blemish_core.detectors.common.regions import Match, Spot
-from blemish_core.imaging.image_input import Picture
-from blemish_core.platform.errors import Corrupt, InvalidRequest, NotFound, TooLate
+from blemish_core.imaging.image_input import ImageInput
+from blemish_core.platform.errors import Corrupt, DeadlineExceeded, InvalidRequest, NotFound
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.item import Item
 from blemish_core.search.item_images import ItemImages
 from blemish_core.search.query import Similar
 from blemish_server.scoring.batcher import Patience
-from blemish_server.scoring.scorer import Inspected, Inspector, Terms
+from blemish_server.scoring.scorer import Inspected, Scorer, Terms
 
 MOST_HITS = 100
 _CANDIDATES, _FEWEST_CANDIDATES = 3, 40  # for each hit; in all
@@ -72,18 +72,18 @@ def candidates(limit: int) -> int:
 
 
 class Spots:
-    def __init__(self, inspector: Inspector, images: ItemImages) -> None:
+    def __init__(self, inspector: Scorer, images: ItemImages) -> None:
         self._inspector = inspector
         self._images = images
 
     async def find(
-        self, picture: Picture, part: Part, version: ModelRef, terms: Terms
+        self, picture: ImageInput, part: Part, version: ModelRef, terms: Terms
     ) -> tuple[Inspected, Spot]:
-        """Say what is in a part of a picture, and of all of it what ``Inspector.inspect`` says.
+        """Say what is in a part of a picture, and of all of it what ``Scorer.inspect`` says.
 
         Raises:
             InvalidRequest: if the part does not fit the picture.
-            as ``Inspector.inspect`` does.
+            as ``Scorer.inspect`` does.
         """
         done = await self._inspector.inspect(picture, version, replace(terms, closely=True))
 
@@ -104,7 +104,7 @@ class Spots:
             terms: how each image waits; of the time until its deadline a tenth is left over.
 
         Raises:
-            TooLate: if there was no time for a single one.
+            DeadlineExceeded: if there was no time for a single one.
             Overloaded: if too many bytes of images wait already.
         """
         terms = replace(terms, closely=True, patience=Patience.ENDLESS)
@@ -112,7 +112,7 @@ class Spots:
         following = iter(among)
 
         async def look() -> None:
-            with suppress(TooLate):  # as the door has it, which knows who else waits
+            with suppress(DeadlineExceeded):  # as the door has it, which knows who else waits
                 for similar in following:
                     seen[similar.item.id] = await self._placed(sought, similar, version, terms)
 
@@ -126,7 +126,7 @@ class Spots:
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None  # the first; it ended the others
         if among and not seen:
-            raise TooLate(
+            raise DeadlineExceeded(
                 f"there was no time to look at any of {len(among)} images that may show it; allow more time"
             )
         placed = [seen.get(similar.item.id, Placed(similar, None)) for similar in among]
@@ -136,7 +136,7 @@ class Spots:
     async def _placed(self, sought: Spot, similar: Similar, version: ModelRef, terms: Terms) -> Placed:
         try:
             data = await asyncio.to_thread(self._images.read, version, similar.item)
-            done = await self._inspector.inspect(Picture(data), version, terms)
+            done = await self._inspector.inspect(ImageInput(data), version, terms)
         except (NotFound, Corrupt, InvalidRequest):
             return Placed(similar, None)  # gone or replaced; the hit is still one
         found = await asyncio.to_thread(regions.match, _look(done), done.shape, sought, _threshold(done))

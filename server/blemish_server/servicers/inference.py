@@ -25,16 +25,16 @@ from tritonclient.grpc import model_config_pb2 as config_pb
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer
 
-from blemish_core.imaging.image_input import Picture
+from blemish_core.imaging.image_input import ImageInput
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import BlemishError, InvalidRequest, NotFound
 from blemish_core.platform.names import PRODUCTION, ModelRef, checked_id
-from blemish_server.metrics.metrics import Monitor
+from blemish_server.metrics.metrics import ServerMetrics
 from blemish_server.scoring.batcher import Priority
 from blemish_server.scoring.frame_queue import cancel_at
-from blemish_server.scoring.model_cache import LoadedModels, Tally
-from blemish_server.scoring.scorer import Inspected, Inspector, Terms
+from blemish_server.scoring.model_cache import ModelCache, Tally
+from blemish_server.scoring.scorer import Inspected, Scorer, Terms
 from blemish_server.scoring.shadow import Shadow
 from blemish_server.transport.request_context import turn_of, urgency
 
@@ -87,11 +87,11 @@ _OUTPUTS = {
 class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
     def __init__(
         self,
-        inspector: Inspector,
+        inspector: Scorer,
         models: ModelStore,
-        loaded: LoadedModels,
+        loaded: ModelCache,
         shadow: Shadow,
-        monitor: Monitor,
+        monitor: ServerMetrics,
         serving: Callable[[], bool],
         ending: asyncio.Event,
     ) -> None:
@@ -252,7 +252,7 @@ def _ref(name: str, number: str) -> ModelRef:
     return ModelRef.parse(f"models/{name}/versions/{number}", "model_version")
 
 
-def _images(request: Any) -> list[Picture]:
+def _images(request: Any) -> list[ImageInput]:
     """The images of a request, in either of the two ways in which it may hold them."""
     if [tensor.name for tensor in request.inputs] != [INPUT]:
         raise InvalidRequest(f"a request has one input, {INPUT!r}; see ModelMetadata", field="inputs")
@@ -271,7 +271,7 @@ def _images(request: Any) -> list[Picture]:
             "and their number as the shape",
             field="inputs.shape",
         )
-    return [Picture(image) for image in images]
+    return [ImageInput(image) for image in images]
 
 
 def _unpacked(packed: bytes) -> Iterator[bytes]:
@@ -318,7 +318,7 @@ def _terms(request: Any, caller: str, left_s: float | None) -> Terms:
     return Terms(caller, priority, time.monotonic() + min(limits))
 
 
-def _shown(picture: Picture) -> tuple[Picture, None]:
+def _shown(picture: ImageInput) -> tuple[ImageInput, None]:
     """What a shadow is shown: the protocol tells no time."""
     return picture, None
 

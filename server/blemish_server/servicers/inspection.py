@@ -17,15 +17,15 @@ import structlog
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.inspection_pb2_grpc import InspectionServiceServicer
 from blemish_core.calibration import checked_false_reject_rate
-from blemish_core.imaging.image_input import Picture
-from blemish_core.platform.errors import BlemishError, InvalidRequest, TooLate
+from blemish_core.imaging.image_input import ImageInput
+from blemish_core.platform.errors import BlemishError, DeadlineExceeded, InvalidRequest
 from blemish_core.platform.names import ModelRef
 from blemish_server.converters import convert
-from blemish_server.metrics.metrics import Monitor
+from blemish_server.metrics.metrics import ServerMetrics
 from blemish_server.scoring.batcher import Patience, Priority
-from blemish_server.scoring.frame_queue import IN_FLIGHT, FrameLine, Turn, answer_to
-from blemish_server.scoring.frame_recorder import Keeper
-from blemish_server.scoring.scorer import Inspected, Inspector, Terms
+from blemish_server.scoring.frame_queue import IN_FLIGHT, FrameQueue, FrameSlot, answer_to
+from blemish_server.scoring.frame_recorder import FrameRecorder
+from blemish_server.scoring.scorer import Inspected, Scorer, Terms
 from blemish_server.scoring.shadow import Shadow
 from blemish_server.transport.request_context import terms_of, urgency
 from blemish_server.transport.status import frame_refusal
@@ -40,10 +40,10 @@ log = structlog.get_logger(__name__)
 class InspectionServicer(InspectionServiceServicer):
     def __init__(
         self,
-        inspector: Inspector,
-        keeper: Keeper,
+        inspector: Scorer,
+        keeper: FrameRecorder,
         shadow: Shadow,
-        monitor: Monitor,
+        monitor: ServerMetrics,
         ending: asyncio.Event,
     ) -> None:
         """Take frames until ``ending``."""
@@ -77,7 +77,7 @@ class InspectionServicer(InspectionServiceServicer):
         config = _Config.of(await anext(requests, None))
         await self._inspector.ready(config.ref)
         scorer = _Scorer(self._inspector, self._keeper, self._shadow, self._monitor, config)
-        line = FrameLine(scorer, config.policy)
+        line = FrameQueue(scorer, config.policy)
         try:
             with self._monitor.streams.opened(line):
                 async with aclosing(line.answers(_frames(requests), self._ending)) as answers:
@@ -113,7 +113,7 @@ class _Config:
 
         Raises:
             InvalidRequest: if it is no sound configuration.
-            Denied: if its caller may not ask for such a priority.
+            PermissionDenied: if its caller may not ask for such a priority.
         """
         if first is None or first.WhichOneof("message") != "config":
             raise InvalidRequest("the first message of a stream must be its config", field="config")
@@ -145,7 +145,12 @@ class _Scorer:
     """Answers one frame, whatever becomes of it."""
 
     def __init__(
-        self, inspector: Inspector, keeper: Keeper, shadow: Shadow, monitor: Monitor, config: _Config
+        self,
+        inspector: Scorer,
+        keeper: FrameRecorder,
+        shadow: Shadow,
+        monitor: ServerMetrics,
+        config: _Config,
     ) -> None:
         self._inspector = inspector
         self._keeper = keeper
@@ -153,7 +158,7 @@ class _Scorer:
         self._monitor = monitor
         self._config = config
 
-    async def __call__(self, turn: Turn) -> pb.ScoreStreamResponse:
+    async def __call__(self, turn: FrameSlot) -> pb.ScoreStreamResponse:
         try:
             done = await self._inspected(turn)
             self._check_latency(turn)
@@ -182,7 +187,7 @@ class _Scorer:
             self._monitor.refused(_INTERNAL)
             return answer_to(frame, refusal=_internal())
 
-    async def _inspected(self, turn: Turn) -> Inspected:
+    async def _inspected(self, turn: FrameSlot) -> Inspected:
         config = self._config
         latest = config.policy == pb.STREAM_POLICY_LATEST
         terms = Terms(
@@ -201,23 +206,23 @@ class _Scorer:
         judge = done.calibration.calibration.at_false_reject_rate(config.false_reject_rate)
         return replace(done, calibration=replace(done.calibration, calibration=judge))
 
-    def _taken(self, turn: Turn) -> Picture:
+    def _taken(self, turn: FrameSlot) -> ImageInput:
         """Return the picture of the frame whose turn has come."""
         frame = turn.take()
         self._check_latency(turn)
         _check_camera(frame.camera)
         return turn.picture()
 
-    def _check_latency(self, turn: Turn) -> None:
+    def _check_latency(self, turn: FrameSlot) -> None:
         limit_s = self._config.max_latency_s
         if limit_s is not None and time.monotonic() > turn.arrived_s + limit_s:
-            raise TooLate(
+            raise DeadlineExceeded(
                 f"not answered within the stream's max_latency of {limit_s:g} s; send fewer frames, or "
                 "allow more time"
             )
 
 
-def _shown(picture: Picture, frame: pb.Frame) -> tuple[Picture, datetime | None]:
+def _shown(picture: ImageInput, frame: pb.Frame) -> tuple[ImageInput, datetime | None]:
     """What a shadow is shown of a frame that was answered, whatever its time is worth."""
     try:
         taken = convert.moment(frame, "capture_time")

@@ -17,15 +17,15 @@ from blemish_core.jobs.queues import QUEUES, turn
 from blemish_core.jobs.record import EmbedSpec, Job, JobPriority, JobState, Limits, Spec
 from blemish_core.jobs.store import JobStore
 from blemish_core.jobs.validation import checked
-from blemish_core.jobs.worker_registry import Staff
+from blemish_core.jobs.worker_registry import WorkerRegistry
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import InvalidRequest
 from blemish_core.platform.names import job_id
-from blemish_core.search.frame_store import KeptFrames
+from blemish_core.search.frame_store import FrameStore
 from blemish_server.auth.authenticator import calling
 from blemish_server.converters import convert
 from blemish_server.jobs.dispatch import Dispatcher
-from blemish_server.jobs.job_events import JobFeed
+from blemish_server.jobs.job_events import JobEvents
 from blemish_server.transport.pagination import Page
 
 log = structlog.get_logger(__name__)
@@ -37,11 +37,11 @@ class JobServicer(JobServiceServicer):
     def __init__(
         self,
         jobs: JobStore,
-        staff: Staff,
-        feed: JobFeed,
+        staff: WorkerRegistry,
+        feed: JobEvents,
         dispatcher: Dispatcher,
         datasets: DatasetStore,
-        frames: KeptFrames,
+        frames: FrameStore,
         models: ModelStore,
     ) -> None:
         self._jobs = jobs

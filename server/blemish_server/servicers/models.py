@@ -21,7 +21,7 @@ from blemish_core.platform.files import filling
 from blemish_core.platform.names import ModelRef, checked_id, job_id
 from blemish_server.auth.authenticator import calling
 from blemish_server.converters import calibrations, convert
-from blemish_server.scoring.model_cache import LoadedModels
+from blemish_server.scoring.model_cache import ModelCache
 from blemish_server.scoring.shadow import Shadow
 from blemish_server.transport.pagination import Page
 
@@ -35,7 +35,7 @@ class ModelServicer(ModelServiceServicer):
     def __init__(
         self,
         models: ModelStore,
-        loaded: LoadedModels,
+        loaded: ModelCache,
         removal: Removal,
         shadow: Shadow,
         max_model_bytes: int,

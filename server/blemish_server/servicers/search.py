@@ -20,7 +20,7 @@ from blemish.v1.inspection_pb2 import Outputs
 from blemish.v1.search_pb2_grpc import SearchServiceServicer
 from blemish_core.detectors.common.regions import part_of
 from blemish_core.imaging.decode import ImageLimits, read_mask, thumbnail
-from blemish_core.imaging.image_input import Picture, Region
+from blemish_core.imaging.image_input import ImageInput, Region
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import BlemishError, InvalidImage, InvalidRequest
 from blemish_core.platform.names import ModelRef, dataset_id, item_id
@@ -32,7 +32,7 @@ from blemish_core.search.item_images import ItemImages
 from blemish_core.search.query import Filter, Query, Similar, Vector
 from blemish_core.search.search_index import DEEPEST, MOST_HITS, MOST_RANKED, SearchIndex
 from blemish_server.converters import convert
-from blemish_server.scoring.scorer import Inspector
+from blemish_server.scoring.scorer import Scorer
 from blemish_server.search.region_search import MOST_HITS as MOST_PLACED
 from blemish_server.search.region_search import Part, Placed, Spots, candidates
 from blemish_server.transport.pagination import Page
@@ -56,7 +56,7 @@ _Found = TypeVar("_Found", Similar, Placed)
 class SearchServicer(SearchServiceServicer):
     def __init__(
         self,
-        inspector: Inspector,
+        inspector: Scorer,
         models: ModelStore,
         index: SearchIndex,
         finder: Finder,
@@ -144,7 +144,7 @@ class SearchServicer(SearchServiceServicer):
         await asyncio.to_thread(self._index.count, version)  # no index: say so before working
         if asked.query.item is not None:
             item = await asyncio.to_thread(self._index.item, version, asked.query.item)
-            picture = Picture(await asyncio.to_thread(self._images.read, version, item))
+            picture = ImageInput(await asyncio.to_thread(self._images.read, version, item))
         else:
             picture = convert.picture(request.image, "image")
         done, spot = await self._spots.find(picture, part, version, terms)

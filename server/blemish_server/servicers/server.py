@@ -13,7 +13,7 @@ from blemish_core.detectors.registry import ALGORITHMS
 from blemish_server.auth.authenticator import calling
 from blemish_server.converters.convert import ROLES, URGENCIES
 from blemish_server.dependencies import Dependencies
-from blemish_server.scoring.model_cache import LoadedModels
+from blemish_server.scoring.model_cache import ModelCache
 from blemish_server.settings import ServerSettings
 
 
@@ -22,7 +22,7 @@ class ServerServicer(ServerServiceServicer):
         self,
         settings: ServerSettings,
         device: str,
-        models: LoadedModels,
+        models: ModelCache,
         dependencies: Dependencies,
     ) -> None:
         self._settings = settings

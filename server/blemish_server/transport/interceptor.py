@@ -15,8 +15,8 @@ import structlog
 
 from blemish_core.platform.errors import BlemishError, Ending
 from blemish_server.auth.access import ANYBODY, Caller
-from blemish_server.auth.authenticator import Doorkeeper, calling
-from blemish_server.metrics.metrics import Ended, Monitor
+from blemish_server.auth.authenticator import Authenticator, calling
+from blemish_server.metrics.metrics import Ended, ServerMetrics
 from blemish_server.transport.status import STATUS_OF_ERROR, abort
 
 _OURS = ("/blemish.", "/inference.")
@@ -36,7 +36,9 @@ Call = Callable[[Context], AbstractAsyncContextManager[None]]
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the handlers of the blemish services; health and reflection pass by."""
 
-    def __init__(self, doorkeeper: Doorkeeper, monitor: Monitor, is_ending: Callable[[], bool]) -> None:
+    def __init__(
+        self, doorkeeper: Authenticator, monitor: ServerMetrics, is_ending: Callable[[], bool]
+    ) -> None:
         """Refuse new calls once ``is_ending``."""
         self._doorkeeper = doorkeeper
         self._monitor = monitor

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc.aio
 
-from blemish_core.platform.errors import Denied
+from blemish_core.platform.errors import PermissionDenied
 from blemish_server.auth.access import spelled
 from blemish_server.auth.authenticator import calling
 from blemish_server.scoring.batcher import Priority
@@ -25,13 +25,13 @@ def urgency(asked: Priority | None) -> Priority:
     """How urgent the pictures of a call are; where it does not say, AUDIT, or as much as its caller may.
 
     Raises:
-        Denied: if its caller may not ask for so much.
+        PermissionDenied: if its caller may not ask for so much.
     """
     caller = calling.get()
     if asked is None:
         return max(Priority.AUDIT, caller.most_urgent)
     if asked < caller.most_urgent:
-        raise Denied(
+        raise PermissionDenied(
             f"{caller.name} asks for {spelled(asked)}, but its images may be {spelled(caller.most_urgent)} "
             "at most; lower the priority, or have more granted by `blemish access`"
         )
@@ -42,7 +42,7 @@ def terms_of(context: _Context, priority: Priority | None = None) -> Terms:
     """How a call's pictures wait.
 
     Raises:
-        Denied: as ``urgency`` does.
+        PermissionDenied: as ``urgency`` does.
     """
     left_s = context.time_remaining()
     deadline = math.inf if left_s is None else time.monotonic() + left_s

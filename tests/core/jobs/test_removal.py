@@ -17,9 +17,9 @@ from blemish_core.imaging.decode import ImageLimits
 from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, Job, JobState, Spec, TrainSpec, now
 from blemish_core.jobs.removal import Removal
 from blemish_core.models.store import ModelStore
-from blemish_core.platform.errors import NotFound, NotPossibleYet, Unavailable
+from blemish_core.platform.errors import FailedPrecondition, NotFound, Unavailable
 from blemish_core.platform.names import ModelRef
-from blemish_core.search.frame_store import KeptFrames
+from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.item import CAMERA, Item, item_id
 from blemish_core.search.search_index import SearchIndex
 
@@ -36,7 +36,7 @@ class Rig:
         self.datasets = DatasetStore(folder / "datasets", ImageLimits())
         self.models = ModelStore(folder / "models")
         self.index = SearchIndex(QdrantClient(":memory:"))
-        self.frames = KeptFrames(folder / "frames")
+        self.frames = FrameStore(folder / "frames")
         self.jobs: list[Job] = []
         jobs: Any = self
         self.removal = Removal(self.datasets, self.models, self.index, self.frames, jobs)
@@ -137,7 +137,9 @@ def test_a_dataset_that_a_job_works_with_stays(rig: Rig, spec: Spec) -> None:
         lambda: rig.removal.dataset("tile"),
         lambda: rig.removal.images("tile", ["test/crack/0.png"]),
     ):
-        with pytest.raises(NotPossibleYet, match=r"jobs/busy works with datasets/tile.*jobs cancel busy"):
+        with pytest.raises(
+            FailedPrecondition, match=r"jobs/busy works with datasets/tile.*jobs cancel busy"
+        ):
             removing()
     rig.removal.dataset("grid")
     assert rig.indexed(TWO) == ["tile 0", "tile 1", "tile 2"]
@@ -183,7 +185,7 @@ def test_a_version_goes_with_its_index(rig: Rig) -> None:
 )
 def test_a_version_that_is_needed_stays(rig: Rig, hinder: Callable[[Rig], object], words: str) -> None:
     hinder(rig)
-    with pytest.raises(NotPossibleYet, match=words):
+    with pytest.raises(FailedPrecondition, match=words):
         rig.removal.version(ONE)
     assert (rig.models.numbers("m"), len(rig.indexed(ONE))) == ([2, 1], 6)
 
@@ -191,7 +193,7 @@ def test_a_version_that_is_needed_stays(rig: Rig, hinder: Callable[[Rig], object
 def test_a_version_whose_index_answers_until_the_next_one_is_full_stays(rig: Rig) -> None:
     three = ModelRef("m", publish(rig.models, "m", "c").version)
     rig.models.promote(three)
-    with pytest.raises(NotPossibleYet, match="answers for models/m until that of versions/3"):
+    with pytest.raises(FailedPrecondition, match="answers for models/m until that of versions/3"):
         rig.removal.version(TWO)
     rig.index.prepare(three, 4)
     for dataset in ("tile", "grid"):
@@ -206,7 +208,7 @@ def test_a_model_in_production_goes_by_force_alone_and_with_its_frames(rig: Rig)
     frame = Item(item_id(TWO, FRAME), FRAME, 1.0, 0.5, False, source=CAMERA)
     rig.index.put(TWO, [frame], np.ones((1, 4), np.float32))
     publish(rig.models, "other", "o")
-    with pytest.raises(NotPossibleYet, match=r"versions/2 is in production.*--force"):
+    with pytest.raises(FailedPrecondition, match=r"versions/2 is in production.*--force"):
         rig.removal.model("m", force=False)
     rig.removal.model("m", force=True)
     assert (rig.index.versions(), rig.frames.contents("m")) == ([], [])
@@ -230,7 +232,7 @@ def test_a_model_in_production_goes_by_force_alone_and_with_its_frames(rig: Rig)
 )
 def test_a_model_that_is_needed_stays_whole(rig: Rig, hinder: Callable[[Rig], object]) -> None:
     hinder(rig)
-    with pytest.raises(NotPossibleYet):
+    with pytest.raises(FailedPrecondition):
         rig.removal.model("m", force=True)
     assert (rig.models.numbers("m"), rig.models.production("m")) == ([2, 1], 2)
     assert (len(rig.indexed(ONE)), rig.frames.contents("m")) == (6, [FRAME])

@@ -17,7 +17,7 @@ from blemish_core.models.archive import Outgoing, import_version
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import Change, Rule
 from blemish_core.models.store import ModelStore
-from blemish_core.platform.errors import InvalidRequest, NotFound, NotPossibleYet
+from blemish_core.platform.errors import FailedPrecondition, InvalidRequest, NotFound
 from blemish_core.platform.names import ModelRef
 from blemish_core.runtimes.card import RuntimeCard
 
@@ -156,10 +156,10 @@ def test_one_that_cannot_be_run_here_leaves_nothing(
 ) -> None:
     def refuse(folder: Path) -> None:
         assert (folder / WEIGHTS).exists()
-        raise NotPossibleYet("no")
+        raise FailedPrecondition("no")
 
     monkeypatch.setattr(archive, "check_runs", refuse)
-    with pytest.raises(NotPossibleYet):
+    with pytest.raises(FailedPrecondition):
         imported(there, exported(here))
     assert left(root) == []
 
@@ -169,7 +169,7 @@ def test_who_leaves_while_it_is_checked_leaves_no_half_of_it(
 ) -> None:
     """The folder goes with the call, under whoever still works in it."""
     monkeypatch.setattr(archive, "check_runs", lambda folder: (folder / WEIGHTS).unlink())
-    with pytest.raises(NotPossibleYet, match=r"weights\.safetensors is gone"):
+    with pytest.raises(FailedPrecondition, match=r"weights\.safetensors is gone"):
         imported(there, exported(here))
     assert (there.page(), left(root)) == ([], [])
 

@@ -14,7 +14,7 @@ import pytest
 
 from blemish_core.calibration import Calibration
 from blemish_core.models.calibration_log import CalibrationLog, Change, Rule
-from blemish_core.platform.errors import Corrupt, DiskFull, InvalidRequest, Outdated
+from blemish_core.platform.errors import Conflict, Corrupt, DiskFull, InvalidRequest
 
 SCORES = [float(score) for score in range(1, 40)]
 TRAINED = Calibration.of(SCORES, [10 * score for score in SCORES], 0.05)
@@ -90,7 +90,7 @@ def test_history_tells_who_when_why_and_what(tmp_path: Path) -> None:
 def test_a_change_decided_on_an_old_revision_is_refused(tmp_path: Path) -> None:
     log = log_of(tmp_path)
     log.append(fixed(3.0), expected=1)
-    with pytest.raises(Outdated, match="at revision 2, not 1"):
+    with pytest.raises(Conflict, match="at revision 2, not 1"):
         log.append(fixed(4.0), expected=1)
     assert log.newest().calibration.threshold == 3.0
 
@@ -118,7 +118,7 @@ def test_of_writers_that_expect_the_same_revision_one_wins(tmp_path: Path) -> No
         together.wait()
         try:
             log_of(tmp_path).append(fixed(float(writer)), expected=1)
-        except Outdated:
+        except Conflict:
             return False
         return True
 

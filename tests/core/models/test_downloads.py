@@ -15,7 +15,7 @@ from blemish_core.detectors.efficientad import teacher
 from blemish_core.detectors.efficientad.teacher import SIZES, network
 from blemish_core.detectors.efficientad.training import photographs
 from blemish_core.models.downloads import Source, fetch_photographs, fetch_teachers
-from blemish_core.platform.errors import Corrupt, NotPossibleYet
+from blemish_core.platform.errors import Corrupt, FailedPrecondition
 
 
 def quiet(done: int, total: int) -> None:
@@ -58,7 +58,7 @@ def test_another_file_than_the_known_one_is_not_opened(archive: Path, tmp_path: 
 
 
 def test_no_internet_is_said(tmp_path: Path) -> None:
-    with pytest.raises(NotPossibleYet, match="cannot be fetched"):
+    with pytest.raises(FailedPrecondition, match="cannot be fetched"):
         fetch_teachers(tmp_path, quiet, Source((tmp_path / "nowhere.zip").as_uri(), "0" * 64))
 
 

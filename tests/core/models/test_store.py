@@ -11,7 +11,7 @@ from blemish_core.models import bundle
 from blemish_core.models.bundle import Manifest, Split
 from blemish_core.models.loading import load_detector
 from blemish_core.models.store import ModelStore
-from blemish_core.platform.errors import Corrupt, JobCancelled, NotFound, NotPossibleYet
+from blemish_core.platform.errors import Corrupt, FailedPrecondition, JobCancelled, NotFound
 from blemish_core.platform.names import ModelRef
 
 
@@ -257,10 +257,10 @@ def test_what_a_killed_removal_left_goes_with_the_next(tmp_path: Path) -> None:
 def test_a_shadow_stays_until_it_is_promoted_or_gone(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     versions = [ModelRef("tile", publish(store, "tile", job).version) for job in "abcd"]
-    with pytest.raises(NotPossibleYet, match="promote one first"):
+    with pytest.raises(FailedPrecondition, match="promote one first"):
         store.set_shadow(versions[1], True)
     store.promote(versions[0])
-    with pytest.raises(NotPossibleYet, match="is in production itself"):
+    with pytest.raises(FailedPrecondition, match="is in production itself"):
         store.set_shadow(versions[0], True)
     store.set_shadow(versions[1], True)
     assert (store.shadow("tile"), store.get("tile").shadow, store.shadows()) == (2, 2, [versions[1]])

@@ -21,7 +21,7 @@ from blemish_core.models import bundle
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationLog, Change, Rule
 from blemish_core.models.loading import load_detector, write_weights
-from blemish_core.platform.errors import Corrupt, JobCancelled, NotPossibleYet, RuntimesDisagree
+from blemish_core.platform.errors import Corrupt, FailedPrecondition, JobCancelled, RuntimesDisagree
 from blemish_core.runtimes import parity
 from blemish_core.runtimes.card import HeldOut, RuntimeCard
 from blemish_core.runtimes.choice import RuntimeChoice
@@ -143,7 +143,7 @@ def test_a_bundle_of_before_is_served_by_torch(copied: Callable[[], Path], detec
     text = old.model_copy(update={"sha256": weights}).model_dump_json(exclude={"runtimes"})
     (folder / bundle.MANIFEST).write_text(text)
     assert load_detector(folder, "cpu")[1].runtime.name == "torch"
-    with pytest.raises(NotPossibleYet, match="set BLEMISH_RUNTIME=auto"):
+    with pytest.raises(FailedPrecondition, match="set BLEMISH_RUNTIME=auto"):
         load_detector(folder, "cpu", RuntimeChoice("openvino"))
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from blemish_core.platform.errors import NotPossibleYet
+from blemish_core.platform.errors import FailedPrecondition
 from blemish_core.runtimes.card import RuntimeCard
 from blemish_core.runtimes.choice import Asked, RuntimeChoice
 
@@ -37,5 +37,7 @@ def test_what_serves(asked: Asked, device: str, cards: dict[str, RuntimeCard], s
 def test_what_is_not_there_is_refused_with_the_cure(
     asked: Asked, cards: dict[str, RuntimeCard], cure: str
 ) -> None:
-    with pytest.raises(NotPossibleYet, match=rf"models/tile/versions/1 was published without it.*{cure}"):
+    with pytest.raises(
+        FailedPrecondition, match=rf"models/tile/versions/1 was published without it.*{cure}"
+    ):
         RuntimeChoice(asked).among(cards, "cpu", "models/tile/versions/1")

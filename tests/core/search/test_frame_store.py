@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from blemish_core.imaging.decode import ImageLimits, decode
-from blemish_core.imaging.image_input import Picture, RawLayout, Region
+from blemish_core.imaging.image_input import ImageInput, RawLayout, Region
 from blemish_core.platform.errors import NotFound
-from blemish_core.search.frame_store import KeptFrames, encoded
+from blemish_core.search.frame_store import FrameStore, encoded
 
 LIMITS = ImageLimits()
 
@@ -24,7 +24,7 @@ def png(seed: int) -> bytes:
 
 
 def test_what_is_kept_is_read_until_it_is_removed(tmp_path: Path) -> None:
-    frames, data = KeptFrames(tmp_path), png(1)
+    frames, data = FrameStore(tmp_path), png(1)
     sha256 = hashlib.sha256(data).hexdigest()
     with pytest.raises(NotFound, match="not kept any more"):
         frames.read("tile", sha256)
@@ -41,15 +41,15 @@ def test_what_is_kept_is_read_until_it_is_removed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sha256", ["", "../../etc/passwd", "AB" * 32, "ab" * 31])
 def test_nothing_but_a_hash_names_a_file(tmp_path: Path, sha256: str) -> None:
     with pytest.raises(ValueError, match="no sha256"):
-        KeptFrames(tmp_path).put("tile", sha256, b"")
+        FrameStore(tmp_path).put("tile", sha256, b"")
 
 
 def test_an_encoded_picture_is_kept_as_it_came() -> None:
-    assert encoded(Picture(png(2)), LIMITS) == png(2)
+    assert encoded(ImageInput(png(2)), LIMITS) == png(2)
 
 
 def test_a_raw_picture_and_a_part_of_one_are_kept_as_their_pixels() -> None:
     samples = np.random.default_rng(3).integers(0, 256, (30, 40), dtype=np.uint8)
-    raw = Picture(samples.tobytes(), RawLayout("Mono8", 40, 30), Region(2, 3, 20, 17))
+    raw = ImageInput(samples.tobytes(), RawLayout("Mono8", 40, 30), Region(2, 3, 20, 17))
     np.testing.assert_array_equal(decode(encoded(raw, LIMITS), LIMITS), raw.pixels(LIMITS))
     assert raw.pixels(LIMITS).shape == (17, 20, 3)

@@ -5,10 +5,10 @@ import pytest
 
 from blemish.v1 import access_pb2
 from blemish.v1.model_pb2 import UpdateCalibrationRequest
-from blemish_core.platform.errors import BlemishError, Corrupt, Denied, NotFound, Unauthenticated
+from blemish_core.platform.errors import BlemishError, Corrupt, NotFound, PermissionDenied, Unauthenticated
 from blemish_server.auth import access
 from blemish_server.auth.access import ANYBODY, Caller, Role
-from blemish_server.auth.authenticator import Doorkeeper
+from blemish_server.auth.authenticator import Authenticator
 from blemish_server.converters import calibrations
 from blemish_server.converters.convert import ROLES
 
@@ -42,7 +42,7 @@ def test_roles_are_those_of_the_contract() -> None:
 
 
 def test_without_a_file_everybody_may_do_everything() -> None:
-    keeper = Doorkeeper(None)
+    keeper = Authenticator(None)
     assert keeper.admit(TRAIN, {}) == ANYBODY
     assert keeper.admit(TRAIN, bearer("whatever")) == ANYBODY
 
@@ -57,12 +57,12 @@ def test_without_a_file_everybody_may_do_everything() -> None:
 )
 def test_a_role_reaches_so_far(file: Path, role: Role, admitted: set[str]) -> None:
     token = access.grant(file, "mes", role)
-    keeper = Doorkeeper(file)
+    keeper = Authenticator(file)
     for method in (SCORE, SEARCH, TRAIN, "/another.Service/Call"):
         if method in admitted:
             assert keeper.admit(method, bearer(token)) == Caller("mes", role)
         else:
-            with pytest.raises(Denied, match=rf"mes is a {role.word}, but \w+ is for \w+s"):
+            with pytest.raises(PermissionDenied, match=rf"mes is a {role.word}, but \w+ is for \w+s"):
                 keeper.admit(method, bearer(token))
 
 
@@ -81,7 +81,7 @@ def test_a_role_reaches_so_far(file: Path, role: Role, admitted: set[str]) -> No
 )
 def test_who_is_not_known_is_refused(file: Path, metadata: dict[str, str | bytes]) -> None:
     token = access.grant(file, "mes", Role.SERVICE)
-    keeper = Doorkeeper(file)
+    keeper = Authenticator(file)
     told = {
         name: value.replace("TOKEN", token) if isinstance(value, str) else value
         for name, value in metadata.items()
@@ -94,12 +94,12 @@ def test_who_is_not_known_is_refused(file: Path, metadata: dict[str, str | bytes
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_the_scheme_may_be_spelled_either_way(file: Path, scheme: str) -> None:
     token = access.grant(file, "mes", Role.SERVICE)
-    assert Doorkeeper(file).admit(SCORE, {"authorization": f"{scheme} {token}"}).name == "mes"
+    assert Authenticator(file).admit(SCORE, {"authorization": f"{scheme} {token}"}).name == "mes"
 
 
 def test_changes_are_heeded_within_a_second(file: Path, clock: list[float]) -> None:
     old = access.grant(file, "press-7", Role.CAMERA)
-    keeper = Doorkeeper(file)
+    keeper = Authenticator(file)
     access.revoke(file, "press-7")
     new = access.grant(file, "press-7", Role.OPERATOR)
     clock[0] += 1
@@ -113,7 +113,7 @@ def test_a_file_that_cannot_be_read_any_more_changes_nothing(
     file: Path, clock: list[float], damage: "object"
 ) -> None:
     token = access.grant(file, "mes", Role.SERVICE)
-    keeper = Doorkeeper(file)
+    keeper = Authenticator(file)
     whole = file.read_bytes()
     assert callable(damage)
     damage(file)
@@ -133,7 +133,7 @@ def test_no_server_starts_without_its_file(file: Path, text: str | None, error: 
     if text is not None:
         file.write_text(text)
     with pytest.raises(error):
-        Doorkeeper(file)
+        Authenticator(file)
 
 
 @pytest.mark.parametrize(

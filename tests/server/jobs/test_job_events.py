@@ -7,7 +7,7 @@ import pytest
 
 from blemish_core.jobs.record import EmbedSpec, Job, JobState
 from blemish_core.platform.errors import Ending
-from blemish_server.jobs.job_events import JobFeed
+from blemish_server.jobs.job_events import JobEvents
 
 
 class Store:
@@ -20,7 +20,7 @@ class Store:
 
 async def test_a_watcher_is_told_that_the_server_ends() -> None:
     store: Any = Store()
-    feed = JobFeed(store, "redis://127.0.0.1:1/0")
+    feed = JobEvents(store, "redis://127.0.0.1:1/0")
     watch = feed.watch("one")
     assert (await anext(watch)).job.name == "jobs/one"
     feed.end()

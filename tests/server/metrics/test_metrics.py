@@ -13,9 +13,9 @@ from blemish.v1 import inspection_pb2 as pb
 from blemish_core.platform.errors import Unavailable
 from blemish_core.platform.names import ModelRef
 from blemish_server.dependencies import Known
-from blemish_server.metrics.metrics import Monitor, Streams
+from blemish_server.metrics.metrics import ServerMetrics, Streams
 from blemish_server.metrics.metrics_server import Held
-from blemish_server.scoring.frame_queue import FrameLine, Turn
+from blemish_server.scoring.frame_queue import FrameQueue, FrameSlot
 from blemish_server.scoring.shadow import Comparison, Outcome
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -50,7 +50,7 @@ def inspected(score: float, *, p_value: float, queue_s: float = 0.02) -> Any:
 
 
 def test_images_are_counted_by_verdict_p_value_and_where_their_time_went() -> None:
-    monitor = Monitor()
+    monitor = ServerMetrics()
     for score, p_value, queue_s in ((0.5, 0.6, 0.02), (0.9, 0.08, 0.02), (2.0, 0.004, 0.2)):
         monitor.judged(inspected(score, p_value=p_value, queue_s=queue_s))
     samples = told(monitor.registry)
@@ -71,7 +71,7 @@ def test_images_are_counted_by_verdict_p_value_and_where_their_time_went() -> No
 
 
 def test_each_camera_with_a_name_has_its_counts() -> None:
-    monitor = Monitor()
+    monitor = ServerMetrics()
     for camera, score, p_value in (
         ("left", 0.5, 0.6),
         ("left", 0.9, 0.25),
@@ -95,7 +95,7 @@ def test_each_camera_with_a_name_has_its_counts() -> None:
 
 
 def test_names_made_up_for_each_frame_take_no_more_room() -> None:
-    monitor = Monitor()
+    monitor = ServerMetrics()
     for number in range(1000):
         monitor.judged(inspected(0.5, p_value=0.1), f"frame-{number}")
     monitor.judged(inspected(0.5, p_value=0.1), "frame-3")
@@ -120,7 +120,7 @@ def test_calls_are_counted_as_they_begin_and_by_how_they_end(
     sends_stream: bool,
     kind: str,
 ) -> None:
-    monitor = Monitor()
+    monitor = ServerMetrics()
     method = "/blemish.v1.SearchService/Search"
     begin = [
         monitor.call_began(method, takes_stream=takes_stream, sends_stream=sends_stream) for _ in range(3)
@@ -135,7 +135,7 @@ def test_calls_are_counted_as_they_begin_and_by_how_they_end(
     assert value(samples, "grpc_server_handling_seconds_sum", **of) == pytest.approx(0.22)
 
 
-async def never(turn: Turn) -> pb.ScoreStreamResponse:
+async def never(turn: FrameSlot) -> pb.ScoreStreamResponse:
     raise AssertionError("no frame is scored here")
 
 
@@ -149,8 +149,8 @@ def of_streams(streams: Streams) -> dict[str, dict[str, float]]:
 
 def test_frames_are_counted_while_their_stream_is_open_and_after() -> None:
     streams = Streams()
-    camera, other = FrameLine(never, pb.STREAM_POLICY_LATEST), FrameLine(never, pb.STREAM_POLICY_LATEST)
-    strict = FrameLine(never, pb.STREAM_POLICY_REJECT)
+    camera, other = FrameQueue(never, pb.STREAM_POLICY_LATEST), FrameQueue(never, pb.STREAM_POLICY_LATEST)
+    strict = FrameQueue(never, pb.STREAM_POLICY_REJECT)
     with streams.opened(other):
         with streams.opened(camera), streams.opened(strict):
             camera.frames, camera.dropped = 10, 4

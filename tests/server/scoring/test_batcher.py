@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from blemish_core.platform.errors import Overloaded, TooLate
+from blemish_core.platform.errors import DeadlineExceeded, Overloaded
 from blemish_server.scoring import batcher
 from blemish_server.scoring.batcher import Batcher, BatchingPolicy, Patience, Priority
 
@@ -347,7 +347,7 @@ async def test_those_who_left_take_no_room() -> None:
 async def test_who_is_late_already_is_refused_at_the_door() -> None:
     double = Doubler()
     async with double.under(ONE) as batcher:
-        with pytest.raises(TooLate):
+        with pytest.raises(DeadlineExceeded):
             await batcher.submit(1, deadline=time.monotonic() - 1)
     assert double.prepared == []
 
@@ -363,7 +363,7 @@ async def test_who_would_be_late_is_refused_at_the_door_once_it_is_known_how_lon
         busy = await double.busy(batcher)
         waiting = asyncio.create_task(batcher.submit(1))
         await asyncio.sleep(0)
-        with pytest.raises(TooLate, match="are left"):  # two of some 0.2 s
+        with pytest.raises(DeadlineExceeded, match="are left"):  # two of some 0.2 s
             await batcher.submit(2, deadline=time.monotonic() + 0.3)
         in_time = asyncio.create_task(batcher.submit(3, deadline=time.monotonic() + 30))
         await asyncio.sleep(0)
@@ -380,7 +380,7 @@ async def test_nothing_is_computed_once_the_deadline_has_passed() -> None:
         await asyncio.sleep(0.1)
         double.gate.set()
         await busy
-        with pytest.raises(TooLate, match="passed while it waited"):
+        with pytest.raises(DeadlineExceeded, match="passed while it waited"):
             await late
     assert double.prepared == [100]
 
@@ -397,7 +397,7 @@ async def test_the_deadline_counts_once_more_before_the_device() -> None:
         return list(items)
 
     batcher = Batcher(slow, run, ONE)
-    with pytest.raises(TooLate):
+    with pytest.raises(DeadlineExceeded):
         await batcher.submit(1, deadline=time.monotonic() + 0.05)
     batcher.close()
     assert batches == []

@@ -16,8 +16,8 @@ from blemish_server.scoring.frame_queue import (
     IN_FLIGHT,
     MOST_ANSWERS,
     MOST_READ,
-    FrameLine,
-    Turn,
+    FrameQueue,
+    FrameSlot,
     answer_to,
 )
 
@@ -28,10 +28,10 @@ class Camera:
     """Frames as the test sends them, and a scorer that answers when it is let."""
 
     def __init__(self, policy: pb.StreamPolicy.ValueType) -> None:
-        self.line = FrameLine(self._score, policy)
+        self.line = FrameQueue(self._score, policy)
         self.ending = asyncio.Event()
         self.begun: list[int] = []
-        self.turns: list[Turn] = []
+        self.turns: list[FrameSlot] = []
         self.read = 0
         self.queue: asyncio.Event | None = None
         """Set when turns may come; None lets them come at once."""
@@ -67,7 +67,7 @@ class Camera:
             self.read += 1
             yield frame
 
-    async def _score(self, turn: Turn) -> pb.ScoreStreamResponse:
+    async def _score(self, turn: FrameSlot) -> pb.ScoreStreamResponse:
         if self.queue is not None:
             await self.queue.wait()
         turn.picture()

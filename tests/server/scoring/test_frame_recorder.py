@@ -16,16 +16,16 @@ from qdrant_client import QdrantClient
 from tests.core.search.twin import TwinPoints
 
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.image_input import Picture
+from blemish_core.imaging.image_input import ImageInput
 from blemish_core.platform.errors import Unavailable
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.finder import Finder
-from blemish_core.search.frame_store import KeptFrames
+from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.item import Item, Label
 from blemish_core.search.query import Query, Vector
 from blemish_core.search.search_index import SearchIndex
 from blemish_server.scoring import frame_recorder as keeping
-from blemish_server.scoring.frame_recorder import Keeper, Retention
+from blemish_server.scoring.frame_recorder import FrameRecorder, Retention
 
 VERSION = ModelRef("tile", 1)
 
@@ -63,8 +63,8 @@ def index() -> Iterator[Index]:
 
 
 @pytest.fixture
-def frames(tmp_path: Path) -> KeptFrames:
-    return KeptFrames(tmp_path)
+def frames(tmp_path: Path) -> FrameStore:
+    return FrameStore(tmp_path)
 
 
 def inspected(score: float = 2.0) -> Any:
@@ -80,13 +80,13 @@ def there(version: ModelRef) -> bool:
     return version == VERSION
 
 
-def picture(number: int) -> Picture:
-    return Picture(f"picture {number}".encode())
+def picture(number: int) -> ImageInput:
+    return ImageInput(f"picture {number}".encode())
 
 
 @asynccontextmanager
-async def running(index: SearchIndex, frames: KeptFrames, retention: Retention | None = None) -> Any:
-    keeper = Keeper(index, frames, ImageLimits(), retention or Retention(1000, 90), there)
+async def running(index: SearchIndex, frames: FrameStore, retention: Retention | None = None) -> Any:
+    keeper = FrameRecorder(index, frames, ImageLimits(), retention or Retention(1000, 90), there)
     task = asyncio.create_task(keeper.run())
     try:
         yield keeper
@@ -96,7 +96,7 @@ async def running(index: SearchIndex, frames: KeptFrames, retention: Retention |
             await task
 
 
-async def test_frames_are_found_with_their_camera_and_time(index: Index, frames: KeptFrames) -> None:
+async def test_frames_are_found_with_their_camera_and_time(index: Index, frames: FrameStore) -> None:
     taken = datetime(2026, 11, 1, tzinfo=UTC)
     async with running(index, frames) as keeper:
         for number in range(30):
@@ -114,7 +114,7 @@ async def test_frames_are_found_with_their_camera_and_time(index: Index, frames:
     assert frames.read("tile", first.item.sha256).startswith(b"picture ")
 
 
-async def test_the_same_frame_again_is_the_same_item(index: Index, frames: KeptFrames) -> None:
+async def test_the_same_frame_again_is_the_same_item(index: Index, frames: FrameStore) -> None:
     async with running(index, frames) as keeper:
         for _ in range(3):
             keeper.offer(picture(1), inspected(), "line", None)
@@ -123,7 +123,7 @@ async def test_the_same_frame_again_is_the_same_item(index: Index, frames: KeptF
 
 
 async def test_nothing_waits_for_qdrant_and_what_waits_is_bounded(
-    index: Index, frames: KeptFrames, monkeypatch: pytest.MonkeyPatch
+    index: Index, frames: FrameStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeping, "_MOST_WAITING", 100)
     index.away = True
@@ -139,10 +139,10 @@ async def test_nothing_waits_for_qdrant_and_what_waits_is_bounded(
 
 
 async def test_bytes_are_bounded_too(
-    index: Index, frames: KeptFrames, monkeypatch: pytest.MonkeyPatch
+    index: Index, frames: FrameStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeping, "_MOST_BYTES", 25)
-    keeper = Keeper(index, frames, ImageLimits(), Retention(1000, 90), there)
+    keeper = FrameRecorder(index, frames, ImageLimits(), Retention(1000, 90), there)
     assert [keeper.offer(picture(number), inspected(), "line", None) for number in range(4)] == [
         True,
         True,
@@ -151,7 +151,7 @@ async def test_bytes_are_bounded_too(
     ]
 
 
-async def test_the_oldest_go_and_labelled_ones_stay(index: Index, frames: KeptFrames) -> None:
+async def test_the_oldest_go_and_labelled_ones_stay(index: Index, frames: FrameStore) -> None:
     now = datetime.now(UTC)
     async with running(index, frames, Retention(frames=5, days=10)) as keeper:
         for number in range(12):
@@ -168,29 +168,29 @@ async def test_the_oldest_go_and_labelled_ones_stay(index: Index, frames: KeptFr
     assert sum(1 for each in frames._root.rglob("*") if each.is_file()) == 6
 
 
-async def test_frames_that_an_earlier_server_kept_go_too(index: Index, frames: KeptFrames) -> None:
+async def test_frames_that_an_earlier_server_kept_go_too(index: Index, frames: FrameStore) -> None:
     taken = datetime.now(UTC) - timedelta(days=3)
     async with running(index, frames, Retention(frames=100, days=10)) as keeper:
         keeper.offer(picture(1), inspected(), "line", taken)
         await keeper.drain(5)
     assert index.count(VERSION) == 1
-    await Keeper(index, frames, ImageLimits(), Retention(frames=100, days=2), there).sweep()
+    await FrameRecorder(index, frames, ImageLimits(), Retention(frames=100, days=2), there).sweep()
     assert index.count(VERSION) == 0
     assert frames.contents("tile") == []
 
 
 async def test_a_sweep_while_qdrant_is_away_is_left_for_the_next(
-    index: Index, frames: KeptFrames, monkeypatch: pytest.MonkeyPatch
+    index: Index, frames: FrameStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away() -> list[ModelRef]:
         raise Unavailable("away", dependency="qdrant")
 
     monkeypatch.setattr(index, "published", away)
-    await Keeper(index, frames, ImageLimits(), Retention(frames=1, days=1), there).sweep()
+    await FrameRecorder(index, frames, ImageLimits(), Retention(frames=1, days=1), there).sweep()
 
 
 async def test_frames_of_a_model_that_was_removed_meanwhile_are_not_kept(
-    index: Index, frames: KeptFrames, monkeypatch: pytest.MonkeyPatch
+    index: Index, frames: FrameStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor is its index made again, also where it goes between the look and the writing."""
     async with running(index, frames) as keeper:

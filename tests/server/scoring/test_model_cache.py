@@ -15,7 +15,7 @@ from blemish_core.platform.names import ModelRef
 from blemish_core.runtimes.choice import RuntimeChoice
 from blemish_server.scoring import model_cache
 from blemish_server.scoring.batcher import BatchingPolicy
-from blemish_server.scoring.model_cache import LoadedModels
+from blemish_server.scoring.model_cache import ModelCache
 
 A, B, C = (ModelRef(name, 1) for name in "abc")
 NAME, NEXT = ModelRef("a"), ModelRef("a", 2)
@@ -69,8 +69,8 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Loading:
     return stand_in
 
 
-def models(tmp_path: Path, *, capacity: int = 2, lanes: int = 1) -> LoadedModels:
-    return LoadedModels(
+def models(tmp_path: Path, *, capacity: int = 2, lanes: int = 1) -> ModelCache:
+    return ModelCache(
         ModelStore(tmp_path),
         ImageLimits(),
         device="cpu",
@@ -80,7 +80,7 @@ def models(tmp_path: Path, *, capacity: int = 2, lanes: int = 1) -> LoadedModels
     )
 
 
-async def touch(kept: LoadedModels, *refs: ModelRef) -> None:
+async def touch(kept: ModelCache, *refs: ModelRef) -> None:
     for ref in refs:
         async with kept.use(ref):
             pass

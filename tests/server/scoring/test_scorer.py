@@ -8,18 +8,18 @@ from typing import Any, cast
 
 import pytest
 
-from blemish_core.imaging.image_input import Picture
+from blemish_core.imaging.image_input import ImageInput
 from blemish_core.platform.errors import Overloaded
 from blemish_core.platform.names import ModelRef
-from blemish_server.scoring.model_cache import LoadedModels
-from blemish_server.scoring.scorer import Inspector, Terms
+from blemish_server.scoring.model_cache import ModelCache
+from blemish_server.scoring.scorer import Scorer, Terms
 
 
 class Busy:
     """Stands for a model at which images wait for ever."""
 
     def __init__(self, max_waiting_bytes: int) -> None:
-        self._inspector = Inspector(cast(LoadedModels, self), max_waiting_bytes)
+        self._inspector = Scorer(cast(ModelCache, self), max_waiting_bytes)
         self._tasks: list[asyncio.Task[object]] = []
         self.callers: list[Hashable] = []
 
@@ -37,7 +37,7 @@ class Busy:
         Raises:
             Overloaded: if it was refused.
         """
-        call = self._inspector.inspect(Picture(bytes(size)), ModelRef("m"), Terms(caller))
+        call = self._inspector.inspect(ImageInput(bytes(size)), ModelRef("m"), Terms(caller))
         task: asyncio.Task[object] = asyncio.create_task(call)
         await asyncio.sleep(0)
         if task.done():

@@ -14,7 +14,7 @@ import pytest
 from tests.core.models.test_store import publish
 
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.image_input import Picture
+from blemish_core.imaging.image_input import ImageInput
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import Corrupt
 from blemish_core.platform.names import ModelRef
@@ -38,9 +38,9 @@ def judged(version: ModelRef, score: float, threshold: float = 1.0) -> Any:
     )
 
 
-def shown(score: str) -> tuple[Picture, None]:
+def shown(score: str) -> tuple[ImageInput, None]:
     """A picture by which the shadow finds this score."""
-    return Picture(score.encode()), None
+    return ImageInput(score.encode()), None
 
 
 class Line:
@@ -58,13 +58,13 @@ class Line:
     async def fits(self, fixed: ModelRef) -> bool:
         return self.roomy
 
-    async def inspect(self, picture: Picture, ref: ModelRef, terms: Terms) -> Any:
+    async def inspect(self, picture: ImageInput, ref: ModelRef, terms: Terms) -> Any:
         self.asked.append((ref, terms))
         if self.corrupt:
             raise Corrupt("changed")
         return judged(ref, float(picture.data))
 
-    def offer(self, picture: Picture, done: Any, camera: str, taken: datetime | None) -> bool:
+    def offer(self, picture: ImageInput, done: Any, camera: str, taken: datetime | None) -> bool:
         if self.room:
             self.kept.append(picture.data)
         return self.room
@@ -72,7 +72,7 @@ class Line:
     async def see(self, score: float, by_shadow: float, camera: str = "left") -> None:
         """Have production judge an image, and the shadow after it."""
         before = len(self.asked)
-        self.shadow.offer(lambda: (Picture(str(by_shadow).encode()), TAKEN), judged(ONE, score), camera)
+        self.shadow.offer(lambda: (ImageInput(str(by_shadow).encode()), TAKEN), judged(ONE, score), camera)
         for _ in range(200):
             await asyncio.sleep(0.005)
             if len(self.asked) > before:

@@ -12,7 +12,7 @@ from blemish_core.platform.errors import NotFound, Unavailable
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.item import CAMERA, Item, item_id
 from blemish_core.search.search_index import SearchIndex
-from blemish_server.search.index_migration import Migration
+from blemish_server.search.index_migration import IndexMigrator
 
 ONE, TWO = ModelRef("tile", 1), ModelRef("tile", 2)
 
@@ -49,9 +49,9 @@ def embed(index: SearchIndex, version: ModelRef, dataset: str) -> None:
     index.put(version, [item], np.ones((1, 4), np.float32))
 
 
-def migration(index: SearchIndex, jobs: Jobs, production: ModelRef) -> Migration:
+def migration(index: SearchIndex, jobs: Jobs, production: ModelRef) -> IndexMigrator:
     models: Any = SimpleNamespace(in_production=lambda: [production])
-    return Migration(models, index, jobs)
+    return IndexMigrator(models, index, jobs)
 
 
 def test_the_first_index_of_a_model_answers_at_once(index: SearchIndex) -> None:

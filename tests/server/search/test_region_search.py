@@ -18,8 +18,8 @@ from blemish.v1.image_pb2 import Region
 from blemish_core.detectors.base import Look, Outcome
 from blemish_core.detectors.common.regions import Spot
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.image_input import Picture
-from blemish_core.platform.errors import NotFound, Overloaded, TooLate
+from blemish_core.imaging.image_input import ImageInput
+from blemish_core.platform.errors import DeadlineExceeded, NotFound, Overloaded
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.item import Item
 from blemish_core.search.query import Similar
@@ -52,13 +52,13 @@ class Images:
             raise NotFound("it is gone")
         return bytes([item.id.int])
 
-    async def inspect(self, picture: Picture, version: ModelRef, terms: Terms) -> Any:
+    async def inspect(self, picture: ImageInput, version: ModelRef, terms: Terms) -> Any:
         assert terms.closely
         number = picture.data[0]
         self.asked.append(number)
         image = self._images[number]
         if image == REFUSED:
-            raise TooLate("it would take about 4.70 s, but only 0.10 s are left")
+            raise DeadlineExceeded("it would take about 4.70 s, but only 0.10 s are left")
         if image == FULL:
             raise Overloaded("images of 512 MiB are being worked on already")
         self.under_way += 1
@@ -129,7 +129,7 @@ async def test_what_the_door_says_is_too_late_was_not_seen() -> None:
 @pytest.mark.parametrize("image", [SLOW, REFUSED])
 async def test_it_is_too_late_where_none_was_seen(image: str) -> None:
     images = Images([image] * 6)
-    with pytest.raises(TooLate, match="any of 6 images"):
+    with pytest.raises(DeadlineExceeded, match="any of 6 images"):
         await images.ranked(deadline_s=0.5)
     assert images.asked == [0, 1, 2, 3], "never more than four at once"
 

@@ -7,8 +7,8 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from blemish_server.auth.authenticator import Doorkeeper
-from blemish_server.metrics.metrics import Monitor
+from blemish_server.auth.authenticator import Authenticator
+from blemish_server.metrics.metrics import ServerMetrics
 from blemish_server.transport.interceptor import CallInterceptor
 
 SCORE, HEALTH = "/blemish.v1.InspectionService/Score", "/grpc.health.v1.Health/Check"
@@ -42,7 +42,7 @@ async def score(request: object, context: object) -> str:
 
 async def behaviour(method: str, *, ending: bool) -> Any:
     """What a call of ``method`` is handled by."""
-    interceptor = CallInterceptor(Doorkeeper(None), Monitor(), lambda: ending)
+    interceptor = CallInterceptor(Authenticator(None), ServerMetrics(), lambda: ending)
 
     async def handler(details: Any) -> Any:
         return grpc.unary_unary_rpc_method_handler(score)

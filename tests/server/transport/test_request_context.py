@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from blemish_core.platform.errors import Denied
+from blemish_core.platform.errors import PermissionDenied
 from blemish_server.auth.access import ANYBODY, Caller, Role
 from blemish_server.auth.authenticator import calling
 from blemish_server.scoring.batcher import Priority
@@ -77,7 +77,7 @@ def test_pictures_are_as_urgent_as_asked_for(
 )
 def test_nobody_is_more_urgent_than_he_may(may: Priority, asked: Priority) -> None:
     calling.set(Caller("press-7", Role.CAMERA, may))
-    with pytest.raises(Denied, match=r"press-7 asks for .*, but its images may be .* at most"):
+    with pytest.raises(PermissionDenied, match=r"press-7 asks for .*, but its images may be .* at most"):
         terms_of(_of("a"), asked)
 
 

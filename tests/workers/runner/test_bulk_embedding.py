@@ -12,9 +12,9 @@ from blemish_core.datasets import DatasetImage
 from blemish_core.jobs import messages
 from blemish_core.jobs.attempt import Attempt
 from blemish_core.jobs.record import Limits, Phase
-from blemish_core.jobs.shards import Board, Part, parts_for
+from blemish_core.jobs.shards import Part, ShardTracker, parts_for
 from blemish_workers.runner.bulk_embedding import BulkEmbedding
-from blemish_workers.runner.step_supervisor import Oversight, StepFailed
+from blemish_workers.runner.step_supervisor import StepFailed, StepSupervisor
 
 PARTS = 3
 
@@ -28,14 +28,14 @@ def attempt(store: MemoryStore) -> Attempt:
 
 
 def bulk(store: MemoryStore, attempt: Attempt, slot: FakeSlot) -> BulkEmbedding:
-    watch: Any = Oversight(
+    watch: Any = StepSupervisor(
         store,  # type: ignore[arg-type]
         store.get(attempt.job.id),
         slot,  # type: ignore[arg-type]
         Limits(),
         threading.Event(),
     )
-    board = Board(store, attempt.job.id, PARTS)  # type: ignore[arg-type]
+    board = ShardTracker(store, attempt.job.id, PARTS)  # type: ignore[arg-type]
     return BulkEmbedding(attempt.job.id, EMBED, board, watch)
 
 

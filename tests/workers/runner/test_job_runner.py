@@ -12,9 +12,9 @@ from blemish_core.jobs.attempt import Attempt
 from blemish_core.jobs.messages import Said
 from blemish_core.jobs.record import EmbedSpec, Job, JobState, Limits
 from blemish_core.models.store import ModelStore
-from blemish_core.platform.errors import BlemishError, Corrupt, NotFound, NotPossibleYet
-from blemish_workers.runner.job_runner import Foreman
-from blemish_workers.runner.premises import Premises
+from blemish_core.platform.errors import BlemishError, Corrupt, FailedPrecondition, NotFound
+from blemish_workers.runner.job_runner import JobRunner
+from blemish_workers.runner.premises import WorkerStores
 
 
 class BrokenPremises:
@@ -29,12 +29,12 @@ class BrokenPremises:
     def forget_checkpoint(self, job: Job) -> None: ...
 
 
-def foreman(store: MemoryStore, premises: Any) -> Foreman:
+def foreman(store: MemoryStore, premises: Any) -> JobRunner:
     rest: Any = (store, premises, "line-3:77", Limits(), lambda job: None, lambda job, at_most: None)
-    return Foreman(*rest)
+    return JobRunner(*rest)
 
 
-@pytest.mark.parametrize("kind", [Corrupt, NotFound, NotPossibleYet])
+@pytest.mark.parametrize("kind", [Corrupt, NotFound, FailedPrecondition])
 def test_a_dataset_that_cannot_be_read_fails_the_job(store: MemoryStore, kind: type[BlemishError]) -> None:
     premises = BrokenPremises(kind("the dataset is damaged"))
     slot: Any = FakeSlot()
@@ -53,7 +53,7 @@ class Writing:
         self.store: Any = store
         self.job = store.add(TRAIN)
         nowhere: Any = None
-        self.premises = Premises(nowhere, nowhere, self.models, folder / "checkpoints", nowhere)
+        self.premises = WorkerStores(nowhere, nowhere, self.models, folder / "checkpoints", nowhere)
 
     def stage(self) -> None:
         folder = self.models.folder(TRAIN.model_id, 1).with_name(f".staging-{self.job.id}-{'0' * 32}")

@@ -13,7 +13,7 @@ from blemish_core.jobs.record import JobState, Limits, Phase, Result
 from blemish_core.platform.errors import JobCancelled, Unavailable
 from blemish_workers.runner import step_supervisor
 from blemish_workers.runner.child_process import ChildDied
-from blemish_workers.runner.step_supervisor import Oversight, StepFailed, Stopped, TooMuch
+from blemish_workers.runner.step_supervisor import LimitExceeded, StepFailed, StepSupervisor, Stopped
 
 REACHED = messages.Reached(phase=Phase(name="features", done=1, total=2))
 
@@ -38,7 +38,7 @@ def do(
     stopping: threading.Event | None = None,
     slot: FakeSlot | None = None,
 ) -> messages.Done:
-    watch = Oversight(
+    watch = StepSupervisor(
         store,  # type: ignore[arg-type]
         attempt.job,
         slot or FakeSlot(script),  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ def test_what_the_child_says_reaches_the_job(store: MemoryStore, attempt: Attemp
         [
             REACHED,
             messages.Warned(text="an image is damaged"),
-            messages.MayCommit(),
+            messages.CommitRequest(),
             messages.Done(result=Result(model_version="models/tile/versions/1")),
         ]
     )
@@ -63,7 +63,7 @@ def test_what_the_child_says_reaches_the_job(store: MemoryStore, attempt: Attemp
     assert job.phases == (REACHED.phase,)
     assert job.warnings == ("an image is damaged",)
     assert job.committed
-    assert isinstance(slot.child().told[-1], messages.Go)
+    assert isinstance(slot.child().told[-1], messages.CommitGranted)
     assert store.log == ["a line"]
 
 
@@ -76,7 +76,7 @@ def test_a_commit_after_a_cancellation_is_refused_and_the_child_never_goes_on(
     store: MemoryStore, attempt: Attempt
 ) -> None:
     store.cancel(attempt.job.id)
-    slot = FakeSlot([messages.MayCommit(), DONE])
+    slot = FakeSlot([messages.CommitRequest(), DONE])
     with pytest.raises(JobCancelled):
         do(store, attempt, slot=slot)
     assert [told.__class__ for told in slot.children[0].told] == [messages.Train]
@@ -84,7 +84,7 @@ def test_a_commit_after_a_cancellation_is_refused_and_the_child_never_goes_on(
 
 def test_once_committed_nothing_ends_it(store: MemoryStore, attempt: Attempt) -> None:
     stopping = threading.Event()
-    do(store, attempt, messages.MayCommit(), stopping.set, None, DONE, stopping=stopping)
+    do(store, attempt, messages.CommitRequest(), stopping.set, None, DONE, stopping=stopping)
 
 
 def test_another_attempt_ends_this_one(store: MemoryStore, attempt: Attempt) -> None:
@@ -116,7 +116,7 @@ def test_the_stricter_limit_ends_it(
 ) -> None:
     begun = Attempt.begin(store, store.add(TRAIN, limits=of_job).id, "line-3:77")  # type: ignore[arg-type]
     assert begun is not None
-    with pytest.raises(TooMuch, match=told):
+    with pytest.raises(LimitExceeded, match=told):
         do(store, begun, REACHED, DONE, limits=of_worker)
 
 
@@ -142,7 +142,7 @@ def test_a_child_that_goes_on_unwanted_is_ended(
         store.away = True
 
     # Redis is away for so long that the child, which asks whether it may commit, gets no answer.
-    slot = FakeSlot([away, messages.MayCommit()])
+    slot = FakeSlot([away, messages.CommitRequest()])
     with pytest.raises(Unavailable):
         do(store, attempt, slot=slot)
     assert slot.ended == 1

@@ -10,9 +10,9 @@ from blemish_core.jobs import messages
 from blemish_core.jobs.attempt import Attempt
 from blemish_core.jobs.lease import LeaseHeld
 from blemish_core.jobs.record import EmbedSpec, Phase
-from blemish_core.jobs.shards import EMBEDDING, MAX_FAILURES, Board, Part
+from blemish_core.jobs.shards import EMBEDDING, MAX_FAILURES, Part, ShardTracker
 from blemish_workers.runner.child_process import ChildDied
-from blemish_workers.runner.step_supervisor import LISTEN_S, Hearing, Oversight, StepFailed
+from blemish_workers.runner.step_supervisor import LISTEN_S, StepFailed, StepListener, StepSupervisor
 
 log = structlog.get_logger(__name__)
 
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 class BulkEmbedding:
     """The parts of one job, as one worker does them."""
 
-    def __init__(self, job: str, spec: EmbedSpec, board: Board, oversight: Oversight) -> None:
+    def __init__(self, job: str, spec: EmbedSpec, board: ShardTracker, oversight: StepSupervisor) -> None:
         self._job = job
         self._spec = spec
         self._board = board
@@ -31,7 +31,7 @@ class BulkEmbedding:
 
         Raises:
             StepFailed: if a part failed too often.
-            JobCancelled, Superseded, Stopped, TooMuch: if it is not to go on.
+            JobCancelled, Superseded, Stopped, LimitExceeded: if it is not to go on.
         """
         began_s, first = time.monotonic(), sum(self._board.points().values())
         while len(done := self._board.points()) < self._board.of:
@@ -50,7 +50,7 @@ class BulkEmbedding:
         """Do parts as long as there are any that nobody is at.
 
         Raises:
-            JobCancelled, Superseded, Stopped, TooMuch: if it is not to go on.
+            JobCancelled, Superseded, Stopped, LimitExceeded: if it is not to go on.
         """
         try:
             while self._take_one(_Nobody()):
@@ -58,7 +58,7 @@ class BulkEmbedding:
         except StepFailed as error:
             log.warning("helps no more", error=str(error))
 
-    def _take_one(self, hearing: Hearing) -> bool:
+    def _take_one(self, hearing: StepListener) -> bool:
         """Do a part that is not done and that nobody is at; return whether there was one.
 
         Raises:
@@ -74,7 +74,7 @@ class BulkEmbedding:
                 continue
         return False
 
-    def _do(self, part: Part, hearing: Hearing) -> None:
+    def _do(self, part: Part, hearing: StepListener) -> None:
         step = messages.Embed(job=self._job, spec=self._spec, part=part.number, of=part.of)
         try:
             self._board.done(part, self._oversight.do(step, hearing).points)

@@ -11,7 +11,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from blemish_core.jobs.messages import END_OF_STEP, SAID, Done, Failed, Go, Ready, Said, Step
+from blemish_core.jobs.messages import (
+    END_OF_STEP,
+    FROM_CHILD,
+    CommitGranted,
+    Done,
+    Failed,
+    Ready,
+    Said,
+    Step,
+)
 
 _KEPT_LINES = 2000
 _LINES_WITHIN_S = 1.0
@@ -67,7 +76,7 @@ class ChildProcess:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def tell(self, message: Step | Go) -> None:
+    def tell(self, message: Step | CommitGranted) -> None:
         """Hand it a step, or the answer to what it asked."""
         assert self._process.stdin is not None
         self._all_read.clear()
@@ -127,7 +136,7 @@ class ChildProcess:
                 for line in stream:
                     if not line.endswith(b"\n"):
                         break  # it died over this one
-                    said = SAID.validate_json(line)
+                    said = FROM_CHILD.validate_json(line)
                     if isinstance(said, Ready):
                         self._ready, self._ready_bytes = said, self.memory_bytes()
                     else:

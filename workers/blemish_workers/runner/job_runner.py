@@ -11,19 +11,19 @@ from blemish_core.jobs import messages
 from blemish_core.jobs.attempt import Attempt, Superseded
 from blemish_core.jobs.lease import Lease, LeaseHeld
 from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, Job, JobState, Limits, Result, TrainSpec
-from blemish_core.jobs.shards import Board, parts_for
+from blemish_core.jobs.shards import ShardTracker, parts_for
 from blemish_core.jobs.store import JobStore
 from blemish_core.platform.errors import BlemishError, JobCancelled, NotFound, Unavailable
 from blemish_workers.runner.bulk_embedding import BulkEmbedding
 from blemish_workers.runner.child_process import ChildDied
-from blemish_workers.runner.premises import Premises
+from blemish_workers.runner.premises import WorkerStores
 from blemish_workers.runner.slots import Slot
-from blemish_workers.runner.step_supervisor import Oversight, StepFailed, Stopped, TooMuch
+from blemish_workers.runner.step_supervisor import LimitExceeded, StepFailed, StepSupervisor, Stopped
 
 log = structlog.get_logger(__name__)
 
 
-class Foreman:
+class JobRunner:
     """Of the worker named ``worker``, ``host:pid``; safe to share between threads, each with a slot.
 
     ``send`` has any worker take up a job, ``call_helpers`` up to so many others take parts of one.
@@ -32,7 +32,7 @@ class Foreman:
     def __init__(
         self,
         store: JobStore,
-        premises: Premises,
+        premises: WorkerStores,
         worker: str,
         limits: Limits,
         send: Callable[[Job], None],
@@ -78,7 +78,7 @@ class Foreman:
                 return
             try:
                 self._embedding(job, job.spec, slot).help()
-            except (JobCancelled, Superseded, Stopped, TooMuch) as reason:
+            except (JobCancelled, Superseded, Stopped, LimitExceeded) as reason:
                 log.info("helps no more", reason=str(reason))
                 self._clean_up(self._store.get(id))
             finally:
@@ -126,7 +126,7 @@ class Foreman:
             self._premises.discard_staged(job)
             attempt.finish(JobState.CANCELLED)
             log.info("job cancelled")
-        except TooMuch as error:
+        except LimitExceeded as error:
             attempt.finish(JobState.FAILED, error=str(error))
             log.warning("job took too much", error=str(error))
         except Unavailable:
@@ -165,11 +165,11 @@ class Foreman:
         return Result(model_version=spec.model, indexed_images=points)
 
     def _embedding(self, job: Job, spec: EmbedSpec, slot: Slot) -> BulkEmbedding:
-        board = Board(self._store, job.id, job.parts)
+        board = ShardTracker(self._store, job.id, job.parts)
         return BulkEmbedding(job.id, spec, board, self._oversight(job, slot))
 
-    def _oversight(self, job: Job, slot: Slot) -> Oversight:
-        return Oversight(self._store, job, slot, self._limits, self._stopping)
+    def _oversight(self, job: Job, slot: Slot) -> StepSupervisor:
+        return StepSupervisor(self._store, job, slot, self._limits, self._stopping)
 
     def _clean_up(self, job: Job) -> None:
         """Drop what a job that has ended need not leave behind."""

@@ -13,16 +13,16 @@ from blemish_core.jobs.record import EmbedSpec, Job
 from blemish_core.jobs.retry import patiently
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.names import ModelRef
-from blemish_core.search.frame_store import KeptFrames
+from blemish_core.search.frame_store import FrameStore
 
 if TYPE_CHECKING:
     from blemish_core.search.search_index import SearchIndex
 
 
 @dataclass(frozen=True)
-class Premises:
+class WorkerStores:
     datasets: DatasetStore
-    frames: KeptFrames
+    frames: FrameStore
     models: ModelStore
     checkpoints: Path
     """Has a folder for each job that can be gone on with by another attempt."""
@@ -34,7 +34,7 @@ class Premises:
 
         Raises:
             NotFound: if there is no such dataset.
-            NotPossibleYet: if there are none.
+            FailedPrecondition: if there are none.
         """
         return len(images_of(spec, self.datasets, self.frames)[1])
 

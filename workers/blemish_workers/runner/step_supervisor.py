@@ -22,7 +22,7 @@ class StepFailed(Exception):
     """The child could not do it; the text is for the job's owner."""
 
 
-class TooMuch(Exception):
+class LimitExceeded(Exception):
     """The attempt took more than it may; the text is for the job's owner."""
 
 
@@ -30,7 +30,7 @@ class Stopped(Exception):
     """This worker was told to stop."""
 
 
-class Hearing(Protocol):
+class StepListener(Protocol):
     """Hears what a child says of its step."""
 
     def progress(self, phase: Phase) -> None: ...
@@ -38,7 +38,7 @@ class Hearing(Protocol):
     def commit(self) -> None: ...
 
 
-class Oversight:
+class StepSupervisor:
     """Of one attempt at a job, on one slot."""
 
     def __init__(
@@ -52,13 +52,13 @@ class Oversight:
         self._began = time.monotonic()
         self._looked = float("-inf")
 
-    def do(self, step: messages.Step, hearing: Hearing) -> messages.Done:
+    def do(self, step: messages.Step, hearing: StepListener) -> messages.Done:
         """Have the slot's child do a step.
 
         Raises:
             StepFailed: if it could not.
             ChildDied: if it died over it.
-            JobCancelled, Superseded, Stopped, TooMuch: if it is not to go on.
+            JobCancelled, Superseded, Stopped, LimitExceeded: if it is not to go on.
             Unavailable: if it may not commit because Redis does not answer.
         """
         child = self._slot.child()
@@ -71,10 +71,10 @@ class Oversight:
                         hearing.progress(phase)
                     case messages.Warned(text=text):
                         hearing.warn(text)
-                    case messages.MayCommit():
+                    case messages.CommitRequest():
                         hearing.commit()
                         committed = True
-                        child.tell(messages.Go())
+                        child.tell(messages.CommitGranted())
                     case messages.Done() as done:
                         return done
                     case messages.Failed(error=error):
@@ -117,13 +117,13 @@ class Oversight:
     def _measure(self, child: ChildProcess) -> None:
         took_s, most_s = time.monotonic() - self._began, self._limits.max_seconds
         if most_s and took_s > most_s:
-            raise TooMuch(
+            raise LimitExceeded(
                 f"it took longer than the {most_s:g} s that it may; ask again with a longer max_run_time, "
                 "or for less: fewer steps, a smaller input_size or coreset_ratio"
             )
         held, most = child.memory_bytes(), self._limits.max_bytes
         if most and held > most:
-            raise TooMuch(
+            raise LimitExceeded(
                 f"it took {held / 2**20:.0f} MiB of memory, more than the {most / 2**20:.0f} MiB that it "
                 "may; ask again with a larger max_memory_bytes, or for less: a smaller input_size or "
                 "coreset_ratio"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from blemish_core.detectors.common import weight_import
 from blemish_core.imaging.preprocessing import Channels
-from blemish_core.platform.errors import Corrupt, InvalidRequest, NotPossibleYet
+from blemish_core.platform.errors import Corrupt, FailedPrecondition, InvalidRequest
 
 DEFAULT = "efficientnet_lite0"
 _TIMM_NAMES = {DEFAULT: "tf_efficientnet_lite0"}
@@ -97,7 +97,7 @@ def pretrained(backbone: Backbone, weights: Path) -> dict[str, Tensor]:
     ``weights`` is the store's folder of imported weights: what lies there comes first.
 
     Raises:
-        NotPossibleYet: if they are nowhere to be had; the message names the command that brings them.
+        FailedPrecondition: if they are nowhere to be had; the message names the command that brings them.
         Corrupt: if the imported file cannot be read.
     """
     imported = weights / f"{backbone.name}.safetensors"
@@ -113,7 +113,7 @@ def pretrained(backbone: Backbone, weights: Path) -> dict[str, Tensor]:
     try:
         return dict(timm.create_model(backbone.timm_name, pretrained=True).state_dict())
     except Exception as error:  # whatever a hub client raises when there is no hub
-        raise NotPossibleYet(
+        raise FailedPrecondition(
             f"no weights for {backbone.name}: none were imported and no hub answers here. Fetch "
             f"timm's {backbone.timm_name} where there is one and bring it with "
             f"`blemish weights import {backbone.name} FILE`, or train with {DEFAULT}"

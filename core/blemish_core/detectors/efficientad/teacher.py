@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blemish_core.detectors.common import weight_import
-from blemish_core.platform.errors import Corrupt, NotPossibleYet
+from blemish_core.platform.errors import Corrupt, FailedPrecondition
 
 CHANNELS = 384
 SIZES = ("small", "medium")
@@ -74,7 +74,7 @@ def find(size: str, weights: Path) -> Teacher:
     """Return the teacher for ``size``; ``weights`` is the store's folder of what was brought.
 
     Raises:
-        NotPossibleYet: if there is none; the message names the commands that bring one.
+        FailedPrecondition: if there is none; the message names the commands that bring one.
         Corrupt: if what was brought cannot be read.
     """
     name = weights_name(size)
@@ -88,7 +88,7 @@ def find(size: str, weights: Path) -> Teacher:
     if shipped.exists():
         half = load_file(shipped)
         return Teacher({key: value.float() for key, value in half.items()}, "distilled by blemish")
-    raise NotPossibleYet(
+    raise FailedPrecondition(
         f"no teacher for EfficientAD {size}: fetch the official one with `blemish weights fetch "
         f"efficientad`, bring one with `blemish weights import {name} FILE`, or train the size small, "
         "whose teacher comes with blemish"

@@ -35,7 +35,7 @@ from blemish_core.detectors.common.embedding import (
 )
 from blemish_core.detectors.patchcore.memory_bank import MemoryBank, Nearest
 from blemish_core.detectors.patchcore.network import PatchCoreNetwork
-from blemish_core.detectors.patchcore.position_norm import usual_distances
+from blemish_core.detectors.patchcore.position_norm import expected_distances
 from blemish_core.imaging.preprocessing import Preprocessing
 from blemish_core.platform.errors import InvalidRequest
 from blemish_core.runtimes.torch_runtime import TorchRuntime
@@ -154,7 +154,7 @@ class PatchCore:
             assert layer.bias is not None
             tensors |= {"feature_whitening": layer.weight[:, :, 0, 0], "feature_shift": layer.bias}
         if self._usual is not None:
-            tensors["usual_distances"] = self._usual
+            tensors["usual_distances"] = self._usual  # a name in stored bundles
         if self._bank.centroids is not None:
             tensors["index_centroids"] = self._bank.centroids
         if self._bank.supports is not None:
@@ -255,7 +255,7 @@ class PatchCore:
         """Take the backbone's ImageNet weights; ``weights`` is the store's folder of imported ones.
 
         Raises:
-            NotPossibleYet: if they are nowhere to be had; the message names the command that brings them.
+            FailedPrecondition: if they are not installed; the message names the command that imports them.
             Corrupt: if the imported file cannot be read.
         """
         self._torch.load_backbone(backbones.pretrained(self._backbone, weights))
@@ -321,7 +321,7 @@ class PatchCore:
                     found.append(self._bank.distances_to_others(patches, barred))
         on_images(len(images))
         distances = torch.stack(found) if found else features.new_empty(0, features.shape[1])
-        self._usual = usual_distances(distances, grid).to(self._device)
+        self._usual = expected_distances(distances, grid).to(self._device)
 
     def measure_directions(self, features: Tensor) -> None:
         """Take what the features (B, P, D) of good images vary in as what tells no images apart."""

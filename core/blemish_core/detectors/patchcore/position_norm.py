@@ -20,7 +20,7 @@ _SMOOTHING = 1.0
 _AVERAGE_COUNTS = 10
 
 
-def usual_distances(distances: Tensor, grid: tuple[int, int]) -> Tensor:
+def expected_distances(distances: Tensor, grid: tuple[int, int]) -> Tensor:
     """Return how far good patches lie from the bank at each place, (P,), 1 being the average of all.
 
     ``distances`` (N, P) are those of N good images that the bank does not hold, in rows and columns of

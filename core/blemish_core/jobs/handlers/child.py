@@ -19,9 +19,9 @@ import structlog
 
 from blemish_core.jobs import messages
 from blemish_core.jobs.handlers import warmup, work
-from blemish_core.jobs.handlers.context import Workplace
+from blemish_core.jobs.handlers.context import JobContext
 from blemish_core.jobs.handlers.work import Ear
-from blemish_core.jobs.messages import Go, Said, Step
+from blemish_core.jobs.messages import CommitGranted, Said, Step
 from blemish_core.jobs.record import Phase
 
 _IDLE_S = 10.0
@@ -32,11 +32,11 @@ log = structlog.get_logger(__name__)
 class Child:
     """Takes steps from ``told`` and does them at ``place``, one after the other."""
 
-    def __init__(self, place: Workplace, told: BinaryIO, say: BinaryIO) -> None:
+    def __init__(self, place: JobContext, told: BinaryIO, say: BinaryIO) -> None:
         self._place = place
         self._told = told
         self._say = say
-        self._messages: queue.SimpleQueue[Step | Go] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[Step | CommitGranted] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Work until the worker is gone; does not return."""
@@ -55,13 +55,13 @@ class Child:
                 loaded = True
                 continue
             loaded = True  # by the step, as far as it needs it
-            if not isinstance(step, Go):
+            if not isinstance(step, CommitGranted):
                 with structlog.contextvars.bound_contextvars(job=step.job):
                     self._take(step)
 
     def _listen(self) -> None:
         for line in self._told:
-            self._messages.put(messages.TOLD.validate_json(line))
+            self._messages.put(messages.TO_CHILD.validate_json(line))
         # The worker died or let go: nobody would hear of what is done from here on.
         os._exit(0)
 
@@ -95,8 +95,8 @@ class Child:
         self._tell(messages.Warned(text=text))
 
     def _commit(self) -> None:
-        self._tell(messages.MayCommit())
-        self._messages.get()  # Go; where it must not, this process is killed
+        self._tell(messages.CommitRequest())
+        self._messages.get()  # CommitGranted; where it must not, this process is killed
 
     def _tell(self, said: Said) -> None:
         with suppress(BrokenPipeError):  # the listener ends this process

@@ -13,20 +13,20 @@ from blemish_core.imaging.decode import ImageLimits
 from blemish_core.jobs import retry
 from blemish_core.models.store import ModelStore
 from blemish_core.runtimes.choice import RuntimeChoice
-from blemish_core.search.frame_store import KeptFrames
+from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.search_index import SearchIndex
 
 _Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
-class Workplace:
+class JobContext:
     """What jobs work with."""
 
     datasets: DatasetStore
     models: ModelStore
     index: SearchIndex
-    frames: KeptFrames
+    frames: FrameStore
     weights: Path
     limits: ImageLimits
     device: str

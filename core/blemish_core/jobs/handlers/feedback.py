@@ -6,7 +6,7 @@ from functools import partial
 
 from blemish_core.detectors.base import Image, Progress, ReadImage
 from blemish_core.imaging.decode import decode
-from blemish_core.jobs.handlers.context import Workplace, patiently
+from blemish_core.jobs.handlers.context import JobContext, patiently
 from blemish_core.jobs.record import TrainSpec
 from blemish_core.platform.errors import BlemishError
 from blemish_core.platform.names import ModelRef
@@ -19,7 +19,7 @@ _GOOD = either(any_of("label", [Label.FALSE_ALARM, Label.GOOD]))
 
 
 def good_images(
-    place: Workplace, spec: TrainSpec, progress: Progress, note: Callable[[str], None]
+    place: JobContext, spec: TrainSpec, progress: Progress, note: Callable[[str], None]
 ) -> list[ReadImage]:
     """Return readers of the images that people called false alarms or good, each content once.
 
@@ -50,7 +50,7 @@ def good_images(
     return [partial(_read, place, version, item) for item in found.values()]
 
 
-def _labelled(place: Workplace, version: ModelRef, progress: Progress) -> Iterator[Item]:
+def _labelled(place: JobContext, version: ModelRef, progress: Progress) -> Iterator[Item]:
     after = None
     while True:
         items, after = patiently(progress, partial(place.index.items, version, _GOOD, _PAGE, after))
@@ -59,5 +59,5 @@ def _labelled(place: Workplace, version: ModelRef, progress: Progress) -> Iterat
             return
 
 
-def _read(place: Workplace, version: ModelRef, item: Item) -> Image:
+def _read(place: JobContext, version: ModelRef, item: Item) -> Image:
     return decode(ItemImages(place.datasets, place.frames).read(version, item), place.limits)

@@ -7,13 +7,13 @@ import structlog
 
 from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
 from blemish_core.jobs.handlers import export
-from blemish_core.jobs.handlers.context import Workplace
+from blemish_core.jobs.handlers.context import JobContext
 from blemish_core.platform.gc_tuning import uncollected
 
 log = structlog.get_logger(__name__)
 
 
-def load(place: Workplace) -> None:
+def load(place: JobContext) -> None:
     """Import what every job needs, and convert the network that most trainings have: 12 s on two cores.
 
     Nothing depends on it: what cannot be done here is done again by the job that needs it, which says why.

@@ -20,14 +20,14 @@ from blemish_core.evaluation.metrics import GOOD
 from blemish_core.evaluation.scoring import Scored, scored
 from blemish_core.jobs.embed_source import images_of
 from blemish_core.jobs.handlers import export, feedback
-from blemish_core.jobs.handlers.context import Workplace, patiently
+from blemish_core.jobs.handlers.context import JobContext, patiently
 from blemish_core.jobs.messages import Embed
 from blemish_core.jobs.record import EvaluateSpec, Result, TrainSpec, now
 from blemish_core.jobs.shards import EMBEDDING, Part
 from blemish_core.models import bundle
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.loading import load_detector, write_weights
-from blemish_core.platform.errors import BlemishError, NotPossibleYet
+from blemish_core.platform.errors import BlemishError, FailedPrecondition
 from blemish_core.platform.names import ModelRef, dataset_name
 from blemish_core.runtimes.card import RuntimeCard
 from blemish_core.runtimes.choice import INT8, OPENVINO, TORCH
@@ -57,7 +57,7 @@ class Ear:
     """Called right before the effect becomes visible; raises if it must not."""
 
 
-def train(place: Workplace, spec: TrainSpec, job: str, ear: Ear) -> Result:
+def train(place: JobContext, spec: TrainSpec, job: str, ear: Ear) -> Result:
     """Train a detector, calibrate and measure it, publish it as a version of its model."""
     progress = ear.progress
     if done := place.models.made_by(job, spec.model_id):
@@ -152,14 +152,14 @@ def train(place: Workplace, spec: TrainSpec, job: str, ear: Ear) -> Result:
     return _promoted(place, spec, manifest)
 
 
-def _promoted(place: Workplace, spec: TrainSpec, manifest: Manifest) -> Result:
+def _promoted(place: JobContext, spec: TrainSpec, manifest: Manifest) -> Result:
     if spec.promote:
         place.models.promote(ModelRef(spec.model_id, manifest.version))
     return Result(model_version=manifest.name, metrics=manifest.metrics)
 
 
 def _runtimes(
-    place: Workplace,
+    place: JobContext,
     spec: TrainSpec,
     training: Training,
     train: Sequence[ReadImage],
@@ -186,7 +186,7 @@ def _runtimes(
     return cards
 
 
-def evaluate(place: Workplace, spec: EvaluateSpec, job: str, ear: Ear) -> Result:
+def evaluate(place: JobContext, spec: EvaluateSpec, job: str, ear: Ear) -> Result:
     """Measure a model version on the test images of a dataset, and keep a report beside it."""
     progress = ear.progress
     manifest, detector = _load(place, spec.model)
@@ -194,7 +194,7 @@ def evaluate(place: Workplace, spec: EvaluateSpec, job: str, ear: Ear) -> Result
     notes = Notes(ear.warn)
     evaluation = _evaluated(place, detector, calibration, spec.dataset, progress, notes.add)
     if evaluation is None:
-        raise NotPossibleYet(f"{dataset_name(spec.dataset)} has no test images to measure on")
+        raise FailedPrecondition(f"{dataset_name(spec.dataset)} has no test images to measure on")
     judged_by = manifest.model_copy(update={"calibration": calibration})
     page = report.Report(judged_by, evaluation, notes.texts, by=report.By(job, now()))
     progress("report", 0, 1, "report")
@@ -205,7 +205,7 @@ def evaluate(place: Workplace, spec: EvaluateSpec, job: str, ear: Ear) -> Result
     return Result(model_version=manifest.name, metrics=evaluation.metrics)
 
 
-def embed(place: Workplace, step: Embed, ear: Ear) -> int:
+def embed(place: JobContext, step: Embed, ear: Ear) -> int:
     """Score a part of a dataset's test images, or of kept frames, and write their embeddings to its index.
 
     Returns how many points that are: one for each content that can be read.
@@ -232,7 +232,7 @@ def embed(place: Workplace, step: Embed, ear: Ear) -> int:
 
 
 @lru_cache(maxsize=1)
-def _load(place: Workplace, name: str) -> tuple[Manifest, Detector]:
+def _load(place: JobContext, name: str) -> tuple[Manifest, Detector]:
     """The model is kept: the next part of the same job needs it again."""
     ref = place.models.resolve(ModelRef.parse(name))
     return load_detector(place.models.folder(ref.model, ref.version or 0), place.device, place.runtime)
@@ -244,7 +244,7 @@ def forget_model() -> None:
 
 
 def _evaluated(
-    place: Workplace,
+    place: JobContext,
     detector: Detector,
     calibration: Calibration,
     dataset: str,

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from blemish_core.detectors.common.backbone import Backbone, import_weights, pretrained
-from blemish_core.platform.errors import InvalidRequest, NotPossibleYet
+from blemish_core.platform.errors import FailedPrecondition, InvalidRequest
 
 
 def test_the_default_needs_no_hub(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_no_weights_anywhere_names_the_command(tmp_path: Path, monkeypatch: pyte
 
     backbone = Backbone.named("resnet18")
     monkeypatch.setattr(timm, "create_model", no_hub)
-    with pytest.raises(NotPossibleYet, match="blemish weights import resnet18 FILE"):
+    with pytest.raises(FailedPrecondition, match="blemish weights import resnet18 FILE"):
         pretrained(backbone, tmp_path)
 
 

@@ -30,7 +30,7 @@ from blemish_core.detectors.efficientad.training.start import (
     last_layer,
 )
 from blemish_core.detectors.efficientad.training.train import train
-from blemish_core.platform.errors import InvalidRequest, JobCancelled, NotPossibleYet
+from blemish_core.platform.errors import FailedPrecondition, InvalidRequest, JobCancelled
 from blemish_core.runtimes import parity
 
 # Two are the fewest steps of which one can come before a cut and one after.
@@ -315,12 +315,12 @@ def test_a_cancelled_training_ends_at_the_next_step(tmp_path: Path) -> None:
 
 
 def test_too_few_images_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(NotPossibleYet, match="at least 3 good images"):
+    with pytest.raises(FailedPrecondition, match="at least 3 good images"):
         learn(tmp_path, images=range(2))
 
 
 def test_no_teacher_of_a_size_names_the_commands(tmp_path: Path) -> None:
-    with pytest.raises(NotPossibleYet, match="blemish weights fetch efficientad"):
+    with pytest.raises(FailedPrecondition, match="blemish weights fetch efficientad"):
         teacher.find("medium", tmp_path)
 
 

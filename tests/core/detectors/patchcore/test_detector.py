@@ -25,12 +25,12 @@ from blemish_core.detectors.base import (
 )
 from blemish_core.detectors.common.regions import match, part_of, spot
 from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
-from blemish_core.detectors.patchcore.position_norm import usual_distances
+from blemish_core.detectors.patchcore.position_norm import expected_distances
 from blemish_core.detectors.patchcore.training import train as train_module
 from blemish_core.detectors.patchcore.training.train import _fits, changes_of, train
 from blemish_core.detectors.patchcore.training.whitening import Changes, Whitening
 from blemish_core.imaging.image_input import Region
-from blemish_core.platform.errors import InvalidRequest, JobCancelled, NotPossibleYet, TooLarge
+from blemish_core.platform.errors import FailedPrecondition, InvalidRequest, JobCancelled, TooLarge
 from blemish_core.runtimes.torch_runtime import TorchRuntime
 
 SMALL = PatchCoreSettings(input_size=64, coreset_ratio=0.25)
@@ -193,7 +193,7 @@ def test_of_few_images_each_is_altered_several_times_and_of_many_some(count: int
 
 
 def test_copies_of_one_image_say_nothing_of_how_good_ones_differ() -> None:
-    with pytest.raises(NotPossibleYet, match="the 24 good images are alike to the last bit"):
+    with pytest.raises(FailedPrecondition, match="the 24 good images are alike to the last bit"):
         trained(24, reads=[partial(stripes, 1)] * 24)
 
 
@@ -287,7 +287,9 @@ def test_an_image_is_measured_by_the_entries_of_the_others() -> None:
         for image in range(3)
     ]
     usual = detector.tensors()["usual_distances"]
-    torch.testing.assert_close(usual, usual_distances(torch.stack([d.amin(1) for d in distances]), (8, 8)))
+    torch.testing.assert_close(
+        usual, expected_distances(torch.stack([d.amin(1) for d in distances]), (8, 8))
+    )
     assert usual[:8].min() > usual[16:].max()
 
 
@@ -437,7 +439,7 @@ def test_a_runtime_that_was_lent_is_given_back_whatever_happens(training: Traini
 
 
 def test_one_image_is_too_few() -> None:
-    with pytest.raises(NotPossibleYet, match="at least 2 good images"):
+    with pytest.raises(FailedPrecondition, match="at least 2 good images"):
         trained(1)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from blemish_core.detectors.patchcore.position_norm import usual_distances
+from blemish_core.detectors.patchcore.position_norm import expected_distances
 
 GRID = (12, 16)
 PLACES = 12 * 16
@@ -17,26 +17,26 @@ def noisy(images: int) -> torch.Tensor:
 
 
 def test_what_is_usual_at_a_place_is_found_whatever_the_unit() -> None:
-    usual = usual_distances(noisy(200), GRID).reshape(*GRID)
+    usual = expected_distances(noisy(200), GRID).reshape(*GRID)
     assert usual.mean().item() == pytest.approx(1, abs=0.01)
     assert (usual[:, :6].mean() / usual[:, 10:].mean()).item() == pytest.approx(1.2, abs=0.03)
-    torch.testing.assert_close(usual_distances(noisy(200) * 100, GRID), usual.flatten())
+    torch.testing.assert_close(expected_distances(noisy(200) * 100, GRID), usual.flatten())
 
 
 def test_a_few_images_say_less_of_a_place_than_many() -> None:
-    few, many = usual_distances(noisy(2), GRID), usual_distances(noisy(200), GRID)
+    few, many = expected_distances(noisy(2), GRID), expected_distances(noisy(200), GRID)
     assert (few - 1).abs().mean() < (many - 1).abs().mean()
     mixed = torch.randperm(PLACES, generator=torch.Generator().manual_seed(6))
-    assert usual_distances(noisy(2)[:, mixed], GRID).std() < 0.05  # 0.3 of a single patch
+    assert expected_distances(noisy(2)[:, mixed], GRID).std() < 0.05  # 0.3 of a single patch
 
 
 @pytest.mark.parametrize("distances", [torch.empty(0, PLACES), torch.zeros(3, PLACES)])
 def test_nothing_known_is_the_same_everywhere(distances: torch.Tensor) -> None:
-    assert usual_distances(distances, GRID).equal(torch.ones(PLACES))
+    assert expected_distances(distances, GRID).equal(torch.ones(PLACES))
 
 
 def test_a_place_without_distance_does_not_make_others_infinite() -> None:
     distances = noisy(50)
     distances[:, :64] = 0
-    usual = usual_distances(distances, GRID)
+    usual = expected_distances(distances, GRID)
     assert usual.min() > 0.1

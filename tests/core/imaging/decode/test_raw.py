@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.image_input import PIXEL_FORMATS, Picture, RawLayout, Region
+from blemish_core.imaging.image_input import PIXEL_FORMATS, ImageInput, RawLayout, Region
 from blemish_core.platform.errors import InvalidImage
 
 LIMITS = ImageLimits()
@@ -17,9 +17,11 @@ def noise(*shape: int, below: int = 256) -> NDArray[np.int64]:
     return np.random.default_rng(7).integers(0, below, shape)
 
 
-def raw(samples: NDArray[np.generic], name: str, stride: int = 0, region: Region | None = None) -> Picture:
+def raw(
+    samples: NDArray[np.generic], name: str, stride: int = 0, region: Region | None = None
+) -> ImageInput:
     height, width = samples.shape[:2]
-    return Picture(samples.tobytes(), RawLayout(name, width, height, stride), region)
+    return ImageInput(samples.tobytes(), RawLayout(name, width, height, stride), region)
 
 
 def scene() -> NDArray[np.uint8]:
@@ -76,11 +78,11 @@ def test_padding_between_rows_is_no_picture(name: str) -> None:
     plain = noise(HEIGHT, row, below=4 if "1" in name else 256).astype(np.uint8)
     padded = np.full((HEIGHT, stride), 255, np.uint8)
     padded[:, :row] = plain
-    expected = Picture(plain.tobytes(), RawLayout(name, WIDTH, HEIGHT)).pixels(LIMITS)
+    expected = ImageInput(plain.tobytes(), RawLayout(name, WIDTH, HEIGHT)).pixels(LIMITS)
     layout = RawLayout(name, WIDTH, HEIGHT, stride)
-    assert (Picture(padded.tobytes(), layout).pixels(LIMITS) == expected).all()
+    assert (ImageInput(padded.tobytes(), layout).pixels(LIMITS) == expected).all()
     # Nothing need follow the last row.
-    assert (Picture(padded.tobytes()[:-10], layout).pixels(LIMITS) == expected).all()
+    assert (ImageInput(padded.tobytes()[:-10], layout).pixels(LIMITS) == expected).all()
 
 
 @pytest.mark.parametrize("name", ["Mono8", "Mono12", "RGB8", "BGR8", "BayerGR8"])
@@ -88,9 +90,9 @@ def test_a_region_is_that_part_of_the_whole(name: str) -> None:
     kind = PIXEL_FORMATS[name]
     data = noise(HEIGHT * WIDTH * kind.bytes, below=4).astype(np.uint8).tobytes()
     layout = RawLayout(name, WIDTH, HEIGHT)
-    whole = Picture(data, layout).pixels(LIMITS)
+    whole = ImageInput(data, layout).pixels(LIMITS)
     # An odd corner: the colours of a mosaic are those of the whole sensor all the same.
-    part = Picture(data, layout, Region(left=3, top=1, width=17, height=18)).pixels(LIMITS)
+    part = ImageInput(data, layout, Region(left=3, top=1, width=17, height=18)).pixels(LIMITS)
     assert (part == whole[1:19, 3:20]).all()
 
 
@@ -115,7 +117,7 @@ def test_a_layout_that_does_not_fit_is_refused_by_its_field(
     layout: RawLayout, size: int, field: str, says: str
 ) -> None:
     with pytest.raises(InvalidImage, match=says) as refused:
-        Picture(bytes(size), layout).pixels(LIMITS)
+        ImageInput(bytes(size), layout).pixels(LIMITS)
     assert refused.value.field.endswith(field)
 
 

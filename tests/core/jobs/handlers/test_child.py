@@ -50,7 +50,7 @@ def test_an_idle_child_gives_back_the_model_of_its_last_embedding(monkeypatch: p
     idle = Idle(monkeypatch, times=1)
     idle.run()
     assert "forget" in idle.did
-    assert messages.SAID.validate_json(idle.said.getvalue()) == messages.Ready(device="cpu")
+    assert messages.FROM_CHILD.validate_json(idle.said.getvalue()) == messages.Ready(device="cpu")
 
 
 def test_an_idle_child_loads_what_jobs_need_ahead_of_the_first_and_once(

@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 
 from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
 from blemish_core.jobs.handlers import export, warmup
-from blemish_core.jobs.handlers.context import Workplace
-from blemish_core.platform.errors import NotPossibleYet
+from blemish_core.jobs.handlers.context import JobContext
+from blemish_core.platform.errors import FailedPrecondition
 from blemish_core.runtimes import openvino_runtime
 from blemish_core.runtimes.choice import RuntimeChoice
 
@@ -23,8 +23,8 @@ def _nothing_converted() -> Iterator[None]:
     openvino_runtime.forget()
 
 
-def workplace(folder: Path) -> Workplace:
-    return Mock(spec=Workplace, weights=folder, device="cpu", runtime=RuntimeChoice())
+def workplace(folder: Path) -> JobContext:
+    return Mock(spec=JobContext, weights=folder, device="cpu", runtime=RuntimeChoice())
 
 
 def test_the_first_training_finds_its_network_converted(
@@ -40,7 +40,9 @@ def test_the_first_training_finds_its_network_converted(
 def test_what_cannot_be_loaded_is_left_to_the_job_that_needs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "fast", Mock(side_effect=NotPossibleYet("OpenVINO cannot be loaded here")))
+    monkeypatch.setattr(
+        export, "fast", Mock(side_effect=FailedPrecondition("OpenVINO cannot be loaded here"))
+    )
     with capture_logs() as logs:
         warmup.load(workplace(tmp_path))
     assert [(one["log_level"], one["event"]) for one in logs] == [

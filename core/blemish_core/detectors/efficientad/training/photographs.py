@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from blemish_core.platform.errors import NotPossibleYet
+from blemish_core.platform.errors import FailedPrecondition
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 _SHORT_SIDE = 320  # px at which photographs are kept
@@ -105,7 +105,7 @@ def photographs(folder: Path | None, fetched: Path) -> tuple[Photographs, str]:
         fetched: where fetched ones lie, if they do.
 
     Raises:
-        NotPossibleYet: if there are none.
+        FailedPrecondition: if there are none.
     """
     if folder is None and fetched.is_dir():
         folder = fetched
@@ -114,7 +114,7 @@ def photographs(folder: Path | None, fetched: Path) -> tuple[Photographs, str]:
     else:
         files, source = installed(), "installed packages"
     if not files:
-        raise NotPossibleYet(
+        raise FailedPrecondition(
             f"there are no photographs in {source}: name a folder of them with BLEMISH_PHOTOGRAPHS, or "
             "fetch Imagenette with `blemish weights fetch imagenette`"
         )

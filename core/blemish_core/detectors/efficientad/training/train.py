@@ -19,7 +19,7 @@ from blemish_core.detectors.efficientad.teacher import CHANNELS
 from blemish_core.detectors.efficientad.training.losses import standardised
 from blemish_core.detectors.efficientad.training.photographs import photographs
 from blemish_core.detectors.efficientad.training.steps import Steps, Surface
-from blemish_core.platform.errors import NotPossibleYet
+from blemish_core.platform.errors import FailedPrecondition
 
 if TYPE_CHECKING:
     from blemish_core.detectors.common.anomalib_models import EfficientAdModel
@@ -39,10 +39,10 @@ def train(settings: EfficientAdSettings, images: Sequence[ReadImage], terms: Ter
     fewer than 10 are held out they serve for both.
 
     Raises:
-        NotPossibleYet: with fewer than 3 images, or without a teacher or photographs.
+        FailedPrecondition: with fewer than 3 images, or without a teacher or photographs.
     """
     if len(images) < MIN_IMAGES:
-        raise NotPossibleYet(
+        raise FailedPrecondition(
             f"EfficientAD learns from at least {MIN_IMAGES} good images, but the dataset has "
             f"{len(images)} in train/good; upload more"
         )

@@ -17,7 +17,7 @@ from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettin
 from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
 from blemish_core.detectors.patchcore.training.synthetic import altered, disturbed
 from blemish_core.detectors.patchcore.training.whitening import Changes, Whitening
-from blemish_core.platform.errors import NotPossibleYet, TooLarge
+from blemish_core.platform.errors import FailedPrecondition, TooLarge
 
 MIN_IMAGES = 2  # one to learn, one to hold out
 _CROSS_BELOW = 20  # fewer images than this are too few to spare any for calibration alone
@@ -47,14 +47,14 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
     (``tests/benchmarks/bench_calibration.py --size 64``); single trainings up to 68 %, 43 %, 33 % and 28 %.
 
     Raises:
-        NotPossibleYet: with fewer than 2 images, if all are the same one, or if the backbone's weights
+        FailedPrecondition: with fewer than 2 images, if all are the same one, or if the backbone's weights
             cannot be had.
         TooLarge: if the features would need more than the terms allow of memory and of disk, or the
             memory bank more than they allow of memory.
         DiskFull: if the disk for the features is full.
     """
     if len(images) < MIN_IMAGES:
-        raise NotPossibleYet(
+        raise FailedPrecondition(
             f"PatchCore learns from at least {MIN_IMAGES} good images, but the dataset has "
             f"{len(images)} in train/good; upload more"
         )
@@ -86,7 +86,7 @@ def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms
         )
     scores = tuple(outcome.score for outcome in outcomes)
     if not max(scores) > 0:
-        raise NotPossibleYet(
+        raise FailedPrecondition(
             f"the {len(images)} good images are alike to the last bit, which says nothing of how far good "
             "ones differ; upload images of several pieces, as the camera takes them"
         )

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from blemish_core.detectors.efficientad.training.photographs import installed, photographs
-from blemish_core.platform.errors import NotPossibleYet
+from blemish_core.platform.errors import FailedPrecondition
 
 
 def test_those_of_installed_packages_serve_by_default(tmp_path: Path) -> None:
@@ -44,5 +44,5 @@ def test_a_folder_that_is_named_comes_first(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_refused_with_the_cure(tmp_path: Path) -> None:
-    with pytest.raises(NotPossibleYet, match="BLEMISH_PHOTOGRAPHS"):
+    with pytest.raises(FailedPrecondition, match="BLEMISH_PHOTOGRAPHS"):
         photographs(tmp_path, tmp_path)
