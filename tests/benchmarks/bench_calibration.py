@@ -23,7 +23,7 @@ from torch import Tensor
 
 from blemish_client.demo.surfaces.specimen import CATEGORIES, Origin, draw
 from blemish_core.calibration import Calibration
-from blemish_core.detectors.base import Image, Terms, Training, silent
+from blemish_core.detectors.base import Image, Training, TrainingContext, silent
 from blemish_core.detectors.patchcore.detector import PatchCoreSettings
 from blemish_core.detectors.patchcore.network import PatchFeatures
 from blemish_core.detectors.patchcore.training.train import train
@@ -104,7 +104,7 @@ def _trained(
     target: float,
     settings: PatchCoreSettings,
 ) -> tuple[Training, Calibration]:
-    terms = Terms(Path("nowhere"), seed, target, silent)
+    terms = TrainingContext(Path("nowhere"), seed, target, silent)
     training = train(settings, [partial(pool.__getitem__, i) for i in chosen], terms)
     return training, Calibration.of(training.held.scores, training.held.map_maxima, target)
 

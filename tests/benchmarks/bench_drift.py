@@ -17,7 +17,7 @@ import numpy as np
 
 from blemish_client.demo.surfaces.specimen import CATEGORIES, CLASSES, Origin, draw
 from blemish_core.calibration import Calibration
-from blemish_core.detectors.base import Detector, Image, Terms, silent
+from blemish_core.detectors.base import Detector, Image, TrainingContext, silent
 from blemish_core.detectors.patchcore.detector import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.train import train
 from blemish_core.evaluation.metrics import image_auroc
@@ -73,7 +73,7 @@ def _column(
 ) -> dict[str, tuple[float, float, float]]:
     """Share with a low p-value, share rejected and image AUROC, by change."""
     learned = [draw(Origin(category, "train", "good", number, 0, SIZE)).image for number in range(images)]
-    terms = Terms(Path("nowhere"), 0, TARGET, silent)
+    terms = TrainingContext(Path("nowhere"), 0, TARGET, silent)
     training = train(settings, [partial(learned.__getitem__, i) for i in range(images)], terms)
     judge = Calibration.of(training.held.scores, training.held.map_maxima, TARGET)
     good = [draw(Origin(category, "test", "good", number, 0, SIZE)).image for number in range(fresh)]

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blemish_client.demo.surfaces import CATEGORIES, generate
-from blemish_core.detectors.base import Image, Terms, Training, silent
+from blemish_core.detectors.base import Image, Training, TrainingContext, silent
 from blemish_core.detectors.common import embedding
 from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
 from blemish_core.detectors.patchcore.training import train as patchcore_training
@@ -67,7 +67,7 @@ def trained(
     if len(train) > images:
         chosen = np.random.default_rng(0).permutation(len(train))[:images]
         train = [train[number] for number in sorted(chosen)]
-    terms = Terms(weights=folder / "none", seed=0, target_false_reject_rate=0.05, progress=silent)
+    terms = TrainingContext(weights=folder / "none", seed=0, target_false_reject_rate=0.05, progress=silent)
     settings = PatchCoreSettings(coreset_ratio=coreset, whitened=whitened, input_size=size)
     return patchcore_training.train(settings, [partial(read, each) for each in train], terms)
 

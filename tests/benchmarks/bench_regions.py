@@ -23,7 +23,7 @@ from tests.benchmarks.bench_embeddings import GOOD, IMAGES, precision, read, tra
 
 from blemish_client.demo.surfaces import CATEGORIES, generate
 from blemish_core.calibration import Calibration
-from blemish_core.detectors.base import Look
+from blemish_core.detectors.base import PatchFeatures
 from blemish_core.detectors.common.regions import Match, Spot, match, part_of, spot
 from blemish_core.imaging.decode import read_mask
 from blemish_core.imaging.image_input import Region
@@ -35,7 +35,7 @@ class Seen:
 
     class_name: str
     shape: tuple[int, int]
-    look: Look
+    look: PatchFeatures
     truth: NDArray[np.bool_] | None
     """(H, W); None without a ground truth."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from blemish_client.demo.surfaces import generate
-from blemish_core.detectors.base import Outcome
+from blemish_core.detectors.base import Prediction
 from blemish_core.detectors.common.embedding import whitening
 from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
 from blemish_core.evaluation.pixel_figures import PixelTally
@@ -21,7 +21,7 @@ from blemish_core.imaging.decode import decode
 from blemish_core.imaging.preprocessing import Preprocessing
 
 
-def assert_the_same(ours: Sequence[Outcome], theirs: InferenceBatch) -> None:
+def assert_the_same(ours: Sequence[Prediction], theirs: InferenceBatch) -> None:
     assert theirs.pred_score is not None
     assert theirs.anomaly_map is not None
     np.testing.assert_allclose([o.score for o in ours], theirs.pred_score, rtol=1e-4)

@@ -17,7 +17,7 @@ Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Prediction:
     """What one forward pass says of one image."""
 
     score: float
@@ -29,10 +29,10 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Look:
+class PatchFeatures:
     """An outcome, and what each patch of the image is like: for search by a part of it. On the CPU."""
 
-    outcome: Outcome
+    outcome: Prediction
     deviations: Tensor
     """(rows, columns, D), of each patch from the mean of good ones, whitened."""
     anomaly: Tensor
@@ -87,10 +87,10 @@ class Detector(Protocol):
     def prepare(self, image: Image) -> Tensor:
         """Return the model's input, float32 (3, size, size): small, whatever the size of the image."""
 
-    def inspect(self, inputs: Sequence[Tensor]) -> list[Outcome]:
+    def inspect(self, inputs: Sequence[Tensor]) -> list[Prediction]:
         """Score prepared images in one forward pass."""
 
-    def look(self, inputs: Sequence[Tensor]) -> list[Look]:
+    def look(self, inputs: Sequence[Tensor]) -> list[PatchFeatures]:
         """Score prepared images and tell what their patches are like; slower than ``inspect``."""
 
     def exhaustively(self) -> AbstractContextManager[None]:
@@ -162,7 +162,7 @@ ReadImage = Callable[[], Image]
 
 
 @dataclass(frozen=True)
-class Terms:
+class TrainingContext:
     """What a training is given besides the detector's settings and the images."""
 
     weights: Path

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from blemish_core.detectors.base import Detector, ReadImage, Terms, Training
+from blemish_core.detectors.base import Detector, ReadImage, Training, TrainingContext
 from blemish_core.detectors.efficientad import detector as efficientad
 from blemish_core.detectors.efficientad.training import train as efficientad_training
 from blemish_core.detectors.patchcore import detector as patchcore
@@ -22,7 +22,7 @@ class Algorithm:
     title: str
     settings: Callable[..., Any]
     """Checks settings given by keyword, raising InvalidRequest."""
-    train: Callable[[Any, Sequence[ReadImage], Terms], Training]
+    train: Callable[[Any, Sequence[ReadImage], TrainingContext], Training]
     load: Callable[[Mapping[str, Any], Mapping[str, Tensor], str], Detector]
     """From settings, tensors and the device."""
     min_images: int

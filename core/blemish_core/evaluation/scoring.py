@@ -9,7 +9,7 @@ import numpy as np
 
 from blemish_core.datasets import DatasetImage
 from blemish_core.datasets.reading import Reader
-from blemish_core.detectors.base import Detector, Outcome
+from blemish_core.detectors.base import Detector, Prediction
 from blemish_core.evaluation.metrics import Latency, Spread
 
 BATCH = 8
@@ -20,7 +20,7 @@ class Scored:
     """A dataset's image and what a detector says of it."""
 
     image: DatasetImage
-    outcome: Outcome
+    outcome: Prediction
     decode_s: float
     prepare_s: float
     inference_s: float

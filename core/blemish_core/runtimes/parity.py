@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blemish_core.detectors.base import Detector, Outcome, Runtime, running_on
+from blemish_core.detectors.base import Detector, Prediction, Runtime, running_on
 from blemish_core.platform.errors import RuntimesDisagree
 from blemish_core.runtimes.card import Parity
 
@@ -60,7 +60,7 @@ def _compared(
     detector: Detector, runtime: Runtime, golden: Sequence[Tensor], tolerance: float | None
 ) -> Parity:
     reference = detector.inspect(golden)
-    outcomes: list[Outcome] = []
+    outcomes: list[Prediction] = []
     with running_on(detector, runtime):
         for size in (*_BATCHES, len(golden)):
             if batch := golden[len(outcomes) : len(outcomes) + size]:

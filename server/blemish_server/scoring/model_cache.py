@@ -13,7 +13,7 @@ import numpy as np
 import structlog
 from torch import Tensor
 
-from blemish_core.detectors.base import Detector, Look, Outcome
+from blemish_core.detectors.base import Detector, PatchFeatures, Prediction
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.image_input import ImageInput
 from blemish_core.models.bundle import Manifest
@@ -56,10 +56,10 @@ class Prepared:
 class Judged:
     """What the detector says, and the calibration that it is judged by."""
 
-    outcome: Outcome
+    outcome: Prediction
     calibration: Revision
     shape: tuple[int, int]
-    look: Look | None
+    look: PatchFeatures | None
     """Where it was asked for."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from blemish_core.detectors.base import Look, Outcome
+from blemish_core.detectors.base import PatchFeatures, Prediction
 from blemish_core.imaging.image_input import ImageInput
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import Revision
@@ -24,7 +24,7 @@ _OF_THE_FREE = 8
 class Inspected:
     """An outcome, the model version it is of, what judges it, and where the time went."""
 
-    outcome: Outcome
+    outcome: Prediction
     manifest: Manifest
     calibration: Revision
     runtime: str
@@ -34,7 +34,7 @@ class Inspected:
     inference_s: float
     shape: tuple[int, int]
     """(H, W) of the picture, px."""
-    look: Look | None = None
+    look: PatchFeatures | None = None
     """At each of its patches, if asked for."""
 
 

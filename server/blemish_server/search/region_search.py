@@ -17,7 +17,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish_core.detectors.base import Look
+from blemish_core.detectors.base import PatchFeatures
 from blemish_core.detectors.common import regions
 from blemish_core.detectors.common.regions import Match, Spot
 from blemish_core.imaging.image_input import ImageInput
@@ -143,7 +143,7 @@ class Spots:
         return Placed(similar, found, done.shape)
 
 
-def _look(done: Inspected) -> Look:
+def _look(done: Inspected) -> PatchFeatures:
     if done.look is None:
         raise RuntimeError("asked to look closely, the model did not; this is a bug")
     return done.look

@@ -20,7 +20,7 @@ from scipy.stats import betabinom, binom
 from torch import Tensor
 
 from blemish_core.calibration import Calibration
-from blemish_core.detectors.base import Image, Terms, silent
+from blemish_core.detectors.base import Image, TrainingContext, silent
 from blemish_core.detectors.patchcore.detector import PatchCoreSettings
 from blemish_core.detectors.patchcore.network import PatchFeatures
 from blemish_core.detectors.patchcore.training.train import train
@@ -158,7 +158,7 @@ def test_a_detector_rejects_unseen_good_images_within_the_binomial_bound() -> No
     rejected = 0
     for seed in range(seeds):
         order = np.random.default_rng([seed, 2]).permutation(len(pieces))
-        terms = Terms(Path("nowhere"), seed, target, silent)
+        terms = TrainingContext(Path("nowhere"), seed, target, silent)
         training = train(settings, [partial(pieces.__getitem__, i) for i in order[fresh:]], terms)
         assert (training.method, len(training.held.scores)) == ("held out", 19)
         calibration = Calibration.of(training.held.scores, training.held.map_maxima, target)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from blemish_core.calibration import Calibration
 from blemish_core.datasets import DatasetStore
-from blemish_core.detectors.base import Outcome, silent
+from blemish_core.detectors.base import Prediction, silent
 from blemish_core.evaluation.evaluate import Evaluation, ImageSource, evaluate
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.preprocessing import Preprocessing
@@ -37,9 +37,9 @@ class Brightness:
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
         return Preprocessing(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(image)
 
-    def inspect(self, inputs: Sequence[Tensor]) -> list[Outcome]:
+    def inspect(self, inputs: Sequence[Tensor]) -> list[Prediction]:
         maps = torch.stack(list(inputs))[:, 0].numpy()
-        return [Outcome(float(each.max()), each, np.ones(1, np.float32)) for each in maps]
+        return [Prediction(float(each.max()), each, np.ones(1, np.float32)) for each in maps]
 
 
 def encoded(pixels: NDArray[Any], kind: str = "PNG") -> bytes:

@@ -15,7 +15,7 @@ import torch
 
 from blemish.v1 import search_pb2
 from blemish.v1.image_pb2 import Region
-from blemish_core.detectors.base import Look, Outcome
+from blemish_core.detectors.base import PatchFeatures, Prediction
 from blemish_core.detectors.common.regions import Spot
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.image_input import ImageInput
@@ -31,7 +31,7 @@ VERSION = ModelRef("tile", 1)
 ACROSS = np.array([1.0, 0.0], np.float32)
 SOUGHT = Spot(np.ones(3, np.float32), ACROSS, 0.5)
 SIDE = 4
-OUTCOME = Outcome(1.0, np.zeros((SIDE, SIDE), np.float32), np.ones(3, np.float32))
+OUTCOME = Prediction(1.0, np.zeros((SIDE, SIDE), np.float32), np.ones(3, np.float32))
 SLOW, GONE, REFUSED, FULL = "slow", "gone", "refused", "full"
 
 
@@ -79,10 +79,10 @@ class Images:
         return [Similar(item, 0.9 - 0.01 * item.id.int) for item in items]
 
 
-def look(alike: float) -> Look:
+def look(alike: float) -> PatchFeatures:
     """At an image whose patches all deviate by an angle of this cosine."""
     deviations = torch.tensor([alike, math.sqrt(1 - alike**2)]).expand(SIDE, SIDE, 2)
-    return Look(
+    return PatchFeatures(
         OUTCOME, deviations, torch.zeros(SIDE, SIDE), torch.tensor(0.5), torch.tensor([1.0, 0.2]), 0
     )
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from blemish_core.detectors.base import Look
+from blemish_core.detectors.base import PatchFeatures
 from blemish_core.detectors.common.embedding import joined, pooled
 from blemish_core.imaging.image_input import Region
 from blemish_core.platform.errors import InvalidRequest
@@ -66,7 +66,7 @@ def part_of(shape: tuple[int, int], region: Region) -> NDArray[np.bool_]:
     return mask
 
 
-def spot(look: Look, mask: NDArray[np.bool_], threshold: float) -> Spot:
+def spot(look: PatchFeatures, mask: NDArray[np.bool_], threshold: float) -> Spot:
     """Describe what is under ``mask``, (H, W) of the image that was looked at.
 
     Args:
@@ -99,7 +99,7 @@ def spot(look: Look, mask: NDArray[np.bool_], threshold: float) -> Spot:
     return Spot(vector[0].numpy(), direction[0].numpy(), float(level))
 
 
-def match(look: Look, shape: tuple[int, int], sought: Spot, threshold: float) -> Match:
+def match(look: PatchFeatures, shape: tuple[int, int], sought: Spot, threshold: float) -> Match:
     """Say where an image of ``shape`` (H, W) is like a spot."""
     alike = functional.normalize(look.deviations, dim=-1) @ torch.from_numpy(sought.direction)
     level = torch.sigmoid((look.anomaly - threshold) / look.spread)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blemish_core.detectors.base import Image, Look, Outcome, Runtime
+from blemish_core.detectors.base import Image, PatchFeatures, Prediction, Runtime
 from blemish_core.detectors.common.embedding import embeddings, score_scale, taken_scale, whitening
 from blemish_core.detectors.efficientad.network import PAD, EfficientAdNetwork, of_patches
 from blemish_core.detectors.efficientad.teacher import CHANNELS, SIZES
@@ -154,10 +154,10 @@ class EfficientAd:
     def prepare(self, image: Image) -> Tensor:
         return self._preprocess(image)
 
-    def inspect(self, inputs: Sequence[Tensor]) -> list[Outcome]:
+    def inspect(self, inputs: Sequence[Tensor]) -> list[Prediction]:
         return self._outcomes(*self.runtime(torch.stack(list(inputs))))
 
-    def look(self, inputs: Sequence[Tensor]) -> list[Look]:
+    def look(self, inputs: Sequence[Tensor]) -> list[PatchFeatures]:
         images = torch.stack(list(inputs))
         maps, features, *others = self.runtime(images)
         with torch.inference_mode():
@@ -166,11 +166,11 @@ class EfficientAd:
             deviations = ((taught.permute(0, 2, 3, 1) - self._center) @ self._whitening).cpu()
             anomaly = of_patches(maps).cpu()
         return [
-            Look(*told, self._torch.spread.cpu(), self._score_scale.cpu(), PAD)
+            PatchFeatures(*told, self._torch.spread.cpu(), self._score_scale.cpu(), PAD)
             for told in zip(self._outcomes(maps, features), deviations, anomaly, strict=True)
         ]
 
-    def _outcomes(self, maps: Tensor, features: Tensor, *_: Tensor) -> list[Outcome]:
+    def _outcomes(self, maps: Tensor, features: Tensor, *_: Tensor) -> list[Prediction]:
         with torch.inference_mode():
             scores = maps.amax((1, 2, 3))
             center, whitening, scale = (
@@ -178,7 +178,7 @@ class EfficientAd:
             )
             vectors = embeddings(features, center, whitening, scores, scale)
         return [
-            Outcome(score, np.ascontiguousarray(pixels), vector)
+            Prediction(score, np.ascontiguousarray(pixels), vector)
             for score, pixels, vector in zip(
                 scores.tolist(), maps[:, 0].cpu().numpy(), vectors.cpu().numpy(), strict=True
             )

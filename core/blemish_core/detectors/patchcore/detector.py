@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blemish_core.detectors.base import Image, Look, Outcome, Runtime
+from blemish_core.detectors.base import Image, PatchFeatures, Prediction, Runtime
 from blemish_core.detectors.common import backbone as backbones
 from blemish_core.detectors.common.anomaly_map import BLUR, anomaly_map
 from blemish_core.detectors.common.backbone import Backbone
@@ -193,19 +193,19 @@ class PatchCore:
     def prepare(self, image: Image) -> Tensor:
         return self._preprocess(image)
 
-    def inspect(self, inputs: Sequence[Tensor]) -> list[Outcome]:
+    def inspect(self, inputs: Sequence[Tensor]) -> list[Prediction]:
         with torch.inference_mode():
             patches, grid = self.features(inputs)
             return self.outcomes(patches, grid)
 
-    def look(self, inputs: Sequence[Tensor]) -> list[Look]:
+    def look(self, inputs: Sequence[Tensor]) -> list[PatchFeatures]:
         with torch.inference_mode():
             features, grid = self.features(inputs)
             features = features.to(self._device).contiguous()
             found = self._judged(features, grid)
             deviations = ((features - self._center) @ self._whitening).cpu()
         return [
-            Look(
+            PatchFeatures(
                 outcome,
                 patches.reshape(*grid, -1),
                 distances.reshape(grid).cpu(),
@@ -224,11 +224,11 @@ class PatchCore:
         rows, columns = maps.shape[-2:]
         return maps.flatten(2).transpose(1, 2), (rows, columns)
 
-    def outcomes(self, features: Tensor, grid: tuple[int, int]) -> list[Outcome]:
+    def outcomes(self, features: Tensor, grid: tuple[int, int]) -> list[Prediction]:
         """Score features (B, P, D) as anomalib's ``PatchcoreModel.forward`` does, and embed them."""
         return [outcome for outcome, _ in self._judged(features.to(self._device).contiguous(), grid)]
 
-    def _judged(self, features: Tensor, grid: tuple[int, int]) -> list[tuple[Outcome, Tensor]]:
+    def _judged(self, features: Tensor, grid: tuple[int, int]) -> list[tuple[Prediction, Tensor]]:
         """Outcomes, and the distances (P,) of the patches that they are made from."""
         nearest = [self._nearest(patches, grid) for patches in features]
         scores = torch.stack(
@@ -243,7 +243,7 @@ class PatchCore:
         gathered = pooled(features, distances, self._spread)
         vectors = embeddings(gathered, self._center, self._whitening, scores, self._score_scale)
         outcomes = [
-            Outcome(score, pixels.cpu().numpy(), vector)
+            Prediction(score, pixels.cpu().numpy(), vector)
             for score, pixels, vector in zip(scores.tolist(), maps, vectors.cpu().numpy(), strict=True)
         ]
         return list(zip(outcomes, distances, strict=True))

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from blemish_core.detectors.base import Detector, Outcome, Progress, ReadImage, Training, running_on
+from blemish_core.detectors.base import Detector, Prediction, Progress, ReadImage, Training, running_on
 from blemish_core.evaluation import metrics
 from blemish_core.models.bundle import OPENVINO as FOLDER
 from blemish_core.runtimes import openvino_runtime, parity, quantization
@@ -127,8 +127,8 @@ def _golden(detector: Detector, surface: Surface, seed: int) -> list[Tensor]:
     return parity.golden_images([_prepared(detector, read) for read in reads], seed)
 
 
-def _outcomes(detector: Detector, reads: Sequence[ReadImage], progress: Progress) -> list[Outcome]:
-    outcomes: list[Outcome] = []
+def _outcomes(detector: Detector, reads: Sequence[ReadImage], progress: Progress) -> list[Prediction]:
+    outcomes: list[Prediction] = []
     for start in range(0, len(reads), _BATCH):
         progress("int8 evaluation", start, len(reads), "images")
         outcomes += detector.inspect([_prepared(detector, read) for read in reads[start : start + _BATCH]])

@@ -12,7 +12,7 @@ import numpy as np
 from blemish_core import report
 from blemish_core.calibration import Calibration
 from blemish_core.datasets.reading import Reader
-from blemish_core.detectors.base import Detector, Progress, ReadImage, Terms, Training, running_on
+from blemish_core.detectors.base import Detector, Progress, ReadImage, Training, TrainingContext, running_on
 from blemish_core.detectors.registry import ALGORITHMS
 from blemish_core.evaluation.evaluate import Evaluation, ImageSource
 from blemish_core.evaluation.evaluate import evaluate as measure
@@ -76,7 +76,7 @@ def train(place: JobContext, spec: TrainSpec, job: str, ear: Ear) -> Result:
     training = algorithm.train(
         algorithm.settings(**spec.settings),
         reads,
-        Terms(
+        TrainingContext(
             weights=place.weights,
             seed=spec.seed,
             target_false_reject_rate=spec.target_false_reject_rate,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from blemish_core.detectors.base import Look, Outcome
+from blemish_core.detectors.base import PatchFeatures, Prediction
 from blemish_core.detectors.common.regions import match, part_of, spot
 from blemish_core.imaging.image_input import Region
 from blemish_core.platform.errors import InvalidRequest
@@ -20,7 +20,7 @@ CRACK, STAIN = functional.normalize(torch.randn(2, DIMENSIONS, generator=torch.G
 EVERYWHERE = np.ones(SHAPE, bool)
 
 
-def look(*defects: tuple[Tensor, int, int, float], seed: int = 1, margin: int = 0) -> Look:
+def look(*defects: tuple[Tensor, int, int, float], seed: int = 1, margin: int = 0) -> PatchFeatures:
     """An image with defects of 3 x 3 patches: direction, row, column and anomaly of each."""
     random = torch.Generator().manual_seed(seed)
     deviations = torch.randn(SIDE, SIDE, DIMENSIONS, generator=random)
@@ -28,8 +28,8 @@ def look(*defects: tuple[Tensor, int, int, float], seed: int = 1, margin: int = 
     for direction, row, column, height in defects:
         deviations[row : row + 3, column : column + 3] += 20 * direction
         anomaly[row : row + 3, column : column + 3] = height
-    outcome = Outcome(float(anomaly.max()), np.zeros((SIDE, SIDE), np.float32), np.zeros(1, np.float32))
-    return Look(outcome, deviations, anomaly, torch.tensor(0.5), torch.tensor([1.0, 0.2]), margin)
+    outcome = Prediction(float(anomaly.max()), np.zeros((SIDE, SIDE), np.float32), np.zeros(1, np.float32))
+    return PatchFeatures(outcome, deviations, anomaly, torch.tensor(0.5), torch.tensor([1.0, 0.2]), margin)
 
 
 def around(row: int, column: int) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:

@@ -15,7 +15,7 @@ from tests.support.narrow import narrow
 from torch import Tensor
 from torch.nn import functional
 
-from blemish_core.detectors.base import Detector, Image, Progress, Terms, Training, silent
+from blemish_core.detectors.base import Detector, Image, Progress, Training, TrainingContext, silent
 from blemish_core.detectors.common.regions import spot
 from blemish_core.detectors.efficientad import teacher
 from blemish_core.detectors.efficientad.detector import EfficientAd, EfficientAdSettings
@@ -80,7 +80,7 @@ def learn(
         torch.manual_seed(7)
         save_file(network("small").state_dict(), folder / "efficientad-small.safetensors")
     readers: list[Callable[[], Image]] = [partial(drawn, number) for number in images]
-    return train(settings, readers, Terms(folder, 3, 0.05, progress, checkpoint=checkpoint))
+    return train(settings, readers, TrainingContext(folder, 3, 0.05, progress, checkpoint=checkpoint))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -18,8 +18,8 @@ from blemish_core.detectors.base import (
     Progress,
     ReadImage,
     Runtime,
-    Terms,
     Training,
+    TrainingContext,
     running_on,
     silent,
 )
@@ -60,7 +60,7 @@ def trained(
     return train(
         settings,
         reads or [partial(stripes, number) for number in range(images)],
-        Terms(
+        TrainingContext(
             weights=Path("nowhere"),
             seed=seed,
             target_false_reject_rate=0.05,

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blemish_core.detectors.base import ReadImage, Terms
+from blemish_core.detectors.base import ReadImage, TrainingContext
 from blemish_core.detectors.efficientad.detector import EfficientAd, EfficientAdSettings
 from blemish_core.detectors.efficientad.training import start as start
 from blemish_core.detectors.efficientad.training.checkpoint import Checkpoint, Reached
@@ -34,7 +34,7 @@ _ALONE_RATE = 1e-3
 class Surface:
     """The good images, prepared when first asked for and kept where memory allows."""
 
-    def __init__(self, detector: EfficientAd, images: Sequence[ReadImage], terms: Terms) -> None:
+    def __init__(self, detector: EfficientAd, images: Sequence[ReadImage], terms: TrainingContext) -> None:
         self._detector = detector
         self._images = images
         self._device = torch.device(terms.device)
@@ -76,7 +76,7 @@ class Steps:
         learned: NDArray[np.int64],
         judging: NDArray[np.int64],
         others: Photographs,
-        terms: Terms,
+        terms: TrainingContext,
         settings: EfficientAdSettings,
     ) -> None:
         self._model = detector.model

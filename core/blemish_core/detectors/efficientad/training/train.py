@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blemish_core.detectors.base import Held, Outcome, ReadImage, Terms, Training
+from blemish_core.detectors.base import Held, Prediction, ReadImage, Training, TrainingContext
 from blemish_core.detectors.common.embedding import temperature
 from blemish_core.detectors.common.split import held_out_count
 from blemish_core.detectors.efficientad import teacher as teachers
@@ -31,7 +31,7 @@ _EVERY = 4  # patches lie close enough for three of four to be no news
 _BATCH = 4
 
 
-def train(settings: EfficientAdSettings, images: Sequence[ReadImage], terms: Terms) -> Training:
+def train(settings: EfficientAdSettings, images: Sequence[ReadImage], terms: TrainingContext) -> Training:
     """Learn from good images, of which some are held out.
 
     A fifth of the images, or as many as the target false-reject rate needs (at most a third), are held out
@@ -73,7 +73,7 @@ def train(settings: EfficientAdSettings, images: Sequence[ReadImage], terms: Ter
 
 
 def _measure_teacher(
-    model: "EfficientAdModel", surface: Surface, learned: NDArray[np.int64], terms: Terms
+    model: "EfficientAdModel", surface: Surface, learned: NDArray[np.int64], terms: TrainingContext
 ) -> None:
     """Have the teacher's channels standardised over the learned images."""
     total = squares = torch.zeros(CHANNELS, dtype=torch.float64)
@@ -108,7 +108,9 @@ def _measure_maps(detector: EfficientAd, surface: Surface, judging: NDArray[np.i
     detector.measure_maps(quantiles, spread)
 
 
-def _measure_center(detector: EfficientAd, surface: Surface, good: NDArray[np.int64], terms: Terms) -> None:
+def _measure_center(
+    detector: EfficientAd, surface: Surface, good: NDArray[np.int64], terms: TrainingContext
+) -> None:
     """Take the mean of the pooled features of several good images, and what their patches vary in.
 
     Of one image alone, the mean is that image.
@@ -128,9 +130,9 @@ def _measure_center(detector: EfficientAd, surface: Surface, good: NDArray[np.in
 
 
 def _outcomes(
-    detector: EfficientAd, surface: Surface, held_out: NDArray[np.int64], terms: Terms
-) -> list[Outcome]:
-    outcomes: list[Outcome] = []
+    detector: EfficientAd, surface: Surface, held_out: NDArray[np.int64], terms: TrainingContext
+) -> list[Prediction]:
+    outcomes: list[Prediction] = []
     for start in range(0, len(held_out), _BATCH):
         terms.progress("calibration", start, len(held_out), "images")
         batch = [surface.prepared(int(number))[0] for number in held_out[start : start + _BATCH]]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from blemish_core.detectors.base import Held, Outcome, ReadImage, Terms, Training, running_on
+from blemish_core.detectors.base import Held, Prediction, ReadImage, Training, TrainingContext, running_on
 from blemish_core.detectors.common.scratch import allocate
 from blemish_core.detectors.common.split import held_out_count
 from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
@@ -32,7 +32,7 @@ _PLACED = 32  # images that say what is usual at a place, each measured against 
 _GPU_SPARE_BYTES = 2 << 30  # for the blocks of a coreset
 
 
-def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: Terms) -> Training:
+def train(settings: PatchCoreSettings, images: Sequence[ReadImage], terms: TrainingContext) -> Training:
     """Learn from good images, of which some are held out to calibrate by.
 
     With 20 images or more, a fifth or as many as the target false-reject rate needs (at most a third) are
@@ -125,7 +125,7 @@ def _learn(
     features: Tensor,
     grid: tuple[int, int],
     random: np.random.Generator,
-    terms: Terms,
+    terms: TrainingContext,
 ) -> None:
     """Have the detector remember the coreset of features (N, P, D)."""
     keep = _bank_size(detector, *features.shape[:2])
@@ -165,15 +165,15 @@ def _cross_calibrated(
     gathered: Gathered,
     order: NDArray[np.int64],
     random: np.random.Generator,
-    terms: Terms,
-) -> list[Outcome]:
+    terms: TrainingContext,
+) -> list[Prediction]:
     """Score the features of each image by a bank of images other than it."""
     features, grid = gathered.features, gathered.grid
-    outcomes: list[Outcome] = []
+    outcomes: list[Prediction] = []
     whitened = detector.settings["whitened"]
     own = _allocated(tuple(features.shape), "the whitened features", terms) if whitened else features
 
-    def score(fold: NDArray[np.int64], before: int) -> list[Outcome]:
+    def score(fold: NDArray[np.int64], before: int) -> list[Prediction]:
         if whitened:
             # What is to be new to the bank has no part in how features are whitened either.
             Whitening.of(features, gathered.changes, without=fold).apply(features, out=own)
@@ -195,7 +195,7 @@ def _cross_calibrated(
 
 
 def _gathered(
-    detector: PatchCore, images: Sequence[ReadImage], terms: Terms, *, spared: int = 0
+    detector: PatchCore, images: Sequence[ReadImage], terms: TrainingContext, *, spared: int = 0
 ) -> Gathered:
     """Features of all images, and changes of all but the first ``spared``."""
     features: Tensor | None = None
@@ -269,7 +269,9 @@ def changes_of(
     ]
 
 
-def _room(detector: PatchCore, images: int, patches: int, dimensions: int, terms: Terms) -> Tensor:
+def _room(
+    detector: PatchCore, images: int, patches: int, dimensions: int, terms: TrainingContext
+) -> Tensor:
     """Room for features (N, P, D) of all images."""
     room = _allocated((images, patches, dimensions), f"the features of {images} images", terms)
     bank_bytes = _bank_size(detector, images, patches) * dimensions * room.element_size()
@@ -282,7 +284,7 @@ def _room(detector: PatchCore, images: int, patches: int, dimensions: int, terms
     return room
 
 
-def _allocated(shape: tuple[int, ...], what: str, terms: Terms) -> Tensor:
+def _allocated(shape: tuple[int, ...], what: str, terms: TrainingContext) -> Tensor:
     return allocate(
         shape,
         what,
@@ -344,10 +346,10 @@ def _fits(patches: Tensor, device: str) -> bool:
 
 def _held_outcomes(
     detector: PatchCore, features: Tensor, grid: tuple[int, int], on_images: Callable[[int], None]
-) -> list[Outcome]:
+) -> list[Prediction]:
     """Score features (N, P, D) that the detector has not learned; their spread becomes its unit."""
     detector.measure_spread(features[:_BATCH])  # thousands of patches are enough
-    outcomes: list[Outcome] = []
+    outcomes: list[Prediction] = []
     with torch.inference_mode():
         for start in range(0, len(features), _BATCH):
             on_images(start)
