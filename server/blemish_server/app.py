@@ -168,7 +168,7 @@ def build(settings: ServerSettings) -> App:
         CannotServe: if the address cannot be bound, or callers or certificate cannot be read.
     """
     try:
-        doorkeeper = Authenticator(settings.access_file)
+        authenticator = Authenticator(settings.access_file)
         certificate = _certificate(settings)
     except (BlemishError, UnusableCertificate) as error:
         raise CannotServe(str(error)) from error
@@ -210,7 +210,7 @@ def build(settings: ServerSettings) -> App:
 
     monitor = ServerMetrics()
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(doorkeeper, monitor, ending.is_set)],
+        interceptors=[CallInterceptor(authenticator, monitor, ending.is_set)],
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", settings.max_message_bytes),

@@ -66,7 +66,7 @@ def house() -> House:
         models,
         settings.checkpoints,
         lambda ref: _index().drop(ref),
-        lambda ref: _index().answering(ref.model) == ref,
+        lambda ref: _index().serving_version(ref.model) == ref,
         timedelta(days=settings.keep_jobs_days),
         settings.keep_versions,
     )

@@ -80,7 +80,7 @@ class Removal:
                 f"{fixed} is in production: promote another version first, or remove models/{fixed.model}"
             )
         self._check_free([fixed], self._jobs.unfinished())
-        if self._index.answering(fixed.model) == fixed:
+        if self._index.serving_version(fixed.model) == fixed:
             raise FailedPrecondition(
                 f"the index of {fixed} answers for models/{fixed.model} until that of "
                 f"versions/{production} has all that is in it; `blemish jobs --live` shows how far it is"

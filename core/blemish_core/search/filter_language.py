@@ -49,20 +49,20 @@ class Not:
 
 
 @dataclass(frozen=True)
-class All:
-    """Every part holds; without parts, everything fits. Never directly in another All."""
+class And:
+    """Every part holds; without parts, everything fits. Never directly in another And."""
 
     parts: tuple["Condition", ...] = ()
 
 
 @dataclass(frozen=True)
-class Any:
-    """At least one of two or more parts holds. Never directly in another Any."""
+class Or:
+    """At least one of two or more parts holds. Never directly in another Or."""
 
     parts: tuple["Condition", ...]
 
 
-Condition = All | Any | Not | Comparison
+Condition = And | Or | Not | Comparison
 
 
 def parse(text: str, fields: Mapping[str, Field], field: str = "where") -> Condition:
@@ -108,7 +108,7 @@ class _Parser:
     def whole(self) -> Condition:
         self._take(_SPACE)
         if not self._next():
-            return All()
+            return And()
         condition = self._expression(depth=0)
         if self._next():
             self._refuse("this ')' closes nothing: take it out")
@@ -120,14 +120,14 @@ class _Parser:
         while self._next() not in ("", ")"):
             self._keyword("AND")
             parts.append(self._factor(depth))
-        return _joined(All, parts)
+        return _joined(And, parts)
 
     def _factor(self, depth: int) -> Condition:
         """``term {OR term}``."""
         parts = [self._term(depth)]
         while self._keyword("OR"):
             parts.append(self._term(depth))
-        return _joined(Any, parts)
+        return _joined(Or, parts)
 
     def _term(self, depth: int) -> Condition:
         """``[NOT | -] (comparison | "(" expression ")")``."""
@@ -278,7 +278,7 @@ class _Parser:
         ) from None
 
 
-def _joined(kind: type[All] | type[Any], parts: list[Condition]) -> Condition:
+def _joined(kind: type[And] | type[Or], parts: list[Condition]) -> Condition:
     if len(parts) == 1:
         return parts[0]
     flat = [inner for part in parts for inner in (part.parts if isinstance(part, kind) else (part,))]
@@ -287,7 +287,7 @@ def _joined(kind: type[All] | type[Any], parts: list[Condition]) -> Condition:
 
 def _depth(condition: Condition) -> int:
     match condition:
-        case All(parts) | Any(parts):
+        case And(parts) | Or(parts):
             return 1 + max(map(_depth, parts), default=0)
         case Not(part):
             return 1 + _depth(part)

@@ -6,7 +6,7 @@ from datetime import datetime
 from qdrant_client import models as qm
 
 from blemish_core.search.fields import Operator
-from blemish_core.search.filter_language import All, Any, Comparison, Condition, Not
+from blemish_core.search.filter_language import And, Comparison, Condition, Not, Or
 
 _BOUNDS: dict[Operator, tuple[str, ...]] = {
     "=": ("gte", "lte"),  # a match compares whole numbers only, and no times
@@ -22,16 +22,16 @@ def to_filter(condition: Condition) -> qm.Filter | None:
 
     Negations are ``must_not``, which points without the field fit as well.
     """
-    return None if condition == All() else _filter(condition)
+    return None if condition == And() else _filter(condition)
 
 
 def _filter(condition: Condition) -> qm.Filter:
     match condition:
-        case All(parts):
+        case And(parts):
             must = [_part(part) for part in parts if not isinstance(part, Not)]
             must_not = [_part(part.part) for part in parts if isinstance(part, Not)]
             return qm.Filter(must=must or None, must_not=must_not or None)
-        case Any(parts):
+        case Or(parts):
             return qm.Filter(should=[_part(part) for part in parts])
         case Not(part):
             return qm.Filter(must_not=[_part(part)])

@@ -145,7 +145,7 @@ class SearchIndex:
         """
         if production not in self.published():
             return False
-        before = self.answering(production.model)
+        before = self.serving_version(production.model)
         if before is not None and before != production:
             missing = set(self.datasets(before)) - set(self.datasets(production))
             if missing or self.lacks_frames(production, before):
@@ -168,10 +168,10 @@ class SearchIndex:
         """
         if ref.version is not None:
             return version
-        before = self.answering(version.model)
+        before = self.serving_version(version.model)
         return version if before in (None, version) or self.advance(version) else before
 
-    def answering(self, model: str) -> ModelRef | None:
+    def serving_version(self, model: str) -> ModelRef | None:
         """The version whose index answers for ``model``; None before there was one in production."""
         with translated():
             for alias in self._client.get_aliases().aliases:
@@ -228,7 +228,7 @@ class SearchIndex:
 
     def _inherited(self, version: ModelRef, new: Sequence[Item]) -> dict[str, dict[str, Any]]:
         """What the index that answers for the model knows of items, by their ids in this one."""
-        before = self.answering(version.model) if new else None
+        before = self.serving_version(version.model) if new else None
         if before is None or before == version:
             return {}
         ids = {str(item_id(before, item.sha256)): str(item.id) for item in new}

@@ -31,13 +31,13 @@ _VARIABLE = "BLEMISH_ACCESS_FILE"
 _PREFIX = "blemish_"
 
 
-def spelled(priority: Priority) -> str:
+def priority_name(priority: Priority) -> str:
     """As files and the command line have it."""
     return priority.name.lower().replace("_", "-")
 
 
-PRIORITIES = {spelled(priority): priority for priority in Priority}
-_MOST_URGENT = spelled(Priority.LINE_STOP)
+PRIORITIES = {priority_name(priority): priority for priority in Priority}
+_MOST_URGENT = priority_name(Priority.LINE_STOP)
 
 
 class Role(IntEnum):
@@ -65,7 +65,7 @@ class Caller:
     """Of his images: none may be more urgent."""
 
 
-ANYBODY = Caller("", Role.OPERATOR)
+ANONYMOUS = Caller("", Role.OPERATOR)
 """Who calls a server that was given no file."""
 
 
@@ -114,7 +114,7 @@ def grant(file: Path, name: str, role: Role, most_urgent: Priority = Priority.LI
     token = _PREFIX + secrets.token_urlsafe(32)
     entry = _Entry(
         role=role.word,
-        most_urgent=spelled(most_urgent),
+        most_urgent=priority_name(most_urgent),
         token_sha256=digest(token),
         granted=datetime.now(UTC),
     )

@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2
 
 from blemish.v1 import access_pb2, dataset_pb2, inspection_pb2, job_pb2, model_pb2, search_pb2, server_pb2
 from blemish_core.platform.errors import BlemishError, PermissionDenied, Unauthenticated
-from blemish_server.auth.access import ANYBODY, Caller, Role, digest, read
+from blemish_server.auth.access import ANONYMOUS, Caller, Role, digest, read
 
 _METADATA = "authorization"
 _SCHEME = "bearer "
@@ -36,7 +36,7 @@ _FOR_CAMERAS = (
 
 log = structlog.get_logger(__name__)
 
-calling: ContextVar[Caller] = ContextVar("calling", default=ANYBODY)
+current_caller: ContextVar[Caller] = ContextVar("current_caller", default=ANONYMOUS)
 """Who makes the call that is being answered."""
 
 
@@ -71,14 +71,14 @@ class Authenticator:
             self._seen, self._known = _state(file), read(file)
             self._looked = time.monotonic()
 
-    def admit(self, method: str, metadata: Mapping[str, str | bytes]) -> Caller:
+    def authorize(self, method: str, metadata: Mapping[str, str | bytes]) -> Caller:
         """Return who calls ``method``, as /package.Service/Method.
 
         Raises:
             Unauthenticated: if his token says nobody that is known.
             PermissionDenied: if his role does not reach so far.
         """
-        caller = self._caller(str(metadata.get(_METADATA, ""))) if self._file is not None else ANYBODY
+        caller = self._caller(str(metadata.get(_METADATA, ""))) if self._file is not None else ANONYMOUS
         least = self._roles.get(method, Role.OPERATOR)
         if caller.role < least:
             raise PermissionDenied(

@@ -52,7 +52,7 @@ class IndexMigrator:
             Unavailable: if Qdrant or Redis does not answer.
         """
         for version in self._models.in_production():
-            before = self._index.answering(version.model)
+            before = self._index.serving_version(version.model)
             if before == version:
                 continue
             if self._index.advance(version):

@@ -15,7 +15,7 @@ from blemish_core.datasets import DatasetStore
 from blemish_core.jobs.removal import Removal
 from blemish_core.platform.errors import InvalidRequest, TooLarge
 from blemish_core.platform.names import checked_id, dataset_id
-from blemish_server.auth.authenticator import calling
+from blemish_server.auth.authenticator import current_caller
 from blemish_server.converters import convert
 from blemish_server.transport.pagination import Page
 
@@ -104,7 +104,7 @@ class DatasetServicer(DatasetServiceServicer):
     async def ListDatasets(  # noqa: N802
         self, request: pb.ListDatasetsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListDatasetsResponse:
-        page = Page.asked("datasets", request.page_size, request.page_token)
+        page = Page.parse("datasets", request.page_size, request.page_token)
         # One more than asked for tells whether there is another page.
         found = await asyncio.to_thread(self._datasets.list, page.after, page.size + 1)
         shown = found[: page.size]
@@ -116,7 +116,7 @@ class DatasetServicer(DatasetServiceServicer):
     async def ListImages(  # noqa: N802
         self, request: pb.ListImagesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListImagesResponse:
-        page = Page.asked("images", request.page_size, request.page_token)
+        page = Page.parse("images", request.page_size, request.page_token)
         dataset = dataset_id(request.dataset)
         found = await asyncio.to_thread(self._datasets.entries, dataset, request.path_prefix, page.after)
         shown = found[: page.size]
@@ -134,7 +134,7 @@ class DatasetServicer(DatasetServiceServicer):
                 f"{len(request.paths)} paths were given, but must be 1 to {_MOST_PATHS}", field="paths"
             )
         left, removed = await asyncio.to_thread(self._removal.images, dataset, list(request.paths))
-        log.info("images removed", dataset=dataset, images=removed, by=calling.get().name)
+        log.info("images removed", dataset=dataset, images=removed, by=current_caller.get().name)
         return pb.DeleteImagesResponse(dataset=convert.dataset(left), removed=removed)
 
     async def DeleteDataset(  # noqa: N802
@@ -142,7 +142,7 @@ class DatasetServicer(DatasetServiceServicer):
     ) -> pb.DeleteDatasetResponse:
         dataset = dataset_id(request.name, "name")
         await asyncio.to_thread(self._removal.dataset, dataset)
-        log.info("dataset removed", dataset=dataset, by=calling.get().name)
+        log.info("dataset removed", dataset=dataset, by=current_caller.get().name)
         return pb.DeleteDatasetResponse()
 
 

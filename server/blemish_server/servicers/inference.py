@@ -36,7 +36,7 @@ from blemish_server.scoring.frame_queue import cancel_at
 from blemish_server.scoring.model_cache import ModelCache, Tally
 from blemish_server.scoring.scorer import Inspected, Scorer, Terms
 from blemish_server.scoring.shadow import Shadow
-from blemish_server.transport.request_context import turn_of, urgency
+from blemish_server.transport.request_context import effective_priority, queue_key
 
 SERVICE = "inference.GRPCInferenceService"
 INPUT = "image"
@@ -183,7 +183,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
         )
 
     async def ModelInfer(self, request: Any, context: Context) -> Any:  # noqa: N802
-        return await self._inferred(request, turn_of(context), context.time_remaining())
+        return await self._inferred(request, queue_key(context), context.time_remaining())
 
     async def ModelStreamInfer(  # noqa: N802
         self, requests: AsyncIterator[Any], context: Context
@@ -196,7 +196,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
             try:
                 async for request in requests:
                     await room.acquire()
-                    tasks.put_nowait(asyncio.create_task(self._streamed(request, turn_of(context))))
+                    tasks.put_nowait(asyncio.create_task(self._streamed(request, queue_key(context))))
             finally:
                 tasks.put_nowait(None)
 
@@ -314,7 +314,7 @@ def _terms(request: Any, caller: str, left_s: float | None) -> Terms:
     limits = [math.inf if left_s is None else left_s]
     if "timeout" in given and (timeout_us := given["timeout"].int64_param):
         limits.append(timeout_us / 1e6)
-    priority = urgency(Priority(number - 1) if number else None)
+    priority = effective_priority(Priority(number - 1) if number else None)
     return Terms(caller, priority, time.monotonic() + min(limits))
 
 

@@ -27,7 +27,7 @@ from blemish_server.scoring.frame_queue import IN_FLIGHT, FrameQueue, FrameSlot,
 from blemish_server.scoring.frame_recorder import FrameRecorder
 from blemish_server.scoring.scorer import Inspected, Scorer, Terms
 from blemish_server.scoring.shadow import Shadow
-from blemish_server.transport.request_context import terms_of, urgency
+from blemish_server.transport.request_context import effective_priority, queue_options
 from blemish_server.transport.status import frame_refusal
 
 _LONGEST_CAMERA = 128
@@ -61,7 +61,7 @@ class InspectionServicer(InspectionServiceServicer):
         wanted = convert.store(request.store, "store")
         _check_camera(request.camera)
         taken = convert.moment(request, "capture_time")
-        terms = terms_of(context, convert.priority(request.priority, "priority"))
+        terms = queue_options(context, convert.priority(request.priority, "priority"))
         done = await self._inspector.inspect(picture, ref, terms)
         self._monitor.judged(done, request.camera)
         if wanted(done):
@@ -136,7 +136,7 @@ class _Config:
             policy,
             rate,
             latency_s or None,
-            urgency(convert.priority(config.priority, "config.priority")),
+            effective_priority(convert.priority(config.priority, "config.priority")),
             convert.store(config.store, "config.store"),
         )
 

@@ -22,7 +22,7 @@ from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import InvalidRequest
 from blemish_core.platform.names import job_id
 from blemish_core.search.frame_store import FrameStore
-from blemish_server.auth.authenticator import calling
+from blemish_server.auth.authenticator import current_caller
 from blemish_server.converters import convert
 from blemish_server.jobs.dispatch import Dispatcher
 from blemish_server.jobs.job_events import JobEvents
@@ -66,7 +66,9 @@ class JobServicer(JobServiceServicer):
 
     def _accept(self, spec: Spec, request_id: str, priority: JobPriority, limits: Limits) -> Job:
         settle = partial(checked, datasets=self._datasets, frames=self._frames, models=self._models)
-        job, is_new = self._jobs.create(spec, request_id, settle, priority, limits, by=calling.get().name)
+        job, is_new = self._jobs.create(
+            spec, request_id, settle, priority, limits, by=current_caller.get().name
+        )
         # An earlier try may have written the job and failed to tell the workers.
         if is_new or (job.state is JobState.QUEUED and job.attempt == 0):
             self._dispatcher.send(job)
@@ -83,7 +85,7 @@ class JobServicer(JobServiceServicer):
     async def ListJobs(  # noqa: N802
         self, request: pb.ListJobsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListJobsResponse:
-        page = Page.asked("jobs", request.page_size, request.page_token)
+        page = Page.parse("jobs", request.page_size, request.page_token)
         unknown = [state for state in request.states if state not in _STATE_OF_MESSAGE]
         if unknown:
             raise InvalidRequest(f"{unknown[0]} is no job state", field="states")
@@ -121,7 +123,7 @@ class JobServicer(JobServiceServicer):
     async def CancelJob(  # noqa: N802
         self, request: pb.CancelJobRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.CancelJobResponse:
-        job = await asyncio.to_thread(self._jobs.cancel, job_id(request.name), calling.get().name)
+        job = await asyncio.to_thread(self._jobs.cancel, job_id(request.name), current_caller.get().name)
         return pb.CancelJobResponse(job=convert.job(job))
 
     async def ListWorkers(  # noqa: N802

@@ -19,7 +19,7 @@ from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import InvalidRequest, TooLarge
 from blemish_core.platform.files import filling
 from blemish_core.platform.names import ModelRef, checked_id, job_id
-from blemish_server.auth.authenticator import calling
+from blemish_server.auth.authenticator import current_caller
 from blemish_server.converters import calibrations, convert
 from blemish_server.scoring.model_cache import ModelCache
 from blemish_server.scoring.shadow import Shadow
@@ -51,7 +51,7 @@ class ModelServicer(ModelServiceServicer):
     async def ListModels(  # noqa: N802
         self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListModelsResponse:
-        page = Page.asked("models", request.page_size, request.page_token)
+        page = Page.parse("models", request.page_size, request.page_token)
         return await asyncio.to_thread(self._listed, page)
 
     def _listed(self, page: Page) -> pb.ListModelsResponse:
@@ -124,7 +124,7 @@ class ModelServicer(ModelServiceServicer):
             await asyncio.to_thread(self._removal.model, ref.model, request.force)
         else:
             await asyncio.to_thread(self._removal.version, ref)
-        log.info("model removed", model=str(ref), by=calling.get().name)
+        log.info("model removed", model=str(ref), by=current_caller.get().name)
         self._loaded.forget(ref)
         return pb.DeleteModelResponse()
 
@@ -143,7 +143,7 @@ class ModelServicer(ModelServiceServicer):
     ) -> AsyncIterator[pb.ExportModelResponse]:
         ref = ModelRef.parse(request.name, "name")
         outgoing = await asyncio.to_thread(archive.Outgoing, self._models, ref)
-        log.info("model exported", model=str(ref), bytes=outgoing.size_bytes, by=calling.get().name)
+        log.info("model exported", model=str(ref), bytes=outgoing.size_bytes, by=current_caller.get().name)
         yield pb.ExportModelResponse(size_bytes=outgoing.size_bytes)
         chunks = outgoing.chunks()
         while chunk := await asyncio.to_thread(next, chunks, b""):
@@ -161,7 +161,7 @@ class ModelServicer(ModelServiceServicer):
             take_in = partial(archive.import_version, self._models, file, room, model_id)
             manifest = await asyncio.get_running_loop().run_in_executor(self._trials, take_in)
         ref = ModelRef(manifest.model, manifest.version)
-        log.info("model imported", model=str(ref), by=calling.get().name)
+        log.info("model imported", model=str(ref), by=current_caller.get().name)
         return pb.ImportModelResponse(version=await asyncio.to_thread(self._card, ref))
 
     async def _receive(self, requests: AsyncIterator[pb.ImportModelRequest], out: BinaryIO) -> str:
@@ -210,7 +210,7 @@ class ModelServicer(ModelServiceServicer):
         self, request: pb.UpdateCalibrationRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.UpdateCalibrationResponse:
         ref = _version(request.name)
-        change = calibrations.change(request, calling.get())
+        change = calibrations.change(request, current_caller.get())
         expected = calibrations.expected_revision(request)
         await asyncio.to_thread(self._calibrate, ref, change, expected)
         return pb.UpdateCalibrationResponse(version=await asyncio.to_thread(self._card, ref))

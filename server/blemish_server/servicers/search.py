@@ -37,7 +37,7 @@ from blemish_server.search.region_search import MOST_HITS as MOST_PLACED
 from blemish_server.search.region_search import Part, Placed, Spots, candidates
 from blemish_server.transport.pagination import Page
 from blemish_server.transport.remembered import Remembered
-from blemish_server.transport.request_context import terms_of
+from blemish_server.transport.request_context import queue_options
 
 _LIMIT = 10
 _GROUP_SIZE, _MOST_IN_GROUP = 3, 100
@@ -67,7 +67,7 @@ class SearchServicer(SearchServiceServicer):
         self._index = index
         self._finder = finder
         # The fixed version whose index answers for a name.
-        self._answering: Remembered[ModelRef, ModelRef] = Remembered(
+        self._serving_version: Remembered[ModelRef, ModelRef] = Remembered(
             lambda ref: index.serving(ref, models.resolve(ref))
         )
         # The length of a version's embeddings, which does not change.
@@ -81,7 +81,7 @@ class SearchServicer(SearchServiceServicer):
     ) -> AsyncIterator[pb.SearchResponse]:
         asked = _Asked.read(request, self._limits)
         # The index that answers now, also if another takes over meanwhile.
-        version = await self._answering.recent(ModelRef.parse(request.model))
+        version = await self._serving_version.recent(ModelRef.parse(request.model))
         if asked.part is not None:
             async for answer in self._by_part(request, asked, asked.part, version, context):
                 yield answer
@@ -91,7 +91,7 @@ class SearchServicer(SearchServiceServicer):
             case "image":
                 picture = convert.picture(request.image, "image")
                 await asyncio.to_thread(self._index.count, version)  # no index: say so before working
-                done = await self._inspector.inspect(picture, version, terms_of(context))
+                done = await self._inspector.inspect(picture, version, queue_options(context))
                 yield pb.SearchResponse(query=convert.inspection(done, Outputs()))
                 query = replace(query, vector=done.outcome.embedding)
             case "vector":
@@ -108,10 +108,10 @@ class SearchServicer(SearchServiceServicer):
     async def ListItems(  # noqa: N802
         self, request: pb.ListItemsRequest, context: _Context
     ) -> pb.ListItemsResponse:
-        page = Page.asked("items", request.page_size, request.page_token)
+        page = Page.parse("items", request.page_size, request.page_token)
         where = _condition(request.where)
         after = UUID(page.after) if page.after else None
-        version = await self._answering.now(ModelRef.parse(request.model))
+        version = await self._serving_version.now(ModelRef.parse(request.model))
         found, following = await asyncio.to_thread(self._index.items, version, where, page.size, after)
         return pb.ListItemsResponse(
             items=[convert.item(item) for item in found],
@@ -129,7 +129,7 @@ class SearchServicer(SearchServiceServicer):
                 f"label_class has {len(request.label_class)} characters, but may have {_LONGEST_CLASS}",
                 field="label_class",
             )
-        version = await self._answering.now(ModelRef.parse(request.model))
+        version = await self._serving_version.now(ModelRef.parse(request.model))
         await asyncio.to_thread(self._index.item, version, id)
         await asyncio.to_thread(self._index.label, version, [id], label, request.label_class)
         log.info("item labelled", item=request.item, label=str(label), label_class=request.label_class)
@@ -140,7 +140,7 @@ class SearchServicer(SearchServiceServicer):
     async def _by_part(
         self, request: pb.SearchRequest, asked: "_Asked", part: Part, version: ModelRef, context: _Context
     ) -> AsyncIterator[pb.SearchResponse]:
-        terms, left_s = terms_of(context), context.time_remaining()
+        terms, left_s = queue_options(context), context.time_remaining()
         await asyncio.to_thread(self._index.count, version)  # no index: say so before working
         if asked.query.item is not None:
             item = await asyncio.to_thread(self._index.item, version, asked.query.item)
@@ -299,7 +299,7 @@ class _Asked:
         if request.WhichOneof("query") is None:
             query.qdrant(limit)  # asks for nothing, unless there is something to be like
         fingerprint = _fingerprint(request)
-        page = Page.asked(fingerprint, 0, request.page_token)
+        page = Page.parse(fingerprint, 0, request.page_token)
         if page.after and (query.group_by or diversity is not None):
             raise InvalidRequest("there are no pages with group_by or diversity", field="page_token")
         offset = int(page.after) if page.after.isdecimal() else 0

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from blemish.v1 import server_pb2 as pb
 from blemish.v1.server_pb2_grpc import ServerServiceServicer
 from blemish_core.detectors.registry import ALGORITHMS
-from blemish_server.auth.authenticator import calling
+from blemish_server.auth.authenticator import current_caller
 from blemish_server.converters.convert import ROLES, URGENCIES
 from blemish_server.dependencies import Dependencies
 from blemish_server.scoring.model_cache import ModelCache
@@ -35,7 +35,7 @@ class ServerServicer(ServerServiceServicer):
     async def GetServerInfo(  # noqa: N802
         self, request: pb.GetServerInfoRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetServerInfoResponse:
-        limits, caller = self._settings.image_limits, calling.get()
+        limits, caller = self._settings.image_limits, current_caller.get()
         return pb.GetServerInfoResponse(
             version=version("blemish"),
             caller=caller.name,

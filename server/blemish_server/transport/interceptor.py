@@ -14,8 +14,8 @@ import grpc.aio
 import structlog
 
 from blemish_core.platform.errors import BlemishError, Ending
-from blemish_server.auth.access import ANYBODY, Caller
-from blemish_server.auth.authenticator import Authenticator, calling
+from blemish_server.auth.access import ANONYMOUS, Caller
+from blemish_server.auth.authenticator import Authenticator, current_caller
 from blemish_server.metrics.metrics import Ended, ServerMetrics
 from blemish_server.transport.status import STATUS_OF_ERROR, abort
 
@@ -37,10 +37,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the handlers of the blemish services; health and reflection pass by."""
 
     def __init__(
-        self, doorkeeper: Authenticator, monitor: ServerMetrics, is_ending: Callable[[], bool]
+        self, authenticator: Authenticator, monitor: ServerMetrics, is_ending: Callable[[], bool]
     ) -> None:
         """Refuse new calls once ``is_ending``."""
-        self._doorkeeper = doorkeeper
+        self._authenticator = authenticator
         self._monitor = monitor
         self._is_ending = is_ending
 
@@ -60,13 +60,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         try:
             if self._is_ending():
                 raise Ending
-            caller = self._doorkeeper.admit(method, metadata)
+            caller = self._authenticator.authorize(method, metadata)
         except BlemishError as error:
             # Whatever kind of call it is: of a stream not a byte has to be read before it can be refused.
             return grpc.stream_stream_rpc_method_handler(_refusing(method, metadata, ended, error))
         call = partial(_call, method, metadata, caller, ended)
         # Streams are long, and tokens are revoked meanwhile.
-        still = partial(self._doorkeeper.admit, method, metadata)
+        still = partial(self._authenticator.authorize, method, metadata)
         if handler.response_streaming:
             return _rebuilt(handler, _streaming(handler.stream_stream or handler.unary_stream, call, still))
         if handler.request_streaming:
@@ -107,7 +107,7 @@ def _single(behaviour: Single, call: Call) -> Single:
 
 def _refusing(method: str, metadata: Metadata, ended: Ended, error: BlemishError) -> Streaming:
     async def refuse(requests: AsyncIterator[Any], context: Context) -> AsyncGenerator[Any]:
-        async with _call(method, metadata, ANYBODY, ended, context):
+        async with _call(method, metadata, ANONYMOUS, ended, context):
             raise error
         yield
 
@@ -138,7 +138,7 @@ async def _call(
     given = metadata.get(_REQUEST_ID)
     request_id = str(given)[:64] if given else uuid4().hex[:12]
     began = time.perf_counter()
-    calling.set(caller)
+    current_caller.set(caller)
     named = {"caller": caller.name} if caller.name else {}
     with structlog.contextvars.bound_contextvars(request=request_id, method=method.split("/")[-1], **named):
         status = "OK"

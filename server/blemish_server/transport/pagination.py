@@ -18,7 +18,7 @@ class Page:
     size: int
 
     @classmethod
-    def asked(cls, kind: str, page_size: int, page_token: str) -> "Page":
+    def parse(cls, kind: str, page_size: int, page_token: str) -> "Page":
         """Read a request's page.
 
         Raises:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a call itself says of how its pictures wait: whose they are, how urgent, and until when."""
+"""Queue options of a call: its place among other callers, its priority and its deadline."""
 
 import math
 import time
@@ -8,42 +8,46 @@ from typing import Any
 import grpc.aio
 
 from blemish_core.platform.errors import PermissionDenied
-from blemish_server.auth.access import spelled
-from blemish_server.auth.authenticator import calling
+from blemish_server.auth.access import priority_name
+from blemish_server.auth.authenticator import current_caller
 from blemish_server.scoring.batcher import Priority
 from blemish_server.scoring.scorer import Terms
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def turn_of(context: _Context) -> str:
-    """Whose turn a call takes: its caller's, however he is connected; of one not known its connection's."""
-    return calling.get().name or context.peer()
+def queue_key(context: _Context) -> str:
+    """Return the key under which the images of a call share the queue with other calls.
 
-
-def urgency(asked: Priority | None) -> Priority:
-    """How urgent the pictures of a call are; where it does not say, AUDIT, or as much as its caller may.
-
-    Raises:
-        PermissionDenied: if its caller may not ask for so much.
+    All connections of an authenticated caller have the same key. Without authentication each connection
+    has its own.
     """
-    caller = calling.get()
-    if asked is None:
-        return max(Priority.AUDIT, caller.most_urgent)
-    if asked < caller.most_urgent:
-        raise PermissionDenied(
-            f"{caller.name} asks for {spelled(asked)}, but its images may be {spelled(caller.most_urgent)} "
-            "at most; lower the priority, or have more granted by `blemish access`"
-        )
-    return asked
+    return current_caller.get().name or context.peer()
 
 
-def terms_of(context: _Context, priority: Priority | None = None) -> Terms:
-    """How a call's pictures wait.
+def effective_priority(requested: Priority | None) -> Priority:
+    """Return the priority of a call's images: AUDIT by default, or less if the caller is limited to less.
 
     Raises:
-        PermissionDenied: as ``urgency`` does.
+        PermissionDenied: if the caller may not use the requested priority.
+    """
+    caller = current_caller.get()
+    if requested is None:
+        return max(Priority.AUDIT, caller.most_urgent)
+    if requested < caller.most_urgent:
+        raise PermissionDenied(
+            f"{caller.name} requested priority {priority_name(requested)}, but is limited to "
+            f"{priority_name(caller.most_urgent)}; lower the priority, or grant more with `blemish access`"
+        )
+    return requested
+
+
+def queue_options(context: _Context, priority: Priority | None = None) -> Terms:
+    """Return how the images of a call are queued.
+
+    Raises:
+        PermissionDenied: if the caller may not use the requested priority.
     """
     left_s = context.time_remaining()
     deadline = math.inf if left_s is None else time.monotonic() + left_s
-    return Terms(turn_of(context), urgency(priority), deadline)
+    return Terms(queue_key(context), effective_priority(priority), deadline)

@@ -212,7 +212,7 @@ def test_a_model_in_production_goes_by_force_alone_and_with_its_frames(rig: Rig)
         rig.removal.model("m", force=False)
     rig.removal.model("m", force=True)
     assert (rig.index.versions(), rig.frames.contents("m")) == ([], [])
-    assert (rig.models.in_production(), rig.index.answering("m")) == ([], None)
+    assert (rig.models.in_production(), rig.index.serving_version("m")) == ([], None)
     assert [model.id for model in rig.models.page()] == ["other"]
     with pytest.raises(NotFound, match="no model 'm'"):
         rig.removal.model("m", force=True)

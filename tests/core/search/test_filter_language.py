@@ -22,11 +22,11 @@ from blemish_core.search.filter_language import (
     MAX_CHARACTERS,
     MAX_COMPARISONS,
     MAX_DEPTH,
-    All,
-    Any,
+    And,
     Comparison,
     Condition,
     Not,
+    Or,
     Value,
     parse,
 )
@@ -61,8 +61,8 @@ CRACK, OIL, HIGH = is_("class_name", "crack"), is_("class_name", "oil"), is_("sc
 @pytest.mark.parametrize(
     ("text", "condition"),
     [
-        ("", All()),
-        (" \n\t ", All()),
+        ("", And()),
+        (" \n\t ", And()),
         ("class = crack", CRACK),
         ("class=crack", CRACK),
         (" ( ( class : 'crack' ) ) ", CRACK),
@@ -71,21 +71,21 @@ CRACK, OIL, HIGH = is_("class_name", "crack"), is_("class_name", "oil"), is_("sc
         ("-class = crack", Not(CRACK)),
         ("NOT(class = crack)", Not(CRACK)),
         ("NOT class != crack", Not(Not(CRACK))),
-        ("class = crack AND score > 0.8", All((CRACK, HIGH))),
-        ("class = crack score > 0.8", All((CRACK, HIGH))),
-        ("(class = crack)(score > 0.8)", All((CRACK, HIGH))),
-        ("class = crack OR class = oil", Any((CRACK, OIL))),
+        ("class = crack AND score > 0.8", And((CRACK, HIGH))),
+        ("class = crack score > 0.8", And((CRACK, HIGH))),
+        ("(class = crack)(score > 0.8)", And((CRACK, HIGH))),
+        ("class = crack OR class = oil", Or((CRACK, OIL))),
         # OR first, as in the AIP.
-        ("score > 0.8 AND class = crack OR class = oil", All((HIGH, Any((CRACK, OIL))))),
-        ("class = crack OR class = oil score > 0.8", All((Any((CRACK, OIL)), HIGH))),
-        ("(score > 0.8 AND class = crack) OR class = oil", Any((All((HIGH, CRACK)), OIL))),
+        ("score > 0.8 AND class = crack OR class = oil", And((HIGH, Or((CRACK, OIL))))),
+        ("class = crack OR class = oil score > 0.8", And((Or((CRACK, OIL)), HIGH))),
+        ("(score > 0.8 AND class = crack) OR class = oil", Or((And((HIGH, CRACK)), OIL))),
         # NOT before OR.
-        ("NOT class = crack OR class = oil", Any((Not(CRACK), OIL))),
-        ("NOT (class = crack OR class = oil)", Not(Any((CRACK, OIL)))),
-        ("-(class = crack score > 0.8)", Not(All((CRACK, HIGH)))),
+        ("NOT class = crack OR class = oil", Or((Not(CRACK), OIL))),
+        ("NOT (class = crack OR class = oil)", Not(Or((CRACK, OIL)))),
+        ("-(class = crack score > 0.8)", Not(And((CRACK, HIGH)))),
         # Parentheses that change nothing leave no trace.
-        ("(class = crack AND class = oil) score > 0.8", All((CRACK, OIL, HIGH))),
-        ("class = crack OR (class = oil OR score > 0.8)", Any((CRACK, OIL, HIGH))),
+        ("(class = crack AND class = oil) score > 0.8", And((CRACK, OIL, HIGH))),
+        ("class = crack OR (class = oil OR score > 0.8)", Or((CRACK, OIL, HIGH))),
     ],
 )
 def test_what_a_condition_means(text: str, condition: Condition) -> None:
@@ -323,9 +323,9 @@ NAMES = {key: name for name, (key, _) in STORED.items()}
 
 
 def random_condition(rng: random.Random, depth: int = 3, within: type | None = None) -> Condition:
-    kinds = [kind for kind in (All, Any, Not, Comparison) if kind is not within]
+    kinds = [kind for kind in (And, Or, Not, Comparison) if kind is not within]
     match rng.choice(kinds) if depth else Comparison:
-        case kind if kind is All or kind is Any:
+        case kind if kind is And or kind is Or:
             parts = [random_condition(rng, depth - 1, kind) for _ in range(rng.randrange(2, 4))]
             return kind(tuple(parts))
         case kind if kind is Not:
@@ -350,10 +350,10 @@ def written(condition: Condition, rng: random.Random) -> str:
         case Not(Comparison(key, "=", value)) if key != "tags" and rng.random() < 0.3:
             text = f"{NAMES[key]}{space}!={space}{written_value(key, value, rng)}"
         case Not(part):
-            text = rng.choice(("NOT ", "-")) + in_parentheses(part, rng, (All, Any, Not))
-        case Any(parts):
-            text = " OR ".join(in_parentheses(part, rng, (All,)) for part in parts)
-        case All(parts):
+            text = rng.choice(("NOT ", "-")) + in_parentheses(part, rng, (And, Or, Not))
+        case Or(parts):
+            text = " OR ".join(in_parentheses(part, rng, (And,)) for part in parts)
+        case And(parts):
             text = in_parentheses(parts[0], rng, ())
             for part in parts[1:]:
                 text += rng.choice((" ", " AND ", "\n")) + in_parentheses(part, rng, ())
@@ -406,9 +406,9 @@ ORDER = {"=": operator.eq, "<": operator.lt, "<=": operator.le, ">": operator.gt
 def holds(condition: Condition, payload: dict[str, Anything]) -> bool:
     """The plain meaning, to hold Qdrant to."""
     match condition:
-        case All(parts):
+        case And(parts):
             return all(holds(part, payload) for part in parts)
-        case Any(parts):
+        case Or(parts):
             return any(holds(part, payload) for part in parts)
         case Not(part):
             return not holds(part, payload)
@@ -450,7 +450,7 @@ def test_qdrant_finds_what_is_meant(client: QdrantClient, rng: random.Random) ->
         assert sorted(int(point.id) for point in points) == meant, condition
         partial += 0 < len(meant) < len(payloads)
     assert partial > 100
-    assert to_filter(All()) is None
+    assert to_filter(And()) is None
 
 
 def as_json(payload: dict[str, Anything]) -> dict[str, Anything]:

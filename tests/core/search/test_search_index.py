@@ -73,9 +73,9 @@ def test_examples_of_a_defect_are_those_that_people_confirmed(index: SearchIndex
 
 
 def test_the_index_of_a_new_version_takes_over_when_it_lacks_no_dataset(index: SearchIndex) -> None:
-    assert index.answering("tile") is None
+    assert index.serving_version("tile") is None
     assert index.advance(VERSION)
-    assert index.answering("tile") == VERSION
+    assert index.serving_version("tile") == VERSION
     index.label(VERSION, [items(150)[0].id], Label.GOOD, "")
     index.put(VERSION, [replace(each, dataset="more") for each in items(151)[150:]], vectors(151)[150:])
 
@@ -86,10 +86,10 @@ def test_the_index_of_a_new_version_takes_over_when_it_lacks_no_dataset(index: S
     index.put(newer, again[:150], vectors(151)[:150])
     index.publish(newer)
     assert not index.advance(newer), "it lacks a dataset"
-    assert index.answering("tile") == VERSION
+    assert index.serving_version("tile") == VERSION
     index.put(newer, [replace(again[150], dataset="more")], vectors(151)[150:])
     assert index.advance(newer)
-    assert index.answering("tile") == newer
+    assert index.serving_version("tile") == newer
     carried = index.item(newer, again[0].id)
     assert (carried.label, carried.time) == (Label.GOOD, items(1)[0].time)
 

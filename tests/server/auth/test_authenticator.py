@@ -7,7 +7,7 @@ from blemish.v1 import access_pb2
 from blemish.v1.model_pb2 import UpdateCalibrationRequest
 from blemish_core.platform.errors import BlemishError, Corrupt, NotFound, PermissionDenied, Unauthenticated
 from blemish_server.auth import access
-from blemish_server.auth.access import ANYBODY, Caller, Role
+from blemish_server.auth.access import ANONYMOUS, Caller, Role
 from blemish_server.auth.authenticator import Authenticator
 from blemish_server.converters import calibrations
 from blemish_server.converters.convert import ROLES
@@ -43,8 +43,8 @@ def test_roles_are_those_of_the_contract() -> None:
 
 def test_without_a_file_everybody_may_do_everything() -> None:
     keeper = Authenticator(None)
-    assert keeper.admit(TRAIN, {}) == ANYBODY
-    assert keeper.admit(TRAIN, bearer("whatever")) == ANYBODY
+    assert keeper.authorize(TRAIN, {}) == ANONYMOUS
+    assert keeper.authorize(TRAIN, bearer("whatever")) == ANONYMOUS
 
 
 @pytest.mark.parametrize(
@@ -60,10 +60,10 @@ def test_a_role_reaches_so_far(file: Path, role: Role, admitted: set[str]) -> No
     keeper = Authenticator(file)
     for method in (SCORE, SEARCH, TRAIN, "/another.Service/Call"):
         if method in admitted:
-            assert keeper.admit(method, bearer(token)) == Caller("mes", role)
+            assert keeper.authorize(method, bearer(token)) == Caller("mes", role)
         else:
             with pytest.raises(PermissionDenied, match=rf"mes is a {role.word}, but \w+ is for \w+s"):
-                keeper.admit(method, bearer(token))
+                keeper.authorize(method, bearer(token))
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,14 @@ def test_who_is_not_known_is_refused(file: Path, metadata: dict[str, str | bytes
         for name, value in metadata.items()
     }
     with pytest.raises(Unauthenticated) as refused:
-        keeper.admit(SCORE, told)
+        keeper.authorize(SCORE, told)
     assert token not in str(refused.value)
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_the_scheme_may_be_spelled_either_way(file: Path, scheme: str) -> None:
     token = access.grant(file, "mes", Role.SERVICE)
-    assert Authenticator(file).admit(SCORE, {"authorization": f"{scheme} {token}"}).name == "mes"
+    assert Authenticator(file).authorize(SCORE, {"authorization": f"{scheme} {token}"}).name == "mes"
 
 
 def test_changes_are_heeded_within_a_second(file: Path, clock: list[float]) -> None:
@@ -104,8 +104,8 @@ def test_changes_are_heeded_within_a_second(file: Path, clock: list[float]) -> N
     new = access.grant(file, "press-7", Role.OPERATOR)
     clock[0] += 1
     with pytest.raises(Unauthenticated, match="revoked"):
-        keeper.admit(SCORE, bearer(old))
-    assert keeper.admit(TRAIN, bearer(new)) == Caller("press-7", Role.OPERATOR)
+        keeper.authorize(SCORE, bearer(old))
+    assert keeper.authorize(TRAIN, bearer(new)) == Caller("press-7", Role.OPERATOR)
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.write_text("rubbish"), Path.unlink])
@@ -118,14 +118,14 @@ def test_a_file_that_cannot_be_read_any_more_changes_nothing(
     assert callable(damage)
     damage(file)
     clock[0] += 1
-    assert keeper.admit(SEARCH, bearer(token)).name == "mes"
+    assert keeper.authorize(SEARCH, bearer(token)).name == "mes"
     with pytest.raises(Unauthenticated):
-        keeper.admit(SEARCH, bearer("another"))
+        keeper.authorize(SEARCH, bearer("another"))
     file.write_bytes(whole)
     access.revoke(file, "mes")
     clock[0] += 1
     with pytest.raises(Unauthenticated):
-        keeper.admit(SEARCH, bearer(token))
+        keeper.authorize(SEARCH, bearer(token))
 
 
 @pytest.mark.parametrize(("text", "error"), [(None, NotFound), ("rubbish", Corrupt)])
@@ -139,7 +139,7 @@ def test_no_server_starts_without_its_file(file: Path, text: str | None, error: 
 @pytest.mark.parametrize(
     ("author", "caller", "kept"),
     [
-        ("maria", ANYBODY, "maria"),
+        ("maria", ANONYMOUS, "maria"),
         ("maria", Caller("office", Role.OPERATOR), "maria (office)"),
         ("", Caller("office", Role.OPERATOR), "office"),
         ("office", Caller("office", Role.OPERATOR), "office"),

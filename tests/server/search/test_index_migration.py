@@ -57,7 +57,7 @@ def migration(index: SearchIndex, jobs: Jobs, production: ModelRef) -> IndexMigr
 def test_the_first_index_of_a_model_answers_at_once(index: SearchIndex) -> None:
     jobs = Jobs()
     migration(index, jobs, ONE).look()
-    assert (index.answering("tile"), jobs.asked) == (ONE, [])
+    assert (index.serving_version("tile"), jobs.asked) == (ONE, [])
 
 
 def test_a_version_without_an_index_gets_one_and_then_the_searches(index: SearchIndex) -> None:
@@ -71,12 +71,12 @@ def test_a_version_without_an_index_gets_one_and_then_the_searches(index: Search
     embed(index, TWO, "a")
     index.publish(TWO)
     moving.look()
-    assert index.answering("tile") == ONE
+    assert index.serving_version("tile") == ONE
     assert index.serving(ModelRef("tile"), TWO) == ONE
     assert index.serving(TWO, TWO) == TWO, "asked for, its own index answers as far as it is"
     embed(index, TWO, "b")
     moving.look()
-    assert index.answering("tile") == TWO
+    assert index.serving_version("tile") == TWO
     assert len(jobs.asked) == 2
 
 
@@ -96,12 +96,12 @@ def test_frames_that_were_kept_come_too(index: SearchIndex) -> None:
     own = Item(item_id(TWO, "own"), "own", 1.0, 0.5, False, source=CAMERA)
     index.put(TWO, [own], np.ones((1, 4), np.float32))
     moving.look()
-    assert index.answering("tile") == ONE, "frames of its own are not those before"
+    assert index.serving_version("tile") == ONE, "frames of its own are not those before"
     again = Item(item_id(TWO, "f"), "f", 2.0, 0.5, False, source=CAMERA)
     index.put(TWO, [again], np.ones((1, 4), np.float32), job="j")
     index.mark_frames(TWO)
     moving.look()
-    assert index.answering("tile") == TWO
+    assert index.serving_version("tile") == TWO
     assert index.item(TWO, again.id).camera == "line-3"
 
 
@@ -112,7 +112,7 @@ def test_a_dataset_that_is_gone_holds_nothing_up(index: SearchIndex) -> None:
     moving = migration(index, jobs, TWO)
     moving.look()
     moving.look()
-    assert index.answering("tile") == ONE
+    assert index.serving_version("tile") == ONE
 
 
 def test_what_could_not_be_asked_for_is_asked_for_again(index: SearchIndex) -> None:

@@ -7,9 +7,9 @@ from blemish_server.transport.pagination import Page
 
 
 def test_a_token_leads_to_the_next_page() -> None:
-    first = Page.asked("jobs", 0, "")
+    first = Page.parse("jobs", 0, "")
     assert (first.after, first.size) == ("", 100)
-    assert Page.asked("jobs", 5, first.token("abc")) == Page("jobs", "abc", 5)
+    assert Page.parse("jobs", 5, first.token("abc")) == Page("jobs", "abc", 5)
 
 
 @pytest.mark.parametrize(
@@ -17,9 +17,9 @@ def test_a_token_leads_to_the_next_page() -> None:
 )
 def test_rubbish_is_refused(size: int, token: str) -> None:
     with pytest.raises(InvalidRequest):
-        Page.asked("jobs", size, token)
+        Page.parse("jobs", size, token)
 
 
 def test_a_token_of_another_listing_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="not one that this listing gave"):
-        Page.asked("jobs", 5, Page("models", "", 5).token("tile"))
+        Page.parse("jobs", 5, Page("models", "", 5).token("tile"))

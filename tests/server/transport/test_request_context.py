@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from blemish_core.platform.errors import PermissionDenied
-from blemish_server.auth.access import ANYBODY, Caller, Role
-from blemish_server.auth.authenticator import calling
+from blemish_server.auth.access import ANONYMOUS, Caller, Role
+from blemish_server.auth.authenticator import current_caller
 from blemish_server.scoring.batcher import Priority
-from blemish_server.transport.request_context import terms_of, turn_of, urgency
+from blemish_server.transport.request_context import effective_priority, queue_key, queue_options
 
 
 class Context:
@@ -28,22 +28,22 @@ class Context:
 
 @pytest.fixture(autouse=True)
 def _nobody_calls_afterwards() -> Iterator[None]:
-    before = calling.set(ANYBODY)
+    before = current_caller.set(ANONYMOUS)
     yield
-    calling.reset(before)
+    current_caller.reset(before)
 
 
-@pytest.mark.parametrize("caller", [ANYBODY, Caller("mes", Role.SERVICE)])
+@pytest.mark.parametrize("caller", [ANONYMOUS, Caller("mes", Role.SERVICE)])
 def test_a_known_caller_has_one_turn_on_all_his_connections(caller: Caller) -> None:
-    calling.set(caller)
-    left, right = (turn_of(_of(f"ipv4:10.0.0.1:{port}")) for port in (1, 2))
-    assert (left == right) is (caller is not ANYBODY)
+    current_caller.set(caller)
+    left, right = (queue_key(_of(f"ipv4:10.0.0.1:{port}")) for port in (1, 2))
+    assert (left == right) is (caller is not ANONYMOUS)
 
 
 def test_a_deadline_is_kept_where_there_is_one() -> None:
-    assert terms_of(_of("a")).deadline == math.inf
-    assert terms_of(_of("a")).priority is Priority.AUDIT
-    terms = terms_of(_of("a", 5.0), Priority.LINE_STOP)
+    assert queue_options(_of("a")).deadline == math.inf
+    assert queue_options(_of("a")).priority is Priority.AUDIT
+    terms = queue_options(_of("a", 5.0), Priority.LINE_STOP)
     assert time.monotonic() < terms.deadline <= time.monotonic() + 5
     assert terms.priority is Priority.LINE_STOP
 
@@ -62,9 +62,9 @@ def test_a_deadline_is_kept_where_there_is_one() -> None:
 def test_pictures_are_as_urgent_as_asked_for(
     may: Priority, asked: Priority | None, waits: Priority
 ) -> None:
-    calling.set(Caller("press-7", Role.CAMERA, may))
-    assert urgency(asked) is waits
-    assert terms_of(_of("a"), asked).priority is waits
+    current_caller.set(Caller("press-7", Role.CAMERA, may))
+    assert effective_priority(asked) is waits
+    assert queue_options(_of("a"), asked).priority is waits
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ def test_pictures_are_as_urgent_as_asked_for(
     ],
 )
 def test_nobody_is_more_urgent_than_he_may(may: Priority, asked: Priority) -> None:
-    calling.set(Caller("press-7", Role.CAMERA, may))
-    with pytest.raises(PermissionDenied, match=r"press-7 asks for .*, but its images may be .* at most"):
-        terms_of(_of("a"), asked)
+    current_caller.set(Caller("press-7", Role.CAMERA, may))
+    with pytest.raises(PermissionDenied, match=r"press-7 requested priority .*, but is limited to "):
+        queue_options(_of("a"), asked)
 
 
 def _of(peer: str, left_s: float | None = None) -> Any:
