@@ -14,7 +14,7 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from blemish_core.datasets.index import INDEX, LOCK, Index, described, new_index
-from blemish_core.datasets.intake import Import, Source
+from blemish_core.datasets.folder_import import Import, Source
 from blemish_core.datasets.layout import Slot
 from blemish_core.datasets.records import Card, Dataset, DatasetImage, Entry, Split, summary
 from blemish_core.imaging.decode import ImageLimits

@@ -22,7 +22,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from blemish_core.imaging.raw_formats import as_rgb, eight_bits, samples
+from blemish_core.imaging.samples import as_rgb, eight_bits, samples
 from blemish_core.platform.errors import BlemishError, InvalidImage
 
 _PILLOW_MAX_PIXELS = 178_956_970

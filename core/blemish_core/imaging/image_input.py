@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish_core.imaging.decode import ImageLimits, check_size, decode
-from blemish_core.imaging.raw_formats import as_rgb, eight_bits
+from blemish_core.imaging.samples import as_rgb, eight_bits
 from blemish_core.platform.errors import InvalidImage
 
 cv2.setNumThreads(0)  # whoever decodes has a thread already, and a core for it

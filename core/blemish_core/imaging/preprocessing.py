@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blemish_core.imaging.raw_formats import distinct_channels
+from blemish_core.imaging.samples import distinct_channels
 from blemish_core.imaging.scaling import scaled
 
 Channels = tuple[float, float, float]

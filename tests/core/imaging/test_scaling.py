@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blemish_core.imaging.preprocessing import Preprocessing
-from blemish_core.imaging.raw_formats import as_rgb
+from blemish_core.imaging.samples import as_rgb
 from blemish_core.imaging.scaling import scaled
 
 SEED = 20_261
