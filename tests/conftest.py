@@ -10,14 +10,14 @@ from pytest_socket import disable_socket, enable_socket
 from blemish_core.platform import gc_tuning, threads
 
 # Before any test has loaded torch.
-threads.wait_asleep()
+threads.use_passive_waiting()
 
 WITH_SOCKETS = {"contract", "integration", "chaos", "benchmarks"}
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    with gc_tuning.loaded_for_good():
+    with gc_tuning.gc_frozen_after():
         return (yield)
 
 

@@ -123,7 +123,7 @@ def read(kind: type[Settings], process: str) -> Settings:
         sys.exit(2)
 
 
-def chosen_device(device: str) -> str:
+def resolve_device(device: str) -> str:
     """Return the torch device that ``device`` means on this machine."""
     if device != "auto":
         return device

@@ -12,12 +12,12 @@ def main() -> None:
 
     settings = read(ServerSettings, "blemish-server")
     logs.configure()
-    threads.wait_asleep()
+    threads.use_passive_waiting()
     threads.share_cores(settings.lanes)
     # The event loop's turn among the lanes: each of its many short steps may have to wait this long for it.
     sys.setswitchinterval(0.0005)
     # Only now: this loads torch, and a wrong setting should not have to wait for it.
-    with gc_tuning.loaded_for_good():
+    with gc_tuning.gc_frozen_after():
         from blemish_server.app import CannotServe, serve
 
     try:

@@ -33,7 +33,7 @@ from blemish_core.search.finder import Finder
 from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.item_images import ItemImages
 from blemish_core.search.search_index import SearchIndex
-from blemish_core.settings import chosen_device
+from blemish_core.settings import resolve_device
 from blemish_server.auth.authenticator import Authenticator
 from blemish_server.dependencies import NOT_SERVING, SERVING, Dependencies, Dependency
 from blemish_server.jobs.dispatch import Dispatcher
@@ -172,11 +172,11 @@ def build(settings: ServerSettings) -> App:
         certificate = _certificate(settings)
     except (BlemishError, UnusableCertificate) as error:
         raise CannotServe(str(error)) from error
-    device = chosen_device(settings.device)
+    device = resolve_device(settings.device)
     limits = settings.image_limits
     datasets = DatasetStore(settings.datasets, limits)
     store = ModelStore(settings.models)
-    store.discard_arrivals()
+    store.discard_stale_imports()
     jobs, staff = JobStore.connect(settings.redis_url), WorkerRegistry.connect(settings.redis_url)
     qdrant = (settings.qdrant_url, settings.qdrant_grpc_port, settings.qdrant_api_key)
     index = SearchIndex.connect(*qdrant)

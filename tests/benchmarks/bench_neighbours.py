@@ -150,7 +150,7 @@ def bench(detector: PatchCore, bank: Tensor, good: list[Tensor], bad: list[Tenso
 
 def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
-        threads.wait_asleep()  # heard before torch is loaded only: begin again
+        threads.use_passive_waiting()  # heard before torch is loaded only: begin again
         os.execv(sys.executable, sys.orig_argv)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="a data set in MVTec AD's layout")

@@ -122,7 +122,7 @@ def _leases(house: House) -> list[str]:
 
 
 def _staged(house: House) -> list[str]:
-    return [str(folder) for folders in house.models.staged().values() for folder in folders]
+    return [str(folder) for folders in house.models.staged_folders().values() for folder in folders]
 
 
 def _checkpoints(house: House) -> list[str]:

@@ -22,7 +22,7 @@ from blemish.v1.model_pb2_grpc import ModelServiceStub
 from blemish_client import Client
 from blemish_client.errors import Aborted, InvalidArgument, NotFound
 from blemish_core.models.bundle import read_manifest
-from blemish_core.models.calibration_log import CalibrationLog, Change, Rule
+from blemish_core.models.calibration_log import CalibrationChange, CalibrationLog, ThresholdRule
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Stack
@@ -106,7 +106,7 @@ def test_what_another_process_wrote_judges_the_next_frame(
     folder = stack_data / "store" / version.replace("/versions", "")
     log = CalibrationLog(folder, read_manifest(folder))
     for threshold in (0.5, 900.0, 0.25):
-        revision = log.append(Change(Rule.FIXED, "another server", threshold))
+        revision = log.append(CalibrationChange(ThresholdRule.FIXED, "another server", threshold))
         told = client.score(query, version)
         assert (told.threshold, told.calibration_revision) == (threshold, revision.number)
 

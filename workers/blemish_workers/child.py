@@ -16,17 +16,17 @@ def main() -> None:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
     logs.configure()
-    threads.wait_asleep()
+    threads.use_passive_waiting()
     settings = read(WorkerSettings, "blemish-worker")
 
-    with gc_tuning.loaded_for_good():
+    with gc_tuning.gc_frozen_after():
         from blemish_core.datasets import DatasetStore
         from blemish_core.jobs.handlers.child import Child
         from blemish_core.jobs.handlers.context import JobContext
         from blemish_core.models.store import ModelStore
         from blemish_core.search.frame_store import FrameStore
         from blemish_core.search.search_index import SearchIndex
-        from blemish_core.settings import chosen_device
+        from blemish_core.settings import resolve_device
 
     place = JobContext(
         datasets=DatasetStore(settings.datasets, settings.image_limits),
@@ -35,7 +35,7 @@ def main() -> None:
         frames=FrameStore(settings.frames),
         weights=settings.weights,
         limits=settings.image_limits,
-        device=chosen_device(settings.device),
+        device=resolve_device(settings.device),
         runtime=settings.runtime_choice,
         max_feature_bytes=settings.max_feature_bytes,
         scratch=settings.scratch or settings.store / "scratch",

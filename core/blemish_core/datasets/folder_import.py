@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from blemish_core.datasets.index import Index, described
-from blemish_core.datasets.layout import PARTS, Slot
-from blemish_core.datasets.records import Dataset, Entry
+from blemish_core.datasets.index import Index, make_entry
+from blemish_core.datasets.layout import PARTS, LayoutPath
+from blemish_core.datasets.records import Dataset, IndexEntry
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.platform.errors import InvalidRequest, NotFound
 
@@ -20,7 +20,7 @@ _BATCH_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Import:
+class ImportResult:
     """What an import did."""
 
     dataset: Dataset
@@ -33,7 +33,7 @@ class Import:
 
 
 @dataclass
-class Tally:
+class ImportCounts:
     """An import under way."""
 
     stored: int = 0
@@ -43,18 +43,20 @@ class Tally:
     def skip(self, path: str, reason: InvalidRequest) -> None:
         self.skipped.append((readable(path), str(reason)))
 
-    def result(self, dataset: Dataset) -> Import:
-        return Import(dataset, self.stored, self.unchanged, len(self.skipped), tuple(self.skipped[:_SHOWN]))
+    def result(self, dataset: Dataset) -> ImportResult:
+        return ImportResult(
+            dataset, self.stored, self.unchanged, len(self.skipped), tuple(self.skipped[:_SHOWN])
+        )
 
 
 @dataclass(frozen=True)
-class Source:
+class ImportFolder:
     """A folder in MVTec AD's layout."""
 
     folder: Path
 
     @classmethod
-    def below(cls, folder: Path, roots: Sequence[Path]) -> "Source":
+    def below(cls, folder: Path, roots: Sequence[Path]) -> "ImportFolder":
         """Check that ``folder`` may be read and looks like a dataset.
 
         Raises:
@@ -77,22 +79,24 @@ class Source:
             ) from error
         return cls(resolved)
 
-    def copy(self, index: Index, limits: ImageLimits, on_file: Callable[[int, int], None] | None) -> Tally:
+    def copy(
+        self, index: Index, limits: ImageLimits, on_file: Callable[[int, int], None] | None
+    ) -> ImportCounts:
         """Store all images that are not in ``index``; tell ``on_file`` how many files are done of all.
 
         Raises:
             AlreadyExists: if the dataset has other content under one of the paths.
         """
-        tally = Tally()
+        tally = ImportCounts()
         paths = [path for part in PARTS for path in sorted(self._walk(part))]
-        batch: list[tuple[Entry, bytes]] = []
+        batch: list[tuple[IndexEntry, bytes]] = []
         for done, path in enumerate(paths, start=1):
             try:
                 slot, data = self._read(path, limits.max_bytes)
-                if index.holds(path, hashlib.sha256(data).hexdigest()):
+                if index.contains(path, hashlib.sha256(data).hexdigest()):
                     tally.unchanged += 1
                 else:
-                    batch.append((described(slot, data, limits), data))
+                    batch.append((make_entry(slot, data, limits), data))
             except InvalidRequest as error:
                 tally.skip(path, error)
             # Decoding is done unlocked, the cheap rest together: others may write in between.
@@ -104,7 +108,7 @@ class Source:
         _store(batch, index, tally)
         return tally
 
-    def _read(self, path: str, max_bytes: int) -> tuple[Slot, bytes]:
+    def _read(self, path: str, max_bytes: int) -> tuple[LayoutPath, bytes]:
         """Read a file that ``_walk`` found.
 
         Raises:
@@ -117,7 +121,7 @@ class Source:
                 raise InvalidRequest("is a link that leads out of the folder")
             if target.is_dir():
                 raise InvalidRequest("is a link to a folder, or one that cannot be read")
-            slot = Slot.parse(path)
+            slot = LayoutPath.parse(path)
             status = target.stat()
             if not stat.S_ISREG(status.st_mode):
                 raise InvalidRequest("is not a regular file")
@@ -146,7 +150,7 @@ def _open(folder: Path) -> bool:
     return not folder.is_symlink() and os.access(folder, os.R_OK | os.X_OK)
 
 
-def _store(batch: Sequence[tuple[Entry, bytes]], index: Index, tally: Tally) -> None:
+def _store(batch: Sequence[tuple[IndexEntry, bytes]], index: Index, tally: ImportCounts) -> None:
     with index.writing() as store:
         for entry, data in batch:
             try:

@@ -21,11 +21,11 @@ from uuid import uuid4
 import structlog
 from pydantic import ValidationError
 
-from blemish_core.datasets.layout import PARTS, Key, Slot
-from blemish_core.datasets.records import Entry
+from blemish_core.datasets.layout import PARTS, Key, LayoutPath
+from blemish_core.datasets.records import IndexEntry
 from blemish_core.imaging.decode import ImageLimits, check, read_mask
 from blemish_core.platform.errors import AlreadyExists, InvalidRequest, NotFound
-from blemish_core.platform.files import sync, write_durably
+from blemish_core.platform.files import atomic_write, fsync
 
 INDEX = "index.jsonl"
 LOCK = ".lock"
@@ -51,18 +51,18 @@ class Index:
         self._swept = False
         self._forget()
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[IndexEntry]:
         """All that is there, by path."""
         self._refresh()
         with self._reading:
             return sorted(self._entries.values(), key=lambda entry: entry.path)
 
-    def find(self, path: str) -> Entry | None:
+    def find(self, path: str) -> IndexEntry | None:
         self._refresh()
         with self._reading:
             return self._entries.get(path)
 
-    def partner(self, slot: Slot) -> Entry | None:
+    def partner(self, slot: LayoutPath) -> IndexEntry | None:
         """The mask of an image or the image of a mask, if it is there."""
         self._refresh()
         with self._reading:
@@ -71,7 +71,7 @@ class Index:
                     return self._entries[self._by_key[key]]
         return None
 
-    def holds(self, path: str, sha256: str) -> bool:
+    def contains(self, path: str, sha256: str) -> bool:
         """Tell whether this content is under ``path``.
 
         Raises:
@@ -86,17 +86,17 @@ class Index:
         return there is not None
 
     @contextmanager
-    def writing(self) -> Iterator[Callable[[Entry, bytes], bool]]:
+    def writing(self) -> Iterator[Callable[[IndexEntry, bytes], bool]]:
         """Be the only writer, and get what stores an image: false if it was there already.
 
         The lines are written together at the end, also when an error ends it: what was stored stays. What
         is called raises AlreadyExists if other content is under the path, and InvalidRequest if an image
         and its mask differ in size.
         """
-        stored: list[Entry] = []
+        stored: list[IndexEntry] = []
 
-        def store(entry: Entry, data: bytes) -> bool:
-            if self.holds(entry.path, entry.sha256):
+        def store(entry: IndexEntry, data: bytes) -> bool:
+            if self.contains(entry.path, entry.sha256):
                 return False
             self._check_partner(entry, stored)
             self._store(entry, data)
@@ -111,19 +111,19 @@ class Index:
             finally:
                 self._append(stored)
 
-    def chosen(self, paths: Iterable[str]) -> list[Entry]:
+    def select(self, paths: Iterable[str]) -> list[IndexEntry]:
         """What is under ``paths``, each once, and the masks of the images among it.
 
         Raises:
             NotFound: if there is nothing under one of them.
         """
-        found: dict[str, Entry] = {}
+        found: dict[str, IndexEntry] = {}
         for path in paths:
             entry = self.find(path)
             if entry is None:
                 raise NotFound(f"there is no {path} in the dataset")
             found[path] = entry
-            mask = None if entry.slot.part == "ground_truth" else self.partner(entry.slot)
+            mask = None if entry.layout_path.part == "ground_truth" else self.partner(entry.layout_path)
             if mask is not None:
                 found[mask.path] = mask
         return list(found.values())
@@ -140,14 +140,14 @@ class Index:
             if missing := gone - {entry.path for entry in there}:
                 raise NotFound(f"there is no {min(missing)} in the dataset")
             left = [entry for entry in there if entry.path not in gone]
-            write_durably(self._path, new_index() + _lines(left))
+            atomic_write(self._path, new_index() + _lines(left))
             for path in gone:
                 _discard(self._folder / path)
 
-    def _check_partner(self, entry: Entry, stored: Sequence[Entry]) -> None:
-        keys = entry.slot.partners
-        partner = next((other for other in stored if other.slot.key in keys), None) or self.partner(
-            entry.slot
+    def _check_partner(self, entry: IndexEntry, stored: Sequence[IndexEntry]) -> None:
+        keys = entry.layout_path.partners
+        partner = next((other for other in stored if other.layout_path.key in keys), None) or self.partner(
+            entry.layout_path
         )
         if partner and (partner.width, partner.height) != (entry.width, entry.height):
             raise InvalidRequest(
@@ -156,20 +156,20 @@ class Index:
                 field="image",
             )
 
-    def _store(self, entry: Entry, data: bytes) -> None:
+    def _store(self, entry: IndexEntry, data: bytes) -> None:
         file = self._folder / entry.path
         try:
             if file.parent not in self._safe_folders:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                sync(file.parent.parent)
-                sync(self._folder)
+                fsync(file.parent.parent)
+                fsync(self._folder)
                 self._safe_folders.add(file.parent)
-            write_durably(file, data)
+            atomic_write(file, data)
         except OSError:
             _discard(file)
             raise
 
-    def _append(self, stored: Sequence[Entry]) -> None:
+    def _append(self, stored: Sequence[IndexEntry]) -> None:
         """Add lines; when that fails, discard the files that have got none."""
         if not stored:
             return
@@ -225,7 +225,7 @@ class Index:
                 if self._read_on():  # another one has repaired it meanwhile
                     return
                 found = self._derived()
-            write_durably(self._path, new_index() + _lines(found))
+            atomic_write(self._path, new_index() + _lines(found))
             log.warning("made a lost or damaged index anew", index=str(self._path), images=len(found))
             with self._reading:
                 self._forget()
@@ -234,7 +234,7 @@ class Index:
     def _forget(self) -> None:
         self._head = b""
         self._offset = 0
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, IndexEntry] = {}
         self._by_key: dict[Key, str] = {}
         self._safe_folders: set[Path] = set()  # would outlast a power cut
 
@@ -262,12 +262,12 @@ class Index:
             if entry is None:
                 return False
             self._entries[entry.path] = entry
-            key = entry.slot.key
+            key = entry.layout_path.key
             self._by_key[key] = min(entry.path, self._by_key.get(key, entry.path))
         self._offset += len(whole) + 1
         return True
 
-    def _derived(self) -> list[Entry]:
+    def _derived(self) -> list[IndexEntry]:
         """What the files say, helped by the lines that still make sense."""
         with suppress(FileNotFoundError):
             for line in self._path.read_bytes().split(b"\n"):
@@ -279,7 +279,9 @@ class Index:
                 path = file.relative_to(self._folder).as_posix()
                 with suppress(InvalidRequest):  # not an image of the layout: nobody has put it here by us
                     known = self._entries.get(path)
-                    found.append(known or described(Slot.parse(path), file.read_bytes(), self._limits))
+                    found.append(
+                        known or make_entry(LayoutPath.parse(path), file.read_bytes(), self._limits)
+                    )
         return found
 
 
@@ -309,7 +311,7 @@ def new_index() -> bytes:
     return b'{"index":"%s"}\n' % uuid4().hex.encode()
 
 
-def described(slot: Slot, data: bytes, limits: ImageLimits) -> Entry:
+def make_entry(slot: LayoutPath, data: bytes, limits: ImageLimits) -> IndexEntry:
     """Decode an image or a mask to the end and return its entry.
 
     Raises:
@@ -320,7 +322,7 @@ def described(slot: Slot, data: bytes, limits: ImageLimits) -> Entry:
     else:
         header = check(data, limits)
         height, width = header.height, header.width
-    return Entry(
+    return IndexEntry(
         path=str(slot),
         sha256=hashlib.sha256(data).hexdigest(),
         size_bytes=len(data),
@@ -329,16 +331,18 @@ def described(slot: Slot, data: bytes, limits: ImageLimits) -> Entry:
     )
 
 
-def _entry(line: bytes) -> Entry | None:
+def _entry(line: bytes) -> IndexEntry | None:
     try:
-        entry = Entry.model_validate_json(line)
-        Slot.parse(entry.path)  # a path from the disk leaves the dataset no more than one from a caller
+        entry = IndexEntry.model_validate_json(line)
+        LayoutPath.parse(
+            entry.path
+        )  # a path from the disk leaves the dataset no more than one from a caller
     except (ValidationError, InvalidRequest):
         return None
     return entry
 
 
-def _lines(entries: Sequence[Entry]) -> bytes:
+def _lines(entries: Sequence[IndexEntry]) -> bytes:
     return b"".join(entry.model_dump_json().encode() + b"\n" for entry in entries)
 
 

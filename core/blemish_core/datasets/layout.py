@@ -26,7 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
-class Slot:
+class LayoutPath:
     """A place in the layout."""
 
     part: Part
@@ -34,7 +34,7 @@ class Slot:
     name: str
 
     @classmethod
-    def parse(cls, path: str) -> "Slot":
+    def parse(cls, path: str) -> "LayoutPath":
         """Read ``test/crack/003.png``.
 
         Raises:

@@ -18,7 +18,7 @@ MAX_SKIPPED_SHARE = 0.05
 _NAMED = 10
 
 
-class Source(Protocol):
+class ImageByteSource(Protocol):
     """Has the images' bytes."""
 
     def read(self, image: DatasetImage) -> bytes:
@@ -29,13 +29,13 @@ class Source(Protocol):
         """
 
 
-class Reader:
+class ImageReader:
     """Decodes images of one dataset, leaving out and counting those that cannot be read.
 
     One may be left out in any case, and up to ``MAX_SKIPPED_SHARE`` of them, but never all.
     """
 
-    def __init__(self, store: Source, limits: ImageLimits, images: Sequence[DatasetImage]) -> None:
+    def __init__(self, store: ImageByteSource, limits: ImageLimits, images: Sequence[DatasetImage]) -> None:
         self._store = store
         self._limits = limits
         self._images = images
@@ -58,7 +58,7 @@ class Reader:
             self._skip(image, error)
             return None
 
-    def must_read(self, image: DatasetImage) -> NDArray[np.uint8]:
+    def read_strict(self, image: DatasetImage) -> NDArray[np.uint8]:
         """Return RGB pixels (H, W, 3) of an image that was sound before.
 
         Raises:
@@ -69,7 +69,7 @@ class Reader:
         except InvalidImage as error:
             raise InvalidImage(f"{image.path}: {error}", field=error.field) from error
 
-    def sound(self, progress: Callable[[int, int, str], None]) -> list[DatasetImage]:
+    def readable(self, progress: Callable[[int, int, str], None]) -> list[DatasetImage]:
         """Return the images whose bytes are those that were stored and within the limits.
 
         Nothing is decoded: what was decoded to its end when it was stored, and has not changed, will be

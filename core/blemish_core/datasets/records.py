@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
-from blemish_core.datasets.layout import Slot
+from blemish_core.datasets.layout import LayoutPath
 
 Split = Literal["train", "test"]
 
@@ -44,7 +44,7 @@ class DatasetImage:
     height: int
 
 
-class Card(BaseModel):
+class DatasetRecord(BaseModel):
     """``dataset.json``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,7 +54,7 @@ class Card(BaseModel):
     create_time: AwareDatetime
 
 
-class Entry(BaseModel):
+class IndexEntry(BaseModel):
     """A line of the index: one image or mask that is there."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,11 +66,11 @@ class Entry(BaseModel):
     height: PositiveInt
 
     @property
-    def slot(self) -> Slot:
-        return Slot.parse(self.path)
+    def layout_path(self) -> LayoutPath:
+        return LayoutPath.parse(self.path)
 
 
-def summary(card: Card, entries: Iterable[Entry]) -> Dataset:
+def summary(card: DatasetRecord, entries: Iterable[IndexEntry]) -> Dataset:
     """Count a dataset's entries and take their snapshot."""
     counts: Counter[tuple[str, str]] = Counter()
     size_bytes = 0

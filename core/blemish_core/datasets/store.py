@@ -13,21 +13,21 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from blemish_core.datasets.index import INDEX, LOCK, Index, described, new_index
-from blemish_core.datasets.folder_import import Import, Source
-from blemish_core.datasets.layout import Slot
-from blemish_core.datasets.records import Card, Dataset, DatasetImage, Entry, Split, summary
+from blemish_core.datasets.folder_import import ImportFolder, ImportResult
+from blemish_core.datasets.index import INDEX, LOCK, Index, make_entry, new_index
+from blemish_core.datasets.layout import LayoutPath
+from blemish_core.datasets.records import Dataset, DatasetImage, DatasetRecord, IndexEntry, Split, summary
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.platform.errors import AlreadyExists, Corrupt, InvalidImage, InvalidRequest, NotFound
-from blemish_core.platform.files import filling, sync, write_durably
-from blemish_core.platform.names import ID, checked_id, dataset_name
+from blemish_core.platform.files import atomic_write, disk_full_errors, fsync
+from blemish_core.platform.names import ID, dataset_name, validate_id
 
 _CARD = "dataset.json"
 _DELETED = ".deleted-"
 
 _Datasets = list[Dataset]  # the store's own ``list`` hides the type
 _Images = list[DatasetImage]
-_Entries = list[Entry]
+_Entries = list[IndexEntry]
 
 
 class DatasetStore:
@@ -51,19 +51,19 @@ class DatasetStore:
             DiskFull: if the disk is full.
         """
         folder = self._folder(dataset_id)
-        card = Card(
+        card = DatasetRecord(
             id=dataset_id,
-            category=checked_id(category or dataset_id, "category"),
+            category=validate_id(category or dataset_id, "category"),
             create_time=datetime.now(UTC),
         )
-        with filling(self._root):
+        with disk_full_errors(self._root):
             self._root.mkdir(parents=True, exist_ok=True)
             staged = self._root / f".{dataset_id}.{uuid4().hex}"
             staged.mkdir()
             try:
                 (staged / LOCK).touch()
-                write_durably(staged / INDEX, new_index())
-                write_durably(staged / _CARD, card.model_dump_json(indent=2).encode())
+                atomic_write(staged / INDEX, new_index())
+                atomic_write(staged / _CARD, card.model_dump_json(indent=2).encode())
                 staged.rename(folder)
             except OSError as error:
                 shutil.rmtree(staged, ignore_errors=True)
@@ -72,10 +72,10 @@ class DatasetStore:
                         f"{dataset_name(dataset_id)} is there already: upload to it or choose another id"
                     ) from error
                 raise
-            sync(self._root)
+            fsync(self._root)
         return self.get(dataset_id)
 
-    def check_there(self, dataset_id: str) -> None:
+    def require(self, dataset_id: str) -> None:
         """Raise NotFound unless there is such a dataset, damaged or not."""
         if not (self._folder(dataset_id) / _CARD).exists():
             raise _no_such(dataset_id)
@@ -110,7 +110,7 @@ class DatasetStore:
         entries = self._index(dataset_id).entries()
         return [entry for entry in entries if entry.path.startswith(prefix) and entry.path > after]
 
-    def chosen(self, dataset_id: str, paths: Sequence[str]) -> _Entries:
+    def select(self, dataset_id: str, paths: Sequence[str]) -> _Entries:
         """What is under ``paths``, each once, and the masks of the images among it.
 
         Raises:
@@ -118,7 +118,7 @@ class DatasetStore:
             NotFound: if there is no such dataset, or nothing under one of them.
         """
         self._card(dataset_id)
-        return self._index(dataset_id).chosen(str(Slot.parse(path)) for path in paths)
+        return self._index(dataset_id).select(str(LayoutPath.parse(path)) for path in paths)
 
     def remove(self, dataset_id: str, paths: Sequence[str]) -> None:
         """Take images and masks out of a dataset.
@@ -129,8 +129,8 @@ class DatasetStore:
             DiskFull: if the disk has no room for the new index.
         """
         self._card(dataset_id)
-        with filling(self._root):
-            self._index(dataset_id).remove(str(Slot.parse(path)) for path in paths)
+        with disk_full_errors(self._root):
+            self._index(dataset_id).remove(str(LayoutPath.parse(path)) for path in paths)
 
     def delete(self, dataset_id: str) -> None:
         """Remove a dataset, also a damaged one: for everybody at once, then file by file.
@@ -138,11 +138,11 @@ class DatasetStore:
         Raises:
             NotFound: if there is no such dataset.
         """
-        self.check_there(dataset_id)
+        self.require(dataset_id)
         folder = self._folder(dataset_id)
         with self._index(dataset_id).exclusive():
             folder.rename(self._root / f".{dataset_id}{_DELETED}{uuid4().hex}")
-            sync(self._root)
+            fsync(self._root)
         # Those too that were left by whoever was killed here.
         for gone in self._root.glob(f".*{_DELETED}*"):
             shutil.rmtree(gone, ignore_errors=True)
@@ -163,7 +163,7 @@ class DatasetStore:
             NotFound: if nothing is there.
             Corrupt: if it is not what was stored.
         """
-        slot = Slot.parse(path)
+        slot = LayoutPath.parse(path)
         self._card(dataset_id)
         entry = self._index(dataset_id).find(str(slot))
         if entry is None:
@@ -177,7 +177,7 @@ class DatasetStore:
             Corrupt: if it is not what was stored.
         """
         self._card(image.dataset)
-        entry = self._index(image.dataset).partner(Slot.parse(image.path))
+        entry = self._index(image.dataset).partner(LayoutPath.parse(image.path))
         return self._read(image.dataset, entry.path, entry.sha256) if entry else None
 
     def add(self, dataset_id: str, path: str, data: bytes, sha256: bytes | None = None) -> bool:
@@ -197,7 +197,7 @@ class DatasetStore:
             AlreadyExists: if other content is under ``path``.
             DiskFull: if the disk is full; nothing is left behind.
         """
-        slot = Slot.parse(path)
+        slot = LayoutPath.parse(path)
         self._card(dataset_id)
         index = self._index(dataset_id)
         digest = hashlib.sha256(data)
@@ -207,13 +207,13 @@ class DatasetStore:
                 f"{sha256.hex()} as announced; send it again",
                 field="sha256",
             )
-        if index.holds(path, digest.hexdigest()):
+        if index.contains(path, digest.hexdigest()):
             return False
         try:
-            entry = described(slot, data, self._limits)
+            entry = make_entry(slot, data, self._limits)
         except InvalidImage as error:
             raise InvalidImage(f"{path}: {error}", field=error.field) from error
-        with filling(self._root), index.writing() as store:
+        with disk_full_errors(self._root), index.writing() as store:
             return store(entry, data)
 
     def import_folder(
@@ -223,7 +223,7 @@ class DatasetStore:
         folder: Path,
         roots: Sequence[Path],
         on_file: Callable[[int, int], None] | None = None,
-    ) -> Import:
+    ) -> ImportResult:
         """Copy a folder in the layout into a dataset, which is made if it is not there.
 
         Files outside train, test and ground_truth and hidden files do not count; of the others, what is no
@@ -242,9 +242,9 @@ class DatasetStore:
             AlreadyExists: if the dataset has another category, or other content under one of the paths.
             DiskFull: if the disk is full; what was copied before stays.
         """
-        source = Source.below(folder, roots)
+        source = ImportFolder.below(folder, roots)
         self._make_sure(dataset_id, category)
-        with filling(self._root):
+        with disk_full_errors(self._root):
             tally = source.copy(self._index(dataset_id), self._limits, on_file)
         return tally.result(self.get(dataset_id))
 
@@ -273,12 +273,12 @@ class DatasetStore:
             )
 
     def _folder(self, dataset_id: str) -> Path:
-        return self._root / checked_id(dataset_id, "dataset_id")
+        return self._root / validate_id(dataset_id, "dataset_id")
 
-    def _card(self, dataset_id: str) -> Card:
+    def _card(self, dataset_id: str) -> DatasetRecord:
         path = self._folder(dataset_id) / _CARD
         try:
-            return Card.model_validate_json(path.read_bytes())
+            return DatasetRecord.model_validate_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _no_such(dataset_id) from error
         except ValidationError as error:
@@ -291,7 +291,7 @@ class DatasetStore:
             return self._indexes[dataset_id]
 
     def _read(self, dataset_id: str, path: str, sha256: str) -> bytes:
-        file = self._folder(dataset_id) / str(Slot.parse(path))
+        file = self._folder(dataset_id) / str(LayoutPath.parse(path))
         try:
             data = file.read_bytes()
         except FileNotFoundError as error:
@@ -311,8 +311,8 @@ def _no_such(dataset_id: str) -> NotFound:
     )
 
 
-def _image(card: Card, entry: Entry) -> DatasetImage | None:
-    slot = entry.slot
+def _image(card: DatasetRecord, entry: IndexEntry) -> DatasetImage | None:
+    slot = entry.layout_path
     if slot.part == "ground_truth":
         return None
     return DatasetImage(

@@ -11,14 +11,14 @@ from PIL import Image as PillowImage
 
 from blemish_core.calibration import Calibration
 from blemish_core.datasets import DatasetImage, DatasetStore
-from blemish_core.datasets.reading import Reader
+from blemish_core.datasets.reading import ImageReader
 from blemish_core.detectors.base import Detector, Progress
-from blemish_core.evaluation.examples import Exhibit, Selection
+from blemish_core.evaluation.examples import Example, Selection
 from blemish_core.evaluation.image_figures import image_figures
 from blemish_core.evaluation.metrics import GOOD, ClassMetrics, Interval, Metrics, best_f1_threshold
 from blemish_core.evaluation.pixel_figures import PixelTally
 from blemish_core.evaluation.resampling import Estimates
-from blemish_core.evaluation.scoring import Stopwatch, scored
+from blemish_core.evaluation.scoring import Stopwatch, score_images
 from blemish_core.imaging.decode import ImageLimits, read_mask
 from blemish_core.platform.errors import Corrupt, InvalidImage
 
@@ -36,7 +36,7 @@ class ImageSource:
 
 
 @dataclass(frozen=True)
-class Judged:
+class ImageScore:
     """One test image's score."""
 
     path: str
@@ -45,10 +45,10 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An exhibit with what the camera saw."""
+class ExampleImage:
+    """An example with what the camera saw."""
 
-    exhibit: Exhibit
+    example: Example
     pixels: NDArray[np.uint8]
     """RGB, its longer side at most 256 px."""
 
@@ -58,13 +58,13 @@ class Evaluation:
     """What a detector did on a dataset's test images."""
 
     metrics: Metrics
-    judged: tuple[Judged, ...]
+    image_scores: tuple[ImageScore, ...]
     """All that could be read, by path."""
-    worst: tuple[Picture, ...]
-    best: tuple[Picture, ...]
+    worst: tuple[ExampleImage, ...]
+    best: tuple[ExampleImage, ...]
 
     def scores(self, class_name: str) -> list[float]:
-        return [each.score for each in self.judged if each.class_name == class_name]
+        return [each.score for each in self.image_scores if each.class_name == class_name]
 
 
 def evaluate(
@@ -78,21 +78,21 @@ def evaluate(
     """Measure a detector on a dataset's test images; None if there are none.
 
     Raises:
-        Corrupt: if more images cannot be read than ``Reader`` skips.
+        Corrupt: if more images cannot be read than ``ImageReader`` skips.
     """
     images = on.store.images(on.dataset, "test")
     if not images:
         return None
     snapshot = on.store.get(on.dataset).snapshot
-    reader = Reader(on.store, on.limits, images)
+    reader = ImageReader(on.store, on.limits, images)
     masks = _Masks(on, detector.input_size)
-    judged: list[Judged] = []
+    judged: list[ImageScore] = []
     pixels, selection, stopwatch = PixelTally(), Selection(calibration.threshold), Stopwatch()
-    for batch in scored(reader, detector, images, partial(progress, "evaluation")):
+    for batch in score_images(reader, detector, images, partial(progress, "evaluation")):
         stopwatch.add(batch)
         for each in batch:
-            image, outcome = each.image, each.outcome
-            judged.append(Judged(image.path, image.class_name, outcome.score))
+            image, outcome = each.image, each.prediction
+            judged.append(ImageScore(image.path, image.class_name, outcome.score))
             mask = masks.of(image)
             if mask is not None:
                 pixels.add(image.class_name, outcome.anomaly_map, mask)
@@ -121,7 +121,7 @@ def evaluate(
             latency=stopwatch.latency(detector.runtime.name, device),
             **_fields(image_figures(good, defective, calibration.threshold) | pixels.figures()),
         ),
-        judged=tuple(judged),
+        image_scores=tuple(judged),
         worst=_pictures(reader, selection.worst()),
         best=_pictures(reader, selection.best()),
     )
@@ -185,13 +185,13 @@ class _Masks:
         return np.asarray(small, dtype=np.bool_)
 
 
-def _pictures(reader: Reader, exhibits: Sequence[Exhibit]) -> tuple[Picture, ...]:
+def _pictures(reader: ImageReader, exhibits: Sequence[Example]) -> tuple[ExampleImage, ...]:
     pictures = []
-    for exhibit in exhibits:
-        pixels = reader.read(exhibit.image)
+    for example in exhibits:
+        pixels = reader.read(example.image)
         if pixels is None:
             continue
         small = PillowImage.fromarray(pixels)
         small.thumbnail((256, 256))
-        pictures.append(Picture(exhibit, np.asarray(small)))
+        pictures.append(ExampleImage(example, np.asarray(small)))
     return tuple(pictures)

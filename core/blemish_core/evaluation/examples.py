@@ -17,7 +17,7 @@ _KEPT = 4
 """Of each of the four kinds."""
 
 
-class Judgement(StrEnum):
+class Correctness(StrEnum):
     """How a verdict compares with what the image shows."""
 
     FALSE_REJECT = "false reject"
@@ -26,12 +26,12 @@ class Judgement(StrEnum):
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class Example:
     """A test image and what the model made of it."""
 
     image: DatasetImage
     score: float
-    judgement: Judgement
+    correctness: Correctness
     anomaly_map: NDArray[np.float32]
     """(size, size)."""
     mask: NDArray[np.bool_] | None
@@ -58,53 +58,53 @@ class Selection:
         # How far it lies on the right side of the threshold.
         margin = self._threshold - score if good else score - self._threshold
 
-        def exhibit() -> Exhibit:
-            return Exhibit(image, score, judgement(good, score, self._threshold), anomaly_map, mask)
+        def example() -> Example:
+            return Example(image, score, correctness(good, score, self._threshold), anomaly_map, mask)
 
-        self._surest[good].add(margin, exhibit)
-        self._wrongest[good].add(-margin, exhibit)
+        self._surest[good].add(margin, example)
+        self._wrongest[good].add(-margin, example)
 
-    def worst(self) -> tuple[Exhibit, ...]:
+    def worst(self) -> tuple[Example, ...]:
         """False rejects and misses, the most wrong first; behind them right ones nearest to being wrong."""
         found = self._ranked(self._wrongest)
-        return tuple(sorted(found, key=lambda each: each.judgement is Judgement.RIGHT))
+        return tuple(sorted(found, key=lambda each: each.correctness is Correctness.RIGHT))
 
-    def best(self) -> tuple[Exhibit, ...]:
+    def best(self) -> tuple[Example, ...]:
         """Right verdicts, defective images first, the surest first."""
         shown = {each.image.path for each in self.worst()}
         return tuple(
             each
             for good in (False, True)
             for each in self._surest[good].descending()
-            if each.judgement is Judgement.RIGHT and each.image.path not in shown
+            if each.correctness is Correctness.RIGHT and each.image.path not in shown
         )
 
     @staticmethod
-    def _ranked(kept: "dict[bool, _Highest]") -> list[Exhibit]:
+    def _ranked(kept: "dict[bool, _Highest]") -> list[Example]:
         """The kept of both kinds in turn, so that one kind cannot crowd out the other."""
         good, defective = kept[True].descending(), kept[False].descending()
         longest = max(len(good), len(defective))
         return [each[i] for i in range(longest) for each in (good, defective) if i < len(each)]
 
 
-def judgement(good: bool, score: float, threshold: float) -> Judgement:
+def correctness(good: bool, score: float, threshold: float) -> Correctness:
     if (score > threshold) != good:
-        return Judgement.RIGHT
-    return Judgement.FALSE_REJECT if good else Judgement.MISS
+        return Correctness.RIGHT
+    return Correctness.FALSE_REJECT if good else Correctness.MISS
 
 
 class _Highest:
     """The exhibits with the highest keys."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Exhibit]] = []
+        self._heap: list[tuple[float, int, Example]] = []
         self._ties = count(0, -1)  # earlier images win
 
-    def add(self, key: float, exhibit: Callable[[], Exhibit]) -> None:
+    def add(self, key: float, example: Callable[[], Example]) -> None:
         if len(self._heap) < _KEPT:
-            heapq.heappush(self._heap, (key, next(self._ties), exhibit()))
+            heapq.heappush(self._heap, (key, next(self._ties), example()))
         elif key > self._heap[0][0]:
-            heapq.heapreplace(self._heap, (key, next(self._ties), exhibit()))
+            heapq.heapreplace(self._heap, (key, next(self._ties), example()))
 
-    def descending(self) -> list[Exhibit]:
-        return [exhibit for _, _, exhibit in sorted(self._heap, key=lambda each: each[:2], reverse=True)]
+    def descending(self) -> list[Example]:
+        return [example for _, _, example in sorted(self._heap, key=lambda each: each[:2], reverse=True)]

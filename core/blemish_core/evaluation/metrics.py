@@ -10,18 +10,18 @@ GOOD = "good"
 """The class of images without defects."""
 
 
-class _Record(BaseModel):
+class _FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Interval(_Record):
+class Interval(_FrozenModel):
     """Where a figure lies with a confidence of 95 %, as far as these images tell."""
 
     low: float
     high: float
 
 
-class Spread(_Record):
+class Spread(_FrozenModel):
     """Quantiles of a time over images, ms."""
 
     p50_ms: float
@@ -29,7 +29,7 @@ class Spread(_Record):
     p99_ms: float
 
 
-class Latency(_Record):
+class Latency(_FrozenModel):
     """Wall time per image while the figures were taken, of one image after the other or in batches."""
 
     runtime: str
@@ -41,7 +41,7 @@ class Latency(_Record):
     inference: Spread
 
 
-class ClassMetrics(_Record):
+class ClassMetrics(_FrozenModel):
     """One defect class against all good images."""
 
     images: int
@@ -54,7 +54,7 @@ class ClassMetrics(_Record):
     """By the name of the figure's field."""
 
 
-class Metrics(_Record):
+class Metrics(_FrozenModel):
     """Figures on test images; None where the images do not allow one."""
 
     dataset: str

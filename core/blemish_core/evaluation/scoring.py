@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from blemish_core.datasets import DatasetImage
-from blemish_core.datasets.reading import Reader
+from blemish_core.datasets.reading import ImageReader
 from blemish_core.detectors.base import Detector, Prediction
 from blemish_core.evaluation.metrics import Latency, Spread
 
@@ -16,23 +16,23 @@ BATCH = 8
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredImage:
     """A dataset's image and what a detector says of it."""
 
     image: DatasetImage
-    outcome: Prediction
+    prediction: Prediction
     decode_s: float
     prepare_s: float
     inference_s: float
     """Of the forward pass, its share."""
 
 
-def scored(
-    reader: Reader,
+def score_images(
+    reader: ImageReader,
     detector: Detector,
     images: Sequence[DatasetImage],
     progress: Callable[[int, int, str], None],
-) -> Iterator[list[Scored]]:
+) -> Iterator[list[ScoredImage]]:
     """Score images in batches, telling how many are done; those that cannot be read are left out."""
     for start in range(0, len(images), BATCH):
         progress(start, len(images), "images")
@@ -51,7 +51,7 @@ def scored(
         outcomes = detector.inspect(inputs)
         inference_s = (time.perf_counter() - began) / len(inputs)
         yield [
-            Scored(image, outcome, decode_s, prepare_s, inference_s)
+            ScoredImage(image, outcome, decode_s, prepare_s, inference_s)
             for (image, decode_s, prepare_s), outcome in zip(taken, outcomes, strict=True)
         ]
     progress(len(images), len(images), "images")
@@ -63,7 +63,7 @@ class Stopwatch:
     def __init__(self) -> None:
         self._batches: list[list[tuple[float, float, float]]] = []
 
-    def add(self, batch: Sequence[Scored]) -> None:
+    def add(self, batch: Sequence[ScoredImage]) -> None:
         self._batches.append([(each.decode_s, each.prepare_s, each.inference_s) for each in batch])
 
     def latency(self, runtime: str, device: str) -> Latency | None:

@@ -22,7 +22,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from blemish_core.imaging.samples import as_rgb, eight_bits, samples
+from blemish_core.imaging.samples import eight_bits, grey_as_rgb, samples
 from blemish_core.platform.errors import BlemishError, InvalidImage
 
 _PILLOW_MAX_PIXELS = 178_956_970
@@ -76,7 +76,7 @@ _DEFAULT = ImageLimits()
 
 
 def decode(data: bytes, limits: ImageLimits = _DEFAULT) -> NDArray[np.uint8]:
-    """Return the first frame's RGB pixels, (H, W, 3); of a grey image as ``as_rgb`` does.
+    """Return the first frame's RGB pixels, (H, W, 3); of a grey image as ``grey_as_rgb`` does.
 
     Deeper grey and colour is scaled so that its white becomes 255, alpha is laid over black, the EXIF
     orientation is applied, an ICC profile is not.
@@ -142,7 +142,7 @@ def _decoded(data: bytes, limits: ImageLimits) -> tuple[ImageHeader, NDArray[np.
         pixels = eight_bits(*samples(image, data))
         pixels = np.ascontiguousarray(pixels)
         if pixels.ndim == 2:
-            pixels = as_rgb(pixels)
+            pixels = grey_as_rgb(pixels)
         height, width, _ = pixels.shape
         return ImageHeader(image.format or "", width, height), pixels
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish_core.imaging.decode import ImageLimits, check_size, decode
-from blemish_core.imaging.samples import as_rgb, eight_bits
+from blemish_core.imaging.samples import eight_bits, grey_as_rgb
 from blemish_core.platform.errors import InvalidImage
 
 cv2.setNumThreads(0)  # whoever decodes has a thread already, and a core for it
@@ -65,7 +65,7 @@ class Region:
     width: int
     height: int
 
-    def misfit(self, shape: tuple[int, int]) -> str:
+    def bounds_error(self, shape: tuple[int, int]) -> str:
         """Say why it is no part of an image of ``shape`` (H, W); empty if it is one, or of no area."""
         height, width = shape
         right, bottom = self.left + self.width, self.top + self.height
@@ -88,7 +88,7 @@ class ImageInput:
     """None: all of it."""
 
     def pixels(self, limits: ImageLimits) -> NDArray[np.uint8]:
-        """Return RGB, (H, W, 3), of a grey picture as ``as_rgb`` does; not to be written to.
+        """Return RGB, (H, W, 3), of a grey picture as ``grey_as_rgb`` does; not to be written to.
 
         Raises:
             InvalidImage: if it is no image, not a whole one, or not one within the limits, or the region is
@@ -103,15 +103,15 @@ class ImageInput:
         samples = self._cut(samples, limits)
         if kind.to_rgb is not None:
             return np.asarray(cv2.cvtColor(samples, kind.to_rgb), np.uint8)
-        return as_rgb(_eight_bits(samples, self.layout, kind)) if kind.channels == 1 else samples
+        return grey_as_rgb(_eight_bits(samples, self.layout, kind)) if kind.channels == 1 else samples
 
     def _cut(self, pixels: NDArray[np.uint8], limits: ImageLimits) -> NDArray[np.uint8]:
         region = self.region
         if region is None:
             return pixels
         height, width = pixels.shape[:2]
-        if misfit := region.misfit((height, width)):
-            raise InvalidImage(misfit, field="image.region")
+        if bounds_error := region.bounds_error((height, width)):
+            raise InvalidImage(bounds_error, field="image.region")
         right, bottom = region.left + region.width, region.top + region.height
         check_size(region.width, region.height, limits, field="image.region")
         return pixels[region.top : bottom, region.left : right]

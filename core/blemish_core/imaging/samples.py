@@ -52,13 +52,13 @@ def _array(image: Image.Image, mode: str) -> NDArray[np.uint8]:
     return np.asarray(converted).copy()  # np.array has Pillow write all its bytes twice
 
 
-def as_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def grey_as_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return (H, W) as (H, W, 3): one channel seen three times, not to be written to."""
     return np.broadcast_to(grey[..., None], (*grey.shape, 3))
 
 
 def distinct_channels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an image (H, W, 3) as it is, but what ``as_rgb`` has made as (H, W, 1)."""
+    """Return an image (H, W, 3) as it is, but what ``grey_as_rgb`` has made as (H, W, 1)."""
     return image[..., :1] if image.strides[2] == 0 else image
 
 

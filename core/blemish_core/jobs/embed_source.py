@@ -2,7 +2,7 @@
 """Which images a bulk embedding is of, and where their bytes are."""
 
 from blemish_core.datasets import DatasetImage, DatasetStore
-from blemish_core.datasets.reading import Source
+from blemish_core.datasets.reading import ImageByteSource
 from blemish_core.jobs.record import EmbedSpec
 from blemish_core.platform.errors import Corrupt, FailedPrecondition, NotFound
 from blemish_core.platform.names import ModelRef, dataset_name
@@ -11,7 +11,7 @@ from blemish_core.search.frame_store import FrameStore
 
 def images_of(
     spec: EmbedSpec, datasets: DatasetStore, frames: FrameStore
-) -> tuple[Source, list[DatasetImage]]:
+) -> tuple[ImageByteSource, list[DatasetImage]]:
     """Return the images to embed, each content once, and what reads them.
 
     Raises:

@@ -42,9 +42,9 @@ class Removal:
             DiskFull: if the disk has no room for the new list of what is there.
             Unavailable: if Redis or Qdrant does not answer.
         """
-        gone = self._datasets.chosen(dataset_id, paths)
+        gone = self._datasets.select(dataset_id, paths)
         self._check_idle(dataset_id)
-        images = {entry.path: entry.sha256 for entry in gone if entry.slot.part != "ground_truth"}
+        images = {entry.path: entry.sha256 for entry in gone if entry.layout_path.part != "ground_truth"}
         for version in self._index.versions() if images else ():
             self._index.remove_images(version, dataset_id, images)
         self._datasets.remove(dataset_id, [entry.path for entry in gone])
@@ -58,7 +58,7 @@ class Removal:
             FailedPrecondition: if a job works with it.
             Unavailable: if Redis or Qdrant does not answer.
         """
-        self._datasets.check_there(dataset_id)
+        self._datasets.require(dataset_id)
         self._check_idle(dataset_id)
         for version in self._index.versions():
             self._index.remove_dataset(version, dataset_id)

@@ -60,7 +60,7 @@ class Retention:
             self._versions()
 
     def _left_behind(self) -> None:
-        folders = self._models.staged()
+        folders = self._models.staged_folders()
         if self._checkpoints.is_dir():
             for folder in self._checkpoints.iterdir():
                 folders.setdefault(folder.name, []).append(folder)
@@ -80,7 +80,7 @@ class Retention:
 
     def _versions(self) -> None:
         wanted = {job.spec.model for job in self._store.unfinished() if not isinstance(job.spec, TrainSpec)}
-        for ref in self._models.superfluous(self._keep_versions):
+        for ref in self._models.beyond_retention(self._keep_versions):
             # An index that still answers has the labels and kept frames that the new one is to take over.
             if str(ref) not in wanted and not self._answers(ref):
                 self._models.delete(ref)

@@ -8,7 +8,7 @@ from blemish_core.jobs.embed_source import images_of
 from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, Spec, TrainSpec
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import FailedPrecondition
-from blemish_core.platform.names import ModelRef, checked_id, dataset_name
+from blemish_core.platform.names import ModelRef, dataset_name, validate_id
 from blemish_core.search.frame_store import FrameStore
 
 
@@ -29,7 +29,7 @@ def checked(spec: Spec, datasets: DatasetStore, frames: FrameStore, models: Mode
         case TrainSpec():
             algorithm = ALGORITHMS[spec.detector]
             algorithm.settings(**spec.settings)
-            checked_id(spec.model_id, "model_id")
+            validate_id(spec.model_id, "model_id")
             checked_false_reject_rate(spec.target_false_reject_rate)
             if dataset.train_images < algorithm.min_images:
                 raise FailedPrecondition(

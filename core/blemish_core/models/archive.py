@@ -53,7 +53,7 @@ class _Head(BaseModel):
     """Of each file that follows, in hex."""
 
 
-class Outgoing:
+class ExportArchive:
     """A version of a store, ready to be read as one file."""
 
     def __init__(self, models: ModelStore, ref: ModelRef) -> None:
@@ -107,7 +107,7 @@ def import_version(models: ModelStore, file: Path, room: Path, model_id: str = "
     Args:
         models: the store.
         file: the archive.
-        room: a folder of ``models.arrivals``, for its files.
+        room: a folder of ``models.import_workspace``, for its files.
         model_id: as it was called where it was exported if empty.
 
     Raises:
@@ -118,7 +118,7 @@ def import_version(models: ModelStore, file: Path, room: Path, model_id: str = "
     folder.mkdir()
     manifest = unpack(file, folder)
     model = model_id or manifest.model
-    if there := models.made_by(manifest.job, model):
+    if there := models.published_by(manifest.job, model):
         return there
     files = [each.relative_to(folder) for each in folder.rglob("*")]
     check_runs(folder)

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from blemish_core.calibration import Calibration
 from blemish_core.evaluation.metrics import Metrics
 from blemish_core.platform.errors import Corrupt
-from blemish_core.platform.files import write_durably
+from blemish_core.platform.files import atomic_write
 from blemish_core.runtimes.card import RuntimeCard
 
 MANIFEST = "manifest.json"
@@ -38,7 +38,7 @@ OPENVINO = "openvino"
 FORMAT = 1
 
 
-class Split(BaseModel):
+class TrainingSplit(BaseModel):
     """Which images were used for what."""
 
     model_config = ConfigDict(frozen=True)
@@ -68,7 +68,7 @@ class Manifest(BaseModel):
     created: datetime
     job: str
     seed: int
-    split: Split
+    split: TrainingSplit
     training: Mapping[str, str] = {}
     """What else there is to say of how it was made: steps, teacher, ..."""
     calibration: Calibration
@@ -107,7 +107,7 @@ def sha256_below(folder: Path, part: str) -> dict[str, str]:
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    write_durably(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
+    atomic_write(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from blemish_core.calibration import Calibration
 from blemish_core.models.bundle import Manifest
 from blemish_core.platform.errors import Conflict, Corrupt, InvalidRequest
-from blemish_core.platform.files import create_durably, filling
+from blemish_core.platform.files import atomic_create, disk_full_errors
 from blemish_core.platform.names import job_name
 
 FOLDER = "calibration"
@@ -33,7 +33,7 @@ MAX_COMMENT = 1000
 _FILE = re.compile(r"([1-9]\d{0,8})\.json")
 
 
-class Rule(StrEnum):
+class ThresholdRule(StrEnum):
     """How a threshold came about."""
 
     TRAINED = "trained"
@@ -42,7 +42,7 @@ class Rule(StrEnum):
 
 
 @dataclass(frozen=True)
-class Change:
+class CalibrationChange:
     """What somebody asks for.
 
     Raises:
@@ -50,7 +50,7 @@ class Change:
             printed on one line.
     """
 
-    rule: Rule
+    rule: ThresholdRule
     author: str
     value: float = 0.0
     """The false-reject rate or the threshold; of no meaning for ``TRAINED``."""
@@ -73,18 +73,18 @@ class Change:
                     f"{field} has characters that cannot be printed; write one line of text", field=field
                 )
 
-    def of(self, trained: Calibration) -> Calibration:
+    def apply_to(self, trained: Calibration) -> Calibration:
         """Draw the line.
 
         Raises:
             InvalidRequest: if the value cannot be a rate or a threshold.
         """
         match self.rule:
-            case Rule.FALSE_REJECT_RATE:
+            case ThresholdRule.FALSE_REJECT_RATE:
                 return trained.at_false_reject_rate(self.value)
-            case Rule.FIXED:
+            case ThresholdRule.FIXED:
                 return trained.at_threshold(self.value)
-            case Rule.TRAINED:
+            case ThresholdRule.TRAINED:
                 return trained
 
 
@@ -93,7 +93,7 @@ class Revision:
     """A calibration, and how it came about."""
 
     number: int
-    rule: Rule
+    rule: ThresholdRule
     author: str
     updated: datetime
     comment: str
@@ -136,7 +136,7 @@ class CalibrationLog:
         newest = self._newest_number()
         return [self._read(number) for number in range(newest, max(newest - limit, 0), -1)]
 
-    def append(self, change: Change, expected: int | None = None) -> Revision:
+    def append(self, change: CalibrationChange, expected: int | None = None) -> Revision:
         """Put ``change`` in force.
 
         Raises:
@@ -144,7 +144,7 @@ class CalibrationLog:
             Conflict: if the newest revision is not ``expected``.
             DiskFull: if there is no room; nothing is changed.
         """
-        calibration = change.of(self._manifest.calibration)
+        calibration = change.apply_to(self._manifest.calibration)
         while True:
             number = self._newest_number()
             if expected is not None and number != expected:
@@ -180,12 +180,12 @@ class CalibrationLog:
         trained = self._manifest.calibration
         if number == 1:
             author, created = job_name(self._manifest.job), self._manifest.created
-            return Revision(1, Rule.TRAINED, author, created, "", self._trained)
+            return Revision(1, ThresholdRule.TRAINED, author, created, "", self._trained)
         file = self._file(number)
         try:
-            record = _Record.model_validate_json(file.read_bytes())
-            change = Change(record.rule, record.author, record.value or 0.0, record.comment)
-            calibration = change.of(trained)
+            record = _RevisionFile.model_validate_json(file.read_bytes())
+            change = CalibrationChange(record.rule, record.author, record.value or 0.0, record.comment)
+            calibration = change.apply_to(trained)
         except (FileNotFoundError, ValidationError, InvalidRequest) as error:
             raise Corrupt(f"{file} is no calibration that this version of blemish reads") from error
         # The figures on record are what people were told; never judge by others.
@@ -194,17 +194,17 @@ class CalibrationLog:
                 f"{file} records the threshold {record.threshold}, but the held-out images of "
                 f"{self._manifest.name} give {calibration.threshold}: it belongs to another version"
             )
-        in_force = change.of(self._trained)
+        in_force = change.apply_to(self._trained)
         return Revision(number, record.rule, record.author, record.updated, record.comment, in_force)
 
     def _create(self, revision: Revision) -> None:
         calibration = revision.calibration
         values = {
-            Rule.TRAINED: None,
-            Rule.FALSE_REJECT_RATE: calibration.target_false_reject_rate,
-            Rule.FIXED: calibration.fixed_threshold,
+            ThresholdRule.TRAINED: None,
+            ThresholdRule.FALSE_REJECT_RATE: calibration.target_false_reject_rate,
+            ThresholdRule.FIXED: calibration.fixed_threshold,
         }
-        record = _Record(
+        record = _RevisionFile(
             rule=revision.rule,
             value=values[revision.rule],
             author=revision.author,
@@ -214,18 +214,18 @@ class CalibrationLog:
             pixel_threshold=calibration.pixel_threshold,
             warranted_false_reject_rate=calibration.warranted_false_reject_rate,
         )
-        with filling(self._folder):
+        with disk_full_errors(self._folder):
             self._folder.mkdir(exist_ok=True)
-            create_durably(self._file(revision.number), record.model_dump_json(indent=2).encode())
+            atomic_create(self._file(revision.number), record.model_dump_json(indent=2).encode())
 
 
-class _Record(BaseModel):
+class _RevisionFile(BaseModel):
     """A revision's file: what was asked for, by whom, and what came of it."""
 
     model_config = ConfigDict(frozen=True)
 
     format: Literal[1] = 1
-    rule: Rule
+    rule: ThresholdRule
     value: float | None
     """The false-reject rate or the threshold asked for."""
     author: str

@@ -25,25 +25,25 @@ Told = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Source:
+class Download:
     """A file of the internet."""
 
     url: str
     sha256: str
 
 
-TEACHERS = Source(
+TEACHERS = Download(
     "https://github.com/open-edge-platform/anomalib/releases/download/"
     "efficientad_pretrained_weights/efficientad_pretrained_weights.zip",
     "c09aeaa2b33f244b3261a5efdaeae8f8284a949470a4c5a526c61275fe62684a",
 )
-PHOTOGRAPHS = Source(
+PHOTOGRAPHS = Download(
     "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2.tgz",
     "6cbfac238434d89fe99e651496f0812ebc7a10fa62bd42d6874042bf01de4efd",
 )
 
 
-def fetch_teachers(weights: Path, told: Told, source: Source = TEACHERS) -> list[Path]:
+def fetch_teachers(weights: Path, told: Told, source: Download = TEACHERS) -> list[Path]:
     """Bring EfficientAD's official teachers into the store's folder of weights.
 
     Raises:
@@ -64,7 +64,7 @@ def fetch_teachers(weights: Path, told: Told, source: Source = TEACHERS) -> list
         return kept
 
 
-def fetch_photographs(weights: Path, told: Told, source: Source = PHOTOGRAPHS) -> Path:
+def fetch_photographs(weights: Path, told: Told, source: Download = PHOTOGRAPHS) -> Path:
     """Bring Imagenette's photographs into the store's folder of weights.
 
     Raises:
@@ -85,7 +85,7 @@ def fetch_photographs(weights: Path, told: Told, source: Source = PHOTOGRAPHS) -
 
 
 @contextmanager
-def _fetched(source: Source, beside: Path, told: Told) -> Iterator[Path]:
+def _fetched(source: Download, beside: Path, told: Told) -> Iterator[Path]:
     """Hold the file of ``source`` in a folder that is gone afterwards."""
     beside.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=beside, prefix=".fetch-") as scratch:

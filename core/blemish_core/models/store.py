@@ -17,7 +17,7 @@ from blemish_core.models import bundle
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationLog
 from blemish_core.platform.errors import FailedPrecondition, NotFound
-from blemish_core.platform.files import sync, sync_tree, write_durably
+from blemish_core.platform.files import atomic_write, fsync, fsync_tree
 from blemish_core.platform.names import PRODUCTION, ModelRef, job_name
 from blemish_core.runtimes.choice import TORCH
 
@@ -155,7 +155,7 @@ class ModelStore:
         """
         manifest = self.manifest(ref)
         aliases = json.dumps({PRODUCTION: manifest.version}).encode()
-        write_durably(self._root / manifest.model / _ALIASES, aliases)
+        atomic_write(self._root / manifest.model / _ALIASES, aliases)
         if self._noted(manifest.model, _SHADOW) == manifest.version:
             self._end_shadow(manifest.model)
         return manifest
@@ -194,10 +194,10 @@ class ModelStore:
             )
         if production == number:
             raise FailedPrecondition(f"{manifest.name} is in production itself")
-        write_durably(self._root / model / _SHADOW, str(number).encode())
+        atomic_write(self._root / model / _SHADOW, str(number).encode())
         return manifest
 
-    def made_by(self, job: str, model: str) -> Manifest | None:
+    def published_by(self, job: str, model: str) -> Manifest | None:
         """The version of ``model`` that a job has published, if it has."""
         manifests = (bundle.read_manifest(self.folder(model, number)) for number in self.numbers(model))
         return next((manifest for manifest in manifests if manifest.job == job), None)
@@ -221,11 +221,11 @@ class ModelStore:
             while True:
                 number = max([self._last(model), *self.numbers(model)]) + 1
                 # After the look at the numbers: whoever published in between has taken ours.
-                if made := self.made_by(job, model):
+                if made := self.published_by(job, model):
                     return made
                 staging.mkdir(exist_ok=True)
                 write(staging, number)
-                sync_tree(staging)
+                fsync_tree(staging)
                 commit()
                 try:
                     staging.rename(self.folder(model, number))
@@ -233,20 +233,20 @@ class ModelStore:
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                         raise
                     continue  # somebody took the number: this job's other attempt, or another job
-                sync(home)
+                fsync(home)
                 return bundle.read_manifest(self.folder(model, number))
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
     @contextmanager
-    def arrivals(self) -> Iterator[Path]:
+    def import_workspace(self) -> Iterator[Path]:
         """A folder for what is to become a version, on the same disk; it goes in the end."""
         self._root.mkdir(parents=True, exist_ok=True)
-        self.discard_arrivals()
+        self.discard_stale_imports()
         with TemporaryDirectory(prefix=_ARRIVING, dir=self._root) as folder, _locked(Path(folder)):
             yield Path(folder)
 
-    def discard_arrivals(self) -> None:
+    def discard_stale_imports(self) -> None:
         """Remove the folders of ``arrivals`` whose process was killed."""
         for folder in self._root.glob(f"{_ARRIVING}*"):
             with suppress(OSError):  # it has gone just now, or somebody holds its lock
@@ -254,7 +254,7 @@ class ModelStore:
                     with _locked(folder):
                         shutil.rmtree(folder, ignore_errors=True)
 
-    def keep_evaluation(
+    def add_evaluation(
         self,
         ref: ModelRef,
         job: str,
@@ -270,19 +270,19 @@ class ModelStore:
         if (home / job).exists():
             return
         home.mkdir(exist_ok=True)
-        sync(home.parent)
+        fsync(home.parent)
         staging = home / _staging(job)
         staging.mkdir()
         try:
             write(staging)
-            sync_tree(staging)
+            fsync_tree(staging)
             commit()
             try:
                 staging.rename(home / job)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-            sync(home)
+            fsync(home)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -303,7 +303,7 @@ class ModelStore:
     def is_pinned(self, model: str, version: int) -> bool:
         return (self.folder(model, version) / _PINNED).exists()
 
-    def superfluous(self, keep: int) -> list[ModelRef]:
+    def beyond_retention(self, keep: int) -> list[ModelRef]:
         """The versions beyond the ``keep`` newest, but for those pinned, in production, or its shadow."""
         homes = self._root.glob("[!.]*") if self._root.exists() else ()
         return [
@@ -323,10 +323,10 @@ class ModelStore:
         fixed = self.resolve(ref)
         # Caches, indexes and cards elsewhere know versions by their numbers.
         if (number := fixed.version or 0) > self._last(fixed.model):
-            write_durably(self._root / fixed.model / _LAST, str(number).encode())
+            atomic_write(self._root / fixed.model / _LAST, str(number).encode())
         gone = self._root / fixed.model / f".deleted-{fixed.version}-{uuid4().hex}"
         self._folder_of(fixed).rename(gone)  # nobody sees half of it
-        sync(gone.parent)
+        fsync(gone.parent)
         # Those too that were left by whoever was killed here.
         for left in gone.parent.glob(".deleted-*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -336,7 +336,7 @@ class ModelStore:
         (self._root / model / _ALIASES).unlink(missing_ok=True)
         self._end_shadow(model)
 
-    def staged(self) -> dict[str, list[Path]]:
+    def staged_folders(self) -> dict[str, list[Path]]:
         """The folders that jobs are writing, or left half written when they were killed, by job."""
         found: dict[str, list[Path]] = {}
         for pattern in (f"*/{_STAGING}*", f"*/*/{_EVALUATIONS}/{_STAGING}*"):
@@ -346,7 +346,7 @@ class ModelStore:
 
     def discard(self, job: str) -> None:
         """Drop what a job left half written."""
-        for folder in self.staged().get(job, ()):
+        for folder in self.staged_folders().get(job, ()):
             shutil.rmtree(folder, ignore_errors=True)
 
     def report(self, ref: ModelRef, job: str | None = None) -> Path:

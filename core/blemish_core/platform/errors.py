@@ -15,7 +15,7 @@ BlemishError
 ├── Overloaded
 │   └── DeadlineExceeded
 ├── Unavailable
-│   └── Ending
+│   └── ServerStopping
 ├── Corrupt
 ├── RuntimesDisagree
 └── JobCancelled
@@ -121,7 +121,7 @@ class Unavailable(BlemishError):
         self.retry_after_s = retry_after_s
 
 
-class Ending(Unavailable):
+class ServerStopping(Unavailable):
     """The server takes no new calls, for it is about to end."""
 
     reason = "ENDING"

@@ -11,7 +11,7 @@ from uuid import uuid4
 from blemish_core.platform.errors import DiskFull
 
 
-def sync(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Have the kernel put a file or a folder's entries on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -20,18 +20,18 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def sync_tree(folder: Path) -> None:
+def fsync_tree(folder: Path) -> None:
     """Have the kernel put a folder and all that is below it on the disk."""
     for entry in folder.iterdir():
         if entry.is_dir():
-            sync_tree(entry)
+            fsync_tree(entry)
         else:
-            sync(entry)
-    sync(folder)
+            fsync(entry)
+    fsync(folder)
 
 
 @contextmanager
-def filling(folder: Path) -> Iterator[None]:
+def disk_full_errors(folder: Path) -> Iterator[None]:
     """Have what finds no room on the disk of ``folder`` become DiskFull."""
     try:
         yield
@@ -43,12 +43,12 @@ def filling(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes) -> None:
     """Write or replace ``path``: readers see the old content or the new, also after a power cut."""
     _write(path, data, lambda staged: staged.replace(path))
 
 
-def create_durably(path: Path, data: bytes) -> None:
+def atomic_create(path: Path, data: bytes) -> None:
     """Write ``path``, which must not be there: of several that try, on any machine, one succeeds.
 
     Raises:
@@ -63,8 +63,8 @@ def _write(path: Path, data: bytes, put: Callable[[Path], object]) -> None:
     staged = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         staged.write_bytes(data)
-        sync(staged)
+        fsync(staged)
         put(staged)
     finally:
         staged.unlink(missing_ok=True)
-    sync(path.parent)
+    fsync(path.parent)

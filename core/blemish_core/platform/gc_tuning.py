@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Do not look for garbage while modules are loaded.
 
     Of the hundred thousands of objects that torch, anomalib or qdrant-client make when they are imported
@@ -23,12 +23,12 @@ def uncollected() -> Iterator[None]:
 
 
 @contextmanager
-def loaded_for_good() -> Iterator[None]:
+def gc_frozen_after() -> Iterator[None]:
     """Do not look for garbage while modules are loaded, nor ever again among what they made.
 
     For the start of a process: it would be looked at whenever a quarter more has come to stay, and nothing
     else runs meanwhile, 0.2 to 0.4 s with what a server imports. What was garbage by then is kept, too.
     """
-    with uncollected():
+    with gc_paused():
         yield
         gc.freeze()

@@ -8,19 +8,19 @@ from uuid import UUID
 from blemish_core.platform.errors import InvalidRequest
 
 ID = r"[a-z0-9][a-z0-9_-]{0,62}"
-ID_IN_WORDS = "1 to 63 of a-z, 0-9, '-' and '_', beginning with a letter or digit"
+ID_RULE = "1 to 63 of a-z, 0-9, '-' and '_', beginning with a letter or digit"
 
 PRODUCTION = "production"
 
 
-def checked_id(text: str, field: str) -> str:
+def validate_id(text: str, field: str) -> str:
     """Return ``text`` if it can be an id.
 
     Raises:
         InvalidRequest: if it cannot.
     """
     if not re.fullmatch(ID, text):
-        raise InvalidRequest(f"{text!r} cannot be an id: {ID_IN_WORDS}", field=field)
+        raise InvalidRequest(f"{text!r} cannot be an id: {ID_RULE}", field=field)
     return text
 
 

@@ -4,7 +4,7 @@
 import os
 
 
-def wait_asleep() -> None:
+def use_passive_waiting() -> None:
     """Have OpenMP's idle threads sleep; call it before torch or scikit-learn is loaded.
 
     Each brings an OpenMP of its own, whose threads by default spin for a while when they have nothing to

@@ -10,6 +10,6 @@
     scores.csv        every test image with its score and verdict
 """
 
-from blemish_core.report.write import By, Report, write
+from blemish_core.report.write import EvaluationRun, Report, write
 
-__all__ = ["By", "Report", "write"]
+__all__ = ["EvaluationRun", "Report", "write"]

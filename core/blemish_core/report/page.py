@@ -9,14 +9,14 @@ from importlib.resources import files
 from matplotlib.colors import to_hex
 
 from blemish_core.evaluation.evaluate import Evaluation
-from blemish_core.evaluation.examples import Exhibit, Judgement, judgement
+from blemish_core.evaluation.examples import Correctness, Example, correctness
 from blemish_core.evaluation.metrics import GOOD, ClassMetrics, Latency, Metrics
 from blemish_core.evaluation.resampling import CONFIDENCE, DRAWS, SEED
 from blemish_core.models.bundle import Manifest
 from blemish_core.platform.names import dataset_name, job_name
 from blemish_core.report import words
 from blemish_core.report.markup import Child, Markup, joined, picture, table, tag
-from blemish_core.report.tiles import FOUND_COLOUR, MASK_COLOUR, SCALE, Heat
+from blemish_core.report.tiles import FOUND_COLOUR, MASK_COLOUR, SCALE, HeatScale
 
 _LISTED = 1000
 """Test images by name; scores.csv has all."""
@@ -34,12 +34,12 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Tile:
-    exhibit: Exhibit
+    example: Example
     jpeg: bytes
 
 
 @dataclass(frozen=True)
-class Art:
+class PageImages:
     """The charts (PNG) and tiles of a page; None where there is nothing to draw."""
 
     calibration: bytes
@@ -48,14 +48,14 @@ class Art:
     classes: bytes | None = None
     worst: Sequence[Tile] = ()
     best: Sequence[Tile] = ()
-    heat: Heat | None = None
+    heat: HeatScale | None = None
 
 
 def page(
     manifest: Manifest,
     evaluation: Evaluation | None,
     warnings: Sequence[str],
-    art: Art,
+    art: PageImages,
     *,
     job: str,
     when: datetime,
@@ -115,7 +115,7 @@ def _untested() -> Markup:
     )
 
 
-def _figures(evaluation: Evaluation, manifest: Manifest, art: Art) -> Iterable[Child]:
+def _figures(evaluation: Evaluation, manifest: Manifest, art: PageImages) -> Iterable[Child]:
     metrics = evaluation.metrics
     yield tag("div", *(_card(metrics, name) for name in _TITLES), class_="figures")
     yield tag("p", _fine_print(metrics), class_="faint")
@@ -207,10 +207,10 @@ def _classes(metrics: Metrics) -> Markup:
     )
 
 
-def _pictures(art: Art, manifest: Manifest) -> Iterable[Child]:
+def _pictures(art: PageImages, manifest: Manifest) -> Iterable[Child]:
     if art.heat is None:
         return
-    wrong = sum(each.exhibit.judgement is not Judgement.RIGHT for each in art.worst)
+    wrong = sum(each.example.correctness is not Correctness.RIGHT for each in art.worst)
     sections = (
         (
             "Most wrong" if wrong else "Closest calls",
@@ -229,7 +229,7 @@ def _pictures(art: Art, manifest: Manifest) -> Iterable[Child]:
             yield tag("div", *(_tile(each, manifest) for each in tiles), class_="tiles")
 
 
-def _legend(heat: Heat) -> Markup:
+def _legend(heat: HeatScale) -> Markup:
     stops = ", ".join(to_hex(SCALE(step / 8)) for step in range(9))
     return tag(
         "span",
@@ -249,23 +249,23 @@ def _hex(colour: tuple[int, int, int]) -> str:
 
 
 def _tile(shown: Tile, manifest: Manifest) -> Markup:
-    exhibit, calibration = shown.exhibit, manifest.calibration
-    right = exhibit.judgement is Judgement.RIGHT
+    example, calibration = shown.example, manifest.calibration
+    right = example.correctness is Correctness.RIGHT
     return tag(
         "figure",
-        picture(shown.jpeg, "jpeg", f"{exhibit.image.path} and its anomaly map"),
+        picture(shown.jpeg, "jpeg", f"{example.image.path} and its anomaly map"),
         tag(
             "figcaption",
-            tag("span", exhibit.judgement.value, class_="verdict" if right else "verdict wrong"),
-            tag("b", exhibit.image.path),
-            f" · score {words.score(exhibit.score)}, p {calibration.p_value(exhibit.score):.2g}",
-            " · no mask" if exhibit.mask is None else None,
+            tag("span", example.correctness.value, class_="verdict" if right else "verdict wrong"),
+            tag("b", example.image.path),
+            f" · score {words.score(example.score)}, p {calibration.p_value(example.score):.2g}",
+            " · no mask" if example.mask is None else None,
         ),
         class_="card",
     )
 
 
-def _making(manifest: Manifest, art: Art, of_training: bool) -> Iterable[Child]:
+def _making(manifest: Manifest, art: PageImages, of_training: bool) -> Iterable[Child]:
     """What the model was made with."""
     calibration, split = manifest.calibration, manifest.split
     yield tag("h2", "Threshold")
@@ -354,13 +354,13 @@ def _test_images(evaluation: Evaluation, manifest: Manifest) -> Markup:
         (GOOD, str(metrics.good_images)),
         *((name, str(of.images)) for name, of in metrics.classes.items()),
     ]
-    shown = evaluation.judged[:_LISTED]
+    shown = evaluation.image_scores[:_LISTED]
     rows: list[tuple[Child, ...]] = [
         (
             each.path,
             words.score(each.score),
             f"{calibration.p_value(each.score):.2g}",
-            judgement(each.class_name == GOOD, each.score, calibration.threshold).value,
+            correctness(each.class_name == GOOD, each.score, calibration.threshold).value,
         )
         for each in shown
     ]
@@ -389,9 +389,9 @@ def _test_images(evaluation: Evaluation, manifest: Manifest) -> Markup:
             "details",
             tag(
                 "summary",
-                f"All {len(evaluation.judged)} test images"
-                if len(shown) == len(evaluation.judged)
-                else f"The first {len(shown)} of {len(evaluation.judged)} test images",
+                f"All {len(evaluation.image_scores)} test images"
+                if len(shown) == len(evaluation.image_scores)
+                else f"The first {len(shown)} of {len(evaluation.image_scores)} test images",
             ),
             table(("image", "score", "p", "judgement"), rows, "numbers"),
         ),

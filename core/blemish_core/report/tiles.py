@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from blemish_core.evaluation.evaluate import Picture
+from blemish_core.evaluation.evaluate import ExampleImage
 
 SCALE = colormaps["inferno"]
 MASK_COLOUR, FOUND_COLOUR = (46, 230, 168), (255, 255, 255)
@@ -18,7 +18,7 @@ _FAINTEST = 0.35
 """Of the scale: below it a map is not laid over its image."""
 
 
-class Heat:
+class HeatScale:
     """The colour scale of all tiles: its middle is the pixel threshold."""
 
     def __init__(self, threshold: float, lowest: float) -> None:
@@ -35,11 +35,11 @@ class Heat:
         return self.threshold + self._reach
 
 
-def tile(picture: Picture, heat: Heat) -> Image.Image:
+def tile(picture: ExampleImage, heat: HeatScale) -> Image.Image:
     """Return the image with the outline of its mask, and beside it the anomaly map laid over it."""
     height, width, _ = picture.pixels.shape
-    values = _scaled(picture.exhibit.anomaly_map, (width, height))
-    mask = picture.exhibit.mask
+    values = _scaled(picture.example.anomaly_map, (width, height))
+    mask = picture.example.mask
     truth = None if mask is None else _scaled(mask.astype(np.float32), (width, height)) >= 0.5
     seen = _outlined(picture.pixels, truth, MASK_COLOUR)
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blemish_core.evaluation.evaluate import Evaluation, Picture
-from blemish_core.evaluation.examples import judgement
+from blemish_core.evaluation.evaluate import Evaluation, ExampleImage
+from blemish_core.evaluation.examples import correctness
 from blemish_core.evaluation.metrics import GOOD
 from blemish_core.models.bundle import Manifest
 
 if TYPE_CHECKING:
-    from blemish_core.report.page import Art, Tile
+    from blemish_core.report.page import PageImages, Tile
 
 
 @dataclass(frozen=True)
-class By:
+class EvaluationRun:
     """The evaluation that a report is of."""
 
     job: str
@@ -38,7 +38,7 @@ class Report:
     evaluation: Evaluation | None
     """None if there are no test images."""
     warnings: Sequence[str]
-    by: By | None = None
+    by: EvaluationRun | None = None
     """None in the report of the training."""
 
 
@@ -72,11 +72,11 @@ def write(report: Report, folder: Path) -> None:
         (folder / "scores.csv").write_text(_table(report.manifest, evaluation), encoding="utf-8")
 
 
-def _art(report: Report, folder: Path) -> "Art":
+def _art(report: Report, folder: Path) -> "PageImages":
     """Draw the charts and tiles, and leave each as a PNG."""
     from blemish_core.report import charts
-    from blemish_core.report.page import Art, Tile
-    from blemish_core.report.tiles import Heat, encoded, tile
+    from blemish_core.report.page import PageImages, Tile
+    from blemish_core.report.tiles import HeatScale, encoded, tile
 
     calibration, evaluation = report.manifest.calibration, report.evaluation
 
@@ -86,27 +86,27 @@ def _art(report: Report, folder: Path) -> "Art":
 
     held_out = kept("calibration", charts.calibration(calibration.scores, calibration.threshold))
     if evaluation is None:
-        return Art(calibration=held_out)
+        return PageImages(calibration=held_out)
     metrics = evaluation.metrics
-    names = sorted({each.class_name for each in evaluation.judged})
+    names = sorted({each.class_name for each in evaluation.image_scores})
     by_class = {name: evaluation.scores(name) for name in names}
     good = by_class.get(GOOD, [])
     defective = [score for name, of in by_class.items() if name != GOOD for score in of]
     pictures = [*evaluation.worst, *evaluation.best]
     # The 2nd percentile: a single dark pixel would stretch the scale.
     lowest = min((_low(each) for each in pictures), default=0.0)
-    heat = Heat(calibration.pixel_threshold, lowest)
+    heat = HeatScale(calibration.pixel_threshold, lowest)
 
-    def tiles(kind: str, shown: Sequence[Picture]) -> "list[Tile]":
+    def tiles(kind: str, shown: Sequence[ExampleImage]) -> "list[Tile]":
         made = []
         for number, each in enumerate(shown, start=1):
             drawn = tile(each, heat)
             kept(f"{kind}-{number}", encoded(drawn, "PNG"))
-            made.append(Tile(each.exhibit, encoded(drawn, "JPEG")))
+            made.append(Tile(each.example, encoded(drawn, "JPEG")))
         return made
 
     scores = charts.scores(by_class, calibration.threshold, metrics.best_f1_threshold)
-    return Art(
+    return PageImages(
         calibration=held_out,
         scores=kept("scores", scores),
         roc=kept("roc", charts.roc(good, defective, metrics)) if good and defective else None,
@@ -117,8 +117,8 @@ def _art(report: Report, folder: Path) -> "Art":
     )
 
 
-def _low(picture: Picture) -> float:
-    return float(np.quantile(picture.exhibit.anomaly_map, 0.02))
+def _low(picture: ExampleImage) -> float:
+    return float(np.quantile(picture.example.anomaly_map, 0.02))
 
 
 def _table(manifest: Manifest, evaluation: Evaluation) -> str:
@@ -126,7 +126,7 @@ def _table(manifest: Manifest, evaluation: Evaluation) -> str:
     out = StringIO()
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(("path", "class", "score", "p_value", "verdict", "judgement"))
-    for each in evaluation.judged:
+    for each in evaluation.image_scores:
         anomalous = calibration.anomalous(each.score)
         rows.writerow(
             (
@@ -135,7 +135,7 @@ def _table(manifest: Manifest, evaluation: Evaluation) -> str:
                 f"{each.score:.6g}",
                 f"{calibration.p_value(each.score):.6g}",
                 "anomalous" if anomalous else "normal",
-                judgement(each.class_name == GOOD, each.score, calibration.threshold),
+                correctness(each.class_name == GOOD, each.score, calibration.threshold),
             )
         )
     return out.getvalue()

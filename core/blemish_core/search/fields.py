@@ -57,7 +57,7 @@ def one_of(meanings: Mapping[str, str | bool | None]) -> Callable[[str], str | b
 
 
 def _dataset(word: str) -> str:
-    return names.dataset_id(word) if "/" in word else names.checked_id(word, "")
+    return names.dataset_id(word) if "/" in word else names.validate_id(word, "")
 
 
 def _version(word: str) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.image_input import ImageInput
 from blemish_core.platform.errors import NotFound
-from blemish_core.platform.names import checked_id
+from blemish_core.platform.names import validate_id
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FASTEST = 1  # of PNG's levels: a third of the time for a tenth more bytes
@@ -54,7 +54,7 @@ class FrameStore:
 
     def contents(self, model: str) -> list[str]:
         """The sha256 of each frame that is kept of a model."""
-        folder = self._root / checked_id(model, "model")
+        folder = self._root / validate_id(model, "model")
         return sorted(file.name for file in folder.glob("??/*") if _SHA256.fullmatch(file.name))
 
     def remove(self, model: str, sha256: str) -> None:
@@ -63,12 +63,12 @@ class FrameStore:
 
     def remove_all(self, model: str) -> None:
         """Keep no frame of a model any longer."""
-        shutil.rmtree(self._root / checked_id(model, "model"), ignore_errors=True)
+        shutil.rmtree(self._root / validate_id(model, "model"), ignore_errors=True)
 
     def _file(self, model: str, sha256: str) -> Path:
         if not _SHA256.fullmatch(sha256):
             raise ValueError(f"{sha256!r} is no sha256; this is a bug")
-        return self._root / checked_id(model, "model") / sha256[:2] / sha256
+        return self._root / validate_id(model, "model") / sha256[:2] / sha256
 
 
 def encoded(picture: ImageInput, limits: ImageLimits) -> bytes:

@@ -22,8 +22,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from blemish_core.platform.errors import AlreadyExists, BlemishError, Corrupt, NotFound
-from blemish_core.platform.files import write_durably
-from blemish_core.platform.names import checked_id
+from blemish_core.platform.files import atomic_write
+from blemish_core.platform.names import validate_id
 from blemish_server.scoring.batcher import Priority
 
 _VARIABLE = "BLEMISH_ACCESS_FILE"
@@ -110,7 +110,7 @@ def grant(file: Path, name: str, role: Role, most_urgent: Priority = Priority.LI
         AlreadyExists: if it may call already.
         Corrupt: as ``read`` does.
     """
-    checked_id(name, "name")
+    validate_id(name, "name")
     token = _PREFIX + secrets.token_urlsafe(32)
     entry = _Entry(
         role=role.word,
@@ -163,7 +163,7 @@ def _read(file: Path) -> _Callers:
 def _write(file: Path, callers: dict[str, _Entry]) -> None:
     # Without defaults: servers of before know no priorities here, and refuse what they do not know.
     text = _Callers(callers=callers).model_dump_json(indent=2, exclude_defaults=True)
-    write_durably(file, text.encode() + b"\n")
+    atomic_write(file, text.encode() + b"\n")
 
 
 @contextmanager

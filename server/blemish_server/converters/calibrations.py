@@ -5,14 +5,14 @@ from collections.abc import Mapping
 
 from blemish.v1 import model_pb2
 from blemish_core.evaluation.metrics import Metrics
-from blemish_core.models.calibration_log import Change, Revision, Rule
+from blemish_core.models.calibration_log import CalibrationChange, Revision, ThresholdRule
 from blemish_core.platform.errors import InvalidRequest
 from blemish_server.auth.access import Caller
 
-RULES: Mapping[Rule, model_pb2.ThresholdRule.ValueType] = {
-    Rule.TRAINED: model_pb2.THRESHOLD_RULE_TRAINED,
-    Rule.FALSE_REJECT_RATE: model_pb2.THRESHOLD_RULE_FALSE_REJECT_RATE,
-    Rule.FIXED: model_pb2.THRESHOLD_RULE_FIXED,
+RULES: Mapping[ThresholdRule, model_pb2.ThresholdRule.ValueType] = {
+    ThresholdRule.TRAINED: model_pb2.THRESHOLD_RULE_TRAINED,
+    ThresholdRule.FALSE_REJECT_RATE: model_pb2.THRESHOLD_RULE_FALSE_REJECT_RATE,
+    ThresholdRule.FIXED: model_pb2.THRESHOLD_RULE_FIXED,
 }
 
 
@@ -21,7 +21,9 @@ def calibration(revision: Revision, measured: Metrics | None) -> model_pb2.Calib
     lower, upper = of.false_reject_rate_interval
     message = model_pb2.Calibration(
         threshold=of.threshold,
-        target_false_reject_rate=0.0 if revision.rule is Rule.FIXED else of.target_false_reject_rate,
+        target_false_reject_rate=0.0
+        if revision.rule is ThresholdRule.FIXED
+        else of.target_false_reject_rate,
         warranted_false_reject_rate=of.warranted_false_reject_rate,
         held_out_images=len(of.scores),
         best_f1_threshold=measured.best_f1_threshold if measured else None,
@@ -37,7 +39,7 @@ def calibration(revision: Revision, measured: Metrics | None) -> model_pb2.Calib
     return message
 
 
-def change(request: model_pb2.UpdateCalibrationRequest, caller: Caller) -> Change:
+def change(request: model_pb2.UpdateCalibrationRequest, caller: Caller) -> CalibrationChange:
     """Return what a request of ``caller`` asks for; a name that he gives stands beside his own.
 
     Raises:
@@ -45,11 +47,11 @@ def change(request: model_pb2.UpdateCalibrationRequest, caller: Caller) -> Chang
     """
     match request.WhichOneof("rule"):
         case "target_false_reject_rate":
-            rule, value = Rule.FALSE_REJECT_RATE, request.target_false_reject_rate
+            rule, value = ThresholdRule.FALSE_REJECT_RATE, request.target_false_reject_rate
         case "threshold":
-            rule, value = Rule.FIXED, request.threshold
+            rule, value = ThresholdRule.FIXED, request.threshold
         case "trained":
-            rule, value = Rule.TRAINED, 0.0
+            rule, value = ThresholdRule.TRAINED, 0.0
         case _:
             raise InvalidRequest(
                 "the request asks for no change: set target_false_reject_rate, threshold or trained",
@@ -58,7 +60,7 @@ def change(request: model_pb2.UpdateCalibrationRequest, caller: Caller) -> Chang
     author = request.author
     if caller.name and author != caller.name:
         author = f"{author} ({caller.name})" if author else caller.name
-    return Change(rule, author, value, request.comment)
+    return CalibrationChange(rule, author, value, request.comment)
 
 
 def expected_revision(request: model_pb2.UpdateCalibrationRequest) -> int | None:

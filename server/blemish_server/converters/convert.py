@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from blemish.v1 import access_pb2, dataset_pb2, image_pb2, inspection_pb2, job_pb2, model_pb2, search_pb2
 from blemish_core.calibration import DEFAULT_FALSE_REJECT_RATE
-from blemish_core.datasets import Dataset, Entry
+from blemish_core.datasets import Dataset, IndexEntry
 from blemish_core.evaluation.metrics import Interval, Latency, Metrics, Spread
 from blemish_core.imaging.image_input import ImageInput, RawLayout, Region
 from blemish_core.jobs.record import (
@@ -257,7 +257,7 @@ def dataset(stored: Dataset) -> dataset_pb2.Dataset:
     )
 
 
-def dataset_image(entry: Entry) -> dataset_pb2.DatasetImage:
+def dataset_image(entry: IndexEntry) -> dataset_pb2.DatasetImage:
     return dataset_pb2.DatasetImage(
         path=entry.path,
         size_bytes=entry.size_bytes,

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from blemish.v1 import job_pb2 as pb
 from blemish_core.jobs.record import Job
 from blemish_core.jobs.store import NEWS, Change, JobStore, Line, News, news
-from blemish_core.platform.errors import Ending, InvalidRequest
+from blemish_core.platform.errors import InvalidRequest, ServerStopping
 from blemish_server.converters import convert
 
 _RECHECK_S = 10.0
@@ -44,7 +44,7 @@ class JobEvents:
             InvalidRequest: if ``after_line`` is no line's id.
             NotFound: if there is no such job.
             Unavailable: if Redis does not answer.
-            Ending: if the server ends before the job.
+            ServerStopping: if the server ends before the job.
         """
         watcher = _Watcher(self._store, id, after_line)
         # Before the first look, that nothing falls in between.
@@ -61,7 +61,7 @@ class JobEvents:
                 if watcher.ended:
                     return
                 if self._ending:
-                    raise Ending
+                    raise ServerStopping
                 # Looked at now and then in any case: a stream that Redis lost tells nothing.
                 with suppress(TimeoutError):
                     await asyncio.wait_for(watcher.news.wait(), _RECHECK_S)

@@ -14,7 +14,7 @@ from blemish.v1.dataset_pb2_grpc import DatasetServiceServicer
 from blemish_core.datasets import DatasetStore
 from blemish_core.jobs.removal import Removal
 from blemish_core.platform.errors import InvalidRequest, TooLarge
-from blemish_core.platform.names import checked_id, dataset_id
+from blemish_core.platform.names import dataset_id, validate_id
 from blemish_server.auth.authenticator import current_caller
 from blemish_server.converters import convert
 from blemish_server.transport.pagination import Page
@@ -180,5 +180,5 @@ class _Upload:
 
 def _identity(id: str, category: str) -> tuple[str, str]:
     """A dataset's id and category, checked."""
-    checked_id(id, "dataset_id")
-    return id, checked_id(category or id, "category")
+    validate_id(id, "dataset_id")
+    return id, validate_id(category or id, "category")

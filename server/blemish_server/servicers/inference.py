@@ -29,7 +29,7 @@ from blemish_core.imaging.image_input import ImageInput
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import BlemishError, InvalidRequest, NotFound
-from blemish_core.platform.names import PRODUCTION, ModelRef, checked_id
+from blemish_core.platform.names import PRODUCTION, ModelRef, validate_id
 from blemish_server.metrics.metrics import ServerMetrics
 from blemish_server.scoring.batcher import Priority
 from blemish_server.scoring.frame_queue import cancel_at
@@ -246,7 +246,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
 
 def _ref(name: str, number: str) -> ModelRef:
     """A model's id, and a version of it, ``production``, or what is current."""
-    checked_id(name, "model_name")
+    validate_id(name, "model_name")
     if number in ("", PRODUCTION):
         return ModelRef(name, None, number or None)
     return ModelRef.parse(f"models/{name}/versions/{number}", "model_version")

@@ -14,11 +14,11 @@ from blemish.v1 import model_pb2 as pb
 from blemish.v1.model_pb2_grpc import ModelServiceServicer
 from blemish_core.jobs.removal import Removal
 from blemish_core.models import archive
-from blemish_core.models.calibration_log import Change
+from blemish_core.models.calibration_log import CalibrationChange
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import InvalidRequest, TooLarge
-from blemish_core.platform.files import filling
-from blemish_core.platform.names import ModelRef, checked_id, job_id
+from blemish_core.platform.files import disk_full_errors
+from blemish_core.platform.names import ModelRef, job_id, validate_id
 from blemish_server.auth.authenticator import current_caller
 from blemish_server.converters import calibrations, convert
 from blemish_server.scoring.model_cache import ModelCache
@@ -142,7 +142,7 @@ class ModelServicer(ModelServiceServicer):
         self, request: pb.ExportModelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.ExportModelResponse]:
         ref = ModelRef.parse(request.name, "name")
-        outgoing = await asyncio.to_thread(archive.Outgoing, self._models, ref)
+        outgoing = await asyncio.to_thread(archive.ExportArchive, self._models, ref)
         log.info("model exported", model=str(ref), bytes=outgoing.size_bytes, by=current_caller.get().name)
         yield pb.ExportModelResponse(size_bytes=outgoing.size_bytes)
         chunks = outgoing.chunks()
@@ -154,7 +154,7 @@ class ModelServicer(ModelServiceServicer):
         request_iterator: AsyncIterator[pb.ImportModelRequest],
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> pb.ImportModelResponse:
-        with self._models.arrivals() as room, filling(room):
+        with self._models.import_workspace() as room, disk_full_errors(room):
             file = room / "archive.tar"
             with file.open("wb") as out:
                 model_id = await self._receive(request_iterator, out)
@@ -204,7 +204,7 @@ class ModelServicer(ModelServiceServicer):
                 f"this version has {header.size_bytes} bytes, but BLEMISH_MAX_LOADED_BYTES allows "
                 f"{self._max_model_bytes}"
             )
-        return checked_id(header.model_id, "model_id") if header.model_id else "", header.size_bytes
+        return validate_id(header.model_id, "model_id") if header.model_id else "", header.size_bytes
 
     async def UpdateCalibration(  # noqa: N802
         self, request: pb.UpdateCalibrationRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -215,7 +215,7 @@ class ModelServicer(ModelServiceServicer):
         await asyncio.to_thread(self._calibrate, ref, change, expected)
         return pb.UpdateCalibrationResponse(version=await asyncio.to_thread(self._card, ref))
 
-    def _calibrate(self, ref: ModelRef, change: Change, expected: int | None) -> None:
+    def _calibrate(self, ref: ModelRef, change: CalibrationChange, expected: int | None) -> None:
         manifest = self._models.manifest(ref)
         revision = self._models.calibrations(manifest).append(change, expected)
         log.info(

@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 import structlog
 
-from blemish_core.platform.errors import BlemishError, Ending
+from blemish_core.platform.errors import BlemishError, ServerStopping
 from blemish_server.auth.access import ANONYMOUS, Caller
 from blemish_server.auth.authenticator import Authenticator, current_caller
 from blemish_server.metrics.metrics import Ended, ServerMetrics
@@ -59,7 +59,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         )
         try:
             if self._is_ending():
-                raise Ending
+                raise ServerStopping
             caller = self._authenticator.authorize(method, metadata)
         except BlemishError as error:
             # Whatever kind of call it is: of a stream not a byte has to be read before it can be refused.

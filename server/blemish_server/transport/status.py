@@ -32,7 +32,7 @@ STATUS_OF_ERROR: dict[type[BlemishError], StatusCode] = {
     errors.Overloaded: StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
     errors.Unavailable: StatusCode.UNAVAILABLE,
-    errors.Ending: StatusCode.UNAVAILABLE,
+    errors.ServerStopping: StatusCode.UNAVAILABLE,
     errors.Corrupt: StatusCode.DATA_LOSS,
     errors.RuntimesDisagree: StatusCode.FAILED_PRECONDITION,
     errors.JobCancelled: StatusCode.CANCELLED,

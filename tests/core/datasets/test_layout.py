@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blemish_core.datasets.layout import EXTENSIONS, PARTS, Slot
+from blemish_core.datasets.layout import EXTENSIONS, PARTS, LayoutPath
 from blemish_core.platform.errors import InvalidRequest
 
 _PIECES = st.sampled_from(
@@ -39,7 +39,7 @@ _NAMES = st.builds(
 @given(_PATHS)
 def test_no_accepted_path_leaves_the_root(path: str) -> None:
     try:
-        slot = Slot.parse(path)
+        slot = LayoutPath.parse(path)
     except InvalidRequest as error:
         assert str(error).isprintable()
         return
@@ -55,9 +55,9 @@ def test_no_accepted_path_leaves_the_root(path: str) -> None:
 @given(_CLASSES, _NAMES)
 def test_what_is_in_the_layout_is_accepted(class_name: str, name: str) -> None:
     for path in (f"train/good/{name}", f"test/{class_name}/{name}"):
-        assert str(Slot.parse(path)) == path
+        assert str(LayoutPath.parse(path)) == path
     if class_name != "good":
-        assert Slot.parse(f"ground_truth/{class_name}/{name}").part == "ground_truth"
+        assert LayoutPath.parse(f"ground_truth/{class_name}/{name}").part == "ground_truth"
 
 
 @pytest.mark.parametrize(
@@ -88,19 +88,22 @@ def test_what_is_in_the_layout_is_accepted(class_name: str, name: str) -> None:
 )
 def test_what_is_refused_is_told_why(path: str, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason) as refusal:
-        Slot.parse(path)
+        LayoutPath.parse(path)
     assert refusal.value.field == "path"
 
 
 def test_upper_case_extensions_and_classes_are_kept() -> None:
-    slot = Slot.parse("test/Bent-Lead_2/IMG.0001.PNG")
+    slot = LayoutPath.parse("test/Bent-Lead_2/IMG.0001.PNG")
     assert (slot.class_name, slot.name) == ("Bent-Lead_2", "IMG.0001.PNG")
 
 
 def test_an_image_knows_its_masks_and_a_mask_its_images() -> None:
-    image, mask = Slot.parse("test/crack/003.jpg"), Slot.parse("ground_truth/crack/003_mask.png")
-    bare = Slot.parse("ground_truth/crack/003.png")
+    image, mask = (
+        LayoutPath.parse("test/crack/003.jpg"),
+        LayoutPath.parse("ground_truth/crack/003_mask.png"),
+    )
+    bare = LayoutPath.parse("ground_truth/crack/003.png")
     assert image.partners == [mask.key, bare.key]
     assert image.key in mask.partners and image.key in bare.partners
-    assert Slot.parse("test/good/003.png").partners == []
-    assert Slot.parse("train/good/003.png").partners == []
+    assert LayoutPath.parse("test/good/003.png").partners == []
+    assert LayoutPath.parse("train/good/003.png").partners == []

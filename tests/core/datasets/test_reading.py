@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from blemish_core.datasets import DatasetStore
-from blemish_core.datasets.reading import Reader
+from blemish_core.datasets.reading import ImageReader
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.platform.errors import Corrupt, InvalidImage
 
-Filled = Callable[[int], Reader]
+Filled = Callable[[int], ImageReader]
 
 
 def png(shade: int, side: int = 32) -> bytes:
@@ -30,10 +30,10 @@ def store(tmp_path: Path) -> DatasetStore:
 
 @pytest.fixture
 def filled(store: DatasetStore) -> Filled:
-    def fill(count: int) -> Reader:
+    def fill(count: int) -> ImageReader:
         for number in range(count):
             store.add("tile", f"train/good/{number:03}.png", png(number))
-        return Reader(store, ImageLimits(), store.images("tile", "train"))
+        return ImageReader(store, ImageLimits(), store.images("tile", "train"))
 
     return fill
 
@@ -54,7 +54,7 @@ def test_a_file_cut_off_after_it_came_is_named_and_skipped(
     reader = filled(40)
     spoil(tmp_path, 7)
     told: list[tuple[int, int, str]] = []
-    sound = reader.sound(lambda *progress: told.append(progress))
+    sound = reader.readable(lambda *progress: told.append(progress))
     assert len(sound) == 39
     assert "train/good/007.png" not in {image.path for image in sound}
     assert reader.skipped == 1
@@ -67,7 +67,7 @@ def test_a_file_cut_off_after_it_came_is_named_and_skipped(
 
 def test_all_being_well_there_is_no_warning(filled: Filled) -> None:
     reader = filled(3)
-    assert len(reader.sound(ignore)) == 3
+    assert len(reader.readable(ignore)) == 3
     assert reader.warning() is None
 
 
@@ -88,36 +88,36 @@ def test_more_than_a_twentieth_is_an_error_that_names_them(filled: Filled, tmp_p
         match=r"3 of 40 train images of datasets/tile cannot be read, more than the 2 that may be skipped: "
         r"train/good/001\.png, train/good/005\.png, train/good/011\.png; .*not what was stored",
     ):
-        reader.sound(ignore)
+        reader.readable(ignore)
 
 
 def test_one_of_few_may_be_skipped_but_not_the_only_one(filled: Filled, tmp_path: Path) -> None:
     reader = filled(3)
     spoil(tmp_path, 1)
-    assert len(reader.sound(ignore)) == 2
+    assert len(reader.readable(ignore)) == 2
 
 
 def test_the_only_image_may_not_be_skipped(filled: Filled, tmp_path: Path) -> None:
     reader = filled(1)
     spoil(tmp_path, 0)
     with pytest.raises(Corrupt, match="1 of 1"):
-        reader.sound(ignore)
+        reader.readable(ignore)
 
 
 def test_limits_that_were_lowered_since_are_heeded(store: DatasetStore, filled: Filled) -> None:
     filled(3)
     store.add("tile", "train/good/big.png", png(9, side=64))
-    lower = Reader(store, ImageLimits(max_pixels=40 * 40), store.images("tile", "train"))
-    assert [image.path for image in lower.sound(ignore)] == [f"train/good/{n:03}.png" for n in range(3)]
+    lower = ImageReader(store, ImageLimits(max_pixels=40 * 40), store.images("tile", "train"))
+    assert [image.path for image in lower.readable(ignore)] == [f"train/good/{n:03}.png" for n in range(3)]
     big = store.images("tile", "train")[-1]
     with pytest.raises(InvalidImage, match=r"train/good/big\.png: the image is 64 x 64"):
-        lower.must_read(big)
+        lower.read_strict(big)
 
 
 def test_ten_are_named_and_the_rest_counted(filled: Filled, tmp_path: Path) -> None:
     reader = filled(240)
     spoil(tmp_path, *range(0, 240, 20))
-    assert len(reader.sound(ignore)) == 228
+    assert len(reader.readable(ignore)) == 228
     warning = reader.warning()
     assert warning is not None
     assert warning.startswith("12 of 240")

@@ -42,10 +42,10 @@ def test_entries_by_prefix_and_from_a_place_on(filled: DatasetStore) -> None:
 
 
 def test_a_mask_goes_with_its_image_and_not_the_other_way(filled: DatasetStore) -> None:
-    chosen = [entry.path for entry in filled.chosen("tile", [PATHS[3], MASK, PATHS[0]])]
+    chosen = [entry.path for entry in filled.select("tile", [PATHS[3], MASK, PATHS[0]])]
     assert chosen == [PATHS[3], MASK, PATHS[0]]
-    assert [entry.path for entry in filled.chosen("tile", [PATHS[3]])] == [PATHS[3], MASK]
-    assert [entry.path for entry in filled.chosen("tile", [MASK])] == [MASK]
+    assert [entry.path for entry in filled.select("tile", [PATHS[3]])] == [PATHS[3], MASK]
+    assert [entry.path for entry in filled.select("tile", [MASK])] == [MASK]
 
 
 def test_what_was_removed_is_gone_for_everybody_and_may_come_again(
@@ -69,7 +69,7 @@ def test_what_was_removed_is_gone_for_everybody_and_may_come_again(
 
 
 def test_one_path_that_is_not_there_leaves_all(filled: DatasetStore) -> None:
-    for call in (filled.remove, filled.chosen):
+    for call in (filled.remove, filled.select):
         with pytest.raises(NotFound, match=r"no train/good/9\.png in"):
             call("tile", [PATHS[0], "train/good/9.png"])
         with pytest.raises(InvalidRequest, match="not a place"):

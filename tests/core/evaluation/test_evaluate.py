@@ -11,7 +11,7 @@ from PIL import Image
 from blemish_core.datasets import DatasetStore
 from blemish_core.detectors.base import silent
 from blemish_core.evaluation.evaluate import ImageSource, evaluate
-from blemish_core.evaluation.examples import Judgement
+from blemish_core.evaluation.examples import Correctness
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.platform.errors import Corrupt
 
@@ -65,14 +65,14 @@ def test_latency_says_of_what(spots: DatasetStore, measure: Measure) -> None:
 
 def test_the_most_wrong_come_first_and_the_surest_are_right(spots: DatasetStore, measure: Measure) -> None:
     evaluation = measure()
-    worst = [(each.exhibit.image.path, each.exhibit.judgement) for each in evaluation.worst]
+    worst = [(each.example.image.path, each.example.correctness) for each in evaluation.worst]
     assert worst[:2] == [
-        ("test/good/005.png", Judgement.FALSE_REJECT),
-        ("test/spot/005.png", Judgement.MISS),
+        ("test/good/005.png", Correctness.FALSE_REJECT),
+        ("test/spot/005.png", Correctness.MISS),
     ]
-    assert all(judgement is Judgement.RIGHT for _, judgement in worst[2:])
+    assert all(judgement is Correctness.RIGHT for _, judgement in worst[2:])
     assert len(worst) == 8
-    best = [each.exhibit.image.path for each in evaluation.best]
+    best = [each.example.image.path for each in evaluation.best]
     assert best == ["test/spot/004.png", "test/spot/003.png", "test/good/000.png", "test/good/001.png"]
     assert evaluation.best[0].pixels.shape == (48, 48, 3)
 
@@ -194,6 +194,6 @@ def test_sizes_and_modes_may_differ_within_a_dataset(
     store.add("tile", "test/good/deep.tif", path.read_bytes())
     evaluation = measure()
     assert evaluation.metrics.good_images == 7
-    scores = {each.path: each.score for each in evaluation.judged}
+    scores = {each.path: each.score for each in evaluation.image_scores}
     assert scores.pop("test/good/palette.png") == 0
     assert list(scores.values()) == pytest.approx([40 / 255] * 6, abs=2 / 255)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blemish_core.imaging.preprocessing import Preprocessing
-from blemish_core.imaging.samples import as_rgb
+from blemish_core.imaging.samples import grey_as_rgb
 from blemish_core.imaging.scaling import scaled
 
 SEED = 20_261
@@ -72,6 +72,6 @@ def test_grey_becomes_the_input_that_three_equal_channels_become() -> None:
     preprocessing = Preprocessing(64, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     for side in (40, 64, 200):
         grey = drawn(np.random.default_rng(SEED), side, side, 1)[..., 0]
-        one, three = preprocessing(as_rgb(grey)), preprocessing(np.stack([grey] * 3, axis=-1))
+        one, three = preprocessing(grey_as_rgb(grey)), preprocessing(np.stack([grey] * 3, axis=-1))
         assert one.shape == (3, 64, 64)
         torch.testing.assert_close(one, three, atol=1e-5, rtol=0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from blemish_core.datasets.reading import Reader
+from blemish_core.datasets.reading import ImageReader
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.jobs.embed_source import images_of
 from blemish_core.jobs.record import EmbedSpec
@@ -35,7 +35,7 @@ def test_a_frame_that_went_meanwhile_is_left_out_and_told_of(tmp_path: Path) -> 
         frames.put("tile", sha256, b"no image")
     source, images = images_of(FRAMES, NONE, frames)
     frames.remove("tile", ONE)
-    reader = Reader(source, ImageLimits(), images)
+    reader = ImageReader(source, ImageLimits(), images)
     assert reader.read(images[0]) is None
     assert (reader.warning() or "").startswith("1 of 2 kept frames cannot be read")
 

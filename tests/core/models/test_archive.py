@@ -13,9 +13,9 @@ import pytest
 from tests.core.models.test_store import manifest
 
 from blemish_core.models import archive, bundle
-from blemish_core.models.archive import Outgoing, import_version
+from blemish_core.models.archive import ExportArchive, import_version
 from blemish_core.models.bundle import Manifest
-from blemish_core.models.calibration_log import Change, Rule
+from blemish_core.models.calibration_log import CalibrationChange, ThresholdRule
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import FailedPrecondition, InvalidRequest, NotFound
 from blemish_core.platform.names import ModelRef
@@ -57,7 +57,9 @@ def here(tmp_path: Path) -> ModelStore:
         bundle.write_manifest(card, folder)
 
     store.publish("tile", "a", write)
-    store.calibrations(store.manifest(REF)).append(Change(Rule.FIXED, "maria", 1.5, "stricter"))
+    store.calibrations(store.manifest(REF)).append(
+        CalibrationChange(ThresholdRule.FIXED, "maria", 1.5, "stricter")
+    )
     return store
 
 
@@ -73,14 +75,14 @@ def there(root: Path) -> ModelStore:
 
 
 def exported(store: ModelStore) -> bytes:
-    outgoing = Outgoing(store, REF)
+    outgoing = ExportArchive(store, REF)
     content = b"".join(outgoing.chunks())
     assert len(content) == outgoing.size_bytes
     return content
 
 
 def imported(store: ModelStore, content: bytes, model_id: str = "") -> Manifest:
-    with store.arrivals() as room:
+    with store.import_workspace() as room:
         file = room / "archive.tar"
         file.write_bytes(content)
         return import_version(store, file, room, model_id)
@@ -175,7 +177,7 @@ def test_who_leaves_while_it_is_checked_leaves_no_half_of_it(
 
 
 def test_a_version_that_is_removed_while_it_is_exported(here: ModelStore) -> None:
-    chunks = Outgoing(here, REF).chunks()
+    chunks = ExportArchive(here, REF).chunks()
     next(chunks)
     here.delete(REF)
     with pytest.raises(NotFound, match="removed meanwhile"):
@@ -185,21 +187,21 @@ def test_a_version_that_is_removed_while_it_is_exported(here: ModelStore) -> Non
 def test_a_version_that_lacks_a_file(here: ModelStore) -> None:
     (here.folder("tile", 1) / "openvino/model.bin").unlink()
     with pytest.raises(NotFound, match=r"or lacks model\.bin"):
-        Outgoing(here, REF)
+        ExportArchive(here, REF)
 
 
 def test_what_a_killed_import_left_goes_and_what_another_is_at_stays(
     there: ModelStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there.discard_arrivals()  # there is nothing yet
+    there.discard_stale_imports()  # there is nothing yet
     killed = root / ".arriving-killed"
     (killed / "bundle").mkdir(parents=True)
     (killed / "lock").touch()
-    with there.arrivals() as room:
-        there.discard_arrivals()
+    with there.import_workspace() as room:
+        there.discard_stale_imports()
         assert killed.exists(), "it may not have come to its lock yet"
         monkeypatch.setattr("blemish_core.models.store._LOCKED_WITHIN_S", -1.0)
-        there.discard_arrivals()
+        there.discard_stale_imports()
         assert (killed.exists(), room.exists()) == (False, True)
     assert list(root.iterdir()) == []
 

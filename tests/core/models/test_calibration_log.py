@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from blemish_core.calibration import Calibration
-from blemish_core.models.calibration_log import CalibrationLog, Change, Rule
+from blemish_core.models.calibration_log import CalibrationChange, CalibrationLog, ThresholdRule
 from blemish_core.platform.errors import Conflict, Corrupt, DiskFull, InvalidRequest
 
 SCORES = [float(score) for score in range(1, 40)]
@@ -31,13 +31,13 @@ def log_of(folder: Path, calibration: Calibration = TRAINED) -> CalibrationLog:
     return CalibrationLog(folder, manifest)  # type: ignore[arg-type]
 
 
-def fixed(threshold: float, author: str = "ann") -> Change:
-    return Change(Rule.FIXED, author, threshold)
+def fixed(threshold: float, author: str = "ann") -> CalibrationChange:
+    return CalibrationChange(ThresholdRule.FIXED, author, threshold)
 
 
 def test_revision_one_is_what_training_left(tmp_path: Path) -> None:
     newest = log_of(tmp_path).newest()
-    assert (newest.number, newest.rule, newest.author) == (1, Rule.TRAINED, "jobs/made")
+    assert (newest.number, newest.rule, newest.author) == (1, ThresholdRule.TRAINED, "jobs/made")
     assert newest.updated == datetime(2026, 1, 1, tzinfo=UTC)
     assert newest.calibration == TRAINED
     assert log_of(tmp_path).history(5) == [newest]
@@ -70,9 +70,9 @@ def test_an_unchanged_calibration_costs_no_reading(tmp_path: Path, monkeypatch: 
 def test_history_tells_who_when_why_and_what(tmp_path: Path) -> None:
     log = log_of(tmp_path)
     began = datetime.now(UTC)
-    log.append(Change(Rule.FALSE_REJECT_RATE, "ann", 0.25, "too many escapes"))
+    log.append(CalibrationChange(ThresholdRule.FALSE_REJECT_RATE, "ann", 0.25, "too many escapes"))
     log.append(fixed(24.5, "bea"))
-    log.append(Change(Rule.TRAINED, "cem", comment="as it was"))
+    log.append(CalibrationChange(ThresholdRule.TRAINED, "cem", comment="as it was"))
     told = log_of(tmp_path).history(100)
     assert [revision.number for revision in told] == [4, 3, 2, 1]
     assert [revision.author for revision in told] == ["cem", "bea", "ann", "jobs/made"]
@@ -156,7 +156,7 @@ def test_a_spoilt_record_is_told_and_not_guessed(
 
 
 def test_a_record_beside_another_version_is_not_judged_by(tmp_path: Path) -> None:
-    log_of(tmp_path).append(Change(Rule.FALSE_REJECT_RATE, "ann", 0.1))
+    log_of(tmp_path).append(CalibrationChange(ThresholdRule.FALSE_REJECT_RATE, "ann", 0.1))
     other = Calibration.of([2 * score for score in SCORES], SCORES, 0.05)
     with pytest.raises(Corrupt, match="belongs to another version"):
         log_of(tmp_path, other).newest()
@@ -184,6 +184,9 @@ def test_an_author_must_be_one_line_that_can_be_printed(author: str) -> None:
 
 def test_comments_are_held_to_the_same() -> None:
     with pytest.raises(InvalidRequest) as refusal:
-        Change(Rule.TRAINED, "ann", comment="x" * 1001)
+        CalibrationChange(ThresholdRule.TRAINED, "ann", comment="x" * 1001)
     assert refusal.value.field == "comment"
-    assert Change(Rule.TRAINED, "Jörg Ångström 光", comment="wegen Öl").author == "Jörg Ångström 光"
+    assert (
+        CalibrationChange(ThresholdRule.TRAINED, "Jörg Ångström 光", comment="wegen Öl").author
+        == "Jörg Ångström 光"
+    )

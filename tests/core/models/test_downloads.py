@@ -14,7 +14,7 @@ from PIL import Image
 from blemish_core.detectors.efficientad import teacher
 from blemish_core.detectors.efficientad.teacher import SIZES, network
 from blemish_core.detectors.efficientad.training import photographs
-from blemish_core.models.downloads import Source, fetch_photographs, fetch_teachers
+from blemish_core.models.downloads import Download, fetch_photographs, fetch_teachers
 from blemish_core.platform.errors import Corrupt, FailedPrecondition
 
 
@@ -22,8 +22,8 @@ def quiet(done: int, total: int) -> None:
     """Hear of bytes and say nothing."""
 
 
-def source(file: Path) -> Source:
-    return Source(file.as_uri(), hashlib.sha256(file.read_bytes()).hexdigest())
+def source(file: Path) -> Download:
+    return Download(file.as_uri(), hashlib.sha256(file.read_bytes()).hexdigest())
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +53,16 @@ def test_teachers_are_fetched_and_used(archive: Path, tmp_path: Path) -> None:
 
 def test_another_file_than_the_known_one_is_not_opened(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(Corrupt, match="SHA-256"):
-        fetch_teachers(tmp_path, quiet, Source(archive.as_uri(), "0" * 64))
+        fetch_teachers(tmp_path, quiet, Download(archive.as_uri(), "0" * 64))
     assert not list(tmp_path.iterdir())
 
 
 def test_no_internet_is_said(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="cannot be fetched"):
-        fetch_teachers(tmp_path, quiet, Source((tmp_path / "nowhere.zip").as_uri(), "0" * 64))
+        fetch_teachers(tmp_path, quiet, Download((tmp_path / "nowhere.zip").as_uri(), "0" * 64))
 
 
-def _tar(file: Path, name: str) -> Source:
+def _tar(file: Path, name: str) -> Download:
     buffer = io.BytesIO()
     Image.new("RGB", (40, 30), "green").save(buffer, "JPEG")
     with tarfile.open(file, "w:gz") as target:

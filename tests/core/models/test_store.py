@@ -8,7 +8,7 @@ import pytest
 
 from blemish_core.calibration import Calibration
 from blemish_core.models import bundle
-from blemish_core.models.bundle import Manifest, Split
+from blemish_core.models.bundle import Manifest, TrainingSplit
 from blemish_core.models.loading import load_detector
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import Corrupt, FailedPrecondition, JobCancelled, NotFound
@@ -28,7 +28,7 @@ def manifest(model: str, number: int, job: str) -> Manifest:
         created=datetime(2026, 1, 1, tzinfo=UTC),
         job=job,
         seed=0,
-        split=Split(learned=3, held_out=2, method="held out"),
+        split=TrainingSplit(learned=3, held_out=2, method="held out"),
         calibration=Calibration.of([1.0, 2.0], [1.0, 2.0], 0.05),
         metrics=None,
         libraries={},
@@ -125,7 +125,7 @@ def test_a_bundle_that_was_changed_is_not_loaded(tmp_path: Path) -> None:
 def test_all_of_a_bundle_is_put_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ModelStore(tmp_path)
     synced: list[str] = []
-    monkeypatch.setattr("blemish_core.platform.files.sync", lambda path: synced.append(path.name))
+    monkeypatch.setattr("blemish_core.platform.files.fsync", lambda path: synced.append(path.name))
 
     def write(folder: Path, number: int) -> None:
         (folder / "report").mkdir()
@@ -141,7 +141,7 @@ def test_an_evaluation_stays_beside_the_version_once(tmp_path: Path) -> None:
     publish(store, "tile", "a")
     version = ModelRef("tile", 1)
     for text in ("first", "again"):
-        store.keep_evaluation(version, "judge", lambda folder: write_page(folder, text))  # noqa: B023
+        store.add_evaluation(version, "judge", lambda folder: write_page(folder, text))  # noqa: B023
     assert store.report(ModelRef("tile"), "judge").read_text() == "first"
     assert [each.name for each in (tmp_path / "tile" / "1" / "evaluations").iterdir()] == ["judge"]
 
@@ -150,7 +150,7 @@ def test_an_evaluation_stays_beside_the_version_once(tmp_path: Path) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        store.keep_evaluation(version, "another", fail)
+        store.add_evaluation(version, "another", fail)
     assert [each.name for each in (tmp_path / "tile" / "1" / "evaluations").iterdir()] == ["judge"]
 
 
@@ -164,7 +164,7 @@ def test_a_report_that_is_not_there_names_those_that_are(tmp_path: Path) -> None
     version = ModelRef("tile", 1)
     with pytest.raises(NotFound, match=r"no report of its training.*`blemish evaluate` leaves one"):
         store.report(version)
-    store.keep_evaluation(version, "judge", lambda folder: write_page(folder, "page"))
+    store.add_evaluation(version, "judge", lambda folder: write_page(folder, "page"))
     with pytest.raises(NotFound, match="by jobs/nonesuch; there is jobs/judge"):
         store.report(version, "nonesuch")
     with pytest.raises(NotFound, match="no version 7"):
@@ -206,9 +206,9 @@ def test_what_a_killed_job_left_is_discarded(tmp_path: Path) -> None:
     for home in (tmp_path / "tile", tmp_path / "tile" / "1" / "evaluations"):
         for job in ("b", "c"):
             (home / f".staging-{job}-0").mkdir(parents=True)
-    assert {job: len(folders) for job, folders in store.staged().items()} == {"b": 2, "c": 2}
+    assert {job: len(folders) for job, folders in store.staged_folders().items()} == {"b": 2, "c": 2}
     store.discard("b")
-    assert set(store.staged()) == {"c"}
+    assert set(store.staged_folders()) == {"c"}
     assert store.resolve(version) == version
 
 
@@ -218,14 +218,14 @@ def test_old_versions_are_superfluous_unless_pinned_or_in_production(tmp_path: P
         publish(store, "tile", job)
     store.promote(ModelRef("tile", 2))
     store.pin(ModelRef("tile", 3), True)
-    assert [ref.version for ref in store.superfluous(2)] == [4, 1]
+    assert [ref.version for ref in store.beyond_retention(2)] == [4, 1]
     store.pin(ModelRef("tile", 3), False)
-    assert [ref.version for ref in store.superfluous(2)] == [4, 3, 1]
+    assert [ref.version for ref in store.beyond_retention(2)] == [4, 3, 1]
     store.delete(ModelRef("tile", 1))
     with pytest.raises(NotFound, match="no version 1"):
         store.resolve(ModelRef("tile", 1))
     assert not list((tmp_path / "tile").glob(".deleted*"))
-    assert store.superfluous(9) == []
+    assert store.beyond_retention(9) == []
 
 
 def test_a_number_is_never_given_twice(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_shadow_stays_until_it_is_promoted_or_gone(tmp_path: Path) -> None:
         store.set_shadow(versions[0], True)
     store.set_shadow(versions[1], True)
     assert (store.shadow("tile"), store.get("tile").shadow, store.shadows()) == (2, 2, [versions[1]])
-    assert [ref.version for ref in store.superfluous(1)] == [3]
+    assert [ref.version for ref in store.beyond_retention(1)] == [3]
     store.promote(versions[2])
     assert store.shadow("tile") == 2, "another one was promoted"
     store.set_shadow(versions[0], False)

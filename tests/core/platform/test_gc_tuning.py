@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from blemish_core.platform.gc_tuning import loaded_for_good, uncollected
+from blemish_core.platform.gc_tuning import gc_frozen_after, gc_paused
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +16,7 @@ def _as_before() -> Iterator[None]:
 
 
 def test_it_is_not_looked_for_meanwhile_and_then_as_before() -> None:
-    for context in (uncollected, loaded_for_good):
+    for context in (gc_paused, gc_frozen_after):
         with context():
             assert not gc.isenabled()
         assert gc.isenabled()
@@ -28,7 +28,7 @@ def test_it_is_not_looked_for_meanwhile_and_then_as_before() -> None:
 
 
 def test_a_module_that_cannot_be_loaded_leaves_it_on() -> None:
-    for context in (uncollected, loaded_for_good):
+    for context in (gc_paused, gc_frozen_after):
         with pytest.raises(ImportError), context():
             raise ImportError
         assert gc.isenabled()
@@ -36,7 +36,7 @@ def test_a_module_that_cannot_be_loaded_leaves_it_on() -> None:
 
 def test_what_was_loaded_for_good_is_looked_at_no_more() -> None:
     before = gc.get_freeze_count()
-    with loaded_for_good():
+    with gc_frozen_after():
         made: list[object] = [[]]
     assert gc.get_freeze_count() > before
     assert not any(one is made for one in gc.get_objects())

@@ -14,12 +14,12 @@ from PIL import Image
 
 from blemish_core.calibration import Calibration
 from blemish_core.datasets import DatasetImage
-from blemish_core.evaluation.evaluate import Evaluation, Judged, Picture
-from blemish_core.evaluation.examples import Exhibit, Judgement
+from blemish_core.evaluation.evaluate import Evaluation, ExampleImage, ImageScore
+from blemish_core.evaluation.examples import Correctness, Example
 from blemish_core.evaluation.image_figures import image_figures
 from blemish_core.evaluation.metrics import ClassMetrics, Latency, Metrics, Spread
-from blemish_core.models.bundle import Manifest, Split
-from blemish_core.report import By, Report, write
+from blemish_core.models.bundle import Manifest, TrainingSplit
+from blemish_core.report import EvaluationRun, Report, write
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -38,7 +38,7 @@ def manifest(**changes: object) -> Manifest:
         job="made",
         seed=0,
         training={"steps": "1234"},
-        split=Split(learned=30, held_out=10, method="held out"),
+        split=TrainingSplit(learned=30, held_out=10, method="held out"),
         calibration=Calibration.of(
             [1.0 + i / 10 for i in range(10)], [1.0 + i / 9 for i in range(10)], 0.1
         ),
@@ -49,14 +49,16 @@ def manifest(**changes: object) -> Manifest:
     ).model_copy(update=changes)
 
 
-def picture(class_name: str, number: int, score: float, judgement: Judgement, *, masked: bool) -> Picture:
+def picture(
+    class_name: str, number: int, score: float, correctness: Correctness, *, masked: bool
+) -> ExampleImage:
     path = f"test/{class_name}/{number:03}.png"
     image = DatasetImage("tile", "tile", path, "test", class_name, "0" * 64, 80, 60)
     pixels = np.random.default_rng(number).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     anomaly_map = np.linspace(0.5, 3, 64 * 64, dtype=np.float32).reshape(64, 64)
     mask = np.zeros((64, 64), np.bool_)
     mask[20:40, 10:30] = class_name != "good"
-    return Picture(Exhibit(image, score, judgement, anomaly_map, mask if masked else None), pixels)
+    return ExampleImage(Example(image, score, correctness, anomaly_map, mask if masked else None), pixels)
 
 
 def evaluation(class_name: str = "crack", *, defective: int = 8) -> Evaluation:
@@ -87,12 +89,14 @@ def evaluation(class_name: str = "crack", *, defective: int = 8) -> Evaluation:
             **values,
         }
     )
-    pictures = [picture("good", 11, 2.4, Judgement.FALSE_REJECT, masked=True)]
+    pictures = [picture("good", 11, 2.4, Correctness.FALSE_REJECT, masked=True)]
     if defective:
-        pictures.append(picture(class_name, 0, 1.6, Judgement.MISS, masked=False))
-        pictures.append(picture(class_name, 7, 3.0, Judgement.RIGHT, masked=True))
-    judged = [Judged(f"test/good/{i:03}.png", "good", score) for i, score in enumerate(good)]
-    judged += [Judged(f"test/{class_name}/{i:03}.png", class_name, score) for i, score in enumerate(scores)]
+        pictures.append(picture(class_name, 0, 1.6, Correctness.MISS, masked=False))
+        pictures.append(picture(class_name, 7, 3.0, Correctness.RIGHT, masked=True))
+    judged = [ImageScore(f"test/good/{i:03}.png", "good", score) for i, score in enumerate(good)]
+    judged += [
+        ImageScore(f"test/{class_name}/{i:03}.png", class_name, score) for i, score in enumerate(scores)
+    ]
     return Evaluation(metrics, tuple(judged), tuple(pictures[:2]), tuple(pictures[2:]))
 
 
@@ -113,7 +117,7 @@ class Elements(HTMLParser):
 
 
 def test_an_evaluation_leaves_a_page_and_its_pictures(tmp_path: Path) -> None:
-    by = By("judge", datetime(2026, 5, 6, 7, 8, tzinfo=UTC))
+    by = EvaluationRun("judge", datetime(2026, 5, 6, 7, 8, tzinfo=UTC))
     write(Report(manifest(), evaluation(), ["few images"], by), tmp_path / "report")
     names = {file.name for file in (tmp_path / "report").iterdir()}
     assert names == {
@@ -210,11 +214,11 @@ def test_every_test_image_is_in_the_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("colour", [0, 255])
 def test_outlines_show_on_any_surface(colour: int) -> None:
-    from blemish_core.report.tiles import MASK_COLOUR, Heat, encoded, tile
+    from blemish_core.report.tiles import MASK_COLOUR, HeatScale, encoded, tile
 
-    shown = picture("crack", 0, 2.0, Judgement.RIGHT, masked=True)
-    plain = Picture(shown.exhibit, np.full((60, 80, 3), colour, np.uint8))
-    drawn = np.asarray(Image.open(BytesIO(encoded(tile(plain, Heat(2.0, 0.5)), "PNG"))))
+    shown = picture("crack", 0, 2.0, Correctness.RIGHT, masked=True)
+    plain = ExampleImage(shown.example, np.full((60, 80, 3), colour, np.uint8))
+    drawn = np.asarray(Image.open(BytesIO(encoded(tile(plain, HeatScale(2.0, 0.5)), "PNG"))))
     assert drawn.shape == (60, 164, 3)
     assert (drawn[:, :80] == MASK_COLOUR).all(axis=2).any()
     assert (drawn[:, 84:] == MASK_COLOUR).all(axis=2).any()

@@ -19,7 +19,7 @@ from blemish_core.jobs.handlers import export
 from blemish_core.jobs.handlers.export import Surface
 from blemish_core.models import bundle
 from blemish_core.models.bundle import Manifest
-from blemish_core.models.calibration_log import CalibrationLog, Change, Rule
+from blemish_core.models.calibration_log import CalibrationChange, CalibrationLog, ThresholdRule
 from blemish_core.models.loading import load_detector, write_weights
 from blemish_core.platform.errors import Corrupt, FailedPrecondition, JobCancelled, RuntimesDisagree
 from blemish_core.runtimes import parity
@@ -52,7 +52,7 @@ def manifest(detector: PatchCore, runtimes: dict[str, RuntimeCard], sha256: dict
         created=datetime.now(UTC),
         job="1",
         seed=0,
-        split=bundle.Split(learned=12, held_out=2, method="held out"),
+        split=bundle.TrainingSplit(learned=12, held_out=2, method="held out"),
         calibration=Calibration.of([1.0, 2.0], [1.0, 2.0], 0.25),
         metrics=None,
         runtimes=runtimes,
@@ -169,7 +169,7 @@ def test_a_changed_false_reject_rate_holds_for_the_scores_of_the_runtime(
     ours = CalibrationLog(tmp_path, card, card.calibration_under("torch"))
     its = CalibrationLog(tmp_path, card, card.calibration_under("openvino-int8"))
     assert its.newest().calibration.threshold == 7.0
-    ours.append(Change(Rule.FALSE_REJECT_RATE, "operator", 0.5))
+    ours.append(CalibrationChange(ThresholdRule.FALSE_REJECT_RATE, "operator", 0.5))
     assert (its.newest().number, its.newest().calibration.threshold) == (2, 6.0)
     assert ours.newest().calibration.threshold < 5.0
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from blemish_core.jobs.record import EmbedSpec, Job, JobState
-from blemish_core.platform.errors import Ending
+from blemish_core.platform.errors import ServerStopping
 from blemish_server.jobs.job_events import JobEvents
 
 
@@ -25,6 +25,6 @@ async def test_a_watcher_is_told_that_the_server_ends() -> None:
     assert (await anext(watch)).job.name == "jobs/one"
     feed.end()
     async with asyncio.timeout(5):
-        with pytest.raises(Ending):
+        with pytest.raises(ServerStopping):
             await anext(watch)
     await feed.close()

@@ -58,7 +58,7 @@ class Writing:
     def stage(self) -> None:
         folder = self.models.folder(TRAIN.model_id, 1).with_name(f".staging-{self.job.id}-{'0' * 32}")
         folder.mkdir(parents=True)
-        assert self.models.staged() == {self.job.id: [folder]}
+        assert self.models.staged_folders() == {self.job.id: [folder]}
 
     def take_over(self) -> None:
         """Another worker begins with it, and what it finds half written it removes."""
@@ -86,7 +86,7 @@ def test_who_is_superseded_by_an_attempt_that_has_ended_takes_its_half_version_a
     at = Writing(store, tmp_path)
     at.see_through(at.take_over, at.stage, at.end)
     assert store.get(at.job.id).attempt == 2
-    assert at.models.staged() == {}
+    assert at.models.staged_folders() == {}
 
 
 def test_who_is_superseded_by_an_attempt_that_goes_on_leaves_what_that_one_writes(
@@ -94,7 +94,7 @@ def test_who_is_superseded_by_an_attempt_that_goes_on_leaves_what_that_one_write
 ) -> None:
     at = Writing(store, tmp_path)
     at.see_through(at.take_over, at.stage)
-    assert list(at.models.staged()) == [at.job.id]
+    assert list(at.models.staged_folders()) == [at.job.id]
 
 
 def test_who_succeeds_removes_the_half_version_of_an_attempt_that_was_superseded(
@@ -103,4 +103,4 @@ def test_who_succeeds_removes_the_half_version_of_an_attempt_that_was_superseded
     at = Writing(store, tmp_path)
     at.see_through(at.stage, says=DONE)
     assert store.get(at.job.id).state is JobState.SUCCEEDED
-    assert at.models.staged() == {}
+    assert at.models.staged_folders() == {}

@@ -7,9 +7,9 @@ matplotlib: seconds. So this is imported where a detector is made, not where its
 
 import warnings
 
-from blemish_core.platform.gc_tuning import uncollected
+from blemish_core.platform.gc_tuning import gc_paused
 
-with warnings.catch_warnings(), uncollected():
+with warnings.catch_warnings(), gc_paused():
     # anomalib 2.7 imports timm's and its own former paths.
     warnings.simplefilter("ignore", FutureWarning)
     from anomalib.models.image.efficient_ad.torch_model import (

@@ -57,8 +57,8 @@ def part_of(shape: tuple[int, int], region: Region) -> NDArray[np.bool_]:
     Raises:
         InvalidRequest: if it is empty or not within.
     """
-    if misfit := region.misfit(shape):
-        raise InvalidRequest(misfit, field="region")
+    if bounds_error := region.bounds_error(shape):
+        raise InvalidRequest(bounds_error, field="region")
     if region.width <= 0 or region.height <= 0:
         raise InvalidRequest("the region has no area: give it a width and a height", field="region")
     mask = np.zeros(shape, bool)

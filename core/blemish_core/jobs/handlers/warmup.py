@@ -8,7 +8,7 @@ import structlog
 from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
 from blemish_core.jobs.handlers import export
 from blemish_core.jobs.handlers.context import JobContext
-from blemish_core.platform.gc_tuning import uncollected
+from blemish_core.platform.gc_tuning import gc_paused
 
 log = structlog.get_logger(__name__)
 
@@ -20,7 +20,7 @@ def load(place: JobContext) -> None:
     """
     began = time.monotonic()
     try:
-        with uncollected():
+        with gc_paused():
             detector = PatchCore(PatchCoreSettings())
             detector.load_pretrained(place.weights)
             export.fast(place.device, place.runtime, detector.network, detector.input_size)

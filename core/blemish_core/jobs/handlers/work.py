@@ -11,13 +11,13 @@ import numpy as np
 
 from blemish_core import report
 from blemish_core.calibration import Calibration
-from blemish_core.datasets.reading import Reader
+from blemish_core.datasets.reading import ImageReader
 from blemish_core.detectors.base import Detector, Progress, ReadImage, Training, TrainingContext, running_on
 from blemish_core.detectors.registry import ALGORITHMS
 from blemish_core.evaluation.evaluate import Evaluation, ImageSource
 from blemish_core.evaluation.evaluate import evaluate as measure
 from blemish_core.evaluation.metrics import GOOD
-from blemish_core.evaluation.scoring import Scored, scored
+from blemish_core.evaluation.scoring import ScoredImage, score_images
 from blemish_core.jobs.embed_source import images_of
 from blemish_core.jobs.handlers import export, feedback
 from blemish_core.jobs.handlers.context import JobContext, patiently
@@ -60,16 +60,16 @@ class Ear:
 def train(place: JobContext, spec: TrainSpec, job: str, ear: Ear) -> Result:
     """Train a detector, calibrate and measure it, publish it as a version of its model."""
     progress = ear.progress
-    if done := place.models.made_by(job, spec.model_id):
+    if done := place.models.published_by(job, spec.model_id):
         # The attempt before died between publishing and saying so.
         return _promoted(place, spec, done)
     algorithm = ALGORITHMS[spec.detector]
     dataset = place.datasets.get(spec.dataset)
     images = place.datasets.images(spec.dataset, "train")
-    reader, notes = Reader(place.datasets, place.limits, images), Notes(ear.warn)
-    sound = reader.sound(partial(progress, "check"))
+    reader, notes = ImageReader(place.datasets, place.limits, images), Notes(ear.warn)
+    sound = reader.readable(partial(progress, "check"))
     notes.add(reader.warning())
-    reads: list[ReadImage] = [partial(reader.must_read, image) for image in sound]
+    reads: list[ReadImage] = [partial(reader.read_strict, image) for image in sound]
     if spec.false_alarms_of:
         reads += feedback.good_images(place, spec, progress, notes.add)
     fast = partial(export.fast, place.device, place.runtime)
@@ -127,7 +127,7 @@ def train(place: JobContext, spec: TrainSpec, job: str, ear: Ear) -> Result:
             created=now(),
             job=job,
             seed=spec.seed,
-            split=bundle.Split(
+            split=bundle.TrainingSplit(
                 learned=training.learned,
                 held_out=len(calibration.scores),
                 method=training.method,
@@ -171,12 +171,12 @@ def _runtimes(
     if place.runtime.name == TORCH:
         return {}
     images = place.datasets.images(spec.dataset, "test")
-    reader = Reader(place.datasets, place.limits, images)
-    readable = {each.path for each in evaluation.judged} if evaluation else set()
+    reader = ImageReader(place.datasets, place.limits, images)
+    readable = {each.path for each in evaluation.image_scores} if evaluation else set()
     test: dict[bool, list[ReadImage]] = {True: [], False: []}
     for image in images:
         if image.path in readable:
-            test[image.class_name == GOOD].append(partial(reader.must_read, image))
+            test[image.class_name == GOOD].append(partial(reader.read_strict, image))
     surface = export.Surface(train, good=test[True], defective=test[False])
     cards = {OPENVINO: export.export(training, surface, folder, spec.seed, progress)}
     asked = place.runtime.name == INT8 if spec.int8 is None else spec.int8
@@ -196,9 +196,9 @@ def evaluate(place: JobContext, spec: EvaluateSpec, job: str, ear: Ear) -> Resul
     if evaluation is None:
         raise FailedPrecondition(f"{dataset_name(spec.dataset)} has no test images to measure on")
     judged_by = manifest.model_copy(update={"calibration": calibration})
-    page = report.Report(judged_by, evaluation, notes.texts, by=report.By(job, now()))
+    page = report.Report(judged_by, evaluation, notes.texts, by=report.EvaluationRun(job, now()))
     progress("report", 0, 1, "report")
-    place.models.keep_evaluation(
+    place.models.add_evaluation(
         ModelRef(manifest.model, manifest.version), job, partial(report.write, page), ear.commit
     )
     progress("report", 1, 1, "report")
@@ -218,10 +218,10 @@ def embed(place: JobContext, step: Embed, ear: Ear) -> int:
     source, all_images = images_of(step.spec, place.datasets, place.frames)
     images = [image for image in all_images if part.has(image)]
     indexed = partial(patiently, ear.progress)
-    reader = Reader(source, place.limits, images)
+    reader = ImageReader(source, place.limits, images)
     done = 0
-    for batch in scored(reader, detector, images, partial(ear.progress, EMBEDDING)):
-        vectors = np.stack([each.outcome.embedding for each in batch])
+    for batch in score_images(reader, detector, images, partial(ear.progress, EMBEDDING)):
+        vectors = np.stack([each.prediction.embedding for each in batch])
         if not done:
             indexed(partial(place.index.prepare, version, vectors.shape[1]))
         items = [_indexed(version, calibration, each) for each in batch]
@@ -255,8 +255,8 @@ def _evaluated(
     return measure(detector, calibration, on, place.device, progress, warn)
 
 
-def _indexed(version: ModelRef, calibration: Calibration, of: Scored) -> Item:
-    image, score = of.image, of.outcome.score
+def _indexed(version: ModelRef, calibration: Calibration, of: ScoredImage) -> Item:
+    image, score = of.image, of.prediction.score
     return Item(
         item_id(version, image.sha256),
         source=DATASET if image.dataset else CAMERA,

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from blemish_core.platform.files import sync
+from blemish_core.platform.files import fsync
 
 _FILE = "state.safetensors"
 
@@ -82,7 +82,7 @@ class Checkpoint:
                 staged,
                 metadata={name: str(value) for name, value in asdict(reached).items()},
             )
-            sync(staged)
+            fsync(staged)
             staged.replace(self._folder / _FILE)
         finally:
             staged.unlink(missing_ok=True)
