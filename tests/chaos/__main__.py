@@ -197,7 +197,7 @@ class Suite:
         """When children began a step of the job."""
         began = []
         with suppress(Unavailable):
-            for line in self._house.jobs.lines(id):
+            for line in self._house.jobs.read_log(id):
                 with suppress(ValueError):  # not all are JSON, and a long one is cut
                     match json.loads(line.text):
                         case {"event": "begins", "timestamp": str(at)}:

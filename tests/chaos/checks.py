@@ -9,7 +9,7 @@ from itertools import pairwise
 import redis
 from tests.chaos.house import House
 
-from blemish_core.jobs.record import MOVES, EmbedSpec, Job, JobState, TrainSpec
+from blemish_core.jobs.record import TRANSITIONS, EmbedSpec, Job, JobState, TrainSpec
 from blemish_core.models import bundle
 from blemish_core.platform.names import ModelRef
 
@@ -106,7 +106,7 @@ def _history(job: Job) -> list[str]:
     wrong = []
     states = [event.to for event in job.history]
     for before, after in pairwise(states):
-        if after not in MOVES[before]:
+        if after not in TRANSITIONS[before]:
             wrong.append(f"moved from {before} to {after}")
     if sum(state.ended for state in states) != 1:
         wrong.append(f"ended {sum(state.ended for state in states)} times")

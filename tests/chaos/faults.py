@@ -14,7 +14,7 @@ from celery import Celery
 from tests.chaos.house import House
 
 from blemish_core.jobs.attempt import MAX_DEATHS
-from blemish_core.jobs.queues import message
+from blemish_core.jobs.queues import celery_message
 from blemish_core.jobs.record import JobState
 
 _OUTAGE_S = 1.0
@@ -107,7 +107,7 @@ def end_worker(house: House, id: str) -> None:
 def deliver_again(house: House, id: str) -> None:
     celery = Celery("chaos", broker=house.redis_url, set_as_current=False)
     for _ in range(5):
-        celery.send_task(**message(house.job(id)))
+        celery.send_task(**celery_message(house.job(id)))
     celery.close()
 
 

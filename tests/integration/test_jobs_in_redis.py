@@ -16,7 +16,7 @@ from blemish_core.jobs.attempt import MAX_DEATHS, Attempt, Superseded
 from blemish_core.jobs.lease import Lease, LeaseHeld
 from blemish_core.jobs.record import EmbedSpec, Job, JobPriority, JobState, Limits, Phase, Result, Spec, now
 from blemish_core.jobs.shards import ShardTracker
-from blemish_core.jobs.store import NEWS, JobStore, news
+from blemish_core.jobs.store import UPDATES_KEY, JobStore, parse_update
 from blemish_core.jobs.worker_registry import Worker, WorkerRegistry
 from blemish_core.platform.errors import AlreadyExists, InvalidRequest, JobCancelled, NotFound, Unavailable
 from blemish_local.redis import configure, find_server
@@ -67,7 +67,7 @@ def test_a_job_is_written_told_of_and_read_back(store: JobStore, redis_url: str)
     assert store.get(job.id) == job
     assert store.page(limit=1) == [job]
     with redis.Redis.from_url(redis_url) as client:
-        told = news(client.xrevrange(NEWS, count=1)[0][1])
+        told = parse_update(client.xrevrange(UPDATES_KEY, count=1)[0][1])
     assert told.job == job.id
     assert told.change is not None
     assert told.change.job == job
@@ -192,10 +192,10 @@ def test_an_attempt_from_begin_to_end(store: JobStore) -> None:
 def test_two_workers_are_not_at_one_job(store: JobStore, redis_url: str) -> None:
     job, _ = store.create(SPEC)
     with Lease(store, job.id):
-        assert store.leased([job.id, "another"]) == [True, False]
+        assert store.are_leased([job.id, "another"]) == [True, False]
         with pytest.raises(LeaseHeld), Lease(JobStore.connect(redis_url), job.id):
             pass
-    assert store.leased([job.id]) == [False]
+    assert store.are_leased([job.id]) == [False]
 
 
 def test_a_job_whose_worker_died_is_taken_over_and_the_dead_one_has_no_say(store: JobStore) -> None:
@@ -281,14 +281,14 @@ def test_cancelling(store: JobStore) -> None:
 
 
 def test_each_job_is_counted_once_when_it_ends(store: JobStore) -> None:
-    before = store.ended()
+    before = store.ended_counts()
     jobs = [store.create(SPEC)[0] for _ in range(3)]
-    assert store.ended() == before
+    assert store.ended_counts() == before
     for job in (jobs[0], jobs[1], jobs[0]):
         store.cancel(job.id)
-    failed = store.change(jobs[2].id, lambda job: job.moved(JobState.FAILED, why="no disk"))
+    failed = store.change(jobs[2].id, lambda job: job.with_state(JobState.FAILED, why="no disk"))
     store.change(failed.id, lambda job: job.model_copy(update={"error": "said later"}))
-    more = {what: count - before.get(what, 0) for what, count in store.ended().items()}
+    more = {what: count - before.get(what, 0) for what, count in store.ended_counts().items()}
     assert {what: count for what, count in more.items() if count} == {
         ("embed", "cancelled"): 2,
         ("embed", "failed"): 1,
@@ -316,7 +316,7 @@ def test_changes_can_be_replayed_one_by_one(store: JobStore) -> None:
         records[after.revision] = after
     replayed: Job | None = None
     for change in store.changes(job.id):
-        replayed = change.applied(replayed)
+        replayed = change.apply_to(replayed)
         assert replayed == records[change.revision]
     assert replayed == store.get(job.id)
     assert [change.revision for change in store.changes(job.id, after=7)] == list(
@@ -326,14 +326,14 @@ def test_changes_can_be_replayed_one_by_one(store: JobStore) -> None:
 
 def test_lines_are_kept_in_order_and_read_on(store: JobStore, redis_url: str) -> None:
     job, _ = store.create(SPEC)
-    store.add_lines(job.id, [f"line {number}" for number in range(5)])
-    store.add_lines(job.id, ["x" * 5000])
-    lines = store.lines(job.id)
+    store.append_log(job.id, [f"line {number}" for number in range(5)])
+    store.append_log(job.id, ["x" * 5000])
+    lines = store.read_log(job.id)
     assert [line.text for line in lines[:5]] == [f"line {number}" for number in range(5)]
     assert lines[5].text == "x" * 2000 + " ..."
-    assert store.lines(job.id, after=lines[3].id) == lines[4:]
+    assert store.read_log(job.id, after=lines[3].id) == lines[4:]
     with redis.Redis.from_url(redis_url) as client:
-        assert news(client.xrevrange(NEWS, count=1)[0][1]).line == lines[-1]
+        assert parse_update(client.xrevrange(UPDATES_KEY, count=1)[0][1]).line == lines[-1]
 
 
 def test_priorities_and_limits_are_part_of_a_request(store: JobStore) -> None:
@@ -350,16 +350,16 @@ def test_parts_are_done_once_and_by_one_at_a_time(store: JobStore) -> None:
     assert begun(store, job.id).divide(3).parts == 3
     assert begun(store, job.id).divide(4).parts == 3  # what an earlier attempt has done counts
     board, others = ShardTracker(store, job.id, 3), ShardTracker(store, job.id, 3)
-    (first, lease), *_ = board.free()
+    (first, lease), *_ = board.unfinished()
     with lease:
-        (same, held), *rest = others.free()
+        (same, held), *rest = others.unfinished()
         assert same == first
         with pytest.raises(LeaseHeld), held:
             pass
-        board.done(first, 7)
-    assert [part.number for part, _ in others.free()] == [part.number for part, _ in rest]
+        board.mark_done(first, 7)
+    assert [part.number for part, _ in others.unfinished()] == [part.number for part, _ in rest]
     assert others.points() == {first.number: 7}
-    assert [board.failed(rest[0][0]), others.failed(rest[0][0])] == [1, 2]
+    assert [board.record_failure(rest[0][0]), others.record_failure(rest[0][0])] == [1, 2]
     assert board.points() == {first.number: 7}
 
 
@@ -373,15 +373,15 @@ def test_what_is_claimed_is_claimed_once(store: JobStore) -> None:
 
 def test_old_jobs_are_forgotten_with_all_that_was_kept_of_them(store: JobStore, redis_url: str) -> None:
     ended, _ = store.create(SPEC, "forgotten")
-    store.add_lines(ended.id, ["line"])
+    store.append_log(ended.id, ["line"])
     begun(store, ended.id).divide(2)
-    store.note(ended.id, "0", 1)
+    store.set_shard_count(ended.id, "0", 1)
     store.cancel(ended.id)
     begun_again = Attempt.begin(store, ended.id, WORKER)
     assert begun_again is None
     open_job, _ = store.create(SPEC)
-    assert ended.id not in store.forget(ended.created)
-    forgotten = store.forget(now())
+    assert ended.id not in store.delete_ended(ended.created)
+    forgotten = store.delete_ended(now())
     assert ended.id in forgotten
     assert open_job.id not in forgotten
     with pytest.raises(NotFound):
@@ -397,16 +397,16 @@ def test_workers_tell_of_themselves_and_are_missed(redis_url: str) -> None:
     def worker(name: str) -> Worker:
         return Worker(name=name, version="1", queues=("train",), devices=("cpu",), started=now())
 
-    assert staff.tell(worker("line-3:1")) == []
-    assert staff.tell(worker("line-4:2")) == []
+    assert staff.heartbeat(worker("line-3:1")) == []
+    assert staff.heartbeat(worker("line-4:2")) == []
     assert [each.name for each in staff.workers()] == ["line-3:1", "line-4:2"]
-    staff.leave("line-3:1")
+    staff.remove("line-3:1")
     with redis.Redis.from_url(redis_url) as client:
         seconds, _ = client.time()
         client.zadd("blemish:staff:seen", {"line-4:2": seconds - 30})
         assert staff.workers() == []
         client.zadd("blemish:staff:seen", {"line-4:2": seconds - 90})
-    assert staff.tell(worker("line-5:3")) == ["line-4:2"]
+    assert staff.heartbeat(worker("line-5:3")) == ["line-4:2"]
     assert [each.name for each in staff.workers()] == ["line-5:3"]
 
 

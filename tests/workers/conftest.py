@@ -51,42 +51,42 @@ class MemoryStore:
         return after
 
     def cancel(self, id: str) -> Job:
-        return self.change(id, lambda job: job.moved(JobState.CANCELLING))
+        return self.change(id, lambda job: job.with_state(JobState.CANCELLING))
 
     def unfinished(self) -> list[Job]:
         self._ask()
         return [job for job in self.jobs.values() if not job.state.ended]
 
-    def take_lease(self, name: str, holder: str) -> bool:
+    def acquire_lease(self, name: str, holder: str) -> bool:
         self._ask()
         return self.leases.setdefault(name, holder) == holder
 
-    def drop_lease(self, name: str, holder: str) -> None:
+    def release_lease(self, name: str, holder: str) -> None:
         self._ask()
         self.leases.pop(name, None)
 
-    def leased(self, names: Sequence[str]) -> list[bool]:
+    def are_leased(self, names: Sequence[str]) -> list[bool]:
         self._ask()
         return [name in self.leases for name in names]
 
-    def add_lines(self, id: str, lines: Iterable[str]) -> None:
+    def append_log(self, id: str, lines: Iterable[str]) -> None:
         self._ask()
         self.log += lines
 
-    def paces(self, pattern: str) -> dict[str, float]:
+    def phase_seconds(self, pattern: str) -> dict[str, float]:
         return {}
 
-    def keep_paces(self, job: Job) -> None: ...
+    def save_phase_seconds(self, job: Job) -> None: ...
 
-    def tally(self, id: str) -> dict[str, int]:
+    def shard_counts(self, id: str) -> dict[str, int]:
         return dict(self.tallies.get(id, {}))
 
-    def note(self, id: str, field: str, count: int) -> None:
+    def set_shard_count(self, id: str, field: str, count: int) -> None:
         self.tallies.setdefault(id, {})[field] = count
 
-    def count_up(self, id: str, field: str) -> int:
-        self.note(id, field, self.tally(id).get(field, 0) + 1)
-        return self.tally(id)[field]
+    def increment_shard_count(self, id: str, field: str) -> int:
+        self.set_shard_count(id, field, self.shard_counts(id).get(field, 0) + 1)
+        return self.shard_counts(id)[field]
 
     def claim(self, what: str, for_s: float) -> bool:
         new = what not in self.claims

@@ -19,7 +19,7 @@ from kombu import Queue
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from blemish_core.jobs.queues import CANARY, QUEUES, message
+from blemish_core.jobs.queues import CANARY, QUEUES, celery_message
 from blemish_core.jobs.record import Job, now
 from blemish_core.jobs.store import JobStore
 from blemish_core.jobs.worker_registry import Worker, WorkerRegistry
@@ -81,7 +81,7 @@ class Maintenance:
         self._stopped.set()
         self._thread.join()
         with suppress(Unavailable, OperationalError, RedisError):
-            self._staff.leave(self._name)
+            self._staff.remove(self._name)
             self._forget(self._name)
 
     def hear(self) -> None:
@@ -116,7 +116,7 @@ class Maintenance:
 
     def _present(self) -> None:
         """Tell others of this worker, and forget those that are gone."""
-        for gone in self._staff.tell(
+        for gone in self._staff.heartbeat(
             Worker(
                 name=self._name,
                 version=version("blemish"),
@@ -154,7 +154,7 @@ class Maintenance:
             self._lying.clear()
             return
         mine = [job for job in self._store.unfinished() if QUEUES[job.spec.kind] in self._queues]
-        leased = self._store.leased([job.id for job in mine])
+        leased = self._store.are_leased([job.id for job in mine])
         lying = [job for job, held in zip(mine, leased, strict=True) if not held]
         # Only what has not moved since an earlier look: whoever slept through the end of its lease has time
         # to take it again, and a message its time to come.
@@ -165,7 +165,7 @@ class Maintenance:
                 continue
             if self._store.claim(f"send:{job.id}", _SEND_AGAIN_S):
                 log.warning("nobody works on it, sending it again", job=job.id, state=job.state)
-                self._app.send_task(**message(job))
+                self._app.send_task(**celery_message(job))
 
     def _since(self, job: Job) -> tuple[int, float]:
         before = self._lying.get(job.id)

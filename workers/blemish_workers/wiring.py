@@ -10,7 +10,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from blemish_core.datasets import DatasetStore
-from blemish_core.jobs.queues import HELP, message
+from blemish_core.jobs.queues import HELP, celery_message
 from blemish_core.jobs.record import Job, Limits
 from blemish_core.jobs.retention import Retention
 from blemish_core.jobs.store import JobStore
@@ -59,7 +59,7 @@ def house() -> House:
     def call_helpers(job: Job, at_most: int) -> None:
         there = sum(len(worker.devices) for worker in staff.workers() if "embed" in worker.queues)
         for _ in range(min(at_most, there - 1, _MOST_HELPERS)):
-            app.send_task(**message(job, HELP))
+            app.send_task(**celery_message(job, HELP))
 
     retention = Retention(
         store,
@@ -95,7 +95,7 @@ def _give_up(slots: Slots) -> None:
 
 
 def _send(job: Job) -> None:
-    app.send_task(**message(job))
+    app.send_task(**celery_message(job))
 
 
 @cache

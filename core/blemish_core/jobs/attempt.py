@@ -51,26 +51,26 @@ class Attempt:
         def move(job: Job) -> Job:
             if job.state is JobState.CANCELLING:
                 # Its worker died before it could say so.
-                return job.moved(JobState.CANCELLED, worker=worker)
+                return job.with_state(JobState.CANCELLED, worker=worker)
             if job.state.ended:
                 return job
             died = job.state is JobState.RUNNING
             why = (death or f"the worker of attempt {job.attempt} died or lost its lease") if died else ""
             deaths = job.deaths + died
             if deaths >= MAX_DEATHS:
-                return job.moved(
+                return job.with_state(
                     JobState.FAILED,
                     worker=worker,
                     deaths=deaths,
                     error=f"what worked on it died {deaths} times, so it is not tried again; the last time "
                     f"{why}. `blemish jobs logs {id}` shows what it said",
                 )
-            return job.moved(
+            return job.with_state(
                 JobState.RUNNING,
                 worker=worker,
                 why=why,
                 attempt=job.attempt + 1,
-                expected=store.paces(job.pattern),
+                expected=store.phase_seconds(job.pattern),
                 deaths=deaths,
                 committed=False,
                 started=now(),
@@ -88,7 +88,7 @@ class Attempt:
             Superseded: if another attempt has begun.
         """
         try:
-            self._store.change(self.job.id, lambda job: self._mine(job).at(phase))
+            self._store.change(self.job.id, lambda job: self._mine(job).with_phase(phase))
         except Unavailable:
             log.warning("progress not told, working on", dependency="redis")
 
@@ -141,12 +141,12 @@ class Attempt:
         def move(job: Job) -> Job:
             if job.attempt == self.job.attempt and job.state is state:
                 return job  # moved before, and the answer was lost
-            return self._mine(job).moved(state, worker=self._worker, **changes)
+            return self._mine(job).with_state(state, worker=self._worker, **changes)
 
         ended = self._surely(move)
         if state is JobState.SUCCEEDED:
             with suppress(Unavailable):
-                self._store.keep_paces(ended)
+                self._store.save_phase_seconds(ended)
 
     def hand_back(self, why: str) -> None:
         """Have the job wait for another worker; one that was asked to end ends.
@@ -159,7 +159,7 @@ class Attempt:
         def move(job: Job) -> Job:
             cancelled = self._mine(job).state is JobState.CANCELLING
             to = JobState.CANCELLED if cancelled else JobState.QUEUED
-            return job.moved(to, worker=self._worker, why=why, phases=())
+            return job.with_state(to, worker=self._worker, why=why, phases=())
 
         self._store.change(self.job.id, move)
 

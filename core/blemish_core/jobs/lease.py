@@ -40,7 +40,7 @@ class Lease:
             LeaseHeld: if somebody else has it.
             Unavailable: if Redis does not answer.
         """
-        if not self._store.take_lease(self._name, self._holder):
+        if not self._store.acquire_lease(self._name, self._holder):
             raise LeaseHeld(self._name)
         self._heart.start()
         return self
@@ -49,14 +49,14 @@ class Lease:
         self._stopped.set()
         self._heart.join()
         try:
-            self._store.drop_lease(self._name, self._holder)
+            self._store.release_lease(self._name, self._holder)
         except Unavailable:
             log.warning("lease not dropped, it runs out by itself")
 
     def _beat(self) -> None:
         while not self._stopped.wait(_RENEW_EVERY_S):
             try:
-                if not self._store.take_lease(self._name, self._holder):
+                if not self._store.acquire_lease(self._name, self._holder):
                     log.warning("lease lost")
             except Unavailable:
                 log.warning("lease not renewed", dependency="redis")

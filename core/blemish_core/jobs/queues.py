@@ -22,7 +22,7 @@ _PRIORITIES = {JobPriority.HIGH: 0, JobPriority.NORMAL: 3, JobPriority.LOW: 6}
 """On Redis, Celery takes the lowest first; these are three of its four steps."""
 
 
-def message(job: Job, task: str = RUN) -> dict[str, Any]:
+def celery_message(job: Job, task: str = RUN) -> dict[str, Any]:
     """The arguments of Celery's ``send_task``."""
     return {
         "name": task,
@@ -33,6 +33,6 @@ def message(job: Job, task: str = RUN) -> dict[str, Any]:
     }
 
 
-def turn(job: Job) -> tuple[int, float]:
+def queue_order(job: Job) -> tuple[int, float]:
     """Sorts the jobs of one queue in the order in which they are taken."""
     return _PRIORITIES[job.priority], job.created.timestamp()

@@ -22,10 +22,10 @@ class JobState(StrEnum):
 
     @property
     def ended(self) -> bool:
-        return not MOVES[self]
+        return not TRANSITIONS[self]
 
 
-MOVES: Mapping[JobState, frozenset[JobState]] = {
+TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED}),
     # RUNNING to RUNNING: tried again after the process that worked on it died.
     # RUNNING to QUEUED: handed back by a worker that was told to stop.
@@ -149,7 +149,7 @@ class Limits(_Record):
     """Resident memory of the process that works on it."""
 
 
-class Outlook(_Record):
+class ProgressEstimate(_Record):
     """How far a job is as a whole, and how long it will take."""
 
     done: float
@@ -214,7 +214,7 @@ class Job(_Record):
         return f"train {self.spec.detector}" if isinstance(self.spec, TrainSpec) else self.spec.kind
 
     @property
-    def outlook(self) -> Outlook | None:
+    def progress_estimate(self) -> ProgressEstimate | None:
         """How far it is, by its measured pace and the shares of time that phases had in a job before.
 
         None while it does not run, or there was no such job.
@@ -240,15 +240,15 @@ class Job(_Record):
         if total_s <= 0:
             return None
         weights = {name: seconds / total_s for name, seconds in whole.items()}
-        return Outlook(done=spent_s / total_s, remaining_s=total_s - spent_s, weights=weights)
+        return ProgressEstimate(done=spent_s / total_s, remaining_s=total_s - spent_s, weights=weights)
 
-    def moved(self, to: JobState, *, worker: str = "", why: str = "", **changes: object) -> "Job":
+    def with_state(self, to: JobState, *, worker: str = "", why: str = "", **changes: object) -> "Job":
         """Return the record in state ``to``, with the move in its history.
 
         Raises:
             ValueError: if a job in this state may not go there.
         """
-        if to not in MOVES[self.state]:
+        if to not in TRANSITIONS[self.state]:
             raise ValueError(f"job {self.id} is {self.state} and cannot become {to}")
         if to.ended:
             changes = {"ended": now()} | changes
@@ -256,7 +256,7 @@ class Job(_Record):
         event = Event(to=to, at=now(), attempt=moved.attempt, worker=worker, why=why or moved.error)
         return moved.model_copy(update={"history": (*self.history, event)})
 
-    def at(self, phase: Phase) -> "Job":
+    def with_phase(self, phase: Phase) -> "Job":
         """Return the record with one phase's progress replaced, or the phase added."""
         others = {known.name: known for known in self.phases} | {phase.name: phase}
         return self.model_copy(update={"phases": tuple(others.values())})

@@ -53,7 +53,7 @@ class Retention:
         """
         if not self._store.claim("retention", _EVERY_S):
             return
-        for id in self._store.forget(now() - self._keep_jobs):
+        for id in self._store.delete_ended(now() - self._keep_jobs):
             log.info("old job forgotten", job=id)
         self._left_behind()
         if self._keep_versions:

@@ -16,7 +16,7 @@ from blemish_core.jobs.store import JobStore
 EMBEDDING = "embedding"
 """The phase in which images are scored."""
 
-PART_IMAGES = 256
+SHARD_IMAGES = 256
 """How many images a part has, about."""
 
 MAX_FAILURES = 3
@@ -24,7 +24,7 @@ MAX_FAILURES = 3
 
 
 @dataclass(frozen=True)
-class Part:
+class Shard:
     """One of ``of`` parts of a dataset's images: those whose content's hash falls to ``number``.
 
     So an image belongs to the same part whoever asks and whatever was uploaded meanwhile, and images of the
@@ -38,8 +38,8 @@ class Part:
         return int(image.sha256[:15], 16) % self.of == self.number
 
 
-def parts_for(images: int) -> int:
-    return math.ceil(images / PART_IMAGES)
+def shards_for(images: int) -> int:
+    return math.ceil(images / SHARD_IMAGES)
 
 
 class ShardTracker:
@@ -52,22 +52,22 @@ class ShardTracker:
 
     def points(self) -> dict[int, int]:
         """The points of each part that is done."""
-        noted = self._store.tally(self._job)
+        noted = self._store.shard_counts(self._job)
         return {int(field): count for field, count in noted.items() if field.isdecimal()}
 
-    def free(self) -> Iterator[tuple[Part, Lease]]:
+    def unfinished(self) -> Iterator[tuple[Shard, Lease]]:
         """Yield each part that is not done, with the lease to be taken on it."""
         done = self.points()
         for number in range(self.of):
             if number not in done:
-                yield Part(number, self.of), Lease(self._store, f"{self._job}.{number}")
+                yield Shard(number, self.of), Lease(self._store, f"{self._job}.{number}")
 
-    def is_done(self, part: Part) -> bool:
+    def is_done(self, part: Shard) -> bool:
         return part.number in self.points()
 
-    def done(self, part: Part, points: int) -> None:
-        self._store.note(self._job, str(part.number), points)
+    def mark_done(self, part: Shard, points: int) -> None:
+        self._store.set_shard_count(self._job, str(part.number), points)
 
-    def failed(self, part: Part) -> int:
+    def record_failure(self, part: Shard) -> int:
         """Note a failure; return how many that makes."""
-        return self._store.count_up(self._job, f"failed:{part.number}")
+        return self._store.increment_shard_count(self._job, f"failed:{part.number}")

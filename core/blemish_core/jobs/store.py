@@ -34,7 +34,7 @@ from redis.exceptions import TimeoutError as TimedOut
 from blemish_core.jobs.record import Event, Job, JobPriority, JobState, Limits, Phase, Spec, now
 from blemish_core.platform.errors import AlreadyExists, InvalidRequest, NotFound, Unavailable
 
-NEWS = "blemish:news"
+UPDATES_KEY = "blemish:news"
 LEASE_S = 15.0
 _JOBS, _OPEN, _ENDED = "blemish:jobs", "blemish:open", "blemish:ended"
 _REQUEST = "blemish:request:"
@@ -60,7 +60,7 @@ return 1
 """
 
 
-class Change(BaseModel):
+class JobChange(BaseModel):
     """What became of a job at a revision: one phase further, or anything at all."""
 
     model_config = ConfigDict(frozen=True)
@@ -71,23 +71,26 @@ class Change(BaseModel):
     """The whole record; None where ``phase`` says it all."""
 
     @classmethod
-    def between(cls, before: Job, after: Job) -> "Change":
+    def between(cls, before: Job, after: Job) -> "JobChange":
         moved = [phase for phase in after.phases if phase not in before.phases]
-        if len(moved) == 1 and before.at(moved[0]).model_copy(update={"revision": after.revision}) == after:
+        if (
+            len(moved) == 1
+            and before.with_phase(moved[0]).model_copy(update={"revision": after.revision}) == after
+        ):
             return cls(revision=after.revision, phase=moved[0])
         return cls(revision=after.revision, job=after)
 
-    def applied(self, to: Job | None) -> Job | None:
+    def apply_to(self, to: Job | None) -> Job | None:
         """Return the record after this change; None if that does not follow from ``to``."""
         if self.job is not None:
             return self.job
         if to is None or self.phase is None or self.revision != to.revision + 1:
             return None
-        return to.at(self.phase).model_copy(update={"revision": self.revision})
+        return to.with_phase(self.phase).model_copy(update={"revision": self.revision})
 
 
 @dataclass(frozen=True)
-class Line:
+class LogLine:
     """A line of a job's log."""
 
     id: str
@@ -96,12 +99,12 @@ class Line:
 
 
 @dataclass(frozen=True)
-class News:
+class JobUpdate:
     """Something that was added to a job's changes or to its log."""
 
     job: str
-    change: Change | None = None
-    line: Line | None = None
+    change: JobChange | None = None
+    line: LogLine | None = None
 
 
 class JobStore:
@@ -119,7 +122,7 @@ class JobStore:
 
     def ping(self) -> None:
         """Raise Unavailable unless Redis answers."""
-        with translated():
+        with redis_errors_as_unavailable():
             self._redis.ping()
 
     def create(
@@ -146,7 +149,7 @@ class JobStore:
         request = _request(request_id) if request_id else ""
         claim = f"{_REQUEST}{request}" if request else None
         fingerprint = _fingerprint(asked, priority, limits)
-        with translated(), self._redis.pipeline(transaction=True) as pipe:
+        with redis_errors_as_unavailable(), self._redis.pipeline(transaction=True) as pipe:
             while True:
                 try:
                     if claim:
@@ -165,7 +168,7 @@ class JobStore:
                             Event(to=JobState.QUEUED, at=moment, why=f"asked for by {by}" if by else ""),
                         ),
                     )
-                    change = Change(revision=job.revision, job=job).model_dump_json(exclude_none=True)
+                    change = JobChange(revision=job.revision, job=job).model_dump_json(exclude_none=True)
                     pipe.multi()
                     if claim:
                         pipe.set(claim, f"{job.id} {fingerprint}")
@@ -173,7 +176,9 @@ class JobStore:
                     pipe.zadd(_JOBS, {job.id: job.created.timestamp()})
                     pipe.zadd(_OPEN, {job.id: job.created.timestamp()})
                     pipe.xadd(_changes_key(job.id), {"change": change}, id=f"{job.revision}-0")
-                    pipe.xadd(NEWS, {"job": job.id, "change": change}, maxlen=10_000, approximate=True)
+                    pipe.xadd(
+                        UPDATES_KEY, {"job": job.id, "change": change}, maxlen=10_000, approximate=True
+                    )
                     pipe.execute()
                     return job, True
                 except WatchError:
@@ -196,7 +201,7 @@ class JobStore:
         Raises:
             NotFound: if there is none.
         """
-        with translated():
+        with redis_errors_as_unavailable():
             record = self._redis.get(_key(id))
         if record is None:
             raise _no_such(id)
@@ -205,7 +210,7 @@ class JobStore:
     def page(self, before: str = "", limit: int = 100, states: Sequence[JobState] = ()) -> list[Job]:
         """Jobs, newest first, those made before job ``before``."""
         found: list[Job] = []
-        with translated():
+        with redis_errors_as_unavailable():
             rank: Any = self._redis.zrevrank(_JOBS, before) if before else None
             start = 0 if rank is None else rank + 1
             while len(found) < limit:
@@ -218,16 +223,16 @@ class JobStore:
 
     def unfinished(self) -> list[Job]:
         """All jobs that have not ended, the oldest first."""
-        with translated():
+        with redis_errors_as_unavailable():
             jobs = self._read(self._redis.zrange(_OPEN, 0, -1))
             # Those that a worker of an older build has ended, which knew no such list.
             if ended := [job.id for job in jobs if job.state.ended]:
                 self._redis.zrem(_OPEN, *ended)
         return [job for job in jobs if not job.state.ended]
 
-    def ended(self) -> dict[tuple[str, str], int]:
+    def ended_counts(self) -> dict[tuple[str, str], int]:
         """How many jobs ever ended, by kind and state."""
-        with translated():
+        with redis_errors_as_unavailable():
             counts: Any = self._redis.hgetall(_ENDED)
         found = {}
         for what, count in counts.items():
@@ -248,8 +253,8 @@ class JobStore:
         Raises:
             NotFound: if there is no such job.
         """
-        keys = [_key(id), _changes_key(id), NEWS, _OPEN, _ENDED]
-        with translated():
+        keys = [_key(id), _changes_key(id), UPDATES_KEY, _OPEN, _ENDED]
+        with redis_errors_as_unavailable():
             while True:
                 record = self._redis.get(keys[0])
                 if record is None:
@@ -259,7 +264,7 @@ class JobStore:
                 if after == before:
                     return before
                 after = after.model_copy(update={"revision": before.revision + 1})
-                told = Change.between(before, after).model_dump_json(exclude_none=True)
+                told = JobChange.between(before, after).model_dump_json(exclude_none=True)
                 ends = after.state.ended and not before.state.ended
                 ended = f"{after.spec.kind} {after.state}" if ends else ""
                 if self._change(keys, [record, after.model_dump_json(), told, id, after.revision, ended]):
@@ -271,22 +276,22 @@ class JobStore:
 
         def move(job: Job) -> Job:
             if job.state is JobState.QUEUED:
-                return job.moved(JobState.CANCELLED, why=why)
+                return job.with_state(JobState.CANCELLED, why=why)
             if job.state is JobState.RUNNING and not job.committed:
-                return job.moved(JobState.CANCELLING, why=why)
+                return job.with_state(JobState.CANCELLING, why=why)
             return job
 
         return self.change(id, move)
 
-    def changes(self, id: str, after: int = 0) -> list[Change]:
+    def changes(self, id: str, after: int = 0) -> list[JobChange]:
         """The kept changes of a job beyond revision ``after``, in order."""
-        with translated():
+        with redis_errors_as_unavailable():
             entries: Any = self._redis.xrange(_changes_key(id), min=f"{after + 1}-0")
-        return [Change.model_validate_json(fields[b"change"]) for _, fields in entries]
+        return [JobChange.model_validate_json(fields[b"change"]) for _, fields in entries]
 
-    def add_lines(self, id: str, lines: Iterable[str]) -> None:
+    def append_log(self, id: str, lines: Iterable[str]) -> None:
         """Write lines to a job's log."""
-        with translated(), self._redis.pipeline(transaction=False) as pipe:
+        with redis_errors_as_unavailable(), self._redis.pipeline(transaction=False) as pipe:
             for line in lines:
                 text = line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]} ..."
                 # One script, that the line has the same place in both.
@@ -296,74 +301,74 @@ class JobStore:
                     "'job', ARGV[2], 'at', at, 'line', ARGV[1])",
                     2,
                     _log_key(id),
-                    NEWS,
+                    UPDATES_KEY,
                     text,
                     id,
                 )
             pipe.execute()
 
-    def lines(self, id: str, after: str = "") -> list[Line]:
+    def read_log(self, id: str, after: str = "") -> list[LogLine]:
         """The kept lines of a job's log beyond the one at ``after``, in order."""
-        with translated():
+        with redis_errors_as_unavailable():
             entries: Any = self._redis.xrange(_log_key(id), min=f"({after}" if after else "-")
-        return [Line(_text(at), _text(fields[b"line"])) for at, fields in entries]
+        return [LogLine(_text(at), _text(fields[b"line"])) for at, fields in entries]
 
-    def take_lease(self, name: str, holder: str) -> bool:
+    def acquire_lease(self, name: str, holder: str) -> bool:
         """Claim the right to work on something, for 15 s from the last call."""
         key, lease_ms = _lease_key(name), int(LEASE_S * 1000)
-        with translated():
+        with redis_errors_as_unavailable():
             if self._redis.set(key, holder, nx=True, px=lease_ms):
                 return True
             if _text(self._redis.get(key)) != holder:
                 return False
             return bool(self._redis.pexpire(key, lease_ms))
 
-    def drop_lease(self, name: str, holder: str) -> None:
+    def release_lease(self, name: str, holder: str) -> None:
         key = _lease_key(name)
-        with translated():
+        with redis_errors_as_unavailable():
             if _text(self._redis.get(key)) == holder:
                 self._redis.delete(key)
 
-    def leased(self, names: Sequence[str]) -> list[bool]:
+    def are_leased(self, names: Sequence[str]) -> list[bool]:
         """Whether somebody works on each of these."""
-        with translated():
+        with redis_errors_as_unavailable():
             return [held is not None for held in self._redis.mget(map(_lease_key, names))] if names else []
 
-    def tally(self, id: str) -> dict[str, int]:
+    def shard_counts(self, id: str) -> dict[str, int]:
         """The counts that were noted of a job's parts."""
-        with translated():
+        with redis_errors_as_unavailable():
             counts: Any = self._redis.hgetall(_parts_key(id))
         return {_text(field): int(count) for field, count in counts.items()}
 
-    def note(self, id: str, field: str, count: int) -> None:
-        with translated():
+    def set_shard_count(self, id: str, field: str, count: int) -> None:
+        with redis_errors_as_unavailable():
             self._redis.hset(_parts_key(id), field, str(count))
 
-    def count_up(self, id: str, field: str) -> int:
-        with translated():
+    def increment_shard_count(self, id: str, field: str) -> int:
+        with redis_errors_as_unavailable():
             return int(self._redis.hincrby(_parts_key(id), field, 1))
 
-    def paces(self, pattern: str) -> dict[str, float]:
+    def phase_seconds(self, pattern: str) -> dict[str, float]:
         """Seconds that each phase took the last job of a pattern; empty if there was none."""
-        with translated():
+        with redis_errors_as_unavailable():
             known: Any = self._redis.hget(_PACES, pattern)
         return _SECONDS.validate_json(known) if known else {}
 
-    def keep_paces(self, job: Job) -> None:
+    def save_phase_seconds(self, job: Job) -> None:
         """Keep what the phases of a job took, for those who wait for the next one like it."""
         seconds = {phase.name: round(phase.seconds, 3) for phase in job.phases}
-        with translated():
+        with redis_errors_as_unavailable():
             self._redis.hset(_PACES, job.pattern, _SECONDS.dump_json(seconds))
 
     def claim(self, what: str, for_s: float) -> bool:
         """Whether it is the caller's to do something now: true once within ``for_s``, whoever asks."""
-        with translated():
+        with redis_errors_as_unavailable():
             return bool(self._redis.set(f"blemish:claim:{what}", 1, nx=True, px=int(for_s * 1000)))
 
-    def forget(self, ended_before: datetime) -> list[str]:
+    def delete_ended(self, ended_before: datetime) -> list[str]:
         """Remove the jobs that ended before some time, and all that was kept of them; return their ids."""
         forgotten = []
-        with translated():
+        with redis_errors_as_unavailable():
             oldest = self._redis.zrangebyscore(_JOBS, "-inf", ended_before.timestamp(), start=0, num=1000)
             for job in self._read(oldest):
                 if job.ended is None or job.ended > ended_before:
@@ -379,12 +384,12 @@ class JobStore:
         return forgotten
 
 
-def news(entry: dict[bytes, bytes]) -> News:
-    """Read an entry of the stream ``NEWS``."""
+def parse_update(entry: dict[bytes, bytes]) -> JobUpdate:
+    """Read an entry of the stream ``UPDATES_KEY``."""
     job = _text(entry[b"job"])
     if b"line" in entry:
-        return News(job, line=Line(_text(entry[b"at"]), _text(entry[b"line"])))
-    return News(job, change=Change.model_validate_json(entry[b"change"]))
+        return JobUpdate(job, line=LogLine(_text(entry[b"at"]), _text(entry[b"line"])))
+    return JobUpdate(job, change=JobChange.model_validate_json(entry[b"change"]))
 
 
 def _fingerprint(asked: Spec, priority: JobPriority, limits: Limits) -> str:
@@ -446,7 +451,7 @@ def _text(value: object) -> str:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def redis_errors_as_unavailable() -> Iterator[None]:
     """Have Redis's silence and refusals become Unavailable."""
     try:
         yield

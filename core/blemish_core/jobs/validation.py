@@ -12,7 +12,7 @@ from blemish_core.platform.names import ModelRef, dataset_name, validate_id
 from blemish_core.search.frame_store import FrameStore
 
 
-def checked(spec: Spec, datasets: DatasetStore, frames: FrameStore, models: ModelStore) -> Spec:
+def validate_spec(spec: Spec, datasets: DatasetStore, frames: FrameStore, models: ModelStore) -> Spec:
     """Return ``spec`` with its model fixed to the version that its name means now.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 import redis
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from blemish_core.jobs.store import translated
+from blemish_core.jobs.store import redis_errors_as_unavailable
 
 _STAFF, _SEEN = "blemish:staff", "blemish:staff:seen"
 _GONE_AFTER_S = 20
@@ -69,23 +69,23 @@ class WorkerRegistry:
         """Prepare a connection; nothing is sent before the first call."""
         return cls(redis.Redis.from_url(url, socket_connect_timeout=2, socket_timeout=5))
 
-    def tell(self, worker: Worker) -> list[str]:
+    def heartbeat(self, worker: Worker) -> list[str]:
         """Say that a worker is there; return the names of those that have not been for a minute."""
-        with translated():
+        with redis_errors_as_unavailable():
             gone: Any = self._tell(
                 [_STAFF, _SEEN], [worker.name, worker.model_dump_json(), _FORGOTTEN_AFTER_S]
             )
         return [name.decode() for name in gone]
 
-    def leave(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """Say that a worker goes."""
-        with translated():
+        with redis_errors_as_unavailable():
             self._redis.hdel(_STAFF, name)
             self._redis.zrem(_SEEN, name)
 
     def workers(self) -> list[Worker]:
         """Those that have told of themselves within 20 s, by name."""
-        with translated():
+        with redis_errors_as_unavailable():
             told: Any = self._list([_STAFF, _SEEN], [_GONE_AFTER_S])
         workers = []
         for each in told:

@@ -28,7 +28,7 @@ from blemish_core.jobs.record import (
     Spec,
     TrainSpec,
 )
-from blemish_core.jobs.store import Line
+from blemish_core.jobs.store import LogLine
 from blemish_core.jobs.worker_registry import Worker
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import Revision
@@ -443,7 +443,7 @@ def job_limits(asked: job_pb2.JobLimits) -> Limits:
     return Limits(max_seconds=seconds, max_bytes=asked.max_memory_bytes)
 
 
-def line(line: Line) -> job_pb2.LogLine:
+def line(line: LogLine) -> job_pb2.LogLine:
     return job_pb2.LogLine(id=line.id, text=line.text)
 
 
@@ -460,8 +460,8 @@ def worker(told: Worker) -> job_pb2.Worker:
 
 
 def job(record: Job) -> job_pb2.Job:
-    outlook = record.outlook
-    weights = outlook.weights if outlook else {}
+    estimate = record.progress_estimate
+    weights = estimate.weights if estimate else {}
     message = job_pb2.Job(
         name=job_name(record.id),
         state=STATES[record.state],
@@ -476,9 +476,9 @@ def job(record: Job) -> job_pb2.Job:
         history=map(_event, record.history),
         priority=JOB_PRIORITIES[record.priority],
     )
-    if outlook:
-        message.fraction_done = outlook.done
-        message.remaining.CopyFrom(_duration(outlook.remaining_s))
+    if estimate:
+        message.fraction_done = estimate.done
+        message.remaining.CopyFrom(_duration(estimate.remaining_s))
     if record.limits.max_seconds:
         message.limits.max_run_time.CopyFrom(_duration(record.limits.max_seconds))
     if record.limits.max_bytes:

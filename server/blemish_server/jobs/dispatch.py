@@ -4,7 +4,7 @@
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from blemish_core.jobs.queues import message
+from blemish_core.jobs.queues import celery_message
 from blemish_core.jobs.record import Job
 from blemish_core.platform.errors import Unavailable
 
@@ -24,7 +24,7 @@ class Dispatcher:
             Unavailable: if Redis does not answer.
         """
         try:
-            self._celery.send_task(**message(job))
+            self._celery.send_task(**celery_message(job))
         except OperationalError as error:
             raise Unavailable(
                 f"jobs/{job.id} is written but Redis went away before a worker was told; an idle one will "

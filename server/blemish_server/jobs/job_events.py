@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from blemish.v1 import job_pb2 as pb
 from blemish_core.jobs.record import Job
-from blemish_core.jobs.store import NEWS, Change, JobStore, Line, News, news
+from blemish_core.jobs.store import UPDATES_KEY, JobChange, JobStore, JobUpdate, LogLine, parse_update
 from blemish_core.platform.errors import InvalidRequest, ServerStopping
 from blemish_server.converters import convert
 
@@ -78,7 +78,7 @@ class JobEvents:
         while True:
             try:
                 last = last or await self._newest()
-                answer: Any = await self._redis.xread({NEWS: last}, block=5000, count=1000)
+                answer: Any = await self._redis.xread({UPDATES_KEY: last}, block=5000, count=1000)
             except (RedisError, OSError):
                 # What was told meanwhile is unknown: everybody looks again.
                 last = b""
@@ -90,7 +90,7 @@ class JobEvents:
                 last = entries[-1][0]
                 for _, fields in entries:
                     if some := self._watched.get(fields[b"job"].decode()):
-                        some.hear(news(fields))
+                        some.hear(parse_update(fields))
 
     def end(self) -> None:
         """Tell every watcher that the server is ending."""
@@ -103,7 +103,7 @@ class JobEvents:
         await self._redis.aclose()
 
     async def _newest(self) -> bytes:
-        newest: Any = await self._redis.xrevrange(NEWS, count=1)
+        newest: Any = await self._redis.xrevrange(UPDATES_KEY, count=1)
         return bytes(newest[0][0]) if newest else b"0-0"
 
 
@@ -119,13 +119,13 @@ class _Watched:
         if self._job is None or self._job.revision < job.revision:
             self._job = job
 
-    def hear(self, told: News) -> None:
+    def hear(self, told: JobUpdate) -> None:
         if told.line is not None:
             for watcher in self.watchers:
                 watcher.hear_line(told.line)
         if told.change is None or (self._job and told.change.revision <= self._job.revision):
             return
-        self._job = told.change.applied(self._job)
+        self._job = told.change.apply_to(self._job)
         if self._job is None:
             self.lose()  # till the next change that holds all, each watcher has to ask
             return
@@ -161,7 +161,7 @@ class _Watcher:
     def hear_job(self, answer: pb.WatchJobResponse) -> None:
         self._hear(answer)
 
-    def hear_line(self, line: Line) -> None:
+    def hear_line(self, line: LogLine) -> None:
         if self._line is not None:
             self._hear(pb.WatchJobResponse(lines=[convert.line(line)]))
 
@@ -211,7 +211,7 @@ class _Watcher:
         if self._line is not None:
             after = f"{self._line[0]}-{self._line[1]}"
             # After the job: what it wrote before it ended is in the log by then.
-            lines = await asyncio.to_thread(self._store.lines, self._id, after)
+            lines = await asyncio.to_thread(self._store.read_log, self._id, after)
             new = [line for line in map(convert.line, lines) if self._is_new(line)]
             for start in range(0, len(new), _MAX_LINES):
                 yield pb.WatchJobResponse(lines=new[start : start + _MAX_LINES])
@@ -234,11 +234,11 @@ class _Watcher:
         return True
 
 
-def _replayed(changes: Iterable[Change]) -> Iterator[Job]:
+def _replayed(changes: Iterable[JobChange]) -> Iterator[Job]:
     """The job after each change, as far as they follow from each other."""
     job: Job | None = None
     for change in changes:
-        job = change.applied(job)
+        job = change.apply_to(job)
         if job is not None:
             yield job
 

@@ -112,7 +112,7 @@ class Held(Collector):
         ended = CounterMetricFamily(
             "blemish_ended_jobs", "Jobs that ended, ever, of all servers.", labels=["kind", "state"]
         )
-        for what, count in sorted(self.jobs.ended().items()):
+        for what, count in sorted(self.jobs.ended_counts().items()):
             ended.add_metric(what, count)
         yield ended
         yield GaugeMetricFamily(

@@ -13,10 +13,10 @@ import structlog
 from blemish.v1 import job_pb2 as pb
 from blemish.v1.job_pb2_grpc import JobServiceServicer
 from blemish_core.datasets import DatasetStore
-from blemish_core.jobs.queues import QUEUES, turn
+from blemish_core.jobs.queues import QUEUES, queue_order
 from blemish_core.jobs.record import EmbedSpec, Job, JobPriority, JobState, Limits, Spec
 from blemish_core.jobs.store import JobStore
-from blemish_core.jobs.validation import checked
+from blemish_core.jobs.validation import validate_spec
 from blemish_core.jobs.worker_registry import WorkerRegistry
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import InvalidRequest
@@ -65,7 +65,7 @@ class JobServicer(JobServiceServicer):
         return self._accept(spec, request_id, JobPriority.LOW, Limits())
 
     def _accept(self, spec: Spec, request_id: str, priority: JobPriority, limits: Limits) -> Job:
-        settle = partial(checked, datasets=self._datasets, frames=self._frames, models=self._models)
+        settle = partial(validate_spec, datasets=self._datasets, frames=self._frames, models=self._models)
         job, is_new = self._jobs.create(
             spec, request_id, settle, priority, limits, by=current_caller.get().name
         )
@@ -103,7 +103,7 @@ class JobServicer(JobServiceServicer):
         if any(job.state is JobState.QUEUED for job in jobs):
             ahead: defaultdict[str, int] = defaultdict(int)
             waiting = [job for job in self._jobs.unfinished() if job.state is JobState.QUEUED]
-            for job in sorted(waiting, key=turn):
+            for job in sorted(waiting, key=queue_order):
                 queue = QUEUES[job.spec.kind]
                 ahead[queue] += 1
                 positions[job.id] = ahead[queue]

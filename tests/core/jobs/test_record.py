@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blemish_core.jobs.record import MOVES, EmbedSpec, Job, JobState, Phase, now
+from blemish_core.jobs.record import TRANSITIONS, EmbedSpec, Job, JobState, Phase, now
 
 
 def job(state: JobState = JobState.QUEUED) -> Job:
@@ -15,13 +15,13 @@ def job(state: JobState = JobState.QUEUED) -> Job:
 
 @pytest.mark.parametrize(("before", "after"), list(product(JobState, JobState)))
 def test_only_legal_moves_are_made(before: JobState, after: JobState) -> None:
-    if after in MOVES[before]:
-        moved = job(before).moved(after)
+    if after in TRANSITIONS[before]:
+        moved = job(before).with_state(after)
         assert moved.state is after
         assert (moved.ended is not None) == after.ended
     else:
         with pytest.raises(ValueError, match="cannot become"):
-            job(before).moved(after)
+            job(before).with_state(after)
 
 
 def test_the_last_states_are_last() -> None:
@@ -33,19 +33,24 @@ def test_the_last_states_are_last() -> None:
 
 
 def test_a_phase_is_replaced_in_its_place() -> None:
-    record = job().at(Phase(name="a", done=1)).at(Phase(name="b")).at(Phase(name="a", done=2))
+    record = (
+        job()
+        .with_phase(Phase(name="a", done=1))
+        .with_phase(Phase(name="b"))
+        .with_phase(Phase(name="a", done=2))
+    )
     assert [(phase.name, phase.done) for phase in record.phases] == [("a", 2), ("b", 0)]
 
 
 def test_a_record_survives_json() -> None:
-    record = job().at(Phase(name="a", done=1, total=2, unit="images"))
+    record = job().with_phase(Phase(name="a", done=1, total=2, unit="images"))
     assert Job.model_validate_json(record.model_dump_json()) == record
 
 
 def test_every_move_is_in_the_history() -> None:
-    record = job().moved(JobState.RUNNING, attempt=1, worker="line-3:77")
-    record = record.moved(JobState.RUNNING, attempt=2, worker="line-4:5", why="the first died")
-    record = record.moved(JobState.FAILED, worker="line-4:5", error="the disk is full")
+    record = job().with_state(JobState.RUNNING, attempt=1, worker="line-3:77")
+    record = record.with_state(JobState.RUNNING, attempt=2, worker="line-4:5", why="the first died")
+    record = record.with_state(JobState.FAILED, worker="line-4:5", error="the disk is full")
     assert [(event.to, event.attempt, event.worker, event.why) for event in record.history] == [
         (JobState.RUNNING, 1, "line-3:77", ""),
         (JobState.RUNNING, 2, "line-4:5", "the first died"),
@@ -57,9 +62,9 @@ def test_every_move_is_in_the_history() -> None:
 def test_the_outlook_weighs_phases_by_the_job_before_and_goes_by_the_pace_of_this_one() -> None:
     """Twice as slow so far: taken to stay so."""
     record = job(JobState.RUNNING).model_copy(update={"expected": {"a": 10.0, "b": 30.0, "c": 60.0}})
-    record = record.at(Phase(name="a", done=5, total=5, seconds=20.0))
-    record = record.at(Phase(name="b", done=1, total=4, seconds=15.0, remaining_s=45.0))
-    outlook = record.outlook
+    record = record.with_phase(Phase(name="a", done=5, total=5, seconds=20.0))
+    record = record.with_phase(Phase(name="b", done=1, total=4, seconds=15.0, remaining_s=45.0))
+    outlook = record.progress_estimate
     assert outlook is not None
     assert outlook.weights == pytest.approx({"a": 0.1, "b": 0.3, "c": 0.6})
     assert outlook.done == pytest.approx(35 / 200)
@@ -67,9 +72,14 @@ def test_the_outlook_weighs_phases_by_the_job_before_and_goes_by_the_pace_of_thi
 
 
 def test_without_a_job_before_there_is_no_outlook() -> None:
-    running = job(JobState.RUNNING).at(Phase(name="a", done=1, total=2, seconds=1.0, remaining_s=1.0))
-    assert running.outlook is None
-    assert running.model_copy(update={"expected": {"a": 2.0}, "state": JobState.QUEUED}).outlook is None
+    running = job(JobState.RUNNING).with_phase(
+        Phase(name="a", done=1, total=2, seconds=1.0, remaining_s=1.0)
+    )
+    assert running.progress_estimate is None
+    assert (
+        running.model_copy(update={"expected": {"a": 2.0}, "state": JobState.QUEUED}).progress_estimate
+        is None
+    )
 
 
 @given(
@@ -89,8 +99,8 @@ def test_without_a_job_before_there_is_no_outlook() -> None:
 def test_an_outlook_is_always_possible(expected: dict[str, float], phases: list[Phase]) -> None:
     record = job(JobState.RUNNING).model_copy(update={"expected": expected})
     for phase in phases:
-        record = record.at(phase)
-    if (outlook := record.outlook) is not None:
+        record = record.with_phase(phase)
+    if (outlook := record.progress_estimate) is not None:
         assert 0 <= outlook.done <= 1 + 1e-9
         assert outlook.remaining_s >= -1e-6
         assert sum(outlook.weights.values()) == pytest.approx(1)

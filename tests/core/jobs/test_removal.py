@@ -149,7 +149,7 @@ def test_without_qdrant_nothing_is_removed(rig: Rig, monkeypatch: pytest.MonkeyP
     def away(*_: object) -> None:
         raise Unavailable("Qdrant does not answer", dependency="qdrant")
 
-    for method in ("versions", "drop", "answering"):
+    for method in ("versions", "drop", "serving_version"):
         monkeypatch.setattr(SearchIndex, method, away)
     for removing in (
         lambda: rig.removal.dataset("tile"),

@@ -30,7 +30,7 @@ class FakeJobs:
     def claim(self, what: str, for_s: float) -> bool:
         return self.mine
 
-    def forget(self, ended_before: datetime) -> list[str]:
+    def delete_ended(self, ended_before: datetime) -> list[str]:
         self.forgotten_before = ended_before
         return []
 

@@ -184,7 +184,7 @@ class Redis:
         told = [(train, "queued"), (train, "running"), (train, "queued"), (embed, "queued")]
         return [SimpleNamespace(spec=spec, state=state) for spec, state in told]
 
-    def ended(self) -> dict[tuple[str, str], int]:
+    def ended_counts(self) -> dict[tuple[str, str], int]:
         return {("train", "failed"): 2, ("train", "succeeded"): 40}
 
     def workers(self) -> list[str]:

@@ -12,7 +12,7 @@ from blemish_core.datasets import DatasetImage
 from blemish_core.jobs import messages
 from blemish_core.jobs.attempt import Attempt
 from blemish_core.jobs.record import Limits, Phase
-from blemish_core.jobs.shards import Part, ShardTracker, parts_for
+from blemish_core.jobs.shards import Shard, ShardTracker, shards_for
 from blemish_workers.runner.bulk_embedding import BulkEmbedding
 from blemish_workers.runner.step_supervisor import StepFailed, StepSupervisor
 
@@ -55,7 +55,7 @@ def test_every_part_is_done_once_and_counted(store: MemoryStore, attempt: Attemp
 
 
 def test_what_an_earlier_attempt_did_is_not_done_again(store: MemoryStore, attempt: Attempt) -> None:
-    store.note(attempt.job.id, "1", 7)
+    store.set_shard_count(attempt.job.id, "1", 7)
     slot = FakeSlot([messages.Done(points=1), messages.Done(points=1)])
     assert bulk(store, attempt, slot).see_through(attempt, images=9) == 9
     assert taken(slot) == [0, 2]
@@ -78,7 +78,7 @@ def test_helpers_take_what_nobody_is_at(store: MemoryStore, attempt: Attempt) ->
     slot = FakeSlot([messages.Done(points=3), messages.Done(points=3)])
     bulk(store, attempt, slot).help()
     assert taken(slot) == [1, 2]
-    assert store.tally(attempt.job.id) == {"1": 3, "2": 3}
+    assert store.shard_counts(attempt.job.id) == {"1": 3, "2": 3}
 
 
 def test_equal_contents_fall_to_one_part_and_all_parts_together_have_everything() -> None:
@@ -87,9 +87,9 @@ def test_equal_contents_fall_to_one_part_and_all_parts_together_have_everything(
         DatasetImage("d", "tile", f"test/good/{number}.png", "test", "good", sha256, 64, 64)
         for number, sha256 in enumerate(hashes)
     ]
-    of = parts_for(500)
+    of = shards_for(500)
     assert of == 2
-    parts = [[image for image in images if Part(number, of).has(image)] for number in range(of)]
+    parts = [[image for image in images if Shard(number, of).has(image)] for number in range(of)]
     assert sum(map(len, parts)) == len(images)
     contents = [{image.sha256 for image in part} for part in parts]
     assert not contents[0] & contents[1]

@@ -67,7 +67,7 @@ class Writing:
         self.premises.discard_staged(other.job)
 
     def end(self) -> None:
-        self.store.change(self.job.id, lambda job: job.moved(JobState.SUCCEEDED))
+        self.store.change(self.job.id, lambda job: job.with_state(JobState.SUCCEEDED))
 
     def see_through(self, *steps: Callable[[], None], says: Said | None = None) -> None:
         """See the job through with a child that says something after all those steps at once."""

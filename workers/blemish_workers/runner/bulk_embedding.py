@@ -10,7 +10,7 @@ from blemish_core.jobs import messages
 from blemish_core.jobs.attempt import Attempt
 from blemish_core.jobs.lease import LeaseHeld
 from blemish_core.jobs.record import EmbedSpec, Phase
-from blemish_core.jobs.shards import EMBEDDING, MAX_FAILURES, Part, ShardTracker
+from blemish_core.jobs.shards import EMBEDDING, MAX_FAILURES, Shard, ShardTracker
 from blemish_workers.runner.child_process import ChildDied
 from blemish_workers.runner.step_supervisor import LISTEN_S, StepFailed, StepListener, StepSupervisor
 
@@ -64,7 +64,7 @@ class BulkEmbedding:
         Raises:
             StepFailed: if it has failed too often.
         """
-        for part, lease in self._board.free():
+        for part, lease in self._board.unfinished():
             try:
                 with lease:
                     if not self._board.is_done(part):
@@ -74,12 +74,12 @@ class BulkEmbedding:
                 continue
         return False
 
-    def _do(self, part: Part, hearing: StepListener) -> None:
+    def _do(self, part: Shard, hearing: StepListener) -> None:
         step = messages.Embed(job=self._job, spec=self._spec, part=part.number, of=part.of)
         try:
-            self._board.done(part, self._oversight.do(step, hearing).points)
+            self._board.mark_done(part, self._oversight.do(step, hearing).points)
         except (StepFailed, ChildDied) as error:
-            failures = self._board.failed(part)
+            failures = self._board.record_failure(part)
             log.warning("part failed", part=part.number, failures=failures, error=str(error))
             if failures >= MAX_FAILURES:
                 raise StepFailed(

@@ -11,7 +11,7 @@ from blemish_core.jobs import messages
 from blemish_core.jobs.attempt import Attempt, Superseded
 from blemish_core.jobs.lease import Lease, LeaseHeld
 from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, Job, JobState, Limits, Result, TrainSpec
-from blemish_core.jobs.shards import ShardTracker, parts_for
+from blemish_core.jobs.shards import ShardTracker, shards_for
 from blemish_core.jobs.store import JobStore
 from blemish_core.platform.errors import BlemishError, JobCancelled, NotFound, Unavailable
 from blemish_workers.runner.bulk_embedding import BulkEmbedding
@@ -153,7 +153,7 @@ class JobRunner:
     def _embed(self, attempt: Attempt, spec: EmbedSpec, slot: Slot) -> Result:
         images = self._premises.count_to_embed(spec)
         # Divided once: what an earlier attempt has done counts.
-        job = attempt.divide(parts_for(images))
+        job = attempt.divide(shards_for(images))
         if job.parts > 1:
             self._call_helpers(job, job.parts - 1)
         points = self._embedding(job, spec, slot).see_through(attempt, images)

@@ -132,7 +132,7 @@ class StepSupervisor:
     def _keep_lines(self, child: ChildProcess) -> None:
         if lines := child.lines():
             with suppress(Unavailable):  # the worker's own log has them
-                self._store.add_lines(self._job.id, lines)
+                self._store.append_log(self._job.id, lines)
 
 
 def _stricter(one: Limits, other: Limits) -> Limits:

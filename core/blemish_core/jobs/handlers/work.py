@@ -23,7 +23,7 @@ from blemish_core.jobs.handlers import export, feedback
 from blemish_core.jobs.handlers.context import JobContext, patiently
 from blemish_core.jobs.messages import Embed
 from blemish_core.jobs.record import EvaluateSpec, Result, TrainSpec, now
-from blemish_core.jobs.shards import EMBEDDING, Part
+from blemish_core.jobs.shards import EMBEDDING, Shard
 from blemish_core.models import bundle
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.loading import load_detector, write_weights
@@ -212,7 +212,7 @@ def embed(place: JobContext, step: Embed, ear: Ear) -> int:
     """
     manifest, detector = _load(place, step.spec.model)
     version = ModelRef(manifest.model, manifest.version)
-    part = Part(step.part, step.of)
+    part = Shard(step.part, step.of)
     # One for all images, also if it is changed meanwhile.
     calibration = place.models.calibrations(manifest, detector.runtime.name).newest().calibration
     source, all_images = images_of(step.spec, place.datasets, place.frames)
