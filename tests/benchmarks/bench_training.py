@@ -19,8 +19,8 @@ from unittest.mock import Mock
 from blemish_client.demo.surfaces import generate
 from blemish_core.datasets import DatasetStore
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.jobs.handlers.context import JobContext
-from blemish_core.jobs.handlers.work import Ear, train
+from blemish_core.jobs.context import JobContext
+from blemish_core.jobs.handlers.train import Ear, train
 from blemish_core.jobs.record import TrainSpec
 from blemish_core.models.store import ModelStore
 from blemish_core.runtimes import openvino_runtime

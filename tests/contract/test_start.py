@@ -11,7 +11,7 @@ DEAR = OF_TORCHS_NETWORKS | {"openvino", "sklearn"}
     "script",
     [
         "import blemish_server.app",
-        "import blemish_core.jobs.handlers.work",
+        "import blemish_core.jobs.handlers.train",
         # As the server does with each training it is asked for.
         "from blemish_core.detectors.patchcore.detector import PatchCoreSettings; PatchCoreSettings()",
     ],

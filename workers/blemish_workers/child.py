@@ -21,8 +21,8 @@ def main() -> None:
 
     with gc_tuning.gc_frozen_after():
         from blemish_core.datasets import DatasetStore
+        from blemish_core.jobs.context import JobContext
         from blemish_core.jobs.handlers.child import Child
-        from blemish_core.jobs.handlers.context import JobContext
         from blemish_core.models.store import ModelStore
         from blemish_core.search.frame_store import FrameStore
         from blemish_core.search.search_index import SearchIndex

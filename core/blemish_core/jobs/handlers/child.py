@@ -18,9 +18,10 @@ from typing import BinaryIO
 import structlog
 
 from blemish_core.jobs import messages
-from blemish_core.jobs.handlers import warmup, work
-from blemish_core.jobs.handlers.context import JobContext
-from blemish_core.jobs.handlers.work import Ear
+from blemish_core.jobs.context import JobContext
+from blemish_core.jobs.handlers import train as work
+from blemish_core.jobs.handlers import warmup
+from blemish_core.jobs.handlers.train import Ear
 from blemish_core.jobs.messages import CommitGranted, Said, Step
 from blemish_core.jobs.record import Phase
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from blemish_core.detectors.base import Image, Progress, ReadImage
 from blemish_core.imaging.decode import decode
-from blemish_core.jobs.handlers.context import JobContext, patiently
+from blemish_core.jobs.context import JobContext, patiently
 from blemish_core.jobs.record import TrainSpec
 from blemish_core.platform.errors import BlemishError
 from blemish_core.platform.names import ModelRef

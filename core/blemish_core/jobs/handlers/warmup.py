@@ -6,8 +6,8 @@ import time
 import structlog
 
 from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.handlers import export
-from blemish_core.jobs.handlers.context import JobContext
 from blemish_core.platform.gc_tuning import gc_paused
 
 log = structlog.get_logger(__name__)

@@ -8,7 +8,8 @@ import pytest
 
 from blemish_core.jobs import messages
 from blemish_core.jobs.handlers import child as module
-from blemish_core.jobs.handlers import warmup, work
+from blemish_core.jobs.handlers import train as work
+from blemish_core.jobs.handlers import warmup
 from blemish_core.jobs.handlers.child import Child, Pace
 from blemish_core.jobs.record import EvaluateSpec
 

@@ -5,7 +5,7 @@ import errno
 import pytest
 import torch
 
-from blemish_core.jobs.handlers.work import reason
+from blemish_core.jobs.handlers.train import reason
 from blemish_core.platform.errors import NotFound
 
 

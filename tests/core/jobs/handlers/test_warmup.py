@@ -9,8 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.handlers import export, warmup
-from blemish_core.jobs.handlers.context import JobContext
 from blemish_core.platform.errors import FailedPrecondition
 from blemish_core.runtimes import openvino_runtime
 from blemish_core.runtimes.choice import RuntimeChoice

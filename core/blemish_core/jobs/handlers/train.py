@@ -18,9 +18,9 @@ from blemish_core.evaluation.evaluate import Evaluation, ImageSource
 from blemish_core.evaluation.evaluate import evaluate as measure
 from blemish_core.evaluation.metrics import GOOD
 from blemish_core.evaluation.scoring import ScoredImage, score_images
+from blemish_core.jobs.context import JobContext, patiently
 from blemish_core.jobs.embed_source import images_of
 from blemish_core.jobs.handlers import export, feedback
-from blemish_core.jobs.handlers.context import JobContext, patiently
 from blemish_core.jobs.messages import Embed
 from blemish_core.jobs.record import EvaluateSpec, Result, TrainSpec, now
 from blemish_core.jobs.shards import EMBEDDING, Shard
