@@ -237,7 +237,7 @@ def test_a_request_that_asks_for_nothing_is_refused(stack_address: str, version:
         with pytest.raises(grpc.RpcError) as caught:
             ModelServiceStub(channel).UpdateCalibration(request, timeout=10)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "asks for no change" in (caught.value.details() or "")
+    assert "contains no change" in (caught.value.details() or "")
 
 
 def test_there_must_be_such_a_version(client: Client, version: str) -> None:

@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversion between messages of the contract and core objects."""
+"""Conversion between the contract's messages and domain objects, one module per service.
+
+``parse_*`` functions read requests and reject invalid ones. ``*_to_proto`` functions build responses.
+"""

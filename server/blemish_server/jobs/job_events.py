@@ -14,7 +14,7 @@ from blemish.v1 import job_pb2 as pb
 from blemish_core.jobs.record import Job
 from blemish_core.jobs.store import UPDATES_KEY, JobChange, JobStore, JobUpdate, LogLine, parse_update
 from blemish_core.platform.errors import InvalidRequest, ServerStopping
-from blemish_server.converters import convert
+from blemish_server.converters.jobs import ENDED, job_to_proto, log_line_to_proto
 
 _RECHECK_S = 10.0
 _MAX_WAITING = 1000
@@ -54,7 +54,7 @@ class JobEvents:
             now, jobs = await watcher.begin(after_revision)
             watched.know(now)
             for job in jobs:
-                yield pb.WatchJobResponse(job=convert.job(job))
+                yield pb.WatchJobResponse(job=job_to_proto(job))
             while True:
                 async for answer in watcher.rest():
                     yield answer
@@ -129,7 +129,7 @@ class _Watched:
         if self._job is None:
             self.lose()  # till the next change that holds all, each watcher has to ask
             return
-        answer = pb.WatchJobResponse(job=convert.job(self._job))
+        answer = pb.WatchJobResponse(job=job_to_proto(self._job))
         for watcher in self.watchers:
             watcher.hear_job(answer)
 
@@ -163,7 +163,7 @@ class _Watcher:
 
     def hear_line(self, line: LogLine) -> None:
         if self._line is not None:
-            self._hear(pb.WatchJobResponse(lines=[convert.line(line)]))
+            self._hear(pb.WatchJobResponse(lines=[log_line_to_proto(line)]))
 
     def _hear(self, answer: pb.WatchJobResponse) -> None:
         if len(self._waiting) >= _MAX_WAITING:
@@ -200,7 +200,7 @@ class _Watcher:
             answer = self._waiting.popleft()
             if answer.HasField("job"):
                 if answer.job.revision > self._revision:
-                    self._told(answer.job.revision, answer.job.state in convert.ENDED)
+                    self._told(answer.job.revision, answer.job.state in ENDED)
                     yield answer
             elif self._is_new(answer.lines[0]):
                 yield answer
@@ -212,12 +212,12 @@ class _Watcher:
             after = f"{self._line[0]}-{self._line[1]}"
             # After the job: what it wrote before it ended is in the log by then.
             lines = await asyncio.to_thread(self._store.read_log, self._id, after)
-            new = [line for line in map(convert.line, lines) if self._is_new(line)]
+            new = [line for line in map(log_line_to_proto, lines) if self._is_new(line)]
             for start in range(0, len(new), _MAX_LINES):
                 yield pb.WatchJobResponse(lines=new[start : start + _MAX_LINES])
         if job.revision > self._revision:
             self._told(job.revision, job.state.ended)
-            yield pb.WatchJobResponse(job=convert.job(job))
+            yield pb.WatchJobResponse(job=job_to_proto(job))
 
     def _told(self, revision: int, ended: bool) -> None:
         self._revision = revision

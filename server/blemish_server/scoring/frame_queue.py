@@ -22,7 +22,7 @@ from typing import Any
 from blemish.v1 import inspection_pb2 as pb
 from blemish_core.imaging.image_input import ImageInput
 from blemish_core.platform.errors import Overloaded
-from blemish_server.converters import convert
+from blemish_server.converters.inspection import parse_image
 from blemish_server.transport.status import frame_refusal
 
 IN_FLIGHT = {
@@ -68,7 +68,7 @@ class FrameSlot:
         """
         with self._lock:
             if self._picture is None:
-                self._picture = convert.picture(self._frame.image, "image")
+                self._picture = parse_image(self._frame.image, "image")
                 self._frame = _without_image(self._frame)
             return self._picture
 

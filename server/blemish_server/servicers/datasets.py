@@ -16,7 +16,7 @@ from blemish_core.jobs.removal import Removal
 from blemish_core.platform.errors import InvalidRequest, TooLarge
 from blemish_core.platform.names import dataset_id, validate_id
 from blemish_server.auth.authenticator import current_caller
-from blemish_server.converters import convert
+from blemish_server.converters.datasets import dataset_image_to_proto, dataset_to_proto
 from blemish_server.transport.pagination import Page
 
 _MOST_PATHS = 1000
@@ -42,7 +42,7 @@ class DatasetServicer(DatasetServiceServicer):
     ) -> pb.CreateDatasetResponse:
         id, category = _identity(request.dataset_id, request.category)
         created = await asyncio.to_thread(self._datasets.create, id, category)
-        return pb.CreateDatasetResponse(dataset=convert.dataset(created))
+        return pb.CreateDatasetResponse(dataset=dataset_to_proto(created))
 
     async def UploadImages(  # noqa: N802
         self,
@@ -78,7 +78,9 @@ class DatasetServicer(DatasetServiceServicer):
         if not target:
             raise InvalidRequest("the stream is empty: send the dataset first", field="dataset")
         dataset = await asyncio.to_thread(self._datasets.get, target)
-        return pb.UploadImagesResponse(dataset=convert.dataset(dataset), stored=stored, unchanged=unchanged)
+        return pb.UploadImagesResponse(
+            dataset=dataset_to_proto(dataset), stored=stored, unchanged=unchanged
+        )
 
     async def ImportDataset(  # noqa: N802
         self, request: pb.ImportDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -88,7 +90,7 @@ class DatasetServicer(DatasetServiceServicer):
             self._datasets.import_folder, id, category, Path(request.path), self._import_roots
         )
         return pb.ImportDatasetResponse(
-            dataset=convert.dataset(done.dataset),
+            dataset=dataset_to_proto(done.dataset),
             stored=done.stored,
             unchanged=done.unchanged,
             skipped_count=done.skipped_count,
@@ -99,7 +101,7 @@ class DatasetServicer(DatasetServiceServicer):
         self, request: pb.GetDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetDatasetResponse:
         dataset = await asyncio.to_thread(self._datasets.get, dataset_id(request.name, "name"))
-        return pb.GetDatasetResponse(dataset=convert.dataset(dataset))
+        return pb.GetDatasetResponse(dataset=dataset_to_proto(dataset))
 
     async def ListDatasets(  # noqa: N802
         self, request: pb.ListDatasetsRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -109,7 +111,7 @@ class DatasetServicer(DatasetServiceServicer):
         found = await asyncio.to_thread(self._datasets.list, page.after, page.size + 1)
         shown = found[: page.size]
         return pb.ListDatasetsResponse(
-            datasets=map(convert.dataset, shown),
+            datasets=map(dataset_to_proto, shown),
             next_page_token=page.token(shown[-1].id) if len(found) > page.size else "",
         )
 
@@ -121,7 +123,7 @@ class DatasetServicer(DatasetServiceServicer):
         found = await asyncio.to_thread(self._datasets.entries, dataset, request.path_prefix, page.after)
         shown = found[: page.size]
         return pb.ListImagesResponse(
-            images=map(convert.dataset_image, shown),
+            images=map(dataset_image_to_proto, shown),
             next_page_token=page.token(shown[-1].path) if len(found) > page.size else "",
         )
 
@@ -135,7 +137,7 @@ class DatasetServicer(DatasetServiceServicer):
             )
         left, removed = await asyncio.to_thread(self._removal.images, dataset, list(request.paths))
         log.info("images removed", dataset=dataset, images=removed, by=current_caller.get().name)
-        return pb.DeleteImagesResponse(dataset=convert.dataset(left), removed=removed)
+        return pb.DeleteImagesResponse(dataset=dataset_to_proto(left), removed=removed)
 
     async def DeleteDataset(  # noqa: N802
         self, request: pb.DeleteDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -20,7 +20,13 @@ from blemish_core.calibration import checked_false_reject_rate
 from blemish_core.imaging.image_input import ImageInput
 from blemish_core.platform.errors import BlemishError, DeadlineExceeded, InvalidRequest
 from blemish_core.platform.names import ModelRef
-from blemish_server.converters import convert
+from blemish_server.converters.inspection import (
+    inspection_to_proto,
+    parse_capture_time,
+    parse_image,
+    parse_priority,
+    parse_store,
+)
 from blemish_server.metrics.metrics import ServerMetrics
 from blemish_server.scoring.batcher import Patience, Priority
 from blemish_server.scoring.frame_queue import IN_FLIGHT, FrameQueue, FrameSlot, answer_to
@@ -57,17 +63,17 @@ class InspectionServicer(InspectionServiceServicer):
         self, request: pb.ScoreRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ScoreResponse:
         ref = ModelRef.parse(request.model)
-        picture = convert.picture(request.image, "image")
-        wanted = convert.store(request.store, "store")
+        picture = parse_image(request.image, "image")
+        wanted = parse_store(request.store, "store")
         _check_camera(request.camera)
-        taken = convert.moment(request, "capture_time")
-        terms = queue_options(context, convert.priority(request.priority, "priority"))
+        taken = parse_capture_time(request, "capture_time")
+        terms = queue_options(context, parse_priority(request.priority, "priority"))
         done = await self._inspector.inspect(picture, ref, terms)
         self._monitor.judged(done, request.camera)
         if wanted(done):
             self._keeper.offer(picture, done, request.camera, taken)
         self._shadow.offer(lambda: (picture, taken), done, request.camera)
-        return pb.ScoreResponse(inspection=convert.inspection(done, request.outputs))
+        return pb.ScoreResponse(inspection=inspection_to_proto(done, request.outputs))
 
     async def ScoreStream(  # noqa: N802
         self,
@@ -136,8 +142,8 @@ class _Config:
             policy,
             rate,
             latency_s or None,
-            effective_priority(convert.priority(config.priority, "config.priority")),
-            convert.store(config.store, "config.store"),
+            effective_priority(parse_priority(config.priority, "config.priority")),
+            parse_store(config.store, "config.store"),
         )
 
 
@@ -165,11 +171,11 @@ class _Scorer:
             frame = turn.take()
             self._monitor.judged(done, frame.camera)
             if self._config.store(done):
-                taken = convert.moment(frame, "capture_time")
+                taken = parse_capture_time(frame, "capture_time")
                 self._keeper.offer(turn.picture(), done, frame.camera, taken)
             if self._config.false_reject_rate is None:
                 self._shadow.offer(partial(_shown, turn.picture(), frame), done, frame.camera)
-            return answer_to(frame, inspection=convert.inspection(done, self._config.outputs))
+            return answer_to(frame, inspection=inspection_to_proto(done, self._config.outputs))
         except BlemishError as error:
             frame = turn.take()
             self._monitor.refused(error.reason)
@@ -225,7 +231,7 @@ class _Scorer:
 def _shown(picture: ImageInput, frame: pb.Frame) -> tuple[ImageInput, datetime | None]:
     """What a shadow is shown of a frame that was answered, whatever its time is worth."""
     try:
-        taken = convert.moment(frame, "capture_time")
+        taken = parse_capture_time(frame, "capture_time")
     except InvalidRequest:
         taken = None
     return picture, taken

@@ -19,18 +19,22 @@ from blemish_core.jobs.store import JobStore
 from blemish_core.jobs.validation import validate_spec
 from blemish_core.jobs.worker_registry import WorkerRegistry
 from blemish_core.models.store import ModelStore
-from blemish_core.platform.errors import InvalidRequest
 from blemish_core.platform.names import job_id
 from blemish_core.search.frame_store import FrameStore
 from blemish_server.auth.authenticator import current_caller
-from blemish_server.converters import convert
+from blemish_server.converters.jobs import (
+    job_to_proto,
+    parse_limits,
+    parse_priority,
+    parse_spec,
+    parse_states,
+    worker_to_proto,
+)
 from blemish_server.jobs.dispatch import Dispatcher
 from blemish_server.jobs.job_events import JobEvents
 from blemish_server.transport.pagination import Page
 
 log = structlog.get_logger(__name__)
-
-_STATE_OF_MESSAGE = {message: state for state, message in convert.STATES.items()}
 
 
 class JobServicer(JobServiceServicer):
@@ -55,10 +59,10 @@ class JobServicer(JobServiceServicer):
     async def CreateJob(  # noqa: N802
         self, request: pb.CreateJobRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.CreateJobResponse:
-        spec, priority = convert.spec(request), convert.job_priority(request.priority)
-        limits = convert.job_limits(request.limits)
+        spec, priority = parse_spec(request), parse_priority(request.priority)
+        limits = parse_limits(request.limits)
         job = await asyncio.to_thread(self._accept, spec, request.request_id, priority, limits)
-        return pb.CreateJobResponse(job=convert.job(job))
+        return pb.CreateJobResponse(job=job_to_proto(job))
 
     def bring_over(self, spec: EmbedSpec, request_id: str) -> Job:
         """Accept an embedding that nobody waits for."""
@@ -86,10 +90,7 @@ class JobServicer(JobServiceServicer):
         self, request: pb.ListJobsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListJobsResponse:
         page = Page.parse("jobs", request.page_size, request.page_token)
-        unknown = [state for state in request.states if state not in _STATE_OF_MESSAGE]
-        if unknown:
-            raise InvalidRequest(f"{unknown[0]} is no job state", field="states")
-        states = [_STATE_OF_MESSAGE[state] for state in request.states]
+        states = parse_states(request.states)
         found = await asyncio.to_thread(self._jobs.page, page.after, page.size + 1, states)
         shown = found[: page.size]
         return pb.ListJobsResponse(
@@ -107,7 +108,7 @@ class JobServicer(JobServiceServicer):
                 queue = QUEUES[job.spec.kind]
                 ahead[queue] += 1
                 positions[job.id] = ahead[queue]
-        messages = [convert.job(job) for job in jobs]
+        messages = [job_to_proto(job) for job in jobs]
         for job, message in zip(jobs, messages, strict=True):
             message.queue_position = positions.get(job.id, 0)
         return messages
@@ -124,10 +125,10 @@ class JobServicer(JobServiceServicer):
         self, request: pb.CancelJobRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.CancelJobResponse:
         job = await asyncio.to_thread(self._jobs.cancel, job_id(request.name), current_caller.get().name)
-        return pb.CancelJobResponse(job=convert.job(job))
+        return pb.CancelJobResponse(job=job_to_proto(job))
 
     async def ListWorkers(  # noqa: N802
         self, request: pb.ListWorkersRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListWorkersResponse:
         workers = await asyncio.to_thread(self._staff.workers)
-        return pb.ListWorkersResponse(workers=map(convert.worker, workers))
+        return pb.ListWorkersResponse(workers=map(worker_to_proto, workers))

@@ -20,7 +20,13 @@ from blemish_core.platform.errors import InvalidRequest, TooLarge
 from blemish_core.platform.files import disk_full_errors
 from blemish_core.platform.names import ModelRef, job_id, validate_id
 from blemish_server.auth.authenticator import current_caller
-from blemish_server.converters import calibrations, convert
+from blemish_server.converters.models import (
+    model_to_proto,
+    model_version_to_proto,
+    parse_calibration_change,
+    parse_expected_revision,
+    shadow_comparison_to_proto,
+)
 from blemish_server.scoring.model_cache import ModelCache
 from blemish_server.scoring.shadow import Shadow
 from blemish_server.transport.pagination import Page
@@ -59,7 +65,7 @@ class ModelServicer(ModelServiceServicer):
         shown = found[: page.size]
         return pb.ListModelsResponse(
             models=[
-                convert.model(
+                model_to_proto(
                     model, [self._models.calibrations(version).newest() for version in model.versions]
                 )
                 for model in shown
@@ -78,12 +84,12 @@ class ModelServicer(ModelServiceServicer):
         newest, *older = self._models.calibrations(manifest).history(_HISTORY)
         production = self._models.production(manifest.model) == manifest.version
         shadow = self._models.shadow(manifest.model) == manifest.version
-        card = convert.model_version(
+        card = model_version_to_proto(
             manifest, newest, production=production, shadow=shadow, history=(newest, *older)
         )
         card.pinned = self._models.is_pinned(manifest.model, manifest.version)
         if shadow and (comparison := self._shadow.of(manifest)):
-            card.comparison.CopyFrom(convert.comparison(comparison))
+            card.comparison.CopyFrom(shadow_comparison_to_proto(comparison))
         return card
 
     async def PromoteModel(  # noqa: N802
@@ -210,8 +216,8 @@ class ModelServicer(ModelServiceServicer):
         self, request: pb.UpdateCalibrationRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.UpdateCalibrationResponse:
         ref = _version(request.name)
-        change = calibrations.change(request, current_caller.get())
-        expected = calibrations.expected_revision(request)
+        change = parse_calibration_change(request, current_caller.get())
+        expected = parse_expected_revision(request)
         await asyncio.to_thread(self._calibrate, ref, change, expected)
         return pb.UpdateCalibrationResponse(version=await asyncio.to_thread(self._card, ref))
 

@@ -31,7 +31,8 @@ from blemish_core.search.item import Item, Label
 from blemish_core.search.item_images import ItemImages
 from blemish_core.search.query import Filter, Query, Similar, Vector
 from blemish_core.search.search_index import DEEPEST, MOST_HITS, MOST_RANKED, SearchIndex
-from blemish_server.converters import convert
+from blemish_server.converters.inspection import inspection_to_proto, parse_image
+from blemish_server.converters.search import LABELS, hit_to_proto, item_to_proto, located_hit_to_proto
 from blemish_server.scoring.scorer import Scorer
 from blemish_server.search.region_search import MOST_HITS as MOST_PLACED
 from blemish_server.search.region_search import Part, Placed, Spots, candidates
@@ -89,10 +90,10 @@ class SearchServicer(SearchServiceServicer):
         query = asked.query
         match request.WhichOneof("query"):
             case "image":
-                picture = convert.picture(request.image, "image")
+                picture = parse_image(request.image, "image")
                 await asyncio.to_thread(self._index.count, version)  # no index: say so before working
                 done = await self._inspector.inspect(picture, version, queue_options(context))
-                yield pb.SearchResponse(query=convert.inspection(done, Outputs()))
+                yield pb.SearchResponse(query=inspection_to_proto(done, Outputs()))
                 query = replace(query, vector=done.outcome.embedding)
             case "vector":
                 query = replace(query, vector=await self._vector(version, request.vector))
@@ -100,7 +101,7 @@ class SearchServicer(SearchServiceServicer):
                 like, unlike = await asyncio.to_thread(self._index.labelled, version, request.labelled)
                 query = replace(query, like=(*query.like, *like), unlike=(*query.unlike, *unlike))
         async for found in self._found(version, query, asked, context):
-            async for answer in self._answers(request, version, found, convert.hit):
+            async for answer in self._answers(request, version, found, hit_to_proto):
                 yield answer
         if asked.next_token:
             yield pb.SearchResponse(page=pb.SearchPage(next_page_token=asked.next_token))
@@ -114,14 +115,14 @@ class SearchServicer(SearchServiceServicer):
         version = await self._serving_version.now(ModelRef.parse(request.model))
         found, following = await asyncio.to_thread(self._index.items, version, where, page.size, after)
         return pb.ListItemsResponse(
-            items=[convert.item(item) for item in found],
+            items=[item_to_proto(item) for item in found],
             next_page_token=page.token(str(following)) if following else "",
         )
 
     async def LabelItem(  # noqa: N802
         self, request: pb.LabelItemRequest, context: _Context
     ) -> pb.LabelItemResponse:
-        id, label = item_id(request.item), convert.label(request.label, "label")
+        id, label = item_id(request.item), LABELS.parse(request.label, "label")
         if request.label_class and label is not Label.CONFIRMED:
             raise InvalidRequest("only a CONFIRMED defect has a class; leave it out", field="label_class")
         if len(request.label_class) > _LONGEST_CLASS:
@@ -134,7 +135,7 @@ class SearchServicer(SearchServiceServicer):
         await asyncio.to_thread(self._index.label, version, [id], label, request.label_class)
         log.info("item labelled", item=request.item, label=str(label), label_class=request.label_class)
         return pb.LabelItemResponse(
-            item=convert.item(await asyncio.to_thread(self._index.item, version, id))
+            item=item_to_proto(await asyncio.to_thread(self._index.item, version, id))
         )
 
     async def _by_part(
@@ -146,10 +147,10 @@ class SearchServicer(SearchServiceServicer):
             item = await asyncio.to_thread(self._index.item, version, asked.query.item)
             picture = ImageInput(await asyncio.to_thread(self._images.read, version, item))
         else:
-            picture = convert.picture(request.image, "image")
+            picture = parse_image(request.image, "image")
         done, spot = await self._spots.find(picture, part, version, terms)
         if asked.query.item is None:
-            yield pb.SearchResponse(query=convert.inspection(done, Outputs()))
+            yield pb.SearchResponse(query=inspection_to_proto(done, Outputs()))
         found = await self._finder.search(
             version,
             replace(asked.query, item=None, vector=spot.embedding),
@@ -158,7 +159,9 @@ class SearchServicer(SearchServiceServicer):
         )
         others = [similar for similar in found if similar.item.id != asked.query.item]
         ranked = await self._spots.ranked(spot, others[: candidates(asked.limit)], version, terms)
-        async for answer in self._answers(request, version, ranked.placed[: asked.limit], convert.placed):
+        async for answer in self._answers(
+            request, version, ranked.placed[: asked.limit], located_hit_to_proto
+        ):
             yield answer
         if ranked.unseen:
             yield pb.SearchResponse(page=pb.SearchPage(unseen=ranked.unseen))

@@ -11,7 +11,8 @@ from blemish.v1 import server_pb2 as pb
 from blemish.v1.server_pb2_grpc import ServerServiceServicer
 from blemish_core.detectors.registry import ALGORITHMS
 from blemish_server.auth.authenticator import current_caller
-from blemish_server.converters.convert import ROLES, URGENCIES
+from blemish_server.converters.inspection import PRIORITIES
+from blemish_server.converters.server import ROLES
 from blemish_server.dependencies import Dependencies
 from blemish_server.scoring.model_cache import ModelCache
 from blemish_server.settings import ServerSettings
@@ -39,8 +40,8 @@ class ServerServicer(ServerServiceServicer):
         return pb.GetServerInfoResponse(
             version=version("blemish"),
             caller=caller.name,
-            role=ROLES[caller.role],
-            most_urgent=URGENCIES[caller.most_urgent],
+            role=ROLES.to_proto(caller.role),
+            most_urgent=PRIORITIES.to_proto(caller.most_urgent),
             start_time=self._start,
             device=self._device,
             detectors=sorted(ALGORITHMS),

@@ -9,8 +9,8 @@ from blemish_core.platform.errors import BlemishError, Corrupt, NotFound, Permis
 from blemish_server.auth import access
 from blemish_server.auth.access import ANONYMOUS, Caller, Role
 from blemish_server.auth.authenticator import Authenticator
-from blemish_server.converters import calibrations
-from blemish_server.converters.convert import ROLES
+from blemish_server.converters.models import parse_calibration_change
+from blemish_server.converters.server import ROLES
 
 SCORE = "/blemish.v1.InspectionService/Score"
 SEARCH = "/blemish.v1.SearchService/Search"
@@ -35,10 +35,10 @@ def bearer(token: str) -> dict[str, str | bytes]:
 
 
 def test_roles_are_those_of_the_contract() -> None:
-    assert {role.name: number for role, number in ROLES.items()} == {
+    assert {role.name: ROLES.to_proto(role) for role in Role} == {
         name.removeprefix("ROLE_"): number for name, number in access_pb2.Role.items() if number
     }
-    assert all(int(role) == number for role, number in ROLES.items())  # their order is what admits
+    assert all(ROLES.to_proto(role) == int(role) for role in Role), "roles are compared by their number"
 
 
 def test_without_a_file_everybody_may_do_everything() -> None:
@@ -147,4 +147,4 @@ def test_no_server_starts_without_its_file(file: Path, text: str | None, error: 
 )
 def test_who_changes_a_calibration_is_who_calls(author: str, caller: Caller, kept: str) -> None:
     request = UpdateCalibrationRequest(author=author, threshold=1.0)
-    assert calibrations.change(request, caller).author == kept
+    assert parse_calibration_change(request, caller).author == kept

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages of ModelService."""
+
+from collections.abc import Mapping, Sequence
+
+from blemish.v1 import model_pb2 as pb
+from blemish_core.evaluation.metrics import Interval, Latency, Metrics, Spread
+from blemish_core.models.bundle import Manifest
+from blemish_core.models.calibration_log import CalibrationChange, Revision, ThresholdRule
+from blemish_core.models.store import Model
+from blemish_core.platform.errors import InvalidRequest
+from blemish_core.platform.names import ModelRef, dataset_name, job_name
+from blemish_core.runtimes.card import RuntimeCard
+from blemish_server.auth.access import Caller
+from blemish_server.converters.enums import EnumMapping
+from blemish_server.converters.values import duration_to_proto, timestamp_to_proto
+from blemish_server.scoring.shadow import Comparison, Outcome
+
+RULES: EnumMapping[ThresholdRule, pb.ThresholdRule.ValueType] = EnumMapping(
+    {
+        ThresholdRule.TRAINED: pb.THRESHOLD_RULE_TRAINED,
+        ThresholdRule.FALSE_REJECT_RATE: pb.THRESHOLD_RULE_FALSE_REJECT_RATE,
+        ThresholdRule.FIXED: pb.THRESHOLD_RULE_FIXED,
+    }
+)
+
+
+def parse_calibration_change(request: pb.UpdateCalibrationRequest, caller: Caller) -> CalibrationChange:
+    """Return the change of calibration that ``caller`` requests.
+
+    The author of the change is the caller; an author named in the request is put before it.
+
+    Raises:
+        InvalidRequest: if the request sets no rule.
+    """
+    match request.WhichOneof("rule"):
+        case "target_false_reject_rate":
+            rule, value = ThresholdRule.FALSE_REJECT_RATE, request.target_false_reject_rate
+        case "threshold":
+            rule, value = ThresholdRule.FIXED, request.threshold
+        case "trained":
+            rule, value = ThresholdRule.TRAINED, 0.0
+        case _:
+            raise InvalidRequest(
+                "the request contains no change; set target_false_reject_rate, threshold or trained",
+                field="rule",
+            )
+    author = request.author
+    if caller.name and author != caller.name:
+        author = f"{author} ({caller.name})" if author else caller.name
+    return CalibrationChange(rule, author, value, request.comment)
+
+
+def parse_expected_revision(request: pb.UpdateCalibrationRequest) -> int | None:
+    """Return the revision that must be the current one, None if any may be.
+
+    Raises:
+        InvalidRequest: if the number is negative.
+    """
+    if request.expected_revision < 0:
+        raise InvalidRequest(
+            f"expected_revision is {request.expected_revision}; revisions count from 1, and 0 accepts any",
+            field="expected_revision",
+        )
+    return request.expected_revision or None
+
+
+def model_to_proto(model: Model, current: Sequence[Revision]) -> pb.Model:
+    """Describe a model with the current calibration of each of its versions."""
+    return pb.Model(
+        name=str(ModelRef(model.id)),
+        production=str(ModelRef(model.id, model.production)) if model.production else "",
+        versions=[
+            model_version_to_proto(
+                manifest,
+                revision,
+                production=manifest.version == model.production,
+                shadow=manifest.version == model.shadow,
+            )
+            for manifest, revision in zip(model.versions, current, strict=True)
+        ],
+    )
+
+
+def model_version_to_proto(
+    manifest: Manifest,
+    current: Revision,
+    *,
+    production: bool,
+    shadow: bool,
+    history: Sequence[Revision] = (),
+) -> pb.ModelVersion:
+    metrics = manifest.metrics
+    return pb.ModelVersion(
+        name=manifest.name,
+        detector=manifest.detector,
+        category=manifest.category,
+        dataset=dataset_name(manifest.dataset),
+        dataset_snapshot=manifest.dataset_snapshot,
+        create_time=timestamp_to_proto(manifest.created),
+        job=job_name(manifest.job),
+        seed=manifest.seed,
+        production=production,
+        shadow=shadow,
+        settings={name: str(value) for name, value in manifest.settings.items()},
+        split=pb.Split(
+            learned=manifest.split.learned,
+            held_out=manifest.split.held_out,
+            method=manifest.split.method,
+            skipped=manifest.split.skipped,
+        ),
+        calibration=calibration_to_proto(current, metrics),
+        metrics=metrics_to_proto(metrics) if metrics else None,
+        libraries=manifest.libraries,
+        training=manifest.training,
+        size_bytes=manifest.size_bytes,
+        calibration_history=[calibration_to_proto(revision, metrics) for revision in history],
+        runtimes=[_runtime(name, card) for name, card in sorted(manifest.runtimes.items())],
+    )
+
+
+def calibration_to_proto(revision: Revision, metrics: Metrics | None) -> pb.Calibration:
+    calibration = revision.calibration
+    lower, upper = calibration.false_reject_rate_interval
+    is_fixed = revision.rule is ThresholdRule.FIXED
+    message = pb.Calibration(
+        threshold=calibration.threshold,
+        target_false_reject_rate=0.0 if is_fixed else calibration.target_false_reject_rate,
+        warranted_false_reject_rate=calibration.warranted_false_reject_rate,
+        held_out_images=len(calibration.scores),
+        best_f1_threshold=metrics.best_f1_threshold if metrics else None,
+        revision=revision.number,
+        author=revision.author,
+        comment=revision.comment,
+        rule=RULES.to_proto(revision.rule),
+        pixel_threshold=calibration.pixel_threshold,
+        held_out_above=calibration.held_out_above,
+        false_reject_rate_interval=pb.RateInterval(lower=lower, upper=upper),
+    )
+    message.update_time.FromDatetime(revision.updated)
+    return message
+
+
+def metrics_to_proto(metrics: Metrics) -> pb.Metrics:
+    return pb.Metrics(
+        dataset=dataset_name(metrics.dataset),
+        dataset_snapshot=metrics.dataset_snapshot,
+        good_images=metrics.good_images,
+        defective_images=metrics.defective_images,
+        skipped_images=metrics.skipped_images,
+        unmasked_images=metrics.unmasked_images,
+        image_auroc=metrics.image_auroc,
+        fpr_at_95_tpr=metrics.fpr_at_95_tpr,
+        f1=metrics.f1,
+        best_f1=metrics.best_f1,
+        best_f1_threshold=metrics.best_f1_threshold,
+        pixel_auroc=metrics.pixel_auroc,
+        aupro=metrics.aupro,
+        false_reject_rate=metrics.false_reject_rate,
+        detection_rate=metrics.detection_rate,
+        intervals=_intervals(metrics.intervals),
+        classes=[
+            pb.ClassMetrics(
+                class_name=name,
+                images=metrics_of_class.images,
+                image_auroc=metrics_of_class.image_auroc,
+                fpr_at_95_tpr=metrics_of_class.fpr_at_95_tpr,
+                detection_rate=metrics_of_class.detection_rate,
+                pixel_auroc=metrics_of_class.pixel_auroc,
+                aupro=metrics_of_class.aupro,
+                intervals=_intervals(metrics_of_class.intervals),
+            )
+            for name, metrics_of_class in metrics.classes.items()
+        ],
+        latency=_latency(metrics.latency) if metrics.latency else None,
+    )
+
+
+def shadow_comparison_to_proto(comparison: Comparison) -> pb.ShadowComparison:
+    return pb.ShadowComparison(
+        production=str(comparison.production),
+        begin_time=timestamp_to_proto(comparison.began),
+        both_normal=comparison.outcomes[Outcome.BOTH_NORMAL],
+        both_anomalous=comparison.outcomes[Outcome.BOTH_ANOMALOUS],
+        only_shadow=comparison.outcomes[Outcome.ONLY_SHADOW],
+        only_production=comparison.outcomes[Outcome.ONLY_PRODUCTION],
+        failed=comparison.failed,
+        disagreements=[
+            pb.ShadowDisagreement(
+                time=timestamp_to_proto(each.time),
+                camera=each.camera,
+                item=each.item,
+                production_score=each.production_score,
+                production_threshold=each.production_threshold,
+                shadow_score=each.shadow_score,
+                shadow_threshold=each.shadow_threshold,
+            )
+            for each in comparison.disagreements
+        ],
+    )
+
+
+def _runtime(name: str, card: RuntimeCard) -> pb.Runtime:
+    message = pb.Runtime(name=name, published=card.file is not None, refusal=card.refusal)
+    if card.parity:
+        message.parity.CopyFrom(pb.Parity(**card.parity.model_dump()))
+    if card.quantization:
+        message.quantization.CopyFrom(pb.Quantization(**card.quantization.model_dump()))
+    return message
+
+
+def _intervals(intervals: Mapping[str, Interval]) -> dict[str, pb.Interval]:
+    return {name: pb.Interval(low=interval.low, high=interval.high) for name, interval in intervals.items()}
+
+
+def _latency(latency: Latency) -> pb.Latency:
+    return pb.Latency(
+        runtime=latency.runtime,
+        device=latency.device,
+        batch_size=latency.batch_size,
+        decode=_quantiles(latency.decode),
+        prepare=_quantiles(latency.prepare),
+        inference=_quantiles(latency.inference),
+    )
+
+
+def _quantiles(spread: Spread) -> pb.TimeQuantiles:
+    p50, p95, p99 = (duration_to_proto(ms / 1000) for ms in (spread.p50_ms, spread.p95_ms, spread.p99_ms))
+    return pb.TimeQuantiles(p50=p50, p95=p95, p99=p99)
