@@ -1,135 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m blemish_local up``: the embedded stack from one command until Ctrl-C."""
+"""``python -m blemish_local up``: the embedded stack without the client's command line."""
 
-import asyncio
-import contextlib
-import os
-import signal
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import typer
 
-from blemish_local.address import Address, AddressUnusable, settle
-from blemish_local.data_directory import DataDirectory, DirectoryUnusable, claim
-from blemish_local.redis import NoRedisServer
-from blemish_local.settings import Settings, parse
-from blemish_local.stack import Stack, compose, shell_script
-from blemish_local.supervision.supervisor import Supervisor
+from blemish_local.commands import app as up
 
-STOPPED, PART_FAILED, UNUSABLE = 0, 1, 2
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(up)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stack and return the exit code."""
-    settings = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
-    data = DataDirectory(settings.data)
-    try:
-        listen = settle(settings.listen)
-        with claim(data) as held:
-            stack = compose(settings, data, listen)
-            return asyncio.run(_supervise(settings, data, listen, stack, held))
-    except (AddressUnusable, DirectoryUnusable) as error:
-        _warn(f"blemish up: {error}")
-        return UNUSABLE
-    except NoRedisServer as error:
-        _warn(f"blemish up: {error}")
-        return PART_FAILED
-    except KeyboardInterrupt:
-        # Before the supervisor took the signal over, nothing was started.
-        return STOPPED
-
-
-async def _supervise(
-    settings: Settings, data: DataDirectory, listen: Address, stack: Stack, held: int
-) -> int:
-    say = _keep_silent if settings.quiet else _say
-    environment_file = data.run / "environment.sh"
-    notices = [environment_file]
-    if settings.address_file is not None:
-        notices.append(settings.address_file)
-
-    def on_ready() -> None:
-        _write_atomically(environment_file, shell_script(stack.variables))
-        if settings.address_file is not None:
-            _write_atomically(settings.address_file, f"{listen.to_connect}\n")
-        say(_announcement(settings, data, listen, stack))
-
-    _remove(notices)
-    supervisor = Supervisor(stack, held, say, _warn)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # nohup asks for the hang-up to be ignored, and gets it.
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-            loop.add_signal_handler(number, supervisor.ask_to_stop)
-    if settings.stop_with_stdin:
-        _at_end_of_stdin(loop, supervisor.ask_to_stop)
-    try:
-        return STOPPED if await supervisor.run(on_ready) else PART_FAILED
-    finally:
-        _remove(notices)
-
-
-def _at_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
-    stdin = sys.stdin.fileno()
-
-    def read() -> None:
-        if not os.read(stdin, 4096):
-            loop.remove_reader(stdin)  # it stays readable, and a second request would kill at once
-            stop()
-
-    loop.add_reader(stdin, read)
-
-
-def _announcement(settings: Settings, data: DataDirectory, listen: Address, stack: Stack) -> str:
-    roots = ", ".join(map(str, settings.import_roots)) or "none (see --import-root)"
-    everyone = ""
-    if listen.is_open_to_others:
-        asked = bool(settings.environment.get("BLEMISH_ACCESS_FILE"))
-        everyone = (
-            f"  (open to other machines{'' if asked else ', and to everybody: see BLEMISH_ACCESS_FILE'})"
-        )
-    return "\n".join(
-        [
-            "",
-            f"blemish is up at {listen.to_connect}{everyone}",
-            f"  data     {data.root}, logs in {data.logs.name}/",
-            f"  store    {stack.store}",
-            f"  imports  {roots}",
-            f"  try it   blemish --server {listen.to_connect} info",
-            "  stop it  Ctrl-C",
-        ]
-    )
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    # The environment holds the broker's password.
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    beside.replace(path)
-
-
-def _remove(notices: Sequence[Path]) -> None:
-    for path in notices:
-        path.unlink(missing_ok=True)
-
-
-def _say(text: str) -> None:
-    # A terminal that was closed, or a reader that left, is no reason to stop.
-    try:
-        print(text, flush=True)
-    except OSError:
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process
-
-
-def _keep_silent(_text: str) -> None:
-    pass
-
-
-def _warn(text: str) -> None:
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+@app.callback()
+def _require_command() -> None:
+    """Run the embedded stack."""
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    app(prog_name="blemish")

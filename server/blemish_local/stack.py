@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from blemish_local import redis
 from blemish_local.address import Address, free_loopback_port
 from blemish_local.data_directory import DataDirectory
-from blemish_local.settings import Settings
+from blemish_local.options import StackOptions
 from blemish_local.supervision import probes
 from blemish_local.supervision.probes import Probe
 from blemish_local.supervision.service import Part
@@ -57,34 +57,34 @@ class Stack:
         return self.variables["BLEMISH_STORE"]
 
 
-def compose(settings: Settings, data: DataDirectory, listen: Address) -> Stack:
+def compose(options: StackOptions, data: DataDirectory, listen: Address) -> Stack:
     """Settle everything that the parts need to know of each other.
 
     Raises:
         NoRedisServer: if none is given and none is installed.
     """
-    outside = settings.environment
+    outside = options.environment
     variables = {
         "BLEMISH_LISTEN": str(listen),
         "BLEMISH_STORE": outside.get("BLEMISH_STORE") or str(data.store),
     }
     # Left out when there are none: an empty entry in a list of paths is the current folder.
-    if settings.import_roots:
-        variables["BLEMISH_IMPORT_ROOTS"] = os.pathsep.join(map(str, settings.import_roots))
+    if options.import_roots:
+        variables["BLEMISH_IMPORT_ROOTS"] = os.pathsep.join(map(str, options.import_roots))
     given: list[Given] = []
     stages: list[tuple[Part, ...]] = []
 
-    if settings.redis_url is not None:
-        given.append(_given_redis(settings.redis_url))
-        variables["REDIS_URL"] = settings.redis_url
+    if options.redis_url is not None:
+        given.append(_given_redis(options.redis_url))
+        variables["REDIS_URL"] = options.redis_url
     else:
         redis_part, variables["REDIS_URL"] = _redis(data, outside)
         stages.append((redis_part,))
 
-    if settings.qdrant_url is not None:
-        given.append(_given_qdrant(settings.qdrant_url, settings.qdrant_grpc_port))
-        variables["QDRANT_URL"] = settings.qdrant_url
-        variables["QDRANT_GRPC_PORT"] = str(settings.qdrant_grpc_port)
+    if options.qdrant_url is not None:
+        given.append(_given_qdrant(options.qdrant_url, options.qdrant_grpc_port))
+        variables["QDRANT_URL"] = options.qdrant_url
+        variables["QDRANT_GRPC_PORT"] = str(options.qdrant_grpc_port)
     else:
         qdrant_part, here = _qdrant(data, outside)
         variables |= here

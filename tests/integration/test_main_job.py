@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from typer.testing import CliRunner
 
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL
 from blemish.v1.job_pb2 import (
@@ -26,7 +27,7 @@ from blemish.v1.job_pb2 import (
 from blemish_client import Client
 from blemish_client.demo.surfaces import generate
 from blemish_client.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from blemish_core.models.weights import main
+from blemish_core.models.commands import app as weights_app
 
 
 def image(surfaces: Path, path: str) -> bytes:
@@ -350,7 +351,8 @@ def test_another_backbone_is_brought_and_trained_on(
 ) -> None:
     torch.save(timm.create_model("resnet34", pretrained=False).state_dict(), tmp_path / "resnet34.pth")
     store = ["--store", str(stack_data / "store")]
-    assert main(["import", "resnet34", str(tmp_path / "resnet34.pth"), *store]) == 0
+    command = ["import", "resnet34", str(tmp_path / "resnet34.pth"), *store]
+    assert CliRunner().invoke(weights_app, command).exit_code == 0
     settings = PatchCore(backbone="resnet34", input_size=64, coreset_ratio=0.02, neighbors=3)
     job = client.wait(client.train("tile", model_id="resnet", detector=settings))
     assert job.error == ""

@@ -11,7 +11,7 @@ import redis
 
 from blemish_local.address import Address
 from blemish_local.data_directory import DataDirectory, claim
-from blemish_local.settings import parse
+from blemish_local.options import resolve
 from blemish_local.stack import compose
 from blemish_local.supervision.service import Service
 
@@ -29,7 +29,7 @@ async def embedded(tmp_path: Path) -> AsyncIterator[EmbeddedRedis]:
     data = DataDirectory(tmp_path / 'a "quoted" name with spaces' / ("long" * 25))
     with claim(data) as held:
         environment = {"PATH": os.environ["PATH"]}
-        stack = compose(parse(["up"], environment), data, Address("127.0.0.1", 0))
+        stack = compose(resolve(environment), data, Address("127.0.0.1", 0))
         service = Service(stack.stages[0][0], held)
         await service.start()
         yield EmbeddedRedis(data, service, stack.variables["REDIS_URL"])

@@ -3,6 +3,7 @@ import itertools
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from blemish_local import stack
 from blemish_local.address import Address
 from blemish_local.data_directory import DataDirectory
-from blemish_local.settings import parse
+from blemish_local.options import resolve
 from blemish_local.stack import Stack, compose
 from blemish_server.settings import ServerSettings
 
@@ -22,9 +23,9 @@ def numbered_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stack, "free_loopback_port", itertools.count(7000).__next__)
 
 
-def composed(tmp_path: Path, *arguments: str, **environment: str) -> Stack:
+def composed(tmp_path: Path, import_roots: Sequence[Path] = (), **environment: str) -> Stack:
     environment.setdefault("PATH", os.environ["PATH"])
-    return compose(parse(["up", *arguments], environment), DataDirectory(tmp_path), LISTEN)
+    return compose(resolve(environment, import_roots=import_roots), DataDirectory(tmp_path), LISTEN)
 
 
 def names(stack: Stack) -> list[set[str]]:
@@ -32,7 +33,7 @@ def names(stack: Stack) -> list[set[str]]:
 
 
 def test_the_broker_starts_first_and_the_worker_beside_the_server(tmp_path: Path) -> None:
-    stack = composed(tmp_path, "--import-root", str(tmp_path), LANG="C")
+    stack = composed(tmp_path, [tmp_path], LANG="C")
 
     assert names(stack) == [{"redis"}, {"qdrant"}, {"worker", "server"}]
     assert stack.given == ()

@@ -23,4 +23,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        # ``python -m`` puts the working directory first, where a file could shadow a module.
+        del sys.path[0]
     main()

@@ -17,9 +17,9 @@ from blemish_client.cli.commands import (
     search,
     stream,
     training,
-    up,
 )
-from blemish_client.cli.failures import EXIT_CODES, Commands
+from blemish_client.cli.extras import RootCommands
+from blemish_client.cli.failures import EXIT_CODES
 from blemish_client.cli.session import Session
 from blemish_client.transport.credentials import Credentials
 
@@ -35,7 +35,7 @@ def _print_version(asked: bool) -> None:
 
 
 app = typer.Typer(
-    cls=Commands,
+    cls=RootCommands,
     help="Find blemishes on surfaces: train on good images, score new ones, search past ones.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
@@ -84,9 +84,6 @@ def session(
     ctx.obj = Session(server, Credentials(token, tls, roots))
 
 
-app.command(context_settings=up.PASS_ALL_ON)(up.up)
-app.command(context_settings=up.PASS_ALL_ON)(up.weights)
-app.command(context_settings=up.PASS_ALL_ON)(up.access)
 app.command()(demo.demo)
 app.command()(info.info)
 app.add_typer(dataset.group, name="dataset")

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may call a server, and what: a file of callers, ``python -m blemish_server.auth.access --help``.
+"""Who may call a server, and what: a file of callers, which ``blemish access`` writes.
 
 A caller shows a token, 256 random bits; the file has no more than its SHA-256, so that who reads it cannot
 call. (Nothing slower is needed: there is no guessing such a token.) Names are those of machines and
 services: they stand in logs, and beside what operators change.
 """
 
-import argparse
 import fcntl
 import os
 import secrets
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,12 +19,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from blemish_core.platform.errors import AlreadyExists, BlemishError, Corrupt, NotFound
+from blemish_core.platform.errors import AlreadyExists, Corrupt, NotFound
 from blemish_core.platform.files import atomic_write
 from blemish_core.platform.names import validate_id
 from blemish_server.scoring.batcher import Priority
 
-_VARIABLE = "BLEMISH_ACCESS_FILE"
 # Found by those who look for secrets where none should be.
 _PREFIX = "blemish_"
 
@@ -69,7 +66,9 @@ ANONYMOUS = Caller("", Role.OPERATOR)
 """Who calls a server that was given no file."""
 
 
-class _Entry(BaseModel):
+class AccessEntry(BaseModel):
+    """A caller's credential as the access file keeps it."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: str = Field(pattern=f"^({'|'.join(role.word for role in Role)})$")
@@ -81,7 +80,7 @@ class _Entry(BaseModel):
 class _Callers(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    callers: dict[str, _Entry]
+    callers: dict[str, AccessEntry]
 
 
 def read(file: Path) -> Mapping[str, Caller]:
@@ -95,6 +94,11 @@ def read(file: Path) -> Mapping[str, Caller]:
         entry.token_sha256: Caller(name, Role[entry.role.upper()], PRIORITIES[entry.most_urgent])
         for name, entry in _read(file).callers.items()
     }
+
+
+def read_entries(file: Path) -> Mapping[str, "AccessEntry"]:
+    """Return the entries of ``file`` by the names of their callers; raises like ``read``."""
+    return _read(file).callers
 
 
 def digest(token: str) -> str:
@@ -112,7 +116,7 @@ def grant(file: Path, name: str, role: Role, most_urgent: Priority = Priority.LI
     """
     validate_id(name, "name")
     token = _PREFIX + secrets.token_urlsafe(32)
-    entry = _Entry(
+    entry = AccessEntry(
         role=role.word,
         most_urgent=priority_name(most_urgent),
         token_sha256=digest(token),
@@ -160,7 +164,7 @@ def _read(file: Path) -> _Callers:
         ) from error
 
 
-def _write(file: Path, callers: dict[str, _Entry]) -> None:
+def _write(file: Path, callers: dict[str, AccessEntry]) -> None:
     # Without defaults: servers of before know no priorities here, and refuse what they do not know.
     text = _Callers(callers=callers).model_dump_json(indent=2, exclude_defaults=True)
     atomic_write(file, text.encode() + b"\n")
@@ -177,66 +181,3 @@ def _alone(file: Path) -> Iterator[None]:
         yield
     finally:
         os.close(folder)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    asked = _parser().parse_args(arguments)
-    path = asked.file or os.environ.get(_VARIABLE)
-    if not path:
-        print(f"blemish: say which file of callers: --file, or {_VARIABLE}", file=sys.stderr)
-        return 2
-    file = Path(path)
-    try:
-        if asked.command == "grant":
-            token = grant(file, asked.name, Role[asked.role.upper()], PRIORITIES[asked.most_urgent])
-            print(f"{asked.name} may call as {asked.role}; its token is shown this once:", file=sys.stderr)
-            print(token)
-        elif asked.command == "revoke":
-            revoke(file, asked.name)
-            print(f"{asked.name} may call no more; servers know within a second", file=sys.stderr)
-        else:
-            for name, entry in sorted(_read(file).callers.items()):
-                print(f"{name}\t{entry.role}\t{entry.most_urgent}\t{entry.granted:%Y-%m-%d %H:%M}")
-    except BlemishError as error:
-        print(f"blemish: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"blemish: {file}: {error.strerror}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="blemish access",
-        description="Say who may call a server, and what; it heeds changes by itself.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    let = commands.add_parser("grant", help="let somebody call, and print his token")
-    let.add_argument("name", help="of a machine or service: press-7, mes, line-office")
-    let.add_argument(
-        "--role",
-        required=True,
-        choices=[role.word for role in Role],
-        help="camera: sends frames. service: also reads everything and searches. operator: also trains, "
-        "promotes and calibrates",
-    )
-    let.add_argument(
-        "--most-urgent",
-        choices=PRIORITIES,
-        default=_MOST_URGENT,
-        help="of its images; all of a lower priority wait while there are any (%(default)s)",
-    )
-    bar = commands.add_parser("revoke", help="let somebody call no more, and end his streams")
-    bar.add_argument("name")
-    tell = commands.add_parser(
-        "list", help="print who may call: name, role, how urgently, since when (UTC)"
-    )
-    for command in (let, bar, tell):
-        command.add_argument("--file", help=f"of the callers ({_VARIABLE}), beside the server")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -25,7 +25,6 @@ from blemish_client import Client
 from blemish_client.cli import failures
 from blemish_client.cli.__main__ import main
 from blemish_client.cli.app import app
-from blemish_client.cli.commands import up
 
 if TYPE_CHECKING:
     from tests.clients.conftest import Fake, Make
@@ -522,38 +521,6 @@ def test_usage(run: Run) -> None:
     assert run("nonsense").exit_code == 2
     assert "Exit codes" in run("--help").stdout
     assert run("--version").stdout.startswith("blemish ")
-
-
-def test_up_hands_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[list[str]] = []
-    monkeypatch.setattr("os.execv", lambda _, command: calls.append(command))
-    monkeypatch.setattr(up, "_LOCAL", ("json",))
-    monkeypatch.setattr(up, "_CORE", ("json",))
-    CliRunner().invoke(app, ["up", "--data", "d", "--help"], catch_exceptions=False)
-    CliRunner().invoke(app, ["weights", "import", "resnet18", "f", "--store", "s"], catch_exceptions=False)
-    assert calls == [
-        [sys.executable, "-P", "-m", "blemish_local", "up", "--data", "d", "--help"],
-        [
-            sys.executable,
-            "-P",
-            "-m",
-            "blemish_core.models.weights",
-            "import",
-            "resnet18",
-            "f",
-            "--store",
-            "s",
-        ],
-    ]
-
-
-def test_up_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(up, "_LOCAL", ("no_such_module",))
-    monkeypatch.setattr(up, "_CORE", ("no_such_module",))
-    for command, extra in (("up", "local"), ("weights", "worker")):
-        result = CliRunner().invoke(app, [command])
-        assert result.exit_code == 2
-        assert f"pip install 'blemish[{extra}]'" in result.stderr
 
 
 def test_the_command_line_names_its_own_extra(

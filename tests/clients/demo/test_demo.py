@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from typer.testing import CliRunner, Result
 
 from blemish.v1.job_pb2 import JOB_STATE_FAILED
 from blemish_client.cli.app import app
-from blemish_client.cli.commands import up
+from blemish_client.cli.extras import UP
 from blemish_client.cli.failures import Failure
 from blemish_client.demo.material import Material, drawn, given
 from blemish_client.demo.stack import ended_like_ctrl_c, running
@@ -131,7 +132,7 @@ def server(target: str, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         yield stack
 
     monkeypatch.setattr("blemish_client.demo.run.running", stand_in)
-    monkeypatch.setattr(up, "_LOCAL", ())
+    monkeypatch.setattr("blemish_client.cli.commands.demo.UP", replace(UP, requires=()))
     return stack
 
 

@@ -81,29 +81,3 @@ def test_what_is_no_file_of_callers_is_refused_and_left_alone(file: Path, text: 
     with pytest.raises(Corrupt):
         access.grant(file, "mes", Role.SERVICE)
     assert file.read_text() == text
-
-
-def test_the_command(
-    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("BLEMISH_ACCESS_FILE", raising=False)
-    assert access.main(["list"]) == 2
-    assert "say which file of callers: --file, or BLEMISH_ACCESS_FILE" in capsys.readouterr().err
-    monkeypatch.setenv("BLEMISH_ACCESS_FILE", str(file))
-    assert access.main(["list"]) == 2
-    assert "there is no file of callers" in capsys.readouterr().err
-    assert access.main(["grant", "mes", "--role", "service"]) == 0
-    said = capsys.readouterr()
-    assert access.read(file)[access.digest(said.out.strip())] == Caller("mes", Role.SERVICE)
-    assert "mes may call as service" in said.err
-    assert access.main(["list", "--file", str(file)]) == 0
-    assert capsys.readouterr().out.startswith("mes\tservice\tline-stop\t20")
-    assert access.main(["grant", "press-7", "--role", "camera", "--most-urgent", "backfill"]) == 0
-    shown = access.read(file)[access.digest(capsys.readouterr().out.strip())]
-    assert shown == Caller("press-7", Role.CAMERA, Priority.BACKFILL)
-    with pytest.raises(SystemExit):
-        access.main(["grant", "press-8", "--role", "camera", "--most-urgent", "now"])
-    assert access.main(["revoke", "mes"]) == 0
-    assert access.main(["revoke", "mes"]) == 2
-    assert access.main(["grant", "mes", "--role", "camera", "--file", "/nowhere/callers.json"]) == 2
-    assert "there is no folder /nowhere" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from blemish_client.cli.commands.up import require_local
+from blemish_client.cli.extras import UP
 from blemish_client.cli.options import Json
 from blemish_client.cli.session import Session
 
@@ -38,7 +38,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Start a server here, learn some surfaces, score and search them, and draw what was found."""
-    require_local()
+    UP.require()
     from blemish_client.demo.run import Plan, run
 
     names = tuple(dict.fromkeys(filter(None, (name.strip() for name in categories.split(",")))))

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands of the optional packages: listed by name, imported when run.
+
+The client must not import the server, the detectors or the embedded stack. The table names the modules,
+so that ``blemish --help`` neither needs nor loads them.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from typer.core import TyperCommand
+from typer.main import get_command
+
+from blemish_client.cli.failures import Commands, Failure
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A command that an optional package brings."""
+
+    name: str
+    help: str
+    module: str
+    """Module whose ``app`` is the command, as a Typer application."""
+    requires: tuple[str, ...]
+    """Packages that come with the extra alone; the other ones are part of every wheel."""
+    install_hint: str
+
+    def require(self) -> None:
+        """Check that the packages are installed.
+
+        Raises:
+            Failure: naming the command that installs them.
+        """
+        if any(find_spec(name) is None for name in self.requires):
+            raise Failure(self.install_hint)
+
+
+UP = Extra(
+    "up",
+    "Start Redis, Qdrant, a worker and the server on this machine.",
+    "blemish_local.commands",
+    ("blemish_local", "torch", "celery"),
+    "the server is not installed here; get it with: pip install 'blemish[local]'",
+)
+WEIGHTS = Extra(
+    "weights",
+    "Import or download network weights for training.",
+    "blemish_core.models.commands",
+    ("blemish_core", "torch"),
+    "detectors are not installed here; get them with: pip install 'blemish[worker]'",
+)
+ACCESS = Extra(
+    "access",
+    "Manage the credentials of a server on this machine.",
+    "blemish_server.auth.commands",
+    ("blemish_core", "pydantic"),
+    "the server is not installed here; get it with: pip install 'blemish[server]'",
+)
+
+
+class ExtraCommand(TyperCommand):
+    """A placeholder that becomes the real command when it is run."""
+
+    def __init__(self, extra: Extra) -> None:
+        super().__init__(extra.name, help=extra.help)
+        self._extra = extra
+
+    def load(self) -> Any:
+        """Import and return the real command.
+
+        Raises:
+            Failure: if its packages are not installed.
+        """
+        self._extra.require()
+        return get_command(import_module(self._extra.module).app)
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        return self.load().make_context(info_name, args, parent, **extra)
+
+
+class RootCommands(Commands):
+    """The top-level commands: those of the extras first, then the client's own."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {extra.name: ExtraCommand(extra) for extra in (UP, WEIGHTS, ACCESS)} | dict(
+            self.commands
+        )

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the stack until it is asked to stop, and announce its address."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from blemish_local.address import Address, AddressUnusable, settle
+from blemish_local.data_directory import DataDirectory, DirectoryUnusable, claim
+from blemish_local.options import StackOptions
+from blemish_local.redis import NoRedisServer
+from blemish_local.stack import Stack, compose, shell_script
+from blemish_local.supervision.supervisor import Supervisor
+
+STOPPED, SERVICE_FAILED, UNUSABLE = 0, 1, 2
+
+
+def launch(options: StackOptions) -> int:
+    """Run the stack and return the exit code."""
+    data = DataDirectory(options.data)
+    try:
+        listen = settle(options.listen)
+        with claim(data) as held:
+            stack = compose(options, data, listen)
+            return asyncio.run(_supervise(options, data, listen, stack, held))
+    except (AddressUnusable, DirectoryUnusable) as error:
+        _warn(f"blemish up: {error}")
+        return UNUSABLE
+    except NoRedisServer as error:
+        _warn(f"blemish up: {error}")
+        return SERVICE_FAILED
+    except KeyboardInterrupt:
+        # Before the supervisor took the signal over, nothing was started.
+        return STOPPED
+
+
+async def _supervise(
+    options: StackOptions, data: DataDirectory, listen: Address, stack: Stack, held: int
+) -> int:
+    say = _keep_silent if options.quiet else _say
+    environment_file = data.run / "environment.sh"
+    notices = [environment_file]
+    if options.address_file is not None:
+        notices.append(options.address_file)
+
+    def on_ready() -> None:
+        _write_atomically(environment_file, shell_script(stack.variables))
+        if options.address_file is not None:
+            _write_atomically(options.address_file, f"{listen.to_connect}\n")
+        say(_announcement(options, data, listen, stack))
+
+    _remove(notices)
+    supervisor = Supervisor(stack, held, say, _warn)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # nohup asks for the hang-up to be ignored, and gets it.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            loop.add_signal_handler(number, supervisor.ask_to_stop)
+    if options.stop_with_stdin:
+        _at_end_of_stdin(loop, supervisor.ask_to_stop)
+    try:
+        return STOPPED if await supervisor.run(on_ready) else SERVICE_FAILED
+    finally:
+        _remove(notices)
+
+
+def _at_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    stdin = sys.stdin.fileno()
+
+    def read() -> None:
+        if not os.read(stdin, 4096):
+            loop.remove_reader(stdin)  # it stays readable, and a second request would kill at once
+            stop()
+
+    loop.add_reader(stdin, read)
+
+
+def _announcement(options: StackOptions, data: DataDirectory, listen: Address, stack: Stack) -> str:
+    roots = ", ".join(map(str, options.import_roots)) or "none (see --import-root)"
+    everyone = ""
+    if listen.is_open_to_others:
+        asked = bool(options.environment.get("BLEMISH_ACCESS_FILE"))
+        everyone = (
+            f"  (open to other machines{'' if asked else ', and to everybody: see BLEMISH_ACCESS_FILE'})"
+        )
+    return "\n".join(
+        [
+            "",
+            f"blemish is up at {listen.to_connect}{everyone}",
+            f"  data     {data.root}, logs in {data.logs.name}/",
+            f"  store    {stack.store}",
+            f"  imports  {roots}",
+            f"  try it   blemish --server {listen.to_connect} info",
+            "  stop it  Ctrl-C",
+        ]
+    )
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    # The environment holds the broker's password.
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    beside.replace(path)
+
+
+def _remove(notices: Sequence[Path]) -> None:
+    for path in notices:
+        path.unlink(missing_ok=True)
+
+
+def _say(text: str) -> None:
+    # A terminal that was closed, or a reader that left, is no reason to stop.
+    try:
+        print(text, flush=True)
+    except OSError:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process
+
+
+def _keep_silent(_text: str) -> None:
+    pass
+
+
+def _warn(text: str) -> None:
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
