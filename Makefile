@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# KServe's client wants an older protobuf than ours; a test runs it in an environment of its own.
+# KServe's client requires an older protobuf, so a test runs it in an environment of its own.
 KSERVE := .venv/kserve/.ready
 
 .PHONY: help setup demo test chaos bench bench-serving bench-endurance check lint types protos format clean
@@ -36,15 +36,15 @@ chaos: $(READY) ## Kill, stop and mislead a running stack, and look whether all 
 	$(BIN)/python -W ignore -m tests.chaos --rounds $(or $(ROUNDS),24) --minutes $(or $(MINUTES),60) \
 	  $(if $(SEED),--seed $(SEED))
 
-bench: $(READY) ## Run every benchmark in turn; each prints a Markdown table (minutes each)
+bench: $(READY) ## Run every benchmark and write docs/benchmarks.md (minutes each)
 	@set -e; for file in tests/benchmarks/bench_*.py; do \
 	  echo "## $$file"; name=$$(basename "$$file" .py); \
 	  OMP_WAIT_POLICY=PASSIVE $(BIN)/python -W ignore -m "tests.benchmarks.$$name"; echo; done
 
-bench-serving: $(READY) ## Streams and unary calls to a running server beside the same frames with none
+bench-serving: $(READY) ## Measure streams and unary calls against the same frames without a server
 	$(BIN)/python -W ignore -m tests.benchmarks.bench_serving
 
-bench-endurance: $(READY) ## Overload, sleeping and stuck cameras, ten minutes of full load: 20 minutes
+bench-endurance: $(READY) ## Measure overload, idle and stuck clients, and long steady load (20 minutes)
 	$(BIN)/python -W ignore -m tests.benchmarks.bench_endurance
 
 check: lint types test ## All that a change must pass: style, import rules, types, contract, tests

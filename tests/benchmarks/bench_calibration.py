@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often PatchCore rejects good images that it never saw, beside what its calibration promised.
+"""Compare PatchCore's false reject rate on unseen images with the rate that its calibration warrants.
 
-Run ``python tests/benchmarks/bench_calibration.py``; images are drawn by blemish itself. Each seed trains
-on other images of one pool by ``patchcore_training.train`` and scores good images of the pool that it left
-out. The bound is passed with a probability of 1e-3 a row by a calibration that keeps its promise exactly.
+    python -m tests.benchmarks.bench_calibration [--categories tile] [--seeds 20]
+
+Images are drawn by blemish. Each seed trains on other images of one pool and scores good images that the
+training left out. A calibration that is exactly right exceeds the bounds of a row with probability 1e-3.
 """
 
-import argparse
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import betabinom
+from tests.benchmarks.report import Report, parser, section
 from torch import Tensor
 
 from blemish_client.demo.surfaces.specimen import CATEGORIES, Origin, draw
@@ -29,35 +30,39 @@ from blemish_core.detectors.patchcore.network import PatchFeatures
 from blemish_core.detectors.patchcore.training.train import train
 
 CHANCE = 1e-3
-REMEMBERED = 1000
+CACHED = 1000
 CASES = ((4, 0.05), (8, 0.05), (12, 0.05), (19, 0.05), (19, 0.2), (57, 0.05), (57, 0.2), (147, 0.02))
-"""Training images and target; below 20 images they are cross-calibrated, else some are held out."""
+"""Training images and target rate. Fewer than 20 images are cross-calibrated, else some are held out."""
 
 
 def main() -> None:
-    """Print one row for each case."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--categories", nargs="*", default=CATEGORIES)
-    parser.add_argument("--pool", type=int, default=220, help="good images of each category")
-    parser.add_argument("--fresh", type=int, default=60, help="unseen good images for each seed")
-    parser.add_argument("--seeds", type=int, default=20, help="trainings for each row")
-    parser.add_argument("--size", type=int, default=128, help="sides of the images and the input, px")
-    given = parser.parse_args()
-    torch.set_num_threads(1)  # small inputs; repeatable beside other work
-    settings = PatchCoreSettings(input_size=given.size, coreset_ratio=0.02)
-    print(
-        f"PatchCore, {given.size} px, seeds 0 to {given.seeds - 1}, {given.fresh} unseen good images each\n"
-        "category  images  method             n  target  warranted  measured  bound (1e-3)    "
-        "single trainings  90 % interval covers"
-    )
-    for category in given.categories:
-        pool = [
-            draw(Origin(category, "train", "good", index, 0, given.size)).image
-            for index in range(given.pool)
-        ]
-        with _network_once_an_image():
-            for images, target in CASES:
-                _row(category, pool, images, target, settings, given.seeds, given.fresh)
+    """Write one row for each case."""
+    options = parser(__doc__)
+    options.add_argument("--categories", nargs="*", default=CATEGORIES)
+    options.add_argument("--pool", type=int, default=220, help="good images of each category")
+    options.add_argument("--fresh", type=int, default=60, help="unseen good images for each seed")
+    options.add_argument("--seeds", type=int, default=20, help="trainings for each row")
+    options.add_argument("--size", type=int, default=128, help="sides of the images and the input, px")
+    arguments = options.parse_args()
+    torch.set_num_threads(1)  # inputs are small, and rounding does not depend on the machine's load
+    settings = PatchCoreSettings(input_size=arguments.size, coreset_ratio=0.02)
+    with section("bench_calibration", "False reject rates", arguments) as report:
+        report.write(
+            f"PatchCore, {arguments.size} px, seeds 0 to {arguments.seeds - 1}, {arguments.fresh} unseen "
+            "good images each.\n"
+        )
+        report.write(
+            "| category | images | method | held-out scores | target | warranted | measured | bounds "
+            "| single trainings | 90 % interval covers |\n|---|---|---|---|---|---|---|---|---|---|"
+        )
+        for category in arguments.categories:
+            pool = [
+                draw(Origin(category, "train", "good", index, 0, arguments.size)).image
+                for index in range(arguments.pool)
+            ]
+            with _cached_features():
+                for images, target in CASES:
+                    _row(category, pool, images, target, settings, arguments.seeds, arguments.fresh, report)
 
 
 def _row(
@@ -68,6 +73,7 @@ def _row(
     settings: PatchCoreSettings,
     seeds: int,
     fresh: int,
+    report: Report,
 ) -> None:
     shares, covered, method, calibration = [], 0, "", None
     for seed in range(seeds):
@@ -75,25 +81,24 @@ def _row(
         training, calibration = _trained(pool, order[fresh:], seed, target, settings)
         detector, method = training.detector, training.method
         scores = [
-            outcome.score
+            prediction.score
             for start in range(0, fresh, 8)
-            for outcome in detector.inspect(
+            for prediction in detector.inspect(
                 [detector.prepare(pool[i]) for i in order[start : min(start + 8, fresh)]]
             )
         ]
         shares.append(float(np.mean([calibration.anomalous(score) for score in scores])))
         lower, upper = calibration.false_reject_rate_interval
-        # Of the rate of these images, which differs a little from the rate itself.
+        # The share of these images differs slightly from the true rate.
         covered += lower <= shares[-1] <= upper
     assert calibration is not None
     count, warranted = len(calibration.scores), calibration.warranted_false_reject_rate
     above = floor(round(warranted * (count + 1), 9))
     fewest, most = _bounds(seeds, fresh, above, count)
-    print(
-        f"{category:8}  {images:6}  {method:17}  {count:2}  {target:5.0%}   {warranted:7.1%}    "
-        f"{np.mean(shares):6.1%}   {fewest:5.1%} to {most:5.1%}   "
-        f"{min(shares):5.1%} to {max(shares):5.1%}  {covered:3} of {seeds}",
-        flush=True,
+    report.write(
+        f"| {category} | {images} | {method} | {count} | {target:.0%} | {warranted:.1%} "
+        f"| {np.mean(shares):.1%} | {fewest:.1%} to {most:.1%} "
+        f"| {min(shares):.1%} to {max(shares):.1%} | {covered} of {seeds} |"
     )
 
 
@@ -104,13 +109,13 @@ def _trained(
     target: float,
     settings: PatchCoreSettings,
 ) -> tuple[Training, Calibration]:
-    terms = TrainingContext(Path("nowhere"), seed, target, silent)
-    training = train(settings, [partial(pool.__getitem__, i) for i in chosen], terms)
+    context = TrainingContext(Path("nowhere"), seed, target, silent)
+    training = train(settings, [partial(pool.__getitem__, i) for i in chosen], context)
     return training, Calibration.of(training.held.scores, training.held.map_maxima, target)
 
 
 def _bounds(seeds: int, fresh: int, above: int, count: int) -> tuple[float, float]:
-    """Shares of rejects over all seeds that are passed downwards and upwards by CHANCE."""
+    """Return the shares of rejects over all seeds that CHANCE exceeds downwards and upwards."""
     one = betabinom.pmf(np.arange(fresh + 1), fresh, above, count + 1 - above)
     size = seeds * fresh + 1
     cumulated = np.cumsum(np.fft.irfft(np.fft.rfft(one, size) ** seeds, size))
@@ -119,23 +124,23 @@ def _bounds(seeds: int, fresh: int, above: int, count: int) -> tuple[float, floa
 
 
 @contextmanager
-def _network_once_an_image() -> Iterator[None]:
-    """Keep what the backbone says of an image: trainings differ in the images they choose, not in that."""
-    answers: OrderedDict[bytes, Tensor] = OrderedDict()
+def _cached_features() -> Iterator[None]:
+    """Cache the backbone's features by image, because trainings differ only in the images they choose."""
+    features: OrderedDict[bytes, Tensor] = OrderedDict()
     compute = PatchFeatures.forward
 
-    def remembered(network: PatchFeatures, images: Tensor) -> Tensor:
+    def cached(network: PatchFeatures, images: Tensor) -> Tensor:
         keys = [image.numpy().tobytes() for image in images]
-        if any(key not in answers for key in keys):
-            answers.update(zip(keys, compute(network, images), strict=True))
+        if any(key not in features for key in keys):
+            features.update(zip(keys, compute(network, images), strict=True))
         for key in keys:
-            answers.move_to_end(key)
-        found = torch.stack([answers[key] for key in keys])
-        while len(answers) > REMEMBERED:
-            answers.popitem(last=False)  # mostly copies with a spot altered, which do not come again
+            features.move_to_end(key)
+        found = torch.stack([features[key] for key in keys])
+        while len(features) > CACHED:
+            features.popitem(last=False)  # mostly altered copies, which are used once
         return found
 
-    with patch.object(PatchFeatures, "forward", remembered):
+    with patch.object(PatchFeatures, "forward", cached):
         yield
 
 

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time our coreset against anomalib's loop on the same features from the same start: a Markdown table.
+"""Time the coreset against anomalib's loop on the same features and from the same first pick.
 
-    python tests/benchmarks/bench_coreset.py [--data FOLDER] [--whole]
+    python -m tests.benchmarks.bench_coreset [--data FOLDER] [--whole]
 
 Features are those of EfficientNet-Lite0 at 256 px, of synthetic surfaces or of a folder of images. Each
-pick of anomalib's loop reads all features once and so costs the same: without ``--whole`` a number of its
-picks is timed and the time for all of them extrapolated.
+pick of anomalib's loop reads all features once, so all picks cost the same. Without ``--whole`` some of its
+picks are timed, and the time for all of them is extrapolated.
 """
 
-import argparse
-import os
 import time
 from collections.abc import Iterator
 from itertools import count
@@ -18,6 +16,7 @@ from statistics import median
 
 import torch
 from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
+from tests.benchmarks.report import parser, section
 from torch import Tensor
 
 from blemish_client.demo.surfaces.specimen import CATEGORIES, Origin, draw
@@ -28,7 +27,7 @@ from blemish_core.imaging.decode import ImageLimits, decode
 
 
 def images(data: Path | None) -> Iterator[Image]:
-    """Good images: of ``data``, each once, or synthetic ones without end."""
+    """Yield good images: those below ``data``, each once, or synthetic ones without end."""
     if data is None:
         for number in count():
             category = CATEGORIES[number % len(CATEGORIES)]
@@ -40,7 +39,7 @@ def images(data: Path | None) -> Iterator[Image]:
 
 
 def patches(data: Path | None, wanted: int) -> Tensor:
-    """Return ``wanted`` patches (N, D), fewer if the images have not so many."""
+    """Return ``wanted`` patches (N, D), or all if the images have fewer."""
     settings = PatchCoreSettings()
     detector = PatchCore(settings)
     detector.load_pretrained(Path("nowhere"))
@@ -55,7 +54,8 @@ def patches(data: Path | None, wanted: int) -> Tensor:
 
 
 def anomalib_picks(points: Tensor, ratio: float, picks: int, seed: int) -> list[int]:
-    """The first picks of anomalib's own class; the third dimension keeps it from projecting."""
+    """Return the first picks of anomalib's class."""
+    # It projects features of two dimensions only.
     sampler = KCenterGreedy(points[..., None], ratio)
     sampler.coreset_size = picks
     torch.manual_seed(seed)
@@ -63,25 +63,27 @@ def anomalib_picks(points: Tensor, ratio: float, picks: int, seed: int) -> list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="a folder of images instead of synthetic surfaces")
-    parser.add_argument("--points", type=int, default=100_000, help="patches to select from")
-    parser.add_argument("--ratio", type=float, default=0.1, help="share of them that is kept")
-    parser.add_argument("--picks", type=int, default=300, help="picks of anomalib's loop a round")
-    parser.add_argument("--rounds", type=int, default=5, help="each times anomalib's loop, then ours")
-    parser.add_argument("--whole", action="store_true", help="all picks of anomalib's loop, in one round")
-    asked = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--data", type=Path, help="a folder of images instead of synthetic surfaces")
+    options.add_argument("--points", type=int, default=100_000, help="patches to select from")
+    options.add_argument("--ratio", type=float, default=0.1, help="share of patches that is kept")
+    options.add_argument("--picks", type=int, default=300, help="picks of anomalib's loop per round")
+    options.add_argument(
+        "--rounds", type=int, default=5, help="rounds of anomalib's loop and then blemish's"
+    )
+    options.add_argument("--whole", action="store_true", help="all picks of anomalib's loop, in one round")
+    arguments = options.parse_args()
 
-    points = patches(asked.data, asked.points)
-    keep = int(len(points) * asked.ratio)
-    picks, rounds = (keep, 1) if asked.whole else (min(asked.picks, keep), asked.rounds)
+    points = patches(arguments.data, arguments.points)
+    keep = int(len(points) * arguments.ratio)
+    picks, rounds = (keep, 1) if arguments.whole else (min(arguments.picks, keep), arguments.rounds)
     theirs_s: list[float] = []
     ours_s: list[float] = []
     same = compared = 0
     for seed in range(rounds):
         began_s = time.perf_counter()
-        theirs = anomalib_picks(points, asked.ratio, picks, seed)
-        # The first of its picks is drawn, and costs nothing.
+        theirs = anomalib_picks(points, arguments.ratio, picks, seed)
+        # The first pick is drawn at random and costs nothing.
         theirs_s.append((time.perf_counter() - began_s) / max(1, picks - 1) * (keep - 1))
         began_s = time.perf_counter()
         ours = greedy_coreset(points, keep, first=theirs[0])
@@ -90,14 +92,14 @@ def main() -> None:
         compared += picks
 
     faster = median(their / our for their, our in zip(theirs_s, ours_s, strict=True))
-    how = "all" if picks == keep else f"from {picks:,} a round"
-    print(
-        f"{keep:,} of {len(points):,} x {points.shape[1]} kept; {rounds} rounds, each anomalib's loop and "
-        f"then ours, medians; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n\n"
-        "| coreset | picks timed | seconds | faster | same picks |\n|---|---|---|---|---|\n"
-        f"| anomalib KCenterGreedy | {how} | {median(theirs_s):.1f} | 1x | |\n"
-        f"| blemish | all | {median(ours_s):.1f} | {faster:.0f}x | {same:,} of {compared:,} |"
-    )
+    timed = "all" if picks == keep else f"{picks:,} per round"
+    with section("bench_coreset", "Coreset", arguments) as report:
+        report.write(
+            f"{keep:,} of {len(points):,} patches of {points.shape[1]} values kept; medians of {rounds} "
+            "rounds.\n\n| coreset | picks timed | seconds | speed | same picks |\n|---|---|---|---|---|\n"
+            f"| anomalib KCenterGreedy | {timed} | {median(theirs_s):.1f} | 1x | |\n"
+            f"| blemish | all | {median(ours_s):.1f} | {faster:.0f}x | {same:,} of {compared:,} |"
+        )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What p-values say of a camera that changes, and when rejects say it: good images under other conditions.
+"""Measure how p-values and rejects respond to a change of the camera: light, focus and noise.
 
-Run ``python -m tests.benchmarks.bench_drift``. PatchCore learns from the demo's good images; good images
-that it never saw are scored as they are, and darker, out of focus or with a sensor's noise. How far they
-then score like defects seen as before: image AUROC. With ``--no-whitened`` of the paper's PatchCore.
+    python -m tests.benchmarks.bench_drift [--no-whitened]
+
+PatchCore learns from the demo's good images. Unseen good images are scored unchanged, darker, out of focus
+and with a sensor's noise. The image AUROC compares them with defects under unchanged conditions.
+``--no-whitened`` measures the PatchCore of the paper.
 """
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from itertools import cycle
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from tests.benchmarks.report import parser, section
 
 from blemish_client.demo.surfaces.specimen import CATEGORIES, CLASSES, Origin, draw
 from blemish_core.calibration import Calibration
@@ -50,44 +52,50 @@ CHANGES: dict[str, Callable[[Image], Image]] = {
 
 
 def main() -> None:
-    """Print one row for each change."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=80, help="good images learned from, a fifth held out")
-    parser.add_argument("--fresh", type=int, default=60, help="good images scored")
-    parser.add_argument("--no-whitened", action="store_true", help="the paper's PatchCore")
-    given = parser.parse_args()
-    settings = PatchCoreSettings(whitened=not given.no_whitened)
-    columns = {category: _column(settings, category, given.images, given.fresh) for category in CATEGORIES}
-    print(
-        f"PatchCore, {SIZE} px; of {given.fresh} good images those with p <= {LOW:g}, those rejected, and "
-        f"image AUROC of all with {DEFECTS} defects:\n"
-    )
-    print(f"| change | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
-    for change in CHANGES:
-        cells = (", ".join(f"{figure:.2f}" for figure in of[change]) for of in columns.values())
-        print(f"| {change} | {' | '.join(cells)} |")
+    """Write one row for each change."""
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=80, help="good training images, a fifth held out")
+    options.add_argument("--fresh", type=int, default=60, help="good images scored")
+    options.add_argument("--no-whitened", action="store_true", help="the PatchCore of the paper")
+    arguments = options.parse_args()
+    name = "bench_drift_no_whitened" if arguments.no_whitened else "bench_drift"
+    title = "Camera drift" + (", PatchCore of the paper" if arguments.no_whitened else "")
+    settings = PatchCoreSettings(whitened=not arguments.no_whitened)
+    with section(name, title, arguments) as report:
+        columns = {
+            category: _column(settings, category, arguments.images, arguments.fresh)
+            for category in CATEGORIES
+        }
+        report.write(
+            f"PatchCore, {SIZE} px. Each cell: share of {arguments.fresh} good images with p <= {LOW:g}, "
+            f"share rejected, and image AUROC against {DEFECTS} defects.\n"
+        )
+        report.write(f"| change | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
+        for change in CHANGES:
+            cells = (", ".join(f"{figure:.2f}" for figure in each[change]) for each in columns.values())
+            report.write(f"| {change} | {' | '.join(cells)} |")
 
 
 def _column(
     settings: PatchCoreSettings, category: str, images: int, fresh: int
 ) -> dict[str, tuple[float, float, float]]:
-    """Share with a low p-value, share rejected and image AUROC, by change."""
+    """Return the share with a low p-value, the share rejected and the image AUROC, by change."""
     learned = [draw(Origin(category, "train", "good", number, 0, SIZE)).image for number in range(images)]
-    terms = TrainingContext(Path("nowhere"), 0, TARGET, silent)
-    training = train(settings, [partial(learned.__getitem__, i) for i in range(images)], terms)
-    judge = Calibration.of(training.held.scores, training.held.map_maxima, TARGET)
+    context = TrainingContext(Path("nowhere"), 0, TARGET, silent)
+    training = train(settings, [partial(learned.__getitem__, i) for i in range(images)], context)
+    calibration = Calibration.of(training.held.scores, training.held.map_maxima, TARGET)
     good = [draw(Origin(category, "test", "good", number, 0, SIZE)).image for number in range(fresh)]
     defects = [
         draw(Origin(category, "test", kind, number, 0, SIZE)).image
         for number, kind in zip(range(DEFECTS), cycle(CLASSES[category]), strict=False)
     ]
-    of_defects = _scores(training.detector, defects)
+    defect_scores = _scores(training.detector, defects)
     shares = {}
     for name, change in CHANGES.items():
         scores = _scores(training.detector, [change(image) for image in good])
-        low = np.mean([judge.p_value(score) <= LOW for score in scores])
-        rejected = np.mean([judge.anomalous(score) for score in scores])
-        shares[name] = float(low), float(rejected), image_auroc(scores, of_defects) or 0.0
+        low = np.mean([calibration.p_value(score) <= LOW for score in scores])
+        rejected = np.mean([calibration.anomalous(score) for score in scores])
+        shares[name] = float(low), float(rejected), image_auroc(scores, defect_scores) or 0.0
     return shares
 
 

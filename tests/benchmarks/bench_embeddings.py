@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which embedding finds the same kind of image: candidates on datasets in MVTec AD's layout, a table.
+"""Compare candidates for the embedding: how precisely each finds images of the same kind.
 
     python -m tests.benchmarks.bench_embeddings [FOLDER ...] [--images 300] [--coreset 0.1] [--size 256]
                                                 [--ours]
 
-Without folders it takes the three synthetic surfaces of the demo. A PatchCore learns from train/good; every
-test image is a query in turn and the others are the index. Precision at k counts the right ones among the k
-best, or among as many as there are right ones, where those are fewer: the same side (good or defective) for
-every query, and the same class for defective ones. All candidates but the last are of the paper's
-PatchCore; ``--ours`` leaves these out. Below them, how well either PatchCore tells good from defective.
+Without folders the three synthetic surfaces of the demo are used. A PatchCore learns from train/good. Every
+test image is a query in turn, and the others are the index. Precision at k is the share of right images
+among the k best. If there are fewer than k right images, k is their number. Right images are those of the
+query's side (good or defective), and for defective queries also those of its class. All candidates but the
+last use the PatchCore of the paper; ``--ours`` leaves them out. The last rows give the image AUROC.
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tests.benchmarks.report import parser, section
 from torch import Tensor
 from torch.nn import functional
 
@@ -33,13 +33,13 @@ from blemish_core.evaluation.metrics import image_auroc
 from blemish_core.imaging.decode import ImageLimits, decode
 
 GOOD = "good"
-TOP = 16  # patches of an image that MaxSim compares
+TOP = 16  # patches of an image in MaxSim
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp"}
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What a forward pass says of N test images."""
+class Forward:
+    """The results of forward passes over N test images."""
 
     features: Tensor
     """(N, P, D)."""
@@ -49,11 +49,11 @@ class Looked:
     """(N, P)."""
     classes: NDArray[np.str_]
     embeddings: Tensor
-    """(N, D + 1), as blemish has them."""
+    """(N, D + 1), as the detector returns them."""
     scores: Tensor
     """(N,)."""
     unlike: Tensor
-    """(N, 1), the score, -1 to 1."""
+    """(N, 1), the score mapped to -1 to 1."""
     center: Tensor
     spread: Tensor
     whitening: Tensor
@@ -62,17 +62,22 @@ class Looked:
 def trained(
     folder: Path, images: int, coreset: float, *, whitened: bool = False, size: int = 256
 ) -> Training:
-    """A PatchCore of at most so many of a folder's good images, ``size`` px a side."""
+    """Train a PatchCore with at most ``images`` good images of a folder."""
     train = sorted(each for each in (folder / "train/good").iterdir() if each.suffix.lower() in IMAGES)
     if len(train) > images:
         chosen = np.random.default_rng(0).permutation(len(train))[:images]
         train = [train[number] for number in sorted(chosen)]
-    terms = TrainingContext(weights=folder / "none", seed=0, target_false_reject_rate=0.05, progress=silent)
+    context = TrainingContext(
+        weights=folder / "none", seed=0, target_false_reject_rate=0.05, progress=silent
+    )
     settings = PatchCoreSettings(coreset_ratio=coreset, whitened=whitened, input_size=size)
-    return patchcore_training.train(settings, [partial(read, each) for each in train], terms)
+    return patchcore_training.train(settings, [partial(read, each) for each in train], context)
 
 
-def look(folder: Path, images: int, coreset: float, *, whitened: bool = False, size: int = 256) -> Looked:
+def forward(
+    folder: Path, images: int, coreset: float, *, whitened: bool = False, size: int = 256
+) -> Forward:
+    """Train a PatchCore and pass all test images through it."""
     detector = trained(folder, images, coreset, whitened=whitened, size=size).detector
     assert isinstance(detector, PatchCore)
     tensors = detector.tensors()
@@ -84,13 +89,13 @@ def look(folder: Path, images: int, coreset: float, *, whitened: bool = False, s
             patches, grid = detector.features([detector.prepare(read(each))])
             distances = torch.cdist(patches[0], bank)
             nearest = distances.min(1)
-            (outcome,) = detector.outcomes(patches, grid)
+            (prediction,) = detector.outcomes(patches, grid)
             features.append(patches[0])
             residuals.append(patches[0] - bank[nearest.indices])
             anomaly.append(nearest.values)
-            vectors.append(torch.from_numpy(outcome.embedding))
-            scores.append(outcome.score)
-    return Looked(
+            vectors.append(torch.from_numpy(prediction.embedding))
+            scores.append(prediction.score)
+    return Forward(
         torch.stack(features),
         torch.stack(residuals),
         torch.stack(anomaly),
@@ -104,6 +109,14 @@ def look(folder: Path, images: int, coreset: float, *, whitened: bool = False, s
     )
 
 
+def surfaces(folder: Path) -> list[Path]:
+    """Draw the demo's surfaces below ``folder``; return the folder of each."""
+    made = [folder / category for category in CATEGORIES]
+    for each in made:
+        generate(each, each.name, seed=0, train=80, good=20, defective=32, size=256)
+    return made
+
+
 def read(path: Path) -> Image:
     return decode(path.read_bytes(), ImageLimits())
 
@@ -112,56 +125,58 @@ def unit(vectors: Tensor) -> Tensor:
     return functional.normalize(vectors, dim=-1)
 
 
-def scored(vectors: Tensor, of: Looked, weight: float = 0.5) -> Tensor:
-    return unit(torch.cat([unit(vectors), weight * of.unlike], dim=1))
+def scored(vectors: Tensor, each: Forward, weight: float = 0.5) -> Tensor:
+    return unit(torch.cat([unit(vectors), weight * each.unlike], dim=1))
 
 
-def pooled(patches: Tensor, of: Looked, temperature: float = 1.0) -> Tensor:
-    return embedding.pooled(patches, of.anomaly, temperature * of.spread)
+def pooled(patches: Tensor, each: Forward, temperature: float = 1.0) -> Tensor:
+    return embedding.pooled(patches, each.anomaly, temperature * each.spread)
 
 
-def whitened(of: Looked) -> Tensor:
-    return (pooled(of.features, of, embedding.TEMPERATURE) - of.center) @ of.whitening
+def whitened(each: Forward) -> Tensor:
+    return (pooled(each.features, each, embedding.TEMPERATURE) - each.center) @ each.whitening
 
 
 def likeness(vectors: Tensor) -> Tensor:
     return vectors @ vectors.T
 
 
-def max_sim(of: Looked) -> Tensor:
-    """The mean over one image's most anomalous patches of the likeness to the most alike of the other's."""
-    top = of.anomaly.topk(min(TOP, of.anomaly.shape[1]), dim=1).indices
-    patches = torch.take_along_dim(of.features - of.center, top[..., None], 1) @ of.whitening
+def max_sim(each: Forward) -> Tensor:
+    """Return similarities (N, N): for each of one image's top patches the best of the other's, averaged."""
+    top = each.anomaly.topk(min(TOP, each.anomaly.shape[1]), dim=1).indices
+    patches = torch.take_along_dim(each.features - each.center, top[..., None], 1) @ each.whitening
     patches = unit(patches)  # (N, K, D)
     rows = [(patches[number] @ patches.flatten(0, 1).T) for number in range(len(patches))]
     return torch.stack([row.reshape(row.shape[0], len(patches), -1).amax(2).mean(0) for row in rows])
 
 
-CANDIDATES: dict[str, Callable[[Looked], Tensor]] = {
-    "plain mean": lambda of: likeness(unit(of.features.mean(1))),
-    "mean, centred": lambda of: likeness(unit(of.features.mean(1) - of.center)),
-    "mean, whitened": lambda of: likeness(unit((of.features.mean(1) - of.center) @ of.whitening)),
-    "pooled by anomaly": lambda of: likeness(unit(pooled(of.features, of) - of.center)),
-    "pooled, score": lambda of: likeness(scored(pooled(of.features, of) - of.center, of)),
-    "residual, score": lambda of: likeness(scored(pooled(of.residuals, of), of)),
-    "residual, whitened, score": lambda of: likeness(scored(pooled(of.residuals, of) @ of.whitening, of)),
-    "pooled, whitened": lambda of: likeness(
-        unit((pooled(of.features, of, 0.7) - of.center) @ of.whitening)
+CANDIDATES: dict[str, Callable[[Forward], Tensor]] = {
+    "plain mean": lambda each: likeness(unit(each.features.mean(1))),
+    "mean, centred": lambda each: likeness(unit(each.features.mean(1) - each.center)),
+    "mean, whitened": lambda each: likeness(unit((each.features.mean(1) - each.center) @ each.whitening)),
+    "pooled by anomaly": lambda each: likeness(unit(pooled(each.features, each) - each.center)),
+    "pooled, score": lambda each: likeness(scored(pooled(each.features, each) - each.center, each)),
+    "residual, score": lambda each: likeness(scored(pooled(each.residuals, each), each)),
+    "residual, whitened, score": lambda each: likeness(
+        scored(pooled(each.residuals, each) @ each.whitening, each)
     ),
-    "pooled, whitened, score of weight 1": lambda of: likeness(
-        scored((pooled(of.features, of, 0.7) - of.center) @ of.whitening, of, 1.0)
+    "pooled, whitened": lambda each: likeness(
+        unit((pooled(each.features, each, 0.7) - each.center) @ each.whitening)
+    ),
+    "pooled, whitened, score of weight 1": lambda each: likeness(
+        scored((pooled(each.features, each, 0.7) - each.center) @ each.whitening, each, 1.0)
     ),
     "MaxSim of 16 patches, whitened": max_sim,
-    "MaxSim of 16 patches, whitened, score": lambda of: max_sim(of) + 0.25 * likeness(of.unlike),
-    "pooled, whitened, score": lambda of: likeness(of.embeddings),
+    "MaxSim of 16 patches, whitened, score": lambda each: max_sim(each) + 0.25 * likeness(each.unlike),
+    "pooled, whitened, score": lambda each: likeness(each.embeddings),
 }
-OURS = "**of blemish's PatchCore: pooled, score (ours)**"
+OURS = "**blemish's PatchCore: pooled, score (used)**"
 
 
 def precision(
     similarity: Tensor, classes: NDArray[np.str_], k: int, queries: Sequence[int] | None = None
 ) -> tuple[float, float]:
-    """Of the same side, and of the same class for defective queries; of all queries unless given."""
+    """Return the precision for the same side, and for the same class over defective queries alone."""
     order = similarity.clone().fill_diagonal_(-torch.inf).argsort(dim=1, descending=True).numpy()
     good = classes == GOOD
     sides, same = [], []
@@ -175,22 +190,22 @@ def precision(
 
 
 def cells(folder: Path, images: int, coreset: float, size: int, *, only_ours: bool) -> dict[str, str]:
-    """What the table says of a folder, by the names of its rows."""
+    """Return the cells of a folder's column, by row."""
     column = {}
     aurocs = {}
     if not only_ours:
-        plain = look(folder, images, coreset, size=size)
+        plain = forward(folder, images, coreset, size=size)
         column = {name: cell(similarity(plain), plain.classes) for name, similarity in CANDIDATES.items()}
-        aurocs["image AUROC, the paper's PatchCore"] = f"{auroc(plain):.3f}"
+        aurocs["image AUROC, PatchCore of the paper"] = f"{auroc(plain):.3f}"
         del plain  # gigabytes
-    ours = look(folder, images, coreset, whitened=True, size=size)
+    ours = forward(folder, images, coreset, whitened=True, size=size)
     column[OURS] = cell(likeness(ours.embeddings), ours.classes)
-    return column | aurocs | {"image AUROC, blemish's": f"{auroc(ours):.3f}"}
+    return column | aurocs | {"image AUROC, blemish's PatchCore": f"{auroc(ours):.3f}"}
 
 
-def auroc(of: Looked) -> float:
-    good = torch.from_numpy(of.classes == GOOD)
-    return image_auroc(of.scores[good].tolist(), of.scores[~good].tolist()) or float("nan")
+def auroc(each: Forward) -> float:
+    good = torch.from_numpy(each.classes == GOOD)
+    return image_auroc(each.scores[good].tolist(), each.scores[~good].tolist()) or float("nan")
 
 
 def cell(similarity: Tensor, classes: NDArray[np.str_]) -> str:
@@ -199,29 +214,25 @@ def cell(similarity: Tensor, classes: NDArray[np.str_]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="*")
-    parser.add_argument("--images", type=int, default=300, help="good images learned from, at most")
-    parser.add_argument("--coreset", type=float, default=0.1)
-    parser.add_argument("--size", type=int, default=256, help="sides of what the detector sees, px")
-    parser.add_argument("--ours", action="store_true", help="blemish's PatchCore alone")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as made:
-        folders = asked.folders
-        if not folders:
-            folders = [Path(made) / category for category in CATEGORIES]
-            for folder in folders:
-                generate(folder, folder.name, seed=0, train=80, good=20, defective=32, size=256)
-        print("Good or defective P@1, P@5, P@10 | the same defect P@1, P@5, P@10\n")
-        print("| embedding | " + " | ".join(folder.name for folder in folders) + " |")
-        print("|---" * (len(folders) + 1) + "|")
+    options = parser(__doc__)
+    options.add_argument("folders", type=Path, nargs="*", help="datasets in MVTec AD's layout")
+    options.add_argument("--images", type=int, default=300, help="good training images, at most")
+    options.add_argument("--coreset", type=float, default=0.1, help="share of patches kept")
+    options.add_argument("--size", type=int, default=256, help="sides of the model's input, px")
+    options.add_argument("--ours", action="store_true", help="blemish's PatchCore alone")
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory() as made, section("bench_embeddings", "Embeddings", given) as report:
+        folders = given.folders or surfaces(Path(made))
+        report.write("Each cell: good or defective P@1, P@5, P@10, then the same defect P@1, P@5, P@10.\n")
+        report.write("| embedding | " + " | ".join(folder.name for folder in folders) + " |")
+        report.write("|---" * (len(folders) + 1) + "|")
         # One folder after the other: the features of a large one take gigabytes.
         columns = [
-            cells(folder, asked.images, asked.coreset, asked.size, only_ours=asked.ours)
+            cells(folder, given.images, given.coreset, given.size, only_ours=given.ours)
             for folder in folders
         ]
         for name in columns[0]:
-            print(f"| {name} | " + " | ".join(column[name] for column in columns) + " |", flush=True)
+            report.write(f"| {name} | " + " | ".join(column[name] for column in columns) + " |")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What cameras may do to a server for minutes: overload it, fall asleep, stop reading, go on and on.
+"""Measure a server under overload, idle streams, clients that stop reading, and long steady load.
 
     python -m tests.benchmarks.bench_endurance [--overload 60] [--idle 30] [--stuck 60] [--steady 600]
 
-The model and the frames are those of bench_serving.py, the load comes from a process of its own on the same
-cores. Offered rates are open loops: frames are due when they are due, and their latency counts from there.
-A frame is answered, refused, or named as dropped; what is none of these would be "untold". Memory is the
-server's resident set, before and after.
+Model and frames are those of bench_serving. The load comes from a process of its own on the same cores.
+Offered rates are open loops: frames are sent on schedule, and latency counts from the scheduled time. Each
+frame is scored, rejected or reported as dropped; any other frame counts as "unanswered". Memory is the
+server's resident set.
 """
 
 import argparse
@@ -28,12 +28,13 @@ import numpy as np
 import psutil
 from PIL import Image
 from tests.benchmarks import bench_serving as serving
+from tests.benchmarks.report import Report, parser, section
 
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 
 _STREAMS = 8
-_AHEAD = 8  # unanswered frames of a stream that may send as it likes, as blemish_client has it
+_IN_FLIGHT = 8  # unanswered frames of a stream without a rate, as in blemish_client
 _POLICIES = {
     "LATEST": pb.STREAM_POLICY_LATEST,
     "REJECT": pb.STREAM_POLICY_REJECT,
@@ -42,8 +43,8 @@ _POLICIES = {
 
 
 @dataclass
-class Told:
-    """What became of the frames of one load."""
+class Frames:
+    """The outcomes of the frames of one load."""
 
     seconds: float = 0.0
     offered: int = 0
@@ -52,7 +53,7 @@ class Told:
     latencies_s: list[float] = field(default_factory=list)
 
     @property
-    def untold(self) -> int:
+    def unanswered(self) -> int:
         return self.offered - self.dropped - self.refused - len(self.latencies_s)
 
 
@@ -60,11 +61,11 @@ class Told:
 
 
 async def camera(
-    stub: Any, plan: dict[str, Any], images: list[bytes], number: int, until_s: float, told: Told
+    stub: Any, plan: dict[str, Any], images: list[bytes], number: int, until_s: float, frames: Frames
 ) -> None:
-    """One camera that sends ``plan["rate"]`` frames a second, or as fast as it may."""
+    """Run one camera that sends ``plan["rate"]`` frames per second; 0 means as fast as it may."""
     due: list[float] = []
-    room = asyncio.Semaphore(_AHEAD)
+    room = asyncio.Semaphore(_IN_FLIGHT)
     rate = plan["rate"] / plan["streams"]
     began = time.perf_counter() + (number / plan["streams"] / rate if rate else 0.0)
 
@@ -81,37 +82,39 @@ async def camera(
                 return
             frame = pb.Frame(camera=f"bench {number}", sequence=sequence)
             frame.image.encoded = image
-            told.offered += 1
+            frames.offered += 1
             yield pb.ScoreStreamRequest(frame=frame)
 
     async for answer in stub.ScoreStream(requests()):
         room.release()
         match answer.WhichOneof("answer"):
             case "inspection":
-                told.latencies_s.append(time.perf_counter() - due[answer.sequence])
+                frames.latencies_s.append(time.perf_counter() - due[answer.sequence])
             case "dropped":
-                told.dropped += answer.dropped.last_sequence - answer.sequence + 1
+                frames.dropped += answer.dropped.last_sequence - answer.sequence + 1
             case "refusal":
-                told.refused += 1
+                frames.refused += 1
 
 
-async def asleep(stub: Any, plan: dict[str, Any], images: list[bytes], until_s: float, told: Told) -> None:
-    """A camera that sends one frame and then nothing."""
+async def idle(
+    stub: Any, plan: dict[str, Any], images: list[bytes], until_s: float, frames: Frames
+) -> None:
+    """Run one camera that sends a single frame and then nothing."""
 
     async def requests() -> AsyncIterator[pb.ScoreStreamRequest]:
         yield pb.ScoreStreamRequest(config=pb.StreamConfig(model=plan["model"]))
-        frame = pb.Frame(camera="asleep")
+        frame = pb.Frame(camera="idle")
         frame.image.encoded = images[0]
-        told.offered += 1
+        frames.offered += 1
         yield pb.ScoreStreamRequest(frame=frame)
         await asyncio.sleep(until_s - time.perf_counter())
 
     async for _ in stub.ScoreStream(requests()):
-        told.latencies_s.append(0.0)
+        frames.latencies_s.append(0.0)
 
 
 async def stuck(address: str, plan: dict[str, Any], frame: pb.Frame, until_s: float) -> None:
-    """A camera on a connection of its own that sends as fast as it may, and reads no answer."""
+    """Run one camera on a connection of its own that sends as fast as it may and reads no response."""
     config = pb.StreamConfig(model=plan["model"], policy=pb.STREAM_POLICY_LATEST)
     config.outputs.anomaly_map = True
     request = pb.ScoreStreamRequest(frame=frame)
@@ -120,7 +123,7 @@ async def stuck(address: str, plan: dict[str, Any], frame: pb.Frame, until_s: fl
         while True:
             await call.write(request)
 
-    # Its side takes four answers and no more: it is stuck soon.
+    # Without the probe the receive window stays small and is full after four responses.
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)]
     async with grpc.aio.insecure_channel(address, options) as channel:
         call = InspectionServiceStub(channel).ScoreStream()
@@ -131,8 +134,8 @@ async def stuck(address: str, plan: dict[str, Any], frame: pb.Frame, until_s: fl
         call.cancel()
 
 
-def of_five_megapixels(image: bytes) -> pb.Frame:
-    """Return ``image`` as a large camera would send it: unpacked, 2,448 x 2,048 px."""
+def large_frame(image: bytes) -> pb.Frame:
+    """Return ``image`` as a 5 Mpx camera sends it: unpacked, 2,448 x 2,048 px."""
     frame = pb.Frame(camera="stuck")
     raw = frame.image.raw
     raw.pixel_format, raw.width, raw.height = "Mono8", 2448, 2048
@@ -140,23 +143,23 @@ def of_five_megapixels(image: bytes) -> pb.Frame:
     return frame
 
 
-async def generated(plan: dict[str, Any]) -> Told:
+async def generated(plan: dict[str, Any]) -> Frames:
     images = [file.read_bytes() for file in sorted(Path(plan["frames"]).iterdir())]
-    told = Told()
+    frames = Frames()
     async with grpc.aio.insecure_channel(plan["address"]) as channel:
         stub: Any = InspectionServiceStub(channel)
         began = time.perf_counter()
         until_s = began + plan["seconds"]
         work = [
-            camera(stub, plan, images, number, until_s, told)
+            camera(stub, plan, images, number, until_s, frames)
             for number in range(plan["streams"] if plan["rate"] is not None else 0)
         ]
-        work += [asleep(stub, plan, images, until_s, told) for _ in range(plan["asleep"])]
-        large = of_five_megapixels(images[0])
+        work += [idle(stub, plan, images, until_s, frames) for _ in range(plan["idle"])]
+        large = large_frame(images[0])
         work += [stuck(plan["address"], plan, large, until_s) for _ in range(plan["stuck"])]
         await asyncio.gather(*work)
-        told.seconds = time.perf_counter() - began
-    return told
+        frames.seconds = time.perf_counter() - began
+    return frames
 
 
 # The scenes
@@ -164,9 +167,9 @@ async def generated(plan: dict[str, Any]) -> Told:
 
 @dataclass
 class Scene:
-    """A server under one load, and what it cost."""
+    """The results of one load on the server."""
 
-    told: Told
+    frames: Frames
     cores: float
     before_mib: float
     most_mib: float
@@ -175,6 +178,8 @@ class Scene:
 
 @dataclass(frozen=True)
 class Bench:
+    """A running server and the load for it."""
+
     process: psutil.Process
     address: str
     model: str
@@ -188,10 +193,10 @@ class Bench:
         policy: str = "LATEST",
         max_latency_ms: int = 0,
         streams: int = _STREAMS,
-        asleep: int = 0,
+        idle: int = 0,
         stuck: int = 0,
     ) -> Scene:
-        """Load the server; ``rate`` 0 is as fast as it may, None is no camera that goes on."""
+        """Load the server; ``rate`` 0 means as fast as it may, None means no camera that sends steadily."""
         plan = {
             "address": self.address,
             "model": self.model,
@@ -201,7 +206,7 @@ class Bench:
             "policy": policy,
             "max_latency_ms": max_latency_ms,
             "streams": streams,
-            "asleep": asleep,
+            "idle": idle,
             "stuck": stuck,
         }
         before_mib = self._mib()
@@ -222,73 +227,79 @@ class Bench:
         out, _ = load.communicate()
         if load.returncode:
             raise SystemExit("the load generator failed")
-        return Scene(Told(**json.loads(out)), cores, before_mib, max(most_mib, self._mib()), self._mib())
+        return Scene(Frames(**json.loads(out)), cores, before_mib, max(most_mib, self._mib()), self._mib())
 
     def _mib(self) -> float:
         return float(self.process.memory_info().rss) / 2**20
 
 
 def row(name: str, scene: Scene) -> str:
-    told = scene.told
-    cuts = np.quantile(told.latencies_s or [np.nan], [0.5, 0.95, 0.99]) * 1000
+    frames = scene.frames
+    cuts = np.quantile(frames.latencies_s or [np.nan], [0.5, 0.95, 0.99]) * 1000
     p50, p95, p99 = (float(cut) for cut in cuts)
     return (
-        f"| {name} | {told.seconds:.0f} | {told.offered / told.seconds:.1f} "
-        f"| {len(told.latencies_s) / told.seconds:.1f} | {told.dropped} | {told.refused} | {told.untold} "
+        f"| {name} | {frames.seconds:.0f} | {frames.offered / frames.seconds:.1f} "
+        f"| {len(frames.latencies_s) / frames.seconds:.1f} | {frames.dropped} | {frames.refused} "
+        f"| {frames.unanswered} "
         f"| {p50:.0f} | {p95:.0f} | {p99:.0f} | {scene.cores:.3f} "
         f"| {scene.before_mib:.0f} | {scene.most_mib:.0f} | {scene.after_mib:.0f} |"
     )
 
 
-def bench(folder: Path, arguments: argparse.Namespace) -> None:
+def bench(folder: Path, arguments: argparse.Namespace, report: Report) -> None:
     surface = folder / "tile"
     model = serving.trained_surface(surface)
     serving.jpegs(surface, folder / "frames")
     with serving.running(folder) as address:
         version = model(address)
         stage = Bench(serving.server_process(address), address, version, folder / "frames")
-        stage.play(10, rate=0.0, policy="BLOCK")  # warms up: memory grows to what full load needs
+        stage.play(10, rate=0.0, policy="BLOCK")  # warm-up: memory grows to what full load needs
         full = stage.play(20, rate=0.0, policy="BLOCK")
-        rate = len(full.told.latencies_s) / full.told.seconds
-        print(
-            "| | s | offered/s | scored/s | dropped | refused | untold | p50, ms | p95 | p99 | cores "
-            "| MiB before | at most | after |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+        rate = len(full.frames.latencies_s) / full.frames.seconds
+        report.write(
+            "| | s | offered/s | scored/s | dropped | rejected | unanswered | p50, ms | p95 | p99 | cores "
+            "| MiB before | maximum | after |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
         )
-        print(row(f"{_STREAMS} streams, BLOCK, as fast as they may", full), flush=True)
+        report.write(row(f"{_STREAMS} streams, BLOCK, as fast as they may (full rate)", full))
         if arguments.overload:
             for policy in ("LATEST", "REJECT"):
                 for share, seconds in ((0.8, arguments.overload / 2), (2.0, arguments.overload)):
                     scene = stage.play(seconds, rate=share * rate, policy=policy)
-                    print(row(f"{_STREAMS} streams, {policy}, {share:.0%} of that", scene), flush=True)
+                    report.write(row(f"{_STREAMS} streams, {policy}, {share:.0%} of full rate", scene))
             limit_ms = 150
             scene = stage.play(arguments.overload, rate=2 * rate, policy="REJECT", max_latency_ms=limit_ms)
-            print(row(f"likewise 200%, max_latency {limit_ms} ms", scene), flush=True)
+            label = f"{_STREAMS} streams, REJECT, 200% of full rate, max_latency {limit_ms} ms"
+            report.write(row(label, scene))
         if arguments.idle:
-            print(row("64 streams asleep", stage.play(arguments.idle, asleep=64)), flush=True)
+            report.write(row("64 idle streams", stage.play(arguments.idle, idle=64)))
         if arguments.stuck:
             scene = stage.play(arguments.stuck, rate=0.0, policy="BLOCK", streams=4)
-            print(row("4 streams, BLOCK", scene), flush=True)
+            report.write(row("4 streams, BLOCK", scene))
             for many in (1, 32):
                 scene = stage.play(arguments.stuck, rate=0.0, policy="BLOCK", streams=4, stuck=many)
-                print(row(f"likewise beside {many} of 5 Mpx that never read", scene), flush=True)
+                report.write(row(f"4 streams, BLOCK, and {many} of 5 Mpx that never read", scene))
         if arguments.steady:
             scene = stage.play(arguments.steady, rate=0.0, policy="BLOCK", streams=4)
-            print(row("4 streams, BLOCK", scene), flush=True)
+            report.write(row("4 streams, BLOCK, steady", scene))
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--generate"]:
         print(json.dumps(asdict(asyncio.run(generated(json.loads(sys.argv[2]))))))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument(
-        "--overload", type=float, default=60.0, help="seconds of twice the rate; 0 skips it"
+    options = parser(__doc__)
+    options.add_argument(
+        "--overload", type=float, default=60.0, help="seconds at twice the rate; 0 skips it"
     )
-    parser.add_argument("--idle", type=float, default=30.0)
-    parser.add_argument("--stuck", type=float, default=60.0)
-    parser.add_argument("--steady", type=float, default=600.0)
-    with tempfile.TemporaryDirectory() as made:
-        bench(Path(made), parser.parse_args())
+    options.add_argument("--idle", type=float, default=30.0, help="seconds of idle streams; 0 skips it")
+    options.add_argument("--stuck", type=float, default=60.0, help="seconds of stuck clients; 0 skips it")
+    options.add_argument("--steady", type=float, default=600.0, help="seconds of steady load; 0 skips it")
+    arguments = options.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as made,
+        section("bench_endurance", "Endurance", arguments) as report,
+    ):
+        bench(Path(made), arguments, report)
 
 
 if __name__ == "__main__":

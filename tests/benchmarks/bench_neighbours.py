@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the memory bank costs a PatchCore frame, and what it is worth: prints a Markdown table.
+"""Measure what the memory bank's search costs per PatchCore frame, and its errors.
 
-Three ways through the same frames, in turn in one process: the backbone alone on OpenVINO; all distances,
-as anomalib's model computes them; and ours. Patch errors are against all distances in double precision.
+    python -m tests.benchmarks.bench_neighbours [--data FOLDER] [--threads 1]
 
-    python tests/benchmarks/bench_neighbours.py [--data FOLDER]   # MVTec AD's layout; else synthetic tiles
-
-OpenMP's idle threads sleep, as they do in the server. A lane of the server has one core: --threads 1.
+The same frames go three ways, in turn in one process: through the backbone alone on OpenVINO, through all
+distances as anomalib's model computes them, and through blemish's search. Patch errors are relative to all
+distances in double precision. OpenMP's idle threads sleep, as they do in the server. A lane of the server
+has one core, which is ``--threads 1``.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from statistics import median
 
 import openvino
 import torch
+from tests.benchmarks.report import parser, section
 from torch import Tensor
 
 from blemish_client.demo.surfaces import generate
@@ -42,7 +43,7 @@ SETTINGS = PatchCoreSettings()
 
 
 class Openvino:
-    """The network on OpenVINO in single precision, one image at a time."""
+    """The network on OpenVINO in single precision, for one image at a time."""
 
     name = "openvino"
     bytes = 0
@@ -50,7 +51,7 @@ class Openvino:
     def __init__(self, detector: PatchCore) -> None:
         shape = (1, 3, detector.input_size, detector.input_size)
         with warnings.catch_warnings():
-            # OpenVINO converts by torch.jit.trace, which torch 2.14 calls deprecated.
+            # OpenVINO converts with torch.jit.trace, which torch 2.14 deprecates.
             warnings.simplefilter("ignore")
             model = openvino.convert_model(detector.network, example_input=torch.zeros(shape))
         model.reshape(shape)
@@ -65,7 +66,7 @@ class Openvino:
 
 
 def anomalib_frame(detector: PatchCore, image: Tensor) -> tuple[float, Tensor]:
-    """Score (1, 3, S, S) as ``PatchcoreModel.forward`` does after its network."""
+    """Return score and map of an input (1, 3, S, S), as ``PatchcoreModel.forward`` computes them."""
     features, grid = detector.features([image])
     model, patches = detector._torch.model, features[0].contiguous()
     distances, rows = (found[None] for found in model.nearest_neighbors(patches, n_neighbors=1))
@@ -75,14 +76,14 @@ def anomalib_frame(detector: PatchCore, image: Tensor) -> tuple[float, Tensor]:
 
 
 def exact_distances(patches: Tensor, bank: Tensor) -> Tensor:
-    """Distance of each of patches (P, D) to the nearest entry of ``bank`` (N, D), float64."""
+    """Return the distances (P,) of patches (P, D) to the nearest entries of ``bank`` (N, D), float64."""
     patches, bank = patches.double(), bank.double()
     parts = [bank[start : start + 2_000] for start in range(0, len(bank), 2_000)]
     return torch.stack([torch.cdist(patches, part).amin(1) for part in parts]).amin(0)
 
 
 def images(folder: Path, train: int, test: int) -> tuple[list[Path], list[Path], list[Path]]:
-    """Good images to learn from, good and defective ones to test with: a fixed choice of each."""
+    """Return a fixed choice of good training images, good test images and defective test images."""
 
     def some(files: Sequence[Path], most: int) -> list[Path]:
         return random.Random(0).sample(sorted(files), min(most, len(files)))
@@ -95,16 +96,16 @@ def images(folder: Path, train: int, test: int) -> tuple[list[Path], list[Path],
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Milliseconds of ``call``."""
+    """Return the duration of ``call``, in milliseconds."""
     before = time.perf_counter()
     call()
     return (time.perf_counter() - before) * 1e3
 
 
 def bench(detector: PatchCore, bank: Tensor, good: list[Tensor], bad: list[Tensor], rounds: int) -> str:
-    """One row of the table."""
+    """Return one row of the table."""
     load_ms = timed(lambda: detector.remember(bank))
-    detector.find_supports()  # once a training; a bundle holds them
+    detector.find_supports()  # done once per training, and part of the bundle
     frames = itertools.cycle(good + bad)
     times: dict[str, list[float]] = {"backbone": [], "anomalib": [], "ours": []}
     for turn in range(rounds + 2):
@@ -115,24 +116,24 @@ def bench(detector: PatchCore, bank: Tensor, good: list[Tensor], bad: list[Tenso
             "anomalib": lambda frame: anomalib_frame(detector, frame),
         }
         for name, way in ways.items():
-            way(frame)  # all distances are 112 MiB, which leave the caches to nobody else
+            way(frame)  # fills the caches, which all distances have emptied
             took = timed(partial(way, frame))
-            if turn >= 2:  # the first ones warm up
+            if turn >= 2:  # the first two are warm-up
                 times[name].append(took)
 
     theirs, ours, score_errors, map_errors, patch_errors = [], [], [], [], []
     for frame in good + bad:
         score, their_map = anomalib_frame(detector, frame)
-        (outcome,) = detector.inspect([frame])
+        (prediction,) = detector.inspect([frame])
         features, _ = detector.features([frame])
         patches = features[0].contiguous()
         nearest = detector._bank.nearest(patches)
         exact = exact_distances(patches, bank)
         patch_errors.append(nearest.distances / exact - 1)
-        map_errors.append((torch.from_numpy(outcome.anomaly_map) / their_map[0, 0] - 1).abs().flatten())
-        score_errors.append(abs(outcome.score / score - 1))
+        map_errors.append((torch.from_numpy(prediction.anomaly_map) / their_map[0, 0] - 1).abs().flatten())
+        score_errors.append(abs(prediction.score / score - 1))
         theirs.append(score)
-        ours.append(outcome.score)
+        ours.append(prediction.score)
     pixels, patch = torch.cat(map_errors), torch.cat(patch_errors)
     backbone, brute, fast = (median(times[name]) for name in ("backbone", "anomalib", "ours"))
     least, least_brute, least_fast = (min(times[name]) for name in ("backbone", "anomalib", "ours"))
@@ -150,17 +151,19 @@ def bench(detector: PatchCore, bank: Tensor, good: list[Tensor], bad: list[Tenso
 
 def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
-        threads.use_passive_waiting()  # heard before torch is loaded only: begin again
+        threads.use_passive_waiting()  # takes effect only before torch is loaded, so start again
         os.execv(sys.executable, sys.orig_argv)
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="a data set in MVTec AD's layout")
-    parser.add_argument("--bank", type=Path, help="keep the coreset here (.pt), or take it from here")
-    parser.add_argument("--train", type=int, default=48, help="good images to learn from")
-    parser.add_argument("--test", type=int, default=30, help="good and as many defective images to score")
-    parser.add_argument("--plain", action="store_true", help="features that are not whitened")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=40, help="frames to time")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument(
+        "--data", type=Path, help="a dataset in MVTec AD's layout; default: synthetic tiles"
+    )
+    options.add_argument("--bank", type=Path, help="file (.pt) to keep the coreset in, or to read it from")
+    options.add_argument("--train", type=int, default=48, help="good training images")
+    options.add_argument("--test", type=int, default=30, help="good and as many defective test images")
+    options.add_argument("--plain", action="store_true", help="features without whitening")
+    options.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options.add_argument("--rounds", type=int, default=40, help="frames to time")
+    arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as made:
         folder = arguments.data
@@ -202,20 +205,22 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
             detector.whiten(*whitening)
         detector.run_on(Openvino(detector))
         good_inputs, bad_inputs = prepared(good), prepared(bad)
-        print(
-            f"{folder.name}: {len(learned)} images learned from, {len(good)} good and {len(bad)} defective "
-            f"scored; {torch.get_num_threads()} threads; medians of {arguments.rounds} frames, ms\n"
-        )
-        print(
-            "| bank | backbone | all distances | ours | fastest of each "
-            "| worst score error | map error: mean, worst "
-            "| patch error: mean, worst | AUROC: all distances, ours | load, ms | bank + index, MiB |\n"
-            "|---|---|---|---|---|---|---|---|---|---|---|"
-        )
-        for size in BANKS:
-            if size <= len(picked):
-                bank = picked[:size].clone()
-                print(bench(detector, bank, good_inputs, bad_inputs, arguments.rounds), flush=True)
+        with section("bench_neighbours", "Memory bank", arguments) as report:
+            report.write(
+                f"{folder.name}: {len(learned)} training images, {len(good)} good and {len(bad)} defective "
+                f"test images, {torch.get_num_threads()} threads, medians of {arguments.rounds}, ms.\n"
+            )
+            report.write(
+                "| bank | backbone | all distances | blemish | fastest of each "
+                "| worst score error | map error: mean, worst "
+                "| patch error: mean, worst | AUROC: all distances, blemish "
+                "| load, ms | bank + index, MiB |\n"
+                "|---|---|---|---|---|---|---|---|---|---|---|"
+            )
+            for size in BANKS:
+                if size <= len(picked):
+                    bank = picked[:size].clone()
+                    report.write(bench(detector, bank, good_inputs, bad_inputs, arguments.rounds))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
     print(f"\nPeak memory of the process, coreset and double-precision check included: {peak >> 10} MiB")
 

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pixel figures and their intervals cost: ``tests/benchmarks/bench_pixel_figures.py [IMAGES]``."""
+"""Measure the time and memory of pixel figures and their intervals.
+
+python -m tests.benchmarks.bench_pixel_figures [--images 400]
+"""
 
 import resource
-import sys
 import time
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
+from tests.benchmarks.report import parser, section
 
 from blemish_core.evaluation.pixel_figures import PixelTally
 
@@ -15,7 +18,10 @@ _SIDE = 256
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 400
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=400, help="anomaly maps")
+    arguments = options.parse_args()
+    count = arguments.images
     random = np.random.default_rng(0)
     noise = [gaussian_filter(random.normal(size=(_SIDE, _SIDE)), 4) * 2.4 for _ in range(20)]
 
@@ -38,10 +44,10 @@ def main() -> None:
     figures = tally.figures()
     took_s = time.perf_counter() - began
     memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    print(
-        f"{count} maps of {_SIDE} px: {1000 * adding_s / count:.1f} ms to add one, {took_s:.2f} s for the"
-    )
-    print(f"figures with 1000 draws, {memory_mib} MiB of memory in all")
+    with section("bench_pixel_figures", "Pixel figures", arguments) as report:
+        report.write(f"{count} maps of {_SIDE} px; the figures include intervals from 1,000 draws.\n")
+        report.write("| adding a map, ms | figures, s | peak memory, MiB |\n|---|---|---|")
+        report.write(f"| {1000 * adding_s / count:.1f} | {took_s:.2f} | {memory_mib} |")
     for name, each in figures.items():
         print(name, each.value, each.interval)
 

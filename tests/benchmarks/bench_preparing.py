@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of a frame before the network: read, then scaled to the model's input.
+"""Time the preparation of a frame: decode it, then scale it to the model's input.
 
     python -m tests.benchmarks.bench_preparing [--rounds 15] [--size 256]
 
-One thread, as a lane has. "torch" scales the same pixels as torchvision's Resize does, the three channels
-of a grey one too: bilinear, with antialiasing, on floats. All take turns; each figure is the median of the
-rounds. Also told is by how much the inputs differ at most, in standard deviations of ImageNet's colours.
+A lane prepares on one thread, and so does this benchmark. "torch" scales the same pixels as torchvision's
+Resize does: bilinear, antialiased, in floats, and all three channels of a grey image too. The last column
+is the largest difference between the two inputs, in standard deviations of ImageNet's colours.
 """
 
-import argparse
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tests.benchmarks.report import parser, section
 from torch import Tensor
 from torch.nn import functional
 
@@ -30,8 +30,8 @@ _SIDES = ((512, 512), (1024, 1024), (2448, 2048))
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def pictures(width: int, height: int) -> dict[str, ImageInput]:
-    """One scene as cameras and files hold it."""
+def frames(width: int, height: int) -> dict[str, ImageInput]:
+    """Return one scene in the formats of cameras and files."""
     noise = np.random.default_rng(0).normal(128, 500, (height, width, 3))
     scene = np.clip(cv2.GaussianBlur(noise, (0, 0), 3), 0, 255).astype(np.uint8)
     grey = np.ascontiguousarray(scene[..., 0])
@@ -48,7 +48,7 @@ def pictures(width: int, height: int) -> dict[str, ImageInput]:
     }
 
 
-def of_torch(preprocessing: Preprocessing, image: NDArray[np.uint8]) -> Tensor:
+def scaled_by_torch(preprocessing: Preprocessing, image: NDArray[np.uint8]) -> Tensor:
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     size = (preprocessing.size, preprocessing.size)
     small = functional.interpolate(pixels, size=size, mode="bilinear", antialias=True)[0]
@@ -56,36 +56,39 @@ def of_torch(preprocessing: Preprocessing, image: NDArray[np.uint8]) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--size", type=int, default=256)
-    asked = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=15)
+    options.add_argument("--size", type=int, default=256, help="sides of the model's input, px")
+    arguments = options.parse_args()
     torch.set_num_threads(1)
-    preprocessing, limits = Preprocessing(asked.size, _MEAN, _STD), ImageLimits()
-    print("| picture | px | read, ms | scaled, ms | by torch | torch's time | difference |")
-    print("|---|---|---|---|---|---|---|")
-    for width, height in _SIDES:
-        for name, picture in pictures(width, height).items():
-            pixels = picture.pixels(limits)
-            plain = np.array(pixels, order="C")  # which torch takes as it is
-            work: dict[str, Callable[[], object]] = {
-                "read": partial(picture.pixels, limits),
-                "scaled": partial(preprocessing, pixels),
-                "torch": partial(of_torch, preprocessing, plain),
-            }
-            took_ms: defaultdict[str, list[float]] = defaultdict(list)
-            for _ in range(asked.rounds):
-                for what, do in work.items():
-                    began = time.perf_counter()
-                    do()
-                    took_ms[what].append(1000 * (time.perf_counter() - began))
-            read, scaled, torchs = (median(took_ms[what]) for what in work)
-            apart = (preprocessing(pixels) - of_torch(preprocessing, plain)).abs().max()
-            print(
-                f"| {name} | {width} x {height} | {read:.1f} | {scaled:.1f} | {torchs:.1f} "
-                f"| {torchs / scaled:.1f} x | {apart:.0e} |",
-                flush=True,
-            )
+    preprocessing, limits = Preprocessing(arguments.size, _MEAN, _STD), ImageLimits()
+    with section("bench_preparing", "Preparing frames", arguments) as report:
+        report.write(f"One thread, input of {arguments.size} px, medians of {arguments.rounds} rounds.\n")
+        report.write(
+            "| format | px | decoded, ms | scaled, ms | by torch, ms | torch / blemish | difference |"
+        )
+        report.write("|---|---|---|---|---|---|---|")
+        for width, height in _SIDES:
+            for name, frame in frames(width, height).items():
+                pixels = frame.pixels(limits)
+                plain = np.array(pixels, order="C")  # torch reads this without a copy
+                steps: dict[str, Callable[[], object]] = {
+                    "decoded": partial(frame.pixels, limits),
+                    "scaled": partial(preprocessing, pixels),
+                    "torch": partial(scaled_by_torch, preprocessing, plain),
+                }
+                took_ms: defaultdict[str, list[float]] = defaultdict(list)
+                for _ in range(arguments.rounds):
+                    for step, run in steps.items():
+                        began = time.perf_counter()
+                        run()
+                        took_ms[step].append(1000 * (time.perf_counter() - began))
+                decoded, scaled, by_torch = (median(took_ms[step]) for step in steps)
+                difference = (preprocessing(pixels) - scaled_by_torch(preprocessing, plain)).abs().max()
+                report.write(
+                    f"| {name} | {width} x {height} | {decoded:.1f} | {scaled:.1f} | {by_torch:.1f} "
+                    f"| {by_torch / scaled:.1f} | {difference:.0e} |"
+                )
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search by a part of an image: does it find the same defect, and say where? A table.
+"""Measure search by a region of an image: the precision of its hits and of the places that they show.
 
-    python -m tests.benchmarks.bench_regions FOLDER [FOLDER ...] [--images 300] [--coreset 0.1]
+    python -m tests.benchmarks.bench_regions [FOLDER ...] [--images 300] [--coreset 0.1]
 
-Without folders it takes the three synthetic surfaces of the demo. A PatchCore learns from train/good. Each
-defective test image with a ground truth is a query in turn, the box around the ground truth its part; all
-other test images are looked at. P@5 as in ``bench_embeddings.py``; "points at it" is the share of the other
-images of the same class whose most alike patch touches their ground truth; "overlap" is the median
-intersection over union of the match's box and the box around that ground truth. "Good part": a query is the
-middle quarter of a good image, and right are good images. Of each kind, --queries are drawn.
+Without folders the three synthetic surfaces of the demo are used. A PatchCore learns from train/good. Each
+defective test image with a ground truth is a query, its region the box around the ground truth. All other
+test images are compared with it. P@5 is that of bench_embeddings. "Located" is the share of other images of
+the same class whose most similar patch touches their ground truth. "Overlap" is the median intersection
+over union of the hit's box and the box around that ground truth. "Good region" queries are the middle
+quarters of good images, and good images are right.
 """
 
-import argparse
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tests.benchmarks.bench_embeddings import GOOD, IMAGES, precision, read, trained
+from tests.benchmarks.bench_embeddings import GOOD, IMAGES, precision, read, surfaces, trained
+from tests.benchmarks.report import parser, section
 
-from blemish_client.demo.surfaces import CATEGORIES, generate
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.base import PatchFeatures
 from blemish_core.detectors.common.regions import Match, Spot, match, part_of, spot
@@ -30,8 +29,8 @@ from blemish_core.imaging.image_input import Region
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A test image."""
+class TestImage:
+    """A test image, its features and its ground truth."""
 
     class_name: str
     shape: tuple[int, int]
@@ -40,8 +39,8 @@ class Seen:
     """(H, W); None without a ground truth."""
 
 
-def seen(folder: Path, images: int, coreset: float) -> tuple[list[Seen], float]:
-    """All test images, and the pixel threshold."""
+def test_images(folder: Path, images: int, coreset: float) -> tuple[list[TestImage], float]:
+    """Return all test images and the pixel threshold."""
     training = trained(folder, images, coreset, whitened=True)
     calibration = Calibration.of(training.held.scores, training.held.map_maxima, 0.05)
     found = []
@@ -51,25 +50,27 @@ def seen(folder: Path, images: int, coreset: float) -> tuple[list[Seen], float]:
         mask = folder / "ground_truth" / each.parent.name / f"{each.stem}_mask.png"
         truth = read_mask(mask.read_bytes()) if mask.exists() else None
         height, width, _ = pixels.shape
-        found.append(Seen(each.parent.name, (height, width), look, truth))
+        found.append(TestImage(each.parent.name, (height, width), look, truth))
     return found, calibration.pixel_threshold
 
 
 def around(truth: NDArray[np.bool_]) -> Region:
+    """Return the smallest box around the true pixels of a mask (H, W)."""
     down, across = np.nonzero(truth)
     top, left = int(down.min()), int(across.min())
     return Region(left, top, int(across.max()) + 1 - left, int(down.max()) + 1 - top)
 
 
 def overlap(one: Region, other: Region) -> float:
-    """Intersection over union."""
+    """Return the intersection over union of two boxes."""
     width = min(one.left + one.width, other.left + other.width) - max(one.left, other.left)
     height = min(one.top + one.height, other.top + other.height) - max(one.top, other.top)
     both = max(width, 0) * max(height, 0)
     return both / (one.width * one.height + other.width * other.height - both)
 
 
-def points_at(found: Match, truth: NDArray[np.bool_]) -> bool:
+def is_located(found: Match, truth: NDArray[np.bool_]) -> bool:
+    """Return whether the most similar patch of the match touches the ground truth."""
     rows, columns = found.heat.shape
     row, column = map(int, np.unravel_index(int(found.heat.argmax()), found.heat.shape))
     height, width = truth.shape
@@ -78,20 +79,21 @@ def points_at(found: Match, truth: NDArray[np.bool_]) -> bool:
     return bool(truth[max(top, 0) : bottom, max(left, 0) : right].any())
 
 
-def rank(sought: Spot, found: Match, of: Seen) -> float:
+def rank(sought: Spot, found: Match, of: TestImage) -> float:
     return float(sought.embedding @ of.look.outcome.embedding) + found.similarity
 
 
 def row(folder: Path, images: int, coreset: float, queries: int) -> str:
+    """Return the cells of one dataset."""
     random = np.random.default_rng(0)
-    test, threshold = seen(folder, images, coreset)
+    test, threshold = test_images(folder, images, coreset)
     classes = np.array([each.class_name for each in test])
     vectors = torch.from_numpy(np.stack([each.look.outcome.embedding for each in test]))
     by_image = vectors @ vectors.T
-    by_part, pointed, overlaps = by_image.clone(), [], []
-    with_truth = [number for number, of in enumerate(test) if of.truth is not None and of.truth.any()]
-    asked = [int(number) for number in random.permutation(with_truth)[:queries]]
-    for number in asked:
+    by_part, located, overlaps = by_image.clone(), [], []
+    with_truth = [number for number, each in enumerate(test) if each.truth is not None and each.truth.any()]
+    drawn = [int(number) for number in random.permutation(with_truth)[:queries]]
+    for number in drawn:
         query = test[number]
         assert query.truth is not None
         sought = spot(query.look, part_of(query.shape, around(query.truth)), threshold)
@@ -99,7 +101,7 @@ def row(folder: Path, images: int, coreset: float, queries: int) -> str:
             found = match(each.look, each.shape, sought, threshold)
             by_part[number, other] = rank(sought, found, each)
             if other != number and each.class_name == query.class_name and each.truth is not None:
-                pointed.append(points_at(found, each.truth))
+                located.append(is_located(found, each.truth))
                 overlaps.append(overlap(found.box, around(each.truth)))
     quarters = by_image.clone()
     goods = [int(number) for number in random.permutation(np.flatnonzero(classes == GOOD))[:queries]]
@@ -112,33 +114,31 @@ def row(folder: Path, images: int, coreset: float, queries: int) -> str:
             quarters[number, other] = rank(sought, match(each.look, each.shape, sought, threshold), each)
     cells = []
     for similarity in (by_image, by_part):
-        sides, same = precision(similarity, classes, 5, asked)
+        sides, same = precision(similarity, classes, 5, drawn)
         cells += [f"{sides:.2f}", f"{same:.2f}"]
-    cells += [f"{np.mean(pointed):.2f}", f"{np.median(overlaps):.2f}"]
+    cells += [f"{np.mean(located):.2f}", f"{np.median(overlaps):.2f}"]
     cells += [f"{precision(by, classes, 5, goods)[0]:.2f}" for by in (by_image, quarters)]
-    return " | ".join([folder.name, str(len(asked)), *cells])
+    return " | ".join([folder.name, str(len(drawn)), *cells])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="*")
-    parser.add_argument("--images", type=int, default=300, help="good images learned from, at most")
-    parser.add_argument("--coreset", type=float, default=0.1)
-    parser.add_argument("--queries", type=int, default=100, help="of each kind, at most")
-    asked = parser.parse_args()
-    print(
-        "| surface | queries | whole image: side P@5 | class P@5 | part: side P@5 | class P@5 "
-        "| points at it | overlap | good image: side P@5 | good part |"
-    )
-    print("|---" * 10 + "|")
-    with tempfile.TemporaryDirectory() as made:
-        folders = asked.folders
-        if not folders:
-            folders = [Path(made) / category for category in CATEGORIES]
-            for folder in folders:
-                generate(folder, folder.name, seed=0, train=80, good=20, defective=32, size=256)
-        for folder in folders:
-            print(f"| {row(folder, asked.images, asked.coreset, asked.queries)} |", flush=True)
+    options = parser(__doc__)
+    options.add_argument("folders", type=Path, nargs="*", help="datasets in MVTec AD's layout")
+    options.add_argument("--images", type=int, default=300, help="good training images, at most")
+    options.add_argument("--coreset", type=float, default=0.1, help="share of patches kept")
+    options.add_argument("--queries", type=int, default=100, help="queries of each kind, at most")
+    given = options.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as made,
+        section("bench_regions", "Search by region", given) as report,
+    ):
+        report.write(
+            "| surface | queries | whole image: side P@5 | class P@5 | region: side P@5 | class P@5 "
+            "| located | overlap | good image: side P@5 | good region |"
+        )
+        report.write("|---" * 10 + "|")
+        for folder in given.folders or surfaces(Path(made)):
+            report.write(f"| {row(folder, given.images, given.coreset, given.queries)} |")
 
 
 if __name__ == "__main__":

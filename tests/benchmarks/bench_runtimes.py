@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time one frame on each runtime and on anomalib's own inferencers, with equal weights: a Markdown table.
+"""Time one frame on each runtime and on anomalib's inferencers, with equal weights.
 
-    python tests/benchmarks/bench_runtimes.py [--rounds 9] [--banks 2800 28000] [--no-int8]
+    python -m tests.benchmarks.bench_runtimes [--rounds 9] [--banks 2800 28000] [--no-int8]
 
-A frame is a decoded RGB image of 256 px; timed is all from there to score and anomaly map, one at a time,
-in interleaved rounds. Weights of EfficientAD are random, which costs the same. anomalib's own export needs
-onnxscript, which is not installed, and fixes a batch of 2 with torch 2.14; its model, with its pre- and
-post-processing, is therefore exported to IR with a batch of 1 and run by its OpenVINOInferencer: as it
-comes, which on a CPU that has bf16 means bf16 (other scores), and in float32 as ours.
+A frame is a decoded RGB image of 256 px. The time is from there to score and anomaly map, one frame at a
+time, in interleaved rounds. EfficientAD has random weights, which cost the same as trained ones.
+
+The export of anomalib itself needs onnxscript, which is not installed, and fixes a batch of 2 with torch
+2.14. Its model, with its own pre- and post-processing, is therefore exported to IR with a batch of 1. Its
+OpenVINOInferencer runs it twice: with its defaults, which is bf16 on CPUs that have it, and in float32.
 """
 
-import argparse
 import contextlib
 import os
 import tempfile
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tests.benchmarks.report import parser, section
 from torch import Tensor, nn
 
 from blemish_core.detectors.base import Detector, Image
@@ -40,7 +41,7 @@ COLUMNS = (*OURS, "anomalib torch", "anomalib OpenVINO", "anomalib OpenVINO f32"
 
 
 class Answers(nn.Module):
-    """The parts that anomalib's module runs in turn, with a plain tuple for an answer."""
+    """The stages of anomalib's module, with a plain tuple as output."""
 
     def __init__(self, module: Any) -> None:
         super().__init__()
@@ -51,11 +52,12 @@ class Answers(nn.Module):
 
 
 def ours(detector: Detector, folder: Path, *, int8: bool) -> dict[str, Frame]:
+    """Return a function for each of blemish's runtimes."""
     file = folder / "model.xml"
     openvino_runtime.export(detector.network, SIZE, file)
     runtimes: dict[str, Any] = {"torch": detector.runtime, "openvino": OpenVinoRuntime(file)}
     if int8:
-        inputs = [partial(detector.prepare, picture(seed)) for seed in range(8)]
+        inputs = [partial(detector.prepare, random_image(seed)) for seed in range(8)]
         quantization.quantize(file, folder / "int8.xml", inputs, lambda done, total: None)
         runtimes["openvino-int8"] = OpenVinoRuntime(folder / "int8.xml")
 
@@ -67,6 +69,7 @@ def ours(detector: Detector, folder: Path, *, int8: bool) -> dict[str, Frame]:
 
 
 def anomalibs(module: nn.Module, folder: Path) -> dict[str, Frame]:
+    """Return a function for each of anomalib's inferencers."""
     from anomalib.deploy import OpenVINOInferencer, TorchInferencer
 
     module.eval()
@@ -81,8 +84,8 @@ def anomalibs(module: nn.Module, folder: Path) -> dict[str, Frame]:
     for output, name in zip(model.outputs, names, strict=True):
         output.tensor.set_names({name})
     ov.save_model(model, folder / "theirs.xml", compress_to_fp16=False)
-    with contextlib.chdir(folder):  # where it leaves its compiled networks
-        as_it_comes = OpenVINOInferencer(folder / "theirs.xml")
+    with contextlib.chdir(folder):  # receives the cache of compiled networks
+        by_default = OpenVINOInferencer(folder / "theirs.xml")
         in_f32 = OpenVINOInferencer(folder / "theirs.xml", config={"INFERENCE_PRECISION_HINT": "f32"})
 
     def by_torch(image: Image) -> object:
@@ -91,12 +94,12 @@ def anomalibs(module: nn.Module, folder: Path) -> dict[str, Frame]:
 
     return {
         "anomalib torch": by_torch,
-        "anomalib OpenVINO": as_it_comes.predict,
+        "anomalib OpenVINO": by_default.predict,
         "anomalib OpenVINO f32": in_f32.predict,
     }
 
 
-def picture(seed: int) -> Image:
+def random_image(seed: int) -> Image:
     return np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
 
 
@@ -109,7 +112,7 @@ def patchcores(bank_size: int, folder: Path) -> dict[str, Frame]:
     backbone = Backbone.named(settings.backbone)
     with torch.inference_mode():
         parts = [
-            detector.features([detector.prepare(picture(1000 + seed))])[0][0]
+            detector.features([detector.prepare(random_image(1000 + seed))])[0][0]
             for seed in range(-(-bank_size // 1024))
         ]
     bank = torch.cat(parts)[:bank_size].clone()
@@ -129,7 +132,7 @@ def patchcores(bank_size: int, folder: Path) -> dict[str, Frame]:
 
 
 def of_two_stages(bank: Tensor, module: Any) -> Tensor:
-    """Of entries (M, D) of three stages those dimensions that anomalib's PatchCore has: the last."""
+    """Return the dimensions of three-stage entries (M, D) that anomalib's PatchCore has: the last ones."""
     return bank[:, -sum(module.model.feature_extractor.out_dims) :].clone()
 
 
@@ -147,39 +150,43 @@ def efficientads(folder: Path, *, int8: bool) -> dict[str, Frame]:
 
 
 def timed(frames: Mapping[str, Frame], rounds: int) -> dict[str, float]:
-    """Median milliseconds of one frame, by name."""
-    image = picture(1)
+    """Return the median duration of one frame in milliseconds, by name."""
+    image = random_image(1)
     times: dict[str, list[float]] = {name: [] for name in frames}
     for number in range(rounds + 1):
         for name, frame in frames.items():
             began = time.perf_counter()
             frame(image)
-            if number:  # the first warms up
+            if number:  # the first is warm-up
                 times[name].append(1000 * (time.perf_counter() - began))
     return {name: median(taken) for name, taken in times.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--banks", type=int, nargs="*", default=[2_800, 28_000])
-    parser.add_argument("--no-int8", action="store_true")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=9)
+    options.add_argument(
+        "--banks", type=int, nargs="*", default=[2_800, 28_000], help="entries of PatchCore"
+    )
+    options.add_argument("--no-int8", action="store_true")
+    arguments = options.parse_args()
     rows: dict[str, Callable[[Path], dict[str, Frame]]] = {
         f"PatchCore, bank of {bank:,}": partial(patchcores, bank) for bank in arguments.banks
     }
     rows["EfficientAD-S"] = partial(efficientads, int8=not arguments.no_int8)
-    print(f"ms a frame, median of {arguments.rounds}, {torch.get_num_threads()} threads; in brackets how")
-    print("many times as fast as anomalib OpenVINO f32\n")
-    print(f"| | {' | '.join(COLUMNS)} |\n|---|{'---:|' * len(COLUMNS)}")
-    for title, build in rows.items():
-        with tempfile.TemporaryDirectory() as scratch:
-            os.chdir(scratch)  # anomalib leaves a cache in the working folder
-            taken = timed(build(Path(scratch)), arguments.rounds)
-            os.chdir("/")
-        against = taken["anomalib OpenVINO f32"]
-        cells = [f"{taken[n]:.1f} ({against / taken[n]:.1f}x)" if n in taken else "" for n in COLUMNS]
-        print(f"| {title} | {' | '.join(cells)} |", flush=True)
+    with section("bench_runtimes", "Runtimes", arguments) as report:
+        report.write(
+            f"Milliseconds per frame, medians of {arguments.rounds} rounds, {torch.get_num_threads()} "
+            "threads. In brackets: speed relative to anomalib OpenVINO f32.\n"
+        )
+        report.write(f"| | {' | '.join(COLUMNS)} |\n|---|{'---:|' * len(COLUMNS)}")
+        for title, build in rows.items():
+            # anomalib leaves a cache in the working folder.
+            with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+                taken = timed(build(Path(scratch)), arguments.rounds)
+            against = taken["anomalib OpenVINO f32"]
+            cells = [f"{taken[n]:.1f} ({against / taken[n]:.1f}x)" if n in taken else "" for n in COLUMNS]
+            report.write(f"| {title} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a search costs beside the bare Qdrant client, what the index misses, and who waits for a bulk load.
+"""Measure the Search RPC against the bare Qdrant client, its recall, and latency during a bulk load.
 
     python -m tests.benchmarks.bench_search [--sizes 10000,100000] [--rounds 5] [--queries 300]
                                             [--load 20000]
 
-A running stack (``blemish up``) with a PatchCore of the synthetic tile, its test images embedded by a job.
-The index is then filled up to each size through ``SearchIndex.put``, 64 items at a time as the embed job
-does it, with vectors of the shape of the real ones: their mean, the shares of variance between and within
-classes, and the spectrum of their covariance as the power law that fits its leading half (so few images say
-nothing of the rest). A few hundred centers are drawn with the variance between; Zipf's law says how many
-vectors each has. Half of these vary as a class does, half are near-duplicates that vary as little as the
-nearest real neighbours; all have length 1.
+A running stack has a PatchCore of the synthetic tile, its test images embedded by a job. The index is then
+filled up to each size through ``SearchIndex.put``, 64 items at a time as the embed job does it.
 
-Every query is asked of the Search RPC and of ``QdrantClient.query_points`` on the same collection with the
-same parameters, from one process; 30 in a row each way, in an order drawn anew: a call after one of another
-kind finds cold caches. p50 and p99 of each round, medians of the rounds. "By way of a relay" is the bare
-client whose calls a Python process takes and passes on unread: what any server in between costs at least.
-Recall@10 is that of RPCs against ``exact`` ones. During the load, which a process of its own puts, calls
-leave every 20 ms whether or not those before were answered; latency counts from when a call was due.
+The added vectors have the shape of the real ones. This means the same mean, the same shares of variance
+between and within classes, and a spectrum that continues the power law of the real covariance. Centers are
+drawn with the variance between classes, and Zipf's law gives the number of vectors of each. Half of these
+vary as a class does; half are near-duplicates that vary as little as the nearest real neighbours.
+
+Every query is sent to the Search RPC and to ``QdrantClient.query_points`` on the same collection, with the
+same parameters and from one process. Each way gets 30 queries in a row, because a call after one of another
+kind finds cold caches. "Through a relay" is the bare client whose calls a Python process forwards unread:
+the least that any server in between costs. Recall@10 compares with ``exact`` searches.
+
+A process of its own puts the bulk load. Calls leave every 20 ms whether or not earlier ones were answered,
+and latency counts from the time at which a call was due.
 """
 
 import argparse
@@ -45,6 +46,7 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient
 from qdrant_client import models as qm
 from tests.benchmarks.bench_serving import running
+from tests.benchmarks.report import Report, parser, section
 
 from blemish.v1 import search_pb2 as pb
 from blemish.v1.search_pb2_grpc import SearchServiceStub
@@ -62,13 +64,13 @@ from blemish_core.search.search_index import SearchIndex
 Vectors = NDArray[np.float32]
 
 _SEED = 7
-_BATCH = 64  # of the embed job
+_BATCH = 64  # as in the embed job
 _CENTERS = 300
-_ZIPF = 1.1  # of few defects there are many images, of most there are few
+_ZIPF = 1.1  # few defects have many images, most have few
 _LIMIT = 10
 _IN_A_ROW = 30
 _EVERY_S = 0.02
-_SETTLED_S = 60.0
+_SETTLE_TIMEOUT_S = 60.0
 _CLASSES = ("good", *CLASSES)
 
 
@@ -77,18 +79,18 @@ _CLASSES = ("good", *CLASSES)
 
 @dataclass(frozen=True)
 class Shape:
-    """How embeddings lie, measured on real ones."""
+    """The distribution of embeddings, measured on real ones."""
 
     mean: Vectors
     """(D,)."""
     deviations: Vectors
-    """(D,), along the principal directions; a power law in their rank."""
+    """(D,), along the principal directions: a power law of their rank."""
     within: float
     """Share of the variance that lies within classes."""
     near: float
-    """Distance to the nearest neighbour, as a share of that between any two of a class."""
+    """Median distance to the nearest neighbour, divided by that between any two of a class."""
     exponent: float
-    """Of the power law of variances."""
+    """Exponent of the power law of variances."""
 
     @classmethod
     def of(cls, vectors: Vectors, classes: Sequence[str]) -> "Shape":
@@ -124,7 +126,7 @@ class Shape:
             return cls(mean=kept["mean"], deviations=kept["deviations"], **scalars)
 
     def draw(self, first: int, count: int) -> tuple[Vectors, NDArray[np.int64]]:
-        """``count`` vectors of length 1, from the ``first`` on, and the center of each; always the same."""
+        """Return vectors (``count``, D) of length 1 and their centers (``count``,), fixed by ``first``."""
         size = len(self.deviations)
         fixed = np.random.default_rng(_SEED)
         spread = np.sqrt(1 - self.within) * self.deviations
@@ -143,7 +145,7 @@ class Shape:
 def batches(
     version: ModelRef, shape: Shape, first: int, count: int
 ) -> Iterator[tuple[list[Item], Vectors]]:
-    """Items that were never an image, and their vectors."""
+    """Yield items without images, and their vectors, in batches."""
     began = datetime(2026, 1, 1, tzinfo=UTC)
     for number in range(first, first + count, _BATCH):
         vectors, centers = shape.draw(number, min(_BATCH, first + count - number))
@@ -169,11 +171,13 @@ def batches(
         yield items, vectors
 
 
-# The store behind the stack
+# The index behind the stack
 
 
 @dataclass(frozen=True)
 class Bench:
+    """A running stack and the model version whose index is measured."""
+
     address: str
     url: str
     grpc_port: int
@@ -181,6 +185,7 @@ class Bench:
 
     @classmethod
     def of(cls, address: str, folder: Path, version: str) -> "Bench":
+        """Read the addresses of the stack's parts from the file that it wrote."""
         lines = (folder / "data/run/environment.sh").read_text()
         variables = dict(
             word.partition("=")[::2] for word in shlex.split(lines) if "=" in word
@@ -207,7 +212,7 @@ class Bench:
 
     @property
     def alias(self) -> str:
-        """That ``SearchIndex`` searches through."""
+        """The alias of the collection that ``SearchIndex`` searches."""
         return f"blemish.{self.version.model}.{self.version.version}.published"
 
     def points(self) -> int:
@@ -215,21 +220,21 @@ class Bench:
 
 
 def real(bench: Bench) -> tuple[Vectors, list[str]]:
-    """The embeddings of the images that are indexed, and their classes."""
+    """Return the embeddings (N, D) of the images in the index, and their classes."""
     found, _ = bench.bare().scroll(bench.alias, limit=10_000, with_vectors=True)
     vectors = np.array([point.vector for point in found], np.float32)
     return vectors, [str((point.payload or {})["class_name"]) for point in found]
 
 
 def fill(bench: Bench, shape: Shape, size: int) -> str:
-    """Load until there are ``size`` points; returns how fast that was."""
-    there = bench.points()
-    took = loaded(bench, shape, there, size - there)
-    return f"filled up at {(size - there) / sum(took):.0f} a second, the longest put took {max(took):.2f} s"
+    """Put items until there are ``size`` points; return the speed in words."""
+    count = bench.points()
+    took = loaded(bench, shape, count, size - count)
+    return f"filled at {(size - count) / sum(took):.0f} per second, longest put {max(took):.2f} s"
 
 
 def loaded(bench: Bench, shape: Shape, first: int, count: int) -> list[float]:
-    """Put ``count`` items, and return how long Qdrant took for each put, in s."""
+    """Put ``count`` items; return the duration of each put, in seconds."""
     index, took = bench.index, []
     for items, vectors in batches(bench.version, shape, first, count):
         before = time.perf_counter()
@@ -239,20 +244,20 @@ def loaded(bench: Bench, shape: Shape, first: int, count: int) -> list[float]:
 
 
 def settled(bench: Bench) -> tuple[int, int]:
-    """Wait until Qdrant is at rest; returns its segments and quantized vectors."""
+    """Wait until Qdrant is at rest; return its numbers of segments and of quantized vectors."""
     bare = bench.bare()
 
     def state() -> tuple[int, int]:
         info = bare.get_collection(bench.alias)
         return int(info.segments_count), int(info.indexed_vectors_count or 0)
 
-    known, since = state(), time.monotonic()
-    end = since + _SETTLED_S
+    latest, since = state(), time.monotonic()
+    end = since + _SETTLE_TIMEOUT_S
     while time.monotonic() < min(since + 12, end):
         time.sleep(0.5)
-        if (now := state()) != known:
-            known, since = now, time.monotonic()
-    return known
+        if (now := state()) != latest:
+            latest, since = now, time.monotonic()
+    return latest
 
 
 # Searches, one after the other
@@ -261,7 +266,7 @@ def settled(bench: Bench) -> tuple[int, int]:
 def latencies_ms(
     asks: dict[str, Callable[[int], object]], numbers: Sequence[int], random: np.random.Generator
 ) -> dict[str, list[float]]:
-    """Ask each way about each number, some in a row, in an order drawn anew."""
+    """Send each numbered query each way, ``_IN_A_ROW`` at a time, the ways in random order."""
     took: dict[str, list[float]] = {name: [] for name in asks}
     for start in range(0, len(numbers), _IN_A_ROW):
         for name in random.permutation(list(asks)):
@@ -273,16 +278,16 @@ def latencies_ms(
 
 
 async def relay(port: int) -> None:
-    """Pass every call on to a port of this machine, unread, until killed; prints its own port."""
+    """Forward every call to a port of this machine, unread, until killed; print the relay's own port."""
 
     class Relay(grpc.GenericRpcHandler):
         def service(self, details: grpc.HandlerCallDetails) -> Any:
             method: Any = channel.unary_unary(details.method)
 
-            async def pass_on(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+            async def forward(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
                 return bytes(await method(request, timeout=context.time_remaining()))
 
-            return grpc.unary_unary_rpc_method_handler(pass_on)
+            return grpc.unary_unary_rpc_method_handler(forward)
 
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         server = grpc.aio.server()
@@ -294,7 +299,7 @@ async def relay(port: int) -> None:
 
 @contextmanager
 def relayed(bench: Bench) -> Iterator[QdrantClient]:
-    """A bare client by way of a relay."""
+    """Run a relay; yield a bare client that calls through it."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.benchmarks.bench_search", "--relay", str(bench.grpc_port)],
         stdout=subprocess.PIPE,
@@ -308,21 +313,26 @@ def relayed(bench: Bench) -> Iterator[QdrantClient]:
 
 
 def compared(
-    bench: Bench, by_relay: QdrantClient, shape: Shape, size: int, arguments: argparse.Namespace
+    bench: Bench,
+    by_relay: QdrantClient,
+    shape: Shape,
+    size: int,
+    arguments: argparse.Namespace,
+    report: Report,
 ) -> str:
-    """Print what RPCs and the bare client take; returns what of exact answers is found."""
+    """Write the latencies of the RPC and the bare client; return the recall in words."""
     bare, random = bench.bare(), np.random.default_rng(_SEED)
-    connection = Connection(bench.address, timeout_s=30, patience=Patience())  # as our clients have it
+    connection = Connection(bench.address, timeout_s=30, patience=Patience())  # the default of clients
     search: Any = SearchServiceStub(connection.channel).Search  # type: ignore[no-untyped-call,unused-ignore]
-    there, _ = bench.bare().scroll(bench.alias, limit=10_000, with_payload=False)
-    ids = [str(there[number].id) for number in random.permutation(len(there))[: arguments.queries]]
-    asked, _ = shape.draw(10**9, arguments.queries)
+    points, _ = bench.bare().scroll(bench.alias, limit=10_000, with_payload=False)
+    ids = [str(points[number].id) for number in random.permutation(len(points))[: arguments.queries]]
+    queries, _ = shape.draw(10**9, arguments.queries)
     fixed, model = f"models/{bench.version.model}/versions/{bench.version.version}", bench.version.model
 
     def rpc(name: str, number: int, *, by_vector: bool = False, exact: bool = False) -> list[str]:
         request = pb.SearchRequest(model=name, limit=_LIMIT, exact=exact, packed=True)
         if by_vector:
-            request.vector.values.extend(asked[number].tolist())
+            request.vector.values.extend(queries[number].tolist())
         else:
             request.item = f"items/{ids[number]}"
         answers = search(request, timeout=30)
@@ -336,7 +346,7 @@ def compared(
     def qdrant(client: QdrantClient, number: int, *, by_vector: bool = False) -> object:
         return client.query_points(
             bench.alias,
-            query=qm.NearestQuery(nearest=asked[number].tolist() if by_vector else ids[number]),
+            query=qm.NearestQuery(nearest=queries[number].tolist() if by_vector else ids[number]),
             limit=_LIMIT,
             search_params=params,
             with_payload=True,
@@ -345,14 +355,14 @@ def compared(
     asks: dict[str, Callable[[int], object]] = {
         "bare, by item": partial(qdrant, bare),
         "bare, by vector": partial(qdrant, bare, by_vector=True),
-        "bare by way of a relay, by item": partial(qdrant, by_relay),
-        "bare by way of a relay, by vector": partial(qdrant, by_relay, by_vector=True),
+        "bare through a relay, by item": partial(qdrant, by_relay),
+        "bare through a relay, by vector": partial(qdrant, by_relay, by_vector=True),
         "Search, by item": partial(rpc, f"models/{model}"),
-        "Search, by item, of a fixed version": partial(rpc, fixed),
+        "Search, by item, fixed version": partial(rpc, fixed),
         "Search, by vector": partial(rpc, f"models/{model}", by_vector=True),
     }
     numbers = range(arguments.queries)
-    latencies_ms(asks, numbers[:20], random)  # warms up
+    latencies_ms(asks, numbers[:20], random)  # warm-up
     rounds = [latencies_ms(asks, numbers, random) for _ in range(arguments.rounds)]
 
     def figure(name: str, quantile: float) -> float:
@@ -365,14 +375,14 @@ def compared(
             base = "bare, by vector" if "vector" in name else "bare, by item"
             bare50, bare99 = figure(base, 0.5), figure(base, 0.99)
             beyond = f"{p50 / bare50:.2f} | {p99 / bare99:.2f} | {p50 - bare50:.2f}"
-        print(f"| {size:,} | {name} | {p50:.2f} | {p99:.2f} | {beyond} |", flush=True)
+        report.write(f"| {size:,} | {name} | {p50:.2f} | {p99:.2f} | {beyond} |")
     recalls = [
         len({*rpc(fixed, number, by_vector=by)} & {*rpc(fixed, number, by_vector=by, exact=True)}) / _LIMIT
         for number in numbers
         for by in (False, True)
     ]
     connection.close()
-    return f"recall@{_LIMIT} {np.mean(recalls):.4f} ({len(recalls)} queries, the worst {min(recalls):.1f})"
+    return f"recall@{_LIMIT} {np.mean(recalls):.4f} ({len(recalls)} queries, worst {min(recalls):.1f})"
 
 
 # Calls during a load
@@ -380,7 +390,7 @@ def compared(
 
 @dataclass(frozen=True)
 class Calls:
-    """What came of calls that left at a fixed rate."""
+    """The results of calls that were sent at a fixed rate."""
 
     took_ms: list[float]
     failed: int
@@ -392,7 +402,7 @@ class Calls:
 
 
 async def called(call: Callable[[], Awaitable[object]], until: Callable[[], bool]) -> Calls:
-    """Call every ``_EVERY_S``, until told."""
+    """Call every ``_EVERY_S`` until ``until`` returns true."""
     took: list[float] = []
     failed = [0]
 
@@ -413,34 +423,34 @@ async def called(call: Callable[[], Awaitable[object]], until: Callable[[], bool
     return Calls(took, failed[0])
 
 
-async def beside(bench: Bench, until: Callable[[], bool]) -> dict[str, Calls]:
-    """Search and GetServerInfo, each at its own rate, until told."""
+async def both_called(bench: Bench, until: Callable[[], bool]) -> dict[str, Calls]:
+    """Call Search and GetServerInfo, each every ``_EVERY_S``, until ``until`` returns true."""
     random = np.random.default_rng(_SEED)
-    there, _ = bench.bare().scroll(bench.alias, limit=1_000, with_payload=False)
-    ids = [str(point.id) for point in there]
+    points, _ = bench.bare().scroll(bench.alias, limit=1_000, with_payload=False)
+    ids = [str(point.id) for point in points]
     async with grpc.aio.insecure_channel(bench.address) as channel:
         search: Any = SearchServiceStub(channel).Search  # type: ignore[no-untyped-call,unused-ignore]
         info: Any = ServerServiceStub(channel).GetServerInfo  # type: ignore[no-untyped-call,unused-ignore]
 
-        async def look() -> None:
+        async def search_once() -> None:
             request = pb.SearchRequest(model=f"models/{bench.version.model}", limit=_LIMIT, packed=True)
             request.item = f"items/{ids[random.integers(len(ids))]}"
             async for _ in search(request, timeout=30):
                 pass
 
-        async def ask() -> None:
+        async def info_once() -> None:
             await info(GetServerInfoRequest(), timeout=30)
 
-        await look()
-        searches, infos = await asyncio.gather(called(look, until), called(ask, until))
+        await search_once()
+        searches, infos = await asyncio.gather(called(search_once, until), called(info_once, until))
     return {"Search": searches, "GetServerInfo": infos}
 
 
-def under_load(bench: Bench, shape: Path, count: int) -> None:
-    """Print how long calls take with nothing else to do, during a load, and right after it."""
+def under_load(bench: Bench, shape: Path, count: int, report: Report) -> None:
+    """Write the latencies of calls at rest, during a bulk load, and right after it."""
     first = bench.points()
     rest = time.perf_counter() + 5
-    told = {"at rest": asyncio.run(beside(bench, lambda: time.perf_counter() > rest))}
+    phases = {"at rest": asyncio.run(both_called(bench, lambda: time.perf_counter() > rest))}
     began = time.perf_counter()
     plan = [bench.address, bench.url, str(bench.grpc_port), str(bench.version), str(first), str(count)]
     with subprocess.Popen(
@@ -449,26 +459,28 @@ def under_load(bench: Bench, shape: Path, count: int) -> None:
         text=True,
     ) as load:
         assert load.stdout is not None
-        load.stdout.readline()  # it is about to begin
-        told["during the load"] = asyncio.run(beside(bench, lambda: load.poll() is not None))
+        load.stdout.readline()  # the load is ready to begin
+        phases["during the load"] = asyncio.run(both_called(bench, lambda: load.poll() is not None))
         rate = json.loads(load.stdout.read())
         if load.returncode:
             raise SystemExit("the load failed")
     rest = time.perf_counter() + 15
-    told["15 s after it"] = asyncio.run(beside(bench, lambda: time.perf_counter() > rest))
-    print(
-        f"\n{count:,} items put {_BATCH} at a time onto {first:,}: {rate:.0f} a second, "
-        f"{time.perf_counter() - began - 15:.0f} s in all\n"
+    phases["15 s after it"] = asyncio.run(both_called(bench, lambda: time.perf_counter() > rest))
+    report.write(
+        f"\nBulk load: {count:,} items put {_BATCH} at a time onto {first:,}, {rate:.0f} per second, "
+        f"{time.perf_counter() - began - 15:.0f} s in all.\n"
     )
-    print(f"| every {1000 * _EVERY_S:.0f} ms | calls | failed | p50, ms | p99 | most | later than 100 ms |")
-    print("|---|---|---|---|---|---|---|")
-    for when, calls in told.items():
-        for name, of in calls.items():
-            print(f"| {name}, {when} | {of.row()} |", flush=True)
+    report.write(
+        f"| every {1000 * _EVERY_S:.0f} ms | calls | failed | p50, ms | p99 | maximum | over 100 ms |"
+    )
+    report.write("|---|---|---|---|---|---|---|")
+    for when, calls in phases.items():
+        for name, results in calls.items():
+            report.write(f"| {name}, {when} | {results.row()} |")
 
 
 def indexed_model(surface: Path, address: str) -> str:
-    """Train a small PatchCore of the tile and have its test images embedded; returns the version's name."""
+    """Train a small PatchCore of the tile and embed its test images; return the version's name."""
     generate(surface, "tile", train=40, good=48, defective=144, size=256)
     with Client(address) as client:
         client.import_dataset("tile", str(surface))
@@ -482,37 +494,37 @@ def indexed_model(surface: Path, address: str) -> str:
         return str(job.result.model_version)
 
 
-def bench(folder: Path, arguments: argparse.Namespace) -> None:
+def bench(folder: Path, arguments: argparse.Namespace, report: Report) -> None:
     with running(folder) as address:
         stage = Bench.of(address, folder, indexed_model(folder / "tile", address))
         vectors, classes = real(stage)
         shape = Shape.of(vectors, classes)
         shape.write(folder / "shape.npz")
-        print(
-            f"Seed {_SEED}. {len(vectors)} real embeddings of {vectors.shape[1]} values, "
-            f"{len(set(classes))} classes: variances fall as rank^{shape.exponent:.2f}, "
-            f"{shape.within:.0%} of them within classes, nearest neighbours at {shape.near:.2f} of the "
-            "distance within a class. "
-            f"Latency in ms, {arguments.queries} queries a round, medians of {arguments.rounds} rounds.\n"
+        report.write(
+            f"Seed {_SEED}; {len(vectors)} real embeddings of {vectors.shape[1]} values in "
+            f"{len(set(classes))} classes. Variances fall as rank^{shape.exponent:.2f}; "
+            f"{shape.within:.0%} of the variance lies within classes. "
+            f"Latency in ms, {arguments.queries} queries per round, medians of {arguments.rounds} rounds.\n"
         )
-        print("| vectors | | p50 | p99 | p50 / bare | p99 / bare | p50 beyond bare |")
-        print("|---|---|---|---|---|---|---|")
-        told = []
+        report.write("| vectors | | p50 | p99 | p50 / bare | p99 / bare | p50 - bare |")
+        report.write("|---|---|---|---|---|---|---|")
+        notes = []
         for size in arguments.sizes:
             filled = fill(stage, shape, size)
             segments, quantized = settled(stage)
             with relayed(stage) as by_relay:
-                recall = compared(stage, by_relay, shape, size, arguments)
-            told.append(
+                recall = compared(stage, by_relay, shape, size, arguments, report)
+            notes.append(
                 f"- {size:,} vectors: {filled}; {segments} segments, "
                 f"{quantized:,} vectors in int8; {recall}"
             )
-        print("\n" + "\n".join(told))
+        report.write("\n" + "\n".join(notes))
         if arguments.load:
-            under_load(stage, folder / "shape.npz", arguments.load)
+            under_load(stage, folder / "shape.npz", arguments.load, report)
 
 
 def sizes(text: str) -> list[int]:
+    """Parse numbers separated by commas."""
     return sorted(int(size) for size in text.split(","))
 
 
@@ -526,13 +538,14 @@ def main() -> None:
     if sys.argv[1:2] == ["--relay"]:
         asyncio.run(relay(int(sys.argv[2])))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--sizes", type=sizes, default=[10_000, 100_000], help="vectors, smallest first")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--queries", type=int, default=300, help="of each round")
-    parser.add_argument("--load", type=int, default=20_000, help="items of the bulk load; 0 skips it")
-    with tempfile.TemporaryDirectory() as made:
-        bench(Path(made), parser.parse_args())
+    options = parser(__doc__)
+    options.add_argument("--sizes", type=sizes, default=[10_000, 100_000], help="numbers of vectors")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--queries", type=int, default=300, help="queries per round")
+    options.add_argument("--load", type=int, default=20_000, help="items of the bulk load; 0 skips it")
+    arguments = options.parse_args()
+    with tempfile.TemporaryDirectory() as made, section("bench_search", "Search", arguments) as report:
+        bench(Path(made), arguments, report)
 
 
 if __name__ == "__main__":

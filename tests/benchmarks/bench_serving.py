@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What serving costs: frames through a running server beside the same frames with no server.
+"""Measure throughput and latency of a running server against scoring the same frames without a server.
 
     python -m tests.benchmarks.bench_serving [--large] [--streams 1 4 16 64] [--seconds 8] [--rounds 5]
 
-PatchCore with a bank of about 10,000, JPEG frames of 512 px, or with --large the samples of a camera, Mono8
-of 2,448 x 2,048 px. Closed loops: every stream and every unary caller sends its next frame when there is
-room. Load comes from a process of its own, on the same cores as the server; the limit, the same frames
-decoded and scored in this process, has these cores alone. All rows take turns, each figure is the median of
-the rounds. CPU and memory are those of the server process.
+The model is a PatchCore with a bank of about 10,000 entries. Frames are JPEGs of 512 px, or with --large
+unpacked Mono8 frames of 2,448 x 2,048 px. All loads are closed loops: a stream or unary caller sends its
+next frame when a frame has been answered. The load generator is a process of its own on the server's cores.
+The limit is measured without load generator and server, so it has these cores to itself. Rows take turns,
+and each figure is the median of the rounds. CPU and memory are those of the server process.
 """
 
 import argparse
@@ -34,6 +34,7 @@ import grpc.aio
 import numpy as np
 import psutil
 from PIL import Image
+from tests.benchmarks.report import Report, parser, section
 
 from blemish.v1 import image_pb2
 from blemish.v1 import inspection_pb2 as pb
@@ -44,31 +45,32 @@ from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.image_input import ImageInput, RawLayout
 from blemish_core.platform import threads
 
-_TRAIN_IMAGES = 122  # of which 98 are learned from: a tenth of their patches is a bank of 10,035
+_TRAIN_IMAGES = 122  # less the fifth that is held out, a tenth of their patches is a bank of about 10,000
 _FRAMES = 64
 _LARGE_FRAMES = 8
 _LARGE = RawLayout("Mono8", 2448, 2048)
-_AHEAD = 8  # unanswered frames of a stream, as blemish_client has it
+_IN_FLIGHT = 8  # unanswered frames of a stream, as in blemish_client
+_MODULE = "tests.benchmarks.bench_serving"
 
 Images = list[image_pb2.Image]
 
 
 @dataclass(frozen=True)
 class Load:
-    """What came of one round of load."""
+    """The results of one row in one round."""
 
     rate: float
-    """Frames a second."""
+    """Frames per second."""
     p50_ms: float
     p95_ms: float
     p99_ms: float
     refused: int
     cores: float = 0.0
-    """Of the server, while it lasted."""
+    """CPU seconds of the server per second of load."""
     resident_mib: float = 0.0
 
 
-def load(latencies_s: list[float], span_s: float, refused: int) -> Load:
+def summarized(latencies_s: list[float], span_s: float, refused: int) -> Load:
     p50, p95, p99 = (float(cut) * 1000 for cut in np.quantile(latencies_s, [0.5, 0.95, 0.99]))
     return Load(len(latencies_s) / span_s, p50, p95, p99, refused)
 
@@ -79,8 +81,8 @@ def load(latencies_s: list[float], span_s: float, refused: int) -> Load:
 async def stream(
     stub: Any, model: str, images: Images, until_s: float, took: list[float], refused: list[int]
 ) -> None:
-    """One camera that holds ``_AHEAD`` frames in flight."""
-    room, sent = asyncio.Semaphore(_AHEAD), []
+    """Run one camera that keeps ``_IN_FLIGHT`` frames unanswered."""
+    room, sent = asyncio.Semaphore(_IN_FLIGHT), []
 
     async def requests() -> AsyncIterator[pb.ScoreStreamRequest]:
         yield pb.ScoreStreamRequest(config=pb.StreamConfig(model=model, policy=pb.STREAM_POLICY_BLOCK))
@@ -101,7 +103,7 @@ async def stream(
 async def unary(
     stub: Any, model: str, images: Images, until_s: float, took: list[float], refused: list[int]
 ) -> None:
-    """One caller that waits for its answer before it calls again."""
+    """Run one caller that waits for each response before its next call."""
     for image in itertools.cycle(images):
         if time.perf_counter() > until_s:
             return
@@ -127,36 +129,40 @@ async def generated(
         await asyncio.gather(
             *(caller(stub, model, images, began + seconds, took, refused) for _ in range(callers))
         )
-    return load(took, time.perf_counter() - began, refused[0])
+    return summarized(took, time.perf_counter() - began, refused[0])
 
 
-# The rows
+# The rows of the table
 
 
 def served(
     server: psutil.Process, address: str, model: str, folder: Path, kind: str, callers: int, seconds: float
 ) -> Load:
-    """Load from another process, and what it cost the server."""
+    """Load the server from another process, and measure what that takes of the server."""
     before, began = server.cpu_times(), time.perf_counter()
     arguments = (address, model, str(folder), kind, str(callers), str(seconds))
-    told = subprocess.run(
-        [sys.executable, __file__, "--generate", *arguments], check=True, capture_output=True, text=True
-    )
-    after, span_s = server.cpu_times(), time.perf_counter() - began
-    cores = (after.user + after.system - before.user - before.system) / span_s
-    found = json.loads(told.stdout) | {"cores": cores, "resident_mib": server.memory_info().rss / 2**20}
-    return Load(**found)
-
-
-def in_process(version: Path, frames: Path, workers: int, seconds: float) -> Load:
-    """The same frames with no server, in a process whose threads share the cores as the server's do."""
-    told = subprocess.run(
-        [sys.executable, __file__, "--limit", str(version), str(frames), str(workers), str(seconds)],
+    ran = subprocess.run(
+        [sys.executable, "-m", _MODULE, "--generate", *arguments],
         check=True,
         capture_output=True,
         text=True,
     )
-    return Load(**json.loads(told.stdout))
+    after, span_s = server.cpu_times(), time.perf_counter() - began
+    cores = (after.user + after.system - before.user - before.system) / span_s
+    found = json.loads(ran.stdout) | {"cores": cores, "resident_mib": server.memory_info().rss / 2**20}
+    return Load(**found)
+
+
+def in_process(version: Path, frames: Path, workers: int, seconds: float) -> Load:
+    """Score the same frames without a server, in a process whose threads share the cores as in a server."""
+    arguments = (str(version), str(frames), str(workers), str(seconds))
+    ran = subprocess.run(
+        [sys.executable, "-m", _MODULE, "--limit", *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return Load(**json.loads(ran.stdout))
 
 
 def limit(version: Path, frames: Path, workers: int, seconds: float) -> Load:
@@ -167,18 +173,18 @@ def limit(version: Path, frames: Path, workers: int, seconds: float) -> Load:
 
     _, detector = load_detector(version, "cpu", RuntimeChoice(lanes=workers))
 
-    def inspect(picture: ImageInput) -> object:
-        return detector.inspect([detector.prepare(picture.pixels(ImageLimits()))])
+    def score(image: ImageInput) -> object:
+        return detector.inspect([detector.prepare(image.pixels(ImageLimits()))])
 
-    images = pictures(frames)
-    repeated(inspect, images, workers, 1.0)  # warms up
-    return repeated(inspect, images, workers, seconds)
+    images = read_frames(frames)
+    repeated(score, images, workers, 1.0)  # warm-up
+    return repeated(score, images, workers, seconds)
 
 
 def repeated(
-    inspect: Callable[[ImageInput], object], images: list[ImageInput], workers: int, seconds: float
+    score: Callable[[ImageInput], object], images: list[ImageInput], workers: int, seconds: float
 ) -> Load:
-    """``workers`` threads that decode and score one frame after the other."""
+    """Decode and score one frame after the other in each of ``workers`` threads."""
     took: list[float] = []
     frames = itertools.cycle(images)
     began = time.perf_counter()
@@ -186,17 +192,17 @@ def repeated(
     def work() -> None:
         while time.perf_counter() - began < seconds:
             before = time.perf_counter()
-            inspect(next(frames))
+            score(next(frames))
             took.append(time.perf_counter() - before)
 
     with ThreadPoolExecutor(workers) as pool:
         for done in [pool.submit(work) for _ in range(workers)]:
             done.result()
-    return load(took, time.perf_counter() - began, 0)
+    return summarized(took, time.perf_counter() - began, 0)
 
 
-def anomalibs(version: Path, folder: Path) -> Callable[[ImageInput], object]:
-    """Run anomalib's OpenVINOInferencer with the same weights in float32, and a bank of as many entries."""
+def anomalib_scorer(version: Path, folder: Path) -> Callable[[ImageInput], object]:
+    """Return anomalib's OpenVINOInferencer in float32 with the same weights and a bank of that size."""
     from anomalib.models import Patchcore
 
     from blemish_core.detectors.common.backbone import Backbone
@@ -206,7 +212,7 @@ def anomalibs(version: Path, folder: Path) -> Callable[[ImageInput], object]:
     loaded: Any = load_detector(version, "cpu", RuntimeChoice("torch"))
     detector = loaded[1]
 
-    # Only where it is asked for: the others of its runtimes take seconds to import.
+    # Imported here because the runtimes that it compares take seconds to import.
     runtimes = importlib.import_module("tests.benchmarks.bench_runtimes")
 
     backbone = Backbone.named(detector.settings["backbone"])
@@ -224,9 +230,9 @@ def anomalibs(version: Path, folder: Path) -> Callable[[ImageInput], object]:
     predict = runtimes.anomalibs(module, folder)["anomalib OpenVINO f32"]
     side = detector.input_size
 
-    def scaled(picture: ImageInput) -> object:
-        # It takes the size that it was exported for and no other.
-        pixels = picture.pixels(ImageLimits())
+    def scaled(image: ImageInput) -> object:
+        # The exported model accepts one input size only.
+        pixels = image.pixels(ImageLimits())
         return predict(np.asarray(Image.fromarray(pixels).resize((side, side))))
 
     return scaled
@@ -234,7 +240,7 @@ def anomalibs(version: Path, folder: Path) -> Callable[[ImageInput], object]:
 
 @contextmanager
 def running(folder: Path) -> Iterator[str]:
-    """The stack, as ``blemish up`` starts it."""
+    """Run the stack as ``blemish up`` starts it; yield the server's address."""
     address = folder / "address"
     stack = subprocess.Popen(
         [
@@ -255,7 +261,7 @@ def running(folder: Path) -> Iterator[str]:
 
 
 def trained_surface(surface: Path) -> Callable[[str], str]:
-    """Draw the surface; the answer trains a model of it at an address and returns its version's name."""
+    """Draw the surface; return a function that trains a model of it at an address and returns its name."""
     generate(surface, "tile", train=_TRAIN_IMAGES, good=20, defective=24)
 
     def train(address: str) -> str:
@@ -270,7 +276,7 @@ def trained_surface(surface: Path) -> Callable[[str], str]:
 
 
 def jpegs(surface: Path, folder: Path) -> None:
-    """Leave JPEG frames of 512 px in a folder, of good and of defective surface."""
+    """Write JPEG frames of 512 px of good and defective surface to a folder."""
     folder.mkdir()
     files = sorted((surface / "test").glob("*/*.png"))
     for number, file in zip(range(_FRAMES), itertools.cycle(files), strict=False):
@@ -280,15 +286,15 @@ def jpegs(surface: Path, folder: Path) -> None:
 
 
 def large(surface: Path, folder: Path) -> None:
-    """Leave frames of ``_LARGE`` in a folder, of good and of defective surface."""
+    """Write unpacked frames of ``_LARGE`` of good and defective surface to a folder."""
     folder.mkdir()
     for file in sorted((surface / "test").glob("*/*.png"))[::3][:_LARGE_FRAMES]:
         grey = Image.open(file).convert("L").resize((_LARGE.width, _LARGE.height))
         (folder / f"{file.parent.name}-{file.stem}.raw").write_bytes(grey.tobytes())
 
 
-def pictures(folder: Path) -> list[ImageInput]:
-    """The frames of a folder, in their order."""
+def read_frames(folder: Path) -> list[ImageInput]:
+    """Return the frames of a folder, in order of their names."""
     return [
         ImageInput(file.read_bytes(), _LARGE if file.suffix == ".raw" else None)
         for file in sorted(folder.iterdir())
@@ -296,18 +302,19 @@ def pictures(folder: Path) -> list[ImageInput]:
 
 
 def messages(folder: Path) -> Images:
-    """Likewise, as cameras send them."""
+    """Return the frames of a folder as messages."""
     images = []
-    for picture in pictures(folder):
-        if picture.layout is None:
-            images.append(image_pb2.Image(encoded=picture.data))
+    for frame in read_frames(folder):
+        if frame.layout is None:
+            images.append(image_pb2.Image(encoded=frame.data))
         else:
-            layout = asdict(picture.layout)
-            images.append(image_pb2.Image(raw=image_pb2.RawImage(data=picture.data, **layout)))
+            layout = asdict(frame.layout)
+            images.append(image_pb2.Image(raw=image_pb2.RawImage(data=frame.data, **layout)))
     return images
 
 
 def server_process(stack_address: str) -> psutil.Process:
+    """Return the process that listens on the address."""
     port = int(stack_address.rpartition(":")[2])
     for process in psutil.process_iter(["cmdline"]):
         if "blemish_server" in (process.info["cmdline"] or []):
@@ -317,7 +324,8 @@ def server_process(stack_address: str) -> psutil.Process:
     raise SystemExit("the server's process was not found")
 
 
-def bench(folder: Path, arguments: argparse.Namespace) -> None:
+def bench(folder: Path, arguments: argparse.Namespace) -> dict[str, list[Load]]:
+    """Return the results of each row, one for each round."""
     surface = folder / "tile"
     train = trained_surface(surface)
     (large if arguments.large else jpegs)(surface, folder / "frames")
@@ -329,7 +337,7 @@ def bench(folder: Path, arguments: argparse.Namespace) -> None:
             "in process, one by one": partial(in_process, version, folder / "frames", 1, seconds),
             f"in process, {cores} at once": partial(in_process, version, folder / "frames", cores, seconds),
             "anomalib OpenVINOInferencer, one by one": partial(
-                repeated, anomalibs(version, folder), pictures(folder / "frames"), 1, seconds
+                repeated, anomalib_scorer(version, folder), read_frames(folder / "frames"), 1, seconds
             ),
         }
         for kind in ("stream", "unary"):
@@ -342,51 +350,66 @@ def bench(folder: Path, arguments: argparse.Namespace) -> None:
         for _ in range(arguments.rounds):
             for name, row in rows.items():
                 rounds[name].append(row())
-    show(rounds, arguments)
+    return rounds
 
 
-def show(rounds: dict[str, list[Load]], arguments: argparse.Namespace) -> None:
-    def of(name: str, figure: str) -> float:
+def show(rounds: dict[str, list[Load]], arguments: argparse.Namespace, report: Report) -> None:
+    """Write the medians of the rounds."""
+
+    def middle(name: str, figure: str) -> float:
         return float(median(getattr(one, figure) for one in rounds[name]))
 
-    limits = [name for name in rounds if name.startswith("in process")]
-    limit = max(of(name, "rate") for name in limits)
-    print(
-        f"{os.cpu_count()} cores; {arguments.seconds:g} s a row, medians of {arguments.rounds} rounds; "
-        "of the limit: the better of the two rows in process\n"
+    best = max(middle(name, "rate") for name in rounds if name.startswith("in process"))
+    frames = "unpacked Mono8 frames of 2,448 x 2,048 px" if arguments.large else "JPEG frames of 512 px"
+    report.write(
+        f"PatchCore with a bank of about 10,000 entries, {frames}; {arguments.seconds:g} s per row, "
+        f"medians of {arguments.rounds} rounds. The limit is the better of the rows in process.\n"
     )
-    print("| | frames/s | of the limit | p50, ms | p95 | p99 | refused | server: cores | MiB |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    report.write("| | frames/s | share of limit | p50, ms | p95 | p99 | refused | server cores | MiB |")
+    report.write("|---|---|---|---|---|---|---|---|---|")
     for name in rounds:
-        rate, p50, p95, p99 = (of(name, figure) for figure in ("rate", "p50_ms", "p95_ms", "p99_ms"))
-        server = (
-            f"{of(name, 'cores'):.2f} | {of(name, 'resident_mib'):.0f}" if of(name, "cores") else "- | -"
+        rate, p50, p95, p99 = (middle(name, figure) for figure in ("rate", "p50_ms", "p95_ms", "p99_ms"))
+        cores, memory = middle(name, "cores"), middle(name, "resident_mib")
+        report.write(
+            f"| {name} | {rate:.1f} | {rate / best:.2f} | {p50:.0f} | {p95:.0f} | {p99:.0f} "
+            f"| {middle(name, 'refused'):.0f} | {f'{cores:.2f} | {memory:.0f}' if cores else '- | -'} |"
         )
-        print(
-            f"| {name} | {rate:.1f} | {rate / limit:.2f} | {p50:.0f} | {p95:.0f} | {p99:.0f} "
-            f"| {of(name, 'refused'):.0f} | {server} |",
-            flush=True,
-        )
+    if arguments.large:
+        return
+    report.summary += ["| | frames/s | share of limit | p50, ms | p99, ms |", "|---|---|---|---|---|"]
+    for name in rounds:
+        if name.startswith(("16 ", "64 unary", "in process, one")):
+            continue
+        rate, p50, p99 = (middle(name, figure) for figure in ("rate", "p50_ms", "p99_ms"))
+        report.summary.append(f"| {name} | {rate:.1f} | {rate / best:.2f} | {p50:.0f} | {p99:.0f} |")
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--limit"]:
         version, frames, workers, seconds = sys.argv[2:]
-        told = limit(Path(version), Path(frames), int(workers), float(seconds))
-        print(json.dumps(asdict(told)))
+        result = limit(Path(version), Path(frames), int(workers), float(seconds))
+        print(json.dumps(asdict(result)))
         return
     if sys.argv[1:2] == ["--generate"]:
         address, model, folder, kind, callers, seconds = sys.argv[2:]
-        told = asyncio.run(generated(address, model, Path(folder), kind, int(callers), float(seconds)))
-        print(json.dumps(asdict(told)))
+        result = asyncio.run(generated(address, model, Path(folder), kind, int(callers), float(seconds)))
+        print(json.dumps(asdict(result)))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--large", action="store_true", help="frames of 5 Mpx")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--rounds", type=int, default=5)
-    with tempfile.TemporaryDirectory() as made:
-        bench(Path(made), parser.parse_args())
+    options = parser(__doc__)
+    options.add_argument("--large", action="store_true", help="frames of 5 Mpx")
+    options.add_argument(
+        "--streams", type=int, nargs="+", default=[1, 4, 16, 64], help="callers of each row"
+    )
+    options.add_argument("--seconds", type=float, default=8.0, help="length of a row")
+    options.add_argument("--rounds", type=int, default=5)
+    arguments = options.parse_args()
+    name, title = (
+        ("bench_serving_large", "Serving frames of 5 Mpx")
+        if arguments.large
+        else ("bench_serving", "Serving")
+    )
+    with tempfile.TemporaryDirectory() as made, section(name, title, arguments) as report:
+        show(bench(Path(made), arguments), arguments, report)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a version that judges beside the one in production costs it: latency and frames a second.
+"""Measure what a shadow version costs the version in production: latency and throughput.
 
     python -m tests.benchmarks.bench_shadow [--seconds 8] [--rounds 5]
 
-The scenes of bench_fairness.py, a camera that sends an eighth of what the server can score and one beside
-four streams that take all there is, each with a shadow and without, in turn; medians of the rounds. Both
-versions are PatchCore of the synthetic tile. The last column: frames that the shadow judged, a second.
+Two scenes of bench_fairness: a camera alone, and the same camera together with four streams at full load.
+Each runs with and without a shadow, in turn. The camera sends an eighth of what the server can score. Both
+versions are PatchCore models of the synthetic tile.
 """
 
 import argparse
@@ -16,24 +16,28 @@ from pathlib import Path
 from statistics import median
 
 from tests.benchmarks import bench_serving as serving
-from tests.benchmarks.bench_fairness import Shares, played
+from tests.benchmarks.bench_fairness import Shares, measured
+from tests.benchmarks.report import Report, parser, section
 
 from blemish.v1.model_pb2 import ShadowComparison
 from blemish_client import Client
 
-_BESIDE = ("nobody", "4 streams")
+_COMPETITORS = ("none", "4 streams")
 _SHARE = 1 / 8
-_SETTLES_S = 1.5
+_SETTLE_S = 1.5
 
 
 @dataclass(frozen=True)
 class Scene:
+    """The results of one scene in one round."""
+
     shares: Shares
-    judged: float
-    """Frames that the shadow judged, a second."""
+    compared: float
+    """Frames that the shadow scored, per second."""
 
 
-def judged(comparison: ShadowComparison) -> int:
+def compared(comparison: ShadowComparison) -> int:
+    """Return how many frames both versions have scored."""
     return (
         comparison.both_normal
         + comparison.both_anomalous
@@ -42,7 +46,7 @@ def judged(comparison: ShadowComparison) -> int:
     )
 
 
-def bench(folder: Path, arguments: argparse.Namespace) -> None:
+def bench(folder: Path, arguments: argparse.Namespace, report: Report) -> None:
     surface = folder / "tile"
     model = serving.trained_surface(surface)
     serving.jpegs(surface, folder / "frames")
@@ -58,41 +62,52 @@ def bench(folder: Path, arguments: argparse.Namespace) -> None:
             "rate": 1.0,
             "policy": "BLOCK",
         }
-        played(plan | {"beside": "4 streams"})  # warms up
-        rate = played(plan | {"beside": "4 streams"}).others * _SHARE
+        measured(plan | {"competitors": "4 streams"})  # warm-up
+        rate = measured(plan | {"competitors": "4 streams"}).others * _SHARE
 
-        def scene(beside: str, shadow: bool) -> Scene:
+        def scene(competitors: str, shadow: bool) -> Scene:
             client.shadow(second, shadow)
-            time.sleep(_SETTLES_S)
-            before = judged(client.model(second).comparison)
-            shares = played(plan | {"beside": beside, "rate": rate})
-            return Scene(shares, (judged(client.model(second).comparison) - before) / arguments.seconds)
+            time.sleep(_SETTLE_S)
+            before = compared(client.model(second).comparison)
+            shares = measured(plan | {"competitors": competitors, "rate": rate})
+            return Scene(shares, (compared(client.model(second).comparison) - before) / arguments.seconds)
 
-        scene("nobody", shadow=True)  # loads it
-        scenes = [(beside, shadow) for beside in _BESIDE for shadow in (False, True)]
+        scene("none", shadow=True)  # loads the shadow
+        scenes = [(competitors, shadow) for competitors in _COMPETITORS for shadow in (False, True)]
         rounds = [{which: scene(*which) for which in scenes} for _ in range(arguments.rounds)]
-    print("| beside | shadow | the camera's p50, ms | p99 | the others, frames/s | shadow's |")
-    print("|---|---|---|---|---|---|")
+    report.write(f"{arguments.seconds:g} s per scene, medians of {arguments.rounds} rounds.\n")
+    report.write(
+        "| competitors | shadow | camera p50, ms | p99, ms | competitors, frames/s | shadow, frames/s |"
+    )
+    report.write("|---|---|---|---|---|---|")
     for which in scenes:
-        of = [each[which] for each in rounds]
-        print(
-            f"| {which[0]} | {'yes' if which[1] else 'no'} | {median(one.shares.p50_ms for one in of):.0f} "
-            f"| {median(one.shares.p99_ms for one in of):.0f} "
-            f"| {median(one.shares.others for one in of):.1f} | {median(one.judged for one in of):.1f} |"
+        results = [each[which] for each in rounds]
+        report.write(
+            f"| {which[0]} | {'yes' if which[1] else 'no'} "
+            f"| {median(one.shares.p50_ms for one in results):.0f} "
+            f"| {median(one.shares.p99_ms for one in results):.0f} "
+            f"| {median(one.shares.others for one in results):.1f} "
+            f"| {median(one.compared for one in results):.1f} |"
         )
     ratios = [
         each["4 streams", True].shares.others / each["4 streams", False].shares.others for each in rounds
     ]
-    told = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    print(f"\nFrames/s of the four streams with a shadow, of those without, round by round: {told}")
+    report.write(
+        "\nThroughput of the four streams with a shadow, divided by that without, in each round: "
+        + ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each scene")
-    parser.add_argument("--rounds", type=int, default=5)
-    with tempfile.TemporaryDirectory() as made:
-        bench(Path(made), parser.parse_args())
+    options = parser(__doc__)
+    options.add_argument("--seconds", type=float, default=8.0, help="length of a scene")
+    options.add_argument("--rounds", type=int, default=5)
+    arguments = options.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as made,
+        section("bench_shadow", "Shadow versions", arguments) as report,
+    ):
+        bench(Path(made), arguments, report)
 
 
 if __name__ == "__main__":

@@ -3,18 +3,19 @@
 
     python -m tests.benchmarks.bench_training [--images 200] [--rounds 5]
 
-By torch alone (`BLEMISH_RUNTIME=torch`, which publishes nothing for OpenVINO), and as a worker on a CPU
-does by default: the first training in its process, and a later one, which finds the backbone converted.
+The first row runs torch alone (`BLEMISH_RUNTIME=torch`), which publishes nothing for OpenVINO. The others
+run as a worker on a CPU does by default. The first training in a process converts the backbone for
+OpenVINO, and later ones use the converted backbone.
 """
 
-import argparse
-import os
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from unittest.mock import Mock
+
+from tests.benchmarks.report import parser, section
 
 from blemish_client.demo.surfaces import generate
 from blemish_core.datasets import DatasetStore
@@ -28,12 +29,12 @@ from blemish_core.runtimes.choice import RuntimeChoice
 from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.search_index import SearchIndex
 
-_TORCH, _FIRST, _LATER = "torch alone", "OpenVINO, the first in a process", "OpenVINO, later ones"
+_TORCH, _FIRST, _LATER = "torch alone", "OpenVINO, first in a process", "OpenVINO, later"
 _SURFACE = "leather"
 
 
-def workplace(folder: Path, images: int) -> JobContext:
-    """A store with one dataset; a training asks nothing of the index."""
+def job_context(folder: Path, images: int) -> JobContext:
+    """Make a store with one dataset; a training does not use the index."""
     generate(folder / _SURFACE, _SURFACE, train=images, good=20, defective=32, size=256)
     datasets = DatasetStore(folder / "datasets", ImageLimits())
     datasets.import_folder(_SURFACE, _SURFACE, folder / _SURFACE, [folder])
@@ -55,13 +56,13 @@ def workplace(folder: Path, images: int) -> JobContext:
 
 
 class Clock:
-    """Seconds of each phase, as the job tells them."""
+    """The duration of each phase of a job, in seconds."""
 
     def __init__(self) -> None:
         self.took: dict[str, float] = {}
         self._phase, self._since = "", 0.0
 
-    def hear(self, phase: str, done: int, total: int, unit: str) -> None:
+    def record(self, phase: str, done: int, total: int, unit: str) -> None:
         if phase == self._phase:
             return
         now = time.perf_counter()
@@ -70,45 +71,46 @@ class Clock:
         self._phase, self._since = phase, now
 
 
-def trained(place: JobContext, job: str) -> dict[str, float]:
-    """Train once; returns the seconds of each phase."""
+def trained(context: JobContext, job: str) -> dict[str, float]:
+    """Train once; return the duration of each phase, in seconds."""
     clock = Clock()
     train(
-        place,
+        context,
         TrainSpec(dataset=_SURFACE, model_id=_SURFACE),
         job,
-        Ear(clock.hear, lambda text: None, lambda: None),
+        Ear(clock.record, lambda text: None, lambda: None),
     )
-    clock.hear("end", 0, 0, "")
+    clock.record("end", 0, 0, "")
     return clock.took
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=200, help="good images to learn from")
-    parser.add_argument("--rounds", type=int, default=5, help="of one training each way")
-    asked = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=200, help="good training images")
+    options.add_argument("--rounds", type=int, default=5, help="rounds of one training each way")
+    arguments = options.parse_args()
     with tempfile.TemporaryDirectory() as made:
-        place = workplace(Path(made), asked.images)
-        by_torch = replace(place, runtime=RuntimeChoice("torch"))
+        context = job_context(Path(made), arguments.images)
+        by_torch = replace(context, runtime=RuntimeChoice("torch"))
         rows: dict[str, list[dict[str, float]]] = {_TORCH: [], _FIRST: [], _LATER: []}
-        trained(place, "warm-up")  # imports take seconds
-        for number in range(asked.rounds):
+        trained(context, "warm-up")  # imports take seconds
+        for number in range(arguments.rounds):
             rows[_TORCH].append(trained(by_torch, f"torch-{number}"))
             openvino_runtime.forget()
-            rows[_FIRST].append(trained(place, f"first-{number}"))
-            rows[_LATER].append(trained(place, f"later-{number}"))
+            rows[_FIRST].append(trained(context, f"first-{number}"))
+            rows[_LATER].append(trained(context, f"later-{number}"))
     phases = list(rows[_FIRST][0])
-    print(
-        f"{asked.images} good images of 256 px to learn from, 52 to measure on, {os.cpu_count()} cores; "
-        f"seconds, medians of {asked.rounds} rounds\n"
-    )
-    print(f"| | in all | {' | '.join(phases)} |")
-    print(f"|---|{'---|' * (len(phases) + 1)}")
-    for name, rounds in rows.items():
-        each = (median(took.get(phase, 0.0) for took in rounds) for phase in phases)
-        total = median(sum(took.values()) for took in rounds)
-        print(f"| {name} | {total:.1f} | {' | '.join(f'{seconds:.1f}' for seconds in each)} |")
+    with section("bench_training", "Training", arguments) as report:
+        report.write(
+            f"{arguments.images} good training images of 256 px, 52 test images; seconds, medians of "
+            f"{arguments.rounds} rounds.\n"
+        )
+        report.write(f"| | total | {' | '.join(phases)} |")
+        report.write(f"|---|{'---|' * (len(phases) + 1)}")
+        for name, rounds in rows.items():
+            each = (median(took.get(phase, 0.0) for took in rounds) for phase in phases)
+            total = median(sum(took.values()) for took in rounds)
+            report.write(f"| {name} | {total:.1f} | {' | '.join(f'{seconds:.1f}' for seconds in each)} |")
 
 
 if __name__ == "__main__":
