@@ -14,8 +14,8 @@ from blemish_local import address
 from blemish_local.address import Address, AddressUnusable
 from blemish_local.qdrant import server
 from blemish_local.qdrant.errors import EngineFailed, StoreUnusable
-from blemish_local.qdrant.lock import only_process
-from blemish_local.qdrant.store import Store
+from blemish_local.qdrant.storage.lock import only_process
+from blemish_local.qdrant.storage.store import Store
 
 STOPPED, FAILED, UNUSABLE = 0, 1, 2
 

@@ -9,9 +9,9 @@ import grpc
 from qdrant_client import grpc as pb
 
 from blemish_local.address import Address, AddressUnusable
-from blemish_local.qdrant.collections_service import CollectionsService
-from blemish_local.qdrant.points_service import PointsService
-from blemish_local.qdrant.store import Store
+from blemish_local.qdrant.services.collections import CollectionsService
+from blemish_local.qdrant.services.points import PointsService
+from blemish_local.qdrant.storage.store import Store
 
 LARGEST_MESSAGE_BYTES = 64 << 20
 _STOP_WITHIN_S = 2.0

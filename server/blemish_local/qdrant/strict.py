@@ -12,8 +12,9 @@ from uuid import UUID
 
 from qdrant_client import grpc as pb
 
-from blemish_local.qdrant import groups, queries
 from blemish_local.qdrant.errors import BadRequest, Unsupported
+from blemish_local.qdrant.translation import groups
+from blemish_local.qdrant.translation import reads as queries
 
 ENFORCED = {
     "enabled",

@@ -14,11 +14,12 @@ import structlog
 from google.protobuf.message import DecodeError
 from qdrant_client import grpc as pb
 
-from blemish_local.qdrant import aliases, names, schema
-from blemish_local.qdrant.aliases import Aliases
-from blemish_local.qdrant.collection import Collection
 from blemish_local.qdrant.errors import AlreadyExists, EngineFailed, Missing, Refusal, StoreUnusable
-from blemish_local.qdrant.files import remove_durably, staged, sync, write_durably
+from blemish_local.qdrant.storage import aliases, names
+from blemish_local.qdrant.storage.aliases import Aliases
+from blemish_local.qdrant.storage.collection import Collection
+from blemish_local.qdrant.storage.files import remove_durably, staged, sync, write_durably
+from blemish_local.qdrant.translation import schema
 
 _META = Path("collection.pb")
 _SHARD = "shard"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from qdrant_client import grpc as pb
 
-from blemish_local.qdrant import names
 from blemish_local.qdrant.errors import AlreadyExists, BadRequest, Missing, StoreUnusable
-from blemish_local.qdrant.files import write_durably
+from blemish_local.qdrant.storage import names
+from blemish_local.qdrant.storage.files import write_durably
 
 Aliases = Mapping[str, str]
 """The collection that each alias stands for."""

@@ -6,9 +6,10 @@ import itertools
 
 from qdrant_client import grpc as pb
 
-from blemish_local.qdrant import groups, ids, queries
-from blemish_local.qdrant.answers import answered, refuse_sharding
-from blemish_local.qdrant.store import Store
+from blemish_local.qdrant.services.rpc import answered, refuse_sharding
+from blemish_local.qdrant.storage.store import Store
+from blemish_local.qdrant.translation import groups, ids
+from blemish_local.qdrant.translation import reads as queries
 
 
 class PointsService(pb.PointsServicer):

@@ -7,9 +7,9 @@ import pytest
 from qdrant_client import grpc as pb
 from structlog.testing import capture_logs
 
-from blemish_local.qdrant import store as store_module
 from blemish_local.qdrant.errors import AlreadyExists, BadRequest, EngineFailed, Missing, StoreUnusable
-from blemish_local.qdrant.store import Store
+from blemish_local.qdrant.storage import store as store_module
+from blemish_local.qdrant.storage.store import Store
 
 
 def asked(name: str, size: int = 4) -> pb.CreateCollection:

@@ -7,8 +7,8 @@ import numpy as np
 import qdrant_edge as qe
 from qdrant_client import grpc as pb
 
-from blemish_local.qdrant import ids
 from blemish_local.qdrant.errors import BadRequest, Unsupported
+from blemish_local.qdrant.translation import ids
 
 _BOUNDS = ("gte", "gt", "lte", "lt")
 

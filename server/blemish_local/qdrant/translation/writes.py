@@ -7,9 +7,9 @@ The parts of a batch carry the fields of the single requests, so one function re
 import qdrant_edge as qe
 from qdrant_client import grpc as pb
 
-from blemish_local.qdrant import filters, ids, payloads
 from blemish_local.qdrant.errors import BadRequest, Unsupported
-from blemish_local.qdrant.vectors import VectorSpace
+from blemish_local.qdrant.translation import filters, ids, payloads
+from blemish_local.qdrant.translation.vectors import VectorSpace
 
 _MODES = {
     pb.UpdateMode.Upsert: qe.UpdateMode.Upsert,

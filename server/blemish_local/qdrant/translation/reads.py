@@ -7,8 +7,8 @@ from typing import Any
 import qdrant_edge as qe
 from qdrant_client import grpc as pb
 
-from blemish_local.qdrant import filters, ids, payloads, vectors
 from blemish_local.qdrant.errors import BadRequest
+from blemish_local.qdrant.translation import filters, ids, payloads, vectors
 
 _LIMIT = 10
 """How many are returned where the request does not say."""

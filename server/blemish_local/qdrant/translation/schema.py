@@ -9,8 +9,9 @@ each vector is stored so, and what a request says of graphs and quantization has
 import qdrant_edge as qe
 from qdrant_client import grpc as pb
 
-from blemish_local.qdrant import names, strict
+from blemish_local.qdrant import strict
 from blemish_local.qdrant.errors import BadRequest, Unsupported
+from blemish_local.qdrant.storage import names
 
 _MOST_VALUES = 65536
 """A real Qdrant's limit for the size of a vector."""

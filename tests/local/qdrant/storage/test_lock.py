@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from blemish_local.qdrant.errors import StoreUnusable
-from blemish_local.qdrant.lock import only_process
+from blemish_local.qdrant.storage.lock import only_process
 
 
 def test_a_directory_has_one_holder(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 import qdrant_edge as qe
 from qdrant_client import grpc as pb
 
-from blemish_local.qdrant import ids, queries
 from blemish_local.qdrant.errors import BadRequest, Unsupported
-from blemish_local.qdrant.ids import Id
-from blemish_local.qdrant.vectors import VectorSpace
+from blemish_local.qdrant.translation import ids
+from blemish_local.qdrant.translation import reads as queries
+from blemish_local.qdrant.translation.ids import Id
+from blemish_local.qdrant.translation.vectors import VectorSpace
 
 _MOST_CANDIDATES = 16_384
 """A real Qdrant's limit for MMR, which compares each candidate with each."""

@@ -8,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import grpc as pb
 
-from blemish_local.qdrant import filters, ids, names, payloads, queries, schema, updates
 from blemish_local.qdrant.errors import BadRequest, Unsupported
-from blemish_local.qdrant.vectors import VectorSpace
+from blemish_local.qdrant.storage import names
+from blemish_local.qdrant.translation import filters, ids, payloads, schema
+from blemish_local.qdrant.translation import reads as queries
+from blemish_local.qdrant.translation import writes as updates
+from blemish_local.qdrant.translation.vectors import VectorSpace
 
 SPACE = VectorSpace({"": 2})
 

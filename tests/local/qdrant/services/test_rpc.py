@@ -8,7 +8,7 @@ from qdrant_client import grpc as pb
 from structlog.testing import capture_logs
 
 from blemish_local.qdrant import errors
-from blemish_local.qdrant.answers import STATUS, answered
+from blemish_local.qdrant.services.rpc import STATUS, answered
 
 
 class Aborted(Exception):

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from qdrant_client import grpc as pb
 
-from blemish_local.qdrant import aliases
 from blemish_local.qdrant.errors import AlreadyExists, BadRequest, Missing, StoreUnusable
+from blemish_local.qdrant.storage import aliases
 
 COLLECTIONS = ["a", "b"]
 

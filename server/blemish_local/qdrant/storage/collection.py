@@ -14,14 +14,16 @@ from typing import Any
 import qdrant_edge as qe
 from qdrant_client import grpc as pb
 
-from blemish_local.qdrant import groups, queries, schema, scoring, updates
-from blemish_local.qdrant.engine import engine_errors
 from blemish_local.qdrant.errors import Missing, Unsupported
-from blemish_local.qdrant.groups import Among, GroupId
-from blemish_local.qdrant.ids import Id, all_from_proto
-from blemish_local.qdrant.scoring import Examples
+from blemish_local.qdrant.storage.engine import engine_errors
 from blemish_local.qdrant.strict import Strict
-from blemish_local.qdrant.vectors import DEFAULT, VectorSpace
+from blemish_local.qdrant.translation import groups, schema, scoring
+from blemish_local.qdrant.translation import reads as queries
+from blemish_local.qdrant.translation import writes as updates
+from blemish_local.qdrant.translation.groups import Among, GroupId
+from blemish_local.qdrant.translation.ids import Id, all_from_proto
+from blemish_local.qdrant.translation.scoring import Examples
+from blemish_local.qdrant.translation.vectors import DEFAULT, VectorSpace
 
 
 @dataclass

@@ -4,8 +4,8 @@
 
 from qdrant_client import grpc as pb
 
-from blemish_local.qdrant.answers import answered
-from blemish_local.qdrant.store import Store
+from blemish_local.qdrant.services.rpc import answered
+from blemish_local.qdrant.storage.store import Store
 
 
 class CollectionsService(pb.CollectionsServicer):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import qdrant_edge as qe
 
-from blemish_local.qdrant.engine import engine_errors
 from blemish_local.qdrant.errors import BadRequest, EngineFailed, Missing
+from blemish_local.qdrant.storage.engine import engine_errors
 
 Call = Callable[[qe.EdgeShard], object]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from blemish_local.qdrant import groups
-from blemish_local.qdrant.groups import Among, GroupId
+from blemish_local.qdrant.translation import groups
+from blemish_local.qdrant.translation.groups import Among, GroupId
 
 
 @dataclass
