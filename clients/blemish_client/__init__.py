@@ -1,12 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client of blemish: ``Client`` and ``AsyncClient`` speak to a server and raise ``errors``."""
+"""Python client of blemish.
+
+The public API is the names exported here and the exceptions in ``blemish_client.errors``.
+"""
+
+import warnings
+from typing import TYPE_CHECKING, Any
 
 from blemish_client.aio import AsyncClient
 from blemish_client.client import Client
 from blemish_client.errors import BlemishError
-from blemish_client.search import Found
-from blemish_client.streaming.camera import Lost, Seen
+from blemish_client.search import SearchResults
+from blemish_client.streaming.ledger import FrameResult, LostFrames
 from blemish_client.transport.credentials import Credentials
-from blemish_client.transport.retry import Patience
+from blemish_client.transport.retry import RetryPolicy
 
-__all__ = ["AsyncClient", "BlemishError", "Client", "Credentials", "Found", "Lost", "Patience", "Seen"]
+if TYPE_CHECKING:
+    Found = SearchResults
+    Lost = LostFrames
+    Patience = RetryPolicy
+    Seen = FrameResult
+
+__all__ = [
+    "AsyncClient",
+    "BlemishError",
+    "Client",
+    "Credentials",
+    "FrameResult",
+    "LostFrames",
+    "RetryPolicy",
+    "SearchResults",
+]
+
+_OLD_NAMES = {
+    "Found": SearchResults,
+    "Lost": LostFrames,
+    "Patience": RetryPolicy,
+    "Seen": FrameResult,
+}
+
+
+def __getattr__(name: str) -> Any:
+    if (renamed := _OLD_NAMES.get(name)) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"blemish_client.{name} is deprecated; use {renamed.__name__}", DeprecationWarning, stacklevel=2
+    )
+    return renamed

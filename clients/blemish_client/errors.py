@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a call can end with instead of an answer.
+"""Exceptions that calls raise.
 
 BlemishError
-├── InvalidArgument       the request is malformed; ``field`` says where
-├── Unauthenticated       the server does not know this caller: no token, or one it does not know
-├── PermissionDenied      the caller's role does not reach so far
+├── InvalidArgument       the request is malformed; ``field`` names the part at fault
+├── Unauthenticated       the call has no valid token
+├── PermissionDenied      the caller's role is not sufficient
 ├── NotFound
 ├── AlreadyExists
-├── FailedPrecondition    something has to be brought first
-├── Aborted               somebody else changed it meanwhile; read it again
-├── ResourceExhausted     a queue or disk is full, or something is too large
-├── Unavailable           nobody answers, or the server cannot reach Redis or Qdrant
-├── DeadlineExceeded      the answer did not come in the time allowed
-└── InternalError         a fault of the server; its log has the details
+├── FailedPrecondition    the request is valid, but a prerequisite is missing
+├── Aborted               the resource was changed concurrently; read it again
+├── ResourceExhausted     a queue or disk is full, or an input is too large
+├── Unavailable           the server, Redis or Qdrant is unreachable
+├── DeadlineExceeded      the answer did not arrive in time
+└── InternalError         the server failed; its log has the details
 """
 
 import re
@@ -21,19 +21,40 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 
-# What gRPC says of a handshake that failed, the cause last.
+__all__ = [
+    "Aborted",
+    "AlreadyExists",
+    "BlemishError",
+    "DeadlineExceeded",
+    "FailedPrecondition",
+    "InternalError",
+    "InvalidArgument",
+    "NotFound",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "Unauthenticated",
+    "Unavailable",
+]
+
+# gRPC's message for a failed TLS handshake. The cause comes last.
 _HANDSHAKE = re.compile(r"(?:OPENSSL_internal:|handshake failed|(?=Hostname Verification))(.*)$")
-# How it begins to say of a call that this side cancelled it.
+# Prefixes of gRPC's message for a call that this client cancelled.
 _CANCELLED_HERE = ("Locally cancelled", "Channel closed")
 _DETAILS_KEY = "grpc-status-details-bin"
 
+UNREACHABLE = "cannot connect to"
+"""Start of the message of an error without an answer from a server."""
+TLS_FAILED = "TLS handshake failed"
+"""Start of the message of an error of the TLS handshake."""
+
 
 class BlemishError(Exception):
-    """A call failed: ``message`` tells a person, ``code`` and ``reason`` tell a program.
+    """A failed call.
 
-    ``reason`` is the server's word for the cause (``INVALID_IMAGE``, ``OVERLOADED``, ...),
-    ``field`` the part of the request at fault, ``retry_after_s`` the time after which the server
-    asks to be called again. They are empty or None where the server did not send them and where
+    ``message`` describes the failure for people. ``code`` and ``reason`` identify it for programs.
+    ``reason`` is the server's identifier of the cause, such as ``INVALID_IMAGE`` or ``OVERLOADED``.
+    ``field`` names the part of the request at fault. ``retry_after_s`` is the delay before a retry, in
+    seconds. All three are empty or None if the server did not send them, or if
     googleapis-common-protos is not installed.
     """
 
@@ -59,46 +80,46 @@ class InvalidArgument(BlemishError):
 
 
 class Unauthenticated(BlemishError):
-    """The server does not know who calls."""
+    """The call has no token, or one that is not valid."""
 
 
 class PermissionDenied(BlemishError):
-    """The caller's role does not reach so far."""
+    """The caller's role is not sufficient for this call."""
 
 
 class NotFound(BlemishError):
-    """Nothing has this name."""
+    """The named resource does not exist."""
 
 
 class AlreadyExists(BlemishError):
-    """The name is taken by something else."""
+    """The name is already taken."""
 
 
 class FailedPrecondition(BlemishError):
-    """The request is sound, but what it needs has to be brought first."""
+    """The request is valid, but a prerequisite is missing."""
 
 
 class Aborted(BlemishError):
-    """What the request was decided on has changed meanwhile; read it again and decide anew."""
+    """The resource was changed concurrently. Read it again before retrying."""
 
 
 class ResourceExhausted(BlemishError):
-    """The server is full: its queue, its disk, or a limit on sizes."""
+    """A queue or disk of the server is full, or an input exceeds a size limit."""
 
 
 class Unavailable(BlemishError):
-    """Nobody answers, or the server cannot reach what it needs; the same call may succeed later."""
+    """The server, or a service that it depends on, is unreachable. The same call may succeed later."""
 
 
 class DeadlineExceeded(BlemishError):
-    """The answer did not come in the time allowed."""
+    """The answer did not arrive in time."""
 
 
 class InternalError(BlemishError):
-    """A fault of the server."""
+    """The server failed. Its log has the details."""
 
 
-CLASSES: dict[grpc.StatusCode, type[BlemishError]] = {
+ERROR_BY_CODE: dict[grpc.StatusCode, type[BlemishError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
     grpc.StatusCode.OUT_OF_RANGE: InvalidArgument,
     grpc.StatusCode.NOT_FOUND: NotFound,
@@ -118,21 +139,21 @@ CLASSES: dict[grpc.StatusCode, type[BlemishError]] = {
 }
 
 
-def translated(error: grpc.RpcError, target: str) -> BlemishError:
-    """Return what ``error`` of a call to ``target`` means; to be raised ``from`` it."""
-    # What a call raises is a grpc.Call too; the type alone does not say so.
+def translate_error(error: grpc.RpcError, target: str) -> BlemishError:
+    """Return the exception for an error of a call to ``target``, to be raised from it."""
+    # Calls raise errors that are also a grpc.Call, although their type does not show it.
     if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return BlemishError(str(error), code=grpc.StatusCode.UNKNOWN)
-    code, words = error.code(), error.details() or ""
+    code, message = error.code(), error.details() or ""
     serialized = dict(error.trailing_metadata() or ()).get(_DETAILS_KEY)
-    details = _read(serialized) if isinstance(serialized, bytes) else _Details()
+    details = _parse_details(serialized) if isinstance(serialized, bytes) else _Details()
     if serialized is None:
-        if code is grpc.StatusCode.CANCELLED and not words.startswith(_CANCELLED_HERE):
-            # So gRPC ends calls that a server has not taken yet when it stops; nobody here cancelled.
-            code, words = grpc.StatusCode.UNAVAILABLE, "the server stopped before it answered"
-        words = _without_the_server(code, words, target)
-    return CLASSES[code](
-        words or code.name.lower().replace("_", " "),
+        if code is grpc.StatusCode.CANCELLED and not message.startswith(_CANCELLED_HERE):
+            # gRPC cancels calls that a stopping server has not accepted yet.
+            code, message = grpc.StatusCode.UNAVAILABLE, "the server stopped before it answered"
+        message = _transport_message(code, message, target)
+    return ERROR_BY_CODE[code](
+        message or code.name.lower().replace("_", " "),
         code=code,
         reason=details.reason,
         field=details.field,
@@ -140,34 +161,35 @@ def translated(error: grpc.RpcError, target: str) -> BlemishError:
     )
 
 
-def _without_the_server(code: grpc.StatusCode, words: str, target: str) -> str:
-    """Say in a sentence what the transport found; it attaches no details, the server does."""
+def _transport_message(code: grpc.StatusCode, message: str, target: str) -> str:
+    """Return the message for an error that gRPC itself reports, without an answer from the server."""
     if code is grpc.StatusCode.UNAVAILABLE:
-        if handshake := _HANDSHAKE.search(words):
-            return (
-                f"{target} is not reached by TLS: {handshake[1].removesuffix(': OK').rstrip('.').lower()}"
-            )
-        cause = words.removesuffix(" ()").rstrip("]").rpartition(": ")[2] or "no reason given"
-        return f"no server answers at {target}: {cause[:1].lower()}{cause[1:]}"
+        if handshake := _HANDSHAKE.search(message):
+            cause = handshake[1].removesuffix(": OK").rstrip(".").lower()
+            return f"{TLS_FAILED} with {target}: {cause}"
+        cause = message.removesuffix(" ()").rstrip("]").rpartition(": ")[2] or "no reason given"
+        return f"{UNREACHABLE} {target}: {cause[:1].lower()}{cause[1:]}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return f"{target} did not answer in the time allowed"
+        return f"{target} did not answer in time"
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return f"{target} does not know this call; is it a blemish server as new as this client?"
-    return words
+        return f"{target} does not implement this call; check that it is a blemish server of this version"
+    return message
 
 
 @dataclass(frozen=True)
 class _Details:
+    """The machine-readable part of an error."""
+
     reason: str = ""
     field: str = ""
     retry_after_s: float | None = None
 
 
-def _read(serialized: bytes) -> _Details:
+def _parse_details(serialized: bytes) -> _Details:
     try:
         from google.rpc import error_details_pb2, status_pb2
     except ModuleNotFoundError:
-        # The thin client goes without googleapis-common-protos.
+        # The minimal installation does not include googleapis-common-protos.
         return _Details()
     reason, field, retry_after_s = "", "", None
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()

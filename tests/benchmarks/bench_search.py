@@ -55,7 +55,6 @@ from blemish.v1.server_pb2_grpc import ServerServiceStub
 from blemish_client import Client
 from blemish_client.demo.surfaces import CLASSES, generate
 from blemish_client.transport.connection import Connection
-from blemish_client.transport.retry import Patience
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.finder import oversampling
 from blemish_core.search.item import Item, item_id
@@ -322,7 +321,7 @@ def compared(
 ) -> str:
     """Write the latencies of the RPC and the bare client; return the recall in words."""
     bare, random = bench.bare(), np.random.default_rng(_SEED)
-    connection = Connection(bench.address, timeout_s=30, patience=Patience())  # the default of clients
+    connection = Connection(bench.address)  # with the default settings of clients
     search: Any = SearchServiceStub(connection.channel).Search  # type: ignore[no-untyped-call,unused-ignore]
     points, _ = bench.bare().scroll(bench.alias, limit=10_000, with_payload=False)
     ids = [str(points[number].id) for number in random.permutation(len(points))[: arguments.queries]]

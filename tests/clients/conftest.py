@@ -33,7 +33,7 @@ from blemish.v1.model_pb2 import Interval, Metrics, Model, ModelVersion
 from blemish.v1.model_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
 from blemish.v1.search_pb2_grpc import SearchServiceServicer, add_SearchServiceServicer_to_server
 from blemish.v1.server_pb2_grpc import ServerServiceServicer, add_ServerServiceServicer_to_server
-from blemish_client import Client, Patience
+from blemish_client import Client, RetryPolicy
 
 
 @dataclass(frozen=True)
@@ -460,6 +460,6 @@ def target(fake: Fake) -> Iterator[str]:
 
 @pytest.fixture
 def client(target: str) -> Iterator[Client]:
-    hasty = Patience(first_pause_s=0.01, longest_pause_s=0.02, call_s=0.5, watch_s=0.5)
-    with Client(target, timeout_s=5, patience=hasty) as client:
+    hasty = RetryPolicy(first_pause_s=0.01, longest_pause_s=0.02, call_s=0.5, watch_s=0.5)
+    with Client(target, timeout_s=5, retry_policy=hasty) as client:
         yield client

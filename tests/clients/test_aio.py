@@ -9,20 +9,21 @@ import grpc
 import pytest
 
 from blemish.v1 import inspection_pb2 as pb
-from blemish_client import AsyncClient, Lost, Patience, Seen, aio
-from blemish_client.aio import _meant
+from blemish_client import AsyncClient, FrameResult, LostFrames, RetryPolicy
 from blemish_client.errors import BlemishError, InternalError, InvalidArgument, NotFound, Unavailable
+from blemish_client.streaming import async_frame_stream
+from blemish_client.streaming.async_frame_stream import FAILED_WRITE, translate_stream_error
 
 if TYPE_CHECKING:
     from tests.clients.conftest import Fake, Make
 
-QUICK = Patience(first_pause_s=0.01, longest_pause_s=0.05, call_s=0.3, watch_s=1.0)
+QUICK = RetryPolicy(first_pause_s=0.01, longest_pause_s=0.05, call_s=0.3, watch_s=1.0)
 BLOCK = pb.STREAM_POLICY_BLOCK
 
 
 @pytest.fixture
 async def client(target: str) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(target, patience=QUICK) as client:
+    async with AsyncClient(target, retry_policy=QUICK) as client:
         yield client
 
 
@@ -31,12 +32,12 @@ async def coming(count: int) -> AsyncIterator[bytes]:
         yield bytes([number])
 
 
-async def listed(answers: AsyncIterator[Seen | Lost]) -> list[Seen | Lost]:
+async def listed(answers: AsyncIterator[FrameResult | LostFrames]) -> list[FrameResult | LostFrames]:
     return [one async for one in answers]
 
 
-def sequences(seen: list[Seen | Lost]) -> list[int]:
-    return [one.answer.sequence for one in seen if isinstance(one, Seen)]
+def sequences(seen: list[FrameResult | LostFrames]) -> list[int]:
+    return [one.answer.sequence for one in seen if isinstance(one, FrameResult)]
 
 
 async def test_one_image(client: AsyncClient, fake: "Fake") -> None:
@@ -65,12 +66,12 @@ async def test_every_frame_is_answered_and_told_with_its_image(
 ) -> None:
     images: Any = coming(3) if kind == "async" else [b"\0", b"\1", b"\2"]
     seen = await listed(client.stream(images, "m", camera="left", first=7, policy=BLOCK))
-    assert [(one.answer.sequence, one.image) for one in seen if isinstance(one, Seen)] == [
+    assert [(one.answer.sequence, one.image) for one in seen if isinstance(one, FrameResult)] == [
         (7, b"\0"),
         (8, b"\1"),
         (9, b"\2"),
     ]
-    assert all(isinstance(one, Seen) and 0 < one.latency_s < 10 for one in seen)
+    assert all(isinstance(one, FrameResult) and 0 < one.latency_s < 10 for one in seen)
 
 
 @pytest.mark.parametrize("how", ["cut", "ended"])
@@ -88,7 +89,7 @@ async def test_under_block_a_lost_connection_loses_no_frame(
 async def test_otherwise_the_lost_frames_are_named(client: AsyncClient, fake: "Fake", make: "Make") -> None:
     fake.streams = [[None, None, make.refusal(grpc.StatusCode.UNAVAILABLE, "gone", "UNAVAILABLE")]]
     seen = await listed(client.stream(coming(40), "m"))
-    lost = [number for one in seen if isinstance(one, Lost) for number in one.sequences]
+    lost = [number for one in seen if isinstance(one, LostFrames) for number in one.sequences]
     assert 2 in lost
     assert sorted([*sequences(seen), *lost]) == list(range(40))
 
@@ -121,24 +122,24 @@ async def test_a_refusal_that_a_failing_write_hid_is_asked_for_again(
     refusal = make.refusal(grpc.StatusCode.NOT_FOUND, "no model", "NOT_FOUND")
     fake.refusals["ScoreStream"] = [refusal, refusal]
     hidden = iter([True])
-    meant = aio._meant
+    translate = async_frame_stream.translate_stream_error
 
     def hiding(error: grpc.aio.AioRpcError, target: str) -> BlemishError:
         if next(hidden, False):
             lost = grpc.StatusCode.INTERNAL
             error = grpc.aio.AioRpcError(
-                lost, error.initial_metadata(), error.trailing_metadata(), aio._LOST_IN_A_WRITE
+                lost, error.initial_metadata(), error.trailing_metadata(), FAILED_WRITE
             )
-        return meant(error, target)
+        return translate(error, target)
 
-    monkeypatch.setattr(aio, "_meant", hiding)
+    monkeypatch.setattr(async_frame_stream, "translate_stream_error", hiding)
     with pytest.raises(NotFound, match="no model"):
         await listed(client.stream(coming(1), "m"))
     assert len(fake.requests["ScoreStream"]) == 2
 
 
 async def test_patience_ends() -> None:
-    async with AsyncClient("127.0.0.1:1", patience=QUICK) as nobody:
+    async with AsyncClient("127.0.0.1:1", retry_policy=QUICK) as nobody:
         with pytest.raises(Unavailable):
             await listed(nobody.stream(coming(1), "m"))
 
@@ -156,7 +157,7 @@ async def test_a_source_that_outlasts_its_connection_is_read_on_by_the_next(
             yield bytes([number])
 
     fake.streams = [[None, make.refusal(grpc.StatusCode.UNAVAILABLE, "gone", "UNAVAILABLE")]]
-    seen: list[Seen | Lost] = []
+    seen: list[FrameResult | LostFrames] = []
     async for one in client.stream(images(), "m", policy=BLOCK):
         seen.append(one)
         asyncio.get_running_loop().call_later(0.2, reconnected.set)
@@ -183,11 +184,11 @@ async def test_who_leaves_the_stream_leaves_nothing_behind(client: AsyncClient) 
 
 
 def test_a_call_that_ended_under_a_write_was_cut() -> None:
-    """Seen while other work took the cores: the status of the call is lost then."""
+    """FrameResult while other work took the cores: the status of the call is lost then."""
 
     def ended(code: grpc.StatusCode, words: str) -> type[BlemishError]:
         nothing = grpc.aio.Metadata()
-        return type(_meant(grpc.aio.AioRpcError(code, nothing, nothing, words), "here"))
+        return type(translate_stream_error(grpc.aio.AioRpcError(code, nothing, nothing, words), "here"))
 
     assert issubclass(ended(grpc.StatusCode.INTERNAL, "Internal error from Core"), Unavailable)
     assert ended(grpc.StatusCode.INTERNAL, "internal error; the server's log tells more") is InternalError

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
+import blemish_client
 from blemish.v1.image_pb2 import VERDICT_NORMAL
 from blemish.v1.job_pb2 import JOB_STATE_CANCELLING, JOB_STATE_FAILED, JOB_STATE_RUNNING, PatchCore
-from blemish_client import BlemishError, Client
+from blemish_client import BlemishError, Client, RetryPolicy
 from blemish_client.errors import AlreadyExists, NotFound, Unavailable
-from blemish_client.transport.upload import CHUNK_BYTES, ImageFile, layout
+from blemish_client.transport.upload import CHUNK_BYTES, ImageFile, scan_folder
 
 if TYPE_CHECKING:
     from tests.clients.conftest import Fake, Make
@@ -145,13 +146,13 @@ def test_upload_refused(client: Client, fake: Fake, make: Make, tmp_path: Path) 
 
 def test_layout(make: Make, tmp_path: Path) -> None:
     contents = make.folder(tmp_path)
-    found = layout(tmp_path)
+    found = scan_folder(tmp_path)
     assert found.left_out == ("test/crack/notes.txt",)
     assert found.size_bytes == sum(map(len, contents.values()))
     with pytest.raises(NotADirectoryError):
-        layout(tmp_path / "nowhere")
+        scan_folder(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="MVTec"):
-        layout(tmp_path / "train")
+        scan_folder(tmp_path / "train")
 
 
 def test_train(client: Client, fake: Fake) -> None:
@@ -262,9 +263,9 @@ def test_update_calibration(client: Client, fake: Fake) -> None:
 
 
 def test_a_calibration_is_asked_for_in_one_way(client: Client, fake: Fake) -> None:
-    with pytest.raises(ValueError, match="give one of"):
+    with pytest.raises(ValueError, match="give exactly one of"):
         client.update_calibration("m/2", author="ann")
-    with pytest.raises(ValueError, match="give one of"):
+    with pytest.raises(ValueError, match="give exactly one of"):
         client.update_calibration("m/2", author="ann", threshold=1.0, trained=True)
     assert not fake.requests["UpdateCalibration"]
 
@@ -274,8 +275,39 @@ def test_server_info(client: Client) -> None:
 
 
 def test_nobody_there(tmp_path: Path) -> None:
-    unreachable = pytest.raises(Unavailable, match="no server answers at unix:")
+    unreachable = pytest.raises(Unavailable, match="cannot connect to unix:")
     with Client(f"unix:{tmp_path / 'n'}") as client, unreachable as caught:
         client.server_info()
     assert isinstance(caught.value.__cause__, grpc.RpcError)
     assert isinstance(caught.value, BlemishError)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Found", "SearchResults"),
+        ("Lost", "LostFrames"),
+        ("Patience", "RetryPolicy"),
+        ("Seen", "FrameResult"),
+    ],
+)
+def test_old_names_still_work_and_warn(old: str, new: str) -> None:
+    with pytest.warns(DeprecationWarning, match=new):
+        assert getattr(blemish_client, old) is getattr(blemish_client, new)
+
+
+def test_old_keyword_for_the_retry_policy_still_works_and_warns(
+    fake: Fake, target: str, make: Make
+) -> None:
+    policy = RetryPolicy(first_pause_s=0.01, call_s=0.0)
+    with pytest.warns(DeprecationWarning, match="retry_policy"):
+        client = Client(target, patience=policy)
+    fake.refusals["CreateJob"] = [make.refusal(UNAVAILABLE, "redis is away")] * 2
+    with client, pytest.raises(Unavailable):
+        client.train("tile")
+    assert len(fake.requests["CreateJob"]) == 1
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="Nothing"):
+        blemish_client.Nothing  # noqa: B018

@@ -16,14 +16,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from blemish_client import Client
 from blemish_client.errors import Unavailable
-from blemish_client.transport.retry import Patience
+from blemish_client.transport.retry import RetryPolicy
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.item import Item, item_id
 from blemish_core.search.search_index import SearchIndex
 from blemish_local.redis import configure, find_server
 
 DIMENSIONS = 8
-HURRIED = Patience(first_pause_s=0.05, call_s=0.1)
+HURRIED = RetryPolicy(first_pause_s=0.05, call_s=0.1)
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -93,7 +93,7 @@ def test_the_server_stands_without_them_and_finds_them_when_they_come(
         *("--dir", str(tmp_path / "qdrant"), "--listen", f"127.0.0.1:{qdrant_port}"),
     )
     image = (surfaces / "tile" / "test" / "good" / "000.png").read_bytes()
-    with server, Client(address, patience=HURRIED) as client:
+    with server, Client(address, retry_policy=HURRIED) as client:
         within(60, lambda: health(address) == SERVING)
         assert health(address, "blemish.v1.InspectionService") == SERVING
         assert health(address, "blemish.v1.JobService") == NOT_SERVING

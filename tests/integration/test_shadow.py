@@ -11,7 +11,7 @@ from tests.integration.conftest import Stack
 from blemish.v1.inspection_pb2 import STREAM_POLICY_BLOCK
 from blemish.v1.job_pb2 import PatchCore
 from blemish.v1.model_pb2 import ModelVersion
-from blemish_client import Client, Seen
+from blemish_client import Client, FrameResult
 from blemish_client.errors import FailedPrecondition, NotFound
 
 PRODUCTION, TRIED = "models/tried/versions/1", "models/tried/versions/2"
@@ -52,7 +52,7 @@ def test_it_has_no_say_until_it_is_promoted(client: Client, stack: Stack, tried:
             yield frame
 
     for one in client.stream(camera(), tried, policy=STREAM_POLICY_BLOCK, camera="booth"):
-        assert isinstance(one, Seen)
+        assert isinstance(one, FrameResult)
         assert one.answer.inspection.model_version == PRODUCTION
     check_comparison(client, card)
     promoted = client.promote(TRIED)

@@ -25,7 +25,7 @@ from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, Image, RawImage, Region
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish.v1.job_pb2 import PatchCore
-from blemish_client import AsyncClient, Client, Seen
+from blemish_client import AsyncClient, Client, FrameResult
 from blemish_client.errors import InvalidArgument, NotFound, ResourceExhausted
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def config(model: str, policy: pb.StreamPolicy.ValueType = BLOCK) -> pb.ScoreStr
 
 def answers(client: Client, images: Iterable[bytes], model: str) -> list[pb.ScoreStreamResponse]:
     told = list(client.stream(images, model, policy=BLOCK))
-    assert all(isinstance(one, Seen) for one in told)
-    return [one.answer for one in told if isinstance(one, Seen)]
+    assert all(isinstance(one, FrameResult) for one in told)
+    return [one.answer for one in told if isinstance(one, FrameResult)]
 
 
 def test_a_stream_says_what_single_calls_say(client: Client, surfaces: Path, tile_model: str) -> None:
@@ -111,7 +111,7 @@ def test_a_promotion_takes_over_between_two_frames(client: Client, picture: byte
 
     versions = []
     for one in client.stream(images(), f"{line}@production", policy=BLOCK):
-        assert isinstance(one, Seen)
+        assert isinstance(one, FrameResult)
         versions.append(one.answer.inspection.model_version.rpartition("/")[2])
         answered.release()
     assert "".join(versions) == "111222111"
@@ -119,7 +119,7 @@ def test_a_promotion_takes_over_between_two_frames(client: Client, picture: byte
 
 def test_a_stream_has_its_own_false_reject_rate(client: Client, picture: bytes, tile_model: str) -> None:
     (strict,) = client.stream([picture], tile_model, policy=BLOCK, target_false_reject_rate=0.5)
-    assert isinstance(strict, Seen)
+    assert isinstance(strict, FrameResult)
     usual = client.score(picture, tile_model)
     assert strict.answer.inspection.threshold < usual.threshold
     assert strict.answer.inspection.p_value == usual.p_value
@@ -215,7 +215,7 @@ def test_who_takes_all_there_is_leaves_others_their_turns(
 def test_a_frame_that_would_be_late_is_refused(client: Client, picture: bytes, tile_model: str) -> None:
     told = list(client.stream([picture] * 3, tile_model, policy=BLOCK, max_latency_s=1e-6))
     late, _ = grpc.StatusCode.DEADLINE_EXCEEDED.value
-    assert [one.answer.refusal.code for one in told if isinstance(one, Seen)] == [late] * 3
+    assert [one.answer.refusal.code for one in told if isinstance(one, FrameResult)] == [late] * 3
 
 
 def test_a_reader_that_stopped_reading_costs_nobody_else(
@@ -273,7 +273,7 @@ def test_two_hundred_cameras_at_once(stack: Stack, picture: bytes, tile_model: s
     def camera(number: int) -> list[int]:
         with Client(stack.address) as client:
             told = client.stream([picture] * 2, tile_model, policy=BLOCK, camera=f"camera {number}")
-            return [one.answer.sequence for one in told if isinstance(one, Seen)]
+            return [one.answer.sequence for one in told if isinstance(one, FrameResult)]
 
     with ThreadPoolExecutor(200) as pool:
         assert list(pool.map(camera, range(200))) == [[0, 1]] * 200
@@ -366,7 +366,7 @@ def test_a_camera_outlives_a_server_that_is_killed(
     sequences = []
     with Client(address) as client:
         for one in client.stream([picture] * 150, tile_model, policy=BLOCK, camera="left"):
-            assert isinstance(one, Seen)
+            assert isinstance(one, FrameResult)
             assert one.answer.HasField("inspection")
             sequences.append(one.answer.sequence)
             if len(sequences) == 50:
@@ -482,7 +482,7 @@ async def test_the_asyncio_client_says_what_the_blocking_one_says(
         told = [one async for one in client.stream(images, tile_model, policy=BLOCK)]
         single = await client.score(images[0], tile_model)
         hits = [answer async for answer in client.search(images[0], tile_model, 3)]
-    assert [one.answer.inspection.score for one in told if isinstance(one, Seen)] == expected
+    assert [one.answer.inspection.score for one in told if isinstance(one, FrameResult)] == expected
     assert single.score == expected[0]
     assert [answer.WhichOneof("event") for answer in hits] == ["query", "hit", "hit", "hit", "page"]
 
@@ -504,7 +504,7 @@ def test_a_model_that_is_deleted_ends_no_stream(
         yield picture
 
     for one in client.stream(images(), "vanishing", policy=BLOCK):
-        assert isinstance(one, Seen)
+        assert isinstance(one, FrameResult)
         kinds.append(one.answer.WhichOneof("answer"))
         reason = one.answer.refusal.reason
     assert kinds == ["inspection", "refusal", "refusal"]

@@ -89,9 +89,9 @@ def exit_code(error: BlemishError) -> int:
 def sentence(error: BlemishError) -> str:
     """Return cause and cure in one line."""
     line = " ".join(error.message.split())
-    if isinstance(error, errors.Unavailable) and line.startswith("no server answers"):
+    if isinstance(error, errors.Unavailable) and line.startswith(errors.UNREACHABLE):
         return f"{line}; start one with `blemish up`, or name another with --server HOST:PORT"
-    if isinstance(error, errors.Unavailable) and "not reached by TLS" in line:
+    if isinstance(error, errors.Unavailable) and line.startswith(errors.TLS_FAILED):
         return f"{line}; say what vouches for it with --roots FILE, or leave --tls out if it speaks none"
     if isinstance(error, errors.InternalError):
         return f"the server failed: {line}; its log says more"

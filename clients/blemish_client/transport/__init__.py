@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connection, retries, requests, uploads and job watching."""
+"""Connections, credentials, retries, requests, uploads and job watching."""

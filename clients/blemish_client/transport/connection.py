@@ -1,79 +1,103 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One connection to a server: how every call goes out and how its errors come back."""
+"""Connections to a server: channel options, timeouts, retries and errors."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from functools import cached_property
 from typing import TypeVar
 
 import grpc
+import grpc.aio
 from grpc.experimental import ChannelOptions
 
-from blemish_client.errors import Unavailable, translated
+from blemish_client.errors import Unavailable, translate_error
 from blemish_client.transport.credentials import LOOPBACK, Credentials
-from blemish_client.transport.retry import Patience
+from blemish_client.transport.retry import RetryPolicy
 
 MAX_MESSAGE_BYTES = 64 << 20
 TIMEOUT_S = 30.0
-"""Of a call, unless told."""
+"""Default timeout of a call, in seconds."""
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    # grpc waits up to two minutes before it looks for a server that went away.
+    # By default gRPC waits up to two minutes before it reconnects.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
-# Whoever reads a stream of answers takes them from the wire himself: by way of grpc's own thread a call
-# takes some 0.5 ms longer.
-_READ_DIRECTLY = (ChannelOptions.SingleThreadedUnaryStream, 1)
+# Read streamed answers in the calling thread. A hop through gRPC's own thread makes each call slower.
+_READ_IN_CALLING_THREAD = (ChannelOptions.SingleThreadedUnaryStream, 1)
 
 _Request = TypeVar("_Request")
 _Answer = TypeVar("_Answer")
 
 
-class Connection:
-    """Opened by the first call, lost and found again without notice; many threads may share it."""
+class Endpoint:
+    """The address of a server and the settings of all calls to it."""
 
     def __init__(
         self,
         target: str,
         *,
-        timeout_s: float,
-        patience: Patience,
+        timeout_s: float = TIMEOUT_S,
+        retry_policy: RetryPolicy | None = None,
         credentials: Credentials | None = None,
     ) -> None:
-        shown = credentials or Credentials()
+        """Prepare calls to ``target``.
+
+        Raises:
+            ValueError: if a token would be sent to another machine without TLS.
+            OSError: if the root certificates cannot be read.
+        """
+        credentials = credentials or Credentials()
         self.target = target
-        self.patience = patience
-        self.metadata = shown.metadata
-        """What each call carries."""
-        self._timeout_s = timeout_s
-        secured, told = shown.channel(target), [*options(target), _READ_DIRECTLY]
-        self.channel = (
-            grpc.secure_channel(target, secured, told) if secured else grpc.insecure_channel(target, told)
-        )
+        self.timeout_s = timeout_s
+        self.retry_policy = retry_policy or RetryPolicy()
+        self.metadata = credentials.metadata
+        """Metadata that each call sends."""
+        self._credentials = credentials.channel(target)
+        # An HTTP proxy from the environment cannot reach a server on this machine.
+        no_proxy = [("grpc.enable_http_proxy", 0)] if target.startswith(LOOPBACK) else []
+        self._options = [*_OPTIONS, *no_proxy]
+
+
+class Connection(Endpoint):
+    """A channel for blocking calls, shared by any number of threads.
+
+    The first call connects. A lost connection is restored by the next call.
+    """
+
+    @cached_property
+    def channel(self) -> grpc.Channel:
+        options = [*self._options, _READ_IN_CALLING_THREAD]
+        if self._credentials:
+            return grpc.secure_channel(self.target, self._credentials, options)
+        return grpc.insecure_channel(self.target, options)
 
     def close(self) -> None:
         self.channel.close()
 
     def call(self, method: "grpc.UnaryUnaryMultiCallable[_Request, _Answer]", request: _Request) -> _Answer:
-        """Return the answer, within the client's timeout.
+        """Return the answer to a request, within the timeout.
 
         Raises:
-            BlemishError: whatever went wrong.
+            BlemishError: if the call fails.
         """
         try:
-            return method(request, timeout=self._timeout_s, metadata=self.metadata)
+            return method(request, timeout=self.timeout_s, metadata=self.metadata)
         except grpc.RpcError as error:
-            raise translated(error, self.target) from error
+            raise translate_error(error, self.target) from error
 
-    def call_patiently(
+    def call_with_retries(
         self, method: "grpc.UnaryUnaryMultiCallable[_Request, _Answer]", request: _Request
     ) -> _Answer:
-        """Like ``call``, for a request that may be sent twice: again while nobody answers."""
-        give_up = time.monotonic() + self.patience.call_s
-        for pause_s in self.patience.pauses_s():
+        """Call as ``call`` does and retry while the server is unavailable.
+
+        The request must be safe to send twice.
+        """
+        give_up = time.monotonic() + self.retry_policy.call_s
+        for pause_s in self.retry_policy.pauses_s():
             try:
                 return self.call(method, request)
             except Unavailable as error:
@@ -81,29 +105,34 @@ class Connection:
                 if time.monotonic() + pause_s > give_up:
                     raise
                 time.sleep(pause_s)
-        raise AssertionError("pauses never end; this is a bug")
+        raise AssertionError("the pauses of a retry policy never end; this is a bug")
 
-    def call_at_length(
+    def call_without_timeout(
         self,
         method: "grpc.UnaryUnaryMultiCallable[_Request, _Answer]",
         request: _Request,
     ) -> _Answer:
-        """Like ``call``, for work that takes the time it takes."""
+        """Call as ``call`` does, but without a timeout."""
         try:
             return method(request, metadata=self.metadata)
         except grpc.RpcError as error:
-            raise translated(error, self.target) from error
+            raise translate_error(error, self.target) from error
 
     def send(
         self,
         method: "grpc.StreamUnaryMultiCallable[_Request, _Answer]",
         requests: Iterator[_Request],
     ) -> _Answer:
-        """Send all of ``requests`` and return the answer; what they raise is raised here."""
+        """Send all of ``requests`` and return the answer.
+
+        Raises:
+            BlemishError: if the call fails.
+            Exception: any exception that ``requests`` raises.
+        """
         failures: list[Exception] = []
 
-        def drawn() -> Iterator[_Request]:
-            # In a thread of grpc's own, which answers a failure with an error that has lost its cause.
+        def capture_failure() -> Iterator[_Request]:
+            # gRPC iterates in a thread of its own and reports a failure without its cause.
             try:
                 yield from requests
             except Exception as error:
@@ -111,11 +140,11 @@ class Connection:
                 raise
 
         try:
-            return method(drawn(), metadata=self.metadata)
+            return method(capture_failure(), metadata=self.metadata)
         except grpc.RpcError as error:
             if failures:
                 raise failures[0] from error
-            raise translated(error, self.target) from error
+            raise translate_error(error, self.target) from error
 
     def stream(
         self,
@@ -123,30 +152,64 @@ class Connection:
         request: _Request,
         timeout_s: float | None = None,
         *,
-        at_length: bool = False,
+        without_timeout: bool = False,
     ) -> Iterator[_Answer]:
-        """Yield the answers as they come; leaving the iterator ends the call.
+        """Yield the answers as they arrive. Closing the iterator ends the call.
 
-        ``at_length`` is for those that take the time they take.
+        Raises:
+            BlemishError: if the call fails.
         """
-        limit_s = None if at_length else timeout_s or self._timeout_s
+        limit_s = None if without_timeout else timeout_s or self.timeout_s
         answers = method(request, timeout=limit_s, metadata=self.metadata)
         try:
             yield from answers
         except grpc.RpcError as error:
-            raise translated(error, self.target) from error
+            raise translate_error(error, self.target) from error
         finally:
             answers.cancel()
 
 
-def options(target: str) -> list[tuple[str, int]]:
-    """Return the options of a channel to ``target``."""
-    # A proxy of the environment leads away from this machine.
-    return [*_OPTIONS, *([("grpc.enable_http_proxy", 0)] if target.startswith(LOOPBACK) else [])]
+class AsyncConnection(Endpoint):
+    """A channel for calls within an event loop."""
+
+    @cached_property
+    def channel(self) -> grpc.aio.Channel:
+        if self._credentials:
+            return grpc.aio.secure_channel(self.target, self._credentials, self._options)
+        return grpc.aio.insecure_channel(self.target, self._options)
+
+    async def close(self) -> None:
+        await self.channel.close()
+
+    async def call(
+        self, method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Answer]", request: _Request
+    ) -> _Answer:
+        """Return the answer to a request, as ``Connection.call`` does."""
+        try:
+            return await method(request, timeout=self.timeout_s, metadata=self.metadata)
+        except grpc.RpcError as error:
+            raise translate_error(error, self.target) from error
+
+    async def stream(
+        self, method: "grpc.aio.UnaryStreamMultiCallable[_Request, _Answer]", request: _Request
+    ) -> AsyncGenerator[_Answer]:
+        """Yield the answers as they arrive, as ``Connection.stream`` does."""
+        call = method(request, timeout=self.timeout_s, metadata=self.metadata)
+        try:
+            async for answer in call:
+                yield answer
+        except grpc.RpcError as error:
+            raise translate_error(error, self.target) from error
+        finally:
+            call.cancel()
 
 
 def pages(page: Callable[[str], tuple[Iterable[_Answer], str]]) -> Iterator[_Answer]:
-    """Yield what is on the pages that ``page`` returns for a token, beside the next token."""
+    """Yield the items of all pages.
+
+    Args:
+        page: returns the items of the page for a token, and the token of the next page.
+    """
     token = ""
     while True:
         items, token = page(token)

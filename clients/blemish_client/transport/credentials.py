@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a client shows who it is, and makes sure that the server is the one it means."""
+"""Authentication of a client and encryption of its connection."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,34 +11,32 @@ LOOPBACK = ("localhost:", "127.", "[::1]:", "unix:")
 
 @dataclass(frozen=True)
 class Credentials:
-    """What calls to a server carry: nothing, a token, TLS, or both.
+    """A bearer token, TLS settings, or both.
 
-    A token never leaves this machine unless TLS hides it.
+    A token is never sent to another machine without TLS.
     """
 
     token: str = field(default="", repr=False)
-    """As ``blemish access grant`` printed it."""
+    """Bearer token as printed by ``blemish access grant``."""
     tls: bool = False
-    """Whether the server speaks TLS."""
+    """True to connect with TLS."""
     roots: Path | None = None
-    """PEM certificates that vouch for the server's, which is TLS then; else those that gRPC brings."""
+    """PEM file with the root certificates that verify the server. Implies TLS. None uses gRPC's own."""
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What each call carries."""
+        """Metadata that each call sends."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
     def channel(self, target: str) -> grpc.ChannelCredentials | None:
-        """What a channel to ``target`` is secured by, None if by nothing.
+        """Return the TLS credentials for a channel to ``target``, or None for a plaintext channel.
 
         Raises:
-            ValueError: if the token could be read on its way.
-            OSError: if the roots cannot be read.
+            ValueError: if the token would be sent to another machine without TLS.
+            OSError: if the root certificates cannot be read.
         """
         if self.tls or self.roots is not None:
             return grpc.ssl_channel_credentials(self.roots.read_bytes() if self.roots else None)
         if self.token and not target.startswith(LOOPBACK):
-            raise ValueError(
-                f"the token could be read on its way to {target}: have the server speak TLS, and say so"
-            )
+            raise ValueError(f"the token would be sent to {target} in plaintext; connect with TLS")
         return None

@@ -1,76 +1,115 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The requests of both clients, from what their callers say."""
+"""Requests of the blocking and the asyncio client, built from keyword options."""
 
+import uuid
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import TypedDict
 
 from blemish.v1.image_pb2 import Image, Region
-from blemish.v1.inspection_pb2 import Outputs, Priority, ScoreRequest, Store, StreamConfig, StreamPolicy
+from blemish.v1.inspection_pb2 import (
+    PRIORITY_UNSPECIFIED,
+    STORE_UNSPECIFIED,
+    STREAM_POLICY_LATEST,
+    Outputs,
+    Priority,
+    ScoreRequest,
+    Store,
+    StreamConfig,
+    StreamPolicy,
+)
+from blemish.v1.job_pb2 import (
+    JOB_PRIORITY_UNSPECIFIED,
+    CreateJobRequest,
+    Embed,
+    Evaluate,
+    JobPriority,
+    Train,
+)
 from blemish.v1.search_pb2 import SearchFilter, SearchRequest
 from blemish_client.names import dataset_name, item_name, model_name
 
-Query = bytes | str | Sequence[float]
-"""An encoded image, the name of a stored item, or an embedding."""
+SearchQuery = bytes | str | Sequence[float]
+"""An encoded image, the name of an indexed item, or an embedding."""
 
 
-def score_request(
-    image: bytes | Image,
-    model: str,
-    *,
-    anomaly_map: bool,
-    embedding: bool,
-    priority: Priority.ValueType,
-    store: Store.ValueType,
-    camera: str = "",
-) -> ScoreRequest:
+class _ScoringOptions(TypedDict, total=False):
+    """The options of single images and of streams."""
+
+    anomaly_map: bool
+    """True to receive the anomaly map."""
+    embedding: bool
+    """True to receive the embedding."""
+    priority: Priority.ValueType
+    """Scheduling priority among requests for the same model. Default: audit."""
+    store: Store.ValueType
+    """Images that the server keeps for search. Default: none."""
+    camera: str
+    """Name of the camera, at most 128 characters."""
+
+
+class ScoreOptions(_ScoringOptions, total=False):
+    """The options of ``score``."""
+
+
+class StreamOptions(_ScoringOptions, total=False):
+    """The options of ``stream``."""
+
+    policy: StreamPolicy.ValueType
+    """Handling of a frame that arrives while others are being scored. Default: latest."""
+    first: int
+    """Sequence number of the first frame. Default: 0."""
+    target_false_reject_rate: float | None
+    """Share of good images that this stream may reject. Default: the model's calibration."""
+    max_latency_s: float
+    """Time after which the server refuses a frame, in seconds. 0 sets no limit."""
+
+
+def score_request(image: bytes | Image, model: str, options: ScoreOptions) -> ScoreRequest:
+    """Build the request for one image."""
     return ScoreRequest(
         model=model_name(model),
         image=Image(encoded=image) if isinstance(image, bytes) else image,
-        outputs=Outputs(anomaly_map=anomaly_map, embedding=embedding),
-        priority=priority,
-        store=store,
-        camera=camera,
+        outputs=_outputs(options),
+        priority=options.get("priority", PRIORITY_UNSPECIFIED),
+        store=options.get("store", STORE_UNSPECIFIED),
+        camera=options.get("camera", ""),
     )
 
 
-def stream_config(
-    model: str,
-    *,
-    policy: StreamPolicy.ValueType,
-    anomaly_map: bool,
-    embedding: bool,
-    target_false_reject_rate: float | None,
-    max_latency_s: float,
-    priority: Priority.ValueType,
-    store: Store.ValueType,
-) -> StreamConfig:
+def stream_config(model: str, options: StreamOptions) -> StreamConfig:
+    """Build the first message of a stream."""
     config = StreamConfig(
         model=model_name(model),
-        outputs=Outputs(anomaly_map=anomaly_map, embedding=embedding),
-        policy=policy,
-        target_false_reject_rate=target_false_reject_rate,
-        priority=priority,
-        store=store,
+        outputs=_outputs(options),
+        policy=options.get("policy", STREAM_POLICY_LATEST),
+        target_false_reject_rate=options.get("target_false_reject_rate"),
+        priority=options.get("priority", PRIORITY_UNSPECIFIED),
+        store=options.get("store", STORE_UNSPECIFIED),
     )
-    if max_latency_s:
+    if max_latency_s := options.get("max_latency_s"):
         config.max_latency.FromTimedelta(timedelta(seconds=max_latency_s))
     return config
 
 
+def _outputs(options: _ScoringOptions) -> Outputs:
+    return Outputs(anomaly_map=options.get("anomaly_map", False), embedding=options.get("embedding", False))
+
+
 class SearchOptions(TypedDict, total=False):
-    """What a search may ask for beside its query; the contract says what each means."""
+    """The options of ``search``, as in ``SearchRequest``."""
 
     datasets: Iterable[str]
     categories: Iterable[str]
     classes: Iterable[str]
     where: str
-    """A condition, such as ``class = "crack" AND score > 12``."""
+    """Filter condition, for example ``class = "crack" AND score > 12``."""
     like: Iterable[str]
-    """Names of stored items."""
+    """Names of items that hits are similar to."""
     unlike: Iterable[str]
+    """Names of items that hits are dissimilar to."""
     labelled: str
-    """A class of defect, for a query of None: like what people confirmed to be of it."""
+    """Defect class, in place of a query: hits are similar to the items confirmed to be of it."""
     group_by: str
     group_size: int
     diversity: float
@@ -78,12 +117,15 @@ class SearchOptions(TypedDict, total=False):
     page_token: str
     thumbnails: bool
     region: tuple[int, int, int, int]
-    """Left, top, width and height in px of the query image: find what is there."""
+    """Part of the query image to find: left, top, width and height in px."""
     mask: bytes
-    """Or what is under this, a PNG of the image's size."""
+    """Part of the query image to find, as an encoded image of the same size."""
 
 
-def search_request(query: Query | None, model: str, limit: int, options: SearchOptions) -> SearchRequest:
+def search_request(
+    query: SearchQuery | None, model: str, limit: int, options: SearchOptions
+) -> SearchRequest:
+    """Build the request of a search."""
     request = SearchRequest(
         model=model_name(model),
         limit=limit,
@@ -116,4 +158,39 @@ def search_request(query: Query | None, model: str, limit: int, options: SearchO
         request.vector.values.extend(query)
     elif labelled := options.get("labelled"):
         request.labelled = labelled
+    return request
+
+
+class JobOptions(TypedDict, total=False):
+    """The options of all jobs."""
+
+    request_id: str | None
+    """Identifier of this request. Sending it twice creates one job. Default: a random one."""
+    priority: JobPriority.ValueType
+    """Priority among the jobs that wait for the same workers. Default: normal."""
+    max_run_time_s: float
+    """Time after which an attempt fails, in seconds. 0 sets no limit."""
+    max_memory_bytes: int
+    """Memory of the job's process above which an attempt fails. 0 sets no limit."""
+
+
+def create_job_request(
+    options: JobOptions,
+    *,
+    train: Train | None = None,
+    embed: Embed | None = None,
+    evaluate: Evaluate | None = None,
+) -> CreateJobRequest:
+    """Build the request for a job with one kind of work."""
+    request = CreateJobRequest(
+        request_id=options.get("request_id") or str(uuid.uuid4()),
+        train=train,
+        embed=embed,
+        evaluate=evaluate,
+        priority=options.get("priority", JOB_PRIORITY_UNSPECIFIED),
+    )
+    if max_run_time_s := options.get("max_run_time_s"):
+        request.limits.max_run_time.FromNanoseconds(round(max_run_time_s * 1e9))
+    if max_memory_bytes := options.get("max_memory_bytes"):
+        request.limits.max_memory_bytes = max_memory_bytes
     return request

@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long, and how often, a call is tried again while nobody answers."""
+"""Retries of calls to a server that does not answer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
+    """The pauses between retries and the time after which a client gives up."""
+
     first_pause_s: float = 0.25
-    """Before the first retry; doubled with each further one."""
+    """Pause before the first retry, in seconds. Each further pause is twice as long."""
     longest_pause_s: float = 4.0
+    """Upper bound of a pause, in seconds."""
     call_s: float = 5.0
-    """For how long in all a call that may safely be repeated is repeated."""
+    """Total time for the retries of a call that is safe to repeat, in seconds."""
     watch_s: float = 60.0
-    """For how long a watch that was cut looks for the server: time enough for its restart."""
+    """Time for reconnecting a job watch or a stream, in seconds. The default covers a server restart."""
 
     def pauses_s(self) -> Iterator[float]:
+        """Yield the pauses before each retry, in seconds, without end."""
         pause = self.first_pause_s
         while True:
             yield pause

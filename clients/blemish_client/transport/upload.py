@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What travels to the server in many messages: a folder in MVTec AD's layout, an exported model."""
+"""Uploads in many messages: folders in MVTec AD's layout and exported models."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -15,32 +15,34 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 @dataclass(frozen=True)
 class ImageFile:
+    """An image on disk and its path in the dataset."""
+
     path: str
-    """In the dataset: train/good/NAME, test/CLASS/NAME or ground_truth/CLASS/NAME."""
+    """Path in the dataset: train/good/NAME, test/CLASS/NAME or ground_truth/CLASS/NAME."""
     source: Path
     size_bytes: int
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a folder holds."""
+    """The files of a folder in MVTec AD's layout."""
 
     images: tuple[ImageFile, ...]
-    """Training images first, masks last; by name within."""
+    """Training images, test images and masks in this order, each sorted by name."""
     left_out: tuple[str, ...]
-    """Files in the image folders that are no images by their suffix."""
+    """Files in the image folders without an image suffix."""
 
     @property
     def size_bytes(self) -> int:
         return sum(image.size_bytes for image in self.images)
 
 
-def layout(folder: Path) -> Layout:
+def scan_folder(folder: Path) -> Layout:
     """List the images of a folder in MVTec AD's layout.
 
     Raises:
         NotADirectoryError: if there is no such folder.
-        ValueError: if it holds none of the layout's images.
+        ValueError: if the folder has no images in that layout.
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder")
@@ -58,15 +60,15 @@ def layout(folder: Path) -> Layout:
     if not images:
         raise ValueError(
             f"{folder} has no images in train/good, test/CLASS or ground_truth/CLASS; "
-            "lay them out as MVTec AD does"
+            "arrange them in MVTec AD's layout"
         )
     return Layout(tuple(images), tuple(left_out))
 
 
-def of_images(
+def upload_messages(
     dataset: str, images: Sequence[ImageFile], on_image: Callable[[ImageFile], None] | None
 ) -> Iterator[UploadImagesRequest]:
-    """Yield the messages of UploadImages; ``on_image`` hears of each image that was sent."""
+    """Yield the messages of UploadImages. Call ``on_image`` with each image after it was sent."""
     yield UploadImagesRequest(dataset=dataset)
     for image in images:
         content = image.source.read_bytes()
@@ -80,10 +82,10 @@ def of_images(
             on_image(image)
 
 
-def of_model(
+def import_messages(
     file: Path, model_id: str, on_bytes: Callable[[int, int], None] | None
 ) -> Iterator[ImportModelRequest]:
-    """Yield the messages of ImportModel; ``on_bytes`` hears how many were sent, and of how many."""
+    """Yield the messages of ImportModel. Call ``on_bytes`` with the bytes sent and the total."""
     with file.open("rb") as content:
         size = content.seek(0, 2)
         content.seek(0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watching a job to its end, through a server that goes away and comes back."""
+"""Watching a job until it ends, across lost connections and server restarts."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,22 +18,18 @@ from blemish_client.errors import BlemishError, DeadlineExceeded, Unavailable
 from blemish_client.transport.connection import Connection
 
 _ENDED = frozenset({JOB_STATE_SUCCEEDED, JOB_STATE_FAILED, JOB_STATE_CANCELLED})
-# Bounds how long a connection that died without a word can look like a job without news.
+# A broken connection may look like a job without changes. Reconnecting regularly bounds that time.
 _RENEW_AFTER_S = 300.0
 
 
-def has_ended(job: Job) -> bool:
-    return job.state in _ENDED
-
-
 def watch(connection: Connection, name: str) -> Iterator[Job]:
-    """Yield the job as it is, then at every change, until it has ended.
+    """Yield the job as it is, then after every change, until it has ended.
 
-    A cut stream is taken up again: no change comes twice, those in between are joined.
+    After a lost connection the watch resumes. No revision is yielded twice.
 
     Raises:
-        Unavailable: if nobody answers for longer than patience lasts.
-        BlemishError: whatever else went wrong.
+        Unavailable: if the server stays unreachable for longer than the retry policy allows.
+        BlemishError: if the call fails for another reason.
     """
     seen = Job()
     for answer in _answers(connection, lambda: WatchJobRequest(name=name)):
@@ -43,51 +39,53 @@ def watch(connection: Connection, name: str) -> Iterator[Job]:
 
 
 def log(connection: Connection, name: str, after: str) -> Iterator[LogLine]:
-    """Yield the lines that the job's process has written, then what it writes, until the job has ended.
+    """Yield the log lines of a job, past and future, until the job has ended.
 
-    A cut stream is taken up again after the last line that came.
+    After a lost connection the log resumes after the last line received.
 
     Raises:
-        As ``watch``.
+        BlemishError: as for ``watch``.
     """
     last = after
     request = WatchJobRequest(name=name, log=True)
 
-    def ask() -> WatchJobRequest:
+    def next_request() -> WatchJobRequest:
         request.after_line = last
         return request
 
-    for answer in _answers(connection, ask):
+    for answer in _answers(connection, next_request):
         for line in answer.lines:
             last = line.id
             yield line
 
 
-def _answers(connection: Connection, ask: Callable[[], WatchJobRequest]) -> Iterator[WatchJobResponse]:
-    """Yield what the server says until the job has ended, asking again where a stream was cut."""
+def _answers(
+    connection: Connection, next_request: Callable[[], WatchJobRequest]
+) -> Iterator[WatchJobResponse]:
+    """Yield the answers until the job has ended, with a new request after each lost connection."""
     jobs = JobServiceStub(connection.channel)
-    patience = connection.patience
-    give_up = time.monotonic() + patience.call_s
-    pauses_s = patience.pauses_s()
+    policy = connection.retry_policy
+    give_up = time.monotonic() + policy.call_s
+    pauses_s = policy.pauses_s()
     ended = False
     while True:
-        cut: BlemishError | None = None
+        failure: BlemishError | None = None
         pause_s = 0.0
         try:
-            for answer in connection.stream(jobs.WatchJob, ask(), _RENEW_AFTER_S):
-                pauses_s = patience.pauses_s()
-                ended = ended or has_ended(answer.job)
+            for answer in connection.stream(jobs.WatchJob, next_request(), _RENEW_AFTER_S):
+                pauses_s = policy.pauses_s()
+                ended = ended or answer.job.state in _ENDED
                 yield answer
-                # The reader's own time is not the server's silence.
-                give_up = time.monotonic() + patience.watch_s
+                # Restart the clock after the caller's own work, which is not the server's silence.
+                give_up = time.monotonic() + policy.watch_s
             if ended:
                 return
         except DeadlineExceeded as error:
-            cut = error
+            failure = error
         except Unavailable as error:
-            cut, pause_s = error, error.retry_after_s or 0.0
-        # Servers of before ended their streams in good order, before the job had ended.
+            failure, pause_s = error, error.retry_after_s or 0.0
+        # Older servers end their streams with OK before the job has ended: ask again.
         pause_s = max(pause_s, next(pauses_s))
-        if cut is not None and time.monotonic() + pause_s > give_up:
-            raise cut
+        if failure is not None and time.monotonic() + pause_s > give_up:
+            raise failure
         time.sleep(pause_s)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, AnomalyMap
-from blemish_client import Seen
+from blemish_client import FrameResult
 from blemish_client.cli.app import app
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def test_drawing_holds_back_who_can_wait_and_skips_for_who_cannot(
         for sequence in range(10):
             answer = anomalous()
             answer.sequence = sequence
-            live.take(Seen(answer, b"", 0.0))
+            live.take(FrameResult(answer, b"", 0.0))
         assert live.skipped == 7
         gate.set()
     assert drawn == [f"{number:08}.png" for number in range(3)]
@@ -124,7 +124,7 @@ def test_drawing_holds_back_who_can_wait_and_skips_for_who_cannot(
         for sequence in range(10):
             answer = anomalous()
             answer.sequence = sequence
-            patient.take(Seen(answer, b"", 0.0))
+            patient.take(FrameResult(answer, b"", 0.0))
     assert len(drawn) == 10
     assert patient.skipped == 0
 

@@ -15,7 +15,7 @@ from blemish_client.cli.session import Session
 from blemish_client.client import Client
 from blemish_client.errors import AlreadyExists
 from blemish_client.names import dataset_name, short
-from blemish_client.transport.upload import ImageFile, Layout, layout
+from blemish_client.transport.upload import ImageFile, Layout, scan_folder
 
 group = typer.Typer(help="Bring images to the server, list and remove them.", no_args_is_help=True)
 
@@ -57,7 +57,7 @@ def upload(
     """Send a folder of this machine, laid out as MVTec AD is; again after a failure to go on."""
     session = Session.of(ctx)
     try:
-        found = layout(folder)
+        found = scan_folder(folder)
     except (OSError, ValueError) as error:
         raise Failure(str(error)) from error
     with session.client() as client:

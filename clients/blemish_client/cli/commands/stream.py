@@ -24,7 +24,7 @@ from blemish_client.cli.failures import UNSUCCESSFUL, Failure
 from blemish_client.cli.options import Json, Model
 from blemish_client.cli.output import emit, number, plain, table
 from blemish_client.cli.session import Session
-from blemish_client.streaming.camera import Lost, Seen
+from blemish_client.streaming.ledger import FrameResult, LostFrames
 from blemish_client.streaming.sources import SourceError, opened, paced
 
 _RECENT_S = 5.0
@@ -164,8 +164,8 @@ class _Tally:
         self._latencies_s: deque[float] = deque(maxlen=100_000)
         self._lines: deque[Text] = deque(maxlen=_SHOWN)
 
-    def take(self, one: Seen | Lost) -> None:
-        if isinstance(one, Lost):
+    def take(self, one: FrameResult | LostFrames) -> None:
+        if isinstance(one, LostFrames):
             self.counts["lost"] += len(one.sequences)
             self._lines.append(Text(f"{len(one.sequences)} frames lost: {one.cause}", "yellow"))
             return
@@ -217,8 +217,8 @@ class _Tally:
         return made
 
 
-def _emit(one: Seen | Lost) -> None:
-    if isinstance(one, Lost):
+def _emit(one: FrameResult | LostFrames) -> None:
+    if isinstance(one, LostFrames):
         emit({"lost": list(one.sequences), "cause": one.cause})
         return
     told = plain(one.answer)
@@ -253,14 +253,14 @@ class _Drawer:
         if kind is None:
             self._check()
 
-    def take(self, one: Seen | Lost) -> None:
+    def take(self, one: FrameResult | LostFrames) -> None:
         """Have a frame drawn if it is anomalous.
 
         Raises:
             Failure: if an earlier one could not be written.
         """
         self._check()
-        if self._folder is None or not isinstance(one, Seen):
+        if self._folder is None or not isinstance(one, FrameResult):
             return
         if not one.answer.HasField("inspection") or one.answer.inspection.verdict != VERDICT_ANOMALOUS:
             return
@@ -269,7 +269,7 @@ class _Drawer:
         else:
             self.skipped += 1
 
-    def _draw(self, one: Seen, target: Path) -> None:
+    def _draw(self, one: FrameResult, target: Path) -> None:
         try:
             # Half the time goes into deflate at its usual level.
             draw(one.image, one.answer.inspection, target, compress_level=1)

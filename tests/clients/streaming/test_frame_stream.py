@@ -8,35 +8,35 @@ import grpc
 import pytest
 
 from blemish.v1 import inspection_pb2 as pb
-from blemish_client import Client, Lost, Patience, Seen
+from blemish_client import Client, FrameResult, LostFrames, RetryPolicy
 from blemish_client.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
     from tests.clients.conftest import Fake, Make
 
-QUICK = Patience(first_pause_s=0.01, longest_pause_s=0.05, call_s=0.3, watch_s=1.0)
+QUICK = RetryPolicy(first_pause_s=0.01, longest_pause_s=0.05, call_s=0.3, watch_s=1.0)
 
 
 @pytest.fixture
 def client(target: str) -> Iterator[Client]:
-    with Client(target, patience=QUICK) as client:
+    with Client(target, retry_policy=QUICK) as client:
         yield client
 
 
-def sequences(seen: list[Seen | Lost]) -> list[int]:
-    return [one.answer.sequence for one in seen if isinstance(one, Seen)]
+def sequences(seen: list[FrameResult | LostFrames]) -> list[int]:
+    return [one.answer.sequence for one in seen if isinstance(one, FrameResult)]
 
 
 def test_every_frame_is_answered_and_told_with_its_image(client: Client, fake: "Fake") -> None:
     images = [b"a", b"b", b"c"]
     seen = list(client.stream(images, "m", camera="left", first=7, anomaly_map=True, max_latency_s=0.5))
-    assert [(one.answer.sequence, one.image) for one in seen if isinstance(one, Seen)] == [
+    assert [(one.answer.sequence, one.image) for one in seen if isinstance(one, FrameResult)] == [
         (7, b"a"),
         (8, b"b"),
         (9, b"c"),
     ]
-    assert all(isinstance(one, Seen) and one.answer.camera == "left" for one in seen)
-    assert all(isinstance(one, Seen) and 0 < one.latency_s < 10 for one in seen)
+    assert all(isinstance(one, FrameResult) and one.answer.camera == "left" for one in seen)
+    assert all(isinstance(one, FrameResult) and 0 < one.latency_s < 10 for one in seen)
     (config,) = fake.requests["ScoreStream"]
     assert (config.model, config.policy) == ("models/m", pb.STREAM_POLICY_LATEST)
     assert config.outputs.anomaly_map
@@ -60,14 +60,14 @@ def test_under_block_a_lost_connection_loses_no_frame(
     images = [bytes([number]) for number in range(40)]
     seen = list(client.stream(images, "m", policy=pb.STREAM_POLICY_BLOCK))
     assert sequences(seen) == list(range(40))
-    assert [one.image for one in seen if isinstance(one, Seen)] == images
+    assert [one.image for one in seen if isinstance(one, FrameResult)] == images
     assert len(fake.requests["ScoreStream"]) == 2
 
 
 def test_otherwise_the_lost_frames_are_named(client: Client, fake: "Fake", make: "Make") -> None:
     fake.streams = [[None, None, cut(make)]]
     seen = list(client.stream([b"x"] * 40, "m"))
-    lost = [number for one in seen if isinstance(one, Lost) for number in one.sequences]
+    lost = [number for one in seen if isinstance(one, LostFrames) for number in one.sequences]
     assert 2 in lost
     assert sorted([*sequences(seen), *lost]) == list(range(40))
     assert lost == sorted(lost)
@@ -81,7 +81,7 @@ def test_dropped_frames_are_one_answer(client: Client, fake: "Fake") -> None:
     dropped = pb.ScoreStreamResponse(dropped=pb.DroppedFrames(last_sequence=1))
     fake.streams = [[None, dropped, None]]
     seen = list(client.stream(images(), "m"))
-    assert [one.image for one in seen if isinstance(one, Seen)] == [bytes([n]) for n in range(5)]
+    assert [one.image for one in seen if isinstance(one, FrameResult)] == [bytes([n]) for n in range(5)]
 
 
 def test_what_the_source_raises_is_raised(client: Client) -> None:
@@ -101,7 +101,7 @@ def test_a_refused_stream_is_not_tried_again(client: Client, fake: "Fake", make:
 
 
 def test_patience_ends() -> None:
-    with Client("127.0.0.1:1", patience=QUICK) as nobody, pytest.raises(Unavailable):
+    with Client("127.0.0.1:1", retry_policy=QUICK) as nobody, pytest.raises(Unavailable):
         list(nobody.stream([b"x"], "m"))
 
 
@@ -120,10 +120,10 @@ def test_a_source_that_outlasts_its_connection_is_read_on_by_the_next(
             yield bytes([number])
 
     fake.streams = [[None, cut(make)]]
-    seen: list[Seen | Lost] = []
+    seen: list[FrameResult | LostFrames] = []
     for one in client.stream(images(), "m", policy=pb.STREAM_POLICY_BLOCK):
         seen.append(one)
-        if len(fake.requests["ScoreStream"]) == 2 or isinstance(one, Seen):
+        if len(fake.requests["ScoreStream"]) == 2 or isinstance(one, FrameResult):
             threading.Timer(0.2, answered.set).start()
     assert sequences(seen) == list(range(6))
 

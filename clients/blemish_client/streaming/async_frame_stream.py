@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stream of frames within an event loop, across lost connections and server restarts."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+
+from blemish.v1.inspection_pb2 import ScoreStreamRequest, ScoreStreamResponse
+from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
+from blemish_client.errors import BlemishError, Unavailable, translate_error
+from blemish_client.streaming.ledger import STREAM_ENDED, FrameResult, Ledger, LostFrames, SentFrame
+from blemish_client.transport.connection import AsyncConnection
+
+if TYPE_CHECKING:
+    _Call = grpc.aio.StreamStreamCall[ScoreStreamRequest, ScoreStreamResponse]
+
+# Details of the status with which grpc.aio replaces that of a call that ended before a write.
+FAILED_WRITE = "Internal error from Core"
+
+Images = AsyncIterable[bytes] | Iterable[bytes]
+
+
+class AsyncFrameStream:
+    """The asyncio counterpart of ``FrameStream``."""
+
+    def __init__(self, connection: AsyncConnection, ledger: Ledger, images: Images) -> None:
+        self._connection = connection
+        self._ledger = ledger
+        self._images = aiter(images) if isinstance(images, AsyncIterable) else _in_threads(images)
+        self._has_room = asyncio.Event()
+        # Reading the source may outlast the connection. The next connection then waits for the same read.
+        self._read: asyncio.Future[bytes | None] | None = None
+        self._failure: Exception | None = None
+
+    async def run(self) -> AsyncGenerator[FrameResult | LostFrames]:
+        """Yield the results of all frames in order, as ``FrameStream.run`` does."""
+        self._ledger.start_clock()
+        try:
+            while True:
+                try:
+                    async with aclosing(self._results()) as results:
+                        async for result in results:
+                            self._ledger.restart_clock()
+                            yield result
+                            self._ledger.restart_clock()  # the caller's own work does not count
+                    cause = Unavailable(STREAM_ENDED, code=grpc.StatusCode.UNAVAILABLE)
+                except Unavailable as error:
+                    cause = error
+                if lost := self._ledger.disconnect(cause):
+                    yield lost
+                # A failed write hides the status of the call. If the server rejected it, it does so again.
+                if self._ledger.is_complete and not isinstance(cause, _FailedWrite):
+                    return
+                await asyncio.sleep(self._ledger.pause_s(cause))
+        finally:
+            if self._read is not None:
+                self._read.cancel()
+
+    async def _results(self) -> AsyncGenerator[FrameResult]:
+        """Yield the results of one connection."""
+        stub = InspectionServiceStub(self._connection.channel)
+        call = stub.ScoreStream(metadata=self._connection.metadata)
+        sender = asyncio.create_task(self._send(call))
+        try:
+            async for answer in call:
+                if answer.WhichOneof("answer") == "ending":
+                    return
+                result = self._ledger.match(answer)
+                self._has_room.set()
+                yield result
+        except grpc.aio.AioRpcError as error:
+            raise translate_stream_error(error, self._connection.target) from error
+        except asyncio.CancelledError:
+            if self._failure is not None:
+                raise self._failure from None
+            raise
+        finally:
+            sender.cancel()
+            call.cancel()
+
+    async def _send(self, call: "_Call") -> None:
+        """Send frames as fast as flow control allows, until the source or the call ends."""
+        try:
+            await call.write(ScoreStreamRequest(config=self._ledger.config))
+            while (sent := await self._next_to_send()) is not None:
+                await call.write(ScoreStreamRequest(frame=sent.frame))
+            await call.done_writing()
+        except (grpc.RpcError, asyncio.InvalidStateError):
+            pass  # the call has ended, and its reader raises the cause
+        except Exception as error:
+            self._failure = error
+            call.cancel()
+
+    async def _next_to_send(self) -> SentFrame | None:
+        """Return the next frame and record that it awaits its answer. Return None if none is left."""
+        while self._ledger.is_full:
+            self._has_room.clear()
+            await self._has_room.wait()
+        if self._ledger.resend:
+            return self._ledger.send(self._ledger.resend.popleft())
+        if self._ledger.exhausted:
+            return None
+        if self._read is None:
+            self._read = asyncio.ensure_future(anext(self._images, None))
+        await asyncio.wait({self._read})
+        read, self._read = self._read, None
+        if (image := read.result()) is None:
+            self._ledger.exhausted = True
+            return None
+        return self._ledger.send(self._ledger.number(image))
+
+
+class _FailedWrite(Unavailable):
+    """A write that failed before the status of the call arrived."""
+
+
+def translate_stream_error(error: grpc.aio.AioRpcError, target: str) -> BlemishError:
+    """Return the exception for the end of a stream."""
+    if error.code() is grpc.StatusCode.INTERNAL and error.details() == FAILED_WRITE:
+        return _FailedWrite(
+            f"the connection to {target} was lost while a frame was being sent",
+            code=grpc.StatusCode.UNAVAILABLE,
+        )
+    return translate_error(error, target)
+
+
+async def _in_threads(images: Iterable[bytes]) -> AsyncIterator[bytes]:
+    source = iter(images)
+    while (image := await asyncio.to_thread(next, source, None)) is not None:
+        yield image

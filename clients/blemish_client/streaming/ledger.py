@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of a stream of frames across connections, shared by the blocking and the asyncio client."""
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from blemish.v1.inspection_pb2 import STREAM_POLICY_BLOCK, Frame, ScoreStreamResponse, StreamConfig
+from blemish_client.errors import BlemishError, Unavailable
+from blemish_client.transport.retry import RetryPolicy
+
+# Under BLOCK the server scores four frames of a stream and reads one more. Further frames would only get
+# older in the connection.
+_MAX_UNANSWERED = 8
+
+STREAM_ENDED = "the server ended the stream"
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """The server's answer to a frame, with the frame itself."""
+
+    answer: ScoreStreamResponse
+    image: bytes
+    """Encoded image as sent. For a range of dropped frames, the image of the first."""
+    latency_s: float
+    """Time from reading the frame from its source to its answer, in seconds."""
+
+
+@dataclass(frozen=True)
+class LostFrames:
+    """Frames without an answer because their connection was lost.
+
+    Under BLOCK no frame is lost: the next connection sends it again.
+    """
+
+    sequences: tuple[int, ...]
+    cause: str
+
+
+@dataclass(frozen=True)
+class SentFrame:
+    """A frame and the time at which it was read from its source."""
+
+    frame: Frame
+    at_s: float
+
+
+class Ledger:
+    """The frames that were sent and not answered yet, and the time left for reconnecting.
+
+    It outlives each connection. It is not thread-safe.
+    """
+
+    def __init__(self, config: StreamConfig, name: str, first: int, retry_policy: RetryPolicy) -> None:
+        self.config = config
+        self.exhausted = False
+        """True once the source has ended."""
+        self.resend: deque[SentFrame] = deque()
+        """Frames that the next connection sends before it reads the source."""
+        self._name = name
+        self._next = first
+        # Oldest first. Answers arrive in the same order.
+        self._unanswered: deque[SentFrame] = deque()
+        self._retry_policy = retry_policy
+        self.start_clock()
+
+    @property
+    def is_full(self) -> bool:
+        """True if another frame would only wait in the connection."""
+        return self.config.policy == STREAM_POLICY_BLOCK and len(self._unanswered) >= _MAX_UNANSWERED
+
+    @property
+    def is_complete(self) -> bool:
+        """True if no frame is left to send."""
+        return self.exhausted and not self.resend
+
+    def number(self, image: bytes) -> SentFrame:
+        """Return the frame of the next image of the source."""
+        frame = Frame(camera=self._name, sequence=self._next, capture_time=_now())
+        frame.image.encoded = image
+        self._next += 1
+        return SentFrame(frame, time.monotonic())
+
+    def send(self, sent: SentFrame) -> SentFrame:
+        """Record that a frame awaits its answer."""
+        self._unanswered.append(sent)
+        return sent
+
+    def match(self, answer: ScoreStreamResponse) -> FrameResult:
+        """Return the result for an answer and remove its frames from those that await one.
+
+        Raises:
+            BlemishError: if the answer is out of order.
+        """
+        last = answer.dropped.last_sequence if answer.HasField("dropped") else answer.sequence
+        first = self._unanswered.popleft()
+        if first.frame.sequence != answer.sequence:
+            raise BlemishError(
+                f"frame {answer.sequence} was answered before frame {first.frame.sequence}; "
+                "answers must come in the order of frames",
+                code=grpc.StatusCode.INTERNAL,
+            )
+        for _ in range(last - answer.sequence):
+            self._unanswered.popleft()
+        return FrameResult(answer, first.frame.image.encoded, time.monotonic() - first.at_s)
+
+    def start_clock(self) -> None:
+        """Allow the time of a call for the first answer."""
+        self._give_up = time.monotonic() + self._retry_policy.call_s
+        self._pauses_s = self._retry_policy.pauses_s()
+
+    def restart_clock(self) -> None:
+        """Allow the time of a watch for reconnecting, because the server has just answered."""
+        self._give_up = time.monotonic() + self._retry_policy.watch_s
+        self._pauses_s = self._retry_policy.pauses_s()
+
+    def disconnect(self, cause: Unavailable) -> LostFrames | None:
+        """Return the frames lost with a connection. Under BLOCK schedule them for the next one instead."""
+        unanswered, self._unanswered = self._unanswered, deque()
+        if self.config.policy == STREAM_POLICY_BLOCK:
+            self.resend.extendleft(reversed(unanswered))
+            return None
+        sequences = tuple(sent.frame.sequence for sent in unanswered)
+        return LostFrames(sequences, cause.message) if sequences else None
+
+    def pause_s(self, cause: Unavailable) -> float:
+        """Return the pause before the next connection, in seconds.
+
+        Raises:
+            Unavailable: ``cause``, if the time for reconnecting is over.
+        """
+        if time.monotonic() > self._give_up:
+            raise cause
+        return max(next(self._pauses_s), cause.retry_after_s or 0.0)
+
+
+def _now() -> Timestamp:
+    stamp = Timestamp()
+    stamp.GetCurrentTime()
+    return stamp
