@@ -2,15 +2,14 @@
 """The folder in which everything of one stack lies, and the claim that keeps a second one out."""
 
 import contextlib
-import fcntl
-import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from blemish_core.platform.locks import LockHeld, process_lock
+
 _LEASHES_GONE_S = 3.0
-"""How long the processes of a killed supervisor may take to be gone."""
+"""Longest wait for the processes of a killed supervisor to end."""
 
 
 class DirectoryUnusable(Exception):
@@ -57,51 +56,26 @@ class DataDirectory:
 def claim(data: DataDirectory) -> Iterator[int]:
     """Hold the folder for this process; yield the descriptor that holds it.
 
-    Who inherits the descriptor holds the folder too: the leashes do, so that a new stack
-    waits until the last process of a killed one is gone from its files.
+    A process that inherits the descriptor holds the folder too. The leashes do, so a new stack waits until
+    the last process of a killed stack no longer uses the files.
 
     Raises:
         DirectoryUnusable: if another stack runs there or it cannot be written.
     """
-    with _explained(data.root):
-        data.root.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(data.lock, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        if not _locked_in_time(descriptor):
-            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            raise DirectoryUnusable(
-                f"the data folder {data.root} is in use by process {holder}: "
-                f"stop it (kill {holder}) or choose another with --data"
-            )
-        with _explained(data.root):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
+    with contextlib.ExitStack() as held:
+        try:
+            data.root.mkdir(parents=True, exist_ok=True)
+            descriptor = held.enter_context(process_lock(data.lock, wait_s=_LEASHES_GONE_S))
             for folder in (data.store, data.logs, data.run):
                 folder.mkdir(exist_ok=True)
+        except LockHeld as error:
+            raise DirectoryUnusable(
+                f"the data folder {data.root} is in use by process {error.holder}; "
+                f"stop it (kill {error.holder}) or choose another folder with --data"
+            ) from error
+        except OSError as error:
+            raise DirectoryUnusable(
+                f"the data folder {data.root} cannot be written ({error.strerror}); "
+                "make it writable or choose another folder with --data"
+            ) from error
         yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _explained(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DirectoryUnusable(
-            f"the data folder {root} cannot be written ({error.strerror}): "
-            "mend that or choose another with --data"
-        ) from error
-
-
-def _locked_in_time(descriptor: int) -> bool:
-    give_up = time.monotonic() + _LEASHES_GONE_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > give_up:
-                return False
-            time.sleep(0.05)
-        else:
-            return True

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from blemish_core.platform.files import staged_file
 from blemish_local.address import Address, AddressUnusable, settle
 from blemish_local.data_directory import DataDirectory, DirectoryUnusable, claim
 from blemish_local.options import StackOptions
@@ -101,11 +102,11 @@ def _announcement(options: StackOptions, data: DataDirectory, listen: Address, s
 
 
 def _write_atomically(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    # The environment holds the broker's password.
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    def private(name: str, flags: int) -> int:
+        return os.open(name, flags, 0o600)  # the environment contains the broker's password
+
+    with staged_file(path, durable=False) as staged, open(staged, "x", opener=private) as file:
         file.write(text)
-    beside.replace(path)
 
 
 def _remove(notices: Sequence[Path]) -> None:

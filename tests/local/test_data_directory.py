@@ -26,7 +26,7 @@ def test_a_second_claim_names_the_holder_and_the_cure(tmp_path: Path) -> None:
 
     with (
         claim(data),
-        pytest.raises(DirectoryUnusable, match=rf"process {os.getpid()}: stop it .* --data"),
+        pytest.raises(DirectoryUnusable, match=rf"process {os.getpid()}; stop it .* --data"),
         claim(data),
     ):
         pass

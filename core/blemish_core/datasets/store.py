@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Datasets on disk: ``root/<id>/`` holds ``dataset.json``, the index, and images in MVTec AD's layout."""
 
-import errno
 import hashlib
 import re
 import shutil
@@ -19,7 +18,7 @@ from blemish_core.datasets.layout import LayoutPath
 from blemish_core.datasets.records import Dataset, DatasetImage, DatasetRecord, IndexEntry, Split, summary
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.platform.errors import AlreadyExists, Corrupt, InvalidImage, InvalidRequest, NotFound
-from blemish_core.platform.files import atomic_write, disk_full_errors, fsync
+from blemish_core.platform.files import disk_full_errors, fsync, publish_directory, staged_directory
 from blemish_core.platform.names import ID, dataset_name, validate_id
 
 _CARD = "dataset.json"
@@ -58,21 +57,14 @@ class DatasetStore:
         )
         with disk_full_errors(self._root):
             self._root.mkdir(parents=True, exist_ok=True)
-            staged = self._root / f".{dataset_id}.{uuid4().hex}"
-            staged.mkdir()
-            try:
-                (staged / LOCK).touch()
-                atomic_write(staged / INDEX, new_index())
-                atomic_write(staged / _CARD, card.model_dump_json(indent=2).encode())
-                staged.rename(folder)
-            except OSError as error:
-                shutil.rmtree(staged, ignore_errors=True)
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            with staged_directory(self._root / f".{dataset_id}.{uuid4().hex}") as staging:
+                (staging / LOCK).touch()
+                (staging / INDEX).write_bytes(new_index())
+                (staging / _CARD).write_bytes(card.model_dump_json(indent=2).encode())
+                if not publish_directory(staging, folder):
                     raise AlreadyExists(
-                        f"{dataset_name(dataset_id)} is there already: upload to it or choose another id"
-                    ) from error
-                raise
-            fsync(self._root)
+                        f"{dataset_name(dataset_id)} already exists; upload to it or choose another id"
+                    )
         return self.get(dataset_id)
 
     def require(self, dataset_id: str) -> None:

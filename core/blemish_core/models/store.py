@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The store's models: versions that are complete or absent, and the alias ``production``."""
 
-import errno
 import fcntl
 import json
 import shutil
@@ -17,7 +16,7 @@ from blemish_core.models import bundle
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationLog
 from blemish_core.platform.errors import FailedPrecondition, NotFound
-from blemish_core.platform.files import atomic_write, fsync, fsync_tree
+from blemish_core.platform.files import atomic_write, fsync, publish_directory, staged_directory
 from blemish_core.platform.names import PRODUCTION, ModelRef, job_name
 from blemish_core.runtimes.choice import TORCH
 
@@ -216,27 +215,16 @@ class ModelStore:
         """
         home = self._root / model
         home.mkdir(parents=True, exist_ok=True)
-        staging = home / _staging(job)
-        try:
+        with staged_directory(home / _staging(job)) as staging:
             while True:
                 number = max([self._last(model), *self.numbers(model)]) + 1
-                # After the look at the numbers: whoever published in between has taken ours.
-                if made := self.published_by(job, model):
-                    return made
-                staging.mkdir(exist_ok=True)
+                # Look only after choosing the number: another attempt may have published in between.
+                if published := self.published_by(job, model):
+                    return published
                 write(staging, number)
-                fsync_tree(staging)
-                commit()
-                try:
-                    staging.rename(self.folder(model, number))
-                except OSError as error:
-                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                        raise
-                    continue  # somebody took the number: this job's other attempt, or another job
-                fsync(home)
-                return bundle.read_manifest(self.folder(model, number))
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+                target = self.folder(model, number)
+                if publish_directory(staging, target, commit):
+                    return bundle.read_manifest(target)
 
     @contextmanager
     def import_workspace(self) -> Iterator[Path]:
@@ -271,20 +259,9 @@ class ModelStore:
             return
         home.mkdir(exist_ok=True)
         fsync(home.parent)
-        staging = home / _staging(job)
-        staging.mkdir()
-        try:
+        with staged_directory(home / _staging(job)) as staging:
             write(staging)
-            fsync_tree(staging)
-            commit()
-            try:
-                staging.rename(home / job)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-            fsync(home)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            publish_directory(staging, home / job, commit)
 
     def pin(self, ref: ModelRef, pinned: bool) -> Manifest:
         """Have a version kept whatever becomes of others, or no longer.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are there whole or not at all, through a crash at any moment."""
+"""Durable files and directories: complete or absent, also after a crash or a power cut."""
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from blemish_core.platform.errors import DiskFull
 
 
 def fsync(path: Path) -> None:
-    """Have the kernel put a file or a folder's entries on the disk."""
+    """Flush a file, or the entries of a directory, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -21,7 +22,7 @@ def fsync(path: Path) -> None:
 
 
 def fsync_tree(folder: Path) -> None:
-    """Have the kernel put a folder and all that is below it on the disk."""
+    """Flush a directory and everything below it to disk."""
     for entry in folder.iterdir():
         if entry.is_dir():
             fsync_tree(entry)
@@ -32,39 +33,90 @@ def fsync_tree(folder: Path) -> None:
 
 @contextmanager
 def disk_full_errors(folder: Path) -> Iterator[None]:
-    """Have what finds no room on the disk of ``folder`` become DiskFull."""
+    """Raise DiskFull in place of an OSError about missing space or quota."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFull(
-            f"the disk that holds {folder} is full: make room, or move the store (BLEMISH_STORE)"
+            f"the disk that holds {folder} is full; free some space or move the store (BLEMISH_STORE)"
         ) from error
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write or replace ``path``: readers see the old content or the new, also after a power cut."""
-    _write(path, data, lambda staged: staged.replace(path))
+    """Write or replace ``path`` durably; a reader sees the old content or the new."""
+    with staged_file(path) as staged:
+        staged.write_bytes(data)
 
 
 def atomic_create(path: Path, data: bytes) -> None:
-    """Write ``path``, which must not be there: of several that try, on any machine, one succeeds.
+    """Write ``path`` durably if it does not exist; of several concurrent writers exactly one succeeds.
 
     Raises:
-        FileExistsError: if it is there.
+        FileExistsError: if ``path`` exists.
     """
-    # A link fails where a rename would replace.
-    _write(path, data, path.hardlink_to)
-
-
-def _write(path: Path, data: bytes, put: Callable[[Path], object]) -> None:
-    """Have ``put`` give whole content its name."""
-    staged = path.with_name(f".{path.name}.{uuid4().hex}")
+    staged = _staged(path)
     try:
         staged.write_bytes(data)
         fsync(staged)
-        put(staged)
+        path.hardlink_to(staged)  # fails if the path exists, where a rename would replace it
     finally:
         staged.unlink(missing_ok=True)
     fsync(path.parent)
+
+
+@contextmanager
+def staged_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path in the same directory; on success the file there replaces ``path``.
+
+    Args:
+        path: the file to write or replace.
+        durable: flush the file and the directory to disk.
+    """
+    staged = _staged(path)
+    try:
+        yield staged
+        if durable:
+            fsync(staged)
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+    if durable:
+        fsync(path.parent)
+
+
+def is_staged(entry: Path, path: Path) -> bool:
+    """Return whether ``entry`` is a leftover of an interrupted write of ``path``."""
+    return entry.name.startswith(f".{path.name}.")
+
+
+@contextmanager
+def staged_directory(staging: Path) -> Iterator[Path]:
+    """Create ``staging`` and yield it; remove it at the end unless it was published."""
+    staging.mkdir()
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def publish_directory(staging: Path, target: Path, commit: Callable[[], object] = lambda: None) -> bool:
+    """Flush ``staging`` to disk and rename it to ``target``; return False if ``target`` exists.
+
+    ``commit`` runs right before the rename and prevents it by raising.
+    """
+    fsync_tree(staging)
+    commit()
+    try:
+        staging.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        return False
+    fsync(target.parent)
+    return True
+
+
+def _staged(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid4().hex}")

@@ -5,13 +5,13 @@ import re
 import shutil
 from io import BytesIO
 from pathlib import Path
-from uuid import uuid4
 
 from PIL import Image
 
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.image_input import ImageInput
 from blemish_core.platform.errors import NotFound
+from blemish_core.platform.files import staged_file
 from blemish_core.platform.names import validate_id
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -34,12 +34,8 @@ class FrameStore:
         if file.exists():
             return
         file.parent.mkdir(parents=True, exist_ok=True)
-        staged = file.with_name(f".{sha256}.{uuid4().hex}")
-        try:
+        with staged_file(file, durable=False) as staged:
             staged.write_bytes(data)
-            staged.replace(file)
-        finally:
-            staged.unlink(missing_ok=True)
 
     def read(self, model: str, sha256: str) -> bytes:
         """Return the encoded image.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 
+from blemish_core.platform import logs
 from blemish_local import address
 from blemish_local.address import Address, AddressUnusable
 from blemish_local.qdrant import server
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         listen = address.parse(told.listen)
     except ValueError as error:
         parser.error(str(error))
-    _log_to_stderr()
+    logs.configure()
     try:
         # The port first: a directory need not be opened for nothing.
         address.settle(listen)
@@ -67,19 +68,6 @@ async def _serve(directory: Path, listen: Address) -> None:
         await server.shut(running)
     finally:
         store.close()
-
-
-def _log_to_stderr() -> None:
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 if __name__ == "__main__":

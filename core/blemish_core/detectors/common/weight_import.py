@@ -3,13 +3,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from blemish_core.platform.errors import InvalidRequest
+from blemish_core.platform.files import staged_file
 
 
 def keep(file: Path, name: str, network: str, wanted: Mapping[str, Tensor], weights: Path) -> Path:
@@ -37,12 +37,10 @@ def keep(file: Path, name: str, network: str, wanted: Mapping[str, Tensor], weig
             f"another shape, first {misfits[0]}"
         )
     weights.mkdir(parents=True, exist_ok=True)
-    staged = weights / f".{name}.{uuid4().hex}"
-    try:
+    kept = weights / f"{name}.safetensors"
+    with staged_file(kept) as staged:
         save_file({key: tensors[key].contiguous() for key in wanted}, staged)
-        return staged.replace(weights / f"{name}.safetensors")
-    finally:
-        staged.unlink(missing_ok=True)
+    return kept
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from qdrant_client import grpc as pb
 
+from blemish_core.platform.files import atomic_write
 from blemish_local.qdrant.errors import AlreadyExists, BadRequest, Missing, StoreUnusable
 from blemish_local.qdrant.storage import names
-from blemish_local.qdrant.storage.files import write_durably
 
 Aliases = Mapping[str, str]
 """The collection that each alias stands for."""
@@ -66,7 +66,7 @@ def read(file: Path, collections: Collection[str]) -> Aliases:
 
 
 def write(file: Path, aliases: Aliases) -> None:
-    write_durably(file, json.dumps(aliases, indent=1).encode())
+    atomic_write(file, json.dumps(aliases, indent=1).encode())
 
 
 def _checked(kept: object) -> dict[str, str]:

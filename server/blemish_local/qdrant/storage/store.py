@@ -14,17 +14,15 @@ import structlog
 from google.protobuf.message import DecodeError
 from qdrant_client import grpc as pb
 
+from blemish_core.platform.files import atomic_write, fsync, is_staged
 from blemish_local.qdrant.errors import AlreadyExists, EngineFailed, Missing, Refusal, StoreUnusable
 from blemish_local.qdrant.storage import aliases, names
 from blemish_local.qdrant.storage.aliases import Aliases
 from blemish_local.qdrant.storage.collection import Collection
-from blemish_local.qdrant.storage.files import remove_durably, staged, sync, write_durably
 from blemish_local.qdrant.translation import schema
 
 _META = Path("collection.pb")
 _SHARD = "shard"
-_OURS = {_SHARD, staged(_META).name}
-"""What a folder without its meta file may hold and still be one of ours."""
 
 log = structlog.get_logger(__name__)
 
@@ -89,8 +87,8 @@ class Store:
             raise AlreadyExists(f"there is a collection {name!r} in another spelling") from error
         try:
             collection = Collection.create(folder / _SHARD, asked)
-            write_durably(folder / _META, asked.SerializeToString())
-            sync(self._folders)
+            atomic_write(folder / _META, asked.SerializeToString())
+            fsync(self._folders)
         except BaseException:
             shutil.rmtree(folder)
             raise
@@ -105,7 +103,7 @@ class Store:
         name = request.collection_name
         collection = self.find(name)
         asked = schema.changed(collection.asked, request)
-        write_durably(self._folders / self._aliases.get(name, name) / _META, asked.SerializeToString())
+        atomic_write(self._folders / self._aliases.get(name, name) / _META, asked.SerializeToString())
         collection.change(asked)
 
     def drop(self, name: str) -> bool:
@@ -113,7 +111,8 @@ class Store:
         if name not in self._collections:
             return False
         folder = self._folders / name
-        remove_durably(folder / _META)
+        (folder / _META).unlink()
+        fsync(folder)
         # From here on it is gone: what follows tidies up, and if need be the next start does.
         collection = self._collections.pop(name)
         self._keep({alias: of for alias, of in self._aliases.items() if of != name})
@@ -182,7 +181,10 @@ def _loaded(folders: Path) -> Iterator[tuple[str, Collection]]:
 
 def _remove_unfinished(folder: Path) -> None:
     # Never what somebody else put here.
-    if strange := sorted(entry.name for entry in folder.iterdir() if entry.name not in _OURS):
+    strange = sorted(
+        entry.name for entry in folder.iterdir() if entry.name != _SHARD and not is_staged(entry, _META)
+    )
+    if strange:
         raise StoreUnusable(
             f"{folder} is no collection, it holds {strange[0]!r}: move it away, "
             "or choose another directory with --dir"

@@ -12,7 +12,7 @@ def test_a_directory_has_one_holder(tmp_path: Path) -> None:
     directory = tmp_path / "new" / "store"
     with (
         only_process(directory),
-        pytest.raises(StoreUnusable, match=rf"{directory} .*process {os.getpid()}: .*--dir"),
+        pytest.raises(StoreUnusable, match=rf"{directory} .*process {os.getpid()}; .*--dir"),
         only_process(directory),
     ):
         pass

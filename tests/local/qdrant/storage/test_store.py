@@ -72,7 +72,7 @@ def test_what_cannot_be_created_leaves_nothing(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-        patch.setattr(store_module, "write_durably", full)
+        patch.setattr(store_module, "atomic_write", full)
         store.create(asked("a"))
     assert list((tmp_path / "collections").iterdir()) == []
     store.create(asked("a"))

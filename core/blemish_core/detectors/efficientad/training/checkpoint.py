@@ -4,14 +4,13 @@
 from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from blemish_core.platform.files import fsync
+from blemish_core.platform.files import staged_file
 
 _FILE = "state.safetensors"
 
@@ -75,17 +74,12 @@ class Checkpoint:
         for number, parameter in enumerate(optimizer.param_groups[0]["params"]):
             for name, value in optimizer.state[parameter].items():
                 tensors[f"optimizer.{number}.{name}"] = value
-        staged = self._folder / f".{_FILE}.{uuid4().hex}"
-        try:
+        with staged_file(self._folder / _FILE) as staged:
             save_file(
                 {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
                 staged,
                 metadata={name: str(value) for name, value in asdict(reached).items()},
             )
-            fsync(staged)
-            staged.replace(self._folder / _FILE)
-        finally:
-            staged.unlink(missing_ok=True)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
