@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the Python stubs next to their .proto files: ``python protos/generate.py``.
+"""Generate the Python stubs next to their .proto files: ``python protos/generate.py``.
 
-A stub imports its siblings by the path of the .proto file, so the folders below ``protos/`` spell the
-Python package (``blemish/v1`` is ``blemish.v1``) and no import has to be rewritten afterwards.
+A stub imports others by the path of their .proto file. The folders below ``protos/`` therefore match the
+Python package: ``blemish/v1`` is ``blemish.v1``.
 """
 
 import os
@@ -16,8 +16,8 @@ PROTO_ROOT = Path(__file__).parent
 
 
 def generate(destination: Path = PROTO_ROOT) -> None:
-    """Write the stubs of every .proto file below ``protos/`` under ``destination``."""
-    # The plugins of mypy-protobuf are scripts that lie beside this interpreter.
+    """Generate the stubs of all .proto files below ``protos/`` in ``destination``."""
+    # The plugins of mypy-protobuf are scripts in the folder of this interpreter.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     exit_code = protoc.main(
         [

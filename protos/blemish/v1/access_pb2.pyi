@@ -26,31 +26,33 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     DESCRIPTOR: _descriptor.EnumDescriptor
     ROLE_UNSPECIFIED: _Role.ValueType  # 0
     ROLE_CAMERA: _Role.ValueType  # 1
-    """Sends frames and reads what is said of them."""
+    """Scores images and receives their inspections."""
     ROLE_SERVICE: _Role.ValueType  # 2
-    """Reads everything, searches, and notes what people say of images."""
+    """Reads all resources, searches, and labels items."""
     ROLE_OPERATOR: _Role.ValueType  # 3
-    """Brings images, has models trained, promotes and calibrates them."""
+    """Uploads images, starts jobs, and promotes, calibrates and deletes models."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
-    """What a caller may do; each role may also do what those before it may. A server that was given no list of
-    callers knows nobody and lets everybody do everything.
+    """The permissions of a caller. Each role includes those before it. A server without a list of callers does
+    not authenticate and allows every call.
 
-    Who calls is told by a bearer token in the metadata of each call, `authorization: Bearer TOKEN`. Every RPC
-    of a server with such a list ends with UNAUTHENTICATED if there is no token or it is not (or no longer)
-    known, and with PERMISSION_DENIED if it is of a lesser role than the RPC's; so does a stream that is under
-    way when its token is revoked, in the place of its next message. grpc.health.v1 and reflection ask nobody.
+    A caller authenticates with a bearer token in the metadata of each call: `authorization: Bearer TOKEN`.
+    On a server with a list of callers, every RPC can end with:
+      UNAUTHENTICATED: the token is missing, unknown or revoked.
+      PERMISSION_DENIED: the caller's role is lower than the RPC requires.
+    A running stream ends in the same way, in place of its next message, when its token is revoked.
+    grpc.health.v1 and reflection need no token.
     """
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
 ROLE_CAMERA: Role.ValueType  # 1
-"""Sends frames and reads what is said of them."""
+"""Scores images and receives their inspections."""
 ROLE_SERVICE: Role.ValueType  # 2
-"""Reads everything, searches, and notes what people say of images."""
+"""Reads all resources, searches, and labels items."""
 ROLE_OPERATOR: Role.ValueType  # 3
-"""Brings images, has models trained, promotes and calibrates them."""
+"""Uploads images, starts jobs, and promotes, calibrates and deletes models."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 ROLE_FIELD_NUMBER: _builtins.int
 role: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Role.ValueType]
-"""The least role that may call it; an RPC that names none is for operators."""
+"""The lowest role that may call the RPC. Without this option an RPC requires ROLE_OPERATOR."""

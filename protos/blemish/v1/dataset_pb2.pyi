@@ -34,19 +34,19 @@ class Dataset(_message.Message):
     name: _builtins.str
     """datasets/{id}"""
     category: _builtins.str
-    """The surface: tile, leather, grid, ..."""
+    """The kind of surface: tile, leather, grid, ..."""
     train_images: _builtins.int
-    """Images for training, all good."""
+    """Number of training images, all of them good."""
     masks: _builtins.int
-    """Ground-truth masks."""
+    """Number of ground-truth masks."""
     size_bytes: _builtins.int
     snapshot: _builtins.str
-    """SHA-256 over paths and contents, in hex: equal content, equal snapshot."""
+    """SHA-256 of all paths and contents, in hex. Equal content gives an equal snapshot."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def test_images(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassCount]:
-        """Images for testing, by class."""
+        """Number of test images by class."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class CreateDatasetRequest(_message.Message):
     CATEGORY_FIELD_NUMBER: _builtins.int
     dataset_id: _builtins.str
     category: _builtins.str
-    """If empty, the id."""
+    """Defaults to the id."""
     def __init__(
         self,
         *,
@@ -141,9 +141,9 @@ class UploadImagesRequest(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
-    """First, once: datasets/{id}."""
+    """datasets/{id}, in the first message only."""
     chunk: _builtins.bytes
-    """Bytes of the image announced last, at most 1 MiB a message by custom."""
+    """Bytes of the image of the last header. Clients usually send at most 1 MiB in a message."""
     @_builtins.property
     def image(self) -> Global___ImageHeader: ...
     def __init__(
@@ -174,7 +174,7 @@ class ImageHeader(_message.Message):
     """train/good/NAME, test/CLASS/NAME or ground_truth/CLASS/STEM_mask.png"""
     size_bytes: _builtins.int
     sha256: _builtins.bytes
-    """SHA-256 of the bytes, 32 of them."""
+    """SHA-256 of the bytes (32 bytes)."""
     def __init__(
         self,
         *,
@@ -198,8 +198,9 @@ class UploadImagesResponse(_message.Message):
     STORED_FIELD_NUMBER: _builtins.int
     UNCHANGED_FIELD_NUMBER: _builtins.int
     stored: _builtins.int
+    """Number of images stored."""
     unchanged: _builtins.int
-    """Were there before with the same content."""
+    """Number of images that already existed with the same content."""
     @_builtins.property
     def dataset(self) -> Global___Dataset: ...
     def __init__(
@@ -226,9 +227,9 @@ class ImportDatasetRequest(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     dataset_id: _builtins.str
     category: _builtins.str
-    """If empty, the id."""
+    """Defaults to the id."""
     path: _builtins.str
-    """A folder on the server, absolute."""
+    """Absolute path of a folder on the server."""
     def __init__(
         self,
         *,
@@ -254,15 +255,16 @@ class ImportDatasetResponse(_message.Message):
     SKIPPED_COUNT_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
     stored: _builtins.int
+    """Number of images stored."""
     unchanged: _builtins.int
-    """Were there before with the same content."""
+    """Number of images that already existed with the same content."""
     skipped_count: _builtins.int
-    """Files left out."""
+    """Number of files skipped."""
     @_builtins.property
     def dataset(self) -> Global___Dataset: ...
     @_builtins.property
     def skipped(self) -> _containers.RepeatedCompositeFieldContainer[Global___SkippedFile]:
-        """The first hundred of them."""
+        """The first 100 skipped files."""
 
     def __init__(
         self,
@@ -350,7 +352,7 @@ class ListDatasetsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """1 to 1000; 100 if not set."""
+    """1 to 1000. Defaults to 100."""
     page_token: _builtins.str
     def __init__(
         self,
@@ -401,10 +403,10 @@ class ListImagesRequest(_message.Message):
     dataset: _builtins.str
     """datasets/{id}"""
     page_size: _builtins.int
-    """1 to 1000; 100 if not set."""
+    """1 to 1000. Defaults to 100."""
     page_token: _builtins.str
     path_prefix: _builtins.str
-    """Only paths that begin with this: train/, test/crack/, ...; empty for all."""
+    """Returns only paths that begin with this prefix: train/, test/crack/, ... Empty returns all."""
     def __init__(
         self,
         *,
@@ -458,10 +460,11 @@ class DatasetImage(_message.Message):
     """train/good/NAME, test/CLASS/NAME or ground_truth/CLASS/STEM_mask.png"""
     size_bytes: _builtins.int
     sha256: _builtins.bytes
-    """SHA-256 of the bytes, 32 of them."""
+    """SHA-256 of the bytes (32 bytes)."""
     width: _builtins.int
-    """Px."""
+    """Width in px."""
     height: _builtins.int
+    """Height in px."""
     def __init__(
         self,
         *,
@@ -489,7 +492,7 @@ class DeleteImagesRequest(_message.Message):
     """datasets/{id}"""
     @_builtins.property
     def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """As ListImages tells them; at most 1000."""
+        """Paths as returned by ListImages, at most 1000."""
 
     def __init__(
         self,
@@ -512,7 +515,7 @@ class DeleteImagesResponse(_message.Message):
     DATASET_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     removed: _builtins.int
-    """Images and masks that were removed."""
+    """Number of images and masks deleted."""
     @_builtins.property
     def dataset(self) -> Global___Dataset: ...
     def __init__(

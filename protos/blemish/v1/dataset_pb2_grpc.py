@@ -26,11 +26,11 @@ if _version_not_supported:
 
 
 class DatasetServiceStub:
-    """Keeps the images that models learn from and are measured on.
+    """Stores the images that models are trained and evaluated on.
 
-    A dataset holds one category in MVTec AD's layout: train/good/NAME, test/CLASS/NAME (class good or a
-    defect) and, for defects, ground_truth/CLASS/STEM_mask.png. Ids are 1 to 63 of a-z, 0-9, '-' and '_',
-    beginning with a letter or digit.
+    A dataset holds one category in MVTec AD's layout: train/good/NAME, test/CLASS/NAME (CLASS is good or a
+    defect) and ground_truth/CLASS/STEM_mask.png for defects. An id has 1 to 63 characters from a-z, 0-9, '-'
+    and '_', and begins with a letter or digit.
     """
 
     def __init__(self, channel):
@@ -82,17 +82,18 @@ class DatasetServiceStub:
 
 
 class DatasetServiceServicer:
-    """Keeps the images that models learn from and are measured on.
+    """Stores the images that models are trained and evaluated on.
 
-    A dataset holds one category in MVTec AD's layout: train/good/NAME, test/CLASS/NAME (class good or a
-    defect) and, for defects, ground_truth/CLASS/STEM_mask.png. Ids are 1 to 63 of a-z, 0-9, '-' and '_',
-    beginning with a letter or digit.
+    A dataset holds one category in MVTec AD's layout: train/good/NAME, test/CLASS/NAME (CLASS is good or a
+    defect) and ground_truth/CLASS/STEM_mask.png for defects. An id has 1 to 63 characters from a-z, 0-9, '-'
+    and '_', and begins with a letter or digit.
     """
 
     def CreateDataset(self, request, context):
-        """Makes an empty dataset.
+        """Creates an empty dataset.
 
-        INVALID_ARGUMENT: a malformed id or category. ALREADY_EXISTS: the id is taken.
+        INVALID_ARGUMENT: the id or category is malformed.
+        ALREADY_EXISTS: the id is taken.
         RESOURCE_EXHAUSTED: the disk is full.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -100,71 +101,83 @@ class DatasetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UploadImages(self, request_iterator, context):
-        """Stores images: the target first, then for each image its header and its bytes in chunks. An image is
-        stored once all of its bytes are there and fit the header; when the stream breaks the unfinished one is
-        gone, the others stay, and sending all again skips them.
+        """Stores images. The first message names the dataset; then each image is sent as a header followed by its
+        bytes in chunks. An image is stored once all its bytes have arrived and match the header. If the stream
+        breaks, the unfinished image is discarded and the others remain. A repeated upload skips them.
 
-        INVALID_ARGUMENT: a path outside the layout, not an image, bytes that do not fit the header, messages
-        out of order. NOT_FOUND: no such dataset. ALREADY_EXISTS: other content stands under that path.
-        RESOURCE_EXHAUSTED: an image over the size limit, or the disk is full.
+        INVALID_ARGUMENT: a path is outside the layout, a file is not an image, the bytes do not match the header,
+        or messages are out of order.
+        NOT_FOUND: the dataset does not exist.
+        ALREADY_EXISTS: a path already holds other content.
+        RESOURCE_EXHAUSTED: an image exceeds the size limit, or the disk is full.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportDataset(self, request, context):
-        """Copies a folder of the server's file system in MVTec AD's layout, into a new dataset or one that is
-        there. Files that are not images are skipped, named and counted.
+        """Copies a folder of the server's file system in MVTec AD's layout into a new or existing dataset. Files
+        that are not images are skipped, listed and counted.
 
-        INVALID_ARGUMENT: a path outside the allowed roots (BLEMISH_IMPORT_ROOTS), or not in the layout.
-        NOT_FOUND: no such folder. ALREADY_EXISTS: the dataset has another category, or other content under one
-        of the paths. RESOURCE_EXHAUSTED: the disk is full.
+        INVALID_ARGUMENT: the path is outside the import roots (BLEMISH_IMPORT_ROOTS) or not in the layout.
+        NOT_FOUND: the folder does not exist.
+        ALREADY_EXISTS: the dataset has another category, or a path already holds other content.
+        RESOURCE_EXHAUSTED: the disk is full.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDataset(self, request, context):
-        """NOT_FOUND: no such dataset.
+        """Returns a dataset.
+
+        NOT_FOUND: the dataset does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDatasets(self, request, context):
-        """By name, in pages. INVALID_ARGUMENT: a page token that this server did not give.
+        """Lists datasets by name, in pages.
+
+        INVALID_ARGUMENT: the page token was not issued by this server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListImages(self, request, context):
-        """Images and masks of a dataset by path, in pages. INVALID_ARGUMENT: a page token that this server did not
-        give. NOT_FOUND: no such dataset.
+        """Lists the images and masks of a dataset by path, in pages.
+
+        INVALID_ARGUMENT: the page token was not issued by this server.
+        NOT_FOUND: the dataset does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteImages(self, request, context):
-        """Removes images from a dataset, the masks of defective ones with them, and from every index what was
-        indexed of them. Models that learned from them stay as they are.
+        """Deletes images from a dataset, with the masks of defective ones and their entries in every index. Models
+        that were trained on them remain unchanged.
 
-        INVALID_ARGUMENT: no path, or one outside the layout. NOT_FOUND: no such dataset, or nothing under one
-        of the paths; nothing was removed. FAILED_PRECONDITION: a job that has not ended works with the dataset.
-        UNAVAILABLE: Redis or Qdrant does not answer; nothing was removed, or not yet from every index, and the
-        same request goes on.
+        INVALID_ARGUMENT: no path is given, or one is outside the layout.
+        NOT_FOUND: the dataset or one of the images does not exist; nothing was deleted.
+        FAILED_PRECONDITION: a job that has not ended uses the dataset.
+        UNAVAILABLE: Redis or Qdrant is unreachable. Nothing was deleted, or some index entries remain; the same
+        request completes the deletion.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDataset(self, request, context):
-        """Removes a dataset with all its images, and from every index what was indexed of them. Models that
-        learned from it stay as they are.
+        """Deletes a dataset with all its images and their entries in every index. Models that were trained on it
+        remain unchanged.
 
-        INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such dataset. FAILED_PRECONDITION: a job that has not
-        ended works with it. UNAVAILABLE: as DeleteImages.
+        INVALID_ARGUMENT: the name is malformed.
+        NOT_FOUND: the dataset does not exist.
+        FAILED_PRECONDITION: a job that has not ended uses the dataset.
+        UNAVAILABLE: see DeleteImages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -222,11 +235,11 @@ def add_DatasetServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DatasetService:
-    """Keeps the images that models learn from and are measured on.
+    """Stores the images that models are trained and evaluated on.
 
-    A dataset holds one category in MVTec AD's layout: train/good/NAME, test/CLASS/NAME (class good or a
-    defect) and, for defects, ground_truth/CLASS/STEM_mask.png. Ids are 1 to 63 of a-z, 0-9, '-' and '_',
-    beginning with a letter or digit.
+    A dataset holds one category in MVTec AD's layout: train/good/NAME, test/CLASS/NAME (CLASS is good or a
+    defect) and ground_truth/CLASS/STEM_mask.png for defects. An id has 1 to 63 characters from a-z, 0-9, '-'
+    and '_', and begins with a letter or digit.
     """
 
     @staticmethod

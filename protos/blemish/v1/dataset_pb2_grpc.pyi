@@ -27,11 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DatasetServiceStub:
-    """Keeps the images that models learn from and are measured on.
+    """Stores the images that models are trained and evaluated on.
 
-    A dataset holds one category in MVTec AD's layout: train/good/NAME, test/CLASS/NAME (class good or a
-    defect) and, for defects, ground_truth/CLASS/STEM_mask.png. Ids are 1 to 63 of a-z, 0-9, '-' and '_',
-    beginning with a letter or digit.
+    A dataset holds one category in MVTec AD's layout: train/good/NAME, test/CLASS/NAME (CLASS is good or a
+    defect) and ground_truth/CLASS/STEM_mask.png for defects. An id has 1 to 63 characters from a-z, 0-9, '-'
+    and '_', and begins with a letter or digit.
     """
 
     @_typing.overload
@@ -39,117 +39,147 @@ class DatasetServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DatasetServiceAsyncStub: ...
     CreateDataset: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.CreateDatasetRequest, _dataset_pb2.CreateDatasetResponse]
-    """Makes an empty dataset.
+    """Creates an empty dataset.
 
-    INVALID_ARGUMENT: a malformed id or category. ALREADY_EXISTS: the id is taken.
+    INVALID_ARGUMENT: the id or category is malformed.
+    ALREADY_EXISTS: the id is taken.
     RESOURCE_EXHAUSTED: the disk is full.
     """
     UploadImages: _grpc.StreamUnaryMultiCallable[_dataset_pb2.UploadImagesRequest, _dataset_pb2.UploadImagesResponse]
-    """Stores images: the target first, then for each image its header and its bytes in chunks. An image is
-    stored once all of its bytes are there and fit the header; when the stream breaks the unfinished one is
-    gone, the others stay, and sending all again skips them.
+    """Stores images. The first message names the dataset; then each image is sent as a header followed by its
+    bytes in chunks. An image is stored once all its bytes have arrived and match the header. If the stream
+    breaks, the unfinished image is discarded and the others remain. A repeated upload skips them.
 
-    INVALID_ARGUMENT: a path outside the layout, not an image, bytes that do not fit the header, messages
-    out of order. NOT_FOUND: no such dataset. ALREADY_EXISTS: other content stands under that path.
-    RESOURCE_EXHAUSTED: an image over the size limit, or the disk is full.
+    INVALID_ARGUMENT: a path is outside the layout, a file is not an image, the bytes do not match the header,
+      or messages are out of order.
+    NOT_FOUND: the dataset does not exist.
+    ALREADY_EXISTS: a path already holds other content.
+    RESOURCE_EXHAUSTED: an image exceeds the size limit, or the disk is full.
     """
     ImportDataset: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.ImportDatasetRequest, _dataset_pb2.ImportDatasetResponse]
-    """Copies a folder of the server's file system in MVTec AD's layout, into a new dataset or one that is
-    there. Files that are not images are skipped, named and counted.
+    """Copies a folder of the server's file system in MVTec AD's layout into a new or existing dataset. Files
+    that are not images are skipped, listed and counted.
 
-    INVALID_ARGUMENT: a path outside the allowed roots (BLEMISH_IMPORT_ROOTS), or not in the layout.
-    NOT_FOUND: no such folder. ALREADY_EXISTS: the dataset has another category, or other content under one
-    of the paths. RESOURCE_EXHAUSTED: the disk is full.
+    INVALID_ARGUMENT: the path is outside the import roots (BLEMISH_IMPORT_ROOTS) or not in the layout.
+    NOT_FOUND: the folder does not exist.
+    ALREADY_EXISTS: the dataset has another category, or a path already holds other content.
+    RESOURCE_EXHAUSTED: the disk is full.
     """
     GetDataset: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.GetDatasetRequest, _dataset_pb2.GetDatasetResponse]
-    """NOT_FOUND: no such dataset."""
+    """Returns a dataset.
+
+    NOT_FOUND: the dataset does not exist.
+    """
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.ListDatasetsRequest, _dataset_pb2.ListDatasetsResponse]
-    """By name, in pages. INVALID_ARGUMENT: a page token that this server did not give."""
+    """Lists datasets by name, in pages.
+
+    INVALID_ARGUMENT: the page token was not issued by this server.
+    """
     ListImages: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.ListImagesRequest, _dataset_pb2.ListImagesResponse]
-    """Images and masks of a dataset by path, in pages. INVALID_ARGUMENT: a page token that this server did not
-    give. NOT_FOUND: no such dataset.
+    """Lists the images and masks of a dataset by path, in pages.
+
+    INVALID_ARGUMENT: the page token was not issued by this server.
+    NOT_FOUND: the dataset does not exist.
     """
     DeleteImages: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.DeleteImagesRequest, _dataset_pb2.DeleteImagesResponse]
-    """Removes images from a dataset, the masks of defective ones with them, and from every index what was
-    indexed of them. Models that learned from them stay as they are.
+    """Deletes images from a dataset, with the masks of defective ones and their entries in every index. Models
+    that were trained on them remain unchanged.
 
-    INVALID_ARGUMENT: no path, or one outside the layout. NOT_FOUND: no such dataset, or nothing under one
-    of the paths; nothing was removed. FAILED_PRECONDITION: a job that has not ended works with the dataset.
-    UNAVAILABLE: Redis or Qdrant does not answer; nothing was removed, or not yet from every index, and the
-    same request goes on.
+    INVALID_ARGUMENT: no path is given, or one is outside the layout.
+    NOT_FOUND: the dataset or one of the images does not exist; nothing was deleted.
+    FAILED_PRECONDITION: a job that has not ended uses the dataset.
+    UNAVAILABLE: Redis or Qdrant is unreachable. Nothing was deleted, or some index entries remain; the same
+      request completes the deletion.
     """
     DeleteDataset: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.DeleteDatasetRequest, _dataset_pb2.DeleteDatasetResponse]
-    """Removes a dataset with all its images, and from every index what was indexed of them. Models that
-    learned from it stay as they are.
+    """Deletes a dataset with all its images and their entries in every index. Models that were trained on it
+    remain unchanged.
 
-    INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such dataset. FAILED_PRECONDITION: a job that has not
-    ended works with it. UNAVAILABLE: as DeleteImages.
+    INVALID_ARGUMENT: the name is malformed.
+    NOT_FOUND: the dataset does not exist.
+    FAILED_PRECONDITION: a job that has not ended uses the dataset.
+    UNAVAILABLE: see DeleteImages.
     """
 
 @_typing.type_check_only
 class DatasetServiceAsyncStub(DatasetServiceStub):
-    """Keeps the images that models learn from and are measured on.
+    """Stores the images that models are trained and evaluated on.
 
-    A dataset holds one category in MVTec AD's layout: train/good/NAME, test/CLASS/NAME (class good or a
-    defect) and, for defects, ground_truth/CLASS/STEM_mask.png. Ids are 1 to 63 of a-z, 0-9, '-' and '_',
-    beginning with a letter or digit.
+    A dataset holds one category in MVTec AD's layout: train/good/NAME, test/CLASS/NAME (CLASS is good or a
+    defect) and ground_truth/CLASS/STEM_mask.png for defects. An id has 1 to 63 characters from a-z, 0-9, '-'
+    and '_', and begins with a letter or digit.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateDataset: _aio.UnaryUnaryMultiCallable[_dataset_pb2.CreateDatasetRequest, _dataset_pb2.CreateDatasetResponse]  # type: ignore[assignment]
-    """Makes an empty dataset.
+    """Creates an empty dataset.
 
-    INVALID_ARGUMENT: a malformed id or category. ALREADY_EXISTS: the id is taken.
+    INVALID_ARGUMENT: the id or category is malformed.
+    ALREADY_EXISTS: the id is taken.
     RESOURCE_EXHAUSTED: the disk is full.
     """
     UploadImages: _aio.StreamUnaryMultiCallable[_dataset_pb2.UploadImagesRequest, _dataset_pb2.UploadImagesResponse]  # type: ignore[assignment]
-    """Stores images: the target first, then for each image its header and its bytes in chunks. An image is
-    stored once all of its bytes are there and fit the header; when the stream breaks the unfinished one is
-    gone, the others stay, and sending all again skips them.
+    """Stores images. The first message names the dataset; then each image is sent as a header followed by its
+    bytes in chunks. An image is stored once all its bytes have arrived and match the header. If the stream
+    breaks, the unfinished image is discarded and the others remain. A repeated upload skips them.
 
-    INVALID_ARGUMENT: a path outside the layout, not an image, bytes that do not fit the header, messages
-    out of order. NOT_FOUND: no such dataset. ALREADY_EXISTS: other content stands under that path.
-    RESOURCE_EXHAUSTED: an image over the size limit, or the disk is full.
+    INVALID_ARGUMENT: a path is outside the layout, a file is not an image, the bytes do not match the header,
+      or messages are out of order.
+    NOT_FOUND: the dataset does not exist.
+    ALREADY_EXISTS: a path already holds other content.
+    RESOURCE_EXHAUSTED: an image exceeds the size limit, or the disk is full.
     """
     ImportDataset: _aio.UnaryUnaryMultiCallable[_dataset_pb2.ImportDatasetRequest, _dataset_pb2.ImportDatasetResponse]  # type: ignore[assignment]
-    """Copies a folder of the server's file system in MVTec AD's layout, into a new dataset or one that is
-    there. Files that are not images are skipped, named and counted.
+    """Copies a folder of the server's file system in MVTec AD's layout into a new or existing dataset. Files
+    that are not images are skipped, listed and counted.
 
-    INVALID_ARGUMENT: a path outside the allowed roots (BLEMISH_IMPORT_ROOTS), or not in the layout.
-    NOT_FOUND: no such folder. ALREADY_EXISTS: the dataset has another category, or other content under one
-    of the paths. RESOURCE_EXHAUSTED: the disk is full.
+    INVALID_ARGUMENT: the path is outside the import roots (BLEMISH_IMPORT_ROOTS) or not in the layout.
+    NOT_FOUND: the folder does not exist.
+    ALREADY_EXISTS: the dataset has another category, or a path already holds other content.
+    RESOURCE_EXHAUSTED: the disk is full.
     """
     GetDataset: _aio.UnaryUnaryMultiCallable[_dataset_pb2.GetDatasetRequest, _dataset_pb2.GetDatasetResponse]  # type: ignore[assignment]
-    """NOT_FOUND: no such dataset."""
+    """Returns a dataset.
+
+    NOT_FOUND: the dataset does not exist.
+    """
     ListDatasets: _aio.UnaryUnaryMultiCallable[_dataset_pb2.ListDatasetsRequest, _dataset_pb2.ListDatasetsResponse]  # type: ignore[assignment]
-    """By name, in pages. INVALID_ARGUMENT: a page token that this server did not give."""
+    """Lists datasets by name, in pages.
+
+    INVALID_ARGUMENT: the page token was not issued by this server.
+    """
     ListImages: _aio.UnaryUnaryMultiCallable[_dataset_pb2.ListImagesRequest, _dataset_pb2.ListImagesResponse]  # type: ignore[assignment]
-    """Images and masks of a dataset by path, in pages. INVALID_ARGUMENT: a page token that this server did not
-    give. NOT_FOUND: no such dataset.
+    """Lists the images and masks of a dataset by path, in pages.
+
+    INVALID_ARGUMENT: the page token was not issued by this server.
+    NOT_FOUND: the dataset does not exist.
     """
     DeleteImages: _aio.UnaryUnaryMultiCallable[_dataset_pb2.DeleteImagesRequest, _dataset_pb2.DeleteImagesResponse]  # type: ignore[assignment]
-    """Removes images from a dataset, the masks of defective ones with them, and from every index what was
-    indexed of them. Models that learned from them stay as they are.
+    """Deletes images from a dataset, with the masks of defective ones and their entries in every index. Models
+    that were trained on them remain unchanged.
 
-    INVALID_ARGUMENT: no path, or one outside the layout. NOT_FOUND: no such dataset, or nothing under one
-    of the paths; nothing was removed. FAILED_PRECONDITION: a job that has not ended works with the dataset.
-    UNAVAILABLE: Redis or Qdrant does not answer; nothing was removed, or not yet from every index, and the
-    same request goes on.
+    INVALID_ARGUMENT: no path is given, or one is outside the layout.
+    NOT_FOUND: the dataset or one of the images does not exist; nothing was deleted.
+    FAILED_PRECONDITION: a job that has not ended uses the dataset.
+    UNAVAILABLE: Redis or Qdrant is unreachable. Nothing was deleted, or some index entries remain; the same
+      request completes the deletion.
     """
     DeleteDataset: _aio.UnaryUnaryMultiCallable[_dataset_pb2.DeleteDatasetRequest, _dataset_pb2.DeleteDatasetResponse]  # type: ignore[assignment]
-    """Removes a dataset with all its images, and from every index what was indexed of them. Models that
-    learned from it stay as they are.
+    """Deletes a dataset with all its images and their entries in every index. Models that were trained on it
+    remain unchanged.
 
-    INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such dataset. FAILED_PRECONDITION: a job that has not
-    ended works with it. UNAVAILABLE: as DeleteImages.
+    INVALID_ARGUMENT: the name is malformed.
+    NOT_FOUND: the dataset does not exist.
+    FAILED_PRECONDITION: a job that has not ended uses the dataset.
+    UNAVAILABLE: see DeleteImages.
     """
 
 class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps the images that models learn from and are measured on.
+    """Stores the images that models are trained and evaluated on.
 
-    A dataset holds one category in MVTec AD's layout: train/good/NAME, test/CLASS/NAME (class good or a
-    defect) and, for defects, ground_truth/CLASS/STEM_mask.png. Ids are 1 to 63 of a-z, 0-9, '-' and '_',
-    beginning with a letter or digit.
+    A dataset holds one category in MVTec AD's layout: train/good/NAME, test/CLASS/NAME (CLASS is good or a
+    defect) and ground_truth/CLASS/STEM_mask.png for defects. An id has 1 to 63 characters from a-z, 0-9, '-'
+    and '_', and begins with a letter or digit.
     """
 
     @_abc_1.abstractmethod
@@ -158,9 +188,10 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dataset_pb2.CreateDatasetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_pb2.CreateDatasetResponse, _abc.Awaitable[_dataset_pb2.CreateDatasetResponse]]:
-        """Makes an empty dataset.
+        """Creates an empty dataset.
 
-        INVALID_ARGUMENT: a malformed id or category. ALREADY_EXISTS: the id is taken.
+        INVALID_ARGUMENT: the id or category is malformed.
+        ALREADY_EXISTS: the id is taken.
         RESOURCE_EXHAUSTED: the disk is full.
         """
 
@@ -170,13 +201,15 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_dataset_pb2.UploadImagesRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_pb2.UploadImagesResponse, _abc.Awaitable[_dataset_pb2.UploadImagesResponse]]:
-        """Stores images: the target first, then for each image its header and its bytes in chunks. An image is
-        stored once all of its bytes are there and fit the header; when the stream breaks the unfinished one is
-        gone, the others stay, and sending all again skips them.
+        """Stores images. The first message names the dataset; then each image is sent as a header followed by its
+        bytes in chunks. An image is stored once all its bytes have arrived and match the header. If the stream
+        breaks, the unfinished image is discarded and the others remain. A repeated upload skips them.
 
-        INVALID_ARGUMENT: a path outside the layout, not an image, bytes that do not fit the header, messages
-        out of order. NOT_FOUND: no such dataset. ALREADY_EXISTS: other content stands under that path.
-        RESOURCE_EXHAUSTED: an image over the size limit, or the disk is full.
+        INVALID_ARGUMENT: a path is outside the layout, a file is not an image, the bytes do not match the header,
+          or messages are out of order.
+        NOT_FOUND: the dataset does not exist.
+        ALREADY_EXISTS: a path already holds other content.
+        RESOURCE_EXHAUSTED: an image exceeds the size limit, or the disk is full.
         """
 
     @_abc_1.abstractmethod
@@ -185,12 +218,13 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dataset_pb2.ImportDatasetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_pb2.ImportDatasetResponse, _abc.Awaitable[_dataset_pb2.ImportDatasetResponse]]:
-        """Copies a folder of the server's file system in MVTec AD's layout, into a new dataset or one that is
-        there. Files that are not images are skipped, named and counted.
+        """Copies a folder of the server's file system in MVTec AD's layout into a new or existing dataset. Files
+        that are not images are skipped, listed and counted.
 
-        INVALID_ARGUMENT: a path outside the allowed roots (BLEMISH_IMPORT_ROOTS), or not in the layout.
-        NOT_FOUND: no such folder. ALREADY_EXISTS: the dataset has another category, or other content under one
-        of the paths. RESOURCE_EXHAUSTED: the disk is full.
+        INVALID_ARGUMENT: the path is outside the import roots (BLEMISH_IMPORT_ROOTS) or not in the layout.
+        NOT_FOUND: the folder does not exist.
+        ALREADY_EXISTS: the dataset has another category, or a path already holds other content.
+        RESOURCE_EXHAUSTED: the disk is full.
         """
 
     @_abc_1.abstractmethod
@@ -199,7 +233,10 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dataset_pb2.GetDatasetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_pb2.GetDatasetResponse, _abc.Awaitable[_dataset_pb2.GetDatasetResponse]]:
-        """NOT_FOUND: no such dataset."""
+        """Returns a dataset.
+
+        NOT_FOUND: the dataset does not exist.
+        """
 
     @_abc_1.abstractmethod
     def ListDatasets(
@@ -207,7 +244,10 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dataset_pb2.ListDatasetsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_pb2.ListDatasetsResponse, _abc.Awaitable[_dataset_pb2.ListDatasetsResponse]]:
-        """By name, in pages. INVALID_ARGUMENT: a page token that this server did not give."""
+        """Lists datasets by name, in pages.
+
+        INVALID_ARGUMENT: the page token was not issued by this server.
+        """
 
     @_abc_1.abstractmethod
     def ListImages(
@@ -215,8 +255,10 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dataset_pb2.ListImagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_pb2.ListImagesResponse, _abc.Awaitable[_dataset_pb2.ListImagesResponse]]:
-        """Images and masks of a dataset by path, in pages. INVALID_ARGUMENT: a page token that this server did not
-        give. NOT_FOUND: no such dataset.
+        """Lists the images and masks of a dataset by path, in pages.
+
+        INVALID_ARGUMENT: the page token was not issued by this server.
+        NOT_FOUND: the dataset does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -225,13 +267,14 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dataset_pb2.DeleteImagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_pb2.DeleteImagesResponse, _abc.Awaitable[_dataset_pb2.DeleteImagesResponse]]:
-        """Removes images from a dataset, the masks of defective ones with them, and from every index what was
-        indexed of them. Models that learned from them stay as they are.
+        """Deletes images from a dataset, with the masks of defective ones and their entries in every index. Models
+        that were trained on them remain unchanged.
 
-        INVALID_ARGUMENT: no path, or one outside the layout. NOT_FOUND: no such dataset, or nothing under one
-        of the paths; nothing was removed. FAILED_PRECONDITION: a job that has not ended works with the dataset.
-        UNAVAILABLE: Redis or Qdrant does not answer; nothing was removed, or not yet from every index, and the
-        same request goes on.
+        INVALID_ARGUMENT: no path is given, or one is outside the layout.
+        NOT_FOUND: the dataset or one of the images does not exist; nothing was deleted.
+        FAILED_PRECONDITION: a job that has not ended uses the dataset.
+        UNAVAILABLE: Redis or Qdrant is unreachable. Nothing was deleted, or some index entries remain; the same
+          request completes the deletion.
         """
 
     @_abc_1.abstractmethod
@@ -240,11 +283,13 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dataset_pb2.DeleteDatasetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_pb2.DeleteDatasetResponse, _abc.Awaitable[_dataset_pb2.DeleteDatasetResponse]]:
-        """Removes a dataset with all its images, and from every index what was indexed of them. Models that
-        learned from it stay as they are.
+        """Deletes a dataset with all its images and their entries in every index. Models that were trained on it
+        remain unchanged.
 
-        INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such dataset. FAILED_PRECONDITION: a job that has not
-        ended works with it. UNAVAILABLE: as DeleteImages.
+        INVALID_ARGUMENT: the name is malformed.
+        NOT_FOUND: the dataset does not exist.
+        FAILED_PRECONDITION: a job that has not ended uses the dataset.
+        UNAVAILABLE: see DeleteImages.
         """
 
 def add_DatasetServiceServicer_to_server(servicer: DatasetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,23 +25,23 @@ class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.Value
     DESCRIPTOR: _descriptor.EnumDescriptor
     VERDICT_UNSPECIFIED: _Verdict.ValueType  # 0
     VERDICT_NORMAL: _Verdict.ValueType  # 1
-    """The score is at or below the threshold: like the images the model learned from."""
+    """The score is at or below the threshold."""
     VERDICT_ANOMALOUS: _Verdict.ValueType  # 2
     """The score is above the threshold."""
 
 class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
-    """What a detector says of an image."""
+    """A detector's decision about an image."""
 
 VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
 VERDICT_NORMAL: Verdict.ValueType  # 1
-"""The score is at or below the threshold: like the images the model learned from."""
+"""The score is at or below the threshold."""
 VERDICT_ANOMALOUS: Verdict.ValueType  # 2
 """The score is above the threshold."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
 class Image(_message.Message):
-    """One image, as it travels."""
+    """An image, or a region of one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -49,16 +49,16 @@ class Image(_message.Message):
     RAW_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     encoded: _builtins.bytes
-    """An encoded image: JPEG, PNG, BMP, TIFF or WebP; grey, palette, RGB, with alpha, or CMYK;
-    8 or 16 bits a channel. Alpha is laid over black; 16 bits are scaled to 8.
+    """Encoded image: JPEG, PNG, BMP, TIFF or WebP; grey, palette, RGB or CMYK, with or without alpha; 8 or 16
+    bits per channel. Alpha is composited over black, and 16 bits are scaled to 8.
     """
     @_builtins.property
     def raw(self) -> Global___RawImage:
-        """What a camera delivers."""
+        """Samples from a camera."""
 
     @_builtins.property
     def region(self) -> Global___Region:
-        """The part that is meant; all of it unless given. Anomaly maps are of this part."""
+        """The part of the image to score. Defaults to the whole image. Anomaly maps cover this part."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ Global___Image: _TypeAlias = Image  # noqa: Y015
 
 @_typing.final
 class RawImage(_message.Message):
-    """Samples as a camera delivers them."""
+    """Uncompressed samples from a camera."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -89,16 +89,18 @@ class RawImage(_message.Message):
     STRIDE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     pixel_format: _builtins.str
-    """By GenICam's Pixel Format Naming Convention: Mono8, Mono10, Mono12, Mono16, RGB8, BGR8, BayerRG8,
-    BayerGB8, BayerGR8 or BayerBG8. Samples are unpacked; more than 8 bits lie little endian in 16, and are
-    scaled to 8.
+    """Name from GenICam's Pixel Format Naming Convention: Mono8, Mono10, Mono12, Mono16, RGB8, BGR8, BayerRG8,
+    BayerGB8, BayerGR8 or BayerBG8. Samples are unpacked. Samples of more than 8 bits take 16 bits, little
+    endian, and are scaled to 8.
     """
     width: _builtins.int
+    """Width in px."""
     height: _builtins.int
+    """Height in px."""
     stride: _builtins.int
-    """Bytes from one row to the next; 0 means that rows are not padded."""
+    """Bytes from the start of one row to the next. 0 for rows without padding."""
     data: _builtins.bytes
-    """height rows from top to bottom; the padding of the last may be left out."""
+    """Rows from top to bottom. The padding of the last row may be omitted."""
     def __init__(
         self,
         *,
@@ -118,7 +120,7 @@ Global___RawImage: _TypeAlias = RawImage  # noqa: Y015
 
 @_typing.final
 class Region(_message.Message):
-    """A rectangle, in px from the top left of the upright image."""
+    """A rectangle in px from the top left corner of the upright image."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -148,7 +150,7 @@ Global___Region: _TypeAlias = Region  # noqa: Y015
 
 @_typing.final
 class AnomalyMap(_message.Message):
-    """The anomaly score of every pixel, at the size at which the model sees an image."""
+    """The anomaly score of every pixel, at the input size of the model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -157,11 +159,13 @@ class AnomalyMap(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
     width: _builtins.int
+    """Width in px."""
     height: _builtins.int
+    """Height in px."""
     values: _builtins.bytes
-    """width * height float32, little endian, row by row; higher is worse."""
+    """width * height float32 values, little endian, row by row. Higher is more anomalous."""
     threshold: _builtins.float
-    """The pixel value that the maps of held-out good images hardly ever exceed."""
+    """The pixel score that the maps of held-out good images rarely exceed."""
     def __init__(
         self,
         *,

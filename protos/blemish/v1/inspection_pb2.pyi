@@ -31,18 +31,18 @@ class _StoreEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Store.ValueType
     STORE_UNSPECIFIED: _Store.ValueType  # 0
     STORE_NONE: _Store.ValueType  # 1
     STORE_ANOMALOUS: _Store.ValueType  # 2
-    """Those whose verdict is anomalous."""
+    """Images with the verdict ANOMALOUS."""
     STORE_ALL: _Store.ValueType  # 3
 
 class Store(_Store, metaclass=_StoreEnumTypeWrapper):
-    """Which scored images become items of the index of the version that scored them. The operator sets how many,
-    and for how long.
+    """The scored images that become items in the index of the version that scored them. The operator limits
+    their number and age.
     """
 
 STORE_UNSPECIFIED: Store.ValueType  # 0
 STORE_NONE: Store.ValueType  # 1
 STORE_ANOMALOUS: Store.ValueType  # 2
-"""Those whose verdict is anomalous."""
+"""Images with the verdict ANOMALOUS."""
 STORE_ALL: Store.ValueType  # 3
 Global___Store: _TypeAlias = Store  # noqa: Y015
 
@@ -53,31 +53,34 @@ class _Priority:
 class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
-    """Audit, or as much as the caller may."""
+    """AUDIT, or the caller's limit if that is lower."""
     PRIORITY_LINE_STOP: _Priority.ValueType  # 1
-    """Something on the line acts on the verdict."""
+    """A machine on the line acts on the verdict."""
     PRIORITY_AUDIT: _Priority.ValueType  # 2
-    """Somebody waits for it."""
+    """A person or program waits for the result."""
     PRIORITY_BACKFILL: _Priority.ValueType  # 3
-    """Whenever there is nothing else to do."""
+    """Scored when no other image waits."""
 
 class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
-    """Whose turn it is first where images wait for the same model. Lower ones wait for as long as there are
-    higher ones. Among equals turns go round: each stream has one frame scored before another has its next, and
-    so have all calls of one caller together (that come by one connection, where the server knows no callers).
-    An image is refused only for those whose turn is before its own.
-    A caller may be held to a lesser one by the server's list of callers: a call or stream that asks for more
+    """The scheduling priority among images that wait for the same model. An image waits as long as images of a
+    higher priority are queued.
+
+    Within a priority, scheduling is round-robin. Each stream takes turns, and so do all single calls of one
+    caller together. On a server without a list of callers, a connection counts as a caller. A full queue
+    rejects an image only in favour of images that are scheduled before it.
+
+    The server's list of callers may limit the priority of a caller. A call or stream that asks for a higher one
     ends with PERMISSION_DENIED.
     """
 
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
-"""Audit, or as much as the caller may."""
+"""AUDIT, or the caller's limit if that is lower."""
 PRIORITY_LINE_STOP: Priority.ValueType  # 1
-"""Something on the line acts on the verdict."""
+"""A machine on the line acts on the verdict."""
 PRIORITY_AUDIT: Priority.ValueType  # 2
-"""Somebody waits for it."""
+"""A person or program waits for the result."""
 PRIORITY_BACKFILL: Priority.ValueType  # 3
-"""Whenever there is nothing else to do."""
+"""Scored when no other image waits."""
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
 class _StreamPolicy:
@@ -88,27 +91,31 @@ class _StreamPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StreamPo
     DESCRIPTOR: _descriptor.EnumDescriptor
     STREAM_POLICY_UNSPECIFIED: _StreamPolicy.ValueType  # 0
     STREAM_POLICY_LATEST: _StreamPolicy.ValueType  # 1
-    """It waits, and the frame that waited before it is dropped: the newest is always the next."""
+    """The frame waits and replaces the frame that waited before it, which is dropped. The newest frame is always
+    the next one scored.
+    """
     STREAM_POLICY_BLOCK: _StreamPolicy.ValueType  # 2
-    """The server reads no further frame until there is room: the camera is held back by flow control."""
+    """The server stops reading until there is room. Flow control slows the camera down."""
     STREAM_POLICY_REJECT: _StreamPolicy.ValueType  # 3
-    """It is answered RESOURCE_EXHAUSTED; so is one that finds others before it than those next in line, where
-    the others are of streams like this, or of a higher priority. Those with more patience it lets have their
-    turns; max_latency bounds how long that may take.
+    """The frame is answered with RESOURCE_EXHAUSTED. A frame is also rejected if more images are scheduled
+    before it than the next batches hold. Only images of REJECT streams and of higher priorities are counted.
+    Other images may also be scored first; max_latency bounds the wait.
     """
 
 class StreamPolicy(_StreamPolicy, metaclass=_StreamPolicyEnumTypeWrapper):
-    """What becomes of a frame that arrives while others of its stream are being worked on."""
+    """The handling of a frame that arrives while other frames of its stream are being scored."""
 
 STREAM_POLICY_UNSPECIFIED: StreamPolicy.ValueType  # 0
 STREAM_POLICY_LATEST: StreamPolicy.ValueType  # 1
-"""It waits, and the frame that waited before it is dropped: the newest is always the next."""
+"""The frame waits and replaces the frame that waited before it, which is dropped. The newest frame is always
+the next one scored.
+"""
 STREAM_POLICY_BLOCK: StreamPolicy.ValueType  # 2
-"""The server reads no further frame until there is room: the camera is held back by flow control."""
+"""The server stops reading until there is room. Flow control slows the camera down."""
 STREAM_POLICY_REJECT: StreamPolicy.ValueType  # 3
-"""It is answered RESOURCE_EXHAUSTED; so is one that finds others before it than those next in line, where
-the others are of streams like this, or of a higher priority. Those with more patience it lets have their
-turns; max_latency bounds how long that may take.
+"""The frame is answered with RESOURCE_EXHAUSTED. A frame is also rejected if more images are scheduled
+before it than the next batches hold. Only images of REJECT streams and of higher priorities are counted.
+Other images may also be scored first; max_latency bounds the wait.
 """
 Global___StreamPolicy: _TypeAlias = StreamPolicy  # noqa: Y015
 
@@ -124,25 +131,25 @@ class ScoreRequest(_message.Message):
     CAMERA_FIELD_NUMBER: _builtins.int
     CAPTURE_TIME_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """models/{model} (its production version, else its newest), models/{model}@production or
+    """models/{model} (its version in production, or its newest without one), models/{model}@production or
     models/{model}/versions/{n}.
     """
     priority: Global___Priority.ValueType
-    """AUDIT unless given."""
+    """Defaults to AUDIT."""
     store: Global___Store.ValueType
-    """Whether the image is kept for search; NONE unless given. It may not be, where it comes faster than it can
-    be written: the verdict never waits for that.
+    """Selects the images to keep for search. Defaults to NONE. If images arrive faster than they can be
+    written, some are not kept: scoring never waits for storage.
     """
     camera: _builtins.str
-    """What search shows of a kept image: the camera, at most 128 characters, and when it was taken; now unless
-    given.
-    """
+    """The camera shown with a kept image, at most 128 characters."""
     @_builtins.property
     def image(self) -> _image_pb2.Image: ...
     @_builtins.property
     def outputs(self) -> Global___Outputs: ...
     @_builtins.property
-    def capture_time(self) -> _timestamp_pb2.Timestamp: ...
+    def capture_time(self) -> _timestamp_pb2.Timestamp:
+        """The time at which the image was taken, shown with a kept image. Defaults to the current time."""
+
     def __init__(
         self,
         *,
@@ -164,7 +171,7 @@ Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
 
 @_typing.final
 class Outputs(_message.Message):
-    """What to send beside score and verdict."""
+    """Optional parts of an inspection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -209,7 +216,7 @@ Global___ScoreResponse: _TypeAlias = ScoreResponse  # noqa: Y015
 
 @_typing.final
 class Inspection(_message.Message):
-    """The outcome of inspecting one image."""
+    """The result for one image."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -224,29 +231,29 @@ class Inspection(_message.Message):
     CALIBRATION_REVISION_FIELD_NUMBER: _builtins.int
     RUNTIME_FIELD_NUMBER: _builtins.int
     score: _builtins.float
-    """The detector's raw anomaly score; higher is worse. Comparable within one model version."""
+    """The detector's anomaly score. Higher is more anomalous. Scores are comparable within a model version."""
     p_value: _builtins.float
-    """Conformal p-value: the share of held-out good images (this one counted among them) that score
-    at least as high. Small means unlike good ones.
+    """The conformal p-value: the share of held-out good images that score at least as high, with this image
+    counted as one of them. A small value means that the image differs from good ones.
     """
     verdict: _image_pb2.Verdict.ValueType
     threshold: _builtins.float
-    """The score above which the verdict is anomalous."""
+    """The score above which the verdict is ANOMALOUS."""
     model_version: _builtins.str
-    """The version that scored: models/{model}/versions/{n}."""
+    """The version that scored the image: models/{model}/versions/{n}."""
     calibration_revision: _builtins.int
-    """The calibration of that version that p_value, verdict and threshold are of: Calibration.revision."""
+    """The revision of the calibration behind p_value, verdict and threshold: Calibration.revision."""
     runtime: _builtins.str
-    """What ran the model's network: torch, openvino, openvino-int8. All give the same scores within the
-    tolerance in the version's card, save openvino-int8, whose p-value and threshold are its own.
+    """The runtime of the model's network: torch, openvino or openvino-int8. All runtimes give the same scores
+    within the tolerance in the version's card, except openvino-int8, which has its own threshold and p-values.
     """
     @_builtins.property
     def anomaly_map(self) -> _image_pb2.AnomalyMap:
-        """If asked for."""
+        """Set on request."""
 
     @_builtins.property
     def embedding(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """If asked for; L2-normalised."""
+        """Set on request. L2-normalised."""
 
     @_builtins.property
     def timings(self) -> Global___Timings: ...
@@ -274,7 +281,7 @@ Global___Inspection: _TypeAlias = Inspection  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):
-    """Where the time went on the server."""
+    """The time that each step took on the server."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -287,7 +294,7 @@ class Timings(_message.Message):
     def queue(self) -> _duration_pb2.Duration: ...
     @_builtins.property
     def inference(self) -> _duration_pb2.Duration:
-        """Of the batch that the image was part of."""
+        """Time of the whole batch that contained the image."""
 
     def __init__(
         self,
@@ -312,7 +319,7 @@ class ScoreStreamRequest(_message.Message):
     FRAME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def config(self) -> Global___StreamConfig:
-        """The first, and no other."""
+        """In the first message only."""
 
     @_builtins.property
     def frame(self) -> Global___Frame: ...
@@ -334,7 +341,7 @@ Global___ScoreStreamRequest: _TypeAlias = ScoreStreamRequest  # noqa: Y015
 
 @_typing.final
 class StreamConfig(_message.Message):
-    """What holds for all frames of a stream."""
+    """The settings of a stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -346,24 +353,24 @@ class StreamConfig(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """As in ScoreRequest."""
+    """See ScoreRequest."""
     policy: Global___StreamPolicy.ValueType
-    """LATEST unless given."""
+    """Defaults to LATEST."""
     target_false_reject_rate: _builtins.float
-    """Share of good images that this stream may reject, above 0 and at most 0.5; the model's own calibration
-    unless given. The held-out images it is taken from are the model's.
+    """The share of good images that this stream may reject, above 0 and at most 0.5. It replaces the model's own
+    calibration and uses the same held-out images.
     """
     priority: Global___Priority.ValueType
-    """AUDIT unless given."""
+    """Defaults to AUDIT."""
     store: Global___Store.ValueType
-    """As in ScoreRequest, with each frame's camera and capture time."""
+    """See ScoreRequest. Kept frames have the camera and capture time of the frame."""
     @_builtins.property
     def outputs(self) -> Global___Outputs: ...
     @_builtins.property
     def max_latency(self) -> _duration_pb2.Duration:
-        """From a frame's arrival at the server to its answer. A frame that would take longer is answered
-        DEADLINE_EXCEEDED, at once where that can be told, and nothing is computed for it if it still waits. No
-        limit unless given.
+        """The time limit from a frame's arrival at the server to its answer. A frame that exceeds it is answered with
+        DEADLINE_EXCEEDED, immediately if the server can predict it. A frame that still waits is not scored.
+        Defaults to no limit.
         """
 
     def __init__(
@@ -389,9 +396,7 @@ Global___StreamConfig: _TypeAlias = StreamConfig  # noqa: Y015
 
 @_typing.final
 class Frame(_message.Message):
-    """One picture that a camera took. Camera, sequence and capture time are given back as they came; the
-    server reads no meaning into them.
-    """
+    """A frame of a camera. The answer returns camera, sequence and capture time unchanged."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -434,10 +439,13 @@ class ScoreStreamResponse(_message.Message):
     DROPPED_FIELD_NUMBER: _builtins.int
     ENDING_FIELD_NUMBER: _builtins.int
     camera: _builtins.str
-    """Of the frame that is answered; of the first where several were dropped."""
+    """Camera of the answered frame."""
     sequence: _builtins.int
+    """Sequence number of the answered frame. For dropped frames, that of the first."""
     @_builtins.property
-    def capture_time(self) -> _timestamp_pb2.Timestamp: ...
+    def capture_time(self) -> _timestamp_pb2.Timestamp:
+        """Capture time of the answered frame. For dropped frames, that of the first."""
+
     @_builtins.property
     def inspection(self) -> Global___Inspection: ...
     @_builtins.property
@@ -446,7 +454,7 @@ class ScoreStreamResponse(_message.Message):
     def dropped(self) -> Global___DroppedFrames: ...
     @_builtins.property
     def ending(self) -> Global___StreamEnding:
-        """The last message of a stream that the server ends; of no frame."""
+        """The last message of a stream that the server ends. It belongs to no frame."""
 
     def __init__(
         self,
@@ -471,7 +479,7 @@ Global___ScoreStreamResponse: _TypeAlias = ScoreStreamResponse  # noqa: Y015
 
 @_typing.final
 class FrameRefusal(_message.Message):
-    """Why a frame has no inspection."""
+    """The reason why a frame has no inspection."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -480,16 +488,16 @@ class FrameRefusal(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     RETRY_DELAY_FIELD_NUMBER: _builtins.int
     code: _builtins.int
-    """google.rpc.Code: INVALID_ARGUMENT for what is not an image, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED,
-    NOT_FOUND for a model deleted meanwhile, ...
+    """google.rpc.Code: INVALID_ARGUMENT for data that is not an image, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED,
+    NOT_FOUND for a model that was deleted during the stream, ...
     """
     message: _builtins.str
-    """The cause and the cure."""
+    """A message for people."""
     reason: _builtins.str
-    """The cause as a program reads it: INVALID_IMAGE, OVERLOADED, ...; as in ErrorInfo."""
+    """The machine-readable reason, as in ErrorInfo: INVALID_IMAGE, OVERLOADED, ..."""
     @_builtins.property
     def retry_delay(self) -> _duration_pb2.Duration:
-        """When to come back, if that helps."""
+        """The delay before a retry, if a retry can succeed."""
 
     def __init__(
         self,
@@ -509,7 +517,7 @@ Global___FrameRefusal: _TypeAlias = FrameRefusal  # noqa: Y015
 
 @_typing.final
 class DroppedFrames(_message.Message):
-    """Frames that gave way to newer ones: all from the answer's sequence to this one, of one camera."""
+    """Frames of one camera that newer ones replaced: all from the answer's sequence to last_sequence."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -534,7 +542,7 @@ class StreamEnding(_message.Message):
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     message: _builtins.str
-    """For a person."""
+    """A message for people."""
     def __init__(
         self,
         *,

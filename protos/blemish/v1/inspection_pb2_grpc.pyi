@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class InspectionServiceStub:
-    """Scores images against a model of the defect-free surface."""
+    """Scores images with a model of the defect-free surface."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,64 +36,64 @@ class InspectionServiceStub:
     Score: _grpc.UnaryUnaryMultiCallable[_inspection_pb2.ScoreRequest, _inspection_pb2.ScoreResponse]
     """Scores one image.
 
-    INVALID_ARGUMENT: not an image, or one outside the limits of GetServerInfo.
-    NOT_FOUND: no such model, or no such version of it.
-    FAILED_PRECONDITION: the version was published without the runtime that the server is set to use.
-    RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
-    DEADLINE_EXCEEDED: the deadline passed while the image waited, or cannot be kept with so many before it;
-      nothing was computed for it.
+    INVALID_ARGUMENT: the input is not an image, or exceeds the limits in GetServerInfo.
+    NOT_FOUND: the model or version does not exist.
+    FAILED_PRECONDITION: the version was published without the runtime that the server is configured to use.
+    RESOURCE_EXHAUSTED: the queue is full; RetryInfo gives the delay before a retry.
+    DEADLINE_EXCEEDED: the deadline passed while the image waited, or the queue is too long to meet it. The
+      image was not scored.
     """
     ScoreStream: _grpc.StreamStreamMultiCallable[_inspection_pb2.ScoreStreamRequest, _inspection_pb2.ScoreStreamResponse]
-    """Scores a camera's frames for as long as it sends them. The first message configures, the others are
-    frames; answers come in the order of the frames, one for each: its inspection, why it has none, or the
-    range of dropped frames that it is in. A frame that cannot be scored ends nothing.
+    """Scores the frames of a camera. The first message configures the stream; the others are frames. Each frame
+    has one answer, in the order of the frames: its inspection, a refusal, or the range of dropped frames that
+    contains it. A frame that cannot be scored does not end the stream.
 
-    Both sides are bounded: where answers are not read, the server first stops beginning frames, then
-    stops reading them. What the name means is looked up all along: a promotion takes over between two
-    frames.
+    Buffers on both sides are bounded. If the client does not read answers, the server first stops scoring
+    frames and then stops reading them. The server resolves the model name throughout the stream: a promotion
+    takes effect between two frames.
 
-    The call ends with OK after the last answer once the camera has sent its last frame; or after an
-    ending, when the server is about to stop.
+    The call ends with OK after the answer to the last frame, or after an ending when the server is about to
+    stop.
 
-    INVALID_ARGUMENT: the first message is no configuration, a later one is, or the configuration is not
-      sound.
-    NOT_FOUND: no such model, or no such version of it, when the stream begins.
+    INVALID_ARGUMENT: the first message is not a configuration, a later one is, or the configuration is
+      invalid.
+    NOT_FOUND: the model or version does not exist when the stream begins.
     """
 
 @_typing.type_check_only
 class InspectionServiceAsyncStub(InspectionServiceStub):
-    """Scores images against a model of the defect-free surface."""
+    """Scores images with a model of the defect-free surface."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Score: _aio.UnaryUnaryMultiCallable[_inspection_pb2.ScoreRequest, _inspection_pb2.ScoreResponse]  # type: ignore[assignment]
     """Scores one image.
 
-    INVALID_ARGUMENT: not an image, or one outside the limits of GetServerInfo.
-    NOT_FOUND: no such model, or no such version of it.
-    FAILED_PRECONDITION: the version was published without the runtime that the server is set to use.
-    RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
-    DEADLINE_EXCEEDED: the deadline passed while the image waited, or cannot be kept with so many before it;
-      nothing was computed for it.
+    INVALID_ARGUMENT: the input is not an image, or exceeds the limits in GetServerInfo.
+    NOT_FOUND: the model or version does not exist.
+    FAILED_PRECONDITION: the version was published without the runtime that the server is configured to use.
+    RESOURCE_EXHAUSTED: the queue is full; RetryInfo gives the delay before a retry.
+    DEADLINE_EXCEEDED: the deadline passed while the image waited, or the queue is too long to meet it. The
+      image was not scored.
     """
     ScoreStream: _aio.StreamStreamMultiCallable[_inspection_pb2.ScoreStreamRequest, _inspection_pb2.ScoreStreamResponse]  # type: ignore[assignment]
-    """Scores a camera's frames for as long as it sends them. The first message configures, the others are
-    frames; answers come in the order of the frames, one for each: its inspection, why it has none, or the
-    range of dropped frames that it is in. A frame that cannot be scored ends nothing.
+    """Scores the frames of a camera. The first message configures the stream; the others are frames. Each frame
+    has one answer, in the order of the frames: its inspection, a refusal, or the range of dropped frames that
+    contains it. A frame that cannot be scored does not end the stream.
 
-    Both sides are bounded: where answers are not read, the server first stops beginning frames, then
-    stops reading them. What the name means is looked up all along: a promotion takes over between two
-    frames.
+    Buffers on both sides are bounded. If the client does not read answers, the server first stops scoring
+    frames and then stops reading them. The server resolves the model name throughout the stream: a promotion
+    takes effect between two frames.
 
-    The call ends with OK after the last answer once the camera has sent its last frame; or after an
-    ending, when the server is about to stop.
+    The call ends with OK after the answer to the last frame, or after an ending when the server is about to
+    stop.
 
-    INVALID_ARGUMENT: the first message is no configuration, a later one is, or the configuration is not
-      sound.
-    NOT_FOUND: no such model, or no such version of it, when the stream begins.
+    INVALID_ARGUMENT: the first message is not a configuration, a later one is, or the configuration is
+      invalid.
+    NOT_FOUND: the model or version does not exist when the stream begins.
     """
 
 class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Scores images against a model of the defect-free surface."""
+    """Scores images with a model of the defect-free surface."""
 
     @_abc_1.abstractmethod
     def Score(
@@ -103,12 +103,12 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_inspection_pb2.ScoreResponse, _abc.Awaitable[_inspection_pb2.ScoreResponse]]:
         """Scores one image.
 
-        INVALID_ARGUMENT: not an image, or one outside the limits of GetServerInfo.
-        NOT_FOUND: no such model, or no such version of it.
-        FAILED_PRECONDITION: the version was published without the runtime that the server is set to use.
-        RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
-        DEADLINE_EXCEEDED: the deadline passed while the image waited, or cannot be kept with so many before it;
-          nothing was computed for it.
+        INVALID_ARGUMENT: the input is not an image, or exceeds the limits in GetServerInfo.
+        NOT_FOUND: the model or version does not exist.
+        FAILED_PRECONDITION: the version was published without the runtime that the server is configured to use.
+        RESOURCE_EXHAUSTED: the queue is full; RetryInfo gives the delay before a retry.
+        DEADLINE_EXCEEDED: the deadline passed while the image waited, or the queue is too long to meet it. The
+          image was not scored.
         """
 
     @_abc_1.abstractmethod
@@ -117,20 +117,20 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_inspection_pb2.ScoreStreamRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inspection_pb2.ScoreStreamResponse], _abc.AsyncIterator[_inspection_pb2.ScoreStreamResponse]]:
-        """Scores a camera's frames for as long as it sends them. The first message configures, the others are
-        frames; answers come in the order of the frames, one for each: its inspection, why it has none, or the
-        range of dropped frames that it is in. A frame that cannot be scored ends nothing.
+        """Scores the frames of a camera. The first message configures the stream; the others are frames. Each frame
+        has one answer, in the order of the frames: its inspection, a refusal, or the range of dropped frames that
+        contains it. A frame that cannot be scored does not end the stream.
 
-        Both sides are bounded: where answers are not read, the server first stops beginning frames, then
-        stops reading them. What the name means is looked up all along: a promotion takes over between two
-        frames.
+        Buffers on both sides are bounded. If the client does not read answers, the server first stops scoring
+        frames and then stops reading them. The server resolves the model name throughout the stream: a promotion
+        takes effect between two frames.
 
-        The call ends with OK after the last answer once the camera has sent its last frame; or after an
-        ending, when the server is about to stop.
+        The call ends with OK after the answer to the last frame, or after an ending when the server is about to
+        stop.
 
-        INVALID_ARGUMENT: the first message is no configuration, a later one is, or the configuration is not
-          sound.
-        NOT_FOUND: no such model, or no such version of it, when the stream begins.
+        INVALID_ARGUMENT: the first message is not a configuration, a later one is, or the configuration is
+          invalid.
+        NOT_FOUND: the model or version does not exist when the stream begins.
         """
 
 def add_InspectionServiceServicer_to_server(servicer: InspectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

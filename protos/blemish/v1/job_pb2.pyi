@@ -32,7 +32,7 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_QUEUED: _JobState.ValueType  # 1
     JOB_STATE_RUNNING: _JobState.ValueType  # 2
     JOB_STATE_CANCELLING: _JobState.ValueType  # 3
-    """Asked to end, not yet ended."""
+    """Cancellation was requested and the job has not ended yet."""
     JOB_STATE_SUCCEEDED: _JobState.ValueType  # 4
     JOB_STATE_FAILED: _JobState.ValueType  # 5
     JOB_STATE_CANCELLED: _JobState.ValueType  # 6
@@ -43,7 +43,7 @@ JOB_STATE_UNSPECIFIED: JobState.ValueType  # 0
 JOB_STATE_QUEUED: JobState.ValueType  # 1
 JOB_STATE_RUNNING: JobState.ValueType  # 2
 JOB_STATE_CANCELLING: JobState.ValueType  # 3
-"""Asked to end, not yet ended."""
+"""Cancellation was requested and the job has not ended yet."""
 JOB_STATE_SUCCEEDED: JobState.ValueType  # 4
 JOB_STATE_FAILED: JobState.ValueType  # 5
 JOB_STATE_CANCELLED: JobState.ValueType  # 6
@@ -56,16 +56,16 @@ class _JobPriority:
 class _JobPriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobPriority.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     JOB_PRIORITY_UNSPECIFIED: _JobPriority.ValueType  # 0
-    """As normal."""
+    """The same as NORMAL."""
     JOB_PRIORITY_HIGH: _JobPriority.ValueType  # 1
     JOB_PRIORITY_NORMAL: _JobPriority.ValueType  # 2
     JOB_PRIORITY_LOW: _JobPriority.ValueType  # 3
 
 class JobPriority(_JobPriority, metaclass=_JobPriorityEnumTypeWrapper):
-    """Which of the jobs that wait for the same workers is taken first; of the same priority the oldest is."""
+    """The priority among jobs that wait for the same workers. Within a priority, the oldest job runs first."""
 
 JOB_PRIORITY_UNSPECIFIED: JobPriority.ValueType  # 0
-"""As normal."""
+"""The same as NORMAL."""
 JOB_PRIORITY_HIGH: JobPriority.ValueType  # 1
 JOB_PRIORITY_NORMAL: JobPriority.ValueType  # 2
 JOB_PRIORITY_LOW: JobPriority.ValueType  # 3
@@ -73,17 +73,17 @@ Global___JobPriority: _TypeAlias = JobPriority  # noqa: Y015
 
 @_typing.final
 class JobLimits(_message.Message):
-    """What one attempt at a job may take; beyond it the job fails. A worker may set stricter ones."""
+    """Limits of one attempt at a job. An attempt that exceeds them fails the job. A worker may set stricter ones."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_RUN_TIME_FIELD_NUMBER: _builtins.int
     MAX_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     max_memory_bytes: _builtins.int
-    """Resident memory of the process that works on it; no limit if 0."""
+    """Resident memory of the job's process. 0 for no limit."""
     @_builtins.property
     def max_run_time(self) -> _duration_pb2.Duration:
-        """No limit if not set."""
+        """Defaults to no limit."""
 
     def __init__(
         self,
@@ -127,17 +127,17 @@ class Job(_message.Message):
     """jobs/{id}"""
     state: Global___JobState.ValueType
     attempt: _builtins.int
-    """Which try this is; 0 before the first."""
+    """Number of the attempt. 0 before the first."""
     revision: _builtins.int
-    """Grows with every change."""
+    """Increases with every change."""
     error: _builtins.str
-    """Why it failed."""
+    """The reason of the failure."""
     priority: Global___JobPriority.ValueType
     queue_position: _builtins.int
-    """While it waits: 1 if it is the next of those that wait for the same workers. 0 else, and in WatchJob."""
+    """Position in the queue of a queued job, 1 for the next one. 0 in other states and in WatchJob."""
     fraction_done: _builtins.float
-    """While it runs: the share of its time that it has done, 0 to 1, and what is left, by its pace so far and the
-    shares that the phases had in the last job of its kind; absent until one has succeeded.
+    """The fraction of its run time that a running job has completed, 0 to 1. The estimate uses the job's speed
+    so far and the phases of the last job of the same kind. Not set until such a job has succeeded.
     """
     @_builtins.property
     def train(self) -> Global___Train: ...
@@ -147,30 +147,32 @@ class Job(_message.Message):
     def evaluate(self) -> Global___Evaluate: ...
     @_builtins.property
     def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Phase]:
-        """In order; those to come have done = 0."""
+        """Phases in order. Future phases have done = 0."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """Of the latest attempt."""
+        """Start of the latest attempt."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Things worth knowing that did not stop it."""
+        """Problems that did not fail the job."""
 
     @_builtins.property
     def result(self) -> Global___JobResult: ...
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobEvent]:
-        """Every move since it was accepted, oldest first."""
+        """All state changes since the job was accepted, the oldest first."""
 
     @_builtins.property
     def limits(self) -> Global___JobLimits: ...
     @_builtins.property
-    def remaining(self) -> _duration_pb2.Duration: ...
+    def remaining(self) -> _duration_pb2.Duration:
+        """The estimated remaining run time, set together with fraction_done."""
+
     def __init__(
         self,
         *,
@@ -212,7 +214,7 @@ Global___Job: _TypeAlias = Job  # noqa: Y015
 
 @_typing.final
 class JobEvent(_message.Message):
-    """A move of a job."""
+    """A state change of a job."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -223,11 +225,11 @@ class JobEvent(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     state: Global___JobState.ValueType
     attempt: _builtins.int
-    """The try that made it; 0 before the first."""
+    """The attempt that caused it. 0 before the first."""
     worker: _builtins.str
-    """The process that made it, host:pid; empty where the server did."""
+    """The process that caused it, host:pid. Empty for the server."""
     reason: _builtins.str
-    """Why: what failed, that somebody asked (and who, where the server knows its callers), that another worker
+    """The cause: the error, a cancellation and its caller if the server authenticates callers, or a worker that
     died.
     """
     @_builtins.property
@@ -262,17 +264,18 @@ class Phase(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     done: _builtins.int
+    """Number of finished units."""
     total: _builtins.int
-    """0 while not known."""
+    """Number of all units. 0 if unknown."""
     unit: _builtins.str
-    """What is counted: images, picks, ..."""
+    """The unit that is counted: images, picks, ..."""
     rate: _builtins.float
-    """Units a second so far; 0 while not known."""
+    """Units per second so far. 0 if unknown."""
     weight: _builtins.float
-    """Its share of the time that the whole job takes, 0 to 1; 0 while not known."""
+    """The phase's share of the job's run time, 0 to 1. 0 if unknown."""
     @_builtins.property
     def remaining(self) -> _duration_pb2.Duration:
-        """What is left of it at the pace so far; absent while that is not known."""
+        """The remaining time at the speed so far. Not set if unknown."""
 
     def __init__(
         self,
@@ -295,7 +298,7 @@ Global___Phase: _TypeAlias = Phase  # noqa: Y015
 
 @_typing.final
 class JobResult(_message.Message):
-    """What a job that succeeded made."""
+    """The result of a job that succeeded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -303,12 +306,12 @@ class JobResult(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     INDEXED_IMAGES_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
-    """Train: the new version. Embed, evaluate: the version used."""
+    """For Train the new version. For Embed and Evaluate the version used."""
     indexed_images: _builtins.int
-    """Embed: images in the index from this job."""
+    """For Embed the number of images that the job added to the index."""
     @_builtins.property
     def metrics(self) -> _model_pb2.Metrics:
-        """Train (if the dataset has test images), evaluate."""
+        """Set by Evaluate, and by Train if the dataset has test images."""
 
     def __init__(
         self,
@@ -342,16 +345,16 @@ class Train(_message.Message):
     dataset: _builtins.str
     """datasets/{id}"""
     model_id: _builtins.str
-    """Id of the model of which this makes a version; {dataset}-{detector} if empty."""
+    """The id of the model that receives the new version. Defaults to {dataset}-{detector}."""
     seed: _builtins.int
     target_false_reject_rate: _builtins.float
-    """Share of good images that the threshold may reject, above 0 to 0.5; 0.05 if not set."""
+    """The share of good images that the threshold may reject, above 0 and at most 0.5. Defaults to 0.05."""
     promote: _builtins.bool
-    """Promote the version to production when it is there."""
+    """Promotes the version to production when it is published."""
     false_alarms_of: _builtins.str
-    """A model, as in SearchRequest: kept frames and images of other datasets in its index that people labelled
-    FALSE_ALARM or GOOD are learned from too. Test images of `dataset` itself are not, for the version is
-    measured on them.
+    """A model, as in SearchRequest. The training also learns the items of its index that people labelled
+    FALSE_ALARM or GOOD: kept frames and images of other datasets. Test images of `dataset` are excluded,
+    because the version is evaluated on them.
     """
     @_builtins.property
     def patchcore(self) -> Global___PatchCore: ...
@@ -381,7 +384,7 @@ Global___Train: _TypeAlias = Train  # noqa: Y015
 
 @_typing.final
 class PatchCore(_message.Message):
-    """PatchCore, Roth et al., CVPR 2022, arXiv:2106.08265. Each field has a default when not set."""
+    """PatchCore, Roth et al., CVPR 2022, arXiv:2106.08265. Each field has a default."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -393,16 +396,18 @@ class PatchCore(_message.Message):
     backbone: _builtins.str
     """A timm model: efficientnet_lite0 (default), wide_resnet50_2, resnet18, ..."""
     input_size: _builtins.int
-    """Side of the square that an image is scaled to, 64 to 1024 px; 256 if not set."""
+    """Side of the square to which an image is scaled, 64 to 1024 px. Defaults to 256."""
     coreset_ratio: _builtins.float
-    """Share of the patches kept in the memory bank, above 0 to 1; 0.1 if not set."""
+    """The share of patches in the memory bank, above 0 and at most 1. Defaults to 0.1."""
     neighbors: _builtins.int
-    """Neighbours that weigh the image score, 1 to 50; 9 if not set."""
+    """The number of neighbours that weight the image score, 1 to 50. Defaults to 9."""
     whitened: _builtins.bool
-    """Whether distances are of features of three stages of the backbone, strides 4, 8 and 16, whitened by what
-    good patches vary in, weighed by what synthetic anomalies change, and relative to how far good patches lie
-    at the same place of the image; yes if not set. No is the paper's PatchCore, of strides 8 and 16, whose
-    scores are anomalib's.
+    """Selects the variant. Defaults to true.
+
+    True: features of three backbone stages (strides 4, 8 and 16). They are whitened with the variation of good
+    patches and weighted by their response to synthetic anomalies. Distances are relative to those of good
+    patches at the same position in the image.
+    False: PatchCore as in the paper (strides 8 and 16). Its scores equal those of anomalib.
     """
     def __init__(
         self,
@@ -425,8 +430,8 @@ Global___PatchCore: _TypeAlias = PatchCore  # noqa: Y015
 
 @_typing.final
 class EfficientAd(_message.Message):
-    """EfficientAD, Batzner et al., WACV 2024, arXiv:2303.14535. Each field has a default when not set. The worker
-    goes on from its last checkpoint when it was killed.
+    """EfficientAD, Batzner et al., WACV 2024, arXiv:2303.14535. Each field has a default. A worker that was killed
+    resumes from its last checkpoint.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -438,23 +443,24 @@ class EfficientAd(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     INT8_FIELD_NUMBER: _builtins.int
     size: _builtins.str
-    """small (default) or medium: the paper's S and M."""
+    """small (default) or medium: S and M in the paper."""
     input_size: _builtins.int
-    """Side of the square that an image is scaled to, 256 (default) to 1024 px in steps of 64."""
+    """Side of the square to which an image is scaled, 256 to 1024 px in steps of 64. Defaults to 256."""
     max_steps: _builtins.int
-    """Training steps at most, of one image each; 70,000 if not set, as in the paper."""
+    """Largest number of training steps, of one image each. Defaults to 70,000, as in the paper."""
     start: _builtins.str
-    """How the student begins: random, as in the paper, or solved, with its last layer as the least-squares
-    answer to the paper's loss. If not set it is solved on a CPU and where max_steps is below 10,000.
+    """Initialisation of the student. `random` is that of the paper. `solved` sets the last layer to the
+    least-squares solution of the paper's loss. Defaults to `solved` on a CPU or with max_steps below 10,000,
+    and to `random` otherwise.
     """
     int8: _builtins.bool
-    """Publish the network in INT8 for OpenVINO as well, calibrated on the good training images. It is left out,
-    and the version's card says why, where the test images do not show that the image AUROC drops by at most
-    0.005. If not set, as the worker's BLEMISH_RUNTIME: yes for openvino-int8, else no.
+    """Also publishes the network in INT8 for OpenVINO, calibrated on the good training images. It is omitted, with
+    the reason in the version's card, unless the test images show an image AUROC drop of at most 0.005.
+    Defaults to true if the worker's BLEMISH_RUNTIME is openvino-int8, and to false otherwise.
     """
     @_builtins.property
     def max_duration(self) -> _duration_pb2.Duration:
-        """Time that the steps may take, of which the schedule then makes the best; no limit if not set."""
+        """Time limit of the training steps. The learning-rate schedule adapts to it. Defaults to no limit."""
 
     def __init__(
         self,
@@ -478,8 +484,8 @@ Global___EfficientAd: _TypeAlias = EfficientAd  # noqa: Y015
 
 @_typing.final
 class Embed(_message.Message):
-    """Scores the test images of a dataset and writes their embeddings to the model version's index. Training
-    images are left out: a model scores what it learned from too well.
+    """Scores the test images of a dataset and adds their embeddings to the index of the model version. Training
+    images are excluded, because a model scores the images that it learned unrealistically low.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -491,7 +497,7 @@ class Embed(_message.Message):
     dataset: _builtins.str
     """datasets/{id}"""
     kept_frames: _builtins.bool
-    """Instead of a dataset: the frames that were kept of the model (ScoreRequest.store), by whichever version."""
+    """In place of a dataset: the frames that were kept of any version of the model (ScoreRequest.store)."""
     def __init__(
         self,
         *,
@@ -509,7 +515,7 @@ Global___Embed: _TypeAlias = Embed  # noqa: Y015
 
 @_typing.final
 class Evaluate(_message.Message):
-    """Measures a model version on the test images of a dataset."""
+    """Evaluates a model version on the test images of a dataset."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -543,7 +549,7 @@ class CreateJobRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Chosen by the caller, at most 128 characters; makes a retry safe. May be empty."""
+    """Chosen by the client, at most 128 characters. Makes a retry safe. Optional."""
     priority: Global___JobPriority.ValueType
     @_builtins.property
     def train(self) -> Global___Train: ...
@@ -641,11 +647,11 @@ class ListJobsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """1 to 1000; 100 if not set."""
+    """1 to 1000. Defaults to 100."""
     page_token: _builtins.str
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___JobState.ValueType]:
-        """Any of these; all if empty."""
+        """Returns only jobs in one of these states. Empty returns all."""
 
     def __init__(
         self,
@@ -697,13 +703,13 @@ class WatchJobRequest(_message.Message):
     name: _builtins.str
     """jobs/{id}"""
     after_revision: _builtins.int
-    """If set, what was changed since this revision is sent first, change by change, as far as it is kept (the
-    newest 20,000 changes); 0 replays from the start.
+    """First sends the changes since this revision one by one, as far as they are stored (the newest 20,000). 0
+    replays all of them.
     """
     log: _builtins.bool
-    """Send what the job's process writes too: all that is kept (the newest 5,000 lines), then as it comes."""
+    """Also sends the output of the job's process: all stored lines (the newest 5,000), then each new one."""
     after_line: _builtins.str
-    """With log: only lines after the one with this id."""
+    """With log: sends only lines after the line with this id."""
     def __init__(
         self,
         *,
@@ -724,7 +730,7 @@ Global___WatchJobRequest: _TypeAlias = WatchJobRequest  # noqa: Y015
 
 @_typing.final
 class WatchJobResponse(_message.Message):
-    """Either the job or lines."""
+    """A job or log lines."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -750,14 +756,14 @@ Global___WatchJobResponse: _TypeAlias = WatchJobResponse  # noqa: Y015
 
 @_typing.final
 class LogLine(_message.Message):
-    """A line that a job's process has written."""
+    """A line of the output of a job's process."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Its place in the log, for after_line."""
+    """Position in the log, for after_line."""
     text: _builtins.str
     def __init__(
         self,
@@ -795,7 +801,7 @@ class ListWorkersResponse(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
-        """By name."""
+        """Sorted by name."""
 
     def __init__(
         self,
@@ -824,25 +830,25 @@ class Worker(_message.Message):
     name: _builtins.str
     """host:pid"""
     version: _builtins.str
-    """Of blemish."""
+    """The version of blemish."""
     @_builtins.property
     def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """train, embed: which jobs it takes."""
+        """The queues that it serves: train, embed."""
 
     @_builtins.property
     def devices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Of its places for jobs, one each."""
+        """The device of each of its job slots."""
 
     @_builtins.property
     def jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """jobs/{id}, those that it works on."""
+        """jobs/{id} of the jobs that it runs."""
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def canary_time(self) -> _timestamp_pb2.Timestamp:
-        """When a task last came through to it, of those that it sends itself while it is idle; one that gets none
-        for 45 s ends, to be started anew. Absent before the first.
+        """The last time that it received a canary task, which it sends to itself while idle. A worker that receives
+        none for 45 s exits so that it can be restarted. Not set before the first.
         """
 
     def __init__(

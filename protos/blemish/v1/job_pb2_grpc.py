@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class JobServiceStub:
-    """Runs slow work on the workers: training, bulk embedding, evaluation.
+    """Runs training, embedding and evaluation jobs on the workers.
     """
 
     def __init__(self, channel):
@@ -68,59 +68,71 @@ class JobServiceStub:
 
 
 class JobServiceServicer:
-    """Runs slow work on the workers: training, bulk embedding, evaluation.
+    """Runs training, embedding and evaluation jobs on the workers.
     """
 
     def CreateJob(self, request, context):
-        """Accepts a job and returns at once. With a request_id the same request again returns the job it made
-        the first time.
+        """Accepts a job and returns immediately. A repeated request with the same request_id returns the job of the
+        first one.
 
-        INVALID_ARGUMENT: a setting out of range, a malformed name. NOT_FOUND: no such dataset or model.
-        FAILED_PRECONDITION: the dataset has too few images for it.
-        ALREADY_EXISTS: the request_id was used for another request.
-        UNAVAILABLE: Redis does not answer; the same request_id makes the retry safe.
+        INVALID_ARGUMENT: a setting is out of range, or a name is malformed.
+        NOT_FOUND: the dataset or model does not exist.
+        FAILED_PRECONDITION: the dataset has too few images for the job.
+        ALREADY_EXISTS: the request_id was used for a different request.
+        UNAVAILABLE: Redis is unreachable. It is safe to retry with the same request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetJob(self, request, context):
-        """NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
+        """Returns a job.
+
+        NOT_FOUND: the job does not exist.
+        UNAVAILABLE: Redis is unreachable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """Newest first, in pages. INVALID_ARGUMENT: a page token that this server did not give.
-        UNAVAILABLE: Redis does not answer.
+        """Lists jobs, the newest first, in pages.
+
+        INVALID_ARGUMENT: the page token was not issued by this server.
+        UNAVAILABLE: Redis is unreachable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """Sends the job as it is, or as it was after each change since after_revision, then again at every change,
-        and ends when the job has ended. With log it sends what the job's process writes as well. Changes that
-        come much faster than they are read are joined; the last one is always sent. A record holds every move,
-        phase and warning so far, so that a watcher who comes back misses none.
+        """Sends the current job, or its states since after_revision, and then each change. The stream ends when the
+        job has ended. With log, it also sends the output of the job's process. If changes come much faster than
+        they are read, several may be merged into one; the last change is always sent. Each record contains all
+        state changes, phases and warnings so far, so a client that reconnects misses none.
 
-        NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer, or the server is ending.
+        NOT_FOUND: the job does not exist.
+        UNAVAILABLE: Redis is unreachable, or the server is stopping.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Asks a job to end. One that waits is cancelled at once, one that runs within 2 s in whatever phase it is,
-        one that has ended or is just being published stays as it is. NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
+        """Cancels a job. A queued job is cancelled immediately, a running one within 2 s in any phase. A job that has
+        ended, or is publishing its result, is returned unchanged.
+
+        NOT_FOUND: the job does not exist.
+        UNAVAILABLE: Redis is unreachable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListWorkers(self, request, context):
-        """The workers that are there. UNAVAILABLE: Redis does not answer.
+        """Lists the running workers.
+
+        UNAVAILABLE: Redis is unreachable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,7 +180,7 @@ def add_JobServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class JobService:
-    """Runs slow work on the workers: training, bulk embedding, evaluation.
+    """Runs training, embedding and evaluation jobs on the workers.
     """
 
     @staticmethod

@@ -27,79 +27,107 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class JobServiceStub:
-    """Runs slow work on the workers: training, bulk embedding, evaluation."""
+    """Runs training, embedding and evaluation jobs on the workers."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> JobServiceAsyncStub: ...
     CreateJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.CreateJobRequest, _job_pb2.CreateJobResponse]
-    """Accepts a job and returns at once. With a request_id the same request again returns the job it made
-    the first time.
+    """Accepts a job and returns immediately. A repeated request with the same request_id returns the job of the
+    first one.
 
-    INVALID_ARGUMENT: a setting out of range, a malformed name. NOT_FOUND: no such dataset or model.
-    FAILED_PRECONDITION: the dataset has too few images for it.
-    ALREADY_EXISTS: the request_id was used for another request.
-    UNAVAILABLE: Redis does not answer; the same request_id makes the retry safe.
+    INVALID_ARGUMENT: a setting is out of range, or a name is malformed.
+    NOT_FOUND: the dataset or model does not exist.
+    FAILED_PRECONDITION: the dataset has too few images for the job.
+    ALREADY_EXISTS: the request_id was used for a different request.
+    UNAVAILABLE: Redis is unreachable. It is safe to retry with the same request_id.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.GetJobRequest, _job_pb2.GetJobResponse]
-    """NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer."""
+    """Returns a job.
+
+    NOT_FOUND: the job does not exist.
+    UNAVAILABLE: Redis is unreachable.
+    """
     ListJobs: _grpc.UnaryUnaryMultiCallable[_job_pb2.ListJobsRequest, _job_pb2.ListJobsResponse]
-    """Newest first, in pages. INVALID_ARGUMENT: a page token that this server did not give.
-    UNAVAILABLE: Redis does not answer.
+    """Lists jobs, the newest first, in pages.
+
+    INVALID_ARGUMENT: the page token was not issued by this server.
+    UNAVAILABLE: Redis is unreachable.
     """
     WatchJob: _grpc.UnaryStreamMultiCallable[_job_pb2.WatchJobRequest, _job_pb2.WatchJobResponse]
-    """Sends the job as it is, or as it was after each change since after_revision, then again at every change,
-    and ends when the job has ended. With log it sends what the job's process writes as well. Changes that
-    come much faster than they are read are joined; the last one is always sent. A record holds every move,
-    phase and warning so far, so that a watcher who comes back misses none.
+    """Sends the current job, or its states since after_revision, and then each change. The stream ends when the
+    job has ended. With log, it also sends the output of the job's process. If changes come much faster than
+    they are read, several may be merged into one; the last change is always sent. Each record contains all
+    state changes, phases and warnings so far, so a client that reconnects misses none.
 
-    NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer, or the server is ending.
+    NOT_FOUND: the job does not exist.
+    UNAVAILABLE: Redis is unreachable, or the server is stopping.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_job_pb2.CancelJobRequest, _job_pb2.CancelJobResponse]
-    """Asks a job to end. One that waits is cancelled at once, one that runs within 2 s in whatever phase it is,
-    one that has ended or is just being published stays as it is. NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
+    """Cancels a job. A queued job is cancelled immediately, a running one within 2 s in any phase. A job that has
+    ended, or is publishing its result, is returned unchanged.
+
+    NOT_FOUND: the job does not exist.
+    UNAVAILABLE: Redis is unreachable.
     """
     ListWorkers: _grpc.UnaryUnaryMultiCallable[_job_pb2.ListWorkersRequest, _job_pb2.ListWorkersResponse]
-    """The workers that are there. UNAVAILABLE: Redis does not answer."""
+    """Lists the running workers.
+
+    UNAVAILABLE: Redis is unreachable.
+    """
 
 @_typing.type_check_only
 class JobServiceAsyncStub(JobServiceStub):
-    """Runs slow work on the workers: training, bulk embedding, evaluation."""
+    """Runs training, embedding and evaluation jobs on the workers."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateJob: _aio.UnaryUnaryMultiCallable[_job_pb2.CreateJobRequest, _job_pb2.CreateJobResponse]  # type: ignore[assignment]
-    """Accepts a job and returns at once. With a request_id the same request again returns the job it made
-    the first time.
+    """Accepts a job and returns immediately. A repeated request with the same request_id returns the job of the
+    first one.
 
-    INVALID_ARGUMENT: a setting out of range, a malformed name. NOT_FOUND: no such dataset or model.
-    FAILED_PRECONDITION: the dataset has too few images for it.
-    ALREADY_EXISTS: the request_id was used for another request.
-    UNAVAILABLE: Redis does not answer; the same request_id makes the retry safe.
+    INVALID_ARGUMENT: a setting is out of range, or a name is malformed.
+    NOT_FOUND: the dataset or model does not exist.
+    FAILED_PRECONDITION: the dataset has too few images for the job.
+    ALREADY_EXISTS: the request_id was used for a different request.
+    UNAVAILABLE: Redis is unreachable. It is safe to retry with the same request_id.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_job_pb2.GetJobRequest, _job_pb2.GetJobResponse]  # type: ignore[assignment]
-    """NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer."""
+    """Returns a job.
+
+    NOT_FOUND: the job does not exist.
+    UNAVAILABLE: Redis is unreachable.
+    """
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_pb2.ListJobsRequest, _job_pb2.ListJobsResponse]  # type: ignore[assignment]
-    """Newest first, in pages. INVALID_ARGUMENT: a page token that this server did not give.
-    UNAVAILABLE: Redis does not answer.
+    """Lists jobs, the newest first, in pages.
+
+    INVALID_ARGUMENT: the page token was not issued by this server.
+    UNAVAILABLE: Redis is unreachable.
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_job_pb2.WatchJobRequest, _job_pb2.WatchJobResponse]  # type: ignore[assignment]
-    """Sends the job as it is, or as it was after each change since after_revision, then again at every change,
-    and ends when the job has ended. With log it sends what the job's process writes as well. Changes that
-    come much faster than they are read are joined; the last one is always sent. A record holds every move,
-    phase and warning so far, so that a watcher who comes back misses none.
+    """Sends the current job, or its states since after_revision, and then each change. The stream ends when the
+    job has ended. With log, it also sends the output of the job's process. If changes come much faster than
+    they are read, several may be merged into one; the last change is always sent. Each record contains all
+    state changes, phases and warnings so far, so a client that reconnects misses none.
 
-    NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer, or the server is ending.
+    NOT_FOUND: the job does not exist.
+    UNAVAILABLE: Redis is unreachable, or the server is stopping.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_pb2.CancelJobRequest, _job_pb2.CancelJobResponse]  # type: ignore[assignment]
-    """Asks a job to end. One that waits is cancelled at once, one that runs within 2 s in whatever phase it is,
-    one that has ended or is just being published stays as it is. NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
+    """Cancels a job. A queued job is cancelled immediately, a running one within 2 s in any phase. A job that has
+    ended, or is publishing its result, is returned unchanged.
+
+    NOT_FOUND: the job does not exist.
+    UNAVAILABLE: Redis is unreachable.
     """
     ListWorkers: _aio.UnaryUnaryMultiCallable[_job_pb2.ListWorkersRequest, _job_pb2.ListWorkersResponse]  # type: ignore[assignment]
-    """The workers that are there. UNAVAILABLE: Redis does not answer."""
+    """Lists the running workers.
+
+    UNAVAILABLE: Redis is unreachable.
+    """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Runs slow work on the workers: training, bulk embedding, evaluation."""
+    """Runs training, embedding and evaluation jobs on the workers."""
 
     @_abc_1.abstractmethod
     def CreateJob(
@@ -107,13 +135,14 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_pb2.CreateJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.CreateJobResponse, _abc.Awaitable[_job_pb2.CreateJobResponse]]:
-        """Accepts a job and returns at once. With a request_id the same request again returns the job it made
-        the first time.
+        """Accepts a job and returns immediately. A repeated request with the same request_id returns the job of the
+        first one.
 
-        INVALID_ARGUMENT: a setting out of range, a malformed name. NOT_FOUND: no such dataset or model.
-        FAILED_PRECONDITION: the dataset has too few images for it.
-        ALREADY_EXISTS: the request_id was used for another request.
-        UNAVAILABLE: Redis does not answer; the same request_id makes the retry safe.
+        INVALID_ARGUMENT: a setting is out of range, or a name is malformed.
+        NOT_FOUND: the dataset or model does not exist.
+        FAILED_PRECONDITION: the dataset has too few images for the job.
+        ALREADY_EXISTS: the request_id was used for a different request.
+        UNAVAILABLE: Redis is unreachable. It is safe to retry with the same request_id.
         """
 
     @_abc_1.abstractmethod
@@ -122,7 +151,11 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_pb2.GetJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.GetJobResponse, _abc.Awaitable[_job_pb2.GetJobResponse]]:
-        """NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer."""
+        """Returns a job.
+
+        NOT_FOUND: the job does not exist.
+        UNAVAILABLE: Redis is unreachable.
+        """
 
     @_abc_1.abstractmethod
     def ListJobs(
@@ -130,8 +163,10 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_pb2.ListJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.ListJobsResponse, _abc.Awaitable[_job_pb2.ListJobsResponse]]:
-        """Newest first, in pages. INVALID_ARGUMENT: a page token that this server did not give.
-        UNAVAILABLE: Redis does not answer.
+        """Lists jobs, the newest first, in pages.
+
+        INVALID_ARGUMENT: the page token was not issued by this server.
+        UNAVAILABLE: Redis is unreachable.
         """
 
     @_abc_1.abstractmethod
@@ -140,12 +175,13 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_pb2.WatchJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_pb2.WatchJobResponse], _abc.AsyncIterator[_job_pb2.WatchJobResponse]]:
-        """Sends the job as it is, or as it was after each change since after_revision, then again at every change,
-        and ends when the job has ended. With log it sends what the job's process writes as well. Changes that
-        come much faster than they are read are joined; the last one is always sent. A record holds every move,
-        phase and warning so far, so that a watcher who comes back misses none.
+        """Sends the current job, or its states since after_revision, and then each change. The stream ends when the
+        job has ended. With log, it also sends the output of the job's process. If changes come much faster than
+        they are read, several may be merged into one; the last change is always sent. Each record contains all
+        state changes, phases and warnings so far, so a client that reconnects misses none.
 
-        NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer, or the server is ending.
+        NOT_FOUND: the job does not exist.
+        UNAVAILABLE: Redis is unreachable, or the server is stopping.
         """
 
     @_abc_1.abstractmethod
@@ -154,8 +190,11 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_pb2.CancelJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.CancelJobResponse, _abc.Awaitable[_job_pb2.CancelJobResponse]]:
-        """Asks a job to end. One that waits is cancelled at once, one that runs within 2 s in whatever phase it is,
-        one that has ended or is just being published stays as it is. NOT_FOUND: no such job. UNAVAILABLE: Redis does not answer.
+        """Cancels a job. A queued job is cancelled immediately, a running one within 2 s in any phase. A job that has
+        ended, or is publishing its result, is returned unchanged.
+
+        NOT_FOUND: the job does not exist.
+        UNAVAILABLE: Redis is unreachable.
         """
 
     @_abc_1.abstractmethod
@@ -164,6 +203,9 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_pb2.ListWorkersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_job_pb2.ListWorkersResponse, _abc.Awaitable[_job_pb2.ListWorkersResponse]]:
-        """The workers that are there. UNAVAILABLE: Redis does not answer."""
+        """Lists the running workers.
+
+        UNAVAILABLE: Redis is unreachable.
+        """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

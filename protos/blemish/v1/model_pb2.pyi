@@ -29,22 +29,22 @@ class _ThresholdRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Thresho
     DESCRIPTOR: _descriptor.EnumDescriptor
     THRESHOLD_RULE_UNSPECIFIED: _ThresholdRule.ValueType  # 0
     THRESHOLD_RULE_TRAINED: _ThresholdRule.ValueType  # 1
-    """Conformal, at the false-reject rate that training was asked for."""
+    """Conformal, at the false-reject rate set for the training."""
     THRESHOLD_RULE_FALSE_REJECT_RATE: _ThresholdRule.ValueType  # 2
-    """Conformal, at a false-reject rate that a person asked for later."""
+    """Conformal, at a false-reject rate that a person set later."""
     THRESHOLD_RULE_FIXED: _ThresholdRule.ValueType  # 3
-    """Fixed by a person."""
+    """Set by a person."""
 
 class ThresholdRule(_ThresholdRule, metaclass=_ThresholdRuleEnumTypeWrapper):
-    """How a threshold came about."""
+    """The origin of a threshold."""
 
 THRESHOLD_RULE_UNSPECIFIED: ThresholdRule.ValueType  # 0
 THRESHOLD_RULE_TRAINED: ThresholdRule.ValueType  # 1
-"""Conformal, at the false-reject rate that training was asked for."""
+"""Conformal, at the false-reject rate set for the training."""
 THRESHOLD_RULE_FALSE_REJECT_RATE: ThresholdRule.ValueType  # 2
-"""Conformal, at a false-reject rate that a person asked for later."""
+"""Conformal, at a false-reject rate that a person set later."""
 THRESHOLD_RULE_FIXED: ThresholdRule.ValueType  # 3
-"""Fixed by a person."""
+"""Set by a person."""
 Global___ThresholdRule: _TypeAlias = ThresholdRule  # noqa: Y015
 
 @_typing.final
@@ -57,10 +57,10 @@ class Model(_message.Message):
     name: _builtins.str
     """models/{model}"""
     production: _builtins.str
-    """The promoted version, models/{model}/versions/{n}; empty if none."""
+    """The version in production, models/{model}/versions/{n}. Empty if there is none."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelVersion]:
-        """Newest first."""
+        """The newest first."""
 
     def __init__(
         self,
@@ -167,59 +167,60 @@ class ModelVersion(_message.Message):
     name: _builtins.str
     """models/{model}/versions/{n}"""
     detector: _builtins.str
-    """The algorithm: patchcore or efficientad."""
+    """The detector: patchcore or efficientad."""
     category: _builtins.str
     dataset: _builtins.str
-    """What it was trained on: datasets/{id}."""
+    """The training dataset: datasets/{id}."""
     dataset_snapshot: _builtins.str
-    """The content of the dataset at that time."""
+    """The snapshot of the dataset at the time of training: Dataset.snapshot."""
     job: _builtins.str
-    """The job that made it: jobs/{id}."""
+    """The training job: jobs/{id}."""
     seed: _builtins.int
     production: _builtins.bool
+    """True if the version is in production."""
     size_bytes: _builtins.int
     pinned: _builtins.bool
-    """Kept whatever becomes of others. Left out by ListModels."""
+    """True if the version is pinned, see PinModel. Not set by ListModels."""
     shadow: _builtins.bool
-    """Judges beside the version in production."""
+    """True if the version is the shadow, see ShadowModel."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The detector's settings as it was trained."""
+        """The detector's settings in the training."""
 
     @_builtins.property
     def split(self) -> Global___Split:
-        """Which images were used for what, in words and numbers."""
+        """The use of the training images."""
 
     @_builtins.property
     def calibration(self) -> Global___Calibration:
-        """The one in force."""
+        """The calibration in force."""
 
     @_builtins.property
     def metrics(self) -> Global___Metrics:
-        """On the test images of its own dataset; absent if it had none."""
+        """Metrics on the test images of the training dataset. Not set if it had none."""
 
     @_builtins.property
     def libraries(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Libraries and their versions at training."""
+        """Versions of the libraries in the training."""
 
     @_builtins.property
     def calibration_history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Calibration]:
-        """The calibration in force and those before it, newest first, at most 100. Left out by ListModels."""
+        """The current and previous calibrations, the newest first, at most 100. Not set by ListModels."""
 
     @_builtins.property
     def runtimes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Runtime]:
-        """What can run its network beside torch; empty in versions of older servers."""
+        """Runtimes other than torch. Empty for versions of older servers."""
 
     @_builtins.property
     def training(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What else there is to say of how it was made: steps, teacher, ..."""
+        """Further facts about the training: steps, teacher, ..."""
 
     @_builtins.property
     def comparison(self) -> Global___ShadowComparison:
-        """How its verdicts agree with those of the version in production, as far as this server has compared them;
-        absent unless it is the shadow. Left out by ListModels.
+        """The verdicts of the shadow compared with those of the version in production, as counted by this server. Set
+        only for the shadow. Not set by ListModels.
         """
 
     def __init__(
@@ -272,17 +273,20 @@ class ShadowComparison(_message.Message):
     production: _builtins.str
     """models/{model}/versions/{n}"""
     both_normal: _builtins.int
+    """Images that are normal by both."""
     both_anomalous: _builtins.int
+    """Images that are anomalous by both."""
     only_shadow: _builtins.int
-    """Anomalous by the shadow alone."""
+    """Images that are anomalous only by the shadow."""
     only_production: _builtins.int
+    """Images that are anomalous only by the version in production."""
     failed: _builtins.int
-    """Images that the shadow could not judge; the server's log says why."""
+    """Images that the shadow failed to score. The server's log has the reasons."""
     @_builtins.property
     def begin_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def disagreements(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowDisagreement]:
-        """Newest first, at most 50."""
+        """The newest first, at most 50."""
 
     def __init__(
         self,
@@ -317,14 +321,14 @@ class ShadowDisagreement(_message.Message):
     SHADOW_THRESHOLD_FIELD_NUMBER: _builtins.int
     camera: _builtins.str
     item: _builtins.str
-    """items/{uuid} in the index of the production version; empty if there was no room to keep it."""
+    """items/{uuid} in the index of the version in production. Empty if the image could not be kept."""
     production_score: _builtins.float
     production_threshold: _builtins.float
     shadow_score: _builtins.float
     shadow_threshold: _builtins.float
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When it was taken, or else when it was judged."""
+        """The time at which the image was taken, or scored if that is unknown."""
 
     def __init__(
         self,
@@ -347,7 +351,7 @@ Global___ShadowDisagreement: _TypeAlias = ShadowDisagreement  # noqa: Y015
 
 @_typing.final
 class Runtime(_message.Message):
-    """An engine that a version's network was made for."""
+    """A runtime to which a version's network was exported."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -359,16 +363,16 @@ class Runtime(_message.Message):
     name: _builtins.str
     """openvino or openvino-int8."""
     published: _builtins.bool
-    """Whether the version has it."""
+    """True if the version includes it."""
     refusal: _builtins.str
-    """Why it has not."""
+    """The reason if it is not included."""
     @_builtins.property
     def parity(self) -> Global___Parity:
-        """Absent where there was nothing to compare."""
+        """Not set if there was nothing to compare."""
 
     @_builtins.property
     def quantization(self) -> Global___Quantization:
-        """Absent unless INT8."""
+        """Set for INT8."""
 
     def __init__(
         self,
@@ -389,7 +393,7 @@ Global___Runtime: _TypeAlias = Runtime  # noqa: Y015
 
 @_typing.final
 class Parity(_message.Message):
-    """How far a runtime's answers lie from torch's: the worst of some training images and as many spoilt ones."""
+    """The largest deviations of a runtime from torch, on some training images and as many distorted ones."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -400,12 +404,13 @@ class Parity(_message.Message):
     TOLERANCE_FIELD_NUMBER: _builtins.int
     images: _builtins.int
     score: _builtins.float
-    """In parts of the range, highest minus lowest pixel, of torch's anomaly maps of these images."""
+    """Deviation of the score, relative to the range of torch's anomaly maps of these images."""
     anomaly_map: _builtins.float
+    """Deviation of the anomaly map, relative to the same range."""
     embedding: _builtins.float
-    """Euclidean distance of two vectors of length 1."""
+    """Euclidean distance of the L2-normalised embeddings."""
     tolerance: _builtins.float
-    """What more than would have kept the version from being published; absent for INT8, whose AUROC decides."""
+    """The deviation above which the runtime is not published. Not set for INT8, which the AUROC decides."""
     def __init__(
         self,
         *,
@@ -427,7 +432,7 @@ Global___Parity: _TypeAlias = Parity  # noqa: Y015
 
 @_typing.final
 class Quantization(_message.Message):
-    """What INT8 costs in image AUROC, on the test images of the version's own dataset."""
+    """The loss of image AUROC by INT8, on the test images of the training dataset."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -436,12 +441,13 @@ class Quantization(_message.Message):
     AUROC_INT8_FIELD_NUMBER: _builtins.int
     MAX_DROP_FIELD_NUMBER: _builtins.int
     calibration_images: _builtins.int
-    """Good training images from which the ranges of the activations were taken."""
+    """Number of good training images from which the ranges of the activations were taken."""
     auroc_f32: _builtins.float
-    """Absent if the test images are not of both kinds."""
+    """Not set without both good and defective test images."""
     auroc_int8: _builtins.float
+    """Not set without both good and defective test images."""
     max_drop: _builtins.float
-    """INT8 that loses more is not published."""
+    """The loss above which INT8 is not published."""
     def __init__(
         self,
         *,
@@ -474,15 +480,15 @@ class Split(_message.Message):
     METHOD_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
     learned: _builtins.int
-    """Images whose features are in the memory bank."""
+    """Number of images with features in the memory bank."""
     held_out: _builtins.int
-    """Good training images that the calibration saw and the memory bank did not. With fewer than 20 training
-    images each is scored by models trained on the others.
+    """Number of good training images used for the calibration and not for the memory bank. With fewer than 20
+    training images, each is scored by models that were trained on the others.
     """
     method: _builtins.str
-    """How held_out came about: "held out" or "cross-calibration"."""
+    """"held out" or "cross-calibration"."""
     skipped: _builtins.int
-    """Training images that could not be read and were left out."""
+    """Number of training images that could not be read and were skipped."""
     def __init__(
         self,
         *,
@@ -501,15 +507,18 @@ Global___Split: _TypeAlias = Split  # noqa: Y015
 
 @_typing.final
 class Calibration(_message.Message):
-    """What turns scores into verdicts: a threshold beside the scores of good images that the model had not
-    learned from. P-values come from those scores alone, whatever the threshold.
+    """The threshold of a version, with the scores of held-out good images. P-values depend only on those scores, not
+    on the threshold.
 
-    With n held-out images and a conformal threshold, at most a of n + 1 exchangeable good images lie above
-    it, so a new one is rejected with a probability of at most a / (n + 1), on average over trainings. A
-    threshold fixed at a value has k of the n held-out images above it; (k + 1) / (n + 1) is then, on average,
-    no less than its false-reject rate, as long as nobody chose it by looking at these n scores. Either way an
-    anomalous image has a p-value of at most warranted_false_reject_rate; with a conformal threshold, and
-    only then, every image with such a p-value is anomalous.
+    Conformal threshold: at most a of n + 1 exchangeable good images lie above it, where n is the number of
+    held-out images. A new good image is therefore rejected with a probability of at most a / (n + 1), on average
+    over trainings.
+
+    Fixed threshold: k of the n held-out images lie above it. On average, (k + 1) / (n + 1) is then at least its
+    false-reject rate, provided that the threshold was chosen without looking at these n scores.
+
+    In both cases the p-value of an anomalous image is at most warranted_false_reject_rate. Only with a conformal
+    threshold is every image with such a p-value anomalous.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -528,37 +537,37 @@ class Calibration(_message.Message):
     HELD_OUT_ABOVE_FIELD_NUMBER: _builtins.int
     FALSE_REJECT_RATE_INTERVAL_FIELD_NUMBER: _builtins.int
     threshold: _builtins.float
-    """The score above which an image is anomalous. Labels have no part in it."""
+    """The score above which an image is anomalous. It does not depend on labels."""
     target_false_reject_rate: _builtins.float
-    """The share of good images that may be rejected, as asked for; 0 where the threshold was fixed."""
+    """The requested share of good images that may be rejected. 0 for a fixed threshold."""
     warranted_false_reject_rate: _builtins.float
-    """What the held-out images can warrant of this threshold. Conformal: the target, or 1 / (n + 1) where n
-    images are too few for it. Fixed: (k + 1) / (n + 1).
+    """The false-reject rate that the held-out images guarantee on average. Conformal: the target, or 1 / (n + 1) if
+    n images are too few for it. Fixed: (k + 1) / (n + 1).
     """
     held_out_images: _builtins.int
     best_f1_threshold: _builtins.float
-    """The threshold of the best F1 on the test images. It uses labels: for comparison, never for verdicts."""
+    """The threshold with the best F1 on the test images. It uses labels: for comparison, never for verdicts."""
     revision: _builtins.int
-    """1 is what training left; each change adds 1."""
+    """1 after the training. Increases by 1 with each change."""
     author: _builtins.str
-    """Who asked for it, as the request told; where the server knows its callers, with the caller behind it:
-    "maria (line-office)". For revision 1 the job that trained: jobs/{id}.
+    """The author given in the request. If the server authenticates callers, the caller is appended:
+    "maria (line-office)". For revision 1 the training job: jobs/{id}.
     """
     comment: _builtins.str
     rule: Global___ThresholdRule.ValueType
     pixel_threshold: _builtins.float
-    """The anomaly map's value that the maps of the held-out images exceed anywhere as seldom as their scores
-    exceed threshold.
+    """The pixel score that the maps of held-out images exceed anywhere as rarely as their scores exceed the
+    threshold.
     """
     held_out_above: _builtins.int
-    """Held-out good images whose score is above threshold."""
+    """Number of held-out good images with a score above the threshold."""
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def false_reject_rate_interval(self) -> Global___RateInterval:
-        """Where the false-reject rate of this very threshold lies, with 90 % confidence (Clopper-Pearson):
-        warranted_false_reject_rate is an average over trainings, and few held-out images leave a single one
-        far from it. Approximate where held_out images were cross-calibrated.
+        """The 90 % confidence interval (Clopper-Pearson) of the false-reject rate of this threshold. The guaranteed
+        rate is only an average over trainings, and with few held-out images a single threshold may be far from it.
+        Approximate after cross-calibration.
         """
 
     def __init__(
@@ -612,7 +621,7 @@ Global___RateInterval: _TypeAlias = RateInterval  # noqa: Y015
 
 @_typing.final
 class Metrics(_message.Message):
-    """How well a model version tells good from defective. A figure is absent where the images do not allow it."""
+    """The quality of a model version on a dataset. A metric is not set if the images do not allow it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -665,33 +674,33 @@ class Metrics(_message.Message):
     aupro: _builtins.float
     """Area under the per-region-overlap curve up to a false positive rate of 0.3."""
     false_reject_rate: _builtins.float
-    """Share of good test images above the threshold in force when they were measured."""
+    """Share of good test images above the threshold at the time of evaluation."""
     detection_rate: _builtins.float
     """Share of defective test images above that threshold."""
     fpr_at_95_tpr: _builtins.float
-    """Share of good images above the highest threshold that finds 95 % of the defective ones."""
+    """Share of good images above the highest threshold that detects 95 % of the defective ones."""
     f1: _builtins.float
     """F1 at the calibrated threshold."""
     best_f1: _builtins.float
-    """The best F1 at any threshold. It uses labels: for comparison, never for verdicts."""
+    """The best F1 of any threshold. It uses labels: for comparison, never for verdicts."""
     best_f1_threshold: _builtins.float
     """The threshold of best_f1. It uses labels: for comparison, never for verdicts."""
     skipped_images: _builtins.int
-    """Test images that could not be read; they count in no figure."""
+    """Number of test images that could not be read. They are not part of any metric."""
     unmasked_images: _builtins.int
-    """Defective images without a usable mask; the pixel figures leave them out."""
+    """Number of defective images without a usable mask. They are not part of the pixel metrics."""
     @_builtins.property
     def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassMetrics]: ...
     @_builtins.property
     def intervals(self) -> _containers.MessageMap[_builtins.str, Global___Interval]:
-        """Where each figure lies with a confidence of 95 %, by the name of its field. From 1000 bootstrap draws of
-        images, good and defective ones apart; of false_reject_rate and detection_rate the exact binomial
-        interval. A figure that rests on a single image has none.
+        """The 95 % confidence interval of each metric, by field name. From 1000 bootstrap samples of images, drawn
+        separately from good and defective ones. For false_reject_rate and detection_rate it is the exact binomial
+        interval. Not set for a metric of a single image.
         """
 
     @_builtins.property
     def latency(self) -> Global___Latency:
-        """Absent in what older servers measured."""
+        """Not set by older servers."""
 
     def __init__(
         self,
@@ -764,7 +773,7 @@ Global___Metrics: _TypeAlias = Metrics  # noqa: Y015
 
 @_typing.final
 class ClassMetrics(_message.Message):
-    """One defect class against all good images."""
+    """Metrics of one defect class against all good images."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -802,12 +811,12 @@ class ClassMetrics(_message.Message):
     image_auroc: _builtins.float
     fpr_at_95_tpr: _builtins.float
     detection_rate: _builtins.float
-    """Share of the class's images above the threshold."""
+    """Share of the images of this class above the threshold."""
     pixel_auroc: _builtins.float
     aupro: _builtins.float
     @_builtins.property
     def intervals(self) -> _containers.MessageMap[_builtins.str, Global___Interval]:
-        """As in Metrics."""
+        """See Metrics."""
 
     def __init__(
         self,
@@ -872,8 +881,8 @@ Global___Interval: _TypeAlias = Interval  # noqa: Y015
 
 @_typing.final
 class Latency(_message.Message):
-    """Wall time per image while the figures were taken; the first batch, which warms up, is left out unless it is
-    the only one.
+    """Wall time per image during the evaluation. The first batch is a warm-up and is excluded, unless it is the only
+    one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -885,18 +894,18 @@ class Latency(_message.Message):
     PREPARE_FIELD_NUMBER: _builtins.int
     INFERENCE_FIELD_NUMBER: _builtins.int
     runtime: _builtins.str
-    """The engine that ran the network: torch."""
+    """The runtime of the network."""
     device: _builtins.str
     """cpu, cuda, ..."""
     batch_size: _builtins.int
-    """Images in one forward pass; the pass counts for each of them as an equal part."""
+    """Images in one forward pass. Each image counts as an equal part of the pass."""
     @_builtins.property
     def decode(self) -> Global___TimeQuantiles:
-        """From the encoded file to pixels, its check included."""
+        """From the encoded file to checked pixels."""
 
     @_builtins.property
     def prepare(self) -> Global___TimeQuantiles:
-        """From pixels to the model's input."""
+        """From the pixels to the model's input."""
 
     @_builtins.property
     def inference(self) -> Global___TimeQuantiles:
@@ -955,7 +964,7 @@ class ListModelsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """1 to 1000; 100 if not set."""
+    """1 to 1000. Defaults to 100."""
     page_token: _builtins.str
     def __init__(
         self,
@@ -1001,6 +1010,7 @@ class GetModelRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """models/{model}, models/{model}@production or models/{model}/versions/{n}"""
     def __init__(
         self,
         *,
@@ -1083,6 +1093,7 @@ class PinModelRequest(_message.Message):
     name: _builtins.str
     """models/{model}/versions/{n}"""
     pinned: _builtins.bool
+    """True to pin, false to unpin."""
     def __init__(
         self,
         *,
@@ -1126,6 +1137,7 @@ class ShadowModelRequest(_message.Message):
     name: _builtins.str
     """models/{model}/versions/{n}"""
     shadow: _builtins.bool
+    """True to start the shadow, false to stop it."""
     def __init__(
         self,
         *,
@@ -1166,6 +1178,7 @@ class ExportModelRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """See GetModelRequest."""
     def __init__(
         self,
         *,
@@ -1186,7 +1199,7 @@ class ExportModelResponse(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
-    """First, once: of the whole file."""
+    """Size of the whole file, in the first message only."""
     chunk: _builtins.bytes
     def __init__(
         self,
@@ -1211,10 +1224,10 @@ class ImportModelRequest(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
-    """At most 1 MiB a message by custom."""
+    """Clients usually send at most 1 MiB in a message."""
     @_builtins.property
     def header(self) -> Global___ModelHeader:
-        """First, once."""
+        """In the first message only."""
 
     def __init__(
         self,
@@ -1239,7 +1252,7 @@ class ModelHeader(_message.Message):
     MODEL_ID_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
-    """The model that it becomes a version of; as it was called where it was exported if empty."""
+    """The id of the model that receives the version. Defaults to the id under which it was exported."""
     size_bytes: _builtins.int
     def __init__(
         self,
@@ -1284,7 +1297,7 @@ class DeleteModelRequest(_message.Message):
     name: _builtins.str
     """models/{model}/versions/{n} or models/{model}"""
     force: _builtins.bool
-    """Of a model: also if a version of it is in production."""
+    """Deletes a model even if one of its versions is in production."""
     def __init__(
         self,
         *,
@@ -1321,9 +1334,9 @@ class GetReportRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """As in GetModel."""
+    """See GetModelRequest."""
     evaluation: _builtins.str
-    """The job of an evaluation, jobs/{id}; the report of the training if empty."""
+    """The evaluation job, jobs/{id}. Empty for the report of the training."""
     def __init__(
         self,
         *,
@@ -1344,7 +1357,7 @@ class GetReportResponse(_message.Message):
 
     CHUNK_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
-    """The next bytes of the page, UTF-8."""
+    """The next bytes of the page, in UTF-8."""
     def __init__(
         self,
         *,
@@ -1370,26 +1383,26 @@ class UpdateCalibrationRequest(_message.Message):
     COMMENT_FIELD_NUMBER: _builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """models/{model}/versions/{n}. Scores of two versions cannot be compared, so an alias will not do: it
-    might have moved since its scores were looked at.
+    """models/{model}/versions/{n}. An alias is rejected: it may move between reading scores and changing the
+    threshold, and scores of two versions are not comparable.
     """
     target_false_reject_rate: _builtins.float
-    """The threshold that the held-out good images warrant for this rate: above 0, at most 0.5. Where they
-    are too few for it, the highest of their scores.
+    """Sets the conformal threshold for this false-reject rate, above 0 and at most 0.5. With too few held-out
+    images for the rate it is the highest of their scores.
     """
     threshold: _builtins.float
-    """A threshold in units of the version's scores; kept as a float32, as scores are."""
+    """Sets the threshold in units of the version's scores. It is stored as a float32, like scores."""
     author: _builtins.str
-    """Who asks for it: 1 to 100 printable characters, the caller that the server adds among them. May be left
-    out where it knows its callers.
+    """The author of the change: 1 to 100 printable characters, including the caller that the server appends.
+    Optional if the server authenticates callers.
     """
     comment: _builtins.str
-    """Why: at most 1000 printable characters, on one line."""
+    """The reason for the change: at most 1000 printable characters, on one line."""
     expected_revision: _builtins.int
-    """Change nothing unless this revision is the current one. 0: whichever is."""
+    """Rejects the change unless this is the current revision. 0 accepts any revision."""
     @_builtins.property
     def trained(self) -> Global___TrainedThreshold:
-        """Back to what training left."""
+        """Restores the threshold of the training."""
 
     def __init__(
         self,

@@ -27,11 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """Names, describes and promotes what training jobs made.
+    """Manages the models that training jobs publish.
 
-    A model is a detector trained on a dataset; each training of it is a version. A version is named
-    models/{model}/versions/{n}; models/{model}@production is the promoted one; models/{model} is the promoted
-    one or, where none is, the newest.
+    A model is a detector trained on a dataset. Each training publishes a new version of it. A version is named
+    models/{model}/versions/{n}. models/{model}@production is the version in production. models/{model} is the
+    version in production, or the newest one if there is none.
     """
 
     @_typing.overload
@@ -39,167 +39,213 @@ class ModelServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]
-    """By name, in pages. INVALID_ARGUMENT: a page token that this server did not give."""
+    """Lists models by name, in pages.
+
+    INVALID_ARGUMENT: the page token was not issued by this server.
+    """
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]
-    """The card of one version. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such model or version."""
+    """Returns the card of a version.
+
+    INVALID_ARGUMENT: the name is malformed.
+    NOT_FOUND: the model or version does not exist.
+    """
     PromoteModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.PromoteModelRequest, _model_pb2.PromoteModelResponse]
-    """Makes a version the production one; an older version rolls back. It is loaded and warm before it
-    takes over, and the next request to this server that names the model is answered by it; other servers
-    follow within seconds, without a gap. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
-    FAILED_PRECONDITION: it was published without the runtime that the server is set to use. DATA_LOSS: its
-    bundle is damaged. Of either the version in production stays.
+    """Promotes a version to production. Promoting an older version rolls back. The version is loaded and warmed
+    up before it takes over. This server then uses it for the next request that names the model. Other servers
+    follow within seconds, without interruption. After an error the previous version stays in production.
+
+    INVALID_ARGUMENT: the name is malformed.
+    NOT_FOUND: the version does not exist.
+    FAILED_PRECONDITION: the version was published without the runtime that the server is configured to use.
+    DATA_LOSS: the version's bundle is damaged.
     """
     ShadowModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.ShadowModelRequest, _model_pb2.ShadowModelResponse]
-    """Has a version judge beside the one in production, without a say, or no longer: a shadow deployment, at most
-    one of a model. Of the images that the production version judges as it is calibrated (not at a stream's own
-    target_false_reject_rate), as many as a tenth of one lane's time allows are then judged by it too, once
-    they are answered, and the verdicts compared: GetModel tells how they agree. Images on which they do not are kept for search, as if their call had asked for it. It begins
-    and ends within a second, and with a promotion of the version; others do not end it.
+    """Starts or stops a shadow deployment, at most one per model. A shadow is a version that scores live images
+    in addition to the version in production, without affecting any answer. It scores images after they were
+    answered, within a tenth of the time of one scoring thread. Images scored with a stream's own
+    target_false_reject_rate are excluded. GetModel returns the comparison of the verdicts. Images with
+    different verdicts are kept for search, as Store would keep them.
 
-    INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version. FAILED_PRECONDITION: it is in production, or
-    no version of its model is.
+    A shadow starts and stops within a second. Promoting the shadow stops it; promoting another version does
+    not.
+
+    INVALID_ARGUMENT: the name is malformed.
+    NOT_FOUND: the version does not exist.
+    FAILED_PRECONDITION: the version is in production, or no version of the model is.
     """
     PinModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.PinModelRequest, _model_pb2.PinModelResponse]
-    """Has a version kept when workers remove old ones (BLEMISH_KEEP_VERSIONS), or no longer.
-    INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
+    """Pins or unpins a version. Workers do not remove a pinned version as an old one (BLEMISH_KEEP_VERSIONS).
+
+    INVALID_ARGUMENT: the name is malformed.
+    NOT_FOUND: the version does not exist.
     """
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.DeleteModelRequest, _model_pb2.DeleteModelResponse]
-    """Removes a version, or a model with all its versions and the frames that were kept of it: bundle, reports,
-    calibrations, index and labels. Nothing brings them back. The number of a version that was removed is
-    never given again.
+    """Deletes a version, or a model with all its versions and kept frames. This includes bundles, reports,
+    calibrations, indexes and labels, and cannot be undone. The number of a deleted version is not reused.
 
-    INVALID_ARGUMENT: a malformed name, or an alias. NOT_FOUND: no such model or version.
-    FAILED_PRECONDITION: a version is in production (of a model: unless force is set), is pinned, a job that
-    has not ended works with it, or its index still answers for its model, because that of the version in
-    production is being filled; nothing was removed.
-    UNAVAILABLE: Redis or Qdrant does not answer; what is left the same request removes.
+    INVALID_ARGUMENT: the name is malformed, or is an alias.
+    NOT_FOUND: the model or version does not exist.
+    FAILED_PRECONDITION: one of the following; nothing was deleted.
+      The version is in production. For a model, `force` lifts this condition.
+      The version is pinned, or a job that has not ended uses it.
+      Its index still answers for the model while the index of the version in production is being filled.
+    UNAVAILABLE: Redis or Qdrant is unreachable; the same request completes the deletion.
     """
     GetReport: _grpc.UnaryStreamMultiCallable[_model_pb2.GetReportRequest, _model_pb2.GetReportResponse]
-    """The report of a version's training or of an evaluation of it: one page of HTML that needs nothing beside
-    it, in chunks of at most 64 KiB. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it has
-    no such report; the message names those that it has.
+    """Returns the report of a version's training or of an evaluation. It is a self-contained HTML page, sent in
+    chunks of at most 64 KiB.
+
+    INVALID_ARGUMENT: the name is malformed.
+    NOT_FOUND: the version does not exist, or has no such report; the message lists the reports that it has.
     """
     ExportModel: _grpc.UnaryStreamMultiCallable[_model_pb2.ExportModelRequest, _model_pb2.ExportModelResponse]
-    """A version as one file, for ImportModel of another server: what training published, its report, and every
-    calibration since. Evaluations and indexes stay. The size comes first, then chunks of at most 64 KiB.
+    """Exports a version as one file for ImportModel of another server. The file has the published files, the
+    training report and all calibrations, but no evaluations and no index. The first message is the size; the
+    others are chunks of at most 64 KiB.
 
-    INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it was removed meanwhile.
+    INVALID_ARGUMENT: the name is malformed.
+    NOT_FOUND: the version does not exist, or was deleted during the export.
     """
     ImportModel: _grpc.StreamUnaryMultiCallable[_model_pb2.ImportModelRequest, _model_pb2.ImportModelResponse]
-    """Takes what ExportModel gave as a version of a model, the next one; it is not promoted. First the header,
-    then all bytes in chunks. Every file is checked against its SHA-256, then loaded in a process of its own,
-    and each runtime held to torch there. A version that the model has already (of the same job) is
-    returned as it is.
+    """Imports an exported version as the next version of a model, without promoting it. The first message is the
+    header; the others are chunks. The server checks the SHA-256 of every file. It then loads the version in a
+    separate process and compares each runtime with torch. If the model already has this version, from the same
+    job, the call returns the existing one. After an error nothing of the import remains.
 
-    INVALID_ARGUMENT: a malformed id, messages out of order, bytes that are no exported version or were
-    damaged on the way. FAILED_PRECONDITION: it cannot be run here, the message says why.
-    RESOURCE_EXHAUSTED: it has more bytes than BLEMISH_MAX_LOADED_BYTES, or the disk is full.
-    Whichever, nothing of it stays.
+    INVALID_ARGUMENT: the id is malformed, messages are out of order, or the bytes are not an intact export.
+    FAILED_PRECONDITION: this server cannot run the version; the message has the reason.
+    RESOURCE_EXHAUSTED: the version is larger than BLEMISH_MAX_LOADED_BYTES, or the disk is full.
     """
     UpdateCalibration: _grpc.UnaryUnaryMultiCallable[_model_pb2.UpdateCalibrationRequest, _model_pb2.UpdateCalibrationResponse]
-    """Changes which scores of a version are anomalous; trains and loads nothing. Once it has returned, every
-    request that begins later is judged by it, on this server and on every other of the same store; jobs
-    that start later too. Requests under way may still be judged by the calibration before. Each change is
-    kept with who made it and when; none is ever overwritten.
+    """Changes the threshold of a version, without training or loading anything. After it returns, all new requests
+    use the new calibration. This holds for all servers of the same store and for jobs that start later.
+    Requests that are already running may still use the previous one. Each calibration is stored with its author
+    and time, and is never overwritten.
 
-    INVALID_ARGUMENT: the name is malformed or names no version; nothing is asked for; a rate that is not
-    above 0 and at most 0.5; a threshold that is not a finite float32; no author where the server knows no callers; an author or comment that
-    is too long or not one printable line; a negative expected_revision.
-    NOT_FOUND: no such version.
-    ABORTED: expected_revision is not the current one: read the card again and decide anew.
-    RESOURCE_EXHAUSTED: the store's disk is full; nothing was changed.
-    DATA_LOSS: the version's card or its newest calibration cannot be read.
+    INVALID_ARGUMENT: one of the following.
+      The name is malformed or does not name a version. No rule is set.
+      The rate is not above 0 and at most 0.5. The threshold is not a finite float32.
+      The author is missing on a server that does not authenticate callers.
+      The author or comment is too long, or is not one line of printable characters.
+      expected_revision is negative.
+    NOT_FOUND: the version does not exist.
+    ABORTED: expected_revision is not the current revision; read the card again before retrying.
+    RESOURCE_EXHAUSTED: the disk is full; nothing was changed.
+    DATA_LOSS: the version's card or its newest calibration is damaged.
     """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """Names, describes and promotes what training jobs made.
+    """Manages the models that training jobs publish.
 
-    A model is a detector trained on a dataset; each training of it is a version. A version is named
-    models/{model}/versions/{n}; models/{model}@production is the promoted one; models/{model} is the promoted
-    one or, where none is, the newest.
+    A model is a detector trained on a dataset. Each training publishes a new version of it. A version is named
+    models/{model}/versions/{n}. models/{model}@production is the version in production. models/{model} is the
+    version in production, or the newest one if there is none.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_model_pb2.ListModelsRequest, _model_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """By name, in pages. INVALID_ARGUMENT: a page token that this server did not give."""
+    """Lists models by name, in pages.
+
+    INVALID_ARGUMENT: the page token was not issued by this server.
+    """
     GetModel: _aio.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]  # type: ignore[assignment]
-    """The card of one version. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such model or version."""
+    """Returns the card of a version.
+
+    INVALID_ARGUMENT: the name is malformed.
+    NOT_FOUND: the model or version does not exist.
+    """
     PromoteModel: _aio.UnaryUnaryMultiCallable[_model_pb2.PromoteModelRequest, _model_pb2.PromoteModelResponse]  # type: ignore[assignment]
-    """Makes a version the production one; an older version rolls back. It is loaded and warm before it
-    takes over, and the next request to this server that names the model is answered by it; other servers
-    follow within seconds, without a gap. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
-    FAILED_PRECONDITION: it was published without the runtime that the server is set to use. DATA_LOSS: its
-    bundle is damaged. Of either the version in production stays.
+    """Promotes a version to production. Promoting an older version rolls back. The version is loaded and warmed
+    up before it takes over. This server then uses it for the next request that names the model. Other servers
+    follow within seconds, without interruption. After an error the previous version stays in production.
+
+    INVALID_ARGUMENT: the name is malformed.
+    NOT_FOUND: the version does not exist.
+    FAILED_PRECONDITION: the version was published without the runtime that the server is configured to use.
+    DATA_LOSS: the version's bundle is damaged.
     """
     ShadowModel: _aio.UnaryUnaryMultiCallable[_model_pb2.ShadowModelRequest, _model_pb2.ShadowModelResponse]  # type: ignore[assignment]
-    """Has a version judge beside the one in production, without a say, or no longer: a shadow deployment, at most
-    one of a model. Of the images that the production version judges as it is calibrated (not at a stream's own
-    target_false_reject_rate), as many as a tenth of one lane's time allows are then judged by it too, once
-    they are answered, and the verdicts compared: GetModel tells how they agree. Images on which they do not are kept for search, as if their call had asked for it. It begins
-    and ends within a second, and with a promotion of the version; others do not end it.
+    """Starts or stops a shadow deployment, at most one per model. A shadow is a version that scores live images
+    in addition to the version in production, without affecting any answer. It scores images after they were
+    answered, within a tenth of the time of one scoring thread. Images scored with a stream's own
+    target_false_reject_rate are excluded. GetModel returns the comparison of the verdicts. Images with
+    different verdicts are kept for search, as Store would keep them.
 
-    INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version. FAILED_PRECONDITION: it is in production, or
-    no version of its model is.
+    A shadow starts and stops within a second. Promoting the shadow stops it; promoting another version does
+    not.
+
+    INVALID_ARGUMENT: the name is malformed.
+    NOT_FOUND: the version does not exist.
+    FAILED_PRECONDITION: the version is in production, or no version of the model is.
     """
     PinModel: _aio.UnaryUnaryMultiCallable[_model_pb2.PinModelRequest, _model_pb2.PinModelResponse]  # type: ignore[assignment]
-    """Has a version kept when workers remove old ones (BLEMISH_KEEP_VERSIONS), or no longer.
-    INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
+    """Pins or unpins a version. Workers do not remove a pinned version as an old one (BLEMISH_KEEP_VERSIONS).
+
+    INVALID_ARGUMENT: the name is malformed.
+    NOT_FOUND: the version does not exist.
     """
     DeleteModel: _aio.UnaryUnaryMultiCallable[_model_pb2.DeleteModelRequest, _model_pb2.DeleteModelResponse]  # type: ignore[assignment]
-    """Removes a version, or a model with all its versions and the frames that were kept of it: bundle, reports,
-    calibrations, index and labels. Nothing brings them back. The number of a version that was removed is
-    never given again.
+    """Deletes a version, or a model with all its versions and kept frames. This includes bundles, reports,
+    calibrations, indexes and labels, and cannot be undone. The number of a deleted version is not reused.
 
-    INVALID_ARGUMENT: a malformed name, or an alias. NOT_FOUND: no such model or version.
-    FAILED_PRECONDITION: a version is in production (of a model: unless force is set), is pinned, a job that
-    has not ended works with it, or its index still answers for its model, because that of the version in
-    production is being filled; nothing was removed.
-    UNAVAILABLE: Redis or Qdrant does not answer; what is left the same request removes.
+    INVALID_ARGUMENT: the name is malformed, or is an alias.
+    NOT_FOUND: the model or version does not exist.
+    FAILED_PRECONDITION: one of the following; nothing was deleted.
+      The version is in production. For a model, `force` lifts this condition.
+      The version is pinned, or a job that has not ended uses it.
+      Its index still answers for the model while the index of the version in production is being filled.
+    UNAVAILABLE: Redis or Qdrant is unreachable; the same request completes the deletion.
     """
     GetReport: _aio.UnaryStreamMultiCallable[_model_pb2.GetReportRequest, _model_pb2.GetReportResponse]  # type: ignore[assignment]
-    """The report of a version's training or of an evaluation of it: one page of HTML that needs nothing beside
-    it, in chunks of at most 64 KiB. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it has
-    no such report; the message names those that it has.
+    """Returns the report of a version's training or of an evaluation. It is a self-contained HTML page, sent in
+    chunks of at most 64 KiB.
+
+    INVALID_ARGUMENT: the name is malformed.
+    NOT_FOUND: the version does not exist, or has no such report; the message lists the reports that it has.
     """
     ExportModel: _aio.UnaryStreamMultiCallable[_model_pb2.ExportModelRequest, _model_pb2.ExportModelResponse]  # type: ignore[assignment]
-    """A version as one file, for ImportModel of another server: what training published, its report, and every
-    calibration since. Evaluations and indexes stay. The size comes first, then chunks of at most 64 KiB.
+    """Exports a version as one file for ImportModel of another server. The file has the published files, the
+    training report and all calibrations, but no evaluations and no index. The first message is the size; the
+    others are chunks of at most 64 KiB.
 
-    INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it was removed meanwhile.
+    INVALID_ARGUMENT: the name is malformed.
+    NOT_FOUND: the version does not exist, or was deleted during the export.
     """
     ImportModel: _aio.StreamUnaryMultiCallable[_model_pb2.ImportModelRequest, _model_pb2.ImportModelResponse]  # type: ignore[assignment]
-    """Takes what ExportModel gave as a version of a model, the next one; it is not promoted. First the header,
-    then all bytes in chunks. Every file is checked against its SHA-256, then loaded in a process of its own,
-    and each runtime held to torch there. A version that the model has already (of the same job) is
-    returned as it is.
+    """Imports an exported version as the next version of a model, without promoting it. The first message is the
+    header; the others are chunks. The server checks the SHA-256 of every file. It then loads the version in a
+    separate process and compares each runtime with torch. If the model already has this version, from the same
+    job, the call returns the existing one. After an error nothing of the import remains.
 
-    INVALID_ARGUMENT: a malformed id, messages out of order, bytes that are no exported version or were
-    damaged on the way. FAILED_PRECONDITION: it cannot be run here, the message says why.
-    RESOURCE_EXHAUSTED: it has more bytes than BLEMISH_MAX_LOADED_BYTES, or the disk is full.
-    Whichever, nothing of it stays.
+    INVALID_ARGUMENT: the id is malformed, messages are out of order, or the bytes are not an intact export.
+    FAILED_PRECONDITION: this server cannot run the version; the message has the reason.
+    RESOURCE_EXHAUSTED: the version is larger than BLEMISH_MAX_LOADED_BYTES, or the disk is full.
     """
     UpdateCalibration: _aio.UnaryUnaryMultiCallable[_model_pb2.UpdateCalibrationRequest, _model_pb2.UpdateCalibrationResponse]  # type: ignore[assignment]
-    """Changes which scores of a version are anomalous; trains and loads nothing. Once it has returned, every
-    request that begins later is judged by it, on this server and on every other of the same store; jobs
-    that start later too. Requests under way may still be judged by the calibration before. Each change is
-    kept with who made it and when; none is ever overwritten.
+    """Changes the threshold of a version, without training or loading anything. After it returns, all new requests
+    use the new calibration. This holds for all servers of the same store and for jobs that start later.
+    Requests that are already running may still use the previous one. Each calibration is stored with its author
+    and time, and is never overwritten.
 
-    INVALID_ARGUMENT: the name is malformed or names no version; nothing is asked for; a rate that is not
-    above 0 and at most 0.5; a threshold that is not a finite float32; no author where the server knows no callers; an author or comment that
-    is too long or not one printable line; a negative expected_revision.
-    NOT_FOUND: no such version.
-    ABORTED: expected_revision is not the current one: read the card again and decide anew.
-    RESOURCE_EXHAUSTED: the store's disk is full; nothing was changed.
-    DATA_LOSS: the version's card or its newest calibration cannot be read.
+    INVALID_ARGUMENT: one of the following.
+      The name is malformed or does not name a version. No rule is set.
+      The rate is not above 0 and at most 0.5. The threshold is not a finite float32.
+      The author is missing on a server that does not authenticate callers.
+      The author or comment is too long, or is not one line of printable characters.
+      expected_revision is negative.
+    NOT_FOUND: the version does not exist.
+    ABORTED: expected_revision is not the current revision; read the card again before retrying.
+    RESOURCE_EXHAUSTED: the disk is full; nothing was changed.
+    DATA_LOSS: the version's card or its newest calibration is damaged.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Names, describes and promotes what training jobs made.
+    """Manages the models that training jobs publish.
 
-    A model is a detector trained on a dataset; each training of it is a version. A version is named
-    models/{model}/versions/{n}; models/{model}@production is the promoted one; models/{model} is the promoted
-    one or, where none is, the newest.
+    A model is a detector trained on a dataset. Each training publishes a new version of it. A version is named
+    models/{model}/versions/{n}. models/{model}@production is the version in production. models/{model} is the
+    version in production, or the newest one if there is none.
     """
 
     @_abc_1.abstractmethod
@@ -208,7 +254,10 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.ListModelsResponse, _abc.Awaitable[_model_pb2.ListModelsResponse]]:
-        """By name, in pages. INVALID_ARGUMENT: a page token that this server did not give."""
+        """Lists models by name, in pages.
+
+        INVALID_ARGUMENT: the page token was not issued by this server.
+        """
 
     @_abc_1.abstractmethod
     def GetModel(
@@ -216,7 +265,11 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.GetModelResponse, _abc.Awaitable[_model_pb2.GetModelResponse]]:
-        """The card of one version. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such model or version."""
+        """Returns the card of a version.
+
+        INVALID_ARGUMENT: the name is malformed.
+        NOT_FOUND: the model or version does not exist.
+        """
 
     @_abc_1.abstractmethod
     def PromoteModel(
@@ -224,11 +277,14 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.PromoteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.PromoteModelResponse, _abc.Awaitable[_model_pb2.PromoteModelResponse]]:
-        """Makes a version the production one; an older version rolls back. It is loaded and warm before it
-        takes over, and the next request to this server that names the model is answered by it; other servers
-        follow within seconds, without a gap. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
-        FAILED_PRECONDITION: it was published without the runtime that the server is set to use. DATA_LOSS: its
-        bundle is damaged. Of either the version in production stays.
+        """Promotes a version to production. Promoting an older version rolls back. The version is loaded and warmed
+        up before it takes over. This server then uses it for the next request that names the model. Other servers
+        follow within seconds, without interruption. After an error the previous version stays in production.
+
+        INVALID_ARGUMENT: the name is malformed.
+        NOT_FOUND: the version does not exist.
+        FAILED_PRECONDITION: the version was published without the runtime that the server is configured to use.
+        DATA_LOSS: the version's bundle is damaged.
         """
 
     @_abc_1.abstractmethod
@@ -237,14 +293,18 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.ShadowModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.ShadowModelResponse, _abc.Awaitable[_model_pb2.ShadowModelResponse]]:
-        """Has a version judge beside the one in production, without a say, or no longer: a shadow deployment, at most
-        one of a model. Of the images that the production version judges as it is calibrated (not at a stream's own
-        target_false_reject_rate), as many as a tenth of one lane's time allows are then judged by it too, once
-        they are answered, and the verdicts compared: GetModel tells how they agree. Images on which they do not are kept for search, as if their call had asked for it. It begins
-        and ends within a second, and with a promotion of the version; others do not end it.
+        """Starts or stops a shadow deployment, at most one per model. A shadow is a version that scores live images
+        in addition to the version in production, without affecting any answer. It scores images after they were
+        answered, within a tenth of the time of one scoring thread. Images scored with a stream's own
+        target_false_reject_rate are excluded. GetModel returns the comparison of the verdicts. Images with
+        different verdicts are kept for search, as Store would keep them.
 
-        INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version. FAILED_PRECONDITION: it is in production, or
-        no version of its model is.
+        A shadow starts and stops within a second. Promoting the shadow stops it; promoting another version does
+        not.
+
+        INVALID_ARGUMENT: the name is malformed.
+        NOT_FOUND: the version does not exist.
+        FAILED_PRECONDITION: the version is in production, or no version of the model is.
         """
 
     @_abc_1.abstractmethod
@@ -253,8 +313,10 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.PinModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.PinModelResponse, _abc.Awaitable[_model_pb2.PinModelResponse]]:
-        """Has a version kept when workers remove old ones (BLEMISH_KEEP_VERSIONS), or no longer.
-        INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version.
+        """Pins or unpins a version. Workers do not remove a pinned version as an old one (BLEMISH_KEEP_VERSIONS).
+
+        INVALID_ARGUMENT: the name is malformed.
+        NOT_FOUND: the version does not exist.
         """
 
     @_abc_1.abstractmethod
@@ -263,15 +325,16 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.DeleteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.DeleteModelResponse, _abc.Awaitable[_model_pb2.DeleteModelResponse]]:
-        """Removes a version, or a model with all its versions and the frames that were kept of it: bundle, reports,
-        calibrations, index and labels. Nothing brings them back. The number of a version that was removed is
-        never given again.
+        """Deletes a version, or a model with all its versions and kept frames. This includes bundles, reports,
+        calibrations, indexes and labels, and cannot be undone. The number of a deleted version is not reused.
 
-        INVALID_ARGUMENT: a malformed name, or an alias. NOT_FOUND: no such model or version.
-        FAILED_PRECONDITION: a version is in production (of a model: unless force is set), is pinned, a job that
-        has not ended works with it, or its index still answers for its model, because that of the version in
-        production is being filled; nothing was removed.
-        UNAVAILABLE: Redis or Qdrant does not answer; what is left the same request removes.
+        INVALID_ARGUMENT: the name is malformed, or is an alias.
+        NOT_FOUND: the model or version does not exist.
+        FAILED_PRECONDITION: one of the following; nothing was deleted.
+          The version is in production. For a model, `force` lifts this condition.
+          The version is pinned, or a job that has not ended uses it.
+          Its index still answers for the model while the index of the version in production is being filled.
+        UNAVAILABLE: Redis or Qdrant is unreachable; the same request completes the deletion.
         """
 
     @_abc_1.abstractmethod
@@ -280,9 +343,11 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.GetReportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_model_pb2.GetReportResponse], _abc.AsyncIterator[_model_pb2.GetReportResponse]]:
-        """The report of a version's training or of an evaluation of it: one page of HTML that needs nothing beside
-        it, in chunks of at most 64 KiB. INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it has
-        no such report; the message names those that it has.
+        """Returns the report of a version's training or of an evaluation. It is a self-contained HTML page, sent in
+        chunks of at most 64 KiB.
+
+        INVALID_ARGUMENT: the name is malformed.
+        NOT_FOUND: the version does not exist, or has no such report; the message lists the reports that it has.
         """
 
     @_abc_1.abstractmethod
@@ -291,10 +356,12 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.ExportModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_model_pb2.ExportModelResponse], _abc.AsyncIterator[_model_pb2.ExportModelResponse]]:
-        """A version as one file, for ImportModel of another server: what training published, its report, and every
-        calibration since. Evaluations and indexes stay. The size comes first, then chunks of at most 64 KiB.
+        """Exports a version as one file for ImportModel of another server. The file has the published files, the
+        training report and all calibrations, but no evaluations and no index. The first message is the size; the
+        others are chunks of at most 64 KiB.
 
-        INVALID_ARGUMENT: a malformed name. NOT_FOUND: no such version, or it was removed meanwhile.
+        INVALID_ARGUMENT: the name is malformed.
+        NOT_FOUND: the version does not exist, or was deleted during the export.
         """
 
     @_abc_1.abstractmethod
@@ -303,15 +370,14 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_model_pb2.ImportModelRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.ImportModelResponse, _abc.Awaitable[_model_pb2.ImportModelResponse]]:
-        """Takes what ExportModel gave as a version of a model, the next one; it is not promoted. First the header,
-        then all bytes in chunks. Every file is checked against its SHA-256, then loaded in a process of its own,
-        and each runtime held to torch there. A version that the model has already (of the same job) is
-        returned as it is.
+        """Imports an exported version as the next version of a model, without promoting it. The first message is the
+        header; the others are chunks. The server checks the SHA-256 of every file. It then loads the version in a
+        separate process and compares each runtime with torch. If the model already has this version, from the same
+        job, the call returns the existing one. After an error nothing of the import remains.
 
-        INVALID_ARGUMENT: a malformed id, messages out of order, bytes that are no exported version or were
-        damaged on the way. FAILED_PRECONDITION: it cannot be run here, the message says why.
-        RESOURCE_EXHAUSTED: it has more bytes than BLEMISH_MAX_LOADED_BYTES, or the disk is full.
-        Whichever, nothing of it stays.
+        INVALID_ARGUMENT: the id is malformed, messages are out of order, or the bytes are not an intact export.
+        FAILED_PRECONDITION: this server cannot run the version; the message has the reason.
+        RESOURCE_EXHAUSTED: the version is larger than BLEMISH_MAX_LOADED_BYTES, or the disk is full.
         """
 
     @_abc_1.abstractmethod
@@ -320,18 +386,21 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.UpdateCalibrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.UpdateCalibrationResponse, _abc.Awaitable[_model_pb2.UpdateCalibrationResponse]]:
-        """Changes which scores of a version are anomalous; trains and loads nothing. Once it has returned, every
-        request that begins later is judged by it, on this server and on every other of the same store; jobs
-        that start later too. Requests under way may still be judged by the calibration before. Each change is
-        kept with who made it and when; none is ever overwritten.
+        """Changes the threshold of a version, without training or loading anything. After it returns, all new requests
+        use the new calibration. This holds for all servers of the same store and for jobs that start later.
+        Requests that are already running may still use the previous one. Each calibration is stored with its author
+        and time, and is never overwritten.
 
-        INVALID_ARGUMENT: the name is malformed or names no version; nothing is asked for; a rate that is not
-        above 0 and at most 0.5; a threshold that is not a finite float32; no author where the server knows no callers; an author or comment that
-        is too long or not one printable line; a negative expected_revision.
-        NOT_FOUND: no such version.
-        ABORTED: expected_revision is not the current one: read the card again and decide anew.
-        RESOURCE_EXHAUSTED: the store's disk is full; nothing was changed.
-        DATA_LOSS: the version's card or its newest calibration cannot be read.
+        INVALID_ARGUMENT: one of the following.
+          The name is malformed or does not name a version. No rule is set.
+          The rate is not above 0 and at most 0.5. The threshold is not a finite float32.
+          The author is missing on a server that does not authenticate callers.
+          The author or comment is too long, or is not one line of printable characters.
+          expected_revision is negative.
+        NOT_FOUND: the version does not exist.
+        ABORTED: expected_revision is not the current revision; read the card again before retrying.
+        RESOURCE_EXHAUSTED: the disk is full; nothing was changed.
+        DATA_LOSS: the version's card or its newest calibration is damaged.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -30,26 +30,26 @@ class _LabelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Label.ValueType
     DESCRIPTOR: _descriptor.EnumDescriptor
     LABEL_UNSPECIFIED: _Label.ValueType  # 0
     LABEL_CONFIRMED: _Label.ValueType  # 1
-    """It shows a defect."""
+    """The image shows a defect."""
     LABEL_FALSE_ALARM: _Label.ValueType  # 2
-    """It is good, though the model said otherwise."""
+    """The image is good, although its verdict was ANOMALOUS."""
     LABEL_GOOD: _Label.ValueType  # 3
-    """It is good."""
+    """The image is good."""
     LABEL_NONE: _Label.ValueType  # 4
-    """What was said is taken back."""
+    """Removes the label."""
 
 class Label(_Label, metaclass=_LabelEnumTypeWrapper):
-    """What a person says of an indexed image."""
+    """A person's judgement of an indexed image."""
 
 LABEL_UNSPECIFIED: Label.ValueType  # 0
 LABEL_CONFIRMED: Label.ValueType  # 1
-"""It shows a defect."""
+"""The image shows a defect."""
 LABEL_FALSE_ALARM: Label.ValueType  # 2
-"""It is good, though the model said otherwise."""
+"""The image is good, although its verdict was ANOMALOUS."""
 LABEL_GOOD: Label.ValueType  # 3
-"""It is good."""
+"""The image is good."""
 LABEL_NONE: Label.ValueType  # 4
-"""What was said is taken back."""
+"""Removes the label."""
 Global___Label: _TypeAlias = Label  # noqa: Y015
 
 @_typing.final
@@ -80,56 +80,55 @@ class SearchRequest(_message.Message):
     models/{model}/versions/{n}.
     """
     item: _builtins.str
-    """items/{uuid}, as hits name it."""
+    """items/{uuid}, as in Hit.item."""
     labelled: _builtins.str
-    """A class of defect: like the items that people confirmed to be of it, unlike those they called false
-    alarms.
+    """A defect class. Hits are similar to the items that people confirmed as this class, and dissimilar to those
+    that they labelled as false alarms.
     """
     limit: _builtins.int
-    """Number of hits, 1 to 1000; 10 if not set."""
+    """The number of hits, 1 to 1000. Defaults to 10."""
     include_thumbnails: _builtins.bool
-    """Send a JPEG of at most 256 px a side with each hit."""
+    """Sends a JPEG of at most 256 px per side with each hit."""
     where: _builtins.str
-    """A condition in the language of AIP-160 that hits must fit, beside `filter`:
-      class = "crack" AND score > 12.5 AND time >= "2026-11-01T00:00:00Z"
-    Fields: dataset, category, class, verdict (NORMAL, ANOMALOUS), model, camera, source (dataset, camera), time,
-    score, p_value, label (CONFIRMED, FALSE_ALARM, GOOD, NONE), label_class.
+    """A filter condition in the syntax of AIP-160, in addition to `filter`:
+      `class = "crack" AND score > 12.5 AND time >= "2026-11-01T00:00:00Z"`
+
+    Fields: dataset, category, class, verdict (NORMAL, ANOMALOUS), model, camera, source (dataset, camera),
+    time, score, p_value, label (CONFIRMED, FALSE_ALARM, GOOD, NONE) and label_class.
     """
     page_token: _builtins.str
-    """The next_page_token of the same request; pages lead 10,000 hits deep."""
+    """The next_page_token of the same request. Pages cover at most 10,000 hits."""
     group_by: _builtins.str
-    """Hits come in groups of equal value of this field, the group of the best hit first; `limit` counts groups,
-    and there are no pages. dataset, category, class, camera, label or label_class.
+    """Groups hits by this field: dataset, category, class, camera, label or label_class. The group of the best
+    hit comes first. `limit` then counts groups, and there are no pages.
     """
     group_size: _builtins.int
-    """Hits of each group, 1 to 100; 3 if not set. All groups together have 11,000 at most."""
+    """The number of hits in each group, 1 to 100. Defaults to 3. All groups together have at most 11,000."""
     diversity: _builtins.float
-    """0 to 1: the higher, the more hits differ from one another (maximal marginal relevance); no pages. Not
-    together with `like` and `unlike`.
+    """The diversity of the hits, 0 to 1 (maximal marginal relevance). There are no pages. Excludes `like` and
+    `unlike`.
     """
     exact: _builtins.bool
-    """Compare with every vector in full precision: slower, for measuring what the index misses."""
+    """Compares with every vector in full precision. This is slower and measures the hits that the index misses."""
     mask: _builtins.bytes
-    """A PNG, BMP or TIFF of the size of the image: what is not zero in it."""
+    """A PNG, BMP or TIFF of the same size as the image. Its nonzero pixels select the part."""
     packed: _builtins.bool
-    """Send hits several to a message, as many as are found at once, in SearchResponse.hits: less work for both
-    sides.
-    """
+    """Sends several hits per message in SearchResponse.hits, which is faster for both sides."""
     @_builtins.property
     def image(self) -> _image_pb2.Image: ...
     @_builtins.property
     def vector(self) -> Global___Embedding:
-        """As Inspection.embedding has it."""
+        """An embedding, as in Inspection.embedding."""
 
     @_builtins.property
     def filter(self) -> Global___SearchFilter: ...
     @_builtins.property
     def like(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Items (items/{uuid}) that hits are to be like, beside the query if there is one."""
+        """Items (items/{uuid}) that hits are similar to, in addition to the query or in place of it."""
 
     @_builtins.property
     def unlike(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Items that hits are to be unlike; takes a query or `like`."""
+        """Items that hits are dissimilar to. Requires a query or `like`."""
 
     @_builtins.property
     def region(self) -> _image_pb2.Region: ...
@@ -177,7 +176,7 @@ Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
 
 @_typing.final
 class Embedding(_message.Message):
-    """A vector of the length of the index's own."""
+    """A vector with the dimension of the index."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -199,7 +198,7 @@ Global___Embedding: _TypeAlias = Embedding  # noqa: Y015
 
 @_typing.final
 class SearchFilter(_message.Message):
-    """A hit must fit every list that is not empty, by being one of its values."""
+    """A hit must match each list that is not empty. It matches a list if it has one of its values."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -214,7 +213,7 @@ class SearchFilter(_message.Message):
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Classes as the folders of the dataset name them: good, crack, ..."""
+        """Class folders of the dataset: good, crack, ..."""
 
     def __init__(
         self,
@@ -241,17 +240,17 @@ class SearchResponse(_message.Message):
     HITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def query(self) -> _inspection_pb2.Inspection:
-        """What the index's own model says of the query image."""
+        """The inspection of the query image by the version of the index."""
 
     @_builtins.property
     def hit(self) -> Global___Hit: ...
     @_builtins.property
     def page(self) -> Global___SearchPage:
-        """The last message, where there may be more hits."""
+        """The last message, if there may be more hits."""
 
     @_builtins.property
     def hits(self) -> Global___Hits:
-        """Instead of `hit`, where the request has `packed`."""
+        """In place of `hit` for requests with `packed`."""
 
     def __init__(
         self,
@@ -273,7 +272,7 @@ Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
 
 @_typing.final
 class Hits(_message.Message):
-    """At most 64, best first."""
+    """At most 64 hits, the best first."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -300,10 +299,10 @@ class SearchPage(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     UNSEEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """The page_token of the next page; empty if there is none."""
+    """The page_token of the next page. Empty on the last page."""
     unseen: _builtins.int
-    """Of a search by a part: how many candidates the deadline left no time to look at. Hits may be missing among
-    them, or be there without a match.
+    """For a search by region: the number of candidates that the deadline left no time for. Matching images may be
+    missing from the hits, or be hits without a match.
     """
     def __init__(
         self,
@@ -321,7 +320,7 @@ Global___SearchPage: _TypeAlias = SearchPage  # noqa: Y015
 
 @_typing.final
 class Hit(_message.Message):
-    """One indexed image."""
+    """An indexed image."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -346,32 +345,34 @@ class Hit(_message.Message):
     similarity: _builtins.float
     """Cosine similarity of the embeddings, -1 to 1."""
     dataset: _builtins.str
-    """datasets/{id}; empty for a frame that was kept, as are category, path and class."""
+    """datasets/{id}. Empty for a kept frame, like category, path and class_name."""
     category: _builtins.str
     path: _builtins.str
     """Path in the dataset: test/crack/003.png"""
     class_name: _builtins.str
-    """As labelled by its folder: good, crack, ..."""
+    """Class folder of the image: good, crack, ..."""
     score: _builtins.float
-    """As scored by the index's model when it was indexed."""
+    """Score at the time of indexing, by the version of the index."""
     verdict: _image_pb2.Verdict.ValueType
     thumbnail: _builtins.bytes
-    """JPEG, if asked for and the image is still there."""
+    """JPEG, set on request if the image still exists."""
     group: _builtins.str
-    """The value of the field that hits are grouped by."""
+    """Value of the field in group_by."""
     camera: _builtins.str
-    """The camera that took it, of a frame that was kept."""
+    """Camera of a kept frame."""
     p_value: _builtins.float
     label: Global___Label.ValueType
     label_class: _builtins.str
-    """The defect, where a person confirmed one."""
+    """The defect class that a person confirmed."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When it was taken, else when it was first indexed."""
+        """The time at which the image was taken, or first indexed if that is unknown."""
 
     @_builtins.property
     def match(self) -> Global___Match:
-        """Where it shows what is in the part of the query; absent if its image is gone or was not looked at."""
+        """The place that matches the selected part of the query. Not set if the image no longer exists or was not
+        compared.
+        """
 
     def __init__(
         self,
@@ -403,7 +404,7 @@ Global___Hit: _TypeAlias = Hit  # noqa: Y015
 
 @_typing.final
 class Match(_message.Message):
-    """Where an image is like the part of another."""
+    """The place of an image that matches the selected part of a query."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -413,15 +414,18 @@ class Match(_message.Message):
     WIDTH_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
     similarity: _builtins.float
-    """Of the place most alike, 0 to 1. Hits come by the mean of this and of their similarity; those without a
-    match come last.
+    """Similarity of the most similar place, 0 to 1. Hits are sorted by the mean of this and Hit.similarity. Hits
+    without a match come last.
     """
     width: _builtins.int
-    """Of the image that the box is in, px."""
+    """Width of the image in px, the scale of box."""
     height: _builtins.int
+    """Height of the image in px, the scale of box."""
     @_builtins.property
     def box(self) -> _image_pb2.Region:
-        """Around the place most alike and what is connected to it and half as much, in px of the upright image."""
+        """The most similar place, extended by connected places that are at least half as similar. In px of the upright
+        image.
+        """
 
     @_builtins.property
     def heat(self) -> Global___HeatMap: ...
@@ -444,7 +448,7 @@ Global___Match: _TypeAlias = Match  # noqa: Y015
 
 @_typing.final
 class HeatMap(_message.Message):
-    """How alike each place of an image is to what is sought, over all of the image."""
+    """The similarity of each place of an image to the selected part of a query."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -454,7 +458,7 @@ class HeatMap(_message.Message):
     width: _builtins.int
     height: _builtins.int
     values: _builtins.bytes
-    """width * height bytes, row by row; 255 is 1."""
+    """width * height bytes, row by row. 255 is a similarity of 1."""
     def __init__(
         self,
         *,
@@ -479,11 +483,11 @@ class ListItemsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """As in SearchRequest."""
+    """See SearchRequest."""
     where: _builtins.str
-    """As in SearchRequest."""
+    """See SearchRequest."""
     page_size: _builtins.int
-    """100 if not set; at most 1000."""
+    """At most 1000. Defaults to 100."""
     page_token: _builtins.str
     """The next_page_token of the same request."""
     def __init__(
@@ -509,10 +513,10 @@ class ListItemsResponse(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty at the end."""
+    """Empty on the last page."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
-        """Without similarity, thumbnail and group."""
+        """Items without similarity, thumbnail and group."""
 
     def __init__(
         self,
@@ -537,12 +541,12 @@ class LabelItemRequest(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     LABEL_CLASS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model whose index has it, as in SearchRequest."""
+    """The model with the item in its index, as in SearchRequest."""
     item: _builtins.str
     """items/{uuid}"""
     label: Global___Label.ValueType
     label_class: _builtins.str
-    """Of a confirmed defect: crack, hole, ...; at most 128 characters."""
+    """The class of a confirmed defect: crack, hole, ... At most 128 characters."""
     def __init__(
         self,
         *,

@@ -27,93 +27,97 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SearchServiceStub:
-    """Finds past images most like a query: good for good, the same defect for a defect."""
+    """Finds past images that are similar to a query image: images with the same defect, or similar good images."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SearchServiceAsyncStub: ...
     Search: _grpc.UnaryStreamMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]
-    """Streams the most similar indexed images, best first. With an image as query the first message
-    is its inspection, then come the hits; otherwise there are hits alone. Items that the query names are not
-    among them. The last message says where the next page begins, if there may be one, or how many candidates
-    of a search by a part the deadline left unseen.
+    """Streams the most similar indexed images, the best first. If the query is an image, the first message is its
+    inspection. Items that the request names are not among the hits. The last message has the token of the next
+    page, if there may be one. For a search by region it has the number of candidates that the deadline left
+    unseen.
 
-    A model without a version is answered from the index of its production version, or of the one before it
-    until the new one's has all datasets and kept frames of the old one's; the query is then embedded by that
-    version.
+    A model without a version uses the index of its version in production. If that index does not yet have all
+    datasets and kept frames of the previous one, the previous one answers instead. The version of the index
+    computes the embedding of the query.
 
-    INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name, a vector of
-    another length than the index's or one that is zero or not finite, a `where` that does not parse (with
-    the position) or names a field that there is not, a page token of another request, a region outside the
-    image or a mask of another size.
-    NOT_FOUND: no such model, no such item, the model version has no index yet, or nothing in it has a
-    dataset, category or class that the filter names, or is confirmed to be what `labelled` names.
-    RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
+    INVALID_ARGUMENT: one of the following.
+      The query is missing or not an image. The vector has the wrong length, is zero or is not finite.
+      A name is malformed. The limit is outside 1 to 1000. The page token belongs to another request.
+      The condition in `where` is malformed (the message has the position) or names an unknown field.
+      The region is outside the image, or the mask has another size.
+    NOT_FOUND: one of the following.
+      The model or item does not exist, or the model version has no index yet.
+      The index has no image of a dataset, category or class in the filter, or none confirmed as `labelled`.
+    RESOURCE_EXHAUSTED: the queue is full; RetryInfo gives the delay before a retry.
     DEADLINE_EXCEEDED: the deadline passed; hits already sent stay valid.
-    UNAVAILABLE: Qdrant does not answer; RetryInfo says when to come back, hits already sent stay valid.
+    UNAVAILABLE: Qdrant is unreachable; RetryInfo gives the delay before a retry. Hits already sent stay valid.
     """
     ListItems: _grpc.UnaryUnaryMultiCallable[_search_pb2.ListItemsRequest, _search_pb2.ListItemsResponse]
-    """Lists indexed images, in no order that means anything.
+    """Lists indexed images, in no particular order.
 
-    INVALID_ARGUMENT: a malformed name, a page size outside 0 to 1000, a `where` as above.
-    NOT_FOUND: no such model, or it has no index yet.
-    UNAVAILABLE: Qdrant does not answer.
+    INVALID_ARGUMENT: a name or condition is malformed, or the page size is outside 0 to 1000.
+    NOT_FOUND: the model does not exist, or has no index yet.
+    UNAVAILABLE: Qdrant is unreachable.
     """
     LabelItem: _grpc.UnaryUnaryMultiCallable[_search_pb2.LabelItemRequest, _search_pb2.LabelItemResponse]
-    """Notes what a person says of an indexed image: searches filter by it and learn from it, and a training may
-    take false alarms as good images. Said again, the last word counts. It stays with the image when it is
-    indexed again, and by later versions of the model.
+    """Labels an indexed image with a person's judgement. Searches can filter by labels and learn from them, and a
+    training can use false alarms as good images. A new label replaces the previous one. Labels remain when the
+    image is indexed again, also by later versions of the model.
 
-    INVALID_ARGUMENT: a malformed name, no label, a defect's class with another label than CONFIRMED.
-    NOT_FOUND: no such model, no index yet, no such item.
-    UNAVAILABLE: Qdrant does not answer.
+    INVALID_ARGUMENT: a name is malformed, the label is missing, or label_class is set without CONFIRMED.
+    NOT_FOUND: the model or item does not exist, or the model has no index yet.
+    UNAVAILABLE: Qdrant is unreachable.
     """
 
 @_typing.type_check_only
 class SearchServiceAsyncStub(SearchServiceStub):
-    """Finds past images most like a query: good for good, the same defect for a defect."""
+    """Finds past images that are similar to a query image: images with the same defect, or similar good images."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryStreamMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
-    """Streams the most similar indexed images, best first. With an image as query the first message
-    is its inspection, then come the hits; otherwise there are hits alone. Items that the query names are not
-    among them. The last message says where the next page begins, if there may be one, or how many candidates
-    of a search by a part the deadline left unseen.
+    """Streams the most similar indexed images, the best first. If the query is an image, the first message is its
+    inspection. Items that the request names are not among the hits. The last message has the token of the next
+    page, if there may be one. For a search by region it has the number of candidates that the deadline left
+    unseen.
 
-    A model without a version is answered from the index of its production version, or of the one before it
-    until the new one's has all datasets and kept frames of the old one's; the query is then embedded by that
-    version.
+    A model without a version uses the index of its version in production. If that index does not yet have all
+    datasets and kept frames of the previous one, the previous one answers instead. The version of the index
+    computes the embedding of the query.
 
-    INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name, a vector of
-    another length than the index's or one that is zero or not finite, a `where` that does not parse (with
-    the position) or names a field that there is not, a page token of another request, a region outside the
-    image or a mask of another size.
-    NOT_FOUND: no such model, no such item, the model version has no index yet, or nothing in it has a
-    dataset, category or class that the filter names, or is confirmed to be what `labelled` names.
-    RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
+    INVALID_ARGUMENT: one of the following.
+      The query is missing or not an image. The vector has the wrong length, is zero or is not finite.
+      A name is malformed. The limit is outside 1 to 1000. The page token belongs to another request.
+      The condition in `where` is malformed (the message has the position) or names an unknown field.
+      The region is outside the image, or the mask has another size.
+    NOT_FOUND: one of the following.
+      The model or item does not exist, or the model version has no index yet.
+      The index has no image of a dataset, category or class in the filter, or none confirmed as `labelled`.
+    RESOURCE_EXHAUSTED: the queue is full; RetryInfo gives the delay before a retry.
     DEADLINE_EXCEEDED: the deadline passed; hits already sent stay valid.
-    UNAVAILABLE: Qdrant does not answer; RetryInfo says when to come back, hits already sent stay valid.
+    UNAVAILABLE: Qdrant is unreachable; RetryInfo gives the delay before a retry. Hits already sent stay valid.
     """
     ListItems: _aio.UnaryUnaryMultiCallable[_search_pb2.ListItemsRequest, _search_pb2.ListItemsResponse]  # type: ignore[assignment]
-    """Lists indexed images, in no order that means anything.
+    """Lists indexed images, in no particular order.
 
-    INVALID_ARGUMENT: a malformed name, a page size outside 0 to 1000, a `where` as above.
-    NOT_FOUND: no such model, or it has no index yet.
-    UNAVAILABLE: Qdrant does not answer.
+    INVALID_ARGUMENT: a name or condition is malformed, or the page size is outside 0 to 1000.
+    NOT_FOUND: the model does not exist, or has no index yet.
+    UNAVAILABLE: Qdrant is unreachable.
     """
     LabelItem: _aio.UnaryUnaryMultiCallable[_search_pb2.LabelItemRequest, _search_pb2.LabelItemResponse]  # type: ignore[assignment]
-    """Notes what a person says of an indexed image: searches filter by it and learn from it, and a training may
-    take false alarms as good images. Said again, the last word counts. It stays with the image when it is
-    indexed again, and by later versions of the model.
+    """Labels an indexed image with a person's judgement. Searches can filter by labels and learn from them, and a
+    training can use false alarms as good images. A new label replaces the previous one. Labels remain when the
+    image is indexed again, also by later versions of the model.
 
-    INVALID_ARGUMENT: a malformed name, no label, a defect's class with another label than CONFIRMED.
-    NOT_FOUND: no such model, no index yet, no such item.
-    UNAVAILABLE: Qdrant does not answer.
+    INVALID_ARGUMENT: a name is malformed, the label is missing, or label_class is set without CONFIRMED.
+    NOT_FOUND: the model or item does not exist, or the model has no index yet.
+    UNAVAILABLE: Qdrant is unreachable.
     """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Finds past images most like a query: good for good, the same defect for a defect."""
+    """Finds past images that are similar to a query image: images with the same defect, or similar good images."""
 
     @_abc_1.abstractmethod
     def Search(
@@ -121,24 +125,26 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.SearchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_search_pb2.SearchResponse], _abc.AsyncIterator[_search_pb2.SearchResponse]]:
-        """Streams the most similar indexed images, best first. With an image as query the first message
-        is its inspection, then come the hits; otherwise there are hits alone. Items that the query names are not
-        among them. The last message says where the next page begins, if there may be one, or how many candidates
-        of a search by a part the deadline left unseen.
+        """Streams the most similar indexed images, the best first. If the query is an image, the first message is its
+        inspection. Items that the request names are not among the hits. The last message has the token of the next
+        page, if there may be one. For a search by region it has the number of candidates that the deadline left
+        unseen.
 
-        A model without a version is answered from the index of its production version, or of the one before it
-        until the new one's has all datasets and kept frames of the old one's; the query is then embedded by that
-        version.
+        A model without a version uses the index of its version in production. If that index does not yet have all
+        datasets and kept frames of the previous one, the previous one answers instead. The version of the index
+        computes the embedding of the query.
 
-        INVALID_ARGUMENT: not an image, no query, a limit outside 1 to 1000, a malformed name, a vector of
-        another length than the index's or one that is zero or not finite, a `where` that does not parse (with
-        the position) or names a field that there is not, a page token of another request, a region outside the
-        image or a mask of another size.
-        NOT_FOUND: no such model, no such item, the model version has no index yet, or nothing in it has a
-        dataset, category or class that the filter names, or is confirmed to be what `labelled` names.
-        RESOURCE_EXHAUSTED: the queue is full; RetryInfo says when to come back.
+        INVALID_ARGUMENT: one of the following.
+          The query is missing or not an image. The vector has the wrong length, is zero or is not finite.
+          A name is malformed. The limit is outside 1 to 1000. The page token belongs to another request.
+          The condition in `where` is malformed (the message has the position) or names an unknown field.
+          The region is outside the image, or the mask has another size.
+        NOT_FOUND: one of the following.
+          The model or item does not exist, or the model version has no index yet.
+          The index has no image of a dataset, category or class in the filter, or none confirmed as `labelled`.
+        RESOURCE_EXHAUSTED: the queue is full; RetryInfo gives the delay before a retry.
         DEADLINE_EXCEEDED: the deadline passed; hits already sent stay valid.
-        UNAVAILABLE: Qdrant does not answer; RetryInfo says when to come back, hits already sent stay valid.
+        UNAVAILABLE: Qdrant is unreachable; RetryInfo gives the delay before a retry. Hits already sent stay valid.
         """
 
     @_abc_1.abstractmethod
@@ -147,11 +153,11 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.ListItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.ListItemsResponse, _abc.Awaitable[_search_pb2.ListItemsResponse]]:
-        """Lists indexed images, in no order that means anything.
+        """Lists indexed images, in no particular order.
 
-        INVALID_ARGUMENT: a malformed name, a page size outside 0 to 1000, a `where` as above.
-        NOT_FOUND: no such model, or it has no index yet.
-        UNAVAILABLE: Qdrant does not answer.
+        INVALID_ARGUMENT: a name or condition is malformed, or the page size is outside 0 to 1000.
+        NOT_FOUND: the model does not exist, or has no index yet.
+        UNAVAILABLE: Qdrant is unreachable.
         """
 
     @_abc_1.abstractmethod
@@ -160,13 +166,13 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.LabelItemRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.LabelItemResponse, _abc.Awaitable[_search_pb2.LabelItemResponse]]:
-        """Notes what a person says of an indexed image: searches filter by it and learn from it, and a training may
-        take false alarms as good images. Said again, the last word counts. It stays with the image when it is
-        indexed again, and by later versions of the model.
+        """Labels an indexed image with a person's judgement. Searches can filter by labels and learn from them, and a
+        training can use false alarms as good images. A new label replaces the previous one. Labels remain when the
+        image is indexed again, also by later versions of the model.
 
-        INVALID_ARGUMENT: a malformed name, no label, a defect's class with another label than CONFIRMED.
-        NOT_FOUND: no such model, no index yet, no such item.
-        UNAVAILABLE: Qdrant does not answer.
+        INVALID_ARGUMENT: a name is malformed, the label is missing, or label_class is set without CONFIRMED.
+        NOT_FOUND: the model or item does not exist, or the model has no index yet.
+        UNAVAILABLE: Qdrant is unreachable.
         """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

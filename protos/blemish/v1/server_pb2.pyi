@@ -75,35 +75,34 @@ class GetServerInfoResponse(_message.Message):
     MOST_URGENT_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     device: _builtins.str
-    """Where models run: cpu, cuda:0, ..."""
+    """The device that runs models: cpu, cuda:0, ..."""
     loaded_bytes: _builtins.int
-    """Weights, memory banks and indexes of the loaded models, and how much they may take: beyond it the least
-    recently used that no request needs makes room.
-    """
+    """Size of the weights, memory banks and indexes of all loaded models."""
     max_loaded_bytes: _builtins.int
+    """Limit of loaded_bytes. Above it, the server unloads the least recently used model that no request needs."""
     caller: _builtins.str
-    """Who this call came from, as the server's list of callers names it; empty where there is none."""
+    """The name of the caller in the server's list of callers. Empty on a server without one."""
     role: _access_pb2.Role.ValueType
-    """What the caller may do."""
+    """The role of the caller."""
     most_urgent: _inspection_pb2.Priority.ValueType
-    """The most urgent priority that the caller's images may have."""
+    """The highest priority that the caller may use."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def detectors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Detectors that train jobs may name."""
+        """Detectors that training jobs can use."""
 
     @_builtins.property
     def limits(self) -> Global___Limits: ...
     @_builtins.property
     def loaded_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """models/{model}/versions/{n}, most recently used first."""
+        """models/{model}/versions/{n}, the most recently used first."""
 
     @_builtins.property
     def dependencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dependency]: ...
     @_builtins.property
     def runtimes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What runs the network of each loaded model, by its name: torch, openvino, openvino-int8."""
+        """The runtime of each loaded model, by model name: torch, openvino or openvino-int8."""
 
     def __init__(
         self,
@@ -141,14 +140,14 @@ class Limits(_message.Message):
     MAX_IMAGE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_QUEUED_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
-    """Of one message, either way."""
+    """Largest message in either direction."""
     min_image_side: _builtins.int
     max_image_side: _builtins.int
     max_image_pixels: _builtins.int
     max_image_bytes: _builtins.int
-    """Of one uploaded image, encoded."""
+    """Largest encoded image."""
     max_queued: _builtins.int
-    """Images that may wait for one model."""
+    """Number of images that can wait for one model."""
     def __init__(
         self,
         *,
@@ -169,7 +168,7 @@ Global___Limits: _TypeAlias = Limits  # noqa: Y015
 
 @_typing.final
 class Dependency(_message.Message):
-    """Something the server talks to."""
+    """A service that the server depends on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -177,10 +176,10 @@ class Dependency(_message.Message):
     AVAILABLE_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """redis, qdrant"""
+    """redis or qdrant"""
     available: _builtins.bool
     detail: _builtins.str
-    """Why not, and what does not work meanwhile."""
+    """The cause of the failure and its consequences."""
     def __init__(
         self,
         *,

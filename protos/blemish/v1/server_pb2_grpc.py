@@ -26,11 +26,11 @@ if _version_not_supported:
 
 
 class ServerServiceStub:
-    """Tells about the server itself.
+    """Describes the server.
 
-    A server that is about to end says NOT_SERVING by grpc.health.v1 and then ends each new call of any service
-    with UNAVAILABLE: the reason is ENDING, and RetryInfo says when to come back. A call that reaches it as its
-    port closes gRPC itself ends with UNAVAILABLE or CANCELLED; nothing was begun for that one.
+    A server that is about to stop reports NOT_SERVING through grpc.health.v1. It then ends each new call with
+    UNAVAILABLE and the reason ENDING; RetryInfo gives the delay before a retry. A call that arrives while the
+    port closes is ended by gRPC itself with UNAVAILABLE or CANCELLED. Such a call was not processed.
     """
 
     def __init__(self, channel):
@@ -47,15 +47,16 @@ class ServerServiceStub:
 
 
 class ServerServiceServicer:
-    """Tells about the server itself.
+    """Describes the server.
 
-    A server that is about to end says NOT_SERVING by grpc.health.v1 and then ends each new call of any service
-    with UNAVAILABLE: the reason is ENDING, and RetryInfo says when to come back. A call that reaches it as its
-    port closes gRPC itself ends with UNAVAILABLE or CANCELLED; nothing was begun for that one.
+    A server that is about to stop reports NOT_SERVING through grpc.health.v1. It then ends each new call with
+    UNAVAILABLE and the reason ENDING; RetryInfo gives the delay before a retry. A call that arrives while the
+    port closes is ended by gRPC itself with UNAVAILABLE or CANCELLED. Such a call was not processed.
     """
 
     def GetServerInfo(self, request, context):
-        """Answers also while Redis or Qdrant are down, and says so.
+        """Returns version, limits and state of the server. It also succeeds while Redis or Qdrant is unreachable;
+        the answer then reports that.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,11 +79,11 @@ def add_ServerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ServerService:
-    """Tells about the server itself.
+    """Describes the server.
 
-    A server that is about to end says NOT_SERVING by grpc.health.v1 and then ends each new call of any service
-    with UNAVAILABLE: the reason is ENDING, and RetryInfo says when to come back. A call that reaches it as its
-    port closes gRPC itself ends with UNAVAILABLE or CANCELLED; nothing was begun for that one.
+    A server that is about to stop reports NOT_SERVING through grpc.health.v1. It then ends each new call with
+    UNAVAILABLE and the reason ENDING; RetryInfo gives the delay before a retry. A call that arrives while the
+    port closes is ended by gRPC itself with UNAVAILABLE or CANCELLED. Such a call was not processed.
     """
 
     @staticmethod

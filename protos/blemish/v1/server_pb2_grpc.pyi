@@ -27,11 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ServerServiceStub:
-    """Tells about the server itself.
+    """Describes the server.
 
-    A server that is about to end says NOT_SERVING by grpc.health.v1 and then ends each new call of any service
-    with UNAVAILABLE: the reason is ENDING, and RetryInfo says when to come back. A call that reaches it as its
-    port closes gRPC itself ends with UNAVAILABLE or CANCELLED; nothing was begun for that one.
+    A server that is about to stop reports NOT_SERVING through grpc.health.v1. It then ends each new call with
+    UNAVAILABLE and the reason ENDING; RetryInfo gives the delay before a retry. A call that arrives while the
+    port closes is ended by gRPC itself with UNAVAILABLE or CANCELLED. Such a call was not processed.
     """
 
     @_typing.overload
@@ -39,27 +39,31 @@ class ServerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ServerServiceAsyncStub: ...
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_server_pb2.GetServerInfoRequest, _server_pb2.GetServerInfoResponse]
-    """Answers also while Redis or Qdrant are down, and says so."""
+    """Returns version, limits and state of the server. It also succeeds while Redis or Qdrant is unreachable;
+    the answer then reports that.
+    """
 
 @_typing.type_check_only
 class ServerServiceAsyncStub(ServerServiceStub):
-    """Tells about the server itself.
+    """Describes the server.
 
-    A server that is about to end says NOT_SERVING by grpc.health.v1 and then ends each new call of any service
-    with UNAVAILABLE: the reason is ENDING, and RetryInfo says when to come back. A call that reaches it as its
-    port closes gRPC itself ends with UNAVAILABLE or CANCELLED; nothing was begun for that one.
+    A server that is about to stop reports NOT_SERVING through grpc.health.v1. It then ends each new call with
+    UNAVAILABLE and the reason ENDING; RetryInfo gives the delay before a retry. A call that arrives while the
+    port closes is ended by gRPC itself with UNAVAILABLE or CANCELLED. Such a call was not processed.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_server_pb2.GetServerInfoRequest, _server_pb2.GetServerInfoResponse]  # type: ignore[assignment]
-    """Answers also while Redis or Qdrant are down, and says so."""
+    """Returns version, limits and state of the server. It also succeeds while Redis or Qdrant is unreachable;
+    the answer then reports that.
+    """
 
 class ServerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Tells about the server itself.
+    """Describes the server.
 
-    A server that is about to end says NOT_SERVING by grpc.health.v1 and then ends each new call of any service
-    with UNAVAILABLE: the reason is ENDING, and RetryInfo says when to come back. A call that reaches it as its
-    port closes gRPC itself ends with UNAVAILABLE or CANCELLED; nothing was begun for that one.
+    A server that is about to stop reports NOT_SERVING through grpc.health.v1. It then ends each new call with
+    UNAVAILABLE and the reason ENDING; RetryInfo gives the delay before a retry. A call that arrives while the
+    port closes is ended by gRPC itself with UNAVAILABLE or CANCELLED. Such a call was not processed.
     """
 
     @_abc_1.abstractmethod
@@ -68,6 +72,8 @@ class ServerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _server_pb2.GetServerInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_server_pb2.GetServerInfoResponse, _abc.Awaitable[_server_pb2.GetServerInfoResponse]]:
-        """Answers also while Redis or Qdrant are down, and says so."""
+        """Returns version, limits and state of the server. It also succeeds while Redis or Qdrant is unreachable;
+        the answer then reports that.
+        """
 
 def add_ServerServiceServicer_to_server(servicer: ServerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
