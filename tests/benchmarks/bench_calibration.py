@@ -24,9 +24,9 @@ from torch import Tensor
 
 from blemish_client.demo.surfaces.specimen import CATEGORIES, Origin, draw
 from blemish_core.calibration import Calibration
-from blemish_core.detectors.base import Image, Training, TrainingContext, silent
-from blemish_core.detectors.patchcore.detector import PatchCoreSettings
-from blemish_core.detectors.patchcore.network import PatchFeatures
+from blemish_core.detectors.base import Image, TrainingContext, TrainingResult, silent
+from blemish_core.detectors.patchcore.network import FeatureExtractor
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.train import train
 
 CHANCE = 1e-3
@@ -83,7 +83,7 @@ def _row(
         scores = [
             prediction.score
             for start in range(0, fresh, 8)
-            for prediction in detector.inspect(
+            for prediction in detector.predict(
                 [detector.prepare(pool[i]) for i in order[start : min(start + 8, fresh)]]
             )
         ]
@@ -108,10 +108,12 @@ def _trained(
     seed: int,
     target: float,
     settings: PatchCoreSettings,
-) -> tuple[Training, Calibration]:
+) -> tuple[TrainingResult, Calibration]:
     context = TrainingContext(Path("nowhere"), seed, target, silent)
     training = train(settings, [partial(pool.__getitem__, i) for i in chosen], context)
-    return training, Calibration.of(training.held.scores, training.held.map_maxima, target)
+    return training, Calibration.of(
+        training.held_out_scores.scores, training.held_out_scores.map_maxima, target
+    )
 
 
 def _bounds(seeds: int, fresh: int, above: int, count: int) -> tuple[float, float]:
@@ -127,9 +129,9 @@ def _bounds(seeds: int, fresh: int, above: int, count: int) -> tuple[float, floa
 def _cached_features() -> Iterator[None]:
     """Cache the backbone's features by image, because trainings differ only in the images they choose."""
     features: OrderedDict[bytes, Tensor] = OrderedDict()
-    compute = PatchFeatures.forward
+    compute = FeatureExtractor.forward
 
-    def cached(network: PatchFeatures, images: Tensor) -> Tensor:
+    def cached(network: FeatureExtractor, images: Tensor) -> Tensor:
         keys = [image.numpy().tobytes() for image in images]
         if any(key not in features for key in keys):
             features.update(zip(keys, compute(network, images), strict=True))
@@ -140,7 +142,7 @@ def _cached_features() -> Iterator[None]:
             features.popitem(last=False)  # mostly altered copies, which are used once
         return found
 
-    with patch.object(PatchFeatures, "forward", cached):
+    with patch.object(FeatureExtractor, "forward", cached):
         yield
 
 

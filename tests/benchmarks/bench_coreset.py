@@ -21,8 +21,9 @@ from torch import Tensor
 
 from blemish_client.demo.surfaces.specimen import CATEGORIES, Origin, draw
 from blemish_core.detectors.base import Image
-from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
+from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.imaging.decode import ImageLimits, decode
 
 
@@ -41,7 +42,7 @@ def images(data: Path | None) -> Iterator[Image]:
 def patches(data: Path | None, wanted: int) -> Tensor:
     """Return ``wanted`` patches (N, D), or all if the images have fewer."""
     settings = PatchCoreSettings()
-    detector = PatchCore(settings)
+    detector = TrainablePatchCore(settings)
     detector.load_pretrained(Path("nowhere"))
     parts: list[Tensor] = []
     with torch.inference_mode():

@@ -20,7 +20,7 @@ from tests.benchmarks.report import parser, section
 from blemish_client.demo.surfaces.specimen import CATEGORIES, CLASSES, Origin, draw
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.base import Detector, Image, TrainingContext, silent
-from blemish_core.detectors.patchcore.detector import PatchCoreSettings
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.train import train
 from blemish_core.evaluation.metrics import image_auroc
 from blemish_server.metrics.metrics import LOW
@@ -83,7 +83,9 @@ def _column(
     learned = [draw(Origin(category, "train", "good", number, 0, SIZE)).image for number in range(images)]
     context = TrainingContext(Path("nowhere"), 0, TARGET, silent)
     training = train(settings, [partial(learned.__getitem__, i) for i in range(images)], context)
-    calibration = Calibration.of(training.held.scores, training.held.map_maxima, TARGET)
+    calibration = Calibration.of(
+        training.held_out_scores.scores, training.held_out_scores.map_maxima, TARGET
+    )
     good = [draw(Origin(category, "test", "good", number, 0, SIZE)).image for number in range(fresh)]
     defects = [
         draw(Origin(category, "test", kind, number, 0, SIZE)).image
@@ -100,7 +102,7 @@ def _column(
 
 
 def _scores(detector: Detector, images: list[Image]) -> list[float]:
-    return [detector.inspect([detector.prepare(image)])[0].score for image in images]
+    return [detector.predict([detector.prepare(image)])[0].score for image in images]
 
 
 if __name__ == "__main__":

@@ -25,10 +25,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from blemish_client.demo.surfaces import CATEGORIES, generate
-from blemish_core.detectors.base import Image, Training, TrainingContext, silent
+from blemish_core.detectors.base import Image, TrainingContext, TrainingResult, silent
 from blemish_core.detectors.common import embedding
-from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training import train as patchcore_training
+from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.evaluation.metrics import image_auroc
 from blemish_core.imaging.decode import ImageLimits, decode
 
@@ -61,7 +62,7 @@ class Forward:
 
 def trained(
     folder: Path, images: int, coreset: float, *, whitened: bool = False, size: int = 256
-) -> Training:
+) -> TrainingResult:
     """Train a PatchCore with at most ``images`` good images of a folder."""
     train = sorted(each for each in (folder / "train/good").iterdir() if each.suffix.lower() in IMAGES)
     if len(train) > images:
@@ -79,7 +80,7 @@ def forward(
 ) -> Forward:
     """Train a PatchCore and pass all test images through it."""
     detector = trained(folder, images, coreset, whitened=whitened, size=size).detector
-    assert isinstance(detector, PatchCore)
+    assert isinstance(detector, TrainablePatchCore)
     tensors = detector.tensors()
     bank = tensors["memory_bank"]
     test = sorted(each for each in (folder / "test").rglob("*") if each.suffix.lower() in IMAGES)
@@ -89,7 +90,7 @@ def forward(
             patches, grid = detector.features([detector.prepare(read(each))])
             distances = torch.cdist(patches[0], bank)
             nearest = distances.min(1)
-            (prediction,) = detector.outcomes(patches, grid)
+            (prediction,) = detector.predict_from_features(patches, grid)
             features.append(patches[0])
             residuals.append(patches[0] - bank[nearest.indices])
             anomaly.append(nearest.values)

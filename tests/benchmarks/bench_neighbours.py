@@ -30,9 +30,10 @@ from torch import Tensor
 
 from blemish_client.demo.surfaces import generate
 from blemish_core.detectors.base import Image
-from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
-from blemish_core.detectors.patchcore.training.train import changes_of
+from blemish_core.detectors.patchcore.training.features import measure_changes
+from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.detectors.patchcore.training.whitening import Whitening
 from blemish_core.evaluation.metrics import image_auroc
 from blemish_core.imaging.decode import decode
@@ -48,7 +49,7 @@ class Openvino:
     name = "openvino"
     bytes = 0
 
-    def __init__(self, detector: PatchCore) -> None:
+    def __init__(self, detector: TrainablePatchCore) -> None:
         shape = (1, 3, detector.input_size, detector.input_size)
         with warnings.catch_warnings():
             # OpenVINO converts with torch.jit.trace, which torch 2.14 deprecates.
@@ -65,7 +66,7 @@ class Openvino:
         return (torch.from_numpy(self._compiled([images.numpy()])[0].copy()),)
 
 
-def anomalib_frame(detector: PatchCore, image: Tensor) -> tuple[float, Tensor]:
+def anomalib_frame(detector: TrainablePatchCore, image: Tensor) -> tuple[float, Tensor]:
     """Return score and map of an input (1, 3, S, S), as ``PatchcoreModel.forward`` computes them."""
     features, grid = detector.features([image])
     model, patches = detector._torch.model, features[0].contiguous()
@@ -102,9 +103,11 @@ def timed(call: Callable[[], object]) -> float:
     return (time.perf_counter() - before) * 1e3
 
 
-def bench(detector: PatchCore, bank: Tensor, good: list[Tensor], bad: list[Tensor], rounds: int) -> str:
+def bench(
+    detector: TrainablePatchCore, bank: Tensor, good: list[Tensor], bad: list[Tensor], rounds: int
+) -> str:
     """Return one row of the table."""
-    load_ms = timed(lambda: detector.remember(bank))
+    load_ms = timed(lambda: detector.set_memory_bank(bank))
     detector.find_supports()  # done once per training, and part of the bundle
     frames = itertools.cycle(good + bad)
     times: dict[str, list[float]] = {"backbone": [], "anomalib": [], "ours": []}
@@ -112,7 +115,7 @@ def bench(detector: PatchCore, bank: Tensor, good: list[Tensor], bad: list[Tenso
         frame = next(frames)
         ways: dict[str, Callable[[Tensor], object]] = {
             "backbone": lambda frame: detector.features([frame]),
-            "ours": lambda frame: detector.inspect([frame]),
+            "ours": lambda frame: detector.predict([frame]),
             "anomalib": lambda frame: anomalib_frame(detector, frame),
         }
         for name, way in ways.items():
@@ -124,7 +127,7 @@ def bench(detector: PatchCore, bank: Tensor, good: list[Tensor], bad: list[Tenso
     theirs, ours, score_errors, map_errors, patch_errors = [], [], [], [], []
     for frame in good + bad:
         score, their_map = anomalib_frame(detector, frame)
-        (prediction,) = detector.inspect([frame])
+        (prediction,) = detector.predict([frame])
         features, _ = detector.features([frame])
         patches = features[0].contiguous()
         nearest = detector._bank.nearest(patches)
@@ -178,7 +181,7 @@ def read(file: Path) -> Image:
 
 
 def run(folder: Path, arguments: argparse.Namespace) -> None:
-    detector = PatchCore(SETTINGS)
+    detector = TrainablePatchCore(SETTINGS)
     detector.load_pretrained(Path("none"))
     learned, good, bad = images(folder, arguments.train, arguments.test)
 
@@ -193,16 +196,16 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
             whitening = []
             if not arguments.plain:
                 reads = [partial(read, file) for file in learned]
-                fitted = Whitening.of(features, changes_of(detector, reads, features, 0))
+                fitted = Whitening.fit(features, measure_changes(detector, reads, features, 0))
                 fitted.apply(features, out=features)
-                whitening = [fitted.matrix, fitted.shift, fitted.levelling]
+                whitening = [fitted.matrix, fitted.shift, fitted.leveling]
             patches = features.flatten(0, 1)
             # Farthest-first: the smaller coresets are the beginnings of the largest.
             picked = patches[greedy_coreset(patches, min(max(BANKS), len(patches)), 0)]
             if arguments.bank:
                 torch.save([picked, *whitening], arguments.bank)
         if whitening:
-            detector.whiten(*whitening)
+            detector.set_whitening(*whitening)
         detector.run_on(Openvino(detector))
         good_inputs, bad_inputs = prepared(good), prepared(bad)
         with section("bench_neighbours", "Memory bank", arguments) as report:

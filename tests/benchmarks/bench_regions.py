@@ -23,7 +23,13 @@ from tests.benchmarks.report import parser, section
 
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.base import PatchFeatures
-from blemish_core.detectors.common.regions import Match, Spot, match, part_of, spot
+from blemish_core.detectors.common.regions import (
+    RegionMatch,
+    RegionQuery,
+    describe_region,
+    locate_region,
+    region_mask,
+)
 from blemish_core.imaging.decode import read_mask
 from blemish_core.imaging.image_input import Region
 
@@ -42,11 +48,11 @@ class TestImage:
 def test_images(folder: Path, images: int, coreset: float) -> tuple[list[TestImage], float]:
     """Return all test images and the pixel threshold."""
     training = trained(folder, images, coreset, whitened=True)
-    calibration = Calibration.of(training.held.scores, training.held.map_maxima, 0.05)
+    calibration = Calibration.of(training.held_out_scores.scores, training.held_out_scores.map_maxima, 0.05)
     found = []
     for each in sorted(each for each in (folder / "test").rglob("*") if each.suffix.lower() in IMAGES):
         pixels = read(each)
-        (look,) = training.detector.look([training.detector.prepare(pixels)])
+        (look,) = training.detector.predict_with_patches([training.detector.prepare(pixels)])
         mask = folder / "ground_truth" / each.parent.name / f"{each.stem}_mask.png"
         truth = read_mask(mask.read_bytes()) if mask.exists() else None
         height, width, _ = pixels.shape
@@ -69,7 +75,7 @@ def overlap(one: Region, other: Region) -> float:
     return both / (one.width * one.height + other.width * other.height - both)
 
 
-def is_located(found: Match, truth: NDArray[np.bool_]) -> bool:
+def is_located(found: RegionMatch, truth: NDArray[np.bool_]) -> bool:
     """Return whether the most similar patch of the match touches the ground truth."""
     rows, columns = found.heat.shape
     row, column = map(int, np.unravel_index(int(found.heat.argmax()), found.heat.shape))
@@ -79,8 +85,8 @@ def is_located(found: Match, truth: NDArray[np.bool_]) -> bool:
     return bool(truth[max(top, 0) : bottom, max(left, 0) : right].any())
 
 
-def rank(sought: Spot, found: Match, of: TestImage) -> float:
-    return float(sought.embedding @ of.look.outcome.embedding) + found.similarity
+def rank(sought: RegionQuery, found: RegionMatch, of: TestImage) -> float:
+    return float(sought.embedding @ of.look.prediction.embedding) + found.similarity
 
 
 def row(folder: Path, images: int, coreset: float, queries: int) -> str:
@@ -88,7 +94,7 @@ def row(folder: Path, images: int, coreset: float, queries: int) -> str:
     random = np.random.default_rng(0)
     test, threshold = test_images(folder, images, coreset)
     classes = np.array([each.class_name for each in test])
-    vectors = torch.from_numpy(np.stack([each.look.outcome.embedding for each in test]))
+    vectors = torch.from_numpy(np.stack([each.look.prediction.embedding for each in test]))
     by_image = vectors @ vectors.T
     by_part, located, overlaps = by_image.clone(), [], []
     with_truth = [number for number, each in enumerate(test) if each.truth is not None and each.truth.any()]
@@ -96,9 +102,9 @@ def row(folder: Path, images: int, coreset: float, queries: int) -> str:
     for number in drawn:
         query = test[number]
         assert query.truth is not None
-        sought = spot(query.look, part_of(query.shape, around(query.truth)), threshold)
+        sought = describe_region(query.look, region_mask(query.shape, around(query.truth)), threshold)
         for other, each in enumerate(test):
-            found = match(each.look, each.shape, sought, threshold)
+            found = locate_region(each.look, each.shape, sought, threshold)
             by_part[number, other] = rank(sought, found, each)
             if other != number and each.class_name == query.class_name and each.truth is not None:
                 located.append(is_located(found, each.truth))
@@ -109,9 +115,11 @@ def row(folder: Path, images: int, coreset: float, queries: int) -> str:
         query = test[number]
         height, width = query.shape
         quarter = Region(width // 4, height // 4, width // 2, height // 2)
-        sought = spot(query.look, part_of(query.shape, quarter), threshold)
+        sought = describe_region(query.look, region_mask(query.shape, quarter), threshold)
         for other, each in enumerate(test):
-            quarters[number, other] = rank(sought, match(each.look, each.shape, sought, threshold), each)
+            quarters[number, other] = rank(
+                sought, locate_region(each.look, each.shape, sought, threshold), each
+            )
     cells = []
     for similarity in (by_image, by_part):
         sides, same = precision(similarity, classes, 5, drawn)

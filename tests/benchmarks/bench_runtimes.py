@@ -28,10 +28,12 @@ from torch import Tensor, nn
 
 from blemish_core.detectors.base import Detector, Image
 from blemish_core.detectors.common.backbone import Backbone
-from blemish_core.detectors.efficientad.detector import EfficientAd, EfficientAdSettings
-from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.detectors.efficientad.settings import EfficientAdSettings
+from blemish_core.detectors.efficientad.training.trainable import TrainableEfficientAd
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings
+from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.runtimes import openvino_runtime, quantization
-from blemish_core.runtimes.openvino_logging import openvino
+from blemish_core.runtimes.openvino_import import openvino
 from blemish_core.runtimes.openvino_runtime import OpenVinoRuntime
 
 SIZE = 256
@@ -63,7 +65,7 @@ def ours(detector: Detector, folder: Path, *, int8: bool) -> dict[str, Frame]:
 
     def frame(runtime: Any, image: Image) -> object:
         detector.run_on(runtime)
-        return detector.inspect([detector.prepare(image)])
+        return detector.predict([detector.prepare(image)])
 
     return {name: partial(frame, runtime) for name, runtime in runtimes.items()}
 
@@ -107,7 +109,7 @@ def patchcores(bank_size: int, folder: Path) -> dict[str, Frame]:
     from anomalib.models import Patchcore
 
     settings = PatchCoreSettings(input_size=SIZE)
-    detector = PatchCore(settings)
+    detector = TrainablePatchCore(settings)
     detector.load_pretrained(Path("nowhere"))
     backbone = Backbone.named(settings.backbone)
     with torch.inference_mode():
@@ -116,7 +118,7 @@ def patchcores(bank_size: int, folder: Path) -> dict[str, Frame]:
             for seed in range(-(-bank_size // 1024))
         ]
     bank = torch.cat(parts)[:bank_size].clone()
-    detector.remember(bank)
+    detector.set_memory_bank(bank)
     module = Patchcore(
         backbone=backbone.timm_name,
         layers=list(backbone.layers),
@@ -140,7 +142,7 @@ def efficientads(folder: Path, *, int8: bool) -> dict[str, Frame]:
     from anomalib.models import EfficientAd as Theirs
 
     torch.manual_seed(0)
-    detector = EfficientAd(EfficientAdSettings(input_size=SIZE))
+    detector = TrainableEfficientAd(EfficientAdSettings(input_size=SIZE))
     detector.model.mean_std["std"].data.fill_(1.0)
     ones = {"qa_st": 0.1, "qb_st": 1.0, "qa_ae": 0.1, "qb_ae": 1.0}
     detector.measure_maps({name: torch.tensor(value) for name, value in ones.items()}, torch.tensor(1.0))

@@ -174,7 +174,7 @@ def limit(version: Path, frames: Path, workers: int, seconds: float) -> Load:
     _, detector = load_detector(version, "cpu", RuntimeChoice(lanes=workers))
 
     def score(image: ImageInput) -> object:
-        return detector.inspect([detector.prepare(image.pixels(ImageLimits()))])
+        return detector.predict([detector.prepare(image.pixels(ImageLimits()))])
 
     images = read_frames(frames)
     repeated(score, images, workers, 1.0)  # warm-up

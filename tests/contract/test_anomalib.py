@@ -15,7 +15,8 @@ from torchvision.transforms.v2.functional import resize
 from blemish_client.demo.surfaces import generate
 from blemish_core.detectors.base import Prediction
 from blemish_core.detectors.common.embedding import whitening
-from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings
+from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.evaluation.pixel_figures import PixelTally
 from blemish_core.imaging.decode import decode
 from blemish_core.imaging.preprocessing import Preprocessing
@@ -34,24 +35,24 @@ def assert_the_same(ours: Sequence[Prediction], theirs: InferenceBatch) -> None:
 def test_scores_and_maps_are_those_of_anomalib(neighbors: int) -> None:
     torch.manual_seed(1)
     settings = PatchCoreSettings(input_size=128, neighbors=neighbors, whitened=False)
-    detector = PatchCore(settings)
+    detector = TrainablePatchCore(settings)
     with torch.inference_mode():
         patches, _ = detector.features(torch.randn(4, 3, 128, 128).unbind())
-        detector.remember(patches.flatten(0, 1)[::7])
+        detector.set_memory_bank(patches.flatten(0, 1)[::7])
         batch = torch.randn(3, 3, 128, 128)
         theirs = detector._torch.model(batch)
-    assert_the_same(detector.inspect(batch.unbind()), theirs)
+    assert_the_same(detector.predict(batch.unbind()), theirs)
 
 
 def test_scores_of_fine_whitened_features_are_those_of_anomalib_on_them() -> None:
     torch.manual_seed(2)
     settings = PatchCoreSettings(input_size=128)
-    detector = PatchCore(settings)
+    detector = TrainablePatchCore(settings)
     with torch.inference_mode():
         plain = detector.features(torch.randn(4, 3, 128, 128).unbind())[0].flatten(0, 1)
         matrix, shift = whitening(plain), torch.randn(plain.shape[1])
-        detector.whiten(matrix, shift, torch.eye(len(shift)))
-        detector.remember((plain @ matrix + shift)[::7])
+        detector.set_whitening(matrix, shift, torch.eye(len(shift)))
+        detector.set_memory_bank((plain @ matrix + shift)[::7])
         batch = torch.randn(3, 3, 128, 128)
         # Theirs, with a line after the stages of the backbone and one where their features are joined.
         join = detector._torch.model.generate_embedding
@@ -66,7 +67,7 @@ def test_scores_of_fine_whitened_features_are_those_of_anomalib_on_them() -> Non
         detector._torch.model.generate_embedding = joined  # type: ignore[method-assign]
         with detector._torch.model.feature_extractor.register_forward_hook(fine):
             theirs = detector._torch.model(batch)
-    assert_the_same(detector.inspect(batch.unbind()), theirs)
+    assert_the_same(detector.predict(batch.unbind()), theirs)
 
 
 def halves(features: Tensor) -> Tensor:
@@ -78,13 +79,13 @@ def halves(features: Tensor) -> Tensor:
 def test_scores_relative_to_what_is_usual_are_those_of_anomalib_on_such_distances() -> None:
     torch.manual_seed(3)
     settings = PatchCoreSettings(input_size=128, whitened=False)
-    detector = PatchCore(settings)
+    detector = TrainablePatchCore(settings)
     with torch.inference_mode():
         patches, grid = detector.features(torch.randn(4, 3, 128, 128).unbind())
         entries = patches.flatten(0, 1)[::7]
-        detector.remember(entries)
+        detector.set_memory_bank(entries)
         patches[:, :64] *= 1.5  # so that a place differs from another
-        detector.measure_places(patches, grid, range(4), torch.arange(len(entries)) % 5)
+        detector.measure_expected_distances(patches, grid, range(4), torch.arange(len(entries)) % 5)
         usual = detector.tensors()["usual_distances"]
         assert usual.max() > 1.1 * usual.min()
         batch = torch.randn(3, 3, 128, 128)
@@ -97,24 +98,24 @@ def test_scores_relative_to_what_is_usual_are_those_of_anomalib_on_such_distance
 
         detector._torch.model.nearest_neighbors = found  # type: ignore[method-assign]
         theirs = detector._torch.model(batch)
-    assert_the_same(detector.inspect(batch.unbind()), theirs)
+    assert_the_same(detector.predict(batch.unbind()), theirs)
 
 
 def test_scores_are_those_of_anomalib_also_by_the_index(surface: Path) -> None:
     settings = PatchCoreSettings(whitened=False)
-    detector = PatchCore(settings)
+    detector = TrainablePatchCore(settings)
     detector.load_pretrained(surface)
 
     def prepared(folder: str) -> list[Tensor]:
         files = sorted((surface / folder).glob("*/*.png"))
         return [detector.prepare(decode(file.read_bytes())) for file in files]
 
-    detector.remember(detector.features(prepared("train"))[0].flatten(0, 1))
+    detector.set_memory_bank(detector.features(prepared("train"))[0].flatten(0, 1))
     assert detector._bank.centroids is not None
     batch = prepared("test")
     with torch.inference_mode():
         theirs = detector._torch.model(torch.stack(batch))
-    ours = detector.inspect(batch)
+    ours = detector.predict(batch)
     np.testing.assert_allclose([o.score for o in ours], theirs.pred_score, rtol=1e-4)
     above = np.stack([o.anomaly_map for o in ours]) / theirs.anomaly_map[:, 0].numpy() - 1
     assert above.min() > -1e-4  # never below

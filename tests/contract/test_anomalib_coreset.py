@@ -10,8 +10,9 @@ from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
 from torch import Tensor
 
 from blemish_client.demo.surfaces.specimen import CATEGORIES, Origin, draw
-from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
+from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 
 # anomalib subtracts, squares, adds up and takes the root in float32, whose steps are 1.2e-7 wide.
 ROUNDING = 1e-6
@@ -21,7 +22,7 @@ ROUNDING = 1e-6
 def patches() -> Tensor:
     """Patches (6144, 152) of good tiles, leathers and grids."""
     settings = PatchCoreSettings()
-    detector = PatchCore(settings)
+    detector = TrainablePatchCore(settings)
     detector.load_pretrained(Path("nowhere"))
     origins = [
         Origin(name, "train", "good", index, seed=0, size=128) for name in CATEGORIES for index in (0, 1)

@@ -13,8 +13,9 @@ from blemish_core.detectors.common.anomalib_models import (
     MediumPatchDescriptionNetwork,
 )
 from blemish_core.detectors.efficientad import teacher
-from blemish_core.detectors.efficientad.detector import EfficientAd, EfficientAdSettings
-from blemish_core.detectors.efficientad.training.losses import answer_of_teacher, losses_of_step
+from blemish_core.detectors.efficientad.settings import EfficientAdSettings
+from blemish_core.detectors.efficientad.training.losses import losses_of_step, teacher_features_of
+from blemish_core.detectors.efficientad.training.trainable import TrainableEfficientAd
 from blemish_core.models import downloads
 
 
@@ -28,12 +29,12 @@ def _randomised(model: EfficientAdModel) -> None:
 @pytest.mark.parametrize("input_size", [256, 320])
 def test_scores_and_maps_are_those_of_anomalib(input_size: int) -> None:
     torch.manual_seed(1)
-    detector = EfficientAd(EfficientAdSettings(input_size=input_size))
+    detector = TrainableEfficientAd(EfficientAdSettings(input_size=input_size))
     _randomised(detector.model)
     batch = torch.rand(2, 3, input_size, input_size)
     with torch.inference_mode():
         theirs = detector.model(batch)
-    ours = detector.inspect(batch.unbind())
+    ours = detector.predict(batch.unbind())
     np.testing.assert_allclose([o.score for o in ours], theirs.pred_score[:, 0], rtol=1e-4)
     np.testing.assert_allclose(
         np.stack([o.anomaly_map for o in ours]), theirs.anomaly_map[:, 0], rtol=1e-4, atol=1e-5
@@ -46,7 +47,7 @@ def test_what_the_teacher_answers_is_what_anomalibs_does(size: str) -> None:
     network, images = teacher.network(size), torch.rand(2, 3, 64, 80)
     with torch.inference_mode():
         theirs = network(images)
-        ours = teacher.answers(network.state_dict(), images)
+        ours = teacher.features(network.state_dict(), images)
     torch.testing.assert_close(ours, theirs)
 
 
@@ -67,7 +68,7 @@ def test_losses_and_gradients_are_those_of_anomalib(size: str, monkeypatch: pyte
     gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
     model.zero_grad(set_to_none=True)
     torch.manual_seed(3)
-    ours = losses_of_step(model, image, answer_of_teacher(model, image), photograph, augmented)
+    ours = losses_of_step(model, image, teacher_features_of(model, image), photograph, augmented)
     torch.stack(ours).sum().backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(torch.stack(ours), torch.stack(theirs), rtol=1e-4, atol=1e-6)
     for name, value in model.named_parameters():

@@ -20,8 +20,10 @@ from torchvision.transforms import v2
 from blemish_client.demo.surfaces import generate
 from blemish_core.detectors.base import Detector
 from blemish_core.detectors.common.backbone import Backbone
-from blemish_core.detectors.efficientad.detector import EfficientAd, EfficientAdSettings
-from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.detectors.efficientad.settings import EfficientAdSettings
+from blemish_core.detectors.efficientad.training.trainable import TrainableEfficientAd
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings
+from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.imaging.decode import decode
 
 # Lightning asks torch in words that torch calls outdated, and would rather have an optimizer for PatchCore,
@@ -61,7 +63,7 @@ def engine(tmp_path: Path) -> Engine:
 
 def test_patchcore(surface: Path, engine: Engine) -> None:
     settings = PatchCoreSettings(whitened=False)
-    detector = PatchCore(settings)
+    detector = TrainablePatchCore(settings)
     detector.load_pretrained(surface)
     backbone = Backbone.named(settings.backbone)
     normalised = v2.Compose(
@@ -98,14 +100,14 @@ def test_patchcore(surface: Path, engine: Engine) -> None:
     assert len(bank) == int(len(patches) * settings.coreset_ratio)
     # Each entry of theirs is a patch of ours.
     assert torch.cdist(bank, patches, compute_mode="donot_use_mm_for_euclid_dist").amin(1).max() < 1e-3
-    detector.remember(bank.clone())
+    detector.set_memory_bank(bank.clone())
     compare(detector, engine, module, surface / "test", settings.input_size)
 
 
 @pytest.mark.parametrize("size", ["small", "medium"])
 def test_efficientad(surface: Path, engine: Engine, size: str) -> None:
     torch.manual_seed(4)
-    detector = EfficientAd(EfficientAdSettings(size=size))
+    detector = TrainableEfficientAd(EfficientAdSettings(size=size))
     detector.model.mean_std["mean"].data.normal_(0, 0.1)
     detector.model.mean_std["std"].data.uniform_(0.1, 0.3)
     quantiles = {"qa_st": 0.5, "qb_st": 2.0, "qa_ae": 0.3, "qb_ae": 1.5}
@@ -126,7 +128,7 @@ def compare(
     files = sorted(folder.glob("*/*.png"))
     assert len(files) == 3
     for file in files:
-        (outcome,) = detector.inspect([detector.prepare(decode(file.read_bytes()))])
+        (outcome,) = detector.predict([detector.prepare(decode(file.read_bytes()))])
         predicted = engine.predict(module, dataset=PredictDataset(file, image_size=(side, side)))
         assert predicted is not None
         theirs: Any = predicted[0]

@@ -13,7 +13,7 @@ DEAR = OF_TORCHS_NETWORKS | {"openvino", "sklearn"}
         "import blemish_server.app",
         "import blemish_core.jobs.handlers.train",
         # As the server does with each training it is asked for.
-        "from blemish_core.detectors.patchcore.detector import PatchCoreSettings; PatchCoreSettings()",
+        "from blemish_core.detectors.patchcore.settings import PatchCoreSettings; PatchCoreSettings()",
     ],
 )
 def test_what_takes_seconds_is_imported_where_it_is_used(script: str) -> None:

@@ -171,10 +171,10 @@ def _draw(plan: Plan, client: Client, outcome: Outcome) -> Iterator[str]:
     material = outcome.material
     kind = "synthetic images" if plan.data is None else "images given"
     columns = [
-        rendering.SheetColumn(
+        rendering.Inspected(
             portrait.image.parent.name,
             portrait.image.stem,
-            rendering.decode(portrait.image.read_bytes()),
+            rendering.decoded(portrait.image.read_bytes()),
             _opened(portrait.mask),
             portrait.inspection,
         )
@@ -185,9 +185,9 @@ def _draw(plan: Plan, client: Client, outcome: Outcome) -> Iterator[str]:
         rendering.sheet(title, columns).save(plan.output / f"heatmaps-{material.id}.png")
         yield f"heatmaps-{material.id}.png"
     for lookup in outcome.lookups:
-        query = rendering.MontageQuery(
+        query = rendering.Query(
             lookup.image.name,
-            rendering.decode(lookup.image.read_bytes()),
+            rendering.decoded(lookup.image.read_bytes()),
             lookup.class_name,
             lookup.inspection,
         )
@@ -198,4 +198,4 @@ def _draw(plan: Plan, client: Client, outcome: Outcome) -> Iterator[str]:
 
 
 def _opened(mask: Path | None) -> Image.Image | None:
-    return None if mask is None else rendering.decode(mask.read_bytes())
+    return None if mask is None else rendering.decoded(mask.read_bytes())

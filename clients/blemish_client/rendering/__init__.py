@@ -1,19 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of results: heatmaps over images, and search hits next to their query."""
+"""Pictures for people: where an image is anomalous, and which past images are like it."""
 
 from blemish_client.rendering.heatmap import heatmap, outline
-from blemish_client.rendering.images import decode, enlarge, pixel_scores
-from blemish_client.rendering.montage import MontageQuery, montage
-from blemish_client.rendering.sheet import SheetColumn, sheet
+from blemish_client.rendering.images import decoded, large, values
+from blemish_client.rendering.montage import Query, montage
+from blemish_client.rendering.sheet import Inspected, sheet
 
-__all__ = [
-    "MontageQuery",
-    "SheetColumn",
-    "decode",
-    "enlarge",
-    "heatmap",
-    "montage",
-    "outline",
-    "pixel_scores",
-    "sheet",
-]
+__all__ = ["Inspected", "Query", "decoded", "heatmap", "large", "montage", "outline", "sheet", "values"]

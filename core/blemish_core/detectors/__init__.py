@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Algorithms that learn what is normal from good images alone: one file each, behind one interface."""
+"""Anomaly detectors that learn from good images alone: one package each, behind ``base.Detector``."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every detector offers, so that jobs, bundles and the server need not know which one they hold."""
+"""The interface of every detector, and the data that training and inference exchange through it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -18,56 +18,56 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one forward pass says of one image."""
+    """A detector's result for one image."""
 
     score: float
     """Raw anomaly score, higher is worse."""
     anomaly_map: NDArray[np.float32]
-    """(size, size), the score of each pixel of the model's input."""
+    """(size, size), score of each pixel of the model's input."""
     embedding: NDArray[np.float32]
-    """(dimensions,), L2-normalised: what search compares."""
+    """(dimensions,), L2-normalised vector for similarity search."""
 
 
 @dataclass(frozen=True)
 class PatchFeatures:
-    """An outcome, and what each patch of the image is like: for search by a part of it. On the CPU."""
+    """A prediction with features of each patch of the image, for search by region. On the CPU."""
 
-    outcome: Prediction
+    prediction: Prediction
     deviations: Tensor
-    """(rows, columns, D), of each patch from the mean of good ones, whitened."""
+    """(rows, columns, D), whitened difference of each patch from the mean of good patches."""
     anomaly: Tensor
-    """(rows, columns), of each patch."""
+    """(rows, columns), anomaly of each patch."""
     spread: Tensor
-    """(), what the anomaly of good patches varies by."""
+    """(), scale of the anomaly of good patches."""
     score_scale: Tensor
     """(2,), see ``embedding.score_scale``."""
     margin: int
-    """Patches at each edge of the image that are not among these."""
+    """Width of the border that these patches leave out at each edge of the image, in patches."""
 
 
 class Runtime(Protocol):
     """An engine that runs a detector's network."""
 
     name: str
-    """As settings, manifests and answers spell it."""
+    """Name in settings, manifests and responses."""
 
     @property
     def bytes(self) -> int:
-        """What it holds beside the detector's own tensors: its copy of the weights, if it has one."""
+        """Memory beyond the detector's own tensors, such as a copy of the weights."""
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return what the network makes of images (B, 3, size, size)."""
+        """Run the network on images (B, 3, size, size)."""
 
 
 class Detector(Protocol):
     """A trained detector.
 
-    It is a network, which a runtime runs and which is nearly all of the work, and what the detector makes
-    of the network's answers in torch.
+    A runtime runs its network, which is nearly all of the work. The detector turns the network's outputs
+    into predictions.
     """
 
     name: str
-    """As bundles and requests spell the algorithm."""
+    """Name of the algorithm in bundles and requests."""
 
     @property
     def input_size(self) -> int:
@@ -75,45 +75,48 @@ class Detector(Protocol):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What ``load`` needs besides the tensors; JSON values."""
+        """JSON values that ``load`` needs in addition to the tensors."""
 
     @property
     def bytes(self) -> int:
-        """Held in memory: weights, its runtime's copy, and what is looked up; not what a pass needs."""
+        """Memory of weights, memory bank and runtime, without the scratch memory of a forward pass."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """All weights and buffers, on the CPU."""
+        """Return all weights and buffers, on the CPU."""
 
     def prepare(self, image: Image) -> Tensor:
-        """Return the model's input, float32 (3, size, size): small, whatever the size of the image."""
+        """Return the model's input, float32 (3, size, size)."""
 
-    def inspect(self, inputs: Sequence[Tensor]) -> list[Prediction]:
+    def predict(self, inputs: Sequence[Tensor]) -> list[Prediction]:
         """Score prepared images in one forward pass."""
 
-    def look(self, inputs: Sequence[Tensor]) -> list[PatchFeatures]:
-        """Score prepared images and tell what their patches are like; slower than ``inspect``."""
+    def predict_with_patches(self, inputs: Sequence[Tensor]) -> list[PatchFeatures]:
+        """Score prepared images and return features of their patches; slower than ``predict``."""
 
-    def exhaustively(self) -> AbstractContextManager[None]:
-        """For a while take no short cut whose outcome may hang on rounding; not while others inspect."""
+    def exact_search(self) -> AbstractContextManager[None]:
+        """Disable approximations whose result may depend on rounding.
+
+        Not thread-safe: no other thread may call ``predict`` meanwhile.
+        """
 
     @property
     def network(self) -> nn.Module:
-        """From images (B, 3, size, size) to a tuple of tensors: what runtimes are made from."""
+        """Network from images (B, 3, size, size) to a tuple of tensors, from which runtimes are made."""
 
     @property
     def runtime(self) -> Runtime:
-        """What runs the network now; torch at first."""
+        """Runtime that runs the network now; torch by default."""
 
     def run_on(self, runtime: Runtime) -> None:
-        """Have ``runtime`` run the network from now on."""
+        """Run the network by ``runtime`` from now on."""
 
     def release_weights(self) -> None:
-        """Let go of what only the network needs: its runtime has a copy of its own."""
+        """Free the network's weights, of which another runtime has a copy."""
 
 
 @contextmanager
 def running_on(detector: Detector, runtime: Runtime | None) -> Iterator[None]:
-    """Have ``runtime``, if there is one, run a detector's network for a while, then what did before."""
+    """Run a detector's network by ``runtime`` within the block, or by its present one if None."""
     before = detector.runtime
     try:
         detector.run_on(runtime or before)
@@ -123,18 +126,18 @@ def running_on(detector: Detector, runtime: Runtime | None) -> Iterator[None]:
 
 
 class Progress(Protocol):
-    """Hears how far the work is, and may raise ``JobCancelled`` to end it."""
+    """A callback for progress; it may raise ``JobCancelled`` to end the work."""
 
     def __call__(self, phase: str, done: int, total: int, unit: str) -> None: ...
 
 
 def silent(phase: str, done: int, total: int, unit: str) -> None:
-    """A ``Progress`` for nobody."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True)
-class Held:
-    """Outcomes of good images that the detector had not learned from when it scored them."""
+class HeldOutScores:
+    """Scores of good images that the detector was not trained on."""
 
     scores: tuple[float, ...]
     map_maxima: tuple[float, ...]
@@ -142,58 +145,58 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Training:
-    """What training gives: the detector, and how it judges good images new to it."""
+class TrainingResult:
+    """A trained detector and its scores of held-out images."""
 
     detector: Detector
-    held: Held
+    held_out_scores: HeldOutScores
     learned: int
-    """Images whose features the detector keeps."""
+    """Number of images that the detector was trained on."""
     method: str
     """"held out" or "cross-calibration"."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """What else the card should tell of how it was made."""
-    held_out: tuple[int, ...] = ()
-    """Which images ``held`` is of, where the detector has learned from none of them."""
+    """Details of the training for the model's card."""
+    held_out_indices: tuple[int, ...] = ()
+    """Indices of the images that ``held_out_scores`` come from; empty after cross-calibration."""
 
 
 ReadImage = Callable[[], Image]
-"""Decodes one image when it is its turn: a dataset need not fit in memory."""
+"""Decodes one image on demand: a dataset need not fit in memory."""
 
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """What a training is given besides the detector's settings and the images."""
+    """Resources and limits of a training."""
 
     weights: Path
-    """The store's folder of weights that were brought."""
+    """Folder of imported weights."""
     seed: int
     target_false_reject_rate: float
     progress: Progress
     device: str = "cpu"
-    fast: Callable[[nn.Module, int], Runtime | None] = lambda network, input_size: None
-    """Makes a runtime of a network and the side of its input, if one is faster than torch on the device."""
+    fast_runtime: Callable[[nn.Module, int], Runtime | None] = lambda network, input_size: None
+    """Factory of a runtime that is faster than torch on the device, from a network and its input size."""
     max_feature_bytes: int = 4 << 30
-    """Memory that the features of one training may take."""
+    """Most memory for the features of one training."""
     scratch: Path | None = None
-    """Folder for features that take more; None keeps them in memory or refuses them."""
+    """Folder for features that exceed memory; None rejects them."""
     max_scratch_bytes: int = 0
-    """Disk that the features of one training may take there."""
+    """Most disk space for the features of one training."""
     checkpoint: Path | None = None
-    """Folder where an attempt leaves what the next one goes on from; None keeps nothing."""
+    """Folder for the state from which the next attempt resumes; None keeps none."""
     photographs: Path | None = None
-    """Folder of photographs of anything, for detectors that learn what is not the surface."""
+    """Folder of photographs of anything but the surface, for detectors that need counterexamples."""
     warn: Callable[[str], None] = lambda text: None
-    """Hears sentences for whoever reads the job."""
+    """Callback for warnings about the job."""
 
 
 def release(parameters: Iterable[nn.Parameter]) -> None:
-    """Free what parameters hold; they cannot be computed with any more."""
+    """Free the memory of parameters, which cannot be used any more."""
     for parameter in parameters:
         parameter.data = torch.empty(0)
 
 
 def held_bytes(network: nn.Module) -> int:
-    """Return what parameters and buffers take."""
+    """Return the memory of a network's parameters and buffers."""
     tensors = (*network.parameters(), *network.buffers())
     return sum(tensor.nbytes for tensor in tensors)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The detectors there are, by name: their settings, how they learn and how they are rebuilt."""
+"""The available detectors by name. Training code is imported only when a training begins."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,27 +7,43 @@ from typing import Any
 
 from torch import Tensor
 
-from blemish_core.detectors.base import Detector, ReadImage, Training, TrainingContext
-from blemish_core.detectors.efficientad import detector as efficientad
-from blemish_core.detectors.efficientad.training import train as efficientad_training
-from blemish_core.detectors.patchcore import detector as patchcore
-from blemish_core.detectors.patchcore.training import train as patchcore_training
+from blemish_core.detectors.base import Detector, ReadImage, TrainingContext, TrainingResult
+from blemish_core.detectors.efficientad import settings as efficientad
+from blemish_core.detectors.efficientad.detector import EfficientAd
+from blemish_core.detectors.patchcore import settings as patchcore
+from blemish_core.detectors.patchcore.detector import PatchCore
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A detector's class, as jobs and bundles need it."""
+    """A detector as jobs and bundles use it."""
 
     name: str
     title: str
     settings: Callable[..., Any]
-    """Checks settings given by keyword, raising InvalidRequest."""
-    train: Callable[[Any, Sequence[ReadImage], TrainingContext], Training]
+    """Class of the settings, which raises InvalidRequest if a value is not valid."""
+    train: Callable[[Any, Sequence[ReadImage], TrainingContext], TrainingResult]
     load: Callable[[Mapping[str, Any], Mapping[str, Tensor], str], Detector]
-    """From settings, tensors and the device."""
+    """Factory of a detector from settings, tensors and device."""
     min_images: int
     quantizable: bool = False
-    """Whether its network bears INT8."""
+    """True if the network supports INT8."""
+
+
+def _train_patchcore(
+    settings: patchcore.PatchCoreSettings, images: Sequence[ReadImage], context: TrainingContext
+) -> TrainingResult:
+    from blemish_core.detectors.patchcore.training.train import train
+
+    return train(settings, images, context)
+
+
+def _train_efficientad(
+    settings: efficientad.EfficientAdSettings, images: Sequence[ReadImage], context: TrainingContext
+) -> TrainingResult:
+    from blemish_core.detectors.efficientad.training.train import train
+
+    return train(settings, images, context)
 
 
 _ALL = (
@@ -35,17 +51,17 @@ _ALL = (
         patchcore.NAME,
         "PatchCore",
         patchcore.PatchCoreSettings,
-        patchcore_training.train,
-        patchcore.PatchCore.load,
-        patchcore_training.MIN_IMAGES,
+        _train_patchcore,
+        PatchCore.load,
+        patchcore.MIN_IMAGES,
     ),
     Algorithm(
         efficientad.NAME,
         "EfficientAD",
         efficientad.EfficientAdSettings,
-        efficientad_training.train,
-        efficientad.EfficientAd.load,
-        efficientad_training.MIN_IMAGES,
+        _train_efficientad,
+        EfficientAd.load,
+        efficientad.MIN_IMAGES,
         quantizable=True,
     ),
 )

@@ -48,7 +48,7 @@ def score_images(
         if not inputs:
             continue
         began = time.perf_counter()
-        outcomes = detector.inspect(inputs)
+        outcomes = detector.predict(inputs)
         inference_s = (time.perf_counter() - began) / len(inputs)
         yield [
             ScoredImage(image, outcome, decode_s, prepare_s, inference_s)

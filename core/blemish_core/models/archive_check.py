@@ -32,7 +32,7 @@ def check(folder: Path) -> None:
     manifest, reference = load_detector(folder, "cpu", RuntimeChoice("torch"))
     noise = [reference.prepare(image) for image in _noise()]
     with torch.inference_mode():
-        for outcome in reference.inspect(noise):
+        for outcome in reference.predict(noise):
             if not (np.isfinite(outcome.score) and np.isfinite(outcome.anomaly_map).all()):
                 raise ValueError("its scores are not finite")
         for name, card in manifest.runtimes.items():
@@ -44,7 +44,7 @@ def check(folder: Path) -> None:
                 parity.check(agreement, name)
             elif name == INT8:
                 _, other = load_detector(folder, "cpu", RuntimeChoice("openvino-int8"))
-                other.inspect(noise)  # how well it does was measured where it was made
+                other.predict(noise)  # how well it does was measured where it was made
 
 
 def _noise() -> list[Image]:

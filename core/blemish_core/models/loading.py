@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blemish_core.detectors.base import Detector
+from blemish_core.detectors.common.torch_runtime import TorchRuntime
 from blemish_core.detectors.registry import ALGORITHMS
 from blemish_core.models import bundle
 from blemish_core.models.bundle import Manifest
 from blemish_core.platform.errors import Corrupt
 from blemish_core.runtimes.choice import TORCH, RuntimeChoice
-from blemish_core.runtimes.torch_runtime import TorchRuntime
 
 
 def write_weights(detector: Detector, folder: Path) -> tuple[dict[str, str], int]:

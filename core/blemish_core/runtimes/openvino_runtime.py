@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from blemish_core.detectors.base import held_bytes
+from blemish_core.detectors.common.staged_network import StagedNetwork
 from blemish_core.platform.errors import Corrupt
-from blemish_core.runtimes.openvino_logging import openvino
-from blemish_core.runtimes.staged import Staged
+from blemish_core.runtimes.openvino_import import openvino
 
 NAME = "openvino"
 # Of the networks of surfaces that are trained in turn; the last one is kept however large.
@@ -39,10 +39,10 @@ def export(network: nn.Module, input_size: int, file: Path) -> None:
 
 def _model(network: nn.Module, input_size: int) -> Any:
     """OpenVINO's model of a network, with copies of its weights."""
-    if not isinstance(network, Staged):
+    if not isinstance(network, StagedNetwork):
         return _kept(network, input_size)
     shared = _kept(network.shared, input_size)
-    return shared if network.own is None else _mapped(shared, network.own)
+    return shared if network.projection is None else _mapped(shared, network.projection)
 
 
 _models: OrderedDict[str, tuple[Any, int]] = OrderedDict()

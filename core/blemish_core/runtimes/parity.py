@@ -52,19 +52,19 @@ def compare(
     parity = _compared(detector, runtime, golden, tolerance)
     if tolerance is None or parity.worst <= tolerance:
         return parity
-    with detector.exhaustively():
+    with detector.exact_search():
         return _compared(detector, runtime, golden, tolerance)
 
 
 def _compared(
     detector: Detector, runtime: Runtime, golden: Sequence[Tensor], tolerance: float | None
 ) -> Parity:
-    reference = detector.inspect(golden)
+    reference = detector.predict(golden)
     outcomes: list[Prediction] = []
     with running_on(detector, runtime):
         for size in (*_BATCHES, len(golden)):
             if batch := golden[len(outcomes) : len(outcomes) + size]:
-                outcomes += detector.inspect(batch)
+                outcomes += detector.predict(batch)
     lowest = min(float(outcome.anomaly_map.min()) for outcome in reference)
     highest = max(float(outcome.anomaly_map.max()) for outcome in reference)
     scale = max(highest - lowest, float(np.finfo(np.float32).tiny))

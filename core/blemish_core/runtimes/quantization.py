@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from blemish_core.runtimes.card import Quantization
-from blemish_core.runtimes.openvino_logging import nncf, openvino
+from blemish_core.runtimes.openvino_import import nncf, openvino
 from blemish_core.runtimes.parity import with_patch
 
 MAX_DROP = 0.005

@@ -317,7 +317,7 @@ class ModelCache:
         """Score grey as every lane will, and as large: memory and kernels are made on first use."""
         grey = detector.prepare(np.full((detector.input_size, detector.input_size, 3), 128, np.uint8))
         for size in {1, self._policy.max_batch_size}:
-            lanes = [asyncio.to_thread(detector.inspect, [grey] * size) for _ in range(self._policy.lanes)]
+            lanes = [asyncio.to_thread(detector.predict, [grey] * size) for _ in range(self._policy.lanes)]
             await asyncio.gather(*lanes)
 
     def _make_room(self, newest: ModelRef | None = None) -> None:
@@ -345,11 +345,11 @@ def _prepare(
 
 def _judge(detector: Detector, batch: Sequence[Prepared]) -> list[Judged]:
     closely, passing = ([one for one in batch if one.closely is so] for so in (True, False))
-    looks = iter(detector.look([one.input for one in closely]) if closely else ())
-    outcomes = iter(detector.inspect([one.input for one in passing]) if passing else ())
+    looks = iter(detector.predict_with_patches([one.input for one in closely]) if closely else ())
+    outcomes = iter(detector.predict([one.input for one in passing]) if passing else ())
     judged = []
     for one in batch:
         look = next(looks) if one.closely else None
-        outcome = look.outcome if look else next(outcomes)
+        outcome = look.prediction if look else next(outcomes)
         judged.append(Judged(outcome, one.calibration, one.shape, look))
     return judged

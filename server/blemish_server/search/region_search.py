@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from blemish_core.detectors.base import PatchFeatures
 from blemish_core.detectors.common import regions
-from blemish_core.detectors.common.regions import Match, Spot
+from blemish_core.detectors.common.regions import RegionMatch, RegionQuery
 from blemish_core.imaging.image_input import ImageInput
 from blemish_core.platform.errors import Corrupt, DeadlineExceeded, InvalidRequest, NotFound
 from blemish_core.platform.names import ModelRef
@@ -44,7 +44,7 @@ class Placed:
     """A hit, and where its image shows the spot; None if the image is gone, or was not looked at."""
 
     similar: Similar
-    match: Match | None
+    match: RegionMatch | None
     shape: tuple[int, int] = (0, 0)
     """(H, W) of the image, px."""
 
@@ -78,7 +78,7 @@ class Spots:
 
     async def find(
         self, picture: ImageInput, part: Part, version: ModelRef, terms: Terms
-    ) -> tuple[Inspected, Spot]:
+    ) -> tuple[Inspected, RegionQuery]:
         """Say what is in a part of a picture, and of all of it what ``Scorer.inspect`` says.
 
         Raises:
@@ -87,13 +87,13 @@ class Spots:
         """
         done = await self._inspector.inspect(picture, version, replace(terms, closely=True))
 
-        def described() -> Spot:
-            return regions.spot(_look(done), part(done.shape), _threshold(done))
+        def described() -> RegionQuery:
+            return regions.describe_region(_look(done), part(done.shape), _threshold(done))
 
         return done, await asyncio.to_thread(described)  # a mask is an image to decode
 
     async def ranked(
-        self, sought: Spot, among: Sequence[Similar], version: ModelRef, terms: Terms
+        self, sought: RegionQuery, among: Sequence[Similar], version: ModelRef, terms: Terms
     ) -> Ranking:
         """Look for a spot in the images of hits, as many as there is time for.
 
@@ -133,13 +133,17 @@ class Spots:
         placed.sort(key=lambda one: (one.match is not None, one.rank), reverse=True)
         return Ranking(placed, len(among) - len(seen))
 
-    async def _placed(self, sought: Spot, similar: Similar, version: ModelRef, terms: Terms) -> Placed:
+    async def _placed(
+        self, sought: RegionQuery, similar: Similar, version: ModelRef, terms: Terms
+    ) -> Placed:
         try:
             data = await asyncio.to_thread(self._images.read, version, similar.item)
             done = await self._inspector.inspect(ImageInput(data), version, terms)
         except (NotFound, Corrupt, InvalidRequest):
             return Placed(similar, None)  # gone or replaced; the hit is still one
-        found = await asyncio.to_thread(regions.match, _look(done), done.shape, sought, _threshold(done))
+        found = await asyncio.to_thread(
+            regions.locate_region, _look(done), done.shape, sought, _threshold(done)
+        )
         return Placed(similar, found, done.shape)
 
 

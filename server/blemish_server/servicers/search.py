@@ -18,7 +18,7 @@ from qdrant_client import models as qm
 from blemish.v1 import search_pb2 as pb
 from blemish.v1.inspection_pb2 import Outputs
 from blemish.v1.search_pb2_grpc import SearchServiceServicer
-from blemish_core.detectors.common.regions import part_of
+from blemish_core.detectors.common.regions import region_mask
 from blemish_core.imaging.decode import ImageLimits, read_mask, thumbnail
 from blemish_core.imaging.image_input import ImageInput, Region
 from blemish_core.models.store import ModelStore
@@ -337,7 +337,7 @@ def _part(request: pb.SearchRequest, limits: ImageLimits) -> Part | None:
         )
     if kind == "region":
         box = request.region
-        return partial(part_of, region=Region(box.left, box.top, box.width, box.height))
+        return partial(region_mask, region=Region(box.left, box.top, box.width, box.height))
     return partial(_mask, request.mask, limits)
 
 

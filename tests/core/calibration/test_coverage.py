@@ -21,8 +21,8 @@ from torch import Tensor
 
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.base import Image, TrainingContext, silent
-from blemish_core.detectors.patchcore.detector import PatchCoreSettings
-from blemish_core.detectors.patchcore.network import PatchFeatures
+from blemish_core.detectors.patchcore.network import FeatureExtractor
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.train import train
 
 CHANCE = 1e-6
@@ -133,15 +133,15 @@ def surface(seed: int) -> Image:
 def quick_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Has the backbone run once for each image, however often trainings see it."""
     answers: dict[bytes, Tensor] = {}
-    compute = PatchFeatures.forward
+    compute = FeatureExtractor.forward
 
-    def remembered(network: PatchFeatures, images: Tensor) -> Tensor:
+    def remembered(network: FeatureExtractor, images: Tensor) -> Tensor:
         keys = [image.numpy().tobytes() for image in images]
         if any(key not in answers for key in keys):
             answers.update(zip(keys, compute(network, images), strict=True))
         return torch.stack([answers[key] for key in keys])
 
-    monkeypatch.setattr(PatchFeatures, "forward", remembered)
+    monkeypatch.setattr(FeatureExtractor, "forward", remembered)
     # On a busy machine threads that wait for each other cost far more than such small inputs.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -160,10 +160,12 @@ def test_a_detector_rejects_unseen_good_images_within_the_binomial_bound() -> No
         order = np.random.default_rng([seed, 2]).permutation(len(pieces))
         terms = TrainingContext(Path("nowhere"), seed, target, silent)
         training = train(settings, [partial(pieces.__getitem__, i) for i in order[fresh:]], terms)
-        assert (training.method, len(training.held.scores)) == ("held out", 19)
-        calibration = Calibration.of(training.held.scores, training.held.map_maxima, target)
+        assert (training.method, len(training.held_out_scores.scores)) == ("held out", 19)
+        calibration = Calibration.of(
+            training.held_out_scores.scores, training.held_out_scores.map_maxima, target
+        )
         detector = training.detector
-        outcomes = detector.inspect([detector.prepare(pieces[i]) for i in order[:fresh]])
+        outcomes = detector.predict([detector.prepare(pieces[i]) for i in order[:fresh]])
         rejected += sum(calibration.anomalous(outcome.score) for outcome in outcomes)
     fewest, most = bounds(seeds, fresh, 1, 19)
     told = f"{rejected} of {seeds * fresh} rejected, bound {fewest} to {most}, seeds 0 to {seeds - 1}"

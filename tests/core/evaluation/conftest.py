@@ -37,7 +37,7 @@ class Brightness:
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
         return Preprocessing(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(image)
 
-    def inspect(self, inputs: Sequence[Tensor]) -> list[Prediction]:
+    def predict(self, inputs: Sequence[Tensor]) -> list[Prediction]:
         maps = torch.stack(list(inputs))[:, 0].numpy()
         return [Prediction(float(each.max()), each, np.ones(1, np.float32)) for each in maps]
 

@@ -44,7 +44,7 @@ def test_teachers_are_fetched_and_used(archive: Path, tmp_path: Path) -> None:
     size = archive.stat().st_size
     assert told[-1] == (size, size)
     for name in SIZES:
-        assert teacher.find(name, tmp_path).origin == "brought"
+        assert teacher.find(name, tmp_path).origin == "imported"
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "efficientad-medium.safetensors",
         "efficientad-small.safetensors",

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings
+from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.runtimes import openvino_runtime
 
 
@@ -17,18 +18,18 @@ def inputs(count: int, seed: int = 0) -> list[Tensor]:
 
 
 @pytest.fixture(scope="module")
-def detector() -> PatchCore:
+def detector() -> TrainablePatchCore:
     torch.manual_seed(3)
     settings = PatchCoreSettings(input_size=64)
-    made = PatchCore(settings)
+    made = TrainablePatchCore(settings)
     with torch.inference_mode():
         patches, _ = made.features(inputs(4, seed=1))
-    made.remember(patches.flatten(0, 1)[::3].clone())
+    made.set_memory_bank(patches.flatten(0, 1)[::3].clone())
     return made
 
 
 @pytest.fixture(scope="module")
-def exported(detector: PatchCore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(detector: TrainablePatchCore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("bundle") / "openvino" / "model.xml"
     openvino_runtime.export(detector.network, detector.input_size, file)
     return file

@@ -13,7 +13,7 @@ from tests.support.imports import OF_TORCHS_NETWORKS, imported_by
 from torch import Tensor
 
 from blemish_core.calibration import Calibration
-from blemish_core.detectors.base import Held, Image, Training, held_bytes, silent
+from blemish_core.detectors.base import HeldOutScores, Image, TrainingResult, held_bytes, silent
 from blemish_core.detectors.patchcore.detector import PatchCore
 from blemish_core.jobs.handlers import export
 from blemish_core.jobs.handlers.export import Surface
@@ -35,8 +35,8 @@ def picture(seed: int) -> Image:
 SURFACE = Surface([partial(picture, number) for number in range(12)], [], [])
 
 
-def training_of(detector: PatchCore) -> Training:
-    return Training(detector, Held((1.0, 2.0), (1.0, 2.0)), 12, "held out")
+def training_of(detector: PatchCore) -> TrainingResult:
+    return TrainingResult(detector, HeldOutScores((1.0, 2.0), (1.0, 2.0)), 12, "held out")
 
 
 def manifest(detector: PatchCore, runtimes: dict[str, RuntimeCard], sha256: dict[str, str]) -> Manifest:
@@ -82,8 +82,8 @@ def test_one_bundle_scores_alike_on_both_runtimes_within_the_tolerance_of_its_ca
     assert 0 < parity_of.worst <= parity.TOLERANCE
     images = [picture(number) for number in range(100, 105)]
     for one, other in zip(
-        ours.inspect([ours.prepare(image) for image in images]),
-        its.inspect([its.prepare(image) for image in images]),
+        ours.predict([ours.prepare(image) for image in images]),
+        its.predict([its.prepare(image) for image in images]),
         strict=True,
     ):
         spread = float(np.ptp(one.anomaly_map))
@@ -103,7 +103,7 @@ def test_weights_are_held_once(published: Path) -> None:
     assert detector.runtime.bytes < detector.bytes
     network_bytes = held_bytes(on_torch.network)
     assert detector.bytes - detector.runtime.bytes == on_torch.bytes - network_bytes
-    with pytest.raises(RuntimeError, match="given away"):
+    with pytest.raises(RuntimeError, match="were released"):
         detector.network  # noqa: B018
 
 
@@ -114,7 +114,7 @@ def test_what_openvino_runs_is_loaded_without_the_imports_of_torchs_network(
         "from pathlib import Path; import numpy\n"
         "from blemish_core.models.loading import load_detector\n"
         f"manifest, detector = load_detector(Path({str(published)!r}), 'cpu')\n"
-        "detector.inspect([detector.prepare(numpy.zeros((60, 80, 3), 'u1'))])\n"
+        "detector.predict([detector.prepare(numpy.zeros((60, 80, 3), 'u1'))])\n"
         "assert detector.runtime.name == 'openvino'"
     )
     assert OF_TORCHS_NETWORKS & imported_by(script) == set()

@@ -16,15 +16,16 @@ from tests.support.narrow import narrow
 from torch import Tensor, nn
 
 from blemish_core.detectors.base import held_bytes
-from blemish_core.detectors.efficientad.detector import EfficientAd, EfficientAdSettings
+from blemish_core.detectors.common.staged_network import StagedNetwork
+from blemish_core.detectors.common.torch_runtime import TorchRuntime
+from blemish_core.detectors.efficientad.settings import EfficientAdSettings
+from blemish_core.detectors.efficientad.training.trainable import TrainableEfficientAd
 from blemish_core.detectors.patchcore.detector import PatchCore
 from blemish_core.jobs.handlers import export
 from blemish_core.platform.errors import Corrupt
 from blemish_core.runtimes import openvino_runtime
 from blemish_core.runtimes.choice import Asked, RuntimeChoice
 from blemish_core.runtimes.openvino_runtime import OpenVinoRuntime
-from blemish_core.runtimes.staged import Staged
-from blemish_core.runtimes.torch_runtime import TorchRuntime
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def _efficientad(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     from blemish_core.detectors.common.anomalib_models import SmallPatchDescriptionNetwork
 
     narrow(monkeypatch, SmallPatchDescriptionNetwork)
-    detector = EfficientAd(EfficientAdSettings())
+    detector = TrainableEfficientAd(EfficientAdSettings())
     detector.model.mean_std["std"].data.fill_(0.2)
     quantiles = {"qa_st": 0.5, "qb_st": 2.0, "qa_ae": 0.3, "qb_ae": 1.5}
     detector.measure_maps({name: torch.tensor(value) for name, value in quantiles.items()}, torch.ones(()))
@@ -95,16 +96,16 @@ def test_what_a_surface_adds_is_put_in_without_a_second_conversion(
     spy = Mock(wraps=torch.export.export)
     monkeypatch.setattr(torch.export, "export", spy)
     plain = detector.network
-    assert isinstance(plain, Staged)
+    assert isinstance(plain, StagedNetwork)
     batch = images(3, seed=8)
     (features,) = TorchRuntime(plain, torch.device("cpu"))(batch)
     (its,) = OpenVinoRuntime.of(plain, 64)(batch)
     assert float((its - features).abs().max()) < 1e-5 * float(features.abs().max())
 
-    mapped, size = Staged(plain.shared), features.shape[1]
+    mapped, size = StagedNetwork(plain.shared), features.shape[1]
     random = torch.Generator().manual_seed(9)
     matrix = torch.randn(size, size, generator=random)
-    mapped.map(matrix + matrix.T, torch.randn(size, generator=random))
+    mapped.project(matrix + matrix.T, torch.randn(size, generator=random))
     (expected,) = TorchRuntime(mapped, torch.device("cpu"))(batch)
     openvino_runtime.export(mapped, 64, tmp_path / "model.xml")
     for runtime in (OpenVinoRuntime.of(mapped, 64), OpenVinoRuntime(tmp_path / "model.xml")):
@@ -281,7 +282,7 @@ if {before!r}:
     import openvino
     del os.environ["CI"]
 import torch
-from blemish_core.runtimes import openvino_runtime, openvino_logging
+from blemish_core.runtimes import openvino_runtime, openvino_import
 net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
 class Tuple(torch.nn.Module):
     def __init__(self):

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
 from blemish_core.detectors.patchcore.inverted_lists import InvertedLists
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings
+from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.platform.errors import RuntimesDisagree
 from blemish_core.runtimes import parity
 from blemish_core.runtimes.openvino_runtime import OpenVinoRuntime
@@ -30,7 +31,7 @@ class Tampered:
     name = "tampered"
     bytes = 0
 
-    def __init__(self, detector: PatchCore, factor: float) -> None:
+    def __init__(self, detector: TrainablePatchCore, factor: float) -> None:
         self._own = detector.runtime
         self._factor = factor
 
@@ -38,7 +39,7 @@ class Tampered:
         return tuple(answer * self._factor for answer in self._own(images))
 
 
-def test_openvino_agrees_with_torch(detector: PatchCore, exported: Path) -> None:
+def test_openvino_agrees_with_torch(detector: TrainablePatchCore, exported: Path) -> None:
     own, golden = detector.runtime, parity.golden_images(prepared(), seed=0)
     compared = parity.compare(detector, OpenVinoRuntime(exported), golden, tolerance=parity.TOLERANCE)
     parity.check(compared, "openvino")
@@ -47,7 +48,7 @@ def test_openvino_agrees_with_torch(detector: PatchCore, exported: Path) -> None
     assert detector.runtime is own
 
 
-def test_a_network_that_was_tampered_with_is_refused_with_the_figures(detector: PatchCore) -> None:
+def test_a_network_that_was_tampered_with_is_refused_with_the_figures(detector: TrainablePatchCore) -> None:
     golden = parity.golden_images(prepared(), seed=0)
     compared = parity.compare(detector, Tampered(detector, 1.1), golden, tolerance=parity.TOLERANCE)
     with pytest.raises(RuntimesDisagree, match=r"tampered gives other .* than torch: they differ by 0\.\d"):
@@ -58,11 +59,11 @@ def test_what_inverted_lists_find_by_rounding_alone_is_no_disagreement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A patch half way between two lists finds an entry of the one or of the other."""
-    detector = PatchCore(PatchCoreSettings(input_size=64))
+    detector = TrainablePatchCore(PatchCoreSettings(input_size=64))
     detector.load_pretrained(Path("nowhere"))
     with torch.inference_mode():
         patches, _ = detector.features(inputs(40, seed=1))
-    detector.remember(patches.flatten(0, 1).clone())
+    detector.set_memory_bank(patches.flatten(0, 1).clone())
     assert detector.tensors().keys() >= {"index_centroids"}
     golden = parity.golden_images(inputs(8, seed=2), seed=0)
     search, calls = InvertedLists.search, itertools.count()
@@ -86,7 +87,7 @@ def test_what_inverted_lists_find_by_rounding_alone_is_no_disagreement(
         parity.check(other, "tampered")
 
 
-def test_answers_that_are_no_numbers_are_refused(detector: PatchCore) -> None:
+def test_answers_that_are_no_numbers_are_refused(detector: TrainablePatchCore) -> None:
     golden = parity.golden_images(prepared(), seed=0)
     nan = float("nan")
     compared = parity.compare(detector, Tampered(detector, nan), golden, tolerance=parity.TOLERANCE)
@@ -94,7 +95,7 @@ def test_answers_that_are_no_numbers_are_refused(detector: PatchCore) -> None:
         parity.check(compared, "tampered")
 
 
-def test_a_runtime_that_fails_leaves_the_detector_as_it_was(detector: PatchCore) -> None:
+def test_a_runtime_that_fails_leaves_the_detector_as_it_was(detector: TrainablePatchCore) -> None:
     own = detector.runtime
 
     def fail(images: Tensor) -> tuple[Tensor, ...]:
@@ -106,7 +107,7 @@ def test_a_runtime_that_fails_leaves_the_detector_as_it_was(detector: PatchCore)
     assert detector.runtime is own
 
 
-def test_golden_images_are_good_ones_and_spoilt_ones(detector: PatchCore) -> None:
+def test_golden_images_are_good_ones_and_spoilt_ones(detector: TrainablePatchCore) -> None:
     good = prepared()
     golden = parity.golden_images(good, seed=0)
     assert all(image.equal(kept) for image, kept in zip(good, golden, strict=False))

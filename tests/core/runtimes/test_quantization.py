@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from blemish_core.detectors.base import Held, Image, Training, silent
-from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.detectors.base import HeldOutScores, Image, TrainingResult, silent
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings
+from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.evaluation.metrics import image_auroc
 from blemish_core.jobs.handlers import export
 from blemish_core.jobs.handlers.export import Surface
@@ -36,30 +37,32 @@ SURFACE = Surface(
 
 
 @pytest.fixture(scope="module")
-def detector() -> PatchCore:
+def detector() -> TrainablePatchCore:
     settings = PatchCoreSettings(input_size=64)
-    made = PatchCore(settings)
+    made = TrainablePatchCore(settings)
     made.load_pretrained(Path("nowhere"))
     with torch.inference_mode():
         patches, _ = made.features([made.prepare(SURFACE.train[number]()) for number in (0, 2, 3, 5)])
-    made.remember(patches.flatten(0, 1).clone())
+    made.set_memory_bank(patches.flatten(0, 1).clone())
     return made
 
 
 @pytest.fixture(scope="module")
-def folder(detector: PatchCore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(detector: TrainablePatchCore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("int8")
     openvino_runtime.export(detector.network, detector.input_size, where / "openvino" / "model.xml")
     return where
 
 
 @pytest.fixture
-def training(detector: PatchCore) -> Training:
-    return Training(detector, Held((1.0, 2.0), (1.0, 2.0)), 4, "held out", held_out=(1, 4))
+def training(detector: TrainablePatchCore) -> TrainingResult:
+    return TrainingResult(
+        detector, HeldOutScores((1.0, 2.0), (1.0, 2.0)), 4, "held out", held_out_indices=(1, 4)
+    )
 
 
 def test_int8_is_published_with_both_figures_and_held_out_scores_of_its_own(
-    training: Training, folder: Path
+    training: TrainingResult, folder: Path
 ) -> None:
     told: dict[str, tuple[int, int]] = {}
 
@@ -79,7 +82,7 @@ def test_int8_is_published_with_both_figures_and_held_out_scores_of_its_own(
     try:
         detector.run_on(OpenVinoRuntime(folder / "openvino" / "int8.xml", name="openvino-int8"))
         good, bad, held = (
-            [outcome.score for outcome in detector.inspect([detector.prepare(read()) for read in reads])]
+            [outcome.score for outcome in detector.predict([detector.prepare(read()) for read in reads])]
             for reads in (SURFACE.good, SURFACE.defective, [SURFACE.train[1], SURFACE.train[4]])
         )
     finally:
@@ -94,7 +97,9 @@ def test_int8_is_published_with_both_figures_and_held_out_scores_of_its_own(
     assert size < 0.5 * (folder / "openvino" / "model.bin").stat().st_size
 
 
-def test_int8_that_loses_too_much_leaves_figures_and_no_file(training: Training, folder: Path) -> None:
+def test_int8_that_loses_too_much_leaves_figures_and_no_file(
+    training: TrainingResult, folder: Path
+) -> None:
     card = export.quantize(training, SURFACE, 1.5, folder, 0, silent)  # more than INT8 can reach
     assert card.file is None
     assert "brings the image AUROC from 1.5000 to" in card.refusal
@@ -102,21 +107,21 @@ def test_int8_that_loses_too_much_leaves_figures_and_no_file(training: Training,
 
 
 def test_without_defective_images_there_is_no_int8_and_the_card_says_why(
-    training: Training, folder: Path
+    training: TrainingResult, folder: Path
 ) -> None:
     card = export.quantize(training, SURFACE, None, folder, 0, silent)
     assert card.file is None
     assert "no test images of both kinds" in card.refusal
 
 
-def test_without_held_out_images_there_is_no_int8(detector: PatchCore, folder: Path) -> None:
-    crossed = Training(detector, Held((1.0,), (1.0,)), 6, "cross-calibration")
+def test_without_held_out_images_there_is_no_int8(detector: TrainablePatchCore, folder: Path) -> None:
+    crossed = TrainingResult(detector, HeldOutScores((1.0,), (1.0,)), 6, "cross-calibration")
     card = export.quantize(crossed, SURFACE, 0.9, folder, 0, silent)
     assert card.file is None
     assert "learned from every good image" in card.refusal
 
 
-def test_quantization_ends_when_the_job_is_cancelled(training: Training, folder: Path) -> None:
+def test_quantization_ends_when_the_job_is_cancelled(training: TrainingResult, folder: Path) -> None:
     def progress(phase: str, done: int, total: int, unit: str) -> None:
         if done == 2:
             raise JobCancelled("enough")
@@ -136,7 +141,9 @@ def test_ranges_come_from_images_with_a_defect_in_them() -> None:
     assert np.array_equal(first, again)  # every pass sees the same
 
 
-def test_nncf_draws_no_bars(training: Training, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nncf_draws_no_bars(
+    training: TrainingResult, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     detector = training.detector
     inputs = [partial(lambda read: detector.prepare(read()), read) for read in SURFACE.train[:2]]
     quantization.quantize(

@@ -16,7 +16,7 @@ import torch
 from blemish.v1 import search_pb2
 from blemish.v1.image_pb2 import Region
 from blemish_core.detectors.base import PatchFeatures, Prediction
-from blemish_core.detectors.common.regions import Spot
+from blemish_core.detectors.common.regions import RegionQuery
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.image_input import ImageInput
 from blemish_core.platform.errors import DeadlineExceeded, NotFound, Overloaded
@@ -29,7 +29,7 @@ from blemish_server.servicers.search import SearchServicer
 
 VERSION = ModelRef("tile", 1)
 ACROSS = np.array([1.0, 0.0], np.float32)
-SOUGHT = Spot(np.ones(3, np.float32), ACROSS, 0.5)
+SOUGHT = RegionQuery(np.ones(3, np.float32), ACROSS, 0.5)
 SIDE = 4
 OUTCOME = Prediction(1.0, np.zeros((SIDE, SIDE), np.float32), np.ones(3, np.float32))
 SLOW, GONE, REFUSED, FULL = "slow", "gone", "refused", "full"

@@ -89,7 +89,7 @@ def score_scale(scores: Tensor) -> Tensor:
     return torch.stack([scores.mean() + _UNDECIDED * deviation, _DECIDED * deviation])
 
 
-def taken_scale(tensors: dict[str, Tensor]) -> Tensor:
+def take_score_scale(tensors: dict[str, Tensor]) -> Tensor:
     """Take the ``score_scale`` out of a bundle's tensors.
 
     Versions from before it have mean and deviation, and images indexed by two deviations above the mean.

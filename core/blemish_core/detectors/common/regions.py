@@ -29,7 +29,7 @@ _SAME_MATCH = 0.5
 
 
 @dataclass(frozen=True)
-class Spot:
+class RegionQuery:
     """What is in a part of an image."""
 
     embedding: NDArray[np.float32]
@@ -41,7 +41,7 @@ class Spot:
 
 
 @dataclass(frozen=True)
-class Match:
+class RegionMatch:
     """Where an image is like a spot."""
 
     box: Region
@@ -51,7 +51,7 @@ class Match:
     heat: Heat
 
 
-def part_of(shape: tuple[int, int], region: Region) -> NDArray[np.bool_]:
+def region_mask(shape: tuple[int, int], region: Region) -> NDArray[np.bool_]:
     """Return a rectangle as a mask of ``shape``.
 
     Raises:
@@ -66,7 +66,7 @@ def part_of(shape: tuple[int, int], region: Region) -> NDArray[np.bool_]:
     return mask
 
 
-def spot(look: PatchFeatures, mask: NDArray[np.bool_], threshold: float) -> Spot:
+def describe_region(look: PatchFeatures, mask: NDArray[np.bool_], threshold: float) -> RegionQuery:
     """Describe what is under ``mask``, (H, W) of the image that was looked at.
 
     Args:
@@ -92,20 +92,22 @@ def spot(look: PatchFeatures, mask: NDArray[np.bool_], threshold: float) -> Spot
     anomaly, deviations = look.anomaly[chosen], look.deviations[chosen]  # (P,), (P, D)
     together = pooled(deviations[None], anomaly[None], look.spread)
     # What the image scores above its worst patch, or below it, the spot does above or below its own.
-    score = look.outcome.score - float(look.anomaly.max() - anomaly.max())
+    score = look.prediction.score - float(look.anomaly.max() - anomaly.max())
     direction = functional.normalize(together, dim=1)
     vector = joined(direction, torch.tensor([score]), look.score_scale)
     level = torch.sigmoid((anomaly.max() - threshold) / look.spread)
-    return Spot(vector[0].numpy(), direction[0].numpy(), float(level))
+    return RegionQuery(vector[0].numpy(), direction[0].numpy(), float(level))
 
 
-def match(look: PatchFeatures, shape: tuple[int, int], sought: Spot, threshold: float) -> Match:
+def locate_region(
+    look: PatchFeatures, shape: tuple[int, int], sought: RegionQuery, threshold: float
+) -> RegionMatch:
     """Say where an image of ``shape`` (H, W) is like a spot."""
     alike = functional.normalize(look.deviations, dim=-1) @ torch.from_numpy(sought.direction)
     level = torch.sigmoid((look.anomaly - threshold) / look.spread)
     heat = alike.clamp(0, 1) * (1 - (level - sought.anomalous).abs())
     whole: Heat = np.pad(heat.numpy(), look.margin)
-    return Match(_box(whole, shape), float(heat.max()), whole)
+    return RegionMatch(_box(whole, shape), float(heat.max()), whole)
 
 
 def _box(heat: Heat, shape: tuple[int, int]) -> Region:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What EfficientAD computes in torch: anomalib's model, from an image to its anomaly map and features.
+"""EfficientAD's torch network: anomalib's model, from an image to its anomaly map and pooled features.
 
-It is made when it is asked for: to import anomalib takes seconds, and a version that OpenVINO runs asks for
-the teacher at most, which is a few convolutions, and for that only if it was published without its answers.
+The network is built on first use, because importing anomalib takes seconds. A model that OpenVINO runs
+needs the teacher at most, if its exported network does not return the teacher's features.
 """
 
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ from blemish_core.detectors.efficientad.teacher import CHANNELS
 if TYPE_CHECKING:
     from blemish_core.detectors.common.anomalib_models import EfficientAdModel
 
-PAD = 4
-"""Patches that the maps are padded by, each side: the network's own field of view is lost there."""
+MARGIN = 4
+"""Padding of the maps at each side, in patches, where the network's receptive field leaves the image."""
 _STRIDE = 4  # px from one patch to the next
 _TEACHER = "model.teacher."
 _MEAN, _STD = "model.mean_std.mean", "model.mean_std.std"
@@ -30,17 +30,17 @@ _SPREAD = "spread"
 
 
 class EfficientAdNetwork:
-    """anomalib's model and how images are judged by it, with the weights it is to have."""
+    """anomalib's model with the pooling of features, built on demand."""
 
     def __init__(
         self, size: str, device: torch.device, weights: Mapping[str, Tensor] | None = None
     ) -> None:
-        """Take what it is to be made from.
+        """Keep the arguments until the network is built.
 
         Args:
             size: small or medium.
-            device: where torch runs.
-            weights: of a ``Judgement``; None leaves them random.
+            device: device of torch.
+            weights: state dict of an ``AnomalyNetwork``; None leaves it random.
         """
         self._size = size
         self._device = device
@@ -48,61 +48,61 @@ class EfficientAdNetwork:
         self._released = False
 
     @cached_property
-    def judgement(self) -> "Judgement":
-        """From images to maps and pooled features."""
+    def built(self) -> "AnomalyNetwork":
+        """Network from images to maps and pooled features."""
         from blemish_core.detectors.common.anomalib_models import EfficientAdModel, EfficientAdModelSize
 
         if self._released:
-            raise RuntimeError("the weights of this network were given away; this is a bug")
-        judgement = Judgement(EfficientAdModel(CHANNELS, EfficientAdModelSize(self._size)).eval())
+            raise RuntimeError("the weights of this network were released; this is a bug")
+        network = AnomalyNetwork(EfficientAdModel(CHANNELS, EfficientAdModelSize(self._size)).eval())
         if self._weights:
-            judgement.load_state_dict(self._weights)
-            self._weights = {}  # held once
-        return judgement.to(self._device)
+            network.load_state_dict(self._weights)
+            self._weights = {}  # the network has them
+        return network.to(self._device)
 
     @property
     def spread(self) -> Tensor:
-        """What patches are pooled by, ()."""
-        return self._known()[_SPREAD]
+        """Temperature of the pooling, ()."""
+        return self._state()[_SPREAD]
 
     @property
     def bytes(self) -> int:
-        """Held in memory."""
-        made = held_bytes(self.judgement) if "judgement" in vars(self) else 0
-        return made + sum(weight.nbytes for weight in self._weights.values())
+        """Memory of the weights."""
+        built = held_bytes(self.built) if "built" in vars(self) else 0
+        return built + sum(weight.nbytes for weight in self._weights.values())
 
-    def taught(self, images: Tensor) -> Tensor:
-        """The teacher's features (B, 384, R, R) of images (B, 3, S, S), each in units of good images.
+    def teacher_features(self, images: Tensor) -> Tensor:
+        """Return the teacher's standardised features (B, 384, R, R) of images (B, 3, S, S).
 
-        They can be asked for after ``release``: not every version's runtime tells them.
+        Works after ``release`` too, because the runtimes of older versions do not return them.
         """
-        known = self._known()
+        state = self._state()
         weights = {
             name.removeprefix(_TEACHER): weight
-            for name, weight in known.items()
+            for name, weight in state.items()
             if name.startswith(_TEACHER)
         }
-        answers = teachers.answers(weights, images.to(self._device))
-        return (answers - known[_MEAN]) / known[_STD]
+        features = teachers.features(weights, images.to(self._device))
+        return (features - state[_MEAN]) / state[_STD]
 
     def release(self) -> None:
-        """Let go of all weights but the teacher's; it can never run again."""
+        """Free all weights but the teacher's; the network cannot run again."""
         self._weights = {
             name: weight
-            for name, weight in self._known().items()
+            for name, weight in self._state().items()
             if name.startswith(_TEACHER) or name in (_MEAN, _STD, _SPREAD)
         }
         self._released = True
-        vars(self).pop("judgement", None)
+        vars(self).pop("built", None)
 
-    def _known(self) -> Mapping[str, Tensor]:
-        return self._weights or self.judgement.state_dict()
+    def _state(self) -> Mapping[str, Tensor]:
+        return self._weights or self.built.state_dict()
 
 
-class Judgement(nn.Module):
-    """Images (B, 3, S, S) of 0 to 1 to maps (B, 1, S, S), pooled features (B, 384), and what is pooled.
+class AnomalyNetwork(nn.Module):
+    """Images (B, 3, S, S) of 0 to 1 to maps (B, 1, S, S), pooled features (B, 384), and teacher features.
 
-    That is the teacher's standardised answer, (B, 384, R, R), which searches by a part of an image compare.
+    The latter are the teacher's standardised features (B, 384, R, R), which search by region compares.
     """
 
     spread: Tensor
@@ -113,25 +113,25 @@ class Judgement(nn.Module):
         self.register_buffer(_SPREAD, torch.ones(()))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As anomalib's ``EfficientAdModel.forward`` judges; the teacher's answers are pooled beside it."""
+        """Compute the maps as anomalib's ``EfficientAdModel.forward`` does, and pool features by them."""
         mean, std = self.model.mean_std["mean"], self.model.mean_std["std"]
-        taught: Tensor = (self.model.teacher(images) - mean) / std
-        return *self.judged(images, taught), taught
+        teacher_features: Tensor = (self.model.teacher(images) - mean) / std
+        return *self.compare(images, teacher_features), teacher_features
 
-    def judged(self, images: Tensor, taught: Tensor) -> tuple[Tensor, Tensor]:
-        """Judge images to which the teacher's standardised answer, (B, 384, R, R), is known."""
+    def compare(self, images: Tensor, teacher_features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return maps and pooled features, given the teacher's standardised features (B, 384, R, R)."""
         model = self.model
         student = model.student(images)
-        distance = torch.pow(taught - student[:, :CHANNELS], 2)
+        distance = torch.pow(teacher_features - student[:, :CHANNELS], 2)
         map_st, map_stae = model.compute_maps(images, student, distance)
         maps = 0.5 * map_st + 0.5 * map_stae
-        anomaly = of_patches(maps)
+        anomaly = patch_anomaly(maps)
         count = anomaly.shape[1] * anomaly.shape[2]
-        # Views of -1 images: to flatten would write the size of the batch into an export.
-        features = taught.view(-1, CHANNELS, count).transpose(1, 2)  # (B, R * R, 384)
+        # A view of -1 images: flatten would fix the batch size in an export.
+        features = teacher_features.view(-1, CHANNELS, count).transpose(1, 2)  # (B, R * R, 384)
         return maps, pooled(features, anomaly.contiguous().view(-1, count), self.spread)
 
 
-def of_patches(maps: Tensor) -> Tensor:
-    """The anomaly (B, R, R) of the patches that the teacher answers for, from maps (B, 1, S, S)."""
-    return functional.avg_pool2d(maps, _STRIDE)[:, 0, PAD:-PAD, PAD:-PAD]
+def patch_anomaly(maps: Tensor) -> Tensor:
+    """Return the anomaly (B, R, R) of the teacher's patches from maps (B, 1, S, S)."""
+    return functional.avg_pool2d(maps, _STRIDE)[:, 0, MARGIN:-MARGIN, MARGIN:-MARGIN]

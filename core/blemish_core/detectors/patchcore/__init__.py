@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PatchCore (Roth et al., CVPR 2022): inference here, training in ``training``."""
+"""PatchCore (Roth et al., CVPR 2022): inference in this package, training in ``training``."""

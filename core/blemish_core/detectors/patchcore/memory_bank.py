@@ -96,7 +96,7 @@ class MemoryBank:
         return sum(held) + (self._lists.bytes if self._lists else 0)
 
     @contextmanager
-    def exhaustively(self) -> Iterator[None]:
+    def exact_search(self) -> Iterator[None]:
         """For a while compute all distances, index or not."""
         lists, self._lists = self._lists, None
         try:
@@ -137,12 +137,12 @@ class MemoryBank:
         units = np.ones(1, np.float32) if usual is None else usual.numpy()
         return self._settled(patches, self._lists, *self._lists.search(patches, grid), units)
 
-    def distances_to_others(self, patches: Tensor, barred: Tensor) -> Tensor:
-        """Return the distance (P,) of patches (P, D) to the nearest entry that is not ``barred`` (N,).
+    def distances_to_others(self, patches: Tensor, excluded: Tensor) -> Tensor:
+        """Return the distance (P,) of patches (P, D) to the nearest entry that is not ``excluded`` (N,).
 
-        All distances are computed: for training. Infinite where all entries are barred.
+        All distances are computed: for training. Infinite where all entries are excluded.
         """
-        return self._exact(patches, barred)[0]
+        return self._exact(patches, excluded)[0]
 
     def image_score(self, patches: Tensor, nearest: Nearest, neighbors: int) -> Tensor:
         """Weigh the distance of the farthest patch by how dense the bank is there: equation 7, ()."""
@@ -204,10 +204,10 @@ class MemoryBank:
             rows[closer] = found[which.numpy()[closer]]
             step *= 2
 
-    def _exact(self, patches: Tensor, barred: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def _exact(self, patches: Tensor, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Distance to the nearest entry and its row number for each of patches (P, D), by all distances.
 
-        Entries that are ``barred`` (N,) do not count.
+        Entries that are ``excluded`` (N,) do not count.
         """
         count, block = len(patches), max(256, self._scratch // len(patches))
         best = torch.full((count,), torch.inf, device=patches.device)
@@ -216,8 +216,8 @@ class MemoryBank:
             part = slice(start, start + block)
             # Squared, less the patch's own square: that changes no order.
             squares = torch.addmm(self._squares[part], patches, self._entries[part].T, alpha=-2)
-            if barred is not None:
-                squares[:, barred[part]] = torch.inf
+            if excluded is not None:
+                squares[:, excluded[part]] = torch.inf
             # The minimum alone is several times faster than with its place, and most blocks better few.
             lowest = squares.amin(1)
             better = (lowest < best).nonzero()[:, 0]
@@ -225,4 +225,4 @@ class MemoryBank:
             rows[better] = squares[better].argmin(1) + start
         # Of differences: exact also where small beside the lengths.
         distances = torch.linalg.vector_norm(patches - self.entries[rows], dim=1)
-        return distances if barred is None else distances.where(best < torch.inf, torch.inf), rows
+        return distances if excluded is None else distances.where(best < torch.inf, torch.inf), rows

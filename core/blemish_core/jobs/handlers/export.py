@@ -9,7 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from blemish_core.detectors.base import Detector, Prediction, Progress, ReadImage, Training, running_on
+from blemish_core.detectors.base import (
+    Detector,
+    Prediction,
+    Progress,
+    ReadImage,
+    TrainingResult,
+    running_on,
+)
 from blemish_core.evaluation import metrics
 from blemish_core.models.bundle import OPENVINO as FOLDER
 from blemish_core.runtimes import openvino_runtime, parity, quantization
@@ -40,7 +47,7 @@ def fast(device: str, choice: RuntimeChoice, network: nn.Module, input_size: int
 
 
 def export(
-    training: Training, surface: Surface, folder: Path, seed: int, progress: Progress
+    training: TrainingResult, surface: Surface, folder: Path, seed: int, progress: Progress
 ) -> RuntimeCard:
     """Write a detector's network for OpenVINO into a bundle and hold it to torch on golden images.
 
@@ -62,7 +69,7 @@ def export(
 
 
 def quantize(
-    training: Training,
+    training: TrainingResult,
     surface: Surface,
     auroc_f32: float | None,
     folder: Path,
@@ -79,7 +86,7 @@ def quantize(
         seed: of the golden images.
         progress: hears of each image that calibrates or measures.
     """
-    detector, held_out = training.detector, training.held_out
+    detector, held_out = training.detector, training.held_out_indices
     measured = Quantization(
         calibration_images=0, auroc_f32=auroc_f32, auroc_int8=None, max_drop=quantization.MAX_DROP
     )
@@ -131,7 +138,7 @@ def _outcomes(detector: Detector, reads: Sequence[ReadImage], progress: Progress
     outcomes: list[Prediction] = []
     for start in range(0, len(reads), _BATCH):
         progress("int8 evaluation", start, len(reads), "images")
-        outcomes += detector.inspect([_prepared(detector, read) for read in reads[start : start + _BATCH]])
+        outcomes += detector.predict([_prepared(detector, read) for read in reads[start : start + _BATCH]])
     progress("int8 evaluation", len(reads), len(reads), "images")
     return outcomes
 

@@ -12,7 +12,14 @@ import numpy as np
 from blemish_core import report
 from blemish_core.calibration import Calibration
 from blemish_core.datasets.reading import ImageReader
-from blemish_core.detectors.base import Detector, Progress, ReadImage, Training, TrainingContext, running_on
+from blemish_core.detectors.base import (
+    Detector,
+    Progress,
+    ReadImage,
+    TrainingContext,
+    TrainingResult,
+    running_on,
+)
 from blemish_core.detectors.registry import ALGORITHMS
 from blemish_core.evaluation.evaluate import Evaluation, ImageSource
 from blemish_core.evaluation.evaluate import evaluate as measure
@@ -82,7 +89,7 @@ def train(place: JobContext, spec: TrainSpec, job: str, ear: Ear) -> Result:
             target_false_reject_rate=spec.target_false_reject_rate,
             progress=progress,
             device=place.device,
-            fast=fast,
+            fast_runtime=fast,
             max_feature_bytes=place.max_feature_bytes,
             scratch=place.scratch,
             max_scratch_bytes=place.max_scratch_bytes,
@@ -92,7 +99,7 @@ def train(place: JobContext, spec: TrainSpec, job: str, ear: Ear) -> Result:
         ),
     )
     calibration = Calibration.of(
-        training.held.scores, training.held.map_maxima, spec.target_false_reject_rate
+        training.held_out_scores.scores, training.held_out_scores.map_maxima, spec.target_false_reject_rate
     )
     if calibration.warranted_false_reject_rate > spec.target_false_reject_rate:
         notes.add(
@@ -161,7 +168,7 @@ def _promoted(place: JobContext, spec: TrainSpec, manifest: Manifest) -> Result:
 def _runtimes(
     place: JobContext,
     spec: TrainSpec,
-    training: Training,
+    training: TrainingResult,
     train: Sequence[ReadImage],
     evaluation: Evaluation | None,
     folder: Path,

@@ -5,7 +5,8 @@ import time
 
 import structlog
 
-from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings
+from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.handlers import export
 from blemish_core.platform.gc_tuning import gc_paused
@@ -21,7 +22,7 @@ def load(place: JobContext) -> None:
     began = time.monotonic()
     try:
         with gc_paused():
-            detector = PatchCore(PatchCoreSettings())
+            detector = TrainablePatchCore(PatchCoreSettings())
             detector.load_pretrained(place.weights)
             export.fast(place.device, place.runtime, detector.network, detector.input_size)
     except Exception as error:

@@ -7,7 +7,7 @@ from blemish_core.detectors.common.embedding import (
     pooled,
     score_scale,
     sides,
-    taken_scale,
+    take_score_scale,
     temperature,
     whitening,
 )
@@ -79,7 +79,7 @@ def test_sides_are_told_by_deviations_of_good_scores() -> None:
 def test_versions_from_before_tell_sides_as_their_index_has_them() -> None:
     mean, deviation, scores = 1.0, 0.1, torch.tensor([0.9, 1.1, 1.2, 1.4])
     kept = {"good_scores": torch.tensor([mean, deviation]), "center": torch.zeros(2)}
-    told = sides(scores, taken_scale(kept))
+    told = sides(scores, take_score_scale(kept))
     torch.testing.assert_close(told, ((scores - mean) / (2 * deviation) - 1).tanh())
     assert list(kept) == ["center"]
-    assert torch.equal(taken_scale({"score_scale": SCALE}), SCALE)
+    assert torch.equal(take_score_scale({"score_scale": SCALE}), SCALE)

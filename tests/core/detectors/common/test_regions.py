@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blemish_core.detectors.base import PatchFeatures, Prediction
-from blemish_core.detectors.common.regions import match, part_of, spot
+from blemish_core.detectors.common.regions import describe_region, locate_region, region_mask
 from blemish_core.imaging.image_input import Region
 from blemish_core.platform.errors import InvalidRequest
 
@@ -34,7 +34,7 @@ def look(*defects: tuple[Tensor, int, int, float], seed: int = 1, margin: int = 
 
 def around(row: int, column: int) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
     """The mask of a defect's patches, in px."""
-    return part_of(SHAPE, Region(16 * column, 8 * row, 48, 24))
+    return region_mask(SHAPE, Region(16 * column, 8 * row, 48, 24))
 
 
 def test_each_of_two_defects_finds_its_own_kind_and_says_where() -> None:
@@ -45,8 +45,8 @@ def test_each_of_two_defects_finds_its_own_kind_and_says_where() -> None:
         "good": look(seed=4),
     }
     for kind, (row, column), place in (("crack", (2, 3), (7, 1)), ("stain", (10, 11), (4, 9))):
-        sought = spot(both, around(row, column), THRESHOLD)
-        found = {name: match(other, SHAPE, sought, THRESHOLD) for name, other in others.items()}
+        sought = describe_region(both, around(row, column), THRESHOLD)
+        found = {name: locate_region(other, SHAPE, sought, THRESHOLD) for name, other in others.items()}
         assert max(found, key=lambda name: found[name].similarity) == kind
         assert found[kind].similarity > 0.8 > 0.5 > found["good"].similarity
         box = found[kind].box
@@ -60,8 +60,8 @@ def test_each_of_two_defects_finds_its_own_kind_and_says_where() -> None:
 def test_a_spot_is_embedded_as_an_image_that_has_nothing_worse() -> None:
     both = look((CRACK, 2, 3, 9.0), (STAIN, 10, 11, 6.0))
     alone = look((STAIN, 10, 11, 6.0))
-    by_part = spot(both, around(10, 11), THRESHOLD).embedding
-    by_whole = spot(alone, EVERYWHERE, THRESHOLD).embedding
+    by_part = describe_region(both, around(10, 11), THRESHOLD).embedding
+    by_whole = describe_region(alone, EVERYWHERE, THRESHOLD).embedding
     assert by_part @ by_whole > 0.99
     assert np.linalg.norm(by_part) == pytest.approx(1, abs=1e-5)
 
@@ -69,35 +69,35 @@ def test_a_spot_is_embedded_as_an_image_that_has_nothing_worse() -> None:
 def test_a_good_part_is_like_good_parts() -> None:
     """A defect may lie in the direction of a good part's grain: it is not like it."""
     grain = look((CRACK, 2, 3, 0.5))
-    sought = spot(grain, around(2, 3), THRESHOLD)
+    sought = describe_region(grain, around(2, 3), THRESHOLD)
     assert sought.anomalous < 0.1
-    same = match(look((CRACK, 7, 1, 0.5), seed=2), SHAPE, sought, THRESHOLD)
-    defect = match(look((CRACK, 7, 1, 9.0), seed=2), SHAPE, sought, THRESHOLD)
+    same = locate_region(look((CRACK, 7, 1, 0.5), seed=2), SHAPE, sought, THRESHOLD)
+    defect = locate_region(look((CRACK, 7, 1, 9.0), seed=2), SHAPE, sought, THRESHOLD)
     assert same.similarity > 0.8 > 0.5 > defect.similarity
 
 
 def test_patches_at_the_edge_that_a_detector_does_not_see_are_cold() -> None:
     seen = look((CRACK, 2, 3, 9.0), margin=2)
-    sought = spot(seen, EVERYWHERE, THRESHOLD)
-    found = match(seen, SHAPE, sought, THRESHOLD)
+    sought = describe_region(seen, EVERYWHERE, THRESHOLD)
+    found = locate_region(seen, SHAPE, sought, THRESHOLD)
     assert found.heat.shape == (SIDE + 4, SIDE + 4)
     assert found.heat[:2].max() == found.heat[:, -2:].max() == 0
     assert (found.box.left + found.box.width / 2) == pytest.approx(256 * 6.5 / 20, abs=13)
     with pytest.raises(InvalidRequest, match="away from the edge"):
-        spot(seen, part_of(SHAPE, Region(0, 0, 4, 4)), THRESHOLD)
+        describe_region(seen, region_mask(SHAPE, Region(0, 0, 4, 4)), THRESHOLD)
 
 
 def test_a_part_smaller_than_a_patch_is_the_patch_it_lies_in() -> None:
     both = look((CRACK, 2, 3, 9.0))
-    sought = spot(both, part_of(SHAPE, Region(16 * 4 + 3, 8 * 3 + 2, 1, 1)), THRESHOLD)
+    sought = describe_region(both, region_mask(SHAPE, Region(16 * 4 + 3, 8 * 3 + 2, 1, 1)), THRESHOLD)
     assert sought.direction @ CRACK.numpy() > 0.9
 
 
 def test_flat_surfaces_give_numbers() -> None:
     flat = replace(look(), deviations=torch.zeros(SIDE, SIDE, DIMENSIONS), anomaly=torch.zeros(SIDE, SIDE))
-    sought = spot(flat, EVERYWHERE, THRESHOLD)
+    sought = describe_region(flat, EVERYWHERE, THRESHOLD)
     assert np.isfinite(sought.embedding).all()
-    found = match(flat, SHAPE, sought, THRESHOLD)
+    found = locate_region(flat, SHAPE, sought, THRESHOLD)
     assert found.similarity == 0
 
 
@@ -113,4 +113,4 @@ def test_flat_surfaces_give_numbers() -> None:
 )
 def test_regions_that_are_none_are_refused(region: Region, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
-        part_of(SHAPE, region)
+        region_mask(SHAPE, region)

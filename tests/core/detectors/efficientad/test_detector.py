@@ -15,13 +15,13 @@ from tests.support.narrow import narrow
 from torch import Tensor
 from torch.nn import functional
 
-from blemish_core.detectors.base import Detector, Image, Progress, Training, TrainingContext, silent
-from blemish_core.detectors.common.regions import spot
+from blemish_core.detectors.base import Detector, Image, Progress, TrainingContext, TrainingResult, silent
+from blemish_core.detectors.common.regions import describe_region
 from blemish_core.detectors.efficientad import teacher
-from blemish_core.detectors.efficientad.detector import EfficientAd, EfficientAdSettings
+from blemish_core.detectors.efficientad.settings import EfficientAdSettings
 from blemish_core.detectors.efficientad.teacher import CHANNELS, network
 from blemish_core.detectors.efficientad.training import start
-from blemish_core.detectors.efficientad.training.losses import answer_of_teacher, losses_of_step
+from blemish_core.detectors.efficientad.training.losses import losses_of_step, teacher_features_of
 from blemish_core.detectors.efficientad.training.photographs import photographs
 from blemish_core.detectors.efficientad.training.start import (
     PENALTY,
@@ -30,6 +30,7 @@ from blemish_core.detectors.efficientad.training.start import (
     last_layer,
 )
 from blemish_core.detectors.efficientad.training.train import train
+from blemish_core.detectors.efficientad.training.trainable import TrainableEfficientAd
 from blemish_core.platform.errors import FailedPrecondition, InvalidRequest, JobCancelled
 from blemish_core.runtimes import parity
 
@@ -75,7 +76,7 @@ def learn(
     drawn: Callable[[int], Image] = surface,
     progress: Progress = silent,
     checkpoint: Path | None = None,
-) -> Training:
+) -> TrainingResult:
     if not (folder / "efficientad-small.safetensors").exists():
         torch.manual_seed(7)
         save_file(network("small").state_dict(), folder / "efficientad-small.safetensors")
@@ -93,42 +94,42 @@ def narrow_networks() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def training(narrow_networks: None, tmp_path_factory: pytest.TempPathFactory) -> Training:
+def training(narrow_networks: None, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     return learn(tmp_path_factory.mktemp("weights"))
 
 
-def test_it_scores_maps_and_embeds(training: Training) -> None:
+def test_it_scores_maps_and_embeds(training: TrainingResult) -> None:
     detector = training.detector
-    (outcome,) = detector.inspect([detector.prepare(surface(9))])
+    (outcome,) = detector.predict([detector.prepare(surface(9))])
     assert outcome.anomaly_map.shape == (256, 256)
     assert outcome.score == pytest.approx(outcome.anomaly_map.max())
     assert outcome.embedding.shape == (CHANNELS + 1,)
     assert np.linalg.norm(outcome.embedding) == pytest.approx(1, abs=1e-5)
-    assert (training.learned, len(training.held.scores)) == (3, 1)
+    assert (training.learned, len(training.held_out_scores.scores)) == (3, 1)
 
 
 @pytest.mark.parametrize("answers", [3, 2], ids=["with", "without"])
 def test_looking_closely_by_a_runtime_with_and_without_the_answers_of_the_teacher(
-    training: Training, answers: int
+    training: TrainingResult, answers: int
 ) -> None:
-    detector = EfficientAd.load(training.detector.settings, training.detector.tensors())
+    detector = TrainableEfficientAd.load(training.detector.settings, training.detector.tensors())
     inputs = [detector.prepare(surface(seed)) for seed in (9, 10)]
-    before = detector.inspect(inputs)
+    before = detector.predict(inputs)
     held = detector.bytes
     detector.run_on(Rounded(training.detector, answers))
     detector.release_weights()
     assert detector.bytes < held
-    with pytest.raises(RuntimeError, match="given away"):
+    with pytest.raises(RuntimeError, match="were released"):
         detector.network  # noqa: B018
-    for outcome, look in zip(before, detector.look(inputs), strict=True):
+    for outcome, look in zip(before, detector.predict_with_patches(inputs), strict=True):
         rows, columns, _ = look.deviations.shape
         assert (rows, columns) == look.anomaly.shape == (56, 56)
-        whole = spot(look, np.ones((256, 256), bool), threshold=1.0)
+        whole = describe_region(look, np.ones((256, 256), bool), threshold=1.0)
         np.testing.assert_allclose(whole.embedding, outcome.embedding, atol=5e-3)
 
 
 def test_what_another_runtime_runs_is_loaded_without_the_imports_of_torchs_network(
-    training: Training, tmp_path: Path
+    training: TrainingResult, tmp_path: Path
 ) -> None:
     save_file(training.detector.tensors(), tmp_path / "weights.safetensors")
     script = (
@@ -142,16 +143,16 @@ def test_what_another_runtime_runs_is_loaded_without_the_imports_of_torchs_netwo
         "detector = EfficientAd.load({}, tensors)\n"
         "detector.run_on(Runtime())\n"
         "detector.release_weights()\n"
-        "detector.look([detector.prepare(numpy.zeros((60, 80, 3), 'u1'))])"
+        "detector.predict_with_patches([detector.prepare(numpy.zeros((60, 80, 3), 'u1'))])"
     )
     assert OF_TORCHS_NETWORKS & imported_by(script) == set()
 
 
-def test_loaded_it_gives_the_same(training: Training) -> None:
+def test_loaded_it_gives_the_same(training: TrainingResult) -> None:
     detector = training.detector
-    again = EfficientAd.load(detector.settings, detector.tensors())
+    again = TrainableEfficientAd.load(detector.settings, detector.tensors())
     inputs = [detector.prepare(surface(seed)) for seed in (20, 21)]
-    for before, after in zip(detector.inspect(inputs), again.inspect(inputs), strict=True):
+    for before, after in zip(detector.predict(inputs), again.predict(inputs), strict=True):
         assert before.score == pytest.approx(after.score, rel=1e-5)
         np.testing.assert_allclose(before.anomaly_map, after.anomaly_map, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(before.embedding, after.embedding, atol=1e-5)
@@ -169,7 +170,7 @@ def test_the_steps_bring_the_student_to_its_teacher(
 ) -> None:
     told: list[tuple[str, int, int]] = []
     # Few steps, so large ones.
-    monkeypatch.setattr("blemish_core.detectors.efficientad.training.steps._LEARNING_RATE", 3e-3)
+    monkeypatch.setattr("blemish_core.detectors.efficientad.training.loop._LEARNING_RATE", 3e-3)
     losses = []
     for count in (1, 12):
         detector = learn(
@@ -178,10 +179,10 @@ def test_the_steps_bring_the_student_to_its_teacher(
             drawn=tiled,
             progress=lambda phase, done, total, unit: told.append((phase, done, total)),
         ).detector
-        assert isinstance(detector, EfficientAd)
+        assert isinstance(detector, TrainableEfficientAd)
         image = detector.prepare(tiled(0))[None]
         with torch.inference_mode():
-            taught = answer_of_teacher(detector.model, image)
+            taught = teacher_features_of(detector.model, image)
             each = losses_of_step(detector.model, image, taught, torch.zeros_like(image), image)
             losses.append(float(torch.stack(each).sum()))
     assert losses[1] < 0.9 * losses[0]
@@ -207,7 +208,7 @@ def test_a_start_that_is_solved_for_knows_the_surface_from_anything_else(tmp_pat
     training = learn(tmp_path, settings)
     assert training.facts["start"] == "last layer solved for"
     detector = training.detector
-    assert isinstance(detector, EfficientAd)
+    assert isinstance(detector, TrainableEfficientAd)
     others, _ = photographs(None, tmp_path / "nowhere")
     views = [others.view(256, np.random.default_rng(n), grey_share=0.0)[None] for n in range(3)]
     unseen = [detector.prepare(surface(n))[None] for n in (50, 51)]
@@ -221,7 +222,7 @@ def test_the_last_layer_is_the_least_squares_answer(monkeypatch: pytest.MonkeyPa
     """To good images what is wanted, to others nothing; solved here over all positions at once."""
     monkeypatch.setattr(start, "_BLOCK", 7)
     torch.manual_seed(3)
-    model = EfficientAd(EfficientAdSettings()).model.eval()
+    model = TrainableEfficientAd(EfficientAdSettings()).model.eval()
     layer = last_layer(model.student)
     assert layer.bias is not None
     fields: list[Tensor] = []
@@ -275,7 +276,7 @@ class _Killed(Exception):
 def test_a_killed_attempt_is_gone_on_with_as_if_never_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blemish_core.detectors.efficientad.training.steps._SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr("blemish_core.detectors.efficientad.training.loop._SAVE_EVERY_S", 0.0)
     settings = replace(STEPS, start="solved")  # whose steps are those of a random start, and more before
     whole = learn(tmp_path, settings)
 

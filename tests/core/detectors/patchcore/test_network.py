@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
-from blemish_core.detectors.patchcore.network import halved
+from blemish_core.detectors.patchcore.network import halve
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings
+from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.runtimes.openvino_runtime import OpenVinoRuntime
 
 
 def test_two_by_two_features_become_their_mean_and_deviation() -> None:
     features = torch.tensor([[[[1.0, 3.0, 5.0], [1.0, 3.0, 7.0], [2.0, 2.0, 9.0]]]])
-    mean, deviation = halved(features)[0]
+    mean, deviation = halve(features)[0]
     # What is left over at an odd end makes patches of its own.
     torch.testing.assert_close(mean, torch.tensor([[2.0, 6.0], [2.0, 9.0]]))
     torch.testing.assert_close(deviation, torch.tensor([[1.0, 1.0], [0.0, 0.0]]), rtol=0, atol=1.1e-3)
@@ -22,7 +23,7 @@ def test_two_by_two_features_become_their_mean_and_deviation() -> None:
 def test_a_chequered_patch_is_no_even_one() -> None:
     chequered = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(4, 4)[None, None]
     even = torch.full_like(chequered, 0.5)
-    (mean, deviation), (same, none) = halved(chequered)[0], halved(even)[0]
+    (mean, deviation), (same, none) = halve(chequered)[0], halve(even)[0]
     torch.testing.assert_close(mean, same)
     assert deviation.min() > 0.49
     assert none.max() < 0.01
@@ -31,7 +32,7 @@ def test_a_chequered_patch_is_no_even_one() -> None:
 def test_openvino_keeps_networks_of_two_and_of_three_stages_apart() -> None:
     """They have the same weights, and what was converted once is kept for the next training."""
     for fine, dimensions in ((False, 152), (True, 200), (False, 152)):
-        detector = PatchCore(PatchCoreSettings(input_size=64, fine=fine))
+        detector = TrainablePatchCore(PatchCoreSettings(input_size=64, fine=fine))
         detector.load_pretrained(Path("nowhere"))
         (features,) = OpenVinoRuntime.of(detector.network, 64)(torch.zeros(1, 3, 64, 64))
         assert features.shape[1] == dimensions
@@ -39,7 +40,7 @@ def test_openvino_keeps_networks_of_two_and_of_three_stages_apart() -> None:
 
 @pytest.mark.parametrize("side", [64, 100, 107])
 def test_openvino_has_the_features_of_torch_at_any_side(side: int) -> None:
-    detector = PatchCore(PatchCoreSettings(input_size=side))
+    detector = TrainablePatchCore(PatchCoreSettings(input_size=side))
     detector.load_pretrained(Path("nowhere"))
     pixels = np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)
     inputs = [detector.prepare(pixels), detector.prepare(np.full_like(pixels, 128))]

@@ -8,7 +8,8 @@ from unittest.mock import Mock
 import pytest
 from structlog.testing import capture_logs
 
-from blemish_core.detectors.patchcore.detector import PatchCore, PatchCoreSettings
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings
+from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.handlers import export, warmup
 from blemish_core.platform.errors import FailedPrecondition
@@ -32,7 +33,7 @@ def test_the_first_training_finds_its_network_converted(
 ) -> None:
     warmup.load(workplace(tmp_path))
     monkeypatch.setattr(openvino_runtime, "_converted", Mock(side_effect=AssertionError("a second time")))
-    detector = PatchCore(PatchCoreSettings())
+    detector = TrainablePatchCore(PatchCoreSettings())
     detector.load_pretrained(tmp_path)
     assert export.fast("cpu", RuntimeChoice(), detector.network, detector.input_size) is not None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an attempt at a training leaves for the next one: tensors and numbers, nothing that can execute."""
+"""Checkpoints of a training: tensors and numbers only, so that loading executes no code."""
 
 from dataclasses import asdict, dataclass
 from math import inf
@@ -16,57 +16,57 @@ _FILE = "state.safetensors"
 
 
 @dataclass(frozen=True)
-class Reached:
-    """How far a training is."""
+class TrainingState:
+    """The progress of a training. Checkpoint files store the field names."""
 
     begun: bool = False
-    """Whether the weights are past their beginning."""
+    """True once the student has its initial weights."""
     step: int = 0
     spent_s: float = 0.0
     best: float = inf
-    """Lowest loss on images not learned."""
+    """Lowest loss on images that are not trained on."""
     stale: int = 0
-    """Checks since then."""
+    """Number of checks since then."""
 
 
 class Checkpoint:
-    """A folder with the latest state of a training; without one nothing is kept."""
+    """A folder with the latest state of a training; without a folder nothing is kept."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Adam) -> Reached:
-        """Bring model and optimizer to where they were; what is not there or damaged counts as nothing."""
+    def load(self, model: nn.Module, optimizer: torch.optim.Adam) -> TrainingState:
+        """Restore model and optimizer; a missing or damaged checkpoint leaves them unchanged."""
         if self._folder is None or not (self._folder / _FILE).exists():
-            return Reached()
+            return TrainingState()
         try:
             with safe_open(self._folder / _FILE, framework="pt") as file:
-                told = file.metadata()
+                fields = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            reached = Reached(
-                told["begun"] == "True",
-                int(told["step"]),
-                float(told["spent_s"]),
-                float(told["best"]),
-                int(told["stale"]),
+            state = TrainingState(
+                fields["begun"] == "True",
+                int(fields["step"]),
+                float(fields["spent_s"]),
+                float(fields["best"]),
+                int(fields["stale"]),
             )
-            model.load_state_dict(_below("model", tensors))
+            model.load_state_dict(_with_prefix("model", tensors))
         except (SafetensorError, KeyError, ValueError, RuntimeError):
-            return Reached()
-        state = {}
+            return TrainingState()
+        moments = {}
         for number, parameter in enumerate(optimizer.param_groups[0]["params"]):
-            of_parameter = _below(f"optimizer.{number}", tensors)
+            of_parameter = _with_prefix(f"optimizer.{number}", tensors)
             if of_parameter:
-                # Adam counts its steps on the CPU.
-                state[parameter] = {
+                # Adam keeps its step count on the CPU.
+                moments[parameter] = {
                     name: value if name == "step" else value.to(parameter.device)
                     for name, value in of_parameter.items()
                 }
-        optimizer.state.update(state)
-        return reached
+        optimizer.state.update(moments)
+        return state
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Adam, reached: Reached) -> None:
-        """Replace the state by this one: a kill leaves the old one or the new."""
+    def save(self, model: nn.Module, optimizer: torch.optim.Adam, state: TrainingState) -> None:
+        """Replace the checkpoint atomically."""
         if self._folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -78,11 +78,11 @@ class Checkpoint:
             save_file(
                 {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
                 staged,
-                metadata={name: str(value) for name, value in asdict(reached).items()},
+                metadata={name: str(value) for name, value in asdict(state).items()},
             )
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {
         name.removeprefix(f"{prefix}."): value
         for name, value in tensors.items()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photographs of anything: what a surface is not, for EfficientAD's penalty and for distilling its teacher.
+"""Photographs of anything but the surface, for EfficientAD's penalty and the distillation of its teacher.
 
-EfficientAD punishes a student that imitates its teacher outside the surface, on images of ImageNet (Batzner
-et al., arXiv:2303.14535, section 3.2). Where no such folder is given, the photographs that come with
-installed packages serve, cut and turned at random: few subjects, but none of them a surface.
+EfficientAD penalises a student that imitates its teacher on images of ImageNet (Batzner et al.,
+arXiv:2303.14535, section 3.2). Without a folder of photographs, those in installed Python packages are
+used, cropped and flipped at random.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from torch.nn import functional
 from blemish_core.platform.errors import FailedPrecondition
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-_SHORT_SIDE = 320  # px at which photographs are kept
-_KEPT = 512  # in memory, about 200 MiB
+_SHORT_SIDE = 320  # px, to which photographs are reduced
+_CACHED = 512  # photographs, about 200 MiB
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _INSTALLED = {
     "skimage": tuple(
@@ -49,17 +49,17 @@ _INSTALLED = {
 
 
 class Photographs:
-    """Random views of photographs."""
+    """Random crops of photographs."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = files
-        self._kept: dict[int, NDArray[np.uint8]] = {}
+        self._cache: dict[int, NDArray[np.uint8]] = {}
 
     def __len__(self) -> int:
         return len(self._files)
 
     def view(self, size: int, random: np.random.Generator, *, grey_share: float) -> Tensor:
-        """Cut a square from a photograph: RGB, float32 (3, size, size) of 0 to 1."""
+        """Return a random square of a photograph: RGB, float32 (3, size, size), 0 to 1."""
         image = self._image(int(random.integers(len(self._files))))
         shortest = min(image.shape[:2])
         side = int(random.integers(int(0.6 * shortest), shortest + 1))
@@ -72,23 +72,23 @@ class Photographs:
         return pixels.flip(2) if random.random() < 0.5 else pixels
 
     def _image(self, number: int) -> NDArray[np.uint8]:
-        image = self._kept.get(number)
+        image = self._cache.get(number)
         if image is None:
-            image = _small(self._files[number])
-            if len(self._kept) < _KEPT:
-                self._kept[number] = image
+            image = _read_reduced(self._files[number])
+            if len(self._cache) < _CACHED:
+                self._cache[number] = image
         return image
 
 
 def below(*folders: Path) -> list[Path]:
-    """Return the images in folders, to any depth, by path."""
+    """Return the images below folders, sorted by path."""
     return sorted(
         file for folder in folders for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES
     )
 
 
 def installed() -> list[Path]:
-    """Return the photographs that come with installed packages."""
+    """Return the photographs in installed packages."""
     found = []
     for package, names in _INSTALLED.items():
         spec = find_spec(package)
@@ -98,14 +98,14 @@ def installed() -> list[Path]:
 
 
 def photographs(folder: Path | None, fetched: Path) -> tuple[Photographs, str]:
-    """Return the photographs to learn from and where they come from, in words.
+    """Return the photographs to train with, and a description of their source.
 
     Args:
-        folder: that somebody named, if anybody did.
-        fetched: where fetched ones lie, if they do.
+        folder: configured folder, or None.
+        fetched: folder of downloaded photographs, which need not exist.
 
     Raises:
-        FailedPrecondition: if there are none.
+        FailedPrecondition: if there are no photographs.
     """
     if folder is None and fetched.is_dir():
         folder = fetched
@@ -115,13 +115,13 @@ def photographs(folder: Path | None, fetched: Path) -> tuple[Photographs, str]:
         files, source = installed(), "installed packages"
     if not files:
         raise FailedPrecondition(
-            f"there are no photographs in {source}: name a folder of them with BLEMISH_PHOTOGRAPHS, or "
-            "fetch Imagenette with `blemish weights fetch imagenette`"
+            f"there are no photographs in {source}; set BLEMISH_PHOTOGRAPHS to a folder of them, or fetch "
+            "Imagenette with `blemish weights fetch imagenette`"
         )
     return Photographs(files), f"{len(files)} photographs, {source}"
 
 
-def _small(file: Path) -> NDArray[np.uint8]:
+def _read_reduced(file: Path) -> NDArray[np.uint8]:
     with Image.open(file) as image:
         image.draft("RGB", (_SHORT_SIDE, _SHORT_SIDE))
         rgb = image.convert("RGB")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PatchCore's training: coreset, whitening, synthetic defects."""
+"""Training of PatchCore."""

@@ -39,14 +39,14 @@ def greedy_coreset(
     keep: int,
     first: int,
     *,
-    barred: Tensor | None = None,
+    excluded: Tensor | None = None,
     device: str | torch.device | None = None,
     candidates: int = _CANDIDATES,
     on_picks: Callable[[int], None] = lambda picked: None,
 ) -> list[int]:
     """Return ``keep`` row numbers of ``points`` (N, D), in the order of picking, ``first`` first.
 
-    No row is picked twice, even among duplicates, and none of those ``barred`` (N,), bool.
+    No row is picked twice, even among duplicates, and none of those ``excluded`` (N,), bool.
 
     ``points`` may lie in a mapped file: they are read in blocks and computed with on ``device``, by default
     where they lie. Memory: 12 N bytes, at times some 50 N, the candidates and one block.
@@ -56,15 +56,15 @@ def greedy_coreset(
     Raises:
         ValueError: if there are not ``keep`` points, or one is not finite.
     """
-    allowed = len(points) if barred is None else len(points) - int(barred.sum())
+    allowed = len(points) if excluded is None else len(points) - int(excluded.sum())
     if not 0 < keep <= allowed:
         raise ValueError(f"{keep} of {allowed} points cannot be kept")
     space = _Space(points, points.device if device is None else torch.device(device))
     bounds = _Bounds(space, lambda: on_picks(len(picks)))
-    if barred is not None:
-        bounds.bar(barred)
+    if excluded is not None:
+        bounds.exclude(excluded)
     picks = [first]
-    bounds.bar([first])
+    bounds.exclude([first])
     while len(picks) < keep:
         rows, outside = bounds.highest(candidates, picks)
         measured = space.exactly(rows)  # (B, D)
@@ -72,7 +72,7 @@ def greedy_coreset(
         if farness.max() >= outside:
             between = _squared_distances(measured, measured).float()
             fresh = _certain(rows, farness, between, outside, keep - len(picks))
-            bounds.bar(fresh)
+            bounds.exclude(fresh)
             picks += fresh
         on_picks(len(picks))
     return picks
@@ -106,7 +106,7 @@ class _Bounds:
         self._values = torch.full((space.count,), torch.inf, device=space.device)
         self._seen = torch.zeros(space.count, dtype=torch.int32, device=space.device)  # picks
 
-    def bar(self, rows: Tensor | list[int]) -> None:
+    def exclude(self, rows: Tensor | list[int]) -> None:
         """Keep rows, by number or by a mask, from being picked from now on."""
         self._values[rows.to(self._values.device) if isinstance(rows, Tensor) else rows] = _NEVER
 

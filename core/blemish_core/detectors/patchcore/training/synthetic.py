@@ -34,7 +34,7 @@ _DEFOCUS = 0.6  # likewise, of a blur, px
 _SHARP = 0.2  # of a blur that is none
 
 
-def altered(image: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
+def alter(image: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
     """Return an image (3, S, S), 0 to 1, with a spot of it altered, and where that is: bool (S, S)."""
     pixels = _pixels(image)
     least = _LEAST_CHANGE * _span(pixels)
@@ -48,8 +48,8 @@ def altered(image: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
     return _image(result), torch.from_numpy(spot)
 
 
-def disturbed(image: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
-    """Return an image as ``altered`` does, in another light, a little out of focus and noisier all over."""
+def disturb(image: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
+    """Return an image as ``alter`` does, in another light, a little out of focus and noisier all over."""
     pixels = _pixels(image) * np.float32(random.uniform(1 - _LIGHT, 1 + _LIGHT))
     if (defocus := random.uniform(0, _DEFOCUS)) > _SHARP:
         pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), defocus))

@@ -85,7 +85,7 @@ def test_barred_points_are_never_picked_and_change_no_pick() -> None:
     barred[::3] = True
     allowed = torch.nonzero(~barred)[:, 0]
     expected = [int(allowed[row]) for row in textbook(points[allowed], 200, 4)]
-    picks = greedy_coreset(points, 200, int(allowed[4]), barred=barred, candidates=64)
+    picks = greedy_coreset(points, 200, int(allowed[4]), excluded=barred, candidates=64)
     assert picks == expected
 
 
@@ -101,7 +101,7 @@ def test_all_is_computed_where_the_points_lie() -> None:
     points, barred = two_clouds(), torch.zeros(1500, dtype=torch.bool)
     expected = textbook(points, 60, 7)
     with torch.device("meta"):
-        assert greedy_coreset(points, 60, first=7, barred=barred, candidates=32) == expected
+        assert greedy_coreset(points, 60, first=7, excluded=barred, candidates=32) == expected
 
 
 @pytest.mark.parametrize("keep", [0, 11])

@@ -6,7 +6,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from blemish_core.detectors.patchcore.training.synthetic import altered, disturbed
+from blemish_core.detectors.patchcore.training.synthetic import alter, disturb
 
 
 def picture(side: int = 64) -> Tensor:
@@ -17,7 +17,7 @@ def picture(side: int = 64) -> Tensor:
 def test_an_image_is_altered_in_a_spot_and_nowhere_else(seed: int) -> None:
     before = picture()
     kept = before.clone()
-    after, spot = altered(before, np.random.default_rng(seed))
+    after, spot = alter(before, np.random.default_rng(seed))
     assert torch.equal(before, kept)
     assert (after.shape, after.dtype, spot.shape, spot.dtype) == (
         (3, 64, 64),
@@ -39,19 +39,19 @@ def test_a_white_surface_is_altered_where_it_can_be_seen(seed: int) -> None:
     """What would be whiter than white is white: no alteration."""
     white = torch.ones(3, 64, 64)
     white[:, ::16] = 0.8
-    after, _ = altered(white, np.random.default_rng(seed))
+    after, _ = alter(white, np.random.default_rng(seed))
     assert (after - white).abs().max() >= 0.06 * (white.max() - white.min())
 
 
 def test_the_same_draw_alters_alike_and_another_otherwise() -> None:
-    first, again, other = (altered(picture(), np.random.default_rng(seed))[0] for seed in (1, 1, 2))
+    first, again, other = (alter(picture(), np.random.default_rng(seed))[0] for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_what_is_altered_grows_with_the_image() -> None:
     def share(side: int) -> float:
-        spots = (altered(picture(side), np.random.default_rng(seed))[1] for seed in range(100))
+        spots = (alter(picture(side), np.random.default_rng(seed))[1] for seed in range(100))
         return float(np.mean([float(spot.float().mean()) for spot in spots]))
 
     assert share(128) == pytest.approx(share(256), rel=0.4)
@@ -59,7 +59,7 @@ def test_what_is_altered_grows_with_the_image() -> None:
 
 def test_an_image_of_one_colour_is_no_trouble() -> None:
     for seed in range(20):
-        after, spot = altered(torch.full((3, 64, 64), 0.3), np.random.default_rng(seed))
+        after, spot = alter(torch.full((3, 64, 64), 0.3), np.random.default_rng(seed))
         assert after.isfinite().all()
         assert spot.any()
 
@@ -69,7 +69,7 @@ def test_what_is_disturbed_is_the_same_picture_seen_otherwise() -> None:
     kept = before.clone()
     means = []
     for seed in range(30):
-        after, where = disturbed(before, np.random.default_rng(seed))
+        after, where = disturb(before, np.random.default_rng(seed))
         assert where.all()
         assert (after.shape, after.dtype) == (before.shape, torch.float32)
         assert 0 <= after.min() <= after.max() <= 1
@@ -78,5 +78,5 @@ def test_what_is_disturbed_is_the_same_picture_seen_otherwise() -> None:
         means.append(float(after.mean()))
     assert torch.equal(before, kept)
     assert min(means) < 0.95 * float(before.mean()) < 1.05 * float(before.mean()) < max(means)
-    first, again = (disturbed(before, np.random.default_rng(3))[0] for _ in range(2))
+    first, again = (disturb(before, np.random.default_rng(3))[0] for _ in range(2))
     assert torch.equal(first, again)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from blemish_core.detectors.common.embedding import whitening_of
-from blemish_core.detectors.patchcore.training.whitening import Changes, Whitening
+from blemish_core.detectors.patchcore.training.whitening import PatchChanges, Whitening
 
 NONE = torch.empty(0, 6)
 
@@ -18,7 +18,7 @@ def features() -> Tensor:
 def fitted(anomalous: Tensor = NONE, harmless: Tensor = NONE) -> Whitening:
     """Fitted to changes of which each image has a quarter."""
     quarters = zip(anomalous.chunk(4) * 4, harmless.chunk(4) * 4, strict=False)
-    return Whitening.of(features(), [Changes(*next(quarters)) for _ in range(4)])
+    return Whitening.fit(features(), [PatchChanges(*next(quarters)) for _ in range(4)])
 
 
 def spans(whitening: Whitening) -> Tensor:
@@ -30,7 +30,7 @@ def spans(whitening: Whitening) -> Tensor:
 
 
 def along(direction: int) -> Tensor:
-    """Changes (80, 6) of all lengths in one direction, with some noise."""
+    """PatchChanges (80, 6) of all lengths in one direction, with some noise."""
     changes = torch.randn(80, 6, generator=torch.Generator().manual_seed(4)) * 0.01
     changes[:, direction] += torch.linspace(0.1, 2, 80)
     return changes
@@ -39,7 +39,7 @@ def along(direction: int) -> Tensor:
 def test_without_changes_it_is_plain() -> None:
     plain = whitening_of(torch.cov(features().flatten(0, 1).double().T), 0.5)
     torch.testing.assert_close(fitted().matrix, plain, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(fitted().levelling, torch.eye(6), atol=1e-4, rtol=0)
+    torch.testing.assert_close(fitted().leveling, torch.eye(6), atol=1e-4, rtol=0)
 
 
 def test_an_image_that_does_not_change_says_nothing() -> None:
@@ -75,7 +75,7 @@ def test_it_is_symmetric_and_levelled_is_plain() -> None:
         torch.randn(120, 6, generator=random) @ torch.randn(6, 6, generator=random) for _ in range(2)
     )
     whitening = fitted(anomalous, harmless)
-    assert not torch.allclose(whitening.levelling, torch.eye(6), atol=0.05)
+    assert not torch.allclose(whitening.leveling, torch.eye(6), atol=0.05)
     torch.testing.assert_close(whitening.matrix, whitening.matrix.T, atol=1e-5, rtol=1e-4)
-    levelled = whitening.matrix @ whitening.levelling
+    levelled = whitening.matrix @ whitening.leveling
     torch.testing.assert_close(levelled, fitted().matrix, atol=1e-4, rtol=1e-3)
