@@ -7,12 +7,12 @@ READY := .venv/.ready
 # KServe's client requires an older protobuf, so a test runs it in an environment of its own.
 KSERVE := .venv/kserve/.ready
 
-.PHONY: help setup demo test chaos bench bench-serving bench-endurance check lint types protos format clean
+.PHONY: help setup demo test chaos bench bench-serving bench-endurance check lint types protos docs format clean
 
 help: ## Show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
 
-setup: $(READY) ## Make .venv with everything in it, at the versions of constraints.txt
+setup: $(READY) ## Create .venv with everything, at the versions of constraints.txt
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -32,7 +32,7 @@ $(KSERVE): tests/integration/kserve-constraints.txt
 test: $(READY) $(KSERVE) ## Run every test, two files at a time
 	$(BIN)/pytest -n 2 --dist loadfile
 
-chaos: $(READY) ## Kill, stop and mislead a running stack, and look whether all jobs survive (ROUNDS=24)
+chaos: $(READY) ## Inject faults into a running stack and check every job (ROUNDS=24)
 	$(BIN)/python -W ignore -m tests.chaos --rounds $(or $(ROUNDS),24) --minutes $(or $(MINUTES),60) \
 	  $(if $(SEED),--seed $(SEED))
 
@@ -47,12 +47,13 @@ bench-serving: $(READY) ## Measure streams and unary calls against the same fram
 bench-endurance: $(READY) ## Measure overload, idle and stuck clients, and long steady load (20 minutes)
 	$(BIN)/python -W ignore -m tests.benchmarks.bench_endurance
 
-check: lint types test ## All that a change must pass: style, import rules, types, contract, tests
+check: lint types test ## Run everything that a change must pass: style, import rules, types, tests
 
-lint: $(READY) ## Style, import rules and the contract's own rules
+lint: $(READY) ## Check style, import rules, the contract and the generated reference
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
 	$(BIN)/buf lint protos
 	@# Only compatible changes once an RPC has landed.
 	@if git cat-file -e main:protos/blemish/v1/inspection.proto 2>/dev/null; then \
@@ -62,8 +63,11 @@ lint: $(READY) ## Style, import rules and the contract's own rules
 types: $(READY) ## Check types, strictly
 	$(BIN)/mypy
 
-protos: $(READY) ## Write the stubs anew from the .proto files
+protos: $(READY) ## Write the stubs from the .proto files
 	$(BIN)/python protos/generate.py
+
+docs: $(READY) ## Write docs/reference/ from the code
+	$(BIN)/python docs/generate.py
 
 format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .

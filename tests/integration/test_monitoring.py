@@ -26,7 +26,7 @@ from blemish.v1.job_pb2_grpc import JobServiceStub
 from blemish_client import Client
 from blemish_client.errors import BlemishError, InvalidArgument
 
-DOCUMENT = Path(__file__).parents[2] / "docs/monitoring.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/guides/monitoring.md"
 
 
 class Scrape:

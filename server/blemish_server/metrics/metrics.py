@@ -4,7 +4,7 @@
 What happens is counted as it happens; what the server holds is read when Prometheus asks (``exposition``).
 Names of calls are those of https://github.com/grpc-ecosystem/go-grpc-prometheus: its dashboards fit.
 Labels have few values: models and versions, some hundred cameras, never callers or items.
-``docs/monitoring.md`` says what each is for.
+``docs/guides/monitoring.md`` says what each is for.
 """
 
 from collections import Counter as Tally

@@ -6,7 +6,7 @@ nothing of a defect: whitening by their covariance takes it down to the size of 
 keeps good images by good ones: their most anomalous patch may look like the faintest of a defect.
 
 Chosen by measurement: candidates in ``tests/benchmarks/bench_embeddings.py``, their table in
-``docs/search.md``.
+``docs/guides/search.md``.
 """
 
 import torch

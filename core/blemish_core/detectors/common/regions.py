@@ -5,7 +5,7 @@ A spot is described by the direction in which its patches deviate from good ones
 scored as a whole image's are (``embedding``): a part that is all of the image has the image's embedding.
 Another image has the spot where its patches deviate in that direction and are as anomalous, or as little.
 
-Measured in ``tests/benchmarks/bench_regions.py``, the table in ``docs/search.md``.
+Measured in ``tests/benchmarks/bench_regions.py``, the table in ``docs/benchmarks.md``.
 """
 
 from dataclasses import dataclass
