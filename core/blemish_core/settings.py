@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What server and worker are both told by the environment."""
+"""Settings from environment variables that the server and the workers share."""
 
 import sys
 from pathlib import Path
@@ -15,57 +15,57 @@ _LIMITS = ImageLimits()
 
 
 class StackSettings(BaseSettings):
-    """The store, Redis, Qdrant, and the limits on images."""
+    """Settings of the store, Redis, Qdrant, the runtime and the image limits."""
 
     model_config = SettingsConfigDict(env_prefix="BLEMISH_", frozen=True)
 
     store: Path = Path("blemish-data/store")
-    """Folder of datasets, models and weights; the same for every process."""
+    """Folder of datasets, models, frames and weights. All processes must share it."""
 
     redis_url: str = Field(
         "redis://localhost:6379/0",
         validation_alias=AliasChoices("REDIS_URL", "BLEMISH_REDIS_URL", "redis_url"),
         repr=False,  # may hold a password
     )
-    """Redis or Valkey: jobs, their queue and their progress."""
+    """URL of Redis or Valkey, which holds jobs, their queue and their progress."""
 
     qdrant_url: str = Field(
         "http://localhost:6333",
         validation_alias=AliasChoices("QDRANT_URL", "BLEMISH_QDRANT_URL", "qdrant_url"),
     )
-    """Qdrant: the index of embeddings."""
+    """URL of Qdrant, which holds the search indexes."""
 
     qdrant_grpc_port: int = Field(
         6334,
         validation_alias=AliasChoices("QDRANT_GRPC_PORT", "BLEMISH_QDRANT_GRPC_PORT", "qdrant_grpc_port"),
     )
-    """Qdrant's gRPC port, on the host of ``qdrant_url``."""
+    """Port of Qdrant's gRPC interface, on the host of the Qdrant URL."""
 
     ready_file: Path | None = None
-    """Written when the process is ready, for whoever started it."""
+    """File that the process creates when it is ready to serve."""
 
     qdrant_api_key: str = Field(
         "",
         validation_alias=AliasChoices("QDRANT_API_KEY", "BLEMISH_QDRANT_API_KEY", "qdrant_api_key"),
         repr=False,
     )
-    """What Qdrant asks for, if it does."""
+    """API key for Qdrant, if it requires one."""
 
     device: str = "auto"
-    """Where models run: ``cpu``, ``cuda``, ``cuda:1``; ``auto`` takes CUDA where there is one."""
+    """Device that models run on: ``cpu``, ``cuda``, ``cuda:N``, or ``auto`` for CUDA if it is available."""
 
     runtime: Asked = "auto"
-    """What runs their networks: ``torch``, or on the CPU ``openvino`` or ``openvino-int8``; ``auto`` takes
-    OpenVINO on a CPU where the bundle has it, else torch."""
+    """Runtime of the networks: ``torch``, or on a CPU ``openvino`` or ``openvino-int8``. ``auto`` selects
+    OpenVINO on a CPU if the model has an OpenVINO network, else torch."""
 
     openvino_threads: int = Field(0, ge=0)
-    """Threads of one forward pass of OpenVINO; 0 takes one a core, shared out among the lanes."""
+    """Threads per OpenVINO forward pass; 0 divides the cores among the lanes."""
 
     max_image_pixels: int = _LIMITS.max_pixels
-    """Largest image that is decoded, width times height."""
+    """Largest accepted image, in pixels (width times height)."""
 
     max_image_bytes: int = _LIMITS.max_bytes
-    """Largest encoded image."""
+    """Largest accepted image file, in bytes."""
 
     @field_validator("store")
     @classmethod
@@ -74,7 +74,7 @@ class StackSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _limits_fit(self) -> Self:
-        _ = self.image_limits  # refuses more than its decoder can
+        _ = self.image_limits  # rejects limits beyond those of the decoder
         return self
 
     @property
@@ -109,8 +109,8 @@ class StackSettings(BaseSettings):
 Settings = TypeVar("Settings", bound=StackSettings)
 
 
-def read(kind: type[Settings], process: str) -> Settings:
-    """Read a process's settings from the environment, or end it with code 2 and a line for each fault."""
+def read_settings(kind: type[Settings], process: str) -> Settings:
+    """Read settings from the environment; on invalid ones, print one line each and exit with code 2."""
     try:
         return kind()
     except ValidationError as error:
@@ -118,13 +118,13 @@ def read(kind: type[Settings], process: str) -> Settings:
             name = "_".join(str(part) for part in fault["loc"]).upper()
             if name.lower() in kind.model_fields:
                 name = f"BLEMISH_{name}"
-            given = f" (it is {fault['input']!r})" if name else ""
-            print(f"{process}: {name or 'settings'}: {fault['msg']}{given}", file=sys.stderr)
+            value = f" (got {fault['input']!r})" if name else ""
+            print(f"{process}: {name or 'settings'}: {fault['msg']}{value}", file=sys.stderr)
         sys.exit(2)
 
 
 def resolve_device(device: str) -> str:
-    """Return the torch device that ``device`` means on this machine."""
+    """Return the torch device for a ``device`` setting, with ``auto`` resolved for this machine."""
     if device != "auto":
         return device
     import torch

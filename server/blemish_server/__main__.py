@@ -7,10 +7,10 @@ import sys
 
 def main() -> None:
     from blemish_core.platform import gc_tuning, logs, threads
-    from blemish_core.settings import read
+    from blemish_core.settings import read_settings
     from blemish_server.settings import ServerSettings
 
-    settings = read(ServerSettings, "blemish-server")
+    settings = read_settings(ServerSettings, "blemish-server")
     logs.configure()
     threads.use_passive_waiting()
     threads.share_cores(settings.lanes)
@@ -19,6 +19,7 @@ def main() -> None:
     # Only now: this loads torch, and a wrong setting should not have to wait for it.
     with gc_tuning.gc_frozen_after():
         from blemish_server.app import CannotServe, serve
+    threads.disable_opencv_threads()
 
     try:
         asyncio.run(serve(settings))

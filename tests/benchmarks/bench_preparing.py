@@ -25,6 +25,7 @@ from torch.nn import functional
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.image_input import ImageInput, RawLayout
 from blemish_core.imaging.preprocessing import Preprocessing
+from blemish_core.platform.threads import disable_opencv_threads
 
 _SIDES = ((512, 512), (1024, 1024), (2448, 2048))
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -56,6 +57,7 @@ def scaled_by_torch(preprocessing: Preprocessing, image: NDArray[np.uint8]) -> T
 
 
 def main() -> None:
+    disable_opencv_threads()
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=15)
     options.add_argument("--size", type=int, default=256, help="sides of the model's input, px")

@@ -168,6 +168,7 @@ def in_process(version: Path, frames: Path, workers: int, seconds: float) -> Loa
 def limit(version: Path, frames: Path, workers: int, seconds: float) -> Load:
     threads.use_passive_waiting()
     threads.share_cores(workers)
+    threads.disable_opencv_threads()
     from blemish_core.models.loading import load_detector
     from blemish_core.runtimes.choice import RuntimeChoice
 

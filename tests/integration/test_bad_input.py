@@ -231,7 +231,7 @@ def test_other_content_under_the_same_path(client: Client) -> None:
 
 @pytest.mark.parametrize("id", ["", "Tile", "../tile", "a" * 64, "a b", "-x"])
 def test_malformed_dataset_ids(client: Client, id: str) -> None:
-    with pytest.raises(InvalidArgument, match="cannot be an id"):
+    with pytest.raises(InvalidArgument, match="is not a valid id"):
         client.create_dataset(id, category="tile")
 
 

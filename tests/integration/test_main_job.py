@@ -291,7 +291,7 @@ def test_jobs_that_cannot_work_are_refused_at_the_door(client: Client, tile_mode
         client.train("tile", detector=PatchCore(backbone="nonesuch"))
     with pytest.raises(InvalidArgument, match="input_size is 5000"):
         client.train("tile", detector=PatchCore(input_size=5000))
-    with pytest.raises(InvalidArgument, match="cannot be an id"):
+    with pytest.raises(InvalidArgument, match="is not a valid id"):
         client.train("tile", model_id="../tile")
 
 

@@ -143,7 +143,7 @@ async def test_tritons_asyncio_client(stack: Stack, tile_model: str, pictures: l
         ("no-such-model", "", 1, [], "NOT_FOUND", "there is no model"),
         ("tile", "99", 1, [], "NOT_FOUND", "has no version 99"),
         ("tile", "newest", 1, [], "INVALID_ARGUMENT", "models/ID"),
-        ("../tile", "", 1, [], "INVALID_ARGUMENT", "cannot be an id"),
+        ("../tile", "", 1, [], "INVALID_ARGUMENT", "is not a valid id"),
         ("tile", "", 65, [], "INVALID_ARGUMENT", "1 to 64"),
         ("tile", "", 1, ["logits"], "INVALID_ARGUMENT", "there is score, p_value"),
         ("tile", "", 0, [], "INVALID_ARGUMENT", "not a JPEG"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from blemish_core.settings import read
+from blemish_core.settings import read_settings
 from blemish_server.scoring.batcher import BatchingPolicy
 from blemish_server.settings import ServerSettings
 
@@ -38,7 +38,7 @@ def test_a_cpu_has_lanes_and_a_gpu_batches() -> None:
         (
             "BLEMISH_MAX_QUEUED",
             "0",
-            "BLEMISH_MAX_QUEUED: Input should be greater than or equal to 1 (it is '0')",
+            "BLEMISH_MAX_QUEUED: Input should be greater than or equal to 1 (got '0')",
         ),
         ("QDRANT_GRPC_PORT", "x", "QDRANT_GRPC_PORT: Input should be a valid integer"),
         ("BLEMISH_MAX_IMAGE_PIXELS", "999999999", "lower BLEMISH_MAX_IMAGE_PIXELS"),
@@ -53,7 +53,7 @@ def test_a_wrong_setting_is_a_line_and_not_a_traceback(
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit) as ended:
-        read(ServerSettings, "blemish-server")
+        read_settings(ServerSettings, "blemish-server")
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert told in said

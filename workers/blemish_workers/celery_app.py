@@ -3,10 +3,10 @@
 
 from celery import Celery
 
-from blemish_core.settings import read
+from blemish_core.settings import read_settings
 from blemish_workers.settings import WorkerSettings
 
-settings = read(WorkerSettings, "blemish-worker")
+settings = read_settings(WorkerSettings, "blemish-worker")
 app = Celery("blemish", broker=settings.redis_url, include=["blemish_workers.tasks"])
 app.conf.update(
     task_ignore_result=True,  # the job's record is the result

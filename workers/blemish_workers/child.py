@@ -9,7 +9,7 @@ from pathlib import Path
 
 def main() -> None:
     from blemish_core.platform import gc_tuning, logs, threads
-    from blemish_core.settings import read
+    from blemish_core.settings import read_settings
     from blemish_workers.settings import WorkerSettings
 
     # If memory runs out, the kernel shall take this process: its worker tells why and tries again.
@@ -17,7 +17,7 @@ def main() -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
     logs.configure()
     threads.use_passive_waiting()
-    settings = read(WorkerSettings, "blemish-worker")
+    settings = read_settings(WorkerSettings, "blemish-worker")
 
     with gc_tuning.gc_frozen_after():
         from blemish_core.datasets import DatasetStore
@@ -27,6 +27,7 @@ def main() -> None:
         from blemish_core.search.frame_store import FrameStore
         from blemish_core.search.search_index import SearchIndex
         from blemish_core.settings import resolve_device
+    threads.disable_opencv_threads()
 
     place = JobContext(
         datasets=DatasetStore(settings.datasets, settings.image_limits),

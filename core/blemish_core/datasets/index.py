@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from blemish_core.datasets.layout import PARTS, Key, LayoutPath
 from blemish_core.datasets.records import IndexEntry
-from blemish_core.imaging.decode import ImageLimits, check, read_mask
+from blemish_core.imaging.decode import ImageLimits, read_mask, verify
 from blemish_core.platform.errors import AlreadyExists, InvalidRequest, NotFound
 from blemish_core.platform.files import atomic_write, fsync
 
@@ -320,7 +320,7 @@ def make_entry(slot: LayoutPath, data: bytes, limits: ImageLimits) -> IndexEntry
     if slot.part == "ground_truth":
         height, width = read_mask(data, limits).shape
     else:
-        header = check(data, limits)
+        header = verify(data, limits)
         height, width = header.height, header.width
     return IndexEntry(
         path=str(slot),

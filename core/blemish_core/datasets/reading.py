@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blemish_core.datasets.records import DatasetImage
-from blemish_core.imaging.decode import ImageLimits, admit, decode
+from blemish_core.imaging.decode import ImageLimits, decode, verify_header
 from blemish_core.platform.errors import Corrupt, InvalidImage
 from blemish_core.platform.names import dataset_name
 
@@ -82,7 +82,7 @@ class ImageReader:
         for done, image in enumerate(self._images):
             progress(done, len(self._images), "images")
             try:
-                admit(self._store.read(image), self._limits)
+                verify_header(self._store.read(image), self._limits)
             except (Corrupt, InvalidImage) as error:
                 self._skip(image, error)
             else:

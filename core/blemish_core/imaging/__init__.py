@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From bytes to a model's input: decoding, raw camera formats, scaling, preprocessing."""
+"""Conversion of received bytes to a model's input: decoding, raw camera formats, scaling, preprocessing."""

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes to pixels: the one place where encoded images are opened.
+"""Decoding of JPEG, PNG, BMP, TIFF and WebP, the only place where encoded images are opened.
 
-What comes in is hostile until proven otherwise. The size is read from the header and held against the
-limits before a pixel is decoded, only the five formats' own plugins of Pillow are ever asked, and whatever
-they raise leaves here as InvalidImage.
+All input is treated as hostile. The size in the header is checked against the limits before any pixel is
+decoded. Only Pillow's plugins for these five formats run, and all their exceptions become InvalidImage.
 """
 
 import re
@@ -26,10 +25,10 @@ from blemish_core.imaging.samples import eight_bits, grey_as_rgb, samples
 from blemish_core.platform.errors import BlemishError, InvalidImage
 
 _PILLOW_MAX_PIXELS = 178_956_970
-"""Beyond it some of Pillow's plugins refuse on their own."""
+"""Largest image that all of Pillow's plugins accept."""
 
 _MAX_SCANS = 100
-"""Of a progressive JPEG, each a pass over all pixels: encoders write about ten, attackers a million."""
+"""Most scans of a progressive JPEG. Each is a pass over all pixels: an attacker could send a million."""
 
 _MAGIC: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (rb"\xff\xd8\xff", JpegImageFile),
@@ -39,7 +38,7 @@ _MAGIC: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (rb"RIFF....WEBP", WebPImageFile),
 )
 _SHORTEST = 30
-"""Bytes that a header takes in any of them."""
+"""Length of the shortest header of these formats, in bytes."""
 
 _LOSSY = ("JPEG", "WEBP")
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
@@ -48,7 +47,7 @@ _FROM_PILLOW = re.compile(r"PIL\.")
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What an image may measure; sides and pixels as they stand in its header."""
+    """Limits on an image: sides in px, pixels and encoded bytes, as stated in the header."""
 
     min_side: int = 16
     max_side: int = 16_384
@@ -58,14 +57,14 @@ class ImageLimits:
     def __post_init__(self) -> None:
         if self.max_pixels > _PILLOW_MAX_PIXELS:
             raise ValueError(
-                f"max_pixels is {self.max_pixels}, but Pillow decodes no more than {_PILLOW_MAX_PIXELS}: "
+                f"max_pixels is {self.max_pixels}, but Pillow decodes at most {_PILLOW_MAX_PIXELS}; "
                 "lower BLEMISH_MAX_IMAGE_PIXELS"
             )
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """``width`` and ``height`` as decoded, after the EXIF orientation; ``format`` in Pillow's spelling."""
+    """Format in Pillow's spelling, and width and height in px after the EXIF orientation was applied."""
 
     format: str
     width: int
@@ -76,47 +75,47 @@ _DEFAULT = ImageLimits()
 
 
 def decode(data: bytes, limits: ImageLimits = _DEFAULT) -> NDArray[np.uint8]:
-    """Return the first frame's RGB pixels, (H, W, 3); of a grey image as ``grey_as_rgb`` does.
+    """Return the RGB pixels (H, W, 3) of the first frame; a grey image is a view as of ``grey_as_rgb``.
 
-    Deeper grey and colour is scaled so that its white becomes 255, alpha is laid over black, the EXIF
-    orientation is applied, an ICC profile is not.
+    Samples of more than 8 bits are scaled so that white becomes 255. Alpha is composed over black. The
+    EXIF orientation is applied; an ICC profile is not.
 
     Raises:
-        InvalidImage: if the bytes are no image, not a whole one, or not one within the limits.
+        InvalidImage: if the bytes are not a complete image within the limits.
     """
     return _decoded(data, limits)[1]
 
 
-def check(data: bytes, limits: ImageLimits = _DEFAULT) -> ImageHeader:
-    """Decode the image once to the end and return what it is.
+def verify(data: bytes, limits: ImageLimits = _DEFAULT) -> ImageHeader:
+    """Decode the image completely and return its header.
 
     Raises:
-        InvalidImage: as ``decode`` does.
+        InvalidImage: as for ``decode``.
     """
     return _decoded(data, limits)[0]
 
 
-def admit(data: bytes, limits: ImageLimits = _DEFAULT) -> None:
-    """Hold the header against the limits and look for the end, without decoding a pixel.
+def verify_header(data: bytes, limits: ImageLimits = _DEFAULT) -> None:
+    """Check the header against the limits and the file for its end, without decoding any pixel.
 
     Raises:
-        InvalidImage: if the bytes are no image, cut off, or not one within the limits.
+        InvalidImage: if the bytes are not an image, are truncated, or exceed the limits.
     """
-    with _translated():
+    with _as_invalid_image():
         _opened(data, limits)
 
 
 def read_mask(data: bytes, limits: ImageLimits = _DEFAULT) -> NDArray[np.bool_]:
-    """Return where a ground-truth mask is not zero, (H, W).
+    """Return the non-zero pixels (H, W) of a ground-truth mask.
 
     Raises:
-        InvalidImage: as ``decode`` does, and if the format is a lossy one.
+        InvalidImage: as for ``decode``, and if the format is lossy.
     """
-    with _translated():
+    with _as_invalid_image():
         image = _opened(data, limits)
         if image.format in _LOSSY:
             raise _invalid(
-                f"a mask cannot be {image.format}, whose losses would count as defects: "
+                f"a mask cannot be {image.format}, because compression losses would count as defects; "
                 "save it as PNG, BMP or TIFF"
             )
         values, _ = samples(image, data)
@@ -124,10 +123,10 @@ def read_mask(data: bytes, limits: ImageLimits = _DEFAULT) -> NDArray[np.bool_]:
 
 
 def thumbnail(data: bytes, side: int = 256, limits: ImageLimits = _DEFAULT) -> bytes:
-    """Return the image as a JPEG whose longer side has at most ``side`` pixels.
+    """Return the image as a JPEG with a longer side of at most ``side`` px.
 
     Raises:
-        InvalidImage: as ``decode`` does.
+        InvalidImage: as for ``decode``.
     """
     small = Image.fromarray(decode(data, limits))
     small.thumbnail((side, side))
@@ -137,7 +136,7 @@ def thumbnail(data: bytes, side: int = 256, limits: ImageLimits = _DEFAULT) -> b
 
 
 def _decoded(data: bytes, limits: ImageLimits) -> tuple[ImageHeader, NDArray[np.uint8]]:
-    with _translated():
+    with _as_invalid_image():
         image = _opened(data, limits)
         pixels = eight_bits(*samples(image, data))
         pixels = np.ascontiguousarray(pixels)
@@ -148,23 +147,23 @@ def _decoded(data: bytes, limits: ImageLimits) -> tuple[ImageHeader, NDArray[np.
 
 
 def _opened(data: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
-    """Read the header, hold it against the limits, and prove that the file has an end."""
+    """Read the header, check it against the limits, and check that the file is complete."""
     if not data:
-        raise _invalid("the image is empty: send the whole content of the file")
+        raise _invalid("the image is empty; send the whole content of the file")
     if len(data) > limits.max_bytes:
         raise _invalid(
             f"the image has {len(data)} bytes, more than the {limits.max_bytes} that "
-            "BLEMISH_MAX_IMAGE_BYTES allows: compress it or raise the setting"
+            "BLEMISH_MAX_IMAGE_BYTES allows; compress it or raise the setting"
         )
     plugin = next((plugin for magic, plugin in _MAGIC if re.match(magic, data, re.DOTALL)), None)
     if plugin is None:
-        raise _invalid("this is not a JPEG, PNG, BMP, TIFF or WebP image: convert it to one of these")
+        raise _invalid("this is not a JPEG, PNG, BMP, TIFF or WebP image; convert it to one of these")
     if len(data) < _SHORTEST:
         raise _invalid(
-            f"the image is truncated: {len(data)} bytes are not even a header; send the whole file"
+            f"the image is truncated after {len(data)} bytes, within its header; send the whole file"
         )
     if plugin is WebPImageFile:
-        check_size(*_webp_size(data), limits)  # opening it allocates the canvas
+        check_size(*_webp_size(data), limits)  # the plugin allocates the canvas when it opens a file
     image = plugin(BytesIO(data))
     check_size(*image.size, limits)
     if isinstance(image, PngImageFile):
@@ -180,27 +179,27 @@ def _opened(data: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
 
 
 def check_size(width: int, height: int, limits: ImageLimits, *, field: str = "image") -> None:
-    """Hold what an image measures against the limits.
+    """Check an image's size in px against the limits.
 
     Raises:
-        InvalidImage: naming ``field``.
+        InvalidImage: if the size is outside the limits; the error names ``field``.
     """
     if min(width, height) < limits.min_side:
         raise InvalidImage(
-            f"the image is {width} x {height} px, but each side needs at least {limits.min_side}: "
+            f"the image is {width} x {height} px, but each side needs at least {limits.min_side}; "
             "send a larger part of the surface",
             field=field,
         )
     if max(width, height) > limits.max_side:
         raise InvalidImage(
-            f"the image is {width} x {height} px, but a side may have at most {limits.max_side}: "
-            "scale it down or cut it up",
+            f"the image is {width} x {height} px, but a side may have at most {limits.max_side}; "
+            "scale it down or split it",
             field=field,
         )
     if width * height > limits.max_pixels:
         raise InvalidImage(
             f"the image is {width} x {height} = {width * height} pixels, more than the {limits.max_pixels} "
-            "that BLEMISH_MAX_IMAGE_PIXELS allows: scale it down, cut it up or raise the setting",
+            "that BLEMISH_MAX_IMAGE_PIXELS allows; scale it down, split it or raise the setting",
             field=field,
         )
 
@@ -219,7 +218,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _check_jpeg(data: bytes) -> None:
-    """Refuse what libjpeg would work through or pass over: endless scans and a missing end."""
+    """Reject excessive scans, which libjpeg would decode, and a missing end, which it would ignore."""
     position = scans = 0
     while marker := _JPEG_MARKER.search(data, position):
         position = marker.end()
@@ -232,29 +231,29 @@ def _check_jpeg(data: bytes) -> None:
                 scans += 1
         if scans > _MAX_SCANS:
             raise _invalid(
-                f"the JPEG has more than {_MAX_SCANS} scans, which no encoder writes: "
+                f"the JPEG has more than {_MAX_SCANS} scans, which no encoder writes; "
                 "save it as a baseline JPEG"
             )
         position += int.from_bytes(data[position : position + 2], "big")
     raise _invalid(
-        f"the JPEG is truncated: its {len(data)} bytes hold no end of image; send the whole file"
+        f"the JPEG is truncated, its {len(data)} bytes contain no end of image; send the whole file"
     )
 
 
 def _check_tiff(image: TiffImageFile, limits: ImageLimits) -> None:
-    """Refuse what Pillow would allocate without limit, or misread."""
+    """Reject files that Pillow would misread, or for which it would allocate unlimited memory."""
     tile = int(image.tag_v2.get(322, 1)) * int(image.tag_v2.get(323, 1))
     if tile > limits.max_pixels:
         raise _invalid(
             f"the TIFF has tiles of {tile} pixels, more than the {limits.max_pixels} of a whole "
-            "image: save it with smaller tiles or in strips"
+            "image; save it with smaller tiles or in strips"
         )
     if image.tag_v2.get(284) == 2 and max(image.tag_v2.get(258, (1,))) > 8:
-        raise _invalid("the TIFF keeps deep colours in separate planes: save it with interleaved channels")
+        raise _invalid("the TIFF has 16-bit colours in separate planes; save it with interleaved channels")
 
 
 def _truncated(data: bytes) -> InvalidImage:
-    return _invalid(f"the image is truncated: {len(data)} bytes and no end; send the whole file")
+    return _invalid(f"the image is truncated, its {len(data)} bytes contain no end; send the whole file")
 
 
 def _invalid(reason: str) -> InvalidImage:
@@ -262,19 +261,19 @@ def _invalid(reason: str) -> InvalidImage:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Everything that Pillow raises at hostile bytes, which is nearly anything, becomes InvalidImage."""
+def _as_invalid_image() -> Iterator[None]:
+    """Convert all exceptions to InvalidImage, because hostile bytes make Pillow raise nearly any type."""
     if not any(entry[3] == _FROM_PILLOW for entry in warnings.filters):
-        # Not catch_warnings, which threads undo for each other.
+        # Not catch_warnings(), which is not safe in several threads at once.
         warnings.filterwarnings("ignore", module=_FROM_PILLOW.pattern)
     try:
         yield
     except BlemishError:
         raise
     except MemoryError as error:
-        raise _invalid("no memory is left to decode the image: send a smaller one, or retry") from error
+        raise _invalid("too little memory to decode the image; send a smaller one, or retry") from error
     except Exception as error:
-        said = str(error) or type(error).__name__
+        reason = str(error) or type(error).__name__
         raise _invalid(
-            f"the image cannot be decoded ({said}): send the whole file, or save it anew"
+            f"the image cannot be decoded ({reason}); send the whole file, or save it again"
         ) from error

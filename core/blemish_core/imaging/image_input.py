@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture as it came, encoded or raw from a camera, and how it becomes RGB pixels.
+"""A received image, encoded or raw from a camera, and its conversion to RGB pixels.
 
-Raw layouts go by the names of GenICam's Pixel Format Naming Convention (EMVA, PFNC 2.4): unpacked samples,
-those of more than 8 bits little endian in 16; rows from top to bottom, ``stride`` bytes apart.
+Raw formats have the names of GenICam's Pixel Format Naming Convention (EMVA, PFNC 2.4). Samples are
+unpacked; those of more than 8 bits are 16-bit little endian. Rows run from top to bottom, ``stride`` bytes
+apart.
 """
 
 from dataclasses import dataclass
@@ -15,23 +16,21 @@ from blemish_core.imaging.decode import ImageLimits, check_size, decode
 from blemish_core.imaging.samples import eight_bits, grey_as_rgb
 from blemish_core.platform.errors import InvalidImage
 
-cv2.setNumThreads(0)  # whoever decodes has a thread already, and a core for it
-
 
 @dataclass(frozen=True)
 class _PixelFormat:
     bits: int
     channels: int = 1
     to_rgb: int | None = None
-    """OpenCV's conversion code; None repeats the one channel."""
+    """OpenCV's conversion code; None if the samples are grey or RGB."""
 
     @property
     def bytes(self) -> int:
-        """Of one pixel."""
+        """Size of one pixel, in bytes."""
         return self.channels * (2 if self.bits > 8 else 1)
 
 
-# BayerRG: red, green / green, blue. OpenCV's older names call the same after its second row.
+# GenICam names a Bayer pattern after its first row: BayerRG is red, green / green, blue.
 PIXEL_FORMATS = {
     "Mono8": _PixelFormat(8),
     "Mono10": _PixelFormat(10),
@@ -48,7 +47,7 @@ PIXEL_FORMATS = {
 
 @dataclass(frozen=True)
 class RawLayout:
-    """How the samples of a raw picture lie; ``stride`` 0 means rows without padding."""
+    """Layout of a raw image: size in px, and distance of two rows in bytes (0 if rows are not padded)."""
 
     pixel_format: str
     width: int
@@ -58,7 +57,7 @@ class RawLayout:
 
 @dataclass(frozen=True)
 class Region:
-    """A part of a picture, in px from its top left."""
+    """A rectangle of an image, in px from its top left corner."""
 
     left: int
     top: int
@@ -66,64 +65,63 @@ class Region:
     height: int
 
     def bounds_error(self, shape: tuple[int, int]) -> str:
-        """Say why it is no part of an image of ``shape`` (H, W); empty if it is one, or of no area."""
+        """Return why the region exceeds an image of ``shape`` (H, W), or an empty string if it does not."""
         height, width = shape
         right, bottom = self.left + self.width, self.top + self.height
         if min(self.left, self.top) >= 0 and right <= width and bottom <= height:
             return ""
         return (
             f"the region is {self.width} x {self.height} px at ({self.left}, {self.top}), but the image is "
-            f"{width} x {height}: choose one within it"
+            f"{width} x {height}; choose a region within it"
         )
 
 
 @dataclass(frozen=True)
 class ImageInput:
-    """What came, and which part of it is meant; nothing of it is checked before ``pixels``."""
+    """Image bytes as received and the region of interest; ``pixels`` validates them."""
 
     data: bytes
     layout: RawLayout | None = None
-    """None: ``data`` is an encoded image."""
+    """Layout of raw samples; None if ``data`` is an encoded image."""
     region: Region | None = None
-    """None: all of it."""
+    """Part of the image to score; None for all of it."""
 
     def pixels(self, limits: ImageLimits) -> NDArray[np.uint8]:
-        """Return RGB, (H, W, 3), of a grey picture as ``grey_as_rgb`` does; not to be written to.
+        """Return RGB pixels (H, W, 3), possibly a read-only view.
 
         Raises:
-            InvalidImage: if it is no image, not a whole one, or not one within the limits, or the region is
-                not within it.
+            InvalidImage: if the data is not a complete image within the limits, or the region exceeds it.
         """
         if self.layout is None:
-            return self._cut(decode(self.data, limits), limits)
+            return self._crop(decode(self.data, limits), limits)
         samples, kind = _samples(self.data, self.layout, limits), PIXEL_FORMATS[self.layout.pixel_format]
         if kind.channels == 1 and kind.to_rgb is not None:
-            # Colours come from neighbours: cut afterwards, or the pattern and the edges change.
-            return self._cut(np.asarray(cv2.cvtColor(samples, kind.to_rgb), np.uint8), limits)
-        samples = self._cut(samples, limits)
+            # Crop after the conversion, which reads neighbouring pixels and depends on the position.
+            return self._crop(np.asarray(cv2.cvtColor(samples, kind.to_rgb), np.uint8), limits)
+        samples = self._crop(samples, limits)
         if kind.to_rgb is not None:
             return np.asarray(cv2.cvtColor(samples, kind.to_rgb), np.uint8)
         return grey_as_rgb(_eight_bits(samples, self.layout, kind)) if kind.channels == 1 else samples
 
-    def _cut(self, pixels: NDArray[np.uint8], limits: ImageLimits) -> NDArray[np.uint8]:
+    def _crop(self, pixels: NDArray[np.uint8], limits: ImageLimits) -> NDArray[np.uint8]:
         region = self.region
         if region is None:
             return pixels
         height, width = pixels.shape[:2]
-        if bounds_error := region.bounds_error((height, width)):
-            raise InvalidImage(bounds_error, field="image.region")
+        if reason := region.bounds_error((height, width)):
+            raise InvalidImage(reason, field="image.region")
         right, bottom = region.left + region.width, region.top + region.height
         check_size(region.width, region.height, limits, field="image.region")
         return pixels[region.top : bottom, region.left : right]
 
 
 def _samples(data: bytes, layout: RawLayout, limits: ImageLimits) -> NDArray[np.uint8]:
-    """A view of the samples, (H, W) or (H, W, 3), as deep as they are."""
+    """Return a view of the samples, (H, W) or (H, W, 3), at their stored depth."""
     kind = PIXEL_FORMATS.get(layout.pixel_format)
     if kind is None:
         raise InvalidImage(
-            f"the pixel format {layout.pixel_format[:40]!r} is none of {', '.join(PIXEL_FORMATS)}: set the "
-            "camera to one of these, or convert",
+            f"the pixel format {layout.pixel_format[:40]!r} is none of {', '.join(PIXEL_FORMATS)}; set the "
+            "camera to one of these, or convert the image",
             field="image.raw.pixel_format",
         )
     check_size(layout.width, layout.height, limits, field="image.raw")
@@ -131,14 +129,15 @@ def _samples(data: bytes, layout: RawLayout, limits: ImageLimits) -> NDArray[np.
     stride = layout.stride or row
     if stride < row:
         raise InvalidImage(
-            f"the stride is {stride} bytes, but {layout.width} pixels of {layout.pixel_format} take {row}",
+            f"the stride is {stride} bytes, but {layout.width} pixels of {layout.pixel_format} take {row}; "
+            "send the distance between the starts of two rows, or 0",
             field="image.raw.stride",
         )
     needed = stride * (layout.height - 1) + row
     if len(data) not in (needed, stride * layout.height):
         raise InvalidImage(
             f"{layout.width} x {layout.height} px of {layout.pixel_format}, {stride} bytes a row, are "
-            f"{stride * layout.height} bytes, but {len(data)} came: send the whole frame and nothing else",
+            f"{stride * layout.height} bytes, but {len(data)} were received; send exactly one frame",
             field="image.raw.data",
         )
     sample = np.dtype("<u2" if kind.bits > 8 else np.uint8)
@@ -151,10 +150,10 @@ def _samples(data: bytes, layout: RawLayout, limits: ImageLimits) -> NDArray[np.
 
 def _eight_bits(samples: NDArray[np.uint8], layout: RawLayout, kind: _PixelFormat) -> NDArray[np.uint8]:
     white = (1 << kind.bits) - 1
-    if kind.bits % 8 and (most := int(samples.max())) > white:  # whole bytes have no room for more
+    if kind.bits % 8 and (most := int(samples.max())) > white:
         raise InvalidImage(
-            f"a sample is {most}, but {layout.pixel_format} ends at {white}: its samples lie in the lower "
-            "bits of 16, little endian",
+            f"a sample is {most}, but the white of {layout.pixel_format} is {white}; send its samples in "
+            "the lower bits of 16, little endian",
             field="image.raw.pixel_format",
         )
     return eight_bits(samples, white)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one way from pixels to a model's input, in training and in service alike."""
+"""Conversion of pixels to a model's input, the same in training and inference."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -17,28 +17,27 @@ Channels = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Scale to a square, whatever the aspect, then normalise as the backbone was trained."""
+    """Scaling to a square of ``size`` px regardless of aspect, then the backbone's normalisation."""
 
     size: int
     mean: Channels
     std: Channels
 
     def __call__(self, image: NDArray[np.uint8]) -> Tensor:
-        """Return float32 (3, size, size) of an RGB image (H, W, 3).
+        """Return the model's input, float32 (3, size, size), for an RGB image (H, W, 3).
 
-        Bilinear with antialiasing on float pixels: what torchvision's ``Resize`` does with tensors, and
-        so what anomalib's models see.
+        The scaling is bilinear with antialiasing on float pixels, like torchvision's ``Resize`` of a
+        tensor, which anomalib's models use.
         """
         pixels = scaled(distinct_channels(image), self.size)
-        # To 0 ... 1 only now: there are fewer of them.
-        return self.normalized(pixels.div_(255))
+        return self.normalized(pixels.div_(255))  # after scaling there are fewer pixels to divide
 
     def normalized(self, pixels: Tensor) -> Tensor:
-        """Return the model's input of pixels (3, size, size), 0 to 1; of grey ones (1, size, size) too."""
+        """Return the model's input (3, size, size) for pixels 0 to 1, (3 or 1, size, size)."""
         return (pixels - _channels(self.mean)).div_(_channels(self.std))
 
     def pixels(self, normalized: Tensor) -> Tensor:
-        """Return the pixels, 0 to 1, that a model's input (3, size, size) is of."""
+        """Return the pixels, 0 to 1, of a model's input (3, size, size)."""
         return normalized * _channels(self.std) + _channels(self.mean)
 
 

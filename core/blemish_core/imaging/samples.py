@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An opened image's samples: as deep as they are stored, upright, alpha laid over black, and as 8 bits."""
+"""Samples of an image that Pillow has opened: upright, alpha composed over black, at 8 or 16 bits."""
 
 import re
 import sys
@@ -19,8 +19,8 @@ _SIXTEEN_BITS = re.compile(r"(RGBA?;16)([BLN])")
 
 
 def samples(image: ImageFile.ImageFile, data: bytes) -> tuple[NDArray[Any], int]:
-    """Return upright samples as deep as they are stored, (H, W) or (H, W, 3), and the value of white."""
-    rawmode = _rawmode(image)  # loading drops it
+    """Return upright samples at their stored depth, (H, W) or (H, W, 3), and the value of white."""
+    rawmode = _rawmode(image)  # load() discards it
     image.load()
     values: NDArray[Any]
     white = 255
@@ -28,7 +28,7 @@ def samples(image: ImageFile.ImageFile, data: bytes) -> tuple[NDArray[Any], int]
         values, white = np.array(image).astype(np.uint16), 65_535
         if isinstance(image, TiffImageFile):
             white = (1 << image.tag_v2.get(258, (16,))[0]) - 1
-            if image.tag_v2.get(262) == 0:  # white is zero; Pillow turns only 8 bits around
+            if image.tag_v2.get(262) == 0:  # white is zero; Pillow inverts 8-bit samples only
                 values = np.uint16(white) - values
     elif image.mode in ("I", "F"):
         values, white = _scaled(np.array(image), image.mode)
@@ -49,16 +49,16 @@ def samples(image: ImageFile.ImageFile, data: bytes) -> tuple[NDArray[Any], int]
 
 def _array(image: Image.Image, mode: str) -> NDArray[np.uint8]:
     converted = image if image.mode == mode else image.convert(mode)
-    return np.asarray(converted).copy()  # np.array has Pillow write all its bytes twice
+    return np.asarray(converted).copy()  # np.array() would copy twice
 
 
 def grey_as_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return (H, W) as (H, W, 3): one channel seen three times, not to be written to."""
+    """Return a read-only view (H, W, 3) that repeats the channel of a grey image (H, W)."""
     return np.broadcast_to(grey[..., None], (*grey.shape, 3))
 
 
 def distinct_channels(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return an image (H, W, 3) as it is, but what ``grey_as_rgb`` has made as (H, W, 1)."""
+    """Return a view (H, W, 1) of an image from ``grey_as_rgb``, and any other image (H, W, 3) as it is."""
     return image[..., :1] if image.strides[2] == 0 else image
 
 
@@ -68,21 +68,21 @@ def _rawmode(image: ImageFile.ImageFile) -> str:
 
 
 def _scaled(values: NDArray[Any], mode: str) -> tuple[NDArray[np.uint16], int]:
-    """Take whole numbers for 16 bits and fractions for shares of white."""
+    """Interpret integers as 16-bit samples, and floats as fractions of white."""
     least, most = values.min(), values.max()
     if mode == "I" and least >= 0 and most <= 65_535:
         return values.astype(np.uint16), 65_535
     if mode == "F" and least >= 0 and most <= 1:  # false for NaN
         return np.rint(values * np.float32(65_535)).astype(np.uint16), 65_535
     raise InvalidImage(
-        f"the image has 32-bit samples from {least:g} to {most:g} and does not say what is white: "
+        f"the image has 32-bit samples from {least:g} to {most:g} and does not define white; "
         "save it with 8 or 16 bits, or as floats from 0 to 1",
         field="image",
     )
 
 
 def _deep_colour(image: ImageFile.ImageFile, data: bytes, rawmode: re.Match[str]) -> NDArray[np.uint16]:
-    """Read the low bytes too, by reading once more as if the byte order were the other one."""
+    """Return 16-bit samples: Pillow keeps the high bytes, a second pass in swapped order gives the low."""
     order = rawmode[2] if rawmode[2] != "N" else "L" if sys.byteorder == "little" else "B"
     low = _reread(image, data, rawmode[1] + ("L" if order == "B" else "B"))
     deep: NDArray[np.uint16] = np.array(image).astype(np.uint16) << np.uint16(8) | low
@@ -90,19 +90,19 @@ def _deep_colour(image: ImageFile.ImageFile, data: bytes, rawmode: re.Match[str]
 
 
 def _reread(image: ImageFile.ImageFile, data: bytes, rawmode: str) -> NDArray[np.uint8]:
-    twin = type(image)(BytesIO(data))
-    twin.tile = [
+    copy = type(image)(BytesIO(data))
+    copy.tile = [
         tile._replace(args=rawmode if isinstance(tile.args, str) else (rawmode, *(tile.args or ())[1:]))
-        for tile in twin.tile
+        for tile in copy.tile
     ]
-    return np.array(twin)
+    return np.array(copy)
 
 
 def _over_black(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Multiply by alpha, which is the last channel, and drop it."""
+    """Multiply the channels by alpha, the last channel, and drop it."""
     alpha = values[..., -1].astype(np.uint32)
-    laid = [(values[..., i] * alpha + 32_767) // 65_535 for i in range(values.shape[2] - 1)]
-    return np.stack(laid, axis=-1).astype(np.uint16)
+    composed = [(values[..., i] * alpha + 32_767) // 65_535 for i in range(values.shape[2] - 1)]
+    return np.stack(composed, axis=-1).astype(np.uint16)
 
 
 def _composed(image: Image.Image) -> Image.Image:
@@ -112,7 +112,7 @@ def _composed(image: Image.Image) -> Image.Image:
 
 
 def _keyed(values: NDArray[Any], key: Any, bits: int, mode: str) -> NDArray[Any]:
-    """Blacken the one colour that a PNG declares transparent, given as deep as the file stores it."""
+    """Set the one colour to black that a PNG declares transparent, given at the file's depth."""
     if mode == "L":
         key = key * 255 // ((1 << bits) - 1)
     found = values == np.array(key)
@@ -122,10 +122,10 @@ def _keyed(values: NDArray[Any], key: Any, bits: int, mode: str) -> NDArray[Any]
 
 def _upright(values: NDArray[Any], image: ImageFile.ImageFile) -> NDArray[Any]:
     if isinstance(image, TiffImageFile):
-        return values  # Pillow has turned it
+        return values  # Pillow has applied it
     try:
         orientation = image.getexif().get(ExifTag.Orientation, 1)
-    except Exception:  # an unreadable EXIF block says nothing of the orientation
+    except Exception:  # an unreadable EXIF block gives no orientation
         return values
     if orientation in (5, 6, 7, 8):
         values = values.swapaxes(0, 1)
@@ -137,6 +137,7 @@ def _upright(values: NDArray[Any], image: ImageFile.ImageFile) -> NDArray[Any]:
 
 
 def eight_bits(values: NDArray[Any], white: int) -> NDArray[np.uint8]:
+    """Return samples of any shape scaled from 0 to ``white`` to 0 to 255, rounded."""
     if white == 255:
         return values
     table = (np.arange(white + 1, dtype=np.uint32) * 255 + white // 2) // white

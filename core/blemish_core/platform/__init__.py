@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared by every package: errors, names, durable files, logs, threads. Imports nothing else of blemish."""
+"""Errors, names, durable files, locks, logs and threads. Shared by all packages; imports none of them."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loops over arrays as machine code."""
+"""Compilation of numeric loops with numba."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,35 +15,36 @@ log = structlog.get_logger(__name__)
 
 
 def compiled(function: _Function) -> _Function:
-    """Have numba compile ``function`` at its first call, to run without Python's lock.
+    """Compile ``function`` at its first call; the compiled code runs without the GIL.
 
-    Sums may be added up in any order and products fused with them; infinity and NaN stay what they are.
-    The code is kept beside the source or among the user's caches, where one of them can be written to;
-    elsewhere every process compiles anew, a second or two.
+    Floating-point operations may be reordered and fused; infinity and NaN keep their meaning. The machine
+    code is cached next to the source or in the user's cache directory. If neither is writable, each
+    process compiles the function again, which takes a second or two.
     """
-    made: Any = numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})(function)
-    with suppress(RuntimeError):  # nowhere to keep it
-        made._cache = _Kept(function)  # type: ignore[no-untyped-call]  # as enable_caching() has it
-    return cast("_Function", made)
+    dispatcher: Any = numba.njit(nogil=True, fastmath={"reassoc", "contract", "nsz"})(function)
+    with suppress(RuntimeError):  # no writable cache directory
+        # The same assignment as in numba's enable_caching().
+        dispatcher._cache = _TolerantCache(function)  # type: ignore[no-untyped-call]
+    return cast("_Function", dispatcher)
 
 
-class _Kept(FunctionCache):
-    """What numba keeps, except that a full disk or a file cut off costs a compilation and fails no call."""
+class _TolerantCache(FunctionCache):
+    """numba's cache, except that a full disk or a damaged file costs a compilation and fails no call."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
-        except Exception as error:  # what unpickling damaged files raises can be anything
-            log.warning("compiled code cannot be read, compiling anew", error=repr(error))
-            self._attempt(self.flush)
+        except Exception as error:  # unpickling a damaged file can raise anything
+            log.warning("compiled code unreadable, compiling again", error=repr(error))
+            self._write(self.flush)
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        self._attempt(super().save_overload, sig, data)
+        self._write(super().save_overload, sig, data)
 
     @staticmethod
-    def _attempt(write: Callable[..., None], *arguments: Any) -> None:
+    def _write(write: Callable[..., None], *arguments: Any) -> None:
         try:
             write(*arguments)
         except OSError as error:
-            log.warning("compiled code cannot be kept", error=str(error))
+            log.warning("compiled code not cached", error=str(error))

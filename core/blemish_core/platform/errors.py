@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors the product can explain to its caller: the message says the cause and the cure.
+"""Errors that the caller can act on. Each message gives the cause and the remedy.
 
 BlemishError
 ├── InvalidRequest
@@ -25,13 +25,13 @@ from typing import ClassVar
 
 
 class BlemishError(Exception):
-    """An error with a meaning for the caller; ``reason`` names it for programs."""
+    """An error with a meaning for the caller; ``reason`` is its machine-readable name."""
 
     reason: ClassVar[str] = "UNSPECIFIED"
 
 
 class InvalidRequest(BlemishError):
-    """Something in the request is malformed or out of range; ``field`` says what."""
+    """A malformed or out-of-range part of a request; ``field`` is its path in the request."""
 
     reason = "INVALID_REQUEST"
 
@@ -41,61 +41,61 @@ class InvalidRequest(BlemishError):
 
 
 class InvalidImage(InvalidRequest):
-    """The bytes are not an image, or not one within the limits."""
+    """Bytes that are not an image within the limits."""
 
     reason = "INVALID_IMAGE"
 
 
 class Unauthenticated(BlemishError):
-    """The server does not know who calls."""
+    """A call without valid credentials."""
 
     reason = "UNAUTHENTICATED"
 
 
 class PermissionDenied(BlemishError):
-    """The caller's role does not reach so far, or his urgency; the message names both."""
+    """A call or an urgency that the caller's role does not allow; the message names both."""
 
     reason = "DENIED"
 
 
 class NotFound(BlemishError):
-    """Nothing has this name."""
+    """A resource that does not exist."""
 
     reason = "NOT_FOUND"
 
 
 class AlreadyExists(BlemishError):
-    """The name is taken by something else."""
+    """A name that another resource has."""
 
     reason = "ALREADY_EXISTS"
 
 
 class FailedPrecondition(BlemishError):
-    """The request is sound, but what it needs has to be brought first."""
+    """A valid request that needs something else done or provided first."""
 
     reason = "NOT_POSSIBLE_YET"
 
 
 class Conflict(BlemishError):
-    """The request was decided on what has changed since; the message names both revisions."""
+    """A change based on an outdated revision; the message names both revisions."""
 
     reason = "OUTDATED"
 
 
 class TooLarge(BlemishError):
-    """It would not fit a limit on memory; the message names the limit and its setting."""
+    """A request that exceeds a memory limit; the message names the limit and its setting."""
 
     reason = "TOO_LARGE"
 
 
 class DiskFull(BlemishError):
-    """The store has no room left."""
+    """A store without free disk space."""
 
     reason = "DISK_FULL"
 
 
 class Overloaded(BlemishError):
-    """A queue is full; retry after ``retry_after_s``."""
+    """A full queue; ``retry_after_s`` is the suggested delay before a retry, in seconds."""
 
     reason = "OVERLOADED"
 
@@ -105,13 +105,13 @@ class Overloaded(BlemishError):
 
 
 class DeadlineExceeded(Overloaded):
-    """The deadline cannot be kept, or has passed; nothing was computed."""
+    """A deadline that has passed or cannot be met; nothing was computed."""
 
     reason = "TOO_LATE"
 
 
 class Unavailable(BlemishError):
-    """Something the server talks to does not answer; ``dependency`` names it."""
+    """A dependency that does not respond; ``dependency`` is its name."""
 
     reason = "UNAVAILABLE"
 
@@ -122,31 +122,31 @@ class Unavailable(BlemishError):
 
 
 class ServerStopping(Unavailable):
-    """The server takes no new calls, for it is about to end."""
+    """A call that reached the server during its shutdown."""
 
     reason = "ENDING"
 
     def __init__(self) -> None:
         super().__init__(
-            "this server is ending; call another one, or again when it is back",
+            "this server is shutting down; call another server, or retry after the restart",
             dependency="server",
             retry_after_s=1.0,
         )
 
 
 class Corrupt(BlemishError):
-    """What the store holds is not what was written there."""
+    """Stored data that differs from what was written."""
 
     reason = "CORRUPT"
 
 
 class RuntimesDisagree(BlemishError):
-    """Two engines that run the same network give different answers."""
+    """Two runtimes that give different results for the same network."""
 
     reason = "RUNTIMES_DISAGREE"
 
 
 class JobCancelled(BlemishError):
-    """The job was asked to end."""
+    """A job that was cancelled."""
 
     reason = "JOB_CANCELLED"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When Python looks for garbage in cycles, which takes time and holds everybody up."""
+"""Pauses of Python's cyclic garbage collector, which stops every thread of a process while it runs."""
 
 import gc
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Do not look for garbage while modules are loaded.
+    """Pause garbage collection, for the import of large libraries.
 
-    Of the hundred thousands of objects that torch, anomalib or qdrant-client make when they are imported
-    nearly all stay for good, and to look at them again and again is a quarter to a third of that time.
+    Nearly all objects that torch, anomalib or qdrant-client create at import stay alive. Scanning them
+    repeatedly takes a considerable part of the import time.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -24,10 +24,10 @@ def gc_paused() -> Iterator[None]:
 
 @contextmanager
 def gc_frozen_after() -> Iterator[None]:
-    """Do not look for garbage while modules are loaded, nor ever again among what they made.
+    """Pause garbage collection and exclude all objects that exist at the end from later collections.
 
-    For the start of a process: it would be looked at whenever a quarter more has come to stay, and nothing
-    else runs meanwhile, 0.2 to 0.4 s with what a server imports. What was garbage by then is kept, too.
+    For the start of a process: each later full collection would scan the imported modules again. Garbage
+    that exists at the end is never freed.
     """
     with gc_paused():
         yield

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Structured logs on standard error: readable in a terminal, JSON elsewhere."""
+"""Structured logs on standard error: text in a terminal, JSON elsewhere."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ import structlog
 
 
 def configure(level: str = "INFO") -> None:
-    """Send structlog's lines, and the standard library's, to standard error in one form."""
+    """Configure structlog and the standard library to log to standard error in the same format."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resource names: ``datasets/tile``, ``models/tile-patchcore/versions/3``, ``jobs/...``, ``items/...``."""
+"""Resource names: ``datasets/ID``, ``models/ID/versions/N``, ``jobs/ID`` and ``items/UUID``."""
 
 import re
 from dataclasses import dataclass
@@ -8,25 +8,28 @@ from uuid import UUID
 from blemish_core.platform.errors import InvalidRequest
 
 ID = r"[a-z0-9][a-z0-9_-]{0,62}"
-ID_RULE = "1 to 63 of a-z, 0-9, '-' and '_', beginning with a letter or digit"
+ID_RULE = "use 1 to 63 of a-z, 0-9, '-' and '_', starting with a letter or digit"
 
 PRODUCTION = "production"
 
 
 def validate_id(text: str, field: str) -> str:
-    """Return ``text`` if it can be an id.
+    """Return ``text`` if it is a valid id.
 
     Raises:
-        InvalidRequest: if it cannot.
+        InvalidRequest: if it is not.
     """
     if not re.fullmatch(ID, text):
-        raise InvalidRequest(f"{text!r} cannot be an id: {ID_RULE}", field=field)
+        raise InvalidRequest(f"{text!r} is not a valid id; {ID_RULE}", field=field)
     return text
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """What a caller calls a model: a fixed version, the production one, or whichever is current."""
+    """A reference to a model: a fixed version, the production version, or the default version.
+
+    The default is the production version if there is one, else the newest version.
+    """
 
     model: str
     version: int | None = None
@@ -34,15 +37,15 @@ class ModelRef:
 
     @classmethod
     def parse(cls, name: str, field: str = "model") -> "ModelRef":
-        """Read ``models/m``, ``models/m@production`` or ``models/m/versions/3``.
+        """Parse ``models/ID``, ``models/ID@production`` or ``models/ID/versions/N``.
 
         Raises:
-            InvalidRequest: if ``name`` is none of them.
+            InvalidRequest: if ``name`` has another form.
         """
         match = re.fullmatch(rf"models/({ID})(?:@({PRODUCTION})|/versions/([1-9]\d{{0,8}}))?", name)
         if not match:
             raise InvalidRequest(
-                f"{name!r} is not a model: write models/ID, models/ID@{PRODUCTION} or models/ID/versions/N",
+                f"{name!r} is not a model; write models/ID, models/ID@{PRODUCTION} or models/ID/versions/N",
                 field=field,
             )
         model, alias, version = match.groups()
@@ -59,10 +62,10 @@ def dataset_name(dataset_id: str) -> str:
 
 
 def dataset_id(name: str, field: str = "dataset") -> str:
-    """Read ``datasets/{id}``.
+    """Return the id in ``datasets/ID``.
 
     Raises:
-        InvalidRequest: if ``name`` is not one.
+        InvalidRequest: if ``name`` has another form.
     """
     return _id_below("datasets", name, field)
 
@@ -72,10 +75,10 @@ def job_name(job_id: str) -> str:
 
 
 def job_id(name: str, field: str = "name") -> str:
-    """Read ``jobs/{id}``.
+    """Return the id in ``jobs/ID``.
 
     Raises:
-        InvalidRequest: if ``name`` is not one.
+        InvalidRequest: if ``name`` has another form.
     """
     return _id_below("jobs", name, field)
 
@@ -85,10 +88,10 @@ def item_name(item: UUID) -> str:
 
 
 def item_id(name: str, field: str = "item") -> UUID:
-    """Read ``items/{uuid}``.
+    """Return the id in ``items/UUID``.
 
     Raises:
-        InvalidRequest: if ``name`` is not one.
+        InvalidRequest: if ``name`` has another form.
     """
     kind, _, text = name.partition("/")
     try:
@@ -96,11 +99,11 @@ def item_id(name: str, field: str = "item") -> UUID:
             return UUID(text)
     except ValueError:
         pass
-    raise InvalidRequest(f"{name!r} is not an item: write items/UUID, as hits name it", field=field)
+    raise InvalidRequest(f"{name!r} is not an item; write items/UUID, as in search results", field=field)
 
 
 def _id_below(kind: str, name: str, field: str) -> str:
     match = re.fullmatch(rf"{kind}/({ID})", name)
     if not match:
-        raise InvalidRequest(f"{name!r} is not a name in {kind}/: write {kind}/ID", field=field)
+        raise InvalidRequest(f"{name!r} is not a name in {kind}/; write {kind}/ID", field=field)
     return match.group(1)

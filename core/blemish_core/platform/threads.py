@@ -1,21 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the threads of numeric libraries share the cores of one process."""
+"""Thread settings of numeric libraries. Each function applies to the whole process."""
 
 import os
 
 
 def use_passive_waiting() -> None:
-    """Have OpenMP's idle threads sleep; call it before torch or scikit-learn is loaded.
+    """Make idle OpenMP threads sleep; call this before torch or scikit-learn is imported.
 
-    Each brings an OpenMP of its own, whose threads by default spin for a while when they have nothing to
-    do, on the cores that the other one's and OpenVINO's threads need.
+    Each library loads its own OpenMP. By default its idle threads spin for a while, on cores that the
+    threads of the other library and of OpenVINO need.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def share_cores(lanes: int) -> None:
-    """Have each of ``lanes`` threads that compute at once use its share of the cores.
+    """Limit OpenMP to an equal share of the cores for each of ``lanes`` concurrent compute threads.
 
-    Call it before torch is loaded: what OpenMP is told later holds for the calling thread alone.
+    Call this before torch is imported: later settings apply to the calling thread only.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // lanes)))
+
+
+def disable_opencv_threads() -> None:
+    """Make OpenCV run in the calling thread, because each decoding thread already has a core."""
+    import cv2
+
+    cv2.setNumThreads(0)

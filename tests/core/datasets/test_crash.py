@@ -64,7 +64,7 @@ def paths_of(store: DatasetStore) -> set[str]:
     return {image.path for image in store.images("tile")}
 
 
-def test_dying_anywhere_leaves_an_image_there_or_not(tmp_path: Path, draw: Draw) -> None:
+def test_crash_at_any_call_leaves_each_image_complete_or_absent(tmp_path: Path, draw: Draw) -> None:
     for number in (0, 1):
         (tmp_path / f"{number}.png").write_bytes(draw(number))
     stores = tmp_path / "stores"
@@ -94,7 +94,7 @@ def test_dying_anywhere_leaves_an_image_there_or_not(tmp_path: Path, draw: Draw)
     assert seen == sorted(seen), "what was acknowledged is kept"
 
 
-def test_a_line_that_was_cut_off(store: DatasetStore, root: Path, draw: Draw) -> None:
+def test_truncated_line_is_overwritten(store: DatasetStore, root: Path, draw: Draw) -> None:
     store.create("tile", "")
     store.add("tile", "train/good/0.png", draw(0))
     index = root / "tile" / "index.jsonl"
@@ -109,7 +109,7 @@ def test_a_line_that_was_cut_off(store: DatasetStore, root: Path, draw: Draw) ->
         assert index.read_bytes() == lines
 
 
-def test_a_long_line_that_was_cut_off(store: DatasetStore, root: Path, draw: Draw) -> None:
+def test_long_truncated_line_is_overwritten(store: DatasetStore, root: Path, draw: Draw) -> None:
     store.create("tile", "")
     index = root / "tile" / "index.jsonl"
     index.write_bytes(index.read_bytes() + b'{"path":"train/good/' + b"a" * 999)
@@ -118,7 +118,9 @@ def test_a_long_line_that_was_cut_off(store: DatasetStore, root: Path, draw: Dra
     assert paths_of(DatasetStore(root, ImageLimits())) == {"train/good/0.png"}
 
 
-def test_an_index_that_another_process_has_made_anew(store: DatasetStore, root: Path, draw: Draw) -> None:
+def test_index_rebuilt_by_another_process_is_read_again(
+    store: DatasetStore, root: Path, draw: Draw
+) -> None:
     store.create("tile", "")
     for number in (0, 1):
         store.add("tile", f"train/good/{number}.png", draw(number))
@@ -133,7 +135,7 @@ def test_an_index_that_another_process_has_made_anew(store: DatasetStore, root: 
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "head", "gap", "garbage", "zeros", "outside"])
-def test_a_damaged_index_is_made_anew(store: DatasetStore, root: Path, draw: Draw, damage: str) -> None:
+def test_damaged_index_is_rebuilt(store: DatasetStore, root: Path, draw: Draw, damage: str) -> None:
     store.create("tile", "")
     for path, number in (("train/good/0.png", 0), ("test/crack/0.png", 1), ("ground_truth/crack/0.png", 2)):
         store.add("tile", path, draw(number))
@@ -165,7 +167,7 @@ def test_a_damaged_index_is_made_anew(store: DatasetStore, root: Path, draw: Dra
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_leaves_nothing_half_made(
+def test_full_disk_leaves_no_partial_image(
     store: DatasetStore, root: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch, failing: str, code: int
 ) -> None:
     store.create("tile", "")
@@ -203,7 +205,7 @@ def test_a_full_disk_leaves_nothing_half_made(
     assert failures == {"fsync": 5, "replace": 1}[failing]
 
 
-def test_an_index_that_cannot_grow(
+def test_failed_index_append_discards_the_files(
     store: DatasetStore, root: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.create("tile", "")
@@ -222,7 +224,7 @@ def test_an_index_that_cannot_grow(
     assert store.add("tile", "train/good/0.png", draw(0))
 
 
-def test_a_full_disk_leaves_no_dataset(
+def test_full_disk_leaves_no_partial_dataset(
     store: DatasetStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: int) -> None:
@@ -236,7 +238,7 @@ def test_a_full_disk_leaves_no_dataset(
     store.create("tile", "")
 
 
-def test_threads_and_stores_write_at_once(root: Path, draw: Draw) -> None:
+def test_concurrent_threads_and_stores_lose_no_image(root: Path, draw: Draw) -> None:
     stores = [DatasetStore(root, ImageLimits()) for _ in range(2)]
     stores[0].create("tile", "")
     images = [draw(number) for number in range(60)]
@@ -251,7 +253,7 @@ def test_threads_and_stores_write_at_once(root: Path, draw: Draw) -> None:
     assert len((root / "tile" / "index.jsonl").read_bytes().splitlines()) == 61
 
 
-def test_of_two_contents_under_one_path_one_is_kept(root: Path, draw: Draw) -> None:
+def test_one_of_two_concurrent_contents_under_a_path_is_kept(root: Path, draw: Draw) -> None:
     stores = [DatasetStore(root, ImageLimits()) for _ in range(2)]
     stores[0].create("tile", "")
     images = [draw(number) for number in range(4)]
@@ -271,7 +273,7 @@ def test_of_two_contents_under_one_path_one_is_kept(root: Path, draw: Draw) -> N
         assert stores[1].read_path("tile", path) == images[kept[0]]
 
 
-def test_processes_write_at_once(root: Path, tmp_path: Path, draw: Draw) -> None:
+def test_concurrent_processes_lose_no_image(root: Path, tmp_path: Path, draw: Draw) -> None:
     DatasetStore(root, ImageLimits()).create("tile", "")
     (tmp_path / "image.png").write_bytes(draw())
     script = (

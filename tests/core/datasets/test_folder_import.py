@@ -38,8 +38,10 @@ def tile(allowed: Path, draw: Draw) -> Path:
     return write(allowed / "tile", contents)
 
 
-class TestWhatComesIn:
-    def test_a_whole_dataset(self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw) -> None:
+class TestImports:
+    def test_imports_a_complete_dataset(
+        self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
+    ) -> None:
         told: list[tuple[int, int]] = []
         done = store.import_folder("t", "tile", tile, [allowed], lambda n, of: told.append((n, of)))
         assert (done.stored, done.unchanged, done.skipped_count, done.skipped) == (10, 0, 0, ())
@@ -50,14 +52,18 @@ class TestWhatComesIn:
         assert store.mask_of(store.images("t", "test")[0]) == draw(13)
         assert store.mask_of(store.images("t", "test")[1]) == draw(14)
 
-    def test_the_same_as_by_upload(self, store: DatasetStore, allowed: Path, tile: Path) -> None:
+    def test_import_gives_the_same_snapshot_as_upload(
+        self, store: DatasetStore, allowed: Path, tile: Path
+    ) -> None:
         done = store.import_folder("t", "", tile, [allowed])
         store.create("u", "")
         for file in tile.rglob("*.png"):
             store.add("u", file.relative_to(tile).as_posix(), file.read_bytes())
         assert store.get("u").snapshot == done.dataset.snapshot
 
-    def test_again_and_with_more(self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw) -> None:
+    def test_second_import_adds_only_new_images(
+        self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
+    ) -> None:
         first = store.import_folder("t", "", tile, [allowed])
         again = store.import_folder("t", "", tile, [allowed])
         assert (again.stored, again.unchanged, again.dataset) == (0, 10, first.dataset)
@@ -65,12 +71,12 @@ class TestWhatComesIn:
         more = store.import_folder("t", "", tile, [allowed])
         assert (more.stored, more.unchanged) == (1, 10)
 
-    def test_more_than_a_batch(self, store: DatasetStore, allowed: Path, draw: Draw) -> None:
+    def test_imports_more_images_than_a_batch(self, store: DatasetStore, allowed: Path, draw: Draw) -> None:
         folder = write(allowed / "many", {f"train/good/{i}.png": draw(i) for i in range(70)})
         assert store.import_folder("many", "", folder, [allowed]).dataset.train_images == 70
         assert DatasetStore(store._root, ImageLimits()).get("many").train_images == 70
 
-    def test_into_a_dataset_that_is_there(
+    def test_imports_into_an_existing_dataset(
         self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
     ) -> None:
         store.create("t", "ceramic")
@@ -80,7 +86,7 @@ class TestWhatComesIn:
         assert store.get("t").train_images == 1
         assert store.import_folder("t", "ceramic", tile, [allowed]).dataset.train_images == 6
 
-    def test_other_content_under_a_path(
+    def test_other_content_under_a_path_is_rejected(
         self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
     ) -> None:
         store.create("t", "tile")
@@ -89,7 +95,7 @@ class TestWhatComesIn:
             store.import_folder("t", "tile", tile, [allowed])
         assert store.read_path("t", "train/good/002.png") == draw(99)
 
-    def test_a_link_below_the_roots_and_a_root_that_is_a_link(
+    def test_links_within_the_roots_are_followed(
         self, store: DatasetStore, allowed: Path, tile: Path, tmp_path: Path
     ) -> None:
         (allowed / "alias").symlink_to(tile)
@@ -98,7 +104,7 @@ class TestWhatComesIn:
         assert store.import_folder("b", "", tile, [tmp_path / "root-alias"]).stored == 10
         assert store.import_folder("c", "", tmp_path / "root-alias" / "tile", [allowed]).stored == 10
 
-    def test_a_full_disk(
+    def test_full_disk_keeps_the_images_copied_before(
         self, store: DatasetStore, allowed: Path, tile: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         store.create("t", "")
@@ -120,14 +126,16 @@ class TestWhatComesIn:
         assert (again.stored, again.unchanged) == (6, 4)
 
 
-class TestWhatIsSkipped:
+class TestSkippedFiles:
     def skipped(self, store: DatasetStore, allowed: Path, folder: Path) -> dict[str, str]:
         done = store.import_folder("t", "", folder, [allowed])
         assert done.stored == 10
         assert done.skipped_count == len(done.skipped)
         return dict(done.skipped)
 
-    def test_what_is_no_image(self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw) -> None:
+    def test_files_that_are_not_images_are_skipped(
+        self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
+    ) -> None:
         write(
             tile,
             {
@@ -160,7 +168,7 @@ class TestWhatIsSkipped:
         for path, reason in expected.items():
             assert reason in skipped[path]
 
-    def test_a_mask_of_another_size(
+    def test_mask_of_another_size_is_skipped(
         self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
     ) -> None:
         write(tile, {"test/oil/000.png": draw(60, 24)})
@@ -170,7 +178,7 @@ class TestWhatIsSkipped:
         assert [path for path, _ in done.skipped] == ["ground_truth/oil/000_mask.png"]
         assert "one size" in done.skipped[0][1]
 
-    def test_hidden_files_and_what_lies_beside(
+    def test_hidden_files_and_other_folders_are_ignored(
         self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
     ) -> None:
         write(
@@ -186,7 +194,7 @@ class TestWhatIsSkipped:
         )
         assert self.skipped(store, allowed, tile) == {}
 
-    def test_links(
+    def test_links_out_of_the_folder_are_skipped(
         self, store: DatasetStore, allowed: Path, tile: Path, tmp_path: Path, draw: Draw
     ) -> None:
         secret = write(tmp_path / "secret", {"0.png": draw(80), "good/0.png": draw(81)})
@@ -211,7 +219,7 @@ class TestWhatIsSkipped:
         (good / "again.png").symlink_to(good / "000.png")
         assert store.import_folder("t", "", tile, [allowed]).stored == 1
 
-    def test_a_whole_part_behind_a_link(
+    def test_linked_folder_is_skipped(
         self, store: DatasetStore, allowed: Path, tmp_path: Path, draw: Draw
     ) -> None:
         secret = write(tmp_path / "secret", {"good/0.png": draw()})
@@ -221,7 +229,7 @@ class TestWhatIsSkipped:
         assert (done.stored, done.skipped_count) == (0, 1)
         assert "leads out" in done.skipped[0][1]
 
-    def test_what_would_block_or_not_fit(
+    def test_pipes_and_oversized_files_are_skipped(
         self, store: DatasetStore, root: Path, allowed: Path, tile: Path
     ) -> None:
         os.mkfifo(tile / "train" / "good" / "pipe.png")
@@ -232,7 +240,7 @@ class TestWhatIsSkipped:
         assert "BLEMISH_MAX_IMAGE_BYTES" in skipped.pop("train/good/huge.png")
         assert not skipped
 
-    def test_names_that_are_no_text(
+    def test_undecodable_names_are_skipped_readably(
         self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
     ) -> None:
         (Path(os.fsdecode(os.fsencode(tile) + b"/train/good/\xff\xfe.png"))).write_bytes(draw())
@@ -240,18 +248,20 @@ class TestWhatIsSkipped:
         assert "file name" in reason
         assert (path + reason).encode()
 
-    def test_only_the_first_hundred_are_named(self, store: DatasetStore, allowed: Path, tile: Path) -> None:
+    def test_only_the_first_hundred_skipped_files_are_named(
+        self, store: DatasetStore, allowed: Path, tile: Path
+    ) -> None:
         write(tile, {f"train/good/{i:03d}.txt": b"x" for i in range(120)})
         done = store.import_folder("t", "", tile, [allowed])
         assert (done.stored, done.skipped_count, len(done.skipped)) == (10, 120, 100)
 
 
-class TestWhatIsRefused:
-    def test_without_roots(self, store: DatasetStore, tile: Path) -> None:
+class TestRejectedFolders:
+    def test_import_without_roots_is_rejected(self, store: DatasetStore, tile: Path) -> None:
         with pytest.raises(InvalidRequest, match="BLEMISH_IMPORT_ROOTS"):
             store.import_folder("t", "", tile, [])
 
-    def test_outside_nothing_is_revealed(
+    def test_error_reveals_nothing_outside_the_roots(
         self, store: DatasetStore, allowed: Path, tile: Path, tmp_path: Path, draw: Draw
     ) -> None:
         secret = write(tmp_path / "secret", {"train/good/0.png": draw()})
@@ -280,28 +290,32 @@ class TestWhatIsRefused:
             store.import_folder("t", "", allowed / "circle", [allowed])
         assert not store.list()
 
-    def test_what_is_not_there(self, store: DatasetStore, allowed: Path, tile: Path) -> None:
+    def test_missing_folder_is_rejected(self, store: DatasetStore, allowed: Path, tile: Path) -> None:
         with pytest.raises(NotFound, match="no folder"):
             store.import_folder("t", "", allowed / "grid", [allowed])
         with pytest.raises(InvalidRequest, match="is a file"):
             store.import_folder("t", "", tile / "train" / "good" / "000.png", [allowed])
         assert not store.list()
 
-    def test_a_folder_of_datasets(self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw) -> None:
+    def test_folder_of_datasets_is_rejected_with_their_names(
+        self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
+    ) -> None:
         write(allowed, {"leather/train/good/0.png": draw(), "notes/read.me": b"x", "license.txt": b"x"})
         write(allowed.parent, {"secret/train/good/0.png": draw()})
         (allowed / "secret").symlink_to(allowed.parent / "secret")
         with pytest.raises(InvalidRequest, match=r"choose one of: leather, tile$"):
             store.import_folder("t", "", allowed, [allowed])
 
-    def test_a_folder_of_something_else(self, store: DatasetStore, allowed: Path, draw: Draw) -> None:
+    def test_folder_without_the_layout_is_rejected(
+        self, store: DatasetStore, allowed: Path, draw: Draw
+    ) -> None:
         for number, path in enumerate(("0.png", "good/0.png", "train/0.png", "train/bad/0.png")):
             folder = write(allowed / str(number), {path: draw()})
             with pytest.raises(InvalidRequest, match="needs train/good/ or test/CLASS/"):
                 store.import_folder("t", "", folder, [allowed])
         assert not store.list()
 
-    def test_malformed_names(self, store: DatasetStore, allowed: Path, tile: Path) -> None:
+    def test_malformed_names_are_rejected(self, store: DatasetStore, allowed: Path, tile: Path) -> None:
         for dataset_id, category in (("..", ""), ("T", ""), ("t", "Two Words")):
             with pytest.raises(InvalidRequest):
                 store.import_folder(dataset_id, category, tile, [allowed])

@@ -53,7 +53,7 @@ def test_no_accepted_path_leaves_the_root(path: str) -> None:
 
 @settings(deadline=None)
 @given(_CLASSES, _NAMES)
-def test_what_is_in_the_layout_is_accepted(class_name: str, name: str) -> None:
+def test_paths_in_the_layout_are_accepted(class_name: str, name: str) -> None:
     for path in (f"train/good/{name}", f"test/{class_name}/{name}"):
         assert str(LayoutPath.parse(path)) == path
     if class_name != "good":
@@ -86,7 +86,7 @@ def test_what_is_in_the_layout_is_accepted(class_name: str, name: str) -> None:
         ("test/crack/png", "must end in .png"),
     ],
 )
-def test_what_is_refused_is_told_why(path: str, reason: str) -> None:
+def test_rejected_path_is_explained(path: str, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason) as refusal:
         LayoutPath.parse(path)
     assert refusal.value.field == "path"
@@ -97,7 +97,7 @@ def test_upper_case_extensions_and_classes_are_kept() -> None:
     assert (slot.class_name, slot.name) == ("Bent-Lead_2", "IMG.0001.PNG")
 
 
-def test_an_image_knows_its_masks_and_a_mask_its_images() -> None:
+def test_images_and_masks_are_paired() -> None:
     image, mask = (
         LayoutPath.parse("test/crack/003.jpg"),
         LayoutPath.parse("ground_truth/crack/003_mask.png"),

@@ -48,7 +48,7 @@ def ignore(done: int, total: int, unit: str) -> None:
     pass
 
 
-def test_a_file_cut_off_after_it_came_is_named_and_skipped(
+def test_file_truncated_after_upload_is_named_and_skipped(
     store: DatasetStore, filled: Filled, tmp_path: Path
 ) -> None:
     reader = filled(40)
@@ -65,13 +65,13 @@ def test_a_file_cut_off_after_it_came_is_named_and_skipped(
     assert told[-1] == (40, 40, "images")
 
 
-def test_all_being_well_there_is_no_warning(filled: Filled) -> None:
+def test_readable_images_cause_no_warning(filled: Filled) -> None:
     reader = filled(3)
     assert len(reader.readable(ignore)) == 3
     assert reader.warning() is None
 
 
-def test_reading_skips_the_same_images(store: DatasetStore, filled: Filled, tmp_path: Path) -> None:
+def test_read_skips_the_same_images(store: DatasetStore, filled: Filled, tmp_path: Path) -> None:
     reader = filled(40)
     spoil(tmp_path, 7)
     (tmp_path / "tile" / "train" / "good" / "009.png").unlink()
@@ -80,7 +80,7 @@ def test_reading_skips_the_same_images(store: DatasetStore, filled: Filled, tmp_
     assert reader.skipped == 2
 
 
-def test_more_than_a_twentieth_is_an_error_that_names_them(filled: Filled, tmp_path: Path) -> None:
+def test_too_many_unreadable_images_are_an_error_that_names_them(filled: Filled, tmp_path: Path) -> None:
     reader = filled(40)
     spoil(tmp_path, 1, 5, 11)
     with pytest.raises(
@@ -91,20 +91,20 @@ def test_more_than_a_twentieth_is_an_error_that_names_them(filled: Filled, tmp_p
         reader.readable(ignore)
 
 
-def test_one_of_few_may_be_skipped_but_not_the_only_one(filled: Filled, tmp_path: Path) -> None:
+def test_one_of_few_images_may_be_skipped(filled: Filled, tmp_path: Path) -> None:
     reader = filled(3)
     spoil(tmp_path, 1)
     assert len(reader.readable(ignore)) == 2
 
 
-def test_the_only_image_may_not_be_skipped(filled: Filled, tmp_path: Path) -> None:
+def test_only_image_may_not_be_skipped(filled: Filled, tmp_path: Path) -> None:
     reader = filled(1)
     spoil(tmp_path, 0)
     with pytest.raises(Corrupt, match="1 of 1"):
         reader.readable(ignore)
 
 
-def test_limits_that_were_lowered_since_are_heeded(store: DatasetStore, filled: Filled) -> None:
+def test_lowered_limits_apply_to_stored_images(store: DatasetStore, filled: Filled) -> None:
     filled(3)
     store.add("tile", "train/good/big.png", png(9, side=64))
     lower = ImageReader(store, ImageLimits(max_pixels=40 * 40), store.images("tile", "train"))
@@ -114,7 +114,7 @@ def test_limits_that_were_lowered_since_are_heeded(store: DatasetStore, filled: 
         lower.read_strict(big)
 
 
-def test_ten_are_named_and_the_rest_counted(filled: Filled, tmp_path: Path) -> None:
+def test_ten_unreadable_images_are_named_and_the_rest_counted(filled: Filled, tmp_path: Path) -> None:
     reader = filled(240)
     spoil(tmp_path, *range(0, 240, 20))
     assert len(reader.readable(ignore)) == 228

@@ -32,7 +32,7 @@ def paths(store: DatasetStore) -> list[str]:
     return [entry.path for entry in store.entries("tile")]
 
 
-def test_entries_by_prefix_and_from_a_place_on(filled: DatasetStore) -> None:
+def test_entries_are_listed_by_prefix_and_position(filled: DatasetStore) -> None:
     assert paths(filled) == sorted([*PATHS, MASK])
     assert [entry.path for entry in filled.entries("tile", "test/crack/")] == list(PATHS[3:])
     assert [entry.path for entry in filled.entries("tile", "test/", "test/crack/3.png")] == [
@@ -41,14 +41,14 @@ def test_entries_by_prefix_and_from_a_place_on(filled: DatasetStore) -> None:
     ]
 
 
-def test_a_mask_goes_with_its_image_and_not_the_other_way(filled: DatasetStore) -> None:
+def test_mask_is_removed_with_its_image_but_not_vice_versa(filled: DatasetStore) -> None:
     chosen = [entry.path for entry in filled.select("tile", [PATHS[3], MASK, PATHS[0]])]
     assert chosen == [PATHS[3], MASK, PATHS[0]]
     assert [entry.path for entry in filled.select("tile", [PATHS[3]])] == [PATHS[3], MASK]
     assert [entry.path for entry in filled.select("tile", [MASK])] == [MASK]
 
 
-def test_what_was_removed_is_gone_for_everybody_and_may_come_again(
+def test_removed_image_is_gone_for_all_stores_and_can_be_added_again(
     filled: DatasetStore, root: Path, draw: Draw
 ) -> None:
     other = DatasetStore(root, ImageLimits())  # another process
@@ -68,7 +68,7 @@ def test_what_was_removed_is_gone_for_everybody_and_may_come_again(
     assert filled.get("tile").snapshot == before.snapshot
 
 
-def test_one_path_that_is_not_there_leaves_all(filled: DatasetStore) -> None:
+def test_missing_path_removes_nothing(filled: DatasetStore) -> None:
     for call in (filled.remove, filled.select):
         with pytest.raises(NotFound, match=r"no train/good/9\.png in"):
             call("tile", [PATHS[0], "train/good/9.png"])
@@ -77,7 +77,7 @@ def test_one_path_that_is_not_there_leaves_all(filled: DatasetStore) -> None:
     assert len(paths(filled)) == 6
 
 
-def test_a_dataset_goes_whole_and_its_name_is_free(filled: DatasetStore, root: Path, draw: Draw) -> None:
+def test_deleted_dataset_frees_its_name(filled: DatasetStore, root: Path, draw: Draw) -> None:
     other = DatasetStore(root, ImageLimits())
     assert other.get("tile").train_images == 2
     (root / f".grid.deleted-{'0' * 32}" / "train").mkdir(parents=True)  # its remover was killed
@@ -95,7 +95,7 @@ def test_a_dataset_goes_whole_and_its_name_is_free(filled: DatasetStore, root: P
     assert [entry.path for entry in filled.entries("tile")] == [PATHS[0]]
 
 
-def test_a_damaged_dataset_can_be_removed(filled: DatasetStore, root: Path) -> None:
+def test_damaged_dataset_can_be_deleted(filled: DatasetStore, root: Path) -> None:
     (root / "tile/dataset.json").write_text("{")
     filled.delete("tile")
     assert list(root.iterdir()) == []
@@ -110,7 +110,7 @@ def held(dataset: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("made_again", [False, True])
-def test_who_waits_to_write_while_it_is_removed(
+def test_waiting_writer_gets_not_found_after_removal(
     filled: DatasetStore, root: Path, draw: Draw, made_again: bool
 ) -> None:
     """Neither brings half of it back, nor writes into its successor under the lock of the old one."""

@@ -14,7 +14,7 @@ Draw = Callable[..., bytes]
 
 
 class TestDatasets:
-    def test_a_new_one_is_empty(self, store: DatasetStore) -> None:
+    def test_new_dataset_is_empty(self, store: DatasetStore) -> None:
         made = store.create("tile", "tile")
         assert (made.id, made.category, made.train_images, made.test_images) == ("tile", "tile", 0, {})
         assert (made.masks, made.size_bytes) == (0, 0)
@@ -22,10 +22,10 @@ class TestDatasets:
         assert abs(datetime.now(UTC) - made.create_time) < timedelta(minutes=1)
         assert store.get("tile") == made
 
-    def test_without_a_category_it_takes_its_id(self, store: DatasetStore) -> None:
+    def test_category_defaults_to_the_id(self, store: DatasetStore) -> None:
         assert store.create("tile-2", "").category == "tile-2"
 
-    def test_an_id_is_taken_once(self, store: DatasetStore, draw: Draw) -> None:
+    def test_taken_id_is_rejected(self, store: DatasetStore, draw: Draw) -> None:
         store.create("tile", "tile")
         store.add("tile", "train/good/0.png", draw())
         before = store.get("tile")
@@ -34,7 +34,7 @@ class TestDatasets:
         assert store.get("tile") == before
 
     @pytest.mark.parametrize("dataset_id", ["", "..", "a/b", "Tile", ".tile", "a" * 64, "tile\0"])
-    def test_malformed_ids(self, store: DatasetStore, dataset_id: str) -> None:
+    def test_malformed_ids_are_rejected(self, store: DatasetStore, dataset_id: str) -> None:
         with pytest.raises(InvalidRequest):
             store.create(dataset_id, "tile")
         with pytest.raises(InvalidRequest):
@@ -42,7 +42,7 @@ class TestDatasets:
         with pytest.raises(InvalidRequest):
             store.create("tile", dataset_id or "..")
 
-    def test_what_is_not_there(self, store: DatasetStore, draw: Draw) -> None:
+    def test_missing_dataset_is_not_found(self, store: DatasetStore, draw: Draw) -> None:
         for call in (
             lambda: store.get("tile"),
             lambda: store.images("tile"),
@@ -52,7 +52,7 @@ class TestDatasets:
             with pytest.raises(NotFound, match="datasets/tile"):
                 call()
 
-    def test_a_list_goes_by_id_in_pages(self, store: DatasetStore, root: Path) -> None:
+    def test_datasets_are_listed_by_id_in_pages(self, store: DatasetStore, root: Path) -> None:
         assert store.list() == []
         for dataset_id in ("b", "a-1", "c", "a"):
             store.create(dataset_id, "")
@@ -62,13 +62,13 @@ class TestDatasets:
         assert [dataset.id for dataset in store.list(limit=2)] == ["a", "a-1"]
         assert [dataset.id for dataset in store.list(after="a-1", limit=9)] == ["b", "c"]
 
-    def test_a_damaged_card_is_named(self, store: DatasetStore, root: Path) -> None:
+    def test_damaged_manifest_is_named(self, store: DatasetStore, root: Path) -> None:
         store.create("tile", "")
         (root / "tile" / "dataset.json").write_text("{")
         with pytest.raises(Corrupt, match=r"dataset\.json is damaged"):
             store.get("tile")
 
-    def test_one_that_was_removed_and_made_again(self, store: DatasetStore, root: Path, draw: Draw) -> None:
+    def test_recreated_dataset_starts_empty(self, store: DatasetStore, root: Path, draw: Draw) -> None:
         store.create("tile", "")
         store.add("tile", "train/good/0.png", draw())
         (root / "tile").rename(root.parent / "gone")
@@ -82,7 +82,7 @@ class TestImages:
     def tile(self, store: DatasetStore) -> None:
         store.create("tile", "ceramic")
 
-    def test_they_are_counted_and_come_back(self, store: DatasetStore, draw: Draw) -> None:
+    def test_images_are_counted_and_read_back(self, store: DatasetStore, draw: Draw) -> None:
         contents = {
             "train/good/000.png": draw(0),
             "train/good/001.png": draw(1),
@@ -114,19 +114,19 @@ class TestImages:
         assert (crack.dataset, crack.category, crack.split) == ("tile", "ceramic", "test")
         assert (crack.class_name, crack.width, crack.height) == ("crack", 32, 32)
 
-    def test_again_with_the_same_content(self, store: DatasetStore, draw: Draw) -> None:
+    def test_same_content_again_is_not_stored_twice(self, store: DatasetStore, draw: Draw) -> None:
         assert store.add("tile", "train/good/0.png", draw())
         before = store.get("tile")
         assert not store.add("tile", "train/good/0.png", draw())
         assert store.get("tile") == before
 
-    def test_again_with_other_content(self, store: DatasetStore, draw: Draw) -> None:
+    def test_other_content_under_the_path_is_rejected(self, store: DatasetStore, draw: Draw) -> None:
         store.add("tile", "train/good/0.png", draw(1))
         with pytest.raises(AlreadyExists, match=r"train/good/0\.png .*another name"):
             store.add("tile", "train/good/0.png", draw(2))
         assert store.read_path("tile", "train/good/0.png") == draw(1)
 
-    def test_the_announced_hash(self, store: DatasetStore, draw: Draw) -> None:
+    def test_announced_hash_is_checked(self, store: DatasetStore, draw: Draw) -> None:
         assert store.add("tile", "train/good/0.png", draw(1), hashlib.sha256(draw(1)).digest())
         for wrong in (hashlib.sha256(draw(1)).digest(), b"short"):
             with pytest.raises(InvalidRequest, match="sha256") as refusal:
@@ -137,7 +137,9 @@ class TestImages:
     @pytest.mark.parametrize(
         "path", ["../x.png", "train/good/../../../x.png", "/etc/x.png", "dataset.json"]
     )
-    def test_paths_outside_the_layout(self, store: DatasetStore, root: Path, draw: Draw, path: str) -> None:
+    def test_paths_outside_the_layout_are_rejected(
+        self, store: DatasetStore, root: Path, draw: Draw, path: str
+    ) -> None:
         before = sorted(root.rglob("*"))
         with pytest.raises(InvalidRequest):
             store.add("tile", path, draw())
@@ -145,14 +147,16 @@ class TestImages:
             store.read_path("tile", path)
         assert sorted(root.rglob("*")) == before
 
-    def test_what_is_no_image_is_refused_by_name(self, store: DatasetStore, root: Path, draw: Draw) -> None:
+    def test_bytes_that_are_not_an_image_are_rejected_by_name(
+        self, store: DatasetStore, root: Path, draw: Draw
+    ) -> None:
         for path in ("train/good/0.png", "ground_truth/crack/0.png"):
             for data in (b"", b"hello", draw()[:-20]):
                 with pytest.raises(InvalidImage, match=path):
                     store.add("tile", path, data)
         assert not list((root / "tile").rglob("*.png"))
 
-    def test_the_stores_limits_hold(self, root: Path, draw: Draw) -> None:
+    def test_limits_of_the_store_apply(self, root: Path, draw: Draw) -> None:
         small = DatasetStore(root, ImageLimits(max_side=20))
         with pytest.raises(InvalidImage, match="at most 20"):
             small.add("tile", "train/good/0.png", draw())
@@ -173,7 +177,7 @@ class TestImages:
             "test/good/a.png": None,
         }
 
-    def test_a_mask_has_the_size_of_its_image(self, store: DatasetStore, draw: Draw) -> None:
+    def test_mask_of_another_size_is_rejected(self, store: DatasetStore, draw: Draw) -> None:
         store.add("tile", "test/crack/0.png", draw(0, 24))
         with pytest.raises(InvalidRequest, match=r"32 x 32 px, but test/crack/0\.png is 24 x 24"):
             store.add("tile", "ground_truth/crack/0_mask.png", draw(1, 32))
@@ -182,7 +186,7 @@ class TestImages:
             store.add("tile", "test/crack/1.png", draw(1, 24))
         assert store.get("tile").masks == 1
 
-    def test_bytes_that_changed_on_the_disk(self, store: DatasetStore, root: Path, draw: Draw) -> None:
+    def test_changed_file_is_reported_as_corrupt(self, store: DatasetStore, root: Path, draw: Draw) -> None:
         store.add("tile", "train/good/0.png", draw(1))
         (image,) = store.images("tile")
         file = root / "tile" / image.path
@@ -195,7 +199,7 @@ class TestImages:
 
 
 class TestSnapshot:
-    def test_the_order_of_upload_does_not_matter(self, store: DatasetStore, draw: Draw) -> None:
+    def test_snapshot_does_not_depend_on_upload_order(self, store: DatasetStore, draw: Draw) -> None:
         paths = [f"train/good/{i}.png" for i in range(4)] + ["test/crack/0.png", "ground_truth/crack/0.png"]
         for dataset_id, order in (("a", paths), ("b", paths[::-1]), ("c", paths[3:] + paths[:3])):
             store.create(dataset_id, "")
@@ -203,7 +207,7 @@ class TestSnapshot:
                 store.add(dataset_id, path, draw(paths.index(path)))
         assert len({store.get(dataset_id).snapshot for dataset_id in "abc"}) == 1
 
-    def test_path_and_content_matter(self, store: DatasetStore, draw: Draw) -> None:
+    def test_snapshot_depends_on_path_and_content(self, store: DatasetStore, draw: Draw) -> None:
         uploads = [
             ("train/good/0.png", 0),
             ("train/good/1.png", 0),

@@ -54,7 +54,7 @@ def test_figures_overall_and_by_class(spots: DatasetStore, measure: Measure) -> 
     assert (metrics.skipped_images, metrics.unmasked_images) == (0, 0)
 
 
-def test_latency_says_of_what(spots: DatasetStore, measure: Measure) -> None:
+def test_latency_names_runtime_device_and_batch_size(spots: DatasetStore, measure: Measure) -> None:
     latency = measure().metrics.latency
     assert latency is not None
     assert (latency.runtime, latency.device) == ("torch", "cpu")
@@ -63,7 +63,7 @@ def test_latency_says_of_what(spots: DatasetStore, measure: Measure) -> None:
         assert 0 < step.p50_ms <= step.p95_ms <= step.p99_ms
 
 
-def test_the_most_wrong_come_first_and_the_surest_are_right(spots: DatasetStore, measure: Measure) -> None:
+def test_worst_examples_are_errors_and_best_are_right(spots: DatasetStore, measure: Measure) -> None:
     evaluation = measure()
     worst = [(each.example.image.path, each.example.correctness) for each in evaluation.worst]
     assert worst[:2] == [
@@ -77,7 +77,7 @@ def test_the_most_wrong_come_first_and_the_surest_are_right(spots: DatasetStore,
     assert evaluation.best[0].pixels.shape == (48, 48, 3)
 
 
-def test_without_defective_images_figures_are_absent_and_not_zero(
+def test_figures_are_absent_without_defective_images(
     store: DatasetStore, measure: Measure, tmp_path: Path
 ) -> None:
     for number in range(3):
@@ -101,7 +101,7 @@ def test_without_defective_images_figures_are_absent_and_not_zero(
     assert metrics.classes == {}
 
 
-def test_without_good_images_there_is_the_detection_rate(
+def test_detection_rate_needs_no_good_images(
     spots: DatasetStore, store: DatasetStore, measure: Measure
 ) -> None:
     store.create("bad", "")
@@ -117,7 +117,7 @@ def test_without_good_images_there_is_the_detection_rate(
     assert metrics.pixel_auroc is not None  # around the defects there is good surface
 
 
-def test_images_without_masks_leave_the_pixel_figures_alone(
+def test_images_without_masks_do_not_change_pixel_figures(
     spots: DatasetStore, measure: Measure, tmp_path: Path
 ) -> None:
     before = measure().metrics
@@ -128,7 +128,7 @@ def test_images_without_masks_leave_the_pixel_figures_alone(
     assert (metrics.pixel_auroc, metrics.aupro) == (before.pixel_auroc, before.aupro)
 
 
-def test_a_mask_of_another_size_is_named_and_left_out(
+def test_mask_of_another_size_is_named_and_left_out(
     spots: DatasetStore, measure: Measure, tmp_path: Path
 ) -> None:
     # No store takes one: it lies there only if the index was made anew from files put there by hand.
@@ -143,14 +143,14 @@ def test_a_mask_of_another_size_is_named_and_left_out(
     assert "not of the images' size" in warning
 
 
-def test_a_damaged_mask_is_named_and_left_out(spots: DatasetStore, measure: Measure) -> None:
+def test_damaged_mask_is_named_and_left_out(spots: DatasetStore, measure: Measure) -> None:
     (spots._root / "tile" / "ground_truth" / "spot" / "003_mask.png").write_bytes(b"nothing")
     warnings: list[str] = []
     assert measure(warnings).metrics.unmasked_images == 1
     assert "test/spot/003.png" in warnings[0]
 
 
-def test_one_damaged_image_is_named_skipped_and_counted(spots: DatasetStore, measure: Measure) -> None:
+def test_damaged_image_is_named_skipped_and_counted(spots: DatasetStore, measure: Measure) -> None:
     file = spots._root / "tile" / "test" / "spot" / "001.png"
     file.write_bytes(file.read_bytes()[:-20])
     warnings: list[str] = []
@@ -170,7 +170,7 @@ def test_many_damaged_images_are_an_error(spots: DatasetStore, measure: Measure)
         measure([])
 
 
-def test_no_test_images_at_all(store: DatasetStore) -> None:
+def test_dataset_without_test_images_has_no_evaluation(store: DatasetStore) -> None:
     on = ImageSource(store, ImageLimits(), "tile")
     assert evaluate(None, None, on, "cpu", silent, print) is None  # type: ignore[arg-type]
 

@@ -19,7 +19,7 @@ def scores(seed: int, good: int, defective: int, apart: float = 1.5) -> tuple[li
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_figures_are_those_of_scikit_learn(seed: int) -> None:
+def test_figures_equal_those_of_scikit_learn(seed: int) -> None:
     good, defective = scores(seed, 30, 40)
     pooled, labels = np.array(good + defective), np.array([0] * 30 + [1] * 40)
     found = image_figures(good, defective, 0.7)
@@ -38,7 +38,7 @@ def test_figures_are_those_of_scikit_learn(seed: int) -> None:
         assert each.interval.low <= each.value <= each.interval.high
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+def test_intervals_cover_the_true_value_at_their_confidence() -> None:
     # AUROC of two normal distributions 1.5 apart: P(N(1.5, 2) > 0) = 0.8556.
     seeds = range(100)
     covered = 0
@@ -53,12 +53,12 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     assert covered >= 86
 
 
-def test_the_seed_is_fixed_and_a_draw_in_pieces_is_a_draw() -> None:
+def test_draws_are_reproducible_in_any_batch_size() -> None:
     good, defective = scores(1, 3000, 3000)  # 6,000 scores x 1,000 draws do not fit one piece
     assert image_figures(good, defective, 0.7) == image_figures(good, defective, 0.7)
 
 
-def test_only_rates_without_images_of_both_kinds() -> None:
+def test_only_rates_are_given_without_both_kinds_of_images() -> None:
     of_good = image_figures([1.0, 2.0], [], 1.5)
     assert of_good["false_reject_rate"].value == 0.5
     assert of_good["detection_rate"].value is None
@@ -66,14 +66,14 @@ def test_only_rates_without_images_of_both_kinds() -> None:
     assert image_figures([], [1.0], 0.5)["detection_rate"].value == 1.0
 
 
-def test_one_image_gives_figures_without_bootstrap_intervals() -> None:
+def test_single_image_gives_figures_without_intervals() -> None:
     found = image_figures([1.0, 2.0], [3.0], 2.5)
     assert found["image_auroc"].value == 1.0
     assert found["image_auroc"].interval is None
     assert found["f1"].value == 1.0
 
 
-def test_no_reject_of_six_does_not_mean_never() -> None:
+def test_no_reject_of_six_has_an_interval_above_zero() -> None:
     none, all_ = rate(0, 6).interval, rate(6, 6).interval
     assert none is not None
     assert all_ is not None

@@ -55,7 +55,7 @@ def surfaces(seed: int, count: int, side: int = 64) -> tuple[Maps, Masks]:
     return maps, masks
 
 
-def test_there_are_none_without_defective_and_other_pixels() -> None:
+def test_figures_need_defective_and_other_pixels() -> None:
     blank = np.zeros((4, 4), np.float32)
     assert PixelTally().figures() == {}
     assert tally([blank], [np.zeros((4, 4), np.bool_)]).figures() == {}
@@ -76,7 +76,7 @@ def test_aupro_counts_regions_and_not_pixels() -> None:
     assert figures["pixel_auroc"] > 0.99
 
 
-def test_a_perfect_map_is_perfect() -> None:
+def test_perfect_map_scores_one() -> None:
     mask = np.zeros((16, 16), np.bool_)
     mask[3:6, 3:9] = True
     assert values(tally([mask.astype(np.float32)], [mask]).figures()) == {
@@ -86,7 +86,7 @@ def test_a_perfect_map_is_perfect() -> None:
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1, 0), (1e-3, 0), (40, -80), (1, 98), (1, -2)], ids=str)
-def test_bins_give_the_figures_of_all_pixels_whatever_the_scale(scale: float, shift: float) -> None:
+def test_bins_give_exact_figures_at_any_scale(scale: float, shift: float) -> None:
     maps, masks = surfaces(3, 20)
     scaled = [(scale * each + shift).astype(np.float32) for each in maps]
     assert tuple(values(tally(scaled, masks).figures()).values()) == pytest.approx(
@@ -94,7 +94,7 @@ def test_bins_give_the_figures_of_all_pixels_whatever_the_scale(scale: float, sh
     )
 
 
-def test_one_class_is_measured_against_the_good_images() -> None:
+def test_class_figures_use_the_good_images() -> None:
     maps, masks = surfaces(4, 20)
     made = PixelTally()
     for index, (anomaly_map, mask) in enumerate(zip(maps, masks, strict=True)):
@@ -105,7 +105,7 @@ def test_one_class_is_measured_against_the_good_images() -> None:
     assert tuple(values(made.figures(["hole"])).values()) == pytest.approx(of_holes, abs=1e-4)
 
 
-def test_a_bootstrap_draw_of_histograms_is_one_of_whole_maps() -> None:
+def test_bootstrap_of_histograms_equals_bootstrap_of_maps() -> None:
     maps, masks = surfaces(5, 24)
     good, defective = range(0, 24, 2), range(1, 24, 2)
     made = tally(maps, masks)
@@ -121,7 +121,7 @@ def test_a_bootstrap_draw_of_histograms_is_one_of_whole_maps() -> None:
         )
 
 
-def test_intervals_hold_the_figure_and_repeat() -> None:
+def test_intervals_contain_the_figure_and_are_reproducible() -> None:
     maps, masks = surfaces(7, 40)
     first, again = tally(maps, masks).figures(), tally(maps, masks).figures()
     assert first == again

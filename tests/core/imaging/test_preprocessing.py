@@ -6,7 +6,7 @@ import torch
 from blemish_core.imaging.preprocessing import Preprocessing
 
 
-def test_pixels_are_those_that_the_input_is_of() -> None:
+def test_pixels_inverts_the_normalisation() -> None:
     preprocessing = Preprocessing(16, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     given = preprocessing(image)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever an image measures, it is scaled as torch scales it."""
+"""Comparison of the scaling with torch's."""
 
 import numpy as np
 import pytest
@@ -15,12 +15,12 @@ from blemish_core.imaging.scaling import scaled
 SEED = 20_261
 
 
-def of_torch(image: NDArray[np.uint8], size: int) -> Tensor:
+def scaled_by_torch(image: NDArray[np.uint8], size: int) -> Tensor:
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
     return functional.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)[0]
 
 
-def drawn(rng: np.random.Generator, height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
+def random_image(rng: np.random.Generator, height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
     return rng.integers(0, 256, (height, width, channels), np.uint8)
 
 
@@ -38,40 +38,44 @@ def drawn(rng: np.random.Generator, height: int, width: int, channels: int = 3) 
         (16_384, 16, 16),
     ],
 )
-def test_it_is_as_torch_does_it(height: int, width: int, size: int) -> None:
-    image = drawn(np.random.default_rng(SEED), height, width)
-    torch.testing.assert_close(scaled(image, size), of_torch(image, size), atol=5e-4, rtol=0)
+def test_scaling_equals_that_of_torch(height: int, width: int, size: int) -> None:
+    image = random_image(np.random.default_rng(SEED), height, width)
+    torch.testing.assert_close(scaled(image, size), scaled_by_torch(image, size), atol=5e-4, rtol=0)
 
 
-def test_it_is_as_torch_does_it_whatever_the_sides() -> None:
+def test_scaling_equals_that_of_torch_for_random_sizes() -> None:
     rng = np.random.default_rng(SEED)
     for _ in range(60):
         height, width, size = (int(each) for each in rng.integers(16, 700, 3))
-        image = drawn(rng, height, width, int(rng.choice([1, 3])))
-        wanted = of_torch(image, size)
+        image = random_image(rng, height, width, int(rng.choice([1, 3])))
+        expected = scaled_by_torch(image, size)
         torch.testing.assert_close(
-            scaled(image, size), wanted, atol=5e-4, rtol=0, msg=f"{height} x {width} to {size}, seed {SEED}"
+            scaled(image, size),
+            expected,
+            atol=5e-4,
+            rtol=0,
+            msg=f"{height} x {width} to {size}, seed {SEED}",
         )
 
 
-def test_of_one_colour_it_stays_so() -> None:
+def test_uniform_image_stays_uniform() -> None:
     for side in (257, 500, 1000):
         even = np.full((side, side, 1), 255, np.uint8)
         assert float((scaled(even, 256) - 255).abs().max()) < 1e-4
 
 
-def test_a_part_of_an_image_that_must_not_be_written_to() -> None:
-    image = drawn(np.random.default_rng(SEED), 400, 400)
+def test_read_only_part_of_an_image_is_scaled() -> None:
+    image = random_image(np.random.default_rng(SEED), 400, 400)
     image.setflags(write=False)
     part = image[10:390:2, 5:305]
     for size in (64, 256):
-        torch.testing.assert_close(scaled(part, size), of_torch(part, size), atol=5e-4, rtol=0)
+        torch.testing.assert_close(scaled(part, size), scaled_by_torch(part, size), atol=5e-4, rtol=0)
 
 
-def test_grey_becomes_the_input_that_three_equal_channels_become() -> None:
+def test_grey_gives_the_input_of_three_equal_channels() -> None:
     preprocessing = Preprocessing(64, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     for side in (40, 64, 200):
-        grey = drawn(np.random.default_rng(SEED), side, side, 1)[..., 0]
+        grey = random_image(np.random.default_rng(SEED), side, side, 1)[..., 0]
         one, three = preprocessing(grey_as_rgb(grey)), preprocessing(np.stack([grey] * 3, axis=-1))
         assert one.shape == (3, 64, 64)
         torch.testing.assert_close(one, three, atol=1e-5, rtol=0)

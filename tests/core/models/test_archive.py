@@ -123,7 +123,7 @@ def left(root: Path) -> list[Path]:
     return [path for path in root.rglob("*") if path.is_file()]
 
 
-def test_a_version_arrives_whole_with_its_calibrations(here: ModelStore, there: ModelStore) -> None:
+def test_imported_version_is_complete_with_its_calibrations(here: ModelStore, there: ModelStore) -> None:
     card, before = imported(there, exported(here)), here.manifest(REF)
     assert card.training[archive.ORIGIN] == "models/tile/versions/1"
     assert card == before.model_copy(update={"training": card.training})
@@ -134,13 +134,13 @@ def test_a_version_arrives_whole_with_its_calibrations(here: ModelStore, there: 
     assert there.production("tile") is None
 
 
-def test_it_is_a_plain_tar(here: ModelStore) -> None:
+def test_archive_is_a_plain_tar(here: ModelStore) -> None:
     found = members(exported(here))
     assert list(found) == [archive.HEAD, "manifest.json", "calibration/2.json", *FILES]
     assert json.loads(found[archive.HEAD])["sha256"].keys() == found.keys() - {archive.HEAD}
 
 
-def test_again_it_is_the_same_version_and_elsewhere_the_next(here: ModelStore, there: ModelStore) -> None:
+def test_second_import_returns_the_same_version(here: ModelStore, there: ModelStore) -> None:
     content = exported(here)
     assert imported(there, content).version == imported(there, content).version == 1
     assert imported(here, content) == here.manifest(REF), "it is that very version"
@@ -153,7 +153,7 @@ def test_again_it_is_the_same_version_and_elsewhere_the_next(here: ModelStore, t
     assert [model.id for model in there.page()] == ["mine", "tile"]
 
 
-def test_one_that_cannot_be_run_here_leaves_nothing(
+def test_version_that_cannot_run_here_leaves_nothing(
     here: ModelStore, there: ModelStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(folder: Path) -> None:
@@ -166,7 +166,7 @@ def test_one_that_cannot_be_run_here_leaves_nothing(
     assert left(root) == []
 
 
-def test_who_leaves_while_it_is_checked_leaves_no_half_of_it(
+def test_import_abandoned_during_the_check_leaves_nothing(
     here: ModelStore, there: ModelStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder goes with the call, under whoever still works in it."""
@@ -176,7 +176,7 @@ def test_who_leaves_while_it_is_checked_leaves_no_half_of_it(
     assert (there.page(), left(root)) == ([], [])
 
 
-def test_a_version_that_is_removed_while_it_is_exported(here: ModelStore) -> None:
+def test_export_of_a_removed_version_fails(here: ModelStore) -> None:
     chunks = ExportArchive(here, REF).chunks()
     next(chunks)
     here.delete(REF)
@@ -184,13 +184,13 @@ def test_a_version_that_is_removed_while_it_is_exported(here: ModelStore) -> Non
         list(chunks)
 
 
-def test_a_version_that_lacks_a_file(here: ModelStore) -> None:
+def test_export_of_an_incomplete_version_fails(here: ModelStore) -> None:
     (here.folder("tile", 1) / "openvino/model.bin").unlink()
     with pytest.raises(NotFound, match=r"or lacks model\.bin"):
         ExportArchive(here, REF)
 
 
-def test_what_a_killed_import_left_goes_and_what_another_is_at_stays(
+def test_leftovers_of_killed_imports_are_discarded(
     there: ModelStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there.discard_stale_imports()  # there is nothing yet
@@ -206,7 +206,7 @@ def test_what_a_killed_import_left_goes_and_what_another_is_at_stays(
     assert list(root.iterdir()) == []
 
 
-def test_cut_off_anywhere_it_is_refused(here: ModelStore, there: ModelStore, root: Path) -> None:
+def test_truncated_archive_is_rejected(here: ModelStore, there: ModelStore, root: Path) -> None:
     content = exported(here)
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
@@ -218,7 +218,7 @@ def test_cut_off_anywhere_it_is_refused(here: ModelStore, there: ModelStore, roo
     assert left(root) == []
 
 
-def test_a_byte_that_changed_is_found_or_means_nothing(here: ModelStore, tmp_path: Path) -> None:
+def test_changed_byte_is_detected_or_harmless(here: ModelStore, tmp_path: Path) -> None:
     content = exported(here)
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
@@ -314,7 +314,7 @@ def with_a_size_below_zero(files: Members) -> bytes:
         (with_file("calibration/2.json", b"{}"), "no calibration that this version"),
     ],
 )
-def test_what_is_no_export(
+def test_other_files_are_rejected(
     here: ModelStore, there: ModelStore, root: Path, made: Callable[[Members], bytes], words: str
 ) -> None:
     files = members(exported(here))

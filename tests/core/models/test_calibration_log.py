@@ -35,7 +35,7 @@ def fixed(threshold: float, author: str = "ann") -> CalibrationChange:
     return CalibrationChange(ThresholdRule.FIXED, author, threshold)
 
 
-def test_revision_one_is_what_training_left(tmp_path: Path) -> None:
+def test_revision_one_is_the_calibration_of_training(tmp_path: Path) -> None:
     newest = log_of(tmp_path).newest()
     assert (newest.number, newest.rule, newest.author) == (1, ThresholdRule.TRAINED, "jobs/made")
     assert newest.updated == datetime(2026, 1, 1, tzinfo=UTC)
@@ -44,7 +44,7 @@ def test_revision_one_is_what_training_left(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_change_is_in_force_at_once_for_those_who_read_before_it(tmp_path: Path) -> None:
+def test_change_applies_at_once_to_existing_readers(tmp_path: Path) -> None:
     reader, writer = log_of(tmp_path), log_of(tmp_path)
     assert reader.newest().number == 1
     for number in range(2, 30):  # faster than any file system's clock ticks
@@ -54,7 +54,7 @@ def test_a_change_is_in_force_at_once_for_those_who_read_before_it(tmp_path: Pat
     assert log_of(tmp_path).newest() == reader.newest()
 
 
-def test_an_unchanged_calibration_costs_no_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_calibration_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = log_of(tmp_path)
     log.append(fixed(3.0))
     known = log.newest()
@@ -67,7 +67,7 @@ def test_an_unchanged_calibration_costs_no_reading(tmp_path: Path, monkeypatch: 
     assert log.newest() is known
 
 
-def test_history_tells_who_when_why_and_what(tmp_path: Path) -> None:
+def test_history_gives_author_time_comment_and_value(tmp_path: Path) -> None:
     log = log_of(tmp_path)
     began = datetime.now(UTC)
     log.append(CalibrationChange(ThresholdRule.FALSE_REJECT_RATE, "ann", 0.25, "too many escapes"))
@@ -87,7 +87,7 @@ def test_history_tells_who_when_why_and_what(tmp_path: Path) -> None:
     assert (record["rule"], record["value"], record["threshold"]) == ("false_reject_rate", 0.25, 30.0)
 
 
-def test_a_change_decided_on_an_old_revision_is_refused(tmp_path: Path) -> None:
+def test_change_of_an_outdated_revision_is_rejected(tmp_path: Path) -> None:
     log = log_of(tmp_path)
     log.append(fixed(3.0), expected=1)
     with pytest.raises(Conflict, match="at revision 2, not 1"):
@@ -95,7 +95,7 @@ def test_a_change_decided_on_an_old_revision_is_refused(tmp_path: Path) -> None:
     assert log.newest().calibration.threshold == 3.0
 
 
-def test_of_writers_at_once_none_is_lost(tmp_path: Path) -> None:
+def test_concurrent_writers_lose_no_change(tmp_path: Path) -> None:
     writers, each = 8, 10
     together = threading.Barrier(writers)
 
@@ -111,7 +111,7 @@ def test_of_writers_at_once_none_is_lost(tmp_path: Path) -> None:
     assert sorted(authors) == sorted(f"writer {writer}" for writer in range(writers) for _ in range(each))
 
 
-def test_of_writers_that_expect_the_same_revision_one_wins(tmp_path: Path) -> None:
+def test_one_of_the_writers_that_expect_a_revision_succeeds(tmp_path: Path) -> None:
     together = threading.Barrier(8)
 
     def write(writer: int) -> bool:
@@ -126,7 +126,7 @@ def test_of_writers_that_expect_the_same_revision_one_wins(tmp_path: Path) -> No
         assert sum(pool.map(write, range(8))) == 1
 
 
-def test_what_a_crash_left_is_no_revision(tmp_path: Path) -> None:
+def test_leftovers_of_a_crash_are_not_revisions(tmp_path: Path) -> None:
     log = log_of(tmp_path)
     log.append(fixed(3.0))
     (tmp_path / "calibration" / ".3.json.0123").write_text("{")
@@ -145,9 +145,7 @@ def test_what_a_crash_left_is_no_revision(tmp_path: Path) -> None:
         lambda record: json.dumps(record | {"author": ""}),
     ],
 )
-def test_a_spoilt_record_is_told_and_not_guessed(
-    tmp_path: Path, spoil: Callable[[dict[str, object]], str]
-) -> None:
+def test_damaged_revision_is_reported(tmp_path: Path, spoil: Callable[[dict[str, object]], str]) -> None:
     log_of(tmp_path).append(fixed(3.0))
     file = tmp_path / "calibration" / "2.json"
     file.write_text(spoil(json.loads(file.read_text())))
@@ -155,14 +153,14 @@ def test_a_spoilt_record_is_told_and_not_guessed(
         log_of(tmp_path).newest()
 
 
-def test_a_record_beside_another_version_is_not_judged_by(tmp_path: Path) -> None:
+def test_revision_of_another_version_is_reported(tmp_path: Path) -> None:
     log_of(tmp_path).append(CalibrationChange(ThresholdRule.FALSE_REJECT_RATE, "ann", 0.1))
     other = Calibration.of([2 * score for score in SCORES], SCORES, 0.05)
     with pytest.raises(Corrupt, match="belongs to another version"):
         log_of(tmp_path, other).newest()
 
 
-def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, data: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -176,13 +174,13 @@ def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("author", ["", "  ", "x" * 101, "two\nlines", "\x1b[31mred"])
-def test_an_author_must_be_one_line_that_can_be_printed(author: str) -> None:
+def test_author_must_be_one_printable_line(author: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         fixed(1.0, author)
     assert refusal.value.field == "author"
 
 
-def test_comments_are_held_to_the_same() -> None:
+def test_comment_must_be_one_printable_line() -> None:
     with pytest.raises(InvalidRequest) as refusal:
         CalibrationChange(ThresholdRule.TRAINED, "ann", comment="x" * 1001)
     assert refusal.value.field == "comment"

@@ -51,13 +51,13 @@ def test_teachers_are_fetched_and_used(archive: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_another_file_than_the_known_one_is_not_opened(archive: Path, tmp_path: Path) -> None:
+def test_file_with_another_hash_is_not_opened(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(Corrupt, match="SHA-256"):
         fetch_teachers(tmp_path, quiet, Download(archive.as_uri(), "0" * 64))
     assert not list(tmp_path.iterdir())
 
 
-def test_no_internet_is_said(tmp_path: Path) -> None:
+def test_missing_network_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="cannot be fetched"):
         fetch_teachers(tmp_path, quiet, Download((tmp_path / "nowhere.zip").as_uri(), "0" * 64))
 
@@ -85,7 +85,7 @@ def test_photographs_are_fetched_and_found(tmp_path: Path) -> None:
     assert [file.name for file in photographs.below(again)] == ["b.jpg"]
 
 
-def test_an_archive_that_leaves_its_folder_is_refused(tmp_path: Path) -> None:
+def test_archive_with_paths_outside_its_folder_is_rejected(tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     with pytest.raises(Corrupt, match="outside"):
         fetch_photographs(weights, quiet, _tar(tmp_path / "evil.tgz", "../../evil.jpg"))

@@ -43,7 +43,7 @@ def publish(store: ModelStore, model: str, job: str) -> Manifest:
     )
 
 
-def test_versions_count_up_and_a_job_makes_one(tmp_path: Path) -> None:
+def test_versions_count_up_with_one_per_job(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     assert publish(store, "tile", "a").version == 1
     assert publish(store, "tile", "b").version == 2
@@ -51,7 +51,7 @@ def test_versions_count_up_and_a_job_makes_one(tmp_path: Path) -> None:
     assert [found.version for found in store.get("tile").versions] == [2, 1]
 
 
-def test_what_a_name_means(tmp_path: Path) -> None:
+def test_references_resolve_to_versions(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     with pytest.raises(NotFound, match="no model 'tile'"):
         store.resolve(ModelRef("tile"))
@@ -68,7 +68,7 @@ def test_what_a_name_means(tmp_path: Path) -> None:
     assert store.production("tile") == 1
 
 
-def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
 
     def fail(folder: Path, number: int) -> None:
@@ -81,7 +81,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     assert store.page() == []
 
 
-def test_two_that_publish_at_once_get_two_numbers(tmp_path: Path) -> None:
+def test_concurrent_publishers_get_different_numbers(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     both = threading.Barrier(2)
 
@@ -103,7 +103,7 @@ def test_two_that_publish_at_once_get_two_numbers(tmp_path: Path) -> None:
     assert {found.job for found in versions} == {"a", "b"}
 
 
-def test_pages(tmp_path: Path) -> None:
+def test_models_are_listed_in_pages(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     for model in ("tile", "grid", "leather"):
         publish(store, model, model)
@@ -111,7 +111,7 @@ def test_pages(tmp_path: Path) -> None:
     assert [model.id for model in store.page(after="leather")] == ["tile"]
 
 
-def test_a_bundle_that_was_changed_is_not_loaded(tmp_path: Path) -> None:
+def test_changed_bundle_is_not_loaded(tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").write_bytes(b"changed")
     honest = manifest("tile", 1, "a").model_copy(update={"sha256": {"weights.safetensors": "0" * 64}})
     bundle.write_manifest(honest, tmp_path)
@@ -122,7 +122,7 @@ def test_a_bundle_that_was_changed_is_not_loaded(tmp_path: Path) -> None:
         bundle.read_manifest(tmp_path)
 
 
-def test_all_of_a_bundle_is_put_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_files_of_a_bundle_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ModelStore(tmp_path)
     synced: list[str] = []
     monkeypatch.setattr("blemish_core.platform.files.fsync", lambda path: synced.append(path.name))
@@ -136,7 +136,7 @@ def test_all_of_a_bundle_is_put_on_the_disk(tmp_path: Path, monkeypatch: pytest.
     assert {"report.html", "report", "manifest.json"} <= set(synced)
 
 
-def test_an_evaluation_stays_beside_the_version_once(tmp_path: Path) -> None:
+def test_evaluation_is_stored_once_per_job(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     publish(store, "tile", "a")
     version = ModelRef("tile", 1)
@@ -158,7 +158,7 @@ def write_page(folder: Path, text: str) -> None:
     (folder / "report.html").write_text(text)
 
 
-def test_a_report_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+def test_error_for_a_missing_report_names_the_available_ones(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     publish(store, "tile", "a")
     version = ModelRef("tile", 1)
@@ -171,7 +171,7 @@ def test_a_report_that_is_not_there_names_those_that_are(tmp_path: Path) -> None
         store.report(ModelRef("tile", 7), "judge")
 
 
-def test_two_attempts_at_one_job_make_one_version(tmp_path: Path) -> None:
+def test_two_attempts_of_a_job_publish_one_version(tmp_path: Path) -> None:
     """The slower one writes while the faster one publishes, under the same number."""
     store = ModelStore(tmp_path)
 
@@ -186,7 +186,7 @@ def test_two_attempts_at_one_job_make_one_version(tmp_path: Path) -> None:
     assert [version.version for version in store.get("tile").versions] == [1]
 
 
-def test_what_must_not_be_published_is_not(tmp_path: Path) -> None:
+def test_failed_commit_publishes_no_version(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
 
     def write(folder: Path, number: int) -> None:
@@ -200,7 +200,7 @@ def test_what_must_not_be_published_is_not(tmp_path: Path) -> None:
     assert list((tmp_path / "tile").iterdir()) == []
 
 
-def test_what_a_killed_job_left_is_discarded(tmp_path: Path) -> None:
+def test_staged_folders_of_a_killed_job_are_discarded(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     version = ModelRef("tile", publish(store, "tile", "a").version)
     for home in (tmp_path / "tile", tmp_path / "tile" / "1" / "evaluations"):
@@ -212,7 +212,7 @@ def test_what_a_killed_job_left_is_discarded(tmp_path: Path) -> None:
     assert store.resolve(version) == version
 
 
-def test_old_versions_are_superfluous_unless_pinned_or_in_production(tmp_path: Path) -> None:
+def test_old_versions_expire_unless_pinned_or_in_production(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     for job in "abcdef":
         publish(store, "tile", job)
@@ -228,7 +228,7 @@ def test_old_versions_are_superfluous_unless_pinned_or_in_production(tmp_path: P
     assert store.beyond_retention(9) == []
 
 
-def test_a_number_is_never_given_twice(tmp_path: Path) -> None:
+def test_version_numbers_are_never_reused(tmp_path: Path) -> None:
     """Caches and indexes know versions by their numbers."""
     store = ModelStore(tmp_path)
     for job in "abc":
@@ -245,7 +245,7 @@ def test_a_number_is_never_given_twice(tmp_path: Path) -> None:
     assert publish(store, "tile", "e").version == 5
 
 
-def test_what_a_killed_removal_left_goes_with_the_next(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_removal_go_with_the_next(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     for job in "ab":
         publish(store, "tile", job)
@@ -254,7 +254,7 @@ def test_what_a_killed_removal_left_goes_with_the_next(tmp_path: Path) -> None:
     assert not list((tmp_path / "tile").glob(".deleted*"))
 
 
-def test_a_shadow_stays_until_it_is_promoted_or_gone(tmp_path: Path) -> None:
+def test_shadow_stays_until_promoted_or_deleted(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     versions = [ModelRef("tile", publish(store, "tile", job).version) for job in "abcd"]
     with pytest.raises(FailedPrecondition, match="promote one first"):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-
 import errno
 import threading
+import time
 from pathlib import Path
 
 import numba
@@ -13,29 +13,39 @@ from numpy.typing import NDArray
 from blemish_core.platform.compiled import compiled
 
 
-def halves(values: NDArray[np.float32], stop: NDArray[np.bool_]) -> float:
-    total = 0.0
-    for number in range(1_000_000_000):
-        total += values[number % len(values)] / 2
+@pytest.fixture
+def cache_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
+_LIMIT = 20_000_000_000
+"""Iterations, for several seconds. With the GIL held, the main thread could not stop the loop earlier."""
+
+
+def count_until_stopped(ticks: NDArray[np.int64], stop: NDArray[np.int64]) -> None:
+    for _ in range(_LIMIT):
+        ticks[0] += 1
         if stop[0]:
             break
-    return total
 
 
-def test_it_runs_without_pythons_lock() -> None:
-    run = compiled(halves)
-    stop = np.array([True])
-    assert run(np.ones(3, np.float32), stop) == 0.5
-    stop[0] = False
-    thread = threading.Thread(target=run, args=(np.ones(3, np.float32), stop))
+@pytest.mark.usefixtures("cache_directory")  # code cached earlier may have other options
+def test_compiled_code_runs_without_the_gil() -> None:
+    run = compiled(count_until_stopped)
+    run(np.zeros(1, np.int64), np.ones(1, np.int64))  # compile before the thread starts
+    ticks, stop = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    thread = threading.Thread(target=run, args=(ticks, stop))
     thread.start()
-    # Held, the lock would not come back before all of it is added up.
-    stop[0] = True
-    thread.join(30)
+    while not ticks[0]:
+        time.sleep(0.001)
+    stop[0] = 1
+    thread.join(60)
     assert not thread.is_alive()
+    assert 0 < ticks[0] < _LIMIT
 
 
-def test_infinity_and_nan_stay_what_they_are() -> None:
+def test_infinity_and_nan_keep_their_meaning() -> None:
     def least(values: NDArray[np.float32]) -> float:
         found = np.inf
         for value in values:
@@ -48,7 +58,7 @@ def test_infinity_and_nan_stay_what_they_are() -> None:
     assert run(np.array([np.nan], np.float32)) == np.inf
 
 
-def test_code_that_can_be_kept_nowhere_is_compiled_all_the_same() -> None:
+def test_code_without_a_cache_directory_is_compiled() -> None:
     names: dict[str, object] = {}
     exec(compile("def double(value):\n    return 2 * value\n", "<nowhere>", "exec"), names)
     double = names["double"]
@@ -60,22 +70,14 @@ def triple(value: int) -> int:
     return 3 * value
 
 
-@pytest.fixture
-def kept_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    return tmp_path
-
-
-def test_code_is_kept(kept_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_code_is_cached(cache_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiled(triple)(14) == 42
-    assert list(kept_in.rglob("*.nbc"))
-    monkeypatch.setattr("numba.core.dispatcher._FunctionCompiler.compile", None)  # never again
+    assert list(cache_directory.rglob("*.nbc"))
+    monkeypatch.setattr("numba.core.dispatcher._FunctionCompiler.compile", None)  # fails if called
     assert compiled(triple)(14) == 42
 
 
-def test_a_full_disk_keeps_no_code_and_fails_no_call(
-    kept_in: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_fails_no_call(cache_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -86,9 +88,9 @@ def test_a_full_disk_keeps_no_code_and_fails_no_call(
 
 @pytest.mark.parametrize("pattern", ["*.nbc", "*.nbi"])
 @pytest.mark.parametrize("left", [0, 40])
-def test_code_that_was_cut_off_is_compiled_anew(kept_in: Path, pattern: str, left: int) -> None:
+def test_truncated_cache_is_compiled_again(cache_directory: Path, pattern: str, left: int) -> None:
     assert compiled(triple)(14) == 42
-    for file in kept_in.rglob(pattern):
+    for file in cache_directory.rglob(pattern):
         file.write_bytes(file.read_bytes()[:left])
     assert compiled(triple)(14) == 42
     assert compiled(triple)(14) == 42

@@ -1,6 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Garbage is not looked for while modules are loaded."""
-
 import gc
 from collections.abc import Iterator
 
@@ -10,12 +8,12 @@ from blemish_core.platform.gc_tuning import gc_frozen_after, gc_paused
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
+def _collector_enabled_afterwards() -> Iterator[None]:
     yield
     gc.enable()
 
 
-def test_it_is_not_looked_for_meanwhile_and_then_as_before() -> None:
+def test_collection_is_paused_and_restored() -> None:
     for context in (gc_paused, gc_frozen_after):
         with context():
             assert not gc.isenabled()
@@ -27,16 +25,16 @@ def test_it_is_not_looked_for_meanwhile_and_then_as_before() -> None:
         gc.enable()
 
 
-def test_a_module_that_cannot_be_loaded_leaves_it_on() -> None:
+def test_failed_import_restores_collection() -> None:
     for context in (gc_paused, gc_frozen_after):
         with pytest.raises(ImportError), context():
             raise ImportError
         assert gc.isenabled()
 
 
-def test_what_was_loaded_for_good_is_looked_at_no_more() -> None:
+def test_frozen_objects_are_not_collected_again() -> None:
     before = gc.get_freeze_count()
     with gc_frozen_after():
-        made: list[object] = [[]]
+        created: list[object] = [[]]
     assert gc.get_freeze_count() > before
-    assert not any(one is made for one in gc.get_objects())
+    assert not any(each is created for each in gc.get_objects())

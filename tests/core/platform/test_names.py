@@ -17,7 +17,7 @@ from blemish_core.platform.names import ModelRef
         ("models/tile-patchcore/versions/12", ModelRef("tile-patchcore", 12)),
     ],
 )
-def test_a_model_is_read_and_written_alike(text: str, ref: ModelRef) -> None:
+def test_model_reference_round_trips(text: str, ref: ModelRef) -> None:
     assert ModelRef.parse(text) == ref
     assert str(ref) == text
 
@@ -38,19 +38,19 @@ def test_a_model_is_read_and_written_alike(text: str, ref: ModelRef) -> None:
         "models/" + "a" * 64,
     ],
 )
-def test_anything_else_is_not_a_model(text: str) -> None:
+def test_invalid_model_reference_is_rejected(text: str) -> None:
     with pytest.raises(InvalidRequest, match="is not a model") as refusal:
         ModelRef.parse(text, "embed.model")
     assert refusal.value.field == "embed.model"
 
 
 @pytest.mark.parametrize("text", ["datasets/../etc", "datasets/", "tile", "datasets/a/b", "datasets/.x"])
-def test_a_dataset_name_cannot_leave_its_folder(text: str) -> None:
+def test_dataset_name_cannot_leave_its_folder(text: str) -> None:
     with pytest.raises(InvalidRequest):
         names.dataset_id(text)
 
 
-def test_items_are_uuids() -> None:
+def test_item_names_are_uuids() -> None:
     item = uuid4()
     assert names.item_id(names.item_name(item)) == item
     for text in ("items/", "items/1", str(item), f"jobs/{item}"):

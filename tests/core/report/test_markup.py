@@ -14,7 +14,7 @@ def test_markup_stays_and_none_is_nothing() -> None:
     assert joined(tag("b", "a"), None, " & ", Markup("<i>c</i>")).html == "<b>a</b> &amp; <i>c</i>"
 
 
-def test_pictures_carry_their_bytes() -> None:
+def test_images_are_embedded() -> None:
     assert picture(b"abc", "png", "a chart", class_="wide").html == (
         '<img src="data:image/png;base64,YWJj" alt="a chart" class="wide">'
     )

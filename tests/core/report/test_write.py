@@ -116,7 +116,7 @@ class Elements(HTMLParser):
         self.text += data
 
 
-def test_an_evaluation_leaves_a_page_and_its_pictures(tmp_path: Path) -> None:
+def test_evaluation_writes_a_page_and_its_images(tmp_path: Path) -> None:
     by = EvaluationRun("judge", datetime(2026, 5, 6, 7, 8, tzinfo=UTC))
     write(Report(manifest(), evaluation(), ["few images"], by), tmp_path / "report")
     names = {file.name for file in (tmp_path / "report").iterdir()}
@@ -151,7 +151,7 @@ def test_an_evaluation_leaves_a_page_and_its_pictures(tmp_path: Path) -> None:
     assert len([tag for tag, _ in page.tags if tag == "img"]) == 7
 
 
-def test_the_page_refers_to_nothing_outside_itself(tmp_path: Path) -> None:
+def test_page_is_self_contained(tmp_path: Path) -> None:
     write(Report(manifest(), evaluation(), []), tmp_path)
     html = (tmp_path / "report.html").read_text()
     page = Elements(html)
@@ -166,7 +166,7 @@ def test_the_page_refers_to_nothing_outside_itself(tmp_path: Path) -> None:
     assert "https:" not in html
 
 
-def test_names_cannot_become_markup(tmp_path: Path) -> None:
+def test_names_are_escaped(tmp_path: Path) -> None:
     hostile = evaluation(HOSTILE)
     write(Report(manifest(category=HOSTILE), hostile, [HOSTILE]), tmp_path)
     html = (tmp_path / "report.html").read_text()
@@ -176,7 +176,7 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
     assert all("onerror" not in attributes for _, attributes in page.tags)
 
 
-def test_equal_reports_are_equal_files_from_any_thread(tmp_path: Path) -> None:
+def test_equal_reports_give_equal_files_from_any_thread(tmp_path: Path) -> None:
     report = Report(manifest(), evaluation(), ["x"])
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda name: write(report, tmp_path / name), "abcd"))
@@ -185,7 +185,7 @@ def test_equal_reports_are_equal_files_from_any_thread(tmp_path: Path) -> None:
         assert {file.name: file.read_bytes() for file in (tmp_path / other).iterdir()} == first
 
 
-def test_without_test_images_there_is_what_the_training_knows(tmp_path: Path) -> None:
+def test_report_without_test_images_describes_the_training(tmp_path: Path) -> None:
     write(Report(manifest(), None, []), tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {"report.html", "calibration.png"}
     text = Elements((tmp_path / "report.html").read_text()).text
@@ -194,7 +194,7 @@ def test_without_test_images_there_is_what_the_training_knows(tmp_path: Path) ->
     assert "10 images of train/good, held out" in text
 
 
-def test_without_defective_images_figures_are_absent(tmp_path: Path) -> None:
+def test_figures_are_absent_without_defective_images(tmp_path: Path) -> None:
     write(Report(manifest(), evaluation(defective=0), []), tmp_path)
     assert not (tmp_path / "roc.png").exists()
     assert not (tmp_path / "classes.png").exists()
@@ -203,7 +203,7 @@ def test_without_defective_images_figures_are_absent(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "metrics.json").read_text())["metrics"]["image_auroc"] is None
 
 
-def test_every_test_image_is_in_the_table(tmp_path: Path) -> None:
+def test_table_lists_every_test_image(tmp_path: Path) -> None:
     write(Report(manifest(), evaluation(), []), tmp_path)
     lines = (tmp_path / "scores.csv").read_text().splitlines()
     assert lines[0] == "path,class,score,p_value,verdict,judgement"
@@ -213,7 +213,7 @@ def test_every_test_image_is_in_the_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("colour", [0, 255])
-def test_outlines_show_on_any_surface(colour: int) -> None:
+def test_outlines_are_visible_on_any_surface(colour: int) -> None:
     from blemish_core.report.tiles import MASK_COLOUR, HeatScale, encoded, tile
 
     shown = picture("crack", 0, 2.0, Correctness.RIGHT, masked=True)

@@ -39,7 +39,7 @@ def test_a_name_is_given_once(file: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "A", "a b", "../a", "a\n", "x" * 64])
 def test_a_name_is_an_id(file: Path, name: str) -> None:
-    with pytest.raises(InvalidRequest, match="cannot be an id"):
+    with pytest.raises(InvalidRequest, match="is not a valid id"):
         access.grant(file, name, Role.CAMERA)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from blemish_core.imaging.decode import check, decode
+from blemish_core.imaging.decode import decode, verify
 
 if TYPE_CHECKING:
     from tests.core.imaging.decode.conftest import Files
@@ -18,7 +18,7 @@ SEED = 20_260
 PX = 48
 
 
-class TestWhatIsAccepted:
+class TestAcceptedImages:
     @pytest.mark.parametrize("kind", FORMATS)
     def test_every_format(self, files: "Files", kind: str) -> None:
         pixels = decode(
@@ -31,8 +31,8 @@ class TestWhatIsAccepted:
         assert np.abs(pixels.astype(int) - files.picture(40, 56)).max() <= allowed
 
     @pytest.mark.parametrize("kind", FORMATS)
-    def test_check_says_what_it_is(self, files: "Files", kind: str) -> None:
-        header = check(files.encoded(files.picture(40, 56), kind))
+    def test_verify_returns_format_and_size(self, files: "Files", kind: str) -> None:
+        header = verify(files.encoded(files.picture(40, 56), kind))
         assert (header.format, header.width, header.height) == (kind, 56, 40)
 
     @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"])
@@ -69,7 +69,7 @@ class TestWhatIsAccepted:
 
     @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
     @pytest.mark.parametrize("mode", ["LA", "RGBA"])
-    def test_alpha_is_laid_over_black(self, files: "Files", mode: str, kind: str) -> None:
+    def test_alpha_is_composed_over_black(self, files: "Files", mode: str, kind: str) -> None:
         image = Image.fromarray(files.picture()).convert(mode)
         image.putalpha(Image.fromarray(files.picture()[::-1, :, 1]))
         values = np.array(image).astype(float)
@@ -94,7 +94,7 @@ class TestWhatIsAccepted:
         reference = np.array(Image.open(BytesIO(data)).convert("RGB"))
         assert (decode(data) == reference).all()
         assert np.abs(decode(data).astype(int) - files.picture()).mean() < 12
-        # The Adobe segment's transform 2 says that the same four channels are YCCK.
+        # Transform 2 in the Adobe segment declares the same four channels as YCCK.
         place = data.index(b"Adobe") + 11
         ycck = data[:place] + b"\x02" + data[place + 1 :]
         assert decode(ycck).shape == (PX, PX, 3)
@@ -107,17 +107,17 @@ class TestWhatIsAccepted:
         data = files.encoded(files.picture(32, 48), kind, exif=exif)
         expected = np.array(ImageOps.exif_transpose(Image.open(BytesIO(data))).convert("RGB"))
         assert (decode(data) == expected).all()
-        header = check(data)
+        header = verify(data)
         assert (header.width, header.height) == ((48, 32) if orientation < 5 else (32, 48))
 
-    def test_deep_grey_is_turned_too(self, files: "Files") -> None:
+    def test_orientation_applies_to_16_bit_grey(self, files: "Files") -> None:
         exif = Image.Exif()
         exif[0x0112] = 6
         grey = files.deep(1)[:32, :, 0]
         data = files.encoded(grey, "PNG", exif=exif)
         assert (decode(data)[..., 0] == np.rot90(files.eighth(grey), -1)).all()
 
-    def test_unreadable_exif_is_no_reason_to_refuse(self, files: "Files") -> None:
+    def test_unreadable_exif_is_ignored(self, files: "Files") -> None:
         data = files.encoded(
             files.picture(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0" * 9
         )

@@ -27,7 +27,7 @@ class TestDepth:
         grey = files.deep(1)
         assert (decode(files.tiff(grey, order, 1)) == files.eighth(grey)).all()
 
-    def test_white_is_zero(self, files: "Files") -> None:
+    def test_inverted_grey_is_converted(self, files: "Files") -> None:
         grey = files.deep(1)
         assert (decode(files.tiff(grey, "<", 0)) == files.eighth(65_535 - grey)).all()
 
@@ -69,28 +69,28 @@ class TestDepth:
             decode(files.encoded(grey, "TIFF", compression=compression))[..., 1] == files.eighth(grey)
         ).all()
 
-    def test_whole_numbers_that_fit_16_bits(self, files: "Files") -> None:
+    def test_integers_within_16_bits_are_accepted(self, files: "Files") -> None:
         values = files.deep(1).astype(np.int32)
         assert (decode(files.tiff(values, "<", 1)) == files.eighth(values)).all()
 
-    def test_whole_numbers_that_do_not(self, files: "Files") -> None:
+    def test_integers_beyond_16_bits_are_rejected(self, files: "Files") -> None:
         for odd in (-1, 65_536):
             values = files.deep(1).astype(np.int32)
             values[0, 0] = odd
             with pytest.raises(InvalidImage, match=r"32-bit samples from .* 8 or 16 bits"):
                 decode(files.tiff(values, "<", 1))
 
-    def test_shares_of_white(self, files: "Files") -> None:
+    def test_floats_from_zero_to_one_are_scaled(self, files: "Files") -> None:
         values = np.linspace(0, 1, PX * PX, dtype=np.float32).reshape(PX, PX, 1)
         assert np.abs(decode(files.tiff(values, "<", 1)) - values * 255).max() < 0.51
 
     @pytest.mark.parametrize("odd", [1.5, -0.1, np.nan, np.inf])
-    def test_floats_of_unknown_scale(self, files: "Files", odd: float) -> None:
+    def test_floats_of_unknown_scale_are_rejected(self, files: "Files", odd: float) -> None:
         values = np.full((PX, PX, 1), 0.5, np.float32)
         values[3, 3] = odd
-        with pytest.raises(InvalidImage, match="does not say what is white"):
+        with pytest.raises(InvalidImage, match="does not define white"):
             decode(files.tiff(values, "<", 1))
 
-    def test_separate_planes(self, files: "Files") -> None:
+    def test_separate_planes_are_rejected(self, files: "Files") -> None:
         with pytest.raises(InvalidImage, match="interleaved"):
             decode(files.tiff(files.deep(3), "<", 2, t284=2))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blemish_core.imaging.decode import ImageLimits, check, decode, read_mask, thumbnail
+from blemish_core.imaging.decode import ImageLimits, decode, read_mask, thumbnail, verify
 from blemish_core.platform.errors import InvalidImage
 
 if TYPE_CHECKING:
@@ -27,19 +27,19 @@ PX = 48
 BOMBS = """
 import resource, sys
 from blemish_core.platform.errors import InvalidImage
-from blemish_core.imaging.decode import check, decode, read_mask, thumbnail
+from blemish_core.imaging.decode import verify, decode, read_mask, thumbnail
 
 with open("/proc/self/statm") as status:
     used = int(status.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (48 << 20),) * 2)
 data = sys.stdin.buffer.read()
-for function in (decode, check, read_mask, thumbnail):
+for function in (decode, verify, read_mask, thumbnail):
     try:
         function(data)
     except InvalidImage as error:
         print(error)
     else:
-        sys.exit(f"{function.__name__} accepts it")
+        sys.exit(f"{function.__name__} accepted the image")
 """
 
 
@@ -53,7 +53,7 @@ def _png_bomb(files: "Files") -> bytes:
 
 
 def _png_zip_bomb(files: "Files") -> bytes:
-    """All the pixels are there: 9000 x 9000, in 80 kB."""
+    """Return a PNG that really contains 9000 x 9000 pixels, in 80 kB."""
     return files.png(np.zeros((9000, 9000), np.uint8), 0, depth=8)
 
 
@@ -108,7 +108,9 @@ class TestHostility:
             _webp_lossy_bomb,
         ],
     )
-    def test_a_bomb_takes_little_memory(self, files: "Files", bomb: Callable[["Files"], bytes]) -> None:
+    def test_decompression_bomb_takes_little_memory(
+        self, files: "Files", bomb: Callable[["Files"], bytes]
+    ) -> None:
         command = [sys.executable, "-W", "error", "-c", BOMBS]
         done = subprocess.run(command, input=bomb(files), capture_output=True, timeout=60)
         assert done.returncode == 0, done.stderr.decode()
@@ -119,7 +121,7 @@ class TestHostility:
             assert "pixels" in reason or "at most 16384" in reason, reason
 
     @pytest.mark.parametrize("kind", FORMATS)
-    def test_damaged_bytes_never_raise_anything_else(self, files: "Files", kind: str) -> None:
+    def test_damaged_bytes_raise_only_invalid_image(self, files: "Files", kind: str) -> None:
         print("seed", SEED)
         dice = random.Random(SEED)
         exif = Image.Exif()
@@ -144,7 +146,7 @@ class TestHostility:
                 data[place] = dice.choice((0, 1, 127, 255, dice.randrange(256)))
             if dice.random() < 0.2:
                 del data[dice.randrange(len(data)) :]
-            function: Any = (decode, check, read_mask, thumbnail)[turn % 4]
+            function: Any = (decode, verify, read_mask, thumbnail)[turn % 4]
             try:
                 function(
                     bytes(data), ImageLimits(max_pixels=1 << 20)
@@ -154,16 +156,16 @@ class TestHostility:
                 refused += 1
         assert refused > 40
 
-    def test_pillows_warnings_stay_inside(self, files: "Files") -> None:
+    def test_warnings_of_pillow_are_suppressed(self, files: "Files") -> None:
         data = files.encoded(
             files.picture(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0" * 9
         )
         with ThreadPoolExecutor(4) as pool:
             assert len(list(pool.map(decode, [data] * 40))) == 40
-        with pytest.warns(UserWarning, match="ours"):  # others are still heard
+        with pytest.warns(UserWarning, match="ours"):  # other warnings still appear
             warnings.warn("ours", stacklevel=1)
 
-    def test_pillows_own_limit_is_left_alone(self, files: "Files") -> None:
+    def test_global_limit_of_pillow_is_unchanged(self, files: "Files") -> None:
         before = Image.MAX_IMAGE_PIXELS
         with pytest.raises(InvalidImage):
             decode(_png_bomb(files))

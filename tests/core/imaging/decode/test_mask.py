@@ -19,19 +19,19 @@ PX = 48
 
 
 class TestThumbnail:
-    def test_fits_and_is_a_jpeg(self, files: "Files") -> None:
+    def test_thumbnail_is_a_jpeg_of_at_most_the_given_side(self, files: "Files") -> None:
         small = thumbnail(files.encoded(files.picture(100, 400), "PNG"), 64)
         with Image.open(BytesIO(small)) as image:
             assert image.format == "JPEG"
             assert image.size == (64, 16)
 
-    def test_is_never_larger_than_the_image(self, files: "Files") -> None:
+    def test_thumbnail_is_never_larger_than_the_image(self, files: "Files") -> None:
         with Image.open(BytesIO(thumbnail(files.encoded(files.picture(), "PNG")))) as image:
             assert image.size == (PX, PX)
 
 
 class TestMask:
-    def test_anything_but_zero_is_a_defect(self, files: "Files") -> None:
+    def test_nonzero_mask_pixels_are_defects(self, files: "Files") -> None:
         mask = np.zeros((PX, PX), np.uint8)
         mask[5:9, 4:7] = 1
         for data in (
@@ -43,7 +43,7 @@ class TestMask:
             assert found.dtype == np.bool_
             assert (found == (mask > 0)).all()
 
-    def test_deep_and_coloured_ones(self, files: "Files") -> None:
+    def test_16_bit_and_colour_masks_are_read(self, files: "Files") -> None:
         mask = np.zeros((PX, PX, 3), np.uint16)
         mask[7, 8, 1] = 1  # would be nothing in 8 bits
         expected = mask.any(axis=2)
@@ -52,6 +52,6 @@ class TestMask:
         assert (read_mask(files.tiff(mask[..., 1:2], ">", 1)) == expected).all()
 
     @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
-    def test_lossy_ones_are_refused(self, files: "Files", kind: str) -> None:
+    def test_lossy_masks_are_rejected(self, files: "Files", kind: str) -> None:
         with pytest.raises(InvalidImage, match="losses"):
             read_mask(files.encoded(files.picture(), kind))

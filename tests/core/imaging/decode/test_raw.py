@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Raw pictures, by GenICam's pixel formats: what a camera delivers becomes the pixels that it saw."""
+"""Conversion of raw images in GenICam's pixel formats."""
 
 import numpy as np
 import pytest
@@ -25,21 +25,21 @@ def raw(
 
 
 def scene() -> NDArray[np.uint8]:
-    """Colours that change slowly, so that those between samples can be guessed."""
-    down, right = np.mgrid[0:HEIGHT, 0:WIDTH]
-    return np.stack([40 + 5 * down, 60 + 4 * right, 200 - 3 * down], axis=-1).astype(np.uint8)
+    """Return an image (H, W, 3) of smooth colours, which can be interpolated from a mosaic."""
+    row, column = np.mgrid[0:HEIGHT, 0:WIDTH]
+    return np.stack([40 + 5 * row, 60 + 4 * column, 200 - 3 * row], axis=-1).astype(np.uint8)
 
 
 def mosaic(colours: NDArray[np.uint8], pattern: str) -> NDArray[np.uint8]:
-    """What a sensor behind a colour filter sees; ``pattern`` is its first two rows."""
-    seen = np.empty(colours.shape[:2], np.uint8)
+    """Return the samples (H, W) behind a colour filter; ``pattern`` is its first two rows."""
+    samples = np.empty(colours.shape[:2], np.uint8)
     for place, letter in enumerate(pattern):
-        down, right = divmod(place, 2)
-        seen[down::2, right::2] = colours[down::2, right::2, "RGB".index(letter)]
-    return seen
+        row, column = divmod(place, 2)
+        samples[row::2, column::2] = colours[row::2, column::2, "RGB".index(letter)]
+    return samples
 
 
-def test_grey_of_8_bits_is_repeated() -> None:
+def test_8_bit_grey_is_repeated_in_each_channel() -> None:
     samples = noise(HEIGHT, WIDTH).astype(np.uint8)
     pixels = raw(samples, "Mono8").pixels(LIMITS)
     assert pixels.dtype == np.uint8
@@ -48,7 +48,7 @@ def test_grey_of_8_bits_is_repeated() -> None:
 
 
 @pytest.mark.parametrize(("name", "bits"), [("Mono10", 10), ("Mono12", 12), ("Mono16", 16)])
-def test_deep_grey_is_little_endian_and_its_white_becomes_255(name: str, bits: int) -> None:
+def test_deep_grey_is_little_endian_and_scaled_to_255(name: str, bits: int) -> None:
     white = (1 << bits) - 1
     samples = noise(HEIGHT, WIDTH, below=white + 1).astype("<u2")
     samples[0, :2] = 0, white
@@ -57,14 +57,14 @@ def test_deep_grey_is_little_endian_and_its_white_becomes_255(name: str, bits: i
     assert pixels[0, :2, 0].tolist() == [0, 255]
 
 
-def test_colour_in_either_order() -> None:
+def test_rgb_and_bgr_are_read() -> None:
     colours = noise(HEIGHT, WIDTH, 3).astype(np.uint8)
     assert (raw(colours, "RGB8").pixels(LIMITS) == colours).all()
     assert (raw(colours[..., ::-1], "BGR8").pixels(LIMITS) == colours).all()
 
 
 @pytest.mark.parametrize("pattern", ["RGGB", "GBRG", "GRBG", "BGGR"])
-def test_a_bayer_pattern_gives_back_the_colours(pattern: str) -> None:
+def test_bayer_pattern_gives_the_colours(pattern: str) -> None:
     name = f"Bayer{pattern[:2]}8"
     pixels = raw(mosaic(scene(), pattern), name).pixels(LIMITS)
     inner = np.s_[2:-2, 2:-2]
@@ -72,7 +72,7 @@ def test_a_bayer_pattern_gives_back_the_colours(pattern: str) -> None:
 
 
 @pytest.mark.parametrize("name", PIXEL_FORMATS)
-def test_padding_between_rows_is_no_picture(name: str) -> None:
+def test_row_padding_is_ignored(name: str) -> None:
     row = WIDTH * PIXEL_FORMATS[name].bytes
     stride = row + 10
     plain = noise(HEIGHT, row, below=4 if "1" in name else 256).astype(np.uint8)
@@ -81,28 +81,28 @@ def test_padding_between_rows_is_no_picture(name: str) -> None:
     expected = ImageInput(plain.tobytes(), RawLayout(name, WIDTH, HEIGHT)).pixels(LIMITS)
     layout = RawLayout(name, WIDTH, HEIGHT, stride)
     assert (ImageInput(padded.tobytes(), layout).pixels(LIMITS) == expected).all()
-    # Nothing need follow the last row.
+    # The last row may lack its padding.
     assert (ImageInput(padded.tobytes()[:-10], layout).pixels(LIMITS) == expected).all()
 
 
 @pytest.mark.parametrize("name", ["Mono8", "Mono12", "RGB8", "BGR8", "BayerGR8"])
-def test_a_region_is_that_part_of_the_whole(name: str) -> None:
+def test_region_equals_the_same_part_of_the_whole_image(name: str) -> None:
     kind = PIXEL_FORMATS[name]
     data = noise(HEIGHT * WIDTH * kind.bytes, below=4).astype(np.uint8).tobytes()
     layout = RawLayout(name, WIDTH, HEIGHT)
     whole = ImageInput(data, layout).pixels(LIMITS)
-    # An odd corner: the colours of a mosaic are those of the whole sensor all the same.
+    # An odd corner shifts the mosaic, but the colours must be those of the whole sensor.
     part = ImageInput(data, layout, Region(left=3, top=1, width=17, height=18)).pixels(LIMITS)
     assert (part == whole[1:19, 3:20]).all()
 
 
 @pytest.mark.parametrize(
-    ("layout", "size", "field", "says"),
+    ("layout", "size", "field", "message"),
     [
         (RawLayout("Mono9", 24, 20), 480, "pixel_format", "none of Mono8"),
         (RawLayout("", 24, 20), 480, "pixel_format", "none of Mono8"),
-        (RawLayout("Mono8", 24, 20), 479, "data", "are 480 bytes, but 479 came"),
-        (RawLayout("Mono8", 24, 20), 481, "data", "481 came"),
+        (RawLayout("Mono8", 24, 20), 479, "data", "are 480 bytes, but 479 were received"),
+        (RawLayout("Mono8", 24, 20), 481, "data", "481 were received"),
         (RawLayout("Mono12", 24, 20), 480, "data", "are 960 bytes"),
         (RawLayout("Mono8", 24, 20, 23), 480, "stride", "take 24"),
         (RawLayout("Mono8", 24, 20, -24), 480, "stride", "take 24"),
@@ -110,20 +110,18 @@ def test_a_region_is_that_part_of_the_whole(name: str) -> None:
         (RawLayout("Mono8", -24, -20), 480, "raw", "needs at least 16"),
         (RawLayout("RGB8", 2_000_000_000, 2_000_000_000), 480, "raw", "may have at most"),
         (RawLayout("Mono8", 16_000, 16_000), 480, "raw", "BLEMISH_MAX_IMAGE_PIXELS"),
-        (RawLayout("Mono8", 24, 20, 2_000_000_000), 480, "data", "480 came"),
+        (RawLayout("Mono8", 24, 20, 2_000_000_000), 480, "data", "480 were received"),
     ],
 )
-def test_a_layout_that_does_not_fit_is_refused_by_its_field(
-    layout: RawLayout, size: int, field: str, says: str
-) -> None:
-    with pytest.raises(InvalidImage, match=says) as refused:
+def test_invalid_layout_names_its_field(layout: RawLayout, size: int, field: str, message: str) -> None:
+    with pytest.raises(InvalidImage, match=message) as refused:
         ImageInput(bytes(size), layout).pixels(LIMITS)
     assert refused.value.field.endswith(field)
 
 
-def test_samples_above_white_are_refused() -> None:
+def test_samples_above_white_are_rejected() -> None:
     samples = np.full((HEIGHT, WIDTH), 1024, "<u2")
-    with pytest.raises(InvalidImage, match="a sample is 1024, but Mono10 ends at 1023"):
+    with pytest.raises(InvalidImage, match="a sample is 1024, but the white of Mono10 is 1023"):
         raw(samples, "Mono10").pixels(LIMITS)
 
 
@@ -138,7 +136,7 @@ def test_samples_above_white_are_refused() -> None:
         Region(2_000_000_000, 0, 2_000_000_000, 20),
     ],
 )
-def test_a_region_outside_or_too_small_is_refused(region: Region) -> None:
+def test_region_outside_or_too_small_is_rejected(region: Region) -> None:
     samples = np.zeros((HEIGHT, WIDTH), np.uint8)
     with pytest.raises(InvalidImage) as refused:
         raw(samples, "Mono8", region=region).pixels(LIMITS)

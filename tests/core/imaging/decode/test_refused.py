@@ -19,18 +19,18 @@ SEED = 20_260
 PX = 48
 
 
-class TestWhatIsRefused:
-    def test_nothing(self) -> None:
+class TestRejectedImages:
+    def test_empty_bytes_are_rejected(self) -> None:
         with pytest.raises(InvalidImage, match="empty"):
             decode(b"")
 
     @pytest.mark.parametrize("data", [b"x", b"GIF89a", b"%PDF-1.7", b"RIFF1234WAVEfmt ", b"\0" * 4096])
-    def test_not_an_image(self, data: bytes) -> None:
+    def test_other_bytes_are_rejected(self, data: bytes) -> None:
         with pytest.raises(InvalidImage, match="not a JPEG, PNG, BMP, TIFF or WebP"):
             decode(data)
 
     @pytest.mark.parametrize("kind", ["GIF", "PPM", "ICO", "TGA", "JPEG2000", "EPS"])
-    def test_other_plugins_are_not_even_asked(
+    def test_other_pillow_plugins_never_run(
         self, files: "Files", kind: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         data = files.encoded(files.picture(), kind)
@@ -44,7 +44,7 @@ class TestWhatIsRefused:
             decode(data)
 
     @pytest.mark.parametrize("kind", FORMATS)
-    def test_truncated(self, files: "Files", kind: str) -> None:
+    def test_truncated_file_is_rejected(self, files: "Files", kind: str) -> None:
         data = files.encoded(files.picture(), kind)
         with pytest.raises(InvalidImage):
             decode(data[:2])
@@ -55,7 +55,7 @@ class TestWhatIsRefused:
                 print("accepted", end, "of", len(data))
 
     @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
-    def test_truncated_strip(self, files: "Files", compression: str) -> None:
+    def test_truncated_tiff_strip_is_rejected(self, files: "Files", compression: str) -> None:
         data = files.encoded(files.picture(), "TIFF", compression=compression)
         (directory,) = struct.unpack("<I", data[4:8])
         if directory > 100:  # the directory comes last: take the end of the pixels away instead
@@ -63,40 +63,40 @@ class TestWhatIsRefused:
         with pytest.raises(InvalidImage):
             decode(data[:-200])
 
-    def test_a_flipped_bit_in_a_png(self, files: "Files") -> None:
+    def test_flipped_bit_in_a_png_is_rejected(self, files: "Files") -> None:
         data = bytearray(files.encoded(files.picture(), "PNG"))
         data[len(data) // 2] ^= 4
         with pytest.raises(InvalidImage, match="cannot be decoded"):
             decode(bytes(data))
 
-    def test_too_small(self, files: "Files") -> None:
+    def test_too_small_image_is_rejected(self, files: "Files") -> None:
         with pytest.raises(InvalidImage, match=r"1 x 1 px.*at least 16"):
             decode(files.encoded(files.picture(1, 1), "PNG"))
         with pytest.raises(InvalidImage, match=r"100 x 15 px"):
             decode(files.encoded(files.picture(15, 100), "JPEG"))
 
-    def test_too_many_bytes(self, files: "Files") -> None:
+    def test_too_many_bytes_are_rejected(self, files: "Files") -> None:
         data = files.encoded(files.picture(), "BMP")
         with pytest.raises(InvalidImage, match=rf"{len(data)} bytes.*{len(data) - 1}.*MAX_IMAGE_BYTES"):
             decode(data, ImageLimits(max_bytes=len(data) - 1))
         assert decode(data, ImageLimits(max_bytes=len(data))).shape == (PX, PX, 3)
 
-    def test_too_long(self, files: "Files") -> None:
+    def test_too_long_side_is_rejected(self, files: "Files") -> None:
         data = files.encoded(files.picture(20, 101), "PNG")
         with pytest.raises(InvalidImage, match=r"101 x 20 px.*at most 100"):
             decode(data, ImageLimits(max_side=100))
 
-    def test_too_many_pixels(self, files: "Files") -> None:
+    def test_too_many_pixels_are_rejected(self, files: "Files") -> None:
         data = files.encoded(files.picture(20, 100), "PNG")
         with pytest.raises(InvalidImage, match=r"100 x 20 = 2000 pixels.*1999.*MAX_IMAGE_PIXELS"):
             decode(data, ImageLimits(max_pixels=1999))
         assert decode(data, ImageLimits(max_pixels=2000)).shape == (20, 100, 3)
 
-    def test_limits_beyond_what_pillow_decodes(self) -> None:
+    def test_limits_beyond_those_of_pillow_are_rejected(self) -> None:
         with pytest.raises(ValueError, match="BLEMISH_MAX_IMAGE_PIXELS"):
             ImageLimits(max_pixels=200_000_000)
 
-    def test_scans_without_end(self, files: "Files") -> None:
+    def test_excessive_jpeg_scans_are_rejected(self, files: "Files") -> None:
         data = files.encoded(files.picture(), "JPEG", progressive=True)
         assert decode(data).shape == (PX, PX, 3)
         start = data.rindex(b"\xff\xda")
@@ -105,22 +105,22 @@ class TestWhatIsRefused:
             decode(data[:start] + scan * 200 + end)
 
     @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP"])
-    def test_bomb_in_the_metadata(self, files: "Files", kind: bytes) -> None:
+    def test_bomb_in_the_metadata_is_rejected(self, files: "Files", kind: bytes) -> None:
         bomb = files.chunk(kind, b"name\0\0" + zlib.compress(b"\0" * (5 << 20)))
         with pytest.raises(InvalidImage, match="too large"):
             decode(files.png(files.picture(), 2, bomb, depth=8))
 
-    def test_many_texts(self, files: "Files") -> None:
+    def test_many_text_chunks_are_rejected(self, files: "Files") -> None:
         text = files.chunk(b"zTXt", b"name\0\0" + zlib.compress(b"x" * PngImagePlugin.MAX_TEXT_CHUNK))
         with pytest.raises(InvalidImage, match="text"):
             decode(files.png(files.picture(), 2, *[text] * 70, depth=8))
 
-    def test_samples_that_pillow_does_not_know(self, files: "Files") -> None:
+    def test_unsupported_samples_are_rejected(self, files: "Files") -> None:
         doubles = files.tiff(files.picture().astype(np.float64), "<", 2)
         with pytest.raises(InvalidImage, match="cannot be decoded"):
             decode(doubles)
 
-    def test_memory_runs_out(self, files: "Files", monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_lack_of_memory_is_reported(self, files: "Files", monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object) -> None:
             raise MemoryError
 
