@@ -180,7 +180,7 @@ def build(settings: ServerSettings) -> App:
     jobs, staff = JobStore.connect(settings.redis_url), WorkerRegistry.connect(settings.redis_url)
     qdrant = (settings.qdrant_url, settings.qdrant_grpc_port, settings.qdrant_api_key)
     index = SearchIndex.connect(*qdrant)
-    finder = Finder.connect(index, *qdrant)
+    finder = Finder.connect(*qdrant)
     policy = settings.batching(device)
     models = ModelCache(
         store,
@@ -280,7 +280,7 @@ def build(settings: ServerSettings) -> App:
         keeper=keeper,
         shadow=shadow,
         finder=finder,
-        migration=IndexMigrator(store, index, job_servicer.bring_over),
+        migration=IndexMigrator(store, index, job_servicer.create_migration_job),
         dependencies=dependencies,
         exposition=_exposition(settings.metrics_listen, monitor, held),
         preload=tuple(store.in_production()) if settings.preload else (),

@@ -123,14 +123,14 @@ def test_a_message_over_the_limit(client: Client, tile_model: str) -> None:
 
 @pytest.mark.parametrize("limit", [-1, 1001, 10_000_000])
 def test_a_senseless_number_of_hits(client: Client, tile_model: str, limit: int) -> None:
-    with pytest.raises(InvalidArgument, match="must be 1 to 1000"):
+    with pytest.raises(InvalidArgument, match="use 1 to 1000"):
         list(client.search(GOOD_IMAGES["grey"], "tile", limit=limit))
 
 
 def test_items_that_are_none(client: Client, tile_model: str) -> None:
     with pytest.raises(InvalidArgument, match="is not an item"):
         list(client.search("items/xyz", "tile"))
-    with pytest.raises(NotFound, match="has no such item"):
+    with pytest.raises(NotFound, match="is not in the index"):
         list(client.search("items/00000000-0000-0000-0000-000000000000", "tile"))
 
 

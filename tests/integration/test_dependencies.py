@@ -128,7 +128,7 @@ def test_the_server_stands_without_them_and_finds_them_when_they_come(
                 indexed(qdrant_port, tile_model)
                 found = client.search([1.0] * DIMENSIONS, "tile", 1000)
                 hits = [next(found.hits)]
-            with pytest.raises(Unavailable, match="Qdrant does not answer") as cut:
+            with pytest.raises(Unavailable, match="Qdrant does not respond") as cut:
                 hits += found
             assert cut.value.retry_after_s
             assert len({hit.item for hit in hits}) == len(hits) < 1000, "what came before stays valid"

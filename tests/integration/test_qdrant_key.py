@@ -49,7 +49,7 @@ def port() -> Iterator[int]:
 async def test_the_key_opens_it(port: int) -> None:
     where = (f"http://127.0.0.1:{port}", port, KEY)
     index = SearchIndex.connect(*where)
-    finder = Finder.connect(index, *where)
+    finder = Finder.connect(*where)
     assert index.count(VERSION) == 7
     assert await finder.search(VERSION, Query(np.ones(4, np.float32)), 5) == []
     await finder.close()
@@ -58,8 +58,8 @@ async def test_the_key_opens_it(port: int) -> None:
 async def test_without_it_the_cure_is_named(port: int) -> None:
     where = (f"http://127.0.0.1:{port}", port)
     index = SearchIndex.connect(*where)
-    finder = Finder.connect(index, *where)
-    refused = r"Qdrant refuses: Must provide an API key; check QDRANT_API_KEY"
+    finder = Finder.connect(*where)
+    refused = r"Qdrant rejected the request: Must provide an API key; check QDRANT_API_KEY"
     with pytest.raises(Unavailable, match=refused):
         index.count(VERSION)
     with pytest.raises(Unavailable, match=refused):

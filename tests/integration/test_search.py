@@ -122,7 +122,7 @@ def test_what_people_say_is_filtered_by_and_searched_by(client: Client, oil: sea
         assert not {cracks[0].item, good.item} & set(hits)
         alarmed = [hit.item for hit in client.search(cracks[0].item, "tile", 12, unlike=[good.item])]
         assert hits == alarmed, "like the confirmed one, unlike the false alarm"
-        with pytest.raises(NotFound, match="there are: hairline"):
+        with pytest.raises(NotFound, match="classes are: hairline"):
             client.search(None, "tile", labelled="dent")
         moved = {hit.item: hit.similarity for hit in client.search(oil.item, "tile", like=[cracks[0].item])}
         assert cracks[0].item not in moved
@@ -188,7 +188,7 @@ def test_precision_by_what_is_indexed(client: Client, tile_model: str) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (search_pb2.SearchRequest(), "there is no query"),
+        (search_pb2.SearchRequest(), "contains no query"),
         (search_pb2.SearchRequest(unlike=[f"items/{UUID(int=7)}"]), "unlike alone"),
         (search_pb2.SearchRequest(vector=search_pb2.Embedding(values=[1, 2, 3])), "has 3 values"),
         (search_pb2.SearchRequest(vector=search_pb2.Embedding()), "has 0 values"),
@@ -201,8 +201,8 @@ def test_precision_by_what_is_indexed(client: Client, tile_model: str) -> None:
         (search_pb2.SearchRequest(group_by="class", group_size=12, limit=1000), "12000 hits"),
         (search_pb2.SearchRequest(diversity=1.5), "diversity is 1.5"),
         (search_pb2.SearchRequest(diversity=float("nan")), "diversity is nan"),
-        (search_pb2.SearchRequest(diversity=0.5, group_by="class"), "diversity does not go"),
-        (search_pb2.SearchRequest(labelled="crack", mask=b"x"), "a mask is of an image"),
+        (search_pb2.SearchRequest(diversity=0.5, group_by="class"), "diversity cannot be combined"),
+        (search_pb2.SearchRequest(labelled="crack", mask=b"x"), "mask needs an image"),
         (search_pb2.SearchRequest(mask=b"x"), "mask: this is not"),
         (search_pb2.SearchRequest(mask=bytes((2 << 20) + 1)), "that BLEMISH_MAX_IMAGE_BYTES allows"),
         (search_pb2.SearchRequest(region=Region(left=127, width=2, height=2)), "choose one within it"),

@@ -1,24 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fields of an indexed item that a condition may name, and how each is stored."""
+"""The fields of an indexed item that a filter may name, and how each is stored."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
 
 from blemish_core.platform import names
 from blemish_core.platform.errors import InvalidRequest
 from blemish_core.platform.names import ModelRef
+from blemish_core.search.conditions import Operator
 
-Operator = Literal["=", "<", "<=", ">", ">="]
-
-# As written, and as it is in the tree: != becomes a negation, and "has" is equality with one of a list.
+# Operators as written and as stored in the tree. ``!=`` becomes a negation, and ``:`` is equality.
 _EQUALITY: dict[str, Operator] = {"=": "=", "!=": "=", ":": "="}
 _ORDER: dict[str, Operator] = _EQUALITY | {"<": "<", "<=": "<=", ">": ">", ">=": ">="}
 
 
-class Kind(Enum):
-    """What a field holds: in the words of a refusal, and the operators for it."""
+class FieldKind(Enum):
+    """The type of a field: its description in errors, and its operators."""
 
     KEYWORD = ("a text", _EQUALITY)
     KEYWORDS = ("a list of texts", {":": "="})
@@ -26,34 +24,34 @@ class Kind(Enum):
     FLAG = ("one of two values", _EQUALITY)
     TIME = ("a time", _ORDER)
 
-    def __init__(self, words: str, operators: dict[str, Operator]) -> None:
-        self.words, self.operators = words, operators
+    def __init__(self, description: str, operators: dict[str, Operator]) -> None:
+        self.description, self.operators = description, operators
 
 
 @dataclass(frozen=True)
-class Field:
-    """What a comparison may be about; its name is the caller's choice, dots included."""
+class FilterField:
+    """A field that comparisons may name. Its name may contain dots."""
 
-    kind: Kind
+    kind: FieldKind
     key: str
-    """What it is stored under."""
-    read: Callable[[str], str | bool | None] | None = None
-    """Turns a written text or flag into the stored one, None if that is nothing.
+    """Key of the payload that stores it."""
+    parse: Callable[[str], str | bool | None] | None = None
+    """Conversion of a written text or flag to the stored value; None stands for nothing stored.
 
     Raises:
-        InvalidRequest: for what cannot be stored.
+        InvalidRequest: if no item can have the value.
     """
 
 
-def one_of(meanings: Mapping[str, str | bool | None]) -> Callable[[str], str | bool | None]:
-    """Make a ``Field.read`` that knows a few words."""
+def choice(values: Mapping[str, str | bool | None]) -> Callable[[str], str | bool | None]:
+    """Return a ``FilterField.parse`` that accepts the keys of ``values``."""
 
-    def read(word: str) -> str | bool | None:
-        if word not in meanings:
-            raise InvalidRequest(f"{word!r} is none of {', '.join(meanings)}")
-        return meanings[word]
+    def parse(word: str) -> str | bool | None:
+        if word not in values:
+            raise InvalidRequest(f"{word!r} is not a valid value; use {', '.join(values)}")
+        return values[word]
 
-    return read
+    return parse
 
 
 def _dataset(word: str) -> str:
@@ -63,27 +61,27 @@ def _dataset(word: str) -> str:
 def _version(word: str) -> str:
     ref = ModelRef.parse(word)
     if ref.version is None:
-        raise InvalidRequest(f"{word!r} is not a fixed version: write models/{ref.model}/versions/N")
+        raise InvalidRequest(f"{word!r} is not a fixed version; write models/{ref.model}/versions/N")
     return str(ref)
 
 
-SEARCH_FIELDS: Mapping[str, Field] = {
-    "dataset": Field(Kind.KEYWORD, "dataset", _dataset),
-    "category": Field(Kind.KEYWORD, "category"),
-    "class": Field(Kind.KEYWORD, "class_name"),
-    "verdict": Field(Kind.FLAG, "anomalous", one_of({"NORMAL": False, "ANOMALOUS": True})),
-    "model": Field(Kind.KEYWORD, "model_version", _version),
-    "camera": Field(Kind.KEYWORD, "camera"),
-    "source": Field(Kind.KEYWORD, "source", one_of({"dataset": "dataset", "camera": "camera"})),
-    "time": Field(Kind.TIME, "time"),
-    "score": Field(Kind.NUMBER, "score"),
-    "p_value": Field(Kind.NUMBER, "p_value"),
-    "label": Field(
-        Kind.KEYWORD,
+SEARCH_FIELDS: Mapping[str, FilterField] = {
+    "dataset": FilterField(FieldKind.KEYWORD, "dataset", _dataset),
+    "category": FilterField(FieldKind.KEYWORD, "category"),
+    "class": FilterField(FieldKind.KEYWORD, "class_name"),
+    "verdict": FilterField(FieldKind.FLAG, "anomalous", choice({"NORMAL": False, "ANOMALOUS": True})),
+    "model": FilterField(FieldKind.KEYWORD, "model_version", _version),
+    "camera": FilterField(FieldKind.KEYWORD, "camera"),
+    "source": FilterField(FieldKind.KEYWORD, "source", choice({"dataset": "dataset", "camera": "camera"})),
+    "time": FilterField(FieldKind.TIME, "time"),
+    "score": FilterField(FieldKind.NUMBER, "score"),
+    "p_value": FilterField(FieldKind.NUMBER, "p_value"),
+    "label": FilterField(
+        FieldKind.KEYWORD,
         "label",
-        # What was indexed before there were labels has none stored; so has every other unlabelled item.
-        one_of({"CONFIRMED": "CONFIRMED", "FALSE_ALARM": "FALSE_ALARM", "GOOD": "GOOD", "NONE": None}),
+        # Unlabelled items store no label, including those indexed before labels existed.
+        choice({"CONFIRMED": "CONFIRMED", "FALSE_ALARM": "FALSE_ALARM", "GOOD": "GOOD", "NONE": None}),
     ),
-    "label_class": Field(Kind.KEYWORD, "label_class"),
+    "label_class": FilterField(FieldKind.KEYWORD, "label_class"),
 }
-"""What a similarity search may ask of an indexed item."""
+"""Fields of the ``where`` filter of searches and listings."""

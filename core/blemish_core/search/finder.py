@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Searches, asked from an event loop in Qdrant's own messages.
+"""Similarity searches from an event loop, in Qdrant's own messages.
 
-By way of Qdrant's client, in a thread, they took 0.4 ms longer: its interceptors, and a model of each
-message. That is of no weight beside what else is asked of an index, but a third of what blemish added to a
-search; see ``tests/benchmarks/bench_search.py``.
+Qdrant's client is synchronous here and builds a model of each message, which took a third of the time that
+blemish adds to a search (``tests/benchmarks/bench_search.py``).
 """
 
 import asyncio
@@ -11,28 +10,30 @@ import math
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import grpc.aio
 from qdrant_client import grpc as qg
-from qdrant_client.conversions.conversion import RestToGrpc
 
 from blemish_core.platform.names import ModelRef
-from blemish_core.search.failures import no_index, translated
 from blemish_core.search.item import Item
+from blemish_core.search.qdrant_errors import missing_as_not_found, translated_errors
+from blemish_core.search.qdrant_filter import compile_filter
 from blemish_core.search.query import Query, Similar
-from blemish_core.search.search_index import CHANNEL, TIMEOUT_S, SearchIndex, alias_of
+from blemish_core.search.search_index import CHANNEL_OPTIONS, TIMEOUT_S, published_alias
 
-# How many times the hits are looked at again in full precision, and at least for deep pages. Of 100,000
-# real-shaped vectors twice the hits found 98 % of the true ten, eight times 99.5 %, in the same time
-# (bench_search.py).
-_OVERSAMPLING, _LEAST_OVERSAMPLING = 8.0, 2.0
-_MOST_RESCORED = 10_000
-# Points read on the event loop, in less than a millisecond; groups may have thousands.
-_AT_ONCE = 64
+# Candidates of the quantized index per hit, compared again in full precision, and their minimum for deep
+# pages. See docs/benchmarks.md for the recall of other factors.
+_OVERSAMPLING, _MIN_OVERSAMPLING = 8.0, 2.0
+_MAX_RESCORED = 10_000
+# Points that are parsed on the event loop, which takes less than a millisecond. Groups may have thousands.
+_MAX_PARSED_INLINE = 64
+# Candidates per hit among which MMR chooses, and their minimum.
+_MMR_FACTOR, _MIN_MMR_CANDIDATES = 10, 100
 
 
 class Points(Protocol):
-    """What is asked of Qdrant's Points service."""
+    """The calls of Qdrant's Points service that searches use."""
 
     def Query(  # noqa: N802 (Qdrant's names)
         self, request: qg.QueryPoints, *, timeout: float
@@ -44,25 +45,25 @@ class Points(Protocol):
 
 
 class Finder:
-    """Searches what is published of ``index``; lives in one event loop."""
+    """Similarity searches of published indexes. It belongs to one event loop."""
 
-    def __init__(self, index: SearchIndex, points: Points, channel: grpc.aio.Channel | None = None) -> None:
-        self._index = index
+    def __init__(self, points: Points, channel: grpc.aio.Channel | None = None) -> None:
         self._points = points
         self._channel = channel
 
     @classmethod
-    def connect(cls, index: SearchIndex, url: str, grpc_port: int, api_key: str = "") -> "Finder":
-        """Prepare a connection as ``SearchIndex.connect`` does; nothing is sent before the first search."""
-        target, secure = address(url, grpc_port)
-        options, shown = [*CHANNEL.items()], [_ShowKey(api_key)] if api_key else None
+    def connect(cls, url: str, grpc_port: int, api_key: str = "") -> "Finder":
+        """Create a finder as ``SearchIndex.connect`` does; the first search opens the connection."""
+        target, secure = grpc_address(url, grpc_port)
+        options = [*CHANNEL_OPTIONS.items()]
+        interceptors = [_ApiKeyInterceptor(api_key)] if api_key else None
         if secure:
             channel = grpc.aio.secure_channel(
-                target, grpc.ssl_channel_credentials(), options, interceptors=shown
+                target, grpc.ssl_channel_credentials(), options, interceptors=interceptors
             )
         else:
-            channel = grpc.aio.insecure_channel(target, options, interceptors=shown)
-        return cls(index, qg.PointsStub(channel), channel)  # type: ignore[no-untyped-call]
+            channel = grpc.aio.insecure_channel(target, options, interceptors=interceptors)
+        return cls(qg.PointsStub(channel), channel)  # type: ignore[no-untyped-call]
 
     async def close(self) -> None:
         if self._channel is not None:
@@ -71,23 +72,21 @@ class Finder:
     async def search(
         self, version: ModelRef, query: Query, limit: int, *, offset: int = 0, timeout_s: float = TIMEOUT_S
     ) -> list[Similar]:
-        """Return the ``limit`` items most similar, best first, after leaving out the ``offset`` best.
+        """Return the ``limit`` most similar items after the first ``offset``, best first.
 
-        Grouped, ``limit`` counts groups, and there is no offset.
+        In a grouped search ``limit`` counts groups, and ``offset`` is ignored.
 
         Raises:
-            NotFound: if the version has no index, there is no such item, or nothing in the index has a
-                value that a list of the filter names.
-            InvalidRequest: if the query asks for nothing, or for what does not go together.
-            Unavailable: if Qdrant does not answer.
+            NotFound: if the version has no index, or an item of the query is not in it.
+            InvalidRequest: if the query is incomplete or contradictory.
+            Unavailable: if Qdrant does not respond.
         """
-        if query.where.wanted():
-            await asyncio.to_thread(self._index.check_known, version, query.where)
-        where, within_s = query.where.qdrant(), min(timeout_s, TIMEOUT_S)
-        terms: dict[str, Any] = {
-            "collection_name": alias_of(version),
-            "query": query.qdrant(limit),
-            "filter": RestToGrpc.convert_filter(where) if where is not None else None,
+        query.validate()
+        within_s = min(timeout_s, TIMEOUT_S)
+        arguments: dict[str, Any] = {
+            "collection_name": published_alias(version),
+            "query": _query_message(query, limit),
+            "filter": compile_filter(query.where),
             "params": qg.SearchParams(
                 exact=query.exact,
                 quantization=qg.QuantizationSearchParams(
@@ -98,20 +97,21 @@ class Finder:
             "with_payload": qg.WithPayloadSelector(enable=True),
             "timeout": max(1, math.ceil(within_s)),
         }
-        with translated(), no_index(version):
+        with translated_errors(), missing_as_not_found(version):
             if query.group_by is None:
-                found = await self._points.Query(qg.QueryPoints(offset=offset, **terms), timeout=within_s)
-                return await _read([(point, "") for point in found.result])
+                request = qg.QueryPoints(offset=offset, **arguments)
+                found = await self._points.Query(request, timeout=within_s)
+                return await _parse([(point, "") for point in found.result])
             grouped = await self._points.QueryGroups(
-                qg.QueryPointGroups(group_by=query.group_by, group_size=query.group_size, **terms),
+                qg.QueryPointGroups(group_by=query.group_by, group_size=query.group_size, **arguments),
                 timeout=within_s,
             )
-        groups = [(group.hits, str(_told(group.id))) for group in grouped.result.groups]
-        return await _read([(point, name) for hits, name in groups for point in hits])
+        groups = [(group.hits, str(_value(group.id))) for group in grouped.result.groups]
+        return await _parse([(point, name) for hits, name in groups for point in hits])
 
 
-class _ShowKey(grpc.aio.UnaryUnaryClientInterceptor):
-    """Has each call carry Qdrant's key."""
+class _ApiKeyInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
+    """An interceptor that adds Qdrant's API key to each call."""
 
     def __init__(self, api_key: str) -> None:
         self._api_key = api_key
@@ -121,39 +121,68 @@ class _ShowKey(grpc.aio.UnaryUnaryClientInterceptor):
     ) -> Any:
         call = client_call_details
         metadata = grpc.aio.Metadata(*(call.metadata or ()), ("api-key", self._api_key))
-        shown = grpc.aio.ClientCallDetails(
+        with_key = grpc.aio.ClientCallDetails(
             call.method, call.timeout, metadata, call.credentials, call.wait_for_ready
         )
-        return await continuation(shown, request)
+        return await continuation(with_key, request)
 
 
-def address(url: str, grpc_port: int) -> tuple[str, bool]:
-    """Where gRPC is spoken, and whether by TLS, as Qdrant's client reads ``url``; it may lack a scheme."""
+def grpc_address(url: str, grpc_port: int) -> tuple[str, bool]:
+    """Return the target of gRPC calls, and whether they use TLS, as Qdrant's client reads ``url``."""
     parts = urlsplit(url if "://" in url else f"//{url}")
     host = parts.hostname or "localhost"
     return f"[{host}]:{grpc_port}" if ":" in host else f"{host}:{grpc_port}", parts.scheme == "https"
 
 
 def oversampling(depth: int) -> float:
-    """How many times as many are looked at again, for the ``depth`` best in a quantized index."""
-    return max(_LEAST_OVERSAMPLING, min(_OVERSAMPLING, _MOST_RESCORED / depth))
+    """Return the candidates per hit that are compared in full precision for the best ``depth`` hits."""
+    return max(_MIN_OVERSAMPLING, min(_OVERSAMPLING, _MAX_RESCORED / depth))
 
 
-async def _read(found: Sequence[tuple[qg.ScoredPoint, str]]) -> list[Similar]:
-    """Read points and their groups; many of them beside the event loop."""
+def _query_message(query: Query, limit: int) -> qg.Query:
+    nearest = _vector_input(query)
+    if query.like or query.unlike:
+        return qg.Query(
+            recommend=qg.RecommendInput(
+                positive=[*([nearest] if nearest is not None else []), *map(_point, query.like)],
+                negative=map(_point, query.unlike),
+                strategy=qg.RecommendStrategy.AverageVector,
+            )
+        )
+    if query.diversity is None:
+        return qg.Query(nearest=nearest)
+    candidates = max(_MIN_MMR_CANDIDATES, _MMR_FACTOR * limit)
+    mmr = qg.Mmr(diversity=query.diversity, candidates_limit=candidates)
+    return qg.Query(nearest_with_mmr=qg.NearestInputWithMmr(nearest=nearest, mmr=mmr))
 
-    def read() -> list[Similar]:
+
+def _vector_input(query: Query) -> qg.VectorInput | None:
+    if query.item is not None:
+        return _point(query.item)
+    if query.vector is None:
+        return None
+    return qg.VectorInput(dense=qg.DenseVector(data=query.vector.tolist()))
+
+
+def _point(id: UUID) -> qg.VectorInput:
+    return qg.VectorInput(id=qg.PointId(uuid=str(id)))
+
+
+async def _parse(found: Sequence[tuple[qg.ScoredPoint, str]]) -> list[Similar]:
+    """Return hits from points and their groups; many are parsed in a thread."""
+
+    def parse() -> list[Similar]:
         return [_similar(point, group) for point, group in found]
 
-    return read() if len(found) <= _AT_ONCE else await asyncio.to_thread(read)
+    return parse() if len(found) <= _MAX_PARSED_INLINE else await asyncio.to_thread(parse)
 
 
 def _similar(point: qg.ScoredPoint, group: str) -> Similar:
-    payload: Mapping[str, object] = {name: _told(value) for name, value in point.payload.items()}
-    return Similar(Item.read(point.id.uuid, payload), point.score, group)
+    payload: Mapping[str, object] = {name: _value(value) for name, value in point.payload.items()}
+    return Similar(Item.from_payload(point.id.uuid, payload), point.score, group)
 
 
-def _told(value: Any) -> object:
-    """What a value, or the id of a group, is; both hold one of several, and are asked often."""
-    ((_, told),) = value.ListFields()  # half the time of WhichOneof and what that names
-    return told
+def _value(message: Any) -> object:
+    """Return the one field that is set in a value or a group's id."""
+    ((_, value),) = message.ListFields()  # twice as fast as WhichOneof and getattr
+    return value

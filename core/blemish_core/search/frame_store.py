@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames that cameras had kept: ``root/<model>/<ab>/<sha256>``, each an encoded image, by its content."""
+"""Store of the camera frames that were kept, as encoded images ``root/<model>/<ab>/<sha256>``."""
 
 import re
 import shutil
@@ -15,20 +15,20 @@ from blemish_core.platform.files import staged_file
 from blemish_core.platform.names import validate_id
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_FASTEST = 1  # of PNG's levels: a third of the time for a tenth more bytes
+_COMPRESSION_LEVEL = 1  # PNG's fastest, because frames are encoded while others wait
 
 
 class FrameStore:
-    """The kept frames below ``root``. Any number of threads and processes may read and write at once."""
+    """The kept frames of all models. Threads and processes may share its folder."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def put(self, model: str, sha256: str, data: bytes) -> None:
-        """Keep an encoded image; there already, it stays.
+        """Store an encoded image, unless it is stored already.
 
         Raises:
-            OSError: if the disk is full, or will not have it.
+            OSError: if the file cannot be written, for example because the disk is full.
         """
         file = self._file(model, sha256)
         if file.exists():
@@ -41,40 +41,42 @@ class FrameStore:
         """Return the encoded image.
 
         Raises:
-            NotFound: if it is not kept, or no longer.
+            NotFound: if the frame is not stored.
         """
         try:
             return self._file(model, sha256).read_bytes()
         except FileNotFoundError as error:
-            raise NotFound(f"the frame {sha256[:12]} of models/{model} is not kept any more") from error
+            raise NotFound(
+                f"the frame {sha256[:12]} of models/{model} is not stored; retention may have removed it"
+            ) from error
 
     def contents(self, model: str) -> list[str]:
-        """The sha256 of each frame that is kept of a model."""
+        """Return the SHA-256 digests of a model's frames, sorted."""
         folder = self._root / validate_id(model, "model")
         return sorted(file.name for file in folder.glob("??/*") if _SHA256.fullmatch(file.name))
 
     def remove(self, model: str, sha256: str) -> None:
-        """Keep it no longer; not there, nothing happens."""
+        """Remove a frame, if it is stored."""
         self._file(model, sha256).unlink(missing_ok=True)
 
     def remove_all(self, model: str) -> None:
-        """Keep no frame of a model any longer."""
+        """Remove all frames of a model."""
         shutil.rmtree(self._root / validate_id(model, "model"), ignore_errors=True)
 
     def _file(self, model: str, sha256: str) -> Path:
         if not _SHA256.fullmatch(sha256):
-            raise ValueError(f"{sha256!r} is no sha256; this is a bug")
+            raise ValueError(f"{sha256!r} is not a SHA-256 digest; this is a bug")
         return self._root / validate_id(model, "model") / sha256[:2] / sha256
 
 
-def encoded(picture: ImageInput, limits: ImageLimits) -> bytes:
-    """Return a picture as one image file: as it came, or as PNG where it came raw or a part of it is meant.
+def encode_image(image: ImageInput, limits: ImageLimits) -> bytes:
+    """Return an image as one file: unchanged if possible, as PNG if it is raw or a region of a larger one.
 
     Raises:
-        InvalidImage: if it is none.
+        InvalidImage: if the image cannot be decoded.
     """
-    if picture.layout is None and picture.region is None:
-        return picture.data
+    if image.layout is None and image.region is None:
+        return image.data
     out = BytesIO()
-    Image.fromarray(picture.pixels(limits)).save(out, "PNG", compress_level=_FASTEST)
+    Image.fromarray(image.pixels(limits)).save(out, "PNG", compress_level=_COMPRESSION_LEVEL)
     return out.getvalue()

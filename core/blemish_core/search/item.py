@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An indexed image, and the payload that its point carries."""
+"""An indexed image, and the payload of its point in Qdrant."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -12,8 +12,9 @@ from qdrant_client import models as qm
 
 from blemish_core.platform.names import ModelRef
 
-BROUGHT_BY = "brought_by"
-INDEXED = {
+JOB_KEY = "brought_by"
+"""Payload key of the job that indexed an image first."""
+PAYLOAD_SCHEMA = {
     "dataset": qm.PayloadSchemaType.KEYWORD,
     "category": qm.PayloadSchemaType.KEYWORD,
     "class_name": qm.PayloadSchemaType.KEYWORD,
@@ -22,35 +23,35 @@ INDEXED = {
     "source": qm.PayloadSchemaType.KEYWORD,
     "label": qm.PayloadSchemaType.KEYWORD,
     "label_class": qm.PayloadSchemaType.KEYWORD,
-    BROUGHT_BY: qm.PayloadSchemaType.KEYWORD,
+    JOB_KEY: qm.PayloadSchemaType.KEYWORD,
     "anomalous": qm.PayloadSchemaType.BOOL,
     "score": qm.PayloadSchemaType.FLOAT,
     "p_value": qm.PayloadSchemaType.FLOAT,
     "time": qm.PayloadSchemaType.DATETIME,
 }
-"""Created with the collection: an index made after the load is not used by HNSW (qdrant#6937)."""
+"""Payload indexes. They are created with the collection: HNSW ignores later ones (qdrant#6937)."""
 
 
 DATASET, CAMERA = "dataset", "camera"
-"""Where an item comes from, as conditions name it."""
-_UNKNOWN = datetime.fromtimestamp(0, UTC)
+"""Sources of an item, as filters name them."""
+_UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 
 
 class Label(StrEnum):
-    """What a person says of an item."""
+    """A person's judgement of an item."""
 
     NONE = ""
     CONFIRMED = "CONFIRMED"
     """A defect."""
     FALSE_ALARM = "FALSE_ALARM"
-    """Good, though the model said otherwise."""
+    """A good surface that the model scored as anomalous."""
     GOOD = "GOOD"
 
 
-KEPT = ("label", "label_class", "camera", "time")
-"""What is known of an image beyond its pixels: not lost when it is indexed again, or by another version."""
-ORIGIN = ("source", "dataset", "category", "path", "class_name")
-"""Where an image is. One of a dataset stays that when a camera sends the same."""
+INHERITED_KEYS = ("label", "label_class", "camera", "time")
+"""Payload keys that survive when an image is indexed again, or by another model version."""
+ORIGIN_KEYS = ("source", "dataset", "category", "path", "class_name")
+"""Payload keys of an image's place. An image of a dataset keeps it when a camera sends the same image."""
 
 
 @dataclass(frozen=True)
@@ -59,45 +60,45 @@ class Item:
 
     id: UUID
     sha256: str
-    """Of the encoded image."""
+    """SHA-256 digest of the encoded image, in hex."""
     score: float
     p_value: float
     anomalous: bool
     source: str = DATASET
     dataset: str = ""
-    """Empty, as category, path and class, for a frame that a camera sent."""
+    """Dataset of the image; empty for camera frames, as are category, path and class."""
     category: str = ""
     path: str = ""
-    """In the dataset: test/crack/003.png."""
+    """Path in the dataset, such as test/crack/003.png."""
     class_name: str = ""
-    """As its folder says."""
+    """Class that the image's folder names."""
     camera: str = ""
-    """That took it, if it said so."""
+    """Camera that took the image, if known."""
     time: datetime = field(default_factory=lambda: datetime.now(UTC))
-    """When it was taken, else when it was first indexed."""
+    """Time at which the image was taken, or else first indexed."""
     model_version: str = ""
     label: Label = Label.NONE
     label_class: str = ""
-    """The defect, where a person confirmed one."""
+    """Kind of a confirmed defect."""
 
-    def payload(self) -> dict[str, object]:
-        """Return what its point carries; what is empty is left out, as Qdrant's "is empty" wants it."""
-        told = {name: getattr(self, name) for name in _TOLD}
-        told |= {"label": str(self.label), "time": self.time.isoformat()}
-        return {name: value for name, value in told.items() if value != ""}
+    def to_payload(self) -> dict[str, object]:
+        """Return the payload of the item's point, without empty values so that "is empty" filters work."""
+        payload = {name: getattr(self, name) for name in _PAYLOAD_FIELDS}
+        payload |= {"label": str(self.label), "time": self.time.isoformat()}
+        return {name: value for name, value in payload.items() if value != ""}
 
     @classmethod
-    def read(cls, id: object, payload: Mapping[str, object]) -> "Item":
-        """Return what ``payload`` wrote; points from before a field have its default."""
-        known: dict[str, Any] = {name: value for name, value in payload.items() if name in _TOLD}
+    def from_payload(cls, id: object, payload: Mapping[str, object]) -> "Item":
+        """Return the item of a point; fields newer than the point have their defaults."""
+        known: dict[str, Any] = {name: value for name, value in payload.items() if name in _PAYLOAD_FIELDS}
         known["label"] = Label(known.get("label", ""))
-        known["time"] = datetime.fromisoformat(known["time"]) if "time" in known else _UNKNOWN
+        known["time"] = datetime.fromisoformat(known["time"]) if "time" in known else _UNKNOWN_TIME
         return cls(id=UUID(str(id)), **known)
 
 
-_TOLD = frozenset(each.name for each in fields(Item) if each.name != "id")
+_PAYLOAD_FIELDS = frozenset(each.name for each in fields(Item) if each.name != "id")
 
 
 def item_id(version: ModelRef, sha256: str) -> UUID:
-    """The id of an image's point in the index of ``version``."""
+    """Return the id of an image's point in the index of ``version``."""
     return uuid5(NAMESPACE_URL, f"blemish:{version}:{sha256}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images of indexed items: in their dataset, or among the kept frames."""
+"""Access to the images of indexed items."""
 
 from blemish_core.datasets import DatasetStore
 from blemish_core.platform.names import ModelRef
@@ -8,6 +8,8 @@ from blemish_core.search.item import CAMERA, Item
 
 
 class ItemImages:
+    """The images of indexed items, stored in their dataset or among the kept frames."""
+
     def __init__(self, datasets: DatasetStore, frames: FrameStore) -> None:
         self._datasets = datasets
         self._frames = frames
@@ -16,8 +18,8 @@ class ItemImages:
         """Return the encoded image of an item in the index of ``version``.
 
         Raises:
-            NotFound: if it is gone.
-            Corrupt: if it is not what was stored.
+            NotFound: if the image was removed.
+            Corrupt: if the stored bytes are damaged.
         """
         if item.source == CAMERA:
             return self._frames.read(version.model, item.sha256)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Qdrant, one collection a model version.
+"""Storage of embeddings in Qdrant: one collection per model version.
 
-A collection is searched through an alias that the first complete embed job sets, so nobody sees a half-made
-index. Another alias, the model's, says which version's index answers where a query names no version: that
-in production, or the one before for as long as the new one's lacks a dataset, or kept frames, that the old
-one's has.
+Searches use a collection's published alias, which the first complete embed job sets, so that nothing finds
+a half-filled index. Another alias, of the model, names the index that serves searches without a version. It
+stays at the previous version until the index of the new one has all of its datasets and kept frames.
 
-A point's id follows from the model version and the image's content: the same image again is the same point.
+A point's id is derived from the model version and the image's content, so an image has one point in each
+index.
 """
 
 import re
@@ -22,57 +22,63 @@ from qdrant_client import models as qm
 
 from blemish_core.platform.errors import NotFound
 from blemish_core.platform.names import ModelRef
-from blemish_core.search.failures import no_index, translated
+from blemish_core.search.conditions import ANY_ITEM, And, Condition, Not, equals, one_of
 from blemish_core.search.item import (
-    BROUGHT_BY,
     CAMERA,
     DATASET,
-    INDEXED,
-    KEPT,
-    ORIGIN,
+    INHERITED_KEYS,
+    JOB_KEY,
+    ORIGIN_KEYS,
+    PAYLOAD_SCHEMA,
     Item,
     Label,
     item_id,
 )
-from blemish_core.search.query import Filter, Vector, any_of
+from blemish_core.search.qdrant_errors import missing_as_not_found, translated_errors
+from blemish_core.search.qdrant_filter import compile_filter
+from blemish_core.search.query import Vector
 
-MOST_HITS = 1000
-"""Of one search."""
-DEEPEST = 10_000
-"""Hits down the ranking that pages lead to: each is ranked again for every page below it."""
-MOST_RANKED = DEEPEST + MOST_HITS
-"""Hits of one search, whether they are left out, returned, or spread over groups."""
+MAX_HITS = 1000
+"""Maximum number of hits of one search."""
+MAX_OFFSET = 10_000
+"""Rank of the deepest page. Every page ranks all hits above it again."""
+MAX_RANKED = MAX_OFFSET + MAX_HITS
+"""Maximum number of hits that one search ranks, whether skipped, returned or grouped."""
 TIMEOUT_S = 10
-"""Of one call to Qdrant."""
-CHANNEL = {
+"""Maximum time of one call to Qdrant."""
+CHANNEL_OPTIONS = {
     "grpc.max_receive_message_length": 64 << 20,
-    # Find a Qdrant that comes back within a second, not within two minutes.
+    # Notice within a second that Qdrant is back. The default is two minutes.
     "grpc.max_reconnect_backoff_ms": 1000,
 }
-"""How calls to Qdrant go out."""
-_NAMED = 20  # values listed in a refusal
-_MOST_LABELLED = 32  # examples of a class that are searched by
+"""gRPC options of connections to Qdrant."""
+UNLABELLED_FRAMES: Condition = And(
+    (equals("source", CAMERA), Not(one_of("label", (label for label in Label if label))))
+)
+"""Condition of the camera frames that retention may remove."""
+_MAX_LISTED = 20  # values listed in an error
+_MAX_EXAMPLES = 32  # labelled examples of one search
 _STRICT = qm.StrictModeConfig(
     enabled=True,
-    max_query_limit=MOST_RANKED,
+    max_query_limit=MAX_RANKED,
     unindexed_filtering_retrieve=False,
     unindexed_filtering_update=False,
 )
-# A quarter of the memory; what is lost is found again in full precision, see ``oversampling``.
+# Takes a quarter of the memory. Searches compare the best candidates again in full precision.
 _QUANTIZED = qm.ScalarQuantization(
     scalar=qm.ScalarQuantizationConfig(type=qm.ScalarType.INT8, always_ram=True)
 )
 
 
 class SearchIndex:
-    """Reads and writes the indexes of all model versions. Safe to share between threads."""
+    """The indexes of all model versions. Threads may share it."""
 
     def __init__(self, client: QdrantClient) -> None:
         self._client = client
 
     @classmethod
     def connect(cls, url: str, grpc_port: int, api_key: str = "") -> "SearchIndex":
-        """Prepare a connection; nothing is sent before the first call. A key if Qdrant asks for one."""
+        """Create an index whose first call opens the connection."""
         parts = urlsplit(url)
         client = QdrantClient(
             url=url,
@@ -81,22 +87,22 @@ class SearchIndex:
             prefer_grpc=True,
             api_key=api_key or None,
             timeout=TIMEOUT_S,
-            check_compatibility=False,  # would probe over REST, which the embedded one has not
-            grpc_options=dict(CHANNEL),  # it writes into it
+            check_compatibility=False,  # uses REST, which the embedded Qdrant does not offer
+            grpc_options=dict(CHANNEL_OPTIONS),  # a copy, because the client adds to it
         )
         return cls(client)
 
     def ping(self) -> None:
-        """Raise Unavailable unless Qdrant answers."""
-        with translated():
+        """Raise Unavailable unless Qdrant responds."""
+        with translated_errors():
             self._client.info()
 
-    # Collections
+    # Collections and aliases
 
     def prepare(self, version: ModelRef, dimensions: int) -> bool:
-        """Make the version's collection; False if it is there already."""
+        """Create the version's collection; return False if it exists already."""
         name = _collection(version)
-        with translated():
+        with translated_errors():
             if self._client.collection_exists(name):
                 return False
             self._client.create_collection(
@@ -105,121 +111,119 @@ class SearchIndex:
                 quantization_config=_QUANTIZED,
                 strict_mode_config=_STRICT,
             )
-            for field, schema in INDEXED.items():
+            for field, schema in PAYLOAD_SCHEMA.items():
                 self._client.create_payload_index(name, field, schema, wait=True)
         return True
 
     def drop(self, version: ModelRef) -> None:
-        """Remove the version's index, if there is one."""
-        with translated():
+        """Remove the version's index, if it has one."""
+        with translated_errors():
             self._client.delete_collection(_collection(version))
 
     def publish(self, version: ModelRef) -> None:
-        """Let searches see the version's collection."""
-        create = qm.CreateAlias(collection_name=_collection(version), alias_name=alias_of(version))
-        with translated():
-            self._client.update_collection_aliases([qm.CreateAliasOperation(create_alias=create)])
+        """Make the version's collection visible to searches."""
+        self._set_alias(published_alias(version), version)
 
     def mark_frames(self, version: ModelRef) -> None:
-        """Note that the version's collection has all frames that were kept of the model before."""
-        create = qm.CreateAlias(collection_name=_collection(version), alias_name=_frames_alias(version))
-        with translated():
-            self._client.update_collection_aliases([qm.CreateAliasOperation(create_alias=create)])
+        """Record that the version's collection contains all frames kept with earlier versions."""
+        self._set_alias(_frames_alias(version), version)
 
-    def lacks_frames(self, version: ModelRef, before: ModelRef) -> bool:
-        """Whether frames were kept by ``before`` that were never brought over to ``version``."""
-        with translated():
-            names = {alias.alias_name for alias in self._client.get_aliases().aliases}
-        if _frames_alias(version) in names:
-            return False
-        return self.count(before, qm.Filter(must=[any_of("source", [CAMERA])])) > 0
-
-    def is_published(self, version: ModelRef) -> bool:
-        """Whether searches see an index of the version."""
-        return version in self.published()
-
-    def advance(self, production: ModelRef) -> bool:
-        """Have the version in production answer for its model; False if its index is not complete yet.
-
-        It is once it lacks no dataset that the one before has, and none of its kept frames.
-        """
-        if production not in self.published():
-            return False
-        before = self.serving_version(production.model)
-        if before is not None and before != production:
-            missing = set(self.datasets(before)) - set(self.datasets(production))
-            if missing or self.lacks_frames(production, before):
-                return False
-        alias = _models_alias(production.model)
-        change: list[qm.AliasOperations] = []
-        if before is not None:
-            change.append(qm.DeleteAliasOperation(delete_alias=qm.DeleteAlias(alias_name=alias)))
-        made = qm.CreateAlias(collection_name=_collection(production), alias_name=alias)
-        change.append(qm.CreateAliasOperation(create_alias=made))
-        with translated():
-            self._client.update_collection_aliases(change)  # in one step: no search falls between
-        return True
-
-    def serving(self, ref: ModelRef, version: ModelRef) -> ModelRef:
-        """The version whose index answers for ``ref``, which means ``version`` now.
-
-        A fixed version answers for itself; a model is answered for by the one before until the index of its
-        new version lacks nothing.
-        """
-        if ref.version is not None:
-            return version
-        before = self.serving_version(version.model)
-        return version if before in (None, version) or self.advance(version) else before
+    def set_serving_version(self, version: ModelRef) -> None:
+        """Let the version's index serve searches by the model's name."""
+        alias = _serving_alias(version.model)
+        if self.serving_version(version.model) is None:
+            self._set_alias(alias, version)
+            return
+        # Both operations take effect at once, so that no search falls between them.
+        delete = qm.DeleteAliasOperation(delete_alias=qm.DeleteAlias(alias_name=alias))
+        with translated_errors():
+            self._client.update_collection_aliases([delete, _alias_operation(alias, version)])
 
     def serving_version(self, model: str) -> ModelRef | None:
-        """The version whose index answers for ``model``; None before there was one in production."""
-        with translated():
+        """Return the version whose index serves searches by the model's name, None if none does yet."""
+        with translated_errors():
             for alias in self._client.get_aliases().aliases:
-                if alias.alias_name == _models_alias(model):
+                if alias.alias_name == _serving_alias(model):
                     return _version(alias.collection_name)
         return None
 
+    def resolve(self, ref: ModelRef, version: ModelRef) -> ModelRef:
+        """Return the version whose index serves searches of ``ref``.
+
+        Args:
+            ref: a model or a fixed version.
+            version: the version that ``ref`` means in the model store.
+        """
+        if ref.version is not None:
+            return version
+        return self.serving_version(version.model) or version
+
+    def is_published(self, version: ModelRef) -> bool:
+        """Return whether searches see an index of the version."""
+        return version in self.published()
+
     def published(self) -> list[ModelRef]:
-        """The versions, of any model, whose indexes searches see."""
-        with translated():
+        """Return the versions of all models whose indexes searches see."""
+        with translated_errors():
             aliases = self._client.get_aliases().aliases
         versions = {alias.alias_name: _version(alias.collection_name) for alias in aliases}
-        return [version for name, version in versions.items() if version and name == alias_of(version)]
+        return [
+            version for name, version in versions.items() if version and name == published_alias(version)
+        ]
 
     def versions(self) -> list[ModelRef]:
-        """The versions, of any model, that have an index, whether searches see it or not."""
-        with translated():
+        """Return the versions of all models that have an index, published or not."""
+        with translated_errors():
             names = [each.name for each in self._client.get_collections().collections]
         return [version for version in map(_version, names) if version is not None]
 
-    # Points
+    def lacks_frames(self, version: ModelRef, before: ModelRef) -> bool:
+        """Return whether ``before`` has kept frames that were not indexed by ``version``."""
+        with translated_errors():
+            names = {alias.alias_name for alias in self._client.get_aliases().aliases}
+        if _frames_alias(version) in names:
+            return False
+        return self.count(before, equals("source", CAMERA)) > 0
+
+    def _set_alias(self, alias: str, version: ModelRef) -> None:
+        with translated_errors():
+            self._client.update_collection_aliases([_alias_operation(alias, version)])
+
+    # Writing
 
     def put(self, version: ModelRef, items: Sequence[Item], vectors: Vector, job: str = "") -> None:
-        """Write items and their embeddings (len(items), dimensions); there already, they are replaced.
+        """Write items and their embeddings; existing points are replaced.
 
-        What is known of an image beyond its pixels stays: its label, when and by which camera it was taken,
-        and the ``job`` that brought it first, for ``discard``. Images new to this version take it from the
-        index that answers for the model.
+        An existing point keeps its label, its camera, its time and the job that created it. A new point
+        inherits them from the index that serves the model.
+
+        Args:
+            version: version of the index.
+            items: items to write.
+            vectors: their embeddings, of shape (len(items), dimensions).
+            job: id of the job that writes, for ``discard``.
 
         Raises:
-            NotFound: if the version's index is gone.
+            NotFound: if the version's index was removed.
         """
         if not items:
             return
         if not np.isfinite(vectors).all():
-            raise ValueError(f"{version} gave an embedding that is not finite; this is a bug")
+            raise ValueError(f"an embedding by {version} is not finite; this is a bug")
         name, ids = _collection(version), [str(item.id) for item in items]
         new = dict(zip(ids, items, strict=True))
-        with translated(), no_index(version):
-            there = self._client.retrieve(name, ids, with_payload=[*KEPT, *ORIGIN, BROUGHT_BY])
-            kept = {str(point.id): _kept(point.payload or {}, new[str(point.id)]) for point in there}
+        with translated_errors(), missing_as_not_found(version):
+            existing = self._client.retrieve(
+                name, ids, with_payload=[*INHERITED_KEYS, *ORIGIN_KEYS, JOB_KEY]
+            )
+            kept = {str(point.id): _kept(point.payload or {}, new[str(point.id)]) for point in existing}
             kept |= self._inherited(version, [item for item in items if str(item.id) not in kept])
             points = [
                 qm.PointStruct(
                     id=id,
                     vector=vector.tolist(),
-                    payload=replace(item, model_version=str(version)).payload()
-                    | {BROUGHT_BY: job}
+                    payload=replace(item, model_version=str(version)).to_payload()
+                    | {JOB_KEY: job}
                     | kept.get(id, {}),
                 )
                 for id, item, vector in zip(ids, items, vectors, strict=True)
@@ -227,200 +231,221 @@ class SearchIndex:
             self._client.upsert(name, points, wait=True)
 
     def _inherited(self, version: ModelRef, new: Sequence[Item]) -> dict[str, dict[str, Any]]:
-        """What the index that answers for the model knows of items, by their ids in this one."""
+        """Return what new items inherit from the serving index, by their ids in this one."""
         before = self.serving_version(version.model) if new else None
         if before is None or before == version:
             return {}
         ids = {str(item_id(before, item.sha256)): str(item.id) for item in new}
-        there = self._client.retrieve(_collection(before), list(ids), with_payload=list(KEPT))
-        return {ids[str(point.id)]: point.payload or {} for point in there}
+        existing = self._client.retrieve(_collection(before), list(ids), with_payload=list(INHERITED_KEYS))
+        return {ids[str(point.id)]: point.payload or {} for point in existing}
 
     def label(self, version: ModelRef, ids: Sequence[UUID], label: Label, label_class: str) -> None:
-        """Write down what a person says of items.
+        """Set or clear the label of items.
 
         Raises:
             NotFound: if the version has no index.
         """
         points: list[Any] = [str(id) for id in ids]
-        said = {"label": str(label), "label_class": label_class}
-        known = {name: text for name, text in said.items() if text}
-        empty = [name for name, text in said.items() if not text]
-        with translated(), no_index(version):
-            if known:
-                self._client.set_payload(alias_of(version), known, points=points, wait=True)
+        payload = {"label": str(label), "label_class": label_class}
+        filled = {name: text for name, text in payload.items() if text}
+        empty = [name for name, text in payload.items() if not text]
+        with translated_errors(), missing_as_not_found(version):
+            if filled:
+                self._client.set_payload(published_alias(version), filled, points=points, wait=True)
             if empty:
-                self._client.delete_payload(alias_of(version), empty, points=points, wait=True)
+                self._client.delete_payload(published_alias(version), empty, points=points, wait=True)
 
     def discard(self, version: ModelRef, job: str) -> None:
-        """Take out the points that ``job`` brought; with the last one goes an index that nobody can see."""
+        """Remove the points that ``job`` created, and with the last one an unpublished collection."""
         name = _collection(version)
-        mine = qm.Filter(must=[any_of(BROUGHT_BY, [job])])
-        with translated():
+        with translated_errors():
             if not self._client.collection_exists(name):
                 return
-            self._client.delete(name, qm.FilterSelector(filter=mine), wait=True)
+            self._delete(version, equals(JOB_KEY, job))
             if not self._client.get_collection_aliases(name).aliases and not self._client.count(name).count:
                 self._client.delete_collection(name)
 
     def remove(self, version: ModelRef, ids: Sequence[UUID]) -> None:
-        """Take items out, as far as they are there."""
-        with translated():
+        """Remove items; missing ones are ignored."""
+        with translated_errors():
             if ids and self._client.collection_exists(_collection(version)):
                 points = qm.PointIdsList(points=[str(id) for id in ids])
                 self._client.delete(_collection(version), points, wait=True)
 
     def remove_dataset(self, version: ModelRef, dataset: str) -> None:
-        """Take out all images of a dataset."""
-        of_it = qm.Filter(must=[any_of("dataset", [dataset])])
-        with translated():
-            self._client.delete(_collection(version), qm.FilterSelector(filter=of_it), wait=True)
+        """Remove all images of a dataset."""
+        with translated_errors():
+            self._delete(version, equals("dataset", dataset))
 
     def remove_images(self, version: ModelRef, dataset: str, images: Mapping[str, str]) -> None:
-        """Take out images of a dataset, given as the sha256 of what is under each path.
+        """Remove images of a dataset, given as SHA-256 digests by path.
 
-        An item that stands for the same content elsewhere stays.
+        An item that represents the same content under another path or dataset stays.
         """
         ids = [str(item_id(version, sha256)) for sha256 in images.values()]
-        with translated():
-            there = self._client.retrieve(_collection(version), ids, with_payload=["dataset", "path"])
-        payloads = {UUID(str(point.id)): point.payload or {} for point in there}
-        mine = [
+        with translated_errors():
+            existing = self._client.retrieve(_collection(version), ids, with_payload=["dataset", "path"])
+        payloads = {UUID(str(point.id)): point.payload or {} for point in existing}
+        matching = [
             id
             for id, payload in payloads.items()
             if payload.get("dataset") == dataset and payload.get("path") in images
         ]
-        self.remove(version, mine)
+        self.remove(version, matching)
+
+    def _delete(self, version: ModelRef, where: Condition) -> None:
+        selected = compile_filter(where)
+        assert selected is not None, "an empty filter would select every point"
+        self._client.delete(_collection(version), selected, wait=True)
 
     # Reading
 
-    def count(self, version: ModelRef, where: qm.Filter | None = None) -> int:
-        """Points in the published index that fit.
+    def count(self, version: ModelRef, where: Condition = ANY_ITEM) -> int:
+        """Return the exact number of items in the published index that fit.
 
         Raises:
-            NotFound: if the version has none.
+            NotFound: if the version has no published index.
         """
-        with translated(), no_index(version):
-            return int(self._client.count(alias_of(version), count_filter=where, exact=True).count)
+        with translated_errors(), missing_as_not_found(version):
+            found = self._client.count(
+                published_alias(version), count_filter=compile_filter(where), exact=True
+            )
+            return int(found.count)
+
+    def check_published(self, version: ModelRef) -> None:
+        """Reject a version without a published index.
+
+        Raises:
+            NotFound: if the version has no published index.
+        """
+        with translated_errors(), missing_as_not_found(version):
+            self._client.get_collection(published_alias(version))
 
     def datasets(self, version: ModelRef) -> list[str]:
-        """The datasets that have images in the published index.
+        """Return the datasets with images in the published index.
 
         Raises:
-            NotFound: if the version has none.
+            NotFound: if the version has no published index.
         """
-        return list(self._values(version, "dataset", limit=10_000))
+        return self._values(version, "dataset", limit=10_000)
 
     def item(self, version: ModelRef, id: UUID) -> Item:
-        """Read one item.
+        """Return one item.
 
         Raises:
-            NotFound: if the version has no index, or there is no such item.
+            NotFound: if the version has no index, or the index has no such item.
         """
-        with translated(), no_index(version):
-            found = self._client.retrieve(alias_of(version), [str(id)], with_payload=True)
+        with translated_errors(), missing_as_not_found(version):
+            found = self._client.retrieve(published_alias(version), [str(id)], with_payload=True)
         if not found:
-            raise NotFound(f"the index of {version} has no item {id}")
-        return Item.read(found[0].id, found[0].payload or {})
+            raise NotFound(f"the index of {version} has no item {id}; search again")
+        return Item.from_payload(found[0].id, found[0].payload or {})
 
     def items(
-        self, version: ModelRef, where: qm.Filter | None, size: int, after: UUID | None = None
+        self, version: ModelRef, where: Condition, size: int, after: UUID | None = None
     ) -> tuple[list[Item], UUID | None]:
-        """Items that fit, by id, at most ``size``; and where the next page begins, None at the end.
+        """Return a page of items that fit, by id, and the id that begins the next page, None at the end.
 
         Raises:
             NotFound: if the version has no index.
         """
-        with translated(), no_index(version):
+        with translated_errors(), missing_as_not_found(version):
             page, following = self._client.scroll(
-                alias_of(version),
-                scroll_filter=where,
+                published_alias(version),
+                scroll_filter=compile_filter(where),
                 limit=size,
                 offset=str(after) if after else None,
                 with_payload=True,
             )
-        found = [Item.read(point.id, point.payload or {}) for point in page]
+        found = [Item.from_payload(point.id, point.payload or {}) for point in page]
         return found, UUID(str(following)) if following is not None else None
 
-    def oldest(self, version: ModelRef, where: qm.Filter, size: int) -> list[Item]:
-        """Items that fit, the longest ago first, at most ``size``."""
-        with translated(), no_index(version):
+    def oldest(self, version: ModelRef, where: Condition, size: int) -> list[Item]:
+        """Return at most ``size`` items that fit, oldest first."""
+        with translated_errors(), missing_as_not_found(version):
             page, _ = self._client.scroll(
-                alias_of(version),
-                scroll_filter=where,
+                published_alias(version),
+                scroll_filter=compile_filter(where),
                 limit=size,
                 order_by=qm.OrderBy(key="time", direction=qm.Direction.ASC),
                 with_payload=True,
             )
-        return [Item.read(point.id, point.payload or {}) for point in page]
+        return [Item.from_payload(point.id, point.payload or {}) for point in page]
 
-    def labelled(self, version: ModelRef, label_class: str) -> tuple[list[UUID], list[UUID]]:
-        """Examples of a defect, as people labelled them: those confirmed, and false alarms.
+    def labelled_examples(self, version: ModelRef, label_class: str) -> tuple[list[UUID], list[UUID]]:
+        """Return items that people confirmed as a kind of defect, and items labelled as false alarms.
 
         Raises:
-            NotFound: if the version has no index, or nothing in it is confirmed to be of the class.
+            NotFound: if the version has no index, or no confirmed item of the class.
         """
-        confirmed = qm.Filter(
-            must=[any_of("label", [Label.CONFIRMED]), any_of("label_class", [label_class])]
-        )
-        alarms = qm.Filter(must=[any_of("label", [Label.FALSE_ALARM])])
-        like, _ = self.items(version, confirmed, _MOST_LABELLED)
-        if not like:
-            known = self._values(version, "label_class", _NAMED)
+        confirmed = And((equals("label", str(Label.CONFIRMED)), equals("label_class", label_class)))
+        positive, _ = self.items(version, confirmed, _MAX_EXAMPLES)
+        if not positive:
+            known = filter(None, self._values(version, "label_class", _MAX_LISTED))
             raise NotFound(
-                f"no item in the index of {version} is labelled as a confirmed {label_class!r}; there are: "
-                + (", ".join(sorted(filter(None, known))) or "none; label some with `blemish label`")
+                f"the index of {version} has no confirmed item of class {label_class!r}; the classes are: "
+                + (", ".join(sorted(known)) or "none, label some with `blemish label`")
             )
-        unlike, _ = self.items(version, alarms, _MOST_LABELLED)
-        return [item.id for item in like], [item.id for item in unlike]
+        negative, _ = self.items(version, equals("label", str(Label.FALSE_ALARM)), _MAX_EXAMPLES)
+        return [item.id for item in positive], [item.id for item in negative]
 
     def dimensions(self, version: ModelRef) -> int:
-        """Length of the published index's embeddings.
+        """Return the length of the published index's embeddings.
 
         Raises:
-            NotFound: if the version has none.
+            NotFound: if the version has no published index.
         """
-        with translated(), no_index(version):
-            vectors = self._client.get_collection(alias_of(version)).config.params.vectors
+        with translated_errors(), missing_as_not_found(version):
+            vectors = self._client.get_collection(published_alias(version)).config.params.vectors
         assert isinstance(vectors, qm.VectorParams)
         return int(vectors.size)
 
-    def check_known(self, version: ModelRef, where: Filter) -> None:
-        """Refuse a filter's value that no item has: silence would look like "nothing is similar".
+    def check_values_exist(self, version: ModelRef, values: Mapping[str, Sequence[str]]) -> None:
+        """Reject a value that no item has: an empty result would look as if nothing were similar.
+
+        Args:
+            version: version of the index.
+            values: values by the key of the keyword field.
 
         Raises:
-            NotFound: naming it, and what there is.
+            NotFound: if no item has one of the values, or the version has no index.
         """
-        for field, values in where.wanted().items():
-            for value in values:
-                if self.count(version, qm.Filter(must=[any_of(field, [value])])):
-                    continue
-                known = self._values(version, field, _NAMED)
+        for field, wanted in values.items():
+            existing = self._values(version, field, len(wanted), one_of(field, wanted))
+            if missing := [value for value in wanted if value not in existing]:
+                known = ", ".join(sorted(self._values(version, field, _MAX_LISTED)))
                 raise NotFound(
-                    f"no image in the index of {version} has {field} {value!r}; there are: "
-                    + ", ".join(sorted(known))
+                    f"no image in the index of {version} has {field} {missing[0]!r}; there are: {known}"
                 )
 
-    def _values(self, version: ModelRef, field: str, limit: int) -> Mapping[str, int]:
-        """The values of a keyword and how many points have each."""
-        with translated(), no_index(version):
-            hits = self._client.facet(alias_of(version), field, limit=limit).hits
-        return {str(hit.value): int(hit.count) for hit in hits}
+    def _values(self, version: ModelRef, field: str, limit: int, where: Condition = ANY_ITEM) -> list[str]:
+        """Return values of a keyword field, the most frequent first."""
+        with translated_errors(), missing_as_not_found(version):
+            hits = self._client.facet(
+                published_alias(version), field, facet_filter=compile_filter(where), limit=limit, exact=True
+            ).hits
+        return [str(hit.value) for hit in hits]
 
 
 def _kept(before: Mapping[str, Any], new: Item) -> dict[str, Any]:
-    """What stays of a point's payload when its image is written again."""
-    known = [*KEPT, BROUGHT_BY]
+    """Return the part of a point's payload that stays when its image is indexed again."""
+    keys = [*INHERITED_KEYS, JOB_KEY]
     if new.source == CAMERA and before.get("source") == DATASET:
-        known += ORIGIN
-    return {name: before[name] for name in known if name in before}
+        keys += ORIGIN_KEYS
+    return {name: before[name] for name in keys if name in before}
+
+
+def _alias_operation(alias: str, version: ModelRef) -> qm.CreateAliasOperation:
+    create = qm.CreateAlias(collection_name=_collection(version), alias_name=alias)
+    return qm.CreateAliasOperation(create_alias=create)
 
 
 def _collection(version: ModelRef) -> str:
     return f"blemish.{version.model}.{version.version}"
 
 
-def alias_of(version: ModelRef) -> str:
-    """By which the version's collection is searched, once it is published."""
+def published_alias(version: ModelRef) -> str:
+    """Return the alias by which the version's collection is searched once it is published."""
     return f"{_collection(version)}.published"
 
 
@@ -428,11 +453,11 @@ def _frames_alias(version: ModelRef) -> str:
     return f"{_collection(version)}.frames"
 
 
-def _models_alias(model: str) -> str:
+def _serving_alias(model: str) -> str:
     return f"blemish.{model}.production"
 
 
 def _version(collection: str) -> ModelRef | None:
-    """The version whose collection that is; None if it is none of ours."""
+    """Return the version whose collection has this name, None if the collection is not blemish's."""
     match = re.fullmatch(r"blemish\.(.+)\.(\d+)", collection)
     return ModelRef(match[1], int(match[2])) if match else None

@@ -15,16 +15,15 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import structlog
-from qdrant_client import models as qm
 
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.image_input import ImageInput
 from blemish_core.platform.errors import BlemishError, InvalidImage, Unavailable
 from blemish_core.platform.names import ModelRef
-from blemish_core.search.frame_store import FrameStore, encoded
-from blemish_core.search.item import CAMERA, Item, Label, item_id
-from blemish_core.search.query import Vector, any_of
-from blemish_core.search.search_index import SearchIndex
+from blemish_core.search.frame_store import FrameStore, encode_image
+from blemish_core.search.item import CAMERA, Item, item_id
+from blemish_core.search.query import Vector
+from blemish_core.search.search_index import UNLABELLED_FRAMES, SearchIndex
 from blemish_server.scoring.scorer import Inspected
 from blemish_server.scoring.waiting import either
 
@@ -174,7 +173,7 @@ class FrameRecorder:
                 continue
             for one in of_it:
                 try:
-                    data = encoded(one.picture, self._limits)
+                    data = encode_image(one.picture, self._limits)
                 except InvalidImage:  # it was scored, so this does not happen
                     continue
                 sha256 = hashlib.sha256(data).hexdigest()
@@ -206,13 +205,11 @@ class FrameRecorder:
         self._prepared.add(version)
 
     def _sweep(self, version: ModelRef) -> None:
-        said = [str(label) for label in Label if label]
-        kept = qm.Filter(must=[any_of("source", [CAMERA])], must_not=[any_of("label", said)])
-        too_many = self._index.count(version, kept) - self._retention.frames
+        too_many = self._index.count(version, UNLABELLED_FRAMES) - self._retention.frames
         before = datetime.now(UTC) - timedelta(days=self._retention.days)
         removed = 0
         while True:
-            oldest = self._index.oldest(version, kept, _SWEPT_AT_ONCE)
+            oldest = self._index.oldest(version, UNLABELLED_FRAMES, _SWEPT_AT_ONCE)
             gone = [item for number, item in enumerate(oldest) if number < too_many or item.time < before]
             self._index.remove(version, [item.id for item in gone])
             for item in gone:

@@ -23,7 +23,7 @@ from blemish_core.models.bundle import Manifest
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import BlemishError, TooLarge
 from blemish_core.platform.names import ModelRef, item_name
-from blemish_core.search.frame_store import encoded
+from blemish_core.search.frame_store import encode_image
 from blemish_core.search.item import item_id
 from blemish_server.scoring.batcher import Patience, Priority
 from blemish_server.scoring.frame_recorder import FrameRecorder
@@ -198,7 +198,7 @@ class Shadow:
         """Keep an image on which the two disagree, and tell of it."""
         item = ""
         if self._keeper.offer(picture, one.done, one.camera, taken):
-            data = await asyncio.to_thread(encoded, picture, self._limits)
+            data = await asyncio.to_thread(encode_image, picture, self._limits)
             item = item_name(item_id(comparison.production, hashlib.sha256(data).hexdigest()))
         told = Disagreement(
             taken,

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search by region, and migration of indexes to new versions."""
+"""Search by region, migration of indexes to new model versions, and a cache of lookups."""

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings a model's index over to the version that was promoted, as jobs; searches move when it is whole.
+"""Migration of a model's index to the version that was promoted.
 
-Whoever promoted it and where, what is seen is the outcome: a version in production that another one's index
-answers for. For each dataset that its index lacks, and for the frames that were kept, an embedding job is
-accepted, under a request id that follows from version and dataset, so that servers that see the same make
-one job.
+Until the index of the new version is complete, the one of the previous version serves searches. An
+embedding job is created for each missing dataset, and for the kept frames. Its request id is derived from
+version and dataset, so that several servers create one job.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import structlog
 
@@ -18,65 +17,77 @@ from blemish_core.platform.errors import BlemishError, Unavailable
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.search_index import SearchIndex
 
-_EVERY_S = 2.0
-_FRAMES = "(kept frames)"  # no dataset is called so
+_INTERVAL_S = 2.0
+_FRAMES = "(kept frames)"  # not a valid dataset id
 
 log = structlog.get_logger(__name__)
 
-Accept = Callable[[EmbedSpec, str], object]
-"""Has a job made of a spec, under a request id."""
+CreateJob = Callable[[EmbedSpec, str], object]
+"""Creates a job from a spec and a request id."""
 
 
 class IndexMigrator:
-    def __init__(self, models: ModelStore, index: SearchIndex, accept: Accept) -> None:
+    """The one part of the server that decides which index serves the searches of a model."""
+
+    def __init__(self, models: ModelStore, index: SearchIndex, create_job: CreateJob) -> None:
         self._models = models
         self._index = index
-        self._accept = accept
-        self._asked: set[tuple[ModelRef, str]] = set()
+        self._create_job = create_job
+        self._requested: set[tuple[ModelRef, str]] = set()
 
     async def run(self) -> None:
-        """Look every two seconds, until cancelled."""
+        """Check every two seconds, until cancelled."""
         while True:
-            await asyncio.sleep(_EVERY_S)
+            await asyncio.sleep(_INTERVAL_S)
             try:
-                await asyncio.to_thread(self.look)
+                await asyncio.to_thread(self.check)
             except Unavailable:
-                continue  # health tells of it
+                continue  # the health service reports it
             except Exception:
-                log.exception("migration failed; this is a bug")
+                log.exception("index migration failed; this is a bug")
 
-    def look(self) -> None:
-        """Do what is to be done now.
+    def check(self) -> None:
+        """Advance the migration of every model in production.
 
         Raises:
-            Unavailable: if Qdrant or Redis does not answer.
+            Unavailable: if Qdrant or Redis does not respond.
         """
         for version in self._models.in_production():
             before = self._index.serving_version(version.model)
             if before == version:
                 continue
-            if self._index.advance(version):
-                log.info("searches moved", model=version.model, to=str(version), before=str(before or ""))
-            elif before is not None:
-                self._bring_over(version, before)
+            is_published = self._index.is_published(version)
+            missing = dict(self._missing(version, before, is_published)) if before is not None else {}
+            for content, spec in missing.items():
+                self._request(version, content, spec)
+            if is_published and not missing:
+                self._index.set_serving_version(version)
+                log.info(
+                    "serving index changed", model=version.model, to=str(version), before=str(before or "")
+                )
 
-    def _bring_over(self, version: ModelRef, before: ModelRef) -> None:
-        there = self._index.datasets(version) if self._index.is_published(version) else []
-        for dataset in set(self._index.datasets(before)) - set(there):
-            self._ask(version, dataset, EmbedSpec(model=str(version), dataset=dataset))
+    def _missing(
+        self, version: ModelRef, before: ModelRef, is_published: bool
+    ) -> Iterator[tuple[str, EmbedSpec]]:
+        """Yield what the index of ``before`` has and that of ``version`` lacks, with the job to add it."""
+        indexed = self._index.datasets(version) if is_published else []
+        for dataset in set(self._index.datasets(before)) - set(indexed):
+            yield dataset, EmbedSpec(model=str(version), dataset=dataset)
         if self._index.lacks_frames(version, before):
-            self._ask(version, _FRAMES, EmbedSpec(model=str(version), kept_frames=True))
+            yield _FRAMES, EmbedSpec(model=str(version), kept_frames=True)
 
-    def _ask(self, version: ModelRef, what: str, spec: EmbedSpec) -> None:
-        if (version, what) in self._asked:
+    def _request(self, version: ModelRef, content: str, spec: EmbedSpec) -> None:
+        if (version, content) in self._requested:
             return
-        self._asked.add((version, what))
+        self._requested.add((version, content))
         try:
-            self._accept(spec, f"migrate {version} {what}")
+            self._create_job(spec, f"migrate {version} {content}")
         except Unavailable:
-            self._asked.discard((version, what))
+            self._requested.discard((version, content))
             raise
-        except BlemishError as error:  # the dataset is gone, for example
-            log.warning("not brought over", model=str(version), what=what, reason=str(error))
+        except BlemishError as error:  # for example because the dataset was removed
+            log.warning(
+                "index migration job rejected", model=str(version), content=content, reason=str(error)
+            )
         else:
-            log.info("index is being brought over", model=str(version), what=what)
+            log.info("index migration job created", model=str(version), content=content)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search by a part of an image: the index's candidates are looked at patch by patch and ranked again.
+"""Search by a region of an image: candidates of the index are compared patch by patch and ranked again.
 
-An index has one vector an image, of what is worst in it. Candidates come from there; where they show the
-spot, and how alike it is, takes a forward pass of each. A few are under way at once, among the images that
-others have scored: never so many that those would wait long. The best come first, so that a deadline which
-leaves no time for all of them leaves the best.
+The index has one vector per image, which describes its most anomalous region. Candidates come from there.
+Finding the region in them takes a forward pass of each. Few run at once, in the same queue as other images,
+so that scoring does not wait long. The best candidates come first: a deadline cuts off the others.
 """
 
 import asyncio
@@ -29,24 +28,25 @@ from blemish_core.search.query import Similar
 from blemish_server.scoring.batcher import Patience
 from blemish_server.scoring.scorer import Inspected, Scorer, Terms
 
-MOST_HITS = 100
-_CANDIDATES, _FEWEST_CANDIDATES = 3, 40  # for each hit; in all
-_AT_ONCE = 4
-# Of the time that is left when looking begins; the rest is for sending what was found.
-_LOOKING = 0.9
+MAX_LOCATED_HITS = 100
+_CANDIDATES_PER_HIT, _MIN_CANDIDATES = 3, 40
+_CONCURRENCY = 4
+# Share of the remaining time for comparisons. The rest is for sending the hits.
+_COMPARING = 0.9
 
-Part = Callable[[tuple[int, int]], NDArray[np.bool_]]
-"""From the shape of an image to the mask of what is meant in it; InvalidRequest if that does not fit."""
+RegionMask = Callable[[tuple[int, int]], NDArray[np.bool_]]
+"""Returns a region's mask from the (height, width) of its image, or raises InvalidRequest if it misfits."""
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A hit, and where its image shows the spot; None if the image is gone, or was not looked at."""
+class LocatedHit:
+    """A hit, and the place of the region in its image."""
 
     similar: Similar
     match: RegionMatch | None
+    """The place; None if the image is missing or was not compared."""
     shape: tuple[int, int] = (0, 0)
-    """(H, W) of the image, px."""
+    """(height, width) of the image, in pixels."""
 
     @property
     def item(self) -> Item:
@@ -54,104 +54,110 @@ class Placed:
 
     @property
     def rank(self) -> float:
+        """Sum of the similarities of the whole image and of the region."""
         return self.similar.similarity + (self.match.similarity if self.match else 0.0)
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Hits, those with a match first, and of each kind the best first."""
+    """Ranked hits: those with a match first, and the best of either kind first."""
 
-    placed: list[Placed]
+    hits: list[LocatedHit]
     unseen: int
-    """How many there was no time to look at."""
+    """Number of candidates that the deadline left out."""
 
 
 def candidates(limit: int) -> int:
-    """How many images are looked at for so many hits."""
-    return max(_FEWEST_CANDIDATES, _CANDIDATES * limit)
+    """Return the number of images to compare for ``limit`` hits."""
+    return max(_MIN_CANDIDATES, _CANDIDATES_PER_HIT * limit)
 
 
-class Spots:
-    def __init__(self, inspector: Scorer, images: ItemImages) -> None:
-        self._inspector = inspector
+class RegionSearch:
+    """Finds a region of one image in other images."""
+
+    def __init__(self, scorer: Scorer, images: ItemImages) -> None:
+        self._scorer = scorer
         self._images = images
 
-    async def find(
-        self, picture: ImageInput, part: Part, version: ModelRef, terms: Terms
+    async def describe(
+        self, image: ImageInput, mask: RegionMask, version: ModelRef, options: Terms
     ) -> tuple[Inspected, RegionQuery]:
-        """Say what is in a part of a picture, and of all of it what ``Scorer.inspect`` says.
+        """Inspect an image and return what its region looks like.
 
         Raises:
-            InvalidRequest: if the part does not fit the picture.
-            as ``Scorer.inspect`` does.
+            InvalidRequest: if the region does not fit the image.
+            BlemishError: as ``Scorer.inspect`` does.
         """
-        done = await self._inspector.inspect(picture, version, replace(terms, closely=True))
+        inspection = await self._scorer.inspect(image, version, replace(options, closely=True))
 
-        def described() -> RegionQuery:
-            return regions.describe_region(_look(done), part(done.shape), _threshold(done))
+        def describe() -> RegionQuery:
+            return regions.describe_region(
+                _patches(inspection), mask(inspection.shape), _threshold(inspection)
+            )
 
-        return done, await asyncio.to_thread(described)  # a mask is an image to decode
+        # In a thread, because a mask is an image to decode.
+        return inspection, await asyncio.to_thread(describe)
 
-    async def ranked(
-        self, sought: RegionQuery, among: Sequence[Similar], version: ModelRef, terms: Terms
+    async def rank(
+        self, query: RegionQuery, among: Sequence[Similar], version: ModelRef, options: Terms
     ) -> Ranking:
-        """Look for a spot in the images of hits, as many as there is time for.
+        """Find a region in the images of hits, in as many as the deadline allows.
 
         Args:
-            sought: what is looked for.
+            query: the region to find.
             among: hits, best first.
-            version: whose they are.
-            terms: how each image waits; of the time until its deadline a tenth is left over.
+            version: model version that scores the images.
+            options: how each image is queued. A tenth of the time until the deadline is left over.
 
         Raises:
-            DeadlineExceeded: if there was no time for a single one.
-            Overloaded: if too many bytes of images wait already.
+            DeadlineExceeded: if there was no time for a single image.
+            Overloaded: if too many bytes of images are in progress.
         """
-        terms = replace(terms, closely=True, patience=Patience.ENDLESS)
-        seen: dict[UUID, Placed] = {}
-        following = iter(among)
+        options = replace(options, closely=True, patience=Patience.ENDLESS)
+        compared: dict[UUID, LocatedHit] = {}
+        remaining = iter(among)
 
-        async def look() -> None:
-            with suppress(DeadlineExceeded):  # as the door has it, which knows who else waits
-                for similar in following:
-                    seen[similar.item.id] = await self._placed(sought, similar, version, terms)
+        async def compare() -> None:
+            with suppress(DeadlineExceeded):  # admission rejects what could not finish in time
+                for similar in remaining:
+                    compared[similar.item.id] = await self._locate(query, similar, version, options)
 
         try:
-            async with asyncio.timeout(_LOOKING * (terms.deadline - time.monotonic())):
+            async with asyncio.timeout(_COMPARING * (options.deadline - time.monotonic())):
                 async with asyncio.TaskGroup() as group:
-                    for _ in range(_AT_ONCE):
-                        group.create_task(look())
+                    for _ in range(_CONCURRENCY):
+                        group.create_task(compare())
         except TimeoutError:
             pass
         except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None  # the first; it ended the others
-        if among and not seen:
+            raise failures.exceptions[0] from None  # the first failure cancelled the other tasks
+        if among and not compared:
             raise DeadlineExceeded(
-                f"there was no time to look at any of {len(among)} images that may show it; allow more time"
+                f"no time to compare any of {len(among)} candidate images; allow more time"
             )
-        placed = [seen.get(similar.item.id, Placed(similar, None)) for similar in among]
-        placed.sort(key=lambda one: (one.match is not None, one.rank), reverse=True)
-        return Ranking(placed, len(among) - len(seen))
+        hits = [compared.get(similar.item.id, LocatedHit(similar, None)) for similar in among]
+        hits.sort(key=lambda hit: (hit.match is not None, hit.rank), reverse=True)
+        return Ranking(hits, len(among) - len(compared))
 
-    async def _placed(
-        self, sought: RegionQuery, similar: Similar, version: ModelRef, terms: Terms
-    ) -> Placed:
+    async def _locate(
+        self, query: RegionQuery, similar: Similar, version: ModelRef, options: Terms
+    ) -> LocatedHit:
         try:
             data = await asyncio.to_thread(self._images.read, version, similar.item)
-            done = await self._inspector.inspect(ImageInput(data), version, terms)
+            inspection = await self._scorer.inspect(ImageInput(data), version, options)
         except (NotFound, Corrupt, InvalidRequest):
-            return Placed(similar, None)  # gone or replaced; the hit is still one
-        found = await asyncio.to_thread(
-            regions.locate_region, _look(done), done.shape, sought, _threshold(done)
+            return LocatedHit(similar, None)  # the image was removed or replaced; the hit remains
+        match = await asyncio.to_thread(
+            regions.locate_region, _patches(inspection), inspection.shape, query, _threshold(inspection)
         )
-        return Placed(similar, found, done.shape)
+        return LocatedHit(similar, match, inspection.shape)
 
 
-def _look(done: Inspected) -> PatchFeatures:
-    if done.look is None:
-        raise RuntimeError("asked to look closely, the model did not; this is a bug")
-    return done.look
+def _patches(inspection: Inspected) -> PatchFeatures:
+    if inspection.look is None:
+        raise RuntimeError("the model returned no patch features; this is a bug")
+    return inspection.look
 
 
-def _threshold(done: Inspected) -> float:
-    return done.calibration.calibration.pixel_threshold
+def _threshold(inspection: Inspected) -> float:
+    return inspection.calibration.calibration.pixel_threshold

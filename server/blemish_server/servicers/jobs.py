@@ -64,8 +64,8 @@ class JobServicer(JobServiceServicer):
         job = await asyncio.to_thread(self._accept, spec, request.request_id, priority, limits)
         return pb.CreateJobResponse(job=job_to_proto(job))
 
-    def bring_over(self, spec: EmbedSpec, request_id: str) -> Job:
-        """Accept an embedding that nobody waits for."""
+    def create_migration_job(self, spec: EmbedSpec, request_id: str) -> Job:
+        """Create a job of low priority that adds to the index of a promoted version."""
         return self._accept(spec, request_id, JobPriority.LOW, Limits())
 
     def _accept(self, spec: Spec, request_id: str, priority: JobPriority, limits: Limits) -> Job:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from qdrant_client import QdrantClient
 from tests.core.models.test_store import publish
+from tests.support.qdrant_twin import in_memory_qdrant
 
 from blemish_core.datasets import DatasetStore
 from blemish_core.imaging.decode import ImageLimits
@@ -19,6 +19,7 @@ from blemish_core.jobs.removal import Removal
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import FailedPrecondition, NotFound, Unavailable
 from blemish_core.platform.names import ModelRef
+from blemish_core.search.conditions import ANY_ITEM
 from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.item import CAMERA, Item, item_id
 from blemish_core.search.search_index import SearchIndex
@@ -35,7 +36,7 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         self.datasets = DatasetStore(folder / "datasets", ImageLimits())
         self.models = ModelStore(folder / "models")
-        self.index = SearchIndex(QdrantClient(":memory:"))
+        self.index = SearchIndex(in_memory_qdrant())
         self.frames = FrameStore(folder / "frames")
         self.jobs: list[Job] = []
         jobs: Any = self
@@ -52,7 +53,7 @@ class Rig:
                 self.embed(version, dataset)
             self.index.publish(version)
         self.models.promote(TWO)
-        assert self.index.advance(TWO)
+        self.index.set_serving_version(TWO)
         self.frames.put("m", FRAME, b"frame")
 
     def unfinished(self) -> list[Job]:
@@ -72,7 +73,7 @@ class Rig:
         self.index.put(version, items, np.ones((len(items), 4), np.float32))
 
     def indexed(self, version: ModelRef) -> list[str]:
-        items, _ = self.index.items(version, None, 100)
+        items, _ = self.index.items(version, ANY_ITEM, 100)
         return sorted(f"{item.dataset} {item.path[-5]}" for item in items)
 
 
@@ -199,7 +200,7 @@ def test_a_version_whose_index_answers_until_the_next_one_is_full_stays(rig: Rig
     for dataset in ("tile", "grid"):
         rig.embed(three, dataset)
     rig.index.publish(three)
-    assert rig.index.advance(three)
+    rig.index.set_serving_version(three)
     rig.removal.version(TWO)
     assert rig.models.numbers("m") == [3, 1]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conditions: what they mean, how others are refused, and that Qdrant understands what is meant."""
+"""The filter language: parsing, rejection of malformed filters, and evaluation by Qdrant."""
 
 import operator
 import os
@@ -9,46 +9,48 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any as Anything
+from typing import Any
 
 import pytest
 from qdrant_client import QdrantClient, grpc
 from qdrant_client import models as qm
-from qdrant_client.conversions.conversion import RestToGrpc
+from tests.support.qdrant_twin import in_memory_qdrant
 
 from blemish_core.platform.errors import InvalidRequest
-from blemish_core.search.fields import SEARCH_FIELDS, Field, Kind, Operator
-from blemish_core.search.filter_language import (
-    MAX_CHARACTERS,
-    MAX_COMPARISONS,
-    MAX_DEPTH,
+from blemish_core.search.conditions import (
+    ANY_ITEM,
     And,
     Comparison,
     Condition,
     Not,
+    Operator,
     Or,
     Value,
-    parse,
+    all_of,
+    any_of,
+    one_of,
 )
-from blemish_core.search.qdrant_filter import to_filter
+from blemish_core.search.fields import SEARCH_FIELDS, FieldKind, FilterField
+from blemish_core.search.filter_language import MAX_CHARACTERS, MAX_COMPARISONS, MAX_DEPTH, parse
+from blemish_core.search.qdrant_filter import compile_filter
 
 FIELDS = dict(SEARCH_FIELDS) | {
-    "tags": Field(Kind.KEYWORDS, "tags"),
-    "done": Field(Kind.FLAG, "done"),
-    "place.line": Field(Kind.KEYWORD, "place_line"),
+    "tags": FilterField(FieldKind.KEYWORDS, "tags"),
+    "done": FilterField(FieldKind.FLAG, "done"),
+    "place.line": FilterField(FieldKind.KEYWORD, "place_line"),
 }
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
-def read(text: str) -> Condition:
+def parsed(text: str) -> Condition:
     return parse(text, FIELDS)
 
 
-def refusal(text: str) -> str:
-    with pytest.raises(InvalidRequest) as refused:
-        read(text)
-    assert refused.value.field == "where"
-    return str(refused.value)
+def rejection(text: str) -> str:
+    with pytest.raises(InvalidRequest) as rejected:
+        parsed(text)
+    assert rejected.value.field == "where"
+    return str(rejected.value)
 
 
 def is_(key: str, value: Value | None, operator: Operator = "=") -> Comparison:
@@ -61,8 +63,8 @@ CRACK, OIL, HIGH = is_("class_name", "crack"), is_("class_name", "oil"), is_("sc
 @pytest.mark.parametrize(
     ("text", "condition"),
     [
-        ("", And()),
-        (" \n\t ", And()),
+        ("", ANY_ITEM),
+        (" \n\t ", ANY_ITEM),
         ("class = crack", CRACK),
         ("class=crack", CRACK),
         (" ( ( class : 'crack' ) ) ", CRACK),
@@ -75,21 +77,21 @@ CRACK, OIL, HIGH = is_("class_name", "crack"), is_("class_name", "oil"), is_("sc
         ("class = crack score > 0.8", And((CRACK, HIGH))),
         ("(class = crack)(score > 0.8)", And((CRACK, HIGH))),
         ("class = crack OR class = oil", Or((CRACK, OIL))),
-        # OR first, as in the AIP.
+        # OR binds tighter than AND, as in the AIP.
         ("score > 0.8 AND class = crack OR class = oil", And((HIGH, Or((CRACK, OIL))))),
         ("class = crack OR class = oil score > 0.8", And((Or((CRACK, OIL)), HIGH))),
         ("(score > 0.8 AND class = crack) OR class = oil", Or((And((HIGH, CRACK)), OIL))),
-        # NOT before OR.
+        # NOT binds tighter than OR.
         ("NOT class = crack OR class = oil", Or((Not(CRACK), OIL))),
         ("NOT (class = crack OR class = oil)", Not(Or((CRACK, OIL)))),
         ("-(class = crack score > 0.8)", Not(And((CRACK, HIGH)))),
-        # Parentheses that change nothing leave no trace.
+        # Redundant parentheses leave no trace.
         ("(class = crack AND class = oil) score > 0.8", And((CRACK, OIL, HIGH))),
         ("class = crack OR (class = oil OR score > 0.8)", Or((CRACK, OIL, HIGH))),
     ],
 )
-def test_what_a_condition_means(text: str, condition: Condition) -> None:
-    assert read(text) == condition
+def test_filter_text_is_parsed_to_a_tree(text: str, condition: Condition) -> None:
+    assert parsed(text) == condition
 
 
 @pytest.mark.parametrize(
@@ -129,8 +131,8 @@ def test_what_a_condition_means(text: str, condition: Condition) -> None:
         ("time = 2026-01-31t12:00:00.25z", is_("time", NOON + timedelta(seconds=0.25))),
     ],
 )
-def test_values_are_read_as_they_are_stored(text: str, comparison: Comparison) -> None:
-    assert read(text) == comparison
+def test_values_are_parsed_to_stored_ones(text: str, comparison: Comparison) -> None:
+    assert parsed(text) == comparison
 
 
 @pytest.mark.parametrize(
@@ -143,113 +145,117 @@ def test_values_are_read_as_they_are_stored(text: str, comparison: Comparison) -
         ("- class = crack", 2, "expected a field, not ' '"),
         ("'class' = crack", 1, "expected a field, not \"'class'\""),
         ("()", 2, "expected a field, not ')'"),
-        ("class = a and class = b", 11, "not 'and': the keyword is AND"),
-        ("class = a || class = b", 11, "not '||': the keyword is OR"),
-        ("(class = a", 1, "this '(' is not closed: add ')'"),
-        ("class = a) class = b", 10, "this ')' closes nothing: take it out"),
-        ("class = 'a", 9, "this text is not closed: add '"),
-        ("class = 'a\\", 9, "this text is not closed: add '"),
-        (r"class = 'C:\data'", 12, "write a backslash twice"),
-        ("class", 6, "expected an operator, not the end: class is a text, compared with = != :"),
+        ("class = a and class = b", 11, "not 'and'; the keyword is AND"),
+        ("class = a || class = b", 11, "not '||'; the keyword is OR"),
+        ("(class = a", 1, "this '(' is not closed; add ')'"),
+        ("class = a) class = b", 10, "this ')' has no '('; remove it"),
+        ("class = 'a", 9, "this text is not closed; add '"),
+        ("class = 'a\\", 9, "this text is not closed; add '"),
+        (r"class = 'C:\data'", 12, "unknown escape"),
+        ("class", 6, "expected an operator, not the end; class is a text, compared with = != :"),
         ("class(crack)", 6, "expected an operator, not '('"),
         ("class ~ crack", 7, "expected an operator, not '~'"),
         ("class = ", 9, "expected a value, not the end"),
-        ("class == a", 8, "expected a value, not '=': one '=' is enough"),
-        ("class = (a OR b)", 9, "not '(': write class again for each value, joined by OR"),
-        ("class = AND score > 1", 9, "expected a value, not AND: put it in quotes if you mean the text"),
+        ("class == a", 8, "expected a value, not '='; write a single '='"),
+        ("class = (a OR b)", 9, "not '('; repeat class for each value, joined by OR"),
+        ("class = AND score > 1", 9, "expected a value, not AND; put it in quotes to use it as a text"),
         ("class = a=b", 10, "expected a space after the value, not '='"),
         ("class = 'it's'", 13, "expected a space after the value, not 's'"),
-        ("class = cr*", 9, r"wildcards are not supported: write the whole value, or '\*' in quotes"),
+        ("class = cr*", 9, r"wildcards are not supported; write the whole value, or '\*' in quotes"),
         ("class = '*ck'", 9, "wildcards are not supported"),
         ("class : *", 9, "wildcards are not supported"),
         (
             "klass = a",
             1,
-            "there is no field 'klass': did you mean class? There are dataset, category, class,",
+            "there is no field 'klass'; did you mean class? The fields are dataset, category, class,",
         ),
-        ("crack", 1, "there is no field 'crack': "),
-        ("place = 4", 1, "there is no field 'place': "),
-        ("xyz = 1", 1, "there is no field 'xyz': there are dataset, category, class, verdict, model, "),
-        ("class < a", 7, "class has no <: class is a text, compared with = != :"),
-        ("verdict >= NORMAL", 9, "verdict has no >=: verdict is one of two values, compared with = != :"),
-        ("tags = wet", 6, "tags has no =: tags is a list of texts, compared with :"),
-        ("score > high", 9, "score takes a finite number without quotes, such as 0.5 or -1e3"),
-        ("score > '1'", 9, "score takes a finite number without quotes"),
-        ("score > NaN", 9, "score takes a finite number"),
-        ("score > -inf", 9, "score takes a finite number"),
-        ("score > 1e999", 9, "score takes a finite number"),
-        ("score > 1_0", 9, "score takes a finite number"),
-        ("score > \u0663", 9, "score takes a finite number"),
-        ("done = yes", 8, "done takes true or false, without quotes"),
-        ("done = 'true'", 8, "done takes true or false, without quotes"),
-        ("verdict = BAD", 11, "verdict: 'BAD' is none of NORMAL, ANOMALOUS"),
-        ("label = good", 9, "label: 'good' is none of CONFIRMED, FALSE_ALARM, GOOD, NONE"),
+        ("crack", 1, "there is no field 'crack'; "),
+        ("place = 4", 1, "there is no field 'place'; "),
+        ("xyz = 1", 1, "there is no field 'xyz'; use one of dataset, category, class, verdict, model, "),
+        ("class < a", 7, "class has no operator <; class is a text, compared with = != :"),
+        (
+            "verdict >= NORMAL",
+            9,
+            "verdict has no operator >=; verdict is one of two values, compared with = != :",
+        ),
+        ("tags = wet", 6, "tags has no operator =; tags is a list of texts, compared with :"),
+        ("score > high", 9, "score is a number; write it without quotes, such as 0.5 or -1e3"),
+        ("score > '1'", 9, "score is a number; write it without quotes"),
+        ("score > NaN", 9, "score is a number"),
+        ("score > -inf", 9, "score is a number"),
+        ("score > 1e999", 9, "score is a number"),
+        ("score > 1_0", 9, "score is a number"),
+        ("score > \u0663", 9, "score is a number"),
+        ("done = yes", 8, "done is a flag; write true or false, without quotes"),
+        ("done = 'true'", 8, "done is a flag; write true or false, without quotes"),
+        ("verdict = BAD", 11, "verdict: 'BAD' is not a valid value; use NORMAL, ANOMALOUS"),
+        ("label = good", 9, "label: 'good' is not a valid value; use CONFIRMED, FALSE_ALARM, GOOD, NONE"),
         ("dataset = datasets/../etc", 11, "dataset: 'datasets/../etc' is not a name in datasets/"),
         ("model = models/tile", 9, "write models/tile/versions/N"),
         (
             "time > yesterday",
             8,
-            "time takes a time of RFC 3339, with its zone, such as 2026-01-31T08:00:00Z",
+            "time is a time; write it as in RFC 3339, with its zone, such as 2026-01-31T08:00:00Z",
         ),
-        ("time > 2026-01-31", 8, "time takes a time of RFC 3339"),
+        ("time > 2026-01-31", 8, "time is a time; write it as in RFC 3339"),
         ("time > 2026-01-31T12:00:00", 8, "with its zone"),
-        ("time > 2026-02-30T12:00:00Z", 8, "time takes a time of RFC 3339"),
-        ("time > 0001-01-01T00:00:00+01:00", 8, "time takes a time of RFC 3339"),
+        ("time > 2026-02-30T12:00:00Z", 8, "time is a time; write it as in RFC 3339"),
+        ("time > 0001-01-01T00:00:00+01:00", 8, "time is a time; write it as in RFC 3339"),
     ],
 )
-def test_a_refusal_says_where_and_what_to_write(text: str, column: int, message: str) -> None:
-    first, excerpt, caret = refusal(text).split("\n")
+def test_rejection_names_the_column_and_a_remedy(text: str, column: int, message: str) -> None:
+    first, excerpt, caret = rejection(text).split("\n")
     assert first.startswith(f"column {column}: ")
     assert message in first
     assert excerpt == f"  {text}"
     assert caret == " " * (column + 1) + "^"
 
 
-def test_a_refusal_shows_a_part_of_a_long_filter_and_keeps_the_caret_in_place() -> None:
+def test_rejection_of_long_filter_shows_an_excerpt_around_the_caret() -> None:
     text = "class = a\nOR " * 20 + "clas = b" + " OR class = 'c'" * 20
-    _, excerpt, caret = refusal(text).split("\n")
+    _, excerpt, caret = rejection(text).split("\n")
     assert excerpt.startswith("  …") and excerpt.endswith("…")
     assert excerpt[caret.index("^") :].startswith("clas = b")
 
 
-def test_refusals_are_small_enough_for_a_header() -> None:
+def test_rejections_fit_into_a_header() -> None:
     for text in (
         "x" * 4000 + " = 1",
         "dataset = " + "X" * 4000,
         "class = a" + "'" * 4000,
         "class ^" + "^" * 4000,
     ):
-        assert len(refusal(text)) < 500
+        assert len(rejection(text)) < 500
 
 
-def test_limits_are_kept() -> None:
-    assert len(read(" OR ".join(["class = a"] * MAX_COMPARISONS)).parts) == MAX_COMPARISONS  # type: ignore[union-attr]
-    assert f"more than {MAX_COMPARISONS} comparisons" in refusal(
+def test_filters_over_a_limit_are_rejected() -> None:
+    assert len(parsed(" OR ".join(["class = a"] * MAX_COMPARISONS)).operands) == MAX_COMPARISONS  # type: ignore[union-attr]
+    assert f"more than {MAX_COMPARISONS} comparisons" in rejection(
         " ".join(["class=a"] * (MAX_COMPARISONS + 1))
     )
-    assert read("class = crack" + " " * (MAX_CHARACTERS - 13)) == CRACK
-    assert f"has {MAX_CHARACTERS + 1} characters, {MAX_CHARACTERS} at most" in refusal(
+    assert parsed("class = crack" + " " * (MAX_CHARACTERS - 13)) == CRACK
+    assert f"has {MAX_CHARACTERS + 1} characters; shorten it to {MAX_CHARACTERS}" in rejection(
         " " * (MAX_CHARACTERS + 1)
     )
-    assert read("(" * MAX_DEPTH + "class = crack" + ")" * MAX_DEPTH) == CRACK
-    assert f"more than {MAX_DEPTH} parentheses inside each other" in refusal("(" * (MAX_DEPTH + 1))
-    assert "characters" in refusal("(" * 100_000)
+    assert parsed("(" * MAX_DEPTH + "class = crack" + ")" * MAX_DEPTH) == CRACK
+    assert f"nested more than {MAX_DEPTH} deep" in rejection("(" * (MAX_DEPTH + 1))
+    assert "characters" in rejection("(" * 100_000)
 
 
 def nested(levels: int) -> str:
-    """A tree of so many levels, in about half as many parentheses."""
+    """Return a filter whose tree has this many levels, with about half as many parentheses."""
     text = "class = crack"
     for level in range(levels):
         text = f"{text} score > 0.8" if level % 2 else f"class = oil OR ({text})"
     return text
 
 
-def test_the_deepest_condition_still_fits_into_a_message() -> None:
-    deepest = to_filter(read(nested(MAX_DEPTH)))
+def test_deepest_filter_fits_into_a_protobuf_message() -> None:
+    deepest = compile_filter(parsed(nested(MAX_DEPTH)))
     assert deepest is not None
-    request = grpc.QueryPoints(filter=RestToGrpc.convert_filter(deepest))
+    request = grpc.QueryPoints(filter=deepest)
     assert grpc.QueryPoints.FromString(request.SerializeToString()) == request
-    assert f"alternate over more than {MAX_DEPTH} levels" in refusal(nested(MAX_DEPTH + 1))
+    assert f"alternate over more than {MAX_DEPTH} levels" in rejection(nested(MAX_DEPTH + 1))
 
 
 @pytest.mark.parametrize(
@@ -261,9 +267,9 @@ def test_the_deepest_condition_still_fits_into_a_message() -> None:
         " " * 4000 + "&",
     ],
 )
-def test_nothing_takes_long(text: str) -> None:
+def test_parsing_takes_linear_time(text: str) -> None:
     start = time.perf_counter()
-    refusal(text)
+    rejection(text)
     assert time.perf_counter() - start < 0.5
 
 
@@ -274,7 +280,7 @@ def rng() -> random.Random:
     return random.Random(seed)
 
 
-def test_whatever_is_written_is_read_or_refused(rng: random.Random) -> None:
+def test_random_text_is_parsed_or_rejected(rng: random.Random) -> None:
     pieces = [
         *FIELDS,
         *"()-.:=<>!,*'\"\\ \n\0\xa0é😀",
@@ -290,23 +296,23 @@ def test_whatever_is_written_is_read_or_refused(rng: random.Random) -> None:
         "nan",
     ]
     pieces += ["true", "GOOD", "datasets/x", "models/x/versions/1", "2026-01-31T12:00:00Z", "class = a "]
-    read_well = 0
+    accepted = 0
     for _ in range(20_000):
         text = "".join(rng.choices(pieces, k=rng.randrange(1, 20)))
         try:
-            to_filter(read(text))
-            read_well += 1
-        except InvalidRequest as refused:
-            assert re.match(r"column \d+: .+\n  .*\n +\^$", str(refused)), repr(text)
+            compile_filter(parsed(text))
+            accepted += 1
+        except InvalidRequest as rejected:
+            assert re.match(r"column \d+: .+\n  .*\n +\^$", str(rejected)), repr(text)
     for _ in range(2_000):
         text = "".join(chr(rng.randrange(rng.choice((128, 0x3000)))) for _ in range(rng.randrange(40)))
         with suppress(InvalidRequest):
-            read(text)
-    assert read_well > 20
+            parsed(text)
+    assert accepted > 20
 
 
 MOMENTS = [NOON + timedelta(hours=hour) for hour in range(5)]
-STORED: dict[str, tuple[str, list[Anything]]] = {
+STORED: dict[str, tuple[str, list[Any]]] = {
     "dataset": ("dataset", ["tile", "grid"]),
     "class": (
         "class_name",
@@ -336,7 +342,7 @@ def random_condition(rng: random.Random, depth: int = 3, within: type | None = N
 
 
 def written(condition: Condition, rng: random.Random) -> str:
-    """One of the many texts that mean the condition."""
+    """Return one of the many texts that are parsed to a condition."""
     space = rng.choice(("", " ", "  "))
     match condition:
         case Comparison(key, operator, value):
@@ -393,18 +399,18 @@ def written_value(key: str, value: Value | None, rng: random.Random) -> str:
     return quote + escaped + quote
 
 
-def test_what_is_written_is_read_back(rng: random.Random) -> None:
+def test_written_tree_is_parsed_back(rng: random.Random) -> None:
     for _ in range(1_000):
         condition = random_condition(rng)
         text = written(condition, rng)
-        assert read(text) == condition, text
+        assert parsed(text) == condition, text
 
 
 ORDER = {"=": operator.eq, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
-def holds(condition: Condition, payload: dict[str, Anything]) -> bool:
-    """The plain meaning, to hold Qdrant to."""
+def holds(condition: Condition, payload: dict[str, Any]) -> bool:
+    """Return whether a payload fits, by the definition of the tree."""
     match condition:
         case And(parts):
             return all(holds(part, payload) for part in parts)
@@ -422,14 +428,14 @@ def holds(condition: Condition, payload: dict[str, Anything]) -> bool:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[QdrantClient]:
-    client = QdrantClient(":memory:")
+    client = in_memory_qdrant()
     client.create_collection("items", vectors_config=qm.VectorParams(size=2, distance=qm.Distance.DOT))
     yield client
     client.close()
 
 
-def test_qdrant_finds_what_is_meant(client: QdrantClient, rng: random.Random) -> None:
-    payloads: list[dict[str, Anything]] = []
+def test_qdrant_selects_the_items_that_fit(client: QdrantClient, rng: random.Random) -> None:
+    payloads: list[dict[str, Any]] = []
     for _ in range(200):
         payload = {key: rng.choice(values) for key, values in STORED.values() if rng.random() < 0.8}
         if "tags" in payload:
@@ -446,23 +452,23 @@ def test_qdrant_finds_what_is_meant(client: QdrantClient, rng: random.Random) ->
     for _ in range(200):
         condition = random_condition(rng)
         meant = [number for number, payload in enumerate(payloads) if holds(condition, payload)]
-        points, _ = client.scroll("items", to_filter(condition), limit=1_000)
+        points, _ = client.scroll("items", scroll_filter=compile_filter(condition), limit=1_000)
         assert sorted(int(point.id) for point in points) == meant, condition
         partial += 0 < len(meant) < len(payloads)
     assert partial > 100
-    assert to_filter(And()) is None
+    assert compile_filter(ANY_ITEM) is None
 
 
-def as_json(payload: dict[str, Anything]) -> dict[str, Anything]:
+def as_json(payload: dict[str, Any]) -> dict[str, Any]:
     return {key: each.isoformat() if isinstance(each, datetime) else each for key, each in payload.items()}
 
 
 @pytest.mark.parametrize(
     "text", ["class != crack", "NOT class = crack", "-class = crack", "score != 1", "-score > 1"]
 )
-def test_a_negation_finds_what_lacks_the_field(client: QdrantClient, text: str) -> None:
+def test_negation_selects_items_without_the_field(client: QdrantClient, text: str) -> None:
     client.upsert("items", [qm.PointStruct(id=1000, vector=[1, 0], payload={"dataset": "bare"})])
-    points, _ = client.scroll("items", to_filter(read(f"dataset = bare {text}")))
+    points, _ = client.scroll("items", scroll_filter=compile_filter(parsed(f"dataset = bare {text}")))
     assert [point.id for point in points] == [1000]
 
 
@@ -474,7 +480,24 @@ def test_a_negation_finds_what_lacks_the_field(client: QdrantClient, text: str) 
         ("class = crack", grpc.Match(keyword="crack")),
     ],
 )
-def test_a_flag_stays_one_on_the_wire(text: str, expected: grpc.Match) -> None:
-    made = to_filter(read(text))
-    assert made is not None
-    assert RestToGrpc.convert_filter(made).must[0].field.match == expected
+def test_flags_and_texts_keep_their_type_in_the_message(text: str, expected: grpc.Match) -> None:
+    compiled = compile_filter(parsed(text))
+    assert compiled is not None
+    assert compiled.must[0].field.match == expected
+
+
+def test_values_of_one_keyword_field_compile_to_one_match() -> None:
+    both = one_of("class_name", ["crack", "oil"])
+    compiled = compile_filter(all_of([both, ANY_ITEM, one_of("dataset", ["tile"])]))
+    assert compiled is not None
+    first, second = (condition.field for condition in compiled.must)
+    assert (first.key, [*first.match.keywords.strings]) == ("class_name", ["crack", "oil"])
+    assert (second.key, second.match.keyword) == ("dataset", "tile")
+    assert compile_filter(both) == compile_filter(parsed("class = crack OR class = oil"))
+    assert compile_filter(Not(both)) == compile_filter(parsed("NOT (class = crack OR class = oil)"))
+
+
+def test_values_of_different_fields_compile_to_alternatives() -> None:
+    compiled = compile_filter(any_of([CRACK, is_("category", "tile")]))
+    assert compiled is not None
+    assert [condition.field.key for condition in compiled.should] == ["class_name", "category"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Searches of Qdrant's in-memory twin; the contract tests hold the embedded one to the same twin."""
+"""Similarity searches against Qdrant's in-memory client; contract tests compare the embedded Qdrant."""
 
 import threading
 from collections.abc import Mapping
@@ -9,15 +9,16 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient
-from tests.core.search.twin import VERSION, TwinPoints, filled, items, vectors
+from tests.support.qdrant_twin import VERSION, TwinPoints, filled_index, in_memory_qdrant, items, vectors
 
 from blemish_core.platform.errors import InvalidRequest, NotFound
 from blemish_core.platform.names import ModelRef
-from blemish_core.search.finder import Finder, address, oversampling
+from blemish_core.search.conditions import all_of, one_of
+from blemish_core.search.finder import Finder, grpc_address, oversampling
 from blemish_core.search.item import Item
-from blemish_core.search.query import Filter, Query, Similar
+from blemish_core.search.query import Query, Similar
 
-# The in-memory twin says so of every payload index; it has none.
+# The in-memory client warns about every payload index, because it has none.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning"),
     pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning"),
@@ -26,7 +27,7 @@ pytestmark = [
 
 @pytest.fixture
 def client() -> QdrantClient:
-    return QdrantClient(":memory:")
+    return in_memory_qdrant()
 
 
 @pytest.fixture
@@ -36,10 +37,11 @@ def points(client: QdrantClient) -> TwinPoints:
 
 @pytest.fixture
 def finder(client: QdrantClient, points: TwinPoints) -> Finder:
-    return Finder(filled(client), points)
+    filled_index(client)
+    return Finder(points)
 
 
-async def test_the_most_similar_come_first_over_all_pages(finder: Finder) -> None:
+async def test_most_similar_items_come_first(finder: Finder) -> None:
     query = vectors(150)[7]
     found = await finder.search(VERSION, Query(query), 130)
     expected = np.argsort(-vectors(150) @ query)[:130]
@@ -47,24 +49,20 @@ async def test_the_most_similar_come_first_over_all_pages(finder: Finder) -> Non
     assert found[0].similarity == pytest.approx(1, abs=1e-5)
 
 
-async def test_a_stored_item_finds_others(finder: Finder) -> None:
+async def test_stored_item_finds_others(finder: Finder) -> None:
     seven = items(150)[7]
     found = await finder.search(VERSION, Query(item=seven.id), 200)
     assert len(found) == 149
     assert seven not in [similar.item for similar in found]
-    with pytest.raises(NotFound, match="no such item"):
+    with pytest.raises(NotFound, match="is not in the index"):
         await finder.search(VERSION, Query(item=uuid4()), 5)
 
 
-async def test_filters_and_what_no_item_has(finder: Finder) -> None:
-    query = vectors(150)[0]
-    found = await finder.search(
-        VERSION, Query(query, where=Filter(classes=["crack", "oil"], datasets=["tile"])), 200
-    )
+async def test_hits_fit_the_condition(finder: Finder) -> None:
+    where = all_of([one_of("class_name", ["crack", "oil"]), one_of("dataset", ["tile"])])
+    found = await finder.search(VERSION, Query(vectors(150)[0], where=where), 200)
     assert {similar.item.class_name for similar in found} == {"crack", "oil"}
     assert len(found) == 100
-    with pytest.raises(NotFound, match="has class_name 'dent'; there are: crack, good, oil"):
-        await finder.search(VERSION, Query(query, where=Filter(classes=["crack", "dent"])), 5)
 
 
 async def test_pages_of_hits_join_without_a_gap(finder: Finder) -> None:
@@ -83,7 +81,7 @@ async def test_groups_come_by_their_best_hit(finder: Finder) -> None:
     assert best == sorted(best, reverse=True)
 
 
-async def test_diversity_takes_hits_that_differ(finder: Finder) -> None:
+async def test_diverse_hits_differ_from_one_another(finder: Finder) -> None:
     def alike(hits: list[Similar]) -> float:
         chosen = vectors(150)[[int(hit.item.sha256) for hit in hits]]
         return float((chosen @ chosen.T).mean())
@@ -94,7 +92,7 @@ async def test_diversity_takes_hits_that_differ(finder: Finder) -> None:
     assert plain == await finder.search(VERSION, Query(query), 10)
 
 
-async def test_like_and_unlike_move_what_is_looked_for(finder: Finder) -> None:
+async def test_examples_move_the_query_vector(finder: Finder) -> None:
     all_items, all_vectors = items(150), vectors(150)
     like, unlike = all_items[10], all_items[20]
     query = Query(all_vectors[5], like=[like.id], unlike=[unlike.id])
@@ -108,17 +106,19 @@ async def test_like_and_unlike_move_what_is_looked_for(finder: Finder) -> None:
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        (Query(), "no query"),
+        (Query(), "contains no query"),
         (Query(unlike=[uuid4()]), "unlike alone"),
-        (Query(vectors(1)[0], like=[uuid4()], diversity=0.5), "diversity does not go together"),
+        (Query(vectors(1)[0], like=[uuid4()], diversity=0.5), "diversity cannot be combined"),
     ],
 )
-async def test_a_query_that_asks_for_nothing_sound(finder: Finder, query: Query, words: str) -> None:
+async def test_incomplete_or_contradictory_query_is_rejected(
+    finder: Finder, query: Query, words: str
+) -> None:
     with pytest.raises(InvalidRequest, match=words):
         await finder.search(VERSION, query, 5)
 
 
-async def test_qdrant_has_as_long_as_the_caller_and_no_longer_than_ten_seconds(
+async def test_timeout_of_qdrant_is_the_callers_up_to_ten_seconds(
     finder: Finder, points: TwinPoints
 ) -> None:
     query = Query(vectors(1)[0])
@@ -128,22 +128,20 @@ async def test_qdrant_has_as_long_as_the_caller_and_no_longer_than_ten_seconds(
     assert points.timeouts == [0.25, 3.5, 10, 10]
 
 
-async def test_what_is_not_published_is_not_searched(finder: Finder) -> None:
+async def test_unpublished_index_is_not_searched(finder: Finder) -> None:
     with pytest.raises(NotFound, match="has no index yet"):
         await finder.search(ModelRef("tile", 2), Query(vectors(1)[0]), 1)
 
 
-async def test_long_answers_are_read_beside_the_event_loop(
-    finder: Finder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_many_hits_are_parsed_in_a_thread(finder: Finder, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: set[int] = set()
-    read = Item.read
+    parse = Item.from_payload
 
-    def noting(id: object, payload: Mapping[str, object]) -> Item:
+    def note_thread(id: object, payload: Mapping[str, object]) -> Item:
         threads.add(threading.get_ident())
-        return read(id, payload)
+        return parse(id, payload)
 
-    monkeypatch.setattr(Item, "read", noting)
+    monkeypatch.setattr(Item, "from_payload", note_thread)
     for query, limit, beside in (
         (Query(vectors(1)[0]), 10, False),
         (Query(vectors(1)[0]), 65, True),
@@ -154,7 +152,7 @@ async def test_long_answers_are_read_beside_the_event_loop(
         assert (threading.get_ident() not in threads) == beside
 
 
-def test_fewer_are_looked_at_again_the_deeper_a_page_lies() -> None:
+def test_deeper_pages_compare_fewer_candidates_per_hit() -> None:
     assert [oversampling(depth) for depth in (1, 10, 1250, 2500, 5000, 11_000)] == [8, 8, 8, 4, 2, 2]
 
 
@@ -169,6 +167,6 @@ def test_fewer_are_looked_at_again_the_deeper_a_page_lies() -> None:
         "https://10.0.0.7:443/qdrant",
     ],
 )
-def test_searches_go_where_qdrants_client_goes(url: str) -> None:
+def test_searches_use_the_address_of_qdrants_client(url: str) -> None:
     remote: Any = QdrantClient(url=url, grpc_port=6334, prefer_grpc=True, check_compatibility=False)._client
-    assert address(url, 6334) == (f"{remote._host}:6334", remote._https)
+    assert grpc_address(url, 6334) == (f"{remote._host}:6334", remote._https)

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The index against Qdrant's in-memory twin; the contract tests hold the embedded one to the same twin."""
+"""The index on Qdrant's in-memory client; contract tests compare the embedded Qdrant with it."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import grpc.aio
 import numpy as np
 import pytest
-from qdrant_client import QdrantClient
-from tests.core.search.twin import NOON, VERSION, filled, items, vectors
+from tests.support.qdrant_twin import NOON, VERSION, filled_index, in_memory_qdrant, items, vectors
 
 from blemish_core.platform.errors import NotFound, Unavailable
 from blemish_core.platform.names import ModelRef
-from blemish_core.search.failures import translated
 from blemish_core.search.item import CAMERA, DATASET, Item, Label, item_id
+from blemish_core.search.qdrant_errors import translated_errors
 from blemish_core.search.search_index import SearchIndex
 
 NEXT = ModelRef("tile", 2)
 
-# The in-memory twin says so of every payload index; it has none.
+# The in-memory client warns about every payload index, because it has none.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning"),
     pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning"),
@@ -26,16 +26,16 @@ pytestmark = [
 
 @pytest.fixture
 def index() -> SearchIndex:
-    return filled(QdrantClient(":memory:"))
+    return filled_index(in_memory_qdrant())
 
 
-def test_the_same_image_again_is_the_same_point(index: SearchIndex) -> None:
+def test_image_has_one_point_however_often_it_is_indexed(index: SearchIndex) -> None:
     index.prepare(VERSION, 8)
     index.put(VERSION, items(150), vectors(150))
     assert index.count(VERSION) == 150
 
 
-def test_what_is_not_published_is_not_found(index: SearchIndex) -> None:
+def test_unpublished_index_is_not_found(index: SearchIndex) -> None:
     other = ModelRef("tile", 2)
     index.prepare(other, 8)
     index.put(other, items(3), vectors(3))
@@ -45,14 +45,14 @@ def test_what_is_not_published_is_not_found(index: SearchIndex) -> None:
     assert index.count(other) == 3
 
 
-def test_a_vector_that_is_not_finite_is_a_bug(index: SearchIndex) -> None:
+def test_embedding_that_is_not_finite_is_rejected(index: SearchIndex) -> None:
     broken = vectors(1)
     broken[0, 3] = np.nan
     with pytest.raises(ValueError, match="not finite"):
         index.put(VERSION, items(1), broken)
 
 
-def test_labels_are_kept_when_an_image_is_indexed_again(index: SearchIndex) -> None:
+def test_label_survives_when_image_is_indexed_again(index: SearchIndex) -> None:
     four = items(150)[4]
     index.label(VERSION, [four.id], Label.CONFIRMED, "scratch")
     index.put(VERSION, items(150)[:8], vectors(150)[:8])
@@ -62,40 +62,68 @@ def test_labels_are_kept_when_an_image_is_indexed_again(index: SearchIndex) -> N
     assert index.item(VERSION, four.id) == four
 
 
-def test_examples_of_a_defect_are_those_that_people_confirmed(index: SearchIndex) -> None:
-    known = items(150)
-    index.label(VERSION, [known[1].id, known[7].id], Label.CONFIRMED, "scratch")
-    index.label(VERSION, [known[2].id], Label.FALSE_ALARM, "")
-    like, unlike = index.labelled(VERSION, "scratch")
-    assert (set(like), unlike) == ({known[1].id, known[7].id}, [known[2].id])
-    with pytest.raises(NotFound, match="confirmed 'dent'; there are: scratch"):
-        index.labelled(VERSION, "dent")
+def test_examples_are_confirmed_items_and_false_alarms(index: SearchIndex) -> None:
+    indexed = items(150)
+    index.label(VERSION, [indexed[1].id, indexed[7].id], Label.CONFIRMED, "scratch")
+    index.label(VERSION, [indexed[2].id], Label.FALSE_ALARM, "")
+    like, unlike = index.labelled_examples(VERSION, "scratch")
+    assert (set(like), unlike) == ({indexed[1].id, indexed[7].id}, [indexed[2].id])
+    with pytest.raises(NotFound, match="confirmed item of class 'dent'; the classes are: scratch"):
+        index.labelled_examples(VERSION, "dent")
 
 
-def test_the_index_of_a_new_version_takes_over_when_it_lacks_no_dataset(index: SearchIndex) -> None:
+def test_new_index_inherits_labels_and_times_from_the_serving_one(index: SearchIndex) -> None:
+    index.set_serving_version(VERSION)
+    index.label(VERSION, [items(1)[0].id], Label.GOOD, "")
+    again = [
+        replace(each, id=item_id(NEXT, each.sha256), time=NOON + timedelta(days=1)) for each in items(3)
+    ]
+    index.prepare(NEXT, 8)
+    index.put(NEXT, again, vectors(3))
+    index.publish(NEXT)
+    inherited = index.item(NEXT, again[0].id)
+    assert (inherited.label, inherited.time) == (Label.GOOD, items(1)[0].time)
+
+
+def test_serving_version_is_the_one_set_last(index: SearchIndex) -> None:
     assert index.serving_version("tile") is None
-    assert index.advance(VERSION)
-    assert index.serving_version("tile") == VERSION
-    index.label(VERSION, [items(150)[0].id], Label.GOOD, "")
-    index.put(VERSION, [replace(each, dataset="more") for each in items(151)[150:]], vectors(151)[150:])
-
-    newer = ModelRef("tile", 2)
-    again = [replace(each, id=item_id(newer, each.sha256)) for each in items(151)]
-    index.prepare(newer, 8)
-    assert not index.advance(newer), "it is not published"
-    index.put(newer, again[:150], vectors(151)[:150])
-    index.publish(newer)
-    assert not index.advance(newer), "it lacks a dataset"
-    assert index.serving_version("tile") == VERSION
-    index.put(newer, [replace(again[150], dataset="more")], vectors(151)[150:])
-    assert index.advance(newer)
-    assert index.serving_version("tile") == newer
-    carried = index.item(newer, again[0].id)
-    assert (carried.label, carried.time) == (Label.GOOD, items(1)[0].time)
+    index.prepare(NEXT, 8)
+    for version in (VERSION, NEXT, VERSION):
+        index.set_serving_version(version)
+        assert index.serving_version("tile") == version
+    assert index.serving_version("grid") is None
 
 
-def test_a_dataset_image_that_a_camera_sends_too_stays_one_of_its_dataset(index: SearchIndex) -> None:
-    """And a frame becomes one of a dataset that has it: retention takes none of either out."""
+def test_reference_resolves_to_the_serving_version_or_else_to_its_own(index: SearchIndex) -> None:
+    model = ModelRef("tile")
+    assert index.resolve(model, NEXT) == NEXT
+    index.set_serving_version(VERSION)
+    assert index.resolve(model, NEXT) == VERSION
+    assert index.resolve(NEXT, NEXT) == NEXT
+
+
+def test_filter_value_without_items_is_rejected_with_those_that_exist(index: SearchIndex) -> None:
+    index.check_values_exist(VERSION, {"class_name": ["crack", "oil"], "dataset": ["tile"]})
+    with pytest.raises(NotFound, match="has class_name 'dent'; there are: crack, good, oil"):
+        index.check_values_exist(VERSION, {"dataset": ["tile"], "class_name": ["crack", "dent"]})
+
+
+def test_only_published_index_passes_the_check(index: SearchIndex) -> None:
+    index.check_published(VERSION)
+    index.prepare(NEXT, 8)
+    with pytest.raises(NotFound, match="has no index yet"):
+        index.check_published(NEXT)
+
+
+def test_discarded_job_leaves_points_of_other_jobs(index: SearchIndex) -> None:
+    index.put(VERSION, items(152)[150:], vectors(152)[150:], job="j")
+    index.put(VERSION, items(151)[150:], vectors(151)[150:], job="later")
+    index.discard(VERSION, "j")
+    assert index.count(VERSION) == 150
+
+
+def test_image_of_dataset_and_camera_belongs_to_the_dataset(index: SearchIndex) -> None:
+    """Retention removes camera frames, so an image of a dataset never counts as one."""
     vector = np.ones((1, 8), np.float32)
 
     def stored(version: ModelRef, *kinds: str) -> Item:
@@ -114,7 +142,7 @@ def test_a_dataset_image_that_a_camera_sends_too_stays_one_of_its_dataset(index:
         assert both.class_name == "hole"
     assert stored(VERSION, "f", "d").camera == "line-3"
     assert stored(VERSION, "f").source == CAMERA
-    index.advance(VERSION)
+    index.set_serving_version(VERSION)
     index.prepare(NEXT, 8)
     index.put(NEXT, [Item(item_id(NEXT, "df"), "df", 1.0, 0.5, False, source=CAMERA)], vector)
     index.publish(NEXT)
@@ -123,26 +151,31 @@ def test_a_dataset_image_that_a_camera_sends_too_stays_one_of_its_dataset(index:
 
 
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"])
-def test_qdrant_that_is_gone_or_stopped_in_the_middle_is_away(code: str) -> None:
+def test_unreachable_or_cancelled_qdrant_is_unavailable(code: str) -> None:
     class Ended(grpc.RpcError):
         def code(self) -> grpc.StatusCode:
             return grpc.StatusCode[code]
 
-    with pytest.raises(Unavailable, match="Qdrant does not answer"), translated():
+    with pytest.raises(Unavailable, match="Qdrant does not respond"), translated_errors():
         raise Ended
 
 
-def exhausted(*told: tuple[str, str]) -> grpc.aio.AioRpcError:
+def exhausted(*metadata: tuple[str, str]) -> grpc.aio.AioRpcError:
     code, details = grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests"
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*told), details)
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*metadata), details)
 
 
-def test_qdrant_that_asks_to_be_left_alone_is_away_for_as_long() -> None:
-    with pytest.raises(Unavailable, match="Qdrant refuses: too many requests") as away, translated():
+def test_overloaded_qdrant_is_unavailable_for_the_requested_delay() -> None:
+    with (
+        pytest.raises(
+            Unavailable, match="Qdrant rejected the request: too many requests; retry in 7 s"
+        ) as error,
+        translated_errors(),
+    ):
         raise exhausted(("date", "today"), ("retry-after", "7"))
-    assert away.value.retry_after_s == 7
+    assert error.value.retry_after_s == 7
 
 
-def test_an_answer_that_is_too_large_is_not_asked_for_again() -> None:
-    with pytest.raises(grpc.aio.AioRpcError), translated():
+def test_response_that_is_too_large_is_not_retried() -> None:
+    with pytest.raises(grpc.aio.AioRpcError), translated_errors():
         raise exhausted()

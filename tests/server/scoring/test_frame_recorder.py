@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qdrant_client import QdrantClient
-from tests.core.search.twin import TwinPoints
+from tests.support.qdrant_twin import TwinPoints, in_memory_qdrant
 
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.image_input import ImageInput
 from blemish_core.platform.errors import Unavailable
 from blemish_core.platform.names import ModelRef
+from blemish_core.search.conditions import ANY_ITEM
 from blemish_core.search.finder import Finder
 from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.item import Item, Label
@@ -39,7 +39,7 @@ class Index(SearchIndex):
     """The in-memory one, which may be away and counts what it is told at once."""
 
     def __init__(self) -> None:
-        self.twin = QdrantClient(":memory:")
+        self.twin = in_memory_qdrant()
         super().__init__(self.twin)
         self.away = False
         self.batches: list[int] = []
@@ -104,12 +104,12 @@ async def test_frames_are_found_with_their_camera_and_time(index: Index, frames:
         await keeper.drain(5)
     assert (keeper.kept, keeper.dropped) == (30, 0)
     assert len(index.batches) <= 2
-    found, _ = index.items(VERSION, None, 100)
+    found, _ = index.items(VERSION, ANY_ITEM, 100)
     assert {(item.camera, item.time, item.source) for item in found} == {
         ("line-0", taken, "camera"),
         ("line-1", taken, "camera"),
     }
-    finder = Finder(index, TwinPoints(index.twin))
+    finder = Finder(TwinPoints(index.twin))
     (first, *_) = await finder.search(VERSION, Query(np.eye(4, dtype=np.float32)[1]), 5)
     assert frames.read("tile", first.item.sha256).startswith(b"picture ")
 
@@ -158,10 +158,10 @@ async def test_the_oldest_go_and_labelled_ones_stay(index: Index, frames: FrameS
             keeper.offer(picture(number), inspected(), "line", now - timedelta(days=number))
         await keeper.drain(5)
         oldest = hashlib.sha256(b"picture 11").hexdigest()
-        (kept,) = [item for item in index.items(VERSION, None, 100)[0] if item.sha256 == oldest]
+        (kept,) = [item for item in index.items(VERSION, ANY_ITEM, 100)[0] if item.sha256 == oldest]
         index.label(VERSION, [kept.id], Label.CONFIRMED, "scratch")
         await keeper.sweep()
-    left = {item.sha256: item for item in index.items(VERSION, None, 100)[0]}
+    left = {item.sha256: item for item in index.items(VERSION, ANY_ITEM, 100)[0]}
     expected = {hashlib.sha256(f"picture {number}".encode()).hexdigest() for number in (0, 1, 2, 3, 4, 11)}
     assert set(left) == expected
     assert all(frames.read("tile", sha256) for sha256 in left)

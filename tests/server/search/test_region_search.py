@@ -24,7 +24,7 @@ from blemish_core.platform.names import ModelRef
 from blemish_core.search.item import Item
 from blemish_core.search.query import Similar
 from blemish_server.scoring.scorer import Terms
-from blemish_server.search.region_search import Ranking, Spots
+from blemish_server.search.region_search import Ranking, RegionSearch
 from blemish_server.servicers.search import SearchServicer
 
 VERSION = ModelRef("tile", 1)
@@ -71,7 +71,7 @@ class Images:
 
     async def ranked(self, deadline_s: float = math.inf) -> Ranking:
         terms = Terms("caller", deadline=time.monotonic() + deadline_s)
-        return await Spots(self, self).ranked(SOUGHT, self.similar(), VERSION, terms)  # type: ignore[arg-type]
+        return await RegionSearch(self, self).rank(SOUGHT, self.similar(), VERSION, terms)  # type: ignore[arg-type]
 
     def similar(self) -> list[Similar]:
         """All of them, as the index finds them: the first is the most alike."""
@@ -88,11 +88,11 @@ def look(alike: float) -> PatchFeatures:
 
 
 def order(ranking: Ranking) -> list[int]:
-    return [placed.item.id.int for placed in ranking.placed]
+    return [hit.item.id.int for hit in ranking.hits]
 
 
 def matches(ranking: Ranking) -> list[float | None]:
-    return [round(one.match.similarity, 3) if one.match else None for one in ranking.placed]
+    return [round(one.match.similarity, 3) if one.match else None for one in ranking.hits]
 
 
 async def test_all_are_looked_at_and_ranked_by_both_likenesses() -> None:
@@ -129,7 +129,7 @@ async def test_what_the_door_says_is_too_late_was_not_seen() -> None:
 @pytest.mark.parametrize("image", [SLOW, REFUSED])
 async def test_it_is_too_late_where_none_was_seen(image: str) -> None:
     images = Images([image] * 6)
-    with pytest.raises(DeadlineExceeded, match="any of 6 images"):
+    with pytest.raises(DeadlineExceeded, match="any of 6 candidate images"):
         await images.ranked(deadline_s=0.5)
     assert images.asked == [0, 1, 2, 3], "never more than four at once"
 
@@ -160,9 +160,9 @@ async def test_the_answer_says_last_how_many_were_not_seen(
         return model.similar()
 
     index: Any = SimpleNamespace(
-        serving=lambda ref, meant: VERSION,
+        resolve=lambda ref, version: VERSION,
         dimensions=lambda version: 3,
-        count=lambda version: len(images),
+        check_published=lambda version: None,
         item=lambda version, id: model.similar()[id.int].item,
     )
     store: Any = SimpleNamespace(resolve=lambda ref: VERSION)

@@ -10,12 +10,12 @@ from blemish_core.jobs.context import JobContext, patiently
 from blemish_core.jobs.record import TrainSpec
 from blemish_core.platform.errors import BlemishError
 from blemish_core.platform.names import ModelRef
+from blemish_core.search.conditions import one_of
 from blemish_core.search.item import Item, Label
 from blemish_core.search.item_images import ItemImages
-from blemish_core.search.query import any_of, either
 
 _PAGE = 500
-_GOOD = either(any_of("label", [Label.FALSE_ALARM, Label.GOOD]))
+_GOOD = one_of("label", [Label.FALSE_ALARM, Label.GOOD])
 
 
 def good_images(
@@ -27,7 +27,7 @@ def good_images(
         NotFound: if there is no such model, or it has no index.
     """
     ref = ModelRef.parse(spec.false_alarms_of, "train.false_alarms_of")
-    version = patiently(progress, lambda: place.index.serving(ref, place.models.resolve(ref)))
+    version = patiently(progress, lambda: place.index.resolve(ref, place.models.resolve(ref)))
     known = {image.sha256 for image in place.datasets.images(spec.dataset)}
     found: dict[str, Item] = {}
     unreadable = of_the_dataset = 0

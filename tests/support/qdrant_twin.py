@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Qdrant's in-memory twin for the index and for searches, and what lies in it."""
+"""Qdrant's in-memory client as a stand-in for a server, and an index of 150 items in it."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,8 +19,35 @@ CLASSES = ("good", "crack", "oil")
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
+def in_memory_qdrant() -> QdrantClient:
+    """Return an in-memory client that accepts gRPC filters, as the client of a server does."""
+    return _InMemoryQdrant(":memory:")
+
+
+class _InMemoryQdrant(QdrantClient):
+    def count(self, *args: Any, **options: Any) -> Any:
+        return super().count(*args, **_as_rest(options, "count_filter"))
+
+    def scroll(self, *args: Any, **options: Any) -> Any:
+        return super().scroll(*args, **_as_rest(options, "scroll_filter"))
+
+    def facet(self, *args: Any, **options: Any) -> Any:
+        return super().facet(*args, **_as_rest(options, "facet_filter"))
+
+    def delete(self, *args: Any, **options: Any) -> Any:
+        name, selector = args
+        if isinstance(selector, qg.Filter):
+            selector = GrpcToRest.convert_filter(selector)
+        return super().delete(name, selector, **options)
+
+
+def _as_rest(options: dict[str, Any], name: str) -> dict[str, Any]:
+    where = options.get(name)
+    return {**options, name: GrpcToRest.convert_filter(where)} if isinstance(where, qg.Filter) else options
+
+
 class TwinPoints:
-    """Answers Qdrant's messages as its in-memory twin would, which takes the client's models."""
+    """Qdrant's Points service, answered by its in-memory client."""
 
     def __init__(self, client: QdrantClient) -> None:
         self._client = client
@@ -29,18 +56,18 @@ class TwinPoints:
     async def Query(  # noqa: N802 (Qdrant's names, here and below)
         self, request: qg.QueryPoints, *, timeout: float
     ) -> qg.QueryResponse:
-        found = self._client.query_points(**self._terms(request, timeout), offset=request.offset)
+        found = self._client.query_points(**self._arguments(request, timeout), offset=request.offset)
         return qg.QueryResponse(result=map(RestToGrpc.convert_scored_point, found.points))
 
     async def QueryGroups(  # noqa: N802
         self, request: qg.QueryPointGroups, *, timeout: float
     ) -> qg.QueryGroupsResponse:
         found = self._client.query_points_groups(
-            **self._terms(request, timeout), group_by=request.group_by, group_size=request.group_size
+            **self._arguments(request, timeout), group_by=request.group_by, group_size=request.group_size
         )
         return qg.QueryGroupsResponse(result=RestToGrpc.convert_groups_result(found))
 
-    def _terms(self, request: qg.QueryPoints | qg.QueryPointGroups, timeout: float) -> dict[str, Any]:
+    def _arguments(self, request: qg.QueryPoints | qg.QueryPointGroups, timeout: float) -> dict[str, Any]:
         self.timeouts.append(timeout)
         assert request.with_payload.enable
         where = request.filter if request.HasField("filter") else None
@@ -54,6 +81,7 @@ class TwinPoints:
 
 
 def vectors(count: int) -> NDArray[np.float32]:
+    """Return unit vectors of shape (count, 8), the same in every call."""
     random = np.random.default_rng(4).normal(size=(count, 8)).astype(np.float32)
     return np.asarray(random / np.linalg.norm(random, axis=1, keepdims=True))
 
@@ -77,8 +105,8 @@ def items(count: int) -> list[Item]:
     ]
 
 
-def filled(client: QdrantClient) -> SearchIndex:
-    """The index of 150 items, published."""
+def filled_index(client: QdrantClient) -> SearchIndex:
+    """Return a published index of 150 items."""
     index = SearchIndex(client)
     index.prepare(VERSION, 8)
     index.put(VERSION, items(150), vectors(150))
