@@ -343,7 +343,8 @@ def bench(folder: Path, arguments: argparse.Namespace) -> dict[str, list[Load]]:
         }
         for kind in ("stream", "unary"):
             for callers in arguments.streams:
-                label = f"{callers} {'streams' if kind == 'stream' else 'unary callers'}"
+                noun = "stream" if kind == "stream" else "unary caller"
+                label = f"{callers} {noun}{'s' if callers > 1 else ''}"
                 rows[label] = partial(
                     served, process, address, model, folder / "frames", kind, callers, seconds
                 )
