@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded Qdrant: the part of Qdrant's gRPC API that blemish needs, over Qdrant's own engine.
+"""The embedded Qdrant: the part of Qdrant's gRPC API that blemish calls, over Qdrant's own engine.
 
-One process owns the files; any number of unmodified ``QdrantClient(prefer_grpc=True)`` talk to
-it. A request passes services, then the translations (filters, queries, updates, schema), then
-a collection of the store, which is one shard of ``qdrant_edge``. What is not served answers
-UNIMPLEMENTED: sparse vectors, prefetch, fusion, geo conditions, lookup in another collection,
-some settings of strict mode, sharding, snapshots.
+One process owns the files and serves any number of ``QdrantClient(prefer_grpc=True)``. A request passes
+three packages:
+
+* ``services``: one method per RPC. Calls and fields that are not served are answered with UNIMPLEMENTED.
+* ``translation``: requests parsed into the engine's types, and results converted back.
+* ``storage``: collections and aliases on disk; a collection is one shard of ``qdrant_edge``.
 """

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m blemish_local.qdrant``: the embedded Qdrant, until SIGTERM or SIGINT."""
 
-import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import structlog
+import typer
 
 from blemish_core.platform import logs
 from blemish_local import address
@@ -18,40 +18,40 @@ from blemish_local.qdrant.errors import EngineFailed, StoreUnusable
 from blemish_local.qdrant.storage.lock import only_process
 from blemish_local.qdrant.storage.store import Store
 
-STOPPED, FAILED, UNUSABLE = 0, 1, 2
+FAILED, UNUSABLE = 1, 2
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 log = structlog.get_logger(__name__)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until told to stop and return the exit code."""
-    parser = argparse.ArgumentParser(prog="blemish_local.qdrant", allow_abbrev=False)
-    parser.add_argument("--dir", type=Path, required=True, metavar="DIR", help="where everything is kept")
-    parser.add_argument(
-        "--listen",
-        default="127.0.0.1:6334",
-        metavar="HOST:PORT",
-        help="where gRPC is served; port 0 finds a free one (default: 127.0.0.1:6334)",
-    )
-    told = parser.parse_args(arguments)
+@app.command()
+def main(
+    directory: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Folder of the collections.")],
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address of the gRPC server; port 0 picks a free port.")
+    ] = "127.0.0.1:6334",
+) -> None:
+    """Serve Qdrant's gRPC API until SIGTERM or SIGINT.
+
+    Example: python -m blemish_local.qdrant --dir /srv/qdrant
+    """
     try:
-        listen = address.parse(told.listen)
+        target = address.parse(listen)
     except ValueError as error:
-        parser.error(str(error))
+        raise typer.BadParameter(str(error), param_hint="--listen") from error
     logs.configure()
     try:
-        # The port first: a directory need not be opened for nothing.
-        address.settle(listen)
-        with only_process(told.dir):
-            asyncio.run(_serve(told.dir, listen))
+        # Check the port before the directory is opened, which takes longer.
+        address.settle(target)
+        with only_process(directory):
+            asyncio.run(_serve(directory, target))
     except (AddressUnusable, StoreUnusable) as error:
         print(f"embedded qdrant: {error}", file=sys.stderr, flush=True)
-        return UNUSABLE
+        raise typer.Exit(UNUSABLE) from error
     except EngineFailed as error:
         log.error("stopped", reason=str(error))
-        return FAILED
+        raise typer.Exit(FAILED) from error
     log.info("stopped")
-    return STOPPED
 
 
 async def _serve(directory: Path, listen: Address) -> None:
@@ -61,9 +61,9 @@ async def _serve(directory: Path, listen: Address) -> None:
         loop.add_signal_handler(number, stop.set)
     store = Store(directory)
     try:
-        running, taken = await server.start(store, listen)
-        log.info("serving", address=str(taken), collections=len(store.names))
-        print(f"listening on {taken}", flush=True)
+        running, bound = await server.start(store, listen)
+        log.info("serving", address=str(bound), collections=len(store.names))
+        print(f"listening on {bound}", flush=True)
         await server.keep_settled(store, stop)
         await server.shut(running)
     finally:
@@ -71,4 +71,4 @@ async def _serve(directory: Path, listen: Address) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    app()

@@ -1,42 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why something is not done.
+"""Errors of the embedded Qdrant.
 
-* Refusal, for the caller to read
-    * BadRequest: it can never succeed as it stands
-    * Missing: a collection, alias or point that is not there
-    * AlreadyExists: the name is taken
-    * Unsupported: a real Qdrant does it, the embedded one does not
-* EngineFailed: the engine broke; for the log
-* StoreUnusable: the directory cannot be served; for the person who starts the process
+A ``RequestRejected`` is reported to the client, an ``EngineFailed`` to the log, and a ``StoreUnusable`` to
+the person who starts the process.
 """
 
 
-class Refusal(Exception):
-    """The request is not carried out; the text says why, and nothing was changed."""
+class RequestRejected(Exception):
+    """A request that was not carried out and changed nothing."""
 
 
-class BadRequest(Refusal):
-    """The request can never succeed as it stands."""
+class BadRequest(RequestRejected):
+    """A request that can never succeed in its present form."""
 
 
-class Missing(Refusal):
-    """What the request names is not there."""
+class Missing(RequestRejected):
+    """A request for a collection, alias or point that does not exist."""
 
 
-class AlreadyExists(Refusal):
-    """The name is taken."""
+class NameTaken(RequestRejected):
+    """A request to create a name that exists."""
 
 
-class Unsupported(Refusal):
-    """Qdrant's API has it and the embedded one does not; the text names the part."""
+class Unsupported(RequestRejected):
+    """A request for a feature that only a Qdrant server has."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"the embedded Qdrant has no {what}: set QDRANT_URL to a Qdrant server to use it")
+    def __init__(self, feature: str) -> None:
+        super().__init__(
+            f"the embedded Qdrant does not support {feature}; set QDRANT_URL to a Qdrant server to use it"
+        )
 
 
 class EngineFailed(Exception):
-    """The engine failed for a reason that does not lie in the request."""
+    """A failure of the engine that the request did not cause."""
 
 
 class StoreUnusable(Exception):
-    """The directory cannot be served; the text names it, and the cure."""
+    """A directory that cannot be served."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gRPC server that puts a store on an address, and keeps it settled until it is stopped."""
+"""The gRPC server over a store, and the task that keeps the store settled."""
 
 import asyncio
 from importlib.metadata import version
@@ -15,23 +15,24 @@ from blemish_local.qdrant.storage.store import Store
 
 LARGEST_MESSAGE_BYTES = 64 << 20
 _STOP_WITHIN_S = 2.0
-_LOOK_EVERY_S = 1.0
+_CHECK_EVERY_S = 1.0
 _QUIET_S = 2.0
-_MOST_UNSETTLED_S = 60.0
-"""While writes or searches go on. Nothing is lost in between: the engine's log has it."""
-_MOST_UNSETTLED_POINTS = 25_000
-"""Nothing is answered while they are settled, and callers wait ten seconds: on two slow cores it takes
-five, and nine for twice as many (bench_search.py)."""
+_MAX_UNSETTLED_S = 60.0
+"""Longest time between two settlings while requests keep coming. The engine's log loses no write."""
+_MAX_UNSETTLED_POINTS = 25_000
+"""Most points per settling. Clients time out after ten seconds, and settling blocks all requests."""
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
     ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
-    # Or a second process would get half of the calls instead of an error.
+    # Otherwise a second process on the port would receive half of the calls instead of an error.
     ("grpc.so_reuseport", 0),
 ]
 
 
-class HealthService(pb.QdrantServicer):
+class EmbeddedHealthService(pb.QdrantServicer):
+    """Qdrant's health check."""
+
     async def HealthCheck(  # noqa: N802 - the contract's name
         self, request: pb.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.HealthCheckReply:
@@ -39,23 +40,23 @@ class HealthService(pb.QdrantServicer):
 
 
 async def start(store: Store, listen: Address) -> tuple[grpc.aio.Server, Address]:
-    """Serve ``store`` and return the server with the address it took.
+    """Serve the store and return the server with the address it is bound to.
 
     Raises:
-        AddressUnusable: if nothing can listen there.
+        AddressUnusable: if the port is in use.
     """
     server = grpc.aio.server(options=_OPTIONS)
     for add, service in (
         (pb.add_CollectionsServicer_to_server, CollectionsService(store)),
         (pb.add_PointsServicer_to_server, PointsService(store)),
-        (pb.add_QdrantServicer_to_server, HealthService()),
+        (pb.add_QdrantServicer_to_server, EmbeddedHealthService()),
     ):
         add(service, server)  # type: ignore[no-untyped-call]  # generated without types
     try:
         port = server.add_insecure_port(str(listen))
     except RuntimeError as error:
         raise AddressUnusable(
-            f"port {listen.port} is taken by another process: choose another, "
+            f"port {listen.port} is taken by another process; choose another, "
             f"or let one be found with --listen {Address(listen.host, 0)}"
         ) from error
     await server.start()
@@ -63,14 +64,14 @@ async def start(store: Store, listen: Address) -> tuple[grpc.aio.Server, Address
 
 
 async def keep_settled(store: Store, stop: asyncio.Event) -> None:
-    """Settle the store whenever writes and searches pause, until ``stop`` is set."""
+    """Settle the store whenever requests pause, until ``stop`` is set."""
     while not stop.is_set():
         try:
-            await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
+            await asyncio.wait_for(stop.wait(), _CHECK_EVERY_S)
         except TimeoutError:
-            store.settle(quiet_s=_QUIET_S, most_s=_MOST_UNSETTLED_S, most_points=_MOST_UNSETTLED_POINTS)
+            store.settle(quiet_s=_QUIET_S, max_age_s=_MAX_UNSETTLED_S, max_points=_MAX_UNSETTLED_POINTS)
 
 
 async def shut(server: grpc.aio.Server) -> None:
-    """Accept no more calls and let those that run end."""
+    """Stop accepting calls and wait briefly for the running ones."""
     await server.stop(_STOP_WITHIN_S)

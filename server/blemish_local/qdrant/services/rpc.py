@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a method of a service answers: its result with the time it took, or one status."""
+"""The way from a servicer's method to an RPC: checks, timing and the status of errors."""
 
 import functools
 import time
@@ -8,62 +8,74 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 import structlog
+from google.protobuf.message import Message
 
-from blemish_local.qdrant.errors import AlreadyExists, BadRequest, Missing, Refusal, Unsupported
+from blemish_local.qdrant.errors import BadRequest, Missing, NameTaken, RequestRejected, Unsupported
+from blemish_local.qdrant.services.served_fields import check_fields
 
-STATUS: dict[type[Refusal], grpc.StatusCode] = {
+STATUS: dict[type[RequestRejected], grpc.StatusCode] = {
     BadRequest: grpc.StatusCode.INVALID_ARGUMENT,
     Missing: grpc.StatusCode.NOT_FOUND,
-    AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    NameTaken: grpc.StatusCode.ALREADY_EXISTS,
     Unsupported: grpc.StatusCode.UNIMPLEMENTED,
 }
 
 log = structlog.get_logger(__name__)
 
 
-class Timed(Protocol):
+class TimedResponse(Protocol):
+    """A response of Qdrant, all of which report how long they took."""
+
     time: float
-    """Seconds."""
+    """Duration of the call, in seconds."""
 
 
 Service = TypeVar("Service")
-Request = TypeVar("Request")
-Answer = TypeVar("Answer", bound=Timed)
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=TimedResponse)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def answered(
-    method: Callable[[Service, Request], Answer],
-) -> Callable[[Service, Request, Context], Awaitable[Answer]]:
-    """Make an RPC of a method that takes the request, and returns the answer or raises Refusal.
+def rpc(
+    method: Callable[[Service, Request], Response],
+) -> Callable[[Service, Request, Context], Awaitable[Response]]:
+    """Turn a method that returns a response or raises ``RequestRejected`` into an RPC.
 
-    It runs on the event loop itself: the engine lets no other thread of Python run meanwhile.
+    The method runs on the event loop. Threads would gain nothing, because the engine holds the GIL.
     """
 
     @functools.wraps(method)
-    async def answer(self: Service, request: Request, context: Context) -> Answer:
+    async def call(self: Service, request: Request, context: Context) -> Response:
         left_s = context.time_remaining()
         if left_s is not None and left_s <= 0:
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the caller has left")
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
         begin = time.perf_counter()
         try:
-            refuse_sharding(request)
-            result = method(self, request)
-        except Refusal as refusal:
-            await context.abort(STATUS[type(refusal)], str(refusal))
+            check_fields(request)
+            response = method(self, request)
+        except RequestRejected as rejection:
+            await context.abort(STATUS[type(rejection)], str(rejection))
         except Exception:
-            log.exception("a request failed", rpc=method.__qualname__)
+            log.exception("request failed", rpc=method.__qualname__)
             await context.abort(
                 grpc.StatusCode.INTERNAL, "internal error; the embedded Qdrant's log has the reason"
             )
-        result.time = time.perf_counter() - begin
-        return result
+        response.time = time.perf_counter() - begin
+        return response
 
-    return answer
+    return call
 
 
-def refuse_sharding(request: Any) -> None:
-    """Raise Unsupported where a request is meant for some shards only."""
-    field = "shard_key_selector"
-    if field in request.DESCRIPTOR.fields_by_name and request.HasField(field):
-        raise Unsupported("sharding")
+def with_unsupported_methods(service: type[Service]) -> type[Service]:
+    """Answer the RPCs that a servicer does not override with UNIMPLEMENTED and a sentence."""
+    for name in {name for base in service.__bases__ for name in vars(base)} - {*vars(service)}:
+        if not name.startswith("_"):
+            setattr(service, name, _unsupported(name))
+    return service
+
+
+def _unsupported(name: str) -> Callable[[Any, Any, Context], Awaitable[None]]:
+    async def call(_self: Any, _request: Any, context: Context) -> None:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, str(Unsupported(f"the call {name}")))
+
+    return call

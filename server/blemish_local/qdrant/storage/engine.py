@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the engine's exceptions mean: the only place that reads their texts.
+"""Translation of the engine's exceptions; the only place that reads their texts.
 
-``qdrant_edge`` raises ValueError for values it cannot parse, a bare Exception for whatever
-else goes wrong, and pyo3's PanicException, no subclass of Exception, where its code panics.
+``qdrant_edge`` raises ValueError for values that it cannot parse and a bare Exception for other failures.
+If its code panics, it raises pyo3's PanicException, which is not a subclass of Exception.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from blemish_local.qdrant.errors import BadRequest, EngineFailed, Missing
 
 _NO_POINT = "No point with id"
-_CALLERS_FAULT = (
+_BAD_REQUEST = (
     "Vector dimension error",
     "Not existing vector name error",
     "Wrong usage of",
@@ -22,38 +22,38 @@ _CALLERS_FAULT = (
     "Unable to infer type",
     "Expected",
 )
-"""How the texts begin where the request is to blame."""
+"""Beginnings of the texts that blame the request."""
 
 
 @contextmanager
 def engine_errors() -> Iterator[None]:
-    """Translate what calls of ``qdrant_edge`` raise; other exceptions pass.
+    """Translate the exceptions of ``qdrant_edge``; others pass.
 
     Raises:
-        BadRequest: for a request that the engine refuses.
-        Missing: for a point that is not there.
+        BadRequest: for a request that the engine rejects.
+        Missing: for a point that does not exist.
         EngineFailed: for everything else.
     """
     try:
         yield
     except ValueError as error:
-        raise BadRequest(_sentence(error)) from error
+        raise BadRequest(_reason(error)) from error
     except BaseException as error:
         if type(error) is Exception:
-            raise _meaning(error) from error
+            raise _translated(error) from error
         if type(error).__name__ == "PanicException":
             raise EngineFailed(f"the engine panicked: {error}") from error
         raise
 
 
-def _meaning(error: Exception) -> Exception:
+def _translated(error: Exception) -> Exception:
     text = str(error)
     if text.startswith(_NO_POINT):
-        return Missing(_sentence(error))
-    if text.startswith(_CALLERS_FAULT):
-        return BadRequest(_sentence(error))
+        return Missing(_reason(error))
+    if text.startswith(_BAD_REQUEST):
+        return BadRequest(_reason(error))
     return EngineFailed(text)
 
 
-def _sentence(error: Exception) -> str:
-    return f"Qdrant's engine refuses: {error}"
+def _reason(error: Exception) -> str:
+    return f"Qdrant's engine rejected the request: {error}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Point ids: an unsigned integer of 64 bits, or a UUID."""
+"""Point ids: unsigned integers of 64 bits, or UUIDs."""
 
 from collections.abc import Iterable
 from uuid import UUID
@@ -11,8 +11,8 @@ from blemish_local.qdrant.errors import BadRequest
 Id = int | UUID
 
 
-def from_proto(point: pb.PointId) -> Id:
-    """Read an id.
+def parse_id(point: pb.PointId) -> Id:
+    """Parse an id.
 
     Raises:
         BadRequest: if it is empty or not a UUID.
@@ -23,14 +23,15 @@ def from_proto(point: pb.PointId) -> Id:
         return UUID(point.uuid)
     except ValueError as error:
         raise BadRequest(
-            f"{point.uuid[:80]!r} is not a point id: use an unsigned integer or a UUID"
+            f"{point.uuid[:80]!r} is not a point id; use an unsigned integer or a UUID"
         ) from error
 
 
-def all_from_proto(points: Iterable[pb.PointId]) -> list[Id]:
-    """Read several ids; see ``from_proto``."""
-    return [from_proto(point) for point in points]
+def parse_ids(points: Iterable[pb.PointId]) -> list[Id]:
+    """Parse several ids; raises like ``parse_id``."""
+    return [parse_id(point) for point in points]
 
 
-def to_proto(point: object) -> pb.PointId:
+def id_to_proto(point: object) -> pb.PointId:
+    """Convert an id that the engine returned."""
     return pb.PointId(num=point) if isinstance(point, int) else pb.PointId(uuid=str(point))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Payloads: Qdrant's protobuf form of JSON, which keeps integers, to Python values and back."""
+"""Payloads: Qdrant's protobuf form of JSON, which distinguishes integers, and Python values."""
 
 import math
 from collections.abc import Mapping
@@ -12,16 +12,17 @@ from blemish_local.qdrant.errors import BadRequest
 Payload = dict[str, Any]
 
 
-def from_proto(fields: Mapping[str, Value]) -> Payload:
-    """Read a payload.
+def parse_payload(fields: Mapping[str, Value]) -> Payload:
+    """Parse a payload.
 
     Raises:
-        BadRequest: if a number in it is not finite, which JSON cannot say.
+        BadRequest: if it contains a number that is not finite, which JSON cannot express.
     """
     return {key: _plain(fields[key]) for key in fields}
 
 
-def to_proto(payload: Mapping[str, Any] | None) -> dict[str, Value]:
+def payload_to_proto(payload: Mapping[str, Any] | None) -> dict[str, Value]:
+    """Convert a payload that the engine returned; None counts as empty."""
     return {key: _value(plain) for key, plain in (payload or {}).items()}
 
 
@@ -32,9 +33,9 @@ def _plain(value: Value) -> Any:
     if kind == "list_value":
         return [_plain(item) for item in value.list_value.values]
     if kind == "struct_value":
-        return from_proto(value.struct_value.fields)
+        return parse_payload(value.struct_value.fields)
     if kind == "double_value" and not math.isfinite(value.double_value):
-        raise BadRequest("the payload holds a number that is not finite: leave it out or send null")
+        raise BadRequest("the payload contains a number that is not finite; leave it out or send null")
     return getattr(value, kind)
 
 
@@ -53,5 +54,5 @@ def _value(plain: Any) -> Value:
         case list():
             return Value(list_value=ListValue(values=map(_value, plain)))
         case dict():
-            return Value(struct_value=Struct(fields=to_proto(plain)))
-    raise TypeError(f"the engine answered with a {type(plain).__name__} in a payload; this is a bug")
+            return Value(struct_value=Struct(fields=payload_to_proto(plain)))
+    raise TypeError(f"the engine returned a {type(plain).__name__} in a payload; this is a bug")

@@ -8,15 +8,15 @@ from qdrant_client import grpc as pb
 from structlog.testing import capture_logs
 
 from blemish_local.qdrant import errors
-from blemish_local.qdrant.services.rpc import STATUS, answered
+from blemish_local.qdrant.services.rpc import STATUS, rpc, with_unsupported_methods
 
 
 class Aborted(Exception):
-    pass
+    """The end of a call that was aborted."""
 
 
 class FakeContext:
-    """What a handler sees of its call."""
+    """A gRPC context that records the status of a call."""
 
     def __init__(self, left_s: float | None = None) -> None:
         self._left_s = left_s
@@ -30,74 +30,89 @@ class FakeContext:
         raise Aborted
 
 
-class Service:
+@with_unsupported_methods
+class CountService(pb.PointsServicer):
+    """A servicer with one method, which counts its calls."""
+
     def __init__(self, error: Exception | None = None) -> None:
         self._error = error
         self.calls = 0
 
-    @answered
-    def count(self, request: pb.CountPoints) -> pb.CountResponse:
+    @rpc
+    def Count(self, request: pb.CountPoints) -> pb.CountResponse:  # noqa: N802
         self.calls += 1
         if self._error:
             raise self._error
         return pb.CountResponse(result=pb.CountResult(count=3))
 
 
-def ask(service: Service, context: Any, request: pb.CountPoints | None = None) -> pb.CountResponse:
-    call: Any = service.count(request or pb.CountPoints(), context)
-    answer: pb.CountResponse = asyncio.run(call)
-    return answer
+def call(service: CountService, context: Any, request: pb.CountPoints | None = None) -> pb.CountResponse:
+    running: Any = service.Count(request or pb.CountPoints(), context)
+    response: pb.CountResponse = asyncio.run(running)
+    return response
 
 
-def test_every_refusal_has_its_status() -> None:
-    def below(kind: type[errors.Refusal]) -> set[type[errors.Refusal]]:
-        return {kind}.union(*map(below, kind.__subclasses__()))
+def test_every_rejection_has_its_own_status() -> None:
+    def tree(kind: type[errors.RequestRejected]) -> set[type[errors.RequestRejected]]:
+        return {kind}.union(*map(tree, kind.__subclasses__()))
 
-    assert below(errors.Refusal) - {errors.Refusal} == set(STATUS)
+    assert tree(errors.RequestRejected) - {errors.RequestRejected} == set(STATUS)
     assert len(set(STATUS.values())) == len(STATUS)
 
 
-def test_an_answer_says_how_long_it_took() -> None:
-    answer = ask(Service(), FakeContext(left_s=5))
-    assert answer.result.count == 3
-    assert answer.time > 0
+def test_response_contains_its_duration() -> None:
+    response = call(CountService(), FakeContext(left_s=5))
+    assert response.result.count == 3
+    assert response.time > 0
 
 
 @pytest.mark.parametrize("kind", STATUS)
-def test_a_refusal_is_a_status_with_its_sentence(kind: type[errors.Refusal]) -> None:
+def test_rejection_becomes_a_status_with_its_sentence(kind: type[errors.RequestRejected]) -> None:
     context = FakeContext()
     with pytest.raises(Aborted):
-        ask(Service(kind("the reason")), context)
+        call(CountService(kind("the reason")), context)
     assert context.status is not None
     code, details = context.status
     assert code is STATUS[kind]
     assert "the reason" in details
 
 
-def test_anything_else_is_logged_whole_and_answered_as_internal() -> None:
+def test_other_exception_is_logged_and_hidden_from_the_client() -> None:
     context = FakeContext()
     with capture_logs() as logs, pytest.raises(Aborted):
-        ask(Service(KeyError("secret")), context)
+        call(CountService(KeyError("secret")), context)
     assert context.status is not None
     assert context.status[0] is grpc.StatusCode.INTERNAL
     assert "secret" not in context.status[1]
     assert logs[0]["exc_info"]
-    assert logs[0]["rpc"] == "Service.count"
+    assert logs[0]["rpc"] == "CountService.Count"
 
 
-def test_nothing_is_done_for_a_caller_who_has_left() -> None:
-    service, context = Service(), FakeContext(left_s=0)
+def test_call_past_its_deadline_is_not_carried_out() -> None:
+    service, context = CountService(), FakeContext(left_s=0)
     with pytest.raises(Aborted):
-        ask(service, context)
+        call(service, context)
     assert context.status is not None
     assert context.status[0] is grpc.StatusCode.DEADLINE_EXCEEDED
     assert service.calls == 0
 
 
-def test_a_request_for_some_shards_only_is_refused() -> None:
-    context = FakeContext()
+def test_field_that_is_not_served_is_rejected() -> None:
+    service, context = CountService(), FakeContext()
     request = pb.CountPoints(shard_key_selector=pb.ShardKeySelector())
     with pytest.raises(Aborted):
-        ask(Service(), context, request)
+        call(service, context, request)
     assert context.status is not None
     assert context.status[0] is grpc.StatusCode.UNIMPLEMENTED
+    assert "the field shard_key_selector of CountPoints" in context.status[1]
+    assert service.calls == 0
+
+
+def test_method_that_is_not_served_is_rejected_by_name() -> None:
+    context: Any = FakeContext()
+    method: Any = CountService().DeleteVectors
+    with pytest.raises(Aborted):
+        asyncio.run(method(pb.DeletePointVectors(), context))
+    code, details = context.status
+    assert code is grpc.StatusCode.UNIMPLEMENTED
+    assert "the call DeleteVectors" in details

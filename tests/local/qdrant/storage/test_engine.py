@@ -47,30 +47,30 @@ def facet(shard: qe.EdgeShard) -> object:
         lambda shard: qe.RangeDateTime(gte="yesterday"),
     ],
 )
-def test_what_the_caller_did_wrong_is_a_bad_request(shard: qe.EdgeShard, call: Call) -> None:
-    with pytest.raises(BadRequest, match="engine refuses"), engine_errors():
+def test_mistake_of_the_caller_is_a_bad_request(shard: qe.EdgeShard, call: Call) -> None:
+    with pytest.raises(BadRequest, match="engine rejected"), engine_errors():
         call(shard)
 
 
-def test_a_point_that_is_not_there_is_missing(shard: qe.EdgeShard) -> None:
+def test_absent_point_is_missing(shard: qe.EdgeShard) -> None:
     with pytest.raises(Missing, match="77"), engine_errors():
         shard.update(qe.UpdateOperation.set_payload([77], {"a": 1}, None))
 
 
-def test_a_broken_engine_is_not_the_callers_fault(shard: qe.EdgeShard, tmp_path: Path) -> None:
+def test_other_failure_is_a_failure_of_the_engine(shard: qe.EdgeShard, tmp_path: Path) -> None:
     with pytest.raises(EngineFailed, match="already contains"), engine_errors():
         config = qe.EdgeConfig(vectors=qe.EdgeVectorParams(2, qe.Distance.Dot))
         qe.EdgeShard.create(str(tmp_path), config)
 
 
-def test_a_panic_is_an_ordinary_error(shard: qe.EdgeShard) -> None:
+def test_panic_is_translated(shard: qe.EdgeShard) -> None:
     with pytest.raises(EngineFailed, match="panicked"), engine_errors():
-        # The reason for VectorSpace: once in the log, this stops the shard from ever loading.
+        # Vectors are checked for this reason: once logged, this prevents the shard from loading.
         nothing: list[list[float]] = [[]]
         shard.update(qe.UpdateOperation.upsert_points([qe.Point(1, nothing, {})]))
 
 
-def test_other_exceptions_pass() -> None:
+def test_other_exceptions_pass_unchanged() -> None:
     for error in (KeyError("x"), KeyboardInterrupt(), BadRequest("x")):
         with pytest.raises(type(error)), engine_errors():
             raise error
