@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded Qdrant as a process of its own, clients for it, and the client's own to compare with."""
+"""The embedded Qdrant as a process, and the client's in-memory Qdrant to compare it with."""
 
 import os
 import subprocess
@@ -24,14 +24,14 @@ Call = Callable[[QdrantClient], Any]
 
 @dataclass
 class EmbeddedQdrant:
-    """A running process and where it listens."""
+    """A running process and its address."""
 
     process: subprocess.Popen[str]
     host: str
     port: int
 
-    def to_connect(self) -> dict[str, Any]:
-        """Return what a client needs. Nothing speaks REST there, so the URL leads nowhere."""
+    def client_options(self) -> dict[str, Any]:
+        """Return the options of a client. The process has no REST API, so the URL's port is unused."""
         return {
             "url": f"http://{self.host}:1",
             "grpc_port": self.port,
@@ -60,20 +60,20 @@ def qdrant_command() -> Callable[..., list[str]]:
 
 @pytest.fixture(scope="module")
 def start_qdrant() -> Iterator[StartQdrant]:
-    """A function that starts an embedded Qdrant on a directory; what still runs is killed."""
+    """A function that starts an embedded Qdrant on a directory; the processes are killed at the end."""
     running: list[subprocess.Popen[str]] = []
 
     def start(directory: Path) -> EmbeddedQdrant:
         process = subprocess.Popen(command(directory), stdout=subprocess.PIPE, text=True)
         running.append(process)
         assert process.stdout is not None
-        # A process that hangs would otherwise hold the test for ever.
+        # Otherwise a process that hangs would block the test.
         watchdog = threading.Timer(START_WITHIN_S, process.kill)
         watchdog.start()
         line = process.stdout.readline()
         watchdog.cancel()
-        said, _, address = line.strip().rpartition(" ")
-        assert said == "listening on", f"it said {line!r} and not where it listens"
+        text, _, address = line.strip().rpartition(" ")
+        assert text == "listening on", f"the first line is {line!r}"
         host, _, port = address.rpartition(":")
         return EmbeddedQdrant(process, host, int(port))
 
@@ -92,8 +92,8 @@ def embedded_qdrant(start_qdrant: StartQdrant, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def embedded(embedded_qdrant: EmbeddedQdrant) -> Iterator[QdrantClient]:
-    """A client of the embedded Qdrant, which holds no collections."""
-    client = QdrantClient(**embedded_qdrant.to_connect())
+    """A client of the embedded Qdrant, which has no collections."""
+    client = QdrantClient(**embedded_qdrant.client_options())
     for collection in client.get_collections().collections:
         client.delete_collection(collection.name)
     yield client
@@ -102,9 +102,9 @@ def embedded(embedded_qdrant: EmbeddedQdrant) -> Iterator[QdrantClient]:
 
 @pytest.fixture(scope="module", params=["embedded", "QDRANT_URL"])
 def qdrant(request: pytest.FixtureRequest) -> Iterator[QdrantClient]:
-    """A client of the embedded Qdrant, then of the real one where there is one."""
+    """A client of the embedded Qdrant, then of the server at QDRANT_URL if it is set."""
     if request.param == "embedded":
-        client = QdrantClient(**request.getfixturevalue("embedded_qdrant").to_connect())
+        client = QdrantClient(**request.getfixturevalue("embedded_qdrant").client_options())
     elif url := os.environ.get("QDRANT_URL"):
         port = int(os.environ.get("QDRANT_GRPC_PORT", "6334"))
         key = os.environ.get("QDRANT_API_KEY")
@@ -112,113 +112,110 @@ def qdrant(request: pytest.FixtureRequest) -> Iterator[QdrantClient]:
             url, grpc_port=port, api_key=key, prefer_grpc=True, check_compatibility=False, timeout=30
         )
     else:
-        pytest.skip("no real Qdrant: set QDRANT_URL, and QDRANT_GRPC_PORT unless it is 6334")
+        pytest.skip("no Qdrant server: set QDRANT_URL, and QDRANT_GRPC_PORT unless it is 6334")
     yield client
     client.close()
 
 
 @pytest.fixture
 def name(qdrant: QdrantClient) -> Iterator[str]:
-    """The name of a collection to be made, which is removed afterwards."""
+    """The name of a collection to create, which is removed at the end."""
     free = f"blemish-test-{uuid4().hex}"
     yield free
     qdrant.delete_collection(free)
 
 
 @pytest.fixture
-def pair(qdrant: QdrantClient) -> Iterator["Both"]:
-    """The Qdrant that is tested and the client's in-memory one."""
-    pair = Both(qdrant)
+def pair(qdrant: QdrantClient) -> Iterator["QdrantPair"]:
+    """The tested Qdrant and the in-memory one."""
+    pair = QdrantPair(qdrant)
     yield pair
     pair.memory.close()
 
 
-class Both:
-    """The embedded Qdrant and the client's in-memory one, which must agree."""
+class QdrantPair:
+    """A tested Qdrant and the client's in-memory one, which must agree."""
 
-    def __init__(self, embedded: QdrantClient) -> None:
-        self.embedded = embedded
+    def __init__(self, tested: QdrantClient) -> None:
+        self.tested = tested
         self.memory = QdrantClient(":memory:")
 
     def do(self, call: Call) -> None:
-        """Have both do the same, whatever they answer."""
-        call(self.embedded)
+        """Make the same call to both."""
+        call(self.tested)
         call(self.memory)
 
-    def rank_alike(self, call: Call, *, within: float = 1e-5) -> list[Any]:
-        """Return the hits of both, best first, or the groups; equals may come in any order.
-
-        Scores that differ by ``within`` are equal.
-        """
-        ours, theirs = comparable(call(self.embedded)), comparable(call(self.memory))
-        alike(ours, theirs, within)
+    def rank_alike(self, call: Call) -> list[Any]:
+        """Return the hits, or groups, of both; hits with equal scores may differ in order."""
+        ours, theirs = comparable(call(self.tested)), comparable(call(self.memory))
+        assert_same_ranking(ours, theirs)
         return list(ours)
 
     def same(self, call: Call) -> Any:
-        """Return what both answer."""
-        ours, theirs = comparable(call(self.embedded)), comparable(call(self.memory))
+        """Return the result that both agree on."""
+        ours, theirs = comparable(call(self.tested)), comparable(call(self.memory))
         assert ours == nearly(theirs)
         return ours
 
-    def refuse(self, code: grpc.StatusCode, call: Call) -> str:
-        """Return the sentence with which the embedded one refuses what both refuse."""
+    def both_reject(self, code: grpc.StatusCode, call: Call) -> str:
+        """Return the tested Qdrant's error for a call that both reject."""
         with pytest.raises((ValueError, KeyError)):
             call(self.memory)
-        return self.refused(code, call)
+        return self.tested_rejects(code, call)
 
-    def refused(self, code: grpc.StatusCode, call: Call) -> str:
-        """Return the sentence with which the embedded one refuses; the other takes more."""
+    def tested_rejects(self, code: grpc.StatusCode, call: Call) -> str:
+        """Return the tested Qdrant's error for a call that the in-memory one may accept."""
         with pytest.raises(grpc.RpcError) as caught:
-            call(self.embedded)
+            call(self.tested)
         error: Any = caught.value
         assert error.code() is code, error.details()
         return str(error.details())
 
 
 @pytest.fixture
-def both(embedded: QdrantClient) -> Iterator[Both]:
-    """Both, without collections."""
-    pair = Both(embedded)
+def empty_pair(embedded: QdrantClient) -> Iterator[QdrantPair]:
+    """The embedded Qdrant and the in-memory one, without collections."""
+    pair = QdrantPair(embedded)
     yield pair
     pair.memory.close()
 
 
-def alike(ours: list[Any], theirs: list[Any], within: float) -> None:
-    """Compare hits, or groups of them, but for the order of those whose scores are the same."""
+def assert_same_ranking(ours: list[Any], theirs: list[Any]) -> None:
+    """Compare hits, or groups of hits, except for the order of equal scores."""
     scores = [[score(each) for each in ranked] for ranked in (ours, theirs)]
-    assert scores[0] == close(scores[1], within)
+    assert scores[0] == close(scores[1])
     known = {each[0]: each for each in theirs}
     for one in ours:
-        # The last one may be another of those with its score.
-        if one[0] not in known and score(one) == close(scores[1][-1], within):
+        # The last hit may be another one with the same score.
+        if one[0] not in known and score(one) == close(scores[1][-1]):
             continue
         other = known[one[0]]
-        assert score(one) == close(score(other), within)
+        assert score(one) == close(score(other))
         if isinstance(one[1], list):
-            alike(one[1], other[1], within)
+            assert_same_ranking(one[1], other[1])
         else:
             assert one[2:] == nearly(other[2:])
 
 
-def score(of: Any) -> float:
-    """Return the score of a hit, or of the best one of a group."""
-    found: float = score(of[1][0]) if isinstance(of[1], list) else of[1]
+def score(item: Any) -> float:
+    """Return the score of a hit, or of the best hit of a group."""
+    found: float = score(item[1][0]) if isinstance(item[1], list) else item[1]
     return found
 
 
-def close(expected: Any, within: float) -> Any:
-    """Return what equals floats of 32 bits that were added up in another order."""
-    return pytest.approx(expected, rel=1e-6, abs=within)
+def close(expected: Any) -> Any:
+    """Return a value that equals 32-bit floats which were summed in another order."""
+    return pytest.approx(expected, rel=1e-6, abs=1e-5)
 
 
 def comparable(answer: Any) -> Any:
-    """Return what both answer alike, in plain values: not the versions of points."""
+    """Return the parts of a result that both share as plain values; versions of points differ."""
     match answer:
         case QueryResponse():
             return comparable(answer.points)
         case GroupsResult():
             return [[group.id, comparable(group.hits)] for group in answer.groups]
-        # gRPC does not tell an empty payload from none.
+        # gRPC does not distinguish an empty payload from a missing one.
         case qm.ScoredPoint():
             return [answer.id, answer.score, answer.payload or None, answer.vector]
         case qm.Record():
@@ -229,7 +226,7 @@ def comparable(answer: Any) -> Any:
 
 
 def nearly(plain: Any) -> Any:
-    """Return what equals ``plain`` but for the last digits of its floats, of 32 bits."""
+    """Return a value that equals ``plain`` except for the last digits of 32-bit floats."""
     match plain:
         case float():
             return pytest.approx(plain, rel=1e-5, abs=1e-6)

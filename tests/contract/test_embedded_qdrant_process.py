@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded Qdrant as a process: what it acknowledged it keeps, and who else may come near."""
+"""The embedded Qdrant as a process: durability, signals, and the lock of its directory."""
 
 import shutil
 import signal
@@ -32,14 +32,14 @@ def write(client: QdrantClient, batch: int) -> None:
 
 
 def stored(client: QdrantClient) -> dict[object, object]:
-    """Return each point's payload, having seen that its vector is its own."""
+    """Check each point's vector and return the payloads by id."""
     points = client.scroll("c", limit=100_000, with_payload=True, with_vectors=True)[0]
     assert all(point.vector == [float(str(point.id))] * SIZE for point in points)
     return {point.id: point.payload for point in points}
 
 
 class Writer(threading.Thread):
-    """Writes batches from ``begin`` on until the server is gone."""
+    """A thread that writes batches from ``begin`` on until the server is gone."""
 
     def __init__(self, server: "EmbeddedQdrant", begin: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Writer(threading.Thread):
         self._server = server
 
     def run(self) -> None:
-        client = QdrantClient(**self._server.to_connect())
+        client = QdrantClient(**self._server.client_options())
         try:
             while True:
                 write(client, self.acknowledged)
@@ -60,13 +60,13 @@ class Writer(threading.Thread):
             client.close()
 
 
-def test_what_was_acknowledged_survives_being_killed_while_writing(
+def test_acknowledged_writes_survive_kill_during_writes(
     tmp_path: Path, start_qdrant: "StartQdrant"
 ) -> None:
     acknowledged = 0
     for life in range(3):
         server = start_qdrant(tmp_path)
-        client = QdrantClient(**server.to_connect())
+        client = QdrantClient(**server.client_options())
         if life == 0:
             create(client)
             alias = qm.CreateAlias(collection_name="c", alias_name="kept")
@@ -74,7 +74,7 @@ def test_what_was_acknowledged_survives_being_killed_while_writing(
         points = stored(client)
         expected = {id: {"id": id} for id in range(acknowledged * BATCH)}
         assert expected.items() <= points.items()
-        # A batch that was not acknowledged is there whole or not at all.
+        # A batch that was not acknowledged is stored completely or not at all.
         assert len(points) in (len(expected), len(expected) + BATCH)
         assert client.count("kept").count == len(points)
         client.close()
@@ -89,11 +89,11 @@ def test_what_was_acknowledged_survives_being_killed_while_writing(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_it_and_nothing_is_lost(
+def test_signal_stops_the_process_without_loss(
     tmp_path: Path, start_qdrant: "StartQdrant", number: int
 ) -> None:
     server = start_qdrant(tmp_path)
-    client = QdrantClient(**server.to_connect())
+    client = QdrantClient(**server.client_options())
     create(client)
     create(client, "dropped")
     write(client, 0)
@@ -101,17 +101,15 @@ def test_a_signal_stops_it_and_nothing_is_lost(
     client.close()
     assert server.stop(number) == 0
     server = start_qdrant(tmp_path)
-    client = QdrantClient(**server.to_connect())
+    client = QdrantClient(**server.client_options())
     assert len(stored(client)) == BATCH
     assert [each.name for each in client.get_collections().collections] == ["c"]
     client.close()
 
 
-def test_an_end_that_could_not_flush_is_told_by_the_exit_code(
-    tmp_path: Path, start_qdrant: "StartQdrant"
-) -> None:
+def test_failed_flush_at_the_end_sets_the_exit_code(tmp_path: Path, start_qdrant: "StartQdrant") -> None:
     server = start_qdrant(tmp_path)
-    client = QdrantClient(**server.to_connect())
+    client = QdrantClient(**server.client_options())
     create(client)
     write(client, 0)
     client.close()
@@ -119,11 +117,11 @@ def test_an_end_that_could_not_flush_is_told_by_the_exit_code(
     assert server.stop(signal.SIGTERM) == 1
 
 
-def test_a_second_process_is_refused_the_directory_and_harms_nothing(
+def test_second_process_on_a_directory_exits_and_damages_nothing(
     tmp_path: Path, start_qdrant: "StartQdrant", qdrant_command: Callable[..., list[str]]
 ) -> None:
     server = start_qdrant(tmp_path)
-    client = QdrantClient(**server.to_connect())
+    client = QdrantClient(**server.client_options())
     create(client)
     write(client, 0)
     second = subprocess.run(qdrant_command(tmp_path), capture_output=True, text=True, check=False)
@@ -134,23 +132,23 @@ def test_a_second_process_is_refused_the_directory_and_harms_nothing(
     assert "--dir" in sentence
     write(client, 1)
     client.close()
-    # Stopping flushes, which fails where another process has touched the files.
+    # The flush at the end fails if another process has touched the files.
     assert server.stop(signal.SIGTERM) == 0
 
 
-def test_a_taken_port_is_refused(tmp_path: Path, qdrant_command: Callable[..., list[str]]) -> None:
+def test_taken_port_is_rejected(tmp_path: Path, qdrant_command: Callable[..., list[str]]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = qdrant_command(tmp_path, f"127.0.0.1:{port}")
-        refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (refused.returncode, refused.stdout) == (2, "")
-    (sentence,) = refused.stderr.splitlines()
+        rejected = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (rejected.returncode, rejected.stdout) == (2, "")
+    (sentence,) = rejected.stderr.splitlines()
     assert f"port {port} is taken" in sentence
     assert "--listen" in sentence
 
 
-def test_what_is_no_address_is_refused(tmp_path: Path, qdrant_command: Callable[..., list[str]]) -> None:
+def test_invalid_address_is_rejected(tmp_path: Path, qdrant_command: Callable[..., list[str]]) -> None:
     command = qdrant_command(tmp_path, "nowhere")
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert refused.returncode == 2
-    assert "HOST:PORT" in refused.stderr
+    rejected = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert rejected.returncode == 2
+    assert "HOST:PORT" in rejected.stderr
