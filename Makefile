@@ -21,8 +21,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(READY) ## Learn tile, leather and grid, score, search; pictures in demo-output/ (DATA=path: your own)
-	$(BIN)/blemish demo --output demo-output $(if $(DATA),--data "$(DATA)")
+demo: $(READY) ## Train, score and search on tile, leather and grid (DATA=path: your images; FULL=1: longer)
+	$(BIN)/blemish demo --output demo-output $(if $(DATA),--data "$(DATA)") $(if $(FULL),--full)
 
 $(KSERVE): tests/integration/kserve-constraints.txt
 	@test -x .venv/kserve/bin/python || $(PYTHON) -m venv .venv/kserve

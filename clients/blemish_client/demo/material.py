@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images of a demo: surfaces drawn for it, or folders that a person names."""
+"""The images of a demo: synthetic surfaces, or folders that the user names."""
 
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from blemish_client.cli.failures import BAD_INPUT, INTERNAL, Failure
 from blemish_client.transport.upload import SUFFIXES
 
 SYNTHETIC = ("tile", "leather", "grid")
-_GENERATOR = (sys.executable, "-P", "-m", "blemish_client.demo.surfaces")
+_PROCESSES = min(4, os.cpu_count() or 1)
+_GENERATOR = (sys.executable, "-P", "-m", "blemish_client.demo.surfaces", "--processes", str(_PROCESSES))
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Material:
     """One category's folder in MVTec AD's layout."""
 
     id: str
-    """Of the dataset: the folder's name, made fit for an id."""
+    """The dataset's id, made from the folder's name."""
     folder: Path
 
     def images(self, class_name: str) -> list[Path]:
@@ -42,38 +45,57 @@ class Material:
         return next(iter(sorted(folder.glob(f"{_literal(image.stem)}_mask.*"))), None)
 
 
-def drawn(
-    folder: Path,
-    categories: Sequence[str],
-    seed: int,
-    say: Callable[[str], None],
-    command: Sequence[str] = _GENERATOR,
-) -> list[Material]:
-    """Draw synthetic surfaces into ``folder``; ``say`` gets a line for each.
+class Drawing:
+    """Synthetic surfaces that a child process draws, one category after the other."""
 
-    Raises:
-        Failure: with the generator's own last line.
-    """
-    arguments = [*command, str(folder), "--seed", str(seed)]
-    for category in categories:
-        arguments += ["--category", category]
-    with subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as generator:
-        assert generator.stdout is not None
-        last = ""
-        try:
-            for line in generator.stdout:
-                last = line.strip()
-                # It names its folder too, which is gone in the end.
-                say(last.partition(", in ")[0])
-        except BaseException:
-            generator.terminate()
-            raise
-    if generator.returncode:
-        code = BAD_INPUT if generator.returncode == BAD_INPUT else INTERNAL
-        raise Failure(f"cannot draw surfaces: {last}", code)
-    return [Material(category, folder / category) for category in categories]
+    def __init__(
+        self, folder: Path, categories: Sequence[str], seed: int, command: Sequence[str] | None = None
+    ) -> None:
+        """Start to draw into ``folder``; ``command`` replaces the generator."""
+        self._folder = folder
+        self._categories = categories
+        arguments = [*(command or _GENERATOR), str(folder), "--seed", str(seed)]
+        for category in categories:
+            arguments += ["--category", category]
+        self._generator = subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    @property
+    def pid(self) -> int:
+        """The generator's process."""
+        return self._generator.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._generator.terminate()
+        with self._generator:  # closes its pipe and waits
+            pass
+
+    def materials(self, report: Callable[[str], None]) -> Iterator[Material]:
+        """Yield each category when it is drawn.
+
+        Args:
+            report: receives the generator's line for each category.
+
+        Raises:
+            Failure: with the generator's last line.
+        """
+        assert self._generator.stdout is not None
+        line = ""
+        for line in self._generator.stdout:
+            category = line.partition(": ")[0]
+            if category not in self._categories:
+                continue
+            # The folder is temporary, so leave it out.
+            report(line.partition(", in ")[0].strip())
+            yield Material(category, self._folder / category)
+        if code := self._generator.wait():
+            raise Failure(
+                f"cannot draw surfaces: {line.strip()}", BAD_INPUT if code == BAD_INPUT else INTERNAL
+            )
 
 
 def given(path: Path, categories: Sequence[str]) -> list[Material]:

@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -17,15 +18,15 @@ _AVERAGED = ("image_auroc", "pixel_auroc", "aupro", "false_reject_rate", "detect
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """All that the demo learned of one category."""
+class CategoryResult:
+    """The models, figures and searches of one category."""
 
     material: Material
     model: ModelVersion
     indexed: int
     lookups: tuple[Lookup, ...]
     rival: ModelVersion | None = None
-    """EfficientAD on the same images, if it was trained."""
+    """The EfficientAD model of the same images, if one was trained."""
 
     @property
     def metrics(self) -> Metrics:
@@ -34,12 +35,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table, before it is drawn on a screen or written as Markdown."""
+    """A table for the screen or for Markdown."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     words: int = 1
-    """The first so many columns hold words, the others figures."""
+    """Number of leading columns that hold words; the others hold figures."""
 
     def on_screen(self, title: str) -> Table:
         drawn = table(*self.columns, title=title, right=self.columns[self.words :])
@@ -54,14 +55,14 @@ class Grid:
 
 
 def averages(models: Sequence[ModelVersion]) -> dict[str, float | None]:
-    """Average each figure over the categories that have it; None where none has."""
+    """Average each figure over the categories that have it; None if no category has it."""
     found = {name: [optional(model.metrics, name) for model in models] for name in _AVERAGED}
     present = {name: [value for value in values if value is not None] for name, values in found.items()}
     return {name: fmean(values) if values else None for name, values in present.items()}
 
 
 def quality(materials: Sequence[Material], models: Sequence[ModelVersion]) -> Grid:
-    """How well each model tells good from defective."""
+    """Return how well each model separates good from defective images."""
     rows = []
     for material, model in zip(materials, models, strict=True):
         metrics, split = model.metrics, model.split
@@ -81,15 +82,15 @@ def quality(materials: Sequence[Material], models: Sequence[ModelVersion]) -> Gr
     return Grid(("category", *measured, "learned\n+ held", "test\ngood/bad"), tuple(rows))
 
 
-def auroc(outcomes: Sequence[Outcome]) -> Grid:
-    """Both detectors side by side."""
+def auroc(categories: Sequence[CategoryResult]) -> Grid:
+    """Return the AUROC of both detectors next to each other."""
     rows = []
-    for outcome in outcomes:
-        rival = outcome.rival or ModelVersion()
-        pairs = [optional(of.metrics, n) for n in _AVERAGED[:2] for of in (outcome.model, rival)]
-        rows.append((outcome.material.id, *map(number, pairs), rival.training.get("steps", ABSENT)))
-    ours = averages([outcome.model for outcome in outcomes])
-    theirs = averages([outcome.rival for outcome in outcomes if outcome.rival is not None])
+    for category in categories:
+        rival = category.rival or ModelVersion()
+        pairs = [optional(of.metrics, n) for n in _AVERAGED[:2] for of in (category.model, rival)]
+        rows.append((category.material.id, *map(number, pairs), rival.training.get("steps", ABSENT)))
+    ours = averages([category.model for category in categories])
+    theirs = averages([category.rival for category in categories if category.rival is not None])
     means = [of[name] for name in _AVERAGED[:2] for of in (ours, theirs)]
     rows.append(("average", *map(number, means), ""))
     columns = tuple(
@@ -100,22 +101,22 @@ def auroc(outcomes: Sequence[Outcome]) -> Grid:
     return Grid(("category", *columns, "EfficientAD\nsteps"), tuple(rows))
 
 
-def likeness(outcomes: Sequence[Outcome]) -> Grid:
-    """What searches found."""
+def likeness(categories: Sequence[CategoryResult]) -> Grid:
+    """Return the hits of the searches."""
     rows = []
-    for outcome in outcomes:
-        for lookup in outcome.lookups:
+    for category in categories:
+        for lookup in category.lookups:
             of = len(lookup.judged)
             rows.append(
                 (
-                    outcome.material.id,
+                    category.material.id,
                     f"{lookup.class_name}, {number(lookup.inspection.score)}",
                     ", ".join(f"{hit.class_name} {hit.score:.2f}" for hit in lookup.judged) or ABSENT,
                     _of(lookup.same_side, of, lookup.others_on_side),
                     _of(lookup.same_class, of, lookup.others_in_class),
                 )
             )
-    columns = ("category", "query, score", f"the {JUDGED} most alike, scores", "same side", "same class")
+    columns = ("category", "query, score", f"the {JUDGED} most similar, scores", "same side", "same class")
     return Grid(columns, tuple(rows), words=3)
 
 
@@ -124,57 +125,80 @@ def time_spent(seconds: Mapping[str, float]) -> Grid:
     return Grid(("stage", "seconds"), (*rows, ("all", f"{sum(seconds.values()):.1f}")))
 
 
-def summary(outcomes: Sequence[Outcome]) -> str:
-    lookups = [lookup for outcome in outcomes for lookup in outcome.lookups]
+def summary(categories: Sequence[CategoryResult]) -> str:
+    lookups = [lookup for category in categories for lookup in category.lookups]
     hits = sum(len(lookup.judged) for lookup in lookups)
     sides = sum(lookup.same_side for lookup in lookups)
     classes = sum(lookup.same_class for lookup in lookups)
     left_out = sum(lookup.left_out for lookup in lookups)
     return (
-        f"Of {hits} hits {sides} are on the query's side (good or defective), {classes} of its very class. "
-        f"The query images are in the index themselves; the hits that are the query are left out "
+        f"{sides} of {hits} hits are on the query's side (good or defective), {classes} of its class. "
+        f"The query images are themselves in the index; hits that are the query are left out "
         f"({left_out} of {len(lookups)} searches)."
     )
+
+
+SHORT_NOTE = (
+    "The short demo trains EfficientAD on the first category only, and not for long: it starts from a "
+    "least-squares solution. make demo FULL=1 trains it on every category."
+)
+
+
+def next_steps(keep: Path | None) -> str:
+    """Return the commands to go on with."""
+    data = f" --data {keep / 'data'}" if keep is not None else ""
+    return f"""
+Next, use your own images: a folder with train/good and, if you have them, test/good and test/DEFECT.
+  make demo DATA=path/to/images        the same tables for your surface
+Or step by step:
+  .venv/bin/blemish up{data} --import-root path/to/images
+  .venv/bin/blemish dataset import part path/to/images
+  .venv/bin/blemish train part --promote
+  .venv/bin/blemish score frame.png --model part-patchcore --map heat.png
+docs/getting-started.md explains each step."""
 
 
 def provenance(*, synthetic: bool, seed: int) -> str:
     if synthetic:
         return (
-            f"The images are synthetic, drawn by blemish with seed {seed}: no camera took them, and the "
-            "figures say little about a real line and nothing about MVTec AD."
+            f"The images are synthetic, drawn by blemish with seed {seed}. No camera took them; the "
+            "figures predict little about a real line and nothing about MVTec AD."
         )
     return f"The images were given with --data; seed {seed}."
 
 
 def markdown(
-    outcomes: Sequence[Outcome], seconds: Mapping[str, float], pictures: Sequence[str], words: str
+    categories: Sequence[CategoryResult],
+    seconds: Mapping[str, float],
+    pictures: Sequence[str],
+    provenance: str,
 ) -> str:
     """Return results.md."""
-    tables = quality([o.material for o in outcomes], [o.model for o in outcomes])
+    tables = quality([o.material for o in categories], [o.model for o in categories])
     rivals = ""
-    if found := [(o.material, o.rival) for o in outcomes if o.rival is not None]:
+    if found := [(o.material, o.rival) for o in categories if o.rival is not None]:
         table_of_rivals = quality([material for material, _ in found], [model for _, model in found])
         rivals = (
             f"## EfficientAD\n\n{table_of_rivals.markdown()}\n\n"
-            f"## Both detectors\n\n{auroc(outcomes).markdown()}\n\n"
+            f"## Both detectors\n\n{auroc(categories).markdown()}\n\n"
         )
     shown = "\n\n".join(f"![{name}]({name})" for name in pictures)
     return f"""\
 # blemish demo
 
-{words}
+{provenance}
 
-Thresholds are chosen from held-out good training images alone, without labels; all figures are
-measured on test images that training did not see. Where "cross" stands there were too few
-training images to hold some out: each was scored by models trained on the others.
+Thresholds come from held-out good training images alone, without labels. All figures are measured
+on test images that the training did not use. "cross" marks a training with too few images to hold
+some out: each image was scored by models trained on the others.
 
 {tables.markdown()}
 
 {rivals}## Search
 
-{summary(outcomes)}
+{summary(categories)}
 
-{likeness(outcomes).markdown()}
+{likeness(categories).markdown()}
 
 ## Time
 
@@ -187,7 +211,12 @@ training images to hold some out: each was scored by models trained on the other
 
 
 def results(
-    outcomes: Sequence[Outcome], seconds: Mapping[str, float], *, synthetic: bool, seed: int, version: str
+    categories: Sequence[CategoryResult],
+    seconds: Mapping[str, float],
+    *,
+    synthetic: bool,
+    seed: int,
+    version: str,
 ) -> dict[str, Any]:
     """Return results.json."""
     return {
@@ -196,16 +225,16 @@ def results(
         "server_version": version,
         "categories": [
             {
-                "category": outcome.material.id,
-                "model": plain(outcome.model),
-                "efficientad": plain(outcome.rival) if outcome.rival else None,
-                "indexed_images": outcome.indexed,
-                "searches": [_as_plain(outcome.material, lookup) for lookup in outcome.lookups],
+                "category": category.material.id,
+                "model": plain(category.model),
+                "efficientad": plain(category.rival) if category.rival else None,
+                "indexed_images": category.indexed,
+                "searches": [_as_plain(category.material, lookup) for lookup in category.lookups],
             }
-            for outcome in outcomes
+            for category in categories
         ],
-        "average": averages([outcome.model for outcome in outcomes]),
-        "average_efficientad": averages([o.rival for o in outcomes if o.rival is not None]),
+        "average": averages([category.model for category in categories]),
+        "average_efficientad": averages([o.rival for o in categories if o.rival is not None]),
         "seconds": {stage: round(spent, 3) for stage, spent in seconds.items()},
     }
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo from beginning to end."""
+"""The steps of the demo."""
 
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -13,50 +13,66 @@ from typing import Any
 
 from PIL import Image
 
-from blemish.v1.job_pb2 import EfficientAd, PatchCore
+from blemish.v1.job_pb2 import EfficientAd, Job, PatchCore
 from blemish_client import rendering
 from blemish_client.cli.failures import Failure
 from blemish_client.cli.session import Session
 from blemish_client.client import Client
 from blemish_client.demo import report, trial
-from blemish_client.demo.material import SYNTHETIC, Material, drawn, given
-from blemish_client.demo.report import Outcome
+from blemish_client.demo.material import SYNTHETIC, Drawing, Material, given
+from blemish_client.demo.report import CategoryResult
 from blemish_client.demo.stack import ended_like_ctrl_c, running
 from blemish_client.errors import BlemishError
 from blemish_client.names import short
 
+SHORT_MINUTES, FULL_MINUTES = 0.5, 1.5
+
 
 @dataclass(frozen=True)
 class Plan:
+    """The options of a demo."""
+
     output: Path
-    """Where pictures and figures go."""
+    """Folder for pictures and figures."""
     data: Path | None
     """Images to use; None draws surfaces."""
     categories: tuple[str, ...]
-    """Empty: all."""
+    """Categories to use; empty takes all."""
     seed: int
     keep: Path | None
-    """Where the server's data stay; None lets them go."""
-    efficientad_minutes: float
-    """Time for each training of EfficientAD; 0 leaves it out."""
+    """Folder that keeps the server's data; None discards them."""
+    efficientad_minutes: float | None
+    """Time for each training of EfficientAD; 0 leaves it out, None takes a default."""
+    full: bool = False
+    """EfficientAD is trained on every category, not on the first alone."""
+
+    @property
+    def minutes(self) -> float:
+        """Time for each training of EfficientAD."""
+        if self.efficientad_minutes is not None:
+            return self.efficientad_minutes
+        return FULL_MINUTES if self.full else SHORT_MINUTES
 
 
 @dataclass
 class Clock:
+    """The time that each stage took, in seconds."""
+
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Measure a stage."""
         began = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - began
 
 
 def run(plan: Plan, session: Session, *, as_json: bool) -> None:
-    """Do it all; say how it goes on stderr, what came of it on stdout.
+    """Run the demo; progress goes to stderr, results go to stdout.
 
     Raises:
-        Failure: if something does not work, in words.
+        Failure: if a step fails.
     """
     if plan.keep is not None and plan.keep.is_dir() and any(plan.keep.iterdir()):
         raise Failure(f"{plan.keep} is not empty; name a new folder for --keep")
@@ -64,15 +80,17 @@ def run(plan: Plan, session: Session, *, as_json: bool) -> None:
     clock = Clock()
     with ended_like_ctrl_c(), ExitStack() as until_the_end:
         keep = (plan.keep or until_the_end.enter_context(_scratch())).absolute()
-        with clock.stage("images"):
-            materials = _materials(plan, keep, session)
         root = plan.data.resolve() if plan.data else keep / "surfaces"
+        if plan.data is None:
+            root.mkdir(parents=True, exist_ok=True)
+        # The surfaces are drawn while the server starts.
+        materials = _materials(plan, root, session, until_the_end)
         with clock.stage("start"), session.err.status("starting Redis, Qdrant, a worker and the server"):
             stack = until_the_end.enter_context(running(keep / "data", root))
-        session.err.print(f"the server is up at {stack.address}", markup=False)
+        session.err.print(f"the server is ready at {stack.address}", markup=False)
         client = until_the_end.enter_context(Client(stack.address, timeout_s=120.0))
         try:
-            told = _tour(plan, session, client, materials, clock, as_json=as_json)
+            figures = _tour(plan, session, client, materials, clock, as_json=as_json)
         except BlemishError as error:
             time.sleep(0.5)  # a connection is lost a moment before its process is gone
             if death := stack.death():
@@ -81,70 +99,87 @@ def run(plan: Plan, session: Session, *, as_json: bool) -> None:
         with clock.stage("stop"):
             until_the_end.close()
     if as_json:
-        print(json.dumps(told), flush=True)
+        print(json.dumps(figures), flush=True)
         return
     session.out.print(report.time_spent(clock.seconds).on_screen("Time"))
     session.out.print(f"Pictures, results.md and results.json are in {plan.output}/", markup=False)
-    if plan.keep is not None:
-        session.out.print(f"Look around: blemish up --data {plan.keep / 'data'}", markup=False)
+    session.out.print(report.next_steps(plan.keep), markup=False, highlight=False, soft_wrap=True)
 
 
 def _tour(
     plan: Plan,
     session: Session,
     client: Client,
-    materials: Sequence[Material],
+    materials: Iterable[Material],
     clock: Clock,
     *,
     as_json: bool,
 ) -> dict[str, Any]:
-    """Import, train, index, search and draw; return results.json."""
+    """Import, train, index, search and draw; return the content of results.json."""
     say = session.err.print
+    imported: list[Material] = []
+    trainings: list[Job] = []
     with clock.stage("import"):
         for material in materials:
             say(trial.bring(client, material), markup=False)
+            imported.append(material)
+            trainings.append(trial.start_training(client, material, PatchCore(), plan.seed))
     with clock.stage("train"):
-        models = trial.train(client, materials, PatchCore(), plan.seed, session.err)
+        models = trial.trained(client, imported, trainings, "PatchCore", session.err)
     if not as_json:
-        session.out.print(report.quality(materials, models).on_screen("Good from defective: PatchCore"))
+        session.out.print(report.quality(imported, models).on_screen("Good from defective: PatchCore"))
     with clock.stage("index"):
-        indexed = trial.index(client, materials, models, session.err)
+        indexed = trial.index(client, imported, models, session.err)
     with clock.stage("search"):
-        outcomes = [
-            Outcome(material, model, count, tuple(trial.look_up(client, material, model)))
-            for material, model, count in zip(materials, models, indexed, strict=True)
+        results = [
+            CategoryResult(material, model, count, tuple(trial.look_up(client, material, model)))
+            for material, model, count in zip(imported, models, indexed, strict=True)
         ]
-    words = report.provenance(synthetic=plan.data is None, seed=plan.seed)
+    provenance = report.provenance(synthetic=plan.data is None, seed=plan.seed)
     if not as_json:
-        session.out.print(report.likeness(outcomes).on_screen("Alike from past images"))
-        session.out.print(f"{report.summary(outcomes)}\n{words}", markup=False)
-    if plan.efficientad_minutes:
+        session.out.print(report.likeness(results).on_screen("Similar past images"))
+        session.out.print(f"{report.summary(results)}\n{provenance}", markup=False)
+    if plan.minutes:
         with clock.stage("train EfficientAD"):
-            limited = EfficientAd()
-            limited.max_duration.FromTimedelta(timedelta(minutes=plan.efficientad_minutes))
-            rivals = trial.train(client, materials, limited, plan.seed, session.err)
-        outcomes = [replace(o, rival=rival) for o, rival in zip(outcomes, rivals, strict=True)]
+            results = _with_efficientad(plan, session, client, results)
         if not as_json:
+            rivals = [(result.material, result.rival) for result in results if result.rival]
             title = "Good from defective: EfficientAD"
-            session.out.print(report.quality(materials, rivals).on_screen(title))
-            session.out.print(report.auroc(outcomes).on_screen("Both detectors"))
+            session.out.print(report.quality(*zip(*rivals, strict=True)).on_screen(title))
+            session.out.print(report.auroc(results).on_screen("Both detectors"))
+            if len(rivals) < len(results):
+                session.out.print(report.SHORT_NOTE, markup=False)
     with clock.stage("pictures"):
-        names = [name for outcome in outcomes for name in _draw(plan, client, outcome)]
-    told = report.results(
-        outcomes,
+        names = [name for result in results for name in _draw(plan, client, result)]
+    figures = report.results(
+        results,
         clock.seconds,
         synthetic=plan.data is None,
         seed=plan.seed,
         version=client.server_info().version,
     )
-    (plan.output / "results.json").write_text(json.dumps(told, indent=2) + "\n")
-    (plan.output / "results.md").write_text(report.markdown(outcomes, clock.seconds, names, words))
-    return told
+    (plan.output / "results.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (plan.output / "results.md").write_text(report.markdown(results, clock.seconds, names, provenance))
+    return figures
+
+
+def _with_efficientad(
+    plan: Plan, session: Session, client: Client, results: Sequence[CategoryResult]
+) -> list[CategoryResult]:
+    """Train EfficientAD on the first category, or on all in the full demo."""
+    limited = EfficientAd()
+    limited.max_duration.FromTimedelta(timedelta(minutes=plan.minutes))
+    count = len(results) if plan.full else 1
+    materials = [result.material for result in results[:count]]
+    jobs = [trial.start_training(client, material, limited, plan.seed) for material in materials]
+    rivals = trial.trained(client, materials, jobs, "EfficientAD", session.err)
+    compared = [replace(result, rival=rival) for result, rival in zip(results, rivals, strict=False)]
+    return [*compared, *results[count:]]
 
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    # A stack that was killed may write for a moment longer.
+    # A killed stack may still write for a moment.
     with tempfile.TemporaryDirectory(prefix="blemish-demo-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
@@ -156,19 +191,16 @@ def _prepare(output: Path) -> None:
         raise Failure(f"cannot make {output}: {error.strerror}; name another with --output") from error
 
 
-def _materials(plan: Plan, keep: Path, session: Session) -> list[Material]:
+def _materials(plan: Plan, root: Path, session: Session, until_the_end: ExitStack) -> Iterable[Material]:
     if plan.data is not None:
         return given(plan.data, plan.categories)
-    categories = plan.categories or SYNTHETIC
-    with session.err.status(f"drawing surfaces: {', '.join(categories)}"):
-        return drawn(
-            keep / "surfaces", categories, plan.seed, lambda line: session.err.print(line, markup=False)
-        )
+    drawing = until_the_end.enter_context(Drawing(root, plan.categories or SYNTHETIC, plan.seed))
+    return drawing.materials(lambda line: session.err.print(line, markup=False))
 
 
-def _draw(plan: Plan, client: Client, outcome: Outcome) -> Iterator[str]:
-    """Write the pictures of one category; yield their names."""
-    material = outcome.material
+def _draw(plan: Plan, client: Client, result: CategoryResult) -> Iterator[str]:
+    """Write the pictures of one category; yield their file names."""
+    material = result.material
     kind = "synthetic images" if plan.data is None else "images given"
     columns = [
         rendering.Inspected(
@@ -178,13 +210,13 @@ def _draw(plan: Plan, client: Client, outcome: Outcome) -> Iterator[str]:
             _opened(portrait.mask),
             portrait.inspection,
         )
-        for portrait in trial.portraits(client, material, outcome.model)
+        for portrait in trial.portraits(client, material, result.model)
     ]
     if columns:
-        title = f"{material.id} by {short(outcome.model.name)} ({kind})"
+        title = f"{material.id} by {short(result.model.name)} ({kind})"
         rendering.sheet(title, columns).save(plan.output / f"heatmaps-{material.id}.png")
         yield f"heatmaps-{material.id}.png"
-    for lookup in outcome.lookups:
+    for lookup in result.lookups:
         query = rendering.Query(
             lookup.image.name,
             rendering.decoded(lookup.image.read_bytes()),

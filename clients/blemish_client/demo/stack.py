@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole blemish for a while: the embedded stack as a child process, stopped whatever happens."""
+"""The embedded stack as a child process that always ends with the demo."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ _COMMAND = (sys.executable, "-P", "-m", "blemish_local", "up")
 _READY_WITHIN_S = 180.0
 _STOPPED_WITHIN_S = 40.0
 _TAIL_LINES = 12
-# They would lead the demo to a store or a broker that others work with, or ask it for a token.
+# They would point the demo at a shared store or broker, or make the server ask for a token.
 _NOT_HANDED_ON = frozenset(
     {
         "REDIS_URL",
@@ -36,7 +36,9 @@ _NOT_HANDED_ON = frozenset(
 
 
 @dataclass(frozen=True)
-class Stack:
+class DemoStack:
+    """A running embedded stack."""
+
     address: str
     """HOST:PORT of the server."""
     data: Path
@@ -44,34 +46,36 @@ class Stack:
     child: subprocess.Popen[bytes]
 
     def death(self) -> Failure | None:
-        """Say how the stack died; None while it lives."""
+        """Return how the stack ended; None while it runs."""
         return None if self.child.poll() is None else _death(self.child, self.log)
 
 
 @contextmanager
-def running(data: Path, import_root: Path, command: Sequence[str] = _COMMAND) -> Iterator[Stack]:
+def running(data: Path, import_root: Path, command: Sequence[str] = _COMMAND) -> Iterator[DemoStack]:
     """Start the stack over the folder ``data`` and stop it at the end.
 
     Raises:
-        Failure: with the stack's own last words, if it does not come up.
+        Failure: if the stack does not start; the message holds the end of its log.
     """
     data.mkdir(parents=True, exist_ok=True)
     address_file, log = data / "address", data / "up.log"
     address_file.unlink(missing_ok=True)
-    told = ("--data", data, "--listen", "127.0.0.1:0", "--address-file", address_file)
+    arguments = ("--data", data, "--listen", "127.0.0.1:0", "--address-file", address_file)
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
-    with log.open("wb") as words:
+    # A PatchCore training keeps about one core busy, so two of them share two cores well.
+    environment.setdefault("BLEMISH_CONCURRENCY", str(min(2, os.cpu_count() or 1)))
+    with log.open("wb") as output:
         child = subprocess.Popen(
-            [*command, *map(str, told), "--import-root", str(import_root), "--stop-with-stdin"],
-            stdin=subprocess.PIPE,  # nothing is written; it ends with this process, however that dies
-            stdout=words,
+            [*command, *map(str, arguments), "--import-root", str(import_root), "--stop-with-stdin"],
+            stdin=subprocess.PIPE,  # the stack stops when this end is closed
+            stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
             # Ctrl-C is for the demo, which then stops the stack in order.
             start_new_session=True,
         )
         try:
-            yield Stack(_address(child, address_file, log), data, log, child)
+            yield DemoStack(_address(child, address_file, log), data, log, child)
         finally:
             try:
                 _stop(child)
@@ -86,7 +90,7 @@ def _address(child: subprocess.Popen[bytes], address_file: Path, log: Path) -> s
         if child.poll() is not None:
             raise _death(child, log)
         if time.monotonic() > give_up:
-            late = f"the server is not up after {_READY_WITHIN_S:.0f} s"
+            late = f"the server is not ready after {_READY_WITHIN_S:.0f} s"
             raise Failure(f"{late}:\n{_tail(log)}", UNSUCCESSFUL)
         time.sleep(0.1)
     return address_file.read_text().strip()
@@ -106,7 +110,7 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
-    # The stack's parts die with it.
+    # The stack's processes die with it.
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
 
@@ -117,12 +121,12 @@ def _death(child: subprocess.Popen[bytes], log: Path) -> Failure:
 
 def _tail(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
-    return "\n".join(f"  {line}" for line in lines) or "  it said nothing"
+    return "\n".join(f"  {line}" for line in lines) or "  its log is empty"
 
 
 @contextmanager
 def ended_like_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the calls as Ctrl-C does, so that children are stopped."""
+    """Make SIGTERM and SIGHUP unwind the calls as Ctrl-C does, so that children are stopped."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -68,16 +68,19 @@ def bring(client: Client, material: Material) -> str:
     return f"{material.id}: {told.dataset.train_images} to train on, {tested} to test with{left_out}"
 
 
-def train(
-    client: Client,
-    materials: Sequence[Material],
-    detector: PatchCore | EfficientAd,
-    seed: int,
-    screen: Console,
+def start_training(client: Client, material: Material, detector: PatchCore | EfficientAd, seed: int) -> Job:
+    """Start to train a model of a category."""
+    return client.train(material.id, detector=detector, seed=seed, promote=True)
+
+
+def trained(
+    client: Client, materials: Sequence[Material], jobs: Sequence[Job], name: str, screen: Console
 ) -> list[ModelVersion]:
-    """Train a model for each category; return their cards."""
-    jobs = [client.train(material.id, detector=detector, seed=seed, promote=True) for material in materials]
-    name = "EfficientAD" if isinstance(detector, EfficientAd) else "PatchCore"
+    """Wait for the training of each category; return the model versions.
+
+    Raises:
+        Failure: if a job does not succeed.
+    """
     ended = [
         succeeded(client, job, screen, f"{name} {material.id}")
         for job, material in zip(jobs, materials, strict=True)

@@ -9,13 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import psutil
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -23,13 +23,14 @@ from blemish.v1.job_pb2 import JOB_STATE_FAILED
 from blemish_client.cli.app import app
 from blemish_client.cli.extras import UP
 from blemish_client.cli.failures import Failure
-from blemish_client.demo.material import Material, drawn, given
+from blemish_client.demo import material
+from blemish_client.demo.material import Drawing, Material, given
 from blemish_client.demo.stack import ended_like_ctrl_c, running
 
 if TYPE_CHECKING:
     from tests.clients.conftest import Fake, Make
 
-# Stand-ins for the stack: as short as what they stand for can be.
+# A minimal stand-in for the stack.
 _UP = """
 import pathlib, signal, sys
 signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({stopped!r}).touch(), sys.exit()))
@@ -73,7 +74,7 @@ def test_the_stack_is_stopped_after_sigterm(tmp_path: Path) -> None:
     assert stopped.exists()
 
 
-def test_a_stack_that_does_not_come_up(tmp_path: Path) -> None:
+def test_stack_that_fails_to_start_is_reported(tmp_path: Path) -> None:
     dies = [sys.executable, "-c", "import sys; sys.exit('the port is taken')"]
     why = pytest.raises(Failure, match="ended with code 1:\n  the port is taken")
     with why, running(tmp_path / "data", tmp_path, dies):
@@ -87,7 +88,7 @@ def test_a_stack_that_dies_later_is_noticed(tmp_path: Path) -> None:
         assert "ended with code -9" in str(stack.death())
 
 
-def test_given(make: Make, tmp_path: Path) -> None:
+def test_given_folder_may_hold_one_category_or_several(make: Make, tmp_path: Path) -> None:
     for name in ("Tile No. 1", "leather"):
         make.folder(tmp_path / name)
     (tmp_path / "notes").mkdir()
@@ -101,7 +102,7 @@ def test_given(make: Make, tmp_path: Path) -> None:
             given(nowhere, ())
 
 
-def test_material(make: Make, tmp_path: Path) -> None:
+def test_material_lists_its_defects_and_masks(make: Make, tmp_path: Path) -> None:
     make.folder(tmp_path)
     (tmp_path / "test/empty").mkdir()
     material = Material("tile", tmp_path)
@@ -111,24 +112,55 @@ def test_material(make: Make, tmp_path: Path) -> None:
     assert material.mask(material.images("good")[0]) is None
 
 
-def test_drawn_tells_and_fails_in_words(tmp_path: Path) -> None:
+def test_drawing_yields_each_category_once_it_is_complete(tmp_path: Path) -> None:
     lines: list[str] = []
-    says = [sys.executable, "-c", "print('tile: 3 images, in /x')"]
-    assert drawn(tmp_path, ["tile"], 0, lines.append, says) == [Material("tile", tmp_path / "tile")]
-    assert lines == ["tile: 3 images"]
-    fails = [sys.executable, "-c", "import sys; sys.exit('no such surface')"]
-    with pytest.raises(Failure, match="no such surface"):
-        drawn(tmp_path, ["tile"], 0, lines.append, fails)
+    script = "print('tile: 3 images, in /x'); print('a warning'); print('grid: 2 images, in /y')"
+    with Drawing(tmp_path, ["tile", "grid"], 0, [sys.executable, "-c", script]) as drawing:
+        materials = list(drawing.materials(lines.append))
+    assert materials == [Material("tile", tmp_path / "tile"), Material("grid", tmp_path / "grid")]
+    assert lines == ["tile: 3 images", "grid: 2 images"]
+
+
+def test_drawing_fails_with_the_last_line(tmp_path: Path) -> None:
+    script = "import sys; sys.exit('not a surface')"
+    with (
+        Drawing(tmp_path, ["tile"], 0, [sys.executable, "-c", script]) as drawing,
+        pytest.raises(Failure, match="cannot draw surfaces: not a surface"),
+    ):
+        list(drawing.materials(lambda _: None))
+
+
+def test_interrupted_drawing_leaves_no_process(tmp_path: Path) -> None:
+    with Drawing(tmp_path, ["tile", "grid"], 0) as drawing:
+        give_up = time.monotonic() + 60
+        while not list(tmp_path.glob("tile/train/good/*.png")):
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        generator = psutil.Process(drawing.pid)
+        processes = [generator, *generator.children(recursive=True)]
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert not alive
+
+
+@dataclass
+class FakeStack:
+    """A stack whose server is the fake one."""
+
+    address: str
+    failure: Failure | None = None
+
+    def death(self) -> Failure | None:
+        """Return how the stack ended."""
+        return self.failure
 
 
 @pytest.fixture
-def server(target: str, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Let the demo take the fake for the stack that it started."""
-    stack = SimpleNamespace(address=target, last_words=None)
-    stack.death = lambda: stack.last_words
+def server(target: str, monkeypatch: pytest.MonkeyPatch) -> FakeStack:
+    """Replace the stack that the demo starts by the fake server."""
+    stack = FakeStack(target)
 
     @contextmanager
-    def stand_in(*_: Any) -> Iterator[SimpleNamespace]:
+    def stand_in(*_: Any) -> Iterator[FakeStack]:
         yield stack
 
     monkeypatch.setattr("blemish_client.demo.run.running", stand_in)
@@ -140,7 +172,7 @@ def demo(*arguments: Any) -> Result:
     return CliRunner().invoke(app, ["demo", *map(str, arguments)], catch_exceptions=False)
 
 
-def test_the_whole_demo(server: SimpleNamespace, fake: Fake, make: Make, tmp_path: Path) -> None:
+def test_the_whole_demo(server: FakeStack, fake: Fake, make: Make, tmp_path: Path) -> None:
     make.folder(tmp_path / "tile")
     fake.hits = [make.hit("crack", 0.9, 0), make.hit("crack", 0.8, 1), make.hit("good", 0.5, 2)]
     result = demo("--data", tmp_path / "tile", "--output", tmp_path / "out")
@@ -169,12 +201,34 @@ def test_the_whole_demo(server: SimpleNamespace, fake: Fake, make: Make, tmp_pat
     train, embed, rival = fake.requests["CreateJob"]
     assert train.train.dataset == embed.embed.dataset == rival.train.dataset == "datasets/tile"
     assert train.train.WhichOneof("detector") == "patchcore"
-    assert rival.train.efficientad.max_duration.ToSeconds() == 90
+    assert rival.train.efficientad.max_duration.ToSeconds() == 30
+    assert "make demo DATA=path/to/images" in result.stdout
 
 
-def test_efficientad_can_be_left_out(
-    server: SimpleNamespace, fake: Fake, make: Make, tmp_path: Path
+def test_short_demo_trains_efficientad_on_first_category(
+    server: FakeStack, fake: Fake, make: Make, tmp_path: Path
 ) -> None:
+    for name in ("grid", "tile"):
+        make.folder(tmp_path / "data" / name)
+    assert demo("--data", tmp_path / "data", "--output", tmp_path / "out").exit_code == 0
+    rivals = [job.train.dataset for job in fake.requests["CreateJob"] if job.train.HasField("efficientad")]
+    assert rivals == ["datasets/grid"]
+    figures = json.loads((tmp_path / "out/results.json").read_text())
+    assert [bool(each["efficientad"]) for each in figures["categories"]] == [True, False]
+
+
+def test_full_demo_trains_efficientad_on_every_category(
+    server: FakeStack, fake: Fake, make: Make, tmp_path: Path
+) -> None:
+    for name in ("grid", "tile"):
+        make.folder(tmp_path / "data" / name)
+    assert demo("--data", tmp_path / "data", "--output", tmp_path / "out", "--full").exit_code == 0
+    rivals = [job.train for job in fake.requests["CreateJob"] if job.train.HasField("efficientad")]
+    assert [job.dataset for job in rivals] == ["datasets/grid", "datasets/tile"]
+    assert rivals[0].efficientad.max_duration.ToSeconds() == 90
+
+
+def test_efficientad_can_be_left_out(server: FakeStack, fake: Fake, make: Make, tmp_path: Path) -> None:
     make.folder(tmp_path / "tile")
     result = demo("--data", tmp_path, "--output", tmp_path / "out", "--efficientad-minutes", 0)
     assert result.exit_code == 0
@@ -182,18 +236,14 @@ def test_efficientad_can_be_left_out(
     assert len(fake.requests["CreateJob"]) == 2
 
 
-def test_a_category_without_defects(
-    server: SimpleNamespace, fake: Fake, make: Make, tmp_path: Path
-) -> None:
+def test_a_category_without_defects(server: FakeStack, fake: Fake, make: Make, tmp_path: Path) -> None:
     make.folder(tmp_path / "tile")
     (tmp_path / "tile/test/crack/000.png").unlink()
     assert demo("--data", tmp_path, "--output", tmp_path / "out").exit_code == 0
     assert not (tmp_path / "out/alike-tile-defective.png").exists()
 
 
-def test_a_category_without_test_images(
-    server: SimpleNamespace, fake: Fake, make: Make, tmp_path: Path
-) -> None:
+def test_a_category_without_test_images(server: FakeStack, fake: Fake, make: Make, tmp_path: Path) -> None:
     make.folder(tmp_path / "tile")
     (tmp_path / "tile/test/crack/000.png").unlink()
     (tmp_path / "tile/test/good/000.png").unlink()
@@ -202,28 +252,25 @@ def test_a_category_without_test_images(
     assert not fake.requests["Search"]
 
 
-def test_json_alone_on_stdout(server: SimpleNamespace, make: Make, tmp_path: Path) -> None:
+def test_json_is_the_only_output_on_stdout(server: FakeStack, make: Make, tmp_path: Path) -> None:
     make.folder(tmp_path / "tile")
     result = demo("--data", tmp_path, "--output", tmp_path / "out", "--json")
     assert json.loads(result.stdout) == json.loads((tmp_path / "out/results.json").read_text())
 
 
-def test_synthetic_images_are_called_so(
-    server: SimpleNamespace, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_synthetic_images_are_labelled_synthetic(
+    server: FakeStack, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stand_in(folder: Path, categories: list[str], *_: Any) -> list[Material]:
-        make.folder(folder / categories[0])
-        return [Material(categories[0], folder / categories[0])]
-
-    monkeypatch.setattr("blemish_client.demo.run.drawn", stand_in)
+    generator = "print('grid: 3 images, in /x')"
+    monkeypatch.setattr(material, "_GENERATOR", (sys.executable, "-c", generator))
+    monkeypatch.setattr("blemish_client.demo.run._scratch", lambda: nullcontext(tmp_path / "scratch"))
+    make.folder(tmp_path / "scratch/surfaces/grid")
     result = demo("--categories", "grid", "--output", tmp_path / "out")
     assert "synthetic" in result.stdout
     assert "synthetic" in (tmp_path / "out/results.md").read_text()
 
 
-def test_a_failed_job_ends_the_demo(
-    server: SimpleNamespace, fake: Fake, make: Make, tmp_path: Path
-) -> None:
+def test_a_failed_job_ends_the_demo(server: FakeStack, fake: Fake, make: Make, tmp_path: Path) -> None:
     make.folder(tmp_path / "tile")
     fake.watches = [[make.ended("jobs/made", JOB_STATE_FAILED)]]
     result = demo("--data", tmp_path, "--output", tmp_path / "out")
@@ -231,25 +278,25 @@ def test_a_failed_job_ends_the_demo(
     assert "PatchCore tile: jobs/made failed: the worker ran out of memory" in result.stderr
 
 
-def test_the_stacks_last_words_are_shown(
-    server: SimpleNamespace, fake: Fake, make: Make, tmp_path: Path
+def test_reason_for_a_dead_stack_is_shown(
+    server: FakeStack, fake: Fake, make: Make, tmp_path: Path
 ) -> None:
     make.folder(tmp_path / "tile")
     fake.refusals["ImportDataset"] = [make.refusal(grpc.StatusCode.UNAVAILABLE, detailed=False)]
-    server.last_words = Failure("the server ended with code 1", 1)
+    server.failure = Failure("the server ended with code 1", 1)
     result = demo("--data", tmp_path, "--output", tmp_path / "out")
     assert result.exit_code == 1
     assert "the server ended with code 1" in result.stderr
 
 
-def test_kept_data_go_to_a_new_folder(server: SimpleNamespace, make: Make, tmp_path: Path) -> None:
+def test_keep_refuses_a_folder_with_content(server: FakeStack, make: Make, tmp_path: Path) -> None:
     make.folder(tmp_path / "tile")
     result = demo("--data", tmp_path, "--keep", tmp_path)
     assert result.exit_code == 2
     assert "is not empty" in result.stderr
 
 
-def test_sdk_imports_nothing_heavy() -> None:
+def test_sdk_imports_no_heavy_package() -> None:
     heavy = "numpy PIL rich typer torch blemish_core google.rpc"
     script = f"import sys, blemish_client; print([m for m in {heavy.split()} if m in sys.modules])"
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -6,6 +6,8 @@ Anomaly Detection", CVPR 2019. No image of it is used.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,7 @@ def generate(
     good: int = 20,
     defective: int = 32,
     size: int = 256,
+    pool: Executor | None = None,
     on_image: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a data set of synthetic images: train/good, test/<class>, ground_truth/<class>.
@@ -48,7 +51,8 @@ def generate(
         good: how many good images to test with.
         defective: how many defective images, spread evenly over the classes.
         size: sides of an image in pixels, 32 or more.
-        on_image: is told after each image how many are written, and of how many.
+        pool: processes that draw; this process draws if None.
+        on_image: called after each image with how many are written, and of how many.
 
     Raises:
         ValueError: if the category is unknown or a number is out of range.
@@ -68,8 +72,9 @@ def generate(
         raise FileExistsError(f"{folder} is not empty; name a new folder or empty this one")
 
     origins = list(_origins(category, seed, train, good, defective, size))
-    for done, origin in enumerate(origins, start=1):
-        _write(folder, origin)
+    write = partial(_write, folder)
+    written = map(write, origins) if pool is None else pool.map(write, origins, chunksize=4)
+    for done, _ in enumerate(written, start=1):
         if on_image is not None:
             on_image(done, len(origins))
     folder.mkdir(parents=True, exist_ok=True)
