@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks after Redis and Qdrant, and tells health checks which services can work without them."""
+"""Probes of Redis and Qdrant, and the health of the services that depend on them."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from grpc_health.v1.health import aio as health_aio
 
 from blemish_core.platform.errors import BlemishError
 
-_LOOK_EVERY_S = 2.0
+_PROBE_EVERY_S = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -21,7 +21,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 @dataclass(frozen=True)
 class Dependency:
-    """Something the server talks to, and the services that stand still without it."""
+    """A process that the server calls, and the services that do not work without it."""
 
     name: str
     ping: Callable[[], None]
@@ -30,50 +30,59 @@ class Dependency:
 
 
 @dataclass(frozen=True)
-class Known:
-    """What was seen of a dependency last."""
+class DependencyState:
+    """The result of the last probe of a dependency."""
 
     name: str
     available: bool
     detail: str
+    """Reason if unavailable, else empty."""
 
 
 class Dependencies:
-    def __init__(self, watched: tuple[Dependency, ...], health: health_aio.HealthServicer) -> None:
-        self._watched = watched
+    """The dependencies of the server, probed at regular intervals."""
+
+    def __init__(self, dependencies: tuple[Dependency, ...], health: health_aio.HealthServicer) -> None:
+        self._dependencies = dependencies
         self._health = health
-        self._known: Mapping[str, Known] = {}
+        self._states: Mapping[str, DependencyState] = {}
 
     @property
-    def states(self) -> list[Known]:
-        return list(self._known.values())
+    def states(self) -> list[DependencyState]:
+        """Results of the last probes."""
+        return list(self._states.values())
 
     @property
     def services(self) -> set[str]:
-        """Those whose health follows what they depend on."""
-        return {service for dependency in self._watched for service in dependency.services}
+        """Services whose health follows a dependency."""
+        return {service for dependency in self._dependencies for service in dependency.services}
+
+    def is_available(self, name: str) -> bool:
+        """Return whether the last probe of a dependency succeeded."""
+        state = self._states.get(name)
+        return state is not None and state.available
 
     async def run(self) -> None:
-        """Look at all of them every two seconds until cancelled."""
+        """Probe all dependencies every two seconds until cancelled."""
         while True:
-            await self.look()
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await self.probe()
+            await asyncio.sleep(_PROBE_EVERY_S)
 
-    async def look(self) -> None:
-        """See who answers now; what depends on the others is NOT_SERVING."""
-        seen = await asyncio.gather(*(self._see(dependency) for dependency in self._watched))
-        for dependency, known in zip(self._watched, seen, strict=True):
-            before = self._known.get(known.name)
-            if before is None or before.available != known.available:
-                tell = log.info if known.available else log.warning
-                tell("dependency", name=known.name, available=known.available, detail=known.detail)
+    async def probe(self) -> None:
+        """Probe all dependencies, and set the health of the services that need them."""
+        states = await asyncio.gather(*(self._ping(dependency) for dependency in self._dependencies))
+        for dependency, state in zip(self._dependencies, states, strict=True):
+            before = self._states.get(state.name)
+            if before is None or before.available != state.available:
+                report = log.info if state.available else log.warning
+                report("dependency", name=state.name, available=state.available, detail=state.detail)
             for service in dependency.services:
-                await self._health.set(service, SERVING if known.available else NOT_SERVING)
-        self._known = {known.name: known for known in seen}
+                await self._health.set(service, SERVING if state.available else NOT_SERVING)
+        self._states = {state.name: state for state in states}
 
-    async def _see(self, dependency: Dependency) -> Known:
+    async def _ping(self, dependency: Dependency) -> DependencyState:
         try:
             await asyncio.to_thread(dependency.ping)
         except BlemishError as error:
-            return Known(dependency.name, False, str(error))
-        return Known(dependency.name, True, "")
+            return DependencyState(dependency.name, False, str(error))
+        return DependencyState(dependency.name, True, "")

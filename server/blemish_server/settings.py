@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the server is told by the environment."""
+"""Settings of the server, read from the environment."""
 
 import os
 from pathlib import Path
@@ -13,61 +13,62 @@ from blemish_server.scoring.batcher import BatchingPolicy
 
 
 class ServerSettings(StackSettings):
-    """The server's own settings, beside those of the stack."""
+    """The server's own settings, in addition to those it shares with the workers."""
 
     listen: str = "localhost:50051"
-    """Address to serve on, HOST:PORT; port 0 takes a free one."""
+    """Address to serve on, as HOST:PORT; port 0 takes a free one."""
 
     metrics_listen: str = Field("", pattern=r"^(.+:\d+)?$")
-    """Address on which Prometheus may read, HOST:PORT, by plain HTTP without a token; none by default."""
+    """Address for Prometheus, as HOST:PORT, over plain HTTP and without a token; empty disables it."""
 
     access_file: Path | None = None
-    """Who may call, and what, as ``blemish access`` writes it; without one everybody may do everything."""
+    """Credentials and roles of callers, as written by ``blemish access``; without it, authentication is
+    disabled."""
 
     tls_certificate: Path | None = None
-    """Certificate chain, PEM: with it and its key the server speaks TLS alone."""
+    """Certificate chain in PEM format; with it and its key, the server accepts only TLS."""
 
     tls_key: Path | None = None
-    """Its key, PEM, without a password."""
+    """Private key of the certificate in PEM format, without a password."""
 
     import_roots: Annotated[tuple[Path, ...], NoDecode] = ()
-    """Folders below which ImportDataset may read, separated as PATH is; none by default."""
+    """Folders from which ImportDataset may read, separated as in PATH."""
 
     max_message_bytes: int = Field(40 << 20, ge=1 << 20)
-    """Largest message, either way."""
+    """Largest request or response, in bytes."""
 
     max_queued: int = Field(64, ge=1)
-    """An image with so many ahead of it at its model is refused."""
+    """Images queued ahead of a new one for the same model, from which on it is rejected."""
 
     max_waiting_bytes: int = Field(512 << 20, ge=1 << 20)
-    """Encoded images held at once, all requests together; more are refused. A ninth is kept from a caller
-    who takes all he can, for others."""
+    """Encoded images held at once for all requests, in bytes; more are rejected. A ninth is reserved for
+    other callers while one uses all it can."""
 
     max_batch_size: int = Field(8, ge=1)
     """Images scored in one forward pass on a GPU."""
 
     batch_wait_ms: float = Field(2.0, ge=0)
-    """How long the first image of a batch waits for others, on a GPU."""
+    """Time that the first image of a batch waits for others on a GPU, in milliseconds."""
 
     cpu_lanes: int = Field(0, ge=0)
-    """Images of one model scored at once on a CPU, each on its share of the cores; 0 takes one a core and
-    one more, which computes while another waits for Python's lock. Fewer answer each image sooner, where
-    many wait."""
+    """Images of one model scored at once on a CPU, each on its share of the cores. 0 takes one per core and
+    an extra one, which computes while another waits for the GIL. Fewer lanes shorten the time per image if
+    many images are queued."""
 
     max_loaded_bytes: int = Field(4 << 30, ge=1 << 20)
-    """Weights, banks and indexes of the models in memory; the least recently used makes room."""
+    """Size of the models in memory, in bytes; the least recently used ones are unloaded above it."""
 
     preload: bool = True
-    """Load the models in production before health says SERVING, as far as ``max_loaded_bytes`` goes."""
+    """Whether to load the models in production before the server is ready, within ``max_loaded_bytes``."""
 
     keep_frames: int = Field(100_000, ge=0)
-    """Frames kept for search of each model version, at most; the oldest go first, labelled ones stay."""
+    """Frames recorded for search per model version; the oldest are deleted first, except labelled ones."""
 
     keep_frames_days: float = Field(90.0, gt=0)
-    """How long they are kept."""
+    """Age at which recorded frames are deleted, in days."""
 
     grace_s: float = Field(10.0, ge=0)
-    """How long requests may take to end when the server is told to stop."""
+    """Time for calls to finish when the server stops, in seconds."""
 
     @model_validator(mode="after")
     def _certificate_and_key(self) -> Self:
@@ -77,21 +78,21 @@ class ServerSettings(StackSettings):
 
     @property
     def lanes(self) -> int:
-        """Of a model on a CPU."""
+        """Number of lanes of a model on a CPU."""
         return self.cpu_lanes or (os.cpu_count() or 1) + 1
 
     def batching(self, device: str) -> BatchingPolicy:
-        """Return how images are grouped on ``device``."""
+        """Return the batching policy for ``device``."""
         if device == "cpu":
             return BatchingPolicy(
                 max_batch_size=1,
                 max_queued=self.max_queued,
-                # The lane beyond the cores makes no frame's turn come sooner.
+                # The extra lane beyond the cores shortens no frame's wait.
                 max_ahead=max(1, self.lanes - 1),
                 lanes=self.lanes,
             )
         return BatchingPolicy(
-            self.max_batch_size, self.batch_wait_ms / 1000, self.max_queued, preparing=os.cpu_count() or 1
+            self.max_batch_size, self.batch_wait_ms / 1000, self.max_queued, preparers=os.cpu_count() or 1
         )
 
     @field_validator("import_roots", mode="before")

@@ -23,7 +23,7 @@ from blemish_core.detectors.base import Detector, Image, TrainingContext, silent
 from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.train import train
 from blemish_core.evaluation.metrics import image_auroc
-from blemish_server.metrics.metrics import LOW
+from blemish_server.metrics.server_metrics import LOW_P_VALUE
 
 SIZE = 256
 TARGET = 0.05
@@ -67,8 +67,8 @@ def main() -> None:
             for category in CATEGORIES
         }
         report.write(
-            f"PatchCore, {SIZE} px. Each cell: share of {arguments.fresh} good images with p <= {LOW:g}, "
-            f"share rejected, and image AUROC against {DEFECTS} defects.\n"
+            f"PatchCore, {SIZE} px. Each cell: share of {arguments.fresh} good images with "
+            f"p <= {LOW_P_VALUE:g}, share rejected, and image AUROC against {DEFECTS} defects.\n"
         )
         report.write(f"| change | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
         for change in CHANGES:
@@ -95,7 +95,7 @@ def _column(
     shares = {}
     for name, change in CHANGES.items():
         scores = _scores(training.detector, [change(image) for image in good])
-        low = np.mean([calibration.p_value(score) <= LOW for score in scores])
+        low = np.mean([calibration.p_value(score) <= LOW_P_VALUE for score in scores])
         rejected = np.mean([calibration.anomalous(score) for score in scores])
         shares[name] = float(low), float(rejected), image_auroc(scores, defect_scores) or 0.0
     return shares

@@ -10,7 +10,7 @@ DEAR = OF_TORCHS_NETWORKS | {"openvino", "sklearn"}
 @pytest.mark.parametrize(
     "script",
     [
-        "import blemish_server.app",
+        "import blemish_server.wiring",
         "import blemish_core.jobs.handlers.train",
         # As the server does with each training it is asked for.
         "from blemish_core.detectors.patchcore.settings import PatchCoreSettings; PatchCoreSettings()",

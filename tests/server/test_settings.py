@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Settings of the server and their validation."""
 
 import os
 from pathlib import Path
@@ -10,12 +11,12 @@ from blemish_server.scoring.batcher import BatchingPolicy
 from blemish_server.settings import ServerSettings
 
 
-def test_roots_are_separated_as_path_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_import_roots_are_separated_as_in_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BLEMISH_IMPORT_ROOTS", os.pathsep.join([str(tmp_path), "relative", ""]))
     assert ServerSettings().import_roots == (tmp_path, Path("relative").resolve())
 
 
-def test_redis_and_qdrant_go_by_their_usual_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redis_and_qdrant_use_their_usual_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://:secret@redis:6379/1")
     monkeypatch.setenv("QDRANT_URL", "http://qdrant:6333")
     monkeypatch.setenv("QDRANT_GRPC_PORT", "7000")
@@ -25,15 +26,15 @@ def test_redis_and_qdrant_go_by_their_usual_names(monkeypatch: pytest.MonkeyPatc
     assert "secret" not in repr(settings)
 
 
-def test_a_cpu_has_lanes_and_a_gpu_batches() -> None:
+def test_cpu_uses_lanes_and_gpu_uses_batches() -> None:
     settings = ServerSettings(cpu_lanes=3, max_batch_size=4, batch_wait_ms=5, max_queued=7)
     assert settings.batching("cpu") == BatchingPolicy(max_batch_size=1, max_queued=7, max_ahead=2, lanes=3)
-    assert settings.batching("cuda:1") == BatchingPolicy(4, 0.005, 7, preparing=os.cpu_count() or 1)
+    assert settings.batching("cuda:1") == BatchingPolicy(4, 0.005, 7, preparers=os.cpu_count() or 1)
     assert ServerSettings().batching("cpu").lanes == (os.cpu_count() or 1) + 1
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "message"),
     [
         (
             "BLEMISH_MAX_QUEUED",
@@ -44,17 +45,17 @@ def test_a_cpu_has_lanes_and_a_gpu_batches() -> None:
         ("BLEMISH_MAX_IMAGE_PIXELS", "999999999", "lower BLEMISH_MAX_IMAGE_PIXELS"),
     ],
 )
-def test_a_wrong_setting_is_a_line_and_not_a_traceback(
+def test_invalid_setting_prints_one_line_and_no_traceback(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     variable: str,
     value: str,
-    told: str,
+    message: str,
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         read_settings(ServerSettings, "blemish-server")
-    assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert told in said
-    assert said.startswith("blemish-server: ")
+    assert exit_info.value.code == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.startswith("blemish-server: ")

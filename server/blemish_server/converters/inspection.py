@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages of InspectionService, and the images that other services share with it."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from blemish.v1 import image_pb2
 from blemish.v1 import inspection_pb2 as pb
@@ -13,13 +13,38 @@ from blemish_core.platform.errors import InvalidRequest
 from blemish_server.converters.enums import EnumMapping
 from blemish_server.converters.values import duration_to_proto, verdict_to_proto
 from blemish_server.scoring.batcher import Priority
-from blemish_server.scoring.scorer import Inspected
+from blemish_server.scoring.frame_queue import (
+    DroppedFrames,
+    FrameHeader,
+    RefusedFrame,
+    Result,
+    ScoredFrame,
+    StreamPolicy,
+)
+from blemish_server.scoring.inspection import Capture, Inspection, StoragePolicy
+from blemish_server.transport.status import frame_refusal
+
+_MAX_CAMERA = 128
 
 PRIORITIES: EnumMapping[Priority, pb.Priority.ValueType] = EnumMapping(
     {
         Priority.LINE_STOP: pb.PRIORITY_LINE_STOP,
         Priority.AUDIT: pb.PRIORITY_AUDIT,
         Priority.BACKFILL: pb.PRIORITY_BACKFILL,
+    }
+)
+_STORAGE: EnumMapping[StoragePolicy, pb.Store.ValueType] = EnumMapping(
+    {
+        StoragePolicy.NONE: pb.STORE_NONE,
+        StoragePolicy.ANOMALOUS: pb.STORE_ANOMALOUS,
+        StoragePolicy.ALL: pb.STORE_ALL,
+    }
+)
+_POLICIES: EnumMapping[StreamPolicy, pb.StreamPolicy.ValueType] = EnumMapping(
+    {
+        StreamPolicy.LATEST: pb.STREAM_POLICY_LATEST,
+        StreamPolicy.BLOCK: pb.STREAM_POLICY_BLOCK,
+        StreamPolicy.REJECT: pb.STREAM_POLICY_REJECT,
     }
 )
 
@@ -53,20 +78,52 @@ def parse_priority(number: pb.Priority.ValueType, field: str) -> Priority | None
     return PRIORITIES.parse(number, field) if number else None
 
 
-def parse_store(number: pb.Store.ValueType, field: str) -> Callable[[Inspected], bool]:
-    """Return the predicate that selects the inspected images to store.
+def parse_store(number: pb.Store.ValueType, field: str) -> StoragePolicy:
+    """Return the images to record, none if unspecified.
 
     Raises:
         InvalidRequest: if the choice is unknown.
     """
-    match number:
-        case pb.STORE_UNSPECIFIED | pb.STORE_NONE:
-            return lambda inspection: False
-        case pb.STORE_ANOMALOUS:
-            return lambda inspection: inspection.calibration.calibration.anomalous(inspection.outcome.score)
-        case pb.STORE_ALL:
-            return lambda inspection: True
-    raise InvalidRequest(f"{field} is {number}; use NONE, ANOMALOUS or ALL", field=field)
+    return _STORAGE.parse(number, field) if number else StoragePolicy.NONE
+
+
+def parse_policy(number: pb.StreamPolicy.ValueType, field: str) -> StreamPolicy:
+    """Return the policy of a stream, LATEST if unspecified.
+
+    Raises:
+        InvalidRequest: if the policy is unknown.
+    """
+    return _POLICIES.parse(number, field) if number else StreamPolicy.LATEST
+
+
+def parse_max_latency(config: pb.StreamConfig) -> float | None:
+    """Return the maximum latency of a stream in seconds, None if unspecified.
+
+    Raises:
+        InvalidRequest: if it is negative.
+    """
+    # ToTimedelta would fail on durations beyond the range of a timedelta.
+    latency_s = config.max_latency.seconds + config.max_latency.nanos / 1e9
+    if latency_s < 0:
+        raise InvalidRequest(
+            f"max_latency is {latency_s:g} s; use 0 or more seconds", field="config.max_latency"
+        )
+    return latency_s or None
+
+
+def parse_capture(message: pb.ScoreRequest | pb.Frame) -> Capture:
+    """Return the image of a request with its camera and time.
+
+    Raises:
+        InvalidRequest: if the image is missing, the camera's name too long, or the time out of range.
+    """
+    if len(message.camera) > _MAX_CAMERA:
+        raise InvalidRequest(
+            f"camera has {len(message.camera)} characters; use at most {_MAX_CAMERA}", field="camera"
+        )
+    return Capture(
+        parse_image(message.image, "image"), message.camera, parse_capture_time(message, "capture_time")
+    )
 
 
 def parse_capture_time(message: pb.ScoreRequest | pb.Frame, field: str) -> datetime | None:
@@ -85,20 +142,43 @@ def parse_capture_time(message: pb.ScoreRequest | pb.Frame, field: str) -> datet
         ) from error
 
 
-def inspection_to_proto(inspection: Inspected, outputs: pb.Outputs) -> pb.Inspection:
-    prediction, calibration = inspection.outcome, inspection.calibration.calibration
+def frame_header(frame: pb.Frame) -> FrameHeader:
+    """Return what a response repeats of a frame, as it came and without validation."""
+    time = None
+    if frame.HasField("capture_time"):
+        time = frame.capture_time.seconds, frame.capture_time.nanos
+    return FrameHeader(frame.camera, frame.sequence, time)
+
+
+def stream_result_to_proto(result: Result[pb.Inspection]) -> pb.ScoreStreamResponse:
+    message = pb.ScoreStreamResponse(camera=result.header.camera, sequence=result.header.sequence)
+    if result.header.capture_time is not None:
+        seconds, nanos = result.header.capture_time
+        message.capture_time.CopyFrom(Timestamp(seconds=seconds, nanos=nanos))
+    match result:
+        case ScoredFrame():
+            message.inspection.CopyFrom(result.answer)
+        case RefusedFrame():
+            message.refusal.CopyFrom(frame_refusal(result.error))
+        case DroppedFrames():
+            message.dropped.last_sequence = result.last_sequence
+    return message
+
+
+def inspection_to_proto(inspection: Inspection, outputs: pb.Outputs) -> pb.Inspection:
+    prediction, timings = inspection.prediction, inspection.timings
     message = pb.Inspection(
-        score=prediction.score,
-        p_value=calibration.p_value(prediction.score),
-        verdict=verdict_to_proto(calibration.anomalous(prediction.score)),
-        threshold=calibration.threshold,
+        score=inspection.score,
+        p_value=inspection.p_value,
+        verdict=verdict_to_proto(inspection.is_anomalous),
+        threshold=inspection.threshold,
         model_version=inspection.manifest.name,
-        calibration_revision=inspection.calibration.number,
+        calibration_revision=inspection.revision.number,
         runtime=inspection.runtime,
         timings=pb.Timings(
-            decode=duration_to_proto(inspection.decode_s),
-            queue=duration_to_proto(inspection.queue_s),
-            inference=duration_to_proto(inspection.inference_s),
+            decode=duration_to_proto(timings.decode_s),
+            queue=duration_to_proto(timings.queue_s),
+            inference=duration_to_proto(timings.inference_s),
         ),
     )
     if outputs.anomaly_map:
@@ -108,7 +188,7 @@ def inspection_to_proto(inspection: Inspected, outputs: pb.Outputs) -> pb.Inspec
                 width=columns,
                 height=rows,
                 values=np.ascontiguousarray(prediction.anomaly_map, dtype="<f4").tobytes(),
-                threshold=calibration.pixel_threshold,
+                threshold=inspection.calibration.pixel_threshold,
             )
         )
     if outputs.embedding:

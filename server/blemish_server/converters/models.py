@@ -14,7 +14,7 @@ from blemish_core.runtimes.card import RuntimeCard
 from blemish_server.auth.access import Caller
 from blemish_server.converters.enums import EnumMapping
 from blemish_server.converters.values import duration_to_proto, timestamp_to_proto
-from blemish_server.scoring.shadow import Comparison, Outcome
+from blemish_server.scoring.shadow import Agreement, ShadowComparison
 
 RULES: EnumMapping[ThresholdRule, pb.ThresholdRule.ValueType] = EnumMapping(
     {
@@ -176,14 +176,14 @@ def metrics_to_proto(metrics: Metrics) -> pb.Metrics:
     )
 
 
-def shadow_comparison_to_proto(comparison: Comparison) -> pb.ShadowComparison:
+def shadow_comparison_to_proto(comparison: ShadowComparison) -> pb.ShadowComparison:
     return pb.ShadowComparison(
         production=str(comparison.production),
         begin_time=timestamp_to_proto(comparison.began),
-        both_normal=comparison.outcomes[Outcome.BOTH_NORMAL],
-        both_anomalous=comparison.outcomes[Outcome.BOTH_ANOMALOUS],
-        only_shadow=comparison.outcomes[Outcome.ONLY_SHADOW],
-        only_production=comparison.outcomes[Outcome.ONLY_PRODUCTION],
+        both_normal=comparison.agreements[Agreement.BOTH_NORMAL],
+        both_anomalous=comparison.agreements[Agreement.BOTH_ANOMALOUS],
+        only_shadow=comparison.agreements[Agreement.ONLY_SHADOW],
+        only_production=comparison.agreements[Agreement.ONLY_PRODUCTION],
         failed=comparison.failed,
         disagreements=[
             pb.ShadowDisagreement(

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lead concurrent requests to the device: the urgent first, in batches, and none whose time is over.
+"""Fair, deadline-aware batching of concurrent requests for one model.
 
-Among equals turns go round: each caller's oldest item once, then each one's next (Nagle, RFC 970, "fair
-queuing"). Who sends much waits behind his own, not in front of those who send little.
+Urgent items go first. Among items of equal priority the callers take turns: the oldest item of each caller,
+then the next of each (Nagle, RFC 970, "fair queuing"). A client that floods the queue delays only its own
+requests.
 
-An item is prepared (an image decoded and scaled) and then computed in a batch with others. A batch opens
-with its first item and closes when it is full or ``max_wait_s`` later, whichever comes first. A lane is a
-thread that takes the next batch as soon as it has done the last one: where it is kept busy it never waits
-for the event loop.
+Each item is prepared (an image is decoded and scaled), then computed in a batch with others. A batch opens
+with its first item. It closes when it is full, or ``max_wait_s`` later. A lane is a thread that takes the
+next batch as soon as it has finished the last one, without waiting for the event loop.
 
-The cores of a CPU do most with a lane each and batches of one, which they prepare themselves: nothing is
-handed from core to core, and an image that waits is as small as it came. A GPU wants one lane, large
-batches, and threads that prepare the next ones meanwhile.
+On a CPU, use one lane per core and batches of one. Each lane prepares its own items, so nothing moves
+between cores and waiting images stay compressed. On a GPU, use one lane with large batches, and preparer
+threads that fill the next batch meanwhile.
 
-An answer is told at once where few wait. Where the lanes have enough to do, answers gather for a moment:
-each time the event loop wakes, it and the lanes wait for each other, and with it wake those who send.
+Results are delivered at once while few items wait. While the lanes are busy, results are collected for a
+moment, because each wake-up of the event loop competes with the lanes for the GIL.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from functools import cache
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
@@ -36,201 +37,226 @@ Item = TypeVar("Item")
 Ready = TypeVar("Ready")
 Result = TypeVar("Result")
 
-# Of the mean time of an item: about the last ten of them count.
-_NEW_SHARE = 0.1
-# Tried on streams of PatchCore on two cores, interleaved: 10 ms gave 4 % more frames than telling at once,
-# 20 ms no more than that.
-_GATHER_S = 0.010
-# Items waiting for each lane from which on answers gather: nobody who hears later leaves a lane idle.
-_ENOUGH = 2
-# What a lane has in hand when the interpreter ends is done by then, or never.
-_END_WITHIN_S = 10.0
+# Weight of the newest item in the moving average of the time per item.
+_NEWEST_WEIGHT = 0.1
+# Longest time that a result is held back for others; see docs/benchmarks.md.
+_COLLECT_S = 0.010
+# Queued items per lane from which on results are collected: a late delivery then leaves no lane idle.
+_BUSY_ITEMS_PER_LANE = 2
+# At exit, a lane has this long to finish its batch.
+_EXIT_TIMEOUT_S = 10.0
 
 _threads: WeakSet[threading.Thread] = WeakSet()
 
 
-@atexit.register
-def _let_threads_end() -> None:
-    """Wait for those of closed batchers: a process aborts whose threads drop tensors while it ends."""
-    give_up = time.monotonic() + _END_WITHIN_S
+@cache
+def _register_exit_handler() -> None:
+    """Join the threads of closed batchers at exit.
+
+    A process aborts if one of its threads frees a tensor while the interpreter shuts down.
+    """
+    atexit.register(_join_threads)
+
+
+def _join_threads() -> None:
+    give_up = time.monotonic() + _EXIT_TIMEOUT_S
     for thread in list(_threads):
         thread.join(max(give_up - time.monotonic(), 0.0))
 
 
 class Priority(IntEnum):
-    """Whose turn it is first. A lower one waits for as long as there are higher ones."""
+    """The urgency of an item. A lower priority waits for as long as there are higher ones."""
 
     LINE_STOP = 0
     AUDIT = 1
     BACKFILL = 2
 
 
-class Patience(Enum):
-    """How many may be ahead of one who comes."""
+class AdmissionLimit(Enum):
+    """The number of items that may be ahead of a new one before it is rejected."""
 
-    NONE = "none"
-    """``max_ahead`` of this kind or more urgent; of others, a turn each."""
-    USUAL = "usual"
-    """``max_queued``."""
-    ENDLESS = "endless"
-    """Any number: for callers who are few, and bounded themselves."""
+    SHORT = "short"
+    """``max_ahead`` items of this limit or of higher priority. Other items take turns with it."""
+    STANDARD = "standard"
+    """``max_queued`` items."""
+    UNLIMITED = "unlimited"
+    """Any number, for callers that are few and bounded themselves."""
 
 
 @dataclass(frozen=True)
 class BatchingPolicy:
+    """The sizes, waits and threads of a batcher."""
+
     max_batch_size: int = 8
     max_wait_s: float = 0.002
-    """Longest time the first item of a batch waits for companions."""
+    """Longest time that the first item of a batch waits for others."""
     max_queued: int = 64
-    """Items with this many ahead of them are refused."""
+    """Items ahead of a new one from which on it is rejected."""
     max_ahead: int = 0
-    """Likewise of callers without patience; 0 is as many as the lanes take next."""
+    """The same for ``AdmissionLimit.SHORT``; 0 means the number that the lanes take next."""
     lanes: int = 1
-    """Batches at once."""
-    preparing: int = 0
-    """Threads that prepare items for the lanes; without any, each lane prepares its own."""
+    """Batches computed at the same time."""
+    preparers: int = 0
+    """Threads that prepare items for the lanes; with 0, each lane prepares its own."""
 
 
 @dataclass(frozen=True)
-class Answer(Generic[Result]):
-    """What was computed for an item, and where its time went."""
+class Timings:
+    """The time that one item spent in each stage, in seconds."""
+
+    queue_s: float = 0.0
+    """Waiting for a lane and for the batch to fill."""
+    decode_s: float = 0.0
+    """Preparation."""
+    inference_s: float = 0.0
+    """Computation of the whole batch."""
+
+
+@dataclass(frozen=True)
+class Completed(Generic[Result]):
+    """The result of an item and where its time went."""
 
     result: Result
-    queued_s: float
-    """Waiting, for its turn and for its batch."""
-    prepared_s: float
-    computed_s: float
-    """Of the whole batch."""
+    timings: Timings
 
 
 @dataclass(eq=False)
-class _Waiting(Generic[Item, Ready, Result]):
-    """An item on its way; a thread that has taken it is the only one to change it."""
+class _QueuedItem(Generic[Item, Ready, Result]):
+    """An item in the batcher. After a thread has taken it, only this thread changes it."""
 
     item: Item | None
     caller: Hashable
     priority: Priority
-    patience: Patience
+    limit: AdmissionLimit
     since: float
     deadline: float
-    answer: "asyncio.Future[Answer[Result]]"
-    line: "_Line[Item, Ready, Result] | None" = None
-    """Where it waits; None while a thread has it, and when its caller has given it up."""
+    completed: "asyncio.Future[Completed[Result]]"
+    queue: "_FairQueue[Item, Ready, Result] | None" = None
+    """The queue that holds it; None once a thread has taken it or its caller has left."""
     ready: Any = None
-    prepared_s: float = 0.0
-    queued_s: float = 0.0
+    prepare_s: float = 0.0
+    queue_s: float = 0.0
 
-    def vain(self, takes_s: float) -> bool:
-        """Whether nobody waits for it any more, or will once it has taken so long."""
-        return self.answer.cancelled() or time.monotonic() + takes_s > self.deadline
-
-
-_Outcome = tuple[list[_Waiting[Item, Ready, Result]], list[Answer[Result]] | Exception]
+    def is_stale(self, expected_s: float) -> bool:
+        """Return whether the caller has left, or will have to give up within ``expected_s``."""
+        return self.completed.cancelled() or time.monotonic() + expected_s > self.deadline
 
 
-class _Line(Generic[Item, Ready, Result]):
-    """Who waits, the urgent first, and among equals one of each caller in turn."""
+_Delivery = tuple[list[_QueuedItem[Item, Ready, Result]], list[Completed[Result]] | Exception]
 
-    def __init__(self, most: float = math.inf) -> None:
-        self._most = most
+
+class _FairQueue(Generic[Item, Ready, Result]):
+    """A priority queue in which the callers of each priority take turns."""
+
+    def __init__(self, max_items: float = math.inf) -> None:
+        self._max_items = max_items
         self._changed = threading.Condition()
-        self._turns: list[OrderedDict[Hashable, deque[_Waiting[Item, Ready, Result]]]]
-        self._turns = [OrderedDict() for _ in Priority]  # the caller whose turn is next comes first
+        self._callers: list[OrderedDict[Hashable, deque[_QueuedItem[Item, Ready, Result]]]]
+        self._callers = [OrderedDict() for _ in Priority]  # the next caller comes first
         self._counts = [0] * len(Priority)
         self._closed = False
 
-    @property
-    def waiting(self) -> int:
+    def __len__(self) -> int:
         return sum(self._counts)
 
     @property
-    def still(self) -> threading.Condition:
-        """Held, nobody comes or goes; it costs less to hold it once around several calls."""
+    def callers(self) -> int:
+        """Number of callers with queued items, counted per priority."""
+        return sum(len(callers) for callers in self._callers)
+
+    @property
+    def lock(self) -> threading.Condition:
+        """The queue's lock. Holding it around several calls costs less than one acquisition each."""
         return self._changed
 
-    def put(self, waiting: _Waiting[Item, Ready, Result]) -> None:
-        """Let it wait; blocks while ``most`` do."""
+    def put(self, item: _QueuedItem[Item, Ready, Result]) -> None:
+        """Add an item. Block while the queue is full."""
         with self._changed:
-            while self.waiting >= self._most and not self._closed:
+            while len(self) >= self._max_items and not self._closed:
                 self._changed.wait()
-            waiting.line = self
-            self._counts[waiting.priority] += 1
-            self._turns[waiting.priority].setdefault(waiting.caller, deque()).append(waiting)
-            self._wake()
+            item.queue = self
+            self._counts[item.priority] += 1
+            self._callers[item.priority].setdefault(item.caller, deque()).append(item)
+            self._notify()
 
-    def leave(self, waiting: _Waiting[Item, Ready, Result]) -> None:
-        """Let it go if it is still here."""
+    def discard(self, item: _QueuedItem[Item, Ready, Result]) -> None:
+        """Remove an item if the queue still holds it."""
         with self._changed:
-            if waiting.line is not self:
+            if item.queue is not self:
                 return
-            waiting.line = waiting.item = waiting.ready = None
-            self._counts[waiting.priority] -= 1
-            turns = self._turns[waiting.priority]
-            turns[waiting.caller].remove(waiting)
-            if not turns[waiting.caller]:
-                del turns[waiting.caller]
+            item.queue = item.item = item.ready = None
+            self._counts[item.priority] -= 1
+            callers = self._callers[item.priority]
+            callers[item.caller].remove(item)
+            if not callers[item.caller]:
+                del callers[item.caller]
 
     def ahead(self, caller: Hashable, priority: Priority) -> tuple[int, int]:
-        """At most how many are taken before a newcomer, and how many but for equals who have patience."""
+        """Return how many items would be taken before a new one.
+
+        The second number leaves out items of equal priority that were admitted with more than
+        ``AdmissionLimit.SHORT``.
+        """
         with self._changed:
             urgent = sum(self._counts[:priority])
-            turns = self._turns[priority]
-            rounds = len(turns.get(caller, ())) + 1
-            patient = hasty = 0
-            for items in turns.values():
+            callers = self._callers[priority]
+            rounds = len(callers.get(caller, ())) + 1
+            others = short = 0
+            for items in callers.values():
                 before = min(len(items), rounds)
-                if items[0].patience is Patience.NONE:
-                    hasty += before
+                if items[0].limit is AdmissionLimit.SHORT:
+                    short += before
                 else:
-                    patient += before
-            return urgent + patient + hasty, urgent + hasty
+                    others += before
+            return urgent + others + short, urgent + short
 
     def take(
-        self, most: int, max_wait_s: float, before_waiting: Callable[[], None]
-    ) -> list[_Waiting[Item, Ready, Result]]:
-        """Wait for the first, then for up to ``most`` within ``max_wait_s``; empty means closed."""
+        self, max_items: int, max_wait_s: float, before_wait: Callable[[], None]
+    ) -> list[_QueuedItem[Item, Ready, Result]]:
+        """Wait for an item, then up to ``max_wait_s`` for more. Return an empty list once closed."""
         with self._changed:
-            while not (batch := list(self._popped(most))) and not self._closed:
-                before_waiting()
+            while not (batch := list(self._pop(max_items))) and not self._closed:
+                before_wait()
                 self._changed.wait()
             closes = time.monotonic() + max_wait_s
-            while batch and len(batch) < most and not self._closed:
-                left_s = closes - time.monotonic()
-                if left_s <= 0 or not self._changed.wait(left_s):
+            while batch and len(batch) < max_items and not self._closed:
+                remaining_s = closes - time.monotonic()
+                if remaining_s <= 0 or not self._changed.wait(remaining_s):
                     break
-                batch += self._popped(most - len(batch))
-            if self._most < math.inf:
-                self._wake()
+                batch += self._pop(max_items - len(batch))
+            if self._max_items < math.inf:
+                self._notify()
             return batch
 
     def close(self) -> None:
+        """Wake all threads that wait; ``take`` returns what is left, then nothing."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def _wake(self) -> None:
-        if self._most == math.inf:
+    def _notify(self) -> None:
+        if self._max_items == math.inf:
             self._changed.notify()
-        else:  # some wait for room and some for items: one alone might be the wrong one
+        else:  # threads wait for space and for items: a single one might be the wrong one
             self._changed.notify_all()
 
-    def _popped(self, most: int) -> Iterator[_Waiting[Item, Ready, Result]]:
-        for turns in self._turns:
-            while turns and most:
-                caller, items = turns.popitem(last=False)
-                waiting = items.popleft()
+    def _pop(self, max_items: int) -> Iterator[_QueuedItem[Item, Ready, Result]]:
+        for callers in self._callers:
+            while callers and max_items:
+                caller, items = callers.popitem(last=False)
+                item = items.popleft()
                 if items:
-                    turns[caller] = items  # the next time round
-                waiting.line = None
-                self._counts[waiting.priority] -= 1
-                most -= 1
-                yield waiting
+                    callers[caller] = items  # to the end, for the next round
+                item.queue = None
+                self._counts[item.priority] -= 1
+                max_items -= 1
+                yield item
 
 
 class Batcher(Generic[Item, Ready, Result]):
-    """Items in, answers out; ``prepare`` and ``run_batch`` are called in threads of its own.
+    """A batching queue that calls ``prepare`` and ``run_batch`` in threads of its own.
 
-    Make it within the event loop that submits; it works until ``close``.
+    Create it inside the event loop that submits items. It works until ``close``.
     """
 
     def __init__(
@@ -245,33 +271,39 @@ class Batcher(Generic[Item, Ready, Result]):
         self._run_batch = run_batch
         self._policy = policy
         self._loop = asyncio.get_running_loop()
-        self._arrived: _Line[Item, Ready, Result] = _Line()
-        self._unanswered: set[asyncio.Future[Answer[Result]]] = set()
-        self._most_ahead = {
-            Patience.NONE: policy.max_ahead or policy.lanes * policy.max_batch_size,
-            Patience.USUAL: policy.max_queued,
-            Patience.ENDLESS: math.inf,
+        self._arrived: _FairQueue[Item, Ready, Result] = _FairQueue()
+        self._pending: set[asyncio.Future[Completed[Result]]] = set()
+        self._max_ahead = {
+            AdmissionLimit.SHORT: policy.max_ahead or policy.lanes * policy.max_batch_size,
+            AdmissionLimit.STANDARD: policy.max_queued,
+            AdmissionLimit.UNLIMITED: math.inf,
         }
         self._item_s = 0.0
-        """Mean time of an item, all lanes together."""
-        self._untold: deque[_Outcome[Item, Ready, Result]] = deque()
+        """Moving average of the time per item, divided by the number of lanes."""
+        self._undelivered: deque[_Delivery[Item, Ready, Result]] = deque()
         self._woken_s = 0.0
-        """When the event loop was last called."""
+        """Time of the last wake-up of the event loop."""
         prepared = self._arrived
-        if policy.preparing:
-            prepared = _Line(most=2 * policy.max_batch_size)
-        self._lines = (self._arrived, prepared)
-        work = [lambda: self._run_preparer(prepared)] * policy.preparing
+        if policy.preparers:
+            prepared = _FairQueue(max_items=2 * policy.max_batch_size)
+        self._queues = (self._arrived, prepared)
+        work = [lambda: self._run_preparer(prepared)] * policy.preparers
         work += [lambda: self._run_lane(prepared)] * policy.lanes
+        _register_exit_handler()
         for number, target in enumerate(work):
             thread = threading.Thread(target=target, name=f"{name}-{number}", daemon=True)
             thread.start()
             _threads.add(thread)
 
     @property
-    def waiting(self) -> int:
-        """How many items no thread has taken yet."""
-        return self._arrived.waiting
+    def queued(self) -> int:
+        """Number of items that no thread has taken yet."""
+        return len(self._arrived)
+
+    @property
+    def callers(self) -> int:
+        """Number of callers with queued items, counted per priority."""
+        return self._arrived.callers
 
     async def submit(
         self,
@@ -280,171 +312,178 @@ class Batcher(Generic[Item, Ready, Result]):
         caller: Hashable = None,
         priority: Priority = Priority.AUDIT,
         deadline: float = math.inf,
-        patience: Patience = Patience.USUAL,
-    ) -> Answer[Result]:
-        """Return the answer for ``item``, computed together with its batch.
+        limit: AdmissionLimit = AdmissionLimit.STANDARD,
+    ) -> Completed[Result]:
+        """Return the result of ``item``, computed in a batch with others.
 
         Args:
-            item: what ``prepare`` takes.
-            caller: whose it is; among equals each has a turn before another has his second.
-            priority: whose turn it is first.
-            deadline: on ``time.monotonic()``'s clock; nothing is computed after it.
-            patience: how many may be ahead.
+            item: argument of ``prepare``.
+            caller: owner of the item; callers of equal priority take turns.
+            priority: urgency.
+            deadline: on the clock of ``time.monotonic()``; nothing is computed after it.
+            limit: number of items that may be ahead.
 
         Raises:
-            Overloaded: if more are ahead of it already than its patience allows.
-            DeadlineExceeded: if the deadline cannot be kept, as far as is known at the door, or has passed.
-            whatever ``prepare`` or ``run_batch`` raises.
+            Overloaded: if more items are ahead than ``limit`` allows.
+            DeadlineExceeded: if the deadline has passed, or the queue is too long to meet it.
+            Exception: any error of ``prepare`` or ``run_batch``.
         """
-        self._settle()  # the event loop is awake already
-        answer: asyncio.Future[Answer[Result]] = self._loop.create_future()
-        waiting: _Waiting[Item, Ready, Result] = _Waiting(
-            item, caller, priority, patience, time.monotonic(), deadline, answer
+        self._deliver()  # the event loop is awake already
+        completed: asyncio.Future[Completed[Result]] = self._loop.create_future()
+        queued: _QueuedItem[Item, Ready, Result] = _QueuedItem(
+            item, caller, priority, limit, time.monotonic(), deadline, completed
         )
-        with self._arrived.still:
-            self._check(waiting)
-            self._unanswered.add(answer)
-            self._arrived.put(waiting)
+        with self._arrived.lock:
+            self._admit(queued)
+            self._pending.add(completed)
+            self._arrived.put(queued)
         try:
-            return await answer
+            return await completed
         finally:
-            self._unanswered.discard(answer)
-            if (line := waiting.line) is not None:
-                line.leave(waiting)
+            self._pending.discard(completed)
+            if (queue := queued.queue) is not None:
+                queue.discard(queued)
 
     def close(self) -> None:
-        """End after the batches that are being computed, and cancel everyone else."""
-        for line in self._lines:
-            line.close()
-        self._settle()
-        for answer in list(self._unanswered):
-            answer.cancel()
+        """Stop the threads after their current batches, and cancel all items still queued."""
+        for queue in self._queues:
+            queue.close()
+        self._deliver()
+        for completed in list(self._pending):
+            completed.cancel()
 
-    def _check(self, waiting: _Waiting[Item, Ready, Result]) -> None:
-        """Refuse what would come too late, or has more ahead of it than its patience allows."""
-        ahead, hasty = self._arrived.ahead(waiting.caller, waiting.priority)
-        # The lanes have something in hand, and then its own time begins: twice one item in each.
+    def _admit(self, item: _QueuedItem[Item, Ready, Result]) -> None:
+        """Reject an item that would be late, or that has too many others ahead of it."""
+        ahead, counted = self._arrived.ahead(item.caller, item.priority)
+        # Each lane has an item in hand, and then computes this one: two items per lane.
         wait_s = (ahead + 2 * self._policy.lanes) * self._item_s
-        left_s = waiting.deadline - waiting.since
-        # With nobody ahead there is nothing to go by but old times: let it try.
-        if left_s < 0 or (ahead and wait_s > left_s):
+        remaining_s = item.deadline - item.since
+        # The estimate comes from earlier items. If the queue is empty, run the item anyway: otherwise one
+        # slow item could get every later one rejected.
+        if remaining_s < 0 or (ahead and wait_s > remaining_s):
             raise DeadlineExceeded(
-                f"it would take about {wait_s:.2f} s, but only {max(left_s, 0):.2f} s are left; "
-                "allow more time, or send less",
+                f"scoring would take about {wait_s:.2f} s, but {max(remaining_s, 0):.2f} s are left; "
+                "allow more time, or send fewer images",
                 retry_after_s=wait_s,
             )
-        counted, cure = ahead, "raise BLEMISH_MAX_QUEUED"
-        if waiting.patience is Patience.NONE:
-            counted, cure = hasty, "send less"
-        if counted >= self._most_ahead[waiting.patience]:
+        remedy = "send fewer images"
+        if item.limit is not AdmissionLimit.SHORT:
+            counted, remedy = ahead, "raise BLEMISH_MAX_QUEUED"
+        if counted >= self._max_ahead[item.limit]:
             raise Overloaded(
-                f"{counted} images wait already; retry later, or {cure}",
+                f"{counted} images are queued already; retry later, or {remedy}",
                 retry_after_s=max(wait_s, 0.1),
             )
 
-    def _run_preparer(self, prepared: _Line[Item, Ready, Result]) -> None:
+    def _run_preparer(self, prepared: _FairQueue[Item, Ready, Result]) -> None:
         while batch := self._arrived.take(1, 0, self._wake):
-            for waiting in self._prepared(batch):
-                prepared.put(waiting)
+            for item in self._prepare_each(batch):
+                prepared.put(item)
 
-    def _run_lane(self, line: _Line[Item, Ready, Result]) -> None:
-        while batch := line.take(self._policy.max_batch_size, self._policy.max_wait_s, self._wake):
+    def _run_lane(self, queue: _FairQueue[Item, Ready, Result]) -> None:
+        while batch := queue.take(self._policy.max_batch_size, self._policy.max_wait_s, self._wake):
             began = time.monotonic()
-            if line is self._arrived:
-                batch = self._prepared(batch)
-            # Once more before the device: preparing took its time.
-            if batch := self._wanted(batch):
+            if queue is self._arrived:
+                batch = self._prepare_each(batch)
+            # Check again before computing, because preparing took time.
+            if batch := self._reject_stale(batch):
                 self._compute(batch)
                 share_s = (time.monotonic() - began) / len(batch) / self._policy.lanes
-                self._item_s += _NEW_SHARE * (share_s - self._item_s) if self._item_s else share_s
+                self._item_s += _NEWEST_WEIGHT * (share_s - self._item_s) if self._item_s else share_s
 
-    def _prepared(self, batch: list[_Waiting[Item, Ready, Result]]) -> list[_Waiting[Item, Ready, Result]]:
-        """Prepare each; the failure of one is its own."""
+    def _prepare_each(
+        self, batch: list[_QueuedItem[Item, Ready, Result]]
+    ) -> list[_QueuedItem[Item, Ready, Result]]:
+        """Prepare the items one by one, and deliver the errors of those that fail."""
         done = []
-        for waiting in self._wanted(batch):
+        for queued in self._reject_stale(batch):
             began = time.monotonic()
-            waiting.queued_s = began - waiting.since
+            queued.queue_s = began - queued.since
             try:
-                assert waiting.item is not None  # only ``leave`` forgets it, before it was taken
-                waiting.ready = self._prepare(waiting.item)
+                assert queued.item is not None  # only ``discard`` clears it, and not after ``take``
+                queued.ready = self._prepare(queued.item)
             except Exception as error:
-                self._tell([waiting], error)
+                self._hand_over([queued], error)
                 continue
-            waiting.item = None  # from here on it is as large as its input
-            waiting.since = time.monotonic()
-            waiting.prepared_s = waiting.since - began
-            done.append(waiting)
+            queued.item = None  # frees the encoded image early
+            queued.since = time.monotonic()
+            queued.prepare_s = queued.since - began
+            done.append(queued)
         return done
 
-    def _wanted(self, batch: list[_Waiting[Item, Ready, Result]]) -> list[_Waiting[Item, Ready, Result]]:
-        """Those who still wait. Nothing is spent on a caller who has left, or would be told too late."""
-        # What an item takes is known from others: where nobody else waits let it try, or a slow one would
-        # have all those after it refused for ever.
-        takes_s = self._item_s * self._policy.lanes if self._arrived.waiting else 0.0
-        late = [waiting for waiting in batch if waiting.vain(takes_s)]
-        if late:
-            self._tell(
-                late, DeadlineExceeded("the deadline passed while it waited; allow more time, or send less")
+    def _reject_stale(
+        self, batch: list[_QueuedItem[Item, Ready, Result]]
+    ) -> list[_QueuedItem[Item, Ready, Result]]:
+        """Return the items worth computing, and reject those whose deadline cannot be met."""
+        # If the queue is empty, run slow items anyway; see ``_admit``.
+        expected_s = self._item_s * self._policy.lanes if len(self._arrived) else 0.0
+        stale = [item for item in batch if item.is_stale(expected_s)]
+        if stale:
+            self._hand_over(
+                stale,
+                DeadlineExceeded("the deadline passed in the queue; allow more time, or send fewer images"),
             )
-        return [waiting for waiting in batch if waiting not in late]
+        return [item for item in batch if item not in stale]
 
-    def _compute(self, batch: list[_Waiting[Item, Ready, Result]]) -> None:
+    def _compute(self, batch: list[_QueuedItem[Item, Ready, Result]]) -> None:
         began = time.monotonic()
-        for waiting in batch:
-            waiting.queued_s += began - waiting.since
+        for item in batch:
+            item.queue_s += began - item.since
         try:
-            results = self._run_batch([waiting.ready for waiting in batch])
+            results = self._run_batch([item.ready for item in batch])
             if len(results) != len(batch):
-                raise RuntimeError(f"{len(batch)} items got {len(results)} answers; this is a bug")
+                raise RuntimeError(f"{len(batch)} items got {len(results)} results; this is a bug")
         except Exception as error:
-            # The failure belongs to this batch; the next one starts afresh.
-            self._tell(batch, error)
+            self._hand_over(batch, error)
             return
-        computed_s = time.monotonic() - began
-        self._tell(
+        compute_s = time.monotonic() - began
+        self._hand_over(
             batch,
             [
-                Answer(result, waiting.queued_s, waiting.prepared_s, computed_s)
-                for waiting, result in zip(batch, results, strict=True)
+                Completed(result, Timings(item.queue_s, item.prepare_s, compute_s))
+                for item, result in zip(batch, results, strict=True)
             ],
         )
 
-    def _tell(
-        self, batch: list[_Waiting[Item, Ready, Result]], outcome: list[Answer[Result]] | Exception
+    def _hand_over(
+        self,
+        batch: list[_QueuedItem[Item, Ready, Result]],
+        outcome: list[Completed[Result]] | Exception,
     ) -> None:
-        """Hand an outcome to the event loop, now or with the next one."""
-        self._untold.append((batch, outcome))
-        if not self._may_gather(batch):
+        """Pass an outcome to the event loop, now or together with the next one."""
+        self._undelivered.append((batch, outcome))
+        if not self._may_collect(batch):
             self._wake()
 
-    def _may_gather(self, batch: list[_Waiting[Item, Ready, Result]]) -> bool:
-        """Whether an outcome may wait for the next one, of whichever lane: that is to come soon."""
+    def _may_collect(self, batch: list[_QueuedItem[Item, Ready, Result]]) -> bool:
+        """Return whether a delivery may wait for the next one, which is expected soon."""
         now = time.monotonic()
-        busy = self._arrived.waiting >= _ENOUGH * self._policy.lanes
-        soon = now < self._woken_s + _GATHER_S and 0 < self._item_s <= 2 * _GATHER_S
+        busy = len(self._arrived) >= _BUSY_ITEMS_PER_LANE * self._policy.lanes
+        soon = now < self._woken_s + _COLLECT_S and 0 < self._item_s <= 2 * _COLLECT_S
         return (
             busy
             and soon
             and all(
-                one.priority > Priority.LINE_STOP and one.deadline > now + 2 * _GATHER_S for one in batch
+                item.priority > Priority.LINE_STOP and item.deadline > now + 2 * _COLLECT_S
+                for item in batch
             )
         )
 
     def _wake(self) -> None:
-        """Have the event loop tell what is untold, unless it has ended."""
-        if self._untold:
+        """Schedule the delivery in the event loop, unless the loop is closed."""
+        if self._undelivered:
             self._woken_s = time.monotonic()
             with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._settle)
+                self._loop.call_soon_threadsafe(self._deliver)
 
-    def _settle(self) -> None:
-        """Tell what is untold; in the event loop."""
-        while self._untold:
-            batch, outcome = self._untold.popleft()
-            for number, waiting in enumerate(batch):
-                if waiting.answer.done():
+    def _deliver(self) -> None:
+        """Resolve the futures of finished items. Call it in the event loop."""
+        while self._undelivered:
+            batch, outcome = self._undelivered.popleft()
+            for number, item in enumerate(batch):
+                if item.completed.done():
                     continue
                 if isinstance(outcome, Exception):
-                    waiting.answer.set_exception(outcome)
+                    item.completed.set_exception(outcome)
                 else:
-                    waiting.answer.set_result(outcome[number])
+                    item.completed.set_result(outcome[number])

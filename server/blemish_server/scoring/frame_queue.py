@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frames of one stream between their arrival and their answers: in order, and bounded both ways.
+"""The frames of one stream between their arrival and their results: in order, and bounded both ways.
 
-A frame is begun at once while fewer than ``IN_FLIGHT`` of its stream are between their beginning and the
-moment their answer has left. What becomes of it otherwise is the stream's policy. Answers leave in the
-order in which frames came; so a reader that has stopped reading stops its own stream, and what that stream
-holds is at most the frames in flight until they are answered, one that waits, and ``MOST_ANSWERS`` answers.
+A frame is started at once while fewer than ``IN_FLIGHT`` frames of its stream are between their start and
+the departure of their result. The stream's policy decides about the others. Results leave in the order of
+the frames, so a client that stops reading stops its own stream. Such a stream holds the frames in flight
+until they are scored, one waiting frame, and ``MAX_RESULTS`` results.
 
-To begin is to stand in line for a lane. Under LATEST it is the camera that stands there, not the frame: a
-newer one takes over the turn of one that still waits, so what is scored is the newest at that moment.
+A started frame waits for a lane in a slot. Under LATEST, a newer frame replaces the one in the last slot
+until a lane claims it, so the lane always scores the newest frame.
 """
 
 import asyncio
@@ -17,237 +17,282 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, Generic, Protocol, TypeVar
 
-from blemish.v1 import inspection_pb2 as pb
-from blemish_core.imaging.image_input import ImageInput
 from blemish_core.platform.errors import Overloaded
-from blemish_server.converters.inspection import parse_image
-from blemish_server.transport.status import frame_refusal
+
+
+class StreamPolicy(StrEnum):
+    """The treatment of frames that arrive while others of their stream are in flight."""
+
+    LATEST = "latest"
+    """Score the newest frame and drop those it supersedes."""
+    BLOCK = "block"
+    """Stop reading until there is space."""
+    REJECT = "reject"
+    """Reject the new frame."""
+
 
 IN_FLIGHT = {
-    # One in line, one in a lane, one on its way out; a longer line would only hold up others.
-    pb.STREAM_POLICY_LATEST: 3,
-    pb.STREAM_POLICY_BLOCK: 4,
-    pb.STREAM_POLICY_REJECT: 4,
+    # One queued, one in a lane, one on its way out: a longer queue would only delay other streams.
+    StreamPolicy.LATEST: 3,
+    StreamPolicy.BLOCK: 4,
+    StreamPolicy.REJECT: 4,
 }
-MOST_ANSWERS = 64
-"""Answers not read yet from which on no frame is read either."""
-MOST_READ = 64
-"""Frames read between two answers that leave: a flood, or one whose answers nobody reads, is held back."""
-
-
-class FrameSlot:
-    """A place in line for a lane, and the frame that is to have it."""
-
-    def __init__(self, frame: pb.Frame) -> None:
-        self._frame = frame
-        self._picture: ImageInput | None = None
-        self._arrived_s = time.monotonic()
-        self._come = False
-        self._lock = threading.Lock()
-        self.gone: list[pb.ScoreStreamResponse] = []
-        """Of the frames that gave way in it: as ranges, each of one camera."""
-
-    @property
-    def arrived_s(self) -> float:
-        """When its frame came, on ``time.monotonic()``'s clock."""
-        return self._arrived_s
-
-    def take(self) -> pb.Frame:
-        """Return the frame that has it, for good; from any thread."""
-        with self._lock:
-            self._come = True
-            return self._frame
-
-    def picture(self) -> ImageInput:
-        """Return what the frame shows, also to a thread; the first time takes it out of the message.
-
-        Raises:
-            InvalidRequest: if it shows nothing.
-        """
-        with self._lock:
-            if self._picture is None:
-                self._picture = parse_image(self._frame.image, "image")
-                self._frame = _without_image(self._frame)
-            return self._picture
-
-    def give(self, newer: pb.Frame) -> bool:
-        """Have a newer frame take over; False if the turn has come."""
-        with self._lock:
-            if self._come:
-                return False
-            older, self._frame, self._picture = self._frame, newer, None
-            self._arrived_s = time.monotonic()
-        if not self.gone or not _joined(self.gone[-1], older):
-            self.gone.append(_dropped(older))
-        return True
-
-    def end(self) -> None:
-        """Let go of the frame, which has been answered: it may be long until anyone reads that."""
-        self._frame, self._picture = pb.Frame(), None
-
-
-Score = Callable[[FrameSlot], Coroutine[Any, Any, pb.ScoreStreamResponse]]
+MAX_RESULTS = 64
+"""Unread results from which on no frame is read."""
+MAX_READ = 64
+"""Frames read between two departing results. This limits floods and clients that do not read results."""
 
 
 @dataclass(frozen=True)
-class _Begun:
-    turn: FrameSlot
-    answer: "asyncio.Task[pb.ScoreStreamResponse]"
+class FrameHeader:
+    """A frame without its image."""
+
+    camera: str
+    sequence: int
+    capture_time: tuple[int, int] | None = None
+    """Seconds since 1970 and nanoseconds, as the client sent them."""
 
 
-class FrameQueue:
-    """Answers frames by ``score``, which must not raise, as ``policy`` says."""
+class QueuedFrame(Protocol):
+    """A frame in the queue."""
 
-    def __init__(self, score: Score, policy: pb.StreamPolicy.ValueType) -> None:
+    @property
+    def header(self) -> FrameHeader:
+        """Identity of the frame."""
+
+
+Frame = TypeVar("Frame", bound=QueuedFrame)
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class ScoredFrame(Generic[Answer]):
+    """The answer to a frame."""
+
+    header: FrameHeader
+    answer: Answer
+
+
+@dataclass(frozen=True)
+class RefusedFrame:
+    """An error in place of the answer to a frame."""
+
+    header: FrameHeader
+    error: Exception
+
+
+@dataclass
+class DroppedFrames:
+    """A range of consecutive frames of one camera that were superseded."""
+
+    header: FrameHeader
+    """Header of the first frame."""
+    last_sequence: int
+
+    def extend(self, frame: FrameHeader) -> bool:
+        """Add ``frame`` if it follows the range. Return whether it does."""
+        follows = (self.header.camera, self.last_sequence + 1) == (frame.camera, frame.sequence)
+        if follows:
+            self.last_sequence = frame.sequence
+        return follows
+
+
+class FrameSlot(Generic[Frame]):
+    """A place in the queue for a lane, and the frame that holds it."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame: Frame | None = frame
+        self._header = frame.header
+        self._arrived_s = time.monotonic()
+        self._claimed = False
+        self._lock = threading.Lock()
+        self.superseded: list[DroppedFrames] = []
+        """Frames that newer ones replaced in this slot."""
+
+    @property
+    def arrived_s(self) -> float:
+        """Arrival of its frame on the clock of ``time.monotonic()``."""
+        return self._arrived_s
+
+    @property
+    def header(self) -> FrameHeader:
+        """Header of its frame, also after the frame was released."""
+        return self._header
+
+    @property
+    def frame(self) -> Frame:
+        """The frame that holds the slot now."""
+        if self._frame is None:
+            raise RuntimeError("the frame was released; this is a bug")
+        return self._frame
+
+    def claim(self) -> Frame:
+        """Return the frame, which can no longer be replaced. Any thread may call this."""
+        with self._lock:
+            self._claimed = True
+            return self.frame
+
+    def replace_frame(self, newer: Frame) -> bool:
+        """Put a newer frame into the slot. Return False if its frame has been claimed."""
+        with self._lock:
+            if self._claimed:
+                return False
+            older, self._header, self._frame = self._header, newer.header, newer
+            self._arrived_s = time.monotonic()
+        if not self.superseded or not self.superseded[-1].extend(older):
+            self.superseded.append(DroppedFrames(older, older.sequence))
+        return True
+
+    def release(self) -> None:
+        """Free the frame, because it may take long until the client reads its result."""
+        with self._lock:
+            self._claimed = True
+            self._frame = None
+
+
+Score = Callable[[FrameSlot[Frame]], Coroutine[Any, Any, Answer]]
+Result = ScoredFrame[Answer] | RefusedFrame | DroppedFrames
+
+
+@dataclass(frozen=True)
+class _StartedFrame(Generic[Frame, Answer]):
+    slot: FrameSlot[Frame]
+    task: "asyncio.Task[ScoredFrame[Answer] | RefusedFrame]"
+
+
+class FrameQueue(Generic[Frame, Answer]):
+    """Scores the frames of a stream with ``score``, under its policy."""
+
+    def __init__(self, score: Score[Frame, Answer], policy: StreamPolicy) -> None:
         self._score = score
         self.policy = policy
         self._in_flight = 0
-        self._waiting: pb.Frame | None = None
-        self._answers: deque[_Begun | pb.ScoreStreamResponse] = deque()
+        self._waiting: Frame | None = None
+        self._results: deque[_StartedFrame[Frame, Answer] | RefusedFrame | DroppedFrames] = deque()
         self._read_since = 0
-        """Frames, since an answer has left."""
-        self._came = asyncio.Event()
+        """Frames read since a result left."""
+        self._arrived = asyncio.Event()
         self._left = asyncio.Event()
         self.frames = 0
         self.dropped = 0
         self.rejected = 0
 
-    async def answers(
-        self, frames: AsyncIterator[pb.Frame], ending: asyncio.Event
-    ) -> AsyncGenerator[pb.ScoreStreamResponse]:
-        """Yield an answer for every frame; after ``ending`` only for those that have been read already.
+    @property
+    def pending(self) -> int:
+        """Number of results that have not left."""
+        return len(self._results)
 
-        Raises whatever ``frames`` raises, after the answers to the frames before.
+    async def results(
+        self, frames: AsyncIterator[Frame], stopping: asyncio.Event
+    ) -> AsyncGenerator[Result[Answer]]:
+        """Yield a result for each frame, or for each range of dropped frames.
+
+        After ``stopping`` is set, only frames that were read before get results. Errors of ``frames`` are
+        raised after the results of the frames before them.
         """
         reader = asyncio.create_task(self._read(frames))
-        reader.add_done_callback(lambda _: self._came.set())
-        stopper = asyncio.create_task(cancel_at(ending, reader))
+        reader.add_done_callback(lambda _: self._arrived.set())
+        stopper = asyncio.create_task(cancel_when(stopping, reader))
         try:
-            while self._answers or not reader.done():
-                if not self._answers:
-                    self._came.clear()
-                    await self._came.wait()
+            while self._results or not reader.done():
+                if not self._results:
+                    self._arrived.clear()
+                    await self._arrived.wait()
                     continue
-                oldest = self._answers[0]
-                if isinstance(oldest, _Begun):
-                    answer = await oldest.answer
-                    self._answers.popleft()
-                    for gone in oldest.turn.gone:
-                        yield gone
-                    yield answer  # goes on when the answer has left
-                    self._leave()
+                oldest = self._results[0]
+                if isinstance(oldest, _StartedFrame):
+                    result = await oldest.task
+                    self._results.popleft()
+                    for dropped in oldest.slot.superseded:
+                        yield dropped
+                    yield result  # resumes when the result has left
+                    self._free_place()
                 else:
-                    yield self._answers.popleft()  # type: ignore[misc]  # looked at above
+                    self._results.popleft()
+                    yield oldest
                 self._read_since = 0
                 self._left.set()
             with suppress(asyncio.CancelledError):
                 reader.result()
         finally:
-            for task in (
-                reader,
-                stopper,
-                *(one.answer for one in self._answers if isinstance(one, _Begun)),
-            ):
+            started = (each.task for each in self._results if isinstance(each, _StartedFrame))
+            for task in (reader, stopper, *started):
                 task.cancel()
 
-    async def _read(self, frames: AsyncIterator[pb.Frame]) -> None:
+    async def _read(self, frames: AsyncIterator[Frame]) -> None:
         async for frame in frames:
             self.frames += 1
             self._read_since += 1
-            self._take(frame)
-            self._came.set()
-            # What is not read waits in the connection, where flow control counts it.
+            self._add(frame)
+            self._arrived.set()
+            # Unread frames wait in the connection, where flow control limits them.
             while self._is_full():
                 self._left.clear()
                 await self._left.wait()
 
     def _is_full(self) -> bool:
-        held_back = self.policy == pb.STREAM_POLICY_BLOCK and self._waiting is not None
-        last = self._answers[-1] if self._answers else None
-        untold = len(last.turn.gone) if isinstance(last, _Begun) else 0
-        return held_back or self._read_since >= MOST_READ or len(self._answers) + untold >= MOST_ANSWERS
+        blocked = self.policy is StreamPolicy.BLOCK and self._waiting is not None
+        last = self._results[-1] if self._results else None
+        superseded = len(last.slot.superseded) if isinstance(last, _StartedFrame) else 0
+        return blocked or self._read_since >= MAX_READ or len(self._results) + superseded >= MAX_RESULTS
 
-    def _take(self, frame: pb.Frame) -> None:
-        last = self._answers[-1] if self._answers else None
-        if self.policy == pb.STREAM_POLICY_LATEST and isinstance(last, _Begun) and last.turn.give(frame):
+    def _add(self, frame: Frame) -> None:
+        last = self._results[-1] if self._results else None
+        replaceable = self.policy is StreamPolicy.LATEST and isinstance(last, _StartedFrame)
+        if replaceable and last.slot.replace_frame(frame):  # type: ignore[union-attr]
             self.dropped += 1
         elif self._in_flight < IN_FLIGHT[self.policy]:
-            self._begin(frame)
-        elif self.policy == pb.STREAM_POLICY_REJECT:
+            self._start(frame)
+        elif self.policy is StreamPolicy.REJECT:
             self.rejected += 1
-            full = Overloaded(f"{self._in_flight} frames of this stream are being worked on already")
-            self._answers.append(answer_to(frame, refusal=frame_refusal(full)))
+            full = Overloaded(
+                f"{self._in_flight} frames of this stream are in progress already; send fewer frames"
+            )
+            self._results.append(RefusedFrame(frame.header, full))
         else:
             if self._waiting is not None:
-                self._drop(self._waiting)
+                self._drop(self._waiting.header)
             self._waiting = frame
 
-    def _begin(self, frame: pb.Frame) -> None:
+    def _start(self, frame: Frame) -> None:
         self._in_flight += 1
-        turn = FrameSlot(frame)
-        answer = asyncio.create_task(self._score(turn))
-        answer.add_done_callback(lambda _: turn.end())
-        self._answers.append(_Begun(turn, answer))
+        slot = FrameSlot(frame)
+        self._results.append(_StartedFrame(slot, asyncio.create_task(self._scored(slot))))
 
-    def _leave(self) -> None:
-        """Make the place of an answer that has left the next one's."""
+    async def _scored(self, slot: FrameSlot[Frame]) -> ScoredFrame[Answer] | RefusedFrame:
+        try:
+            answer = await self._score(slot)
+            return ScoredFrame(slot.header, answer)
+        except Exception as error:
+            return RefusedFrame(slot.header, _without_tracebacks(error))
+        finally:
+            slot.release()
+
+    def _free_place(self) -> None:
+        """Start the waiting frame in the place of one whose result has left."""
         self._in_flight -= 1
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
-            self._begin(waiting)
+            self._start(waiting)
 
-    def _drop(self, frame: pb.Frame) -> None:
-        """Note it: with the one before, if that is not told yet, so that a slow reader costs no memory."""
+    def _drop(self, frame: FrameHeader) -> None:
+        """Note a dropped frame in the last range if it follows, so that slow readers cost no memory."""
         self.dropped += 1
-        last = self._answers[-1]
-        if isinstance(last, _Begun) or not _joined(last, frame):
-            self._answers.append(_dropped(frame))
+        last = self._results[-1]
+        if not isinstance(last, DroppedFrames) or not last.extend(frame):
+            self._results.append(DroppedFrames(frame, frame.sequence))
 
 
-def _without_image(frame: pb.Frame) -> pb.Frame:
-    """A message gives back no memory, so what is left of it becomes another."""
-    rest = pb.Frame(camera=frame.camera, sequence=frame.sequence)
-    if frame.HasField("capture_time"):
-        rest.capture_time.CopyFrom(frame.capture_time)
-    return rest
+def _without_tracebacks(error: Exception) -> Exception:
+    """Free the local variables that an error refers to, among them the image."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
-def _dropped(frame: pb.Frame) -> pb.ScoreStreamResponse:
-    return answer_to(frame, dropped=pb.DroppedFrames(last_sequence=frame.sequence))
-
-
-def _joined(note: pb.ScoreStreamResponse, frame: pb.Frame) -> bool:
-    """Whether ``frame`` went on the note of the one dropped before it."""
-    follows = (note.camera, note.dropped.last_sequence + 1) == (frame.camera, frame.sequence)
-    if not note.HasField("dropped") or not follows:
-        return False
-    note.dropped.last_sequence = frame.sequence
-    return True
-
-
-def answer_to(
-    frame: pb.Frame,
-    *,
-    inspection: pb.Inspection | None = None,
-    refusal: pb.FrameRefusal | None = None,
-    dropped: pb.DroppedFrames | None = None,
-) -> pb.ScoreStreamResponse:
-    """Return one of the three as what is said of ``frame``."""
-    answer = pb.ScoreStreamResponse(
-        camera=frame.camera,
-        sequence=frame.sequence,
-        inspection=inspection,
-        refusal=refusal,
-        dropped=dropped,
-    )
-    if frame.HasField("capture_time"):
-        answer.capture_time.CopyFrom(frame.capture_time)
-    return answer
-
-
-async def cancel_at(ending: asyncio.Event, task: asyncio.Task[None]) -> None:
-    """Have a reader stop reading at ``ending``."""
-    await ending.wait()
+async def cancel_when(event: asyncio.Event, task: asyncio.Task[None]) -> None:
+    """Cancel a task once an event is set."""
+    await event.wait()
     task.cancel()

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps scored frames for search: written in batches, beside the scoring and never before it.
+"""Recording of scored frames for search, in batches and off the scoring path.
 
-What waits to be written is bounded, in frames and in bytes. A frame that finds no room is not kept, and
-counted; its verdict has left by then. Where Qdrant is away the batch in hand is tried until it is back.
+The queue is bounded in frames and bytes. A frame that does not fit is dropped and counted; its response has
+been sent by then. While Qdrant is unavailable, the current batch is retried.
 """
 
 import asyncio
 import hashlib
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,32 +23,34 @@ from blemish_core.search.frame_store import FrameStore, encode_image
 from blemish_core.search.item import CAMERA, Item, item_id
 from blemish_core.search.query import Vector
 from blemish_core.search.search_index import UNLABELLED_FRAMES, SearchIndex
-from blemish_server.scoring.scorer import Inspected
-from blemish_server.scoring.waiting import either
+from blemish_server.scoring.background_queue import BackgroundQueue
+from blemish_server.scoring.inspection import Inspection
 
-_MOST_WAITING = 1024
-_MOST_BYTES = 256 << 20
+_MAX_QUEUED = 1024
+_MAX_QUEUED_BYTES = 256 << 20
 _BATCH = 64
-_GATHER_S = 0.5  # others may come meanwhile: a batch costs Qdrant little more than one frame does
+_COLLECT_S = 0.5  # time for a batch to fill: it costs Qdrant little more than a single frame
 _RETRY_S = 1.0
-_SWEEP_S = 600.0
-_TELL_S = 60.0
-_SWEPT_AT_ONCE = 1000
+_SWEEP_EVERY_S = 600.0
+_LOG_EVERY_S = 60.0
+_SWEEP_BATCH = 1000
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Retention:
-    """How many frames of a model version are kept, and how long; labelled ones stay."""
+class FrameRetention:
+    """Limits on the recorded frames of a model version. Labelled frames are exempt."""
 
-    frames: int
-    days: float
+    max_frames: int
+    max_days: float
 
 
 @dataclass(frozen=True)
-class _Waiting:
-    picture: ImageInput
+class _RecordedFrame:
+    """The parts of an inspection that are stored."""
+
+    image: ImageInput
     version: ModelRef
     camera: str
     time: datetime
@@ -60,82 +61,71 @@ class _Waiting:
 
 
 class FrameRecorder:
+    """Writes frames to the frame store and the search index, and deletes those past their retention."""
+
     def __init__(
         self,
         index: SearchIndex,
         frames: FrameStore,
         limits: ImageLimits,
-        retention: Retention,
-        is_there: Callable[[ModelRef], bool],
+        retention: FrameRetention,
+        exists: Callable[[ModelRef], bool],
     ) -> None:
-        """Keep frames of versions that are in the store, as ``is_there`` says."""
+        """Record frames of the versions for which ``exists`` returns True."""
         self._index = index
         self._frames = frames
         self._limits = limits
         self._retention = retention
-        self._is_there = is_there
-        self._waiting: deque[_Waiting] = deque()
-        self._bytes = 0
-        self._came = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._prepared: set[ModelRef] = set()
-        self._told_s = 0.0
-        self.kept = 0
+        self._exists = exists
+        self._queue: BackgroundQueue[_RecordedFrame] = BackgroundQueue(_MAX_QUEUED, _MAX_QUEUED_BYTES)
+        self._indexed: set[ModelRef] = set()
+        self._logged_s = 0.0
+        self.recorded = 0
         self.dropped = 0
-        """Frames for which there was no room, or no model any more."""
+        """Frames that found the queue full, could not be written, or whose model was removed."""
 
-    def offer(self, picture: ImageInput, done: Inspected, camera: str, taken: datetime | None) -> bool:
-        """Have a frame kept, unless too many wait; returns at once."""
-        if len(self._waiting) >= _MOST_WAITING or self._bytes + len(picture.data) > _MOST_BYTES:
-            self.dropped += 1
-            self._tell()
-            return False
-        judge = done.calibration.calibration
-        score = done.outcome.score
-        self._waiting.append(
-            _Waiting(
-                picture,
-                ModelRef(done.manifest.model, done.manifest.version),
-                camera,
-                taken or datetime.now(UTC),
-                score,
-                judge.p_value(score),
-                judge.anomalous(score),
-                done.outcome.embedding,
-            )
+    def enqueue(self, inspection: Inspection) -> bool:
+        """Queue a frame without waiting. Return False if the queue is full."""
+        capture = inspection.capture
+        frame = _RecordedFrame(
+            capture.image,
+            inspection.version,
+            capture.camera,
+            capture.time or datetime.now(UTC),
+            inspection.score,
+            inspection.p_value,
+            inspection.is_anomalous,
+            inspection.prediction.embedding,
         )
-        self._bytes += len(picture.data)
-        self._idle.clear()
-        self._came.set()
-        return True
+        if self._queue.put(frame, size_bytes=len(capture.image.data)):
+            return True
+        self.dropped += 1
+        self._log_dropped()
+        return False
 
     async def run(self) -> None:
-        """Write what comes, and take out what is too old or too much, until cancelled."""
-        sweep_at = time.monotonic() + _SWEEP_S
+        """Write queued frames and sweep old ones until cancelled."""
+        sweep_at = time.monotonic() + _SWEEP_EVERY_S
         while True:
-            self._came.clear()
-            if not self._waiting:
-                self._idle.set()
-                await either(self._came, max(0.0, sweep_at - time.monotonic()))
+            await self._queue.wait(sweep_at - time.monotonic())
             if time.monotonic() >= sweep_at:
                 await self.sweep()
-                sweep_at = time.monotonic() + _SWEEP_S
-            if self._waiting:
-                if len(self._waiting) < _BATCH:
-                    await asyncio.sleep(_GATHER_S)
+                sweep_at = time.monotonic() + _SWEEP_EVERY_S
+            if len(self._queue):
+                if len(self._queue) < _BATCH:
+                    await asyncio.sleep(_COLLECT_S)
                 await self._write_batch()
 
-    async def drain(self, within_s: float) -> None:
-        """Wait until all is written, but no longer than ``within_s``."""
-        await either(self._idle, within_s)
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until all queued frames are written, for ``timeout_s`` at most."""
+        await self._queue.drain(timeout_s)
 
     async def sweep(self) -> None:
-        """Take out what is too old or too much, of every version, also where no more frames come."""
+        """Delete frames past their retention, also of versions that receive no more frames."""
         try:
             versions = await asyncio.to_thread(self._index.published)
         except Unavailable:
-            return  # health tells of it
+            return  # the health check reports it
         for version in versions:
             try:
                 await asyncio.to_thread(self._sweep, version)
@@ -143,8 +133,7 @@ class FrameRecorder:
                 log.warning("frames not swept", model=str(version), reason=str(error))
 
     async def _write_batch(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-        self._bytes -= sum(len(one.picture.data) for one in batch)
+        batch = self._queue.take(_BATCH)
         while True:
             try:
                 await asyncio.to_thread(self._write, batch)
@@ -153,28 +142,26 @@ class FrameRecorder:
                 await asyncio.sleep(_RETRY_S)
             except (BlemishError, OSError) as error:
                 self.dropped += len(batch)
-                log.error("frames not kept", frames=len(batch), reason=str(error))
+                log.error("frames not recorded", frames=len(batch), reason=str(error))
                 return
             except Exception:
                 self.dropped += len(batch)
-                log.exception("frames not kept; this is a bug", frames=len(batch))
+                log.exception("frames not recorded; this is a bug", frames=len(batch))
                 return
 
-    def _write(self, batch: list[_Waiting]) -> None:
-        for version in {one.version for one in batch}:
+    def _write(self, batch: list[_RecordedFrame]) -> None:
+        for version in {frame.version for frame in batch}:
             items, vectors = [], []
-            of_it = [one for one in batch if one.version == version]
-            if not self._is_there(version):
-                self._prepared.discard(version)
-                self.dropped += len(of_it)
-                log.info(
-                    "the model is gone, its frames are not kept", model=str(version), frames=len(of_it)
-                )
+            frames = [frame for frame in batch if frame.version == version]
+            if not self._exists(version):
+                self._indexed.discard(version)
+                self.dropped += len(frames)
+                log.info("frames of removed model dropped", model=str(version), frames=len(frames))
                 continue
-            for one in of_it:
+            for frame in frames:
                 try:
-                    data = encode_image(one.picture, self._limits)
-                except InvalidImage:  # it was scored, so this does not happen
+                    data = encode_image(frame.image, self._limits)
+                except InvalidImage:  # cannot happen, because the image was decoded for scoring
                     continue
                 sha256 = hashlib.sha256(data).hexdigest()
                 self._frames.put(version.model, sha256, data)
@@ -182,46 +169,46 @@ class FrameRecorder:
                     Item(
                         item_id(version, sha256),
                         sha256=sha256,
-                        score=one.score,
-                        p_value=one.p_value,
-                        anomalous=one.anomalous,
-                        camera=one.camera,
+                        score=frame.score,
+                        p_value=frame.p_value,
+                        anomalous=frame.anomalous,
+                        camera=frame.camera,
                         source=CAMERA,
-                        time=one.time,
+                        time=frame.time,
                     )
                 )
-                vectors.append(one.embedding)
+                vectors.append(frame.embedding)
             if items:
-                self._make_room_for(version, len(vectors[0]))
+                self._prepare_index(version, len(vectors[0]))
                 self._index.put(version, items, np.stack(vectors))
-                self.kept += len(items)
+                self.recorded += len(items)
 
-    def _make_room_for(self, version: ModelRef, dimensions: int) -> None:
-        """Have an index to write to; one that nobody else has begun is searched from its first frame on."""
-        if version in self._prepared:
+    def _prepare_index(self, version: ModelRef, dimensions: int) -> None:
+        """Create the index if needed. Publish a new one at once, so that its first frames are found."""
+        if version in self._indexed:
             return
         if self._index.prepare(version, dimensions):
             self._index.publish(version)
-        self._prepared.add(version)
+        self._indexed.add(version)
 
     def _sweep(self, version: ModelRef) -> None:
-        too_many = self._index.count(version, UNLABELLED_FRAMES) - self._retention.frames
-        before = datetime.now(UTC) - timedelta(days=self._retention.days)
+        excess = self._index.count(version, UNLABELLED_FRAMES) - self._retention.max_frames
+        expiry = datetime.now(UTC) - timedelta(days=self._retention.max_days)
         removed = 0
         while True:
-            oldest = self._index.oldest(version, UNLABELLED_FRAMES, _SWEPT_AT_ONCE)
-            gone = [item for number, item in enumerate(oldest) if number < too_many or item.time < before]
-            self._index.remove(version, [item.id for item in gone])
-            for item in gone:
+            oldest = self._index.oldest(version, UNLABELLED_FRAMES, _SWEEP_BATCH)
+            expired = [item for number, item in enumerate(oldest) if number < excess or item.time < expiry]
+            self._index.remove(version, [item.id for item in expired])
+            for item in expired:
                 self._frames.remove(version.model, item.sha256)
-            removed += len(gone)
-            too_many -= len(gone)
-            if len(gone) < _SWEPT_AT_ONCE:
+            removed += len(expired)
+            excess -= len(expired)
+            if len(expired) < _SWEEP_BATCH:
                 break
         if removed:
             log.info("frames swept", model=str(version), frames=removed)
 
-    def _tell(self) -> None:
-        if time.monotonic() >= self._told_s + _TELL_S:
-            self._told_s = time.monotonic()
-            log.warning("frames not kept for want of room", so_far=self.dropped)
+    def _log_dropped(self) -> None:
+        if time.monotonic() >= self._logged_s + _LOG_EVERY_S:
+            self._logged_s = time.monotonic()
+            log.warning("frame queue full", dropped=self.dropped)

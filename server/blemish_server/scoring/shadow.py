@@ -1,61 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Has a version judge beside the one in production without a say, and compares what they say.
+"""Comparison of the version in production with a shadow, whose verdicts are not returned to clients.
 
-Images come here once they are answered, and the newest of each model waits; none of those before it is
-looked at. After each comparison there is a rest nine times as long, so that a shadow takes a tenth of what
-one lane can do, however busy that is, and the images that it sees are picked by the clock alone.
+Images are queued after they were answered. Only the newest image of each model waits. After each comparison
+the shadow pauses nine times as long, so that it takes a tenth of one lane under any load. The clock alone
+selects the images.
 """
 
 import asyncio
 import hashlib
 import time
 from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
 import structlog
 
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.image_input import ImageInput
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import BlemishError, TooLarge
 from blemish_core.platform.names import ModelRef, item_name
 from blemish_core.search.frame_store import encode_image
 from blemish_core.search.item import item_id
-from blemish_server.scoring.batcher import Patience, Priority
+from blemish_server.scoring.background_queue import BackgroundQueue
+from blemish_server.scoring.batcher import AdmissionLimit, Priority
 from blemish_server.scoring.frame_recorder import FrameRecorder
+from blemish_server.scoring.inspection import Inspection, QueueOptions, ScoringRequest
 from blemish_server.scoring.model_cache import ModelCache
-from blemish_server.scoring.scorer import Inspected, Scorer, Terms
-from blemish_server.scoring.waiting import either
+from blemish_server.scoring.scorer import Scorer
 
-_LOOK_EVERY_S = 1.0
-_REST = 9.0
-# What a failure counts as: it is tried again after nine seconds.
-_FAILED_S = 1.0
-_MOST_TOLD = 50
+_REFRESH_EVERY_S = 1.0
+_PAUSE_FACTOR = 9.0
+# Time that a failure counts as: the next attempt follows nine seconds later.
+_FAILURE_S = 1.0
+_MAX_DISAGREEMENTS = 50
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """An image that one version takes for normal and the other for anomalous."""
+    """An image that is normal to one version and anomalous to the other."""
 
     time: datetime
     camera: str
     item: str
-    """items/{uuid}; empty if it was not kept."""
+    """``items/{uuid}``, empty if the image was not recorded."""
     production_score: float
     production_threshold: float
     shadow_score: float
     shadow_threshold: float
 
 
-class Outcome(StrEnum):
-    """Who takes an image for anomalous; under these names it is told."""
+class Agreement(StrEnum):
+    """The verdicts of both versions on an image, as metrics spell them."""
 
     BOTH_NORMAL = "both_normal"
     BOTH_ANOMALOUS = "both_anomalous"
@@ -63,162 +62,149 @@ class Outcome(StrEnum):
     ONLY_PRODUCTION = "only_production"
 
     @classmethod
-    def of(cls, *, production: bool, shadow: bool) -> "Outcome":
+    def of(cls, *, production: bool, shadow: bool) -> "Agreement":
+        """Return the agreement of two verdicts; True means anomalous."""
         if production:
             return cls.BOTH_ANOMALOUS if shadow else cls.ONLY_PRODUCTION
         return cls.ONLY_SHADOW if shadow else cls.BOTH_NORMAL
 
 
 @dataclass
-class Comparison:
-    """How two versions of a model have judged the same images."""
+class ShadowComparison:
+    """The verdicts of two versions of a model on the same images."""
 
     production: ModelRef
     shadow: ModelRef
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
-    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    agreements: Counter[Agreement] = field(default_factory=Counter)
     failed: int = 0
-    disagreements: deque[Disagreement] = field(default_factory=lambda: deque(maxlen=_MOST_TOLD))
-    """Newest first."""
-
-
-Take = Callable[[], tuple[ImageInput, datetime | None]]
-"""Gives an image, and when it was taken if that is known."""
-
-
-@dataclass(frozen=True)
-class _Answered:
-    take: Take
-    done: Inspected
-    camera: str
-    at: datetime
+    disagreements: deque[Disagreement] = field(default_factory=lambda: deque(maxlen=_MAX_DISAGREEMENTS))
+    """Disagreements, newest first."""
 
 
 class Shadow:
+    """Scores a sample of the images in production with each model's shadow version."""
+
     def __init__(
         self,
         store: ModelStore,
         models: ModelCache,
-        inspector: Scorer,
-        keeper: FrameRecorder,
+        scorer: Scorer,
+        recorder: FrameRecorder,
         limits: ImageLimits,
     ) -> None:
         self._store = store
         self._models = models
-        self._inspector = inspector
-        self._keeper = keeper
+        self._scorer = scorer
+        self._recorder = recorder
         self._limits = limits
-        self._comparisons: dict[str, Comparison] = {}
-        """By model."""
-        self._newest: dict[str, _Answered] = {}
-        self._came = asyncio.Event()
-        self._terms = Terms(self, Priority.BACKFILL, patience=Patience.ENDLESS)
+        self._comparisons: dict[str, ShadowComparison] = {}
+        """Comparisons by model."""
+        self._newest: BackgroundQueue[Inspection] = BackgroundQueue()
+        self._queue_options = QueueOptions(self, Priority.BACKFILL, limit=AdmissionLimit.UNLIMITED)
 
     @property
-    def comparisons(self) -> list[Comparison]:
-        """Those under way."""
+    def comparisons(self) -> list[ShadowComparison]:
+        """The comparisons in progress."""
         return list(self._comparisons.values())
 
-    def of(self, manifest: Manifest) -> Comparison | None:
-        """The comparison whose shadow a version is."""
+    def comparison_of(self, manifest: Manifest) -> ShadowComparison | None:
+        """Return the comparison whose shadow is this version, None if there is none."""
         comparison = self._comparisons.get(manifest.model)
         return comparison if comparison and comparison.shadow.version == manifest.version else None
 
-    def offer(self, take: Take, done: Inspected, camera: str) -> None:
-        """Take note of an image that was judged as its version is calibrated; returns at once.
-
-        ``take`` is called only if its turn comes: most images give way to newer ones.
-        """
-        comparison = self._comparisons.get(done.manifest.model)
-        if comparison is None or comparison.production.version != done.manifest.version:
+    def enqueue(self, inspection: Inspection) -> None:
+        """Queue an image without waiting. It replaces an older one of the same model."""
+        comparison = self._comparisons.get(inspection.manifest.model)
+        if comparison is None or comparison.production.version != inspection.manifest.version:
             return
-        self._newest[done.manifest.model] = _Answered(take, done, camera, datetime.now(UTC))
-        self._came.set()
+        if inspection.capture.time is None:  # a disagreement must show the time of this image
+            capture = replace(inspection.capture, time=datetime.now(UTC))
+            inspection = replace(inspection, capture=capture)
+        self._newest.put(inspection, key=inspection.manifest.model)
 
     async def run(self) -> None:
-        """Compare, and see which versions are to be compared, until cancelled."""
-        look_at = time.monotonic()
+        """Compare images and follow the versions to compare, until cancelled."""
+        refresh_at = time.monotonic()
         while True:
-            if time.monotonic() >= look_at:
-                await self._look()
-                look_at = time.monotonic() + _LOOK_EVERY_S
-            await either(self._came, max(0.0, look_at - time.monotonic()))
-            self._came.clear()
-            answered, self._newest = self._newest, {}
+            if time.monotonic() >= refresh_at:
+                await self._refresh()
+                refresh_at = time.monotonic() + _REFRESH_EVERY_S
+            await self._newest.wait(refresh_at - time.monotonic())
             spent_s = 0.0
-            for one in answered.values():
-                spent_s += await self._compare(one)
-            await asyncio.sleep(_REST * spent_s)
+            for inspection in self._newest.take():
+                spent_s += await self._compare(inspection)
+            await asyncio.sleep(_PAUSE_FACTOR * spent_s)
 
-    async def _look(self) -> None:
+    async def _refresh(self) -> None:
+        """Start and end comparisons as versions are promoted or made shadows."""
         try:
             pairs = await asyncio.to_thread(self._pairs)
         except (OSError, ValueError) as error:
-            log.error("shadows not looked up", reason=str(error))
+            log.error("shadow versions not read", reason=str(error))
             return
         for model in [model for model in self._comparisons if model not in pairs]:
-            log.info("shadow ends", model=str(self._comparisons.pop(model).shadow))
+            log.info("shadow comparison ended", model=str(self._comparisons.pop(model).shadow))
         for model, (production, shadow) in pairs.items():
             known = self._comparisons.get(model)
             if known is None or (known.production, known.shadow) != (production, shadow):
-                self._comparisons[model] = Comparison(production, shadow)
-                log.info("shadow begins", model=str(shadow), beside=str(production))
+                self._comparisons[model] = ShadowComparison(production, shadow)
+                log.info("shadow comparison started", model=str(shadow), production=str(production))
 
     def _pairs(self) -> dict[str, tuple[ModelRef, ModelRef]]:
-        """Versions in production and their shadows, by model."""
+        """Return the versions in production and their shadows, by model."""
         return {
             shadow.model: (ModelRef(shadow.model, production), shadow)
             for shadow in self._store.shadows()
             if (production := self._store.production(shadow.model)) is not None
         }
 
-    async def _compare(self, one: _Answered) -> float:
-        """Have the shadow judge what production has; returns how long a lane took for that, s."""
-        comparison = self._comparisons.get(one.done.manifest.model)
-        if comparison is None or comparison.production.version != one.done.manifest.version:
+    async def _compare(self, production: Inspection) -> float:
+        """Score an image with the shadow. Return the time that a lane spent on it, in seconds."""
+        comparison = self._comparisons.get(production.manifest.model)
+        if comparison is None or comparison.production.version != production.manifest.version:
             return 0.0
         try:
             if not await self._models.fits(comparison.shadow):
-                raise TooLarge("it has no place beside the loaded models; raise BLEMISH_MAX_LOADED_BYTES")
-            picture, taken = one.take()
-            done = await self._inspector.inspect(picture, comparison.shadow, self._terms)
+                raise TooLarge(
+                    "the shadow does not fit into memory with the loaded models; raise "
+                    "BLEMISH_MAX_LOADED_BYTES"
+                )
+            request = ScoringRequest.of(production.capture.image, comparison.shadow, self._queue_options)
+            shadow = await self._scorer.score(request)
         except BlemishError as error:
             comparison.failed += 1
-            log.warning("shadow cannot judge", model=str(comparison.shadow), reason=str(error))
-            return _FAILED_S
-        outcome = Outcome.of(production=_anomalous(one.done), shadow=_anomalous(done))
-        comparison.outcomes[outcome] += 1
-        if outcome in (Outcome.ONLY_SHADOW, Outcome.ONLY_PRODUCTION):
-            await self._note(comparison, one, done, picture, taken or one.at)
-        return done.decode_s + done.inference_s
+            log.warning("shadow scoring failed", model=str(comparison.shadow), reason=str(error))
+            return _FAILURE_S
+        agreement = Agreement.of(production=production.is_anomalous, shadow=shadow.is_anomalous)
+        comparison.agreements[agreement] += 1
+        if agreement in (Agreement.ONLY_SHADOW, Agreement.ONLY_PRODUCTION):
+            await self._record(comparison, production, shadow)
+        return shadow.timings.decode_s + shadow.timings.inference_s
 
-    async def _note(
-        self, comparison: Comparison, one: _Answered, done: Inspected, picture: ImageInput, taken: datetime
+    async def _record(
+        self, comparison: ShadowComparison, production: Inspection, shadow: Inspection
     ) -> None:
-        """Keep an image on which the two disagree, and tell of it."""
-        item = ""
-        if self._keeper.offer(picture, one.done, one.camera, taken):
-            data = await asyncio.to_thread(encode_image, picture, self._limits)
+        """Record an image on which the versions disagree."""
+        capture, item = production.capture, ""
+        if self._recorder.enqueue(production):
+            data = await asyncio.to_thread(encode_image, capture.image, self._limits)
             item = item_name(item_id(comparison.production, hashlib.sha256(data).hexdigest()))
-        told = Disagreement(
-            taken,
-            one.camera,
+        disagreement = Disagreement(
+            capture.time or datetime.now(UTC),
+            capture.camera,
             item,
-            one.done.outcome.score,
-            one.done.calibration.calibration.threshold,
-            done.outcome.score,
-            done.calibration.calibration.threshold,
+            production.score,
+            production.threshold,
+            shadow.score,
+            shadow.threshold,
         )
-        comparison.disagreements.appendleft(told)
+        comparison.disagreements.appendleft(disagreement)
         log.info(
             "shadow disagrees",
             model=str(comparison.shadow),
-            camera=one.camera,
+            camera=capture.camera,
             item=item,
-            score=told.shadow_score,
-            production_score=told.production_score,
+            score=shadow.score,
+            production_score=production.score,
         )
-
-
-def _anomalous(done: Inspected) -> bool:
-    return done.calibration.calibration.anomalous(done.outcome.score)

@@ -25,8 +25,9 @@ from blemish_core.platform.names import ModelRef
 from blemish_core.search.item import Item
 from blemish_core.search.item_images import ItemImages
 from blemish_core.search.query import Similar
-from blemish_server.scoring.batcher import Patience
-from blemish_server.scoring.scorer import Inspected, Scorer, Terms
+from blemish_server.scoring.batcher import AdmissionLimit
+from blemish_server.scoring.inspection import Inspection, QueueOptions, ScoringRequest
+from blemish_server.scoring.scorer import Scorer
 
 MAX_LOCATED_HITS = 100
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES = 3, 40
@@ -80,15 +81,15 @@ class RegionSearch:
         self._images = images
 
     async def describe(
-        self, image: ImageInput, mask: RegionMask, version: ModelRef, options: Terms
-    ) -> tuple[Inspected, RegionQuery]:
+        self, image: ImageInput, mask: RegionMask, version: ModelRef, options: QueueOptions
+    ) -> tuple[Inspection, RegionQuery]:
         """Inspect an image and return what its region looks like.
 
         Raises:
             InvalidRequest: if the region does not fit the image.
-            BlemishError: as ``Scorer.inspect`` does.
+            BlemishError: as ``Scorer.score`` does.
         """
-        inspection = await self._scorer.inspect(image, version, replace(options, closely=True))
+        inspection = await self._scorer.score(ScoringRequest.of(image, version, options, with_patches=True))
 
         def describe() -> RegionQuery:
             return regions.describe_region(
@@ -99,7 +100,7 @@ class RegionSearch:
         return inspection, await asyncio.to_thread(describe)
 
     async def rank(
-        self, query: RegionQuery, among: Sequence[Similar], version: ModelRef, options: Terms
+        self, query: RegionQuery, among: Sequence[Similar], version: ModelRef, options: QueueOptions
     ) -> Ranking:
         """Find a region in the images of hits, in as many as the deadline allows.
 
@@ -113,7 +114,7 @@ class RegionSearch:
             DeadlineExceeded: if there was no time for a single image.
             Overloaded: if too many bytes of images are in progress.
         """
-        options = replace(options, closely=True, patience=Patience.ENDLESS)
+        options = replace(options, limit=AdmissionLimit.UNLIMITED)
         compared: dict[UUID, LocatedHit] = {}
         remaining = iter(among)
 
@@ -140,11 +141,13 @@ class RegionSearch:
         return Ranking(hits, len(among) - len(compared))
 
     async def _locate(
-        self, query: RegionQuery, similar: Similar, version: ModelRef, options: Terms
+        self, query: RegionQuery, similar: Similar, version: ModelRef, options: QueueOptions
     ) -> LocatedHit:
         try:
             data = await asyncio.to_thread(self._images.read, version, similar.item)
-            inspection = await self._scorer.inspect(ImageInput(data), version, options)
+            inspection = await self._scorer.score(
+                ScoringRequest.of(ImageInput(data), version, options, with_patches=True)
+            )
         except (NotFound, Corrupt, InvalidRequest):
             return LocatedHit(similar, None)  # the image was removed or replaced; the hit remains
         match = await asyncio.to_thread(
@@ -153,11 +156,11 @@ class RegionSearch:
         return LocatedHit(similar, match, inspection.shape)
 
 
-def _patches(inspection: Inspected) -> PatchFeatures:
-    if inspection.look is None:
+def _patches(inspection: Inspection) -> PatchFeatures:
+    if inspection.patches is None:
         raise RuntimeError("the model returned no patch features; this is a bug")
-    return inspection.look
+    return inspection.patches
 
 
-def _threshold(inspection: Inspected) -> float:
-    return inspection.calibration.calibration.pixel_threshold
+def _threshold(inspection: Inspection) -> float:
+    return inspection.calibration.pixel_threshold

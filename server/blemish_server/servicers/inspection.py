@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""InspectionService: score images, one by one or as a camera sends them."""
+"""InspectionService: score single images and camera streams."""
 
 import asyncio
 import math
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from datetime import datetime
-from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -17,243 +14,194 @@ import structlog
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.inspection_pb2_grpc import InspectionServiceServicer
 from blemish_core.calibration import checked_false_reject_rate
-from blemish_core.imaging.image_input import ImageInput
-from blemish_core.platform.errors import BlemishError, DeadlineExceeded, InvalidRequest
+from blemish_core.platform.errors import BlemishError, InvalidRequest
 from blemish_core.platform.names import ModelRef
 from blemish_server.converters.inspection import (
+    frame_header,
     inspection_to_proto,
-    parse_capture_time,
-    parse_image,
+    parse_capture,
+    parse_max_latency,
+    parse_policy,
     parse_priority,
     parse_store,
+    stream_result_to_proto,
 )
-from blemish_server.metrics.metrics import ServerMetrics
-from blemish_server.scoring.batcher import Patience, Priority
-from blemish_server.scoring.frame_queue import IN_FLIGHT, FrameQueue, FrameSlot, answer_to
-from blemish_server.scoring.frame_recorder import FrameRecorder
-from blemish_server.scoring.scorer import Inspected, Scorer, Terms
-from blemish_server.scoring.shadow import Shadow
+from blemish_server.metrics.server_metrics import ServerMetrics
+from blemish_server.scoring.batcher import AdmissionLimit, Priority
+from blemish_server.scoring.frame_queue import FrameQueue, FrameSlot, StreamPolicy
+from blemish_server.scoring.inspection import Capture, QueueOptions, ScoringRequest, StoragePolicy
+from blemish_server.scoring.pipeline import ScoringPipeline
 from blemish_server.transport.request_context import effective_priority, queue_options
-from blemish_server.transport.status import frame_refusal
+from blemish_server.transport.status import INTERNAL
 
-_LONGEST_CAMERA = 128
-_INTERNAL = "INTERNAL"
-_ENDING = "the server is about to stop; connect again, to this address or the next"
+_ENDING = "the server is stopping; connect again, to this address or another one"
 
 log = structlog.get_logger(__name__)
 
 
 class InspectionServicer(InspectionServiceServicer):
-    def __init__(
-        self,
-        inspector: Scorer,
-        keeper: FrameRecorder,
-        shadow: Shadow,
-        monitor: ServerMetrics,
-        ending: asyncio.Event,
-    ) -> None:
-        """Take frames until ``ending``."""
-        self._inspector = inspector
-        self._keeper = keeper
-        self._shadow = shadow
-        self._monitor = monitor
-        self._ending = ending
+    """The servicer of InspectionService."""
+
+    def __init__(self, pipeline: ScoringPipeline, metrics: ServerMetrics, stopping: asyncio.Event) -> None:
+        """Read frames of streams until ``stopping`` is set."""
+        self._pipeline = pipeline
+        self._metrics = metrics
+        self._stopping = stopping
 
     async def Score(  # noqa: N802 (the contract's name, here and below)
         self, request: pb.ScoreRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ScoreResponse:
-        ref = ModelRef.parse(request.model)
-        picture = parse_image(request.image, "image")
-        wanted = parse_store(request.store, "store")
-        _check_camera(request.camera)
-        taken = parse_capture_time(request, "capture_time")
-        terms = queue_options(context, parse_priority(request.priority, "priority"))
-        done = await self._inspector.inspect(picture, ref, terms)
-        self._monitor.judged(done, request.camera)
-        if wanted(done):
-            self._keeper.offer(picture, done, request.camera, taken)
-        self._shadow.offer(lambda: (picture, taken), done, request.camera)
-        return pb.ScoreResponse(inspection=inspection_to_proto(done, request.outputs))
+        inspection = await self._pipeline.score(
+            ScoringRequest.of(
+                parse_capture(request),
+                ModelRef.parse(request.model),
+                queue_options(context, parse_priority(request.priority, "priority")),
+                storage=parse_store(request.store, "store"),
+            )
+        )
+        return pb.ScoreResponse(inspection=inspection_to_proto(inspection, request.outputs))
 
     async def ScoreStream(  # noqa: N802
         self,
         requests: AsyncIterator[pb.ScoreStreamRequest],
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[pb.ScoreStreamResponse]:
-        config = _Config.of(await anext(requests, None))
-        await self._inspector.ready(config.ref)
-        scorer = _Scorer(self._inspector, self._keeper, self._shadow, self._monitor, config)
-        line = FrameQueue(scorer, config.policy)
+        options = _StreamOptions.parse(await anext(requests, None))
+        await self._pipeline.warm_up(options.model)
+        scorer = _StreamScorer(self._pipeline, self._metrics, options)
+        queue: FrameQueue[_StreamFrame, pb.Inspection] = FrameQueue(scorer.score, options.policy)
         try:
-            with self._monitor.streams.opened(line):
-                async with aclosing(line.answers(_frames(requests), self._ending)) as answers:
-                    async for answer in answers:
-                        yield answer
-            if self._ending.is_set():
+            with self._metrics.streams.track(queue):
+                async with aclosing(queue.results(_frames(requests), self._stopping)) as results:
+                    async for result in results:
+                        yield stream_result_to_proto(result)
+            if self._stopping.is_set():
                 yield pb.ScoreStreamResponse(ending=pb.StreamEnding(message=_ENDING))
         finally:
             log.info(
-                "stream ended",
-                model=str(config.ref),
-                frames=line.frames,
-                dropped=line.dropped,
-                rejected=line.rejected,
+                "stream closed",
+                model=str(options.model),
+                frames=queue.frames,
+                dropped=queue.dropped,
+                rejected=queue.rejected,
             )
 
 
 @dataclass(frozen=True)
-class _Config:
-    """What holds for all frames of a stream."""
+class _StreamOptions:
+    """The options of all frames of a stream."""
 
-    ref: ModelRef
+    model: ModelRef
     outputs: pb.Outputs
-    policy: pb.StreamPolicy.ValueType
+    policy: StreamPolicy
     false_reject_rate: float | None
     max_latency_s: float | None
     priority: Priority
-    store: Callable[[Inspected], bool]
+    storage: StoragePolicy
 
     @classmethod
-    def of(cls, first: pb.ScoreStreamRequest | None) -> "_Config":
-        """Read the first message of a stream, None if there was none.
+    def parse(cls, first: pb.ScoreStreamRequest | None) -> "_StreamOptions":
+        """Return the options in the first message of a stream, which is None if there was none.
 
         Raises:
-            InvalidRequest: if it is no sound configuration.
-            PermissionDenied: if its caller may not ask for such a priority.
+            InvalidRequest: if it is not a valid configuration.
+            PermissionDenied: if the caller may not use the requested priority.
         """
         if first is None or first.WhichOneof("message") != "config":
-            raise InvalidRequest("the first message of a stream must be its config", field="config")
+            raise InvalidRequest("the first message is not a config; send one first", field="config")
         config = first.config
-        policy = config.policy or pb.STREAM_POLICY_LATEST
-        if policy not in IN_FLIGHT:
-            raise InvalidRequest(
-                f"policy is {policy}, but must be LATEST, BLOCK or REJECT", field="config.policy"
-            )
         rate = None
         if config.HasField("target_false_reject_rate"):
             rate = checked_false_reject_rate(config.target_false_reject_rate)
-        # Not ToTimedelta: it fails on durations that a timedelta cannot hold.
-        latency_s = config.max_latency.seconds + config.max_latency.nanos / 1e9
-        if latency_s < 0:
-            raise InvalidRequest("max_latency must not be negative", field="config.max_latency")
         return cls(
             ModelRef.parse(config.model),
             config.outputs,
-            policy,
+            parse_policy(config.policy, "config.policy"),
             rate,
-            latency_s or None,
+            parse_max_latency(config),
             effective_priority(parse_priority(config.priority, "config.priority")),
             parse_store(config.store, "config.store"),
         )
 
 
-class _Scorer:
-    """Answers one frame, whatever becomes of it."""
+class _StreamFrame:
+    """A frame of a stream. The message is freed once it is parsed, so the image is held once."""
 
-    def __init__(
-        self,
-        inspector: Scorer,
-        keeper: FrameRecorder,
-        shadow: Shadow,
-        monitor: ServerMetrics,
-        config: _Config,
-    ) -> None:
-        self._inspector = inspector
-        self._keeper = keeper
-        self._shadow = shadow
-        self._monitor = monitor
-        self._config = config
+    def __init__(self, message: pb.Frame) -> None:
+        self.header = frame_header(message)
+        self._message = message
+        self._capture: Capture | None = None
 
-    async def __call__(self, turn: FrameSlot) -> pb.ScoreStreamResponse:
+    def capture(self) -> Capture:
+        """Return the validated image.
+
+        Raises:
+            InvalidRequest: if a field of the frame is not valid.
+        """
+        if self._capture is None:
+            self._capture = parse_capture(self._message)
+            del self._message
+        return self._capture
+
+
+class _StreamScorer:
+    """Scores the frames of one stream."""
+
+    def __init__(self, pipeline: ScoringPipeline, metrics: ServerMetrics, options: _StreamOptions) -> None:
+        self._pipeline = pipeline
+        self._metrics = metrics
+        self._options = options
+
+    async def score(self, slot: FrameSlot[_StreamFrame]) -> pb.Inspection:
+        """Score the frame in a slot, and count it as refused if that fails."""
         try:
-            done = await self._inspected(turn)
-            self._check_latency(turn)
-            frame = turn.take()
-            self._monitor.judged(done, frame.camera)
-            if self._config.store(done):
-                taken = parse_capture_time(frame, "capture_time")
-                self._keeper.offer(turn.picture(), done, frame.camera, taken)
-            if self._config.false_reject_rate is None:
-                self._shadow.offer(partial(_shown, turn.picture(), frame), done, frame.camera)
-            return answer_to(frame, inspection=inspection_to_proto(done, self._config.outputs))
+            inspection = await self._pipeline.score(self._request(slot))
+            return inspection_to_proto(inspection, self._options.outputs)
         except BlemishError as error:
-            frame = turn.take()
-            self._monitor.refused(error.reason)
+            self._metrics.refused(error.reason)
             log.debug(
                 "frame refused",
-                camera=frame.camera,
-                sequence=frame.sequence,
+                camera=slot.header.camera,
+                sequence=slot.header.sequence,
                 reason=error.reason,
                 detail=str(error),
             )
-            return answer_to(frame, refusal=frame_refusal(error))
+            raise
         except Exception:
-            frame = turn.take()
-            log.exception("a frame failed; this is a bug", camera=frame.camera, sequence=frame.sequence)
-            self._monitor.refused(_INTERNAL)
-            return answer_to(frame, refusal=_internal())
-
-    async def _inspected(self, turn: FrameSlot) -> Inspected:
-        config = self._config
-        latest = config.policy == pb.STREAM_POLICY_LATEST
-        terms = Terms(
-            self,
-            config.priority,
-            # Under LATEST the frame that waits is not the one that will be scored: looked at in ``_taken``.
-            deadline=math.inf if latest else turn.arrived_s + (config.max_latency_s or math.inf),
-            # A stream has a few frames in flight and no more: where others wait too it waits with them,
-            # unless it asked to be refused.
-            patience=Patience.NONE if config.policy == pb.STREAM_POLICY_REJECT else Patience.ENDLESS,
-        )
-        size = len(turn.picture().data)
-        done = await self._inspector.inspect_taken(lambda: self._taken(turn), size, config.ref, terms)
-        if config.false_reject_rate is None:
-            return done
-        judge = done.calibration.calibration.at_false_reject_rate(config.false_reject_rate)
-        return replace(done, calibration=replace(done.calibration, calibration=judge))
-
-    def _taken(self, turn: FrameSlot) -> ImageInput:
-        """Return the picture of the frame whose turn has come."""
-        frame = turn.take()
-        self._check_latency(turn)
-        _check_camera(frame.camera)
-        return turn.picture()
-
-    def _check_latency(self, turn: FrameSlot) -> None:
-        limit_s = self._config.max_latency_s
-        if limit_s is not None and time.monotonic() > turn.arrived_s + limit_s:
-            raise DeadlineExceeded(
-                f"not answered within the stream's max_latency of {limit_s:g} s; send fewer frames, or "
-                "allow more time"
+            self._metrics.refused(INTERNAL)
+            log.exception(
+                "frame failed; this is a bug", camera=slot.header.camera, sequence=slot.header.sequence
             )
+            raise
 
+    def _request(self, slot: FrameSlot[_StreamFrame]) -> ScoringRequest:
+        options = self._options
+        latest = options.policy is StreamPolicy.LATEST
+        reject = options.policy is StreamPolicy.REJECT
 
-def _shown(picture: ImageInput, frame: pb.Frame) -> tuple[ImageInput, datetime | None]:
-    """What a shadow is shown of a frame that was answered, whatever its time is worth."""
-    try:
-        taken = parse_capture_time(frame, "capture_time")
-    except InvalidRequest:
-        taken = None
-    return picture, taken
+        def claim() -> Capture:
+            return replace(slot.claim().capture(), arrived_s=slot.arrived_s)
 
-
-def _check_camera(name: str) -> None:
-    if len(name) > _LONGEST_CAMERA:
-        raise InvalidRequest(
-            f"camera has {len(name)} characters, but may have {_LONGEST_CAMERA}", field="camera"
+        return ScoringRequest(
+            options.model,
+            QueueOptions(
+                self,
+                options.priority,
+                # Under LATEST a newer frame may take the slot, so the latency is checked after the claim.
+                deadline=math.inf if latest else slot.arrived_s + (options.max_latency_s or math.inf),
+                # A stream has few frames in flight, so it may always queue, unless it asked for rejection.
+                limit=AdmissionLimit.SHORT if reject else AdmissionLimit.UNLIMITED,
+            ),
+            claim,
+            len(slot.frame.capture().image.data),
+            storage=options.storage,
+            false_reject_rate=options.false_reject_rate,
+            max_latency_s=options.max_latency_s,
         )
 
 
-async def _frames(requests: AsyncIterator[pb.ScoreStreamRequest]) -> AsyncIterator[pb.Frame]:
+async def _frames(requests: AsyncIterator[pb.ScoreStreamRequest]) -> AsyncIterator[_StreamFrame]:
     async for request in requests:
         if request.WhichOneof("message") != "frame":
-            raise InvalidRequest("only the first message of a stream may be its config", field="config")
-        yield request.frame
-
-
-def _internal() -> pb.FrameRefusal:
-    code: int
-    code, _ = grpc.StatusCode.INTERNAL.value
-    return pb.FrameRefusal(
-        code=code, message="internal error; the server's log tells more", reason=_INTERNAL
-    )
+            raise InvalidRequest("a config follows the first message; send frames only", field="config")
+        yield _StreamFrame(request.frame)

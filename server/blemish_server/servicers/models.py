@@ -88,7 +88,7 @@ class ModelServicer(ModelServiceServicer):
             manifest, newest, production=production, shadow=shadow, history=(newest, *older)
         )
         card.pinned = self._models.is_pinned(manifest.model, manifest.version)
-        if shadow and (comparison := self._shadow.of(manifest)):
+        if shadow and (comparison := self._shadow.comparison_of(manifest)):
             card.comparison.CopyFrom(shadow_comparison_to_proto(comparison))
         return card
 
@@ -99,7 +99,7 @@ class ModelServicer(ModelServiceServicer):
         # First: what is promoted answers from the next request on.
         await self._loaded.load(await asyncio.to_thread(self._models.resolve, ref))
         await asyncio.to_thread(self._models.promote, ref)
-        self._loaded.forget_meanings(ref.model)
+        self._loaded.invalidate(ref.model)
         return pb.PromoteModelResponse(version=await asyncio.to_thread(self._card, ref))
 
     async def PinModel(  # noqa: N802

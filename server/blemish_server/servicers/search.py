@@ -34,6 +34,7 @@ from blemish_server.converters.search import (
     parse_search,
     parse_where,
 )
+from blemish_server.scoring.inspection import ScoringRequest
 from blemish_server.scoring.scorer import Scorer
 from blemish_server.search.lookup_cache import LookupCache
 from blemish_server.search.region_search import LocatedHit, RegionMask, RegionSearch, candidates
@@ -91,9 +92,11 @@ class SearchServicer(SearchServiceServicer):
             case "image":
                 image = parse_image(request.image, "image")
                 await asyncio.to_thread(self._index.check_published, version)  # before the image is scored
-                inspection = await self._scorer.inspect(image, version, queue_options(context))
+                inspection = await self._scorer.score(
+                    ScoringRequest.of(image, version, queue_options(context))
+                )
                 yield pb.SearchResponse(query=inspection_to_proto(inspection, Outputs()))
-                query = replace(query, vector=inspection.outcome.embedding)
+                query = replace(query, vector=inspection.prediction.embedding)
             case "vector":
                 query = replace(query, vector=await self._parse_vector(version, request.vector))
             case "labelled":

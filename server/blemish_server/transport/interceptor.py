@@ -16,7 +16,7 @@ import structlog
 from blemish_core.platform.errors import BlemishError, ServerStopping
 from blemish_server.auth.access import ANONYMOUS, Caller
 from blemish_server.auth.authenticator import Authenticator, current_caller
-from blemish_server.metrics.metrics import Ended, ServerMetrics
+from blemish_server.metrics.server_metrics import Ended, ServerMetrics
 from blemish_server.transport.status import STATUS_OF_ERROR, abort
 
 _OURS = ("/blemish.", "/inference.")

@@ -11,7 +11,7 @@ from blemish_core.platform.errors import PermissionDenied
 from blemish_server.auth.access import priority_name
 from blemish_server.auth.authenticator import current_caller
 from blemish_server.scoring.batcher import Priority
-from blemish_server.scoring.scorer import Terms
+from blemish_server.scoring.inspection import QueueOptions
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -42,7 +42,7 @@ def effective_priority(requested: Priority | None) -> Priority:
     return requested
 
 
-def queue_options(context: _Context, priority: Priority | None = None) -> Terms:
+def queue_options(context: _Context, priority: Priority | None = None) -> QueueOptions:
     """Return how the images of a call are queued.
 
     Raises:
@@ -50,4 +50,4 @@ def queue_options(context: _Context, priority: Priority | None = None) -> Terms:
     """
     left_s = context.time_remaining()
     deadline = math.inf if left_s is None else time.monotonic() + left_s
-    return Terms(queue_key(context), effective_priority(priority), deadline)
+    return QueueOptions(queue_key(context), effective_priority(priority), deadline)

@@ -38,6 +38,8 @@ STATUS_OF_ERROR: dict[type[BlemishError], StatusCode] = {
     errors.JobCancelled: StatusCode.CANCELLED,
 }
 
+INTERNAL = "INTERNAL"
+"""The reason of errors that are bugs."""
 _DOMAIN = "blemish"
 
 
@@ -73,9 +75,12 @@ async def abort(context: Aborting, error: BlemishError) -> NoReturn:
     )
 
 
-def frame_refusal(error: BlemishError) -> FrameRefusal:
-    """Return ``error`` as the answer to one frame of a stream that goes on."""
+def frame_refusal(error: Exception) -> FrameRefusal:
+    """Return the refusal of one frame of a stream. Details of errors other than ours stay in the log."""
     code: int
+    if not isinstance(error, BlemishError):
+        code, _ = StatusCode.INTERNAL.value
+        return FrameRefusal(code=code, message="internal error; see the server's log", reason=INTERNAL)
     code, _ = STATUS_OF_ERROR[type(error)].value
     refusal = FrameRefusal(code=code, message=str(error), reason=error.reason)
     if isinstance(error, errors.Overloaded | errors.Unavailable):

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Order, fairness, deadlines and threads of the batcher."""
+
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -13,7 +16,7 @@ import pytest
 
 from blemish_core.platform.errors import DeadlineExceeded, Overloaded
 from blemish_server.scoring import batcher
-from blemish_server.scoring.batcher import Batcher, BatchingPolicy, Patience, Priority
+from blemish_server.scoring.batcher import AdmissionLimit, Batcher, BatchingPolicy, Priority
 
 PATIENT = BatchingPolicy(max_batch_size=4, max_wait_s=60)
 PROMPT = BatchingPolicy(max_batch_size=4, max_wait_s=0.001)
@@ -21,7 +24,7 @@ ONE = BatchingPolicy(max_batch_size=1)
 
 
 class Doubler:
-    """Doubles its items, remembers the batches it was given, and waits while ``gate`` is closed."""
+    """A computation that doubles its items, records its batches, and blocks while ``gate`` is closed."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -45,13 +48,13 @@ class Doubler:
         return [2 * item for item in items if item != 0]
 
     @asynccontextmanager
-    async def under(self, policy: BatchingPolicy) -> AsyncIterator[Batcher[int, int, int]]:
+    async def batcher(self, policy: BatchingPolicy) -> AsyncIterator[Batcher[int, int, int]]:
         batcher = Batcher(self.prepare, self, policy)
         yield batcher
         self.gate.set()
         batcher.close()
 
-    async def busy(self, batcher: Batcher[int, int, int]) -> "asyncio.Task[object]":
+    async def occupy(self, batcher: Batcher[int, int, int]) -> "asyncio.Task[object]":
         """Occupy the lane until the gate opens."""
         self.gate.clear()
         task = asyncio.create_task(batcher.submit(100))
@@ -60,56 +63,56 @@ class Doubler:
         return task
 
 
-async def test_concurrent_items_share_a_batch_and_keep_their_answers() -> None:
+async def test_concurrent_items_share_a_batch_and_keep_their_results() -> None:
     double = Doubler()
-    async with double.under(PATIENT) as batcher:
+    async with double.batcher(PATIENT) as batcher:
         answers = await asyncio.gather(*(batcher.submit(item) for item in [1, 2, 3, 4]))
     assert [answer.result for answer in answers] == [2, 4, 6, 8]
     assert double.batches == [[1, 2, 3, 4]]
 
 
-async def test_a_batch_is_never_larger_than_the_policy_allows() -> None:
+async def test_batch_is_never_larger_than_its_policy() -> None:
     double = Doubler()
-    async with double.under(PROMPT) as batcher:
-        busy = await double.busy(batcher)
-        asked = [asyncio.create_task(batcher.submit(item)) for item in range(1, 11)]
+    async with double.batcher(PROMPT) as batcher:
+        busy = await double.occupy(batcher)
+        tasks = [asyncio.create_task(batcher.submit(item)) for item in range(1, 11)]
         await asyncio.sleep(0)
         double.gate.set()
-        await asyncio.gather(busy, *asked)
+        await asyncio.gather(busy, *tasks)
     assert [len(batch) for batch in double.batches] == [1, 4, 4, 2]
 
 
-async def test_a_lone_item_is_served_after_the_wait() -> None:
-    async with Doubler().under(PROMPT) as batcher:
+async def test_single_item_is_computed_after_the_wait() -> None:
+    async with Doubler().batcher(PROMPT) as batcher:
         assert (await batcher.submit(21)).result == 42
 
 
-async def test_a_failing_batch_fails_its_callers_and_not_the_next_batch() -> None:
-    async with Doubler().under(PROMPT) as batcher:
+async def test_failed_batch_fails_its_callers_but_not_the_next_batch() -> None:
+    async with Doubler().batcher(PROMPT) as batcher:
         with pytest.raises(ValueError, match="cannot double"):
             await batcher.submit(-1)
         assert (await batcher.submit(3)).result == 6
 
 
-@pytest.mark.parametrize("preparing", [0, 2])
-async def test_an_item_that_cannot_be_prepared_fails_alone(preparing: int) -> None:
-    async with Doubler().under(BatchingPolicy(2, 0.2, preparing=preparing)) as batcher:
+@pytest.mark.parametrize("preparers", [0, 2])
+async def test_item_that_cannot_be_prepared_fails_alone(preparers: int) -> None:
+    async with Doubler().batcher(BatchingPolicy(2, 0.2, preparers=preparers)) as batcher:
         failed, done = await asyncio.gather(batcher.submit(-2), batcher.submit(3), return_exceptions=True)
         assert isinstance(failed, ValueError)
         assert not isinstance(done, BaseException)
         assert done.result == 6
 
 
-async def test_a_wrong_number_of_answers_is_reported_as_a_bug() -> None:
-    async with Doubler().under(PROMPT) as batcher:
+async def test_wrong_number_of_results_is_reported_as_a_bug() -> None:
+    async with Doubler().batcher(PROMPT) as batcher:
         with pytest.raises(RuntimeError, match="this is a bug"):
             await batcher.submit(0)
 
 
-async def test_nothing_is_computed_for_a_caller_who_left() -> None:
+async def test_item_of_a_cancelled_call_is_not_computed() -> None:
     double = Doubler()
-    async with double.under(ONE) as batcher:
-        busy = await double.busy(batcher)
+    async with double.batcher(ONE) as batcher:
+        busy = await double.occupy(batcher)
         left = asyncio.create_task(batcher.submit(1))
         stayed = asyncio.create_task(batcher.submit(2))
         await asyncio.sleep(0)
@@ -120,11 +123,11 @@ async def test_nothing_is_computed_for_a_caller_who_left() -> None:
     assert double.prepared == [100, 2]
 
 
-async def test_the_urgent_go_first_and_equals_in_their_order() -> None:
+async def test_urgent_items_go_first_and_equals_in_their_order() -> None:
     double = Doubler()
-    async with double.under(ONE) as batcher:
-        busy = await double.busy(batcher)
-        asked = [
+    async with double.batcher(ONE) as batcher:
+        busy = await double.occupy(batcher)
+        tasks = [
             asyncio.create_task(batcher.submit(item, priority=priority))
             for item, priority in [
                 (1, Priority.BACKFILL),
@@ -136,15 +139,15 @@ async def test_the_urgent_go_first_and_equals_in_their_order() -> None:
         ]
         await asyncio.sleep(0)
         double.gate.set()
-        await asyncio.gather(busy, *asked)
+        await asyncio.gather(busy, *tasks)
     assert double.batches == [[100], [3], [5], [2], [4], [1]]
 
 
-async def test_among_equals_turns_go_round() -> None:
+async def test_callers_of_equal_priority_take_turns() -> None:
     double = Doubler()
-    async with double.under(ONE) as batcher:
-        busy = await double.busy(batcher)
-        asked = [
+    async with double.batcher(ONE) as batcher:
+        busy = await double.occupy(batcher)
+        tasks = [
             asyncio.create_task(batcher.submit(item, caller=caller, priority=priority))
             for item, caller, priority in [
                 (1, "much", Priority.AUDIT),
@@ -158,53 +161,53 @@ async def test_among_equals_turns_go_round() -> None:
         ]
         await asyncio.sleep(0)
         double.gate.set()
-        await asyncio.gather(busy, *asked)
+        await asyncio.gather(busy, *tasks)
     assert [item for (item,) in double.batches] == [100, 7, 1, 4, 5, 2, 6, 3]
 
 
-async def test_a_batch_has_one_of_each_caller_before_a_second_of_any() -> None:
+async def test_batch_takes_one_item_per_caller_before_a_second() -> None:
     double = Doubler()
-    async with double.under(BatchingPolicy(max_batch_size=3, max_wait_s=0)) as batcher:
-        busy = await double.busy(batcher)
-        asked = [
+    async with double.batcher(BatchingPolicy(max_batch_size=3, max_wait_s=0)) as batcher:
+        busy = await double.occupy(batcher)
+        tasks = [
             asyncio.create_task(batcher.submit(item, caller=caller))
             for item, caller in [(1, "a"), (2, "a"), (3, "a"), (4, "b"), (5, "c")]
         ]
         await asyncio.sleep(0)
         double.gate.set()
-        await asyncio.gather(busy, *asked)
+        await asyncio.gather(busy, *tasks)
     assert double.batches == [[100], [1, 4, 5], [2, 3]]
 
 
-async def test_whoever_comes_and_goes_nobody_is_taken_twice_while_another_waits() -> None:
-    seed = int(time.time())
-    print(f"seed {seed}")
+async def test_random_arrivals_and_cancellations_keep_the_turns_fair() -> None:
+    seed = int(os.environ.get("BLEMISH_TEST_SEED", time.time_ns() % 2**32))
+    print(f"BLEMISH_TEST_SEED={seed}")
     random = np.random.default_rng(seed)
     double = Doubler()
-    async with double.under(ONE) as batcher:
-        busy = await double.busy(batcher)
-        asked: dict[int, asyncio.Task[object]] = {}
+    async with double.batcher(ONE) as batcher:
+        busy = await double.occupy(batcher)
+        tasks: dict[int, asyncio.Task[object]] = {}
         callers = random.integers(5, size=200)
         for item, caller in enumerate(callers.tolist(), start=1):
-            asked[item] = asyncio.create_task(
-                batcher.submit(item, caller=caller, patience=Patience.ENDLESS)
+            tasks[item] = asyncio.create_task(
+                batcher.submit(item, caller=caller, limit=AdmissionLimit.UNLIMITED)
             )
             await asyncio.sleep(0)
             if random.random() < 0.3:
-                leaving = int(random.choice(list(asked)))
-                asked.pop(leaving).cancel()
+                leaving = int(random.choice(list(tasks)))
+                tasks.pop(leaving).cancel()
                 await asyncio.sleep(0)
         double.gate.set()
-        await asyncio.gather(busy, *asked.values())
-        assert not any(batcher._arrived._turns)
+        await asyncio.gather(busy, *tasks.values())
+        assert (batcher.queued, batcher.callers) == (0, 0)
     order = [item for (item,) in double.batches[1:]]
-    assert sorted(order) == sorted(asked)
+    assert sorted(order) == sorted(tasks)
     taken = [int(callers[item - 1]) for item in order]
     for caller in set(taken):
         assert [item for item in order if callers[item - 1] == caller] == sorted(
-            item for item in asked if callers[item - 1] == caller
+            item for item in tasks if callers[item - 1] == caller
         )
-    # All wait from the start, so each round has every caller who still has an item.
+    # All items were queued before the first was taken, so each round has every caller with items left.
     left = Counter(taken)
     while taken:
         size = len(left)
@@ -213,12 +216,12 @@ async def test_whoever_comes_and_goes_nobody_is_taken_twice_while_another_waits(
         taken = taken[size:]
 
 
-async def test_who_leaves_gives_the_turn_to_the_callers_next() -> None:
+async def test_cancelled_item_passes_its_turn_to_the_next_of_its_caller() -> None:
     double = Doubler()
-    async with double.under(ONE) as batcher:
-        busy = await double.busy(batcher)
+    async with double.batcher(ONE) as batcher:
+        busy = await double.occupy(batcher)
         left = asyncio.create_task(batcher.submit(1, caller="a"))
-        asked = [
+        tasks = [
             asyncio.create_task(batcher.submit(item, caller=caller))
             for item, caller in [(2, "b"), (3, "a")]
         ]
@@ -226,31 +229,31 @@ async def test_who_leaves_gives_the_turn_to_the_callers_next() -> None:
         left.cancel()
         await asyncio.sleep(0)
         double.gate.set()
-        await asyncio.gather(busy, *asked)
+        await asyncio.gather(busy, *tasks)
     assert double.batches == [[100], [3], [2]]
 
 
-async def test_a_queue_is_full_for_him_who_filled_it() -> None:
+async def test_queue_is_full_for_the_caller_that_filled_it() -> None:
     double = Doubler()
-    async with double.under(BatchingPolicy(max_batch_size=1, max_queued=2)) as batcher:
-        busy = await double.busy(batcher)
-        asked = [asyncio.create_task(batcher.submit(item, caller="much")) for item in (1, 2)]
+    async with double.batcher(BatchingPolicy(max_batch_size=1, max_queued=2)) as batcher:
+        busy = await double.occupy(batcher)
+        tasks = [asyncio.create_task(batcher.submit(item, caller="much")) for item in (1, 2)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
             await batcher.submit(3, caller="much")
-        asked.append(asyncio.create_task(batcher.submit(4, caller="little")))  # one is ahead of it, not two
+        tasks.append(asyncio.create_task(batcher.submit(4, caller="little")))  # one is ahead of it, not two
         await asyncio.sleep(0)
-        with pytest.raises(Overloaded):  # here all three are
+        with pytest.raises(Overloaded):  # all three are
             await batcher.submit(5, caller="little")
         double.gate.set()
-        await asyncio.gather(busy, *asked)
+        await asyncio.gather(busy, *tasks)
     assert double.batches == [[100], [1], [4], [2]]
 
 
-async def test_a_full_queue_refuses_unless_one_is_patient_or_more_urgent() -> None:
+async def test_full_queue_admits_unlimited_and_more_urgent_items() -> None:
     double = Doubler()
-    async with double.under(BatchingPolicy(max_batch_size=1, max_queued=1)) as batcher:
-        busy = await double.busy(batcher)
+    async with double.batcher(BatchingPolicy(max_batch_size=1, max_queued=1)) as batcher:
+        busy = await double.occupy(batcher)
         waiting = asyncio.create_task(batcher.submit(1))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="BLEMISH_MAX_QUEUED"):
@@ -258,21 +261,21 @@ async def test_a_full_queue_refuses_unless_one_is_patient_or_more_urgent() -> No
         with pytest.raises(Overloaded):
             await batcher.submit(2, priority=Priority.BACKFILL)
         urgent = asyncio.create_task(batcher.submit(3, priority=Priority.LINE_STOP))
-        patient = asyncio.create_task(batcher.submit(4, patience=Patience.ENDLESS))
+        patient = asyncio.create_task(batcher.submit(4, limit=AdmissionLimit.UNLIMITED))
         await asyncio.sleep(0)
         double.gate.set()
         await asyncio.gather(busy, waiting, urgent, patient)
     assert double.batches == [[100], [3], [1], [4]]
 
 
-async def test_who_has_no_patience_waits_for_the_lanes_next_items_alone() -> None:
+async def test_short_limit_admits_only_the_next_items_of_the_lanes() -> None:
     double = Doubler()
-    async with double.under(ONE) as batcher:
-        busy = await double.busy(batcher)
-        waiting = asyncio.create_task(batcher.submit(1, patience=Patience.NONE))
+    async with double.batcher(ONE) as batcher:
+        busy = await double.occupy(batcher)
+        waiting = asyncio.create_task(batcher.submit(1, limit=AdmissionLimit.SHORT))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await batcher.submit(2, patience=Patience.NONE)
+            await batcher.submit(2, limit=AdmissionLimit.SHORT)
         usual = asyncio.create_task(batcher.submit(3))
         await asyncio.sleep(0)
         double.gate.set()
@@ -280,90 +283,89 @@ async def test_who_has_no_patience_waits_for_the_lanes_next_items_alone() -> Non
     assert double.batches == [[100], [1], [3]]
 
 
-async def test_who_has_no_patience_may_be_given_less_than_the_lanes_take_next() -> None:
+async def test_short_limit_can_be_lowered_by_the_policy() -> None:
     double = Doubler()
-    async with double.under(BatchingPolicy(max_batch_size=4, max_wait_s=0, max_ahead=2)) as batcher:
-        busy = await double.busy(batcher)
-        waiting = [asyncio.create_task(batcher.submit(n, patience=Patience.NONE)) for n in (1, 2)]
+    async with double.batcher(BatchingPolicy(max_batch_size=4, max_wait_s=0, max_ahead=2)) as batcher:
+        busy = await double.occupy(batcher)
+        waiting = [asyncio.create_task(batcher.submit(n, limit=AdmissionLimit.SHORT)) for n in (1, 2)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await batcher.submit(3, patience=Patience.NONE)
+            await batcher.submit(3, limit=AdmissionLimit.SHORT)
         double.gate.set()
         await asyncio.gather(busy, *waiting)
     assert double.batches == [[100], [1, 2]]
 
 
-async def test_who_has_no_patience_is_held_up_by_his_like_alone() -> None:
+async def test_short_limit_counts_only_short_and_more_urgent_items() -> None:
     double = Doubler()
-    async with double.under(ONE) as batcher:
-        busy = await double.busy(batcher)
+    async with double.batcher(ONE) as batcher:
+        busy = await double.occupy(batcher)
         patient = [
-            asyncio.create_task(batcher.submit(item, caller=caller, patience=Patience.ENDLESS))
+            asyncio.create_task(batcher.submit(item, caller=caller, limit=AdmissionLimit.UNLIMITED))
             for item, caller in [(1, "a"), (2, "a"), (3, "b")]
         ]
         await asyncio.sleep(0)
-        hasty = asyncio.create_task(batcher.submit(4, caller="c", patience=Patience.NONE))
+        hasty = asyncio.create_task(batcher.submit(4, caller="c", limit=AdmissionLimit.SHORT))
         await asyncio.sleep(0)
         for caller in ("c", "d"):
             with pytest.raises(Overloaded):
-                await batcher.submit(5, caller=caller, patience=Patience.NONE)
+                await batcher.submit(5, caller=caller, limit=AdmissionLimit.SHORT)
         urgent = asyncio.create_task(batcher.submit(6, priority=Priority.LINE_STOP))
         await asyncio.sleep(0)
         hasty.cancel()
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):  # the urgent one
-            await batcher.submit(7, caller="c", patience=Patience.NONE)
+            await batcher.submit(7, caller="c", limit=AdmissionLimit.SHORT)
         double.gate.set()
         await asyncio.gather(busy, urgent, *patient)
     assert double.batches == [[100], [6], [1], [3], [2]]
 
 
-async def test_one_slow_item_does_not_refuse_all_after_it() -> None:
+async def test_slow_item_does_not_get_later_ones_rejected() -> None:
     double = Doubler()
-    async with double.under(ONE) as batcher:
-        busy = await double.busy(batcher)
-        await asyncio.sleep(0.3)  # now an item is known to take 0.3 s
+    async with double.batcher(ONE) as batcher:
+        busy = await double.occupy(batcher)
+        await asyncio.sleep(0.3)  # the batcher estimates 0.3 s per item now
         double.gate.set()
         await busy
         assert (await batcher.submit(1, deadline=time.monotonic() + 0.1)).result == 2
 
 
-async def test_those_who_left_take_no_room() -> None:
+async def test_cancelled_items_take_no_space() -> None:
     double = Doubler()
-    async with double.under(BatchingPolicy(max_batch_size=1, max_queued=1)) as batcher:
-        busy = await double.busy(batcher)
+    async with double.batcher(BatchingPolicy(max_batch_size=1, max_queued=1)) as batcher:
+        busy = await double.occupy(batcher)
         for item in range(1000):
             leaving = asyncio.create_task(batcher.submit(item))
             await asyncio.sleep(0)
             leaving.cancel()
             await asyncio.sleep(0)
-        assert batcher._arrived.waiting == 0
-        assert not any(batcher._arrived._turns)
+        assert (batcher.queued, batcher.callers) == (0, 0)
         double.gate.set()
         await busy
     assert double.prepared == [100]
 
 
-async def test_who_is_late_already_is_refused_at_the_door() -> None:
+async def test_item_past_its_deadline_is_rejected_at_once() -> None:
     double = Doubler()
-    async with double.under(ONE) as batcher:
+    async with double.batcher(ONE) as batcher:
         with pytest.raises(DeadlineExceeded):
             await batcher.submit(1, deadline=time.monotonic() - 1)
     assert double.prepared == []
 
 
-async def test_who_would_be_late_is_refused_at_the_door_once_it_is_known_how_long_it_takes() -> None:
+async def test_item_that_would_be_late_is_rejected_at_once() -> None:
     double = Doubler()
-    async with double.under(ONE) as batcher:
-        busy = await double.busy(batcher)
+    async with double.batcher(ONE) as batcher:
+        busy = await double.occupy(batcher)
         await asyncio.sleep(0.2)
         double.gate.set()
         await busy
         double.entered.acquire(blocking=False)
-        busy = await double.busy(batcher)
+        busy = await double.occupy(batcher)
         waiting = asyncio.create_task(batcher.submit(1))
         await asyncio.sleep(0)
-        with pytest.raises(DeadlineExceeded, match="are left"):  # two of some 0.2 s
+        with pytest.raises(DeadlineExceeded, match="are left"):  # two items of 0.2 s
             await batcher.submit(2, deadline=time.monotonic() + 0.3)
         in_time = asyncio.create_task(batcher.submit(3, deadline=time.monotonic() + 30))
         await asyncio.sleep(0)
@@ -372,20 +374,20 @@ async def test_who_would_be_late_is_refused_at_the_door_once_it_is_known_how_lon
     assert 2 not in double.prepared
 
 
-async def test_nothing_is_computed_once_the_deadline_has_passed() -> None:
+async def test_item_is_not_prepared_after_its_deadline() -> None:
     double = Doubler()
-    async with double.under(ONE) as batcher:
-        busy = await double.busy(batcher)
+    async with double.batcher(ONE) as batcher:
+        busy = await double.occupy(batcher)
         late = asyncio.create_task(batcher.submit(1, deadline=time.monotonic() + 0.05))
         await asyncio.sleep(0.1)
         double.gate.set()
         await busy
-        with pytest.raises(DeadlineExceeded, match="passed while it waited"):
+        with pytest.raises(DeadlineExceeded, match="passed in the queue"):
             await late
     assert double.prepared == [100]
 
 
-async def test_the_deadline_counts_once_more_before_the_device() -> None:
+async def test_deadline_is_checked_again_before_computing() -> None:
     batches: list[list[int]] = []
 
     def slow(item: int) -> int:
@@ -403,10 +405,10 @@ async def test_the_deadline_counts_once_more_before_the_device() -> None:
     assert batches == []
 
 
-async def test_stopping_cancels_everyone_still_waiting() -> None:
+async def test_close_cancels_queued_items() -> None:
     double = Doubler()
-    async with double.under(ONE) as batcher:
-        busy = await double.busy(batcher)
+    async with double.batcher(ONE) as batcher:
+        busy = await double.occupy(batcher)
         waiting = asyncio.create_task(batcher.submit(1))
         await asyncio.sleep(0)
         batcher.close()
@@ -414,11 +416,11 @@ async def test_stopping_cancels_everyone_still_waiting() -> None:
     assert [type(result) for result in results] == [asyncio.CancelledError] * 2
 
 
-async def test_threads_end_with_the_batcher() -> None:
+async def test_close_ends_the_threads() -> None:
     def running() -> list[str]:
         return [thread.name for thread in threading.enumerate() if thread.name.startswith("mine-")]
 
-    batcher = Batcher(Doubler().prepare, Doubler(), BatchingPolicy(lanes=2, preparing=2), name="mine")
+    batcher = Batcher(Doubler().prepare, Doubler(), BatchingPolicy(lanes=2, preparers=2), name="mine")
     await batcher.submit(1)
     assert len(running()) == 4
     batcher.close()
@@ -428,40 +430,50 @@ async def test_threads_end_with_the_batcher() -> None:
     assert running() == []
 
 
-def test_the_interpreter_ends_after_the_batch_in_hand() -> None:
-    # A lane that lets go of a tensor while the interpreter ends would abort the process.
+def test_interpreter_exits_after_the_current_batch() -> None:
+    # A lane that frees a tensor during the shutdown of the interpreter would abort the process.
     ending = """
 import asyncio, threading, time
 from blemish_server.scoring.batcher import Batcher, BatchingPolicy
 
-begun = threading.Event()
+started = threading.Event()
 
 def work(items):
-    begun.set()
+    started.set()
     time.sleep(0.5)
-    print("let go", flush=True)
+    print("freed", flush=True)
     return items
 
 async def main():
     batcher = Batcher(lambda item: item, work, BatchingPolicy())
     asyncio.create_task(batcher.submit(1))
-    await asyncio.to_thread(begun.wait, 10)
+    await asyncio.to_thread(started.wait, 10)
     batcher.close()
 
 asyncio.run(main())
 """
     ended = subprocess.run([sys.executable, "-c", ending], capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "let go\n", "")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "freed\n", "")
 
 
-async def test_an_answer_tells_where_its_time_went() -> None:
-    async with Doubler().under(BatchingPolicy(max_batch_size=2, max_wait_s=0.05)) as batcher:
-        answer = await batcher.submit(1)
-    assert answer.queued_s >= 0.05 or answer.prepared_s >= 0
-    assert answer.computed_s > 0
+async def test_timings_are_split_into_queue_preparation_and_computation() -> None:
+    def prepare(item: int) -> int:
+        time.sleep(0.05)
+        return item
+
+    def run(items: Sequence[int]) -> list[int]:
+        time.sleep(0.1)
+        return list(items)
+
+    batcher = Batcher(prepare, run, BatchingPolicy(max_batch_size=2, max_wait_s=0.2))
+    timings = (await batcher.submit(1)).timings
+    batcher.close()
+    assert 0.2 <= timings.queue_s < 0.3, "an item waits for its batch to fill"
+    assert 0.05 <= timings.decode_s < 0.1
+    assert 0.1 <= timings.inference_s < 0.15
 
 
-async def test_lanes_run_at_once_and_keep_no_more_than_their_number_busy() -> None:
+async def test_lanes_compute_in_parallel_but_not_more_batches_than_lanes() -> None:
     lock, busy, most = threading.Lock(), 0, 0
     both = threading.Barrier(2, timeout=10)
 
@@ -484,29 +496,29 @@ async def test_lanes_run_at_once_and_keep_no_more_than_their_number_busy() -> No
     assert most == 2
 
 
-async def test_threads_that_prepare_work_ahead_and_no_farther_than_two_batches() -> None:
+async def test_preparers_work_ahead_by_two_batches_at_most() -> None:
     double = Doubler()
-    policy = BatchingPolicy(max_batch_size=2, max_wait_s=0.01, preparing=1)
-    async with double.under(policy) as batcher:
-        busy = await double.busy(batcher)
-        asked = [asyncio.create_task(batcher.submit(item)) for item in range(1, 21)]
+    policy = BatchingPolicy(max_batch_size=2, max_wait_s=0.01, preparers=1)
+    async with double.batcher(policy) as batcher:
+        busy = await double.occupy(batcher)
+        tasks = [asyncio.create_task(batcher.submit(item)) for item in range(1, 21)]
         await asyncio.sleep(0.2)
-        # Two full batches wait, and one more is in the preparer's hands.
+        # Two full batches are prepared, and the preparer holds one more item.
         assert len(double.prepared) == 1 + 2 * 2 + 1
         double.gate.set()
-        answers = await asyncio.gather(*asked)
+        answers = await asyncio.gather(*tasks)
         await busy
     assert [answer.result for answer in answers] == [2 * item for item in range(1, 21)]
 
 
-GATHERING = BatchingPolicy(max_batch_size=1, lanes=1)
+ONE_LANE = BatchingPolicy(max_batch_size=1, lanes=1)
 
 
-class Held:
-    """A lane that has told one answer, computed the next, and is now at the third, with many in line."""
+class GatedLane:
+    """A lane that has delivered one result, computed the next, and waits for a gate with the third item."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(batcher, "_GATHER_S", 1000.0)
+        monkeypatch.setattr(batcher, "_COLLECT_S", 1000.0)
         self.gates = [threading.Event() for _ in range(20)]
         self.entered = [threading.Event() for _ in range(20)]
 
@@ -516,18 +528,18 @@ class Held:
         return list(items)
 
     @asynccontextmanager
-    async def under(
+    async def batcher(
         self,
-        in_line: int,
+        queued: int,
         second: Priority = Priority.AUDIT,
         deadline: float = float("inf"),
         item_s: float = 0.001,
-        told_ago_s: float = 0.0,
+        delivered_ago_s: float = 0.0,
     ) -> AsyncIterator[tuple[Batcher[int, int, int], list["asyncio.Task[object]"]]]:
-        batcher = Batcher(lambda item: item, self.compute, GATHERING)
-        asked: list[asyncio.Task[object]] = []
-        for number in range(2 + in_line):
-            asked.append(
+        batcher = Batcher(lambda item: item, self.compute, ONE_LANE)
+        tasks: list[asyncio.Task[object]] = []
+        for number in range(2 + queued):
+            tasks.append(
                 asyncio.create_task(
                     batcher.submit(
                         number,
@@ -539,80 +551,83 @@ class Held:
             await asyncio.sleep(0)
             if not number:
                 assert await asyncio.to_thread(self.entered[0].wait, 10)
-        for number in (0, 1):  # the first is told at once: none was before it
+        for number in (0, 1):  # the first is delivered at once
             self.gates[number].set()
             assert await asyncio.to_thread(self.entered[number + 1].wait, 10)
             batcher._item_s = item_s
-            batcher._woken_s -= told_ago_s
+            batcher._woken_s -= delivered_ago_s
         await asyncio.sleep(0)
-        assert asked[0].done()
+        assert tasks[0].done()
         try:
-            yield batcher, asked
+            yield batcher, tasks
         finally:
             for gate in self.gates:
                 gate.set()
             batcher.close()
-            await asyncio.gather(*asked, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_answers_gather_where_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = Held(monkeypatch)
-    async with held.under(in_line=4) as (_, asked):
-        assert not asked[1].done()
-        for gate in held.gates:
+async def test_results_are_collected_while_many_items_are_queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = GatedLane(monkeypatch)
+    async with lane.batcher(queued=4) as (_, tasks):
+        assert not tasks[1].done()
+        for gate in lane.gates:
             gate.set()
-        # The lane finds nobody in line any more and tells all before it waits.
-        assert [answer.result for answer in await asyncio.gather(*asked)] == list(range(6))  # type: ignore[attr-defined]
+        # The lane finds the queue empty and delivers all results before it waits.
+        assert [answer.result for answer in await asyncio.gather(*tasks)] == list(range(6))  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
-    ("in_line", "second", "deadline_s", "item_s", "told_ago_s"),
+    ("queued", "second", "deadline_s", "item_s", "delivered_ago_s"),
     [
-        pytest.param(1, Priority.AUDIT, float("inf"), 0.001, 0.0, id="few wait"),
+        pytest.param(1, Priority.AUDIT, float("inf"), 0.001, 0.0, id="few are queued"),
         pytest.param(4, Priority.LINE_STOP, float("inf"), 0.001, 0.0, id="urgent"),
         pytest.param(4, Priority.AUDIT, 1500.0, 0.001, 0.0, id="near its deadline"),
-        pytest.param(4, Priority.AUDIT, float("inf"), 3000.0, 0.0, id="the next one comes late"),
-        pytest.param(4, Priority.AUDIT, float("inf"), 0.001, 1000.0, id="none was told for a while"),
+        pytest.param(4, Priority.AUDIT, float("inf"), 3000.0, 0.0, id="the next result comes late"),
+        pytest.param(4, Priority.AUDIT, float("inf"), 0.001, 1000.0, id="none was delivered for a while"),
     ],
 )
-async def test_an_answer_is_told_at_once(
-    in_line: int,
+async def test_result_is_delivered_at_once(
+    queued: int,
     second: Priority,
     deadline_s: float,
     item_s: float,
-    told_ago_s: float,
+    delivered_ago_s: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    held = Held(monkeypatch)
-    async with held.under(in_line, second, time.monotonic() + deadline_s, item_s, told_ago_s) as (_, asked):
-        assert asked[1].done()
+    lane = GatedLane(monkeypatch)
+    async with lane.batcher(queued, second, time.monotonic() + deadline_s, item_s, delivered_ago_s) as (
+        _,
+        tasks,
+    ):
+        assert tasks[1].done()
 
 
-async def test_who_comes_has_the_answers_told_that_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = Held(monkeypatch)
-    async with held.under(in_line=4) as (batcher, asked):
-        asked.append(asyncio.create_task(batcher.submit(6)))
+async def test_new_item_delivers_collected_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = GatedLane(monkeypatch)
+    async with lane.batcher(queued=4) as (batcher, tasks):
+        tasks.append(asyncio.create_task(batcher.submit(6)))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert asked[1].done()
+        assert tasks[1].done()
 
 
-async def test_answers_that_gathered_are_told_when_it_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = Held(monkeypatch)
-    async with held.under(in_line=4) as (batcher, asked):
+async def test_close_delivers_collected_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = GatedLane(monkeypatch)
+    async with lane.batcher(queued=4) as (batcher, tasks):
         batcher.close()
-        assert (await asked[1]).result == 1  # type: ignore[attr-defined]
+        assert (await tasks[1]).result == 1  # type: ignore[attr-defined]
         with pytest.raises(asyncio.CancelledError):
-            await asked[5]
+            await tasks[5]
 
 
-@pytest.mark.parametrize("preparing", [0, 1])
-async def test_a_lane_tells_what_gathered_before_it_waits(
-    preparing: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("preparers", [0, 1])
+async def test_lane_delivers_collected_results_before_it_waits(
+    preparers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As if those in line had left just then.
-    monkeypatch.setattr(Batcher, "_may_gather", lambda self, batch: True)
-    async with Doubler().under(BatchingPolicy(max_batch_size=1, preparing=preparing)) as batcher:
+    # As if the queued items had been cancelled just then.
+    monkeypatch.setattr(Batcher, "_may_collect", lambda self, batch: True)
+    async with Doubler().batcher(BatchingPolicy(max_batch_size=1, preparers=preparers)) as batcher:
         assert (await asyncio.wait_for(batcher.submit(1), 10)).result == 2
         with pytest.raises(ValueError, match="cannot prepare"):
             await asyncio.wait_for(batcher.submit(-2), 10)

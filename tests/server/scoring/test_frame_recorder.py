@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames on their way to the index: bounded, in batches, patient with Qdrant, swept."""
+"""Recording of frames: bounded, in batches, retried while Qdrant is unavailable, swept."""
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
+from tests.support.inspections import make_capture, make_inspection
 from tests.support.qdrant_twin import TwinPoints, in_memory_qdrant
 
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.image_input import ImageInput
 from blemish_core.platform.errors import Unavailable
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.conditions import ANY_ITEM
@@ -24,10 +22,12 @@ from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.item import Item, Label
 from blemish_core.search.query import Query, Vector
 from blemish_core.search.search_index import SearchIndex
-from blemish_server.scoring import frame_recorder as keeping
-from blemish_server.scoring.frame_recorder import FrameRecorder, Retention
+from blemish_server.scoring import frame_recorder as module
+from blemish_server.scoring.frame_recorder import FrameRecorder, FrameRetention
+from blemish_server.scoring.inspection import Inspection
 
 VERSION = ModelRef("tile", 1)
+LENIENT = FrameRetention(max_frames=1000, max_days=90)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning"),
@@ -35,31 +35,31 @@ pytestmark = [
 ]
 
 
-class Index(SearchIndex):
-    """The in-memory one, which may be away and counts what it is told at once."""
+class FakeIndex(SearchIndex):
+    """An index in memory, which can be unavailable and records the sizes of its batches."""
 
     def __init__(self) -> None:
         self.twin = in_memory_qdrant()
         super().__init__(self.twin)
-        self.away = False
+        self.unavailable = False
         self.batches: list[int] = []
 
     def put(self, version: ModelRef, items: Sequence[Item], vectors: Vector, job: str = "") -> None:
-        if self.away:
-            raise Unavailable("away", dependency="qdrant")
+        if self.unavailable:
+            raise Unavailable("unavailable", dependency="qdrant")
         self.batches.append(len(items))
         super().put(version, items, vectors, job)
 
 
 @pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping, "_GATHER_S", 0.02)
-    monkeypatch.setattr(keeping, "_RETRY_S", 0.02)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_COLLECT_S", 0.02)
+    monkeypatch.setattr(module, "_RETRY_S", 0.02)
 
 
 @pytest.fixture
-def index() -> Iterator[Index]:
-    yield Index()
+def index() -> Iterator[FakeIndex]:
+    yield FakeIndex()
 
 
 @pytest.fixture
@@ -67,83 +67,83 @@ def frames(tmp_path: Path) -> FrameStore:
     return FrameStore(tmp_path)
 
 
-def inspected(score: float = 2.0) -> Any:
-    judge = SimpleNamespace(p_value=lambda score: 0.1, anomalous=lambda score: score > 1)
-    return SimpleNamespace(
-        manifest=SimpleNamespace(model="tile", version=1),
-        calibration=SimpleNamespace(calibration=judge),
-        outcome=SimpleNamespace(score=score, embedding=np.eye(4, dtype=np.float32)[int(score) % 4]),
-    )
+def frame(
+    number: int, camera: str = "line", time: datetime | None = None, score: float = 2.0
+) -> Inspection:
+    """Return the inspection of a frame whose image depends on its number."""
+    capture = make_capture(f"picture {number}".encode(), camera=camera, time=time)
+    return make_inspection(score, version=VERSION, capture=capture)
 
 
-def there(version: ModelRef) -> bool:
+def exists(version: ModelRef) -> bool:
     return version == VERSION
 
 
-def picture(number: int) -> ImageInput:
-    return ImageInput(f"picture {number}".encode())
-
-
 @asynccontextmanager
-async def running(index: SearchIndex, frames: FrameStore, retention: Retention | None = None) -> Any:
-    keeper = FrameRecorder(index, frames, ImageLimits(), retention or Retention(1000, 90), there)
-    task = asyncio.create_task(keeper.run())
+async def running(
+    index: SearchIndex,
+    frames: FrameStore,
+    retention: FrameRetention = LENIENT,
+    exists: Callable[[ModelRef], bool] = exists,
+) -> AsyncIterator[FrameRecorder]:
+    recorder = FrameRecorder(index, frames, ImageLimits(), retention, exists)
+    task = asyncio.create_task(recorder.run())
     try:
-        yield keeper
+        yield recorder
     finally:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
 
 
-async def test_frames_are_found_with_their_camera_and_time(index: Index, frames: FrameStore) -> None:
-    taken = datetime(2026, 11, 1, tzinfo=UTC)
-    async with running(index, frames) as keeper:
+async def test_recorded_frames_are_found_with_camera_and_time(index: FakeIndex, frames: FrameStore) -> None:
+    captured = datetime(2026, 11, 1, tzinfo=UTC)
+    async with running(index, frames) as recorder:
         for number in range(30):
-            assert keeper.offer(picture(number), inspected(number), f"line-{number % 2}", taken)
-        await keeper.drain(5)
-    assert (keeper.kept, keeper.dropped) == (30, 0)
+            assert recorder.enqueue(frame(number, f"line-{number % 2}", captured, score=number))
+        await recorder.drain(5)
+    assert (recorder.recorded, recorder.dropped) == (30, 0)
     assert len(index.batches) <= 2
     found, _ = index.items(VERSION, ANY_ITEM, 100)
     assert {(item.camera, item.time, item.source) for item in found} == {
-        ("line-0", taken, "camera"),
-        ("line-1", taken, "camera"),
+        ("line-0", captured, "camera"),
+        ("line-1", captured, "camera"),
     }
     finder = Finder(TwinPoints(index.twin))
     (first, *_) = await finder.search(VERSION, Query(np.eye(4, dtype=np.float32)[1]), 5)
     assert frames.read("tile", first.item.sha256).startswith(b"picture ")
 
 
-async def test_the_same_frame_again_is_the_same_item(index: Index, frames: FrameStore) -> None:
-    async with running(index, frames) as keeper:
+async def test_repeated_frame_is_one_item(index: FakeIndex, frames: FrameStore) -> None:
+    async with running(index, frames) as recorder:
         for _ in range(3):
-            keeper.offer(picture(1), inspected(), "line", None)
-        await keeper.drain(5)
+            recorder.enqueue(frame(1))
+        await recorder.drain(5)
     assert index.count(VERSION) == 1
 
 
-async def test_nothing_waits_for_qdrant_and_what_waits_is_bounded(
-    index: Index, frames: FrameStore, monkeypatch: pytest.MonkeyPatch
+async def test_queue_is_bounded_while_qdrant_is_unavailable(
+    index: FakeIndex, frames: FrameStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "_MOST_WAITING", 100)
-    index.away = True
-    async with running(index, frames) as keeper:
-        taken = [keeper.offer(picture(number), inspected(), "line", None) for number in range(150)]
-        assert taken == [True] * 100 + [False] * 50
-        await keeper.drain(0.1)
-        assert keeper.kept == 0
-        index.away = False
-        await keeper.drain(5)
-    assert (keeper.kept, keeper.dropped) == (100, 50)
+    monkeypatch.setattr(module, "_MAX_QUEUED", 100)
+    index.unavailable = True
+    async with running(index, frames) as recorder:
+        queued = [recorder.enqueue(frame(number)) for number in range(150)]
+        assert queued == [True] * 100 + [False] * 50
+        await recorder.drain(0.1)
+        assert recorder.recorded == 0
+        index.unavailable = False
+        await recorder.drain(5)
+    assert (recorder.recorded, recorder.dropped) == (100, 50)
     assert index.count(VERSION) == 100
 
 
-async def test_bytes_are_bounded_too(
-    index: Index, frames: FrameStore, monkeypatch: pytest.MonkeyPatch
+async def test_queue_is_bounded_in_bytes(
+    index: FakeIndex, frames: FrameStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "_MOST_BYTES", 25)
-    keeper = FrameRecorder(index, frames, ImageLimits(), Retention(1000, 90), there)
-    assert [keeper.offer(picture(number), inspected(), "line", None) for number in range(4)] == [
+    monkeypatch.setattr(module, "_MAX_QUEUED_BYTES", 25)
+    recorder = FrameRecorder(index, frames, ImageLimits(), LENIENT, exists)
+    assert [recorder.enqueue(frame(number)) for number in range(4)] == [
         True,
         True,
         False,
@@ -151,16 +151,18 @@ async def test_bytes_are_bounded_too(
     ]
 
 
-async def test_the_oldest_go_and_labelled_ones_stay(index: Index, frames: FrameStore) -> None:
+async def test_sweep_removes_the_oldest_frames_except_labelled_ones(
+    index: FakeIndex, frames: FrameStore
+) -> None:
     now = datetime.now(UTC)
-    async with running(index, frames, Retention(frames=5, days=10)) as keeper:
+    async with running(index, frames, FrameRetention(max_frames=5, max_days=10)) as recorder:
         for number in range(12):
-            keeper.offer(picture(number), inspected(), "line", now - timedelta(days=number))
-        await keeper.drain(5)
+            recorder.enqueue(frame(number, time=now - timedelta(days=number)))
+        await recorder.drain(5)
         oldest = hashlib.sha256(b"picture 11").hexdigest()
         (kept,) = [item for item in index.items(VERSION, ANY_ITEM, 100)[0] if item.sha256 == oldest]
         index.label(VERSION, [kept.id], Label.CONFIRMED, "scratch")
-        await keeper.sweep()
+        await recorder.sweep()
     left = {item.sha256: item for item in index.items(VERSION, ANY_ITEM, 100)[0]}
     expected = {hashlib.sha256(f"picture {number}".encode()).hexdigest() for number in (0, 1, 2, 3, 4, 11)}
     assert set(left) == expected
@@ -168,41 +170,49 @@ async def test_the_oldest_go_and_labelled_ones_stay(index: Index, frames: FrameS
     assert sum(1 for each in frames._root.rglob("*") if each.is_file()) == 6
 
 
-async def test_frames_that_an_earlier_server_kept_go_too(index: Index, frames: FrameStore) -> None:
-    taken = datetime.now(UTC) - timedelta(days=3)
-    async with running(index, frames, Retention(frames=100, days=10)) as keeper:
-        keeper.offer(picture(1), inspected(), "line", taken)
-        await keeper.drain(5)
+async def test_sweep_removes_frames_of_an_earlier_server(index: FakeIndex, frames: FrameStore) -> None:
+    captured = datetime.now(UTC) - timedelta(days=3)
+    async with running(index, frames, FrameRetention(max_frames=100, max_days=10)) as recorder:
+        recorder.enqueue(frame(1, time=captured))
+        await recorder.drain(5)
     assert index.count(VERSION) == 1
-    await FrameRecorder(index, frames, ImageLimits(), Retention(frames=100, days=2), there).sweep()
+    await FrameRecorder(
+        index, frames, ImageLimits(), FrameRetention(max_frames=100, max_days=2), exists
+    ).sweep()
     assert index.count(VERSION) == 0
     assert frames.contents("tile") == []
 
 
-async def test_a_sweep_while_qdrant_is_away_is_left_for_the_next(
-    index: Index, frames: FrameStore, monkeypatch: pytest.MonkeyPatch
+async def test_sweep_fails_while_qdrant_is_unavailable_and_the_next_one_succeeds(
+    index: FakeIndex, frames: FrameStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away() -> list[ModelRef]:
-        raise Unavailable("away", dependency="qdrant")
+    def unavailable() -> list[ModelRef]:
+        raise Unavailable("unavailable", dependency="qdrant")
 
-    monkeypatch.setattr(index, "published", away)
-    await FrameRecorder(index, frames, ImageLimits(), Retention(frames=1, days=1), there).sweep()
+    async with running(index, frames, FrameRetention(max_frames=1, max_days=1)) as recorder:
+        for number in range(3):
+            recorder.enqueue(frame(number))
+        await recorder.drain(5)
+        with monkeypatch.context() as patch:
+            patch.setattr(index, "published", unavailable)
+            await recorder.sweep()
+        assert index.count(VERSION) == 3
+        await recorder.sweep()
+    assert index.count(VERSION) == 1
 
 
-async def test_frames_of_a_model_that_was_removed_meanwhile_are_not_kept(
-    index: Index, frames: FrameStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nor is its index made again, also where it goes between the look and the writing."""
-    async with running(index, frames) as keeper:
-        keeper.offer(picture(1), inspected(), "line", None)
-        await keeper.drain(5)
+async def test_frames_of_a_removed_model_are_dropped(index: FakeIndex, frames: FrameStore) -> None:
+    in_store = {VERSION}
+    async with running(index, frames, exists=in_store.__contains__) as recorder:
+        recorder.enqueue(frame(1))
+        await recorder.drain(5)
         index.drop(VERSION)
-        keeper.offer(picture(2), inspected(), "line", None)
-        await keeper.drain(5)
-        assert (keeper.kept, keeper.dropped) == (1, 1)
-        monkeypatch.setattr(keeper, "_is_there", lambda version: False)
-        keeper.offer(picture(3), inspected(), "line", None)
-        await keeper.drain(5)
-    assert (keeper.kept, keeper.dropped) == (1, 2)
-    assert index.versions() == []
-    assert len(frames.contents("tile")) == 2, "not the third"
+        recorder.enqueue(frame(2))
+        await recorder.drain(5)
+        assert (recorder.recorded, recorder.dropped) == (1, 1)
+        in_store.clear()
+        recorder.enqueue(frame(3))
+        await recorder.drain(5)
+    assert (recorder.recorded, recorder.dropped) == (1, 2)
+    assert index.versions() == [], "the index is not created again"
+    assert len(frames.contents("tile")) == 2, "the third frame is not stored"

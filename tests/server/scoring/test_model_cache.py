@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Loading, unloading and name resolution of the model cache."""
 
 import asyncio
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from tests.support.inspections import make_manifest
 
 from blemish_core.imaging.decode import ImageLimits
+from blemish_core.models.bundle import Manifest
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import Corrupt, NotFound
 from blemish_core.platform.names import ModelRef
@@ -21,55 +26,70 @@ A, B, C = (ModelRef(name, 1) for name in "abc")
 NAME, NEXT = ModelRef("a"), ModelRef("a", 2)
 
 
-class Loading:
-    """Stands for the store: counts loads, and holds them up while ``gate`` is closed."""
+@dataclass
+class FakeRuntime:
+    """A runtime with a name."""
+
+    name: str
+
+
+class FakeDetector:
+    """A detector that returns its inputs, and counts its passes."""
+
+    name = "fake"
+    input_size = 16
+    bytes = 100
+
+    def __init__(self, runtime: str) -> None:
+        self.runtime = FakeRuntime(runtime)
+        self.passes = 0
+
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return image
+
+    def predict(self, inputs: Sequence[object]) -> Sequence[object]:
+        self.passes += 1
+        return inputs
+
+
+class FakeStore:
+    """The versions in a store. It counts loads, and holds them up while ``gate`` is closed."""
 
     def __init__(self) -> None:
         self.loads: list[str] = []
-        self.looks = 0
-        self.warmed = 0
+        self.lookups = 0
+        self.detectors: list[FakeDetector] = []
         self.gate = threading.Event()
         self.gate.set()
         self.corrupt = False
         self.newest = 1
         self.gone = {"gone"}
 
-    def load(self, folder: Path, device: str, choice: RuntimeChoice) -> tuple[Any, Any]:
+    def load(self, folder: Path, device: str, choice: RuntimeChoice) -> tuple[Manifest, FakeDetector]:
         self.loads.append(f"{folder.parent.name}{folder.name}")
         self.gate.wait(5)
         if self.corrupt:
             raise Corrupt("changed")
-        manifest = SimpleNamespace(calibration=None, calibration_under=lambda runtime: None)
-        detector = SimpleNamespace(
-            inspect=self.inspect,
-            prepare=lambda image: image,
-            input_size=16,
-            runtime=SimpleNamespace(name=choice.name),
-            bytes=100,
-        )
-        return manifest, detector
-
-    def inspect(self, items: list[Any]) -> list[Any]:
-        self.warmed += 1
-        return items
+        self.detectors.append(FakeDetector(choice.name))
+        return make_manifest(folder.parent.name, int(folder.name)), self.detectors[-1]
 
     def resolve(self, ref: ModelRef) -> ModelRef:
-        self.looks += 1
+        self.lookups += 1
         if ref.model in self.gone:
             raise NotFound("there is no such model")
         return ref if ref.version else ModelRef(ref.model, self.newest)
 
 
 @pytest.fixture
-def loading(monkeypatch: pytest.MonkeyPatch) -> Loading:
-    stand_in = Loading()
-    monkeypatch.setattr(model_cache, "load_detector", stand_in.load)
-    monkeypatch.setattr(ModelStore, "resolve", lambda _, ref: stand_in.resolve(ref))
-    monkeypatch.setattr(ModelStore, "manifest", lambda _, ref: SimpleNamespace(size_bytes=100))
-    return stand_in
+def store(monkeypatch: pytest.MonkeyPatch) -> FakeStore:
+    store = FakeStore()
+    monkeypatch.setattr(model_cache, "load_detector", store.load)
+    monkeypatch.setattr(ModelStore, "resolve", lambda _, ref: store.resolve(ref))
+    monkeypatch.setattr(ModelStore, "manifest", lambda _, ref: make_manifest(ref.model))
+    return store
 
 
-def models(tmp_path: Path, *, capacity: int = 2, lanes: int = 1) -> ModelCache:
+def make_cache(tmp_path: Path, *, capacity: int = 2, lanes: int = 1) -> ModelCache:
     return ModelCache(
         ModelStore(tmp_path),
         ImageLimits(),
@@ -80,196 +100,194 @@ def models(tmp_path: Path, *, capacity: int = 2, lanes: int = 1) -> ModelCache:
     )
 
 
-async def touch(kept: ModelCache, *refs: ModelRef) -> None:
+async def touch(cache: ModelCache, *refs: ModelRef) -> None:
     for ref in refs:
-        async with kept.use(ref):
+        async with cache.use(ref):
             pass
 
 
-async def test_the_least_recently_used_makes_room(loading: Loading, tmp_path: Path) -> None:
-    kept = models(tmp_path)
-    await touch(kept, A, B, A, C)
-    assert list(kept.runtimes.items()) == [(str(C), "openvino"), (str(A), "openvino")]
-    assert kept.bytes == 200
-    await touch(kept, A, B)
-    assert loading.loads == ["a1", "b1", "c1", "b1"]
-    kept.close()
+async def test_least_recently_used_version_is_unloaded(store: FakeStore, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    await touch(cache, A, B, A, C)
+    assert list(cache.runtimes.items()) == [(str(C), "openvino"), (str(A), "openvino")]
+    assert cache.bytes == 200
+    await touch(cache, A, B)
+    assert store.loads == ["a1", "b1", "c1", "b1"]
+    cache.close()
 
 
-async def test_one_in_use_stays_and_makes_room_afterwards(loading: Loading, tmp_path: Path) -> None:
-    kept = models(tmp_path, capacity=1)
-    async with kept.use(A), kept.use(B):
-        async with kept.use(C):
-            assert len(kept.runtimes) == 3
-        assert set(kept.runtimes) == {str(A), str(B)}
-    assert len(kept.runtimes) == 1
-    kept.close()
+async def test_version_in_use_is_unloaded_only_afterwards(store: FakeStore, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, capacity=1)
+    async with cache.use(A), cache.use(B):
+        async with cache.use(C):
+            assert len(cache.runtimes) == 3
+        assert set(cache.runtimes) == {str(A), str(B)}
+    assert len(cache.runtimes) == 1
+    cache.close()
 
 
-async def test_one_larger_than_the_budget_is_served_alone(loading: Loading, tmp_path: Path) -> None:
-    kept = models(tmp_path, capacity=0)
-    await touch(kept, A, A, B, B)
-    assert list(kept.runtimes) == [str(B)]
-    assert loading.loads == ["a1", "b1"]
-    kept.close()
+async def test_version_larger_than_the_budget_is_loaded_alone(store: FakeStore, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, capacity=0)
+    await touch(cache, A, A, B, B)
+    assert list(cache.runtimes) == [str(B)]
+    assert store.loads == ["a1", "b1"]
+    cache.close()
 
 
-async def test_every_lane_is_warm_before_the_first_use(loading: Loading, tmp_path: Path) -> None:
-    kept = models(tmp_path, lanes=3)
-    async with kept.use(A):
-        assert loading.warmed == 3
-    kept.close()
+async def test_every_lane_is_warm_before_the_first_use(store: FakeStore, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, lanes=3)
+    async with cache.use(A):
+        assert store.detectors[0].passes == 3
+    cache.close()
 
 
-async def test_what_is_loaded_ahead_stays_within_the_budget(loading: Loading, tmp_path: Path) -> None:
-    kept = models(tmp_path)
-    await kept.warm([A, B, C])
-    assert set(kept.runtimes) == {str(A), str(B)}
-    kept.close()
+async def test_preloaded_versions_stay_within_the_budget(store: FakeStore, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    await cache.warm_up([A, B, C])
+    assert set(cache.runtimes) == {str(A), str(B)}
+    cache.close()
 
 
-async def test_one_that_cannot_be_loaded_ahead_is_no_reason_not_to_serve(
-    loading: Loading, tmp_path: Path
+async def test_preload_continues_after_a_version_that_cannot_be_loaded(
+    store: FakeStore, tmp_path: Path
 ) -> None:
-    kept = models(tmp_path)
-    loading.corrupt = True
-    await kept.warm([A, B])
-    assert kept.runtimes == {}
-    assert loading.loads == ["a1", "b1"]
-    kept.close()
+    cache = make_cache(tmp_path)
+    store.corrupt = True
+    await cache.warm_up([A, B])
+    assert cache.runtimes == {}
+    assert store.loads == ["a1", "b1"]
+    cache.close()
 
 
-async def test_many_who_ask_at_once_wait_for_one_load(loading: Loading, tmp_path: Path) -> None:
-    kept = models(tmp_path)
-    loading.gate.clear()
-    asking = [asyncio.create_task(touch(kept, A)) for _ in range(20)]
+async def test_concurrent_calls_share_one_load_and_one_lookup(store: FakeStore, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    store.gate.clear()
+    calls = [asyncio.create_task(touch(cache, A)) for _ in range(20)]
     await asyncio.sleep(0.05)
-    asking[0].cancel()  # whoever asked first leaves; the others are served all the same
-    loading.gate.set()
-    results = await asyncio.gather(*asking, return_exceptions=True)
-    assert loading.loads == ["a1"]
-    assert loading.looks == 1
+    calls[0].cancel()  # the first caller leaves; the others are served
+    store.gate.set()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert store.loads == ["a1"]
+    assert store.lookups == 1
     assert [type(result) for result in results] == [asyncio.CancelledError] + 19 * [type(None)]
-    kept.close()
+    cache.close()
 
 
-async def test_a_load_that_fails_is_tried_again(loading: Loading, tmp_path: Path) -> None:
-    kept = models(tmp_path)
-    loading.corrupt = True
+async def test_failed_load_is_retried(store: FakeStore, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    store.corrupt = True
     with pytest.raises(Corrupt):
-        await touch(kept, A)
-    loading.corrupt = False
-    await touch(kept, A)
-    assert loading.loads == ["a1", "a1"]
-    kept.close()
+        await touch(cache, A)
+    store.corrupt = False
+    await touch(cache, A)
+    assert store.loads == ["a1", "a1"]
+    cache.close()
 
 
-async def test_what_is_not_there_is_looked_for_each_time(loading: Loading, tmp_path: Path) -> None:
-    kept = models(tmp_path)
+async def test_missing_model_is_looked_up_each_time(store: FakeStore, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
     for _ in range(2):
         with pytest.raises(NotFound):
-            await touch(kept, ModelRef("gone"))
-    assert loading.looks == 2
-    kept.close()
+            await touch(cache, ModelRef("gone"))
+    assert store.lookups == 2
+    cache.close()
 
 
-async def test_what_another_server_removed_is_let_go(
-    loading: Loading, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_version_removed_by_another_server_is_unloaded(
+    store: FakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ModelStore, "has", lambda _, fixed: True)
-    kept = models(tmp_path)
-    await touch(kept, A, B)
-    loading.gone.add("a")
+    cache = make_cache(tmp_path)
+    await touch(cache, A, B)
+    store.gone.add("a")
     with pytest.raises(NotFound):
-        await touch(kept, NAME)
-    assert set(kept.runtimes) == {str(A), str(B)}, "not in production, but there"
+        await touch(cache, NAME)
+    assert set(cache.runtimes) == {str(A), str(B)}, "not in production, but still in the store"
     monkeypatch.setattr(ModelStore, "has", lambda _, fixed: fixed == B)
     with pytest.raises(NotFound):
-        await touch(kept, NAME)
-    assert set(kept.runtimes) == {str(B)}
-    loading.gone.remove("a")
-    await touch(kept, A)
-    assert loading.loads == ["a1", "b1", "a1"]
-    kept.close()
+        await touch(cache, NAME)
+    assert set(cache.runtimes) == {str(B)}
+    store.gone.remove("a")
+    await touch(cache, A)
+    assert store.loads == ["a1", "b1", "a1"]
+    cache.close()
 
 
-async def test_a_name_is_not_looked_up_for_every_frame(loading: Loading, tmp_path: Path) -> None:
-    kept = models(tmp_path)
-    await touch(kept, *[NAME] * 50)
-    assert loading.looks <= 2
-    kept.close()
+async def test_name_is_not_resolved_for_every_frame(store: FakeStore, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    await touch(cache, *[NAME] * 50)
+    assert store.lookups <= 2
+    cache.close()
 
 
-async def test_the_version_before_serves_until_the_new_one_is_warm(
-    loading: Loading, tmp_path: Path
-) -> None:
-    kept = models(tmp_path)
-    await touch(kept, NAME)
-    loading.newest = 2
-    loading.gate.clear()
-    kept.forget_meanings("a")
+async def test_previous_version_serves_until_the_new_one_is_warm(store: FakeStore, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    await touch(cache, NAME)
+    store.newest = 2
+    store.gate.clear()
+    cache.invalidate("a")
     for _ in range(3):
-        async with kept.use(NAME) as model:
+        async with cache.use(NAME) as model:
             assert model.ref == A
-    loading.gate.set()
-    await kept.load(NEXT)
-    kept.forget_meanings("a")
-    async with kept.use(NAME) as model:
+    store.gate.set()
+    await cache.load(NEXT)
+    cache.invalidate("a")
+    async with cache.use(NAME) as model:
         assert model.ref == NEXT
-    assert loading.loads == ["a1", "a2"]
-    kept.close()
+    assert store.loads == ["a1", "a2"]
+    cache.close()
 
 
-async def test_a_new_version_that_does_not_load_leaves_the_one_before(
-    loading: Loading, tmp_path: Path
+async def test_previous_version_serves_while_the_new_one_cannot_be_loaded(
+    store: FakeStore, tmp_path: Path
 ) -> None:
-    kept = models(tmp_path)
-    await touch(kept, NAME)
-    loading.newest, loading.corrupt = 2, True
+    cache = make_cache(tmp_path)
+    await touch(cache, NAME)
+    store.newest, store.corrupt = 2, True
     for _ in range(5):
-        kept.forget_meanings("a")
-        async with kept.use(NAME) as model:
+        cache.invalidate("a")
+        async with cache.use(NAME) as model:
             assert model.ref == A
         await asyncio.sleep(0.05)
-    assert loading.loads == ["a1", "a2"]  # and not for every frame
-    kept.close()
+    assert store.loads == ["a1", "a2"]  # once, not for every frame
+    cache.close()
 
 
-async def test_a_promotion_counts_from_the_next_frame_on(loading: Loading, tmp_path: Path) -> None:
-    kept = models(tmp_path)
-    await touch(kept, NAME)
-    loading.newest = 2
-    await kept.load(NEXT)
-    async with kept.use(NAME) as model:
-        assert model.ref == A  # taken for granted
-    kept.forget_meanings("a")
-    async with kept.use(NAME) as model:
+async def test_promotion_takes_effect_on_the_next_frame(store: FakeStore, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    await touch(cache, NAME)
+    store.newest = 2
+    await cache.load(NEXT)
+    async with cache.use(NAME) as model:
+        assert model.ref == A  # resolved a moment ago
+    cache.invalidate("a")
+    async with cache.use(NAME) as model:
         assert model.ref == NEXT
-    kept.close()
+    cache.close()
 
 
-async def test_what_was_removed_is_let_go_unless_it_is_in_use(loading: Loading, tmp_path: Path) -> None:
-    kept = models(tmp_path, capacity=9)
-    await touch(kept, A, NEXT, B, C)
-    kept.forget(NEXT)
-    assert set(kept.runtimes) == {str(A), str(B), str(C)}
-    kept.forget(ModelRef("a"))
-    assert set(kept.runtimes) == {str(B), str(C)}
-    async with kept.use(B):
-        kept.forget(B)
-        kept.forget(C)
-        assert set(kept.runtimes) == {str(B)}
-    kept.close()
+async def test_removed_versions_are_unloaded_unless_in_use(store: FakeStore, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, capacity=9)
+    await touch(cache, A, NEXT, B, C)
+    cache.forget(NEXT)
+    assert set(cache.runtimes) == {str(A), str(B), str(C)}
+    cache.forget(ModelRef("a"))
+    assert set(cache.runtimes) == {str(B), str(C)}
+    async with cache.use(B):
+        cache.forget(B)
+        cache.forget(C)
+        assert set(cache.runtimes) == {str(B)}
+    cache.close()
 
 
-async def test_nothing_is_loaded_once_it_is_closed(loading: Loading, tmp_path: Path) -> None:
-    kept = models(tmp_path)
-    loading.gate.clear()
-    load = asyncio.create_task(kept.load(A))
-    while not loading.loads:
+async def test_close_cancels_a_load(store: FakeStore, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    store.gate.clear()
+    load = asyncio.create_task(cache.load(A))
+    while not store.loads:
         await asyncio.sleep(0.001)
-    kept.close()
-    loading.gate.set()
+    cache.close()
+    store.gate.set()
     with pytest.raises(asyncio.CancelledError):
         await load
-    assert kept.runtimes == {}
+    assert cache.runtimes == {}

@@ -1,43 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Admission of images by the bytes in progress."""
 
 import asyncio
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
 from blemish_core.imaging.image_input import ImageInput
 from blemish_core.platform.errors import Overloaded
 from blemish_core.platform.names import ModelRef
+from blemish_server.scoring.inspection import QueueOptions, ScoringRequest
 from blemish_server.scoring.model_cache import ModelCache
-from blemish_server.scoring.scorer import Scorer, Terms
+from blemish_server.scoring.scorer import Scorer
 
 
-class Busy:
-    """Stands for a model at which images wait for ever."""
+class StuckModel:
+    """A model, and the cache that holds it, whose queue never moves."""
 
-    def __init__(self, max_waiting_bytes: int) -> None:
-        self._inspector = Scorer(cast(ModelCache, self), max_waiting_bytes)
-        self._tasks: list[asyncio.Task[object]] = []
+    def __init__(self) -> None:
+        self.batcher = self
         self.callers: list[Hashable] = []
 
     @asynccontextmanager
-    async def use(self, ref: ModelRef) -> AsyncIterator[Any]:
-        yield SimpleNamespace(batcher=self)
+    async def use(self, ref: ModelRef) -> "AsyncIterator[StuckModel]":
+        yield self
 
-    async def submit(self, item: object, *, caller: Hashable, **terms: object) -> None:
+    async def submit(self, item: object, *, caller: Hashable, **options: object) -> None:
         self.callers.append(caller)
         await asyncio.Event().wait()
 
-    async def wait(self, size: int, caller: str) -> asyncio.Task[object]:
-        """Let an image of so many bytes wait, and return its call.
+
+class Clients:
+    """Clients that send images to a stuck model."""
+
+    def __init__(self, max_waiting_bytes: int) -> None:
+        self.model = StuckModel()
+        self.scorer = Scorer(cast(ModelCache, self.model), max_waiting_bytes)
+        self._tasks: list[asyncio.Task[object]] = []
+
+    async def send(self, size_bytes: int, caller: str) -> "asyncio.Task[object]":
+        """Send an image and return the call.
 
         Raises:
-            Overloaded: if it was refused.
+            Overloaded: if it was rejected.
         """
-        call = self._inspector.inspect(ImageInput(bytes(size)), ModelRef("m"), Terms(caller))
+        image = ImageInput(bytes(size_bytes))
+        call = self.scorer.score(ScoringRequest.of(image, ModelRef("m"), QueueOptions(caller)))
         task: asyncio.Task[object] = asyncio.create_task(call)
         await asyncio.sleep(0)
         if task.done():
@@ -45,54 +55,57 @@ class Busy:
         self._tasks.append(task)
         return task
 
-    async def leave(self, task: "asyncio.Task[object]") -> None:
+    async def cancel(self, task: "asyncio.Task[object]") -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
     async def close(self) -> None:
         for task in self._tasks:
-            await self.leave(task)
+            await self.cancel(task)
 
 
 @pytest.fixture
-async def busy() -> AsyncIterator[Busy]:
-    made = Busy(900)
-    yield made
-    await made.close()
+async def clients() -> AsyncIterator[Clients]:
+    """Clients of a server with room for 900 bytes."""
+    clients = Clients(900)
+    yield clients
+    await clients.close()
 
 
-async def test_images_wait_as_those_of_their_caller(busy: Busy) -> None:
-    await busy.wait(1, "left")
-    await busy.wait(1, "right")
-    assert busy.callers == ["left", "right"]
+async def test_images_are_queued_under_their_caller(clients: Clients) -> None:
+    await clients.send(1, "left")
+    await clients.send(1, "right")
+    assert clients.model.callers == ["left", "right"]
 
 
-async def test_who_fills_the_memory_leaves_a_ninth_for_others(busy: Busy) -> None:
-    held = [await busy.wait(50, "much") for _ in range(16)]
+async def test_caller_that_fills_the_memory_leaves_a_ninth_for_others(clients: Clients) -> None:
+    calls = [await clients.send(50, "greedy") for _ in range(16)]
     with pytest.raises(Overloaded, match="BLEMISH_MAX_WAITING_BYTES"):
-        await busy.wait(50, "much")
-    await busy.wait(50, "little")
-    with pytest.raises(Overloaded):  # here it ends for him too
-        await busy.wait(51, "some")
-    await busy.leave(held.pop())
-    await busy.wait(50, "some")
-    await busy.wait(50, "little")
+        await clients.send(50, "greedy")
+    await clients.send(50, "modest")
+    with pytest.raises(Overloaded):  # more than is free
+        await clients.send(51, "other")
+    await clients.cancel(calls.pop())
+    await clients.send(50, "other")
+    await clients.send(50, "modest")
 
 
-async def test_one_image_may_take_all_of_it(busy: Busy) -> None:
-    task = await busy.wait(900, "large")
+async def test_one_image_may_use_all_the_memory(clients: Clients) -> None:
+    large = await clients.send(900, "large")
     with pytest.raises(Overloaded):
-        await busy.wait(1, "small")
-    await busy.leave(task)
-    await busy.wait(900, "other")
+        await clients.send(1, "small")
+    await clients.cancel(large)
+    await clients.send(900, "other")
+    assert clients.scorer.waiting_bytes == 900
 
 
-async def test_what_is_more_than_all_of_it_is_refused(busy: Busy) -> None:
+async def test_image_larger_than_the_memory_is_rejected(clients: Clients) -> None:
     with pytest.raises(Overloaded):
-        await busy.wait(901, "large")
+        await clients.send(901, "large")
 
 
-async def test_nothing_is_kept_of_callers_who_left(busy: Busy) -> None:
+async def test_callers_that_left_take_no_memory(clients: Clients) -> None:
+    await clients.send(1, "patient")
     for number in range(10):
-        await busy.leave(await busy.wait(1, f"caller {number}"))
-    assert not busy._inspector._waiting_bytes
+        await clients.cancel(await clients.send(1, f"caller {number}"))
+    assert (clients.scorer.callers, clients.scorer.waiting_bytes) == (1, 1)

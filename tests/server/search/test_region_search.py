@@ -11,27 +11,23 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-import torch
+from tests.support.inspections import make_inspection, make_patches
 
 from blemish.v1 import search_pb2
 from blemish.v1.image_pb2 import Region
-from blemish_core.detectors.base import PatchFeatures, Prediction
 from blemish_core.detectors.common.regions import RegionQuery
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.image_input import ImageInput
 from blemish_core.platform.errors import DeadlineExceeded, NotFound, Overloaded
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.item import Item
 from blemish_core.search.query import Similar
-from blemish_server.scoring.scorer import Terms
+from blemish_server.scoring.inspection import Inspection, QueueOptions, ScoringRequest
 from blemish_server.search.region_search import Ranking, RegionSearch
 from blemish_server.servicers.search import SearchServicer
 
 VERSION = ModelRef("tile", 1)
 ACROSS = np.array([1.0, 0.0], np.float32)
 SOUGHT = RegionQuery(np.ones(3, np.float32), ACROSS, 0.5)
-SIDE = 4
-OUTCOME = Prediction(1.0, np.zeros((SIDE, SIDE), np.float32), np.ones(3, np.float32))
 SLOW, GONE, REFUSED, FULL = "slow", "gone", "refused", "full"
 
 
@@ -52,9 +48,9 @@ class Images:
             raise NotFound("it is gone")
         return bytes([item.id.int])
 
-    async def inspect(self, picture: ImageInput, version: ModelRef, terms: Terms) -> Any:
-        assert terms.closely
-        number = picture.data[0]
+    async def score(self, request: ScoringRequest) -> Inspection:
+        assert request.with_patches
+        number = request.claim().image.data[0]
         self.asked.append(number)
         image = self._images[number]
         if image == REFUSED:
@@ -66,25 +62,16 @@ class Images:
             await (asyncio.Event().wait() if image == SLOW else asyncio.sleep(0))
         finally:
             self.under_way -= 1
-        judge = SimpleNamespace(calibration=SimpleNamespace(pixel_threshold=0.0))
-        return SimpleNamespace(look=look(float(image)), calibration=judge, shape=(64, 64))
+        return make_inspection(version=request.model, patches=make_patches(float(image)))
 
     async def ranked(self, deadline_s: float = math.inf) -> Ranking:
-        terms = Terms("caller", deadline=time.monotonic() + deadline_s)
+        terms = QueueOptions("caller", deadline=time.monotonic() + deadline_s)
         return await RegionSearch(self, self).rank(SOUGHT, self.similar(), VERSION, terms)  # type: ignore[arg-type]
 
     def similar(self) -> list[Similar]:
         """All of them, as the index finds them: the first is the most alike."""
         items = (Item(UUID(int=number), "", 1.0, 0.5, True) for number in range(len(self._images)))
         return [Similar(item, 0.9 - 0.01 * item.id.int) for item in items]
-
-
-def look(alike: float) -> PatchFeatures:
-    """At an image whose patches all deviate by an angle of this cosine."""
-    deviations = torch.tensor([alike, math.sqrt(1 - alike**2)]).expand(SIDE, SIDE, 2)
-    return PatchFeatures(
-        OUTCOME, deviations, torch.zeros(SIDE, SIDE), torch.tensor(0.5), torch.tensor([1.0, 0.2]), 0
-    )
 
 
 def order(ranking: Ranking) -> list[int]:

@@ -8,7 +8,7 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from blemish_server.auth.authenticator import Authenticator
-from blemish_server.metrics.metrics import ServerMetrics
+from blemish_server.metrics.server_metrics import ServerMetrics
 from blemish_server.transport.interceptor import CallInterceptor
 
 SCORE, HEALTH = "/blemish.v1.InspectionService/Score", "/grpc.health.v1.Health/Check"

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages of the Open Inference Protocol.
+
+A model has one input, ``image``: BYTES of shape [N], each an encoded image. It answers with one value per
+image for each requested output.
+"""
+
+import math
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2 as config_pb
+from tritonclient.grpc import service_pb2 as pb
+
+from blemish_core.imaging.image_input import ImageInput
+from blemish_core.models.bundle import Manifest
+from blemish_core.models.store import Model
+from blemish_core.platform.errors import InvalidRequest
+from blemish_core.platform.names import PRODUCTION, ModelRef, validate_id
+from blemish_server.scoring.batcher import Priority
+from blemish_server.scoring.inspection import Inspection
+from blemish_server.scoring.model_cache import Usage
+
+INPUT = "image"
+MAX_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class _Output:
+    """An output of a model, and its type as the protocol and NumPy spell it."""
+
+    datatype: str
+    dtype: str
+    value: Callable[[Inspection], object]
+    shape: Callable[[Manifest], list[int]] = lambda manifest: []
+    """Shape of the value of one image; -1 where the manifest does not contain it."""
+    default: bool = True
+    """Whether it is sent if the request names no outputs."""
+
+
+def _map_shape(manifest: Manifest) -> list[int]:
+    return [manifest.input_size, manifest.input_size]
+
+
+_OUTPUTS = {
+    "score": _Output("FP32", "<f4", lambda inspection: inspection.score),
+    "p_value": _Output("FP64", "<f8", lambda inspection: inspection.p_value),
+    "anomalous": _Output("BOOL", "?", lambda inspection: inspection.is_anomalous),
+    "threshold": _Output("FP32", "<f4", lambda inspection: inspection.threshold),
+    "anomaly_map": _Output(
+        "FP32", "<f4", lambda inspection: inspection.prediction.anomaly_map, _map_shape, default=False
+    ),
+    "embedding": _Output(
+        "FP32",
+        "<f4",
+        lambda inspection: inspection.prediction.embedding,
+        lambda manifest: [-1],
+        default=False,
+    ),
+}
+
+
+def parse_model(name: str, version: str) -> ModelRef:
+    """Return the reference to a version by its number, to ``production``, or to the current version.
+
+    Raises:
+        InvalidRequest: if the name or the version is not valid.
+    """
+    validate_id(name, "model_name")
+    if version in ("", PRODUCTION):
+        return ModelRef(name, None, version or None)
+    return ModelRef.parse(f"models/{name}/versions/{version}", "model_version")
+
+
+def parse_images(request: Any) -> list[ImageInput]:
+    """Return the images of a request, sent as raw input or as tensor contents.
+
+    Raises:
+        InvalidRequest: if the input is not a list of images.
+    """
+    if [tensor.name for tensor in request.inputs] != [INPUT]:
+        raise InvalidRequest(
+            f"a request needs one input named {INPUT!r}; see ModelMetadata", field="inputs"
+        )
+    tensor = request.inputs[0]
+    if tensor.datatype != "BYTES":
+        raise InvalidRequest(
+            f"the datatype of {INPUT} is {tensor.datatype}; send encoded images as BYTES",
+            field="inputs.datatype",
+        )
+    if request.raw_input_contents:
+        images = list(_unpack(request.raw_input_contents[0]))
+    else:
+        images = list(tensor.contents.bytes_contents)
+    if math.prod(tensor.shape) != len(images) or not 1 <= len(images) <= MAX_IMAGES:
+        raise InvalidRequest(
+            f"the shape {list(tensor.shape)} does not fit {len(images)} images; send 1 to {MAX_IMAGES} "
+            "images, and their number as the shape",
+            field="inputs.shape",
+        )
+    return [ImageInput(image) for image in images]
+
+
+def _unpack(packed: bytes) -> Iterator[bytes]:
+    """Yield the elements of a BYTES tensor, each with its length as 4 bytes, little endian."""
+    start = 0
+    while start < len(packed):
+        end = start + 4
+        if end <= len(packed):
+            (length,) = struct.unpack_from("<I", packed, start)
+            start, end = end, end + length
+        if end > len(packed):
+            raise InvalidRequest(
+                "raw_input_contents ends within an element; send the length as 4 bytes, little endian, "
+                "before each element",
+                field="raw_input_contents",
+            )
+        yield packed[start:end]
+        start = end
+
+
+def parse_outputs(request: Any) -> list[str]:
+    """Return the names of the requested outputs.
+
+    Raises:
+        InvalidRequest: if there is no such output.
+    """
+    names = [output.name for output in request.outputs]
+    for name in names:
+        if name not in _OUTPUTS:
+            raise InvalidRequest(
+                f"there is no output {name[:40]!r}; use {', '.join(_OUTPUTS)}", field="outputs"
+            )
+    return names or [name for name, output in _OUTPUTS.items() if output.default]
+
+
+def parse_request_priority(request: Any) -> Priority | None:
+    """Return Triton's ``priority`` parameter, in which 1 is the highest. None means unspecified.
+
+    Raises:
+        InvalidRequest: if the priority is unknown.
+    """
+    parameters = request.parameters
+    number = 0
+    if "priority" in parameters:  # because reading a missing key would add it
+        number = parameters["priority"].uint64_param or parameters["priority"].int64_param
+    if not 0 <= number <= len(Priority):
+        raise InvalidRequest(
+            f"priority is {number}; use 1 (line stop), 2 (audit) or 3 (backfill)",
+            field="parameters.priority",
+        )
+    return Priority(number - 1) if number else None
+
+
+def parse_timeout(request: Any) -> float:
+    """Return Triton's ``timeout`` parameter in seconds, infinite if unspecified."""
+    parameters = request.parameters
+    timeout_us = parameters["timeout"].int64_param if "timeout" in parameters else 0
+    return timeout_us / 1e6 if timeout_us else math.inf
+
+
+def inspections_to_proto(request: Any, inspections: Sequence[Inspection], names: Sequence[str]) -> Any:
+    """Return the response to a request: one tensor per output, its first dimension the images."""
+    manifest = inspections[0].manifest
+    response = pb.ModelInferResponse(
+        model_name=manifest.model, model_version=str(manifest.version), id=request.id
+    )
+    for name in names:
+        output = _OUTPUTS[name]
+        values: NDArray[Any] = np.stack(
+            [np.asarray(output.value(inspection), output.dtype) for inspection in inspections]
+        )
+        response.outputs.add(name=name, datatype=output.datatype, shape=values.shape)
+        response.raw_output_contents.append(values.tobytes())
+    return response
+
+
+def metadata_to_proto(manifest: Manifest, model: Model) -> Any:
+    tensor = pb.ModelMetadataResponse.TensorMetadata
+    return pb.ModelMetadataResponse(
+        name=manifest.model,
+        versions=[str(each.version) for each in reversed(model.versions)],
+        platform=f"blemish_{manifest.detector}",
+        inputs=[tensor(name=INPUT, datatype="BYTES", shape=[-1])],
+        outputs=[
+            tensor(name=name, datatype=output.datatype, shape=[-1, *output.shape(manifest)])
+            for name, output in _OUTPUTS.items()
+        ],
+    )
+
+
+def config_to_proto(manifest: Manifest) -> Any:
+    types = {"BYTES": config_pb.TYPE_STRING} | {
+        name: config_pb.DataType.Value(f"TYPE_{name}") for name in ("FP32", "FP64", "BOOL")
+    }
+    return pb.ModelConfigResponse(
+        config=config_pb.ModelConfig(
+            name=manifest.model,
+            platform=f"blemish_{manifest.detector}",
+            max_batch_size=MAX_IMAGES,
+            # To Triton the images of a request are a batch, which dims leave out.
+            input=[config_pb.ModelInput(name=INPUT, data_type=types["BYTES"], dims=[1])],
+            output=[
+                config_pb.ModelOutput(
+                    name=name, data_type=types[output.datatype], dims=output.shape(manifest) or [1]
+                )
+                for name, output in _OUTPUTS.items()
+            ],
+        )
+    )
+
+
+def usage_to_proto(ref: ModelRef, usage: Usage) -> Any:
+    def duration(seconds: float) -> Any:
+        return pb.StatisticDuration(count=usage.images, ns=int(seconds * 1e9))
+
+    return pb.ModelStatistics(
+        name=ref.model,
+        version=str(ref.version),
+        last_inference=int(usage.last_used * 1000),
+        inference_count=usage.images,
+        execution_count=usage.images,
+        inference_stats=pb.InferStatistics(
+            success=duration(usage.queue_s + usage.decode_s + usage.inference_s),
+            queue=duration(usage.queue_s),
+            compute_input=duration(usage.decode_s),
+            compute_infer=duration(usage.inference_s),
+        ),
+    )

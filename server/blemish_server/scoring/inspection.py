@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The values that describe one image on its way through scoring: capture, request, inspection."""
+
+import math
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum
+
+from blemish_core.calibration import Calibration
+from blemish_core.detectors.base import PatchFeatures, Prediction
+from blemish_core.imaging.image_input import ImageInput
+from blemish_core.models.bundle import Manifest
+from blemish_core.models.calibration_log import Revision
+from blemish_core.platform.errors import DeadlineExceeded
+from blemish_core.platform.names import ModelRef
+from blemish_server.scoring.batcher import AdmissionLimit, Priority, Timings
+
+
+@dataclass(frozen=True)
+class QueueOptions:
+    """The place of an image in the queue of its model."""
+
+    caller: Hashable
+    """Owner of the image: a stream, a client, or the connection of an unknown client."""
+    priority: Priority = Priority.AUDIT
+    deadline: float = math.inf
+    """Latest useful time, on the clock of ``time.monotonic()``."""
+    limit: AdmissionLimit = AdmissionLimit.STANDARD
+
+
+@dataclass(frozen=True)
+class Capture:
+    """An image as a camera sent it, validated but not decoded."""
+
+    image: ImageInput
+    camera: str = ""
+    """Name of the camera, empty if unknown."""
+    time: datetime | None = None
+    """Time of capture, if the client sent it."""
+    arrived_s: float = 0.0
+    """Arrival on the clock of ``time.monotonic()``, where the request limits the latency."""
+
+
+NO_TIMINGS = Timings()
+"""Placeholder until the batcher has measured the timings."""
+
+
+class StoragePolicy(Enum):
+    """The inspected images that are recorded for search."""
+
+    NONE = "none"
+    ANOMALOUS = "anomalous"
+    ALL = "all"
+
+    def selects(self, inspection: "Inspection") -> bool:
+        """Return whether an image is recorded."""
+        return self is StoragePolicy.ALL or (self is StoragePolicy.ANOMALOUS and inspection.is_anomalous)
+
+
+@dataclass(frozen=True)
+class ScoringRequest:
+    """A request to score one image."""
+
+    model: ModelRef
+    queue: QueueOptions
+    claim: Callable[[], Capture]
+    """Returns the image. Called once, in the thread of a lane, so that streams can still replace it."""
+    size_bytes: int
+    """Approximate size of the encoded image."""
+    storage: StoragePolicy = StoragePolicy.NONE
+    false_reject_rate: float | None = None
+    """Target that replaces the one of the calibration."""
+    max_latency_s: float | None = None
+    """Longest time from the arrival of the image to its inspection."""
+    with_patches: bool = False
+    """Whether to return the features of each patch, for search by region."""
+
+    @classmethod
+    def of(
+        cls,
+        capture: Capture | ImageInput,
+        model: ModelRef,
+        queue: QueueOptions,
+        *,
+        storage: StoragePolicy = StoragePolicy.NONE,
+        with_patches: bool = False,
+    ) -> "ScoringRequest":
+        """Return a request for an image that no other can replace."""
+        if isinstance(capture, ImageInput):
+            capture = Capture(capture)
+        return cls(
+            model,
+            queue,
+            lambda: capture,
+            len(capture.image.data),
+            storage=storage,
+            with_patches=with_patches,
+        )
+
+    def check_latency(self, capture: Capture) -> None:
+        """Raise DeadlineExceeded if the inspection of ``capture`` would come too late."""
+        limit_s = self.max_latency_s
+        if limit_s is not None and time.monotonic() > capture.arrived_s + limit_s:
+            raise DeadlineExceeded(
+                f"not scored within the max_latency of {limit_s:g} s; send fewer frames, or allow more time"
+            )
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The verdict of a model version on an image, and how it came about."""
+
+    capture: Capture
+    prediction: Prediction
+    manifest: Manifest
+    """Manifest of the model version."""
+    revision: Revision
+    """Calibration in force when a lane took the image."""
+    runtime: str
+    """Name of the runtime that ran the network."""
+    shape: tuple[int, int]
+    """(height, width) of the image, in pixels."""
+    timings: Timings = NO_TIMINGS
+    patches: PatchFeatures | None = None
+    """Features of each patch, if requested."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """The calibration in force."""
+        return self.revision.calibration
+
+    @property
+    def score(self) -> float:
+        """Raw anomaly score; higher is worse."""
+        return self.prediction.score
+
+    @property
+    def threshold(self) -> float:
+        """Score above which an image is anomalous."""
+        return self.calibration.threshold
+
+    @property
+    def p_value(self) -> float:
+        """Share of good images that score at least as high."""
+        return self.calibration.p_value(self.score)
+
+    @property
+    def is_anomalous(self) -> bool:
+        """Whether the score exceeds the threshold."""
+        return self.calibration.anomalous(self.score)
+
+    @property
+    def version(self) -> ModelRef:
+        """The model version that scored the image."""
+        return ModelRef(self.manifest.model, self.manifest.version)
+
+    def at_false_reject_rate(self, target: float) -> "Inspection":
+        """Return the inspection as the same model judges it at another false-reject rate.
+
+        Raises:
+            InvalidRequest: if ``target`` is not a valid rate.
+        """
+        calibration = self.calibration.at_false_reject_rate(target)
+        return replace(self, revision=replace(self.revision, calibration=calibration))

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composition root: builds the server's objects from its settings."""
+
+import asyncio
+from dataclasses import dataclass, replace
+
+import grpc.aio
+import structlog
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from tritonclient.grpc import service_pb2_grpc
+
+from blemish.v1 import (
+    dataset_pb2_grpc,
+    inspection_pb2_grpc,
+    job_pb2_grpc,
+    model_pb2_grpc,
+    search_pb2_grpc,
+    server_pb2_grpc,
+)
+from blemish_core.datasets import DatasetStore
+from blemish_core.jobs.removal import Removal
+from blemish_core.jobs.store import JobStore
+from blemish_core.jobs.worker_registry import WorkerRegistry
+from blemish_core.models.store import ModelStore
+from blemish_core.platform.errors import BlemishError
+from blemish_core.search.finder import Finder
+from blemish_core.search.frame_store import FrameStore
+from blemish_core.search.item_images import ItemImages
+from blemish_core.search.search_index import SearchIndex
+from blemish_core.settings import resolve_device
+from blemish_server.app import SERVICES, App, Backends, Endpoints, Readiness, ScoringParts
+from blemish_server.auth.authenticator import Authenticator
+from blemish_server.dependencies import Dependencies, Dependency
+from blemish_server.jobs.dispatch import Dispatcher
+from blemish_server.jobs.job_events import JobEvents
+from blemish_server.metrics.metrics_server import MetricsServer
+from blemish_server.metrics.server_metrics import ServerMetrics
+from blemish_server.metrics.state_collector import StateCollector
+from blemish_server.scoring.frame_recorder import FrameRecorder, FrameRetention
+from blemish_server.scoring.model_cache import ModelCache
+from blemish_server.scoring.pipeline import ScoringPipeline
+from blemish_server.scoring.scorer import Scorer
+from blemish_server.scoring.shadow import Shadow
+from blemish_server.search.index_migration import IndexMigrator
+from blemish_server.servicers.datasets import DatasetServicer
+from blemish_server.servicers.inference import InferenceServicer
+from blemish_server.servicers.inspection import InspectionServicer
+from blemish_server.servicers.jobs import JobServicer
+from blemish_server.servicers.models import ModelServicer
+from blemish_server.servicers.search import SearchServicer
+from blemish_server.servicers.server import ServerServicer
+from blemish_server.settings import ServerSettings
+from blemish_server.transport.health import Health
+from blemish_server.transport.interceptor import CallInterceptor
+from blemish_server.transport.tls import Certificate, UnusableCertificate
+
+_HEALTH = "grpc.health.v1.Health"
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_LOOKAHEAD_BYTES = 1 << 20
+
+log = structlog.get_logger(__name__)
+
+
+class CannotServe(Exception):
+    """A setting that the server cannot start with, such as a taken address or an unreadable file."""
+
+
+@dataclass(frozen=True)
+class _Stores:
+    """The places where data is kept: files, Redis and Qdrant."""
+
+    datasets: DatasetStore
+    models: ModelStore
+    frames: FrameStore
+    jobs: JobStore
+    workers: WorkerRegistry
+    index: SearchIndex
+    finder: Finder
+
+    @classmethod
+    def open(cls, settings: ServerSettings) -> "_Stores":
+        qdrant = (settings.qdrant_url, settings.qdrant_grpc_port, settings.qdrant_api_key)
+        index = SearchIndex.connect(*qdrant)
+        models = ModelStore(settings.models)
+        models.discard_stale_imports()
+        return cls(
+            DatasetStore(settings.datasets, settings.image_limits),
+            models,
+            FrameStore(settings.frames),
+            JobStore.connect(settings.redis_url),
+            WorkerRegistry.connect(settings.redis_url),
+            index,
+            Finder.connect(*qdrant),
+        )
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """The parts that score images."""
+
+    device: str
+    models: ModelCache
+    scorer: Scorer
+    recorder: FrameRecorder
+    shadow: Shadow
+    metrics: ServerMetrics
+
+    @classmethod
+    def build(cls, settings: ServerSettings, stores: _Stores) -> "_Scoring":
+        device, limits = resolve_device(settings.device), settings.image_limits
+        policy = settings.batching(device)
+        models = ModelCache(
+            stores.models,
+            limits,
+            device=device,
+            runtime=replace(settings.runtime_choice, lanes=policy.lanes),
+            policy=policy,
+            budget_bytes=settings.max_loaded_bytes,
+        )
+        scorer = Scorer(models, settings.max_waiting_bytes)
+        retention = FrameRetention(settings.keep_frames, settings.keep_frames_days)
+        recorder = FrameRecorder(stores.index, stores.frames, limits, retention, stores.models.has)
+        shadow = Shadow(stores.models, models, scorer, recorder, limits)
+        return cls(device, models, scorer, recorder, shadow, ServerMetrics())
+
+    @property
+    def pipeline(self) -> ScoringPipeline:
+        return ScoringPipeline(self.scorer, self.metrics, self.recorder, self.shadow)
+
+
+def build_app(settings: ServerSettings) -> App:
+    """Build the server and bind its addresses without serving yet. Call this in the event loop.
+
+    Raises:
+        CannotServe: if an address cannot be bound, or the access file or the certificate cannot be read.
+    """
+    try:
+        authenticator = Authenticator(settings.access_file)
+        certificate = _certificate(settings)
+    except (BlemishError, UnusableCertificate) as error:
+        raise CannotServe(str(error)) from error
+    stores = _Stores.open(settings)
+    scoring = _Scoring.build(settings, stores)
+    stopping = asyncio.Event()
+    readiness = Readiness(Health(stopping), asyncio.Event(), stopping)
+    dependencies = Dependencies(
+        (
+            Dependency("redis", stores.jobs.ping, ("blemish.v1.JobService",)),
+            Dependency("qdrant", stores.index.ping, ("blemish.v1.SearchService",)),
+        ),
+        readiness.health,
+    )
+    job_events = JobEvents(stores.jobs, settings.redis_url)
+    dispatcher = Dispatcher(settings.redis_url)
+    jobs = JobServicer(
+        stores.jobs, stores.workers, job_events, dispatcher, stores.datasets, stores.frames, stores.models
+    )
+    server = _grpc_server(settings, CallInterceptor(authenticator, scoring.metrics, stopping.is_set))
+    _add_servicers(server, settings, stores, scoring, readiness, dependencies, jobs)
+    address = _bind(server, settings, certificate)
+    _warn_of_open_access(settings)
+    state = StateCollector(
+        asyncio.get_running_loop(),
+        scoring.device,
+        scoring.models,
+        scoring.scorer,
+        scoring.metrics.streams,
+        scoring.recorder,
+        scoring.shadow,
+        dependencies,
+        stores.jobs,
+        stores.workers,
+    )
+    return App(
+        Endpoints(server, address, _metrics_server(settings.metrics_listen, scoring.metrics, state)),
+        readiness,
+        ScoringParts(
+            scoring.models,
+            scoring.recorder,
+            scoring.shadow,
+            preload=tuple(stores.models.in_production()) if settings.preload else (),
+        ),
+        Backends(
+            dependencies,
+            job_events,
+            dispatcher,
+            stores.finder,
+            IndexMigrator(stores.models, stores.index, jobs.create_migration_job),
+        ),
+    )
+
+
+def _grpc_server(settings: ServerSettings, interceptor: CallInterceptor) -> grpc.aio.Server:
+    return grpc.aio.server(
+        interceptors=[interceptor],
+        options=[
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.max_send_message_length", settings.max_message_bytes),
+            ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server
+            # Bounds the frames that a stream sends ahead of its reader. By default gRPC widens this window
+            # while responses are slow, to tens of MiB for each camera that reads no responses.
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.http2.lookahead_bytes", _LOOKAHEAD_BYTES),
+            # Clients may ping to check that a quiet stream is still alive.
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ],
+    )
+
+
+def _add_servicers(
+    server: grpc.aio.Server,
+    settings: ServerSettings,
+    stores: _Stores,
+    scoring: _Scoring,
+    readiness: Readiness,
+    dependencies: Dependencies,
+    jobs: JobServicer,
+) -> None:
+    limits, pipeline = settings.image_limits, scoring.pipeline
+    removal = Removal(stores.datasets, stores.models, stores.index, stores.frames, stores.jobs)
+    images = ItemImages(stores.datasets, stores.frames)
+    inspection_pb2_grpc.add_InspectionServiceServicer_to_server(
+        InspectionServicer(pipeline, scoring.metrics, readiness.stopping), server
+    )
+    search_pb2_grpc.add_SearchServiceServicer_to_server(
+        SearchServicer(scoring.scorer, stores.models, stores.index, stores.finder, images, limits), server
+    )
+    dataset_pb2_grpc.add_DatasetServiceServicer_to_server(
+        DatasetServicer(stores.datasets, removal, settings.import_roots, limits.max_bytes), server
+    )
+    job_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
+    model_pb2_grpc.add_ModelServiceServicer_to_server(
+        ModelServicer(stores.models, scoring.models, removal, scoring.shadow, settings.max_loaded_bytes),
+        server,
+    )
+    server_pb2_grpc.add_ServerServiceServicer_to_server(
+        ServerServicer(settings, scoring.device, scoring.models, dependencies), server
+    )
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+        InferenceServicer(
+            pipeline, stores.models, scoring.models, readiness.serving.is_set, readiness.stopping
+        ),
+        server,
+    )
+    health_pb2_grpc.add_HealthServicer_to_server(readiness.health, server)
+    reflection.enable_server_reflection((*SERVICES, _HEALTH, reflection.SERVICE_NAME), server)
+
+
+def _bind(server: grpc.aio.Server, settings: ServerSettings, certificate: Certificate | None) -> str:
+    """Bind the server's address and return it with its real port."""
+    try:
+        if certificate is not None:
+            port = server.add_secure_port(settings.listen, certificate.credentials())
+        else:
+            port = server.add_insecure_port(settings.listen)
+    except RuntimeError as error:
+        raise CannotServe(
+            f"cannot listen on {settings.listen}: the address is taken or not of this machine; choose "
+            "another with BLEMISH_LISTEN (port 0 takes a free one)"
+        ) from error
+    return f"{_host(settings)}:{port}"
+
+
+def _metrics_server(listen: str, metrics: ServerMetrics, state: StateCollector) -> MetricsServer | None:
+    if not listen:
+        return None
+    metrics.registry.register(state)
+    try:
+        server = MetricsServer(listen, metrics.registry)
+    except (OSError, OverflowError) as error:
+        raise CannotServe(
+            f"cannot listen on {listen}: {error}; choose another address with BLEMISH_METRICS_LISTEN "
+            "(port 0 takes a free one)"
+        ) from error
+    log.info("metrics", address=f"http://{server.address}/metrics")
+    return server
+
+
+def _certificate(settings: ServerSettings) -> Certificate | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return Certificate(settings.tls_certificate, settings.tls_key)
+
+
+def _warn_of_open_access(settings: ServerSettings) -> None:
+    """Log a warning if other machines can reach the server without authentication or encryption."""
+    host = _host(settings)
+    if host in _LOOPBACK:
+        return
+    if settings.access_file is None:
+        log.warning(
+            "authentication is disabled on a non-loopback address; set BLEMISH_ACCESS_FILE", host=host
+        )
+    elif settings.tls_certificate is None:
+        log.warning("tokens are sent unencrypted; set BLEMISH_TLS_CERTIFICATE", host=host)
+
+
+def _host(settings: ServerSettings) -> str:
+    return settings.listen.rpartition(":")[0]

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scoring by InspectionService: validation before scoring, and the responses of streams."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+from grpc import StatusCode
+from tests.support.metrics import scrape, value
+from tests.support.scorers import FakeScorer
+
+from blemish.v1 import inspection_pb2 as pb
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
+from blemish_core.platform.errors import BlemishError, InvalidRequest
+from blemish_server.metrics.server_metrics import ServerMetrics
+from blemish_server.scoring.frame_recorder import FrameRecorder
+from blemish_server.scoring.inspection import Inspection
+from blemish_server.scoring.pipeline import ScoringPipeline
+from blemish_server.scoring.shadow import Shadow
+from blemish_server.servicers.inspection import InspectionServicer
+
+MODEL = "models/tile/versions/1"
+INSPECTIONS = "blemish_inspections_total"
+LABELS = {"model": "tile", "version": "1"}
+
+
+class FakeContext:
+    """The context of a call without a deadline."""
+
+    def time_remaining(self) -> float | None:
+        return None
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+
+@dataclass
+class FakeSink:
+    """A list that inspections are queued to."""
+
+    inspections: list[Inspection] = field(default_factory=list)
+
+    def enqueue(self, inspection: Inspection) -> bool:
+        self.inspections.append(inspection)
+        return True
+
+
+class Service:
+    """The servicer with stand-ins for the parts that it uses."""
+
+    def __init__(self) -> None:
+        self.scorer = FakeScorer()
+        self.metrics = ServerMetrics()
+        self.recorder = FakeSink()
+        pipeline = ScoringPipeline(
+            self.scorer.as_scorer(),
+            self.metrics,
+            cast(FrameRecorder, self.recorder),
+            cast(Shadow, FakeSink()),
+        )
+        self.servicer = InspectionServicer(pipeline, self.metrics, asyncio.Event())
+
+    async def score(self, request: pb.ScoreRequest) -> pb.Inspection:
+        context: Any = FakeContext()
+        return (await self.servicer.Score(request, context)).inspection
+
+    async def stream(self, config: pb.StreamConfig, *frames: pb.Frame) -> list[pb.ScoreStreamResponse]:
+        async def requests() -> AsyncIterator[pb.ScoreStreamRequest]:
+            yield pb.ScoreStreamRequest(config=config)
+            for frame in frames:
+                yield pb.ScoreStreamRequest(frame=frame)
+
+        context: Any = FakeContext()
+        return [response async for response in self.servicer.ScoreStream(requests(), context)]
+
+    def inspected(self) -> float:
+        """Return the number of images that were counted as inspected."""
+        return sum(
+            count
+            for (name, _), count in scrape(self.metrics.registry).items()
+            if name == "blemish_inspections_total"
+        )
+
+
+def frame(
+    sequence: int, image: bytes = b"2.0", camera: str = "left", seconds: int | None = None
+) -> pb.Frame:
+    message = pb.Frame(camera=camera, sequence=sequence)
+    message.image.encoded = image
+    if seconds is not None:
+        message.capture_time.seconds = seconds
+    return message
+
+
+def block(**options: Any) -> pb.StreamConfig:
+    return pb.StreamConfig(model=MODEL, policy=pb.STREAM_POLICY_BLOCK, **options)
+
+
+YEAR_10000 = 253_402_300_800
+INVALID = {
+    "capture_time": frame(1, seconds=YEAR_10000),
+    "camera": frame(1, camera="c" * 129),
+    "image": frame(1, image=b""),
+}
+
+
+@pytest.mark.parametrize("field", list(INVALID))
+@pytest.mark.parametrize(
+    "policy", [pb.STREAM_POLICY_LATEST, pb.STREAM_POLICY_BLOCK, pb.STREAM_POLICY_REJECT]
+)
+@pytest.mark.parametrize("store", [pb.STORE_NONE, pb.STORE_ALL])
+async def test_invalid_frame_of_a_stream_is_refused_before_it_is_scored(
+    field: str, policy: pb.StreamPolicy.ValueType, store: pb.Store.ValueType
+) -> None:
+    service = Service()
+    config = pb.StreamConfig(model=MODEL, policy=policy, store=store)
+    (response,) = await service.stream(config, INVALID[field])
+    code, _ = StatusCode.INVALID_ARGUMENT.value
+    assert (response.refusal.code, response.refusal.reason) == (code, "INVALID_REQUEST")
+    assert field in response.refusal.message
+    assert response.sequence == 1
+    assert response.capture_time == INVALID[field].capture_time
+    assert service.inspected() == 0
+    assert service.recorder.inspections == []
+
+
+@pytest.mark.parametrize("field", list(INVALID))
+async def test_invalid_request_is_rejected_before_it_is_scored(field: str) -> None:
+    service = Service()
+    request = pb.ScoreRequest(model=MODEL, camera=INVALID[field].camera, image=INVALID[field].image)
+    request.capture_time.CopyFrom(INVALID[field].capture_time)
+    with pytest.raises(InvalidRequest, match=field):
+        await service.score(request)
+    assert service.scorer.requests == []
+
+
+async def test_responses_repeat_camera_sequence_and_capture_time() -> None:
+    service = Service()
+    frames = [frame(7, b"0.5", seconds=5), frame(8, b"2.0", camera="right")]
+    first, second = await service.stream(block(store=pb.STORE_ANOMALOUS), *frames)
+    assert (first.camera, first.sequence, first.capture_time.seconds) == ("left", 7, 5)
+    assert (second.camera, second.sequence, second.HasField("capture_time")) == ("right", 8, False)
+    assert (first.inspection.score, second.inspection.verdict) == (0.5, VERDICT_ANOMALOUS)
+    (recorded,) = service.recorder.inspections
+    assert (recorded.score, recorded.capture.camera) == (2.0, "right")
+    samples = scrape(service.metrics.registry)
+    assert value(samples, INSPECTIONS, **LABELS, verdict="normal") == 1
+    assert value(samples, INSPECTIONS, **LABELS, verdict="anomalous") == 1
+
+
+async def test_bug_refuses_one_frame_without_details() -> None:
+    service = Service()
+    service.scorer.error = RuntimeError("secret")
+    (response,) = await service.stream(block(), frame(1))
+    code, _ = StatusCode.INTERNAL.value
+    assert (response.refusal.code, response.refusal.reason) == (code, "INTERNAL")
+    assert "secret" not in response.refusal.message
+    assert value(scrape(service.metrics.registry), "blemish_refused_frames_total", reason="INTERNAL") == 1
+
+
+async def test_target_false_reject_rate_applies_to_the_stream() -> None:
+    service = Service()
+    (usual,) = await service.stream(block(), frame(1, b"0.5"))
+    (stricter,) = await service.stream(block(target_false_reject_rate=0.5), frame(1, b"0.5"))
+    assert usual.inspection.threshold == 1.0
+    assert stricter.inspection.threshold == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        (pb.StreamConfig(model=MODEL, policy=cast(Any, 9)), "config.policy"),
+        (pb.StreamConfig(model=MODEL, store=cast(Any, 9)), "config.store"),
+        (pb.StreamConfig(model=MODEL, priority=cast(Any, 9)), "config.priority"),
+        (pb.StreamConfig(model=MODEL, target_false_reject_rate=0.7), "target_false_reject_rate"),
+    ],
+)
+async def test_invalid_config_ends_the_stream(config: pb.StreamConfig, field: str) -> None:
+    with pytest.raises(InvalidRequest, match=field):
+        await Service().stream(config, frame(1))
+
+
+async def test_negative_max_latency_ends_the_stream() -> None:
+    config = block()
+    config.max_latency.seconds = -1
+    with pytest.raises(InvalidRequest, match="max_latency"):
+        await Service().stream(config, frame(1))
+
+
+async def test_stream_needs_a_config_first_and_only_once() -> None:
+    service = Service()
+
+    async def only_a_frame() -> AsyncIterator[pb.ScoreStreamRequest]:
+        yield pb.ScoreStreamRequest(frame=frame(1))
+
+    async def two_configs() -> AsyncIterator[pb.ScoreStreamRequest]:
+        for _ in range(2):
+            yield pb.ScoreStreamRequest(config=block())
+
+    context: Any = FakeContext()
+    for requests in (only_a_frame(), two_configs()):
+        with pytest.raises(BlemishError, match="config"):
+            async for _ in service.servicer.ScoreStream(requests, context):
+                pass
