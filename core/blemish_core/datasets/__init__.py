@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images that models learn from and are measured on, in MVTec AD's layout."""
+"""Datasets of training and test images in MVTec AD's layout."""
 
 from blemish_core.datasets.folder_import import ImportResult
 from blemish_core.datasets.records import Dataset, DatasetImage, IndexEntry

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of the server's file system as a source of images: what may be read, and what is in it."""
+"""Import of a dataset from a folder on the server, within the configured import roots."""
 
 import hashlib
 import os
@@ -21,20 +21,20 @@ _BATCH_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What an import did."""
+    """The result of an import."""
 
     dataset: Dataset
     stored: int
     unchanged: int
-    """Were there before with the same content."""
+    """Number of images that the dataset already had."""
     skipped_count: int
     skipped: tuple[tuple[str, str], ...]
-    """The first hundred files left out: path below the folder, and reason."""
+    """First hundred skipped files: path below the folder, and reason."""
 
 
 @dataclass
 class ImportCounts:
-    """An import under way."""
+    """Counts of a running import."""
 
     stored: int = 0
     unchanged: int = 0
@@ -51,16 +51,16 @@ class ImportCounts:
 
 @dataclass(frozen=True)
 class ImportFolder:
-    """A folder in MVTec AD's layout."""
+    """A folder in MVTec AD's layout on the server."""
 
     folder: Path
 
     @classmethod
     def below(cls, folder: Path, roots: Sequence[Path]) -> "ImportFolder":
-        """Check that ``folder`` may be read and looks like a dataset.
+        """Return ``folder`` if it may be read and has the layout of a dataset.
 
         Raises:
-            InvalidRequest: if it is outside ``roots``, whether it exists or not, or not in the layout.
+            InvalidRequest: if it is outside ``roots``, existing or not, or does not have the layout.
             NotFound: if it does not exist.
         """
         resolved = _resolved(folder, roots)
@@ -71,7 +71,7 @@ class ImportFolder:
         except FileNotFoundError as error:
             raise NotFound(f"the server has no folder {readable(folder)}") from error
         except NotADirectoryError as error:
-            reason = f"{readable(folder)} is a file: name the dataset's folder"
+            reason = f"{readable(folder)} is a file; give the dataset's folder"
             raise InvalidRequest(reason, field="path") from error
         except OSError as error:
             raise InvalidRequest(
@@ -82,61 +82,61 @@ class ImportFolder:
     def copy(
         self, index: Index, limits: ImageLimits, on_file: Callable[[int, int], None] | None
     ) -> ImportCounts:
-        """Store all images that are not in ``index``; tell ``on_file`` how many files are done of all.
+        """Store all images that are not in ``index``; call ``on_file`` with the files done and in total.
 
         Raises:
-            AlreadyExists: if the dataset has other content under one of the paths.
+            AlreadyExists: if the dataset has other content at one of the paths.
         """
-        tally = ImportCounts()
+        counts = ImportCounts()
         paths = [path for part in PARTS for path in sorted(self._walk(part))]
         batch: list[tuple[IndexEntry, bytes]] = []
         for done, path in enumerate(paths, start=1):
             try:
-                slot, data = self._read(path, limits.max_bytes)
+                location, data = self._read(path, limits.max_bytes)
                 if index.contains(path, hashlib.sha256(data).hexdigest()):
-                    tally.unchanged += 1
+                    counts.unchanged += 1
                 else:
-                    batch.append((make_entry(slot, data, limits), data))
+                    batch.append((make_entry(location, data, limits), data))
             except InvalidRequest as error:
-                tally.skip(path, error)
-            # Decoding is done unlocked, the cheap rest together: others may write in between.
+                counts.skip(path, error)
+            # Decode without the lock and store in batches, so that other writers get their turn.
             if len(batch) == _BATCH_FILES or sum(len(data) for _, data in batch) > _BATCH_BYTES:
-                _store(batch, index, tally)
+                _store(batch, index, counts)
                 batch = []
             if on_file is not None:
                 on_file(done, len(paths))
-        _store(batch, index, tally)
-        return tally
+        _store(batch, index, counts)
+        return counts
 
     def _read(self, path: str, max_bytes: int) -> tuple[LayoutPath, bytes]:
         """Read a file that ``_walk`` found.
 
         Raises:
-            InvalidRequest: if it is to be left out; the message says why.
+            InvalidRequest: if the file must be skipped; the message is the reason.
         """
         file = self.folder / path
         try:
-            target = file.resolve()  # says nothing of what exists outside
+            target = file.resolve()  # reveals nothing about files outside of the folder
             if not target.is_relative_to(self.folder):
                 raise InvalidRequest("is a link that leads out of the folder")
             if target.is_dir():
                 raise InvalidRequest("is a link to a folder, or one that cannot be read")
-            slot = LayoutPath.parse(path)
+            location = LayoutPath.parse(path)
             status = target.stat()
             if not stat.S_ISREG(status.st_mode):
                 raise InvalidRequest("is not a regular file")
             if status.st_size > max_bytes:
                 raise InvalidRequest(
-                    f"has {status.st_size} bytes, but BLEMISH_MAX_IMAGE_BYTES allows {max_bytes}"
+                    f"exceeds the {max_bytes} bytes of BLEMISH_MAX_IMAGE_BYTES, with {status.st_size}"
                 )
             with target.open("rb") as opened:
-                return slot, opened.read(max_bytes + 1)
-        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, until Python 3.13
+                return location, opened.read(max_bytes + 1)
+        except (OSError, RuntimeError) as error:  # RuntimeError: circular links before Python 3.13
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             raise InvalidRequest(f"cannot be read: {reason}") from error
 
     def _walk(self, part: str) -> Iterator[str]:
-        """Yield all files that are not hidden, and the folders not entered, so that they are named."""
+        """Yield all files that are not hidden, and the folders that are not entered, to report them."""
         for folder, folders, files in os.walk(self.folder / part):
             here = Path(folder)
             folders[:] = [name for name in folders if not name.startswith(".")]
@@ -150,32 +150,32 @@ def _open(folder: Path) -> bool:
     return not folder.is_symlink() and os.access(folder, os.R_OK | os.X_OK)
 
 
-def _store(batch: Sequence[tuple[IndexEntry, bytes]], index: Index, tally: ImportCounts) -> None:
+def _store(batch: Sequence[tuple[IndexEntry, bytes]], index: Index, counts: ImportCounts) -> None:
     with index.writing() as store:
         for entry, data in batch:
             try:
                 if store(entry, data):
-                    tally.stored += 1
+                    counts.stored += 1
                 else:
-                    tally.unchanged += 1
+                    counts.unchanged += 1
             except InvalidRequest as error:
-                tally.skip(entry.path, error)
+                counts.skip(entry.path, error)
 
 
 def _resolved(folder: Path, roots: Sequence[Path]) -> Path:
     if not roots:
         raise InvalidRequest(
-            "the server imports no folders: name those that it may read in BLEMISH_IMPORT_ROOTS",
+            "the server imports no folders; set BLEMISH_IMPORT_ROOTS to the folders that it may read",
             field="path",
         )
     try:
         resolved = folder.resolve() if folder.is_absolute() else None
-    except (OSError, RuntimeError, ValueError):  # links in a circle, NUL
+    except (OSError, RuntimeError, ValueError):  # circular links, NUL
         resolved = None
     if resolved is None or not any(resolved.is_relative_to(root.resolve()) for root in roots):
         raise InvalidRequest(
-            f"{readable(folder)} is not an absolute path below one of the folders in BLEMISH_IMPORT_ROOTS: "
-            f"{', '.join(map(readable, roots))}",
+            f"{readable(folder)} is not an absolute path below one of the folders in BLEMISH_IMPORT_ROOTS; "
+            f"use one of {', '.join(map(readable, roots))}",
             field="path",
         )
     return resolved
@@ -189,11 +189,11 @@ def _not_a_dataset(folder: Path, children: Sequence[Path]) -> InvalidRequest:
             field="path",
         )
     return InvalidRequest(
-        f"{readable(folder)} is not a dataset: it needs train/good/ or test/CLASS/ with images in it",
+        f"{readable(folder)} is not a dataset; it needs images in train/good/ or test/CLASS/",
         field="path",
     )
 
 
 def readable(path: Path | str) -> str:
-    """A path as a person can read it and protobuf can carry it."""
+    """Return a path as valid UTF-8, which protobuf requires."""
     return os.fsencode(path).decode(errors="replace")

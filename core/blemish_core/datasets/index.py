@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The index of a dataset: a line of JSON for each image that is there, appended when its file is safe.
+"""The index of a dataset: one line of JSON per image, appended once the image's file is on disk.
 
-A file counts from the moment its line is whole, so a crash leaves an image there or not there. Writers
-exclude each other, threads and processes alike, by ``flock`` on a file of the dataset; readers need no
-lock. A line that was cut off is overwritten by the next writer. An index that is lost or damaged is made
-anew from the files, keeping what can still be read.
+An image exists from the moment its line is complete, so a crash leaves it complete or absent. Writers in
+all threads and processes exclude each other with ``flock`` on a file of the dataset; readers need no lock.
+The next writer overwrites a truncated line. A lost or damaged index is rebuilt from the files, together
+with the lines that are still readable.
 """
 
 import fcntl
@@ -30,7 +30,7 @@ from blemish_core.platform.files import atomic_write, fsync
 INDEX = "index.jsonl"
 LOCK = ".lock"
 
-# The first line tells an index from one made anew, which inode numbers do not: they are given again.
+# The random first line distinguishes a rebuilt index from the previous one; inode numbers can be reused.
 _HEAD = re.compile(rb'\{"index":"[0-9a-f]{32}"\}\n')
 _HEAD_BYTES = 45
 
@@ -39,20 +39,20 @@ log = structlog.get_logger(__name__)
 
 
 class Index:
-    """The images of one dataset folder. Safe to share between threads."""
+    """The index of one dataset folder. Safe to share between threads."""
 
     def __init__(self, folder: Path, limits: ImageLimits) -> None:
         self._folder = folder
         self._limits = limits
         self._path = folder / INDEX
         self._reading = Lock()
-        self._writing = RLock()  # flock knows descriptors, not threads: this one makes it reentrant
+        self._writing = RLock()  # makes the flock, which belongs to a descriptor, reentrant
         self._depth = 0
         self._swept = False
-        self._forget()
+        self._reset()
 
     def entries(self) -> list[IndexEntry]:
-        """All that is there, by path."""
+        """Return all entries, sorted by path."""
         self._refresh()
         with self._reading:
             return sorted(self._entries.values(), key=lambda entry: entry.path)
@@ -62,36 +62,35 @@ class Index:
         with self._reading:
             return self._entries.get(path)
 
-    def partner(self, slot: LayoutPath) -> IndexEntry | None:
-        """The mask of an image or the image of a mask, if it is there."""
+    def partner(self, path: LayoutPath) -> IndexEntry | None:
+        """Return the mask of an image or the image of a mask, if it exists."""
         self._refresh()
         with self._reading:
-            for key in slot.partners:
+            for key in path.partners:
                 if key in self._by_key:
                     return self._entries[self._by_key[key]]
         return None
 
     def contains(self, path: str, sha256: str) -> bool:
-        """Tell whether this content is under ``path``.
+        """Return whether ``path`` has this content.
 
         Raises:
-            AlreadyExists: if other content is.
+            AlreadyExists: if ``path`` has other content.
         """
-        there = self.find(path)
-        if there is not None and there.sha256 != sha256:
+        existing = self.find(path)
+        if existing is not None and existing.sha256 != sha256:
             raise AlreadyExists(
-                f"{path} is there with other content, sha256 {there.sha256}: "
+                f"{path} already exists with other content, sha256 {existing.sha256}; "
                 "give the new image another name"
             )
-        return there is not None
+        return existing is not None
 
     @contextmanager
     def writing(self) -> Iterator[Callable[[IndexEntry, bytes], bool]]:
-        """Be the only writer, and get what stores an image: false if it was there already.
+        """Hold the write lock and yield a function that stores an image and returns whether it was new.
 
-        The lines are written together at the end, also when an error ends it: what was stored stays. What
-        is called raises AlreadyExists if other content is under the path, and InvalidRequest if an image
-        and its mask differ in size.
+        The lines are appended together at the end, also after an error. The function raises AlreadyExists
+        if the path has other content, and InvalidRequest if an image and its mask differ in size.
         """
         stored: list[IndexEntry] = []
 
@@ -112,16 +111,16 @@ class Index:
                 self._append(stored)
 
     def select(self, paths: Iterable[str]) -> list[IndexEntry]:
-        """What is under ``paths``, each once, and the masks of the images among it.
+        """Return the entries at ``paths`` and the masks of the images among them, without duplicates.
 
         Raises:
-            NotFound: if there is nothing under one of them.
+            NotFound: if a path has no entry.
         """
         found: dict[str, IndexEntry] = {}
         for path in paths:
             entry = self.find(path)
             if entry is None:
-                raise NotFound(f"there is no {path} in the dataset")
+                raise NotFound(f"the dataset has no {path}")
             found[path] = entry
             mask = None if entry.layout_path.part == "ground_truth" else self.partner(entry.layout_path)
             if mask is not None:
@@ -129,19 +128,19 @@ class Index:
         return list(found.values())
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Take out what is under ``paths``, and nothing else; each counts as gone before its file is.
+        """Remove the entries at ``paths`` from the index, then delete their files.
 
         Raises:
-            NotFound: if there is nothing under one of them; then all stay.
+            NotFound: if a path has no entry; nothing is removed then.
         """
         with self.exclusive():
-            gone = set(paths)
-            there = self.entries()
-            if missing := gone - {entry.path for entry in there}:
-                raise NotFound(f"there is no {min(missing)} in the dataset")
-            left = [entry for entry in there if entry.path not in gone]
-            atomic_write(self._path, new_index() + _lines(left))
-            for path in gone:
+            removed = set(paths)
+            entries = self.entries()
+            if missing := removed - {entry.path for entry in entries}:
+                raise NotFound(f"the dataset has no {min(missing)}")
+            remaining = [entry for entry in entries if entry.path not in removed]
+            atomic_write(self._path, new_index() + _lines(remaining))
+            for path in removed:
                 _discard(self._folder / path)
 
     def _check_partner(self, entry: IndexEntry, stored: Sequence[IndexEntry]) -> None:
@@ -152,7 +151,7 @@ class Index:
         if partner and (partner.width, partner.height) != (entry.width, entry.height):
             raise InvalidRequest(
                 f"{entry.path} is {entry.width} x {entry.height} px, but {partner.path} is "
-                f"{partner.width} x {partner.height}: an image and its mask must be of one size",
+                f"{partner.width} x {partner.height}; an image and its mask must have the same size",
                 field="image",
             )
 
@@ -170,12 +169,12 @@ class Index:
             raise
 
     def _append(self, stored: Sequence[IndexEntry]) -> None:
-        """Add lines; when that fails, discard the files that have got none."""
+        """Append the entries' lines; on failure, delete the files without a line."""
         if not stored:
             return
         try:
             with self._path.open("r+b") as file:
-                file.truncate(self._offset)  # drops a line that a crash cut off
+                file.truncate(self._offset)  # removes a truncated line
                 file.seek(self._offset)
                 file.write(_lines(stored))
                 file.flush()
@@ -189,10 +188,10 @@ class Index:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Be the only writer.
+        """Hold the write lock.
 
         Raises:
-            NotFound: if the dataset is there no longer.
+            NotFound: if the dataset was deleted.
         """
         with self._writing, ExitStack() as held:
             if self._depth == 0:
@@ -204,7 +203,7 @@ class Index:
                 self._depth -= 1
 
     def _sweep(self) -> None:
-        """Once, remove what writers that died had begun: nobody else writes now."""
+        """Delete temporary files of killed writers, once. The caller holds the write lock."""
         if not self._swept:
             self._swept = True
             for part in PARTS:
@@ -212,34 +211,34 @@ class Index:
                     _discard(staged)
 
     def _refresh(self) -> None:
-        """Read the lines that came since the last time."""
+        """Read the lines that were appended since the last read; rebuild an unreadable index."""
         with self._reading:
-            if self._read_on():
+            if self._read_new_lines():
                 return
-            self._forget()
-            if self._read_on():
+            self._reset()
+            if self._read_new_lines():
                 return
         with self.exclusive():
             with self._reading:
-                self._forget()
-                if self._read_on():  # another one has repaired it meanwhile
+                self._reset()
+                if self._read_new_lines():  # another writer has rebuilt it
                     return
-                found = self._derived()
+                found = self._rebuilt()
             atomic_write(self._path, new_index() + _lines(found))
-            log.warning("made a lost or damaged index anew", index=str(self._path), images=len(found))
+            log.warning("index rebuilt", index=str(self._path), images=len(found))
             with self._reading:
-                self._forget()
-                self._read_on()
+                self._reset()
+                self._read_new_lines()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._head = b""
         self._offset = 0
         self._entries: dict[str, IndexEntry] = {}
         self._by_key: dict[Key, str] = {}
-        self._safe_folders: set[Path] = set()  # would outlast a power cut
+        self._safe_folders: set[Path] = set()  # directories known to be on disk
 
-    def _read_on(self) -> bool:
-        """Read new whole lines; false if there is no index or it makes no sense."""
+    def _read_new_lines(self) -> bool:
+        """Read new complete lines; return False if the index is missing or damaged."""
         try:
             with self._path.open("rb") as file:
                 return self._read_from(file)
@@ -251,7 +250,7 @@ class Index:
         if not _HEAD.fullmatch(head):
             return False
         if head != self._head:
-            self._forget()
+            self._reset()
             self._head, self._offset = head, len(head)
         file.seek(self._offset)
         whole = file.read().rpartition(b"\n")[0]
@@ -267,8 +266,8 @@ class Index:
         self._offset += len(whole) + 1
         return True
 
-    def _derived(self) -> list[IndexEntry]:
-        """What the files say, helped by the lines that still make sense."""
+    def _rebuilt(self) -> list[IndexEntry]:
+        """Return the entries of all files, taken from the readable lines where they exist."""
         with suppress(FileNotFoundError):
             for line in self._path.read_bytes().split(b"\n"):
                 if entry := _entry(line):
@@ -277,7 +276,7 @@ class Index:
         for part in PARTS:
             for file in sorted((self._folder / part).glob("*/[!.]*")):
                 path = file.relative_to(self._folder).as_posix()
-                with suppress(InvalidRequest):  # not an image of the layout: nobody has put it here by us
+                with suppress(InvalidRequest):  # not an image in the layout
                     known = self._entries.get(path)
                     found.append(
                         known or make_entry(LayoutPath.parse(path), file.read_bytes(), self._limits)
@@ -287,19 +286,19 @@ class Index:
 
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
-    """Hold the lock on the file that is under this name now.
+    """Hold the lock on ``file``, even if it was replaced while waiting.
 
     Raises:
-        NotFound: if its folder is gone.
+        NotFound: if the folder does not exist.
     """
     while True:
         try:
             lock = file.open("ab")
         except FileNotFoundError as error:
-            raise NotFound(f"the dataset in {file.parent.name} is there no longer") from error
+            raise NotFound(f"datasets/{file.parent.name} was deleted") from error
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # released when the descriptor closes
-            # Whoever waited while the dataset was removed holds the lock of what was there before.
+            # If the dataset was deleted during the wait, this is the lock of the deleted file.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(lock.fileno()), file.stat()):
                     yield
@@ -307,23 +306,23 @@ def _locked(file: Path) -> Iterator[None]:
 
 
 def new_index() -> bytes:
-    """What an index without images holds."""
+    """Return the content of an empty index."""
     return b'{"index":"%s"}\n' % uuid4().hex.encode()
 
 
-def make_entry(slot: LayoutPath, data: bytes, limits: ImageLimits) -> IndexEntry:
-    """Decode an image or a mask to the end and return its entry.
+def make_entry(path: LayoutPath, data: bytes, limits: ImageLimits) -> IndexEntry:
+    """Decode an image or a mask completely and return its entry.
 
     Raises:
-        InvalidImage: if it is none.
+        InvalidImage: if the data is not an image within the limits.
     """
-    if slot.part == "ground_truth":
+    if path.part == "ground_truth":
         height, width = read_mask(data, limits).shape
     else:
         header = verify(data, limits)
         height, width = header.height, header.width
     return IndexEntry(
-        path=str(slot),
+        path=str(path),
         sha256=hashlib.sha256(data).hexdigest(),
         size_bytes=len(data),
         width=width,
@@ -334,9 +333,7 @@ def make_entry(slot: LayoutPath, data: bytes, limits: ImageLimits) -> IndexEntry
 def _entry(line: bytes) -> IndexEntry | None:
     try:
         entry = IndexEntry.model_validate_json(line)
-        LayoutPath.parse(
-            entry.path
-        )  # a path from the disk leaves the dataset no more than one from a caller
+        LayoutPath.parse(entry.path)  # a path from a damaged index must not leave the dataset either
     except (ValidationError, InvalidRequest):
         return None
     return entry

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where an image may lie in a dataset: MVTec AD's layout, and nothing outside it.
+"""MVTec AD's layout, which limits the paths of images in a dataset.
 
-Layout after Bergmann et al., "MVTec AD - A Comprehensive Real-World Dataset for Unsupervised Anomaly
+Source: Bergmann et al., "MVTec AD - A Comprehensive Real-World Dataset for Unsupervised Anomaly
 Detection", CVPR 2019.
 """
 
@@ -17,17 +17,17 @@ Key = tuple[Part, str, str]
 GOOD = "good"
 PARTS: tuple[Part, ...] = ("train", "test", "ground_truth")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-IN_WORDS = "train/good/NAME, test/CLASS/NAME or ground_truth/CLASS/NAME"
+PATTERNS = "train/good/NAME, test/CLASS/NAME or ground_truth/CLASS/NAME"
 
 _MASK = "_mask"
-# No spaces and no dots: a class name becomes a word of commands, filters and reports.
+# No spaces and no dots, because class names appear in commands, filters and reports.
 _CLASS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
 class LayoutPath:
-    """A place in the layout."""
+    """The path of an image or a mask in the layout."""
 
     part: Part
     class_name: str
@@ -35,33 +35,33 @@ class LayoutPath:
 
     @classmethod
     def parse(cls, path: str) -> "LayoutPath":
-        """Read ``test/crack/003.png``.
+        """Parse a path such as ``test/crack/003.png``.
 
         Raises:
-            InvalidRequest: if ``path`` is not a place in the layout; the message says why.
+            InvalidRequest: if ``path`` is not in the layout; the message gives the reason.
         """
         pieces = path.split("/")
         if len(pieces) != 3 or pieces[0] not in PARTS:
-            raise _refused(path, f"write {IN_WORDS}")
+            raise _not_in_layout(path, f"write {PATTERNS}")
         part, class_name, name = pieces
         if not _CLASS.fullmatch(class_name):
-            raise _refused(
+            raise _not_in_layout(
                 path,
-                f"{class_name!r} cannot be a class: 1 to 63 letters, digits, '-' and '_', "
-                "beginning with a letter or digit",
+                f"{class_name!r} is not a valid class, which has 1 to 63 letters, digits, '-' and '_', "
+                "starting with a letter or digit",
             )
         if part == "train" and class_name != GOOD:
-            raise _refused(path, "train/ holds good images alone, in train/good/")
+            raise _not_in_layout(path, "train/ contains only good images, in train/good/")
         if part == "ground_truth" and class_name == GOOD:
-            raise _refused(path, "good images have no ground truth")
+            raise _not_in_layout(path, "good images have no ground truth")
         if not _NAME.fullmatch(name):
-            raise _refused(
+            raise _not_in_layout(
                 path,
-                f"{name!r} cannot be a file name: 1 to 128 letters, digits, '.', '-' and '_', "
-                "beginning with a letter or digit",
+                f"{name!r} is not a valid file name, which has 1 to 128 letters, digits, '.', '-' and '_', "
+                "starting with a letter or digit",
             )
         if not name.lower().endswith(EXTENSIONS):
-            raise _refused(path, f"the name must end in {', '.join(EXTENSIONS)}")
+            raise _not_in_layout(path, f"the name must end in {', '.join(EXTENSIONS)}")
         for known in PARTS:
             if part == known:
                 return cls(known, class_name, name)
@@ -69,12 +69,12 @@ class LayoutPath:
 
     @property
     def key(self) -> Key:
-        """What ties an image to its mask: the path without the extension."""
+        """Path without the extension, by which images and masks are paired."""
         return self.part, self.class_name, self.name.rpartition(".")[0]
 
     @property
     def partners(self) -> list[Key]:
-        """Where the mask of this image, or the image of this mask, may lie; the usual place first."""
+        """Possible keys of this image's mask, or of this mask's image, the usual one first."""
         part, class_name, stem = self.key
         if part == "ground_truth":
             return [("test", class_name, stem.removesuffix(_MASK)), ("test", class_name, stem)]
@@ -86,5 +86,5 @@ class LayoutPath:
         return f"{self.part}/{self.class_name}/{self.name}"
 
 
-def _refused(path: str, cure: str) -> InvalidRequest:
-    return InvalidRequest(f"{path!r} is not a place in a dataset: {cure}", field="path")
+def _not_in_layout(path: str, reason: str) -> InvalidRequest:
+    return InvalidRequest(f"{path!r} is not a path in a dataset; {reason}", field="path")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading many images of a dataset, of which a few may have gone bad since they came."""
+"""Reading of many images, a few of which may have become unreadable since they were stored."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -13,26 +13,26 @@ from blemish_core.platform.errors import Corrupt, InvalidImage
 from blemish_core.platform.names import dataset_name
 
 MAX_SKIPPED_SHARE = 0.05
-"""One bad image among many is left out; more than this share means that the store is broken."""
+"""Largest share of unreadable images that is skipped; a larger share indicates a broken store."""
 
 _NAMED = 10
 
 
 class ImageByteSource(Protocol):
-    """Has the images' bytes."""
+    """A source of encoded images."""
 
     def read(self, image: DatasetImage) -> bytes:
         """Return the encoded image.
 
         Raises:
-            Corrupt: if it is gone, or not what was stored.
+            Corrupt: if the file is missing or was changed.
         """
 
 
 class ImageReader:
-    """Decodes images of one dataset, leaving out and counting those that cannot be read.
+    """A decoder of one dataset's images that skips and counts unreadable images.
 
-    One may be left out in any case, and up to ``MAX_SKIPPED_SHARE`` of them, but never all.
+    It skips up to ``MAX_SKIPPED_SHARE`` of the images, at least one, but never all.
     """
 
     def __init__(self, store: ImageByteSource, limits: ImageLimits, images: Sequence[DatasetImage]) -> None:
@@ -50,7 +50,7 @@ class ImageReader:
         """Return RGB pixels (H, W, 3), or None if the image was skipped.
 
         Raises:
-            Corrupt: if too many images were.
+            Corrupt: if too many images are unreadable.
         """
         try:
             return decode(self._store.read(image), self._limits)
@@ -59,10 +59,10 @@ class ImageReader:
             return None
 
     def read_strict(self, image: DatasetImage) -> NDArray[np.uint8]:
-        """Return RGB pixels (H, W, 3) of an image that was sound before.
+        """Return RGB pixels (H, W, 3) of an image that was readable before.
 
         Raises:
-            Corrupt, InvalidImage: if it is no more; the message names it.
+            Corrupt, InvalidImage: if the image is unreadable; the message names it.
         """
         try:
             return decode(self._store.read(image), self._limits)
@@ -70,15 +70,14 @@ class ImageReader:
             raise InvalidImage(f"{image.path}: {error}", field=error.field) from error
 
     def readable(self, progress: Callable[[int, int, str], None]) -> list[DatasetImage]:
-        """Return the images whose bytes are those that were stored and within the limits.
+        """Return the images whose bytes are unchanged and within the limits.
 
-        Nothing is decoded: what was decoded to its end when it was stored, and has not changed, will be
-        decoded again.
+        No image is decoded: each one was decoded completely before it was stored.
 
         Raises:
-            Corrupt: if too many are not.
+            Corrupt: if too many images are unreadable.
         """
-        sound: list[DatasetImage] = []
+        readable: list[DatasetImage] = []
         for done, image in enumerate(self._images):
             progress(done, len(self._images), "images")
             try:
@@ -86,16 +85,16 @@ class ImageReader:
             except (Corrupt, InvalidImage) as error:
                 self._skip(image, error)
             else:
-                sound.append(image)
+                readable.append(image)
         progress(len(self._images), len(self._images), "images")
-        return sound
+        return readable
 
     def warning(self) -> str | None:
-        """What was skipped, in a sentence; None if nothing was."""
+        """Return a sentence about the skipped images, or None."""
         if not self._skipped:
             return None
         return (
-            f"{self._told()} cannot be read and {'was' if self.skipped == 1 else 'were'} skipped: "
+            f"{self._summary()} cannot be read and {'was' if self.skipped == 1 else 'were'} skipped: "
             f"{self._names()}; restore {'it' if self.skipped == 1 else 'them'} from a backup"
         )
 
@@ -103,14 +102,14 @@ class ImageReader:
         self._skipped.append(image.path)
         if self.skipped > self._allowed:
             raise Corrupt(
-                f"{self._told()} cannot be read, more than the {self._allowed} that may be skipped: "
-                f"{self._names()}; the last one: {error}"
+                f"{self._summary()} cannot be read, more than the {self._allowed} that may be skipped: "
+                f"{self._names()}; last error: {error}"
             ) from error
 
-    def _told(self) -> str:
+    def _summary(self) -> str:
         first = self._images[0]
-        what = f"{first.split} images of {dataset_name(first.dataset)}" if first.dataset else "kept frames"
-        return f"{self.skipped} of {len(self._images)} {what}"
+        kind = f"{first.split} images of {dataset_name(first.dataset)}" if first.dataset else "kept frames"
+        return f"{self.skipped} of {len(self._images)} {kind}"
 
     def _names(self) -> str:
         more = self.skipped - _NAMED

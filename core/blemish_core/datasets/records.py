@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the store says of a dataset and of the images in it."""
+"""Datasets and their images: records on disk, and values that the store returns."""
 
 import hashlib
 from collections import Counter
@@ -17,35 +17,39 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class Dataset:
+    """A dataset and the numbers of its images."""
+
     id: str
     category: str
     create_time: datetime
-    """UTC."""
+    """Time of creation, UTC."""
     train_images: int
     test_images: Mapping[str, int]
-    """By class, sorted."""
+    """Number of test images by class, sorted by name."""
     masks: int
     size_bytes: int
     snapshot: str
-    """SHA-256 over paths and contents, in hex: equal content, equal snapshot, in whatever order it came."""
+    """SHA-256 of all paths and contents, in hex, independent of the order of upload."""
 
 
 @dataclass(frozen=True)
 class DatasetImage:
+    """An image of a dataset; width and height are in px."""
+
     dataset: str
     category: str
     path: str
-    """In the dataset: test/crack/003.png."""
+    """Path in the dataset, such as test/crack/003.png."""
     split: Split
     class_name: str
     sha256: str
-    """Of the encoded bytes, in hex."""
+    """SHA-256 of the encoded bytes, in hex."""
     width: int
     height: int
 
 
 class DatasetRecord(BaseModel):
-    """``dataset.json``."""
+    """The content of ``dataset.json``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,7 +59,7 @@ class DatasetRecord(BaseModel):
 
 
 class IndexEntry(BaseModel):
-    """A line of the index: one image or mask that is there."""
+    """A line of the index: one image or mask, its width and height in px."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,8 +74,8 @@ class IndexEntry(BaseModel):
         return LayoutPath.parse(self.path)
 
 
-def summary(card: DatasetRecord, entries: Iterable[IndexEntry]) -> Dataset:
-    """Count a dataset's entries and take their snapshot."""
+def summary(record: DatasetRecord, entries: Iterable[IndexEntry]) -> Dataset:
+    """Return a dataset with the counts and the snapshot of its entries."""
     counts: Counter[tuple[str, str]] = Counter()
     size_bytes = 0
     digest = hashlib.sha256()
@@ -81,9 +85,9 @@ def summary(card: DatasetRecord, entries: Iterable[IndexEntry]) -> Dataset:
         size_bytes += entry.size_bytes
         digest.update(f"{entry.path} {entry.sha256}\n".encode())
     return Dataset(
-        id=card.id,
-        category=card.category,
-        create_time=card.create_time,
+        id=record.id,
+        category=record.category,
+        create_time=record.create_time,
         train_images=_total(counts, "train"),
         test_images={name: n for (part, name), n in sorted(counts.items()) if part == "test"},
         masks=_total(counts, "ground_truth"),
@@ -93,4 +97,4 @@ def summary(card: DatasetRecord, entries: Iterable[IndexEntry]) -> Dataset:
 
 
 def _total(counts: Counter[tuple[str, str]], part: str) -> int:
-    return sum(n for (of, _), n in counts.items() if of == part)
+    return sum(n for (each, _), n in counts.items() if each == part)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datasets on disk: ``root/<id>/`` holds ``dataset.json``, the index, and images in MVTec AD's layout."""
+"""Datasets on disk: ``root/<id>/`` contains ``dataset.json``, the index, and images in the layout."""
 
 import hashlib
 import re
@@ -21,19 +21,16 @@ from blemish_core.platform.errors import AlreadyExists, Corrupt, InvalidImage, I
 from blemish_core.platform.files import disk_full_errors, fsync, publish_directory, staged_directory
 from blemish_core.platform.names import ID, dataset_name, validate_id
 
-_CARD = "dataset.json"
+_RECORD = "dataset.json"
 _DELETED = ".deleted-"
 
-_Datasets = list[Dataset]  # the store's own ``list`` hides the type
+_Datasets = list[Dataset]  # the method ``list`` hides the type
 _Images = list[DatasetImage]
 _Entries = list[IndexEntry]
 
 
 class DatasetStore:
-    """The datasets below ``root``.
-
-    Any number of threads and processes may read and write at once.
-    """
+    """The datasets below ``root``. Any number of threads and processes may read and write at once."""
 
     def __init__(self, root: Path, limits: ImageLimits) -> None:
         self._root = root
@@ -42,7 +39,7 @@ class DatasetStore:
         self._lock = Lock()
 
     def create(self, dataset_id: str, category: str) -> Dataset:
-        """Make an empty dataset.
+        """Create an empty dataset.
 
         Raises:
             InvalidRequest: if the id or the category is malformed.
@@ -50,7 +47,7 @@ class DatasetStore:
             DiskFull: if the disk is full.
         """
         folder = self._folder(dataset_id)
-        card = DatasetRecord(
+        record = DatasetRecord(
             id=dataset_id,
             category=validate_id(category or dataset_id, "category"),
             create_time=datetime.now(UTC),
@@ -60,7 +57,7 @@ class DatasetStore:
             with staged_directory(self._root / f".{dataset_id}.{uuid4().hex}") as staging:
                 (staging / LOCK).touch()
                 (staging / INDEX).write_bytes(new_index())
-                (staging / _CARD).write_bytes(card.model_dump_json(indent=2).encode())
+                (staging / _RECORD).write_bytes(record.model_dump_json(indent=2).encode())
                 if not publish_directory(staging, folder):
                     raise AlreadyExists(
                         f"{dataset_name(dataset_id)} already exists; upload to it or choose another id"
@@ -68,141 +65,141 @@ class DatasetStore:
         return self.get(dataset_id)
 
     def require(self, dataset_id: str) -> None:
-        """Raise NotFound unless there is such a dataset, damaged or not."""
-        if not (self._folder(dataset_id) / _CARD).exists():
+        """Raise NotFound unless the dataset exists, damaged or not."""
+        if not (self._folder(dataset_id) / _RECORD).exists():
             raise _no_such(dataset_id)
 
     def get(self, dataset_id: str) -> Dataset:
-        """Count a dataset's images.
+        """Return a dataset with the numbers of its images.
 
         Raises:
-            NotFound: if there is no such dataset.
-            Corrupt: if its card cannot be read.
+            NotFound: if the dataset does not exist.
+            Corrupt: if ``dataset.json`` is damaged.
         """
-        card = self._card(dataset_id)
-        return summary(card, self._index(dataset_id).entries())
+        record = self._record(dataset_id)
+        return summary(record, self._index(dataset_id).entries())
 
     def images(self, dataset_id: str, split: Split | None = None) -> _Images:
-        """The images, without masks, by path.
+        """Return the images without masks, sorted by path.
 
         Raises:
-            NotFound: if there is no such dataset.
+            NotFound: if the dataset does not exist.
         """
-        card = self._card(dataset_id)
-        images = (_image(card, entry) for entry in self._index(dataset_id).entries())
+        record = self._record(dataset_id)
+        images = (_image(record, entry) for entry in self._index(dataset_id).entries())
         return [image for image in images if image and split in (None, image.split)]
 
     def entries(self, dataset_id: str, prefix: str = "", after: str = "") -> _Entries:
-        """Images and masks by path, those that begin with ``prefix`` and sort behind ``after``.
+        """Return images and masks by path: those that start with ``prefix`` and sort after ``after``.
 
         Raises:
-            NotFound: if there is no such dataset.
+            NotFound: if the dataset does not exist.
         """
-        self._card(dataset_id)
+        self._record(dataset_id)
         entries = self._index(dataset_id).entries()
         return [entry for entry in entries if entry.path.startswith(prefix) and entry.path > after]
 
     def select(self, dataset_id: str, paths: Sequence[str]) -> _Entries:
-        """What is under ``paths``, each once, and the masks of the images among it.
-
-        Raises:
-            InvalidRequest: if one is not in the layout.
-            NotFound: if there is no such dataset, or nothing under one of them.
-        """
-        self._card(dataset_id)
-        return self._index(dataset_id).select(str(LayoutPath.parse(path)) for path in paths)
-
-    def remove(self, dataset_id: str, paths: Sequence[str]) -> None:
-        """Take images and masks out of a dataset.
+        """Return the entries at ``paths`` and the masks of the images among them, without duplicates.
 
         Raises:
             InvalidRequest: if a path is not in the layout.
-            NotFound: if there is no such dataset, or nothing under one of them; then all stay.
-            DiskFull: if the disk has no room for the new index.
+            NotFound: if the dataset or one of the paths does not exist.
         """
-        self._card(dataset_id)
+        self._record(dataset_id)
+        return self._index(dataset_id).select(str(LayoutPath.parse(path)) for path in paths)
+
+    def remove(self, dataset_id: str, paths: Sequence[str]) -> None:
+        """Remove images and masks from a dataset.
+
+        Raises:
+            InvalidRequest: if a path is not in the layout.
+            NotFound: if the dataset or one of the paths does not exist; nothing is removed then.
+            DiskFull: if the disk has no space for the new index.
+        """
+        self._record(dataset_id)
         with disk_full_errors(self._root):
             self._index(dataset_id).remove(str(LayoutPath.parse(path)) for path in paths)
 
     def delete(self, dataset_id: str) -> None:
-        """Remove a dataset, also a damaged one: for everybody at once, then file by file.
+        """Delete a dataset, damaged or not: first by a rename, then file by file.
 
         Raises:
-            NotFound: if there is no such dataset.
+            NotFound: if the dataset does not exist.
         """
         self.require(dataset_id)
         folder = self._folder(dataset_id)
         with self._index(dataset_id).exclusive():
             folder.rename(self._root / f".{dataset_id}{_DELETED}{uuid4().hex}")
             fsync(self._root)
-        # Those too that were left by whoever was killed here.
-        for gone in self._root.glob(f".*{_DELETED}*"):
-            shutil.rmtree(gone, ignore_errors=True)
+        # Include folders that a killed process left here.
+        for folder in self._root.glob(f".*{_DELETED}*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def read(self, image: DatasetImage) -> bytes:
-        """Return the encoded bytes.
+        """Return the encoded bytes of an image.
 
         Raises:
-            Corrupt: if they are not those that were stored.
+            Corrupt: if the file is missing or was changed.
         """
         return self._read(image.dataset, image.path, image.sha256)
 
     def read_path(self, dataset_id: str, path: str) -> bytes:
-        """Return the encoded bytes of what is under ``path``.
+        """Return the encoded bytes of the image or mask at ``path``.
 
         Raises:
             InvalidRequest: if ``path`` is not in the layout.
-            NotFound: if nothing is there.
-            Corrupt: if it is not what was stored.
+            NotFound: if the dataset or the path does not exist.
+            Corrupt: if the file is missing or was changed.
         """
-        slot = LayoutPath.parse(path)
-        self._card(dataset_id)
-        entry = self._index(dataset_id).find(str(slot))
+        location = LayoutPath.parse(path)
+        self._record(dataset_id)
+        entry = self._index(dataset_id).find(str(location))
         if entry is None:
             raise NotFound(f"{dataset_name(dataset_id)} has no {path}")
         return self._read(dataset_id, entry.path, entry.sha256)
 
     def mask_of(self, image: DatasetImage) -> bytes | None:
-        """Return the encoded ground truth of a test image, if it was uploaded.
+        """Return the encoded ground-truth mask of a test image, or None.
 
         Raises:
-            Corrupt: if it is not what was stored.
+            Corrupt: if the file is missing or was changed.
         """
-        self._card(image.dataset)
+        self._record(image.dataset)
         entry = self._index(image.dataset).partner(LayoutPath.parse(image.path))
         return self._read(image.dataset, entry.path, entry.sha256) if entry else None
 
     def add(self, dataset_id: str, path: str, data: bytes, sha256: bytes | None = None) -> bool:
-        """Store an image or a mask; false if it is there already.
+        """Store an image or a mask; return False if the dataset already has it.
 
         Args:
-            dataset_id: of a dataset that exists.
-            path: test/crack/003.png, see ``layout``.
-            data: the encoded image.
-            sha256: what ``data`` must hash to, 32 bytes.
+            dataset_id: id of an existing dataset.
+            path: path in the layout, such as test/crack/003.png.
+            data: encoded image.
+            sha256: expected SHA-256 of ``data``, 32 bytes.
 
         Raises:
-            InvalidRequest: if ``path`` is outside the layout, ``data`` does not fit ``sha256``, or a mask
-                and its image differ in size.
-            InvalidImage: if ``data`` is no image within the limits.
-            NotFound: if there is no such dataset.
-            AlreadyExists: if other content is under ``path``.
-            DiskFull: if the disk is full; nothing is left behind.
+            InvalidRequest: if ``path`` is not in the layout, ``data`` does not match ``sha256``, or image
+                and mask differ in size.
+            InvalidImage: if ``data`` is not an image within the limits.
+            NotFound: if the dataset does not exist.
+            AlreadyExists: if ``path`` has other content.
+            DiskFull: if the disk is full; nothing is stored then.
         """
-        slot = LayoutPath.parse(path)
-        self._card(dataset_id)
+        location = LayoutPath.parse(path)
+        self._record(dataset_id)
         index = self._index(dataset_id)
         digest = hashlib.sha256(data)
         if sha256 is not None and sha256 != digest.digest():
             raise InvalidRequest(
-                f"{path}: the {len(data)} bytes that came have the sha256 {digest.hexdigest()}, not "
-                f"{sha256.hex()} as announced; send it again",
+                f"{path}: the {len(data)} received bytes have the sha256 {digest.hexdigest()}, not "
+                f"{sha256.hex()} as announced; send the file again",
                 field="sha256",
             )
         if index.contains(path, digest.hexdigest()):
             return False
         try:
-            entry = make_entry(slot, data, self._limits)
+            entry = make_entry(location, data, self._limits)
         except InvalidImage as error:
             raise InvalidImage(f"{path}: {error}", field=error.field) from error
         with disk_full_errors(self._root), index.writing() as store:
@@ -216,65 +213,65 @@ class DatasetStore:
         roots: Sequence[Path],
         on_file: Callable[[int, int], None] | None = None,
     ) -> ImportResult:
-        """Copy a folder in the layout into a dataset, which is made if it is not there.
+        """Copy a folder in the layout into a new or existing dataset.
 
-        Files outside train, test and ground_truth and hidden files do not count; of the others, what is no
-        image of the layout is skipped and named.
+        Hidden files and files outside of train, test and ground_truth are ignored. Other files that are not
+        images in the layout are skipped and reported.
 
         Args:
-            dataset_id: may exist.
-            category: if empty, that of the dataset, or its id if it is new.
-            folder: absolute, below one of ``roots``.
-            roots: the only folders that may be read.
-            on_file: is told after each file how many are done, and of how many.
+            dataset_id: id of the dataset, created if missing.
+            category: category of the dataset; if empty, the existing one, or the id of a new dataset.
+            folder: absolute path below one of ``roots``.
+            roots: folders that may be read.
+            on_file: called after each file with the files done and in total.
 
         Raises:
             InvalidRequest: if ``folder`` is outside ``roots`` or not in the layout.
-            NotFound: if there is no such folder.
-            AlreadyExists: if the dataset has another category, or other content under one of the paths.
-            DiskFull: if the disk is full; what was copied before stays.
+            NotFound: if the folder does not exist.
+            AlreadyExists: if the dataset has another category, or other content at one of the paths.
+            DiskFull: if the disk is full; images copied before are kept.
         """
         source = ImportFolder.below(folder, roots)
-        self._make_sure(dataset_id, category)
+        self._ensure_exists(dataset_id, category)
         with disk_full_errors(self._root):
-            tally = source.copy(self._index(dataset_id), self._limits, on_file)
-        return tally.result(self.get(dataset_id))
+            counts = source.copy(self._index(dataset_id), self._limits, on_file)
+        return counts.result(self.get(dataset_id))
 
     def list(self, after: str = "", limit: int = 100) -> _Datasets:
-        """Up to ``limit`` datasets whose ids come after ``after``, by id."""
+        """Return up to ``limit`` datasets with ids after ``after``, sorted by id."""
         if not self._root.is_dir():
             return []
         ids = sorted(
             child.parent.name
-            for child in self._root.glob(f"*/{_CARD}")
+            for child in self._root.glob(f"*/{_RECORD}")
             if re.fullmatch(ID, child.parent.name) and child.parent.name > after
         )
         return [self.get(dataset_id) for dataset_id in ids[:limit]]
 
-    def _make_sure(self, dataset_id: str, category: str) -> None:
-        """Have the dataset there, with this category."""
+    def _ensure_exists(self, dataset_id: str, category: str) -> None:
+        """Create the dataset if it does not exist; check its category."""
         try:
-            there = self._card(dataset_id).category
+            existing = self._record(dataset_id).category
         except NotFound:
             self.create(dataset_id, category)
             return
-        if category not in ("", there):
+        if category not in ("", existing):
             raise AlreadyExists(
-                f"{dataset_name(dataset_id)} is there with the category {there}, not {category}: "
+                f"{dataset_name(dataset_id)} already exists with the category {existing}, not {category}; "
                 "choose another id or that category"
             )
 
     def _folder(self, dataset_id: str) -> Path:
         return self._root / validate_id(dataset_id, "dataset_id")
 
-    def _card(self, dataset_id: str) -> DatasetRecord:
-        path = self._folder(dataset_id) / _CARD
+    def _record(self, dataset_id: str) -> DatasetRecord:
+        path = self._folder(dataset_id) / _RECORD
         try:
             return DatasetRecord.model_validate_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _no_such(dataset_id) from error
         except ValidationError as error:
-            raise Corrupt(f"{path} is damaged: restore it from a backup, or remove the dataset") from error
+            raise Corrupt(f"{path} is damaged; restore it from a backup, or delete the dataset") from error
 
     def _index(self, dataset_id: str) -> Index:
         with self._lock:
@@ -287,32 +284,34 @@ class DatasetStore:
         try:
             data = file.read_bytes()
         except FileNotFoundError as error:
-            raise Corrupt(f"{file} is gone: restore it from a backup, or remove the dataset") from error
+            raise Corrupt(f"{file} is missing; restore it from a backup, or delete the dataset") from error
         except OSError as error:
             raise Corrupt(
-                f"{file} cannot be read ({error.strerror}): restore it from a backup, or remove the dataset"
+                f"{file} cannot be read ({error.strerror}); restore it from a backup, or delete the dataset"
             ) from error
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise Corrupt(f"{file} is not what was stored: restore it from a backup, or remove the dataset")
+            raise Corrupt(
+                f"{file} is not the file that was stored; restore it from a backup, or delete the dataset"
+            )
         return data
 
 
 def _no_such(dataset_id: str) -> NotFound:
     return NotFound(
-        f"there is no {dataset_name(dataset_id)}; `blemish dataset list` lists those that are there"
+        f"there is no {dataset_name(dataset_id)}; list the existing ones with `blemish dataset list`"
     )
 
 
-def _image(card: DatasetRecord, entry: IndexEntry) -> DatasetImage | None:
-    slot = entry.layout_path
-    if slot.part == "ground_truth":
+def _image(record: DatasetRecord, entry: IndexEntry) -> DatasetImage | None:
+    location = entry.layout_path
+    if location.part == "ground_truth":
         return None
     return DatasetImage(
-        dataset=card.id,
-        category=card.category,
+        dataset=record.id,
+        category=record.category,
         path=entry.path,
-        split=slot.part,
-        class_name=slot.class_name,
+        split=location.part,
+        class_name=location.class_name,
         sha256=entry.sha256,
         width=entry.width,
         height=entry.height,

@@ -23,7 +23,7 @@ def store(root: Path) -> DatasetStore:
 
 @pytest.fixture
 def draw() -> Callable[..., bytes]:
-    """A small PNG; another number is another image."""
+    """Return a function that draws a small PNG, a different one for each number."""
 
     def drawn(number: int = 0, side: int = 24) -> bytes:
         pixels = np.random.default_rng(number).integers(0, 256, (side, side), dtype=np.uint8)

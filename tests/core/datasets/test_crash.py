@@ -16,7 +16,7 @@ from blemish_core.platform.errors import AlreadyExists, DiskFull, NotFound
 
 Draw = Callable[..., bytes]
 
-# Dies without a word at the n-th call that changes the disk, before or after it, for every n.
+# Exits before or after the n-th call that changes the disk.
 DYING = """
 import os, sys
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_crash_at_any_call_leaves_each_image_complete_or_absent(tmp_path: Path, 
             seen.append(len(there))
         assert there in (set(), {"train/good/0.png"}, {"train/good/0.png", "train/good/1.png"})
         for image in store.images("tile"):
-            assert store.read(image)  # its bytes fit its hash
+            assert store.read(image)  # raises if the bytes do not match the hash
         for number in (0, 1):
             path = f"train/good/{number}.png"
             assert store.add("tile", path, draw(number)) == (path not in there)
@@ -160,7 +160,7 @@ def test_damaged_index_is_rebuilt(store: DatasetStore, root: Path, draw: Draw, d
     (root / "tile" / "train" / "good" / "notes.txt").write_text("not ours")
     reopened = DatasetStore(root, ImageLimits())
     assert reopened.get("tile") == before
-    assert store.get("tile") == before  # one that had it open
+    assert store.get("tile") == before  # read by a store that had the old index open
     assert store.add("tile", "train/good/1.png", draw(3))
     assert paths_of(reopened) == {"train/good/0.png", "train/good/1.png", "test/crack/0.png"}
 

@@ -27,7 +27,7 @@ def allowed(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tile(allowed: Path, draw: Draw) -> Path:
-    """A small dataset below the allowed root."""
+    """Return a small dataset below the allowed root."""
     contents = {f"train/good/{i:03d}.png": draw(i) for i in range(5)}
     contents |= {
         "test/good/000.png": draw(10),
@@ -42,13 +42,13 @@ class TestImports:
     def test_imports_a_complete_dataset(
         self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
     ) -> None:
-        told: list[tuple[int, int]] = []
-        done = store.import_folder("t", "tile", tile, [allowed], lambda n, of: told.append((n, of)))
+        progress: list[tuple[int, int]] = []
+        done = store.import_folder("t", "tile", tile, [allowed], lambda n, of: progress.append((n, of)))
         assert (done.stored, done.unchanged, done.skipped_count, done.skipped) == (10, 0, 0, ())
         assert done.dataset == store.get("t")
         assert (done.dataset.category, done.dataset.train_images, done.dataset.masks) == ("tile", 5, 2)
         assert done.dataset.test_images == {"crack": 2, "good": 1}
-        assert told == [(n, 10) for n in range(1, 11)]
+        assert progress == [(n, 10) for n in range(1, 11)]
         assert store.mask_of(store.images("t", "test")[0]) == draw(13)
         assert store.mask_of(store.images("t", "test")[1]) == draw(14)
 
@@ -159,8 +159,8 @@ class TestSkippedFiles:
             "train/good/notes.txt": "must end in",
             "test/crack/sub/000.png": "test/CLASS/NAME",
             "test/stray.png": "test/CLASS/NAME",
-            "test/two words/000.png": "cannot be a class",
-            "train/bad/000.png": "good images alone",
+            "test/two words/000.png": "is not a valid class",
+            "train/bad/000.png": "contains only good images",
             "ground_truth/good/000.png": "no ground truth",
             "ground_truth/crack/002.png": "not a JPEG",
         }
@@ -176,7 +176,7 @@ class TestSkippedFiles:
         done = store.import_folder("t", "", tile, [allowed])
         assert done.stored == 11
         assert [path for path, _ in done.skipped] == ["ground_truth/oil/000_mask.png"]
-        assert "one size" in done.skipped[0][1]
+        assert "the same size" in done.skipped[0][1]
 
     def test_hidden_files_and_other_folders_are_ignored(
         self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
@@ -211,7 +211,7 @@ class TestSkippedFiles:
         assert "leads out" in skipped.pop("train/good/out.png")
         assert "leads out" in skipped.pop("train/good/sibling.png")
         assert "cannot be read" in skipped.pop("train/good/circle.png")
-        assert "leads out" in skipped.pop("train/good/dangling.png")  # as if its target existed
+        assert "leads out" in skipped.pop("train/good/dangling.png")
         assert "cannot be read" in skipped.pop("train/good/broken.png")
         assert "leads out" in skipped.pop("test/folder")
         assert "link to a folder" in skipped.pop("test/inside")
@@ -282,7 +282,7 @@ class TestRejectedFolders:
             Path(f"{allowed}/\0"),
             Path("/"),
         ):
-            with pytest.raises(InvalidRequest, match=f"BLEMISH_IMPORT_ROOTS: {allowed}") as refusal:
+            with pytest.raises(InvalidRequest, match=f"IMPORT_ROOTS; use one of {allowed}") as refusal:
                 store.import_folder("t", "", folder, [allowed])
             reasons.add(str(refusal.value).partition(" is not ")[2])
         assert len(reasons) == 1
@@ -311,7 +311,7 @@ class TestRejectedFolders:
     ) -> None:
         for number, path in enumerate(("0.png", "good/0.png", "train/0.png", "train/bad/0.png")):
             folder = write(allowed / str(number), {path: draw()})
-            with pytest.raises(InvalidRequest, match="needs train/good/ or test/CLASS/"):
+            with pytest.raises(InvalidRequest, match="needs images in train/good/ or test/CLASS/"):
                 store.import_folder("t", "", folder, [allowed])
         assert not store.list()
 

@@ -38,7 +38,7 @@ def filled(store: DatasetStore) -> Filled:
     return fill
 
 
-def spoil(folder: Path, *numbers: int) -> None:
+def damage(folder: Path, *numbers: int) -> None:
     for number in numbers:
         file = folder / "tile" / "train" / "good" / f"{number:03}.png"
         file.write_bytes(file.read_bytes()[:40])
@@ -52,9 +52,9 @@ def test_file_truncated_after_upload_is_named_and_skipped(
     store: DatasetStore, filled: Filled, tmp_path: Path
 ) -> None:
     reader = filled(40)
-    spoil(tmp_path, 7)
-    told: list[tuple[int, int, str]] = []
-    sound = reader.readable(lambda *progress: told.append(progress))
+    damage(tmp_path, 7)
+    reported: list[tuple[int, int, str]] = []
+    sound = reader.readable(lambda *progress: reported.append(progress))
     assert len(sound) == 39
     assert "train/good/007.png" not in {image.path for image in sound}
     assert reader.skipped == 1
@@ -62,7 +62,7 @@ def test_file_truncated_after_upload_is_named_and_skipped(
         "1 of 40 train images of datasets/tile cannot be read and was skipped: train/good/007.png; "
         "restore it from a backup"
     )
-    assert told[-1] == (40, 40, "images")
+    assert reported[-1] == (40, 40, "images")
 
 
 def test_readable_images_cause_no_warning(filled: Filled) -> None:
@@ -73,7 +73,7 @@ def test_readable_images_cause_no_warning(filled: Filled) -> None:
 
 def test_read_skips_the_same_images(store: DatasetStore, filled: Filled, tmp_path: Path) -> None:
     reader = filled(40)
-    spoil(tmp_path, 7)
+    damage(tmp_path, 7)
     (tmp_path / "tile" / "train" / "good" / "009.png").unlink()
     pixels = [reader.read(image) for image in store.images("tile", "train")]
     assert [number for number, each in enumerate(pixels) if each is None] == [7, 9]
@@ -82,24 +82,24 @@ def test_read_skips_the_same_images(store: DatasetStore, filled: Filled, tmp_pat
 
 def test_too_many_unreadable_images_are_an_error_that_names_them(filled: Filled, tmp_path: Path) -> None:
     reader = filled(40)
-    spoil(tmp_path, 1, 5, 11)
+    damage(tmp_path, 1, 5, 11)
     with pytest.raises(
         Corrupt,
         match=r"3 of 40 train images of datasets/tile cannot be read, more than the 2 that may be skipped: "
-        r"train/good/001\.png, train/good/005\.png, train/good/011\.png; .*not what was stored",
+        r"train/good/001\.png, train/good/005\.png, train/good/011\.png; .*not the file that was stored",
     ):
         reader.readable(ignore)
 
 
 def test_one_of_few_images_may_be_skipped(filled: Filled, tmp_path: Path) -> None:
     reader = filled(3)
-    spoil(tmp_path, 1)
+    damage(tmp_path, 1)
     assert len(reader.readable(ignore)) == 2
 
 
 def test_only_image_may_not_be_skipped(filled: Filled, tmp_path: Path) -> None:
     reader = filled(1)
-    spoil(tmp_path, 0)
+    damage(tmp_path, 0)
     with pytest.raises(Corrupt, match="1 of 1"):
         reader.readable(ignore)
 
@@ -116,7 +116,7 @@ def test_lowered_limits_apply_to_stored_images(store: DatasetStore, filled: Fill
 
 def test_ten_unreadable_images_are_named_and_the_rest_counted(filled: Filled, tmp_path: Path) -> None:
     reader = filled(240)
-    spoil(tmp_path, *range(0, 240, 20))
+    damage(tmp_path, *range(0, 240, 20))
     assert len(reader.readable(ignore)) == 228
     warning = reader.warning()
     assert warning is not None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images and datasets that are taken out of the store, whoever else is at them."""
+"""Removal of images and datasets while other processes use them."""
 
 import fcntl
 import threading
@@ -70,9 +70,9 @@ def test_removed_image_is_gone_for_all_stores_and_can_be_added_again(
 
 def test_missing_path_removes_nothing(filled: DatasetStore) -> None:
     for call in (filled.remove, filled.select):
-        with pytest.raises(NotFound, match=r"no train/good/9\.png in"):
+        with pytest.raises(NotFound, match=r"has no train/good/9\.png"):
             call("tile", [PATHS[0], "train/good/9.png"])
-        with pytest.raises(InvalidRequest, match="not a place"):
+        with pytest.raises(InvalidRequest, match="not a path"):
             call("tile", [PATHS[0], "../secret"])
     assert len(paths(filled)) == 6
 
@@ -80,7 +80,7 @@ def test_missing_path_removes_nothing(filled: DatasetStore) -> None:
 def test_deleted_dataset_frees_its_name(filled: DatasetStore, root: Path, draw: Draw) -> None:
     other = DatasetStore(root, ImageLimits())
     assert other.get("tile").train_images == 2
-    (root / f".grid.deleted-{'0' * 32}" / "train").mkdir(parents=True)  # its remover was killed
+    (root / f".grid.deleted-{'0' * 32}" / "train").mkdir(parents=True)  # left by a killed process
     filled.delete("tile")
     assert list(root.iterdir()) == []
     for store in (filled, other):
@@ -90,7 +90,7 @@ def test_deleted_dataset_frees_its_name(filled: DatasetStore, root: Path, draw: 
         with pytest.raises(NotFound, match="datasets/tile"):
             store.delete("tile")
     filled.create("tile", "tile")
-    # Folders that this one has seen are not there any more.
+    # The store must not rely on folders that it created before.
     assert other.add("tile", PATHS[0], draw(5))
     assert [entry.path for entry in filled.entries("tile")] == [PATHS[0]]
 
@@ -103,7 +103,7 @@ def test_damaged_dataset_can_be_deleted(filled: DatasetStore, root: Path) -> Non
 
 @contextmanager
 def held(dataset: Path) -> Iterator[None]:
-    """Be the only writer of a dataset, as another process is."""
+    """Hold the write lock of a dataset, as another process would."""
     with (dataset / ".lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -113,7 +113,7 @@ def held(dataset: Path) -> Iterator[None]:
 def test_waiting_writer_gets_not_found_after_removal(
     filled: DatasetStore, root: Path, draw: Draw, made_again: bool
 ) -> None:
-    """Neither brings half of it back, nor writes into its successor under the lock of the old one."""
+    """The writer must not write into a new dataset of the same name under the old lock."""
     writer = DatasetStore(root, ImageLimits())
     assert writer.get("tile").train_images == 2
     outcome: list[object] = []
@@ -130,7 +130,7 @@ def test_waiting_writer_gets_not_found_after_removal(
             thread.start()
             thread.join(0.3)
             assert thread.is_alive(), "it should wait for the lock"
-            (root / "tile").rename(root / ".tile.deleted-now")  # as who holds the lock does
+            (root / "tile").rename(root / ".tile.deleted-now")  # like DatasetStore.delete
             if made_again:
                 filled.create("tile", "tile")
                 successor.enter_context(held(root / "tile"))

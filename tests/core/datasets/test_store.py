@@ -182,7 +182,7 @@ class TestImages:
         with pytest.raises(InvalidRequest, match=r"32 x 32 px, but test/crack/0\.png is 24 x 24"):
             store.add("tile", "ground_truth/crack/0_mask.png", draw(1, 32))
         store.add("tile", "ground_truth/crack/1.png", draw(1, 32))
-        with pytest.raises(InvalidRequest, match="one size"):
+        with pytest.raises(InvalidRequest, match="the same size"):
             store.add("tile", "test/crack/1.png", draw(1, 24))
         assert store.get("tile").masks == 1
 
@@ -191,10 +191,10 @@ class TestImages:
         (image,) = store.images("tile")
         file = root / "tile" / image.path
         file.write_bytes(draw(2))
-        with pytest.raises(Corrupt, match="not what was stored"):
+        with pytest.raises(Corrupt, match="not the file that was stored"):
             store.read(image)
         file.unlink()
-        with pytest.raises(Corrupt, match="gone"):
+        with pytest.raises(Corrupt, match="is missing"):
             store.read(image)
 
 
