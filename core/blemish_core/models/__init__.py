@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trained model versions: bundles, their store, loading, export archives, calibration history."""
+"""Trained model versions: bundles, store, loading, export archives and calibration history."""

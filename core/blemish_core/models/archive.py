@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model version as one file, to be brought from one server to another.
+"""A model version as a single file, for the transfer between servers.
 
-A tar, uncompressed (weights do not get smaller)::
+The file is a tar, uncompressed because weights do not compress::
 
-    archive.json          the format, and sha256 of each other file
+    archive.json          format, and SHA-256 of each other file
     manifest.json, ...    the bundle
-    calibration/2.json    every calibration since
+    calibration/2.json    all later calibrations
 
-Whoever takes one in believes nothing of it: names, kinds and contents of its files are checked, and it is
-loaded in a process of its own (``archive_check``) before it becomes a version.
+An import trusts nothing in it. Names, types and contents of the files are checked, and a separate process
+(``archive_check``) loads the bundle before it becomes a version.
 """
 
 import hashlib
@@ -31,37 +31,37 @@ from blemish_core.platform.names import ID, ModelRef
 
 HEAD = "archive.json"
 ORIGIN = "imported from"
-"""In the card of a version that was brought: how it was called where it came from."""
+"""Key of an imported version's manifest for its name on the exporting server."""
 _FOLDERS = (bundle.OPENVINO, bundle.REPORT, calibration_log.FOLDER)
 _NAME = re.compile(
     rf"{re.escape(bundle.MANIFEST)}|{re.escape(bundle.WEIGHTS)}|"
     rf"(?:{'|'.join(_FOLDERS)})/[A-Za-z0-9][A-Za-z0-9._-]{{0,99}}"
 )
-_MOST_HEAD_BYTES = 1 << 20
+_MAX_HEAD_BYTES = 1 << 20
 _BLOCK = tarfile.BLOCKSIZE
 _CHUNK_BYTES = 64 << 10
-_CHECK_WITHIN_S = 600.0
+_CHECK_S = 600.0
 
 
-class _Head(BaseModel):
-    """What comes first."""
+class _Header(BaseModel):
+    """The content of ``archive.json``, the first file."""
 
     model_config = ConfigDict(frozen=True)
 
     format: Literal[1] = 1
     sha256: Mapping[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
-    """Of each file that follows, in hex."""
+    """SHA-256 of each following file, in hex."""
 
 
 class ExportArchive:
-    """A version of a store, ready to be read as one file."""
+    """The archive of one version of a store."""
 
     def __init__(self, models: ModelStore, ref: ModelRef) -> None:
-        """Look up what ``ref`` means now.
+        """Resolve ``ref`` and list the files of the version.
 
         Raises:
-            NotFound: if there is no such version.
-            Corrupt: if its card cannot be read.
+            NotFound: if the version does not exist.
+            Corrupt: if its manifest is damaged.
         """
         self._version = models.resolve(ref)
         self._folder = models.folder(self._version.model, self._version.version or 0)
@@ -77,16 +77,16 @@ class ExportArchive:
             self._names = list(sha256)
             sizes = [(self._folder / name).stat().st_size for name in self._names]
         except FileNotFoundError as error:
-            raise self._gone(error) from error
-        self._head = _Head(sha256=sha256).model_dump_json(indent=2).encode()
+            raise self._deleted(error) from error
+        self._head = _Header(sha256=sha256).model_dump_json(indent=2).encode()
         sizes.append(len(self._head))
         self.size_bytes = sum(_BLOCK + _padded(size) for size in sizes) + 2 * _BLOCK
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the file, ``size_bytes`` in all.
+        """Yield the content, ``size_bytes`` in total.
 
         Raises:
-            NotFound: if the version is removed meanwhile.
+            NotFound: if the version is deleted during the export.
         """
         yield _header(HEAD, len(self._head)) + self._head + _padding(len(self._head))
         for name in self._names:
@@ -94,52 +94,54 @@ class ExportArchive:
                 with (self._folder / name).open("rb") as file:
                     yield from _member(name, file)
             except FileNotFoundError as error:
-                raise self._gone(error) from error
+                raise self._deleted(error) from error
         yield bytes(2 * _BLOCK)
 
-    def _gone(self, error: FileNotFoundError) -> NotFound:
-        return NotFound(f"{self._version} was removed meanwhile, or lacks {Path(error.filename).name}")
+    def _deleted(self, error: FileNotFoundError) -> NotFound:
+        return NotFound(
+            f"{self._version} was deleted, or lacks {Path(error.filename).name}; choose another version"
+        )
 
 
-def import_version(models: ModelStore, file: Path, room: Path, model_id: str = "") -> Manifest:
-    """Make the archive in ``file`` a version of a model, unless the model has it already.
+def import_version(models: ModelStore, file: Path, workspace: Path, model_id: str = "") -> Manifest:
+    """Publish the archive in ``file`` as a version of a model, unless the model already has it.
 
     Args:
         models: the store.
         file: the archive.
-        room: a folder of ``models.import_workspace``, for its files.
-        model_id: as it was called where it was exported if empty.
+        workspace: a folder from ``models.import_workspace``, for the extracted files.
+        model_id: id of the model; if empty, its id on the exporting server.
 
     Raises:
-        InvalidRequest: if it is none, or not as it was written; the message says what is wrong.
-        FailedPrecondition: if it cannot be run here.
+        InvalidRequest: if the file is not a valid archive; the message gives the reason.
+        FailedPrecondition: if the version cannot run on this machine.
     """
-    folder = room / "bundle"
+    folder = workspace / "bundle"
     folder.mkdir()
     manifest = unpack(file, folder)
     model = model_id or manifest.model
-    if there := models.published_by(manifest.job, model):
-        return there
+    if existing := models.published_by(manifest.job, model):
+        return existing
     files = [each.relative_to(folder) for each in folder.rglob("*")]
     check_runs(folder)
 
     def write(staging: Path, number: int) -> None:
-        for each in folder.iterdir():  # nothing is left there where the number was taken meanwhile
+        for each in folder.iterdir():  # empty if this is a second attempt with another number
             each.rename(staging / each.name)
-        if lost := [each for each in files if not (staging / each).exists()]:
-            raise FailedPrecondition(f"{lost[0]} is gone: whoever imported it has left")
+        if missing := [each for each in files if not (staging / each).exists()]:
+            raise FailedPrecondition(f"{missing[0]} was deleted during the import; import it again")
         training = {**manifest.training, ORIGIN: manifest.name}
-        named = manifest.model_copy(update={"model": model, "version": number, "training": training})
-        bundle.write_manifest(named, staging)
+        renamed = manifest.model_copy(update={"model": model, "version": number, "training": training})
+        bundle.write_manifest(renamed, staging)
 
     return models.publish(model, manifest.job, write)
 
 
 def unpack(file: Path, folder: Path) -> Manifest:
-    """Write the files of an archive into ``folder``, which is empty, and return the version's card.
+    """Extract an archive into ``folder``, which must be empty, and return the version's manifest.
 
     Raises:
-        InvalidRequest: if it is none, or not as it was written; the message says what is wrong.
+        InvalidRequest: if the file is not a valid archive; the message gives the reason.
     """
     try:
         with file.open("rb") as archive:
@@ -147,65 +149,65 @@ def unpack(file: Path, folder: Path) -> Manifest:
             while member := _next_member(archive):
                 _extract(archive, *member, head, folder)
     except (tarfile.TarError, ValidationError) as error:
-        raise _refused(f"{type(error).__name__}, {str(error).splitlines()[0]}") from error
+        raise _invalid(f"{type(error).__name__}, {str(error).splitlines()[0]}") from error
     if missing := sorted(name for name in head.sha256 if not (folder / name).is_file()):
-        raise _refused(f"it lacks {missing[0][:100]}")
+        raise _invalid(f"it lacks {missing[0][:100]}")
     try:
         manifest = bundle.read_manifest(folder)
         _check(manifest, head)
         CalibrationLog(folder, manifest).history(sys.maxsize)
     except (FileNotFoundError, Corrupt) as error:
-        raise _refused(str(error).replace(f"{folder}/", "")) from error
+        raise _invalid(str(error).replace(f"{folder}/", "").partition(";")[0]) from error
     return manifest
 
 
 def check_runs(folder: Path) -> None:
-    """Have a process of its own load the bundle in ``folder`` and compare its runtimes.
+    """Load the bundle in ``folder`` and compare its runtimes in a separate process.
 
     Raises:
-        FailedPrecondition: if it cannot be run here.
+        FailedPrecondition: if the version cannot run on this machine.
     """
     command = (sys.executable, "-m", "blemish_core.models.archive_check", str(folder))
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_CHECK_WITHIN_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_CHECK_S, check=False)
     except subprocess.TimeoutExpired as error:
-        raise FailedPrecondition(f"it could not be loaded within {_CHECK_WITHIN_S:.0f} s") from error
+        raise FailedPrecondition(f"loading it took more than {_CHECK_S:.0f} s; retry later") from error
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"]
+        lines = done.stderr.strip().splitlines() or [f"its process exited with code {done.returncode}"]
         raise FailedPrecondition(f"this version cannot be run here: {lines[-1]}")
 
 
 def _next_member(archive: BinaryIO) -> tuple[str, int] | None:
-    """Name and size of the file that comes next; None at the end.
+    """Return the name and size of the next file, or None at the end.
 
-    tarfile itself would follow what is of no use here: links, sparse files, headers of any length.
+    The tarfile module would also follow links, sparse files and headers of any length.
     """
     block = _exactly(archive, _BLOCK)
     if not any(block):
         return None
     info = tarfile.TarInfo.frombuf(block, "ascii", "strict")
     if info.type != tarfile.REGTYPE or info.size < 0:
-        raise _refused(f"{info.name[:100]!r} is no plain file")
+        raise _invalid(f"{info.name[:100]!r} is not a regular file")
     return info.name, info.size
 
 
-def _read_head(archive: BinaryIO) -> _Head:
+def _read_head(archive: BinaryIO) -> _Header:
     member = _next_member(archive)
-    if member is None or member[0] != HEAD or member[1] > _MOST_HEAD_BYTES:
-        raise _refused(f"it does not begin with {HEAD}")
-    head = _Head.model_validate_json(_exactly(archive, _padded(member[1]))[: member[1]])
+    if member is None or member[0] != HEAD or member[1] > _MAX_HEAD_BYTES:
+        raise _invalid(f"it does not begin with {HEAD}")
+    head = _Header.model_validate_json(_exactly(archive, _padded(member[1]))[: member[1]])
     if unknown := [name for name in head.sha256 if not _NAME.fullmatch(name)]:
-        raise _refused(f"{unknown[0][:100]!r} has no place in it")
+        raise _invalid(f"{unknown[0][:100]!r} is not allowed in it")
     return head
 
 
-def _extract(archive: BinaryIO, name: str, size: int, head: _Head, folder: Path) -> None:
-    """Write one file, if it is one that may be there and is what was announced."""
+def _extract(archive: BinaryIO, name: str, size: int, head: _Header, folder: Path) -> None:
+    """Extract one file if it is listed in the header and has the listed hash."""
     if name not in head.sha256:
-        raise _refused(f"{name[:100]!r} has no place in it")
+        raise _invalid(f"{name[:100]!r} is not allowed in it")
     target = folder / name
     if target.exists():
-        raise _refused(f"{name} is in it twice")
+        raise _invalid(f"{name} occurs twice")
     target.parent.mkdir(exist_ok=True)
     digest, left = hashlib.sha256(), size
     with target.open("xb") as out:
@@ -216,33 +218,33 @@ def _extract(archive: BinaryIO, name: str, size: int, head: _Head, folder: Path)
             left -= len(chunk)
     _exactly(archive, _padded(size) - size)
     if digest.hexdigest() != head.sha256[name]:
-        raise _refused(f"{name} is not what was exported: it was damaged on the way")
+        raise _invalid(f"{name} does not have the listed SHA-256, so it was damaged in transit")
 
 
 def _exactly(archive: BinaryIO, size: int) -> bytes:
     data = archive.read(size)
     if len(data) != size:
-        raise _refused("it was cut off")
+        raise _invalid("it is truncated")
     return data
 
 
-def _check(manifest: Manifest, head: _Head) -> None:
-    """Refuse a card that names what is not there, or could lead out of the store."""
-    for what, text in (("model", manifest.model), ("job", manifest.job), ("dataset", manifest.dataset)):
+def _check(manifest: Manifest, head: _Header) -> None:
+    """Reject a manifest with missing files, or with names that could lead out of the store."""
+    for field, text in (("model", manifest.model), ("job", manifest.job), ("dataset", manifest.dataset)):
         if not re.fullmatch(ID, text):
-            raise _refused(f"its card has the {what} {text[:100]!r}")
+            raise _invalid(f"its manifest has the {field} {text[:100]!r}")
     for name, sha256 in manifest.sha256.items():
         if head.sha256.get(name) != sha256:
-            raise _refused(f"its card knows another {name[:100]}")
+            raise _invalid(f"its manifest has another SHA-256 of {name[:100]}")
     networks = {str(card.file) for card in manifest.runtimes.values() if card.file is not None}
     if unknown := networks - set(manifest.sha256):
-        raise _refused(f"its card names the network {min(unknown)[:100]!r}, which it has not")
+        raise _invalid(f"its manifest names the network {min(unknown)[:100]!r}, which is missing")
     if bundle.WEIGHTS not in manifest.sha256:
-        raise _refused("it has no weights")
+        raise _invalid("it has no weights")
 
 
 def _member(name: str, file: BinaryIO) -> Iterator[bytes]:
-    """Yield a file as it stands in a tar; it does not grow meanwhile, what was published never changes."""
+    """Yield a file in tar format. Its size is constant, because published files never change."""
     size = file.seek(0, 2)
     file.seek(0)
     yield _header(name, size)
@@ -254,7 +256,7 @@ def _member(name: str, file: BinaryIO) -> Iterator[bytes]:
 def _header(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size = size
-    return info.tobuf(tarfile.GNU_FORMAT)  # no other has sizes of 8 GiB and more in one block
+    return info.tobuf(tarfile.GNU_FORMAT)  # the only format with sizes of 8 GiB and more in one block
 
 
 def _padded(size: int) -> int:
@@ -265,5 +267,5 @@ def _padding(size: int) -> bytes:
     return bytes(_padded(size) - size)
 
 
-def _refused(why: str) -> InvalidRequest:
-    return InvalidRequest(f"this is no model that a blemish exported: {why}", field="chunk")
+def _invalid(reason: str) -> InvalidRequest:
+    return InvalidRequest(f"this is not an export of blemish ({reason}); export it again", field="chunk")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m blemish_core.models.archive_check FOLDER``: whether a bundle can be run on this machine.
+"""``python -m blemish_core.models.archive_check FOLDER``: check that a bundle runs on this machine.
 
-A process of its own, so that files which bring a library down bring nothing else down, and what is loaded
-to compare runtimes is gone afterwards. The images that the version was trained on are not at hand: noise,
-smooth and sharp, stands for them. Exits with 1 and the reason as the last line of stderr.
+A separate process, because a hostile file may crash a library, and because the memory of the compared
+runtimes is freed with the process. Noise of several grain sizes replaces the training images, which are not
+available. On failure the exit code is 1 and the last line of stderr is the reason.
 """
 
 import sys
@@ -23,11 +23,11 @@ _SEED = 1
 
 
 def check(folder: Path) -> None:
-    """Score noise on every runtime that the bundle has.
+    """Score noise with every runtime of the bundle.
 
     Raises:
-        BlemishError: if a file is not what was written, or OpenVINO's answers are not torch's.
-        Exception: whatever comes of tensors or a network that fit nothing.
+        BlemishError: if a file was changed, or OpenVINO's results differ from torch's.
+        Exception: any error caused by unsuitable tensors or networks.
     """
     manifest, reference = load_detector(folder, "cpu", RuntimeChoice("torch"))
     noise = [reference.prepare(image) for image in _noise()]
@@ -44,11 +44,11 @@ def check(folder: Path) -> None:
                 parity.check(agreement, name)
             elif name == INT8:
                 _, other = load_detector(folder, "cpu", RuntimeChoice("openvino-int8"))
-                other.predict(noise)  # how well it does was measured where it was made
+                other.predict(noise)  # its accuracy was measured at its training
 
 
 def _noise() -> list[Image]:
-    """RGB images (H, W, 3) of noise, coarser from one to the next."""
+    """Return RGB images (H, W, 3) of increasingly coarse noise."""
     random, images = np.random.default_rng(_SEED), []
     for grain in (1, 4, 16, 64):
         side = _SIDE // grain

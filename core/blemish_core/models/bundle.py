@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One model version on disk: a manifest and tensors, nothing that can execute.
+"""A bundle: one model version on disk, a manifest and tensors. No file of it can execute code.
 
 ::
 
-    manifest.json         what it is, how it was made, how well it does, sha256 of each other file
-    weights.safetensors   everything the detector needs, its backbone included
-    openvino/             its network for OpenVINO: model.xml and .bin, in some int8.xml and .bin
-    report/               how well it does, for people: nothing of it is loaded
+    manifest.json         settings, metrics, hashes
+    weights.safetensors   all tensors, with the backbone
+    openvino/             networks: model.xml, int8.xml
+    report/               report, never loaded
 
-Once published none of it changes. What came later lies beside it: calibrations (``calibration_log``), and
-``evaluations/<job>/``, the reports of jobs that measured it.
+A published bundle never changes. Later additions are stored next to it: calibrations
+(``calibration_log``), and the reports of evaluation jobs in ``evaluations/<job>/``.
 
-Reading and writing the tensors is for ``loading``: this module loads nothing of torch, so that whoever only
-looks at models starts in no time.
+Module ``loading`` reads and writes the tensors. This module does not import torch, so that processes that
+only list models start quickly.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ FORMAT = 1
 
 
 class TrainingSplit(BaseModel):
-    """Which images were used for what."""
+    """Numbers of training images by their use."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,11 +47,11 @@ class TrainingSplit(BaseModel):
     held_out: int
     method: str
     skipped: int = 0
-    """Training images that could not be read."""
+    """Number of unreadable training images."""
 
 
 class Manifest(BaseModel):
-    """The card of a model version."""
+    """The manifest of a model version."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -63,22 +63,22 @@ class Manifest(BaseModel):
     input_size: int
     category: str
     dataset: str
-    """The dataset's id."""
+    """Id of the training dataset."""
     dataset_snapshot: str
     created: datetime
     job: str
     seed: int
     split: TrainingSplit
     training: Mapping[str, str] = {}
-    """What else there is to say of how it was made: steps, teacher, ..."""
+    """Further facts about the training: steps, teacher, ..."""
     calibration: Calibration
-    """What training left; the one in force may be a later one, see ``calibration_log``."""
+    """Calibration from training; ``calibration_log`` may contain a later one."""
     metrics: Metrics | None
     runtimes: Mapping[str, RuntimeCard] = {}
-    """Those beside torch, by name; none in bundles of a blemish that knew torch alone."""
+    """Runtimes other than torch, by name; empty in old bundles."""
     libraries: Mapping[str, str]
     sha256: Mapping[str, str]
-    """Of each other file of the bundle, in hex."""
+    """SHA-256 of each other file of the bundle, in hex."""
     size_bytes: int
 
     @property
@@ -86,7 +86,7 @@ class Manifest(BaseModel):
         return f"models/{self.model}/versions/{self.version}"
 
     def calibration_under(self, runtime: str) -> Calibration:
-        """What training left for ``runtime``, whose scores of the held-out images may not be torch's."""
+        """Return the calibration from training for ``runtime``, whose scores may differ from torch's."""
         card = self.runtimes.get(runtime)
         if card is None or card.held_out is None:
             return self.calibration
@@ -96,38 +96,39 @@ class Manifest(BaseModel):
 
 
 def libraries() -> dict[str, str]:
-    """The versions that a model's figures depend on."""
+    """Return the versions of Python and of the libraries that affect a model's metrics."""
     names = ("anomalib", "blemish", "numpy", "openvino", "pillow", "timm", "torch", "torchvision")
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
 def sha256_below(folder: Path, part: str) -> dict[str, str]:
-    """Return sha256 by name for all files of one folder of the bundle."""
+    """Return the SHA-256 of all files in one folder of the bundle, by name."""
     return {f"{part}/{file.name}": sha256(file) for file in sorted((folder / part).iterdir())}
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write or replace a bundle's manifest."""
     atomic_write(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read a bundle's card.
+    """Read a bundle's manifest.
 
     Raises:
         FileNotFoundError: if there is no bundle.
-        Corrupt: if it is none that this version reads.
+        Corrupt: if this version of blemish cannot read it.
     """
     text = (folder / MANIFEST).read_bytes()
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise Corrupt(f"{folder / MANIFEST} is no manifest of this version of blemish") from error
+        raise Corrupt(f"{folder / MANIFEST} is not a manifest that blemish reads; restore it") from error
     if manifest.format != FORMAT:
-        raise Corrupt(f"{folder} has format {manifest.format}, but this blemish reads {FORMAT}")
+        raise Corrupt(f"{folder} has format {manifest.format}, but blemish reads {FORMAT}; update it")
     return manifest
 
 
 def sha256(file: Path) -> str:
-    """Of a file's content, in hex."""
+    """Return the SHA-256 of a file, in hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

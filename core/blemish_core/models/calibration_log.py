@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The calibrations that a model version has had: who drew the line where, when and why; never rewritten.
+"""The append-only history of a model version's calibrations, each with author, time and comment.
 
 ::
 
-    <version>/manifest.json            revision 1, what training left
-    <version>/calibration/2.json, ...  one file a change, counting up
+    <version>/manifest.json            revision 1, from training
+    <version>/calibration/2.json, ...  one file per change, numbered consecutively
 
-The manifest and the weights stay as they were published. Whoever reads finds the newest revision by looking
-whether the file after the last one he knows is there: one look a frame, right also for changes that follow
-each other within a tick of the file system's clock, and for those of another process or machine (as soon
-as its file system tells of them).
+The manifest and the weights never change. A reader checks once per frame if the file after its last known
+revision exists. This also detects changes within one tick of the file system's clock, and changes by other
+processes and machines.
 """
 
 import re
@@ -34,7 +33,7 @@ _FILE = re.compile(r"([1-9]\d{0,8})\.json")
 
 
 class ThresholdRule(StrEnum):
-    """How a threshold came about."""
+    """How a threshold was chosen."""
 
     TRAINED = "trained"
     FALSE_REJECT_RATE = "false_reject_rate"
@@ -43,41 +42,39 @@ class ThresholdRule(StrEnum):
 
 @dataclass(frozen=True)
 class CalibrationChange:
-    """What somebody asks for.
+    """A requested change of a calibration.
 
     Raises:
-        InvalidRequest: if the author is missing, or author or comment are too long or hold what cannot be
-            printed on one line.
+        InvalidRequest: if the author is missing, or if author or comment are too long or not printable on
+            one line.
     """
 
     rule: ThresholdRule
     author: str
     value: float = 0.0
-    """The false-reject rate or the threshold; of no meaning for ``TRAINED``."""
+    """False-reject rate or threshold; unused for ``TRAINED``."""
     comment: str = ""
 
     def __post_init__(self) -> None:
-        """Check what logs and terminals will show."""
+        """Validate author and comment, because logs and terminals show them."""
         if not self.author.strip():
-            raise InvalidRequest("author is empty; say who changes the calibration", field="author")
+            raise InvalidRequest("author is empty; give the author of the change", field="author")
         for field, text, most in (
             ("author", self.author, MAX_AUTHOR),
             ("comment", self.comment, MAX_COMMENT),
         ):
             if len(text) > most:
-                raise InvalidRequest(
-                    f"{field} has {len(text)} characters, but at most {most} are kept", field=field
-                )
+                raise InvalidRequest(f"{field} has {len(text)} characters; use at most {most}", field=field)
             if not text.isprintable():
                 raise InvalidRequest(
-                    f"{field} has characters that cannot be printed; write one line of text", field=field
+                    f"{field} has characters that cannot be printed; use one line of text", field=field
                 )
 
     def apply_to(self, trained: Calibration) -> Calibration:
-        """Draw the line.
+        """Return the calibration from training with the threshold that this change requests.
 
         Raises:
-            InvalidRequest: if the value cannot be a rate or a threshold.
+            InvalidRequest: if the value is not a valid rate or threshold.
         """
         match self.rule:
             case ThresholdRule.FALSE_REJECT_RATE:
@@ -90,7 +87,7 @@ class CalibrationChange:
 
 @dataclass(frozen=True)
 class Revision:
-    """A calibration, and how it came about."""
+    """One entry of the history: a calibration and its origin."""
 
     number: int
     rule: ThresholdRule
@@ -101,13 +98,13 @@ class Revision:
 
 
 class CalibrationLog:
-    """The revisions of one version; any number of processes may read and append at once."""
+    """The calibrations of one version. Any number of threads and processes may read and append."""
 
     def __init__(self, folder: Path, manifest: Manifest, trained: Calibration | None = None) -> None:
-        """Look into ``folder``, which holds the version that ``manifest`` is the card of.
+        """Open the history in the bundle ``folder`` of the version with ``manifest``.
 
-        ``trained`` is what training left for a runtime whose scores are not torch's. The rules of all
-        revisions then hold for its held-out scores; on record is what they make of torch's.
+        ``trained`` is the calibration from training for a runtime with other scores than torch. All
+        revisions' rules then apply to its held-out scores; the files contain the thresholds for torch.
         """
         self._folder = folder / FOLDER
         self._manifest = manifest
@@ -115,13 +112,12 @@ class CalibrationLog:
         self._known: Revision | None = None
 
     def newest(self) -> Revision:
-        """Return the revision in force; costs one look at the file system where nothing has changed.
+        """Return the current revision, with a single check of the file system if nothing has changed.
 
-        Threads may share the log: one that returns late may put an older revision in the place of a newer
-        one, which the next look mends.
+        A slow thread may briefly replace the cached revision by an older one; the next call corrects it.
 
         Raises:
-            Corrupt: if it cannot be read.
+            Corrupt: if the revision is damaged.
         """
         if self._known is None or self._file(self._known.number + 1).exists():
             self._known = self._read(self._newest_number())
@@ -131,26 +127,26 @@ class CalibrationLog:
         """Return the newest ``limit`` revisions, newest first.
 
         Raises:
-            Corrupt: if one cannot be read.
+            Corrupt: if a revision is damaged.
         """
         newest = self._newest_number()
         return [self._read(number) for number in range(newest, max(newest - limit, 0), -1)]
 
     def append(self, change: CalibrationChange, expected: int | None = None) -> Revision:
-        """Put ``change`` in force.
+        """Append a revision with ``change`` and return it.
 
         Raises:
-            InvalidRequest: if its value cannot be a rate or a threshold.
+            InvalidRequest: if the value is not a valid rate or threshold.
             Conflict: if the newest revision is not ``expected``.
-            DiskFull: if there is no room; nothing is changed.
+            DiskFull: if the disk is full; nothing is changed then.
         """
         calibration = change.apply_to(self._manifest.calibration)
         while True:
             number = self._newest_number()
             if expected is not None and number != expected:
                 raise Conflict(
-                    f"the calibration of {self._manifest.name} is at revision {number}, not {expected}: it "
-                    "was changed meanwhile; read it again and decide anew"
+                    f"the calibration of {self._manifest.name} is at revision {number}, not {expected}; "
+                    "read it again and repeat the change if it still applies"
                 )
             revision = Revision(
                 number=number + 1,
@@ -163,7 +159,7 @@ class CalibrationLog:
             try:
                 self._create(revision)
             except FileExistsError:
-                continue  # another was quicker
+                continue  # another writer took the number
             return revision
 
     def _file(self, number: int) -> Path:
@@ -187,12 +183,13 @@ class CalibrationLog:
             change = CalibrationChange(record.rule, record.author, record.value or 0.0, record.comment)
             calibration = change.apply_to(trained)
         except (FileNotFoundError, ValidationError, InvalidRequest) as error:
-            raise Corrupt(f"{file} is no calibration that this version of blemish reads") from error
-        # The figures on record are what people were told; never judge by others.
+            raise Corrupt(f"{file} is not a calibration that blemish reads; restore it") from error
+        # People rely on the recorded threshold, so never use another one.
         if calibration.threshold != record.threshold:
             raise Corrupt(
                 f"{file} records the threshold {record.threshold}, but the held-out images of "
-                f"{self._manifest.name} give {calibration.threshold}: it belongs to another version"
+                f"{self._manifest.name} give {calibration.threshold}, so it belongs to another version; "
+                "restore the file from a backup"
             )
         in_force = change.apply_to(self._trained)
         return Revision(number, record.rule, record.author, record.updated, record.comment, in_force)
@@ -220,14 +217,14 @@ class CalibrationLog:
 
 
 class _RevisionFile(BaseModel):
-    """A revision's file: what was asked for, by whom, and what came of it."""
+    """The file of a revision: the requested change and the resulting thresholds."""
 
     model_config = ConfigDict(frozen=True)
 
     format: Literal[1] = 1
     rule: ThresholdRule
     value: float | None
-    """The false-reject rate or the threshold asked for."""
+    """Requested false-reject rate or threshold."""
     author: str
     updated: datetime
     comment: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a detector to a bundle's tensors and back."""
+"""Reading and writing of a detector's tensors in a bundle."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from blemish_core.runtimes.choice import TORCH, RuntimeChoice
 
 
 def write_weights(detector: Detector, folder: Path) -> tuple[dict[str, str], int]:
-    """Write the detector's tensors into ``folder``; return sha256 by file name, and bytes in all."""
+    """Write the detector's tensors into ``folder``; return SHA-256 by file name, and the size in bytes."""
     file = folder / bundle.WEIGHTS
     save_file(detector.tensors(), file)
     return {bundle.WEIGHTS: bundle.sha256(file)}, file.stat().st_size
@@ -25,33 +25,33 @@ def write_weights(detector: Detector, folder: Path) -> tuple[dict[str, str], int
 def load_detector(
     folder: Path, device: str, choice: RuntimeChoice | None = None
 ) -> tuple[Manifest, Detector]:
-    """Rebuild a bundle's detector, after checking every file of it against the manifest.
+    """Load a bundle's detector, after checking all of its files against the manifest.
 
     Args:
         folder: the bundle.
-        device: where torch runs; OpenVINO runs on the CPU, and what torch does beside it does too.
-        choice: the runtime asked for; the fastest there is by default.
+        device: device of torch; with OpenVINO everything runs on the CPU.
+        choice: the requested runtime; by default the fastest available one.
 
     Raises:
         FileNotFoundError: if there is no bundle.
-        Corrupt: if a file is missing or not what was written, or the detector is unknown.
-        FailedPrecondition: if the bundle or the machine has not the runtime asked for.
+        Corrupt: if a file is missing or was changed, or the detector is unknown.
+        FailedPrecondition: if the bundle or the machine lacks the requested runtime.
     """
     choice = choice or RuntimeChoice()
     manifest = bundle.read_manifest(folder)
     for name, expected in manifest.sha256.items():
         if name.startswith(f"{bundle.REPORT}/"):
-            continue  # is only looked at
+            continue  # never loaded
         if not (folder / name).exists() or bundle.sha256(folder / name) != expected:
-            raise Corrupt(f"{manifest.name}: {name} is not what training wrote; train again")
+            raise Corrupt(f"{manifest.name}: {name} is not the file that was written; train again")
     if manifest.detector not in ALGORITHMS:
-        raise Corrupt(f"{manifest.name} was made by {manifest.detector!r}, unknown to this blemish")
+        raise Corrupt(f"{manifest.name} needs the detector {manifest.detector!r}; update blemish")
     runtime = choice.among(manifest.runtimes, device, manifest.name)
     tensors = load_file(folder / bundle.WEIGHTS)
     load = ALGORITHMS[manifest.detector].load
     if runtime == TORCH:
         detector = load(manifest.settings, tensors, device)
-        # Made now, not by whichever frame is first.
+        # Created here, because the first frame would have to wait for it.
         detector.run_on(TorchRuntime(detector.network, torch.device(device)))
         return manifest, detector
     from blemish_core.runtimes.openvino_runtime import OpenVinoRuntime
@@ -59,5 +59,5 @@ def load_detector(
     detector = load(manifest.settings, tensors, "cpu")
     file = folder / str(manifest.runtimes[runtime].file)
     detector.run_on(OpenVinoRuntime(file, name=runtime, threads=choice.threads, lanes=choice.lanes))
-    detector.release_weights()  # two copies need twice the memory
+    detector.release_weights()  # OpenVINO has its own copy
     return manifest, detector

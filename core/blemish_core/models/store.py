@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The store's models: versions that are complete or absent, and the alias ``production``."""
+"""The store of model versions, and the alias ``production``."""
 
 import fcntl
 import json
@@ -23,9 +23,10 @@ from blemish_core.runtimes.choice import TORCH
 _ALIASES = "aliases.json"
 _EVALUATIONS = "evaluations"
 _STAGING = ".staging-"
-_ARRIVING = ".arriving-"
+_IMPORTING = ".arriving-"
 _LOCK = "lock"
-_LOCKED_WITHIN_S = 2.0  # of its making, which is a moment before
+_LOCKED_WITHIN_S = 2.0
+"""Age from which on an import workspace must be locked, in seconds."""
 _PINNED = "pinned"
 _LAST = "last"
 _SHADOW = "shadow"
@@ -44,28 +45,30 @@ class Model:
 
 
 class ModelStore:
-    """Bundles below ``root/<model>/<version>/``.
+    """The bundles in ``root/<model>/<version>/``.
 
-    Any number of processes may read and publish at once: a version appears by one rename, and two that
-    publish at the same moment get different numbers.
+    Any number of processes may read and publish. A version appears by a single rename, and concurrent
+    publishers get different numbers.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def folder(self, model: str, version: int) -> Path:
+        """Return the path of a version's bundle, existing or not."""
         return self._root / model / str(version)
 
     def resolve(self, ref: ModelRef) -> ModelRef:
-        """Return the fixed version that ``ref`` means now.
+        """Return the version that ``ref`` refers to at this moment.
 
         Raises:
-            NotFound: if there is no such model or version, or none is in production.
+            NotFound: if the model or version does not exist, or no version is in production.
         """
         versions = self.numbers(ref.model)
         if not versions:
             raise NotFound(
-                f"there is no model {ref.model!r}; `blemish models` lists them, `blemish train` makes one"
+                f"there is no model {ref.model!r}; list models with `blemish models` or train one with "
+                "`blemish train`"
             )
         number = ref.version
         if number is None:
@@ -77,26 +80,26 @@ class ModelStore:
                 )
             number = number or versions[0]
         if number not in versions:
-            raise NotFound(f"models/{ref.model} has no version {number}; its newest is {versions[0]}")
+            raise NotFound(f"models/{ref.model} has no version {number}; the newest one is {versions[0]}")
         return ModelRef(ref.model, number)
 
     def manifest(self, ref: ModelRef) -> Manifest:
-        """Read the card of what ``ref`` means now.
+        """Return the manifest of the version that ``ref`` refers to.
 
         Raises:
-            NotFound: if there is no such model or version.
-            Corrupt: if the manifest cannot be read.
+            NotFound: if the model or version does not exist.
+            Corrupt: if the manifest is damaged.
         """
         fixed = self.resolve(ref)
         return bundle.read_manifest(self._folder_of(fixed))
 
     def calibrations(self, manifest: Manifest, runtime: str = TORCH) -> CalibrationLog:
-        """The calibrations that a version of this store has had, as they hold under ``runtime``."""
+        """Return the calibration history of a version for ``runtime``."""
         folder = self.folder(manifest.model, manifest.version)
         return CalibrationLog(folder, manifest, manifest.calibration_under(runtime))
 
     def numbers(self, model: str) -> list[int]:
-        """The numbers of a model's complete versions, newest first."""
+        """Return the version numbers of a model, newest first."""
         home = self._root / model
         if not home.is_dir():
             return []
@@ -104,10 +107,11 @@ class ModelStore:
         return sorted(map(int, numbers), reverse=True)
 
     def has(self, fixed: ModelRef) -> bool:
-        """Whether there is this version."""
+        """Return whether the version exists."""
         return self._folder_of(fixed).is_dir()
 
     def get(self, model: str) -> Model:
+        """Return a model with all manifests; it has no versions if the model does not exist."""
         versions = self.numbers(model)
         return Model(
             model,
@@ -117,7 +121,7 @@ class ModelStore:
         )
 
     def page(self, after: str = "", limit: int = 100) -> list[Model]:
-        """Models by id, those that sort behind ``after``."""
+        """Return up to ``limit`` models with ids after ``after``, sorted by id."""
         if not self._root.exists():
             return []
         ids = sorted(
@@ -128,7 +132,7 @@ class ModelStore:
         return [self.get(model) for model in ids[:limit]]
 
     def production(self, model: str) -> int | None:
-        """The promoted version's number."""
+        """Return the number of the version in production, or None."""
         try:
             aliases = json.loads((self._root / model / _ALIASES).read_bytes())
         except FileNotFoundError:
@@ -137,7 +141,7 @@ class ModelStore:
         return int(number) if number is not None else None
 
     def in_production(self) -> list[ModelRef]:
-        """All versions in production, the most recently promoted first."""
+        """Return all versions in production, the most recently promoted first."""
         if not self._root.exists():
             return []
         files = sorted(
@@ -147,57 +151,56 @@ class ModelStore:
         return [ModelRef(model, number) for model, number in numbers if number]
 
     def promote(self, ref: ModelRef) -> Manifest:
-        """Make a version the production one.
+        """Put a version in production.
 
         Raises:
-            NotFound: if there is no such version.
+            NotFound: if the version does not exist.
         """
         manifest = self.manifest(ref)
         aliases = json.dumps({PRODUCTION: manifest.version}).encode()
         atomic_write(self._root / manifest.model / _ALIASES, aliases)
-        if self._noted(manifest.model, _SHADOW) == manifest.version:
+        if self._number_in(manifest.model, _SHADOW) == manifest.version:
             self._end_shadow(manifest.model)
         return manifest
 
     def shadow(self, model: str) -> int | None:
-        """The number of the version that judges beside the one in production."""
-        number = self._noted(model, _SHADOW)
+        """Return the number of the shadow, which also scores the frames of production, or None."""
+        number = self._number_in(model, _SHADOW)
         production = self.production(model)
         if not number or production in (None, number) or not self.has(ModelRef(model, number)):
             return None
         return number
 
     def shadows(self) -> list[ModelRef]:
-        """The shadow of each model that has one."""
+        """Return the shadow of each model that has one."""
         models = (file.parent.name for file in self._root.glob(f"[!.]*/{_SHADOW}"))
         return [ModelRef(model, number) for model in models if (number := self.shadow(model))]
 
     def set_shadow(self, ref: ModelRef, shadow: bool) -> Manifest:
-        """Have a version judge beside the one in production, in the place of any other, or no longer.
+        """Make a version the shadow of the one in production, or end that.
 
         Raises:
-            NotFound: if there is no such version.
-            FailedPrecondition: if it is in production, or none is.
+            NotFound: if the version does not exist.
+            FailedPrecondition: if it is in production itself, or no version is.
         """
         manifest = self.manifest(ref)
         model, number = manifest.model, manifest.version
         if not shadow:
-            if self._noted(model, _SHADOW) == number:
+            if self._number_in(model, _SHADOW) == number:
                 self._end_shadow(model)
             return manifest
         production = self.production(model)
         if production is None:
             raise FailedPrecondition(
-                f"no version of {model} is in production that {manifest.name} could be compared with; "
-                "promote one first"
+                f"no version of {model} is in production to compare {manifest.name} with; promote one first"
             )
         if production == number:
-            raise FailedPrecondition(f"{manifest.name} is in production itself")
+            raise FailedPrecondition(f"{manifest.name} is in production itself; choose another version")
         atomic_write(self._root / model / _SHADOW, str(number).encode())
         return manifest
 
     def published_by(self, job: str, model: str) -> Manifest | None:
-        """The version of ``model`` that a job has published, if it has."""
+        """Return the version of ``model`` that a job has published, or None."""
         manifests = (bundle.read_manifest(self.folder(model, number)) for number in self.numbers(model))
         return next((manifest for manifest in manifests if manifest.job == job), None)
 
@@ -208,10 +211,16 @@ class ModelStore:
         write: Callable[[Path, int], None],
         commit: Callable[[], None] = lambda: None,
     ) -> Manifest:
-        """Make a version of what ``write`` puts into the folder that it is given with a number.
+        """Publish a version with the files that ``write`` creates, and return its manifest.
 
-        Idempotent by ``job``: a job that was run twice, also at the same time, has one version. ``commit``
-        is called right before the version appears, and raises if it must not.
+        Each job publishes at most one version, even if two attempts run concurrently.
+
+        Args:
+            model: id of the model.
+            job: id of the job that publishes.
+            write: called with an empty folder and the version's number; called again, with the same folder
+                and the next number, if another job took the number.
+            commit: called right before the version appears; raises to prevent that.
         """
         home = self._root / model
         home.mkdir(parents=True, exist_ok=True)
@@ -228,16 +237,16 @@ class ModelStore:
 
     @contextmanager
     def import_workspace(self) -> Iterator[Path]:
-        """A folder for what is to become a version, on the same disk; it goes in the end."""
+        """Yield a temporary folder for the files of an import, on the disk of the store."""
         self._root.mkdir(parents=True, exist_ok=True)
         self.discard_stale_imports()
-        with TemporaryDirectory(prefix=_ARRIVING, dir=self._root) as folder, _locked(Path(folder)):
+        with TemporaryDirectory(prefix=_IMPORTING, dir=self._root) as folder, _locked(Path(folder)):
             yield Path(folder)
 
     def discard_stale_imports(self) -> None:
-        """Remove the folders of ``arrivals`` whose process was killed."""
-        for folder in self._root.glob(f"{_ARRIVING}*"):
-            with suppress(OSError):  # it has gone just now, or somebody holds its lock
+        """Remove import workspaces of killed processes."""
+        for folder in self._root.glob(f"{_IMPORTING}*"):
+            with suppress(OSError):  # removed in the meantime, or locked by a running import
                 if time.time() - folder.stat().st_mtime > _LOCKED_WITHIN_S:
                     with _locked(folder):
                         shutil.rmtree(folder, ignore_errors=True)
@@ -249,10 +258,10 @@ class ModelStore:
         write: Callable[[Path], None],
         commit: Callable[[], None] = lambda: None,
     ) -> None:
-        """Keep beside a version what ``write`` puts into the folder that it is given.
+        """Store an evaluation of a version with the files that ``write`` creates in the given folder.
 
-        Idempotent by ``job``: of a job that was run twice the first evaluation stays. ``commit`` is called
-        right before it appears, and raises if it must not.
+        Each job stores at most one evaluation; the first one is kept. ``commit`` is called right before the
+        evaluation appears, and raises to prevent that.
         """
         home = self._folder_of(ref) / _EVALUATIONS
         if (home / job).exists():
@@ -264,10 +273,10 @@ class ModelStore:
             publish_directory(staging, home / job, commit)
 
     def pin(self, ref: ModelRef, pinned: bool) -> Manifest:
-        """Have a version kept whatever becomes of others, or no longer.
+        """Exclude a version from retention, or include it again.
 
         Raises:
-            NotFound: if there is no such version.
+            NotFound: if the version does not exist.
         """
         manifest = self.manifest(ref)
         mark = self.folder(manifest.model, manifest.version) / _PINNED
@@ -281,7 +290,7 @@ class ModelStore:
         return (self.folder(model, version) / _PINNED).exists()
 
     def beyond_retention(self, keep: int) -> list[ModelRef]:
-        """The versions beyond the ``keep`` newest, but for those pinned, in production, or its shadow."""
+        """Return all versions but the ``keep`` newest, and those pinned, in production or shadows."""
         homes = self._root.glob("[!.]*") if self._root.exists() else ()
         return [
             ModelRef(home.name, number)
@@ -292,29 +301,29 @@ class ModelStore:
         ]
 
     def delete(self, ref: ModelRef) -> None:
-        """Remove a version; who has loaded it keeps it until it is done. Its number is not given again.
+        """Delete a version. Its number is never reused. Processes that have loaded it can finish.
 
         Raises:
-            NotFound: if there is no such version.
+            NotFound: if the version does not exist.
         """
         fixed = self.resolve(ref)
-        # Caches, indexes and cards elsewhere know versions by their numbers.
+        # Caches and search indexes identify versions by their numbers.
         if (number := fixed.version or 0) > self._last(fixed.model):
             atomic_write(self._root / fixed.model / _LAST, str(number).encode())
-        gone = self._root / fixed.model / f".deleted-{fixed.version}-{uuid4().hex}"
-        self._folder_of(fixed).rename(gone)  # nobody sees half of it
-        fsync(gone.parent)
-        # Those too that were left by whoever was killed here.
-        for left in gone.parent.glob(".deleted-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        deleted = self._root / fixed.model / f".deleted-{fixed.version}-{uuid4().hex}"
+        self._folder_of(fixed).rename(deleted)
+        fsync(deleted.parent)
+        # Include folders that a killed process left here.
+        for folder in deleted.parent.glob(".deleted-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def retire(self, model: str) -> None:
-        """Have no version of a model in production, nor as a shadow."""
+        """Take the model out of production and end its shadow."""
         (self._root / model / _ALIASES).unlink(missing_ok=True)
         self._end_shadow(model)
 
     def staged_folders(self) -> dict[str, list[Path]]:
-        """The folders that jobs are writing, or left half written when they were killed, by job."""
+        """Return the folders that running or killed jobs have not published, by job."""
         found: dict[str, list[Path]] = {}
         for pattern in (f"*/{_STAGING}*", f"*/*/{_EVALUATIONS}/{_STAGING}*"):
             for folder in self._root.glob(pattern):
@@ -322,15 +331,15 @@ class ModelStore:
         return found
 
     def discard(self, job: str) -> None:
-        """Drop what a job left half written."""
+        """Delete the unpublished folders of a job."""
         for folder in self.staged_folders().get(job, ()):
             shutil.rmtree(folder, ignore_errors=True)
 
     def report(self, ref: ModelRef, job: str | None = None) -> Path:
-        """Where the page is that the training of a version left, or the evaluation of it by ``job``.
+        """Return the path of a version's training report, or of its evaluation report by ``job``.
 
         Raises:
-            NotFound: if there is no such version or it has no such page; the message says what it has.
+            NotFound: if the version or the report does not exist; the message names the existing reports.
         """
         fixed = self.resolve(ref)
         folder = self._folder_of(fixed)
@@ -342,39 +351,39 @@ class ModelStore:
             key=lambda each: each.stat().st_mtime,
             reverse=True,
         )
-        there = [job_name(each.parent.name) for each in evaluations[:_NAMED]]
+        existing = [job_name(each.parent.name) for each in evaluations[:_NAMED]]
         if (folder / bundle.REPORT / REPORT_PAGE).is_file():
-            there.insert(0, "that of its training")
-        wanted = f"an evaluation by {job_name(job)}" if job else "its training, which an older blemish did"
+            existing.insert(0, "that of its training")
+        missing = f"an evaluation by {job_name(job)}" if job else "its training with an old blemish"
         raise NotFound(
-            f"{fixed} has no report of {wanted}; "
-            + (f"there is {', '.join(there)}" if there else "`blemish evaluate` leaves one")
+            f"{fixed} has no report of {missing}; "
+            + (f"choose {' or '.join(existing)}" if existing else "create one with `blemish evaluate`")
         )
 
     def _folder_of(self, fixed: ModelRef) -> Path:
         return self.folder(fixed.model, fixed.version or 0)
 
     def _last(self, model: str) -> int:
-        """The highest number that a removed version had; 0 if none was removed."""
-        return self._noted(model, _LAST)
+        """Return the highest number of a deleted version, or 0."""
+        return self._number_in(model, _LAST)
 
     def _end_shadow(self, model: str) -> None:
         (self._root / model / _SHADOW).unlink(missing_ok=True)
 
-    def _noted(self, model: str, what: str) -> int:
-        """The number in a file of the model's; 0 if there is none."""
+    def _number_in(self, model: str, file: str) -> int:
+        """Return the number in a file of the model, or 0 if the file does not exist."""
         try:
-            return int((self._root / model / what).read_bytes())
+            return int((self._root / model / file).read_bytes())
         except FileNotFoundError:
             return 0
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which goes with the process.
+    """Hold the lock of a folder.
 
     Raises:
-        OSError: if another holds it, or the folder is gone.
+        OSError: if another process holds it, or the folder does not exist.
     """
     with (folder / _LOCK).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -382,5 +391,5 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _staging(job: str) -> str:
-    """A name that no other attempt at this job takes."""
+    """Return a folder name that is unique to this attempt of the job."""
     return f"{_STAGING}{job}-{uuid4().hex}"

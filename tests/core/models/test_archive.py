@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Versions that are brought from one store to another, and what is not taken for one."""
+"""Export and import of model versions, and rejection of other files."""
 
 import io
 import json
@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from tests.core.models.test_store import manifest
+from tests.support.manifests import make_manifest
 
 from blemish_core.models import archive, bundle
 from blemish_core.models.archive import ExportArchive, import_version
@@ -34,21 +34,21 @@ Special = tuple[tarfile.TarInfo, bytes]
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These bundles hold no network; ``tests/integration/test_carried.py`` has real ones loaded."""
+def runtime_check_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip the check of runtimes, because these bundles have no network."""
     monkeypatch.setattr(archive, "check_runs", lambda folder: None)
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> ModelStore:
-    """A store with one version, calibrated once since."""
+    """Return a store with one version and one later calibration."""
     store = ModelStore(tmp_path / "here")
 
     def write(folder: Path, number: int) -> None:
         for name, content in FILES.items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
-        card = manifest("tile", number, "a").model_copy(
+        card = make_manifest("tile", number, "a").model_copy(
             update={
                 "sha256": {name: bundle.sha256(folder / name) for name in FILES},
                 "runtimes": {"openvino": RuntimeCard(file="openvino/model.xml")},
@@ -65,7 +65,7 @@ def here(tmp_path: Path) -> ModelStore:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Of the store that versions are brought to."""
+    """Return the folder of the importing store."""
     return tmp_path / "there"
 
 
@@ -89,7 +89,7 @@ def imported(store: ModelStore, content: bytes, model_id: str = "") -> Manifest:
 
 
 def members(content: bytes) -> Members:
-    """The files in an export, in their order, as tar sees them."""
+    """Return the files of an export in their order, by name."""
     found = {}
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         for member in tar:
@@ -100,9 +100,9 @@ def members(content: bytes) -> Members:
 
 
 def packed(files: Members, *more: Special) -> bytes:
-    """An archive of ``files``, announced as they are, and of what else there is."""
-    told = {name: sha256(content).hexdigest() for name, content in files.items()}
-    head = json.dumps({"format": 1, "sha256": told}).encode()
+    """Return an archive of ``files`` with a valid header, followed by ``more`` members."""
+    hashes = {name: sha256(content).hexdigest() for name, content in files.items()}
+    head = json.dumps({"format": 1, "sha256": hashes}).encode()
     plain = [(tarfile.TarInfo(name), content) for name, content in {archive.HEAD: head, **files}.items()]
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
@@ -119,7 +119,7 @@ def special(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> Special
 
 
 def left(root: Path) -> list[Path]:
-    """The files below a folder, if there is one."""
+    """Return all files below a folder."""
     return [path for path in root.rglob("*") if path.is_file()]
 
 
@@ -143,10 +143,10 @@ def test_archive_is_a_plain_tar(here: ModelStore) -> None:
 def test_second_import_returns_the_same_version(here: ModelStore, there: ModelStore) -> None:
     content = exported(here)
     assert imported(there, content).version == imported(there, content).version == 1
-    assert imported(here, content) == here.manifest(REF), "it is that very version"
+    assert imported(here, content) == here.manifest(REF), "the exporting store has this version"
 
     def write(folder: Path, number: int) -> None:
-        bundle.write_manifest(manifest("mine", number, "b"), folder)
+        bundle.write_manifest(make_manifest("mine", number, "b"), folder)
 
     there.publish("mine", "b", write)
     assert imported(there, content, "mine").name == "models/mine/versions/2"
@@ -169,9 +169,9 @@ def test_version_that_cannot_run_here_leaves_nothing(
 def test_import_abandoned_during_the_check_leaves_nothing(
     here: ModelStore, there: ModelStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder goes with the call, under whoever still works in it."""
+    """A client that leaves removes the workspace while another thread still imports from it."""
     monkeypatch.setattr(archive, "check_runs", lambda folder: (folder / WEIGHTS).unlink())
-    with pytest.raises(FailedPrecondition, match=r"weights\.safetensors is gone"):
+    with pytest.raises(FailedPrecondition, match=r"weights\.safetensors was deleted"):
         imported(there, exported(here))
     assert (there.page(), left(root)) == ([], [])
 
@@ -180,7 +180,7 @@ def test_export_of_a_removed_version_fails(here: ModelStore) -> None:
     chunks = ExportArchive(here, REF).chunks()
     next(chunks)
     here.delete(REF)
-    with pytest.raises(NotFound, match="removed meanwhile"):
+    with pytest.raises(NotFound, match="was deleted"):
         list(chunks)
 
 
@@ -193,13 +193,13 @@ def test_export_of_an_incomplete_version_fails(here: ModelStore) -> None:
 def test_leftovers_of_killed_imports_are_discarded(
     there: ModelStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there.discard_stale_imports()  # there is nothing yet
+    there.discard_stale_imports()  # does not raise without a store
     killed = root / ".arriving-killed"
     (killed / "bundle").mkdir(parents=True)
     (killed / "lock").touch()
     with there.import_workspace() as room:
         there.discard_stale_imports()
-        assert killed.exists(), "it may not have come to its lock yet"
+        assert killed.exists(), "its process may not have locked it yet"
         monkeypatch.setattr("blemish_core.models.store._LOCKED_WITHIN_S", -1.0)
         there.discard_stale_imports()
         assert (killed.exists(), room.exists()) == (False, True)
@@ -211,9 +211,9 @@ def test_truncated_archive_is_rejected(here: ModelStore, there: ModelStore, root
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     pick = random.Random(seed)
-    whole = len(content) - 1024  # behind it lies the end, which says that no more comes
+    whole = len(content) - 1024  # the rest marks the end
     for size in (0, 1, 511, 512, whole - 1, whole, *(pick.randrange(whole) for _ in range(30))):
-        with pytest.raises(InvalidRequest, match="no model that a blemish exported"):
+        with pytest.raises(InvalidRequest, match="not an export of blemish"):
             imported(there, content[:size])
     assert left(root) == []
 
@@ -241,7 +241,7 @@ def test_changed_byte_is_detected_or_harmless(here: ModelStore, tmp_path: Path) 
 
 
 def edited(**fields: object) -> Callable[[Members], bytes]:
-    """The archive with another card."""
+    """Return a function that packs the archive with other fields in the manifest."""
 
     def edit(files: Members) -> bytes:
         card = json.loads(files["manifest.json"]) | fields
@@ -263,15 +263,15 @@ def followed_by(*more: Special) -> Callable[[Members], bytes]:
 
 
 def with_network_outside(files: Members) -> bytes:
-    """Names a file of this machine, and knows what is in it."""
+    """Return an archive whose manifest names a file outside of the store, with its correct hash."""
     outside = Path(__file__).resolve()
     name = "../" * 30 + str(outside).lstrip("/")
     card = json.loads(files["manifest.json"])
     card["sha256"][name] = sha256(outside.read_bytes()).hexdigest()
     card["runtimes"]["openvino"]["file"] = name
     inside = files | {"manifest.json": json.dumps(card).encode()}
-    told = {each: sha256(content).hexdigest() for each, content in inside.items()}
-    head = json.dumps({"format": 1, "sha256": told | {name: card["sha256"][name]}}).encode()
+    hashes = {each: sha256(content).hexdigest() for each, content in inside.items()}
+    head = json.dumps({"format": 1, "sha256": hashes | {name: card["sha256"][name]}}).encode()
     content = packed(inside)
     after_head = 512 + -(-len(members(content)[archive.HEAD]) // 512) * 512
     info = tarfile.TarInfo(archive.HEAD)
@@ -286,43 +286,43 @@ def with_a_size_below_zero(files: Members) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("made", "words"),
+    ("change", "reason"),
     [
-        (with_network_outside, "has no place"),
-        (with_a_size_below_zero, "no plain file"),
+        (with_network_outside, "is not allowed"),
+        (with_a_size_below_zero, "not a regular file"),
         (lambda files: b"garbage" * 500, "HeaderError"),
         (lambda files: bytes(10240), "does not begin with"),
-        (with_file("../../evil"), "'../../evil' has no place"),
-        (with_file("/tmp/evil"), "has no place"),
-        (with_file("openvino/../x"), "has no place"),
-        (with_file("aliases.json"), "has no place"),
-        (followed_by(special("openvino/x", tarfile.SYMTYPE, "/etc/passwd")), "no plain file"),
-        (followed_by(special("openvino/x", tarfile.LNKTYPE, "manifest.json")), "no plain file"),
-        (followed_by(special("openvino", tarfile.DIRTYPE)), "no plain file"),
-        (followed_by(special("report/more.html")), "has no place"),
-        (followed_by(special("manifest.json")), "is in it twice"),
-        (without(WEIGHTS), "its card knows another weights.safetensors"),
+        (with_file("../../evil"), "'../../evil' is not allowed"),
+        (with_file("/tmp/evil"), "is not allowed"),
+        (with_file("openvino/../x"), "is not allowed"),
+        (with_file("aliases.json"), "is not allowed"),
+        (followed_by(special("openvino/x", tarfile.SYMTYPE, "/etc/passwd")), "not a regular file"),
+        (followed_by(special("openvino/x", tarfile.LNKTYPE, "manifest.json")), "not a regular file"),
+        (followed_by(special("openvino", tarfile.DIRTYPE)), "not a regular file"),
+        (followed_by(special("report/more.html")), "is not allowed"),
+        (followed_by(special("manifest.json")), "occurs twice"),
+        (without(WEIGHTS), "its manifest has another SHA-256 of weights.safetensors"),
         (without("manifest.json"), "manifest.json"),
         (edited(job="../../../x"), "has the job '../../../x'"),
         (edited(model="../x"), "has the model '../x'"),
         (edited(dataset="a/b"), "has the dataset 'a/b'"),
-        (edited(format=2), "has format 2, but this blemish reads 1"),
-        (edited(version="new"), "no manifest of this version of blemish"),
-        (edited(sha256={}), "names the network 'openvino/model.xml', which it has not"),
+        (edited(format=2), "has format 2, but blemish reads 1"),
+        (edited(version="new"), "is not a manifest that blemish reads"),
+        (edited(sha256={}), "names the network 'openvino/model.xml', which is missing"),
         (edited(sha256={}, runtimes={}), "it has no weights"),
         (edited(runtimes={"openvino": {"file": "../../x.xml"}}), "names the network '../../x.xml'"),
-        (with_file("calibration/2.json", b"{}"), "no calibration that this version"),
+        (with_file("calibration/2.json", b"{}"), "is not a calibration that blemish reads"),
     ],
 )
 def test_other_files_are_rejected(
-    here: ModelStore, there: ModelStore, root: Path, made: Callable[[Members], bytes], words: str
+    here: ModelStore, there: ModelStore, root: Path, change: Callable[[Members], bytes], reason: str
 ) -> None:
     files = members(exported(here))
     del files[archive.HEAD]
-    assert imported(ModelStore(root / "sound"), packed(files)).version == 1, "the tool itself is"
-    with pytest.raises(InvalidRequest, match="no model that a blemish exported") as refused:
-        imported(there, made(files))
-    assert words in str(refused.value)
+    assert imported(ModelStore(root / "sound"), packed(files)).version == 1, "valid without the change"
+    with pytest.raises(InvalidRequest, match="not an export of blemish") as refused:
+        imported(there, change(files))
+    assert reason in str(refused.value)
     assert refused.value.field == "chunk"
     assert there.page() == []
     assert not list(root.glob(".arriving*"))

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from tests.support.manifests import make_manifest
 
 from blemish_core.calibration import Calibration
 from blemish_core.models.calibration_log import CalibrationChange, CalibrationLog, ThresholdRule
@@ -21,14 +21,8 @@ TRAINED = Calibration.of(SCORES, [10 * score for score in SCORES], 0.05)
 
 
 def log_of(folder: Path, calibration: Calibration = TRAINED) -> CalibrationLog:
-    # Of a manifest the log reads no more than this.
-    manifest = SimpleNamespace(
-        name="models/m/versions/1",
-        job="made",
-        created=datetime(2026, 1, 1, tzinfo=UTC),
-        calibration=calibration,
-    )
-    return CalibrationLog(folder, manifest)  # type: ignore[arg-type]
+    manifest = make_manifest("m", 1, "made").model_copy(update={"calibration": calibration})
+    return CalibrationLog(folder, manifest)
 
 
 def fixed(threshold: float, author: str = "ann") -> CalibrationChange:
@@ -73,14 +67,14 @@ def test_history_gives_author_time_comment_and_value(tmp_path: Path) -> None:
     log.append(CalibrationChange(ThresholdRule.FALSE_REJECT_RATE, "ann", 0.25, "too many escapes"))
     log.append(fixed(24.5, "bea"))
     log.append(CalibrationChange(ThresholdRule.TRAINED, "cem", comment="as it was"))
-    told = log_of(tmp_path).history(100)
-    assert [revision.number for revision in told] == [4, 3, 2, 1]
-    assert [revision.author for revision in told] == ["cem", "bea", "ann", "jobs/made"]
-    assert [revision.comment for revision in told] == ["as it was", "", "too many escapes", ""]
-    assert [revision.calibration.threshold for revision in told] == [38.0, 24.5, 30.0, 38.0]
-    assert told[2].calibration.target_false_reject_rate == 0.25
-    assert told[0].calibration == TRAINED
-    for revision in told[:3]:
+    history = log_of(tmp_path).history(100)
+    assert [revision.number for revision in history] == [4, 3, 2, 1]
+    assert [revision.author for revision in history] == ["cem", "bea", "ann", "jobs/made"]
+    assert [revision.comment for revision in history] == ["as it was", "", "too many escapes", ""]
+    assert [revision.calibration.threshold for revision in history] == [38.0, 24.5, 30.0, 38.0]
+    assert history[2].calibration.target_false_reject_rate == 0.25
+    assert history[0].calibration == TRAINED
+    for revision in history[:3]:
         assert began <= revision.updated <= began + timedelta(minutes=1)
     assert [revision.number for revision in log.history(2)] == [4, 3]
     record = json.loads((tmp_path / "calibration" / "2.json").read_text())
@@ -136,7 +130,7 @@ def test_leftovers_of_a_crash_are_not_revisions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
         lambda record: "{",
         lambda record: json.dumps(record | {"format": 2}),
@@ -145,10 +139,10 @@ def test_leftovers_of_a_crash_are_not_revisions(tmp_path: Path) -> None:
         lambda record: json.dumps(record | {"author": ""}),
     ],
 )
-def test_damaged_revision_is_reported(tmp_path: Path, spoil: Callable[[dict[str, object]], str]) -> None:
+def test_damaged_revision_is_reported(tmp_path: Path, damage: Callable[[dict[str, object]], str]) -> None:
     log_of(tmp_path).append(fixed(3.0))
     file = tmp_path / "calibration" / "2.json"
-    file.write_text(spoil(json.loads(file.read_text())))
+    file.write_text(damage(json.loads(file.read_text())))
     with pytest.raises(Corrupt, match=r"2\.json"):
         log_of(tmp_path).newest()
 
@@ -167,7 +161,7 @@ def test_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     log = log_of(tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_bytes", full)
-        with pytest.raises(DiskFull, match="make room"):
+        with pytest.raises(DiskFull, match="free some space"):
             log.append(fixed(3.0))
     assert log.newest().number == 1
     assert list((tmp_path / "calibration").iterdir()) == []

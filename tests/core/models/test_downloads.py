@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetching, from files in place of the internet."""
+"""Downloads, from local files in place of the internet."""
 
 import hashlib
 import io
@@ -14,21 +14,21 @@ from PIL import Image
 from blemish_core.detectors.efficientad import teacher
 from blemish_core.detectors.efficientad.teacher import SIZES, network
 from blemish_core.detectors.efficientad.training import photographs
-from blemish_core.models.downloads import Download, fetch_photographs, fetch_teachers
+from blemish_core.models.downloads import RemoteFile, fetch_photographs, fetch_teachers
 from blemish_core.platform.errors import Corrupt, FailedPrecondition
 
 
 def quiet(done: int, total: int) -> None:
-    """Hear of bytes and say nothing."""
+    """Ignore progress."""
 
 
-def source(file: Path) -> Download:
-    return Download(file.as_uri(), hashlib.sha256(file.read_bytes()).hexdigest())
+def remote_file(file: Path) -> RemoteFile:
+    return RemoteFile(file.as_uri(), hashlib.sha256(file.read_bytes()).hexdigest())
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A zip as the official one is: both teachers, a folder down."""
+    """Return a zip file like the official one, with both teachers in a folder."""
     folder = tmp_path_factory.mktemp("archive")
     with zipfile.ZipFile(folder / "teachers.zip", "w") as target:
         for size in SIZES:
@@ -39,10 +39,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_teachers_are_fetched_and_used(archive: Path, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    fetch_teachers(tmp_path, lambda done, total: told.append((done, total)), source(archive))
+    reported: list[tuple[int, int]] = []
+    fetch_teachers(tmp_path, lambda done, total: reported.append((done, total)), remote_file(archive))
     size = archive.stat().st_size
-    assert told[-1] == (size, size)
+    assert reported[-1] == (size, size)
     for name in SIZES:
         assert teacher.find(name, tmp_path).origin == "imported"
     assert sorted(file.name for file in tmp_path.iterdir()) == [
@@ -53,16 +53,16 @@ def test_teachers_are_fetched_and_used(archive: Path, tmp_path: Path) -> None:
 
 def test_file_with_another_hash_is_not_opened(archive: Path, tmp_path: Path) -> None:
     with pytest.raises(Corrupt, match="SHA-256"):
-        fetch_teachers(tmp_path, quiet, Download(archive.as_uri(), "0" * 64))
+        fetch_teachers(tmp_path, quiet, RemoteFile(archive.as_uri(), "0" * 64))
     assert not list(tmp_path.iterdir())
 
 
 def test_missing_network_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(FailedPrecondition, match="cannot be fetched"):
-        fetch_teachers(tmp_path, quiet, Download((tmp_path / "nowhere.zip").as_uri(), "0" * 64))
+    with pytest.raises(FailedPrecondition, match="cannot be downloaded"):
+        fetch_teachers(tmp_path, quiet, RemoteFile((tmp_path / "nowhere.zip").as_uri(), "0" * 64))
 
 
-def _tar(file: Path, name: str) -> Download:
+def _tar(file: Path, name: str) -> RemoteFile:
     buffer = io.BytesIO()
     Image.new("RGB", (40, 30), "green").save(buffer, "JPEG")
     with tarfile.open(file, "w:gz") as target:
@@ -70,7 +70,7 @@ def _tar(file: Path, name: str) -> Download:
         member.size = buffer.tell()
         buffer.seek(0)
         target.addfile(member, buffer)
-    return source(file)
+    return remote_file(file)
 
 
 def test_photographs_are_fetched_and_found(tmp_path: Path) -> None:

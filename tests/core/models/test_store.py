@@ -1,45 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import threading
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.support.manifests import make_manifest
 
-from blemish_core.calibration import Calibration
 from blemish_core.models import bundle
-from blemish_core.models.bundle import Manifest, TrainingSplit
+from blemish_core.models.bundle import Manifest
 from blemish_core.models.loading import load_detector
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import Corrupt, FailedPrecondition, JobCancelled, NotFound
 from blemish_core.platform.names import ModelRef
 
 
-def manifest(model: str, number: int, job: str) -> Manifest:
-    return Manifest(
-        model=model,
-        version=number,
-        detector="patchcore",
-        settings={"input_size": 64},
-        input_size=64,
-        category="tile",
-        dataset="tile",
-        dataset_snapshot="0" * 64,
-        created=datetime(2026, 1, 1, tzinfo=UTC),
-        job=job,
-        seed=0,
-        split=TrainingSplit(learned=3, held_out=2, method="held out"),
-        calibration=Calibration.of([1.0, 2.0], [1.0, 2.0], 0.05),
-        metrics=None,
-        libraries={},
-        sha256={},
-        size_bytes=0,
-    )
-
-
 def publish(store: ModelStore, model: str, job: str) -> Manifest:
     return store.publish(
-        model, job, lambda folder, number: bundle.write_manifest(manifest(model, number, job), folder)
+        model, job, lambda folder, number: bundle.write_manifest(make_manifest(model, number, job), folder)
     )
 
 
@@ -89,7 +66,7 @@ def test_concurrent_publishers_get_different_numbers(tmp_path: Path) -> None:
         def write(folder: Path, number: int) -> None:
             if number == 1:
                 both.wait(timeout=10)
-            bundle.write_manifest(manifest("tile", number, job), folder)
+            bundle.write_manifest(make_manifest("tile", number, job), folder)
 
         store.publish("tile", job, write)
 
@@ -113,12 +90,14 @@ def test_models_are_listed_in_pages(tmp_path: Path) -> None:
 
 def test_changed_bundle_is_not_loaded(tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").write_bytes(b"changed")
-    honest = manifest("tile", 1, "a").model_copy(update={"sha256": {"weights.safetensors": "0" * 64}})
-    bundle.write_manifest(honest, tmp_path)
-    with pytest.raises(Corrupt, match=r"weights\.safetensors is not what training wrote"):
+    original = make_manifest("tile", 1, "a").model_copy(
+        update={"sha256": {"weights.safetensors": "0" * 64}}
+    )
+    bundle.write_manifest(original, tmp_path)
+    with pytest.raises(Corrupt, match=r"weights\.safetensors is not the file that was written"):
         load_detector(tmp_path, "cpu")
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(Corrupt, match="is no manifest"):
+    with pytest.raises(Corrupt, match="is not a manifest"):
         bundle.read_manifest(tmp_path)
 
 
@@ -130,7 +109,7 @@ def test_all_files_of_a_bundle_are_flushed(tmp_path: Path, monkeypatch: pytest.M
     def write(folder: Path, number: int) -> None:
         (folder / "report").mkdir()
         (folder / "report" / "report.html").write_text("page")
-        bundle.write_manifest(manifest("tile", number, "a"), folder)
+        bundle.write_manifest(make_manifest("tile", number, "a"), folder)
 
     store.publish("tile", "a", write)
     assert {"report.html", "report", "manifest.json"} <= set(synced)
@@ -162,25 +141,25 @@ def test_error_for_a_missing_report_names_the_available_ones(tmp_path: Path) -> 
     store = ModelStore(tmp_path)
     publish(store, "tile", "a")
     version = ModelRef("tile", 1)
-    with pytest.raises(NotFound, match=r"no report of its training.*`blemish evaluate` leaves one"):
+    with pytest.raises(NotFound, match=r"no report of its training.*create one with `blemish evaluate`"):
         store.report(version)
     store.add_evaluation(version, "judge", lambda folder: write_page(folder, "page"))
-    with pytest.raises(NotFound, match="by jobs/nonesuch; there is jobs/judge"):
+    with pytest.raises(NotFound, match="by jobs/nonesuch; choose jobs/judge"):
         store.report(version, "nonesuch")
     with pytest.raises(NotFound, match="no version 7"):
         store.report(ModelRef("tile", 7), "judge")
 
 
 def test_two_attempts_of_a_job_publish_one_version(tmp_path: Path) -> None:
-    """The slower one writes while the faster one publishes, under the same number."""
+    """The slower attempt writes while the faster one publishes the same number."""
     store = ModelStore(tmp_path)
 
     def faster(folder: Path, number: int) -> None:
-        bundle.write_manifest(manifest("tile", number, "a"), folder)
+        bundle.write_manifest(make_manifest("tile", number, "a"), folder)
 
     def slower(folder: Path, number: int) -> None:
         store.publish("tile", "a", faster)
-        bundle.write_manifest(manifest("tile", number, "a"), folder)
+        bundle.write_manifest(make_manifest("tile", number, "a"), folder)
 
     assert store.publish("tile", "a", slower).version == 1
     assert [version.version for version in store.get("tile").versions] == [1]
@@ -190,7 +169,7 @@ def test_failed_commit_publishes_no_version(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
 
     def write(folder: Path, number: int) -> None:
-        bundle.write_manifest(manifest("tile", number, "a"), folder)
+        bundle.write_manifest(make_manifest("tile", number, "a"), folder)
 
     def refuse() -> None:
         raise JobCancelled("jobs/a was cancelled")
@@ -229,7 +208,7 @@ def test_old_versions_expire_unless_pinned_or_in_production(tmp_path: Path) -> N
 
 
 def test_version_numbers_are_never_reused(tmp_path: Path) -> None:
-    """Caches and indexes know versions by their numbers."""
+    """Caches and indexes identify versions by their numbers."""
     store = ModelStore(tmp_path)
     for job in "abc":
         publish(store, "tile", job)

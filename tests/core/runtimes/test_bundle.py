@@ -131,7 +131,7 @@ def test_a_network_that_was_changed_is_not_loaded(copied: Callable[[], Path], na
     data = bytearray((folder / name).read_bytes())
     data[len(data) // 2] ^= 1
     (folder / name).write_bytes(data)
-    with pytest.raises(Corrupt, match=f"{name} is not what training wrote"):
+    with pytest.raises(Corrupt, match=f"{name} is not the file that was written"):
         load_detector(folder, "cpu", RuntimeChoice("torch"))
 
 
