@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pass over a dataset's test images: figures, latency, and the images worth a look."""
+"""One pass over a dataset's test images: metrics, latency and example images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,17 +27,17 @@ _NAMED = 10
 
 @dataclass(frozen=True)
 class ImageSource:
-    """A dataset's test images and where to read them."""
+    """The dataset to evaluate on, and the store that contains it."""
 
     store: DatasetStore
     limits: ImageLimits
     dataset: str
-    """The dataset's id."""
+    """Id of the dataset."""
 
 
 @dataclass(frozen=True)
 class ImageScore:
-    """One test image's score."""
+    """The score of one test image."""
 
     path: str
     class_name: str
@@ -46,24 +46,25 @@ class ImageScore:
 
 @dataclass(frozen=True)
 class ExampleImage:
-    """An example with what the camera saw."""
+    """An example with the pixels of the image."""
 
     example: Example
     pixels: NDArray[np.uint8]
-    """RGB, its longer side at most 256 px."""
+    """RGB pixels (H, W, 3) with a longer side of at most 256 px."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a detector did on a dataset's test images."""
+    """The results of a detector on a dataset's test images."""
 
     metrics: Metrics
     image_scores: tuple[ImageScore, ...]
-    """All that could be read, by path."""
+    """Scores of all readable images, sorted by path."""
     worst: tuple[ExampleImage, ...]
     best: tuple[ExampleImage, ...]
 
     def scores(self, class_name: str) -> list[float]:
+        """Return the scores of one class, by path."""
         return [each.score for each in self.image_scores if each.class_name == class_name]
 
 
@@ -75,10 +76,10 @@ def evaluate(
     progress: Progress,
     warn: Callable[[str], None],
 ) -> Evaluation | None:
-    """Measure a detector on a dataset's test images; None if there are none.
+    """Evaluate a detector on a dataset's test images; return None if there are none.
 
     Raises:
-        Corrupt: if more images cannot be read than ``ImageReader`` skips.
+        Corrupt: if more images are unreadable than ``ImageReader`` skips.
     """
     images = on.store.images(on.dataset, "test")
     if not images:
@@ -86,23 +87,23 @@ def evaluate(
     snapshot = on.store.get(on.dataset).snapshot
     reader = ImageReader(on.store, on.limits, images)
     masks = _Masks(on, detector.input_size)
-    judged: list[ImageScore] = []
+    image_scores: list[ImageScore] = []
     pixels, selection, stopwatch = PixelTally(), Selection(calibration.threshold), Stopwatch()
     for batch in score_images(reader, detector, images, partial(progress, "evaluation")):
         stopwatch.add(batch)
         for each in batch:
-            image, outcome = each.image, each.prediction
-            judged.append(ImageScore(image.path, image.class_name, outcome.score))
+            image, prediction = each.image, each.prediction
+            image_scores.append(ImageScore(image.path, image.class_name, prediction.score))
             mask = masks.of(image)
             if mask is not None:
-                pixels.add(image.class_name, outcome.anomaly_map, mask)
-            selection.add(image, outcome.score, outcome.anomaly_map, mask)
+                pixels.add(image.class_name, prediction.anomaly_map, mask)
+            selection.add(image, prediction.score, prediction.anomaly_map, mask)
     for warning in (reader.warning(), masks.warning()):
         if warning is not None:
             warn(warning)
     scores: dict[str, list[float]] = {}
-    for each_judged in judged:
-        scores.setdefault(each_judged.class_name, []).append(each_judged.score)
+    for image_score in image_scores:
+        scores.setdefault(image_score.class_name, []).append(image_score.score)
     good = scores.pop(GOOD, [])
     defective = [score for of_class in scores.values() for score in of_class]
     return Evaluation(
@@ -121,9 +122,9 @@ def evaluate(
             latency=stopwatch.latency(detector.runtime.name, device),
             **_fields(image_figures(good, defective, calibration.threshold) | pixels.figures()),
         ),
-        image_scores=tuple(judged),
-        worst=_pictures(reader, selection.worst()),
-        best=_pictures(reader, selection.best()),
+        image_scores=tuple(image_scores),
+        worst=_example_images(reader, selection.worst()),
+        best=_example_images(reader, selection.best()),
     )
 
 
@@ -136,24 +137,24 @@ def _class_metrics(
 
 
 def _fields(estimates: Estimates) -> "dict[str, float | dict[str, Interval] | None]":
-    """Estimates as fields of a record of metrics."""
+    """Return estimates as fields of Metrics or ClassMetrics."""
     return {name: each.value for name, each in estimates.items()} | {
         "intervals": {name: each.interval for name, each in estimates.items() if each.interval is not None}
     }
 
 
 class _Masks:
-    """Defective pixels at the model's size, and which images lack them."""
+    """Reader of ground-truth masks at the model's input size."""
 
     def __init__(self, on: ImageSource, side: int) -> None:
         self._on = on
         self._side = side
         self._unusable: list[str] = []
         self.missing = 0
-        """Defective images without a usable mask."""
+        """Number of defective images without a usable mask."""
 
     def of(self, image: DatasetImage) -> NDArray[np.bool_] | None:
-        """Return (side, side): nothing in good images, None without a usable mask."""
+        """Return a mask (side, side), empty for a good image, or None without a usable mask."""
         if image.class_name == GOOD:
             return np.zeros((self._side, self._side), dtype=np.bool_)
         try:
@@ -169,9 +170,9 @@ class _Masks:
             return None
         more = len(self._unusable) - _NAMED
         return (
-            f"the masks of {len(self._unusable)} images cannot be read or are not of the images' size, so "
-            f"the pixel figures leave them out: {', '.join(self._unusable[:_NAMED])}"
-            f"{f' and {more} more' if more > 0 else ''}; upload the dataset anew"
+            f"the masks of {len(self._unusable)} images are unreadable or differ in size from the "
+            f"images, so the pixel metrics exclude them: {', '.join(self._unusable[:_NAMED])}"
+            f"{f' and {more} more' if more > 0 else ''}; upload the masks again"
         )
 
     def _read(self, image: DatasetImage) -> NDArray[np.bool_] | None:
@@ -180,18 +181,18 @@ class _Masks:
             return None
         mask = read_mask(data, self._on.limits)
         if mask.shape != (image.height, image.width):
-            raise InvalidImage(f"the mask of {image.path} is not of its size")
+            raise InvalidImage(f"the mask of {image.path} differs from it in size; upload it again")
         small = PillowImage.fromarray(mask).resize((self._side, self._side), PillowImage.Resampling.NEAREST)
         return np.asarray(small, dtype=np.bool_)
 
 
-def _pictures(reader: ImageReader, exhibits: Sequence[Example]) -> tuple[ExampleImage, ...]:
-    pictures = []
-    for example in exhibits:
+def _example_images(reader: ImageReader, examples: Sequence[Example]) -> tuple[ExampleImage, ...]:
+    found = []
+    for example in examples:
         pixels = reader.read(example.image)
         if pixels is None:
             continue
         small = PillowImage.fromarray(pixels)
         small.thumbnail((256, 256))
-        pictures.append(ExampleImage(example, np.asarray(small)))
-    return tuple(pictures)
+        found.append(ExampleImage(example, np.asarray(small)))
+    return tuple(found)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images that tell most about a model: those it is most wrong about, and those it is surest of."""
+"""Selection of example images: the worst errors and the clearest correct results."""
 
 import heapq
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from blemish_core.datasets import DatasetImage
 from blemish_core.evaluation.metrics import GOOD
 
 _KEPT = 4
-"""Of each of the four kinds."""
+"""Number of images kept of each of the four kinds."""
 
 
 class Correctness(StrEnum):
-    """How a verdict compares with what the image shows."""
+    """A result compared with the label of the image."""
 
     FALSE_REJECT = "false reject"
     MISS = "miss"
@@ -27,19 +27,19 @@ class Correctness(StrEnum):
 
 @dataclass(frozen=True)
 class Example:
-    """A test image and what the model made of it."""
+    """A test image and the model's result."""
 
     image: DatasetImage
     score: float
     correctness: Correctness
     anomaly_map: NDArray[np.float32]
-    """(size, size)."""
+    """Anomaly map (size, size)."""
     mask: NDArray[np.bool_] | None
-    """(size, size); None where it is not known."""
+    """Ground-truth mask (size, size), or None if there is none."""
 
 
 class Selection:
-    """Keeps the telling images of any number, and no more of them than are shown."""
+    """A bounded selection of example images from any number of images."""
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
@@ -55,7 +55,7 @@ class Selection:
     ) -> None:
         """Consider one image."""
         good = image.class_name == GOOD
-        # How far it lies on the right side of the threshold.
+        # Distance to the threshold, positive on the correct side.
         margin = self._threshold - score if good else score - self._threshold
 
         def example() -> Example:
@@ -65,12 +65,12 @@ class Selection:
         self._wrongest[good].add(-margin, example)
 
     def worst(self) -> tuple[Example, ...]:
-        """False rejects and misses, the most wrong first; behind them right ones nearest to being wrong."""
+        """Return the worst errors first, then the correct results closest to the threshold."""
         found = self._ranked(self._wrongest)
         return tuple(sorted(found, key=lambda each: each.correctness is Correctness.RIGHT))
 
     def best(self) -> tuple[Example, ...]:
-        """Right verdicts, defective images first, the surest first."""
+        """Return the correct results farthest from the threshold, defective images first."""
         shown = {each.image.path for each in self.worst()}
         return tuple(
             each
@@ -81,24 +81,25 @@ class Selection:
 
     @staticmethod
     def _ranked(kept: "dict[bool, _Highest]") -> list[Example]:
-        """The kept of both kinds in turn, so that one kind cannot crowd out the other."""
+        """Return good and defective images alternately, so that neither kind fills the selection."""
         good, defective = kept[True].descending(), kept[False].descending()
         longest = max(len(good), len(defective))
         return [each[i] for i in range(longest) for each in (good, defective) if i < len(each)]
 
 
 def correctness(good: bool, score: float, threshold: float) -> Correctness:
+    """Compare the result for a score with the label of the image."""
     if (score > threshold) != good:
         return Correctness.RIGHT
     return Correctness.FALSE_REJECT if good else Correctness.MISS
 
 
 class _Highest:
-    """The exhibits with the highest keys."""
+    """The examples with the highest keys."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Example]] = []
-        self._ties = count(0, -1)  # earlier images win
+        self._ties = count(0, -1)  # on equal keys the earlier image is kept
 
     def add(self, key: float, example: Callable[[], Example]) -> None:
         if len(self._heap) < _KEPT:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of image scores, with intervals: AUROC, F1, false positive rate at 95 % true positive rate."""
+"""Image metrics with intervals: AUROC, F1, and false positive rate at 95 % true positive rate."""
 
 from collections.abc import Sequence
 
@@ -20,11 +20,11 @@ from blemish_core.evaluation.resampling import (
 
 _TRUE_POSITIVE_RATE = 0.95
 _CELLS = 4_000_000
-"""Of draws x images worked on at once."""
+"""Largest size of an array of draws x images, in elements."""
 
 
 def image_figures(good: Sequence[float], defective: Sequence[float], threshold: float) -> Estimates:
-    """Estimate each figure from the scores; an image is rejected above ``threshold``."""
+    """Estimate each image metric; an image with a score above ``threshold`` is rejected."""
     rejected = rate(sum(score > threshold for score in good), len(good))
     detected = rate(sum(score > threshold for score in defective), len(defective))
     rates = {"false_reject_rate": rejected, "detection_rate": detected}
@@ -42,32 +42,32 @@ def image_figures(good: Sequence[float], defective: Sequence[float], threshold: 
 
 
 def _drawn(pooled: "_Pooled", good: int, defective: int) -> dict[str, NDArray[np.float64]]:
-    """The figures of each bootstrap draw, (DRAWS,)."""
+    """Return each metric for all bootstrap draws, (DRAWS,)."""
     random = np.random.default_rng(SEED)
     at_once = max(1, min(DRAWS, _CELLS // (good + defective)))
-    parts = []
+    chunks = []
     for start in range(0, DRAWS, at_once):
         rows = min(at_once, DRAWS - start)
-        parts.append(pooled.figures(draws(good, random, rows), draws(defective, random, rows)))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        chunks.append(pooled.figures(draws(good, random, rows), draws(defective, random, rows)))
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 class _Pooled:
-    """Scores of good and defective images in one descending order, to be weighed again and again."""
+    """The scores of good and defective images in descending order, for metrics with varying weights."""
 
     def __init__(self, good: NDArray[np.float64], defective: NDArray[np.float64], threshold: float) -> None:
         scores = np.concatenate([good, defective])
         self._order = np.argsort(-scores, kind="stable")
         descending = scores[self._order]
         self._ends = np.flatnonzero(np.append(np.diff(descending) != 0, True))
-        """Where each run of equal scores ends: a threshold parts none of them."""
+        """Where each run of equal scores ends: a threshold chunks none of them."""
         self._above = int((descending > threshold).sum())
         self._good = len(good)
 
     def figures(
         self, good: NDArray[np.floating], defective: NDArray[np.floating]
     ) -> dict[str, NDArray[np.float64]]:
-        """Figures (R,) for how often each image counts: good (R, G) and defective (R, D)."""
+        """Return metrics (R,) for the image weights ``good`` (R, G) and ``defective`` (R, D)."""
         none_good, none_defective = np.zeros_like(good), np.zeros_like(defective)
         false = np.cumsum(np.hstack([good, none_defective])[:, self._order], axis=1, dtype=np.float64)
         true = np.cumsum(np.hstack([none_good, defective])[:, self._order], axis=1, dtype=np.float64)
@@ -88,5 +88,5 @@ class _Pooled:
 
 
 def _at(cumulative: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """The sums (R,) of the first ``count`` columns."""
+    """Return the sums (R,) of the first ``count`` columns."""
     return cumulative[:, count - 1] if count else np.zeros(len(cumulative))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures that tell how well a model tells good from defective, as manifests and jobs keep them."""
+"""Metrics of an evaluation, as stored in manifests and job records."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 GOOD = "good"
-"""The class of images without defects."""
+"""Class of images without defects."""
 
 
 class _FrozenModel(BaseModel):
@@ -15,14 +15,14 @@ class _FrozenModel(BaseModel):
 
 
 class Interval(_FrozenModel):
-    """Where a figure lies with a confidence of 95 %, as far as these images tell."""
+    """A 95 % confidence interval of a metric."""
 
     low: float
     high: float
 
 
 class Spread(_FrozenModel):
-    """Quantiles of a time over images, ms."""
+    """Quantiles of a duration over images, in milliseconds."""
 
     p50_ms: float
     p95_ms: float
@@ -30,19 +30,19 @@ class Spread(_FrozenModel):
 
 
 class Latency(_FrozenModel):
-    """Wall time per image while the figures were taken, of one image after the other or in batches."""
+    """Wall time per image during the evaluation."""
 
     runtime: str
     device: str
     batch_size: int
-    """Images in one forward pass; a pass counts for each of its images as an equal part."""
+    """Images per forward pass, whose time is divided equally among them."""
     decode: Spread
     prepare: Spread
     inference: Spread
 
 
 class ClassMetrics(_FrozenModel):
-    """One defect class against all good images."""
+    """The metrics of one defect class against all good images."""
 
     images: int
     image_auroc: float | None = None
@@ -51,44 +51,44 @@ class ClassMetrics(_FrozenModel):
     pixel_auroc: float | None = None
     aupro: float | None = None
     intervals: Mapping[str, Interval] = {}
-    """By the name of the figure's field."""
+    """Confidence intervals by metric name."""
 
 
 class Metrics(_FrozenModel):
-    """Figures on test images; None where the images do not allow one."""
+    """Metrics on test images; a metric is None if the images do not allow it."""
 
     dataset: str
     dataset_snapshot: str
     good_images: int
     defective_images: int
     skipped_images: int = 0
-    """Test images that could not be read and count nowhere."""
+    """Number of unreadable test images, which no metric includes."""
     unmasked_images: int = 0
-    """Defective images without a usable mask, which the pixel figures leave out."""
+    """Number of defective images without a usable mask, which the pixel metrics exclude."""
     image_auroc: float | None = None
     fpr_at_95_tpr: float | None = None
-    """Share of good images above the highest threshold that finds 95 % of the defective ones."""
+    """Share of good images above the highest threshold that detects 95 % of the defective ones."""
     f1: float | None = None
-    """At the calibrated threshold."""
+    """F1 score at the calibrated threshold."""
     best_f1: float | None = None
-    """Uses labels: for comparison, never for verdicts."""
+    """Highest F1 score of any threshold. It uses labels, so it is only for comparison."""
     best_f1_threshold: float | None = None
-    """Uses labels: for comparison, never for verdicts."""
+    """Threshold of the highest F1 score. It uses labels, so it is only for comparison."""
     false_reject_rate: float | None = None
     detection_rate: float | None = None
     pixel_auroc: float | None = None
     aupro: float | None = None
     intervals: Mapping[str, Interval] = {}
-    """By the name of the figure's field."""
+    """Confidence intervals by metric name."""
     classes: Mapping[str, ClassMetrics] = {}
     latency: Latency | None = None
 
 
 def image_auroc(good: Sequence[float], defective: Sequence[float]) -> float | None:
-    """Area under the ROC curve, or None without images of both kinds."""
+    """Return the area under the ROC curve, or None without both good and defective images."""
     if not good or not defective:
         return None
-    # scikit-learn, here and below, only now: it takes a second, and who reads figures needs none of it.
+    # scikit-learn takes a second to import, and readers of metrics do not need it.
     from sklearn.metrics import roc_auc_score
 
     labels = [0] * len(good) + [1] * len(defective)
@@ -96,7 +96,7 @@ def image_auroc(good: Sequence[float], defective: Sequence[float]) -> float | No
 
 
 def best_f1_threshold(good: Sequence[float], defective: Sequence[float]) -> float | None:
-    """The score from which on "defective" gives the best F1; it sees the labels."""
+    """Return the threshold with the highest F1 score, or None without both kinds of images."""
     if not good or not defective:
         return None
     from sklearn.metrics import precision_recall_curve

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pixel AUROC and AUPRO of any number of anomaly maps in bounded memory, with bootstrap intervals.
 
-AUPRO: Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 2021, section 5.2. A pixel of a region
-counts 1 / (the region's size), so that the true positive rate of the weighted ROC curve is the mean overlap
-of the regions.
+AUPRO: Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 2021, section 5.2. Each pixel of a region
+has the weight 1 / (size of the region). The true positive rate of the weighted ROC curve is then the mean
+overlap of the regions.
 
-Maps are counted as they come, over bins 1/4096 of their value wide: the figures are those of the bins, with
-the curve straight within each. Per image a histogram of coarser bins is kept, so that a bootstrap draw of
-images is a sum of histograms.
+Each map is added to histograms with bins of 1/4096 of the value, and the metrics are those of the bins. A
+coarser histogram per image is kept, so that a bootstrap draw of images is a sum of histograms.
 """
 
 from collections import defaultdict
@@ -23,38 +22,39 @@ from blemish_core.evaluation.metrics import GOOD
 from blemish_core.evaluation.resampling import SEED, Estimate, Estimates, draws, enough, percentile_interval
 
 PRO_FALSE_POSITIVE_LIMIT = 0.3
-"""Up to this false positive rate the per-region-overlap curve is integrated."""
+"""False positive rate up to which the per-region overlap is integrated."""
 
 _FINE = 11
-"""Bits dropped of a float32: 12 of its 23 bits of mantissa stay, at most 2 million bins in all."""
+"""Dropped bits of a float32: 12 of its 23 mantissa bits remain, for at most 2 million bins."""
 _COARSE = 3
-"""Bits more that per-image histograms drop."""
+"""Further dropped bits in the histograms per image."""
 _GROUPS = 1024
-"""Bins of a bootstrap draw, of about equal mass."""
+"""Bins of a bootstrap draw, each with about the same weight."""
 
 _Sparse = tuple[NDArray[np.int32], NDArray[np.float32]]
-"""Bins that are not empty, ascending, and what is in them."""
+"""Indices of the bins that are not empty, ascending, and their weights."""
 
 
-class _Kinds(NamedTuple):
-    """One thing for each kind of pixel weight."""
+class _PixelKinds(NamedTuple):
+    """Weights of three kinds of pixels, each (rows, bins)."""
 
     outside: NDArray[np.float64]
-    """Pixels without a defect."""
+    """Number of pixels without a defect."""
     defect: NDArray[np.float64]
+    """Number of pixels of defects."""
     overlap: NDArray[np.float64]
-    """Pixels of defects, each 1 / (its region's size)."""
+    """Sum over pixels of defects of 1 / (size of the region)."""
 
 
 @dataclass
 class _Histogram:
-    """Weight by bin, from the lowest bin that was met to the highest."""
+    """Weights by bin, from the lowest used bin to the highest."""
 
     first: int = 0
     weights: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     def add(self, bins: NDArray[np.int64], weights: NDArray[np.float64] | None) -> _Sparse:
-        """Count pixels and return them in coarse bins."""
+        """Add pixels and return their weights in coarse bins."""
         if not len(bins):
             return np.empty(0, np.int32), np.empty(0, np.float32)
         low = int(bins.min())
@@ -66,7 +66,7 @@ class _Histogram:
         return coarse.astype(np.int32), np.bincount(where, new[filled]).astype(np.float32)
 
     def within(self, low: int, high: int) -> NDArray[np.float64]:
-        """The weights of the bins from ``low`` to below ``high``, which hold all there are."""
+        """Return the weights of the bins ``low`` to ``high`` (exclusive), which include all used bins."""
         return np.pad(self.weights, (self.first - low, high - self.first - len(self.weights)))
 
     def _make_room(self, low: int, high: int) -> None:
@@ -79,8 +79,8 @@ class _Histogram:
 
 
 @dataclass
-class _OfClass:
-    """What is known of the pixels of one class."""
+class _ClassPixels:
+    """The pixels of one class."""
 
     outside: _Histogram = field(default_factory=_Histogram)
     defect: _Histogram = field(default_factory=_Histogram)
@@ -93,44 +93,44 @@ class _OfClass:
 
 
 class PixelTally:
-    """Counts the pixels of anomaly maps and gives their figures."""
+    """An accumulator of anomaly maps that computes the pixel metrics."""
 
     def __init__(self) -> None:
-        self._classes: defaultdict[str, _OfClass] = defaultdict(_OfClass)
+        self._classes: defaultdict[str, _ClassPixels] = defaultdict(_ClassPixels)
 
     @property
     def classes(self) -> list[str]:
-        """The defect classes of which there are images."""
+        """Return the defect classes with images."""
         return sorted(set(self._classes) - {GOOD})
 
     def add(self, class_name: str, anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
-        """Count one image's map (H, W) with its mask (H, W)."""
+        """Add one image's anomaly map (H, W) and mask (H, W)."""
         bins = _bins(anomaly_map)
-        of_class = self._classes[class_name]
+        pixels = self._classes[class_name]
         defective = bins[mask]
-        of_class.images.append(
+        pixels.images.append(
             (
-                of_class.outside.add(bins[~mask], None),
-                of_class.defect.add(defective, None),
-                of_class.overlap.add(defective, _region_weights(mask)[mask]),
+                pixels.outside.add(bins[~mask], None),
+                pixels.defect.add(defective, None),
+                pixels.overlap.add(defective, _region_weights(mask)[mask]),
             )
         )
 
     def figures(self, classes: Sequence[str] | None = None) -> Estimates:
-        """Estimate the figures of these defect classes, or of all, against the good images.
+        """Estimate the metrics of these defect classes, by default all, together with the good images.
 
-        There are none unless there are defective and other pixels.
+        Returns an empty result without both defective and other pixels.
         """
         names = self.classes if classes is None else classes
         chosen = [self._classes[name] for name in (GOOD, *names) if name in self._classes]
-        filled = [h for of_class in chosen for h in of_class.histograms if len(h.weights)]
+        filled = [h for pixels in chosen for h in pixels.histograms if len(h.weights)]
         if not filled:
             return {}
         low = min(histogram.first for histogram in filled)
         high = max(histogram.first + len(histogram.weights) for histogram in filled)
-        totals = _Kinds(*(np.zeros((1, high - low)) for _ in range(3)))
-        for of_class in chosen:
-            for total, histogram in zip(totals, of_class.histograms, strict=True):
+        totals = _PixelKinds(*(np.zeros((1, high - low)) for _ in range(3)))
+        for pixels in chosen:
+            for total, histogram in zip(totals, pixels.histograms, strict=True):
                 if len(histogram.weights):
                     total += histogram.within(low, high)
         if not totals.outside.any() or not totals.defect.any():
@@ -144,7 +144,7 @@ class PixelTally:
         }
 
     def _drawn(self, classes: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        """Pixel AUROC and AUPRO of each bootstrap draw, or None if there are too few images."""
+        """Return pixel AUROC and AUPRO of all bootstrap draws, or None if there are too few images."""
         good = self._classes[GOOD].images if GOOD in self._classes else []
         defective = [image for name in classes for image in self._classes[name].images]
         if not enough(len(defective)) or (good and not enough(len(good))):
@@ -154,21 +154,21 @@ class PixelTally:
         sums = [draws(len(defective), random) @ kind[len(good) :] for kind in groups]
         if good:
             sums[0] += draws(len(good), random) @ groups[0][: len(good)]
-        return _areas(_Kinds(*(each.astype(np.float64) for each in sums)))
+        return _areas(_PixelKinds(*(each.astype(np.float64) for each in sums)))
 
 
 def _bins(anomaly_map: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The bins of values, in the order of the values: a float's bits count up as it does."""
+    """Return the bins of values. The bits of a float, read as an integer, have the order of the values."""
     bits = (np.ascontiguousarray(anomaly_map, np.float32) + np.float32(0)).view(np.int32).astype(np.int64)
-    return np.where(bits < 0, -(bits & 0x7FFF_FFFF), bits) >> _FINE  # + 0 turns -0 into 0
+    return np.where(bits < 0, -(bits & 0x7FFF_FFFF), bits) >> _FINE  # adding 0 converts -0 to 0
 
 
-def _areas(weights: _Kinds) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Pixel AUROC and AUPRO (R,) of weights (R, bins), by bin ascending."""
+def _areas(weights: _PixelKinds) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return pixel AUROC and AUPRO (R,) for weights (R, bins) with ascending bins."""
     false, true, overlap = (_cumulative(kind) for kind in weights)
     pixel_auroc = np.asarray(np.trapezoid(true, false, axis=1))
 
-    # Each stretch of the overlap curve as far as it lies below the limit.
+    # Integrate each segment of the overlap curve up to the limit.
     limit = PRO_FALSE_POSITIVE_LIMIT
     x0, x1 = false[:, :-1], false[:, 1:]
     y0, y1 = overlap[:, :-1], overlap[:, 1:]
@@ -180,13 +180,13 @@ def _areas(weights: _Kinds) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _cumulative(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The share of each row (R, bins) above each bin's lower edge, from none to all: (R, bins + 1)."""
+    """Return the share (R, bins + 1) of each row (R, bins) above each edge, from the highest edge down."""
     summed = np.cumsum(weights[:, ::-1], axis=1, dtype=np.float64)
     return np.pad(summed / np.maximum(summed[:, -1:], 1e-300), ((0, 0), (1, 0)))
 
 
 def _grouped(images: Sequence[tuple[_Sparse, _Sparse, _Sparse]]) -> list[NDArray[np.float32]]:
-    """Each kind's histograms of all images over common bins of about equal mass, (images, bins)."""
+    """Return histograms (images, bins) of each kind over common bins of about equal weight."""
     bins = np.unique(np.concatenate([sparse[0] for kinds in images for sparse in kinds]))
     mass = np.zeros(len(bins))
     for kind in range(3):
@@ -194,7 +194,7 @@ def _grouped(images: Sequence[tuple[_Sparse, _Sparse, _Sparse]]) -> list[NDArray
         for kinds in images:
             of_kind[np.searchsorted(bins, kinds[kind][0])] += kinds[kind][1]
         mass += of_kind / max(of_kind.sum(), 1e-300)
-    # By where a bin's middle lies in the mass of all.
+    # Group bins by the quantile of their middle.
     middles = (np.cumsum(mass) - mass / 2) / mass.sum()
     _, group = np.unique((middles * _GROUPS).astype(np.int64), return_inverse=True)
     count = int(group.max()) + 1
@@ -210,7 +210,7 @@ def _grouped(images: Sequence[tuple[_Sparse, _Sparse, _Sparse]]) -> list[NDArray
 
 
 def _region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """1 outside, 1 / size inside each 8-connected region of ``mask`` (H, W)."""
+    """Return weights (H, W): 1 / size in each 8-connected region of ``mask`` (H, W), and 1 outside."""
     regions, _ = label(mask, structure=np.ones((3, 3)))
     sizes = np.bincount(regions.ravel()).astype(np.float64)
     sizes[0] = 1

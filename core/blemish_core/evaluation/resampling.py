@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far figures can be trusted: bootstrap over images, exact binomial intervals for rates.
+"""Confidence intervals: bootstrap over images, and exact binomial intervals for rates.
 
-Percentile bootstrap: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; good and
-defective images are resampled apart, so that each draw has as many of either as the test set. Rates:
-Clopper and Pearson, Biometrika 26, 1934, since draws from no rejects at all are never anything else.
+Percentile bootstrap: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13. Good and
+defective images are resampled separately, so that each draw has the numbers of the test set. Rates: Clopper
+and Pearson, Biometrika 26, 1934, because a bootstrap of zero rejects has no variance.
 """
 
 from dataclasses import dataclass
@@ -19,41 +19,41 @@ CONFIDENCE = 0.95
 SEED = 0
 
 _LEAST = 2
-"""Of each kind of images; one alone says nothing of how others vary."""
+"""Images of each kind that a bootstrap needs, because a single image has no variance."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and where it lies, None where the images do not allow it."""
+    """A metric and its interval; each is None if the images do not allow it."""
 
     value: float | None
     interval: Interval | None = None
 
 
 Estimates = dict[str, Estimate]
-"""By the names of fields of ``Metrics``."""
+"""Estimates by field name of ``Metrics``."""
 
 
 def enough(*counts: int) -> bool:
-    """Tell whether so many images of each kind can be resampled."""
+    """Return whether these numbers of images suffice for a bootstrap."""
     return min(counts) >= _LEAST
 
 
 def draws(count: int, random: np.random.Generator, rows: int = DRAWS) -> NDArray[np.float32]:
-    """How often each of ``count`` images is in each draw of as many, (rows, count)."""
+    """Return how often each of ``count`` images occurs in each bootstrap draw, (rows, count)."""
     picks = random.integers(count, size=(rows, count), dtype=np.int32)
     picks += np.arange(rows, dtype=np.int32)[:, None] * count
     return np.bincount(picks.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float32)
 
 
 def percentile_interval(values: NDArray[np.float64]) -> Interval:
-    """Where the middle 95 % of a figure's draws lie."""
+    """Return the interval of the middle 95 % of a metric's draws."""
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(low=float(low), high=float(high))
 
 
 def rate(hits: int, of: int) -> Estimate:
-    """Estimate the share of ``hits``, without a bootstrap."""
+    """Estimate the share of ``hits`` with an exact binomial interval."""
     if not of:
         return Estimate(None)
     tail = (1 - CONFIDENCE) / 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dataset's images through a detector, batch by batch, with the time that each step took."""
+"""Batch-wise scoring of a dataset's images, with the time of each step."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,14 +17,14 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """A dataset's image and what a detector says of it."""
+    """An image of a dataset, its prediction, and the time of each step in seconds."""
 
     image: DatasetImage
     prediction: Prediction
     decode_s: float
     prepare_s: float
     inference_s: float
-    """Of the forward pass, its share."""
+    """This image's share of the forward pass."""
 
 
 def score_images(
@@ -33,10 +33,10 @@ def score_images(
     images: Sequence[DatasetImage],
     progress: Callable[[int, int, str], None],
 ) -> Iterator[list[ScoredImage]]:
-    """Score images in batches, telling how many are done; those that cannot be read are left out."""
+    """Score images in batches and report progress; unreadable images are skipped."""
     for start in range(0, len(images), BATCH):
         progress(start, len(images), "images")
-        inputs, taken = [], []
+        inputs, timed = [], []
         for image in images[start : start + BATCH]:
             began = time.perf_counter()
             pixels = reader.read(image)
@@ -44,21 +44,21 @@ def score_images(
             if pixels is None:
                 continue
             inputs.append(detector.prepare(pixels))
-            taken.append((image, decoded - began, time.perf_counter() - decoded))
+            timed.append((image, decoded - began, time.perf_counter() - decoded))
         if not inputs:
             continue
         began = time.perf_counter()
-        outcomes = detector.predict(inputs)
+        predictions = detector.predict(inputs)
         inference_s = (time.perf_counter() - began) / len(inputs)
         yield [
-            ScoredImage(image, outcome, decode_s, prepare_s, inference_s)
-            for (image, decode_s, prepare_s), outcome in zip(taken, outcomes, strict=True)
+            ScoredImage(image, prediction, decode_s, prepare_s, inference_s)
+            for (image, decode_s, prepare_s), prediction in zip(timed, predictions, strict=True)
         ]
     progress(len(images), len(images), "images")
 
 
 class Stopwatch:
-    """Collects the times of scored batches."""
+    """An accumulator of the times of scored batches."""
 
     def __init__(self) -> None:
         self._batches: list[list[tuple[float, float, float]]] = []
@@ -67,7 +67,7 @@ class Stopwatch:
         self._batches.append([(each.decode_s, each.prepare_s, each.inference_s) for each in batch])
 
     def latency(self, runtime: str, device: str) -> Latency | None:
-        """Quantiles over images; the first batch, which warms up, counts only if it is alone."""
+        """Return quantiles over images, without the first batch (a warm-up) unless it is the only one."""
         counted = self._batches[1:] or self._batches
         if not counted:
             return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dataset of bright squares on a dark surface, and a detector that measures brightness."""
+"""Fixtures: a dataset of bright squares on a dark surface, and a detector of brightness."""
 
 from collections.abc import Callable, Sequence
 from io import BytesIO
@@ -24,7 +24,7 @@ SIDE = 32
 
 
 class Brightness:
-    """The brighter, the more anomalous: red from 0 to 1."""
+    """A detector whose anomaly map is the red channel, from 0 to 1."""
 
     name = "brightness"
     input_size = SIDE
@@ -49,7 +49,7 @@ def encoded(pixels: NDArray[Any], kind: str = "PNG") -> bytes:
 
 
 def surface(shade: int, spot: int = 0, side: int = 48) -> NDArray[np.uint8]:
-    """A grey surface, (side, side), with a square of another shade on it."""
+    """Return a grey surface (side, side), optionally with a square of another shade."""
     pixels = np.full((side, side), shade, np.uint8)
     if spot:
         pixels[side // 4 : side // 2, side // 4 : side // 2] = spot
@@ -62,9 +62,9 @@ def spot_mask(side: int = 48) -> bytes:
 
 @pytest.fixture
 def store(tmp_path: Path) -> DatasetStore:
-    made = DatasetStore(tmp_path / "datasets", ImageLimits())
-    made.create("tile", "")
-    return made
+    datasets = DatasetStore(tmp_path / "datasets", ImageLimits())
+    datasets.create("tile", "")
+    return datasets
 
 
 @pytest.fixture
@@ -77,29 +77,29 @@ Measure = Callable[..., Evaluation]
 
 @pytest.fixture
 def measure(store: DatasetStore, calibration: Calibration) -> Measure:
-    """Evaluates on a dataset; warnings go to a list."""
+    """Return a function that evaluates on a dataset and appends warnings to a list."""
 
     def run(warnings: list[str] | None = None, dataset: str = "tile") -> Evaluation:
-        heard: list[str] = [] if warnings is None else warnings
-        found = evaluate(
+        collected: list[str] = [] if warnings is None else warnings
+        evaluation = evaluate(
             Brightness(),  # type: ignore[arg-type]
             calibration,
             ImageSource(store, ImageLimits(), dataset),
             "cpu",
             silent,
-            heard.append,
+            collected.append,
         )
-        assert found is not None
+        assert evaluation is not None
         if warnings is None:
-            assert heard == []
-        return found
+            assert collected == []
+        return evaluation
 
     return run
 
 
 @pytest.fixture
 def spots(store: DatasetStore) -> DatasetStore:
-    """Six good images, the last one bright, and six with spots, the last one faint; with masks."""
+    """Add six good images, the last one bright, and six with spots and masks, the last one faint."""
     for number, shade in enumerate((20, 30, 40, 50, 60, 120)):
         store.add("tile", f"test/good/{number:03}.png", encoded(surface(shade)))
     for number, spot in enumerate((200, 210, 220, 230, 240, 55)):

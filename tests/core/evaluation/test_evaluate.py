@@ -28,7 +28,7 @@ def test_figures_overall_and_by_class(spots: DatasetStore, measure: Measure) -> 
     metrics = measure().metrics
     assert (metrics.good_images, metrics.defective_images) == (6, 6)
     assert metrics.dataset_snapshot == spots.get("tile").snapshot
-    assert metrics.image_auroc == pytest.approx((30 + 4) / 36)  # the faint one outdoes four good ones
+    assert metrics.image_auroc == pytest.approx((30 + 4) / 36)  # the faint spot exceeds 4 good images
     assert metrics.detection_rate == pytest.approx(5 / 6)
     assert metrics.false_reject_rate == pytest.approx(1 / 6)
     assert metrics.f1 == pytest.approx(5 / 6)
@@ -58,7 +58,7 @@ def test_latency_names_runtime_device_and_batch_size(spots: DatasetStore, measur
     latency = measure().metrics.latency
     assert latency is not None
     assert (latency.runtime, latency.device) == ("torch", "cpu")
-    assert latency.batch_size == 4  # of twelve images the first eight warm up
+    assert latency.batch_size == 4  # the first eight of twelve images are the warm-up
     for step in (latency.decode, latency.prepare, latency.inference):
         assert 0 < step.p50_ms <= step.p95_ms <= step.p99_ms
 
@@ -70,7 +70,7 @@ def test_worst_examples_are_errors_and_best_are_right(spots: DatasetStore, measu
         ("test/good/005.png", Correctness.FALSE_REJECT),
         ("test/spot/005.png", Correctness.MISS),
     ]
-    assert all(judgement is Correctness.RIGHT for _, judgement in worst[2:])
+    assert all(correctness is Correctness.RIGHT for _, correctness in worst[2:])
     assert len(worst) == 8
     best = [each.example.image.path for each in evaluation.best]
     assert best == ["test/spot/004.png", "test/spot/003.png", "test/good/000.png", "test/good/001.png"]
@@ -114,7 +114,7 @@ def test_detection_rate_needs_no_good_images(
     assert metrics.good_images == 0
     assert metrics.image_auroc is None
     assert metrics.detection_rate == pytest.approx(5 / 6)
-    assert metrics.pixel_auroc is not None  # around the defects there is good surface
+    assert metrics.pixel_auroc is not None  # pixels around the defects are good
 
 
 def test_images_without_masks_do_not_change_pixel_figures(
@@ -131,8 +131,8 @@ def test_images_without_masks_do_not_change_pixel_figures(
 def test_mask_of_another_size_is_named_and_left_out(
     spots: DatasetStore, measure: Measure, tmp_path: Path
 ) -> None:
-    # No store takes one: it lies there only if the index was made anew from files put there by hand.
-    root = spots._root / "tile"
+    # The store rejects such a mask; it appears if the index is rebuilt from files copied by hand.
+    root = tmp_path / "datasets" / "tile"
     encoded("L", (20, 20), 255, root / "ground_truth" / "spot" / "002_mask.png")
     (root / "index.jsonl").unlink()
     warnings: list[str] = []
@@ -140,18 +140,20 @@ def test_mask_of_another_size_is_named_and_left_out(
     assert metrics.unmasked_images == 1
     (warning,) = warnings
     assert "test/spot/002.png" in warning
-    assert "not of the images' size" in warning
+    assert "differ in size" in warning
 
 
-def test_damaged_mask_is_named_and_left_out(spots: DatasetStore, measure: Measure) -> None:
-    (spots._root / "tile" / "ground_truth" / "spot" / "003_mask.png").write_bytes(b"nothing")
+def test_damaged_mask_is_named_and_left_out(spots: DatasetStore, measure: Measure, tmp_path: Path) -> None:
+    (tmp_path / "datasets" / "tile" / "ground_truth" / "spot" / "003_mask.png").write_bytes(b"nothing")
     warnings: list[str] = []
     assert measure(warnings).metrics.unmasked_images == 1
     assert "test/spot/003.png" in warnings[0]
 
 
-def test_damaged_image_is_named_skipped_and_counted(spots: DatasetStore, measure: Measure) -> None:
-    file = spots._root / "tile" / "test" / "spot" / "001.png"
+def test_damaged_image_is_named_skipped_and_counted(
+    spots: DatasetStore, measure: Measure, tmp_path: Path
+) -> None:
+    file = tmp_path / "datasets" / "tile" / "test" / "spot" / "001.png"
     file.write_bytes(file.read_bytes()[:-20])
     warnings: list[str] = []
     evaluation = measure(warnings)
@@ -163,24 +165,24 @@ def test_damaged_image_is_named_skipped_and_counted(spots: DatasetStore, measure
     )
 
 
-def test_many_damaged_images_are_an_error(spots: DatasetStore, measure: Measure) -> None:
+def test_many_damaged_images_are_an_error(spots: DatasetStore, measure: Measure, tmp_path: Path) -> None:
     for number in (1, 2):
-        (spots._root / "tile" / "test" / "spot" / f"{number:03}.png").unlink()
+        (tmp_path / "datasets" / "tile" / "test" / "spot" / f"{number:03}.png").unlink()
     with pytest.raises(Corrupt, match=r"2 of 12 .*test/spot/001\.png, test/spot/002\.png"):
         measure([])
 
 
 def test_dataset_without_test_images_has_no_evaluation(store: DatasetStore) -> None:
-    on = ImageSource(store, ImageLimits(), "tile")
-    assert evaluate(None, None, on, "cpu", silent, print) is None  # type: ignore[arg-type]
+    source = ImageSource(store, ImageLimits(), "tile")
+    assert evaluate(None, None, source, "cpu", silent, print) is None  # type: ignore[arg-type]
 
 
 def test_sizes_and_modes_may_differ_within_a_dataset(
     store: DatasetStore, measure: Measure, tmp_path: Path
 ) -> None:
     path = tmp_path / "image"
-    deep = np.full((40, 64), 40 * 257, np.uint16)
-    Image.fromarray(deep).save(path, "PNG")
+    deep_grey = np.full((40, 64), 40 * 257, np.uint16)
+    Image.fromarray(deep_grey).save(path, "PNG")
     for name, data in {
         "grey.png": encoded("L", (64, 48), 40, path),
         "colour.jpg": encoded("RGB", (33, 90), (40, 40, 40), path, "JPEG"),
@@ -190,7 +192,7 @@ def test_sizes_and_modes_may_differ_within_a_dataset(
         "colour.bmp": encoded("RGB", (16, 16), (40, 40, 40), path, "BMP"),
     }.items():
         store.add("tile", f"test/good/{name}", data)
-    Image.fromarray(deep).save(path, "TIFF")
+    Image.fromarray(deep_grey).save(path, "TIFF")
     store.add("tile", "test/good/deep.tif", path.read_bytes())
     evaluation = measure()
     assert evaluation.metrics.good_images == 7

@@ -11,7 +11,7 @@ from blemish_core.evaluation.resampling import rate
 
 def scores(seed: int, good: int, defective: int, apart: float = 1.5) -> tuple[list[float], list[float]]:
     random = np.random.default_rng(seed)
-    # Rounded, so that some are equal.
+    # Rounding makes some scores equal.
     return (
         random.normal(0, 1, good).round(1).tolist(),
         random.normal(apart, 1, defective).round(1).tolist(),
@@ -49,12 +49,12 @@ def test_intervals_cover_the_true_value_at_their_confidence() -> None:
         )["image_auroc"].interval
         assert interval is not None
         covered += interval.low <= 0.8556 <= interval.high
-    # 95 of 100 within four binomial deviations; bootstrap intervals of small samples are a little short.
+    # 95 of 100 minus four binomial deviations: bootstrap intervals of small samples are slightly short.
     assert covered >= 86
 
 
-def test_draws_are_reproducible_in_any_batch_size() -> None:
-    good, defective = scores(1, 3000, 3000)  # 6,000 scores x 1,000 draws do not fit one piece
+def test_draws_in_several_batches_are_reproducible() -> None:
+    good, defective = scores(1, 3000, 3000)  # too many for one batch
     assert image_figures(good, defective, 0.7) == image_figures(good, defective, 0.7)
 
 

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
-from sklearn.metrics import roc_auc_score, roc_curve
+from scipy.ndimage import gaussian_filter, label
+from sklearn.metrics import roc_auc_score
 
-from blemish_core.evaluation import pixel_figures
-from blemish_core.evaluation.pixel_figures import PixelTally, _areas, _Kinds, _region_weights
+from blemish_core.evaluation.pixel_figures import PixelTally
 from blemish_core.evaluation.resampling import Estimates, draws
 
 Maps = Sequence[NDArray[np.float32]]
@@ -17,10 +16,10 @@ Masks = Sequence[NDArray[np.bool_]]
 
 
 def tally(maps: Maps, masks: Masks) -> PixelTally:
-    made = PixelTally()
+    pixels = PixelTally()
     for anomaly_map, mask in zip(maps, masks, strict=True):
-        made.add("hole" if mask.any() else "good", anomaly_map, mask)
-    return made
+        pixels.add("hole" if mask.any() else "good", anomaly_map, mask)
+    return pixels
 
 
 def values(estimates: Estimates) -> dict[str, float | None]:
@@ -28,23 +27,37 @@ def values(estimates: Estimates) -> dict[str, float | None]:
 
 
 def exact(maps: Maps, masks: Masks) -> tuple[float, float]:
-    """Pixel AUROC and AUPRO from all pixels at once, by scikit-learn."""
+    """Return pixel AUROC by scikit-learn, and AUPRO by its definition: the mean overlap of the regions."""
     pixels, defective = np.concatenate(maps).ravel(), np.concatenate(masks).ravel()
-    weights = np.concatenate([_region_weights(mask) for mask in masks]).ravel()
-    x, y, _ = roc_curve(defective, pixels, sample_weight=weights, drop_intermediate=False)
-    below = x <= 0.3
-    area = np.trapezoid(np.append(y[below], np.interp(0.3, x, y)), np.append(x[below], 0.3)) / 0.3
-    return float(roc_auc_score(defective, pixels)), float(area)
+    thresholds = np.unique(pixels)[::-1]
+    rate = share_at_or_above(thresholds, pixels[~defective])
+    overlaps: list[NDArray[np.float64]] = []
+    for anomaly_map, mask in zip(maps, masks, strict=True):
+        regions, count = label(mask, structure=np.ones((3, 3)))
+        overlaps += [
+            share_at_or_above(thresholds, anomaly_map[regions == region]) for region in range(1, count + 1)
+        ]
+    overlap = np.mean(overlaps, axis=0)
+    rate, overlap = np.append(0, rate), np.append(0, overlap)
+    below = rate <= 0.3
+    x, y = np.append(rate[below], 0.3), np.append(overlap[below], np.interp(0.3, rate, overlap))
+    return float(roc_auc_score(defective, pixels)), float(np.trapezoid(y, x) / 0.3)
+
+
+def share_at_or_above(thresholds: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float64]:
+    return 1 - np.searchsorted(np.sort(values), thresholds) / len(values)
 
 
 def surfaces(seed: int, count: int, side: int = 64) -> tuple[Maps, Masks]:
-    """Half of them good, half with one to three regions that stand out a little."""
+    """Return maps and masks, half of them good, half with one to three regions of higher values."""
     random = np.random.default_rng(seed)
     maps, masks = [], []
     for index in range(count):
         mask = np.zeros((side, side), np.bool_)
         for _ in range(int(random.integers(1, 4)) if index % 2 else 0):
-            top, left, height, width = (int(n) for n in random.integers((0, 0, 3, 3), (50, 50, 20, 20)))
+            top, left, height, width = (
+                int(n) for n in random.integers((0, 0, 3, 3), (side - 14, side - 14, 20, 20))
+            )
             mask[top : top + height, left : left + width] = True
         noise = gaussian_filter(random.normal(size=mask.shape), 2) * 4
         strength = random.uniform(0.2, 2)
@@ -69,8 +82,8 @@ def test_aupro_counts_regions_and_not_pixels() -> None:
     scores = np.zeros((40, 40), np.float32)
     scores[:20, :20] = 1
     figures = values(tally([scores], [mask]).figures())
-    # One region of two is found at no false positive; the other only with all other pixels, on a straight
-    # line: the mean overlap goes from 0.5 at rate 0 to 1 at rate 1, and is 0.65 at 0.3.
+    # One of two regions is found without false positives, the other one only with all other pixels. The
+    # mean overlap therefore rises linearly from 0.5 at rate 0 to 1 at rate 1, and is 0.65 at rate 0.3.
     assert figures["aupro"] == pytest.approx((0.5 + 0.65) / 2)
     assert figures["pixel_auroc"] is not None
     assert figures["pixel_auroc"] > 0.99
@@ -96,29 +109,31 @@ def test_bins_give_exact_figures_at_any_scale(scale: float, shift: float) -> Non
 
 def test_class_figures_use_the_good_images() -> None:
     maps, masks = surfaces(4, 20)
-    made = PixelTally()
+    pixels = PixelTally()
     for index, (anomaly_map, mask) in enumerate(zip(maps, masks, strict=True)):
-        made.add("good" if not mask.any() else "hole" if index % 3 else "dent", anomaly_map, mask)
+        pixels.add("good" if not mask.any() else "hole" if index % 3 else "dent", anomaly_map, mask)
     chosen = [i for i, mask in enumerate(masks) if not mask.any() or i % 3]
-    of_holes = exact([maps[i] for i in chosen], [masks[i] for i in chosen])
-    assert made.classes == ["dent", "hole"]
-    assert tuple(values(made.figures(["hole"])).values()) == pytest.approx(of_holes, abs=1e-4)
+    expected = exact([maps[i] for i in chosen], [masks[i] for i in chosen])
+    assert pixels.classes == ["dent", "hole"]
+    assert tuple(values(pixels.figures(["hole"])).values()) == pytest.approx(expected, abs=1e-4)
 
 
-def test_bootstrap_of_histograms_equals_bootstrap_of_maps() -> None:
-    maps, masks = surfaces(5, 24)
-    good, defective = range(0, 24, 2), range(1, 24, 2)
-    made = tally(maps, masks)
-    groups = pixel_figures._grouped([*made._classes["good"].images, *made._classes["hole"].images])
+def test_intervals_equal_those_of_an_exact_bootstrap() -> None:
+    maps, masks = surfaces(5, 24, 32)
+    good, defective = np.arange(0, 24, 2), np.arange(1, 24, 2)
     random = np.random.default_rng(6)
-    for _ in range(5):
-        of_good, of_defective = draws(12, random, 1), draws(12, random, 1)
-        counts = np.hstack([of_good, of_defective])
-        pixel_auroc, aupro = _areas(_Kinds(*((counts @ kind).astype(np.float64) for kind in groups)))
-        order = np.repeat([*good, *defective], counts[0].astype(int))
-        assert (pixel_auroc[0], aupro[0]) == pytest.approx(
-            exact([maps[i] for i in order], [masks[i] for i in order]), abs=1e-3
-        )
+    exact_draws = []
+    for counts in np.hstack([draws(12, random, 200), draws(12, random, 200)]).astype(int):
+        chosen = np.repeat([*good, *defective], counts)
+        exact_draws.append(exact([maps[i] for i in chosen], [masks[i] for i in chosen]))
+    low, high = np.quantile(exact_draws, [0.025, 0.975], axis=0)
+    figures = tally(maps, masks).figures()
+    for number, name in enumerate(("pixel_auroc", "aupro")):
+        interval = figures[name].interval
+        assert interval is not None
+        tolerance = 0.25 * (high[number] - low[number])
+        assert interval.low == pytest.approx(low[number], abs=tolerance)
+        assert interval.high == pytest.approx(high[number], abs=tolerance)
 
 
 def test_intervals_contain_the_figure_and_are_reproducible() -> None:
@@ -140,9 +155,15 @@ def test_one_defective_image_gives_figures_without_intervals() -> None:
 
 
 def test_memory_does_not_grow_with_the_images() -> None:
-    maps, masks = surfaces(9, 40)
-    made = tally(maps, masks)
-    fine = sum(h.weights.nbytes for c in made._classes.values() for h in c.histograms)
-    kept = sum(a.nbytes for c in made._classes.values() for i in c.images for pair in i for a in pair)
-    assert fine < 6 * 16 << 20
-    assert kept / 40 < 3 * 2 * maps[0].nbytes
+    maps, masks = surfaces(9, 48)
+    tracemalloc.start()
+    try:
+        pixels = tally(maps[:8], masks[:8])
+        before, _ = tracemalloc.get_traced_memory()
+        for anomaly_map, mask in zip(maps[8:], masks[8:], strict=True):
+            pixels.add("hole" if mask.any() else "good", anomaly_map, mask)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert before < 16 << 20
+    assert (after - before) / 40 < 5 * maps[0].nbytes
