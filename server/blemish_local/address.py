@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host and port to listen on: parsed, checked for being free, spelled for those who connect."""
+"""Addresses to listen on: parsing, a check that they are free, and the form for clients."""
 
 import errno
 import socket
@@ -9,11 +9,13 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class AddressUnusable(Exception):
-    """Nothing can listen there; the text says why and what to choose instead."""
+    """An address on which the process cannot listen."""
 
 
 @dataclass(frozen=True)
 class Address:
+    """A host and a TCP port."""
+
     host: str
     port: int
 
@@ -22,7 +24,7 @@ class Address:
 
     @property
     def to_connect(self) -> "Address":
-        """The address a client on this machine connects to."""
+        """The address for clients on this machine."""
         return Address(_WILDCARDS.get(self.host, self.host), self.port)
 
     @property
@@ -31,26 +33,26 @@ class Address:
 
 
 def parse(text: str) -> Address:
-    """Read ``HOST:PORT`` or ``[IPV6]:PORT``.
+    """Parse ``HOST:PORT`` or ``[IPV6]:PORT``.
 
     Raises:
-        ValueError: with a sentence that shows the right spelling.
+        ValueError: if the text is neither; the message contains an example.
     """
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        raise ValueError(f"{text!r} is not HOST:PORT; an IPv6 host stands in brackets: [::1]:50051")
+        raise ValueError(f"{text!r} is not HOST:PORT; put an IPv6 host in brackets: [::1]:50051")
     if not (colon and host and port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise ValueError(f"{text!r} is not HOST:PORT, for example 127.0.0.1:50051")
+        raise ValueError(f"{text!r} is not HOST:PORT; for example 127.0.0.1:50051")
     return Address(host, int(port))
 
 
 def settle(address: Address) -> Address:
-    """Return ``address`` with a free port in the place of port 0.
+    """Return the address with port 0 replaced by a free port.
 
     Raises:
-        AddressUnusable: if another process listens there, or the host is not this machine's.
+        AddressUnusable: if another process listens there, or the host is not one of this machine.
     """
     try:
         found = socket.getaddrinfo(
@@ -58,14 +60,14 @@ def settle(address: Address) -> Address:
         )
     except socket.gaierror as error:
         raise AddressUnusable(
-            f"the host {address.host!r} is unknown ({error.strerror}): "
+            f"the host {address.host!r} is unknown ({error.strerror}); "
             "listen on 127.0.0.1, or on 0.0.0.0 for every interface"
         ) from error
     port = address.port
     for family, kind, protocol, _, where in found:
         with socket.socket(family, kind, protocol) as probe:
-            # Connections of a server that just stopped must not look like a listener. The
-            # port is never shared (SO_REUSEPORT), or two servers would split the calls.
+            # Connections of a server that just stopped must not look like a listener. The port is never
+            # shared (SO_REUSEPORT), because two servers would then divide the calls.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((where[0], port, *where[2:]))
@@ -76,18 +78,18 @@ def settle(address: Address) -> Address:
 
 
 def free_loopback_port() -> int:
-    """Return a TCP port that nobody listened on a moment ago."""
+    """Return a loopback port that is free at the moment."""
     return settle(Address("127.0.0.1", 0)).port
 
 
 def _reason(address: Address, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
-            f"port {address.port} is taken by another process: choose another, "
+            f"port {address.port} is taken by another process; choose another, "
             f"or let one be found with --listen {Address(address.host, 0)}"
         )
     if error.errno == errno.EACCES:
-        return f"port {address.port} needs the superuser: choose one above 1023"
+        return f"port {address.port} requires the superuser; choose one above 1023"
     return (
-        f"cannot listen on {address} ({error.strerror}): choose 127.0.0.1, or 0.0.0.0 for every interface"
+        f"cannot listen on {address} ({error.strerror}); choose 127.0.0.1, or 0.0.0.0 for every interface"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder in which everything of one stack lies, and the claim that keeps a second one out."""
+"""The data folder of one stack, and the claim that keeps a second stack out."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,16 +13,18 @@ _LEASHES_GONE_S = 3.0
 
 
 class DirectoryUnusable(Exception):
-    """The folder is taken or cannot be written; the text says which, and the cure."""
+    """A data folder that is in use or cannot be written."""
 
 
 @dataclass(frozen=True)
 class DataDirectory:
+    """The layout of a data folder."""
+
     root: Path
 
     @property
     def store(self) -> Path:
-        """Datasets and model bundles."""
+        """Folder of datasets and model bundles."""
         return self.root / "store"
 
     @property
@@ -35,7 +37,7 @@ class DataDirectory:
 
     @property
     def qdrant_server(self) -> Path:
-        """Of a ``qdrant`` on PATH, whose files the embedded engine cannot read, nor the reverse."""
+        """Folder of a ``qdrant`` from PATH, whose file format differs from the embedded engine's."""
         return self.root / "qdrant-server"
 
     @property
@@ -44,7 +46,7 @@ class DataDirectory:
 
     @property
     def run(self) -> Path:
-        """What is true only while the stack runs."""
+        """Folder of files that are valid only while the stack runs."""
         return self.root / "run"
 
     @property

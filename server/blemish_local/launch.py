@@ -35,46 +35,46 @@ def launch(options: StackOptions) -> int:
         _warn(f"blemish up: {error}")
         return SERVICE_FAILED
     except KeyboardInterrupt:
-        # Before the supervisor took the signal over, nothing was started.
+        # The supervisor handles signals from its start on, so nothing was started yet.
         return STOPPED
 
 
 async def _supervise(
     options: StackOptions, data: DataDirectory, listen: Address, stack: Stack, held: int
 ) -> int:
-    say = _keep_silent if options.quiet else _say
+    report = _ignore if options.quiet else _print
     environment_file = data.run / "environment.sh"
-    notices = [environment_file]
+    run_files = [environment_file]
     if options.address_file is not None:
-        notices.append(options.address_file)
+        run_files.append(options.address_file)
 
     def on_ready() -> None:
         _write_atomically(environment_file, shell_script(stack.variables))
         if options.address_file is not None:
             _write_atomically(options.address_file, f"{listen.to_connect}\n")
-        say(_announcement(options, data, listen, stack))
+        report(_announcement(options, data, listen, stack))
 
-    _remove(notices)
-    supervisor = Supervisor(stack, held, say, _warn)
+    _remove(run_files)
+    supervisor = Supervisor(stack, held, report, _warn)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # nohup asks for the hang-up to be ignored, and gets it.
+        # Under nohup SIGHUP is ignored and must stay so.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-            loop.add_signal_handler(number, supervisor.ask_to_stop)
+            loop.add_signal_handler(number, supervisor.request_stop)
     if options.stop_with_stdin:
-        _at_end_of_stdin(loop, supervisor.ask_to_stop)
+        _call_at_end_of_stdin(loop, supervisor.request_stop)
     try:
         return STOPPED if await supervisor.run(on_ready) else SERVICE_FAILED
     finally:
-        _remove(notices)
+        _remove(run_files)
 
 
-def _at_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+def _call_at_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
     stdin = sys.stdin.fileno()
 
     def read() -> None:
         if not os.read(stdin, 4096):
-            loop.remove_reader(stdin)  # it stays readable, and a second request would kill at once
+            loop.remove_reader(stdin)  # it stays readable, and a second request would kill the services
             stop()
 
     loop.add_reader(stdin, read)
@@ -82,16 +82,15 @@ def _at_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) 
 
 def _announcement(options: StackOptions, data: DataDirectory, listen: Address, stack: Stack) -> str:
     roots = ", ".join(map(str, options.import_roots)) or "none (see --import-root)"
-    everyone = ""
+    access = ""
     if listen.is_open_to_others:
-        asked = bool(options.environment.get("BLEMISH_ACCESS_FILE"))
-        everyone = (
-            f"  (open to other machines{'' if asked else ', and to everybody: see BLEMISH_ACCESS_FILE'})"
-        )
+        access = "  (open to other machines)"
+        if not options.environment.get("BLEMISH_ACCESS_FILE"):
+            access = "  (open to other machines without authentication: set BLEMISH_ACCESS_FILE)"
     return "\n".join(
         [
             "",
-            f"blemish is up at {listen.to_connect}{everyone}",
+            f"blemish is up at {listen.to_connect}{access}",
             f"  data     {data.root}, logs in {data.logs.name}/",
             f"  store    {stack.store}",
             f"  imports  {roots}",
@@ -109,20 +108,20 @@ def _write_atomically(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _remove(notices: Sequence[Path]) -> None:
-    for path in notices:
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
         path.unlink(missing_ok=True)
 
 
-def _say(text: str) -> None:
-    # A terminal that was closed, or a reader that left, is no reason to stop.
+def _print(text: str) -> None:
+    # A closed terminal or pipe is not a reason to stop.
     try:
         print(text, flush=True)
     except OSError:
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - open until the process ends
 
 
-def _keep_silent(_text: str) -> None:
+def _ignore(_text: str) -> None:
     pass
 
 

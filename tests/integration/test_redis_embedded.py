@@ -18,6 +18,8 @@ from blemish_local.supervision.service import Service
 
 @dataclass(frozen=True)
 class EmbeddedRedis:
+    """A running Redis of the embedded stack."""
+
     data: DataDirectory
     service: Service
     url: str
@@ -25,7 +27,7 @@ class EmbeddedRedis:
 
 @pytest.fixture
 async def embedded(tmp_path: Path) -> AsyncIterator[EmbeddedRedis]:
-    # A folder whose path no unix socket could have, with what a configuration file would mistake.
+    # The path is too long for a unix socket, and contains characters special to a configuration file.
     data = DataDirectory(tmp_path / 'a "quoted" name with spaces' / ("long" * 25))
     with claim(data) as held:
         environment = {"PATH": os.environ["PATH"]}
@@ -36,7 +38,7 @@ async def embedded(tmp_path: Path) -> AsyncIterator[EmbeddedRedis]:
         assert await service.stop(grace_s=10)
 
 
-async def test_one_url_serves_redis_and_celery_and_needs_its_password(
+async def test_url_works_for_redis_and_celery_only_with_its_password(
     embedded: EmbeddedRedis,
 ) -> None:
     with redis.Redis.from_url(embedded.url) as client:
@@ -53,12 +55,12 @@ async def test_one_url_serves_redis_and_celery_and_needs_its_password(
         broker.ensure_connection(max_retries=1)
 
 
-async def test_nothing_is_lost_when_it_is_killed(embedded: EmbeddedRedis) -> None:
+async def test_killed_redis_loses_no_write(embedded: EmbeddedRedis) -> None:
     with redis.Redis.from_url(embedded.url) as client:
         client.rpush("jobs", *range(1000))
         os.kill(client.info("server")["process_id"], signal.SIGKILL)
     await embedded.service.ended()
-    assert embedded.service.how_it_ended() == "it was killed by SIGKILL"
+    assert embedded.service.exit_status() == "it was killed by SIGKILL"
 
     await embedded.service.start()
 
@@ -66,7 +68,7 @@ async def test_nothing_is_lost_when_it_is_killed(embedded: EmbeddedRedis) -> Non
         assert [int(job) for job in client.lrange("jobs", 0, -1)] == list(range(1000))
 
 
-async def test_everything_lies_below_the_data_folder(embedded: EmbeddedRedis) -> None:
+async def test_all_files_are_in_the_data_folder(embedded: EmbeddedRedis) -> None:
     log = embedded.data.logs / "redis.log"
 
     assert "Ready to accept connections" in log.read_text()

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from blemish_local.stack import Given, Stack
+from blemish_local.stack import ExternalService, Stack
 from blemish_local.supervision import supervisor as supervisor_module
-from blemish_local.supervision.probes import NotYet, file_exists
-from blemish_local.supervision.service import Part, PartFailed, Service
-from blemish_local.supervision.supervisor import Policy, Supervisor
+from blemish_local.supervision.probes import NotReady, file_exists
+from blemish_local.supervision.service import Service, ServiceFailed, ServiceSpec
+from blemish_local.supervision.supervisor import RestartPolicy, Supervisor
 
-QUICK = Policy(first_delay_s=0.01, longest_delay_s=0.02, grace_s=0.5)
-# What it starts ignores SIGTERM, as a pool in the middle of a task does.
+QUICK = RestartPolicy(first_delay_s=0.01, longest_delay_s=0.02, grace_s=0.5)
+# The grandchild ignores SIGTERM, like a pool during a task.
 WITH_GRANDCHILD = "(trap '' TERM; exec sleep 600) & "
 OBEDIENT = "trap 'exit 0' TERM; touch ready; while :; do sleep 0.05; done"
 DYING = "touch ready; until [ -e ../die ]; do sleep 0.02; done; echo as always; exit 5"
@@ -29,7 +29,7 @@ STUBBORN = "trap '' TERM; touch ready; while :; do sleep 0.05; done"
 
 
 def alive(session: int) -> list[str]:
-    """The processes in ``session`` that are more than zombies."""
+    """Return the commands of the processes in a session, except zombies."""
     listed = subprocess.run(
         ["ps", "-A", "-o", "sess=,stat=,args="], check=True, capture_output=True, text=True
     )
@@ -37,55 +37,55 @@ def alive(session: int) -> list[str]:
     return [row[2] for row in rows if row[0] == str(session) and not row[1].startswith("Z")]
 
 
-def has_lines(said: list[str], count: int) -> bool:
-    return len(said) == count
+def has_lines(lines: list[str], count: int) -> bool:
+    return len(lines) == count
 
 
-async def until(true: Callable[[], object], within_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
     async with asyncio.timeout(within_s):
-        while not true():
+        while not condition():
             await asyncio.sleep(0.02)
 
 
 @dataclass
-class Workshop:
-    """Makes parts out of shell scripts, and collects what the supervisor says."""
+class ScriptedServices:
+    """Services made of shell scripts, and the messages of their supervisor."""
 
     folder: Path
     held: int
     services: list[Service] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    reported: list[str] = field(default_factory=list)
     warned: list[str] = field(default_factory=list)
 
-    def part(self, name: str, script: str) -> Part:
+    def spec(self, name: str, script: str) -> ServiceSpec:
         directory = self.folder / name
-        return Part(
+        return ServiceSpec(
             name=name,
-            what="a stand-in",
+            description="a shell script",
             command=("sh", "-c", script),
             environment=dict(os.environ),
             directory=directory,
             log=self.folder / "logs" / f"{name}.log",
             probe=partial(file_exists, directory / "ready"),
-            cure="mend the script",
+            remedy="repair the script",
             ready_file=directory / "ready",
         )
 
     def service(self, name: str, script: str) -> Service:
-        self.services.append(Service(self.part(name, script), self.held))
+        self.services.append(Service(self.spec(name, script), self.held))
         return self.services[-1]
 
-    def supervisor(self, *stages: tuple[Part, ...], policy: Policy = QUICK) -> Supervisor:
-        stack = Stack(given=(), stages=stages, variables={})
-        return Supervisor(stack, self.held, self.said.append, self.warned.append, policy)
+    def supervisor(self, *stages: tuple[ServiceSpec, ...], policy: RestartPolicy = QUICK) -> Supervisor:
+        stack = Stack(external=(), stages=stages, variables={})
+        return Supervisor(stack, self.held, self.reported.append, self.warned.append, policy)
 
 
 @pytest.fixture
-async def workshop(tmp_path: Path) -> AsyncIterator[Workshop]:
+async def scripted(tmp_path: Path) -> AsyncIterator[ScriptedServices]:
     with (tmp_path / "lock").open("w") as lock:
-        workshop = Workshop(tmp_path, lock.fileno())
-        yield workshop
-        for service in workshop.services:
+        scripted = ScriptedServices(tmp_path, lock.fileno())
+        yield scripted
+        for service in scripted.services:
             await service.stop(grace_s=0)
 
 
@@ -97,138 +97,142 @@ def leash_of(service: Service) -> int:
 # One service
 
 
-async def test_a_service_stops_when_asked_and_takes_its_descendants_along(
-    workshop: Workshop,
+async def test_stop_ends_the_service_and_its_descendants(
+    scripted: ScriptedServices,
 ) -> None:
-    service = workshop.service("worker", WITH_GRANDCHILD + OBEDIENT)
+    service = scripted.service("worker", WITH_GRANDCHILD + OBEDIENT)
 
     await service.start()
     assert len(alive(leash_of(service))) >= 3
-    obeyed = await service.stop(grace_s=5)
+    stopped = await service.stop(grace_s=5)
 
-    assert obeyed
-    assert service.how_it_ended() == "it ended with exit code 0"
+    assert stopped
+    assert service.exit_status() == "it ended with exit code 0"
     await until(lambda: not alive(leash_of(service)))
 
 
-async def test_the_request_to_stop_reaches_the_process_and_not_its_children(
-    workshop: Workshop,
+async def test_stop_signal_reaches_only_the_process_itself(
+    scripted: ScriptedServices,
 ) -> None:
     child = "(trap 'touch child-was-asked' TERM; while :; do sleep 0.02; done) & "
-    service = workshop.service(
+    service = scripted.service(
         "worker", child + "trap 'sleep 0.3; exit 0' TERM; touch ready; while :; do sleep 0.02; done"
     )
 
     await service.start()
 
     assert await service.stop(grace_s=5)
-    assert not (workshop.folder / "worker" / "child-was-asked").exists()
+    assert not (scripted.folder / "worker" / "child-was-asked").exists()
 
 
-async def test_who_does_not_stop_is_killed_with_its_descendants(workshop: Workshop) -> None:
-    service = workshop.service("worker", WITH_GRANDCHILD + STUBBORN)
+async def test_service_that_ignores_the_signal_is_killed_with_its_descendants(
+    scripted: ScriptedServices,
+) -> None:
+    service = scripted.service("worker", WITH_GRANDCHILD + STUBBORN)
 
     await service.start()
-    obeyed = await service.stop(grace_s=0.2)
+    stopped = await service.stop(grace_s=0.2)
 
-    assert not obeyed
+    assert not stopped
     await until(lambda: not alive(leash_of(service)))
 
 
-async def test_a_service_that_ends_while_starting_is_reported_in_full(workshop: Workshop) -> None:
-    service = workshop.service("worker", "echo not this run; touch ready")
-    with contextlib.suppress(PartFailed):
+async def test_service_that_exits_while_starting_is_reported_with_its_log(
+    scripted: ScriptedServices,
+) -> None:
+    service = scripted.service("worker", "echo not this run; touch ready")
+    with contextlib.suppress(ServiceFailed):
         await service.start()
     script = "echo the reason; echo another line >&2; exit 7"
-    service.part = replace(service.part, command=("sh", "-c", script))
+    service.spec = replace(service.spec, command=("sh", "-c", script))
 
-    with pytest.raises(PartFailed) as failure:
+    with pytest.raises(ServiceFailed) as failure:
         await service.start()
 
     message = str(failure.value)
     assert message.startswith("worker did not start: it ended with exit code 7.")
     assert "the reason" in message and "another line" in message
     assert "not this run" not in message
-    assert str(service.part.log) in message
-    assert "mend the script" in message
+    assert str(service.spec.log) in message
+    assert "repair the script" in message
 
 
-async def test_a_command_that_does_not_exist_is_reported(workshop: Workshop) -> None:
-    service = workshop.service("worker", "")
-    service.part = replace(service.part, command=("no-such-command-at-all",))
+async def test_missing_command_is_reported(scripted: ScriptedServices) -> None:
+    service = scripted.service("worker", "")
+    service.spec = replace(service.spec, command=("no-such-command-at-all",))
 
-    with pytest.raises(PartFailed, match="cannot run no-such-command-at-all: No such file"):
+    with pytest.raises(ServiceFailed, match="cannot run no-such-command-at-all: No such file"):
         await service.start()
 
 
-async def test_a_log_that_cannot_be_written_is_reported(workshop: Workshop) -> None:
-    service = workshop.service("worker", OBEDIENT)
-    (workshop.folder / "logs").write_text("a file in the folder's place")
+async def test_log_that_cannot_be_written_is_reported(scripted: ScriptedServices) -> None:
+    service = scripted.service("worker", OBEDIENT)
+    (scripted.folder / "logs").write_text("a file in the folder's place")
 
-    with pytest.raises(PartFailed, match="worker could not be started"):
+    with pytest.raises(ServiceFailed, match="worker could not be started"):
         await service.start()
 
 
-async def test_a_service_that_never_gets_ready_is_killed_and_reported(workshop: Workshop) -> None:
-    service = workshop.service("worker", WITH_GRANDCHILD + "sleep 600")
-    service.part = replace(service.part, ready_within_s=0.3)
+async def test_service_that_is_never_ready_is_killed_and_reported(scripted: ScriptedServices) -> None:
+    service = scripted.service("worker", WITH_GRANDCHILD + "sleep 600")
+    service.spec = replace(service.spec, ready_within_s=0.3)
 
-    with pytest.raises(PartFailed, match="was not ready within 0 s: it has not written"):
+    with pytest.raises(ServiceFailed, match="was not ready within 0 s: it has not written"):
         await service.start()
 
     await until(lambda: not alive(leash_of(service)))
 
 
-async def test_the_sign_of_an_earlier_run_does_not_count(workshop: Workshop) -> None:
-    service = workshop.service("worker", "exit 3")
-    service.part.directory.mkdir()
-    assert service.part.ready_file is not None
-    service.part.ready_file.touch()
+async def test_ready_file_of_an_earlier_run_is_ignored(scripted: ScriptedServices) -> None:
+    service = scripted.service("worker", "exit 3")
+    service.spec.directory.mkdir()
+    assert service.spec.ready_file is not None
+    service.spec.ready_file.touch()
 
-    with pytest.raises(PartFailed, match="exit code 3"):
+    with pytest.raises(ServiceFailed, match="exit code 3"):
         await service.start()
 
 
-async def test_an_answer_from_someone_else_does_not_count(workshop: Workshop) -> None:
-    async def someone_answers() -> None:
+async def test_answer_of_another_process_is_ignored(scripted: ScriptedServices) -> None:
+    async def other_process_answers() -> None:
         await service.ended()
 
-    service = workshop.service("server", "echo the port is taken; exit 1")
-    service.part = replace(service.part, probe=someone_answers)
+    service = scripted.service("server", "echo the port is taken; exit 1")
+    service.spec = replace(service.spec, probe=other_process_answers)
 
-    with pytest.raises(PartFailed, match="the port is taken"):
+    with pytest.raises(ServiceFailed, match="the port is taken"):
         await service.start()
 
 
-async def test_when_the_leash_itself_is_killed_nothing_stays(workshop: Workshop) -> None:
-    service = workshop.service("worker", WITH_GRANDCHILD + OBEDIENT)
+async def test_killed_leash_leaves_no_process(scripted: ScriptedServices) -> None:
+    service = scripted.service("worker", WITH_GRANDCHILD + OBEDIENT)
     await service.start()
 
     os.kill(leash_of(service), signal.SIGKILL)
     await service.ended()
 
-    assert service.how_it_ended() == "it was killed by SIGKILL"
+    assert service.exit_status() == "it was killed by SIGKILL"
     await until(lambda: not alive(leash_of(service)))
 
 
-async def test_the_data_folder_stays_claimed_as_long_as_a_leash_lives(workshop: Workshop) -> None:
-    with (workshop.folder / "lock").open() as lock:
+async def test_data_folder_stays_claimed_while_a_leash_runs(scripted: ScriptedServices) -> None:
+    with (scripted.folder / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        service = Service(workshop.part("redis", OBEDIENT), lock.fileno())
-        workshop.services.append(service)
+        service = Service(scripted.spec("redis", OBEDIENT), lock.fileno())
+        scripted.services.append(service)
         await service.start()
-    # Closed, as the kernel does it for a supervisor that is killed.
+    # The descriptor is closed here, as by the kernel for a killed supervisor.
 
-    with (workshop.folder / "lock").open() as successor:
+    with (scripted.folder / "lock").open() as successor:
         with pytest.raises(BlockingIOError):
             fcntl.flock(successor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         await service.stop(grace_s=5)
         fcntl.flock(successor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-SIGNALLED_AT_ONCE = """
+EARLY_SIGNAL = """
 import os, pathlib, signal, subprocess, time
-from blemish_local import leash
+from blemish_local.supervision import leash
 
 class Signalled(subprocess.Popen):
     def __init__(self, *arguments, **options):
@@ -242,16 +246,16 @@ leash.main(["sh", "-c", "trap 'exit 7' TERM; touch ready; while :; do sleep 0.02
 """
 
 
-def test_a_request_that_comes_while_the_command_starts_is_handed_on(tmp_path: Path) -> None:
+def test_signal_during_the_start_of_the_command_is_forwarded(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        command = [sys.executable, "-c", SIGNALLED_AT_ONCE]
+        command = [sys.executable, "-c", EARLY_SIGNAL]
         leash = subprocess.Popen(command, stdin=theirs.fileno(), cwd=tmp_path, start_new_session=True)
         theirs.close()
         ours.settimeout(20)
         try:
             report = ours.recv(32)
-            # A leash that ended otherwise has left its command behind.
+            # A leash that ended in another way has left its command running.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(leash.pid, signal.SIGKILL)
         finally:
@@ -264,151 +268,151 @@ def test_a_request_that_comes_while_the_command_starts_is_handed_on(tmp_path: Pa
 # The stack
 
 
-async def test_parts_start_in_order_and_stop_in_reverse(workshop: Workshop) -> None:
-    def part(name: str) -> Part:
-        return workshop.part(
+async def test_services_start_in_order_and_stop_in_reverse(scripted: ScriptedServices) -> None:
+    def ordered(name: str) -> ServiceSpec:
+        return scripted.spec(
             name,
             f"echo start {name} >> ../order; trap 'echo stop {name} >> ../order; exit 0' TERM; "
             "touch ready; while :; do sleep 0.02; done",
         )
 
-    supervisor = workshop.supervisor((part("redis"),), (part("qdrant"),), (part("server"),))
+    supervisor = scripted.supervisor((ordered("redis"),), (ordered("qdrant"),), (ordered("server"),))
 
-    assert await supervisor.run(on_ready=supervisor.ask_to_stop)
+    assert await supervisor.run(on_ready=supervisor.request_stop)
 
-    order = (workshop.folder / "order").read_text().splitlines()
+    order = (scripted.folder / "order").read_text().splitlines()
     starts = ["start redis", "start qdrant", "start server"]
     assert order == [*starts, "stop server", "stop qdrant", "stop redis"]
-    assert [line.split()[:2] for line in workshop.said[:3]] == [
+    assert [line.split()[:2] for line in scripted.reported[:3]] == [
         ["redis", "ready"],
         ["qdrant", "ready"],
         ["server", "ready"],
     ]
-    assert workshop.warned == []
+    assert scripted.warned == []
 
 
-async def test_a_part_that_dies_is_started_again(workshop: Workshop) -> None:
-    supervisor = workshop.supervisor((workshop.part("worker", f"echo $$ > pid; {OBEDIENT}"),))
+async def test_service_that_dies_is_restarted(scripted: ScriptedServices) -> None:
+    supervisor = scripted.supervisor((scripted.spec("worker", f"echo $$ > pid; {OBEDIENT}"),))
     ready = asyncio.Event()
     running = asyncio.create_task(supervisor.run(ready.set))
     await ready.wait()
 
     for death in range(1, 3):
-        os.kill(int((workshop.folder / "worker" / "pid").read_text()), signal.SIGKILL)
-        await until(partial(has_lines, workshop.warned, 2 * death))
-    supervisor.ask_to_stop()
+        os.kill(int((scripted.folder / "worker" / "pid").read_text()), signal.SIGKILL)
+        await until(partial(has_lines, scripted.warned, 2 * death))
+    supervisor.request_stop()
 
     assert await running
-    assert workshop.warned[0] == "worker   died: it was killed by SIGKILL; restart in 0.0 s"
-    assert workshop.warned[1].startswith("worker   ready again in ")
+    assert scripted.warned[0] == "worker   died: it was killed by SIGKILL; restart in 0.0 s"
+    assert scripted.warned[1].startswith("worker   ready again in ")
 
 
-async def test_a_part_that_keeps_dying_ends_the_whole_stack(workshop: Workshop) -> None:
-    dying = workshop.part("worker", DYING)
-    steady = workshop.part("redis", OBEDIENT + "; touch stopped")
-    supervisor = workshop.supervisor((steady,), (dying,))
+async def test_service_that_keeps_dying_stops_the_stack(scripted: ScriptedServices) -> None:
+    dying = scripted.spec("worker", DYING)
+    steady = scripted.spec("redis", OBEDIENT + "; touch stopped")
+    supervisor = scripted.supervisor((steady,), (dying,))
 
-    assert not await supervisor.run(on_ready=(workshop.folder / "die").touch)
+    assert not await supervisor.run(on_ready=(scripted.folder / "die").touch)
 
-    assert "worker died 5 times" in workshop.warned[-1]
-    assert "as always" in workshop.warned[-1]
-    assert "exit code 5" in workshop.warned[-1]
-    assert sum("died: it ended with exit code 5" in line for line in workshop.warned) == 4
-    assert workshop.said[-1] == "stopped"
+    assert "worker died 5 times" in scripted.warned[-1]
+    assert "as always" in scripted.warned[-1]
+    assert "exit code 5" in scripted.warned[-1]
+    assert sum("died: it ended with exit code 5" in line for line in scripted.warned) == 4
+    assert scripted.reported[-1] == "stopped"
 
 
-async def test_health_makes_earlier_deaths_forgotten(workshop: Workshop) -> None:
+async def test_healthy_time_resets_the_count_of_deaths(scripted: ScriptedServices) -> None:
     policy = replace(QUICK, healthy_after_s=0.0, deaths_allowed=2)
-    supervisor = workshop.supervisor((workshop.part("worker", DYING),), policy=policy)
-    running = asyncio.create_task(supervisor.run((workshop.folder / "die").touch))
+    supervisor = scripted.supervisor((scripted.spec("worker", DYING),), policy=policy)
+    running = asyncio.create_task(supervisor.run((scripted.folder / "die").touch))
 
-    await until(lambda: len(workshop.warned) >= 6)
-    supervisor.ask_to_stop()
+    await until(lambda: len(scripted.warned) >= 6)
+    supervisor.request_stop()
 
     assert await running
 
 
-async def test_a_part_that_fails_to_start_stops_those_before_it(workshop: Workshop) -> None:
-    supervisor = workshop.supervisor(
-        (workshop.part("redis", f"trap 'touch stopped' EXIT; {OBEDIENT}"),),
-        (workshop.part("worker", "exit 9"), workshop.part("server", OBEDIENT)),
+async def test_failed_start_stops_the_earlier_services(scripted: ScriptedServices) -> None:
+    supervisor = scripted.supervisor(
+        (scripted.spec("redis", f"trap 'touch stopped' EXIT; {OBEDIENT}"),),
+        (scripted.spec("worker", "exit 9"), scripted.spec("server", OBEDIENT)),
     )
 
-    assert not await supervisor.run(on_ready=lambda: pytest.fail("it is not ready"))
+    assert not await supervisor.run(on_ready=lambda: pytest.fail("the stack is not ready"))
 
-    assert (workshop.folder / "redis" / "stopped").exists()
-    assert len(workshop.warned) == 1
-    assert workshop.warned[0].startswith("worker did not start: it ended with exit code 9")
+    assert (scripted.folder / "redis" / "stopped").exists()
+    assert len(scripted.warned) == 1
+    assert scripted.warned[0].startswith("worker did not start: it ended with exit code 9")
 
 
-async def test_a_stop_in_the_middle_of_a_start_is_obeyed(workshop: Workshop) -> None:
-    supervisor = workshop.supervisor((workshop.part("worker", f"touch begun; {'sleep 600'}"),))
-    running = asyncio.create_task(supervisor.run(lambda: pytest.fail("it is not ready")))
-    await until((workshop.folder / "worker" / "begun").exists)
+async def test_stop_during_a_start_takes_effect(scripted: ScriptedServices) -> None:
+    supervisor = scripted.supervisor((scripted.spec("worker", f"touch begun; {'sleep 600'}"),))
+    running = asyncio.create_task(supervisor.run(lambda: pytest.fail("the stack is not ready")))
+    await until((scripted.folder / "worker" / "begun").exists)
 
-    supervisor.ask_to_stop()
+    supervisor.request_stop()
 
     assert await running
-    assert workshop.warned == []
+    assert scripted.warned == []
 
 
-async def test_a_part_that_asks_for_more_time_to_end_has_it(workshop: Workshop) -> None:
+async def test_longer_grace_period_of_a_service_is_respected(scripted: ScriptedServices) -> None:
     slow = "trap 'sleep 1.5; touch ended; exit' TERM; touch ready; while :; do sleep 0.1; done"
-    supervisor = workshop.supervisor((replace(workshop.part("server", slow), grace_s=30),))
+    supervisor = scripted.supervisor((replace(scripted.spec("server", slow), grace_s=30),))
     ready = asyncio.Event()
     running = asyncio.create_task(supervisor.run(ready.set))
     await ready.wait()
 
-    supervisor.ask_to_stop()
+    supervisor.request_stop()
 
     assert await running
-    assert workshop.warned == []
-    assert (workshop.folder / "server" / "ended").exists()
+    assert scripted.warned == []
+    assert (scripted.folder / "server" / "ended").exists()
 
 
-async def test_asked_again_the_supervisor_kills_at_once(workshop: Workshop) -> None:
-    patient = replace(QUICK, grace_s=60)
-    stages = [(workshop.part(name, STUBBORN),) for name in ("redis", "worker")]
-    supervisor = workshop.supervisor(*stages, policy=patient)
+async def test_second_request_to_stop_kills(scripted: ScriptedServices) -> None:
+    long_grace = replace(QUICK, grace_s=60)
+    stages = [(scripted.spec(name, STUBBORN),) for name in ("redis", "worker")]
+    supervisor = scripted.supervisor(*stages, policy=long_grace)
     ready = asyncio.Event()
     running = asyncio.create_task(supervisor.run(ready.set))
     await ready.wait()
 
-    supervisor.ask_to_stop()
+    supervisor.request_stop()
     await asyncio.sleep(0.2)
     assert not running.done()
-    supervisor.ask_to_stop()
+    supervisor.request_stop()
 
     async with asyncio.timeout(20):
         assert await running
 
 
-async def test_a_given_part_that_does_not_answer_is_named_with_its_cure(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+async def test_external_service_without_answer_is_reported_with_a_remedy(
+    scripted: ScriptedServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def silent() -> None:
-        raise NotYet("connection refused")
+        raise NotReady("connection refused")
 
-    monkeypatch.setattr(supervisor_module, "_GIVEN_ANSWERS_WITHIN_S", 0.3)
-    given = Given("redis", "REDIS_URL, broker:6379", silent, "start the Redis at broker:6379")
-    stack = Stack(given=(given,), stages=((workshop.part("worker", OBEDIENT),),), variables={})
-    supervisor = Supervisor(stack, workshop.held, workshop.said.append, workshop.warned.append)
+    monkeypatch.setattr(supervisor_module, "_EXTERNAL_WITHIN_S", 0.3)
+    external = ExternalService("redis", "REDIS_URL, broker:6379", silent, "start the Redis at broker:6379")
+    stack = Stack(external=(external,), stages=((scripted.spec("worker", OBEDIENT),),), variables={})
+    supervisor = Supervisor(stack, scripted.held, scripted.reported.append, scripted.warned.append)
 
-    assert not await supervisor.run(on_ready=lambda: pytest.fail("it is not ready"))
+    assert not await supervisor.run(on_ready=lambda: pytest.fail("the stack is not ready"))
 
-    assert workshop.warned == [
+    assert scripted.warned == [
         "redis does not answer (REDIS_URL, broker:6379): connection refused.\n"
-        "  cure: start the Redis at broker:6379"
+        "  remedy: start the Redis at broker:6379"
     ]
 
 
-async def test_a_bug_in_the_supervisor_still_stops_the_parts(workshop: Workshop) -> None:
+async def test_bug_in_the_supervisor_still_stops_the_services(scripted: ScriptedServices) -> None:
     def broken() -> None:
         raise KeyError("a bug")
 
-    supervisor = workshop.supervisor((workshop.part("redis", f"trap 'touch stopped' EXIT; {OBEDIENT}"),))
+    supervisor = scripted.supervisor((scripted.spec("redis", f"trap 'touch stopped' EXIT; {OBEDIENT}"),))
 
     with pytest.raises(KeyError, match="a bug"):
         await supervisor.run(on_ready=broken)
 
-    assert (workshop.folder / "redis" / "stopped").exists()
+    assert (scripted.folder / "redis" / "stopped").exists()

@@ -13,7 +13,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_directory, "_LEASHES_GONE_S", 0.05)
 
 
-def test_a_claim_makes_the_folder_and_names_its_holder(tmp_path: Path) -> None:
+def test_claim_creates_the_folder_and_records_its_holder(tmp_path: Path) -> None:
     data = DataDirectory(tmp_path / "not" / "yet")
 
     with claim(data):
@@ -21,7 +21,7 @@ def test_a_claim_makes_the_folder_and_names_its_holder(tmp_path: Path) -> None:
         assert all(folder.is_dir() for folder in (data.store, data.logs, data.run))
 
 
-def test_a_second_claim_names_the_holder_and_the_cure(tmp_path: Path) -> None:
+def test_second_claim_fails_with_the_holder_and_a_remedy(tmp_path: Path) -> None:
     data = DataDirectory(tmp_path)
 
     with (
@@ -35,7 +35,7 @@ def test_a_second_claim_names_the_holder_and_the_cure(tmp_path: Path) -> None:
         pass
 
 
-def test_who_inherits_the_descriptor_holds_the_folder(tmp_path: Path) -> None:
+def test_inherited_descriptor_holds_the_folder(tmp_path: Path) -> None:
     data = DataDirectory(tmp_path)
     with claim(data) as held:
         inherited = os.dup(held)
@@ -49,7 +49,7 @@ def test_who_inherits_the_descriptor_holds_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("obstacle", ["", "logs"])
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, obstacle: str) -> None:
+def test_folder_that_cannot_be_written_is_reported(tmp_path: Path, obstacle: str) -> None:
     root = tmp_path / "data"
     if obstacle:
         root.mkdir()

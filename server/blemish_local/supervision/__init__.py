@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Supervised processes: start, probes, log files, stop."""
+"""Supervised processes: start, readiness probes, log files, restarts and stop."""

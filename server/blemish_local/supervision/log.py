@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log file of one part: appended to by its runs, set aside at a start when it grew large."""
+"""Log files of services: appended to by each run, rotated at a start when they are large."""
 
 import time
 from dataclasses import dataclass
@@ -11,11 +11,13 @@ _TAIL_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True)
-class Log:
+class ServiceLog:
+    """The log file of one service."""
+
     path: Path
 
     def open_for_run(self) -> tuple[BinaryIO, int]:
-        """Return the file, open for appending, and the offset at which this run begins."""
+        """Return the file, open for appending, and the offset at which the run begins."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists() and self.path.stat().st_size > ROTATE_BYTES:
             self.path.replace(self.path.with_name(f"{self.path.name}.1"))
@@ -25,7 +27,7 @@ class Log:
         return output, output.tell()
 
     def tail(self, begin: int, lines: int = 15) -> list[str]:
-        """Return the last lines written after the offset ``begin``."""
+        """Return the last lines after an offset."""
         with self.path.open("rb") as written:
             size = written.seek(0, 2)
             written.seek(max(begin, size - _TAIL_BYTES))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a part shows that it is ready: each probe asks once, and returns or raises ``NotYet``.
+"""Readiness probes: each makes one attempt and returns, or raises ``NotReady``.
 
-Qdrant is asked by its own ``qdrant.Qdrant/HealthCheck``, as raw bytes so that its client need not be
-loaded; server and worker write a file.
+The probe of Qdrant calls ``qdrant.Qdrant/HealthCheck`` with raw bytes, which avoids importing its client.
+The server and the worker write a file.
 """
 
 import contextlib
@@ -15,29 +15,29 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 Probe = Callable[[], Awaitable[None]]
-"""Returns once the part is ready; raises ``NotYet`` otherwise."""
+"""A function that returns if the service is ready, and raises ``NotReady`` otherwise."""
 
-_ANSWER_WITHIN_S = 2.0
+_TIMEOUT_S = 2.0
 
-Answer = TypeVar("Answer")
+Response = TypeVar("Response")
 
 
-class NotYet(Exception):
-    """The part does not serve; the text says what it did instead."""
+class NotReady(Exception):
+    """A service that is not ready; the text is the reason."""
 
 
 async def redis_answers(url: str) -> None:
-    # Without a retry policy of its own: the caller asks again, and counts the time.
+    # Disable the client's retries: the caller repeats the probe and limits the time.
     client = redis.asyncio.Redis.from_url(
         url,
         retry=None,
-        socket_timeout=_ANSWER_WITHIN_S,
-        socket_connect_timeout=_ANSWER_WITHIN_S,
+        socket_timeout=_TIMEOUT_S,
+        socket_connect_timeout=_TIMEOUT_S,
     )
     try:
         await client.ping()
     except (RedisError, OSError) as error:
-        raise NotYet(str(error)) from error
+        raise NotReady(str(error)) from error
     finally:
         await client.aclose()
 
@@ -47,21 +47,21 @@ async def qdrant_answers(target: str, *, encrypted: bool = False) -> None:
         check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
             "/qdrant.Qdrant/HealthCheck"
         )
-        await _ask(check(b"", timeout=_ANSWER_WITHIN_S))
+        await _call(check(b"", timeout=_TIMEOUT_S))
 
 
 async def file_exists(path: Path) -> None:
     if not path.exists():
-        raise NotYet(f"it has not written {path}")
+        raise NotReady(f"it has not written {path}")
 
 
 @contextlib.asynccontextmanager
 async def _channel(target: str, *, encrypted: bool = False) -> AsyncIterator[grpc.aio.Channel]:
     options = [
-        # A proxy from the environment is for the world outside this machine.
+        # A proxy from the environment is not meant for local connections.
         ("grpc.enable_http_proxy", 0),
-        # Channels to one target share their back-off otherwise, and a part that was asked too
-        # early would be asked again only a second later.
+        # Otherwise channels to one target share their back-off, and a first attempt that came too early
+        # would delay the next ones by a second.
         ("grpc.use_local_subchannel_pool", 1),
     ]
     channel = (
@@ -73,8 +73,8 @@ async def _channel(target: str, *, encrypted: bool = False) -> AsyncIterator[grp
         yield channel
 
 
-async def _ask(call: Awaitable[Answer]) -> Answer:
+async def _call(call: Awaitable[Response]) -> Response:
     try:
         return await call
     except grpc.aio.AioRpcError as error:
-        raise NotYet(f"{error.code().name}: {error.details()}") from error
+        raise NotReady(f"{error.code().name}: {error.details()}") from error

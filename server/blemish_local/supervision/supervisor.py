@@ -1,161 +1,168 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start the parts in order, keep them running, and stop them in the reverse order."""
+"""Start the services in order, restart them when they exit, and stop them in reverse order."""
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from blemish_local.stack import Given, Stack
-from blemish_local.supervision.probes import NotYet
-from blemish_local.supervision.service import PartFailed, Service
+from blemish_local.stack import ExternalService, Stack
+from blemish_local.supervision.probes import NotReady
+from blemish_local.supervision.service import Service, ServiceFailed
 
-_GIVEN_ANSWERS_WITHIN_S = 10.0
+_EXTERNAL_WITHIN_S = 10.0
 _REMIND_AFTER_S = 15.0
 
 
 @dataclass(frozen=True)
-class Policy:
+class RestartPolicy:
+    """The delays and limits of restarts."""
+
     first_delay_s: float = 0.5
-    """Between a part's death and its next start; doubled with each death in a row."""
+    """Delay before the first restart; doubled with each consecutive exit."""
     longest_delay_s: float = 10.0
+    """Upper bound of the delay."""
     healthy_after_s: float = 60.0
-    """A part that was ready for this long starts counting its deaths afresh."""
+    """Time for which a service must be ready before its count of exits starts again at 1."""
     deaths_allowed: int = 5
-    """With this many deaths in a row the whole stack gives up."""
+    """Number of consecutive exits at which the whole stack stops."""
     grace_s: float = 15.0
-    """From asking a part to stop until it is killed, unless it asks for more itself."""
+    """Time from the request to stop a service until it is killed, unless its own is longer."""
 
     def delay_s(self, deaths: int) -> float:
         return min(self.longest_delay_s, self.first_delay_s * 2.0 ** (deaths - 1))
 
 
 class Supervisor:
-    """Runs ``stack``.
+    """The owner of a stack's processes.
 
-    ``held`` is the descriptor that claims the data folder; ``say`` gets the calm lines and
-    ``warn`` those that tell of something wrong.
+    The descriptor ``held`` claims the data folder. ``report`` receives progress, and ``warn`` failures.
     """
 
     def __init__(
         self,
         stack: Stack,
         held: int,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         warn: Callable[[str], None],
-        policy: Policy | None = None,
+        policy: RestartPolicy | None = None,
     ) -> None:
-        self._given = stack.given
-        self._stages = [[Service(part, held) for part in stage] for stage in stack.stages]
-        self._say = say
+        self._external = stack.external
+        self._stages = [[Service(spec, held) for spec in stage] for stage in stack.stages]
+        self._report = report
         self._warn = warn
-        self._policy = policy or Policy()
-        self._asked_to_stop = asyncio.Event()
+        self._policy = policy or RestartPolicy()
+        self._stop_requested = asyncio.Event()
 
     async def run(self, on_ready: Callable[[], None]) -> bool:
-        """Run until asked to stop (True) or until a part fails for good (False)."""
-        living = asyncio.create_task(self._live(on_ready))
-        asked = asyncio.create_task(self._asked_to_stop.wait())
+        """Run until a request to stop (True) or a permanent failure of a service (False)."""
+        running = asyncio.create_task(self._run_services(on_ready))
+        stopping = asyncio.create_task(self._stop_requested.wait())
         try:
-            await asyncio.wait({living, asked}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            living.cancel()
-            asked.cancel()
-            outcome, _ = await asyncio.gather(living, asked, return_exceptions=True)
+            running.cancel()
+            stopping.cancel()
+            outcome, _ = await asyncio.gather(running, stopping, return_exceptions=True)
             failure = _innermost(outcome)
-            if isinstance(failure, PartFailed):
+            if isinstance(failure, ServiceFailed):
                 self._warn(str(failure))
-            self._say("stopping; Ctrl-C kills at once")
+            self._report("stopping; press Ctrl-C again to kill")
             await self._stop()
-            self._say("stopped")
-        if failure is None or isinstance(failure, PartFailed | asyncio.CancelledError):
-            return not isinstance(failure, PartFailed)
+            self._report("stopped")
+        if failure is None or isinstance(failure, ServiceFailed | asyncio.CancelledError):
+            return not isinstance(failure, ServiceFailed)
         raise failure
 
-    def ask_to_stop(self) -> None:
-        """Stop in order; when asked again, kill whatever still runs."""
-        if self._asked_to_stop.is_set():
+    def request_stop(self) -> None:
+        """Stop in order; at the second request, kill all remaining processes."""
+        if self._stop_requested.is_set():
             for stage in self._stages:
                 for service in stage:
                     service.kill()
-        self._asked_to_stop.set()
+        self._stop_requested.set()
 
-    async def _live(self, on_ready: Callable[[], None]) -> None:
-        async with asyncio.TaskGroup() as kept:
-            async with asyncio.TaskGroup() as asked:
-                for given in self._given:
-                    asked.create_task(self._wait_for(given))
+    async def _run_services(self, on_ready: Callable[[], None]) -> None:
+        async with asyncio.TaskGroup() as supervised:
+            async with asyncio.TaskGroup() as probing:
+                for external in self._external:
+                    probing.create_task(self._wait_for(external))
             for stage in self._stages:
                 async with asyncio.TaskGroup() as starting:
                     for service in stage:
                         starting.create_task(self._start(service))
                 for service in stage:
-                    kept.create_task(self._keep(service))
+                    supervised.create_task(self._restart_on_exit(service))
             on_ready()
 
-    async def _wait_for(self, given: Given) -> None:
+    async def _wait_for(self, external: ExternalService) -> None:
         reason = "it did not answer"
         try:
-            async with asyncio.timeout(_GIVEN_ANSWERS_WITHIN_S):
+            async with asyncio.timeout(_EXTERNAL_WITHIN_S):
                 while True:
                     try:
-                        await given.probe()
+                        await external.probe()
                         break
-                    except NotYet as error:
+                    except NotReady as error:
                         reason = str(error)
                     await asyncio.sleep(0.2)
         except TimeoutError:
-            raise PartFailed(
-                f"{given.name} does not answer ({given.where}): {reason}.\n  cure: {given.cure}"
+            raise ServiceFailed(
+                f"{external.name} does not answer ({external.source}): {reason}.\n"
+                f"  remedy: {external.remedy}"
             ) from None
-        self._say(f"{given.name:<8} answers  ({given.where})")
+        self._report(f"{external.name:<8} answers  ({external.source})")
 
     async def _start(self, service: Service) -> None:
-        part = service.part
+        spec = service.spec
         reminder = asyncio.get_running_loop().call_later(
-            _REMIND_AFTER_S, self._say, f"{part.name:<8} is still starting; see {part.log}"
+            _REMIND_AFTER_S, self._report, f"{spec.name:<8} is still starting; see {spec.log}"
         )
         try:
             took_s = await service.start()
         finally:
             reminder.cancel()
-        self._say(f"{part.name:<8} ready in {took_s:.1f} s  ({part.what})")
+        self._report(f"{spec.name:<8} ready in {took_s:.1f} s  ({spec.description})")
 
-    async def _keep(self, service: Service) -> None:
-        """Restart the service whenever it ends; raise ``PartFailed`` if that does not help."""
-        name, deaths = service.part.name, 0
+    async def _restart_on_exit(self, service: Service) -> None:
+        """Restart the service whenever it exits.
+
+        Raises:
+            ServiceFailed: after too many consecutive exits.
+        """
+        name, deaths = service.spec.name, 0
         while True:
             await service.ended()
             healthy = service.healthy_s >= self._policy.healthy_after_s
             deaths = 1 if healthy else deaths + 1
             if deaths >= self._policy.deaths_allowed:
-                raise PartFailed(
+                raise ServiceFailed(
                     service.report(
                         f"died {deaths} times, each time within "
-                        f"{self._policy.healthy_after_s:.0f} s; {service.how_it_ended()}"
+                        f"{self._policy.healthy_after_s:.0f} s; {service.exit_status()}"
                     )
                 )
             delay_s = self._policy.delay_s(deaths)
-            self._warn(f"{name:<8} died: {service.how_it_ended()}; restart in {delay_s:.1f} s")
+            self._warn(f"{name:<8} died: {service.exit_status()}; restart in {delay_s:.1f} s")
             await asyncio.sleep(delay_s)
             try:
                 took_s = await service.start()
-            except PartFailed:
-                # The log keeps the reason; a start that failed is one more death.
+            except ServiceFailed:
+                # The log contains the reason. A failed start counts as another exit.
                 continue
             self._warn(f"{name:<8} ready again in {took_s:.1f} s")
 
     async def _stop(self) -> None:
         for stage in reversed(self._stages):
-            await asyncio.gather(*map(self._stop_one, stage))
+            await asyncio.gather(*map(self._stop_service, stage))
 
-    async def _stop_one(self, service: Service) -> None:
-        grace_s = max(self._policy.grace_s, service.part.grace_s)
+    async def _stop_service(self, service: Service) -> None:
+        grace_s = max(self._policy.grace_s, service.spec.grace_s)
         if not await service.stop(grace_s):
-            self._warn(f"{service.part.name:<8} did not stop within {grace_s:.0f} s and was killed")
+            self._warn(f"{service.spec.name:<8} did not stop within {grace_s:.0f} s and was killed")
 
 
 def _innermost(outcome: BaseException | bool | None) -> BaseException | None:
-    """Return what went wrong first, out of the task groups it was raised through."""
+    """Return the first exception inside the groups of the task groups."""
     failure = outcome if isinstance(outcome, BaseException) else None
     while isinstance(failure, BaseExceptionGroup):
         failure = failure.exceptions[0]

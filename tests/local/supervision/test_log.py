@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
 
-from blemish_local.supervision.log import ROTATE_BYTES, Log
+from blemish_local.supervision.log import ROTATE_BYTES, ServiceLog
 
 
-def test_the_tail_holds_only_the_lines_of_the_run(tmp_path: Path) -> None:
-    log = Log(tmp_path / "logs" / "part.log")
+def test_tail_contains_only_lines_of_the_run(tmp_path: Path) -> None:
+    log = ServiceLog(tmp_path / "logs" / "service.log")
     output, _ = log.open_for_run()
     with output:
         output.write(b"of the first run\n")
@@ -24,8 +24,8 @@ def test_the_tail_holds_only_the_lines_of_the_run(tmp_path: Path) -> None:
     assert "of the first run" in log.tail(0, lines=100)
 
 
-def test_the_tail_of_a_flood_is_bounded(tmp_path: Path) -> None:
-    log = Log(tmp_path / "part.log")
+def test_tail_of_a_long_line_is_bounded(tmp_path: Path) -> None:
+    log = ServiceLog(tmp_path / "service.log")
     output, begin = log.open_for_run()
     with output:
         output.write(b"x" * 1_000_000)
@@ -33,12 +33,12 @@ def test_the_tail_of_a_flood_is_bounded(tmp_path: Path) -> None:
     assert sum(map(len, log.tail(begin))) < 100_000
 
 
-def test_a_large_log_is_set_aside_at_a_start(tmp_path: Path) -> None:
-    log = Log(tmp_path / "part.log")
+def test_large_log_is_rotated_at_a_start(tmp_path: Path) -> None:
+    log = ServiceLog(tmp_path / "service.log")
     log.path.write_bytes(b"old\n" * (ROTATE_BYTES // 4 + 1))
 
     output, begin = log.open_for_run()
     output.close()
 
     assert log.path.stat().st_size == begin < 100
-    assert (tmp_path / "part.log.1").stat().st_size > ROTATE_BYTES
+    assert (tmp_path / "service.log.1").stat().st_size > ROTATE_BYTES

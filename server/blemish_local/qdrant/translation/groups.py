@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Groups: the best points of each value of a payload field, ordered by their best point.
 
-As in a Qdrant server, only strings and integers name groups. A point with another value is in no group; a
+Only strings and integers name groups, like in a Qdrant server. A point with another value is in no group; a
 point with a list of values is in several.
 """
 
