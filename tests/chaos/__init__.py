@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults in a running stack, and what must hold after each: ``make chaos``."""
+"""Faults injected into a running stack, and the checks after each: ``make chaos``."""

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strike a stack while it works, round after round, and look whether every promise about jobs holds.
+"""Inject faults into a working stack, round after round, and check every promise about jobs.
 
     python -m tests.chaos [--rounds 24] [--minutes 60] [--seed N] [--only FAULT] [--keep FOLDER]
 
-A round is one job, a training or a bulk embedding, and one fault at one of its phases; all come in turn, in
-an order that the seed decides. It ends with code 1 if anything was lost, doubled or left behind.
+A round is one job, a training or a bulk embedding, and one fault in one of its phases. The seed decides the
+order. The exit code is 1 if anything was lost, doubled or left behind.
 """
 
-import argparse
 import json
 import random
 import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -22,12 +20,14 @@ from datetime import datetime
 from itertools import product
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import numpy as np
+import typer
 from tests.chaos import faults
 from tests.chaos.checks import Verdict, judge, wait_for_end
 from tests.chaos.faults import CANCELLED, DEAF, DISK_FULL, FAULTS, OLDER_BUILD, TOO_LATE, Fault
-from tests.chaos.house import House, Part
+from tests.chaos.stack import ChaosStack, StackProcess
 
 from blemish.v1.job_pb2 import PatchCore
 from blemish_client import Client
@@ -53,69 +53,75 @@ PHASES = {
     ),
     "embed": ("accepted", "embedding"),
 }
-PREPARED = {DEAF: SUBMITTED, DISK_FULL: "accepted", OLDER_BUILD: "features"}
-"""Faults that are there before the job is, and the phase that they show at."""
+INJECTED_BEFORE = {DEAF: SUBMITTED, DISK_FULL: "accepted", OLDER_BUILD: "features"}
+"""Faults that are injected before the job is submitted, and the phase in which they show."""
 _SLOW = frozenset({DEAF.name, OLDER_BUILD.name})
 _PHASE_WITHIN_S = 120.0
-_OLDER = "f3bf665"
-"""The oldest commit whose workers run with the present dependencies: those before need faiss."""
+_OLDER_COMMIT = "f3bf665"
+"""Oldest commit whose workers run with the current dependencies; earlier ones need faiss."""
 
 
 @dataclass(frozen=True)
 class Round:
+    """One fault in one phase of one kind of job."""
+
     fault: Fault
     kind: str
     phase: str
 
 
 @dataclass(frozen=True)
-class Result:
+class RoundResult:
+    """The outcome of a round."""
+
     round: Round
     verdict: Verdict
     recovery_s: float | None
-    """Until somebody worked on it again, or it was cancelled; None where nobody had to do anything."""
+    """Time until another attempt ran or the job was cancelled; None if neither was necessary."""
     took_s: float
     too_late: bool
-    """Whether the job had its result before it was struck; it must then succeed."""
+    """Flag for a job that had its result before the fault; it must then succeed."""
 
     @property
     def late(self) -> bool:
-        """Whether that took longer than it should: told and counted, but a busy machine is no fault."""
+        """Return True if recovery took too long; this is reported, but a busy machine is not a failure."""
         limit_s = self.round.fault.within_s
         return self.recovery_s is not None and 0 < limit_s < self.recovery_s
 
 
 def rounds(rng: random.Random, only: str) -> Iterator[Round]:
-    """Every fault in turn, each time at another phase: in the order of the seed, for ever."""
+    """Yield every fault in turn, each time in another phase, in the order of the seed."""
     chosen = [fault for fault in FAULTS if only in fault.name]
     queues: dict[str, list[Round]] = {}
     for fault in chosen:
-        if fault in PREPARED:
-            queues[fault.name] = [Round(fault, "train", PREPARED[fault])]
+        if fault in INJECTED_BEFORE:
+            queues[fault.name] = [Round(fault, "train", INJECTED_BEFORE[fault])]
         else:
-            queues[fault.name] = [Round(fault, kind, phase) for kind in fault.of for phase in PHASES[kind]]
+            queues[fault.name] = [
+                Round(fault, kind, phase) for kind in fault.kinds for phase in PHASES[kind]
+            ]
         rng.shuffle(queues[fault.name])
     for turn in range(10_000):
-        # Those that take a minute by their nature come every third time.
+        # The slow faults take a minute each and come every third time.
         names = [name for name in queues if turn % 3 == 2 or name not in _SLOW]
         order = [queues[name][turn % len(queues[name])] for name in names]
         rng.shuffle(order)
         yield from order
 
 
-class Suite:
-    """Runs rounds on a house that it starts."""
+class ChaosSuite:
+    """The rounds on one stack."""
 
-    def __init__(self, house: House, client: Client) -> None:
-        self._house = house
+    def __init__(self, stack: ChaosStack, client: Client) -> None:
+        self._stack = stack
         self._client = client
         self._number = 0
-        store = DatasetStore(house.store_folder / "datasets", ImageLimits())
+        store = DatasetStore(stack.store_folder / "datasets", ImageLimits())
         self._contents = {image.sha256 for image in store.images("many", "test")}
         self._embedder = ""
 
     def prepare(self) -> None:
-        """Make the version that embeddings are made with."""
+        """Train the model version that computes embeddings."""
         done = self._client.wait(
             self._client.train("tile", model_id="embedder", detector=PatchCore(input_size=128))
         )
@@ -123,41 +129,41 @@ class Suite:
             raise RuntimeError(done.error)
         self._embedder = done.result.model_version
 
-    def run(self, drawn: Round) -> Result:
-        house, fault = self._house, drawn.fault
+    def run(self, drawn: Round) -> RoundResult:
+        stack, fault = self._stack, drawn.fault
         self._number += 1
         began = time.monotonic()
         model = f"round-{self._number}"
-        with ExitStack() as mended:
+        with ExitStack() as repairs:
             if fault is DISK_FULL:
-                mended.enter_context(faults.full_disk(house.store_folder / "models" / model))
-            older = mended.enter_context(_older_worker(house)) if fault is OLDER_BUILD else None
+                repairs.enter_context(faults.full_disk(stack.store_folder / "models" / model))
+            older = repairs.enter_context(_older_worker(stack)) if fault is OLDER_BUILD else None
             if fault is DEAF:
-                faults.deafen(house)
+                faults.deafen(stack)
             id = self._submit(drawn, model)
             self._wait_for(id, drawn.phase)
-            struck, struck_at = time.monotonic(), now()
+            injected, injected_at = time.monotonic(), now()
             if older:
                 older.kill()
-            too_late = fault.strike(house, id) is TOO_LATE
+            too_late = fault.inject(stack, id) is TOO_LATE
             recovery_s = None
             if older or (fault.within_s and fault is not CANCELLED):
-                for worker in house.workers if older else ():
+                for worker in stack.workers if older else ():
                     worker.start()
-                recovery_s = self._recovery(id, struck, struck_at)
-            ended = wait_for_end(house, id)
+                recovery_s = self._recovery(id, injected, injected_at)
+            ended = wait_for_end(stack, id)
             if fault is CANCELLED and ended and not too_late:
-                recovery_s = time.monotonic() - struck
-            house.start()
-            house.set_clock(0)
+                recovery_s = time.monotonic() - injected
+            stack.start()
+            stack.set_clock_offset(0)
             expected = JobState.SUCCEEDED if too_late else fault.expected
-            verdict = judge(house, id, expected, self._contents if drawn.kind == "embed" else set())
-        return Result(drawn, verdict, recovery_s, time.monotonic() - began, too_late)
+            verdict = judge(stack, id, expected, self._contents if drawn.kind == "embed" else set())
+        return RoundResult(drawn, verdict, recovery_s, time.monotonic() - began, too_late)
 
     def _submit(self, drawn: Round, model: str) -> str:
-        """Accept a job; the same request twice, as a client does whose first answer was lost."""
+        """Submit a job twice with one request id, like a client that lost the first response."""
         if drawn.kind == "embed":
-            self._house.index.drop(ModelRef.parse(self._embedder))
+            self._stack.index.drop(ModelRef.parse(self._embedder))
             made = [self._client.embed(self._embedder, "many", request_id=model) for _ in range(2)]
         else:
             settings = PatchCore(input_size=128, coreset_ratio=0.5)
@@ -170,35 +176,35 @@ class Suite:
         return made[0].name.partition("/")[2]
 
     def _wait_for(self, id: str, phase: str) -> None:
-        give_up = time.monotonic() + _PHASE_WITHIN_S
+        deadline = time.monotonic() + _PHASE_WITHIN_S
         while True:
-            job = self._house.job(id)
+            job = self._stack.job(id)
             if job.state.ended or phase == SUBMITTED or (phase == "accepted" and job.attempt):
                 return
             if any(each.name == phase for each in job.phases):
                 return
-            if time.monotonic() > give_up:
-                raise RuntimeError(f"jobs/{id} did not come to {phase}: {job}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"jobs/{id} did not reach {phase}: {job}")
             time.sleep(0.01)
 
-    def _recovery(self, id: str, struck: float, struck_at: datetime) -> float | None:
-        """Seconds until a child began to work on it, by what it wrote itself; None if none had to."""
-        give_up = time.monotonic() + _PHASE_WITHIN_S
-        while time.monotonic() < give_up:
-            began = [each for each in self._beginnings(id) if each > struck_at]
+    def _recovery(self, id: str, injected: float, injected_at: datetime) -> float | None:
+        """Return the seconds until a child began, according to its log; None if the job ended without."""
+        deadline = time.monotonic() + _PHASE_WITHIN_S
+        while time.monotonic() < deadline:
+            began = [each for each in self._step_starts(id) if each > injected_at]
             if began:
-                return (began[0] - struck_at).total_seconds()
-            if self._house.job(id).state.ended:
+                return (began[0] - injected_at).total_seconds()
+            if self._stack.job(id).state.ended:
                 return None
             time.sleep(0.05)
-        return time.monotonic() - struck
+        return time.monotonic() - injected
 
-    def _beginnings(self, id: str) -> list[datetime]:
-        """When children began a step of the job."""
+    def _step_starts(self, id: str) -> list[datetime]:
+        """Return the times at which children began a step of the job."""
         began = []
         with suppress(Unavailable):
-            for line in self._house.jobs.read_log(id):
-                with suppress(ValueError):  # not all are JSON, and a long one is cut
+            for line in self._stack.jobs.read_log(id):
+                with suppress(ValueError):  # some lines are not JSON, and long ones are truncated
                     match json.loads(line.text):
                         case {"event": "begins", "timestamp": str(at)}:
                             began.append(datetime.fromisoformat(at))
@@ -206,21 +212,25 @@ class Suite:
 
 
 @contextmanager
-def _older_worker(house: House) -> Iterator[Part]:
-    """A worker of an older build, alone."""
+def _older_worker(stack: ChaosStack) -> Iterator[StackProcess]:
+    """Run a worker of an older build in place of the others.
+
+    Raises:
+        PermissionError: if the commit of that build is missing.
+    """
     with tempfile.TemporaryDirectory() as folder:
         archive = subprocess.run(
-            ["git", "archive", _OLDER, "protos", "core", "workers"],
+            ["git", "archive", _OLDER_COMMIT, "protos", "core", "workers"],
             cwd=Path(__file__).parents[2],
             capture_output=True,
             check=False,
         )
         if archive.returncode:
-            raise PermissionError(f"commit {_OLDER} is not here")
+            raise PermissionError(f"commit {_OLDER_COMMIT} is missing; fetch the whole history")
         subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
-        older = house.older_worker(Path(folder))
-        for worker in house.workers:
-            worker.end()
+        older = stack.older_worker(Path(folder))
+        for worker in stack.workers:
+            worker.terminate()
         older.start()
         older.wait()
         try:
@@ -229,14 +239,14 @@ def _older_worker(house: House) -> Iterator[Part]:
             older.kill()
 
 
-def report(results: Sequence[Result], skipped: dict[str, str]) -> str:
-    """The table of what came out."""
+def report(results: Sequence[RoundResult], skipped: dict[str, str]) -> str:
+    """Return the table of results."""
     lines = [
-        "| fault | job | phases | rounds | struck too late | lost | doubled | other "
+        "| fault | job | phases | rounds | too late | lost | doubled | other "
         "| working again, s: p50 | p95 | promised | late |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    grouped: defaultdict[tuple[str, str], list[Result]] = defaultdict(list)
+    grouped: defaultdict[tuple[str, str], list[RoundResult]] = defaultdict(list)
     for result in results:
         grouped[result.round.fault.name, result.round.kind].append(result)
     for fault, kind in product((fault.name for fault in FAULTS), PHASES):
@@ -273,19 +283,25 @@ def report(results: Sequence[Result], skipped: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos")
-    parser.add_argument("--rounds", type=int, default=24)
-    parser.add_argument("--minutes", type=float, default=60, help="begin no round after so many")
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
-    parser.add_argument("--only", default="", help="faults whose name has this in it")
-    parser.add_argument("--keep", type=Path, help="folder for stores and logs; kept")
-    asked = parser.parse_args()
-    print(f"seed {asked.seed}", flush=True)
-    give_up = time.monotonic() + 60 * asked.minutes
-    results: list[Result] = []
+def main(
+    count: Annotated[int, typer.Option("--rounds", help="Number of rounds.")] = 24,
+    minutes: Annotated[float, typer.Option(help="Time after which no round starts.")] = 60,
+    seed: Annotated[int | None, typer.Option(help="Seed of the order.", show_default="random")] = None,
+    only: Annotated[str, typer.Option(metavar="FAULT", help="Part of the names of faults to run.")] = "",
+    keep: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder to keep stores and logs in.")
+    ] = None,
+) -> None:
+    """Inject faults into a working stack and check every promise about jobs.
+
+    Example: python -m tests.chaos --rounds 100 --only Redis
+    """
+    seed = random.randrange(2**32) if seed is None else seed
+    print(f"seed {seed}", flush=True)
+    deadline = time.monotonic() + 60 * minutes
+    results: list[RoundResult] = []
     skipped: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() if asked.keep is None else nullcontext(asked.keep) as folder:
+    with tempfile.TemporaryDirectory() if keep is None else nullcontext(keep) as folder:
         home = Path(folder).resolve()
         for part, sizes in {"tile": (24, 4, 4), "many": (2, 300, 300)}.items():
             train, good, defective = sizes
@@ -298,16 +314,16 @@ def main() -> int:
                 defective=defective,
                 size=96,
             )
-        house = House(home)
+        stack = ChaosStack(home)
         try:
-            house.start()
-            with Client(house.address) as client:
+            stack.start()
+            with Client(stack.address) as client:
                 for dataset in ("tile", "many"):
                     client.import_dataset(dataset, str(home / "surfaces" / dataset))
-                suite = Suite(house, client)
+                suite = ChaosSuite(stack, client)
                 suite.prepare()
-                for drawn in rounds(random.Random(asked.seed), asked.only):
-                    if len(results) >= asked.rounds or time.monotonic() > give_up:
+                for drawn in rounds(random.Random(seed), only):
+                    if len(results) >= count or time.monotonic() > deadline:
                         break
                     if drawn.fault.name in skipped:
                         continue
@@ -315,21 +331,22 @@ def main() -> int:
                         result = suite.run(drawn)
                     except PermissionError as why:
                         skipped[drawn.fault.name] = str(why)
-                        house.start()
+                        stack.start()
                         continue
                     results.append(result)
-                    _tell(len(results), result)
+                    _print_result(len(results), result)
         finally:
-            house.end()
+            stack.stop()
     print(report(results, skipped))
-    return int(not all(result.verdict.sound for result in results))
+    if not all(result.verdict.sound for result in results):
+        raise typer.Exit(1)
 
 
-def _tell(number: int, result: Result) -> None:
+def _print_result(number: int, result: RoundResult) -> None:
     drawn, verdict = result.round, result.verdict
     again = "" if result.recovery_s is None else f", working again after {result.recovery_s:.1f} s"
     wrong = [*verdict.lost, *verdict.doubled, *verdict.other]
-    again += ", LATE" * result.late + ", struck too late" * result.too_late
+    again += ", LATE" * result.late + ", too late" * result.too_late
     outcome = "sound" if verdict.sound else f"WRONG: {'; '.join(wrong)}"
     print(
         f"{number:3} {drawn.fault.name} at {drawn.phase} ({drawn.kind}): {outcome}{again}; "
@@ -339,4 +356,4 @@ def _tell(number: int, result: Result) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    typer.run(main)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Puts a process's wall clock off by the number of seconds in the file CHAOS_CLOCK, eight bytes that another
-// process may change at any time. Preloaded; clocks that only run forward stay as they are.
+// A preloaded library that shifts a process's wall clock by the seconds in the file CHAOS_CLOCK: eight bytes,
+// which another process may change at any time. Monotonic clocks are not shifted.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static const volatile int64_t *off;
+static const volatile int64_t *offset;
 static int (*real_clock_gettime)(clockid_t, struct timespec *);
 
 __attribute__((constructor)) static void attach(void) {
@@ -19,16 +19,16 @@ __attribute__((constructor)) static void attach(void) {
   const char *path = getenv("CHAOS_CLOCK");
   int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
   if (file < 0) return;
-  void *mapped = mmap(NULL, sizeof *off, PROT_READ, MAP_SHARED, file, 0);
-  if (mapped != MAP_FAILED) off = mapped;
+  void *mapped = mmap(NULL, sizeof *offset, PROT_READ, MAP_SHARED, file, 0);
+  if (mapped != MAP_FAILED) offset = mapped;
   close(file);
 }
 
-static int64_t seconds_off(void) { return off ? *off : 0; }
+static int64_t offset_seconds(void) { return offset ? *offset : 0; }
 
 int clock_gettime(clockid_t clock, struct timespec *at) {
   int failed = real_clock_gettime(clock, at);
-  if (!failed && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) at->tv_sec += seconds_off();
+  if (!failed && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) at->tv_sec += offset_seconds();
   return failed;
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stack under test: real processes, each of which can be killed, stopped and started again."""
+"""The stack under test: real processes that can be killed, suspended and restarted one by one."""
 
 import os
 import shutil
@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import psutil
 from qdrant_client import QdrantClient
+from tests.support.ports import free_port
 
 from blemish_core.jobs.record import Job
 from blemish_core.jobs.store import JobStore
@@ -24,17 +25,11 @@ from blemish_core.search.search_index import SearchIndex
 from blemish_local import redis
 
 _READY_WITHIN_S = 90.0
-_CLOCK = Path(__file__).parent / "clock.c"
+_CLOCK_SOURCE = Path(__file__).parent / "clock.c"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Part:
-    """A process of the stack; ``ready_file`` or ``port`` tells when it is there."""
+class StackProcess:
+    """A process of the stack; ``ready_file`` or ``port`` shows that it is ready."""
 
     def __init__(
         self,
@@ -63,7 +58,7 @@ class Part:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it if it does not run, without waiting."""
+        """Start the process unless it runs; do not wait."""
         if self.alive:
             return
         if self._ready_file:
@@ -79,11 +74,11 @@ class Part:
             )
 
     def wait(self) -> None:
-        """Return when it is ready."""
-        give_up = time.monotonic() + _READY_WITHIN_S
+        """Return when the process is ready."""
+        deadline = time.monotonic() + _READY_WITHIN_S
         while not self._is_ready():
-            if not self.alive or time.monotonic() > give_up:
-                raise RuntimeError(f"{self.name} did not get ready; see {self._folder}/{self.name}.log")
+            if not self.alive or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} is not ready; see {self._folder}/{self.name}.log")
             time.sleep(0.05)
 
     def _is_ready(self) -> bool:
@@ -98,8 +93,8 @@ class Part:
             self._process.kill()
             self._process.wait()
 
-    def end(self) -> None:
-        """Ask it to end, as a supervisor does."""
+    def terminate(self) -> None:
+        """Ask the process to end, like a supervisor; kill it after 20 s."""
         if self._process is not None and self.alive:
             self._process.terminate()
             try:
@@ -108,8 +103,8 @@ class Part:
                 self.kill()
 
     @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """Stop it and all its children for a while."""
+    def suspended(self) -> Iterator[None]:
+        """Suspend the process and its descendants inside the context."""
         family = [psutil.Process(self.pid), *psutil.Process(self.pid).children(recursive=True)]
         for process in family:
             process.suspend()
@@ -121,15 +116,15 @@ class Part:
                     process.resume()
 
 
-class House:
-    """Redis with its append-only file, the embedded Qdrant, the server, two workers."""
+class ChaosStack:
+    """Redis with its append-only file, the embedded Qdrant, the server and two workers."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.store_folder = folder / "store"
-        self._clock = folder / "clock"
-        self._clock_library = _compiled_clock(folder)
-        self.set_clock(0)
+        self._clock_offset = folder / "clock"
+        self._clock_library = _compile_clock(folder)
+        self.set_clock_offset(0)
         redis_port, qdrant_port, server_port = free_port(), free_port(), free_port()
         self.redis_url = redis.configure(folder / "redis", redis_port)
         self.address = f"127.0.0.1:{server_port}"
@@ -142,7 +137,7 @@ class House:
             "BLEMISH_IMPORT_ROOTS": str(folder / "surfaces"),
             "HF_HUB_OFFLINE": "1",
         }
-        self.redis = Part(
+        self.redis = StackProcess(
             "redis",
             [str(redis.find_server().executable), redis.CONFIGURATION],
             os.environ,
@@ -169,74 +164,74 @@ class House:
             grpc_options={"grpc.max_reconnect_backoff_ms": 1000},
         )
 
-    def _module(self, name: str, module: str, *arguments: str, port: int) -> Part:
+    def _module(self, name: str, module: str, *arguments: str, port: int) -> StackProcess:
         command = [sys.executable, "-P", "-m", module, *arguments]
-        return Part(name, command, self.environment, self.folder, port=port)
+        return StackProcess(name, command, self.environment, self.folder, port=port)
 
-    def _worker(self, name: str) -> Part:
+    def _worker(self, name: str) -> StackProcess:
         ready = self.folder / f"{name}.ready"
         own = {"BLEMISH_READY_FILE": str(ready)}
         if self._clock_library:
-            own |= {"LD_PRELOAD": str(self._clock_library), "CHAOS_CLOCK": str(self._clock)}
+            own |= {"LD_PRELOAD": str(self._clock_library), "CHAOS_CLOCK": str(self._clock_offset)}
         command = [sys.executable, "-P", "-m", "blemish_workers"]
-        return Part(name, command, self.environment | own, self.folder, ready_file=ready)
+        return StackProcess(name, command, self.environment | own, self.folder, ready_file=ready)
 
-    def older_worker(self, tree: Path) -> Part:
-        """A worker of the sources below ``tree``."""
+    def older_worker(self, tree: Path) -> StackProcess:
+        """Return a worker that runs the sources in a folder."""
         ready = self.folder / "older.ready"
         path = os.pathsep.join(str(tree / part) for part in ("protos", "core", "workers"))
         own = {"BLEMISH_READY_FILE": str(ready), "PYTHONPATH": path}
         command = [sys.executable, "-P", "-m", "blemish_workers"]
-        return Part("older", command, self.environment | own, self.folder, ready_file=ready)
+        return StackProcess("older", command, self.environment | own, self.folder, ready_file=ready)
 
-    def set_clock(self, off_s: int) -> None:
-        """Put the wall clock of the workers and their children off.
+    def set_clock_offset(self, offset_s: int) -> None:
+        """Shift the wall clock of the workers and their children.
 
         Raises:
-            PermissionError: if this machine has no compiler to make that possible.
+            PermissionError: if there is no C compiler for the library that shifts it.
         """
-        if off_s and not self._clock_library:
+        if offset_s and not self._clock_library:
             raise PermissionError("there is no C compiler")
-        if not self._clock.exists():
-            self._clock.write_bytes(bytes(8))
-        with self._clock.open("r+b") as file:
-            file.write(struct.pack("=q", off_s))
+        if not self._clock_offset.exists():
+            self._clock_offset.write_bytes(bytes(8))
+        with self._clock_offset.open("r+b") as file:
+            file.write(struct.pack("=q", offset_s))
 
     @property
-    def parts(self) -> list[Part]:
+    def processes(self) -> list[StackProcess]:
         return [self.redis, self.qdrant, self.server, *self.workers]
 
     def start(self) -> None:
-        """Start what does not run, and wait until all is ready."""
-        for part in self.parts:
-            part.start()
-        for part in self.parts:
-            part.wait()
+        """Start the processes that do not run, and wait until all are ready."""
+        for process in self.processes:
+            process.start()
+        for process in self.processes:
+            process.wait()
         with grpc.insecure_channel(self.address) as channel:
             grpc.channel_ready_future(channel).result(timeout=_READY_WITHIN_S)
 
-    def end(self) -> None:
-        for part in reversed(self.parts):
-            part.end()
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.terminate()
 
     def job(self, id: str) -> Job:
-        """A job's record, waiting for Redis to come back."""
-        give_up = time.monotonic() + _READY_WITHIN_S
+        """Return a job's record; retry while Redis is down."""
+        deadline = time.monotonic() + _READY_WITHIN_S
         while True:
             try:
                 return self.jobs.get(id)
             except Unavailable:
-                if time.monotonic() > give_up:
+                if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
 
-    def worker_of(self, name: str) -> Part:
-        """The worker that a job's history names ``host:pid``."""
+    def find_worker(self, name: str) -> StackProcess:
+        """Return the worker that a job's history names ``host:pid``."""
         pid = int(name.rpartition(":")[2])
         return next(worker for worker in self.workers if worker.alive and worker.pid == pid)
 
     def children(self) -> list[psutil.Process]:
-        """All processes that do the work of jobs here, whoever their parents are."""
+        """Return all processes that run jobs of this stack, including orphans."""
         found = []
         for process in psutil.process_iter(["cmdline", "status"]):
             if "blemish_workers.child" not in (process.info["cmdline"] or []):
@@ -246,10 +241,10 @@ class House:
                     found.append(process)
         return found
 
-    def child_at(self, worker: Part) -> psutil.Process:
-        """The child of a worker, waited for: a job is accepted before there is one to work on it."""
-        give_up = time.monotonic() + _READY_WITHIN_S
-        while time.monotonic() < give_up:
+    def wait_for_child(self, worker: StackProcess) -> psutil.Process:
+        """Return the child of a worker, which starts after the job was accepted."""
+        deadline = time.monotonic() + _READY_WITHIN_S
+        while time.monotonic() < deadline:
             for child in self.children():
                 with suppress(psutil.Error):
                     if child.ppid() == worker.pid:
@@ -258,12 +253,12 @@ class House:
         raise RuntimeError(f"{worker.name} has had no child for {_READY_WITHIN_S:.0f} s")
 
 
-def _compiled_clock(folder: Path) -> Path | None:
+def _compile_clock(folder: Path) -> Path | None:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         return None
     library = folder / "clock.so"
     subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(_CLOCK), "-ldl"], check=True
+        [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(_CLOCK_SOURCE), "-ldl"], check=True
     )
     return library
