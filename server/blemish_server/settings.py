@@ -51,15 +51,15 @@ class ServerSettings(StackSettings):
     """Time that the first image of a batch waits for others on a GPU, in milliseconds."""
 
     cpu_lanes: int = Field(0, ge=0)
-    """Images of one model scored at once on a CPU, each on its share of the cores. 0 takes one per core and
-    an extra one, which computes while another waits for the GIL. Fewer lanes shorten the time per image if
-    many images are queued."""
+    """Images of one model scored at once on a CPU, each on its share of the cores. The value 0 takes one
+    per core and an extra one, which computes while another waits for the GIL. Fewer lanes shorten the time
+    per image while many are queued."""
 
     max_loaded_bytes: int = Field(4 << 30, ge=1 << 20)
     """Size of the models in memory, in bytes; the least recently used ones are unloaded above it."""
 
     preload: bool = True
-    """Whether to load the models in production before the server is ready, within ``max_loaded_bytes``."""
+    """True to load the models in production before the server is ready, within ``max_loaded_bytes``."""
 
     keep_frames: int = Field(100_000, ge=0)
     """Frames recorded for search per model version; the oldest are deleted first, except labelled ones."""

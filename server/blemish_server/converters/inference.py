@@ -39,7 +39,7 @@ class _Output:
     shape: Callable[[Manifest], list[int]] = lambda manifest: []
     """Shape of the value of one image; -1 where the manifest does not contain it."""
     default: bool = True
-    """Whether it is sent if the request names no outputs."""
+    """True if it is sent when the request names no outputs."""
 
 
 def _map_shape(manifest: Manifest) -> list[int]:

@@ -4,7 +4,6 @@
 from datetime import UTC, datetime
 
 import numpy as np
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from blemish.v1 import image_pb2
 from blemish.v1 import inspection_pb2 as pb
@@ -153,8 +152,7 @@ def frame_header(frame: pb.Frame) -> FrameHeader:
 def stream_result_to_proto(result: Result[pb.Inspection]) -> pb.ScoreStreamResponse:
     message = pb.ScoreStreamResponse(camera=result.header.camera, sequence=result.header.sequence)
     if result.header.capture_time is not None:
-        seconds, nanos = result.header.capture_time
-        message.capture_time.CopyFrom(Timestamp(seconds=seconds, nanos=nanos))
+        message.capture_time.seconds, message.capture_time.nanos = result.header.capture_time
     match result:
         case ScoredFrame():
             message.inspection.CopyFrom(result.answer)

@@ -75,7 +75,7 @@ class ScoringRequest:
     max_latency_s: float | None = None
     """Longest time from the arrival of the image to its inspection."""
     with_patches: bool = False
-    """Whether to return the features of each patch, for search by region."""
+    """True to compute the features of each patch, for search by region."""
 
     @classmethod
     def of(
@@ -148,7 +148,7 @@ class Inspection:
 
     @property
     def is_anomalous(self) -> bool:
-        """Whether the score exceeds the threshold."""
+        """True if the score exceeds the threshold."""
         return self.calibration.anomalous(self.score)
 
     @property

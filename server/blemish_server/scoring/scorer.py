@@ -11,8 +11,8 @@ from blemish_core.platform.names import ModelRef
 from blemish_server.scoring.inspection import Inspection, ScoringRequest
 from blemish_server.scoring.model_cache import ModelCache
 
-# A caller may hold this many times the bytes that are free, so a single one gets all but a ninth (dynamic
-# thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking 6, 1998).
+# A caller may hold this many times the bytes that are free, so a single one gets all but a ninth. These are
+# dynamic thresholds (Choudhury and Hahne, IEEE/ACM Transactions on Networking 6, 1998).
 _FREE_FACTOR = 8
 
 

@@ -178,9 +178,11 @@ class _StreamScorer:
         options = self._options
         latest = options.policy is StreamPolicy.LATEST
         reject = options.policy is StreamPolicy.REJECT
+        latency_s = options.max_latency_s
 
         def claim() -> Capture:
-            return replace(slot.claim().capture(), arrived_s=slot.arrived_s)
+            capture = slot.claim().capture()
+            return capture if latency_s is None else replace(capture, arrived_s=slot.arrived_s)
 
         return ScoringRequest(
             options.model,
@@ -188,7 +190,7 @@ class _StreamScorer:
                 self,
                 options.priority,
                 # Under LATEST a newer frame may take the slot, so the latency is checked after the claim.
-                deadline=math.inf if latest else slot.arrived_s + (options.max_latency_s or math.inf),
+                deadline=math.inf if latest else slot.arrived_s + (latency_s or math.inf),
                 # A stream has few frames in flight, so it may always queue, unless it asked for rejection.
                 limit=AdmissionLimit.SHORT if reject else AdmissionLimit.UNLIMITED,
             ),
@@ -196,7 +198,7 @@ class _StreamScorer:
             len(slot.frame.capture().image.data),
             storage=options.storage,
             false_reject_rate=options.false_reject_rate,
-            max_latency_s=options.max_latency_s,
+            max_latency_s=latency_s,
         )
 
 

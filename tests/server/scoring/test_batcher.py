@@ -625,7 +625,7 @@ async def test_close_delivers_collected_results(monkeypatch: pytest.MonkeyPatch)
 async def test_lane_delivers_collected_results_before_it_waits(
     preparers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As if the queued items had been cancelled just then.
+    # Simulates queued items that are cancelled at that moment.
     monkeypatch.setattr(Batcher, "_may_collect", lambda self, batch: True)
     async with Doubler().batcher(BatchingPolicy(max_batch_size=1, preparers=preparers)) as batcher:
         assert (await asyncio.wait_for(batcher.submit(1), 10)).result == 2

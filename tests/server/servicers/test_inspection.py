@@ -138,9 +138,10 @@ async def test_invalid_request_is_rejected_before_it_is_scored(field: str) -> No
 
 async def test_responses_repeat_camera_sequence_and_capture_time() -> None:
     service = Service()
-    frames = [frame(7, b"0.5", seconds=5), frame(8, b"2.0", camera="right")]
+    frames = [frame(7, b"0.5", seconds=0), frame(8, b"2.0", camera="right")]
     first, second = await service.stream(block(store=pb.STORE_ANOMALOUS), *frames)
-    assert (first.camera, first.sequence, first.capture_time.seconds) == ("left", 7, 5)
+    assert (first.camera, first.sequence, first.capture_time) == ("left", 7, frames[0].capture_time)
+    assert first.HasField("capture_time")
     assert (second.camera, second.sequence, second.HasField("capture_time")) == ("right", 8, False)
     assert (first.inspection.score, second.inspection.verdict) == (0.5, VERDICT_ANOMALOUS)
     (recorded,) = service.recorder.inspections
