@@ -270,8 +270,8 @@ def _metrics_server(listen: str, metrics: ServerMetrics, state: StateCollector) 
         server = MetricsServer(listen, metrics.registry)
     except (OSError, OverflowError) as error:
         raise CannotServe(
-            f"cannot listen on {listen}: {error}; choose another address with BLEMISH_METRICS_LISTEN "
-            "(port 0 takes a free one)"
+            f"cannot listen on {listen}: {error}; choose another with BLEMISH_METRICS_LISTEN (port 0 takes "
+            "a free one)"
         ) from error
     log.info("metrics", address=f"http://{server.address}/metrics")
     return server

@@ -145,7 +145,7 @@ async def test_tritons_asyncio_client(stack: Stack, tile_model: str, pictures: l
         ("tile", "newest", 1, [], "INVALID_ARGUMENT", "models/ID"),
         ("../tile", "", 1, [], "INVALID_ARGUMENT", "is not a valid id"),
         ("tile", "", 65, [], "INVALID_ARGUMENT", "1 to 64"),
-        ("tile", "", 1, ["logits"], "INVALID_ARGUMENT", "there is score, p_value"),
+        ("tile", "", 1, ["logits"], "INVALID_ARGUMENT", "use score, p_value"),
         ("tile", "", 0, [], "INVALID_ARGUMENT", "not a JPEG"),
     ],
 )

@@ -110,8 +110,12 @@ def parse_max_latency(config: pb.StreamConfig) -> float | None:
     return latency_s or None
 
 
-def parse_capture(message: pb.ScoreRequest | pb.Frame) -> Capture:
+def parse_capture(message: pb.ScoreRequest | pb.Frame, *, ignore_invalid_time: bool = False) -> Capture:
     """Return the image of a request with its camera and time.
+
+    Args:
+        message: the request or frame.
+        ignore_invalid_time: True to treat a time out of range as unknown.
 
     Raises:
         InvalidRequest: if the image is missing, the camera's name too long, or the time out of range.
@@ -120,9 +124,14 @@ def parse_capture(message: pb.ScoreRequest | pb.Frame) -> Capture:
         raise InvalidRequest(
             f"camera has {len(message.camera)} characters; use at most {_MAX_CAMERA}", field="camera"
         )
-    return Capture(
-        parse_image(message.image, "image"), message.camera, parse_capture_time(message, "capture_time")
-    )
+    image = parse_image(message.image, "image")
+    try:
+        time = parse_capture_time(message, "capture_time")
+    except InvalidRequest:
+        if not ignore_invalid_time:
+            raise
+        time = None
+    return Capture(image, message.camera, time)
 
 
 def parse_capture_time(message: pb.ScoreRequest | pb.Frame, field: str) -> datetime | None:

@@ -108,7 +108,7 @@ class _StreamOptions:
             PermissionDenied: if the caller may not use the requested priority.
         """
         if first is None or first.WhichOneof("message") != "config":
-            raise InvalidRequest("the first message is not a config; send one first", field="config")
+            raise InvalidRequest("the first message of a stream must be its config", field="config")
         config = first.config
         rate = None
         if config.HasField("target_false_reject_rate"):
@@ -132,14 +132,16 @@ class _StreamFrame:
         self._message = message
         self._capture: Capture | None = None
 
-    def capture(self) -> Capture:
+    def capture(self, *, is_stored: bool) -> Capture:
         """Return the validated image.
+
+        An invalid time only matters if the frame may be stored: a camera with a wrong clock gets verdicts.
 
         Raises:
             InvalidRequest: if a field of the frame is not valid.
         """
         if self._capture is None:
-            self._capture = parse_capture(self._message)
+            self._capture = parse_capture(self._message, ignore_invalid_time=not is_stored)
             del self._message
         return self._capture
 
@@ -179,9 +181,10 @@ class _StreamScorer:
         latest = options.policy is StreamPolicy.LATEST
         reject = options.policy is StreamPolicy.REJECT
         latency_s = options.max_latency_s
+        is_stored = options.storage is not StoragePolicy.NONE
 
         def claim() -> Capture:
-            capture = slot.claim().capture()
+            capture = slot.claim().capture(is_stored=is_stored)
             return capture if latency_s is None else replace(capture, arrived_s=slot.arrived_s)
 
         return ScoringRequest(
@@ -195,7 +198,7 @@ class _StreamScorer:
                 limit=AdmissionLimit.SHORT if reject else AdmissionLimit.UNLIMITED,
             ),
             claim,
-            len(slot.frame.capture().image.data),
+            len(slot.frame.capture(is_stored=is_stored).image.data),
             storage=options.storage,
             false_reject_rate=options.false_reject_rate,
             max_latency_s=latency_s,
@@ -205,5 +208,7 @@ class _StreamScorer:
 async def _frames(requests: AsyncIterator[pb.ScoreStreamRequest]) -> AsyncIterator[_StreamFrame]:
     async for request in requests:
         if request.WhichOneof("message") != "frame":
-            raise InvalidRequest("a config follows the first message; send frames only", field="config")
+            raise InvalidRequest(
+                "only the first message of a stream may be its config; send frames", field="config"
+            )
         yield _StreamFrame(request.frame)

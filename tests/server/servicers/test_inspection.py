@@ -106,11 +106,20 @@ INVALID = {
 }
 
 
-@pytest.mark.parametrize("field", list(INVALID))
+@pytest.mark.parametrize(
+    ("field", "store"),
+    [
+        ("capture_time", pb.STORE_ANOMALOUS),
+        ("capture_time", pb.STORE_ALL),
+        ("camera", pb.STORE_NONE),
+        ("camera", pb.STORE_ALL),
+        ("image", pb.STORE_NONE),
+        ("image", pb.STORE_ALL),
+    ],
+)
 @pytest.mark.parametrize(
     "policy", [pb.STREAM_POLICY_LATEST, pb.STREAM_POLICY_BLOCK, pb.STREAM_POLICY_REJECT]
 )
-@pytest.mark.parametrize("store", [pb.STORE_NONE, pb.STORE_ALL])
 async def test_invalid_frame_of_a_stream_is_refused_before_it_is_scored(
     field: str, policy: pb.StreamPolicy.ValueType, store: pb.Store.ValueType
 ) -> None:
@@ -124,6 +133,14 @@ async def test_invalid_frame_of_a_stream_is_refused_before_it_is_scored(
     assert response.capture_time == INVALID[field].capture_time
     assert service.inspected() == 0
     assert service.recorder.inspections == []
+
+
+async def test_frame_with_an_invalid_time_is_scored_if_it_is_not_stored() -> None:
+    service = Service()
+    (response,) = await service.stream(block(), INVALID["capture_time"])
+    assert response.inspection.score == 2.0
+    assert response.capture_time == INVALID["capture_time"].capture_time
+    assert service.inspected() == 1
 
 
 @pytest.mark.parametrize("field", list(INVALID))
