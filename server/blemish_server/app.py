@@ -143,7 +143,7 @@ class App:
     def _reject_calls(self) -> None:
         """Reject new calls, and end those that watch for events."""
         self.readiness.stopping.set()
-        self.backends.job_events.end()
+        self.backends.job_events.stop()
 
     async def _warm_up(self, stop: asyncio.Event) -> bool:
         """Load the models to preload. Return False if the server is stopped meanwhile."""

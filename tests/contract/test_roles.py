@@ -7,7 +7,7 @@ from pathlib import Path
 import blemish.v1
 from blemish.v1 import access_pb2
 from blemish_server.auth.access import Role
-from blemish_server.auth.authenticator import roles
+from blemish_server.auth.authenticator import required_roles
 
 CAMERA = {"Score", "ScoreStream", "GetServerInfo"}
 SERVICE = {
@@ -34,7 +34,7 @@ def test_every_rpc_of_the_contract_names_its_role() -> None:
                 named[f"/{service.full_name}/{method.name}"] = Role(
                     method.GetOptions().Extensions[access_pb2.role]
                 )
-    ours = {path: role for path, role in roles().items() if not path.startswith(OPEN_INFERENCE)}
+    ours = {path: role for path, role in required_roles().items() if not path.startswith(OPEN_INFERENCE)}
     assert ours == named
     by_name = {path.rpartition("/")[2]: role for path, role in ours.items()}
     for role, names in ((Role.CAMERA, CAMERA), (Role.SERVICE, SERVICE), (Role.OPERATOR, OPERATOR)):
@@ -44,7 +44,7 @@ def test_every_rpc_of_the_contract_names_its_role() -> None:
 def test_of_the_open_inference_protocol_cameras_may_score() -> None:
     reach = {
         path.removeprefix(OPEN_INFERENCE): role
-        for path, role in roles().items()
+        for path, role in required_roles().items()
         if path.startswith(OPEN_INFERENCE)
     }
     assert reach["ModelInfer"] is reach["ModelStreamInfer"] is reach["ServerReady"] is Role.CAMERA

@@ -37,7 +37,7 @@ from blemish_client.streaming.ledger import FrameResult
 from blemish_client.transport.credentials import Credentials
 from blemish_server.auth import access
 from blemish_server.auth.access import Role
-from blemish_server.auth.authenticator import roles
+from blemish_server.auth.authenticator import required_roles
 from blemish_server.scoring.batcher import Priority
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def test_each_role_reaches_what_the_contract_says(guarded: Guarded, tokens: dict
     until_known(guarded, tokens[Role.OPERATOR])
     secured = grpc.ssl_channel_credentials(guarded.roots.read_bytes())
     with grpc.secure_channel(guarded.address, secured) as channel:
-        for method, least in roles().items():
+        for method, least in required_roles().items():
             assert code(channel, method, "") is UNAUTHENTICATED, method
             assert code(channel, method, "blemish_guessed") is UNAUTHENTICATED, method
             for role, token in tokens.items():
@@ -200,14 +200,14 @@ def test_health_and_reflection_ask_nobody(guarded: Guarded) -> None:
 
 def test_a_refusal_says_the_cause_and_the_cure(guarded: Guarded, tokens: dict[Role, str]) -> None:
     until_known(guarded, tokens[Role.CAMERA])
-    with guarded.client("") as client, pytest.raises(Unauthenticated, match="asks who calls: send") as why:
+    with guarded.client("") as client, pytest.raises(Unauthenticated, match="has no token; send") as why:
         client.server_info()
     assert why.value.reason == "UNAUTHENTICATED"
     with guarded.client(tokens[Role.CAMERA]) as client:
         info = client.server_info()
         assert (info.caller, info.role) == ("a-camera", ROLE_CAMERA)
         with pytest.raises(
-            PermissionDenied, match="a-camera is a camera, but CreateJob is for operators"
+            PermissionDenied, match="a-camera has the role camera, but CreateJob needs operator"
         ) as no:
             client.train("tile")
     assert no.value.reason == "DENIED"
@@ -300,7 +300,7 @@ async def test_the_client_for_asyncio_shows_who_it_is(
 def test_tritons_client_shows_its_token(guarded: Guarded, tokens: dict[Role, str]) -> None:
     until_known(guarded, tokens[Role.CAMERA])
     client = triton.InferenceServerClient(guarded.address, ssl=True, root_certificates=str(guarded.roots))
-    with pytest.raises(InferenceServerException, match="asks who calls"):
+    with pytest.raises(InferenceServerException, match="has no token"):
         client.is_server_ready()
     assert client.is_server_ready(headers={"authorization": f"Bearer {tokens[Role.CAMERA]}"})
     client.close()

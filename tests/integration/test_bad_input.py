@@ -174,7 +174,7 @@ def test_an_upload_cut_in_the_middle_keeps_what_was_whole(client: Client) -> Non
     with pytest.raises(grpc.RpcError) as refusal:
         upload(client.target, first + begun)
     assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "in the middle of train/good/001.png" in (refusal.value.details() or "")
+    assert "ended within train/good/001.png" in (refusal.value.details() or "")
     assert client.dataset("cut").train_images == 1
 
 

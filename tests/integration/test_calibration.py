@@ -216,7 +216,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "expected_revision",
         "count from 1",
     ),
-    "an alias": ({"threshold": 3.0, "version": "line"}, "name", "names no version"),
+    "an alias": ({"threshold": 3.0, "version": "line"}, "name", "is not a fixed version"),
     "a path": ({"threshold": 3.0, "version": "../line/1"}, "name", "is not a model"),
 }
 

@@ -84,7 +84,7 @@ def test_weights_that_fit_nothing_are_not_taken_in(client: Client, export: Path,
         ([ModelHeader(size_bytes=0)], "INVALID_ARGUMENT", "size_bytes is 0"),
         ([ModelHeader(size_bytes=1 << 40)], "RESOURCE_EXHAUSTED", "BLEMISH_MAX_LOADED_BYTES"),
         ([ModelHeader(size_bytes=9), b"x" * 8], "INVALID_ARGUMENT", "after 8 of 9 bytes"),
-        ([ModelHeader(size_bytes=9), b"x" * 8, b"xx"], "INVALID_ARGUMENT", "more bytes came than the 9"),
+        ([ModelHeader(size_bytes=9), b"x" * 8, b"xx"], "INVALID_ARGUMENT", "more than the 9 bytes"),
         ([ModelHeader(size_bytes=MiB), b"x" * MiB], "INVALID_ARGUMENT", "not an export of blemish"),
     ],
 )

@@ -156,7 +156,7 @@ def test_what_a_job_writes_can_be_read_and_read_on(client: Client, model: str) -
     assert all(job.name.split("/")[1] in text for text in texts if "begins" in text)
     assert list(client.log(job)) == followed
     assert list(client.log(job, after=followed[0].id)) == followed[1:]
-    with pytest.raises(InvalidArgument, match="the id of no line"):
+    with pytest.raises(InvalidArgument, match="is not the id of a log line"):
         list(client.log(job, after="yesterday"))
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may call a server, and what: a file of callers, which ``blemish access`` writes.
+"""The access file: the callers of a server, their roles and the digests of their tokens.
 
-A caller shows a token, 256 random bits; the file has no more than its SHA-256, so that who reads it cannot
-call. (Nothing slower is needed: there is no guessing such a token.) Names are those of machines and
-services: they stand in logs, and beside what operators change.
+A token has 256 random bits, which cannot be guessed, so a plain SHA-256 digest suffices. The file alone
+authorizes no calls. Callers are machines and services. Their names appear in logs and in the history of
+changes.
 """
 
 import fcntl
@@ -24,157 +24,171 @@ from blemish_core.platform.files import atomic_write
 from blemish_core.platform.names import validate_id
 from blemish_server.scoring.batcher import Priority
 
-# Found by those who look for secrets where none should be.
+# A recognizable prefix lets scanners find tokens that were committed by mistake.
 _PREFIX = "blemish_"
 
 
 def priority_name(priority: Priority) -> str:
-    """As files and the command line have it."""
+    """Return a priority as the access file and the command line spell it."""
     return priority.name.lower().replace("_", "-")
 
 
 PRIORITIES = {priority_name(priority): priority for priority in Priority}
-_MOST_URGENT = priority_name(Priority.LINE_STOP)
+_HIGHEST_PRIORITY = priority_name(Priority.LINE_STOP)
 
 
 class Role(IntEnum):
-    """What a caller may do: each also what those before it may."""
+    """The permissions of a caller. Each role includes those before it."""
 
     CAMERA = 1
-    """Sends frames and reads what is said of them."""
+    """Sends images and receives their inspections."""
     SERVICE = 2
-    """Reads everything, searches, and notes what people say of images."""
+    """Reads everything, searches, and labels images."""
     OPERATOR = 3
-    """Brings images, has models trained, promotes and calibrates them."""
+    """Uploads images; trains, promotes and calibrates models."""
 
     @property
     def word(self) -> str:
+        """The role as the access file and the command line spell it."""
         return self.name.lower()
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls, as the file names him."""
+    """An authenticated caller."""
 
     name: str
     role: Role
     most_urgent: Priority = Priority.LINE_STOP
-    """Of his images: none may be more urgent."""
+    """Highest priority of its images."""
 
 
 ANONYMOUS = Caller("", Role.OPERATOR)
-"""Who calls a server that was given no file."""
+"""The caller of a server without an access file."""
 
 
-class AccessEntry(BaseModel):
-    """A caller's credential as the access file keeps it."""
+class Credential(BaseModel):
+    """A caller's entry in the access file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: str = Field(pattern=f"^({'|'.join(role.word for role in Role)})$")
-    most_urgent: str = Field(_MOST_URGENT, pattern=f"^({'|'.join(PRIORITIES)})$")
+    most_urgent: str = Field(_HIGHEST_PRIORITY, pattern=f"^({'|'.join(PRIORITIES)})$")
     token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     granted: datetime
 
 
-class _Callers(BaseModel):
+class _AccessFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    callers: dict[str, AccessEntry]
+    callers: dict[str, Credential]
 
 
-def read(file: Path) -> Mapping[str, Caller]:
-    """Return the callers in ``file`` by the SHA-256 of their tokens.
+def read_callers(file: Path) -> Mapping[str, Caller]:
+    """Return the callers in an access file by the digests of their tokens.
 
     Raises:
-        NotFound: if there is no such file.
-        Corrupt: if it is not one that ``grant`` wrote.
+        NotFound: if the file does not exist.
+        Corrupt: if the file cannot be read or is malformed.
     """
     return {
-        entry.token_sha256: Caller(name, Role[entry.role.upper()], PRIORITIES[entry.most_urgent])
-        for name, entry in _read(file).callers.items()
+        credential.token_sha256: Caller(
+            name, Role[credential.role.upper()], PRIORITIES[credential.most_urgent]
+        )
+        for name, credential in read_credentials(file).items()
     }
 
 
-def read_entries(file: Path) -> Mapping[str, "AccessEntry"]:
-    """Return the entries of ``file`` by the names of their callers; raises like ``read``."""
-    return _read(file).callers
+def read_credentials(file: Path) -> Mapping[str, Credential]:
+    """Return the credentials in an access file by the names of their callers.
+
+    Raises:
+        NotFound: if the file does not exist.
+        Corrupt: if the file cannot be read or is malformed.
+    """
+    try:
+        return _AccessFile.model_validate_json(file.read_bytes()).callers
+    except FileNotFoundError:
+        raise NotFound(f"there is no access file {file}; create one with `blemish access grant`") from None
+    except OSError as error:
+        raise Corrupt(
+            f"cannot read the access file {file}: {error.strerror}; check its permissions"
+        ) from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise Corrupt(
+            f"{file} is not a valid access file: {where + ': ' if where else ''}{fault['msg']}; write it "
+            "with `blemish access`"
+        ) from error
 
 
 def digest(token: str) -> str:
-    """What the file has in the place of a token."""
+    """Return the SHA-256 digest of a token, in hex."""
     return sha256(token.encode(errors="replace")).hexdigest()
 
 
 def grant(file: Path, name: str, role: Role, most_urgent: Priority = Priority.LINE_STOP) -> str:
-    """Let ``name`` call, with images no more urgent than this; returns its token, which is kept nowhere.
+    """Create a credential and return its token, which is stored nowhere.
+
+    Args:
+        file: the access file, created if it does not exist.
+        name: name of the caller.
+        role: role of the caller.
+        most_urgent: highest priority of its images.
 
     Raises:
-        InvalidRequest: if it can be no name.
-        AlreadyExists: if it may call already.
-        Corrupt: as ``read`` does.
+        InvalidRequest: if the name is not a valid id.
+        AlreadyExists: if the caller has a credential.
+        NotFound: if the folder of the file does not exist.
+        Corrupt: if the file cannot be read or is malformed.
     """
     validate_id(name, "name")
     token = _PREFIX + secrets.token_urlsafe(32)
-    entry = AccessEntry(
+    credential = Credential(
         role=role.word,
         most_urgent=priority_name(most_urgent),
         token_sha256=digest(token),
         granted=datetime.now(UTC),
     )
-    with _alone(file):
-        known = _read(file).callers if file.exists() else {}
-        if name in known:
+    with _locked(file):
+        existing = read_credentials(file) if file.exists() else {}
+        if name in existing:
             raise AlreadyExists(
-                f"{name} is there already, as {known[name].role}; revoke it first, or take another name"
+                f"{name} has a credential already, as {existing[name].role}; revoke it first, or use "
+                "another name"
             )
-        _write(file, {**known, name: entry})
+        _write(file, {**existing, name: credential})
     return token
 
 
 def revoke(file: Path, name: str) -> None:
-    """Let ``name`` call no more.
+    """Delete the credential of a caller.
 
     Raises:
-        NotFound: if it may not, or there is no such file.
-        Corrupt: as ``read`` does.
+        NotFound: if the caller has none, or the file does not exist.
+        Corrupt: if the file cannot be read or is malformed.
     """
-    with _alone(file):
-        known = _read(file).callers
-        if name not in known:
+    with _locked(file):
+        existing = read_credentials(file)
+        if name not in existing:
             raise NotFound(
-                f"{file} has no caller {name}; those it has: {', '.join(sorted(known)) or 'none'}"
+                f"{file} has no credential of {name}; it has: {', '.join(sorted(existing)) or 'none'}"
             )
-        _write(file, {each: entry for each, entry in known.items() if each != name})
+        _write(file, {each: credential for each, credential in existing.items() if each != name})
 
 
-def _read(file: Path) -> _Callers:
-    try:
-        return _Callers.model_validate_json(file.read_bytes())
-    except FileNotFoundError:
-        raise NotFound(f"there is no file of callers {file}; `blemish access grant` begins one") from None
-    except OSError as error:
-        raise Corrupt(f"the file of callers {file} cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise Corrupt(
-            f"{file} is no file of callers: {where + ': ' if where else ''}{fault['msg']}; "
-            "`blemish access` writes it"
-        ) from error
-
-
-def _write(file: Path, callers: dict[str, AccessEntry]) -> None:
-    # Without defaults: servers of before know no priorities here, and refuse what they do not know.
-    text = _Callers(callers=callers).model_dump_json(indent=2, exclude_defaults=True)
+def _write(file: Path, credentials: dict[str, Credential]) -> None:
+    # Without defaults, because servers older than priorities reject unknown fields.
+    text = _AccessFile(callers=credentials).model_dump_json(indent=2, exclude_defaults=True)
     atomic_write(file, text.encode() + b"\n")
 
 
 @contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Nobody else changes ``file`` meanwhile."""
+def _locked(file: Path) -> Iterator[None]:
+    """Lock the file's folder against other processes that change the file."""
     if not file.parent.is_dir():
-        raise NotFound(f"there is no folder {file.parent}")
+        raise NotFound(f"there is no folder {file.parent}; create it, or choose another file")
     folder = os.open(file.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who calls, and whether he may: by the token of the call, the file of callers, and the contract's roles.
+"""Authentication and authorization of calls: a bearer token, the access file, and a role per method.
 
-https://www.rfc-editor.org/rfc/rfc6750 for the token; ``blemish/v1/access.proto`` for the roles.
+Tokens follow RFC 6750 (https://www.rfc-editor.org/rfc/rfc6750). ``blemish/v1/access.proto`` assigns roles
+to the contract's methods.
 """
 
 import time
@@ -15,15 +16,14 @@ from tritonclient.grpc import service_pb2
 
 from blemish.v1 import access_pb2, dataset_pb2, inspection_pb2, job_pb2, model_pb2, search_pb2, server_pb2
 from blemish_core.platform.errors import BlemishError, PermissionDenied, Unauthenticated
-from blemish_server.auth.access import ANONYMOUS, Caller, Role, digest, read
+from blemish_server.auth.access import ANONYMOUS, Caller, Role, digest, read_callers
 
-_METADATA = "authorization"
+_METADATA_KEY = "authorization"
 _SCHEME = "bearer "
-_LOOK_EVERY_S = 1.0
+_CHECK_INTERVAL_S = 1.0
 _CONTRACT = (inspection_pb2, search_pb2, dataset_pb2, job_pb2, model_pb2, server_pb2)
-# The Open Inference Protocol is not ours to annotate: what a client that scores needs is for cameras,
-# all else that it knows for operators.
-_FOR_CAMERAS = (
+# The Open Inference Protocol has no annotations. Cameras may call the methods that scoring needs.
+_CAMERA_METHODS = (
     "ServerLive",
     "ServerReady",
     "ModelReady",
@@ -37,84 +37,87 @@ _FOR_CAMERAS = (
 log = structlog.get_logger(__name__)
 
 current_caller: ContextVar[Caller] = ContextVar("current_caller", default=ANONYMOUS)
-"""Who makes the call that is being answered."""
+"""Caller of the call in progress."""
 
 
-def roles() -> dict[str, Role]:
-    """The least role of each method of the contract and of the Open Inference Protocol, by its path."""
-    least = {
+def required_roles() -> dict[str, Role]:
+    """Return the lowest role that may call each method, by its path.
+
+    The methods are those of the contract and of the Open Inference Protocol.
+    """
+    required = {
         path: Role(method.GetOptions().Extensions[access_pb2.role] or Role.OPERATOR)
         for module in _CONTRACT
         for path, method in _methods(module.DESCRIPTOR)
     }
     for path, method in _methods(service_pb2.DESCRIPTOR):
-        least[path] = Role.CAMERA if method.name in _FOR_CAMERAS else Role.OPERATOR
-    return least
+        required[path] = Role.CAMERA if method.name in _CAMERA_METHODS else Role.OPERATOR
+    return required
 
 
 class Authenticator:
-    """Knows the callers in ``file``, and heeds its changes; without a file everybody may do everything."""
+    """The check of each call against the access file, which is reloaded when it changes."""
 
     def __init__(self, file: Path | None) -> None:
-        """Read the file.
+        """Read the access file; without one, every caller is anonymous and may call every method.
 
         Raises:
-            NotFound: if there is none.
-            Corrupt: if it is no file of callers.
+            NotFound: if the file does not exist.
+            Corrupt: if the file cannot be read or is malformed.
         """
         self._file = file
-        self._roles = roles()
-        self._seen: object = None
-        self._looked = 0.0
-        self._known: Mapping[str, Caller] = {}
+        self._required_roles = required_roles()
+        self._state: object = None
+        self._checked_s = 0.0
+        self._callers: Mapping[str, Caller] = {}
         if file is not None:
-            self._seen, self._known = _state(file), read(file)
-            self._looked = time.monotonic()
+            self._state, self._callers = _state(file), read_callers(file)
+            self._checked_s = time.monotonic()
 
     def authorize(self, method: str, metadata: Mapping[str, str | bytes]) -> Caller:
-        """Return who calls ``method``, as /package.Service/Method.
+        """Return the caller of a method, given as /package.Service/Method.
 
         Raises:
-            Unauthenticated: if his token says nobody that is known.
-            PermissionDenied: if his role does not reach so far.
+            Unauthenticated: if the metadata has no valid token.
+            PermissionDenied: if the caller's role does not include the method.
         """
-        caller = self._caller(str(metadata.get(_METADATA, ""))) if self._file is not None else ANONYMOUS
-        least = self._roles.get(method, Role.OPERATOR)
-        if caller.role < least:
+        caller = self._authenticate(str(metadata.get(_METADATA_KEY, ""))) if self._file else ANONYMOUS
+        required = self._required_roles.get(method, Role.OPERATOR)
+        if caller.role < required:
             raise PermissionDenied(
-                f"{caller.name} is a {caller.role.word}, but {method.rpartition('/')[2]} is for "
-                f"{least.word}s; call with the token of one"
+                f"{caller.name} has the role {caller.role.word}, but {method.rpartition('/')[2]} needs "
+                f"{required.word}; use the token of a caller with that role"
             )
         return caller
 
-    def _caller(self, authorization: str) -> Caller:
-        self._look()
+    def _authenticate(self, authorization: str) -> Caller:
+        self._reload()
         if authorization[: len(_SCHEME)].lower() != _SCHEME:
             raise Unauthenticated(
-                "this server asks who calls: send the metadata `authorization: Bearer TOKEN` "
-                "(BLEMISH_TOKEN for the command line); `blemish access grant` beside the server makes one"
+                "the call has no token; send the metadata `authorization: Bearer TOKEN` (BLEMISH_TOKEN for "
+                "the command line). `blemish access grant` on the server's machine creates a token"
             )
-        caller = self._known.get(digest(authorization[len(_SCHEME) :].strip()))
+        caller = self._callers.get(digest(authorization[len(_SCHEME) :].strip()))
         if caller is None:
-            raise Unauthenticated("this token is not known here: it was revoked, or is another server's")
+            raise Unauthenticated("the token was revoked or is for another server; use a valid token")
         return caller
 
-    def _look(self) -> None:
-        """Read the file again if it changed; one that cannot be read changes nothing."""
+    def _reload(self) -> None:
+        """Read the access file again if it changed; keep the callers if it cannot be read."""
         now = time.monotonic()
-        if self._file is None or now < self._looked + _LOOK_EVERY_S:
+        if self._file is None or now < self._checked_s + _CHECK_INTERVAL_S:
             return
-        self._looked = now
+        self._checked_s = now
         state = _state(self._file)
-        if state == self._seen:
+        if state == self._state:
             return
-        self._seen = state
+        self._state = state
         try:
-            self._known = read(self._file)
+            self._callers = read_callers(self._file)
         except BlemishError as error:
-            log.error("callers stay as they were", cause=str(error))
+            log.error("access file not reloaded", cause=str(error))
         else:
-            log.info("callers read again", callers=len(self._known))
+            log.info("access file reloaded", callers=len(self._callers))
 
 
 def _methods(file: FileDescriptor) -> list[tuple[str, MethodDescriptor]]:
@@ -126,7 +129,7 @@ def _methods(file: FileDescriptor) -> list[tuple[str, MethodDescriptor]]:
 
 
 def _state(file: Path) -> object:
-    """What differs whenever the file was written."""
+    """Return a value that changes whenever the file is written."""
     try:
         found = file.stat()
     except OSError:

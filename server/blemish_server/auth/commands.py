@@ -100,7 +100,7 @@ def list_credentials(file: AccessFile = None) -> None:
     Example: blemish access list
     """
     with _opened(file) as path:
-        for name, entry in sorted(access.read_entries(path).items()):
+        for name, entry in sorted(access.read_credentials(path).items()):
             print(f"{name}\t{entry.role}\t{entry.most_urgent}\t{entry.granted:%Y-%m-%d %H:%M}")
 
 

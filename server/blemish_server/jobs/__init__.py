@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dispatch of jobs to Celery, and job events for watchers."""
+"""Dispatch of jobs to the workers, and streams of job events to clients."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hands job ids to the workers through Celery."""
+"""Dispatch of job ids to the workers through Celery."""
 
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -10,6 +10,8 @@ from blemish_core.platform.errors import Unavailable
 
 
 class Dispatcher:
+    """A client of the Celery broker that queues jobs."""
+
     def __init__(self, redis_url: str) -> None:
         self._celery = Celery("blemish", broker=redis_url, set_as_current=False)
         self._celery.conf.update(
@@ -18,17 +20,17 @@ class Dispatcher:
         )
 
     def send(self, job: Job) -> None:
-        """Queue a job; twice does no harm.
+        """Queue a job. A job that is queued twice runs once.
 
         Raises:
-            Unavailable: if Redis does not answer.
+            Unavailable: if Redis does not respond.
         """
         try:
             self._celery.send_task(**celery_message(job))
         except OperationalError as error:
             raise Unavailable(
-                f"jobs/{job.id} is written but Redis went away before a worker was told; an idle one will "
-                "find it, and the same request_id finds it again",
+                f"jobs/{job.id} was created, but Redis became unreachable before it was queued; an idle "
+                "worker will find it, and a retry with the same request_id returns it",
                 dependency="redis",
             ) from error
 

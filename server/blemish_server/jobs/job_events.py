@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of jobs and what they write, for any number of watchers from one reader of Redis."""
+"""Streams of a job's changes and log lines to any number of subscribers, from one reader of Redis."""
 
 import asyncio
 from collections import deque
@@ -16,19 +16,21 @@ from blemish_core.jobs.store import UPDATES_KEY, JobChange, JobStore, JobUpdate,
 from blemish_core.platform.errors import InvalidRequest, ServerStopping
 from blemish_server.converters.jobs import ENDED, job_to_proto, log_line_to_proto
 
-_RECHECK_S = 10.0
-_MAX_WAITING = 1000
+_RECHECK_INTERVAL_S = 10.0
+_MAX_PENDING = 1000
 _MAX_LINES = 500
 
 
 class JobEvents:
+    """The events of all jobs that clients watch."""
+
     def __init__(self, store: JobStore, redis_url: str) -> None:
         self._store = store
         self._redis: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
             redis_url, socket_connect_timeout=2, socket_timeout=15
         )
-        self._watched: dict[str, _Watched] = {}
-        self._ending = False
+        self._topics: dict[str, JobTopic] = {}
+        self._stopping = False
 
     async def watch(
         self, id: str, after_revision: int | None = None, after_line: str | None = None
@@ -36,68 +38,68 @@ class JobEvents:
         """Yield the job as it is, then after every change, until it has ended.
 
         Args:
-            id: the job's.
-            after_revision: if given, yield first what it was after each kept change since then.
-            after_line: if given, yield the lines of its log too, those after this one; all if empty.
+            id: id of the job.
+            after_revision: if given, first yield the job after each recorded change since this revision.
+            after_line: if given, also yield the log lines after this one; all lines if empty.
 
         Raises:
-            InvalidRequest: if ``after_line`` is no line's id.
+            InvalidRequest: if ``after_line`` is not the id of a line.
             NotFound: if there is no such job.
-            Unavailable: if Redis does not answer.
-            ServerStopping: if the server ends before the job.
+            Unavailable: if Redis does not respond.
+            ServerStopping: if the server stops before the job ends.
         """
-        watcher = _Watcher(self._store, id, after_line)
-        # Before the first look, that nothing falls in between.
-        watched = self._watched.setdefault(id, _Watched())
-        watched.watchers.add(watcher)
+        subscriber = Subscriber(self._store, id, after_line)
+        # Subscribe before reading the job, so that no update falls between.
+        topic = self._topics.setdefault(id, JobTopic())
+        topic.subscribers.add(subscriber)
         try:
-            now, jobs = await watcher.begin(after_revision)
-            watched.know(now)
-            for job in jobs:
-                yield pb.WatchJobResponse(job=job_to_proto(job))
+            job, replayed = await subscriber.start(after_revision)
+            topic.update(job)
+            for each in replayed:
+                yield pb.WatchJobResponse(job=job_to_proto(each))
             while True:
-                async for answer in watcher.rest():
-                    yield answer
-                if watcher.ended:
+                async for response in subscriber.pending():
+                    yield response
+                if subscriber.finished:
                     return
-                if self._ending:
+                if self._stopping:
                     raise ServerStopping
-                # Looked at now and then in any case: a stream that Redis lost tells nothing.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(watcher.news.wait(), _RECHECK_S)
+                    await asyncio.wait_for(subscriber.ready.wait(), _RECHECK_INTERVAL_S)
                     continue
-                watcher.lose()
+                # Read the store in any case: a stream that Redis lost delivers no updates.
+                subscriber.invalidate()
         finally:
-            watched.watchers.discard(watcher)
-            if not watched.watchers:
-                self._watched.pop(id, None)
+            topic.subscribers.discard(subscriber)
+            if not topic.subscribers:
+                self._topics.pop(id, None)
 
     async def run(self) -> None:
-        """Read the stream of news until cancelled."""
+        """Read the stream of job updates until cancelled."""
         last = b""
         while True:
             try:
                 last = last or await self._newest()
-                answer: Any = await self._redis.xread({UPDATES_KEY: last}, block=5000, count=1000)
+                response: Any = await self._redis.xread({UPDATES_KEY: last}, block=5000, count=1000)
             except (RedisError, OSError):
-                # What was told meanwhile is unknown: everybody looks again.
+                # Updates may have been missed: let every subscriber read the store.
                 last = b""
-                for watched in self._watched.values():
-                    watched.lose()
+                for topic in self._topics.values():
+                    topic.invalidate()
                 await asyncio.sleep(1)
                 continue
-            for _, entries in answer or ():
+            for _, entries in response or ():
                 last = entries[-1][0]
                 for _, fields in entries:
-                    if some := self._watched.get(fields[b"job"].decode()):
-                        some.hear(parse_update(fields))
+                    if watched := self._topics.get(fields[b"job"].decode()):
+                        watched.publish(parse_update(fields))
 
-    def end(self) -> None:
-        """Tell every watcher that the server is ending."""
-        self._ending = True
-        for watched in self._watched.values():
-            for watcher in watched.watchers:
-                watcher.news.set()
+    def stop(self) -> None:
+        """End every stream, because the server is stopping."""
+        self._stopping = True
+        for topic in self._topics.values():
+            for subscriber in topic.subscribers:
+                subscriber.ready.set()
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -107,135 +109,136 @@ class JobEvents:
         return bytes(newest[0][0]) if newest else b"0-0"
 
 
-class _Watched:
-    """A job that is watched: what is told of it is put into a message once, for all its watchers."""
+class JobTopic:
+    """A job with subscribers. Its updates are converted once for all of them."""
 
     def __init__(self) -> None:
-        self.watchers: set[_Watcher] = set()
+        self.subscribers: set[Subscriber] = set()
         self._job: Job | None = None
 
-    def know(self, job: Job) -> None:
-        """What a watcher has just found; what is told next follows from it."""
+    def update(self, job: Job) -> None:
+        """Remember the job as a subscriber read it; later changes apply to it."""
         if self._job is None or self._job.revision < job.revision:
             self._job = job
 
-    def hear(self, told: JobUpdate) -> None:
-        if told.line is not None:
-            for watcher in self.watchers:
-                watcher.hear_line(told.line)
-        if told.change is None or (self._job and told.change.revision <= self._job.revision):
+    def publish(self, update: JobUpdate) -> None:
+        """Send an update to the subscribers."""
+        if update.line is not None:
+            for subscriber in self.subscribers:
+                subscriber.add_line(update.line)
+        if update.change is None or (self._job and update.change.revision <= self._job.revision):
             return
-        self._job = told.change.apply_to(self._job)
+        self._job = update.change.apply_to(self._job)
         if self._job is None:
-            self.lose()  # till the next change that holds all, each watcher has to ask
+            self.invalidate()  # subscribers read the store until the next complete change
             return
-        answer = pb.WatchJobResponse(job=job_to_proto(self._job))
-        for watcher in self.watchers:
-            watcher.hear_job(answer)
+        response = pb.WatchJobResponse(job=job_to_proto(self._job))
+        for subscriber in self.subscribers:
+            subscriber.add(response)
 
-    def lose(self) -> None:
+    def invalidate(self) -> None:
+        """Let every subscriber read the store, because updates may have been missed."""
         self._job = None
-        for watcher in self.watchers:
-            watcher.lose()
+        for subscriber in self.subscribers:
+            subscriber.invalidate()
 
 
-class _Watcher:
-    """What one watcher has been told of a job, and what not yet."""
+class Subscriber:
+    """The state of one stream: what was sent of a job, and what is pending."""
 
     def __init__(self, store: JobStore, id: str, after_line: str | None) -> None:
-        self.news = asyncio.Event()
+        self.ready = asyncio.Event()
+        """Set while there is something to send."""
         self._store = store
         self._id = id
         self._revision = 0
         self._has_ended = False
-        self._line = _place(after_line or "0-0") if after_line is not None else None
-        self._waiting: deque[pb.WatchJobResponse] = deque()
-        self._lost = False
-        """Whether news may have been missed, so that the store has to be asked."""
+        self._line = _parse_line_id(after_line or "0-0") if after_line is not None else None
+        self._pending: deque[pb.WatchJobResponse] = deque()
+        self._is_stale = False
+        """Whether updates may have been missed, so that the store has to be read."""
 
     @property
-    def ended(self) -> bool:
-        """Whether there will be no more news."""
-        return self._has_ended and not self._lost
+    def finished(self) -> bool:
+        """Whether everything was sent and no update will follow."""
+        return self._has_ended and not self._is_stale
 
-    def hear_job(self, answer: pb.WatchJobResponse) -> None:
-        self._hear(answer)
-
-    def hear_line(self, line: LogLine) -> None:
+    def add_line(self, line: LogLine) -> None:
+        """Add a log line, if the client wants the log."""
         if self._line is not None:
-            self._hear(pb.WatchJobResponse(lines=[log_line_to_proto(line)]))
+            self.add(pb.WatchJobResponse(lines=[log_line_to_proto(line)]))
 
-    def _hear(self, answer: pb.WatchJobResponse) -> None:
-        if len(self._waiting) >= _MAX_WAITING:
-            self.lose()
+    def add(self, response: pb.WatchJobResponse) -> None:
+        """Add a response to send; a client that is too slow gets the latest state instead."""
+        if len(self._pending) >= _MAX_PENDING:
+            self.invalidate()
         else:
-            self._waiting.append(answer)
-            self.news.set()
+            self._pending.append(response)
+            self.ready.set()
 
-    def lose(self) -> None:
-        self._waiting.clear()
-        self._lost = True
-        self.news.set()
+    def invalidate(self) -> None:
+        """Replace what is pending by the state in the store."""
+        self._pending.clear()
+        self._is_stale = True
+        self.ready.set()
 
-    async def begin(self, after_revision: int | None) -> tuple[Job, list[Job]]:
-        """Return the job as it is, and what to tell of it: that, or each kept change since a revision."""
+    async def start(self, after_revision: int | None) -> tuple[Job, list[Job]]:
+        """Return the job as it is, and its states to send first, oldest first."""
         job = await asyncio.to_thread(self._store.get, self._id)
-        self._lost = self._line is not None  # for the lines so far
-        self._told(job.revision, job.state.ended)
+        self._is_stale = self._line is not None  # to send the existing lines
+        self._note_sent(job.revision, job.state.ended)
         if after_revision is None:
             return job, [job]
         changes = await asyncio.to_thread(self._store.changes, self._id)
         before = [each for each in _replayed(changes) if after_revision < each.revision < job.revision]
         return job, [*before, *([job] if job.revision > after_revision else [])]
 
-    async def rest(self) -> AsyncIterator[pb.WatchJobResponse]:
-        """Yield what the watcher does not know yet."""
-        self.news.clear()
-        while self._waiting or self._lost:
-            if self._lost:
-                self._lost = False
-                async for answer in self._asked():
-                    yield answer
+    async def pending(self) -> AsyncIterator[pb.WatchJobResponse]:
+        """Yield the responses that were not sent yet."""
+        self.ready.clear()
+        while self._pending or self._is_stale:
+            if self._is_stale:
+                self._is_stale = False
+                async for response in self._read_store():
+                    yield response
                 continue
-            answer = self._waiting.popleft()
-            if answer.HasField("job"):
-                if answer.job.revision > self._revision:
-                    self._told(answer.job.revision, answer.job.state in ENDED)
-                    yield answer
-            elif self._is_new(answer.lines[0]):
-                yield answer
+            response = self._pending.popleft()
+            if response.HasField("job"):
+                if response.job.revision > self._revision:
+                    self._note_sent(response.job.revision, response.job.state in ENDED)
+                    yield response
+            elif self._is_new(response.lines[0]):
+                yield response
 
-    async def _asked(self) -> AsyncIterator[pb.WatchJobResponse]:
-        """Ask the store, which knows all."""
+    async def _read_store(self) -> AsyncIterator[pb.WatchJobResponse]:
         job = await asyncio.to_thread(self._store.get, self._id)
         if self._line is not None:
             after = f"{self._line[0]}-{self._line[1]}"
-            # After the job: what it wrote before it ended is in the log by then.
+            # After the job: the log of an ended job is complete.
             lines = await asyncio.to_thread(self._store.read_log, self._id, after)
             new = [line for line in map(log_line_to_proto, lines) if self._is_new(line)]
             for start in range(0, len(new), _MAX_LINES):
                 yield pb.WatchJobResponse(lines=new[start : start + _MAX_LINES])
         if job.revision > self._revision:
-            self._told(job.revision, job.state.ended)
+            self._note_sent(job.revision, job.state.ended)
             yield pb.WatchJobResponse(job=job_to_proto(job))
 
-    def _told(self, revision: int, ended: bool) -> None:
+    def _note_sent(self, revision: int, ended: bool) -> None:
         self._revision = revision
         if ended and not self._has_ended:
             self._has_ended = True
-            # For the last lines of its log.
-            self._lost = self._line is not None
+            self._is_stale = self._line is not None  # to send the last lines
 
     def _is_new(self, line: pb.LogLine) -> bool:
-        place = _place(line.id)
-        if self._line is None or place <= self._line:
+        position = _parse_line_id(line.id)
+        if self._line is None or position <= self._line:
             return False
-        self._line = place
+        self._line = position
         return True
 
 
 def _replayed(changes: Iterable[JobChange]) -> Iterator[Job]:
-    """The job after each change, as far as they follow from each other."""
+    """Yield the job after each change, from the first complete one on."""
     job: Job | None = None
     for change in changes:
         job = change.apply_to(job)
@@ -243,13 +246,15 @@ def _replayed(changes: Iterable[JobChange]) -> Iterator[Job]:
             yield job
 
 
-def _place(line: str) -> tuple[int, int]:
-    """Where in its log a line is.
+def _parse_line_id(id: str) -> tuple[int, int]:
+    """Return the position of a line in its log.
 
     Raises:
-        InvalidRequest: if ``line`` is no line's id.
+        InvalidRequest: if ``id`` is not the id of a line.
     """
-    at, _, number = line.partition("-")
-    if not (at.isdecimal() and number.isdecimal()):
-        raise InvalidRequest(f"{line!r} is the id of no line", field="after_line")
-    return int(at), int(number)
+    time, _, number = id.partition("-")
+    if not (time.isdecimal() and number.isdecimal()):
+        raise InvalidRequest(
+            f"{id!r} is not the id of a log line; use one from LogLine.id", field="after_line"
+        )
+    return int(time), int(number)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DatasetService: keep the images that models learn from and are measured on."""
+"""DatasetService: images for training and evaluation."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -19,12 +19,14 @@ from blemish_server.auth.authenticator import current_caller
 from blemish_server.converters.datasets import dataset_image_to_proto, dataset_to_proto
 from blemish_server.transport.pagination import Page
 
-_MOST_PATHS = 1000
+_MAX_PATHS = 1000
 
 log = structlog.get_logger(__name__)
 
 
 class DatasetServicer(DatasetServiceServicer):
+    """DatasetService on the dataset store."""
+
     def __init__(
         self,
         datasets: DatasetStore,
@@ -40,7 +42,7 @@ class DatasetServicer(DatasetServiceServicer):
     async def CreateDataset(  # noqa: N802
         self, request: pb.CreateDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.CreateDatasetResponse:
-        id, category = _identity(request.dataset_id, request.category)
+        id, category = _parse_identity(request.dataset_id, request.category)
         created = await asyncio.to_thread(self._datasets.create, id, category)
         return pb.CreateDatasetResponse(dataset=dataset_to_proto(created))
 
@@ -63,8 +65,8 @@ class DatasetServicer(DatasetServiceServicer):
                     upload.add(request.chunk)
                 case part:
                     raise InvalidRequest(
-                        f"unexpected {part or 'empty part'}: send the dataset once, then for each image "
-                        "its header and its bytes, all of them before the next header",
+                        f"unexpected {part or 'empty part'}; send the dataset once, then for each image "
+                        "its header and all of its bytes",
                         field="part",
                     )
             if upload is not None and upload.complete:
@@ -74,9 +76,9 @@ class DatasetServicer(DatasetServiceServicer):
                 stored, unchanged = stored + is_new, unchanged + (not is_new)
                 upload = None
         if upload is not None:
-            raise InvalidRequest(f"the stream ended in the middle of {upload.path}; send it again")
+            raise InvalidRequest(f"the stream ended within {upload.path}; send the image again")
         if not target:
-            raise InvalidRequest("the stream is empty: send the dataset first", field="dataset")
+            raise InvalidRequest("the stream is empty; send the dataset first", field="dataset")
         dataset = await asyncio.to_thread(self._datasets.get, target)
         return pb.UploadImagesResponse(
             dataset=dataset_to_proto(dataset), stored=stored, unchanged=unchanged
@@ -85,7 +87,7 @@ class DatasetServicer(DatasetServiceServicer):
     async def ImportDataset(  # noqa: N802
         self, request: pb.ImportDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ImportDatasetResponse:
-        id, category = _identity(request.dataset_id, request.category)
+        id, category = _parse_identity(request.dataset_id, request.category)
         done = await asyncio.to_thread(
             self._datasets.import_folder, id, category, Path(request.path), self._import_roots
         )
@@ -107,13 +109,9 @@ class DatasetServicer(DatasetServiceServicer):
         self, request: pb.ListDatasetsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListDatasetsResponse:
         page = Page.parse("datasets", request.page_size, request.page_token)
-        # One more than asked for tells whether there is another page.
         found = await asyncio.to_thread(self._datasets.list, page.after, page.size + 1)
-        shown = found[: page.size]
-        return pb.ListDatasetsResponse(
-            datasets=map(dataset_to_proto, shown),
-            next_page_token=page.token(shown[-1].id) if len(found) > page.size else "",
-        )
+        datasets, token = page.cut(found, lambda dataset: dataset.id)
+        return pb.ListDatasetsResponse(datasets=map(dataset_to_proto, datasets), next_page_token=token)
 
     async def ListImages(  # noqa: N802
         self, request: pb.ListImagesRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -121,23 +119,20 @@ class DatasetServicer(DatasetServiceServicer):
         page = Page.parse("images", request.page_size, request.page_token)
         dataset = dataset_id(request.dataset)
         found = await asyncio.to_thread(self._datasets.entries, dataset, request.path_prefix, page.after)
-        shown = found[: page.size]
-        return pb.ListImagesResponse(
-            images=map(dataset_image_to_proto, shown),
-            next_page_token=page.token(shown[-1].path) if len(found) > page.size else "",
-        )
+        images, token = page.cut(found, lambda image: image.path)
+        return pb.ListImagesResponse(images=map(dataset_image_to_proto, images), next_page_token=token)
 
     async def DeleteImages(  # noqa: N802
         self, request: pb.DeleteImagesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.DeleteImagesResponse:
         dataset = dataset_id(request.dataset)
-        if not 0 < len(request.paths) <= _MOST_PATHS:
+        if not 0 < len(request.paths) <= _MAX_PATHS:
             raise InvalidRequest(
-                f"{len(request.paths)} paths were given, but must be 1 to {_MOST_PATHS}", field="paths"
+                f"the request contains {len(request.paths)} paths; use 1 to {_MAX_PATHS}", field="paths"
             )
-        left, removed = await asyncio.to_thread(self._removal.images, dataset, list(request.paths))
+        dataset_left, removed = await asyncio.to_thread(self._removal.images, dataset, list(request.paths))
         log.info("images removed", dataset=dataset, images=removed, by=current_caller.get().name)
-        return pb.DeleteImagesResponse(dataset=dataset_to_proto(left), removed=removed)
+        return pb.DeleteImagesResponse(dataset=dataset_to_proto(dataset_left), removed=removed)
 
     async def DeleteDataset(  # noqa: N802
         self, request: pb.DeleteDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -149,15 +144,18 @@ class DatasetServicer(DatasetServiceServicer):
 
 
 class _Upload:
-    """One image on its way in."""
+    """An image that a client is uploading."""
 
     def __init__(self, header: pb.ImageHeader, max_bytes: int) -> None:
         if header.size_bytes < 1:
-            raise InvalidRequest(f"{header.path}: size_bytes is {header.size_bytes}", field="size_bytes")
+            raise InvalidRequest(
+                f"size_bytes of {header.path} is {header.size_bytes}; send the size of the image",
+                field="size_bytes",
+            )
         if header.size_bytes > max_bytes:
             raise TooLarge(
-                f"{header.path} has {header.size_bytes} bytes, but BLEMISH_MAX_IMAGE_BYTES allows "
-                f"{max_bytes}"
+                f"{header.path} has {header.size_bytes} bytes, but {max_bytes} are allowed; raise "
+                "BLEMISH_MAX_IMAGE_BYTES"
             )
         self.path = header.path
         self.sha256 = header.sha256 or None
@@ -168,7 +166,8 @@ class _Upload:
         self._data += chunk
         if len(self._data) > self._size:
             raise InvalidRequest(
-                f"{self.path}: more bytes came than the {self._size} announced", field="chunk"
+                f"{self.path} has more than the {self._size} bytes announced; correct size_bytes",
+                field="chunk",
             )
 
     @property
@@ -180,7 +179,7 @@ class _Upload:
         return bytes(self._data)
 
 
-def _identity(id: str, category: str) -> tuple[str, str]:
-    """A dataset's id and category, checked."""
+def _parse_identity(id: str, category: str) -> tuple[str, str]:
+    """Return the validated id and category of a dataset; the id is the default category."""
     validate_id(id, "dataset_id")
     return id, validate_id(category or id, "category")

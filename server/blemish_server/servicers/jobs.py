@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JobService: slow work, accepted here and done by the workers."""
+"""JobService: long-running work, accepted here and done by the workers."""
 
 import asyncio
 from collections import defaultdict
@@ -38,19 +38,21 @@ log = structlog.get_logger(__name__)
 
 
 class JobServicer(JobServiceServicer):
+    """JobService on the job records in Redis."""
+
     def __init__(
         self,
         jobs: JobStore,
-        staff: WorkerRegistry,
-        feed: JobEvents,
+        registry: WorkerRegistry,
+        events: JobEvents,
         dispatcher: Dispatcher,
         datasets: DatasetStore,
         frames: FrameStore,
         models: ModelStore,
     ) -> None:
         self._jobs = jobs
-        self._staff = staff
-        self._feed = feed
+        self._registry = registry
+        self._events = events
         self._dispatcher = dispatcher
         self._datasets = datasets
         self._frames = frames
@@ -69,11 +71,11 @@ class JobServicer(JobServiceServicer):
         return self._accept(spec, request_id, JobPriority.LOW, Limits())
 
     def _accept(self, spec: Spec, request_id: str, priority: JobPriority, limits: Limits) -> Job:
-        settle = partial(validate_spec, datasets=self._datasets, frames=self._frames, models=self._models)
+        validate = partial(validate_spec, datasets=self._datasets, frames=self._frames, models=self._models)
         job, is_new = self._jobs.create(
-            spec, request_id, settle, priority, limits, by=current_caller.get().name
+            spec, request_id, validate, priority, limits, by=current_caller.get().name
         )
-        # An earlier try may have written the job and failed to tell the workers.
+        # An earlier request may have created the job and failed to queue it.
         if is_new or (job.state is JobState.QUEUED and job.attempt == 0):
             self._dispatcher.send(job)
         log.info("job accepted", job=job.id, kind=spec.kind, new=is_new)
@@ -92,14 +94,13 @@ class JobServicer(JobServiceServicer):
         page = Page.parse("jobs", request.page_size, request.page_token)
         states = parse_states(request.states)
         found = await asyncio.to_thread(self._jobs.page, page.after, page.size + 1, states)
-        shown = found[: page.size]
+        jobs, token = page.cut(found, lambda job: job.id)
         return pb.ListJobsResponse(
-            jobs=await asyncio.to_thread(self._with_positions, shown),
-            next_page_token=page.token(shown[-1].id) if len(found) > page.size else "",
+            jobs=await asyncio.to_thread(self._with_positions, jobs), next_page_token=token
         )
 
     def _with_positions(self, jobs: Sequence[Job]) -> list[pb.Job]:
-        """Tell of those that wait how many are before them."""
+        """Return the messages of jobs; a queued job's has its position in the queue."""
         positions: dict[str, int] = {}
         if any(job.state is JobState.QUEUED for job in jobs):
             ahead: defaultdict[str, int] = defaultdict(int)
@@ -117,9 +118,9 @@ class JobServicer(JobServiceServicer):
         self, request: pb.WatchJobRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.WatchJobResponse]:
         after = request.after_revision if request.HasField("after_revision") else None
-        watched = self._feed.watch(job_id(request.name), after, request.after_line if request.log else None)
-        async for answer in watched:
-            yield answer
+        after_line = request.after_line if request.log else None
+        async for response in self._events.watch(job_id(request.name), after, after_line):
+            yield response
 
     async def CancelJob(  # noqa: N802
         self, request: pb.CancelJobRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -130,5 +131,5 @@ class JobServicer(JobServiceServicer):
     async def ListWorkers(  # noqa: N802
         self, request: pb.ListWorkersRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListWorkersResponse:
-        workers = await asyncio.to_thread(self._staff.workers)
+        workers = await asyncio.to_thread(self._registry.workers)
         return pb.ListWorkersResponse(workers=map(worker_to_proto, workers))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ModelService: name, describe, promote and calibrate what training made."""
+"""ModelService: listing, promotion, calibration, reports and archives of models."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 
 class ModelServicer(ModelServiceServicer):
+    """ModelService on the model store."""
+
     def __init__(
         self,
         models: ModelStore,
@@ -51,70 +53,70 @@ class ModelServicer(ModelServiceServicer):
         self._removal = removal
         self._shadow = shadow
         self._max_model_bytes = max_model_bytes
-        # One at a time: each has a process of a gigabyte try the version out.
-        self._trials = ThreadPoolExecutor(1, thread_name_prefix="trial")
+        # One at a time, because each validates its version in a process that takes a gigabyte.
+        self._imports = ThreadPoolExecutor(1, thread_name_prefix="import")
 
     async def ListModels(  # noqa: N802
         self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ListModelsResponse:
         page = Page.parse("models", request.page_size, request.page_token)
-        return await asyncio.to_thread(self._listed, page)
+        return await asyncio.to_thread(self._list, page)
 
-    def _listed(self, page: Page) -> pb.ListModelsResponse:
+    def _list(self, page: Page) -> pb.ListModelsResponse:
         found = self._models.page(page.after, page.size + 1)
-        shown = found[: page.size]
+        models, token = page.cut(found, lambda model: model.id)
         return pb.ListModelsResponse(
             models=[
                 model_to_proto(
                     model, [self._models.calibrations(version).newest() for version in model.versions]
                 )
-                for model in shown
+                for model in models
             ],
-            next_page_token=page.token(shown[-1].id) if len(found) > page.size else "",
+            next_page_token=token,
         )
 
     async def GetModel(  # noqa: N802
         self, request: pb.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetModelResponse:
         ref = ModelRef.parse(request.name, "name")
-        return pb.GetModelResponse(version=await asyncio.to_thread(self._card, ref))
+        return pb.GetModelResponse(version=await asyncio.to_thread(self._describe, ref))
 
-    def _card(self, ref: ModelRef) -> pb.ModelVersion:
+    def _describe(self, ref: ModelRef) -> pb.ModelVersion:
         manifest = self._models.manifest(ref)
         newest, *older = self._models.calibrations(manifest).history(_HISTORY)
         production = self._models.production(manifest.model) == manifest.version
         shadow = self._models.shadow(manifest.model) == manifest.version
-        card = model_version_to_proto(
+        message = model_version_to_proto(
             manifest, newest, production=production, shadow=shadow, history=(newest, *older)
         )
-        card.pinned = self._models.is_pinned(manifest.model, manifest.version)
+        message.pinned = self._models.is_pinned(manifest.model, manifest.version)
         if shadow and (comparison := self._shadow.comparison_of(manifest)):
-            card.comparison.CopyFrom(shadow_comparison_to_proto(comparison))
-        return card
+            message.comparison.CopyFrom(shadow_comparison_to_proto(comparison))
+        return message
 
     async def PromoteModel(  # noqa: N802
         self, request: pb.PromoteModelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.PromoteModelResponse:
-        ref = _version(request.name)
-        # First: what is promoted answers from the next request on.
+        ref = _parse_version(request.name)
+        # Load the version first, because it serves the next request.
         await self._loaded.load(await asyncio.to_thread(self._models.resolve, ref))
         await asyncio.to_thread(self._models.promote, ref)
         self._loaded.invalidate(ref.model)
-        return pb.PromoteModelResponse(version=await asyncio.to_thread(self._card, ref))
+        return pb.PromoteModelResponse(version=await asyncio.to_thread(self._describe, ref))
 
     async def PinModel(  # noqa: N802
         self, request: pb.PinModelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.PinModelResponse:
-        ref = _version(request.name)
+        ref = _parse_version(request.name)
         await asyncio.to_thread(self._models.pin, ref, request.pinned)
-        return pb.PinModelResponse(version=await asyncio.to_thread(self._card, ref))
+        return pb.PinModelResponse(version=await asyncio.to_thread(self._describe, ref))
 
     async def ShadowModel(  # noqa: N802
         self, request: pb.ShadowModelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ShadowModelResponse:
-        ref = _version(request.name)
+        ref = _parse_version(request.name)
         await asyncio.to_thread(self._models.set_shadow, ref, request.shadow)
-        return pb.ShadowModelResponse(version=await asyncio.to_thread(self._card, ref))
+        return pb.ShadowModelResponse(version=await asyncio.to_thread(self._describe, ref))
 
     async def DeleteModel(  # noqa: N802
         self, request: pb.DeleteModelRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -122,8 +124,8 @@ class ModelServicer(ModelServiceServicer):
         ref = ModelRef.parse(request.name, "name")
         if ref.alias is not None:
             raise InvalidRequest(
-                f"{request.name!r} may mean another version soon: write models/{ref.model}/versions/N, or "
-                f"models/{ref.model} for all of them",
+                f"{request.name!r} is an alias, which may move; write models/{ref.model}/versions/N, or "
+                f"models/{ref.model} for all versions",
                 field="name",
             )
         if ref.version is None:
@@ -165,61 +167,64 @@ class ModelServicer(ModelServiceServicer):
             with file.open("wb") as out:
                 model_id = await self._receive(request_iterator, out)
             take_in = partial(archive.import_version, self._models, file, room, model_id)
-            manifest = await asyncio.get_running_loop().run_in_executor(self._trials, take_in)
+            manifest = await asyncio.get_running_loop().run_in_executor(self._imports, take_in)
         ref = ModelRef(manifest.model, manifest.version)
         log.info("model imported", model=str(ref), by=current_caller.get().name)
-        return pb.ImportModelResponse(version=await asyncio.to_thread(self._card, ref))
+        return pb.ImportModelResponse(version=await asyncio.to_thread(self._describe, ref))
 
     async def _receive(self, requests: AsyncIterator[pb.ImportModelRequest], out: BinaryIO) -> str:
-        """Write the bytes that come; return the id that the model is to have, empty for its own.
+        """Write the received bytes to ``out``; return the id for the model, empty to keep its own.
 
         Raises:
-            InvalidRequest: if it is not a header and as many bytes as it says.
-            TooLarge: if they are more than may be loaded.
+            InvalidRequest: if the stream is not a header and as many bytes as it announces.
+            TooLarge: if the version has more bytes than the server may load.
         """
         model_id, announced, received = "", 0, 0
         async for request in requests:
             match request.WhichOneof("part"):
                 case "header" if not announced:
-                    model_id, announced = self._checked(request.header)
+                    model_id, announced = self._parse_header(request.header)
                 case "chunk" if announced:
                     received += len(request.chunk)
                     if received > announced:
                         raise InvalidRequest(
-                            f"more bytes came than the {announced} announced", field="chunk"
+                            f"the stream has more than the {announced} bytes announced; correct size_bytes",
+                            field="chunk",
                         )
                     await asyncio.to_thread(out.write, request.chunk)
                 case part:
                     raise InvalidRequest(
-                        f"unexpected {part or 'empty part'}: send the header once, then all bytes",
+                        f"unexpected {part or 'empty part'}; send the header once, then all bytes",
                         field="part",
                     )
         if not announced:
-            raise InvalidRequest("the stream is empty: send the header first", field="header")
+            raise InvalidRequest("the stream is empty; send the header first", field="header")
         if received < announced:
             raise InvalidRequest(
                 f"the stream ended after {received} of {announced} bytes; send it again", field="chunk"
             )
         return model_id
 
-    def _checked(self, header: pb.ModelHeader) -> tuple[str, int]:
+    def _parse_header(self, header: pb.ModelHeader) -> tuple[str, int]:
         if header.size_bytes < 1:
-            raise InvalidRequest(f"size_bytes is {header.size_bytes}", field="size_bytes")
+            raise InvalidRequest(
+                f"size_bytes is {header.size_bytes}; send the size of the archive", field="size_bytes"
+            )
         if header.size_bytes > self._max_model_bytes:
             raise TooLarge(
-                f"this version has {header.size_bytes} bytes, but BLEMISH_MAX_LOADED_BYTES allows "
-                f"{self._max_model_bytes}"
+                f"the version has {header.size_bytes} bytes, but {self._max_model_bytes} are allowed; "
+                "raise BLEMISH_MAX_LOADED_BYTES"
             )
         return validate_id(header.model_id, "model_id") if header.model_id else "", header.size_bytes
 
     async def UpdateCalibration(  # noqa: N802
         self, request: pb.UpdateCalibrationRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.UpdateCalibrationResponse:
-        ref = _version(request.name)
+        ref = _parse_version(request.name)
         change = parse_calibration_change(request, current_caller.get())
         expected = parse_expected_revision(request)
         await asyncio.to_thread(self._calibrate, ref, change, expected)
-        return pb.UpdateCalibrationResponse(version=await asyncio.to_thread(self._card, ref))
+        return pb.UpdateCalibrationResponse(version=await asyncio.to_thread(self._describe, ref))
 
     def _calibrate(self, ref: ModelRef, change: CalibrationChange, expected: int | None) -> None:
         manifest = self._models.manifest(ref)
@@ -233,15 +238,15 @@ class ModelServicer(ModelServiceServicer):
         )
 
 
-def _version(name: str) -> ModelRef:
-    """Read the name of a version.
+def _parse_version(name: str) -> ModelRef:
+    """Return the fixed version that a request names.
 
     Raises:
-        InvalidRequest: if it is none, or an alias, which may move before the request is done.
+        InvalidRequest: if the name is malformed, or is a model or an alias, which may move meanwhile.
     """
     ref = ModelRef.parse(name, "name")
     if ref.version is None:
         raise InvalidRequest(
-            f"{name!r} names no version: write models/{ref.model}/versions/N", field="name"
+            f"{name!r} is not a fixed version; write models/{ref.model}/versions/N", field="name"
         )
     return ref

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ServerService: tell about the server itself."""
+"""ServerService: version, limits and state of the server."""
 
 from importlib.metadata import version
 from typing import Any
@@ -19,6 +19,8 @@ from blemish_server.settings import ServerSettings
 
 
 class ServerServicer(ServerServiceServicer):
+    """ServerService of this process."""
+
     def __init__(
         self,
         settings: ServerSettings,

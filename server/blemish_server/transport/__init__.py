@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""gRPC plumbing: interceptor, status mapping, health, TLS, pagination."""
+"""Everything around a call: interceptor, errors as statuses, health, TLS, pagination, queue options."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Around every call: who calls and may he, a request id in each log line, core errors as statuses."""
+"""The interceptor of every call: authorization, request ids in logs, metrics, errors as statuses."""
 
 import asyncio
 import time
@@ -21,8 +21,8 @@ from blemish_server.transport.status import STATUS_OF_ERROR, abort
 
 _OURS = ("/blemish.", "/inference.")
 _REQUEST_ID = "x-request-id"
-# The caller's clock ends a call as well as ours, a little sooner or later.
-_ABOUT_S = 0.05
+# The caller's clock may end a call a little before the server's does.
+_CLOCK_TOLERANCE_S = 0.05
 
 log = structlog.get_logger(__name__)
 
@@ -34,15 +34,21 @@ Call = Callable[[Context], AbstractAsyncContextManager[None]]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the handlers of the blemish services; health and reflection pass by."""
+    """An interceptor of the blemish and inference services. Health and reflection pass through."""
 
     def __init__(
-        self, authenticator: Authenticator, monitor: ServerMetrics, is_ending: Callable[[], bool]
+        self, authenticator: Authenticator, metrics: ServerMetrics, is_stopping: Callable[[], bool]
     ) -> None:
-        """Refuse new calls once ``is_ending``."""
+        """Create an interceptor.
+
+        Args:
+            authenticator: authorizes calls, and streams again at each message.
+            metrics: counts calls.
+            is_stopping: returns whether new calls are rejected because the server is stopping.
+        """
         self._authenticator = authenticator
-        self._monitor = monitor
-        self._is_ending = is_ending
+        self._metrics = metrics
+        self._is_stopping = is_stopping
 
     async def intercept_service(
         self,
@@ -54,45 +60,46 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or not method.startswith(_OURS):
             return handler
         metadata = dict(handler_call_details.invocation_metadata or ())
-        ended = self._monitor.call_began(
+        ended = self._metrics.call_began(
             method, takes_stream=handler.request_streaming, sends_stream=handler.response_streaming
         )
         try:
-            if self._is_ending():
+            if self._is_stopping():
                 raise ServerStopping
             caller = self._authenticator.authorize(method, metadata)
         except BlemishError as error:
-            # Whatever kind of call it is: of a stream not a byte has to be read before it can be refused.
-            return grpc.stream_stream_rpc_method_handler(_refusing(method, metadata, ended, error))
+            # A stream handler can reject a call of any kind without reading the request.
+            return grpc.stream_stream_rpc_method_handler(_rejecting(method, metadata, ended, error))
         call = partial(_call, method, metadata, caller, ended)
-        # Streams are long, and tokens are revoked meanwhile.
-        still = partial(self._authenticator.authorize, method, metadata)
+        # A token may be revoked while a stream is open.
+        reauthorize = partial(self._authenticator.authorize, method, metadata)
         if handler.response_streaming:
-            return _rebuilt(handler, _streaming(handler.stream_stream or handler.unary_stream, call, still))
+            behaviour = handler.stream_stream or handler.unary_stream
+            return _rebuilt(handler, _streaming(behaviour, call, reauthorize))
         if handler.request_streaming:
-            return _rebuilt(handler, _gathering(handler.stream_unary, call, still))
+            return _rebuilt(handler, _gathering(handler.stream_unary, call, reauthorize))
         return _rebuilt(handler, _single(handler.unary_unary, call))
 
 
-def _streaming(behaviour: Streaming, call: Call, still: Callable[[], object]) -> Streaming:
+def _streaming(behaviour: Streaming, call: Call, reauthorize: Callable[[], object]) -> Streaming:
     async def send_all(request: Any, context: Context) -> AsyncGenerator[Any]:
         async with call(context), aclosing(behaviour(request, context)) as messages:
             async for message in messages:
-                still()
+                reauthorize()
                 yield message
 
     return send_all
 
 
-def _gathering(behaviour: Single, call: Call, still: Callable[[], object]) -> Single:
+def _gathering(behaviour: Single, call: Call, reauthorize: Callable[[], object]) -> Single:
     async def take_all(requests: AsyncIterator[Any], context: Context) -> Any:
-        async def admitted() -> AsyncIterator[Any]:
+        async def authorized() -> AsyncIterator[Any]:
             async for request in requests:
-                still()
+                reauthorize()
                 yield request
 
         async with call(context):
-            return await behaviour(admitted(), context)
+            return await behaviour(authorized(), context)
 
     return take_all
 
@@ -105,17 +112,17 @@ def _single(behaviour: Single, call: Call) -> Single:
     return send_one
 
 
-def _refusing(method: str, metadata: Metadata, ended: Ended, error: BlemishError) -> Streaming:
-    async def refuse(requests: AsyncIterator[Any], context: Context) -> AsyncGenerator[Any]:
+def _rejecting(method: str, metadata: Metadata, ended: Ended, error: BlemishError) -> Streaming:
+    async def reject(requests: AsyncIterator[Any], context: Context) -> AsyncGenerator[Any]:
         async with _call(method, metadata, ANONYMOUS, ended, context):
             raise error
         yield
 
-    return refuse
+    return reject
 
 
 def _rebuilt(handler: Any, behaviour: Callable[..., Any]) -> Any:
-    """``handler`` with another behaviour of the same kind."""
+    """Return a handler with another behaviour of the same kind."""
     kinds = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
@@ -134,7 +141,7 @@ def _rebuilt(handler: Any, behaviour: Callable[..., Any]) -> Any:
 async def _call(
     method: str, metadata: Metadata, caller: Caller, ended: Ended, context: Context
 ) -> AsyncIterator[None]:
-    """One call from its first line to its status."""
+    """Run a call: bind its log context, and end it with a status."""
     given = metadata.get(_REQUEST_ID)
     request_id = str(given)[:64] if given else uuid4().hex[:12]
     began = time.perf_counter()
@@ -146,24 +153,24 @@ async def _call(
             yield
         except BlemishError as error:
             status = STATUS_OF_ERROR[type(error)].name
-            log.info("refused", reason=error.reason, detail=str(error), peer=context.peer())
+            log.info("call rejected", reason=error.reason, detail=str(error), peer=context.peer())
             await abort(context, error)
         except (asyncio.CancelledError, GeneratorExit):
             left_s = context.time_remaining()
-            status = "CANCELLED" if left_s is None or left_s > _ABOUT_S else "DEADLINE_EXCEEDED"
+            status = "CANCELLED" if left_s is None or left_s > _CLOCK_TOLERANCE_S else "DEADLINE_EXCEEDED"
             raise
         except grpc.aio.AbortError:
             status = "ABORTED"
             raise
         except NotImplementedError:
             status = "UNIMPLEMENTED"
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "blemish does not offer this call")
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "blemish does not implement this call")
         except Exception:
             status = "INTERNAL"
-            log.exception("a call failed; this is a bug")
+            log.exception("call failed; this is a bug")
             await context.abort(
                 grpc.StatusCode.INTERNAL,
-                f"internal error; the server's log tells more under request id {request_id}",
+                f"internal error; see the server's log for request id {request_id}",
             )
         finally:
             took_s = time.perf_counter() - began

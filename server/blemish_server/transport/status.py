@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Core errors as gRPC statuses with google.rpc details: one total table, one place.
+"""Mapping of domain errors to gRPC statuses with google.rpc details.
 
 https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto
 """
@@ -44,7 +44,7 @@ _DOMAIN = "blemish"
 
 
 class Aborting(Protocol):
-    """The part of a servicer's context that ends a call."""
+    """The part of a servicer's context that aborts a call."""
 
     async def abort(
         self,
@@ -55,7 +55,7 @@ class Aborting(Protocol):
 
 
 def status_of(error: BlemishError) -> Status:
-    """Return ``error`` as a program reads it: code, sentence and details."""
+    """Return the status of an error: code, message and details."""
     code: int
     code, _ = STATUS_OF_ERROR[type(error)].value
     status = Status(code=code, message=str(error))
@@ -67,7 +67,7 @@ def status_of(error: BlemishError) -> Status:
 
 
 async def abort(context: Aborting, error: BlemishError) -> NoReturn:
-    """End the call with ``error``'s status."""
+    """Abort a call with the status of an error."""
     await context.abort(
         STATUS_OF_ERROR[type(error)],
         str(error),
@@ -76,7 +76,10 @@ async def abort(context: Aborting, error: BlemishError) -> NoReturn:
 
 
 def frame_refusal(error: Exception) -> FrameRefusal:
-    """Return the refusal of one frame of a stream. Details of errors other than ours stay in the log."""
+    """Return an error as the response to one frame of a stream that continues.
+
+    The details of an internal error stay in the log.
+    """
     code: int
     if not isinstance(error, BlemishError):
         code, _ = StatusCode.INTERNAL.value

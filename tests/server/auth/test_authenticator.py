@@ -24,7 +24,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Its one value is what time it is."""
+    """Return a list whose only element is the time."""
     now = [100.0]
     monkeypatch.setattr("blemish_server.auth.authenticator.time.monotonic", lambda: now[0])
     return now
@@ -34,17 +34,17 @@ def bearer(token: str) -> dict[str, str | bytes]:
     return {"authorization": f"Bearer {token}"}
 
 
-def test_roles_are_those_of_the_contract() -> None:
+def test_roles_match_the_contract() -> None:
     assert {role.name: ROLES.to_proto(role) for role in Role} == {
         name.removeprefix("ROLE_"): number for name, number in access_pb2.Role.items() if number
     }
     assert all(ROLES.to_proto(role) == int(role) for role in Role), "roles are compared by their number"
 
 
-def test_without_a_file_everybody_may_do_everything() -> None:
-    keeper = Authenticator(None)
-    assert keeper.authorize(TRAIN, {}) == ANONYMOUS
-    assert keeper.authorize(TRAIN, bearer("whatever")) == ANONYMOUS
+def test_every_call_is_authorized_without_an_access_file() -> None:
+    authenticator = Authenticator(None)
+    assert authenticator.authorize(TRAIN, {}) == ANONYMOUS
+    assert authenticator.authorize(TRAIN, bearer("any token")) == ANONYMOUS
 
 
 @pytest.mark.parametrize(
@@ -55,15 +55,15 @@ def test_without_a_file_everybody_may_do_everything() -> None:
         (Role.OPERATOR, {SCORE, SEARCH, TRAIN, "/another.Service/Call"}),
     ],
 )
-def test_a_role_reaches_so_far(file: Path, role: Role, admitted: set[str]) -> None:
+def test_role_includes_the_methods_of_lower_roles(file: Path, role: Role, admitted: set[str]) -> None:
     token = access.grant(file, "mes", role)
-    keeper = Authenticator(file)
+    authenticator = Authenticator(file)
     for method in (SCORE, SEARCH, TRAIN, "/another.Service/Call"):
         if method in admitted:
-            assert keeper.authorize(method, bearer(token)) == Caller("mes", role)
+            assert authenticator.authorize(method, bearer(token)) == Caller("mes", role)
         else:
-            with pytest.raises(PermissionDenied, match=rf"mes is a {role.word}, but \w+ is for \w+s"):
-                keeper.authorize(method, bearer(token))
+            with pytest.raises(PermissionDenied, match=rf"mes has the role {role.word}, but \w+ needs \w+"):
+                authenticator.authorize(method, bearer(token))
 
 
 @pytest.mark.parametrize(
@@ -79,57 +79,57 @@ def test_a_role_reaches_so_far(file: Path, role: Role, admitted: set[str]) -> No
         {"authorization": "Bearer \u20ac\ud800"},
     ],
 )
-def test_who_is_not_known_is_refused(file: Path, metadata: dict[str, str | bytes]) -> None:
+def test_call_without_a_valid_token_is_rejected(file: Path, metadata: dict[str, str | bytes]) -> None:
     token = access.grant(file, "mes", Role.SERVICE)
-    keeper = Authenticator(file)
-    told = {
+    authenticator = Authenticator(file)
+    sent = {
         name: value.replace("TOKEN", token) if isinstance(value, str) else value
         for name, value in metadata.items()
     }
-    with pytest.raises(Unauthenticated) as refused:
-        keeper.authorize(SCORE, told)
-    assert token not in str(refused.value)
+    with pytest.raises(Unauthenticated) as rejected:
+        authenticator.authorize(SCORE, sent)
+    assert token not in str(rejected.value)
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-def test_the_scheme_may_be_spelled_either_way(file: Path, scheme: str) -> None:
+def test_scheme_is_not_case_sensitive(file: Path, scheme: str) -> None:
     token = access.grant(file, "mes", Role.SERVICE)
     assert Authenticator(file).authorize(SCORE, {"authorization": f"{scheme} {token}"}).name == "mes"
 
 
-def test_changes_are_heeded_within_a_second(file: Path, clock: list[float]) -> None:
+def test_changes_of_the_file_apply_within_a_second(file: Path, clock: list[float]) -> None:
     old = access.grant(file, "press-7", Role.CAMERA)
-    keeper = Authenticator(file)
+    authenticator = Authenticator(file)
     access.revoke(file, "press-7")
     new = access.grant(file, "press-7", Role.OPERATOR)
     clock[0] += 1
     with pytest.raises(Unauthenticated, match="revoked"):
-        keeper.authorize(SCORE, bearer(old))
-    assert keeper.authorize(TRAIN, bearer(new)) == Caller("press-7", Role.OPERATOR)
+        authenticator.authorize(SCORE, bearer(old))
+    assert authenticator.authorize(TRAIN, bearer(new)) == Caller("press-7", Role.OPERATOR)
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.write_text("rubbish"), Path.unlink])
-def test_a_file_that_cannot_be_read_any_more_changes_nothing(
-    file: Path, clock: list[float], damage: "object"
-) -> None:
+def test_unreadable_file_keeps_the_callers(file: Path, clock: list[float], damage: "object") -> None:
     token = access.grant(file, "mes", Role.SERVICE)
-    keeper = Authenticator(file)
-    whole = file.read_bytes()
+    authenticator = Authenticator(file)
+    content = file.read_bytes()
     assert callable(damage)
     damage(file)
     clock[0] += 1
-    assert keeper.authorize(SEARCH, bearer(token)).name == "mes"
+    assert authenticator.authorize(SEARCH, bearer(token)).name == "mes"
     with pytest.raises(Unauthenticated):
-        keeper.authorize(SEARCH, bearer("another"))
-    file.write_bytes(whole)
+        authenticator.authorize(SEARCH, bearer("another"))
+    file.write_bytes(content)
     access.revoke(file, "mes")
     clock[0] += 1
     with pytest.raises(Unauthenticated):
-        keeper.authorize(SEARCH, bearer(token))
+        authenticator.authorize(SEARCH, bearer(token))
 
 
 @pytest.mark.parametrize(("text", "error"), [(None, NotFound), ("rubbish", Corrupt)])
-def test_no_server_starts_without_its_file(file: Path, text: str | None, error: type[BlemishError]) -> None:
+def test_missing_or_malformed_file_is_rejected(
+    file: Path, text: str | None, error: type[BlemishError]
+) -> None:
     if text is not None:
         file.write_text(text)
     with pytest.raises(error):
@@ -145,6 +145,6 @@ def test_no_server_starts_without_its_file(file: Path, text: str | None, error: 
         ("office", Caller("office", Role.OPERATOR), "office"),
     ],
 )
-def test_who_changes_a_calibration_is_who_calls(author: str, caller: Caller, kept: str) -> None:
+def test_author_of_a_calibration_change_is_the_caller(author: str, caller: Caller, kept: str) -> None:
     request = UpdateCalibrationRequest(author=author, threshold=1.0)
     assert parse_calibration_change(request, caller).author == kept

@@ -24,13 +24,13 @@ def run(*arguments: str) -> Result:
 def test_grant_prints_only_the_token_on_stdout(file: Path) -> None:
     result = run("grant", "mes", "--role", "service")
     assert result.exit_code == 0
-    assert access.read(file)[access.digest(result.stdout.strip())] == Caller("mes", Role.SERVICE)
+    assert access.read_callers(file)[access.digest(result.stdout.strip())] == Caller("mes", Role.SERVICE)
     assert "mes may call as service" in result.stderr
 
 
 def test_grant_limits_the_priority(file: Path) -> None:
     result = run("grant", "press-7", "--role", "camera", "--most-urgent", "backfill")
-    granted = access.read(file)[access.digest(result.stdout.strip())]
+    granted = access.read_callers(file)[access.digest(result.stdout.strip())]
     assert granted == Caller("press-7", Role.CAMERA, Priority.BACKFILL)
     assert run("grant", "press-8", "--role", "camera", "--most-urgent", "now").exit_code == 2
 
@@ -43,7 +43,7 @@ def test_list_prints_a_line_per_credential(file: Path) -> None:
 def test_revoke_fails_for_a_revoked_credential(file: Path) -> None:
     run("grant", "mes", "--role", "service")
     assert run("revoke", "mes").exit_code == 0
-    assert access.read(file) == {}
+    assert access.read_callers(file) == {}
     assert run("revoke", "mes").exit_code == 2
 
 
@@ -57,7 +57,7 @@ def test_access_file_must_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_file_or_folder_is_reported(file: Path) -> None:
     result = run("list")
     assert result.exit_code == 2
-    assert "there is no file of callers" in result.stderr
+    assert "there is no access file" in result.stderr
     result = run("grant", "mes", "--role", "camera", "--file", "/nowhere/callers.json")
     assert result.exit_code == 2
     assert "there is no folder /nowhere" in result.stderr

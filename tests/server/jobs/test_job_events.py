@@ -1,30 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
 from blemish_core.jobs.record import EmbedSpec, Job, JobState
-from blemish_core.platform.errors import ServerStopping
+from blemish_core.jobs.store import JobStore
+from blemish_core.platform.errors import InvalidRequest, ServerStopping
 from blemish_server.jobs.job_events import JobEvents
 
+NOWHERE = "redis://127.0.0.1:1/0"
 
-class Store:
-    """Stands for Redis: has one job, which runs on and on."""
+
+class RunningJobStore(JobStore):
+    """A store with one job, which runs forever."""
 
     def get(self, id: str) -> Job:
         spec = EmbedSpec(model="models/m/versions/1", dataset="d")
         return Job(id=id, spec=spec, state=JobState.RUNNING, created=datetime.now(UTC))
 
 
-async def test_a_watcher_is_told_that_the_server_ends() -> None:
-    store: Any = Store()
-    feed = JobEvents(store, "redis://127.0.0.1:1/0")
-    watch = feed.watch("one")
+@pytest.fixture
+def store() -> JobStore:
+    return RunningJobStore.connect(NOWHERE)
+
+
+async def test_watch_ends_when_the_server_stops(store: JobStore) -> None:
+    events = JobEvents(store, NOWHERE)
+    watch = events.watch("one")
     assert (await anext(watch)).job.name == "jobs/one"
-    feed.end()
+    events.stop()
     async with asyncio.timeout(5):
         with pytest.raises(ServerStopping):
             await anext(watch)
-    await feed.close()
+    await events.close()
+
+
+async def test_malformed_line_id_is_rejected(store: JobStore) -> None:
+    events = JobEvents(store, NOWHERE)
+    with pytest.raises(InvalidRequest, match="'x' is not the id of a log line"):
+        await anext(events.watch("one", after_line="x"))
+    await events.close()

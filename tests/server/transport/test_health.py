@@ -11,36 +11,36 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Context:
-    """Stands for a call's: keeps what it was told."""
+    """A call's context that records the statuses sent."""
 
     def __init__(self) -> None:
-        self.told: list[int] = []
+        self.sent: list[int] = []
 
-    async def write(self, answer: Any) -> None:
-        self.told.append(answer.status)
+    async def write(self, response: Any) -> None:
+        self.sent.append(response.status)
 
 
-async def test_a_watcher_hears_that_nothing_is_served_and_its_stream_ends() -> None:
-    ending = asyncio.Event()
-    health, context = Health(ending), Context()
+async def test_watch_ends_with_not_serving_when_the_server_stops() -> None:
+    stopping = asyncio.Event()
+    health, context = Health(stopping), Context()
     await health.set("", SERVING)
     watch = asyncio.create_task(health.Watch(health_pb2.HealthCheckRequest(), context))  # type: ignore[arg-type]
-    while not context.told:
+    while not context.sent:
         await asyncio.sleep(0.001)
     await health.enter_graceful_shutdown()
-    ending.set()
+    stopping.set()
     async with asyncio.timeout(10):
         await watch
-    assert context.told == [SERVING, NOT_SERVING]
+    assert context.sent == [SERVING, NOT_SERVING]
 
 
-async def test_a_watcher_that_leaves_is_no_longer_told() -> None:
+async def test_cancelled_watch_receives_no_more_statuses() -> None:
     health, context = Health(asyncio.Event()), Context()
     await health.set("", SERVING)
     watch = asyncio.create_task(health.Watch(health_pb2.HealthCheckRequest(), context))  # type: ignore[arg-type]
-    while not context.told:
+    while not context.sent:
         await asyncio.sleep(0.001)
     watch.cancel()
     await asyncio.gather(watch, return_exceptions=True)
     await health.set("", NOT_SERVING)
-    assert context.told == [SERVING]
+    assert context.sent == [SERVING]

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -14,12 +13,20 @@ from blemish_server.transport.interceptor import CallInterceptor
 SCORE, HEALTH = "/blemish.v1.InspectionService/Score", "/grpc.health.v1.Health/Check"
 
 
+class CallDetails(grpc.HandlerCallDetails):
+    """The method of a call without metadata."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self.invocation_metadata = ()
+
+
 class Ended(Exception):
-    """The call's end."""
+    """Raised in place of gRPC's AbortError."""
 
 
 class Context:
-    """Stands for a call's: keeps what it was ended with."""
+    """A call's context that records the status it was aborted with."""
 
     def __init__(self) -> None:
         self.code = grpc.StatusCode.OK
@@ -40,29 +47,28 @@ async def score(request: object, context: object) -> str:
     return "scored"
 
 
-async def behaviour(method: str, *, ending: bool) -> Any:
-    """What a call of ``method`` is handled by."""
-    interceptor = CallInterceptor(Authenticator(None), ServerMetrics(), lambda: ending)
+async def behaviour(method: str, *, stopping: bool) -> Any:
+    """Return the handler of a call of ``method``."""
+    interceptor = CallInterceptor(Authenticator(None), ServerMetrics(), lambda: stopping)
 
     async def handler(details: Any) -> Any:
         return grpc.unary_unary_rpc_method_handler(score)
 
-    details: Any = SimpleNamespace(method=method, invocation_metadata=())
-    return await interceptor.intercept_service(handler, details)
+    return await interceptor.intercept_service(handler, CallDetails(method))
 
 
-async def test_a_server_that_ends_refuses_new_calls_and_says_when_to_come_back() -> None:
+async def test_stopping_server_rejects_new_calls_with_a_retry_delay() -> None:
     context = Context()
-    refused = await behaviour(SCORE, ending=True)
+    rejecting = await behaviour(SCORE, stopping=True)
     with pytest.raises(Ended):
-        await anext(refused.stream_stream(None, context))
+        await anext(rejecting.stream_stream(None, context))
     assert context.code is grpc.StatusCode.UNAVAILABLE
     info, retry = ErrorInfo(), RetryInfo()
     assert context.status.details[0].Unpack(info) and info.reason == "ENDING"
     assert context.status.details[1].Unpack(retry) and retry.retry_delay.seconds == 1
 
 
-@pytest.mark.parametrize(("method", "ending"), [(SCORE, False), (HEALTH, True)])
-async def test_all_others_are_taken(method: str, ending: bool) -> None:
-    taken = await behaviour(method, ending=ending)
-    assert await taken.unary_unary(None, Context()) == "scored"
+@pytest.mark.parametrize(("method", "stopping"), [(SCORE, False), (HEALTH, True)])
+async def test_other_calls_pass(method: str, stopping: bool) -> None:
+    handler = await behaviour(method, stopping=stopping)
+    assert await handler.unary_unary(None, Context()) == "scored"

@@ -14,7 +14,7 @@ from blemish_server.transport.request_context import effective_priority, queue_k
 
 
 class Context:
-    """Of a call from ``peer``, with ``left_s`` to its deadline."""
+    """The context of a call from ``peer`` with ``left_s`` seconds to its deadline."""
 
     def __init__(self, peer: str, left_s: float | None = None) -> None:
         self._peer, self._left_s = peer, left_s
@@ -27,20 +27,20 @@ class Context:
 
 
 @pytest.fixture(autouse=True)
-def _nobody_calls_afterwards() -> Iterator[None]:
+def _reset_caller() -> Iterator[None]:
     before = current_caller.set(ANONYMOUS)
     yield
     current_caller.reset(before)
 
 
 @pytest.mark.parametrize("caller", [ANONYMOUS, Caller("mes", Role.SERVICE)])
-def test_a_known_caller_has_one_turn_on_all_his_connections(caller: Caller) -> None:
+def test_authenticated_caller_has_one_key_on_all_connections(caller: Caller) -> None:
     current_caller.set(caller)
     left, right = (queue_key(_of(f"ipv4:10.0.0.1:{port}")) for port in (1, 2))
     assert (left == right) is (caller is not ANONYMOUS)
 
 
-def test_a_deadline_is_kept_where_there_is_one() -> None:
+def test_options_have_the_deadline_and_priority_of_the_call() -> None:
     assert queue_options(_of("a")).deadline == math.inf
     assert queue_options(_of("a")).priority is Priority.AUDIT
     terms = queue_options(_of("a", 5.0), Priority.LINE_STOP)
@@ -49,7 +49,7 @@ def test_a_deadline_is_kept_where_there_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("may", "asked", "waits"),
+    ("limit", "requested", "priority"),
     [
         (Priority.LINE_STOP, None, Priority.AUDIT),
         (Priority.LINE_STOP, Priority.LINE_STOP, Priority.LINE_STOP),
@@ -59,26 +59,26 @@ def test_a_deadline_is_kept_where_there_is_one() -> None:
         (Priority.BACKFILL, Priority.BACKFILL, Priority.BACKFILL),
     ],
 )
-def test_pictures_are_as_urgent_as_asked_for(
-    may: Priority, asked: Priority | None, waits: Priority
+def test_priority_is_the_requested_one_or_its_default(
+    limit: Priority, requested: Priority | None, priority: Priority
 ) -> None:
-    current_caller.set(Caller("press-7", Role.CAMERA, may))
-    assert effective_priority(asked) is waits
-    assert queue_options(_of("a"), asked).priority is waits
+    current_caller.set(Caller("press-7", Role.CAMERA, limit))
+    assert effective_priority(requested) is priority
+    assert queue_options(_of("a"), requested).priority is priority
 
 
 @pytest.mark.parametrize(
-    ("may", "asked"),
+    ("limit", "requested"),
     [
         (Priority.AUDIT, Priority.LINE_STOP),
         (Priority.BACKFILL, Priority.AUDIT),
         (Priority.BACKFILL, Priority.LINE_STOP),
     ],
 )
-def test_nobody_is_more_urgent_than_he_may(may: Priority, asked: Priority) -> None:
-    current_caller.set(Caller("press-7", Role.CAMERA, may))
+def test_priority_above_the_callers_limit_is_rejected(limit: Priority, requested: Priority) -> None:
+    current_caller.set(Caller("press-7", Role.CAMERA, limit))
     with pytest.raises(PermissionDenied, match=r"press-7 requested priority .*, but is limited to "):
-        queue_options(_of("a"), asked)
+        queue_options(_of("a"), requested)
 
 
 def _of(peer: str, left_s: float | None = None) -> Any:

@@ -13,14 +13,14 @@ def descendants(of: type[BlemishError]) -> set[type[BlemishError]]:
     return {below for child in of.__subclasses__() for below in {child} | descendants(child)}
 
 
-def test_every_core_error_has_a_status_and_a_reason_of_its_own() -> None:
+def test_every_domain_error_has_a_status_and_its_own_reason() -> None:
     assert descendants(BlemishError) == set(STATUS_OF_ERROR)
     reasons = [error.reason for error in STATUS_OF_ERROR]
     assert len(set(reasons)) == len(reasons)
     assert BlemishError.reason not in reasons
 
 
-def test_a_bad_field_is_named() -> None:
+def test_invalid_field_is_named_in_the_details() -> None:
     status = status_of(errors.InvalidRequest("limit is 0", field="limit"))
     info, bad = ErrorInfo(), BadRequest()
     assert status.code == StatusCode.INVALID_ARGUMENT.value[0]
@@ -37,7 +37,7 @@ def test_a_bad_field_is_named() -> None:
         errors.Unavailable("down", dependency="redis", retry_after_s=1.5),
     ],
 )
-def test_what_passes_says_when_to_come_back(error: BlemishError) -> None:
+def test_transient_error_has_a_retry_delay(error: BlemishError) -> None:
     retry = RetryInfo()
     assert status_of(error).details[-1].Unpack(retry)
     assert retry.retry_delay.ToTimedelta().total_seconds() == 1.5
