@@ -203,10 +203,10 @@ def _draw(plan: Plan, client: Client, result: CategoryResult) -> Iterator[str]:
     material = result.material
     kind = "synthetic images" if plan.data is None else "images given"
     columns = [
-        rendering.Inspected(
+        rendering.SheetColumn(
             portrait.image.parent.name,
             portrait.image.stem,
-            rendering.decoded(portrait.image.read_bytes()),
+            rendering.decode(portrait.image.read_bytes()),
             _opened(portrait.mask),
             portrait.inspection,
         )
@@ -217,9 +217,9 @@ def _draw(plan: Plan, client: Client, result: CategoryResult) -> Iterator[str]:
         rendering.sheet(title, columns).save(plan.output / f"heatmaps-{material.id}.png")
         yield f"heatmaps-{material.id}.png"
     for lookup in result.lookups:
-        query = rendering.Query(
+        query = rendering.MontageQuery(
             lookup.image.name,
-            rendering.decoded(lookup.image.read_bytes()),
+            rendering.decode(lookup.image.read_bytes()),
             lookup.class_name,
             lookup.inspection,
         )
@@ -230,4 +230,4 @@ def _draw(plan: Plan, client: Client, result: CategoryResult) -> Iterator[str]:
 
 
 def _opened(mask: Path | None) -> Image.Image | None:
-    return None if mask is None else rendering.decoded(mask.read_bytes())
+    return None if mask is None else rendering.decode(mask.read_bytes())

@@ -13,8 +13,8 @@ from blemish.v1.job_pb2 import JOB_STATE_SUCCEEDED, EfficientAd, Job, PatchCore
 from blemish.v1.model_pb2 import ModelVersion
 from blemish.v1.search_pb2 import Hit
 from blemish_client.cli.failures import UNSUCCESSFUL, Failure
-from blemish_client.cli.following import follow
 from blemish_client.cli.output import state
+from blemish_client.cli.progress import follow
 from blemish_client.client import Client
 from blemish_client.demo.material import Material
 

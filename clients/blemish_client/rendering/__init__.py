@@ -1,9 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures for people: where an image is anomalous, and which past images are like it."""
+"""Pictures of results: heatmaps over images, and search hits next to their query."""
 
 from blemish_client.rendering.heatmap import heatmap, outline
-from blemish_client.rendering.images import decoded, large, values
-from blemish_client.rendering.montage import Query, montage
-from blemish_client.rendering.sheet import Inspected, sheet
+from blemish_client.rendering.images import decode, enlarge, pixel_scores
+from blemish_client.rendering.montage import MontageQuery, montage
+from blemish_client.rendering.sheet import SheetColumn, sheet
 
-__all__ = ["Inspected", "Query", "decoded", "heatmap", "large", "montage", "outline", "sheet", "values"]
+__all__ = [
+    "MontageQuery",
+    "SheetColumn",
+    "decode",
+    "enlarge",
+    "heatmap",
+    "montage",
+    "outline",
+    "pixel_scores",
+    "sheet",
+]

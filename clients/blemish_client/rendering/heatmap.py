@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where an image is anomalous: its anomaly map laid over it, the region above the threshold drawn."""
+"""Heatmaps: an anomaly map over its image, with the region above the threshold outlined."""
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from blemish_client.rendering.colours import Colour, heat
-from blemish_client.rendering.lettering import with_caption
+from blemish_client.rendering.text import with_caption
 
 _WHITE: Colour = (255, 255, 255)
-_FULLEST = 0.72  # opacity of the hottest heat
-_VISIBLE_FROM = 0.8  # of the way to the threshold
+_MAX_OPACITY = 0.72
+_VISIBLE_FROM = 0.8  # fraction of the way to the threshold
 
 
 def heatmap(
@@ -20,18 +20,18 @@ def heatmap(
     *,
     caption: str = "",
 ) -> Image.Image:
-    """Lay an anomaly map over its image.
+    """Draw an anomaly map over its image.
 
-    Pixels below the threshold keep at most a breath of colour; the scale reaches at least as far
-    above the threshold as the map's lowest value lies below, so that a good image stays cool.
+    Pixels below the threshold are hardly coloured. The scale extends at least as far above the threshold as
+    below it, so that a good image shows no strong colours.
 
     Args:
-        image: gives the size of the picture; a caption adds a strip below.
-        anomaly_map: pixel scores, (height, width) at any size.
-        threshold: the pixel score above which a region is outlined.
-        caption: one line.
+        image: image that defines the size of the result. A caption adds a strip below it.
+        anomaly_map: pixel scores (height, width), of any size.
+        threshold: pixel score above which a region is outlined.
+        caption: one line of text.
     """
-    scores = _resized(anomaly_map, image.size)
+    scores = _resize(anomaly_map, image.size)
     lowest = min(float(anomaly_map.min()), threshold)
     highest = max(float(anomaly_map.max()), 2 * threshold - lowest)
     level = (scores - lowest) / max(highest - lowest, 1e-12)
@@ -42,7 +42,7 @@ def heatmap(
     grey = np.asarray(image.convert("L"), dtype=np.float64)[..., None]
     calm = 0.45 * photo + 0.55 * grey
     ramp = ((level - _VISIBLE_FROM * at_threshold) / (1 - _VISIBLE_FROM * at_threshold)).clip(0.0, 1.0)
-    opacity = (_FULLEST * ramp**0.7)[..., None]
+    opacity = (_MAX_OPACITY * ramp**0.7)[..., None]
     mixed = calm * (1 - opacity) + heat(level) * opacity
     picture = Image.fromarray(mixed.round().astype(np.uint8))
     picture = outline(picture, scores > threshold)
@@ -50,7 +50,7 @@ def heatmap(
 
 
 def outline(picture: Image.Image, region: NDArray[np.bool_], colour: Colour = _WHITE) -> Image.Image:
-    """Draw the edge of a region, (height, width) as ``picture``, with a dark rim to stand out."""
+    """Draw the edge of a region, a mask (height, width) of the size of ``picture``, with a dark rim."""
     mask = Image.fromarray(region.astype(np.uint8) * np.uint8(255))
     around = mask.filter(ImageFilter.MaxFilter(3))
     line = np.asarray(around) != np.asarray(mask.filter(ImageFilter.MinFilter(3)))
@@ -61,7 +61,7 @@ def outline(picture: Image.Image, region: NDArray[np.bool_], colour: Colour = _W
     return Image.fromarray(pixels)
 
 
-def _resized(anomaly_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float64]:
+def _resize(anomaly_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float64]:
     scores = Image.fromarray(np.ascontiguousarray(anomaly_map, dtype=np.float32))
     resized = scores.resize(size, Image.Resampling.BILINEAR)
     return np.asarray(resized, dtype=np.float64)

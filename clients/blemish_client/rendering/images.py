@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pictures are made from: images and anomaly maps out of bytes."""
+"""Decoding of images and anomaly maps."""
 
 import io
 
@@ -10,11 +10,11 @@ from PIL import Image, ImageOps
 from blemish.v1.image_pb2 import AnomalyMap
 
 
-def decoded(content: bytes) -> Image.Image:
-    """Return an encoded image as RGB; 16 bits a channel are scaled to 8.
+def decode(content: bytes) -> Image.Image:
+    """Decode an image as upright RGB. 16 bits per channel are scaled to 8.
 
     Raises:
-        OSError: if it is no image.
+        OSError: if the content is not an image.
     """
     image: Image.Image = Image.open(io.BytesIO(content))
     if image.mode.startswith("I"):
@@ -23,8 +23,8 @@ def decoded(content: bytes) -> Image.Image:
     return ImageOps.exif_transpose(image).convert("RGB")
 
 
-def large(image: Image.Image, least_px: int = 512) -> Image.Image:
-    """Return ``image``, enlarged if its longer side is below ``least_px``: lines stay fine."""
+def enlarge(image: Image.Image, least_px: int = 512) -> Image.Image:
+    """Return ``image``, enlarged if its longer side is below ``least_px``, so that outlines stay thin."""
     scale = least_px / max(image.size)
     if scale <= 1:
         return image
@@ -32,7 +32,7 @@ def large(image: Image.Image, least_px: int = 512) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def values(anomaly_map: AnomalyMap) -> NDArray[np.float32]:
-    """Return the pixel scores, (height, width)."""
+def pixel_scores(anomaly_map: AnomalyMap) -> NDArray[np.float32]:
+    """Return the pixel scores (height, width)."""
     flat = np.frombuffer(anomaly_map.values, dtype="<f4")
     return flat.reshape(anomaly_map.height, anomaly_map.width).astype(np.float32)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A query image beside the past images most like it."""
+"""A query image next to the most similar past images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL
 from blemish.v1.inspection_pb2 import Inspection
 from blemish.v1.search_pb2 import Hit
-from blemish_client.rendering.colours import ANOMALOUS, FAINT, GOOD, INK, PAPER, Colour, of_classes
-from blemish_client.rendering.images import decoded
-from blemish_client.rendering.lettering import font, write
+from blemish_client.rendering.colours import ANOMALOUS, FAINT, GOOD, INK, PAPER, Colour, class_colours
+from blemish_client.rendering.images import decode
+from blemish_client.rendering.text import font, write
 
 MARGIN = 24
 GAP = 16
@@ -29,25 +29,27 @@ Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Query:
+class MontageQuery:
+    """The query of a search, as drawn."""
+
     label: str
-    """What the query is called: a file's name, an item."""
+    """Name of the query: a file or an item."""
     image: Image.Image | None
-    """None if it is known by name alone."""
+    """Image of the query, or None for a query without one."""
     class_name: str = ""
-    """If known."""
+    """Class of the query, if known."""
     inspection: Inspection | None = None
     region: Box | None = None
-    """What is meant in the image, px."""
+    """Part of the image that was searched for, in px."""
 
 
-def montage(query: Query, hits: Sequence[Hit], *, columns: int = 5) -> Image.Image:
-    """Draw the query large on the left, the hits in a grid, best first, framed by class.
+def montage(query: MontageQuery, hits: Sequence[Hit], *, columns: int = 5) -> Image.Image:
+    """Draw the query on the left and the hits in a grid, each framed in the colour of its class.
 
     Args:
-        query: what was searched for.
-        hits: with their thumbnails; one without stays an empty tile.
-        columns: tiles in a row of the grid.
+        query: query of the search.
+        hits: hits with thumbnails. A hit without one is an empty tile.
+        columns: tiles per row of the grid.
     """
     columns = max(1, min(columns, len(hits)))
     rows = max(2, -(-len(hits) // columns))
@@ -58,10 +60,10 @@ def montage(query: Query, hits: Sequence[Hit], *, columns: int = 5) -> Image.Ima
     height = top + rows * (TILE + CAPTION + GAP) - GAP + MARGIN
     page = Image.new("RGB", (width, height), PAPER)
     canvas = ImageDraw.Draw(page)
-    colours = of_classes([hit.class_name for hit in hits] + [query.class_name or "good"])
+    colours = class_colours([hit.class_name for hit in hits] + [query.class_name or "good"])
 
     write(canvas, (MARGIN, MARGIN), "query", TITLE, width_px=panel)
-    write(canvas, (grid_left, MARGIN), "most alike", TITLE, width_px=width - grid_left)
+    write(canvas, (grid_left, MARGIN), "most similar", TITLE, width_px=width - grid_left)
     divider = grid_left - MARGIN - GAP // 2
     canvas.line((divider, MARGIN, divider, height - MARGIN), fill=_NOTHING, width=2)
     _draw_query(page, query, colours.get(query.class_name, FAINT), (MARGIN, top), panel)
@@ -73,7 +75,7 @@ def montage(query: Query, hits: Sequence[Hit], *, columns: int = 5) -> Image.Ima
 
 
 def _draw_query(
-    page: Image.Image, query: Query, colour: Colour, corner: tuple[int, int], side: int
+    page: Image.Image, query: MontageQuery, colour: Colour, corner: tuple[int, int], side: int
 ) -> None:
     image = query.image
     if image is not None and query.region is not None:
@@ -82,16 +84,16 @@ def _draw_query(
     canvas = ImageDraw.Draw(page)
     left, line = corner[0], corner[1] + side + 8
     inspection = query.inspection
-    words, ink = _VERDICTS.get(inspection.verdict, _UNKNOWN) if inspection else _UNKNOWN
-    told = ", ".join(filter(None, (query.class_name, words)))
-    write(canvas, (left, line), told or query.label, TITLE, width_px=side, colour=ink)
+    verdict, ink = _VERDICTS.get(inspection.verdict, _UNKNOWN) if inspection else _UNKNOWN
+    description = ", ".join(filter(None, (query.class_name, verdict)))
+    write(canvas, (left, line), description or query.label, TITLE, width_px=side, colour=ink)
     if inspection is not None:
         figures = f"score {inspection.score:.3f}, threshold {inspection.threshold:.3f}"
         write(canvas, (left, line + 26), figures, BODY, width_px=side)
 
 
 def _draw_hit(page: Image.Image, hit: Hit, colour: Colour, corner: tuple[int, int]) -> None:
-    thumbnail = decoded(hit.thumbnail) if hit.thumbnail else None
+    thumbnail = decode(hit.thumbnail) if hit.thumbnail else None
     if thumbnail is not None and hit.HasField("match"):
         match = hit.match
         box = (match.box.left, match.box.top, match.box.width, match.box.height)
@@ -104,13 +106,13 @@ def _draw_hit(page: Image.Image, hit: Hit, colour: Colour, corner: tuple[int, in
     similarity = f"{likeness:.3f}"
     right = left + TILE - round(canvas.textlength(similarity, font=font(BODY)))
     write(canvas, (right, line), similarity, BODY, width_px=TILE)
-    words, _ = _VERDICTS.get(hit.verdict, _UNKNOWN)
-    told = f"score {hit.score:.2f} {words}"
-    write(canvas, (left, line + 22), told, SMALL, width_px=TILE, colour=FAINT)
+    verdict, _ = _VERDICTS.get(hit.verdict, _UNKNOWN)
+    result = f"score {hit.score:.2f} {verdict}"
+    write(canvas, (left, line + 22), result, SMALL, width_px=TILE, colour=FAINT)
 
 
 def _with_box(image: Image.Image, box: Box, size: tuple[int, int]) -> Image.Image:
-    """Draw a box that is given in px of ``size`` (width, height), light with a dark rim."""
+    """Draw a light box with a dark rim, given in px of an image of ``size`` (width, height)."""
     across, down = image.width / max(size[0], 1), image.height / max(size[1], 1)
     left, top, width, height = box
     corners = (left * across, top * down, (left + width) * across - 1, (top + height) * down - 1)
@@ -130,7 +132,7 @@ def _draw_framed(
     corner: tuple[int, int],
     side: int,
 ) -> None:
-    """Put the image, whole and centred, into a square with a coloured border."""
+    """Draw the whole image, centred in a square with a coloured border."""
     left, top = corner
     canvas = ImageDraw.Draw(page)
     canvas.rectangle((left, top, left + side - 1, top + side - 1), fill=colour)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several inspected images on one sheet: as they are above, their anomaly maps below."""
+"""Several images on one sheet, with their anomaly maps below."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
 from blemish.v1.inspection_pb2 import Inspection
 from blemish_client.rendering.colours import ANOMALOUS, FAINT, GOOD, PAPER, Colour
 from blemish_client.rendering.heatmap import heatmap, outline
-from blemish_client.rendering.images import large, values
-from blemish_client.rendering.lettering import write
+from blemish_client.rendering.images import enlarge, pixel_scores
+from blemish_client.rendering.text import write
 
 SIDE = 320
 GAP = 16
@@ -21,25 +21,27 @@ TITLE, BODY, SMALL = 20, 16, 14
 _TRUTH: Colour = (60, 190, 255)
 _WRONG: Colour = (176, 108, 0)
 _LEGEND = (
-    "above: the image, ground truth outlined in blue; "
-    "below: its anomaly map, outlined where above the pixel threshold"
+    "top: image with the ground truth outlined in blue; "
+    "bottom: anomaly map with the region above the pixel threshold outlined"
 )
 
 
 @dataclass(frozen=True)
-class Inspected:
+class SheetColumn:
+    """An image with its ground truth and inspection."""
+
     class_name: str
     label: str
-    """Names the image within its class."""
+    """Name of the image within its class."""
     image: Image.Image
     mask: Image.Image | None
-    """The ground truth: not black where the defect is."""
+    """Ground truth, nonzero at the defect. None for a good image."""
     inspection: Inspection
-    """With its anomaly map."""
+    """Inspection with an anomaly map."""
 
 
-def sheet(title: str, columns: Sequence[Inspected]) -> Image.Image:
-    """Draw a column for each image: the image with the ground truth outlined, then its heatmap."""
+def sheet(title: str, columns: Sequence[SheetColumn]) -> Image.Image:
+    """Draw one column per image: the image with the ground truth outlined, and its heatmap below."""
     top = MARGIN + TITLE + 2 * SMALL + 8
     width = 2 * MARGIN + len(columns) * (SIDE + GAP) - GAP
     height = top + 2 * SIDE + GAP + 8 + 2 * BODY + SMALL + MARGIN
@@ -49,13 +51,13 @@ def sheet(title: str, columns: Sequence[Inspected]) -> Image.Image:
     write(canvas, (MARGIN, MARGIN + TITLE + 8), _LEGEND, SMALL, width_px=width - 2 * MARGIN, colour=FAINT)
     for number, column in enumerate(columns):
         left = MARGIN + number * (SIDE + GAP)
-        image = large(column.image)
+        image = enlarge(column.image)
         above = image
         if column.mask is not None:
             mask = column.mask.convert("L").resize(image.size, Image.Resampling.NEAREST)
             above = outline(image, np.asarray(mask) > 0, _TRUTH)
-        found = column.inspection.anomaly_map
-        below = heatmap(image, values(found), found.threshold)
+        anomaly_map = column.inspection.anomaly_map
+        below = heatmap(image, pixel_scores(anomaly_map), anomaly_map.threshold)
         _paste(page, above, (left, top))
         _paste(page, below, (left, top + SIDE + GAP))
         _label(canvas, column, (left, top + 2 * SIDE + GAP + 8))
@@ -69,13 +71,13 @@ def _paste(page: Image.Image, picture: Image.Image, corner: tuple[int, int]) -> 
     page.paste(fitted, (corner[0] + (SIDE - size[0]) // 2, corner[1] + (SIDE - size[1]) // 2))
 
 
-def _label(canvas: ImageDraw.ImageDraw, column: Inspected, corner: tuple[int, int]) -> None:
+def _label(canvas: ImageDraw.ImageDraw, column: SheetColumn, corner: tuple[int, int]) -> None:
     inspection = column.inspection
     anomalous, defective = inspection.verdict == VERDICT_ANOMALOUS, column.class_name != "good"
-    words, colour = ("anomalous", ANOMALOUS) if anomalous else ("normal", GOOD)
+    verdict, colour = ("anomalous", ANOMALOUS) if anomalous else ("normal", GOOD)
     if anomalous != defective:
-        words, colour = f"{words} ({'missed' if defective else 'false reject'})", _WRONG
-    line = f"{column.class_name} {column.label}: {words}"
+        verdict, colour = f"{verdict} ({'missed' if defective else 'false reject'})", _WRONG
+    line = f"{column.class_name} {column.label}: {verdict}"
     write(canvas, corner, line, BODY, width_px=SIDE, colour=colour)
     figures = f"score {inspection.score:.3f}, threshold {inspection.threshold:.3f}"
     write(canvas, (corner[0], corner[1] + BODY + 6), figures, SMALL, width_px=SIDE, colour=FAINT)

@@ -455,7 +455,7 @@ def test_ctrl_c_leaves_the_job_alone(run: Run, fake: Fake, monkeypatch: pytest.M
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("blemish_client.cli.following.follow", interrupted)
+    monkeypatch.setattr("blemish_client.cli.progress.follow", interrupted)
     result = run("train", "tile")
     assert result.exit_code == 130
     assert "blemish jobs watch made" in result.stderr

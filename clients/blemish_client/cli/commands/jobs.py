@@ -14,9 +14,9 @@ from rich.live import Live as LiveTable
 from rich.table import Table
 
 from blemish.v1.job_pb2 import Job, JobState, Phase, Worker
-from blemish_client.cli.following import leave_with, see_through
 from blemish_client.cli.options import Json
 from blemish_client.cli.output import ABSENT, emit, state, table, when, work
+from blemish_client.cli.progress import leave_with, wait_for_job
 from blemish_client.cli.session import Session
 from blemish_client.names import short
 
@@ -115,7 +115,7 @@ def watch(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
             for ended in client.watch(job):
                 emit(ended)
         else:
-            ended = see_through(session, client, client.job(job))
+            ended = wait_for_job(session, client, client.job(job))
             session.out.print(f"{ended.name} {state(ended)}", markup=False)
     leave_with([ended])
 

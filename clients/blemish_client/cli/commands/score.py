@@ -94,8 +94,8 @@ def draw(content: bytes, inspection: Inspection, target: Path, **options: Any) -
     words = "anomalous" if inspection.verdict == VERDICT_ANOMALOUS else "normal"
     caption = f"{words}   score {inspection.score:.3f}   threshold {inspection.threshold:.3f}"
     drawn = rendering.heatmap(
-        rendering.large(rendering.decoded(content)),
-        rendering.values(inspection.anomaly_map),
+        rendering.enlarge(rendering.decode(content)),
+        rendering.pixel_scores(inspection.anomaly_map),
         inspection.anomaly_map.threshold,
         caption=caption,
     )

@@ -308,8 +308,8 @@ def _draw(
 ) -> None:
     from blemish_client import rendering
 
-    image = rendering.decoded(wanted) if isinstance(wanted, bytes) else None
-    query = rendering.Query(Path(label).name, image, inspection=inspection, region=region)
+    image = rendering.decode(wanted) if isinstance(wanted, bytes) else None
+    query = rendering.MontageQuery(Path(label).name, image, inspection=inspection, region=region)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         rendering.montage(query, hits).save(target)

@@ -11,9 +11,9 @@ import typer
 from blemish.v1.job_pb2 import JOB_STATE_SUCCEEDED, EfficientAd, Job, JobPriority, PatchCore
 from blemish_client.cli.failures import Failure
 from blemish_client.cli.figures import metrics_tables
-from blemish_client.cli.following import detached, leave_with, see_through
 from blemish_client.cli.options import Detach, Json
 from blemish_client.cli.output import emit
+from blemish_client.cli.progress import detached, leave_with, wait_for_job
 from blemish_client.cli.session import Session
 from blemish_client.names import short
 
@@ -146,7 +146,7 @@ def train(
         if detach:
             detached(job, as_json=as_json)
             return
-        ended = see_through(session, client, job)
+        ended = wait_for_job(session, client, job)
     _report(session, ended, as_json=as_json)
     leave_with([ended])
 
@@ -176,7 +176,7 @@ def evaluate(
         if detach:
             detached(job, as_json=as_json)
             return
-        ended = see_through(session, client, job)
+        ended = wait_for_job(session, client, job)
     _report(session, ended, as_json=as_json)
     leave_with([ended])
 
@@ -206,7 +206,7 @@ def index(
             for job in jobs:
                 detached(job, as_json=as_json)
             return
-        ended = [see_through(session, client, job) for job in jobs]
+        ended = [wait_for_job(session, client, job) for job in jobs]
     for job in ended:
         _report(session, job, as_json=as_json)
     leave_with(ended)

@@ -74,7 +74,7 @@ def follow(changes: Iterable[Job], screen: Console, label: str) -> Job:
     return job
 
 
-def see_through(session: Session, client: Client, job: Job) -> Job:
+def wait_for_job(session: Session, client: Client, job: Job) -> Job:
     """Follow a job to its end.
 
     Raises:

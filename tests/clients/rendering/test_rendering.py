@@ -12,7 +12,7 @@ from PIL import Image
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, AnomalyMap
 from blemish.v1.inspection_pb2 import Inspection
 from blemish_client import rendering
-from blemish_client.rendering.colours import GOOD, heat, of_classes
+from blemish_client.rendering.colours import GOOD, class_colours, heat
 from blemish_client.rendering.montage import BORDER, GAP, TILE
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def test_heat_grows_darker_all_along() -> None:
 
 def test_values() -> None:
     scores = np.arange(6, dtype="<f4").reshape(2, 3)
-    found = rendering.values(AnomalyMap(width=3, height=2, values=scores.tobytes()))
+    found = rendering.pixel_scores(AnomalyMap(width=3, height=2, values=scores.tobytes()))
     assert np.array_equal(found, scores)
 
 
@@ -95,33 +95,33 @@ def test_values() -> None:
 def test_decoded(mode: str) -> None:
     buffer = io.BytesIO()
     Image.new(mode, (5, 4)).save(buffer, "TIFF")
-    image = rendering.decoded(buffer.getvalue())
+    image = rendering.decode(buffer.getvalue())
     assert (image.mode, image.size) == ("RGB", (5, 4))
 
 
 def test_sixteen_bits_are_scaled() -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.full((4, 4), 32896, dtype=np.uint16)).save(buffer, "PNG")
-    assert rendering.decoded(buffer.getvalue()).getpixel((0, 0)) == (128, 128, 128)
+    assert rendering.decode(buffer.getvalue()).getpixel((0, 0)) == (128, 128, 128)
 
 
 def test_large() -> None:
-    assert rendering.large(Image.new("RGB", (256, 128))).size == (512, 256)
-    assert rendering.large(Image.new("RGB", (700, 128))).size == (700, 128)
+    assert rendering.enlarge(Image.new("RGB", (256, 128))).size == (512, 256)
+    assert rendering.enlarge(Image.new("RGB", (700, 128))).size == (700, 128)
 
 
 def test_montage_is_a_grid_framed_by_class(make: Make) -> None:
     classes = ["crack"] * 4 + ["good"] * 2 + ["oil"]
     hits = [make.hit(name, 0.9 - i / 100, i) for i, name in enumerate(classes)]
     inspection = Inspection(score=2, threshold=1, verdict=VERDICT_ANOMALOUS)
-    query = rendering.Query("q.png", Image.new("RGB", (64, 48), GREY), "crack", inspection)
+    query = rendering.MontageQuery("q.png", Image.new("RGB", (64, 48), GREY), "crack", inspection)
     drawn = rendering.montage(query, hits, columns=4)
     wide = rendering.montage(query, hits, columns=5)
     assert wide.width - drawn.width == TILE + GAP
     assert wide.height == drawn.height
     assert rendering.montage(query, [*hits, *hits], columns=4).height > drawn.height
 
-    colours = of_classes(classes)
+    colours = class_colours(classes)
     framed = np.asarray(drawn)
     for name, colour in colours.items():
         # A bar of the frame's width and the tile's length stands in the picture for each class.
@@ -134,7 +134,7 @@ def test_montage_is_a_grid_framed_by_class(make: Make) -> None:
 def test_montage_of_little(make: Make) -> None:
     bare = make.hit("crack", 0.5, 1)
     bare.ClearField("thumbnail")
-    nameless = rendering.Query("items/7", None)
+    nameless = rendering.MontageQuery("items/7", None)
     assert rendering.montage(nameless, [bare]).size > (300, 300)
     assert rendering.montage(nameless, []).size > (300, 300)
 
@@ -143,7 +143,7 @@ def test_sheet() -> None:
     found = AnomalyMap(width=64, height=64, values=hot_spot().astype("<f4").tobytes(), threshold=2.0)
     inspection = Inspection(score=5, threshold=2, verdict=VERDICT_ANOMALOUS, anomaly_map=found)
     image = Image.new("RGB", (64, 32), GREY)
-    column = rendering.Inspected("crack", "000", image, Image.new("L", (64, 32)), inspection)
+    column = rendering.SheetColumn("crack", "000", image, Image.new("L", (64, 32)), inspection)
     one, two = rendering.sheet("tile", [column]), rendering.sheet("tile", [column, column])
     assert two.width > one.width
     assert redness(one).max() > 80

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words in pictures, in the font that Pillow brings."""
+"""Text in pictures, in Pillow's default font."""
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -21,7 +21,7 @@ def write(
     width_px: int,
     colour: Colour = INK,
 ) -> None:
-    """Write one line with its upper left corner ``at``, shortened to ``width_px``."""
+    """Draw one line of text with its upper left corner ``at``, truncated to ``width_px``."""
     letters = font(size_px)
     if canvas.textlength(text, font=letters) > width_px:
         while text and canvas.textlength(text + _ELLIPSIS, font=letters) > width_px:
@@ -31,7 +31,7 @@ def write(
 
 
 def with_caption(picture: Image.Image, caption: str) -> Image.Image:
-    """Return the picture with a strip below that holds one line."""
+    """Return the picture with one line of text in a strip below it."""
     size_px = max(12, min(22, picture.width // 26))
     strip = size_px * 2
     page = Image.new("RGB", (picture.width, picture.height + strip), PAPER)
