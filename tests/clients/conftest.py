@@ -1,431 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server with canned answers behind a unix socket, for the SDK and the command line."""
+"""A fake server and a client of it."""
 
-import hashlib
 import shutil
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import grpc
-import numpy as np
 import pytest
-from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
-from google.rpc.status_pb2 import Status
-from PIL import Image
+from tests.support import fake_server
+from tests.support.fake_server import FakeServer, serve
 
-from blemish.v1 import dataset_pb2, inspection_pb2, job_pb2, model_pb2, search_pb2, server_pb2
-from blemish.v1.dataset_pb2 import ClassCount, Dataset
-from blemish.v1.dataset_pb2_grpc import DatasetServiceServicer, add_DatasetServiceServicer_to_server
-from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, AnomalyMap
-from blemish.v1.inspection_pb2_grpc import (
-    InspectionServiceServicer,
-    add_InspectionServiceServicer_to_server,
-)
-from blemish.v1.job_pb2 import JOB_STATE_QUEUED, JOB_STATE_RUNNING, JOB_STATE_SUCCEEDED, Job, Phase
-from blemish.v1.job_pb2_grpc import JobServiceServicer, add_JobServiceServicer_to_server
-from blemish.v1.model_pb2 import Interval, Metrics, Model, ModelVersion
-from blemish.v1.model_pb2_grpc import ModelServiceServicer, add_ModelServiceServicer_to_server
-from blemish.v1.search_pb2_grpc import SearchServiceServicer, add_SearchServiceServicer_to_server
-from blemish.v1.server_pb2_grpc import ServerServiceServicer, add_ServerServiceServicer_to_server
 from blemish_client import Client, RetryPolicy
 
-
-@dataclass(frozen=True)
-class Refusal:
-    """What a call ends with in place of its answer."""
-
-    code: grpc.StatusCode
-    message: str = "no"
-    reason: str = ""
-    field: str = ""
-    retry_after_s: float = 0.0
-    detailed: bool = True
-
-    def abort(self, context: Any) -> None:
-        if self.detailed:
-            number: int = self.code.value[0]
-            status = Status(code=number, message=self.message)
-            details: list[Message] = [ErrorInfo(reason=self.reason, domain="blemish")]
-            if self.field:
-                violation = BadRequest.FieldViolation(field=self.field, description=self.message)
-                details.append(BadRequest(field_violations=[violation]))
-            if self.retry_after_s:
-                retry = RetryInfo()
-                retry.retry_delay.FromNanoseconds(round(self.retry_after_s * 1e9))
-                details.append(retry)
-            for detail in details:
-                status.details.add().Pack(detail)
-            context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
-        context.abort(self.code, self.message)
-
-
-class Fake(
-    InspectionServiceServicer,
-    SearchServiceServicer,
-    DatasetServiceServicer,
-    JobServiceServicer,
-    ModelServiceServicer,
-    ServerServiceServicer,
-):
-    """Records the requests; answers as its attributes say, or refuses as ``refusals`` says."""
-
-    def __init__(self) -> None:
-        self.requests: dict[str, list[Any]] = defaultdict(list)
-        self.times_left: dict[str, list[float]] = defaultdict(list)
-        """Until the deadline of each call of a method, s."""
-        self.refusals: dict[str, list[Refusal]] = defaultdict(list)
-        """By method; each is used once."""
-        self.verdict = VERDICT_NORMAL
-        self.page_size = 2
-        self.map_side = 8
-        self.datasets = [Dataset(name=f"datasets/d{i}", category="tile", train_images=i) for i in range(5)]
-        self.card = ModelVersion()
-        """What the card of every version says beyond the usual."""
-        self.archive = bytes(range(256)) * 10
-        self.images = [
-            dataset_pb2.DatasetImage(path=f"train/good/{i}.png", size_bytes=9, width=8, height=6)
-            for i in range(3)
-        ]
-        self.models = [
-            Model(name=f"models/m{i}", versions=[version(f"models/m{i}/versions/1")]) for i in range(3)
-        ]
-        self.worker = job_pb2.Worker(name="line-3:77", queues=["train"], devices=["cpu"], jobs=["jobs/j1"])
-        self.jobs = [Job(name=f"jobs/j{i}", state=JOB_STATE_SUCCEEDED, error="") for i in range(5)]
-        made = "jobs/made"
-        self.watches: list[list[Job | Refusal]] = [[queued(made), running(made), ended(made)]]
-        """One list a call of WatchJob; the last one serves all further calls."""
-        self.lines: list[str] = []
-        """Of every job's log."""
-        self.streams: list[list[inspection_pb2.ScoreStreamResponse | Refusal | None]] = []
-        """One list a call of ScoreStream, of what to say of each frame; None is an inspection."""
-        self.frames: list[int] = []
-        """Sequence numbers as they came."""
-        self.packs = True
-        """Whether it knows hits that are packed; older servers do not."""
-        self.unseen = 0
-        """How many candidates of a search by a part it had no time to look at."""
-        self.hits = [hit("crack", 0.9, 1), hit("crack", 0.8, 2), hit("good", 0.5, 3)]
-
-    def _enter(self, method: str, request: Any, context: Any) -> None:
-        self.requests[method].append(request)
-        self.times_left[method].append(context.time_remaining())
-        if self.refusals[method]:
-            self.refusals[method].pop(0).abort(context)
-
-    def Score(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("Score", request, context)
-        if request.image.encoded == b"not an image":
-            Refusal(grpc.StatusCode.INVALID_ARGUMENT, "not an image", "INVALID_IMAGE", "image").abort(
-                context
-            )
-        return inspection_pb2.ScoreResponse(inspection=inspected(request, self.verdict, self.map_side))
-
-    def Search(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("Search", request, context)
-        if request.HasField("image"):
-            query = inspection_pb2.Inspection(
-                score=2, threshold=1, verdict=self.verdict, model_version=request.model
-            )
-            yield search_pb2.SearchResponse(query=query)
-        found = self.hits[: request.limit]
-        if request.packed and self.packs:
-            yield search_pb2.SearchResponse(hits=search_pb2.Hits(hits=found))
-        else:
-            yield from (search_pb2.SearchResponse(hit=one) for one in found)
-        if len(self.hits) > request.limit:
-            yield search_pb2.SearchResponse(page=search_pb2.SearchPage(next_page_token="more"))
-        if self.unseen:
-            yield search_pb2.SearchResponse(page=search_pb2.SearchPage(unseen=self.unseen))
-
-    def ListItems(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("ListItems", request, context)
-        first = int(request.page_token or 0)
-        following = str(first + 2) if first + 2 < len(self.hits) else ""
-        return search_pb2.ListItemsResponse(items=self.hits[first : first + 2], next_page_token=following)
-
-    def LabelItem(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("LabelItem", request, context)
-        return search_pb2.LabelItemResponse(item=search_pb2.Hit(item=request.item, label=request.label))
-
-    def CreateDataset(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("CreateDataset", request, context)
-        made = Dataset(name=f"datasets/{request.dataset_id}", category=request.category)
-        return dataset_pb2.CreateDatasetResponse(dataset=made)
-
-    def UploadImages(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("UploadImages", None, context)
-        messages = self.requests["UploadImages"] = list(request_iterator)
-        stored = sum(message.HasField("image") for message in messages)
-        sent = Dataset(name=messages[0].dataset, train_images=stored)
-        return dataset_pb2.UploadImagesResponse(dataset=sent, stored=stored)
-
-    def ImportDataset(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("ImportDataset", request, context)
-        answer = dataset_pb2.ImportDatasetResponse(stored=3, skipped_count=1)
-        answer.dataset.name = f"datasets/{request.dataset_id}"
-        answer.dataset.test_images.append(ClassCount(class_name="good", images=2))
-        answer.skipped.add(path="train/good/notes.txt", reason="not an image")
-        return answer
-
-    def GetDataset(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("GetDataset", request, context)
-        return dataset_pb2.GetDatasetResponse(dataset=Dataset(name=request.name, category="tile"))
-
-    def ListDatasets(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("ListDatasets", request, context)
-        items, token = self._page(self.datasets, request)
-        return dataset_pb2.ListDatasetsResponse(datasets=items, next_page_token=token)
-
-    def ListImages(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("ListImages", request, context)
-        images, token = self._page(self.images, request)
-        return dataset_pb2.ListImagesResponse(images=images, next_page_token=token)
-
-    def DeleteImages(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("DeleteImages", request, context)
-        left = Dataset(name=request.dataset, train_images=3)
-        return dataset_pb2.DeleteImagesResponse(dataset=left, removed=len(request.paths))
-
-    def DeleteDataset(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("DeleteDataset", request, context)
-        return dataset_pb2.DeleteDatasetResponse()
-
-    def ShadowModel(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("ShadowModel", request, context)
-        version = ModelVersion(name=request.name, shadow=request.shadow)
-        return model_pb2.ShadowModelResponse(version=version)
-
-    def ExportModel(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("ExportModel", request, context)
-        yield model_pb2.ExportModelResponse(size_bytes=len(self.archive))
-        for start in range(0, len(self.archive), 1000):
-            if self.refusals["chunk"]:
-                self.refusals["chunk"].pop(0).abort(context)
-            yield model_pb2.ExportModelResponse(chunk=self.archive[start : start + 1000])
-
-    def ImportModel(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
-        requests = list(request_iterator)
-        self._enter("ImportModel", requests, context)
-        imported = ModelVersion(name=f"models/{requests[0].header.model_id or 'm'}/versions/4")
-        return model_pb2.ImportModelResponse(version=imported)
-
-    def DeleteModel(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("DeleteModel", request, context)
-        return model_pb2.DeleteModelResponse()
-
-    def CreateJob(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("CreateJob", request, context)
-        made = queued("jobs/made")
-        work = request.WhichOneof("work")
-        getattr(made, work).CopyFrom(getattr(request, work))
-        return job_pb2.CreateJobResponse(job=made)
-
-    def GetJob(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("GetJob", request, context)
-        return job_pb2.GetJobResponse(job=queued(request.name))
-
-    def ListJobs(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("ListJobs", request, context)
-        items, token = self._page(self.jobs, request)
-        return job_pb2.ListJobsResponse(jobs=items, next_page_token=token)
-
-    def ListWorkers(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("ListWorkers", request, context)
-        return job_pb2.ListWorkersResponse(workers=[self.worker])
-
-    def PinModel(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("PinModel", request, context)
-        version = model_pb2.ModelVersion(name=request.name, pinned=request.pinned)
-        return model_pb2.PinModelResponse(version=version)
-
-    def WatchJob(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("WatchJob", request, context)
-        if request.log:
-            told = [job_pb2.LogLine(id=f"{n}-0", text=text) for n, text in enumerate(self.lines, 1)]
-            yield job_pb2.WatchJobResponse(lines=told)
-        events = self.watches.pop(0) if len(self.watches) > 1 else self.watches[0]
-        for event in events:
-            if isinstance(event, Refusal):
-                event.abort(context)
-            else:
-                yield job_pb2.WatchJobResponse(job=event)
-
-    def CancelJob(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("CancelJob", request, context)
-        asked = Job(name=request.name, state=job_pb2.JOB_STATE_CANCELLING)
-        return job_pb2.CancelJobResponse(job=asked)
-
-    def ScoreStream(self, requests: Any, context: Any) -> Any:  # noqa: N802
-        """Answer as the first of ``streams`` says: an inspection a frame, or what stands there instead."""
-        config = next(requests).config
-        self._enter("ScoreStream", config, context)
-        script = self.streams.pop(0) if self.streams else []
-        for number, request in enumerate(requests):
-            self.frames.append(request.frame.sequence)
-            event = script[number] if number < len(script) else None
-            if isinstance(event, Refusal):
-                event.abort(context)
-                return
-            told = event or inspection_pb2.ScoreStreamResponse(
-                inspection=inspection_pb2.Inspection(score=1.0)
-            )
-            told.camera, told.sequence = request.frame.camera, request.frame.sequence
-            yield told
-            if told.HasField("ending"):
-                return
-
-    def ListModels(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("ListModels", request, context)
-        items, token = self._page(self.models, request)
-        return model_pb2.ListModelsResponse(models=items, next_page_token=token)
-
-    def GetModel(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("GetModel", request, context)
-        found = version(request.name)
-        found.MergeFrom(self.card)
-        return model_pb2.GetModelResponse(version=found)
-
-    def GetReport(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("GetReport", request, context)
-        page = f"<!doctype html><p>{request.name} {request.evaluation}".encode()
-        for start in range(0, len(page), 16):
-            yield model_pb2.GetReportResponse(chunk=page[start : start + 16])
-
-    def PromoteModel(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("PromoteModel", request, context)
-        promoted = ModelVersion(name=request.name, production=True)
-        return model_pb2.PromoteModelResponse(version=promoted)
-
-    def UpdateCalibration(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("UpdateCalibration", request, context)
-        changed = version(request.name)
-        changed.calibration.revision = 3
-        return model_pb2.UpdateCalibrationResponse(version=changed)
-
-    def GetServerInfo(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self._enter("GetServerInfo", request, context)
-        told = server_pb2.GetServerInfoResponse(version="0.1.0", device="cpu")
-        told.dependencies.add(name="redis", available=True)
-        told.dependencies.add(name="qdrant", available=False, detail="refused; no search meanwhile")
-        return told
-
-    def _page(self, items: list[Any], request: Any) -> tuple[list[Any], str]:
-        start = int(request.page_token or 0)
-        end = start + self.page_size
-        return items[start:end], str(end) if end < len(items) else ""
-
-
-def inspected(request: Any, verdict: Any, side: int) -> inspection_pb2.Inspection:
-    answer = inspection_pb2.Inspection(
-        score=1.5, p_value=0.02, verdict=verdict, threshold=1.0, model_version="models/m/versions/1"
-    )
-    if request.outputs.anomaly_map:
-        pixels = np.zeros((side, side), dtype="<f4")
-        pixels[2:4, 2:4] = 3.0
-        answer.anomaly_map.CopyFrom(
-            AnomalyMap(width=side, height=side, values=pixels.tobytes(), threshold=1.0)
-        )
-    if request.outputs.embedding:
-        answer.embedding.extend([0.6, 0.8])
-    return answer
-
-
-def version(name: str) -> ModelVersion:
-    metrics = Metrics(dataset="datasets/tile", good_images=2, image_auroc=0.99)
-    metrics.intervals["image_auroc"].CopyFrom(Interval(low=0.91, high=1.0))
-    cracks = metrics.classes.add(
-        class_name="crack", images=12, image_auroc=0.98, fpr_at_95_tpr=0.125, detection_rate=0.9
-    )
-    for figure, low, high in (("image_auroc", 0.9, 1.0), ("fpr_at_95_tpr", 0.0, 1.0)):
-        cracks.intervals[figure].CopyFrom(Interval(low=low, high=high))
-    cracks.pixel_auroc = cracks.aupro = 0.9
-    for figure in ("pixel_auroc", "aupro"):
-        cracks.intervals[figure].CopyFrom(Interval(low=0.8, high=0.95))
-    metrics.latency.runtime = "openvino"
-    metrics.latency.inference.p50.FromMilliseconds(12)
-    made = ModelVersion(name=name, dataset="datasets/tile", detector="patchcore", metrics=metrics)
-    made.training["steps"] = "140"
-    fixed, trained = model_pb2.THRESHOLD_RULE_FIXED, model_pb2.THRESHOLD_RULE_TRAINED
-    made.calibration_history.add(revision=2, threshold=24.5, rule=fixed, author="ann", comment="[too] many")
-    made.calibration_history.add(revision=1, threshold=22.25, rule=trained, author="jobs/made")
-    made.calibration.CopyFrom(made.calibration_history[0])
-    return made
-
-
-def hit(class_name: str, similarity: float, number: int) -> search_pb2.Hit:
-    return search_pb2.Hit(
-        item=f"items/{number}",
-        similarity=similarity,
-        dataset="datasets/tile",
-        category="tile",
-        path=f"test/{class_name}/{number:03}.png",
-        class_name=class_name,
-        score=2.0,
-        verdict=VERDICT_NORMAL if class_name == "good" else VERDICT_ANOMALOUS,
-        thumbnail=picture(48, number),
-    )
-
-
-def queued(name: str) -> Job:
-    return Job(name=name, state=JOB_STATE_QUEUED, revision=1)
-
-
-def running(name: str, done: int = 1, revision: int = 2) -> Job:
-    phases = [Phase(name="features", done=done, total=4, unit="images"), Phase(name="coreset")]
-    return Job(name=name, state=JOB_STATE_RUNNING, revision=revision, phases=phases)
-
-
-def ended(name: str, state: job_pb2.JobState.ValueType = JOB_STATE_SUCCEEDED, revision: int = 9) -> Job:
-    done = Job(name=name, state=state, revision=revision)
-    done.result.model_version = "models/tile-patchcore/versions/1"
-    done.result.metrics.CopyFrom(version("models/m/versions/1").metrics)
-    if state != JOB_STATE_SUCCEEDED:
-        done.error = "the worker ran out of memory"
-    return done
-
-
-def picture(side: int, seed: int = 0) -> bytes:
-    """Return a PNG of noise, its bytes a function of the seed."""
-    import io
-
-    noise = np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).save(buffer, "PNG")
-    return buffer.getvalue()
+Fake = FakeServer
 
 
 @dataclass(frozen=True)
 class Make:
-    """What tests need from here; importlib mode imports no neighbours."""
-
-    refusal = Refusal
-    hit = staticmethod(hit)
-    queued = staticmethod(queued)
-    running = staticmethod(running)
-    ended = staticmethod(ended)
-    picture = staticmethod(picture)
-
-    def folder(self, at: Path) -> dict[str, bytes]:
-        """Lay out a dataset of six images and two other files; return the images by path."""
-        contents = {
-            "train/good/000.png": picture(16, 0),
-            "train/good/001.PNG": picture(16, 1),
-            "train/good/002.png": hashlib.sha256(b"large").digest() * 80_000,  # 2.4 chunks
-            "test/crack/000.png": picture(16, 2),
-            "test/good/000.png": picture(16, 3),
-            "ground_truth/crack/000_mask.png": picture(16, 4),
-        }
-        others = {"train/good/.hidden.png": b"x", "test/crack/notes.txt": b"x", "license.txt": b"x"}
-        for path, content in {**contents, **others}.items():
-            (at / path).parent.mkdir(parents=True, exist_ok=True)
-            (at / path).write_bytes(content)
-        return contents
+    refusal = fake_server.CallError
+    hit = staticmethod(fake_server.hit)
+    queued = staticmethod(fake_server.queued)
+    running = staticmethod(fake_server.running)
+    ended = staticmethod(fake_server.ended)
+    picture = staticmethod(fake_server.picture)
+    folder = staticmethod(fake_server.write_dataset_folder)
 
 
 @pytest.fixture
@@ -434,25 +33,17 @@ def make() -> Make:
 
 
 @pytest.fixture
-def fake() -> Fake:
-    return Fake()
+def fake() -> FakeServer:
+    return FakeServer()
 
 
 @pytest.fixture
-def target(fake: Fake) -> Iterator[str]:
-    """The address of the fake."""
-    # pytest's own folders can be longer than the name of a socket may be.
+def target(fake: FakeServer) -> Iterator[str]:
+    """Yield the address of the fake server."""
+    # The temporary folder of pytest can be too long for the name of a socket.
     folder = Path(tempfile.mkdtemp(prefix="blemish-"))
-    server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", 64 << 20)])
-    add_InspectionServiceServicer_to_server(fake, server)
-    add_SearchServiceServicer_to_server(fake, server)
-    add_DatasetServiceServicer_to_server(fake, server)
-    add_JobServiceServicer_to_server(fake, server)
-    add_ModelServiceServicer_to_server(fake, server)
-    add_ServerServiceServicer_to_server(fake, server)
     address = f"unix:{folder / 'fake.sock'}"
-    server.add_insecure_port(address)
-    server.start()
+    server = serve(fake, address)
     yield address
     server.stop(None).wait()
     shutil.rmtree(folder)
@@ -460,6 +51,6 @@ def target(fake: Fake) -> Iterator[str]:
 
 @pytest.fixture
 def client(target: str) -> Iterator[Client]:
-    hasty = RetryPolicy(first_pause_s=0.01, longest_pause_s=0.02, call_s=0.5, watch_s=0.5)
-    with Client(target, timeout_s=5, retry_policy=hasty) as client:
+    policy = RetryPolicy(first_pause_s=0.01, longest_pause_s=0.02, call_s=0.5, watch_s=0.5)
+    with Client(target, timeout_s=5, retry_policy=policy) as client:
         yield client

@@ -1,21 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``AsyncClient``: what ``Client`` does, within an event loop."""
-
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import pytest
+from tests.support.fake_server import CallError, FakeServer
 
 from blemish.v1 import inspection_pb2 as pb
+from blemish.v1.image_pb2 import VERDICT_NORMAL
 from blemish_client import AsyncClient, FrameResult, LostFrames, RetryPolicy
 from blemish_client.errors import BlemishError, InternalError, InvalidArgument, NotFound, Unavailable
 from blemish_client.streaming import async_frame_stream
 from blemish_client.streaming.async_frame_stream import FAILED_WRITE, translate_stream_error
-
-if TYPE_CHECKING:
-    from tests.clients.conftest import Fake, Make
 
 QUICK = RetryPolicy(first_pause_s=0.01, longest_pause_s=0.05, call_s=0.3, watch_s=1.0)
 BLOCK = pb.STREAM_POLICY_BLOCK
@@ -27,12 +24,12 @@ async def client(target: str) -> AsyncIterator[AsyncClient]:
         yield client
 
 
-async def coming(count: int) -> AsyncIterator[bytes]:
+async def frames(count: int) -> AsyncIterator[bytes]:
     for number in range(count):
         yield bytes([number])
 
 
-async def listed(answers: AsyncIterator[FrameResult | LostFrames]) -> list[FrameResult | LostFrames]:
+async def collect(answers: AsyncIterator[FrameResult | LostFrames]) -> list[FrameResult | LostFrames]:
     return [one async for one in answers]
 
 
@@ -40,20 +37,20 @@ def sequences(seen: list[FrameResult | LostFrames]) -> list[int]:
     return [one.answer.sequence for one in seen if isinstance(one, FrameResult)]
 
 
-async def test_one_image(client: AsyncClient, fake: "Fake") -> None:
+async def test_score_returns_the_inspection(client: AsyncClient, fake: FakeServer) -> None:
     inspection = await client.score(b"png", "m/3", priority=pb.PRIORITY_LINE_STOP)
-    assert inspection.HasField("timings") or inspection.score >= 0
+    assert (inspection.score, inspection.verdict) == (1.5, VERDICT_NORMAL)
     (request,) = fake.requests["Score"]
     assert (request.model, request.priority) == ("models/m/versions/3", pb.PRIORITY_LINE_STOP)
 
 
-async def test_a_refusal_says_the_cause(client: AsyncClient) -> None:
+async def test_rejected_image_raises_with_reason(client: AsyncClient) -> None:
     with pytest.raises(InvalidArgument) as refused:
         await client.score(b"not an image", "m")
     assert refused.value.reason == "INVALID_IMAGE"
 
 
-async def test_the_server_and_its_hits(client: AsyncClient, fake: "Fake") -> None:
+async def test_server_info_and_search(client: AsyncClient, fake: FakeServer) -> None:
     assert (await client.server_info()).version
     answers = [answer async for answer in client.search(b"png", "m", 3)]
     assert answers[0].WhichOneof("event") == "query"
@@ -61,11 +58,11 @@ async def test_the_server_and_its_hits(client: AsyncClient, fake: "Fake") -> Non
 
 
 @pytest.mark.parametrize("kind", ["async", "ordinary"])
-async def test_every_frame_is_answered_and_told_with_its_image(
-    client: AsyncClient, fake: "Fake", kind: str
+async def test_every_frame_has_a_result_with_its_image(
+    client: AsyncClient, fake: FakeServer, kind: str
 ) -> None:
-    images: Any = coming(3) if kind == "async" else [b"\0", b"\1", b"\2"]
-    seen = await listed(client.stream(images, "m", camera="left", first=7, policy=BLOCK))
+    images: Any = frames(3) if kind == "async" else [b"\0", b"\1", b"\2"]
+    seen = await collect(client.stream(images, "m", camera="left", first=7, policy=BLOCK))
     assert [(one.answer.sequence, one.image) for one in seen if isinstance(one, FrameResult)] == [
         (7, b"\0"),
         (8, b"\1"),
@@ -75,27 +72,27 @@ async def test_every_frame_is_answered_and_told_with_its_image(
 
 
 @pytest.mark.parametrize("how", ["cut", "ended"])
-async def test_under_block_a_lost_connection_loses_no_frame(
-    how: str, client: AsyncClient, fake: "Fake", make: "Make"
+async def test_block_loses_no_frame_with_the_connection(
+    how: str, client: AsyncClient, fake: FakeServer
 ) -> None:
-    gone = make.refusal(grpc.StatusCode.UNAVAILABLE, "gone", "UNAVAILABLE")
+    gone = CallError(grpc.StatusCode.UNAVAILABLE, "gone", "UNAVAILABLE")
     ending = pb.ScoreStreamResponse(ending=pb.StreamEnding(message="about to stop"))
     fake.streams = [[None, None, gone if how == "cut" else ending]]
-    seen = await listed(client.stream(coming(40), "m", policy=BLOCK))
+    seen = await collect(client.stream(frames(40), "m", policy=BLOCK))
     assert sequences(seen) == list(range(40))
     assert len(fake.requests["ScoreStream"]) == 2
 
 
-async def test_otherwise_the_lost_frames_are_named(client: AsyncClient, fake: "Fake", make: "Make") -> None:
-    fake.streams = [[None, None, make.refusal(grpc.StatusCode.UNAVAILABLE, "gone", "UNAVAILABLE")]]
-    seen = await listed(client.stream(coming(40), "m"))
+async def test_latest_reports_lost_frames(client: AsyncClient, fake: FakeServer) -> None:
+    fake.streams = [[None, None, CallError(grpc.StatusCode.UNAVAILABLE, "gone", "UNAVAILABLE")]]
+    seen = await collect(client.stream(frames(40), "m"))
     lost = [number for one in seen if isinstance(one, LostFrames) for number in one.sequences]
     assert 2 in lost
     assert sorted([*sequences(seen), *lost]) == list(range(40))
 
 
 @pytest.mark.parametrize("kind", ["async", "ordinary"])
-async def test_what_the_source_raises_is_raised(client: AsyncClient, kind: str) -> None:
+async def test_exception_of_the_source_is_raised(client: AsyncClient, kind: str) -> None:
     async def unplugged() -> AsyncIterator[bytes]:
         yield b"one"
         raise OSError("the camera was unplugged")
@@ -105,26 +102,26 @@ async def test_what_the_source_raises_is_raised(client: AsyncClient, kind: str) 
         raise OSError("the camera was unplugged")
 
     with pytest.raises(OSError, match="unplugged"):
-        await listed(client.stream(unplugged() if kind == "async" else pulled(), "m"))
+        await collect(client.stream(unplugged() if kind == "async" else pulled(), "m"))
 
 
-async def test_a_refused_stream_is_not_tried_again(client: AsyncClient, fake: "Fake", make: "Make") -> None:
-    fake.refusals["ScoreStream"] = 2 * [make.refusal(grpc.StatusCode.NOT_FOUND, "no model", "NOT_FOUND")]
+async def test_rejected_stream_is_not_retried(client: AsyncClient, fake: FakeServer) -> None:
+    fake.errors["ScoreStream"] = 2 * [CallError(grpc.StatusCode.NOT_FOUND, "no model", "NOT_FOUND")]
     with pytest.raises(NotFound, match="no model"):
-        await listed(client.stream(coming(1), "m"))
-    assert 1 <= len(fake.requests["ScoreStream"]) <= 2  # twice where a failing write hid the first refusal
+        await collect(client.stream(frames(1), "m"))
+    assert 1 <= len(fake.requests["ScoreStream"]) <= 2  # twice if a failed write hid the first rejection
 
 
-async def test_a_refusal_that_a_failing_write_hid_is_asked_for_again(
-    client: AsyncClient, fake: "Fake", make: "Make", monkeypatch: pytest.MonkeyPatch
+async def test_rejection_hidden_by_a_failed_write_is_requested_again(
+    client: AsyncClient, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """grpc.aio gives a call whose write fails a status of its own, before the server's has come."""
-    refusal = make.refusal(grpc.StatusCode.NOT_FOUND, "no model", "NOT_FOUND")
-    fake.refusals["ScoreStream"] = [refusal, refusal]
+    """grpc.aio replaces the status of a call if a write fails before the server's status arrives."""
+    refusal = CallError(grpc.StatusCode.NOT_FOUND, "no model", "NOT_FOUND")
+    fake.errors["ScoreStream"] = [refusal, refusal]
     hidden = iter([True])
     translate = async_frame_stream.translate_stream_error
 
-    def hiding(error: grpc.aio.AioRpcError, target: str) -> BlemishError:
+    def hide_once(error: grpc.aio.AioRpcError, target: str) -> BlemishError:
         if next(hidden, False):
             lost = grpc.StatusCode.INTERNAL
             error = grpc.aio.AioRpcError(
@@ -132,31 +129,31 @@ async def test_a_refusal_that_a_failing_write_hid_is_asked_for_again(
             )
         return translate(error, target)
 
-    monkeypatch.setattr(async_frame_stream, "translate_stream_error", hiding)
+    monkeypatch.setattr(async_frame_stream, "translate_stream_error", hide_once)
     with pytest.raises(NotFound, match="no model"):
-        await listed(client.stream(coming(1), "m"))
+        await collect(client.stream(frames(1), "m"))
     assert len(fake.requests["ScoreStream"]) == 2
 
 
-async def test_patience_ends() -> None:
-    async with AsyncClient("127.0.0.1:1", retry_policy=QUICK) as nobody:
+async def test_retries_end_without_a_server() -> None:
+    async with AsyncClient("127.0.0.1:1", retry_policy=QUICK) as client:
         with pytest.raises(Unavailable):
-            await listed(nobody.stream(coming(1), "m"))
+            await collect(client.stream(frames(1), "m"))
 
 
-async def test_a_source_that_outlasts_its_connection_is_read_on_by_the_next(
-    client: AsyncClient, fake: "Fake", make: "Make"
+async def test_next_connection_continues_a_pending_read_of_the_source(
+    client: AsyncClient, fake: FakeServer
 ) -> None:
     reconnected = asyncio.Event()
 
     async def images() -> AsyncIterator[bytes]:
         for number in range(3):
             yield bytes([number])
-        await asyncio.wait_for(reconnected.wait(), 5)  # the connection is cut meanwhile
+        await asyncio.wait_for(reconnected.wait(), 5)  # the connection is lost during this wait
         for number in range(3, 6):
             yield bytes([number])
 
-    fake.streams = [[None, make.refusal(grpc.StatusCode.UNAVAILABLE, "gone", "UNAVAILABLE")]]
+    fake.streams = [[None, CallError(grpc.StatusCode.UNAVAILABLE, "gone", "UNAVAILABLE")]]
     seen: list[FrameResult | LostFrames] = []
     async for one in client.stream(images(), "m", policy=BLOCK):
         seen.append(one)
@@ -164,7 +161,7 @@ async def test_a_source_that_outlasts_its_connection_is_read_on_by_the_next(
     assert sequences(seen) == list(range(6))
 
 
-async def test_who_leaves_the_stream_leaves_nothing_behind(client: AsyncClient) -> None:
+async def test_closing_the_stream_leaves_no_task(client: AsyncClient) -> None:
     closed = asyncio.Event()
 
     async def images() -> AsyncIterator[bytes]:
@@ -183,7 +180,7 @@ async def test_who_leaves_the_stream_leaves_nothing_behind(client: AsyncClient) 
     assert len(asyncio.all_tasks()) == 1
 
 
-def test_a_call_that_ended_under_a_write_was_cut() -> None:
+def test_call_that_ended_during_a_write_is_unavailable() -> None:
     """FrameResult while other work took the cores: the status of the call is lost then."""
 
     def ended(code: grpc.StatusCode, words: str) -> type[BlemishError]:
@@ -191,4 +188,4 @@ def test_a_call_that_ended_under_a_write_was_cut() -> None:
         return type(translate_stream_error(grpc.aio.AioRpcError(code, nothing, nothing, words), "here"))
 
     assert issubclass(ended(grpc.StatusCode.INTERNAL, "Internal error from Core"), Unavailable)
-    assert ended(grpc.StatusCode.INTERNAL, "internal error; the server's log tells more") is InternalError
+    assert ended(grpc.StatusCode.INTERNAL, "internal error; see the server's log") is InternalError

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-from __future__ import annotations
-
 import hashlib
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import grpc
 import pytest
+from tests.support.fake_server import CallError, FakeServer, ended, queued, running, write_dataset_folder
 
 import blemish_client
 from blemish.v1.image_pb2 import VERDICT_NORMAL
@@ -16,13 +14,10 @@ from blemish_client import BlemishError, Client, RetryPolicy
 from blemish_client.errors import AlreadyExists, NotFound, Unavailable
 from blemish_client.transport.upload import CHUNK_BYTES, ImageFile, scan_folder
 
-if TYPE_CHECKING:
-    from tests.clients.conftest import Fake, Make
-
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 
-def test_score(client: Client, fake: Fake) -> None:
+def test_score(client: Client, fake: FakeServer) -> None:
     inspection = client.score(b"png", "tile-patchcore/3", embedding=True)
     assert (inspection.score, inspection.verdict) == (1.5, VERDICT_NORMAL)
     assert inspection.embedding == pytest.approx([0.6, 0.8])
@@ -37,13 +32,13 @@ def test_score_with_map(client: Client) -> None:
     assert (found.width, found.height, len(found.values)) == (8, 8, 8 * 8 * 4)
 
 
-def test_more_than_grpcs_own_limit_travels_both_ways(client: Client, fake: Fake) -> None:
+def test_messages_above_the_default_limit_of_grpc(client: Client, fake: FakeServer) -> None:
     fake.map_side = 1200
     inspection = client.score(bytes(6 << 20), "m", anomaly_map=True)
     assert len(inspection.anomaly_map.values) == 1200 * 1200 * 4
 
 
-def test_search_by_image(client: Client, fake: Fake) -> None:
+def test_search_by_image(client: Client, fake: FakeServer) -> None:
     found = client.search(b"png", "m", 2, datasets=["tile"], classes=["crack"], thumbnails=True)
     assert found.query is not None
     assert found.query.score == 2
@@ -55,7 +50,7 @@ def test_search_by_image(client: Client, fake: Fake) -> None:
 
 
 @pytest.mark.parametrize("packs", [True, False])
-def test_search_by_item(client: Client, fake: Fake, *, packs: bool) -> None:
+def test_search_by_item(client: Client, fake: FakeServer, *, packs: bool) -> None:
     fake.packs = packs
     found = client.search("items/7", "m")
     assert found.query is None
@@ -63,7 +58,7 @@ def test_search_by_item(client: Client, fake: Fake, *, packs: bool) -> None:
     assert fake.requests["Search"][0].item == "items/7"
 
 
-def test_search_by_a_part_says_how_many_it_had_no_time_for(client: Client, fake: Fake) -> None:
+def test_search_by_region_counts_unseen_candidates(client: Client, fake: FakeServer) -> None:
     fake.unseen = 28
     found = client.search("items/7", "m", region=(0, 0, 8, 8))
     assert (len(list(found)), found.unseen, found.next_page_token) == (3, 28, "")
@@ -72,19 +67,19 @@ def test_search_by_a_part_says_how_many_it_had_no_time_for(client: Client, fake:
     assert (len(list(found)), found.unseen) == (3, 0)
 
 
-def test_search_without_hits(client: Client, fake: Fake) -> None:
+def test_search_without_hits(client: Client, fake: FakeServer) -> None:
     fake.hits = []
     assert list(client.search("items/7", "m")) == []
     assert list(client.search(b"png", "m")) == []
 
 
-def test_search_says_at_once_what_is_wrong(client: Client, fake: Fake, make: Make) -> None:
-    fake.refusals["Search"] = [make.refusal(grpc.StatusCode.NOT_FOUND, "no such model")]
+def test_search_raises_before_the_first_hit(client: Client, fake: FakeServer) -> None:
+    fake.errors["Search"] = [CallError(grpc.StatusCode.NOT_FOUND, "no such model")]
     with pytest.raises(NotFound, match="no such model"):
         client.search(b"png", "m")
 
 
-def test_datasets(client: Client, fake: Fake) -> None:
+def test_datasets(client: Client, fake: FakeServer) -> None:
     assert client.create_dataset("tile", category="stone").category == "stone"
     assert client.dataset("tile").name == "datasets/tile"
     assert [dataset.train_images for dataset in client.datasets()] == [0, 1, 2, 3, 4]
@@ -93,17 +88,15 @@ def test_datasets(client: Client, fake: Fake) -> None:
     assert fake.requests["ImportDataset"][0].path == "/data/tile"
 
 
-def test_pages_are_fetched_as_they_are_read(client: Client, fake: Fake) -> None:
+def test_pages_are_fetched_lazily(client: Client, fake: FakeServer) -> None:
     next(client.datasets())
     assert len(fake.requests["ListDatasets"]) == 1
 
 
-def test_upload_sends_headers_and_chunks_in_order(
-    client: Client, fake: Fake, make: Make, tmp_path: Path
-) -> None:
-    contents = make.folder(tmp_path)
-    told: list[ImageFile] = []
-    answer = client.upload("tile", tmp_path, on_image=told.append)
+def test_upload_sends_headers_and_chunks_in_order(client: Client, fake: FakeServer, tmp_path: Path) -> None:
+    contents = write_dataset_folder(tmp_path)
+    sent: list[ImageFile] = []
+    answer = client.upload("tile", tmp_path, on_image=sent.append)
     assert answer.stored == len(contents) == 6
     first, *messages = fake.requests["UploadImages"]
     assert first.dataset == "datasets/tile"
@@ -122,13 +115,13 @@ def test_upload_sends_headers_and_chunks_in_order(
     headers = [message.image for message in messages if message.HasField("image")]
     assert all(len(contents[h.path]) == h.size_bytes for h in headers)
     assert all(hashlib.sha256(contents[h.path]).digest() == h.sha256 for h in headers)
-    assert [image.path for image in told] == [h.path for h in headers]
+    assert [image.path for image in sent] == [h.path for h in headers]
     groups = [group for group, _ in groupby(h.path.split("/")[0] for h in headers)]
     assert groups == ["train", "test", "ground_truth"]
 
 
-def test_upload_of_a_file_that_vanishes(client: Client, make: Make, tmp_path: Path) -> None:
-    make.folder(tmp_path)
+def test_upload_of_a_vanished_file_raises(client: Client, tmp_path: Path) -> None:
+    write_dataset_folder(tmp_path)
 
     def on_image(image: ImageFile) -> None:
         (tmp_path / "test/good/000.png").unlink(missing_ok=True)
@@ -137,15 +130,15 @@ def test_upload_of_a_file_that_vanishes(client: Client, make: Make, tmp_path: Pa
         client.upload("tile", tmp_path, on_image=on_image)
 
 
-def test_upload_refused(client: Client, fake: Fake, make: Make, tmp_path: Path) -> None:
-    make.folder(tmp_path)
-    fake.refusals["UploadImages"] = [make.refusal(grpc.StatusCode.ALREADY_EXISTS, "other content")]
+def test_rejected_upload_raises(client: Client, fake: FakeServer, tmp_path: Path) -> None:
+    write_dataset_folder(tmp_path)
+    fake.errors["UploadImages"] = [CallError(grpc.StatusCode.ALREADY_EXISTS, "other content")]
     with pytest.raises(AlreadyExists, match="other content"):
         client.upload("tile", tmp_path)
 
 
-def test_layout(make: Make, tmp_path: Path) -> None:
-    contents = make.folder(tmp_path)
+def test_layout(tmp_path: Path) -> None:
+    contents = write_dataset_folder(tmp_path)
     found = scan_folder(tmp_path)
     assert found.left_out == ("test/crack/notes.txt",)
     assert found.size_bytes == sum(map(len, contents.values()))
@@ -155,7 +148,7 @@ def test_layout(make: Make, tmp_path: Path) -> None:
         scan_folder(tmp_path / "train")
 
 
-def test_train(client: Client, fake: Fake) -> None:
+def test_train(client: Client, fake: FakeServer) -> None:
     job = client.train(
         "tile", model_id="m", detector=PatchCore(input_size=128), seed=7, promote=True, request_id="r"
     )
@@ -167,7 +160,7 @@ def test_train(client: Client, fake: Fake) -> None:
     assert request.train.patchcore.input_size == 128
 
 
-def test_embed_and_evaluate(client: Client, fake: Fake) -> None:
+def test_embed_and_evaluate(client: Client, fake: FakeServer) -> None:
     client.embed("m/3", "tile")
     client.evaluate("m@production", "tile")
     embed, evaluate = fake.requests["CreateJob"]
@@ -176,8 +169,8 @@ def test_embed_and_evaluate(client: Client, fake: Fake) -> None:
     assert embed.request_id != evaluate.request_id
 
 
-def test_a_retried_job_keeps_its_request_id(client: Client, fake: Fake, make: Make) -> None:
-    fake.refusals["CreateJob"] = [make.refusal(UNAVAILABLE, "redis", retry_after_s=0.05)] * 3
+def test_retried_job_keeps_its_request_id(client: Client, fake: FakeServer) -> None:
+    fake.errors["CreateJob"] = [CallError(UNAVAILABLE, "redis", retry_after_s=0.05)] * 3
     client.train("tile")
     ids = {request.request_id for request in fake.requests["CreateJob"]}
     assert len(fake.requests["CreateJob"]) == 4
@@ -185,21 +178,21 @@ def test_a_retried_job_keeps_its_request_id(client: Client, fake: Fake, make: Ma
     assert ids != {""}
 
 
-def test_retries_end(client: Client, fake: Fake, make: Make) -> None:
-    fake.refusals["CreateJob"] = [make.refusal(UNAVAILABLE, "redis is away")] * 1000
+def test_retries_end_after_the_time_of_the_policy(client: Client, fake: FakeServer) -> None:
+    fake.errors["CreateJob"] = [CallError(UNAVAILABLE, "redis is away")] * 1000
     with pytest.raises(Unavailable, match="redis is away"):
         client.train("tile")
     assert 3 < len(fake.requests["CreateJob"]) < 100
 
 
-def test_other_errors_are_not_retried(client: Client, fake: Fake, make: Make) -> None:
-    fake.refusals["CreateJob"] = [make.refusal(grpc.StatusCode.NOT_FOUND)]
+def test_other_errors_are_not_retried(client: Client, fake: FakeServer) -> None:
+    fake.errors["CreateJob"] = [CallError(grpc.StatusCode.NOT_FOUND)]
     with pytest.raises(NotFound):
         client.train("tile")
     assert len(fake.requests["CreateJob"]) == 1
 
 
-def test_jobs(client: Client, fake: Fake) -> None:
+def test_jobs(client: Client, fake: FakeServer) -> None:
     assert client.job("j1").name == "jobs/j1"
     assert [job.name for job in client.jobs(states=[JOB_STATE_RUNNING])] == [f"jobs/j{i}" for i in range(5)]
     assert all(list(r.states) == [JOB_STATE_RUNNING] for r in fake.requests["ListJobs"])
@@ -211,46 +204,46 @@ def test_watch(client: Client) -> None:
     assert [job.revision for job in client.watch("made")] == [1, 2, 9]
 
 
-def test_watch_goes_on_where_it_was(client: Client, fake: Fake, make: Make) -> None:
-    lost = make.refusal(UNAVAILABLE, detailed=False)
+def test_watch_resumes_without_repeating_revisions(client: Client, fake: FakeServer) -> None:
+    lost = CallError(UNAVAILABLE, detailed=False)
     fake.watches = [
-        [make.queued("jobs/made"), make.running("jobs/made", 1, 2), lost],
+        [queued("jobs/made"), running("jobs/made", 1, 2), lost],
         [lost],
-        [make.running("jobs/made", 1, 2), make.running("jobs/made", 2, 3)],  # the server stops
-        [make.refusal(grpc.StatusCode.DEADLINE_EXCEEDED, detailed=False)],
-        [make.running("jobs/made", 2, 3), make.ended("jobs/made")],
+        [running("jobs/made", 1, 2), running("jobs/made", 2, 3)],  # the server stops
+        [CallError(grpc.StatusCode.DEADLINE_EXCEEDED, detailed=False)],
+        [running("jobs/made", 2, 3), ended("jobs/made")],
     ]
     assert [job.revision for job in client.watch("made")] == [1, 2, 3, 9]
     assert len(fake.requests["WatchJob"]) == 5
 
 
-def test_watch_gives_up(client: Client, fake: Fake, make: Make) -> None:
-    fake.watches = [[make.queued("jobs/made")], [make.refusal(UNAVAILABLE, "away")]]
+def test_watch_ends_if_the_server_stays_unavailable(client: Client, fake: FakeServer) -> None:
+    fake.watches = [[queued("jobs/made")], [CallError(UNAVAILABLE, "away")]]
     with pytest.raises(Unavailable, match="away"):
         client.wait("made")
 
 
-def test_watch_of_no_such_job(client: Client, fake: Fake, make: Make) -> None:
-    fake.watches = [[make.refusal(grpc.StatusCode.NOT_FOUND, "no such job")]]
+def test_watch_of_missing_job_raises(client: Client, fake: FakeServer) -> None:
+    fake.watches = [[CallError(grpc.StatusCode.NOT_FOUND, "no such job")]]
     with pytest.raises(NotFound, match="no such job"):
         client.wait("made")
     assert len(fake.requests["WatchJob"]) == 1
 
 
-def test_wait(client: Client, fake: Fake, make: Make) -> None:
-    fake.watches = [[make.running("jobs/made"), make.ended("jobs/made", JOB_STATE_FAILED)]]
+def test_wait(client: Client, fake: FakeServer) -> None:
+    fake.watches = [[running("jobs/made"), ended("jobs/made", JOB_STATE_FAILED)]]
     job = client.wait(client.train("tile"))
     assert (job.state, job.error) == (JOB_STATE_FAILED, "the worker ran out of memory")
 
 
-def test_models(client: Client, fake: Fake) -> None:
+def test_models(client: Client, fake: FakeServer) -> None:
     assert [model.name for model in client.models()] == ["models/m0", "models/m1", "models/m2"]
     assert client.model("m").name == "models/m"
     assert client.promote("m/2").production
     assert fake.requests["PromoteModel"][0].name == "models/m/versions/2"
 
 
-def test_update_calibration(client: Client, fake: Fake) -> None:
+def test_update_calibration(client: Client, fake: FakeServer) -> None:
     changed = client.update_calibration("m/2", author="ann", threshold=0.0, comment="why")
     assert changed.calibration.revision == 3
     client.update_calibration("m/2", author="ann", trained=True, expected_revision=3)
@@ -262,7 +255,7 @@ def test_update_calibration(client: Client, fake: Fake) -> None:
     assert rate.target_false_reject_rate == 0.01
 
 
-def test_a_calibration_is_asked_for_in_one_way(client: Client, fake: Fake) -> None:
+def test_calibration_requires_exactly_one_rule(client: Client, fake: FakeServer) -> None:
     with pytest.raises(ValueError, match="give exactly one of"):
         client.update_calibration("m/2", author="ann")
     with pytest.raises(ValueError, match="give exactly one of"):
@@ -274,7 +267,7 @@ def test_server_info(client: Client) -> None:
     assert client.server_info().version == "0.1.0"
 
 
-def test_nobody_there(tmp_path: Path) -> None:
+def test_unreachable_server_raises_unavailable(tmp_path: Path) -> None:
     unreachable = pytest.raises(Unavailable, match="cannot connect to unix:")
     with Client(f"unix:{tmp_path / 'n'}") as client, unreachable as caught:
         client.server_info()
@@ -296,13 +289,11 @@ def test_old_names_still_work_and_warn(old: str, new: str) -> None:
         assert getattr(blemish_client, old) is getattr(blemish_client, new)
 
 
-def test_old_keyword_for_the_retry_policy_still_works_and_warns(
-    fake: Fake, target: str, make: Make
-) -> None:
+def test_old_keyword_patience_still_works_and_warns(fake: FakeServer, target: str) -> None:
     policy = RetryPolicy(first_pause_s=0.01, call_s=0.0)
     with pytest.warns(DeprecationWarning, match="retry_policy"):
         client = Client(target, patience=policy)
-    fake.refusals["CreateJob"] = [make.refusal(UNAVAILABLE, "redis is away")] * 2
+    fake.errors["CreateJob"] = [CallError(UNAVAILABLE, "redis is away")] * 2
     with client, pytest.raises(Unavailable):
         client.train("tile")
     assert len(fake.requests["CreateJob"]) == 1

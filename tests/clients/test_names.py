@@ -5,7 +5,7 @@ from blemish_client.names import dataset_name, item_name, job_name, model_name, 
 
 
 @pytest.mark.parametrize("name", ["tile", "datasets/tile"])
-def test_datasets(name: str) -> None:
+def test_dataset_names(name: str) -> None:
     assert dataset_name(name) == "datasets/tile"
 
 
@@ -22,12 +22,12 @@ def test_datasets(name: str) -> None:
         ("m@production/3", "models/m@production/3"),
     ],
 )
-def test_models(name: str, whole: str) -> None:
+def test_model_names(name: str, whole: str) -> None:
     assert model_name(name) == whole
     assert model_name(model_name(name)) == model_name(name)
 
 
-def test_jobs_and_items() -> None:
+def test_job_and_item_names() -> None:
     assert job_name("abc") == job_name("jobs/abc") == "jobs/abc"
     assert item_name("0-1") == item_name("items/0-1") == "items/0-1"
 
@@ -36,5 +36,5 @@ def test_jobs_and_items() -> None:
     ("name", "shorter"),
     [("models/m/versions/3", "m/3"), ("datasets/tile", "tile"), ("jobs/j", "j"), ("m/3", "m/3")],
 )
-def test_short(name: str, shorter: str) -> None:
+def test_short_names(name: str, shorter: str) -> None:
     assert short(name) == shorter

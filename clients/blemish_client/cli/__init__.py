@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: one file a group of commands, over ``blemish_client.client``."""
+"""The command line, one module per group of commands."""

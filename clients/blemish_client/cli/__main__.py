@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish``: where the command line begins."""
+"""Entry point of the ``blemish`` command."""
 
 import sys
 
@@ -14,7 +14,7 @@ def main() -> None:
         if error.name not in _EXTRA:
             raise
         print(
-            f"blemish: {error.name} is not installed; the command line comes with: "
+            f"blemish: {error.name} is not installed; install the command line with: "
             "pip install 'blemish[cli]'",
             file=sys.stderr,
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All commands, and the options they share."""
+"""The root of the command line: all commands and the global options."""
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,19 +24,19 @@ from blemish_client.cli.session import Session
 from blemish_client.transport.credentials import Credentials
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         try:
             found = version("blemish")
         except PackageNotFoundError:
-            found = "from a source tree"
+            found = "(source tree)"
         print(f"blemish {found}")
         raise typer.Exit
 
 
 app = typer.Typer(
     cls=RootCommands,
-    help="Find blemishes on surfaces: train on good images, score new ones, search past ones.",
+    help="Detect defects on surfaces: train on good images, score new images and search past ones.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
@@ -50,7 +50,7 @@ def session(
     ctx: typer.Context,
     server: Annotated[
         str,
-        typer.Option(envvar="BLEMISH_SERVER", metavar="HOST:PORT", help="The server to talk to."),
+        typer.Option(envvar="BLEMISH_SERVER", metavar="HOST:PORT", help="Address of the server."),
     ] = "localhost:50051",
     token: Annotated[
         str,
@@ -58,12 +58,11 @@ def session(
             envvar="BLEMISH_TOKEN",
             metavar="TOKEN",
             show_envvar=True,
-            help="Who calls, if the server asks. Others on this machine see arguments, not the variable.",
+            help="Access token, if the server requires one. Other users of this machine can see arguments, "
+            "but not the variable.",
         ),
     ] = "",
-    tls: Annotated[
-        bool, typer.Option("--tls", envvar="BLEMISH_TLS", help="The server speaks TLS.")
-    ] = False,
+    tls: Annotated[bool, typer.Option("--tls", envvar="BLEMISH_TLS", help="Connect with TLS.")] = False,
     roots: Annotated[
         Path | None,
         typer.Option(
@@ -71,7 +70,7 @@ def session(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="PEM certificates that vouch for the server's; TLS then.",
+            help="PEM file with the root certificates that verify the server; implies --tls.",
         ),
     ] = None,
     print_version: Annotated[

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a command fails: one line on stderr with cause and cure, and an exit code that says which."""
+"""Failures of commands: one line on stderr and an exit code."""
 
 import sys
 from typing import Any
@@ -13,9 +13,9 @@ from blemish_client.errors import BlemishError
 UNSUCCESSFUL, BAD_INPUT, NOT_FOUND, NO_SERVER, INTERNAL, NOT_ALLOWED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 the job failed, or --fail-on-anomaly found one; 2 wrong usage or bad "
-    "input; 3 no such thing; 4 the server is out of reach or overloaded; 5 internal error; "
-    "6 the server does not know who calls, or lets him not do this; 130 interrupted. "
+    "Exit codes: 0 success; 1 a job failed, or --fail-on-anomaly found an anomaly; 2 wrong usage or bad "
+    "input; 3 not found; 4 the server is unreachable or overloaded; 5 internal error; 6 not authenticated "
+    "or not allowed; 130 interrupted. "
     "Names may be short: tile for datasets/tile, m/3 for models/m/versions/3."
 )
 
@@ -34,7 +34,7 @@ _CODES: tuple[tuple[type[BlemishError], int], ...] = (
 
 
 class Failure(Exception):
-    """The command line's own: the text is the line, ``code`` the exit code."""
+    """A failure of the command line itself: the message to print and the exit code."""
 
     def __init__(self, line: str, code: int = BAD_INPUT) -> None:
         super().__init__(line)
@@ -42,41 +42,41 @@ class Failure(Exception):
 
 
 class Commands(TyperGroup):
-    """The commands, with their failures put into words."""
+    """A group of commands whose failures are printed as one line."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except BlemishError as error:
-            complain(sentence(error))
+            print_error(describe(error))
             raise typer.Exit(exit_code(error)) from error
         except Failure as failure:
-            complain(str(failure))
+            print_error(str(failure))
             raise typer.Exit(failure.code) from failure
         except KeyboardInterrupt:
-            complain("interrupted")
+            print_error("interrupted")
             raise typer.Exit(INTERRUPTED) from None
 
 
-def make_sure(question: str, yes: bool) -> None:
-    """Have a person agree to what cannot be undone, unless ``yes`` says so.
+def confirm_deletion(target: str, *, yes: bool) -> None:
+    """Ask the user to confirm a deletion, unless ``yes`` is set.
 
     Raises:
-        Failure: if nobody does, or nobody can be asked.
+        Failure: if the user declines, or cannot be asked because stdin is not a terminal.
     """
     if yes:
         return
-    if not _somebody_is_there():
-        raise Failure(f"{question} Nobody is there to be asked: say --yes")
-    if not typer.confirm(question, err=True):
-        raise Failure("nothing was removed", UNSUCCESSFUL)
+    if not _is_interactive():
+        raise Failure(f"cannot ask for confirmation without a terminal; pass --yes to delete {target}")
+    if not typer.confirm(f"Permanently delete {target}?", err=True):
+        raise Failure("nothing was deleted", UNSUCCESSFUL)
 
 
-def _somebody_is_there() -> bool:
+def _is_interactive() -> bool:
     return sys.stdin.isatty()
 
 
-def complain(line: str) -> None:
+def print_error(line: str) -> None:
     print(f"blemish: {line}", file=sys.stderr, flush=True)
 
 
@@ -86,15 +86,15 @@ def exit_code(error: BlemishError) -> int:
     return next((code for kind, code in _CODES if isinstance(error, kind)), INTERNAL)
 
 
-def sentence(error: BlemishError) -> str:
-    """Return cause and cure in one line."""
+def describe(error: BlemishError) -> str:
+    """Return an error and its remedy in one line."""
     line = " ".join(error.message.split())
     if isinstance(error, errors.Unavailable) and line.startswith(errors.UNREACHABLE):
-        return f"{line}; start one with `blemish up`, or name another with --server HOST:PORT"
+        return f"{line}; start a server with `blemish up`, or set its address with --server HOST:PORT"
     if isinstance(error, errors.Unavailable) and line.startswith(errors.TLS_FAILED):
-        return f"{line}; say what vouches for it with --roots FILE, or leave --tls out if it speaks none"
+        return f"{line}; pass the server's root certificate with --roots FILE, or connect without --tls"
     if isinstance(error, errors.InternalError):
-        return f"the server failed: {line}; its log says more"
+        return f"the server failed: {line}; see its log for details"
     if error.retry_after_s is not None:
-        return f"{line}; try again in {error.retry_after_s:.0f} s"
+        return f"{line}; retry in {error.retry_after_s:.0f} s"
     return line

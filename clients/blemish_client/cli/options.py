@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options and arguments that several commands take."""
+"""Options and arguments that several commands share."""
 
 from typing import Annotated
 
 import typer
 
-Json = Annotated[
-    bool, typer.Option("--json", help="Print JSON on stdout, one object a line where there are many.")
+_MODEL_HELP = "Model or version: tile-patchcore, tile-patchcore@production or tile-patchcore/3."
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, one object per line.")]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Print the job's name and return without waiting for it.")
 ]
-Detach = Annotated[bool, typer.Option("--detach", help="Print the job's name and return; the job goes on.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model", "-m", metavar="MODEL", help="tile-patchcore, tile-patchcore@production or m/3."
-    ),
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+FailOnAnomaly = Annotated[
+    bool, typer.Option("--fail-on-anomaly", help="Exit with code 1 if any image is anomalous.")
+]
+Model = Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help=_MODEL_HELP)]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP)]
+VersionArgument = Annotated[
+    str, typer.Argument(metavar="VERSION", help="Version, for example tile-patchcore/3.")
+]
+DatasetArgument = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Id of the dataset, for example tile.")
 ]

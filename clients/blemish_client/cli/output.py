@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands print: JSON for programs, tables for people."""
+"""Output of commands: JSON for programs, tables for people."""
 
 import json
 import sys
@@ -13,33 +13,33 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich import box
 from rich.table import Table
 
-from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, Verdict
+from blemish.v1.image_pb2 import VERDICT_UNSPECIFIED, Verdict
 from blemish.v1.job_pb2 import Job, JobEvent, JobState
 from blemish.v1.model_pb2 import ClassMetrics, Metrics
+from blemish_client.cli.choices import spell
 from blemish_client.names import short
 
 ABSENT = "-"
-_VERDICTS = {VERDICT_NORMAL: "normal", VERDICT_ANOMALOUS: "anomalous"}
 
 
 def plain(message: Message) -> dict[str, Any]:
-    """Return the message as protobuf's JSON mapping has it, with the contract's field names."""
-    found: dict[str, Any] = MessageToDict(
+    """Return a message in protobuf's JSON mapping, with the field names of the contract."""
+    fields: dict[str, Any] = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    return found
+    return fields
 
 
-def emit(thing: Message | dict[str, Any]) -> None:
+def emit(result: Message | dict[str, Any]) -> None:
     """Print one line of JSON on stdout."""
-    print(json.dumps(plain(thing) if isinstance(thing, Message) else thing), file=sys.stdout)
+    print(json.dumps(plain(result) if isinstance(result, Message) else result), file=sys.stdout)
     sys.stdout.flush()
 
 
 def table(*columns: str, title: str | None = None, right: Iterable[str] = ()) -> Table:
-    """Return an empty table; the columns named in ``right`` are flush right."""
+    """Return an empty table. The columns named in ``right`` are right-aligned."""
     numbers = set(right)
-    made = Table(
+    empty = Table(
         box=box.SIMPLE_HEAD,
         title=title,
         title_justify="left",
@@ -48,8 +48,8 @@ def table(*columns: str, title: str | None = None, right: Iterable[str] = ()) ->
         pad_edge=False,
     )
     for column in columns:
-        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
-    return made
+        empty.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return empty
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -70,29 +70,29 @@ def size(size_bytes: int) -> str:
 
 
 def when(time: Timestamp) -> str:
-    """Return local time to the second; ABSENT if not set."""
+    """Return a local time to the second, or ABSENT if it is not set."""
     if not time.seconds:
         return ABSENT
     return datetime.fromtimestamp(time.seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def verdict(value: Verdict.ValueType) -> str:
-    return _VERDICTS.get(value, ABSENT)
+    return ABSENT if value == VERDICT_UNSPECIFIED else spell(Verdict, value)
 
 
 def state(of: Job | JobEvent) -> str:
-    return JobState.Name(of.state).removeprefix("JOB_STATE_").lower()
+    return spell(JobState, of.state)
 
 
 def work(job: Job) -> str:
-    """Say in a few words what a job does."""
+    """Return a short description of a job's work."""
     match job.WhichOneof("work"):
         case "train":
-            into = f" as {job.train.model_id}" if job.train.model_id else ""
-            return f"train {short(job.train.dataset)}{into}"
+            model = f" as {job.train.model_id}" if job.train.model_id else ""
+            return f"train {short(job.train.dataset)}{model}"
         case "embed":
-            of = "kept frames" if job.embed.kept_frames else short(job.embed.dataset)
-            return f"embed {of} with {short(job.embed.model)}"
+            images = "kept frames" if job.embed.kept_frames else short(job.embed.dataset)
+            return f"embed {images} with {short(job.embed.model)}"
         case "evaluate":
             return f"evaluate {short(job.evaluate.model)} on {short(job.evaluate.dataset)}"
         case _:
@@ -100,5 +100,5 @@ def work(job: Job) -> str:
 
 
 def optional(metrics: Metrics | ClassMetrics, name: str) -> float | None:
-    """Return a figure of ``metrics``, None where the images did not allow it."""
+    """Return a metric by name, or None if it is not set."""
     return getattr(metrics, name) if metrics.HasField(name) else None  # type: ignore[arg-type]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a camera's frames come from: a folder, a video file, a network stream, a device, nowhere."""
+"""Sources of frames: folders, video files, network streams, devices and synthetic images."""
 
 import re
 import time
@@ -8,38 +8,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-_OPEN_AGAIN_AFTER_S = (0.5, 1.0, 2.0, 4.0)
+_REOPEN_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 
 
 class SourceError(Exception):
-    """The source cannot be read; the message says why and what to do."""
+    """A source that cannot be read."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """Encoded images, in the order in which they come."""
+class FrameSource:
+    """A sequence of encoded images."""
 
     name: str
     images: Iterable[bytes]
     live: bool
-    """Whether they come at a pace of their own, so that what is not taken is gone."""
+    """True if frames arrive at their own rate and are lost if not read."""
 
 
-def opened(place: str, *, repeat: bool = False) -> Source:
-    """Open what ``place`` names: a folder or file of images, a video file, a URL, a device or its number.
-
-    ``synthetic`` draws frames, for who has no camera at hand; ``synthetic:7`` those of another seed.
+def open_source(location: str, *, repeat: bool = False) -> FrameSource:
+    """Open a source of frames.
 
     Args:
-        place: a path, a URL such as rtsp://camera/1, /dev/video0 or 0.
-        repeat: begin anew at the end, for files.
+        location: folder or file of images, video file, URL such as rtsp://camera/1, device such as
+            /dev/video0 or its number. ``synthetic`` draws images; ``synthetic:7`` uses the seed 7.
+        repeat: repeat files in an endless loop.
 
     Raises:
-        SourceError: if there is nothing of that name, or OpenCV is needed and missing.
+        SourceError: if there is no such source.
     """
-    path = Path(place)
-    if drawn := re.fullmatch(r"synthetic(?::(\d{1,9}))?", place):
-        return Source("synthetic", _synthetic(int(drawn[1] or 0)), live=False)
+    path = Path(location)
+    if drawn := re.fullmatch(r"synthetic(?::(\d{1,9}))?", location):
+        return FrameSource("synthetic", _synthetic(int(drawn[1] or 0)), live=False)
     if path.is_dir():
         files = sorted(
             file
@@ -47,26 +46,26 @@ def opened(place: str, *, repeat: bool = False) -> Source:
             if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
         )
         if not files:
-            raise SourceError(f"{place} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        return Source(path.name, _files(files, repeat=repeat), live=False)
+            raise SourceError(f"{location} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        return FrameSource(path.name, _files(files, repeat=repeat), live=False)
     if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
-        return Source(path.stem, _files([path], repeat=repeat), live=False)
+        return FrameSource(path.stem, _files([path], repeat=repeat), live=False)
     if path.is_file():
-        return Source(path.stem, _video(place, repeat=repeat), live=False)
-    if "://" in place or place.isdecimal() or path.is_char_device():
-        return Source(place, _live(place), live=True)
+        return FrameSource(path.stem, _video(location, repeat=repeat), live=False)
+    if "://" in location or location.isdecimal() or path.is_char_device():
+        return FrameSource(location, _live(location), live=True)
     raise SourceError(
-        f"there is no {place}; name a folder or file of images, a video file, a URL such as "
+        f"{location} does not exist; give a folder or file of images, a video file, a URL such as "
         "rtsp://camera/1, a device such as /dev/video0, or synthetic"
     )
 
 
-def paced(images: Iterable[bytes], rate: float) -> Iterator[bytes]:
-    """Yield ``rate`` images a second, late ones at once; as they come if it is 0."""
-    began, count = time.monotonic(), 0
+def limit_rate(images: Iterable[bytes], rate: float) -> Iterator[bytes]:
+    """Yield at most ``rate`` images per second on average. 0 sets no limit."""
+    start, count = time.monotonic(), 0
     for image in images:
         if rate:
-            time.sleep(max(0.0, began + count / rate - time.monotonic()))
+            time.sleep(max(0.0, start + count / rate - time.monotonic()))
             count += 1
         yield image
 
@@ -83,52 +82,54 @@ def _synthetic(seed: int) -> Iterator[bytes]:
     try:
         from blemish_client.streaming import synthetic
     except ModuleNotFoundError as error:
-        raise SourceError("drawing frames needs numpy and Pillow: pip install 'blemish[cli]'") from error
+        raise SourceError(
+            "synthetic frames need numpy and Pillow; install them with: pip install 'blemish[cli]'"
+        ) from error
     yield from synthetic.frames(seed)
 
 
-def _video(place: str, *, repeat: bool) -> Iterator[bytes]:
+def _video(location: str, *, repeat: bool) -> Iterator[bytes]:
     while True:
         count = 0
-        for image in _pictures(place):
+        for image in _frames(location):
             yield image
             count += 1
         if not count:
-            raise SourceError(f"OpenCV reads no pictures from {place}; is it a video?")
+            raise SourceError(f"OpenCV reads no frames from {location}; check that it is a video")
         if not repeat:
             return
 
 
-def _live(place: str) -> Iterator[bytes]:
-    """Yield pictures for as long as the camera is there, or comes back within a few seconds."""
+def _live(location: str) -> Iterator[bytes]:
+    """Yield frames as long as the camera is available, or becomes available again within seconds."""
     while True:
-        for pause_s in (0.0, *_OPEN_AGAIN_AFTER_S):
+        for pause_s in (0.0, *_REOPEN_PAUSES_S):
             time.sleep(pause_s)
             count = 0
-            for image in _pictures(place):
+            for image in _frames(location):
                 yield image
                 count += 1
             if count:
                 break
         else:
-            raise SourceError(f"no pictures come from {place}; is the camera on, and the address right?")
+            raise SourceError(f"no frames arrive from {location}; check the camera and its address")
 
 
-def _pictures(place: str) -> Iterator[bytes]:
-    """Yield the pictures of one opening, as PNG: no pixel is changed on the way to the model."""
+def _frames(location: str) -> Iterator[bytes]:
+    """Yield the frames of one connection as PNG, which is lossless."""
     try:
         import cv2
     except ModuleNotFoundError as error:
         raise SourceError(
-            f"reading {place} needs OpenCV: pip install opencv-python-headless; folders of images need none"
+            f"reading {location} needs OpenCV; install it with: pip install opencv-python-headless"
         ) from error
-    capture = cv2.VideoCapture(int(place) if place.isdecimal() else place)
+    capture = cv2.VideoCapture(int(location) if location.isdecimal() else location)
     try:
         while True:
-            there, picture = capture.read()
-            if not there:
+            is_open, pixels = capture.read()
+            if not is_open:
                 return
-            _, encoded = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+            _, encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
             yield encoded.tobytes()
     finally:
         capture.release()

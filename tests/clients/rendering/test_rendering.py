@@ -1,22 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-from __future__ import annotations
-
 import io
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tests.support.fake_server import hit
 
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, AnomalyMap
 from blemish.v1.inspection_pb2 import Inspection
 from blemish_client import rendering
 from blemish_client.rendering.colours import GOOD, class_colours, heat
 from blemish_client.rendering.montage import BORDER, GAP, TILE
-
-if TYPE_CHECKING:
-    from tests.clients.conftest import Make
 
 GREY = (120, 120, 120)
 
@@ -55,7 +50,7 @@ def test_heatmap_outlines_the_region_above_the_threshold() -> None:
     assert outlined(6.0) == 0
 
 
-def test_a_good_image_stays_cool() -> None:
+def test_good_image_has_no_strong_colours() -> None:
     seed = 5
     print(f"seed {seed}")
     scores = np.random.default_rng(seed).uniform(1.0, 1.9, (64, 64)).astype(np.float32)
@@ -64,7 +59,7 @@ def test_a_good_image_stays_cool() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 3.0])
-def test_a_flat_map_can_be_drawn(value: float) -> None:
+def test_constant_map(value: float) -> None:
     flat = np.full((8, 8), value, dtype=np.float32)
     assert rendering.heatmap(Image.new("L", (20, 10)), flat, 1.0).size == (20, 10)
 
@@ -79,7 +74,7 @@ def test_caption_adds_a_strip() -> None:
     assert np.asarray(drawn)[200:].min() < 128
 
 
-def test_heat_grows_darker_all_along() -> None:
+def test_heat_scale_darkens_monotonically() -> None:
     colours = heat(np.linspace(0, 1, 50))
     lightness = colours @ np.array((0.2126, 0.7152, 0.0722))
     assert (np.diff(lightness) < 0).all()
@@ -110,9 +105,9 @@ def test_large() -> None:
     assert rendering.enlarge(Image.new("RGB", (700, 128))).size == (700, 128)
 
 
-def test_montage_is_a_grid_framed_by_class(make: Make) -> None:
+def test_montage_frames_tiles_by_class() -> None:
     classes = ["crack"] * 4 + ["good"] * 2 + ["oil"]
-    hits = [make.hit(name, 0.9 - i / 100, i) for i, name in enumerate(classes)]
+    hits = [hit(name, 0.9 - i / 100, i) for i, name in enumerate(classes)]
     inspection = Inspection(score=2, threshold=1, verdict=VERDICT_ANOMALOUS)
     query = rendering.MontageQuery("q.png", Image.new("RGB", (64, 48), GREY), "crack", inspection)
     drawn = rendering.montage(query, hits, columns=4)
@@ -131,8 +126,8 @@ def test_montage_is_a_grid_framed_by_class(make: Make) -> None:
     assert len(set(colours.values())) == 3
 
 
-def test_montage_of_little(make: Make) -> None:
-    bare = make.hit("crack", 0.5, 1)
+def test_montage_without_images_or_hits() -> None:
+    bare = hit("crack", 0.5, 1)
     bare.ClearField("thumbnail")
     nameless = rendering.MontageQuery("items/7", None)
     assert rendering.montage(nameless, [bare]).size > (300, 300)

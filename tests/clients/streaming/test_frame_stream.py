@@ -1,18 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``Client.stream``: answers in order, through a connection that is lost and found."""
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from tests.support.fake_server import CallError, FakeServer
 
 from blemish.v1 import inspection_pb2 as pb
 from blemish_client import Client, FrameResult, LostFrames, RetryPolicy
 from blemish_client.errors import NotFound, Unavailable
-
-if TYPE_CHECKING:
-    from tests.clients.conftest import Fake, Make
 
 QUICK = RetryPolicy(first_pause_s=0.01, longest_pause_s=0.05, call_s=0.3, watch_s=1.0)
 
@@ -27,7 +22,7 @@ def sequences(seen: list[FrameResult | LostFrames]) -> list[int]:
     return [one.answer.sequence for one in seen if isinstance(one, FrameResult)]
 
 
-def test_every_frame_is_answered_and_told_with_its_image(client: Client, fake: "Fake") -> None:
+def test_every_frame_has_a_result_with_its_image(client: Client, fake: FakeServer) -> None:
     images = [b"a", b"b", b"c"]
     seen = list(client.stream(images, "m", camera="left", first=7, anomaly_map=True, max_latency_s=0.5))
     assert [(one.answer.sequence, one.image) for one in seen if isinstance(one, FrameResult)] == [
@@ -48,15 +43,13 @@ def ending() -> pb.ScoreStreamResponse:
     return pb.ScoreStreamResponse(ending=pb.StreamEnding(message="about to stop"))
 
 
-def cut(make: "Make") -> Any:
-    return make.refusal(grpc.StatusCode.UNAVAILABLE, "gone", "UNAVAILABLE")
+def cut() -> CallError:
+    return CallError(grpc.StatusCode.UNAVAILABLE, "gone", "UNAVAILABLE")
 
 
 @pytest.mark.parametrize("how", ["cut", "ended"])
-def test_under_block_a_lost_connection_loses_no_frame(
-    how: str, client: Client, fake: "Fake", make: "Make"
-) -> None:
-    fake.streams = [[None, None, cut(make) if how == "cut" else ending()]]
+def test_block_loses_no_frame_with_the_connection(how: str, client: Client, fake: FakeServer) -> None:
+    fake.streams = [[None, None, cut() if how == "cut" else ending()]]
     images = [bytes([number]) for number in range(40)]
     seen = list(client.stream(images, "m", policy=pb.STREAM_POLICY_BLOCK))
     assert sequences(seen) == list(range(40))
@@ -64,8 +57,8 @@ def test_under_block_a_lost_connection_loses_no_frame(
     assert len(fake.requests["ScoreStream"]) == 2
 
 
-def test_otherwise_the_lost_frames_are_named(client: Client, fake: "Fake", make: "Make") -> None:
-    fake.streams = [[None, None, cut(make)]]
+def test_latest_reports_lost_frames(client: Client, fake: FakeServer) -> None:
+    fake.streams = [[None, None, cut()]]
     seen = list(client.stream([b"x"] * 40, "m"))
     lost = [number for one in seen if isinstance(one, LostFrames) for number in one.sequences]
     assert 2 in lost
@@ -73,7 +66,7 @@ def test_otherwise_the_lost_frames_are_named(client: Client, fake: "Fake", make:
     assert lost == sorted(lost)
 
 
-def test_dropped_frames_are_one_answer(client: Client, fake: "Fake") -> None:
+def test_dropped_frames_have_one_result(client: Client, fake: FakeServer) -> None:
     def images() -> Iterator[bytes]:
         for number in range(5):
             yield bytes([number])
@@ -84,7 +77,7 @@ def test_dropped_frames_are_one_answer(client: Client, fake: "Fake") -> None:
     assert [one.image for one in seen if isinstance(one, FrameResult)] == [bytes([n]) for n in range(5)]
 
 
-def test_what_the_source_raises_is_raised(client: Client) -> None:
+def test_exception_of_the_source_is_raised(client: Client) -> None:
     def images() -> Iterator[bytes]:
         yield b"one"
         raise OSError("the camera was unplugged")
@@ -93,21 +86,19 @@ def test_what_the_source_raises_is_raised(client: Client) -> None:
         list(client.stream(images(), "m"))
 
 
-def test_a_refused_stream_is_not_tried_again(client: Client, fake: "Fake", make: "Make") -> None:
-    fake.refusals["ScoreStream"] = [make.refusal(grpc.StatusCode.NOT_FOUND, "no model", "NOT_FOUND")]
+def test_rejected_stream_is_not_retried(client: Client, fake: FakeServer) -> None:
+    fake.errors["ScoreStream"] = [CallError(grpc.StatusCode.NOT_FOUND, "no model", "NOT_FOUND")]
     with pytest.raises(NotFound, match="no model"):
         list(client.stream([b"x"], "m"))
     assert len(fake.requests["ScoreStream"]) == 1
 
 
-def test_patience_ends() -> None:
-    with Client("127.0.0.1:1", retry_policy=QUICK) as nobody, pytest.raises(Unavailable):
-        list(nobody.stream([b"x"], "m"))
+def test_retries_end_without_a_server() -> None:
+    with Client("127.0.0.1:1", retry_policy=QUICK) as client, pytest.raises(Unavailable):
+        list(client.stream([b"x"], "m"))
 
 
-def test_a_source_that_outlasts_its_connection_is_read_on_by_the_next(
-    client: Client, fake: "Fake", make: "Make"
-) -> None:
+def test_next_connection_continues_a_pending_read_of_the_source(client: Client, fake: FakeServer) -> None:
     import threading
 
     answered = threading.Event()
@@ -115,11 +106,11 @@ def test_a_source_that_outlasts_its_connection_is_read_on_by_the_next(
     def images() -> Iterator[bytes]:
         for number in range(3):
             yield bytes([number])
-        answered.wait(5)  # the connection is cut while the source waits for its next frame
+        answered.wait(5)  # the connection is lost while the source waits for its next frame
         for number in range(3, 6):
             yield bytes([number])
 
-    fake.streams = [[None, cut(make)]]
+    fake.streams = [[None, cut()]]
     seen: list[FrameResult | LostFrames] = []
     for one in client.stream(images(), "m", policy=pb.STREAM_POLICY_BLOCK):
         seen.append(one)
@@ -128,7 +119,7 @@ def test_a_source_that_outlasts_its_connection_is_read_on_by_the_next(
     assert sequences(seen) == list(range(6))
 
 
-def test_patience_ends_with_a_server_that_ends_every_stream(client: Client, fake: "Fake") -> None:
+def test_retries_end_if_the_server_ends_every_stream(client: Client, fake: FakeServer) -> None:
     fake.streams = [[ending()] for _ in range(1000)]
     with pytest.raises(Unavailable, match="ended the stream"):
         list(client.stream([b"x"], "m", policy=pb.STREAM_POLICY_BLOCK))

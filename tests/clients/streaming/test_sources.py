@@ -1,28 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-
 import itertools
 import sys
 import time
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.support.fake_server import write_dataset_folder
 
-from blemish_client.streaming.sources import SourceError, opened, paced
-
-if TYPE_CHECKING:
-    from tests.clients.conftest import Make
+from blemish_client.streaming.sources import SourceError, limit_rate, open_source
 
 
-def test_a_folder_gives_its_images_in_order_and_again(tmp_path: Path, make: "Make") -> None:
-    contents = make.folder(tmp_path)
-    source = opened(str(tmp_path / "test"))
+def test_folder_yields_images_in_order_and_repeats(tmp_path: Path) -> None:
+    contents = write_dataset_folder(tmp_path)
+    source = open_source(str(tmp_path / "test"))
     assert list(source.images) == [contents["test/crack/000.png"], contents["test/good/000.png"]]
     assert not source.live
-    again = opened(str(tmp_path / "test"), repeat=True)
+    again = open_source(str(tmp_path / "test"), repeat=True)
     assert len(list(itertools.islice(again.images, 7))) == 7
 
 
@@ -35,57 +31,57 @@ def video(file: Path, pictures: list["np.typing.NDArray[np.uint8]"]) -> None:
     writer.release()
 
 
-def test_a_video_gives_its_pictures_unchanged(tmp_path: Path) -> None:
+def test_video_frames_are_lossless(tmp_path: Path) -> None:
     import io
 
     import cv2
 
     file = tmp_path / "line.avi"
     video(file, [np.full((48, 64, 3), value, np.uint8) for value in (10, 120, 240)])
-    told = [np.asarray(Image.open(io.BytesIO(image))) for image in opened(str(file)).images]
+    frames = [np.asarray(Image.open(io.BytesIO(image))) for image in open_source(str(file)).images]
     capture = cv2.VideoCapture(str(file))
-    for picture in told:
-        there, theirs = capture.read()
-        assert there
-        assert np.array_equal(picture, theirs[:, :, ::-1])  # OpenCV has blue first
-    assert len(told) == 3
-    assert len(list(itertools.islice(opened(str(file), repeat=True).images, 8))) == 8
+    for picture in frames:
+        is_open, expected = capture.read()
+        assert is_open
+        assert np.array_equal(picture, expected[:, :, ::-1])  # OpenCV uses BGR
+    assert len(frames) == 3
+    assert len(list(itertools.islice(open_source(str(file), repeat=True).images, 8))) == 8
 
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("nothing", None, "there is no"),
+        ("nothing", None, "does not exist"),
         ("folder", "", "has no images"),
-        ("notes.txt", "not a video", "is it a video"),
+        ("notes.txt", "not a video", "check that it is a video"),
     ],
 )
-def test_what_is_no_source_is_named(name: str, content: str | None, words: str, tmp_path: Path) -> None:
-    place = tmp_path / name
+def test_invalid_source_is_reported(name: str, content: str | None, words: str, tmp_path: Path) -> None:
+    location = tmp_path / name
     if content == "":
-        place.mkdir()
+        location.mkdir()
     elif content:
-        place.write_text(content)
+        location.write_text(content)
     with pytest.raises(SourceError, match=words):
-        list(opened(str(place)).images)
+        list(open_source(str(location)).images)
 
 
-def test_without_opencv_the_cure_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_opencv_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "line.avi").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(SourceError, match="pip install opencv-python-headless"):
-        list(opened(str(tmp_path / "line.avi")).images)
+        list(open_source(str(tmp_path / "line.avi")).images)
 
 
-def test_the_pace_is_kept_on_average() -> None:
-    began = time.monotonic()
-    assert list(paced([b"x"] * 11, 100)) == [b"x"] * 11
-    assert time.monotonic() - began >= 0.1
+def test_rate_is_limited() -> None:
+    start = time.monotonic()
+    assert list(limit_rate([b"x"] * 11, 100)) == [b"x"] * 11
+    assert time.monotonic() - start >= 0.1
 
 
-def test_a_synthetic_source_is_the_same_for_the_same_seed() -> None:
-    def first(place: str) -> list[bytes]:
-        return list(itertools.islice(opened(place).images, 3))
+def test_synthetic_source_depends_only_on_the_seed() -> None:
+    def first(location: str) -> list[bytes]:
+        return list(itertools.islice(open_source(location).images, 3))
 
     assert first("synthetic") == first("synthetic:0")
     assert first("synthetic:1") != first("synthetic:0")

@@ -5,7 +5,7 @@ from blemish_client import Client
 from blemish_client.transport.credentials import Credentials
 
 
-def test_a_token_stays_on_this_machine_unless_tls_hides_it() -> None:
+def test_token_leaves_this_machine_only_with_tls() -> None:
     shown = Credentials("secret")
     for target in ("localhost:1", "127.0.0.1:1", "[::1]:1", "unix:/tmp/x"):
         assert shown.channel(target) is None
@@ -17,10 +17,10 @@ def test_a_token_stays_on_this_machine_unless_tls_hides_it() -> None:
         Client("line-1:1", credentials=shown)
 
 
-def test_a_token_is_not_in_what_is_printed() -> None:
+def test_token_is_not_in_the_repr() -> None:
     assert "secret" not in repr(Credentials("secret"))
 
 
-def test_who_shows_nothing_sends_nothing() -> None:
+def test_metadata_has_the_token() -> None:
     assert Credentials().metadata == ()
     assert Credentials("secret").metadata == (("authorization", "Bearer secret"),)

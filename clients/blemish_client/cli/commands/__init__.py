@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One module for each group of commands."""
+"""The commands, one module per group."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish dataset``: bring images to the server, list what is there, and remove it."""
+"""``blemish dataset``: upload, import, list and delete images."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,8 +8,8 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from blemish.v1.dataset_pb2 import Dataset, ImportDatasetResponse, UploadImagesResponse
-from blemish_client.cli.failures import Failure, complain, make_sure
-from blemish_client.cli.options import Json, Yes
+from blemish_client.cli.failures import Failure, confirm_deletion, print_error
+from blemish_client.cli.options import DatasetArgument, Json, Yes
 from blemish_client.cli.output import emit, plain, size, table, when
 from blemish_client.cli.session import Session
 from blemish_client.client import Client
@@ -17,65 +17,81 @@ from blemish_client.errors import AlreadyExists
 from blemish_client.names import dataset_name, short
 from blemish_client.transport.upload import ImageFile, Layout, scan_folder
 
-group = typer.Typer(help="Bring images to the server, list and remove them.", no_args_is_help=True)
+group = typer.Typer(help="Upload, import, list and delete images.", no_args_is_help=True)
 
-Id = Annotated[str, typer.Argument(metavar="DATASET", help="The dataset's id, for example tile.")]
-Category = Annotated[str, typer.Option(help="The surface; the id unless given.")]
-_SHOWN_LEFT_OUT = 5
+Category = Annotated[
+    str, typer.Option(help="Kind of surface, for example tile.", show_default="the dataset's id")
+]
+_MAX_SKIPPED_SHOWN = 5
 
 
 @group.command("import")
 def import_(
     ctx: typer.Context,
-    dataset: Id,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="On the server, below an import root.")],
+    dataset: DatasetArgument,
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder on the server, inside an import root.")
+    ],
     category: Category = "",
     as_json: Json = False,
 ) -> None:
-    """Copy a folder of the server's file system, laid out as MVTec AD is, into a dataset."""
+    """Import a folder of the server's file system in MVTec AD's layout.
+
+    Example: blemish dataset import tile /srv/images/tile
+    """
     session = Session.of(ctx)
     with session.client() as client, session.err.status(f"importing {folder}"):
-        told = client.import_dataset(short(dataset), str(folder.expanduser().absolute()), category=category)
+        result = client.import_dataset(
+            short(dataset), str(folder.expanduser().absolute()), category=category
+        )
     if as_json:
-        emit(told)
+        emit(result)
         return
-    _say_stored(session, told)
-    for skipped in told.skipped[:_SHOWN_LEFT_OUT]:
-        session.err.print(f"left out {skipped.path}: {skipped.reason}", markup=False)
-    if told.skipped_count > _SHOWN_LEFT_OUT:
-        session.err.print(f"left out {told.skipped_count} files in all")
+    _print_stored(session, result)
+    for skipped in result.skipped[:_MAX_SKIPPED_SHOWN]:
+        session.err.print(f"skipped {skipped.path}: {skipped.reason}", markup=False)
+    if result.skipped_count > _MAX_SKIPPED_SHOWN:
+        session.err.print(f"skipped {result.skipped_count} files in total")
 
 
 @group.command()
 def upload(
     ctx: typer.Context,
-    dataset: Id,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="On this machine.")],
+    dataset: DatasetArgument,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder on this machine.")],
     category: Category = "",
     as_json: Json = False,
 ) -> None:
-    """Send a folder of this machine, laid out as MVTec AD is; again after a failure to go on."""
+    """Upload a folder of this machine in MVTec AD's layout.
+
+    After a failure, run the command again to upload the remaining images.
+
+    Example: blemish dataset upload tile ~/images/tile
+    """
     session = Session.of(ctx)
     try:
-        found = scan_folder(folder)
+        layout = scan_folder(folder)
     except (OSError, ValueError) as error:
         raise Failure(str(error)) from error
     with session.client() as client:
         _create(client, short(dataset), category)
-        told = _send(session, client, dataset, folder, found)
+        result = _send(session, client, dataset, folder, layout)
     if as_json:
-        emit({**plain(told), "left_out": list(found.left_out)})
+        emit({**plain(result), "left_out": list(layout.left_out)})
         return
-    _say_stored(session, told)
-    for path in found.left_out[:_SHOWN_LEFT_OUT]:
-        session.err.print(f"left out {path}: no image by its suffix", markup=False)
-    if len(found.left_out) > _SHOWN_LEFT_OUT:
-        session.err.print(f"left out {len(found.left_out)} files in all")
+    _print_stored(session, result)
+    for path in layout.left_out[:_MAX_SKIPPED_SHOWN]:
+        session.err.print(f"skipped {path}: not an image by its suffix", markup=False)
+    if len(layout.left_out) > _MAX_SKIPPED_SHOWN:
+        session.err.print(f"skipped {len(layout.left_out)} files in total")
 
 
 @group.command("list")
 def list_(ctx: typer.Context, as_json: Json = False) -> None:
-    """List the datasets."""
+    """List the datasets.
+
+    Example: blemish dataset list
+    """
     session = Session.of(ctx)
     with session.client() as client:
         if as_json:
@@ -97,19 +113,23 @@ def list_(ctx: typer.Context, as_json: Json = False) -> None:
                 size(dataset.size_bytes),
                 when(dataset.create_time),
             )
-    session.out.print(rows if rows.row_count else "no datasets yet: blemish dataset upload --help")
+    session.out.print(rows if rows.row_count else "no datasets; upload one with: blemish dataset upload")
 
 
 @group.command()
 def images(
     ctx: typer.Context,
-    dataset: Id,
+    dataset: DatasetArgument,
     under: Annotated[
-        str, typer.Option(metavar="PREFIX", help="Only paths that begin so: train/, test/crack/, ...")
+        str,
+        typer.Option(metavar="PREFIX", help="List only paths with this prefix: train/, test/crack/, ..."),
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """List the images and masks of a dataset."""
+    """List the images and masks of a dataset.
+
+    Example: blemish dataset images tile --under test/crack/
+    """
     session = Session.of(ctx)
     rows = table("path", "px", "size", right=("px", "size"))
     with session.client() as client:
@@ -119,59 +139,61 @@ def images(
             else:
                 rows.add_row(image.path, f"{image.width} x {image.height}", size(image.size_bytes))
     if not as_json:
-        session.out.print(rows if rows.row_count else f"no images {under and f'under {under} '}there")
+        session.out.print(rows if rows.row_count else f"no images{under and f' under {under}'}")
 
 
 @group.command()
 def remove(
     ctx: typer.Context,
-    dataset: Id,
+    dataset: DatasetArgument,
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="As `images` lists them: train/good/003.png.")
+        list[str],
+        typer.Argument(metavar="PATH...", help="Paths from `images`, for example train/good/003.png."),
     ],
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Remove images for good: a defective one among the good, for example. Masks go with their images."""
+    """Delete images with their masks and index entries.
+
+    Example: blemish dataset remove tile train/good/003.png
+    """
     session = Session.of(ctx)
-    whole = dataset_name(short(dataset))
-    named = paths[0] if len(paths) == 1 else f"{len(paths)} images"
-    make_sure(f"Remove {named} from {whole} for good?", yes)
+    name = dataset_name(short(dataset))
+    images = paths[0] if len(paths) == 1 else f"{len(paths)} images"
+    confirm_deletion(f"{images} from {name}", yes=yes)
     with session.client() as client:
-        told = client.delete_images(dataset, paths)
-    if as_json:
-        emit(told)
-        return
-    session.out.print(f"{whole}: {told.removed} removed; {_holds(told.dataset)}", markup=False)
+        result = client.delete_images(dataset, paths)
+    line = f"{name}: {result.removed} removed; {_contents(result.dataset)}"
+    session.print_result(result, line, as_json=as_json)
 
 
 @group.command()
-def delete(ctx: typer.Context, dataset: Id, yes: Yes = False, as_json: Json = False) -> None:
-    """Remove a dataset for good, and what was indexed of it; models that learned from it stay."""
+def delete(ctx: typer.Context, dataset: DatasetArgument, yes: Yes = False, as_json: Json = False) -> None:
+    """Delete a dataset and its index entries. Models trained on it remain.
+
+    Example: blemish dataset delete tile
+    """
     session = Session.of(ctx)
-    whole = dataset_name(short(dataset))
-    make_sure(f"Remove {whole} for good?", yes)
+    name = dataset_name(short(dataset))
+    confirm_deletion(name, yes=yes)
     with session.client() as client:
         client.delete_dataset(dataset)
-    if as_json:
-        emit({"removed": whole})
-    else:
-        session.out.print(f"{whole} is gone", markup=False)
+    session.print_result({"removed": name}, f"{name} was deleted", as_json=as_json)
 
 
 def _create(client: Client, dataset_id: str, category: str) -> None:
     try:
         client.create_dataset(dataset_id, category=category)
     except AlreadyExists:
-        there = client.dataset(dataset_id)
-        if category and there.category != category:
+        existing = client.dataset(dataset_id)
+        if category and existing.category != category:
             raise Failure(
-                f"{there.name} holds {there.category}, not {category}; choose another id"
+                f"{existing.name} has the category {existing.category}, not {category}; choose another id"
             ) from None
 
 
 def _send(
-    session: Session, client: Client, dataset: str, folder: Path, found: Layout
+    session: Session, client: Client, dataset: str, folder: Path, layout: Layout
 ) -> UploadImagesResponse:
     columns = (
         TextColumn("{task.description}"),
@@ -183,31 +205,31 @@ def _send(
     sent = 0
     with Progress(*columns, console=session.err) as progress:
         bar = progress.add_task(
-            f"upload {short(dataset)}", total=found.size_bytes, images=f"0/{len(found.images)}"
+            f"upload {short(dataset)}", total=layout.size_bytes, images=f"0/{len(layout.images)}"
         )
 
         def on_image(image: ImageFile) -> None:
             nonlocal sent
             sent += 1
-            progress.update(bar, advance=image.size_bytes, images=f"{sent}/{len(found.images)}")
+            progress.update(bar, advance=image.size_bytes, images=f"{sent}/{len(layout.images)}")
 
         try:
             return client.upload(dataset, folder, on_image=on_image)
         except OSError as error:
             raise Failure(f"cannot read {error.filename}: {error.strerror}") from error
         except KeyboardInterrupt:
-            complain("what arrived is kept; the same command again sends the rest")
+            print_error("uploaded images are kept; run the command again to upload the rest")
             raise
 
 
-def _say_stored(session: Session, told: UploadImagesResponse | ImportDatasetResponse) -> None:
+def _print_stored(session: Session, result: UploadImagesResponse | ImportDatasetResponse) -> None:
     session.out.print(
-        f"{dataset_name(short(told.dataset.name))}: {told.stored} stored, {told.unchanged} were there; "
-        f"{_holds(told.dataset)}",
+        f"{dataset_name(short(result.dataset.name))}: {result.stored} stored, {result.unchanged} unchanged"
+        f"; {_contents(result.dataset)}",
         markup=False,
     )
 
 
-def _holds(dataset: Dataset) -> str:
-    tested = sum(kind.images for kind in dataset.test_images)
-    return f"now {dataset.train_images} to train on, {tested} to test with, {dataset.masks} masks"
+def _contents(dataset: Dataset) -> str:
+    tested = sum(test_class.images for test_class in dataset.test_images)
+    return f"now {dataset.train_images} training images, {tested} test images, {dataset.masks} masks"

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish jobs``: list, show, watch and cancel slow work; ``blemish workers``: who does it."""
+"""``blemish jobs``: list, show, watch and cancel jobs. ``blemish workers``: list workers."""
 
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
-from enum import StrEnum
 from itertools import islice
 from typing import Annotated
 
@@ -14,31 +13,23 @@ from rich.live import Live as LiveTable
 from rich.table import Table
 
 from blemish.v1.job_pb2 import Job, JobState, Phase, Worker
+from blemish_client.cli.choices import JobStateChoice, to_proto
 from blemish_client.cli.options import Json
 from blemish_client.cli.output import ABSENT, emit, state, table, when, work
-from blemish_client.cli.progress import leave_with, wait_for_job
+from blemish_client.cli.progress import exit_unless_succeeded, wait_for_job
 from blemish_client.cli.session import Session
 from blemish_client.names import short
 
 group = typer.Typer(
-    help="List, watch and cancel jobs, and read what they write.", invoke_without_command=True
+    help="List, show, watch and cancel jobs, and print their logs.", invoke_without_command=True
 )
 
 _REFRESH_S = 1.0
 
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="As train printed it.")]
-
-
-class State(StrEnum):
-    QUEUED = "queued"
-    RUNNING = "running"
-    CANCELLING = "cancelling"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-Live = Annotated[bool, typer.Option("--live", help="Show the table anew every second until Ctrl-C.")]
+JobArgument = Annotated[
+    str, typer.Argument(metavar="JOB", help="Name of the job, as printed by `blemish train`.")
+]
+Live = Annotated[bool, typer.Option("--live", help="Refresh the table every second until Ctrl-C.")]
 
 
 @group.callback()
@@ -51,37 +42,41 @@ def jobs(ctx: typer.Context, live: Live = False, as_json: Json = False) -> None:
 def list_(
     ctx: typer.Context,
     states: Annotated[
-        list[State] | None, typer.Option("--state", help="Only these; may be repeated.")
+        list[JobStateChoice] | None,
+        typer.Option("--state", help="List only jobs in this state. May be repeated."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Number of jobs.")] = 50,
     live: Live = False,
     as_json: Json = False,
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, the newest first.
+
+    Example: blemish jobs list --state running --live
+    """
     session = Session.of(ctx)
-    wanted = [JobState.Value(f"JOB_STATE_{state.name}") for state in states or ()]
+    selected = [to_proto(JobState, state) for state in states or ()]
     with session.client() as client:
 
-        def found() -> list[Job]:
-            return list(islice(client.jobs(states=wanted), limit))
+        def fetch() -> list[Job]:
+            return list(islice(client.jobs(states=selected), limit))
 
         if live:
-            _show_live(session, lambda: _table_of(found()))
+            _show_live(session, lambda: _jobs_table(fetch()))
         elif as_json:
-            for job in found():
+            for job in fetch():
                 emit(job)
         else:
-            rows = _table_of(found())
-            session.out.print(rows if rows.row_count else "no jobs yet: blemish train --help")
+            rows = _jobs_table(fetch())
+            session.out.print(rows if rows.row_count else "no jobs; start one with: blemish train")
 
 
-def _table_of(jobs: Iterable[Job]) -> Table:
+def _jobs_table(jobs: Iterable[Job]) -> Table:
     rows = table("job", "work", "state", "phase", "created", "ended", "error")
     for job in jobs:
         rows.add_row(
             short(job.name),
             work(job),
-            f"{state(job)}, {_place(job)}" if job.queue_position else state(job),
+            f"{state(job)}, {_queue_position(job)}" if job.queue_position else state(job),
             _phase(job),
             when(job.create_time),
             when(job.end_time),
@@ -90,24 +85,27 @@ def _table_of(jobs: Iterable[Job]) -> Table:
     return rows
 
 
-def _place(job: Job) -> str:
-    return "next" if job.queue_position == 1 else f"place {job.queue_position}"
+def _queue_position(job: Job) -> str:
+    return "next" if job.queue_position == 1 else f"position {job.queue_position}"
 
 
-def _show_live(session: Session, look: Callable[[], Table]) -> None:
-    """Show a table anew until the person has seen enough."""
+def _show_live(session: Session, fetch_table: Callable[[], Table]) -> None:
+    """Refresh a table until the user interrupts."""
     with (
         suppress(KeyboardInterrupt),
         LiveTable(console=session.out, screen=session.out.is_terminal) as screen,
     ):
         while True:
-            screen.update(look(), refresh=True)
+            screen.update(fetch_table(), refresh=True)
             time.sleep(_REFRESH_S)
 
 
 @group.command()
 def watch(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
-    """Watch a job until it has ended; the exit code says whether it succeeded."""
+    """Watch a job until it ends. Exit with code 1 if it did not succeed.
+
+    Example: blemish jobs watch 4f0c2a
+    """
     session = Session.of(ctx)
     with session.client() as client:
         if as_json:
@@ -117,12 +115,15 @@ def watch(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
         else:
             ended = wait_for_job(session, client, client.job(job))
             session.out.print(f"{ended.name} {state(ended)}", markup=False)
-    leave_with([ended])
+    exit_unless_succeeded([ended])
 
 
 @group.command()
 def show(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
-    """Show what became of a job: every move, by whom and why."""
+    """Show a job with all its state changes and their causes.
+
+    Example: blemish jobs show 4f0c2a
+    """
     session = Session.of(ctx)
     with session.client() as client:
         found = client.job(job)
@@ -133,8 +134,8 @@ def show(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
     for warning in found.warnings:
         session.out.print(f"warning: {warning}", markup=False)
     if found.queue_position:
-        session.out.print(f"waits for a worker: {_place(found)}", markup=False)
-    rows = table("when", "became", "attempt", "worker", "why", right=("attempt",))
+        session.out.print(f"waiting for a worker: {_queue_position(found)}", markup=False)
+    rows = table("time", "state", "attempt", "worker", "reason", right=("attempt",))
     for event in found.history:
         rows.add_row(
             when(event.time),
@@ -148,7 +149,10 @@ def show(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
 
 @group.command()
 def logs(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
-    """Print what a job's process has written, and what it writes until it has ended or Ctrl-C."""
+    """Print the output of a job's process, until the job ends or Ctrl-C.
+
+    Example: blemish jobs logs 4f0c2a
+    """
     session = Session.of(ctx)
     with session.client() as client, suppress(KeyboardInterrupt):
         for line in client.log(job):
@@ -160,18 +164,18 @@ def logs(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
 
 @group.command()
 def cancel(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
-    """Ask a job to end."""
+    """Cancel a job.
+
+    Example: blemish jobs cancel 4f0c2a
+    """
     session = Session.of(ctx)
     with session.client() as client:
-        asked = client.cancel(job)
-    if as_json:
-        emit(asked)
-    else:
-        session.out.print(f"{asked.name} is {state(asked)}", markup=False)
+        cancelled = client.cancel(job)
+    session.print_result(cancelled, f"{cancelled.name} is {state(cancelled)}", as_json=as_json)
 
 
 def _phase(job: Job) -> str:
-    """Say where a job is: its last phase that has begun."""
+    """Return the last phase that has begun, with its progress."""
     begun: list[Phase] = [phase for phase in job.phases if phase.done]
     if not begun:
         return ABSENT
@@ -183,22 +187,25 @@ def _phase(job: Job) -> str:
 
 
 def workers(ctx: typer.Context, live: Live = False, as_json: Json = False) -> None:
-    """List the workers: what they run on, what they work on, and whether work comes through."""
+    """List the workers with their devices, jobs and last canary.
+
+    Example: blemish workers
+    """
     session = Session.of(ctx)
     with session.client() as client:
         if live:
-            _show_live(session, lambda: _table_of_workers(client.workers()))
+            _show_live(session, lambda: _workers_table(client.workers()))
             return
         found = client.workers()
     if as_json:
         for worker in found:
             emit(worker)
         return
-    rows = _table_of_workers(found)
-    session.out.print(rows if rows.row_count else "no worker is there: start one with blemish-worker")
+    rows = _workers_table(found)
+    session.out.print(rows if rows.row_count else "no workers; start one with: blemish-worker")
 
 
-def _table_of_workers(workers: Iterable[Worker]) -> Table:
+def _workers_table(workers: Iterable[Worker]) -> Table:
     rows = table("worker", "version", "devices", "queues", "jobs", "since", "last canary")
     for worker in workers:
         rows.add_row(

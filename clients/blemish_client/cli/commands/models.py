@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish models``: list, read, promote, calibrate, carry and delete what training made."""
+"""``blemish models``: list, show, promote, calibrate, export, import and delete models."""
 
 import getpass
 import sys
@@ -15,22 +15,19 @@ from rich.table import Table
 
 from blemish.v1 import model_pb2
 from blemish.v1.model_pb2 import Calibration, ModelVersion, ShadowComparison
-from blemish_client.cli.failures import Failure, make_sure
+from blemish_client.cli.failures import Failure, confirm_deletion
 from blemish_client.cli.figures import metrics_tables
-from blemish_client.cli.options import Json, Yes
+from blemish_client.cli.options import Json, ModelArgument, VersionArgument, Yes
 from blemish_client.cli.output import ABSENT, emit, number, optional, share, size, table, when
 from blemish_client.cli.session import Session
 from blemish_client.names import model_name, short
 
 group = typer.Typer(
-    help="List, show, try out, promote, calibrate, carry and delete models.", invoke_without_command=True
+    help="List, show, promote, calibrate, export, import and delete models.", invoke_without_command=True
 )
 
-_MOST_SHOWN = 10  # disagreements; --json has all that there are
-
-ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="tile-patchcore, tile-patchcore@production or m/3.")
-]
+_MAX_DISAGREEMENTS = 10
+"""Number of disagreements in the text output. JSON has all of them."""
 
 
 @group.callback()
@@ -41,7 +38,10 @@ def models(ctx: typer.Context, as_json: Json = False) -> None:
 
 @group.command("list")
 def list_(ctx: typer.Context, as_json: Json = False) -> None:
-    """List models and their versions, newest first."""
+    """List models and their versions, the newest first.
+
+    Example: blemish models list
+    """
     session = Session.of(ctx)
     numbers = ("image AUROC", "threshold")
     rows = table("version", "", "dataset", "created", *numbers, right=numbers)
@@ -60,94 +60,101 @@ def list_(ctx: typer.Context, as_json: Json = False) -> None:
                     number(version.calibration.threshold),
                 )
     if not as_json:
-        session.out.print(rows if rows.row_count else "no models yet: blemish train --help")
+        session.out.print(rows if rows.row_count else "no models; train one with: blemish train")
 
 
 @group.command()
 def show(ctx: typer.Context, model: ModelArgument, as_json: Json = False) -> None:
-    """Show the card of one version."""
+    """Show the card of a version: settings, calibration and metrics.
+
+    Example: blemish models show tile-patchcore@production
+    """
     session = Session.of(ctx)
     with session.client() as client:
         version = client.model(model)
     if as_json:
         emit(version)
         return
-    _show_card(session, version)
+    _print_card(session, version)
 
 
 @group.command()
 def pin(
     ctx: typer.Context,
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="For example tile/3.")],
-    off: Annotated[bool, typer.Option("--off", help="Pin it no longer.")] = False,
+    version: VersionArgument,
+    off: Annotated[bool, typer.Option("--off", help="Unpin the version.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Have a version kept when workers remove old ones (BLEMISH_KEEP_VERSIONS)."""
+    """Pin a version, so that workers do not remove it as an old one (BLEMISH_KEEP_VERSIONS).
+
+    Example: blemish models pin tile-patchcore/3
+    """
     session = Session.of(ctx)
     with session.client() as client:
         card = client.pin(version, not off)
-    if as_json:
-        emit(card)
-    else:
-        session.out.print(f"{card.name} is {'pinned' if card.pinned else 'not pinned'}", markup=False)
+    line = f"{card.name} is {'pinned' if card.pinned else 'not pinned'}"
+    session.print_result(card, line, as_json=as_json)
 
 
 @group.command()
 def shadow(
     ctx: typer.Context,
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="For example tile/3.")],
-    off: Annotated[bool, typer.Option("--off", help="No longer.")] = False,
+    version: VersionArgument,
+    off: Annotated[bool, typer.Option("--off", help="Stop the shadow deployment.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Have a version judge beside the one in production without a say; `show` tells how they agree."""
+    """Deploy a version as a shadow: it scores live images without affecting any answer.
+
+    The card of the version (`show`) compares its verdicts with those of the version in production.
+
+    Example: blemish models shadow tile-patchcore/4
+    """
     session = Session.of(ctx)
     with session.client() as client:
         card = client.shadow(version, not off)
-    if as_json:
-        emit(card)
-    elif card.shadow:
-        session.out.print(f"{card.name} judges beside the version in production", markup=False)
-    else:
-        session.out.print(f"{card.name} is no shadow", markup=False)
+    line = f"{card.name} is {'a shadow' if card.shadow else 'not a shadow'}"
+    session.print_result(card, line, as_json=as_json)
 
 
 @group.command()
-def promote(
-    ctx: typer.Context,
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="For example m/3.")],
-    as_json: Json = False,
-) -> None:
-    """Make a version the production one; an older one rolls back."""
+def promote(ctx: typer.Context, version: VersionArgument, as_json: Json = False) -> None:
+    """Promote a version to production. Promote an older version to roll back.
+
+    Example: blemish models promote tile-patchcore/4
+    """
     session = Session.of(ctx)
     with session.client() as client:
         promoted = client.promote(version)
-    if as_json:
-        emit(promoted)
-    else:
-        session.out.print(f"{promoted.name} is in production", markup=False)
+    session.print_result(promoted, f"{promoted.name} is in production", as_json=as_json)
 
 
 @group.command()
 def delete(
     ctx: typer.Context,
     model: Annotated[
-        str, typer.Argument(metavar="NAME", help="A version, m/3, or a model with all its versions, m.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="Version (tile-patchcore/3), or model with all its versions (tile-patchcore).",
+        ),
     ],
     force: Annotated[
-        bool, typer.Option("--force", help="Of a model: also if a version of it is in production.")
+        bool,
+        typer.Option("--force", help="Delete a model even if one of its versions is in production."),
     ] = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Remove a version or a model for good: bundle, reports, index, labels."""
+    """Delete a version or a model with its reports, index and labels.
+
+    Example: blemish models delete tile-patchcore/3
+    """
     session = Session.of(ctx)
-    make_sure(f"Remove {model_name(model)} for good?", yes)
+    name = model_name(model)
+    confirm_deletion(name, yes=yes)
     with session.client() as client:
         client.delete_model(model, force=force)
-    if as_json:
-        emit({"removed": model_name(model)})
-    else:
-        session.out.print(f"{model_name(model)} is gone", markup=False)
+    session.print_result({"removed": name}, f"{name} was deleted", as_json=as_json)
 
 
 @group.command()
@@ -156,57 +163,75 @@ def export(
     model: ModelArgument,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="MODEL-N.blemish if not given."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="File to write.", show_default="MODEL-N.blemish"
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a version into one file, for another server: with its report and calibrations."""
+    """Export a version with its report and calibrations to a file for another server.
+
+    Example: blemish models export tile-patchcore/3 -o tile.blemish
+    """
     session = Session.of(ctx)
     with session.client() as client:
-        # An alias is looked up once, here.
+        # Resolve an alias once, so that the file is named after the exported version.
         version = client.model(model).name
         file = output or Path(f"{short(version).replace('/', '-')}.blemish")
         try:
-            with _travelling(session, f"export {short(version)}") as on_bytes:
+            with _byte_progress(session, f"export {short(version)}") as on_bytes:
                 client.export_model(version, file, on_bytes=on_bytes)
         except OSError as error:
             raise Failure(f"cannot write {file}: {error.strerror}") from error
-    if as_json:
-        emit({"model": version, "file": str(file), "size_bytes": file.stat().st_size})
-    else:
-        session.out.print(f"{version} is in {file}, {size(file.stat().st_size)}", markup=False)
+    size_bytes = file.stat().st_size
+    session.print_result(
+        {"model": version, "file": str(file), "size_bytes": size_bytes},
+        f"{version} was exported to {file}, {size(size_bytes)}",
+        as_json=as_json,
+    )
 
 
 @group.command("import")
 def import_(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="That `blemish models export` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File written by `blemish models export`.")],
     model_id: Annotated[
-        str, typer.Option("--as", metavar="MODEL", help="Its id here; as it was called there if not given.")
+        str,
+        typer.Option(
+            "--as", metavar="MODEL", help="Id of the model on this server.", show_default="exported id"
+        ),
     ] = "",
-    promote: Annotated[bool, typer.Option("--promote", help="Make it the production version.")] = False,
+    promote: Annotated[bool, typer.Option("--promote", help="Promote the version to production.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Take in a version that another server exported, after checking that it runs here."""
+    """Import a version that another server exported. The server checks that it can run it.
+
+    Example: blemish models import tile.blemish --promote
+    """
     session = Session.of(ctx)
     with session.client() as client:
         try:
-            with _travelling(session, f"import {file.name}", "it is tried out there") as on_bytes:
+            with _byte_progress(session, f"import {file.name}", "checking") as on_bytes:
                 version = client.import_model(file, model_id=short(model_id), on_bytes=on_bytes)
         except OSError as error:
             raise Failure(f"cannot read {file}: {error.strerror}") from error
         if promote:
             version = client.promote(version.name)
-    if as_json:
-        emit(version)
-        return
-    promoted = ", in production" if version.production else ""
-    session.out.print(f"{version.name} is there{promoted}", markup=False)
+    promoted = " and promoted to production" if version.production else ""
+    session.print_result(version, f"{version.name} was imported{promoted}", as_json=as_json)
 
 
 @contextmanager
-def _travelling(session: Session, what: str, then: str = "") -> Iterator[Callable[[int, int], None]]:
-    """Show how many bytes went, and of how many, as what is yielded is told; ``then`` when all have."""
+def _byte_progress(
+    session: Session, label: str, last_step: str = ""
+) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar and yield the function that updates it.
+
+    Args:
+        session: session with the console.
+        label: label of the bar.
+        last_step: text shown once all bytes were transferred.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
@@ -214,11 +239,11 @@ def _travelling(session: Session, what: str, then: str = "") -> Iterator[Callabl
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=session.err) as progress:
-        bar = progress.add_task(what, total=None)
+        bar = progress.add_task(label, total=None)
 
         def on_bytes(done: int, total: int) -> None:
-            said = f"{what}: {then}" if then and done == total else what
-            progress.update(bar, description=said, completed=done, total=total)
+            description = f"{label}: {last_step}" if last_step and done == total else label
+            progress.update(bar, description=description, completed=done, total=total)
 
         yield on_bytes
 
@@ -228,13 +253,22 @@ def report(
     ctx: typer.Context,
     model: ModelArgument,
     evaluation: Annotated[
-        str, typer.Option(metavar="JOB", help="Of an evaluation by this job, not of the training.")
+        str,
+        typer.Option(
+            metavar="JOB",
+            help="Evaluation job whose report to fetch.",
+            show_default="report of the training",
+        ),
     ] = "",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Stdout if not given.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="File to write.", show_default="stdout"),
     ] = None,
 ) -> None:
-    """Fetch the report of a version's training or evaluation: one HTML page, for any browser."""
+    """Fetch the HTML report of a version's training or of an evaluation.
+
+    Example: blemish models report tile-patchcore/3 -o report.html
+    """
     session = Session.of(ctx)
     with session.client() as client:
         page = client.report(model, evaluation=evaluation)
@@ -246,7 +280,7 @@ def report(
         output.write_bytes(page)
     except OSError as error:
         raise Failure(f"cannot write {output}: {error.strerror}") from error
-    session.out.print(f"{output} is there, {size(len(page))}", markup=False)
+    session.out.print(f"report written to {output}, {size(len(page))}", markup=False)
 
 
 @group.command()
@@ -256,35 +290,43 @@ def calibrate(
     false_reject_rate: Annotated[
         float | None,
         typer.Option(
-            metavar="SHARE", help="Share of good images that may be rejected, above 0, at most 0.5."
+            metavar="SHARE", help="Share of good images that the threshold may reject, at most 0.5."
         ),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="A fixed threshold, in units of the version's scores.")
+        float | None, typer.Option(help="Fixed threshold, in units of the version's scores.")
     ] = None,
-    trained: Annotated[bool, typer.Option("--trained", help="Back to what training left.")] = False,
-    comment: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
-    author: Annotated[str | None, typer.Option(help="Who; this system's user if not given.")] = None,
+    trained: Annotated[
+        bool, typer.Option("--trained", help="Restore the threshold of the training.")
+    ] = False,
+    comment: Annotated[str, typer.Option(help="Reason, kept in the history.")] = "",
+    author: Annotated[
+        str | None, typer.Option(help="Author, kept in the history.", show_default="current user")
+    ] = None,
     expected_revision: Annotated[
-        int, typer.Option(metavar="N", help="Change nothing if somebody else has meanwhile.")
-    ] = 0,
+        int | None,
+        typer.Option(metavar="N", help="Fail unless this is the current revision of the calibration."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Change the threshold of one version, from the next frame on."""
+    """Change the threshold of a version, effective from the next image.
+
+    Example: blemish models calibrate tile-patchcore/3 --false-reject-rate 0.01 --comment "new lamps"
+    """
     if (false_reject_rate is not None) + (threshold is not None) + trained != 1:
-        raise Failure("say one of --false-reject-rate, --threshold and --trained")
+        raise Failure("give exactly one of --false-reject-rate, --threshold and --trained")
     session = Session.of(ctx)
     with session.client() as client:
-        # The server wants a version: an alias is looked up once, here.
+        # The server requires a version, so resolve an alias first.
         before = client.model(model)
         changed = client.update_calibration(
             before.name,
-            author=author if author is not None else _user(),
+            author=author if author is not None else _user_name(),
             target_false_reject_rate=false_reject_rate,
             threshold=threshold,
             trained=trained,
             comment=comment,
-            expected_revision=expected_revision,
+            expected_revision=expected_revision or 0,
         )
     if as_json:
         emit(changed)
@@ -296,27 +338,27 @@ def calibrate(
         markup=False,
     )
     session.out.print(
-        f"{now.held_out_images} held-out good images warrant {share(now.warranted_false_reject_rate)} "
-        f"false rejects on average; with 90 % confidence this threshold makes {_interval(now)}",
+        f"expected false rejects: {share(now.warranted_false_reject_rate)} on average, from "
+        f"{now.held_out_images} held-out good images; 90 % confidence interval {_interval(now)}",
         markup=False,
     )
 
 
-def _user() -> str:
+def _user_name() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError) as error:  # no user has this process's id; KeyError before Python 3.13
-        raise Failure("this process has no user name; say who you are with --author") from error
+    except (OSError, KeyError) as error:  # unknown user id; KeyError before Python 3.13
+        raise Failure("the current user has no name; pass --author") from error
 
 
 def _rule(calibration: Calibration) -> str:
     match calibration.rule:
         case model_pb2.THRESHOLD_RULE_FIXED:
-            return "fixed by a person"
+            return "fixed manually"
         case model_pb2.THRESHOLD_RULE_FALSE_REJECT_RATE:
-            return f"{share(calibration.target_false_reject_rate)} false rejects asked for"
+            return f"for {share(calibration.target_false_reject_rate)} false rejects"
         case model_pb2.THRESHOLD_RULE_TRAINED:
-            return f"as trained, {share(calibration.target_false_reject_rate)} false rejects asked for"
+            return f"as trained, for {share(calibration.target_false_reject_rate)} false rejects"
         case _:
             return ABSENT
 
@@ -327,7 +369,9 @@ def _interval(calibration: Calibration) -> str:
 
 
 def _history(version: ModelVersion) -> Table:
-    rows = table("revision", "threshold", "how", "when", "who", "why", right=("revision", "threshold"))
+    rows = table(
+        "revision", "threshold", "rule", "time", "author", "comment", right=("revision", "threshold")
+    )
     rows.title = "calibrations"
     for calibration in version.calibration_history:
         rows.add_row(
@@ -341,21 +385,26 @@ def _history(version: ModelVersion) -> Table:
     return rows
 
 
-def _show_comparison(session: Session, of: ShadowComparison) -> None:
-    counts = (of.both_normal, of.both_anomalous, of.only_shadow, of.only_production)
-    judged = sum(counts)
-    columns = ("both normal", "both anomalous", "only this one anomalous", "only production")
-    rows = table(*columns, "not judged", right=(*columns, "not judged"))
-    rows.title = f"beside {short(of.production)} since {when(of.begin_time)}"
-    shares = [f"{count} ({share(count / judged)})" if judged else "0" for count in counts]
-    rows.add_row(*shares, str(of.failed))
+def _print_comparison(session: Session, comparison: ShadowComparison) -> None:
+    counts = (
+        comparison.both_normal,
+        comparison.both_anomalous,
+        comparison.only_shadow,
+        comparison.only_production,
+    )
+    scored = sum(counts)
+    columns = ("both normal", "both anomalous", "only shadow anomalous", "only production anomalous")
+    rows = table(*columns, "failed", right=(*columns, "failed"))
+    rows.title = f"compared with {short(comparison.production)} since {when(comparison.begin_time)}"
+    shares = [f"{count} ({share(count / scored)})" if scored else "0" for count in counts]
+    rows.add_row(*shares, str(comparison.failed))
     session.out.print(rows)
-    if not of.disagreements:
+    if not comparison.disagreements:
         return
-    scores = ("score", "threshold", "production's", "its threshold")
-    told = table("when", "camera", *scores, "item", title="where they disagree, the newest", right=scores)
-    for each in of.disagreements[:_MOST_SHOWN]:
-        told.add_row(
+    scores = ("score", "threshold", "production score", "production threshold")
+    rows = table("time", "camera", *scores, "item", title="latest disagreements", right=scores)
+    for each in comparison.disagreements[:_MAX_DISAGREEMENTS]:
+        rows.add_row(
             when(each.time),
             escape(each.camera),
             number(each.shadow_score),
@@ -364,10 +413,10 @@ def _show_comparison(session: Session, of: ShadowComparison) -> None:
             number(each.production_threshold),
             each.item or ABSENT,
         )
-    session.out.print(told)
+    session.out.print(rows)
 
 
-def _show_card(session: Session, version: ModelVersion) -> None:
+def _print_card(session: Session, version: ModelVersion) -> None:
     calibration, split = version.calibration, version.split
     card = table("", "", title=version.name)
     card.show_header = False
@@ -381,22 +430,22 @@ def _show_card(session: Session, version: ModelVersion) -> None:
         *sorted(version.training.items()),
         ("category", version.category),
         ("dataset", f"{short(version.dataset)}, snapshot {version.dataset_snapshot[:12]}"),
-        ("learned from", f"{split.learned} images; calibrated on {split.held_out}, {split.method}"),
+        ("trained on", f"{split.learned} images; calibrated on {split.held_out}, {split.method}"),
         ("threshold", f"{number(calibration.threshold)}; {_rule(calibration)}"),
-        ("  in maps", number(calibration.pixel_threshold)),
+        ("  of pixels", number(calibration.pixel_threshold)),
         (
             "  held-out images",
-            f"{calibration.held_out_above} of {calibration.held_out_images} above",
+            f"{calibration.held_out_above} of {calibration.held_out_images} above the threshold",
         ),
-        ("  false rejects", f"{share(calibration.warranted_false_reject_rate)} warranted on average"),
-        ("", f"{_interval(calibration)} by this threshold, with 90 % confidence"),
+        ("  false rejects", f"{share(calibration.warranted_false_reject_rate)} expected on average"),
+        ("", f"{_interval(calibration)}, 90 % confidence interval"),
         (
             "  revision",
             f"{calibration.revision}, {when(calibration.update_time)} by {escape(calibration.author)}",
         ),
         (
             "best-F1 threshold",
-            f"{number(calibration.best_f1_threshold)} (uses labels; to compare)"
+            f"{number(calibration.best_f1_threshold)} (uses labels; for comparison)"
             if calibration.HasField("best_f1_threshold")
             else ABSENT,
         ),
@@ -409,6 +458,6 @@ def _show_card(session: Session, version: ModelVersion) -> None:
     if len(version.calibration_history) > 1:
         session.out.print(_history(version))
     if version.HasField("comparison"):
-        _show_comparison(session, version.comparison)
+        _print_comparison(session, version.comparison)
     if version.HasField("metrics"):
         session.out.print(metrics_tables(version.metrics, f"on {short(version.metrics.dataset)}"))

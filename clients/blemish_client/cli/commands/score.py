@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish score``: verdicts on images, and pictures of what is wrong with them."""
+"""``blemish score``: score images and draw their anomaly maps."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,41 +10,46 @@ from rich.table import Table
 
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
 from blemish.v1.inspection_pb2 import Inspection
-from blemish_client.cli.failures import BAD_INPUT, UNSUCCESSFUL, Failure, complain, exit_code, sentence
-from blemish_client.cli.options import Json, Model
+from blemish_client.cli.failures import BAD_INPUT, UNSUCCESSFUL, Failure, describe, exit_code, print_error
+from blemish_client.cli.options import FailOnAnomaly, Json, Model
 from blemish_client.cli.output import emit, number, plain, table, verdict
 from blemish_client.cli.session import Session
 from blemish_client.client import Client
 from blemish_client.errors import BlemishError
 
+_NUMBERS = ("score", "threshold", "p-value")
+
 
 def score(
     ctx: typer.Context,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Files; one or more.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
     model: Model,
     map_: Annotated[
         Path | None,
         typer.Option(
-            "--map", metavar="OUT.png", help="Draw where it is wrong; a folder for several images."
+            "--map",
+            metavar="OUT.png",
+            help="Draw the anomaly map to this file, or into this folder for several images.",
         ),
     ] = None,
-    fail_on_anomaly: Annotated[
-        bool, typer.Option("--fail-on-anomaly", help="Exit with 1 if any image is anomalous.")
-    ] = False,
+    fail_on_anomaly: FailOnAnomaly = False,
     as_json: Json = False,
 ) -> None:
-    """Score images against a model; goes on after a bad one and ends with code 2 then."""
+    """Score images. An image that cannot be scored does not stop the others; the exit code is then 2.
+
+    Example: blemish score frame.png -m tile-patchcore --map map.png
+    """
     session = Session.of(ctx)
     maps = _map_files(images, map_)
     rows = table("image", "verdict", "score", "threshold", "p-value", right=_NUMBERS)
-    bad = anomalous = False
+    failed = anomalous = False
     with session.client() as client:
         for image, target in zip(images, maps, strict=True):
             try:
                 inspection = _score(client, image, model, target)
             except Failure as failure:
-                bad = True
-                complain(str(failure))
+                failed = True
+                print_error(str(failure))
                 if as_json:
                     emit({"image": str(image), "error": str(failure)})
                 continue
@@ -52,20 +57,17 @@ def score(
             _report(image, inspection, rows, as_json=as_json)
     if rows.row_count:
         session.out.print(rows)
-    if bad:
+    if failed:
         raise typer.Exit(BAD_INPUT)
     if anomalous and fail_on_anomaly:
         raise typer.Exit(UNSUCCESSFUL)
-
-
-_NUMBERS = ("score", "threshold", "p-value")
 
 
 def _score(client: Client, image: Path, model: str, target: Path | None) -> Inspection:
     """Score one image and draw its map to ``target``.
 
     Raises:
-        Failure: for what is wrong with this image alone.
+        Failure: if only this image is at fault.
     """
     try:
         content = image.read_bytes()
@@ -74,25 +76,33 @@ def _score(client: Client, image: Path, model: str, target: Path | None) -> Insp
     try:
         inspection = client.score(content, model, anomaly_map=target is not None)
     except BlemishError as error:
-        # A malformed model is every image's trouble; "field" is empty from a thin client.
+        # A malformed model name fails every image. The field is empty in a minimal installation.
         if exit_code(error) != BAD_INPUT or error.field == "model":
             raise
-        raise Failure(f"{image}: {sentence(error)}") from error
+        raise Failure(f"{image}: {describe(error)}") from error
     if target is not None:
         draw(content, inspection, target)
     return inspection
 
 
 def draw(content: bytes, inspection: Inspection, target: Path, **options: Any) -> None:
-    """Draw an image beside its anomaly map into the file ``target``; ``options`` are of its format.
+    """Draw an image with its anomaly map to the file ``target``.
+
+    Args:
+        content: encoded image.
+        inspection: inspection with an anomaly map.
+        target: file to write.
+        **options: options of Pillow for the file format.
 
     Raises:
-        Failure: if it cannot be written.
+        Failure: if the file cannot be written.
     """
     from blemish_client import rendering
 
-    words = "anomalous" if inspection.verdict == VERDICT_ANOMALOUS else "normal"
-    caption = f"{words}   score {inspection.score:.3f}   threshold {inspection.threshold:.3f}"
+    caption = (
+        f"{verdict(inspection.verdict)}   score {inspection.score:.3f}   "
+        f"threshold {inspection.threshold:.3f}"
+    )
     drawn = rendering.heatmap(
         rendering.enlarge(rendering.decode(content)),
         rendering.pixel_scores(inspection.anomaly_map),
@@ -108,16 +118,15 @@ def draw(content: bytes, inspection: Inspection, target: Path, **options: Any) -
 
 def _report(image: Path, inspection: Inspection, rows: Table, *, as_json: bool) -> None:
     if as_json:
-        told = plain(inspection)
-        told.pop("anomaly_map", None)
-        told.pop("embedding", None)
-        emit({"image": str(image), **told})
+        fields = plain(inspection)
+        fields.pop("anomaly_map", None)
+        fields.pop("embedding", None)
+        emit({"image": str(image), **fields})
         return
-    words = verdict(inspection.verdict)
     style = "red" if inspection.verdict == VERDICT_ANOMALOUS else "green"
     rows.add_row(
         str(image),
-        f"[{style}]{words}[/{style}]",
+        f"[{style}]{verdict(inspection.verdict)}[/{style}]",
         number(inspection.score),
         number(inspection.threshold),
         number(inspection.p_value),
@@ -125,7 +134,7 @@ def _report(image: Path, inspection: Inspection, rows: Table, *, as_json: bool) 
 
 
 def _map_files(images: list[Path], map_: Path | None) -> Iterator[Path | None]:
-    """Yield for each image the file its map goes to: ``map_``, or for several one below it."""
+    """Yield the map file of each image: ``map_`` for one image, a file in that folder for several."""
     if map_ is None:
         yield from (None for _ in images)
     elif len(images) == 1 and not map_.is_dir():
@@ -133,7 +142,7 @@ def _map_files(images: list[Path], map_: Path | None) -> Iterator[Path | None]:
     else:
         taken: set[str] = set()
         for image in images:
-            # MVTec AD numbers the images of each class alike: test/crack/000, test/good/000.
+            # MVTec AD uses the same file names in each class: test/crack/000.png, test/good/000.png.
             stem = f"{image.absolute().parent.name}-{image.stem}"
             name, count = stem, 1
             while name in taken:

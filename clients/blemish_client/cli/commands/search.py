@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish search``, ``items``, ``label``, ``evaluate-search``: past images, and those most like one."""
+"""``blemish search``, ``items``, ``label`` and ``evaluate-search``: find and label past images."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.progress import Progress
 
-from blemish.v1 import search_pb2
 from blemish.v1.inspection_pb2 import Inspection
-from blemish.v1.search_pb2 import Hit
+from blemish.v1.search_pb2 import LABEL_UNSPECIFIED, Hit, Label
+from blemish_client.cli.choices import LabelChoice, spell, to_proto
 from blemish_client.cli.failures import Failure
 from blemish_client.cli.options import Json, Model
 from blemish_client.cli.output import ABSENT, emit, number, plain, table, verdict, when
@@ -21,76 +20,74 @@ from blemish_client.transport.connection import TIMEOUT_S
 from blemish_client.transport.requests import SearchOptions
 
 
-class LabelName(StrEnum):
-    """As the command line spells labels."""
-
-    CONFIRMED = "confirmed"
-    FALSE_ALARM = "false-alarm"
-    GOOD = "good"
-    NONE = "none"
-
-
-_LABELS = {
-    LabelName.CONFIRMED: search_pb2.LABEL_CONFIRMED,
-    LabelName.FALSE_ALARM: search_pb2.LABEL_FALSE_ALARM,
-    LabelName.GOOD: search_pb2.LABEL_GOOD,
-    LabelName.NONE: search_pb2.LABEL_NONE,
-}
-_NAMES = {label: str(name) for name, label in _LABELS.items() if name is not LabelName.NONE}
-
-
 def search(
     ctx: typer.Context,
     model: Model,
     query: Annotated[
-        str | None, typer.Argument(metavar="[IMAGE]", help="A file, or items/UUID as hits name it.")
+        str | None,
+        typer.Argument(metavar="[IMAGE]", help="Image file, or an indexed item: items/UUID."),
     ] = None,
     limit: Annotated[int, typer.Option("-k", "--limit", min=1, help="Number of hits.")] = 10,
     classes: Annotated[
-        list[str] | None, typer.Option("--class", help="Only of this; may be repeated.")
+        list[str] | None, typer.Option("--class", help="Find only this class. May be repeated.")
     ] = None,
     categories: Annotated[
-        list[str] | None, typer.Option("--category", help="Only of this; may be repeated.")
+        list[str] | None, typer.Option("--category", help="Find only this category. May be repeated.")
     ] = None,
     datasets: Annotated[
-        list[str] | None, typer.Option("--dataset", help="Only of this; may be repeated.")
+        list[str] | None, typer.Option("--dataset", help="Find only this dataset. May be repeated.")
     ] = None,
     where: Annotated[
-        str, typer.Option(metavar="CONDITION", help='Such as: class = "crack" AND score > 12')
+        str,
+        typer.Option(metavar="CONDITION", help='Filter condition: class = "crack" AND score > 12'),
     ] = "",
     labelled: Annotated[
-        str, typer.Option(metavar="CLASS", help="Like what people confirmed to be of it; without an image.")
+        str,
+        typer.Option(
+            metavar="CLASS", help="Find images like those confirmed as this class, without a query image."
+        ),
     ] = "",
     like: Annotated[
-        list[str] | None, typer.Option(metavar="ITEM", help="And like this; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="ITEM", help="Also find images like this item. May be repeated."),
     ] = None,
     unlike: Annotated[
-        list[str] | None, typer.Option(metavar="ITEM", help="Unlike this; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="ITEM", help="Find images unlike this item. May be repeated."),
     ] = None,
     group_by: Annotated[
-        str, typer.Option(metavar="FIELD", help="In groups: dataset, category, class, camera, label ...")
+        str,
+        typer.Option(metavar="FIELD", help="Group hits by dataset, category, class, camera or label."),
     ] = "",
     diversity: Annotated[
         float | None,
-        typer.Option(metavar="0..1", help="The higher, the more hits differ."),
+        typer.Option(metavar="0..1", help="Diversity of the hits.", show_default="0"),
     ] = None,
     region: Annotated[
         str,
-        typer.Option(metavar="LEFT,TOP,WIDTH,HEIGHT", help="Find what is in this part of the image, px."),
+        typer.Option(
+            metavar="LEFT,TOP,WIDTH,HEIGHT", help="Find images that show this part of the image, in px."
+        ),
     ] = "",
     mask: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Find what is under this mask of the image.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Find images that show the part of the image under this mask."),
     ] = None,
-    page_token: Annotated[str, typer.Option(metavar="TOKEN", help="Where the page before ended.")] = "",
+    page_token: Annotated[
+        str, typer.Option(metavar="TOKEN", help="Continue after the page that printed this token.")
+    ] = "",
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.001, help="How long it may take.")
+        float, typer.Option(metavar="SECONDS", min=0.001, help="Time limit of the search.")
     ] = TIMEOUT_S,
     montage: Annotated[
-        Path | None, typer.Option(metavar="OUT.png", help="Draw the query beside its hits.")
+        Path | None, typer.Option(metavar="OUT.png", help="Draw the query and its hits to this file.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find past images most like one: good for good, the same defect for a defect."""
+    """Find the past images most similar to an image.
+
+    Example: blemish search frame.png -m tile-patchcore --class crack --montage hits.png
+    """
     session = Session.of(ctx)
     options = SearchOptions(
         datasets=datasets or (),
@@ -107,51 +104,55 @@ def search(
     if diversity is not None:
         options["diversity"] = diversity
     if region:
-        options["region"] = _region(region)
+        options["region"] = _parse_region(region)
     if mask is not None:
-        options["mask"] = _content(mask)
-    wanted: str | bytes | None = query
+        options["mask"] = _read(mask)
+    content: str | bytes | None = query
     if query is not None and not query.startswith("items/"):
-        wanted = _content(Path(query))
+        content = _read(Path(query))
     label = query or labelled or ", ".join(like or ())
     with session.client(timeout) as client:
-        found = client.search(wanted, model, limit, **options)
+        results = client.search(content, model, limit, **options)
         hits = []
-        if as_json and found.query is not None:
-            told = plain(found.query)
-            told.pop("embedding", None)
-            emit({"query": told})
-        for hit in found:
+        if as_json and results.query is not None:
+            fields = plain(results.query)
+            fields.pop("embedding", None)
+            emit({"query": fields})
+        for hit in results:
             hits.append(hit)
             if as_json:
                 emit({"hit": _plain(hit)})
-    page = {"next_page_token": found.next_page_token, "unseen": found.unseen}
+    page = {"next_page_token": results.next_page_token, "unseen": results.unseen}
     if as_json and any(page.values()):
         emit({"page": {name: value for name, value in page.items() if value}})
     if not as_json:
-        _show(session, label, found.query, hits)
-        if found.next_page_token:
-            session.err.print(f"more: --page-token {found.next_page_token}", markup=False)
-        if found.unseen:
+        _print_hits(session, label, results.query, hits)
+        if results.next_page_token:
+            session.err.print(f"more hits: --page-token {results.next_page_token}", markup=False)
+        if results.unseen:
             session.err.print(
-                f"{found.unseen} more that may show it were not looked at: a longer --timeout gives time, "
-                "a narrower --where leaves fewer",
+                f"{results.unseen} candidates were not compared in time; increase --timeout, "
+                "or narrow the search with --where",
                 markup=False,
             )
     if montage is not None:
-        _draw(wanted, label, found.query, hits, options.get("region"), montage)
-        session.err.print(f"drawn: {montage}", markup=False)
+        _draw_montage(content, label, results.query, hits, options.get("region"), montage)
+        session.err.print(f"montage: {montage}", markup=False)
 
 
 def items(
     ctx: typer.Context,
     model: Model,
     where: Annotated[
-        str, typer.Option(metavar="CONDITION", help="Such as: label = FALSE_ALARM AND camera = line-3")
+        str,
+        typer.Option(metavar="CONDITION", help="Filter condition: label = FALSE_ALARM AND camera = line-3"),
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """List the images that search knows."""
+    """List the indexed images of a model.
+
+    Example: blemish items -m tile-patchcore --where "label = FALSE_ALARM"
+    """
     session = Session.of(ctx)
     rows = table("item", "class", "image", "camera", "time", "score", "verdict", "label", right=("score",))
     with session.client() as client:
@@ -162,7 +163,7 @@ def items(
             rows.add_row(
                 item.item,
                 item.class_name,
-                _place(item),
+                _path(item),
                 item.camera,
                 when(item.time),
                 number(item.score),
@@ -170,91 +171,101 @@ def items(
                 _label(item),
             )
     if not as_json:
-        session.out.print(rows if rows.row_count else "nothing in the index fits")
+        session.out.print(rows if rows.row_count else "no indexed image matches")
 
 
 def label(
     ctx: typer.Context,
-    item: Annotated[str, typer.Argument(metavar="ITEM", help="items/UUID, as hits name it.")],
+    item: Annotated[str, typer.Argument(metavar="ITEM", help="Indexed item: items/UUID.")],
     model: Model,
-    what: Annotated[LabelName, typer.Argument(metavar="confirmed|false-alarm|good|none")],
-    label_class: Annotated[str, typer.Option("--class", help="The confirmed defect.")] = "",
+    choice: Annotated[
+        LabelChoice,
+        typer.Argument(metavar="confirmed|false-alarm|good|none", help="Label; none removes it."),
+    ],
+    label_class: Annotated[str, typer.Option("--class", help="Class of the confirmed defect.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Note what a person says of an indexed image: searches filter by it and learn from it."""
+    """Label an indexed image. Searches filter by labels and learn from them.
+
+    Example: blemish label items/6f1c2b1e-8f0a-4b7e-9d53-0a4c1f1c7a52 confirmed -m tile-patchcore
+    """
     session = Session.of(ctx)
     with session.client() as client:
-        labelled = client.label(item, model, _LABELS[what], label_class)
-    if as_json:
-        emit(_plain(labelled))
-    else:
-        session.out.print(f"{labelled.item}: {_label(labelled) or 'no label'}", markup=False)
+        labelled = client.label(item, model, to_proto(Label, choice), label_class)
+    line = f"{labelled.item}: {_label(labelled) or 'no label'}"
+    session.print_result(_plain(labelled), line, as_json=as_json)
 
 
 def evaluate_search(ctx: typer.Context, model: Model, as_json: Json = False) -> None:
-    """Measure how well search finds the same kind of image, each indexed image in turn as the query."""
+    """Measure the precision of search, with each indexed image as the query in turn.
+
+    Example: blemish evaluate-search -m tile-patchcore
+    """
     session = Session.of(ctx)
     with session.client() as client, Progress(console=session.err, transient=True) as progress:
         bar = progress.add_task("searching")
 
-        def look(item: str, limit: int, exact: bool) -> list[Hit]:
+        def search_by_item(item: str, limit: int, exact: bool) -> list[Hit]:
             return list(client.search(item, model, limit, exact=exact))
 
         try:
-            found = evaluate(
-                client.items(model), look, lambda done, of: progress.update(bar, completed=done, total=of)
+            quality = evaluate(
+                client.items(model),
+                search_by_item,
+                lambda done, total: progress.update(bar, completed=done, total=total),
             )
         except ValueError as error:
             raise Failure(f"{error}; index a dataset with `blemish index`") from error
     if as_json:
         emit(
             {
-                "queries": found.queries,
-                "defective": found.defective,
-                "good_or_anomalous": {f"P@{k}": share for k, share in found.sides.items()},
-                "defect_class": {f"P@{k}": share for k, share in found.classes.items()},
-                "recall@10": found.recall,
+                "queries": quality.queries,
+                "defective": quality.defective,
+                "good_or_anomalous": {f"P@{k}": share for k, share in quality.sides.items()},
+                "defect_class": {f"P@{k}": share for k, share in quality.classes.items()},
+                "recall@10": quality.recall,
             }
         )
         return
     depths = tuple(f"P@{k}" for k in DEPTHS)
     rows = table("", *depths, right=depths)
-    for name, figures in (("good or anomalous", found.sides), ("the same defect", found.classes)):
+    for name, figures in (("good or anomalous", quality.sides), ("same defect class", quality.classes)):
         rows.add_row(name, *(f"{figures[k]:.3f}" if k in figures else ABSENT for k in DEPTHS))
     session.out.print(rows)
     session.out.print(
-        f"{found.queries} indexed images as queries, {found.defective} of them defective; recall@10 of the "
-        f"index against exact search {found.recall:.3f}"
+        f"{quality.queries} queries, {quality.defective} of them defective; recall@10 of the index "
+        f"compared with exact search: {quality.recall:.3f}"
     )
 
 
 def _label(item: Hit) -> str:
-    return " ".join(filter(None, (_NAMES.get(item.label), item.label_class)))
+    name = "" if item.label == LABEL_UNSPECIFIED else spell(Label, item.label)
+    return " ".join(filter(None, ("" if name == LabelChoice.NONE else name, item.label_class)))
 
 
 def _plain(hit: Hit) -> dict[str, Any]:
-    told = plain(hit)
-    told.pop("thumbnail", None)
-    told.get("match", {}).pop("heat", None)
-    return told
+    fields = plain(hit)
+    fields.pop("thumbnail", None)
+    fields.get("match", {}).pop("heat", None)
+    return fields
 
 
-def _region(text: str) -> tuple[int, int, int, int]:
+def _parse_region(text: str) -> tuple[int, int, int, int]:
     try:
         left, top, width, height = map(int, text.split(","))
     except ValueError as error:
-        raise Failure(f"--region {text} is not four numbers: LEFT,TOP,WIDTH,HEIGHT") from error
+        raise Failure(f"--region {text} is not valid; give LEFT,TOP,WIDTH,HEIGHT") from error
     return left, top, width, height
 
 
-def _content(image: Path) -> bytes:
+def _read(image: Path) -> bytes:
     try:
         return image.read_bytes()
     except OSError as error:
         raise Failure(f"cannot read {image}: {error.strerror}") from error
 
 
-def _show(session: Session, query: str, inspection: Inspection | None, hits: list[Hit]) -> None:
+def _print_hits(session: Session, query: str, inspection: Inspection | None, hits: list[Hit]) -> None:
     if inspection is not None:
         session.out.print(
             f"{query}: {verdict(inspection.verdict)}, score {number(inspection.score)}, "
@@ -262,32 +273,32 @@ def _show(session: Session, query: str, inspection: Inspection | None, hits: lis
             markup=False,
         )
     numbers = ("similarity", "score")
-    grouped = any(hit.group for hit in hits)
-    placed = any(hit.HasField("match") for hit in hits)
+    has_groups = any(hit.group for hit in hits)
+    has_matches = any(hit.HasField("match") for hit in hits)
     rows = table(
-        *(["group"] if grouped else []),
+        *(["group"] if has_groups else []),
         "similarity",
-        *(["match", "where"] if placed else []),
+        *(["match", "where"] if has_matches else []),
         *("class", "category", "image", "score", "verdict", "item"),
         right=(*numbers, "match"),
     )
     for hit in hits:
         rows.add_row(
-            *([hit.group] if grouped else []),
+            *([hit.group] if has_groups else []),
             number(hit.similarity),
-            *(_match(hit) if placed else []),
+            *(_match(hit) if has_matches else []),
             hit.class_name,
             hit.category,
-            _place(hit),
+            _path(hit),
             number(hit.score),
             verdict(hit.verdict),
             hit.item,
         )
-    session.out.print(rows if hits else "nothing in the index fits")
+    session.out.print(rows if hits else "no indexed image matches")
 
 
-def _place(hit: Hit) -> str:
-    """Where an image lies; a frame that was kept lies in no dataset."""
+def _path(hit: Hit) -> str:
+    """Return the dataset and path of an image, or ABSENT for a kept frame."""
     return f"{short(hit.dataset)}/{hit.path}" if hit.dataset else ABSENT
 
 
@@ -298,8 +309,8 @@ def _match(hit: Hit) -> tuple[str, str]:
     return number(hit.match.similarity), f"{box.left},{box.top},{box.width},{box.height}"
 
 
-def _draw(
-    wanted: bytes | str | None,
+def _draw_montage(
+    content: bytes | str | None,
     label: str,
     inspection: Inspection | None,
     hits: list[Hit],
@@ -308,7 +319,7 @@ def _draw(
 ) -> None:
     from blemish_client import rendering
 
-    image = rendering.decode(wanted) if isinstance(wanted, bytes) else None
+    image = rendering.decode(content) if isinstance(content, bytes) else None
     query = rendering.MontageQuery(Path(label).name, image, inspection=inspection, region=region)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish stream``: a camera's frames and their verdicts, live."""
+"""``blemish stream``: score the frames of a camera and show the results live."""
 
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from enum import StrEnum
 from pathlib import Path
 from statistics import quantiles
 from threading import BoundedSemaphore
@@ -19,63 +19,18 @@ from rich.text import Text
 
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
+from blemish_client.cli.choices import PolicyChoice, PriorityChoice, StoreChoice, to_proto
 from blemish_client.cli.commands.score import draw
 from blemish_client.cli.failures import UNSUCCESSFUL, Failure
-from blemish_client.cli.options import Json, Model
+from blemish_client.cli.options import FailOnAnomaly, Json, Model
 from blemish_client.cli.output import emit, number, plain, table
 from blemish_client.cli.session import Session
 from blemish_client.streaming.ledger import FrameResult, LostFrames
-from blemish_client.streaming.sources import SourceError, opened, paced
+from blemish_client.streaming.sources import SourceError, limit_rate, open_source
 
 _RECENT_S = 5.0
-_SHOWN = 8
-_DRAWN_AHEAD = 64
-"""Anomalous frames that wait to be drawn."""
-
-
-class Policy(StrEnum):
-    """What becomes of a frame that comes while others are worked on."""
-
-    LATEST = "latest"
-    BLOCK = "block"
-    REJECT = "reject"
-
-
-_POLICIES = {
-    Policy.LATEST: pb.STREAM_POLICY_LATEST,
-    Policy.BLOCK: pb.STREAM_POLICY_BLOCK,
-    Policy.REJECT: pb.STREAM_POLICY_REJECT,
-}
-
-
-class Priority(StrEnum):
-    """Whose turn it is first where frames wait for the same model."""
-
-    LINE_STOP = "line-stop"
-    AUDIT = "audit"
-    BACKFILL = "backfill"
-
-
-_PRIORITIES = {
-    Priority.LINE_STOP: pb.PRIORITY_LINE_STOP,
-    Priority.AUDIT: pb.PRIORITY_AUDIT,
-    Priority.BACKFILL: pb.PRIORITY_BACKFILL,
-}
-
-
-class Stored(StrEnum):
-    """Which frames are kept for search."""
-
-    NONE = "none"
-    ANOMALOUS = "anomalous"
-    ALL = "all"
-
-
-_STORES = {
-    Stored.NONE: pb.STORE_NONE,
-    Stored.ANOMALOUS: pb.STORE_ANOMALOUS,
-    Stored.ALL: pb.STORE_ALL,
-}
+_MAX_LINES = 8
+_MAX_QUEUED_DRAWINGS = 64
 
 
 def stream(
@@ -84,101 +39,118 @@ def stream(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder of images, a video file, rtsp://..., /dev/video0, synthetic.",
+            help="Folder of images, video file, rtsp://..., /dev/video0 or synthetic.",
         ),
     ],
     model: Model,
     policy: Annotated[
-        Policy | None,
+        PolicyChoice | None,
         typer.Option(
-            help="latest drops what it cannot keep up with, block holds the source back, reject refuses; "
-            "latest for live sources and block for files unless given."
+            help="Handling of a frame that arrives while others are being scored: latest drops older "
+            "frames, block slows the source down, reject refuses the frame.",
+            show_default="latest for live sources, block for files",
         ),
     ] = None,
-    camera: Annotated[str, typer.Option(metavar="NAME", help="Told with every answer.")] = "",
-    rate: Annotated[float, typer.Option(min=0, metavar="FPS", help="Frames a second at most.")] = 0.0,
-    repeat: Annotated[bool, typer.Option("--repeat", help="Begin files anew at their end.")] = False,
+    camera: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Name of the camera.", show_default="name of the source"),
+    ] = "",
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="FPS", help="Maximum frames per second.", show_default="no limit"),
+    ] = None,
+    repeat: Annotated[bool, typer.Option("--repeat", help="Repeat files in an endless loop.")] = False,
     max_latency_ms: Annotated[
-        float, typer.Option(min=0, help="Refuse frames that would take longer; 0 sets no limit.")
-    ] = 0.0,
-    priority: Annotated[Priority, typer.Option(help="Whose turn it is first.")] = Priority.AUDIT,
+        float | None,
+        typer.Option(min=0, help="Time after which the server refuses a frame.", show_default="no limit"),
+    ] = None,
+    priority: Annotated[
+        PriorityChoice, typer.Option(help="Priority among images that wait for the same model.")
+    ] = PriorityChoice.AUDIT,
     target_false_reject_rate: Annotated[
-        float | None, typer.Option(help="Judge this stream by it, to 0.5; as the model is set otherwise.")
+        float | None,
+        typer.Option(
+            help="Share of good images that this stream may reject, at most 0.5.",
+            show_default="calibration of the model",
+        ),
     ] = None,
-    store: Annotated[Stored, typer.Option(help="Which frames are kept for search.")] = Stored.NONE,
+    store: Annotated[
+        StoreChoice, typer.Option(help="Frames that the server keeps for search.")
+    ] = StoreChoice.NONE,
     save: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw anomalous frames into this folder.")
+        Path | None, typer.Option(metavar="DIR", help="Draw anomalous frames to this folder.")
     ] = None,
-    fail_on_anomaly: Annotated[
-        bool, typer.Option("--fail-on-anomaly", help="Exit with 1 if any frame is anomalous.")
-    ] = False,
+    fail_on_anomaly: FailOnAnomaly = False,
     as_json: Json = False,
 ) -> None:
-    """Stream frames to a model and show its verdicts as they come; Ctrl-C ends it."""
+    """Score the frames of a camera and show the results live, until the source ends or Ctrl-C.
+
+    Example: blemish stream rtsp://camera-1/stream -m tile-patchcore --save anomalies
+    """
     session = Session.of(ctx)
-    tally = _Tally()
+    statistics = _Statistics()
     try:
-        found = opened(source, repeat=repeat)
-        chosen = policy or (Policy.LATEST if found.live else Policy.BLOCK)
+        opened = open_source(source, repeat=repeat)
+        selected = policy or (PolicyChoice.LATEST if opened.live else PolicyChoice.BLOCK)
         with session.client() as client:
-            answers = client.stream(
-                paced(found.images, rate),
+            results = client.stream(
+                limit_rate(opened.images, rate or 0.0),
                 model,
-                policy=_POLICIES[chosen],
-                camera=camera or found.name[:128],
+                policy=to_proto(pb.StreamPolicy, selected),
+                camera=camera or opened.name[:128],
                 anomaly_map=save is not None,
                 target_false_reject_rate=target_false_reject_rate,
-                max_latency_s=max_latency_ms / 1000,
-                priority=_PRIORITIES[priority],
-                store=_STORES[store],
+                max_latency_s=(max_latency_ms or 0.0) / 1000,
+                priority=to_proto(pb.Priority, priority),
+                store=to_proto(pb.Store, store),
             )
             with (
-                _Drawer(save, patient=chosen is Policy.BLOCK) as drawer,
+                AnomalyDrawer(save, wait=selected is PolicyChoice.BLOCK) as drawer,
                 Live(console=session.err, refresh_per_second=4, transient=True) as live,
             ):
-                for one in answers:
-                    tally.take(one)
+                for result in results:
+                    statistics.add(result)
                     if as_json:
-                        _emit(one)
+                        _emit(result)
                     else:
-                        live.update(tally.screen())
-                    drawer.take(one)
-            tally.counts["not drawn"] = drawer.skipped
+                        live.update(statistics.screen())
+                    drawer.add(result)
+            statistics.counts["not drawn"] = drawer.skipped
     except (SourceError, OSError) as error:
         raise Failure(str(error)) from error
     except KeyboardInterrupt:
-        pass  # a stream is ended, not interrupted
+        pass  # the usual way to end a stream
     if not as_json:
-        session.out.print(tally.summary())
-    if fail_on_anomaly and tally.counts["anomalous"]:
+        session.out.print(statistics.summary())
+    if fail_on_anomaly and statistics.counts["anomalous"]:
         raise typer.Exit(UNSUCCESSFUL)
 
 
-class _Tally:
-    """What a stream has come to so far."""
+class _Statistics:
+    """The counts, latencies and latest results of a stream."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self._began_s = time.monotonic()
-        self._recent: deque[tuple[float, float]] = deque()  # when, latency
+        self._start_s = time.monotonic()
+        self._recent: deque[tuple[float, float]] = deque()  # time, latency
         self._latencies_s: deque[float] = deque(maxlen=100_000)
-        self._lines: deque[Text] = deque(maxlen=_SHOWN)
+        self._lines: deque[Text] = deque(maxlen=_MAX_LINES)
 
-    def take(self, one: FrameResult | LostFrames) -> None:
-        if isinstance(one, LostFrames):
-            self.counts["lost"] += len(one.sequences)
-            self._lines.append(Text(f"{len(one.sequences)} frames lost: {one.cause}", "yellow"))
+    def add(self, result: FrameResult | LostFrames) -> None:
+        if isinstance(result, LostFrames):
+            self.counts["lost"] += len(result.sequences)
+            self._lines.append(Text(f"{len(result.sequences)} frames lost: {result.cause}", "yellow"))
             return
-        answer = one.answer
+        answer = result.answer
         if answer.HasField("dropped"):
             self.counts["dropped"] += answer.dropped.last_sequence - answer.sequence + 1
         elif answer.HasField("refusal"):
             self.counts["refused"] += 1
             self._lines.append(Text(f"{answer.sequence:>8}  refused: {answer.refusal.message}", "yellow"))
         else:
-            self._judged(answer.sequence, answer.inspection, one.latency_s)
+            self._add_inspection(answer.sequence, answer.inspection, result.latency_s)
 
-    def _judged(self, sequence: int, inspection: pb.Inspection, latency_s: float) -> None:
+    def _add_inspection(self, sequence: int, inspection: pb.Inspection, latency_s: float) -> None:
         anomalous = inspection.verdict == VERDICT_ANOMALOUS
         words, style = ("anomalous", "red") if anomalous else ("normal", "green")
         self.counts[words] += 1
@@ -194,51 +166,62 @@ class _Tally:
         )
 
     def screen(self) -> Group:
-        span_s = min(_RECENT_S, max(1e-3, time.monotonic() - self._began_s))
+        span_s = min(_RECENT_S, max(1e-3, time.monotonic() - self._start_s))
         return Group(
-            self._figures(len(self._recent) / span_s, [late for _, late in self._recent]), *self._lines
+            self._figures(len(self._recent) / span_s, [latency_s for _, latency_s in self._recent]),
+            *self._lines,
         )
 
     def summary(self) -> Table:
-        span_s = max(1e-3, time.monotonic() - self._began_s)
-        judged = self.counts["normal"] + self.counts["anomalous"]
-        return self._figures(judged / span_s, list(self._latencies_s))
+        span_s = max(1e-3, time.monotonic() - self._start_s)
+        scored = self.counts["normal"] + self.counts["anomalous"]
+        return self._figures(scored / span_s, list(self._latencies_s))
 
     def _figures(self, rate: float, latencies_s: list[float]) -> Table:
         cuts = quantiles(latencies_s, n=20) if len(latencies_s) > 1 else [None] * 19
         names = ["normal", "anomalous", "dropped", "refused", "lost"]
         if self.counts["not drawn"]:
             names.append("not drawn")
-        made = table("frames a second", "p50, ms", "p95, ms", *names, right=("frames a second", *names))
+        row = table("frames/s", "p50, ms", "p95, ms", *names, right=("frames/s", *names))
         p50, p95 = (None if cut is None else 1000 * cut for cut in (cuts[9], cuts[18]))
-        made.add_row(
+        row.add_row(
             number(rate, 1), number(p50, 1), number(p95, 1), *(str(self.counts[name]) for name in names)
         )
-        return made
+        return row
 
 
-def _emit(one: FrameResult | LostFrames) -> None:
-    if isinstance(one, LostFrames):
-        emit({"lost": list(one.sequences), "cause": one.cause})
+def _emit(result: FrameResult | LostFrames) -> None:
+    if isinstance(result, LostFrames):
+        emit({"lost": list(result.sequences), "cause": result.cause})
         return
-    told = plain(one.answer)
-    told.get("inspection", {}).pop("anomaly_map", None)
-    emit({**told, "latency_ms": round(1000 * one.latency_s, 2)})
+    fields = plain(result.answer)
+    fields.get("inspection", {}).pop("anomaly_map", None)
+    emit({**fields, "latency_ms": round(1000 * result.latency_s, 2)})
 
 
-class _Drawer:
-    """Draws anomalous frames into a folder beside the stream, on a thread of its own."""
+class AnomalyDrawer:
+    """A thread that draws anomalous frames to a folder."""
 
-    def __init__(self, folder: Path | None, *, patient: bool) -> None:
-        """Draw into ``folder``, if there is one.
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        wait: bool,
+        max_queued: int = _MAX_QUEUED_DRAWINGS,
+        draw_map: Callable[..., None] = draw,
+    ) -> None:
+        """Start the thread.
 
         Args:
-            folder: where to.
-            patient: hold the stream back rather than skip a frame.
+            folder: folder for the drawings, or None to draw nothing.
+            wait: wait for a full queue instead of skipping frames.
+            max_queued: number of frames that wait to be drawn.
+            draw_map: function that draws a frame, with the parameters of ``draw``.
         """
         self._folder = folder
-        self._patient = patient
-        self._room = BoundedSemaphore(_DRAWN_AHEAD)
+        self._wait = wait
+        self._room = BoundedSemaphore(max_queued)
+        self._draw_map = draw_map
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="drawing")
         self._failure: Exception | None = None
         self.skipped = 0
@@ -251,33 +234,34 @@ class _Drawer:
     ) -> None:
         self._thread.shutdown()
         if kind is None:
-            self._check()
+            self._raise_failure()
 
-    def take(self, one: FrameResult | LostFrames) -> None:
-        """Have a frame drawn if it is anomalous.
+    def add(self, result: FrameResult | LostFrames) -> None:
+        """Schedule the drawing of a frame if it is anomalous.
 
         Raises:
-            Failure: if an earlier one could not be written.
+            Failure: if an earlier drawing could not be written.
         """
-        self._check()
-        if self._folder is None or not isinstance(one, FrameResult):
+        self._raise_failure()
+        if self._folder is None or not isinstance(result, FrameResult):
             return
-        if not one.answer.HasField("inspection") or one.answer.inspection.verdict != VERDICT_ANOMALOUS:
+        answer = result.answer
+        if not answer.HasField("inspection") or answer.inspection.verdict != VERDICT_ANOMALOUS:
             return
-        if self._room.acquire(blocking=self._patient):
-            self._thread.submit(self._draw, one, self._folder / f"{one.answer.sequence:08}.png")
+        if self._room.acquire(blocking=self._wait):
+            self._thread.submit(self._draw, result, self._folder / f"{answer.sequence:08}.png")
         else:
             self.skipped += 1
 
-    def _draw(self, one: FrameResult, target: Path) -> None:
+    def _draw(self, result: FrameResult, target: Path) -> None:
         try:
-            # Half the time goes into deflate at its usual level.
-            draw(one.image, one.answer.inspection, target, compress_level=1)
+            # The default compression level would double the time.
+            self._draw_map(result.image, result.answer.inspection, target, compress_level=1)
         except Exception as error:
             self._failure = error
         finally:
             self._room.release()
 
-    def _check(self) -> None:
+    def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure

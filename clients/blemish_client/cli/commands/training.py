@@ -1,58 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish train``, ``evaluate`` and ``index``: work for the workers, watched to its end."""
+"""``blemish train``, ``evaluate`` and ``index``: start jobs and wait for their results."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated, TypedDict
+from typing import Annotated
 
 import typer
 
 from blemish.v1.job_pb2 import JOB_STATE_SUCCEEDED, EfficientAd, Job, JobPriority, PatchCore
+from blemish_client.cli.choices import JobPriorityChoice, to_proto
 from blemish_client.cli.failures import Failure
 from blemish_client.cli.figures import metrics_tables
-from blemish_client.cli.options import Detach, Json
+from blemish_client.cli.options import DatasetArgument, Detach, Json, ModelArgument
 from blemish_client.cli.output import emit
-from blemish_client.cli.progress import detached, leave_with, wait_for_job
+from blemish_client.cli.progress import exit_unless_succeeded, wait_for_job
 from blemish_client.cli.session import Session
+from blemish_client.client import Client
 from blemish_client.names import short
+from blemish_client.transport.requests import JobOptions
 
-DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="For example tile.")]
-ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="tile-patchcore, tile-patchcore@production or m/3.")
+PriorityOption = Annotated[
+    JobPriorityChoice,
+    typer.Option("--priority", help="Priority among the jobs that wait for the same workers."),
 ]
-
-
-class Urgent(StrEnum):
-    HIGH = "high"
-    NORMAL = "normal"
-    LOW = "low"
-
-
-Urgency = Annotated[Urgent, typer.Option("--priority", help="Of the jobs that wait, the high go first.")]
 MaxRunMinutes = Annotated[
-    float, typer.Option(min=0, help="Beyond it the job fails; no limit unless given.")
+    float | None,
+    typer.Option(min=0, help="Run time after which the job fails.", show_default="no limit"),
 ]
-MaxMemoryGib = Annotated[float, typer.Option(min=0, help="Beyond it the job fails; no limit unless given.")]
-
-
-class _Terms(TypedDict):
-    """What any job can be given; as the client's methods name it."""
-
-    priority: JobPriority.ValueType
-    max_run_time_s: float
-    max_memory_bytes: int
-
-
-def _terms(urgency: Urgent, max_run_minutes: float, max_memory_gib: float) -> _Terms:
-    return {
-        "priority": JobPriority.Value(f"JOB_PRIORITY_{urgency.name}"),
-        "max_run_time_s": max_run_minutes * 60,
-        "max_memory_bytes": round(max_memory_gib * 2**30),
-    }
+MaxMemoryGib = Annotated[
+    float | None,
+    typer.Option(min=0, help="Memory use above which the job fails.", show_default="no limit"),
+]
 
 
 class DetectorName(StrEnum):
+    """The detectors that can be trained."""
+
     PATCHCORE = "patchcore"
     EFFICIENTAD = "efficientad"
 
@@ -60,56 +44,99 @@ class DetectorName(StrEnum):
 def train(
     ctx: typer.Context,
     dataset: DatasetArgument,
-    model_id: Annotated[str, typer.Option(help="Of which to make a version.")] = "",
-    detector: Annotated[DetectorName, typer.Option(help="The algorithm.")] = DetectorName.PATCHCORE,
-    input_size: Annotated[int, typer.Option(min=0, help="Pixels a side; 256 unless given.")] = 0,
-    backbone: Annotated[
-        str, typer.Option(help="PatchCore: a timm model; efficientnet_lite0 unless given.")
+    model_id: Annotated[
+        str,
+        typer.Option(
+            help="Id of the model that receives the new version.", show_default="DATASET-DETECTOR"
+        ),
     ] = "",
-    coreset_ratio: Annotated[float, typer.Option(help="PatchCore: share of patches kept, to 1.")] = 0.0,
-    neighbors: Annotated[int, typer.Option(min=0, help="PatchCore: that weigh the image score.")] = 0,
+    detector: Annotated[DetectorName, typer.Option(help="Detector to train.")] = DetectorName.PATCHCORE,
+    input_size: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Side of the square to which images are scaled, in px.", show_default="256"
+        ),
+    ] = None,
+    backbone: Annotated[
+        str, typer.Option(help="PatchCore: timm model.", show_default="efficientnet_lite0")
+    ] = "",
+    coreset_ratio: Annotated[
+        float | None,
+        typer.Option(help="PatchCore: share of patches in the memory bank, at most 1.", show_default="0.1"),
+    ] = None,
+    neighbors: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="PatchCore: number of neighbours that weight the image score.", show_default="9"
+        ),
+    ] = None,
     whitened: Annotated[
         bool | None,
         typer.Option(
-            help="PatchCore: whitened features and relative distances, or the paper's; the former."
+            help="PatchCore: whitened features and relative distances, or PatchCore as in the paper.",
+            show_default="whitened",
         ),
     ] = None,
-    size: Annotated[str, typer.Option(help="EfficientAD: small or medium; small unless given.")] = "",
-    max_steps: Annotated[int, typer.Option(min=0, help="EfficientAD: steps at most; 70,000.")] = 0,
+    size: Annotated[
+        str, typer.Option(help="EfficientAD: size of the model, small or medium.", show_default="small")
+    ] = "",
+    max_steps: Annotated[
+        int | None,
+        typer.Option(min=0, help="EfficientAD: number of training steps.", show_default="70000"),
+    ] = None,
     start: Annotated[
-        str, typer.Option(help="EfficientAD: random or solved; see the contract for the default.")
+        str,
+        typer.Option(
+            help="EfficientAD: initialisation of the student, random or solved.",
+            show_default="solved on a CPU or for less than 10000 steps, else random",
+        ),
     ] = "",
     max_minutes: Annotated[
-        float, typer.Option(min=0, help="EfficientAD: time for the steps; no limit unless given.")
-    ] = 0.0,
+        float | None,
+        typer.Option(min=0, help="EfficientAD: time for the training steps.", show_default="no limit"),
+    ] = None,
     int8: Annotated[
         bool | None,
-        typer.Option(help="EfficientAD: publish for OpenVINO in INT8 too; as the worker is set."),
+        typer.Option(
+            help="EfficientAD: also publish the model in INT8 for OpenVINO.",
+            show_default="setting of the worker",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
     target_false_reject_rate: Annotated[
-        float, typer.Option(help="Share of good images that may be rejected, to 0.5.")
-    ] = 0.0,
-    promote: Annotated[bool, typer.Option("--promote", help="To production, when done.")] = False,
+        float | None,
+        typer.Option(
+            help="Share of good images that the threshold may reject, at most 0.5.", show_default="0.05"
+        ),
+    ] = None,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Promote the version to production when it is published.")
+    ] = False,
     false_alarms_of: Annotated[
-        str, typer.Option(metavar="MODEL", help="Learn from what was labelled good in its index, too.")
+        str,
+        typer.Option(
+            metavar="MODEL", help="Also learn the images labelled as good in the index of this model."
+        ),
     ] = "",
-    urgency: Urgency = Urgent.NORMAL,
-    max_run_minutes: MaxRunMinutes = 0.0,
-    max_memory_gib: MaxMemoryGib = 0.0,
+    priority: PriorityOption = JobPriorityChoice.NORMAL,
+    max_run_minutes: MaxRunMinutes = None,
+    max_memory_gib: MaxMemoryGib = None,
     detach: Detach = False,
     as_json: Json = False,
 ) -> None:
-    """Train a detector on the good training images of a dataset; settings not given have defaults."""
+    """Train a detector on the good training images of a dataset.
+
+    Example: blemish train tile --detector efficientad --max-minutes 30 --promote
+    """
     session = Session.of(ctx)
     settings: PatchCore | EfficientAd
-    of_patchcore: dict[str, str | float] = {
+    patchcore_options: dict[str, str | float | None] = {
         "backbone": backbone,
         "coreset_ratio": coreset_ratio,
         "neighbors": neighbors,
         "whitened": whitened is not None,
     }
-    of_efficientad: dict[str, str | float] = {
+    efficientad_options: dict[str, str | float | None] = {
         "size": size,
         "max_steps": max_steps,
         "start": start,
@@ -117,18 +144,18 @@ def train(
         "int8": int8 is not None,
     }
     if detector is DetectorName.PATCHCORE:
-        _refuse_strangers("EfficientAD", of_efficientad)
+        _reject_options("EfficientAD", efficientad_options)
         settings = PatchCore(
             backbone=backbone,
-            input_size=input_size,
-            coreset_ratio=coreset_ratio,
-            neighbors=neighbors,
+            input_size=input_size or 0,
+            coreset_ratio=coreset_ratio or 0.0,
+            neighbors=neighbors or 0,
             whitened=whitened,
         )
     else:
-        _refuse_strangers("PatchCore", of_patchcore)
+        _reject_options("PatchCore", patchcore_options)
         settings = EfficientAd(
-            size=size, input_size=input_size, max_steps=max_steps, start=start, int8=int8
+            size=size, input_size=input_size or 0, max_steps=max_steps or 0, start=start, int8=int8
         )
         if max_minutes:
             settings.max_duration.FromTimedelta(timedelta(minutes=max_minutes))
@@ -138,100 +165,122 @@ def train(
             model_id=model_id,
             detector=settings,
             seed=seed,
-            target_false_reject_rate=target_false_reject_rate,
+            target_false_reject_rate=target_false_reject_rate or 0.0,
             promote=promote,
             false_alarms_of=false_alarms_of,
-            **_terms(urgency, max_run_minutes, max_memory_gib),
+            **_job_options(priority, max_run_minutes, max_memory_gib),
         )
-        if detach:
-            detached(job, as_json=as_json)
-            return
-        ended = wait_for_job(session, client, job)
-    _report(session, ended, as_json=as_json)
-    leave_with([ended])
-
-
-def _refuse_strangers(of: str, options: Mapping[str, str | float]) -> None:
-    """Complain of options that the chosen detector has not."""
-    for name, value in options.items():
-        if value:
-            option = f"--{name.replace('_', '-')}"
-            raise typer.BadParameter(f"{option} is an option of {of}, which --detector does not name")
+        _run_jobs(session, client, [job], detach=detach, as_json=as_json)
 
 
 def evaluate(
     ctx: typer.Context,
     model: ModelArgument,
     dataset: DatasetArgument,
-    urgency: Urgency = Urgent.NORMAL,
-    max_run_minutes: MaxRunMinutes = 0.0,
-    max_memory_gib: MaxMemoryGib = 0.0,
+    priority: PriorityOption = JobPriorityChoice.NORMAL,
+    max_run_minutes: MaxRunMinutes = None,
+    max_memory_gib: MaxMemoryGib = None,
     detach: Detach = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a model on the test images of a dataset."""
+    """Evaluate a model on the test images of a dataset.
+
+    Example: blemish evaluate tile-patchcore tile
+    """
     session = Session.of(ctx)
     with session.client() as client:
-        job = client.evaluate(model, dataset, **_terms(urgency, max_run_minutes, max_memory_gib))
-        if detach:
-            detached(job, as_json=as_json)
-            return
-        ended = wait_for_job(session, client, job)
-    _report(session, ended, as_json=as_json)
-    leave_with([ended])
+        job = client.evaluate(model, dataset, **_job_options(priority, max_run_minutes, max_memory_gib))
+        _run_jobs(session, client, [job], detach=detach, as_json=as_json)
 
 
 def index(
     ctx: typer.Context,
     model: ModelArgument,
-    datasets: Annotated[list[str] | None, typer.Argument(metavar="DATASET", help="One or more.")] = None,
+    datasets: Annotated[
+        list[str] | None, typer.Argument(metavar="DATASET...", help="Ids of the datasets.")
+    ] = None,
     kept_frames: Annotated[
-        bool, typer.Option("--kept-frames", help="The frames that were kept of the model, too.")
+        bool, typer.Option("--kept-frames", help="Also add the kept frames of the model.")
     ] = False,
-    urgency: Urgency = Urgent.NORMAL,
-    max_run_minutes: MaxRunMinutes = 0.0,
-    max_memory_gib: MaxMemoryGib = 0.0,
+    priority: PriorityOption = JobPriorityChoice.NORMAL,
+    max_run_minutes: MaxRunMinutes = None,
+    max_memory_gib: MaxMemoryGib = None,
     detach: Detach = False,
     as_json: Json = False,
 ) -> None:
-    """Put the images of datasets into a model's index, for `blemish search`."""
+    """Add the test images of datasets to a model's index for `blemish search`.
+
+    Example: blemish index tile-patchcore tile --kept-frames
+    """
     session = Session.of(ctx)
+    sources = [*(datasets or ()), *([None] if kept_frames else [])]
+    if not sources:
+        raise Failure("nothing to index; name a dataset or pass --kept-frames")
+    options = _job_options(priority, max_run_minutes, max_memory_gib)
     with session.client() as client:
-        terms = _terms(urgency, max_run_minutes, max_memory_gib)
-        wanted = [*(datasets or ()), *([None] if kept_frames else [])]
-        if not wanted:
-            raise Failure("nothing to index: name a dataset, or --kept-frames")
-        jobs = [client.embed(model, dataset, **terms) for dataset in wanted]
-        if detach:
-            for job in jobs:
-                detached(job, as_json=as_json)
-            return
-        ended = [wait_for_job(session, client, job) for job in jobs]
+        jobs = [client.embed(model, source, **options) for source in sources]
+        _run_jobs(session, client, jobs, detach=detach, as_json=as_json)
+
+
+def _job_options(
+    priority: JobPriorityChoice, max_run_minutes: float | None, max_memory_gib: float | None
+) -> JobOptions:
+    return {
+        "priority": to_proto(JobPriority, priority),
+        "max_run_time_s": (max_run_minutes or 0.0) * 60,
+        "max_memory_bytes": round((max_memory_gib or 0.0) * 2**30),
+    }
+
+
+def _reject_options(detector: str, options: Mapping[str, str | float | None]) -> None:
+    """Raise a usage error if an option of the other detector is set."""
+    for name, value in options.items():
+        if value:
+            option = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(f"{option} is an option of {detector}; select it with --detector")
+
+
+def _run_jobs(
+    session: Session, client: Client, jobs: Sequence[Job], *, detach: bool, as_json: bool
+) -> None:
+    """Wait for jobs and print their results, or print only their names with ``detach``.
+
+    Raises:
+        typer.Exit: with code 1, if a job did not succeed.
+    """
+    if detach:
+        for job in jobs:
+            if as_json:
+                emit(job)
+            else:
+                print(job.name, flush=True)
+        return
+    ended = [wait_for_job(session, client, job) for job in jobs]
     for job in ended:
-        _report(session, job, as_json=as_json)
-    leave_with(ended)
+        if as_json:
+            emit(job)
+        elif job.state == JOB_STATE_SUCCEEDED:
+            _print_result(session, job)
+    exit_unless_succeeded(ended)
 
 
-def _report(session: Session, job: Job, *, as_json: bool) -> None:
-    if as_json:
-        emit(job)
-    elif job.state == JOB_STATE_SUCCEEDED:
-        result = job.result
-        if job.WhichOneof("work") == "embed":
-            of = "kept frames" if job.embed.kept_frames else f"images of {short(job.embed.dataset)}"
-            session.out.print(
-                f"{result.indexed_images} {of} are in the index of {short(result.model_version)}",
-                markup=False,
-            )
-        else:
-            session.out.print(f"{result.model_version} is there", markup=False)
-        if result.HasField("metrics"):
-            session.out.print(metrics_tables(result.metrics, f"on {short(result.metrics.dataset)}"))
-        if job.WhichOneof("work") != "embed":
-            session.out.print(f"report: {_report_command(job)}", markup=False, soft_wrap=True)
+def _print_result(session: Session, job: Job) -> None:
+    result = job.result
+    if job.WhichOneof("work") == "embed":
+        images = "kept frames" if job.embed.kept_frames else f"images of {short(job.embed.dataset)}"
+        session.out.print(
+            f"{result.indexed_images} {images} are in the index of {short(result.model_version)}",
+            markup=False,
+        )
+    else:
+        session.out.print(f"{result.model_version} is ready", markup=False)
+    if result.HasField("metrics"):
+        session.out.print(metrics_tables(result.metrics, f"on {short(result.metrics.dataset)}"))
+    if job.WhichOneof("work") != "embed":
+        session.out.print(f"report: {_report_command(job)}", markup=False, soft_wrap=True)
 
 
 def _report_command(job: Job) -> str:
-    """What writes the page that a job left."""
-    of = f" --evaluation {short(job.name)}" if job.WhichOneof("work") == "evaluate" else ""
-    return f"blemish models report {short(job.result.model_version)}{of} -o report.html"
+    """Return the command that fetches the report of a job."""
+    evaluation = f" --evaluation {short(job.name)}" if job.WhichOneof("work") == "evaluate" else ""
+    return f"blemish models report {short(job.result.model_version)}{evaluation} -o report.html"
