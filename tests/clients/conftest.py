@@ -4,32 +4,12 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.support import fake_server
 from tests.support.fake_server import FakeServer, serve
 
 from blemish_client import Client, RetryPolicy
-
-Fake = FakeServer
-
-
-@dataclass(frozen=True)
-class Make:
-    refusal = fake_server.CallError
-    hit = staticmethod(fake_server.hit)
-    queued = staticmethod(fake_server.queued)
-    running = staticmethod(fake_server.running)
-    ended = staticmethod(fake_server.ended)
-    picture = staticmethod(fake_server.picture)
-    folder = staticmethod(fake_server.write_dataset_folder)
-
-
-@pytest.fixture
-def make() -> Make:
-    return Make()
 
 
 @pytest.fixture

@@ -1,6 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -12,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import psutil
 import pytest
+from tests.support.fake_server import CallError, FakeServer, ended, hit, write_dataset_folder
 from typer.testing import CliRunner, Result
 
 from blemish.v1.job_pb2 import JOB_STATE_FAILED
@@ -26,9 +25,6 @@ from blemish_client.cli.failures import Failure
 from blemish_client.demo import material
 from blemish_client.demo.material import Drawing, Material, given
 from blemish_client.demo.stack import ended_like_ctrl_c, running
-
-if TYPE_CHECKING:
-    from tests.clients.conftest import Fake, Make
 
 # A minimal stand-in for the stack.
 _UP = """
@@ -88,9 +84,9 @@ def test_a_stack_that_dies_later_is_noticed(tmp_path: Path) -> None:
         assert "ended with code -9" in str(stack.death())
 
 
-def test_given_folder_may_hold_one_category_or_several(make: Make, tmp_path: Path) -> None:
+def test_given_folder_may_hold_one_category_or_several(tmp_path: Path) -> None:
     for name in ("Tile No. 1", "leather"):
-        make.folder(tmp_path / name)
+        write_dataset_folder(tmp_path / name)
     (tmp_path / "notes").mkdir()
     assert [material.id for material in given(tmp_path, ())] == ["tile-no-1", "leather"]
     assert [material.id for material in given(tmp_path / "leather", ())] == ["leather"]
@@ -102,8 +98,8 @@ def test_given_folder_may_hold_one_category_or_several(make: Make, tmp_path: Pat
             given(nowhere, ())
 
 
-def test_material_lists_its_defects_and_masks(make: Make, tmp_path: Path) -> None:
-    make.folder(tmp_path)
+def test_material_lists_its_defects_and_masks(tmp_path: Path) -> None:
+    write_dataset_folder(tmp_path)
     (tmp_path / "test/empty").mkdir()
     material = Material("tile", tmp_path)
     assert material.defects() == ["crack"]
@@ -172,9 +168,9 @@ def demo(*arguments: Any) -> Result:
     return CliRunner().invoke(app, ["demo", *map(str, arguments)], catch_exceptions=False)
 
 
-def test_the_whole_demo(server: FakeStack, fake: Fake, make: Make, tmp_path: Path) -> None:
-    make.folder(tmp_path / "tile")
-    fake.hits = [make.hit("crack", 0.9, 0), make.hit("crack", 0.8, 1), make.hit("good", 0.5, 2)]
+def test_the_whole_demo(server: FakeStack, fake: FakeServer, tmp_path: Path) -> None:
+    write_dataset_folder(tmp_path / "tile")
+    fake.hits = [hit("crack", 0.9, 0), hit("crack", 0.8, 1), hit("good", 0.5, 2)]
     result = demo("--data", tmp_path / "tile", "--output", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
     assert "0.990" in result.stdout
@@ -206,10 +202,10 @@ def test_the_whole_demo(server: FakeStack, fake: Fake, make: Make, tmp_path: Pat
 
 
 def test_short_demo_trains_efficientad_on_first_category(
-    server: FakeStack, fake: Fake, make: Make, tmp_path: Path
+    server: FakeStack, fake: FakeServer, tmp_path: Path
 ) -> None:
     for name in ("grid", "tile"):
-        make.folder(tmp_path / "data" / name)
+        write_dataset_folder(tmp_path / "data" / name)
     assert demo("--data", tmp_path / "data", "--output", tmp_path / "out").exit_code == 0
     rivals = [job.train.dataset for job in fake.requests["CreateJob"] if job.train.HasField("efficientad")]
     assert rivals == ["datasets/grid"]
@@ -218,33 +214,33 @@ def test_short_demo_trains_efficientad_on_first_category(
 
 
 def test_full_demo_trains_efficientad_on_every_category(
-    server: FakeStack, fake: Fake, make: Make, tmp_path: Path
+    server: FakeStack, fake: FakeServer, tmp_path: Path
 ) -> None:
     for name in ("grid", "tile"):
-        make.folder(tmp_path / "data" / name)
+        write_dataset_folder(tmp_path / "data" / name)
     assert demo("--data", tmp_path / "data", "--output", tmp_path / "out", "--full").exit_code == 0
     rivals = [job.train for job in fake.requests["CreateJob"] if job.train.HasField("efficientad")]
     assert [job.dataset for job in rivals] == ["datasets/grid", "datasets/tile"]
     assert rivals[0].efficientad.max_duration.ToSeconds() == 90
 
 
-def test_efficientad_can_be_left_out(server: FakeStack, fake: Fake, make: Make, tmp_path: Path) -> None:
-    make.folder(tmp_path / "tile")
+def test_efficientad_can_be_left_out(server: FakeStack, fake: FakeServer, tmp_path: Path) -> None:
+    write_dataset_folder(tmp_path / "tile")
     result = demo("--data", tmp_path, "--output", tmp_path / "out", "--efficientad-minutes", 0)
     assert result.exit_code == 0
     assert "EfficientAD" not in result.stdout
     assert len(fake.requests["CreateJob"]) == 2
 
 
-def test_a_category_without_defects(server: FakeStack, fake: Fake, make: Make, tmp_path: Path) -> None:
-    make.folder(tmp_path / "tile")
+def test_a_category_without_defects(server: FakeStack, fake: FakeServer, tmp_path: Path) -> None:
+    write_dataset_folder(tmp_path / "tile")
     (tmp_path / "tile/test/crack/000.png").unlink()
     assert demo("--data", tmp_path, "--output", tmp_path / "out").exit_code == 0
     assert not (tmp_path / "out/alike-tile-defective.png").exists()
 
 
-def test_a_category_without_test_images(server: FakeStack, fake: Fake, make: Make, tmp_path: Path) -> None:
-    make.folder(tmp_path / "tile")
+def test_a_category_without_test_images(server: FakeStack, fake: FakeServer, tmp_path: Path) -> None:
+    write_dataset_folder(tmp_path / "tile")
     (tmp_path / "tile/test/crack/000.png").unlink()
     (tmp_path / "tile/test/good/000.png").unlink()
     assert demo("--data", tmp_path, "--output", tmp_path / "out").exit_code == 0
@@ -252,45 +248,43 @@ def test_a_category_without_test_images(server: FakeStack, fake: Fake, make: Mak
     assert not fake.requests["Search"]
 
 
-def test_json_is_the_only_output_on_stdout(server: FakeStack, make: Make, tmp_path: Path) -> None:
-    make.folder(tmp_path / "tile")
+def test_json_is_the_only_output_on_stdout(server: FakeStack, tmp_path: Path) -> None:
+    write_dataset_folder(tmp_path / "tile")
     result = demo("--data", tmp_path, "--output", tmp_path / "out", "--json")
     assert json.loads(result.stdout) == json.loads((tmp_path / "out/results.json").read_text())
 
 
 def test_synthetic_images_are_labelled_synthetic(
-    server: FakeStack, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FakeStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = "print('grid: 3 images, in /x')"
     monkeypatch.setattr(material, "_GENERATOR", (sys.executable, "-c", generator))
     monkeypatch.setattr("blemish_client.demo.run._scratch", lambda: nullcontext(tmp_path / "scratch"))
-    make.folder(tmp_path / "scratch/surfaces/grid")
+    write_dataset_folder(tmp_path / "scratch/surfaces/grid")
     result = demo("--categories", "grid", "--output", tmp_path / "out")
     assert "synthetic" in result.stdout
     assert "synthetic" in (tmp_path / "out/results.md").read_text()
 
 
-def test_a_failed_job_ends_the_demo(server: FakeStack, fake: Fake, make: Make, tmp_path: Path) -> None:
-    make.folder(tmp_path / "tile")
-    fake.watches = [[make.ended("jobs/made", JOB_STATE_FAILED)]]
+def test_a_failed_job_ends_the_demo(server: FakeStack, fake: FakeServer, tmp_path: Path) -> None:
+    write_dataset_folder(tmp_path / "tile")
+    fake.watches = [[ended("jobs/made", JOB_STATE_FAILED)]]
     result = demo("--data", tmp_path, "--output", tmp_path / "out")
     assert result.exit_code == 1
     assert "PatchCore tile: jobs/made failed: the worker ran out of memory" in result.stderr
 
 
-def test_reason_for_a_dead_stack_is_shown(
-    server: FakeStack, fake: Fake, make: Make, tmp_path: Path
-) -> None:
-    make.folder(tmp_path / "tile")
-    fake.refusals["ImportDataset"] = [make.refusal(grpc.StatusCode.UNAVAILABLE, detailed=False)]
+def test_reason_for_a_dead_stack_is_shown(server: FakeStack, fake: FakeServer, tmp_path: Path) -> None:
+    write_dataset_folder(tmp_path / "tile")
+    fake.errors["ImportDataset"] = [CallError(grpc.StatusCode.UNAVAILABLE, detailed=False)]
     server.failure = Failure("the server ended with code 1", 1)
     result = demo("--data", tmp_path, "--output", tmp_path / "out")
     assert result.exit_code == 1
     assert "the server ended with code 1" in result.stderr
 
 
-def test_keep_refuses_a_folder_with_content(server: FakeStack, make: Make, tmp_path: Path) -> None:
-    make.folder(tmp_path / "tile")
+def test_keep_refuses_a_folder_with_content(server: FakeStack, tmp_path: Path) -> None:
+    write_dataset_folder(tmp_path / "tile")
     result = demo("--data", tmp_path, "--keep", tmp_path)
     assert result.exit_code == 2
     assert "is not empty" in result.stderr
