@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slow work, run by Celery outside any request."""
+"""The worker process, which runs jobs that it receives through Celery."""

@@ -1,40 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a worker: ``blemish-worker``; settings come from the environment."""
+"""The worker's entry point, ``blemish-worker``; settings come from the environment."""
 
 from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 
 
 def main() -> None:
+    """Run a worker until it is stopped."""
     from blemish_core.platform import logs
-    from blemish_workers.celery_app import app, settings
+    from blemish_core.settings import read_settings
+    from blemish_workers.celery_app import make_celery_app
     from blemish_workers.maintenance import canary_queue
-    from blemish_workers.wiring import NAME, house
+    from blemish_workers.settings import WorkerSettings
+    from blemish_workers.tasks import register_tasks
+    from blemish_workers.wiring import build_worker
+
+    settings = read_settings(WorkerSettings, "blemish-worker")
+    app = make_celery_app(settings)
+    worker = build_worker(settings, app)
+    register_tasks(app, worker)
 
     @setup_logging.connect(weak=False)
-    def _log(**_: object) -> None:
+    def _configure_logging(**_: object) -> None:
         logs.configure()
 
     @worker_ready.connect(weak=False)
-    def _open(**_: object) -> None:
-        house().caretaker.start()
-        house().slots.warm()
+    def _start(**_: object) -> None:
+        worker.maintenance.start()
+        worker.slots.start_children()
         if settings.ready_file:
             settings.ready_file.write_text("ready\n")
 
     @worker_shutting_down.connect(weak=False)
-    def _hand_back(**_: object) -> None:
-        house().foreman.stop()
+    def _requeue_jobs(**_: object) -> None:
+        worker.runner.stop()
 
     @worker_shutdown.connect(weak=False)
-    def _close(**_: object) -> None:
-        house().caretaker.stop()
-        house().slots.close()
+    def _stop(**_: object) -> None:
+        worker.maintenance.stop()
+        worker.slots.close()
 
     app.worker_main(
         [
             "worker",
-            f"--queues={settings.queues},{canary_queue(NAME)}",
-            f"--hostname={NAME.replace(':', '.')}@blemish",
+            f"--queues={settings.queues},{canary_queue(worker.name)}",
+            f"--hostname={worker.name.replace(':', '.')}@blemish",
             "--without-gossip",
             "--without-mingle",
             "--loglevel=WARNING",

@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The child process of a worker: ``python -m blemish_workers.child SAY``, started by ``ChildProcess``."""
+"""The child process of a worker, ``python -m blemish_workers.child FD``, started by ``ChildProcess``.
+
+It reads steps from standard input and writes messages to the file descriptor ``FD``.
+"""
 
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 
 def main() -> None:
+    """Run steps until the worker closes standard input."""
     from blemish_core.platform import gc_tuning, logs, threads
     from blemish_core.settings import read_settings
     from blemish_workers.settings import WorkerSettings
 
-    # If memory runs out, the kernel shall take this process: its worker tells why and tries again.
+    # Ctrl-C in a terminal reaches the whole process group; only the worker decides what to do about it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # If memory runs out, the kernel should kill this process: the worker can report it and retry.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
     logs.configure()
@@ -20,31 +27,15 @@ def main() -> None:
     settings = read_settings(WorkerSettings, "blemish-worker")
 
     with gc_tuning.gc_frozen_after():
-        from blemish_core.datasets import DatasetStore
-        from blemish_core.jobs.context import JobContext
+        import blemish_core.search.search_index  # noqa: F401  # imported here so that it is frozen too
         from blemish_core.jobs.handlers.child import Child
-        from blemish_core.models.store import ModelStore
-        from blemish_core.search.frame_store import FrameStore
-        from blemish_core.search.search_index import SearchIndex
         from blemish_core.settings import resolve_device
+        from blemish_workers.runner.context import make_job_context
     threads.disable_opencv_threads()
 
-    place = JobContext(
-        datasets=DatasetStore(settings.datasets, settings.image_limits),
-        models=ModelStore(settings.models),
-        index=SearchIndex.connect(settings.qdrant_url, settings.qdrant_grpc_port, settings.qdrant_api_key),
-        frames=FrameStore(settings.frames),
-        weights=settings.weights,
-        limits=settings.image_limits,
-        device=resolve_device(settings.device),
-        runtime=settings.runtime_choice,
-        max_feature_bytes=settings.max_feature_bytes,
-        scratch=settings.scratch or settings.store / "scratch",
-        max_scratch_bytes=settings.max_scratch_bytes,
-        checkpoints=settings.checkpoints,
-        photographs=settings.photographs,
-    )
-    Child(place, sys.stdin.buffer, os.fdopen(int(sys.argv[1]), "wb")).run()
+    context = make_job_context(settings, resolve_device(settings.device))
+    replies = os.fdopen(int(sys.argv[1]), "wb")
+    Child(context, sys.stdin.buffer, replies, on_disconnect=lambda: os._exit(0)).run()
 
 
 if __name__ == "__main__":

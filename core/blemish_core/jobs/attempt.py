@@ -1,56 +1,70 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One try at a job, fenced by its number: what it says counts until somebody has begun another."""
+"""An attempt at a job. Its number fences it: once another attempt begins, it can change nothing."""
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import structlog
 
-from blemish_core.jobs.record import Job, JobState, Phase, now
+from blemish_core.jobs.record import Job, JobState, now
+from blemish_core.jobs.reporter import PhaseTimer
+from blemish_core.jobs.retry import retry_until_available
 from blemish_core.jobs.store import JobStore
 from blemish_core.platform.errors import JobCancelled, Unavailable
 
 MAX_DEATHS = 3
-"""A job whose process died so often is not tried again: it is likely to be the job's fault."""
+"""Deaths of the child process or its worker after which a job fails, because it probably causes them."""
 
-_PATIENCE_S = 600.0
+REDIS_TIMEOUT_S = 600.0
+"""Time that an attempt waits for Redis before it gives up a change that it must not lose."""
 
 log = structlog.get_logger(__name__)
 
 
 class Superseded(Exception):
-    """Somebody else has begun another attempt, or ended the job: this one's word counts no more."""
+    """Another attempt has begun or the job has ended, so this attempt may change nothing."""
 
 
 class Attempt:
-    """What the worker says of a job while it works on it. ``begin`` makes one."""
+    """A running attempt at a job, and the ``JobReporter`` of it. Create one with ``begin``."""
 
-    def __init__(self, store: JobStore, job: Job, worker: str) -> None:
+    def __init__(
+        self, store: JobStore, job: Job, worker: str, redis_timeout_s: float = REDIS_TIMEOUT_S
+    ) -> None:
         self.job = job
-        """As it was when the attempt began."""
+        """Record at the begin of the attempt."""
         self._store = store
         self._worker = worker
+        self._redis_timeout_s = redis_timeout_s
+        self._timer = PhaseTimer()
 
     @classmethod
-    def begin(cls, store: JobStore, id: str, worker: str, death: str = "") -> "Attempt | None":
-        """Move the job to RUNNING under the next attempt's number; None if there is nothing to do.
+    def begin(
+        cls,
+        store: JobStore,
+        id: str,
+        worker: str,
+        death: str = "",
+        redis_timeout_s: float = REDIS_TIMEOUT_S,
+    ) -> "Attempt | None":
+        """Move the job to RUNNING with the next attempt number; return None if there is nothing to run.
 
         Args:
-            store: where the job is.
-            id: the job's; the caller holds its lease.
-            worker: who begins, ``host:pid``.
-            death: how the attempt before ended, if the caller knows; else its worker must have died.
+            store: the job's store.
+            id: id of the job; the caller holds its lease.
+            worker: process that begins the attempt, ``host:pid``.
+            death: end of the previous attempt if the caller observed it; otherwise its worker died.
+            redis_timeout_s: time that ``warn``, ``commit`` and ``finish`` wait for Redis.
 
         Raises:
             NotFound: if there is no such job.
             Unavailable: if Redis does not answer.
         """
 
-        def move(job: Job) -> Job:
+        def begun(job: Job) -> Job:
             if job.state is JobState.CANCELLING:
-                # Its worker died before it could say so.
+                # The worker of the previous attempt died before it could end the job.
                 return job.with_state(JobState.CANCELLED, worker=worker)
             if job.state.ended:
                 return job
@@ -62,8 +76,8 @@ class Attempt:
                     JobState.FAILED,
                     worker=worker,
                     deaths=deaths,
-                    error=f"what worked on it died {deaths} times, so it is not tried again; the last time "
-                    f"{why}. `blemish jobs logs {id}` shows what it said",
+                    error=f"the job's process died {deaths} times, the last time: {why}; "
+                    f"check `blemish jobs logs {id}`",
                 )
             return job.with_state(
                 JobState.RUNNING,
@@ -78,102 +92,104 @@ class Attempt:
                 warnings=(),
             )
 
-        job = store.change(id, move)
-        return cls(store, job, worker) if job.state is JobState.RUNNING else None
+        job = store.change(id, begun)
+        return cls(store, job, worker, redis_timeout_s) if job.state is JobState.RUNNING else None
 
-    def progress(self, phase: Phase) -> None:
-        """Tell how far the work is; while Redis is away nobody hears it.
+    def progress(self, phase: str, done: int, total: int, unit: str) -> None:
+        """Record progress; it is dropped while Redis does not answer.
 
         Raises:
             Superseded: if another attempt has begun.
         """
+        measured = self._timer.measure(phase, done, total, unit)
         try:
-            self._store.change(self.job.id, lambda job: self._mine(job).with_phase(phase))
+            self._store.change(self.job.id, lambda job: self._fenced(job).with_phase(measured))
         except Unavailable:
-            log.warning("progress not told, working on", dependency="redis")
+            log.warning("progress dropped", dependency="redis")
 
-    def divide(self, parts: int) -> Job:
-        """Divide the work into so many parts, unless an earlier attempt has divided it; return the job.
+    def divide(self, shards: int) -> Job:
+        """Divide the job into shards unless an earlier attempt has done so; return the record.
 
         Raises:
             Superseded: if another attempt has begun.
+            Unavailable: if Redis does not answer within the timeout.
         """
 
-        def move(job: Job) -> Job:
-            return job if self._mine(job).parts else job.model_copy(update={"parts": parts})
+        def divided(job: Job) -> Job:
+            return job if self._fenced(job).parts else job.model_copy(update={"parts": shards})
 
-        return self._surely(move)
+        return self._change(divided)
 
     def warn(self, text: str) -> None:
-        """Leave a sentence for whoever reads the job."""
-
-        def add(job: Job) -> Job:
-            if text in self._mine(job).warnings:
-                return job  # said before, and the answer was lost
-            return job.model_copy(update={"warnings": (*job.warnings, text)})
-
-        self._surely(add)
-
-    def commit(self) -> None:
-        """Pass the point of no return: from here the job cannot be cancelled, only finished.
-
-        Call it right before the effect becomes visible. Waits for Redis if need be.
+        """Add a warning to the job.
 
         Raises:
-            JobCancelled: if the job was asked to end.
             Superseded: if another attempt has begun.
+            Unavailable: if Redis does not answer within the timeout.
         """
 
-        def move(job: Job) -> Job:
-            if self._mine(job).state is JobState.CANCELLING:
+        def warned(job: Job) -> Job:
+            if text in self._fenced(job).warnings:
+                return job  # added by an earlier try whose answer was lost
+            return job.model_copy(update={"warnings": (*job.warnings, text)})
+
+        self._change(warned)
+
+    def commit(self) -> None:
+        """Pass the point of no return, after which the job can finish but not be cancelled.
+
+        Raises:
+            JobCancelled: if the job was cancelled.
+            Superseded: if another attempt has begun.
+            Unavailable: if Redis does not answer within the timeout.
+        """
+
+        def committed(job: Job) -> Job:
+            if self._fenced(job).state is JobState.CANCELLING:
                 raise JobCancelled(f"jobs/{job.id} was cancelled")
             return job.model_copy(update={"committed": True})
 
-        self._surely(move)
+        self._change(committed)
 
     def finish(self, state: JobState, **changes: Any) -> None:
-        """Move the job to its last state, waiting for Redis if need be.
+        """Move the job to a final state.
 
         Raises:
             Superseded: if another attempt has begun.
+            Unavailable: if Redis does not answer within the timeout.
         """
 
-        def move(job: Job) -> Job:
+        def finished(job: Job) -> Job:
             if job.attempt == self.job.attempt and job.state is state:
-                return job  # moved before, and the answer was lost
-            return self._mine(job).with_state(state, worker=self._worker, **changes)
+                return job  # finished by an earlier try whose answer was lost
+            return self._fenced(job).with_state(state, worker=self._worker, **changes)
 
-        ended = self._surely(move)
+        job = self._change(finished)
         if state is JobState.SUCCEEDED:
             with suppress(Unavailable):
-                self._store.save_phase_seconds(ended)
+                self._store.save_phase_seconds(job)
 
-    def hand_back(self, why: str) -> None:
-        """Have the job wait for another worker; one that was asked to end ends.
+    def requeue(self, why: str) -> None:
+        """Return the job to the queue for another worker, or end it if it was cancelled.
 
         Raises:
             Superseded: if another attempt has begun.
             Unavailable: if Redis does not answer.
         """
 
-        def move(job: Job) -> Job:
-            cancelled = self._mine(job).state is JobState.CANCELLING
+        def requeued(job: Job) -> Job:
+            cancelled = self._fenced(job).state is JobState.CANCELLING
             to = JobState.CANCELLED if cancelled else JobState.QUEUED
             return job.with_state(to, worker=self._worker, why=why, phases=())
 
-        self._store.change(self.job.id, move)
+        self._store.change(self.job.id, requeued)
 
-    def _mine(self, job: Job) -> Job:
+    def _fenced(self, job: Job) -> Job:
         if job.attempt != self.job.attempt or job.state not in (JobState.RUNNING, JobState.CANCELLING):
             raise Superseded(f"jobs/{job.id} is at attempt {job.attempt}, {job.state}")
         return job
 
-    def _surely(self, change: Callable[[Job], Job]) -> Job:
-        give_up = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                return self._store.change(self.job.id, change)
-            except Unavailable:
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(1)
+    def _change(self, change: Callable[[Job], Job]) -> Job:
+        return retry_until_available(
+            lambda: self._store.change(self.job.id, change), timeout_s=self._redis_timeout_s
+        )

@@ -1,47 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What jobs work with."""
+"""The stores and limits that jobs use."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 from blemish_core.datasets import DatasetStore
-from blemish_core.detectors.base import Progress
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.jobs import retry
 from blemish_core.models.store import ModelStore
 from blemish_core.runtimes.choice import RuntimeChoice
 from blemish_core.search.frame_store import FrameStore
-from blemish_core.search.search_index import SearchIndex
 
-_Answer = TypeVar("_Answer")
+if TYPE_CHECKING:
+    from blemish_core.search.search_index import SearchIndex
 
 
 @dataclass(frozen=True)
 class JobContext:
-    """What jobs work with."""
+    """The stores and limits of a worker and its child processes.
+
+    The worker itself computes nothing and imports neither torch nor grpc, so that it takes little memory.
+    """
 
     datasets: DatasetStore
     models: ModelStore
-    index: SearchIndex
     frames: FrameStore
+    connect_index: "Callable[[], SearchIndex]"
+    """Function that returns the one search index; the first call imports grpc."""
     weights: Path
     limits: ImageLimits
     device: str
+    """Device for torch."""
     runtime: RuntimeChoice
-    """What runs published models, and what a training asks; what learns does so in torch."""
+    """Runtime for published models, and for the exports of a training; training itself runs in torch."""
     max_feature_bytes: int
+    """Memory for the features of one training, in bytes."""
     scratch: Path
-    """For features that take more memory than that."""
+    """Folder for features beyond ``max_feature_bytes``."""
     max_scratch_bytes: int
     checkpoints: Path
-    """A folder for each job that can be gone on with by another attempt."""
+    """Folder with one subfolder per job, from which a later attempt resumes."""
     photographs: Path | None
-    """Photographs of anything, for detectors that learn what is not the surface."""
+    """Folder of unrelated photographs, for detectors that train on them."""
 
-
-def patiently(progress: Progress, call: Callable[[], _Answer]) -> _Answer:
-    """Return what a call to Qdrant gives, waiting up to a minute for it to come back, and saying so."""
-    return retry.patiently(call, partial(progress, "waiting for Qdrant", 0, 0, ""))
+    @property
+    def index(self) -> "SearchIndex":
+        """Search index, connected at first use."""
+        return self.connect_index()

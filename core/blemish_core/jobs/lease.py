@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The right to work on something, as long as whoever has it lives."""
+"""A lock in Redis that expires with its holder."""
 
 import threading
 from typing import Self
@@ -16,14 +16,14 @@ log = structlog.get_logger(__name__)
 
 
 class LeaseHeld(Exception):
-    """Somebody else is at it."""
+    """Another process holds the lease."""
 
 
 class Lease:
-    """A context in which nobody else works on ``name``; a thread renews it, for it lasts 15 s.
+    """A context manager that holds the lease on ``name`` and renews it in a thread.
 
-    It keeps two from doing the same, which would be a waste, and no more than that: who slept through its
-    end does not know. What must not happen twice is kept from happening by the number of the attempt.
+    A lease avoids duplicate work, but it does not exclude it: a suspended process can outlive its lease
+    without noticing. The number of the attempt fences the effects of such a process.
     """
 
     def __init__(self, store: JobStore, name: str) -> None:
@@ -31,32 +31,32 @@ class Lease:
         self._name = name
         self._holder = uuid4().hex
         self._stopped = threading.Event()
-        self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._renewal = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> Self:
-        """Take it.
+        """Acquire the lease.
 
         Raises:
-            LeaseHeld: if somebody else has it.
+            LeaseHeld: if another process holds it.
             Unavailable: if Redis does not answer.
         """
         if not self._store.acquire_lease(self._name, self._holder):
             raise LeaseHeld(self._name)
-        self._heart.start()
+        self._renewal.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._stopped.set()
-        self._heart.join()
+        self._renewal.join()
         try:
             self._store.release_lease(self._name, self._holder)
         except Unavailable:
-            log.warning("lease not dropped, it runs out by itself")
+            log.warning("lease not released, it will expire", lease=self._name)
 
-    def _beat(self) -> None:
+    def _renew(self) -> None:
         while not self._stopped.wait(_RENEW_EVERY_S):
             try:
                 if not self._store.acquire_lease(self._name, self._holder):
-                    log.warning("lease lost")
+                    log.warning("lease lost", lease=self._name)
             except Unavailable:
-                log.warning("lease not renewed", dependency="redis")
+                log.warning("lease not renewed", lease=self._name, dependency="redis")

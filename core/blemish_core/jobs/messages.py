@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker and the child process that does its work say to each other, a line of JSON each."""
+"""The protocol between a worker and its child process: JSON messages, one per line."""
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, Phase, Result, TrainSpec
+from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, Result, TrainSpec
 
 END_OF_STEP = "--- end of step ---"
-"""The child's last line about a step on its standard error, written before it says what became of it."""
+"""Last line of a step on the child's standard error, written before its Done or Failed."""
 
 
 class _Message(BaseModel):
@@ -16,89 +16,93 @@ class _Message(BaseModel):
 
 
 class Train(_Message):
-    """Do a training, up to its published version."""
+    """A request to train a model and publish a version of it."""
 
-    step: Literal["train"] = "train"
+    type: Literal["train"] = "train"
     job: str
     spec: TrainSpec
 
 
 class Evaluate(_Message):
-    """Do an evaluation, up to its published report."""
+    """A request to evaluate a model version and publish a report."""
 
-    step: Literal["evaluate"] = "evaluate"
+    type: Literal["evaluate"] = "evaluate"
     job: str
     spec: EvaluateSpec
 
 
 class Embed(_Message):
-    """Embed one part of a dataset's images."""
+    """A request to embed the images of one shard."""
 
-    step: Literal["embed"] = "embed"
+    type: Literal["embed"] = "embed"
     job: str
     spec: EmbedSpec
-    part: int
-    of: int
-
-
-Step = Train | Evaluate | Embed
+    shard: int
+    """Number of the shard, from 0."""
+    shards: int
+    """Number of shards of the job."""
 
 
 class CommitGranted(_Message):
     """The answer to ``CommitRequest``."""
 
-    step: Literal["go"] = "go"
+    type: Literal["commit granted"] = "commit granted"
 
 
 class Ready(_Message):
-    """The child can take a step."""
+    """The child's first message: it accepts steps."""
 
-    said: Literal["ready"] = "ready"
+    type: Literal["ready"] = "ready"
     device: str
+    """Device that the child computes on."""
 
 
-class Reached(_Message):
-    said: Literal["reached"] = "reached"
-    phase: Phase
+class Progressed(_Message):
+    """The progress of a phase."""
+
+    type: Literal["progressed"] = "progressed"
+    phase: str
+    done: int
+    total: int
+    unit: str
 
 
 class Warned(_Message):
-    said: Literal["warned"] = "warned"
+    """A warning for the job's owner."""
+
+    type: Literal["warned"] = "warned"
     text: str
 
 
 class CommitRequest(_Message):
-    """The job's effect is about to become visible; the child waits for ``CommitGranted``."""
+    """A request to publish the result; the child waits for ``CommitGranted``."""
 
-    said: Literal["may commit"] = "may commit"
+    type: Literal["commit request"] = "commit request"
 
 
 class Done(_Message):
-    """The step is done."""
+    """The successful end of a step."""
 
-    said: Literal["done"] = "done"
+    type: Literal["done"] = "done"
     result: Result | None = None
-    """Of a training or an evaluation."""
+    """Result of a training or evaluation."""
     points: int = 0
-    """Of an embedding: how many it wrote."""
+    """Number of points written by an embedding."""
 
 
 class Failed(_Message):
-    """The step could not be done."""
+    """The unsuccessful end of a step."""
 
-    said: Literal["failed"] = "failed"
+    type: Literal["failed"] = "failed"
     error: str
-    """For the job's owner."""
+    """Error message for the job's owner."""
 
 
-Said = Ready | Reached | Warned | CommitRequest | Done | Failed
+Step = Train | Evaluate | Embed
+"""A unit of work for the child."""
 
-TO_CHILD: TypeAdapter[Step | CommitGranted] = TypeAdapter(
-    Annotated[Train | Evaluate | Embed | CommitGranted, Field(discriminator="step")]
-)
-"""Reads what the worker tells its child."""
+ToChild = Step | CommitGranted
+FromChild = Ready | Progressed | Warned | CommitRequest | Done | Failed
 
-FROM_CHILD: TypeAdapter[Said] = TypeAdapter(
-    Annotated[Ready | Reached | Warned | CommitRequest | Done | Failed, Field(discriminator="said")]
-)
-"""Reads what the child says."""
+TO_CHILD: TypeAdapter[ToChild] = TypeAdapter(Annotated[ToChild, Field(discriminator="type")])
+FROM_CHILD: TypeAdapter[FromChild] = TypeAdapter(Annotated[FromChild, Field(discriminator="type")])

@@ -1,29 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What server and workers must agree on to tell each other of jobs through Celery."""
+"""The Celery task names, queues and priorities that server and workers share."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from blemish_core.jobs.record import Job, JobPriority
 
-RUN = "blemish.run_job"
-"""What workers listen for; its one argument is the job's id."""
+RUN_TASK = "blemish.run_job"
+"""Task that runs a job; its argument is the job's id."""
 
-HELP = "blemish.help_job"
-"""Asks a worker to take parts of a job that another one sees through; its one argument is the job's id."""
+HELP_TASK = "blemish.help_job"
+"""Task that runs free shards of a job that another worker runs; its argument is the job's id."""
 
-CANARY = "blemish.canary"
-"""What a worker sends to itself: while it comes through, so does work."""
+CANARY_TASK = "blemish.canary"
+"""Task that a worker sends to itself, as a check that it receives tasks."""
 
 QUEUES: Mapping[str, str] = {"train": "train", "embed": "embed", "evaluate": "embed"}
-"""The queue of each kind of job: bulk work never waits behind a training that another worker could do."""
+"""Queue of each kind of job; trainings have their own, so that they do not delay bulk work."""
 
 _PRIORITIES = {JobPriority.HIGH: 0, JobPriority.NORMAL: 3, JobPriority.LOW: 6}
-"""On Redis, Celery takes the lowest first; these are three of its four steps."""
+"""Celery's priorities on Redis: the lowest number runs first, and 9 is the fourth step."""
 
 
-def celery_message(job: Job, task: str = RUN) -> dict[str, Any]:
-    """The arguments of Celery's ``send_task``."""
+def celery_message(job: Job, task: str = RUN_TASK) -> dict[str, Any]:
+    """Return the arguments of Celery's ``send_task`` for a job."""
     return {
         "name": task,
         "args": [job.id],
@@ -34,5 +34,5 @@ def celery_message(job: Job, task: str = RUN) -> dict[str, Any]:
 
 
 def queue_order(job: Job) -> tuple[int, float]:
-    """Sorts the jobs of one queue in the order in which they are taken."""
+    """Return the key that sorts the jobs of a queue in the order of their execution."""
     return _PRIORITIES[job.priority], job.created.timestamp()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job's record: what is to be done, how far it is, how it ended, and the moves it may make."""
+"""The record of a job: its specification, progress, result and allowed state transitions."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,6 +13,8 @@ from blemish_core.evaluation.metrics import Metrics
 
 
 class JobState(StrEnum):
+    """The states of a job."""
+
     QUEUED = "queued"
     RUNNING = "running"
     CANCELLING = "cancelling"
@@ -22,17 +24,18 @@ class JobState(StrEnum):
 
     @property
     def ended(self) -> bool:
+        """True if no transition leads out of this state."""
         return not TRANSITIONS[self]
 
 
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED}),
-    # RUNNING to RUNNING: tried again after the process that worked on it died.
-    # RUNNING to QUEUED: handed back by a worker that was told to stop.
+    # RUNNING to RUNNING: a new attempt after the process of the previous one died.
+    # RUNNING to QUEUED: requeued by a worker that is shutting down.
     JobState.RUNNING: frozenset(
         {JobState.RUNNING, JobState.QUEUED, JobState.CANCELLING, JobState.SUCCEEDED, JobState.FAILED}
     ),
-    # What was done before the cancellation was noticed stays done.
+    # A job that completes before it notices the cancellation keeps its result.
     JobState.CANCELLING: frozenset({JobState.CANCELLED, JobState.SUCCEEDED, JobState.FAILED}),
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset(),
@@ -41,20 +44,20 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
 
 
 class JobPriority(StrEnum):
-    """Who is taken first of the jobs that wait for the same workers; of the same priority the oldest is."""
+    """The priorities of queued jobs; within one priority the oldest job runs first."""
 
     HIGH = "high"
     NORMAL = "normal"
     LOW = "low"
 
 
-class _Record(BaseModel):
-    # What a newer build wrote outlives the changes that an older one makes.
+class _StoredModel(BaseModel):
+    # Keep fields written by a newer build when an older one changes the record.
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
-class PatchCoreSpec(_Record):
-    """Settings of the detector; empty ones take its defaults."""
+class PatchCoreSpec(_StoredModel):
+    """The requested PatchCore settings; None takes the default."""
 
     backbone: str | None = None
     input_size: int | None = None
@@ -63,8 +66,8 @@ class PatchCoreSpec(_Record):
     whitened: bool | None = None
 
 
-class EfficientAdSpec(_Record):
-    """Settings of the detector; empty ones take its defaults."""
+class EfficientAdSpec(_StoredModel):
+    """The requested EfficientAD settings; None takes the default."""
 
     size: str | None = None
     input_size: int | None = None
@@ -72,167 +75,179 @@ class EfficientAdSpec(_Record):
     max_seconds: float | None = None
     start: str | None = None
     int8: bool | None = None
-    """Of the bundle, not of the detector: whether to publish INT8 too; as the worker's runtime if empty."""
+    """Switch for publishing an INT8 network in the bundle; None follows the worker's runtime."""
 
 
-class TrainSpec(_Record):
+class TrainSpec(_StoredModel):
+    """The specification of a training job."""
+
     kind: Literal["train"] = "train"
     dataset: str
     model_id: str
     patchcore: PatchCoreSpec | None = None
     efficientad: EfficientAdSpec | None = None
-    """At most one of the two is set; PatchCore if none is."""
+    """Settings of EfficientAD; excludes ``patchcore``, which is the default detector."""
     seed: int = 0
     target_false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE
     promote: bool = False
     false_alarms_of: str = ""
-    """A model in whose index people labelled images that are good; empty for none."""
+    """Model whose false alarms and images labelled good are trained on too; empty for none."""
 
     @property
     def detector(self) -> str:
+        """Name of the detector to train."""
         return "efficientad" if self.efficientad is not None else "patchcore"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of the detector that were asked for."""
+        """Explicitly requested settings of the detector."""
         chosen = self.efficientad or self.patchcore or PatchCoreSpec()
         return chosen.model_dump(exclude_none=True, exclude={"int8"})
 
     @property
     def int8(self) -> bool | None:
-        """Whether INT8 was asked for; None where nothing was said."""
+        """Requested INT8 switch; None if the request leaves it open."""
         return self.efficientad.int8 if self.efficientad is not None else False
 
 
-class EmbedSpec(_Record):
+class EmbedSpec(_StoredModel):
+    """The specification of a bulk embedding job."""
+
     kind: Literal["embed"] = "embed"
     model: str
-    """The fixed version, models/{model}/versions/{n}."""
+    """Model version, ``models/{model}/versions/{n}``."""
     dataset: str = ""
     kept_frames: bool = False
-    """The frames that were kept of the model, instead of a dataset."""
+    """Switch for embedding the model's stored frames instead of a dataset."""
 
 
-class EvaluateSpec(_Record):
+class EvaluateSpec(_StoredModel):
+    """The specification of an evaluation job."""
+
     kind: Literal["evaluate"] = "evaluate"
     model: str
-    """The fixed version, models/{model}/versions/{n}."""
+    """Model version, ``models/{model}/versions/{n}``."""
     dataset: str
 
 
 Spec = Annotated[TrainSpec | EmbedSpec | EvaluateSpec, Field(discriminator="kind")]
 
 
-class Phase(_Record):
-    """A stretch of the work; ``total`` is 0 while not known."""
+class Phase(_StoredModel):
+    """The progress of one phase of an attempt."""
 
     name: str
     done: int = 0
     total: int = 0
+    """Number of units in the phase; 0 while unknown."""
     unit: str = ""
     remaining_s: float | None = None
-    """At the pace so far; None while that is not known."""
+    """Estimated time left, in seconds; None while unknown."""
     seconds: float = 0.0
-    """That it has taken so far."""
+    """Time spent so far, in seconds."""
 
     @property
     def rate(self) -> float:
-        """Units a second; 0 while not known."""
+        """Throughput in units per second; 0 while unknown."""
         return self.done / self.seconds if self.seconds > 0 else 0.0
 
 
-class Limits(_Record):
-    """What one attempt at a job may take; 0 where only the worker's own limits hold."""
+class Limits(_StoredModel):
+    """The resource limits of one attempt; 0 leaves only the worker's own limit."""
 
     max_seconds: float = 0.0
     max_bytes: int = 0
-    """Resident memory of the process that works on it."""
+    """Resident memory of the child process, in bytes."""
 
 
-class ProgressEstimate(_Record):
-    """How far a job is as a whole, and how long it will take."""
+class ProgressEstimate(_StoredModel):
+    """The progress of a whole job."""
 
     done: float
-    """Share of its time, 0 to 1."""
+    """Elapsed share of the total time, 0 to 1."""
     remaining_s: float
     weights: Mapping[str, float]
-    """Of each phase, its share of the whole time."""
+    """Share of each phase in the total time."""
 
 
-class Result(_Record):
-    """What a job that succeeded made."""
+class Result(_StoredModel):
+    """The result of a job that succeeded."""
 
     model_version: str = ""
     metrics: Metrics | None = None
     indexed_images: int = 0
 
 
-class Event(_Record):
-    """A move of a job."""
+class Event(_StoredModel):
+    """A state transition of a job."""
 
     to: JobState
     at: datetime
     attempt: int = 0
-    """The one that moved it, or 0 before the first."""
+    """Number of the attempt that caused it; 0 before the first."""
     worker: str = ""
-    """The process that moved it, host:pid; empty where the server did."""
+    """Process that caused it, ``host:pid``; empty for the server."""
     why: str = ""
 
 
-class Job(_Record):
+class Job(_StoredModel):
+    """A job's record."""
+
     id: str
     spec: Spec
     priority: JobPriority = JobPriority.NORMAL
     limits: Limits = Limits()
     request: str = ""
-    """SHA-256 of the request_id that made it; empty if there was none."""
+    """SHA-256 of the request id that created it; empty if there was none."""
     state: JobState = JobState.QUEUED
     phases: tuple[Phase, ...] = ()
     created: datetime
     started: datetime | None = None
-    """Of the latest attempt."""
+    """Start of the latest attempt."""
     ended: datetime | None = None
     expected: Mapping[str, float] = {}
-    """Seconds that each phase took the last job of this kind; empty until there was one."""
+    """Seconds per phase of the last job with the same pattern; empty before the first."""
     attempt: int = 0
     deaths: int = 0
-    """Attempts that ended because the process that worked on it, or its worker, died."""
+    """Number of attempts that ended because the child process or its worker died."""
     committed: bool = False
-    """Its effect is being made visible, or is: too late to cancel it."""
+    """True once the result is being published, which is too late for a cancellation."""
     parts: int = 0
-    """Of a bulk embedding: into how many parts its images were divided; 0 before that."""
+    """Number of shards of a bulk embedding; 0 before it is divided."""
     revision: int = 1
     error: str = ""
     warnings: tuple[str, ...] = ()
     result: Result | None = None
     history: tuple[Event, ...] = ()
-    """Every move since it was accepted; a few at most, for attempts are counted."""
+    """All state transitions, oldest first; short, because attempts are limited."""
 
     @property
     def pattern(self) -> str:
-        """Jobs of the same take about the same time for their phases, relative to each other."""
+        """Key of jobs whose phases take similar shares of the total time."""
         return f"train {self.spec.detector}" if isinstance(self.spec, TrainSpec) else self.spec.kind
 
     @property
     def progress_estimate(self) -> ProgressEstimate | None:
-        """How far it is, by its measured pace and the shares of time that phases had in a job before.
+        """Estimate from the measured rate and the phase durations of the previous job of this pattern.
 
-        None while it does not run, or there was no such job.
+        None unless the job runs and a previous job exists.
         """
         if self.state is not JobState.RUNNING or not self.expected:
             return None
-        left = {phase.name: _left_s(phase) for phase in self.phases}
-        # What was slower than then so far is taken to stay so.
+        remaining = {phase.name: _remaining_s(phase) for phase in self.phases}
+        # Scale the expected durations by the speed of this job relative to the previous one.
         known = [
-            phase for phase in self.phases if phase.name in self.expected and left[phase.name] is not None
+            phase
+            for phase in self.phases
+            if phase.name in self.expected and remaining[phase.name] is not None
         ]
-        then_s = sum(self.expected[phase.name] for phase in known)
-        now_s = sum(phase.seconds + (left[phase.name] or 0.0) for phase in known)
-        scale = now_s / then_s if then_s > _MEASURABLE_S and now_s > 0 else 1.0
+        expected_s = sum(self.expected[phase.name] for phase in known)
+        actual_s = sum(phase.seconds + (remaining[phase.name] or 0.0) for phase in known)
+        scale = actual_s / expected_s if expected_s > _MEASURABLE_S and actual_s > 0 else 1.0
         spent = {phase.name: phase.seconds for phase in self.phases}
         whole: dict[str, float] = {}
         for name in {**self.expected, **spent}:
-            rest = left.get(name)
+            rest = remaining.get(name)
             if rest is None:
                 rest = max(0.0, self.expected.get(name, 0.0) * scale - spent.get(name, 0.0))
             whole[name] = spent.get(name, 0.0) + rest
@@ -243,10 +258,10 @@ class Job(_Record):
         return ProgressEstimate(done=spent_s / total_s, remaining_s=total_s - spent_s, weights=weights)
 
     def with_state(self, to: JobState, *, worker: str = "", why: str = "", **changes: object) -> "Job":
-        """Return the record in state ``to``, with the move in its history.
+        """Return the record in state ``to``, with the transition added to its history.
 
         Raises:
-            ValueError: if a job in this state may not go there.
+            ValueError: if the transition is not allowed.
         """
         if to not in TRANSITIONS[self.state]:
             raise ValueError(f"job {self.id} is {self.state} and cannot become {to}")
@@ -257,20 +272,21 @@ class Job(_Record):
         return moved.model_copy(update={"history": (*self.history, event)})
 
     def with_phase(self, phase: Phase) -> "Job":
-        """Return the record with one phase's progress replaced, or the phase added."""
-        others = {known.name: known for known in self.phases} | {phase.name: phase}
-        return self.model_copy(update={"phases": tuple(others.values())})
+        """Return the record with a phase added or replaced."""
+        phases = {known.name: known for known in self.phases} | {phase.name: phase}
+        return self.model_copy(update={"phases": tuple(phases.values())})
 
 
 _MEASURABLE_S = 0.01
 
 
 def now() -> datetime:
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
-def _left_s(phase: Phase) -> float | None:
-    """What a phase will still take at its own pace; None while that is not known."""
+def _remaining_s(phase: Phase) -> float | None:
+    """Return the time left in a phase by its own rate; None while unknown."""
     if phase.total and phase.done >= phase.total:
         return 0.0
     return phase.remaining_s

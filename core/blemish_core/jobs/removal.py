@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Removes datasets, images and models for good, from disk and from every index.
+"""Deletion of datasets, images and models from disk and from every search index.
 
-An index goes before what it was made from: whoever is killed in between, or finds Qdrant away, has left
-something that can still be named, and the same request goes on.
+An index is deleted before its source. After a crash, or while Qdrant is unavailable, the source still
+exists, so the same request can be repeated.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,8 @@ from blemish_core.search.search_index import SearchIndex
 
 
 class Removal:
+    """Deletes datasets, images and models that no job uses."""
+
     def __init__(
         self,
         datasets: DatasetStore,
@@ -33,67 +35,67 @@ class Removal:
         self._jobs = jobs
 
     def images(self, dataset_id: str, paths: Sequence[str]) -> tuple[Dataset, int]:
-        """Remove images of a dataset and their masks; return what it is then, and how many went.
+        """Delete images of a dataset and their masks; return the dataset and the number of files.
 
         Raises:
             InvalidRequest: if a path is not in the layout.
-            NotFound: if there is no such dataset, or nothing under one of the paths; then all stay.
-            FailedPrecondition: if a job works with the dataset.
-            DiskFull: if the disk has no room for the new list of what is there.
+            NotFound: if there is no such dataset, or no file at one of the paths; nothing is deleted then.
+            FailedPrecondition: if a job uses the dataset.
+            DiskFull: if the disk has no room for the new list of files.
             Unavailable: if Redis or Qdrant does not answer.
         """
-        gone = self._datasets.select(dataset_id, paths)
-        self._check_idle(dataset_id)
-        images = {entry.path: entry.sha256 for entry in gone if entry.layout_path.part != "ground_truth"}
+        files = self._datasets.select(dataset_id, paths)
+        self._check_dataset_unused(dataset_id)
+        images = {entry.path: entry.sha256 for entry in files if entry.layout_path.part != "ground_truth"}
         for version in self._index.versions() if images else ():
             self._index.remove_images(version, dataset_id, images)
-        self._datasets.remove(dataset_id, [entry.path for entry in gone])
-        return self._datasets.get(dataset_id), len(gone)
+        self._datasets.remove(dataset_id, [entry.path for entry in files])
+        return self._datasets.get(dataset_id), len(files)
 
     def dataset(self, dataset_id: str) -> None:
-        """Remove a dataset, also a damaged one.
+        """Delete a dataset, even a damaged one.
 
         Raises:
             NotFound: if there is no such dataset.
-            FailedPrecondition: if a job works with it.
+            FailedPrecondition: if a job uses it.
             Unavailable: if Redis or Qdrant does not answer.
         """
         self._datasets.require(dataset_id)
-        self._check_idle(dataset_id)
+        self._check_dataset_unused(dataset_id)
         for version in self._index.versions():
             self._index.remove_dataset(version, dataset_id)
         self._datasets.delete(dataset_id)
 
     def version(self, ref: ModelRef) -> None:
-        """Remove one version of a model; with the last one go the frames that were kept of the model.
+        """Delete a version of a model; the last one takes the model's stored frames with it.
 
         Raises:
             NotFound: if there is no such version.
-            FailedPrecondition: if it is in production or pinned, a job uses it, or its index answers for
-                its model.
+            FailedPrecondition: if it is in production or pinned, a job uses it, or its index serves the
+                searches of its model.
             Unavailable: if Redis or Qdrant does not answer.
         """
         fixed = self._models.resolve(ref)
         production = self._models.production(fixed.model)
         if production == fixed.version:
             raise FailedPrecondition(
-                f"{fixed} is in production: promote another version first, or remove models/{fixed.model}"
+                f"{fixed} is in production; promote another version first, or delete models/{fixed.model}"
             )
-        self._check_free([fixed], self._jobs.unfinished())
+        self._check_versions_unused([fixed], self._jobs.unfinished())
         if self._index.serving_version(fixed.model) == fixed:
             raise FailedPrecondition(
-                f"the index of {fixed} answers for models/{fixed.model} until that of "
-                f"versions/{production} has all that is in it; `blemish jobs --live` shows how far it is"
+                f"the index of {fixed} serves models/{fixed.model} until the index of "
+                f"versions/{production} is complete; watch `blemish jobs --live` and retry"
             )
-        self._remove(fixed)
+        self._delete(fixed)
 
     def model(self, model: str, force: bool) -> None:
-        """Remove all versions of a model and the frames that were kept of it.
+        """Delete all versions of a model and its stored frames.
 
         Raises:
             NotFound: if there is no such model.
-            FailedPrecondition: if a version is pinned, a job works with one or trains another, or, without
-                ``force``, one is in production.
+            FailedPrecondition: if a version is pinned, a job uses the model, or a version is in production
+                and ``force`` is not set.
             Unavailable: if Redis or Qdrant does not answer.
         """
         self._models.resolve(ModelRef(model))
@@ -101,45 +103,51 @@ class Removal:
         production = self._models.production(model)
         if production is not None and not force:
             raise FailedPrecondition(
-                f"models/{model}/versions/{production} is in production: set force (--force) if it is to "
-                "go too"
+                f"models/{model}/versions/{production} is in production; set force (--force) to delete it"
             )
         open_jobs = self._jobs.unfinished()
-        self._check_free(versions, open_jobs)
+        self._check_versions_unused(versions, open_jobs)
         for job in open_jobs:
-            if isinstance(job.spec, TrainSpec) and model in (job.spec.model_id, _alarms_of(job.spec)):
-                raise _at_work(job, f"models/{model}")
+            if isinstance(job.spec, TrainSpec) and model in (
+                job.spec.model_id,
+                _false_alarm_model(job.spec),
+            ):
+                raise _in_use(job, f"models/{model}")
         self._models.retire(model)
-        for version in reversed(versions):  # the newest last: what a name means changes once
-            self._remove(version)
+        for version in reversed(
+            versions
+        ):  # newest last, so that the model's name resolves to it until then
+            self._delete(version)
 
-    def _remove(self, fixed: ModelRef) -> None:
+    def _delete(self, fixed: ModelRef) -> None:
         self._index.drop(fixed)
         self._models.delete(fixed)
         if not self._models.numbers(fixed.model):
             self._frames.remove_all(fixed.model)
 
-    def _check_idle(self, dataset_id: str) -> None:
+    def _check_dataset_unused(self, dataset_id: str) -> None:
         for job in self._jobs.unfinished():
             if job.spec.dataset == dataset_id:
-                raise _at_work(job, dataset_name(dataset_id))
+                raise _in_use(job, dataset_name(dataset_id))
 
-    def _check_free(self, versions: Sequence[ModelRef], open_jobs: Sequence[Job]) -> None:
-        at_work = {job.spec.model: job for job in open_jobs if not isinstance(job.spec, TrainSpec)}
+    def _check_versions_unused(self, versions: Sequence[ModelRef], open_jobs: Sequence[Job]) -> None:
+        jobs = {job.spec.model: job for job in open_jobs if not isinstance(job.spec, TrainSpec)}
         for version in versions:
             if self._models.is_pinned(version.model, version.version or 0):
                 short = f"{version.model}/{version.version}"
-                raise FailedPrecondition(f"{version} is pinned; `blemish models pin --off {short}` first")
-            if job := at_work.get(str(version)):
-                raise _at_work(job, str(version))
+                raise FailedPrecondition(
+                    f"{version} is pinned; run `blemish models pin --off {short}` first"
+                )
+            if job := jobs.get(str(version)):
+                raise _in_use(job, str(version))
 
 
-def _alarms_of(spec: TrainSpec) -> str:
-    """The model whose false alarms a training takes in."""
+def _false_alarm_model(spec: TrainSpec) -> str:
+    """Return the model whose false alarms a training uses."""
     return ModelRef.parse(spec.false_alarms_of).model if spec.false_alarms_of else ""
 
 
-def _at_work(job: Job, what: str) -> FailedPrecondition:
+def _in_use(job: Job, what: str) -> FailedPrecondition:
     return FailedPrecondition(
-        f"{job_name(job.id)} works with {what}: wait for its end, or `blemish jobs cancel {job.id}`"
+        f"{job_name(job.id)} uses {what}; wait for its end, or run `blemish jobs cancel {job.id}`"
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Removes what is no longer needed: records of old jobs, old versions, what killed processes left."""
+"""Deletion of expired job records, surplus model versions and files left by killed processes."""
 
 import shutil
 import time
@@ -22,9 +22,16 @@ log = structlog.get_logger(__name__)
 
 
 class Retention:
-    """Keeps jobs for ``keep_jobs`` after their end, of each model the ``keep_versions`` newest (0: all).
+    """The retention policy of a store.
 
-    ``drop_index`` removes a version's index; ``answers`` tells whether that index answers for its model.
+    Args:
+        store: the job records.
+        models: the model versions.
+        checkpoints: folder with one subfolder per job.
+        drop_index: deletes the index of a version.
+        serves_searches: returns True if the index of a version serves the searches of its model.
+        keep_jobs: time for which job records are kept after the end of the job.
+        keep_versions: number of versions to keep of each model; 0 keeps all.
     """
 
     def __init__(
@@ -33,7 +40,7 @@ class Retention:
         models: ModelStore,
         checkpoints: Path,
         drop_index: Callable[[ModelRef], None],
-        answers: Callable[[ModelRef], bool],
+        serves_searches: Callable[[ModelRef], bool],
         keep_jobs: timedelta,
         keep_versions: int,
     ) -> None:
@@ -41,36 +48,36 @@ class Retention:
         self._models = models
         self._checkpoints = checkpoints
         self._drop_index = drop_index
-        self._answers = answers
+        self._serves_searches = serves_searches
         self._keep_jobs = keep_jobs
         self._keep_versions = keep_versions
 
     def sweep(self) -> None:
-        """Remove what is due, unless somebody has within the last minute.
+        """Delete everything that has expired, unless another worker did so within the last minute.
 
         Raises:
-            Unavailable: if Redis or Qdrant does not answer; what is left goes next time.
+            Unavailable: if Redis or Qdrant does not answer; the next sweep continues.
         """
         if not self._store.claim("retention", _EVERY_S):
             return
         for id in self._store.delete_ended(now() - self._keep_jobs):
-            log.info("old job forgotten", job=id)
-        self._left_behind()
+            log.info("expired job deleted", job=id)
+        self._delete_leftovers()
         if self._keep_versions:
-            self._versions()
+            self._delete_surplus_versions()
 
-    def _left_behind(self) -> None:
+    def _delete_leftovers(self) -> None:
         folders = self._models.staged_folders()
         if self._checkpoints.is_dir():
             for folder in self._checkpoints.iterdir():
                 folders.setdefault(folder.name, []).append(folder)
-        for job, left in folders.items():
+        for job, leftovers in folders.items():
             if self._is_open(job):
                 continue
-            for folder in left:
+            for folder in leftovers:
                 if time.time() - folder.stat().st_mtime > _SETTLED_S:
                     shutil.rmtree(folder, ignore_errors=True)
-                    log.info("left behind, removed", job=job, folder=folder.name)
+                    log.info("leftover folder deleted", job=job, folder=folder.name)
 
     def _is_open(self, job: str) -> bool:
         try:
@@ -78,11 +85,11 @@ class Retention:
         except NotFound:
             return False
 
-    def _versions(self) -> None:
-        wanted = {job.spec.model for job in self._store.unfinished() if not isinstance(job.spec, TrainSpec)}
+    def _delete_surplus_versions(self) -> None:
+        in_use = {job.spec.model for job in self._store.unfinished() if not isinstance(job.spec, TrainSpec)}
         for ref in self._models.beyond_retention(self._keep_versions):
-            # An index that still answers has the labels and kept frames that the new one is to take over.
-            if str(ref) not in wanted and not self._answers(ref):
+            # A serving index has labels and stored frames that the next index still has to copy.
+            if str(ref) not in in_use and not self._serves_searches(ref):
                 self._models.delete(ref)
                 self._drop_index(ref)
-                log.info("old version removed", model=str(ref))
+                log.info("surplus version deleted", model=str(ref))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting for Qdrant to come back."""
+"""Retries while Redis or Qdrant is unavailable."""
 
 import time
 from collections.abc import Callable
@@ -7,24 +7,29 @@ from typing import TypeVar
 
 from blemish_core.platform.errors import Unavailable
 
-_PATIENCE_S = 60.0
-_EVERY_S = 1.0
-_Answer = TypeVar("_Answer")
+DEFAULT_TIMEOUT_S = 60.0
+_INTERVAL_S = 1.0
+_Value = TypeVar("_Value")
 
 
-def patiently(call: Callable[[], _Answer], waiting: Callable[[], None] = lambda: None) -> _Answer:
-    """Return what a call to Qdrant gives; where that is away, try for a minute.
+def retry_until_available(
+    call: Callable[[], _Value],
+    on_retry: Callable[[], None] = lambda: None,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+) -> _Value:
+    """Return the result of ``call``, repeating it while it raises Unavailable.
 
     Args:
-        call: what may raise Unavailable.
-        waiting: is called before each further try, and may raise to end it.
+        call: operation that is safe to repeat.
+        on_retry: called before each retry; may raise to stop.
+        timeout_s: time after which Unavailable is raised.
     """
-    give_up = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + timeout_s
     while True:
         try:
             return call()
         except Unavailable:
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 raise
-            time.sleep(_EVERY_S)
-            waiting()
+            time.sleep(_INTERVAL_S)
+            on_retry()

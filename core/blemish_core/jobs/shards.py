@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of a bulk embedding, which any number of workers take side by side.
+"""The shards of a bulk embedding, which any number of workers process in parallel.
 
-``blemish:parts:{job}`` is a hash: the points of each part that is done under its number, and how often a
-part failed under ``failed:{number}``. A part in work has a lease of its own.
+``blemish:parts:{job}`` is a hash. Field ``{number}`` holds the number of points of a finished shard, and
+``failed:{number}`` the number of failures of a shard. A shard being processed has a lease of its own.
 """
 
 import math
@@ -14,36 +14,38 @@ from blemish_core.jobs.lease import Lease
 from blemish_core.jobs.store import JobStore
 
 EMBEDDING = "embedding"
-"""The phase in which images are scored."""
+"""Name of the phase in which images are scored."""
 
 SHARD_IMAGES = 256
-"""How many images a part has, about."""
+"""Approximate number of images per shard."""
 
 MAX_FAILURES = 3
-"""With this many failures of one part the job fails."""
+"""Failures of one shard after which the job fails."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One of ``of`` parts of a dataset's images: those whose content's hash falls to ``number``.
+    """One of ``of`` shards of a set of images, assigned by the hash of their content.
 
-    So an image belongs to the same part whoever asks and whatever was uploaded meanwhile, and images of the
-    same content belong to one part.
+    The assignment does not depend on other images, so later uploads do not move an image. Images of the
+    same content share a shard.
     """
 
     number: int
     of: int
 
-    def has(self, image: DatasetImage) -> bool:
+    def contains(self, image: DatasetImage) -> bool:
+        """Return True if the image belongs to this shard."""
         return int(image.sha256[:15], 16) % self.of == self.number
 
 
 def shards_for(images: int) -> int:
+    """Return the number of shards for a number of images."""
     return math.ceil(images / SHARD_IMAGES)
 
 
 class ShardTracker:
-    """Which of the ``of`` parts of a job are done."""
+    """The state of the ``of`` shards of a job in Redis."""
 
     def __init__(self, store: JobStore, job: str, of: int) -> None:
         self.of = of
@@ -51,23 +53,25 @@ class ShardTracker:
         self._job = job
 
     def points(self) -> dict[int, int]:
-        """The points of each part that is done."""
-        noted = self._store.shard_counts(self._job)
-        return {int(field): count for field, count in noted.items() if field.isdecimal()}
+        """Return the number of points of each finished shard."""
+        counts = self._store.shard_counts(self._job)
+        return {int(field): count for field, count in counts.items() if field.isdecimal()}
 
     def unfinished(self) -> Iterator[tuple[Shard, Lease]]:
-        """Yield each part that is not done, with the lease to be taken on it."""
-        done = self.points()
+        """Yield each unfinished shard with the lease to acquire for it."""
+        finished = self.points()
         for number in range(self.of):
-            if number not in done:
+            if number not in finished:
                 yield Shard(number, self.of), Lease(self._store, f"{self._job}.{number}")
 
-    def is_done(self, part: Shard) -> bool:
-        return part.number in self.points()
+    def is_finished(self, shard: Shard) -> bool:
+        """Return True if the shard is finished."""
+        return shard.number in self.points()
 
-    def mark_done(self, part: Shard, points: int) -> None:
-        self._store.set_shard_count(self._job, str(part.number), points)
+    def mark_finished(self, shard: Shard, points: int) -> None:
+        """Record that a shard is finished, with its number of points."""
+        self._store.set_shard_count(self._job, str(shard.number), points)
 
-    def record_failure(self, part: Shard) -> int:
-        """Note a failure; return how many that makes."""
-        return self._store.increment_shard_count(self._job, f"failed:{part.number}")
+    def record_failure(self, shard: Shard) -> int:
+        """Record a failure of a shard; return its number of failures."""
+        return self._store.increment_shard_count(self._job, f"failed:{shard.number}")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be known of a job before it is accepted, so that it fails at the door and not in the night."""
+"""Validation of a request before it becomes a job, so that it fails at once and not after hours."""
 
 from blemish_core.calibration import checked_false_reject_rate
-from blemish_core.datasets import DatasetStore
+from blemish_core.datasets import Dataset, DatasetStore
 from blemish_core.detectors.registry import ALGORITHMS
-from blemish_core.jobs.embed_source import images_of
+from blemish_core.jobs.embed_source import images_to_embed
 from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, Spec, TrainSpec
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import FailedPrecondition
@@ -13,36 +13,38 @@ from blemish_core.search.frame_store import FrameStore
 
 
 def validate_spec(spec: Spec, datasets: DatasetStore, frames: FrameStore, models: ModelStore) -> Spec:
-    """Return ``spec`` with its model fixed to the version that its name means now.
+    """Validate a specification and return it with its model resolved to a version.
 
     Raises:
-        InvalidRequest: if a setting is out of range or a name malformed.
+        InvalidRequest: if a setting is out of range or a name is malformed.
         NotFound: if there is no such dataset or model.
-        FailedPrecondition: if the dataset has too few images.
+        FailedPrecondition: if there are too few images.
     """
-    if isinstance(spec, EmbedSpec) and spec.kept_frames:
-        version = models.resolve(ModelRef.parse(spec.model, "model"))
-        images_of(spec, datasets, frames)
-        return spec.model_copy(update={"model": str(version)})
-    dataset = datasets.get(spec.dataset)
     match spec:
         case TrainSpec():
-            algorithm = ALGORITHMS[spec.detector]
-            algorithm.settings(**spec.settings)
-            validate_id(spec.model_id, "model_id")
-            checked_false_reject_rate(spec.target_false_reject_rate)
-            if dataset.train_images < algorithm.min_images:
-                raise FailedPrecondition(
-                    f"{dataset_name(spec.dataset)} has {dataset.train_images} images in train/good, but "
-                    f"{algorithm.title} learns from at least {algorithm.min_images}; upload more"
-                )
-            if spec.false_alarms_of:
-                models.resolve(ModelRef.parse(spec.false_alarms_of, "train.false_alarms_of"))
+            _validate_training(spec, datasets.get(spec.dataset), models)
             return spec
+        case EmbedSpec(kept_frames=True):
+            version = models.resolve(ModelRef.parse(spec.model, "model"))
+            images_to_embed(spec, datasets, frames)  # raises if there are none
         case EmbedSpec() | EvaluateSpec():
-            if not dataset.test_images:
+            if not datasets.get(spec.dataset).test_images:
                 raise FailedPrecondition(
                     f"{dataset_name(spec.dataset)} has no images in test/; upload some"
                 )
             version = models.resolve(ModelRef.parse(spec.model, "model"))
-            return spec.model_copy(update={"model": str(version)})
+    return spec.model_copy(update={"model": str(version)})
+
+
+def _validate_training(spec: TrainSpec, dataset: Dataset, models: ModelStore) -> None:
+    algorithm = ALGORITHMS[spec.detector]
+    algorithm.settings(**spec.settings)  # validates its arguments
+    validate_id(spec.model_id, "model_id")
+    checked_false_reject_rate(spec.target_false_reject_rate)
+    if dataset.train_images < algorithm.min_images:
+        raise FailedPrecondition(
+            f"{dataset_name(spec.dataset)} has {dataset.train_images} images in train/good, but "
+            f"{algorithm.title} needs at least {algorithm.min_images}; upload more"
+        )
+    if spec.false_alarms_of:
+        models.resolve(ModelRef.parse(spec.false_alarms_of, "train.false_alarms_of"))

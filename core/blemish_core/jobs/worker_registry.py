@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which workers there are and what they do, as each tells every few seconds.
+"""The running workers, kept up to date by their heartbeats.
 
-``blemish:staff`` is a hash of what they told by name; ``blemish:staff:seen`` says when, by Redis's clock.
+``blemish:staff`` is a hash of the workers' records by name. ``blemish:staff:seen`` is a sorted set of
+their names by the time of the last heartbeat, measured by Redis's clock.
 """
 
 from datetime import datetime
@@ -12,24 +13,24 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blemish_core.jobs.store import redis_errors_as_unavailable
 
-_STAFF, _SEEN = "blemish:staff", "blemish:staff:seen"
-_GONE_AFTER_S = 20
-_FORGOTTEN_AFTER_S = 60
+_RECORDS, _SEEN = "blemish:staff", "blemish:staff:seen"
+_LIVE_S = 20
+_EXPIRY_S = 60
 
-# KEYS: staff, seen. ARGV: name, told, seconds. Returns the names that were forgotten.
-_TELL = """
+# KEYS: records, seen. ARGV: name, record, expiry in seconds. Returns the names of expired workers.
+_HEARTBEAT = """
 local now = tonumber(redis.call('TIME')[1])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('ZADD', KEYS[2], now, ARGV[1])
-local gone = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - tonumber(ARGV[3]))
-for _, name in ipairs(gone) do
+local expired = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - tonumber(ARGV[3]))
+for _, name in ipairs(expired) do
   redis.call('HDEL', KEYS[1], name)
   redis.call('ZREM', KEYS[2], name)
 end
-return gone
+return expired
 """
 
-# KEYS: staff, seen. ARGV: seconds.
+# KEYS: records, seen. ARGV: seconds since the last heartbeat.
 _LIST = """
 local now = tonumber(redis.call('TIME')[1])
 local names = redis.call('ZRANGEBYSCORE', KEYS[2], now - tonumber(ARGV[1]), '+inf')
@@ -38,59 +39,59 @@ return redis.call('HMGET', KEYS[1], unpack(names))
 """
 
 
-class Worker(BaseModel):
-    """What a worker tells of itself."""
+class WorkerInfo(BaseModel):
+    """A worker's record."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
-    """host:pid"""
+    """Process of the worker, ``host:pid``."""
     version: str
     queues: tuple[str, ...]
     devices: tuple[str, ...]
-    """Of its slots, one job at a time each."""
+    """Device of each slot; a slot runs one job at a time."""
     jobs: tuple[str, ...] = ()
-    """Those it works on."""
+    """Ids of its running jobs."""
     started: datetime
     canary: datetime | None = None
-    """When a task last came through to it, of those it sends itself."""
+    """Time at which it last received a canary task."""
 
 
 class WorkerRegistry:
     """The workers of one Redis. Safe to share between threads."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self._tell = client.register_script(_TELL)
+        self._heartbeat = client.register_script(_HEARTBEAT)
         self._list = client.register_script(_LIST)
         self._redis = client
 
     @classmethod
     def connect(cls, url: str) -> "WorkerRegistry":
-        """Prepare a connection; nothing is sent before the first call."""
+        """Create a registry whose connection opens at the first call."""
         return cls(redis.Redis.from_url(url, socket_connect_timeout=2, socket_timeout=5))
 
-    def heartbeat(self, worker: Worker) -> list[str]:
-        """Say that a worker is there; return the names of those that have not been for a minute."""
+    def heartbeat(self, worker: WorkerInfo) -> list[str]:
+        """Add or refresh a worker; remove those without a heartbeat for a minute and return their names."""
         with redis_errors_as_unavailable():
-            gone: Any = self._tell(
-                [_STAFF, _SEEN], [worker.name, worker.model_dump_json(), _FORGOTTEN_AFTER_S]
+            expired: Any = self._heartbeat(
+                [_RECORDS, _SEEN], [worker.name, worker.model_dump_json(), _EXPIRY_S]
             )
-        return [name.decode() for name in gone]
+        return [name.decode() for name in expired]
 
     def remove(self, name: str) -> None:
-        """Say that a worker goes."""
+        """Remove a worker that is shutting down."""
         with redis_errors_as_unavailable():
-            self._redis.hdel(_STAFF, name)
+            self._redis.hdel(_RECORDS, name)
             self._redis.zrem(_SEEN, name)
 
-    def workers(self) -> list[Worker]:
-        """Those that have told of themselves within 20 s, by name."""
+    def workers(self) -> list[WorkerInfo]:
+        """Return the workers with a heartbeat within the last 20 s, by name."""
         with redis_errors_as_unavailable():
-            told: Any = self._list([_STAFF, _SEEN], [_GONE_AFTER_S])
+            records: Any = self._list([_RECORDS, _SEEN], [_LIVE_S])
         workers = []
-        for each in told:
+        for record in records:
             try:
-                workers.append(Worker.model_validate_json(each or b""))
+                workers.append(WorkerInfo.model_validate_json(record or b""))
             except ValidationError:
-                continue  # of another build
+                continue  # written by an incompatible build
         return sorted(workers, key=lambda worker: worker.name)

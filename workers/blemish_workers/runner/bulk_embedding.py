@@ -1,124 +1,110 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bulk embedding, part by part, with any number of workers that help."""
+"""A bulk embedding, whose shards any number of workers run in parallel."""
 
 import time
-from dataclasses import dataclass
 
 import structlog
 
 from blemish_core.jobs import messages
-from blemish_core.jobs.attempt import Attempt
 from blemish_core.jobs.lease import LeaseHeld
-from blemish_core.jobs.record import EmbedSpec, Phase
+from blemish_core.jobs.record import EmbedSpec
+from blemish_core.jobs.reporter import JobReporter, NullReporter
 from blemish_core.jobs.shards import EMBEDDING, MAX_FAILURES, Shard, ShardTracker
 from blemish_workers.runner.child_process import ChildDied
-from blemish_workers.runner.step_supervisor import LISTEN_S, StepFailed, StepListener, StepSupervisor
+from blemish_workers.runner.step_supervisor import POLL_S, StepFailed, StepSupervisor
 
 log = structlog.get_logger(__name__)
 
 
 class BulkEmbedding:
-    """The parts of one job, as one worker does them."""
+    """The shards of one job, as one worker runs them."""
 
-    def __init__(self, job: str, spec: EmbedSpec, board: ShardTracker, oversight: StepSupervisor) -> None:
+    def __init__(
+        self, job: str, spec: EmbedSpec, tracker: ShardTracker, supervisor: StepSupervisor
+    ) -> None:
         self._job = job
         self._spec = spec
-        self._board = board
-        self._oversight = oversight
+        self._tracker = tracker
+        self._supervisor = supervisor
 
-    def see_through(self, attempt: Attempt, images: int) -> int:
-        """Do all parts that nobody else does, and wait for theirs; return the points of all.
+    def run(self, reporter: JobReporter, images: int) -> int:
+        """Run every free shard, wait for those of other workers, and return the number of points.
+
+        Args:
+            reporter: receives the progress of the whole job.
+            images: number of images of the job.
 
         Raises:
-            StepFailed: if a part failed too often.
-            JobCancelled, Superseded, Stopped, LimitExceeded: if it is not to go on.
+            StepFailed: if a shard failed too often.
+            JobCancelled, Superseded, WorkerStopping, LimitExceeded: if the job may not continue.
         """
-        began_s, first = time.monotonic(), sum(self._board.points().values())
-        while len(done := self._board.points()) < self._board.of:
-            hearing = _OfTheWhole(attempt, images, began_s, first, sum(done.values()))
-            hearing.progress(Phase(name=EMBEDDING, unit="images"))
-            if not self._take_one(hearing):
-                # What is left is in others' hands; those of a dead one are empty in 15 s.
-                self._oversight.look()
-                time.sleep(LISTEN_S)
-        points = sum(done.values())
-        took_s = time.monotonic() - began_s
-        attempt.progress(Phase(name=EMBEDDING, done=points, total=points, unit="images", seconds=took_s))
+        while len(finished := self._tracker.points()) < self._tracker.of:
+            shard_reporter = _ShardReporter(reporter, images, sum(finished.values()))
+            shard_reporter.progress(EMBEDDING, 0, images, "images")
+            if not self._run_free_shard(shard_reporter):
+                # Other workers hold the remaining shards; the lease of a dead worker expires.
+                self._supervisor.check_wanted()
+                time.sleep(POLL_S)
+        points = sum(finished.values())
+        reporter.progress(EMBEDDING, points, points, "images")
         return points
 
-    def help(self) -> None:
-        """Do parts as long as there are any that nobody is at.
+    def run_free_shards(self) -> None:
+        """Run shards until none is free; another worker reports the progress of the job.
 
         Raises:
-            JobCancelled, Superseded, Stopped, LimitExceeded: if it is not to go on.
+            JobCancelled, Superseded, WorkerStopping, LimitExceeded: if the job may not continue.
         """
         try:
-            while self._take_one(_Nobody()):
+            while self._run_free_shard(NullReporter()):
                 pass
         except StepFailed as error:
-            log.warning("helps no more", error=str(error))
+            log.warning("stopped running shards", error=str(error))
 
-    def _take_one(self, hearing: StepListener) -> bool:
-        """Do a part that is not done and that nobody is at; return whether there was one.
+    def _run_free_shard(self, reporter: JobReporter) -> bool:
+        """Run one free shard; return False if none is free.
 
         Raises:
-            StepFailed: if it has failed too often.
+            StepFailed: if the shard has failed too often.
         """
-        for part, lease in self._board.unfinished():
+        for shard, lease in self._tracker.unfinished():
             try:
                 with lease:
-                    if not self._board.is_done(part):
-                        self._do(part, hearing)
+                    if not self._tracker.is_finished(shard):
+                        self._run_shard(shard, reporter)
                     return True
             except LeaseHeld:
                 continue
         return False
 
-    def _do(self, part: Shard, hearing: StepListener) -> None:
-        step = messages.Embed(job=self._job, spec=self._spec, part=part.number, of=part.of)
+    def _run_shard(self, shard: Shard, reporter: JobReporter) -> None:
+        step = messages.Embed(job=self._job, spec=self._spec, shard=shard.number, shards=shard.of)
         try:
-            self._board.mark_done(part, self._oversight.do(step, hearing).points)
+            self._tracker.mark_finished(shard, self._supervisor.run(step, reporter).points)
         except (StepFailed, ChildDied) as error:
-            failures = self._board.record_failure(part)
-            log.warning("part failed", part=part.number, failures=failures, error=str(error))
+            failures = self._tracker.record_failure(shard)
+            log.warning("shard failed", shard=shard.number, failures=failures, error=str(error))
             if failures >= MAX_FAILURES:
                 raise StepFailed(
-                    f"part {part.number + 1} of {part.of} failed {failures} times, the last time: {error}"
+                    f"shard {shard.number + 1} of {shard.of} failed {failures} times, last with: {error}"
                 ) from error
 
 
-@dataclass(frozen=True)
-class _OfTheWhole:
-    """Hears a part's progress as that of the job."""
+class _ShardReporter:
+    """A reporter that turns the progress of a shard into progress of the whole job."""
 
-    attempt: Attempt
-    images: int
-    began_s: float
-    first: int
-    """Of the job, done when it began."""
-    before: int
-    """Of the job, done when the part began; by whomever."""
+    def __init__(self, reporter: JobReporter, images: int, finished_images: int) -> None:
+        self._reporter = reporter
+        self._images = images
+        self._finished_images = finished_images
 
-    def progress(self, phase: Phase) -> None:
-        if phase.name == EMBEDDING:
-            done = min(self.before + phase.done, self.images)
-            took_s, advanced = time.monotonic() - self.began_s, done - self.first
-            left_s = took_s / advanced * (self.images - done) if advanced > 0 else None
-            own = {"done": done, "total": self.images, "seconds": took_s, "remaining_s": left_s}
-            phase = phase.model_copy(update=own)
-        self.attempt.progress(phase)
+    def progress(self, phase: str, done: int, total: int, unit: str) -> None:
+        if phase == EMBEDDING:
+            done, total = min(self._finished_images + done, self._images), self._images
+        self._reporter.progress(phase, done, total, unit)
 
     def warn(self, text: str) -> None:
-        self.attempt.warn(text)
+        self._reporter.warn(text)
 
     def commit(self) -> None:
-        raise NotImplementedError("a part of an embedding makes nothing visible")
-
-
-class _Nobody:
-    """Hears nothing: who sees the job through tells how far it is."""
-
-    def progress(self, phase: Phase) -> None: ...
-    def warn(self, text: str) -> None: ...
-    def commit(self) -> None:
-        raise NotImplementedError("a part of an embedding makes nothing visible")
+        raise NotImplementedError("a shard publishes nothing")

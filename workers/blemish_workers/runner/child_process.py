@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A child process as its worker has it: started, told a step, listened to, killed."""
+"""A child process from the side of its worker."""
 
 import os
 import queue
@@ -11,20 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from blemish_core.jobs.messages import (
-    END_OF_STEP,
-    FROM_CHILD,
-    CommitGranted,
-    Done,
-    Failed,
-    Ready,
-    Said,
-    Step,
-)
+from blemish_core.jobs.messages import END_OF_STEP, FROM_CHILD, Done, Failed, FromChild, Ready, ToChild
 
-_KEPT_LINES = 2000
-_LINES_WITHIN_S = 1.0
-_SPARE_BYTES = 2 << 30  # a child that has worked holds libraries that a new one has not loaded yet
+_MAX_LINES = 2000
+_LOG_TIMEOUT_S = 1.0
+_EXCESS_BYTES = 2 << 30  # above the libraries that a first job loads
 
 try:
     _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -33,11 +24,11 @@ except (AttributeError, ValueError):
 
 
 class ChildDied(Exception):
-    """The child is gone; the text says how it ended."""
+    """The child process ended; the message describes how."""
 
 
 class ChildProcess:
-    """A running ``blemish_workers.child``, which computes on ``device``."""
+    """A running ``blemish_workers.child`` that computes on ``device``."""
 
     def __init__(self, device: str) -> None:
         reader, writer = os.pipe()
@@ -51,59 +42,61 @@ class ChildProcess:
                 pass_fds=(writer,),
                 env=os.environ | {"BLEMISH_DEVICE": device},
             )
-        self._said: queue.SimpleQueue[Said | None] = queue.SimpleQueue()
-        self._lines: queue.Queue[str] = queue.Queue(_KEPT_LINES)
-        self._all_read = threading.Event()
+        self._received: queue.SimpleQueue[FromChild | None] = queue.SimpleQueue()
+        self._lines: queue.Queue[str] = queue.Queue(_MAX_LINES)
+        self._log_complete = threading.Event()
         self._ready: Ready | None = None
         self._ready_bytes = 0
         assert self._process.stdout is not None
         for name, run, stream in (
-            ("said", self._listen, os.fdopen(reader, "rb")),
-            ("lines", self._read_lines, self._process.stdout),
+            ("messages", self._receive_messages, os.fdopen(reader, "rb")),
+            ("log", self._read_log, self._process.stdout),
         ):
             threading.Thread(target=run, args=(stream,), name=f"child {name}", daemon=True).start()
 
     @property
     def device(self) -> str:
-        """What it computes on; empty until it is ready."""
+        """Device that the child reported; empty until it is ready."""
         return self._ready.device if self._ready else ""
 
     @property
     def pid(self) -> int:
+        """Process id."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
+        """True if the process runs."""
         return self._process.poll() is None
 
-    def tell(self, message: Step | CommitGranted) -> None:
-        """Hand it a step, or the answer to what it asked."""
+    def send(self, message: ToChild) -> None:
+        """Send a message; if the child is dead, the next ``receive`` raises."""
         assert self._process.stdin is not None
-        self._all_read.clear()
-        with suppress(BrokenPipeError):  # its death is told by next()
+        self._log_complete.clear()
+        with suppress(BrokenPipeError):
             self._process.stdin.write(message.model_dump_json().encode() + b"\n")
             self._process.stdin.flush()
 
-    def next(self, timeout_s: float) -> Said | None:
-        """Return what it says next, or None after a while.
+    def receive(self, timeout_s: float) -> FromChild | None:
+        """Return the next message, or None if there is none within the timeout.
 
         Raises:
-            ChildDied: if it says nothing any more.
+            ChildDied: if the child is dead and all its messages are received.
         """
         try:
-            said = self._said.get(timeout=timeout_s)
+            message = self._received.get(timeout=timeout_s)
         except queue.Empty:
             return None
-        if said is None:
-            self._said.put(None)
-            raise ChildDied(self._how_it_ended())
-        if isinstance(said, Done | Failed):
-            # That no line of this step is taken for one of the next.
-            self._all_read.wait(_LINES_WITHIN_S)
-        return said
+        if message is None:
+            self._received.put(None)
+            raise ChildDied(self._exit_description())
+        if isinstance(message, Done | Failed):
+            # Wait for the rest of the log, so that no line of this step counts for the next one.
+            self._log_complete.wait(_LOG_TIMEOUT_S)
+        return message
 
     def lines(self) -> list[str]:
-        """Take the lines that it has written since they were last taken."""
+        """Return and remove the log lines since the last call."""
         taken: list[str] = []
         while True:
             try:
@@ -112,51 +105,53 @@ class ChildProcess:
                 return taken
 
     def memory_bytes(self) -> int:
-        """Its resident memory; 0 where the system does not tell."""
+        """Return the resident memory in bytes; 0 where the system does not report it."""
         try:
             return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE_BYTES
         except (OSError, IndexError):
             return 0
 
-    def swollen(self) -> bool:
-        """Whether it still holds much of what its last job took."""
-        return self.memory_bytes() > self._ready_bytes + _SPARE_BYTES
+    def holds_excess_memory(self) -> bool:
+        """Return True if the child still holds much of the memory of its last job."""
+        return self.memory_bytes() > self._ready_bytes + _EXCESS_BYTES
 
     def kill(self) -> None:
-        """End it at once, whatever it does; nothing can be told it any more."""
+        """Kill the process and wait for its end."""
         self._process.kill()
         self._process.wait()
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
 
-    def _listen(self, stream: BinaryIO) -> None:
+    def _receive_messages(self, stream: BinaryIO) -> None:
         try:
             with stream:
                 for line in stream:
                     if not line.endswith(b"\n"):
-                        break  # it died over this one
-                    said = FROM_CHILD.validate_json(line)
-                    if isinstance(said, Ready):
-                        self._ready, self._ready_bytes = said, self.memory_bytes()
+                        break  # the child died while writing
+                    message = FROM_CHILD.validate_json(line)
+                    if isinstance(message, Ready):
+                        self._ready, self._ready_bytes = message, self.memory_bytes()
                     else:
-                        self._said.put(said)
+                        self._received.put(message)
         finally:
-            self._process.kill()  # one that cannot be heard is of no use
-            self._said.put(None)
+            self._process.kill()  # a child that cannot report is of no use
+            self._received.put(None)
 
-    def _read_lines(self, stream: BinaryIO) -> None:
+    def _read_log(self, stream: BinaryIO) -> None:
         with stream:
             for read in stream:
                 line = read.decode(errors="replace").rstrip()
                 if line == END_OF_STEP:
-                    self._all_read.set()
+                    self._log_complete.set()
                     continue
                 print(line, file=sys.stderr, flush=True)
-                with suppress(queue.Full):  # Redis is away for long; the worker's own log has it
+                with suppress(
+                    queue.Full
+                ):  # Redis has been down for long; the worker's own log has the line
                     self._lines.put_nowait(line)
 
-    def _how_it_ended(self) -> str:
+    def _exit_description(self) -> str:
         code = self._process.wait()
         if code >= 0:
             return f"ended with exit code {code}"

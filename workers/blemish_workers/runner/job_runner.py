@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sees jobs through: holds the lease, has a child do the work, says what became of it, and cleans up."""
+"""The execution of jobs: lease, attempts, final state and cleanup."""
 
 import threading
 from collections.abc import Callable
@@ -9,65 +9,80 @@ import structlog
 
 from blemish_core.jobs import messages
 from blemish_core.jobs.attempt import Attempt, Superseded
+from blemish_core.jobs.context import JobContext
+from blemish_core.jobs.embed_source import images_to_embed
 from blemish_core.jobs.lease import Lease, LeaseHeld
 from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, Job, JobState, Limits, Result, TrainSpec
+from blemish_core.jobs.retry import retry_until_available
 from blemish_core.jobs.shards import ShardTracker, shards_for
 from blemish_core.jobs.store import JobStore
 from blemish_core.platform.errors import BlemishError, JobCancelled, NotFound, Unavailable
+from blemish_core.platform.names import ModelRef
 from blemish_workers.runner.bulk_embedding import BulkEmbedding
 from blemish_workers.runner.child_process import ChildDied
-from blemish_workers.runner.premises import WorkerStores
+from blemish_workers.runner.cleanup import clean_up, discard_staged_files
 from blemish_workers.runner.slots import Slot
-from blemish_workers.runner.step_supervisor import LimitExceeded, StepFailed, StepSupervisor, Stopped
+from blemish_workers.runner.step_supervisor import (
+    LimitExceeded,
+    StepFailed,
+    StepSupervisor,
+    WorkerStopping,
+)
 
 log = structlog.get_logger(__name__)
 
 
 class JobRunner:
-    """Of the worker named ``worker``, ``host:pid``; safe to share between threads, each with a slot.
+    """Runs jobs for one worker. Safe to share between threads that each have a slot.
 
-    ``send`` has any worker take up a job, ``call_helpers`` up to so many others take parts of one.
+    Args:
+        store: the job records.
+        context: the stores that jobs use.
+        worker: the worker, ``host:pid``.
+        limits: the worker's limits for each attempt.
+        send: sends a job to the queue.
+        request_helpers: asks up to a number of workers to run shards of a job.
     """
 
     def __init__(
         self,
         store: JobStore,
-        premises: WorkerStores,
+        context: JobContext,
         worker: str,
         limits: Limits,
         send: Callable[[Job], None],
-        call_helpers: Callable[[Job, int], None],
+        request_helpers: Callable[[Job, int], None],
     ) -> None:
         self._store = store
-        self._premises = premises
+        self._context = context
         self._worker = worker
         self._limits = limits
         self._send = send
-        self._call_helpers = call_helpers
+        self._request_helpers = request_helpers
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """Have the jobs in work handed back, and begin no other."""
+        """Requeue the running jobs and start no more."""
         self._stopping.set()
 
-    def see_through(self, id: str, slot: Slot) -> None:
-        """Work on a job until it has ended, unless it has or somebody else is at it.
+    def run(self, id: str, slot: Slot) -> None:
+        """Run a job to its end; return at once if it has ended or another worker runs it.
 
         Raises:
-            Unavailable: if Redis does not answer. Nothing is lost: somebody will be told again.
+            Unavailable: if Redis does not answer; maintenance finds the job later.
         """
         if self._stopping.is_set():
             return
         try:
             with structlog.contextvars.bound_contextvars(job=id), Lease(self._store, id):
-                self._attempts(id, slot)
+                self._run_attempts(id, slot)
         except LeaseHeld:
-            log.info("somebody is at it", job=id)
+            log.info("job already leased", job=id)
         except NotFound:
-            log.info("no such job any more", job=id)
+            log.info("job not found", job=id)
 
-    def help(self, id: str, slot: Slot) -> None:
-        """Do parts of a bulk job that somebody else sees through, as long as there are any.
+    def run_free_shards(self, id: str, slot: Slot) -> None:
+        """Run free shards of a bulk embedding that another worker runs.
 
         Raises:
             Unavailable: if Redis does not answer.
@@ -77,60 +92,60 @@ class JobRunner:
             if job.state is not JobState.RUNNING or not isinstance(job.spec, EmbedSpec) or not job.parts:
                 return
             try:
-                self._embedding(job, job.spec, slot).help()
-            except (JobCancelled, Superseded, Stopped, LimitExceeded) as reason:
-                log.info("helps no more", reason=str(reason))
-                self._clean_up(self._store.get(id))
+                self._bulk_embedding(job, job.spec, slot).run_free_shards()
+            except (JobCancelled, Superseded, WorkerStopping, LimitExceeded) as reason:
+                log.info("stopped running shards", reason=str(reason))
+                clean_up(self._context, self._store.get(id))
             finally:
-                slot.tidy()
+                slot.recycle()
 
-    def _attempts(self, id: str, slot: Slot) -> None:
-        """Try until one attempt comes to an end."""
+    def _run_attempts(self, id: str, slot: Slot) -> None:
+        """Begin attempts until one ends without the death of its child."""
         death = ""
         while attempt := Attempt.begin(self._store, id, self._worker, death):
             job = attempt.job
-            log.info("attempt begins", kind=job.spec.kind, attempt=job.attempt)
-            self._premises.discard_staged(job)  # by the one before
+            log.info("attempt started", kind=job.spec.kind, attempt=job.attempt)
+            discard_staged_files(self._context, job)
             try:
-                self._to_the_end(attempt, slot)
+                self._finish(attempt, slot)
                 break
-            except ChildDied as end:
-                death = f"the process of attempt {job.attempt} {end}"
-                log.warning("child died", how=str(end))
-            except Superseded as why:
-                log.warning("superseded", why=str(why))
-                break  # if the other attempt has ended, what was staged here since is nobody else's
-            except Stopped:
-                self._hand_back(attempt)
+            except ChildDied as error:
+                death = f"the process of attempt {job.attempt} {error}"
+                log.warning("child died", error=str(error))
+            except Superseded as error:
+                log.warning("attempt superseded", error=str(error))
+                break
+            except WorkerStopping:
+                self._requeue(attempt)
                 return
-        slot.tidy()
-        self._clean_up(self._store.get(id))
+        slot.recycle()
+        clean_up(self._context, self._store.get(id))
 
-    def _hand_back(self, attempt: Attempt) -> None:
-        self._premises.discard_staged(attempt.job)
+    def _requeue(self, attempt: Attempt) -> None:
+        discard_staged_files(self._context, attempt.job)
         with suppress(Superseded):
-            attempt.hand_back("its worker was told to stop")
-            log.info("job handed back")
+            attempt.requeue("its worker was stopped")
+            log.info("job requeued")
             self._send(attempt.job)
 
-    def _to_the_end(self, attempt: Attempt, slot: Slot) -> None:
-        """Do the work and move the job to its last state.
+    def _finish(self, attempt: Attempt, slot: Slot) -> None:
+        """Run an attempt and move the job to its final state.
 
         Raises:
-            ChildDied, Superseded, Stopped: if it is to be moved elsewhere.
+            ChildDied, Superseded, WorkerStopping: if the job is to continue elsewhere.
+            Unavailable: if Redis does not answer.
         """
-        job = attempt.job
         try:
-            result = self._work(attempt, slot)
+            result = self._result(attempt, slot)
         except JobCancelled:
-            self._premises.discard_staged(job)
+            discard_staged_files(self._context, attempt.job)
             attempt.finish(JobState.CANCELLED)
             log.info("job cancelled")
         except LimitExceeded as error:
             attempt.finish(JobState.FAILED, error=str(error))
-            log.warning("job took too much", error=str(error))
+            log.warning("job exceeded a limit", error=str(error))
         except Unavailable:
-            raise  # Redis is away: somebody goes on later
+            raise
         except (StepFailed, BlemishError) as error:
             attempt.finish(JobState.FAILED, error=str(error))
             log.warning("job failed", error=str(error))
@@ -138,48 +153,41 @@ class JobRunner:
             attempt.finish(JobState.SUCCEEDED, result=result)
             log.info("job succeeded")
 
-    def _work(self, attempt: Attempt, slot: Slot) -> Result | None:
+    def _result(self, attempt: Attempt, slot: Slot) -> Result | None:
         job = attempt.job
         match job.spec:
             case TrainSpec():
-                step = messages.Train(job=job.id, spec=job.spec)
-                return self._oversight(job, slot).do(step, attempt).result
+                train = messages.Train(job=job.id, spec=job.spec)
+                return self._supervisor(job, slot).run(train, attempt).result
             case EvaluateSpec():
                 evaluate = messages.Evaluate(job=job.id, spec=job.spec)
-                return self._oversight(job, slot).do(evaluate, attempt).result
+                return self._supervisor(job, slot).run(evaluate, attempt).result
             case EmbedSpec():
                 return self._embed(attempt, job.spec, slot)
 
     def _embed(self, attempt: Attempt, spec: EmbedSpec, slot: Slot) -> Result:
-        images = self._premises.count_to_embed(spec)
-        # Divided once: what an earlier attempt has done counts.
-        job = attempt.divide(shards_for(images))
+        _, images = images_to_embed(spec, self._context.datasets, self._context.frames)
+        # The division of an earlier attempt stays, because finished shards count.
+        job = attempt.divide(shards_for(len(images)))
         if job.parts > 1:
-            self._call_helpers(job, job.parts - 1)
-        points = self._embedding(job, spec, slot).see_through(attempt, images)
+            self._request_helpers(job, job.parts - 1)
+        points = self._bulk_embedding(job, spec, slot).run(attempt, len(images))
         attempt.commit()
         try:
-            self._premises.publish_index(spec)
+            self._publish_index(spec)
         except Unavailable as error:
             raise StepFailed(str(error)) from error
         return Result(model_version=spec.model, indexed_images=points)
 
-    def _embedding(self, job: Job, spec: EmbedSpec, slot: Slot) -> BulkEmbedding:
-        board = ShardTracker(self._store, job.id, job.parts)
-        return BulkEmbedding(job.id, spec, board, self._oversight(job, slot))
+    def _publish_index(self, spec: EmbedSpec) -> None:
+        index, version = self._context.index, ModelRef.parse(spec.model)
+        if spec.kept_frames:
+            retry_until_available(lambda: index.mark_frames(version))
+        retry_until_available(lambda: index.publish(version))
 
-    def _oversight(self, job: Job, slot: Slot) -> StepSupervisor:
+    def _bulk_embedding(self, job: Job, spec: EmbedSpec, slot: Slot) -> BulkEmbedding:
+        tracker = ShardTracker(self._store, job.id, job.parts)
+        return BulkEmbedding(job.id, spec, tracker, self._supervisor(job, slot))
+
+    def _supervisor(self, job: Job, slot: Slot) -> StepSupervisor:
         return StepSupervisor(self._store, job, slot, self._limits, self._stopping)
-
-    def _clean_up(self, job: Job) -> None:
-        """Drop what a job that has ended need not leave behind."""
-        if not job.state.ended:
-            return
-        self._premises.forget_checkpoint(job)
-        if job.state is JobState.SUCCEEDED:
-            self._premises.discard_staged(job)  # by an attempt that was superseded
-            return
-        try:
-            self._premises.discard_all(job)
-        except Unavailable as error:
-            log.warning("not cleaned up", error=str(error))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Places for one job each, with a child process that is kept warm for the next one."""
+"""The slots of a worker. A slot runs one job at a time in a child process that it keeps."""
 
 import queue
 import threading
@@ -10,7 +10,7 @@ from blemish_workers.runner.child_process import ChildProcess
 
 
 class Slot:
-    """A place for one job at a time, with a child that is kept warm for the next."""
+    """A place for one job at a time, with its child process."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -18,27 +18,27 @@ class Slot:
 
     @property
     def device(self) -> str:
-        """What its child computes on; what it is told until the first one has said so."""
+        """Device that the child computes on; the configured one until a child has reported it."""
         if self._child is not None and self._child.device:
             self._device = self._child.device
         return self._device
 
     def child(self) -> ChildProcess:
-        """Return a living child: the one that is there, or a new one."""
+        """Return the running child; start one if there is none."""
         if self._child is not None and not self._child.alive:
             self.close()
         if self._child is None:
             self._child = ChildProcess(self.device)
         return self._child
 
-    def tidy(self) -> None:
-        """Have a child ready for the next job, without the memory that the last one took."""
-        if self.child().swollen():
+    def recycle(self) -> None:
+        """Prepare for the next job: replace a child that holds too much memory or has died."""
+        if self.child().holds_excess_memory():
             self.close()
             self.child()
 
     def close(self) -> None:
-        """End the child, whatever it does."""
+        """Kill the child, even during a step."""
         if self._child is not None:
             self._device = self.device
             self._child.kill()
@@ -46,7 +46,7 @@ class Slot:
 
 
 class Slots:
-    """One slot for each of ``devices``. Safe to share between threads."""
+    """The slots of a worker, one for each of ``devices``. Safe to share between threads."""
 
     def __init__(self, devices: Sequence[str]) -> None:
         self._all = [Slot(device) for device in devices]
@@ -58,21 +58,22 @@ class Slots:
 
     @property
     def devices(self) -> tuple[str, ...]:
+        """Device of each slot."""
         return tuple(slot.device for slot in self._all)
 
     @property
-    def idle(self) -> bool:
-        """Whether a job that comes now would be taken at once."""
+    def has_free(self) -> bool:
+        """True if a job would start at once."""
         return not self._free.empty()
 
     def jobs(self) -> tuple[str, ...]:
-        """The jobs that are worked on."""
+        """Return the ids of the running jobs."""
         with self._lock:
             return tuple(self._jobs.values())
 
     @contextmanager
-    def taken(self, job: str) -> Iterator[Slot]:
-        """Take a slot for a job; there is one for each thread that Celery has."""
+    def acquire(self, job: str) -> Iterator[Slot]:
+        """Acquire a slot for a job; Celery has as many threads as there are slots."""
         slot = self._free.get()
         with self._lock:
             self._jobs[slot] = job
@@ -83,12 +84,12 @@ class Slots:
                 del self._jobs[slot]
             self._free.put(slot)
 
-    def warm(self) -> None:
-        """Start the children."""
+    def start_children(self) -> None:
+        """Start a child in each slot, so that the first jobs do not wait for it."""
         for slot in self._all:
             slot.child()
 
     def close(self) -> None:
-        """End the children."""
+        """Kill all children."""
         for slot in self._all:
             slot.close()

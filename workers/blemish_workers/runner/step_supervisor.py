@@ -1,145 +1,156 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Has a child do steps of a job for as long as they are wanted and stay within their limits."""
+"""The supervision of a step in a child process: limits, cancellation, and the job's log."""
 
 import threading
 import time
 from contextlib import suppress
-from typing import Protocol
 
 from blemish_core.jobs import messages
 from blemish_core.jobs.attempt import Superseded
-from blemish_core.jobs.record import Job, JobState, Limits, Phase
+from blemish_core.jobs.record import Job, JobState, Limits
+from blemish_core.jobs.reporter import JobReporter
 from blemish_core.jobs.store import JobStore
 from blemish_core.platform.errors import JobCancelled, Unavailable
 from blemish_workers.runner.child_process import ChildDied, ChildProcess
 from blemish_workers.runner.slots import Slot
 
-LISTEN_S = 0.25
-_LOOK_EVERY_S = 0.5
+POLL_S = 0.25
+"""Time between two checks of a running step, in seconds."""
+
+CHECK_EVERY_S = 0.5
+"""Time between two reads of the job's record, in seconds."""
 
 
 class StepFailed(Exception):
-    """The child could not do it; the text is for the job's owner."""
+    """The step failed; the message is for the job's owner."""
 
 
 class LimitExceeded(Exception):
-    """The attempt took more than it may; the text is for the job's owner."""
+    """The attempt exceeded a limit; the message is for the job's owner."""
 
 
-class Stopped(Exception):
-    """This worker was told to stop."""
-
-
-class StepListener(Protocol):
-    """Hears what a child says of its step."""
-
-    def progress(self, phase: Phase) -> None: ...
-    def warn(self, text: str) -> None: ...
-    def commit(self) -> None: ...
+class WorkerStopping(Exception):
+    """The worker is shutting down."""
 
 
 class StepSupervisor:
-    """Of one attempt at a job, on one slot."""
+    """Runs the steps of one job attempt in a slot's child process.
+
+    Args:
+        store: the job records.
+        job: record at the begin of the attempt.
+        slot: slot whose child runs the steps.
+        limits: the worker's limits; the stricter of these and the job's own apply.
+        stopping: set when the worker shuts down.
+        check_every_s: minimum time between two reads of the job's record.
+    """
 
     def __init__(
-        self, store: JobStore, job: Job, slot: Slot, limits: Limits, stopping: threading.Event
+        self,
+        store: JobStore,
+        job: Job,
+        slot: Slot,
+        limits: Limits,
+        stopping: threading.Event,
+        check_every_s: float = CHECK_EVERY_S,
     ) -> None:
         self._store = store
         self._job = job
         self._slot = slot
         self._limits = _stricter(limits, job.limits)
         self._stopping = stopping
-        self._began = time.monotonic()
-        self._looked = float("-inf")
+        self._check_every_s = check_every_s
+        self._began_s = time.monotonic()
+        self._checked_s = float("-inf")
 
-    def do(self, step: messages.Step, hearing: StepListener) -> messages.Done:
-        """Have the slot's child do a step.
+    def run(self, step: messages.Step, reporter: JobReporter) -> messages.Done:
+        """Run a step in the slot's child and forward its messages to ``reporter``.
 
         Raises:
-            StepFailed: if it could not.
-            ChildDied: if it died over it.
-            JobCancelled, Superseded, Stopped, LimitExceeded: if it is not to go on.
-            Unavailable: if it may not commit because Redis does not answer.
+            StepFailed: if the step failed.
+            ChildDied: if the child died.
+            JobCancelled, Superseded, WorkerStopping, LimitExceeded: if the step may not continue.
+            Unavailable: if the reporter cannot commit because Redis does not answer.
         """
         child = self._slot.child()
-        child.tell(step)
+        child.send(step)
         committed = False
         try:
             while True:
-                match child.next(LISTEN_S):
-                    case messages.Reached(phase=phase):
-                        hearing.progress(phase)
+                match child.receive(POLL_S):
+                    case messages.Progressed() as at:
+                        reporter.progress(at.phase, at.done, at.total, at.unit)
                     case messages.Warned(text=text):
-                        hearing.warn(text)
+                        reporter.warn(text)
                     case messages.CommitRequest():
-                        hearing.commit()
+                        reporter.commit()
                         committed = True
-                        child.tell(messages.CommitGranted())
+                        child.send(messages.CommitGranted())
                     case messages.Done() as done:
                         return done
                     case messages.Failed(error=error):
                         raise StepFailed(error)
                 if not committed:
-                    self.look()
-                    self._measure(child)
-                self._keep_lines(child)
+                    self.check_wanted()
+                    self._check_limits(child)
+                self._store_log(child)
         except (StepFailed, ChildDied):
             raise
         except BaseException:
-            # It is still at it: it would make a version that nobody wants, or take the next step for a Go.
+            # The child still runs the step: it could publish it, or take the next step for a grant.
             self._slot.close()
             raise
         finally:
-            self._keep_lines(child)
+            self._store_log(child)
 
-    def look(self) -> None:
-        """See, twice a second, whether the job is still wanted of this worker.
+    def check_wanted(self) -> None:
+        """Check that this worker should continue the job. Reads the record at most every half second.
 
         Raises:
-            JobCancelled: if it was asked to end.
-            Superseded: if another attempt has begun, or it has ended.
-            Stopped: if the worker is to stop.
+            JobCancelled: if the job was cancelled.
+            Superseded: if another attempt has begun or the job has ended.
+            WorkerStopping: if the worker is shutting down.
         """
         if self._stopping.is_set():
-            raise Stopped
-        if time.monotonic() - self._looked < _LOOK_EVERY_S:
+            raise WorkerStopping
+        if time.monotonic() - self._checked_s < self._check_every_s:
             return
-        self._looked = time.monotonic()
+        self._checked_s = time.monotonic()
         try:
             job = self._store.get(self._job.id)
         except Unavailable:
-            return  # nobody can want it less meanwhile
+            return  # Redis is down, so no cancellation can have been recorded
         if job.state is JobState.CANCELLING:
             raise JobCancelled(f"jobs/{job.id} was cancelled")
         if job.state is not JobState.RUNNING or job.attempt != self._job.attempt:
             raise Superseded(f"jobs/{job.id} is at attempt {job.attempt}, {job.state}")
 
-    def _measure(self, child: ChildProcess) -> None:
-        took_s, most_s = time.monotonic() - self._began, self._limits.max_seconds
-        if most_s and took_s > most_s:
+    def _check_limits(self, child: ChildProcess) -> None:
+        max_s, max_bytes = self._limits.max_seconds, self._limits.max_bytes
+        if max_s and time.monotonic() - self._began_s > max_s:
             raise LimitExceeded(
-                f"it took longer than the {most_s:g} s that it may; ask again with a longer max_run_time, "
-                "or for less: fewer steps, a smaller input_size or coreset_ratio"
+                f"the attempt took longer than its limit of {max_s:g} s; set a longer max_run_time, or "
+                "reduce the steps, input_size or coreset_ratio"
             )
-        held, most = child.memory_bytes(), self._limits.max_bytes
-        if most and held > most:
+        used_bytes = child.memory_bytes()
+        if max_bytes and used_bytes > max_bytes:
             raise LimitExceeded(
-                f"it took {held / 2**20:.0f} MiB of memory, more than the {most / 2**20:.0f} MiB that it "
-                "may; ask again with a larger max_memory_bytes, or for less: a smaller input_size or "
+                f"the process used {used_bytes / 2**20:.0f} MiB of memory, more than its limit of "
+                f"{max_bytes / 2**20:.0f} MiB; set a larger max_memory_bytes, or reduce input_size or "
                 "coreset_ratio"
             )
 
-    def _keep_lines(self, child: ChildProcess) -> None:
+    def _store_log(self, child: ChildProcess) -> None:
         if lines := child.lines():
-            with suppress(Unavailable):  # the worker's own log has them
+            with suppress(Unavailable):  # the worker's own log has the lines too
                 self._store.append_log(self._job.id, lines)
 
 
 def _stricter(one: Limits, other: Limits) -> Limits:
-    def least(a: float, b: float) -> float:
+    def stricter(a: float, b: float) -> float:
         return min(a, b) if a and b else a or b
 
     return Limits(
-        max_seconds=least(one.max_seconds, other.max_seconds),
-        max_bytes=int(least(one.max_bytes, other.max_bytes)),
+        max_seconds=stricter(one.max_seconds, other.max_seconds),
+        max_bytes=int(stricter(one.max_bytes, other.max_bytes)),
     )

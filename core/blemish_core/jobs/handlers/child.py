@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that does the work of jobs, step by step, and can be killed at any moment.
+"""The main loop of a worker's child process.
 
-It is told its steps on standard input and says what happens on a descriptor of its own. It knows neither
-Redis nor the job's state: the worker that holds the other ends sees to those.
+The child computes and can be killed at any moment. It receives steps through one pipe and sends messages
+through another. Redis and the job's state are the worker's concern.
 """
 
-import os
 import queue
-import signal
 import sys
 import threading
 import time
@@ -19,122 +17,127 @@ import structlog
 
 from blemish_core.jobs import messages
 from blemish_core.jobs.context import JobContext
-from blemish_core.jobs.handlers import train as work
 from blemish_core.jobs.handlers import warmup
-from blemish_core.jobs.handlers.train import Ear
-from blemish_core.jobs.messages import CommitGranted, Said, Step
-from blemish_core.jobs.record import Phase
+from blemish_core.jobs.handlers.detector_cache import DetectorCache
+from blemish_core.jobs.handlers.embed import embed
+from blemish_core.jobs.handlers.errors import error_for_owner
+from blemish_core.jobs.handlers.evaluate import evaluate
+from blemish_core.jobs.handlers.train import train
+from blemish_core.jobs.messages import FromChild, Step, ToChild
+from blemish_core.jobs.reporter import ThrottledReporter
 
-_IDLE_S = 10.0
+IDLE_S = 10.0
+"""Time without a step after which the child releases the loaded model and warms up."""
 
 log = structlog.get_logger(__name__)
 
 
 class Child:
-    """Takes steps from ``told`` and does them at ``place``, one after the other."""
+    """The receiver of steps, which it runs one after the other.
 
-    def __init__(self, place: JobContext, told: BinaryIO, say: BinaryIO) -> None:
-        self._place = place
-        self._told = told
-        self._say = say
-        self._messages: queue.SimpleQueue[Step | CommitGranted] = queue.SimpleQueue()
-
-    def run(self) -> None:
-        """Work until the worker is gone; does not return."""
-        # Ctrl-C in a terminal reaches the whole group; what becomes of the job is the worker's to say.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=self._listen, name="told", daemon=True).start()
-        self._tell(messages.Ready(device=self._place.device))
-        loaded = False
-        while True:
-            try:
-                step = self._messages.get(timeout=_IDLE_S)
-            except queue.Empty:
-                work.forget_model()  # of an embedding, kept for its next part
-                if not loaded:
-                    warmup.load(self._place)
-                loaded = True
-                continue
-            loaded = True  # by the step, as far as it needs it
-            if not isinstance(step, CommitGranted):
-                with structlog.contextvars.bound_contextvars(job=step.job):
-                    self._take(step)
-
-    def _listen(self) -> None:
-        for line in self._told:
-            self._messages.put(messages.TO_CHILD.validate_json(line))
-        # The worker died or let go: nobody would hear of what is done from here on.
-        os._exit(0)
-
-    def _take(self, step: Step) -> None:
-        began = time.monotonic()
-        log.info("begins", step=step.step)
-        try:
-            said = self._do(step)
-        except Exception as error:
-            log.exception("failed", step=step.step)
-            told = work.reason(error) or f"internal error; `blemish jobs logs {step.job}` shows where"
-            said = messages.Failed(error=told)
-        else:
-            log.info("done", step=step.step, seconds=round(time.monotonic() - began, 3))
-        if not isinstance(step, messages.Embed):
-            work.forget_model()
-        print(messages.END_OF_STEP, file=sys.stderr, flush=True)
-        self._tell(said)
-
-    def _do(self, step: Step) -> Said:
-        ear = Ear(Pace(self._tell), self._warn, self._commit)
-        match step:
-            case messages.Train():
-                return messages.Done(result=work.train(self._place, step.spec, step.job, ear))
-            case messages.Evaluate():
-                return messages.Done(result=work.evaluate(self._place, step.spec, step.job, ear))
-            case messages.Embed():
-                return messages.Done(points=work.embed(self._place, step, ear))
-
-    def _warn(self, text: str) -> None:
-        self._tell(messages.Warned(text=text))
-
-    def _commit(self) -> None:
-        self._tell(messages.CommitRequest())
-        self._messages.get()  # CommitGranted; where it must not, this process is killed
-
-    def _tell(self, said: Said) -> None:
-        with suppress(BrokenPipeError):  # the listener ends this process
-            self._say.write(said.model_dump_json().encode() + b"\n")
-            self._say.flush()
-
-
-class Pace:
-    """A ``Progress`` that tells each phase at most every 0.2 s, and less often the longer it lasts.
-
-    A thousandth of its duration so far is fine enough for an eye, and what is told is kept.
+    Args:
+        context: stores and limits of the jobs.
+        requests: pipe from the worker, lines of ``ToChild``.
+        replies: pipe to the worker, lines of ``FromChild``.
+        on_disconnect: called in a thread when the worker closes ``requests``, perhaps during a step. The
+            process should end then, because the result of the step would be lost.
+        detectors: cache of the loaded model version.
+        warm_up: called once if the child is idle before its first step.
+        idle_s: time after which the child counts as idle.
     """
 
-    def __init__(self, tell: Callable[[Said], None]) -> None:
-        self._tell = tell
-        self._phase = ""
-        self._began_s, self._before = 0.0, 0
-        self._told_s = float("-inf")
+    def __init__(
+        self,
+        context: JobContext,
+        requests: BinaryIO,
+        replies: BinaryIO,
+        on_disconnect: Callable[[], None],
+        detectors: DetectorCache | None = None,
+        warm_up: Callable[[JobContext], None] = warmup.warm_up,
+        idle_s: float = IDLE_S,
+    ) -> None:
+        self._context = context
+        self._requests = requests
+        self._on_disconnect = on_disconnect
+        self._detectors = detectors or DetectorCache(context)
+        self._warm_up = warm_up
+        self._idle_s = idle_s
+        self._received: queue.SimpleQueue[ToChild | None] = queue.SimpleQueue()
+        self._worker = _WorkerPipe(replies, self._received)
 
-    def __call__(self, phase: str, done: int, total: int, unit: str) -> None:
-        now_s = time.monotonic()
-        if phase != self._phase:
-            self._phase, self._began_s, self._before = phase, now_s, done
-            self._told_s = float("-inf")
-        every_s = min(5.0, max(0.2, (now_s - self._began_s) / 1000))
-        if done != total and now_s - self._told_s < every_s:
-            return
-        self._told_s = now_s
-        advanced = done - self._before
-        pace_s = (now_s - self._began_s) / advanced if advanced > 0 else None
-        remaining_s = None if pace_s is None or not total else pace_s * (total - done)
-        reached = Phase(
-            name=phase,
-            done=done,
-            total=total,
-            unit=unit,
-            remaining_s=remaining_s,
-            seconds=now_s - self._began_s,
-        )
-        self._tell(messages.Reached(phase=reached))
+    def run(self) -> None:
+        """Run steps until the worker disconnects."""
+        threading.Thread(target=self._receive, name="requests", daemon=True).start()
+        self._worker.send(messages.Ready(device=self._context.device))
+        warm = False
+        while True:
+            try:
+                message = self._received.get(timeout=self._idle_s)
+            except queue.Empty:
+                self._detectors.clear()
+                if not warm:
+                    self._warm_up(self._context)
+                warm = True
+                continue
+            if message is None:
+                return
+            warm = True
+            if not isinstance(message, messages.CommitGranted):
+                with structlog.contextvars.bound_contextvars(job=message.job):
+                    self._run_step(message)
+
+    def _receive(self) -> None:
+        for line in self._requests:
+            self._received.put(messages.TO_CHILD.validate_json(line))
+        self._on_disconnect()
+        self._received.put(None)
+
+    def _run_step(self, step: Step) -> None:
+        began = time.monotonic()
+        log.info("step started", step=step.type)
+        try:
+            outcome = self._outcome(step)
+        except Exception as error:
+            log.exception("step failed", step=step.type)
+            internal = f"internal error; check `blemish jobs logs {step.job}`"
+            outcome = messages.Failed(error=error_for_owner(error) or internal)
+        else:
+            log.info("step finished", step=step.type, seconds=round(time.monotonic() - began, 3))
+        if not isinstance(step, messages.Embed):
+            self._detectors.clear()
+        print(messages.END_OF_STEP, file=sys.stderr, flush=True)
+        self._worker.send(outcome)
+
+    def _outcome(self, step: Step) -> FromChild:
+        reporter = ThrottledReporter(self._worker)
+        match step:
+            case messages.Train():
+                return messages.Done(result=train(self._context, step.spec, step.job, reporter))
+            case messages.Evaluate():
+                result = evaluate(self._context, self._detectors, step.spec, step.job, reporter)
+                return messages.Done(result=result)
+            case messages.Embed():
+                return messages.Done(points=embed(self._context, self._detectors, step, reporter))
+
+
+class _WorkerPipe:
+    """The ``JobReporter`` that sends messages to the worker."""
+
+    def __init__(self, replies: BinaryIO, received: "queue.SimpleQueue[ToChild | None]") -> None:
+        self._replies = replies
+        self._received = received
+
+    def progress(self, phase: str, done: int, total: int, unit: str) -> None:
+        self.send(messages.Progressed(phase=phase, done=done, total=total, unit=unit))
+
+    def warn(self, text: str) -> None:
+        self.send(messages.Warned(text=text))
+
+    def commit(self) -> None:
+        self.send(messages.CommitRequest())
+        self._received.get()  # CommitGranted; a worker that does not grant it kills this process
+
+    def send(self, message: FromChild) -> None:
+        with suppress(BrokenPipeError):  # the thread that receives ends the process
+            self._replies.write(message.model_dump_json().encode() + b"\n")
+            self._replies.flush()

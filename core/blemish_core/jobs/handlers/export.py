@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training publishes beside torch's weights: its network for OpenVINO, checked, and in INT8."""
+"""The OpenVINO networks of a bundle, in float32 and INT8, with the checks that gate them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,29 +30,32 @@ _BATCH = 8
 
 
 @dataclass(frozen=True)
-class Surface:
-    """The images of a dataset, as a training saw them and as a test sees them."""
+class ImageSplits:
+    """The images on which exported networks are checked and quantized."""
 
     train: Sequence[ReadImage]
     good: Sequence[ReadImage]
-    """Of the test images."""
+    """Good test images."""
     defective: Sequence[ReadImage]
+    """Defective test images."""
 
 
-def fast(device: str, choice: RuntimeChoice, network: nn.Module, input_size: int) -> OpenVinoRuntime | None:
-    """Make a runtime for a training on ``device`` that is faster than torch there, if there is one."""
+def faster_runtime(
+    device: str, choice: RuntimeChoice, network: nn.Module, input_size: int
+) -> OpenVinoRuntime | None:
+    """Return a runtime that is faster than torch on ``device``; None if there is none."""
     if torch.device(device).type != "cpu" or choice.name == TORCH:
         return None
     return OpenVinoRuntime.of(network, input_size, threads=choice.threads)
 
 
-def export(
-    training: TrainingResult, surface: Surface, folder: Path, seed: int, progress: Progress
+def export_openvino(
+    training: TrainingResult, splits: ImageSplits, folder: Path, seed: int, progress: Progress
 ) -> RuntimeCard:
-    """Write a detector's network for OpenVINO into a bundle and hold it to torch on golden images.
+    """Write the detector's network for OpenVINO into a bundle and compare it with torch on golden images.
 
     Raises:
-        RuntimesDisagree: if it gives other answers.
+        RuntimesDisagree: if the results differ by more than the tolerance.
     """
     detector = training.detector
     progress("openvino", 0, 1, "networks")
@@ -60,7 +63,7 @@ def export(
     compared = parity.compare(
         detector,
         OpenVinoRuntime(folder / _FILE),
-        _golden(detector, surface, seed),
+        _golden_images(detector, splits, seed),
         tolerance=parity.TOLERANCE,
     )
     parity.check(compared, OPENVINO)
@@ -68,23 +71,23 @@ def export(
     return RuntimeCard(file=_FILE, parity=compared)
 
 
-def quantize(
+def export_int8(
     training: TrainingResult,
-    surface: Surface,
+    splits: ImageSplits,
     auroc_f32: float | None,
     folder: Path,
     seed: int,
     progress: Progress,
 ) -> RuntimeCard:
-    """Write the exported network in INT8 too, where the test images show that it loses next to nothing.
+    """Quantize the exported network to INT8 and keep it if the loss of AUROC is small enough.
 
     Args:
-        training: the detector, exported into ``folder`` before.
-        surface: its images.
-        auroc_f32: image AUROC on the test images in float32, None if they are not of both kinds.
-        folder: the bundle.
-        seed: of the golden images.
-        progress: hears of each image that calibrates or measures.
+        training: result of the training, exported into ``folder`` before.
+        splits: images of the dataset.
+        auroc_f32: image AUROC on the test images in float32; None without images of both kinds.
+        folder: folder of the bundle.
+        seed: seed of the golden images.
+        progress: called for each image that is calibrated on or scored.
     """
     detector, held_out = training.detector, training.held_out_indices
     measured = Quantization(
@@ -93,10 +96,9 @@ def quantize(
     if auroc_f32 is None:
         return RuntimeCard(file=None, refusal=quantization.refusal(measured), quantization=measured)
     if not held_out:
-        why = "the detector has learned from every good image, so none can calibrate INT8's scores"
+        why = "the detector learned from every good image, so none is left to calibrate INT8 scores"
         return RuntimeCard(file=None, refusal=why, quantization=measured)
-    held = set(held_out)
-    learned = [read for number, read in enumerate(surface.train) if number not in held]
+    learned = [read for number, read in enumerate(splits.train) if number not in set(held_out)]
     used = quantization.quantize(
         folder / _FILE,
         folder / _INT8_FILE,
@@ -104,43 +106,45 @@ def quantize(
         lambda done, total: progress("int8 ranges", done, total, "images"),
     )
     runtime = OpenVinoRuntime(folder / _INT8_FILE, name=INT8)
-    compared = parity.compare(detector, runtime, _golden(detector, surface, seed), tolerance=None)
-    kinds = (surface.good, surface.defective, [surface.train[number] for number in held_out])
+    compared = parity.compare(detector, runtime, _golden_images(detector, splits, seed), tolerance=None)
+    calibration_reads = [splits.train[number] for number in held_out]
     with running_on(detector, runtime):
-        outcomes = iter(_outcomes(detector, [read for reads in kinds for read in reads], progress))
-    good, defective, others = ([next(outcomes) for _ in reads] for reads in kinds)
-    auroc = metrics.image_auroc(
-        [outcome.score for outcome in good], [outcome.score for outcome in defective]
+        reads = [*splits.good, *splits.defective, *calibration_reads]
+        predictions = iter(_predictions(detector, reads, progress))
+    good, defective, calibrating = (
+        [next(predictions) for _ in group] for group in (splits.good, splits.defective, calibration_reads)
     )
+    auroc = metrics.image_auroc([each.score for each in good], [each.score for each in defective])
     measured = measured.model_copy(update={"calibration_images": used, "auroc_int8": auroc})
     refusal = quantization.refusal(measured)
     if refusal:
-        for file in (folder / _INT8_FILE, (folder / _INT8_FILE).with_suffix(".bin")):
-            file.unlink()
+        (folder / _INT8_FILE).unlink()
+        (folder / _INT8_FILE).with_suffix(".bin").unlink()
     return RuntimeCard(
         file=None if refusal else _INT8_FILE,
         refusal=refusal,
         parity=compared,
         quantization=measured,
         held_out=HeldOut(
-            scores=tuple(sorted(outcome.score for outcome in others)),
-            map_maxima=tuple(sorted(float(outcome.anomaly_map.max()) for outcome in others)),
+            scores=tuple(sorted(each.score for each in calibrating)),
+            map_maxima=tuple(sorted(float(each.anomaly_map.max()) for each in calibrating)),
         ),
     )
 
 
-def _golden(detector: Detector, surface: Surface, seed: int) -> list[Tensor]:
-    reads = surface.train[:: -(-len(surface.train) // parity.GOLDEN_IMAGES)]
+def _golden_images(detector: Detector, splits: ImageSplits, seed: int) -> list[Tensor]:
+    reads = splits.train[:: -(-len(splits.train) // parity.GOLDEN_IMAGES)]
     return parity.golden_images([_prepared(detector, read) for read in reads], seed)
 
 
-def _outcomes(detector: Detector, reads: Sequence[ReadImage], progress: Progress) -> list[Prediction]:
-    outcomes: list[Prediction] = []
+def _predictions(detector: Detector, reads: Sequence[ReadImage], progress: Progress) -> list[Prediction]:
+    predictions: list[Prediction] = []
     for start in range(0, len(reads), _BATCH):
         progress("int8 evaluation", start, len(reads), "images")
-        outcomes += detector.predict([_prepared(detector, read) for read in reads[start : start + _BATCH]])
+        batch = [_prepared(detector, read) for read in reads[start : start + _BATCH]]
+        predictions += detector.predict(batch)
     progress("int8 evaluation", len(reads), len(reads), "images")
-    return outcomes
+    return predictions
 
 
 def _prepared(detector: Detector, read: ReadImage) -> Tensor:

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people said of images, as something to learn from."""
+"""The images that people labelled good in a search index, as training images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
-from blemish_core.detectors.base import Image, Progress, ReadImage
+from blemish_core.detectors.base import Image, ReadImage
 from blemish_core.imaging.decode import decode
-from blemish_core.jobs.context import JobContext, patiently
+from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.record import TrainSpec
+from blemish_core.jobs.reporter import JobReporter, waiting_for_qdrant
+from blemish_core.jobs.retry import retry_until_available
 from blemish_core.platform.errors import BlemishError
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.conditions import one_of
@@ -18,46 +20,53 @@ _PAGE = 500
 _GOOD = one_of("label", [Label.FALSE_ALARM, Label.GOOD])
 
 
-def good_images(
-    place: JobContext, spec: TrainSpec, progress: Progress, note: Callable[[str], None]
-) -> list[ReadImage]:
-    """Return readers of the images that people called false alarms or good, each content once.
+def load_good_images(context: JobContext, spec: TrainSpec, reporter: JobReporter) -> list[ReadImage]:
+    """Return readers of the images labelled as false alarms or good, each content once.
+
+    Images of the dataset are left out: they are trained on already, or measured on later.
 
     Raises:
         NotFound: if there is no such model, or it has no index.
+        Unavailable: if Qdrant does not answer for a minute.
     """
     ref = ModelRef.parse(spec.false_alarms_of, "train.false_alarms_of")
-    version = patiently(progress, lambda: place.index.resolve(ref, place.models.resolve(ref)))
-    known = {image.sha256 for image in place.datasets.images(spec.dataset)}
+    resolved = context.models.resolve(ref)
+    version = retry_until_available(
+        lambda: context.index.resolve(ref, resolved), on_retry=waiting_for_qdrant(reporter)
+    )
+    known = {image.sha256 for image in context.datasets.images(spec.dataset)}
     found: dict[str, Item] = {}
-    unreadable = of_the_dataset = 0
-    for item in _labelled(place, version, progress):
+    unreadable = in_dataset = 0
+    for item in _labelled_good(context, version, reporter):
         if item.sha256 in known:
-            of_the_dataset += 1  # learned from already, or to be measured on
+            in_dataset += 1
             continue
         try:
-            _read(place, version, item)
+            _read(context, version, item)
         except BlemishError:
             unreadable += 1
             continue
         found[item.sha256] = item
-    told = f"{len(found)} images that people labelled as false alarms or good are learned from too"
-    if of_the_dataset:
-        told += f"; {of_the_dataset} are of the dataset itself and left out"
+    summary = f"trained on {len(found)} more images that were labelled as false alarms or good"
+    if in_dataset:
+        summary += f"; left out {in_dataset} that belong to the dataset"
     if unreadable:
-        told += f"; {unreadable} cannot be read any more and were skipped"
-    note(told)
-    return [partial(_read, place, version, item) for item in found.values()]
+        summary += f"; skipped {unreadable} that cannot be read any more"
+    reporter.warn(summary)
+    return [partial(_read, context, version, item) for item in found.values()]
 
 
-def _labelled(place: JobContext, version: ModelRef, progress: Progress) -> Iterator[Item]:
+def _labelled_good(context: JobContext, version: ModelRef, reporter: JobReporter) -> Iterator[Item]:
     after = None
     while True:
-        items, after = patiently(progress, partial(place.index.items, version, _GOOD, _PAGE, after))
+        items, after = retry_until_available(
+            partial(context.index.items, version, _GOOD, _PAGE, after),
+            on_retry=waiting_for_qdrant(reporter),
+        )
         yield from items
         if after is None:
             return
 
 
-def _read(place: JobContext, version: ModelRef, item: Item) -> Image:
-    return decode(ItemImages(place.datasets, place.frames).read(version, item), place.limits)
+def _read(context: JobContext, version: ModelRef, item: Item) -> Image:
+    return decode(ItemImages(context.datasets, context.frames).read(version, item), context.limits)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the process of a worker's jobs does ahead of the first, while it has nothing else to do."""
+"""The warm-up of a child process that waits for its first job."""
 
 import time
 
@@ -8,24 +8,24 @@ import structlog
 from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.jobs.context import JobContext
-from blemish_core.jobs.handlers import export
+from blemish_core.jobs.handlers.export import faster_runtime
 from blemish_core.platform.gc_tuning import gc_paused
 
 log = structlog.get_logger(__name__)
 
 
-def load(place: JobContext) -> None:
-    """Import what every job needs, and convert the network that most trainings have: 12 s on two cores.
+def warm_up(context: JobContext) -> None:
+    """Import the libraries that every job needs, and convert the network that most trainings use.
 
-    Nothing depends on it: what cannot be done here is done again by the job that needs it, which says why.
+    A failure is logged only: the job that needs the network repeats the step and reports the error.
     """
     began = time.monotonic()
     try:
         with gc_paused():
             detector = TrainablePatchCore(PatchCoreSettings())
-            detector.load_pretrained(place.weights)
-            export.fast(place.device, place.runtime, detector.network, detector.input_size)
+            detector.load_pretrained(context.weights)
+            faster_runtime(context.device, context.runtime, detector.network, detector.input_size)
     except Exception as error:
-        log.warning("not loaded ahead of the first job", error=repr(error))
+        log.warning("warm-up failed", error=repr(error))
     else:
-        log.debug("loaded ahead of the first job", seconds=round(time.monotonic() - began, 3))
+        log.debug("warm-up finished", seconds=round(time.monotonic() - began, 3))

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The evaluation of a model version on the test images of a dataset."""
+
+from functools import partial
+
+from blemish_core import report
+from blemish_core.evaluation.evaluate import ImageSource
+from blemish_core.evaluation.evaluate import evaluate as evaluate_detector
+from blemish_core.jobs.context import JobContext
+from blemish_core.jobs.handlers.detector_cache import DetectorCache
+from blemish_core.jobs.record import EvaluateSpec, Result, now
+from blemish_core.jobs.reporter import JobReporter, WarningCollector
+from blemish_core.platform.errors import FailedPrecondition
+from blemish_core.platform.names import ModelRef, dataset_name
+
+
+def evaluate(
+    context: JobContext, detectors: DetectorCache, spec: EvaluateSpec, job: str, reporter: JobReporter
+) -> Result:
+    """Evaluate a model version on a dataset and store a report with the version.
+
+    Raises:
+        FailedPrecondition: if the dataset has no test images.
+        Corrupt: if too many images cannot be read.
+    """
+    reporter = WarningCollector(reporter)
+    manifest, detector = detectors.load(spec.model)
+    calibration = context.models.calibrations(manifest, detector.runtime.name).newest().calibration
+    source = ImageSource(context.datasets, context.limits, spec.dataset)
+    evaluation = evaluate_detector(
+        detector, calibration, source, context.device, reporter.progress, reporter.warn
+    )
+    if evaluation is None:
+        raise FailedPrecondition(f"{dataset_name(spec.dataset)} has no test images; upload some")
+    page = report.Report(
+        manifest.model_copy(update={"calibration": calibration}),
+        evaluation,
+        reporter.warnings,
+        by=report.EvaluationRun(job, now()),
+    )
+    reporter.progress("report", 0, 1, "report")
+    version = ModelRef(manifest.model, manifest.version)
+    context.models.add_evaluation(version, job, partial(report.write, page), reporter.commit)
+    reporter.progress("report", 1, 1, "report")
+    return Result(model_version=manifest.name, metrics=evaluation.metrics)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The publication of a trained detector as a version of its model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from blemish_core import report
+from blemish_core.calibration import Calibration
+from blemish_core.datasets import Dataset
+from blemish_core.datasets.reading import ImageReader
+from blemish_core.detectors.base import ReadImage, TrainingResult
+from blemish_core.detectors.registry import ALGORITHMS
+from blemish_core.evaluation.evaluate import Evaluation
+from blemish_core.evaluation.metrics import GOOD
+from blemish_core.jobs.context import JobContext
+from blemish_core.jobs.handlers.export import ImageSplits, export_int8, export_openvino
+from blemish_core.jobs.record import TrainSpec, now
+from blemish_core.jobs.reporter import WarningCollector
+from blemish_core.models import bundle
+from blemish_core.models.bundle import Manifest
+from blemish_core.models.loading import write_weights
+from blemish_core.runtimes.card import RuntimeCard
+from blemish_core.runtimes.choice import INT8, OPENVINO, TORCH
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """The images that a detector is trained on."""
+
+    dataset: Dataset
+    """Record of the dataset before its images were read."""
+    reads: Sequence[ReadImage]
+    skipped: int
+    """Number of images that cannot be read."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained and calibrated detector."""
+
+    images: TrainingImages
+    training: TrainingResult
+    calibration: Calibration
+
+
+def publish(
+    context: JobContext,
+    spec: TrainSpec,
+    job: str,
+    trained: TrainedModel,
+    evaluation: Evaluation | None,
+    reporter: WarningCollector,
+) -> Manifest:
+    """Write the bundle of a trained detector and publish it as the next version of its model.
+
+    Raises:
+        RuntimesDisagree: if the exported network does not reproduce torch's results.
+        JobCancelled: if the job was cancelled before the version was published.
+    """
+    writer = _BundleWriter(context, spec, job, trained, evaluation, reporter)
+    manifest = context.models.publish(spec.model_id, job, writer.write, reporter.commit)
+    reporter.progress("publish", 1, 1, "bundle")
+    return manifest
+
+
+@dataclass(frozen=True)
+class _BundleWriter:
+    context: JobContext
+    spec: TrainSpec
+    job: str
+    trained: TrainedModel
+    evaluation: Evaluation | None
+    reporter: WarningCollector
+    runtimes: dict[str, RuntimeCard] = field(default_factory=dict)
+    """Exported runtimes; the folder keeps their files if the bundle is written again."""
+
+    def write(self, folder: Path, number: int) -> None:
+        """Write the bundle of version ``number``; called again if another job takes the number."""
+        if not self.runtimes and self.context.runtime.name != TORCH:
+            self._export_runtimes(folder)
+        self.reporter.progress("publish", 0, 1, "bundle")
+        sha256, size = write_weights(self.trained.training.detector, folder)
+        if self.runtimes:
+            sha256 |= bundle.sha256_below(folder, bundle.OPENVINO)
+            size += sum(file.stat().st_size for file in (folder / bundle.OPENVINO).iterdir())
+        manifest = self._manifest(number, sha256, size)
+        page = report.Report(manifest, self.evaluation, self.reporter.warnings)
+        report.write(page, folder / bundle.REPORT)
+        sha256 |= bundle.sha256_below(folder, bundle.REPORT)
+        bundle.write_manifest(manifest.model_copy(update={"sha256": sha256}), folder)
+
+    def _manifest(self, number: int, sha256: dict[str, str], size_bytes: int) -> Manifest:
+        images, training, calibration = self.trained.images, self.trained.training, self.trained.calibration
+        return Manifest(
+            model=self.spec.model_id,
+            version=number,
+            detector=training.detector.name,
+            settings=training.detector.settings,
+            input_size=training.detector.input_size,
+            category=images.dataset.category,
+            dataset=self.spec.dataset,
+            dataset_snapshot=images.dataset.snapshot,
+            created=now(),
+            job=self.job,
+            seed=self.spec.seed,
+            split=bundle.TrainingSplit(
+                learned=training.learned,
+                held_out=len(calibration.scores),
+                method=training.method,
+                skipped=images.skipped,
+            ),
+            training=training.facts,
+            calibration=calibration,
+            metrics=self.evaluation.metrics if self.evaluation else None,
+            runtimes=self.runtimes,
+            libraries=bundle.libraries(),
+            sha256=sha256,
+            size_bytes=size_bytes,
+        )
+
+    def _export_runtimes(self, folder: Path) -> None:
+        context, spec, training = self.context, self.spec, self.trained.training
+        splits, progress = self._image_splits(), self.reporter.progress
+        self.runtimes[OPENVINO] = export_openvino(training, splits, folder, spec.seed, progress)
+        int8 = context.runtime.name == INT8 if spec.int8 is None else spec.int8
+        if int8 and ALGORITHMS[spec.detector].quantizable:
+            auroc = self.evaluation.metrics.image_auroc if self.evaluation else None
+            self.runtimes[INT8] = export_int8(training, splits, auroc, folder, spec.seed, progress)
+
+    def _image_splits(self) -> ImageSplits:
+        """Return the training images and the test images that the evaluation could read."""
+        images = self.context.datasets.images(self.spec.dataset, "test")
+        reader = ImageReader(self.context.datasets, self.context.limits, images)
+        scored = {each.path for each in self.evaluation.image_scores} if self.evaluation else set()
+        good: list[ReadImage] = []
+        defective: list[ReadImage] = []
+        for image in images:
+            if image.path in scored:
+                split = good if image.class_name == GOOD else defective
+                split.append(partial(reader.read_strict, image))
+        return ImageSplits(self.trained.images.reads, good, defective)
