@@ -21,8 +21,9 @@ from blemish_client.demo.surfaces import generate
 from blemish_core.datasets import DatasetStore
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.jobs.context import JobContext
-from blemish_core.jobs.handlers.train import Ear, train
+from blemish_core.jobs.handlers.train import train
 from blemish_core.jobs.record import TrainSpec
+from blemish_core.jobs.reporter import NullReporter
 from blemish_core.models.store import ModelStore
 from blemish_core.runtimes import openvino_runtime
 from blemish_core.runtimes.choice import RuntimeChoice
@@ -41,8 +42,8 @@ def job_context(folder: Path, images: int) -> JobContext:
     return JobContext(
         datasets=datasets,
         models=ModelStore(folder / "models"),
-        index=Mock(spec=SearchIndex),
         frames=FrameStore(folder / "frames"),
+        connect_index=lambda: Mock(spec=SearchIndex),
         weights=folder / "weights",
         limits=ImageLimits(),
         device="cpu",
@@ -55,14 +56,14 @@ def job_context(folder: Path, images: int) -> JobContext:
     )
 
 
-class Clock:
-    """The duration of each phase of a job, in seconds."""
+class PhaseClock(NullReporter):
+    """A reporter that measures the duration of each phase, in seconds."""
 
     def __init__(self) -> None:
         self.took: dict[str, float] = {}
         self._phase, self._since = "", 0.0
 
-    def record(self, phase: str, done: int, total: int, unit: str) -> None:
+    def progress(self, phase: str, done: int, total: int, unit: str) -> None:
         if phase == self._phase:
             return
         now = time.perf_counter()
@@ -73,14 +74,9 @@ class Clock:
 
 def trained(context: JobContext, job: str) -> dict[str, float]:
     """Train once; return the duration of each phase, in seconds."""
-    clock = Clock()
-    train(
-        context,
-        TrainSpec(dataset=_SURFACE, model_id=_SURFACE),
-        job,
-        Ear(clock.record, lambda text: None, lambda: None),
-    )
-    clock.record("end", 0, 0, "")
+    clock = PhaseClock()
+    train(context, TrainSpec(dataset=_SURFACE, model_id=_SURFACE), job, clock)
+    clock.progress("end", 0, 0, "")
     return clock.took
 
 

@@ -206,7 +206,7 @@ class ChaosSuite:
             for line in self._stack.jobs.read_log(id):
                 with suppress(ValueError):  # some lines are not JSON, and long ones are truncated
                     match json.loads(line.text):
-                        case {"event": "begins", "timestamp": str(at)}:
+                        case {"event": "step started" | "begins", "timestamp": str(at)}:
                             began.append(datetime.fromisoformat(at))
         return began
 

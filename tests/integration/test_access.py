@@ -278,7 +278,7 @@ def test_a_job_tells_who_asked_for_it(guarded: Guarded, tile_model: str, tokens:
     with guarded.client(tokens[Role.OPERATOR]) as client:
         job = client.wait(client.embed(tile_model, "tile"))
     assert job.error == ""
-    assert job.history[0].reason == "asked for by a-operator"
+    assert job.history[0].reason == "requested by a-operator"
 
 
 async def test_the_client_for_asyncio_shows_who_it_is(

@@ -64,7 +64,7 @@ def test_a_training_is_cancelled_within_two_seconds_and_leaves_nothing(
     ended = client.wait(job)
     assert time.monotonic() - asked < 2
     assert ended.state == JOB_STATE_CANCELLED
-    assert [event.reason for event in ended.history][-2] == "asked to end"
+    assert [event.reason for event in ended.history][-2] == "cancellation requested"
     assert list((stack_data / "store" / "models" / "cancelled").glob("*")) == []
     assert not (stack_data / "store" / "checkpoints" / job.name.split("/")[1]).exists()
 
@@ -151,9 +151,9 @@ def test_what_a_job_writes_can_be_read_and_read_on(client: Client, model: str) -
     job = client.evaluate(model, "tile")
     followed = list(client.log(job))  # from before it began until it ended
     texts = [line.text for line in followed]
-    assert any('"begins"' in text for text in texts)
-    assert any('"done"' in text for text in texts)
-    assert all(job.name.split("/")[1] in text for text in texts if "begins" in text)
+    assert any('"step started"' in text for text in texts)
+    assert any('"step finished"' in text for text in texts)
+    assert all(job.name.split("/")[1] in text for text in texts if "step started" in text)
     assert list(client.log(job)) == followed
     assert list(client.log(job, after=followed[0].id)) == followed[1:]
     with pytest.raises(InvalidArgument, match="is not the id of a log line"):

@@ -14,10 +14,10 @@ import redis
 
 from blemish_core.jobs.attempt import MAX_DEATHS, Attempt, Superseded
 from blemish_core.jobs.lease import Lease, LeaseHeld
-from blemish_core.jobs.record import EmbedSpec, Job, JobPriority, JobState, Limits, Phase, Result, Spec, now
+from blemish_core.jobs.record import EmbedSpec, Job, JobPriority, JobState, Limits, Result, Spec, now
 from blemish_core.jobs.shards import ShardTracker
 from blemish_core.jobs.store import UPDATES_KEY, JobStore, parse_update
-from blemish_core.jobs.worker_registry import Worker, WorkerRegistry
+from blemish_core.jobs.worker_registry import WorkerInfo, WorkerRegistry
 from blemish_core.platform.errors import AlreadyExists, InvalidRequest, JobCancelled, NotFound, Unavailable
 from blemish_local.redis import configure, find_server
 
@@ -54,11 +54,14 @@ def store(redis_url: str) -> JobStore:
 
 def test_a_job_tells_who_asked_for_it_and_for_its_end(store: JobStore) -> None:
     job, _ = store.create(SPEC, by="office")
-    assert [event.why for event in job.history] == ["asked for by office"]
+    assert [event.why for event in job.history] == ["requested by office"]
     ended = store.cancel(job.id, by="mes")
-    assert [event.why for event in ended.history] == ["asked for by office", "asked to end by mes"]
+    assert [event.why for event in ended.history] == [
+        "requested by office",
+        "cancellation requested by mes",
+    ]
     nobody, _ = store.create(SPEC)
-    assert [event.why for event in store.cancel(nobody.id).history] == ["", "asked to end"]
+    assert [event.why for event in store.cancel(nobody.id).history] == ["", "cancellation requested"]
 
 
 def test_a_job_is_written_told_of_and_read_back(store: JobStore, redis_url: str) -> None:
@@ -82,7 +85,9 @@ def test_one_request_id_is_one_job(store: JobStore) -> None:
     assert again == first
     with pytest.raises(AlreadyExists, match=first.id) as refused:
         store.create(EmbedSpec(model="models/m/versions/2", dataset="d"), "request")
-    assert "There: model='models/m/versions/1'. Here: model='models/m/versions/2'" in str(refused.value)
+    assert "Existing job: model='models/m/versions/1'. This request: model='models/m/versions/2'" in str(
+        refused.value
+    )
     with pytest.raises(InvalidRequest, match="at most 128"):
         store.create(SPEC, "x" * 129)
 
@@ -166,9 +171,9 @@ def test_an_attempt_from_begin_to_end(store: JobStore) -> None:
     job, _ = store.create(SPEC)
     attempt = begun(store, job.id)
     assert (attempt.job.state, attempt.job.attempt) == (JobState.RUNNING, 1)
-    half = Phase(name="embedding", done=2, total=4, unit="images")
-    attempt.progress(half)
-    assert store.get(job.id).phases == (half,)
+    attempt.progress("embedding", 2, 4, "images")
+    (phase,) = store.get(job.id).phases
+    assert (phase.name, phase.done, phase.total, phase.unit) == ("embedding", 2, 4, "images")
     attempt.warn("an image is damaged")
     attempt.warn("an image is damaged")  # as after an answer that was lost
     attempt.commit()
@@ -202,13 +207,12 @@ def test_a_job_whose_worker_died_is_taken_over_and_the_dead_one_has_no_say(store
     job, _ = store.create(SPEC)
     dead, heir = begun(store, job.id), begun(store, job.id)
     assert (heir.job.attempt, heir.job.deaths) == (2, 1)
-    phase = Phase(name="embedding", done=1, total=1)
     for say in (
-        lambda: dead.progress(phase),
+        lambda: dead.progress("embedding", 1, 1, "images"),
         lambda: dead.warn("x"),
         dead.commit,
         lambda: dead.divide(3),
-        lambda: dead.hand_back("x"),
+        lambda: dead.requeue("x"),
         lambda: dead.finish(JobState.SUCCEEDED),
     ):
         with pytest.raises(Superseded):
@@ -241,10 +245,10 @@ def test_a_job_that_kills_what_works_on_it_fails_in_the_end(store: JobStore) -> 
 def test_a_job_that_is_handed_back_has_not_died(store: JobStore) -> None:
     job, _ = store.create(SPEC)
     for _ in range(MAX_DEATHS + 1):
-        begun(store, job.id).hand_back("its worker was told to stop")
+        begun(store, job.id).requeue("its worker was stopped")
         waiting = store.get(job.id)
         assert waiting.state is JobState.QUEUED
-        assert waiting.history[-1].why == "its worker was told to stop"
+        assert waiting.history[-1].why == "its worker was stopped"
     assert begun(store, job.id).job.deaths == 0
 
 
@@ -276,7 +280,7 @@ def test_cancelling(store: JobStore) -> None:
     back, _ = store.create(SPEC)
     attempt = begun(store, back.id)
     store.cancel(back.id)
-    attempt.hand_back("its worker was told to stop")
+    attempt.requeue("its worker was stopped")
     assert store.get(back.id).state is JobState.CANCELLED
 
 
@@ -311,7 +315,7 @@ def test_changes_can_be_replayed_one_by_one(store: JobStore) -> None:
                 attempt = begun(store, job.id) if attempt.job.deaths < MAX_DEATHS - 1 else attempt
             case _:
                 name = rng.choice(["check", "features", "coreset"])
-                attempt.progress(Phase(name=name, done=rng.randrange(9), total=9))
+                attempt.progress(name, rng.randrange(9), 9, "images")
         after = store.get(job.id)
         records[after.revision] = after
     replayed: Job | None = None
@@ -356,7 +360,7 @@ def test_parts_are_done_once_and_by_one_at_a_time(store: JobStore) -> None:
         assert same == first
         with pytest.raises(LeaseHeld), held:
             pass
-        board.mark_done(first, 7)
+        board.mark_finished(first, 7)
     assert [part.number for part, _ in others.unfinished()] == [part.number for part, _ in rest]
     assert others.points() == {first.number: 7}
     assert [board.record_failure(rest[0][0]), others.record_failure(rest[0][0])] == [1, 2]
@@ -394,8 +398,8 @@ def test_old_jobs_are_forgotten_with_all_that_was_kept_of_them(store: JobStore, 
 def test_workers_tell_of_themselves_and_are_missed(redis_url: str) -> None:
     staff = WorkerRegistry.connect(redis_url)
 
-    def worker(name: str) -> Worker:
-        return Worker(name=name, version="1", queues=("train",), devices=("cpu",), started=now())
+    def worker(name: str) -> WorkerInfo:
+        return WorkerInfo(name=name, version="1", queues=("train",), devices=("cpu",), started=now())
 
     assert staff.heartbeat(worker("line-3:1")) == []
     assert staff.heartbeat(worker("line-4:2")) == []
@@ -417,7 +421,7 @@ def test_a_record_of_a_newer_build_keeps_what_an_older_one_does_not_know(
     with redis.Redis.from_url(redis_url) as client:
         record = client.get(f"blemish:job:{job.id}").decode()
         client.set(f"blemish:job:{job.id}", record.replace('{"id"', '{"of_tomorrow":{"a":[1]},"id"', 1))
-        begun(store, job.id).progress(Phase(name="embedding", done=1, total=2))
+        begun(store, job.id).progress("embedding", 1, 2, "images")
         assert b'"of_tomorrow":{"a":[1]}' in client.get(f"blemish:job:{job.id}")
 
 

@@ -209,7 +209,7 @@ def test_the_same_request_is_one_job(client: Client, tile_model: str) -> None:
     first = client.evaluate("tile", "tile", request_id=request_id)
     again = client.evaluate("tile", "tile", request_id=request_id)
     assert again.name == first.name
-    with pytest.raises(AlreadyExists, match="asks for something else"):
+    with pytest.raises(AlreadyExists, match="from a different request"):
         client.embed("tile", "tile", request_id=request_id)
     client.wait(first)
 

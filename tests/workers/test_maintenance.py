@@ -1,43 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An idle worker finds what nobody works on, and notices when nothing comes through to it."""
+"""An idle worker requeues orphaned jobs, and exits if it no longer receives tasks."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.workers.conftest import EMBED, TRAIN, MemoryStore
+from celery import Celery
+from tests.support.job_context import make_job_context
+from tests.support.job_store import EMBED, TRAIN, FakeJobStore
 
-from blemish_core.jobs.queues import CANARY, RUN
-from blemish_core.jobs.record import JobState
+from blemish_core.jobs.queues import CANARY_TASK, RUN_TASK
+from blemish_core.jobs.record import JobState, Limits
+from blemish_core.jobs.worker_registry import WorkerRegistry
 from blemish_workers.maintenance import Maintenance, canary_queue
+from blemish_workers.runner.job_runner import JobRunner
+from blemish_workers.runner.slots import Slots
 
 NAME = "line-3:77"
 
 
-class FakeApp:
+class FakeCelery(Celery):
+    """An application that keeps the tasks it is asked to send."""
+
     def __init__(self) -> None:
+        super().__init__("test", set_as_current=False)
         self.sent: list[dict[str, Any]] = []
 
-    def send_task(self, name: str, **how: Any) -> None:
-        self.sent.append({"name": name} | how)
+    def send_task(self, name: str, *args: Any, **options: Any) -> Any:
+        self.sent.append({"name": name} | options)
 
-    def of(self, task: str) -> list[str]:
-        return [args[0] if (args := each.get("args")) else "" for each in self.sent if each["name"] == task]
+    def jobs(self) -> list[str]:
+        """Return the ids of the jobs sent."""
+        return [task["args"][0] for task in self.sent if task["name"] == RUN_TASK]
+
+    def canaries(self) -> list[str]:
+        """Return the queues of the canaries sent."""
+        return [task["queue"] for task in self.sent if task["name"] == CANARY_TASK]
 
 
-class FakeSlots:
-    idle = True
-    devices = ("cpu",)
+class FakeSlots(Slots):
+    """Slots without children; ``busy`` leaves none free."""
 
-    def jobs(self) -> tuple[str, ...]:
-        return ()
+    def __init__(self) -> None:
+        super().__init__(["cpu"])
+        self.busy = False
+
+    @property
+    def has_free(self) -> bool:
+        return not self.busy
 
 
 class Clock:
+    """A clock that the test sets."""
+
     def __init__(self) -> None:
-        self.now = 1000.0
+        self.now_s = 1000.0
 
     def monotonic(self) -> float:
-        return self.now
+        return self.now_s
 
 
 @pytest.fixture
@@ -47,101 +67,118 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-class Rig:
-    def __init__(self, store: MemoryStore, queues: tuple[str, ...] = ("train", "embed")) -> None:
-        self.app, self.slots = FakeApp(), FakeSlots()
-        self.given_up = 0
-        rest: Any = (self.app, store, None, self.slots, self, lambda: None, self._give_up)
-        self.caretaker = Maintenance(NAME, queues, *rest)
+class IdleWorker:
+    """A worker's maintenance, with what it sends and whether it has exited."""
 
-    def stop(self) -> None:
-        """As the foreman's."""
+    def __init__(self, store: FakeJobStore, queues: tuple[str, ...] = ("train", "embed")) -> None:
+        self.app, self.slots = FakeCelery(), FakeSlots()
+        self.exited = False
+        context = make_job_context(Path("unused"))
+        self.maintenance = Maintenance(
+            name=NAME,
+            queues=queues,
+            app=self.app,
+            store=store,
+            registry=WorkerRegistry.connect("redis://unused"),
+            slots=self.slots,
+            runner=JobRunner(store, context, NAME, Limits(), lambda job: None, lambda job, at_most: None),
+            apply_retention=lambda: None,
+            exit_process=self._exit,
+        )
 
-    def _give_up(self) -> None:
-        self.given_up += 1
+    def _exit(self) -> None:
+        self.exited = True
 
 
-def test_a_job_that_nobody_is_at_is_sent_again_once_it_has_lain(store: MemoryStore, clock: Clock) -> None:
-    rig = Rig(store)
-    lost, orphaned, cancelled, held = (
+def test_job_without_a_lease_is_requeued_after_a_while(store: FakeJobStore, clock: Clock) -> None:
+    worker = IdleWorker(store)
+    lost, orphaned, cancelled, leased = (
         store.add(TRAIN),
         store.add(EMBED, JobState.RUNNING),
         store.add(TRAIN, JobState.CANCELLING),
         store.add(TRAIN, JobState.RUNNING),
     )
     store.add(TRAIN, JobState.FAILED)
-    store.leases[held.id] = "somebody"
-    rig.caretaker.look()
-    assert rig.app.of(RUN) == []  # its message may be on its way, its lease about to be renewed
-    clock.now += 6
-    rig.caretaker.look()
-    assert rig.app.of(RUN) == [lost.id, orphaned.id, cancelled.id]
-    clock.now += 6
-    rig.caretaker.look()
-    assert len(rig.app.of(RUN)) == 3  # another has just been told
+    store.leases[leased.id] = "another worker"
+    worker.maintenance.requeue_orphans()
+    assert worker.app.jobs() == []
+    clock.now_s += 6
+    worker.maintenance.requeue_orphans()
+    assert worker.app.jobs() == [lost.id, orphaned.id, cancelled.id]
 
 
-def test_one_that_moves_is_left_alone(store: MemoryStore, clock: Clock) -> None:
-    rig = Rig(store)
+def test_orphan_claimed_by_another_worker_is_not_requeued(store: FakeJobStore, clock: Clock) -> None:
+    worker = IdleWorker(store)
+    store.add(TRAIN)
+    store.claimed_by_others = True
+    for _ in range(5):
+        worker.maintenance.requeue_orphans()
+        clock.now_s += 6
+    assert worker.app.jobs() == []
+
+
+def test_job_that_makes_progress_is_not_requeued(store: FakeJobStore, clock: Clock) -> None:
+    worker = IdleWorker(store)
     job = store.add(TRAIN, JobState.RUNNING)
     for _ in range(5):
-        rig.caretaker.look()
-        clock.now += 3
+        worker.maintenance.requeue_orphans()
+        clock.now_s += 3
         store.change(job.id, lambda job: job.model_copy(update={"warnings": (*job.warnings, "x")}))
-    assert rig.app.of(RUN) == []
+    assert worker.app.jobs() == []
 
 
-def test_a_worker_that_is_busy_or_does_not_listen_sends_nothing(store: MemoryStore, clock: Clock) -> None:
-    busy, deaf = Rig(store), Rig(store, queues=("embed",))
-    busy.slots.idle = False
+def test_worker_that_could_not_run_a_job_does_not_requeue_it(store: FakeJobStore, clock: Clock) -> None:
+    busy, other_queue = IdleWorker(store), IdleWorker(store, queues=("embed",))
+    busy.slots.busy = True
     store.add(TRAIN)
-    for rig in (busy, deaf):
-        rig.caretaker.look()
-        clock.now += 6
-        rig.caretaker.look()
-        assert rig.app.sent == []
+    for worker in (busy, other_queue):
+        worker.maintenance.requeue_orphans()
+        clock.now_s += 6
+        worker.maintenance.requeue_orphans()
+        assert worker.app.sent == []
 
 
-def test_canaries_that_come_through_keep_it_alive(store: MemoryStore, clock: Clock) -> None:
-    rig = Rig(store)
+def test_worker_that_receives_its_canaries_sends_one_every_ten_seconds(
+    store: FakeJobStore, clock: Clock
+) -> None:
+    worker = IdleWorker(store)
     for _ in range(100):
-        before = len(rig.app.sent)
-        rig.caretaker.sing()
-        if len(rig.app.sent) > before:
-            rig.caretaker.hear()
-        clock.now += 1
-    assert len(rig.app.of(CANARY)) == 10
-    assert {each["queue"] for each in rig.app.sent} == {canary_queue(NAME)}
-    assert not rig.given_up
+        before = len(worker.app.sent)
+        worker.maintenance.send_canary()
+        if len(worker.app.sent) > before:
+            worker.maintenance.receive_canary()
+        clock.now_s += 1
+    assert worker.app.canaries() == [canary_queue(NAME)] * 10
+    assert not worker.exited
 
 
-def test_one_that_never_comes_ends_an_idle_worker_within_a_minute(store: MemoryStore, clock: Clock) -> None:
-    rig = Rig(store)
+def test_idle_worker_without_its_canary_exits_within_a_minute(store: FakeJobStore, clock: Clock) -> None:
+    worker = IdleWorker(store)
     for _ in range(60):
-        rig.caretaker.sing()
-        clock.now += 1
-    assert rig.given_up
+        worker.maintenance.send_canary()
+        clock.now_s += 1
+    assert worker.exited
 
 
-def test_a_busy_worker_expects_none(store: MemoryStore, clock: Clock) -> None:
-    rig = Rig(store)
-    rig.caretaker.sing()
-    rig.slots.idle = False
+def test_busy_worker_does_not_wait_for_a_canary(store: FakeJobStore, clock: Clock) -> None:
+    worker = IdleWorker(store)
+    worker.maintenance.send_canary()
+    worker.slots.busy = True
     for _ in range(600):
-        clock.now += 1
-        rig.caretaker.sing()
-    rig.slots.idle = True
-    rig.caretaker.sing()
-    assert not rig.given_up
+        clock.now_s += 1
+        worker.maintenance.send_canary()
+    worker.slots.busy = False
+    worker.maintenance.send_canary()
+    assert not worker.exited
 
 
-def test_redis_is_not_blamed_on_the_worker(store: MemoryStore, clock: Clock) -> None:
-    rig = Rig(store)
-    rig.caretaker.sing()
-    store.away = True
-    clock.now += 100
-    rig.caretaker.do(rig.caretaker.sing)
-    store.away = False
-    rig.caretaker.do(rig.caretaker.sing)
-    assert not rig.given_up
-    assert len(rig.app.of(CANARY)) == 2
+def test_worker_survives_an_outage_of_redis(store: FakeJobStore, clock: Clock) -> None:
+    worker = IdleWorker(store)
+    worker.maintenance.send_canary()
+    store.unavailable = True
+    clock.now_s += 100
+    worker.maintenance.attempt(worker.maintenance.send_canary)
+    store.unavailable = False
+    worker.maintenance.attempt(worker.maintenance.send_canary)
+    assert not worker.exited
+    assert len(worker.app.canaries()) == 2

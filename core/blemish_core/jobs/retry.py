@@ -8,7 +8,7 @@ from typing import TypeVar
 from blemish_core.platform.errors import Unavailable
 
 DEFAULT_TIMEOUT_S = 60.0
-_INTERVAL_S = 1.0
+INTERVAL_S = 1.0
 _Value = TypeVar("_Value")
 
 
@@ -31,5 +31,5 @@ def retry_until_available(
         except Unavailable:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(_INTERVAL_S)
+            time.sleep(INTERVAL_S)
             on_retry()

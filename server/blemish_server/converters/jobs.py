@@ -21,7 +21,7 @@ from blemish_core.jobs.record import (
     TrainSpec,
 )
 from blemish_core.jobs.store import LogLine
-from blemish_core.jobs.worker_registry import Worker
+from blemish_core.jobs.worker_registry import WorkerInfo
 from blemish_core.platform.errors import InvalidRequest
 from blemish_core.platform.names import ModelRef, dataset_id, dataset_name, job_name
 from blemish_server.converters.enums import EnumMapping
@@ -157,7 +157,7 @@ def log_line_to_proto(line: LogLine) -> pb.LogLine:
     return pb.LogLine(id=line.id, text=line.text)
 
 
-def worker_to_proto(worker: Worker) -> pb.Worker:
+def worker_to_proto(worker: WorkerInfo) -> pb.Worker:
     return pb.Worker(
         name=worker.name,
         version=worker.version,

@@ -14,7 +14,7 @@ def job(state: JobState = JobState.QUEUED) -> Job:
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(JobState, JobState)))
-def test_only_legal_moves_are_made(before: JobState, after: JobState) -> None:
+def test_only_allowed_transitions_are_made(before: JobState, after: JobState) -> None:
     if after in TRANSITIONS[before]:
         moved = job(before).with_state(after)
         assert moved.state is after
@@ -24,7 +24,7 @@ def test_only_legal_moves_are_made(before: JobState, after: JobState) -> None:
             job(before).with_state(after)
 
 
-def test_the_last_states_are_last() -> None:
+def test_final_states_have_no_transitions() -> None:
     assert {state for state in JobState if state.ended} == {
         JobState.SUCCEEDED,
         JobState.FAILED,
@@ -32,7 +32,7 @@ def test_the_last_states_are_last() -> None:
     }
 
 
-def test_a_phase_is_replaced_in_its_place() -> None:
+def test_phase_is_replaced_in_its_place() -> None:
     record = (
         job()
         .with_phase(Phase(name="a", done=1))
@@ -42,12 +42,12 @@ def test_a_phase_is_replaced_in_its_place() -> None:
     assert [(phase.name, phase.done) for phase in record.phases] == [("a", 2), ("b", 0)]
 
 
-def test_a_record_survives_json() -> None:
+def test_record_survives_json() -> None:
     record = job().with_phase(Phase(name="a", done=1, total=2, unit="images"))
     assert Job.model_validate_json(record.model_dump_json()) == record
 
 
-def test_every_move_is_in_the_history() -> None:
+def test_history_holds_every_transition() -> None:
     record = job().with_state(JobState.RUNNING, attempt=1, worker="line-3:77")
     record = record.with_state(JobState.RUNNING, attempt=2, worker="line-4:5", why="the first died")
     record = record.with_state(JobState.FAILED, worker="line-4:5", error="the disk is full")
@@ -59,19 +59,19 @@ def test_every_move_is_in_the_history() -> None:
     assert sorted(event.at for event in record.history) == [event.at for event in record.history]
 
 
-def test_the_outlook_weighs_phases_by_the_job_before_and_goes_by_the_pace_of_this_one() -> None:
-    """Twice as slow so far: taken to stay so."""
+def test_estimate_scales_phases_of_the_previous_job_by_the_rate_of_this_one() -> None:
+    """The measured phases took twice as long, so the unmeasured phase counts double too."""
     record = job(JobState.RUNNING).model_copy(update={"expected": {"a": 10.0, "b": 30.0, "c": 60.0}})
     record = record.with_phase(Phase(name="a", done=5, total=5, seconds=20.0))
     record = record.with_phase(Phase(name="b", done=1, total=4, seconds=15.0, remaining_s=45.0))
-    outlook = record.progress_estimate
-    assert outlook is not None
-    assert outlook.weights == pytest.approx({"a": 0.1, "b": 0.3, "c": 0.6})
-    assert outlook.done == pytest.approx(35 / 200)
-    assert outlook.remaining_s == pytest.approx(165)
+    estimate = record.progress_estimate
+    assert estimate is not None
+    assert estimate.weights == pytest.approx({"a": 0.1, "b": 0.3, "c": 0.6})
+    assert estimate.done == pytest.approx(35 / 200)
+    assert estimate.remaining_s == pytest.approx(165)
 
 
-def test_without_a_job_before_there_is_no_outlook() -> None:
+def test_first_job_of_its_pattern_has_no_estimate() -> None:
     running = job(JobState.RUNNING).with_phase(
         Phase(name="a", done=1, total=2, seconds=1.0, remaining_s=1.0)
     )
@@ -96,11 +96,11 @@ def test_without_a_job_before_there_is_no_outlook() -> None:
         max_size=5,
     ),
 )
-def test_an_outlook_is_always_possible(expected: dict[str, float], phases: list[Phase]) -> None:
+def test_estimate_is_consistent_for_any_phases(expected: dict[str, float], phases: list[Phase]) -> None:
     record = job(JobState.RUNNING).model_copy(update={"expected": expected})
     for phase in phases:
         record = record.with_phase(phase)
-    if (outlook := record.progress_estimate) is not None:
-        assert 0 <= outlook.done <= 1 + 1e-9
-        assert outlook.remaining_s >= -1e-6
-        assert sum(outlook.weights.values()) == pytest.approx(1)
+    if (estimate := record.progress_estimate) is not None:
+        assert 0 <= estimate.done <= 1 + 1e-9
+        assert estimate.remaining_s >= -1e-6
+        assert sum(estimate.weights.values()) == pytest.approx(1)

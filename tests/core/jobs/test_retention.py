@@ -2,64 +2,40 @@
 
 import os
 import time
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.support.job_store import FakeJobStore
 
-from blemish_core.jobs.record import EmbedSpec, Job, JobState, now
+from blemish_core.jobs.record import EmbedSpec, JobState, now
 from blemish_core.jobs.retention import Retention
 from blemish_core.models.store import ModelStore
-from blemish_core.platform.errors import NotFound
 from blemish_core.platform.names import ModelRef
 
-OPEN = Job(
-    id="open",
-    spec=EmbedSpec(model="models/tile/versions/2", dataset="tile"),
-    state=JobState.RUNNING,
-    created=now(),
-)
 
+class FilledStore:
+    """A store with five versions of model tile, and a running job that uses version 2."""
 
-class FakeJobs:
-    def __init__(self) -> None:
-        self.mine = True
-        self.forgotten_before: datetime | None = None
-
-    def claim(self, what: str, for_s: float) -> bool:
-        return self.mine
-
-    def delete_ended(self, ended_before: datetime) -> list[str]:
-        self.forgotten_before = ended_before
-        return []
-
-    def get(self, id: str) -> Job:
-        if id != OPEN.id:
-            raise NotFound(id)
-        return OPEN
-
-    def unfinished(self) -> list[Job]:
-        return [OPEN]
-
-
-class Rig:
     def __init__(self, folder: Path, keep_versions: int) -> None:
         self.home = folder / "models" / "tile"
         self.checkpoints = folder / "checkpoints"
-        self.dropped: list[str] = []
-        self.answering: ModelRef | None = None
-        self.jobs = FakeJobs()
-        jobs: Any = self.jobs
-        self.models = ModelStore(folder / "models")
+        self.dropped: list[ModelRef] = []
+        """Versions whose index was dropped."""
+        self.serving: ModelRef | None = None
+        """Version whose index serves searches."""
+        self.jobs = FakeJobStore()
+        self.jobs.add(
+            EmbedSpec(model="models/tile/versions/2", dataset="tile"), JobState.RUNNING, id="open"
+        )
         self.retention = Retention(
-            jobs,
-            self.models,
+            self.jobs,
+            ModelStore(folder / "models"),
             self.checkpoints,
-            lambda ref: self.dropped.append(str(ref)),
-            lambda ref: ref == self.answering,
-            timedelta(days=30),
-            keep_versions,
+            drop_index=self.dropped.append,
+            serves_searches=lambda ref: ref == self.serving,
+            keep_jobs=timedelta(days=30),
+            keep_versions=keep_versions,
         )
         for number in range(1, 6):
             (self.home / str(number)).mkdir(parents=True)
@@ -67,61 +43,69 @@ class Rig:
     def versions(self) -> list[str]:
         return sorted(folder.name for folder in self.home.iterdir() if folder.name.isdecimal())
 
-    def lay(self, folder: Path, age_s: float) -> Path:
-        folder.mkdir(parents=True)
-        os.utime(folder, (time.time() - age_s,) * 2)
-        return folder
+
+def make_folder(folder: Path, age_s: float) -> Path:
+    folder.mkdir(parents=True)
+    os.utime(folder, (time.time() - age_s,) * 2)
+    return folder
 
 
-def test_the_newest_stay_and_those_that_are_needed(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, keep_versions=1)
-    (rig.home / "3" / "pinned").touch()
-    (rig.home / "aliases.json").write_text('{"production": 4}')
-    rig.retention.sweep()
-    assert rig.versions() == ["2", "3", "4", "5"]  # an open job works with 2
-    assert rig.dropped == [str(ModelRef("tile", 1))]
+def test_newest_versions_and_needed_ones_are_kept(tmp_path: Path) -> None:
+    filled = FilledStore(tmp_path, keep_versions=1)
+    (filled.home / "3" / "pinned").touch()
+    (filled.home / "aliases.json").write_text('{"production": 4}')
+    filled.retention.sweep()
+    assert filled.versions() == ["2", "3", "4", "5"]
+    assert filled.dropped == [ModelRef("tile", 1)]
 
 
-def test_a_version_whose_index_still_answers_stays(tmp_path: Path) -> None:
-    """Until that of the version in production has taken its labels and kept frames over."""
-    rig = Rig(tmp_path, keep_versions=1)
-    (rig.home / "aliases.json").write_text('{"production": 5}')
-    rig.answering = ModelRef("tile", 4)
-    rig.retention.sweep()
-    assert (rig.versions(), "models/tile/versions/4" in rig.dropped) == (["2", "4", "5"], False)
-    rig.answering = ModelRef("tile", 5)
-    rig.retention.sweep()
-    assert (rig.versions(), rig.dropped[-1]) == (["2", "5"], "models/tile/versions/4")
+def test_version_with_a_serving_index_is_kept(tmp_path: Path) -> None:
+    filled = FilledStore(tmp_path, keep_versions=1)
+    (filled.home / "aliases.json").write_text('{"production": 5}')
+    filled.serving = ModelRef("tile", 4)
+    filled.retention.sweep()
+    assert filled.versions() == ["2", "4", "5"]
+    assert ModelRef("tile", 4) not in filled.dropped
+    filled.serving = ModelRef("tile", 5)
+    filled.jobs.claims.clear()
+    filled.retention.sweep()
+    assert filled.versions() == ["2", "5"]
+    assert filled.dropped[-1] == ModelRef("tile", 4)
 
 
-def test_zero_keeps_all(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, keep_versions=0)
-    rig.retention.sweep()
-    assert len(rig.versions()) == 5
-    assert rig.jobs.forgotten_before is not None
-    age = now() - rig.jobs.forgotten_before
+def test_zero_keeps_all_versions(tmp_path: Path) -> None:
+    filled = FilledStore(tmp_path, keep_versions=0)
+    filled.retention.sweep()
+    assert len(filled.versions()) == 5
+
+
+def test_jobs_are_deleted_after_their_retention_time(tmp_path: Path) -> None:
+    filled = FilledStore(tmp_path, keep_versions=0)
+    filled.retention.sweep()
+    assert filled.jobs.deleted_before is not None
+    age = now() - filled.jobs.deleted_before
     assert age.total_seconds() == pytest.approx(30 * 86400, abs=60)
 
 
-def test_what_dead_processes_left_goes_once_it_has_settled(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, keep_versions=0)
-    gone = [
-        rig.lay(rig.home / ".staging-dead-1", 120),
-        rig.lay(rig.home / "1" / "evaluations" / ".staging-dead-2", 120),
-        rig.lay(rig.checkpoints / "dead", 120),
+def test_old_leftovers_of_dead_processes_are_deleted(tmp_path: Path) -> None:
+    filled = FilledStore(tmp_path, keep_versions=0)
+    leftovers = [
+        make_folder(filled.home / ".staging-dead-1", 120),
+        make_folder(filled.home / "1" / "evaluations" / ".staging-dead-2", 120),
+        make_folder(filled.checkpoints / "dead", 120),
     ]
     kept = [
-        rig.lay(rig.home / ".staging-open-1", 120),
-        rig.lay(rig.home / ".staging-young-1", 1),
-        rig.lay(rig.checkpoints / "open", 120),
+        make_folder(filled.home / ".staging-open-1", 120),
+        make_folder(filled.home / ".staging-young-1", 1),
+        make_folder(filled.checkpoints / "open", 120),
     ]
-    rig.retention.sweep()
-    assert not any(folder.exists() for folder in gone)
+    filled.retention.sweep()
+    assert not any(folder.exists() for folder in leftovers)
     assert all(folder.exists() for folder in kept)
 
 
-def test_one_sweeps_for_all(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, keep_versions=1)
-    rig.jobs.mine = False
-    rig.retention.sweep()
-    assert len(rig.versions()) == 5
+def test_sweep_of_another_worker_counts_for_all(tmp_path: Path) -> None:
+    filled = FilledStore(tmp_path, keep_versions=1)
+    filled.jobs.claimed_by_others = True
+    filled.retention.sweep()
+    assert len(filled.versions()) == 5

@@ -16,7 +16,7 @@ from blemish_core.calibration import Calibration
 from blemish_core.detectors.base import HeldOutScores, Image, TrainingResult, held_bytes, silent
 from blemish_core.detectors.patchcore.detector import PatchCore
 from blemish_core.jobs.handlers import export
-from blemish_core.jobs.handlers.export import Surface
+from blemish_core.jobs.handlers.export import ImageSplits
 from blemish_core.models import bundle
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationChange, CalibrationLog, ThresholdRule
@@ -32,7 +32,7 @@ def picture(seed: int) -> Image:
     return np.random.default_rng(seed).integers(0, 256, (80, 80, 3), dtype=np.uint8)
 
 
-SURFACE = Surface([partial(picture, number) for number in range(12)], [], [])
+SURFACE = ImageSplits([partial(picture, number) for number in range(12)], [], [])
 
 
 def training_of(detector: PatchCore) -> TrainingResult:
@@ -65,7 +65,7 @@ def manifest(detector: PatchCore, runtimes: dict[str, RuntimeCard], sha256: dict
 @pytest.fixture(scope="module")
 def published(detector: PatchCore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published")
-    card = export.export(training_of(detector), SURFACE, folder, 0, silent)
+    card = export.export_openvino(training_of(detector), SURFACE, folder, 0, silent)
     sha256, _ = write_weights(detector, folder)
     sha256 |= bundle.sha256_below(folder, bundle.OPENVINO)
     bundle.write_manifest(manifest(detector, {"openvino": card}, sha256), folder)
@@ -184,7 +184,7 @@ def test_an_export_that_gives_other_answers_is_not_published(
 
     monkeypatch.setattr(OpenVinoRuntime, "__call__", tampered)
     with pytest.raises(RuntimesDisagree, match=r"openvino gives other .* Nothing was published"):
-        export.export(training_of(detector), SURFACE, tmp_path, 0, silent)
+        export.export_openvino(training_of(detector), SURFACE, tmp_path, 0, silent)
 
 
 def test_an_export_ends_when_the_job_is_cancelled(detector: PatchCore, tmp_path: Path) -> None:
@@ -192,4 +192,4 @@ def test_an_export_ends_when_the_job_is_cancelled(detector: PatchCore, tmp_path:
         raise JobCancelled(phase)
 
     with pytest.raises(JobCancelled, match="openvino"):
-        export.export(training_of(detector), SURFACE, tmp_path, 0, progress)
+        export.export_openvino(training_of(detector), SURFACE, tmp_path, 0, progress)

@@ -126,7 +126,7 @@ def test_what_a_surface_adds_is_put_in_without_a_second_conversion(
 def test_a_training_is_lent_openvino_on_a_cpu_unless_torch_is_asked_for(
     device: str, asked: Asked, name: str | None
 ) -> None:
-    lent = export.fast(device, RuntimeChoice(asked), _Flat().eval(), 32)
+    lent = export.faster_runtime(device, RuntimeChoice(asked), _Flat().eval(), 32)
     assert (lent and lent.name) == name
 
 

@@ -13,7 +13,7 @@ from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.evaluation.metrics import image_auroc
 from blemish_core.jobs.handlers import export
-from blemish_core.jobs.handlers.export import Surface
+from blemish_core.jobs.handlers.export import ImageSplits
 from blemish_core.platform.errors import JobCancelled
 from blemish_core.runtimes import openvino_runtime, quantization
 from blemish_core.runtimes.card import Quantization
@@ -29,7 +29,7 @@ def picture(seed: int, *, defect: bool = False) -> Image:
     return np.repeat(image.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
-SURFACE = Surface(
+SURFACE = ImageSplits(
     train=[partial(picture, number) for number in range(6)],
     good=[partial(picture, number) for number in range(10, 14)],
     defective=[partial(picture, number, defect=True) for number in range(20, 24)],
@@ -71,7 +71,7 @@ def test_int8_is_published_with_both_figures_and_held_out_scores_of_its_own(
         told[phase] = (done, total)
 
     own = training.detector.runtime
-    card = export.quantize(training, SURFACE, 0.01, folder, 0, progress)
+    card = export.export_int8(training, SURFACE, 0.01, folder, 0, progress)
     assert training.detector.runtime is own
     assert told == {"int8 ranges": (4, 4), "int8 evaluation": (10, 10)}
     assert card.file == "openvino/int8.xml"
@@ -100,7 +100,7 @@ def test_int8_is_published_with_both_figures_and_held_out_scores_of_its_own(
 def test_int8_that_loses_too_much_leaves_figures_and_no_file(
     training: TrainingResult, folder: Path
 ) -> None:
-    card = export.quantize(training, SURFACE, 1.5, folder, 0, silent)  # more than INT8 can reach
+    card = export.export_int8(training, SURFACE, 1.5, folder, 0, silent)  # more than INT8 can reach
     assert card.file is None
     assert "brings the image AUROC from 1.5000 to" in card.refusal
     assert not list(folder.glob("openvino/int8.*"))
@@ -109,14 +109,14 @@ def test_int8_that_loses_too_much_leaves_figures_and_no_file(
 def test_without_defective_images_there_is_no_int8_and_the_card_says_why(
     training: TrainingResult, folder: Path
 ) -> None:
-    card = export.quantize(training, SURFACE, None, folder, 0, silent)
+    card = export.export_int8(training, SURFACE, None, folder, 0, silent)
     assert card.file is None
     assert "no test images of both kinds" in card.refusal
 
 
 def test_without_held_out_images_there_is_no_int8(detector: TrainablePatchCore, folder: Path) -> None:
     crossed = TrainingResult(detector, HeldOutScores((1.0,), (1.0,)), 6, "cross-calibration")
-    card = export.quantize(crossed, SURFACE, 0.9, folder, 0, silent)
+    card = export.export_int8(crossed, SURFACE, 0.9, folder, 0, silent)
     assert card.file is None
     assert "learned from every good image" in card.refusal
 
@@ -127,7 +127,7 @@ def test_quantization_ends_when_the_job_is_cancelled(training: TrainingResult, f
             raise JobCancelled("enough")
 
     with pytest.raises(JobCancelled):
-        export.quantize(training, SURFACE, 0.9, folder, 0, progress)
+        export.export_int8(training, SURFACE, 0.9, folder, 0, progress)
     assert not list(folder.glob("openvino/int8.*"))
 
 

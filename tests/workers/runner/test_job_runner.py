@@ -1,106 +1,158 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong before a child is asked ends the job with its reason; nobody leaves a half version."""
+"""Jobs end with the reason of their failure, and leave no unfinished version behind."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.workers.conftest import DONE, EMBED, TRAIN, FakeSlot, MemoryStore
+from tests.support.child_process import FakeSlot
+from tests.support.job_context import make_job_context
+from tests.support.job_store import EMBED, TRAIN, FakeJobStore
 
 from blemish_core.jobs.attempt import Attempt
-from blemish_core.jobs.messages import Said
-from blemish_core.jobs.record import EmbedSpec, Job, JobState, Limits
-from blemish_core.models.store import ModelStore
-from blemish_core.platform.errors import BlemishError, Corrupt, FailedPrecondition, NotFound
+from blemish_core.jobs.context import JobContext
+from blemish_core.jobs.messages import Done, FromChild
+from blemish_core.jobs.record import Job, JobState, Limits
+from blemish_workers.runner.cleanup import discard_staged_files
 from blemish_workers.runner.job_runner import JobRunner
-from blemish_workers.runner.premises import WorkerStores
 
 
-class BrokenPremises:
-    def __init__(self, error: BlemishError) -> None:
-        self._error = error
-
-    def count_to_embed(self, spec: EmbedSpec) -> int:
-        raise self._error
-
-    def discard_staged(self, job: Job) -> None: ...
-    def discard_all(self, job: Job) -> None: ...
-    def forget_checkpoint(self, job: Job) -> None: ...
+def job_runner(store: FakeJobStore, context: JobContext) -> JobRunner:
+    return JobRunner(store, context, "line-3:77", Limits(), lambda job: None, lambda job, at_most: None)
 
 
-def foreman(store: MemoryStore, premises: Any) -> JobRunner:
-    rest: Any = (store, premises, "line-3:77", Limits(), lambda job: None, lambda job, at_most: None)
-    return JobRunner(*rest)
+def no_dataset(folder: Path) -> None: ...
 
 
-@pytest.mark.parametrize("kind", [Corrupt, NotFound, FailedPrecondition])
-def test_a_dataset_that_cannot_be_read_fails_the_job(store: MemoryStore, kind: type[BlemishError]) -> None:
-    premises = BrokenPremises(kind("the dataset is damaged"))
-    slot: Any = FakeSlot()
+def damaged_dataset(folder: Path) -> None:
+    empty_dataset(folder)
+    (folder / "datasets" / "tile" / "dataset.json").write_text("{")
+
+
+def empty_dataset(folder: Path) -> None:
+    make_job_context(folder).datasets.create("tile", "")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "error"),
+    [
+        (no_dataset, "there is no datasets/tile"),
+        (damaged_dataset, "tile"),
+        (empty_dataset, "has no test images to index"),
+    ],
+)
+def test_job_with_an_unusable_dataset_fails(
+    store: FakeJobStore, tmp_path: Path, prepare: Callable[[Path], None], error: str
+) -> None:
+    prepare(tmp_path)
     job = store.add(EMBED)
-    foreman(store, premises).see_through(job.id, slot)
+    slot = FakeSlot()
+    job_runner(store, make_job_context(tmp_path)).run(job.id, slot)
     ended = store.get(job.id)
-    assert (ended.state, ended.error, ended.attempt) == (JobState.FAILED, "the dataset is damaged", 1)
+    assert (ended.state, ended.attempt) == (JobState.FAILED, 1)
+    assert error in ended.error
+    assert slot.children == []
     assert store.leases == {}
 
 
-class Writing:
+class WritingJob:
     """A job whose child has begun to write a version."""
 
-    def __init__(self, store: MemoryStore, folder: Path) -> None:
-        self.models = ModelStore(folder / "models")
-        self.store: Any = store
-        self.job = store.add(TRAIN)
-        nowhere: Any = None
-        self.premises = WorkerStores(nowhere, nowhere, self.models, folder / "checkpoints", nowhere)
+    def __init__(self, store: FakeJobStore, folder: Path) -> None:
+        self.context = make_job_context(folder)
+        self._store = store
+        self._job = store.add(TRAIN)
+
+    @property
+    def record(self) -> Job:
+        return self._store.get(self._job.id)
+
+    @property
+    def staged(self) -> list[str]:
+        """Ids of the jobs with an unfinished version."""
+        return list(self.context.models.staged_folders())
 
     def stage(self) -> None:
-        folder = self.models.folder(TRAIN.model_id, 1).with_name(f".staging-{self.job.id}-{'0' * 32}")
-        folder.mkdir(parents=True)
-        assert self.models.staged_folders() == {self.job.id: [folder]}
+        folder = self.context.models.folder(TRAIN.model_id, 1)
+        folder.with_name(f".staging-{self._job.id}-{'0' * 32}").mkdir(parents=True)
+        assert self.staged == [self._job.id]
 
-    def take_over(self) -> None:
-        """Another worker begins with it, and what it finds half written it removes."""
-        other = Attempt.begin(self.store, self.job.id, "line-4:78")
+    def supersede(self) -> None:
+        """Begin an attempt of another worker, which discards unfinished versions."""
+        other = Attempt.begin(self._store, self._job.id, "line-4:78")
         assert other is not None
-        self.premises.discard_staged(other.job)
+        discard_staged_files(self.context, other.job)
 
-    def end(self) -> None:
-        self.store.change(self.job.id, lambda job: job.with_state(JobState.SUCCEEDED))
+    def succeed(self) -> None:
+        self._store.change(self._job.id, lambda job: job.with_state(JobState.SUCCEEDED))
 
-    def see_through(self, *steps: Callable[[], None], says: Said | None = None) -> None:
-        """See the job through with a child that says something after all those steps at once."""
+    def run(self, *actions: Callable[[], None], message: FromChild | None = None) -> None:
+        """Run the job with a child that sends ``message`` after all actions."""
 
-        def happen() -> None:
-            for step in steps:
-                step()
+        def act() -> None:
+            for action in actions:
+                action()
 
-        slot: Any = FakeSlot((happen, says))
-        foreman(self.store, self.premises).see_through(self.job.id, slot)
+        job_runner(self._store, self.context).run(self._job.id, FakeSlot((act, message)))
 
 
-def test_who_is_superseded_by_an_attempt_that_has_ended_takes_its_half_version_along(
-    store: MemoryStore, tmp_path: Path
+def test_superseded_attempt_deletes_its_files_if_the_job_has_ended(
+    store: FakeJobStore, tmp_path: Path
 ) -> None:
-    at = Writing(store, tmp_path)
-    at.see_through(at.take_over, at.stage, at.end)
-    assert store.get(at.job.id).attempt == 2
-    assert at.models.staged_folders() == {}
+    job = WritingJob(store, tmp_path)
+    job.run(job.supersede, job.stage, job.succeed)
+    assert job.record.attempt == 2
+    assert job.staged == []
 
 
-def test_who_is_superseded_by_an_attempt_that_goes_on_leaves_what_that_one_writes(
-    store: MemoryStore, tmp_path: Path
+def test_superseded_attempt_keeps_files_of_running_attempt(store: FakeJobStore, tmp_path: Path) -> None:
+    job = WritingJob(store, tmp_path)
+    job.run(job.supersede, job.stage)
+    assert job.staged == [job.record.id]
+
+
+def test_successful_attempt_deletes_files_of_superseded_attempt(
+    store: FakeJobStore, tmp_path: Path
 ) -> None:
-    at = Writing(store, tmp_path)
-    at.see_through(at.take_over, at.stage)
-    assert list(at.models.staged_folders()) == [at.job.id]
+    job = WritingJob(store, tmp_path)
+    job.run(job.stage, message=Done())
+    assert job.record.state is JobState.SUCCEEDED
+    assert job.staged == []
 
 
-def test_who_succeeds_removes_the_half_version_of_an_attempt_that_was_superseded(
-    store: MemoryStore, tmp_path: Path
-) -> None:
-    at = Writing(store, tmp_path)
-    at.see_through(at.stage, says=DONE)
-    assert store.get(at.job.id).state is JobState.SUCCEEDED
-    assert at.models.staged_folders() == {}
+def test_stopped_worker_requeues_its_job(store: FakeJobStore, tmp_path: Path) -> None:
+    sent: list[str] = []
+    job = store.add(TRAIN)
+    runner = JobRunner(
+        store,
+        make_job_context(tmp_path),
+        "line-3:77",
+        Limits(),
+        lambda job: sent.append(job.id),
+        lambda job, at_most: None,
+    )
+    slot = FakeSlot((runner.stop, Done()))
+    runner.run(job.id, slot)
+    requeued = store.get(job.id)
+    assert (requeued.state, requeued.deaths) == (JobState.QUEUED, 0)
+    assert requeued.history[-1].why == "its worker was stopped"
+    assert sent == [job.id]
+    assert slot.kills == 1
+
+
+def test_job_runs_again_after_the_death_of_its_child(store: FakeJobStore, tmp_path: Path) -> None:
+    job = store.add(TRAIN)
+    slot = FakeSlot(("was killed by SIGKILL", Done()))
+    job_runner(store, make_job_context(tmp_path)).run(job.id, slot)
+    ended = store.get(job.id)
+    assert (ended.state, ended.attempt, ended.deaths) == (JobState.SUCCEEDED, 2, 1)
+    assert ended.history[1].why == "the process of attempt 1 was killed by SIGKILL"
+
+
+def test_leased_job_is_left_to_its_worker(store: FakeJobStore, tmp_path: Path) -> None:
+    job = store.add(TRAIN)
+    store.leases[job.id] = "another worker"
+    slot = FakeSlot((Done(),))
+    job_runner(store, make_job_context(tmp_path)).run(job.id, slot)
+    assert store.get(job.id) == job
+    assert slot.children == []

@@ -1,83 +1,129 @@
 # SPDX-License-Identifier: Apache-2.0
+"""A child process, driven through its pipes in a thread."""
 
-import io
-import time
-from typing import Any
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
+from tests.support.job_context import make_job_context
 
 from blemish_core.jobs import messages
-from blemish_core.jobs.handlers import child as module
-from blemish_core.jobs.handlers import train as work
-from blemish_core.jobs.handlers import warmup
-from blemish_core.jobs.handlers.child import Child, Pace
-from blemish_core.jobs.record import EvaluateSpec
+from blemish_core.jobs.context import JobContext
+from blemish_core.jobs.handlers.child import Child
+from blemish_core.jobs.handlers.detector_cache import DetectorCache
+from blemish_core.jobs.messages import FROM_CHILD, FromChild, ToChild
+from blemish_core.jobs.record import EvaluateSpec, TrainSpec
+
+TIMEOUT_S = 30
+NEVER_S = 3600.0
 
 
-class Place:
-    device = "cpu"
+class RecordingCache(DetectorCache):
+    """A cache that counts how often it is cleared."""
+
+    def __init__(self, context: JobContext) -> None:
+        super().__init__(context)
+        self.cleared = threading.Semaphore(0)
+
+    def clear(self) -> None:
+        super().clear()
+        self.cleared.release()
 
 
-class Enough(Exception):
-    """Ends the loop that a child never leaves by itself."""
+class RunningChild:
+    """A child in a thread, with messages in its pipe, and the worker's ends of its pipes."""
+
+    def __init__(self, folder: Path, idle_s: float, messages: Sequence[ToChild]) -> None:
+        context = make_job_context(folder)
+        self.cache = RecordingCache(context)
+        self.warm_ups = 0
+        self.warmed_up = threading.Event()
+        self.disconnected = threading.Event()
+        (requests, to_child), (from_child, replies) = os.pipe(), os.pipe()
+        self._to_child, self._from_child = os.fdopen(to_child, "wb"), os.fdopen(from_child, "rb")
+        self._ends_of_child = os.fdopen(requests, "rb"), os.fdopen(replies, "wb")
+        for message in messages:
+            self.send(message)
+        child = Child(
+            context,
+            *self._ends_of_child,
+            on_disconnect=self.disconnected.set,
+            detectors=self.cache,
+            warm_up=self._warm_up,
+            idle_s=idle_s,
+        )
+        self._thread = threading.Thread(target=child.run, daemon=True)
+        self._thread.start()
+
+    def send(self, message: ToChild) -> None:
+        self._to_child.write(message.model_dump_json().encode() + b"\n")
+        self._to_child.flush()
+
+    def receive(self) -> FromChild:
+        return FROM_CHILD.validate_json(self._from_child.readline())
+
+    def disconnect(self) -> bool:
+        """Close the pipe to the child; return True if its loop ends."""
+        self._to_child.close()
+        self._thread.join(TIMEOUT_S)
+        for end in (*self._ends_of_child, self._from_child):
+            end.close()
+        return not self._thread.is_alive()
+
+    def _warm_up(self, context: JobContext) -> None:
+        self.warm_ups += 1
+        self.warmed_up.set()
 
 
-class Idle:
-    """A child that is told nothing, until it has been idle ``times``."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
-        self.did: list[str] = []
-        self._times = times
-        monkeypatch.setattr(module, "_IDLE_S", 0.01)
-        monkeypatch.setattr(work, "forget_model", self._forget)
-        monkeypatch.setattr(warmup, "load", lambda place: self.did.append("load"))
-        monkeypatch.setattr(Child, "_listen", lambda self: None)
-        monkeypatch.setattr("blemish_core.jobs.handlers.child.signal.signal", lambda *_: None)
-        place: Any = Place()
-        self.said = io.BytesIO()
-        self.child = Child(place, io.BytesIO(), self.said)
-
-    def run(self) -> None:
-        with pytest.raises(Enough):
-            self.child.run()
-
-    def _forget(self) -> None:
-        if self.did.count("forget") == self._times:
-            raise Enough
-        self.did.append("forget")
+Start = Callable[..., RunningChild]
 
 
-def test_an_idle_child_gives_back_the_model_of_its_last_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
-    idle = Idle(monkeypatch, times=1)
-    idle.run()
-    assert "forget" in idle.did
-    assert messages.FROM_CHILD.validate_json(idle.said.getvalue()) == messages.Ready(device="cpu")
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a child that is idle after a time in seconds; check at the end that it stops."""
+    children: list[RunningChild] = []
+
+    def started(idle_s: float, *messages: ToChild) -> RunningChild:
+        children.append(RunningChild(tmp_path, idle_s, messages))
+        return children[-1]
+
+    yield started
+    for child in children:
+        assert child.disconnect()
+        assert child.disconnected.is_set()
 
 
-def test_an_idle_child_loads_what_jobs_need_ahead_of_the_first_and_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    idle = Idle(monkeypatch, times=3)
-    idle.run()
-    assert idle.did == ["forget", "load", "forget", "forget"]
+def test_child_reports_its_device_first(start: Start) -> None:
+    assert start(NEVER_S).receive() == messages.Ready(device="cpu")
 
 
-def test_a_child_that_has_had_a_job_loads_nothing_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    idle = Idle(monkeypatch, times=2)
-    monkeypatch.setattr(Child, "_take", lambda self, step: idle.did.append("job"))
-    idle.child._messages.put(messages.Evaluate(job="one", spec=EvaluateSpec(model="m/1", dataset="tile")))
-    idle.run()
-    assert idle.did == ["job", "forget", "forget"]
+def test_failed_step_reports_its_error_and_the_next_step_runs(start: Start) -> None:
+    child = start(NEVER_S)
+    child.receive()
+    child.send(messages.Train(job="one", spec=TrainSpec(dataset="tile", model_id="tile")))
+    child.send(messages.Evaluate(job="two", spec=EvaluateSpec(model="models/tile", dataset="tile")))
+    first, second = child.receive(), child.receive()
+    assert isinstance(first, messages.Failed)
+    assert "datasets/tile" in first.error
+    assert isinstance(second, messages.Failed)
+    assert "model 'tile'" in second.error
 
 
-def test_a_phase_is_told_at_its_begin_and_its_end_and_not_at_every_step() -> None:
-    told: list[Any] = []
-    pace = Pace(told.append)
-    for done in range(1001):
-        pace("features", done, 1000, "images")
-    assert [each.phase.done for each in (told[0], told[-1])] == [0, 1000]
-    assert len(told) < 20
-    time.sleep(0.01)
-    pace("coreset", 0, 5, "picks")
-    assert told[-1].phase.name == "coreset"
-    assert told[-1].phase.remaining_s is None
+def test_idle_child_warms_up_once(start: Start) -> None:
+    child = start(0.01)
+    assert child.warmed_up.wait(TIMEOUT_S)
+    for _ in range(3):
+        assert child.cache.cleared.acquire(timeout=TIMEOUT_S)
+    assert child.warm_ups == 1
+
+
+def test_idle_child_releases_its_model_without_warm_up_after_a_step(start: Start) -> None:
+    step = messages.Evaluate(job="one", spec=EvaluateSpec(model="models/tile", dataset="tile"))
+    child = start(0.5, step)
+    assert isinstance(child.receive(), messages.Ready)
+    assert isinstance(child.receive(), messages.Failed)
+    for _ in range(3):
+        assert child.cache.cleared.acquire(timeout=TIMEOUT_S)
+    assert child.warm_ups == 0

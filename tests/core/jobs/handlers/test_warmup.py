@@ -1,52 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done ahead of the first job, and that nothing depends on it."""
+"""The warm-up prepares the first training, and its failure has no other effect than a log event."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 from structlog.testing import capture_logs
+from tests.support.job_context import make_job_context
 
 from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
-from blemish_core.jobs.context import JobContext
-from blemish_core.jobs.handlers import export, warmup
-from blemish_core.platform.errors import FailedPrecondition
+from blemish_core.jobs.handlers.export import faster_runtime
+from blemish_core.jobs.handlers.warmup import warm_up
 from blemish_core.runtimes import openvino_runtime
 from blemish_core.runtimes.choice import RuntimeChoice
 
 
 @pytest.fixture(autouse=True)
-def _nothing_converted() -> Iterator[None]:
+def no_converted_network() -> Iterator[None]:
     openvino_runtime.forget()
     yield
     openvino_runtime.forget()
 
 
-def workplace(folder: Path) -> JobContext:
-    return Mock(spec=JobContext, weights=folder, device="cpu", runtime=RuntimeChoice())
-
-
-def test_the_first_training_finds_its_network_converted(
+def test_first_training_finds_its_network_converted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    warmup.load(workplace(tmp_path))
-    monkeypatch.setattr(openvino_runtime, "_converted", Mock(side_effect=AssertionError("a second time")))
+    warm_up(make_job_context(tmp_path))
+    monkeypatch.setattr(
+        openvino_runtime, "_converted", Mock(side_effect=AssertionError("converted a second time"))
+    )
     detector = TrainablePatchCore(PatchCoreSettings())
     detector.load_pretrained(tmp_path)
-    assert export.fast("cpu", RuntimeChoice(), detector.network, detector.input_size) is not None
+    runtime = faster_runtime("cpu", RuntimeChoice(), detector.network, detector.input_size)
+    assert runtime is not None
 
 
-def test_what_cannot_be_loaded_is_left_to_the_job_that_needs_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        export, "fast", Mock(side_effect=FailedPrecondition("OpenVINO cannot be loaded here"))
-    )
+def test_failed_warm_up_is_only_logged(tmp_path: Path) -> None:
+    context = replace(make_job_context(tmp_path), device="not a device")
     with capture_logs() as logs:
-        warmup.load(workplace(tmp_path))
-    assert [(one["log_level"], one["event"]) for one in logs] == [
-        ("warning", "not loaded ahead of the first job")
-    ]
-    assert "OpenVINO cannot be loaded here" in logs[0]["error"]
+        warm_up(context)
+    assert [(entry["log_level"], entry["event"]) for entry in logs] == [("warning", "warm-up failed")]
+    assert "not a device" in logs[0]["error"]

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import time
+
+import pytest
+
+from blemish_core.jobs.reporter import NullReporter, PhaseTimer, ThrottledReporter, WarningCollector
+
+
+class RecordingReporter(NullReporter):
+    """A reporter that keeps what it receives."""
+
+    def __init__(self) -> None:
+        self.progressed: list[tuple[str, int]] = []
+        self.warnings: list[str] = []
+        self.commits = 0
+
+    def progress(self, phase: str, done: int, total: int, unit: str) -> None:
+        self.progressed.append((phase, done))
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def commit(self) -> None:
+        self.commits += 1
+
+
+def test_throttled_reporter_forwards_begin_and_end_but_not_every_step() -> None:
+    target = RecordingReporter()
+    reporter = ThrottledReporter(target)
+    for done in range(1001):
+        reporter.progress("features", done, 1000, "images")
+    assert (target.progressed[0], target.progressed[-1]) == (("features", 0), ("features", 1000))
+    assert len(target.progressed) < 20
+    reporter.progress("coreset", 0, 5, "picks")
+    assert target.progressed[-1] == ("coreset", 0)
+
+
+def test_reporters_forward_warnings_and_commits() -> None:
+    target = RecordingReporter()
+    collector = WarningCollector(ThrottledReporter(target))
+    collector.warn("an image is damaged")
+    collector.commit()
+    assert collector.warnings == target.warnings == ["an image is damaged"]
+    assert target.commits == 1
+
+
+class Clock:
+    """A clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock.monotonic)
+    return clock
+
+
+def test_timer_estimates_the_rest_from_the_rate_since_the_phase_began(clock: Clock) -> None:
+    timer = PhaseTimer()
+    begun = timer.measure("training", 100, 200, "steps")
+    assert (begun.seconds, begun.remaining_s) == (0.0, None)
+    clock.now_s += 10
+    later = timer.measure("training", 120, 200, "steps")
+    assert later.seconds == 10.0
+    assert later.remaining_s == pytest.approx(40.0)
+
+
+def test_timer_continues_a_phase_that_was_interrupted(clock: Clock) -> None:
+    timer = PhaseTimer()
+    timer.measure("embedding", 0, 10, "images")
+    clock.now_s += 4
+    timer.measure("waiting for Qdrant", 0, 0, "")
+    clock.now_s += 60
+    timer.measure("embedding", 2, 10, "images")
+    clock.now_s += 2
+    again = timer.measure("embedding", 3, 10, "images")
+    assert again.seconds == 6.0
+    assert again.remaining_s == pytest.approx(14.0)
