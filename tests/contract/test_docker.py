@@ -23,15 +23,15 @@ COPIED = [
     for source in shlex.split(rest)[:-1]
 ]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
-OURS = ["server", "worker"]
+BUILT = ["server", "worker"]
 
 
 @pytest.mark.parametrize("source", COPIED)
-def test_what_is_copied_exists_and_is_let_into_the_build(source: str) -> None:
-    let_in = (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
+def test_copied_file_exists_and_is_not_ignored(source: str) -> None:
+    ignore_rules = (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
 
     assert (ROOT / source).exists()
-    assert f"!{source}" in let_in
+    assert f"!{source}" in ignore_rules
 
 
 def test_every_package_is_copied() -> None:
@@ -41,8 +41,8 @@ def test_every_package_is_copied() -> None:
     assert {Path(package).parts[0] for package in packages} <= set(COPIED)
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_the_images_run_what_the_package_installs(name: str) -> None:
+@pytest.mark.parametrize("name", BUILT)
+def test_image_runs_a_script_of_the_package(name: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     stages = RECIPE.split("\nFROM ")
     stage = next(text for text in stages if text.splitlines()[0].endswith(f" AS {name}"))
@@ -55,15 +55,15 @@ def test_the_images_run_what_the_package_installs(name: str) -> None:
     assert stage.startswith("base ")
 
 
-def test_nothing_of_ours_runs_as_root() -> None:
+def test_images_do_not_run_as_root() -> None:
     base = next(text for text in RECIPE.split("\nFROM ") if " AS base\n" in text)
 
     assert re.search(r"(?m)^USER (?!root|0)", base)
     assert RECIPE.count("\nUSER ") == 1
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_each_service_builds_its_target_and_waits_for_healthy_parts(name: str) -> None:
+@pytest.mark.parametrize("name", BUILT)
+def test_service_builds_its_target_and_waits_for_its_dependencies(name: str) -> None:
     service = SERVICES[name]
 
     assert service["build"]["target"] == name
@@ -74,8 +74,8 @@ def test_each_service_builds_its_target_and_waits_for_healthy_parts(name: str) -
         assert "healthcheck" in SERVICES[other]
 
 
-def test_server_and_worker_are_told_the_same() -> None:
-    server, worker = (SERVICES[name]["environment"] for name in OURS)
+def test_server_and_worker_share_their_settings() -> None:
+    server, worker = (SERVICES[name]["environment"] for name in BUILT)
 
     assert worker.items() <= server.items()
     assert set(server) - set(worker) == {"BLEMISH_LISTEN", "BLEMISH_METRICS_LISTEN"}
@@ -84,7 +84,7 @@ def test_server_and_worker_are_told_the_same() -> None:
     assert server["QDRANT_URL"].startswith("http://qdrant:")
 
 
-def test_only_the_server_is_published_and_only_to_this_machine() -> None:
+def test_only_the_server_is_published_and_only_locally() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
 
     assert published == {"server": ["${BLEMISH_PUBLISH:-127.0.0.1:50051}:50051"]}

@@ -3,16 +3,16 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+from tests.support.ports import free_port
+from tests.support.processes import wait_for_file, wait_for_port
 
 from blemish_client import Client
 from blemish_client.demo.surfaces import generate
@@ -30,22 +30,6 @@ class Stack:
     """Where Prometheus reads."""
 
 
-def wait_for(path: Path, process: "subprocess.Popen[bytes]", seconds: float = 90) -> str:
-    """Return what ``path`` holds once it is there."""
-    give_up = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, f"ended with {process.returncode} before it was ready"
-        assert time.monotonic() < give_up, f"{path} was not written in {seconds} s"
-        time.sleep(0.05)
-    return path.read_text().strip()
-
-
-def a_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
 def surfaces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("surfaces")
@@ -57,7 +41,7 @@ def surfaces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, surfaces: Path) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("stack")
-    metrics = f"127.0.0.1:{a_free_port()}"
+    metrics = f"127.0.0.1:{free_port()}"
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "blemish_local", "up"),
@@ -75,16 +59,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory, surfaces: Path) -> Iterator[
         start_new_session=True,
     )
     try:
-        yield Stack(wait_for(home / "address", process), surfaces, home / "data", metrics)
+        yield Stack(wait_for_file(home / "address", process), surfaces, home / "data", metrics)
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
-
-
-@pytest.fixture
-def free_port() -> Callable[[], int]:
-    """Finds ports of loopback that nobody listens on."""
-    return a_free_port
 
 
 @pytest.fixture
@@ -124,7 +102,7 @@ class Start(Protocol):
 
 
 @pytest.fixture
-def address(free_port: Callable[[], int]) -> str:
+def address() -> str:
     """Where ``start`` has its server listen."""
     return f"127.0.0.1:{free_port()}"
 
@@ -161,17 +139,8 @@ def launch(address: str, stack: Stack) -> Iterator[Start]:
 def start(address: str, launch: Start) -> Start:
     def started(**settings: str) -> "subprocess.Popen[bytes]":
         server = launch(**settings)
-        host, _, port = address.rpartition(":")
-        give_up = time.monotonic() + 90
-        # Not by the client: its pauses grow to seconds.
-        while True:
-            try:
-                socket.create_connection((host, int(port)), timeout=1).close()
-                break
-            except OSError:
-                assert server.poll() is None, "it ended"
-                assert time.monotonic() < give_up, "it did not start"
-                time.sleep(0.05)
+        # Without the client, whose pauses between attempts grow to seconds.
+        wait_for_port(address, server)
         with Client(address) as client:
             client.server_info()
         return server

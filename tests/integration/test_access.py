@@ -20,6 +20,7 @@ import tritonclient.grpc as triton
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from tests.support.processes import wait_for_file
 from tritonclient.utils import InferenceServerException
 
 from blemish.v1.access_pb2 import ROLE_CAMERA
@@ -100,11 +101,7 @@ def guarded(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             stderr=said,
         )
     try:
-        give_up = time.monotonic() + 90
-        while not ready.exists():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < give_up, "it did not start"
-            time.sleep(0.05)
+        wait_for_file(ready, process)
         port = log.read_text().partition('"address": "localhost:')[2].partition('"')[0]
         yield Guarded(f"localhost:{port}", folder)
     finally:

@@ -5,14 +5,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.support.ports import free_port
+from tests.support.processes import running
 
 from blemish_client import Client
 from blemish_client.errors import Unavailable
@@ -26,18 +27,6 @@ DIMENSIONS = 8
 HURRIED = RetryPolicy(first_pause_s=0.05, call_s=0.1)
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-@contextmanager
-def running(
-    *command: str, folder: Path | None = None, **environment: str
-) -> Iterator["subprocess.Popen[bytes]"]:
-    process = subprocess.Popen(command, cwd=folder, env=os.environ | environment, stdout=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> None:
@@ -71,7 +60,7 @@ def health(address: str, service: str = "") -> int:
 
 
 def test_the_server_stands_without_them_and_finds_them_when_they_come(
-    stack_data: Path, surfaces: Path, tile_model: str, free_port: Callable[[], int], tmp_path: Path
+    stack_data: Path, surfaces: Path, tile_model: str, tmp_path: Path
 ) -> None:
     port, redis_port, qdrant_port = free_port(), free_port(), free_port()
     redis_url = configure(tmp_path / "redis", redis_port)

@@ -2,8 +2,6 @@
 """Job records in a real Redis: changed by compare-and-set, worked on by one at a time."""
 
 import random
-import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from tests.support.ports import free_port
+from tests.support.processes import running, wait_for_port
 
 from blemish_core.jobs.attempt import MAX_DEATHS, Attempt, Superseded
 from blemish_core.jobs.lease import Lease, LeaseHeld
@@ -27,24 +27,12 @@ WORKER = "line-3:77"
 
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
     folder: Path = tmp_path_factory.mktemp("redis")
+    port = free_port()
     url = configure(folder, port)
-    process = subprocess.Popen(
-        [str(find_server().executable), str(folder / "redis.conf")], cwd=folder, stdout=subprocess.DEVNULL
-    )
-    with redis.Redis.from_url(url) as client:
-        for _ in range(200):
-            try:
-                client.ping()
-                break
-            except redis.ConnectionError:
-                time.sleep(0.05)
-    yield url
-    process.terminate()
-    process.wait(10)
+    with running(str(find_server().executable), str(folder / "redis.conf"), folder=folder) as process:
+        wait_for_port(f"127.0.0.1:{port}", process)
+        yield url
 
 
 @pytest.fixture
@@ -425,7 +413,7 @@ def test_a_record_of_a_newer_build_keeps_what_an_older_one_does_not_know(
         assert b'"of_tomorrow":{"a":[1]}' in client.get(f"blemish:job:{job.id}")
 
 
-def test_without_redis_it_says_so(free_port: Callable[[], int]) -> None:
+def test_without_redis_it_says_so() -> None:
     store = JobStore.connect(f"redis://127.0.0.1:{free_port()}/0")
     for call in (store.ping, store.page, lambda: store.create(SPEC), lambda: store.get("x")):
         with pytest.raises(Unavailable, match="REDIS_URL"):

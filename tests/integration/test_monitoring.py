@@ -18,6 +18,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.integration.conftest import Stack, Start
+from tests.support.ports import free_port
 from tritonclient import grpc as triton
 
 from blemish.v1 import job_pb2
@@ -169,7 +170,7 @@ def test_a_server_that_is_told_nothing_opens_no_other_port(start: Start) -> None
     assert server.wait(30) == 0
 
 
-def test_it_ends_with_the_server(start: Start, free_port: Callable[[], int]) -> None:
+def test_it_ends_with_the_server(start: Start) -> None:
     address = f"127.0.0.1:{free_port()}"
     server = start(BLEMISH_METRICS_LISTEN=address)
     now = Scrape(address)
