@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training or an evaluation leaves for people: one HTML page that needs nothing else, and its PNGs.
+"""Reports of trainings and evaluations: a self-contained HTML page, and its data as files.
 
 ::
 
-    report.html       everything in one file: no script, no font and no picture from anywhere
-    roc.png ...       the charts of the page
-    worst-1.png ...   the most telling images, each beside its anomaly map
-    metrics.json      the figures
-    scores.csv        every test image with its score and verdict
+    report.html       the page, self-contained
+    roc.png ...       charts
+    worst-1.png ...   examples with anomaly maps
+    metrics.json      metrics
+    scores.csv        score of each test image
 """
 
 from blemish_core.report.write import EvaluationRun, Report, write

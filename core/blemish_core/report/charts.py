@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The charts of a report as PNG. Each is drawn on a figure of its own: any thread may draw."""
+"""The charts of a report as PNG. Each chart has its own figure, so any thread may draw."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_curve
 
 from blemish_core.evaluation.metrics import GOOD, Metrics
-from blemish_core.report.words import figure as written
+from blemish_core.report import formats
 
 GOOD_COLOUR, DEFECT_COLOUR = "#2a7f9e", "#c8502d"
 _INK, _FAINT, _RULE = "#1f2933", "#66727f", "#d9dee3"
@@ -21,7 +21,7 @@ _BINS = 32
 
 
 def roc(good: Sequence[float], defective: Sequence[float], metrics: Metrics) -> bytes:
-    """Draw the ROC curve, with the point at which the threshold stands."""
+    """Draw the ROC curve and mark the threshold."""
     false, true, _ = roc_curve([0] * len(good) + [1] * len(defective), [*good, *defective])
     figure, axes = _figure(4.3, 4.1)
     axes.plot([0, 1], [0, 1], color=_RULE, linewidth=1, linestyle=(0, (4, 3)))
@@ -32,8 +32,8 @@ def roc(good: Sequence[float], defective: Sequence[float], metrics: Metrics) -> 
         *at, "o", color="white", markeredgecolor=_INK, markeredgewidth=1.8, markersize=8, clip_on=False
     )
     axes.annotate(
-        f"at the threshold\n{written('detection_rate', at[1])} detected\n"
-        f"{written('false_reject_rate', at[0])} of good rejected",
+        f"at the threshold\n{formats.metric(at[1], 'detection_rate')} detected\n"
+        f"{formats.metric(at[0], 'false_reject_rate')} of good rejected",
         at,
         xytext=(0.55, min(max(at[1] - 0.3, 0.14), 0.62)),
         fontsize=9,
@@ -44,7 +44,7 @@ def roc(good: Sequence[float], defective: Sequence[float], metrics: Metrics) -> 
     axes.text(
         0.97,
         0.04,
-        f"AUROC {written('image_auroc', metrics.image_auroc)}",
+        f"AUROC {formats.metric(metrics.image_auroc, 'image_auroc')}",
         ha="right",
         fontsize=12,
         color=_INK,
@@ -61,14 +61,14 @@ def roc(good: Sequence[float], defective: Sequence[float], metrics: Metrics) -> 
 def scores(
     by_class: Mapping[str, Sequence[float]], threshold: float, best_f1_threshold: float | None
 ) -> bytes:
-    """Draw how good and defective images score, and below each image in its class's row."""
+    """Draw the histogram of scores of good and defective images, and below it a row of ticks per class."""
     good = by_class.get(GOOD, [])
     defects = {name: of for name, of in sorted(by_class.items()) if name != GOOD}
     rows = [GOOD] * bool(good) + list(defects)
     figure = Figure(figsize=(6.4, 2.9 + 0.24 * len(rows)), dpi=_DPI, layout="constrained")
     axes, strip = figure.subplots(2, 1, sharex=True, height_ratios=(2.1, 0.24 * len(rows) + 0.1))
-    everything = [score for of in by_class.values() for score in of]
-    edges = _edges([*everything, threshold])
+    all_scores = [score for of in by_class.values() for score in of]
+    edges = _edges([*all_scores, threshold])
     pooled = [score for of in defects.values() for score in of]
     for values, colour, name in ((good, GOOD_COLOUR, "good"), (pooled, DEFECT_COLOUR, "defective")):
         if values:
@@ -100,7 +100,7 @@ def scores(
 
 
 def classes(metrics: Metrics) -> bytes:
-    """Draw each class's image AUROC with its interval."""
+    """Draw the image AUROC of each class with its interval."""
     drawn = [(f"{_shortened(name)} ({of.images})", of) for name, of in metrics.classes.items()]
     figure, axes = _figure(5.4, 0.9 + 0.3 * (len(drawn) + 1))
     rows = [
@@ -144,7 +144,7 @@ def classes(metrics: Metrics) -> bytes:
 
 
 def calibration(held_out: Sequence[float], threshold: float) -> bytes:
-    """Draw how the good images scored that the threshold comes from."""
+    """Draw the histogram of scores of held-out good images, which determine the threshold."""
     figure, axes = _figure(5.4, 2.5)
     label = f"held-out good images ({len(held_out)})"
     axes.hist(
@@ -164,7 +164,7 @@ def calibration(held_out: Sequence[float], threshold: float) -> bytes:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty chart, inches."""
+    """Return an empty chart; width and height are in inches."""
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
     _plain(axes)
@@ -217,7 +217,7 @@ def _shortened(name: str) -> str:
 
 def _png(figure: Figure) -> bytes:
     out = BytesIO()
-    # No version of matplotlib in it: equal figures give equal files.
+    # Omit the version of matplotlib, so that equal figures give equal files.
     FigureCanvasAgg(figure)
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a report is made from, and the files it becomes."""
+"""The content of a report, and the files that it is written to."""
 
 import csv
 import json
@@ -23,38 +23,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """The evaluation that a report is of."""
+    """The evaluation job of a report."""
 
     job: str
-    """Its id."""
+    """Id of the job."""
     when: datetime
+    """Time of the evaluation, UTC."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """A model version, and what it did on test images."""
+    """A model version and its results on test images."""
 
     manifest: Manifest
     evaluation: Evaluation | None
-    """None if there are no test images."""
+    """Results, or None without test images."""
     warnings: Sequence[str]
     by: EvaluationRun | None = None
-    """None in the report of the training."""
+    """Evaluation job, or None in the report of the training."""
 
 
 def write(report: Report, folder: Path) -> None:
     """Write all files of ``report`` into ``folder``; equal reports give equal files."""
-    # What draws, here and below, only now: matplotlib takes a second, and a worker may wait long to draw.
-    from blemish_core.report.page import page
+    # matplotlib takes a second to import, and a worker may never draw a report.
+    from blemish_core.report.page import render_page
 
     folder.mkdir(exist_ok=True)
-    art = _art(report, folder)
+    images = _images(report, folder)
     by = report.by
-    html = page(
+    html = render_page(
         report.manifest,
         report.evaluation,
         report.warnings,
-        art,
+        images,
         job=by.job if by else report.manifest.job,
         when=by.when if by else report.manifest.created,
         of_training=by is None,
@@ -62,29 +63,29 @@ def write(report: Report, folder: Path) -> None:
     (folder / "report.html").write_text(html, encoding="utf-8")
     evaluation = report.evaluation
     if evaluation is not None:
-        figures = {
+        content = {
             "model": report.manifest.name,
             "job": by.job if by else report.manifest.job,
             "threshold": report.manifest.calibration.threshold,
             "metrics": evaluation.metrics.model_dump(mode="json"),
         }
-        (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        (folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         (folder / "scores.csv").write_text(_table(report.manifest, evaluation), encoding="utf-8")
 
 
-def _art(report: Report, folder: Path) -> "PageImages":
-    """Draw the charts and tiles, and leave each as a PNG."""
+def _images(report: Report, folder: Path) -> "PageImages":
+    """Draw the charts and tiles, and write each as a PNG."""
     from blemish_core.report import charts
     from blemish_core.report.page import PageImages, Tile
     from blemish_core.report.tiles import HeatScale, encoded, tile
 
     calibration, evaluation = report.manifest.calibration, report.evaluation
 
-    def kept(name: str, png: bytes) -> bytes:
+    def write_png(name: str, png: bytes) -> bytes:
         (folder / f"{name}.png").write_bytes(png)
         return png
 
-    held_out = kept("calibration", charts.calibration(calibration.scores, calibration.threshold))
+    held_out = write_png("calibration", charts.calibration(calibration.scores, calibration.threshold))
     if evaluation is None:
         return PageImages(calibration=held_out)
     metrics = evaluation.metrics
@@ -92,33 +93,33 @@ def _art(report: Report, folder: Path) -> "PageImages":
     by_class = {name: evaluation.scores(name) for name in names}
     good = by_class.get(GOOD, [])
     defective = [score for name, of in by_class.items() if name != GOOD for score in of]
-    pictures = [*evaluation.worst, *evaluation.best]
-    # The 2nd percentile: a single dark pixel would stretch the scale.
-    lowest = min((_low(each) for each in pictures), default=0.0)
+    examples = [*evaluation.worst, *evaluation.best]
+    # The 2nd percentile, because a single dark pixel would stretch the scale.
+    lowest = min((_low(each) for each in examples), default=0.0)
     heat = HeatScale(calibration.pixel_threshold, lowest)
 
-    def tiles(kind: str, shown: Sequence[ExampleImage]) -> "list[Tile]":
-        made = []
-        for number, each in enumerate(shown, start=1):
+    def tiles(kind: str, images: Sequence[ExampleImage]) -> "list[Tile]":
+        drawn_tiles = []
+        for number, each in enumerate(images, start=1):
             drawn = tile(each, heat)
-            kept(f"{kind}-{number}", encoded(drawn, "PNG"))
-            made.append(Tile(each.example, encoded(drawn, "JPEG")))
-        return made
+            write_png(f"{kind}-{number}", encoded(drawn, "PNG"))
+            drawn_tiles.append(Tile(each.example, encoded(drawn, "JPEG")))
+        return drawn_tiles
 
     scores = charts.scores(by_class, calibration.threshold, metrics.best_f1_threshold)
     return PageImages(
         calibration=held_out,
-        scores=kept("scores", scores),
-        roc=kept("roc", charts.roc(good, defective, metrics)) if good and defective else None,
-        classes=kept("classes", charts.classes(metrics)) if good and defective else None,
+        scores=write_png("scores", scores),
+        roc=write_png("roc", charts.roc(good, defective, metrics)) if good and defective else None,
+        classes=write_png("classes", charts.classes(metrics)) if good and defective else None,
         worst=tiles("worst", evaluation.worst),
         best=tiles("best", evaluation.best),
         heat=heat,
     )
 
 
-def _low(picture: ExampleImage) -> float:
-    return float(np.quantile(picture.example.anomaly_map, 0.02))
+def _low(image: ExampleImage) -> float:
+    return float(np.quantile(image.example.anomaly_map, 0.02))
 
 
 def _table(manifest: Manifest, evaluation: Evaluation) -> str:

@@ -21,10 +21,10 @@ from blemish_core.evaluation.metrics import ClassMetrics, Latency, Metrics, Spre
 from blemish_core.models.bundle import Manifest, TrainingSplit
 from blemish_core.report import EvaluationRun, Report, write
 
-HOSTILE = "<img src=x onerror=alert(1)>"
+HOSTILE = "'\"><img src=x onerror=alert(1)>"
 
 
-def manifest(**changes: object) -> Manifest:
+def make_report_manifest(**changes: object) -> Manifest:
     return Manifest(
         model="tile-patchcore",
         version=3,
@@ -49,7 +49,7 @@ def manifest(**changes: object) -> Manifest:
     ).model_copy(update=changes)
 
 
-def picture(
+def make_example(
     class_name: str, number: int, score: float, correctness: Correctness, *, masked: bool
 ) -> ExampleImage:
     path = f"test/{class_name}/{number:03}.png"
@@ -61,7 +61,7 @@ def picture(
     return ExampleImage(Example(image, score, correctness, anomaly_map, mask if masked else None), pixels)
 
 
-def evaluation(class_name: str = "crack", *, defective: int = 8) -> Evaluation:
+def make_evaluation(class_name: str = "crack", *, defective: int = 8) -> Evaluation:
     good = [1.0 + i / 8 for i in range(12)]
     scores = [1.6 + i / 5 for i in range(defective)]
     found = image_figures(good, scores, 1.9)
@@ -89,19 +89,19 @@ def evaluation(class_name: str = "crack", *, defective: int = 8) -> Evaluation:
             **values,
         }
     )
-    pictures = [picture("good", 11, 2.4, Correctness.FALSE_REJECT, masked=True)]
+    examples = [make_example("good", 11, 2.4, Correctness.FALSE_REJECT, masked=True)]
     if defective:
-        pictures.append(picture(class_name, 0, 1.6, Correctness.MISS, masked=False))
-        pictures.append(picture(class_name, 7, 3.0, Correctness.RIGHT, masked=True))
-    judged = [ImageScore(f"test/good/{i:03}.png", "good", score) for i, score in enumerate(good)]
-    judged += [
+        examples.append(make_example(class_name, 0, 1.6, Correctness.MISS, masked=False))
+        examples.append(make_example(class_name, 7, 3.0, Correctness.RIGHT, masked=True))
+    scores_of_images = [ImageScore(f"test/good/{i:03}.png", "good", score) for i, score in enumerate(good)]
+    scores_of_images += [
         ImageScore(f"test/{class_name}/{i:03}.png", class_name, score) for i, score in enumerate(scores)
     ]
-    return Evaluation(metrics, tuple(judged), tuple(pictures[:2]), tuple(pictures[2:]))
+    return Evaluation(metrics, tuple(scores_of_images), tuple(examples[:2]), tuple(examples[2:]))
 
 
 class Elements(HTMLParser):
-    """Collects tags with their attributes, and the text."""
+    """The tags of a page with their attributes, and its text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class Elements(HTMLParser):
 
 def test_evaluation_writes_a_page_and_its_images(tmp_path: Path) -> None:
     by = EvaluationRun("judge", datetime(2026, 5, 6, 7, 8, tzinfo=UTC))
-    write(Report(manifest(), evaluation(), ["few images"], by), tmp_path / "report")
+    write(Report(make_report_manifest(), make_evaluation(), ["few images"], by), tmp_path / "report")
     names = {file.name for file in (tmp_path / "report").iterdir()}
     assert names == {
         *("report.html", "metrics.json", "scores.csv"),
@@ -136,7 +136,7 @@ def test_evaluation_writes_a_page_and_its_images(tmp_path: Path) -> None:
         "jobs/made",
         "2026-05-06 07:08 UTC",
         "few images",
-        "best F1 of any threshold",
+        "best F1 at any threshold",
         "uses labels",
         "30 images of train/good",
         "1234",
@@ -147,12 +147,12 @@ def test_evaluation_writes_a_page_and_its_images(tmp_path: Path) -> None:
         "8 images in a forward pass",
     ):
         assert words in page.text, words
-    # Four charts and three tiles.
-    assert len([tag for tag, _ in page.tags if tag == "img"]) == 7
+    charts, tiles = 4, 3
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == charts + tiles
 
 
 def test_page_is_self_contained(tmp_path: Path) -> None:
-    write(Report(manifest(), evaluation(), []), tmp_path)
+    write(Report(make_report_manifest(), make_evaluation(), []), tmp_path)
     html = (tmp_path / "report.html").read_text()
     page = Elements(html)
     assert not {"script", "link", "iframe", "object", "base", "form"} & {tag for tag, _ in page.tags}
@@ -167,8 +167,8 @@ def test_page_is_self_contained(tmp_path: Path) -> None:
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
-    hostile = evaluation(HOSTILE)
-    write(Report(manifest(category=HOSTILE), hostile, [HOSTILE]), tmp_path)
+    hostile = make_evaluation(HOSTILE)
+    write(Report(make_report_manifest(category=HOSTILE), hostile, [HOSTILE]), tmp_path)
     html = (tmp_path / "report.html").read_text()
     page = Elements(html)
     assert HOSTILE not in html
@@ -177,7 +177,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 
 
 def test_equal_reports_give_equal_files_from_any_thread(tmp_path: Path) -> None:
-    report = Report(manifest(), evaluation(), ["x"])
+    report = Report(make_report_manifest(), make_evaluation(), ["x"])
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda name: write(report, tmp_path / name), "abcd"))
     first = {file.name: file.read_bytes() for file in (tmp_path / "a").iterdir()}
@@ -186,7 +186,7 @@ def test_equal_reports_give_equal_files_from_any_thread(tmp_path: Path) -> None:
 
 
 def test_report_without_test_images_describes_the_training(tmp_path: Path) -> None:
-    write(Report(manifest(), None, []), tmp_path)
+    write(Report(make_report_manifest(), None, []), tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {"report.html", "calibration.png"}
     text = Elements((tmp_path / "report.html").read_text()).text
     assert "Training report" in text
@@ -195,16 +195,16 @@ def test_report_without_test_images_describes_the_training(tmp_path: Path) -> No
 
 
 def test_figures_are_absent_without_defective_images(tmp_path: Path) -> None:
-    write(Report(manifest(), evaluation(defective=0), []), tmp_path)
+    write(Report(make_report_manifest(), make_evaluation(defective=0), []), tmp_path)
     assert not (tmp_path / "roc.png").exists()
     assert not (tmp_path / "classes.png").exists()
     text = Elements((tmp_path / "report.html").read_text()).text
-    assert "Figures that need both good and defective images are absent" in text
+    assert "Metrics that need both good and defective images are absent" in text
     assert json.loads((tmp_path / "metrics.json").read_text())["metrics"]["image_auroc"] is None
 
 
 def test_table_lists_every_test_image(tmp_path: Path) -> None:
-    write(Report(manifest(), evaluation(), []), tmp_path)
+    write(Report(make_report_manifest(), make_evaluation(), []), tmp_path)
     lines = (tmp_path / "scores.csv").read_text().splitlines()
     assert lines[0] == "path,class,score,p_value,verdict,judgement"
     assert len(lines) == 21
@@ -216,8 +216,8 @@ def test_table_lists_every_test_image(tmp_path: Path) -> None:
 def test_outlines_are_visible_on_any_surface(colour: int) -> None:
     from blemish_core.report.tiles import MASK_COLOUR, HeatScale, encoded, tile
 
-    shown = picture("crack", 0, 2.0, Correctness.RIGHT, masked=True)
-    plain = ExampleImage(shown.example, np.full((60, 80, 3), colour, np.uint8))
+    example = make_example("crack", 0, 2.0, Correctness.RIGHT, masked=True)
+    plain = ExampleImage(example.example, np.full((60, 80, 3), colour, np.uint8))
     drawn = np.asarray(Image.open(BytesIO(encoded(tile(plain, HeatScale(2.0, 0.5)), "PNG"))))
     assert drawn.shape == (60, 164, 3)
     assert (drawn[:, :80] == MASK_COLOUR).all(axis=2).any()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files to decode, made by hand where Pillow writes no such file."""
+"""Encoded test images, including files that Pillow cannot write."""
 
 import struct
 import zlib
@@ -18,7 +18,7 @@ Order = Literal["<", ">"]
 
 
 def picture(height: int = PX, width: int = PX) -> NDArray[np.uint8]:
-    """A smooth picture whose four corners differ, with some noise."""
+    """Return a smooth image (H, W, 3) with different corners and some noise."""
     rng = np.random.default_rng(SEED)
     y, x = np.mgrid[0:height, 0:width]
     base = np.stack([x * 200 // width, y * 200 // height, (x + y) * 100 // (width + height)], axis=-1)
@@ -38,7 +38,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(samples: NDArray[Any], colour: int, *extra: bytes, depth: int = 16, size: Any = None) -> bytes:
-    """A PNG of (H, W, C) samples, big endian as they are, with the header's size overruled by ``size``."""
+    """Return a PNG of samples (H, W, C); ``size`` overrides width and height in the header."""
     height, width = samples.shape[:2]
     rows = samples.astype(">u2" if depth == 16 else ">u1").reshape(height, -1)
     raw = b"".join(b"\0" + row.tobytes() for row in rows)
@@ -55,7 +55,7 @@ def png(samples: NDArray[Any], colour: int, *extra: bytes, depth: int = 16, size
 
 
 def tiff(samples: NDArray[Any], order: Order, photometric: int, **tags: Any) -> bytes:
-    """An uncompressed TIFF in one strip; ``tags`` of the form t322=... are added or overrule."""
+    """Return an uncompressed TIFF in one strip; ``tags`` such as t322=... are added or override."""
     height, width, channels = samples.shape
     bits = samples.dtype.itemsize * 8
     data = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
@@ -77,7 +77,7 @@ def tiff(samples: NDArray[Any], order: Order, photometric: int, **tags: Any) -> 
 
 
 def eighth(samples: NDArray[Any]) -> NDArray[np.uint8]:
-    """16 bits to 8, in floating point."""
+    """Return 16-bit samples converted to 8 bits in floating point."""
     return np.floor(samples.astype(np.float64) * 255 / 65_535 + 0.5).astype(np.uint8)
 
 
