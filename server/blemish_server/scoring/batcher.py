@@ -137,9 +137,9 @@ class _QueuedItem(Generic[Item, Ready, Result]):
     prepare_s: float = 0.0
     queue_s: float = 0.0
 
-    def is_stale(self, expected_s: float) -> bool:
-        """Return whether the caller has left, or will have to give up within ``expected_s``."""
-        return self.completed.cancelled() or time.monotonic() + expected_s > self.deadline
+    def is_stale(self, expected: float) -> bool:
+        """Return whether the caller has left, or its deadline comes before the ``expected`` time."""
+        return self.completed.cancelled() or expected > self.deadline
 
 
 _Delivery = tuple[list[_QueuedItem[Item, Ready, Result]], list[Completed[Result]] | Exception]
@@ -266,10 +266,12 @@ class Batcher(Generic[Item, Ready, Result]):
         policy: BatchingPolicy,
         *,
         name: str = "batcher",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._prepare = prepare
         self._run_batch = run_batch
         self._policy = policy
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._arrived: _FairQueue[Item, Ready, Result] = _FairQueue()
         self._pending: set[asyncio.Future[Completed[Result]]] = set()
@@ -320,7 +322,7 @@ class Batcher(Generic[Item, Ready, Result]):
             item: argument of ``prepare``.
             caller: owner of the item; callers of equal priority take turns.
             priority: urgency.
-            deadline: on the clock of ``time.monotonic()``; nothing is computed after it.
+            deadline: on the batcher's clock; nothing is computed after it.
             limit: number of items that may be ahead.
 
         Raises:
@@ -331,7 +333,7 @@ class Batcher(Generic[Item, Ready, Result]):
         self._deliver()  # the event loop is awake already
         completed: asyncio.Future[Completed[Result]] = self._loop.create_future()
         queued: _QueuedItem[Item, Ready, Result] = _QueuedItem(
-            item, caller, priority, limit, time.monotonic(), deadline, completed
+            item, caller, priority, limit, self._clock(), deadline, completed
         )
         with self._arrived.lock:
             self._admit(queued)
@@ -382,13 +384,13 @@ class Batcher(Generic[Item, Ready, Result]):
 
     def _run_lane(self, queue: _FairQueue[Item, Ready, Result]) -> None:
         while batch := queue.take(self._policy.max_batch_size, self._policy.max_wait_s, self._wake):
-            began = time.monotonic()
+            began = self._clock()
             if queue is self._arrived:
                 batch = self._prepare_each(batch)
             # Check again before computing, because preparing took time.
             if batch := self._reject_stale(batch):
                 self._compute(batch)
-                share_s = (time.monotonic() - began) / len(batch) / self._policy.lanes
+                share_s = (self._clock() - began) / len(batch) / self._policy.lanes
                 self._item_s += _NEWEST_WEIGHT * (share_s - self._item_s) if self._item_s else share_s
 
     def _prepare_each(
@@ -397,7 +399,7 @@ class Batcher(Generic[Item, Ready, Result]):
         """Prepare the items one by one, and deliver the errors of those that fail."""
         done = []
         for queued in self._reject_stale(batch):
-            began = time.monotonic()
+            began = self._clock()
             queued.queue_s = began - queued.since
             try:
                 assert queued.item is not None  # only ``discard`` clears it, and not after ``take``
@@ -406,7 +408,7 @@ class Batcher(Generic[Item, Ready, Result]):
                 self._hand_over([queued], error)
                 continue
             queued.item = None  # frees the encoded image early
-            queued.since = time.monotonic()
+            queued.since = self._clock()
             queued.prepare_s = queued.since - began
             done.append(queued)
         return done
@@ -417,7 +419,8 @@ class Batcher(Generic[Item, Ready, Result]):
         """Return the items worth computing, and reject those whose deadline cannot be met."""
         # If the queue is empty, run slow items anyway; see ``_admit``.
         expected_s = self._item_s * self._policy.lanes if len(self._arrived) else 0.0
-        stale = [item for item in batch if item.is_stale(expected_s)]
+        expected = self._clock() + expected_s
+        stale = [item for item in batch if item.is_stale(expected)]
         if stale:
             self._hand_over(
                 stale,
@@ -426,7 +429,7 @@ class Batcher(Generic[Item, Ready, Result]):
         return [item for item in batch if item not in stale]
 
     def _compute(self, batch: list[_QueuedItem[Item, Ready, Result]]) -> None:
-        began = time.monotonic()
+        began = self._clock()
         for item in batch:
             item.queue_s += began - item.since
         try:
@@ -436,7 +439,7 @@ class Batcher(Generic[Item, Ready, Result]):
         except Exception as error:
             self._hand_over(batch, error)
             return
-        compute_s = time.monotonic() - began
+        compute_s = self._clock() - began
         self._hand_over(
             batch,
             [
@@ -457,7 +460,7 @@ class Batcher(Generic[Item, Ready, Result]):
 
     def _may_collect(self, batch: list[_QueuedItem[Item, Ready, Result]]) -> bool:
         """Return whether a delivery may wait for the next one, which is expected soon."""
-        now = time.monotonic()
+        now = self._clock()
         busy = len(self._arrived) >= _BUSY_ITEMS_PER_LANE * self._policy.lanes
         soon = now < self._woken_s + _COLLECT_S and 0 < self._item_s <= 2 * _COLLECT_S
         return (
@@ -472,7 +475,7 @@ class Batcher(Generic[Item, Ready, Result]):
     def _wake(self) -> None:
         """Schedule the delivery in the event loop, unless the loop is closed."""
         if self._undelivered:
-            self._woken_s = time.monotonic()
+            self._woken_s = self._clock()
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._deliver)
 

@@ -66,7 +66,7 @@ class InspectionServicer(InspectionServiceServicer):
         requests: AsyncIterator[pb.ScoreStreamRequest],
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[pb.ScoreStreamResponse]:
-        options = _StreamOptions.parse(await anext(requests, None))
+        options = _FrameOptions.parse(await anext(requests, None))
         await self._pipeline.warm_up(options.model)
         scorer = _StreamScorer(self._pipeline, self._metrics, options)
         queue: FrameQueue[_StreamFrame, pb.Inspection] = FrameQueue(scorer.score, options.policy)
@@ -88,7 +88,7 @@ class InspectionServicer(InspectionServiceServicer):
 
 
 @dataclass(frozen=True)
-class _StreamOptions:
+class _FrameOptions:
     """The options of all frames of a stream."""
 
     model: ModelRef
@@ -100,7 +100,7 @@ class _StreamOptions:
     storage: StoragePolicy
 
     @classmethod
-    def parse(cls, first: pb.ScoreStreamRequest | None) -> "_StreamOptions":
+    def parse(cls, first: pb.ScoreStreamRequest | None) -> "_FrameOptions":
         """Return the options in the first message of a stream, which is None if there was none.
 
         Raises:
@@ -149,7 +149,7 @@ class _StreamFrame:
 class _StreamScorer:
     """Scores the frames of one stream."""
 
-    def __init__(self, pipeline: ScoringPipeline, metrics: ServerMetrics, options: _StreamOptions) -> None:
+    def __init__(self, pipeline: ScoringPipeline, metrics: ServerMetrics, options: _FrameOptions) -> None:
         self._pipeline = pipeline
         self._metrics = metrics
         self._options = options

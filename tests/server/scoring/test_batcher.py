@@ -15,11 +15,17 @@ import numpy as np
 import pytest
 
 from blemish_core.platform.errors import DeadlineExceeded, Overloaded
-from blemish_server.scoring import batcher
-from blemish_server.scoring.batcher import AdmissionLimit, Batcher, BatchingPolicy, Priority
+from blemish_server.scoring.batcher import (
+    AdmissionLimit,
+    Batcher,
+    BatchingPolicy,
+    Completed,
+    Priority,
+    Timings,
+)
 
-PATIENT = BatchingPolicy(max_batch_size=4, max_wait_s=60)
-PROMPT = BatchingPolicy(max_batch_size=4, max_wait_s=0.001)
+SLOW_TO_CLOSE = BatchingPolicy(max_batch_size=4, max_wait_s=60)
+QUICK_TO_CLOSE = BatchingPolicy(max_batch_size=4, max_wait_s=0.001)
 ONE = BatchingPolicy(max_batch_size=1)
 
 
@@ -54,7 +60,7 @@ class Doubler:
         self.gate.set()
         batcher.close()
 
-    async def occupy(self, batcher: Batcher[int, int, int]) -> "asyncio.Task[object]":
+    async def occupy(self, batcher: Batcher[int, int, int]) -> "asyncio.Task[Completed[int]]":
         """Occupy the lane until the gate opens."""
         self.gate.clear()
         task = asyncio.create_task(batcher.submit(100))
@@ -65,15 +71,15 @@ class Doubler:
 
 async def test_concurrent_items_share_a_batch_and_keep_their_results() -> None:
     double = Doubler()
-    async with double.batcher(PATIENT) as batcher:
-        answers = await asyncio.gather(*(batcher.submit(item) for item in [1, 2, 3, 4]))
-    assert [answer.result for answer in answers] == [2, 4, 6, 8]
+    async with double.batcher(SLOW_TO_CLOSE) as batcher:
+        results = await asyncio.gather(*(batcher.submit(item) for item in [1, 2, 3, 4]))
+    assert [each.result for each in results] == [2, 4, 6, 8]
     assert double.batches == [[1, 2, 3, 4]]
 
 
 async def test_batch_is_never_larger_than_its_policy() -> None:
     double = Doubler()
-    async with double.batcher(PROMPT) as batcher:
+    async with double.batcher(QUICK_TO_CLOSE) as batcher:
         busy = await double.occupy(batcher)
         tasks = [asyncio.create_task(batcher.submit(item)) for item in range(1, 11)]
         await asyncio.sleep(0)
@@ -83,12 +89,12 @@ async def test_batch_is_never_larger_than_its_policy() -> None:
 
 
 async def test_single_item_is_computed_after_the_wait() -> None:
-    async with Doubler().batcher(PROMPT) as batcher:
+    async with Doubler().batcher(QUICK_TO_CLOSE) as batcher:
         assert (await batcher.submit(21)).result == 42
 
 
 async def test_failed_batch_fails_its_callers_but_not_the_next_batch() -> None:
-    async with Doubler().batcher(PROMPT) as batcher:
+    async with Doubler().batcher(QUICK_TO_CLOSE) as batcher:
         with pytest.raises(ValueError, match="cannot double"):
             await batcher.submit(-1)
         assert (await batcher.submit(3)).result == 6
@@ -104,7 +110,7 @@ async def test_item_that_cannot_be_prepared_fails_alone(preparers: int) -> None:
 
 
 async def test_wrong_number_of_results_is_reported_as_a_bug() -> None:
-    async with Doubler().batcher(PROMPT) as batcher:
+    async with Doubler().batcher(QUICK_TO_CLOSE) as batcher:
         with pytest.raises(RuntimeError, match="this is a bug"):
             await batcher.submit(0)
 
@@ -186,7 +192,7 @@ async def test_random_arrivals_and_cancellations_keep_the_turns_fair() -> None:
     double = Doubler()
     async with double.batcher(ONE) as batcher:
         busy = await double.occupy(batcher)
-        tasks: dict[int, asyncio.Task[object]] = {}
+        tasks: dict[int, asyncio.Task[Completed[int]]] = {}
         callers = random.integers(5, size=200)
         for item, caller in enumerate(callers.tolist(), start=1):
             tasks[item] = asyncio.create_task(
@@ -261,10 +267,10 @@ async def test_full_queue_admits_unlimited_and_more_urgent_items() -> None:
         with pytest.raises(Overloaded):
             await batcher.submit(2, priority=Priority.BACKFILL)
         urgent = asyncio.create_task(batcher.submit(3, priority=Priority.LINE_STOP))
-        patient = asyncio.create_task(batcher.submit(4, limit=AdmissionLimit.UNLIMITED))
+        unlimited = asyncio.create_task(batcher.submit(4, limit=AdmissionLimit.UNLIMITED))
         await asyncio.sleep(0)
         double.gate.set()
-        await asyncio.gather(busy, waiting, urgent, patient)
+        await asyncio.gather(busy, waiting, urgent, unlimited)
     assert double.batches == [[100], [3], [1], [4]]
 
 
@@ -300,24 +306,24 @@ async def test_short_limit_counts_only_short_and_more_urgent_items() -> None:
     double = Doubler()
     async with double.batcher(ONE) as batcher:
         busy = await double.occupy(batcher)
-        patient = [
+        unlimited = [
             asyncio.create_task(batcher.submit(item, caller=caller, limit=AdmissionLimit.UNLIMITED))
             for item, caller in [(1, "a"), (2, "a"), (3, "b")]
         ]
         await asyncio.sleep(0)
-        hasty = asyncio.create_task(batcher.submit(4, caller="c", limit=AdmissionLimit.SHORT))
+        short = asyncio.create_task(batcher.submit(4, caller="c", limit=AdmissionLimit.SHORT))
         await asyncio.sleep(0)
         for caller in ("c", "d"):
             with pytest.raises(Overloaded):
                 await batcher.submit(5, caller=caller, limit=AdmissionLimit.SHORT)
         urgent = asyncio.create_task(batcher.submit(6, priority=Priority.LINE_STOP))
         await asyncio.sleep(0)
-        hasty.cancel()
+        short.cancel()
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):  # the urgent one
             await batcher.submit(7, caller="c", limit=AdmissionLimit.SHORT)
         double.gate.set()
-        await asyncio.gather(busy, urgent, *patient)
+        await asyncio.gather(busy, urgent, *unlimited)
     assert double.batches == [[100], [6], [1], [3], [2]]
 
 
@@ -457,20 +463,27 @@ asyncio.run(main())
 
 
 async def test_timings_are_split_into_queue_preparation_and_computation() -> None:
+    now, both_queued = 0.0, threading.Event()
+
     def prepare(item: int) -> int:
-        time.sleep(0.05)
+        nonlocal now
+        assert both_queued.wait(10)
+        now += 1
         return item
 
     def run(items: Sequence[int]) -> list[int]:
-        time.sleep(0.1)
+        nonlocal now
+        now += 10
         return list(items)
 
-    batcher = Batcher(prepare, run, BatchingPolicy(max_batch_size=2, max_wait_s=0.2))
-    timings = (await batcher.submit(1)).timings
+    batcher = Batcher(prepare, run, ONE, clock=lambda: now)
+    tasks = [asyncio.create_task(batcher.submit(item)) for item in (1, 2)]
+    await asyncio.sleep(0)
+    both_queued.set()
+    first, second = [(await task).timings for task in tasks]
     batcher.close()
-    assert 0.2 <= timings.queue_s < 0.3, "an item waits for its batch to fill"
-    assert 0.05 <= timings.decode_s < 0.1
-    assert 0.1 <= timings.inference_s < 0.15
+    assert first == Timings(queue_s=0, decode_s=1, inference_s=10)
+    assert second == Timings(queue_s=11, decode_s=1, inference_s=10)
 
 
 async def test_lanes_compute_in_parallel_but_not_more_batches_than_lanes() -> None:
@@ -490,9 +503,9 @@ async def test_lanes_compute_in_parallel_but_not_more_batches_than_lanes() -> No
     batcher: Batcher[int, int, int] = Batcher(
         lambda item: item, work, BatchingPolicy(max_batch_size=1, lanes=2)
     )
-    answers = await asyncio.gather(*(batcher.submit(item) for item in range(10)))
+    results = await asyncio.gather(*(batcher.submit(item) for item in range(10)))
     batcher.close()
-    assert [answer.result for answer in answers] == [2 * item for item in range(10)]
+    assert [each.result for each in results] == [2 * item for item in range(10)]
     assert most == 2
 
 
@@ -506,38 +519,40 @@ async def test_preparers_work_ahead_by_two_batches_at_most() -> None:
         # Two full batches are prepared, and the preparer holds one more item.
         assert len(double.prepared) == 1 + 2 * 2 + 1
         double.gate.set()
-        answers = await asyncio.gather(*tasks)
+        results = await asyncio.gather(*tasks)
         await busy
-    assert [answer.result for answer in answers] == [2 * item for item in range(1, 21)]
-
-
-ONE_LANE = BatchingPolicy(max_batch_size=1, lanes=1)
+    assert [each.result for each in results] == [2 * item for item in range(1, 21)]
 
 
 class GatedLane:
-    """A lane that has delivered one result, computed the next, and waits for a gate with the third item."""
+    """A lane that has delivered result 0, computed item 1, and waits for a gate with item 2.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(batcher, "_COLLECT_S", 1000.0)
+    Its clock stands still, except that an item takes ``item_s`` and item 1 is computed ``pause_s`` later.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.item_s = 0.001
         self.gates = [threading.Event() for _ in range(20)]
         self.entered = [threading.Event() for _ in range(20)]
 
     def compute(self, items: Sequence[int]) -> list[int]:
         self.entered[items[0]].set()
         assert self.gates[items[0]].wait(10)
+        self.now += self.item_s
         return list(items)
 
     @asynccontextmanager
     async def batcher(
         self,
         queued: int,
+        *,
         second: Priority = Priority.AUDIT,
         deadline: float = float("inf"),
-        item_s: float = 0.001,
-        delivered_ago_s: float = 0.0,
-    ) -> AsyncIterator[tuple[Batcher[int, int, int], list["asyncio.Task[object]"]]]:
-        batcher = Batcher(lambda item: item, self.compute, ONE_LANE)
-        tasks: list[asyncio.Task[object]] = []
+        pause_s: float = 0.0,
+    ) -> AsyncIterator[tuple[Batcher[int, int, int], list["asyncio.Task[Completed[int]]"]]]:
+        batcher = Batcher(lambda item: item, self.compute, ONE, clock=lambda: self.now)
+        tasks: list[asyncio.Task[Completed[int]]] = []
         for number in range(2 + queued):
             tasks.append(
                 asyncio.create_task(
@@ -551,13 +566,12 @@ class GatedLane:
             await asyncio.sleep(0)
             if not number:
                 assert await asyncio.to_thread(self.entered[0].wait, 10)
-        for number in (0, 1):  # the first is delivered at once
+        for number in (0, 1):
             self.gates[number].set()
             assert await asyncio.to_thread(self.entered[number + 1].wait, 10)
-            batcher._item_s = item_s
-            batcher._woken_s -= delivered_ago_s
+            self.now += pause_s
         await asyncio.sleep(0)
-        assert tasks[0].done()
+        assert tasks[0].done(), "the first result is delivered at once"
         try:
             yield batcher, tasks
         finally:
@@ -567,56 +581,47 @@ class GatedLane:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_results_are_collected_while_many_items_are_queued(monkeypatch: pytest.MonkeyPatch) -> None:
-    lane = GatedLane(monkeypatch)
+async def test_results_are_collected_while_many_items_are_queued() -> None:
+    lane = GatedLane()
     async with lane.batcher(queued=4) as (_, tasks):
         assert not tasks[1].done()
         for gate in lane.gates:
             gate.set()
         # The lane finds the queue empty and delivers all results before it waits.
-        assert [answer.result for answer in await asyncio.gather(*tasks)] == list(range(6))  # type: ignore[attr-defined]
+        assert [each.result for each in await asyncio.gather(*tasks)] == list(range(6))
 
 
 @pytest.mark.parametrize(
-    ("queued", "second", "deadline_s", "item_s", "delivered_ago_s"),
+    ("queued", "second", "deadline", "item_s", "pause_s"),
     [
         pytest.param(1, Priority.AUDIT, float("inf"), 0.001, 0.0, id="few are queued"),
         pytest.param(4, Priority.LINE_STOP, float("inf"), 0.001, 0.0, id="urgent"),
-        pytest.param(4, Priority.AUDIT, 1500.0, 0.001, 0.0, id="near its deadline"),
-        pytest.param(4, Priority.AUDIT, float("inf"), 3000.0, 0.0, id="the next result comes late"),
-        pytest.param(4, Priority.AUDIT, float("inf"), 0.001, 1000.0, id="none was delivered for a while"),
+        pytest.param(4, Priority.AUDIT, 0.015, 0.001, 0.0, id="near its deadline"),
+        pytest.param(4, Priority.AUDIT, float("inf"), 0.03, 0.0, id="the next result comes late"),
+        pytest.param(4, Priority.AUDIT, float("inf"), 0.001, 0.1, id="none was delivered for a while"),
     ],
 )
 async def test_result_is_delivered_at_once(
-    queued: int,
-    second: Priority,
-    deadline_s: float,
-    item_s: float,
-    delivered_ago_s: float,
-    monkeypatch: pytest.MonkeyPatch,
+    queued: int, second: Priority, deadline: float, item_s: float, pause_s: float
 ) -> None:
-    lane = GatedLane(monkeypatch)
-    async with lane.batcher(queued, second, time.monotonic() + deadline_s, item_s, delivered_ago_s) as (
-        _,
-        tasks,
-    ):
+    lane = GatedLane()
+    lane.item_s = item_s
+    async with lane.batcher(queued, second=second, deadline=deadline, pause_s=pause_s) as (_, tasks):
         assert tasks[1].done()
 
 
-async def test_new_item_delivers_collected_results(monkeypatch: pytest.MonkeyPatch) -> None:
-    lane = GatedLane(monkeypatch)
-    async with lane.batcher(queued=4) as (batcher, tasks):
+async def test_new_item_delivers_collected_results() -> None:
+    async with GatedLane().batcher(queued=4) as (batcher, tasks):
         tasks.append(asyncio.create_task(batcher.submit(6)))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert tasks[1].done()
 
 
-async def test_close_delivers_collected_results(monkeypatch: pytest.MonkeyPatch) -> None:
-    lane = GatedLane(monkeypatch)
-    async with lane.batcher(queued=4) as (batcher, tasks):
+async def test_close_delivers_collected_results() -> None:
+    async with GatedLane().batcher(queued=4) as (batcher, tasks):
         batcher.close()
-        assert (await tasks[1]).result == 1  # type: ignore[attr-defined]
+        assert (await tasks[1]).result == 1
         with pytest.raises(asyncio.CancelledError):
             await tasks[5]
 
