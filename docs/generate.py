@@ -136,17 +136,23 @@ def _parameters(command: Any, context: Any) -> list[str]:
 def _notes(text: str) -> str:
     """Return the notes without defaults that mean that nothing was given."""
     kept = [note for note in text.split("; ") if note not in ("default: False", "default: (dynamic)")]
-    return "; ".join(re.sub(r"^(env var|default): (.+)$", r"\1: `\2`", note) for note in kept)
+    return "; ".join(re.sub(r"^(env var|default): (.+)$", _value, note) for note in kept)
+
+
+def _value(found: re.Match[str]) -> str:
+    """Return a note with its value as code, or as words where Typer shows words in parentheses."""
+    value = found[2].strip("()") if found[2].startswith("(") else found[2]
+    return f"{found[1]}: {value if ' ' in value else f'`{value}`'}"
 
 
 def _epilog(text: str | None) -> list[str]:
     return _prose(text) if text else []
 
 
-def _prose(text: str | None) -> list[str]:
+def _prose(help_text: str | None) -> list[str]:
     """Return help text as Markdown: lines with a command become a code block, variables a list."""
     parts: list[str] = []
-    for paragraph in re.split(r"\n\s*\n", inspect.cleandoc((text or "").replace("\b", ""))):
+    for paragraph in re.split(r"\n\s*\n", inspect.cleandoc((help_text or "").replace("\b", ""))):
         words, code = [], []
         for line in paragraph.split("\n"):
             stripped = line.strip()
@@ -157,8 +163,13 @@ def _prose(text: str | None) -> list[str]:
                 code.append(stripped.removeprefix("$ "))
             elif stripped:
                 words.append(re.sub(r"^([A-Z]+_[A-Z_]+): ", r"- `\1`: ", stripped))
-        if words:
-            parts.append(" ".join(words) + "\n")
+        text = " ".join(words)
+        if found := re.fullmatch(r"Exit codes: (.*?)\.( .*)?", text):
+            codes = "\n".join(f"- {each}" for each in found[1].split("; "))
+            parts.append(f"Exit codes:\n\n{codes}\n")
+            text = (found[2] or "").strip()
+        if text:
+            parts.append(f"{text}\n")
         if code:
             parts.append("```sh\n" + "\n".join(code) + "\n```\n")
     return parts
