@@ -23,10 +23,10 @@ from blemish_client.streaming.async_frame_stream import AsyncFrameStream, Images
 from blemish_client.streaming.ledger import FrameResult, Ledger, LostFrames
 from blemish_client.transport.connection import AsyncConnection
 from blemish_client.transport.requests import (
+    FrameStreamOptions,
     ScoreOptions,
     SearchOptions,
     SearchQuery,
-    StreamOptions,
     score_request,
     search_request,
     stream_config,
@@ -81,7 +81,7 @@ class AsyncClient(SharedClient[AsyncConnection]):
                     yield SearchResponse(hit=hit)
 
     def stream(
-        self, images: Images, model: str, **options: Unpack[StreamOptions]
+        self, images: Images, model: str, **options: Unpack[FrameStreamOptions]
     ) -> AsyncGenerator[FrameResult | LostFrames]:
         """Score the frames of a camera, as ``Client.stream`` does.
 

@@ -43,11 +43,11 @@ from blemish_client.streaming.ledger import FrameResult, Ledger, LostFrames
 from blemish_client.transport import watching
 from blemish_client.transport.connection import Connection, pages
 from blemish_client.transport.requests import (
+    FrameStreamOptions,
     JobOptions,
     ScoreOptions,
     SearchOptions,
     SearchQuery,
-    StreamOptions,
     create_job_request,
     score_request,
     search_request,
@@ -113,7 +113,7 @@ class Client(SharedClient[Connection]):
         return self._connection.call(self._inspection.Score, request).inspection
 
     def stream(
-        self, images: Iterable[bytes], model: str, **options: Unpack[StreamOptions]
+        self, images: Iterable[bytes], model: str, **options: Unpack[FrameStreamOptions]
     ) -> Iterator[FrameResult | LostFrames]:
         """Score the frames of a camera and yield their results in order.
 
@@ -123,7 +123,7 @@ class Client(SharedClient[Connection]):
         Args:
             images: encoded frames. They are read in another thread, as fast as the server accepts them.
             model: model or version that scores the frames.
-            **options: see ``StreamOptions``.
+            **options: see ``FrameStreamOptions``.
 
         Raises:
             BlemishError: if the server rejects the stream, or stays unreachable for longer than the retry

@@ -2,6 +2,7 @@
 """The part that the blocking and the asyncio client have in common."""
 
 import warnings
+from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
 from blemish_client.transport.connection import TIMEOUT_S, Endpoint
@@ -11,7 +12,7 @@ from blemish_client.transport.retry import RetryPolicy
 _Connection = TypeVar("_Connection", bound=Endpoint)
 
 
-class SharedClient(Generic[_Connection]):
+class SharedClient(ABC, Generic[_Connection]):
     """A client's address, timeout, retry policy and credentials."""
 
     _connection_class: type[_Connection]
@@ -48,8 +49,8 @@ class SharedClient(Generic[_Connection]):
         )
         self._create_stubs()
 
-    def _create_stubs(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _create_stubs(self) -> None: ...
 
     @property
     def target(self) -> str:

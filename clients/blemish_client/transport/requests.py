@@ -52,7 +52,7 @@ class ScoreOptions(_ScoringOptions, total=False):
     """The options of ``score``."""
 
 
-class StreamOptions(_ScoringOptions, total=False):
+class FrameStreamOptions(_ScoringOptions, total=False):
     """The options of ``stream``."""
 
     policy: StreamPolicy.ValueType
@@ -77,7 +77,7 @@ def score_request(image: bytes | Image, model: str, options: ScoreOptions) -> Sc
     )
 
 
-def stream_config(model: str, options: StreamOptions) -> StreamConfig:
+def stream_config(model: str, options: FrameStreamOptions) -> StreamConfig:
     """Build the first message of a stream."""
     config = StreamConfig(
         model=model_name(model),

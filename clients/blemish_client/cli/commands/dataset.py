@@ -148,7 +148,7 @@ def remove(
     dataset: DatasetArgument,
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", help="Paths from `images`, for example train/good/003.png."),
+        typer.Argument(metavar="PATH", help="Paths from `images`, for example train/good/003.png."),
     ],
     yes: Yes = False,
     as_json: Json = False,
@@ -169,7 +169,9 @@ def remove(
 
 @group.command()
 def delete(ctx: typer.Context, dataset: DatasetArgument, yes: Yes = False, as_json: Json = False) -> None:
-    """Delete a dataset and its index entries. Models trained on it remain.
+    """Delete a dataset and its index entries.
+
+    Models trained on it remain.
 
     Example: blemish dataset delete tile
     """

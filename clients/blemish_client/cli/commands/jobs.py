@@ -102,7 +102,9 @@ def _show_live(session: Session, fetch_table: Callable[[], Table]) -> None:
 
 @group.command()
 def watch(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
-    """Watch a job until it ends. Exit with code 1 if it did not succeed.
+    """Watch a job until it ends.
+
+    The exit code is 1 if the job did not succeed.
 
     Example: blemish jobs watch 4f0c2a
     """

@@ -85,7 +85,9 @@ def pin(
     off: Annotated[bool, typer.Option("--off", help="Unpin the version.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Pin a version, so that workers do not remove it as an old one (BLEMISH_KEEP_VERSIONS).
+    """Pin a version.
+
+    Workers do not remove a pinned version as an old one (BLEMISH_KEEP_VERSIONS).
 
     Example: blemish models pin tile-patchcore/3
     """
@@ -103,9 +105,10 @@ def shadow(
     off: Annotated[bool, typer.Option("--off", help="Stop the shadow deployment.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Deploy a version as a shadow: it scores live images without affecting any answer.
+    """Deploy a version as a shadow.
 
-    The card of the version (`show`) compares its verdicts with those of the version in production.
+    A shadow scores live images without affecting any answer. The card of the version (`show`) compares
+    its verdicts with those of the version in production.
 
     Example: blemish models shadow tile-patchcore/4
     """
@@ -118,7 +121,9 @@ def shadow(
 
 @group.command()
 def promote(ctx: typer.Context, version: VersionArgument, as_json: Json = False) -> None:
-    """Promote a version to production. Promote an older version to roll back.
+    """Promote a version to production.
+
+    Promote an older version to roll back.
 
     Example: blemish models promote tile-patchcore/4
     """
@@ -204,7 +209,9 @@ def import_(
     promote: Annotated[bool, typer.Option("--promote", help="Promote the version to production.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Import a version that another server exported. The server checks that it can run it.
+    """Import a version that another server exported.
+
+    The server first checks that it can run the version.
 
     Example: blemish models import tile.blemish --promote
     """

@@ -22,7 +22,7 @@ _NUMBERS = ("score", "threshold", "p-value")
 
 def score(
     ctx: typer.Context,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
     model: Model,
     map_: Annotated[
         Path | None,
@@ -35,7 +35,9 @@ def score(
     fail_on_anomaly: FailOnAnomaly = False,
     as_json: Json = False,
 ) -> None:
-    """Score images. An image that cannot be scored does not stop the others; the exit code is then 2.
+    """Score images with a model.
+
+    An image that cannot be scored does not stop the others. The exit code is then 2.
 
     Example: blemish score frame.png -m tile-patchcore --map map.png
     """

@@ -25,7 +25,7 @@ def search(
     model: Model,
     query: Annotated[
         str | None,
-        typer.Argument(metavar="[IMAGE]", help="Image file, or an indexed item: items/UUID."),
+        typer.Argument(metavar="IMAGE", help="Image file, or an indexed item: items/UUID."),
     ] = None,
     limit: Annotated[int, typer.Option("-k", "--limit", min=1, help="Number of hits.")] = 10,
     classes: Annotated[
@@ -185,7 +185,9 @@ def label(
     label_class: Annotated[str, typer.Option("--class", help="Class of the confirmed defect.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Label an indexed image. Searches filter by labels and learn from them.
+    """Label an indexed image.
+
+    Searches filter by labels and learn from them.
 
     Example: blemish label items/6f1c2b1e-8f0a-4b7e-9d53-0a4c1f1c7a52 confirmed -m tile-patchcore
     """

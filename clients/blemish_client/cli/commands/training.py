@@ -197,7 +197,7 @@ def index(
     ctx: typer.Context,
     model: ModelArgument,
     datasets: Annotated[
-        list[str] | None, typer.Argument(metavar="DATASET...", help="Ids of the datasets.")
+        list[str] | None, typer.Argument(metavar="DATASET", help="Ids of the datasets.")
     ] = None,
     kept_frames: Annotated[
         bool, typer.Option("--kept-frames", help="Also add the kept frames of the model.")

@@ -1,36 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
+from tests.support.cli import Run, run_against
 from tests.support.fake_server import CallError, FakeServer, write_dataset_folder
-from typer.testing import CliRunner, Result
 
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, AnomalyMap
 from blemish_client import FrameResult
-from blemish_client.cli.app import app
 from blemish_client.cli.commands.stream import AnomalyDrawer
-
-Run = Callable[..., Result]
 
 
 @pytest.fixture
 def run(target: str) -> Run:
-    def invoke(*arguments: Any) -> Result:
-        given = ["--server", target, "stream", *map(str, arguments), "-m", "m"]
-        return CliRunner().invoke(app, given, catch_exceptions=False)
-
-    return invoke
+    """Return a function that runs ``blemish stream`` with a model."""
+    run = run_against(target)
+    return lambda *arguments: run("stream", *arguments, "-m", "m")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of six images, one of them a mask."""
+    """Return a folder of six images, one of them a mask."""
     write_dataset_folder(tmp_path / "line")
     return tmp_path / "line"
 

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+from tests.support.cli import Run, json_lines
+from tests.support.fake_server import FakeServer
+
+from blemish.v1.job_pb2 import (
+    JOB_STATE_FAILED,
+    JOB_STATE_QUEUED,
+    JOB_STATE_RUNNING,
+    Job,
+    JobEvent,
+)
+from blemish_client import Client
+
+
+def test_jobs_show_queue_position_and_remaining_time(run: Run, fake: FakeServer) -> None:
+    running = Job(name="jobs/r", state=JOB_STATE_RUNNING, fraction_done=0.354)
+    running.phases.add(name="features", done=12, total=80, unit="images")
+    running.remaining.FromSeconds(95)
+    fake.jobs = [
+        Job(name="jobs/a", state=JOB_STATE_QUEUED, queue_position=1),
+        Job(name="jobs/b", state=JOB_STATE_QUEUED, queue_position=2),
+        running,
+    ]
+    shown = " ".join(run("jobs").stdout.split())
+    assert "queued, next" in shown
+    assert "queued, position 2" in shown
+    assert "35%, 0:01:35 left" in shown
+
+
+def test_job_log_is_printed_unchanged(run: Run, fake: FakeServer) -> None:
+    fake.lines = ["one [bold]line[/bold]", "another"]
+    assert run("jobs", "logs", "made").stdout.splitlines() == fake.lines
+    assert [line["text"] for line in json_lines(run("jobs", "logs", "made", "--json"))] == fake.lines
+    assert fake.requests["WatchJob"][0].log
+
+
+def test_job_is_shown_with_all_state_changes(
+    run: Run, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed_job() -> Job:
+        moves = [
+            JobEvent(state=JOB_STATE_QUEUED),
+            JobEvent(state=JOB_STATE_RUNNING, attempt=1, worker="line-3:77"),
+            JobEvent(state=JOB_STATE_FAILED, attempt=1, worker="line-3:77", reason="the disk is full"),
+        ]
+        return Job(name="jobs/made", state=JOB_STATE_FAILED, history=moves, warnings=["few images"])
+
+    monkeypatch.setattr(Client, "job", lambda _, job: failed_job())
+    shown = run("jobs", "show", "made").stdout
+    assert all(word in shown for word in ("line-3:77", "the disk is full", "warning: few images"))
+    assert shown.index("queued") < shown.index("running") < shown.rindex("failed")
+
+
+def test_jobs_are_filtered_by_state(run: Run, fake: FakeServer) -> None:
+    run("jobs", "list", "--state", "running", "--limit", 1)
+    (request,) = fake.requests["ListJobs"]
+    assert list(request.states) == [JOB_STATE_RUNNING]

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import grpc
+import pytest
+from tests.support.cli import Run
+from tests.support.fake_server import CallError, FakeServer
+
+
+def test_failed_export_leaves_no_file(
+    run: Run, fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = run("models", "export", "m/3")
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.stdout == "models/m/versions/3 was exported to m-3.blemish, 2.6 kB\n"
+    assert Path("m-3.blemish").read_bytes() == fake.archive
+    fake.errors["chunk"] = [CallError(grpc.StatusCode.NOT_FOUND, "removed while it was exported")]
+    assert run("models", "export", "m/3", "-o", "other").exit_code == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["m-3.blemish"]
+    nowhere = run("models", "export", "m/3", "-o", "no/where")
+    assert (nowhere.exit_code, "cannot write no/where" in nowhere.stderr) == (2, True)
+
+
+def test_model_is_imported_and_promoted(run: Run, fake: FakeServer, tmp_path: Path) -> None:
+    file = tmp_path / "m-3.blemish"
+    file.write_bytes(bytes(3 << 20))
+    assert run("models", "import", file, "--as", "mine", "--promote").stdout == (
+        "models/mine/versions/4 was imported and promoted to production\n"
+    )
+    ((header, *chunks),) = fake.requests["ImportModel"]
+    assert (header.header.model_id, header.header.size_bytes) == ("mine", 3 << 20)
+    assert [len(each.chunk) for each in chunks] == [1 << 20] * 3
+    assert run("models", "import", file).stdout == "models/m/versions/4 was imported\n"
+    gone = run("models", "import", tmp_path / "gone")
+    assert (gone.exit_code, "cannot read" in gone.stderr) == (2, True)
+
+
+def test_card_of_a_shadow_shows_the_comparison(run: Run, fake: FakeServer) -> None:
+    comparison = fake.card.comparison
+    comparison.production = "models/m/versions/1"
+    comparison.both_normal, comparison.both_anomalous = 90, 6
+    comparison.only_shadow, comparison.failed = 4, 2
+    comparison.disagreements.add(camera="left", item="items/7", production_score=1.25, shadow_score=2.5)
+    shown = " ".join(run("models", "show", "m/2").stdout.split())
+    assert "compared with m/1 since" in shown
+    assert "90 (90.0 %) 6 (6.0 %) 4 (4.0 %) 0 (0.0 %) 2" in shown
+    assert "left 2.500 0.000 1.250 0.000 items/7" in shown
+    fake.card.ClearField("comparison")
+    fake.card.comparison.production = "models/m/versions/1"
+    shown = " ".join(run("models", "show", "m/2").stdout.split())
+    assert "0 0 0 0 0" in shown
+    assert "disagreements" not in shown
+
+
+def test_force_reaches_the_server(run: Run, fake: FakeServer) -> None:
+    run("models", "delete", "m", "-y")
+    run("models", "delete", "m", "-y", "--force")
+    requests = [(each.name, each.force) for each in fake.requests["DeleteModel"]]
+    assert requests == [("models/m", False), ("models/m", True)]
+
+
+@pytest.mark.parametrize(
+    ("option", "rule", "value"),
+    [
+        (["--false-reject-rate", "0.01"], "target_false_reject_rate", 0.01),
+        (["--threshold", "-24.5"], "threshold", -24.5),
+        (["--threshold", "0"], "threshold", 0.0),
+    ],
+)
+def test_calibrate_sends_rule_author_and_comment(
+    run: Run, fake: FakeServer, option: list[str], rule: str, value: float
+) -> None:
+    who = ["--author", "ann", "--comment", "dusty", "--expected-revision", "2"]
+    result = run("models", "calibrate", "m/2", *option, *who)
+    assert result.exit_code == 0, result.stderr
+    assert "m/versions/2: threshold 24.500 -> 24.500, fixed manually; revision 3" in result.stdout
+    (request,) = fake.requests["UpdateCalibration"]
+    assert request.name == "models/m/versions/2"
+    assert request.WhichOneof("rule") == rule
+    assert getattr(request, rule) == value
+    assert (request.author, request.comment, request.expected_revision) == ("ann", "dusty", 2)
+
+
+def test_calibrate_defaults_to_the_current_user(
+    run: Run, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("getpass.getuser", lambda: "bea")
+    run("models", "calibrate", "m", "--trained")
+    (request,) = fake.requests["UpdateCalibration"]
+    assert (request.author, request.WhichOneof("rule")) == ("bea", "trained")
+
+    def unknown_user() -> str:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("getpass.getuser", unknown_user)
+    result = run("models", "calibrate", "m", "--trained")
+    assert result.exit_code == 2
+    assert "--author" in result.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--trained", "--threshold", "3"]])
+def test_calibrate_requires_exactly_one_rule(run: Run, fake: FakeServer, options: list[str]) -> None:
+    result = run("models", "calibrate", "m", *options)
+    assert result.exit_code == 2
+    assert "give exactly one of --false-reject-rate, --threshold and --trained" in result.stderr
+    assert not fake.requests["UpdateCalibration"]
+
+
+def test_card_shows_calibration_history(run: Run) -> None:
+    shown = run("models", "show", "m").stdout
+    assert "fixed manually" in shown
+    assert "jobs/made" in shown
+    assert "[too] many" in shown
+
+
+def test_report_is_printed_or_written(run: Run, tmp_path: Path) -> None:
+    page = run("models", "report", "m/1")
+    assert page.stdout == "<!doctype html><p>models/m/versions/1 "
+    written = tmp_path / "report.html"
+    result = run("models", "report", "m/1", "--evaluation", "e", "-o", written)
+    assert result.exit_code == 0
+    assert written.read_text() == "<!doctype html><p>models/m/versions/1 jobs/e"

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import grpc
+from PIL import Image
+from tests.support.cli import Run, json_lines
+from tests.support.fake_server import CallError, FakeServer, picture
+
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
+
+
+def test_score(run: Run, fake: FakeServer, image: Path) -> None:
+    result = run("score", image, "--model", "m/3")
+    assert result.exit_code == 0
+    assert "normal" in result.stdout
+    assert fake.requests["Score"][0].model == "models/m/versions/3"
+
+
+def test_score_continues_after_bad_images(run: Run, image: Path, tmp_path: Path) -> None:
+    bad, missing = tmp_path / "bad.png", tmp_path / "missing.png"
+    bad.write_bytes(b"not an image")
+    result = run("score", bad, missing, image, "-m", "m", "--json", "--fail-on-anomaly")
+    assert result.exit_code == 2
+    objects = json_lines(result)
+    assert [Path(line["image"]).name for line in objects] == ["bad.png", "missing.png", "frame.png"]
+    assert objects[0]["error"].endswith("bad.png: not an image")
+    assert objects[2]["score"] == 1.5
+    errors = result.stderr.splitlines()
+    assert len(errors) == 2
+    assert "bad.png" in errors[0]
+    assert "missing.png" in errors[1]
+
+
+def test_fail_on_anomaly_sets_the_exit_code(run: Run, fake: FakeServer, image: Path) -> None:
+    assert run("score", image, "-m", "m", "--fail-on-anomaly").exit_code == 0
+    fake.verdict = VERDICT_ANOMALOUS
+    assert run("score", image, "-m", "m").exit_code == 0
+    assert run("score", image, "-m", "m", "--fail-on-anomaly").exit_code == 1
+
+
+def test_maps_of_several_images_have_distinct_names(run: Run, image: Path, tmp_path: Path) -> None:
+    assert run("score", image, "-m", "m", "--map", tmp_path / "new" / "map.png").exit_code == 0
+    with Image.open(tmp_path / "new" / "map.png") as drawn:
+        assert drawn.width == 512
+    others = [tmp_path / folder / "000.png" for folder in ("crack", "good", "x/good")]
+    for other in others:
+        other.parent.mkdir(parents=True)
+        other.write_bytes(picture(64))
+    assert run("score", *others, "-m", "m", "--map", tmp_path / "maps").exit_code == 0
+    names = {path.name for path in (tmp_path / "maps").iterdir()}
+    assert names == {"crack-000.png", "good-000.png", "good-000-2.png"}
+
+
+def test_unwritable_map_is_a_usage_error(run: Run, image: Path, tmp_path: Path) -> None:
+    result = run("score", image, "-m", "m", "--map", tmp_path / "map.unknown")
+    assert result.exit_code == 2
+    assert "cannot write" in result.stderr
+
+
+def test_missing_model_stops_score_at_the_first_image(run: Run, fake: FakeServer, image: Path) -> None:
+    fake.errors["Score"] = [CallError(grpc.StatusCode.NOT_FOUND, "no such model")]
+    assert run("score", image, image, "-m", "m").exit_code == 3
+    assert len(fake.requests["Score"]) == 1
+
+
+def test_too_large_image_is_bad_input(run: Run, fake: FakeServer, image: Path) -> None:
+    refusal = CallError(grpc.StatusCode.RESOURCE_EXHAUSTED, "over 64 megapixels", "TOO_LARGE")
+    fake.errors["Score"] = [refusal]
+    assert run("score", image, image, "-m", "m").exit_code == 2
+    assert len(fake.requests["Score"]) == 2

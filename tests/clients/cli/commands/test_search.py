@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+from PIL import Image
+from tests.support.cli import Run, json_lines
+from tests.support.fake_server import FakeServer
+
+
+def test_search_with_montage(run: Run, fake: FakeServer, image: Path, tmp_path: Path) -> None:
+    result = run("search", image, "-m", "m", "-k", 2, "--class", "crack", "--montage", tmp_path / "m.png")
+    assert result.exit_code == 0, result.stderr
+    assert "tile/test/crack/001.png" in result.stdout
+    with Image.open(tmp_path / "m.png") as drawn:
+        assert drawn.width > 600
+    (request,) = fake.requests["Search"]
+    assert request.include_thumbnails
+    assert list(request.filter.classes) == ["crack"]
+
+
+def test_limit_of_zero_hits_is_a_usage_error(run: Run, fake: FakeServer, image: Path) -> None:
+    assert run("search", image, "-m", "m", "-k", 0).exit_code == 2
+    assert not fake.requests["Search"]
+
+
+def test_search_json_has_query_and_hits(run: Run, image: Path) -> None:
+    query, *hits = json_lines(run("search", image, "-m", "m", "--json"))
+    assert query["query"]["score"] == 2
+    assert [hit["hit"]["item"] for hit in hits] == ["items/1", "items/2", "items/3"]
+
+
+def test_search_reports_candidates_not_compared_in_time(run: Run, fake: FakeServer, image: Path) -> None:
+    fake.unseen = 28
+    command = ("search", image, "-m", "m", "--region", "0,0,8,8")
+    result = run(*command)
+    assert "28 candidates were not compared in time; increase --timeout" in result.stderr
+    assert json_lines(run(*command, "--json"))[-1] == {"page": {"unseen": 28}}
+    fake.unseen = 0
+    assert "not compared" not in run(*command).stderr
+
+
+def test_search_timeout_sets_the_deadline(run: Run, fake: FakeServer, image: Path) -> None:
+    for options, timeout_s in (((), 30), (("--timeout", 7), 7)):
+        assert run("search", image, "-m", "m", *options).exit_code == 0
+        # gRPC rounds deadlines up by some milliseconds.
+        assert timeout_s - 2 < fake.times_left["Search"][-1] < timeout_s + 0.1
+    assert run("search", image, "-m", "m", "--timeout", 0).exit_code == 2
+
+
+def test_kept_frame_has_no_dataset_path(run: Run, fake: FakeServer) -> None:
+    fake.hits[0].dataset = fake.hits[0].path = ""
+    shown = run("search", "items/7", "-m", "m").stdout
+    assert "/" not in shown.partition(fake.hits[1].path)[0].partition("0.900")[2].partition("items/")[0]

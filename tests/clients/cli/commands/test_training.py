@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+from typing import Any
+
+import pytest
+from tests.support.cli import Run
+from tests.support.fake_server import FakeServer, ended
+
+from blemish.v1.job_pb2 import (
+    JOB_PRIORITY_HIGH,
+    JOB_STATE_FAILED,
+)
+
+
+def test_priority_and_limits_reach_the_server(run: Run, fake: FakeServer) -> None:
+    options = ["--priority", "high", "--max-run-minutes", "1.5", "--max-memory-gib", "2", "--detach"]
+    assert run("train", "tile", *options).exit_code == 0
+    request = fake.requests["CreateJob"][0]
+    assert request.priority == JOB_PRIORITY_HIGH
+    assert request.limits.max_run_time.ToMilliseconds() == 90_000
+    assert request.limits.max_memory_bytes == 2 << 30
+
+
+def test_train_passes_settings(run: Run, fake: FakeServer) -> None:
+    run("train", "tile", "--input-size", 128, "--coreset-ratio", 0.05, "--promote", "--detach")
+    train = fake.requests["CreateJob"][0].train
+    assert train.patchcore.input_size == 128
+    assert train.patchcore.coreset_ratio == 0.05
+    assert not train.patchcore.HasField("whitened")  # left to the default of the server
+    assert train.promote
+    run("train", "tile", "--no-whitened", "--detach")
+    train = fake.requests["CreateJob"][1].train
+    assert train.patchcore.HasField("whitened")
+    assert not train.patchcore.whitened
+    assert run("train", "tile", "--detector", "efficientad", "--no-whitened").exit_code == 2
+
+
+def test_train_passes_settings_of_efficientad(run: Run, fake: FakeServer) -> None:
+    result = run(
+        "train", "tile", "--detector", "efficientad", "--size", "medium", "--max-minutes", 2.5, "--detach"
+    )
+    assert result.exit_code == 0
+    train = fake.requests["CreateJob"][0].train
+    assert train.WhichOneof("detector") == "efficientad"
+    assert (train.efficientad.size, train.efficientad.max_duration.ToSeconds()) == ("medium", 150)
+
+
+def test_option_of_the_other_detector_is_rejected(run: Run, fake: FakeServer) -> None:
+    for options in (["--detector", "efficientad", "--neighbors", 3], ["--max-steps", 3]):
+        refused = run("train", "tile", *options)
+        assert refused.exit_code == 2
+        assert "is an option of" in refused.stderr
+    assert not fake.requests["CreateJob"]
+
+
+def test_detach_prints_the_job_name(run: Run, fake: FakeServer) -> None:
+    assert run("train", "tile", "--detach").stdout == "jobs/made\n"
+    assert not fake.requests["WatchJob"]
+
+
+def test_failed_job_sets_the_exit_code(run: Run, fake: FakeServer) -> None:
+    fake.watches = [[ended("jobs/made", JOB_STATE_FAILED)]]
+    result = run("train", "tile")
+    assert result.exit_code == 1
+    assert "the worker ran out of memory" in result.stderr
+    assert run("jobs", "watch", "made").exit_code == 1
+    assert run("jobs", "watch", "made", "--json").exit_code == 1
+
+
+def test_ctrl_c_does_not_cancel_the_job(
+    run: Run, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("blemish_client.cli.progress.follow", interrupted)
+    result = run("train", "tile")
+    assert result.exit_code == 130
+    assert "blemish jobs watch made" in result.stderr
+    assert "blemish jobs cancel made" in result.stderr
+    assert not fake.requests["CancelJob"]
+
+
+def test_metrics_with_intervals_fit_80_columns(run: Run, monkeypatch: Any) -> None:
+    monkeypatch.setattr("blemish_client.cli.session._WIDTH_WITHOUT_TERMINAL", 80)
+    result = run("evaluate", "m", "tile")
+    assert "0.990  0.910-1.000" in result.stdout
+    assert "0.900-1.000" in result.stdout  # of the class, unbroken
+    assert "0-100 %" in result.stdout
+    assert "12.0" in result.stdout
+    assert max(map(len, result.stdout.split("report: ")[0].splitlines())) <= 80
+
+
+def test_job_result_shows_the_report_command(run: Run, fake: FakeServer) -> None:
+    assert "blemish models report tile-patchcore/1 -o report.html" in run("train", "tile").stdout
+    evaluated = ended("jobs/made")
+    evaluated.evaluate.model = "models/tile-patchcore/versions/1"
+    fake.watches = [[evaluated]]
+    output = run("evaluate", "m", "tile").stdout
+    assert "blemish models report tile-patchcore/1 --evaluation made -o report.html" in output

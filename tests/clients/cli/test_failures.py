@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import grpc
+import pytest
+from tests.support.cli import Run
+from tests.support.fake_server import CallError, FakeServer
+from typer.testing import CliRunner
+
+from blemish_client.cli import failures
+from blemish_client.cli.app import app
+
+
+@pytest.mark.parametrize(
+    ("command", "method", "target_name"),
+    [
+        (
+            ["dataset", "remove", "tile", "a.png", "b.png"],
+            "DeleteImages",
+            "2 images from datasets/tile",
+        ),
+        (["dataset", "remove", "tile", "a.png"], "DeleteImages", "a.png from datasets/tile"),
+        (["dataset", "delete", "tile"], "DeleteDataset", "datasets/tile"),
+        (["models", "delete", "m/3"], "DeleteModel", "models/m/versions/3"),
+        (["models", "delete", "m", "--force"], "DeleteModel", "models/m"),
+    ],
+)
+def test_deletion_requires_confirmation(
+    run: Run,
+    fake: FakeServer,
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    method: str,
+    target_name: str,
+) -> None:
+    unattended = run(*command)
+    assert unattended.exit_code == 2
+    assert f"without a terminal; pass --yes to delete {target_name}" in unattended.stderr
+    monkeypatch.setattr(failures, "_is_interactive", lambda: True)
+    declined = run(*command, stdin="n\n")
+    assert declined.exit_code == 1
+    assert f"Permanently delete {target_name}?" in declined.stderr
+    assert not fake.requests[method]
+    for confirmed in (run(*command, stdin="y\n"), run(*command, "--yes")):
+        assert confirmed.exit_code == 0, confirmed.stderr
+    assert len(fake.requests[method]) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, 2),
+        (grpc.StatusCode.ALREADY_EXISTS, 2),
+        (grpc.StatusCode.FAILED_PRECONDITION, 2),
+        (grpc.StatusCode.ABORTED, 2),
+        (grpc.StatusCode.NOT_FOUND, 3),
+        (grpc.StatusCode.UNAVAILABLE, 4),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 4),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, 4),
+        (grpc.StatusCode.INTERNAL, 5),
+        (grpc.StatusCode.DATA_LOSS, 5),
+        (grpc.StatusCode.UNKNOWN, 5),
+    ],
+)
+def test_exit_codes(run: Run, fake: FakeServer, code: grpc.StatusCode, exit_code: int) -> None:
+    fake.errors["GetModel"] = [CallError(code, "the cause:\nand the cure")]
+    result = run("models", "show", "m")
+    assert result.exit_code == exit_code
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("blemish: ")
+    assert "the cause: and the cure" in line
+
+
+def test_unreachable_server_is_reported_with_remedy(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path / 'n'}"
+    result = CliRunner().invoke(app, ["info"], env={"BLEMISH_SERVER": address})
+    assert result.exit_code == 4
+    (line,) = result.stderr.splitlines()
+    assert address in line
+    assert "blemish up" in line
