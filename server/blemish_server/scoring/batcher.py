@@ -407,7 +407,7 @@ class Batcher(Generic[Item, Ready, Result]):
             except Exception as error:
                 self._hand_over([queued], error)
                 continue
-            queued.item = None  # frees the encoded image early
+            queued.item = None  # the prepared input replaces it
             queued.since = self._clock()
             queued.prepare_s = queued.since - began
             done.append(queued)

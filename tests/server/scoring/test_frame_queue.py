@@ -90,7 +90,8 @@ class FakeCamera:
     async def _score(self, slot: FrameSlot[Frame]) -> int:
         if self.lane is not None:
             await self.lane.wait()
-        sequence = slot.claim().header.sequence
+        frame = slot.claim()  # a local variable, which the traceback of an error would keep alive
+        sequence = frame.header.sequence
         self.claimed.append(sequence)
         await self._permission(sequence).wait()
         if sequence in self.errors:
