@@ -105,6 +105,7 @@ class _Scoring:
     recorder: FrameRecorder
     shadow: Shadow
     metrics: ServerMetrics
+    pipeline: ScoringPipeline
 
     @classmethod
     def build(cls, settings: ServerSettings, stores: _Stores) -> "_Scoring":
@@ -122,11 +123,9 @@ class _Scoring:
         retention = FrameRetention(settings.keep_frames, settings.keep_frames_days)
         recorder = FrameRecorder(stores.index, stores.frames, limits, retention, stores.models.has)
         shadow = Shadow(stores.models, models, scorer, recorder, limits)
-        return cls(device, models, scorer, recorder, shadow, ServerMetrics())
-
-    @property
-    def pipeline(self) -> ScoringPipeline:
-        return ScoringPipeline(self.scorer, self.metrics, self.recorder, self.shadow)
+        metrics = ServerMetrics()
+        pipeline = ScoringPipeline(scorer, metrics, recorder, shadow)
+        return cls(device, models, scorer, recorder, shadow, metrics, pipeline)
 
 
 def build_app(settings: ServerSettings) -> App:

@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 # Weight of the newest item in the moving average of the time per item.
 _NEWEST_WEIGHT = 0.1
-# Longest time that a result is held back for others; see docs/benchmarks.md.
+# Longest time that a result is held back for others.
 _COLLECT_S = 0.010
 # Queued items per lane from which on results are collected: a late delivery then leaves no lane idle.
 _BUSY_ITEMS_PER_LANE = 2
