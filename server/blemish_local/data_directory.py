@@ -55,8 +55,8 @@ class DataDirectory:
 
 
 @contextlib.contextmanager
-def claim(data: DataDirectory) -> Iterator[int]:
-    """Hold the folder for this process; yield the descriptor that holds it.
+def claim(data: DataDirectory, wait_s: float = _LEASHES_GONE_S) -> Iterator[int]:
+    """Hold the folder for this process, waiting for a previous holder; yield the descriptor that holds it.
 
     A process that inherits the descriptor holds the folder too. The leashes do, so a new stack waits until
     the last process of a killed stack no longer uses the files.
@@ -67,7 +67,7 @@ def claim(data: DataDirectory) -> Iterator[int]:
     with contextlib.ExitStack() as held:
         try:
             data.root.mkdir(parents=True, exist_ok=True)
-            descriptor = held.enter_context(process_lock(data.lock, wait_s=_LEASHES_GONE_S))
+            descriptor = held.enter_context(process_lock(data.lock, wait_s=wait_s))
             for folder in (data.store, data.logs, data.run):
                 folder.mkdir(exist_ok=True)
         except LockHeld as error:

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-class Draw:
+class FilterSampler:
     """A source of random payloads, conditions and filters."""
 
     def __init__(self, seed: int) -> None:
@@ -97,9 +97,9 @@ def _matches(key: str, match: Any) -> qm.FieldCondition:
 def test_random_filters_agree(empty_pair: "QdrantPair") -> None:
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
-    draw = Draw(seed)
+    sampler = FilterSampler(seed)
     points = [
-        qm.PointStruct(id=number, vector=draw.vector(), payload=draw.payload(number))
+        qm.PointStruct(id=number, vector=sampler.vector(), payload=sampler.payload(number))
         for number in range(POINTS)
     ]
 
@@ -113,7 +113,7 @@ def test_random_filters_agree(empty_pair: "QdrantPair") -> None:
     empty_pair.do(fill)
     found = 0
     for number in range(FILTERS):
-        where, query = draw.filter(), draw.vector()
+        where, query = sampler.filter(), sampler.vector()
         context = f"seed {seed}, filter {number}: {where!r}"
         found += agree(empty_pair, where, query, context)
         if number % 20 == 10:

@@ -45,7 +45,7 @@ pytestmark = [
 Call = Callable[[QdrantClient], Any]
 
 
-class Draw:
+class PointSampler:
     """A source of random vectors and payloads."""
 
     def __init__(self) -> None:
@@ -75,20 +75,22 @@ class Draw:
 
 
 @pytest.fixture
-def draw() -> Draw:
-    return Draw()
+def sampler() -> PointSampler:
+    return PointSampler()
 
 
 @pytest.fixture
-def filled(pair: "QdrantPair", name: str, draw: Draw) -> "QdrantPair":
+def filled(pair: "QdrantPair", name: str, sampler: PointSampler) -> "QdrantPair":
     """Both with the same points in one collection."""
-    fill(pair, name, draw)
+    fill(pair, name, sampler)
     return pair
 
 
-def fill(pair: "QdrantPair", name: str, draw: Draw, distance: qm.Distance = qm.Distance.COSINE) -> None:
+def fill(
+    pair: "QdrantPair", name: str, sampler: PointSampler, distance: qm.Distance = qm.Distance.COSINE
+) -> None:
     points = [
-        qm.PointStruct(id=number, vector=draw.vector(), payload=draw.payload(number))
+        qm.PointStruct(id=number, vector=sampler.vector(), payload=sampler.payload(number))
         for number in range(POINTS)
     ]
     pair.do(lambda c: c.create_collection(name, qm.VectorParams(size=SIZE, distance=distance)))
@@ -109,8 +111,8 @@ def ids(points: Sequence[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("by", ["line", "tags", "tags[]", "n", "ok", "mixed", "deep.list[].part", "none"])
-def test_groups_agree(filled: "QdrantPair", name: str, draw: Draw, by: str) -> None:
-    query = draw.vector()
+def test_groups_agree(filled: "QdrantPair", name: str, sampler: PointSampler, by: str) -> None:
+    query = sampler.vector()
     for limit, size in ((1, 1), (3, 2), (4, 30), (50, 2), (50, POINTS)):
         filled.rank_alike(
             lambda c, limit=limit, size=size: c.query_points_groups(  # type: ignore[misc]
@@ -119,8 +121,10 @@ def test_groups_agree(filled: "QdrantPair", name: str, draw: Draw, by: str) -> N
         )
 
 
-def test_groups_accept_the_options_of_a_query(filled: "QdrantPair", name: str, draw: Draw) -> None:
-    query = draw.vector()
+def test_groups_accept_the_options_of_a_query(
+    filled: "QdrantPair", name: str, sampler: PointSampler
+) -> None:
+    query = sampler.vector()
     options: Sequence[dict[str, Any]] = (
         {"query": query, "query_filter": where("ok", True), "with_payload": ["n"]},
         {"query": query, "with_payload": False, "with_vectors": True},
@@ -156,10 +160,12 @@ def test_invalid_group_request_is_rejected(filled: "QdrantPair", name: str) -> N
 
 
 @pytest.mark.parametrize("distance", list(qm.Distance))
-def test_diverse_hits_agree(pair: "QdrantPair", name: str, draw: Draw, distance: qm.Distance) -> None:
-    fill(pair, name, draw, distance)
+def test_diverse_hits_agree(
+    pair: "QdrantPair", name: str, sampler: PointSampler, distance: qm.Distance
+) -> None:
+    fill(pair, name, sampler, distance)
     for diversity in (0.0, 0.3, 0.7, 1.0, None):
-        query = draw.vector()
+        query = sampler.vector()
         options: Sequence[dict[str, Any]] = (
             {"limit": 10},
             {"limit": 5, "offset": 3, "with_vectors": True},
@@ -170,7 +176,7 @@ def test_diverse_hits_agree(pair: "QdrantPair", name: str, draw: Draw, distance:
             nearest = qm.NearestQuery(nearest=query, mmr=mmr)
             if not tied(pair, name, nearest, option, distance):
                 pair.same(lambda c, q=nearest, option=option: c.query_points(name, query=q, **option))  # type: ignore[misc]
-    plain = qm.NearestQuery(nearest=draw.vector(), mmr=qm.Mmr())
+    plain = qm.NearestQuery(nearest=sampler.vector(), mmr=qm.Mmr())
     pair.same(lambda c: c.query_points(name, query=plain, limit=6))
 
 
@@ -219,12 +225,14 @@ def test_diversity_outside_its_bounds_is_rejected(filled: "QdrantPair", name: st
 
 
 @pytest.mark.parametrize("distance", list(qm.Distance))
-def test_recommendations_agree(pair: "QdrantPair", name: str, draw: Draw, distance: qm.Distance) -> None:
-    fill(pair, name, draw, distance)
+def test_recommendations_agree(
+    pair: "QdrantPair", name: str, sampler: PointSampler, distance: qm.Distance
+) -> None:
+    fill(pair, name, sampler, distance)
     examples: Sequence[tuple[list[Any], list[Any]]] = (
         ([1], []),
-        ([1, 2, draw.vector()], [3]),
-        ([draw.vector()], [draw.vector(), 4]),
+        ([1, 2, sampler.vector()], [3]),
+        ([sampler.vector()], [sampler.vector(), 4]),
         ([1, 1], [9]),
     )
     options: Sequence[dict[str, Any]] = (
@@ -264,8 +272,10 @@ def test_invalid_recommendation_is_rejected(filled: "QdrantPair", name: str) -> 
     filled.tested_rejects(BAD, call([float("nan")] * SIZE))
 
 
-def test_quantized_search_equals_exact_search(filled: "QdrantPair", name: str, draw: Draw) -> None:
-    query = draw.vector()
+def test_quantized_search_equals_exact_search(
+    filled: "QdrantPair", name: str, sampler: PointSampler
+) -> None:
+    query = sampler.vector()
     for params in (
         qm.SearchParams(quantization=qm.QuantizationSearchParams(rescore=True, oversampling=2.0)),
         qm.SearchParams(exact=True),

@@ -19,7 +19,7 @@ from blemish_client.demo.surfaces import generate
 
 
 @dataclass(frozen=True)
-class Stack:
+class RunningStack:
     """A running stack and where it may import from."""
 
     address: str
@@ -39,7 +39,7 @@ def surfaces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, surfaces: Path) -> Iterator[Stack]:
+def stack(tmp_path_factory: pytest.TempPathFactory, surfaces: Path) -> Iterator[RunningStack]:
     home = tmp_path_factory.mktemp("stack")
     metrics = f"127.0.0.1:{free_port()}"
     process = subprocess.Popen(
@@ -59,30 +59,30 @@ def stack(tmp_path_factory: pytest.TempPathFactory, surfaces: Path) -> Iterator[
         start_new_session=True,
     )
     try:
-        yield Stack(wait_for_file(home / "address", process), surfaces, home / "data", metrics)
+        yield RunningStack(wait_for_file(home / "address", process), surfaces, home / "data", metrics)
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
 
 
 @pytest.fixture
-def stack_address(stack: Stack) -> str:
+def stack_address(stack: RunningStack) -> str:
     return stack.address
 
 
 @pytest.fixture
-def stack_data(stack: Stack) -> Path:
+def stack_data(stack: RunningStack) -> Path:
     return stack.data
 
 
 @pytest.fixture
-def client(stack: Stack) -> Iterator[Client]:
+def client(stack: RunningStack) -> Iterator[Client]:
     with Client(stack.address) as connected:
         yield connected
 
 
 @pytest.fixture(scope="session")
-def tile_model(stack: Stack) -> str:
+def tile_model(stack: RunningStack) -> str:
     """A model version trained on the small tile, its test images indexed."""
     with Client(stack.address) as client:
         client.import_dataset("tile", str(stack.surfaces / "tile"))
@@ -108,7 +108,7 @@ def address() -> str:
 
 
 @pytest.fixture
-def launch(address: str, stack: Stack) -> Iterator[Start]:
+def launch(address: str, stack: RunningStack) -> Iterator[Start]:
     """As ``start``, but does not wait until it answers."""
     running: list[subprocess.Popen[bytes]] = []
 

@@ -42,7 +42,7 @@ from blemish_server.auth.authenticator import required_roles
 from blemish_server.scoring.batcher import Priority
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Stack
+    from tests.integration.conftest import RunningStack
 
 UNAUTHENTICATED, DENIED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
 
@@ -76,7 +76,7 @@ class Guarded:
 
 
 @pytest.fixture(scope="module")
-def guarded(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def guarded(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     folder = tmp_path_factory.mktemp("guarded")
     access.grant(folder / "callers.json", "nobody-yet", Role.CAMERA)
     ready, log = folder / "ready", folder / "server.log"
@@ -159,7 +159,7 @@ def test_each_role_reaches_what_the_contract_says(guarded: Guarded, tokens: dict
 
 
 def test_no_image_is_more_urgent_than_its_caller_may(
-    guarded: Guarded, tile_model: str, stack: Stack
+    guarded: Guarded, tile_model: str, stack: RunningStack
 ) -> None:
     token = access.grant(guarded.callers, "an-audit", Role.CAMERA, Priority.AUDIT)
     until_known(guarded, token)
@@ -228,7 +228,9 @@ def test_the_health_check_of_the_image_shakes_hands(guarded: Guarded) -> None:
     assert subprocess.run([*check, "localhost:1"], env=by_tls, capture_output=True).returncode == 1
 
 
-def test_a_stream_ends_when_its_token_is_revoked(guarded: Guarded, tile_model: str, stack: Stack) -> None:
+def test_a_stream_ends_when_its_token_is_revoked(
+    guarded: Guarded, tile_model: str, stack: RunningStack
+) -> None:
     token = access.grant(guarded.callers, "press-7", Role.CAMERA)
     until_known(guarded, token)
     frame = (stack.surfaces / "tile/train/good/000.png").read_bytes()
@@ -249,7 +251,7 @@ def test_a_stream_ends_when_its_token_is_revoked(guarded: Guarded, tile_model: s
 
 
 def test_an_upload_ends_when_its_token_is_revoked(
-    guarded: Guarded, stack: Stack, tokens: dict[Role, str]
+    guarded: Guarded, stack: RunningStack, tokens: dict[Role, str]
 ) -> None:
     token = access.grant(guarded.callers, "office", Role.OPERATOR)
     until_known(guarded, token)
@@ -279,7 +281,7 @@ def test_a_job_tells_who_asked_for_it(guarded: Guarded, tile_model: str, tokens:
 
 
 async def test_the_client_for_asyncio_shows_who_it_is(
-    guarded: Guarded, tile_model: str, stack: Stack, tokens: dict[Role, str]
+    guarded: Guarded, tile_model: str, stack: RunningStack, tokens: dict[Role, str]
 ) -> None:
     until_known(guarded, tokens[Role.CAMERA])
     frame = (stack.surfaces / "tile/train/good/000.png").read_bytes()

@@ -25,11 +25,11 @@ from blemish_core.models.bundle import read_manifest
 from blemish_core.models.calibration_log import CalibrationChange, CalibrationLog, ThresholdRule
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Stack
+    from tests.integration.conftest import RunningStack
 
 
 @pytest.fixture(scope="module")
-def version(stack: Stack, tile_model: str) -> str:
+def version(stack: RunningStack, tile_model: str) -> str:
     """A version of its own, so that no other test meets its thresholds."""
     with Client(stack.address) as client:
         job = client.wait(client.train("tile", model_id="line", detector=PatchCore(input_size=64)))

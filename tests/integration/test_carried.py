@@ -10,7 +10,7 @@ import grpc
 import pytest
 from safetensors.numpy import load, save
 from tests.core.models.test_archive import members, packed
-from tests.integration.conftest import Stack
+from tests.integration.conftest import RunningStack
 
 from blemish.v1.model_pb2 import ImportModelRequest, ModelHeader
 from blemish.v1.model_pb2_grpc import ModelServiceStub
@@ -22,7 +22,7 @@ MiB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def export(stack: Stack, tile_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def export(stack: RunningStack, tile_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tile's version, its threshold fixed by a person."""
     file = tmp_path_factory.mktemp("export") / "tile.blemish"
     told: list[tuple[int, int]] = []
@@ -36,7 +36,7 @@ def export(stack: Stack, tile_model: str, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_it_does_there_what_it_did_here(
-    client: Client, stack: Stack, tile_model: str, export: Path
+    client: Client, stack: RunningStack, tile_model: str, export: Path
 ) -> None:
     told: list[tuple[int, int]] = []
     carried = client.import_model(export, model_id="carried", on_bytes=lambda *bytes_: told.append(bytes_))
@@ -89,7 +89,7 @@ def test_weights_that_fit_nothing_are_not_taken_in(client: Client, export: Path,
     ],
 )
 def test_rubbish(
-    stack: Stack, sent: Iterable[ModelHeader | ImportModelRequest | bytes], code: str, words: str
+    stack: RunningStack, sent: Iterable[ModelHeader | ImportModelRequest | bytes], code: str, words: str
 ) -> None:
     def message(part: ModelHeader | ImportModelRequest | bytes) -> ImportModelRequest:
         if isinstance(part, ModelHeader):

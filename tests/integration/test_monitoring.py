@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.integration.conftest import Stack, Start
+from tests.integration.conftest import RunningStack, Start
 from tests.support.ports import free_port
 from tritonclient import grpc as triton
 
@@ -53,12 +53,12 @@ def within(seconds: float, condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def scrape(stack: Stack) -> Callable[[], Scrape]:
+def scrape(stack: RunningStack) -> Callable[[], Scrape]:
     return lambda: Scrape(stack.metrics)
 
 
 def test_all_that_is_judged_is_counted_once(
-    client: Client, stack: Stack, tile_model: str, scrape: Callable[[], Scrape]
+    client: Client, stack: RunningStack, tile_model: str, scrape: Callable[[], Scrape]
 ) -> None:
     good, oil = ((stack.surfaces / f"tile/test/{kind}/000.png").read_bytes() for kind in ("good", "oil"))
     before = scrape()
@@ -140,7 +140,7 @@ def test_every_metric_is_documented_and_every_documented_one_is_there(
 
 
 def test_a_deadline_that_passed_is_told_from_a_caller_who_left(
-    client: Client, stack: Stack, scrape: Callable[[], Scrape], tile_model: str
+    client: Client, stack: RunningStack, scrape: Callable[[], Scrape], tile_model: str
 ) -> None:
     job = client.train("tile", model_id="watched")
 
@@ -186,7 +186,7 @@ def test_it_ends_with_the_server(start: Start) -> None:
     ("listen", "words"),
     [("taken", "choose another with BLEMISH_METRICS_LISTEN"), ("nowhere", "BLEMISH_METRICS_LISTEN")],
 )
-def test_an_address_that_cannot_be_had_is_said_so(stack: Stack, listen: str, words: str) -> None:
+def test_an_address_that_cannot_be_had_is_said_so(stack: RunningStack, listen: str, words: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "blemish_server"],
         env=os.environ

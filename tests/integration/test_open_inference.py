@@ -25,7 +25,7 @@ from tritonclient.utils import InferenceServerException
 from blemish_client import Client
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Stack
+    from tests.integration.conftest import RunningStack
 
 KSERVE = Path(sys.prefix) / "kserve/bin/python"
 
@@ -36,13 +36,13 @@ def pictures(surfaces: Path) -> list[bytes]:
 
 
 @pytest.fixture
-def client(stack: Stack) -> Iterator[Any]:
+def client(stack: RunningStack) -> Iterator[Any]:
     with triton.InferenceServerClient(stack.address) as connected:
         yield connected
 
 
 @pytest.fixture
-def ours(stack: Stack) -> Iterator[Client]:
+def ours(stack: RunningStack) -> Iterator[Client]:
     with Client(stack.address) as connected:
         yield connected
 
@@ -121,7 +121,7 @@ def test_triton_calls_at_once_and_streams(client: Any, tile_model: str, pictures
     assert scored == pytest.approx([*expected, expected[0]])  # in order
 
 
-async def test_tritons_asyncio_client(stack: Stack, tile_model: str, pictures: list[bytes]) -> None:
+async def test_tritons_asyncio_client(stack: RunningStack, tile_model: str, pictures: list[bytes]) -> None:
     async with triton_aio.InferenceServerClient(stack.address) as client:
         assert await client.is_model_ready("tile")
         answers = await asyncio.gather(*(client.infer("tile", given(picture)) for picture in pictures))
@@ -199,7 +199,7 @@ def test_triton_is_told_what_is_wrong(
         ),
     ],
 )
-def test_malformed_requests_are_refused(stack: Stack, tile_model: str, request_: Any) -> None:
+def test_malformed_requests_are_refused(stack: RunningStack, tile_model: str, request_: Any) -> None:
     with grpc.insecure_channel(stack.address) as channel, pytest.raises(grpc.RpcError) as refused:
         GRPCInferenceServiceStub(channel).ModelInfer(request_, timeout=30)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -231,7 +231,7 @@ def test_statistics_count_and_other_extensions_are_named_as_missing(
     assert missing.value.status() == "StatusCode.UNIMPLEMENTED"
 
 
-def test_kserves_client(stack: Stack, ours: Client, tile_model: str, surfaces: Path) -> None:
+def test_kserves_client(stack: RunningStack, ours: Client, tile_model: str, surfaces: Path) -> None:
     assert KSERVE.exists(), "KServe's client is not there; `make test` brings it"
     image = surfaces / "tile/test/good/000.png"
     script = Path(__file__).with_name("kserve_client.py")

@@ -18,7 +18,7 @@ from blemish_client import BlemishError, Client
 from blemish_client.errors import Unavailable
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Stack, Start
+    from tests.integration.conftest import RunningStack, Start
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -101,7 +101,7 @@ def test_whoever_calls_while_it_ends_is_answered_or_told_that_it_ends(
 
 
 def test_the_least_recently_used_makes_room(
-    stack: Stack, start: Start, address: str, tile_model: str, surfaces: Path
+    stack: RunningStack, start: Start, address: str, tile_model: str, surfaces: Path
 ) -> None:
     models = stack.data / "store/models"
     shutil.copytree(models / "tile", models / "copied")

@@ -13,7 +13,7 @@ from blemish_local.address import Address
 from blemish_local.data_directory import DataDirectory, claim
 from blemish_local.options import resolve
 from blemish_local.stack import compose
-from blemish_local.supervision.service import Service
+from blemish_local.supervision.service import ServiceProcess
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class EmbeddedRedis:
     """A running Redis of the embedded stack."""
 
     data: DataDirectory
-    service: Service
+    service: ServiceProcess
     url: str
 
 
@@ -32,7 +32,7 @@ async def embedded(tmp_path: Path) -> AsyncIterator[EmbeddedRedis]:
     with claim(data) as held:
         environment = {"PATH": os.environ["PATH"]}
         stack = compose(resolve(environment), data, Address("127.0.0.1", 0))
-        service = Service(stack.stages[0][0], held)
+        service = ServiceProcess(stack.stages[0][0], held)
         await service.start()
         yield EmbeddedRedis(data, service, stack.variables["REDIS_URL"])
         assert await service.stop(grace_s=10)

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.integration.conftest import Stack
+from tests.integration.conftest import RunningStack
 
 from blemish.v1.job_pb2 import PatchCore
 from blemish_client import Client
@@ -15,7 +15,7 @@ GRID = "test/bent/000.png"
 
 
 @pytest.fixture(scope="module")
-def doomed(stack: Stack) -> str:
+def doomed(stack: RunningStack) -> str:
     """A version in production, trained on a dataset of the same name whose test images are indexed."""
     with Client(stack.address) as client:
         client.import_dataset("doomed", str(stack.surfaces / "grid"))
@@ -27,7 +27,9 @@ def doomed(stack: Stack) -> str:
         return trained.result.model_version
 
 
-def test_removed_images_and_datasets_are_found_no_more(client: Client, stack: Stack, doomed: str) -> None:
+def test_removed_images_and_datasets_are_found_no_more(
+    client: Client, stack: RunningStack, doomed: str
+) -> None:
     paths = [image.path for image in client.images("doomed")]
     folder = stack.surfaces / "grid"
     layout = ("train/good/*", "test/*/*", "ground_truth/*/*")
@@ -55,7 +57,7 @@ def test_removed_images_and_datasets_are_found_no_more(client: Client, stack: St
     assert client.score(frame, "doomed").model_version == doomed, "what it learned stays"
 
 
-def test_a_removed_model_scores_no_more(client: Client, stack: Stack, doomed: str) -> None:
+def test_a_removed_model_scores_no_more(client: Client, stack: RunningStack, doomed: str) -> None:
     frame = (stack.surfaces / "grid" / GRID).read_bytes()
     assert client.score(frame, "doomed").model_version == doomed
     with pytest.raises(InvalidArgument, match="is an alias, which may move"):
@@ -83,6 +85,6 @@ def test_a_removed_model_scores_no_more(client: Client, stack: Stack, doomed: st
     assert bundles(stack) == []
 
 
-def bundles(stack: Stack) -> list[Path]:
+def bundles(stack: RunningStack) -> list[Path]:
     """Versions of it that are left in the store."""
     return [path for path in (stack.data / "store/models/doomed").iterdir() if path.is_dir()]

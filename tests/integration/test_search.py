@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
-from tests.integration.conftest import Stack
+from tests.integration.conftest import RunningStack
 
 from blemish.v1 import inspection_pb2, search_pb2
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, Region
@@ -23,12 +23,12 @@ from blemish_client.retrieval import evaluate
 GONE = f"items/{UUID(int=7)}"
 
 
-def image(stack: Stack, name: str) -> bytes:
+def image(stack: RunningStack, name: str) -> bytes:
     return (stack.surfaces / "tile/test" / name).read_bytes()
 
 
 @pytest.fixture
-def oil(client: Client, stack: Stack, tile_model: str) -> search_pb2.Hit:
+def oil(client: Client, stack: RunningStack, tile_model: str) -> search_pb2.Hit:
     """The indexed image of an oil stain."""
     return next(iter(client.search(image(stack, "oil/000.png"), "tile", 1)))
 
@@ -65,7 +65,7 @@ def test_pages_go_on_where_the_one_before_ended(client: Client, oil: search_pb2.
         client.search(found[3], "tile", 5, page_token=token)
 
 
-def test_hits_come_packed_only_where_asked_for(stack: Stack, oil: search_pb2.Hit) -> None:
+def test_hits_come_packed_only_where_asked_for(stack: RunningStack, oil: search_pb2.Hit) -> None:
     request = search_pb2.SearchRequest(model="models/tile", item=oil.item, limit=5)
     packed = search_pb2.SearchRequest()
     packed.CopyFrom(request)
@@ -99,7 +99,7 @@ def test_diversity_leaves_out_what_is_alike(client: Client, oil: search_pb2.Hit)
     assert set(diverse) != set(plain)
 
 
-def test_a_vector_finds_what_its_image_finds(client: Client, stack: Stack, tile_model: str) -> None:
+def test_a_vector_finds_what_its_image_finds(client: Client, stack: RunningStack, tile_model: str) -> None:
     picture = image(stack, "oil/000.png")
     embedding = client.score(picture, "tile", embedding=True).embedding
     by_image = [hit.item for hit in client.search(picture, "tile", 5)]
@@ -133,7 +133,7 @@ def test_what_people_say_is_filtered_by_and_searched_by(client: Client, oil: sea
 
 
 def test_a_part_of_an_image_finds_the_same_and_says_where(
-    client: Client, stack: Stack, tile_model: str
+    client: Client, stack: RunningStack, tile_model: str
 ) -> None:
     """Also where the image shows something worse beside it."""
     crack, oil = (Image.open(BytesIO(image(stack, f"{kind}/000.png"))) for kind in ("crack", "oil"))
@@ -159,7 +159,9 @@ def test_a_part_of_an_image_finds_the_same_and_says_where(
         assert mask[box.top : box.top + box.height, box.left : box.left + box.width].any()
 
 
-def test_a_region_of_an_item_leaves_the_item_out(client: Client, stack: Stack, oil: search_pb2.Hit) -> None:
+def test_a_region_of_an_item_leaves_the_item_out(
+    client: Client, stack: RunningStack, oil: search_pb2.Hit
+) -> None:
     down, across = np.nonzero(_mask(stack, "oil"))
     box = (int(across.min()), int(down.min()), int(np.ptp(across)) + 1, int(np.ptp(down)) + 1)
     hits = list(client.search(oil.item, "tile", 100, region=box, where="-class = good"))
@@ -168,7 +170,7 @@ def test_a_region_of_an_item_leaves_the_item_out(client: Client, stack: Stack, o
     assert all(hit.HasField("match") for hit in hits)
 
 
-def _mask(stack: Stack, kind: str) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+def _mask(stack: RunningStack, kind: str) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
     """The ground truth of the first image of a class."""
     with Image.open(stack.surfaces / f"tile/ground_truth/{kind}/000_mask.png") as mask:
         return np.asarray(mask.convert("L"))
@@ -214,7 +216,7 @@ def test_precision_by_what_is_indexed(client: Client, tile_model: str) -> None:
     ],
 )
 def test_what_no_search_can_be_made_of(
-    stack: Stack, oil: search_pb2.Hit, change: search_pb2.SearchRequest, words: str
+    stack: RunningStack, oil: search_pb2.Hit, change: search_pb2.SearchRequest, words: str
 ) -> None:
     request = search_pb2.SearchRequest(model="models/tile")
     if not change.HasField("vector") and "query" not in words and "alone" not in words:
@@ -226,7 +228,7 @@ def test_what_no_search_can_be_made_of(
     assert words in (refusal.value.details() or "")
 
 
-def test_frames_that_are_kept_are_found(client: Client, stack: Stack, tile_model: str) -> None:
+def test_frames_that_are_kept_are_found(client: Client, stack: RunningStack, tile_model: str) -> None:
     """A model of its own, which has no index before its first frame."""
     trained = client.wait(client.train("tile", model_id="kept", promote=True))
     assert trained.error == ""
@@ -257,7 +259,9 @@ def test_frames_that_are_kept_are_found(client: Client, stack: Stack, tile_model
     assert hits[0].similarity == pytest.approx(1, abs=1e-3)
 
 
-def test_searches_move_to_a_promoted_version_when_its_index_is_whole(client: Client, stack: Stack) -> None:
+def test_searches_move_to_a_promoted_version_when_its_index_is_whole(
+    client: Client, stack: RunningStack
+) -> None:
     client.import_dataset("moving", str(stack.surfaces / "tile"))
     first = client.wait(client.train("moving", model_id="moving", promote=True)).result.model_version
     assert client.wait(client.embed(first, "moving")).error == ""
@@ -293,7 +297,7 @@ def test_searches_move_to_a_promoted_version_when_its_index_is_whole(client: Cli
     assert sorted(job.embed.kept_frames for job in brought) == [False, True]
 
 
-def test_false_alarms_are_learned_from(client: Client, stack: Stack, tile_model: str) -> None:
+def test_false_alarms_are_learned_from(client: Client, stack: RunningStack, tile_model: str) -> None:
     client.import_dataset("grid", str(stack.surfaces / "grid"))
     trained = client.wait(client.train("tile", model_id="alarmed", promote=True))
     assert trained.error == ""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.integration.conftest import Stack
+from tests.integration.conftest import RunningStack
 
 from blemish.v1.inspection_pb2 import STREAM_POLICY_BLOCK
 from blemish.v1.job_pb2 import PatchCore
@@ -18,7 +18,7 @@ PRODUCTION, TRIED = "models/tried/versions/1", "models/tried/versions/2"
 
 
 @pytest.fixture(scope="module")
-def tried(stack: Stack, tile_model: str) -> str:
+def tried(stack: RunningStack, tile_model: str) -> str:
     """A model with a version in production and one that takes everything for anomalous."""
     with Client(stack.address) as client:
         for ratio in (0.1, 0.05):
@@ -30,7 +30,7 @@ def tried(stack: Stack, tile_model: str) -> str:
     return "tried"
 
 
-def test_it_has_no_say_until_it_is_promoted(client: Client, stack: Stack, tried: str) -> None:
+def test_it_has_no_say_until_it_is_promoted(client: Client, stack: RunningStack, tried: str) -> None:
     with pytest.raises(FailedPrecondition, match="in production itself"):
         client.shadow(PRODUCTION)
     with pytest.raises(NotFound):

@@ -29,7 +29,7 @@ from blemish_client import AsyncClient, Client, FrameResult
 from blemish_client.errors import InvalidArgument, NotFound, ResourceExhausted
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Stack, Start
+    from tests.integration.conftest import RunningStack, Start
 
 BLOCK, LATEST, REJECT = pb.STREAM_POLICY_BLOCK, pb.STREAM_POLICY_LATEST, pb.STREAM_POLICY_REJECT
 
@@ -40,7 +40,7 @@ def picture(surfaces: Path) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def line(stack: Stack, tile_model: str) -> str:
+def line(stack: RunningStack, tile_model: str) -> str:
     """A model of its own with two versions, the first in production."""
     with Client(stack.address) as client:
         for _ in range(2):
@@ -51,7 +51,7 @@ def line(stack: Stack, tile_model: str) -> str:
 
 
 @pytest.fixture
-def stub(stack: Stack) -> Iterator[InspectionServiceStub]:
+def stub(stack: RunningStack) -> Iterator[InspectionServiceStub]:
     with grpc.insecure_channel(stack.address) as channel:
         yield InspectionServiceStub(channel)
 
@@ -159,7 +159,7 @@ def test_reject_refuses_in_place(stub: InspectionServiceStub, picture: bytes, ti
 
 @pytest.mark.parametrize("hogs", ["streams", "calls"])
 def test_who_takes_all_there_is_leaves_others_their_turns(
-    hogs: str, stack: Stack, picture: bytes, tile_model: str
+    hogs: str, stack: RunningStack, picture: bytes, tile_model: str
 ) -> None:
     done = threading.Event()
     taken = threading.Semaphore(0)
@@ -219,7 +219,7 @@ def test_a_frame_that_would_be_late_is_refused(client: Client, picture: bytes, t
 
 
 def test_a_reader_that_stopped_reading_costs_nobody_else(
-    stack: Stack, client: Client, picture: bytes, tile_model: str
+    stack: RunningStack, client: Client, picture: bytes, tile_model: str
 ) -> None:
     sent = 0
     # Else gRPC widens the reader's window while answers are quick, and it holds what the machine allows.
@@ -251,7 +251,7 @@ def test_a_reader_that_stopped_reading_costs_nobody_else(
 
 
 def test_cameras_that_vanish_leave_room_for_others(
-    stack: Stack, client: Client, picture: bytes, tile_model: str
+    stack: RunningStack, client: Client, picture: bytes, tile_model: str
 ) -> None:
     for _ in range(30):
         with grpc.insecure_channel(stack.address) as channel:
@@ -269,7 +269,7 @@ def test_cameras_that_vanish_leave_room_for_others(
     assert len(answers(client, [picture] * 5, tile_model)) == 5
 
 
-def test_two_hundred_cameras_at_once(stack: Stack, picture: bytes, tile_model: str) -> None:
+def test_two_hundred_cameras_at_once(stack: RunningStack, picture: bytes, tile_model: str) -> None:
     def camera(number: int) -> list[int]:
         with Client(stack.address) as client:
             told = client.stream([picture] * 2, tile_model, policy=BLOCK, camera=f"camera {number}")
@@ -436,7 +436,7 @@ def test_a_raw_frame_that_does_not_fit_is_refused_by_its_field(
     assert refused.value.field.endswith(field)
 
 
-def test_line_stop_goes_before_backfill(stack: Stack, picture: bytes, tile_model: str) -> None:
+def test_line_stop_goes_before_backfill(stack: RunningStack, picture: bytes, tile_model: str) -> None:
     ended: list[str] = []
 
     def call(name: str, priority: pb.Priority.ValueType) -> None:
@@ -473,7 +473,7 @@ def test_a_deadline_that_has_passed_costs_nothing(
 
 
 async def test_the_asyncio_client_says_what_the_blocking_one_says(
-    stack: Stack, surfaces: Path, tile_model: str
+    stack: RunningStack, surfaces: Path, tile_model: str
 ) -> None:
     images = [file.read_bytes() for file in sorted((surfaces / "tile/test").glob("*/00[01].png"))]
     with Client(stack.address) as blocking:
@@ -488,7 +488,7 @@ async def test_the_asyncio_client_says_what_the_blocking_one_says(
 
 
 def test_a_model_that_is_deleted_ends_no_stream(
-    stack: Stack, client: Client, picture: bytes, tile_model: str
+    stack: RunningStack, client: Client, picture: bytes, tile_model: str
 ) -> None:
     models = stack.data / "store/models"
     shutil.copytree(models / "tile", models / "vanishing")
@@ -529,7 +529,7 @@ def contract(*, without: dict[str, set[str]], beside: dict[str, str]) -> Any:
 
 
 @pytest.mark.parametrize("age", ["older", "newer"])
-def test_clients_of_other_versions(stack: Stack, picture: bytes, tile_model: str, age: str) -> None:
+def test_clients_of_other_versions(stack: RunningStack, picture: bytes, tile_model: str, age: str) -> None:
     newer = {"Frame": "mood", "StreamConfig": "fashion", "Image": "frame_colour"}
     older = {
         "StreamConfig": {"priority", "max_latency"},

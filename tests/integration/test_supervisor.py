@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 
 from blemish_local.stack import ExternalService, Stack
-from blemish_local.supervision import supervisor as supervisor_module
 from blemish_local.supervision.probes import NotReady, file_exists
-from blemish_local.supervision.service import Service, ServiceFailed, ServiceSpec
+from blemish_local.supervision.service import ServiceFailed, ServiceProcess, ServiceSpec
 from blemish_local.supervision.supervisor import RestartPolicy, Supervisor
 
 QUICK = RestartPolicy(first_delay_s=0.01, longest_delay_s=0.02, grace_s=0.5)
@@ -53,7 +52,7 @@ class ScriptedServices:
 
     folder: Path
     held: int
-    services: list[Service] = field(default_factory=list)
+    services: list[ServiceProcess] = field(default_factory=list)
     reported: list[str] = field(default_factory=list)
     warned: list[str] = field(default_factory=list)
 
@@ -71,8 +70,8 @@ class ScriptedServices:
             ready_file=directory / "ready",
         )
 
-    def service(self, name: str, script: str) -> Service:
-        self.services.append(Service(self.spec(name, script), self.held))
+    def service(self, name: str, script: str) -> ServiceProcess:
+        self.services.append(ServiceProcess(self.spec(name, script), self.held))
         return self.services[-1]
 
     def supervisor(self, *stages: tuple[ServiceSpec, ...], policy: RestartPolicy = QUICK) -> Supervisor:
@@ -89,11 +88,6 @@ async def scripted(tmp_path: Path) -> AsyncIterator[ScriptedServices]:
             await service.stop(grace_s=0)
 
 
-def leash_of(service: Service) -> int:
-    assert service._leash is not None
-    return service._leash.pid
-
-
 # One service
 
 
@@ -103,12 +97,12 @@ async def test_stop_ends_the_service_and_its_descendants(
     service = scripted.service("worker", WITH_GRANDCHILD + OBEDIENT)
 
     await service.start()
-    assert len(alive(leash_of(service))) >= 3
+    assert len(alive(service.session_id)) >= 3
     stopped = await service.stop(grace_s=5)
 
     assert stopped
     assert service.exit_status() == "it ended with exit code 0"
-    await until(lambda: not alive(leash_of(service)))
+    await until(lambda: not alive(service.session_id))
 
 
 async def test_stop_signal_reaches_only_the_process_itself(
@@ -134,7 +128,7 @@ async def test_service_that_ignores_the_signal_is_killed_with_its_descendants(
     stopped = await service.stop(grace_s=0.2)
 
     assert not stopped
-    await until(lambda: not alive(leash_of(service)))
+    await until(lambda: not alive(service.session_id))
 
 
 async def test_service_that_exits_while_starting_is_reported_with_its_log(
@@ -180,7 +174,7 @@ async def test_service_that_is_never_ready_is_killed_and_reported(scripted: Scri
     with pytest.raises(ServiceFailed, match="was not ready within 0 s: it has not written"):
         await service.start()
 
-    await until(lambda: not alive(leash_of(service)))
+    await until(lambda: not alive(service.session_id))
 
 
 async def test_ready_file_of_an_earlier_run_is_ignored(scripted: ScriptedServices) -> None:
@@ -208,17 +202,17 @@ async def test_killed_leash_leaves_no_process(scripted: ScriptedServices) -> Non
     service = scripted.service("worker", WITH_GRANDCHILD + OBEDIENT)
     await service.start()
 
-    os.kill(leash_of(service), signal.SIGKILL)
+    os.kill(service.session_id, signal.SIGKILL)
     await service.ended()
 
     assert service.exit_status() == "it was killed by SIGKILL"
-    await until(lambda: not alive(leash_of(service)))
+    await until(lambda: not alive(service.session_id))
 
 
 async def test_data_folder_stays_claimed_while_a_leash_runs(scripted: ScriptedServices) -> None:
     with (scripted.folder / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        service = Service(scripted.spec("redis", OBEDIENT), lock.fileno())
+        service = ServiceProcess(scripted.spec("redis", OBEDIENT), lock.fileno())
         scripted.services.append(service)
         await service.start()
     # The descriptor is closed here, as by the kernel for a killed supervisor.
@@ -388,15 +382,15 @@ async def test_second_request_to_stop_kills(scripted: ScriptedServices) -> None:
 
 
 async def test_external_service_without_answer_is_reported_with_a_remedy(
-    scripted: ScriptedServices, monkeypatch: pytest.MonkeyPatch
+    scripted: ScriptedServices,
 ) -> None:
     async def silent() -> None:
         raise NotReady("connection refused")
 
-    monkeypatch.setattr(supervisor_module, "_EXTERNAL_WITHIN_S", 0.3)
     external = ExternalService("redis", "REDIS_URL, broker:6379", silent, "start the Redis at broker:6379")
     stack = Stack(external=(external,), stages=((scripted.spec("worker", OBEDIENT),),), variables={})
-    supervisor = Supervisor(stack, scripted.held, scripted.reported.append, scripted.warned.append)
+    policy = replace(QUICK, external_within_s=0.3)
+    supervisor = Supervisor(stack, scripted.held, scripted.reported.append, scripted.warned.append, policy)
 
     assert not await supervisor.run(on_ready=lambda: pytest.fail("the stack is not ready"))
 

@@ -4,13 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from blemish_local import data_directory
 from blemish_local.data_directory import DataDirectory, DirectoryUnusable, claim
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_directory, "_LEASHES_GONE_S", 0.05)
 
 
 def test_claim_creates_the_folder_and_records_its_holder(tmp_path: Path) -> None:
@@ -27,7 +21,7 @@ def test_second_claim_fails_with_the_holder_and_a_remedy(tmp_path: Path) -> None
     with (
         claim(data),
         pytest.raises(DirectoryUnusable, match=rf"process {os.getpid()}; stop it .* --data"),
-        claim(data),
+        claim(data, wait_s=0.05),
     ):
         pass
 
@@ -40,7 +34,7 @@ def test_inherited_descriptor_holds_the_folder(tmp_path: Path) -> None:
     with claim(data) as held:
         inherited = os.dup(held)
 
-    with pytest.raises(DirectoryUnusable, match="in use"), claim(data):
+    with pytest.raises(DirectoryUnusable, match="in use"), claim(data, wait_s=0.05):
         pass
     os.close(inherited)
 

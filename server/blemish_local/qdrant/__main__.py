@@ -16,7 +16,7 @@ from blemish_local.address import Address, AddressUnusable
 from blemish_local.qdrant import server
 from blemish_local.qdrant.errors import EngineFailed, StoreUnusable
 from blemish_local.qdrant.storage.lock import only_process
-from blemish_local.qdrant.storage.store import Store
+from blemish_local.qdrant.storage.store import CollectionStore
 
 FAILED, UNUSABLE = 1, 2
 
@@ -59,7 +59,7 @@ async def _serve(directory: Path, listen: Address) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    store = Store(directory)
+    store = CollectionStore(directory)
     try:
         running, bound = await server.start(store, listen)
         log.info("serving", address=str(bound), collections=len(store.names))

@@ -11,7 +11,7 @@ from qdrant_client import grpc as pb
 from blemish_local.address import Address, AddressUnusable
 from blemish_local.qdrant.services.collections import CollectionsService
 from blemish_local.qdrant.services.points import PointsService
-from blemish_local.qdrant.storage.store import Store
+from blemish_local.qdrant.storage.store import CollectionStore
 
 LARGEST_MESSAGE_BYTES = 64 << 20
 _STOP_WITHIN_S = 2.0
@@ -39,7 +39,7 @@ class EmbeddedHealthService(pb.QdrantServicer):
         return pb.HealthCheckReply(title="blemish, embedded Qdrant", version=version("qdrant-edge-py"))
 
 
-async def start(store: Store, listen: Address) -> tuple[grpc.aio.Server, Address]:
+async def start(store: CollectionStore, listen: Address) -> tuple[grpc.aio.Server, Address]:
     """Serve the store and return the server with the address it is bound to.
 
     Raises:
@@ -63,7 +63,7 @@ async def start(store: Store, listen: Address) -> tuple[grpc.aio.Server, Address
     return server, Address(listen.host, port)
 
 
-async def keep_settled(store: Store, stop: asyncio.Event) -> None:
+async def keep_settled(store: CollectionStore, stop: asyncio.Event) -> None:
     """Settle the store whenever requests pause, until ``stop`` is set."""
     while not stop.is_set():
         try:

@@ -47,7 +47,7 @@ class ServiceSpec:
     """Time to end after a request to stop, if longer than the supervisor's."""
 
 
-class Service:
+class ServiceProcess:
     """A service, which runs as one process at a time.
 
     The leash inherits the descriptor ``held``, which claims the data folder.
@@ -66,6 +66,17 @@ class Service:
     def healthy_s(self) -> float:
         """Time since the current run became ready, in seconds; 0 if it did not."""
         return 0.0 if self._ready_at is None else time.monotonic() - self._ready_at
+
+    @property
+    def session_id(self) -> int:
+        """The session that contains the leash, the process and its descendants.
+
+        Raises:
+            RuntimeError: if the service was never started.
+        """
+        if self._leash is None:
+            raise RuntimeError(f"{self.spec.name} was never started; call start first")
+        return self._leash.pid
 
     async def start(self) -> float:
         """Start the process and return the time until it was ready, in seconds.

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 from blemish_local.stack import ExternalService, Stack
 from blemish_local.supervision.probes import NotReady
-from blemish_local.supervision.service import Service, ServiceFailed
+from blemish_local.supervision.service import ServiceFailed, ServiceProcess
 
-_EXTERNAL_WITHIN_S = 10.0
 _REMIND_AFTER_S = 15.0
 
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """The delays and limits of restarts."""
+    """The delays and limits of starts, restarts and stops."""
 
     first_delay_s: float = 0.5
     """Delay before the first restart; doubled with each consecutive exit."""
@@ -25,6 +24,8 @@ class RestartPolicy:
     """Time for which a service must be ready before its count of exits starts again at 1."""
     deaths_allowed: int = 5
     """Number of consecutive exits at which the whole stack stops."""
+    external_within_s: float = 10.0
+    """Time within which an external service must answer."""
     grace_s: float = 15.0
     """Time from the request to stop a service until it is killed, unless its own is longer."""
 
@@ -47,7 +48,7 @@ class Supervisor:
         policy: RestartPolicy | None = None,
     ) -> None:
         self._external = stack.external
-        self._stages = [[Service(spec, held) for spec in stage] for stage in stack.stages]
+        self._stages = [[ServiceProcess(spec, held) for spec in stage] for stage in stack.stages]
         self._report = report
         self._warn = warn
         self._policy = policy or RestartPolicy()
@@ -97,7 +98,7 @@ class Supervisor:
     async def _wait_for(self, external: ExternalService) -> None:
         reason = "it did not answer"
         try:
-            async with asyncio.timeout(_EXTERNAL_WITHIN_S):
+            async with asyncio.timeout(self._policy.external_within_s):
                 while True:
                     try:
                         await external.probe()
@@ -112,7 +113,7 @@ class Supervisor:
             ) from None
         self._report(f"{external.name:<8} answers  ({external.source})")
 
-    async def _start(self, service: Service) -> None:
+    async def _start(self, service: ServiceProcess) -> None:
         spec = service.spec
         reminder = asyncio.get_running_loop().call_later(
             _REMIND_AFTER_S, self._report, f"{spec.name:<8} is still starting; see {spec.log}"
@@ -123,7 +124,7 @@ class Supervisor:
             reminder.cancel()
         self._report(f"{spec.name:<8} ready in {took_s:.1f} s  ({spec.description})")
 
-    async def _restart_on_exit(self, service: Service) -> None:
+    async def _restart_on_exit(self, service: ServiceProcess) -> None:
         """Restart the service whenever it exits.
 
         Raises:
@@ -155,7 +156,7 @@ class Supervisor:
         for stage in reversed(self._stages):
             await asyncio.gather(*map(self._stop_service, stage))
 
-    async def _stop_service(self, service: Service) -> None:
+    async def _stop_service(self, service: ServiceProcess) -> None:
         grace_s = max(self._policy.grace_s, service.spec.grace_s)
         if not await service.stop(grace_s):
             self._warn(f"{service.spec.name:<8} did not stop within {grace_s:.0f} s and was killed")

@@ -7,14 +7,14 @@ from collections.abc import Collection
 from qdrant_client import grpc as pb
 
 from blemish_local.qdrant.services.rpc import rpc, with_unsupported_methods
-from blemish_local.qdrant.storage.store import Store
+from blemish_local.qdrant.storage.store import CollectionStore
 
 
 @with_unsupported_methods
 class CollectionsService(pb.CollectionsServicer):
     """The calls about whole collections."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: CollectionStore) -> None:
         self._store = store
 
     @rpc

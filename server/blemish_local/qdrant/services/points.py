@@ -7,7 +7,7 @@ import itertools
 from qdrant_client import grpc as pb
 
 from blemish_local.qdrant.services.rpc import rpc, with_unsupported_methods
-from blemish_local.qdrant.storage.store import Store
+from blemish_local.qdrant.storage.store import CollectionStore
 from blemish_local.qdrant.translation import groups, ids, reads
 
 
@@ -18,7 +18,7 @@ class PointsService(pb.PointsServicer):
     The response to a write is sent after the engine logged it, whether or not the client waits.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: CollectionStore) -> None:
         self._store = store
         self._operation_ids = itertools.count(1)
 

@@ -26,7 +26,7 @@ _SHARD = "shard"
 log = structlog.get_logger(__name__)
 
 
-class Store:
+class CollectionStore:
     """The collections of a directory; not thread-safe.
 
     Only one process may open a directory; see lock.py.

@@ -11,11 +11,11 @@ from blemish_local.qdrant import errors
 from blemish_local.qdrant.services.rpc import STATUS, rpc, with_unsupported_methods
 
 
-class Aborted(Exception):
+class CallAborted(Exception):
     """The end of a call that was aborted."""
 
 
-class FakeContext:
+class FakeCallContext:
     """A gRPC context that records the status of a call."""
 
     def __init__(self, left_s: float | None = None) -> None:
@@ -27,7 +27,7 @@ class FakeContext:
 
     async def abort(self, code: grpc.StatusCode, details: str) -> None:
         self.status = code, details
-        raise Aborted
+        raise CallAborted
 
 
 @with_unsupported_methods
@@ -61,15 +61,15 @@ def test_every_rejection_has_its_own_status() -> None:
 
 
 def test_response_contains_its_duration() -> None:
-    response = call(CountService(), FakeContext(left_s=5))
+    response = call(CountService(), FakeCallContext(left_s=5))
     assert response.result.count == 3
     assert response.time > 0
 
 
 @pytest.mark.parametrize("kind", STATUS)
 def test_rejection_becomes_a_status_with_its_sentence(kind: type[errors.RequestRejected]) -> None:
-    context = FakeContext()
-    with pytest.raises(Aborted):
+    context = FakeCallContext()
+    with pytest.raises(CallAborted):
         call(CountService(kind("the reason")), context)
     assert context.status is not None
     code, details = context.status
@@ -78,8 +78,8 @@ def test_rejection_becomes_a_status_with_its_sentence(kind: type[errors.RequestR
 
 
 def test_other_exception_is_logged_and_hidden_from_the_client() -> None:
-    context = FakeContext()
-    with capture_logs() as logs, pytest.raises(Aborted):
+    context = FakeCallContext()
+    with capture_logs() as logs, pytest.raises(CallAborted):
         call(CountService(KeyError("secret")), context)
     assert context.status is not None
     assert context.status[0] is grpc.StatusCode.INTERNAL
@@ -89,8 +89,8 @@ def test_other_exception_is_logged_and_hidden_from_the_client() -> None:
 
 
 def test_call_past_its_deadline_is_not_carried_out() -> None:
-    service, context = CountService(), FakeContext(left_s=0)
-    with pytest.raises(Aborted):
+    service, context = CountService(), FakeCallContext(left_s=0)
+    with pytest.raises(CallAborted):
         call(service, context)
     assert context.status is not None
     assert context.status[0] is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -98,9 +98,9 @@ def test_call_past_its_deadline_is_not_carried_out() -> None:
 
 
 def test_field_that_is_not_served_is_rejected() -> None:
-    service, context = CountService(), FakeContext()
+    service, context = CountService(), FakeCallContext()
     request = pb.CountPoints(shard_key_selector=pb.ShardKeySelector())
-    with pytest.raises(Aborted):
+    with pytest.raises(CallAborted):
         call(service, context, request)
     assert context.status is not None
     assert context.status[0] is grpc.StatusCode.UNIMPLEMENTED
@@ -109,9 +109,9 @@ def test_field_that_is_not_served_is_rejected() -> None:
 
 
 def test_method_that_is_not_served_is_rejected_by_name() -> None:
-    context: Any = FakeContext()
+    context: Any = FakeCallContext()
     method: Any = CountService().DeleteVectors
-    with pytest.raises(Aborted):
+    with pytest.raises(CallAborted):
         asyncio.run(method(pb.DeletePointVectors(), context))
     code, details = context.status
     assert code is grpc.StatusCode.UNIMPLEMENTED

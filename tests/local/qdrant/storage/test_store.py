@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from blemish_local.qdrant.errors import BadRequest, EngineFailed, Missing, NameTaken, StoreUnusable
 from blemish_local.qdrant.storage import store as store_module
-from blemish_local.qdrant.storage.store import Store
+from blemish_local.qdrant.storage.store import CollectionStore
 
 
 def create_request(name: str, size: int = 4) -> pb.CreateCollection:
@@ -17,7 +17,7 @@ def create_request(name: str, size: int = 4) -> pb.CreateCollection:
     return pb.CreateCollection(collection_name=name, vectors_config=pb.VectorsConfig(params=params))
 
 
-def put(store: Store, name: str, vectors: np.ndarray) -> None:
+def put(store: CollectionStore, name: str, vectors: np.ndarray) -> None:
     points = [
         pb.PointStruct(
             id=pb.PointId(num=number),
@@ -28,7 +28,7 @@ def put(store: Store, name: str, vectors: np.ndarray) -> None:
     store.find(name).upsert(pb.UpsertPoints(points=points))
 
 
-def count(store: Store, name: str) -> int:
+def count(store: CollectionStore, name: str) -> int:
     return store.find(name).count(pb.CountPoints())
 
 
@@ -37,13 +37,13 @@ def alias(name: str, of: str) -> pb.AliasOperations:
 
 
 def test_restart_keeps_points_and_aliases(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = CollectionStore(tmp_path)
     store.create(create_request("a"))
     store.create(create_request("b"))
     store.change_aliases([alias("x", "a")])
     put(store, "x", np.eye(4))
     store.close()
-    store = Store(tmp_path)
+    store = CollectionStore(tmp_path)
     assert store.names == ["a", "b"]
     assert (count(store, "x"), count(store, "a"), count(store, "b")) == (4, 4, 0)
     assert "x" in store
@@ -52,7 +52,7 @@ def test_restart_keeps_points_and_aliases(tmp_path: Path) -> None:
 
 
 def test_name_or_alias_is_taken_once(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = CollectionStore(tmp_path)
     store.create(create_request("a"))
     store.change_aliases([alias("x", "a")])
     for name in ("a", "x"):
@@ -64,7 +64,7 @@ def test_name_or_alias_is_taken_once(tmp_path: Path) -> None:
 
 
 def test_failed_creation_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(tmp_path)
+    store = CollectionStore(tmp_path)
     with pytest.raises(BadRequest):
         store.create(create_request("a", size=0))
 
@@ -80,7 +80,7 @@ def test_failed_creation_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_dropping_a_collection_drops_its_aliases(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = CollectionStore(tmp_path)
     store.create(create_request("a"))
     store.create(create_request("b"))
     store.change_aliases([alias("x", "a"), alias("y", "b")])
@@ -97,7 +97,7 @@ def test_dropping_a_collection_drops_its_aliases(tmp_path: Path) -> None:
 def test_interrupted_removal_is_finished_at_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Store(tmp_path)
+    store = CollectionStore(tmp_path)
     store.create(create_request("a"))
     store.change_aliases([alias("x", "a")])
 
@@ -107,7 +107,7 @@ def test_interrupted_removal_is_finished_at_the_next_start(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(shutil, "rmtree", die)
         store.drop("a")
-    store = Store(tmp_path)
+    store = CollectionStore(tmp_path)
     assert store.names == []
     assert store.aliases == {}
     assert list((tmp_path / "collections").iterdir()) == []
@@ -116,7 +116,7 @@ def test_interrupted_removal_is_finished_at_the_next_start(
 
 @pytest.mark.parametrize("left", [[], ["shard"], [".collection.pb.new"], ["shard", ".collection.pb.new"]])
 def test_unfinished_collection_is_removed_at_the_start(tmp_path: Path, left: list[str]) -> None:
-    store = Store(tmp_path)
+    store = CollectionStore(tmp_path)
     store.create(create_request("a"))
     store.create(create_request("half"))
     store.change_aliases([alias("x", "half"), alias("y", "a")])
@@ -128,7 +128,7 @@ def test_unfinished_collection_is_removed_at_the_start(tmp_path: Path, left: lis
     for name in set(left) - {"shard"}:
         (folder / name).write_bytes(b"half")
     with capture_logs() as logs:
-        store = Store(tmp_path)
+        store = CollectionStore(tmp_path)
     assert [entry["collection"] for entry in logs] == ["half"]
     assert store.names == ["a"]
     assert store.aliases == {"y": "a"}
@@ -141,13 +141,13 @@ def test_foreign_folder_is_kept(tmp_path: Path) -> None:
     photo.parent.mkdir(parents=True)
     photo.write_bytes(b"x")
     with pytest.raises(StoreUnusable, match=r"holidays is not a collection, .*'1\.jpg'.*--dir"):
-        Store(tmp_path)
+        CollectionStore(tmp_path)
     assert photo.exists()
 
 
 @pytest.mark.parametrize("damaged", ["collection.pb", "shard"])
 def test_damaged_collection_is_reported(tmp_path: Path, damaged: str) -> None:
-    store = Store(tmp_path)
+    store = CollectionStore(tmp_path)
     store.create(create_request("a"))
     store.close()
     path = tmp_path / "collections" / "a" / damaged
@@ -156,11 +156,11 @@ def test_damaged_collection_is_reported(tmp_path: Path, damaged: str) -> None:
     else:
         path.write_bytes(b"\xff\xff\xff")
     with pytest.raises(StoreUnusable, match=r"collections/a cannot be opened .*backup"):
-        Store(tmp_path)
+        CollectionStore(tmp_path)
 
 
 def test_rejected_write_changes_nothing(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = CollectionStore(tmp_path)
     store.create(create_request("a"))
     good = pb.PointStruct(id=pb.PointId(num=1), vectors=pb.Vectors(vector=pb.Vector(data=[1, 0, 0, 0])))
     bad = pb.PointStruct(id=pb.PointId(num=2), vectors=pb.Vectors(vector=pb.Vector(data=[1])))
@@ -172,7 +172,7 @@ def test_rejected_write_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("value", "hits"), [(True, 2), (False, 1)])
 def test_boolean_matches_booleans_only(tmp_path: Path, value: bool, hits: int) -> None:
-    store = Store(tmp_path)
+    store = CollectionStore(tmp_path)
     store.create(create_request("a"))
     put(store, "a", np.eye(4))
     for number, truth in enumerate((True, True, False, 1)):
@@ -189,7 +189,7 @@ def test_boolean_matches_booleans_only(tmp_path: Path, value: bool, hits: int) -
 def test_failed_settling_of_a_changed_collection_is_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Store(tmp_path)
+    store = CollectionStore(tmp_path)
     store.create(create_request("a"))
     store.create(create_request("b"))
     put(store, "b", np.eye(4))
@@ -213,7 +213,7 @@ def test_collection_settles_after_a_pause_or_at_a_limit(
 ) -> None:
     now_s = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now_s)
-    store = Store(tmp_path)
+    store = CollectionStore(tmp_path)
     store.create(create_request("a"))
 
     def search() -> pb.QueryPoints:
@@ -257,7 +257,7 @@ def test_quantized_search_finds_the_true_neighbours(tmp_path: Path) -> None:
     # Just over the size from which the engine quantizes: 2,800 x 1,024 floats are 11 MB.
     stored = random.standard_normal((2_800, 1_024), np.float32)
     stored /= np.linalg.norm(stored, axis=1, keepdims=True)
-    store = Store(tmp_path)
+    store = CollectionStore(tmp_path)
     store.create(create_request("a", size=1_024))
     put(store, "a", stored)
     assert store.find("a").describe().indexed_vectors_count == 0
@@ -285,11 +285,11 @@ def test_strict_mode_is_kept_without_effect(tmp_path: Path) -> None:
     strict = pb.StrictModeConfig(enabled=True, max_query_limit=3, unindexed_filtering_retrieve=False)
     request = create_request("a")
     request.strict_mode_config.CopyFrom(strict)
-    store = Store(tmp_path)
+    store = CollectionStore(tmp_path)
     store.create(request)
     put(store, "a", np.eye(4))
     store.close()
-    reopened = Store(tmp_path)
+    reopened = CollectionStore(tmp_path)
     assert reopened.find("a").describe().config.strict_mode_config == strict
     assert len(reopened.find("a").scroll(pb.ScrollPoints(limit=4))[0]) == 4
     reopened.close()

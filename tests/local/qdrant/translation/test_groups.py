@@ -17,7 +17,7 @@ class Point:
     payload: dict[str, Any]
 
 
-class Ranking:
+class FakeEngineRanking:
     """Points in the order of an engine's ranking, and the calls that it received."""
 
     def __init__(self, *values: Any) -> None:
@@ -41,25 +41,25 @@ def fits(value: Any, among: GroupFilter) -> bool:
 
 
 def test_complete_groups_end_the_ranking() -> None:
-    ranking = Ranking("a", "b", "a", "b", *["c"] * 1000)
+    ranking = FakeEngineRanking("a", "b", "a", "b", *["c"] * 1000)
     assert ranking.grouped(2, 2) == {"a": [0, 2], "b": [1, 3]}
     assert ranking.calls == [(4, GroupFilter())]
 
 
 def test_ranking_continues_until_there_are_enough_groups() -> None:
-    ranking = Ranking(*["a"] * 20, "b", "a", "b", "c")
+    ranking = FakeEngineRanking(*["a"] * 20, "b", "a", "b", "c")
     assert ranking.grouped(2, 2) == {"a": [0, 1], "b": [20, 22]}
     assert ranking.calls == [(4, GroupFilter()), (8, GroupFilter(without=["a"]))]
 
 
 def test_small_group_does_not_require_the_whole_ranking() -> None:
-    ranking = Ranking("a", "b", *["c"] * 10_000, "a")
+    ranking = FakeEngineRanking("a", "b", *["c"] * 10_000, "a")
     assert ranking.grouped(2, 3) == {"a": [0, 10_002], "b": [1]}
     assert ranking.calls == [(6, GroupFilter()), (12, GroupFilter(only=["a", "b"]))]
 
 
 def test_few_groups_do_not_require_the_whole_ranking() -> None:
-    ranking = Ranking(*["a", "b", "c"] * 10_000)
+    ranking = FakeEngineRanking(*["a", "b", "c"] * 10_000)
     assert ranking.grouped(10, 2) == {"a": [0, 3], "b": [1, 4], "c": [2, 5]}
     assert ranking.calls == [(20, GroupFilter()), (40, GroupFilter(without=["a", "b", "c"]))]
 
@@ -82,18 +82,18 @@ def test_random_groups_equal_those_of_the_whole_ranking() -> None:
             for group in dict.fromkeys(value if isinstance(value, list) else [value]):
                 whole.setdefault(group, []).append(number)
         expected = {group: whole[group][:size] for group in [*whole][:limit]}
-        found = Ranking(*values).grouped(limit, size)
+        found = FakeEngineRanking(*values).grouped(limit, size)
         assert [*found.items()] == [*expected.items()], f"seed {seed}"
 
 
 @pytest.mark.parametrize("value", [None, True, 1.0, {"x": 1}, [], [1, True], ["a", None]])
 def test_point_with_another_value_is_in_no_group(value: Any) -> None:
-    assert Ranking(value, "a").grouped(3, 3) == {"a": [1]}
+    assert FakeEngineRanking(value, "a").grouped(3, 3) == {"a": [1]}
 
 
 def test_list_puts_its_point_in_each_group_once() -> None:
-    assert Ranking(["a", 1, "a"], "1", 1).grouped(5, 5) == {"a": [0], 1: [0, 2], "1": [1]}
+    assert FakeEngineRanking(["a", 1, "a"], "1", 1).grouped(5, 5) == {"a": [0], 1: [0, 2], "1": [1]}
 
 
 def test_no_points_give_no_groups() -> None:
-    assert Ranking().grouped(5, 5) == {}
+    assert FakeEngineRanking().grouped(5, 5) == {}
