@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What turns a score into a verdict: a threshold and p-values from held-out good images, never from labels.
+"""Calibration: thresholds and p-values of scores from held-out good images, without labels of defects.
 
-Conformal prediction: if n held-out good images and a new good one are exchangeable, the new score exceeds
-the k-th smallest of theirs with probability at most 1 - k / (n + 1) (Vovk et al., Algorithmic Learning in
-a Random World, 2005; Bates et al., arXiv:2104.08279, for outlier p-values).
+The method is conformal prediction. Let n held-out good images and a new good one be exchangeable. Then the
+new score exceeds the k-th smallest of theirs with probability at most 1 - k / (n + 1). See Vovk et al.,
+Algorithmic Learning in a Random World, 2005, and for outlier p-values Bates et al., arXiv:2104.08279.
 
-That is an average over draws of the n images. For one draw the probability is itself random, Beta
-distributed with parameters n + 1 - k and k (Vovk, Conditional validity of inductive conformal predictors,
-ACML 2012, section 3): ``false_reject_rate_interval`` says where it may lie.
+The probability is an average over samples of n images. For one sample it is itself random, with a Beta
+distribution of parameters n + 1 - k and k. See Vovk, Conditional validity of inductive conformal
+predictors, ACML 2012, section 3. ``Calibration.false_reject_rate_interval`` is a confidence interval of it.
 """
 
 from bisect import bisect_left, bisect_right
@@ -25,16 +25,16 @@ INTERVAL_CONFIDENCE = 0.9
 
 
 def images_needed(false_reject_rate: float) -> int:
-    """How many held-out good images can warrant ``false_reject_rate``."""
-    # Guard against 1 / 0.05 = 20.000000000000004 and its like.
+    """Return how many held-out good images are needed to guarantee ``false_reject_rate``."""
+    # Rounded, because 1 / 0.05 = 20.000000000000004.
     return ceil(round(1 / false_reject_rate, 9)) - 1
 
 
 def checked_false_reject_rate(rate: float) -> float:
-    """Return ``rate`` if it can be a target.
+    """Return ``rate`` if it is a valid target.
 
     Raises:
-        InvalidRequest: unless it is above 0 and at most 0.5.
+        InvalidRequest: if it is not above 0 and at most 0.5.
     """
     if not 0 < rate <= 0.5:
         raise InvalidRequest(
@@ -45,12 +45,12 @@ def checked_false_reject_rate(rate: float) -> float:
 
 
 def checked_threshold(threshold: float) -> float:
-    """Return ``threshold`` as the float32 nearest to it, as which scores are compared and told.
+    """Return ``threshold`` rounded to float32, the precision of scores.
 
     Raises:
-        InvalidRequest: unless that is finite.
+        InvalidRequest: if it is not a finite float32.
     """
-    # Not np.float32(threshold): it warns when it overflows.
+    # np.float32(threshold) would warn on overflow.
     if not abs(threshold) <= float(np.finfo(np.float32).max):
         raise InvalidRequest(
             f"threshold is {threshold}, but must be a finite number that a float32 can hold",
@@ -60,7 +60,7 @@ def checked_threshold(threshold: float) -> float:
 
 
 class Calibration(BaseModel):
-    """How good images score that the model had not learned from, and where the line is drawn."""
+    """The scores of held-out good images, and the rule for the threshold."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -70,21 +70,21 @@ class Calibration(BaseModel):
     map_maxima: tuple[float, ...] = Field(min_length=1)
     """Highest pixel of each anomaly map, ascending."""
     fixed_threshold: float | None = None
-    """Drawn by a person; the target is not looked at then."""
+    """Threshold set by a user; it overrides the target rate."""
 
     @classmethod
     def of(
         cls, scores: Sequence[float], map_maxima: Sequence[float], target_false_reject_rate: float
     ) -> "Calibration":
-        """Calibrate from held-out good images, in any order.
+        """Calibrate with the scores of held-out good images, in any order.
 
         Raises:
-            FailedPrecondition: if a score is no number, which no image is then above or below.
+            FailedPrecondition: if a score is not finite.
         """
         if not all(map(isfinite, (*scores, *map_maxima))):
             raise FailedPrecondition(
-                "some held-out good images have scores that are no finite numbers, so that there is no "
-                "threshold; bring sound weights for the backbone with `blemish weights import`"
+                "some held-out good images have scores that are not finite, so there is no threshold; "
+                "import valid weights for the backbone with `blemish weights import`"
             )
         return cls(
             target_false_reject_rate=target_false_reject_rate,
@@ -93,46 +93,46 @@ class Calibration(BaseModel):
         )
 
     def at_false_reject_rate(self, target: float) -> "Calibration":
-        """Draw the line anew from the same held-out images.
+        """Return a calibration for another target rate, from the same held-out images.
 
         Raises:
-            InvalidRequest: unless ``target`` can be one.
+            InvalidRequest: if ``target`` is not valid.
         """
         rate = checked_false_reject_rate(target)
         return self.model_copy(update={"target_false_reject_rate": rate, "fixed_threshold": None})
 
     def at_threshold(self, threshold: float) -> "Calibration":
-        """Draw the line at a score, whatever the held-out images say of it.
+        """Return a calibration with a fixed threshold.
 
         Raises:
-            InvalidRequest: unless ``threshold`` is finite.
+            InvalidRequest: if ``threshold`` is not finite.
         """
         return self.model_copy(update={"fixed_threshold": checked_threshold(threshold)})
 
     @property
     def threshold(self) -> float:
-        """The score above which an image is anomalous."""
+        """Score above which an image is anomalous."""
         if self.fixed_threshold is not None:
             return self.fixed_threshold
         return self._exceeded_by(self._allowed - 1, self.scores)
 
     @property
     def pixel_threshold(self) -> float:
-        """The map value that held-out images exceed anywhere as seldom as their scores ``threshold``."""
+        """Map value that as few held-out images exceed as have scores above ``threshold``."""
         return self._exceeded_by(self._allowed - 1, self.map_maxima)
 
     @property
     def held_out_above(self) -> int:
-        """How many held-out images have scores above ``threshold``."""
+        """Number of held-out images with scores above ``threshold``."""
         return len(self.scores) - bisect_right(self.scores, self.threshold)
 
     @property
     def warranted_false_reject_rate(self) -> float:
-        """What n held-out images can warrant, on average over draws of them.
+        """False-reject rate that n held-out images guarantee, on average over samples of them.
 
-        Conformal: the target, or 1 / (n + 1) where that is more. A fixed threshold with k of them above it:
-        (k + 1) / (n + 1), whose mean is no less than the threshold's rate unless these images' scores had a
-        part in choosing it.
+        For a target rate it is the target, or 1 / (n + 1) if that is higher. For a fixed threshold with k
+        images above it, it is (k + 1) / (n + 1). The mean of the latter is at least the threshold's rate,
+        provided that the threshold was chosen independently of these images.
         """
         if self.fixed_threshold is not None:
             return (self.held_out_above + 1) / (len(self.scores) + 1)
@@ -140,12 +140,12 @@ class Calibration(BaseModel):
 
     @property
     def false_reject_rate_interval(self) -> tuple[float, float]:
-        """Where the false-reject rate of this very threshold lies, with 90 % confidence.
+        """Confidence interval, at 90 %, of the false-reject rate of this threshold.
 
-        Clopper and Pearson's interval (Biometrika 26, 1934), which is valid for a fixed threshold as for a
-        conformal one, where it is the 5 % quantile of Beta(a - 1, n + 2 - a) and the 95 % quantile of the
-        rate's own distribution Beta(a, n + 1 - a), if a of n + 1 may lie above. Equal scores among the
-        held-out ones widen it.
+        Clopper and Pearson's interval (Biometrika 26, 1934), valid for fixed and for conformal thresholds.
+        For a conformal one, let a of n + 1 scores be allowed above it. The lower bound is then the 5 %
+        quantile of Beta(a - 1, n + 2 - a). The upper bound is the 95 % quantile of the rate's own
+        distribution Beta(a, n + 1 - a). Ties among the held-out scores widen the interval.
         """
         count, above, tail = len(self.scores), self.held_out_above, (1 - INTERVAL_CONFIDENCE) / 2
         allowed = self._allowed
@@ -154,21 +154,22 @@ class Calibration(BaseModel):
         return float(lower), float(upper)
 
     def p_value(self, score: float) -> float:
-        """The share of good images, this one counted among them, that score at least as high."""
+        """Return the share of good images, this one included, with scores at least as high."""
         at_least = len(self.scores) - bisect_left(self.scores, score)
         return (at_least + 1) / (len(self.scores) + 1)
 
     def anomalous(self, score: float) -> bool:
+        """Return True if ``score`` exceeds the threshold."""
         return score > self.threshold
 
     @property
     def _allowed(self) -> int:
-        """How many of n + 1 exchangeable images may lie above the threshold."""
+        """Number of n + 1 exchangeable images that may lie above the threshold."""
         if self.fixed_threshold is not None:
             return self.held_out_above + 1
         return max(1, floor(round(self.warranted_false_reject_rate * (len(self.scores) + 1), 9)))
 
     @staticmethod
     def _exceeded_by(above: int, ascending: tuple[float, ...]) -> float:
-        """The value that ``above`` of the values exceed; the lowest where all should."""
+        """Return the value that ``above`` of the values exceed, or the lowest if all should."""
         return ascending[max(len(ascending) - 1 - above, 0)]

@@ -92,7 +92,7 @@ def main() -> None:
         trained(context, "warm-up")  # imports take seconds
         for number in range(arguments.rounds):
             rows[_TORCH].append(trained(by_torch, f"torch-{number}"))
-            openvino_runtime.forget()
+            openvino_runtime.CONVERSIONS.clear()
             rows[_FIRST].append(trained(context, f"first-{number}"))
             rows[_LATER].append(trained(context, f"later-{number}"))
     phases = list(rows[_FIRST][0])

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engines that run a detector's network: one file each, behind ``detectors.detector.Runtime``."""
+"""Runtimes that replace torch: one module each, behind ``detectors.base.Runtime``."""

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a manifest says of each runtime beside torch: how it agrees, what it costs, or why it is absent."""
+"""The part of a manifest about runtimes: parity with torch, cost of INT8, and reasons for refusal."""
 
 from pydantic import BaseModel, ConfigDict
 
 
-class _Card(BaseModel):
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Parity(_Card):
-    """How far a runtime's answers lie from torch's on golden images.
+class Parity(_Frozen):
+    """The largest differences between a runtime's predictions and torch's on golden images.
 
-    Scores and maps in parts of the range (highest minus lowest pixel) of torch's maps of all golden images,
-    embeddings by the Euclidean distance of two vectors of length 1. Always the worst of all images.
+    Scores and maps are relative to the range of torch's maps of all golden images, from the lowest to the
+    highest pixel. Embeddings are compared by Euclidean distance.
     """
 
     images: int
@@ -20,20 +20,20 @@ class Parity(_Card):
     anomaly_map: float
     embedding: float
     tolerance: float | None
-    """More was not allowed; None where nothing was, as of INT8, which AUROC judges."""
+    """Largest difference allowed; None for INT8, which AUROC judges instead."""
 
     @property
     def worst(self) -> float:
         return max(self.score, self.anomaly_map, self.embedding)
 
 
-class Quantization(_Card):
-    """What INT8 costs in AUROC on the test images of the model's own dataset."""
+class Quantization(_Frozen):
+    """The cost of INT8 in AUROC on the test images of the model's own dataset."""
 
     calibration_images: int
-    """Training images from which NNCF took the ranges of the activations."""
+    """Number of training images from which NNCF took the ranges of activations."""
     auroc_f32: float | None
-    """None without test images of both kinds."""
+    """Image AUROC in float32; None without test images of both kinds."""
     auroc_int8: float | None
     max_drop: float
 
@@ -44,21 +44,21 @@ class Quantization(_Card):
         return self.auroc_f32 - self.auroc_int8
 
 
-class HeldOut(_Card):
-    """How held-out good images score under a runtime whose scores are not torch's."""
+class HeldOut(_Frozen):
+    """Scores of held-out good images by a runtime whose scores differ from torch's."""
 
     scores: tuple[float, ...]
     map_maxima: tuple[float, ...]
 
 
-class RuntimeCard(_Card):
-    """A runtime that was made, whether or not the bundle has it."""
+class RuntimeCard(_Frozen):
+    """A runtime that a training exported, published or not."""
 
     file: str | None
-    """The network in the bundle, the weights beside it; None if it was not published."""
+    """Network file in the bundle, next to its weights; None if it was not published."""
     refusal: str = ""
-    """Why it was not published."""
+    """Reason why it was not published."""
     parity: Parity | None = None
     quantization: Quantization | None = None
     held_out: HeldOut | None = None
-    """None where torch's hold."""
+    """Scores for its own calibration; None if torch's apply."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which runtime serves a model: the one asked for, or the fastest that its bundle and the device have."""
+"""The choice of the runtime that serves a model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ AUTO, TORCH, OPENVINO, INT8 = "auto", "torch", "openvino", "openvino-int8"
 
 @dataclass(frozen=True)
 class RuntimeChoice:
-    """What settings say of runtimes."""
+    """The settings of runtimes."""
 
     name: Asked = "auto"
     threads: int = 0
-    """Of one forward pass of OpenVINO; 0 takes one a core, shared out among the lanes."""
+    """Threads of one forward pass of OpenVINO; 0 divides the cores among the lanes."""
     lanes: int = 1
-    """Forward passes of OpenVINO that are to run at once."""
+    """Number of concurrent forward passes of OpenVINO."""
 
     def among(self, cards: Mapping[str, RuntimeCard], device: str, model: str) -> str:
-        """Return the name of the runtime that serves.
+        """Return the name of the configured runtime, or of the fastest published one for "auto".
 
         Raises:
-            FailedPrecondition: if the bundle has not the one asked for.
+            FailedPrecondition: if the bundle lacks the configured runtime.
         """
         published = {name for name, card in cards.items() if card.file is not None}
         if self.name == AUTO:
@@ -36,13 +36,14 @@ class RuntimeChoice:
         card = cards.get(self.name)
         raise FailedPrecondition(
             f"BLEMISH_RUNTIME is {self.name}, but {model} was published without it"
-            f"{f' ({card.refusal})' if card else ''}; {_cure(self.name, card)}, or set BLEMISH_RUNTIME=auto"
+            f"{f' ({card.refusal})' if card else ''}; {_remedy(self.name, card)}, or set "
+            "BLEMISH_RUNTIME=auto"
         )
 
 
-def _cure(name: str, card: RuntimeCard | None) -> str:
+def _remedy(name: str, card: RuntimeCard | None) -> str:
     if card is not None:
-        return "train it again with what it lacks"
+        return "train it again and resolve that"
     if name == INT8:
-        return "train it again with int8, which EfficientAD alone has"
+        return "train it again with int8, which only EfficientAD supports"
     return "train it again with this version of blemish"

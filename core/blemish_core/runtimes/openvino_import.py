@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO and NNCF, imported in one place with their telemetry off: no factory's machine calls anybody.
+"""Import of OpenVINO and NNCF with their telemetry disabled.
 
-Both report to Google Analytics (OpenVINO when it is imported, again when it converts) unless a file in the
-home folder says no. Without the package ``openvino_telemetry`` they fall back to stubs that do nothing.
+By default both report usage to Google Analytics, OpenVINO on import and on conversion. Without the package
+``openvino_telemetry`` they fall back to stubs that do nothing.
 """
 
 import logging
@@ -15,62 +15,62 @@ import numpy as np
 from blemish_core.platform.errors import FailedPrecondition
 
 _TELEMETRY = "openvino_telemetry"
-_ONE_AT_A_TIME = threading.Lock()
+_FIRST_ARRAY = threading.Lock()
 
 
-def _silence() -> None:
-    """Have imports of the telemetry package fail, and what was imported of it before send nothing."""
+def _disable_telemetry() -> None:
+    """Block imports of the telemetry package, and disable it if it was imported already."""
     if sys.modules.get(_TELEMETRY) is None:
-        # Python's own way to say that a module is not to be had.
+        # None makes Python raise ModuleNotFoundError.
         sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
         return
     from openvino_telemetry.utils.sender import TelemetrySender
 
-    # All messages of all its backends pass here.
+    # All backends send through this method.
     TelemetrySender.send = lambda *_: None
 
 
 def openvino() -> ModuleType:
-    """Return the package, past what only one thread may do first.
+    """Return the package, ready for use by several threads.
 
     Raises:
         FailedPrecondition: if it is not installed.
     """
-    _silence()
+    _disable_telemetry()
     try:
         import openvino
 
-        with _ONE_AT_A_TIME:
-            # Its bindings find numpy's interface at their first array. A second thread with a first array
-            # meanwhile waits for that with the interpreter's lock held, which the finder needs: the process
-            # stands still for ever (pybind11's npy_api::get).
+        with _FIRST_ARRAY:
+            # The bindings look up NumPy's API at their first array. If two threads do so at once, the
+            # second waits for the first while holding the GIL, which is a deadlock (pybind11's
+            # npy_api::get).
             openvino.Tensor(np.zeros(1, np.float32))
     except ImportError as error:
         raise FailedPrecondition(
-            f"OpenVINO cannot be loaded here ({error}): install it with `pip install 'blemish[core]'`, or "
-            "set BLEMISH_RUNTIME=torch"
+            f"OpenVINO cannot be imported ({error}); install it with `pip install 'blemish[core]'`, or set "
+            "BLEMISH_RUNTIME=torch"
         ) from error
     module: ModuleType = openvino
     return module
 
 
 def nncf() -> ModuleType:
-    """Return the package, which takes seconds to load, with its talk in the log from warnings on.
+    """Return the package, which takes seconds to import, with its logging reduced to warnings.
 
     Raises:
         FailedPrecondition: if it is not installed.
     """
-    _silence()
+    _disable_telemetry()
     classes = logging.getLoggerClass()
     try:
         import nncf
     except ImportError as error:
         raise FailedPrecondition(
-            f"NNCF cannot be loaded here ({error}): install it with `pip install 'blemish[core]'`, or "
+            f"NNCF cannot be imported ({error}); install it with `pip install 'blemish[core]'`, or "
             "train without int8"
         ) from error
     finally:
-        logging.setLoggerClass(classes)  # NNCF puts its own in place, for everybody's loggers
+        logging.setLoggerClass(classes)  # NNCF replaces it for all loggers of the process
     nncf.set_log_level(logging.WARNING)
     module: ModuleType = nncf
     return module

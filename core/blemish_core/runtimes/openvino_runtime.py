@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO: runs a detector's network on a CPU, several times faster than torch.
+"""OpenVINO: runs a detector's network on a CPU several times faster than torch.
 
-A network is exported once, when a model is published, as IR: an XML graph of OpenVINO's own operations and
-a file of weights. Reading it executes nothing: an operation that OpenVINO does not know is an error, and
-extensions are loaded by API calls alone, of which there are none here.
+A training exports the network as IR: an XML graph of OpenVINO's own operations and a file of weights.
+Reading IR executes no code. An unknown operation is an error, and extensions are loaded only by explicit
+API calls, which this module does not make.
 """
 
 import copy
@@ -26,76 +26,85 @@ from blemish_core.platform.errors import Corrupt
 from blemish_core.runtimes.openvino_import import openvino
 
 NAME = "openvino"
-# Of the networks of surfaces that are trained in turn; the last one is kept however large.
-_KEPT_BYTES = 256 << 20
-_EXAMPLES = 2  # of one image torch.export would make a constant
+_EXAMPLES = 2  # torch.export would treat a batch of one as a constant
 
 
 def export(network: nn.Module, input_size: int, file: Path) -> None:
-    """Write ``network`` as IR: ``file`` (.xml) and its weights beside it (.bin), float32, for any batch."""
+    """Write ``network`` as float32 IR for any batch size: ``file`` (.xml) and its weights (.bin)."""
     file.parent.mkdir(parents=True, exist_ok=True)
     openvino().save_model(_model(network, input_size), file, compress_to_fp16=False)
 
 
-def _model(network: nn.Module, input_size: int) -> Any:
-    """OpenVINO's model of a network, with copies of its weights."""
-    if not isinstance(network, StagedNetwork):
-        return _kept(network, input_size)
-    shared = _kept(network.shared, input_size)
-    return shared if network.projection is None else _mapped(shared, network.projection)
+class ConversionCache:
+    """A cache of converted networks that evicts the least recently used.
 
+    Conversion takes seconds, and trainings on different surfaces share their backbone.
 
-_models: OrderedDict[str, tuple[Any, int]] = OrderedDict()
-"""Models made before and their bytes, by what they were made of; the most recently used last."""
-
-
-def _kept(network: nn.Module, input_size: int) -> Any:
-    """The model of a network, made or kept: what is trained next mostly has one that was there before.
-
-    It is known by the network's ``repr`` and weights: what else it computes by has to be in the former.
+    A network is identified by its weights and its ``repr``, so the latter must contain all other
+    parameters.
     """
-    digest = hashlib.sha256(f"{input_size} {network}".encode())
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    key = digest.hexdigest()
-    if key not in _models:
-        _models[key] = _converted(network, input_size), held_bytes(network)
-    _models.move_to_end(key)
-    model, _ = _models[key]
-    while len(_models) > 1 and sum(each for _, each in _models.values()) > _KEPT_BYTES:
-        _models.popitem(last=False)
-    return model.clone()
+
+    def __init__(self, max_bytes: int) -> None:
+        """Limit the cache to ``max_bytes`` of weights; it keeps at least one network."""
+        self._max_bytes = max_bytes
+        self._models: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+
+    def convert(self, network: nn.Module, input_size: int) -> Any:
+        """Return OpenVINO's model of a network, converted or from the cache."""
+        digest = hashlib.sha256(f"{input_size} {network}".encode())
+        for name, tensor in network.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        key = digest.hexdigest()
+        if key not in self._models:
+            self._models[key] = _convert(network, input_size), held_bytes(network)
+        self._models.move_to_end(key)
+        model, _ = self._models[key]
+        while len(self._models) > 1 and sum(size for _, size in self._models.values()) > self._max_bytes:
+            self._models.popitem(last=False)
+        return model.clone()
+
+    def clear(self) -> None:
+        """Remove all networks."""
+        self._models.clear()
 
 
-def forget() -> None:
-    """Let go of the models that are kept, as a benchmark needs it."""
-    _models.clear()
+CONVERSIONS = ConversionCache(256 << 20)
+"""Cache of this process."""
 
 
-def _mapped(model: Any, own: nn.Conv2d) -> Any:
-    """A model whose answer goes through a convolution of one patch."""
+def _model(network: nn.Module, input_size: int) -> Any:
+    """Return OpenVINO's model of a network, with copies of its weights."""
+    if not isinstance(network, StagedNetwork):
+        return CONVERSIONS.convert(network, input_size)
+    shared = CONVERSIONS.convert(network.shared, input_size)
+    return shared if network.projection is None else _append_projection(shared, network.projection)
+
+
+def _append_projection(model: Any, projection: nn.Conv2d) -> Any:
+    """Return a model with a 1 x 1 convolution after its output."""
     from openvino import opset13 as ops
 
-    assert own.bias is not None
-    weight, bias = (tensor.detach().cpu().numpy().copy() for tensor in (own.weight, own.bias))
-    plain = model.output(0).get_node().input_value(0)
-    mapped = ops.convolution(plain, ops.constant(weight), [1, 1], [0, 0], [0, 0], [1, 1])
-    mapped = ops.add(mapped, ops.constant(bias[None, :, None, None]))
-    return openvino().Model([mapped], model.get_parameters())
+    assert projection.bias is not None
+    weight, bias = (tensor.detach().cpu().numpy().copy() for tensor in (projection.weight, projection.bias))
+    output = model.output(0).get_node().input_value(0)
+    projected = ops.convolution(output, ops.constant(weight), [1, 1], [0, 0], [0, 0], [1, 1])
+    projected = ops.add(projected, ops.constant(bias[None, :, None, None]))
+    return openvino().Model([projected], model.get_parameters())
 
 
-def _converted(network: nn.Module, input_size: int) -> Any:
-    """A network as torch.export and OpenVINO see it, its batch open; it takes seconds."""
-    # Of a copy: OpenVINO's constants are the very memory of torch's.
+def _convert(network: nn.Module, input_size: int) -> Any:
+    """Convert a network by torch.export, for any batch size; takes seconds."""
+    # A copy, because OpenVINO's constants share memory with torch's.
     network = copy.deepcopy(network).cpu()
-    # A fixed batch that is opened afterwards takes a third of the time, where no operation keeps it.
-    model = _traced(network, input_size, symbolic=False)
+    # Exporting a fixed batch size and relaxing it is three times as fast as a symbolic one, but some
+    # operations keep the fixed size.
+    model = _export(network, input_size, symbolic=False)
     if any(output.partial_shape[0].is_static for output in model.outputs):
-        model = _traced(network, input_size, symbolic=True)
+        model = _export(network, input_size, symbolic=True)
     return model
 
 
-def _traced(network: nn.Module, input_size: int, *, symbolic: bool) -> Any:
+def _export(network: nn.Module, input_size: int, *, symbolic: bool) -> Any:
     example = torch.zeros(_EXAMPLES, 3, input_size, input_size)
     shapes = ({0: torch.export.Dim("batch", min=1)},) if symbolic else None
     with torch.no_grad():
@@ -106,30 +115,32 @@ def _traced(network: nn.Module, input_size: int, *, symbolic: bool) -> Any:
 
 
 class OpenVinoRuntime:
-    """A network on the CPU. Threads may call at once: a call a lane is computed at once."""
+    """A network on the CPU. Calls are thread-safe, and as many run concurrently as there are lanes."""
 
     def __init__(self, file: Path, *, name: str = NAME, threads: int = 0, lanes: int = 1) -> None:
         """Load the IR in ``file``.
 
         Args:
-            file: the XML; its weights lie beside it.
-            name: as settings spell it.
-            threads: threads of one forward pass; 0 takes one a core, shared out among the lanes.
-            lanes: forward passes at once.
+            file: XML file, next to its weights.
+            name: name of the runtime in settings.
+            threads: threads of one forward pass; 0 divides the cores among the lanes.
+            lanes: number of concurrent forward passes.
 
         Raises:
-            Corrupt: if it is no network that this OpenVINO reads.
+            Corrupt: if this version of OpenVINO cannot read the file.
         """
         try:
             model = _core().read_model(file, file.with_suffix(".bin"))
             self._compile(model, name, threads, lanes)
         except RuntimeError as error:
-            raise Corrupt(f"{file} is no network that this OpenVINO reads; train again") from error
+            raise Corrupt(
+                f"{file} is not a network that this version of OpenVINO can read; train again"
+            ) from error
         self.bytes = file.with_suffix(".bin").stat().st_size
 
     @classmethod
     def of(cls, network: nn.Module, input_size: int, *, threads: int = 0) -> "OpenVinoRuntime":
-        """Convert a network that is not published yet."""
+        """Convert a network in memory."""
         made = cls.__new__(cls)
         made._compile(_model(network, input_size), NAME, threads, lanes=1)
         made.bytes = held_bytes(network)
@@ -143,15 +154,15 @@ class OpenVinoRuntime:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         with self._request() as request:
-            answers = request.infer(
+            outputs = request.infer(
                 {0: images.cpu().contiguous().numpy()}, share_inputs=True, share_outputs=True
             )
-            # Copied: the request's own memory is written again by the next call.
-            return tuple(torch.from_numpy(answers[output]).clone() for output in self._outputs)
+            # A copy, because the next call overwrites the request's memory.
+            return tuple(torch.from_numpy(outputs[output]).clone() for output in self._outputs)
 
     @contextmanager
     def _request(self) -> Iterator[Any]:
-        """An infer request that nobody else uses; as many are made as are used at once."""
+        """Provide an idle inference request; the pool grows to the number of concurrent calls."""
         try:
             request = self._idle.get_nowait()
         except Empty:
@@ -165,9 +176,9 @@ class OpenVinoRuntime:
 def _settings(threads: int, lanes: int) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
-        # Never the default, which is bf16 where the CPU has it: slower there, and not what was calibrated.
+        # Not the default, which is bf16 on CPUs that support it: slower, and not what was calibrated.
         "INFERENCE_PRECISION_HINT": "f32",
-        # Pinned, two processes share one core and leave the others idle.
+        # With pinning, two processes use the same core and leave others idle.
         "ENABLE_CPU_PINNING": False,
     }
     if lanes > 1:

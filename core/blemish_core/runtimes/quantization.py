@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """INT8 for OpenVINO by NNCF: post-training quantization, calibrated on training images.
 
-Jacob et al., CVPR 2018, arXiv:1712.05877; NNCF: https://github.com/openvinotoolkit/nncf. The scores are
-others than those of float32, so verdicts need held-out images of their own, and AUROC says what it costs.
+Jacob et al., CVPR 2018, arXiv:1712.05877; NNCF: https://github.com/openvinotoolkit/nncf. Scores differ from
+those of float32, so INT8 has its own calibration, and its loss is measured in AUROC.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,37 +18,37 @@ from blemish_core.runtimes.openvino_import import nncf, openvino
 from blemish_core.runtimes.parity import with_patch
 
 MAX_DROP = 0.005
-"""Of image AUROC; INT8 that loses more is not published."""
+"""Largest loss of image AUROC at which INT8 is published."""
 MAX_IMAGES = 40
 
 ReadInput = Callable[[], Tensor]
-"""Prepares one image (3, S, S) when it is its turn."""
+"""Prepares one image (3, S, S) on demand."""
 
 
 def quantize(
     source: Path, target: Path, images: Sequence[ReadInput], progress: Callable[[int, int], None]
 ) -> int:
-    """Write the IR in ``source`` anew with INT8 weights and activations; return how many images were used.
+    """Write the IR in ``source`` with INT8 weights and activations; return the number of images used.
 
     Args:
         source: IR in float32.
-        target: the XML to write.
-        images: good images, of which ``MAX_IMAGES``, evenly spread, give the ranges of the activations.
-        progress: hears how many images are done of how many, and may raise to end it.
+        target: XML file to write.
+        images: good images, of which up to ``MAX_IMAGES`` calibrate the ranges of activations.
+        progress: called with the numbers of images done and in total; it may raise to end the work.
     """
     chosen = images[:: -(-len(images) // MAX_IMAGES)]
     progress(0, len(chosen))
     model = openvino().Core().read_model(source, source.with_suffix(".bin"))
     quantizer = nncf()
-    dataset = quantizer.Dataset(_Calibration(chosen, progress))
-    with _no_bars():
+    dataset = quantizer.Dataset(CalibrationImages(chosen, progress))
+    with _no_progress_bars():
         quantized = quantizer.quantize(
             model,
             dataset,
             subset_size=len(chosen),
-            # Slower than fast, and halved the error of EfficientAD's scores.
+            # Slower, but far more accurate for the scores of EfficientAD.
             fast_bias_correction=False,
-            # Pooling by a softmax: eight bits make its small weights nothing, for no time saved.
+            # Pooling by a softmax: eight bits round its small weights to zero and save no time.
             ignored_scope=quantizer.IgnoredScope(types=["MatMul"], validate=False),
         )
     openvino().save_model(quantized, target, compress_to_fp16=False)
@@ -57,8 +57,8 @@ def quantize(
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
-    """Keep NNCF's progress bars out of the log; it draws them on rich's console for the whole process."""
+def _no_progress_bars() -> Iterator[None]:
+    """Suppress NNCF's progress bars, which it draws on rich's global console."""
     console = rich.get_console()
     before, console.quiet = console.quiet, True
     try:
@@ -68,31 +68,31 @@ def _no_bars() -> Iterator[None]:
 
 
 def refusal(measured: Quantization) -> str:
-    """Why INT8 with these figures is not published; empty if it is."""
+    """Return why INT8 with these figures is not published; empty if it is."""
     if measured.drop is None:
-        return "no test images of both kinds tell what INT8 costs in AUROC; bring good and defective ones"
+        return "without good and defective test images the cost of INT8 in AUROC is unknown; add both kinds"
     if measured.drop > measured.max_drop:
         return (
-            f"INT8 brings the image AUROC from {measured.auroc_f32:.4f} to {measured.auroc_int8:.4f}, and "
-            f"{measured.max_drop} is the most that may be lost"
+            f"INT8 reduces the image AUROC from {measured.auroc_f32:.4f} to {measured.auroc_int8:.4f}, by "
+            f"more than {measured.max_drop}"
         )
     return ""
 
 
-class _Calibration:
-    """Images as NNCF wants them: to be gone through more than once, each a batch of one.
+class CalibrationImages:
+    """The calibration images for NNCF, an iterable of batches of one.
 
-    Each has a patch of noise in it: ranges of good images alone cut off what a defect makes of activations,
-    and gave strong ones a tenth of their score.
+    Each image has a patch of noise, because ranges from good images alone would clip the activations of
+    defects.
     """
 
     def __init__(self, images: Sequence[ReadInput], progress: Callable[[int, int], None]) -> None:
         self._images = images
         self._progress = progress
-        self._most = 0
+        self._reported = 0
 
     def __iter__(self) -> Iterator[object]:
         for done, read in enumerate(self._images):
-            self._most = max(self._most, done)  # a second pass does not count down
-            self._progress(self._most, len(self._images))
+            self._reported = max(self._reported, done)  # NNCF iterates more than once
+            self._progress(self._reported, len(self._images))
             yield with_patch(read(), torch.Generator().manual_seed(done))[None].numpy()

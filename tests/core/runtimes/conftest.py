@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small PatchCore whose bank holds features of its own, and where its network was exported to."""
+"""A small PatchCore and the file of its exported network."""
 
 from pathlib import Path
 

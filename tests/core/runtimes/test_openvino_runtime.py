@@ -25,7 +25,8 @@ from blemish_core.jobs.handlers import export
 from blemish_core.platform.errors import Corrupt
 from blemish_core.runtimes import openvino_runtime
 from blemish_core.runtimes.choice import Asked, RuntimeChoice
-from blemish_core.runtimes.openvino_runtime import OpenVinoRuntime
+from blemish_core.runtimes.openvino_import import openvino
+from blemish_core.runtimes.openvino_runtime import ConversionCache, OpenVinoRuntime
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,9 @@ def images(count: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("count", range(1, 10))
-def test_any_batch_gets_what_torch_gives(detector: PatchCore, runtime: OpenVinoRuntime, count: int) -> None:
+def test_any_batch_size_gives_the_outputs_of_torch(
+    detector: PatchCore, runtime: OpenVinoRuntime, count: int
+) -> None:
     batch = images(count, seed=count)
     (ours,) = TorchRuntime(detector.network, torch.device("cpu"))(batch)
     (its,) = runtime(batch)
@@ -46,15 +49,49 @@ def test_any_batch_gets_what_torch_gives(detector: PatchCore, runtime: OpenVinoR
     assert float((its - ours).abs().max()) < 1e-5 * scale
 
 
-class _Flat(nn.Module):
-    """Its answer is flattened, by which the size of a batch gets into an exported graph."""
+F32 = {"INFERENCE_PRECISION_HINT": "f32"}
+
+
+class _Convolution(nn.Module):
+    """A network that is exported at the first try."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Conv2d(3, 2, kernel_size=3)
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.layer(images),)
+
+
+class _Flat(_Convolution):
+    """A network whose flattened output fixes the batch size in an export."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
         return (self.layer(images).flatten(1),)
+
+
+@pytest.fixture
+def exports(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """A spy on torch.export, with an empty cache of conversions."""
+    openvino_runtime.CONVERSIONS.clear()
+    spy = Mock(wraps=torch.export.export)
+    monkeypatch.setattr(torch.export, "export", spy)
+    return spy
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The models that OpenVINO compiles during a test."""
+    models: list[Any] = []
+    core = openvino().Core
+    compile_model = core.compile_model
+
+    def compiled(self: Any, *arguments: Any) -> Any:
+        models.append(compile_model(self, *arguments))
+        return models[-1]
+
+    monkeypatch.setattr(core, "compile_model", compiled)
+    return models
 
 
 def _efficientad(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
@@ -71,16 +108,13 @@ def _efficientad(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
 @pytest.mark.parametrize(
     ("network", "size", "tries"), [("efficientad", 256, 1), ("flat", 32, 2)], ids=["efficientad", "flat"]
 )
-def test_a_network_is_exported_for_any_batch_in_as_few_tries_as_it_takes(
-    network: str, size: int, tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_export_takes_any_batch_size_with_as_few_tries_as_possible(
+    network: str, size: int, tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exports: Mock
 ) -> None:
-    openvino_runtime.forget()
     torch.manual_seed(5)
     made = _Flat().eval() if network == "flat" else _efficientad(monkeypatch)
-    spy = Mock(wraps=torch.export.export)
-    monkeypatch.setattr(torch.export, "export", spy)
     openvino_runtime.export(made, size, tmp_path / "model.xml")
-    assert spy.call_count == tries  # each takes seconds
+    assert exports.call_count == tries  # each takes seconds
     runtime = OpenVinoRuntime(tmp_path / "model.xml")
     for count in (1, 3):
         batch = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(count))
@@ -89,12 +123,9 @@ def test_a_network_is_exported_for_any_batch_in_as_few_tries_as_it_takes(
             assert float((its - own).abs().max()) < 1e-4 * float(own.abs().max())
 
 
-def test_what_a_surface_adds_is_put_in_without_a_second_conversion(
-    detector: PatchCore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_projection_is_added_without_a_second_conversion(
+    detector: PatchCore, tmp_path: Path, exports: Mock
 ) -> None:
-    openvino_runtime.forget()
-    spy = Mock(wraps=torch.export.export)
-    monkeypatch.setattr(torch.export, "export", spy)
     plain = detector.network
     assert isinstance(plain, StagedNetwork)
     batch = images(3, seed=8)
@@ -111,7 +142,7 @@ def test_what_a_surface_adds_is_put_in_without_a_second_conversion(
     for runtime in (OpenVinoRuntime.of(mapped, 64), OpenVinoRuntime(tmp_path / "model.xml")):
         (its,) = runtime(batch)
         assert float((its - expected).abs().max()) < 1e-5 * float(expected.abs().max())
-    assert spy.call_count == 1
+    assert exports.call_count == 1
 
 
 @pytest.mark.parametrize(
@@ -123,15 +154,15 @@ def test_what_a_surface_adds_is_put_in_without_a_second_conversion(
         ("cuda:0", "auto", None),
     ],
 )
-def test_a_training_is_lent_openvino_on_a_cpu_unless_torch_is_asked_for(
+def test_training_uses_openvino_on_a_cpu_unless_torch_is_configured(
     device: str, asked: Asked, name: str | None
 ) -> None:
     lent = export.faster_runtime(device, RuntimeChoice(asked), _Flat().eval(), 32)
     assert (lent and lent.name) == name
 
 
-def test_other_weights_or_another_size_are_converted_anew() -> None:
-    openvino_runtime.forget()
+def test_other_weights_or_sizes_are_converted_separately() -> None:
+    openvino_runtime.CONVERSIONS.clear()
     network, batch = _Flat().eval(), images(2)
     made: list[tuple[OpenVinoRuntime, Tensor, Tensor]] = []
     for change, size in ((1.0, 64), (2.0, 64), (1.0, 32)):
@@ -139,7 +170,7 @@ def test_other_weights_or_another_size_are_converted_anew() -> None:
         part = batch[..., :size, :size]
         (expected,) = TorchRuntime(network, torch.device("cpu"))(part)
         made.append((OpenVinoRuntime.of(network, size), part, expected))
-    for runtime, part, expected in made:  # as they were when they were made
+    for runtime, part, expected in made:  # unchanged by later conversions
         torch.testing.assert_close(runtime(part)[0], expected)
 
 
@@ -147,34 +178,26 @@ def test_other_weights_or_another_size_are_converted_anew() -> None:
     ("room", "sizes", "converted"),
     [
         (9, (64, 32, 64, 32), [64, 32]),
-        # The least recently used goes.
+        # The least recently used is evicted.
         (2, (64, 32, 64, 48, 64, 32), [64, 32, 48, 32]),
         (0, (64, 64, 32, 64), [64, 32, 64]),
     ],
 )
-def test_networks_that_are_trained_in_turn_are_converted_once(
-    monkeypatch: pytest.MonkeyPatch, room: int, sizes: Sequence[int], converted: list[int]
+def test_cached_networks_are_not_converted_again(
+    exports: Mock, room: int, sizes: Sequence[int], converted: list[int]
 ) -> None:
-    """``room`` is for so many of them."""
-    openvino_runtime.forget()
-    asked: list[int] = []
-    convert = openvino_runtime._converted
-
-    def counted(network: nn.Module, input_size: int) -> Any:
-        asked.append(input_size)
-        return convert(network, input_size)
-
-    network = _Flat().eval()
-    monkeypatch.setattr(openvino_runtime, "_converted", counted)
-    monkeypatch.setattr(openvino_runtime, "_KEPT_BYTES", room * held_bytes(network))
+    """The cache has room for ``room`` networks."""
+    network = _Convolution().eval()
+    cache = ConversionCache(room * held_bytes(network))
     for size in sizes:
         batch = images(2)[..., :size, :size]
         (expected,) = TorchRuntime(network, torch.device("cpu"))(batch)
-        torch.testing.assert_close(OpenVinoRuntime.of(network, size)(batch)[0], expected)
-    assert asked == converted
+        compiled = openvino().Core().compile_model(cache.convert(network, size), "CPU", F32)
+        torch.testing.assert_close(torch.from_numpy(compiled(batch.numpy())[0]), expected)
+    assert [call.args[1][0].shape[-1] for call in exports.call_args_list] == converted
 
 
-def test_an_answer_outlives_the_next_call(runtime: OpenVinoRuntime) -> None:
+def test_output_outlives_the_next_call(runtime: OpenVinoRuntime) -> None:
     (first,) = runtime(images(2, seed=1))
     kept = first.clone()
     runtime(images(2, seed=2))
@@ -189,7 +212,7 @@ from blemish_core.runtimes import openvino_runtime
 from blemish_core.runtimes.openvino_runtime import OpenVinoRuntime
 
 runtime = OpenVinoRuntime(Path(sys.argv[1]), lanes=2)
-sys.setswitchinterval(1e-4)  # so that a second thread comes in between nearly every time
+sys.setswitchinterval(1e-4)  # makes a switch of threads during the first call likely
 together = threading.Barrier(8)
 
 def first() -> None:
@@ -205,15 +228,17 @@ for thread in threads:
 """
 
 
-def test_threads_that_are_first_at_once_do_not_lock_each_other_out(exported: Path) -> None:
-    # A process of its own: it can happen once in each.
+def test_first_calls_of_several_threads_do_not_deadlock(exported: Path) -> None:
+    # In a new process, because the deadlock can occur only once in each.
     subprocess.run([sys.executable, "-c", _FIRST_AT_ONCE, str(exported)], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_threads_at_once_get_their_own_answers(exported: Path, lanes: int) -> None:
+def test_concurrent_calls_get_their_own_outputs(
+    exported: Path, lanes: int, compilations: list[Any]
+) -> None:
     runtime = OpenVinoRuntime(exported, lanes=lanes)
-    assert runtime._compiled.get_property("NUM_STREAMS") == lanes
+    assert compilations[0].get_property("NUM_STREAMS") == lanes
     batches = [images(1 + number % 3, seed=number) for number in range(24)]
     alone = [runtime(batch)[0] for batch in batches]
     with ThreadPoolExecutor(8) as threads:
@@ -222,13 +247,14 @@ def test_threads_at_once_get_their_own_answers(exported: Path, lanes: int) -> No
         assert got.equal(expected)
 
 
-def test_the_precision_is_float32_whatever_the_processor_prefers(runtime: OpenVinoRuntime) -> None:
-    compiled = runtime._compiled
+def test_precision_is_float32_on_every_processor(exported: Path, compilations: list[Any]) -> None:
+    OpenVinoRuntime(exported)
+    (compiled,) = compilations
     assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
 
 
-def test_weights_are_not_halved(exported: Path) -> None:
+def test_weights_stay_float32(exported: Path) -> None:
     assert 'element_type="f16"' not in exported.read_text()
 
 
@@ -237,23 +263,23 @@ def copy(exported: Path, folder: Path) -> Path:
     return folder / exported.name
 
 
-def test_an_unknown_operation_is_refused_not_looked_for(exported: Path, tmp_path: Path) -> None:
+def test_unknown_operation_is_rejected(exported: Path, tmp_path: Path) -> None:
     file = copy(exported, tmp_path)
     foreign = file.read_text().replace('type="Convolution"', 'type="Evil"', 1)
     assert "Evil" in foreign
     file.write_text(foreign)
-    with pytest.raises(Corrupt, match="no network that this OpenVINO reads"):
+    with pytest.raises(Corrupt, match="not a network that this version"):
         OpenVinoRuntime(file)
 
 
-def test_weights_outside_the_file_are_refused(exported: Path, tmp_path: Path) -> None:
+def test_truncated_weights_are_rejected(exported: Path, tmp_path: Path) -> None:
     file = copy(exported, tmp_path)
     file.with_suffix(".bin").write_bytes(b"short")
-    with pytest.raises(Corrupt, match="no network that this OpenVINO reads"):
+    with pytest.raises(Corrupt, match="not a network that this version"):
         OpenVinoRuntime(file)
 
 
-def test_an_entity_of_the_graph_reads_no_other_file(exported: Path, tmp_path: Path) -> None:
+def test_xml_entity_cannot_read_another_file(exported: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("Convolution")
     file = copy(exported, tmp_path / "ir")
@@ -265,7 +291,7 @@ def test_an_entity_of_the_graph_reads_no_other_file(exported: Path, tmp_path: Pa
         OpenVinoRuntime(file)
 
 
-# In a process of its own: what this one has imported would hide what an import does.
+# Runs in a new process, where nothing is imported yet.
 _WATCH = """
 import socket, subprocess, sys, tempfile, multiprocessing
 from pathlib import Path
@@ -278,7 +304,7 @@ import multiprocessing.process
 multiprocessing.process.BaseProcess.start = caught
 if {before!r}:
     import os
-    os.environ["CI"] = "true"  # what asks for no telemetry, only until the import is done
+    os.environ["CI"] = "true"  # disables telemetry for the import only
     import openvino
     del os.environ["CI"]
 import torch
@@ -300,8 +326,8 @@ print("silent")
 """
 
 
-@pytest.mark.parametrize("before", [False, True], ids=["first", "after somebody else"])
-def test_openvino_calls_nobody(before: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [False, True], ids=["first", "imported before"])
+def test_openvino_opens_no_connection(before: bool, tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path), "PATH": "", "PYTHONPATH": ":".join(filter(None, sys.path))}
     done = subprocess.run(
         [sys.executable, "-c", _WATCH.format(before=before)],
@@ -313,6 +339,6 @@ def test_openvino_calls_nobody(before: bool, tmp_path: Path) -> None:
     assert done.stdout.strip().endswith("silent"), done.stderr
 
 
-def test_outputs_are_of_the_callers_own_memory(runtime: OpenVinoRuntime) -> None:
+def test_outputs_of_two_calls_share_no_memory(runtime: OpenVinoRuntime) -> None:
     (first,), (second,) = runtime(images(1)), runtime(images(1))
     assert not np.shares_memory(first.numpy(), second.numpy())

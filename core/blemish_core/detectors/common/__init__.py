@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts that more than one detector uses."""
+"""Components that several detectors share."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of anomalib that detectors are made of, imported in one place without its warnings.
+"""The classes of anomalib that detectors use, imported without its warnings.
 
-To import any of anomalib's models is to import all of them, with lightning, torchmetrics, torchvision and
-matplotlib: seconds. So this is imported where a detector is made, not where its module is imported.
+Importing one model of anomalib imports all of them, with lightning, torchmetrics, torchvision and
+matplotlib, which takes seconds. So import this module inside the functions that build a network.
 """
 
 import warnings
@@ -10,7 +10,7 @@ import warnings
 from blemish_core.platform.gc_tuning import gc_paused
 
 with warnings.catch_warnings(), gc_paused():
-    # anomalib 2.7 imports timm's and its own former paths.
+    # anomalib 2.7 imports deprecated paths of timm and its own.
     warnings.simplefilter("ignore", FutureWarning)
     from anomalib.models.image.efficient_ad.torch_model import (
         EfficientAdModel,

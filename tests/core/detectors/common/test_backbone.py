@@ -24,7 +24,7 @@ def test_the_default_needs_no_hub(tmp_path: Path) -> None:
 
 def test_the_default_is_known_without_timm_as_timm_has_it() -> None:
     for fine in (False, True):
-        found = Backbone.looked_up("efficientnet_lite0", fine=fine)
+        found = Backbone.from_timm("efficientnet_lite0", fine=fine)
         assert Backbone.named("efficientnet_lite0", fine=fine) == found
 
 
@@ -76,5 +76,5 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
             return (print, ("ran",))
 
     torch.save({"conv1.weight": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(InvalidRequest, match="no weights that can be read"):
+    with pytest.raises(InvalidRequest, match="no readable weights"):
         import_weights("resnet18", tmp_path / "evil.pth", tmp_path / "weights")

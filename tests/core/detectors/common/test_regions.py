@@ -70,7 +70,7 @@ def test_a_good_part_is_like_good_parts() -> None:
     """A defect may lie in the direction of a good part's grain: it is not like it."""
     grain = look((CRACK, 2, 3, 0.5))
     sought = describe_region(grain, around(2, 3), THRESHOLD)
-    assert sought.anomalous < 0.1
+    assert sought.anomaly_level < 0.1
     same = locate_region(look((CRACK, 7, 1, 0.5), seed=2), SHAPE, sought, THRESHOLD)
     defect = locate_region(look((CRACK, 7, 1, 9.0), seed=2), SHAPE, sought, THRESHOLD)
     assert same.similarity > 0.8 > 0.5 > defect.similarity

@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import torch
 from structlog.testing import capture_logs
 from tests.support.job_context import make_job_context
 
@@ -20,18 +21,16 @@ from blemish_core.runtimes.choice import RuntimeChoice
 
 @pytest.fixture(autouse=True)
 def no_converted_network() -> Iterator[None]:
-    openvino_runtime.forget()
+    openvino_runtime.CONVERSIONS.clear()
     yield
-    openvino_runtime.forget()
+    openvino_runtime.CONVERSIONS.clear()
 
 
 def test_first_training_finds_its_network_converted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warm_up(make_job_context(tmp_path))
-    monkeypatch.setattr(
-        openvino_runtime, "_converted", Mock(side_effect=AssertionError("converted a second time"))
-    )
+    monkeypatch.setattr(torch.export, "export", Mock(side_effect=AssertionError("converted a second time")))
     detector = TrainablePatchCore(PatchCoreSettings())
     detector.load_pretrained(tmp_path)
     runtime = faster_runtime("cpu", RuntimeChoice(), detector.network, detector.input_size)

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Greedy k-center selection (Sener & Savarese, arXiv:1708.00489) without reading all points for each pick.
+"""Greedy k-center selection (Sener & Savarese, arXiv:1708.00489) that reads few points per pick.
 
-Farthest-first traversal picks, again and again, the point farthest from everything picked so far. The
-textbook loop measures all N points against each pick. But distances to the picked set only ever shrink, so
-an old one is an upper bound, and a point whose bound is low needs no attention. Bring the B points with the
-highest bounds up to date: no other is farther than the (B+1)-th bound. While the farthest of these
-candidates stays above it, it is the true next pick, and only the B x B distances between candidates are
-needed to know the one after it.
+Farthest-first traversal repeatedly picks the point that is farthest from all earlier picks. The textbook
+loop computes the distances of all N points to each pick. But distances to the picked set only shrink, so an
+old distance is an upper bound, and points with low bounds can be skipped. The B points with the highest
+bounds are the candidates. Their bounds are updated, and no other point is farther than the (B+1)-th bound.
+While the farthest candidate exceeds that bound, it is the true next pick. Only the B x B distances between
+candidates are needed to find the pick after it.
 
-Bounds are lowered by |x|^2 - 2 x.y + |y|^2 in float32, one matrix product for many points and picks: fast,
-but wrong where points nearly coincide. So they are rounded upwards by all that they can err, and decide
-nothing but who is a candidate. Candidates are measured in float64. Hence the picks are those of a loop that
-subtracts point from point, as anomalib's ``KCenterGreedy`` does, but for candidates whose distances float32
-cannot tell apart.
+Bounds are updated by |x|^2 - 2 x.y + |y|^2 in float32, one matrix product for many points and picks. This
+is fast but inexact for points that nearly coincide. So the bounds are rounded up by their maximum error,
+and only select the candidates, whose distances are computed in float64. The picks equal those of a loop
+that subtracts the points, such as anomalib's ``KCenterGreedy``. Exceptions are candidates whose distances
+are equal in float32.
 
-anomalib first projects features at random to 4 ln N / (eps^2/2 - eps^3/3) dimensions, eps = 0.9: some
-hundreds, more than the default backbone's 152. That is left out: nothing is gained where dimensions are
-added, and where 472 of three stages became 225, the covering radius grew by 6 to 9 %.
+anomalib first projects features at random to 4 ln N / (eps^2/2 - eps^3/3) dimensions, eps = 0.9. The
+projection is omitted here: it adds dimensions to small features and loses accuracy on large ones. Measured:
+docs/benchmarks.md.
 """
 
 from collections.abc import Callable
@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 
 _CANDIDATES = 512
-_ROWS_ON_CPU = 1024  # of the points in one product, by
-_PICKS = 4096  # so many picks
+_ROWS_ON_CPU = 1024  # points in one product
 _ROWS_ON_GPU = 16_384
-_AWAKE = 16  # one in so many points, those with the highest bounds, is brought up to date with candidates
-_NEVER = -1.0  # below every distance: what is picked is not picked again, even among duplicates
+_PICKS = 4096  # picks in one product
+_ACTIVE = 16  # one in this many points, those with the highest bounds, is updated with the candidates
+_EXCLUDED = -1.0  # below every distance, so that a point is not picked again, even among duplicates
 _EPS = torch.finfo(torch.float32).eps
 
 
@@ -44,21 +44,25 @@ def greedy_coreset(
     candidates: int = _CANDIDATES,
     on_picks: Callable[[int], None] = lambda picked: None,
 ) -> list[int]:
-    """Return ``keep`` row numbers of ``points`` (N, D), in the order of picking, ``first`` first.
+    """Return ``keep`` row numbers of points in the order of picking. No row is picked twice.
 
-    No row is picked twice, even among duplicates, and none of those ``excluded`` (N,), bool.
+    Memory: 12 N bytes, up to 50 N for short times, the candidates and one block.
 
-    ``points`` may lie in a mapped file: they are read in blocks and computed with on ``device``, by default
-    where they lie. Memory: 12 N bytes, at times some 50 N, the candidates and one block.
-
-    ``on_picks`` hears the number of picks so far after each block and may raise to end the selection.
+    Args:
+        points: (N, D), possibly in a mapped file; they are read in blocks.
+        keep: number of picks.
+        first: row number of the first pick.
+        excluded: (N,), bool, rows that must not be picked.
+        device: device of the computation, by default that of the points.
+        candidates: number of candidates at a time.
+        on_picks: called with the number of picks after each block; it may raise to end the selection.
 
     Raises:
-        ValueError: if there are not ``keep`` points, or one is not finite.
+        ValueError: if there are fewer than ``keep`` points, or one is not finite.
     """
     allowed = len(points) if excluded is None else len(points) - int(excluded.sum())
     if not 0 < keep <= allowed:
-        raise ValueError(f"{keep} of {allowed} points cannot be kept")
+        raise ValueError(f"cannot pick {keep} of {allowed} points")
     space = _Space(points, points.device if device is None else torch.device(device))
     bounds = _Bounds(space, lambda: on_picks(len(picks)))
     if excluded is not None:
@@ -71,57 +75,62 @@ def greedy_coreset(
         farness = bounds.tighten(rows, space.to_nearest(measured, picks))
         if farness.max() >= outside:
             between = _squared_distances(measured, measured).float()
-            fresh = _certain(rows, farness, between, outside, keep - len(picks))
-            bounds.exclude(fresh)
-            picks += fresh
+            new = _certain(rows, farness, between, outside, keep - len(picks))
+            bounds.exclude(new)
+            picks += new
         on_picks(len(picks))
     return picks
 
 
 def _certain(rows: Tensor, farness: Tensor, between: Tensor, outside: float, wanted: int) -> list[int]:
-    """The next picks among candidates, as long as none but a candidate can be next.
+    """Return the next picks among candidates, as long as no other point can be next.
 
-    The squared distances are those of the candidates to the picks, (B,), and to one another, (B, B), and a
-    bound on those of all others to the picks.
+    Args:
+        rows: (B,), row numbers of the candidates.
+        farness: (B,), squared distances of the candidates to the picks.
+        between: (B, B), squared distances between the candidates.
+        outside: bound on the squared distances of all other points to the picks.
+        wanted: most picks to return.
     """
-    # A pick is a step of microseconds: a GPU would be waited for at each.
+    # On the CPU: a step takes microseconds, less than synchronising with a GPU.
     numbers, far, apart = rows.tolist(), farness.cpu().numpy().copy(), between.cpu().numpy()
-    fresh: list[int] = []
-    while len(fresh) < wanted:
+    new: list[int] = []
+    while len(new) < wanted:
         best = int(far.argmax())
         if far[best] < outside:
             break
-        fresh.append(numbers[best])
+        new.append(numbers[best])
         np.minimum(far, apart[best], out=far)
-        far[best] = _NEVER
-    return fresh
+        far[best] = _EXCLUDED
+    return new
 
 
 class _Bounds:
-    """What the squared distance of each point to the nearest pick is at most, fresh where it matters."""
+    """Upper bounds on the squared distance of each point to the nearest pick, updated on demand."""
 
     def __init__(self, space: "_Space", on_block: Callable[[], None]) -> None:
         self._space = space
         self._on_block = on_block
         self._values = torch.full((space.count,), torch.inf, device=space.device)
-        self._seen = torch.zeros(space.count, dtype=torch.int32, device=space.device)  # picks
+        # Number of picks that each bound takes into account.
+        self._seen = torch.zeros(space.count, dtype=torch.int32, device=space.device)
 
     def exclude(self, rows: Tensor | list[int]) -> None:
-        """Keep rows, by number or by a mask, from being picked from now on."""
-        self._values[rows.to(self._values.device) if isinstance(rows, Tensor) else rows] = _NEVER
+        """Exclude rows, given by number or by a mask, from later picks."""
+        self._values[rows.to(self._values.device) if isinstance(rows, Tensor) else rows] = _EXCLUDED
 
     def tighten(self, rows: Tensor, exact: Tensor) -> Tensor:
-        """Take exact distances (B,); return them with what must not be picked marked."""
-        exact = torch.where(self._values[rows] == _NEVER, _NEVER, exact)
+        """Set exact distances (B,) as bounds; return them with excluded rows marked."""
+        exact = torch.where(self._values[rows] == _EXCLUDED, _EXCLUDED, exact)
         self._values[rows] = exact
         return exact
 
     def highest(self, count: int, picks: list[int]) -> tuple[Tensor, float]:
-        """The ``count`` rows with the highest bounds, ascending, and the highest bound of all others."""
+        """Return the ``count`` rows with the highest bounds, ascending, and the highest other bound."""
         total = len(self._values)
-        awake = min(total, max(count + 1, total // _AWAKE))
+        active = min(total, max(count + 1, total // _ACTIVE))
         while True:
-            values, rows = self._values.topk(awake)
+            values, rows = self._values.topk(active)
             stale = self._seen[rows] < len(picks)
             if not stale[: count + 1].any():
                 break
@@ -130,8 +139,8 @@ class _Bounds:
         return rows[:count].sort().values, outside
 
     def _lower(self, rows: Tensor, picks: list[int]) -> None:
-        """Bring rows up to date with the picks that they have not seen."""
-        # In the order of what they have seen: a block takes what the first of its rows has not.
+        """Update the bounds of rows by the picks made since."""
+        # Sorted by picks seen, because a block starts at the first pick that any of its rows has not seen.
         seen, order = self._seen[rows].sort(stable=True)
         blocks = torch.split(rows[order], self._space.rows)
         for block, before in zip(blocks, seen[:: self._space.rows].tolist(), strict=True):
@@ -143,7 +152,7 @@ class _Bounds:
 
 
 class _Space:
-    """Squared distances between points, told about their mean, where rounding costs least."""
+    """Squared distances between points, centred to reduce rounding errors."""
 
     def __init__(self, points: Tensor, device: torch.device) -> None:
         self.device = device
@@ -155,29 +164,29 @@ class _Space:
             self._center += block.to(device).sum(0, dtype=torch.float64) / self.count
         if not self._center.isfinite().all():
             raise ValueError("a point is not finite")
-        # Written in place: many small results between large scratch keep the allocator from giving it back.
+        # Written in place: many small tensors between large ones would fragment the heap.
         self._squares = torch.empty(self.count, device=device)
         for block, squares in zip(
             torch.split(points, self.rows), torch.split(self._squares, self.rows), strict=True
         ):
             torch.sum(self._centered(block).square_(), 1, out=squares)
-        # Rounded to 24 bits, x.y errs by D u |x| |y| at most in whatever order it is added up, and
-        # 2 |x| |y| <= |x|^2 + |y|^2. The squares themselves err as much, centring and adding the rest.
+        # In float32 the error of x.y is at most D u |x| |y| in any order of summation, and
+        # 2 |x| |y| <= |x|^2 + |y|^2. The rest covers the errors of the squares and of centring.
         self._squares.mul_(1 + (points.shape[1] + 4) * _EPS)
 
     def bounds(self, rows: Tensor, picks: list[int]) -> Tensor:
-        """What the distances (B,) of ``rows`` to the nearest of ``picks`` are at most."""
+        """Return upper bounds on the distances (B,) of ``rows`` to the nearest of ``picks``."""
         to = torch.tensor(picks, device=self.device)
         x, y = self._centered(self._gather(rows)), self._centered(self._gather(to))
         nearest = torch.addmm(self._squares[to], x, y.T, alpha=-2).amin(1)  # (B, picks) to (B,)
         return nearest.add_(self._squares[rows])
 
     def exactly(self, rows: Tensor) -> Tensor:
-        """Points (B, D) about the mean, in float64."""
+        """Return centred points (B, D) in float64."""
         return self._gather(rows).double() - self._center
 
     def to_nearest(self, measured: Tensor, picks: list[int]) -> Tensor:
-        """Distances (B,) from what ``exactly`` gave to the nearest of ``picks``, right to the last bit."""
+        """Return exact distances (B,) from a result of ``exactly`` to the nearest of ``picks``."""
         nearest = measured.new_full((len(measured),), torch.inf)
         for numbers in torch.split(torch.tensor(picks, device=self.device), _PICKS):
             distances = _squared_distances(measured, self.exactly(numbers)).amin(1)
@@ -192,6 +201,6 @@ class _Space:
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """Squared distances (X, Y) between points (X, D) and (Y, D) in float64."""
+    """Return squared distances (X, Y) between points (X, D) and (Y, D) in float64."""
     distances = torch.addmm(y.square().sum(1), x, y.T, alpha=-2)
     return distances.add_(x.square().sum(1, keepdim=True)).clamp_min_(0)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Good images with a spot in them that does not belong there, and as the camera might see them tomorrow.
+"""Synthetic changes of good images: small anomalies, and harmless changes of light, focus and noise.
 
-The spots look like no defect in particular. They show which features of a patch change when something small
-in it does, and which hardly ever; another light, focus or noise shows which change though nothing is wrong.
-Pasting comes from CutPaste (Li et al., CVPR 2021, arXiv:2104.04015) and DRAEM (Zavrtanik et al., ICCV 2021,
-arXiv:2108.07610); here no network learns from what it makes.
+The anomalies imitate no particular defect. They show which features of a patch react to a local change, and
+harmless changes show which features react although nothing is wrong. Pasting follows CutPaste (Li et al.,
+CVPR 2021, arXiv:2104.04015) and DRAEM (Zavrtanik et al., ICCV 2021, arXiv:2108.07610), but no network is
+trained on the results.
 """
 
 from collections.abc import Callable
@@ -22,34 +22,34 @@ Mask = NDArray[np.bool_]
 """(S, S)."""
 
 _SIDE = 256.0
-"""Lengths below are px of an image of this side."""
-_FEWEST_PIXELS = 6
-# Of the image's range from its darkest to its brightest: what changes less nobody would see.
-_LEAST_CHANGE = 0.06
-_TRIES = 20  # an image of one colour changes by few of the contents
-# What a camera does to an image from one day to another.
-_LIGHT = 0.15  # share, to either side
-_NOISE = 3 / 255  # standard deviation, at most
-_DEFOCUS = 0.6  # likewise, of a blur, px
-_SHARP = 0.2  # of a blur that is none
+"""Reference side: lengths below are px of an image of this size."""
+_MIN_PIXELS = 6
+# Smallest visible change, relative to the range from the darkest to the brightest value of the image.
+_MIN_CHANGE = 0.06
+_TRIES = 20  # few of the contents change an image of one colour
+# Harmless variation of a camera over time.
+_LIGHT = 0.15  # largest relative change of brightness
+_NOISE = 3 / 255  # largest standard deviation
+_DEFOCUS = 0.6  # largest standard deviation of a blur, px
+_SHARP = 0.2  # blur below which the image stays as it is, px
 
 
 def alter(image: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
-    """Return an image (3, S, S), 0 to 1, with a spot of it altered, and where that is: bool (S, S)."""
+    """Return an image (3, S, S), 0 to 1, with a synthetic anomaly, and its mask, bool (S, S)."""
     pixels = _pixels(image)
-    least = _LEAST_CHANGE * _span(pixels)
+    least = _MIN_CHANGE * _span(pixels)
     for _ in range(_TRIES):
-        spot = _spot(len(pixels), random)
+        mask = _shape(len(pixels), random)
         content = _CONTENTS[random.integers(len(_CONTENTS))](pixels, random)
-        soft = cv2.GaussianBlur(spot.astype(np.float32), (0, 0), random.uniform(0.3, 1.0))[..., None]
+        soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), random.uniform(0.3, 1.0))[..., None]
         result = (pixels + soft * (content - pixels)).clip(0, 1)
         if np.abs(result - pixels).max() >= least:
             break
-    return _image(result), torch.from_numpy(spot)
+    return _image(result), torch.from_numpy(mask)
 
 
 def disturb(image: Tensor, random: Generator) -> tuple[Tensor, Tensor]:
-    """Return an image as ``alter`` does, in another light, a little out of focus and noisier all over."""
+    """Return an image with changed brightness, focus and noise, and a mask of all pixels."""
     pixels = _pixels(image) * np.float32(random.uniform(1 - _LIGHT, 1 + _LIGHT))
     if (defocus := random.uniform(0, _DEFOCUS)) > _SHARP:
         pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), defocus))
@@ -66,14 +66,14 @@ def _image(pixels: Pixels) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-# Where
+# Shapes
 
 
-def _spot(side: int, random: Generator) -> Mask:
+def _shape(side: int, random: Generator) -> Mask:
     while True:
-        spot = _SPOTS[random.integers(len(_SPOTS))](side, random)
-        if spot.sum() >= _FEWEST_PIXELS:  # as half of the draws have at 64 px, the least side allowed
-            return spot
+        mask = _SHAPES[random.integers(len(_SHAPES))](side, random)
+        if mask.sum() >= _MIN_PIXELS:  # half of the draws are too small at 64 px, the smallest input
+            return mask
 
 
 def _ellipse(side: int, random: Generator) -> Mask:
@@ -100,7 +100,7 @@ def _blob(side: int, random: Generator) -> Mask:
 
 
 def _axes(side: int, random: Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Coordinates (S, S) along and across a direction, from a center well within the image."""
+    """Return coordinates (S, S) along and across a random direction, around a random center."""
     rows, columns = np.mgrid[:side, :side].astype(np.float32)
     row, column = random.uniform(0.08, 0.92, 2).astype(np.float32) * side
     angle = np.float32(random.uniform(0, np.pi))
@@ -112,15 +112,15 @@ def _log_uniform(low: float, high: float, random: Generator) -> float:
     return float(np.exp(random.uniform(np.log(low), np.log(high))))
 
 
-# What is there instead
+# Contents
 
 
-def _elsewhere(pixels: Pixels, random: Generator) -> Pixels:
+def _other_part(pixels: Pixels, random: Generator) -> Pixels:
     side = len(pixels)
     return np.roll(pixels, random.integers(side // 8, side - side // 8, 2), (0, 1))
 
 
-def _moved(pixels: Pixels, random: Generator) -> Pixels:
+def _shifted(pixels: Pixels, random: Generator) -> Pixels:
     far = round(8 * len(pixels) / _SIDE) + 1
     return np.roll(pixels, random.integers(-far, far + 1, 2), (0, 1))
 
@@ -129,10 +129,10 @@ def _blurred(pixels: Pixels, random: Generator) -> Pixels:
     return np.asarray(cv2.GaussianBlur(pixels, (0, 0), random.uniform(1.5, 5) * len(pixels) / _SIDE))
 
 
-def _lighter(pixels: Pixels, random: Generator) -> Pixels:
+def _brightness_changed(pixels: Pixels, random: Generator) -> Pixels:
     darkest = pixels.min()
-    lighter: Pixels = darkest + (pixels - darkest) * np.float32(_log_uniform(0.6, 1.65, random))
-    return lighter
+    changed: Pixels = darkest + (pixels - darkest) * np.float32(_log_uniform(0.6, 1.65, random))
+    return changed
 
 
 def _one_colour(pixels: Pixels, random: Generator) -> Pixels:
@@ -148,12 +148,12 @@ def _span(pixels: Pixels) -> float:
     return float(pixels.max() - pixels.min())
 
 
-_SPOTS: tuple[Callable[[int, Generator], Mask], ...] = (_ellipse, _line, _blob)
+_SHAPES: tuple[Callable[[int, Generator], Mask], ...] = (_ellipse, _line, _blob)
 _CONTENTS: tuple[Callable[[Pixels, Generator], Pixels], ...] = (
-    _elsewhere,
-    _moved,
+    _other_part,
+    _shifted,
     _blurred,
-    _lighter,
+    _brightness_changed,
     _one_colour,
     _tinted,
 )
