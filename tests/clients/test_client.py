@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import hashlib
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
@@ -302,3 +303,16 @@ def test_old_keyword_patience_still_works_and_warns(fake: FakeServer, target: st
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="Nothing"):
         blemish_client.Nothing  # noqa: B018
+
+
+def test_unknown_option_is_a_type_error(client: Client, fake: FakeServer) -> None:
+    calls: list[Callable[..., object]] = [
+        lambda **options: client.score(b"png", "m", **options),
+        lambda **options: client.stream([b"png"], "m", **options),
+        lambda **options: client.search(b"png", "m", **options),
+        lambda **options: client.train("tile", **options),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match="unexpected keyword argument 'anomaly_maps'; use one of "):
+            call(anomaly_maps=True)
+    assert not any(fake.requests.values())

@@ -2,7 +2,7 @@
 """Requests of the blocking and the asyncio client, built from keyword options."""
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TypedDict
 
@@ -67,6 +67,7 @@ class FrameStreamOptions(_ScoringOptions, total=False):
 
 def score_request(image: bytes | Image, model: str, options: ScoreOptions) -> ScoreRequest:
     """Build the request for one image."""
+    _reject_unknown(options, ScoreOptions.__optional_keys__)
     return ScoreRequest(
         model=model_name(model),
         image=Image(encoded=image) if isinstance(image, bytes) else image,
@@ -79,6 +80,7 @@ def score_request(image: bytes | Image, model: str, options: ScoreOptions) -> Sc
 
 def stream_config(model: str, options: FrameStreamOptions) -> StreamConfig:
     """Build the first message of a stream."""
+    _reject_unknown(options, FrameStreamOptions.__optional_keys__)
     config = StreamConfig(
         model=model_name(model),
         outputs=_outputs(options),
@@ -126,6 +128,7 @@ def search_request(
     query: SearchQuery | None, model: str, limit: int, options: SearchOptions
 ) -> SearchRequest:
     """Build the request of a search."""
+    _reject_unknown(options, SearchOptions.__optional_keys__)
     request = SearchRequest(
         model=model_name(model),
         limit=limit,
@@ -182,6 +185,7 @@ def create_job_request(
     evaluate: Evaluate | None = None,
 ) -> CreateJobRequest:
     """Build the request for a job with one kind of work."""
+    _reject_unknown(options, JobOptions.__optional_keys__)
     request = CreateJobRequest(
         request_id=options.get("request_id") or str(uuid.uuid4()),
         train=train,
@@ -194,3 +198,11 @@ def create_job_request(
     if max_memory_bytes := options.get("max_memory_bytes"):
         request.limits.max_memory_bytes = max_memory_bytes
     return request
+
+
+def _reject_unknown(options: Mapping[str, object], known: frozenset[str]) -> None:
+    """Raise a TypeError for an option that does not exist, as a call with explicit parameters does."""
+    if unknown := sorted(options.keys() - known):
+        raise TypeError(
+            f"unexpected keyword argument {unknown[0]!r}; use one of {', '.join(sorted(known))}"
+        )
