@@ -30,11 +30,11 @@ async def frames(count: int) -> AsyncIterator[bytes]:
 
 
 async def collect(answers: AsyncIterator[FrameResult | LostFrames]) -> list[FrameResult | LostFrames]:
-    return [one async for one in answers]
+    return [result async for result in answers]
 
 
-def sequences(seen: list[FrameResult | LostFrames]) -> list[int]:
-    return [one.answer.sequence for one in seen if isinstance(one, FrameResult)]
+def sequences(results: list[FrameResult | LostFrames]) -> list[int]:
+    return [result.answer.sequence for result in results if isinstance(result, FrameResult)]
 
 
 async def test_score_returns_the_inspection(client: AsyncClient, fake: FakeServer) -> None:
@@ -62,13 +62,15 @@ async def test_every_frame_has_a_result_with_its_image(
     client: AsyncClient, fake: FakeServer, kind: str
 ) -> None:
     images: Any = frames(3) if kind == "async" else [b"\0", b"\1", b"\2"]
-    seen = await collect(client.stream(images, "m", camera="left", first=7, policy=BLOCK))
-    assert [(one.answer.sequence, one.image) for one in seen if isinstance(one, FrameResult)] == [
+    results = await collect(client.stream(images, "m", camera="left", first=7, policy=BLOCK))
+    assert [
+        (result.answer.sequence, result.image) for result in results if isinstance(result, FrameResult)
+    ] == [
         (7, b"\0"),
         (8, b"\1"),
         (9, b"\2"),
     ]
-    assert all(isinstance(one, FrameResult) and 0 < one.latency_s < 10 for one in seen)
+    assert all(isinstance(result, FrameResult) and 0 < result.latency_s < 10 for result in results)
 
 
 @pytest.mark.parametrize("how", ["cut", "ended"])
@@ -78,17 +80,17 @@ async def test_block_loses_no_frame_with_the_connection(
     gone = CallError(grpc.StatusCode.UNAVAILABLE, "gone", "UNAVAILABLE")
     ending = pb.ScoreStreamResponse(ending=pb.StreamEnding(message="about to stop"))
     fake.streams = [[None, None, gone if how == "cut" else ending]]
-    seen = await collect(client.stream(frames(40), "m", policy=BLOCK))
-    assert sequences(seen) == list(range(40))
+    results = await collect(client.stream(frames(40), "m", policy=BLOCK))
+    assert sequences(results) == list(range(40))
     assert len(fake.requests["ScoreStream"]) == 2
 
 
 async def test_latest_reports_lost_frames(client: AsyncClient, fake: FakeServer) -> None:
     fake.streams = [[None, None, CallError(grpc.StatusCode.UNAVAILABLE, "gone", "UNAVAILABLE")]]
-    seen = await collect(client.stream(frames(40), "m"))
-    lost = [number for one in seen if isinstance(one, LostFrames) for number in one.sequences]
+    results = await collect(client.stream(frames(40), "m"))
+    lost = [number for result in results if isinstance(result, LostFrames) for number in result.sequences]
     assert 2 in lost
-    assert sorted([*sequences(seen), *lost]) == list(range(40))
+    assert sorted([*sequences(results), *lost]) == list(range(40))
 
 
 @pytest.mark.parametrize("kind", ["async", "ordinary"])
@@ -154,11 +156,11 @@ async def test_next_connection_continues_a_pending_read_of_the_source(
             yield bytes([number])
 
     fake.streams = [[None, CallError(grpc.StatusCode.UNAVAILABLE, "gone", "UNAVAILABLE")]]
-    seen: list[FrameResult | LostFrames] = []
-    async for one in client.stream(images(), "m", policy=BLOCK):
-        seen.append(one)
+    results: list[FrameResult | LostFrames] = []
+    async for result in client.stream(images(), "m", policy=BLOCK):
+        results.append(result)
         asyncio.get_running_loop().call_later(0.2, reconnected.set)
-    assert sequences(seen) == list(range(6))
+    assert sequences(results) == list(range(6))
 
 
 async def test_closing_the_stream_leaves_no_task(client: AsyncClient) -> None:

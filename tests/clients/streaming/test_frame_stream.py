@@ -18,20 +18,22 @@ def client(target: str) -> Iterator[Client]:
         yield client
 
 
-def sequences(seen: list[FrameResult | LostFrames]) -> list[int]:
-    return [one.answer.sequence for one in seen if isinstance(one, FrameResult)]
+def sequences(results: list[FrameResult | LostFrames]) -> list[int]:
+    return [result.answer.sequence for result in results if isinstance(result, FrameResult)]
 
 
 def test_every_frame_has_a_result_with_its_image(client: Client, fake: FakeServer) -> None:
     images = [b"a", b"b", b"c"]
-    seen = list(client.stream(images, "m", camera="left", first=7, anomaly_map=True, max_latency_s=0.5))
-    assert [(one.answer.sequence, one.image) for one in seen if isinstance(one, FrameResult)] == [
+    results = list(client.stream(images, "m", camera="left", first=7, anomaly_map=True, max_latency_s=0.5))
+    assert [
+        (result.answer.sequence, result.image) for result in results if isinstance(result, FrameResult)
+    ] == [
         (7, b"a"),
         (8, b"b"),
         (9, b"c"),
     ]
-    assert all(isinstance(one, FrameResult) and one.answer.camera == "left" for one in seen)
-    assert all(isinstance(one, FrameResult) and 0 < one.latency_s < 10 for one in seen)
+    assert all(isinstance(result, FrameResult) and result.answer.camera == "left" for result in results)
+    assert all(isinstance(result, FrameResult) and 0 < result.latency_s < 10 for result in results)
     (config,) = fake.requests["ScoreStream"]
     assert (config.model, config.policy) == ("models/m", pb.STREAM_POLICY_LATEST)
     assert config.outputs.anomaly_map
@@ -51,18 +53,18 @@ def cut() -> CallError:
 def test_block_loses_no_frame_with_the_connection(how: str, client: Client, fake: FakeServer) -> None:
     fake.streams = [[None, None, cut() if how == "cut" else ending()]]
     images = [bytes([number]) for number in range(40)]
-    seen = list(client.stream(images, "m", policy=pb.STREAM_POLICY_BLOCK))
-    assert sequences(seen) == list(range(40))
-    assert [one.image for one in seen if isinstance(one, FrameResult)] == images
+    results = list(client.stream(images, "m", policy=pb.STREAM_POLICY_BLOCK))
+    assert sequences(results) == list(range(40))
+    assert [result.image for result in results if isinstance(result, FrameResult)] == images
     assert len(fake.requests["ScoreStream"]) == 2
 
 
 def test_latest_reports_lost_frames(client: Client, fake: FakeServer) -> None:
     fake.streams = [[None, None, cut()]]
-    seen = list(client.stream([b"x"] * 40, "m"))
-    lost = [number for one in seen if isinstance(one, LostFrames) for number in one.sequences]
+    results = list(client.stream([b"x"] * 40, "m"))
+    lost = [number for result in results if isinstance(result, LostFrames) for number in result.sequences]
     assert 2 in lost
-    assert sorted([*sequences(seen), *lost]) == list(range(40))
+    assert sorted([*sequences(results), *lost]) == list(range(40))
     assert lost == sorted(lost)
 
 
@@ -73,8 +75,10 @@ def test_dropped_frames_have_one_result(client: Client, fake: FakeServer) -> Non
 
     dropped = pb.ScoreStreamResponse(dropped=pb.DroppedFrames(last_sequence=1))
     fake.streams = [[None, dropped, None]]
-    seen = list(client.stream(images(), "m"))
-    assert [one.image for one in seen if isinstance(one, FrameResult)] == [bytes([n]) for n in range(5)]
+    results = list(client.stream(images(), "m"))
+    assert [result.image for result in results if isinstance(result, FrameResult)] == [
+        bytes([n]) for n in range(5)
+    ]
 
 
 def test_exception_of_the_source_is_raised(client: Client) -> None:
@@ -111,12 +115,12 @@ def test_next_connection_continues_a_pending_read_of_the_source(client: Client, 
             yield bytes([number])
 
     fake.streams = [[None, cut()]]
-    seen: list[FrameResult | LostFrames] = []
-    for one in client.stream(images(), "m", policy=pb.STREAM_POLICY_BLOCK):
-        seen.append(one)
-        if len(fake.requests["ScoreStream"]) == 2 or isinstance(one, FrameResult):
+    results: list[FrameResult | LostFrames] = []
+    for result in client.stream(images(), "m", policy=pb.STREAM_POLICY_BLOCK):
+        results.append(result)
+        if len(fake.requests["ScoreStream"]) == 2 or isinstance(result, FrameResult):
             threading.Timer(0.2, answered.set).start()
-    assert sequences(seen) == list(range(6))
+    assert sequences(results) == list(range(6))
 
 
 def test_retries_end_if_the_server_ends_every_stream(client: Client, fake: FakeServer) -> None:

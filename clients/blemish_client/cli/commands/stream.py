@@ -152,15 +152,15 @@ class _Statistics:
 
     def _add_inspection(self, sequence: int, inspection: pb.Inspection, latency_s: float) -> None:
         anomalous = inspection.verdict == VERDICT_ANOMALOUS
-        words, style = ("anomalous", "red") if anomalous else ("normal", "green")
-        self.counts[words] += 1
+        verdict, style = ("anomalous", "red") if anomalous else ("normal", "green")
+        self.counts[verdict] += 1
         now = time.monotonic()
         self._recent.append((now, latency_s))
         self._latencies_s.append(latency_s)
         while now - self._recent[0][0] > _RECENT_S:
             self._recent.popleft()
         self._lines.append(
-            Text(f"{sequence:>8}  {words:<9}  score {inspection.score:.3f}  ", style).append(
+            Text(f"{sequence:>8}  {verdict:<9}  score {inspection.score:.3f}  ", style).append(
                 f"{1000 * latency_s:.0f} ms", "default"
             )
         )
