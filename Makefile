@@ -32,9 +32,9 @@ $(KSERVE): tests/integration/kserve-constraints.txt
 test: $(READY) $(KSERVE) ## Run every test, two files at a time
 	$(BIN)/pytest -n 2 --dist loadfile
 
-chaos: $(READY) ## Inject faults into a running stack and check every job (ROUNDS=24)
+chaos: $(READY) ## Inject faults into a running stack and check every job (ROUNDS=24; PAGE=1: keep the table)
 	$(BIN)/python -W ignore -m tests.chaos --rounds $(or $(ROUNDS),24) --minutes $(or $(MINUTES),60) \
-	  $(if $(SEED),--seed $(SEED))
+	  $(if $(SEED),--seed $(SEED)) $(if $(PAGE),--page)
 
 bench: $(READY) ## Run every benchmark and write docs/benchmarks.md (minutes each)
 	@set -e; for file in tests/benchmarks/bench_*.py; do \

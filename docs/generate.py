@@ -135,7 +135,8 @@ def _parameters(command: Any, context: Any) -> list[str]:
 
 def _notes(text: str) -> str:
     """Return the notes without defaults that mean that nothing was given."""
-    kept = [note for note in text.split("; ") if note not in ("default: False", "default: (dynamic)")]
+    notes = re.split(r"; (?![^(]*\))", text)  # words of a default may contain the separator
+    kept = [note for note in notes if note not in ("default: False", "default: (dynamic)")]
     return "; ".join(re.sub(r"^(env var|default): (.+)$", _value, note) for note in kept)
 
 

@@ -52,7 +52,8 @@ def section(name: str, title: str, options: argparse.Namespace) -> Iterator[Repo
     """Collect a report; if the run ends well, make it the section ``name`` of the page."""
     report = Report()
     spec = sys.modules["__main__"].__spec__
-    origin = origin_of(spec.name if spec else name, sys.argv[1:])
+    module = spec.name.removesuffix(".__main__") if spec else name
+    origin = origin_of(module, sys.argv[1:])
     yield report
     if options.no_page:
         return

@@ -12,6 +12,7 @@ import random
 import subprocess
 import tempfile
 import time
+from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -24,6 +25,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from tests.benchmarks.report import section
 from tests.chaos import faults
 from tests.chaos.checks import Verdict, judge, wait_for_end
 from tests.chaos.faults import CANCELLED, DEAF, DISK_FULL, FAULTS, OLDER_BUILD, TOO_LATE, Fault
@@ -291,6 +293,7 @@ def main(
     keep: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder to keep stores and logs in.")
     ] = None,
+    page: Annotated[bool, typer.Option("--page", help="Keep the table in docs/benchmarks.md.")] = False,
 ) -> None:
     """Inject faults into a working stack and check every promise about jobs.
 
@@ -337,7 +340,9 @@ def main(
                     _print_result(len(results), result)
         finally:
             stack.stop()
-    print(report(results, skipped))
+    with section("chaos", "Fault injection", Namespace(no_page=not page)) as kept:
+        kept.write(f"Seed {seed}, {len(results)} rounds.\n")
+        kept.write(report(results, skipped))
     if not all(result.verdict.sound for result in results):
         raise typer.Exit(1)
 
