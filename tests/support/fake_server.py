@@ -79,6 +79,8 @@ class FakeServer(
         """Errors of the next calls, by method."""
         self.verdict = VERDICT_NORMAL
         self.page_size = 2
+        self.job: Job | None = None
+        """Answer of GetJob. None is a queued job."""
         self.map_side = 8
         self.datasets = [Dataset(name=f"datasets/d{i}", category="tile", train_images=i) for i in range(5)]
         self.card = ModelVersion()
@@ -226,7 +228,7 @@ class FakeServer(
 
     def GetJob(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("GetJob", request, context)
-        return job_pb2.GetJobResponse(job=queued(request.name))
+        return job_pb2.GetJobResponse(job=self.job or queued(request.name))
 
     def ListJobs(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("ListJobs", request, context)

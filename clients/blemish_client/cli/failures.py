@@ -66,13 +66,14 @@ def confirm_deletion(target: str, *, yes: bool) -> None:
     """
     if yes:
         return
-    if not _is_interactive():
+    if not can_ask():
         raise Failure(f"cannot ask for confirmation without a terminal; pass --yes to delete {target}")
     if not typer.confirm(f"Permanently delete {target}?", err=True):
         raise Failure("nothing was deleted", UNSUCCESSFUL)
 
 
-def _is_interactive() -> bool:
+def can_ask() -> bool:
+    """Return whether stdin is a terminal."""
     return sys.stdin.isatty()
 
 

@@ -36,7 +36,7 @@ def test_deletion_requires_confirmation(
     unattended = run(*command)
     assert unattended.exit_code == 2
     assert f"without a terminal; pass --yes to delete {target_name}" in unattended.stderr
-    monkeypatch.setattr(failures, "_is_interactive", lambda: True)
+    monkeypatch.setattr(failures, "can_ask", lambda: True)
     declined = run(*command, stdin="n\n")
     assert declined.exit_code == 1
     assert f"Permanently delete {target_name}?" in declined.stderr

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-import pytest
 from tests.support.cli import Run, json_lines
 from tests.support.fake_server import FakeServer
 
@@ -10,7 +9,6 @@ from blemish.v1.job_pb2 import (
     Job,
     JobEvent,
 )
-from blemish_client import Client
 
 
 def test_jobs_show_queue_position_and_remaining_time(run: Run, fake: FakeServer) -> None:
@@ -35,18 +33,13 @@ def test_job_log_is_printed_unchanged(run: Run, fake: FakeServer) -> None:
     assert fake.requests["WatchJob"][0].log
 
 
-def test_job_is_shown_with_all_state_changes(
-    run: Run, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def failed_job() -> Job:
-        moves = [
-            JobEvent(state=JOB_STATE_QUEUED),
-            JobEvent(state=JOB_STATE_RUNNING, attempt=1, worker="line-3:77"),
-            JobEvent(state=JOB_STATE_FAILED, attempt=1, worker="line-3:77", reason="the disk is full"),
-        ]
-        return Job(name="jobs/made", state=JOB_STATE_FAILED, history=moves, warnings=["few images"])
-
-    monkeypatch.setattr(Client, "job", lambda _, job: failed_job())
+def test_job_is_shown_with_all_state_changes(run: Run, fake: FakeServer) -> None:
+    history = [
+        JobEvent(state=JOB_STATE_QUEUED),
+        JobEvent(state=JOB_STATE_RUNNING, attempt=1, worker="line-3:77"),
+        JobEvent(state=JOB_STATE_FAILED, attempt=1, worker="line-3:77", reason="the disk is full"),
+    ]
+    fake.job = Job(name="jobs/made", state=JOB_STATE_FAILED, history=history, warnings=["few images"])
     shown = run("jobs", "show", "made").stdout
     assert all(word in shown for word in ("line-3:77", "the disk is full", "warning: few images"))
     assert shown.index("queued") < shown.index("running") < shown.rindex("failed")

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-from typing import Any
 
 import pytest
 from tests.support.cli import Run
@@ -9,6 +8,7 @@ from blemish.v1.job_pb2 import (
     JOB_PRIORITY_HIGH,
     JOB_STATE_FAILED,
 )
+from blemish_client import Client
 
 
 def test_priority_and_limits_reach_the_server(run: Run, fake: FakeServer) -> None:
@@ -72,22 +72,12 @@ def test_ctrl_c_does_not_cancel_the_job(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("blemish_client.cli.progress.follow", interrupted)
+    monkeypatch.setattr(Client, "watch", interrupted)
     result = run("train", "tile")
     assert result.exit_code == 130
     assert "blemish jobs watch made" in result.stderr
     assert "blemish jobs cancel made" in result.stderr
     assert not fake.requests["CancelJob"]
-
-
-def test_metrics_with_intervals_fit_80_columns(run: Run, monkeypatch: Any) -> None:
-    monkeypatch.setattr("blemish_client.cli.session._WIDTH_WITHOUT_TERMINAL", 80)
-    result = run("evaluate", "m", "tile")
-    assert "0.990  0.910-1.000" in result.stdout
-    assert "0.900-1.000" in result.stdout  # of the class, unbroken
-    assert "0-100 %" in result.stdout
-    assert "12.0" in result.stdout
-    assert max(map(len, result.stdout.split("report: ")[0].splitlines())) <= 80
 
 
 def test_job_result_shows_the_report_command(run: Run, fake: FakeServer) -> None:
