@@ -59,7 +59,7 @@ def test_history_holds_every_transition() -> None:
     assert sorted(event.at for event in record.history) == [event.at for event in record.history]
 
 
-def test_estimate_scales_phases_of_the_previous_job_by_the_rate_of_this_one() -> None:
+def test_estimate_scales_the_phases_of_the_previous_job_by_rate() -> None:
     """The measured phases took twice as long, so the unmeasured phase counts double too."""
     record = job(JobState.RUNNING).model_copy(update={"expected": {"a": 10.0, "b": 30.0, "c": 60.0}})
     record = record.with_phase(Phase(name="a", done=5, total=5, seconds=20.0))

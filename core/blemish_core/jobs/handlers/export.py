@@ -109,11 +109,9 @@ def export_int8(
     compared = parity.compare(detector, runtime, _golden_images(detector, splits, seed), tolerance=None)
     calibration_reads = [splits.train[number] for number in held_out]
     with running_on(detector, runtime):
-        reads = [*splits.good, *splits.defective, *calibration_reads]
-        predictions = iter(_predictions(detector, reads, progress))
-    good, defective, calibrating = (
-        [next(predictions) for _ in group] for group in (splits.good, splits.defective, calibration_reads)
-    )
+        good, defective, calibrating = _predictions(
+            detector, (splits.good, splits.defective, calibration_reads), progress
+        )
     auroc = metrics.image_auroc([each.score for each in good], [each.score for each in defective])
     measured = measured.model_copy(update={"calibration_images": used, "auroc_int8": auroc})
     refusal = quantization.refusal(measured)
@@ -137,14 +135,19 @@ def _golden_images(detector: Detector, splits: ImageSplits, seed: int) -> list[T
     return parity.golden_images([_prepared(detector, read) for read in reads], seed)
 
 
-def _predictions(detector: Detector, reads: Sequence[ReadImage], progress: Progress) -> list[Prediction]:
+def _predictions(
+    detector: Detector, groups: Sequence[Sequence[ReadImage]], progress: Progress
+) -> list[list[Prediction]]:
+    """Return the predictions of each group of images."""
+    reads = [read for group in groups for read in group]
     predictions: list[Prediction] = []
     for start in range(0, len(reads), _BATCH):
         progress("int8 evaluation", start, len(reads), "images")
         batch = [_prepared(detector, read) for read in reads[start : start + _BATCH]]
         predictions += detector.predict(batch)
     progress("int8 evaluation", len(reads), len(reads), "images")
-    return predictions
+    remaining = iter(predictions)
+    return [[next(remaining) for _ in group] for group in groups]
 
 
 def _prepared(detector: Detector, read: ReadImage) -> Tensor:
