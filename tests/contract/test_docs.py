@@ -182,3 +182,19 @@ def test_sections_of_benchmarks_belong_to_benchmarks() -> None:
         module = re.search(r"^`python -m ([\w.]+).*`, \d{4}-\d\d-\d\d, commit ", section, re.MULTILINE)
         assert module, name
         assert find_spec(module[1]), module[1]
+
+
+def test_new_names_of_the_glossary_exist() -> None:
+    renamed = (ROOT / "docs/glossary.md").read_text().split("## Renamed", 1)[1]
+    new = {
+        name
+        for row in re.findall(r"^\|.*\|(.*)\|$", renamed, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row)
+    }
+    files = [
+        file for root in ("core", "server", "workers", "clients") for file in (ROOT / root).rglob("*.py")
+    ]
+    defined = {file.stem for file in files}
+    for file in files:
+        defined.update(re.findall(r"^(?:class|def) (\w+)", file.read_text(), re.MULTILINE))
+    assert new <= defined, new - defined
