@@ -90,10 +90,10 @@ def test_a_killed_child_is_replaced_at_once_and_the_history_tells(
 def test_a_job_that_takes_too_long_or_too_much_fails_and_says_so(client: Client, model: str) -> None:
     slow = client.wait(client.train("tile", model_id="slow", max_run_time_s=0.5))
     assert slow.state == JOB_STATE_FAILED
-    assert "longer than the 0.5 s" in slow.error
+    assert "limit of 0.5 s" in slow.error
     large = client.wait(client.train("tile", model_id="large", max_memory_bytes=50 << 20))
     assert large.state == JOB_STATE_FAILED
-    assert "more than the 50 MiB" in large.error
+    assert "limit of 50 MiB" in large.error
     assert large.limits.max_memory_bytes == 50 << 20
 
 

@@ -201,7 +201,7 @@ def test_watching_shows_the_phases_to_the_end(client: Client, surfaces: Path, ti
     ]
     assert all(phase.done == phase.total > 0 for phase in seen[-1].phases)
     assert seen[-1].result.model_version == "models/grid-patchcore/versions/1"
-    assert "warrant" in seen[-1].warnings[0]  # 8 held-out images cannot warrant 5 %
+    assert "8 held-out good images only support" in seen[-1].warnings[0]
 
 
 def test_the_same_request_is_one_job(client: Client, tile_model: str) -> None:

@@ -311,7 +311,7 @@ def test_false_alarms_are_learned_from(client: Client, stack: RunningStack, tile
     again = client.wait(client.train("tile", model_id="alarmed", false_alarms_of="alarmed"))
     assert again.error == ""
     (learned,) = [text for text in again.warnings if "labelled" in text]
-    assert learned.startswith("5 images that people labelled")
+    assert learned.startswith("trained on 5 more images that were labelled")
     split = client.model(again.result.model_version).split
     before = client.model(trained.result.model_version).split
     assert split.learned + split.held_out == before.learned + before.held_out + 5
