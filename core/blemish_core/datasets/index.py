@@ -253,17 +253,17 @@ class Index:
             self._reset()
             self._head, self._offset = head, len(head)
         file.seek(self._offset)
-        whole = file.read().rpartition(b"\n")[0]
-        if not whole:
+        complete = file.read().rpartition(b"\n")[0]
+        if not complete:
             return True
-        for line in whole.split(b"\n"):
+        for line in complete.split(b"\n"):
             entry = _entry(line)
             if entry is None:
                 return False
             self._entries[entry.path] = entry
             key = entry.layout_path.key
             self._by_key[key] = min(entry.path, self._by_key.get(key, entry.path))
-        self._offset += len(whole) + 1
+        self._offset += len(complete) + 1
         return True
 
     def _rebuilt(self) -> list[IndexEntry]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from blemish_core.datasets import DatasetImage
 from blemish_core.evaluation.metrics import GOOD
 
-_KEPT = 4
+_EXAMPLES = 4
 """Number of images kept of each of the four kinds."""
 
 
@@ -43,8 +43,8 @@ class Selection:
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
-        self._surest: dict[bool, _Highest] = {False: _Highest(), True: _Highest()}
-        self._wrongest: dict[bool, _Highest] = {False: _Highest(), True: _Highest()}
+        self._clearest: dict[bool, _Highest] = {False: _Highest(), True: _Highest()}
+        self._worst: dict[bool, _Highest] = {False: _Highest(), True: _Highest()}
 
     def add(
         self,
@@ -61,12 +61,12 @@ class Selection:
         def example() -> Example:
             return Example(image, score, correctness(good, score, self._threshold), anomaly_map, mask)
 
-        self._surest[good].add(margin, example)
-        self._wrongest[good].add(-margin, example)
+        self._clearest[good].add(margin, example)
+        self._worst[good].add(-margin, example)
 
     def worst(self) -> tuple[Example, ...]:
         """Return the worst errors first, then the correct results closest to the threshold."""
-        found = self._ranked(self._wrongest)
+        found = self._alternating(self._worst)
         return tuple(sorted(found, key=lambda each: each.correctness is Correctness.RIGHT))
 
     def best(self) -> tuple[Example, ...]:
@@ -75,14 +75,14 @@ class Selection:
         return tuple(
             each
             for good in (False, True)
-            for each in self._surest[good].descending()
+            for each in self._clearest[good].descending()
             if each.correctness is Correctness.RIGHT and each.image.path not in shown
         )
 
     @staticmethod
-    def _ranked(kept: "dict[bool, _Highest]") -> list[Example]:
+    def _alternating(ranked: "dict[bool, _Highest]") -> list[Example]:
         """Return good and defective images alternately, so that neither kind fills the selection."""
-        good, defective = kept[True].descending(), kept[False].descending()
+        good, defective = ranked[True].descending(), ranked[False].descending()
         longest = max(len(good), len(defective))
         return [each[i] for i in range(longest) for each in (good, defective) if i < len(each)]
 
@@ -102,7 +102,7 @@ class _Highest:
         self._ties = count(0, -1)  # on equal keys the earlier image is kept
 
     def add(self, key: float, example: Callable[[], Example]) -> None:
-        if len(self._heap) < _KEPT:
+        if len(self._heap) < _EXAMPLES:
             heapq.heappush(self._heap, (key, next(self._ties), example()))
         elif key > self._heap[0][0]:
             heapq.heapreplace(self._heap, (key, next(self._ties), example()))

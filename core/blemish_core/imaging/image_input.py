@@ -150,9 +150,9 @@ def _samples(data: bytes, layout: RawLayout, limits: ImageLimits) -> NDArray[np.
 
 def _eight_bits(samples: NDArray[np.uint8], layout: RawLayout, kind: _PixelFormat) -> NDArray[np.uint8]:
     white = (1 << kind.bits) - 1
-    if kind.bits % 8 and (most := int(samples.max())) > white:
+    if kind.bits % 8 and (highest := int(samples.max())) > white:
         raise InvalidImage(
-            f"a sample is {most}, but the white of {layout.pixel_format} is {white}; send its samples in "
+            f"a sample is {highest}, but the white of {layout.pixel_format} is {white}; send samples in "
             "the lower bits of 16, little endian",
             field="image.raw.pixel_format",
         )

@@ -69,13 +69,13 @@ def _rawmode(image: ImageFile.ImageFile) -> str:
 
 def _scaled(values: NDArray[Any], mode: str) -> tuple[NDArray[np.uint16], int]:
     """Interpret integers as 16-bit samples, and floats as fractions of white."""
-    least, most = values.min(), values.max()
-    if mode == "I" and least >= 0 and most <= 65_535:
+    lowest, highest = values.min(), values.max()
+    if mode == "I" and lowest >= 0 and highest <= 65_535:
         return values.astype(np.uint16), 65_535
-    if mode == "F" and least >= 0 and most <= 1:  # false for NaN
+    if mode == "F" and lowest >= 0 and highest <= 1:  # false for NaN
         return np.rint(values * np.float32(65_535)).astype(np.uint16), 65_535
     raise InvalidImage(
-        f"the image has 32-bit samples from {least:g} to {most:g} and does not define white; "
+        f"the image has 32-bit samples from {lowest:g} to {highest:g} and does not define white; "
         "save it with 8 or 16 bits, or as floats from 0 to 1",
         field="image",
     )

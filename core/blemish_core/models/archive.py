@@ -209,13 +209,13 @@ def _extract(archive: BinaryIO, name: str, size: int, head: _Header, folder: Pat
     if target.exists():
         raise _invalid(f"{name} occurs twice")
     target.parent.mkdir(exist_ok=True)
-    digest, left = hashlib.sha256(), size
+    digest, remaining = hashlib.sha256(), size
     with target.open("xb") as out:
-        while left:
-            chunk = _exactly(archive, min(left, _CHUNK_BYTES))
+        while remaining:
+            chunk = _exactly(archive, min(remaining, _CHUNK_BYTES))
             digest.update(chunk)
             out.write(chunk)
-            left -= len(chunk)
+            remaining -= len(chunk)
     _exactly(archive, _padded(size) - size)
     if digest.hexdigest() != head.sha256[name]:
         raise _invalid(f"{name} does not have the listed SHA-256, so it was damaged in transit")

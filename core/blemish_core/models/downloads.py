@@ -52,7 +52,7 @@ def fetch_teachers(weights: Path, on_bytes: ReportBytes, source: RemoteFile = TE
         InvalidRequest: if the weights do not fit the network.
     """
     with _downloaded(source, weights, on_bytes) as file, zipfile.ZipFile(file) as archive:
-        kept = []
+        imported = []
         for size in teacher.SIZES:
             name = f"pretrained_teacher_{size}.pth"
             inside = [info for info in archive.infolist() if Path(info.filename).name == name]
@@ -60,8 +60,8 @@ def fetch_teachers(weights: Path, on_bytes: ReportBytes, source: RemoteFile = TE
                 raise Corrupt(f"{source.url} contains no {name}; use `blemish weights import`")
             extracted = file.with_name(name)
             extracted.write_bytes(archive.read(inside[0]))
-            kept.append(teacher.import_weights(size, extracted, weights))
-        return kept
+            imported.append(teacher.import_weights(size, extracted, weights))
+        return imported
 
 
 def fetch_photographs(weights: Path, on_bytes: ReportBytes, source: RemoteFile = PHOTOGRAPHS) -> Path:

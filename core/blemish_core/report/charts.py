@@ -207,8 +207,8 @@ def _percent(axes: Axes) -> None:
 
 def _edges(values: Sequence[float]) -> list[float]:
     low, high = min(values), max(values)
-    room = (high - low) * 0.02 or 0.5
-    return [float(edge) for edge in np.linspace(low - room, high + room, _BINS + 1)]
+    margin = (high - low) * 0.02 or 0.5
+    return [float(edge) for edge in np.linspace(low - margin, high + margin, _BINS + 1)]
 
 
 def _shortened(name: str) -> str:

@@ -70,38 +70,38 @@ def test_crash_at_any_call_leaves_each_image_complete_or_absent(tmp_path: Path, 
     stores = tmp_path / "stores"
     command = [sys.executable, "-c", DYING, *map(str, (stores, tmp_path / "0.png", tmp_path / "1.png"))]
     subprocess.run(command, check=True, timeout=60)
-    seen = []
+    counts = []
     for root in sorted(stores.iterdir()):
         store = DatasetStore(root, ImageLimits())
         try:
-            there = paths_of(store)
+            existing = paths_of(store)
         except NotFound:
-            there = set()
-            seen.append(-1)
+            existing = set()
+            counts.append(-1)
             store.create("tile", "")
         else:
-            seen.append(len(there))
-        assert there in (set(), {"train/good/0.png"}, {"train/good/0.png", "train/good/1.png"})
+            counts.append(len(existing))
+        assert existing in (set(), {"train/good/0.png"}, {"train/good/0.png", "train/good/1.png"})
         for image in store.images("tile"):
             assert store.read(image)  # raises if the bytes do not match the hash
         for number in (0, 1):
             path = f"train/good/{number}.png"
-            assert store.add("tile", path, draw(number)) == (path not in there)
+            assert store.add("tile", path, draw(number)) == (path not in existing)
         assert store.get("tile").train_images == 2
-        assert not list((root / "tile").rglob(".*.png.*")), "a staged file was left"
-    assert len(seen) > 30
-    assert set(seen) == {-1, 0, 1, 2}
-    assert seen == sorted(seen), "what was acknowledged is kept"
+        assert not list((root / "tile").rglob(".*.png.*")), "a temporary file remains"
+    assert len(counts) > 30
+    assert set(counts) == {-1, 0, 1, 2}
+    assert counts == sorted(counts), "acknowledged images are kept"
 
 
 def test_truncated_line_is_overwritten(store: DatasetStore, root: Path, draw: Draw) -> None:
     store.create("tile", "")
     store.add("tile", "train/good/0.png", draw(0))
     index = root / "tile" / "index.jsonl"
-    whole = len(index.read_bytes())
+    complete = len(index.read_bytes())
     store.add("tile", "train/good/1.png", draw(1))
     lines = index.read_bytes()
-    for end in range(whole, len(lines), 9):
+    for end in range(complete, len(lines), 9):
         index.write_bytes(lines[:end])
         reopened = DatasetStore(root, ImageLimits())
         assert paths_of(reopened) == {"train/good/0.png"}

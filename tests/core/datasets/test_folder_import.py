@@ -43,11 +43,15 @@ class TestImports:
         self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
     ) -> None:
         progress: list[tuple[int, int]] = []
-        done = store.import_folder("t", "tile", tile, [allowed], lambda n, of: progress.append((n, of)))
-        assert (done.stored, done.unchanged, done.skipped_count, done.skipped) == (10, 0, 0, ())
-        assert done.dataset == store.get("t")
-        assert (done.dataset.category, done.dataset.train_images, done.dataset.masks) == ("tile", 5, 2)
-        assert done.dataset.test_images == {"crack": 2, "good": 1}
+        result = store.import_folder("t", "tile", tile, [allowed], lambda n, of: progress.append((n, of)))
+        assert (result.stored, result.unchanged, result.skipped_count, result.skipped) == (10, 0, 0, ())
+        assert result.dataset == store.get("t")
+        assert (result.dataset.category, result.dataset.train_images, result.dataset.masks) == (
+            "tile",
+            5,
+            2,
+        )
+        assert result.dataset.test_images == {"crack": 2, "good": 1}
         assert progress == [(n, 10) for n in range(1, 11)]
         assert store.mask_of(store.images("t", "test")[0]) == draw(13)
         assert store.mask_of(store.images("t", "test")[1]) == draw(14)
@@ -55,21 +59,21 @@ class TestImports:
     def test_import_gives_the_same_snapshot_as_upload(
         self, store: DatasetStore, allowed: Path, tile: Path
     ) -> None:
-        done = store.import_folder("t", "", tile, [allowed])
+        result = store.import_folder("t", "", tile, [allowed])
         store.create("u", "")
         for file in tile.rglob("*.png"):
             store.add("u", file.relative_to(tile).as_posix(), file.read_bytes())
-        assert store.get("u").snapshot == done.dataset.snapshot
+        assert store.get("u").snapshot == result.dataset.snapshot
 
     def test_second_import_adds_only_new_images(
         self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
     ) -> None:
         first = store.import_folder("t", "", tile, [allowed])
-        again = store.import_folder("t", "", tile, [allowed])
-        assert (again.stored, again.unchanged, again.dataset) == (0, 10, first.dataset)
+        second = store.import_folder("t", "", tile, [allowed])
+        assert (second.stored, second.unchanged, second.dataset) == (0, 10, first.dataset)
         write(tile, {"train/good/005.png": draw(20)})
-        more = store.import_folder("t", "", tile, [allowed])
-        assert (more.stored, more.unchanged) == (1, 10)
+        third = store.import_folder("t", "", tile, [allowed])
+        assert (third.stored, third.unchanged) == (1, 10)
 
     def test_imports_more_images_than_a_batch(self, store: DatasetStore, allowed: Path, draw: Draw) -> None:
         folder = write(allowed / "many", {f"train/good/{i}.png": draw(i) for i in range(70)})
@@ -122,16 +126,16 @@ class TestImports:
             with pytest.raises(DiskFull):
                 store.import_folder("t", "", tile, [allowed])
         assert store.get("t").train_images == 4
-        again = store.import_folder("t", "", tile, [allowed])
-        assert (again.stored, again.unchanged) == (6, 4)
+        second = store.import_folder("t", "", tile, [allowed])
+        assert (second.stored, second.unchanged) == (6, 4)
 
 
 class TestSkippedFiles:
     def skipped(self, store: DatasetStore, allowed: Path, folder: Path) -> dict[str, str]:
-        done = store.import_folder("t", "", folder, [allowed])
-        assert done.stored == 10
-        assert done.skipped_count == len(done.skipped)
-        return dict(done.skipped)
+        result = store.import_folder("t", "", folder, [allowed])
+        assert result.stored == 10
+        assert result.skipped_count == len(result.skipped)
+        return dict(result.skipped)
 
     def test_files_that_are_not_images_are_skipped(
         self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
@@ -173,10 +177,10 @@ class TestSkippedFiles:
     ) -> None:
         write(tile, {"test/oil/000.png": draw(60, 24)})
         write(tile, {"ground_truth/oil/000_mask.png": draw(61, 32)})
-        done = store.import_folder("t", "", tile, [allowed])
-        assert done.stored == 11
-        assert [path for path, _ in done.skipped] == ["ground_truth/oil/000_mask.png"]
-        assert "the same size" in done.skipped[0][1]
+        result = store.import_folder("t", "", tile, [allowed])
+        assert result.stored == 11
+        assert [path for path, _ in result.skipped] == ["ground_truth/oil/000_mask.png"]
+        assert "the same size" in result.skipped[0][1]
 
     def test_hidden_files_and_other_folders_are_ignored(
         self, store: DatasetStore, allowed: Path, tile: Path, draw: Draw
@@ -216,7 +220,7 @@ class TestSkippedFiles:
         assert "leads out" in skipped.pop("test/folder")
         assert "link to a folder" in skipped.pop("test/inside")
         assert not skipped
-        (good / "again.png").symlink_to(good / "000.png")
+        (good / "second.png").symlink_to(good / "000.png")
         assert store.import_folder("t", "", tile, [allowed]).stored == 1
 
     def test_linked_folder_is_skipped(
@@ -225,9 +229,9 @@ class TestSkippedFiles:
         secret = write(tmp_path / "secret", {"good/0.png": draw()})
         (allowed / "tile").mkdir(parents=True)
         (allowed / "tile" / "train").symlink_to(secret)
-        done = store.import_folder("t", "", allowed / "tile", [allowed])
-        assert (done.stored, done.skipped_count) == (0, 1)
-        assert "leads out" in done.skipped[0][1]
+        result = store.import_folder("t", "", allowed / "tile", [allowed])
+        assert (result.stored, result.skipped_count) == (0, 1)
+        assert "leads out" in result.skipped[0][1]
 
     def test_pipes_and_oversized_files_are_skipped(
         self, store: DatasetStore, root: Path, allowed: Path, tile: Path
@@ -252,8 +256,8 @@ class TestSkippedFiles:
         self, store: DatasetStore, allowed: Path, tile: Path
     ) -> None:
         write(tile, {f"train/good/{i:03d}.txt": b"x" for i in range(120)})
-        done = store.import_folder("t", "", tile, [allowed])
-        assert (done.stored, done.skipped_count, len(done.skipped)) == (10, 120, 100)
+        result = store.import_folder("t", "", tile, [allowed])
+        assert (result.stored, result.skipped_count, len(result.skipped)) == (10, 120, 100)
 
 
 class TestRejectedFolders:

@@ -59,7 +59,7 @@ def test_removed_image_is_gone_for_all_stores_and_can_be_added_again(
         with pytest.raises(NotFound):
             store.read_path("tile", PATHS[1])
     assert not (root / "tile" / PATHS[1]).exists()
-    assert other.add("tile", PATHS[1], draw(77)), "other content may take the place"
+    assert other.add("tile", PATHS[1], draw(77)), "the path may get other content"
     for number, path in ((1, PATHS[1]), (3, PATHS[3])):
         if path == PATHS[1]:
             other.remove("tile", [path])
@@ -102,44 +102,44 @@ def test_damaged_dataset_can_be_deleted(filled: DatasetStore, root: Path) -> Non
 
 
 @contextmanager
-def held(dataset: Path) -> Iterator[None]:
+def write_lock(dataset: Path) -> Iterator[None]:
     """Hold the write lock of a dataset, as another process would."""
     with (dataset / ".lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-@pytest.mark.parametrize("made_again", [False, True])
+@pytest.mark.parametrize("recreated", [False, True])
 def test_waiting_writer_gets_not_found_after_removal(
-    filled: DatasetStore, root: Path, draw: Draw, made_again: bool
+    filled: DatasetStore, root: Path, draw: Draw, recreated: bool
 ) -> None:
     """The writer must not write into a new dataset of the same name under the old lock."""
     writer = DatasetStore(root, ImageLimits())
     assert writer.get("tile").train_images == 2
-    outcome: list[object] = []
+    results: list[object] = []
 
     def write() -> None:
         try:
-            outcome.append(writer.add("tile", "train/good/new.png", draw(8)))
+            results.append(writer.add("tile", "train/good/new.png", draw(8)))
         except NotFound as error:
-            outcome.append(error)
+            results.append(error)
 
     thread = threading.Thread(target=write)
     with ExitStack() as successor:
-        with held(root / "tile"):
+        with write_lock(root / "tile"):
             thread.start()
             thread.join(0.3)
             assert thread.is_alive(), "it should wait for the lock"
             (root / "tile").rename(root / ".tile.deleted-now")  # like DatasetStore.delete
-            if made_again:
+            if recreated:
                 filled.create("tile", "tile")
-                successor.enter_context(held(root / "tile"))
+                successor.enter_context(write_lock(root / "tile"))
         thread.join(0.3)
-        assert thread.is_alive() == made_again, "it should wait for the successor's lock too"
+        assert thread.is_alive() == recreated, "it should wait for the successor's lock too"
     thread.join(10)
-    if made_again:
-        assert outcome == [True]
+    if recreated:
+        assert results == [True]
         assert [entry.path for entry in filled.entries("tile")] == ["train/good/new.png"]
     else:
-        assert isinstance(outcome[0], NotFound)
+        assert isinstance(results[0], NotFound)
         assert not (root / "tile").exists()

@@ -15,12 +15,17 @@ Draw = Callable[..., bytes]
 
 class TestDatasets:
     def test_new_dataset_is_empty(self, store: DatasetStore) -> None:
-        made = store.create("tile", "tile")
-        assert (made.id, made.category, made.train_images, made.test_images) == ("tile", "tile", 0, {})
-        assert (made.masks, made.size_bytes) == (0, 0)
-        assert made.snapshot == hashlib.sha256().hexdigest()
-        assert abs(datetime.now(UTC) - made.create_time) < timedelta(minutes=1)
-        assert store.get("tile") == made
+        created = store.create("tile", "tile")
+        assert (created.id, created.category, created.train_images, created.test_images) == (
+            "tile",
+            "tile",
+            0,
+            {},
+        )
+        assert (created.masks, created.size_bytes) == (0, 0)
+        assert created.snapshot == hashlib.sha256().hexdigest()
+        assert abs(datetime.now(UTC) - created.create_time) < timedelta(minutes=1)
+        assert store.get("tile") == created
 
     def test_category_defaults_to_the_id(self, store: DatasetStore) -> None:
         assert store.create("tile-2", "").category == "tile-2"
@@ -56,8 +61,8 @@ class TestDatasets:
         assert store.list() == []
         for dataset_id in ("b", "a-1", "c", "a"):
             store.create(dataset_id, "")
-        (root / ".half-made.123").mkdir()
-        (root / "no-card").mkdir()
+        (root / ".half-created.123").mkdir()
+        (root / "no-manifest").mkdir()
         assert [dataset.id for dataset in store.list()] == ["a", "a-1", "b", "c"]
         assert [dataset.id for dataset in store.list(limit=2)] == ["a", "a-1"]
         assert [dataset.id for dataset in store.list(after="a-1", limit=9)] == ["b", "c"]

@@ -23,16 +23,19 @@ from blemish_core.imaging.preprocessing import Preprocessing
 SIDE = 32
 
 
+class BrightnessRuntime:
+    """The runtime that ``Brightness`` reports."""
+
+    name = "torch"
+
+
 class Brightness:
     """A detector whose anomaly map is the red channel, from 0 to 1."""
 
     name = "brightness"
     input_size = SIDE
 
-    class Runtime:
-        name = "torch"
-
-    runtime = Runtime()
+    runtime = BrightnessRuntime()
 
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
         return Preprocessing(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(image)

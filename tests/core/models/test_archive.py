@@ -40,9 +40,9 @@ def runtime_check_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> ModelStore:
+def exporter(tmp_path: Path) -> ModelStore:
     """Return a store with one version and one later calibration."""
-    store = ModelStore(tmp_path / "here")
+    store = ModelStore(tmp_path / "exporter")
 
     def write(folder: Path, number: int) -> None:
         for name, content in FILES.items():
@@ -66,26 +66,26 @@ def here(tmp_path: Path) -> ModelStore:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Return the folder of the importing store."""
-    return tmp_path / "there"
+    return tmp_path / "importer"
 
 
 @pytest.fixture
-def there(root: Path) -> ModelStore:
+def importer(root: Path) -> ModelStore:
     return ModelStore(root)
 
 
 def exported(store: ModelStore) -> bytes:
-    outgoing = ExportArchive(store, REF)
-    content = b"".join(outgoing.chunks())
-    assert len(content) == outgoing.size_bytes
+    export = ExportArchive(store, REF)
+    content = b"".join(export.chunks())
+    assert len(content) == export.size_bytes
     return content
 
 
 def imported(store: ModelStore, content: bytes, model_id: str = "") -> Manifest:
-    with store.import_workspace() as room:
-        file = room / "archive.tar"
+    with store.import_workspace() as workspace:
+        file = workspace / "archive.tar"
         file.write_bytes(content)
-        return import_version(store, file, room, model_id)
+        return import_version(store, file, workspace, model_id)
 
 
 def members(content: bytes) -> Members:
@@ -118,43 +118,45 @@ def special(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> Special
     return info, b""
 
 
-def left(root: Path) -> list[Path]:
+def files_below(root: Path) -> list[Path]:
     """Return all files below a folder."""
     return [path for path in root.rglob("*") if path.is_file()]
 
 
-def test_imported_version_is_complete_with_its_calibrations(here: ModelStore, there: ModelStore) -> None:
-    card, before = imported(there, exported(here)), here.manifest(REF)
+def test_imported_version_is_complete_with_its_calibrations(
+    exporter: ModelStore, importer: ModelStore
+) -> None:
+    card, before = imported(importer, exported(exporter)), exporter.manifest(REF)
     assert card.training[archive.ORIGIN] == "models/tile/versions/1"
     assert card == before.model_copy(update={"training": card.training})
     for name, content in FILES.items():
-        assert (there.folder("tile", 1) / name).read_bytes() == content
-    assert there.calibrations(card).history(9) == here.calibrations(before).history(9)
-    assert there.calibrations(card).newest().author == "maria"
-    assert there.production("tile") is None
+        assert (importer.folder("tile", 1) / name).read_bytes() == content
+    assert importer.calibrations(card).history(9) == exporter.calibrations(before).history(9)
+    assert importer.calibrations(card).newest().author == "maria"
+    assert importer.production("tile") is None
 
 
-def test_archive_is_a_plain_tar(here: ModelStore) -> None:
-    found = members(exported(here))
+def test_archive_is_a_plain_tar(exporter: ModelStore) -> None:
+    found = members(exported(exporter))
     assert list(found) == [archive.HEAD, "manifest.json", "calibration/2.json", *FILES]
     assert json.loads(found[archive.HEAD])["sha256"].keys() == found.keys() - {archive.HEAD}
 
 
-def test_second_import_returns_the_same_version(here: ModelStore, there: ModelStore) -> None:
-    content = exported(here)
-    assert imported(there, content).version == imported(there, content).version == 1
-    assert imported(here, content) == here.manifest(REF), "the exporting store has this version"
+def test_second_import_returns_the_same_version(exporter: ModelStore, importer: ModelStore) -> None:
+    content = exported(exporter)
+    assert imported(importer, content).version == imported(importer, content).version == 1
+    assert imported(exporter, content) == exporter.manifest(REF), "the exporting store has this version"
 
     def write(folder: Path, number: int) -> None:
         bundle.write_manifest(make_manifest("mine", number, "b"), folder)
 
-    there.publish("mine", "b", write)
-    assert imported(there, content, "mine").name == "models/mine/versions/2"
-    assert [model.id for model in there.page()] == ["mine", "tile"]
+    importer.publish("mine", "b", write)
+    assert imported(importer, content, "mine").name == "models/mine/versions/2"
+    assert [model.id for model in importer.page()] == ["mine", "tile"]
 
 
 def test_version_that_cannot_run_here_leaves_nothing(
-    here: ModelStore, there: ModelStore, root: Path, monkeypatch: pytest.MonkeyPatch
+    exporter: ModelStore, importer: ModelStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(folder: Path) -> None:
         assert (folder / WEIGHTS).exists()
@@ -162,68 +164,68 @@ def test_version_that_cannot_run_here_leaves_nothing(
 
     monkeypatch.setattr(archive, "check_runs", refuse)
     with pytest.raises(FailedPrecondition):
-        imported(there, exported(here))
-    assert left(root) == []
+        imported(importer, exported(exporter))
+    assert files_below(root) == []
 
 
 def test_import_abandoned_during_the_check_leaves_nothing(
-    here: ModelStore, there: ModelStore, root: Path, monkeypatch: pytest.MonkeyPatch
+    exporter: ModelStore, importer: ModelStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that leaves removes the workspace while another thread still imports from it."""
     monkeypatch.setattr(archive, "check_runs", lambda folder: (folder / WEIGHTS).unlink())
     with pytest.raises(FailedPrecondition, match=r"weights\.safetensors was deleted"):
-        imported(there, exported(here))
-    assert (there.page(), left(root)) == ([], [])
+        imported(importer, exported(exporter))
+    assert (importer.page(), files_below(root)) == ([], [])
 
 
-def test_export_of_a_removed_version_fails(here: ModelStore) -> None:
-    chunks = ExportArchive(here, REF).chunks()
+def test_export_of_a_removed_version_fails(exporter: ModelStore) -> None:
+    chunks = ExportArchive(exporter, REF).chunks()
     next(chunks)
-    here.delete(REF)
+    exporter.delete(REF)
     with pytest.raises(NotFound, match="was deleted"):
         list(chunks)
 
 
-def test_export_of_an_incomplete_version_fails(here: ModelStore) -> None:
-    (here.folder("tile", 1) / "openvino/model.bin").unlink()
+def test_export_of_an_incomplete_version_fails(exporter: ModelStore) -> None:
+    (exporter.folder("tile", 1) / "openvino/model.bin").unlink()
     with pytest.raises(NotFound, match=r"or lacks model\.bin"):
-        ExportArchive(here, REF)
+        ExportArchive(exporter, REF)
 
 
 def test_leftovers_of_killed_imports_are_discarded(
-    there: ModelStore, root: Path, monkeypatch: pytest.MonkeyPatch
+    importer: ModelStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there.discard_stale_imports()  # does not raise without a store
+    importer.discard_stale_imports()  # does not raise without a store
     killed = root / ".arriving-killed"
     (killed / "bundle").mkdir(parents=True)
     (killed / "lock").touch()
-    with there.import_workspace() as room:
-        there.discard_stale_imports()
+    with importer.import_workspace() as workspace:
+        importer.discard_stale_imports()
         assert killed.exists(), "its process may not have locked it yet"
         monkeypatch.setattr("blemish_core.models.store._LOCKED_WITHIN_S", -1.0)
-        there.discard_stale_imports()
-        assert (killed.exists(), room.exists()) == (False, True)
+        importer.discard_stale_imports()
+        assert (killed.exists(), workspace.exists()) == (False, True)
     assert list(root.iterdir()) == []
 
 
-def test_truncated_archive_is_rejected(here: ModelStore, there: ModelStore, root: Path) -> None:
-    content = exported(here)
+def test_truncated_archive_is_rejected(exporter: ModelStore, importer: ModelStore, root: Path) -> None:
+    content = exported(exporter)
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     pick = random.Random(seed)
     whole = len(content) - 1024  # the rest marks the end
     for size in (0, 1, 511, 512, whole - 1, whole, *(pick.randrange(whole) for _ in range(30))):
         with pytest.raises(InvalidRequest, match="not an export of blemish"):
-            imported(there, content[:size])
-    assert left(root) == []
+            imported(importer, content[:size])
+    assert files_below(root) == []
 
 
-def test_changed_byte_is_detected_or_harmless(here: ModelStore, tmp_path: Path) -> None:
-    content = exported(here)
+def test_changed_byte_is_detected_or_harmless(exporter: ModelStore, tmp_path: Path) -> None:
+    content = exported(exporter)
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     pick = random.Random(seed)
-    refused = 0
+    rejected = 0
     for number in range(60):
         at = pick.randrange(4096 if number % 2 else len(content))
         changed = content[:at] + bytes([content[at] ^ 1 << pick.randrange(8)]) + content[at + 1 :]
@@ -232,12 +234,12 @@ def test_changed_byte_is_detected_or_harmless(here: ModelStore, tmp_path: Path) 
         try:
             card = imported(store, changed)
         except InvalidRequest:
-            refused += 1
-            assert left(root) == []
+            rejected += 1
+            assert files_below(root) == []
         else:
-            assert card == here.manifest(REF).model_copy(update={"training": card.training})
+            assert card == exporter.manifest(REF).model_copy(update={"training": card.training})
             assert (store.folder("tile", 1) / WEIGHTS).read_bytes() == FILES[WEIGHTS]
-    assert refused > 20
+    assert rejected > 20
 
 
 def edited(**fields: object) -> Callable[[Members], bytes]:
@@ -315,14 +317,14 @@ def with_a_size_below_zero(files: Members) -> bytes:
     ],
 )
 def test_other_files_are_rejected(
-    here: ModelStore, there: ModelStore, root: Path, change: Callable[[Members], bytes], reason: str
+    exporter: ModelStore, importer: ModelStore, root: Path, change: Callable[[Members], bytes], reason: str
 ) -> None:
-    files = members(exported(here))
+    files = members(exported(exporter))
     del files[archive.HEAD]
-    assert imported(ModelStore(root / "sound"), packed(files)).version == 1, "valid without the change"
-    with pytest.raises(InvalidRequest, match="not an export of blemish") as refused:
-        imported(there, change(files))
-    assert reason in str(refused.value)
-    assert refused.value.field == "chunk"
-    assert there.page() == []
+    assert imported(ModelStore(root / "unchanged"), packed(files)).version == 1, "valid without the change"
+    with pytest.raises(InvalidRequest, match="not an export of blemish") as rejected:
+        imported(importer, change(files))
+    assert reason in str(rejected.value)
+    assert rejected.value.field == "chunk"
+    assert importer.page() == []
     assert not list(root.glob(".arriving*"))

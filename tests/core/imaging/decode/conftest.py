@@ -17,7 +17,7 @@ PX = 48
 Order = Literal["<", ">"]
 
 
-def picture(height: int = PX, width: int = PX) -> NDArray[np.uint8]:
+def sample_image(height: int = PX, width: int = PX) -> NDArray[np.uint8]:
     """Return a smooth image (H, W, 3) with different corners and some noise."""
     rng = np.random.default_rng(SEED)
     y, x = np.mgrid[0:height, 0:width]
@@ -89,7 +89,7 @@ def deep(channels: int) -> NDArray[np.uint16]:
 class Files:
     """The functions above, for tests that cannot import this module."""
 
-    picture = staticmethod(picture)
+    sample_image = staticmethod(sample_image)
     encoded = staticmethod(encoded)
     chunk = staticmethod(chunk)
     png = staticmethod(png)

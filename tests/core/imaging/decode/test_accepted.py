@@ -22,41 +22,45 @@ class TestAcceptedImages:
     @pytest.mark.parametrize("kind", FORMATS)
     def test_every_format(self, files: "Files", kind: str) -> None:
         pixels = decode(
-            files.encoded(files.picture(40, 56), kind, **({"lossless": True} if kind == "WEBP" else {}))
+            files.encoded(
+                files.sample_image(40, 56), kind, **({"lossless": True} if kind == "WEBP" else {})
+            )
         )
         assert pixels.shape == (40, 56, 3)
         assert pixels.dtype == np.uint8
         assert pixels.flags.writeable and pixels.flags.c_contiguous
         allowed = 40 if kind == "JPEG" else 0
-        assert np.abs(pixels.astype(int) - files.picture(40, 56)).max() <= allowed
+        assert np.abs(pixels.astype(int) - files.sample_image(40, 56)).max() <= allowed
 
     @pytest.mark.parametrize("kind", FORMATS)
     def test_verify_returns_format_and_size(self, files: "Files", kind: str) -> None:
-        header = verify(files.encoded(files.picture(40, 56), kind))
+        header = verify(files.encoded(files.sample_image(40, 56), kind))
         assert (header.format, header.width, header.height) == (kind, 56, 40)
 
     @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"])
     def test_compressed_tiff(self, files: "Files", compression: str) -> None:
-        pixels = decode(files.encoded(files.picture(), "TIFF", compression=compression))
-        assert np.abs(pixels.astype(int) - files.picture()).max() <= (60 if compression == "jpeg" else 0)
+        pixels = decode(files.encoded(files.sample_image(), "TIFF", compression=compression))
+        assert np.abs(pixels.astype(int) - files.sample_image()).max() <= (
+            60 if compression == "jpeg" else 0
+        )
 
     def test_grey(self, files: "Files") -> None:
-        grey = files.picture()[..., 0]
+        grey = files.sample_image()[..., 0]
         for data in (files.encoded(grey, "PNG"), files.encoded(grey, "BMP"), files.encoded(grey, "TIFF")):
             assert (decode(data) == grey[..., None]).all()
 
     def test_one_bit(self, files: "Files") -> None:
-        bits = files.picture()[..., 0] > 90
+        bits = files.sample_image()[..., 0] > 90
         for kind in ("PNG", "BMP", "TIFF"):
             assert (decode(files.encoded(Image.fromarray(bits), kind)) == bits[..., None] * 255).all()
 
     def test_palette(self, files: "Files") -> None:
-        image = Image.fromarray(files.picture()).quantize(16)
+        image = Image.fromarray(files.sample_image()).quantize(16)
         assert (decode(files.encoded(image, "PNG")) == np.array(image.convert("RGB"))).all()
 
     @pytest.mark.parametrize("transparency", [3, bytes([255, 128, 0, 7])])
     def test_palette_with_transparency(self, files: "Files", transparency: int | bytes) -> None:
-        image = Image.fromarray(files.picture()).quantize(4)
+        image = Image.fromarray(files.sample_image()).quantize(4)
         alphas = [255] * 4
         if isinstance(transparency, int):
             alphas[transparency] = 0
@@ -70,15 +74,15 @@ class TestAcceptedImages:
     @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
     @pytest.mark.parametrize("mode", ["LA", "RGBA"])
     def test_alpha_is_composed_over_black(self, files: "Files", mode: str, kind: str) -> None:
-        image = Image.fromarray(files.picture()).convert(mode)
-        image.putalpha(Image.fromarray(files.picture()[::-1, :, 1]))
+        image = Image.fromarray(files.sample_image()).convert(mode)
+        image.putalpha(Image.fromarray(files.sample_image()[::-1, :, 1]))
         values = np.array(image).astype(float)
         expected = np.broadcast_to(values[..., :-1] * values[..., -1:] / 255, (PX, PX, 3))
         options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
         assert np.abs(decode(files.encoded(image, kind, **options)) - expected).max() <= 1
 
     def test_colour_declared_transparent(self, files: "Files") -> None:
-        pixels = files.picture()
+        pixels = files.sample_image()
         pixels[:8] = (1, 2, 3)
         data = files.png(pixels, 2, files.chunk(b"tRNS", struct.pack(">3H", 1, 2, 3)), depth=8)
         expected = pixels.copy()
@@ -89,11 +93,11 @@ class TestAcceptedImages:
         assert (keyed == np.where(grey == 1, 0, grey)).all()
 
     def test_cmyk_and_ycck_jpeg(self, files: "Files") -> None:
-        cmyk = Image.fromarray(files.picture()).convert("CMYK")
+        cmyk = Image.fromarray(files.sample_image()).convert("CMYK")
         data = files.encoded(cmyk, "JPEG", quality=95)
         reference = np.array(Image.open(BytesIO(data)).convert("RGB"))
         assert (decode(data) == reference).all()
-        assert np.abs(decode(data).astype(int) - files.picture()).mean() < 12
+        assert np.abs(decode(data).astype(int) - files.sample_image()).mean() < 12
         # Transform 2 in the Adobe segment declares the same four channels as YCCK.
         place = data.index(b"Adobe") + 11
         ycck = data[:place] + b"\x02" + data[place + 1 :]
@@ -104,7 +108,7 @@ class TestAcceptedImages:
     def test_exif_orientation(self, files: "Files", kind: str, orientation: int) -> None:
         exif = Image.Exif()
         exif[0x0112] = orientation
-        data = files.encoded(files.picture(32, 48), kind, exif=exif)
+        data = files.encoded(files.sample_image(32, 48), kind, exif=exif)
         expected = np.array(ImageOps.exif_transpose(Image.open(BytesIO(data))).convert("RGB"))
         assert (decode(data) == expected).all()
         header = verify(data)
@@ -119,7 +123,7 @@ class TestAcceptedImages:
 
     def test_unreadable_exif_is_ignored(self, files: "Files") -> None:
         data = files.encoded(
-            files.picture(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0" * 9
+            files.sample_image(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0" * 9
         )
         assert decode(data).shape == (PX, PX, 3)
 
@@ -131,5 +135,5 @@ class TestAcceptedImages:
             assert (decode(data) == 200).all(), kind
 
     def test_icc_profile_is_ignored(self, files: "Files") -> None:
-        data = files.encoded(files.picture(), "PNG", icc_profile=b"no profile at all")
-        assert (decode(data) == files.picture()).all()
+        data = files.encoded(files.sample_image(), "PNG", icc_profile=b"no profile at all")
+        assert (decode(data) == files.sample_image()).all()

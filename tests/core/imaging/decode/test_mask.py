@@ -20,13 +20,13 @@ PX = 48
 
 class TestThumbnail:
     def test_thumbnail_is_a_jpeg_of_at_most_the_given_side(self, files: "Files") -> None:
-        small = thumbnail(files.encoded(files.picture(100, 400), "PNG"), 64)
+        small = thumbnail(files.encoded(files.sample_image(100, 400), "PNG"), 64)
         with Image.open(BytesIO(small)) as image:
             assert image.format == "JPEG"
             assert image.size == (64, 16)
 
     def test_thumbnail_is_never_larger_than_the_image(self, files: "Files") -> None:
-        with Image.open(BytesIO(thumbnail(files.encoded(files.picture(), "PNG")))) as image:
+        with Image.open(BytesIO(thumbnail(files.encoded(files.sample_image(), "PNG")))) as image:
             assert image.size == (PX, PX)
 
 
@@ -39,9 +39,9 @@ class TestMask:
             files.encoded(mask * 255, "BMP"),
             files.encoded(mask > 0, "PNG"),
         ):
-            found = read_mask(data)
-            assert found.dtype == np.bool_
-            assert (found == (mask > 0)).all()
+            result = read_mask(data)
+            assert result.dtype == np.bool_
+            assert (result == (mask > 0)).all()
 
     def test_16_bit_and_colour_masks_are_read(self, files: "Files") -> None:
         mask = np.zeros((PX, PX, 3), np.uint16)
@@ -54,4 +54,4 @@ class TestMask:
     @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
     def test_lossy_masks_are_rejected(self, files: "Files", kind: str) -> None:
         with pytest.raises(InvalidImage, match="losses"):
-            read_mask(files.encoded(files.picture(), kind))
+            read_mask(files.encoded(files.sample_image(), kind))

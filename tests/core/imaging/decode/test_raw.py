@@ -114,9 +114,9 @@ def test_region_equals_the_same_part_of_the_whole_image(name: str) -> None:
     ],
 )
 def test_invalid_layout_names_its_field(layout: RawLayout, size: int, field: str, message: str) -> None:
-    with pytest.raises(InvalidImage, match=message) as refused:
+    with pytest.raises(InvalidImage, match=message) as rejected:
         ImageInput(bytes(size), layout).pixels(LIMITS)
-    assert refused.value.field.endswith(field)
+    assert rejected.value.field.endswith(field)
 
 
 def test_samples_above_white_are_rejected() -> None:
@@ -138,6 +138,6 @@ def test_samples_above_white_are_rejected() -> None:
 )
 def test_region_outside_or_too_small_is_rejected(region: Region) -> None:
     samples = np.zeros((HEIGHT, WIDTH), np.uint8)
-    with pytest.raises(InvalidImage) as refused:
+    with pytest.raises(InvalidImage) as rejected:
         raw(samples, "Mono8", region=region).pixels(LIMITS)
-    assert refused.value.field == "image.region"
+    assert rejected.value.field == "image.region"

@@ -33,19 +33,19 @@ class TestRejectedImages:
     def test_other_pillow_plugins_never_run(
         self, files: "Files", kind: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        data = files.encoded(files.picture(), kind)
+        data = files.encoded(files.sample_image(), kind)
 
-        def asked(*_: object) -> None:
-            raise AssertionError("Pillow was left to choose a plugin")
+        def called(*_: object) -> None:
+            raise AssertionError("Pillow chose a plugin")
 
         for entry in ("open", "init", "preinit"):
-            monkeypatch.setattr(Image, entry, asked)
+            monkeypatch.setattr(Image, entry, called)
         with pytest.raises(InvalidImage, match="convert it"):
             decode(data)
 
     @pytest.mark.parametrize("kind", FORMATS)
     def test_truncated_file_is_rejected(self, files: "Files", kind: str) -> None:
-        data = files.encoded(files.picture(), kind)
+        data = files.encoded(files.sample_image(), kind)
         with pytest.raises(InvalidImage):
             decode(data[:2])
         ends = {16, 30, *range(len(data) // 7, len(data), len(data) // 7)}
@@ -56,7 +56,7 @@ class TestRejectedImages:
 
     @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
     def test_truncated_tiff_strip_is_rejected(self, files: "Files", compression: str) -> None:
-        data = files.encoded(files.picture(), "TIFF", compression=compression)
+        data = files.encoded(files.sample_image(), "TIFF", compression=compression)
         (directory,) = struct.unpack("<I", data[4:8])
         if directory > 100:  # the directory comes last: take the end of the pixels away instead
             data = data.replace(data[directory - 400 : directory], b"", 1)
@@ -64,30 +64,30 @@ class TestRejectedImages:
             decode(data[:-200])
 
     def test_flipped_bit_in_a_png_is_rejected(self, files: "Files") -> None:
-        data = bytearray(files.encoded(files.picture(), "PNG"))
+        data = bytearray(files.encoded(files.sample_image(), "PNG"))
         data[len(data) // 2] ^= 4
         with pytest.raises(InvalidImage, match="cannot be decoded"):
             decode(bytes(data))
 
     def test_too_small_image_is_rejected(self, files: "Files") -> None:
         with pytest.raises(InvalidImage, match=r"1 x 1 px.*at least 16"):
-            decode(files.encoded(files.picture(1, 1), "PNG"))
+            decode(files.encoded(files.sample_image(1, 1), "PNG"))
         with pytest.raises(InvalidImage, match=r"100 x 15 px"):
-            decode(files.encoded(files.picture(15, 100), "JPEG"))
+            decode(files.encoded(files.sample_image(15, 100), "JPEG"))
 
     def test_too_many_bytes_are_rejected(self, files: "Files") -> None:
-        data = files.encoded(files.picture(), "BMP")
+        data = files.encoded(files.sample_image(), "BMP")
         with pytest.raises(InvalidImage, match=rf"{len(data)} bytes.*{len(data) - 1}.*MAX_IMAGE_BYTES"):
             decode(data, ImageLimits(max_bytes=len(data) - 1))
         assert decode(data, ImageLimits(max_bytes=len(data))).shape == (PX, PX, 3)
 
     def test_too_long_side_is_rejected(self, files: "Files") -> None:
-        data = files.encoded(files.picture(20, 101), "PNG")
+        data = files.encoded(files.sample_image(20, 101), "PNG")
         with pytest.raises(InvalidImage, match=r"101 x 20 px.*at most 100"):
             decode(data, ImageLimits(max_side=100))
 
     def test_too_many_pixels_are_rejected(self, files: "Files") -> None:
-        data = files.encoded(files.picture(20, 100), "PNG")
+        data = files.encoded(files.sample_image(20, 100), "PNG")
         with pytest.raises(InvalidImage, match=r"100 x 20 = 2000 pixels.*1999.*MAX_IMAGE_PIXELS"):
             decode(data, ImageLimits(max_pixels=1999))
         assert decode(data, ImageLimits(max_pixels=2000)).shape == (20, 100, 3)
@@ -97,7 +97,7 @@ class TestRejectedImages:
             ImageLimits(max_pixels=200_000_000)
 
     def test_excessive_jpeg_scans_are_rejected(self, files: "Files") -> None:
-        data = files.encoded(files.picture(), "JPEG", progressive=True)
+        data = files.encoded(files.sample_image(), "JPEG", progressive=True)
         assert decode(data).shape == (PX, PX, 3)
         start = data.rindex(b"\xff\xda")
         scan, end = data[start:-2], data[-2:]
@@ -108,15 +108,15 @@ class TestRejectedImages:
     def test_bomb_in_the_metadata_is_rejected(self, files: "Files", kind: bytes) -> None:
         bomb = files.chunk(kind, b"name\0\0" + zlib.compress(b"\0" * (5 << 20)))
         with pytest.raises(InvalidImage, match="too large"):
-            decode(files.png(files.picture(), 2, bomb, depth=8))
+            decode(files.png(files.sample_image(), 2, bomb, depth=8))
 
     def test_many_text_chunks_are_rejected(self, files: "Files") -> None:
         text = files.chunk(b"zTXt", b"name\0\0" + zlib.compress(b"x" * PngImagePlugin.MAX_TEXT_CHUNK))
         with pytest.raises(InvalidImage, match="text"):
-            decode(files.png(files.picture(), 2, *[text] * 70, depth=8))
+            decode(files.png(files.sample_image(), 2, *[text] * 70, depth=8))
 
     def test_unsupported_samples_are_rejected(self, files: "Files") -> None:
-        doubles = files.tiff(files.picture().astype(np.float64), "<", 2)
+        doubles = files.tiff(files.sample_image().astype(np.float64), "<", 2)
         with pytest.raises(InvalidImage, match="cannot be decoded"):
             decode(doubles)
 
@@ -124,7 +124,7 @@ class TestRejectedImages:
         def full(*_: object) -> None:
             raise MemoryError
 
-        data = files.encoded(files.picture(), "PNG")
+        data = files.encoded(files.sample_image(), "PNG")
         monkeypatch.setattr("PIL.Image.core.new", full)
         monkeypatch.setattr("PIL.Image.core.fill", full)
         with pytest.raises(InvalidImage, match="memory"):
