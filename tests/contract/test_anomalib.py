@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our PatchCore is anomalib's: equal weights, input and bank give equal scores and maps."""
+"""PatchCore equals anomalib's: equal weights, inputs and banks give equal scores and maps."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ def assert_the_same(ours: Sequence[Prediction], theirs: InferenceBatch) -> None:
 
 
 @pytest.mark.parametrize("neighbors", [1, 9])
-def test_scores_and_maps_are_those_of_anomalib(neighbors: int) -> None:
+def test_scores_and_maps_equal_anomalib(neighbors: int) -> None:
     torch.manual_seed(1)
     settings = PatchCoreSettings(input_size=128, neighbors=neighbors, whitened=False)
     detector = TrainablePatchCore(settings)
@@ -40,11 +40,11 @@ def test_scores_and_maps_are_those_of_anomalib(neighbors: int) -> None:
         patches, _ = detector.features(torch.randn(4, 3, 128, 128).unbind())
         detector.set_memory_bank(patches.flatten(0, 1)[::7])
         batch = torch.randn(3, 3, 128, 128)
-        theirs = detector._torch.model(batch)
+        theirs = detector.model(batch)
     assert_the_same(detector.predict(batch.unbind()), theirs)
 
 
-def test_scores_of_fine_whitened_features_are_those_of_anomalib_on_them() -> None:
+def test_scores_of_fine_whitened_features_equal_anomalib() -> None:
     torch.manual_seed(2)
     settings = PatchCoreSettings(input_size=128)
     detector = TrainablePatchCore(settings)
@@ -54,8 +54,8 @@ def test_scores_of_fine_whitened_features_are_those_of_anomalib_on_them() -> Non
         detector.set_whitening(matrix, shift, torch.eye(len(shift)))
         detector.set_memory_bank((plain @ matrix + shift)[::7])
         batch = torch.randn(3, 3, 128, 128)
-        # Theirs, with a line after the stages of the backbone and one where their features are joined.
-        join = detector._torch.model.generate_embedding
+        # anomalib's model with two changes: after the stages of the backbone and where features are joined.
+        join = detector.model.generate_embedding
 
         def fine(_: object, images: object, stages: dict[str, Tensor]) -> dict[str, Tensor]:
             return stages | {"blocks.1": halves(stages["blocks.1"])}
@@ -64,19 +64,19 @@ def test_scores_of_fine_whitened_features_are_those_of_anomalib_on_them() -> Non
             maps = join(features)
             return torch.einsum("bdhw,de->behw", maps, matrix) + shift[:, None, None]
 
-        detector._torch.model.generate_embedding = joined  # type: ignore[method-assign]
-        with detector._torch.model.feature_extractor.register_forward_hook(fine):
-            theirs = detector._torch.model(batch)
+        detector.model.generate_embedding = joined  # type: ignore[method-assign]
+        with detector.model.feature_extractor.register_forward_hook(fine):
+            theirs = detector.model(batch)
     assert_the_same(detector.predict(batch.unbind()), theirs)
 
 
 def halves(features: Tensor) -> Tensor:
-    """Mean and deviation of each 2 x 2."""
+    """Return mean and standard deviation of each 2 x 2."""
     fours = features.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4)
     return torch.cat([fours.mean(-1), fours.std(-1, correction=0)], dim=1)
 
 
-def test_scores_relative_to_what_is_usual_are_those_of_anomalib_on_such_distances() -> None:
+def test_scores_of_normalised_distances_equal_anomalib() -> None:
     torch.manual_seed(3)
     settings = PatchCoreSettings(input_size=128, whitened=False)
     detector = TrainablePatchCore(settings)
@@ -84,24 +84,24 @@ def test_scores_relative_to_what_is_usual_are_those_of_anomalib_on_such_distance
         patches, grid = detector.features(torch.randn(4, 3, 128, 128).unbind())
         entries = patches.flatten(0, 1)[::7]
         detector.set_memory_bank(entries)
-        patches[:, :64] *= 1.5  # so that a place differs from another
+        patches[:, :64] *= 1.5  # so that positions differ
         detector.measure_expected_distances(patches, grid, range(4), torch.arange(len(entries)) % 5)
-        usual = detector.tensors()["usual_distances"]
-        assert usual.max() > 1.1 * usual.min()
+        expected = detector.tensors()["usual_distances"]
+        assert expected.max() > 1.1 * expected.min()
         batch = torch.randn(3, 3, 128, 128)
-        # Theirs, with one more line where it finds the distance of every patch.
-        find = detector._torch.model.nearest_neighbors
+        # anomalib's model with one change: where it finds the distance of every patch.
+        find = detector.model.nearest_neighbors
 
         def found(embedding: Tensor, n_neighbors: int) -> tuple[Tensor, Tensor]:
             distances, rows = find(embedding=embedding, n_neighbors=n_neighbors)
-            return (distances / usual.repeat(3) if n_neighbors == 1 else distances), rows
+            return (distances / expected.repeat(3) if n_neighbors == 1 else distances), rows
 
-        detector._torch.model.nearest_neighbors = found  # type: ignore[method-assign]
-        theirs = detector._torch.model(batch)
+        detector.model.nearest_neighbors = found  # type: ignore[method-assign]
+        theirs = detector.model(batch)
     assert_the_same(detector.predict(batch.unbind()), theirs)
 
 
-def test_scores_are_those_of_anomalib_also_by_the_index(surface: Path) -> None:
+def test_scores_with_an_index_equal_anomalib(surface: Path) -> None:
     settings = PatchCoreSettings(whitened=False)
     detector = TrainablePatchCore(settings)
     detector.load_pretrained(surface)
@@ -111,33 +111,33 @@ def test_scores_are_those_of_anomalib_also_by_the_index(surface: Path) -> None:
         return [detector.prepare(decode(file.read_bytes())) for file in files]
 
     detector.set_memory_bank(detector.features(prepared("train"))[0].flatten(0, 1))
-    assert detector._bank.centroids is not None
+    assert "index_centroids" in detector.tensors()
     batch = prepared("test")
     with torch.inference_mode():
-        theirs = detector._torch.model(torch.stack(batch))
+        theirs = detector.model(torch.stack(batch))
     ours = detector.predict(batch)
     np.testing.assert_allclose([o.score for o in ours], theirs.pred_score, rtol=1e-4)
     above = np.stack([o.anomaly_map for o in ours]) / theirs.anomaly_map[:, 0].numpy() - 1
-    assert above.min() > -1e-4  # never below
+    assert above.min() > -1e-4  # never smaller
     assert above.mean() < 0.01
 
 
 @pytest.fixture
 def surface(tmp_path: Path) -> Path:
-    """Photographs would not be anybody's to commit; these have structure, which noise has not."""
+    """Return images with structure, unlike noise, and free of rights, unlike photographs."""
     folder = tmp_path / "leather"
     generate(folder, "leather", train=4, good=1, defective=4)
     return folder
 
 
-def test_scaling_is_that_of_torchvision() -> None:
+def test_scaling_equals_torchvision() -> None:
     image = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
     ours = Preprocessing(64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(image)
     theirs = resize(torch.from_numpy(image).permute(2, 0, 1).float() / 255, [64, 64], antialias=True)
     torch.testing.assert_close(ours, theirs)
 
 
-def test_aupro_is_that_of_anomalib() -> None:
+def test_aupro_equals_anomalib() -> None:
     random = np.random.default_rng(2)
     masks = [np.zeros((64, 64), np.bool_) for _ in range(4)]
     masks[0][5:20, 5:20] = True

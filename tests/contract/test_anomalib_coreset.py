@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our coreset is anomalib's: equal features and start give equal selections."""
+"""The coreset equals anomalib's: equal features and start give equal selections."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 
-# anomalib subtracts, squares, adds up and takes the root in float32, whose steps are 1.2e-7 wide.
+# anomalib computes distances in float32, whose precision is 1.2e-7.
 ROUNDING = 1e-6
 
 
 @pytest.fixture(scope="module")
 def patches() -> Tensor:
-    """Patches (6144, 152) of good tiles, leathers and grids."""
+    """Return patches (6144, 152) of good tiles, leathers and grids."""
     settings = PatchCoreSettings()
     detector = TrainablePatchCore(settings)
     detector.load_pretrained(Path("nowhere"))
@@ -33,7 +33,7 @@ def patches() -> Tensor:
 
 
 def compare(points: Tensor, ours: list[int], theirs: list[int]) -> int:
-    """Hold both selections against exact distances; return how many places differ, by ties alone."""
+    """Compare both selections by exact distances; return the number of picks that differ by ties."""
     exact, apart = points.double(), "donot_use_mm_for_euclid_dist"
     # nearest[:, k]: distance to the nearest of the first k + 1 picks, (N, keep)
     nearest = torch.cdist(exact, exact[ours], compute_mode=apart).cummin(1).values
@@ -41,11 +41,11 @@ def compare(points: Tensor, ours: list[int], theirs: list[int]) -> int:
     picked = before.gather(0, torch.tensor(ours[1:])[None])[0]
     assert (picked >= before.amax(0) * (1 - ROUNDING)).all(), "a pick of ours is not the farthest point"
 
-    differing = [place for place in range(len(ours)) if ours[place] != theirs[place]]
-    for place in differing:
-        if set(ours[:place]) == set(theirs[:place]):
-            rivals = before[[ours[place], theirs[place]], place - 1]
-            assert rivals[1] == pytest.approx(rivals[0], rel=ROUNDING), f"place {place} is no tie"
+    differing = [index for index in range(len(ours)) if ours[index] != theirs[index]]
+    for index in differing:
+        if set(ours[:index]) == set(theirs[:index]):
+            rivals = before[[ours[index], theirs[index]], index - 1]
+            assert rivals[1] == pytest.approx(rivals[0], rel=ROUNDING), f"pick {index} is not a tie"
 
     radius = torch.cdist(exact, exact[theirs], compute_mode=apart).amin(1).max()
     assert after.max() <= radius * (1 + ROUNDING), "the covering radius grew"
@@ -53,10 +53,10 @@ def compare(points: Tensor, ours: list[int], theirs: list[int]) -> int:
 
 
 @pytest.mark.parametrize("projected", [False, True])
-def test_the_selection_is_that_of_anomalib(patches: Tensor, projected: bool) -> None:
+def test_selection_equals_anomalib(patches: Tensor, projected: bool) -> None:
     torch.manual_seed(11)
     np.random.seed(11)
-    # It projects flat embeddings alone, at random.
+    # anomalib projects flat embeddings only, at random.
     sampler = KCenterGreedy(patches if projected else patches[..., None], sampling_ratio=0.06)
     theirs = sampler.select_coreset_idxs()
     assert len(theirs) == 368
@@ -64,7 +64,7 @@ def test_the_selection_is_that_of_anomalib(patches: Tensor, projected: bool) -> 
     assert compare(sampler.features, ours, theirs) <= 4
 
 
-def test_the_comparison_finds_a_pick_that_is_not_the_farthest(patches: Tensor) -> None:
+def test_comparison_rejects_a_pick_that_is_not_the_farthest(patches: Tensor) -> None:
     picks = greedy_coreset(patches, 100, first=0)
     with pytest.raises(AssertionError, match="not the farthest"):
         compare(patches, [*picks[:50], *picks[60:]], picks[:90])

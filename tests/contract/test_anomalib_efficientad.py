@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our EfficientAD is anomalib's: equal weights and input give equal losses, scores and maps."""
+"""EfficientAD equals anomalib's: equal weights and inputs give equal losses, scores and maps."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from blemish_core.detectors.efficientad.training.trainable import TrainableEffic
 from blemish_core.models import downloads
 
 
-def _randomised(model: EfficientAdModel) -> None:
+def _randomise(model: EfficientAdModel) -> None:
     model.mean_std["mean"].data.normal_(0, 0.1)
     model.mean_std["std"].data.uniform_(0.1, 0.3)
     for name, value in {"qa_st": 0.5, "qb_st": 2.0, "qa_ae": 0.3, "qb_ae": 1.5}.items():
@@ -27,10 +27,10 @@ def _randomised(model: EfficientAdModel) -> None:
 
 
 @pytest.mark.parametrize("input_size", [256, 320])
-def test_scores_and_maps_are_those_of_anomalib(input_size: int) -> None:
+def test_scores_and_maps_equal_anomalib(input_size: int) -> None:
     torch.manual_seed(1)
     detector = TrainableEfficientAd(EfficientAdSettings(input_size=input_size))
-    _randomised(detector.model)
+    _randomise(detector.model)
     batch = torch.rand(2, 3, input_size, input_size)
     with torch.inference_mode():
         theirs = detector.model(batch)
@@ -42,7 +42,7 @@ def test_scores_and_maps_are_those_of_anomalib(input_size: int) -> None:
 
 
 @pytest.mark.parametrize("size", ["small", "medium"])
-def test_what_the_teacher_answers_is_what_anomalibs_does(size: str) -> None:
+def test_teacher_features_equal_anomalib(size: str) -> None:
     torch.manual_seed(4)
     network, images = teacher.network(size), torch.rand(2, 3, 64, 80)
     with torch.inference_mode():
@@ -52,13 +52,13 @@ def test_what_the_teacher_answers_is_what_anomalibs_does(size: str) -> None:
 
 
 @pytest.mark.parametrize("size", ["small", "medium"])
-def test_losses_and_gradients_are_those_of_anomalib(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_and_gradients_equal_anomalib(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(2)
-    if size == "medium":  # as wide as it is, it takes a minute: narrower, it differs by its layers
+    if size == "medium":  # narrower, because the full width takes a minute
         narrow(monkeypatch, MediumPatchDescriptionNetwork)
     model = EfficientAdModel(384, EfficientAdModelSize(size)).train()
     model.teacher.eval()
-    _randomised(model)
+    _randomise(model)
     image, photograph = torch.rand(2, 1, 3, 256, 256)
     augmented = image * 0.9
     monkeypatch.setattr(model, "choose_random_aug_image", lambda _: augmented)
@@ -76,7 +76,7 @@ def test_losses_and_gradients_are_those_of_anomalib(size: str, monkeypatch: pyte
             torch.testing.assert_close(value.grad, gradients[name], rtol=1e-3, atol=1e-5)
 
 
-def test_what_is_fetched_is_what_anomalib_fetches() -> None:
+def test_downloads_equal_those_of_anomalib() -> None:
     for ours, theirs in (
         (downloads.TEACHERS, lightning_model.WEIGHTS_DOWNLOAD_INFO),
         (downloads.PHOTOGRAPHS, lightning_model.IMAGENETTE_DOWNLOAD_INFO),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From files to maps our detectors are anomalib's, run as its users run it: by its Engine.
+"""From files to maps the detectors equal anomalib's, run by its Engine as by its users.
 
-Its Engine reads, scales and normalises the files by its own code; PatchCore learns by it, too.
+The Engine reads, scales and normalises the files with its own code, and trains PatchCore.
 """
 
 from pathlib import Path
@@ -26,9 +26,8 @@ from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.imaging.decode import decode
 
-# Lightning asks torch in words that torch calls outdated, and would rather have an optimizer for PatchCore,
-# processes for reading, memory pinned for a GPU, more batches and modules in training; anomalib calls its
-# own coreset by an outdated argument.
+# Lightning uses deprecated names of torch and warns about settings that do not matter here. anomalib uses a
+# deprecated argument of its own coreset.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*configure_optimizers. returned .None.:UserWarning"),
@@ -61,7 +60,7 @@ def engine(tmp_path: Path) -> Engine:
     )
 
 
-def test_patchcore(surface: Path, engine: Engine) -> None:
+def test_patchcore_equals_anomalib(surface: Path, engine: Engine) -> None:
     settings = PatchCoreSettings(whitened=False)
     detector = TrainablePatchCore(settings)
     detector.load_pretrained(surface)
@@ -98,14 +97,14 @@ def test_patchcore(surface: Path, engine: Engine) -> None:
     with torch.inference_mode():
         patches = detector.features(learned)[0].flatten(0, 1)
     assert len(bank) == int(len(patches) * settings.coreset_ratio)
-    # Each entry of theirs is a patch of ours.
+    # Each entry of anomalib's bank is one of these patches.
     assert torch.cdist(bank, patches, compute_mode="donot_use_mm_for_euclid_dist").amin(1).max() < 1e-3
     detector.set_memory_bank(bank.clone())
     compare(detector, engine, module, surface / "test", settings.input_size)
 
 
 @pytest.mark.parametrize("size", ["small", "medium"])
-def test_efficientad(surface: Path, engine: Engine, size: str) -> None:
+def test_efficientad_equals_anomalib(surface: Path, engine: Engine, size: str) -> None:
     torch.manual_seed(4)
     detector = TrainableEfficientAd(EfficientAdSettings(size=size))
     detector.model.mean_std["mean"].data.normal_(0, 0.1)
@@ -124,14 +123,14 @@ def compare(
     folder: Path,
     side: int,
 ) -> None:
-    """Hold our scores and maps of the images in ``folder`` to those of the Engine."""
+    """Compare scores and maps of the images in ``folder`` with those of the Engine."""
     files = sorted(folder.glob("*/*.png"))
     assert len(files) == 3
     for file in files:
-        (outcome,) = detector.predict([detector.prepare(decode(file.read_bytes()))])
+        (prediction,) = detector.predict([detector.prepare(decode(file.read_bytes()))])
         predicted = engine.predict(module, dataset=PredictDataset(file, image_size=(side, side)))
         assert predicted is not None
         theirs: Any = predicted[0]
         score, pixels = float(theirs.pred_score), theirs.anomaly_map.reshape(side, side).numpy()
-        assert outcome.score == pytest.approx(score, rel=1e-4)
-        np.testing.assert_allclose(outcome.anomaly_map, pixels, rtol=1e-4, atol=1e-4 * np.ptp(pixels))
+        assert prediction.score == pytest.approx(score, rel=1e-4)
+        np.testing.assert_allclose(prediction.anomaly_map, pixels, rtol=1e-4, atol=1e-4 * np.ptp(pixels))

@@ -17,7 +17,7 @@ def of(scores: list[float], target: float = 0.05) -> Calibration:
     return Calibration.of(scores, [10 * score for score in scores], target)
 
 
-def test_nineteen_images_warrant_five_percent() -> None:
+def test_nineteen_images_guarantee_five_percent() -> None:
     assert images_needed(0.05) == 19
     assert images_needed(0.01) == 99
     calibration = of([float(score) for score in range(19)])
@@ -25,20 +25,20 @@ def test_nineteen_images_warrant_five_percent() -> None:
     assert calibration.threshold == 18
 
 
-def test_the_threshold_leaves_room_above_when_images_abound() -> None:
+def test_threshold_leaves_scores_above_it_with_many_images() -> None:
     scores = [float(score) for score in range(99)]
     calibration = of(scores)
     assert calibration.threshold == 94  # 4 of 99 above, 5 of 100 with the next
     assert calibration.held_out_above == sum(map(calibration.anomalous, scores)) == 4
 
 
-def test_few_images_warrant_less_and_say_so() -> None:
+def test_few_images_guarantee_a_higher_rate_only() -> None:
     calibration = of([3.0, 1.0, 2.0, 4.0])
     assert calibration.warranted_false_reject_rate == 0.2
     assert calibration.threshold == 4.0
 
 
-def test_p_values() -> None:
+def test_p_value_is_the_share_of_scores_at_least_as_high() -> None:
     calibration = of([1.0, 2.0, 3.0, 4.0], 0.2)
     assert calibration.p_value(0.0) == 1.0
     assert calibration.p_value(2.5) == pytest.approx(3 / 5)
@@ -47,7 +47,7 @@ def test_p_values() -> None:
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 9])  # 0 and 1: many images score alike
-def test_anomalous_means_a_p_value_at_or_below_the_warranted_rate(decimals: int) -> None:
+def test_anomalous_means_p_value_at_most_the_guaranteed_rate(decimals: int) -> None:
     random = np.random.default_rng(5)
     calibration = of(random.normal(size=60).round(decimals).tolist())
     for score in random.normal(size=300, scale=2).round(decimals).tolist():
@@ -56,7 +56,7 @@ def test_anomalous_means_a_p_value_at_or_below_the_warranted_rate(decimals: int)
         )
 
 
-def test_another_rate_draws_the_line_anew_from_the_same_images() -> None:
+def test_another_rate_gives_another_threshold_from_the_same_images() -> None:
     trained = of([float(score) for score in range(99)])
     stricter = trained.at_false_reject_rate(0.2)
     assert (stricter.threshold, stricter.pixel_threshold) == (79, 790)
@@ -69,7 +69,7 @@ def test_another_rate_draws_the_line_anew_from_the_same_images() -> None:
     ("threshold", "above", "pixel_threshold"),
     [(500.0, 0, 980), (98.0, 0, 980), (94.0, 4, 940), (94.5, 4, 940), (0.0, 98, 0), (-1.0, 99, 0)],
 )
-def test_a_fixed_threshold_tells_how_many_held_out_images_lie_above(
+def test_fixed_threshold_counts_held_out_images_above_it(
     threshold: float, above: int, pixel_threshold: float
 ) -> None:
     trained = of([float(score) for score in range(99)])
@@ -86,7 +86,7 @@ def test_a_fixed_threshold_tells_how_many_held_out_images_lie_above(
         assert not fixed.anomalous(score) or fixed.p_value(score) <= fixed.warranted_false_reject_rate
 
 
-def test_a_fixed_threshold_equals_the_conformal_one_it_is_set_to() -> None:
+def test_fixed_threshold_equals_the_conformal_one_of_the_same_value() -> None:
     trained = of(np.random.default_rng(3).lognormal(size=99).astype(np.float32).tolist())
     fixed = trained.at_threshold(trained.threshold)
     assert fixed.threshold == trained.threshold
@@ -95,12 +95,12 @@ def test_a_fixed_threshold_equals_the_conformal_one_it_is_set_to() -> None:
     assert fixed.false_reject_rate_interval == trained.false_reject_rate_interval
 
 
-def test_a_threshold_and_a_score_that_print_alike_are_alike() -> None:
+def test_score_equal_to_the_threshold_in_float32_is_normal() -> None:
     score = float(np.float32(24.1))  # a little above the double 24.1
     assert not of([1.0, 2.0]).at_threshold(24.1).anomalous(score)
 
 
-def test_the_interval_of_the_false_reject_rate() -> None:
+def test_false_reject_rate_interval_is_clopper_pearson() -> None:
     # 1 - 0.05 ** (1 / 19): the rate at which 19 images all lie below once in twenty.
     lower, upper = of([float(score) for score in range(19)]).false_reject_rate_interval
     assert lower == 0.0
@@ -109,14 +109,14 @@ def test_the_interval_of_the_false_reject_rate() -> None:
     lower, upper = of([float(score) for score in range(99)]).false_reject_rate_interval
     assert binom.sf(3, 99, lower) == pytest.approx(0.05)
     assert binom.cdf(4, 99, upper) == pytest.approx(0.05)
-    # All alike: nothing lies above, and little is known.
+    # With ties nothing is above the threshold, and the interval is wide.
     lower, upper = of([7.0] * 99).false_reject_rate_interval
     assert lower == 0.0
     assert upper > 0.05
 
 
 @pytest.mark.parametrize("rate", [0, -0.1, 0.51, 0.7, float("nan"), float("inf")])
-def test_a_senseless_target_is_refused(rate: float) -> None:
+def test_target_out_of_range_is_rejected(rate: float) -> None:
     with pytest.raises(InvalidRequest, match="above 0 and at most"):
         checked_false_reject_rate(rate)
     with pytest.raises(InvalidRequest, match="above 0 and at most"):
@@ -124,14 +124,14 @@ def test_a_senseless_target_is_refused(rate: float) -> None:
 
 
 @pytest.mark.parametrize("threshold", [float("nan"), float("inf"), -float("inf"), 1e39, -1e300])
-def test_a_senseless_threshold_is_refused(threshold: float) -> None:
+def test_threshold_that_is_not_finite_is_rejected(threshold: float) -> None:
     with pytest.raises(InvalidRequest, match="finite") as refusal:
         checked_threshold(threshold)
     assert refusal.value.field == "threshold"
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_scores_that_are_no_numbers_are_refused(broken: float) -> None:
+def test_scores_that_are_not_finite_are_rejected(broken: float) -> None:
     with pytest.raises(FailedPrecondition, match="not finite"):
         Calibration.of([1.0, broken], [1.0, 1.0], 0.05)
     with pytest.raises(FailedPrecondition, match="not finite"):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The promise of a calibration, measured over seeds: good images are rejected no more often than warranted.
+"""Coverage over many seeds: good images are not rejected more often than the calibration guarantees.
 
-If a of n + 1 exchangeable images may lie above the threshold, the rejects among m new ones have the
-distribution BetaBinomial(m, a, n + 1 - a), whatever the scores' own, as long as no two are equal; equal
-scores only make them fewer. Seeds are independent, so that the bound on their sum is exact. Each bound is
-passed with a probability of 1e-6 by a calibration that keeps its promise.
+Let a of n + 1 exchangeable images be allowed above the threshold. The rejects among m new images then have
+the distribution BetaBinomial(m, a, n + 1 - a). It does not depend on the distribution of the scores, as
+long as no two are equal; ties only reduce the rejects. Seeds are independent, so the bound on their sum is
+exact. A correct calibration exceeds each bound with a probability of 1e-6.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ Rng = np.random.Generator
 
 
 def mixed(random: Rng, count: int) -> NDArray[np.float64]:
-    """Most good images alike, a few much higher."""
+    """Return scores that are similar for most images and much higher for a few."""
     return np.where(random.random(count) < 0.07, random.normal(9, 3, count), random.normal(0, 1, count))
 
 
@@ -54,7 +54,7 @@ TIED: dict[str, Draw] = {
 
 
 def bounds(seeds: int, fresh: int, above: int, count: int) -> tuple[int, int]:
-    """Rejects in all that are passed downwards and upwards with a probability of CHANCE each."""
+    """Return the total rejects below and above which the probability is CHANCE each."""
     one = betabinom.pmf(np.arange(fresh + 1), fresh, above, count + 1 - above)
     size = seeds * fresh + 1
     of_sum = np.fft.irfft(np.fft.rfft(one, size) ** seeds, size)
@@ -78,22 +78,22 @@ def test_false_rejects_stay_within_the_binomial_bound(name: str, count: int, tar
         rejects = int((draw(random, FRESH) > calibration.threshold).sum())
         rejected += rejects
         lower, upper = calibration.false_reject_rate_interval
-        # The rate itself is not known here; FRESH images of its interval's ends would give these.
+        # Compare with the rejects of FRESH images at the ends of the interval.
         covered += binom.ppf(0.001, FRESH, lower) <= rejects <= binom.ppf(0.999, FRESH, upper)
     fewest, most = bounds(SEEDS, FRESH, above, count)
-    told = f"{rejected} of {SEEDS * FRESH} rejected, bound {fewest} to {most}, seeds 0 to {SEEDS - 1}"
-    print(told)
-    assert rejected <= most, told
+    reported = f"{rejected} of {SEEDS * FRESH} rejected, bound {fewest} to {most}, seeds 0 to {SEEDS - 1}"
+    print(reported)
+    assert rejected <= most, reported
     # At most 10.2 % may be missed.
     assert covered >= binom.ppf(CHANCE, SEEDS, 0.898), f"interval covers {covered} of {SEEDS}"
     if name in CONTINUOUS:
-        assert rejected >= fewest, f"the threshold is needlessly high: {told}"
+        assert rejected >= fewest, f"the threshold is needlessly high: {reported}"
 
 
 @pytest.mark.parametrize("count", [19, 40])
 @pytest.mark.parametrize("name", ["lognormal", "mixed", "three values", "rounded"])
-def test_p_values_of_good_images_are_seldom_small(name: str, count: int) -> None:
-    """A p-value at or below j / (n + 1) has a probability of at most that."""
+def test_p_values_of_good_images_are_rarely_small(name: str, count: int) -> None:
+    """The probability of a p-value up to j / (n + 1) is at most j / (n + 1)."""
     draw, seeds = (CONTINUOUS | TIED)[name], 2000
     p_values = np.empty(seeds)
     for seed in range(seeds):
@@ -107,7 +107,7 @@ def test_p_values_of_good_images_are_seldom_small(name: str, count: int) -> None
             assert small >= binom.ppf(CHANCE, seeds, level), (level, small, f"seeds 0 to {seeds - 1}")
 
 
-def test_a_fixed_threshold_is_warranted_no_less_than_it_rejects_on_average() -> None:
+def test_fixed_threshold_guarantees_at_least_its_mean_reject_rate() -> None:
     """The mean of (k + 1) / (n + 1) is (n rate + 1) / (n + 1): no less than the rate."""
     count, seeds, rate = 40, 4000, 0.1
     random = np.random.default_rng(9)
@@ -122,7 +122,7 @@ def test_a_fixed_threshold_is_warranted_no_less_than_it_rejects_on_average() -> 
 
 
 def surface(seed: int) -> Image:
-    """A good piece: stripes under noise, some dustier than others."""
+    """Return a good piece: stripes with noise of varying strength."""
     random = np.random.default_rng([seed, 17])
     wave = 120 + 60 * np.sin(np.arange(64) / 4 + random.uniform(0, 6))
     image = wave[None, :] + random.normal(0, random.uniform(2, 12), (64, 64))
@@ -131,18 +131,18 @@ def surface(seed: int) -> Image:
 
 @pytest.fixture
 def quick_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Has the backbone run once for each image, however often trainings see it."""
-    answers: dict[bytes, Tensor] = {}
+    """Run the backbone only once for each image."""
+    outputs: dict[bytes, Tensor] = {}
     compute = FeatureExtractor.forward
 
-    def remembered(network: FeatureExtractor, images: Tensor) -> Tensor:
+    def cached(network: FeatureExtractor, images: Tensor) -> Tensor:
         keys = [image.numpy().tobytes() for image in images]
-        if any(key not in answers for key in keys):
-            answers.update(zip(keys, compute(network, images), strict=True))
-        return torch.stack([answers[key] for key in keys])
+        if any(key not in outputs for key in keys):
+            outputs.update(zip(keys, compute(network, images), strict=True))
+        return torch.stack([outputs[key] for key in keys])
 
-    monkeypatch.setattr(FeatureExtractor, "forward", remembered)
-    # On a busy machine threads that wait for each other cost far more than such small inputs.
+    monkeypatch.setattr(FeatureExtractor, "forward", cached)
+    # For inputs this small, synchronising threads costs more than it saves.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -150,24 +150,24 @@ def quick_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("quick_network")
-def test_a_detector_rejects_unseen_good_images_within_the_binomial_bound() -> None:
-    """PatchCore splits 57 of 87 images anew for each seed, holds 19 out, and never sees the other 30."""
+def test_detector_rejects_unseen_good_images_within_the_bound() -> None:
+    """PatchCore trains on 57 of 87 images, another split for each seed, of which 19 are held out."""
     seeds, fresh, target = 25, 30, 0.05
     settings = PatchCoreSettings(input_size=64, coreset_ratio=0.05)
     pieces = [surface(number) for number in range(57 + fresh)]
     rejected = 0
     for seed in range(seeds):
         order = np.random.default_rng([seed, 2]).permutation(len(pieces))
-        terms = TrainingContext(Path("nowhere"), seed, target, silent)
-        training = train(settings, [partial(pieces.__getitem__, i) for i in order[fresh:]], terms)
+        context = TrainingContext(Path("nowhere"), seed, target, silent)
+        training = train(settings, [partial(pieces.__getitem__, i) for i in order[fresh:]], context)
         assert (training.method, len(training.held_out_scores.scores)) == ("held out", 19)
         calibration = Calibration.of(
             training.held_out_scores.scores, training.held_out_scores.map_maxima, target
         )
         detector = training.detector
-        outcomes = detector.predict([detector.prepare(pieces[i]) for i in order[:fresh]])
-        rejected += sum(calibration.anomalous(outcome.score) for outcome in outcomes)
+        predictions = detector.predict([detector.prepare(pieces[i]) for i in order[:fresh]])
+        rejected += sum(calibration.anomalous(prediction.score) for prediction in predictions)
     fewest, most = bounds(seeds, fresh, 1, 19)
-    told = f"{rejected} of {seeds * fresh} rejected, bound {fewest} to {most}, seeds 0 to {seeds - 1}"
-    print(told)
-    assert fewest <= rejected <= most, told
+    reported = f"{rejected} of {seeds * fresh} rejected, bound {fewest} to {most}, seeds 0 to {seeds - 1}"
+    print(reported)
+    assert fewest <= rejected <= most, reported

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bundle that holds its network for OpenVINO too, as a training job leaves it."""
+"""A bundle with its network for OpenVINO, as published by a training job."""
 
 import shutil
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def published(detector: PatchCore, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-def test_one_bundle_scores_alike_on_both_runtimes_within_the_tolerance_of_its_card(published: Path) -> None:
+def test_both_runtimes_of_a_bundle_agree_within_the_tolerance(published: Path) -> None:
     card, ours = load_detector(published, "cpu", RuntimeChoice("torch"))
     _, its = load_detector(published, "cpu", RuntimeChoice("openvino"))
     assert (ours.runtime.name, its.runtime.name) == ("torch", "openvino")
@@ -92,12 +92,12 @@ def test_one_bundle_scores_alike_on_both_runtimes_within_the_tolerance_of_its_ca
         assert np.linalg.norm(other.embedding - one.embedding) <= parity.TOLERANCE
 
 
-def test_openvino_serves_by_itself_on_a_cpu(published: Path) -> None:
+def test_openvino_serves_by_default_on_a_cpu(published: Path) -> None:
     _, detector = load_detector(published, "cpu")
     assert detector.runtime.name == "openvino"
 
 
-def test_weights_are_held_once(published: Path) -> None:
+def test_weights_are_in_memory_once(published: Path) -> None:
     _, on_torch = load_detector(published, "cpu", RuntimeChoice("torch"))
     _, detector = load_detector(published, "cpu", RuntimeChoice("openvino"))
     assert detector.runtime.bytes < detector.bytes
@@ -107,7 +107,7 @@ def test_weights_are_held_once(published: Path) -> None:
         detector.network  # noqa: B018
 
 
-def test_what_openvino_runs_is_loaded_without_the_imports_of_torchs_network(
+def test_openvino_model_does_not_import_torch_networks(
     published: Path,
 ) -> None:
     script = (
@@ -126,7 +126,7 @@ def copied(published: Path, tmp_path: Path) -> Callable[[], Path]:
 
 
 @pytest.mark.parametrize("name", ["openvino/model.xml", "openvino/model.bin"])
-def test_a_network_that_was_changed_is_not_loaded(copied: Callable[[], Path], name: str) -> None:
+def test_modified_network_file_is_not_loaded(copied: Callable[[], Path], name: str) -> None:
     folder = copied()
     data = bytearray((folder / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -135,7 +135,9 @@ def test_a_network_that_was_changed_is_not_loaded(copied: Callable[[], Path], na
         load_detector(folder, "cpu", RuntimeChoice("torch"))
 
 
-def test_a_bundle_of_before_is_served_by_torch(copied: Callable[[], Path], detector: PatchCore) -> None:
+def test_bundle_without_openvino_is_served_by_torch(
+    copied: Callable[[], Path], detector: PatchCore
+) -> None:
     folder = copied()
     shutil.rmtree(folder / "openvino")
     old = bundle.read_manifest(folder)
@@ -147,7 +149,7 @@ def test_a_bundle_of_before_is_served_by_torch(copied: Callable[[], Path], detec
         load_detector(folder, "cpu", RuntimeChoice("openvino"))
 
 
-def test_a_runtime_of_other_scores_has_a_calibration_of_its_own(detector: PatchCore) -> None:
+def test_runtime_with_other_scores_has_its_own_calibration(detector: PatchCore) -> None:
     int8 = RuntimeCard(
         file="openvino/int8.xml", held_out=HeldOut(scores=(5.0, 6.0, 7.0), map_maxima=(8.0, 9.0, 10.0))
     )
@@ -160,7 +162,7 @@ def test_a_runtime_of_other_scores_has_a_calibration_of_its_own(detector: PatchC
     assert served.target_false_reject_rate == card.calibration.target_false_reject_rate
 
 
-def test_a_changed_false_reject_rate_holds_for_the_scores_of_the_runtime(
+def test_changed_false_reject_rate_applies_to_the_scores_of_the_runtime(
     detector: PatchCore, tmp_path: Path
 ) -> None:
     held = HeldOut(scores=(5.0, 6.0, 7.0), map_maxima=(8.0, 9.0, 10.0))
@@ -174,7 +176,7 @@ def test_a_changed_false_reject_rate_holds_for_the_scores_of_the_runtime(
     assert ours.newest().calibration.threshold < 5.0
 
 
-def test_an_export_that_gives_other_answers_is_not_published(
+def test_export_with_other_predictions_is_not_published(
     detector: PatchCore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = OpenVinoRuntime.__call__
@@ -187,7 +189,7 @@ def test_an_export_that_gives_other_answers_is_not_published(
         export.export_openvino(training_of(detector), SURFACE, tmp_path, 0, silent)
 
 
-def test_an_export_ends_when_the_job_is_cancelled(detector: PatchCore, tmp_path: Path) -> None:
+def test_export_ends_when_the_job_is_cancelled(detector: PatchCore, tmp_path: Path) -> None:
     def progress(phase: str, done: int, total: int, unit: str) -> None:
         raise JobCancelled(phase)
 

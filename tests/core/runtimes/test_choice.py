@@ -22,7 +22,9 @@ REFUSED = FLOAT | {"openvino-int8": RuntimeCard(file=None, refusal="it loses too
         ("openvino-int8", "cpu", BOTH, "openvino-int8"),
     ],
 )
-def test_what_serves(asked: Asked, device: str, cards: dict[str, RuntimeCard], serves: str) -> None:
+def test_configured_or_fastest_runtime_is_chosen(
+    asked: Asked, device: str, cards: dict[str, RuntimeCard], serves: str
+) -> None:
     assert RuntimeChoice(asked).among(cards, device, "models/tile/versions/1") == serves
 
 
@@ -34,7 +36,7 @@ def test_what_serves(asked: Asked, device: str, cards: dict[str, RuntimeCard], s
         ("openvino-int8", REFUSED, r"\(it loses too much\).*or set BLEMISH_RUNTIME=auto"),
     ],
 )
-def test_what_is_not_there_is_refused_with_the_cure(
+def test_missing_runtime_is_rejected_with_a_remedy(
     asked: Asked, cards: dict[str, RuntimeCard], cure: str
 ) -> None:
     with pytest.raises(

@@ -72,7 +72,7 @@ class _Flat(_Convolution):
 
 @pytest.fixture
 def exports(monkeypatch: pytest.MonkeyPatch) -> Mock:
-    """A spy on torch.export, with an empty cache of conversions."""
+    """Spy on torch.export, with an empty cache of conversions."""
     openvino_runtime.CONVERSIONS.clear()
     spy = Mock(wraps=torch.export.export)
     monkeypatch.setattr(torch.export, "export", spy)
@@ -81,7 +81,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> Mock:
 
 @pytest.fixture
 def compilations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The models that OpenVINO compiles during a test."""
+    """Return the models that OpenVINO compiles during a test."""
     models: list[Any] = []
     core = openvino().Core
     compile_model = core.compile_model

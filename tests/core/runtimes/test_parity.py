@@ -26,7 +26,7 @@ def prepared() -> list[Tensor]:
 
 
 class Tampered:
-    """The detector's own network, a little off."""
+    """A runtime whose outputs are those of the detector's own, multiplied by a factor."""
 
     name = "tampered"
     bytes = 0
@@ -36,7 +36,7 @@ class Tampered:
         self._factor = factor
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(answer * self._factor for answer in self._own(images))
+        return tuple(output * self._factor for output in self._own(images))
 
 
 def test_openvino_agrees_with_torch(detector: TrainablePatchCore, exported: Path) -> None:
@@ -48,17 +48,17 @@ def test_openvino_agrees_with_torch(detector: TrainablePatchCore, exported: Path
     assert detector.runtime is own
 
 
-def test_a_network_that_was_tampered_with_is_refused_with_the_figures(detector: TrainablePatchCore) -> None:
+def test_modified_network_is_rejected_with_the_difference(detector: TrainablePatchCore) -> None:
     golden = parity.golden_images(prepared(), seed=0)
     compared = parity.compare(detector, Tampered(detector, 1.1), golden, tolerance=parity.TOLERANCE)
     with pytest.raises(RuntimesDisagree, match=r"of tampered differ from torch's by 0\.\d"):
         parity.check(compared, "tampered")
 
 
-def test_what_inverted_lists_find_by_rounding_alone_is_no_disagreement(
+def test_rounding_in_inverted_lists_does_not_fail_parity(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A patch half way between two lists finds an entry of the one or of the other."""
+    """A patch half-way between two lists may search either of them."""
     detector = TrainablePatchCore(PatchCoreSettings(input_size=64))
     detector.load_pretrained(Path("nowhere"))
     with torch.inference_mode():
@@ -72,7 +72,7 @@ def test_what_inverted_lists_find_by_rounding_alone_is_no_disagreement(
         lists: InvertedLists, queries: Tensor, grid: tuple[int, int] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         distances, rows = search(lists, queries, grid)
-        if next(calls) // len(golden) % 2:  # every other time that the golden images are judged
+        if next(calls) // len(golden) % 2:  # in every other comparison of the golden images
             distances[distances.argmin()] *= 1.2
         return distances, rows
 
@@ -87,7 +87,7 @@ def test_what_inverted_lists_find_by_rounding_alone_is_no_disagreement(
         parity.check(other, "tampered")
 
 
-def test_answers_that_are_no_numbers_are_refused(detector: TrainablePatchCore) -> None:
+def test_nan_outputs_are_rejected(detector: TrainablePatchCore) -> None:
     golden = parity.golden_images(prepared(), seed=0)
     nan = float("nan")
     compared = parity.compare(detector, Tampered(detector, nan), golden, tolerance=parity.TOLERANCE)
@@ -95,7 +95,7 @@ def test_answers_that_are_no_numbers_are_refused(detector: TrainablePatchCore) -
         parity.check(compared, "tampered")
 
 
-def test_a_runtime_that_fails_leaves_the_detector_as_it_was(detector: TrainablePatchCore) -> None:
+def test_failing_runtime_leaves_the_detector_unchanged(detector: TrainablePatchCore) -> None:
     own = detector.runtime
 
     def fail(images: Tensor) -> tuple[Tensor, ...]:
@@ -107,11 +107,11 @@ def test_a_runtime_that_fails_leaves_the_detector_as_it_was(detector: TrainableP
     assert detector.runtime is own
 
 
-def test_golden_images_are_good_ones_and_spoilt_ones(detector: TrainablePatchCore) -> None:
+def test_golden_images_are_good_and_corrupted_ones(detector: TrainablePatchCore) -> None:
     good = prepared()
     golden = parity.golden_images(good, seed=0)
     assert all(image.equal(kept) for image, kept in zip(good, golden, strict=False))
-    assert all(not image.equal(spoilt) for image, spoilt in zip(good, golden[4:], strict=True))
+    assert all(not image.equal(corrupted) for image, corrupted in zip(good, golden[4:], strict=True))
     assert all(image.shape == (3, 64, 64) for image in golden)
     again = parity.golden_images(good, seed=0)
     assert all(one.equal(other) for one, other in zip(golden, again, strict=True))

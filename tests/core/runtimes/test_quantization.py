@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""INT8 of a network that is quantized in seconds: a small PatchCore stands for detectors that bear it."""
+"""INT8 of a small PatchCore, which is quantized in seconds and stands for other detectors."""
 
 from functools import partial
 from pathlib import Path
@@ -61,28 +61,31 @@ def training(detector: TrainablePatchCore) -> TrainingResult:
     )
 
 
-def test_int8_is_published_with_both_figures_and_held_out_scores_of_its_own(
+def test_int8_is_published_with_both_aurocs_and_its_held_out_scores(
     training: TrainingResult, folder: Path
 ) -> None:
-    told: dict[str, tuple[int, int]] = {}
+    reported: dict[str, tuple[int, int]] = {}
 
     def progress(phase: str, done: int, total: int, unit: str) -> None:
-        assert done >= told.get(phase, (0, 0))[0]
-        told[phase] = (done, total)
+        assert done >= reported.get(phase, (0, 0))[0]
+        reported[phase] = (done, total)
 
     own = training.detector.runtime
     card = export.export_int8(training, SURFACE, 0.01, folder, 0, progress)
     assert training.detector.runtime is own
-    assert told == {"int8 ranges": (4, 4), "int8 evaluation": (10, 10)}
+    assert reported == {"int8 ranges": (4, 4), "int8 evaluation": (10, 10)}
     assert card.file == "openvino/int8.xml"
     assert card.quantization is not None
     assert card.quantization.calibration_images == 4
-    assert card.quantization.auroc_f32 == 0.01  # what this backbone does in INT8 is published all the same
+    assert card.quantization.auroc_f32 == 0.01  # so low that INT8 of this backbone is published
     detector = training.detector
     try:
         detector.run_on(OpenVinoRuntime(folder / "openvino" / "int8.xml", name="openvino-int8"))
         good, bad, held = (
-            [outcome.score for outcome in detector.predict([detector.prepare(read()) for read in reads])]
+            [
+                prediction.score
+                for prediction in detector.predict([detector.prepare(read()) for read in reads])
+            ]
             for reads in (SURFACE.good, SURFACE.defective, [SURFACE.train[1], SURFACE.train[4]])
         )
     finally:
@@ -92,29 +95,27 @@ def test_int8_is_published_with_both_figures_and_held_out_scores_of_its_own(
     assert card.quantization.auroc_int8 == image_auroc(good, bad)
     assert card.parity is not None
     assert card.parity.tolerance is None
-    assert card.parity.worst > 1e-4  # it is INT8 that was measured
+    assert card.parity.worst > 1e-4  # the parity of INT8
     size = (folder / "openvino" / "int8.bin").stat().st_size
     assert size < 0.5 * (folder / "openvino" / "model.bin").stat().st_size
 
 
-def test_int8_that_loses_too_much_leaves_figures_and_no_file(
+def test_int8_that_loses_too_much_leaves_its_aurocs_but_no_file(
     training: TrainingResult, folder: Path
 ) -> None:
-    card = export.export_int8(training, SURFACE, 1.5, folder, 0, silent)  # more than INT8 can reach
+    card = export.export_int8(training, SURFACE, 1.5, folder, 0, silent)  # higher than INT8 can reach
     assert card.file is None
     assert "reduces the image AUROC from 1.5000 to" in card.refusal
     assert not list(folder.glob("openvino/int8.*"))
 
 
-def test_without_defective_images_there_is_no_int8_and_the_card_says_why(
-    training: TrainingResult, folder: Path
-) -> None:
+def test_int8_is_refused_without_defective_test_images(training: TrainingResult, folder: Path) -> None:
     card = export.export_int8(training, SURFACE, None, folder, 0, silent)
     assert card.file is None
     assert "without good and defective test images" in card.refusal
 
 
-def test_without_held_out_images_there_is_no_int8(detector: TrainablePatchCore, folder: Path) -> None:
+def test_int8_is_refused_without_held_out_images(detector: TrainablePatchCore, folder: Path) -> None:
     crossed = TrainingResult(detector, HeldOutScores((1.0,), (1.0,)), 6, "cross-calibration")
     card = export.export_int8(crossed, SURFACE, 0.9, folder, 0, silent)
     assert card.file is None
@@ -131,7 +132,7 @@ def test_quantization_ends_when_the_job_is_cancelled(training: TrainingResult, f
     assert not list(folder.glob("openvino/int8.*"))
 
 
-def test_ranges_come_from_images_with_a_defect_in_them() -> None:
+def test_calibration_images_have_a_patch_of_noise() -> None:
     grey = torch.linspace(0, 1, 3 * 64 * 64).view(3, 64, 64)
     calibration = quantization.CalibrationImages([lambda: grey, lambda: grey], lambda done, total: None)
     first, second = (np.asarray(batch)[0] != grey.numpy() for batch in calibration)
@@ -141,7 +142,7 @@ def test_ranges_come_from_images_with_a_defect_in_them() -> None:
     assert np.array_equal(first, again)  # every pass sees the same
 
 
-def test_nncf_draws_no_bars(
+def test_nncf_draws_no_progress_bars(
     training: TrainingResult, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     detector = training.detector
@@ -155,6 +156,6 @@ def test_nncf_draws_no_bars(
 @pytest.mark.parametrize(
     ("f32", "int8", "published"), [(0.99, 0.986, True), (0.99, 0.984, False), (0.9, 0.95, True)]
 )
-def test_what_may_be_lost(f32: float, int8: float, published: bool) -> None:
+def test_int8_is_refused_above_the_largest_drop(f32: float, int8: float, published: bool) -> None:
     measured = Quantization(calibration_images=9, auroc_f32=f32, auroc_int8=int8, max_drop=0.005)
     assert (quantization.refusal(measured) == "") is published

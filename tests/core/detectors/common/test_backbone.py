@@ -11,7 +11,7 @@ from blemish_core.detectors.common.backbone import Backbone, import_weights, pre
 from blemish_core.platform.errors import FailedPrecondition, InvalidRequest
 
 
-def test_the_default_needs_no_hub(tmp_path: Path) -> None:
+def test_default_backbone_needs_no_hub(tmp_path: Path) -> None:
     backbone = Backbone.named("efficientnet_lite0")
     assert backbone.layers == ("blocks.2", "blocks.4")
     assert backbone.finest is None
@@ -22,7 +22,7 @@ def test_the_default_needs_no_hub(tmp_path: Path) -> None:
     assert weights["bn1.running_mean"].abs().sum() > 1
 
 
-def test_the_default_is_known_without_timm_as_timm_has_it() -> None:
+def test_default_backbone_equals_its_lookup_in_timm() -> None:
     for fine in (False, True):
         found = Backbone.from_timm("efficientnet_lite0", fine=fine)
         assert Backbone.named("efficientnet_lite0", fine=fine) == found
@@ -37,13 +37,13 @@ def test_stages_follow_the_strides() -> None:
 
 
 @pytest.mark.parametrize("name", ["nonesuch", "vit_tiny_patch16_224", "../resnet18", ""])
-def test_what_timm_cannot_do_is_refused(name: str) -> None:
+def test_unsuitable_backbone_is_rejected(name: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         Backbone.named(name)
     assert refusal.value.field == "patchcore.backbone"
 
 
-def test_no_weights_anywhere_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_error_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_hub(*_: object, **kwargs: object) -> None:
         raise OSError("no route to host")
 
@@ -53,7 +53,7 @@ def test_no_weights_anywhere_names_the_command(tmp_path: Path, monkeypatch: pyte
         pretrained(backbone, tmp_path)
 
 
-def test_imported_weights_come_first(tmp_path: Path) -> None:
+def test_imported_weights_take_precedence(tmp_path: Path) -> None:
     state = timm.create_model("resnet18", pretrained=False).state_dict()
     state["conv1.weight"] = torch.full_like(state["conv1.weight"], 0.125)
     torch.save(state, tmp_path / "resnet18.pth")
@@ -63,14 +63,14 @@ def test_imported_weights_come_first(tmp_path: Path) -> None:
     assert weights["conv1.weight"].eq(0.125).all()
 
 
-def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_model_are_rejected(tmp_path: Path) -> None:
     save_file(timm.create_model("resnet34", pretrained=False).state_dict(), tmp_path / "other.safetensors")
     with pytest.raises(InvalidRequest, match="does not fit"):
         import_weights("resnet50", tmp_path / "other.safetensors", tmp_path / "weights")
     assert not (tmp_path / "weights").exists()
 
 
-def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
+def test_pickle_with_code_is_rejected(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return (print, ("ran",))

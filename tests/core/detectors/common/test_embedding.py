@@ -20,17 +20,17 @@ def embedded(features: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
     return embeddings(features, center, plain, torch.full((len(features),), 1.05), SCALE)
 
 
-def test_what_lies_on_the_center_has_no_direction_but_that_of_its_score() -> None:
+def test_embedding_at_the_center_depends_on_the_score_only() -> None:
     generator = torch.Generator().manual_seed(1)
     center = torch.randn(64, generator=generator)
-    # Copies of one image, as several runtimes round them.
+    # Copies of one image as rounded by several runtimes.
     copies = center * (1 + 1e-6 * torch.randn(20, 64, generator=generator))
-    told = embedded(copies, center)
-    assert (told - told[0]).norm(dim=1).max() < 1e-3
-    torch.testing.assert_close(told.norm(dim=1), torch.ones(20))
+    reported = embedded(copies, center)
+    assert (reported - reported[0]).norm(dim=1).max() < 1e-3
+    torch.testing.assert_close(reported.norm(dim=1), torch.ones(20))
 
 
-def test_what_lies_away_from_the_center_is_told_by_its_direction_alone() -> None:
+def test_embedding_away_from_the_center_depends_on_direction_only() -> None:
     generator = torch.Generator().manual_seed(2)
     center = torch.randn(64, generator=generator)
     away = torch.randn(5, 64, generator=generator)
@@ -38,8 +38,8 @@ def test_what_lies_away_from_the_center_is_told_by_its_direction_alone() -> None
     torch.testing.assert_close(near, far, rtol=1e-4, atol=1e-4)
 
 
-def test_what_good_patches_vary_in_tells_no_images_apart() -> None:
-    """Two kinds of defect point along two axes; light, far stronger, moves every image along a third."""
+def test_whitening_reduces_harmless_variation() -> None:
+    """Two kinds of defect lie along two axes; brightness moves images much farther along a third."""
     generator = torch.Generator().manual_seed(3)
     light = torch.tensor([100.0, 1.0, 1.0, 1.0])
     good = torch.randn(5000, 4, generator=generator) * light
@@ -48,38 +48,38 @@ def test_what_good_patches_vary_in_tells_no_images_apart() -> None:
     scores = torch.full((4,), 1.05)
 
     def likeness(by: torch.Tensor) -> torch.Tensor:
-        told = embeddings(torch.stack(lit), torch.zeros(4), by, scores, SCALE)
-        return told @ told.T
+        reported = embeddings(torch.stack(lit), torch.zeros(4), by, scores, SCALE)
+        return reported @ reported.T
 
     plain, whitened = likeness(torch.eye(4)), likeness(whitening(good))
     assert plain[0, 1] < plain[0, 2], "the same light, not the same defect"
     assert whitened[0, 1] > whitened[0, 2] + 0.1
 
 
-def test_whitening_of_patches_that_are_all_alike_changes_no_direction() -> None:
+def test_whitening_of_identical_patches_changes_no_direction() -> None:
     by = whitening(torch.ones(50, 6))
     assert by.isfinite().all()
-    told = torch.nn.functional.normalize(torch.arange(6.0) @ by, dim=0)
-    torch.testing.assert_close(told, torch.nn.functional.normalize(torch.arange(6.0), dim=0))
+    reported = torch.nn.functional.normalize(torch.arange(6.0) @ by, dim=0)
+    torch.testing.assert_close(reported, torch.nn.functional.normalize(torch.arange(6.0), dim=0))
 
 
-def test_pooling_goes_where_the_anomaly_stands_out_from_good_ones() -> None:
+def test_pooling_selects_the_anomalous_patch() -> None:
     features = torch.eye(4)[None]
     anomaly = torch.tensor([[1.0, 1.0, 1.0, 9.0]])
     taken = pooled(features, anomaly, temperature(torch.tensor([0.0, 1.0, 2.0])))
     assert taken[0, 3] > 0.99
 
 
-def test_sides_are_told_by_deviations_of_good_scores() -> None:
-    told = sides(torch.tensor([1.0, 1.3, 1.6]), SCALE)
-    torch.testing.assert_close(told, torch.tensor([-1.5, 0.0, 1.5]).tanh())
+def test_sides_are_relative_to_deviations_of_good_scores() -> None:
+    reported = sides(torch.tensor([1.0, 1.3, 1.6]), SCALE)
+    torch.testing.assert_close(reported, torch.tensor([-1.5, 0.0, 1.5]).tanh())
     assert sides(torch.tensor([5.0, 7.0]), score_scale(torch.tensor([5.0]))).isfinite().all()
 
 
-def test_versions_from_before_tell_sides_as_their_index_has_them() -> None:
+def test_older_versions_keep_their_score_scale() -> None:
     mean, deviation, scores = 1.0, 0.1, torch.tensor([0.9, 1.1, 1.2, 1.4])
     kept = {"good_scores": torch.tensor([mean, deviation]), "center": torch.zeros(2)}
-    told = sides(scores, take_score_scale(kept))
-    torch.testing.assert_close(told, ((scores - mean) / (2 * deviation) - 1).tanh())
+    reported = sides(scores, take_score_scale(kept))
+    torch.testing.assert_close(reported, ((scores - mean) / (2 * deviation) - 1).tanh())
     assert list(kept) == ["center"]
     assert torch.equal(take_score_scale({"score_scale": SCALE}), SCALE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search by a part of an image, on patches made up so that what must come out is known."""
+"""Search by region on constructed patches."""
 
 from dataclasses import replace
 
@@ -20,33 +20,37 @@ CRACK, STAIN = functional.normalize(torch.randn(2, DIMENSIONS, generator=torch.G
 EVERYWHERE = np.ones(SHAPE, bool)
 
 
-def look(*defects: tuple[Tensor, int, int, float], seed: int = 1, margin: int = 0) -> PatchFeatures:
-    """An image with defects of 3 x 3 patches: direction, row, column and anomaly of each."""
+def make_patches(*defects: tuple[Tensor, int, int, float], seed: int = 1, margin: int = 0) -> PatchFeatures:
+    """Return an image with defects of 3 x 3 patches: direction, row, column and anomaly of each."""
     random = torch.Generator().manual_seed(seed)
     deviations = torch.randn(SIDE, SIDE, DIMENSIONS, generator=random)
     anomaly = torch.rand(SIDE, SIDE, generator=random)
     for direction, row, column, height in defects:
         deviations[row : row + 3, column : column + 3] += 20 * direction
         anomaly[row : row + 3, column : column + 3] = height
-    outcome = Prediction(float(anomaly.max()), np.zeros((SIDE, SIDE), np.float32), np.zeros(1, np.float32))
-    return PatchFeatures(outcome, deviations, anomaly, torch.tensor(0.5), torch.tensor([1.0, 0.2]), margin)
+    prediction = Prediction(
+        float(anomaly.max()), np.zeros((SIDE, SIDE), np.float32), np.zeros(1, np.float32)
+    )
+    return PatchFeatures(
+        prediction, deviations, anomaly, torch.tensor(0.5), torch.tensor([1.0, 0.2]), margin
+    )
 
 
 def around(row: int, column: int) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
-    """The mask of a defect's patches, in px."""
+    """Return the mask of a defect's patches, in px."""
     return region_mask(SHAPE, Region(16 * column, 8 * row, 48, 24))
 
 
-def test_each_of_two_defects_finds_its_own_kind_and_says_where() -> None:
-    both = look((CRACK, 2, 3, 9.0), (STAIN, 10, 11, 6.0))
+def test_each_of_two_defects_is_located_in_images_of_its_kind() -> None:
+    both = make_patches((CRACK, 2, 3, 9.0), (STAIN, 10, 11, 6.0))
     others = {
-        "crack": look((CRACK, 7, 1, 5.0), seed=2),
-        "stain": look((STAIN, 4, 9, 8.0), seed=3),
-        "good": look(seed=4),
+        "crack": make_patches((CRACK, 7, 1, 5.0), seed=2),
+        "stain": make_patches((STAIN, 4, 9, 8.0), seed=3),
+        "good": make_patches(seed=4),
     }
     for kind, (row, column), place in (("crack", (2, 3), (7, 1)), ("stain", (10, 11), (4, 9))):
-        sought = describe_region(both, around(row, column), THRESHOLD)
-        found = {name: locate_region(other, SHAPE, sought, THRESHOLD) for name, other in others.items()}
+        query = describe_region(both, around(row, column), THRESHOLD)
+        found = {name: locate_region(other, SHAPE, query, THRESHOLD) for name, other in others.items()}
         assert max(found, key=lambda name: found[name].similarity) == kind
         assert found[kind].similarity > 0.8 > 0.5 > found["good"].similarity
         box = found[kind].box
@@ -57,29 +61,29 @@ def test_each_of_two_defects_finds_its_own_kind_and_says_where() -> None:
         assert abs(box.height - 24) <= 16
 
 
-def test_a_spot_is_embedded_as_an_image_that_has_nothing_worse() -> None:
-    both = look((CRACK, 2, 3, 9.0), (STAIN, 10, 11, 6.0))
-    alone = look((STAIN, 10, 11, 6.0))
+def test_region_is_embedded_as_an_image_that_shows_nothing_worse() -> None:
+    both = make_patches((CRACK, 2, 3, 9.0), (STAIN, 10, 11, 6.0))
+    alone = make_patches((STAIN, 10, 11, 6.0))
     by_part = describe_region(both, around(10, 11), THRESHOLD).embedding
     by_whole = describe_region(alone, EVERYWHERE, THRESHOLD).embedding
     assert by_part @ by_whole > 0.99
     assert np.linalg.norm(by_part) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_good_part_is_like_good_parts() -> None:
-    """A defect may lie in the direction of a good part's grain: it is not like it."""
-    grain = look((CRACK, 2, 3, 0.5))
-    sought = describe_region(grain, around(2, 3), THRESHOLD)
-    assert sought.anomaly_level < 0.1
-    same = locate_region(look((CRACK, 7, 1, 0.5), seed=2), SHAPE, sought, THRESHOLD)
-    defect = locate_region(look((CRACK, 7, 1, 9.0), seed=2), SHAPE, sought, THRESHOLD)
+def test_good_region_matches_good_regions_only() -> None:
+    """A defect in the same direction as a good region differs by its anomaly."""
+    grain = make_patches((CRACK, 2, 3, 0.5))
+    query = describe_region(grain, around(2, 3), THRESHOLD)
+    assert query.anomaly_level < 0.1
+    same = locate_region(make_patches((CRACK, 7, 1, 0.5), seed=2), SHAPE, query, THRESHOLD)
+    defect = locate_region(make_patches((CRACK, 7, 1, 9.0), seed=2), SHAPE, query, THRESHOLD)
     assert same.similarity > 0.8 > 0.5 > defect.similarity
 
 
-def test_patches_at_the_edge_that_a_detector_does_not_see_are_cold() -> None:
-    seen = look((CRACK, 2, 3, 9.0), margin=2)
-    sought = describe_region(seen, EVERYWHERE, THRESHOLD)
-    found = locate_region(seen, SHAPE, sought, THRESHOLD)
+def test_patches_in_the_margin_have_no_similarity() -> None:
+    seen = make_patches((CRACK, 2, 3, 9.0), margin=2)
+    query = describe_region(seen, EVERYWHERE, THRESHOLD)
+    found = locate_region(seen, SHAPE, query, THRESHOLD)
     assert found.heat.shape == (SIDE + 4, SIDE + 4)
     assert found.heat[:2].max() == found.heat[:, -2:].max() == 0
     assert (found.box.left + found.box.width / 2) == pytest.approx(256 * 6.5 / 20, abs=13)
@@ -87,17 +91,19 @@ def test_patches_at_the_edge_that_a_detector_does_not_see_are_cold() -> None:
         describe_region(seen, region_mask(SHAPE, Region(0, 0, 4, 4)), THRESHOLD)
 
 
-def test_a_part_smaller_than_a_patch_is_the_patch_it_lies_in() -> None:
-    both = look((CRACK, 2, 3, 9.0))
-    sought = describe_region(both, region_mask(SHAPE, Region(16 * 4 + 3, 8 * 3 + 2, 1, 1)), THRESHOLD)
-    assert sought.direction @ CRACK.numpy() > 0.9
+def test_region_smaller_than_a_patch_selects_that_patch() -> None:
+    both = make_patches((CRACK, 2, 3, 9.0))
+    query = describe_region(both, region_mask(SHAPE, Region(16 * 4 + 3, 8 * 3 + 2, 1, 1)), THRESHOLD)
+    assert query.direction @ CRACK.numpy() > 0.9
 
 
-def test_flat_surfaces_give_numbers() -> None:
-    flat = replace(look(), deviations=torch.zeros(SIDE, SIDE, DIMENSIONS), anomaly=torch.zeros(SIDE, SIDE))
-    sought = describe_region(flat, EVERYWHERE, THRESHOLD)
-    assert np.isfinite(sought.embedding).all()
-    found = locate_region(flat, SHAPE, sought, THRESHOLD)
+def test_flat_surface_gives_finite_values() -> None:
+    flat = replace(
+        make_patches(), deviations=torch.zeros(SIDE, SIDE, DIMENSIONS), anomaly=torch.zeros(SIDE, SIDE)
+    )
+    query = describe_region(flat, EVERYWHERE, THRESHOLD)
+    assert np.isfinite(query.embedding).all()
+    found = locate_region(flat, SHAPE, query, THRESHOLD)
     assert found.similarity == 0
 
 
@@ -111,6 +117,6 @@ def test_flat_surfaces_give_numbers() -> None:
         (Region(0, 0, 1 << 31, 1), "within"),
     ],
 )
-def test_regions_that_are_none_are_refused(region: Region, words: str) -> None:
+def test_invalid_regions_are_rejected(region: Region, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         region_mask(SHAPE, region)

@@ -18,13 +18,13 @@ def mapped_files() -> list[str]:
     return [line for line in Path("/proc/self/maps").read_text().splitlines() if "(deleted)" in line]
 
 
-def test_what_fits_in_memory_touches_no_disk(tmp_path: Path) -> None:
+def test_tensor_within_the_memory_limit_uses_no_disk(tmp_path: Path) -> None:
     room = allocate((256, 1024), "they", memory_bytes=MIB, folder=tmp_path / "new", disk_bytes=MIB)
     assert room.shape == (256, 1024)
     assert not (tmp_path / "new").exists()
 
 
-def test_what_does_not_fit_is_a_file_without_a_name(tmp_path: Path) -> None:
+def test_tensor_over_the_memory_limit_is_an_unnamed_file(tmp_path: Path) -> None:
     before = len(mapped_files())
     room = allocate((257, 1024), "they", memory_bytes=MIB, folder=tmp_path / "new", disk_bytes=2 * MIB)
     room[:] = 2.5
@@ -35,7 +35,7 @@ def test_what_does_not_fit_is_a_file_without_a_name(tmp_path: Path) -> None:
     assert len(mapped_files()) == before, "the file is still open"
 
 
-def test_a_process_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
+def test_killed_process_leaves_no_file(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path; "
         "from blemish_core.detectors.common.scratch import allocate; "
@@ -48,17 +48,17 @@ def test_a_process_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_than_both_caps_is_refused_with_the_numbers(tmp_path: Path) -> None:
+def test_tensor_over_both_limits_is_rejected_with_the_sizes(tmp_path: Path) -> None:
     with pytest.raises(TooLarge, match=r"they need 3 MiB.*allows 1 MiB of memory.*2 MiB of disk"):
         allocate((3, 512, 512), "they", memory_bytes=MIB, folder=tmp_path, disk_bytes=2 * MIB)
 
 
-def test_without_a_folder_there_is_no_disk() -> None:
+def test_no_disk_is_used_without_a_folder() -> None:
     with pytest.raises(TooLarge, match="0 MiB of disk"):
         allocate((2, 512, 512), "they", memory_bytes=MIB, folder=None, disk_bytes=8 * MIB)
 
 
-def test_a_disk_without_room_is_told_before_anything_is_written(
+def test_full_disk_is_reported_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int, offset: int, length: int) -> None:

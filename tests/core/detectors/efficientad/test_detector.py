@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""EfficientAD by a teacher of random weights: what it must do whatever the teacher knows."""
+"""EfficientAD with a teacher of random weights."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -34,7 +34,7 @@ from blemish_core.detectors.efficientad.training.trainable import TrainableEffic
 from blemish_core.platform.errors import FailedPrecondition, InvalidRequest, JobCancelled
 from blemish_core.runtimes import parity
 
-# Two are the fewest steps of which one can come before a cut and one after.
+# Two steps, so that one can come before an interruption and one after.
 STEPS = EfficientAdSettings(max_steps=2, start="random")
 
 
@@ -44,28 +44,28 @@ def surface(seed: int) -> Image:
 
 
 def tiled(seed: int) -> Image:
-    """A surface with something to be learned, other than noise."""
+    """Return a surface with structure to learn, other than noise."""
     colours = np.random.default_rng(seed).integers(40, 210, (8, 8, 3), dtype=np.uint8)
     return colours.repeat(32, axis=0).repeat(32, axis=1)
 
 
 class Rounded:
-    """A detector's own network as another runtime computes it: another rounding of the same."""
+    """A runtime with the outputs of a detector's own runtime, rounded differently."""
 
     name = "rounded"
     bytes = 0
 
-    def __init__(self, detector: Detector, answers: int | None = None) -> None:
-        """Take a detector, and how many of the answers there are, all by default."""
+    def __init__(self, detector: Detector, outputs: int | None = None) -> None:
+        """Return the first ``outputs`` outputs of the detector's runtime, all by default."""
         self._own = detector.runtime
-        self._answers = answers
+        self._outputs = outputs
         self._random = torch.Generator().manual_seed(0)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        def rounded(answer: Tensor) -> Tensor:
-            return answer * (1 + 1e-6 * torch.randn(answer.shape, generator=self._random))
+        def rounded(output: Tensor) -> Tensor:
+            return output * (1 + 1e-6 * torch.randn(output.shape, generator=self._random))
 
-        return tuple(rounded(answer) for answer in self._own(images)[: self._answers])
+        return tuple(rounded(output) for output in self._own(images)[: self._outputs])
 
 
 def learn(
@@ -98,37 +98,37 @@ def training(narrow_networks: None, tmp_path_factory: pytest.TempPathFactory) ->
     return learn(tmp_path_factory.mktemp("weights"))
 
 
-def test_it_scores_maps_and_embeds(training: TrainingResult) -> None:
+def test_prediction_has_score_map_and_embedding(training: TrainingResult) -> None:
     detector = training.detector
-    (outcome,) = detector.predict([detector.prepare(surface(9))])
-    assert outcome.anomaly_map.shape == (256, 256)
-    assert outcome.score == pytest.approx(outcome.anomaly_map.max())
-    assert outcome.embedding.shape == (CHANNELS + 1,)
-    assert np.linalg.norm(outcome.embedding) == pytest.approx(1, abs=1e-5)
+    (prediction,) = detector.predict([detector.prepare(surface(9))])
+    assert prediction.anomaly_map.shape == (256, 256)
+    assert prediction.score == pytest.approx(prediction.anomaly_map.max())
+    assert prediction.embedding.shape == (CHANNELS + 1,)
+    assert np.linalg.norm(prediction.embedding) == pytest.approx(1, abs=1e-5)
     assert (training.learned, len(training.held_out_scores.scores)) == (3, 1)
 
 
-@pytest.mark.parametrize("answers", [3, 2], ids=["with", "without"])
-def test_looking_closely_by_a_runtime_with_and_without_the_answers_of_the_teacher(
-    training: TrainingResult, answers: int
+@pytest.mark.parametrize("outputs", [3, 2], ids=["with", "without"])
+def test_patches_are_predicted_with_and_without_teacher_output(
+    training: TrainingResult, outputs: int
 ) -> None:
     detector = TrainableEfficientAd.load(training.detector.settings, training.detector.tensors())
     inputs = [detector.prepare(surface(seed)) for seed in (9, 10)]
     before = detector.predict(inputs)
     held = detector.bytes
-    detector.run_on(Rounded(training.detector, answers))
+    detector.run_on(Rounded(training.detector, outputs))
     detector.release_weights()
     assert detector.bytes < held
     with pytest.raises(RuntimeError, match="were released"):
         detector.network  # noqa: B018
-    for outcome, look in zip(before, detector.predict_with_patches(inputs), strict=True):
-        rows, columns, _ = look.deviations.shape
-        assert (rows, columns) == look.anomaly.shape == (56, 56)
-        whole = describe_region(look, np.ones((256, 256), bool), threshold=1.0)
-        np.testing.assert_allclose(whole.embedding, outcome.embedding, atol=5e-3)
+    for prediction, patches in zip(before, detector.predict_with_patches(inputs), strict=True):
+        rows, columns, _ = patches.deviations.shape
+        assert (rows, columns) == patches.anomaly.shape == (56, 56)
+        whole = describe_region(patches, np.ones((256, 256), bool), threshold=1.0)
+        np.testing.assert_allclose(whole.embedding, prediction.embedding, atol=5e-3)
 
 
-def test_what_another_runtime_runs_is_loaded_without_the_imports_of_torchs_network(
+def test_detector_on_another_runtime_does_not_import_torch_networks(
     training: TrainingResult, tmp_path: Path
 ) -> None:
     save_file(training.detector.tensors(), tmp_path / "weights.safetensors")
@@ -148,7 +148,7 @@ def test_what_another_runtime_runs_is_loaded_without_the_imports_of_torchs_netwo
     assert OF_TORCHS_NETWORKS & imported_by(script) == set()
 
 
-def test_loaded_it_gives_the_same(training: TrainingResult) -> None:
+def test_loaded_detector_gives_the_same_predictions(training: TrainingResult) -> None:
     detector = training.detector
     again = TrainableEfficientAd.load(detector.settings, detector.tensors())
     inputs = [detector.prepare(surface(seed)) for seed in (20, 21)]
@@ -158,18 +158,16 @@ def test_loaded_it_gives_the_same(training: TrainingResult) -> None:
         np.testing.assert_allclose(before.embedding, after.embedding, atol=1e-5)
 
 
-def test_rounding_does_not_turn_the_embedding_of_an_image_it_was_made_with(tmp_path: Path) -> None:
-    images = range(3)  # so few that one alone is held out
+def test_rounding_does_not_turn_embeddings_of_training_images(tmp_path: Path) -> None:
+    images = range(3)  # one is held out
     detector = learn(tmp_path, replace(STEPS, max_steps=1), images=images).detector
     golden = [detector.prepare(surface(number)) for number in images]
     parity.check(parity.compare(detector, Rounded(detector), golden, tolerance=parity.TOLERANCE), "rounded")
 
 
-def test_the_steps_bring_the_student_to_its_teacher(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[tuple[str, int, int]] = []
-    # Few steps, so large ones.
+def test_training_steps_reduce_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[tuple[str, int, int]] = []
+    # A high rate, because the steps are few.
     monkeypatch.setattr("blemish_core.detectors.efficientad.training.loop._LEARNING_RATE", 3e-3)
     losses = []
     for count in (1, 12):
@@ -177,7 +175,7 @@ def test_the_steps_bring_the_student_to_its_teacher(
             tmp_path,
             replace(STEPS, max_steps=count),
             drawn=tiled,
-            progress=lambda phase, done, total, unit: told.append((phase, done, total)),
+            progress=lambda phase, done, total, unit: reported.append((phase, done, total)),
         ).detector
         assert isinstance(detector, TrainableEfficientAd)
         image = detector.prepare(tiled(0))[None]
@@ -186,23 +184,23 @@ def test_the_steps_bring_the_student_to_its_teacher(
             each = losses_of_step(detector.model, image, taught, torch.zeros_like(image), image)
             losses.append(float(torch.stack(each).sum()))
     assert losses[1] < 0.9 * losses[0]
-    steps = [(done, total) for phase, done, total in told if phase == "training"]
+    steps = [(done, total) for phase, done, total in reported if phase == "training"]
     assert (0, 12) in steps
     assert steps[-1] == (12, 12)
 
 
-def test_the_time_ends_it_before_the_steps(tmp_path: Path) -> None:
-    told: list[int] = []
+def test_time_limit_ends_training_before_the_steps(tmp_path: Path) -> None:
+    reported: list[int] = []
 
     def note(phase: str, done: int, total: int, unit: str) -> None:
         if phase == "training":
-            told.append(done)
+            reported.append(done)
 
     learn(tmp_path, EfficientAdSettings(max_seconds=0.5, start="random"), progress=note)
-    assert 1 <= told[-1] < 1000
+    assert 1 <= reported[-1] < 1000
 
 
-def test_a_start_that_is_solved_for_knows_the_surface_from_anything_else(tmp_path: Path) -> None:
+def test_solved_start_separates_the_surface_from_photographs(tmp_path: Path) -> None:
     settings = EfficientAdSettings(max_steps=1)
     assert is_solved_for(settings, "cpu")
     training = learn(tmp_path, settings)
@@ -218,8 +216,8 @@ def test_a_start_that_is_solved_for_knows_the_surface_from_anything_else(tmp_pat
     assert other > 2 * good
 
 
-def test_the_last_layer_is_the_least_squares_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To good images what is wanted, to others nothing; solved here over all positions at once."""
+def test_last_layer_is_the_least_squares_solution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare with a solution over all positions at once: targets on good images, zero on others."""
     monkeypatch.setattr(start, "_BLOCK", 7)
     torch.manual_seed(3)
     model = TrainableEfficientAd(EfficientAdSettings()).model.eval()
@@ -265,19 +263,21 @@ def test_the_last_layer_is_the_least_squares_answer(monkeypatch: pytest.MonkeyPa
         (EfficientAdSettings(start="solved"), "cuda", True),
     ],
 )
-def test_where_the_start_is_solved_for(settings: EfficientAdSettings, device: str, solved: bool) -> None:
+def test_start_is_solved_for_on_request_or_with_few_or_slow_steps(
+    settings: EfficientAdSettings, device: str, solved: bool
+) -> None:
     assert is_solved_for(settings, device) is solved
 
 
 class _Killed(Exception):
-    """What a killed attempt is like, from within."""
+    """The end of a killed attempt."""
 
 
-def test_a_killed_attempt_is_gone_on_with_as_if_never_interrupted(
+def test_resumed_training_equals_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("blemish_core.detectors.efficientad.training.loop._SAVE_EVERY_S", 0.0)
-    settings = replace(STEPS, start="solved")  # whose steps are those of a random start, and more before
+    settings = replace(STEPS, start="solved")  # it has the steps of a random start, and more before them
     whole = learn(tmp_path, settings)
 
     def die(phase: str, done: int, total: int, unit: str) -> None:
@@ -299,14 +299,14 @@ def test_a_killed_attempt_is_gone_on_with_as_if_never_interrupted(
         torch.testing.assert_close(tensor, resumed.detector.tensors()[name], rtol=1e-4, atol=1e-5)
 
 
-def test_a_damaged_checkpoint_counts_as_none(tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_ignored(tmp_path: Path) -> None:
     kept = tmp_path / "checkpoint"
     kept.mkdir()
     (kept / "state.safetensors").write_bytes(b"half a file")
     assert learn(tmp_path, replace(STEPS, max_steps=1), checkpoint=kept).learned == 3
 
 
-def test_a_cancelled_training_ends_at_the_next_step(tmp_path: Path) -> None:
+def test_cancelled_training_ends_at_the_next_step(tmp_path: Path) -> None:
     def stop(phase: str, done: int, total: int, unit: str) -> None:
         if (phase, done) == ("training", 1):
             raise JobCancelled("enough")
@@ -315,12 +315,12 @@ def test_a_cancelled_training_ends_at_the_next_step(tmp_path: Path) -> None:
         learn(tmp_path, progress=stop)
 
 
-def test_too_few_images_are_refused(tmp_path: Path) -> None:
+def test_too_few_images_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="at least 3 good images"):
         learn(tmp_path, images=range(2))
 
 
-def test_no_teacher_of_a_size_names_the_commands(tmp_path: Path) -> None:
+def test_missing_teacher_error_names_the_commands(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition, match="blemish weights fetch efficientad"):
         teacher.find("medium", tmp_path)
 
@@ -338,7 +338,7 @@ def test_no_teacher_of_a_size_names_the_commands(tmp_path: Path) -> None:
         ({"max_seconds": float("nan")}, "max_duration"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings: dict[str, object], field: str) -> None:
+def test_settings_out_of_range_are_rejected(settings: dict[str, object], field: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         EfficientAdSettings(**settings)  # type: ignore[arg-type]
     assert refusal.value.field == f"efficientad.{field}"

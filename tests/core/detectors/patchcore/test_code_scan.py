@@ -10,7 +10,7 @@ from blemish_core.detectors.patchcore.inverted_lists import InvertedLists
 
 
 def near(seed: int, count: int, dimensions: int, *, offset: float = 0.0) -> torch.Tensor:
-    """Points on few directions, as features are, away from the origin."""
+    """Return points along few directions, like features, away from the origin."""
     generator = torch.Generator().manual_seed(seed)
     few = torch.randn(3, dimensions, generator=torch.Generator().manual_seed(0))
     along = torch.randn(count, 3, generator=generator) @ few
@@ -27,11 +27,11 @@ def near(seed: int, count: int, dimensions: int, *, offset: float = 0.0) -> torc
     known=st.booleans(),
     coarse=st.booleans(),
 )
-def test_the_nearest_entry_is_found_whatever_codes_say(
+def test_exact_search_finds_the_nearest_entry_with_coarse_codes(
     seed: int, count: int, dimensions: int, offset: float, away: float, known: bool, coarse: bool
 ) -> None:
     entries = near(seed, count, dimensions, offset=offset)
-    if coarse:  # steps so wide that codes tell few entries apart
+    if coarse:  # steps so wide that many entries have equal codes
         entries[0] *= 100
     lists = InvertedLists.build(entries)
     patch = entries[seed % count] + away * torch.randn(
@@ -44,8 +44,8 @@ def test_the_nearest_entry_is_found_whatever_codes_say(
     assert exact[row] == pytest.approx(exact.min(), rel=1e-5, abs=1e-6 * (offset + 1))
 
 
-def test_rounding_hides_no_entry() -> None:
-    # Codes that are exact, of entries so long that single precision hardly tells their distances apart.
+def test_exact_search_is_not_misled_by_rounding() -> None:
+    # Exact codes of entries so long that their distances nearly coincide in single precision.
     signs = torch.where(torch.arange(152) % 3 == 0, -127.0, 127.0)
     entries = signs * (1 - torch.eye(152) / 127)
     lists = InvertedLists.build(entries)
@@ -58,7 +58,7 @@ def test_rounding_hides_no_entry() -> None:
 
 
 @pytest.mark.parametrize("threads", [2, 3, 7])
-def test_threads_find_what_one_does(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+def test_several_threads_find_the_same_as_one(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     entries, image = near(1, 3000, 24), near(2, 9 * 7, 24)
     lists = InvertedLists.build(entries)
     alone = lists.search(image, (9, 7)), lists.closest(image[0], np.inf, 0)
@@ -69,7 +69,7 @@ def test_threads_find_what_one_does(monkeypatch: pytest.MonkeyPatch, threads: in
     assert alone[1] == shared[1]
 
 
-def test_a_list_of_an_odd_number_of_entries_is_read_to_its_end() -> None:
+def test_list_with_an_odd_number_of_entries_is_read_completely() -> None:
     for count in range(1, 12):
         entries = near(3, count, 5)
         lists = InvertedLists(entries, entries[:1].clone())  # one list
@@ -78,7 +78,7 @@ def test_a_list_of_an_odd_number_of_entries_is_read_to_its_end() -> None:
         assert (distances == 0).all()
 
 
-def test_what_is_read_of_a_bank_is_a_quarter_of_it() -> None:
+def test_codes_take_a_quarter_of_the_memory_of_entries() -> None:
     entries = near(4, 2000, 152)
     lists = InvertedLists.build(entries)
     assert lists.bytes < 0.4 * entries.nbytes

@@ -80,7 +80,7 @@ def training() -> TrainingResult:
     return trained(24)
 
 
-def test_a_defect_scores_higher_and_where_it_is(training: TrainingResult) -> None:
+def test_defect_scores_above_the_threshold_and_is_located(training: TrainingResult) -> None:
     detector = training.detector
     good, bad = detector.predict(
         [detector.prepare(stripes(100)), detector.prepare(stripes(101, defect=True))]
@@ -95,45 +95,45 @@ def test_a_defect_scores_higher_and_where_it_is(training: TrainingResult) -> Non
     assert np.linalg.norm(bad.embedding) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_defect_is_more_like_a_defect_and_good_like_good(training: TrainingResult) -> None:
+def test_nearest_embedding_is_of_the_same_kind(training: TrainingResult) -> None:
     detector = training.detector
     images = [stripes(seed, defect=seed % 2 == 1) for seed in range(200, 212)]
     vectors = np.stack(
-        [outcome.embedding for outcome in detector.predict(list(map(detector.prepare, images)))]
+        [prediction.embedding for prediction in detector.predict(list(map(detector.prepare, images)))]
     )
     similar = vectors @ vectors.T
     np.fill_diagonal(similar, -1)
     assert all((nearest - own) % 2 == 0 for own, nearest in enumerate(similar.argmax(1)))
 
 
-def test_looking_closely_says_the_same_and_all_of_an_image_is_embedded_as_it_is(
+def test_region_of_a_whole_image_has_the_embedding_of_the_image(
     training: TrainingResult,
 ) -> None:
     detector = training.detector
     inputs = [detector.prepare(stripes(seed, defect=seed % 2 == 1)) for seed in (100, 101)]
-    for outcome, look in zip(detector.predict(inputs), detector.predict_with_patches(inputs), strict=True):
-        assert look.prediction.score == pytest.approx(outcome.score, rel=1e-4)
-        np.testing.assert_allclose(look.prediction.embedding, outcome.embedding, atol=1e-4)
-        whole = describe_region(look, np.ones((64, 64), bool), threshold=1.0)
-        np.testing.assert_allclose(whole.embedding, outcome.embedding, atol=1e-3)
+    for prediction, patches in zip(
+        detector.predict(inputs), detector.predict_with_patches(inputs), strict=True
+    ):
+        assert patches.prediction.score == pytest.approx(prediction.score, rel=1e-4)
+        np.testing.assert_allclose(patches.prediction.embedding, prediction.embedding, atol=1e-4)
+        whole = describe_region(patches, np.ones((64, 64), bool), threshold=1.0)
+        np.testing.assert_allclose(whole.embedding, prediction.embedding, atol=1e-3)
 
 
-def test_a_part_finds_where_another_image_has_the_same(training: TrainingResult) -> None:
+def test_region_of_a_defect_is_located_in_another_image(training: TrainingResult) -> None:
     detector = training.detector
     calibration = Calibration.of(training.held_out_scores.scores, training.held_out_scores.map_maxima, 0.05)
     bad, other = detector.predict_with_patches(
         [detector.prepare(stripes(seed, defect=True)) for seed in (101, 103)]
     )
-    sought = describe_region(
-        bad, region_mask((64, 64), Region(20, 20, 24, 24)), calibration.pixel_threshold
-    )
-    found = locate_region(other, (64, 64), sought, calibration.pixel_threshold)
+    query = describe_region(bad, region_mask((64, 64), Region(20, 20, 24, 24)), calibration.pixel_threshold)
+    found = locate_region(other, (64, 64), query, calibration.pixel_threshold)
     assert found.similarity > 0.5
     assert 16 <= found.box.left + found.box.width / 2 <= 44
     assert 16 <= found.box.top + found.box.height / 2 <= 44
 
 
-def test_features_of_good_images_vary_alike_all_around(training: TrainingResult) -> None:
+def test_whitened_features_vary_equally_in_all_directions(training: TrainingResult) -> None:
     plain = trained(24, settings=replace(SMALL, whitened=False))
     spans = []
     for each in (training, plain):
@@ -146,7 +146,7 @@ def test_features_of_good_images_vary_alike_all_around(training: TrainingResult)
     assert spans[0] < spans[1] / 3
 
 
-def test_what_is_held_out_has_no_part_in_what_is_learned(training: TrainingResult) -> None:
+def test_held_out_images_do_not_affect_the_detector(training: TrainingResult) -> None:
     reads: list[ReadImage] = [partial(stripes, number) for number in range(24)]
     reads[training.held_out_indices[0]] = partial(stripes, 7, defect=True)
     other = trained(24, reads=reads)
@@ -154,21 +154,21 @@ def test_what_is_held_out_has_no_part_in_what_is_learned(training: TrainingResul
         assert torch.equal(training.detector.tensors()[name], other.detector.tensors()[name])
 
 
-def test_nor_has_it_where_each_is_held_out_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    fitted: list[list[int]] = []
+def test_cross_calibration_leaves_each_fold_out_of_its_whitening(monkeypatch: pytest.MonkeyPatch) -> None:
+    excluded: list[list[int]] = []
     fit = Whitening.fit
 
-    def noted(
+    def fit_and_record(
         features: torch.Tensor, changes: Sequence[PatchChanges], without: Sequence[int] = ()
     ) -> Whitening:
-        fitted.append([int(number) for number in without])
+        excluded.append([int(number) for number in without])
         assert all(len(each.anomalous) and len(each.harmless) for each in changes)
         return fit(features, changes, without)
 
-    monkeypatch.setattr(Whitening, "fit", noted)
+    monkeypatch.setattr(Whitening, "fit", fit_and_record)
     trained(6)
-    *folds, last = fitted
-    assert last == []  # the detector that is kept learns from all
+    *folds, last = excluded
+    assert last == []  # the published detector is trained on all
     assert sorted(itertools.chain(*folds)) == list(range(6))
     features = torch.randn(6, 40, 8)
     changes = [PatchChanges(torch.randn(5, 8), torch.randn(7, 8)) for _ in range(6)]
@@ -180,16 +180,16 @@ def test_nor_has_it_where_each_is_held_out_in_turn(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("count", [3, 100])
-def test_of_few_images_each_is_altered_several_times_and_of_many_some(count: int) -> None:
+def test_few_images_have_several_copies_and_many_have_some(count: int) -> None:
     detector = TrainablePatchCore(SMALL)
     detector.load_pretrained(Path("nowhere"))
     reads = [partial(stripes, number) for number in range(count)]
     with torch.inference_mode():
         features = torch.cat([detector.features([detector.prepare(read())])[0] for read in reads])
-        told: list[int] = []
-        changes = measure_changes(detector, reads, features, 0, told.append)
+        reported: list[int] = []
+        changes = measure_changes(detector, reads, features, 0, reported.append)
         alone = measure_changes(detector, reads[:1] * count, features[:1].expand(count, -1, -1), 0)
-    assert told[-1] == max(told) == 64
+    assert reported[-1] == max(reported) == 64
     assert len(changes) == count
     altered = [len(each.anomalous) for each in changes if len(each.anomalous)]
     disturbed = [len(each.harmless) for each in changes if len(each.harmless)]
@@ -198,16 +198,16 @@ def test_of_few_images_each_is_altered_several_times_and_of_many_some(count: int
     assert sum(disturbed) == 64 * 64
     for kind in ("anomalous", "harmless"):
         assert torch.cat([getattr(each, kind) for each in changes]).norm(dim=1).median() > 0.1
-        # What becomes of an image does not depend on the others.
+        # The copies of an image do not depend on the other images.
         torch.testing.assert_close(getattr(changes[0], kind), getattr(alone[0], kind))
 
 
-def test_copies_of_one_image_say_nothing_of_how_good_ones_differ() -> None:
+def test_identical_images_are_rejected() -> None:
     with pytest.raises(FailedPrecondition, match="the 24 good images are identical"):
         trained(24, reads=[partial(stripes, 1)] * 24)
 
 
-def test_a_noisier_camera_looks_less_like_a_defect_than_it_would(
+def test_disturbed_copies_make_camera_noise_less_anomalous(
     training: TrainingResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def undisturbed(image: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -221,7 +221,7 @@ def test_a_noisier_camera_looks_less_like_a_defect_than_it_would(
     noisy = [(image + random.normal(0, 8, image.shape)).clip(0, 255).astype(np.uint8) for image in good]
 
     def share(detector: Detector) -> float:
-        """Of the way from good to defective that noise takes good images."""
+        """Return the shift of good scores by noise, relative to the shift by defects."""
         plain, noisier, bad = (
             np.mean([each.score for each in detector.predict(list(map(detector.prepare, images)))])
             for images in (good, noisy, defects)
@@ -231,7 +231,7 @@ def test_a_noisier_camera_looks_less_like_a_defect_than_it_would(
     assert 0 <= share(training.detector) < 0.8 * share(unaware)
 
 
-def test_a_whitened_detector_comes_back_as_it_was(training: TrainingResult) -> None:
+def test_loaded_whitened_detector_scores_the_same(training: TrainingResult) -> None:
     detector = training.detector
     back = TrainablePatchCore.load(detector.settings, detector.tensors())
     inputs = [detector.prepare(stripes(100)), detector.prepare(stripes(101, defect=True))]
@@ -239,7 +239,7 @@ def test_a_whitened_detector_comes_back_as_it_was(training: TrainingResult) -> N
         assert after.score == pytest.approx(before.score, rel=1e-6)
 
 
-def test_a_version_from_before_whitening_scores_as_it_did() -> None:
+def test_version_without_whitened_setting_scores_as_before() -> None:
     plain = trained(24, settings=replace(SMALL, whitened=False)).detector
     settings = {name: value for name, value in plain.settings.items() if name != "whitened"}
     tensors = plain.tensors()
@@ -250,7 +250,7 @@ def test_a_version_from_before_whitening_scores_as_it_did() -> None:
     assert back.settings["whitened"] is False
 
 
-def test_a_version_from_before_the_fine_stage_scores_as_it_did() -> None:
+def test_version_without_fine_setting_scores_as_before() -> None:
     coarse = trained(24, settings=replace(SMALL, fine=False)).detector
     settings = {name: value for name, value in coarse.settings.items() if name != "fine"}
     back = TrainablePatchCore.load(settings, coarse.tensors())
@@ -259,7 +259,7 @@ def test_a_version_from_before_the_fine_stage_scores_as_it_did() -> None:
     assert back.settings["fine"] is False
 
 
-def test_the_papers_is_of_two_stages_and_ours_of_three_unless_told() -> None:
+def test_paper_settings_use_two_stages_and_default_settings_three() -> None:
     def dimensions(settings: PatchCoreSettings) -> int:
         detector = TrainablePatchCore(settings)
         patches, grid = detector.features([detector.prepare(stripes(0))])
@@ -272,23 +272,25 @@ def test_the_papers_is_of_two_stages_and_ours_of_three_unless_told() -> None:
     assert dimensions(replace(SMALL, whitened=False, fine=True)) == 152 + 2 * 24
 
 
-def test_a_version_from_before_places_were_told_apart_scores_by_distance_alone(
+def test_version_without_expected_distances_scores_by_distance(
     training: TrainingResult,
 ) -> None:
     detector = training.detector
     tensors = detector.tensors()
-    usual = tensors.pop("usual_distances")
+    expected = tensors.pop("usual_distances")
     before = TrainablePatchCore.load(detector.settings, tensors)
-    even = TrainablePatchCore.load(detector.settings, tensors | {"usual_distances": torch.ones_like(usual)})
+    even = TrainablePatchCore.load(
+        detector.settings, tensors | {"usual_distances": torch.ones_like(expected)}
+    )
     image = detector.prepare(stripes(101, defect=True))
     scores = [each.predict([image])[0].score for each in (detector, before, even)]
     assert scores[1] == scores[2] != scores[0]
 
 
-def test_an_image_is_measured_by_the_entries_of_the_others() -> None:
+def test_expected_distances_ignore_entries_of_the_same_image() -> None:
     detector = TrainablePatchCore(SMALL)
     features = torch.randn(3, 64, 200)
-    features[:, :8] *= 3  # the first row of each lies far out
+    features[:, :8] *= 3  # the first row of each image is far from the rest
     detector.set_memory_bank(features.flatten(0, 1))
     owners = torch.arange(3).repeat_interleave(64)
     detector.measure_expected_distances(features, (8, 8), range(3), owners)
@@ -298,14 +300,14 @@ def test_an_image_is_measured_by_the_entries_of_the_others() -> None:
         )
         for image in range(3)
     ]
-    usual = detector.tensors()["usual_distances"]
+    expected = detector.tensors()["usual_distances"]
     torch.testing.assert_close(
-        usual, expected_distances(torch.stack([d.amin(1) for d in distances]), (8, 8))
+        expected, expected_distances(torch.stack([d.amin(1) for d in distances]), (8, 8))
     )
-    assert usual[:8].min() > usual[16:].max()
+    assert expected[:8].min() > expected[16:].max()
 
 
-def test_a_training_measures_each_image_by_the_others(training: TrainingResult) -> None:
+def test_training_measures_each_image_against_the_others(training: TrainingResult) -> None:
     detector = training.detector
     assert isinstance(detector, TrainablePatchCore)
     before = detector.tensors()["usual_distances"]
@@ -318,8 +320,8 @@ def test_a_training_measures_each_image_by_the_others(training: TrainingResult) 
     torch.testing.assert_close(detector.tensors()["usual_distances"], before, rtol=1e-3, atol=1e-3)
 
 
-def test_nothing_is_usual_where_one_image_has_all_entries() -> None:
-    detector = trained(2).detector  # cross-calibrated by banks of one image
+def test_expected_distances_are_one_if_one_image_has_all_entries() -> None:
+    detector = trained(2).detector  # cross-calibrated with banks of one image
     assert detector.tensors()["usual_distances"].isfinite().all()
     assert isinstance(detector, TrainablePatchCore)
     detector.measure_expected_distances(
@@ -328,14 +330,14 @@ def test_nothing_is_usual_where_one_image_has_all_entries() -> None:
     assert detector.tensors()["usual_distances"].equal(torch.ones(64))
 
 
-def test_the_bank_holds_no_fewer_than_weigh_the_score() -> None:
+def test_bank_has_at_least_as_many_entries_as_neighbors() -> None:
     few = trained(4, settings=replace(SMALL, coreset_ratio=0.001)).detector.tensors()
     assert len(few["memory_bank"]) == SMALL.neighbors
 
 
-def test_many_images_hold_some_out(training: TrainingResult) -> None:
+def test_some_of_many_images_are_held_out(training: TrainingResult) -> None:
     assert training.method == "held out"
-    assert len(training.held_out_scores.scores) == 8  # 19 are wanted for 5 %, a third is the most
+    assert len(training.held_out_scores.scores) == 8  # 5 % needs 19, but at most a third is held out
     assert training.learned == 16
 
 
@@ -346,21 +348,21 @@ def test_few_images_are_cross_calibrated() -> None:
     assert training.learned == 4
 
 
-def test_the_same_seed_gives_the_same_detector(training: TrainingResult) -> None:
+def test_equal_seeds_give_equal_detectors(training: TrainingResult) -> None:
     again = trained(24)
     assert again.held_out_scores == training.held_out_scores
     assert again.detector.tensors()["memory_bank"].equal(training.detector.tensors()["memory_bank"])
 
 
 @pytest.mark.parametrize("count", [6, 24])
-def test_a_faster_runtime_gives_the_features_and_torch_has_the_network_again(count: int) -> None:
-    asked: list[int] = []
+def test_fast_runtime_computes_features_and_is_then_replaced_by_torch(count: int) -> None:
+    batches: list[int] = []
 
     class Fast(TorchRuntime):
         name = "fast"
 
         def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-            asked.append(len(images))
+            batches.append(len(images))
             return super().__call__(images)
 
     def fast(network: nn.Module, input_size: int) -> Runtime:
@@ -368,7 +370,7 @@ def test_a_faster_runtime_gives_the_features_and_torch_has_the_network_again(cou
         return Fast(network, torch.device("cpu"))
 
     quick, plain = trained(count, fast=fast), trained(count)
-    assert sum(asked) == count + 2 * 64  # each image once, and copies
+    assert sum(batches) == count + 2 * 64  # each image once, and copies
     assert quick.detector.runtime.name == "torch"
     assert (quick.facts["features by"], plain.facts["features by"]) == ("fast", "torch")
     assert quick.held_out_scores == plain.held_out_scores
@@ -376,7 +378,7 @@ def test_a_faster_runtime_gives_the_features_and_torch_has_the_network_again(cou
         assert torch.equal(tensor, quick.detector.tensors()[name]), name
 
 
-def test_a_detector_comes_back_from_its_tensors(training: TrainingResult) -> None:
+def test_loaded_detector_gives_identical_predictions(training: TrainingResult) -> None:
     detector = training.detector
     copy = TrainablePatchCore.load(detector.settings, detector.tensors())
     image = stripes(7, defect=True)
@@ -397,19 +399,19 @@ def indexed() -> TrainablePatchCore:
     return detector
 
 
-def test_the_index_is_part_of_the_tensors_and_is_built_without(indexed: TrainablePatchCore) -> None:
+def test_index_is_stored_and_is_rebuilt_if_missing(indexed: TrainablePatchCore) -> None:
     tensors = indexed.tensors()
     assert {"index_centroids", "supports"} <= set(tensors)
     image = indexed.prepare(stripes(7, defect=True))
-    (outcome,) = indexed.predict([image])
+    (prediction,) = indexed.predict([image])
     for lost in ("nothing", "index_centroids", "supports"):
         kept = {name: tensor for name, tensor in tensors.items() if name != lost}
         (again,) = TrainablePatchCore.load(indexed.settings, kept).predict([image])
-        assert again.score == outcome.score
-        assert np.array_equal(again.anomaly_map, outcome.anomaly_map)
+        assert again.score == prediction.score
+        assert np.array_equal(again.anomaly_map, prediction.anomaly_map)
 
 
-def test_a_frame_scores_the_same_whatever_its_batch(indexed: TrainablePatchCore) -> None:
+def test_score_of_a_frame_does_not_depend_on_its_batch(indexed: TrainablePatchCore) -> None:
     inputs = [indexed.prepare(stripes(seed, defect=seed % 2 == 1)) for seed in range(5)]
     with torch.inference_mode():
         features, grid = indexed.features(inputs)
@@ -419,18 +421,18 @@ def test_a_frame_scores_the_same_whatever_its_batch(indexed: TrainablePatchCore)
     assert all(np.array_equal(a.anomaly_map, b.anomaly_map) for a, b in zip(together, alone, strict=True))
 
 
-def test_progress_counts_to_the_end() -> None:
-    told: dict[str, tuple[int, int]] = {}
+def test_every_phase_of_progress_is_completed() -> None:
+    reported: dict[str, tuple[int, int]] = {}
 
     def progress(phase: str, done: int, total: int, unit: str) -> None:
-        told[phase] = (done, total)
+        reported[phase] = (done, total)
 
     trained(20, progress=progress)
-    assert set(told) == {"features", "alterations", "coreset", "supports", "places", "calibration"}
-    assert all(done == total for done, total in told.values())
+    assert set(reported) == {"features", "alterations", "coreset", "supports", "places", "calibration"}
+    assert all(done == total for done, total in reported.values())
 
 
-def test_training_ends_when_progress_says_so() -> None:
+def test_cancelled_training_ends() -> None:
     def progress(phase: str, done: int, total: int, unit: str) -> None:
         if phase == "coreset":
             raise JobCancelled("enough")
@@ -439,28 +441,28 @@ def test_training_ends_when_progress_says_so() -> None:
         trained(4, progress=progress)
 
 
-def test_a_runtime_that_was_lent_is_given_back_whatever_happens(training: TrainingResult) -> None:
+def test_temporary_runtime_is_replaced_after_an_error_too(training: TrainingResult) -> None:
     detector = training.detector
-    own, lent = detector.runtime, TorchRuntime(detector.network, torch.device("cpu"))
-    with pytest.raises(JobCancelled), running_on(detector, lent):
-        assert detector.runtime is lent
+    own, other = detector.runtime, TorchRuntime(detector.network, torch.device("cpu"))
+    with pytest.raises(JobCancelled), running_on(detector, other):
+        assert detector.runtime is other
         raise JobCancelled("enough")
     assert detector.runtime is own
     with running_on(detector, None):
         assert detector.runtime is own
 
 
-def test_one_image_is_too_few() -> None:
+def test_single_image_is_rejected() -> None:
     with pytest.raises(FailedPrecondition, match="at least 2 good images"):
         trained(1)
 
 
-def test_features_over_the_cap_are_refused_with_the_numbers() -> None:
+def test_features_over_the_memory_limit_are_rejected_with_the_sizes() -> None:
     with pytest.raises(TooLarge, match=r"need 13 MiB.*BLEMISH_MAX_FEATURE_BYTES allows 1 MiB"):
         trained(250, max_bytes=1 << 20)
 
 
-def test_features_over_both_caps_are_refused_with_the_numbers(tmp_path: Path) -> None:
+def test_features_over_both_limits_are_rejected_with_the_sizes(tmp_path: Path) -> None:
     with pytest.raises(
         TooLarge,
         match=r"need 13 MiB.*BLEMISH_MAX_FEATURE_BYTES allows 1 MiB.*BLEMISH_MAX_SCRATCH_BYTES 2 MiB",
@@ -468,15 +470,13 @@ def test_features_over_both_caps_are_refused_with_the_numbers(tmp_path: Path) ->
         trained(250, max_bytes=1 << 20, scratch=tmp_path, max_scratch_bytes=2 << 20)
 
 
-def test_a_memory_bank_over_the_cap_is_refused_whatever_the_disk_holds(tmp_path: Path) -> None:
+def test_memory_bank_over_the_memory_limit_is_rejected_despite_free_disk(tmp_path: Path) -> None:
     with pytest.raises(TooLarge, match=r"memory bank.*need 3 MiB.*coreset_ratio"):
         trained(250, max_bytes=1 << 20, scratch=tmp_path)
 
 
 @pytest.mark.parametrize("images", [6, 24])
-def test_features_beyond_memory_go_to_a_file_and_give_the_same_detector(
-    images: int, tmp_path: Path
-) -> None:
+def test_features_in_a_file_give_the_same_detector(images: int, tmp_path: Path) -> None:
     in_memory = trained(images)
     needed = images * 64 * 200 * 4
     mapped = trained(images, max_bytes=needed // 2, scratch=tmp_path)
@@ -485,7 +485,7 @@ def test_features_beyond_memory_go_to_a_file_and_give_the_same_detector(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_features_lie_on_a_gpu_only_if_it_has_room_for_them_and_the_work(
+def test_features_are_kept_on_a_gpu_only_if_its_memory_suffices(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     patches = torch.empty(1 << 20, 4)  # 16 MiB
@@ -505,7 +505,7 @@ def test_features_lie_on_a_gpu_only_if_it_has_room_for_them_and_the_work(
         ({"neighbors": 0}, "patchcore.neighbors"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings: dict[str, float], field: str) -> None:
+def test_settings_out_of_range_are_rejected(settings: dict[str, float], field: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         PatchCoreSettings(**settings)  # type: ignore[arg-type]
     assert refusal.value.field == field

@@ -14,7 +14,7 @@ def entries(seed: int, count: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("grid", [(7, 9), (8, 8), (3, 10), (1, 5), (6, 1)])
-def test_neighbours_that_are_alike_find_what_each_finds_alone(grid: tuple[int, int]) -> None:
+def test_similar_neighbours_find_the_same_as_each_alone(grid: tuple[int, int]) -> None:
     rows, columns = grid
     cells = entries(1, 25).reshape(5, 5, DIMENSIONS)
     image = cells.repeat_interleave(2, 0).repeat_interleave(2, 1)[:rows, :columns].flatten(0, 1)
@@ -25,19 +25,19 @@ def test_neighbours_that_are_alike_find_what_each_finds_alone(grid: tuple[int, i
     assert (found == found_alone).all()
 
 
-def test_neighbours_share_their_lists_and_find_an_entry_as_far_as_told() -> None:
+def test_distances_are_those_of_the_entries_found() -> None:
     known, image = entries(3, 3000), entries(4, 32 * 32)
     lists = InvertedLists.build(known)
     distances, found = lists.search(image, (32, 32))
-    told = (image - known[torch.from_numpy(found)]).norm(dim=1)
-    np.testing.assert_allclose(distances, told, rtol=1e-5)
+    reported = (image - known[torch.from_numpy(found)]).norm(dim=1)
+    np.testing.assert_allclose(distances, reported, rtol=1e-5)
     alone, _ = lists.search(image)
-    # Of four that are nothing alike, each reads what is near to none of them.
+    # Four dissimilar patches read lists that are near none of them.
     assert distances.mean() > alone.mean()
 
 
 @pytest.mark.parametrize("grid", [None, (2, 2)])
-def test_what_cannot_be_found_is_infinitely_far(grid: tuple[int, int] | None) -> None:
+def test_nan_queries_are_infinitely_far(grid: tuple[int, int] | None) -> None:
     lists = InvertedLists.build(entries(5, 200))
     distances, found = lists.search(torch.full((4, DIMENSIONS), torch.nan), grid)
     assert np.isinf(distances).all()

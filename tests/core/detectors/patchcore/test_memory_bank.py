@@ -147,7 +147,7 @@ def test_bank_of_equal_entries_scores_as_all_distances_do() -> None:
 
 @pytest.fixture
 def rounds(monkeypatch: pytest.MonkeyPatch) -> Mock:
-    """A spy that is called once for each round of exact searches but the last."""
+    """Return a spy that is called once for each round of exact searches but the last."""
     spy = Mock(wraps=torch.cdist)
     monkeypatch.setattr(torch, "cdist", spy)
     return spy

@@ -15,12 +15,12 @@ from blemish_core.runtimes.openvino_runtime import OpenVinoRuntime
 def test_two_by_two_features_become_their_mean_and_deviation() -> None:
     features = torch.tensor([[[[1.0, 3.0, 5.0], [1.0, 3.0, 7.0], [2.0, 2.0, 9.0]]]])
     mean, deviation = halve(features)[0]
-    # What is left over at an odd end makes patches of its own.
+    # An odd row or column makes patches of its own.
     torch.testing.assert_close(mean, torch.tensor([[2.0, 6.0], [2.0, 9.0]]))
     torch.testing.assert_close(deviation, torch.tensor([[1.0, 1.0], [0.0, 0.0]]), rtol=0, atol=1.1e-3)
 
 
-def test_a_chequered_patch_is_no_even_one() -> None:
+def test_chequered_and_even_patches_differ_in_deviation() -> None:
     chequered = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(4, 4)[None, None]
     even = torch.full_like(chequered, 0.5)
     (mean, deviation), (same, none) = halve(chequered)[0], halve(even)[0]
@@ -29,8 +29,8 @@ def test_a_chequered_patch_is_no_even_one() -> None:
     assert none.max() < 0.01
 
 
-def test_openvino_keeps_networks_of_two_and_of_three_stages_apart() -> None:
-    """They have the same weights, and what was converted once is kept for the next training."""
+def test_openvino_cache_distinguishes_two_and_three_stages() -> None:
+    """Both networks have the same weights, so only ``repr`` distinguishes them in the cache."""
     for fine, dimensions in ((False, 152), (True, 200), (False, 152)):
         detector = TrainablePatchCore(PatchCoreSettings(input_size=64, fine=fine))
         detector.load_pretrained(Path("nowhere"))
@@ -39,7 +39,7 @@ def test_openvino_keeps_networks_of_two_and_of_three_stages_apart() -> None:
 
 
 @pytest.mark.parametrize("side", [64, 100, 107])
-def test_openvino_has_the_features_of_torch_at_any_side(side: int) -> None:
+def test_openvino_gives_the_features_of_torch_at_any_input_size(side: int) -> None:
     detector = TrainablePatchCore(PatchCoreSettings(input_size=side))
     detector.load_pretrained(Path("nowhere"))
     pixels = np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,12 +14,20 @@ from blemish_core.detectors.patchcore.detector import PatchCore
 from blemish_core.detectors.patchcore.position_norm import expected_distances
 from blemish_core.imaging.preprocessing import Preprocessing
 
+if TYPE_CHECKING:
+    from blemish_core.detectors.common.anomalib_models import PatchcoreModel
+
 # Distances of whitened features spread less, see embedding.TEMPERATURE.
 _WHITENED_TEMPERATURE = 0.5
 
 
 class TrainablePatchCore(PatchCore):
     """A PatchCore whose memory bank and statistics can be set."""
+
+    @property
+    def model(self) -> "PatchcoreModel":
+        """Model of anomalib, with the memory bank but without whitening."""
+        return self._torch.model
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -12,7 +12,7 @@ from blemish_core.platform.errors import JobCancelled
 
 
 def textbook(points: Tensor, keep: int, first: int) -> list[int]:
-    """The loop of Sener & Savarese: all points read once a pick."""
+    """Pick points by the loop of Sener & Savarese, which reads all points for each pick."""
     points = points.double()
     picks = [first]
     nearest = torch.linalg.norm(points - points[first], dim=1)
@@ -30,13 +30,13 @@ def two_clouds() -> Tensor:
 
 
 @pytest.mark.parametrize("candidates", [1, 8, 64, 2048])
-def test_the_picks_are_those_of_the_textbook(candidates: int) -> None:
+def test_picks_equal_the_textbook_loop(candidates: int) -> None:
     points = two_clouds()
     assert greedy_coreset(points, 200, first=7, candidates=candidates) == textbook(points, 200, 7)
 
 
 @pytest.mark.parametrize("rows", [13, 97, 1500])
-def test_the_size_of_blocks_changes_no_pick(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_size_changes_no_pick(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     points = two_clouds()
     expected = textbook(points, 60, 7)
     monkeypatch.setattr("blemish_core.detectors.patchcore.training.coreset._ROWS_ON_CPU", rows)
@@ -46,10 +46,8 @@ def test_the_size_of_blocks_changes_no_pick(rows: int, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 @pytest.mark.parametrize("candidates", [16, 2048])
-def test_points_that_float32_products_cannot_tell_apart_are_told_apart(
-    offset: float, candidates: int
-) -> None:
-    """Five groups far from one another, each so dense that |x|^2 - 2 x.y + |y|^2 is all rounding."""
+def test_points_that_coincide_in_float32_products_are_distinguished(offset: float, candidates: int) -> None:
+    """Pick from five distant groups, each so dense that |x|^2 - 2 x.y + |y|^2 is rounding error."""
     random = torch.Generator().manual_seed(5)
     groups = 50 * torch.randn(5, 1, 16, generator=random)
     points = (offset + groups + 1e-2 * torch.randn(5, 80, 16, generator=random)).flatten(0, 1)
@@ -57,7 +55,7 @@ def test_points_that_float32_products_cannot_tell_apart_are_told_apart(
 
 
 @pytest.mark.parametrize("candidates", [1, 10, 2048])
-def test_every_point_is_picked_once_even_among_duplicates(candidates: int) -> None:
+def test_duplicates_are_picked_once_each(candidates: int) -> None:
     points = torch.zeros(50, 3)
     points[25:] = 1
     picks = greedy_coreset(points, 50, first=0, candidates=candidates)
@@ -66,7 +64,7 @@ def test_every_point_is_picked_once_even_among_duplicates(candidates: int) -> No
 
 
 @pytest.mark.parametrize("candidates", [10, 2048])
-def test_one_of_each_comes_before_any_duplicate(candidates: int) -> None:
+def test_distinct_points_are_picked_before_duplicates(candidates: int) -> None:
     different = 10 * torch.randn(40, 8, generator=torch.Generator().manual_seed(1))
     points = different.repeat(20, 1)
     picks = greedy_coreset(points, 45, first=0, candidates=candidates)
@@ -74,18 +72,18 @@ def test_one_of_each_comes_before_any_duplicate(candidates: int) -> None:
     assert len(set(picks)) == 45
 
 
-def test_features_that_are_all_the_same_give_as_many_picks_as_asked_for() -> None:
+def test_identical_points_give_the_requested_number_of_picks() -> None:
     picks = greedy_coreset(torch.full((3000, 152), 0.37), 300, first=8, candidates=64)
     assert len(set(picks)) == 300
 
 
-def test_barred_points_are_never_picked_and_change_no_pick() -> None:
+def test_excluded_points_are_never_picked_and_change_no_pick() -> None:
     points = two_clouds()
-    barred = torch.zeros(1500, dtype=torch.bool)
-    barred[::3] = True
-    allowed = torch.nonzero(~barred)[:, 0]
+    excluded = torch.zeros(1500, dtype=torch.bool)
+    excluded[::3] = True
+    allowed = torch.nonzero(~excluded)[:, 0]
     expected = [int(allowed[row]) for row in textbook(points[allowed], 200, 4)]
-    picks = greedy_coreset(points, 200, int(allowed[4]), excluded=barred, candidates=64)
+    picks = greedy_coreset(points, 200, int(allowed[4]), excluded=excluded, candidates=64)
     assert picks == expected
 
 
@@ -96,38 +94,38 @@ def test_points_of_a_mapped_file_give_the_same_picks(tmp_path: Path) -> None:
     assert greedy_coreset(mapped, 100, first=1) == greedy_coreset(points, 100, first=1)
 
 
-def test_all_is_computed_where_the_points_lie() -> None:
-    """What names no device lands on the default one, here one without values, and would not mix."""
-    points, barred = two_clouds(), torch.zeros(1500, dtype=torch.bool)
+def test_every_tensor_is_created_on_the_device_of_the_points() -> None:
+    """A tensor without explicit device would be created on the default one and fail to mix."""
+    points, excluded = two_clouds(), torch.zeros(1500, dtype=torch.bool)
     expected = textbook(points, 60, 7)
     with torch.device("meta"):
-        assert greedy_coreset(points, 60, first=7, excluded=barred, candidates=32) == expected
+        assert greedy_coreset(points, 60, first=7, excluded=excluded, candidates=32) == expected
 
 
 @pytest.mark.parametrize("keep", [0, 11])
-def test_more_points_than_there_are_cannot_be_kept(keep: int) -> None:
-    with pytest.raises(ValueError, match=f"{keep} of 10 points"):
+def test_invalid_number_of_picks_is_rejected(keep: int) -> None:
+    with pytest.raises(ValueError, match=f"cannot pick {keep} of 10 points"):
         greedy_coreset(torch.randn(10, 3), keep, first=0)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_points_that_are_not_finite_are_refused(value: float) -> None:
+def test_points_that_are_not_finite_are_rejected(value: float) -> None:
     points = torch.zeros(10, 3)
     points[4, 1] = value
     with pytest.raises(ValueError, match="not finite"):
         greedy_coreset(points, 3, first=0)
 
 
-def test_it_tells_how_far_it_is_after_each_block_and_stops_when_told(
+def test_progress_is_reported_after_each_block_and_can_stop_the_selection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("blemish_core.detectors.patchcore.training.coreset._ROWS_ON_CPU", 50)
     points = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
-    told: list[int] = []
-    greedy_coreset(points, 100, first=0, candidates=16, on_picks=told.append)
-    assert told == sorted(told)
-    assert told.count(1) > 8, "not after each block of 50 points"
-    assert told[-1] == 100
+    reported: list[int] = []
+    greedy_coreset(points, 100, first=0, candidates=16, on_picks=reported.append)
+    assert reported == sorted(reported)
+    assert reported.count(1) > 8, "not after each block of 50 points"
+    assert reported[-1] == 100
 
     def stop(picked: int) -> None:
         raise JobCancelled("enough")
