@@ -75,7 +75,8 @@ class ImportFolder:
             raise InvalidRequest(reason, field="path") from error
         except OSError as error:
             raise InvalidRequest(
-                f"the server cannot read {readable(folder)}: {error.strerror}", field="path"
+                f"the server cannot read {readable(folder)} ({error.strerror}); check its permissions",
+                field="path",
             ) from error
         return cls(resolved)
 

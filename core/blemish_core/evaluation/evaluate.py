@@ -71,7 +71,7 @@ class Evaluation:
 def evaluate(
     detector: Detector,
     calibration: Calibration,
-    on: ImageSource,
+    source: ImageSource,
     device: str,
     progress: Progress,
     warn: Callable[[str], None],
@@ -81,12 +81,12 @@ def evaluate(
     Raises:
         Corrupt: if more images are unreadable than ``ImageReader`` skips.
     """
-    images = on.store.images(on.dataset, "test")
+    images = source.store.images(source.dataset, "test")
     if not images:
         return None
-    snapshot = on.store.get(on.dataset).snapshot
-    reader = ImageReader(on.store, on.limits, images)
-    masks = _Masks(on, detector.input_size)
+    snapshot = source.store.get(source.dataset).snapshot
+    reader = ImageReader(source.store, source.limits, images)
+    masks = _Masks(source, detector.input_size)
     image_scores: list[ImageScore] = []
     pixels, selection, stopwatch = PixelTally(), Selection(calibration.threshold), Stopwatch()
     for batch in score_images(reader, detector, images, partial(progress, "evaluation")):
@@ -108,7 +108,7 @@ def evaluate(
     defective = [score for of_class in scores.values() for score in of_class]
     return Evaluation(
         metrics=Metrics(
-            dataset=on.dataset,
+            dataset=source.dataset,
             dataset_snapshot=snapshot,
             good_images=len(good),
             defective_images=len(defective),
@@ -146,8 +146,8 @@ def _fields(estimates: Estimates) -> "dict[str, float | dict[str, Interval] | No
 class _Masks:
     """Reader of ground-truth masks at the model's input size."""
 
-    def __init__(self, on: ImageSource, side: int) -> None:
-        self._on = on
+    def __init__(self, source: ImageSource, side: int) -> None:
+        self._source = source
         self._side = side
         self._unusable: list[str] = []
         self.missing = 0
@@ -176,10 +176,10 @@ class _Masks:
         )
 
     def _read(self, image: DatasetImage) -> NDArray[np.bool_] | None:
-        data = self._on.store.mask_of(image)
+        data = self._source.store.mask_of(image)
         if data is None:
             return None
-        mask = read_mask(data, self._on.limits)
+        mask = read_mask(data, self._source.limits)
         if mask.shape != (image.height, image.width):
             raise InvalidImage(f"the mask of {image.path} differs from it in size; upload it again")
         small = PillowImage.fromarray(mask).resize((self._side, self._side), PillowImage.Resampling.NEAREST)

@@ -290,7 +290,7 @@ class ModelStore:
         return (self.folder(model, version) / _PINNED).exists()
 
     def beyond_retention(self, keep: int) -> list[ModelRef]:
-        """Return all versions but the ``keep`` newest, and those pinned, in production or shadows."""
+        """Return all versions except the ``keep`` newest, pinned, production and shadow ones."""
         homes = self._root.glob("[!.]*") if self._root.exists() else ()
         return [
             ModelRef(home.name, number)
