@@ -204,7 +204,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "threshold NaN": ({"threshold": math.nan}, "threshold", "finite"),
     "threshold inf": ({"threshold": math.inf}, "threshold", "finite"),
     "threshold beyond float32": ({"threshold": 1e300}, "threshold", "finite"),
-    "no author": ({"threshold": 3.0, "author": ""}, "author", "say who"),
+    "no author": ({"threshold": 3.0, "author": ""}, "author", "author is empty"),
     "an author that clears screens": (
         {"threshold": 3.0, "author": "\x1b[2J"},
         "author",

@@ -110,7 +110,7 @@ def test_a_damaged_export_is_refused(client: Client, export: Path, tmp_path: Pat
     content[len(content) // 2] ^= 1
     damaged = tmp_path / "damaged.blemish"
     damaged.write_bytes(content)
-    with pytest.raises(InvalidArgument, match="it was damaged on the way"):
+    with pytest.raises(InvalidArgument, match="it was damaged in transit"):
         client.import_model(damaged, model_id="damaged")
     with pytest.raises(FileNotFoundError):
         client.import_model(tmp_path / "nothing")

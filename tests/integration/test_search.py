@@ -207,7 +207,7 @@ def test_precision_by_what_is_indexed(client: Client, tile_model: str) -> None:
         (search_pb2.SearchRequest(labelled="crack", mask=b"x"), "mask needs an image"),
         (search_pb2.SearchRequest(mask=b"x"), "mask: this is not"),
         (search_pb2.SearchRequest(mask=bytes((2 << 20) + 1)), "that BLEMISH_MAX_IMAGE_BYTES allows"),
-        (search_pb2.SearchRequest(region=Region(left=127, width=2, height=2)), "choose one within it"),
+        (search_pb2.SearchRequest(region=Region(left=127, width=2, height=2)), "choose a region within it"),
         (search_pb2.SearchRequest(item=GONE, mask=b"x", group_by="class"), "with group_by"),
         (search_pb2.SearchRequest(item=GONE, mask=b"x", limit=101), "1 to 100"),
         (search_pb2.SearchRequest(limit=10_000_000), "limit is 10000000"),
