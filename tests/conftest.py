@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every suite shares: unit tests open no sockets, and idle threads sleep, as in server and worker."""
+"""Settings of every suite: unit tests open no sockets, and idle threads sleep."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from pytest_socket import disable_socket, enable_socket
 
 from blemish_core.platform import gc_tuning, threads
 
-# Before any test has loaded torch.
+# This must run before a test loads torch.
 threads.use_passive_waiting()
 
 WITH_SOCKETS = {"contract", "integration", "chaos", "benchmarks"}
@@ -26,5 +26,5 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if suite in WITH_SOCKETS:
         enable_socket()
     else:
-        # asyncio's event loop wakes itself through a unix socket pair.
+        # asyncio's event loop wakes itself through a Unix socket pair.
         disable_socket(allow_unix_socket=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may call what: the contract says it of every RPC, and here once more, lest it change unseen."""
+"""The role of each RPC, repeated here so that a change of the contract is deliberate."""
 
 from importlib import import_module
 from pathlib import Path
@@ -25,7 +25,7 @@ OPERATOR = {
 OPEN_INFERENCE = "/inference.GRPCInferenceService/"
 
 
-def test_every_rpc_of_the_contract_names_its_role() -> None:
+def test_every_rpc_documents_its_role() -> None:
     named = {}
     for stub in Path(blemish.v1.__path__[0]).glob("*_pb2.py"):
         for service in import_module(f"blemish.v1.{stub.stem}").DESCRIPTOR.services_by_name.values():
@@ -41,7 +41,7 @@ def test_every_rpc_of_the_contract_names_its_role() -> None:
         assert {name for name, least in by_name.items() if least is role} == names
 
 
-def test_of_the_open_inference_protocol_cameras_may_score() -> None:
+def test_camera_role_may_score_by_open_inference_protocol() -> None:
     reach = {
         path.removeprefix(OPEN_INFERENCE): role
         for path, role in required_roles().items()

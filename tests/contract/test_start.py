@@ -12,11 +12,11 @@ DEAR = OF_TORCHS_NETWORKS | {"openvino", "sklearn"}
     [
         "import blemish_server.wiring",
         "import blemish_core.jobs.handlers.train",
-        # As the server does with each training it is asked for.
+        # The server does this for each training request.
         "from blemish_core.detectors.patchcore.settings import PatchCoreSettings; PatchCoreSettings()",
     ],
 )
-def test_what_takes_seconds_is_imported_where_it_is_used(script: str) -> None:
+def test_slow_packages_are_imported_only_where_used(script: str) -> None:
     imported = imported_by(script)
     assert "torch" in imported
     assert DEAR & imported == set()

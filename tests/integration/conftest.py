@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real stack, started as a user starts it: Redis, Qdrant, a worker, the server."""
+"""The real stack: Redis, Qdrant, a worker, the server."""
 
 import os
 import signal
@@ -20,14 +20,14 @@ from blemish_client.demo.surfaces import generate
 
 @dataclass(frozen=True)
 class RunningStack:
-    """A running stack and where it may import from."""
+    """A running stack and its import root."""
 
     address: str
     surfaces: Path
-    """A folder below the import roots: tile and grid, small."""
+    """Folder of the small datasets tile and grid, below the import root."""
     data: Path
     metrics: str
-    """Where Prometheus reads."""
+    """HOST:PORT of the metrics."""
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +50,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, surfaces: Path) -> Iterator[
         ],
         env=os.environ
         | {
-            # Lowered so that tests of the limits cost little.
+            # Low limits make their tests cheap.
             "BLEMISH_MAX_IMAGE_BYTES": str(2 << 20),
             "BLEMISH_MAX_MESSAGE_BYTES": str(3 << 20),
             "BLEMISH_METRICS_LISTEN": metrics,
@@ -83,7 +83,7 @@ def client(stack: RunningStack) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def tile_model(stack: RunningStack) -> str:
-    """A model version trained on the small tile, its test images indexed."""
+    """Train a version on the small tile dataset and index its test images."""
     with Client(stack.address) as client:
         client.import_dataset("tile", str(stack.surfaces / "tile"))
         trained = client.wait(client.train("tile", model_id="tile", promote=True))
@@ -96,20 +96,20 @@ def tile_model(stack: RunningStack) -> str:
 
 
 class Start(Protocol):
-    """Starts a server of its own on the stack's store, one that may be killed; settings are added."""
+    """Starts further servers on the stack's store, which tests may kill."""
 
     def __call__(self, **settings: str) -> "subprocess.Popen[bytes]": ...
 
 
 @pytest.fixture
 def address() -> str:
-    """Where ``start`` has its server listen."""
+    """HOST:PORT of the started server."""
     return f"127.0.0.1:{free_port()}"
 
 
 @pytest.fixture
 def launch(address: str, stack: RunningStack) -> Iterator[Start]:
-    """As ``start``, but does not wait until it answers."""
+    """Start a server without waiting for its first answer."""
     running: list[subprocess.Popen[bytes]] = []
 
     def launched(**settings: str) -> "subprocess.Popen[bytes]":
@@ -139,7 +139,7 @@ def launch(address: str, stack: RunningStack) -> Iterator[Start]:
 def start(address: str, launch: Start) -> Start:
     def started(**settings: str) -> "subprocess.Popen[bytes]":
         server = launch(**settings)
-        # Without the client, whose pauses between attempts grow to seconds.
+        # Not through the client, whose pauses between attempts grow to seconds.
         wait_for_port(address, server)
         with Client(address) as client:
             client.server_info()

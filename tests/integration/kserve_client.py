@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""KServe's own client at the server; runs in an environment of its own, for it wants an older protobuf.
+"""KServe's client against the server, in a separate environment, because it needs an older protobuf.
 
 python kserve_client.py ADDRESS MODEL IMAGE    # prints what it got as JSON
 """

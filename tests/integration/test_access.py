@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server that asks who calls, and speaks TLS."""
+"""Authentication, roles and TLS of a running server."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ UNAUTHENTICATED, DENIED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMI
 
 @dataclass(frozen=True)
 class Guarded:
-    """A server of its own beside the stack's."""
+    """A second server, with an access file and a certificate."""
 
     address: str
     folder: Path
-    """Its files: callers.json, chain.pem, key.pem, and roots.pem for its clients."""
+    """Folder of callers.json, chain.pem, key.pem, and roots.pem for clients."""
 
     @property
     def callers(self) -> Path:
@@ -67,7 +67,7 @@ class Guarded:
         return Client(self.address, credentials=Credentials(token, roots=self.roots))
 
     def renew(self) -> None:
-        """Have another authority vouch for it."""
+        """Replace the certificate by one of another authority."""
         authority = trustme.CA()
         issued = authority.issue_cert("localhost")
         issued.private_key_pem.write_to_path(self.folder / "key.pem")
@@ -111,14 +111,14 @@ def guarded(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture
 def tokens(guarded: Guarded) -> Iterator[dict[Role, str]]:
-    """One of each role, for the length of a test."""
+    """Grant one caller of each role during a test."""
     yield {role: access.grant(guarded.callers, f"a-{role.word}", role) for role in Role}
     for role in Role:
         access.revoke(guarded.callers, f"a-{role.word}")
 
 
 def until_known(guarded: Guarded, token: str) -> None:
-    """Wait for the server to heed what was granted."""
+    """Wait until the server has read the access file."""
     give_up = time.monotonic() + 5
     with guarded.client(token) as client:
         while True:
@@ -131,7 +131,7 @@ def until_known(guarded: Guarded, token: str) -> None:
 
 
 def code(channel: grpc.Channel, method: str, token: str) -> grpc.StatusCode:
-    """What a call with an empty request ends with."""
+    """Return the status code of a call with an empty request."""
     call: Any = channel.stream_stream(method)
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
     answers = call(iter([b""]), timeout=20, metadata=metadata)
@@ -144,7 +144,9 @@ def code(channel: grpc.Channel, method: str, token: str) -> grpc.StatusCode:
     return ended
 
 
-def test_each_role_reaches_what_the_contract_says(guarded: Guarded, tokens: dict[Role, str]) -> None:
+def test_each_role_may_call_the_rpcs_that_the_contract_grants(
+    guarded: Guarded, tokens: dict[Role, str]
+) -> None:
     until_known(guarded, tokens[Role.OPERATOR])
     secured = grpc.ssl_channel_credentials(guarded.roots.read_bytes())
     with grpc.secure_channel(guarded.address, secured) as channel:
@@ -158,7 +160,7 @@ def test_each_role_reaches_what_the_contract_says(guarded: Guarded, tokens: dict
                     assert code(channel, method, token) not in (UNAUTHENTICATED, DENIED), (method, role)
 
 
-def test_no_image_is_more_urgent_than_its_caller_may(
+def test_priority_is_limited_by_the_callers_role(
     guarded: Guarded, tile_model: str, stack: RunningStack
 ) -> None:
     token = access.grant(guarded.callers, "an-audit", Role.CAMERA, Priority.AUDIT)
@@ -187,7 +189,7 @@ def test_no_image_is_more_urgent_than_its_caller_may(
     access.revoke(guarded.callers, "an-audit")
 
 
-def test_health_and_reflection_ask_nobody(guarded: Guarded) -> None:
+def test_health_and_reflection_need_no_token(guarded: Guarded) -> None:
     secured = grpc.ssl_channel_credentials(guarded.roots.read_bytes())
     with grpc.secure_channel(guarded.address, secured) as channel:
         health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
@@ -195,7 +197,7 @@ def test_health_and_reflection_ask_nobody(guarded: Guarded) -> None:
         assert "blemish.v1.JobService" in ProtoReflectionDescriptorDatabase(channel).get_services()
 
 
-def test_a_refusal_says_the_cause_and_the_cure(guarded: Guarded, tokens: dict[Role, str]) -> None:
+def test_refusal_names_cause_and_remedy(guarded: Guarded, tokens: dict[Role, str]) -> None:
     until_known(guarded, tokens[Role.CAMERA])
     with guarded.client("") as client, pytest.raises(Unauthenticated, match="has no token; send") as why:
         client.server_info()
@@ -210,7 +212,7 @@ def test_a_refusal_says_the_cause_and_the_cure(guarded: Guarded, tokens: dict[Ro
     assert no.value.reason == "DENIED"
 
 
-def test_nothing_is_read_of_a_caller_who_is_not_known(guarded: Guarded) -> None:
+def test_requests_of_an_unauthenticated_caller_are_not_read(guarded: Guarded) -> None:
     secured = grpc.ssl_channel_credentials(guarded.roots.read_bytes())
     unbounded = [("grpc.max_send_message_length", -1)]
     with grpc.secure_channel(guarded.address, secured, unbounded) as channel:
@@ -221,14 +223,14 @@ def test_nothing_is_read_of_a_caller_who_is_not_known(guarded: Guarded) -> None:
     assert refused.value.code() is UNAUTHENTICATED
 
 
-def test_the_health_check_of_the_image_shakes_hands(guarded: Guarded) -> None:
+def test_image_health_check_works_over_tls(guarded: Guarded) -> None:
     check = [sys.executable, str(Path(__file__).parents[2] / "docker/serving.py")]
     by_tls = os.environ | {"BLEMISH_TLS_CERTIFICATE": "chain.pem"}
     assert subprocess.run([*check, guarded.address], env=by_tls).returncode == 0
     assert subprocess.run([*check, "localhost:1"], env=by_tls, capture_output=True).returncode == 1
 
 
-def test_a_stream_ends_when_its_token_is_revoked(
+def test_stream_ends_when_its_token_is_revoked(
     guarded: Guarded, tile_model: str, stack: RunningStack
 ) -> None:
     token = access.grant(guarded.callers, "press-7", Role.CAMERA)
@@ -250,7 +252,7 @@ def test_a_stream_ends_when_its_token_is_revoked(
     assert seen >= 3
 
 
-def test_an_upload_ends_when_its_token_is_revoked(
+def test_upload_ends_when_its_token_is_revoked(
     guarded: Guarded, stack: RunningStack, tokens: dict[Role, str]
 ) -> None:
     token = access.grant(guarded.callers, "office", Role.OPERATOR)
@@ -272,7 +274,7 @@ def test_an_upload_ends_when_its_token_is_revoked(
         assert 0 < client.dataset("cut-short").train_images < 24
 
 
-def test_a_job_tells_who_asked_for_it(guarded: Guarded, tile_model: str, tokens: dict[Role, str]) -> None:
+def test_job_names_its_caller(guarded: Guarded, tile_model: str, tokens: dict[Role, str]) -> None:
     until_known(guarded, tokens[Role.OPERATOR])
     with guarded.client(tokens[Role.OPERATOR]) as client:
         job = client.wait(client.embed(tile_model, "tile"))
@@ -280,7 +282,7 @@ def test_a_job_tells_who_asked_for_it(guarded: Guarded, tile_model: str, tokens:
     assert job.history[0].reason == "requested by a-operator"
 
 
-async def test_the_client_for_asyncio_shows_who_it_is(
+async def test_asyncio_client_sends_its_token(
     guarded: Guarded, tile_model: str, stack: RunningStack, tokens: dict[Role, str]
 ) -> None:
     until_known(guarded, tokens[Role.CAMERA])
@@ -296,7 +298,7 @@ async def test_the_client_for_asyncio_shows_who_it_is(
                 pass
 
 
-def test_tritons_client_shows_its_token(guarded: Guarded, tokens: dict[Role, str]) -> None:
+def test_triton_client_sends_its_token(guarded: Guarded, tokens: dict[Role, str]) -> None:
     until_known(guarded, tokens[Role.CAMERA])
     client = triton.InferenceServerClient(guarded.address, ssl=True, root_certificates=str(guarded.roots))
     with pytest.raises(InferenceServerException, match="has no token"):
@@ -305,7 +307,7 @@ def test_tritons_client_shows_its_token(guarded: Guarded, tokens: dict[Role, str
     client.close()
 
 
-def test_the_command_line_shows_its_token(guarded: Guarded, tokens: dict[Role, str]) -> None:
+def test_command_line_sends_its_token(guarded: Guarded, tokens: dict[Role, str]) -> None:
     until_known(guarded, tokens[Role.SERVICE])
 
     def blemish(*words: str, token: str) -> subprocess.CompletedProcess[str]:
@@ -325,7 +327,7 @@ def test_the_command_line_shows_its_token(guarded: Guarded, tokens: dict[Role, s
     assert "a-service is a service" in refused.stderr
 
 
-def test_a_server_that_nobody_vouches_for_is_not_spoken_to(
+def test_client_rejects_a_certificate_of_an_unknown_authority(
     guarded: Guarded, tokens: dict[Role, str], tmp_path: Path
 ) -> None:
     another = tmp_path / "another.pem"
@@ -341,7 +343,7 @@ def test_a_server_that_nobody_vouches_for_is_not_spoken_to(
         client.server_info()
 
 
-def test_a_renewed_certificate_needs_no_restart(
+def test_renewed_certificate_needs_no_restart(
     guarded: Guarded, tokens: dict[Role, str], tmp_path: Path
 ) -> None:
     old = tmp_path / "old.pem"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rubbish gets a reason, costs little, and the server goes on serving."""
+"""Bad input is refused with a reason, at little cost, and the server goes on."""
 
 import io
 import struct
@@ -36,7 +36,7 @@ def noise(mode: str, side: int = 64) -> Image.Image:
 
 
 def png_that_claims(side: int) -> bytes:
-    """A PNG of a few bytes whose header announces ``side`` x ``side`` pixels."""
+    """Return a PNG of a few bytes whose header announces ``side`` x ``side`` pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -72,7 +72,9 @@ GOOD_IMAGES = {
 
 
 @pytest.mark.parametrize("name", BAD_IMAGES)
-def test_what_is_no_image_is_refused_with_a_reason(client: Client, tile_model: str, name: str) -> None:
+def test_bytes_that_are_not_an_image_are_refused_with_a_reason(
+    client: Client, tile_model: str, name: str
+) -> None:
     with pytest.raises(InvalidArgument) as refusal:
         client.score(BAD_IMAGES[name], "tile")
     assert refusal.value.reason in {"INVALID_IMAGE", "INVALID_REQUEST"}
@@ -85,7 +87,7 @@ def test_every_kind_of_image_is_scored(client: Client, tile_model: str, name: st
     assert client.score(GOOD_IMAGES[name], "tile").score > 0
 
 
-def test_bombs_cost_little_memory(client: Client, tile_model: str) -> None:
+def test_decompression_bombs_cost_little_memory(client: Client, tile_model: str) -> None:
     client.score(GOOD_IMAGES["grey"], "tile")
     serving = [
         process
@@ -106,14 +108,14 @@ def test_bombs_cost_little_memory(client: Client, tile_model: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["nonesuch", "tile/99", "tile@production/1", "../x", ""])
-def test_an_unknown_or_malformed_model(client: Client, tile_model: str, model: str) -> None:
+def test_unknown_or_malformed_model_is_refused(client: Client, tile_model: str, model: str) -> None:
     with pytest.raises((NotFound, InvalidArgument)):
         client.score(GOOD_IMAGES["grey"], model)
     with pytest.raises((NotFound, InvalidArgument)):
         list(client.search(GOOD_IMAGES["grey"], model))
 
 
-def test_a_message_over_the_limit(client: Client, tile_model: str) -> None:
+def test_message_over_the_limit_is_refused(client: Client, tile_model: str) -> None:
     with pytest.raises(ResourceExhausted):
         client.score(b"\x89PNG" + bytes(4 << 20), "tile")
     with pytest.raises(InvalidArgument, match="bytes"):
@@ -122,19 +124,21 @@ def test_a_message_over_the_limit(client: Client, tile_model: str) -> None:
 
 
 @pytest.mark.parametrize("limit", [-1, 1001, 10_000_000])
-def test_a_senseless_number_of_hits(client: Client, tile_model: str, limit: int) -> None:
+def test_number_of_hits_out_of_range_is_refused(client: Client, tile_model: str, limit: int) -> None:
     with pytest.raises(InvalidArgument, match="use 1 to 1000"):
         list(client.search(GOOD_IMAGES["grey"], "tile", limit=limit))
 
 
-def test_items_that_are_none(client: Client, tile_model: str) -> None:
+def test_malformed_and_unknown_items_are_refused(client: Client, tile_model: str) -> None:
     with pytest.raises(InvalidArgument, match="is not an item"):
         list(client.search("items/xyz", "tile"))
     with pytest.raises(NotFound, match="is not in the index"):
         list(client.search("items/00000000-0000-0000-0000-000000000000", "tile"))
 
 
-def test_folders_outside_the_roots_stay_unread(client: Client, surfaces: Path, tmp_path: Path) -> None:
+def test_folders_outside_the_import_roots_are_not_read(
+    client: Client, surfaces: Path, tmp_path: Path
+) -> None:
     (tmp_path / "train" / "good").mkdir(parents=True)
     for path in ("/etc", str(tmp_path), str(surfaces / ".."), str(surfaces / "tile" / ".." / ".."), "tile"):
         with pytest.raises(InvalidArgument, match=r"BLEMISH_IMPORT_ROOTS|absolute"):
@@ -159,7 +163,7 @@ def header(path: str, size: int, sha256: bytes = b"") -> dataset_pb2.UploadImage
     return part(image=dataset_pb2.ImageHeader(path=path, size_bytes=size, sha256=sha256))
 
 
-def test_an_upload_cut_in_the_middle_keeps_what_was_whole(client: Client) -> None:
+def test_interrupted_upload_keeps_complete_images(client: Client) -> None:
     client.create_dataset("cut")
     whole = GOOD_IMAGES["grey"]
     first = [part(dataset="datasets/cut"), header("train/good/000.png", len(whole)), part(chunk=whole)]
@@ -205,7 +209,7 @@ def test_an_upload_cut_in_the_middle_keeps_what_was_whole(client: Client) -> Non
         ),
     ],
 )
-def test_uploads_out_of_order_or_place(
+def test_uploads_out_of_order_or_outside_the_layout_are_refused(
     client: Client, parts: list[dataset_pb2.UploadImagesRequest], code: str
 ) -> None:
     if "datasets/bad" not in {dataset.name for dataset in client.datasets()}:
@@ -217,7 +221,7 @@ def test_uploads_out_of_order_or_place(
     assert client.dataset("bad").train_images == 0
 
 
-def test_other_content_under_the_same_path(client: Client) -> None:
+def test_other_content_under_an_existing_path_is_refused(client: Client) -> None:
     client.create_dataset("twice")
     for image, refused in ((GOOD_IMAGES["grey"], False), (GOOD_IMAGES["alpha"], True)):
         parts = [part(dataset="datasets/twice"), header("train/good/0.png", len(image)), part(chunk=image)]
@@ -230,18 +234,18 @@ def test_other_content_under_the_same_path(client: Client) -> None:
 
 
 @pytest.mark.parametrize("id", ["", "Tile", "../tile", "a" * 64, "a b", "-x"])
-def test_malformed_dataset_ids(client: Client, id: str) -> None:
+def test_malformed_dataset_ids_are_refused(client: Client, id: str) -> None:
     with pytest.raises(InvalidArgument, match="is not a valid id"):
         client.create_dataset(id, category="tile")
 
 
-def test_a_job_that_asks_for_nothing(client: Client) -> None:
+def test_job_without_a_kind_is_refused(client: Client) -> None:
     with grpc.insecure_channel(client.target) as channel, pytest.raises(grpc.RpcError) as refusal:
         JobServiceStub(channel).CreateJob(CreateJobRequest(), timeout=10)
     assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_deadline_that_passes_while_waiting(client: Client, tile_model: str) -> None:
+def test_deadline_that_passes_in_the_queue_is_reported(client: Client, tile_model: str) -> None:
     request = inspection_pb2.ScoreRequest(
         model="models/tile", image=ImageMessage(encoded=GOOD_IMAGES["grey"])
     )
@@ -251,9 +255,7 @@ def test_a_deadline_that_passes_while_waiting(client: Client, tile_model: str) -
     client.score(GOOD_IMAGES["grey"], "tile")
 
 
-def test_more_than_the_queue_holds_is_refused_and_the_rest_answered(
-    client: Client, tile_model: str
-) -> None:
+def test_full_queue_refuses_the_excess_and_answers_the_rest(client: Client, tile_model: str) -> None:
     request = inspection_pb2.ScoreRequest(
         model="models/tile", image=ImageMessage(encoded=GOOD_IMAGES["grey"])
     )
@@ -265,7 +267,7 @@ def test_more_than_the_queue_holds_is_refused_and_the_rest_answered(
     assert codes.count(grpc.StatusCode.OK) >= 64
 
 
-def test_every_refusal_has_words(client: Client, tile_model: str) -> None:
+def test_every_refusal_has_a_message(client: Client, tile_model: str) -> None:
     for call in (
         lambda: client.job("nonesuch"),
         lambda: client.cancel("nonesuch"),

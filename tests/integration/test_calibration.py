@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A changed calibration judges the next frame: on this server, on another of the same store, in jobs."""
+"""A changed calibration applies to the next frame, on every server of a store and in jobs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def version(stack: RunningStack, tile_model: str) -> str:
-    """A version of its own, so that no other test meets its thresholds."""
+    """Make a separate version, so that its thresholds affect no other test."""
     with Client(stack.address) as client:
         job = client.wait(client.train("tile", model_id="line", detector=PatchCore(input_size=64)))
         assert job.error == ""
@@ -48,7 +48,7 @@ def as_trained(client: Client, version: str) -> Iterator[None]:
     client.update_calibration(version, author="the test", trained=True)
 
 
-def test_a_threshold_judges_the_next_frame_without_a_reload(
+def test_threshold_applies_to_the_next_frame_without_a_reload(
     client: Client, version: str, query: bytes
 ) -> None:
     before = client.score(query, version)
@@ -69,7 +69,7 @@ def test_a_threshold_judges_the_next_frame_without_a_reload(
     assert (back.threshold, back.verdict) == (before.threshold, before.verdict)
 
 
-def test_the_card_tells_who_and_when(client: Client, version: str) -> None:
+def test_card_names_author_and_time(client: Client, version: str) -> None:
     began = datetime.now(UTC) - timedelta(seconds=1)
     trained = client.model(version)
     client.update_calibration(
@@ -99,10 +99,10 @@ def test_the_card_tells_who_and_when(client: Client, version: str) -> None:
     assert not listed.calibration_history
 
 
-def test_what_another_process_wrote_judges_the_next_frame(
+def test_calibration_by_another_process_applies_to_the_next_frame(
     client: Client, version: str, query: bytes, stack_data: Path
 ) -> None:
-    client.score(query, version)  # the server knows the revision before
+    client.score(query, version)  # the server has read the earlier revision
     folder = stack_data / "store" / version.replace("/versions", "")
     log = CalibrationLog(folder, read_manifest(folder))
     for threshold in (0.5, 900.0, 0.25):
@@ -111,7 +111,7 @@ def test_what_another_process_wrote_judges_the_next_frame(
         assert (told.threshold, told.calibration_revision) == (threshold, revision.number)
 
 
-def test_jobs_that_start_later_use_it(client: Client, version: str) -> None:
+def test_later_jobs_use_the_new_calibration(client: Client, version: str) -> None:
     client.update_calibration(version, author="ann", threshold=0.0)
     strict = client.wait(client.evaluate(version, "tile")).result.metrics
     assert (strict.false_reject_rate, strict.detection_rate) == (1, 1)
@@ -120,7 +120,7 @@ def test_jobs_that_start_later_use_it(client: Client, version: str) -> None:
     assert (lax.false_reject_rate, lax.detection_rate) == (0, 0)
 
 
-def test_a_search_judges_its_query_by_it(client: Client, version: str, query: bytes) -> None:
+def test_search_uses_the_new_calibration_for_its_query(client: Client, version: str, query: bytes) -> None:
     client.update_calibration(version, author="ann", threshold=1e6)
     assert client.wait(client.embed(version, "tile")).error == ""
     card = client.update_calibration(version, author="ann", threshold=0.0)
@@ -128,11 +128,11 @@ def test_a_search_judges_its_query_by_it(client: Client, version: str, query: by
     assert found.query is not None
     assert found.query.verdict == VERDICT_ANOMALOUS
     assert found.query.calibration_revision == card.calibration.revision
-    # Indexed images keep the verdict of the calibration that they were indexed by.
+    # Indexed images keep the verdict of the calibration at the time of indexing.
     assert {hit.verdict for hit in found} == {VERDICT_NORMAL}
 
 
-def test_a_stream_of_frames_goes_on_through_fifty_changes(
+def test_stream_survives_fifty_changes(
     client: Client, version: str, query: bytes, stack_address: str
 ) -> None:
     first = client.score(query, version)
@@ -169,7 +169,7 @@ def test_a_stream_of_frames_goes_on_through_fifty_changes(
             assert answer.verdict == (VERDICT_ANOMALOUS if anomalous else VERDICT_NORMAL)
 
 
-def test_writers_at_once_lose_nothing(client: Client, version: str, stack_address: str) -> None:
+def test_concurrent_writers_lose_nothing(client: Client, version: str, stack_address: str) -> None:
     before = client.model(version).calibration.revision
 
     def write(author: str) -> None:
@@ -184,7 +184,7 @@ def test_writers_at_once_lose_nothing(client: Client, version: str, stack_addres
     assert sorted(calibration.author for calibration in history[:40]) == sorted("abcd" * 10)
 
 
-def test_a_change_decided_on_what_has_changed_is_refused(client: Client, version: str) -> None:
+def test_change_based_on_an_outdated_revision_is_refused(client: Client, version: str) -> None:
     seen = client.model(version).calibration.revision
     client.update_calibration(version, author="ann", threshold=3.0, expected_revision=seen)
     with pytest.raises(Aborted, match=f"at revision {seen + 1}, not {seen}") as caught:
@@ -222,7 +222,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_rubbish_is_refused_and_changes_nothing(client: Client, version: str, name: str) -> None:
+def test_invalid_changes_are_refused_and_change_nothing(client: Client, version: str, name: str) -> None:
     request, field, reason = BAD[name]
     before = client.model(version).calibration
     with pytest.raises(InvalidArgument, match=reason) as caught:
@@ -231,7 +231,7 @@ def test_rubbish_is_refused_and_changes_nothing(client: Client, version: str, na
     assert client.model(version).calibration == before
 
 
-def test_a_request_that_asks_for_nothing_is_refused(stack_address: str, version: str) -> None:
+def test_request_without_a_change_is_refused(stack_address: str, version: str) -> None:
     with grpc.insecure_channel(stack_address, [("grpc.enable_http_proxy", 0)]) as channel:
         request = model_pb2.UpdateCalibrationRequest(name=version, author="ann")
         with pytest.raises(grpc.RpcError) as caught:
@@ -240,7 +240,7 @@ def test_a_request_that_asks_for_nothing_is_refused(stack_address: str, version:
     assert "contains no change" in (caught.value.details() or "")
 
 
-def test_there_must_be_such_a_version(client: Client, version: str) -> None:
+def test_calibration_of_an_unknown_version_is_not_found(client: Client, version: str) -> None:
     with pytest.raises(NotFound, match="no version 99"):
         client.update_calibration("line/99", author="ann", threshold=3.0)
     with pytest.raises(NotFound, match="no model"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A version is exported, and imported again as another model of the same stack."""
+"""Export of a version and its import as another model."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ MiB = 1 << 20
 
 @pytest.fixture(scope="module")
 def export(stack: RunningStack, tile_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tile's version, its threshold fixed by a person."""
+    """Export a version whose threshold a person has set."""
     file = tmp_path_factory.mktemp("export") / "tile.blemish"
     told: list[tuple[int, int]] = []
     with Client(stack.address) as client:
@@ -35,7 +35,7 @@ def export(stack: RunningStack, tile_model: str, tmp_path_factory: pytest.TempPa
     return file
 
 
-def test_it_does_there_what_it_did_here(
+def test_imported_model_scores_as_the_exported_one(
     client: Client, stack: RunningStack, tile_model: str, export: Path
 ) -> None:
     told: list[tuple[int, int]] = []
@@ -55,8 +55,8 @@ def test_it_does_there_what_it_did_here(
     client.delete_model("carried")
 
 
-def test_weights_that_fit_nothing_are_not_taken_in(client: Client, export: Path, tmp_path: Path) -> None:
-    """They are what the card says, and the process that loads them is not the server."""
+def test_weights_that_do_not_fit_are_refused(client: Client, export: Path, tmp_path: Path) -> None:
+    """The import loads the weights in a separate process and compares them with the card."""
     files = members(export.read_bytes())
     del files[HEAD]
     tensors = load(files["weights.safetensors"])
@@ -88,7 +88,7 @@ def test_weights_that_fit_nothing_are_not_taken_in(client: Client, export: Path,
         ([ModelHeader(size_bytes=MiB), b"x" * MiB], "INVALID_ARGUMENT", "not an export of blemish"),
     ],
 )
-def test_rubbish(
+def test_bytes_that_are_not_an_archive_are_refused(
     stack: RunningStack, sent: Iterable[ModelHeader | ImportModelRequest | bytes], code: str, words: str
 ) -> None:
     def message(part: ModelHeader | ImportModelRequest | bytes) -> ImportModelRequest:
@@ -105,7 +105,7 @@ def test_rubbish(
     assert not list((stack.data / "store/models").glob(".arriving*"))
 
 
-def test_a_damaged_export_is_refused(client: Client, export: Path, tmp_path: Path) -> None:
+def test_damaged_export_is_refused(client: Client, export: Path, tmp_path: Path) -> None:
     content = bytearray(export.read_bytes())
     content[len(content) // 2] ^= 1
     damaged = tmp_path / "damaged.blemish"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Redis or Qdrant down: the server says which, does what it still can, and recovers by itself."""
+"""Behaviour without Redis or Qdrant, and recovery when they return."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def within(seconds: float, condition: Callable[[], bool]) -> None:
 
 
 def indexed(port: int, version: str) -> None:
-    """Give a version an index of more hits than a connection takes while nobody reads them."""
+    """Fill an index with more hits than a connection buffers while its client does not read."""
     index, ref = SearchIndex.connect(f"http://127.0.0.1:{port}", port), ModelRef.parse(version)
     index.prepare(ref, DIMENSIONS)
     vectors = np.random.default_rng(0).standard_normal((1000, DIMENSIONS)).astype(np.float32)
@@ -59,7 +59,7 @@ def health(address: str, service: str = "") -> int:
             return -1
 
 
-def test_the_server_stands_without_them_and_finds_them_when_they_come(
+def test_server_runs_without_redis_and_qdrant_and_finds_them_later(
     stack_data: Path, surfaces: Path, tile_model: str, tmp_path: Path
 ) -> None:
     port, redis_port, qdrant_port = free_port(), free_port(), free_port()
@@ -93,7 +93,7 @@ def test_the_server_stands_without_them_and_finds_them_when_they_come(
         assert not told["qdrant"].available
         assert "QDRANT_URL" in told["qdrant"].detail
 
-        # What needs neither works; what needs one says which.
+        # Calls that need neither work; the others name the missing one.
         assert client.score(image, "tile").score > 0
         assert client.dataset("tile").train_images == 24
         for call, name in (
@@ -128,7 +128,7 @@ def test_the_server_stands_without_them_and_finds_them_when_they_come(
         assert client.score(image, "tile").score > 0
 
 
-def test_a_taken_port_is_said_so(stack_address: str) -> None:
+def test_taken_port_is_reported(stack_address: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "blemish_server"],
         env=os.environ | {"BLEMISH_LISTEN": stack_address},

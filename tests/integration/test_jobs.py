@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs through the real stack: watched and replayed, cancelled, killed, limited, their workers seen."""
+"""Jobs on the real stack: watched, cancelled, killed, limited."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ from blemish_client.errors import InvalidArgument
 
 @pytest.fixture(scope="module")
 def model(tile_model: str) -> str:
-    """Brings the dataset tile and a version of the model tile."""
+    """Provide the dataset tile and a version of the model tile."""
     return tile_model
 
 
@@ -42,7 +42,7 @@ def until(client: Client, job: Job, phase: str) -> Job:
 
 
 def children(stack_data: Path) -> list[psutil.Process]:
-    """The processes that do the work of this stack's worker."""
+    """Return the child processes of the stack's worker."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
@@ -54,7 +54,7 @@ def children(stack_data: Path) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("phase", ["features", "coreset"])
-def test_a_training_is_cancelled_within_two_seconds_and_leaves_nothing(
+def test_training_is_cancelled_within_two_seconds_and_leaves_nothing(
     client: Client, model: str, stack_data: Path, phase: str
 ) -> None:
     job = client.train("tile", model_id="cancelled")
@@ -69,7 +69,7 @@ def test_a_training_is_cancelled_within_two_seconds_and_leaves_nothing(
     assert not (stack_data / "store" / "checkpoints" / job.name.split("/")[1]).exists()
 
 
-def test_a_killed_child_is_replaced_at_once_and_the_history_tells(
+def test_killed_child_is_replaced_at_once_and_recorded(
     client: Client, model: str, stack_data: Path
 ) -> None:
     job = client.train("tile", model_id="killed")
@@ -87,7 +87,7 @@ def test_a_killed_child_is_replaced_at_once_and_the_history_tells(
     assert len(list((stack_data / "store" / "models" / "killed").iterdir())) == 1
 
 
-def test_a_job_that_takes_too_long_or_too_much_fails_and_says_so(client: Client, model: str) -> None:
+def test_job_that_exceeds_its_limits_fails_with_the_reason(client: Client, model: str) -> None:
     slow = client.wait(client.train("tile", model_id="slow", max_run_time_s=0.5))
     assert slow.state == JOB_STATE_FAILED
     assert "limit of 0.5 s" in slow.error
@@ -97,7 +97,7 @@ def test_a_job_that_takes_too_long_or_too_much_fails_and_says_so(client: Client,
     assert large.limits.max_memory_bytes == 50 << 20
 
 
-def test_watching_can_be_taken_up_anywhere(client: Client, model: str, stack_address: str) -> None:
+def test_watch_can_resume_at_any_revision(client: Client, model: str, stack_address: str) -> None:
     job = client.wait(client.evaluate(model, "tile"))
 
     def replay(after: int) -> list[Job]:
@@ -113,10 +113,10 @@ def test_watching_can_be_taken_up_anywhere(client: Client, model: str, stack_add
     assert replay(job.revision) == []
 
 
-async def test_five_hundred_watchers_cost_one_reader_of_redis(
+async def test_five_hundred_watchers_share_one_reader_of_redis(
     client: Client, model: str, stack_address: str, stack_data: Path
 ) -> None:
-    """What they cost Redis is a look each when they come; what happens then is read once for all."""
+    """Each watcher reads Redis once when it starts; later events are read once for all."""
     url = next(
         line.partition("=")[2].strip("'")
         for line in (stack_data / "run" / "environment.sh").read_text().splitlines()
@@ -139,7 +139,7 @@ async def test_five_hundred_watchers_cost_one_reader_of_redis(
         assert revisions == sorted(set(revisions))
         assert revisions[-1] == ended.revision
         assert len(revisions) > 5  # not the end alone
-    # Looks go through a pool that is bounded by the server's threads, not by who watches.
+    # The pool of these reads is bounded by the server's threads, not by the number of watchers.
     assert after["connected_clients"] - before["connected_clients"] < 50
     commands = after["total_commands_processed"] - before["total_commands_processed"]
     told = 500 * len(seen[0])
@@ -147,7 +147,7 @@ async def test_five_hundred_watchers_cost_one_reader_of_redis(
     assert commands < 3 * 500 + 100 * ended.revision
 
 
-def test_what_a_job_writes_can_be_read_and_read_on(client: Client, model: str) -> None:
+def test_job_log_can_be_read_and_resumed(client: Client, model: str) -> None:
     job = client.evaluate(model, "tile")
     followed = list(client.log(job))  # from before it began until it ended
     texts = [line.text for line in followed]
@@ -160,7 +160,7 @@ def test_what_a_job_writes_can_be_read_and_read_on(client: Client, model: str) -
         list(client.log(job, after="yesterday"))
 
 
-def test_who_waits_knows_his_place_and_the_urgent_go_first(client: Client, model: str) -> None:
+def test_waiting_jobs_have_a_position_and_urgent_jobs_go_first(client: Client, model: str) -> None:
     running = client.train("tile", model_id="placed")
     until(client, running, "check")
     waiting = [client.train("tile", model_id="placed", max_run_time_s=600) for _ in range(2)]
@@ -176,7 +176,7 @@ def test_who_waits_knows_his_place_and_the_urgent_go_first(client: Client, model
         assert client.wait(job).state == JOB_STATE_CANCELLED
 
 
-def test_workers_are_seen_with_what_they_do(client: Client, model: str) -> None:
+def test_workers_are_listed_with_their_jobs(client: Client, model: str) -> None:
     (idle,) = client.workers()
     assert list(idle.queues) == ["train", "embed"]
     assert list(idle.devices) == ["cpu"]

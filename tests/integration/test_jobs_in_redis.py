@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Job records in a real Redis: changed by compare-and-set, worked on by one at a time."""
+"""Job records in a real Redis: compare-and-set, leases, replay."""
 
 import random
 import threading
@@ -40,7 +40,7 @@ def store(redis_url: str) -> JobStore:
     return JobStore.connect(redis_url)
 
 
-def test_a_job_tells_who_asked_for_it_and_for_its_end(store: JobStore) -> None:
+def test_job_names_its_creator_and_who_cancelled_it(store: JobStore) -> None:
     job, _ = store.create(SPEC, by="office")
     assert [event.why for event in job.history] == ["requested by office"]
     ended = store.cancel(job.id, by="mes")
@@ -52,7 +52,7 @@ def test_a_job_tells_who_asked_for_it_and_for_its_end(store: JobStore) -> None:
     assert [event.why for event in store.cancel(nobody.id).history] == ["", "cancellation requested"]
 
 
-def test_a_job_is_written_told_of_and_read_back(store: JobStore, redis_url: str) -> None:
+def test_job_is_written_announced_and_read_back(store: JobStore, redis_url: str) -> None:
     job, is_new = store.create(SPEC)
     assert is_new
     assert store.get(job.id) == job
@@ -66,7 +66,7 @@ def test_a_job_is_written_told_of_and_read_back(store: JobStore, redis_url: str)
         store.get("nonesuch")
 
 
-def test_one_request_id_is_one_job(store: JobStore) -> None:
+def test_repeated_request_id_returns_the_same_job(store: JobStore) -> None:
     first, is_new = store.create(SPEC, "request")
     again, is_new_again = store.create(SPEC, "request")
     assert (is_new, is_new_again) == (True, False)
@@ -80,7 +80,7 @@ def test_one_request_id_is_one_job(store: JobStore) -> None:
         store.create(SPEC, "x" * 129)
 
 
-def test_a_request_stays_the_same_whatever_its_model_means_meanwhile(store: JobStore) -> None:
+def test_repeated_request_is_the_same_although_its_model_moved(store: JobStore) -> None:
     asked = EmbedSpec(model="models/m", dataset="d")
 
     def settle(version: int) -> Callable[[Spec], Spec]:
@@ -93,7 +93,7 @@ def test_a_request_stays_the_same_whatever_its_model_means_meanwhile(store: JobS
     assert again.spec.model_dump()["model"] == "models/m/versions/1"
 
 
-def test_what_cannot_be_settled_leaves_nothing(store: JobStore) -> None:
+def test_job_that_fails_validation_leaves_nothing(store: JobStore) -> None:
     def refuse(_: Spec) -> Spec:
         raise NotFound("no such dataset")
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_settled_leaves_nothing(store: JobStore) -> None:
 
 
 @pytest.mark.parametrize("attempt", range(20))
-def test_many_at_once_with_one_request_id(redis_url: str, attempt: int) -> None:
+def test_concurrent_requests_with_one_id_create_one_job(redis_url: str, attempt: int) -> None:
     made: list[str] = []
     together = threading.Barrier(8)
 
@@ -122,7 +122,7 @@ def test_many_at_once_with_one_request_id(redis_url: str, attempt: int) -> None:
     assert len(set(made)) == 1
 
 
-def test_no_change_is_lost_among_many_writers(redis_url: str, store: JobStore) -> None:
+def test_concurrent_changes_are_all_kept(redis_url: str, store: JobStore) -> None:
     job, _ = store.create(SPEC)
 
     def count() -> None:
@@ -155,7 +155,7 @@ def begun(store: JobStore, id: str, death: str = "") -> Attempt:
     return attempt
 
 
-def test_an_attempt_from_begin_to_end(store: JobStore) -> None:
+def test_attempt_from_begin_to_end(store: JobStore) -> None:
     job, _ = store.create(SPEC)
     attempt = begun(store, job.id)
     assert (attempt.job.state, attempt.job.attempt) == (JobState.RUNNING, 1)
@@ -182,7 +182,7 @@ def test_an_attempt_from_begin_to_end(store: JobStore) -> None:
     assert job.id not in {each.id for each in store.unfinished()}
 
 
-def test_two_workers_are_not_at_one_job(store: JobStore, redis_url: str) -> None:
+def test_only_one_worker_leases_a_job(store: JobStore, redis_url: str) -> None:
     job, _ = store.create(SPEC)
     with Lease(store, job.id):
         assert store.are_leased([job.id, "another"]) == [True, False]
@@ -191,7 +191,7 @@ def test_two_workers_are_not_at_one_job(store: JobStore, redis_url: str) -> None
     assert store.are_leased([job.id]) == [False]
 
 
-def test_a_job_whose_worker_died_is_taken_over_and_the_dead_one_has_no_say(store: JobStore) -> None:
+def test_job_of_a_dead_worker_is_taken_over_and_fenced(store: JobStore) -> None:
     job, _ = store.create(SPEC)
     dead, heir = begun(store, job.id), begun(store, job.id)
     assert (heir.job.attempt, heir.job.deaths) == (2, 1)
@@ -219,7 +219,7 @@ def test_a_job_whose_worker_died_is_taken_over_and_the_dead_one_has_no_say(store
     assert "attempt 1 died" in store.get(job.id).history[2].why
 
 
-def test_a_job_that_kills_what_works_on_it_fails_in_the_end(store: JobStore) -> None:
+def test_job_that_kills_its_workers_fails_in_the_end(store: JobStore) -> None:
     job, _ = store.create(SPEC)
     for death in range(MAX_DEATHS):
         begun(store, job.id, f"the process of attempt {death} was killed by SIGKILL")
@@ -230,7 +230,7 @@ def test_a_job_that_kills_what_works_on_it_fails_in_the_end(store: JobStore) -> 
     assert "attempt 3 was killed by SIGBUS" in failed.error
 
 
-def test_a_job_that_is_handed_back_has_not_died(store: JobStore) -> None:
+def test_job_handed_back_does_not_count_as_a_death(store: JobStore) -> None:
     job, _ = store.create(SPEC)
     for _ in range(MAX_DEATHS + 1):
         begun(store, job.id).requeue("its worker was stopped")
@@ -240,7 +240,7 @@ def test_a_job_that_is_handed_back_has_not_died(store: JobStore) -> None:
     assert begun(store, job.id).job.deaths == 0
 
 
-def test_cancelling(store: JobStore) -> None:
+def test_cancelled_job_moves_to_its_last_state(store: JobStore) -> None:
     waiting, _ = store.create(SPEC)
     assert store.cancel(waiting.id).state is JobState.CANCELLED
     assert store.cancel(waiting.id).state is JobState.CANCELLED
@@ -272,7 +272,7 @@ def test_cancelling(store: JobStore) -> None:
     assert store.get(back.id).state is JobState.CANCELLED
 
 
-def test_each_job_is_counted_once_when_it_ends(store: JobStore) -> None:
+def test_each_ended_job_is_counted_once(store: JobStore) -> None:
     before = store.ended_counts()
     jobs = [store.create(SPEC)[0] for _ in range(3)]
     assert store.ended_counts() == before
@@ -288,7 +288,7 @@ def test_each_job_is_counted_once_when_it_ends(store: JobStore) -> None:
 
 
 def test_changes_can_be_replayed_one_by_one(store: JobStore) -> None:
-    """Whatever is done to a job, what is kept of its changes makes each of its records again."""
+    """The kept changes of a job reproduce each of its records."""
     seed = random.randrange(2**32)
     print("seed", seed)
     rng = random.Random(seed)
@@ -316,7 +316,7 @@ def test_changes_can_be_replayed_one_by_one(store: JobStore) -> None:
     )
 
 
-def test_lines_are_kept_in_order_and_read_on(store: JobStore, redis_url: str) -> None:
+def test_log_lines_keep_their_order_and_can_be_resumed(store: JobStore, redis_url: str) -> None:
     job, _ = store.create(SPEC)
     store.append_log(job.id, [f"line {number}" for number in range(5)])
     store.append_log(job.id, ["x" * 5000])
@@ -337,7 +337,7 @@ def test_priorities_and_limits_are_part_of_a_request(store: JobStore) -> None:
         store.create(SPEC, "limited", priority=JobPriority.LOW, limits=limits)
 
 
-def test_parts_are_done_once_and_by_one_at_a_time(store: JobStore) -> None:
+def test_each_shard_is_done_once_and_by_one_worker(store: JobStore) -> None:
     job, _ = store.create(SPEC)
     assert begun(store, job.id).divide(3).parts == 3
     assert begun(store, job.id).divide(4).parts == 3  # what an earlier attempt has done counts
@@ -355,7 +355,7 @@ def test_parts_are_done_once_and_by_one_at_a_time(store: JobStore) -> None:
     assert board.points() == {first.number: 7}
 
 
-def test_what_is_claimed_is_claimed_once(store: JobStore) -> None:
+def test_claim_succeeds_once(store: JobStore) -> None:
     assert store.claim("a", 0.2)
     assert not store.claim("a", 0.2)
     assert store.claim("b", 0.2)
@@ -363,7 +363,7 @@ def test_what_is_claimed_is_claimed_once(store: JobStore) -> None:
     assert store.claim("a", 0.2)
 
 
-def test_old_jobs_are_forgotten_with_all_that_was_kept_of_them(store: JobStore, redis_url: str) -> None:
+def test_old_jobs_are_removed_with_their_records(store: JobStore, redis_url: str) -> None:
     ended, _ = store.create(SPEC, "forgotten")
     store.append_log(ended.id, ["line"])
     begun(store, ended.id).divide(2)
@@ -383,7 +383,7 @@ def test_old_jobs_are_forgotten_with_all_that_was_kept_of_them(store: JobStore, 
     assert store.create(SPEC, "forgotten")[1]
 
 
-def test_workers_tell_of_themselves_and_are_missed(redis_url: str) -> None:
+def test_workers_announce_themselves_and_expire(redis_url: str) -> None:
     staff = WorkerRegistry.connect(redis_url)
 
     def worker(name: str) -> WorkerInfo:
@@ -402,9 +402,7 @@ def test_workers_tell_of_themselves_and_are_missed(redis_url: str) -> None:
     assert [each.name for each in staff.workers()] == ["line-5:3"]
 
 
-def test_a_record_of_a_newer_build_keeps_what_an_older_one_does_not_know(
-    store: JobStore, redis_url: str
-) -> None:
+def test_older_build_keeps_unknown_fields_of_a_record(store: JobStore, redis_url: str) -> None:
     job, _ = store.create(SPEC)
     with redis.Redis.from_url(redis_url) as client:
         record = client.get(f"blemish:job:{job.id}").decode()
@@ -413,7 +411,7 @@ def test_a_record_of_a_newer_build_keeps_what_an_older_one_does_not_know(
         assert b'"of_tomorrow":{"a":[1]}' in client.get(f"blemish:job:{job.id}")
 
 
-def test_without_redis_it_says_so() -> None:
+def test_missing_redis_is_reported() -> None:
     store = JobStore.connect(f"redis://127.0.0.1:{free_port()}/0")
     for call in (store.ping, store.page, lambda: store.create(SPEC), lambda: store.get("x")):
         with pytest.raises(Unavailable, match="REDIS_URL"):

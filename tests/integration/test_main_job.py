@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user comes for: learn, score, evaluate, find; through every real part."""
+"""The main job on the real stack: train, score, evaluate, search."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def image(surfaces: Path, path: str) -> bytes:
     return (surfaces / "tile" / path).read_bytes()
 
 
-def test_training_leaves_a_card(client: Client, tile_model: str) -> None:
+def test_training_writes_a_card(client: Client, tile_model: str) -> None:
     card = client.model(tile_model)
     assert card.name == tile_model
     assert card.production
@@ -153,7 +153,7 @@ def test_training_and_evaluation_leave_reports(
         client.report("../tile")
 
 
-def test_a_few_images_that_went_bad_are_named_and_skipped(
+def test_damaged_images_are_named_and_skipped(
     client: Client, surfaces: Path, stack_data: Path, tile_model: str
 ) -> None:
     client.import_dataset("worn", str(surfaces / "tile"))
@@ -204,7 +204,7 @@ def test_watching_shows_the_phases_to_the_end(client: Client, surfaces: Path, ti
     assert "8 held-out good images only support" in seen[-1].warnings[0]
 
 
-def test_the_same_request_is_one_job(client: Client, tile_model: str) -> None:
+def test_repeated_request_is_one_job(client: Client, tile_model: str) -> None:
     request_id = f"once-{uuid4()}"
     first = client.evaluate("tile", "tile", request_id=request_id)
     again = client.evaluate("tile", "tile", request_id=request_id)
@@ -223,7 +223,7 @@ def test_jobs_are_listed_newest_first(client: Client, tile_model: str) -> None:
     assert all(job.state == JOB_STATE_SUCCEEDED for job in client.jobs(states=[JOB_STATE_SUCCEEDED]))
 
 
-def test_a_running_job_is_cancelled_and_leaves_nothing(
+def test_running_job_is_cancelled_and_leaves_nothing(
     client: Client, tile_model: str, stack_data: Path
 ) -> None:
     versions = len(next(model for model in client.models() if model.name == "models/tile").versions)
@@ -240,7 +240,7 @@ def test_a_running_job_is_cancelled_and_leaves_nothing(
     assert not list((stack_data / "store" / "models").rglob(".staging*"))
 
 
-def test_a_waiting_job_is_cancelled_at_once(client: Client, tile_model: str) -> None:
+def test_waiting_job_is_cancelled_at_once(client: Client, tile_model: str) -> None:
     slow = client.train("tile", model_id="slow", detector=PatchCore(input_size=256))
     waiting = client.train("tile", model_id="waiting")
     assert client.cancel(waiting).state == JOB_STATE_CANCELLED
@@ -262,7 +262,7 @@ def test_promotion_changes_the_next_answer(client: Client, surfaces: Path, tile_
         list(client.search(query, "promoted"))
 
 
-def test_uploads_arrive_and_are_not_stored_twice(client: Client, surfaces: Path) -> None:
+def test_uploaded_images_are_stored_once(client: Client, surfaces: Path) -> None:
     id = f"up-{uuid4().hex[:8]}"
     client.create_dataset(id, category="tile")
     first = client.upload(id, surfaces / "tile")
@@ -276,7 +276,7 @@ def test_uploads_arrive_and_are_not_stored_twice(client: Client, surfaces: Path)
         client.create_dataset(id)
 
 
-def test_jobs_that_cannot_work_are_refused_at_the_door(client: Client, tile_model: str) -> None:
+def test_jobs_that_cannot_succeed_are_refused_immediately(client: Client, tile_model: str) -> None:
     empty = f"empty-{uuid4().hex[:8]}"
     client.create_dataset(empty)
     with pytest.raises(FailedPrecondition, match="at least 2"):
@@ -295,14 +295,14 @@ def test_jobs_that_cannot_work_are_refused_at_the_door(client: Client, tile_mode
         client.train("tile", model_id="../tile")
 
 
-def test_weights_that_cannot_be_had_name_the_command(client: Client, tile_model: str) -> None:
+def test_missing_weights_are_reported_with_the_command(client: Client, tile_model: str) -> None:
     job = client.wait(client.train("tile", model_id="r", detector=PatchCore(backbone="resnet18")))
     assert job.state == JOB_STATE_FAILED
     assert "`blemish weights import resnet18 FILE`" in job.error
     assert "models/r" not in {model.name for model in client.models()}
 
 
-def test_the_server_tells_about_itself(client: Client, tile_model: str) -> None:
+def test_server_describes_itself(client: Client, tile_model: str) -> None:
     info = client.server_info()
     assert {(known.name, known.available) for known in info.dependencies} == {
         ("redis", True),
@@ -312,7 +312,7 @@ def test_the_server_tells_about_itself(client: Client, tile_model: str) -> None:
     assert info.detectors == ["efficientad", "patchcore"]
 
 
-def test_the_bundle_holds_no_pickle(stack_data: Path, tile_model: str) -> None:
+def test_bundle_contains_no_pickle(stack_data: Path, tile_model: str) -> None:
     folder = stack_data / "store" / Path(tile_model.replace("/versions", ""))
     names = {file.name for file in folder.iterdir()} - {"evaluations"}
     assert names == {"manifest.json", "weights.safetensors", "openvino", "report"}
@@ -326,14 +326,14 @@ def test_efficientad_is_trained_and_scores(
 ) -> None:
     generate(surfaces / "few", "tile", train=3, good=1, defective=1, size=96)
     client.import_dataset("few", str(surfaces / "few"))
-    # Its other start, which takes half a minute here, is tested in tests/core/detectors.
+    # The solved start takes half a minute here and is tested in tests/core/detectors.
     job = client.wait(client.train("few", detector=EfficientAd(max_steps=1, start="random")))
     assert job.error == ""
     assert job.result.model_version == "models/few-efficientad/versions/1"
     phases = [phase.name for phase in job.phases]
     assert phases[1:3] == ["teacher", "training"]
     kept = stack_data / "store" / "checkpoints" / job.name.removeprefix("jobs/")
-    give_up = time.monotonic() + 30  # dropped once the job has ended, a moment after that was told
+    give_up = time.monotonic() + 30  # removed shortly after the job has ended
     while kept.exists():
         assert time.monotonic() < give_up
         time.sleep(0.1)
@@ -346,7 +346,7 @@ def test_efficientad_is_trained_and_scores(
     assert inspection.model_version == card.name
 
 
-def test_another_backbone_is_brought_and_trained_on(
+def test_another_backbone_is_imported_and_trained_on(
     client: Client, stack_data: Path, surfaces: Path, tile_model: str, tmp_path: Path
 ) -> None:
     torch.save(timm.create_model("resnet34", pretrained=False).state_dict(), tmp_path / "resnet34.pth")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Prometheus reads of a running server: as many as there were, under the names that are documented."""
+"""Prometheus metrics of a running server: right counts, documented names."""
 
 import os
 import re
@@ -41,7 +41,7 @@ class Scrape:
                 self._samples[sample.name].append((sample.labels, sample.value))
 
     def sum(self, name: str, **labels: str) -> float:
-        """Of all samples of a name that have these labels."""
+        """Return the sum of all samples of a name that have these labels."""
         return sum(value for of, value in self._samples[name] if labels.items() <= of.items())
 
 
@@ -57,7 +57,7 @@ def scrape(stack: RunningStack) -> Callable[[], Scrape]:
     return lambda: Scrape(stack.metrics)
 
 
-def test_all_that_is_judged_is_counted_once(
+def test_every_inspection_is_counted_once(
     client: Client, stack: RunningStack, tile_model: str, scrape: Callable[[], Scrape]
 ) -> None:
     good, oil = ((stack.surfaces / f"tile/test/{kind}/000.png").read_bytes() for kind in ("good", "oil"))
@@ -104,7 +104,7 @@ def test_all_that_is_judged_is_counted_once(
     assert more("grpc_server_handled_total", grpc_service="inference.GRPCInferenceService") == 1
 
 
-def test_what_is_there_is_told(
+def test_gauges_report_the_present_state(
     client: Client, tile_model: str, scrape: Callable[[], Scrape], surfaces: Path
 ) -> None:
     client.score((surfaces / "tile/test/good/000.png").read_bytes(), tile_model)
@@ -129,7 +129,7 @@ def test_what_is_there_is_told(
     assert after.sum("blemish_ended_jobs_total", kind="train", state="succeeded") >= 1
 
 
-def test_every_metric_is_documented_and_every_documented_one_is_there(
+def test_documented_metrics_equal_exported_metrics(
     scrape: Callable[[], Scrape], client: Client, tile_model: str
 ) -> None:
     with suppress(BlemishError):
@@ -139,7 +139,7 @@ def test_every_metric_is_documented_and_every_documented_one_is_there(
     assert {"blemish_unfinished_jobs"} | told == documented  # absent where there is none
 
 
-def test_a_deadline_that_passed_is_told_from_a_caller_who_left(
+def test_passed_deadline_and_cancelled_call_are_counted_apart(
     client: Client, stack: RunningStack, scrape: Callable[[], Scrape], tile_model: str
 ) -> None:
     job = client.train("tile", model_id="watched")
@@ -163,14 +163,14 @@ def test_a_deadline_that_passed_is_told_from_a_caller_who_left(
         client.wait(job)
 
 
-def test_a_server_that_is_told_nothing_opens_no_other_port(start: Start) -> None:
+def test_server_opens_no_metrics_port_by_default(start: Start) -> None:
     server = start()
     assert len([one for one in psutil.Process(server.pid).net_connections() if one.status == "LISTEN"]) == 1
     server.terminate()
     assert server.wait(30) == 0
 
 
-def test_it_ends_with_the_server(start: Start) -> None:
+def test_metrics_server_ends_with_the_server(start: Start) -> None:
     address = f"127.0.0.1:{free_port()}"
     server = start(BLEMISH_METRICS_LISTEN=address)
     now = Scrape(address)
@@ -186,7 +186,7 @@ def test_it_ends_with_the_server(start: Start) -> None:
     ("listen", "words"),
     [("taken", "choose another with BLEMISH_METRICS_LISTEN"), ("nowhere", "BLEMISH_METRICS_LISTEN")],
 )
-def test_an_address_that_cannot_be_had_is_said_so(stack: RunningStack, listen: str, words: str) -> None:
+def test_unusable_metrics_address_is_reported(stack: RunningStack, listen: str, words: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "blemish_server"],
         env=os.environ

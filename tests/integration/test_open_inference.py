@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Open Inference Protocol as its users use it: Triton's and KServe's own clients, unchanged."""
+"""The Open Inference Protocol, by the unchanged clients of Triton and KServe."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def given(*images: bytes) -> list[Any]:
     return [tensor]
 
 
-def test_triton_asks_what_is_there(client: Any, tile_model: str) -> None:
+def test_triton_client_reads_metadata(client: Any, tile_model: str) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("tile")
@@ -74,7 +74,7 @@ def test_triton_asks_what_is_there(client: Any, tile_model: str) -> None:
     assert "tile" in {model.name for model in client.get_model_repository_index().models}
 
 
-def test_triton_gets_what_our_own_client_gets(
+def test_triton_client_receives_the_same_results_as_ours(
     client: Any, ours: Client, tile_model: str, pictures: list[bytes]
 ) -> None:
     answer = client.infer("tile", given(*pictures), request_id="mine")
@@ -91,7 +91,9 @@ def test_triton_gets_what_our_own_client_gets(
     assert answer.as_numpy("anomaly_map") is None
 
 
-def test_triton_gets_the_outputs_it_names(client: Any, tile_model: str, pictures: list[bytes]) -> None:
+def test_triton_client_receives_the_outputs_that_it_names(
+    client: Any, tile_model: str, pictures: list[bytes]
+) -> None:
     asked = [triton.InferRequestedOutput(name) for name in ("anomaly_map", "embedding")]
     answer = client.infer("tile", given(*pictures[:2]), model_version="1", outputs=asked)
     assert answer.as_numpy("anomaly_map").shape == (2, 256, 256)
@@ -99,7 +101,9 @@ def test_triton_gets_the_outputs_it_names(client: Any, tile_model: str, pictures
     assert answer.as_numpy("score") is None
 
 
-def test_triton_calls_at_once_and_streams(client: Any, tile_model: str, pictures: list[bytes]) -> None:
+def test_triton_client_calls_concurrently_and_streams(
+    client: Any, tile_model: str, pictures: list[bytes]
+) -> None:
     done: queue.Queue[tuple[Any, Any]] = queue.Queue()
     expected = [client.infer("tile", given(picture)).as_numpy("score")[0] for picture in pictures]
     for picture in pictures:
@@ -121,7 +125,9 @@ def test_triton_calls_at_once_and_streams(client: Any, tile_model: str, pictures
     assert scored == pytest.approx([*expected, expected[0]])  # in order
 
 
-async def test_tritons_asyncio_client(stack: RunningStack, tile_model: str, pictures: list[bytes]) -> None:
+async def test_triton_asyncio_client_receives_scores(
+    stack: RunningStack, tile_model: str, pictures: list[bytes]
+) -> None:
     async with triton_aio.InferenceServerClient(stack.address) as client:
         assert await client.is_model_ready("tile")
         answers = await asyncio.gather(*(client.infer("tile", given(picture)) for picture in pictures))
@@ -149,7 +155,7 @@ async def test_tritons_asyncio_client(stack: RunningStack, tile_model: str, pict
         ("tile", "", 0, [], "INVALID_ARGUMENT", "not a JPEG"),
     ],
 )
-def test_triton_is_told_what_is_wrong(
+def test_triton_client_receives_the_reason_for_a_refusal(
     client: Any,
     tile_model: str,
     pictures: list[bytes],
@@ -205,7 +211,7 @@ def test_malformed_requests_are_refused(stack: RunningStack, tile_model: str, re
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_tritons_priority_and_timeout_count(client: Any, tile_model: str, pictures: list[bytes]) -> None:
+def test_triton_priority_and_timeout_apply(client: Any, tile_model: str, pictures: list[bytes]) -> None:
     assert client.infer("tile", given(pictures[0]), priority=1).as_numpy("score") is not None
     with pytest.raises(InferenceServerException, match="priority is 7"):
         client.infer("tile", given(pictures[0]), priority=7)
@@ -214,7 +220,7 @@ def test_tritons_priority_and_timeout_count(client: Any, tile_model: str, pictur
     assert late.value.status() == "StatusCode.DEADLINE_EXCEEDED"
 
 
-def test_statistics_count_and_other_extensions_are_named_as_missing(
+def test_statistics_are_counted_and_other_extensions_unimplemented(
     client: Any, tile_model: str, pictures: list[bytes]
 ) -> None:
     def count() -> int:
@@ -231,7 +237,9 @@ def test_statistics_count_and_other_extensions_are_named_as_missing(
     assert missing.value.status() == "StatusCode.UNIMPLEMENTED"
 
 
-def test_kserves_client(stack: RunningStack, ours: Client, tile_model: str, surfaces: Path) -> None:
+def test_kserve_client_receives_scores(
+    stack: RunningStack, ours: Client, tile_model: str, surfaces: Path
+) -> None:
     assert KSERVE.exists(), "KServe's client is not there; `make test` brings it"
     image = surfaces / "tile/test/good/000.png"
     script = Path(__file__).with_name("kserve_client.py")

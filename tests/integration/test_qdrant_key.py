@@ -46,7 +46,7 @@ def port() -> Iterator[int]:
 
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection:UserWarning")
-async def test_the_key_opens_it(port: int) -> None:
+async def test_right_key_gives_access(port: int) -> None:
     where = (f"http://127.0.0.1:{port}", port, KEY)
     index = SearchIndex.connect(*where)
     finder = Finder.connect(*where)
@@ -55,7 +55,7 @@ async def test_the_key_opens_it(port: int) -> None:
     await finder.close()
 
 
-async def test_without_it_the_cure_is_named(port: int) -> None:
+async def test_missing_key_is_reported_with_the_remedy(port: int) -> None:
     where = (f"http://127.0.0.1:{port}", port)
     index = SearchIndex.connect(*where)
     finder = Finder.connect(*where)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server that says SERVING is warm, and what it keeps warm is bounded."""
+"""A server is SERVING only once its models are loaded, and their memory is bounded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def healths(address: str, seconds: float = 60) -> list[int]:
-    """What health says from its first answer until it says SERVING."""
+    """Return the health states from the first answer to SERVING."""
     said: list[int] = []
     eager = [("grpc.initial_reconnect_backoff_ms", 20), ("grpc.max_reconnect_backoff_ms", 20)]
     with grpc.insecure_channel(address, eager) as channel:
@@ -41,12 +41,12 @@ def healths(address: str, seconds: float = 60) -> list[int]:
     return said
 
 
-def test_models_in_production_are_warm_before_health_says_serving(
+def test_production_models_are_loaded_before_health_is_serving(
     launch: Start, address: str, tile_model: str
 ) -> None:
     launch(BLEMISH_PRELOAD="true")
     said = healths(address)
-    assert said[0] == NOT_SERVING  # it answers while it loads, and says so
+    assert said[0] == NOT_SERVING  # it answers while it loads, with NOT_SERVING
     assert said[-1] == SERVING
     with Client(address) as client:
         info = client.server_info()
@@ -54,7 +54,7 @@ def test_models_in_production_are_warm_before_health_says_serving(
     assert 0 < info.loaded_bytes <= info.max_loaded_bytes
 
 
-def test_sigterm_while_it_warms_up_ends_it(launch: Start, address: str, tile_model: str) -> None:
+def test_sigterm_during_warmup_ends_the_server(launch: Start, address: str, tile_model: str) -> None:
     server = launch(BLEMISH_PRELOAD="true")
     with grpc.insecure_channel(address) as channel:
         grpc.channel_ready_future(channel).result(60)
@@ -62,7 +62,7 @@ def test_sigterm_while_it_warms_up_ends_it(launch: Start, address: str, tile_mod
         assert server.wait(30) == 0
 
 
-def test_who_watches_its_health_does_not_hold_up_its_end(start: Start, address: str) -> None:
+def test_health_watcher_does_not_delay_shutdown(start: Start, address: str) -> None:
     server = start(BLEMISH_GRACE_S="60")
     with grpc.insecure_channel(address) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
@@ -75,7 +75,7 @@ def test_who_watches_its_health_does_not_hold_up_its_end(start: Start, address: 
     assert server.wait(30) == 0
 
 
-def test_whoever_calls_while_it_ends_is_answered_or_told_that_it_ends(
+def test_calls_during_shutdown_are_answered_or_refused_as_ending(
     start: Start, address: str, tile_model: str, surfaces: Path
 ) -> None:
     server = start(BLEMISH_PRELOAD="true")
@@ -100,7 +100,7 @@ def test_whoever_calls_while_it_ends_is_answered_or_told_that_it_ends(
         assert {type(each.result(60)) for each in told} == {Unavailable}
 
 
-def test_the_least_recently_used_makes_room(
+def test_least_recently_used_model_is_unloaded(
     stack: RunningStack, start: Start, address: str, tile_model: str, surfaces: Path
 ) -> None:
     models = stack.data / "store/models"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What grpcurl does: learn the contract from the running server, then call it without stubs."""
+"""Reflection, as grpcurl uses it: read the contract from the server, then call it."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ SERVICES = {
 }
 
 
-def test_the_contract_can_be_learned_and_called(stack_address: str, tile_model: str) -> None:
+def test_contract_can_be_read_and_called_by_reflection(stack_address: str, tile_model: str) -> None:
     with grpc.insecure_channel(stack_address) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         assert set(database.get_services()) > SERVICES
@@ -30,7 +30,7 @@ def test_the_contract_can_be_learned_and_called(stack_address: str, tile_model: 
         assert MessageToDict(call(request, timeout=10))["version"]["name"] == tile_model
 
 
-def test_every_service_has_its_health(stack_address: str) -> None:
+def test_every_service_reports_its_health(stack_address: str) -> None:
     with grpc.insecure_channel(stack_address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         for service in ("", *SERVICES):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images, datasets and models that are removed for good while the stack runs."""
+"""Removal of images, datasets and models while the stack runs."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ GRID = "test/bent/000.png"
 
 @pytest.fixture(scope="module")
 def doomed(stack: RunningStack) -> str:
-    """A version in production, trained on a dataset of the same name whose test images are indexed."""
+    """Make a production version and index the test images of its dataset."""
     with Client(stack.address) as client:
         client.import_dataset("doomed", str(stack.surfaces / "grid"))
         small = PatchCore(input_size=64)
@@ -27,7 +27,7 @@ def doomed(stack: RunningStack) -> str:
         return trained.result.model_version
 
 
-def test_removed_images_and_datasets_are_found_no_more(
+def test_removed_images_and_datasets_are_no_longer_found(
     client: Client, stack: RunningStack, doomed: str
 ) -> None:
     paths = [image.path for image in client.images("doomed")]
@@ -57,7 +57,7 @@ def test_removed_images_and_datasets_are_found_no_more(
     assert client.score(frame, "doomed").model_version == doomed, "what it learned stays"
 
 
-def test_a_removed_model_scores_no_more(client: Client, stack: RunningStack, doomed: str) -> None:
+def test_removed_model_no_longer_scores(client: Client, stack: RunningStack, doomed: str) -> None:
     frame = (stack.surfaces / "grid" / GRID).read_bytes()
     assert client.score(frame, "doomed").model_version == doomed
     with pytest.raises(InvalidArgument, match="is an alias, which may move"):
@@ -86,5 +86,5 @@ def test_a_removed_model_scores_no_more(client: Client, stack: RunningStack, doo
 
 
 def bundles(stack: RunningStack) -> list[Path]:
-    """Versions of it that are left in the store."""
+    """Return the versions of a model that the store still has."""
     return [path for path in (stack.data / "store/models/doomed").iterdir() if path.is_dir()]

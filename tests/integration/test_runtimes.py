@@ -25,7 +25,7 @@ def pixels(inspection: Inspection) -> np.typing.NDArray[np.float32]:
     return np.frombuffer(inspection.anomaly_map.values, "<f4")
 
 
-def test_openvino_and_torch_answer_alike(
+def test_openvino_and_torch_give_the_same_scores(
     client: Client, start: Start, address: str, surfaces: Path, tile_model: str
 ) -> None:
     (card,) = (runtime for runtime in client.model(tile_model).runtimes if runtime.name == "openvino")
@@ -48,7 +48,7 @@ def test_openvino_and_torch_answer_alike(
         assert np.linalg.norm(np.subtract(other.embedding, one.embedding)) <= card.parity.tolerance
 
 
-def test_a_runtime_that_the_version_lacks_is_refused_with_the_cure(
+def test_runtime_missing_from_a_version_is_refused_with_the_remedy(
     start: Start, address: str, surfaces: Path, tile_model: str
 ) -> None:
     image = (surfaces / "tile" / "test" / "good" / "000.png").read_bytes()

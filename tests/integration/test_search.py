@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search through the stack: conditions, pages, groups, diversity, labels, vectors, and what is refused."""
+"""Search on the real stack: filters, pages, groups, diversity, labels, vectors, refusals."""
 
 import time
 from contextlib import suppress
@@ -29,11 +29,11 @@ def image(stack: RunningStack, name: str) -> bytes:
 
 @pytest.fixture
 def oil(client: Client, stack: RunningStack, tile_model: str) -> search_pb2.Hit:
-    """The indexed image of an oil stain."""
+    """Return the indexed image of an oil stain."""
     return next(iter(client.search(image(stack, "oil/000.png"), "tile", 1)))
 
 
-def test_conditions(client: Client, tile_model: str, oil: search_pb2.Hit) -> None:
+def test_filters_select_the_expected_items(client: Client, tile_model: str, oil: search_pb2.Hit) -> None:
     everything = list(client.items("tile"))
     assert len(everything) == 14
     threshold = sorted(item.score for item in everything)[7]
@@ -50,7 +50,7 @@ def test_conditions(client: Client, tile_model: str, oil: search_pb2.Hit) -> Non
     assert list(client.search(oil.item, "tile", where="camera = line-3")) == []
 
 
-def test_pages_go_on_where_the_one_before_ended(client: Client, oil: search_pb2.Hit) -> None:
+def test_each_page_continues_the_one_before(client: Client, oil: search_pb2.Hit) -> None:
     whole = [hit.item for hit in client.search(oil.item, "tile", 13)]
     found, token = list[str](), ""
     for size in (5, 5, 3):
@@ -65,7 +65,7 @@ def test_pages_go_on_where_the_one_before_ended(client: Client, oil: search_pb2.
         client.search(found[3], "tile", 5, page_token=token)
 
 
-def test_hits_come_packed_only_where_asked_for(stack: RunningStack, oil: search_pb2.Hit) -> None:
+def test_hits_are_packed_only_on_request(stack: RunningStack, oil: search_pb2.Hit) -> None:
     request = search_pb2.SearchRequest(model="models/tile", item=oil.item, limit=5)
     packed = search_pb2.SearchRequest()
     packed.CopyFrom(request)
@@ -80,7 +80,7 @@ def test_hits_come_packed_only_where_asked_for(stack: RunningStack, oil: search_
     assert together[1] == single[5], "a page goes on either way"
 
 
-def test_groups_come_together_and_by_their_best_hit(client: Client, oil: search_pb2.Hit) -> None:
+def test_groups_are_ordered_by_their_best_hit(client: Client, oil: search_pb2.Hit) -> None:
     hits = list(client.search(oil.item, "tile", 4, group_by="class", group_size=2))
     groups = [(name, list(group)) for name, group in groupby(hits, key=lambda hit: hit.group)]
     assert len({name for name, _ in groups}) == len(groups) > 2
@@ -91,7 +91,7 @@ def test_groups_come_together_and_by_their_best_hit(client: Client, oil: search_
     assert len(most) == 13, "as many as one search may rank are not too many"
 
 
-def test_diversity_leaves_out_what_is_alike(client: Client, oil: search_pb2.Hit) -> None:
+def test_diversity_leaves_out_near_duplicates(client: Client, oil: search_pb2.Hit) -> None:
     plain = [hit.item for hit in client.search(oil.item, "tile", 5)]
     assert [hit.item for hit in client.search(oil.item, "tile", 5, diversity=0.0)] == plain
     diverse = [hit.item for hit in client.search(oil.item, "tile", 5, diversity=1.0)]
@@ -99,7 +99,9 @@ def test_diversity_leaves_out_what_is_alike(client: Client, oil: search_pb2.Hit)
     assert set(diverse) != set(plain)
 
 
-def test_a_vector_finds_what_its_image_finds(client: Client, stack: RunningStack, tile_model: str) -> None:
+def test_embedding_finds_the_same_hits_as_its_image(
+    client: Client, stack: RunningStack, tile_model: str
+) -> None:
     picture = image(stack, "oil/000.png")
     embedding = client.score(picture, "tile", embedding=True).embedding
     by_image = [hit.item for hit in client.search(picture, "tile", 5)]
@@ -107,7 +109,7 @@ def test_a_vector_finds_what_its_image_finds(client: Client, stack: RunningStack
     assert [hit.item for hit in client.search(list(embedding), "tile", 5, exact=True)] == by_image
 
 
-def test_what_people_say_is_filtered_by_and_searched_by(client: Client, oil: search_pb2.Hit) -> None:
+def test_labels_can_be_filtered_and_searched(client: Client, oil: search_pb2.Hit) -> None:
     cracks = list(client.items("tile", where="class = crack"))
     good = next(item for item in client.items("tile", where="class = good"))
     assert len(cracks) >= 2
@@ -132,10 +134,10 @@ def test_what_people_say_is_filtered_by_and_searched_by(client: Client, oil: sea
     assert len(list(client.items("tile", where="label = NONE"))) == 14
 
 
-def test_a_part_of_an_image_finds_the_same_and_says_where(
+def test_region_search_finds_and_locates_the_same_defect(
     client: Client, stack: RunningStack, tile_model: str
 ) -> None:
-    """Also where the image shows something worse beside it."""
+    """The region is found even if the image shows a worse defect elsewhere."""
     crack, oil = (Image.open(BytesIO(image(stack, f"{kind}/000.png"))) for kind in ("crack", "oil"))
     masks = {kind: _mask(stack, kind) for kind in ("crack", "oil")}
     both = Image.composite(oil, crack, Image.fromarray(masks["oil"]).filter(ImageFilter.GaussianBlur(2)))
@@ -159,7 +161,7 @@ def test_a_part_of_an_image_finds_the_same_and_says_where(
         assert mask[box.top : box.top + box.height, box.left : box.left + box.width].any()
 
 
-def test_a_region_of_an_item_leaves_the_item_out(
+def test_region_of_an_item_leaves_the_item_out(
     client: Client, stack: RunningStack, oil: search_pb2.Hit
 ) -> None:
     down, across = np.nonzero(_mask(stack, "oil"))
@@ -171,12 +173,12 @@ def test_a_region_of_an_item_leaves_the_item_out(
 
 
 def _mask(stack: RunningStack, kind: str) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    """The ground truth of the first image of a class."""
+    """Return the mask of the first image of a class."""
     with Image.open(stack.surfaces / f"tile/ground_truth/{kind}/000_mask.png") as mask:
         return np.asarray(mask.convert("L"))
 
 
-def test_precision_by_what_is_indexed(client: Client, tile_model: str) -> None:
+def test_precision_over_indexed_items(client: Client, tile_model: str) -> None:
     found = evaluate(
         client.items("tile"),
         lambda item, limit, exact: list(client.search(item, "tile", limit, exact=exact)),
@@ -215,7 +217,7 @@ def test_precision_by_what_is_indexed(client: Client, tile_model: str) -> None:
         (search_pb2.SearchRequest(like=["tile"]), "not an item"),
     ],
 )
-def test_what_no_search_can_be_made_of(
+def test_invalid_searches_are_refused(
     stack: RunningStack, oil: search_pb2.Hit, change: search_pb2.SearchRequest, words: str
 ) -> None:
     request = search_pb2.SearchRequest(model="models/tile")
@@ -228,8 +230,8 @@ def test_what_no_search_can_be_made_of(
     assert words in (refusal.value.details() or "")
 
 
-def test_frames_that_are_kept_are_found(client: Client, stack: RunningStack, tile_model: str) -> None:
-    """A model of its own, which has no index before its first frame."""
+def test_stored_frames_are_found(client: Client, stack: RunningStack, tile_model: str) -> None:
+    """Make a model that has no index before its first frame."""
     trained = client.wait(client.train("tile", model_id="kept", promote=True))
     assert trained.error == ""
     with pytest.raises(NotFound, match="no index yet"):
@@ -259,7 +261,7 @@ def test_frames_that_are_kept_are_found(client: Client, stack: RunningStack, til
     assert hits[0].similarity == pytest.approx(1, abs=1e-3)
 
 
-def test_searches_move_to_a_promoted_version_when_its_index_is_whole(
+def test_searches_move_to_a_promoted_version_once_its_index_is_complete(
     client: Client, stack: RunningStack
 ) -> None:
     client.import_dataset("moving", str(stack.surfaces / "tile"))
@@ -297,7 +299,7 @@ def test_searches_move_to_a_promoted_version_when_its_index_is_whole(
     assert sorted(job.embed.kept_frames for job in brought) == [False, True]
 
 
-def test_false_alarms_are_learned_from(client: Client, stack: RunningStack, tile_model: str) -> None:
+def test_training_uses_labelled_false_alarms(client: Client, stack: RunningStack, tile_model: str) -> None:
     client.import_dataset("grid", str(stack.surfaces / "grid"))
     trained = client.wait(client.train("tile", model_id="alarmed", promote=True))
     assert trained.error == ""
@@ -330,7 +332,7 @@ def wait_for_items(client: Client, model: str, count: int) -> list[search_pb2.Hi
         time.sleep(0.1)
 
 
-def test_labels_that_make_no_sense(client: Client, oil: search_pb2.Hit) -> None:
+def test_invalid_labels_are_refused(client: Client, oil: search_pb2.Hit) -> None:
     with pytest.raises(InvalidArgument, match="label is 0"):
         client.label(oil.item, "tile", search_pb2.LABEL_UNSPECIFIED)
     with pytest.raises(InvalidArgument, match="only a CONFIRMED defect has a class"):

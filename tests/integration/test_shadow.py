@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A version is tried out beside the one in production, and then promoted."""
+"""A shadow version scores the production version's frames and is then promoted."""
 
 import itertools
 import time
@@ -19,7 +19,7 @@ PRODUCTION, TRIED = "models/tried/versions/1", "models/tried/versions/2"
 
 @pytest.fixture(scope="module")
 def tried(stack: RunningStack, tile_model: str) -> str:
-    """A model with a version in production and one that takes everything for anomalous."""
+    """Make a model with a production version and one that rejects every image."""
     with Client(stack.address) as client:
         for ratio in (0.1, 0.05):
             small = PatchCore(input_size=64, coreset_ratio=ratio)
@@ -30,7 +30,9 @@ def tried(stack: RunningStack, tile_model: str) -> str:
     return "tried"
 
 
-def test_it_has_no_say_until_it_is_promoted(client: Client, stack: RunningStack, tried: str) -> None:
+def test_shadow_changes_no_verdict_until_it_is_promoted(
+    client: Client, stack: RunningStack, tried: str
+) -> None:
     with pytest.raises(FailedPrecondition, match="in production itself"):
         client.shadow(PRODUCTION)
     with pytest.raises(NotFound):
@@ -43,7 +45,7 @@ def test_it_has_no_say_until_it_is_promoted(client: Client, stack: RunningStack,
     card, give_up = client.model(TRIED), time.monotonic() + 60
 
     def camera() -> Iterator[bytes]:
-        """Sends until verdicts of two frames at least are known to differ."""
+        """Yield frames until the verdicts differ on at least two."""
         nonlocal card
         for frame in itertools.cycle(frames):
             card = client.model(TRIED)

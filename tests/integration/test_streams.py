@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cameras at the running server: answered frame by frame, whatever some of them do."""
+"""Camera streams to a running server, well-behaved and not."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def picture(surfaces: Path) -> bytes:
 
 @pytest.fixture(scope="module")
 def line(stack: RunningStack, tile_model: str) -> str:
-    """A model of its own with two versions, the first in production."""
+    """Make a model with two versions, the first in production."""
     with Client(stack.address) as client:
         for _ in range(2):
             job = client.wait(client.train("tile", model_id="streamed", detector=PatchCore(input_size=64)))
@@ -73,7 +73,9 @@ def answers(client: Client, images: Iterable[bytes], model: str) -> list[pb.Scor
     return [one.answer for one in told if isinstance(one, FrameResult)]
 
 
-def test_a_stream_says_what_single_calls_say(client: Client, surfaces: Path, tile_model: str) -> None:
+def test_stream_gives_the_same_results_as_unary_calls(
+    client: Client, surfaces: Path, tile_model: str
+) -> None:
     images = [file.read_bytes() for file in sorted((surfaces / "tile/test").glob("*/*.png"))]
     told = answers(client, images, tile_model)
     assert [one.sequence for one in told] == list(range(len(images)))
@@ -85,7 +87,7 @@ def test_a_stream_says_what_single_calls_say(client: Client, surfaces: Path, til
         assert one.HasField("capture_time")
 
 
-def test_garbage_is_answered_in_its_place_and_the_stream_lives(
+def test_garbage_is_refused_in_order_and_the_stream_goes_on(
     client: Client, picture: bytes, tile_model: str
 ) -> None:
     images = [picture, b"garbage", b"", picture[: len(picture) // 2], picture]
@@ -98,7 +100,7 @@ def test_garbage_is_answered_in_its_place_and_the_stream_lives(
     assert all(one.refusal.message for one in told[1:4])
 
 
-def test_a_promotion_takes_over_between_two_frames(client: Client, picture: bytes, line: str) -> None:
+def test_promotion_takes_effect_between_two_frames(client: Client, picture: bytes, line: str) -> None:
     answered = threading.Semaphore(0)
 
     def images() -> Iterator[bytes]:
@@ -106,7 +108,7 @@ def test_a_promotion_takes_over_between_two_frames(client: Client, picture: byte
             client.promote(f"{line}/{version}")
             for _ in range(3):
                 yield picture
-                # What is sent ahead is scored by whatever is in production then.
+                # Frames sent ahead are scored by the version in production at that time.
                 assert answered.acquire(timeout=30)
 
     versions = []
@@ -117,7 +119,7 @@ def test_a_promotion_takes_over_between_two_frames(client: Client, picture: byte
     assert "".join(versions) == "111222111"
 
 
-def test_a_stream_has_its_own_false_reject_rate(client: Client, picture: bytes, tile_model: str) -> None:
+def test_stream_may_set_its_own_false_reject_rate(client: Client, picture: bytes, tile_model: str) -> None:
     (strict,) = client.stream([picture], tile_model, policy=BLOCK, target_false_reject_rate=0.5)
     assert isinstance(strict, FrameResult)
     usual = client.score(picture, tile_model)
@@ -125,7 +127,7 @@ def test_a_stream_has_its_own_false_reject_rate(client: Client, picture: bytes, 
     assert strict.answer.inspection.p_value == usual.p_value
 
 
-def test_latest_drops_and_names_what_it_cannot_keep_up_with(
+def test_latest_names_the_frames_that_it_drops(
     stub: InspectionServiceStub, picture: bytes, tile_model: str
 ) -> None:
     def requests() -> Iterator[pb.ScoreStreamRequest]:
@@ -144,7 +146,9 @@ def test_latest_drops_and_names_what_it_cannot_keep_up_with(
     assert answer.sequence == 299  # the newest is never dropped
 
 
-def test_reject_refuses_in_place(stub: InspectionServiceStub, picture: bytes, tile_model: str) -> None:
+def test_reject_refuses_frames_in_order(
+    stub: InspectionServiceStub, picture: bytes, tile_model: str
+) -> None:
     def requests() -> Iterator[pb.ScoreStreamRequest]:
         yield config(tile_model, REJECT)
         yield from frames([picture] * 100)
@@ -158,7 +162,7 @@ def test_reject_refuses_in_place(stub: InspectionServiceStub, picture: bytes, ti
 
 
 @pytest.mark.parametrize("hogs", ["streams", "calls"])
-def test_who_takes_all_there_is_leaves_others_their_turns(
+def test_busy_caller_does_not_starve_the_others(
     hogs: str, stack: RunningStack, picture: bytes, tile_model: str
 ) -> None:
     done = threading.Event()
@@ -184,7 +188,7 @@ def test_who_takes_all_there_is_leaves_others_their_turns(
     with (
         Client(stack.address) as client,
         ThreadPoolExecutor(count) as pool,
-        # Channels of one process share a connection unless told otherwise.
+        # By default the channels of one process share a connection.
         grpc.insecure_channel(stack.address, [("grpc.use_local_subchannel_pool", 1)]) as channel,
     ):
         busy = [pool.submit(hog, client) for _ in range(count)]
@@ -212,17 +216,17 @@ def test_who_takes_all_there_is_leaves_others_their_turns(
     assert told == ["inspection"] * 5
 
 
-def test_a_frame_that_would_be_late_is_refused(client: Client, picture: bytes, tile_model: str) -> None:
+def test_frame_that_would_be_late_is_refused(client: Client, picture: bytes, tile_model: str) -> None:
     told = list(client.stream([picture] * 3, tile_model, policy=BLOCK, max_latency_s=1e-6))
     late, _ = grpc.StatusCode.DEADLINE_EXCEEDED.value
     assert [one.answer.refusal.code for one in told if isinstance(one, FrameResult)] == [late] * 3
 
 
-def test_a_reader_that_stopped_reading_costs_nobody_else(
+def test_stalled_reader_does_not_slow_others(
     stack: RunningStack, client: Client, picture: bytes, tile_model: str
 ) -> None:
     sent = 0
-    # Else gRPC widens the reader's window while answers are quick, and it holds what the machine allows.
+    # Otherwise gRPC widens the reader's window while answers are quick, up to the machine's limit.
     channel = grpc.insecure_channel(stack.address, options=[("grpc.http2.bdp_probe", 0)])
     stub = InspectionServiceStub(channel)
 
@@ -242,7 +246,7 @@ def test_a_reader_that_stopped_reading_costs_nobody_else(
         before = sent
         assert len(answers(client, [picture] * 20, tile_model)) == 20
         time.sleep(2)
-        # Held back by flow control, of 4.4 GiB; a window that gRPC widens holds up to 25 MiB here.
+        # Flow control holds back 4.4 GiB; a window that gRPC widens holds up to 25 MiB here.
         assert sent == before
         assert sent * len(picture) < 8 << 20, f"{sent} frames of {len(picture)} bytes"
     finally:
@@ -250,7 +254,7 @@ def test_a_reader_that_stopped_reading_costs_nobody_else(
         channel.close()
 
 
-def test_cameras_that_vanish_leave_room_for_others(
+def test_vanished_cameras_free_their_memory(
     stack: RunningStack, client: Client, picture: bytes, tile_model: str
 ) -> None:
     for _ in range(30):
@@ -292,7 +296,7 @@ def test_two_hundred_cameras_at_once(stack: RunningStack, picture: bytes, tile_m
         (pb.ScoreStreamRequest(config=pb.StreamConfig(model="m")), "models/"),
     ],
 )
-def test_an_unsound_beginning_is_refused(
+def test_invalid_first_message_is_refused(
     stub: InspectionServiceStub, first: pb.ScoreStreamRequest, words: str
 ) -> None:
     with pytest.raises(grpc.RpcError) as refused:
@@ -302,7 +306,7 @@ def test_an_unsound_beginning_is_refused(
     assert words in (refused.value.details() or "")
 
 
-def test_a_limit_longer_than_any_stream_is_no_limit(
+def test_latency_limit_longer_than_the_stream_has_no_effect(
     stub: InspectionServiceStub, picture: bytes, tile_model: str
 ) -> None:
     first = config(tile_model)
@@ -310,7 +314,7 @@ def test_a_limit_longer_than_any_stream_is_no_limit(
     assert next(stub.ScoreStream(iter([first, *frames([picture])]))).HasField("inspection")
 
 
-def test_a_second_configuration_ends_the_stream(
+def test_second_configuration_ends_the_stream(
     stub: InspectionServiceStub, picture: bytes, tile_model: str
 ) -> None:
     requests = [config(tile_model), *frames([picture]), config(tile_model)]
@@ -320,14 +324,14 @@ def test_a_second_configuration_ends_the_stream(
         next(told)
 
 
-def test_no_such_model(client: Client, picture: bytes) -> None:
+def test_unknown_model_ends_the_stream(client: Client, picture: bytes) -> None:
     with pytest.raises(NotFound):
         list(client.stream([picture], "nothing"))
     with pytest.raises(InvalidArgument):
         list(client.stream([picture], "no such/name/at all"))
 
 
-def test_sigterm_under_full_load_ends_every_stream_with_a_last_message(
+def test_sigterm_under_load_ends_every_stream_with_a_last_message(
     start: Start, address: str, picture: bytes, tile_model: str
 ) -> None:
     server = start()
@@ -359,7 +363,7 @@ def test_sigterm_under_full_load_ends_every_stream_with_a_last_message(
         assert [answer.sequence for answer in answers_[:-1]] == list(range(len(answers_) - 1))
 
 
-def test_a_camera_outlives_a_server_that_is_killed(
+def test_camera_survives_a_killed_server(
     start: Start, address: str, picture: bytes, tile_model: str
 ) -> None:
     server = start()
@@ -388,7 +392,7 @@ def test_defects_are_found_in_a_stream(client: Client, surfaces: Path, tile_mode
 
 
 @pytest.mark.parametrize("seconds", [-5_000_000_000, 0, 253_402_300_799, 10**15])
-def test_a_clock_that_is_wrong_is_given_back_as_it_came(
+def test_capture_time_is_returned_unchanged(
     stub: InspectionServiceStub, picture: bytes, tile_model: str, seconds: int
 ) -> None:
     requests = [config(tile_model), *frames([picture] * 3)]
@@ -399,7 +403,9 @@ def test_a_clock_that_is_wrong_is_given_back_as_it_came(
     assert all(one.HasField("inspection") for one in told)
 
 
-def test_raw_frames_say_what_encoded_ones_say(client: Client, picture: bytes, tile_model: str) -> None:
+def test_raw_and_encoded_frames_give_the_same_scores(
+    client: Client, picture: bytes, tile_model: str
+) -> None:
     with PIL.Image.open(BytesIO(picture)) as opened:
         pixels = np.asarray(opened.convert("RGB"))
     encoded = client.score(picture, tile_model)
@@ -428,7 +434,7 @@ def test_raw_frames_say_what_encoded_ones_say(client: Client, picture: bytes, ti
         (RawImage(), "pixel_format"),
     ],
 )
-def test_a_raw_frame_that_does_not_fit_is_refused_by_its_field(
+def test_invalid_raw_frame_is_refused_naming_the_field(
     client: Client, tile_model: str, raw: RawImage, field: str
 ) -> None:
     with pytest.raises(InvalidArgument) as refused:
@@ -436,7 +442,7 @@ def test_a_raw_frame_that_does_not_fit_is_refused_by_its_field(
     assert refused.value.field.endswith(field)
 
 
-def test_line_stop_goes_before_backfill(stack: RunningStack, picture: bytes, tile_model: str) -> None:
+def test_line_stop_is_scored_before_backfill(stack: RunningStack, picture: bytes, tile_model: str) -> None:
     ended: list[str] = []
 
     def call(name: str, priority: pb.Priority.ValueType) -> None:
@@ -451,16 +457,16 @@ def test_line_stop_goes_before_backfill(stack: RunningStack, picture: bytes, til
             time.sleep(0.005)
         pool.submit(call, "line stop", pb.PRIORITY_LINE_STOP)
     assert len(ended) == 61
-    # Some ended before it was there, or were being computed; the rest waited.
+    # Some had ended before the change or were being computed; the others waited.
     assert ended.index("line stop") < 50
 
 
-def test_an_unknown_priority_is_refused(client: Client, picture: bytes, tile_model: str) -> None:
+def test_unknown_priority_is_refused(client: Client, picture: bytes, tile_model: str) -> None:
     with pytest.raises(InvalidArgument, match="LINE_STOP, AUDIT or BACKFILL"):
         client.score(picture, tile_model, priority=9)  # type: ignore[arg-type]  # on purpose
 
 
-def test_a_deadline_that_has_passed_costs_nothing(
+def test_frame_past_its_deadline_is_not_computed(
     stub: InspectionServiceStub, picture: bytes, tile_model: str
 ) -> None:
     request = pb.ScoreRequest(model=tile_model)
@@ -472,7 +478,7 @@ def test_a_deadline_that_has_passed_costs_nothing(
     assert stub.Score(request, timeout=30).HasField("inspection")
 
 
-async def test_the_asyncio_client_says_what_the_blocking_one_says(
+async def test_both_clients_give_the_same_results(
     stack: RunningStack, surfaces: Path, tile_model: str
 ) -> None:
     images = [file.read_bytes() for file in sorted((surfaces / "tile/test").glob("*/00[01].png"))]
@@ -487,7 +493,7 @@ async def test_the_asyncio_client_says_what_the_blocking_one_says(
     assert [answer.WhichOneof("event") for answer in hits] == ["query", "hit", "hit", "hit", "page"]
 
 
-def test_a_model_that_is_deleted_ends_no_stream(
+def test_deleted_model_does_not_end_a_stream(
     stack: RunningStack, client: Client, picture: bytes, tile_model: str
 ) -> None:
     models = stack.data / "store/models"
@@ -513,7 +519,7 @@ def test_a_model_that_is_deleted_ends_no_stream(
 
 
 def contract(*, without: dict[str, set[str]], beside: dict[str, str]) -> Any:
-    """The contract's messages in another version: ``without`` some fields, with others ``beside``."""
+    """Return the contract's messages without some fields and with additional ones."""
     pool = descriptor_pool.DescriptorPool()
     for module in (descriptor_pb2, duration_pb2, timestamp_pb2, access_pb2, image_pb2, pb):
         file = descriptor_pb2.FileDescriptorProto()
@@ -529,7 +535,9 @@ def contract(*, without: dict[str, set[str]], beside: dict[str, str]) -> Any:
 
 
 @pytest.mark.parametrize("age", ["older", "newer"])
-def test_clients_of_other_versions(stack: RunningStack, picture: bytes, tile_model: str, age: str) -> None:
+def test_clients_of_other_versions_are_served(
+    stack: RunningStack, picture: bytes, tile_model: str, age: str
+) -> None:
     newer = {"Frame": "mood", "StreamConfig": "fashion", "Image": "frame_colour"}
     older = {
         "StreamConfig": {"priority", "max_latency"},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""EfficientAD's networks an eighth as wide, for what is true of any width.
+"""EfficientAD's networks at an eighth of their width, for tests that hold for any width.
 
 A step of the real ones takes seconds on two cores. The contract suite holds those to anomalib.
 """
@@ -13,7 +13,7 @@ _NARROWER = 8
 
 
 def narrow(monkeypatch: pytest.MonkeyPatch, network: type[nn.Module]) -> None:
-    """Have a patch description network of anomalib's made with an eighth of the channels between layers.
+    """Make anomalib's patch description network with an eighth of the channels between layers.
 
     It keeps the layers, what it takes and what it answers.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo asks of the server for one category, and what it learned."""
+"""The calls that the demo makes for one category, and their results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from blemish_client.client import Client
 from blemish_client.demo.material import Material
 
 JUDGED = 5
-"""Hits that count: how many of them are of the query's kind?"""
+"""Number of best hits that are compared with the query's class."""
 _SHOWN = 10
 
 
@@ -32,7 +32,7 @@ class Lookup:
     inspection: Inspection
     hits: tuple[Hit, ...]
     left_out: bool
-    """Whether the query image was among the hits."""
+    """True if the query image was among the hits."""
     others_on_side: int
     """Test images that are good as the query is, or defective as it is, itself not counted."""
     others_in_class: int
@@ -61,7 +61,7 @@ class Portrait:
 
 
 def bring(client: Client, material: Material) -> str:
-    """Import the images; return what is there now, in words."""
+    """Import the images; return a summary of the dataset."""
     told = client.import_dataset(material.id, str(material.folder))
     tested = sum(kind.images for kind in told.dataset.test_images)
     left_out = f", {told.skipped_count} files left out" if told.skipped_count else ""
@@ -91,7 +91,7 @@ def trained(
 def index(
     client: Client, materials: Sequence[Material], models: Sequence[ModelVersion], screen: Console
 ) -> list[int]:
-    """Put the test images of each category into the index of its model; return how many are in it."""
+    """Index the test images of each category; return the number of indexed images."""
     jobs = [
         client.embed(model.name, material.id) if material.has_test_images else None
         for material, model in zip(materials, models, strict=True)

@@ -46,7 +46,7 @@ class Lattice:
     tint: tuple[float, float, float]
     lamp: Lamp
     cover: Field
-    """What lies on top of the mesh: 1 where it hides it."""
+    """Cover of foreign matter on the mesh, 0 to 1; 1 hides the mesh."""
     cover_light: Radiance
     """The light that leaves what lies on top, already weighted by ``cover``."""
 

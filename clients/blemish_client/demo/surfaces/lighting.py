@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The light over a surface and the camera that looks at it, each with its natural variation."""
+"""The lamp and the camera of a synthetic image, each with natural variation."""
 
 from dataclasses import dataclass
 
@@ -16,13 +16,13 @@ Radiance = npt.NDArray[np.float64]
 @dataclass(frozen=True)
 class Lamp:
     azimuth: float
-    """Where the light comes from, in radians from the right, clockwise as y points down."""
+    """Direction of the light, in radians from the right; clockwise, because y points down."""
     elevation: float
-    """Height of the light over the surface in radians."""
+    """Elevation of the light over the surface, in radians."""
     ambient: float
-    """Share of the light that comes from everywhere."""
+    """Share of ambient light, 0 to 1."""
     evenness: Field
-    """What reaches each pixel, around 1: fall-off to one side, vignetting, soft blotches."""
+    """Relative light at each pixel, around 1: fall-off, vignetting and soft blotches."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def draw_camera(
 
 
 def shading(height: Field, lamp: Lamp) -> tuple[Field, Field]:
-    """How a relief catches the light, before any colour.
+    """Compute the shading of a relief, without colour.
 
     Args:
         height: the relief in pixels, (size, size).
@@ -120,7 +120,7 @@ def shading(height: Field, lamp: Lamp) -> tuple[Field, Field]:
 
 
 def develop(radiance: Radiance, camera: Camera) -> Radiance:
-    """The picture the camera's optics and electronics make of ``radiance``, without noise."""
+    """Return the image of ``radiance`` after optics and electronics, without noise."""
     blurred = ndimage.gaussian_filter(radiance, (camera.blur_px, camera.blur_px, 0))
     levels = blurred * np.array(camera.balance) * camera.gain
     # Around a fixed grey: the picture's own mean would let a defect change every pixel.
@@ -130,7 +130,7 @@ def develop(radiance: Radiance, camera: Camera) -> Radiance:
 
 
 def expose(picture: Radiance, camera: Camera, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """What the sensor reads, (size, size, 3); the noise depends on each pixel's own level only."""
+    """Return the sensor's image, (size, size, 3); the noise of a pixel depends on its level alone."""
     grain = rng.standard_normal(picture.shape)
     spread = np.sqrt(camera.read_noise**2 + camera.shot_noise**2 * picture)
     levels: npt.NDArray[np.uint8] = np.rint(np.clip(picture + spread * grain, 0, 1) * 255).astype(np.uint8)

@@ -15,10 +15,10 @@ Field = npt.NDArray[np.float64]
 
 
 def smooth_noise(rng: np.random.Generator, size: int, cell: float) -> Field:
-    """Noise around 0, of a spread of about 1, in bumps ``cell`` pixels wide; (size, size)."""
+    """Return noise (size, size) of mean 0 and deviation 1, with features ``cell`` pixels wide."""
     span = size / cell
     count = int(span) + 5
-    coarse = rng.standard_normal((count, count), dtype=np.float32)  # Pillow knows no other
+    coarse = rng.standard_normal((count, count), dtype=np.float32)  # the only type that Pillow resizes
     left, top = rng.uniform(1, 2, 2)
     image = Image.fromarray(coarse).resize(
         (size, size), Image.Resampling.BICUBIC, box=(left, top, left + span, top + span)
@@ -29,7 +29,7 @@ def smooth_noise(rng: np.random.Generator, size: int, cell: float) -> Field:
 def fractal_noise(
     rng: np.random.Generator, size: int, cell: float, octaves: int, gain: float = 0.5
 ) -> Field:
-    """Smooth noise with ``octaves`` ever finer layers, each ``gain`` times the last; spread 1."""
+    """Return the sum of ``octaves`` layers of smooth noise, each finer and weaker; deviation 1."""
     weights = gain ** np.arange(octaves)
     layers = [w * smooth_noise(rng, size, cell / 2**k) for k, w in enumerate(weights)]
     total: Field = np.sum(layers, axis=0) / np.sqrt((weights**2).sum())
@@ -37,28 +37,28 @@ def fractal_noise(
 
 
 def smoothstep(low: float, high: float, x: Field) -> Field:
-    """0 up to ``low``, 1 from ``high`` on, and without a kink in between."""
+    """Return 0 up to ``low``, 1 from ``high`` on, and a smooth ramp between."""
     t = np.clip((x - low) / (high - low), 0, 1)
     ramp: Field = t * t * (3 - 2 * t)
     return ramp
 
 
 def pixel_grid(size: int) -> tuple[Field, Field]:
-    """Pixel coordinates x, y with the origin in the middle of the image; (size, size) each."""
+    """Return pixel coordinates x, y, (size, size) each, with the origin in the middle of the image."""
     axis = np.arange(size) - (size - 1) / 2
     x, y = np.meshgrid(axis, axis)
     return x, y
 
 
 def turned(x: Field, y: Field, angle: float) -> tuple[Field, Field]:
-    """The coordinates ``x, y`` in axes turned by ``angle`` radians."""
+    """Return the coordinates ``x, y`` in axes rotated by ``angle`` radians."""
     cos, sin = np.cos(angle), np.sin(angle)
     return x * cos + y * sin, y * cos - x * sin
 
 
 @dataclass(frozen=True)
 class Cells:
-    """A plane broken into irregular cells, seen at each pixel; lengths in cells."""
+    """A plane divided into irregular cells, sampled at each pixel; lengths are in cells."""
 
     centre: Field
     """Distance to the centre of the cell."""
@@ -69,7 +69,7 @@ class Cells:
 
 
 def cells(rng: np.random.Generator, x: Field, y: Field, jitter: float = 0.9) -> Cells:
-    """Break the plane into cells, one centre in each unit square of the coordinates x, y."""
+    """Divide the plane into cells, with one centre in each unit square of the coordinates x, y."""
     column, row = np.floor(x).astype(np.int32), np.floor(y).astype(np.int32)
     # A margin of one square on each side, because neighbours are looked up too.
     column0, row0 = int(column.min()) - 1, int(row.min()) - 1

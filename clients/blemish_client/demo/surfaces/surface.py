@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every surface offers: lay it out, mar it with a defect, take its picture."""
+"""The interface of every surface: layout, defects, rendering."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

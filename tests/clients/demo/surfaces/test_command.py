@@ -11,9 +11,7 @@ from blemish_client.demo.surfaces.__main__ import main
 FEW = ["--train", "1", "--good", "1", "--defective", "4", "--size", "48"]
 
 
-def test_every_category_gets_a_folder_and_a_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_category_has_a_folder_and_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), *FEW, "--seed", "9"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == list(CATEGORIES)
@@ -28,7 +26,7 @@ def test_one_category_can_be_chosen(tmp_path: Path) -> None:
     assert [folder.name for folder in tmp_path.iterdir()] == ["grid"]
 
 
-def test_a_refusal_is_one_line_and_a_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusal_is_one_line_and_an_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), *FEW, "--seed", "-1"]) == 2
     assert capsys.readouterr().err == "seed is -1; give 0 or more\n"
     with pytest.raises(SystemExit):
@@ -36,7 +34,7 @@ def test_a_refusal_is_one_line_and_a_status(tmp_path: Path, capsys: pytest.Captu
     assert "wood" in capsys.readouterr().err
 
 
-def test_the_generator_needs_no_deep_learning() -> None:
+def test_generator_imports_no_deep_learning_package() -> None:
     script = (
         "import sys; import blemish_client.demo.surfaces.__main__; "
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'anomalib'}))"

@@ -40,7 +40,7 @@ def test_the_folder_has_the_layout_of_mvtec_ad(tmp_path: Path, category: str) ->
                 assert image.mode == "RGB"
 
 
-def test_the_readme_says_that_the_images_are_synthetic_and_names_the_seed(tmp_path: Path) -> None:
+def test_readme_states_synthetic_origin_and_seed(tmp_path: Path) -> None:
     generate(tmp_path, "grid", seed=41, train=1, good=0, defective=0, size=SIZE)
     text = (tmp_path / "README.txt").read_text(encoding="utf-8")
     assert text.startswith("Synthetic images")
@@ -48,7 +48,7 @@ def test_the_readme_says_that_the_images_are_synthetic_and_names_the_seed(tmp_pa
     assert "seed 41" in text
 
 
-def test_a_seed_fixes_every_byte_and_counts_do_not_move_an_image(tmp_path: Path) -> None:
+def test_seed_fixes_every_byte_whatever_the_counts(tmp_path: Path) -> None:
     for name, seed, train, defective in (
         ("once", 5, 2, 4),
         ("again", 5, 2, 4),
@@ -87,14 +87,14 @@ def test_progress_counts_every_image(tmp_path: Path) -> None:
     assert told == [(done, 6) for done in range(1, 7)]
 
 
-def test_an_unknown_category_is_refused_and_leaves_no_folder(tmp_path: Path) -> None:
+def test_unknown_category_is_refused_and_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown category 'wood'.*tile, leather, grid"):
         generate(tmp_path / "wood", "wood")
     assert not (tmp_path / "wood").exists()
 
 
 @pytest.mark.parametrize("name", ["seed", "train", "good", "defective", "size"])
-def test_a_number_out_of_range_is_refused_by_name(tmp_path: Path, name: str) -> None:
+def test_number_out_of_range_is_refused_by_name(tmp_path: Path, name: str) -> None:
     numbers = {"seed": 0, "train": 1, "good": 1, "defective": 1, "size": SIZE} | {name: -1}
     with pytest.raises(ValueError, match=f"{name} is -1"):
         generate(
@@ -109,7 +109,7 @@ def test_a_number_out_of_range_is_refused_by_name(tmp_path: Path, name: str) -> 
     assert not (tmp_path / "tile").exists()
 
 
-def test_old_images_are_never_mixed_with_new(tmp_path: Path) -> None:
+def test_folder_with_content_is_refused(tmp_path: Path) -> None:
     generate(tmp_path, "tile", train=1, good=0, defective=0, size=SIZE)
     before = _files(tmp_path)
     with pytest.raises(FileExistsError, match="not empty"):

@@ -11,7 +11,7 @@ SIZE = 96
 FLAWS = [(category, kind) for category in CATEGORIES for kind in CLASSES[category]]
 
 
-def test_the_categories_and_classes_are_the_ones_promised() -> None:
+def test_categories_and_classes_are_the_documented_ones() -> None:
     assert CLASSES == {
         "tile": ("crack", "glue_strip", "oil", "rough"),
         "leather": ("cut", "fold", "poke", "color"),
@@ -20,7 +20,7 @@ def test_the_categories_and_classes_are_the_ones_promised() -> None:
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_the_same_origin_gives_the_same_bytes_and_any_other_differs(category: str) -> None:
+def test_same_origin_gives_same_bytes_and_another_differs(category: str) -> None:
     origin = Origin(category, "train", "good", 3, seed=7, size=SIZE)
     image = draw(origin).image
     assert np.array_equal(image, draw(origin).image)
@@ -55,9 +55,7 @@ def test_good_images_are_rgb_of_plausible_statistics_with_an_empty_mask(category
 
 @pytest.mark.parametrize(("category", "kind"), FLAWS)
 @pytest.mark.parametrize("size", [48, SIZE, 150])
-def test_a_defect_shows_in_its_mask_and_changes_nothing_outside(
-    category: str, kind: str, size: int
-) -> None:
+def test_defect_shows_in_its_mask_and_changes_nothing_outside(category: str, kind: str, size: int) -> None:
     for index in range(3):
         origin = Origin(category, "test", kind, index, seed=1, size=size)
         marred, twin = draw(origin), draw(origin, flawless=True)
@@ -82,7 +80,7 @@ def test_defects_of_a_class_vary_in_place_and_extent(category: str, kind: str) -
     assert centres.std(axis=0).max() > 0.05 * SIZE, centres
 
 
-def test_a_mask_follows_the_size_of_the_image() -> None:
+def test_mask_scales_with_the_image() -> None:
     shares = [
         np.mean([draw(Origin("tile", "test", "oil", i, 0, size)).mask.mean() for i in range(6)])
         for size in (96, 192)
@@ -90,7 +88,7 @@ def test_a_mask_follows_the_size_of_the_image() -> None:
     assert 0.4 < shares[0] / shares[1] < 2.5, shares
 
 
-def test_an_impossible_origin_is_refused_with_the_cure() -> None:
+def test_invalid_origin_is_refused_with_the_remedy() -> None:
     origin = Origin("tile", "test", "crack", 0, seed=0, size=SIZE)
     with pytest.raises(ValueError, match=r"unknown category 'wood'.*tile, leather, grid"):
         draw(replace(origin, category="wood"))
