@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from tests.benchmarks.report import parser, section
 
-from blemish_core.evaluation.pixel_figures import PixelTally
+from blemish_core.evaluation.pixel_metrics import PixelTally
 
 _SIDE = 256
 

@@ -17,7 +17,7 @@ from blemish_core.detectors.base import Prediction
 from blemish_core.detectors.common.embedding import whitening
 from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
-from blemish_core.evaluation.pixel_figures import PixelTally
+from blemish_core.evaluation.pixel_metrics import PixelTally
 from blemish_core.imaging.decode import decode
 from blemish_core.imaging.preprocessing import Preprocessing
 

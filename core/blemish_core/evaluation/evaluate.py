@@ -14,9 +14,9 @@ from blemish_core.datasets import DatasetImage, DatasetStore
 from blemish_core.datasets.reading import ImageReader
 from blemish_core.detectors.base import Detector, Progress
 from blemish_core.evaluation.examples import Example, Selection
-from blemish_core.evaluation.image_figures import image_figures
+from blemish_core.evaluation.image_metrics import image_figures
 from blemish_core.evaluation.metrics import GOOD, ClassMetrics, Interval, Metrics, best_f1_threshold
-from blemish_core.evaluation.pixel_figures import PixelTally
+from blemish_core.evaluation.pixel_metrics import PixelTally
 from blemish_core.evaluation.resampling import Estimates
 from blemish_core.evaluation.scoring import Stopwatch, score_images
 from blemish_core.imaging.decode import ImageLimits, read_mask

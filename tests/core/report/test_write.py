@@ -16,7 +16,7 @@ from blemish_core.calibration import Calibration
 from blemish_core.datasets import DatasetImage
 from blemish_core.evaluation.evaluate import Evaluation, ExampleImage, ImageScore
 from blemish_core.evaluation.examples import Correctness, Example
-from blemish_core.evaluation.image_figures import image_figures
+from blemish_core.evaluation.image_metrics import image_figures
 from blemish_core.evaluation.metrics import ClassMetrics, Latency, Metrics, Spread
 from blemish_core.models.bundle import Manifest, TrainingSplit
 from blemish_core.report import EvaluationRun, Report, write

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, label
 from sklearn.metrics import roc_auc_score
 
-from blemish_core.evaluation.pixel_figures import PixelTally
+from blemish_core.evaluation.pixel_metrics import PixelTally
 from blemish_core.evaluation.resampling import Estimates, draws
 
 Maps = Sequence[NDArray[np.float32]]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_curve
 
-from blemish_core.evaluation.image_figures import image_figures
+from blemish_core.evaluation.image_metrics import image_figures
 from blemish_core.evaluation.metrics import image_auroc
 from blemish_core.evaluation.resampling import rate
 
