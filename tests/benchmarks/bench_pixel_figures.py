@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the time and memory of pixel figures and their intervals.
+"""Measure the time and memory of pixel metrics and their intervals.
 
 python -m tests.benchmarks.bench_pixel_figures [--images 400]
 """
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from tests.benchmarks.report import parser, section
 
-from blemish_core.evaluation.pixel_metrics import PixelTally
+from blemish_core.evaluation.pixel_metrics import PixelHistograms
 
 _SIDE = 256
 
@@ -34,21 +34,21 @@ def main() -> None:
         lifted = random.uniform(0.3, 2) * gaussian_filter(mask.astype(np.float64), 3)
         return (2 + rolled + lifted).astype(np.float32), mask
 
-    tally, adding_s = PixelTally(), 0.0
+    pixels, adding_s = PixelHistograms(), 0.0
     for number in range(count):
         anomaly_map, mask = image(number)
         began = time.perf_counter()
-        tally.add("spot" if mask.any() else "good", anomaly_map, mask)
+        pixels.add("spot" if mask.any() else "good", anomaly_map, mask)
         adding_s += time.perf_counter() - began
     began = time.perf_counter()
-    figures = tally.figures()
+    metrics = pixels.metrics()
     took_s = time.perf_counter() - began
     memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    with section("bench_pixel_figures", "Pixel figures", arguments) as report:
-        report.write(f"{count} maps of {_SIDE} px; the figures include intervals from 1,000 draws.\n")
-        report.write("| adding a map, ms | figures, s | peak memory, MiB |\n|---|---|---|")
+    with section("bench_pixel_figures", "Pixel metrics", arguments) as report:
+        report.write(f"{count} maps of {_SIDE} px; the metrics include intervals from 1,000 draws.\n")
+        report.write("| adding a map, ms | metrics, s | peak memory, MiB |\n|---|---|---|")
         report.write(f"| {1000 * adding_s / count:.1f} | {took_s:.2f} | {memory_mib} |")
-    for name, each in figures.items():
+    for name, each in metrics.items():
         print(name, each.value, each.interval)
 
 

@@ -17,7 +17,7 @@ from blemish_core.detectors.base import Prediction
 from blemish_core.detectors.common.embedding import whitening
 from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
-from blemish_core.evaluation.pixel_metrics import PixelTally
+from blemish_core.evaluation.pixel_metrics import PixelHistograms
 from blemish_core.imaging.decode import decode
 from blemish_core.imaging.preprocessing import Preprocessing
 
@@ -153,7 +153,7 @@ def test_aupro_equals_anomalib() -> None:
             gt_mask=torch.tensor(np.stack(masks)),
         )
     )
-    tally = PixelTally()
+    histograms = PixelHistograms()
     for pixels, mask in zip(maps, masks, strict=True):
-        tally.add("hole" if mask.any() else "good", pixels, mask)
-    assert tally.figures()["aupro"].value == pytest.approx(float(metric.compute()), abs=2e-3)
+        histograms.add("hole" if mask.any() else "good", pixels, mask)
+    assert histograms.metrics()["aupro"].value == pytest.approx(float(metric.compute()), abs=2e-3)

@@ -14,9 +14,9 @@ from blemish_core.datasets import DatasetImage, DatasetStore
 from blemish_core.datasets.reading import ImageReader
 from blemish_core.detectors.base import Detector, Progress
 from blemish_core.evaluation.examples import Example, Selection
-from blemish_core.evaluation.image_metrics import image_figures
+from blemish_core.evaluation.image_metrics import image_metrics
 from blemish_core.evaluation.metrics import GOOD, ClassMetrics, Interval, Metrics, best_f1_threshold
-from blemish_core.evaluation.pixel_metrics import PixelTally
+from blemish_core.evaluation.pixel_metrics import PixelHistograms
 from blemish_core.evaluation.resampling import Estimates
 from blemish_core.evaluation.scoring import Stopwatch, score_images
 from blemish_core.imaging.decode import ImageLimits, read_mask
@@ -88,7 +88,7 @@ def evaluate(
     reader = ImageReader(source.store, source.limits, images)
     masks = _Masks(source, detector.input_size)
     image_scores: list[ImageScore] = []
-    pixels, selection, stopwatch = PixelTally(), Selection(calibration.threshold), Stopwatch()
+    pixels, selection, stopwatch = PixelHistograms(), Selection(calibration.threshold), Stopwatch()
     for batch in score_images(reader, detector, images, partial(progress, "evaluation")):
         stopwatch.add(batch)
         for each in batch:
@@ -120,7 +120,7 @@ def evaluate(
                 for name, of_class in sorted(scores.items())
             },
             latency=stopwatch.latency(detector.runtime.name, device),
-            **_fields(image_figures(good, defective, calibration.threshold) | pixels.figures()),
+            **_fields(image_metrics(good, defective, calibration.threshold) | pixels.metrics()),
         ),
         image_scores=tuple(image_scores),
         worst=_example_images(reader, selection.worst()),
@@ -129,10 +129,14 @@ def evaluate(
 
 
 def _class_metrics(
-    good: Sequence[float], defective: Sequence[float], threshold: float, pixels: PixelTally, name: str
+    good: Sequence[float],
+    defective: Sequence[float],
+    threshold: float,
+    pixels: PixelHistograms,
+    class_name: str,
 ) -> ClassMetrics:
-    estimates = image_figures(good, defective, threshold) | pixels.figures([name])
-    known = {figure: each for figure, each in estimates.items() if figure in ClassMetrics.model_fields}
+    estimates = image_metrics(good, defective, threshold) | pixels.metrics([class_name])
+    known = {name: each for name, each in estimates.items() if name in ClassMetrics.model_fields}
     return ClassMetrics(images=len(defective), **_fields(known))
 
 

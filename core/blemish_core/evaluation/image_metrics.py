@@ -23,7 +23,7 @@ _CELLS = 4_000_000
 """Largest size of an array of draws x images, in elements."""
 
 
-def image_figures(good: Sequence[float], defective: Sequence[float], threshold: float) -> Estimates:
+def image_metrics(good: Sequence[float], defective: Sequence[float], threshold: float) -> Estimates:
     """Estimate each image metric; an image with a score above ``threshold`` is rejected."""
     rejected = rate(sum(score > threshold for score in good), len(good))
     detected = rate(sum(score > threshold for score in defective), len(defective))
@@ -31,7 +31,7 @@ def image_figures(good: Sequence[float], defective: Sequence[float], threshold: 
     if not good or not defective:
         return rates
     pooled = _Pooled(np.array(good), np.array(defective), threshold)
-    values = pooled.figures(np.ones((1, len(good))), np.ones((1, len(defective))))
+    values = pooled.metrics(np.ones((1, len(good))), np.ones((1, len(defective))))
     values["image_auroc"] = np.array([image_auroc(good, defective)])
     if not enough(len(good), len(defective)):
         return rates | {name: Estimate(float(value[0])) for name, value in values.items()}
@@ -48,7 +48,7 @@ def _drawn(pooled: "_Pooled", good: int, defective: int) -> dict[str, NDArray[np
     chunks = []
     for start in range(0, DRAWS, at_once):
         rows = min(at_once, DRAWS - start)
-        chunks.append(pooled.figures(draws(good, random, rows), draws(defective, random, rows)))
+        chunks.append(pooled.metrics(draws(good, random, rows), draws(defective, random, rows)))
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
@@ -64,7 +64,7 @@ class _Pooled:
         self._above = int((descending > threshold).sum())
         self._good = len(good)
 
-    def figures(
+    def metrics(
         self, good: NDArray[np.floating], defective: NDArray[np.floating]
     ) -> dict[str, NDArray[np.float64]]:
         """Return metrics (R,) for the image weights ``good`` (R, G) and ``defective`` (R, D)."""

@@ -92,7 +92,7 @@ class _ClassPixels:
         return self.outside, self.defect, self.overlap
 
 
-class PixelTally:
+class PixelHistograms:
     """An accumulator of anomaly maps that computes the pixel metrics."""
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ class PixelTally:
             )
         )
 
-    def figures(self, classes: Sequence[str] | None = None) -> Estimates:
+    def metrics(self, classes: Sequence[str] | None = None) -> Estimates:
         """Estimate the metrics of these defect classes, by default all, together with the good images.
 
         Returns an empty result without both defective and other pixels.

@@ -24,7 +24,7 @@ def encoded(mode: str, size: tuple[int, int], colour: object, path: Path, kind: 
     return path.read_bytes()
 
 
-def test_figures_overall_and_by_class(spots: DatasetStore, measure: Measure) -> None:
+def test_metrics_overall_and_by_class(spots: DatasetStore, measure: Measure) -> None:
     metrics = measure().metrics
     assert (metrics.good_images, metrics.defective_images) == (6, 6)
     assert metrics.dataset_snapshot == spots.get("tile").snapshot
@@ -77,7 +77,7 @@ def test_worst_examples_are_errors_and_best_are_right(spots: DatasetStore, measu
     assert evaluation.best[0].pixels.shape == (48, 48, 3)
 
 
-def test_figures_are_absent_without_defective_images(
+def test_metrics_are_absent_without_defective_images(
     store: DatasetStore, measure: Measure, tmp_path: Path
 ) -> None:
     for number in range(3):
@@ -117,7 +117,7 @@ def test_detection_rate_needs_no_good_images(
     assert metrics.pixel_auroc is not None  # pixels around the defects are good
 
 
-def test_images_without_masks_do_not_change_pixel_figures(
+def test_images_without_masks_do_not_change_pixel_metrics(
     spots: DatasetStore, measure: Measure, tmp_path: Path
 ) -> None:
     before = measure().metrics

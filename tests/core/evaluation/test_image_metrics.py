@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_curve
 
-from blemish_core.evaluation.image_metrics import image_figures
+from blemish_core.evaluation.image_metrics import image_metrics
 from blemish_core.evaluation.metrics import image_auroc
 from blemish_core.evaluation.resampling import rate
 
@@ -19,10 +19,10 @@ def scores(seed: int, good: int, defective: int, apart: float = 1.5) -> tuple[li
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_figures_equal_those_of_scikit_learn(seed: int) -> None:
+def test_metrics_equal_those_of_scikit_learn(seed: int) -> None:
     good, defective = scores(seed, 30, 40)
     pooled, labels = np.array(good + defective), np.array([0] * 30 + [1] * 40)
-    found = image_figures(good, defective, 0.7)
+    found = image_metrics(good, defective, 0.7)
     assert found["image_auroc"].value == image_auroc(good, defective)
     assert found["f1"].value == pytest.approx(f1_score(labels, pooled > 0.7))
     assert found["best_f1"].value == pytest.approx(
@@ -44,7 +44,7 @@ def test_intervals_cover_the_true_value_at_their_confidence() -> None:
     covered = 0
     for seed in seeds:
         random = np.random.default_rng(seed)
-        interval = image_figures(
+        interval = image_metrics(
             random.normal(0, 1, 60).tolist(), random.normal(1.5, 1, 60).tolist(), 0.75
         )["image_auroc"].interval
         assert interval is not None
@@ -55,19 +55,19 @@ def test_intervals_cover_the_true_value_at_their_confidence() -> None:
 
 def test_draws_in_several_batches_are_reproducible() -> None:
     good, defective = scores(1, 3000, 3000)  # too many for one batch
-    assert image_figures(good, defective, 0.7) == image_figures(good, defective, 0.7)
+    assert image_metrics(good, defective, 0.7) == image_metrics(good, defective, 0.7)
 
 
 def test_only_rates_are_given_without_both_kinds_of_images() -> None:
-    of_good = image_figures([1.0, 2.0], [], 1.5)
+    of_good = image_metrics([1.0, 2.0], [], 1.5)
     assert of_good["false_reject_rate"].value == 0.5
     assert of_good["detection_rate"].value is None
     assert set(of_good) == {"false_reject_rate", "detection_rate"}
-    assert image_figures([], [1.0], 0.5)["detection_rate"].value == 1.0
+    assert image_metrics([], [1.0], 0.5)["detection_rate"].value == 1.0
 
 
-def test_single_image_gives_figures_without_intervals() -> None:
-    found = image_figures([1.0, 2.0], [3.0], 2.5)
+def test_single_image_gives_metrics_without_intervals() -> None:
+    found = image_metrics([1.0, 2.0], [3.0], 2.5)
     assert found["image_auroc"].value == 1.0
     assert found["image_auroc"].interval is None
     assert found["f1"].value == 1.0

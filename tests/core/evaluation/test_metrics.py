@@ -8,7 +8,7 @@ def test_image_auroc() -> None:
     assert image_auroc([0.1, 0.3], [0.2, 0.4]) == 0.75
 
 
-def test_figures_are_absent_without_both_kinds_of_images() -> None:
+def test_metrics_are_absent_without_both_kinds_of_images() -> None:
     assert image_auroc([], [1.0]) is None
     assert image_auroc([1.0], []) is None
     assert best_f1_threshold([1.0], []) is None

@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, label
 from sklearn.metrics import roc_auc_score
 
-from blemish_core.evaluation.pixel_metrics import PixelTally
+from blemish_core.evaluation.pixel_metrics import PixelHistograms
 from blemish_core.evaluation.resampling import Estimates, draws
 
 Maps = Sequence[NDArray[np.float32]]
 Masks = Sequence[NDArray[np.bool_]]
 
 
-def tally(maps: Maps, masks: Masks) -> PixelTally:
-    pixels = PixelTally()
+def accumulated(maps: Maps, masks: Masks) -> PixelHistograms:
+    pixels = PixelHistograms()
     for anomaly_map, mask in zip(maps, masks, strict=True):
         pixels.add("hole" if mask.any() else "good", anomaly_map, mask)
     return pixels
@@ -68,11 +68,11 @@ def surfaces(seed: int, count: int, side: int = 64) -> tuple[Maps, Masks]:
     return maps, masks
 
 
-def test_figures_need_defective_and_other_pixels() -> None:
+def test_metrics_need_defective_and_other_pixels() -> None:
     blank = np.zeros((4, 4), np.float32)
-    assert PixelTally().figures() == {}
-    assert tally([blank], [np.zeros((4, 4), np.bool_)]).figures() == {}
-    assert tally([blank], [np.ones((4, 4), np.bool_)]).figures() == {}
+    assert PixelHistograms().metrics() == {}
+    assert accumulated([blank], [np.zeros((4, 4), np.bool_)]).metrics() == {}
+    assert accumulated([blank], [np.ones((4, 4), np.bool_)]).metrics() == {}
 
 
 def test_aupro_counts_regions_and_not_pixels() -> None:
@@ -81,41 +81,41 @@ def test_aupro_counts_regions_and_not_pixels() -> None:
     mask[30:32, 30:32] = True  # 4 pixels, missed
     scores = np.zeros((40, 40), np.float32)
     scores[:20, :20] = 1
-    figures = values(tally([scores], [mask]).figures())
+    metrics = values(accumulated([scores], [mask]).metrics())
     # One of two regions is found without false positives, the other one only with all other pixels. The
     # mean overlap therefore rises linearly from 0.5 at rate 0 to 1 at rate 1, and is 0.65 at rate 0.3.
-    assert figures["aupro"] == pytest.approx((0.5 + 0.65) / 2)
-    assert figures["pixel_auroc"] is not None
-    assert figures["pixel_auroc"] > 0.99
+    assert metrics["aupro"] == pytest.approx((0.5 + 0.65) / 2)
+    assert metrics["pixel_auroc"] is not None
+    assert metrics["pixel_auroc"] > 0.99
 
 
 def test_perfect_map_scores_one() -> None:
     mask = np.zeros((16, 16), np.bool_)
     mask[3:6, 3:9] = True
-    assert values(tally([mask.astype(np.float32)], [mask]).figures()) == {
+    assert values(accumulated([mask.astype(np.float32)], [mask]).metrics()) == {
         "pixel_auroc": 1.0,
         "aupro": pytest.approx(1.0),
     }
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1, 0), (1e-3, 0), (40, -80), (1, 98), (1, -2)], ids=str)
-def test_bins_give_exact_figures_at_any_scale(scale: float, shift: float) -> None:
+def test_bins_give_exact_metrics_at_any_scale(scale: float, shift: float) -> None:
     maps, masks = surfaces(3, 20)
     scaled = [(scale * each + shift).astype(np.float32) for each in maps]
-    assert tuple(values(tally(scaled, masks).figures()).values()) == pytest.approx(
+    assert tuple(values(accumulated(scaled, masks).metrics()).values()) == pytest.approx(
         exact(scaled, masks), abs=1e-4
     )
 
 
-def test_class_figures_use_the_good_images() -> None:
+def test_class_metrics_use_the_good_images() -> None:
     maps, masks = surfaces(4, 20)
-    pixels = PixelTally()
+    pixels = PixelHistograms()
     for index, (anomaly_map, mask) in enumerate(zip(maps, masks, strict=True)):
         pixels.add("good" if not mask.any() else "hole" if index % 3 else "dent", anomaly_map, mask)
     chosen = [i for i, mask in enumerate(masks) if not mask.any() or i % 3]
     expected = exact([maps[i] for i in chosen], [masks[i] for i in chosen])
     assert pixels.classes == ["dent", "hole"]
-    assert tuple(values(pixels.figures(["hole"])).values()) == pytest.approx(expected, abs=1e-4)
+    assert tuple(values(pixels.metrics(["hole"])).values()) == pytest.approx(expected, abs=1e-4)
 
 
 def test_intervals_equal_those_of_an_exact_bootstrap() -> None:
@@ -127,18 +127,18 @@ def test_intervals_equal_those_of_an_exact_bootstrap() -> None:
         chosen = np.repeat([*good, *defective], counts)
         exact_draws.append(exact([maps[i] for i in chosen], [masks[i] for i in chosen]))
     low, high = np.quantile(exact_draws, [0.025, 0.975], axis=0)
-    figures = tally(maps, masks).figures()
+    metrics = accumulated(maps, masks).metrics()
     for number, name in enumerate(("pixel_auroc", "aupro")):
-        interval = figures[name].interval
+        interval = metrics[name].interval
         assert interval is not None
         tolerance = 0.25 * (high[number] - low[number])
         assert interval.low == pytest.approx(low[number], abs=tolerance)
         assert interval.high == pytest.approx(high[number], abs=tolerance)
 
 
-def test_intervals_contain_the_figure_and_are_reproducible() -> None:
+def test_intervals_contain_the_metric_and_are_reproducible() -> None:
     maps, masks = surfaces(7, 40)
-    first, again = tally(maps, masks).figures(), tally(maps, masks).figures()
+    first, again = accumulated(maps, masks).metrics(), accumulated(maps, masks).metrics()
     assert first == again
     for each in first.values():
         assert each.interval is not None
@@ -147,18 +147,18 @@ def test_intervals_contain_the_figure_and_are_reproducible() -> None:
         assert each.interval.high - each.interval.low < 0.3
 
 
-def test_one_defective_image_gives_figures_without_intervals() -> None:
+def test_one_defective_image_gives_metrics_without_intervals() -> None:
     maps, masks = surfaces(8, 3)
-    figures = tally(maps, masks).figures()
-    assert figures["aupro"].value is not None
-    assert figures["aupro"].interval is None
+    metrics = accumulated(maps, masks).metrics()
+    assert metrics["aupro"].value is not None
+    assert metrics["aupro"].interval is None
 
 
 def test_memory_does_not_grow_with_the_images() -> None:
     maps, masks = surfaces(9, 48)
     tracemalloc.start()
     try:
-        pixels = tally(maps[:8], masks[:8])
+        pixels = accumulated(maps[:8], masks[:8])
         before, _ = tracemalloc.get_traced_memory()
         for anomaly_map, mask in zip(maps[8:], masks[8:], strict=True):
             pixels.add("hole" if mask.any() else "good", anomaly_map, mask)

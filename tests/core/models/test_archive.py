@@ -3,8 +3,10 @@
 
 import io
 import json
+import os
 import random
 import tarfile
+import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -192,9 +194,7 @@ def test_export_of_an_incomplete_version_fails(exporter: ModelStore) -> None:
         ExportArchive(exporter, REF)
 
 
-def test_leftovers_of_killed_imports_are_discarded(
-    importer: ModelStore, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leftovers_of_killed_imports_are_discarded(importer: ModelStore, root: Path) -> None:
     importer.discard_stale_imports()  # does not raise without a store
     killed = root / ".arriving-killed"
     (killed / "bundle").mkdir(parents=True)
@@ -202,7 +202,9 @@ def test_leftovers_of_killed_imports_are_discarded(
     with importer.import_workspace() as workspace:
         importer.discard_stale_imports()
         assert killed.exists(), "its process may not have locked it yet"
-        monkeypatch.setattr("blemish_core.models.store._LOCKED_WITHIN_S", -1.0)
+        an_hour_ago = time.time() - 3600
+        for folder in (killed, workspace):
+            os.utime(folder, (an_hour_ago, an_hour_ago))
         importer.discard_stale_imports()
         assert (killed.exists(), workspace.exists()) == (False, True)
     assert list(root.iterdir()) == []

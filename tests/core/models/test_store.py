@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import os
 import threading
 from pathlib import Path
 
@@ -103,8 +104,8 @@ def test_changed_bundle_is_not_loaded(tmp_path: Path) -> None:
 
 def test_all_files_of_a_bundle_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ModelStore(tmp_path)
-    synced: list[str] = []
-    monkeypatch.setattr("blemish_core.platform.files.fsync", lambda path: synced.append(path.name))
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(Path(f"/proc/self/fd/{fd}").readlink().name))
 
     def write(folder: Path, number: int) -> None:
         (folder / "report").mkdir()
@@ -112,7 +113,7 @@ def test_all_files_of_a_bundle_are_flushed(tmp_path: Path, monkeypatch: pytest.M
         bundle.write_manifest(make_manifest("tile", number, "a"), folder)
 
     store.publish("tile", "a", write)
-    assert {"report.html", "report", "manifest.json"} <= set(synced)
+    assert {"report.html", "report", "manifest.json"} <= set(flushed)
 
 
 def test_evaluation_is_stored_once_per_job(tmp_path: Path) -> None:

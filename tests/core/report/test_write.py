@@ -16,7 +16,7 @@ from blemish_core.calibration import Calibration
 from blemish_core.datasets import DatasetImage
 from blemish_core.evaluation.evaluate import Evaluation, ExampleImage, ImageScore
 from blemish_core.evaluation.examples import Correctness, Example
-from blemish_core.evaluation.image_metrics import image_figures
+from blemish_core.evaluation.image_metrics import image_metrics
 from blemish_core.evaluation.metrics import ClassMetrics, Latency, Metrics, Spread
 from blemish_core.models.bundle import Manifest, TrainingSplit
 from blemish_core.report import EvaluationRun, Report, write
@@ -64,7 +64,7 @@ def make_example(
 def make_evaluation(class_name: str = "crack", *, defective: int = 8) -> Evaluation:
     good = [1.0 + i / 8 for i in range(12)]
     scores = [1.6 + i / 5 for i in range(defective)]
-    found = image_figures(good, scores, 1.9)
+    found = image_metrics(good, scores, 1.9)
     values = {name: each.value for name, each in found.items()}
     intervals = {name: each.interval for name, each in found.items() if each.interval}
     spread = Spread(p50_ms=1.0, p95_ms=2.0, p99_ms=3.0)
