@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from tests.support.clock import FakeClock
 from tests.support.job_context import make_job_context
 from tests.support.job_store import EMBED, TRAIN, FakeJobStore
 
@@ -50,19 +51,9 @@ class FakeSlots(Slots):
         return not self.busy
 
 
-class Clock:
-    """A clock that the test sets."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    clock = FakeClock()
     monkeypatch.setattr("blemish_workers.maintenance.time.monotonic", clock.monotonic)
     return clock
 
@@ -90,7 +81,7 @@ class IdleWorker:
         self.exited = True
 
 
-def test_job_without_a_lease_is_requeued_after_a_while(store: FakeJobStore, clock: Clock) -> None:
+def test_job_without_a_lease_is_requeued_after_a_while(store: FakeJobStore, clock: FakeClock) -> None:
     worker = IdleWorker(store)
     lost, orphaned, cancelled, leased = (
         store.add(TRAIN),
@@ -107,7 +98,7 @@ def test_job_without_a_lease_is_requeued_after_a_while(store: FakeJobStore, cloc
     assert worker.app.jobs() == [lost.id, orphaned.id, cancelled.id]
 
 
-def test_orphan_claimed_by_another_worker_is_not_requeued(store: FakeJobStore, clock: Clock) -> None:
+def test_orphan_claimed_by_another_worker_is_not_requeued(store: FakeJobStore, clock: FakeClock) -> None:
     worker = IdleWorker(store)
     store.add(TRAIN)
     store.claimed_by_others = True
@@ -117,7 +108,7 @@ def test_orphan_claimed_by_another_worker_is_not_requeued(store: FakeJobStore, c
     assert worker.app.jobs() == []
 
 
-def test_job_that_makes_progress_is_not_requeued(store: FakeJobStore, clock: Clock) -> None:
+def test_job_that_makes_progress_is_not_requeued(store: FakeJobStore, clock: FakeClock) -> None:
     worker = IdleWorker(store)
     job = store.add(TRAIN, JobState.RUNNING)
     for _ in range(5):
@@ -127,7 +118,7 @@ def test_job_that_makes_progress_is_not_requeued(store: FakeJobStore, clock: Clo
     assert worker.app.jobs() == []
 
 
-def test_worker_that_could_not_run_a_job_does_not_requeue_it(store: FakeJobStore, clock: Clock) -> None:
+def test_worker_that_could_not_run_a_job_does_not_requeue_it(store: FakeJobStore, clock: FakeClock) -> None:
     busy, other_queue = IdleWorker(store), IdleWorker(store, queues=("embed",))
     busy.slots.busy = True
     store.add(TRAIN)
@@ -139,7 +130,7 @@ def test_worker_that_could_not_run_a_job_does_not_requeue_it(store: FakeJobStore
 
 
 def test_worker_that_receives_its_canaries_sends_one_every_ten_seconds(
-    store: FakeJobStore, clock: Clock
+    store: FakeJobStore, clock: FakeClock
 ) -> None:
     worker = IdleWorker(store)
     for _ in range(100):
@@ -152,7 +143,9 @@ def test_worker_that_receives_its_canaries_sends_one_every_ten_seconds(
     assert not worker.exited
 
 
-def test_idle_worker_without_its_canary_exits_within_a_minute(store: FakeJobStore, clock: Clock) -> None:
+def test_idle_worker_without_its_canary_exits_within_a_minute(
+    store: FakeJobStore, clock: FakeClock
+) -> None:
     worker = IdleWorker(store)
     for _ in range(60):
         worker.maintenance.send_canary()
@@ -160,7 +153,7 @@ def test_idle_worker_without_its_canary_exits_within_a_minute(store: FakeJobStor
     assert worker.exited
 
 
-def test_busy_worker_does_not_wait_for_a_canary(store: FakeJobStore, clock: Clock) -> None:
+def test_busy_worker_does_not_wait_for_a_canary(store: FakeJobStore, clock: FakeClock) -> None:
     worker = IdleWorker(store)
     worker.maintenance.send_canary()
     worker.slots.busy = True
@@ -172,7 +165,7 @@ def test_busy_worker_does_not_wait_for_a_canary(store: FakeJobStore, clock: Cloc
     assert not worker.exited
 
 
-def test_worker_survives_an_outage_of_redis(store: FakeJobStore, clock: Clock) -> None:
+def test_worker_survives_an_outage_of_redis(store: FakeJobStore, clock: FakeClock) -> None:
     worker = IdleWorker(store)
     worker.maintenance.send_canary()
     store.unavailable = True

@@ -33,7 +33,7 @@ class Attempt:
         self, store: JobStore, job: Job, worker: str, redis_timeout_s: float = REDIS_TIMEOUT_S
     ) -> None:
         self.job = job
-        """Record at the begin of the attempt."""
+        """Record at the start of the attempt."""
         self._store = store
         self._worker = worker
         self._redis_timeout_s = redis_timeout_s

@@ -65,7 +65,7 @@ class WarningCollector:
 
 
 class ThrottledReporter:
-    """A reporter that forwards the begin and end of each phase, and progress in between at intervals.
+    """A reporter that forwards the start and end of each phase, and progress in between at intervals.
 
     The interval grows with the duration of the phase, because each report is stored in Redis.
     """

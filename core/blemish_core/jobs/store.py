@@ -74,12 +74,12 @@ class JobChange(BaseModel):
     @classmethod
     def between(cls, before: Job, after: Job) -> "JobChange":
         """Return the smallest change that leads from one record to another."""
-        moved = [phase for phase in after.phases if phase not in before.phases]
+        changed = [phase for phase in after.phases if phase not in before.phases]
         if (
-            len(moved) == 1
-            and before.with_phase(moved[0]).model_copy(update={"revision": after.revision}) == after
+            len(changed) == 1
+            and before.with_phase(changed[0]).model_copy(update={"revision": after.revision}) == after
         ):
-            return cls(revision=after.revision, phase=moved[0])
+            return cls(revision=after.revision, phase=changed[0])
         return cls(revision=after.revision, job=after)
 
     def apply_to(self, to: Job | None) -> Job | None:

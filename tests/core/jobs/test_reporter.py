@@ -3,26 +3,10 @@
 import time
 
 import pytest
+from tests.support.clock import FakeClock
+from tests.support.job_reporter import RecordingReporter
 
-from blemish_core.jobs.reporter import NullReporter, PhaseTimer, ThrottledReporter, WarningCollector
-
-
-class RecordingReporter(NullReporter):
-    """A reporter that keeps what it receives."""
-
-    def __init__(self) -> None:
-        self.progressed: list[tuple[str, int]] = []
-        self.warnings: list[str] = []
-        self.commits = 0
-
-    def progress(self, phase: str, done: int, total: int, unit: str) -> None:
-        self.progressed.append((phase, done))
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-    def commit(self) -> None:
-        self.commits += 1
+from blemish_core.jobs.reporter import PhaseTimer, ThrottledReporter, WarningCollector
 
 
 def test_throttled_reporter_forwards_begin_and_end_but_not_every_step() -> None:
@@ -30,10 +14,11 @@ def test_throttled_reporter_forwards_begin_and_end_but_not_every_step() -> None:
     reporter = ThrottledReporter(target)
     for done in range(1001):
         reporter.progress("features", done, 1000, "images")
-    assert (target.progressed[0], target.progressed[-1]) == (("features", 0), ("features", 1000))
+    assert target.progressed[0] == ("features", 0, 1000)
+    assert target.progressed[-1] == ("features", 1000, 1000)
     assert len(target.progressed) < 20
     reporter.progress("coreset", 0, 5, "picks")
-    assert target.progressed[-1] == ("coreset", 0)
+    assert target.progressed[-1] == ("coreset", 0, 5)
 
 
 def test_reporters_forward_warnings_and_commits() -> None:
@@ -45,24 +30,14 @@ def test_reporters_forward_warnings_and_commits() -> None:
     assert target.commits == 1
 
 
-class Clock:
-    """A clock that the test sets."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    clock = FakeClock()
     monkeypatch.setattr(time, "monotonic", clock.monotonic)
     return clock
 
 
-def test_timer_estimates_the_rest_from_the_rate_since_the_phase_began(clock: Clock) -> None:
+def test_timer_estimates_the_rest_from_the_rate_since_the_phase_began(clock: FakeClock) -> None:
     timer = PhaseTimer()
     begun = timer.measure("training", 100, 200, "steps")
     assert (begun.seconds, begun.remaining_s) == (0.0, None)
@@ -72,7 +47,7 @@ def test_timer_estimates_the_rest_from_the_rate_since_the_phase_began(clock: Clo
     assert later.remaining_s == pytest.approx(40.0)
 
 
-def test_timer_continues_a_phase_that_was_interrupted(clock: Clock) -> None:
+def test_timer_continues_a_phase_that_was_interrupted(clock: FakeClock) -> None:
     timer = PhaseTimer()
     timer.measure("embedding", 0, 10, "images")
     clock.now_s += 4

@@ -14,7 +14,7 @@ from blemish_core.models.store import ModelStore
 from blemish_core.platform.names import ModelRef
 
 
-class FilledStore:
+class StoreWithVersions:
     """A store with five versions of model tile, and a running job that uses version 2."""
 
     def __init__(self, folder: Path, keep_versions: int) -> None:
@@ -51,7 +51,7 @@ def make_folder(folder: Path, age_s: float) -> Path:
 
 
 def test_newest_versions_and_needed_ones_are_kept(tmp_path: Path) -> None:
-    filled = FilledStore(tmp_path, keep_versions=1)
+    filled = StoreWithVersions(tmp_path, keep_versions=1)
     (filled.home / "3" / "pinned").touch()
     (filled.home / "aliases.json").write_text('{"production": 4}')
     filled.retention.sweep()
@@ -60,7 +60,7 @@ def test_newest_versions_and_needed_ones_are_kept(tmp_path: Path) -> None:
 
 
 def test_version_with_a_serving_index_is_kept(tmp_path: Path) -> None:
-    filled = FilledStore(tmp_path, keep_versions=1)
+    filled = StoreWithVersions(tmp_path, keep_versions=1)
     (filled.home / "aliases.json").write_text('{"production": 5}')
     filled.serving = ModelRef("tile", 4)
     filled.retention.sweep()
@@ -74,13 +74,13 @@ def test_version_with_a_serving_index_is_kept(tmp_path: Path) -> None:
 
 
 def test_zero_keeps_all_versions(tmp_path: Path) -> None:
-    filled = FilledStore(tmp_path, keep_versions=0)
+    filled = StoreWithVersions(tmp_path, keep_versions=0)
     filled.retention.sweep()
     assert len(filled.versions()) == 5
 
 
 def test_jobs_are_deleted_after_their_retention_time(tmp_path: Path) -> None:
-    filled = FilledStore(tmp_path, keep_versions=0)
+    filled = StoreWithVersions(tmp_path, keep_versions=0)
     filled.retention.sweep()
     assert filled.jobs.deleted_before is not None
     age = now() - filled.jobs.deleted_before
@@ -88,7 +88,7 @@ def test_jobs_are_deleted_after_their_retention_time(tmp_path: Path) -> None:
 
 
 def test_old_leftovers_of_dead_processes_are_deleted(tmp_path: Path) -> None:
-    filled = FilledStore(tmp_path, keep_versions=0)
+    filled = StoreWithVersions(tmp_path, keep_versions=0)
     leftovers = [
         make_folder(filled.home / ".staging-dead-1", 120),
         make_folder(filled.home / "1" / "evaluations" / ".staging-dead-2", 120),
@@ -105,7 +105,7 @@ def test_old_leftovers_of_dead_processes_are_deleted(tmp_path: Path) -> None:
 
 
 def test_sweep_of_another_worker_counts_for_all(tmp_path: Path) -> None:
-    filled = FilledStore(tmp_path, keep_versions=1)
+    filled = StoreWithVersions(tmp_path, keep_versions=1)
     filled.jobs.claimed_by_others = True
     filled.retention.sweep()
     assert len(filled.versions()) == 5

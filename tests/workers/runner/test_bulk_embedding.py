@@ -5,28 +5,17 @@ import threading
 
 import pytest
 from tests.support.child_process import FakeSlot
+from tests.support.job_reporter import RecordingReporter
 from tests.support.job_store import EMBED, FakeJobStore
 
 from blemish_core.jobs import messages
 from blemish_core.jobs.attempt import Attempt
 from blemish_core.jobs.record import Limits
-from blemish_core.jobs.reporter import NullReporter
 from blemish_core.jobs.shards import EMBEDDING, ShardTracker
 from blemish_workers.runner.bulk_embedding import BulkEmbedding
 from blemish_workers.runner.step_supervisor import StepFailed, StepSupervisor
 
 SHARDS = 3
-
-
-class RecordingReporter(NullReporter):
-    """A reporter that keeps the progress of the embedding."""
-
-    def __init__(self) -> None:
-        self.counts: list[tuple[int, int]] = []
-
-    def progress(self, phase: str, done: int, total: int, unit: str) -> None:
-        assert (phase, unit) == (EMBEDDING, "images")
-        self.counts.append((done, total))
 
 
 @pytest.fixture
@@ -54,7 +43,8 @@ def test_progress_of_shards_counts_for_the_whole_job(store: FakeJobStore, attemp
     reporter = RecordingReporter()
     assert bulk_embedding(store, attempt, slot).run(reporter, images=10) == 9
     assert started_shards(slot) == [0, 1, 2]
-    assert reporter.counts == [(0, 10), (4, 10), (6, 10), (9, 10), (9, 9)]
+    counts = [(0, 10), (4, 10), (6, 10), (9, 10), (9, 9)]
+    assert reporter.progressed == [(EMBEDDING, done, total) for done, total in counts]
 
 
 def test_shards_of_an_earlier_attempt_do_not_run_again(store: FakeJobStore, attempt: Attempt) -> None:

@@ -38,7 +38,7 @@ class StepSupervisor:
 
     Args:
         store: the job records.
-        job: record at the begin of the attempt.
+        job: record at the start of the attempt.
         slot: slot whose child runs the steps.
         limits: the worker's limits; the stricter of these and the job's own apply.
         stopping: set when the worker shuts down.

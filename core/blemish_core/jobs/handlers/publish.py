@@ -26,7 +26,7 @@ from blemish_core.runtimes.choice import INT8, OPENVINO, TORCH
 
 
 @dataclass(frozen=True)
-class TrainingImages:
+class TrainingSet:
     """The images that a detector is trained on."""
 
     dataset: Dataset
@@ -40,7 +40,7 @@ class TrainingImages:
 class TrainedModel:
     """A trained and calibrated detector."""
 
-    images: TrainingImages
+    images: TrainingSet
     training: TrainingResult
     calibration: Calibration
 

@@ -12,7 +12,7 @@ from blemish_core.evaluation.evaluate import evaluate as evaluate_detector
 from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.handlers.export import faster_runtime
 from blemish_core.jobs.handlers.feedback import load_good_images
-from blemish_core.jobs.handlers.publish import TrainedModel, TrainingImages, publish
+from blemish_core.jobs.handlers.publish import TrainedModel, TrainingSet, publish
 from blemish_core.jobs.record import Result, TrainSpec
 from blemish_core.jobs.reporter import JobReporter, WarningCollector
 from blemish_core.models.bundle import Manifest
@@ -38,7 +38,7 @@ def train(context: JobContext, spec: TrainSpec, job: str, reporter: JobReporter)
     return _result(context, spec, manifest)
 
 
-def load_training_images(context: JobContext, spec: TrainSpec, reporter: JobReporter) -> TrainingImages:
+def load_training_images(context: JobContext, spec: TrainSpec, reporter: JobReporter) -> TrainingSet:
     """Return readers of the good images of the dataset, and of those labelled good in an index."""
     dataset = context.datasets.get(spec.dataset)
     images = context.datasets.images(spec.dataset, "train")
@@ -48,11 +48,11 @@ def load_training_images(context: JobContext, spec: TrainSpec, reporter: JobRepo
         reporter.warn(warning)
     reads = [partial(reader.read_strict, image) for image in readable]
     feedback = load_good_images(context, spec, reporter) if spec.false_alarms_of else []
-    return TrainingImages(dataset, [*reads, *feedback], reader.skipped)
+    return TrainingSet(dataset, [*reads, *feedback], reader.skipped)
 
 
 def fit(
-    context: JobContext, spec: TrainSpec, job: str, images: TrainingImages, reporter: JobReporter
+    context: JobContext, spec: TrainSpec, job: str, images: TrainingSet, reporter: JobReporter
 ) -> TrainedModel:
     """Train the detector and calibrate its threshold on images that it has not learned from."""
     algorithm = ALGORITHMS[spec.detector]
