@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure the time and memory of pixel metrics and their intervals.
 
-python -m tests.benchmarks.bench_pixel_figures [--images 400]
+python -m tests.benchmarks.bench_pixel_metrics [--images 400]
 """
 
 import resource
@@ -44,7 +44,7 @@ def main() -> None:
     metrics = pixels.metrics()
     took_s = time.perf_counter() - began
     memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    with section("bench_pixel_figures", "Pixel metrics", arguments) as report:
+    with section("bench_pixel_metrics", "Pixel metrics", arguments) as report:
         report.write(f"{count} maps of {_SIDE} px; the metrics include intervals from 1,000 draws.\n")
         report.write("| adding a map, ms | metrics, s | peak memory, MiB |\n|---|---|---|")
         report.write(f"| {1000 * adding_s / count:.1f} | {took_s:.2f} | {memory_mib} |")
