@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 # gRPC's message for a failed TLS handshake. The cause comes last.
-_HANDSHAKE = re.compile(r"(?:OPENSSL_internal:|handshake failed|(?=Hostname Verification))(.*)$")
+_HANDSHAKE = re.compile(r"(?:.*OPENSSL_internal:|handshake failed\W*|(?=Hostname Verification))(.*)$")
 # Prefixes of gRPC's message for a call that this client cancelled.
 _CANCELLED_HERE = ("Locally cancelled", "Channel closed")
 _DETAILS_KEY = "grpc-status-details-bin"

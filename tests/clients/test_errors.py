@@ -76,3 +76,16 @@ def test_exceeded_deadline(client: Client, fake: FakeServer) -> None:
 def test_message_above_the_limit(client: Client) -> None:
     with pytest.raises(errors.ResourceExhausted):
         client.score(bytes(65 << 20), "m")
+
+
+def test_failed_handshake_names_the_cause(client: Client, fake: FakeServer) -> None:
+    details = (
+        "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Ssl handshake failed "
+        "(TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:"
+        "CERTIFICATE_VERIFY_FAILED: self signed certificate"
+    )
+    fake.errors["Score"] = [CallError(grpc.StatusCode.UNAVAILABLE, details, detailed=False)]
+    with pytest.raises(errors.Unavailable) as caught:
+        client.score(b"", "m")
+    cause = "certificate_verify_failed: self signed certificate"
+    assert caught.value.message == f"TLS handshake failed with {client.target}: {cause}"
