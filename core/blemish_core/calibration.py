@@ -158,7 +158,7 @@ class Calibration(BaseModel):
         at_least = len(self.scores) - bisect_left(self.scores, score)
         return (at_least + 1) / (len(self.scores) + 1)
 
-    def anomalous(self, score: float) -> bool:
+    def is_anomalous(self, score: float) -> bool:
         """Return True if ``score`` exceeds the threshold."""
         return score > self.threshold
 

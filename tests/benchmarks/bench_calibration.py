@@ -87,7 +87,7 @@ def _row(
                 [detector.prepare(pool[i]) for i in order[start : min(start + 8, fresh)]]
             )
         ]
-        shares.append(float(np.mean([calibration.anomalous(score) for score in scores])))
+        shares.append(float(np.mean([calibration.is_anomalous(score) for score in scores])))
         lower, upper = calibration.false_reject_rate_interval
         # The share of these images differs slightly from the true rate.
         covered += lower <= shares[-1] <= upper

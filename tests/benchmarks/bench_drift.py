@@ -96,7 +96,7 @@ def _column(
     for name, change in CHANGES.items():
         scores = _scores(training.detector, [change(image) for image in good])
         low = np.mean([calibration.p_value(score) <= LOW_P_VALUE for score in scores])
-        rejected = np.mean([calibration.anomalous(score) for score in scores])
+        rejected = np.mean([calibration.is_anomalous(score) for score in scores])
         shares[name] = float(low), float(rejected), image_auroc(scores, defect_scores) or 0.0
     return shares
 

@@ -128,7 +128,7 @@ def _table(manifest: Manifest, evaluation: Evaluation) -> str:
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(("path", "class", "score", "p_value", "verdict", "judgement"))
     for each in evaluation.image_scores:
-        anomalous = calibration.anomalous(each.score)
+        anomalous = calibration.is_anomalous(each.score)
         rows.writerow(
             (
                 each.path,

@@ -149,7 +149,7 @@ class Inspection:
     @property
     def is_anomalous(self) -> bool:
         """True if the score exceeds the threshold."""
-        return self.calibration.anomalous(self.score)
+        return self.calibration.is_anomalous(self.score)
 
     @property
     def version(self) -> ModelRef:

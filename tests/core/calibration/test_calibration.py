@@ -29,7 +29,7 @@ def test_threshold_leaves_scores_above_it_with_many_images() -> None:
     scores = [float(score) for score in range(99)]
     calibration = of(scores)
     assert calibration.threshold == 94  # 4 of 99 above, 5 of 100 with the next
-    assert calibration.held_out_above == sum(map(calibration.anomalous, scores)) == 4
+    assert calibration.held_out_above == sum(map(calibration.is_anomalous, scores)) == 4
 
 
 def test_few_images_guarantee_a_higher_rate_only() -> None:
@@ -51,7 +51,7 @@ def test_anomalous_means_p_value_at_most_the_guaranteed_rate(decimals: int) -> N
     random = np.random.default_rng(5)
     calibration = of(random.normal(size=60).round(decimals).tolist())
     for score in random.normal(size=300, scale=2).round(decimals).tolist():
-        assert calibration.anomalous(score) == (
+        assert calibration.is_anomalous(score) == (
             calibration.p_value(score) <= calibration.warranted_false_reject_rate
         )
 
@@ -82,8 +82,8 @@ def test_fixed_threshold_counts_held_out_images_above_it(
     assert 0 <= lower <= above / 99 <= upper <= 1
     for score in (*trained.scores, 94.2, 600.0):
         assert fixed.p_value(score) == trained.p_value(score)
-        assert fixed.anomalous(score) == (score > threshold)
-        assert not fixed.anomalous(score) or fixed.p_value(score) <= fixed.warranted_false_reject_rate
+        assert fixed.is_anomalous(score) == (score > threshold)
+        assert not fixed.is_anomalous(score) or fixed.p_value(score) <= fixed.warranted_false_reject_rate
 
 
 def test_fixed_threshold_equals_the_conformal_one_of_the_same_value() -> None:
@@ -97,7 +97,7 @@ def test_fixed_threshold_equals_the_conformal_one_of_the_same_value() -> None:
 
 def test_score_equal_to_the_threshold_in_float32_is_normal() -> None:
     score = float(np.float32(24.1))  # a little above the double 24.1
-    assert not of([1.0, 2.0]).at_threshold(24.1).anomalous(score)
+    assert not of([1.0, 2.0]).at_threshold(24.1).is_anomalous(score)
 
 
 def test_false_reject_rate_interval_is_clopper_pearson() -> None:

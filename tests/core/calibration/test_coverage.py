@@ -166,7 +166,7 @@ def test_detector_rejects_unseen_good_images_within_the_bound() -> None:
         )
         detector = training.detector
         predictions = detector.predict([detector.prepare(pieces[i]) for i in order[:fresh]])
-        rejected += sum(calibration.anomalous(prediction.score) for prediction in predictions)
+        rejected += sum(calibration.is_anomalous(prediction.score) for prediction in predictions)
     fewest, most = bounds(seeds, fresh, 1, 19)
     reported = f"{rejected} of {seeds * fresh} rejected, bound {fewest} to {most}, seeds 0 to {seeds - 1}"
     print(reported)

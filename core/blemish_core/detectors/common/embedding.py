@@ -16,7 +16,7 @@ from torch.nn import functional
 # Weight of the score relative to pooled features of length 1.
 _SCORE_WEIGHT = 0.5
 # In standard deviations above the mean score of good images: the score that is neither good nor defective,
-# and the distance from there to a clear case. Measured: docs/benchmarks.md.
+# and the distance from there to a clear case. Compare with bench_embeddings.
 _UNDECIDED, _DECIDED = 3.0, 2.0
 TEMPERATURE = 0.7
 """Softmax temperature relative to the deviation of good patches' anomaly.

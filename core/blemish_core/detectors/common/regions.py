@@ -6,7 +6,7 @@ whitened, pooled and scored as those of a whole image, see ``embedding``, so the
 equals the image's embedding. Another image matches where its patches deviate in that direction and are
 about as anomalous.
 
-docs/benchmarks.md has measurements.
+``tests/benchmarks/bench_regions.py`` measures the method; docs/benchmarks.md has its results.
 """
 
 from dataclasses import dataclass

@@ -27,7 +27,7 @@ from blemish_core.detectors.patchcore.code_scan import nearest_code, nearest_ent
 _Result = TypeVar("_Result")
 
 # The number of lists grows with the square root of the entries, which balances the search for lists against
-# the search in them. More probes are slower and more exact. Measured: docs/benchmarks.md.
+# the search in them. More probes are slower and more exact. Compare with bench_neighbours.
 _LISTS_PER_ROOT = 3
 _ENTRIES_READ = 224  # per query, for the number of probes
 _MIN_PROBES = 4

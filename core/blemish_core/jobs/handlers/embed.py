@@ -67,5 +67,5 @@ def _item(version: ModelRef, calibration: Calibration, scored: ScoredImage) -> I
         sha256=image.sha256,
         score=score,
         p_value=calibration.p_value(score),
-        anomalous=calibration.anomalous(score),
+        anomalous=calibration.is_anomalous(score),
     )

@@ -86,8 +86,8 @@ def test_defect_scores_above_the_threshold_and_is_located(training: TrainingResu
         [detector.prepare(stripes(100)), detector.prepare(stripes(101, defect=True))]
     )
     calibration = Calibration.of(training.held_out_scores.scores, training.held_out_scores.map_maxima, 0.05)
-    assert not calibration.anomalous(good.score)
-    assert calibration.anomalous(bad.score)
+    assert not calibration.is_anomalous(good.score)
+    assert calibration.is_anomalous(bad.score)
     row, column = np.unravel_index(bad.anomaly_map.argmax(), bad.anomaly_map.shape)
     assert bad.anomaly_map.shape == (64, 64)
     assert 16 <= row <= 44

@@ -24,7 +24,7 @@ from blemish_core.detectors.efficientad.settings import EfficientAdSettings
 if TYPE_CHECKING:
     from blemish_core.detectors.common.anomalib_models import EfficientAdModel
 
-SOLVED, RANDOM = "solved", "random"
+SOLVED = "solved"
 PENALTY = 0.1
 """b in the formula above."""
 _FEW_STEPS = 10_000

@@ -15,8 +15,7 @@ that subtracts the points, such as anomalib's ``KCenterGreedy``. Exceptions are 
 are equal in float32.
 
 anomalib first projects features at random to 4 ln N / (eps^2/2 - eps^3/3) dimensions, eps = 0.9. The
-projection is omitted here: it adds dimensions to small features and loses accuracy on large ones. Measured:
-docs/benchmarks.md.
+projection is omitted here: it adds dimensions to small features and loses accuracy on large ones.
 """
 
 from collections.abc import Callable

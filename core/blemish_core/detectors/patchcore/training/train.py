@@ -48,7 +48,7 @@ def train(
 
     Held-out images guarantee the rate, because no score depends on them. Cross-calibration guarantees it
     for no distribution (Barber et al., arXiv:1905.02928, on the jackknife). It errs on the safe side,
-    because detectors trained on more images score new ones lower. docs/benchmarks.md has measured rates.
+    because detectors trained on more images score new ones lower. bench_calibration measures the rates.
 
     Raises:
         FailedPrecondition: with fewer than 2 images, if all are identical, or if the backbone's weights are

@@ -19,10 +19,10 @@ from torch.nn import functional
 
 from blemish_core.detectors.common.embedding import whitening_of
 
-# Share of the mean variance that is added to each variance. Measured: docs/benchmarks.md.
+# Share of the mean variance that is added to each variance. Compare with bench_embeddings.
 _SHRINKAGE = 0.5
 # Exponent of how often anomalies move patches in a direction, and the least such frequency relative to the
-# average, since a few hundred patches miss some directions. Measured: docs/benchmarks.md.
+# average, since a few hundred patches miss some directions. Compare with bench_embeddings.
 _EMPHASIS = 0.15
 _MIN_FREQUENCY = 0.01
 
