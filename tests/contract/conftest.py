@@ -60,7 +60,7 @@ def qdrant_command() -> Callable[..., list[str]]:
 
 @pytest.fixture(scope="module")
 def start_qdrant() -> Iterator[StartQdrant]:
-    """A function that starts an embedded Qdrant on a directory; the processes are killed at the end."""
+    """Return a function that starts an embedded Qdrant on a directory; kill the processes at the end."""
     running: list[subprocess.Popen[str]] = []
 
     def start(directory: Path) -> EmbeddedQdrant:
@@ -92,7 +92,7 @@ def embedded_qdrant(start_qdrant: StartQdrant, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def embedded(embedded_qdrant: EmbeddedQdrant) -> Iterator[QdrantClient]:
-    """A client of the embedded Qdrant, which has no collections."""
+    """Return a client of an embedded Qdrant without collections."""
     client = QdrantClient(**embedded_qdrant.client_options())
     for collection in client.get_collections().collections:
         client.delete_collection(collection.name)
@@ -102,7 +102,7 @@ def embedded(embedded_qdrant: EmbeddedQdrant) -> Iterator[QdrantClient]:
 
 @pytest.fixture(scope="module", params=["embedded", "QDRANT_URL"])
 def qdrant(request: pytest.FixtureRequest) -> Iterator[QdrantClient]:
-    """A client of the embedded Qdrant, then of the server at QDRANT_URL if it is set."""
+    """Return a client of the embedded Qdrant, then of the server at QDRANT_URL if it is set."""
     if request.param == "embedded":
         client = QdrantClient(**request.getfixturevalue("embedded_qdrant").client_options())
     elif url := os.environ.get("QDRANT_URL"):
@@ -119,7 +119,7 @@ def qdrant(request: pytest.FixtureRequest) -> Iterator[QdrantClient]:
 
 @pytest.fixture
 def name(qdrant: QdrantClient) -> Iterator[str]:
-    """The name of a collection to create, which is removed at the end."""
+    """Return the name of a collection to create; remove the collection at the end."""
     free = f"blemish-test-{uuid4().hex}"
     yield free
     qdrant.delete_collection(free)
@@ -127,7 +127,7 @@ def name(qdrant: QdrantClient) -> Iterator[str]:
 
 @pytest.fixture
 def pair(qdrant: QdrantClient) -> Iterator["QdrantPair"]:
-    """The tested Qdrant and the in-memory one."""
+    """Return the tested Qdrant and the in-memory one."""
     pair = QdrantPair(qdrant)
     yield pair
     pair.memory.close()
@@ -174,7 +174,7 @@ class QdrantPair:
 
 @pytest.fixture
 def empty_pair(embedded: QdrantClient) -> Iterator[QdrantPair]:
-    """The embedded Qdrant and the in-memory one, without collections."""
+    """Return the embedded Qdrant and the in-memory one, without collections."""
     pair = QdrantPair(embedded)
     yield pair
     pair.memory.close()

@@ -21,7 +21,7 @@ Call = Callable[[QdrantClient], Any]
 
 @pytest.fixture(autouse=True)
 def collection(empty_pair: "QdrantPair") -> None:
-    """A collection c with the same ten points in both."""
+    """Create a collection c with the same ten points in both."""
     params = qm.VectorParams(size=SIZE, distance=qm.Distance.COSINE)
     empty_pair.do(lambda c: c.create_collection("c", vectors_config=params))
     empty_pair.do(lambda c: c.upsert("c", [point(number) for number in range(10)]))

@@ -14,7 +14,7 @@ from blemish_local.options import StackOptions
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[StackOptions]:
-    """The options of each stack that the command line launches."""
+    """Record the options of each stack that the command line launches."""
     calls: list[StackOptions] = []
 
     def launch(given: StackOptions) -> int:

@@ -4,7 +4,7 @@
 import subprocess
 import sys
 
-OF_TORCHS_NETWORKS = {"anomalib", "lightning", "matplotlib", "pandas", "timm", "torchvision"}
+SLOW_WITH_ANOMALIB = {"anomalib", "lightning", "matplotlib", "pandas", "timm", "torchvision"}
 """Packages that come with anomalib's models and take seconds to import."""
 
 

@@ -28,7 +28,7 @@ def images_to_embed(
             raise FailedPrecondition(
                 f"no frames are stored for models/{model}; score some with `store` set"
             )
-        return _FrameSource(frames, model), stored
+        return _StoredFrames(frames, model), stored
     by_content = {image.sha256: image for image in datasets.images(spec.dataset, "test")}
     if not by_content:
         raise FailedPrecondition(
@@ -38,7 +38,7 @@ def images_to_embed(
     return datasets, list(by_content.values())
 
 
-class _FrameSource:
+class _StoredFrames:
     def __init__(self, frames: FrameStore, model: str) -> None:
         self._frames = frames
         self._model = model

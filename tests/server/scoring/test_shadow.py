@@ -94,7 +94,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path) -> ModelStore:
-    """A store with two versions, the first in production and the second its shadow."""
+    """Make a store with two versions, the first in production and the second its shadow."""
     store = ModelStore(tmp_path)
     for job in "ab":
         publish(store, "m", job)

@@ -55,7 +55,7 @@ class Lattice:
         return len(self.ground)
 
     def covered(self, cover: Field, colour: Radiance) -> "Lattice":
-        """The lattice with something of ``colour`` (size, size, 3) laid over it."""
+        """Return the lattice with something of ``colour`` (size, size, 3) laid over it."""
         over = cover[..., None]
         return replace(
             self,
@@ -91,7 +91,7 @@ def _lay(rng: np.random.Generator, size: int) -> Lattice:
 
 
 def _look(lattice: Lattice) -> Radiance:
-    """The light that leaves mesh and background, (size, size, 3)."""
+    """Return the light that leaves mesh and background, (size, size, 3)."""
     unit, lamp = lattice.unit, lattice.lamp
     rise, fall = lattice.families
     # Woven: along a wire, over and under alternate from one crossing to the next.
@@ -160,7 +160,7 @@ def _bent(lattice: Lattice, rng: np.random.Generator, severity: float) -> Lattic
 
 
 def _broken(lattice: Lattice, rng: np.random.Generator, severity: float) -> Lattice:
-    """A piece of one wire is missing; its ends stand a little off."""
+    """Remove a piece of one wire and bend its ends a little."""
     at = somewhere(rng, lattice.size, 0.1)
     middle = lattice.size / 2
     row, column = int(at[1] + middle), int(at[0] + middle)
@@ -180,7 +180,7 @@ def _broken(lattice: Lattice, rng: np.random.Generator, severity: float) -> Latt
 
 
 def _thread(lattice: Lattice, rng: np.random.Generator, severity: float) -> Lattice:
-    """A thin fibre that has fallen on the mesh."""
+    """Lay a thin fibre on the mesh."""
     unit, size = lattice.unit, lattice.size
     length = rng.uniform(35, 60 + 90 * severity) * unit
     heading = rng.uniform(0, 2 * np.pi)
@@ -195,7 +195,7 @@ def _thread(lattice: Lattice, rng: np.random.Generator, severity: float) -> Latt
 
 
 def _metal_contamination(lattice: Lattice, rng: np.random.Generator, severity: float) -> Lattice:
-    """A small metal chip or swarf on the mesh, bright on one face and dark on another."""
+    """Lay a small metal chip on the mesh, bright on one face and dark on another."""
     unit, size = lattice.unit, lattice.size
     radius = unit * rng.uniform(4.2, 5.8 + 4.5 * severity)
     depth = blob(rng, size, somewhere(rng, size), radius, stretch=rng.uniform(1, 2.8), raggedness=0.45)

@@ -58,7 +58,7 @@ def _lay(rng: np.random.Generator, size: int) -> Sheet:
 
 
 def _cut(sheet: Sheet, rng: np.random.Generator, severity: float) -> Sheet:
-    """A thin slit with ragged pale edges where the raw hide shows."""
+    """Cut a thin slit with ragged pale edges that show the raw hide."""
     unit, size = sheet.unit, sheet.size
     length = rng.uniform(24, 34 + 45 * severity) * unit
     line = wander(rng, somewhere(rng, size), rng.uniform(0, 2 * np.pi), length, bend=0.25, kink=0.35)
@@ -78,7 +78,7 @@ def _cut(sheet: Sheet, rng: np.random.Generator, severity: float) -> Sheet:
 
 
 def _fold(sheet: Sheet, rng: np.random.Generator, severity: float) -> Sheet:
-    """A long soft ridge: bright on the lamp's side, dark on the other."""
+    """Add a long soft ridge, bright on the lamp's side and dark on the other."""
     unit, size = sheet.unit, sheet.size
     length = rng.uniform(40, 70 + 80 * severity) * unit
     # A fold along the light's direction casts no shading; hides are laid out to be seen.
@@ -120,7 +120,7 @@ def _poke(sheet: Sheet, rng: np.random.Generator, severity: float) -> Sheet:
 
 
 def _color(sheet: Sheet, rng: np.random.Generator, severity: float) -> Sheet:
-    """A stain or a smear of foreign dye; the grain shows through."""
+    """Add a stain or a smear of foreign dye that lets the grain show through."""
     unit, size = sheet.unit, sheet.size
     if rng.random() < 0.6:
         radius = unit * rng.uniform(9, 15 + 14 * severity)

@@ -26,7 +26,7 @@ class Trace:
 
 
 def somewhere(rng: np.random.Generator, size: int, margin: float = 0.1) -> tuple[float, float]:
-    """A point at least ``margin`` image sides from the border, as x and y from the middle."""
+    """Return a point at least ``margin`` image sides from the border, as x and y from the middle."""
     x, y = rng.uniform(-0.5 + margin, 0.5 - margin, 2) * size
     return float(x), float(y)
 
@@ -41,7 +41,7 @@ def wander(
     kink: float = 0.0,
     step: float = 0.5,
 ) -> Points:
-    """A line of ``length`` pixels that leaves ``start`` in the direction ``heading``.
+    """Return a line of ``length`` pixels that leaves ``start`` in the direction ``heading``.
 
     Args:
         rng: where the shape comes from.

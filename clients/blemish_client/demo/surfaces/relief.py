@@ -25,23 +25,23 @@ class Sheet:
         return len(self.height)
 
     def painted(self, cover: Field, colour: tuple[float, float, float]) -> "Sheet":
-        """The sheet with ``colour`` laid over it, opaque where ``cover`` is 1."""
+        """Return the sheet with ``colour`` laid over it, opaque where ``cover`` is 1."""
         over = cover[..., None]
         mixed = self.colour * (1 - over) + np.array(colour) * over
         return replace(self, colour=mixed)
 
     def dyed(self, cover: Field, dye: tuple[float, float, float]) -> "Sheet":
-        """The sheet with its colour multiplied by ``dye`` where ``cover`` is 1; texture stays."""
+        """Return the sheet with its colour multiplied by ``dye`` where ``cover`` is 1; texture stays."""
         factor = 1 + cover[..., None] * (np.array(dye) - 1)
         return replace(self, colour=self.colour * factor)
 
     def raised(self, by: Field) -> "Sheet":
-        """The sheet with ``by`` pixels added to its relief."""
+        """Return the sheet with ``by`` pixels added to its relief."""
         return replace(self, height=self.height + by)
 
 
 def look(sheet: Sheet) -> Radiance:
-    """The light that leaves ``sheet``, (size, size, 3)."""
+    """Return the light that leaves ``sheet``, (size, size, 3)."""
     diffuse, mirrored = shading(sheet.height, sheet.lamp)
     lit = sheet.colour * diffuse[..., None] + (sheet.gloss * mirrored**40)[..., None]
     seen: Radiance = lit * sheet.lamp.evenness[..., None]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One image of one surface, flawless or marred, and the mask of what the defect changed."""
+"""One image of one surface, good or defective, and the mask of the defect."""
 
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -24,9 +24,9 @@ CLASSES: dict[str, tuple[str, ...]] = {name: tuple(s.mar) for name, s in _SURFAC
 SPLITS = ("train", "test")
 
 FEATHER_PX = 3
-"""Beyond this distance from its mask a defect changes nothing."""
+"""Distance from its mask beyond which a defect changes nothing, in pixels."""
 _VISIBLE = 5 / 255
-"""The least change, in any colour, that counts as seen."""
+"""Smallest change of a colour that counts as visible."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Specimen:
     image: npt.NDArray[np.uint8]
     """(size, size, 3)"""
     mask: npt.NDArray[np.bool_]
-    """Where the defect shows, (size, size); empty for a good piece."""
+    """Pixels that show the defect, (size, size); all false for a good piece."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """All that decides what an image shows; the same origin gives the same bytes."""
+    """The parameters of an image; the same origin gives the same bytes."""
 
     category: str
     split: str
@@ -102,10 +102,10 @@ def draw(origin: Origin, *, flawless: bool = False) -> Specimen:
 
 
 def surface_named(category: str) -> Surface[Any]:
-    """The surface of that name.
+    """Return the surface of that name.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if the name is unknown.
     """
     if category not in _SURFACES:
         raise ValueError(f"unknown category {category!r}; choose from {', '.join(CATEGORIES)}")
@@ -113,7 +113,7 @@ def surface_named(category: str) -> Surface[Any]:
 
 
 def _confine(twin: Radiance, marred: Radiance) -> tuple[Radiance, npt.NDArray[np.bool_]]:
-    """Keep of ``marred`` what can be seen, and mark it.
+    """Keep the visible part of ``marred`` and return its mask.
 
     Returns:
         The picture, equal to ``twin`` beyond FEATHER_PX pixels from the mask, and the mask,

@@ -63,7 +63,7 @@ def _grain(value: Field, edge: Field, low: float, high: float) -> Field:
 
 
 def _crack(sheet: Sheet, rng: np.random.Generator, severity: float) -> Sheet:
-    """A dark hairline that wanders and branches, wide here and thin there."""
+    """Add a dark hairline crack that wanders, branches and varies in width."""
     unit, size = sheet.unit, sheet.size
     length = rng.uniform(80, 120 + 150 * severity) * unit
     heading = rng.uniform(0, 2 * np.pi)
@@ -90,7 +90,7 @@ def _crack(sheet: Sheet, rng: np.random.Generator, severity: float) -> Sheet:
 
 
 def _glue_strip(sheet: Sheet, rng: np.random.Generator, severity: float) -> Sheet:
-    """A strip of dried glue: half transparent, a little yellow, bright along its edges."""
+    """Add a strip of dried glue: half transparent, slightly yellow, bright along its edges."""
     unit, size = sheet.unit, sheet.size
     length = rng.uniform(80, 130 + 120 * severity) * unit
     line = wander(rng, somewhere(rng, size, 0.2), rng.uniform(0, 2 * np.pi), length, bend=0.3)
@@ -111,7 +111,7 @@ def _glue_strip(sheet: Sheet, rng: np.random.Generator, severity: float) -> Shee
 
 
 def _oil(sheet: Sheet, rng: np.random.Generator, severity: float) -> Sheet:
-    """A soaked patch: darker, deeper in colour, smooth, with a faint shine."""
+    """Add a soaked patch: darker, deeper in colour, smooth, with a faint shine."""
     unit, size = sheet.unit, sheet.size
     radius = unit * rng.uniform(18, 26 + 24 * severity)
     at = somewhere(rng, size, 0.15)
@@ -130,7 +130,7 @@ def _oil(sheet: Sheet, rng: np.random.Generator, severity: float) -> Sheet:
 
 
 def _rough(sheet: Sheet, rng: np.random.Generator, severity: float) -> Sheet:
-    """A worn patch: the glaze is scuffed away and the body under it is pale and gritty."""
+    """Add a worn patch: the glaze is gone and the body under it is pale and gritty."""
     unit, size = sheet.unit, sheet.size
     radius = unit * rng.uniform(20, 28 + 22 * severity)
     depth = blob(rng, size, somewhere(rng, size, 0.12), radius, stretch=rng.uniform(1, 2.2), raggedness=0.4)
