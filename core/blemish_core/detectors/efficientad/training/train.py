@@ -16,6 +16,7 @@ from blemish_core.detectors.base import (
     ReadImage,
     TrainingContext,
     TrainingResult,
+    running_on,
 )
 from blemish_core.detectors.common.embedding import temperature
 from blemish_core.detectors.common.split import held_out_count
@@ -23,7 +24,6 @@ from blemish_core.detectors.efficientad import teacher as teachers
 from blemish_core.detectors.efficientad.settings import MIN_IMAGES, EfficientAdSettings
 from blemish_core.detectors.efficientad.teacher import CHANNELS
 from blemish_core.detectors.efficientad.training.loop import TrainingImages, TrainingLoop
-from blemish_core.detectors.efficientad.training.losses import standardised
 from blemish_core.detectors.efficientad.training.photographs import photographs
 from blemish_core.detectors.efficientad.training.trainable import TrainableEfficientAd
 from blemish_core.platform.errors import FailedPrecondition
@@ -72,8 +72,10 @@ def train(
     facts = loop.run() | {"teacher": teacher.origin, "penalty": source}
 
     _measure_maps(detector, surface, validation)
-    _measure_center(detector, surface, np.concatenate([validation, learned])[:_CENTER_IMAGES], context)
-    predictions = _predict_held_out(detector, surface, held_out, context)
+    # The networks are final from here on, so a faster runtime can take over.
+    with running_on(detector, context.fast_runtime(detector.network, detector.input_size)):
+        _measure_center(detector, surface, np.concatenate([validation, learned])[:_CENTER_IMAGES], context)
+        predictions = _predict_held_out(detector, surface, held_out, context)
     scores = tuple(prediction.score for prediction in predictions)
     detector.measure_score_scale(scores)
     maxima = tuple(float(prediction.anomaly_map.max()) for prediction in predictions)
@@ -141,11 +143,12 @@ def _measure_center(
     total = torch.zeros(CHANNELS, dtype=torch.float64)
     patches = []
     with torch.inference_mode():
-        for done, number in enumerate(good):
-            context.progress("center", done, len(good), "images")
-            features = standardised(detector.model, images.teacher_features(int(number)))
-            total += detector.pooled(images.prepared(int(number)), features)[0].double().cpu()
-            patches.append(features[0].flatten(1).T[::_PATCH_STEP].cpu())
+        for start in range(0, len(good), _BATCH):
+            context.progress("center", start, len(good), "images")
+            batch = torch.cat([images.prepared(int(number)) for number in good[start : start + _BATCH]])
+            _, pooled, features = detector.runtime(batch)
+            total += pooled.double().sum(0).cpu()
+            patches += [each.flatten(1).T[::_PATCH_STEP].cpu() for each in features]
     context.progress("center", len(good), len(good), "images")
     detector.measure_center((total / len(good)).float())
     detector.measure_embedding_whitening(torch.cat(patches))

@@ -22,13 +22,6 @@ class TrainableEfficientAd(EfficientAd):
         """Model of anomalib."""
         return self._torch.built.model
 
-    def pooled(self, images: Tensor, teacher_features: Tensor) -> Tensor:
-        """Return the pooled features (B, 384) of prepared images (B, 3, S, S).
-
-        ``teacher_features`` (B, 384, R, R) are the teacher's standardised features of the images.
-        """
-        return self._torch.built.compare(images, teacher_features)[1]
-
     def measure_maps(self, quantiles: Mapping[str, Tensor], spread: Tensor) -> None:
         """Set the normalisation of the maps from good images that the student was not trained on.
 
