@@ -58,7 +58,7 @@ class SearchParameters:
 
     @property
     def is_ranked_at_once(self) -> bool:
-        """Whether hits depend on the limit, so that they cannot be fetched in pages."""
+        """True if hits depend on the limit, so that they cannot be fetched in pages."""
         return self.query.group_by is not None or self.query.diversity is not None
 
     def next_page_token(self, hits: int) -> str:

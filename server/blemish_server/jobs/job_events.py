@@ -156,15 +156,15 @@ class Subscriber:
         self._line = _parse_line_id(after_line or "0-0") if after_line is not None else None
         self._pending: deque[pb.WatchJobResponse] = deque()
         self._is_stale = False
-        """Whether updates may have been missed, so that the store has to be read."""
+        """True if updates may have been missed, so that the store has to be read."""
 
     @property
     def finished(self) -> bool:
-        """Whether everything was sent and no update will follow."""
+        """True once everything was sent and no update will follow."""
         return self._has_ended and not self._is_stale
 
     def add_line(self, line: LogLine) -> None:
-        """Add a log line, if the client wants the log."""
+        """Add a log line, if the client requested the log."""
         if self._line is not None:
             self.add(pb.WatchJobResponse(lines=[log_line_to_proto(line)]))
 
