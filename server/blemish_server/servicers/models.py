@@ -43,13 +43,13 @@ class ModelServicer(ModelServiceServicer):
     def __init__(
         self,
         models: ModelStore,
-        loaded: ModelCache,
+        cache: ModelCache,
         removal: Removal,
         shadow: Shadow,
         max_model_bytes: int,
     ) -> None:
         self._models = models
-        self._loaded = loaded
+        self._cache = cache
         self._removal = removal
         self._shadow = shadow
         self._max_model_bytes = max_model_bytes
@@ -99,9 +99,9 @@ class ModelServicer(ModelServiceServicer):
     ) -> pb.PromoteModelResponse:
         ref = _parse_version(request.name)
         # Load the version first, because it serves the next request.
-        await self._loaded.load(await asyncio.to_thread(self._models.resolve, ref))
+        await self._cache.load(await asyncio.to_thread(self._models.resolve, ref))
         await asyncio.to_thread(self._models.promote, ref)
-        self._loaded.invalidate(ref.model)
+        self._cache.invalidate(ref.model)
         return pb.PromoteModelResponse(version=await asyncio.to_thread(self._describe, ref))
 
     async def PinModel(  # noqa: N802
@@ -133,7 +133,7 @@ class ModelServicer(ModelServiceServicer):
         else:
             await asyncio.to_thread(self._removal.version, ref)
         log.info("model removed", model=str(ref), by=current_caller.get().name)
-        self._loaded.forget(ref)
+        self._cache.forget(ref)
         return pb.DeleteModelResponse()
 
     async def GetReport(  # noqa: N802

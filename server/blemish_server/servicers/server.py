@@ -25,12 +25,12 @@ class ServerServicer(ServerServiceServicer):
         self,
         settings: ServerSettings,
         device: str,
-        models: ModelCache,
+        cache: ModelCache,
         dependencies: Dependencies,
     ) -> None:
         self._settings = settings
         self._device = device
-        self._models = models
+        self._cache = cache
         self._dependencies = dependencies
         self._start = Timestamp()
         self._start.GetCurrentTime()
@@ -55,9 +55,9 @@ class ServerServicer(ServerServiceServicer):
                 max_image_bytes=limits.max_bytes,
                 max_queued=self._settings.max_queued,
             ),
-            loaded_models=list(self._models.runtimes),
-            runtimes=self._models.runtimes,
-            loaded_bytes=self._models.bytes,
+            loaded_models=list(self._cache.runtimes),
+            runtimes=self._cache.runtimes,
+            loaded_bytes=self._cache.bytes,
             max_loaded_bytes=self._settings.max_loaded_bytes,
             dependencies=[
                 pb.Dependency(name=known.name, available=known.available, detail=known.detail)

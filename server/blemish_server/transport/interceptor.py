@@ -19,7 +19,7 @@ from blemish_server.auth.authenticator import Authenticator, current_caller
 from blemish_server.metrics.server_metrics import Ended, ServerMetrics
 from blemish_server.transport.status import STATUS_OF_ERROR, abort
 
-_OURS = ("/blemish.", "/inference.")
+_SERVICES = ("/blemish.", "/inference.")
 _REQUEST_ID = "x-request-id"
 # The caller's clock may end a call a little before the server's does.
 _CLOCK_TOLERANCE_S = 0.05
@@ -57,7 +57,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or not method.startswith(_OURS):
+        if handler is None or not method.startswith(_SERVICES):
             return handler
         metadata = dict(handler_call_details.invocation_metadata or ())
         ended = self._metrics.call_began(
@@ -75,24 +75,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         reauthorize = partial(self._authenticator.authorize, method, metadata)
         if handler.response_streaming:
             behaviour = handler.stream_stream or handler.unary_stream
-            return _rebuilt(handler, _streaming(behaviour, call, reauthorize))
+            return _rebuilt(handler, _response_stream(behaviour, call, reauthorize))
         if handler.request_streaming:
-            return _rebuilt(handler, _gathering(handler.stream_unary, call, reauthorize))
-        return _rebuilt(handler, _single(handler.unary_unary, call))
+            return _rebuilt(handler, _request_stream(handler.stream_unary, call, reauthorize))
+        return _rebuilt(handler, _unary(handler.unary_unary, call))
 
 
-def _streaming(behaviour: Streaming, call: Call, reauthorize: Callable[[], object]) -> Streaming:
-    async def send_all(request: Any, context: Context) -> AsyncGenerator[Any]:
+def _response_stream(behaviour: Streaming, call: Call, reauthorize: Callable[[], object]) -> Streaming:
+    async def respond(request: Any, context: Context) -> AsyncGenerator[Any]:
         async with call(context), aclosing(behaviour(request, context)) as messages:
             async for message in messages:
                 reauthorize()
                 yield message
 
-    return send_all
+    return respond
 
 
-def _gathering(behaviour: Single, call: Call, reauthorize: Callable[[], object]) -> Single:
-    async def take_all(requests: AsyncIterator[Any], context: Context) -> Any:
+def _request_stream(behaviour: Single, call: Call, reauthorize: Callable[[], object]) -> Single:
+    async def respond(requests: AsyncIterator[Any], context: Context) -> Any:
         async def authorized() -> AsyncIterator[Any]:
             async for request in requests:
                 reauthorize()
@@ -101,15 +101,15 @@ def _gathering(behaviour: Single, call: Call, reauthorize: Callable[[], object])
         async with call(context):
             return await behaviour(authorized(), context)
 
-    return take_all
+    return respond
 
 
-def _single(behaviour: Single, call: Call) -> Single:
-    async def send_one(request: Any, context: Context) -> Any:
+def _unary(behaviour: Single, call: Call) -> Single:
+    async def respond(request: Any, context: Context) -> Any:
         async with call(context):
             return await behaviour(request, context)
 
-    return send_one
+    return respond
 
 
 def _rejecting(method: str, metadata: Metadata, ended: Ended, error: BlemishError) -> Streaming:
@@ -142,9 +142,9 @@ async def _call(
     method: str, metadata: Metadata, caller: Caller, ended: Ended, context: Context
 ) -> AsyncIterator[None]:
     """Run a call: bind its log context, and end it with a status."""
-    given = metadata.get(_REQUEST_ID)
-    request_id = str(given)[:64] if given else uuid4().hex[:12]
-    began = time.perf_counter()
+    sent_id = metadata.get(_REQUEST_ID)
+    request_id = str(sent_id)[:64] if sent_id else uuid4().hex[:12]
+    start_s = time.perf_counter()
     current_caller.set(caller)
     named = {"caller": caller.name} if caller.name else {}
     with structlog.contextvars.bound_contextvars(request=request_id, method=method.split("/")[-1], **named):
@@ -173,6 +173,6 @@ async def _call(
                 f"internal error; see the server's log for request id {request_id}",
             )
         finally:
-            took_s = time.perf_counter() - began
+            took_s = time.perf_counter() - start_s
             ended(status, took_s)
             log.debug("call ended", status=status, ms=round(1000 * took_s, 1))

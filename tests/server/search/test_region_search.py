@@ -37,13 +37,16 @@ VERSION = ModelRef("tile", 1)
 REGION = RegionQuery(np.ones(3, np.float32), np.array([1.0, 0.0], np.float32), 0.5)
 SLOW, MISSING, LATE, FULL = "slow", "missing", "late", "full"
 
+Images = Sequence[float | str]
+"""Images by their similarity to the region, or by how scoring them fails."""
+
 pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning")
 
 
 class FakeImages(ItemImages):
     """Stored images, each of which consists of its number."""
 
-    def __init__(self, images: Sequence[float | str]) -> None:
+    def __init__(self, images: Images) -> None:
         super().__init__(DatasetStore(Path("unused"), ImageLimits()), FrameStore(Path("unused")))
         self._images = images
 
@@ -60,7 +63,7 @@ class FakeScorer(Scorer):
     deadline, and FULL exceeds the limit on bytes.
     """
 
-    def __init__(self, images: Sequence[float | str]) -> None:
+    def __init__(self, images: Images) -> None:
         self._images = images
         self.scored: list[int] = []
         self.in_progress = 0
@@ -103,7 +106,7 @@ def make_items(count: int) -> list[Item]:
     return [Item(UUID(int=number), "", 1.0, 0.5, True) for number in range(count)]
 
 
-async def rank(scorer: FakeScorer, images: Sequence[float | str], deadline_s: float = math.inf) -> Ranking:
+async def rank(scorer: FakeScorer, images: Images, deadline_s: float = math.inf) -> Ranking:
     """Rank all images; the first is the most similar one as a whole."""
     similar = [Similar(item, 0.9 - 0.01 * item.id.int) for item in make_items(len(images))]
     options = QueueOptions("caller", deadline=time.monotonic() + deadline_s)
@@ -119,7 +122,7 @@ def matches(ranking: Ranking) -> list[float | None]:
 
 
 async def test_hits_are_ranked_by_the_sum_of_both_similarities() -> None:
-    images = [0.0, 0.5, 0.2, 0.9, 0.9, 0.1, 0.0, 0.3]
+    images: Images = [0.0, 0.5, 0.2, 0.9, 0.9, 0.1, 0.0, 0.3]
     ranking = await rank(FakeScorer(images), images)
     assert order(ranking) == [3, 4, 1, 7, 2, 5, 0, 6]
     assert matches(ranking) == [0.9, 0.9, 0.5, 0.3, 0.2, 0.1, 0.0, 0.0]
@@ -127,13 +130,13 @@ async def test_hits_are_ranked_by_the_sum_of_both_similarities() -> None:
 
 
 async def test_hit_without_an_image_comes_last() -> None:
-    images = [MISSING, 0.0, 0.4]
+    images: Images = [MISSING, 0.0, 0.4]
     ranking = await rank(FakeScorer(images), images)
     assert (order(ranking), matches(ranking), ranking.unseen) == ([2, 1, 0], [0.4, 0.0, None], 0)
 
 
 async def test_images_compared_before_the_deadline_are_ranked() -> None:
-    images = [0.1, 0.7, 0.2, SLOW, 0.5, SLOW, SLOW, SLOW, 0.9, 0.9]
+    images: Images = [0.1, 0.7, 0.2, SLOW, 0.5, SLOW, SLOW, SLOW, 0.9, 0.9]
     scorer, start_s = FakeScorer(images), time.monotonic()
     ranking = await rank(scorer, images, deadline_s=1.0)
     assert 0.5 < time.monotonic() - start_s < 1.0
@@ -145,7 +148,7 @@ async def test_images_compared_before_the_deadline_are_ranked() -> None:
 
 
 async def test_images_that_admission_rejects_are_left_out() -> None:
-    images = [0.1, 0.7, LATE, LATE, LATE, LATE, 0.9]
+    images: Images = [0.1, 0.7, LATE, LATE, LATE, LATE, 0.9]
     ranking = await rank(FakeScorer(images), images, deadline_s=60)
     assert (matches(ranking), ranking.unseen) == ([0.7, 0.1, *[None] * 5], 5)
 
@@ -163,7 +166,7 @@ async def test_search_without_candidates_has_no_hits_after_the_deadline() -> Non
 
 
 async def test_other_errors_end_the_search() -> None:
-    images = [0.1, FULL, 0.3]
+    images: Images = [0.1, FULL, 0.3]
     with pytest.raises(Overloaded, match="512 MiB"):
         await rank(FakeScorer(images), images, deadline_s=60)
 
@@ -176,7 +179,7 @@ async def test_other_errors_end_the_search() -> None:
     ],
 )
 async def test_last_response_has_the_number_of_images_left_out(
-    images: list[float | str], hits: list[float | None], pages: list[search_pb2.SearchPage]
+    images: Images, hits: list[float | None], pages: list[search_pb2.SearchPage]
 ) -> None:
     """The query is the first image, and the index finds them in their order."""
     client = in_memory_qdrant()
