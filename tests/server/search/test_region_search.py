@@ -40,7 +40,10 @@ SLOW, MISSING, LATE, FULL = "slow", "missing", "late", "full"
 Images = Sequence[float | str]
 """Images by their similarity to the region, or by how scoring them fails."""
 
-pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning"),
+]
 
 
 class FakeImages(ItemImages):
@@ -103,7 +106,7 @@ class FakeContext:
 
 
 def make_items(count: int) -> list[Item]:
-    return [Item(UUID(int=number), "", 1.0, 0.5, True) for number in range(count)]
+    return [Item(UUID(int=number), f"{number}", 1.0, 0.5, True) for number in range(count)]
 
 
 async def rank(scorer: FakeScorer, images: Images, deadline_s: float = math.inf) -> Ranking:
