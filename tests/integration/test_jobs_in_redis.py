@@ -40,7 +40,7 @@ def store(redis_url: str) -> JobStore:
     return JobStore.connect(redis_url)
 
 
-def test_job_names_its_creator_and_who_cancelled_it(store: JobStore) -> None:
+def test_job_names_its_creator_and_its_canceller(store: JobStore) -> None:
     job, _ = store.create(SPEC, by="office")
     assert [event.why for event in job.history] == ["requested by office"]
     ended = store.cancel(job.id, by="mes")
