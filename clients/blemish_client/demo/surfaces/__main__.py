@@ -1,68 +1,75 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m blemish_client.demo.surfaces FOLDER``: write synthetic data sets into FOLDER."""
 
-import argparse
 import signal
 import sys
-from collections.abc import Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from enum import StrEnum
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from blemish_client.demo.surfaces import CATEGORIES, generate
 
+app = typer.Typer(add_completion=False)
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the data sets and return the exit status: 2 if they cannot be written."""
-    parser = argparse.ArgumentParser(
-        prog="python -m blemish_client.demo.surfaces",
-        description="Write synthetic images of flat surfaces in MVTec AD's layout.",
-    )
-    parser.add_argument("folder", type=Path, help="receives one folder for each category")
-    parser.add_argument(
-        "--category", action="append", choices=CATEGORIES, help="repeatable; all if not given"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train", type=int, default=80, help="good images to learn from")
-    parser.add_argument("--good", type=int, default=20, help="good images to test with")
-    parser.add_argument("--defective", type=int, default=32, help="spread over the classes")
-    parser.add_argument("--size", type=int, default=256, help="sides of an image in pixels")
-    parser.add_argument("--processes", type=int, default=1, help="processes that draw at the same time")
-    wanted = parser.parse_args(arguments)
+
+class Category(StrEnum):
+    """The categories by name, for the command line."""
+
+    TILE = "tile"
+    LEATHER = "leather"
+    GRID = "grid"
+
+
+@app.command()
+def draw(
+    folder: Annotated[Path, typer.Argument(help="Folder that receives one folder for each category.")],
+    category: Annotated[
+        list[Category], typer.Option(help="Category to draw, may be repeated.", show_default="all")
+    ] = [],  # noqa: B006 - Typer needs a list and never changes it
+    seed: Annotated[int, typer.Option(help="Seed of all random values.")] = 0,
+    train: Annotated[int, typer.Option(help="Number of good training images.")] = 80,
+    good: Annotated[int, typer.Option(help="Number of good test images.")] = 20,
+    defective: Annotated[int, typer.Option(help="Number of defective images, over all classes.")] = 32,
+    size: Annotated[int, typer.Option(help="Side of an image, in pixels.")] = 256,
+    processes: Annotated[int, typer.Option(min=1, help="Number of processes that draw.")] = 1,
+) -> None:
+    """Write synthetic images of flat surfaces in MVTec AD's layout.
+
+    Example: python -m blemish_client.demo.surfaces surfaces --category tile
+    """
     with ExitStack() as until_done:
         pool = None
-        if wanted.processes > 1:
-            pool = ProcessPoolExecutor(wanted.processes, get_context("spawn"))
+        if processes > 1:
+            pool = ProcessPoolExecutor(processes, get_context("spawn"))
             until_done.callback(pool.shutdown, cancel_futures=True)
             # Without this, SIGTERM would leave the pool's processes behind.
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-        return _write_all(wanted, pool)
-
-
-def _write_all(wanted: argparse.Namespace, pool: Executor | None) -> int:
-    for category in dict.fromkeys(wanted.category or CATEGORIES):
-        try:
-            generate(
-                wanted.folder / category,
-                category,
-                seed=wanted.seed,
-                train=wanted.train,
-                good=wanted.good,
-                defective=wanted.defective,
-                size=wanted.size,
-                pool=pool,
+        for name in dict.fromkeys(each.value for each in category) or CATEGORIES:
+            try:
+                generate(
+                    folder / name,
+                    name,
+                    seed=seed,
+                    train=train,
+                    good=good,
+                    defective=defective,
+                    size=size,
+                    pool=pool,
+                )
+            except (ValueError, OSError) as error:
+                print(error, file=sys.stderr)
+                raise typer.Exit(2) from error
+            print(
+                f"{name}: {train} training, {good} good and {defective} defective images, "
+                f"all synthetic, seed {seed}, in {folder / name}",
+                flush=True,
             )
-        except (ValueError, OSError) as error:
-            print(error, file=sys.stderr)
-            return 2
-        print(
-            f"{category}: {wanted.train} training, {wanted.good} good and {wanted.defective} "
-            f"defective images, all synthetic, seed {wanted.seed}, in {wanted.folder / category}",
-            flush=True,
-        )
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    app()
