@@ -83,14 +83,14 @@ def quality(materials: Sequence[Material], models: Sequence[ModelVersion]) -> Gr
 
 
 def auroc(categories: Sequence[CategoryResult]) -> Grid:
-    """Return the AUROC of both detectors next to each other."""
+    """Return the AUROC of both detectors on the categories that both were trained on."""
     rows = []
-    for category in categories:
-        rival = category.rival or ModelVersion()
+    compared = [(category, category.rival) for category in categories if category.rival is not None]
+    for category, rival in compared:
         pairs = [optional(of.metrics, n) for n in _AVERAGED[:2] for of in (category.model, rival)]
         rows.append((category.material.id, *map(number, pairs), rival.training.get("steps", ABSENT)))
-    ours = averages([category.model for category in categories])
-    theirs = averages([category.rival for category in categories if category.rival is not None])
+    ours = averages([category.model for category, _ in compared])
+    theirs = averages([rival for _, rival in compared])
     means = [of[name] for name in _AVERAGED[:2] for of in (ours, theirs)]
     rows.append(("average", *map(number, means), ""))
     columns = tuple(

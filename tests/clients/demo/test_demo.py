@@ -211,6 +211,9 @@ def test_short_demo_trains_efficientad_on_first_category(
     assert rivals == ["datasets/grid"]
     figures = json.loads((tmp_path / "out/results.json").read_text())
     assert [bool(each["efficientad"]) for each in figures["categories"]] == [True, False]
+    compared = (tmp_path / "out/results.md").read_text().partition("## Both detectors")[2]
+    assert "| grid |" in compared.partition("## Search")[0]
+    assert "| tile |" not in compared.partition("## Search")[0]
 
 
 def test_full_demo_trains_efficientad_on_every_category(
