@@ -16,6 +16,7 @@ from blemish_core.detectors.base import Detector, Progress
 from blemish_core.evaluation.examples import Example, Selection
 from blemish_core.evaluation.image_metrics import image_metrics
 from blemish_core.evaluation.metrics import GOOD, ClassMetrics, Interval, Metrics, best_f1_threshold
+from blemish_core.evaluation.pixel_grid import comparison_shape, scaled_map, scaled_mask
 from blemish_core.evaluation.pixel_metrics import PixelHistograms
 from blemish_core.evaluation.resampling import Estimates
 from blemish_core.evaluation.scoring import Stopwatch, score_images
@@ -86,7 +87,7 @@ def evaluate(
         return None
     snapshot = source.store.get(source.dataset).snapshot
     reader = ImageReader(source.store, source.limits, images)
-    masks = _Masks(source, detector.input_size)
+    masks = _Masks(source)
     image_scores: list[ImageScore] = []
     pixels, selection, stopwatch = PixelHistograms(), Selection(calibration.threshold), Stopwatch()
     for batch in score_images(reader, detector, images, partial(progress, "evaluation")):
@@ -96,7 +97,7 @@ def evaluate(
             image_scores.append(ImageScore(image.path, image.class_name, prediction.score))
             mask = masks.of(image)
             if mask is not None:
-                pixels.add(image.class_name, prediction.anomaly_map, mask)
+                pixels.add(image.class_name, scaled_map(prediction.anomaly_map, mask.shape), mask)
             selection.add(image, prediction.score, prediction.anomaly_map, mask)
     for warning in (reader.warning(), masks.warning()):
         if warning is not None:
@@ -148,26 +149,26 @@ def _fields(estimates: Estimates) -> "dict[str, float | dict[str, Interval] | No
 
 
 class _Masks:
-    """Reader of ground-truth masks at the model's input size."""
+    """Reader of ground-truth masks on the pixels of a comparison, see ``pixel_grid``."""
 
-    def __init__(self, source: ImageSource, side: int) -> None:
+    def __init__(self, source: ImageSource) -> None:
         self._source = source
-        self._side = side
         self._unusable: list[str] = []
         self.missing = 0
         """Number of defective images without a usable mask."""
 
     def of(self, image: DatasetImage) -> NDArray[np.bool_] | None:
-        """Return a mask (side, side), empty for a good image, or None without a usable mask."""
+        """Return a mask (rows, columns), empty for a good image, or None without a usable mask."""
+        shape = comparison_shape((image.height, image.width))
         if image.class_name == GOOD:
-            return np.zeros((self._side, self._side), dtype=np.bool_)
+            return np.zeros(shape, dtype=np.bool_)
         try:
             mask = self._read(image)
         except (Corrupt, InvalidImage):
             self._unusable.append(image.path)
             mask = None
         self.missing += mask is None
-        return mask
+        return None if mask is None else scaled_mask(mask, shape)
 
     def warning(self) -> str | None:
         if not self._unusable:
@@ -186,8 +187,7 @@ class _Masks:
         mask = read_mask(data, self._source.limits)
         if mask.shape != (image.height, image.width):
             raise InvalidImage(f"the mask of {image.path} differs from it in size; upload it again")
-        small = PillowImage.fromarray(mask).resize((self._side, self._side), PillowImage.Resampling.NEAREST)
-        return np.asarray(small, dtype=np.bool_)
+        return mask
 
 
 def _example_images(reader: ImageReader, examples: Sequence[Example]) -> tuple[ExampleImage, ...]:

@@ -33,9 +33,9 @@ class Example:
     score: float
     correctness: Correctness
     anomaly_map: NDArray[np.float32]
-    """Anomaly map (size, size)."""
+    """Anomaly map (rows, columns) of the whole image."""
     mask: NDArray[np.bool_] | None
-    """Ground-truth mask (size, size), or None if there is none."""
+    """Ground-truth mask (rows, columns) of the whole image, or None if there is none."""
 
 
 class Selection:

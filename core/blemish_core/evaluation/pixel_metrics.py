@@ -104,7 +104,7 @@ class PixelHistograms:
         return sorted(set(self._classes) - {GOOD})
 
     def add(self, class_name: str, anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
-        """Add one image's anomaly map (H, W) and mask (H, W)."""
+        """Add one image's anomaly map and mask, both (H, W); another image may have another shape."""
         bins = _bins(anomaly_map)
         pixels = self._classes[class_name]
         defective = bins[mask]
@@ -151,7 +151,9 @@ class PixelHistograms:
             return None
         random = np.random.default_rng(SEED)
         groups = _grouped([*good, *defective])
-        sums = [draws(len(defective), random) @ kind[len(good) :] for kind in groups]
+        # Each draw takes whole images: the same counts for each kind of pixels.
+        counts = draws(len(defective), random)
+        sums = [counts @ kind[len(good) :] for kind in groups]
         if good:
             sums[0] += draws(len(good), random) @ groups[0][: len(good)]
         return _areas(_PixelKinds(*(each.astype(np.float64) for each in sums)))

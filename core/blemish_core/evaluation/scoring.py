@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from blemish_core.datasets import DatasetImage
 from blemish_core.datasets.reading import ImageReader
@@ -47,14 +49,27 @@ def score_images(
             timed.append((image, decoded - began, time.perf_counter() - decoded))
         if not inputs:
             continue
-        began = time.perf_counter()
-        predictions = detector.predict(inputs)
-        inference_s = (time.perf_counter() - began) / len(inputs)
         yield [
             ScoredImage(image, prediction, decode_s, prepare_s, inference_s)
-            for (image, decode_s, prepare_s), prediction in zip(timed, predictions, strict=True)
+            for (image, decode_s, prepare_s), (prediction, inference_s) in zip(
+                timed, _predicted(detector, inputs), strict=True
+            )
         ]
     progress(len(images), len(images), "images")
+
+
+def _predicted(detector: Detector, inputs: Sequence[Tensor]) -> list[tuple[Prediction, float]]:
+    """Return predictions with their share of the time; inputs of one shape share a forward pass."""
+    by_shape: dict[torch.Size, list[int]] = {}
+    for number, each in enumerate(inputs):
+        by_shape.setdefault(each.shape, []).append(number)
+    predicted: dict[int, tuple[Prediction, float]] = {}
+    for numbers in by_shape.values():
+        began = time.perf_counter()
+        predictions = detector.predict([inputs[number] for number in numbers])
+        inference_s = (time.perf_counter() - began) / len(numbers)
+        predicted |= {n: (each, inference_s) for n, each in zip(numbers, predictions, strict=True)}
+    return [predicted[number] for number in range(len(inputs))]
 
 
 class Stopwatch:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from blemish_core.calibration import Calibration
 from blemish_core.datasets import DatasetStore
@@ -43,6 +44,15 @@ class Brightness:
     def predict(self, inputs: Sequence[Tensor]) -> list[Prediction]:
         maps = torch.stack(list(inputs))[:, 0].numpy()
         return [Prediction(float(each.max()), each, np.ones(1, np.float32)) for each in maps]
+
+
+class NativeBrightness(Brightness):
+    """A detector whose map has half the sides of the frame, and so another shape for each size."""
+
+    def prepare(self, image: NDArray[np.uint8]) -> Tensor:
+        rows, columns, _ = image.shape
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
+        return functional.interpolate(pixels[None], size=(rows // 2, columns // 2), mode="area")[0]
 
 
 def encoded(pixels: NDArray[Any], kind: str = "PNG") -> bytes:
@@ -82,10 +92,12 @@ Measure = Callable[..., Evaluation]
 def measure(store: DatasetStore, calibration: Calibration) -> Measure:
     """Return a function that evaluates on a dataset and appends warnings to a list."""
 
-    def run(warnings: list[str] | None = None, dataset: str = "tile") -> Evaluation:
+    def run(
+        warnings: list[str] | None = None, dataset: str = "tile", detector: Brightness | None = None
+    ) -> Evaluation:
         collected: list[str] = [] if warnings is None else warnings
         evaluation = evaluate(
-            Brightness(),  # type: ignore[arg-type]
+            detector or Brightness(),  # type: ignore[arg-type]
             calibration,
             ImageSource(store, ImageLimits(), dataset),
             "cpu",
@@ -98,6 +110,11 @@ def measure(store: DatasetStore, calibration: Calibration) -> Measure:
         return evaluation
 
     return run
+
+
+@pytest.fixture
+def native_brightness() -> NativeBrightness:
+    return NativeBrightness()
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from blemish_core.datasets import DatasetStore
@@ -16,12 +18,18 @@ from blemish_core.imaging.decode import ImageLimits
 from blemish_core.platform.errors import Corrupt
 
 if TYPE_CHECKING:
-    from tests.core.evaluation.conftest import Measure
+    from tests.core.evaluation.conftest import Measure, NativeBrightness
 
 
 def encoded(mode: str, size: tuple[int, int], colour: object, path: Path, kind: str = "PNG") -> bytes:
     Image.new(mode, size, colour).save(path, kind)  # type: ignore[arg-type]
     return path.read_bytes()
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    out = BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
 
 
 def test_metrics_overall_and_by_class(spots: DatasetStore, measure: Measure) -> None:
@@ -199,3 +207,36 @@ def test_sizes_and_modes_may_differ_within_a_dataset(
     scores = {each.path: each.score for each in evaluation.image_scores}
     assert scores.pop("test/good/palette.png") == 0
     assert list(scores.values()) == pytest.approx([40 / 255] * 6, abs=2 / 255)
+
+
+def test_maps_of_a_shape_of_their_own_are_compared_on_the_frame(
+    store: DatasetStore, measure: Measure, native_brightness: NativeBrightness
+) -> None:
+    for number, (rows, columns) in enumerate([(40, 120), (96, 32), (40, 120), (50, 50)]):
+        pixels = np.full((rows, columns), 20 + number, np.uint8)
+        store.add("tile", f"test/good/{number}.png", png(pixels))
+        mask = np.zeros_like(pixels)
+        mask[8:16, 20:30] = 255
+        store.add("tile", f"test/spot/{number}.png", png(np.where(mask, np.uint8(200), pixels)))
+        store.add("tile", f"ground_truth/spot/{number}_mask.png", png(mask))
+    evaluation = measure(detector=native_brightness)
+    assert evaluation.metrics.pixel_auroc == pytest.approx(1, abs=1e-3)
+    assert evaluation.metrics.aupro == pytest.approx(1, abs=0.01)
+    assert [each.path for each in evaluation.image_scores] == [
+        f"test/{kind}/{number}.png" for kind in ("good", "spot") for number in range(4)
+    ]
+    assert [each.score for each in evaluation.image_scores[:4]] == pytest.approx(
+        [(20 + number) / 255 for number in range(4)]
+    )
+
+
+def test_defect_smaller_than_a_pixel_of_the_map_counts(store: DatasetStore, measure: Measure) -> None:
+    store.add("tile", "test/good/0.png", png(np.full((500, 700), 20, np.uint8)))
+    pixels = np.full((500, 700), 20, np.uint8)
+    mask = np.zeros((500, 700), np.uint8)
+    pixels[203:205, 301:303] = mask[203:205, 301:303] = 255
+    store.add("tile", "test/spot/0.png", png(pixels))
+    store.add("tile", "ground_truth/spot/0_mask.png", png(mask))
+    metrics = measure().metrics  # its map has 32 px a side
+    assert metrics.pixel_auroc is not None
+    assert metrics.pixel_auroc > 0.99

@@ -28,7 +28,8 @@ def values(estimates: Estimates) -> dict[str, float | None]:
 
 def exact(maps: Maps, masks: Masks) -> tuple[float, float]:
     """Return pixel AUROC by scikit-learn, and AUPRO by its definition: the mean overlap of the regions."""
-    pixels, defective = np.concatenate(maps).ravel(), np.concatenate(masks).ravel()
+    pixels = np.concatenate([each.ravel() for each in maps])
+    defective = np.concatenate([each.ravel() for each in masks])
     thresholds = np.unique(pixels)[::-1]
     rate = share_at_or_above(thresholds, pixels[~defective])
     overlaps: list[NDArray[np.float64]] = []
@@ -145,6 +146,31 @@ def test_intervals_contain_the_metric_and_are_reproducible() -> None:
         assert each.value is not None
         assert each.interval.low < each.value < each.interval.high
         assert each.interval.high - each.interval.low < 0.3
+
+
+def test_bootstrap_draws_images_with_all_their_pixels() -> None:
+    # Within each map all pixels are equal. However often each image is drawn, the ROC curve is then the
+    # diagonal, unless defective and other pixels of an image are drawn separately.
+    mask = np.zeros((8, 8), np.bool_)
+    mask[2:5, 2:5] = True
+    maps = [np.full((8, 8), level, np.float32) for level in (1, 2, 3, 4)]
+    metrics = accumulated(maps, [mask] * len(maps)).metrics()
+    for name, expected in (("pixel_auroc", 0.5), ("aupro", 0.15)):
+        interval = metrics[name].interval
+        assert interval is not None
+        assert (interval.low, interval.high) == pytest.approx((expected, expected), abs=1e-6)
+
+
+def test_maps_may_differ_in_shape() -> None:
+    maps: list[NDArray[np.float32]] = []
+    masks: list[NDArray[np.bool_]] = []
+    for seed, shape in ((1, (24, 64)), (2, (64, 24)), (3, (40, 16))):
+        (_, drawn), (_, mask) = surfaces(seed, 2)
+        maps.append(drawn[: shape[0], : shape[1]])
+        masks.append(mask[: shape[0], : shape[1]])
+        masks[-1][5:9, 5:12] = True
+    expected = exact(maps, masks)
+    assert tuple(values(accumulated(maps, masks).metrics()).values()) == pytest.approx(expected, abs=1e-4)
 
 
 def test_one_defective_image_gives_metrics_without_intervals() -> None:
