@@ -7,7 +7,7 @@ READY := .venv/.ready
 # KServe's client requires an older protobuf, so a test runs it in an environment of its own.
 KSERVE := .venv/kserve/.ready
 
-.PHONY: help setup demo test chaos bench bench-serving bench-endurance check lint types protos docs format clean
+.PHONY: help setup demo test chaos bench bench-real bench-serving bench-endurance check lint types protos docs format clean
 
 help: ## Show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -36,13 +36,17 @@ chaos: $(READY) ## Inject faults into a running stack and check every job (ROUND
 	$(BIN)/python -W ignore -m tests.chaos --rounds $(or $(ROUNDS),24) --minutes $(or $(MINUTES),60) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(PAGE),--page)
 
-bench: $(READY) ## Run every benchmark and write docs/benchmarks.md (minutes each)
-	@set -e; for file in tests/benchmarks/bench_*.py; do \
+bench: $(READY) ## Run every benchmark without real images and write docs/benchmarks.md (minutes each)
+	@set -e; for file in $(filter-out %/bench_real.py,$(wildcard tests/benchmarks/bench_*.py)); do \
 	  echo "## $$file"; name=$$(basename "$$file" .py); \
 	  OMP_WAIT_POLICY=PASSIVE $(BIN)/python -W ignore -m "tests.benchmarks.$$name"; echo; done
 
 bench-serving: $(READY) ## Measure streams and unary calls against the same frames without a server
 	$(BIN)/python -W ignore -m tests.benchmarks.bench_serving
+
+bench-real: $(READY) ## Judge the variants of detectors on real images (DATA=path; hours, resumable with CACHE=path)
+	@test -n "$(DATA)" || { echo "set DATA to a folder of sets in MVTec AD's layout"; exit 2; }
+	$(BIN)/python -W ignore -m tests.benchmarks.bench_real "$(DATA)" $(if $(CACHE),--cache "$(CACHE)") $(OPTIONS)
 
 bench-endurance: $(READY) ## Measure overload, idle and stuck clients, and long steady load (20 minutes)
 	$(BIN)/python -W ignore -m tests.benchmarks.bench_endurance

@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,15 +47,20 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def section(name: str, title: str, options: argparse.Namespace) -> AbstractContextManager[Report]:
+    """Collect a report as ``page_section`` does, kept unless ``options`` decline the page."""
+    return page_section(name, title, keep=not options.no_page)
+
+
 @contextmanager
-def section(name: str, title: str, options: argparse.Namespace) -> Iterator[Report]:
-    """Collect a report; if the run ends well, make it the section ``name`` of the page."""
+def page_section(name: str, title: str, *, keep: bool) -> Iterator[Report]:
+    """Collect a report; with ``keep``, make it the section ``name`` of the page if the run ends well."""
     report = Report()
     spec = sys.modules["__main__"].__spec__
     module = spec.name.removesuffix(".__main__") if spec else name
     origin = origin_of(module, sys.argv[1:])
     yield report
-    if options.no_page:
+    if not keep:
         return
     text = "\n".join(report.lines).strip("\n")
     PAGE.write_text(with_section(PAGE.read_text(), name, f"## {title}\n\n{origin}\n\n{text}\n"))

@@ -19,7 +19,7 @@ from blemish_core.evaluation.metrics import GOOD, ClassMetrics, Interval, Metric
 from blemish_core.evaluation.pixel_grid import comparison_shape, scaled_map, scaled_mask
 from blemish_core.evaluation.pixel_metrics import PixelHistograms
 from blemish_core.evaluation.resampling import Estimates
-from blemish_core.evaluation.scoring import Stopwatch, score_images
+from blemish_core.evaluation.scoring import ScoredImage, Stopwatch, score_images
 from blemish_core.imaging.decode import ImageLimits, read_mask
 from blemish_core.platform.errors import Corrupt, InvalidImage
 
@@ -76,8 +76,11 @@ def evaluate(
     device: str,
     progress: Progress,
     warn: Callable[[str], None],
+    on_scored: Callable[[ScoredImage], None] = lambda scored: None,
 ) -> Evaluation | None:
     """Evaluate a detector on a dataset's test images; return None if there are none.
+
+    ``on_scored`` is called with each image and its prediction, of which the result keeps only the score.
 
     Raises:
         Corrupt: if more images are unreadable than ``ImageReader`` skips.
@@ -94,6 +97,7 @@ def evaluate(
         stopwatch.add(batch)
         for each in batch:
             image, prediction = each.image, each.prediction
+            on_scored(each)
             image_scores.append(ImageScore(image.path, image.class_name, prediction.score))
             mask = masks.of(image)
             if mask is not None:

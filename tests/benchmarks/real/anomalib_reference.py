@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""anomalib's own PatchCore as an outside reference, at the geometry and on the backbone of ours.
+
+Features, search, image score and anomaly map are those of anomalib's ``PatchcoreModel``. Preprocessing, the
+weights of the backbone and the picks of the coreset are the product's: anomalib's selection of a coreset
+would take minutes for each set. Nothing else of the product is used.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blemish_core.detectors.base import (
+    HeldOutScores,
+    Prediction,
+    ReadImage,
+    TrainingContext,
+    TrainingResult,
+)
+from blemish_core.detectors.common.split import held_out_count
+from blemish_core.detectors.patchcore import settings as patchcore
+from blemish_core.detectors.patchcore.detector import PatchCore
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings
+from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
+from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
+from blemish_core.detectors.registry import Algorithm
+
+_NO_EMBEDDING = np.empty(0, np.float32)
+
+
+class AnomalibPatchCore(TrainablePatchCore):
+    """A PatchCore whose predictions are those of anomalib's model; it embeds no images."""
+
+    name = "anomalib"
+
+    def predict(self, inputs: Sequence[Tensor]) -> list[Prediction]:
+        with torch.inference_mode():
+            result = self.model.eval()(torch.stack(list(inputs)))
+        scores, maps = result.pred_score.flatten(), result.anomaly_map[:, 0]
+        return [
+            Prediction(float(score), each.numpy(), _NO_EMBEDDING)
+            for score, each in zip(scores, maps, strict=True)
+        ]
+
+    def embedded(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Return the patches (P, D) of anomalib's model in training, of inputs of one shape."""
+        with torch.inference_mode():
+            patches: Tensor = self.model.train()(torch.stack(list(inputs)))
+        self.model.eval()
+        return patches
+
+
+def train(
+    settings: PatchCoreSettings, images: Sequence[ReadImage], context: TrainingContext
+) -> TrainingResult:
+    """Train on good images and calibrate on those that are held out."""
+    detector = AnomalibPatchCore(settings, context.device)
+    detector.load_pretrained(context.weights)
+    random = np.random.default_rng(context.seed)
+    order = random.permutation(len(images))
+    held_out = order[: max(1, held_out_count(len(images), context.target_false_reject_rate))]
+    learned = order[len(held_out) :]
+    patches = []
+    for done, number in enumerate(learned):
+        context.progress("features", done, len(learned), "images")
+        patches.append(detector.embedded([detector.prepare(images[number]())]))
+    points = torch.cat(patches)
+    keep = max(1, int(settings.coreset_ratio * len(points)))
+    picks = greedy_coreset(
+        points,
+        keep,
+        int(random.integers(len(points))),
+        on_picks=lambda picked: context.progress("coreset", picked, keep, "patches"),
+    )
+    detector.set_memory_bank(points[picks])
+    predictions = [detector.predict([detector.prepare(images[number]())])[0] for number in held_out]
+    return TrainingResult(
+        detector,
+        HeldOutScores(
+            tuple(each.score for each in predictions),
+            tuple(float(each.anomaly_map.max()) for each in predictions),
+        ),
+        len(learned),
+        "held out",
+        {},
+        tuple(held_out.tolist()),
+    )
+
+
+def _load(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str) -> PatchCore:
+    raise NotImplementedError("the reference is trained in each run; train it again")
+
+
+ANOMALIB = Algorithm(
+    "anomalib", "anomalib's PatchCore", PatchCoreSettings, train, _load, patchcore.MIN_IMAGES
+)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of a comparison, in Markdown."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from tests.benchmarks.real.comparison import VariantComparison
+
+from blemish_core.evaluation.resampling import Estimate
+
+_ABSENT = "-"
+
+
+def _share(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _tenths(value: float) -> str:
+    return f"{value:.1f}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of means."""
+
+    title: str
+    figure: str
+    format: Callable[[float], str]
+    with_interval: bool = False
+
+
+COLUMNS = (
+    Column("image AUROC", "image_auroc", _share, with_interval=True),
+    Column("detected", "detection_rate", _percent),
+    Column("false rejects", "false_reject_rate", _percent),
+    Column("F1", "f1", _ratio),
+    Column("best F1", "best_f1", _ratio),
+    Column("pixel AUROC", "pixel_auroc", _share),
+    Column("AUPRO", "aupro", _share, with_interval=True),
+    Column("P@5", "search_p5", _share),
+    Column("class P@5", "class_p5", _share),
+)
+COSTS = (
+    Column("frame, ms", "frame_ms", _tenths),
+    Column("inputs of 256 px", "frame_inputs", _tenths),
+    Column("training, s", "train_s", _tenths),
+    Column("bank entries", "bank_entries", _count),
+    Column("patches", "patches", _count),
+)
+COMPARED = (
+    Column("image AUROC", "image_auroc", _share),
+    Column("AUPRO", "aupro", _share),
+    Column("detected", "detection_rate", _share),
+    Column("false rejects", "false_reject_rate", _share),
+    Column("P@5", "search_p5", _share),
+)
+
+
+def tables(comparison: VariantComparison, baseline: str) -> Iterator[str]:
+    """Yield the lines of all tables."""
+    yield "Means over the sets, with 95 % intervals over sets and draws in brackets:"
+    yield ""
+    yield from _means(comparison, COLUMNS)
+    yield ""
+    yield "Costs, on one thread; the machine's other load changes times, and ratios less:"
+    yield ""
+    yield from _means(comparison, COSTS)
+    if baseline in comparison.variants and len(comparison.variants) > 1:
+        yield ""
+        yield (
+            f"Difference from `{baseline}` on equal sets and draws. An interval without zero is a "
+            "difference. In parentheses: sets with a higher figure."
+        )
+        yield ""
+        yield from _differences(comparison, baseline)
+    yield ""
+    yield "Each set: image AUROC, AUPRO, and share detected at the share of false rejects:"
+    yield ""
+    yield from _by_set(comparison)
+
+
+def _means(comparison: VariantComparison, columns: tuple[Column, ...]) -> Iterator[str]:
+    yield f"| variant | {' | '.join(column.title for column in columns)} |"
+    yield "|---" * (len(columns) + 1) + "|"
+    for variant in comparison.variants:
+        means = (_mean(column, comparison.mean(variant, column.figure)) for column in columns)
+        yield f"| {variant} | {' | '.join(means)} |"
+
+
+def _mean(column: Column, mean: Estimate) -> str:
+    if mean.value is None:
+        return _ABSENT
+    text = column.format(mean.value)
+    if column.with_interval and mean.interval is not None:
+        text += f" [{column.format(mean.interval.low)}, {column.format(mean.interval.high)}]"
+    return text
+
+
+def _differences(comparison: VariantComparison, baseline: str) -> Iterator[str]:
+    yield f"| variant | {' | '.join(column.title for column in COMPARED)} |"
+    yield "|---" * (len(COMPARED) + 1) + "|"
+    for variant in comparison.variants:
+        if variant == baseline:
+            continue
+        cells = []
+        for column in COMPARED:
+            found = comparison.difference(variant, baseline, column.figure)
+            if found.mean.value is None:
+                cells.append(_ABSENT)
+                continue
+            text = f"{found.mean.value:+.3f}"
+            if (interval := found.mean.interval) is not None:
+                text += f" [{interval.low:+.3f}, {interval.high:+.3f}]"
+            cells.append(f"{text} ({found.better} of {found.sets})")
+        yield f"| {variant} | {' | '.join(cells)} |"
+
+
+def _by_set(comparison: VariantComparison) -> Iterator[str]:
+    yield f"| set | {' | '.join(comparison.variants)} |"
+    yield "|---" * (len(comparison.variants) + 1) + "|"
+    for name in comparison.sets:
+        cells = []
+        for variant in comparison.variants:
+            auroc, aupro, detected, rejected = (
+                comparison.of_set(variant, name, figure)
+                for figure in ("image_auroc", "aupro", "detection_rate", "false_reject_rate")
+            )
+            cells.append(
+                f"{_or_absent(auroc, _share)}, {_or_absent(aupro, _share)}, "
+                f"{_or_absent(detected, _percent)} at {_or_absent(rejected, _percent)}"
+            )
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
+def _or_absent(value: float | None, style: Callable[[float], str]) -> str:
+    return _ABSENT if value is None else style(value)
