@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Benchmarks replace their own section of a page and no other."""
 
+from pathlib import Path
+
 import pytest
+from tests.benchmarks import report
 from tests.benchmarks.report import origin_of, parser, with_block, with_section
 
 HEAD = "# Benchmarks\n\nIntroduction.\n"
@@ -38,6 +41,17 @@ def test_origin_names_command_without_folders_of_this_machine() -> None:
     line = origin_of("tests.benchmarks.bench_a", ["/some/where/leather", "--size", "320"])
     assert line.startswith("`python -m tests.benchmarks.bench_a leather --size 320`, ")
     assert "/some" not in line
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_section_is_kept_on_request(keep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "benchmarks.md"
+    page.write_text(HEAD)
+    monkeypatch.setattr(report, "PAGE", page)
+    with report.page_section("bench_a", "A", keep=keep) as made:
+        made.write("a figure")
+    assert page.read_text().startswith(HEAD)
+    assert ("a figure" in page.read_text()) is keep
 
 
 def test_page_is_written_unless_declined() -> None:

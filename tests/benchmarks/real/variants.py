@@ -31,6 +31,7 @@ VARIANTS: Mapping[str, Variant] = {
         Variant("default"),
         Variant("fine", settings={"whitened": False, "fine": True}),
         Variant("whitened", settings={"whitened": True, "fine": False}),
+        Variant("lite2", settings={"whitened": False, "backbone": "efficientnet_lite2"}),
         Variant("320 px", settings={"whitened": False, "input_size": 320}),
         Variant("anomalib", ANOMALIB, {"whitened": False}),
         Variant("efficientad 90 s", EFFICIENTAD, {"max_seconds": 90.0}),
