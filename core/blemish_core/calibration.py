@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import betaincinv
 
+from blemish_core.localization.settings import RegionSettings
 from blemish_core.platform.errors import FailedPrecondition, InvalidRequest
 
 DEFAULT_FALSE_REJECT_RATE = 0.05
@@ -71,6 +72,8 @@ class Calibration(BaseModel):
     """Highest pixel of each anomaly map, ascending."""
     fixed_threshold: float | None = None
     """Threshold set by a user; it overrides the target rate."""
+    regions: RegionSettings = RegionSettings()
+    """Limits and scale of the regions of anomalous images."""
 
     @classmethod
     def of(
@@ -109,6 +112,14 @@ class Calibration(BaseModel):
         """
         return self.model_copy(update={"fixed_threshold": checked_threshold(threshold)})
 
+    def with_regions(self, regions: RegionSettings) -> "Calibration":
+        """Return a calibration with other settings of regions.
+
+        Raises:
+            InvalidRequest: if one is out of range.
+        """
+        return self.model_copy(update={"regions": regions.checked()})
+
     @property
     def threshold(self) -> float:
         """Score above which an image is anomalous."""
@@ -118,7 +129,12 @@ class Calibration(BaseModel):
 
     @property
     def pixel_threshold(self) -> float:
-        """Map value that as few held-out images exceed as have scores above ``threshold``."""
+        """Map value that as few held-out images exceed as have scores above ``threshold``.
+
+        A value set by a user replaces it.
+        """
+        if self.regions.pixel_threshold is not None:
+            return self.regions.pixel_threshold
         return self._exceeded_by(self._allowed - 1, self.map_maxima)
 
     @property

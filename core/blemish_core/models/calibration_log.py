@@ -12,7 +12,7 @@ processes and machines.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blemish_core.calibration import Calibration
+from blemish_core.localization.settings import RegionSettings
 from blemish_core.models.bundle import Manifest
 from blemish_core.platform.errors import Conflict, Corrupt, InvalidRequest
 from blemish_core.platform.files import atomic_create, disk_full_errors
@@ -42,18 +43,19 @@ class ThresholdRule(StrEnum):
 
 @dataclass(frozen=True)
 class CalibrationChange:
-    """A requested change of a calibration.
+    """A requested change of a calibration. Without a rule or without regions, that part remains.
 
     Raises:
         InvalidRequest: if the author is missing, or if author or comment are too long or not printable on
             one line.
     """
 
-    rule: ThresholdRule
+    rule: ThresholdRule | None
     author: str
     value: float = 0.0
     """False-reject rate or threshold; unused for ``TRAINED``."""
     comment: str = ""
+    regions: RegionSettings | None = None
 
     def __post_init__(self) -> None:
         """Validate author and comment, because logs and terminals show them."""
@@ -70,19 +72,30 @@ class CalibrationChange:
                     f"{field} has characters that cannot be printed; use one line of text", field=field
                 )
 
+    def after(self, current: "Revision") -> "CalibrationChange":
+        """Return this change with the parts that it does not request as they are in ``current``."""
+        change = self
+        if change.rule is None:
+            change = replace(change, rule=current.rule, value=current.value)
+        if change.regions is None:
+            change = replace(change, regions=current.calibration.regions)
+        return change
+
     def apply_to(self, trained: Calibration) -> Calibration:
-        """Return the calibration from training with the threshold that this change requests.
+        """Return the calibration from training with the threshold and regions that this change requests.
 
         Raises:
-            InvalidRequest: if the value is not a valid rate or threshold.
+            InvalidRequest: if the value is not a valid rate or threshold, or a setting of regions is out of
+                range.
         """
+        calibration = trained if self.regions is None else trained.with_regions(self.regions)
         match self.rule:
             case ThresholdRule.FALSE_REJECT_RATE:
-                return trained.at_false_reject_rate(self.value)
+                return calibration.at_false_reject_rate(self.value)
             case ThresholdRule.FIXED:
-                return trained.at_threshold(self.value)
-            case ThresholdRule.TRAINED:
-                return trained
+                return calibration.at_threshold(self.value)
+            case ThresholdRule.TRAINED | None:
+                return calibration
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,18 @@ class Revision:
     updated: datetime
     comment: str
     calibration: Calibration
+
+    @property
+    def value(self) -> float:
+        """The false-reject rate or threshold that was requested, 0 for ``TRAINED``."""
+        match self.rule:
+            case ThresholdRule.FALSE_REJECT_RATE:
+                return self.calibration.target_false_reject_rate
+            case ThresholdRule.FIXED:
+                assert self.calibration.fixed_threshold is not None
+                return self.calibration.fixed_threshold
+            case ThresholdRule.TRAINED:
+                return 0.0
 
 
 class CalibrationLog:
@@ -136,11 +161,11 @@ class CalibrationLog:
         """Append a revision with ``change`` and return it.
 
         Raises:
-            InvalidRequest: if the value is not a valid rate or threshold.
+            InvalidRequest: if the value is not a valid rate or threshold, or a setting of regions is out of
+                range.
             Conflict: if the newest revision is not ``expected``.
             DiskFull: if the disk is full; nothing is changed then.
         """
-        calibration = change.apply_to(self._manifest.calibration)
         while True:
             number = self._newest_number()
             if expected is not None and number != expected:
@@ -148,13 +173,14 @@ class CalibrationLog:
                     f"the calibration of {self._manifest.name} is at revision {number}, not {expected}; "
                     "read it again and repeat the change if it still applies"
                 )
+            requested = change.after(self._read(number))
             revision = Revision(
                 number=number + 1,
-                rule=change.rule,
-                author=change.author,
+                rule=requested.rule or ThresholdRule.TRAINED,
+                author=requested.author,
                 updated=datetime.now(UTC),
-                comment=change.comment,
-                calibration=calibration,
+                comment=requested.comment,
+                calibration=requested.apply_to(self._manifest.calibration),
             )
             try:
                 self._create(revision)
@@ -180,7 +206,9 @@ class CalibrationLog:
         file = self._file(number)
         try:
             record = _RevisionFile.model_validate_json(file.read_bytes())
-            change = CalibrationChange(record.rule, record.author, record.value or 0.0, record.comment)
+            change = CalibrationChange(
+                record.rule, record.author, record.value or 0.0, record.comment, record.regions
+            )
             calibration = change.apply_to(trained)
         except (FileNotFoundError, ValidationError, InvalidRequest) as error:
             raise Corrupt(f"{file} is not a calibration that blemish reads; restore it") from error
@@ -196,20 +224,16 @@ class CalibrationLog:
 
     def _create(self, revision: Revision) -> None:
         calibration = revision.calibration
-        values = {
-            ThresholdRule.TRAINED: None,
-            ThresholdRule.FALSE_REJECT_RATE: calibration.target_false_reject_rate,
-            ThresholdRule.FIXED: calibration.fixed_threshold,
-        }
         record = _RevisionFile(
             rule=revision.rule,
-            value=values[revision.rule],
+            value=None if revision.rule is ThresholdRule.TRAINED else revision.value,
             author=revision.author,
             updated=revision.updated,
             comment=revision.comment,
             threshold=calibration.threshold,
             pixel_threshold=calibration.pixel_threshold,
             warranted_false_reject_rate=calibration.warranted_false_reject_rate,
+            regions=calibration.regions,
         )
         with disk_full_errors(self._folder):
             self._folder.mkdir(exist_ok=True)
@@ -231,3 +255,5 @@ class _RevisionFile(BaseModel):
     threshold: float
     pixel_threshold: float
     warranted_false_reject_rate: float
+    regions: RegionSettings | None = None
+    """Settings of regions; None in files of older servers."""

@@ -10,6 +10,11 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from qdrant_client import models as qm
 
+from blemish_core.localization.defect_region import (
+    DefectRegion,
+    regions_from_text,
+    regions_to_text,
+)
 from blemish_core.platform.names import ModelRef
 
 JOB_KEY = "brought_by"
@@ -80,11 +85,17 @@ class Item:
     label: Label = Label.NONE
     label_class: str = ""
     """Kind of a confirmed defect."""
+    regions: tuple[DefectRegion, ...] = ()
+    """Outlines of the defects, in px of the image; the payload keeps the first few, with fewer corners."""
 
     def to_payload(self) -> dict[str, object]:
         """Return the payload of the item's point, without empty values so that "is empty" filters work."""
         payload = {name: getattr(self, name) for name in _PAYLOAD_FIELDS}
-        payload |= {"label": str(self.label), "time": self.time.isoformat()}
+        payload |= {
+            "label": str(self.label),
+            "time": self.time.isoformat(),
+            "regions": regions_to_text(self.regions),
+        }
         return {name: value for name, value in payload.items() if value != ""}
 
     @classmethod
@@ -92,6 +103,7 @@ class Item:
         """Return the item of a point; fields newer than the point have their defaults."""
         known: dict[str, Any] = {name: value for name, value in payload.items() if name in _PAYLOAD_FIELDS}
         known["label"] = Label(known.get("label", ""))
+        known["regions"] = regions_from_text(known.get("regions", ""))
         known["time"] = datetime.fromisoformat(known["time"]) if "time" in known else _UNKNOWN_TIME
         return cls(id=UUID(str(id)), **known)
 

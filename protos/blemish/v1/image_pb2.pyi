@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -181,3 +183,131 @@ class AnomalyMap(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AnomalyMap: _TypeAlias = AnomalyMap  # noqa: Y015
+
+@_typing.final
+class DefectRegion(_message.Message):
+    """A defect within an image, as the anomaly map shows it. All px are those of the whole upright image, also if only
+    a part of it was scored.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOX_FIELD_NUMBER: _builtins.int
+    CONTOUR_FIELD_NUMBER: _builtins.int
+    AREA_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    PEAK_SCORE_FIELD_NUMBER: _builtins.int
+    MEAN_SCORE_FIELD_NUMBER: _builtins.int
+    PEAK_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    area: _builtins.float
+    """Area in square px."""
+    length: _builtins.float
+    """The longer side, in px, of the smallest rectangle of any rotation that contains the outline."""
+    peak_score: _builtins.float
+    """The highest pixel score."""
+    mean_score: _builtins.float
+    """The mean of the pixel scores."""
+    @_builtins.property
+    def box(self) -> Global___Region:
+        """The smallest rectangle that contains the outline."""
+
+    @_builtins.property
+    def contour(self) -> _containers.RepeatedCompositeFieldContainer[Global___Point]:
+        """The outline: its corners in order, 1 to 64, each the centre of a pixel of the region."""
+
+    @_builtins.property
+    def peak(self) -> Global___Point:
+        """The most anomalous pixel, by the pixel scores and the contrast to the surroundings."""
+
+    @_builtins.property
+    def size(self) -> Global___DefectSize:
+        """The same in mm. Set if the calibration has a scale: RegionSettings.mm_per_px."""
+
+    def __init__(
+        self,
+        *,
+        box: Global___Region | None = ...,
+        contour: _abc.Iterable[Global___Point] | None = ...,
+        area: _builtins.float = ...,
+        length: _builtins.float = ...,
+        peak_score: _builtins.float = ...,
+        mean_score: _builtins.float = ...,
+        peak: Global___Point | None = ...,
+        size: Global___DefectSize | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "peak", b"peak", "size", b"size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "box", b"box", "contour", b"contour", "length", b"length", "mean_score", b"mean_score", "peak", b"peak", "peak_score", b"peak_score", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DefectRegion: _TypeAlias = DefectRegion  # noqa: Y015
+
+@_typing.final
+class Point(_message.Message):
+    """A pixel, counted from the top left corner."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    X_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
+    x: _builtins.int
+    y: _builtins.int
+    def __init__(
+        self,
+        *,
+        x: _builtins.int = ...,
+        y: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["x", b"x", "y", b"y"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Point: _TypeAlias = Point  # noqa: Y015
+
+@_typing.final
+class DefectSize(_message.Message):
+    """Position and size of a region in mm, from the top left corner of the image."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEFT_MM_FIELD_NUMBER: _builtins.int
+    TOP_MM_FIELD_NUMBER: _builtins.int
+    WIDTH_MM_FIELD_NUMBER: _builtins.int
+    HEIGHT_MM_FIELD_NUMBER: _builtins.int
+    AREA_MM2_FIELD_NUMBER: _builtins.int
+    LENGTH_MM_FIELD_NUMBER: _builtins.int
+    PEAK_X_MM_FIELD_NUMBER: _builtins.int
+    PEAK_Y_MM_FIELD_NUMBER: _builtins.int
+    left_mm: _builtins.float
+    top_mm: _builtins.float
+    width_mm: _builtins.float
+    height_mm: _builtins.float
+    area_mm2: _builtins.float
+    """Area in square mm."""
+    length_mm: _builtins.float
+    peak_x_mm: _builtins.float
+    """Position of the peak."""
+    peak_y_mm: _builtins.float
+    def __init__(
+        self,
+        *,
+        left_mm: _builtins.float = ...,
+        top_mm: _builtins.float = ...,
+        width_mm: _builtins.float = ...,
+        height_mm: _builtins.float = ...,
+        area_mm2: _builtins.float = ...,
+        length_mm: _builtins.float = ...,
+        peak_x_mm: _builtins.float = ...,
+        peak_y_mm: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["area_mm2", b"area_mm2", "height_mm", b"height_mm", "left_mm", b"left_mm", "length_mm", b"length_mm", "peak_x_mm", b"peak_x_mm", "peak_y_mm", b"peak_y_mm", "top_mm", b"top_mm", "width_mm", b"width_mm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DefectSize: _TypeAlias = DefectSize  # noqa: Y015

@@ -177,18 +177,25 @@ class Outputs(_message.Message):
 
     ANOMALY_MAP_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
     anomaly_map: _builtins.bool
     embedding: _builtins.bool
     """The vector that search compares."""
+    regions: _builtins.bool
+    mask: _builtins.bool
+    """The regions as a picture."""
     def __init__(
         self,
         *,
         anomaly_map: _builtins.bool = ...,
         embedding: _builtins.bool = ...,
+        regions: _builtins.bool = ...,
+        mask: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "embedding", b"embedding"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "embedding", b"embedding", "mask", b"mask", "regions", b"regions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -230,6 +237,8 @@ class Inspection(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     CALIBRATION_REVISION_FIELD_NUMBER: _builtins.int
     RUNTIME_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """The detector's anomaly score. Higher is more anomalous. Scores are comparable within a model version."""
     p_value: _builtins.float
@@ -247,6 +256,10 @@ class Inspection(_message.Message):
     """The runtime of the model's network: torch, openvino or openvino-int8. All runtimes give the same scores
     within the tolerance in the version's card, except openvino-int8, which has its own threshold and p-values.
     """
+    mask: _builtins.bytes
+    """Set on request. A PNG of one channel with the size of the scored image, or of the part in Image.region: 255
+    within a region, 0 elsewhere.
+    """
     @_builtins.property
     def anomaly_map(self) -> _image_pb2.AnomalyMap:
         """Set on request."""
@@ -257,6 +270,12 @@ class Inspection(_message.Message):
 
     @_builtins.property
     def timings(self) -> Global___Timings: ...
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.DefectRegion]:
+        """Set on request. The highest peak comes first. At least one if the verdict is ANOMALOUS, and none otherwise.
+        RegionSettings limit their number and area.
+        """
+
     def __init__(
         self,
         *,
@@ -270,10 +289,12 @@ class Inspection(_message.Message):
         timings: Global___Timings | None = ...,
         calibration_revision: _builtins.int = ...,
         runtime: _builtins.str = ...,
+        regions: _abc.Iterable[_image_pb2.DefectRegion] | None = ...,
+        mask: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "calibration_revision", b"calibration_revision", "embedding", b"embedding", "model_version", b"model_version", "p_value", b"p_value", "runtime", b"runtime", "score", b"score", "threshold", b"threshold", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "calibration_revision", b"calibration_revision", "embedding", b"embedding", "mask", b"mask", "model_version", b"model_version", "p_value", b"p_value", "regions", b"regions", "runtime", b"runtime", "score", b"score", "threshold", b"threshold", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

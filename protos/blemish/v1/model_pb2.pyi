@@ -536,6 +536,7 @@ class Calibration(_message.Message):
     PIXEL_THRESHOLD_FIELD_NUMBER: _builtins.int
     HELD_OUT_ABOVE_FIELD_NUMBER: _builtins.int
     FALSE_REJECT_RATE_INTERVAL_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
     threshold: _builtins.float
     """The score above which an image is anomalous. It does not depend on labels."""
     target_false_reject_rate: _builtins.float
@@ -570,6 +571,10 @@ class Calibration(_message.Message):
         Approximate after cross-calibration.
         """
 
+    @_builtins.property
+    def regions(self) -> Global___RegionSettings:
+        """The regions of anomalous images. Not set by older servers."""
+
     def __init__(
         self,
         *,
@@ -586,16 +591,62 @@ class Calibration(_message.Message):
         pixel_threshold: _builtins.float = ...,
         held_out_above: _builtins.int = ...,
         false_reject_rate_interval: Global___RateInterval | None = ...,
+        regions: Global___RegionSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_f1_threshold", b"_best_f1_threshold", "best_f1_threshold", b"best_f1_threshold", "false_reject_rate_interval", b"false_reject_rate_interval", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_f1_threshold", b"_best_f1_threshold", "best_f1_threshold", b"best_f1_threshold", "false_reject_rate_interval", b"false_reject_rate_interval", "regions", b"regions", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_f1_threshold", b"_best_f1_threshold", "author", b"author", "best_f1_threshold", b"best_f1_threshold", "comment", b"comment", "false_reject_rate_interval", b"false_reject_rate_interval", "held_out_above", b"held_out_above", "held_out_images", b"held_out_images", "pixel_threshold", b"pixel_threshold", "revision", b"revision", "rule", b"rule", "target_false_reject_rate", b"target_false_reject_rate", "threshold", b"threshold", "update_time", b"update_time", "warranted_false_reject_rate", b"warranted_false_reject_rate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_f1_threshold", b"_best_f1_threshold", "author", b"author", "best_f1_threshold", b"best_f1_threshold", "comment", b"comment", "false_reject_rate_interval", b"false_reject_rate_interval", "held_out_above", b"held_out_above", "held_out_images", b"held_out_images", "pixel_threshold", b"pixel_threshold", "regions", b"regions", "revision", b"revision", "rule", b"rule", "target_false_reject_rate", b"target_false_reject_rate", "threshold", b"threshold", "update_time", b"update_time", "warranted_false_reject_rate", b"warranted_false_reject_rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best_f1_threshold: _TypeAlias = _typing.Literal["best_f1_threshold"]  # noqa: Y015
     _WhichOneofArgType__best_f1_threshold: _TypeAlias = _typing.Literal["_best_f1_threshold", b"_best_f1_threshold"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__best_f1_threshold) -> _WhichOneofReturnType__best_f1_threshold | None: ...
 
 Global___Calibration: _TypeAlias = Calibration  # noqa: Y015
+
+@_typing.final
+class RegionSettings(_message.Message):
+    """The limits and the scale of regions: Inspection.regions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIXEL_THRESHOLD_FIELD_NUMBER: _builtins.int
+    SMALLEST_AREA_FIELD_NUMBER: _builtins.int
+    MAX_REGIONS_FIELD_NUMBER: _builtins.int
+    MM_PER_PX_FIELD_NUMBER: _builtins.int
+    pixel_threshold: _builtins.float
+    """A pixel score in place of the calibrated Calibration.pixel_threshold. Not set for the calibrated one. It
+    delimits regions and does not change verdicts.
+    """
+    smallest_area: _builtins.float
+    """Smallest area of a region in square px; 0 or more. The region with the highest peak of an anomalous image is
+    never left out.
+    """
+    max_regions: _builtins.int
+    """Largest number of regions of an image, 1 to 64; 0 means 16. The highest peaks are returned."""
+    mm_per_px: _builtins.float
+    """Width of a pixel in mm, above 0. Not set if it is unknown."""
+    def __init__(
+        self,
+        *,
+        pixel_threshold: _builtins.float | None = ...,
+        smallest_area: _builtins.float = ...,
+        max_regions: _builtins.int = ...,
+        mm_per_px: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mm_per_px", b"_mm_per_px", "_pixel_threshold", b"_pixel_threshold", "mm_per_px", b"mm_per_px", "pixel_threshold", b"pixel_threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mm_per_px", b"_mm_per_px", "_pixel_threshold", b"_pixel_threshold", "max_regions", b"max_regions", "mm_per_px", b"mm_per_px", "pixel_threshold", b"pixel_threshold", "smallest_area", b"smallest_area"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mm_per_px: _TypeAlias = _typing.Literal["mm_per_px"]  # noqa: Y015
+    _WhichOneofArgType__mm_per_px: _TypeAlias = _typing.Literal["_mm_per_px", b"_mm_per_px"]  # noqa: Y015
+    _WhichOneofReturnType__pixel_threshold: _TypeAlias = _typing.Literal["pixel_threshold"]  # noqa: Y015
+    _WhichOneofArgType__pixel_threshold: _TypeAlias = _typing.Literal["_pixel_threshold", b"_pixel_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mm_per_px) -> _WhichOneofReturnType__mm_per_px | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pixel_threshold) -> _WhichOneofReturnType__pixel_threshold | None: ...
+
+Global___RegionSettings: _TypeAlias = RegionSettings  # noqa: Y015
 
 @_typing.final
 class RateInterval(_message.Message):
@@ -664,6 +715,9 @@ class Metrics(_message.Message):
     SKIPPED_IMAGES_FIELD_NUMBER: _builtins.int
     UNMASKED_IMAGES_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
+    REGION_AREA_RATIO_FIELD_NUMBER: _builtins.int
+    REGION_IOU_FIELD_NUMBER: _builtins.int
+    PEAK_ON_DEFECT_RATE_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """datasets/{id}"""
     dataset_snapshot: _builtins.str
@@ -689,6 +743,15 @@ class Metrics(_message.Message):
     """Number of test images that could not be read. They are not part of any metric."""
     unmasked_images: _builtins.int
     """Number of defective images without a usable mask. They are not part of the pixel metrics."""
+    region_area_ratio: _builtins.float
+    """The figures of regions, from defective images with a mask and at least one region.
+
+    Median of the regions' area divided by the mask's area.
+    """
+    region_iou: _builtins.float
+    """Median of the intersection over union of the regions and the mask."""
+    peak_on_defect_rate: _builtins.float
+    """Share of the peaks of the first region that lie on the mask."""
     @_builtins.property
     def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassMetrics]: ...
     @_builtins.property
@@ -723,10 +786,13 @@ class Metrics(_message.Message):
         skipped_images: _builtins.int = ...,
         unmasked_images: _builtins.int = ...,
         latency: Global___Latency | None = ...,
+        region_area_ratio: _builtins.float | None = ...,
+        region_iou: _builtins.float | None = ...,
+        peak_on_defect_rate: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_best_f1", b"_best_f1", "_best_f1_threshold", b"_best_f1_threshold", "_detection_rate", b"_detection_rate", "_f1", b"_f1", "_false_reject_rate", b"_false_reject_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_latency", b"_latency", "_pixel_auroc", b"_pixel_auroc", "aupro", b"aupro", "best_f1", b"best_f1", "best_f1_threshold", b"best_f1_threshold", "detection_rate", b"detection_rate", "f1", b"f1", "false_reject_rate", b"false_reject_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "image_auroc", b"image_auroc", "latency", b"latency", "pixel_auroc", b"pixel_auroc"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_best_f1", b"_best_f1", "_best_f1_threshold", b"_best_f1_threshold", "_detection_rate", b"_detection_rate", "_f1", b"_f1", "_false_reject_rate", b"_false_reject_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_latency", b"_latency", "_peak_on_defect_rate", b"_peak_on_defect_rate", "_pixel_auroc", b"_pixel_auroc", "_region_area_ratio", b"_region_area_ratio", "_region_iou", b"_region_iou", "aupro", b"aupro", "best_f1", b"best_f1", "best_f1_threshold", b"best_f1_threshold", "detection_rate", b"detection_rate", "f1", b"f1", "false_reject_rate", b"false_reject_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "image_auroc", b"image_auroc", "latency", b"latency", "peak_on_defect_rate", b"peak_on_defect_rate", "pixel_auroc", b"pixel_auroc", "region_area_ratio", b"region_area_ratio", "region_iou", b"region_iou"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_best_f1", b"_best_f1", "_best_f1_threshold", b"_best_f1_threshold", "_detection_rate", b"_detection_rate", "_f1", b"_f1", "_false_reject_rate", b"_false_reject_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_latency", b"_latency", "_pixel_auroc", b"_pixel_auroc", "aupro", b"aupro", "best_f1", b"best_f1", "best_f1_threshold", b"best_f1_threshold", "classes", b"classes", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "defective_images", b"defective_images", "detection_rate", b"detection_rate", "f1", b"f1", "false_reject_rate", b"false_reject_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "good_images", b"good_images", "image_auroc", b"image_auroc", "intervals", b"intervals", "latency", b"latency", "pixel_auroc", b"pixel_auroc", "skipped_images", b"skipped_images", "unmasked_images", b"unmasked_images"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_best_f1", b"_best_f1", "_best_f1_threshold", b"_best_f1_threshold", "_detection_rate", b"_detection_rate", "_f1", b"_f1", "_false_reject_rate", b"_false_reject_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_latency", b"_latency", "_peak_on_defect_rate", b"_peak_on_defect_rate", "_pixel_auroc", b"_pixel_auroc", "_region_area_ratio", b"_region_area_ratio", "_region_iou", b"_region_iou", "aupro", b"aupro", "best_f1", b"best_f1", "best_f1_threshold", b"best_f1_threshold", "classes", b"classes", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "defective_images", b"defective_images", "detection_rate", b"detection_rate", "f1", b"f1", "false_reject_rate", b"false_reject_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "good_images", b"good_images", "image_auroc", b"image_auroc", "intervals", b"intervals", "latency", b"latency", "peak_on_defect_rate", b"peak_on_defect_rate", "pixel_auroc", b"pixel_auroc", "region_area_ratio", b"region_area_ratio", "region_iou", b"region_iou", "skipped_images", b"skipped_images", "unmasked_images", b"unmasked_images"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__aupro: _TypeAlias = _typing.Literal["aupro"]  # noqa: Y015
     _WhichOneofArgType__aupro: _TypeAlias = _typing.Literal["_aupro", b"_aupro"]  # noqa: Y015
@@ -746,8 +812,14 @@ class Metrics(_message.Message):
     _WhichOneofArgType__image_auroc: _TypeAlias = _typing.Literal["_image_auroc", b"_image_auroc"]  # noqa: Y015
     _WhichOneofReturnType__latency: _TypeAlias = _typing.Literal["latency"]  # noqa: Y015
     _WhichOneofArgType__latency: _TypeAlias = _typing.Literal["_latency", b"_latency"]  # noqa: Y015
+    _WhichOneofReturnType__peak_on_defect_rate: _TypeAlias = _typing.Literal["peak_on_defect_rate"]  # noqa: Y015
+    _WhichOneofArgType__peak_on_defect_rate: _TypeAlias = _typing.Literal["_peak_on_defect_rate", b"_peak_on_defect_rate"]  # noqa: Y015
     _WhichOneofReturnType__pixel_auroc: _TypeAlias = _typing.Literal["pixel_auroc"]  # noqa: Y015
     _WhichOneofArgType__pixel_auroc: _TypeAlias = _typing.Literal["_pixel_auroc", b"_pixel_auroc"]  # noqa: Y015
+    _WhichOneofReturnType__region_area_ratio: _TypeAlias = _typing.Literal["region_area_ratio"]  # noqa: Y015
+    _WhichOneofArgType__region_area_ratio: _TypeAlias = _typing.Literal["_region_area_ratio", b"_region_area_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__region_iou: _TypeAlias = _typing.Literal["region_iou"]  # noqa: Y015
+    _WhichOneofArgType__region_iou: _TypeAlias = _typing.Literal["_region_iou", b"_region_iou"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__aupro) -> _WhichOneofReturnType__aupro | None: ...
     @_typing.overload
@@ -767,7 +839,13 @@ class Metrics(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency) -> _WhichOneofReturnType__latency | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__peak_on_defect_rate) -> _WhichOneofReturnType__peak_on_defect_rate | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pixel_auroc) -> _WhichOneofReturnType__pixel_auroc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__region_area_ratio) -> _WhichOneofReturnType__region_area_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__region_iou) -> _WhichOneofReturnType__region_iou | None: ...
 
 Global___Metrics: _TypeAlias = Metrics  # noqa: Y015
 
@@ -1379,6 +1457,7 @@ class UpdateCalibrationRequest(_message.Message):
     TARGET_FALSE_REJECT_RATE_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
     TRAINED_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
     AUTHOR_FIELD_NUMBER: _builtins.int
     COMMENT_FIELD_NUMBER: _builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
@@ -1404,6 +1483,12 @@ class UpdateCalibrationRequest(_message.Message):
     def trained(self) -> Global___TrainedThreshold:
         """Restores the threshold of the training."""
 
+    @_builtins.property
+    def regions(self) -> Global___RegionSettings:
+        """Replaces the settings of regions. They stay as they are without this field, as the threshold does without a
+        rule.
+        """
+
     def __init__(
         self,
         *,
@@ -1411,13 +1496,14 @@ class UpdateCalibrationRequest(_message.Message):
         target_false_reject_rate: _builtins.float = ...,
         threshold: _builtins.float = ...,
         trained: Global___TrainedThreshold | None = ...,
+        regions: Global___RegionSettings | None = ...,
         author: _builtins.str = ...,
         comment: _builtins.str = ...,
         expected_revision: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule", "target_false_reject_rate", b"target_false_reject_rate", "threshold", b"threshold", "trained", b"trained"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["regions", b"regions", "rule", b"rule", "target_false_reject_rate", b"target_false_reject_rate", "threshold", b"threshold", "trained", b"trained"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "comment", b"comment", "expected_revision", b"expected_revision", "name", b"name", "rule", b"rule", "target_false_reject_rate", b"target_false_reject_rate", "threshold", b"threshold", "trained", b"trained"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "comment", b"comment", "expected_revision", b"expected_revision", "name", b"name", "regions", b"regions", "rule", b"rule", "target_false_reject_rate", b"target_false_reject_rate", "threshold", b"threshold", "trained", b"trained"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_rule: _TypeAlias = _typing.Literal["target_false_reject_rate", "threshold", "trained"]  # noqa: Y015
     _WhichOneofArgType_rule: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015

@@ -214,14 +214,15 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateCalibration(self, request, context):
-        """Changes the threshold of a version, without training or loading anything. After it returns, all new requests
+        """Changes the threshold or the regions of a version, without training or loading anything. After it returns, all new requests
         use the new calibration. This holds for all servers of the same store and for jobs that start later.
         Requests that are already running may still use the previous one. Each calibration is stored with its author
         and time, and is never overwritten.
 
         INVALID_ARGUMENT: one of the following.
-        The name is malformed or does not name a version. No rule is set.
+        The name is malformed or does not name a version. Neither a rule nor regions are set.
         The rate is not above 0 and at most 0.5. The threshold is not a finite float32.
+        One of the settings of regions is out of range.
         The author is missing on a server that does not authenticate callers.
         The author or comment is too long, or is not one line of printable characters.
         expected_revision is negative.

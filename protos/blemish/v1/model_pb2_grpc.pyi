@@ -117,14 +117,15 @@ class ModelServiceStub:
     RESOURCE_EXHAUSTED: the version is larger than BLEMISH_MAX_LOADED_BYTES, or the disk is full.
     """
     UpdateCalibration: _grpc.UnaryUnaryMultiCallable[_model_pb2.UpdateCalibrationRequest, _model_pb2.UpdateCalibrationResponse]
-    """Changes the threshold of a version, without training or loading anything. After it returns, all new requests
+    """Changes the threshold or the regions of a version, without training or loading anything. After it returns, all new requests
     use the new calibration. This holds for all servers of the same store and for jobs that start later.
     Requests that are already running may still use the previous one. Each calibration is stored with its author
     and time, and is never overwritten.
 
     INVALID_ARGUMENT: one of the following.
-      The name is malformed or does not name a version. No rule is set.
+      The name is malformed or does not name a version. Neither a rule nor regions are set.
       The rate is not above 0 and at most 0.5. The threshold is not a finite float32.
+      One of the settings of regions is out of range.
       The author is missing on a server that does not authenticate callers.
       The author or comment is too long, or is not one line of printable characters.
       expected_revision is negative.
@@ -223,14 +224,15 @@ class ModelServiceAsyncStub(ModelServiceStub):
     RESOURCE_EXHAUSTED: the version is larger than BLEMISH_MAX_LOADED_BYTES, or the disk is full.
     """
     UpdateCalibration: _aio.UnaryUnaryMultiCallable[_model_pb2.UpdateCalibrationRequest, _model_pb2.UpdateCalibrationResponse]  # type: ignore[assignment]
-    """Changes the threshold of a version, without training or loading anything. After it returns, all new requests
+    """Changes the threshold or the regions of a version, without training or loading anything. After it returns, all new requests
     use the new calibration. This holds for all servers of the same store and for jobs that start later.
     Requests that are already running may still use the previous one. Each calibration is stored with its author
     and time, and is never overwritten.
 
     INVALID_ARGUMENT: one of the following.
-      The name is malformed or does not name a version. No rule is set.
+      The name is malformed or does not name a version. Neither a rule nor regions are set.
       The rate is not above 0 and at most 0.5. The threshold is not a finite float32.
+      One of the settings of regions is out of range.
       The author is missing on a server that does not authenticate callers.
       The author or comment is too long, or is not one line of printable characters.
       expected_revision is negative.
@@ -386,14 +388,15 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_pb2.UpdateCalibrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.UpdateCalibrationResponse, _abc.Awaitable[_model_pb2.UpdateCalibrationResponse]]:
-        """Changes the threshold of a version, without training or loading anything. After it returns, all new requests
+        """Changes the threshold or the regions of a version, without training or loading anything. After it returns, all new requests
         use the new calibration. This holds for all servers of the same store and for jobs that start later.
         Requests that are already running may still use the previous one. Each calibration is stored with its author
         and time, and is never overwritten.
 
         INVALID_ARGUMENT: one of the following.
-          The name is malformed or does not name a version. No rule is set.
+          The name is malformed or does not name a version. Neither a rule nor regions are set.
           The rate is not above 0 and at most 0.5. The threshold is not a finite float32.
+          One of the settings of regions is out of range.
           The author is missing on a server that does not authenticate callers.
           The author or comment is too long, or is not one line of printable characters.
           expected_revision is negative.

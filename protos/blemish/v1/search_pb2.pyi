@@ -340,6 +340,7 @@ class Hit(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     LABEL_CLASS_FIELD_NUMBER: _builtins.int
     MATCH_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
     item: _builtins.str
     """items/{uuid}"""
     similarity: _builtins.float
@@ -374,6 +375,12 @@ class Hit(_message.Message):
         compared.
         """
 
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.DefectRegion]:
+        """The regions at the time of indexing, at most 8, with the highest peaks. Empty for a normal image, and for an
+        image that an older server indexed.
+        """
+
     def __init__(
         self,
         *,
@@ -393,10 +400,11 @@ class Hit(_message.Message):
         label: Global___Label.ValueType = ...,
         label_class: _builtins.str = ...,
         match: Global___Match | None = ...,
+        regions: _abc.Iterable[_image_pb2.DefectRegion] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["match", b"match", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "category", b"category", "class_name", b"class_name", "dataset", b"dataset", "group", b"group", "item", b"item", "label", b"label", "label_class", b"label_class", "match", b"match", "p_value", b"p_value", "path", b"path", "score", b"score", "similarity", b"similarity", "thumbnail", b"thumbnail", "time", b"time", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "category", b"category", "class_name", b"class_name", "dataset", b"dataset", "group", b"group", "item", b"item", "label", b"label", "label_class", b"label_class", "match", b"match", "p_value", b"p_value", "path", b"path", "regions", b"regions", "score", b"score", "similarity", b"similarity", "thumbnail", b"thumbnail", "time", b"time", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

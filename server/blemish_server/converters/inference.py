@@ -5,6 +5,7 @@ A model has one input, ``image``: BYTES of shape [N], each an encoded image. It 
 image for each requested output.
 """
 
+import json
 import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from google.protobuf.json_format import MessageToDict
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as config_pb
 from tritonclient.grpc import service_pb2 as pb
@@ -21,11 +23,14 @@ from blemish_core.models.bundle import Manifest
 from blemish_core.models.store import Model
 from blemish_core.platform.errors import InvalidRequest
 from blemish_core.platform.names import PRODUCTION, ModelRef, validate_id
+from blemish_server.converters.regions import regions_to_proto
 from blemish_server.scoring.batcher import Priority
 from blemish_server.scoring.inspection import Inspection
 from blemish_server.scoring.model_cache import Usage
 
 INPUT = "image"
+REGIONS = "regions"
+"""Output that has to be asked for before the image is scored."""
 MAX_IMAGES = 64
 
 
@@ -40,6 +45,15 @@ class _Output:
     """Shape of the value of one image; -1 where the manifest does not contain it."""
     default: bool = True
     """True if it is sent when the request names no outputs."""
+
+
+def regions_to_json(inspection: Inspection) -> bytes:
+    """Return the regions of an image as JSON in UTF-8, a list of ``DefectRegion`` of the contract."""
+    mm_per_px = inspection.calibration.regions.mm_per_px
+    messages = regions_to_proto(inspection.regions or (), mm_per_px)
+    return json.dumps(
+        [MessageToDict(message, preserving_proto_field_name=True) for message in messages]
+    ).encode()
 
 
 def _map_shape(manifest: Manifest) -> list[int]:
@@ -61,6 +75,7 @@ _OUTPUTS = {
         lambda manifest: [-1],
         default=False,
     ),
+    REGIONS: _Output("BYTES", "O", regions_to_json, default=False),
 }
 
 
@@ -175,8 +190,16 @@ def inspections_to_proto(request: Any, inspections: Sequence[Inspection], names:
             [np.asarray(output.value(inspection), output.dtype) for inspection in inspections]
         )
         response.outputs.add(name=name, datatype=output.datatype, shape=values.shape)
-        response.raw_output_contents.append(values.tobytes())
+        if output.datatype == "BYTES":
+            response.raw_output_contents.append(_pack(values.tolist()))
+        else:
+            response.raw_output_contents.append(values.tobytes())
     return response
+
+
+def _pack(elements: Sequence[bytes]) -> bytes:
+    """Return a BYTES tensor, each element with its length as 4 bytes, little endian."""
+    return b"".join(struct.pack("<I", len(element)) + element for element in elements)
 
 
 def metadata_to_proto(manifest: Manifest, model: Model) -> Any:

@@ -10,6 +10,7 @@ from blemish.v1 import inspection_pb2 as pb
 from blemish_core.imaging.image_input import ImageInput, RawLayout, Region
 from blemish_core.platform.errors import InvalidRequest
 from blemish_server.converters.enums import EnumMapping
+from blemish_server.converters.regions import regions_to_proto
 from blemish_server.converters.values import duration_to_proto, verdict_to_proto
 from blemish_server.scoring.batcher import Priority
 from blemish_server.scoring.frame_queue import (
@@ -200,4 +201,9 @@ def inspection_to_proto(inspection: Inspection, outputs: pb.Outputs) -> pb.Inspe
         )
     if outputs.embedding:
         message.embedding.extend(prediction.embedding.tolist())
+    if outputs.regions:
+        mm_per_px = inspection.calibration.regions.mm_per_px
+        message.regions.extend(regions_to_proto(inspection.regions or (), mm_per_px))
+    if outputs.mask:
+        message.mask = inspection.mask
     return message

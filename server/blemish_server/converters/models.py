@@ -13,6 +13,7 @@ from blemish_core.platform.names import ModelRef, dataset_name, job_name
 from blemish_core.runtimes.card import RuntimeCard
 from blemish_server.auth.access import Caller
 from blemish_server.converters.enums import EnumMapping
+from blemish_server.converters.regions import parse_region_settings, region_settings_to_proto
 from blemish_server.converters.values import duration_to_proto, timestamp_to_proto
 from blemish_server.scoring.shadow import Agreement, ShadowComparison
 
@@ -31,8 +32,9 @@ def parse_calibration_change(request: pb.UpdateCalibrationRequest, caller: Calle
     The author of the change is the caller; an author named in the request is put before it.
 
     Raises:
-        InvalidRequest: if the request sets no rule.
+        InvalidRequest: if the request sets neither a rule nor regions, or a setting is out of range.
     """
+    rule: ThresholdRule | None
     match request.WhichOneof("rule"):
         case "target_false_reject_rate":
             rule, value = ThresholdRule.FALSE_REJECT_RATE, request.target_false_reject_rate
@@ -40,15 +42,19 @@ def parse_calibration_change(request: pb.UpdateCalibrationRequest, caller: Calle
             rule, value = ThresholdRule.FIXED, request.threshold
         case "trained":
             rule, value = ThresholdRule.TRAINED, 0.0
+        case _ if request.HasField("regions"):
+            rule, value = None, 0.0
         case _:
             raise InvalidRequest(
-                "the request contains no change; set target_false_reject_rate, threshold or trained",
+                "the request contains no change; set target_false_reject_rate, threshold, trained or "
+                "regions",
                 field="rule",
             )
+    regions = parse_region_settings(request.regions) if request.HasField("regions") else None
     author = request.author
     if caller.name and author != caller.name:
         author = f"{author} ({caller.name})" if author else caller.name
-    return CalibrationChange(rule, author, value, request.comment)
+    return CalibrationChange(rule, author, value, request.comment, regions)
 
 
 def parse_expected_revision(request: pb.UpdateCalibrationRequest) -> int | None:
@@ -136,6 +142,7 @@ def calibration_to_proto(revision: Revision, metrics: Metrics | None) -> pb.Cali
         pixel_threshold=calibration.pixel_threshold,
         held_out_above=calibration.held_out_above,
         false_reject_rate_interval=pb.RateInterval(lower=lower, upper=upper),
+        regions=region_settings_to_proto(calibration.regions),
     )
     message.update_time.FromDatetime(revision.updated)
     return message

@@ -23,6 +23,7 @@ from blemish_core.search.item import Item, Label
 from blemish_core.search.query import Query, Similar
 from blemish_core.search.search_index import MAX_HITS, MAX_OFFSET, MAX_RANKED
 from blemish_server.converters.enums import EnumMapping
+from blemish_server.converters.regions import regions_to_proto
 from blemish_server.converters.values import timestamp_to_proto, verdict_to_proto
 from blemish_server.search.region_search import MAX_LOCATED_HITS, LocatedHit, RegionMask
 from blemish_server.transport.pagination import Page
@@ -160,6 +161,7 @@ def item_to_proto(item: Item) -> pb.Hit:
         time=timestamp_to_proto(item.time),
         label=LABELS.to_proto(item.label) if item.label else pb.LABEL_UNSPECIFIED,
         label_class=item.label_class,
+        regions=regions_to_proto(item.regions),
     )
 
 

@@ -17,6 +17,7 @@ import structlog
 
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.image_input import ImageInput
+from blemish_core.localization.defect_region import DefectRegion
 from blemish_core.platform.errors import BlemishError, InvalidImage, Unavailable
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.frame_store import FrameStore, encode_image
@@ -58,6 +59,7 @@ class _RecordedFrame:
     p_value: float
     anomalous: bool
     embedding: Vector
+    regions: tuple[DefectRegion, ...]
 
 
 class FrameRecorder:
@@ -96,6 +98,7 @@ class FrameRecorder:
             inspection.p_value,
             inspection.is_anomalous,
             inspection.prediction.embedding,
+            inspection.regions or (),
         )
         if self._queue.put(frame, size_bytes=len(capture.image.data)):
             return True
@@ -175,6 +178,7 @@ class FrameRecorder:
                         camera=frame.camera,
                         source=CAMERA,
                         time=frame.time,
+                        regions=frame.regions,
                     )
                 )
                 vectors.append(frame.embedding)

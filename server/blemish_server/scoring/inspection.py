@@ -11,6 +11,7 @@ from enum import Enum
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.base import PatchFeatures, Prediction
 from blemish_core.imaging.image_input import ImageInput
+from blemish_core.localization.defect_region import DefectRegion
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import Revision
 from blemish_core.platform.errors import DeadlineExceeded
@@ -76,6 +77,10 @@ class ScoringRequest:
     """Longest time from the arrival of the image to its inspection."""
     with_patches: bool = False
     """True to compute the features of each patch, for search by region."""
+    with_regions: bool = False
+    """True to outline the defects."""
+    with_mask: bool = False
+    """True to draw the outlines as a picture."""
 
     @classmethod
     def of(
@@ -86,6 +91,8 @@ class ScoringRequest:
         *,
         storage: StoragePolicy = StoragePolicy.NONE,
         with_patches: bool = False,
+        with_regions: bool = False,
+        with_mask: bool = False,
     ) -> "ScoringRequest":
         """Return a request for an image that no other can replace."""
         if isinstance(capture, ImageInput):
@@ -97,7 +104,14 @@ class ScoringRequest:
             len(capture.image.data),
             storage=storage,
             with_patches=with_patches,
+            with_regions=with_regions,
+            with_mask=with_mask,
         )
+
+    @property
+    def needs_regions(self) -> bool:
+        """True if the defects of an anomalous image are outlined. Items of the index show their regions."""
+        return self.with_regions or self.with_mask or self.storage is not StoragePolicy.NONE
 
     def check_latency(self, capture: Capture) -> None:
         """Raise DeadlineExceeded if the inspection of ``capture`` would come too late."""
@@ -125,6 +139,10 @@ class Inspection:
     timings: Timings = NO_TIMINGS
     patches: PatchFeatures | None = None
     """Features of each patch, if requested."""
+    regions: tuple[DefectRegion, ...] | None = None
+    """Regions in px of the whole image, also where only a part was scored; None if not requested."""
+    mask: bytes = b""
+    """Regions as a PNG of ``shape``, if requested."""
 
     @property
     def calibration(self) -> Calibration:

@@ -7,16 +7,19 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 import structlog
 from cachetools import TTLCache
+from numpy.typing import NDArray
 from torch import Tensor
 
 from blemish_core.detectors.base import Detector
 from blemish_core.imaging.decode import ImageLimits
+from blemish_core.localization.defect_region import DefectRegion, encode_mask, region_picture
+from blemish_core.localization.find_regions import find_regions
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationLog, Revision
 from blemish_core.models.loading import load_detector
@@ -46,6 +49,8 @@ class Prepared:
     revision: Revision
     shape: tuple[int, int]
     """(height, width) of the image, in pixels."""
+    pixels: NDArray[np.uint8] | None = None
+    """RGB (H, W, 3), if the request needs regions."""
 
 
 @dataclass
@@ -317,7 +322,14 @@ def _prepare(
     request.check_latency(capture)
     pixels = capture.image.pixels(limits)
     height, width, _ = pixels.shape
-    return Prepared(request, capture, detector.prepare(pixels), calibrations.newest(), (height, width))
+    return Prepared(
+        request,
+        capture,
+        detector.prepare(pixels),
+        calibrations.newest(),
+        (height, width),
+        pixels if request.needs_regions else None,
+    )
 
 
 def _inspect(detector: Detector, manifest: Manifest, batch: Sequence[Prepared]) -> list[Inspection]:
@@ -329,15 +341,33 @@ def _inspect(detector: Detector, manifest: Manifest, batch: Sequence[Prepared]) 
     inspections = []
     for each in batch:
         features = next(patches) if each.request.with_patches else None
-        inspections.append(
-            Inspection(
-                each.capture,
-                features.prediction if features else next(predictions),
-                manifest,
-                each.revision,
-                detector.runtime.name,
-                each.shape,
-                patches=features,
-            )
+        inspection = Inspection(
+            each.capture,
+            features.prediction if features else next(predictions),
+            manifest,
+            each.revision,
+            detector.runtime.name,
+            each.shape,
+            patches=features,
         )
+        inspections.append(inspection if each.pixels is None else _localize(inspection, each))
     return inspections
+
+
+def _localize(inspection: Inspection, prepared: Prepared) -> Inspection:
+    """Return the inspection with the outlines of its defects."""
+    request, rate = prepared.request, prepared.request.false_reject_rate
+    judged = inspection if rate is None else inspection.at_false_reject_rate(rate)
+    found: tuple[DefectRegion, ...] = ()
+    if judged.is_anomalous and prepared.pixels is not None:
+        calibration = judged.calibration
+        found = find_regions(
+            inspection.prediction.anomaly_map,
+            prepared.pixels,
+            calibration.pixel_threshold,
+            calibration.regions,
+        )
+    mask = region_picture(found, inspection.shape) if request.with_mask else None
+    if part := inspection.capture.image.region:
+        found = tuple(each.moved(part.left, part.top) for each in found)
+    return replace(inspection, regions=found, mask=b"" if mask is None else encode_mask(mask))

@@ -19,6 +19,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import BlemishError, NotFound
 from blemish_server.converters.inference import (
+    REGIONS,
     config_to_proto,
     inspections_to_proto,
     metadata_to_proto,
@@ -165,7 +166,12 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
             timeout_s = min(timeout_s, remaining_s)
         queue = QueueOptions(caller, priority, time.monotonic() + timeout_s)
         inspections = await _gather(
-            [self._pipeline.score(ScoringRequest.of(image, model, queue)) for image in images]
+            [
+                self._pipeline.score(
+                    ScoringRequest.of(image, model, queue, with_regions=REGIONS in outputs)
+                )
+                for image in images
+            ]
         )
         return inspections_to_proto(request, inspections, outputs)
 

@@ -57,6 +57,8 @@ class InspectionServicer(InspectionServiceServicer):
                 ModelRef.parse(request.model),
                 queue_options(context, parse_priority(request.priority, "priority")),
                 storage=parse_store(request.store, "store"),
+                with_regions=request.outputs.regions,
+                with_mask=request.outputs.mask,
             )
         )
         return pb.ScoreResponse(inspection=inspection_to_proto(inspection, request.outputs))
@@ -202,6 +204,8 @@ class _StreamScorer:
             storage=options.storage,
             false_reject_rate=options.false_reject_rate,
             max_latency_s=latency_s,
+            with_regions=options.outputs.regions,
+            with_mask=options.outputs.mask,
         )
 
 

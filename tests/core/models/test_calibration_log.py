@@ -13,6 +13,7 @@ import pytest
 from tests.support.manifests import make_manifest
 
 from blemish_core.calibration import Calibration
+from blemish_core.localization.settings import RegionSettings
 from blemish_core.models.calibration_log import CalibrationChange, CalibrationLog, ThresholdRule
 from blemish_core.platform.errors import Conflict, Corrupt, DiskFull, InvalidRequest
 
@@ -182,3 +183,34 @@ def test_comment_must_be_one_printable_line() -> None:
         CalibrationChange(ThresholdRule.TRAINED, "Jörg Ångström 光", comment="wegen Öl").author
         == "Jörg Ångström 光"
     )
+
+
+def test_change_of_regions_leaves_the_threshold_and_the_reverse(tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    regions = RegionSettings(pixel_threshold=7.0, smallest_area=12.0, max_regions=3, mm_per_px=0.05)
+    log.append(fixed(24.5))
+    log.append(CalibrationChange(None, "ann", regions=regions))
+    (both, _, _) = log_of(tmp_path).history(10)
+    assert (both.rule, both.calibration.threshold) == (ThresholdRule.FIXED, 24.5)
+    assert (both.calibration.regions, both.calibration.pixel_threshold) == (regions, 7.0)
+    log.append(CalibrationChange(ThresholdRule.FALSE_REJECT_RATE, "bea", 0.25))
+    newest = log_of(tmp_path).newest()
+    assert (newest.calibration.threshold, newest.calibration.regions) == (30.0, regions)
+    log.append(CalibrationChange(ThresholdRule.TRAINED, "cem", regions=RegionSettings()))
+    assert log_of(tmp_path).newest().calibration == TRAINED
+
+
+def test_regions_out_of_range_change_nothing(tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    with pytest.raises(InvalidRequest, match=r"regions\.max_regions"):
+        log.append(CalibrationChange(None, "ann", regions=RegionSettings(max_regions=100)))
+    assert log.newest().number == 1
+
+
+def test_revision_of_an_older_server_has_default_regions(tmp_path: Path) -> None:
+    log_of(tmp_path).append(fixed(24.5))
+    file = tmp_path / "calibration" / "2.json"
+    record = json.loads(file.read_text())
+    del record["regions"]
+    file.write_text(json.dumps(record))
+    assert log_of(tmp_path).newest().calibration.regions == RegionSettings()

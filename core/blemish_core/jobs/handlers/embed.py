@@ -15,6 +15,8 @@ from blemish_core.jobs.messages import Embed
 from blemish_core.jobs.reporter import JobReporter, waiting_for_qdrant
 from blemish_core.jobs.retry import retry_until_available
 from blemish_core.jobs.shards import EMBEDDING, Shard
+from blemish_core.localization.defect_region import DefectRegion
+from blemish_core.localization.find_regions import find_regions
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.item import CAMERA, DATASET, Item, item_id
 
@@ -45,7 +47,7 @@ def embed(context: JobContext, detectors: DetectorCache, step: Embed, reporter: 
             retry_until_available(
                 partial(context.index.prepare, version, vectors.shape[1]), on_retry=on_retry
             )
-        items = [_item(version, calibration, scored) for scored in batch]
+        items = [_item(version, calibration, scored, reader) for scored in batch]
         retry_until_available(
             partial(context.index.put, version, items, vectors, step.job), on_retry=on_retry
         )
@@ -55,8 +57,13 @@ def embed(context: JobContext, detectors: DetectorCache, step: Embed, reporter: 
     return written
 
 
-def _item(version: ModelRef, calibration: Calibration, scored: ScoredImage) -> Item:
+def _item(version: ModelRef, calibration: Calibration, scored: ScoredImage, reader: ImageReader) -> Item:
     image, score = scored.image, scored.prediction.score
+    regions: tuple[DefectRegion, ...] = ()
+    # Few images are anomalous: to decode these again takes less memory than to keep all pixels of a batch.
+    if calibration.is_anomalous(score) and (pixels := reader.read(image)) is not None:
+        anomaly_map, threshold = scored.prediction.anomaly_map, calibration.pixel_threshold
+        regions = find_regions(anomaly_map, pixels, threshold, calibration.regions)
     return Item(
         item_id(version, image.sha256),
         source=DATASET if image.dataset else CAMERA,
@@ -68,4 +75,5 @@ def _item(version: ModelRef, calibration: Calibration, scored: ScoredImage) -> I
         score=score,
         p_value=calibration.p_value(score),
         anomalous=calibration.is_anomalous(score),
+        regions=regions,
     )
