@@ -29,7 +29,7 @@ from blemish.v1.job_pb2 import (
     Worker,
 )
 from blemish.v1.job_pb2_grpc import JobServiceStub
-from blemish.v1.model_pb2 import Model, ModelVersion
+from blemish.v1.model_pb2 import Model, ModelVersion, RegionSettings
 from blemish.v1.model_pb2_grpc import ModelServiceStub
 from blemish.v1.search_pb2 import Hit
 from blemish.v1.search_pb2_grpc import SearchServiceStub
@@ -458,10 +458,11 @@ class Client(SharedClient[Connection]):
         target_false_reject_rate: float | None = None,
         threshold: float | None = None,
         trained: bool = False,
+        regions: RegionSettings | None = None,
         comment: str = "",
         expected_revision: int = 0,
     ) -> ModelVersion:
-        """Change the threshold of a version, effective from the next frame.
+        """Change the threshold or the regions of a version, effective from the next frame.
 
         Args:
             version: name with the version number.
@@ -469,25 +470,30 @@ class Client(SharedClient[Connection]):
             target_false_reject_rate: share of good images that the new threshold may reject, at most 0.5.
             threshold: new threshold, in units of the version's scores.
             trained: restore the threshold of the training.
+            regions: new settings of regions, which replace all present ones.
             comment: reason for the change.
             expected_revision: revision that the change requires to be current. 0 for any.
 
         Raises:
-            ValueError: if not exactly one of the three ways is given.
+            ValueError: if more than one of the three thresholds is given, or nothing is changed.
         """
-        if (target_false_reject_rate is not None) + (threshold is not None) + trained != 1:
-            raise ValueError("give exactly one of target_false_reject_rate, threshold and trained")
+        rules = (target_false_reject_rate is not None) + (threshold is not None) + trained
+        if rules > 1 or (rules == 0 and regions is None):
+            raise ValueError(
+                "give exactly one of target_false_reject_rate, threshold and trained, or regions"
+            )
         request = model_pb2.UpdateCalibrationRequest(
             name=model_name(version),
             author=author,
             comment=comment,
             expected_revision=expected_revision,
+            regions=regions,
         )
         if target_false_reject_rate is not None:
             request.target_false_reject_rate = target_false_reject_rate
         elif threshold is not None:
             request.threshold = threshold
-        else:
+        elif trained:
             request.trained.SetInParent()
         return self._connection.call(self._models.UpdateCalibration, request).version
 

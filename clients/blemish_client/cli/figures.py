@@ -17,6 +17,9 @@ _METRICS = (
     ("good rejected at 95 % detected", "fpr_at_95_tpr"),
     ("pixel AUROC", "pixel_auroc"),
     ("AUPRO (to 0.3)", "aupro"),
+    ("regions: overlap with masks (IoU)", "region_iou"),
+    ("regions: area to that of masks", "region_area_ratio"),
+    ("regions: first peak on the defect", "peak_on_defect_rate"),
 )
 _CLASS_METRICS = (
     ("image AUROC", "image_auroc"),
@@ -25,7 +28,7 @@ _CLASS_METRICS = (
     ("pixel AUROC", "pixel_auroc"),
     ("AUPRO", "aupro"),
 )
-_RATES = frozenset({"false_reject_rate", "detection_rate", "fpr_at_95_tpr"})
+_RATES = frozenset({"false_reject_rate", "detection_rate", "fpr_at_95_tpr", "peak_on_defect_rate"})
 
 
 def metrics_tables(metrics: Metrics, title: str) -> Group:

@@ -4,16 +4,19 @@
 from blemish_client.rendering.heatmap import heatmap, outline
 from blemish_client.rendering.images import decode, enlarge, pixel_scores
 from blemish_client.rendering.montage import MontageQuery, montage
+from blemish_client.rendering.outlines import drawable_regions, region_mask
 from blemish_client.rendering.sheet import SheetColumn, sheet
 
 __all__ = [
     "MontageQuery",
     "SheetColumn",
     "decode",
+    "drawable_regions",
     "enlarge",
     "heatmap",
     "montage",
     "outline",
     "pixel_scores",
+    "region_mask",
     "sheet",
 ]

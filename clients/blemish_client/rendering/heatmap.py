@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Heatmaps: an anomaly map over its image, with the region above the threshold outlined."""
+"""Heatmaps: an anomaly map over its image, with the regions of defects outlined."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from blemish.v1.image_pb2 import DefectRegion
 from blemish_client.rendering.colours import Colour, heat
+from blemish_client.rendering.outlines import region_mask
 from blemish_client.rendering.text import with_caption
 
 _WHITE: Colour = (255, 255, 255)
@@ -18,6 +22,8 @@ def heatmap(
     anomaly_map: NDArray[np.float32],
     threshold: float,
     *,
+    regions: Sequence[DefectRegion] | None = None,
+    region_size: tuple[int, int] | None = None,
     caption: str = "",
 ) -> Image.Image:
     """Draw an anomaly map over its image.
@@ -28,7 +34,9 @@ def heatmap(
     Args:
         image: image that defines the size of the result. A caption adds a strip below it.
         anomaly_map: pixel scores (height, width), of any size.
-        threshold: pixel score above which a region is outlined.
+        threshold: pixel score in the middle of the colour scale.
+        regions: regions to outline. None outlines the pixels above the threshold.
+        region_size: width and height of the image in px of the regions, by default those of ``image``.
         caption: one line of text.
     """
     scores = _resize(anomaly_map, image.size)
@@ -45,7 +53,11 @@ def heatmap(
     opacity = (_MAX_OPACITY * ramp**0.7)[..., None]
     mixed = calm * (1 - opacity) + heat(level) * opacity
     picture = Image.fromarray(mixed.round().astype(np.uint8))
-    picture = outline(picture, scores > threshold)
+    if regions is None:
+        outlined = scores > threshold
+    else:
+        outlined = region_mask(regions, region_size or image.size, image.size)
+    picture = outline(picture, outlined)
     return with_caption(picture, caption) if caption else picture
 
 

@@ -12,6 +12,7 @@ from blemish.v1.inspection_pb2 import Inspection
 from blemish_client.rendering.colours import ANOMALOUS, FAINT, GOOD, PAPER, Colour
 from blemish_client.rendering.heatmap import heatmap, outline
 from blemish_client.rendering.images import enlarge, pixel_scores
+from blemish_client.rendering.outlines import drawable_regions
 from blemish_client.rendering.text import write
 
 SIDE = 320
@@ -22,7 +23,7 @@ _TRUTH: Colour = (60, 190, 255)
 _WRONG: Colour = (176, 108, 0)
 _LEGEND = (
     "top: image with the ground truth outlined in blue; "
-    "bottom: anomaly map with the region above the pixel threshold outlined"
+    "bottom: anomaly map with the regions of defects outlined"
 )
 
 
@@ -37,7 +38,7 @@ class SheetColumn:
     mask: Image.Image | None
     """Ground truth, nonzero at the defect. None for a good image."""
     inspection: Inspection
-    """Inspection with an anomaly map."""
+    """Inspection with an anomaly map and regions."""
 
 
 def sheet(title: str, columns: Sequence[SheetColumn]) -> Image.Image:
@@ -57,7 +58,13 @@ def sheet(title: str, columns: Sequence[SheetColumn]) -> Image.Image:
             mask = column.mask.convert("L").resize(image.size, Image.Resampling.NEAREST)
             above = outline(image, np.asarray(mask) > 0, _TRUTH)
         anomaly_map = column.inspection.anomaly_map
-        below = heatmap(image, pixel_scores(anomaly_map), anomaly_map.threshold)
+        below = heatmap(
+            image,
+            pixel_scores(anomaly_map),
+            anomaly_map.threshold,
+            regions=drawable_regions(column.inspection),
+            region_size=column.image.size,
+        )
         _paste(page, above, (left, top))
         _paste(page, below, (left, top + SIDE + GAP))
         _label(canvas, column, (left, top + 2 * SIDE + GAP + 8))

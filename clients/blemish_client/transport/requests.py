@@ -40,6 +40,10 @@ class _ScoringOptions(TypedDict, total=False):
     """True to receive the anomaly map."""
     embedding: bool
     """True to receive the embedding."""
+    regions: bool
+    """True to receive the outlines of the defects."""
+    mask: bool
+    """True to receive the outlines as a picture, a PNG of the scored image's size."""
     priority: Priority.ValueType
     """Scheduling priority among requests for the same model. Default: audit."""
     store: Store.ValueType
@@ -95,7 +99,12 @@ def stream_config(model: str, options: FrameStreamOptions) -> StreamConfig:
 
 
 def _outputs(options: _ScoringOptions) -> Outputs:
-    return Outputs(anomaly_map=options.get("anomaly_map", False), embedding=options.get("embedding", False))
+    return Outputs(
+        anomaly_map=options.get("anomaly_map", False),
+        embedding=options.get("embedding", False),
+        regions=options.get("regions", False),
+        mask=options.get("mask", False),
+    )
 
 
 class SearchOptions(TypedDict, total=False):

@@ -18,9 +18,12 @@ from blemish_core.evaluation.image_metrics import image_metrics
 from blemish_core.evaluation.metrics import GOOD, ClassMetrics, Interval, Metrics, best_f1_threshold
 from blemish_core.evaluation.pixel_grid import comparison_shape, scaled_map, scaled_mask
 from blemish_core.evaluation.pixel_metrics import PixelHistograms
+from blemish_core.evaluation.region_metrics import RegionAgreement
 from blemish_core.evaluation.resampling import Estimates
 from blemish_core.evaluation.scoring import ScoredImage, Stopwatch, score_images
 from blemish_core.imaging.decode import ImageLimits, read_mask
+from blemish_core.localization.defect_region import DefectRegion
+from blemish_core.localization.find_regions import find_regions
 from blemish_core.platform.errors import Corrupt, InvalidImage
 
 _NAMED = 10
@@ -52,6 +55,10 @@ class ExampleImage:
     example: Example
     pixels: NDArray[np.uint8]
     """RGB pixels (H, W, 3) with a longer side of at most 256 px."""
+    regions: tuple[DefectRegion, ...] = ()
+    """Regions in px of the frame, none if the verdict is normal."""
+    frame: tuple[int, int] = (1, 1)
+    """Height and width of the frame in px."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,7 @@ def evaluate(
     masks = _Masks(source)
     image_scores: list[ImageScore] = []
     pixels, selection, stopwatch = PixelHistograms(), Selection(calibration.threshold), Stopwatch()
+    outlines = RegionAgreement()
     for batch in score_images(reader, detector, images, partial(progress, "evaluation")):
         stopwatch.add(batch)
         for each in batch:
@@ -102,6 +110,10 @@ def evaluate(
             mask = masks.of(image)
             if mask is not None:
                 pixels.add(image.class_name, scaled_map(prediction.anomaly_map, mask.shape), mask)
+                if mask.any() and calibration.is_anomalous(prediction.score):
+                    # To decode these again takes less memory than to keep all pixels of a batch.
+                    regions = _regions(reader.read(image), prediction.anomaly_map, calibration)
+                    outlines.add(image.class_name, regions, (image.height, image.width), mask)
             selection.add(image, prediction.score, prediction.anomaly_map, mask)
     for warning in (reader.warning(), masks.warning()):
         if warning is not None:
@@ -121,15 +133,19 @@ def evaluate(
             unmasked_images=masks.missing,
             best_f1_threshold=best_f1_threshold(good, defective),
             classes={
-                name: _class_metrics(good, of_class, calibration.threshold, pixels, name)
+                name: _class_metrics(good, of_class, calibration.threshold, pixels, outlines, name)
                 for name, of_class in sorted(scores.items())
             },
             latency=stopwatch.latency(detector.runtime.name, device),
-            **_fields(image_metrics(good, defective, calibration.threshold) | pixels.metrics()),
+            **_fields(
+                image_metrics(good, defective, calibration.threshold)
+                | pixels.metrics()
+                | outlines.metrics()
+            ),
         ),
         image_scores=tuple(image_scores),
-        worst=_example_images(reader, selection.worst()),
-        best=_example_images(reader, selection.best()),
+        worst=_example_images(reader, selection.worst(), calibration),
+        best=_example_images(reader, selection.best(), calibration),
     )
 
 
@@ -138,9 +154,14 @@ def _class_metrics(
     defective: Sequence[float],
     threshold: float,
     pixels: PixelHistograms,
+    outlines: RegionAgreement,
     class_name: str,
 ) -> ClassMetrics:
-    estimates = image_metrics(good, defective, threshold) | pixels.metrics([class_name])
+    estimates = (
+        image_metrics(good, defective, threshold)
+        | pixels.metrics([class_name])
+        | outlines.metrics([class_name])
+    )
     known = {name: each for name, each in estimates.items() if name in ClassMetrics.model_fields}
     return ClassMetrics(images=len(defective), **_fields(known))
 
@@ -194,7 +215,18 @@ class _Masks:
         return mask
 
 
-def _example_images(reader: ImageReader, examples: Sequence[Example]) -> tuple[ExampleImage, ...]:
+def _regions(
+    pixels: NDArray[np.uint8] | None, anomaly_map: NDArray[np.float32], calibration: Calibration
+) -> tuple[DefectRegion, ...]:
+    """Return the regions of an anomalous image, none if it cannot be read any more."""
+    if pixels is None:
+        return ()
+    return find_regions(anomaly_map, pixels, calibration.pixel_threshold, calibration.regions)
+
+
+def _example_images(
+    reader: ImageReader, examples: Sequence[Example], calibration: Calibration
+) -> tuple[ExampleImage, ...]:
     found = []
     for example in examples:
         pixels = reader.read(example.image)
@@ -202,5 +234,8 @@ def _example_images(reader: ImageReader, examples: Sequence[Example]) -> tuple[E
             continue
         small = PillowImage.fromarray(pixels)
         small.thumbnail((256, 256))
-        found.append(ExampleImage(example, np.asarray(small)))
+        regions: tuple[DefectRegion, ...] = ()
+        if calibration.is_anomalous(example.score):
+            regions = _regions(pixels, example.anomaly_map, calibration)
+        found.append(ExampleImage(example, np.asarray(small), regions, pixels.shape[:2]))
     return tuple(found)

@@ -50,6 +50,9 @@ class ClassMetrics(_FrozenModel):
     detection_rate: float | None = None
     pixel_auroc: float | None = None
     aupro: float | None = None
+    region_area_ratio: float | None = None
+    region_iou: float | None = None
+    peak_on_defect_rate: float | None = None
     intervals: Mapping[str, Interval] = {}
     """Confidence intervals by metric name."""
 
@@ -78,6 +81,12 @@ class Metrics(_FrozenModel):
     detection_rate: float | None = None
     pixel_auroc: float | None = None
     aupro: float | None = None
+    region_area_ratio: float | None = None
+    """Median of the area of an image's regions divided by that of its mask, where the verdict is right."""
+    region_iou: float | None = None
+    """Median of the intersection over union of an image's regions and its mask, on the same images."""
+    peak_on_defect_rate: float | None = None
+    """Share of these images whose first region has its peak on the mask."""
     intervals: Mapping[str, Interval] = {}
     """Confidence intervals by metric name."""
     classes: Mapping[str, ClassMetrics] = {}

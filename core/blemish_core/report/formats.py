@@ -6,7 +6,7 @@ from base64 import b64encode
 from blemish_core.evaluation.metrics import Interval
 
 ABSENT = "\N{EN DASH}"
-_RATES = frozenset({"false_reject_rate", "detection_rate", "fpr_at_95_tpr"})
+_RATES = frozenset({"false_reject_rate", "detection_rate", "fpr_at_95_tpr", "peak_on_defect_rate"})
 
 
 def metric(value: float | None, name: str) -> str:

@@ -10,10 +10,13 @@ from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from blemish_core.evaluation.evaluate import ExampleImage
+from blemish_core.localization.defect_region import region_picture
 
 SCALE = colormaps["inferno"]
 MASK_COLOUR, FOUND_COLOUR = (46, 230, 168), (255, 255, 255)
 _GAP = 4
+_INSIDE = 64.0
+"""Value of a scaled picture of regions from which on a pixel is inside; thin regions fill it in part."""
 _FAINTEST = 0.35
 """Level of the colour scale below which the map is transparent."""
 
@@ -48,7 +51,8 @@ def tile(image: ExampleImage, heat: HeatScale) -> Image.Image:
     grey = image.pixels.mean(axis=2, keepdims=True) * 0.55 + image.pixels * 0.25
     hot = SCALE(level)[..., :3] * 255
     overlay = (grey * (1 - opacity) + hot * opacity).round().astype(np.uint8)
-    overlay = _outlined(overlay, values > heat.threshold, FOUND_COLOUR)
+    found = _scaled(region_picture(image.regions, image.frame).astype(np.float32), (width, height))
+    overlay = _outlined(overlay, found > _INSIDE, FOUND_COLOUR)
     overlay = _outlined(overlay, truth, MASK_COLOUR)
 
     both = Image.new("RGB", (2 * width + _GAP, height), "white")

@@ -884,6 +884,9 @@ class ClassMetrics(_message.Message):
     PIXEL_AUROC_FIELD_NUMBER: _builtins.int
     AUPRO_FIELD_NUMBER: _builtins.int
     INTERVALS_FIELD_NUMBER: _builtins.int
+    REGION_AREA_RATIO_FIELD_NUMBER: _builtins.int
+    REGION_IOU_FIELD_NUMBER: _builtins.int
+    PEAK_ON_DEFECT_RATE_FIELD_NUMBER: _builtins.int
     class_name: _builtins.str
     images: _builtins.int
     image_auroc: _builtins.float
@@ -892,6 +895,12 @@ class ClassMetrics(_message.Message):
     """Share of the images of this class above the threshold."""
     pixel_auroc: _builtins.float
     aupro: _builtins.float
+    region_area_ratio: _builtins.float
+    """See Metrics."""
+    region_iou: _builtins.float
+    """See Metrics."""
+    peak_on_defect_rate: _builtins.float
+    """See Metrics."""
     @_builtins.property
     def intervals(self) -> _containers.MessageMap[_builtins.str, Global___Interval]:
         """See Metrics."""
@@ -907,10 +916,13 @@ class ClassMetrics(_message.Message):
         pixel_auroc: _builtins.float | None = ...,
         aupro: _builtins.float | None = ...,
         intervals: _abc.Mapping[_builtins.str, Global___Interval] | None = ...,
+        region_area_ratio: _builtins.float | None = ...,
+        region_iou: _builtins.float | None = ...,
+        peak_on_defect_rate: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_detection_rate", b"_detection_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_pixel_auroc", b"_pixel_auroc", "aupro", b"aupro", "detection_rate", b"detection_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "image_auroc", b"image_auroc", "pixel_auroc", b"pixel_auroc"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_detection_rate", b"_detection_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_peak_on_defect_rate", b"_peak_on_defect_rate", "_pixel_auroc", b"_pixel_auroc", "_region_area_ratio", b"_region_area_ratio", "_region_iou", b"_region_iou", "aupro", b"aupro", "detection_rate", b"detection_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "image_auroc", b"image_auroc", "peak_on_defect_rate", b"peak_on_defect_rate", "pixel_auroc", b"pixel_auroc", "region_area_ratio", b"region_area_ratio", "region_iou", b"region_iou"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_detection_rate", b"_detection_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_pixel_auroc", b"_pixel_auroc", "aupro", b"aupro", "class_name", b"class_name", "detection_rate", b"detection_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "image_auroc", b"image_auroc", "images", b"images", "intervals", b"intervals", "pixel_auroc", b"pixel_auroc"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_detection_rate", b"_detection_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_peak_on_defect_rate", b"_peak_on_defect_rate", "_pixel_auroc", b"_pixel_auroc", "_region_area_ratio", b"_region_area_ratio", "_region_iou", b"_region_iou", "aupro", b"aupro", "class_name", b"class_name", "detection_rate", b"detection_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "image_auroc", b"image_auroc", "images", b"images", "intervals", b"intervals", "peak_on_defect_rate", b"peak_on_defect_rate", "pixel_auroc", b"pixel_auroc", "region_area_ratio", b"region_area_ratio", "region_iou", b"region_iou"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__aupro: _TypeAlias = _typing.Literal["aupro"]  # noqa: Y015
     _WhichOneofArgType__aupro: _TypeAlias = _typing.Literal["_aupro", b"_aupro"]  # noqa: Y015
@@ -920,8 +932,14 @@ class ClassMetrics(_message.Message):
     _WhichOneofArgType__fpr_at_95_tpr: _TypeAlias = _typing.Literal["_fpr_at_95_tpr", b"_fpr_at_95_tpr"]  # noqa: Y015
     _WhichOneofReturnType__image_auroc: _TypeAlias = _typing.Literal["image_auroc"]  # noqa: Y015
     _WhichOneofArgType__image_auroc: _TypeAlias = _typing.Literal["_image_auroc", b"_image_auroc"]  # noqa: Y015
+    _WhichOneofReturnType__peak_on_defect_rate: _TypeAlias = _typing.Literal["peak_on_defect_rate"]  # noqa: Y015
+    _WhichOneofArgType__peak_on_defect_rate: _TypeAlias = _typing.Literal["_peak_on_defect_rate", b"_peak_on_defect_rate"]  # noqa: Y015
     _WhichOneofReturnType__pixel_auroc: _TypeAlias = _typing.Literal["pixel_auroc"]  # noqa: Y015
     _WhichOneofArgType__pixel_auroc: _TypeAlias = _typing.Literal["_pixel_auroc", b"_pixel_auroc"]  # noqa: Y015
+    _WhichOneofReturnType__region_area_ratio: _TypeAlias = _typing.Literal["region_area_ratio"]  # noqa: Y015
+    _WhichOneofArgType__region_area_ratio: _TypeAlias = _typing.Literal["_region_area_ratio", b"_region_area_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__region_iou: _TypeAlias = _typing.Literal["region_iou"]  # noqa: Y015
+    _WhichOneofArgType__region_iou: _TypeAlias = _typing.Literal["_region_iou", b"_region_iou"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__aupro) -> _WhichOneofReturnType__aupro | None: ...
     @_typing.overload
@@ -931,7 +949,13 @@ class ClassMetrics(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__image_auroc) -> _WhichOneofReturnType__image_auroc | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__peak_on_defect_rate) -> _WhichOneofReturnType__peak_on_defect_rate | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pixel_auroc) -> _WhichOneofReturnType__pixel_auroc | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__region_area_ratio) -> _WhichOneofReturnType__region_area_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__region_iou) -> _WhichOneofReturnType__region_iou | None: ...
 
 Global___ClassMetrics: _TypeAlias = ClassMetrics  # noqa: Y015
 

@@ -163,6 +163,9 @@ def metrics_to_proto(metrics: Metrics) -> pb.Metrics:
         best_f1_threshold=metrics.best_f1_threshold,
         pixel_auroc=metrics.pixel_auroc,
         aupro=metrics.aupro,
+        region_area_ratio=metrics.region_area_ratio,
+        region_iou=metrics.region_iou,
+        peak_on_defect_rate=metrics.peak_on_defect_rate,
         false_reject_rate=metrics.false_reject_rate,
         detection_rate=metrics.detection_rate,
         intervals=_intervals(metrics.intervals),
@@ -175,6 +178,9 @@ def metrics_to_proto(metrics: Metrics) -> pb.Metrics:
                 detection_rate=metrics_of_class.detection_rate,
                 pixel_auroc=metrics_of_class.pixel_auroc,
                 aupro=metrics_of_class.aupro,
+                region_area_ratio=metrics_of_class.region_area_ratio,
+                region_iou=metrics_of_class.region_iou,
+                peak_on_defect_rate=metrics_of_class.peak_on_defect_rate,
                 intervals=_intervals(metrics_of_class.intervals),
             )
             for name, metrics_of_class in metrics.classes.items()

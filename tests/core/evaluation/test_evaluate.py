@@ -58,6 +58,9 @@ def test_metrics_overall_and_by_class(spots: DatasetStore, measure: Measure) -> 
         "detection_rate",
         "pixel_auroc",
         "aupro",
+        "region_area_ratio",
+        "region_iou",
+        "peak_on_defect_rate",
     }
     assert (metrics.skipped_images, metrics.unmasked_images) == (0, 0)
 

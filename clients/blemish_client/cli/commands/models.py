@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from blemish.v1 import model_pb2
-from blemish.v1.model_pb2 import Calibration, ModelVersion, ShadowComparison
+from blemish.v1.model_pb2 import Calibration, ModelVersion, RegionSettings, ShadowComparison
 from blemish_client.cli.failures import Failure, confirm_deletion
 from blemish_client.cli.figures import metrics_tables
 from blemish_client.cli.options import Json, ModelArgument, VersionArgument, Yes
@@ -306,6 +306,25 @@ def calibrate(
     trained: Annotated[
         bool, typer.Option("--trained", help="Restore the threshold of the training.")
     ] = False,
+    pixel_threshold: Annotated[
+        str,
+        typer.Option(
+            metavar="SCORE",
+            help='Pixel score above which a region begins, or "calibrated".',
+            show_default="unchanged",
+        ),
+    ] = "",
+    smallest_area: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="PX", help="Smallest area of a region, in square px."),
+    ] = None,
+    max_regions: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Largest number of regions of an image.")
+    ] = None,
+    mm_per_px: Annotated[
+        float | None,
+        typer.Option(min=0, help="Width of a pixel in mm, so that regions have sizes in mm; 0 for none."),
+    ] = None,
     comment: Annotated[str, typer.Option(help="Reason, kept in the history.")] = "",
     author: Annotated[
         str | None, typer.Option(help="Author, kept in the history.", show_default="current user")
@@ -316,12 +335,18 @@ def calibrate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Change the threshold of a version, effective from the next image.
+    """Change the threshold or the regions of a version, effective from the next image.
 
     Example: blemish models calibrate tile-patchcore/3 --false-reject-rate 0.01 --comment "new lamps"
     """
-    if (false_reject_rate is not None) + (threshold is not None) + trained != 1:
-        raise Failure("give exactly one of --false-reject-rate, --threshold and --trained")
+    has_regions = bool(pixel_threshold) or any(
+        value is not None for value in (smallest_area, max_regions, mm_per_px)
+    )
+    rules = (false_reject_rate is not None) + (threshold is not None) + trained
+    if rules > 1 or (rules == 0 and not has_regions):
+        raise Failure(
+            "give exactly one of --false-reject-rate, --threshold and --trained, or settings of regions"
+        )
     session = Session.of(ctx)
     with session.client() as client:
         # The server requires a version, so resolve an alias first.
@@ -332,8 +357,14 @@ def calibrate(
             target_false_reject_rate=false_reject_rate,
             threshold=threshold,
             trained=trained,
+            regions=_changed_regions(
+                before.calibration.regions, pixel_threshold, smallest_area, max_regions, mm_per_px
+            )
+            if has_regions
+            else None,
             comment=comment,
-            expected_revision=expected_revision or 0,
+            # The settings of regions are replaced as a whole, so another change between must not be lost.
+            expected_revision=expected_revision or (before.calibration.revision if has_regions else 0),
         )
     if as_json:
         emit(changed)
@@ -349,6 +380,49 @@ def calibrate(
         f"{now.held_out_images} held-out good images; 90 % confidence interval {_interval(now)}",
         markup=False,
     )
+    if has_regions:
+        session.out.print(
+            f"regions: {_regions(now.regions)}; pixel threshold {number(now.pixel_threshold)}", markup=False
+        )
+
+
+def _changed_regions(
+    before: RegionSettings,
+    pixel_threshold: str,
+    smallest_area: float | None,
+    max_regions: int | None,
+    mm_per_px: float | None,
+) -> RegionSettings:
+    """Return the settings of regions with the options that were given."""
+    settings = RegionSettings()
+    settings.CopyFrom(before)
+    if pixel_threshold == "calibrated":
+        settings.ClearField("pixel_threshold")
+    elif pixel_threshold:
+        try:
+            settings.pixel_threshold = float(pixel_threshold)
+        except ValueError as error:
+            raise Failure(
+                f'--pixel-threshold {pixel_threshold} is not valid; give a number or "calibrated"'
+            ) from error
+    if smallest_area is not None:
+        settings.smallest_area = smallest_area
+    if max_regions is not None:
+        settings.max_regions = max_regions
+    if mm_per_px:
+        settings.mm_per_px = mm_per_px
+    elif mm_per_px is not None:
+        settings.ClearField("mm_per_px")
+    return settings
+
+
+def _regions(settings: RegionSettings) -> str:
+    parts = [f"at most {settings.max_regions}" if settings.max_regions else ""]
+    if settings.smallest_area:
+        parts.append(f"of {settings.smallest_area:g} px\N{SUPERSCRIPT TWO} or more")
+    if settings.HasField("mm_per_px"):
+        parts.append(f"{settings.mm_per_px:g} mm per px")
+    return ", ".join(filter(None, parts)) or ABSENT
 
 
 def _user_name() -> str:
@@ -440,6 +514,7 @@ def _print_card(session: Session, version: ModelVersion) -> None:
         ("trained on", f"{split.learned} images; calibrated on {split.held_out}, {split.method}"),
         ("threshold", f"{number(calibration.threshold)}; {_rule(calibration)}"),
         ("  of pixels", number(calibration.pixel_threshold)),
+        ("  regions", _regions(calibration.regions)),
         (
             "  held-out images",
             f"{calibration.held_out_above} of {calibration.held_out_images} above the threshold",

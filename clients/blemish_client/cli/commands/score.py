@@ -13,6 +13,7 @@ from blemish.v1.inspection_pb2 import Inspection
 from blemish_client.cli.failures import BAD_INPUT, UNSUCCESSFUL, Failure, describe, exit_code, print_error
 from blemish_client.cli.options import FailOnAnomaly, Json, Model
 from blemish_client.cli.output import emit, number, plain, table, verdict
+from blemish_client.cli.regions import regions_line
 from blemish_client.cli.session import Session
 from blemish_client.client import Client
 from blemish_client.errors import BlemishError
@@ -32,23 +33,32 @@ def score(
             help="Draw the anomaly map to this file, or into this folder for several images.",
         ),
     ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT.png",
+            help="Write the regions of defects as a black and white picture to this file, or into this "
+            "folder for several images.",
+        ),
+    ] = None,
     fail_on_anomaly: FailOnAnomaly = False,
     as_json: Json = False,
 ) -> None:
-    """Score images with a model.
+    """Score images with a model, and show where the defects are.
 
     An image that cannot be scored does not stop the others. The exit code is then 2.
 
     Example: blemish score frame.png -m tile-patchcore --map map.png
     """
     session = Session.of(ctx)
-    maps = _map_files(images, map_)
+    targets = zip(images, _output_files(images, map_), _output_files(images, mask), strict=True)
+    found: list[str] = []
     rows = table("image", "verdict", "score", "threshold", "p-value", right=_NUMBERS)
     failed = anomalous = False
     with session.client() as client:
-        for image, target in zip(images, maps, strict=True):
+        for image, map_file, mask_file in targets:
             try:
-                inspection = _score(client, image, model, target)
+                inspection = _score(client, image, model, map_file, mask_file)
             except Failure as failure:
                 failed = True
                 print_error(str(failure))
@@ -57,16 +67,22 @@ def score(
                 continue
             anomalous |= inspection.verdict == VERDICT_ANOMALOUS
             _report(image, inspection, rows, as_json=as_json)
+            if line := regions_line(inspection.regions):
+                found.append(f"{image}: {line}")
     if rows.row_count:
         session.out.print(rows)
+        for line in found:
+            session.out.print(line, markup=False)
     if failed:
         raise typer.Exit(BAD_INPUT)
     if anomalous and fail_on_anomaly:
         raise typer.Exit(UNSUCCESSFUL)
 
 
-def _score(client: Client, image: Path, model: str, target: Path | None) -> Inspection:
-    """Score one image and draw its map to ``target``.
+def _score(
+    client: Client, image: Path, model: str, map_file: Path | None, mask_file: Path | None
+) -> Inspection:
+    """Score one image, draw its map and write its mask.
 
     Raises:
         Failure: if only this image is at fault.
@@ -76,15 +92,29 @@ def _score(client: Client, image: Path, model: str, target: Path | None) -> Insp
     except OSError as error:
         raise Failure(f"cannot read {image}: {error.strerror}") from error
     try:
-        inspection = client.score(content, model, anomaly_map=target is not None)
+        inspection = client.score(
+            content, model, anomaly_map=map_file is not None, regions=True, mask=mask_file is not None
+        )
     except BlemishError as error:
         # A malformed model name fails every image. The field is empty in a minimal installation.
         if exit_code(error) != BAD_INPUT or error.field == "model":
             raise
         raise Failure(f"{image}: {describe(error)}") from error
-    if target is not None:
-        draw(content, inspection, target)
+    if map_file is not None:
+        draw(content, inspection, map_file)
+    if mask_file is not None:
+        _write_mask(inspection, mask_file)
     return inspection
+
+
+def _write_mask(inspection: Inspection, target: Path) -> None:
+    if not inspection.mask:
+        raise Failure("the server is too old to send masks; update it, or leave out --mask")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(inspection.mask)
+    except OSError as error:
+        raise Failure(f"cannot write {target}: {error.strerror}") from error
 
 
 def draw(content: bytes, inspection: Inspection, target: Path, **options: Any) -> None:
@@ -92,7 +122,7 @@ def draw(content: bytes, inspection: Inspection, target: Path, **options: Any) -
 
     Args:
         content: encoded image.
-        inspection: inspection with an anomaly map.
+        inspection: inspection with an anomaly map and regions.
         target: file to write.
         **options: options of Pillow for the file format.
 
@@ -105,10 +135,13 @@ def draw(content: bytes, inspection: Inspection, target: Path, **options: Any) -
         f"{verdict(inspection.verdict)}   score {inspection.score:.3f}   "
         f"threshold {inspection.threshold:.3f}"
     )
+    image = rendering.decode(content)
     drawn = rendering.heatmap(
-        rendering.enlarge(rendering.decode(content)),
+        rendering.enlarge(image),
         rendering.pixel_scores(inspection.anomaly_map),
         inspection.anomaly_map.threshold,
+        regions=rendering.drawable_regions(inspection),
+        region_size=image.size,
         caption=caption,
     )
     try:
@@ -123,6 +156,7 @@ def _report(image: Path, inspection: Inspection, rows: Table, *, as_json: bool) 
         fields = plain(inspection)
         fields.pop("anomaly_map", None)
         fields.pop("embedding", None)
+        fields.pop("mask", None)
         emit({"image": str(image), **fields})
         return
     style = "red" if inspection.verdict == VERDICT_ANOMALOUS else "green"
@@ -135,12 +169,12 @@ def _report(image: Path, inspection: Inspection, rows: Table, *, as_json: bool) 
     )
 
 
-def _map_files(images: list[Path], map_: Path | None) -> Iterator[Path | None]:
-    """Yield the map file of each image: ``map_`` for one image, a file in that folder for several."""
-    if map_ is None:
+def _output_files(images: list[Path], target: Path | None) -> Iterator[Path | None]:
+    """Yield the file for each image: ``target`` for one image, a file in that folder for several."""
+    if target is None:
         yield from (None for _ in images)
-    elif len(images) == 1 and not map_.is_dir():
-        yield map_
+    elif len(images) == 1 and not target.is_dir():
+        yield target
     else:
         taken: set[str] = set()
         for image in images:
@@ -151,4 +185,4 @@ def _map_files(images: list[Path], map_: Path | None) -> Iterator[Path | None]:
                 count += 1
                 name = f"{stem}-{count}"
             taken.add(name)
-            yield map_ / f"{name}.png"
+            yield target / f"{name}.png"

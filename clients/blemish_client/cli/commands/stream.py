@@ -24,6 +24,7 @@ from blemish_client.cli.commands.score import draw
 from blemish_client.cli.failures import UNSUCCESSFUL, Failure
 from blemish_client.cli.options import FailOnAnomaly, Json, Model
 from blemish_client.cli.output import emit, number, plain, table
+from blemish_client.cli.regions import regions_line
 from blemish_client.cli.session import Session
 from blemish_client.streaming.ledger import FrameResult, LostFrames
 from blemish_client.streaming.sources import SourceError, limit_rate, open_source
@@ -99,6 +100,7 @@ def stream(
                 policy=to_proto(pb.StreamPolicy, selected),
                 camera=camera or opened.name[:128],
                 anomaly_map=save is not None,
+                regions=True,
                 target_false_reject_rate=target_false_reject_rate,
                 max_latency_s=(max_latency_ms or 0.0) / 1000,
                 priority=to_proto(pb.Priority, priority),
@@ -160,9 +162,9 @@ class _Statistics:
         while now - self._recent[0][0] > _RECENT_S:
             self._recent.popleft()
         self._lines.append(
-            Text(f"{sequence:>8}  {verdict:<9}  score {inspection.score:.3f}  ", style).append(
-                f"{1000 * latency_s:.0f} ms", "default"
-            )
+            Text(f"{sequence:>8}  {verdict:<9}  score {inspection.score:.3f}  ", style)
+            .append(f"{1000 * latency_s:.0f} ms  ", "default")
+            .append(regions_line(inspection.regions), "default")
         )
 
     def screen(self) -> Group:
@@ -195,7 +197,8 @@ def _emit(result: FrameResult | LostFrames) -> None:
         emit({"lost": list(result.sequences), "cause": result.cause})
         return
     fields = plain(result.answer)
-    fields.get("inspection", {}).pop("anomaly_map", None)
+    for name in ("anomaly_map", "mask"):
+        fields.get("inspection", {}).pop(name, None)
     emit({**fields, "latency_ms": round(1000 * result.latency_s, 2)})
 
 
