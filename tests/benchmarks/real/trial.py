@@ -36,16 +36,22 @@ from blemish_core.runtimes.choice import RuntimeChoice
 _ROOT = Path(__file__).parents[3]
 _MEASURED = (
     "core/blemish_core/calibration.py",
-    "core/blemish_core/detectors",
+    "core/blemish_core/detectors/base.py",
+    "core/blemish_core/detectors/common",
     "core/blemish_core/evaluation",
     "core/blemish_core/imaging",
     "core/blemish_core/runtimes",
     "tests/benchmarks/bench_embeddings.py",
-    "tests/benchmarks/real/anomalib_reference.py",
     "tests/benchmarks/real/image_sets.py",
     "tests/benchmarks/real/trial.py",
 )
-"""Code that decides the figures of a trial, relative to the checkout."""
+"""Code that decides the figures of every trial, relative to the checkout."""
+_OF_ALGORITHM = {
+    "patchcore": ("core/blemish_core/detectors/patchcore",),
+    "efficientad": ("core/blemish_core/detectors/efficientad",),
+    "anomalib": ("core/blemish_core/detectors/patchcore", "tests/benchmarks/real/anomalib_reference.py"),
+}
+"""Code that decides those of one algorithm, by its name."""
 
 _NEIGHBOURS = 5
 _TIMED_FRAMES = 7
@@ -85,15 +91,14 @@ class Trial(BaseModel):
 
 
 @cache
-def code_version() -> str:
-    """Return a digest of the code that decides the figures of a trial."""
+def code_version(algorithm: str) -> str:
+    """Return a digest of the code that decides the figures of an algorithm's trials."""
     digest = hashlib.sha256()
-    for part in _MEASURED:
+    for part in (*_MEASURED, *_OF_ALGORITHM[algorithm]):
         path = _ROOT / part
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(
-                f"{file.relative_to(_ROOT)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode()
-            )
+            content = hashlib.sha256(file.read_bytes()).hexdigest()
+            digest.update(f"{file.relative_to(_ROOT)} {content}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -126,16 +131,11 @@ class TrialCache:
     def _path(self, variant: Variant, images: ImageSet, draw: int, limits: SubsetLimits) -> Path | None:
         if self._folder is None:
             return None
-        parts = (
-            variant.algorithm.name,
-            dict(variant.settings),
-            images.snapshot,
-            asdict(limits),
-            code_version(),
-        )
+        name = variant.algorithm.name
+        parts = (name, dict(variant.settings), images.snapshot, asdict(limits), code_version(name))
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-        name = re.sub(r"[^A-Za-z0-9_-]", "_", f"{variant.name}-{images.name}-{draw}")
-        return self._folder / f"{name}-{digest}.json"
+        readable = re.sub(r"[^A-Za-z0-9_-]", "_", f"{variant.name}-{images.name}-{draw}")
+        return self._folder / f"{readable}-{digest}.json"
 
 
 def run_trial(
@@ -211,7 +211,7 @@ def run_trial(
         variant=variant.name,
         set_name=images.name,
         draw=draw,
-        code=code_version(),
+        code=code_version(variant.algorithm.name),
         figures=figures,
         threshold=calibration.threshold,
         held_out=calibration.scores,
