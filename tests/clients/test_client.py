@@ -6,11 +6,21 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.support.fake_server import CallError, FakeServer, ended, queued, running, write_dataset_folder
+from tests.support.fake_server import (
+    CallError,
+    FakeServer,
+    ended,
+    picture,
+    queued,
+    running,
+    write_dataset_folder,
+)
+from tests.support.regions import make_region_message
 
 import blemish_client
 from blemish.v1.image_pb2 import VERDICT_NORMAL
 from blemish.v1.job_pb2 import JOB_STATE_CANCELLING, JOB_STATE_FAILED, JOB_STATE_RUNNING, PatchCore
+from blemish.v1.model_pb2 import RegionSettings
 from blemish_client import BlemishError, Client, RetryPolicy
 from blemish_client.errors import AlreadyExists, NotFound, Unavailable
 from blemish_client.transport.upload import CHUNK_BYTES, ImageFile, scan_folder
@@ -254,6 +264,20 @@ def test_update_calibration(client: Client, fake: FakeServer) -> None:
     assert (fixed.WhichOneof("rule"), fixed.threshold, fixed.expected_revision) == ("threshold", 0, 0)
     assert (trained.WhichOneof("rule"), trained.expected_revision) == ("trained", 3)
     assert rate.target_false_reject_rate == 0.01
+
+
+def test_update_of_regions_needs_no_rule(client: Client, fake: FakeServer) -> None:
+    client.update_calibration("m/2", author="ann", regions=RegionSettings(max_regions=4))
+    (request,) = fake.requests["UpdateCalibration"]
+    assert (request.WhichOneof("rule"), request.regions.max_regions) == (None, 4)
+
+
+def test_regions_and_mask_are_requested(client: Client, fake: FakeServer) -> None:
+    fake.regions = [make_region_message()]
+    inspection = client.score(picture(32), "m", regions=True, mask=True)
+    assert list(inspection.regions) == fake.regions
+    assert inspection.mask == picture(16)
+    assert not client.score(picture(32), "m").regions
 
 
 def test_calibration_requires_exactly_one_rule(client: Client, fake: FakeServer) -> None:

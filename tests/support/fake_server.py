@@ -19,7 +19,7 @@ from PIL import Image
 from blemish.v1 import dataset_pb2, inspection_pb2, job_pb2, model_pb2, search_pb2, server_pb2
 from blemish.v1.dataset_pb2 import ClassCount, Dataset
 from blemish.v1.dataset_pb2_grpc import DatasetServiceServicer, add_DatasetServiceServicer_to_server
-from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, AnomalyMap
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, AnomalyMap, DefectRegion
 from blemish.v1.inspection_pb2_grpc import (
     InspectionServiceServicer,
     add_InspectionServiceServicer_to_server,
@@ -82,6 +82,8 @@ class FakeServer(
         self.job: Job | None = None
         """Answer of GetJob. None is a queued job."""
         self.map_side = 8
+        self.regions: list[DefectRegion] = []
+        """Regions of every inspection that asks for them."""
         self.datasets = [Dataset(name=f"datasets/d{i}", category="tile", train_images=i) for i in range(5)]
         self.card = ModelVersion()
         """Fields added to the card of every version."""
@@ -122,9 +124,12 @@ class FakeServer(
             CallError(grpc.StatusCode.INVALID_ARGUMENT, "not an image", "INVALID_IMAGE", "image").abort(
                 context
             )
-        return inspection_pb2.ScoreResponse(
-            inspection=make_inspection(request, self.verdict, self.map_side)
-        )
+        inspection = make_inspection(request, self.verdict, self.map_side)
+        if request.outputs.regions:
+            inspection.regions.extend(self.regions)
+        if request.outputs.mask:
+            inspection.mask = picture(16)
+        return inspection_pb2.ScoreResponse(inspection=inspection)
 
     def Search(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("Search", request, context)

@@ -6,8 +6,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from tests.support.fake_server import hit
+from tests.support.regions import make_region_message
 
-from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, AnomalyMap
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, AnomalyMap, DefectRegion
 from blemish.v1.inspection_pb2 import Inspection
 from blemish_client import rendering
 from blemish_client.rendering.colours import GOOD, class_colours, heat
@@ -48,6 +49,34 @@ def test_heatmap_outlines_the_region_above_the_threshold() -> None:
 
     assert outlined(2.0) >= 4 * 60
     assert outlined(6.0) == 0
+
+
+def test_heatmap_outlines_regions_at_the_size_of_the_picture() -> None:
+    image = Image.new("RGB", (256, 256), GREY)
+    regions = [make_region_message(30, 20, 20, 10)]
+    white = np.array((255, 255, 255))
+
+    def outlined(drawn: Image.Image) -> NDArray[np.bool_]:
+        return np.asarray((np.asarray(drawn) == white).all(axis=-1))
+
+    edge = outlined(rendering.heatmap(image, hot_spot(), 2.0, regions=regions, region_size=(128, 128)))
+    down, across = np.nonzero(edge)
+    assert (across.min(), across.max()) == pytest.approx((60, 100), abs=3)
+    assert (down.min(), down.max()) == pytest.approx((40, 60), abs=3)
+    assert not outlined(rendering.heatmap(image, hot_spot(), 2.0, regions=[])).any()
+
+
+@pytest.mark.parametrize("region", [make_region_message(3, 4, 1, 1), make_region_message(0, 0, 8, 1)])
+def test_thinnest_regions_are_drawn(region: DefectRegion) -> None:
+    for size in ((8, 8), (4, 4), (64, 64)):
+        assert rendering.region_mask([region], (8, 8), size).any()
+    mask = rendering.region_mask([region], (8, 8), (8, 8))
+    assert mask.sum() == pytest.approx(region.area, abs=1)
+
+
+def test_anomalous_image_without_regions_is_of_an_older_server() -> None:
+    assert rendering.drawable_regions(Inspection(verdict=VERDICT_ANOMALOUS)) is None
+    assert list(rendering.drawable_regions(Inspection(verdict=VERDICT_NORMAL)) or ()) == []
 
 
 def test_good_image_has_no_strong_colours() -> None:

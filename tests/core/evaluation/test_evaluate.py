@@ -41,6 +41,10 @@ def test_metrics_overall_and_by_class(spots: DatasetStore, measure: Measure) -> 
     assert metrics.false_reject_rate == pytest.approx(1 / 6)
     assert metrics.f1 == pytest.approx(5 / 6)
     assert metrics.fpr_at_95_tpr == pytest.approx(2 / 6)
+    assert metrics.region_iou is not None
+    assert metrics.region_iou > 0.5
+    assert metrics.region_area_ratio == pytest.approx(1, rel=0.5)
+    assert metrics.peak_on_defect_rate == 1
     assert metrics.pixel_auroc is not None
     assert metrics.pixel_auroc > 0.95
     of_class = metrics.classes["spot"]

@@ -5,6 +5,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from tests.support.inspections import make_capture, make_inspection
 from tests.support.qdrant_twin import TwinPoints, in_memory_qdrant
+from tests.support.regions import make_region
 
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.platform.errors import Unavailable
@@ -22,6 +24,7 @@ from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.item import Item, Label
 from blemish_core.search.query import Query, Vector
 from blemish_core.search.search_index import SearchIndex
+from blemish_server.converters.search import hit_to_proto
 from blemish_server.scoring import frame_recorder as module
 from blemish_server.scoring.frame_recorder import FrameRecorder, FrameRetention
 from blemish_server.scoring.inspection import Inspection
@@ -112,6 +115,18 @@ async def test_recorded_frames_are_found_with_camera_and_time(index: FakeIndex, 
     finder = Finder(TwinPoints(index.twin))
     (first, *_) = await finder.search(VERSION, Query(np.eye(4, dtype=np.float32)[1]), 5)
     assert frames.read("tile", first.item.sha256).startswith(b"picture ")
+
+
+async def test_recorded_frame_keeps_its_regions(index: FakeIndex, frames: FrameStore) -> None:
+    outlined = replace(frame(1), regions=(make_region(10, 20, 30, 40), make_region()))
+    async with running(index, frames) as recorder:
+        recorder.enqueue(outlined)
+        recorder.enqueue(frame(2))
+        await recorder.drain(5)
+    found, _ = index.items(VERSION, ANY_ITEM, 100)
+    assert {item.regions for item in found} == {outlined.regions, ()}
+    hits = await Finder(TwinPoints(index.twin)).search(VERSION, Query(frame(1).prediction.embedding), 2)
+    assert sorted(len(hit_to_proto(hit, b"").regions) for hit in hits) == [0, 2]
 
 
 async def test_repeated_frame_is_one_item(index: FakeIndex, frames: FrameStore) -> None:

@@ -222,3 +222,14 @@ async def test_stream_needs_a_config_first_and_only_once() -> None:
         with pytest.raises(BlemishError, match="config"):
             async for _ in service.servicer.ScoreStream(requests, context):
                 pass
+
+
+async def test_regions_and_mask_are_requested_from_the_scorer() -> None:
+    service = Service()
+    request = pb.ScoreRequest(model=MODEL, image=frame(1).image)
+    await service.score(request)
+    request.outputs.mask = True
+    await service.score(request)
+    await service.stream(block(outputs=pb.Outputs(regions=True)), frame(1))
+    asked = [(each.with_regions, each.with_mask, each.needs_regions) for each in service.scorer.requests]
+    assert asked == [(False, False, False), (False, True, True), (True, False, True)]

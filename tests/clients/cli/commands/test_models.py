@@ -107,6 +107,33 @@ def test_calibrate_requires_exactly_one_rule(run: Run, fake: FakeServer, options
     assert not fake.requests["UpdateCalibration"]
 
 
+def test_calibrate_changes_the_given_settings_of_regions(run: Run, fake: FakeServer) -> None:
+    fake.card.calibration.regions.smallest_area = 12
+    fake.card.calibration.regions.mm_per_px = 0.5
+    given = ("--author", "ann", "--max-regions", "3", "--pixel-threshold", "7.5", "--mm-per-px", "0")
+    result = run("models", "calibrate", "m/2", *given)
+    assert result.exit_code == 0, result.stderr
+    (request,) = fake.requests["UpdateCalibration"]
+    assert request.WhichOneof("rule") is None
+    regions = request.regions
+    assert (regions.smallest_area, regions.max_regions, regions.pixel_threshold) == (12, 3, 7.5)
+    assert not regions.HasField("mm_per_px")
+    assert request.expected_revision == 2  # a change between reading and writing must not be lost
+
+
+def test_calibrate_restores_the_calibrated_pixel_threshold(run: Run, fake: FakeServer) -> None:
+    fake.card.calibration.regions.pixel_threshold = 3
+    given = ("--author", "ann", "--pixel-threshold", "calibrated", "--trained")
+    assert run("models", "calibrate", "m/2", *given).exit_code == 0
+    (request,) = fake.requests["UpdateCalibration"]
+    assert request.WhichOneof("rule") == "trained"
+    assert request.HasField("regions")
+    assert not request.regions.HasField("pixel_threshold")
+    result = run("models", "calibrate", "m/2", "--pixel-threshold", "high")
+    assert result.exit_code == 2
+    assert "--pixel-threshold high is not valid" in result.stderr
+
+
 def test_card_shows_calibration_history(run: Run) -> None:
     shown = run("models", "show", "m").stdout
     assert "fixed manually" in shown

@@ -5,6 +5,7 @@ import grpc
 from PIL import Image
 from tests.support.cli import Run, json_lines
 from tests.support.fake_server import CallError, FakeServer, picture
+from tests.support.regions import make_region_message
 
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
 
@@ -68,3 +69,35 @@ def test_too_large_image_is_bad_input(run: Run, fake: FakeServer, image: Path) -
     fake.errors["Score"] = [refusal]
     assert run("score", image, image, "-m", "m").exit_code == 2
     assert len(fake.requests["Score"]) == 2
+
+
+def test_regions_are_printed_and_part_of_the_json(run: Run, fake: FakeServer, image: Path) -> None:
+    fake.verdict = VERDICT_ANOMALOUS
+    fake.regions = [make_region_message(120, 48, 14, 9), make_region_message(3, 4, 6, 5)]
+    text = run("score", image, "-m", "m").stdout
+    assert "frame.png: 2 regions: 14 x 9 px at (120, 48), 6 x 5 px at (3, 4)" in text.replace("\n", " ")
+    (line,) = json_lines(run("score", image, "-m", "m", "--json"))
+    assert [region["box"]["left"] for region in line["regions"]] == [120, 3]
+    assert len(line["regions"][0]["contour"]) == 4
+    assert "mask" not in line
+    assert not fake.requests["Score"][0].outputs.mask
+
+
+def test_sizes_of_regions_are_in_mm_if_the_model_has_a_scale(
+    run: Run, fake: FakeServer, image: Path
+) -> None:
+    region = make_region_message(120, 48, 14, 9)
+    region.size.width_mm, region.size.height_mm = 0.7, 0.45
+    fake.verdict, fake.regions = VERDICT_ANOMALOUS, [region] * 6
+    text = " ".join(run("score", image, "-m", "m").stdout.split())
+    assert "6 regions: 0.70 x 0.45 mm at (120, 48) px" in text
+    assert "and 2 more" in text
+
+
+def test_mask_is_written_as_received(run: Run, fake: FakeServer, image: Path, tmp_path: Path) -> None:
+    assert run("score", image, "-m", "m", "--mask", tmp_path / "new" / "mask.png").exit_code == 0
+    assert fake.requests["Score"][0].outputs.mask
+    assert (tmp_path / "new" / "mask.png").read_bytes() == picture(16)
+    result = run("score", image, "-m", "m", "--mask", image / "mask.png")
+    assert result.exit_code == 2
+    assert "cannot write" in result.stderr
