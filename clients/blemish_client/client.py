@@ -48,10 +48,12 @@ from blemish_client.transport.requests import (
     ScoreOptions,
     SearchOptions,
     SearchQuery,
+    TrainingMask,
     create_job_request,
     score_request,
     search_request,
     stream_config,
+    training_mask,
 )
 from blemish_client.transport.upload import ImageFile, import_messages, scan_folder, upload_messages
 
@@ -254,6 +256,7 @@ class Client(SharedClient[Connection]):
         target_false_reject_rate: float = 0.0,
         promote: bool = False,
         false_alarms_of: str = "",
+        mask: TrainingMask | None = None,
         **options: Unpack[JobOptions],
     ) -> Job:
         """Start a job that trains a model on the good training images of a dataset.
@@ -267,7 +270,12 @@ class Client(SharedClient[Connection]):
                 0 for the server's default of 0.05.
             promote: promote the version to production.
             false_alarms_of: model from whose index images labelled as good are also learned.
+            mask: pixels that the model looks at, None for all: a black-and-white PNG, white where it
+                looks, or polygons as JSON with width, height, and the lists include and ignore.
             **options: see ``JobOptions``.
+
+        Raises:
+            ValueError: if the mask is neither a PNG nor JSON with polygons.
         """
         work = job_pb2.Train(
             dataset=dataset_name(dataset),
@@ -278,6 +286,7 @@ class Client(SharedClient[Connection]):
             target_false_reject_rate=target_false_reject_rate,
             promote=promote,
             false_alarms_of=model_name(false_alarms_of) if false_alarms_of else "",
+            mask=training_mask(mask) if mask is not None else None,
         )
         return self._create_job(create_job_request(options, train=work))
 

@@ -153,7 +153,14 @@ def build_app(settings: ServerSettings) -> App:
     job_events = JobEvents(stores.jobs, settings.redis_url)
     dispatcher = Dispatcher(settings.redis_url)
     jobs = JobServicer(
-        stores.jobs, stores.workers, job_events, dispatcher, stores.datasets, stores.frames, stores.models
+        stores.jobs,
+        stores.workers,
+        job_events,
+        dispatcher,
+        stores.datasets,
+        stores.frames,
+        stores.models,
+        settings.image_limits,
     )
     server = _grpc_server(settings, CallInterceptor(authenticator, scoring.metrics, stopping.is_set))
     _add_servicers(server, settings, stores, scoring, readiness, dependencies, jobs)

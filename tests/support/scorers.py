@@ -2,6 +2,7 @@
 """Stand-ins for the parts of scoring."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 from tests.support.inspections import TIMINGS, make_inspection
@@ -18,6 +19,8 @@ class FakeScorer:
         self.requests: list[ScoringRequest] = []
         self.error: Exception | None = None
         self.timings = TIMINGS
+        self.notes: tuple[str, ...] = ()
+        """Notes of each inspection."""
 
     async def score(self, request: ScoringRequest) -> Inspection:
         self.requests.append(request)
@@ -26,7 +29,8 @@ class FakeScorer:
         if self.error is not None:
             raise self.error
         score = self._score_of(capture.image.data)
-        return make_inspection(score, version=request.model, capture=capture, timings=self.timings)
+        made = make_inspection(score, version=request.model, capture=capture, timings=self.timings)
+        return replace(made, notes=self.notes)
 
     async def warm_up(self, ref: object) -> None:
         return

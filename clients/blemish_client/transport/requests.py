@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests of the blocking and the asyncio client, built from keyword options."""
 
+import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -26,8 +27,11 @@ from blemish.v1.job_pb2 import (
     JobPriority,
     Train,
 )
+from blemish.v1.model_pb2 import FrameMask, MaskPoint, MaskPolygon, MaskPolygons
 from blemish.v1.search_pb2 import SearchFilter, SearchRequest
 from blemish_client.names import dataset_name, item_name, model_name
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 SearchQuery = bytes | str | Sequence[float]
 """An encoded image, the name of an indexed item, or an embedding."""
@@ -184,6 +188,43 @@ class JobOptions(TypedDict, total=False):
     """Time after which an attempt fails, in seconds. 0 sets no limit."""
     max_memory_bytes: int
     """Memory of the job's process above which an attempt fails. 0 sets no limit."""
+
+
+TrainingMask = FrameMask | bytes
+"""A message, or the content of a file: a black-and-white PNG, or polygons as JSON."""
+
+
+def training_mask(mask: TrainingMask) -> FrameMask:
+    """Build the message of a mask.
+
+    Raises:
+        ValueError: if the content is neither a PNG nor JSON with polygons.
+    """
+    if isinstance(mask, FrameMask):
+        return mask
+    if mask.startswith(_PNG):
+        return FrameMask(png=mask)
+    try:
+        drawing = json.loads(mask)
+        unknown = sorted(drawing.keys() - {"width", "height", "include", "ignore"})
+        if unknown:
+            raise ValueError(f"unknown key {unknown[0]!r}")
+        polygons = {
+            name: [
+                MaskPolygon(points=[MaskPoint(x=x, y=y) for x, y in polygon])
+                for polygon in drawing.get(name, ())
+            ]
+            for name in ("include", "ignore")
+        }
+        return FrameMask(
+            polygons=MaskPolygons(width=drawing["width"], height=drawing["height"], **polygons)
+        )
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(
+            f"the mask is neither a PNG nor JSON with polygons ({reason}); use a PNG, or "
+            '{"width": W, "height": H, "ignore": [[[x, y], ...]]}'
+        ) from error
 
 
 def create_job_request(

@@ -55,7 +55,7 @@ class ImageReader:
         try:
             return decode(self._store.read(image), self._limits)
         except (Corrupt, InvalidImage) as error:
-            self._skip(image, error)
+            self.skip(image, error)
             return None
 
     def read_strict(self, image: DatasetImage) -> NDArray[np.uint8]:
@@ -83,7 +83,7 @@ class ImageReader:
             try:
                 verify_header(self._store.read(image), self._limits)
             except (Corrupt, InvalidImage) as error:
-                self._skip(image, error)
+                self.skip(image, error)
             else:
                 readable.append(image)
         progress(len(self._images), len(self._images), "images")
@@ -98,7 +98,12 @@ class ImageReader:
             f"{self._names()}; restore {'it' if self.skipped == 1 else 'them'} from a backup"
         )
 
-    def _skip(self, image: DatasetImage, error: Exception) -> None:
+    def skip(self, image: DatasetImage, error: Exception) -> None:
+        """Count an image that cannot be used.
+
+        Raises:
+            Corrupt: if there are too many of them.
+        """
         self._skipped.append(image.path)
         if self.skipped > self._allowed:
             raise Corrupt(

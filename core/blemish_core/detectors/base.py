@@ -12,6 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from blemish_core.imaging.frame_mask import FrameMask
+from blemish_core.imaging.image_input import Region
+
 Image = NDArray[np.uint8]
 """RGB, (H, W, 3)."""
 
@@ -68,6 +71,8 @@ class Detector(Protocol):
 
     name: str
     """Name of the algorithm in bundles and requests."""
+    mask: FrameMask | None
+    """Pixels of a frame that the detector looks at; None for all."""
 
     @property
     def input_size(self) -> int:
@@ -84,8 +89,14 @@ class Detector(Protocol):
     def tensors(self) -> dict[str, Tensor]:
         """Return all weights and buffers, on the CPU."""
 
-    def prepare(self, image: Image) -> Tensor:
-        """Return the model's input, float32 (3, size, size)."""
+    def prepare(self, image: Image, region: Region | None = None) -> Tensor:
+        """Return the model's input, float32 (3, size, size), for a frame or a region of it.
+
+        With a mask it is (4, size, size): the last channel is 1 where the detector looks, and 0 elsewhere.
+
+        Raises:
+            InvalidImage: if the mask does not fit the frame, or the region exceeds it or is ignored.
+        """
 
     def predict(self, inputs: Sequence[Tensor]) -> list[Prediction]:
         """Score prepared images in one forward pass."""
@@ -188,6 +199,8 @@ class TrainingContext:
     """Folder of photographs of anything but the surface, for detectors that need counterexamples."""
     warn: Callable[[str], None] = lambda text: None
     """Callback for warnings about the job."""
+    mask: FrameMask | None = None
+    """Pixels of the images that the detector looks at; None for all."""
 
 
 def release(parameters: Iterable[nn.Parameter]) -> None:

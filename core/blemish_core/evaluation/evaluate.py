@@ -22,6 +22,7 @@ from blemish_core.evaluation.region_metrics import RegionAgreement
 from blemish_core.evaluation.resampling import Estimates
 from blemish_core.evaluation.scoring import ScoredImage, Stopwatch, score_images
 from blemish_core.imaging.decode import ImageLimits, read_mask
+from blemish_core.imaging.frame_mask import FrameMask, visible
 from blemish_core.localization.defect_region import DefectRegion
 from blemish_core.localization.find_regions import find_regions
 from blemish_core.platform.errors import Corrupt, InvalidImage
@@ -99,6 +100,7 @@ def evaluate(
     reader = ImageReader(source.store, source.limits, images)
     masks = _Masks(source)
     image_scores: list[ImageScore] = []
+    ignored: list[str] = []
     pixels, selection, stopwatch = PixelHistograms(), Selection(calibration.threshold), Stopwatch()
     outlines = RegionAgreement()
     for batch in score_images(reader, detector, images, partial(progress, "evaluation")):
@@ -106,16 +108,24 @@ def evaluate(
         for each in batch:
             image, prediction = each.image, each.prediction
             on_scored(each)
-            image_scores.append(ImageScore(image.path, image.class_name, prediction.score))
             mask = masks.of(image)
             if mask is not None:
-                pixels.add(image.class_name, scaled_map(prediction.anomaly_map, mask.shape), mask)
+                looks = detector.mask.resized(mask.shape) if detector.mask is not None else None
+                if looks is not None and mask.any() and not mask[looks].any():
+                    ignored.append(image.path)
+                    continue
+                scaled = scaled_map(prediction.anomaly_map, mask.shape)
+                pixels.add(image.class_name, scaled, mask, looks)
+                if looks is not None:
+                    mask = mask & looks
                 if mask.any() and calibration.is_anomalous(prediction.score):
                     # To decode these again takes less memory than to keep all pixels of a batch.
-                    regions = _regions(reader.read(image), prediction.anomaly_map, calibration)
+                    read = reader.read(image)
+                    regions = _regions(read, prediction.anomaly_map, calibration, detector.mask)
                     outlines.add(image.class_name, regions, (image.height, image.width), mask)
+            image_scores.append(ImageScore(image.path, image.class_name, prediction.score))
             selection.add(image, prediction.score, prediction.anomaly_map, mask)
-    for warning in (reader.warning(), masks.warning()):
+    for warning in (reader.warning(), masks.warning(), _ignored_warning(ignored)):
         if warning is not None:
             warn(warning)
     scores: dict[str, list[float]] = {}
@@ -144,8 +154,19 @@ def evaluate(
             ),
         ),
         image_scores=tuple(image_scores),
-        worst=_example_images(reader, selection.worst(), calibration),
-        best=_example_images(reader, selection.best(), calibration),
+        worst=_example_images(reader, selection.worst(), calibration, detector.mask),
+        best=_example_images(reader, selection.best(), calibration, detector.mask),
+    )
+
+
+def _ignored_warning(paths: Sequence[str]) -> str | None:
+    """Return a warning about images whose defects the detector's mask ignores."""
+    if not paths:
+        return None
+    more = len(paths) - _NAMED
+    return (
+        f"the mask of the model ignores the whole defect of {len(paths)} images, so the metrics exclude "
+        f"them: {', '.join(paths[:_NAMED])}{f' and {more} more' if more > 0 else ''}; check the mask"
     )
 
 
@@ -216,16 +237,20 @@ class _Masks:
 
 
 def _regions(
-    pixels: NDArray[np.uint8] | None, anomaly_map: NDArray[np.float32], calibration: Calibration
+    pixels: NDArray[np.uint8] | None,
+    anomaly_map: NDArray[np.float32],
+    calibration: Calibration,
+    mask: FrameMask | None,
 ) -> tuple[DefectRegion, ...]:
     """Return the regions of an anomalous image, none if it cannot be read any more."""
     if pixels is None:
         return ()
-    return find_regions(anomaly_map, pixels, calibration.pixel_threshold, calibration.regions)
+    seen = visible(pixels, mask)
+    return find_regions(anomaly_map, seen, calibration.pixel_threshold, calibration.regions)
 
 
 def _example_images(
-    reader: ImageReader, examples: Sequence[Example], calibration: Calibration
+    reader: ImageReader, examples: Sequence[Example], calibration: Calibration, mask: FrameMask | None
 ) -> tuple[ExampleImage, ...]:
     found = []
     for example in examples:
@@ -236,6 +261,6 @@ def _example_images(
         small.thumbnail((256, 256))
         regions: tuple[DefectRegion, ...] = ()
         if calibration.is_anomalous(example.score):
-            regions = _regions(pixels, example.anomaly_map, calibration)
+            regions = _regions(pixels, example.anomaly_map, calibration, mask)
         found.append(ExampleImage(example, np.asarray(small), regions, pixels.shape[:2]))
     return tuple(found)

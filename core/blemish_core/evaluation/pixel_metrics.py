@@ -103,14 +103,26 @@ class PixelHistograms:
         """Return the defect classes with images."""
         return sorted(set(self._classes) - {GOOD})
 
-    def add(self, class_name: str, anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
-        """Add one image's anomaly map and mask, both (H, W); another image may have another shape."""
+    def add(
+        self,
+        class_name: str,
+        anomaly_map: NDArray[np.float32],
+        mask: NDArray[np.bool_],
+        looks: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Add one image's anomaly map and mask, both (H, W); another image may have another shape.
+
+        Pixels outside of ``looks`` (H, W) are left out, and do not count as part of a region.
+        """
+        outside = ~mask
+        if looks is not None:
+            mask, outside = mask & looks, outside & looks
         bins = _bins(anomaly_map)
         pixels = self._classes[class_name]
         defective = bins[mask]
         pixels.images.append(
             (
-                pixels.outside.add(bins[~mask], None),
+                pixels.outside.add(bins[outside], None),
                 pixels.defect.add(defective, None),
                 pixels.overlap.add(defective, _region_weights(mask)[mask]),
             )

@@ -13,6 +13,7 @@ from blemish_core.datasets import DatasetImage
 from blemish_core.datasets.reading import ImageReader
 from blemish_core.detectors.base import Detector, Prediction
 from blemish_core.evaluation.metrics import Latency, Spread
+from blemish_core.platform.errors import InvalidImage
 
 BATCH = 8
 
@@ -35,7 +36,7 @@ def score_images(
     images: Sequence[DatasetImage],
     progress: Callable[[int, int, str], None],
 ) -> Iterator[list[ScoredImage]]:
-    """Score images in batches and report progress; unreadable images are skipped."""
+    """Score images in batches and report progress; the reader skips those that do not fit the model."""
     for start in range(0, len(images), BATCH):
         progress(start, len(images), "images")
         inputs, timed = [], []
@@ -45,7 +46,11 @@ def score_images(
             decoded = time.perf_counter()
             if pixels is None:
                 continue
-            inputs.append(detector.prepare(pixels))
+            try:
+                inputs.append(detector.prepare(pixels))
+            except InvalidImage as error:
+                reader.skip(image, error)
+                continue
             timed.append((image, decoded - began, time.perf_counter() - decoded))
         if not inputs:
             continue

@@ -6,7 +6,8 @@ unpacked; those of more than 8 bits are 16-bit little endian. Rows run from top 
 apart.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from blemish_core.imaging.decode import ImageLimits, check_size, decode
 from blemish_core.imaging.samples import eight_bits, grey_as_rgb
 from blemish_core.platform.errors import InvalidImage
+
+_Sample = TypeVar("_Sample", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,17 @@ class Region:
             f"{width} x {height}; choose a region within it"
         )
 
+    def crop(self, pixels: NDArray[_Sample]) -> NDArray[_Sample]:
+        """Return the region of an image (H, W, ...), a view.
+
+        Raises:
+            InvalidImage: if the region exceeds the image.
+        """
+        height, width = pixels.shape[:2]
+        if reason := self.bounds_error((height, width)):
+            raise InvalidImage(reason, field="image.region")
+        return pixels[self.top : self.top + self.height, self.left : self.left + self.width]
+
 
 @dataclass(frozen=True)
 class ImageInput:
@@ -103,16 +117,23 @@ class ImageInput:
             return np.asarray(cv2.cvtColor(samples, kind.to_rgb), np.uint8)
         return grey_as_rgb(_eight_bits(samples, self.layout, kind)) if kind.channels == 1 else samples
 
+    def frame(self, limits: ImageLimits) -> NDArray[np.uint8]:
+        """Return RGB pixels (H, W, 3) of the whole image, after a check of the region.
+
+        Raises:
+            InvalidImage: as for ``pixels``.
+        """
+        whole = replace(self, region=None).pixels(limits)
+        self._crop(whole, limits)
+        return whole
+
     def _crop(self, pixels: NDArray[np.uint8], limits: ImageLimits) -> NDArray[np.uint8]:
         region = self.region
         if region is None:
             return pixels
-        height, width = pixels.shape[:2]
-        if reason := region.bounds_error((height, width)):
-            raise InvalidImage(reason, field="image.region")
-        right, bottom = region.left + region.width, region.top + region.height
+        cropped = region.crop(pixels)
         check_size(region.width, region.height, limits, field="image.region")
-        return pixels[region.top : bottom, region.left : right]
+        return cropped
 
 
 def _samples(data: bytes, layout: RawLayout, limits: ImageLimits) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from blemish_core.calibration import DEFAULT_FALSE_REJECT_RATE
 from blemish_core.evaluation.metrics import Metrics
+from blemish_core.imaging.mask_summary import MaskSummary
 
 
 class JobState(StrEnum):
@@ -92,6 +93,8 @@ class TrainSpec(_StoredModel):
     promote: bool = False
     false_alarms_of: str = ""
     """Model whose false alarms and images labelled good are trained on too; empty for none."""
+    mask: MaskSummary | None = None
+    """Pixels to look at; the file is in the model store. None for all pixels."""
 
     @property
     def detector(self) -> str:

@@ -17,6 +17,8 @@ from blemish_core.platform.names import ModelRef
 
 _EVERY_S = 55.0
 _SETTLED_S = 60.0
+_MASK_SETTLED_S = 3600.0
+"""Age from which on a mask without a job is deleted: a request may wait for Redis for a while."""
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +65,7 @@ class Retention:
         for id in self._store.delete_ended(now() - self._keep_jobs):
             log.info("expired job deleted", job=id)
         self._delete_leftovers()
+        self._delete_unused_masks()
         if self._keep_versions:
             self._delete_surplus_versions()
 
@@ -78,6 +81,12 @@ class Retention:
                 if time.time() - folder.stat().st_mtime > _SETTLED_S:
                     shutil.rmtree(folder, ignore_errors=True)
                     log.info("leftover folder deleted", job=job, folder=folder.name)
+
+    def _delete_unused_masks(self) -> None:
+        specs = (job.spec for job in self._store.unfinished())
+        needed = {spec.mask.sha256 for spec in specs if isinstance(spec, TrainSpec) and spec.mask}
+        for sha256 in self._models.discard_masks(needed, _MASK_SETTLED_S):
+            log.info("unused mask deleted", mask=sha256)
 
     def _is_open(self, job: str) -> bool:
         try:

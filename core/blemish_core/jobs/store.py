@@ -421,9 +421,10 @@ def _new_job(spec: Spec, priority: JobPriority, limits: Limits, request: str, by
 def _fingerprint(spec: Spec, priority: JobPriority, limits: Limits) -> str:
     """Return a hash that identifies a request.
 
-    A default priority and default limits add nothing, so that fingerprints of older builds stay valid.
+    A default priority, default limits and a missing mask add nothing, so that fingerprints of older builds
+    stay valid.
     """
-    parts = [spec.model_dump_json()]
+    parts = [spec.model_dump_json(exclude={"mask"} if getattr(spec, "mask", None) is None else None)]
     if priority is not JobPriority.NORMAL or limits != Limits():
         parts += [priority, limits.model_dump_json()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

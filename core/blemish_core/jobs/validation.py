@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Validation of a request before it becomes a job, so that it fails at once and not after hours."""
 
+from collections.abc import Iterable
+
 from blemish_core.calibration import checked_false_reject_rate
-from blemish_core.datasets import Dataset, DatasetStore
+from blemish_core.datasets import Dataset, DatasetImage, DatasetStore
 from blemish_core.detectors.registry import ALGORITHMS
+from blemish_core.imaging.frame_mask import size_mismatch
+from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.jobs.embed_source import images_to_embed
 from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, Spec, TrainSpec
 from blemish_core.models.store import ModelStore
@@ -23,6 +27,7 @@ def validate_spec(spec: Spec, datasets: DatasetStore, frames: FrameStore, models
     match spec:
         case TrainSpec():
             _validate_training(spec, datasets.get(spec.dataset), models)
+            _validate_mask(spec.mask, datasets.images(spec.dataset))
             return spec
         case EmbedSpec(kept_frames=True):
             version = models.resolve(ModelRef.parse(spec.model, "model"))
@@ -33,6 +38,7 @@ def validate_spec(spec: Spec, datasets: DatasetStore, frames: FrameStore, models
                     f"{dataset_name(spec.dataset)} has no images in test/; upload some"
                 )
             version = models.resolve(ModelRef.parse(spec.model, "model"))
+            _validate_mask(models.manifest(version).mask, datasets.images(spec.dataset, "test"))
     return spec.model_copy(update={"model": str(version)})
 
 
@@ -48,3 +54,12 @@ def _validate_training(spec: TrainSpec, dataset: Dataset, models: ModelStore) ->
         )
     if spec.false_alarms_of:
         models.resolve(ModelRef.parse(spec.false_alarms_of, "train.false_alarms_of"))
+
+
+def _validate_mask(mask: MaskSummary | None, images: Iterable[DatasetImage]) -> None:
+    """Check that a mask fits every image."""
+    if mask is None:
+        return
+    for image in images:
+        if reason := size_mismatch((image.height, image.width), (mask.height, mask.width)):
+            raise FailedPrecondition(f"{image.path} in {dataset_name(image.dataset)} {reason}")

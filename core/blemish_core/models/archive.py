@@ -34,7 +34,7 @@ ORIGIN = "imported from"
 """Key of an imported version's manifest for its name on the exporting server."""
 _FOLDERS = (bundle.OPENVINO, bundle.REPORT, calibration_log.FOLDER)
 _NAME = re.compile(
-    rf"{re.escape(bundle.MANIFEST)}|{re.escape(bundle.WEIGHTS)}|"
+    rf"{re.escape(bundle.MANIFEST)}|{re.escape(bundle.WEIGHTS)}|{re.escape(bundle.MASK)}|"
     rf"(?:{'|'.join(_FOLDERS)})/[A-Za-z0-9][A-Za-z0-9._-]{{0,99}}"
 )
 _MAX_HEAD_BYTES = 1 << 20
@@ -241,6 +241,9 @@ def _check(manifest: Manifest, head: _Header) -> None:
         raise _invalid(f"its manifest names the network {min(unknown)[:100]!r}, which is missing")
     if bundle.WEIGHTS not in manifest.sha256:
         raise _invalid("it has no weights")
+    named = manifest.mask.sha256 if manifest.mask is not None else None
+    if manifest.sha256.get(bundle.MASK) != named:
+        raise _invalid("its manifest and its mask do not belong together")
 
 
 def _member(name: str, file: BinaryIO) -> Iterator[bytes]:

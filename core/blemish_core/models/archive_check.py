@@ -30,7 +30,8 @@ def check(folder: Path) -> None:
         Exception: any error caused by unsuitable tensors or networks.
     """
     manifest, reference = load_detector(folder, "cpu", RuntimeChoice("torch"))
-    noise = [reference.prepare(image) for image in _noise()]
+    shape = reference.mask.shape if reference.mask else (_SIDE, _SIDE)
+    noise = [reference.prepare(image) for image in _noise(shape)]
     with torch.inference_mode():
         for outcome in reference.predict(noise):
             if not (np.isfinite(outcome.score) and np.isfinite(outcome.anomaly_map).all()):
@@ -47,13 +48,14 @@ def check(folder: Path) -> None:
                 other.predict(noise)  # its accuracy was measured at its training
 
 
-def _noise() -> list[Image]:
-    """Return RGB images (H, W, 3) of increasingly coarse noise."""
+def _noise(shape: tuple[int, int]) -> list[Image]:
+    """Return RGB images of ``shape`` (H, W), with increasingly coarse noise."""
     random, images = np.random.default_rng(_SEED), []
+    height, width = shape
     for grain in (1, 4, 16, 64):
-        side = _SIDE // grain
-        noise = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
-        images.append(np.kron(noise, np.ones((grain, grain, 1), np.uint8)))
+        size = (-(-height // grain), -(-width // grain), 3)
+        noise = random.integers(0, 256, size, dtype=np.uint8)
+        images.append(np.kron(noise, np.ones((grain, grain, 1), np.uint8))[:height, :width])
     return images
 
 

@@ -5,6 +5,7 @@
 
     manifest.json         settings, metrics, hashes
     weights.safetensors   all tensors, with the backbone
+    mask.png              mask, if there is one
     openvino/             networks: model.xml, int8.xml
     report/               report, never loaded
 
@@ -27,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blemish_core.calibration import Calibration
 from blemish_core.evaluation.metrics import Metrics
+from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.platform.errors import Corrupt
 from blemish_core.platform.files import atomic_write
 from blemish_core.runtimes.card import RuntimeCard
@@ -35,7 +37,10 @@ MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 REPORT = "report"
 OPENVINO = "openvino"
+MASK = "mask.png"
 FORMAT = 1
+MASKED_FORMAT = 2
+"""Format of versions with a mask, which older servers would ignore."""
 
 
 class TrainingSplit(BaseModel):
@@ -69,6 +74,8 @@ class Manifest(BaseModel):
     job: str
     seed: int
     split: TrainingSplit
+    mask: MaskSummary | None = None
+    """Description of the file ``mask.png``; None if the model looks at all pixels."""
     training: Mapping[str, str] = {}
     """Further facts about the training: steps, teacher, ..."""
     calibration: Calibration
@@ -123,8 +130,10 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         raise Corrupt(f"{folder / MANIFEST} is not a manifest that blemish reads; restore it") from error
-    if manifest.format != FORMAT:
-        raise Corrupt(f"{folder} has format {manifest.format}, but blemish reads {FORMAT}; update it")
+    if manifest.format not in (FORMAT, MASKED_FORMAT):
+        raise Corrupt(
+            f"{folder} has format {manifest.format}, but blemish reads up to {MASKED_FORMAT}; update it"
+        )
     return manifest
 
 

@@ -9,9 +9,10 @@ from safetensors.torch import load_file, save_file
 from blemish_core.detectors.base import Detector
 from blemish_core.detectors.common.torch_runtime import TorchRuntime
 from blemish_core.detectors.registry import ALGORITHMS
+from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.models import bundle
 from blemish_core.models.bundle import Manifest
-from blemish_core.platform.errors import Corrupt
+from blemish_core.platform.errors import Corrupt, InvalidImage
 from blemish_core.runtimes.choice import TORCH, RuntimeChoice
 
 
@@ -48,16 +49,31 @@ def load_detector(
         raise Corrupt(f"{manifest.name} needs the detector {manifest.detector!r}; update blemish")
     runtime = choice.among(manifest.runtimes, device, manifest.name)
     tensors = load_file(folder / bundle.WEIGHTS)
+    mask = _read_mask(folder, manifest)
     load = ALGORITHMS[manifest.detector].load
     if runtime == TORCH:
         detector = load(manifest.settings, tensors, device)
+        detector.mask = mask
         # Created here, because the first frame would have to wait for it.
         detector.run_on(TorchRuntime(detector.network, torch.device(device)))
         return manifest, detector
     from blemish_core.runtimes.openvino_runtime import OpenVinoRuntime
 
     detector = load(manifest.settings, tensors, "cpu")
+    detector.mask = mask
     file = folder / str(manifest.runtimes[runtime].file)
     detector.run_on(OpenVinoRuntime(file, name=runtime, threads=choice.threads, lanes=choice.lanes))
     detector.release_weights()  # OpenVINO has its own copy
     return manifest, detector
+
+
+def _read_mask(folder: Path, manifest: Manifest) -> FrameMask | None:
+    if manifest.mask is None:
+        return None
+    try:
+        mask = FrameMask.from_png((folder / bundle.MASK).read_bytes())
+    except (FileNotFoundError, InvalidImage) as error:
+        raise Corrupt(f"{manifest.name}: {bundle.MASK} cannot be read; train again") from error
+    if mask.shape != (manifest.mask.height, manifest.mask.width):
+        raise Corrupt(f"{manifest.name}: {bundle.MASK} has another size than its manifest; train again")
+    return mask

@@ -2,10 +2,11 @@
 """The store of model versions, and the alias ``production``."""
 
 import fcntl
+import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from uuid import uuid4
 from blemish_core.models import bundle
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationLog
-from blemish_core.platform.errors import FailedPrecondition, NotFound
+from blemish_core.platform.errors import Corrupt, FailedPrecondition, NotFound
 from blemish_core.platform.files import atomic_write, fsync, publish_directory, staged_directory
 from blemish_core.platform.names import PRODUCTION, ModelRef, job_name
 from blemish_core.runtimes.choice import TORCH
@@ -27,6 +28,8 @@ _IMPORTING = ".arriving-"
 _LOCK = "lock"
 _LOCKED_WITHIN_S = 2.0
 """Age from which on an import workspace must be locked, in seconds."""
+_MASKS = ".masks"
+"""Folder of the masks of accepted trainings, by SHA-256."""
 _PINNED = "pinned"
 _LAST = "last"
 _SHADOW = "shadow"
@@ -250,6 +253,40 @@ class ModelStore:
                 if time.time() - folder.stat().st_mtime > _LOCKED_WITHIN_S:
                     with _locked(folder):
                         shutil.rmtree(folder, ignore_errors=True)
+
+    def keep_mask(self, png: bytes, sha256: str) -> None:
+        """Store the mask of a training that is about to be accepted, under its SHA-256 in hex."""
+        folder = self._root / _MASKS
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(folder / f"{sha256}.png", png)
+
+    def mask(self, sha256: str) -> bytes:
+        """Return a stored mask.
+
+        Raises:
+            NotFound: if it does not exist.
+            Corrupt: if it was changed.
+        """
+        try:
+            png = (self._root / _MASKS / f"{sha256}.png").read_bytes()
+        except FileNotFoundError as error:
+            raise NotFound(f"there is no mask {sha256[:12]}; start the training again") from error
+        if hashlib.sha256(png).hexdigest() != sha256:
+            raise Corrupt(f"the mask {sha256[:12]} was changed; start the training again")
+        return png
+
+    def discard_masks(self, needed: Collection[str], min_age_s: float) -> list[str]:
+        """Delete the masks whose SHA-256 no training needs, and return theirs.
+
+        Younger masks than ``min_age_s`` stay: the job that needs one is created after it.
+        """
+        discarded = []
+        for file in (self._root / _MASKS).glob("*.png"):
+            with suppress(FileNotFoundError):  # another process deleted it
+                if file.stem not in needed and time.time() - file.stat().st_mtime > min_age_s:
+                    file.unlink()
+                    discarded.append(file.stem)
+        return discarded
 
     def add_evaluation(
         self,

@@ -14,7 +14,7 @@ from blemish_core.evaluation.examples import Example, correctness
 from blemish_core.evaluation.resampling import CONFIDENCE, DRAWS, SEED
 from blemish_core.models.bundle import Manifest
 from blemish_core.report import formats
-from blemish_core.report.tiles import FOUND_COLOUR, MASK_COLOUR, SCALE, HeatScale
+from blemish_core.report.tiles import FOUND_COLOUR, IGNORED_COLOUR, MASK_COLOUR, SCALE, HeatScale
 
 _LISTED = 1000
 """Most test images in the table of the page; scores.csv contains all."""
@@ -39,6 +39,8 @@ class PageImages:
     worst: Sequence[Tile] = ()
     best: Sequence[Tile] = ()
     heat: HeatScale | None = None
+    mask: bytes | None = None
+    """Picture of the mask; None if the model looks at all pixels."""
 
 
 def render_page(
@@ -104,6 +106,7 @@ def _templates() -> Environment:
         correctness=correctness,
         draws=DRAWS,
         found_colour=_hex(FOUND_COLOUR),
+        ignored_colour=_hex(IGNORED_COLOUR),
         listed=_LISTED,
         mask_colour=_hex(MASK_COLOUR),
         scale=[to_hex(SCALE(step / 8)) for step in range(9)],

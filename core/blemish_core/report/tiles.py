@@ -10,13 +10,16 @@ from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from blemish_core.evaluation.evaluate import ExampleImage
+from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.localization.defect_region import region_picture
 
 SCALE = colormaps["inferno"]
-MASK_COLOUR, FOUND_COLOUR = (46, 230, 168), (255, 255, 255)
+MASK_COLOUR, FOUND_COLOUR, IGNORED_COLOUR = (46, 230, 168), (255, 255, 255), (58, 74, 96)
 _GAP = 4
 _INSIDE = 64.0
 """Value of a scaled picture of regions from which on a pixel is inside; thin regions fill it in part."""
+_PICTURE_PX = 512
+"""Longer side of the picture of a mask."""
 _FAINTEST = 0.35
 """Level of the colour scale below which the map is transparent."""
 
@@ -38,12 +41,15 @@ class HeatScale:
         return self.threshold + self._reach
 
 
-def tile(image: ExampleImage, heat: HeatScale) -> Image.Image:
-    """Return the image with its mask outlined, next to the image with the anomaly map as an overlay."""
+def tile(image: ExampleImage, heat: HeatScale, mask: FrameMask | None = None) -> Image.Image:
+    """Return the image with its defects outlined, next to the image with the anomaly map as an overlay.
+
+    Pixels that ``mask`` ignores are dyed in both.
+    """
     height, width, _ = image.pixels.shape
     values = _scaled(image.example.anomaly_map, (width, height))
-    mask = image.example.mask
-    truth = None if mask is None else _scaled(mask.astype(np.float32), (width, height)) >= 0.5
+    defects = image.example.mask
+    truth = None if defects is None else _scaled(defects.astype(np.float32), (width, height)) >= 0.5
     original = _outlined(image.pixels, truth, MASK_COLOUR)
 
     level = heat.level(values)
@@ -55,10 +61,21 @@ def tile(image: ExampleImage, heat: HeatScale) -> Image.Image:
     overlay = _outlined(overlay, found > _INSIDE, FOUND_COLOUR)
     overlay = _outlined(overlay, truth, MASK_COLOUR)
 
+    if mask is not None:
+        looks = mask.resized((height, width))
+        original, overlay = _dyed(original, looks), _dyed(overlay, looks)
     both = Image.new("RGB", (2 * width + _GAP, height), "white")
     both.paste(Image.fromarray(original), (0, 0))
     both.paste(Image.fromarray(overlay), (width + _GAP, 0))
     return both
+
+
+def picture_of_mask(mask: FrameMask) -> Image.Image:
+    """Return the mask as a small picture: inspected pixels in white, ignored ones dyed."""
+    height, width = mask.shape
+    share = min(1.0, _PICTURE_PX / max(height, width))
+    looks = mask.resized((max(1, round(height * share)), max(1, round(width * share))))
+    return Image.fromarray(np.where(looks[..., None], 255, IGNORED_COLOUR).astype(np.uint8))
 
 
 def encoded(image: Image.Image, kind: str) -> bytes:
@@ -71,6 +88,12 @@ def encoded(image: Image.Image, kind: str) -> bytes:
 def _scaled(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float64]:
     image = Image.fromarray(np.ascontiguousarray(values, np.float32))
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR), np.float64)
+
+
+def _dyed(pixels: NDArray[np.uint8], looks: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return the image (H, W, 3) with a flat colour over most of what is outside of ``looks`` (H, W)."""
+    dyed = (pixels * 0.25 + np.array(IGNORED_COLOUR) * 0.75).astype(np.uint8)
+    return np.where(looks[..., None], pixels, dyed)
 
 
 def _outlined(

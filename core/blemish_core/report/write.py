@@ -15,6 +15,7 @@ import numpy as np
 from blemish_core.evaluation.evaluate import Evaluation, ExampleImage
 from blemish_core.evaluation.examples import correctness
 from blemish_core.evaluation.metrics import GOOD
+from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.models.bundle import Manifest
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Report:
     warnings: Sequence[str]
     by: EvaluationRun | None = None
     """Evaluation job, or None in the report of the training."""
+    mask: FrameMask | None = None
+    """Pixels that the model looks at, or None for all."""
 
 
 def write(report: Report, folder: Path) -> None:
@@ -77,7 +80,7 @@ def _images(report: Report, folder: Path) -> "PageImages":
     """Draw the charts and tiles, and write each as a PNG."""
     from blemish_core.report import charts
     from blemish_core.report.page import PageImages, Tile
-    from blemish_core.report.tiles import HeatScale, encoded, tile
+    from blemish_core.report.tiles import HeatScale, encoded, picture_of_mask, tile
 
     calibration, evaluation = report.manifest.calibration, report.evaluation
 
@@ -86,8 +89,11 @@ def _images(report: Report, folder: Path) -> "PageImages":
         return png
 
     held_out = write_png("calibration", charts.calibration(calibration.scores, calibration.threshold))
+    mask = None
+    if report.mask is not None:
+        mask = write_png("mask", encoded(picture_of_mask(report.mask), "PNG"))
     if evaluation is None:
-        return PageImages(calibration=held_out)
+        return PageImages(calibration=held_out, mask=mask)
     metrics = evaluation.metrics
     names = sorted({each.class_name for each in evaluation.image_scores})
     by_class = {name: evaluation.scores(name) for name in names}
@@ -101,7 +107,7 @@ def _images(report: Report, folder: Path) -> "PageImages":
     def tiles(kind: str, images: Sequence[ExampleImage]) -> "list[Tile]":
         drawn_tiles = []
         for number, each in enumerate(images, start=1):
-            drawn = tile(each, heat)
+            drawn = tile(each, heat, report.mask)
             write_png(f"{kind}-{number}", encoded(drawn, "PNG"))
             drawn_tiles.append(Tile(each.example, encoded(drawn, "JPEG")))
         return drawn_tiles
@@ -115,6 +121,7 @@ def _images(report: Report, folder: Path) -> "PageImages":
         worst=tiles("worst", evaluation.worst),
         best=tiles("best", evaluation.best),
         heat=heat,
+        mask=mask,
     )
 
 

@@ -14,19 +14,21 @@ from blemish_core.runtimes.card import Parity
 TOLERANCE = 1e-3
 """Largest difference allowed: far above float32 rounding, far below the error of bf16."""
 GOLDEN_IMAGES = 8
+_CHANNELS = 3
 _BATCHES = (1, 3)  # then all others at once: the batch size must not matter
 
 
 def golden_images(prepared: Sequence[Tensor], seed: int) -> list[Tensor]:
-    """Return prepared images (3, S, S), and copies corrupted by noise or by a patch of noise.
+    """Return prepared images, and copies corrupted by noise or by a patch of noise.
 
-    Good images alone would not test high scores.
+    Good images alone would not test high scores. The mask of an image stays as it is.
     """
     random = torch.Generator().manual_seed(seed)
     corrupted: list[Tensor] = []
     for number, image in enumerate(prepared):
-        noisy = 0.8 * image + 0.2 * _noise(image, random)
-        corrupted.append(noisy if number % 2 else with_patch(image, random))
+        pixels, mask = image[:_CHANNELS], image[_CHANNELS:]
+        noisy = 0.8 * pixels + 0.2 * _noise(pixels, random)
+        corrupted.append(torch.cat([noisy if number % 2 else with_patch(pixels, random), mask]))
     return [*prepared, *corrupted]
 
 

@@ -22,7 +22,7 @@ MAX_DROP = 0.005
 MAX_IMAGES = 40
 
 ReadInput = Callable[[], Tensor]
-"""Prepares one image (3, S, S) on demand."""
+"""Prepares one image on demand; channels after the first three are not quantized on."""
 
 
 def quantize(
@@ -95,4 +95,4 @@ class CalibrationImages:
         for done, read in enumerate(self._images):
             self._reported = max(self._reported, done)  # NNCF iterates more than once
             self._progress(self._reported, len(self._images))
-            yield with_patch(read(), torch.Generator().manual_seed(done))[None].numpy()
+            yield with_patch(read()[:3], torch.Generator().manual_seed(done))[None].numpy()

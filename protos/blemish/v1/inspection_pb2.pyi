@@ -239,6 +239,7 @@ class Inspection(_message.Message):
     RUNTIME_FIELD_NUMBER: _builtins.int
     REGIONS_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """The detector's anomaly score. Higher is more anomalous. Scores are comparable within a model version."""
     p_value: _builtins.float
@@ -276,6 +277,12 @@ class Inspection(_message.Message):
         RegionSettings limit their number and area.
         """
 
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Notes for people, such as that the mask was scaled to the frame. A stream leaves them out where they equal
+        those of the inspection before.
+        """
+
     def __init__(
         self,
         *,
@@ -291,10 +298,11 @@ class Inspection(_message.Message):
         runtime: _builtins.str = ...,
         regions: _abc.Iterable[_image_pb2.DefectRegion] | None = ...,
         mask: _builtins.bytes = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "calibration_revision", b"calibration_revision", "embedding", b"embedding", "mask", b"mask", "model_version", b"model_version", "p_value", b"p_value", "regions", b"regions", "runtime", b"runtime", "score", b"score", "threshold", b"threshold", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "calibration_revision", b"calibration_revision", "embedding", b"embedding", "mask", b"mask", "model_version", b"model_version", "notes", b"notes", "p_value", b"p_value", "regions", b"regions", "runtime", b"runtime", "score", b"score", "threshold", b"threshold", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -342,6 +342,7 @@ class Train(_message.Message):
     TARGET_FALSE_REJECT_RATE_FIELD_NUMBER: _builtins.int
     PROMOTE_FIELD_NUMBER: _builtins.int
     FALSE_ALARMS_OF_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """datasets/{id}"""
     model_id: _builtins.str
@@ -360,6 +361,16 @@ class Train(_message.Message):
     def patchcore(self) -> Global___PatchCore: ...
     @_builtins.property
     def efficientad(self) -> Global___EfficientAd: ...
+    @_builtins.property
+    def mask(self) -> _model_pb2.FrameMask:
+        """The pixels that the model looks at. Ignored pixels affect no training, score, threshold, map or metric of
+        the version. Each image of the dataset must have the size or the aspect ratio of the reference image. Defaults
+        to all pixels.
+
+        INVALID_ARGUMENT: the mask is not a black-and-white PNG, ignores every pixel, or has an invalid polygon.
+        FAILED_PRECONDITION: an image of the dataset has another aspect ratio than the mask.
+        """
+
     def __init__(
         self,
         *,
@@ -371,10 +382,11 @@ class Train(_message.Message):
         target_false_reject_rate: _builtins.float = ...,
         promote: _builtins.bool = ...,
         false_alarms_of: _builtins.str = ...,
+        mask: _model_pb2.FrameMask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["detector", b"detector", "efficientad", b"efficientad", "patchcore", b"patchcore"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["detector", b"detector", "efficientad", b"efficientad", "mask", b"mask", "patchcore", b"patchcore"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "detector", b"detector", "efficientad", b"efficientad", "false_alarms_of", b"false_alarms_of", "model_id", b"model_id", "patchcore", b"patchcore", "promote", b"promote", "seed", b"seed", "target_false_reject_rate", b"target_false_reject_rate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "detector", b"detector", "efficientad", b"efficientad", "false_alarms_of", b"false_alarms_of", "mask", b"mask", "model_id", b"model_id", "patchcore", b"patchcore", "promote", b"promote", "seed", b"seed", "target_false_reject_rate", b"target_false_reject_rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_detector: _TypeAlias = _typing.Literal["patchcore", "efficientad"]  # noqa: Y015
     _WhichOneofArgType_detector: _TypeAlias = _typing.Literal["detector", b"detector"]  # noqa: Y015

@@ -164,6 +164,7 @@ class ModelVersion(_message.Message):
     PINNED_FIELD_NUMBER: _builtins.int
     SHADOW_FIELD_NUMBER: _builtins.int
     COMPARISON_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{n}"""
     detector: _builtins.str
@@ -223,6 +224,10 @@ class ModelVersion(_message.Message):
         only for the shadow. Not set by ListModels.
         """
 
+    @_builtins.property
+    def mask(self) -> Global___FrameMask:
+        """The mask of the version, without its content. Not set if the version looks at all pixels."""
+
     def __init__(
         self,
         *,
@@ -247,14 +252,149 @@ class ModelVersion(_message.Message):
         pinned: _builtins.bool = ...,
         shadow: _builtins.bool = ...,
         comparison: Global___ShadowComparison | None = ...,
+        mask: Global___FrameMask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "comparison", b"comparison", "create_time", b"create_time", "metrics", b"metrics", "split", b"split"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "comparison", b"comparison", "create_time", b"create_time", "mask", b"mask", "metrics", b"metrics", "split", b"split"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "calibration_history", b"calibration_history", "category", b"category", "comparison", b"comparison", "create_time", b"create_time", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "detector", b"detector", "job", b"job", "libraries", b"libraries", "metrics", b"metrics", "name", b"name", "pinned", b"pinned", "production", b"production", "runtimes", b"runtimes", "seed", b"seed", "settings", b"settings", "shadow", b"shadow", "size_bytes", b"size_bytes", "split", b"split", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "calibration_history", b"calibration_history", "category", b"category", "comparison", b"comparison", "create_time", b"create_time", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "detector", b"detector", "job", b"job", "libraries", b"libraries", "mask", b"mask", "metrics", b"metrics", "name", b"name", "pinned", b"pinned", "production", b"production", "runtimes", b"runtimes", "seed", b"seed", "settings", b"settings", "shadow", b"shadow", "size_bytes", b"size_bytes", "split", b"split", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelVersion: _TypeAlias = ModelVersion  # noqa: Y015
+
+@_typing.final
+class FrameMask(_message.Message):
+    """The pixels of a frame that a model looks at, in px of a reference image. Frames of another size but the same
+    aspect ratio get a scaled mask; others are rejected with INVALID_ARGUMENT.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PNG_FIELD_NUMBER: _builtins.int
+    POLYGONS_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    IGNORED_SHARE_FIELD_NUMBER: _builtins.int
+    png: _builtins.bytes
+    """A black-and-white PNG of the size of the reference image, at most 1 MiB: white where the model looks."""
+    sha256: _builtins.str
+    """SHA-256 of the mask as a PNG, in hex. Output only, like all fields below."""
+    width: _builtins.int
+    """Width of the reference image in px."""
+    height: _builtins.int
+    """Height of the reference image in px."""
+    ignored_share: _builtins.float
+    """The share of ignored pixels, 0 to 1."""
+    @_builtins.property
+    def polygons(self) -> Global___MaskPolygons: ...
+    def __init__(
+        self,
+        *,
+        png: _builtins.bytes = ...,
+        polygons: Global___MaskPolygons | None = ...,
+        sha256: _builtins.str = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        ignored_share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "png", b"png", "polygons", b"polygons"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "height", b"height", "ignored_share", b"ignored_share", "png", b"png", "polygons", b"polygons", "sha256", b"sha256", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["png", "polygons"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___FrameMask: _TypeAlias = FrameMask  # noqa: Y015
+
+@_typing.final
+class MaskPolygons(_message.Message):
+    """Areas of a reference image, with at most 2000 points together. A pixel belongs to a polygon if its center lies
+    inside.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    INCLUDE_FIELD_NUMBER: _builtins.int
+    IGNORE_FIELD_NUMBER: _builtins.int
+    width: _builtins.int
+    """Width of the reference image in px."""
+    height: _builtins.int
+    """Height of the reference image in px."""
+    @_builtins.property
+    def include(self) -> _containers.RepeatedCompositeFieldContainer[Global___MaskPolygon]:
+        """The areas to look at. Empty for the whole image."""
+
+    @_builtins.property
+    def ignore(self) -> _containers.RepeatedCompositeFieldContainer[Global___MaskPolygon]:
+        """The areas to ignore, also where they overlap with included ones."""
+
+    def __init__(
+        self,
+        *,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        include: _abc.Iterable[Global___MaskPolygon] | None = ...,
+        ignore: _abc.Iterable[Global___MaskPolygon] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "ignore", b"ignore", "include", b"include", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MaskPolygons: _TypeAlias = MaskPolygons  # noqa: Y015
+
+@_typing.final
+class MaskPolygon(_message.Message):
+    """A polygon within the image. Its sides do not cross or touch each other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___MaskPoint]:
+        """At least three. The last one is joined to the first."""
+
+    def __init__(
+        self,
+        *,
+        points: _abc.Iterable[Global___MaskPoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MaskPolygon: _TypeAlias = MaskPolygon  # noqa: Y015
+
+@_typing.final
+class MaskPoint(_message.Message):
+    """A point in px from the top left corner of the image, whose first pixel reaches from 0 to 1."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    X_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
+    x: _builtins.float
+    y: _builtins.float
+    def __init__(
+        self,
+        *,
+        x: _builtins.float = ...,
+        y: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["x", b"x", "y", b"y"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MaskPoint: _TypeAlias = MaskPoint  # noqa: Y015
 
 @_typing.final
 class ShadowComparison(_message.Message):

@@ -183,6 +183,7 @@ def inspection_to_proto(inspection: Inspection, outputs: pb.Outputs) -> pb.Inspe
         model_version=inspection.manifest.name,
         calibration_revision=inspection.revision.number,
         runtime=inspection.runtime,
+        notes=inspection.notes,
         timings=pb.Timings(
             decode=duration_to_proto(timings.decode_s),
             queue=duration_to_proto(timings.queue_s),

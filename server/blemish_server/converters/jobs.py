@@ -4,8 +4,14 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from blemish.v1 import job_pb2 as pb
+from blemish.v1.model_pb2 import MaskPolygon, MaskPolygons
 from blemish_core.calibration import DEFAULT_FALSE_REJECT_RATE
+from blemish_core.imaging.decode import ImageLimits
+from blemish_core.imaging.frame_mask import FrameMask
+from blemish_core.imaging.mask_drawing import MaskDrawing, Polygon
 from blemish_core.jobs.record import (
     EfficientAdSpec,
     EmbedSpec,
@@ -25,7 +31,7 @@ from blemish_core.jobs.worker_registry import WorkerInfo
 from blemish_core.platform.errors import InvalidRequest
 from blemish_core.platform.names import ModelRef, dataset_id, dataset_name, job_name
 from blemish_server.converters.enums import EnumMapping
-from blemish_server.converters.models import metrics_to_proto
+from blemish_server.converters.models import mask_to_proto, metrics_to_proto
 from blemish_server.converters.values import duration_to_proto, timestamp_to_proto
 
 PRIORITIES: EnumMapping[JobPriority, pb.JobPriority.ValueType] = EnumMapping(
@@ -65,6 +71,23 @@ def parse_spec(request: pb.CreateJobRequest) -> Spec:
             return EvaluateSpec(model=str(ref), dataset=dataset)
         case _:
             raise InvalidRequest("the request contains no work; set train, embed or evaluate", field="work")
+
+
+def parse_mask(train: pb.Train, limits: ImageLimits) -> FrameMask | None:
+    """Return the mask of a training, None if it looks at all pixels.
+
+    Raises:
+        InvalidRequest: if the mask is not valid; the error names the part of it.
+    """
+    match train.mask.WhichOneof("content"):
+        case "png":
+            return FrameMask.from_png(train.mask.png, limits, "train.mask.png")
+        case "polygons":
+            return _parse_polygons(train.mask.polygons, limits)
+        case _:
+            if train.HasField("mask"):
+                raise InvalidRequest("train.mask is empty; set png or polygons", field="train.mask")
+            return None
 
 
 def parse_priority(number: pb.JobPriority.ValueType) -> JobPriority:
@@ -195,6 +218,21 @@ def _parse_train(train: pb.Train) -> TrainSpec:
     return spec.model_copy(update={"model_id": model_id})
 
 
+def _parse_polygons(polygons: MaskPolygons, limits: ImageLimits) -> FrameMask:
+    field = "train.mask.polygons"
+    drawn = MaskDrawing(
+        polygons.width,
+        polygons.height,
+        [_points(each) for each in polygons.include],
+        [_points(each) for each in polygons.ignore],
+    )
+    return FrameMask(drawn.rasterized(limits, field), field)
+
+
+def _points(polygon: MaskPolygon) -> Polygon:
+    return np.array([(point.x, point.y) for point in polygon.points], np.float64).reshape(-1, 2)
+
+
 def _parse_false_alarms_of(train: pb.Train) -> str:
     if not train.false_alarms_of:
         return ""
@@ -236,6 +274,7 @@ def _train(train: TrainSpec) -> pb.Train:
         target_false_reject_rate=train.target_false_reject_rate,
         promote=train.promote,
         false_alarms_of=train.false_alarms_of,
+        mask=mask_to_proto(train.mask) if train.mask else None,
     )
     if train.efficientad is not None:
         settings = train.settings

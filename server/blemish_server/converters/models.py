@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from blemish.v1 import model_pb2 as pb
 from blemish_core.evaluation.metrics import Interval, Latency, Metrics, Spread
+from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationChange, Revision, ThresholdRule
 from blemish_core.models.store import Model
@@ -121,7 +122,14 @@ def model_version_to_proto(
         training=manifest.training,
         size_bytes=manifest.size_bytes,
         calibration_history=[calibration_to_proto(revision, metrics) for revision in history],
+        mask=mask_to_proto(manifest.mask) if manifest.mask else None,
         runtimes=[_runtime(name, card) for name, card in sorted(manifest.runtimes.items())],
+    )
+
+
+def mask_to_proto(mask: MaskSummary) -> pb.FrameMask:
+    return pb.FrameMask(
+        sha256=mask.sha256, width=mask.width, height=mask.height, ignored_share=mask.ignored_share
     )
 
 

@@ -143,6 +143,8 @@ class Inspection:
     """Regions in px of the whole image, also where only a part was scored; None if not requested."""
     mask: bytes = b""
     """Regions as a PNG of ``shape``, if requested."""
+    notes: tuple[str, ...] = ()
+    """Notes for the caller."""
 
     @property
     def calibration(self) -> Calibration:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from blemish_core.detectors.base import Detector
 from blemish_core.imaging.decode import ImageLimits
+from blemish_core.imaging.frame_mask import visible
 from blemish_core.localization.defect_region import DefectRegion, encode_mask, region_picture
 from blemish_core.localization.find_regions import find_regions
 from blemish_core.models.bundle import Manifest
@@ -45,12 +46,14 @@ class Prepared:
     request: ScoringRequest
     capture: Capture
     input: Tensor
-    """float32, (3, size, size)."""
+    """Result of ``Detector.prepare``."""
     revision: Revision
     shape: tuple[int, int]
     """(height, width) of the image, in pixels."""
     pixels: NDArray[np.uint8] | None = None
     """RGB (H, W, 3), if the request needs regions."""
+    notes: tuple[str, ...] = ()
+    """Notes for the caller."""
 
 
 @dataclass
@@ -298,7 +301,8 @@ class ModelCache:
 
     async def _run_once(self, detector: Detector) -> None:
         """Score a grey image in every lane, in each batch size: the first pass allocates memory."""
-        grey = detector.prepare(np.full((detector.input_size, detector.input_size, 3), 128, np.uint8))
+        shape = detector.mask.shape if detector.mask else (detector.input_size, detector.input_size)
+        grey = detector.prepare(np.full((*shape, 3), 128, np.uint8))
         for size in {1, self._policy.max_batch_size}:
             lanes = [asyncio.to_thread(detector.predict, [grey] * size) for _ in range(self._policy.lanes)]
             await asyncio.gather(*lanes)
@@ -320,15 +324,26 @@ def _prepare(
 ) -> Prepared:
     capture = request.claim()
     request.check_latency(capture)
-    pixels = capture.image.pixels(limits)
+    image, region, mask = capture.image, capture.image.region, detector.mask
+    notes: tuple[str, ...] = ()
+    if mask is None:
+        pixels = image.pixels(limits)
+        prepared = detector.prepare(pixels)
+    else:
+        frame = image.frame(limits)
+        height, width, _ = frame.shape
+        notes = (note,) if (note := mask.note((height, width))) else ()
+        prepared = detector.prepare(frame, region)
+        pixels = visible(frame, mask if request.needs_regions else None, region)
     height, width, _ = pixels.shape
     return Prepared(
         request,
         capture,
-        detector.prepare(pixels),
+        prepared,
         calibrations.newest(),
         (height, width),
         pixels if request.needs_regions else None,
+        notes,
     )
 
 
@@ -349,6 +364,7 @@ def _inspect(detector: Detector, manifest: Manifest, batch: Sequence[Prepared]) 
             detector.runtime.name,
             each.shape,
             patches=features,
+            notes=each.notes,
         )
         inspections.append(inspection if each.pixels is None else _localize(inspection, each))
     return inspections

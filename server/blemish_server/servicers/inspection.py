@@ -75,8 +75,11 @@ class InspectionServicer(InspectionServiceServicer):
         try:
             with self._metrics.streams.track(queue):
                 async with aclosing(queue.results(_frames(requests), self._stopping)) as results:
+                    notes: list[str] = []
                     async for result in results:
-                        yield stream_result_to_proto(result)
+                        response = stream_result_to_proto(result)
+                        notes = _without_repeated_notes(response, notes)
+                        yield response
             if self._stopping.is_set():
                 yield pb.ScoreStreamResponse(ending=pb.StreamEnding(message=_ENDING))
         finally:
@@ -207,6 +210,16 @@ class _StreamScorer:
             with_regions=options.outputs.regions,
             with_mask=options.outputs.mask,
         )
+
+
+def _without_repeated_notes(response: pb.ScoreStreamResponse, notes: list[str]) -> list[str]:
+    """Remove the notes of an inspection if they equal ``notes``; return the latest ones."""
+    if not response.HasField("inspection"):
+        return notes
+    latest = list(response.inspection.notes)
+    if latest == notes:
+        response.inspection.ClearField("notes")
+    return latest
 
 
 async def _frames(requests: AsyncIterator[pb.ScoreStreamRequest]) -> AsyncIterator[_StreamFrame]:

@@ -13,8 +13,9 @@ import structlog
 from blemish.v1 import job_pb2 as pb
 from blemish.v1.job_pb2_grpc import JobServiceServicer
 from blemish_core.datasets import DatasetStore
+from blemish_core.imaging.decode import ImageLimits
 from blemish_core.jobs.queues import QUEUES, queue_order
-from blemish_core.jobs.record import EmbedSpec, Job, JobPriority, JobState, Limits, Spec
+from blemish_core.jobs.record import EmbedSpec, Job, JobPriority, JobState, Limits, Spec, TrainSpec
 from blemish_core.jobs.store import JobStore
 from blemish_core.jobs.validation import validate_spec
 from blemish_core.jobs.worker_registry import WorkerRegistry
@@ -25,6 +26,7 @@ from blemish_server.auth.authenticator import current_caller
 from blemish_server.converters.jobs import (
     job_to_proto,
     parse_limits,
+    parse_mask,
     parse_priority,
     parse_spec,
     parse_states,
@@ -49,6 +51,7 @@ class JobServicer(JobServiceServicer):
         datasets: DatasetStore,
         frames: FrameStore,
         models: ModelStore,
+        image_limits: ImageLimits,
     ) -> None:
         self._jobs = jobs
         self._registry = registry
@@ -57,18 +60,31 @@ class JobServicer(JobServiceServicer):
         self._datasets = datasets
         self._frames = frames
         self._models = models
+        self._image_limits = image_limits
 
     async def CreateJob(  # noqa: N802
         self, request: pb.CreateJobRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.CreateJobResponse:
         spec, priority = parse_spec(request), parse_priority(request.priority)
         limits = parse_limits(request.limits)
+        if isinstance(spec, TrainSpec):
+            spec = await asyncio.to_thread(self._with_mask, spec, request.train)
         job = await asyncio.to_thread(self._accept, spec, request.request_id, priority, limits)
         return pb.CreateJobResponse(job=job_to_proto(job))
 
     def create_migration_job(self, spec: EmbedSpec, request_id: str) -> Job:
         """Create a job of low priority that adds to the index of a promoted version."""
         return self._accept(spec, request_id, JobPriority.LOW, Limits())
+
+    def _with_mask(self, spec: TrainSpec, train: pb.Train) -> TrainSpec:
+        """Store the mask of a training, which its record only describes."""
+        mask = parse_mask(train, self._image_limits)
+        if mask is None:
+            return spec
+        png = mask.to_png()
+        summary = mask.summary()
+        self._models.keep_mask(png, summary.sha256)
+        return spec.model_copy(update={"mask": summary})
 
     def _accept(self, spec: Spec, request_id: str, priority: JobPriority, limits: Limits) -> Job:
         validate = partial(validate_spec, datasets=self._datasets, frames=self._frames, models=self._models)

@@ -19,6 +19,7 @@ from blemish_core.datasets import DatasetStore
 from blemish_core.detectors.base import Prediction, silent
 from blemish_core.evaluation.evaluate import Evaluation, ImageSource, evaluate
 from blemish_core.imaging.decode import ImageLimits
+from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.imaging.preprocessing import Preprocessing
 
 SIDE = 32
@@ -37,6 +38,7 @@ class Brightness:
     input_size = SIDE
 
     runtime = BrightnessRuntime()
+    mask: FrameMask | None = None
 
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
         return Preprocessing(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(image)
@@ -51,6 +53,8 @@ class NativeBrightness(Brightness):
 
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
         rows, columns, _ = image.shape
+        if self.mask is not None:
+            image, _ = self.mask.apply(image)
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
         return functional.interpolate(pixels[None], size=(rows // 2, columns // 2), mode="area")[0]
 

@@ -15,6 +15,7 @@ from blemish_core.detectors.base import silent
 from blemish_core.evaluation.evaluate import ImageSource, evaluate
 from blemish_core.evaluation.examples import Correctness
 from blemish_core.imaging.decode import ImageLimits
+from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.platform.errors import Corrupt
 
 if TYPE_CHECKING:
@@ -247,3 +248,38 @@ def test_defect_smaller_than_a_pixel_of_the_map_counts(store: DatasetStore, meas
     metrics = measure().metrics  # its map has 32 px a side
     assert metrics.pixel_auroc is not None
     assert metrics.pixel_auroc > 0.99
+
+
+def left_of(column: int) -> FrameMask:
+    looks = np.zeros((48, 48), np.bool_)
+    looks[:, :column] = True
+    return FrameMask(looks)
+
+
+def test_ignored_pixels_influence_no_figure(
+    measure: Measure, spots: DatasetStore, native_brightness: NativeBrightness
+) -> None:
+    native_brightness.mask = left_of(12)  # the spots begin here
+    warnings: list[str] = []
+    metrics = measure(warnings, detector=native_brightness).metrics
+    assert warnings == [
+        "the mask of the model ignores the whole defect of 6 images, so the metrics exclude them: "
+        + ", ".join(f"test/spot/{number:03}.png" for number in range(6))
+        + "; check the mask"
+    ]
+    assert (metrics.good_images, metrics.defective_images, metrics.aupro) == (6, 0, None)
+    native_brightness.mask = left_of(18)
+    seen = measure(detector=native_brightness).metrics
+    assert (seen.good_images, seen.defective_images) == (6, 6)
+    assert seen.aupro is not None
+
+
+def test_image_that_does_not_fit_the_mask_is_skipped(
+    measure: Measure, spots: DatasetStore, native_brightness: NativeBrightness
+) -> None:
+    native_brightness.mask = left_of(18)
+    spots.add("tile", "test/good/wide.png", png(np.full((32, 64, 3), 30, np.uint8)))
+    warnings: list[str] = []
+    metrics = measure(warnings, detector=native_brightness).metrics
+    assert (metrics.good_images, metrics.skipped_images) == (6, 1)
+    assert "test/good/wide.png" in warnings[0]

@@ -193,3 +193,15 @@ def test_memory_does_not_grow_with_the_images() -> None:
         tracemalloc.stop()
     assert before < 16 << 20
     assert (after - before) / 40 < 5 * maps[0].nbytes
+
+
+def test_ignored_pixels_are_left_out() -> None:
+    maps, masks = surfaces(7, 20)
+    half = 32
+    looks = np.zeros((64, 64), np.bool_)
+    looks[:, :half] = True
+    pixels = PixelHistograms()
+    for index, (anomaly_map, mask) in enumerate(zip(maps, masks, strict=True)):
+        pixels.add("good" if not index % 2 else "hole", anomaly_map, mask, looks)
+    expected = exact([each[:, :half] for each in maps], [each[:, :half] for each in masks])
+    assert tuple(values(pixels.metrics()).values()) == pytest.approx(expected, abs=1e-4)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tests.support.job_store import FakeJobStore
 
-from blemish_core.jobs.record import EmbedSpec, JobState, now
+from blemish_core.imaging.mask_summary import MaskSummary
+from blemish_core.jobs.record import EmbedSpec, JobState, TrainSpec, now
 from blemish_core.jobs.retention import Retention
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.names import ModelRef
@@ -109,3 +110,17 @@ def test_sweep_of_another_worker_counts_for_all(tmp_path: Path) -> None:
     filled.jobs.claimed_by_others = True
     filled.retention.sweep()
     assert len(filled.versions()) == 5
+
+
+def test_masks_of_open_trainings_are_kept(tmp_path: Path) -> None:
+    filled = StoreWithVersions(tmp_path, keep_versions=0)
+    models = ModelStore(tmp_path / "models")
+    for letter in "abc":
+        models.keep_mask(b"mask", letter * 64)
+    for letter in "ab":  # the last one was stored a moment ago
+        os.utime(tmp_path / "models" / ".masks" / f"{letter * 64}.png", (time.time() - 7200,) * 2)
+    mask = MaskSummary(sha256="a" * 64, width=32, height=32, ignored_share=0.5)
+    filled.jobs.add(TrainSpec(dataset="tile", model_id="tile", mask=mask), JobState.RUNNING)
+    filled.retention.sweep()
+    kept = {file.stem[0] for file in (tmp_path / "models" / ".masks").iterdir()}
+    assert kept == {"a", "c"}

@@ -310,7 +310,7 @@ def with_a_size_below_zero(files: Members) -> bytes:
         (edited(job="../../../x"), "has the job '../../../x'"),
         (edited(model="../x"), "has the model '../x'"),
         (edited(dataset="a/b"), "has the dataset 'a/b'"),
-        (edited(format=2), "has format 2, but blemish reads 1"),
+        (edited(format=3), "has format 3, but blemish reads up to 2"),
         (edited(version="new"), "is not a manifest that blemish reads"),
         (edited(sha256={}), "names the network 'openvino/model.xml', which is missing"),
         (edited(sha256={}, runtimes={}), "it has no weights"),
@@ -330,3 +330,32 @@ def test_other_files_are_rejected(
     assert rejected.value.field == "chunk"
     assert importer.page() == []
     assert not list(root.glob(".arriving*"))
+
+
+def with_mask(content: bytes, png: bytes, named: str | None) -> bytes:
+    """Return an export with a mask, whose manifest names the SHA-256 ``named``."""
+    files = members(content)
+    del files[archive.HEAD]
+    manifest = json.loads(files[bundle.MANIFEST])
+    manifest["format"] = 2
+    manifest["sha256"][bundle.MASK] = sha256(png).hexdigest()
+    if named is not None:
+        manifest["mask"] = {"sha256": named, "width": 32, "height": 32, "ignored_share": 0.5}
+    files[bundle.MANIFEST] = json.dumps(manifest).encode()
+    return packed(files | {bundle.MASK: png})
+
+
+def test_mask_travels_with_the_version(exporter: ModelStore, importer: ModelStore) -> None:
+    content = with_mask(exported(exporter), b"mask", sha256(b"mask").hexdigest())
+    card = imported(importer, content)
+    assert card.mask is not None
+    assert (importer.folder("tile", 1) / bundle.MASK).read_bytes() == b"mask"
+    assert bundle.MASK in members(exported(importer))
+
+
+@pytest.mark.parametrize("named", [None, sha256(b"other").hexdigest()])
+def test_mask_that_the_manifest_does_not_name_is_rejected(
+    exporter: ModelStore, importer: ModelStore, named: str | None
+) -> None:
+    with pytest.raises(InvalidRequest, match="its manifest and its mask do not belong together"):
+        imported(importer, with_mask(exported(exporter), b"mask", named))

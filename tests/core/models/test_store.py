@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import hashlib
 import os
 import threading
 from pathlib import Path
@@ -262,3 +263,25 @@ def test_shadow_stays_until_promoted_or_deleted(tmp_path: Path) -> None:
     store.retire("tile")
     store.promote(versions[0])
     assert store.shadow("tile") is None
+
+
+def test_mask_is_kept_until_no_training_needs_it(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    names = {png: hashlib.sha256(png).hexdigest() for png in (b"one", b"two")}
+    for png, sha256 in names.items():
+        store.keep_mask(png, sha256)
+        assert store.mask(sha256) == png
+    assert store.page() == []
+    assert store.discard_masks({names[b"one"]}, min_age_s=60) == []
+    assert store.discard_masks({names[b"one"]}, min_age_s=-60) == [names[b"two"]]
+    assert store.mask(names[b"one"]) == b"one"
+    with pytest.raises(NotFound, match="start the training again"):
+        store.mask(names[b"two"])
+
+
+def test_changed_mask_is_not_used(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    sha256 = hashlib.sha256(b"mask").hexdigest()
+    store.keep_mask(b"other", sha256)
+    with pytest.raises(Corrupt, match="was changed"):
+        store.mask(sha256)

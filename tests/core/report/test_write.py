@@ -18,8 +18,10 @@ from blemish_core.evaluation.evaluate import Evaluation, ExampleImage, ImageScor
 from blemish_core.evaluation.examples import Correctness, Example
 from blemish_core.evaluation.image_metrics import image_metrics
 from blemish_core.evaluation.metrics import ClassMetrics, Latency, Metrics, Spread
+from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.models.bundle import Manifest, TrainingSplit
 from blemish_core.report import EvaluationRun, Report, write
+from blemish_core.report.tiles import IGNORED_COLOUR
 
 HOSTILE = "'\"><img src=x onerror=alert(1)>"
 
@@ -222,3 +224,29 @@ def test_outlines_are_visible_on_any_surface(colour: int) -> None:
     assert drawn.shape == (60, 164, 3)
     assert (drawn[:, :80] == MASK_COLOUR).all(axis=2).any()
     assert (drawn[:, 84:] == MASK_COLOUR).all(axis=2).any()
+
+
+def test_mask_is_shown_with_its_share_and_dyed_in_tiles(tmp_path: Path) -> None:
+    looks = np.ones((60, 80), np.bool_)
+    looks[:, :20] = False
+    mask = FrameMask(looks)
+    manifest = make_report_manifest(mask=mask.summary())
+    write(Report(manifest, make_evaluation(), [], mask=mask), tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    text = Elements(html).text
+    assert "80 x 60 px, 25.0 % of the pixels ignored" in text
+    assert "All others influence nothing" in text
+    picture = np.asarray(Image.open(tmp_path / "mask.png"))
+    assert (picture[:, 20:] == 255).all()
+    assert (picture[:, :20] == IGNORED_COLOUR).all()
+    tile = np.asarray(Image.open(tmp_path / "worst-1.png")).astype(int)
+    for left in (0, 84):  # the image, and the overlay after a gap
+        ignored = tile[:, left : left + 19]
+        assert np.abs(ignored - IGNORED_COLOUR).max() <= 64
+        assert np.abs(tile[:, left + 21 : left + 80] - IGNORED_COLOUR).max() > 100
+
+
+def test_report_without_mask_does_not_mention_one(tmp_path: Path) -> None:
+    write(Report(make_report_manifest(), make_evaluation(), []), tmp_path)
+    assert "ignored" not in (tmp_path / "report.html").read_text()
+    assert not (tmp_path / "mask.png").exists()

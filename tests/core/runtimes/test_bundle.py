@@ -15,13 +15,21 @@ from torch import Tensor
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.base import HeldOutScores, Image, TrainingResult, held_bytes, silent
 from blemish_core.detectors.patchcore.detector import PatchCore
+from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.jobs.handlers import export
 from blemish_core.jobs.handlers.export import ImageSplits
 from blemish_core.models import bundle
+from blemish_core.models.archive_check import check
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationChange, CalibrationLog, ThresholdRule
 from blemish_core.models.loading import load_detector, write_weights
-from blemish_core.platform.errors import Corrupt, FailedPrecondition, JobCancelled, RuntimesDisagree
+from blemish_core.platform.errors import (
+    Corrupt,
+    FailedPrecondition,
+    InvalidImage,
+    JobCancelled,
+    RuntimesDisagree,
+)
 from blemish_core.runtimes import parity
 from blemish_core.runtimes.card import HeldOut, RuntimeCard
 from blemish_core.runtimes.choice import RuntimeChoice
@@ -195,3 +203,54 @@ def test_export_ends_when_the_job_is_cancelled(detector: PatchCore, tmp_path: Pa
 
     with pytest.raises(JobCancelled, match="openvino"):
         export.export_openvino(training_of(detector), SURFACE, tmp_path, 0, progress)
+
+
+def masked(folder: Path, png: bytes, mask: FrameMask) -> Path:
+    """Add a mask to a bundle."""
+    (folder / bundle.MASK).write_bytes(png)
+    card = bundle.read_manifest(folder)
+    hashes = {**card.sha256, bundle.MASK: bundle.sha256(folder / bundle.MASK)}
+    update = {"format": bundle.MASKED_FORMAT, "mask": mask.summary(), "sha256": hashes}
+    bundle.write_manifest(card.model_copy(update=update), folder)
+    return folder
+
+
+def half_mask() -> FrameMask:
+    looks = np.ones((80, 80), np.bool_)
+    looks[:, :40] = False
+    return FrameMask(looks)
+
+
+@pytest.mark.parametrize("choice", [RuntimeChoice("torch"), RuntimeChoice("openvino")], ids=str)
+def test_bundle_with_a_mask_ignores_its_pixels(copied: Callable[[], Path], choice: RuntimeChoice) -> None:
+    mask = half_mask()
+    _, detector = load_detector(masked(copied(), mask.to_png(), mask), "cpu", choice)
+    frame = picture(1)
+    other = frame.copy()
+    other[:, :40] = picture(2)[:, :40]
+    first, second = detector.predict([detector.prepare(frame), detector.prepare(other)])
+    assert first.score == pytest.approx(second.score, abs=1e-5)
+    np.testing.assert_allclose(first.embedding, second.embedding, atol=1e-5)
+    np.testing.assert_allclose(first.anomaly_map, second.anomaly_map, atol=1e-5)
+    with pytest.raises(InvalidImage, match="the mask is for 80 x 80"):
+        detector.prepare(frame[:40])
+
+
+def test_imported_bundle_with_a_mask_runs(copied: Callable[[], Path]) -> None:
+    mask = half_mask()
+    check(masked(copied(), mask.to_png(), mask))
+
+
+def test_bundle_with_an_unreadable_mask_is_not_loaded(copied: Callable[[], Path]) -> None:
+    folder = masked(copied(), b"not a PNG", half_mask())
+    with pytest.raises(Corrupt, match=r"mask\.png cannot be read; train again"):
+        load_detector(folder, "cpu")
+    (folder / bundle.MASK).write_bytes(b"another")
+    with pytest.raises(Corrupt, match=r"mask\.png is not the file that was written"):
+        load_detector(folder, "cpu")
+
+
+def test_bundle_with_a_mask_of_another_size_is_not_loaded(copied: Callable[[], Path]) -> None:
+    small = FrameMask(np.eye(64, dtype=np.bool_))
+    with pytest.raises(Corrupt, match="has another size than its manifest"):
+        load_detector(masked(copied(), small.to_png(), half_mask()), "cpu")

@@ -3,9 +3,12 @@
 import pytest
 
 from blemish.v1 import job_pb2 as pb
-from blemish_core.jobs.record import JobPriority, Limits
+from blemish.v1.model_pb2 import FrameMask, MaskPoint, MaskPolygons
+from blemish_core.imaging.decode import ImageLimits
+from blemish_core.imaging.mask_summary import MaskSummary
+from blemish_core.jobs.record import Job, JobPriority, Limits, TrainSpec, now
 from blemish_core.platform.errors import InvalidRequest
-from blemish_server.converters.jobs import parse_limits, parse_priority
+from blemish_server.converters.jobs import job_to_proto, parse_limits, parse_mask, parse_priority
 
 
 def test_unset_priority_and_limits_have_their_defaults() -> None:
@@ -31,3 +34,53 @@ def test_run_time_that_is_not_positive_is_rejected(seconds: int) -> None:
 def test_negative_memory_limit_is_rejected() -> None:
     with pytest.raises(InvalidRequest, match="max_memory_bytes is -1; set it above 0"):
         parse_limits(pb.JobLimits(max_memory_bytes=-1))
+
+
+def drawn(**polygons: list[list[tuple[float, float]]]) -> pb.Train:
+    message = MaskPolygons(width=48, height=32)
+    for name, of_kind in polygons.items():
+        for points in of_kind:
+            getattr(message, name).add().points.extend(MaskPoint(x=x, y=y) for x, y in points)
+    return pb.Train(dataset="datasets/tile", mask=FrameMask(polygons=message))
+
+
+def test_mask_is_parsed_from_png_or_polygons() -> None:
+    assert parse_mask(pb.Train(), ImageLimits()) is None
+    train = drawn(ignore=[[(0, 0), (16, 0), (16, 32), (0, 32)]])
+    mask = parse_mask(train, ImageLimits())
+    assert mask is not None
+    assert mask.shape == (32, 48)
+    assert mask.ignored_share == pytest.approx(1 / 3)
+    same = parse_mask(pb.Train(mask=FrameMask(png=mask.to_png())), ImageLimits())
+    assert same is not None
+    assert same.summary() == mask.summary()
+
+
+@pytest.mark.parametrize(
+    ("train", "field", "reason"),
+    [
+        (pb.Train(mask=FrameMask()), "train.mask", "set png or polygons"),
+        (pb.Train(mask=FrameMask(png=b"")), "train.mask.png", "not a PNG"),
+        (
+            drawn(include=[[(0, 0), (9, 9)]]),
+            "train.mask.polygons.include",
+            "polygon 1 of include has 2 points",
+        ),
+        (
+            drawn(ignore=[[(0, 0), (48, 0), (48, 32), (0, 32)]]),
+            "train.mask.polygons",
+            "ignores every pixel",
+        ),
+    ],
+)
+def test_invalid_mask_is_rejected_with_its_field(train: pb.Train, field: str, reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=reason) as caught:
+        parse_mask(train, ImageLimits())
+    assert caught.value.field == field
+
+
+def test_job_describes_its_mask_without_the_content() -> None:
+    mask = MaskSummary(sha256="a" * 64, width=48, height=32, ignored_share=0.25)
+    job = Job(id="j", spec=TrainSpec(dataset="tile", model_id="m", mask=mask), created=now())
+    shown = job_to_proto(job).train.mask
+    assert shown == FrameMask(sha256="a" * 64, width=48, height=32, ignored_share=0.25)

@@ -5,21 +5,26 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from tests.support.inspections import make_manifest
 
 from blemish_core.imaging.decode import ImageLimits
+from blemish_core.imaging.frame_mask import FrameMask
+from blemish_core.imaging.image_input import ImageInput, RawLayout, Region
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.store import ModelStore
-from blemish_core.platform.errors import Corrupt, NotFound
+from blemish_core.platform.errors import Corrupt, InvalidImage, NotFound
 from blemish_core.platform.names import ModelRef
 from blemish_core.runtimes.choice import RuntimeChoice
 from blemish_server.scoring import model_cache
 from blemish_server.scoring.batcher import BatchingPolicy
+from blemish_server.scoring.inspection import QueueOptions, ScoringRequest
 from blemish_server.scoring.model_cache import ModelCache
 
 A, B, C = (ModelRef(name, 1) for name in "abc")
@@ -39,12 +44,15 @@ class FakeDetector:
     name = "fake"
     input_size = 16
     bytes = 100
+    mask: FrameMask | None = None
 
     def __init__(self, runtime: str) -> None:
         self.runtime = FakeRuntime(runtime)
         self.passes = 0
 
-    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def prepare(self, image: NDArray[np.uint8], region: Region | None = None) -> NDArray[np.uint8]:
+        if self.mask is not None:
+            image, _ = self.mask.apply(image, region)
         return image
 
     def predict(self, inputs: Sequence[object]) -> Sequence[object]:
@@ -291,3 +299,42 @@ async def test_close_cancels_a_load(store: FakeStore, tmp_path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await load
     assert cache.runtimes == {}
+
+
+@pytest.mark.parametrize(
+    ("shape", "region", "shown", "notes"),
+    [
+        ((32, 48), None, (32, 48), 0),
+        ((64, 96), None, (64, 96), 1),
+        ((64, 96), Region(40, 8, 20, 16), (16, 20), 1),
+    ],
+)
+async def test_frame_is_masked_and_a_scaled_mask_noted(
+    store: FakeStore,
+    tmp_path: Path,
+    shape: tuple[int, int],
+    region: Region | None,
+    shown: tuple[int, int],
+    notes: int,
+) -> None:
+    cache = make_cache(tmp_path)
+    looks = np.ones((32, 48), np.bool_)
+    looks[:, :24] = False
+    pixels = np.full(shape, 200, np.uint8)
+    pixels[:, : shape[1] // 2] = 9
+    out = BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    request = ScoringRequest.of(ImageInput(out.getvalue(), region=region), NAME, QueueOptions("a"))
+    async with cache.use(A) as model:
+        store.detectors[0].mask = FrameMask(looks)
+        completed = await model.batcher.submit(request)
+        inspection = completed.result
+        assert (np.asarray(inspection.prediction) == 200).all()
+        assert inspection.shape == np.asarray(inspection.prediction).shape[:2] == shown
+        assert len(inspection.notes) == notes
+        wide = ScoringRequest.of(
+            ImageInput(bytes(16 * 64), RawLayout("Mono8", 64, 16)), NAME, QueueOptions("a")
+        )
+        with pytest.raises(InvalidImage, match="the frame is 64 x 16 px, but the mask is for 48 x 32"):
+            await model.batcher.submit(wide)
+    cache.close()

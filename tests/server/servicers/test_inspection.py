@@ -233,3 +233,13 @@ async def test_regions_and_mask_are_requested_from_the_scorer() -> None:
     await service.stream(block(outputs=pb.Outputs(regions=True)), frame(1))
     asked = [(each.with_regions, each.with_mask, each.needs_regions) for each in service.scorer.requests]
     assert asked == [(False, False, False), (False, True, True), (True, False, True)]
+
+
+async def test_stream_sends_a_repeated_note_once() -> None:
+    service = Service()
+    service.scorer.notes = ("the mask was scaled",)
+    responses = await service.stream(block(), frame(1), INVALID["camera"], frame(2), frame(3))
+    assert [list(each.inspection.notes) for each in responses] == [["the mask was scaled"], [], [], []]
+    request = pb.ScoreRequest(model=MODEL, image=frame(1).image)
+    for _ in range(2):
+        assert (await service.score(request)).notes == ["the mask was scaled"]

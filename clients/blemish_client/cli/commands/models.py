@@ -449,6 +449,13 @@ def _interval(calibration: Calibration) -> str:
     return f"{share(interval.lower)} to {share(interval.upper)}"
 
 
+def _mask(version: ModelVersion) -> str:
+    if not version.HasField("mask"):
+        return "none; looks at all pixels"
+    mask = version.mask
+    return f"{mask.width} x {mask.height} px; ignores {share(mask.ignored_share)} of the pixels"
+
+
 def _history(version: ModelVersion) -> Table:
     rows = table(
         "revision", "threshold", "rule", "time", "author", "comment", right=("revision", "threshold")
@@ -509,6 +516,7 @@ def _print_card(session: Session, version: ModelVersion) -> None:
         *((f"  {name}", value) for name, value in sorted(version.settings.items())),
         ("seed", str(version.seed)),
         *sorted(version.training.items()),
+        ("mask", _mask(version)),
         ("category", version.category),
         ("dataset", f"{short(version.dataset)}, snapshot {version.dataset_snapshot[:12]}"),
         ("trained on", f"{split.learned} images; calibrated on {split.held_out}, {split.method}"),

@@ -159,6 +159,8 @@ def _report(image: Path, inspection: Inspection, rows: Table, *, as_json: bool) 
         fields.pop("mask", None)
         emit({"image": str(image), **fields})
         return
+    for note in inspection.notes:
+        print_error(f"{image}: {note}")
     style = "red" if inspection.verdict == VERDICT_ANOMALOUS else "green"
     rows.add_row(
         str(image),

@@ -153,6 +153,7 @@ class _Statistics:
             self._add_inspection(answer.sequence, answer.inspection, result.latency_s)
 
     def _add_inspection(self, sequence: int, inspection: pb.Inspection, latency_s: float) -> None:
+        self._lines += (Text(f"{sequence:>8}  note: {note}", "yellow") for note in inspection.notes)
         anomalous = inspection.verdict == VERDICT_ANOMALOUS
         verdict, style = ("anomalous", "red") if anomalous else ("normal", "green")
         self.counts[verdict] += 1

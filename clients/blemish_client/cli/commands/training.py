@@ -4,11 +4,13 @@
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from blemish.v1.job_pb2 import JOB_STATE_SUCCEEDED, EfficientAd, Job, JobPriority, PatchCore
+from blemish.v1.model_pb2 import FrameMask
 from blemish_client.cli.choices import JobPriorityChoice, to_proto
 from blemish_client.cli.failures import Failure
 from blemish_client.cli.figures import metrics_tables
@@ -18,7 +20,7 @@ from blemish_client.cli.progress import exit_unless_succeeded, wait_for_job
 from blemish_client.cli.session import Session
 from blemish_client.client import Client
 from blemish_client.names import short
-from blemish_client.transport.requests import JobOptions
+from blemish_client.transport.requests import JobOptions, training_mask
 
 PriorityOption = Annotated[
     JobPriorityChoice,
@@ -118,6 +120,14 @@ def train(
             metavar="MODEL", help="Also learn the images labelled as good in the index of this model."
         ),
     ] = "",
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Look only at a part of the images: a PNG, white where to look, or JSON with polygons.",
+            show_default="all pixels",
+        ),
+    ] = None,
     priority: PriorityOption = JobPriorityChoice.NORMAL,
     max_run_minutes: MaxRunMinutes = None,
     max_memory_gib: MaxMemoryGib = None,
@@ -168,6 +178,7 @@ def train(
             target_false_reject_rate=target_false_reject_rate or 0.0,
             promote=promote,
             false_alarms_of=false_alarms_of,
+            mask=_read_mask(mask) if mask is not None else None,
             **_job_options(priority, max_run_minutes, max_memory_gib),
         )
         _run_jobs(session, client, [job], detach=detach, as_json=as_json)
@@ -220,6 +231,15 @@ def index(
     with session.client() as client:
         jobs = [client.embed(model, source, **options) for source in sources]
         _run_jobs(session, client, jobs, detach=detach, as_json=as_json)
+
+
+def _read_mask(file: Path) -> FrameMask:
+    try:
+        return training_mask(file.read_bytes())
+    except OSError as error:
+        raise Failure(f"cannot read {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise Failure(f"{file}: {error}") from error
 
 
 def _job_options(

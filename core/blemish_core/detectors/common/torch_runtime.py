@@ -6,7 +6,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from blemish_core.detectors.base import Runtime
+from blemish_core.detectors.base import Image, Runtime
+from blemish_core.detectors.common.masking import with_looks
+from blemish_core.imaging.frame_mask import FrameMask
+from blemish_core.imaging.image_input import Region
 
 
 class TorchRuntime:
@@ -26,9 +29,10 @@ class TorchRuntime:
 
 
 class RuntimeHolder(ABC):
-    """The part of a detector that holds its runtime: torch, until ``run_on`` replaces it."""
+    """The part of a detector that holds its mask, and its runtime: torch, until ``run_on`` replaces it."""
 
     def __init__(self, device: str | torch.device) -> None:
+        self.mask: FrameMask | None = None
         self._device = torch.device(device)
         self._runtime: Runtime | None = None
 
@@ -36,6 +40,16 @@ class RuntimeHolder(ABC):
     @abstractmethod
     def network(self) -> nn.Module:
         """Network that the runtime runs."""
+
+    @abstractmethod
+    def _prepare(self, image: Image) -> Tensor:
+        """Return the network's input (3, size, size) for an image."""
+
+    def prepare(self, image: Image, region: Region | None = None) -> Tensor:
+        if self.mask is not None:
+            filled, looks = self.mask.apply(image, region)
+            return with_looks(self._prepare(filled), looks)
+        return self._prepare(image if region is None else region.crop(image))
 
     @property
     @abstractmethod

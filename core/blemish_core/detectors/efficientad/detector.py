@@ -16,9 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from blemish_core.detectors.base import Image, PatchFeatures, Prediction
-from blemish_core.detectors.common.embedding import embeddings, take_score_scale
+from blemish_core.detectors.common.embedding import embeddings, pooled, take_score_scale
+from blemish_core.detectors.common.masking import hide_ignored, split_looks
 from blemish_core.detectors.common.torch_runtime import RuntimeHolder
-from blemish_core.detectors.efficientad.network import MARGIN, EfficientAdNetwork, patch_anomaly
+from blemish_core.detectors.efficientad.network import (
+    MARGIN,
+    EfficientAdNetwork,
+    patch_anomaly,
+    patches_seen,
+)
 from blemish_core.detectors.efficientad.settings import NAME, EfficientAdSettings
 from blemish_core.detectors.efficientad.teacher import CHANNELS
 from blemish_core.imaging.preprocessing import Preprocessing
@@ -89,28 +95,56 @@ class EfficientAd(RuntimeHolder):
         detector._to_device()
         return detector
 
-    def prepare(self, image: Image) -> Tensor:
+    def _prepare(self, image: Image) -> Tensor:
         return self._preprocess(image)
 
     def predict(self, inputs: Sequence[Tensor]) -> list[Prediction]:
-        return self._predictions(*self.runtime(torch.stack(list(inputs))))
+        maps, features, *_ = self.outputs(inputs)
+        return self._predictions(maps, features)
 
     def predict_with_patches(self, inputs: Sequence[Tensor]) -> list[PatchFeatures]:
-        images = torch.stack(list(inputs))
-        maps, features, *others = self.runtime(images)
+        maps, features, *others = self.outputs(inputs)
+        pixels, looks = split_looks(inputs)
         with torch.inference_mode():
             # OpenVINO networks of older versions do not return the teacher's features.
             teacher_features = (
-                others[0].to(self._device) if others else self._torch.teacher_features(images)
+                others[0].to(self._device) if others else self._torch.teacher_features(torch.stack(pixels))
             )  # (B, 384, R, R)
             deviations = ((teacher_features.permute(0, 2, 3, 1) - self._center) @ self._whitening).cpu()
             anomaly = patch_anomaly(maps).cpu()
+            for each, seen in zip(deviations, looks, strict=True):
+                if seen is not None:
+                    each[~patches_seen(seen.cpu())] = 0  # similar to nothing
         return [
             PatchFeatures(*each, self._torch.spread.cpu(), self._score_scale.cpu(), MARGIN)
             for each in zip(self._predictions(maps, features), deviations, anomaly, strict=True)
         ]
 
-    def _predictions(self, maps: Tensor, features: Tensor, *_: Tensor) -> list[Prediction]:
+    def outputs(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return maps (B, 1, S, S), pooled features (B, 384) and the teacher's features (B, 384, R, R).
+
+        Maps have their lowest value at pixels that a mask ignores, and nothing of these is pooled. Networks
+        of older versions, which have no masks, do not return the teacher's features.
+        """
+        pixels, looks = split_looks(inputs)
+        maps, features, *others = self.runtime(torch.stack(pixels))
+        if all(each is None for each in looks):
+            return maps, features, *others
+        (teacher_features,) = others
+        with torch.inference_mode():
+            maps, features = maps.clone(), features.clone()
+            for number, each in enumerate(looks):
+                if each is None:
+                    continue
+                counted = each.to(maps.device)
+                maps[number] = hide_ignored(maps[number], counted)
+                ignored = ~patches_seen(counted)
+                anomaly = patch_anomaly(maps[number : number + 1]).masked_fill(ignored, -torch.inf)
+                patches = teacher_features[number].flatten(1).T[None].to(maps.device)
+                features[number] = pooled(patches, anomaly.flatten(1), self._torch.spread)[0]
+        return maps, features, teacher_features
+
+    def _predictions(self, maps: Tensor, features: Tensor) -> list[Prediction]:
         with torch.inference_mode():
             scores = maps.amax((1, 2, 3))
             center, whitening, scale = (

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from blemish_core.detectors.base import held_bytes
 from blemish_core.detectors.common.embedding import pooled
+from blemish_core.detectors.common.masking import patch_looks
 from blemish_core.detectors.efficientad import teacher as teachers
 from blemish_core.detectors.efficientad.teacher import CHANNELS
 
@@ -135,3 +136,10 @@ class AnomalyNetwork(nn.Module):
 def patch_anomaly(maps: Tensor) -> Tensor:
     """Return the anomaly (B, R, R) of the teacher's patches from maps (B, 1, S, S)."""
     return functional.avg_pool2d(maps, _STRIDE)[:, 0, MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+
+def patches_seen(looks: Tensor) -> Tensor:
+    """Return which patches of the teacher count, bool (R, R), for the mask (S, S) of an image."""
+    border = MARGIN * _STRIDE
+    rows, columns = (length // _STRIDE - 2 * MARGIN for length in looks.shape)
+    return patch_looks(looks[border:-border, border:-border], (rows, columns))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from blemish_core.detectors.base import Image, PatchFeatures, Prediction
 from blemish_core.detectors.common.anomaly_map import BLUR, anomaly_map
 from blemish_core.detectors.common.embedding import embeddings, pooled, take_score_scale
+from blemish_core.detectors.common.masking import split_looks
 from blemish_core.detectors.common.torch_runtime import RuntimeHolder
 from blemish_core.detectors.patchcore.memory_bank import MemoryBank, Nearest
 from blemish_core.detectors.patchcore.network import PatchCoreNetwork
@@ -118,7 +119,7 @@ class PatchCore(RuntimeHolder):
         detector._to_device()
         return detector
 
-    def prepare(self, image: Image) -> Tensor:
+    def _prepare(self, image: Image) -> Tensor:
         return self._preprocess(image)
 
     def predict(self, inputs: Sequence[Tensor]) -> list[Prediction]:
@@ -146,8 +147,9 @@ class PatchCore(RuntimeHolder):
 
     def features(self, inputs: Sequence[Tensor]) -> tuple[Tensor, tuple[int, int]]:
         """Return patch features (B, P, D) and the grid (rows, columns) of the P patches."""
+        pixels, _ = split_looks(inputs)
         # A view avoids a copy of a single input, the usual case on a CPU.
-        batch = inputs[0][None] if len(inputs) == 1 else torch.stack(list(inputs))
+        batch = pixels[0][None] if len(pixels) == 1 else torch.stack(pixels)
         (maps,) = self.runtime(batch)  # (B, D, rows, columns)
         rows, columns = maps.shape[-2:]
         return maps.flatten(2).transpose(1, 2), (rows, columns)

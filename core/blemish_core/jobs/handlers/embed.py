@@ -8,6 +8,7 @@ import numpy as np
 from blemish_core.calibration import Calibration
 from blemish_core.datasets.reading import ImageReader
 from blemish_core.evaluation.scoring import ScoredImage, score_images
+from blemish_core.imaging.frame_mask import FrameMask, visible
 from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.embed_source import images_to_embed
 from blemish_core.jobs.handlers.detector_cache import DetectorCache
@@ -47,7 +48,7 @@ def embed(context: JobContext, detectors: DetectorCache, step: Embed, reporter: 
             retry_until_available(
                 partial(context.index.prepare, version, vectors.shape[1]), on_retry=on_retry
             )
-        items = [_item(version, calibration, scored, reader) for scored in batch]
+        items = [_item(version, calibration, scored, reader, detector.mask) for scored in batch]
         retry_until_available(
             partial(context.index.put, version, items, vectors, step.job), on_retry=on_retry
         )
@@ -57,13 +58,19 @@ def embed(context: JobContext, detectors: DetectorCache, step: Embed, reporter: 
     return written
 
 
-def _item(version: ModelRef, calibration: Calibration, scored: ScoredImage, reader: ImageReader) -> Item:
+def _item(
+    version: ModelRef,
+    calibration: Calibration,
+    scored: ScoredImage,
+    reader: ImageReader,
+    mask: FrameMask | None,
+) -> Item:
     image, score = scored.image, scored.prediction.score
     regions: tuple[DefectRegion, ...] = ()
     # Few images are anomalous: to decode these again takes less memory than to keep all pixels of a batch.
     if calibration.is_anomalous(score) and (pixels := reader.read(image)) is not None:
         anomaly_map, threshold = scored.prediction.anomaly_map, calibration.pixel_threshold
-        regions = find_regions(anomaly_map, pixels, threshold, calibration.regions)
+        regions = find_regions(anomaly_map, visible(pixels, mask), threshold, calibration.regions)
     return Item(
         item_id(version, image.sha256),
         source=DATASET if image.dataset else CAMERA,

@@ -37,6 +37,7 @@ def evaluate(
         evaluation,
         reporter.warnings,
         by=report.EvaluationRun(job, now()),
+        mask=detector.mask,
     )
     reporter.progress("report", 0, 1, "report")
     version = ModelRef(manifest.model, manifest.version)

@@ -6,6 +6,7 @@ from functools import partial
 
 from blemish_core.detectors.base import Image, ReadImage
 from blemish_core.imaging.decode import decode
+from blemish_core.imaging.frame_mask import size_mismatch
 from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.record import TrainSpec
 from blemish_core.jobs.reporter import JobReporter, waiting_for_qdrant
@@ -36,20 +37,26 @@ def load_good_images(context: JobContext, spec: TrainSpec, reporter: JobReporter
     )
     known = {image.sha256 for image in context.datasets.images(spec.dataset)}
     found: dict[str, Item] = {}
-    unreadable = in_dataset = 0
+    unreadable = in_dataset = misfits = 0
     for item in _labelled_good(context, version, reporter):
         if item.sha256 in known:
             in_dataset += 1
             continue
         try:
-            _read(context, version, item)
+            height, width, _ = _read(context, version, item).shape
         except BlemishError:
             unreadable += 1
+            continue
+        mask = spec.mask
+        if mask is not None and size_mismatch((height, width), (mask.height, mask.width)):
+            misfits += 1
             continue
         found[item.sha256] = item
     summary = f"trained on {len(found)} more images that were labelled as false alarms or good"
     if in_dataset:
         summary += f"; left out {in_dataset} that belong to the dataset"
+    if misfits:
+        summary += f"; left out {misfits} of another aspect ratio than the mask"
     if unreadable:
         summary += f"; skipped {unreadable} that cannot be read any more"
     reporter.warn(summary)

@@ -82,18 +82,24 @@ class _BundleWriter:
             self._export_runtimes(folder)
         self.reporter.progress("publish", 0, 1, "bundle")
         sha256, size = write_weights(self.trained.training.detector, folder)
+        mask = self.trained.training.detector.mask
+        if mask is not None:
+            (folder / bundle.MASK).write_bytes(mask.to_png())
+            sha256[bundle.MASK] = bundle.sha256(folder / bundle.MASK)
         if self.runtimes:
             sha256 |= bundle.sha256_below(folder, bundle.OPENVINO)
             size += sum(file.stat().st_size for file in (folder / bundle.OPENVINO).iterdir())
         manifest = self._manifest(number, sha256, size)
-        page = report.Report(manifest, self.evaluation, self.reporter.warnings)
+        page = report.Report(manifest, self.evaluation, self.reporter.warnings, mask=mask)
         report.write(page, folder / bundle.REPORT)
         sha256 |= bundle.sha256_below(folder, bundle.REPORT)
         bundle.write_manifest(manifest.model_copy(update={"sha256": sha256}), folder)
 
     def _manifest(self, number: int, sha256: dict[str, str], size_bytes: int) -> Manifest:
         images, training, calibration = self.trained.images, self.trained.training, self.trained.calibration
+        mask = training.detector.mask
         return Manifest(
+            format=bundle.FORMAT if mask is None else bundle.MASKED_FORMAT,
             model=self.spec.model_id,
             version=number,
             detector=training.detector.name,
@@ -111,6 +117,7 @@ class _BundleWriter:
                 method=training.method,
                 skipped=images.skipped,
             ),
+            mask=None if mask is None else mask.summary(),
             training=training.facts,
             calibration=calibration,
             metrics=self.evaluation.metrics if self.evaluation else None,

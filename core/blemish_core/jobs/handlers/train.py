@@ -9,6 +9,7 @@ from blemish_core.detectors.base import TrainingContext, running_on
 from blemish_core.detectors.registry import ALGORITHMS
 from blemish_core.evaluation.evaluate import Evaluation, ImageSource
 from blemish_core.evaluation.evaluate import evaluate as evaluate_detector
+from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.handlers.export import faster_runtime
 from blemish_core.jobs.handlers.feedback import load_good_images
@@ -72,6 +73,7 @@ def fit(
             checkpoint=context.checkpoints / job,
             photographs=context.photographs,
             warn=reporter.warn,
+            mask=_read_mask(context, spec),
         ),
     )
     calibration = Calibration.of(
@@ -97,6 +99,10 @@ def evaluate_on_test_split(
         return evaluate_detector(
             detector, trained.calibration, source, context.device, reporter.progress, reporter.warn
         )
+
+
+def _read_mask(context: JobContext, spec: TrainSpec) -> FrameMask | None:
+    return FrameMask.from_png(context.models.mask(spec.mask.sha256)) if spec.mask is not None else None
 
 
 def _result(context: JobContext, spec: TrainSpec, manifest: Manifest) -> Result:

@@ -148,3 +148,9 @@ def test_report_is_printed_or_written(run: Run, tmp_path: Path) -> None:
     result = run("models", "report", "m/1", "--evaluation", "e", "-o", written)
     assert result.exit_code == 0
     assert written.read_text() == "<!doctype html><p>models/m/versions/1 jobs/e"
+
+
+def test_card_shows_the_mask(run: Run, fake: FakeServer) -> None:
+    assert "none; looks at all pixels" in run("models", "show", "m/2").stdout
+    fake.card.mask.width, fake.card.mask.height, fake.card.mask.ignored_share = 4096, 256, 0.27
+    assert "4096 x 256 px; ignores 27.0 % of the pixels" in run("models", "show", "m/2").stdout

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
+from pathlib import Path
+
 import pytest
 from tests.support.cli import Run
 from tests.support.fake_server import FakeServer, ended
@@ -87,3 +89,40 @@ def test_job_result_shows_the_report_command(run: Run, fake: FakeServer) -> None
     fake.watches = [[evaluated]]
     output = run("evaluate", "m", "tile").stdout
     assert "blemish models report tile-patchcore/1 --evaluation made -o report.html" in output
+
+
+def test_mask_reaches_the_server_as_png_or_polygons(run: Run, fake: FakeServer, tmp_path: Path) -> None:
+    file = tmp_path / "mask"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n...")
+    assert run("train", "tile", "--mask", file, "--detach").exit_code == 0
+    file.write_text('{"width": 48, "height": 32, "ignore": [[[0, 0], [16.5, 0], [0, 32]]]}')
+    assert run("train", "tile", "--mask", file, "--detach").exit_code == 0
+    png, polygons = (each.train.mask for each in fake.requests["CreateJob"])
+    assert png.png == b"\x89PNG\r\n\x1a\n..."
+    assert (polygons.polygons.width, polygons.polygons.height) == (48, 32)
+    (ignored,) = polygons.polygons.ignore
+    assert [(point.x, point.y) for point in ignored.points] == [(0, 0), (16.5, 0), (0, 32)]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("not a mask", "neither a PNG nor JSON"),
+        ("[]", "neither a PNG nor JSON"),
+        ('{"height": 32, "ignore": []}', "no 'width'"),
+        ('{"width": 48, "height": 32, "ignored": []}', "unknown key 'ignored'"),
+        ('{"width": 48, "height": 32, "ignore": [[1, 2]]}', "neither a PNG nor JSON"),
+        ('{"width": 48, "height": 32, "ignore": [[["a", 2]]]}', "neither a PNG nor JSON"),
+    ],
+)
+def test_file_that_is_no_mask_is_rejected(
+    run: Run, fake: FakeServer, tmp_path: Path, text: str, reason: str
+) -> None:
+    file = tmp_path / "mask.json"
+    file.write_text(text)
+    result = run("train", "tile", "--mask", file)
+    assert result.exit_code == 2
+    assert reason in result.stderr
+    missing = run("train", "tile", "--mask", tmp_path / "missing")
+    assert (missing.exit_code, "cannot read" in missing.stderr) == (2, True)
+    assert not fake.requests["CreateJob"]

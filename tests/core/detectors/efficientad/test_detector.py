@@ -31,6 +31,8 @@ from blemish_core.detectors.efficientad.training.start import (
 )
 from blemish_core.detectors.efficientad.training.train import train
 from blemish_core.detectors.efficientad.training.trainable import TrainableEfficientAd
+from blemish_core.imaging.frame_mask import FrameMask
+from blemish_core.imaging.image_input import Region
 from blemish_core.platform.errors import FailedPrecondition, InvalidRequest, JobCancelled
 from blemish_core.runtimes import parity
 
@@ -76,12 +78,15 @@ def learn(
     drawn: Callable[[int], Image] = surface,
     progress: Progress = silent,
     checkpoint: Path | None = None,
+    mask: FrameMask | None = None,
 ) -> TrainingResult:
     if not (folder / "efficientad-small.safetensors").exists():
         torch.manual_seed(7)
         save_file(network("small").state_dict(), folder / "efficientad-small.safetensors")
     readers: list[Callable[[], Image]] = [partial(drawn, number) for number in images]
-    return train(settings, readers, TrainingContext(folder, 3, 0.05, progress, checkpoint=checkpoint))
+    return train(
+        settings, readers, TrainingContext(folder, 3, 0.05, progress, checkpoint=checkpoint, mask=mask)
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -342,3 +347,60 @@ def test_settings_out_of_range_are_rejected(settings: dict[str, object], field: 
     with pytest.raises(InvalidRequest) as refusal:
         EfficientAdSettings(**settings)  # type: ignore[arg-type]
     assert refusal.value.field == f"efficientad.{field}"
+
+
+def right_half() -> FrameMask:
+    looks = np.ones((256, 256), np.bool_)
+    looks[:, :128] = False
+    return FrameMask(looks)
+
+
+def with_other_left(seed: int, *, of: int = 1000) -> Image:
+    """Return the surface with the left half of another one, much brighter."""
+    image = surface(seed)
+    image[:, :120] = surface(seed + of)[:, :120] + 100
+    return image
+
+
+def test_ignored_pixels_influence_neither_training_nor_prediction(
+    training: TrainingResult, tmp_path: Path
+) -> None:
+    plain = learn(tmp_path, mask=right_half())
+    other = learn(tmp_path, drawn=with_other_left, mask=right_half())
+    assert plain.held_out_scores == other.held_out_scores
+    for name, tensor in plain.detector.tensors().items():
+        assert torch.equal(tensor, other.detector.tensors()[name]), name
+    detector = plain.detector
+    first, second = detector.predict([detector.prepare(surface(9)), detector.prepare(with_other_left(9))])
+    assert first.score == second.score
+    np.testing.assert_array_equal(first.anomaly_map, second.anomaly_map)
+    np.testing.assert_array_equal(first.embedding, second.embedding)
+    assert (first.anomaly_map[:, :128] == first.anomaly_map[:, 128:].min()).all()
+    assert first.score == pytest.approx(first.anomaly_map[:, 128:].max())
+    # The statistics of the images come from the looked half alone.
+    unmasked = training.detector.tensors()
+    assert not torch.equal(plain.detector.tensors()["center"], unmasked["center"])
+
+
+def test_patches_that_a_mask_ignores_are_similar_to_nothing(
+    training: TrainingResult,
+) -> None:
+    detector = TrainableEfficientAd.load(training.detector.settings, training.detector.tensors())
+    detector.mask = right_half()
+    (patches,) = detector.predict_with_patches([detector.prepare(surface(9))])
+    length = patches.deviations.norm(dim=2)
+    assert (length[:, :28] == 0).all()
+    assert (length[:, 28:] > 0).all()
+
+
+def test_region_is_masked_like_the_frame(training: TrainingResult) -> None:
+    detector = TrainableEfficientAd.load(training.detector.settings, training.detector.tensors())
+    detector.mask = right_half()
+    region = Region(64, 0, 128, 256)
+    first, second = (
+        detector.predict([detector.prepare(image, region)])[0] for image in (surface(9), with_other_left(9))
+    )
+    assert first.score == second.score
+    assert (first.anomaly_map[:, :128] == first.anomaly_map.min()).all()
+    with pytest.raises(InvalidRequest, match="ignores the whole region"):
+        detector.prepare(surface(9), Region(0, 0, 64, 64))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blemish_core.detectors.base import ReadImage, TrainingContext
+from blemish_core.detectors.common.masking import split_looks
 from blemish_core.detectors.efficientad.settings import EfficientAdSettings
 from blemish_core.detectors.efficientad.training import start
 from blemish_core.detectors.efficientad.training.checkpoint import Checkpoint, TrainingState
@@ -46,10 +47,19 @@ class TrainingImages:
         self._teacher_features: dict[int, Tensor] = {}
 
     def prepared(self, number: int) -> Tensor:
-        """Return the model's input, (1, 3, S, S), on the device."""
+        """Return the network's input, (1, 3, S, S), on the device."""
+        (pixels,), _ = split_looks([self.input(number)])
+        return pixels[None]
+
+    def looks(self, number: int) -> Tensor | None:
+        """Return the mask of an image, bool (S, S), or None if there is none."""
+        return split_looks([self.input(number)])[1][0]
+
+    def input(self, number: int) -> Tensor:
+        """Return the result of ``Detector.prepare``, on the device."""
         cached = self._prepared.get(number)
         if cached is None:
-            cached = self._detector.prepare(self._images[number]())[None].to(self._device)
+            cached = self._detector.prepare(self._images[number]()).to(self._device)
             self._cache(self._prepared, number, cached)
         return cached
 

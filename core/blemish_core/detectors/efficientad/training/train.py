@@ -19,8 +19,10 @@ from blemish_core.detectors.base import (
     running_on,
 )
 from blemish_core.detectors.common.embedding import temperature
+from blemish_core.detectors.common.masking import split_looks
 from blemish_core.detectors.common.split import held_out_count
 from blemish_core.detectors.efficientad import teacher as teachers
+from blemish_core.detectors.efficientad.network import patches_seen
 from blemish_core.detectors.efficientad.settings import MIN_IMAGES, EfficientAdSettings
 from blemish_core.detectors.efficientad.teacher import CHANNELS
 from blemish_core.detectors.efficientad.training.loop import TrainingImages, TrainingLoop
@@ -57,6 +59,7 @@ def train(
     teacher = teachers.find(settings.size, context.weights)
     torch.manual_seed(context.seed)
     detector = TrainableEfficientAd(settings, context.device)
+    detector.mask = context.mask
     detector.model.teacher.load_state_dict(teacher.weights)
     others, source = photographs(context.photographs, context.weights / "imagenette")
 
@@ -101,7 +104,9 @@ def _measure_teacher(
     with torch.inference_mode():
         for done, number in enumerate(learned):
             context.progress("teacher", done, len(learned), "images")
-            features = images.teacher_features(int(number)).double().transpose(0, 1).flatten(1).cpu()
+            features = images.teacher_features(int(number)).double()[0].cpu()  # (384, R, R)
+            looks = images.looks(int(number))
+            features = features.flatten(1) if looks is None else features[:, patches_seen(looks.cpu())]
             total = total + features.sum(1)
             squares = squares + features.square().sum(1)
             count += features.shape[1]
@@ -118,7 +123,7 @@ def _measure_maps(
     """Measure the quantiles and the spread of the maps on validation images."""
     model = detector.model
     with torch.inference_mode():
-        pairs = [model.get_maps(images.prepared(int(number)), normalize=False) for number in validation]
+        pairs = [_raw_maps(model, images, int(number)) for number in validation]
         quantiles: dict[str, Tensor] = {}
         for name, maps in zip(("st", "ae"), zip(*pairs, strict=True), strict=True):
             # torch.quantile is limited to 16 M values.
@@ -128,6 +133,15 @@ def _measure_maps(
         units = [quantiles[f"qb_{name}"] - quantiles[f"qa_{name}"] for name in ("st", "ae")]
         spread = temperature(torch.cat([0.05 * (st / units[0] + ae / units[1]) for st, ae in pairs]))
     detector.measure_maps(quantiles, spread)
+
+
+def _raw_maps(model: "EfficientAdModel", images: TrainingImages, number: int) -> tuple[Tensor, Tensor]:
+    """Return both maps of an image before their normalisation, (N,), without ignored pixels."""
+    student, autoencoder = model.get_maps(images.prepared(number), normalize=False)
+    looks = images.looks(number)
+    if looks is None:
+        return student.flatten(), autoencoder.flatten()
+    return student[0, 0][looks], autoencoder[0, 0][looks]
 
 
 def _measure_center(
@@ -145,10 +159,12 @@ def _measure_center(
     with torch.inference_mode():
         for start in range(0, len(good), _BATCH):
             context.progress("center", start, len(good), "images")
-            batch = torch.cat([images.prepared(int(number)) for number in good[start : start + _BATCH]])
-            _, pooled, features = detector.runtime(batch)
+            batch = [images.input(int(number)) for number in good[start : start + _BATCH]]
+            _, pooled, features = detector.outputs(batch)
             total += pooled.double().sum(0).cpu()
-            patches += [each.flatten(1).T[::_PATCH_STEP].cpu() for each in features]
+            for each, (looks,) in zip(features, (split_looks([one])[1] for one in batch), strict=True):
+                seen = each.flatten(1) if looks is None else each[:, patches_seen(looks)]
+                patches.append(seen.T[::_PATCH_STEP].cpu())
     context.progress("center", len(good), len(good), "images")
     detector.measure_center((total / len(good)).float())
     detector.measure_embedding_whitening(torch.cat(patches))
@@ -163,7 +179,7 @@ def _predict_held_out(
     predictions: list[Prediction] = []
     for start in range(0, len(held_out), _BATCH):
         context.progress("calibration", start, len(held_out), "images")
-        batch = [images.prepared(int(number))[0] for number in held_out[start : start + _BATCH]]
+        batch = [images.input(int(number)) for number in held_out[start : start + _BATCH]]
         predictions += detector.predict(batch)
     context.progress("calibration", len(held_out), len(held_out), "images")
     return predictions

@@ -62,6 +62,7 @@ def train(
             "train/good; upload more"
         )
     detector = TrainablePatchCore(settings, context.device)
+    detector.mask = context.mask
     detector.load_pretrained(context.weights)
     random = np.random.default_rng(context.seed)
     order = random.permutation(len(images))

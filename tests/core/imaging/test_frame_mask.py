@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from blemish_core.imaging.decode import ImageLimits
+from blemish_core.imaging.frame_mask import MAX_BYTES, FrameMask, size_mismatch
+from blemish_core.imaging.image_input import Region
+from blemish_core.imaging.samples import grey_as_rgb
+from blemish_core.platform.errors import InvalidImage
+
+
+def left_ignored(height: int = 32, width: int = 48, columns: int = 16) -> NDArray[np.bool_]:
+    looks = np.ones((height, width), np.bool_)
+    looks[:, :columns] = False
+    return looks
+
+
+def encoded(pixels: NDArray[Any] | Image.Image, kind: str = "PNG") -> bytes:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    out = BytesIO()
+    image.save(out, kind)
+    return out.getvalue()
+
+
+WHITE = left_ignored() * np.uint8(255)
+
+
+@pytest.mark.parametrize(
+    "png",
+    [
+        encoded(WHITE),
+        encoded(left_ignored()),
+        encoded(Image.fromarray(WHITE).convert("RGB")),
+        encoded(Image.fromarray(WHITE).convert("RGBA")),
+        encoded(Image.fromarray(WHITE).convert("P")),
+        encoded(WHITE.astype(np.uint16) * 257),
+    ],
+    ids=["8 bits", "1 bit", "RGB", "RGBA", "palette", "16 bits"],
+)
+def test_png_of_any_depth_is_read(png: bytes) -> None:
+    mask = FrameMask.from_png(png)
+    assert mask.shape == (32, 48)
+    np.testing.assert_array_equal(mask.fitted((32, 48)), left_ignored())
+    assert mask.ignored_share == pytest.approx(1 / 3)
+
+
+def test_stored_png_equals_the_mask_and_its_summary() -> None:
+    mask = FrameMask(left_ignored())
+    again = FrameMask.from_png(mask.to_png())
+    assert again.summary() == mask.summary()
+    assert (mask.summary().width, mask.summary().height) == (48, 32)
+    assert mask.summary().sha256 != FrameMask(left_ignored(columns=17)).summary().sha256
+
+
+def test_smooth_outline_is_cut_at_half_brightness() -> None:
+    smooth = WHITE.copy()
+    smooth[:, 15], smooth[:, 16] = 100, 150
+    np.testing.assert_array_equal(FrameMask.from_png(encoded(smooth)).fitted((32, 48)), left_ignored())
+
+
+def noise(*shape: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (encoded(np.zeros((32, 48), np.uint8)), "ignores every pixel"),
+        (encoded(noise(32, 48)), "neither black nor white"),
+        (encoded(noise(32, 48, 3)), "has colours"),
+        (encoded(WHITE, "BMP"), "not a PNG"),
+        (b"", "not a PNG"),
+        (encoded(WHITE)[:-20], "mask: .*send the whole file"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(MAX_BYTES), "at most"),
+    ],
+    ids=["black", "photograph", "colour photograph", "BMP", "empty", "truncated", "large"],
+)
+def test_other_content_is_rejected(data: bytes, reason: str) -> None:
+    with pytest.raises(InvalidImage, match=reason) as caught:
+        FrameMask.from_png(data, field="train.mask.png")
+    assert caught.value.field == "train.mask.png"
+
+
+def test_header_beyond_the_limits_is_rejected_before_any_pixel_is_decoded() -> None:
+    with pytest.raises(InvalidImage, match="BLEMISH_MAX_IMAGE_PIXELS"):
+        FrameMask.from_png(encoded(np.full((9000, 9000), 255, np.uint8)), ImageLimits())
+
+
+def test_content_of_ignored_pixels_does_not_matter() -> None:
+    mask = FrameMask(left_ignored())
+    frame = noise(32, 48, 3)
+    other = frame.copy()
+    other[:, :16] = noise(32, 16, 3)[::-1]
+    filled, looks = mask.apply(frame)
+    np.testing.assert_array_equal(filled, mask.apply(other)[0])
+    np.testing.assert_array_equal(looks, left_ignored())
+    np.testing.assert_array_equal(filled[:, 16:], frame[:, 16:])
+    np.testing.assert_array_equal(filled[:, :16], np.repeat(frame[:, 16:17], 16, axis=1))
+
+
+def test_grey_frame_stays_grey_and_unchanged() -> None:
+    grey = noise(32, 48)
+    before = grey.copy()
+    filled, _ = FrameMask(left_ignored()).apply(grey_as_rgb(grey))
+    assert filled.strides[2] == 0
+    np.testing.assert_array_equal(filled[:, 16:, 0], before[:, 16:])
+    np.testing.assert_array_equal(grey, before)
+
+
+def test_region_of_a_frame_has_its_part_of_the_mask() -> None:
+    mask, frame = FrameMask(left_ignored()), noise(32, 48, 3)
+    whole, looks = mask.apply(frame)
+    filled, part = mask.apply(frame, Region(8, 4, 16, 20))
+    np.testing.assert_array_equal(filled, whole[4:24, 8:24])
+    np.testing.assert_array_equal(part, looks[4:24, 8:24])
+    with pytest.raises(InvalidImage, match="ignores the whole region"):
+        mask.apply(frame, Region(0, 0, 16, 16))
+    with pytest.raises(InvalidImage, match="choose a region within it"):
+        mask.apply(frame, Region(40, 0, 16, 16))
+
+
+def test_mask_is_scaled_to_frames_of_the_same_aspect_ratio() -> None:
+    mask = FrameMask(left_ignored())
+    assert mask.note((32, 48)) == ""
+    np.testing.assert_array_equal(mask.fitted((64, 96)), left_ignored(64, 96, 32))
+    assert "scaled from 48 x 32 px to the 96 x 64" in mask.note((64, 96))
+    assert mask.fitted((8, 12)).sum() == 8 * 8
+    with pytest.raises(
+        InvalidImage, match="the frame is 32 x 48 px, but the mask is for 48 x 32"
+    ) as caught:
+        mask.apply(noise(48, 32, 3))
+    assert caught.value.field == "image"
+
+
+def test_sides_rounded_to_whole_pixels_have_the_same_aspect_ratio() -> None:
+    assert size_mismatch((75, 100), (748, 1000)) == ""
+    assert size_mismatch((480, 641), (480, 640)) != ""
+    assert size_mismatch((2048, 2448), (1024, 1224)) == ""
+    assert size_mismatch((256, 256), (256, 4096)) != ""
+
+
+def test_small_looked_part_survives_shrinking() -> None:
+    looks = np.zeros((64, 64), np.bool_)
+    looks[33, 33] = True
+    assert FrameMask(looks).fitted((16, 16)).sum() == 1
