@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum
 
 from blemish_core.localization.defect_region import MAX_CORNERS, DefectRegion
 from blemish_core.localization.settings import RegionSettings
@@ -48,6 +47,8 @@ _LEAST_BLUR = 0.3
 """Deviation in px below which smoothing has no effect."""
 _MIN_SURROUNDINGS = 50
 """Fewest pixels from which the surrounding colours are estimated."""
+_MAX_SURROUNDINGS = 8192
+"""Most pixels from which they are estimated."""
 _MAX_CROP = 1 << 20
 """Most pixels of a part of the frame that are examined in full resolution."""
 _SAMPLE = 1 << 16
@@ -112,11 +113,12 @@ def _peaks(scores: Scores, threshold: float, normal: float) -> tuple[NDArray[np.
     above = (scores > level) | (scores >= highest)
     count, found, boxes, _ = cv2.connectedComponentsWithStats(above.astype(np.uint8), connectivity=8)
     labels = np.asarray(found, np.int32)
-    highest_scores = maximum(scores, labels, range(1, count))
+    highest_scores = np.full(count, -np.inf, np.float32)
+    np.maximum.at(highest_scores, labels[above], scores[above])
     parts = [
         _Peak(int(left), int(top), int(width), int(height), number, float(score))
         for number, (score, (left, top, width, height, _)) in enumerate(
-            zip(highest_scores, boxes[1:], strict=True), start=1
+            zip(highest_scores[1:], boxes[1:], strict=True), start=1
         )
     ]
     parts.sort(key=lambda part: part.score, reverse=True)
@@ -214,17 +216,20 @@ def _evidence(
     crop: _Crop, contrast: NDArray[np.float32], candidates: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
     """Return how much each pixel (h, w) looks like a defect, 0 outside the candidates."""
-    colours = crop.pixels.reshape(-1, 3)
-    surroundings = colours[contrast.ravel() < _HALF]
-    weight = contrast**_SCORE_POWER * candidates
-    if len(surroundings) < _MIN_SURROUNDINGS:
-        return weight.astype(np.float32)
-    centred = colours - surroundings.mean(axis=0)
+    weight = contrast[candidates] ** _SCORE_POWER
+    evidence = np.zeros(contrast.shape, np.float32)
+    evidence[candidates] = weight
+    around = np.flatnonzero(contrast.ravel() < _HALF)
+    if len(around) < _MIN_SURROUNDINGS:
+        return evidence
+    surroundings = crop.pixels.reshape(-1, 3)[around[:: len(around) // _MAX_SURROUNDINGS + 1]]
+    centred = crop.pixels[candidates] - surroundings.mean(axis=0)
     inverse = np.linalg.inv(np.cov(surroundings.T) + _NOISE * np.eye(3)).astype(np.float32)
-    squares = ((centred @ inverse) * centred).sum(axis=1).clip(0)
-    distance = np.sqrt(squares).reshape(contrast.shape)
-    evidence = np.minimum(distance, np.quantile(distance[candidates], _CLIP)) * weight
-    return (evidence if evidence.max() > 0 else weight).astype(np.float32)
+    distance = np.sqrt(((centred @ inverse) * centred).sum(axis=1).clip(0))
+    weighted = np.minimum(distance, np.quantile(distance, _CLIP)) * weight
+    if weighted.max() > 0:
+        evidence[candidates] = weighted
+    return evidence
 
 
 def _region(

@@ -52,6 +52,11 @@ COLUMNS = (
     Column("P@5", "search_p5", _share),
     Column("class P@5", "class_p5", _share),
 )
+REGIONS = (
+    Column("area to mask", "region_area_ratio", _ratio, with_interval=True),
+    Column("IoU", "region_iou", _share, with_interval=True),
+    Column("peak on the defect", "peak_on_defect_rate", _percent),
+)
 COSTS = (
     Column("frame, ms", "frame_ms", _tenths),
     Column("inputs of 256 px", "frame_inputs", _tenths),
@@ -73,6 +78,10 @@ def tables(comparison: VariantComparison, baseline: str) -> Iterator[str]:
     yield "Means over the sets, with 95 % intervals over sets and draws in brackets:"
     yield ""
     yield from _means(comparison, COLUMNS)
+    yield ""
+    yield "Regions against masks, medians of a set, on defective images with the right verdict:"
+    yield ""
+    yield from _means(comparison, REGIONS)
     yield ""
     yield "Costs, on one thread; the machine's other load changes times, and ratios less:"
     yield ""

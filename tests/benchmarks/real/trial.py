@@ -40,6 +40,7 @@ _MEASURED = (
     "core/blemish_core/detectors/common",
     "core/blemish_core/evaluation",
     "core/blemish_core/imaging",
+    "core/blemish_core/localization",
     "core/blemish_core/runtimes",
     "tests/benchmarks/bench_embeddings.py",
     "tests/benchmarks/real/image_sets.py",
