@@ -9,7 +9,6 @@ import asyncio
 import math
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import grpc.aio
@@ -17,10 +16,11 @@ from qdrant_client import grpc as qg
 
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.item import Item
+from blemish_core.search.qdrant_channel import open_channel
 from blemish_core.search.qdrant_errors import missing_as_not_found, translated_errors
 from blemish_core.search.qdrant_filter import compile_filter
 from blemish_core.search.query import Query, Similar
-from blemish_core.search.search_index import CHANNEL_OPTIONS, TIMEOUT_S, published_alias
+from blemish_core.search.search_index import TIMEOUT_S, published_alias
 
 # Candidates of the quantized index per hit, compared again in full precision, and their minimum for deep
 # pages. See docs/benchmarks.md for the recall of other factors.
@@ -54,15 +54,7 @@ class Finder:
     @classmethod
     def connect(cls, url: str, grpc_port: int, api_key: str = "") -> "Finder":
         """Create a finder as ``SearchIndex.connect`` does; the first search opens the connection."""
-        target, secure = grpc_address(url, grpc_port)
-        options = [*CHANNEL_OPTIONS.items()]
-        interceptors = [_ApiKeyInterceptor(api_key)] if api_key else None
-        if secure:
-            channel = grpc.aio.secure_channel(
-                target, grpc.ssl_channel_credentials(), options, interceptors=interceptors
-            )
-        else:
-            channel = grpc.aio.insecure_channel(target, options, interceptors=interceptors)
+        channel = open_channel(url, grpc_port, api_key)
         return cls(qg.PointsStub(channel), channel)  # type: ignore[no-untyped-call]
 
     async def close(self) -> None:
@@ -108,30 +100,6 @@ class Finder:
             )
         groups = [(group.hits, str(_value(group.id))) for group in grouped.result.groups]
         return await _parse([(point, name) for hits, name in groups for point in hits])
-
-
-class _ApiKeyInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
-    """An interceptor that adds Qdrant's API key to each call."""
-
-    def __init__(self, api_key: str) -> None:
-        self._api_key = api_key
-
-    async def intercept_unary_unary(
-        self, continuation: Any, client_call_details: grpc.aio.ClientCallDetails, request: Any
-    ) -> Any:
-        call = client_call_details
-        metadata = grpc.aio.Metadata(*(call.metadata or ()), ("api-key", self._api_key))
-        with_key = grpc.aio.ClientCallDetails(
-            call.method, call.timeout, metadata, call.credentials, call.wait_for_ready
-        )
-        return await continuation(with_key, request)
-
-
-def grpc_address(url: str, grpc_port: int) -> tuple[str, bool]:
-    """Return the target of gRPC calls, and whether they use TLS, as Qdrant's client reads ``url``."""
-    parts = urlsplit(url if "://" in url else f"//{url}")
-    host = parts.hostname or "localhost"
-    return f"[{host}]:{grpc_port}" if ":" in host else f"{host}:{grpc_port}", parts.scheme == "https"
 
 
 def oversampling(depth: int) -> float:

@@ -34,6 +34,7 @@ from blemish_core.search.item import (
     Label,
     item_id,
 )
+from blemish_core.search.qdrant_channel import CHANNEL_OPTIONS
 from blemish_core.search.qdrant_errors import missing_as_not_found, translated_errors
 from blemish_core.search.qdrant_filter import compile_filter
 from blemish_core.search.query import Vector
@@ -46,12 +47,6 @@ MAX_RANKED = MAX_OFFSET + MAX_HITS
 """Maximum number of hits that one search ranks, whether skipped, returned or grouped."""
 TIMEOUT_S = 10
 """Maximum time of one call to Qdrant."""
-CHANNEL_OPTIONS = {
-    "grpc.max_receive_message_length": 64 << 20,
-    # Notice within a second that Qdrant is back. The default is two minutes.
-    "grpc.max_reconnect_backoff_ms": 1000,
-}
-"""gRPC options of connections to Qdrant."""
 UNLABELLED_FRAMES: Condition = And(
     (equals("source", CAMERA), Not(one_of("label", (label for label in Label if label))))
 )

@@ -3,7 +3,6 @@
 
 import threading
 from collections.abc import Mapping
-from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -14,7 +13,7 @@ from tests.support.qdrant_twin import VERSION, TwinPoints, filled_index, in_memo
 from blemish_core.platform.errors import InvalidRequest, NotFound
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.conditions import all_of, one_of
-from blemish_core.search.finder import Finder, grpc_address, oversampling
+from blemish_core.search.finder import Finder, oversampling
 from blemish_core.search.item import Item
 from blemish_core.search.query import Query, Similar
 
@@ -154,19 +153,3 @@ async def test_many_hits_are_parsed_in_a_thread(finder: Finder, monkeypatch: pyt
 
 def test_deeper_pages_compare_fewer_candidates_per_hit() -> None:
     assert [oversampling(depth) for depth in (1, 10, 1250, 2500, 5000, 11_000)] == [8, 8, 8, 4, 2, 2]
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://localhost:6333",
-        "http://[::1]:6333",
-        "localhost:6333",
-        "qdrant",
-        "https://index.example.com",
-        "https://10.0.0.7:443/qdrant",
-    ],
-)
-def test_searches_use_the_address_of_qdrants_client(url: str) -> None:
-    remote: Any = QdrantClient(url=url, grpc_port=6334, prefer_grpc=True, check_compatibility=False)._client
-    assert grpc_address(url, 6334) == (f"{remote._host}:6334", remote._https)
