@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient
 from qdrant_client import grpc as qg
+from qdrant_client import models as qm
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 
 from blemish_core.platform.names import ModelRef
@@ -46,12 +47,53 @@ def _as_rest(options: dict[str, Any], name: str) -> dict[str, Any]:
     return {**options, name: GrpcToRest.convert_filter(where)} if isinstance(where, qg.Filter) else options
 
 
+def _record_to_proto(record: qm.Record) -> qg.RetrievedPoint:
+    # The conversion requires a payload, although a request may select none.
+    return RestToGrpc.convert_record(record.model_copy(update={"payload": record.payload or {}}))
+
+
 class TwinPoints:
     """Qdrant's Points service, answered by its in-memory client."""
 
     def __init__(self, client: QdrantClient) -> None:
         self._client = client
         self.timeouts: list[float] = []
+        self.retrieved: list[int] = []
+        """Number of points of each call to Get."""
+
+    async def Facet(self, request: qg.FacetCounts, *, timeout: float) -> qg.FacetResponse:  # noqa: N802
+        found = self._client.facet(
+            request.collection_name,
+            request.key,
+            facet_filter=request.filter,
+            limit=request.limit,
+            exact=request.exact,
+        )
+        return qg.FacetResponse(
+            hits=[
+                qg.FacetHit(value=qg.FacetValue(string_value=str(hit.value)), count=hit.count)
+                for hit in found.hits
+            ]
+        )
+
+    async def Scroll(self, request: qg.ScrollPoints, *, timeout: float) -> qg.ScrollResponse:  # noqa: N802
+        found, _ = self._client.scroll(
+            request.collection_name,
+            scroll_filter=request.filter,
+            limit=request.limit,
+            with_payload=request.with_payload.enable,
+        )
+        return qg.ScrollResponse(result=map(_record_to_proto, found))
+
+    async def Get(self, request: qg.GetPoints, *, timeout: float) -> qg.GetResponse:  # noqa: N802
+        self.retrieved.append(len(request.ids))
+        found = self._client.retrieve(
+            request.collection_name,
+            [id.uuid for id in request.ids],
+            with_payload=request.with_payload.enable,
+            with_vectors=request.with_vectors.enable,
+        )
+        return qg.GetResponse(result=map(_record_to_proto, found))
 
     async def Query(  # noqa: N802 (Qdrant's names, here and below)
         self, request: qg.QueryPoints, *, timeout: float
