@@ -11,10 +11,12 @@ from grpc_health.v1.health import OVERALL_HEALTH
 
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.finder import Finder
+from blemish_core.search.label_reader import LabelReader
 from blemish_server.dependencies import NOT_SERVING, SERVING, Dependencies
 from blemish_server.jobs.dispatch import Dispatcher
 from blemish_server.jobs.job_events import JobEvents
 from blemish_server.metrics.metrics_server import MetricsServer
+from blemish_server.scoring.defect_namer import DefectNamer
 from blemish_server.scoring.frame_recorder import FrameRecorder
 from blemish_server.scoring.model_cache import ModelCache
 from blemish_server.scoring.shadow import Shadow
@@ -62,6 +64,7 @@ class ScoringParts:
     models: ModelCache
     recorder: FrameRecorder
     shadow: Shadow
+    namer: DefectNamer
     preload: tuple[ModelRef, ...]
     """Versions to load before the server is ready."""
 
@@ -74,6 +77,7 @@ class Backends:
     job_events: JobEvents
     dispatcher: Dispatcher
     finder: Finder
+    labels: LabelReader
     migration: IndexMigrator
 
 
@@ -113,10 +117,12 @@ class App:
             await asyncio.gather(*tasks, return_exceptions=True)
             if self.endpoints.metrics is not None:
                 await asyncio.to_thread(self.endpoints.metrics.close)
+            scoring.namer.close()
             scoring.models.close()
             backends.dispatcher.close()
             await backends.job_events.close()
             await backends.finder.close()
+            await backends.labels.close()
             log.info("stopped")
 
     async def _start(

@@ -27,6 +27,7 @@ from blemish_core.platform.errors import BlemishError
 from blemish_core.search.finder import Finder
 from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.item_images import ItemImages
+from blemish_core.search.label_reader import LabelReader
 from blemish_core.search.search_index import SearchIndex
 from blemish_core.settings import resolve_device
 from blemish_server.app import SERVICES, App, Backends, Endpoints, Readiness, ScoringParts
@@ -37,6 +38,7 @@ from blemish_server.jobs.job_events import JobEvents
 from blemish_server.metrics.metrics_server import MetricsServer
 from blemish_server.metrics.server_metrics import ServerMetrics
 from blemish_server.metrics.state_collector import StateCollector
+from blemish_server.scoring.defect_namer import DefectNamer
 from blemish_server.scoring.frame_recorder import FrameRecorder, FrameRetention
 from blemish_server.scoring.model_cache import ModelCache
 from blemish_server.scoring.pipeline import ScoringPipeline
@@ -77,6 +79,7 @@ class _Stores:
     workers: WorkerRegistry
     index: SearchIndex
     finder: Finder
+    labels: LabelReader
 
     @classmethod
     def open(cls, settings: ServerSettings) -> "_Stores":
@@ -92,6 +95,7 @@ class _Stores:
             WorkerRegistry.connect(settings.redis_url),
             index,
             Finder.connect(*qdrant),
+            LabelReader.connect(*qdrant),
         )
 
 
@@ -105,6 +109,7 @@ class _Scoring:
     recorder: FrameRecorder
     shadow: Shadow
     metrics: ServerMetrics
+    namer: DefectNamer
     pipeline: ScoringPipeline
 
     @classmethod
@@ -124,8 +129,9 @@ class _Scoring:
         recorder = FrameRecorder(stores.index, stores.frames, limits, retention, stores.models.has)
         shadow = Shadow(stores.models, models, scorer, recorder, limits)
         metrics = ServerMetrics()
-        pipeline = ScoringPipeline(scorer, metrics, recorder, shadow)
-        return cls(device, models, scorer, recorder, shadow, metrics, pipeline)
+        namer = DefectNamer(stores.labels.read, metrics)
+        pipeline = ScoringPipeline(scorer, metrics, recorder, shadow, namer)
+        return cls(device, models, scorer, recorder, shadow, metrics, namer, pipeline)
 
 
 def build_app(settings: ServerSettings) -> App:
@@ -185,6 +191,7 @@ def build_app(settings: ServerSettings) -> App:
             scoring.models,
             scoring.recorder,
             scoring.shadow,
+            scoring.namer,
             preload=tuple(stores.models.in_production()) if settings.preload else (),
         ),
         Backends(
@@ -192,6 +199,7 @@ def build_app(settings: ServerSettings) -> App:
             job_events,
             dispatcher,
             stores.finder,
+            stores.labels,
             IndexMigrator(stores.models, stores.index, jobs.create_migration_job),
         ),
     )
@@ -230,7 +238,16 @@ def _add_servicers(
         InspectionServicer(pipeline, scoring.metrics, readiness.stopping), server
     )
     search_pb2_grpc.add_SearchServiceServicer_to_server(
-        SearchServicer(scoring.scorer, stores.models, stores.index, stores.finder, images, limits), server
+        SearchServicer(
+            scoring.scorer,
+            stores.models,
+            stores.index,
+            stores.finder,
+            images,
+            limits,
+            on_label=scoring.namer.expire,
+        ),
+        server,
     )
     dataset_pb2_grpc.add_DatasetServiceServicer_to_server(
         DatasetServicer(stores.datasets, removal, settings.import_roots, limits.max_bytes), server

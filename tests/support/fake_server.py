@@ -78,6 +78,10 @@ class FakeServer(
         self.errors: dict[str, list[CallError]] = defaultdict(list)
         """Errors of the next calls, by method."""
         self.verdict = VERDICT_NORMAL
+        self.defect_class = inspection_pb2.DefectClass(
+            class_name="crack", share=0.75, neighbors=5, consensus=inspection_pb2.CONSENSUS_MAJORITY
+        )
+        """Class of every anomalous image."""
         self.page_size = 2
         self.job: Job | None = None
         """Answer of GetJob. None is a queued job."""
@@ -124,7 +128,7 @@ class FakeServer(
             CallError(grpc.StatusCode.INVALID_ARGUMENT, "not an image", "INVALID_IMAGE", "image").abort(
                 context
             )
-        inspection = make_inspection(request, self.verdict, self.map_side)
+        inspection = make_inspection(request, self.verdict, self.map_side, self.defect_class)
         if request.outputs.regions:
             inspection.regions.extend(self.regions)
         if request.outputs.mask:
@@ -326,7 +330,9 @@ class FakeServer(
         return items[start:end], str(end) if end < len(items) else ""
 
 
-def make_inspection(request: Any, verdict: Any, side: int) -> inspection_pb2.Inspection:
+def make_inspection(
+    request: Any, verdict: Any, side: int, defect_class: inspection_pb2.DefectClass
+) -> inspection_pb2.Inspection:
     answer = inspection_pb2.Inspection(
         score=1.5, p_value=0.02, verdict=verdict, threshold=1.0, model_version="models/m/versions/1"
     )
@@ -338,6 +344,8 @@ def make_inspection(request: Any, verdict: Any, side: int) -> inspection_pb2.Ins
         )
     if request.outputs.embedding:
         answer.embedding.extend([0.6, 0.8])
+    if request.outputs.defect_class and verdict == VERDICT_ANOMALOUS:
+        answer.defect_class.CopyFrom(defect_class)
     return answer
 
 

@@ -83,6 +83,52 @@ PRIORITY_BACKFILL: Priority.ValueType  # 3
 """Scored when no other image waits."""
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
+class _Consensus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ConsensusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Consensus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONSENSUS_UNSPECIFIED: _Consensus.ValueType  # 0
+    CONSENSUS_UNANIMOUS: _Consensus.ValueType  # 1
+    """All of them are of the class."""
+    CONSENSUS_MAJORITY: _Consensus.ValueType  # 2
+    """More than half of their weight is of the class."""
+    CONSENSUS_DIVIDED: _Consensus.ValueType  # 3
+    """No class has more than half of their weight. The class has the largest part."""
+    CONSENSUS_FALSE_ALARMS: _Consensus.ValueType  # 4
+    """Unknown: items labelled FALSE_ALARM or GOOD have the largest part of their weight."""
+    CONSENSUS_DISTANT: _Consensus.ValueType  # 5
+    """Unknown: the image is less similar to all labelled items than 95 % of these are to another one. It may
+    show a defect of a class without labels. Requires 19 labelled items.
+    """
+    CONSENSUS_TOO_FEW_LABELS: _Consensus.ValueType  # 6
+    """Unknown: the index of this version has too few confirmed items with a class, or does not exist."""
+    CONSENSUS_UNAVAILABLE: _Consensus.ValueType  # 7
+    """Unknown: the labels could not be read in time."""
+
+class Consensus(_Consensus, metaclass=_ConsensusEnumTypeWrapper):
+    """The agreement of the nearest labelled items on a defect class."""
+
+CONSENSUS_UNSPECIFIED: Consensus.ValueType  # 0
+CONSENSUS_UNANIMOUS: Consensus.ValueType  # 1
+"""All of them are of the class."""
+CONSENSUS_MAJORITY: Consensus.ValueType  # 2
+"""More than half of their weight is of the class."""
+CONSENSUS_DIVIDED: Consensus.ValueType  # 3
+"""No class has more than half of their weight. The class has the largest part."""
+CONSENSUS_FALSE_ALARMS: Consensus.ValueType  # 4
+"""Unknown: items labelled FALSE_ALARM or GOOD have the largest part of their weight."""
+CONSENSUS_DISTANT: Consensus.ValueType  # 5
+"""Unknown: the image is less similar to all labelled items than 95 % of these are to another one. It may
+show a defect of a class without labels. Requires 19 labelled items.
+"""
+CONSENSUS_TOO_FEW_LABELS: Consensus.ValueType  # 6
+"""Unknown: the index of this version has too few confirmed items with a class, or does not exist."""
+CONSENSUS_UNAVAILABLE: Consensus.ValueType  # 7
+"""Unknown: the labels could not be read in time."""
+Global___Consensus: _TypeAlias = Consensus  # noqa: Y015
+
 class _StreamPolicy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -179,12 +225,17 @@ class Outputs(_message.Message):
     EMBEDDING_FIELD_NUMBER: _builtins.int
     REGIONS_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    DEFECT_CLASS_FIELD_NUMBER: _builtins.int
     anomaly_map: _builtins.bool
     embedding: _builtins.bool
     """The vector that search compares."""
     regions: _builtins.bool
     mask: _builtins.bool
     """The regions as a picture."""
+    defect_class: _builtins.bool
+    """The most likely defect class of an anomalous image. It never delays the inspections of a stream or of
+    LINE_STOP images. Other calls may wait up to 250 ms once, while labels are read for the first time.
+    """
     def __init__(
         self,
         *,
@@ -192,10 +243,11 @@ class Outputs(_message.Message):
         embedding: _builtins.bool = ...,
         regions: _builtins.bool = ...,
         mask: _builtins.bool = ...,
+        defect_class: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "embedding", b"embedding", "mask", b"mask", "regions", b"regions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "defect_class", b"defect_class", "embedding", b"embedding", "mask", b"mask", "regions", b"regions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -239,6 +291,7 @@ class Inspection(_message.Message):
     RUNTIME_FIELD_NUMBER: _builtins.int
     REGIONS_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    DEFECT_CLASS_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """The detector's anomaly score. Higher is more anomalous. Scores are comparable within a model version."""
@@ -278,6 +331,10 @@ class Inspection(_message.Message):
         """
 
     @_builtins.property
+    def defect_class(self) -> Global___DefectClass:
+        """Set on request, if the verdict is ANOMALOUS."""
+
+    @_builtins.property
     def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Notes for people, such as that the mask was scaled to the frame. A stream leaves them out where they equal
         those of the inspection before.
@@ -298,15 +355,55 @@ class Inspection(_message.Message):
         runtime: _builtins.str = ...,
         regions: _abc.Iterable[_image_pb2.DefectRegion] | None = ...,
         mask: _builtins.bytes = ...,
+        defect_class: Global___DefectClass | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "defect_class", b"defect_class", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "calibration_revision", b"calibration_revision", "embedding", b"embedding", "mask", b"mask", "model_version", b"model_version", "notes", b"notes", "p_value", b"p_value", "regions", b"regions", "runtime", b"runtime", "score", b"score", "threshold", b"threshold", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "calibration_revision", b"calibration_revision", "defect_class", b"defect_class", "embedding", b"embedding", "mask", b"mask", "model_version", b"model_version", "notes", b"notes", "p_value", b"p_value", "regions", b"regions", "runtime", b"runtime", "score", b"score", "threshold", b"threshold", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Inspection: _TypeAlias = Inspection  # noqa: Y015
+
+@_typing.final
+class DefectClass(_message.Message):
+    """The most likely class of a defect: that of the most similar labelled items in the index of the version that
+    scored the image. Only items that a person labelled with LabelItem count: as CONFIRMED with a label_class,
+    as FALSE_ALARM or as GOOD. Labels take effect within seconds.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASS_NAME_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    NEIGHBORS_FIELD_NUMBER: _builtins.int
+    CONSENSUS_FIELD_NUMBER: _builtins.int
+    class_name: _builtins.str
+    """The label_class of confirmed items, as a person typed it. Empty if the class is unknown."""
+    share: _builtins.float
+    """The share of the class among the nearest labelled items, 0 to 1. The nearest counts 1, the second 1/2, the
+    third 1/3 and so on. 0 if the class is unknown.
+    """
+    neighbors: _builtins.int
+    """The number of nearest labelled items that were counted, at most 7."""
+    consensus: Global___Consensus.ValueType
+    """How far these items agree, or the reason why the class is unknown."""
+    def __init__(
+        self,
+        *,
+        class_name: _builtins.str = ...,
+        share: _builtins.float = ...,
+        neighbors: _builtins.int = ...,
+        consensus: Global___Consensus.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_name", b"class_name", "consensus", b"consensus", "neighbors", b"neighbors", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DefectClass: _TypeAlias = DefectClass  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):

@@ -25,7 +25,7 @@ from blemish_core.platform.errors import InvalidRequest
 from blemish_core.platform.names import PRODUCTION, ModelRef, validate_id
 from blemish_server.converters.regions import regions_to_proto
 from blemish_server.scoring.batcher import Priority
-from blemish_server.scoring.inspection import Inspection
+from blemish_server.scoring.inspection import Inspection, NamingPolicy
 from blemish_server.scoring.model_cache import Usage
 
 INPUT = "image"
@@ -60,6 +60,16 @@ def _map_shape(manifest: Manifest) -> list[int]:
     return [manifest.input_size, manifest.input_size]
 
 
+def _defect_class(inspection: Inspection) -> bytes:
+    """Return the class of a defect in UTF-8; empty if it is unknown or the image is normal."""
+    return inspection.defect_class.name.encode() if inspection.defect_class is not None else b""
+
+
+def _defect_class_share(inspection: Inspection) -> float:
+    return inspection.defect_class.share if inspection.defect_class is not None else 0.0
+
+
+_NAMING_OUTPUTS = ("defect_class", "defect_class_share")
 _OUTPUTS = {
     "score": _Output("FP32", "<f4", lambda inspection: inspection.score),
     "p_value": _Output("FP64", "<f8", lambda inspection: inspection.p_value),
@@ -76,6 +86,8 @@ _OUTPUTS = {
         default=False,
     ),
     REGIONS: _Output("BYTES", "O", regions_to_json, default=False),
+    "defect_class": _Output("BYTES", "O", _defect_class, default=False),
+    "defect_class_share": _Output("FP64", "<f8", _defect_class_share, default=False),
 }
 
 
@@ -151,6 +163,13 @@ def parse_outputs(request: Any) -> list[str]:
                 f"there is no output {name[:40]!r}; use {', '.join(_OUTPUTS)}", field="outputs"
             )
     return names or [name for name, output in _OUTPUTS.items() if output.default]
+
+
+def naming_for(outputs: Sequence[str], *, waits: bool) -> NamingPolicy:
+    """Return the handling of the class of defects, in a call that ``waits`` for labels or does not."""
+    if not set(outputs) & set(_NAMING_OUTPUTS):
+        return NamingPolicy.NONE
+    return NamingPolicy.WAIT if waits else NamingPolicy.AT_ONCE
 
 
 def parse_request_priority(request: Any) -> Priority | None:

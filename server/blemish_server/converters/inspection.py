@@ -9,6 +9,7 @@ from blemish.v1 import image_pb2
 from blemish.v1 import inspection_pb2 as pb
 from blemish_core.imaging.image_input import ImageInput, RawLayout, Region
 from blemish_core.platform.errors import InvalidRequest
+from blemish_core.search.labelled_items import Consensus, DefectClass
 from blemish_server.converters.enums import EnumMapping
 from blemish_server.converters.regions import regions_to_proto
 from blemish_server.converters.values import duration_to_proto, verdict_to_proto
@@ -21,7 +22,7 @@ from blemish_server.scoring.frame_queue import (
     ScoredFrame,
     StreamPolicy,
 )
-from blemish_server.scoring.inspection import Capture, Inspection, StoragePolicy
+from blemish_server.scoring.inspection import Capture, Inspection, NamingPolicy, StoragePolicy
 from blemish_server.transport.status import frame_refusal
 
 _MAX_CAMERA = 128
@@ -31,6 +32,17 @@ PRIORITIES: EnumMapping[Priority, pb.Priority.ValueType] = EnumMapping(
         Priority.LINE_STOP: pb.PRIORITY_LINE_STOP,
         Priority.AUDIT: pb.PRIORITY_AUDIT,
         Priority.BACKFILL: pb.PRIORITY_BACKFILL,
+    }
+)
+CONSENSUS: EnumMapping[Consensus, pb.Consensus.ValueType] = EnumMapping(
+    {
+        Consensus.UNANIMOUS: pb.CONSENSUS_UNANIMOUS,
+        Consensus.MAJORITY: pb.CONSENSUS_MAJORITY,
+        Consensus.DIVIDED: pb.CONSENSUS_DIVIDED,
+        Consensus.FALSE_ALARMS: pb.CONSENSUS_FALSE_ALARMS,
+        Consensus.DISTANT: pb.CONSENSUS_DISTANT,
+        Consensus.TOO_FEW_LABELS: pb.CONSENSUS_TOO_FEW_LABELS,
+        Consensus.UNAVAILABLE: pb.CONSENSUS_UNAVAILABLE,
     }
 )
 _STORAGE: EnumMapping[StoragePolicy, pb.Store.ValueType] = EnumMapping(
@@ -173,6 +185,22 @@ def stream_result_to_proto(result: Result[pb.Inspection]) -> pb.ScoreStreamRespo
     return message
 
 
+def parse_naming(outputs: pb.Outputs, *, waits: bool) -> NamingPolicy:
+    """Return the handling of the class of defects, in a call that ``waits`` for labels or does not."""
+    if not outputs.defect_class:
+        return NamingPolicy.NONE
+    return NamingPolicy.WAIT if waits else NamingPolicy.AT_ONCE
+
+
+def defect_class_to_proto(found: DefectClass) -> pb.DefectClass:
+    return pb.DefectClass(
+        class_name=found.name,
+        share=found.share,
+        neighbors=found.neighbors,
+        consensus=CONSENSUS.to_proto(found.consensus),
+    )
+
+
 def inspection_to_proto(inspection: Inspection, outputs: pb.Outputs) -> pb.Inspection:
     prediction, timings = inspection.prediction, inspection.timings
     message = pb.Inspection(
@@ -207,4 +235,6 @@ def inspection_to_proto(inspection: Inspection, outputs: pb.Outputs) -> pb.Inspe
         message.regions.extend(regions_to_proto(inspection.regions or (), mm_per_px))
     if outputs.mask:
         message.mask = inspection.mask
+    if inspection.defect_class is not None:
+        message.defect_class.CopyFrom(defect_class_to_proto(inspection.defect_class))
     return message

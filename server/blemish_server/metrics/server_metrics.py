@@ -12,10 +12,13 @@ from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 
+from blemish_core.platform.names import ModelRef
+from blemish_core.search.labelled_items import Consensus
 from blemish_server.metrics.stream_metrics import StreamMetrics
 from blemish_server.scoring.inspection import Inspection
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_NAMING_SECONDS = (0.0001, 0.00025, 0.0005, *_SECONDS)
 # The share of good images below each p-value equals the p-value, if they resemble the calibration images.
 _P_VALUES = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 LOW_P_VALUE = 0.25
@@ -90,6 +93,32 @@ class ServerMetrics:
             ("reason",),
             registry=registry,
         )
+        self._named = Counter(
+            "blemish_defect_classes",
+            "Anomalous images whose class was requested, by the consensus of labelled items.",
+            (*_VERSION, "consensus"),
+            registry=registry,
+        )
+        self._naming = Histogram(
+            "blemish_defect_class_seconds",
+            "Time that naming the class of a defect added to a response.",
+            _VERSION,
+            buckets=_NAMING_SECONDS,
+            registry=registry,
+        )
+        self._label_reads = Counter(
+            "blemish_label_reads",
+            "Reads of the labelled items of a version, by outcome.",
+            (*_VERSION, "outcome"),
+            registry=registry,
+        )
+        self._label_reading = Histogram(
+            "blemish_label_read_seconds",
+            "Duration of reads of the labelled items of a version.",
+            _VERSION,
+            buckets=_SECONDS,
+            registry=registry,
+        )
         # Cached, because looking up a counter by its labels takes longer than counting.
         self._calls, self._versions = cache(self._call), cache(self._version)
         self._cameras: dict[str, _CameraMetrics] = {}
@@ -119,6 +148,18 @@ class ServerMetrics:
             camera.verdicts[is_anomalous].inc()
             if p_value <= LOW_P_VALUE:
                 camera.low.inc()
+
+    def named(self, version: ModelRef, consensus: Consensus, seconds: float) -> None:
+        """Count a request for a defect class, and the time that it added to the response."""
+        labels = (version.model, str(version.version))
+        self._named.labels(*labels, consensus).inc()
+        self._naming.labels(*labels).observe(seconds)
+
+    def labels_read(self, version: ModelRef, seconds: float, *, succeeded: bool) -> None:
+        """Count a read of the labelled items of a version."""
+        labels = (version.model, str(version.version))
+        self._label_reads.labels(*labels, "succeeded" if succeeded else "failed").inc()
+        self._label_reading.labels(*labels).observe(seconds)
 
     def refused(self, reason: str) -> None:
         """Count a frame that was refused."""

@@ -16,6 +16,7 @@ from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import Revision
 from blemish_core.platform.errors import DeadlineExceeded
 from blemish_core.platform.names import ModelRef
+from blemish_core.search.labelled_items import DefectClass
 from blemish_server.scoring.batcher import AdmissionLimit, Priority, Timings
 
 
@@ -60,6 +61,16 @@ class StoragePolicy(Enum):
         return self is StoragePolicy.ALL or (self is StoragePolicy.ANOMALOUS and inspection.is_anomalous)
 
 
+class NamingPolicy(Enum):
+    """The handling of a request for the class of a defect."""
+
+    NONE = "none"
+    AT_ONCE = "at once"
+    """Name it by the labels that are in memory."""
+    WAIT = "wait"
+    """Wait a moment for labels that are read for the first time."""
+
+
 @dataclass(frozen=True)
 class ScoringRequest:
     """A request to score one image."""
@@ -81,6 +92,10 @@ class ScoringRequest:
     """True to outline the defects."""
     with_mask: bool = False
     """True to draw the outlines as a picture."""
+    naming: NamingPolicy = NamingPolicy.NONE
+    """The images that are anomalous get the class of their defect."""
+    on_version: Callable[[ModelRef], None] = lambda version: None
+    """Called with the version that will score the image, before the image is queued."""
 
     @classmethod
     def of(
@@ -93,6 +108,7 @@ class ScoringRequest:
         with_patches: bool = False,
         with_regions: bool = False,
         with_mask: bool = False,
+        naming: NamingPolicy = NamingPolicy.NONE,
     ) -> "ScoringRequest":
         """Return a request for an image that no other can replace."""
         if isinstance(capture, ImageInput):
@@ -106,6 +122,7 @@ class ScoringRequest:
             with_patches=with_patches,
             with_regions=with_regions,
             with_mask=with_mask,
+            naming=naming,
         )
 
     @property
@@ -145,6 +162,8 @@ class Inspection:
     """Regions as a PNG of ``shape``, if requested."""
     notes: tuple[str, ...] = ()
     """Notes for the caller."""
+    defect_class: DefectClass | None = None
+    """Class of the defect, if requested and the image is anomalous."""
 
     @property
     def calibration(self) -> Calibration:

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The path of an image through the server, shared by unary calls, streams and the inference protocol."""
 
+import math
+import time
+from dataclasses import replace
 from typing import Protocol
 
 from blemish_core.platform.names import ModelRef
+from blemish_server.scoring.batcher import Priority
+from blemish_server.scoring.defect_namer import DefectNamer
 from blemish_server.scoring.frame_recorder import FrameRecorder
-from blemish_server.scoring.inspection import Inspection, ScoringRequest
+from blemish_server.scoring.inspection import Inspection, NamingPolicy, ScoringRequest
 from blemish_server.scoring.scorer import Scorer
 from blemish_server.scoring.shadow import Shadow
 
@@ -18,23 +23,31 @@ class InspectionObserver(Protocol):
 
 
 class ScoringPipeline:
-    """Scores images, then counts, records and shadows them."""
+    """Scores images, then counts, records, shadows and names them."""
 
     def __init__(
-        self, scorer: Scorer, metrics: InspectionObserver, recorder: FrameRecorder, shadow: Shadow
+        self,
+        scorer: Scorer,
+        metrics: InspectionObserver,
+        recorder: FrameRecorder,
+        shadow: Shadow,
+        namer: DefectNamer,
     ) -> None:
         self._scorer = scorer
         self._metrics = metrics
         self._recorder = recorder
         self._shadow = shadow
+        self._namer = namer
 
-    async def warm_up(self, ref: ModelRef) -> None:
-        """Load the version that ``ref`` means now.
+    async def warm_up(self, ref: ModelRef, *, naming: NamingPolicy = NamingPolicy.NONE) -> None:
+        """Load the version that ``ref`` means now, and begin to read its labels if they are needed.
 
         Raises:
             BlemishError: as ``Scorer.warm_up`` does.
         """
-        await self._scorer.warm_up(ref)
+        version = await self._scorer.warm_up(ref)
+        if naming is not NamingPolicy.NONE:
+            self._namer.prepare(version)
 
     async def score(self, request: ScoringRequest) -> Inspection:
         """Score an image. Only an inspection that meets the maximum latency is counted or recorded.
@@ -42,6 +55,9 @@ class ScoringPipeline:
         Raises:
             BlemishError: as ``Scorer.score`` does.
         """
+        names = request.naming is not NamingPolicy.NONE
+        if names:
+            request = replace(request, on_version=self._namer.prepare)
         inspection = await self._scorer.score(request)
         request.check_latency(inspection.capture)
         if request.false_reject_rate is not None:
@@ -51,4 +67,23 @@ class ScoringPipeline:
             self._recorder.enqueue(inspection)
         if request.false_reject_rate is None:
             self._shadow.enqueue(inspection)
+        if names and inspection.is_anomalous:
+            found = await self._namer.name(
+                inspection.version,
+                inspection.prediction.embedding,
+                may_wait_until=_wait_limit(request),
+            )
+            inspection = replace(inspection, defect_class=found)
         return inspection
+
+
+def _wait_limit(request: ScoringRequest) -> float:
+    """Return the time until which a response may wait for labels.
+
+    A machine on the line acts on the verdict, so it never waits. Other calls keep half of the time that is
+    left until their deadline.
+    """
+    if request.naming is not NamingPolicy.WAIT or request.queue.priority is Priority.LINE_STOP:
+        return -math.inf
+    now_s = time.monotonic()
+    return now_s + (request.queue.deadline - now_s) / 2

@@ -35,16 +35,16 @@ class Scorer:
         """Number of callers with images in the queue or in progress."""
         return len(self._waiting_bytes)
 
-    async def warm_up(self, ref: ModelRef) -> None:
-        """Load the version that ``ref`` means now.
+    async def warm_up(self, ref: ModelRef) -> ModelRef:
+        """Load the version that ``ref`` means now, and return it.
 
         Raises:
             NotFound: if there is no such model or version.
             Corrupt: if its bundle was changed after it was written.
             FailedPrecondition: if it lacks the runtime that the server uses.
         """
-        async with self._models.use(ref):
-            pass
+        async with self._models.use(ref) as model:
+            return model.ref
 
     async def score(self, request: ScoringRequest) -> Inspection:
         """Score an image with the version that its model reference means now.
@@ -60,6 +60,7 @@ class Scorer:
         queue = request.queue
         with self._reserve(request.size_bytes, queue.caller):
             async with self._models.use(request.model) as model:
+                request.on_version(model.ref)
                 completed = await model.batcher.submit(
                     request,
                     caller=queue.caller,

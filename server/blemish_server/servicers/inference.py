@@ -23,6 +23,7 @@ from blemish_server.converters.inference import (
     config_to_proto,
     inspections_to_proto,
     metadata_to_proto,
+    naming_for,
     parse_images,
     parse_model,
     parse_outputs,
@@ -115,7 +116,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
         )
 
     async def ModelInfer(self, request: Any, context: Context) -> Any:  # noqa: N802
-        return await self._infer(request, queue_key(context), context.time_remaining())
+        return await self._infer(request, queue_key(context), context.time_remaining(), waits=True)
 
     async def ModelStreamInfer(  # noqa: N802
         self, requests: AsyncIterator[Any], context: Context
@@ -151,13 +152,13 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     async def _infer_in_stream(self, request: Any, caller: str) -> Any:
         try:
-            response = await self._infer(request, caller, None)
+            response = await self._infer(request, caller, None, waits=False)
         except BlemishError as error:
             refused = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
             return pb.ModelStreamInferResponse(error_message=str(error), infer_response=refused)
         return pb.ModelStreamInferResponse(infer_response=response)
 
-    async def _infer(self, request: Any, caller: str, remaining_s: float | None) -> Any:
+    async def _infer(self, request: Any, caller: str, remaining_s: float | None, *, waits: bool) -> Any:
         model = parse_model(request.model_name, request.model_version)
         images, outputs = parse_images(request), parse_outputs(request)
         priority = effective_priority(parse_request_priority(request))
@@ -165,14 +166,12 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
         if remaining_s is not None:
             timeout_s = min(timeout_s, remaining_s)
         queue = QueueOptions(caller, priority, time.monotonic() + timeout_s)
-        inspections = await _gather(
-            [
-                self._pipeline.score(
-                    ScoringRequest.of(image, model, queue, with_regions=REGIONS in outputs)
-                )
-                for image in images
-            ]
-        )
+        naming, with_regions = naming_for(outputs, waits=waits), REGIONS in outputs
+        requests = [
+            ScoringRequest.of(image, model, queue, with_regions=with_regions, naming=naming)
+            for image in images
+        ]
+        inspections = await _gather([self._pipeline.score(each) for each in requests])
         return inspections_to_proto(request, inspections, outputs)
 
 

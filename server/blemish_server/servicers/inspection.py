@@ -21,6 +21,7 @@ from blemish_server.converters.inspection import (
     inspection_to_proto,
     parse_capture,
     parse_max_latency,
+    parse_naming,
     parse_policy,
     parse_priority,
     parse_store,
@@ -29,7 +30,13 @@ from blemish_server.converters.inspection import (
 from blemish_server.metrics.server_metrics import ServerMetrics
 from blemish_server.scoring.batcher import AdmissionLimit, Priority
 from blemish_server.scoring.frame_queue import FrameQueue, FrameSlot, StreamPolicy
-from blemish_server.scoring.inspection import Capture, QueueOptions, ScoringRequest, StoragePolicy
+from blemish_server.scoring.inspection import (
+    Capture,
+    NamingPolicy,
+    QueueOptions,
+    ScoringRequest,
+    StoragePolicy,
+)
 from blemish_server.scoring.pipeline import ScoringPipeline
 from blemish_server.transport.request_context import effective_priority, queue_options
 from blemish_server.transport.status import INTERNAL
@@ -59,6 +66,7 @@ class InspectionServicer(InspectionServiceServicer):
                 storage=parse_store(request.store, "store"),
                 with_regions=request.outputs.regions,
                 with_mask=request.outputs.mask,
+                naming=parse_naming(request.outputs, waits=True),
             )
         )
         return pb.ScoreResponse(inspection=inspection_to_proto(inspection, request.outputs))
@@ -69,7 +77,7 @@ class InspectionServicer(InspectionServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[pb.ScoreStreamResponse]:
         options = _FrameOptions.parse(await anext(requests, None))
-        await self._pipeline.warm_up(options.model)
+        await self._pipeline.warm_up(options.model, naming=options.naming)
         scorer = _StreamScorer(self._pipeline, self._metrics, options)
         queue: FrameQueue[_StreamFrame, pb.Inspection] = FrameQueue(scorer.score, options.policy)
         try:
@@ -103,6 +111,7 @@ class _FrameOptions:
     max_latency_s: float | None
     priority: Priority
     storage: StoragePolicy
+    naming: NamingPolicy
 
     @classmethod
     def parse(cls, first: pb.ScoreStreamRequest | None) -> "_FrameOptions":
@@ -126,6 +135,7 @@ class _FrameOptions:
             parse_max_latency(config),
             effective_priority(parse_priority(config.priority, "config.priority")),
             parse_store(config.store, "config.store"),
+            parse_naming(config.outputs, waits=False),
         )
 
 
@@ -209,6 +219,7 @@ class _StreamScorer:
             max_latency_s=latency_s,
             with_regions=options.outputs.regions,
             with_mask=options.outputs.mask,
+            naming=options.naming,
         )
 
 

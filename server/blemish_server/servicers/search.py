@@ -63,7 +63,10 @@ class SearchServicer(SearchServiceServicer):
         finder: Finder,
         images: ItemImages,
         limits: ImageLimits,
+        *,
+        on_label: Callable[[ModelRef], None],
     ) -> None:
+        """Serve searches and labels; call ``on_label`` with a version whose labels have changed."""
         self._scorer = scorer
         self._index = index
         self._finder = finder
@@ -74,6 +77,7 @@ class SearchServicer(SearchServiceServicer):
         self._images = images
         self._region_search = RegionSearch(scorer, images)
         self._limits = limits
+        self._on_label = on_label
 
     async def Search(  # noqa: N802 (the contract's name, here and below)
         self, request: pb.SearchRequest, context: _Context
@@ -132,6 +136,7 @@ class SearchServicer(SearchServiceServicer):
         version = await self._serving.refresh(ModelRef.parse(request.model))
         await asyncio.to_thread(self._index.item, version, id)
         await asyncio.to_thread(self._index.label, version, [id], label, label_class)
+        self._on_label(version)
         log.info("item labelled", item=request.item, label=str(label), label_class=label_class)
         return pb.LabelItemResponse(
             item=item_to_proto(await asyncio.to_thread(self._index.item, version, id))

@@ -14,6 +14,7 @@ MAPPINGS: Mapping[Any, EnumMapping[Any, Any]] = {
     job_pb2.JobState: jobs.STATES,
     job_pb2.JobPriority: jobs.PRIORITIES,
     inspection_pb2.Priority: inspection.PRIORITIES,
+    inspection_pb2.Consensus: inspection.CONSENSUS,
     search_pb2.Label: search.LABELS,
     model_pb2.ThresholdRule: models.RULES,
     access_pb2.Role: server.ROLES,

@@ -6,6 +6,7 @@ from tests.support.inspections import make_calibration, make_capture, make_inspe
 from tests.support.metrics import scrape, value
 
 from blemish_core.platform.names import ModelRef
+from blemish_core.search.labelled_items import Consensus
 from blemish_server.metrics.server_metrics import ServerMetrics
 from blemish_server.scoring.batcher import Timings
 from blemish_server.scoring.inspection import Inspection
@@ -116,3 +117,20 @@ def test_refused_frames_are_counted_by_reason() -> None:
     samples = scrape(metrics.registry)
     assert value(samples, "blemish_refused_frames_total", reason="OVERLOADED") == 2
     assert value(samples, "blemish_refused_frames_total", reason="INVALID_IMAGE") == 1
+
+
+def test_names_of_defects_and_reads_of_labels_are_counted_by_version() -> None:
+    metrics = ServerMetrics()
+    for consensus in (Consensus.MAJORITY, Consensus.MAJORITY, Consensus.UNAVAILABLE):
+        metrics.named(VERSION, consensus, 0.002)
+    metrics.labels_read(VERSION, 0.03, succeeded=True)
+    metrics.labels_read(VERSION, 10.0, succeeded=False)
+    samples = scrape(metrics.registry)
+    classes = {"name": "blemish_defect_classes_total", **LABELS}
+    assert value(samples, **classes, consensus="majority") == 2
+    assert value(samples, **classes, consensus="unavailable") == 1
+    naming = {"name": "blemish_defect_class_seconds_bucket", **LABELS}
+    assert [value(samples, **naming, le=le) for le in ("0.001", "0.0025")] == [0, 3]
+    reads = {"name": "blemish_label_reads_total", **LABELS}
+    assert [value(samples, **reads, outcome=outcome) for outcome in ("succeeded", "failed")] == [1, 1]
+    assert value(samples, "blemish_label_read_seconds_sum", **LABELS) == pytest.approx(10.03)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The steps after scoring: metrics, recording, shadow."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,14 +9,16 @@ from typing import cast
 
 import pytest
 from tests.support.inspections import make_capture
-from tests.support.scorers import FakeScorer
+from tests.support.scorers import FakeNamer, FakeScorer
 
 from blemish_core.platform.errors import BlemishError, DeadlineExceeded, InvalidRequest, Overloaded
 from blemish_core.platform.names import ModelRef
+from blemish_server.scoring.batcher import Priority
 from blemish_server.scoring.frame_recorder import FrameRecorder
 from blemish_server.scoring.inspection import (
     Capture,
     Inspection,
+    NamingPolicy,
     QueueOptions,
     ScoringRequest,
     StoragePolicy,
@@ -34,6 +37,7 @@ class FakeSteps:
     observed: list[Inspection] = field(default_factory=list)
     recorded: list[Inspection] = field(default_factory=list)
     shadowed: list[Inspection] = field(default_factory=list)
+    namer: FakeNamer = field(default_factory=FakeNamer)
 
     def observe(self, inspection: Inspection) -> None:
         self.observed.append(inspection)
@@ -44,6 +48,7 @@ class FakeSteps:
             self,
             cast(FrameRecorder, FakeSink(self.recorded)),
             cast(Shadow, FakeSink(self.shadowed)),
+            self.namer.as_namer(),
         )
 
     @property
@@ -69,16 +74,20 @@ def request(
     false_reject_rate: float | None = None,
     max_latency_s: float | None = None,
     claim: Callable[[], Capture] | None = None,
+    naming: NamingPolicy = NamingPolicy.NONE,
+    priority: Priority = Priority.AUDIT,
+    deadline: float = math.inf,
 ) -> ScoringRequest:
     """Return a request for an image whose bytes spell its score."""
     return ScoringRequest(
         MODEL,
-        QueueOptions("caller"),
+        QueueOptions("caller", priority, deadline),
         claim or (lambda: make_capture(data, arrived_s=time.monotonic())),
         len(data),
         storage,
         false_reject_rate,
         max_latency_s,
+        naming=naming,
     )
 
 
@@ -142,3 +151,44 @@ async def test_image_is_claimed_once() -> None:
     await steps.pipeline(FakeScorer()).score(request(claim=claim, storage=StoragePolicy.ALL))
     assert len(claims) == 1
     assert steps.recorded[0].capture is claims[0]
+
+
+@pytest.mark.parametrize("naming", [NamingPolicy.AT_ONCE, NamingPolicy.WAIT])
+async def test_anomalous_image_is_named_by_the_labels_of_the_version_that_scored_it(
+    naming: NamingPolicy,
+) -> None:
+    steps = FakeSteps()
+    inspection = await steps.pipeline(FakeScorer()).score(request(ANOMALOUS, naming=naming))
+    assert inspection.defect_class == steps.namer.found
+    ((version, embedding),) = steps.namer.named
+    assert version == inspection.version
+    assert embedding is inspection.prediction.embedding
+    assert steps.namer.prepared == [MODEL], "labels are read while the image is scored"
+
+
+@pytest.mark.parametrize(
+    ("data", "naming", "prepared"),
+    [(ANOMALOUS, NamingPolicy.NONE, []), (NORMAL, NamingPolicy.WAIT, [MODEL])],
+)
+async def test_image_is_not_named_if_it_is_normal_or_no_class_was_requested(
+    data: bytes, naming: NamingPolicy, prepared: list[ModelRef]
+) -> None:
+    steps = FakeSteps()
+    inspection = await steps.pipeline(FakeScorer()).score(request(data, naming=naming))
+    assert inspection.defect_class is None
+    assert (steps.namer.named, steps.namer.prepared) == ([], prepared)
+
+
+async def test_line_stop_images_never_wait_for_labels_and_others_half_of_their_time() -> None:
+    steps = FakeSteps()
+    pipeline, began = steps.pipeline(FakeScorer()), time.monotonic()
+    for naming, priority, deadline in (
+        (NamingPolicy.WAIT, Priority.LINE_STOP, math.inf),
+        (NamingPolicy.AT_ONCE, Priority.AUDIT, math.inf),
+        (NamingPolicy.WAIT, Priority.AUDIT, math.inf),
+        (NamingPolicy.WAIT, Priority.BACKFILL, began + 100),
+    ):
+        await pipeline.score(request(ANOMALOUS, naming=naming, priority=priority, deadline=deadline))
+    line_stop, stream, unlimited, limited = steps.namer.limits
+    assert (line_stop, stream, unlimited) == (-math.inf, -math.inf, math.inf)
+    assert began + 50 <= limited <= began + 60

@@ -198,6 +198,7 @@ async def test_last_response_has_the_number_of_images_left_out(
         Finder(TwinPoints(client)),
         FakeImages(images),
         ImageLimits(),
+        on_label=lambda version: None,
     )
     request = search_pb2.SearchRequest(model="models/tile", item=f"items/{UUID(int=0)}", limit=3)
     request.region.CopyFrom(Region(width=64, height=64))

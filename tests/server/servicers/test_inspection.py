@@ -2,6 +2,7 @@
 """Scoring by InspectionService: validation before scoring, and the responses of streams."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -9,11 +10,12 @@ from typing import Any, cast
 import pytest
 from grpc import StatusCode
 from tests.support.metrics import scrape, value
-from tests.support.scorers import FakeScorer
+from tests.support.scorers import FakeNamer, FakeScorer
 
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
 from blemish_core.platform.errors import BlemishError, InvalidRequest
+from blemish_core.platform.names import ModelRef
 from blemish_server.metrics.server_metrics import ServerMetrics
 from blemish_server.scoring.frame_recorder import FrameRecorder
 from blemish_server.scoring.inspection import Inspection
@@ -54,11 +56,13 @@ class Service:
         self.scorer = FakeScorer()
         self.metrics = ServerMetrics()
         self.recorder = FakeSink()
+        self.namer = FakeNamer()
         pipeline = ScoringPipeline(
             self.scorer.as_scorer(),
             self.metrics,
             cast(FrameRecorder, self.recorder),
             cast(Shadow, FakeSink()),
+            self.namer.as_namer(),
         )
         self.servicer = InspectionServicer(pipeline, self.metrics, asyncio.Event())
 
@@ -184,6 +188,39 @@ async def test_target_false_reject_rate_applies_to_the_stream() -> None:
     (stricter,) = await service.stream(block(target_false_reject_rate=0.5), frame(1, b"0.5"))
     assert usual.inspection.threshold == 1.0
     assert stricter.inspection.threshold == pytest.approx(0.2)
+
+
+async def test_anomalous_image_gets_its_class_on_request() -> None:
+    service = Service()
+    image = frame(1, b"2.0").image
+    asked = await service.score(
+        pb.ScoreRequest(model=MODEL, image=image, outputs=pb.Outputs(defect_class=True))
+    )
+    assert asked.defect_class == pb.DefectClass(
+        class_name="crack", share=0.75, neighbors=5, consensus=pb.CONSENSUS_MAJORITY
+    )
+    unasked = await service.score(pb.ScoreRequest(model=MODEL, image=image))
+    assert not unasked.HasField("defect_class")
+    assert len(service.namer.named) == 1
+
+
+async def test_normal_image_has_no_class() -> None:
+    service = Service()
+    request = pb.ScoreRequest(
+        model=MODEL, image=frame(1, b"0.5").image, outputs=pb.Outputs(defect_class=True)
+    )
+    assert not (await service.score(request)).HasField("defect_class")
+    assert service.namer.named == []
+
+
+async def test_stream_begins_to_read_labels_before_its_first_frame_and_never_waits_for_them() -> None:
+    service = Service()
+    config = block(outputs=pb.Outputs(defect_class=True))
+    assert await service.stream(config) == []
+    assert service.namer.prepared == [ModelRef("tile", 1)]
+    (response,) = await service.stream(config, frame(1, b"2.0"))
+    assert response.inspection.defect_class.class_name == "crack"
+    assert service.namer.limits == [-math.inf]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from tests.support.cli import Run, json_lines
 from tests.support.fake_server import CallError, FakeServer, picture
 from tests.support.regions import make_region_message
 
+from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
 
 
@@ -101,3 +102,36 @@ def test_mask_is_written_as_received(run: Run, fake: FakeServer, image: Path, tm
     result = run("score", image, "-m", "m", "--mask", image / "mask.png")
     assert result.exit_code == 2
     assert "cannot write" in result.stderr
+
+
+def test_defect_class_is_shown_on_request(run: Run, fake: FakeServer, image: Path) -> None:
+    fake.verdict = VERDICT_ANOMALOUS
+    assert "crack" not in run("score", image, "-m", "m").stdout
+    assert not fake.requests["Score"][0].outputs.defect_class
+    result = run("score", image, "-m", "m", "--defect-class")
+    assert "crack (75 % of 5)" in result.stdout
+    (line,) = json_lines(run("score", image, "-m", "m", "--defect-class", "--json"))
+    assert line["defect_class"] == {
+        "class_name": "crack",
+        "share": 0.75,
+        "neighbors": 5,
+        "consensus": "CONSENSUS_MAJORITY",
+    }
+
+
+def test_reason_stands_in_place_of_an_unknown_class(run: Run, fake: FakeServer, image: Path) -> None:
+    fake.verdict = VERDICT_ANOMALOUS
+    fake.defect_class = pb.DefectClass(consensus=pb.CONSENSUS_TOO_FEW_LABELS)
+    assert "unknown (too few labels)" in run("score", image, "-m", "m", "--defect-class").stdout
+
+
+def test_class_name_with_markup_is_shown_as_typed(run: Run, fake: FakeServer, image: Path) -> None:
+    fake.verdict = VERDICT_ANOMALOUS
+    fake.defect_class.class_name = "[bold]a[/]b"
+    assert "[bold]a[/]b (75 %" in run("score", image, "-m", "m", "--defect-class").stdout
+
+
+def test_normal_image_has_no_defect_class(run: Run, image: Path) -> None:
+    result = run("score", image, "-m", "m", "--defect-class")
+    assert result.exit_code == 0
+    assert result.stdout.split()[-1] == "-"

@@ -113,3 +113,16 @@ def test_unwritable_folder_is_reported(run: Run, fake: FakeServer, folder: Path,
     result = run(folder / "test", "--save", tmp_path / "found")
     assert result.exit_code != 0
     assert "cannot write" in result.stderr
+
+
+def test_summary_counts_frames_of_each_defect_class(run: Run, fake: FakeServer, folder: Path) -> None:
+    named, unknown = anomalous(), anomalous()
+    named.inspection.defect_class.CopyFrom(fake.defect_class)
+    unknown.inspection.defect_class.consensus = pb.CONSENSUS_DISTANT
+    fake.streams = [[named, unknown]]
+    result = run(folder / "test", "--defect-class")
+    assert result.exit_code == 0
+    (config,) = fake.requests["ScoreStream"]
+    assert config.outputs.defect_class
+    *_, names, figures = (line.split() for line in result.stdout.splitlines() if line.strip(" ─"))
+    assert (names, figures) == (["class", "frames"], ["crack", "1"])
