@@ -15,6 +15,14 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmat
 FailOnAnomaly = Annotated[
     bool, typer.Option("--fail-on-anomaly", help="Exit with code 1 if any image is anomalous.")
 ]
+ShowDefectClass = Annotated[
+    bool,
+    typer.Option(
+        "--defect-class",
+        help="Name the most likely defect class of anomalous images, by the items confirmed with "
+        "`blemish label`.",
+    ),
+]
 Model = Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help=_MODEL_HELP)]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP)]
 VersionArgument = Annotated[

@@ -14,6 +14,7 @@ from rich import box
 from rich.table import Table
 
 from blemish.v1.image_pb2 import VERDICT_UNSPECIFIED, Verdict
+from blemish.v1.inspection_pb2 import Consensus, Inspection
 from blemish.v1.job_pb2 import Job, JobEvent, JobState
 from blemish.v1.model_pb2 import ClassMetrics, Metrics
 from blemish_client.cli.choices import spell
@@ -78,6 +79,16 @@ def when(time: Timestamp) -> str:
 
 def verdict(value: Verdict.ValueType) -> str:
     return ABSENT if value == VERDICT_UNSPECIFIED else spell(Verdict, value)
+
+
+def defect_class(inspection: Inspection) -> str:
+    """Return the most likely class of a defect with its share, or the reason why it is unknown."""
+    if not inspection.HasField("defect_class"):
+        return ABSENT
+    found = inspection.defect_class
+    if not found.class_name:
+        return f"unknown ({spell(Consensus, found.consensus).replace('-', ' ')})"
+    return f"{found.class_name} ({100 * found.share:.0f} % of {found.neighbors})"
 
 
 def state(of: Job | JobEvent) -> str:

@@ -48,6 +48,8 @@ class _ScoringOptions(TypedDict, total=False):
     """True to receive the outlines of the defects."""
     mask: bool
     """True to receive the outlines as a picture, a PNG of the scored image's size."""
+    defect_class: bool
+    """True to receive the most likely defect class of anomalous images."""
     priority: Priority.ValueType
     """Scheduling priority among requests for the same model. Default: audit."""
     store: Store.ValueType
@@ -108,6 +110,7 @@ def _outputs(options: _ScoringOptions) -> Outputs:
         embedding=options.get("embedding", False),
         regions=options.get("regions", False),
         mask=options.get("mask", False),
+        defect_class=options.get("defect_class", False),
     )
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
 from blemish.v1.inspection_pb2 import Inspection
 from blemish_client.cli.failures import BAD_INPUT, UNSUCCESSFUL, Failure, describe, exit_code, print_error
-from blemish_client.cli.options import FailOnAnomaly, Json, Model
-from blemish_client.cli.output import emit, number, plain, table, verdict
+from blemish_client.cli.options import FailOnAnomaly, Json, Model, ShowDefectClass
+from blemish_client.cli.output import defect_class, emit, number, plain, table, verdict
 from blemish_client.cli.regions import regions_line
 from blemish_client.cli.session import Session
 from blemish_client.client import Client
@@ -41,6 +42,7 @@ def score(
             "folder for several images.",
         ),
     ] = None,
+    show_class: ShowDefectClass = False,
     fail_on_anomaly: FailOnAnomaly = False,
     as_json: Json = False,
 ) -> None:
@@ -53,12 +55,13 @@ def score(
     session = Session.of(ctx)
     targets = zip(images, _output_files(images, map_), _output_files(images, mask), strict=True)
     found: list[str] = []
-    rows = table("image", "verdict", "score", "threshold", "p-value", right=_NUMBERS)
+    columns = ("image", "verdict", "score", "threshold", "p-value", *(["class"] if show_class else []))
+    rows = table(*columns, right=_NUMBERS)
     failed = anomalous = False
     with session.client() as client:
         for image, map_file, mask_file in targets:
             try:
-                inspection = _score(client, image, model, map_file, mask_file)
+                inspection = _score(client, image, model, map_file, mask_file, show_class=show_class)
             except Failure as failure:
                 failed = True
                 print_error(str(failure))
@@ -66,7 +69,7 @@ def score(
                     emit({"image": str(image), "error": str(failure)})
                 continue
             anomalous |= inspection.verdict == VERDICT_ANOMALOUS
-            _report(image, inspection, rows, as_json=as_json)
+            _report(image, inspection, rows, show_class=show_class, as_json=as_json)
             if line := regions_line(inspection.regions):
                 found.append(f"{image}: {line}")
     if rows.row_count:
@@ -80,7 +83,13 @@ def score(
 
 
 def _score(
-    client: Client, image: Path, model: str, map_file: Path | None, mask_file: Path | None
+    client: Client,
+    image: Path,
+    model: str,
+    map_file: Path | None,
+    mask_file: Path | None,
+    *,
+    show_class: bool,
 ) -> Inspection:
     """Score one image, draw its map and write its mask.
 
@@ -93,7 +102,12 @@ def _score(
         raise Failure(f"cannot read {image}: {error.strerror}") from error
     try:
         inspection = client.score(
-            content, model, anomaly_map=map_file is not None, regions=True, mask=mask_file is not None
+            content,
+            model,
+            anomaly_map=map_file is not None,
+            regions=True,
+            mask=mask_file is not None,
+            defect_class=show_class,
         )
     except BlemishError as error:
         # A malformed model name fails every image. The field is empty in a minimal installation.
@@ -151,7 +165,7 @@ def draw(content: bytes, inspection: Inspection, target: Path, **options: Any) -
         raise Failure(f"cannot write {target}: {error}") from error
 
 
-def _report(image: Path, inspection: Inspection, rows: Table, *, as_json: bool) -> None:
+def _report(image: Path, inspection: Inspection, rows: Table, *, show_class: bool, as_json: bool) -> None:
     if as_json:
         fields = plain(inspection)
         fields.pop("anomaly_map", None)
@@ -168,6 +182,7 @@ def _report(image: Path, inspection: Inspection, rows: Table, *, as_json: bool) 
         number(inspection.score),
         number(inspection.threshold),
         number(inspection.p_value),
+        *([escape(defect_class(inspection))] if show_class else []),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Self
 import typer
 from rich.console import Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -22,8 +23,8 @@ from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
 from blemish_client.cli.choices import PolicyChoice, PriorityChoice, StoreChoice, to_proto
 from blemish_client.cli.commands.score import draw
 from blemish_client.cli.failures import UNSUCCESSFUL, Failure
-from blemish_client.cli.options import FailOnAnomaly, Json, Model
-from blemish_client.cli.output import emit, number, plain, table
+from blemish_client.cli.options import FailOnAnomaly, Json, Model, ShowDefectClass
+from blemish_client.cli.output import defect_class, emit, number, plain, table
 from blemish_client.cli.regions import regions_line
 from blemish_client.cli.session import Session
 from blemish_client.streaming.ledger import FrameResult, LostFrames
@@ -81,6 +82,7 @@ def stream(
     save: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw anomalous frames to this folder.")
     ] = None,
+    show_class: ShowDefectClass = False,
     fail_on_anomaly: FailOnAnomaly = False,
     as_json: Json = False,
 ) -> None:
@@ -101,6 +103,7 @@ def stream(
                 camera=camera or opened.name[:128],
                 anomaly_map=save is not None,
                 regions=True,
+                defect_class=show_class,
                 target_false_reject_rate=target_false_reject_rate,
                 max_latency_s=(max_latency_ms or 0.0) / 1000,
                 priority=to_proto(pb.Priority, priority),
@@ -133,6 +136,7 @@ class _Statistics:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self._classes: Counter[str] = Counter()
         self._start_s = time.monotonic()
         self._recent: deque[tuple[float, float]] = deque()  # time, latency
         self._latencies_s: deque[float] = deque(maxlen=100_000)
@@ -167,6 +171,10 @@ class _Statistics:
             .append(f"{1000 * latency_s:.0f} ms  ", "default")
             .append(regions_line(inspection.regions), "default")
         )
+        if inspection.HasField("defect_class"):
+            self._lines[-1].append(f"  {defect_class(inspection)}", "default")
+            if name := inspection.defect_class.class_name:
+                self._classes[name] += 1
 
     def screen(self) -> Group:
         span_s = min(_RECENT_S, max(1e-3, time.monotonic() - self._start_s))
@@ -175,10 +183,16 @@ class _Statistics:
             *self._lines,
         )
 
-    def summary(self) -> Table:
+    def summary(self) -> Group:
         span_s = max(1e-3, time.monotonic() - self._start_s)
         scored = self.counts["normal"] + self.counts["anomalous"]
-        return self._figures(scored / span_s, list(self._latencies_s))
+        tables = [self._figures(scored / span_s, list(self._latencies_s))]
+        if self._classes:
+            classes = table("class", "frames", right=("frames",))
+            for name, frames in self._classes.most_common():
+                classes.add_row(escape(name), str(frames))
+            tables.append(classes)
+        return Group(*tables)
 
     def _figures(self, rate: float, latencies_s: list[float]) -> Table:
         cuts = quantiles(latencies_s, n=20) if len(latencies_s) > 1 else [None] * 19
