@@ -11,12 +11,11 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
-import grpc.aio
 from qdrant_client import grpc as qg
 
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.item import Item
-from blemish_core.search.qdrant_channel import open_channel
+from blemish_core.search.qdrant_channel import Channel, open_channel
 from blemish_core.search.qdrant_errors import missing_as_not_found, translated_errors
 from blemish_core.search.qdrant_filter import compile_filter
 from blemish_core.search.query import Query, Similar
@@ -47,7 +46,7 @@ class Points(Protocol):
 class Finder:
     """Similarity searches of published indexes. It belongs to one event loop."""
 
-    def __init__(self, points: Points, channel: grpc.aio.Channel | None = None) -> None:
+    def __init__(self, points: Points, channel: Channel | None = None) -> None:
         self._points = points
         self._channel = channel
 

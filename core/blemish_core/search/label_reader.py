@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
-import grpc.aio
 import numpy as np
 from qdrant_client import grpc as qg
 
@@ -20,7 +19,7 @@ from blemish_core.platform.names import ModelRef
 from blemish_core.search.conditions import And, Condition, equals, one_of
 from blemish_core.search.item import Label
 from blemish_core.search.labelled_items import NO_CLASS, LabelledItems
-from blemish_core.search.qdrant_channel import open_channel
+from blemish_core.search.qdrant_channel import Channel, open_channel
 from blemish_core.search.qdrant_errors import missing_as_not_found, translated_errors
 from blemish_core.search.qdrant_filter import compile_filter
 from blemish_core.search.query import Vector
@@ -53,7 +52,7 @@ class PointReads(Protocol):
 class LabelReader:
     """Reads the labelled items of published indexes. It belongs to one event loop."""
 
-    def __init__(self, points: PointReads, channel: grpc.aio.Channel | None = None) -> None:
+    def __init__(self, points: PointReads, channel: Channel | None = None) -> None:
         self._points = points
         self._channel = channel
 

@@ -6,6 +6,8 @@ from urllib.parse import urlsplit
 
 import grpc.aio
 
+Channel = grpc.aio.Channel
+"""A connection that opens with the first call."""
 CHANNEL_OPTIONS = {
     "grpc.max_receive_message_length": 64 << 20,
     # Notice within a second that Qdrant is back. The default is two minutes.
@@ -14,7 +16,7 @@ CHANNEL_OPTIONS = {
 """gRPC options of connections to Qdrant."""
 
 
-def open_channel(url: str, grpc_port: int, api_key: str = "") -> grpc.aio.Channel:
+def open_channel(url: str, grpc_port: int, api_key: str = "") -> Channel:
     """Create a channel to Qdrant; the first call opens the connection."""
     target, secure = grpc_address(url, grpc_port)
     options = [*CHANNEL_OPTIONS.items()]
