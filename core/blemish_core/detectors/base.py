@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blemish_core.imaging.frame_mask import FrameMask
+from blemish_core.imaging.geometry import Size
 from blemish_core.imaging.image_input import Region
 
 Image = NDArray[np.uint8]
@@ -26,7 +27,7 @@ class Prediction:
     score: float
     """Raw anomaly score, higher is worse."""
     anomaly_map: NDArray[np.float32]
-    """(size, size), score of each pixel of the model's input."""
+    """(h, w), score of each pixel of the model's input, which shows the whole frame."""
     embedding: NDArray[np.float32]
     """(dimensions,), L2-normalised vector for similarity search."""
 
@@ -59,7 +60,7 @@ class Runtime(Protocol):
         """Memory beyond the detector's own tensors, such as a copy of the weights."""
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Run the network on images (B, 3, size, size)."""
+        """Run the network on images (B, 3, h, w)."""
 
 
 class Detector(Protocol):
@@ -76,7 +77,15 @@ class Detector(Protocol):
 
     @property
     def input_size(self) -> int:
-        """Side of the square input, px."""
+        """Shorter side of the input, px."""
+
+    @property
+    def network_size(self) -> Size:
+        """Size of the network's input, ``geometry.ANY_SIZE`` if it accepts inputs of different sizes."""
+
+    @property
+    def frame(self) -> Size | None:
+        """Size of the training images, px; None if they differed or it is unknown."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -90,9 +99,9 @@ class Detector(Protocol):
         """Return all weights and buffers, on the CPU."""
 
     def prepare(self, image: Image, region: Region | None = None) -> Tensor:
-        """Return the model's input, float32 (3, size, size), for a frame or a region of it.
+        """Return the model's input, float32 (3, h, w), for a frame or a region of it.
 
-        With a mask it is (4, size, size): the last channel is 1 where the detector looks, and 0 elsewhere.
+        With a mask it is (4, h, w): the last channel is 1 where the detector looks, and 0 elsewhere.
 
         Raises:
             InvalidImage: if the mask does not fit the frame, or the region exceeds it or is ignored.
@@ -112,7 +121,7 @@ class Detector(Protocol):
 
     @property
     def network(self) -> nn.Module:
-        """Network from images (B, 3, size, size) to a tuple of tensors, from which runtimes are made."""
+        """Network from images (B, 3, h, w) to a tuple of tensors, from which runtimes are made."""
 
     @property
     def runtime(self) -> Runtime:
@@ -185,7 +194,7 @@ class TrainingContext:
     target_false_reject_rate: float
     progress: Progress
     device: str = "cpu"
-    fast_runtime: Callable[[nn.Module, int], Runtime | None] = lambda network, input_size: None
+    fast_runtime: Callable[[nn.Module, Size], Runtime | None] = lambda network, input_size: None
     """Factory of a runtime that is faster than torch on the device, from a network and its input size."""
     max_feature_bytes: int = 4 << 30
     """Most memory for the features of one training."""

@@ -21,7 +21,7 @@ class Algorithm:
     name: str
     title: str
     settings: Callable[..., Any]
-    """Class of the settings, which raises InvalidRequest if a value is not valid."""
+    """Factory of the settings, which raises InvalidRequest if a value is not valid."""
     train: Callable[[Any, Sequence[ReadImage], TrainingContext], TrainingResult]
     load: Callable[[Mapping[str, Any], Mapping[str, Tensor], str], Detector]
     """Factory of a detector from settings, tensors and device."""
@@ -50,7 +50,7 @@ _ALL = (
     Algorithm(
         patchcore.NAME,
         "PatchCore",
-        patchcore.PatchCoreSettings,
+        patchcore.requested,
         _train_patchcore,
         PatchCore.load,
         patchcore.MIN_IMAGES,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scaling of 8-bit images to squares, equal to torch's antialiased bilinear interpolation up to rounding.
+"""Scaling of 8-bit images, equal to torch's antialiased bilinear interpolation up to rounding.
 
 This module exists because torch first converts every byte of a large camera frame to float, which takes
 most of the time. It converts and sums a few rows at a time, while they are in the core's cache.
@@ -22,29 +22,30 @@ _ROWS = 8
 _CACHED_HEIGHTS = 64
 
 
-def scaled(image: NDArray[np.uint8], size: int) -> Tensor:
-    """Return float32 (C, size, size), 0 to 255, for an image (H, W, C), which need not be contiguous."""
-    if len(image) > size:
-        pixels = _scale_rows(image, size).permute(2, 0, 1)
+def scaled(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
+    """Return float32 (C, *size), 0 to 255, for an image (H, W, C), which need not be contiguous."""
+    rows, _ = size
+    if len(image) > rows:
+        pixels = _scale_rows(image, rows).permute(2, 0, 1)
     else:
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32))
-    if pixels.shape[1:] != (size, size):
-        pixels = functional.interpolate(pixels[None], (size, size), mode="bilinear", antialias=True)[0]
+    if pixels.shape[1:] != size:
+        pixels = functional.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
     return pixels
 
 
-def _scale_rows(image: NDArray[np.uint8], size: int) -> Tensor:
-    """Return float32 (size, W, C) for an image (H, W, C)."""
+def _scale_rows(image: NDArray[np.uint8], rows: int) -> Tensor:
+    """Return float32 (rows, W, C) for an image (H, W, C)."""
     height, width, channels = image.shape
-    bands = _bands(height, size)
+    bands = _bands(height, rows)
     floats = np.empty((max(len(band.weights[0]) for band in bands), width, channels), np.float32)
-    scaled_rows = torch.empty(size, width * channels)
+    scaled_rows = torch.empty(rows, width * channels)
     for number, band in enumerate(bands):
-        rows = floats[: len(band.weights[0])]
-        rows[...] = image[band.first : band.first + len(rows)]
+        source = floats[: len(band.weights[0])]
+        source[...] = image[band.first : band.first + len(source)]
         out = scaled_rows[_ROWS * number : _ROWS * number + len(band.weights)]
-        torch.mm(band.weights, torch.from_numpy(rows).flatten(1), out=out)
-    return scaled_rows.view(size, width, channels)
+        torch.mm(band.weights, torch.from_numpy(source).flatten(1), out=out)
+    return scaled_rows.view(rows, width, channels)
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,20 @@ from torch import Tensor, nn
 
 from blemish_core.detectors.base import held_bytes
 from blemish_core.detectors.common.staged_network import StagedNetwork
+from blemish_core.imaging.geometry import Size
 from blemish_core.platform.errors import Corrupt
 from blemish_core.runtimes.openvino_import import openvino
 
 NAME = "openvino"
+_EXAMPLE_SIDE = 256  # of networks for any size, px
 _EXAMPLES = 2  # torch.export would treat a batch of one as a constant
 
 
-def export(network: nn.Module, input_size: int, file: Path) -> None:
-    """Write ``network`` as float32 IR for any batch size: ``file`` (.xml) and its weights (.bin)."""
+def export(network: nn.Module, input_size: Size, file: Path) -> None:
+    """Write ``network`` as float32 IR for any batch size: ``file`` (.xml) and its weights (.bin).
+
+    ``input_size`` is ``geometry.ANY_SIZE`` for a network that accepts inputs of different sizes.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     openvino().save_model(_model(network, input_size), file, compress_to_fp16=False)
 
@@ -49,7 +54,7 @@ class ConversionCache:
         self._max_bytes = max_bytes
         self._models: OrderedDict[str, tuple[Any, int]] = OrderedDict()
 
-    def convert(self, network: nn.Module, input_size: int) -> Any:
+    def convert(self, network: nn.Module, input_size: Size) -> Any:
         """Return OpenVINO's model of a network, converted or from the cache."""
         digest = hashlib.sha256(f"{input_size} {network}".encode())
         for name, tensor in network.state_dict().items():
@@ -72,7 +77,7 @@ CONVERSIONS = ConversionCache(256 << 20)
 """Cache of this process."""
 
 
-def _model(network: nn.Module, input_size: int) -> Any:
+def _model(network: nn.Module, input_size: Size) -> Any:
     """Return OpenVINO's model of a network, with copies of its weights."""
     if not isinstance(network, StagedNetwork):
         return CONVERSIONS.convert(network, input_size)
@@ -92,7 +97,7 @@ def _append_projection(model: Any, projection: nn.Conv2d) -> Any:
     return openvino().Model([projected], model.get_parameters())
 
 
-def _convert(network: nn.Module, input_size: int) -> Any:
+def _convert(network: nn.Module, input_size: Size) -> Any:
     """Convert a network by torch.export, for any batch size; takes seconds."""
     # A copy, because OpenVINO's constants share memory with torch's.
     network = copy.deepcopy(network).cpu()
@@ -104,13 +109,14 @@ def _convert(network: nn.Module, input_size: int) -> Any:
     return model
 
 
-def _export(network: nn.Module, input_size: int, *, symbolic: bool) -> Any:
-    example = torch.zeros(_EXAMPLES, 3, input_size, input_size)
+def _export(network: nn.Module, input_size: Size, *, symbolic: bool) -> Any:
+    height, width = (_EXAMPLE_SIDE if side < 0 else side for side in input_size)
+    example = torch.zeros(_EXAMPLES, 3, height, width)
     shapes = ({0: torch.export.Dim("batch", min=1)},) if symbolic else None
     with torch.no_grad():
         program = torch.export.export(network, (example,), dynamic_shapes=shapes)
     model = openvino().convert_model(program)
-    model.reshape({0: [-1, 3, input_size, input_size]})
+    model.reshape({0: [-1, 3, *input_size]})
     return model
 
 
@@ -139,7 +145,7 @@ class OpenVinoRuntime:
         self.bytes = file.with_suffix(".bin").stat().st_size
 
     @classmethod
-    def of(cls, network: nn.Module, input_size: int, *, threads: int = 0) -> "OpenVinoRuntime":
+    def of(cls, network: nn.Module, input_size: Size, *, threads: int = 0) -> "OpenVinoRuntime":
         """Convert a network in memory."""
         made = cls.__new__(cls)
         made._compile(_model(network, input_size), NAME, threads, lanes=1)

@@ -33,9 +33,11 @@ def golden_images(prepared: Sequence[Tensor], seed: int) -> list[Tensor]:
 
 
 def with_patch(image: Tensor, random: torch.Generator) -> Tensor:
-    """Return ``image`` (3, S, S) with a patch of noise, a quarter of a side wide."""
-    side = image.shape[-1] // 4
-    top, left = torch.randint(0, image.shape[-1] - side, (2,), generator=random).tolist()
+    """Return ``image`` (3, h, w) with a patch of noise, a quarter of the shorter side wide."""
+    height, width = image.shape[-2:]
+    side = min(height, width) // 4
+    down, across = torch.rand(2, generator=random).tolist()
+    top, left = int(down * (height - side)), int(across * (width - side))
     patch = (slice(None), slice(top, top + side), slice(left, left + side))
     corrupted = image.clone()
     corrupted[patch] = _noise(image, random)[patch]

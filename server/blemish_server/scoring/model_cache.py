@@ -301,8 +301,9 @@ class ModelCache:
 
     async def _run_once(self, detector: Detector) -> None:
         """Score a grey image in every lane, in each batch size: the first pass allocates memory."""
-        shape = detector.mask.shape if detector.mask else (detector.input_size, detector.input_size)
-        grey = detector.prepare(np.full((*shape, 3), 128, np.uint8))
+        side = detector.input_size
+        height, width = detector.mask.shape if detector.mask else detector.frame or (side, side)
+        grey = detector.prepare(np.full((height, width, 3), 128, np.uint8))
         for size in {1, self._policy.max_batch_size}:
             lanes = [asyncio.to_thread(detector.predict, [grey] * size) for _ in range(self._policy.lanes)]
             await asyncio.gather(*lanes)

@@ -2,7 +2,7 @@
 """Anomaly maps from patch distances, equal to those of anomalib's ``AnomalyMapGenerator``.
 
 Nearest-neighbour upscaling and Gaussian blur are linear and separable, so a map is A d A^T with one matrix
-A (side x rows). Two small products replace a convolution with a 33 x 33 kernel.
+A (height x rows). Two small products replace a convolution with a 33 x 33 kernel.
 """
 
 import math
@@ -11,6 +11,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from blemish_core.imaging.geometry import Size
 
 _DEVIATION = 4  # px, anomalib's AnomalyMapGenerator
 
@@ -25,14 +27,14 @@ def _gaussian(deviation: int) -> tuple[float, ...]:
 BLUR = _gaussian(_DEVIATION)
 
 
-def anomaly_map(distances: Tensor, side: int, kernel: tuple[float, ...]) -> Tensor:
-    """Upscale distances (rows, columns) to (side, side) and blur by ``kernel``, of odd length and sum 1.
+def anomaly_map(distances: Tensor, size: Size, kernel: tuple[float, ...]) -> Tensor:
+    """Upscale distances (rows, columns) to a size and blur by ``kernel``, of odd length and sum 1.
 
-    The upscaled map is mirrored at its edges. The kernel is shorter than twice ``side``.
+    The upscaled map is mirrored at its edges. The kernel is shorter than twice the shorter side.
     """
     rows, columns = distances.shape
-    down = _upscale_and_blur(rows, side, kernel, distances.device)
-    across = _upscale_and_blur(columns, side, kernel, distances.device)
+    down = _upscale_and_blur(rows, size[0], kernel, distances.device)
+    across = _upscale_and_blur(columns, size[1], kernel, distances.device)
     return down @ distances @ across.T
 
 

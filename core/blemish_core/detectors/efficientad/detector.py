@@ -27,6 +27,7 @@ from blemish_core.detectors.efficientad.network import (
 )
 from blemish_core.detectors.efficientad.settings import NAME, EfficientAdSettings
 from blemish_core.detectors.efficientad.teacher import CHANNELS
+from blemish_core.imaging.geometry import Size, Square
 from blemish_core.imaging.preprocessing import Preprocessing
 
 
@@ -39,7 +40,7 @@ class EfficientAd(RuntimeHolder):
         super().__init__(device)
         self._settings = settings
         self._torch = EfficientAdNetwork(settings.size, self._device)
-        self._preprocess = Preprocessing(settings.input_size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        self._preprocess = Preprocessing(Square(settings.input_size), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         # Parameters of embeddings: mean of good images' pooled features, whitening of good patches, and
         # scale of good images' scores.
         self._center = torch.zeros(CHANNELS)
@@ -50,6 +51,14 @@ class EfficientAd(RuntimeHolder):
     @property
     def input_size(self) -> int:
         return self._settings.input_size
+
+    @property
+    def network_size(self) -> Size:
+        return self.input_size, self.input_size
+
+    @property
+    def frame(self) -> Size | None:
+        return None
 
     @property
     def settings(self) -> Mapping[str, Any]:

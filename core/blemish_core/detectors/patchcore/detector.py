@@ -5,14 +5,14 @@ A memory bank holds features of normal patches. A patch is as anomalous as it is
 is as anomalous as its farthest patch, weighted by the density of the bank there.
 
 The default settings extend the paper in three ways, each of which can be switched off. A third, finer stage
-of features shows defects of a few pixels. Features are whitened and weighted, see ``training.whitening``.
-Distances are normalised by position, see ``position_norm``. Scores equal those of anomalib's model on the
-same features, and on the paper's features with all three switched off.
+of features shows defects of a few pixels. Features are whitened, see ``training.whitening``. The score is
+the mean of a few patches. Scores equal those of anomalib's model on the same features, and on the paper's
+features with all three switched off.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import torch
@@ -23,10 +23,53 @@ from blemish_core.detectors.common.anomaly_map import BLUR, anomaly_map
 from blemish_core.detectors.common.embedding import embeddings, pooled, take_score_scale
 from blemish_core.detectors.common.masking import split_looks
 from blemish_core.detectors.common.torch_runtime import RuntimeHolder
-from blemish_core.detectors.patchcore.memory_bank import MemoryBank, Nearest
+from blemish_core.detectors.patchcore.memory_bank import MemoryBank
 from blemish_core.detectors.patchcore.network import PatchCoreNetwork
-from blemish_core.detectors.patchcore.settings import NAME, PatchCoreSettings
+from blemish_core.detectors.patchcore.settings import DEFAULT_INPUT_SIZE, NAME, PatchCoreSettings
+from blemish_core.detectors.patchcore.tiling import tiled_features
+from blemish_core.imaging.geometry import ANY_SIZE, Size
 from blemish_core.imaging.preprocessing import Preprocessing
+
+_NEAR = 0.1
+"""Quantile of an image's distances that shows how far its undamaged patches lie."""
+_PRIOR = 0.3
+"""Weight of the typical mean distance, which steadies images with nearly no distance elsewhere."""
+_MOST_UNIT = 3.0
+"""Largest unit. An image that is farther away than that as a whole is anomalous."""
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The patches of one image."""
+
+    features: Tensor
+    """(P, D)."""
+    grid: tuple[int, int]
+    """Rows and columns of the P patches."""
+    size: Size
+    """Size of the input that they come from."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The distances of one image to the memory bank, in the unit of features."""
+
+    score: Tensor
+    """(), distance of the image."""
+    distances: Tensor
+    """(P,), distances of its patches."""
+    grid: tuple[int, int]
+    """Rows and columns of the P patches."""
+    size: Size
+    """Size of the input."""
+
+
+@dataclass(frozen=True)
+class _Scored:
+    patches: Patches
+    prediction: Prediction
+    distances: Tensor
+    """(P,)."""
 
 
 class PatchCore(RuntimeHolder):
@@ -40,22 +83,32 @@ class PatchCore(RuntimeHolder):
         self._backbone = settings.extractor()
         self._torch = PatchCoreNetwork(self._backbone, settings.neighbors, self._device)
         self._bank = MemoryBank(torch.empty(0, 0))
-        self._expected: Tensor | None = None  # (P,), see position_norm
-        self._preprocess = Preprocessing(settings.input_size, self._backbone.mean, self._backbone.std)
+        self._expected: Tensor | None = None  # (P,), of older versions
+        self._preprocess = Preprocessing(settings.geometry, self._backbone.mean, self._backbone.std)
         # Parameters of embeddings: mean of the bank, whitening of good patches, spread of their distances,
         # scale of their scores.
         self._center = torch.empty(0)
         self._whitening = torch.empty(0, 0)
         self._spread = torch.ones(())
+        # (2,), near and mean distance of a typical good image; None leaves distances as they are.
+        self._typical: Tensor | None = None
         self._score_scale = torch.tensor([0.0, 1.0])
 
     @property
     def input_size(self) -> int:
-        return self._settings.input_size
+        return self._settings.input_size or DEFAULT_INPUT_SIZE
+
+    @property
+    def network_size(self) -> Size:
+        return (self.input_size, self.input_size) if self._settings.scale is None else ANY_SIZE
+
+    @property
+    def frame(self) -> Size | None:
+        return self._settings.frame
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return asdict(self._settings) | {"fine": self._backbone.finest is not None}
+        return asdict(self._settings)
 
     @property
     def network(self) -> nn.Module:
@@ -84,6 +137,8 @@ class PatchCore(RuntimeHolder):
             tensors |= {"feature_whitening": layer.weight[:, :, 0, 0], "feature_shift": layer.bias}
         if self._expected is not None:
             tensors["usual_distances"] = self._expected
+        if self._typical is not None:
+            tensors["typical_distance"] = self._typical
         if self._bank.centroids is not None:
             tensors["index_centroids"] = self._bank.centroids
         if self._bank.supports is not None:
@@ -98,8 +153,11 @@ class PatchCore(RuntimeHolder):
         device: str | torch.device = "cpu",
     ) -> Self:
         """Rebuild a detector from its ``settings`` and ``tensors``, also those of older versions."""
-        # Versions without these settings use plain features of two stages.
-        checked = PatchCoreSettings(**({"whitened": False, "fine": False} | dict(settings)))
+        # Versions without these settings use plain features of two stages, and the farthest patch.
+        given = {"whitened": False, "relative": False, "farthest": 1} | dict(settings)
+        if given.get("frame") is not None:
+            given["frame"] = tuple(given["frame"])  # a list in JSON
+        checked = PatchCoreSettings(**given)
         detector = cls(checked, device)
         weights = dict(tensors)
         detector._center, detector._spread = weights.pop("center"), weights.pop("spread")
@@ -107,6 +165,7 @@ class PatchCore(RuntimeHolder):
         # Versions without this tensor have unwhitened embeddings, as have the images indexed with them.
         detector._whitening = weights.pop("whitening", torch.eye(len(detector._center)))
         detector._expected = weights.pop("usual_distances", None)
+        detector._typical = weights.pop("typical_distance", None)
         centroids, supports = weights.pop("index_centroids", None), weights.pop("supports", None)
         projection = None
         if (matrix := weights.pop("feature_whitening", None)) is not None:
@@ -124,62 +183,71 @@ class PatchCore(RuntimeHolder):
 
     def predict(self, inputs: Sequence[Tensor]) -> list[Prediction]:
         with torch.inference_mode():
-            patches, grid = self.features(inputs)
-            return self.predict_from_features(patches, grid)
+            return [self._score(patches).prediction for patches in self.patches(inputs)]
 
     def predict_with_patches(self, inputs: Sequence[Tensor]) -> list[PatchFeatures]:
         with torch.inference_mode():
-            features, grid = self.features(inputs)
-            features = features.to(self._device).contiguous()
-            scored = self._score(features, grid)
-            deviations = ((features - self._center) @ self._whitening).cpu()
+            return [self._with_features(self._score(patches)) for patches in self.patches(inputs)]
+
+    def patches(self, inputs: Sequence[Tensor]) -> list[Patches]:
+        """Return the patches of each input, on the detector's device."""
+        images, _ = split_looks(inputs)
         return [
-            PatchFeatures(
-                prediction,
-                patches.reshape(*grid, -1),
-                distances.reshape(grid).cpu(),
-                self._spread.cpu(),
-                self._score_scale.cpu(),
-                margin=0,
-            )
-            for (prediction, distances), patches in zip(scored, deviations, strict=True)
+            Patches(features.flatten(1).T.to(self._device).contiguous(), _shape(features), _size(image))
+            for image, features in zip(images, tiled_features(self.runtime, images), strict=True)
         ]
 
-    def features(self, inputs: Sequence[Tensor]) -> tuple[Tensor, tuple[int, int]]:
-        """Return patch features (B, P, D) and the grid (rows, columns) of the P patches."""
-        pixels, _ = split_looks(inputs)
-        # A view avoids a copy of a single input, the usual case on a CPU.
-        batch = pixels[0][None] if len(pixels) == 1 else torch.stack(pixels)
-        (maps,) = self.runtime(batch)  # (B, D, rows, columns)
-        rows, columns = maps.shape[-2:]
-        return maps.flatten(2).transpose(1, 2), (rows, columns)
+    def score_patches(self, patches: Patches) -> Prediction:
+        """Score the patches of one image as anomalib's ``PatchcoreModel.forward`` does, and embed them."""
+        return self._score(patches).prediction
 
-    def predict_from_features(self, features: Tensor, grid: tuple[int, int]) -> list[Prediction]:
-        """Score features (B, P, D) as anomalib's ``PatchcoreModel.forward`` does, and embed them."""
-        return [prediction for prediction, _ in self._score(features.to(self._device).contiguous(), grid)]
+    def _score(self, patches: Patches) -> "_Scored":
+        measured = self.measure(patches)
+        score, distances, pixels = self._in_units(measured)
+        gathered = pooled(patches.features[None], distances[None], self._spread)
+        vectors = embeddings(gathered, self._center, self._whitening, score[None], self._score_scale)
+        prediction = Prediction(float(score), pixels.cpu().numpy(), vectors[0].cpu().numpy())
+        return _Scored(patches, prediction, distances)
 
-    def _score(self, features: Tensor, grid: tuple[int, int]) -> list[tuple[Prediction, Tensor]]:
-        """Return predictions with the distances (P,) of their patches."""
-        nearest = [self._nearest(patches, grid) for patches in features]
-        scores = torch.stack(
-            [
-                self._bank.image_score(patches, found, self._settings.neighbors)
-                for patches, found in zip(features, nearest, strict=True)
-            ]
+    def measure(self, patches: Patches) -> Measured:
+        """Return the distances of an image to the memory bank."""
+        settings = self._settings
+        nearest = self._bank.nearest(patches.features, patches.grid, self._expected, settings.farthest)
+        score = self._bank.image_score(patches.features, nearest, settings.neighbors)
+        return Measured(score, nearest.distances, patches.grid, patches.size)
+
+    def _in_units(self, measured: Measured) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the score (), distances (P,) and map (h, w) of an image, in its unit of distance."""
+        unit = self._unit(measured.distances)
+        distances = measured.distances / unit
+        return (
+            measured.score / unit,
+            distances,
+            anomaly_map(distances.reshape(measured.grid), measured.size, BLUR),
         )
-        side = self._settings.input_size
-        maps = [anomaly_map(found.distances.reshape(grid), side, BLUR) for found in nearest]
-        distances = torch.stack([found.distances for found in nearest])  # (B, P)
-        gathered = pooled(features, distances, self._spread)
-        vectors = embeddings(gathered, self._center, self._whitening, scores, self._score_scale)
-        predictions = [
-            Prediction(score, pixels.cpu().numpy(), vector)
-            for score, pixels, vector in zip(scores.tolist(), maps, vectors.cpu().numpy(), strict=True)
-        ]
-        return list(zip(predictions, distances, strict=True))
 
-    def _nearest(self, patches: Tensor, grid: tuple[int, int] | None = None) -> Nearest:
-        return self._bank.nearest(patches, grid, self._expected)
+    def _unit(self, distances: Tensor) -> Tensor:
+        """Return the distance that counts as 1 in an image, (), from the distances (P,) of its patches.
+
+        It follows the nearer patches of the image, so that coarser grain or another light is no anomaly.
+        """
+        if self._typical is None:
+            return torch.ones((), device=distances.device)
+        near, mean = self._typical
+        prior = _PRIOR * mean
+        return ((near_distance(distances) + prior) / (near + prior)).clamp_max(_MOST_UNIT)
+
+    def _with_features(self, scored: "_Scored") -> PatchFeatures:
+        patches = scored.patches
+        deviations = ((patches.features - self._center) @ self._whitening).cpu()
+        return PatchFeatures(
+            scored.prediction,
+            deviations.reshape(*patches.grid, -1),
+            scored.distances.reshape(patches.grid).cpu(),
+            self._spread.cpu(),
+            self._score_scale.cpu(),
+            margin=0,
+        )
 
     def _set_bank(
         self, entries: Tensor, centroids: Tensor | None = None, supports: Tensor | None = None
@@ -194,3 +262,20 @@ class PatchCore(RuntimeHolder):
         self._score_scale = self._score_scale.to(self._device)
         if self._expected is not None:
             self._expected = self._expected.to(self._device)
+        if self._typical is not None:
+            self._typical = self._typical.to(self._device)
+
+
+def _shape(features: Tensor) -> tuple[int, int]:
+    rows, columns = features.shape[-2:]
+    return rows, columns
+
+
+def _size(image: Tensor) -> Size:
+    height, width = image.shape[-2:]
+    return height, width
+
+
+def near_distance(distances: Tensor) -> Tensor:
+    """Return the distance, (), that a tenth of the distances (P,) do not exceed."""
+    return distances.kthvalue(max(1, round(_NEAR * len(distances)))).values

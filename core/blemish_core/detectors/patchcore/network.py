@@ -5,7 +5,7 @@ The network is built on first use. Importing anomalib and timm takes seconds, an
 needs neither.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,7 @@ class PatchCoreNetwork:
 
     @cached_property
     def staged(self) -> StagedNetwork:
-        """Part of the model from images (B, 3, S, S) to features (B, D, rows, columns)."""
+        """Part of the model from images (B, 3, h, w) to features (B, D, rows, columns)."""
         staged = StagedNetwork(FeatureExtractor(self.model, self._backbone.finest))
         if self._projection is not None:
             staged.project(*self._projection)
@@ -114,14 +114,13 @@ class PatchCoreNetwork:
 
 
 class FeatureExtractor(nn.Module):
-    """Images (B, 3, S, S) to locally pooled features of all stages, on the grid of stride 8."""
+    """Images (B, 3, h, w) to locally pooled features of all stages, on the grid of stride 8."""
 
     def __init__(self, model: "PatchcoreModel", finest: str | None) -> None:
         """Take the parts of anomalib's model; ``finest`` is its stage of stride 4, if it is used."""
         super().__init__()
         self.extractor = model.feature_extractor
         self.pooler = model.feature_pooler
-        self.join = model.generate_embedding
         self.finest = finest
 
     def extra_repr(self) -> str:
@@ -133,8 +132,23 @@ class FeatureExtractor(nn.Module):
         stages = dict(self.extractor(images))
         if self.finest is not None:
             stages[self.finest] = halve(stages[self.finest])
-        joined: Tensor = self.join({name: self.pooler(features) for name, features in stages.items()})
-        return joined
+        return join([self.pooler(features) for features in stages.values()])
+
+
+def join(stages: Sequence[Tensor]) -> Tensor:
+    """Scale features (B, D, rows, columns) of all stages to the grid of the first, and concatenate them.
+
+    The result equals that of anomalib's ``PatchcoreModel.generate_embedding``. Where a grid is twice as
+    fine as another, the operation holds for inputs of all sizes, so that an exported network accepts them.
+    """
+    first, *others = stages
+    return torch.cat([first, *(_scaled(each, first) for each in others)], dim=1)
+
+
+def _scaled(features: Tensor, target: Tensor) -> Tensor:
+    if target.shape[-2:] == (2 * features.shape[-2], 2 * features.shape[-1]):
+        return functional.interpolate(features, scale_factor=2, mode="bilinear")
+    return functional.interpolate(features, size=target.shape[-2:], mode="bilinear")
 
 
 def halve(features: Tensor) -> Tensor:
@@ -143,6 +157,10 @@ def halve(features: Tensor) -> Tensor:
     The output size is rounded up. A mean alone would blur fine structure.
     """
     mean = functional.avg_pool2d(features, 2, ceil_mode=True)
-    away = features - functional.interpolate(mean, size=features.shape[-2:], mode="nearest")
+    if features.shape[-2] % 2 or features.shape[-1] % 2:
+        fine = functional.interpolate(mean, size=features.shape[-2:], mode="nearest")
+    else:
+        fine = functional.interpolate(mean, scale_factor=2, mode="nearest")
+    away = features - fine
     variance = functional.avg_pool2d(away * away, 2, ceil_mode=True)
     return torch.cat([mean, (variance + _MIN_VARIANCE).sqrt()], dim=1)

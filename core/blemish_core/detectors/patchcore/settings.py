@@ -2,14 +2,18 @@
 """Settings of PatchCore."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from blemish_core.detectors.common import backbone as backbones
 from blemish_core.detectors.common.backbone import Backbone
+from blemish_core.imaging.geometry import InputGeometry, Scale, Square
 from blemish_core.platform.errors import InvalidRequest
 
 NAME = "patchcore"
 MIN_IMAGES = 2
 """One to train on, one to hold out."""
+DEFAULT_INPUT_SIZE = 256
+_MAX_INPUT_SIZE = 1024
 
 
 @dataclass(frozen=True)
@@ -17,16 +21,26 @@ class PatchCoreSettings:
     """The settings of a PatchCore training and of the model that it publishes."""
 
     backbone: str = backbones.DEFAULT
-    input_size: int = 256
-    """Side of the square input, px."""
-    coreset_ratio: float = 0.1
-    """Share of the patches kept in the memory bank."""
-    neighbors: int = 9
+    input_size: int | None = None
+    """Shorter side of the input, px; None chooses it from the training images."""
+    smallest_defect: float | None = None
+    """Width of the smallest defect to find, in px of the training images; excludes ``input_size``."""
+    coreset_ratio: float | None = None
+    """Share of the patches kept in the memory bank; None keeps a tenth, up to a limit."""
+    neighbors: int = 1
     """Bank entries around the nearest one that weight the image score (b in the paper's equation 7)."""
     whitened: bool = True
-    """True to whiten features and normalise distances by position, which the paper does not."""
-    fine: bool | None = None
-    """True to add the stage of stride 4, which the paper does not use; None follows ``whitened``."""
+    """True to whiten features, which the paper does not."""
+    relative: bool = True
+    """True to relate distances to those of the whole image, which the paper does not."""
+    farthest: int = 5
+    """Patches whose mean distance is the image score: one is noisy, and a defect covers several."""
+    fine: bool = False
+    """True to add the stage of stride 4, as older versions do."""
+    scale: float | None = None
+    """Input pixels per frame pixel, from training; None scales to squares, as older versions do."""
+    frame: tuple[int, int] | None = None
+    """(height, width) of all training images, px; None if they differ."""
 
     def __post_init__(self) -> None:
         """Validate the settings.
@@ -35,20 +49,55 @@ class PatchCoreSettings:
             InvalidRequest: if a value is out of range or timm has no such backbone.
         """
         for field, value, low, high in (
-            ("input_size", self.input_size, 64, 1024),
+            ("input_size", self.input_size, 64, _MAX_INPUT_SIZE),
             ("neighbors", self.neighbors, 1, 50),
+            ("farthest", self.farthest, 1, 1000),
         ):
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 raise InvalidRequest(
                     f"{field} is {value}, but must be {low} to {high}", field=f"patchcore.{field}"
                 )
-        if not 0 < self.coreset_ratio <= 1:
+        if self.coreset_ratio is not None and not 0 < self.coreset_ratio <= 1:
             raise InvalidRequest(
                 f"coreset_ratio is {self.coreset_ratio}, but must be above 0 and at most 1",
                 field="patchcore.coreset_ratio",
             )
+        if self.smallest_defect is not None and not self.smallest_defect >= 1:
+            raise InvalidRequest(
+                f"smallest_defect is {self.smallest_defect:g} px, but must be at least 1 px",
+                field="patchcore.smallest_defect",
+            )
+        if self.smallest_defect is not None and self.input_size is not None and self.scale is None:
+            raise InvalidRequest(
+                "input_size and smallest_defect both choose the scale; leave one of them out",
+                field="patchcore.smallest_defect",
+            )
+        for name, value in (
+            ("fine", False),
+            ("relative", self.whitened),
+            ("farthest", 5 if self.whitened else 1),
+        ):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         self.extractor()
+
+    @property
+    def geometry(self) -> InputGeometry:
+        """Rule for the size of inputs."""
+        if self.scale is not None:
+            return Scale(self.scale)
+        return Square(self.input_size or DEFAULT_INPUT_SIZE)
 
     def extractor(self) -> Backbone:
         """Return the backbone that extracts features."""
-        return Backbone.named(self.backbone, fine=self.whitened if self.fine is None else self.fine)
+        return Backbone.named(self.backbone, fine=self.fine)
+
+
+def requested(*, whitened: bool = True, **others: Any) -> PatchCoreSettings:
+    """Return the settings of a training: the defaults, or those of the paper if not ``whitened``.
+
+    Raises:
+        InvalidRequest: if a value is out of range.
+    """
+    paper = {} if whitened else {"relative": False, "farthest": 1, "neighbors": 9}
+    return PatchCoreSettings(**(paper | {"whitened": whitened} | others))

@@ -18,6 +18,7 @@ from blemish_core.detectors.base import (
     running_on,
 )
 from blemish_core.evaluation import metrics
+from blemish_core.imaging.geometry import Size
 from blemish_core.models.bundle import OPENVINO as FOLDER
 from blemish_core.runtimes import openvino_runtime, parity, quantization
 from blemish_core.runtimes.card import HeldOut, Quantization, RuntimeCard
@@ -41,7 +42,7 @@ class ImageSplits:
 
 
 def faster_runtime(
-    device: str, choice: RuntimeChoice, network: nn.Module, input_size: int
+    device: str, choice: RuntimeChoice, network: nn.Module, input_size: Size
 ) -> OpenVinoRuntime | None:
     """Return a runtime that is faster than torch on ``device``; None if there is none."""
     if torch.device(device).type != "cpu" or choice.name == TORCH:
@@ -59,7 +60,7 @@ def export_openvino(
     """
     detector = training.detector
     progress("openvino", 0, 1, "networks")
-    openvino_runtime.export(detector.network, detector.input_size, folder / _FILE)
+    openvino_runtime.export(detector.network, detector.network_size, folder / _FILE)
     compared = parity.compare(
         detector,
         OpenVinoRuntime(folder / _FILE),

@@ -94,7 +94,7 @@ def evaluate_on_test_split(
     """Evaluate the trained detector on the dataset's test images; return None if there are none."""
     detector = trained.training.detector
     source = ImageSource(context.datasets, context.limits, spec.dataset)
-    runtime = faster_runtime(context.device, context.runtime, detector.network, detector.input_size)
+    runtime = faster_runtime(context.device, context.runtime, detector.network, detector.network_size)
     with running_on(detector, runtime):
         return evaluate_detector(
             detector, trained.calibration, source, context.device, reporter.progress, reporter.warn

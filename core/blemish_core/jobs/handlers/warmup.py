@@ -7,6 +7,7 @@ import structlog
 
 from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
+from blemish_core.imaging.geometry import ANY_SIZE
 from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.handlers.export import faster_runtime
 from blemish_core.platform.gc_tuning import gc_paused
@@ -24,7 +25,7 @@ def warm_up(context: JobContext) -> None:
         with gc_paused():
             detector = TrainablePatchCore(PatchCoreSettings())
             detector.load_pretrained(context.weights)
-            faster_runtime(context.device, context.runtime, detector.network, detector.input_size)
+            faster_runtime(context.device, context.runtime, detector.network, ANY_SIZE)
     except Exception as error:
         log.warning("warm-up failed", error=repr(error))
     else:

@@ -76,7 +76,7 @@ def train(
 
     _measure_maps(detector, surface, validation)
     # The networks are final from here on, so a faster runtime can take over.
-    with running_on(detector, context.fast_runtime(detector.network, detector.input_size)):
+    with running_on(detector, context.fast_runtime(detector.network, detector.network_size)):
         _measure_center(detector, surface, np.concatenate([validation, learned])[:_CENTER_IMAGES], context)
         predictions = _predict_held_out(detector, surface, held_out, context)
     scores = tuple(prediction.score for prediction in predictions)

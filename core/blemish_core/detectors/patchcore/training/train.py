@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of PatchCore: features of good images, a coreset of them, and calibration on held-out images."""
+"""Training of PatchCore: patches of good images, a coreset of them, and calibration on held-out images."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,30 +10,31 @@ from torch import Tensor
 
 from blemish_core.detectors.base import (
     HeldOutScores,
-    Prediction,
     ReadImage,
     TrainingContext,
     TrainingResult,
+    running_on,
 )
 from blemish_core.detectors.common.split import held_out_count
+from blemish_core.detectors.patchcore.detector import Measured, Patches
 from blemish_core.detectors.patchcore.settings import MIN_IMAGES, PatchCoreSettings
 from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
 from blemish_core.detectors.patchcore.training.features import (
-    BATCH,
-    COPIES,
-    TrainingFeatures,
-    allocate_like,
-    bank_size,
-    extract_features,
+    all_patches,
+    patches_of,
+    sample_patches,
 )
+from blemish_core.detectors.patchcore.training.plan import Plan, plan
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.detectors.patchcore.training.whitening import Whitening
 from blemish_core.platform.errors import FailedPrecondition
 
 _CROSS_CALIBRATE_BELOW = 20  # images; fewer are too few to hold some out
 _FOLDS = 5
-_WHITENING_IMAGES = 64  # tens of thousands of patches, of held-out images first
-_POSITION_IMAGES = 32  # each is measured against the whole bank
+_RATIO = 0.1
+"""Share of the patches in the memory bank by default."""
+MOST_ENTRIES = 10_000
+"""Entries of the memory bank by default: more cost time and memory, and separate no better."""
 _GPU_SPARE_BYTES = 2 << 30  # for the blocks of a coreset
 
 
@@ -53,175 +54,157 @@ def train(
     Raises:
         FailedPrecondition: with fewer than 2 images, if all are identical, or if the backbone's weights are
             not available.
-        TooLarge: if the features or the memory bank exceed the limits of the context.
-        DiskFull: if the disk for the features is full.
+        InvalidRequest: if the settings do not fit the images.
+        TooLarge: if the features exceed the memory limit of the context.
     """
     if len(images) < MIN_IMAGES:
         raise FailedPrecondition(
             f"PatchCore needs at least {MIN_IMAGES} good images, but the dataset has {len(images)} in "
             "train/good; upload more"
         )
-    detector = TrainablePatchCore(settings, context.device)
+    planned = plan(settings, images)
+    detector = TrainablePatchCore(planned.settings, context.device)
     detector.mask = context.mask
     detector.load_pretrained(context.weights)
-    random = np.random.default_rng(context.seed)
-    order = random.permutation(len(images))
-    if len(images) < _CROSS_CALIBRATE_BELOW:
-        method, held_out = "cross-calibration", order[:0]
-        extracted = extract_features(detector, images, context)
-        predictions = _cross_calibrate(detector, extracted, order, random, context)
-        _fit(detector, extracted, 0, random, context)
-    else:
-        method = "held out"
-        held_out = order[: held_out_count(len(images), context.target_false_reject_rate)]
-        # Held-out images come first, so that the features to train on are a view rather than a copy.
-        extracted = extract_features(
-            detector, [images[number] for number in order], context, held_out=len(held_out)
-        )
-        _fit(detector, extracted, len(held_out), random, context)
-        predictions = _predict_held_out(
-            detector,
-            extracted.features[: len(held_out)],
-            extracted.grid,
-            lambda done: context.progress("calibration", done, len(held_out), "images"),
-        )
-    scores = tuple(prediction.score for prediction in predictions)
-    if not max(scores) > 0:
+    context.progress("features", 0, len(images), "images")  # converting the network takes seconds
+    training = _Training(detector, planned, images, context)
+    few = len(images) < _CROSS_CALIBRATE_BELOW
+    scores, held_out = training.cross_calibrated() if few else training.held_out()
+    if not max(scores.scores) > 0:
         raise FailedPrecondition(
             f"the {len(images)} good images are identical, so their variation cannot be measured; upload "
             "images of several pieces"
         )
-    detector.measure_score_scale(scores)
-    if not settings.whitened:
-        detector.measure_embedding_whitening(extracted.features[:_WHITENING_IMAGES])
-    maxima = tuple(float(prediction.anomaly_map.max()) for prediction in predictions)
-    facts = {"features by": extracted.runtime}
-    if settings.whitened:
-        facts["weighed by"] = f"{COPIES} copies altered, {COPIES} disturbed"
+    detector.measure_score_scale(scores.scores)
     return TrainingResult(
         detector,
-        HeldOutScores(scores, maxima),
+        scores,
         len(images) - len(held_out),
-        method,
-        facts,
+        "cross-calibration" if few else "held out",
+        training.facts,
         tuple(held_out.tolist()),
     )
 
 
-def _fit(
-    detector: TrainablePatchCore,
-    extracted: TrainingFeatures,
-    held_out: int,
-    random: np.random.Generator,
-    context: TrainingContext,
-) -> None:
-    """Whiten all features in place, and build the bank from all but the first ``held_out`` images."""
-    if detector.settings["whitened"]:
-        whitening = Whitening.fit(extracted.features, extracted.changes, without=range(held_out))
-        whitening.apply(extracted.features, out=extracted.features)
-        detector.set_whitening(whitening.matrix, whitening.shift, whitening.leveling)
-    features = extracted.features[held_out:]
-    keep = bank_size(detector, *features.shape[:2])
-    picks = _coreset(
-        features,
-        keep,
-        random,
-        context.device,
-        lambda picked: context.progress("coreset", picked, keep, "patches"),
-    )
-    detector.set_memory_bank(features.flatten(0, 1)[picks])
-    detector.find_supports(lambda done: context.progress("supports", done, keep, "entries"))
-    measured = min(len(features), _POSITION_IMAGES)
-    _measure_positions(
-        detector,
-        features,
-        extracted.grid,
-        range(len(features)),
-        picks,
-        lambda done: context.progress("places", done, measured, "images"),
-    )
+class _Training:
+    """One training, in the order of its steps."""
 
+    def __init__(
+        self,
+        detector: TrainablePatchCore,
+        planned: Plan,
+        images: Sequence[ReadImage],
+        context: TrainingContext,
+    ) -> None:
+        self._detector = detector
+        self._planned = planned
+        self._images = images
+        self._context = context
+        self._random = np.random.default_rng(context.seed)
+        self._order = self._random.permutation(len(images))
+        height, width = planned.input
+        self.facts = {
+            "scale": f"{planned.settings.scale:.4g}, from {planned.reason}",
+            "input": f"{width} x {height} px, {planned.patches} patches",
+        }
 
-def _measure_positions(
-    detector: TrainablePatchCore,
-    features: Tensor,
-    grid: tuple[int, int],
-    images: Sequence[int],
-    picks: Tensor,
-    on_images: Callable[[int], None],
-) -> None:
-    """Measure the expected distances on ``images`` of features (N, P, D), or on a sample of them."""
-    if not detector.settings["whitened"]:
-        return
-    chosen = np.linspace(0, len(images) - 1, min(len(images), _POSITION_IMAGES)).round().astype(int)
-    owners = picks // features.shape[1]
-    detector.measure_expected_distances(
-        features, grid, [images[each] for each in chosen], owners, on_images
-    )
+    def held_out(self) -> tuple[HeldOutScores, NDArray[np.int64]]:
+        """Train on most images; return scores and indices of the others."""
+        count = held_out_count(len(self._order), self._context.target_false_reject_rate)
+        held_out, learned = self._order[:count], self._order[count:]
+        detector, context = self._detector, self._context
+        with running_on(detector, context.fast_runtime(detector.network, detector.network_size)):
+            self.facts["features by"] = detector.runtime.name
+            sample = sample_patches(detector, self._chosen(learned), context, self._random)
+        self._fit(self._whiten(sample))
+        # The network's output is whitened now.
+        with running_on(detector, context.fast_runtime(detector.network, detector.network_size)):
+            measured = [
+                detector.measure(patches)
+                for patches in patches_of(detector, self._chosen(held_out), context, "calibration")
+            ]
+        detector.set_units(measured)
+        return detector.held_out_scores(measured), held_out
 
+    def cross_calibrated(self) -> tuple[HeldOutScores, NDArray[np.int64]]:
+        """Score each image by a bank of others, then train on all; return the scores."""
+        detector, context = self._detector, self._context
+        with running_on(detector, context.fast_runtime(detector.network, detector.network_size)):
+            self.facts["features by"] = detector.runtime.name
+            patches = all_patches(detector, self._images, context)
+        features = [each.features.cpu() for each in patches]
+        measured: list[Measured] = []
+        for fold in np.array_split(self._order, min(len(self._order), _FOLDS)):
+            context.progress("calibration", len(measured), len(self._order), "images")
+            others = torch.cat([features[number] for number in np.setdiff1d(self._order, fold)])
+            measured += self._measured(fold, patches, others)
+        context.progress("calibration", len(self._order), len(self._order), "images")
+        self._fit(self._whiten(torch.cat(features)))
+        detector.set_units(measured)
+        return detector.held_out_scores(measured), self._order[:0]
 
-def _cross_calibrate(
-    detector: TrainablePatchCore,
-    extracted: TrainingFeatures,
-    order: NDArray[np.int64],
-    random: np.random.Generator,
-    context: TrainingContext,
-) -> list[Prediction]:
-    """Score the features of each image by a bank of other images."""
-    features, grid = extracted.features, extracted.grid
-    predictions: list[Prediction] = []
-    whitened = detector.settings["whitened"]
-    own = allocate_like(features, "the whitened features", context) if whitened else features
+    def _measured(
+        self, fold: NDArray[np.int64], patches: Sequence[Patches], others: Tensor
+    ) -> list[Measured]:
+        """Measure some images by a bank of the patches (N, D) of others."""
+        detector = self._detector
+        # The whitening must not depend on the images to measure either.
+        whitening = Whitening.fit(others) if detector.settings["whitened"] else None
+        if whitening is not None:
+            others = whitening.apply(others)
 
-    def score(fold: NDArray[np.int64], before: int) -> list[Prediction]:
-        if whitened:
-            # The whitening must not depend on the images to score either.
-            Whitening.fit(features, extracted.changes, without=fold).apply(features, out=own)
+        def keep_alive(picked: int) -> None:
+            # Without counting: a cancellation takes effect here.
+            self._context.progress("calibration", 0, len(self._order), "images")
 
-        def report(done: int) -> None:
-            context.progress("calibration", before + done, len(order), "images")
+        detector.set_memory_bank(others[self._coreset(others, keep_alive)])
+        chosen = [patches[number] for number in fold]
+        if whitening is not None:
+            chosen = [Patches(whitening.apply(each.features), each.grid, each.size) for each in chosen]
+        with torch.inference_mode():
+            return [detector.measure(each) for each in chosen]
 
-        keep = bank_size(detector, len(features) - len(fold), features.shape[1])
-        # Called without counting, so that a cancellation takes effect.
-        picks = _coreset(own, keep, random, context.device, lambda _: report(0), without=fold)
-        detector.set_memory_bank(own.flatten(0, 1)[picks])
-        others = np.setdiff1d(order, fold).tolist()
-        _measure_positions(detector, own, grid, others, picks, lambda _: report(0))
-        return _predict_held_out(detector, own[fold], grid, report)
+    def _whiten(self, sample: Tensor) -> Tensor:
+        """Whiten the detector's features and a sample of patches (N, D), if the settings ask for it."""
+        if not self._detector.settings["whitened"]:
+            self._detector.measure_embedding_whitening(sample)
+            return sample
+        whitening = Whitening.fit(sample)
+        self._detector.set_whitening(whitening)
+        return whitening.apply(sample)
 
-    for fold in np.array_split(order, min(len(order), _FOLDS)):
-        predictions += score(fold, len(predictions))
-    return predictions
+    def _fit(self, sample: Tensor) -> None:
+        """Build the bank from patches (N, D)."""
+        keep, context = self._bank_size(len(sample)), self._context
+        picks = self._coreset(sample, lambda done: context.progress("coreset", done, keep, "patches"))
+        self._detector.set_memory_bank(sample[picks])
+        self._detector.find_supports(lambda done: context.progress("supports", done, keep, "entries"))
+        self.facts["bank"] = f"{keep} of {len(sample)} patches"
 
+    def _chosen(self, numbers: NDArray[np.int64]) -> list[ReadImage]:
+        return [self._images[number] for number in numbers]
 
-def _coreset(
-    features: Tensor,
-    keep: int,
-    random: np.random.Generator,
-    device: str,
-    on_picks: Callable[[int], None],
-    *,
-    without: Sequence[int] | NDArray[np.int64] = (),
-) -> Tensor:
-    """Return the numbers (keep,) of the patches to keep of features (N, P, D), ``without`` some images."""
-    on_picks(0)
-    count, per_image = features.shape[:2]
-    patches = features.flatten(0, 1)
-    excluded = torch.zeros(count, dtype=torch.bool)
-    excluded[torch.as_tensor(without, dtype=torch.long)] = True
-    others = torch.nonzero(~excluded)[:, 0]
-    start = int(random.integers(len(others) * per_image))
-    first = int(others[start // per_image]) * per_image + start % per_image
-    with torch.inference_mode():
-        points = patches.to(device) if fits_on_device(patches, device) else patches
-        picks = greedy_coreset(
-            points,
-            keep,
-            first,
-            excluded=excluded.repeat_interleave(per_image),
-            device=device,
-            on_picks=on_picks,
-        )
+    def _bank_size(self, patches: int) -> int:
+        """Return how many of all patches the memory bank keeps.
+
+        The bank has at least as many entries as weight an image score. The weight depends on their number,
+        so cross-calibration with fewer would measure on another scale.
+        """
+        settings = self._planned.settings
+        ratio, least = settings.coreset_ratio, min(settings.neighbors, patches)
+        kept = int(patches * ratio) if ratio is not None else min(int(patches * _RATIO), MOST_ENTRIES)
+        return max(least, kept, 1)
+
+    def _coreset(self, sample: Tensor, on_picks: Callable[[int], None]) -> Tensor:
+        """Return the row numbers to keep of patches (N, D)."""
+        on_picks(0)
+        device = self._context.device
+        with torch.inference_mode():
+            points = sample.to(device) if fits_on_device(sample, device) else sample
+            first = int(self._random.integers(len(sample)))
+            picks = greedy_coreset(
+                points, self._bank_size(len(sample)), first, device=device, on_picks=on_picks
+            )
         return torch.tensor(picks)
 
 
@@ -231,20 +214,3 @@ def fits_on_device(patches: Tensor, device: str) -> bool:
         return False
     free_bytes, _ = torch.cuda.mem_get_info(device)
     return patches.nbytes + _GPU_SPARE_BYTES < free_bytes
-
-
-def _predict_held_out(
-    detector: TrainablePatchCore,
-    features: Tensor,
-    grid: tuple[int, int],
-    on_images: Callable[[int], None],
-) -> list[Prediction]:
-    """Score held-out features (N, P, D), whose spread becomes the unit of distance."""
-    detector.measure_spread(features[:BATCH])  # thousands of patches are enough
-    predictions: list[Prediction] = []
-    with torch.inference_mode():
-        for start in range(0, len(features), BATCH):
-            on_images(start)
-            predictions += detector.predict_from_features(features[start : start + BATCH], grid)
-    on_images(len(predictions))
-    return predictions

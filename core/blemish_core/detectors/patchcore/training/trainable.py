@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from blemish_core.detectors.base import HeldOutScores
 from blemish_core.detectors.common import backbone as backbones
 from blemish_core.detectors.common.embedding import TEMPERATURE, score_scale, temperature, whitening
-from blemish_core.detectors.patchcore.detector import PatchCore
-from blemish_core.detectors.patchcore.position_norm import expected_distances
-from blemish_core.imaging.preprocessing import Preprocessing
+from blemish_core.detectors.patchcore.detector import Measured, PatchCore, near_distance
+from blemish_core.detectors.patchcore.training.whitening import Whitening
 
 if TYPE_CHECKING:
     from blemish_core.detectors.common.anomalib_models import PatchcoreModel
 
+_SPREAD_IMAGES = 8  # thousands of patches are enough
 # Distances of whitened features spread less, see embedding.TEMPERATURE.
 _WHITENED_TEMPERATURE = 0.5
 
@@ -29,11 +30,6 @@ class TrainablePatchCore(PatchCore):
         """Model of anomalib, with the memory bank but without whitening."""
         return self._torch.model
 
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """Preprocessing of images."""
-        return self._preprocess
-
     def load_pretrained(self, weights: Path) -> None:
         """Load the backbone's ImageNet weights; ``weights`` is the folder of imported ones.
 
@@ -43,20 +39,15 @@ class TrainablePatchCore(PatchCore):
         """
         self._torch.load_backbone(backbones.pretrained(self._backbone, weights))
 
-    def set_whitening(self, matrix: Tensor, shift: Tensor, leveling: Tensor) -> None:
-        """Multiply features (P, D) by a symmetric matrix (D, D) and add ``shift`` (D,) from now on.
-
-        Embeddings use the features times ``leveling`` (D, D).
-        """
-        self._torch.project(matrix, shift)
-        self._whitening = leveling.to(self._device)
+    def set_whitening(self, whitening: Whitening) -> None:
+        """Whiten features from now on."""
+        self._torch.project(whitening.matrix, whitening.shift)
 
     def set_memory_bank(self, entries: Tensor) -> None:
         """Use ``entries`` (M, D) as the features of normal patches."""
         self._center = entries.mean(0)
         if not self._whitening.numel():
             self._whitening = torch.eye(len(self._center))
-        self._expected = None
         self._set_bank(entries)
         self._to_device()
 
@@ -66,48 +57,32 @@ class TrainablePatchCore(PatchCore):
             with torch.inference_mode():
                 self._bank.find_supports(self._settings.neighbors, on_entries)
 
-    def measure_spread(self, features: Tensor) -> None:
-        """Set the unit of distance from features (B, P, D) of good images."""
+    def set_units(self, images: Sequence[Measured]) -> None:
+        """Set the units of distance from good images that are not in the bank."""
         with torch.inference_mode():
-            distances = [self._nearest(patches).distances for patches in features.to(self._device)]
+            if self._settings.relative:
+                levels = [
+                    torch.stack([near_distance(each.distances), each.distances.mean()]) for each in images
+                ]
+                self._typical = torch.stack(levels).median(0).values
+            some = images[:_SPREAD_IMAGES]
+            distances = torch.cat([each.distances / self._unit(each.distances) for each in some])
         share = _WHITENED_TEMPERATURE if self._settings.whitened else TEMPERATURE
-        self._spread = temperature(torch.cat(distances), share)
+        self._spread = temperature(distances, share)
 
-    def measure_expected_distances(
-        self,
-        features: Tensor,
-        grid: tuple[int, int],
-        images: Sequence[int],
-        owners: Tensor,
-        on_images: Callable[[int], None] = lambda done: None,
-    ) -> None:
-        """Set the expected distance at each position of the grid from good images.
-
-        Args:
-            features: (N, P, D).
-            grid: rows and columns of the P patches.
-            images: indices of the images to measure.
-            owners: (M,), index of the image that each bank entry comes from. Entries of an image are left
-                out when that image is measured.
-            on_images: called with the number of images measured so far.
-        """
-        owners = owners.to(self._device)
-        measured = []
+    def held_out_scores(self, images: Sequence[Measured]) -> HeldOutScores:
+        """Return the scores of good images in the present units."""
         with torch.inference_mode():
-            for done, image in enumerate(images):
-                on_images(done)
-                excluded = owners == image
-                if not excluded.all():
-                    patches = features[image].to(self._device)
-                    measured.append(self._bank.distances_to_others(patches, excluded))
-        on_images(len(images))
-        distances = torch.stack(measured) if measured else features.new_empty(0, features.shape[1])
-        self._expected = expected_distances(distances, grid).to(self._device)
+            results = [self._in_units(each) for each in images]
+        return HeldOutScores(
+            tuple(float(score) for score, _, _ in results),
+            tuple(float(pixels.max()) for _, _, pixels in results),
+        )
 
-    def measure_embedding_whitening(self, features: Tensor) -> None:
-        """Set the whitening of embeddings from features (B, P, D) of good images."""
+    def measure_embedding_whitening(self, patches: Tensor) -> None:
+        """Set the whitening of embeddings from good patches (N, D)."""
         with torch.inference_mode():
-            self._whitening = whitening(features.flatten(0, 1)).to(self._device)
+            self._whitening = whitening(patches).to(self._device)
 
     def measure_score_scale(self, scores: Sequence[float]) -> None:
         """Set the scale of scores in embeddings from two or more scores of held-out good images."""

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The choice of a model's scale, and its cost, before a training begins."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from blemish_core.detectors.base import ReadImage
+from blemish_core.detectors.patchcore.settings import DEFAULT_INPUT_SIZE, PatchCoreSettings
+from blemish_core.imaging.geometry import Scale, Size, pixels_of, scale_for_defect, scale_for_side
+
+_MEASURED_IMAGES = 9
+PATCH_PX = 8 * 8
+"""Area of a patch in the input, px."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The geometry of a training."""
+
+    settings: PatchCoreSettings
+    """Settings with the scale that was chosen."""
+    frame: Size
+    """Median size of the training images, px."""
+    input: Size
+    """Size of their inputs, px."""
+    reason: str
+    """Origin of the scale, for people."""
+
+    @property
+    def patches(self) -> int:
+        """Number of patches of one frame."""
+        return pixels_of(self.input) // PATCH_PX
+
+
+def plan(settings: PatchCoreSettings, images: Sequence[ReadImage]) -> Plan:
+    """Choose the scale of a training from its settings and the sizes of its images.
+
+    Raises:
+        InvalidRequest: if the smallest defect does not fit the images.
+        InvalidImage: if the images are too large at the scale.
+    """
+    step = -(-len(images) // _MEASURED_IMAGES)
+    sizes = [(pixels.shape[0], pixels.shape[1]) for pixels in (read() for read in images[::step])]
+    frame = int(median(size[0] for size in sizes)), int(median(size[1] for size in sizes))
+    scale, reason = _scale(settings, frame, sizes)
+    size = scale.input_size(frame)
+    chosen = replace(
+        settings,
+        scale=scale.factor,
+        input_size=min(size),
+        frame=frame if len(set(sizes)) == 1 else None,
+    )
+    return Plan(chosen, frame, size, reason)
+
+
+def _scale(settings: PatchCoreSettings, frame: Size, sizes: Sequence[Size]) -> tuple[Scale, str]:
+    if settings.smallest_defect is not None:
+        return scale_for_defect(settings.smallest_defect, frame), (
+            f"a defect of {settings.smallest_defect:g} px"
+        )
+    if settings.input_size is not None:
+        return scale_for_side(settings.input_size, sizes), "the requested input size"
+    return scale_for_side(DEFAULT_INPUT_SIZE, sizes), "the size of the images"
