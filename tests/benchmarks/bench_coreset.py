@@ -17,6 +17,7 @@ from statistics import median
 import torch
 from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
 from tests.benchmarks.report import parser, section
+from tests.support.patches import patch_features
 from torch import Tensor
 
 from blemish_client.demo.surfaces.specimen import CATEGORIES, Origin, draw
@@ -47,7 +48,7 @@ def patches(data: Path | None, wanted: int) -> Tensor:
     parts: list[Tensor] = []
     with torch.inference_mode():
         for image in images(data):
-            features, _ = detector.features([detector.prepare(image)])
+            features, _ = patch_features(detector, [detector.prepare(image)])
             parts.append(features[0])
             if sum(map(len, parts)) >= wanted:
                 break

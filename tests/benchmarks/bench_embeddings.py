@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tests.benchmarks.report import parser, section
+from tests.support.patches import patch_features
 from torch import Tensor
 from torch.nn import functional
 
@@ -87,10 +88,10 @@ def forward(
     features, residuals, anomaly, vectors, scores = [], [], [], [], []
     with torch.inference_mode():
         for each in test:
-            patches, grid = detector.features([detector.prepare(read(each))])
+            patches, _ = patch_features(detector, [detector.prepare(read(each))])
             distances = torch.cdist(patches[0], bank)
             nearest = distances.min(1)
-            (prediction,) = detector.predict_from_features(patches, grid)
+            (prediction,) = detector.predict([detector.prepare(read(each))])
             features.append(patches[0])
             residuals.append(patches[0] - bank[nearest.indices])
             anomaly.append(nearest.values)

@@ -26,13 +26,13 @@ from statistics import median
 import openvino
 import torch
 from tests.benchmarks.report import parser, section
+from tests.support.patches import patch_features
 from torch import Tensor
 
 from blemish_client.demo.surfaces import generate
 from blemish_core.detectors.base import Image
 from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
-from blemish_core.detectors.patchcore.training.features import measure_changes
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.detectors.patchcore.training.whitening import Whitening
 from blemish_core.evaluation.metrics import image_auroc
@@ -68,7 +68,7 @@ class Openvino:
 
 def anomalib_frame(detector: TrainablePatchCore, image: Tensor) -> tuple[float, Tensor]:
     """Return score and map of an input (1, 3, S, S), as ``PatchcoreModel.forward`` computes them."""
-    features, grid = detector.features([image])
+    features, grid = patch_features(detector, [image])
     model, patches = detector._torch.model, features[0].contiguous()
     distances, rows = (found[None] for found in model.nearest_neighbors(patches, n_neighbors=1))
     score = model.compute_anomaly_score(distances, rows, patches)
@@ -114,7 +114,7 @@ def bench(
     for turn in range(rounds + 2):
         frame = next(frames)
         ways: dict[str, Callable[[Tensor], object]] = {
-            "backbone": lambda frame: detector.features([frame]),
+            "backbone": lambda frame: patch_features(detector, [frame]),
             "ours": lambda frame: detector.predict([frame]),
             "anomalib": lambda frame: anomalib_frame(detector, frame),
         }
@@ -128,7 +128,7 @@ def bench(
     for frame in good + bad:
         score, their_map = anomalib_frame(detector, frame)
         (prediction,) = detector.predict([frame])
-        features, _ = detector.features([frame])
+        features, _ = patch_features(detector, [frame])
         patches = features[0].contiguous()
         nearest = detector._bank.nearest(patches)
         exact = exact_distances(patches, bank)
@@ -190,22 +190,20 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
 
     with torch.inference_mode():
         if arguments.bank and arguments.bank.exists():
-            picked, *whitening = torch.load(arguments.bank, weights_only=True)
+            picked, *matrices = torch.load(arguments.bank, weights_only=True)
         else:
-            features = torch.cat([detector.features([image])[0] for image in prepared(learned)])
-            whitening = []
-            if not arguments.plain:
-                reads = [partial(read, file) for file in learned]
-                fitted = Whitening.fit(features, measure_changes(detector, reads, features, 0))
-                fitted.apply(features, out=features)
-                whitening = [fitted.matrix, fitted.shift, fitted.leveling]
+            features = torch.cat([patch_features(detector, [image])[0] for image in prepared(learned)])
+            matrices = []
             patches = features.flatten(0, 1)
+            if not arguments.plain:
+                fitted = Whitening.fit(patches)
+                patches, matrices = fitted.apply(patches), [fitted.matrix, fitted.shift]
             # Farthest-first: the smaller coresets are the beginnings of the largest.
             picked = patches[greedy_coreset(patches, min(max(BANKS), len(patches)), 0)]
             if arguments.bank:
-                torch.save([picked, *whitening], arguments.bank)
-        if whitening:
-            detector.set_whitening(*whitening)
+                torch.save([picked, *matrices], arguments.bank)
+        if matrices:
+            detector.set_whitening(Whitening(*matrices))
         detector.run_on(Openvino(detector))
         good_inputs, bad_inputs = prepared(good), prepared(bad)
         with section("bench_neighbours", "Memory bank", arguments) as report:

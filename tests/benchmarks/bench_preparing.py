@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blemish_core.imaging.decode import ImageLimits
+from blemish_core.imaging.geometry import Square
 from blemish_core.imaging.image_input import ImageInput, RawLayout
 from blemish_core.imaging.preprocessing import Preprocessing
 from blemish_core.platform.threads import disable_opencv_threads
@@ -51,7 +52,7 @@ def frames(width: int, height: int) -> dict[str, ImageInput]:
 
 def scaled_by_torch(preprocessing: Preprocessing, image: NDArray[np.uint8]) -> Tensor:
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-    size = (preprocessing.size, preprocessing.size)
+    size = preprocessing.geometry.input_size(image.shape[:2])
     small = functional.interpolate(pixels, size=size, mode="bilinear", antialias=True)[0]
     return preprocessing.normalized(small / 255)
 
@@ -63,7 +64,7 @@ def main() -> None:
     options.add_argument("--size", type=int, default=256, help="sides of the model's input, px")
     arguments = options.parse_args()
     torch.set_num_threads(1)
-    preprocessing, limits = Preprocessing(arguments.size, _MEAN, _STD), ImageLimits()
+    preprocessing, limits = Preprocessing(Square(arguments.size), _MEAN, _STD), ImageLimits()
     with section("bench_preparing", "Preparing frames", arguments) as report:
         report.write(f"One thread, input of {arguments.size} px, medians of {arguments.rounds} rounds.\n")
         report.write(

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from tests.benchmarks.report import parser, section
+from tests.support.patches import patch_features
 from torch import Tensor, nn
 
 from blemish_core.detectors.base import Detector, Image
@@ -56,7 +57,7 @@ class Answers(nn.Module):
 def ours(detector: Detector, folder: Path, *, int8: bool) -> dict[str, Frame]:
     """Return a function for each of blemish's runtimes."""
     file = folder / "model.xml"
-    openvino_runtime.export(detector.network, SIZE, file)
+    openvino_runtime.export(detector.network, (SIZE, SIZE), file)
     runtimes: dict[str, Any] = {"torch": detector.runtime, "openvino": OpenVinoRuntime(file)}
     if int8:
         inputs = [partial(detector.prepare, random_image(seed)) for seed in range(8)]
@@ -114,7 +115,7 @@ def patchcores(bank_size: int, folder: Path) -> dict[str, Frame]:
     backbone = Backbone.named(settings.backbone)
     with torch.inference_mode():
         parts = [
-            detector.features([detector.prepare(random_image(1000 + seed))])[0][0]
+            patch_features(detector, [detector.prepare(random_image(1000 + seed))])[0][0]
             for seed in range(-(-bank_size // 1024))
         ]
     bank = torch.cat(parts)[:bank_size].clone()

@@ -9,16 +9,19 @@ import pytest
 import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.metrics import AUPRO
+from tests.support.patches import patch_features
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from blemish_client.demo.surfaces import generate
 from blemish_core.detectors.base import Prediction
 from blemish_core.detectors.common.embedding import whitening
-from blemish_core.detectors.patchcore.settings import PatchCoreSettings
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings, requested
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
+from blemish_core.detectors.patchcore.training.whitening import Whitening
 from blemish_core.evaluation.pixel_metrics import PixelHistograms
 from blemish_core.imaging.decode import decode
+from blemish_core.imaging.geometry import Square
 from blemish_core.imaging.preprocessing import Preprocessing
 
 
@@ -34,10 +37,10 @@ def assert_the_same(ours: Sequence[Prediction], theirs: InferenceBatch) -> None:
 @pytest.mark.parametrize("neighbors", [1, 9])
 def test_scores_and_maps_equal_anomalib(neighbors: int) -> None:
     torch.manual_seed(1)
-    settings = PatchCoreSettings(input_size=128, neighbors=neighbors, whitened=False)
+    settings = requested(input_size=128, neighbors=neighbors, whitened=False)
     detector = TrainablePatchCore(settings)
     with torch.inference_mode():
-        patches, _ = detector.features(torch.randn(4, 3, 128, 128).unbind())
+        patches, _ = patch_features(detector, torch.randn(4, 3, 128, 128).unbind())
         detector.set_memory_bank(patches.flatten(0, 1)[::7])
         batch = torch.randn(3, 3, 128, 128)
         theirs = detector.model(batch)
@@ -46,12 +49,12 @@ def test_scores_and_maps_equal_anomalib(neighbors: int) -> None:
 
 def test_scores_of_fine_whitened_features_equal_anomalib() -> None:
     torch.manual_seed(2)
-    settings = PatchCoreSettings(input_size=128)
+    settings = PatchCoreSettings(input_size=128, fine=True, relative=False, farthest=1, neighbors=9)
     detector = TrainablePatchCore(settings)
     with torch.inference_mode():
-        plain = detector.features(torch.randn(4, 3, 128, 128).unbind())[0].flatten(0, 1)
+        plain = patch_features(detector, torch.randn(4, 3, 128, 128).unbind())[0].flatten(0, 1)
         matrix, shift = whitening(plain), torch.randn(plain.shape[1])
-        detector.set_whitening(matrix, shift, torch.eye(len(shift)))
+        detector.set_whitening(Whitening(matrix, shift))
         detector.set_memory_bank((plain @ matrix + shift)[::7])
         batch = torch.randn(3, 3, 128, 128)
         # anomalib's model with two changes: after the stages of the backbone and where features are joined.
@@ -76,18 +79,17 @@ def halves(features: Tensor) -> Tensor:
     return torch.cat([fours.mean(-1), fours.std(-1, correction=0)], dim=1)
 
 
-def test_scores_of_normalised_distances_equal_anomalib() -> None:
+def test_scores_of_older_versions_with_distances_by_position_equal_anomalib() -> None:
     torch.manual_seed(3)
-    settings = PatchCoreSettings(input_size=128, whitened=False)
-    detector = TrainablePatchCore(settings)
+    detector = TrainablePatchCore(requested(input_size=128, whitened=False))
     with torch.inference_mode():
-        patches, grid = detector.features(torch.randn(4, 3, 128, 128).unbind())
-        entries = patches.flatten(0, 1)[::7]
-        detector.set_memory_bank(entries)
-        patches[:, :64] *= 1.5  # so that positions differ
-        detector.measure_expected_distances(patches, grid, range(4), torch.arange(len(entries)) % 5)
-        expected = detector.tensors()["usual_distances"]
-        assert expected.max() > 1.1 * expected.min()
+        patches, _ = patch_features(detector, torch.randn(4, 3, 128, 128).unbind())
+        detector.set_memory_bank(patches.flatten(0, 1)[::7])
+        detector.find_supports()
+        expected = torch.rand(256) + 0.5
+        older = TrainablePatchCore.load(
+            detector.settings, detector.tensors() | {"usual_distances": expected}
+        )
         batch = torch.randn(3, 3, 128, 128)
         # anomalib's model with one change: where it finds the distance of every patch.
         find = detector.model.nearest_neighbors
@@ -98,11 +100,11 @@ def test_scores_of_normalised_distances_equal_anomalib() -> None:
 
         detector.model.nearest_neighbors = found  # type: ignore[method-assign]
         theirs = detector.model(batch)
-    assert_the_same(detector.predict(batch.unbind()), theirs)
+    assert_the_same(older.predict(batch.unbind()), theirs)
 
 
 def test_scores_with_an_index_equal_anomalib(surface: Path) -> None:
-    settings = PatchCoreSettings(whitened=False)
+    settings = requested(whitened=False)
     detector = TrainablePatchCore(settings)
     detector.load_pretrained(surface)
 
@@ -110,7 +112,7 @@ def test_scores_with_an_index_equal_anomalib(surface: Path) -> None:
         files = sorted((surface / folder).glob("*/*.png"))
         return [detector.prepare(decode(file.read_bytes())) for file in files]
 
-    detector.set_memory_bank(detector.features(prepared("train"))[0].flatten(0, 1))
+    detector.set_memory_bank(patch_features(detector, prepared("train"))[0].flatten(0, 1))
     assert "index_centroids" in detector.tensors()
     batch = prepared("test")
     with torch.inference_mode():
@@ -132,7 +134,7 @@ def surface(tmp_path: Path) -> Path:
 
 def test_scaling_equals_torchvision() -> None:
     image = np.random.default_rng(0).integers(0, 256, (300, 200, 3), dtype=np.uint8)
-    ours = Preprocessing(64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(image)
+    ours = Preprocessing(Square(64), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(image)
     theirs = resize(torch.from_numpy(image).permute(2, 0, 1).float() / 255, [64, 64], antialias=True)
     torch.testing.assert_close(ours, theirs)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib.models.components.sampling.k_center_greedy import KCenterGreedy
+from tests.support.patches import patch_features
 from torch import Tensor
 
 from blemish_client.demo.surfaces.specimen import CATEGORIES, Origin, draw
@@ -28,7 +29,7 @@ def patches() -> Tensor:
         Origin(name, "train", "good", index, seed=0, size=128) for name in CATEGORIES for index in (0, 1)
     ]
     with torch.inference_mode():
-        features, _ = detector.features([detector.prepare(draw(origin).image) for origin in origins])
+        features, _ = patch_features(detector, [detector.prepare(draw(origin).image) for origin in origins])
     return features.flatten(0, 1).clone()
 
 

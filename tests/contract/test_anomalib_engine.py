@@ -15,6 +15,7 @@ from anomalib.engine import Engine
 from anomalib.models import EfficientAd as TheirEfficientAd
 from anomalib.models import Patchcore as TheirPatchCore
 from anomalib.pre_processing import PreProcessor
+from tests.support.patches import patch_features
 from torchvision.transforms import v2
 
 from blemish_client.demo.surfaces import generate
@@ -22,7 +23,7 @@ from blemish_core.detectors.base import Detector
 from blemish_core.detectors.common.backbone import Backbone
 from blemish_core.detectors.efficientad.settings import EfficientAdSettings
 from blemish_core.detectors.efficientad.training.trainable import TrainableEfficientAd
-from blemish_core.detectors.patchcore.settings import PatchCoreSettings
+from blemish_core.detectors.patchcore.settings import OLD_INPUT_SIZE, requested
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.imaging.decode import decode
 
@@ -61,7 +62,7 @@ def engine(tmp_path: Path) -> Engine:
 
 
 def test_patchcore_equals_anomalib(surface: Path, engine: Engine) -> None:
-    settings = PatchCoreSettings(whitened=False)
+    settings = requested(whitened=False)
     detector = TrainablePatchCore(settings)
     detector.load_pretrained(surface)
     backbone = Backbone.named(settings.backbone)
@@ -95,12 +96,12 @@ def test_patchcore_equals_anomalib(surface: Path, engine: Engine) -> None:
     bank = module.model.memory_bank
     learned = [detector.prepare(decode(file.read_bytes())) for file in (surface / "train/good").iterdir()]
     with torch.inference_mode():
-        patches = detector.features(learned)[0].flatten(0, 1)
+        patches = patch_features(detector, learned)[0].flatten(0, 1)
     assert len(bank) == int(len(patches) * settings.coreset_ratio)
     # Each entry of anomalib's bank is one of these patches.
     assert torch.cdist(bank, patches, compute_mode="donot_use_mm_for_euclid_dist").amin(1).max() < 1e-3
     detector.set_memory_bank(bank.clone())
-    compare(detector, engine, module, surface / "test", settings.input_size)
+    compare(detector, engine, module, surface / "test", OLD_INPUT_SIZE)
 
 
 @pytest.mark.parametrize("size", ["small", "medium"])

@@ -189,7 +189,7 @@ def run_trial(
     def keep_embedding(scored: ScoredImage) -> None:
         embedded.append((scored.image.class_name, scored.prediction.embedding))
 
-    runtime = faster_runtime("cpu", _LANE, detector.network, detector.input_size)
+    runtime = faster_runtime("cpu", _LANE, detector.network, detector.network_size)
     with running_on(detector, runtime):
         evaluation = evaluate(
             detector,

@@ -20,6 +20,7 @@ from blemish_core.detectors.base import Prediction, silent
 from blemish_core.evaluation.evaluate import Evaluation, ImageSource, evaluate
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.frame_mask import FrameMask
+from blemish_core.imaging.geometry import Square
 from blemish_core.imaging.preprocessing import Preprocessing
 
 SIDE = 32
@@ -41,7 +42,7 @@ class Brightness:
     mask: FrameMask | None = None
 
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
-        return Preprocessing(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(image)
+        return Preprocessing(Square(SIDE), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(image)
 
     def predict(self, inputs: Sequence[Tensor]) -> list[Prediction]:
         maps = torch.stack(list(inputs))[:, 0].numpy()

@@ -3,11 +3,12 @@
 import numpy as np
 import torch
 
+from blemish_core.imaging.geometry import Square
 from blemish_core.imaging.preprocessing import Preprocessing
 
 
 def test_pixels_inverts_the_normalisation() -> None:
-    preprocessing = Preprocessing(16, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    preprocessing = Preprocessing(Square(16), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     given = preprocessing(image)
     pixels = preprocessing.pixels(given)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.support.patches import patch_features
 from torch import Tensor
 
 from blemish_core.detectors.patchcore.settings import PatchCoreSettings
@@ -23,7 +24,7 @@ def detector() -> TrainablePatchCore:
     settings = PatchCoreSettings(input_size=64)
     made = TrainablePatchCore(settings)
     with torch.inference_mode():
-        patches, _ = made.features(inputs(4, seed=1))
+        patches, _ = patch_features(made, inputs(4, seed=1))
     made.set_memory_bank(patches.flatten(0, 1)[::3].clone())
     return made
 
@@ -31,5 +32,5 @@ def detector() -> TrainablePatchCore:
 @pytest.fixture(scope="module")
 def exported(detector: TrainablePatchCore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("bundle") / "openvino" / "model.xml"
-    openvino_runtime.export(detector.network, detector.input_size, file)
+    openvino_runtime.export(detector.network, detector.network_size, file)
     return file

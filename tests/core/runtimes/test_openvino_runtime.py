@@ -113,7 +113,7 @@ def test_export_takes_any_batch_size_with_as_few_tries_as_possible(
 ) -> None:
     torch.manual_seed(5)
     made = _Flat().eval() if network == "flat" else _efficientad(monkeypatch)
-    openvino_runtime.export(made, size, tmp_path / "model.xml")
+    openvino_runtime.export(made, (size, size), tmp_path / "model.xml")
     assert exports.call_count == tries  # each takes seconds
     runtime = OpenVinoRuntime(tmp_path / "model.xml")
     for count in (1, 3):
@@ -130,7 +130,7 @@ def test_projection_is_added_without_a_second_conversion(
     assert isinstance(plain, StagedNetwork)
     batch = images(3, seed=8)
     (features,) = TorchRuntime(plain, torch.device("cpu"))(batch)
-    (its,) = OpenVinoRuntime.of(plain, 64)(batch)
+    (its,) = OpenVinoRuntime.of(plain, (64, 64))(batch)
     assert float((its - features).abs().max()) < 1e-5 * float(features.abs().max())
 
     mapped, size = StagedNetwork(plain.shared), features.shape[1]
@@ -138,8 +138,8 @@ def test_projection_is_added_without_a_second_conversion(
     matrix = torch.randn(size, size, generator=random)
     mapped.project(matrix + matrix.T, torch.randn(size, generator=random))
     (expected,) = TorchRuntime(mapped, torch.device("cpu"))(batch)
-    openvino_runtime.export(mapped, 64, tmp_path / "model.xml")
-    for runtime in (OpenVinoRuntime.of(mapped, 64), OpenVinoRuntime(tmp_path / "model.xml")):
+    openvino_runtime.export(mapped, (64, 64), tmp_path / "model.xml")
+    for runtime in (OpenVinoRuntime.of(mapped, (64, 64)), OpenVinoRuntime(tmp_path / "model.xml")):
         (its,) = runtime(batch)
         assert float((its - expected).abs().max()) < 1e-5 * float(expected.abs().max())
     assert exports.call_count == 1
@@ -157,7 +157,7 @@ def test_projection_is_added_without_a_second_conversion(
 def test_training_uses_openvino_on_a_cpu_unless_torch_is_configured(
     device: str, asked: Asked, name: str | None
 ) -> None:
-    lent = export.faster_runtime(device, RuntimeChoice(asked), _Flat().eval(), 32)
+    lent = export.faster_runtime(device, RuntimeChoice(asked), _Flat().eval(), (32, 32))
     assert (lent and lent.name) == name
 
 
@@ -169,7 +169,7 @@ def test_other_weights_or_sizes_are_converted_separately() -> None:
         network.layer.weight.data *= change
         part = batch[..., :size, :size]
         (expected,) = TorchRuntime(network, torch.device("cpu"))(part)
-        made.append((OpenVinoRuntime.of(network, size), part, expected))
+        made.append((OpenVinoRuntime.of(network, (size, size)), part, expected))
     for runtime, part, expected in made:  # unchanged by later conversions
         torch.testing.assert_close(runtime(part)[0], expected)
 
@@ -192,7 +192,7 @@ def test_cached_networks_are_not_converted_again(
     for size in sizes:
         batch = images(2)[..., :size, :size]
         (expected,) = TorchRuntime(network, torch.device("cpu"))(batch)
-        compiled = openvino().Core().compile_model(cache.convert(network, size), "CPU", F32)
+        compiled = openvino().Core().compile_model(cache.convert(network, (size, size)), "CPU", F32)
         torch.testing.assert_close(torch.from_numpy(compiled(batch.numpy())[0]), expected)
     assert [call.args[1][0].shape[-1] for call in exports.call_args_list] == converted
 
@@ -316,7 +316,7 @@ class Tuple(torch.nn.Module):
         self.net = net
     def forward(self, images):
         return (self.net(images),)
-openvino_runtime.export(Tuple().eval(), 32, Path(tempfile.mkdtemp()) / "model.xml")
+openvino_runtime.export(Tuple().eval(), (32, 32), Path(tempfile.mkdtemp()) / "model.xml")
 if not {before!r}:
     assert not list(Path.home().iterdir()), list(Path.home().iterdir())
 import time

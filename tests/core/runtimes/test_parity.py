@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.support.patches import patch_features
 from torch import Tensor
 
 from blemish_core.detectors.patchcore.inverted_lists import InvertedLists
@@ -62,7 +63,7 @@ def test_rounding_in_inverted_lists_does_not_fail_parity(
     detector = TrainablePatchCore(PatchCoreSettings(input_size=64))
     detector.load_pretrained(Path("nowhere"))
     with torch.inference_mode():
-        patches, _ = detector.features(inputs(40, seed=1))
+        patches, _ = patch_features(detector, inputs(40, seed=1))
     detector.set_memory_bank(patches.flatten(0, 1).clone())
     assert detector.tensors().keys() >= {"index_centroids"}
     golden = parity.golden_images(inputs(8, seed=2), seed=0)

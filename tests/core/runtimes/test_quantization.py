@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.support.patches import patch_features
 
 from blemish_core.detectors.base import HeldOutScores, Image, TrainingResult, silent
 from blemish_core.detectors.patchcore.settings import PatchCoreSettings
@@ -42,7 +43,9 @@ def detector() -> TrainablePatchCore:
     made = TrainablePatchCore(settings)
     made.load_pretrained(Path("nowhere"))
     with torch.inference_mode():
-        patches, _ = made.features([made.prepare(SURFACE.train[number]()) for number in (0, 2, 3, 5)])
+        patches, _ = patch_features(
+            made, [made.prepare(SURFACE.train[number]()) for number in (0, 2, 3, 5)]
+        )
     made.set_memory_bank(patches.flatten(0, 1).clone())
     return made
 
@@ -50,7 +53,7 @@ def detector() -> TrainablePatchCore:
 @pytest.fixture(scope="module")
 def folder(detector: TrainablePatchCore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("int8")
-    openvino_runtime.export(detector.network, detector.input_size, where / "openvino" / "model.xml")
+    openvino_runtime.export(detector.network, detector.network_size, where / "openvino" / "model.xml")
     return where
 
 

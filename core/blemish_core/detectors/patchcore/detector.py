@@ -25,7 +25,7 @@ from blemish_core.detectors.common.masking import split_looks
 from blemish_core.detectors.common.torch_runtime import RuntimeHolder
 from blemish_core.detectors.patchcore.memory_bank import MemoryBank
 from blemish_core.detectors.patchcore.network import PatchCoreNetwork
-from blemish_core.detectors.patchcore.settings import DEFAULT_INPUT_SIZE, NAME, PatchCoreSettings
+from blemish_core.detectors.patchcore.settings import NAME, OLD_INPUT_SIZE, PatchCoreSettings
 from blemish_core.detectors.patchcore.tiling import tiled_features
 from blemish_core.imaging.geometry import ANY_SIZE, Size
 from blemish_core.imaging.preprocessing import Preprocessing
@@ -96,7 +96,7 @@ class PatchCore(RuntimeHolder):
 
     @property
     def input_size(self) -> int:
-        return self._settings.input_size or DEFAULT_INPUT_SIZE
+        return self._settings.input_size or OLD_INPUT_SIZE
 
     @property
     def network_size(self) -> Size:
@@ -235,7 +235,8 @@ class PatchCore(RuntimeHolder):
             return torch.ones((), device=distances.device)
         near, mean = self._typical
         prior = _PRIOR * mean
-        return ((near_distance(distances) + prior) / (near + prior)).clamp_max(_MOST_UNIT)
+        unit: Tensor = (near_distance(distances) + prior) / (near + prior)
+        return unit.clamp_max(_MOST_UNIT)
 
     def _with_features(self, scored: "_Scored") -> PatchFeatures:
         patches = scored.patches

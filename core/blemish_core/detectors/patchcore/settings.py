@@ -4,15 +4,18 @@
 from dataclasses import dataclass
 from typing import Any
 
-from blemish_core.detectors.common import backbone as backbones
 from blemish_core.detectors.common.backbone import Backbone
 from blemish_core.imaging.geometry import InputGeometry, Scale, Square
 from blemish_core.platform.errors import InvalidRequest
 
 NAME = "patchcore"
+DEFAULT_BACKBONE = "efficientnet_lite2"
 MIN_IMAGES = 2
 """One to train on, one to hold out."""
-DEFAULT_INPUT_SIZE = 256
+DEFAULT_INPUT_SIZE = 320
+"""Shorter side of inputs, px; see docs/benchmarks.md."""
+OLD_INPUT_SIZE = 256
+"""Side of the square inputs of versions without a scale, px."""
 _MAX_INPUT_SIZE = 1024
 
 
@@ -20,13 +23,15 @@ _MAX_INPUT_SIZE = 1024
 class PatchCoreSettings:
     """The settings of a PatchCore training and of the model that it publishes."""
 
-    backbone: str = backbones.DEFAULT
+    backbone: str = DEFAULT_BACKBONE
     input_size: int | None = None
     """Shorter side of the input, px; None chooses it from the training images."""
     smallest_defect: float | None = None
     """Width of the smallest defect to find, in px of the training images; excludes ``input_size``."""
-    coreset_ratio: float | None = None
-    """Share of the patches kept in the memory bank; None keeps a tenth, up to a limit."""
+    coreset_ratio: float = 0.1
+    """Share of the patches kept in the memory bank."""
+    max_entries: int = 10_000
+    """Most entries of the memory bank, which bound the time of a frame and of a training."""
     neighbors: int = 1
     """Bank entries around the nearest one that weight the image score (b in the paper's equation 7)."""
     whitened: bool = True
@@ -52,12 +57,13 @@ class PatchCoreSettings:
             ("input_size", self.input_size, 64, _MAX_INPUT_SIZE),
             ("neighbors", self.neighbors, 1, 50),
             ("farthest", self.farthest, 1, 1000),
+            ("max_entries", self.max_entries, 1, 1_000_000),
         ):
             if value is not None and not low <= value <= high:
                 raise InvalidRequest(
                     f"{field} is {value}, but must be {low} to {high}", field=f"patchcore.{field}"
                 )
-        if self.coreset_ratio is not None and not 0 < self.coreset_ratio <= 1:
+        if not 0 < self.coreset_ratio <= 1:
             raise InvalidRequest(
                 f"coreset_ratio is {self.coreset_ratio}, but must be above 0 and at most 1",
                 field="patchcore.coreset_ratio",
@@ -86,7 +92,7 @@ class PatchCoreSettings:
         """Rule for the size of inputs."""
         if self.scale is not None:
             return Scale(self.scale)
-        return Square(self.input_size or DEFAULT_INPUT_SIZE)
+        return Square(self.input_size or OLD_INPUT_SIZE)
 
     def extractor(self) -> Backbone:
         """Return the backbone that extracts features."""

@@ -14,17 +14,17 @@ from torch import Tensor
 from blemish_core.detectors.base import Runtime
 from blemish_core.imaging.geometry import Span, spans
 
-LONGEST = 1024
-"""Longest side of a tile, px."""
-OVERLAP = 128
-"""Least overlap of two tiles, px: four times the reach of half the features' weight."""
+LONGEST = 1280
+"""Longest side of a tile, px. It may be longer if the other side of the input is short."""
+OVERLAP = 256
+"""Least overlap of two tiles, px. The patches that a tile keeps hardly see its edge then."""
 
 
 def tiled_features(runtime: Runtime, inputs: Sequence[Tensor]) -> Iterator[Tensor]:
     """Yield the features (D, rows, columns) of each input (3, h, w)."""
     for size, same in groupby(inputs, key=lambda image: image.shape):
         images = list(same)
-        if max(size) > LONGEST:
+        if size[-2] * size[-1] > LONGEST**2:
             for image in images:
                 yield _features_of_tiles(runtime, image)
             continue
@@ -36,9 +36,9 @@ def tiled_features(runtime: Runtime, inputs: Sequence[Tensor]) -> Iterator[Tenso
 def _features_of_tiles(runtime: Runtime, image: Tensor) -> Tensor:
     height, width = image.shape[-2:]
     rows = []
-    for down in spans(height, LONGEST, OVERLAP):
+    for down in spans(height, max(LONGEST, LONGEST**2 // width), OVERLAP):
         row = []
-        for across in spans(width, LONGEST, OVERLAP):
+        for across in spans(width, max(LONGEST, LONGEST**2 // height), OVERLAP):
             (features,) = runtime(image[None, :, down.begin : down.end, across.begin : across.end])
             stride = (down.end - down.begin) // features.shape[-2]
             row.append(features[0, :, _kept(down, stride), _kept(across, stride)])

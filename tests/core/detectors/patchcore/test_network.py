@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.support.patches import patch_features
 
 from blemish_core.detectors.patchcore.network import halve
 from blemish_core.detectors.patchcore.settings import PatchCoreSettings
@@ -34,7 +35,7 @@ def test_openvino_cache_distinguishes_two_and_three_stages() -> None:
     for fine, dimensions in ((False, 152), (True, 200), (False, 152)):
         detector = TrainablePatchCore(PatchCoreSettings(input_size=64, fine=fine))
         detector.load_pretrained(Path("nowhere"))
-        (features,) = OpenVinoRuntime.of(detector.network, 64)(torch.zeros(1, 3, 64, 64))
+        (features,) = OpenVinoRuntime.of(detector.network, (64, 64))(torch.zeros(1, 3, 64, 64))
         assert features.shape[1] == dimensions
 
 
@@ -45,9 +46,9 @@ def test_openvino_gives_the_features_of_torch_at_any_input_size(side: int) -> No
     pixels = np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)
     inputs = [detector.prepare(pixels), detector.prepare(np.full_like(pixels, 128))]
     with torch.inference_mode():
-        features, grid = detector.features(inputs)
-        detector.run_on(OpenVinoRuntime.of(detector.network, side))
-        theirs, same = detector.features(inputs)
+        features, grid = patch_features(detector, inputs)
+        detector.run_on(OpenVinoRuntime.of(detector.network, (side, side)))
+        theirs, same = patch_features(detector, inputs)
     rows = -(-side // 8)
     assert grid == same == (rows, rows)
     torch.testing.assert_close(theirs, features, rtol=1e-3, atol=1e-3)

@@ -33,7 +33,7 @@ def test_first_training_finds_its_network_converted(
     monkeypatch.setattr(torch.export, "export", Mock(side_effect=AssertionError("converted a second time")))
     detector = TrainablePatchCore(PatchCoreSettings())
     detector.load_pretrained(tmp_path)
-    runtime = faster_runtime("cpu", RuntimeChoice(), detector.network, detector.input_size)
+    runtime = faster_runtime("cpu", RuntimeChoice(), detector.network, detector.network_size)
     assert runtime is not None
 
 

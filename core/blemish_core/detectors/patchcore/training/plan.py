@@ -10,6 +10,7 @@ from blemish_core.detectors.patchcore.settings import DEFAULT_INPUT_SIZE, PatchC
 from blemish_core.imaging.geometry import Scale, Size, pixels_of, scale_for_defect, scale_for_side
 
 _MEASURED_IMAGES = 9
+_MOST_ENLARGED = 2
 PATCH_PX = 8 * 8
 """Area of a patch in the input, px."""
 
@@ -61,4 +62,6 @@ def _scale(settings: PatchCoreSettings, frame: Size, sizes: Sequence[Size]) -> t
         )
     if settings.input_size is not None:
         return scale_for_side(settings.input_size, sizes), "the requested input size"
-    return scale_for_side(DEFAULT_INPUT_SIZE, sizes), "the size of the images"
+    # Enlarging small images much shows nothing new.
+    side = min(DEFAULT_INPUT_SIZE, _MOST_ENLARGED * min(frame))
+    return scale_for_side(side, sizes), "the size of the images"

@@ -31,10 +31,6 @@ from blemish_core.platform.errors import FailedPrecondition
 
 _CROSS_CALIBRATE_BELOW = 20  # images; fewer are too few to hold some out
 _FOLDS = 5
-_RATIO = 0.1
-"""Share of the patches in the memory bank by default."""
-MOST_ENTRIES = 10_000
-"""Entries of the memory bank by default: more cost time and memory, and separate no better."""
 _GPU_SPARE_BYTES = 2 << 30  # for the blocks of a coreset
 
 
@@ -191,9 +187,8 @@ class _Training:
         so cross-calibration with fewer would measure on another scale.
         """
         settings = self._planned.settings
-        ratio, least = settings.coreset_ratio, min(settings.neighbors, patches)
-        kept = int(patches * ratio) if ratio is not None else min(int(patches * _RATIO), MOST_ENTRIES)
-        return max(least, kept, 1)
+        kept = min(int(patches * settings.coreset_ratio), settings.max_entries)
+        return max(min(settings.neighbors, patches), kept, 1)
 
     def _coreset(self, sample: Tensor, on_picks: Callable[[int], None]) -> Tensor:
         """Return the row numbers to keep of patches (N, D)."""
