@@ -132,7 +132,7 @@ def outlines(images: ImageSet, limits: SubsetLimits) -> SetOutlines:
     )
     held_out, detector, found = training.held_out_scores, training.detector, SetOutlines()
     calibration = Calibration.of(held_out.scores, held_out.map_maxima, DEFAULT_FALSE_REJECT_RATE)
-    with running_on(detector, faster_runtime("cpu", _LANE, detector.network, detector.input_size)):
+    with running_on(detector, faster_runtime("cpu", _LANE, detector.network, detector.network_size)):
         evaluate(
             detector,
             calibration,

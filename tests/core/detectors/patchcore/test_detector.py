@@ -230,7 +230,9 @@ def test_images_of_several_shapes_are_trained_on_and_scored_at_one_scale() -> No
         return stripes(seed)[: 96 - 16 * (seed % 2), : 96 - 24 * (seed % 3)]
 
     settings = replace(SMALL, input_size=96)
-    detector = trained(24, settings=settings, reads=[partial(part, number) for number in range(24)]).detector
+    detector = trained(
+        24, settings=settings, reads=[partial(part, number) for number in range(24)]
+    ).detector
     assert detector.frame is None
     whole, narrow = detector.predict([detector.prepare(stripes(50)), detector.prepare(stripes(50)[:, :60])])
     rows, columns = whole.anomaly_map.shape

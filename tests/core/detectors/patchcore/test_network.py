@@ -10,6 +10,7 @@ from tests.support.patches import patch_features
 from blemish_core.detectors.patchcore.network import halve
 from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
+from blemish_core.imaging.geometry import ANY_SIZE
 from blemish_core.runtimes.openvino_runtime import OpenVinoRuntime
 
 
@@ -33,7 +34,9 @@ def test_chequered_and_even_patches_differ_in_deviation() -> None:
 def test_openvino_cache_distinguishes_two_and_three_stages() -> None:
     """Both networks have the same weights, so only ``repr`` distinguishes them in the cache."""
     for fine, dimensions in ((False, 152), (True, 200), (False, 152)):
-        detector = TrainablePatchCore(PatchCoreSettings(input_size=64, fine=fine))
+        detector = TrainablePatchCore(
+            PatchCoreSettings(backbone="efficientnet_lite0", input_size=64, fine=fine)
+        )
         detector.load_pretrained(Path("nowhere"))
         (features,) = OpenVinoRuntime.of(detector.network, (64, 64))(torch.zeros(1, 3, 64, 64))
         assert features.shape[1] == dimensions
@@ -52,3 +55,21 @@ def test_openvino_gives_the_features_of_torch_at_any_input_size(side: int) -> No
     rows = -(-side // 8)
     assert grid == same == (rows, rows)
     torch.testing.assert_close(theirs, features, rtol=1e-3, atol=1e-3)
+
+
+def test_one_openvino_network_gives_the_features_of_torch_for_inputs_of_all_sizes() -> None:
+    detector = TrainablePatchCore(PatchCoreSettings(scale=1.0))
+    detector.load_pretrained(Path("nowhere"))
+    random = np.random.default_rng(5)
+    frames = [
+        random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        for height, width in ((64, 64), (64, 256), (144, 80), (320, 800))
+    ]
+    inputs = [detector.prepare(frame) for frame in frames]
+    with torch.inference_mode():
+        expected = detector.patches(inputs)
+        detector.run_on(OpenVinoRuntime.of(detector.network, ANY_SIZE))
+        found = detector.patches(inputs)
+    for frame, one, other in zip(frames, expected, found, strict=True):
+        assert one.grid == other.grid == (frame.shape[0] // 8, frame.shape[1] // 8)
+        torch.testing.assert_close(other.features, one.features, rtol=1e-3, atol=1e-3)

@@ -31,7 +31,7 @@ def test_first_training_finds_its_network_converted(
 ) -> None:
     warm_up(make_job_context(tmp_path))
     monkeypatch.setattr(torch.export, "export", Mock(side_effect=AssertionError("converted a second time")))
-    detector = TrainablePatchCore(PatchCoreSettings())
+    detector = TrainablePatchCore(PatchCoreSettings(scale=1.0))
     detector.load_pretrained(tmp_path)
     runtime = faster_runtime("cpu", RuntimeChoice(), detector.network, detector.network_size)
     assert runtime is not None
