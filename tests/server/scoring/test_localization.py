@@ -45,6 +45,8 @@ class DarkSpotDetector:
     input_size = 16
     bytes = 100
     runtime = FakeRuntime()
+    mask = None
+    frame = None
 
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         dark = 1 - image.mean(axis=2) / 255
