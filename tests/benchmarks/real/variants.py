@@ -22,18 +22,29 @@ class Variant:
 
 
 BASELINE = "paper"
-"""Variant that all others are compared with: PatchCore as published, on this product's backbone."""
+"""Variant that all others are compared with: PatchCore as published, at our geometry and backbone."""
+
+_PAPER = {"whitened": False}
+_LITE0 = {"backbone": "efficientnet_lite0"}
 
 VARIANTS: Mapping[str, Variant] = {
     variant.name: variant
     for variant in (
-        Variant(BASELINE, settings={"whitened": False}),
+        Variant(BASELINE, settings=_PAPER),
         Variant("default"),
-        Variant("fine", settings={"whitened": False, "fine": True}),
-        Variant("whitened", settings={"whitened": True, "fine": False}),
-        Variant("lite2", settings={"whitened": False, "backbone": "efficientnet_lite2"}),
-        Variant("320 px", settings={"whitened": False, "input_size": 320}),
-        Variant("anomalib", ANOMALIB, {"whitened": False}),
+        Variant("paper, Lite0, 256 px", settings=_PAPER | _LITE0 | {"input_size": 256}),
+        Variant(
+            "paper and whitening", settings=_PAPER | {"whitened": True, "relative": False, "farthest": 1}
+        ),
+        Variant("paper and relative distances", settings=_PAPER | {"relative": True}),
+        Variant("paper and five patches", settings=_PAPER | {"farthest": 5}),
+        Variant(
+            "default without whitening", settings=_PAPER | {"relative": True, "farthest": 5, "neighbors": 1}
+        ),
+        Variant("default, Lite0", settings=_LITE0),
+        Variant("default, 256 px", settings={"input_size": 256}),
+        Variant("default, 448 px", settings={"input_size": 448}),
+        Variant("anomalib", ANOMALIB, _PAPER),
         Variant("efficientad 90 s", EFFICIENTAD, {"max_seconds": 90.0}),
     )
 }
