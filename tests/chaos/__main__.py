@@ -46,7 +46,6 @@ PHASES = {
         "accepted",
         "check",
         "features",
-        "alterations",
         "coreset",
         "calibration",
         "evaluation",

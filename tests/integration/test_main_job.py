@@ -190,10 +190,7 @@ def test_watching_shows_the_phases_to_the_end(client: Client, surfaces: Path, ti
     assert [phase.name for phase in seen[-1].phases] == [
         "check",
         "features",
-        "alterations",
         "coreset",
-        "supports",
-        "places",
         "calibration",
         "evaluation",
         "openvino",

@@ -11,6 +11,7 @@ class RecordingReporter(NullReporter):
         self.progressed: list[tuple[str, int, int]] = []
         """Phase, done and total of each report."""
         self.warnings: list[str] = []
+        self.plan = ""
         self.commits = 0
 
     def progress(self, phase: str, done: int, total: int, unit: str) -> None:
@@ -18,6 +19,9 @@ class RecordingReporter(NullReporter):
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+    def announce(self, plan: str) -> None:
+        self.plan = plan
 
     def commit(self) -> None:
         self.commits += 1

@@ -24,6 +24,7 @@ class JobBars:
         self._label = label
         self._queued: TaskID | None = None
         self._bars: dict[str, TaskID] = {}
+        self._plan = ""
 
     def show(self, job: Job) -> None:
         if job.state == JOB_STATE_QUEUED and not self._bars:
@@ -35,6 +36,9 @@ class JobBars:
         if self._queued is not None:
             self._progress.remove_task(self._queued)
             self._queued = None
+        if job.plan != self._plan:
+            self._plan = job.plan
+            self._progress.console.print(f"{self._label}: {job.plan}", markup=False)
         for phase in job.phases:
             self._show_phase(phase)
 

@@ -208,6 +208,8 @@ class TrainingContext:
     """Folder of photographs of anything but the surface, for detectors that need counterexamples."""
     warn: Callable[[str], None] = lambda text: None
     """Callback for warnings about the job."""
+    announce: Callable[[str], None] = lambda plan: None
+    """Callback for the plan of the training, its choices and their cost, before the work begins."""
     mask: FrameMask | None = None
     """Pixels of the images that the detector looks at; None for all."""
 

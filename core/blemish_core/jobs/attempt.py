@@ -90,6 +90,7 @@ class Attempt:
                 started=now(),
                 phases=(),
                 warnings=(),
+                plan="",
             )
 
         job = store.change(id, begun)
@@ -134,6 +135,15 @@ class Attempt:
             return job.model_copy(update={"warnings": (*job.warnings, text)})
 
         self._change(warned)
+
+    def announce(self, plan: str) -> None:
+        """Record the plan of the job before its work begins.
+
+        Raises:
+            Superseded: if another attempt has begun.
+            Unavailable: if Redis does not answer within the timeout.
+        """
+        self._change(lambda job: self._fenced(job).model_copy(update={"plan": plan}))
 
     def commit(self) -> None:
         """Pass the point of no return, after which the job can finish but not be cancelled.

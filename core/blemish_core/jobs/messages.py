@@ -74,6 +74,13 @@ class Warned(_Message):
     text: str
 
 
+class Announced(_Message):
+    """The plan of a step, before its work begins."""
+
+    type: Literal["announced"] = "announced"
+    plan: str
+
+
 class CommitRequest(_Message):
     """A request to publish the result; the child waits for ``CommitGranted``."""
 
@@ -102,7 +109,7 @@ Step = Train | Evaluate | Embed
 """A unit of work for the child."""
 
 ToChild = Step | CommitGranted
-FromChild = Ready | Progressed | Warned | CommitRequest | Done | Failed
+FromChild = Ready | Progressed | Warned | Announced | CommitRequest | Done | Failed
 
 TO_CHILD: TypeAdapter[ToChild] = TypeAdapter(Annotated[ToChild, Field(discriminator="type")])
 FROM_CHILD: TypeAdapter[FromChild] = TypeAdapter(Annotated[FromChild, Field(discriminator="type")])

@@ -62,7 +62,9 @@ class PatchCoreSpec(_StoredModel):
 
     backbone: str | None = None
     input_size: int | None = None
+    smallest_defect: float | None = None
     coreset_ratio: float | None = None
+    max_entries: int | None = None
     neighbors: int | None = None
     whitened: bool | None = None
 
@@ -220,6 +222,8 @@ class Job(_StoredModel):
     revision: int = 1
     error: str = ""
     warnings: tuple[str, ...] = ()
+    plan: str = ""
+    """Choices of a training and their cost, empty until it begins."""
     result: Result | None = None
     history: tuple[Event, ...] = ()
     """All state transitions, oldest first; short, because attempts are limited."""

@@ -24,6 +24,9 @@ class JobReporter(Protocol):
     def warn(self, text: str) -> None:
         """Add a warning to the job."""
 
+    def announce(self, plan: str) -> None:
+        """Record the plan of the job before its work begins."""
+
     def commit(self) -> None:
         """Block until the result may be published.
 
@@ -43,6 +46,7 @@ class NullReporter:
 
     def progress(self, phase: str, done: int, total: int, unit: str) -> None: ...
     def warn(self, text: str) -> None: ...
+    def announce(self, plan: str) -> None: ...
     def commit(self) -> None: ...
 
 
@@ -59,6 +63,9 @@ class WarningCollector:
     def warn(self, text: str) -> None:
         self._reporter.warn(text)
         self.warnings.append(text)
+
+    def announce(self, plan: str) -> None:
+        self._reporter.announce(plan)
 
     def commit(self) -> None:
         self._reporter.commit()
@@ -87,6 +94,9 @@ class ThrottledReporter:
 
     def warn(self, text: str) -> None:
         self._reporter.warn(text)
+
+    def announce(self, plan: str) -> None:
+        self._reporter.announce(plan)
 
     def commit(self) -> None:
         self._reporter.commit()

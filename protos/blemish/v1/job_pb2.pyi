@@ -123,6 +123,7 @@ class Job(_message.Message):
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     FRACTION_DONE_FIELD_NUMBER: _builtins.int
     REMAINING_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """jobs/{id}"""
     state: Global___JobState.ValueType
@@ -138,6 +139,10 @@ class Job(_message.Message):
     fraction_done: _builtins.float
     """The fraction of its run time that a running job has completed, 0 to 1. The estimate uses the job's speed
     so far and the phases of the last job of the same kind. Not set until such a job has succeeded.
+    """
+    plan: _builtins.str
+    """For Train, a sentence about the choices that the job made before its work began, and their cost: scale, size
+    of the input, patches, time. Empty until then.
     """
     @_builtins.property
     def train(self) -> Global___Train: ...
@@ -196,10 +201,11 @@ class Job(_message.Message):
         queue_position: _builtins.int = ...,
         fraction_done: _builtins.float | None = ...,
         remaining: _duration_pb2.Duration | None = ...,
+        plan: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_fraction_done", b"_fraction_done", "create_time", b"create_time", "embed", b"embed", "end_time", b"end_time", "evaluate", b"evaluate", "fraction_done", b"fraction_done", "limits", b"limits", "remaining", b"remaining", "result", b"result", "start_time", b"start_time", "train", b"train", "work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fraction_done", b"_fraction_done", "attempt", b"attempt", "create_time", b"create_time", "embed", b"embed", "end_time", b"end_time", "error", b"error", "evaluate", b"evaluate", "fraction_done", b"fraction_done", "history", b"history", "limits", b"limits", "name", b"name", "phases", b"phases", "priority", b"priority", "queue_position", b"queue_position", "remaining", b"remaining", "result", b"result", "revision", b"revision", "start_time", b"start_time", "state", b"state", "train", b"train", "warnings", b"warnings", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fraction_done", b"_fraction_done", "attempt", b"attempt", "create_time", b"create_time", "embed", b"embed", "end_time", b"end_time", "error", b"error", "evaluate", b"evaluate", "fraction_done", b"fraction_done", "history", b"history", "limits", b"limits", "name", b"name", "phases", b"phases", "plan", b"plan", "priority", b"priority", "queue_position", b"queue_position", "remaining", b"remaining", "result", b"result", "revision", b"revision", "start_time", b"start_time", "state", b"state", "train", b"train", "warnings", b"warnings", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fraction_done: _TypeAlias = _typing.Literal["fraction_done"]  # noqa: Y015
     _WhichOneofArgType__fraction_done: _TypeAlias = _typing.Literal["_fraction_done", b"_fraction_done"]  # noqa: Y015
@@ -405,22 +411,33 @@ class PatchCore(_message.Message):
     CORESET_RATIO_FIELD_NUMBER: _builtins.int
     NEIGHBORS_FIELD_NUMBER: _builtins.int
     WHITENED_FIELD_NUMBER: _builtins.int
+    SMALLEST_DEFECT_FIELD_NUMBER: _builtins.int
+    MAX_ENTRIES_FIELD_NUMBER: _builtins.int
     backbone: _builtins.str
-    """A timm model: efficientnet_lite0 (default), wide_resnet50_2, resnet18, ..."""
+    """A timm model: efficientnet_lite2 (default), efficientnet_lite0, wide_resnet50_2, resnet18, ..."""
     input_size: _builtins.int
-    """Side of the square to which an image is scaled, 64 to 1024 px. Defaults to 256."""
+    """The shorter side of the network's input for images of median size, 64 to 1024 px. All images are scaled by
+    the same factor, and their aspect ratio is kept. Defaults to smallest_defect, or to 320 without it.
+    """
     coreset_ratio: _builtins.float
     """The share of patches in the memory bank, above 0 and at most 1. Defaults to 0.1."""
     neighbors: _builtins.int
-    """The number of neighbours that weight the image score, 1 to 50. Defaults to 9."""
+    """The number of neighbours that weight the image score, 1 to 50. Defaults to 1, or to 9 if not whitened."""
     whitened: _builtins.bool
     """Selects the variant. Defaults to true.
 
-    True: features of three backbone stages (strides 4, 8 and 16). They are whitened with the variation of good
-    patches and weighted by their response to synthetic anomalies. Distances are relative to those of good
-    patches at the same position in the image.
-    False: PatchCore as in the paper (strides 8 and 16). Its scores equal those of anomalib.
+    True: features are whitened with the variation of good patches. The distances of an image's patches are
+    relative to those of its nearer patches, and the score is the mean of its five farthest ones.
+    False: PatchCore as in the paper. Its scores equal those of anomalib.
     """
+    smallest_defect: _builtins.float
+    """The width of the smallest defect to find, in px of the original images, at least 1. It chooses the scale of
+    the inputs, in which the defect is about 2 px wide. Excludes input_size.
+
+    FAILED (of the job): the defect is larger than the shorter side of the images.
+    """
+    max_entries: _builtins.int
+    """Most entries of the memory bank. Defaults to 10,000."""
     def __init__(
         self,
         *,
@@ -429,10 +446,12 @@ class PatchCore(_message.Message):
         coreset_ratio: _builtins.float = ...,
         neighbors: _builtins.int = ...,
         whitened: _builtins.bool | None = ...,
+        smallest_defect: _builtins.float = ...,
+        max_entries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_whitened", b"_whitened", "whitened", b"whitened"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_whitened", b"_whitened", "backbone", b"backbone", "coreset_ratio", b"coreset_ratio", "input_size", b"input_size", "neighbors", b"neighbors", "whitened", b"whitened"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_whitened", b"_whitened", "backbone", b"backbone", "coreset_ratio", b"coreset_ratio", "input_size", b"input_size", "max_entries", b"max_entries", "neighbors", b"neighbors", "smallest_defect", b"smallest_defect", "whitened", b"whitened"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__whitened: _TypeAlias = _typing.Literal["whitened"]  # noqa: Y015
     _WhichOneofArgType__whitened: _TypeAlias = _typing.Literal["_whitened", b"_whitened"]  # noqa: Y015

@@ -143,6 +143,7 @@ def job_to_proto(job: Job) -> pb.Job:
         revision=job.revision,
         error=job.error,
         warnings=job.warnings,
+        plan=job.plan,
         history=map(_event, job.history),
         priority=PRIORITIES.to_proto(job.priority),
     )
@@ -259,7 +260,9 @@ def _parse_detector(train: pb.Train) -> dict[str, Any]:
         "patchcore": PatchCoreSpec(
             backbone=patchcore.backbone or None,
             input_size=patchcore.input_size or None,
+            smallest_defect=patchcore.smallest_defect or None,
             coreset_ratio=patchcore.coreset_ratio or None,
+            max_entries=patchcore.max_entries or None,
             neighbors=patchcore.neighbors or None,
             whitened=patchcore.whitened if patchcore.HasField("whitened") else None,
         )

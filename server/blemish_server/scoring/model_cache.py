@@ -19,6 +19,7 @@ from torch import Tensor
 from blemish_core.detectors.base import Detector
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.frame_mask import visible
+from blemish_core.imaging.geometry import Size
 from blemish_core.localization.defect_region import DefectRegion, encode_mask, region_picture
 from blemish_core.localization.find_regions import find_regions
 from blemish_core.models.bundle import Manifest
@@ -330,6 +331,8 @@ def _prepare(
     if mask is None:
         pixels = image.pixels(limits)
         prepared = detector.prepare(pixels)
+        if region is None and (note := _size_note(pixels, detector.frame)):
+            notes = (note,)
     else:
         frame = image.frame(limits)
         height, width, _ = frame.shape
@@ -345,6 +348,17 @@ def _prepare(
         (height, width),
         pixels if request.needs_regions else None,
         notes,
+    )
+
+
+def _size_note(pixels: NDArray[np.uint8], learned: Size | None) -> str:
+    """Return a note about a frame that has another size than the training images, or an empty string."""
+    height, width, _ = pixels.shape
+    if learned is None or learned == (height, width):
+        return ""
+    return (
+        f"the frame is {width} x {height} px, but the model learned from {learned[1]} x {learned[0]}; "
+        "it was scored at the same scale"
     )
 
 

@@ -43,6 +43,8 @@ class DarkSpotDetector:
 
     name = "fake"
     input_size = 16
+    frame = None
+    mask = None
     bytes = 100
     runtime = FakeRuntime()
     mask = None

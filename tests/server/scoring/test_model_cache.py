@@ -43,6 +43,7 @@ class FakeDetector:
 
     name = "fake"
     input_size = 16
+    frame = None
     bytes = 100
     mask: FrameMask | None = None
 

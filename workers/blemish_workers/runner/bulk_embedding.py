@@ -106,5 +106,8 @@ class _ShardReporter:
     def warn(self, text: str) -> None:
         self._reporter.warn(text)
 
+    def announce(self, plan: str) -> None:
+        self._reporter.announce(plan)
+
     def commit(self) -> None:
         raise NotImplementedError("a shard publishes nothing")

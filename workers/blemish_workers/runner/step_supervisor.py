@@ -82,6 +82,8 @@ class StepSupervisor:
                         reporter.progress(at.phase, at.done, at.total, at.unit)
                     case messages.Warned(text=text):
                         reporter.warn(text)
+                    case messages.Announced(plan=plan):
+                        reporter.announce(plan)
                     case messages.CommitRequest():
                         reporter.commit()
                         committed = True

@@ -133,6 +133,8 @@ def show(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
         emit(found)
         return
     session.out.print(f"{found.name}  {work(found)}  {state(found)}", markup=False)
+    if found.plan:
+        session.out.print(f"plan: {found.plan}", markup=False)
     for warning in found.warnings:
         session.out.print(f"warning: {warning}", markup=False)
     if found.queue_position:

@@ -56,20 +56,39 @@ def train(
     input_size: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Side of the square to which images are scaled, in px.", show_default="256"
+            min=0,
+            help="PatchCore: shorter side of the network's input, in px. EfficientAD: side of the square "
+            "input.",
+            show_default="320 or 256",
+        ),
+    ] = None,
+    smallest_defect: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="PX",
+            help="PatchCore: width of the smallest defect to find, in px of the original images. Chooses "
+            "the input size.",
+            show_default="none",
         ),
     ] = None,
     backbone: Annotated[
-        str, typer.Option(help="PatchCore: timm model.", show_default="efficientnet_lite0")
+        str, typer.Option(help="PatchCore: timm model.", show_default="efficientnet_lite2")
     ] = "",
     coreset_ratio: Annotated[
         float | None,
         typer.Option(help="PatchCore: share of patches in the memory bank, at most 1.", show_default="0.1"),
     ] = None,
+    max_entries: Annotated[
+        int | None,
+        typer.Option(min=0, help="PatchCore: most patches in the memory bank.", show_default="10000"),
+    ] = None,
     neighbors: Annotated[
         int | None,
         typer.Option(
-            min=0, help="PatchCore: number of neighbours that weight the image score.", show_default="9"
+            min=0,
+            help="PatchCore: number of neighbours that weight the image score.",
+            show_default="1, or 9 without whitening",
         ),
     ] = None,
     whitened: Annotated[
@@ -142,7 +161,9 @@ def train(
     settings: PatchCore | EfficientAd
     patchcore_options: dict[str, str | float | None] = {
         "backbone": backbone,
+        "smallest_defect": smallest_defect,
         "coreset_ratio": coreset_ratio,
+        "max_entries": max_entries,
         "neighbors": neighbors,
         "whitened": whitened is not None,
     }
@@ -158,7 +179,9 @@ def train(
         settings = PatchCore(
             backbone=backbone,
             input_size=input_size or 0,
+            smallest_defect=smallest_defect or 0.0,
             coreset_ratio=coreset_ratio or 0.0,
+            max_entries=max_entries or 0,
             neighbors=neighbors or 0,
             whitened=whitened,
         )

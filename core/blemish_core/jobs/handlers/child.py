@@ -133,6 +133,9 @@ class _WorkerPipe:
     def warn(self, text: str) -> None:
         self.send(messages.Warned(text=text))
 
+    def announce(self, plan: str) -> None:
+        self.send(messages.Announced(plan=plan))
+
     def commit(self) -> None:
         self.send(messages.CommitRequest())
         self._received.get()  # CommitGranted; a worker that does not grant it kills this process

@@ -73,6 +73,7 @@ def fit(
             checkpoint=context.checkpoints / job,
             photographs=context.photographs,
             warn=reporter.warn,
+            announce=reporter.announce,
             mask=_read_mask(context, spec),
         ),
     )

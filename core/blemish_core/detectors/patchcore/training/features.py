@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Patches of the training images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCo
 from blemish_core.platform.errors import TooLarge
 
 BATCH = 8
-MOST_PATCHES = 200_000
+MOST_PATCHES = 100_000
 """Patches that a coreset is selected from; of more, each image contributes an equal number at random."""
 
 
@@ -38,12 +38,14 @@ def sample_patches(
     random: np.random.Generator,
 ) -> Tensor:
     """Return patches (N, D) of the images on the CPU: all, or ``MOST_PATCHES`` at random."""
-    quota = MOST_PATCHES // len(images)
-    sample = [
-        _some(patches.features, quota, random).cpu()
-        for patches in patches_of(detector, images, context, "features")
-    ]
-    return torch.cat(sample)
+    found = (patches.features for patches in patches_of(detector, images, context, "features"))
+    return sample(found, len(images), random)
+
+
+def sample(features: Iterable[Tensor], images: int, random: np.random.Generator) -> Tensor:
+    """Return patches (N, D) on the CPU of all patches (P, D) of each image, or ``MOST_PATCHES`` of them."""
+    quota = MOST_PATCHES // images
+    return torch.cat([_some(each, quota, random).cpu() for each in features])
 
 
 def all_patches(

@@ -28,6 +28,21 @@ class Plan:
     reason: str
     """Origin of the scale, for people."""
 
+    def describe(self, images: int, network_ms: float) -> str:
+        """Return a sentence about the plan.
+
+        Args:
+            images: number of training images.
+            network_ms: time of the network for one frame.
+        """
+        (height, width), (rows, columns) = self.frame, self.input
+        return (
+            f"scale {self.settings.scale:.3g}, chosen by {self.reason}: frames of {width} x {height} px "
+            f"become inputs of {columns} x {rows} px with {self.patches} patches; the network takes "
+            f"{network_ms:.0f} ms a frame and {images * network_ms / 1000:.0f} s for {images} images; the "
+            f"memory bank has at most {self.settings.max_entries} entries"
+        )
+
     @property
     def patches(self) -> int:
         """Number of patches of one frame."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training of PatchCore: patches of good images, a coreset of them, and calibration on held-out images."""
 
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
 from blemish_core.detectors.patchcore.training.features import (
     all_patches,
     patches_of,
+    sample,
     sample_patches,
 )
 from blemish_core.detectors.patchcore.training.plan import Plan, plan
@@ -110,9 +112,9 @@ class _Training:
         held_out, learned = self._order[:count], self._order[count:]
         detector, context = self._detector, self._context
         with running_on(detector, context.fast_runtime(detector.network, detector.network_size)):
-            self.facts["features by"] = detector.runtime.name
-            sample = sample_patches(detector, self._chosen(learned), context, self._random)
-        self._fit(self._whiten(sample))
+            self._announce()
+            learned_patches = sample_patches(detector, self._chosen(learned), context, self._random)
+        self._fit(self._whiten(learned_patches))
         # The network's output is whitened now.
         with running_on(detector, context.fast_runtime(detector.network, detector.network_size)):
             measured = [
@@ -126,18 +128,33 @@ class _Training:
         """Score each image by a bank of others, then train on all; return the scores."""
         detector, context = self._detector, self._context
         with running_on(detector, context.fast_runtime(detector.network, detector.network_size)):
-            self.facts["features by"] = detector.runtime.name
+            self._announce()
             patches = all_patches(detector, self._images, context)
-        features = [each.features.cpu() for each in patches]
         measured: list[Measured] = []
         for fold in np.array_split(self._order, min(len(self._order), _FOLDS)):
             context.progress("calibration", len(measured), len(self._order), "images")
-            others = torch.cat([features[number] for number in np.setdiff1d(self._order, fold)])
-            measured += self._measured(fold, patches, others)
+            measured += self._measured(
+                fold, patches, self._sample(patches, np.setdiff1d(self._order, fold))
+            )
         context.progress("calibration", len(self._order), len(self._order), "images")
-        self._fit(self._whiten(torch.cat(features)))
+        self._fit(self._whiten(self._sample(patches, self._order)))
         detector.set_units(measured)
         return detector.held_out_scores(measured), self._order[:0]
+
+    def _sample(self, patches: Sequence[Patches], numbers: NDArray[np.int64]) -> Tensor:
+        """Return patches (N, D) of some images."""
+        return sample((patches[number].features for number in numbers), len(numbers), self._random)
+
+    def _announce(self) -> None:
+        """Announce the plan with the time of the network, which the next steps use."""
+        detector = self._detector
+        self.facts["features by"] = detector.runtime.name
+        blank = [torch.zeros(3, *self._planned.input)]
+        detector.patches(blank)  # allocates memory
+        began = time.perf_counter()
+        detector.patches(blank)
+        network_ms = 1000 * (time.perf_counter() - began)
+        self._context.announce(self._planned.describe(len(self._images), network_ms))
 
     def _measured(
         self, fold: NDArray[np.int64], patches: Sequence[Patches], others: Tensor
@@ -160,22 +177,22 @@ class _Training:
         with torch.inference_mode():
             return [detector.measure(each) for each in chosen]
 
-    def _whiten(self, sample: Tensor) -> Tensor:
-        """Whiten the detector's features and a sample of patches (N, D), if the settings ask for it."""
-        if not self._detector.settings["whitened"]:
-            self._detector.measure_embedding_whitening(sample)
-            return sample
-        whitening = Whitening.fit(sample)
+    def _whiten(self, patches: Tensor) -> Tensor:
+        """Whiten the detector's features and patches (N, D), if the settings ask for it."""
+        if not self._planned.settings.whitened:
+            self._detector.measure_embedding_whitening(patches)
+            return patches
+        whitening = Whitening.fit(patches)
         self._detector.set_whitening(whitening)
-        return whitening.apply(sample)
+        return whitening.apply(patches)
 
-    def _fit(self, sample: Tensor) -> None:
+    def _fit(self, patches: Tensor) -> None:
         """Build the bank from patches (N, D)."""
-        keep, context = self._bank_size(len(sample)), self._context
-        picks = self._coreset(sample, lambda done: context.progress("coreset", done, keep, "patches"))
-        self._detector.set_memory_bank(sample[picks])
+        keep, context = self._bank_size(len(patches)), self._context
+        picks = self._coreset(patches, lambda done: context.progress("coreset", done, keep, "patches"))
+        self._detector.set_memory_bank(patches[picks])
         self._detector.find_supports(lambda done: context.progress("supports", done, keep, "entries"))
-        self.facts["bank"] = f"{keep} of {len(sample)} patches"
+        self.facts["bank"] = f"{keep} of {len(patches)} patches"
 
     def _chosen(self, numbers: NDArray[np.int64]) -> list[ReadImage]:
         return [self._images[number] for number in numbers]
@@ -190,15 +207,15 @@ class _Training:
         kept = min(int(patches * settings.coreset_ratio), settings.max_entries)
         return max(min(settings.neighbors, patches), kept, 1)
 
-    def _coreset(self, sample: Tensor, on_picks: Callable[[int], None]) -> Tensor:
+    def _coreset(self, patches: Tensor, on_picks: Callable[[int], None]) -> Tensor:
         """Return the row numbers to keep of patches (N, D)."""
         on_picks(0)
         device = self._context.device
         with torch.inference_mode():
-            points = sample.to(device) if fits_on_device(sample, device) else sample
-            first = int(self._random.integers(len(sample)))
+            points = patches.to(device) if fits_on_device(patches, device) else patches
+            first = int(self._random.integers(len(patches)))
             picks = greedy_coreset(
-                points, self._bank_size(len(sample)), first, device=device, on_picks=on_picks
+                points, self._bank_size(len(patches)), first, device=device, on_picks=on_picks
             )
         return torch.tensor(picks)
 
