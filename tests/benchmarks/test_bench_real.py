@@ -158,15 +158,18 @@ def test_trials_without_a_partner_or_figure_are_left_out_of_differences() -> Non
 
 def test_tables_show_means_differences_and_sets() -> None:
     trials = [
-        make_trial(BASELINE, "a", 0, image_auroc=0.5, detection_rate=0.25, false_reject_rate=0.0),
+        make_trial(
+            BASELINE, "a", 0, image_auroc=0.5, detection_rate=0.25, false_reject_rate=0.0, region_iou=0.3
+        ),
         make_trial(BASELINE, "b", 0, image_auroc=0.7, detection_rate=0.75, false_reject_rate=0.1),
         make_trial("other", "a", 0, image_auroc=0.6, detection_rate=0.25, false_reject_rate=0.0),
         make_trial("other", "b", 0, image_auroc=0.8, detection_rate=1.0, false_reject_rate=0.1),
     ]
     lines = list(tables(VariantComparison(trials), BASELINE))
-    assert f"| {BASELINE} | 0.600 [0.500, 0.700] | 50 % | 5 % | - | - | - | - | - | - |" in lines
+    assert f"| {BASELINE} | 0.600 [0.500, 0.700] | 50 % | 5 % | - | - | - | - | 0.30 | - | - | - |" in lines
     assert any(line.startswith("| other | +0.100 [+0.100, +0.100] (2 of 2) | - | +0.125") for line in lines)
     assert "| a | 0.500, -, 25 % at 0 % | 0.600, -, 25 % at 0 % |" in lines
+    assert "| a | -, 0.30, - | -, -, - |" in lines
 
 
 def test_search_figures_are_precision_among_the_other_images() -> None:

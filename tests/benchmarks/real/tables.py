@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of a comparison, in Markdown."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tests.benchmarks.real.comparison import VariantComparison
@@ -49,6 +49,8 @@ COLUMNS = (
     Column("best F1", "best_f1", _ratio),
     Column("pixel AUROC", "pixel_auroc", _share),
     Column("AUPRO", "aupro", _share, with_interval=True),
+    Column("region IoU", "region_iou", _ratio),
+    Column("peaks on defect", "peak_on_defect_rate", _percent),
     Column("P@5", "search_p5", _share),
     Column("class P@5", "class_p5", _share),
 )
@@ -69,7 +71,42 @@ COMPARED = (
     Column("AUPRO", "aupro", _share),
     Column("detected", "detection_rate", _share),
     Column("false rejects", "false_reject_rate", _share),
+    Column("region IoU", "region_iou", _share),
     Column("P@5", "search_p5", _share),
+)
+
+
+@dataclass(frozen=True)
+class SetTable:
+    """A table of one cell for each set and variant."""
+
+    title: str
+    cell: Sequence[Column]
+    joined: str
+    """Format of the cell from its figures."""
+
+
+BY_SET = (
+    SetTable(
+        "Each set: image AUROC, AUPRO, and share detected at the share of false rejects:",
+        (
+            Column("image AUROC", "image_auroc", _share),
+            Column("AUPRO", "aupro", _share),
+            Column("detected", "detection_rate", _percent),
+            Column("false rejects", "false_reject_rate", _percent),
+        ),
+        "{}, {}, {} at {}",
+    ),
+    SetTable(
+        "Regions of detected defects in each set: median of found over true area, median intersection over "
+        "union, and share of images whose first peak is on the defect:",
+        (
+            Column("area", "region_area_ratio", _ratio),
+            Column("IoU", "region_iou", _ratio),
+            Column("peaks", "peak_on_defect_rate", _percent),
+        ),
+        "{}, {}, {}",
+    ),
 )
 
 
@@ -94,10 +131,11 @@ def tables(comparison: VariantComparison, baseline: str) -> Iterator[str]:
         )
         yield ""
         yield from _differences(comparison, baseline)
-    yield ""
-    yield "Each set: image AUROC, AUPRO, and share detected at the share of false rejects:"
-    yield ""
-    yield from _by_set(comparison)
+    for table in BY_SET:
+        yield ""
+        yield table.title
+        yield ""
+        yield from _by_set(comparison, table)
 
 
 def _means(comparison: VariantComparison, columns: tuple[Column, ...]) -> Iterator[str]:
@@ -136,22 +174,13 @@ def _differences(comparison: VariantComparison, baseline: str) -> Iterator[str]:
         yield f"| {variant} | {' | '.join(cells)} |"
 
 
-def _by_set(comparison: VariantComparison) -> Iterator[str]:
+def _by_set(comparison: VariantComparison, table: SetTable) -> Iterator[str]:
     yield f"| set | {' | '.join(comparison.variants)} |"
     yield "|---" * (len(comparison.variants) + 1) + "|"
     for name in comparison.sets:
         cells = []
         for variant in comparison.variants:
-            auroc, aupro, detected, rejected = (
-                comparison.of_set(variant, name, figure)
-                for figure in ("image_auroc", "aupro", "detection_rate", "false_reject_rate")
-            )
-            cells.append(
-                f"{_or_absent(auroc, _share)}, {_or_absent(aupro, _share)}, "
-                f"{_or_absent(detected, _percent)} at {_or_absent(rejected, _percent)}"
-            )
+            values = ((column, comparison.of_set(variant, name, column.figure)) for column in table.cell)
+            shown = (_ABSENT if value is None else column.format(value) for column, value in values)
+            cells.append(table.joined.format(*shown))
         yield f"| {name} | {' | '.join(cells)} |"
-
-
-def _or_absent(value: float | None, style: Callable[[float], str]) -> str:
-    return _ABSENT if value is None else style(value)
