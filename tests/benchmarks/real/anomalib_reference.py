@@ -2,8 +2,8 @@
 """anomalib's own PatchCore as an outside reference, at the geometry and on the backbone of ours.
 
 Features, search, image score and anomaly map are those of anomalib's ``PatchcoreModel``. Preprocessing, the
-weights of the backbone and the picks of the coreset are the product's: anomalib's selection of a coreset
-would take minutes for each set. Nothing else of the product is used.
+scale, the weights of the backbone and the method of the coreset are the product's: anomalib's selection of
+a coreset would take minutes for each set. Large inputs are not cut into tiles.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +25,8 @@ from blemish_core.detectors.patchcore import settings as patchcore
 from blemish_core.detectors.patchcore.detector import PatchCore
 from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
+from blemish_core.detectors.patchcore.training.features import MOST_PATCHES
+from blemish_core.detectors.patchcore.training.plan import plan
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.detectors.registry import Algorithm
 
@@ -37,38 +39,40 @@ class AnomalibPatchCore(TrainablePatchCore):
     name = "anomalib"
 
     def predict(self, inputs: Sequence[Tensor]) -> list[Prediction]:
-        with torch.inference_mode():
-            result = self.model.eval()(torch.stack(list(inputs)))
-        scores, maps = result.pred_score.flatten(), result.anomaly_map[:, 0]
-        return [
-            Prediction(float(score), each.numpy(), _NO_EMBEDDING)
-            for score, each in zip(scores, maps, strict=True)
-        ]
+        return [self._predict_one(image) for image in inputs]  # together their distances take gigabytes
 
-    def embedded(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Return the patches (P, D) of anomalib's model in training, of inputs of one shape."""
+    def embedded(self, image: Tensor) -> Tensor:
+        """Return the patches (P, D) of anomalib's model in training, of an input (3, h, w)."""
         with torch.inference_mode():
-            patches: Tensor = self.model.train()(torch.stack(list(inputs)))
+            patches: Tensor = self.model.train()(image[None])
         self.model.eval()
         return patches
+
+    def _predict_one(self, image: Tensor) -> Prediction:
+        with torch.inference_mode():
+            result = self.model.eval()(image[None])
+        return Prediction(float(result.pred_score), result.anomaly_map[0, 0].numpy(), _NO_EMBEDDING)
 
 
 def train(
     settings: PatchCoreSettings, images: Sequence[ReadImage], context: TrainingContext
 ) -> TrainingResult:
     """Train on good images and calibrate on those that are held out."""
-    detector = AnomalibPatchCore(settings, context.device)
+    planned = plan(settings, images).settings
+    detector = AnomalibPatchCore(planned, context.device)
     detector.load_pretrained(context.weights)
     random = np.random.default_rng(context.seed)
     order = random.permutation(len(images))
     held_out = order[: max(1, held_out_count(len(images), context.target_false_reject_rate))]
     learned = order[len(held_out) :]
-    patches = []
+    quota = MOST_PATCHES // len(learned)
+    sampled = []
     for done, number in enumerate(learned):
         context.progress("features", done, len(learned), "images")
-        patches.append(detector.embedded([detector.prepare(images[number]())]))
-    points = torch.cat(patches)
-    keep = max(1, int(settings.coreset_ratio * len(points)))
+        patches = detector.embedded(detector.prepare(images[number]()))
+        sampled.append(patches[torch.from_numpy(random.permutation(len(patches))[:quota])])
+    points = torch.cat(sampled)
+    keep = max(1, min(int(planned.coreset_ratio * len(points)), planned.max_entries))
     picks = greedy_coreset(
         points,
         keep,
@@ -95,5 +99,5 @@ def _load(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], device: st
 
 
 ANOMALIB = Algorithm(
-    "anomalib", "anomalib's PatchCore", PatchCoreSettings, train, _load, patchcore.MIN_IMAGES
+    "anomalib", "anomalib's PatchCore", patchcore.requested, train, _load, patchcore.MIN_IMAGES
 )
