@@ -47,7 +47,12 @@ def test_training_writes_a_card(client: Client, tile_model: str) -> None:
     assert 0 < card.metrics.aupro < 1
     assert card.calibration.threshold > 0
     assert {"torch", "anomalib"} <= set(card.libraries)
-    assert card.training == {"features by": "openvino", "weighed by": "64 copies altered, 64 disturbed"}
+    assert card.training == {
+        "features by": "openvino",
+        "scale": "2, from the size of the images",
+        "input": "256 x 256 px, 1024 patches",
+        "bank": "1638 of 16384 patches",
+    }
     assert card.dataset_snapshot == client.dataset("tile").snapshot
 
 
