@@ -49,8 +49,6 @@ def job_context(folder: Path, images: int) -> JobContext:
         device="cpu",
         runtime=RuntimeChoice(),
         max_feature_bytes=4 << 30,
-        scratch=folder / "scratch",
-        max_scratch_bytes=0,
         checkpoints=folder / "checkpoints",
         photographs=None,
     )

@@ -30,8 +30,6 @@ def make_job_context(folder: Path, index: SearchIndex | None = None) -> JobConte
         device="cpu",
         runtime=RuntimeChoice(),
         max_feature_bytes=1 << 30,
-        scratch=folder / "scratch",
-        max_scratch_bytes=1 << 30,
         checkpoints=folder / "checkpoints",
         photographs=None,
     )

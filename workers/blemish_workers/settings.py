@@ -34,14 +34,8 @@ class WorkerSettings(StackSettings):
     or used by a job are always kept."""
 
     max_feature_bytes: int = Field(4 << 30, ge=1 << 20)
-    """Memory for the features of one training in bytes; features beyond it go to a file in ``scratch``."""
-
-    scratch: Path | None = None
-    """Folder for that file, on a disk; defaults to ``scratch`` in the store. The file is unlinked and
-    disappears with the process."""
-
-    max_scratch_bytes: int = Field(64 << 30, ge=0)
-    """Disk space for the features of one training in bytes; a training that needs more is rejected."""
+    """Memory for the features of one training in bytes. A training on few images keeps all of them and is
+    rejected if they need more. A training on many images keeps a sample."""
 
     photographs: Path | None = None
     """Folder of unrelated photographs that EfficientAD trains on; defaults to photographs from installed

@@ -198,10 +198,6 @@ class TrainingContext:
     """Factory of a runtime that is faster than torch on the device, from a network and its input size."""
     max_feature_bytes: int = 4 << 30
     """Most memory for the features of one training."""
-    scratch: Path | None = None
-    """Folder for features that exceed memory; None rejects them."""
-    max_scratch_bytes: int = 0
-    """Most disk space for the features of one training."""
     checkpoint: Path | None = None
     """Folder for the state from which the next attempt resumes; None keeps none."""
     photographs: Path | None = None

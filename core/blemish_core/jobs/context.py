@@ -36,9 +36,6 @@ class JobContext:
     """Runtime for published models, and for the exports of a training; training itself runs in torch."""
     max_feature_bytes: int
     """Memory for the features of one training, in bytes."""
-    scratch: Path
-    """Folder for features beyond ``max_feature_bytes``."""
-    max_scratch_bytes: int
     checkpoints: Path
     """Folder with one subfolder per job, from which a later attempt resumes."""
     photographs: Path | None

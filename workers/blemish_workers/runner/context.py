@@ -34,8 +34,6 @@ def make_job_context(settings: WorkerSettings, device: str) -> JobContext:
         device=device,
         runtime=settings.runtime_choice,
         max_feature_bytes=settings.max_feature_bytes,
-        scratch=settings.scratch or settings.store / "scratch",
-        max_scratch_bytes=settings.max_scratch_bytes,
         checkpoints=settings.checkpoints,
         photographs=settings.photographs,
     )

@@ -68,8 +68,6 @@ def fit(
             device=context.device,
             fast_runtime=partial(faster_runtime, context.device, context.runtime),
             max_feature_bytes=context.max_feature_bytes,
-            scratch=context.scratch,
-            max_scratch_bytes=context.max_scratch_bytes,
             checkpoint=context.checkpoints / job,
             photographs=context.photographs,
             warn=reporter.warn,
