@@ -166,7 +166,8 @@ def test_tables_show_means_differences_and_sets() -> None:
         make_trial("other", "b", 0, image_auroc=0.8, detection_rate=1.0, false_reject_rate=0.1),
     ]
     lines = list(tables(VariantComparison(trials), BASELINE))
-    assert f"| {BASELINE} | 0.600 [0.500, 0.700] | 50 % | 5 % | - | - | - | - | 0.30 | - | - | - |" in lines
+    assert f"| {BASELINE} | 0.600 [0.500, 0.700] | 50 % | 5 % | - | - | - | - | - | - |" in lines
+    assert f"| {BASELINE} | - | 0.300 | - |" in lines
     assert any(line.startswith("| other | +0.100 [+0.100, +0.100] (2 of 2) | - | +0.125") for line in lines)
     assert "| a | 0.500, -, 25 % at 0 % | 0.600, -, 25 % at 0 % |" in lines
     assert "| a | -, 0.30, - | -, -, - |" in lines

@@ -49,8 +49,6 @@ COLUMNS = (
     Column("best F1", "best_f1", _ratio),
     Column("pixel AUROC", "pixel_auroc", _share),
     Column("AUPRO", "aupro", _share, with_interval=True),
-    Column("region IoU", "region_iou", _ratio),
-    Column("peaks on defect", "peak_on_defect_rate", _percent),
     Column("P@5", "search_p5", _share),
     Column("class P@5", "class_p5", _share),
 )
@@ -106,6 +104,11 @@ BY_SET = (
             Column("peaks", "peak_on_defect_rate", _percent),
         ),
         "{}, {}, {}",
+    ),
+    SetTable(
+        "Search in each set: P@5 of good or defective, and of the defect class:",
+        (Column("P@5", "search_p5", _share), Column("class P@5", "class_p5", _share)),
+        "{}, {}",
     ),
 )
 
