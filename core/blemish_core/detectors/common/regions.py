@@ -77,7 +77,7 @@ def describe_region(patches: PatchFeatures, mask: NDArray[np.bool_], threshold: 
         threshold: pixel threshold of anomaly maps.
 
     Raises:
-        InvalidRequest: if the mask is empty, or covers no patch.
+        InvalidRequest: if the mask is empty, or covers no patch that the model looks at.
     """
     rows, columns = patches.anomaly.shape
     margin = patches.margin
@@ -93,6 +93,10 @@ def describe_region(patches: PatchFeatures, mask: NDArray[np.bool_], threshold: 
         )
     chosen = torch.from_numpy(shares >= min(0.5, most))
     anomaly, deviations = patches.anomaly[chosen], patches.deviations[chosen]  # (P,), (P, D)
+    if not deviations.any():
+        raise InvalidRequest(
+            "the mask of the model ignores the whole region; choose another one", field="region"
+        )
     together = pooled(deviations[None], anomaly[None], patches.spread)
     # An image scores more or less than its worst patch; the region does so by the same difference.
     score = patches.prediction.score - float(patches.anomaly.max() - anomaly.max())

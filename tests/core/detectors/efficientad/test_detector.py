@@ -391,6 +391,10 @@ def test_patches_that_a_mask_ignores_are_similar_to_nothing(
     length = patches.deviations.norm(dim=2)
     assert (length[:, :28] == 0).all()
     assert (length[:, 28:] > 0).all()
+    ignored = np.zeros((256, 256), bool)
+    ignored[60:90, 60:90] = True
+    with pytest.raises(InvalidRequest, match="ignores the whole region"):
+        describe_region(patches, ignored, threshold=1.0)
 
 
 def test_region_is_masked_like_the_frame(training: TrainingResult) -> None:
