@@ -42,6 +42,23 @@ def patch_looks(looks: Tensor, grid: tuple[int, int]) -> Tensor:
     return _counted(functional.adaptive_avg_pool2d(looks.float()[None], grid)[0])
 
 
+def on_grid(values: Tensor, looks: Tensor | None, grid: tuple[int, int], ignored: float) -> Tensor:
+    """Return values (P, ...) of the patches that count on their grid, (rows, columns, ...).
+
+    Args:
+        values: values of the patches, row by row.
+        looks: mask (h, w) of the input; None if all patches count.
+        grid: rows and columns of all patches.
+        ignored: value of the others.
+    """
+    rest = values.shape[1:]
+    if looks is None:
+        return values.reshape(*grid, *rest)
+    full = values.new_full((*grid, *rest), ignored)
+    full[patch_looks(looks, grid).to(full.device)] = values
+    return full
+
+
 def hide_ignored(maps: Tensor, looks: Tensor) -> Tensor:
     """Return maps (..., h, w) with their lowest value outside of ``looks`` (h, w)."""
     lowest = maps[..., looks].amin(dim=-1)[..., None, None]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from blemish_core.detectors.base import Image, PatchFeatures, Prediction
 from blemish_core.detectors.common.anomaly_map import BLUR, anomaly_map
 from blemish_core.detectors.common.embedding import embeddings, pooled, take_score_scale
-from blemish_core.detectors.common.masking import split_looks
+from blemish_core.detectors.common.masking import hide_ignored, on_grid, patch_looks, split_looks
 from blemish_core.detectors.common.torch_runtime import RuntimeHolder
 from blemish_core.detectors.patchcore.memory_bank import MemoryBank
 from blemish_core.detectors.patchcore.network import PatchCoreNetwork
@@ -34,20 +34,24 @@ _NEAR = 0.1
 """Quantile of an image's distances that shows how far its undamaged patches lie."""
 _PRIOR = 0.3
 """Weight of the typical mean distance, which steadies images with nearly no distance elsewhere."""
+_LEAST_WEIGHT = 1e-3
+"""Weight of counted patches below which a pixel has no value of its own."""
 _MOST_UNIT = 3.0
 """Largest unit. An image that is farther away than that as a whole is anomalous."""
 
 
 @dataclass(frozen=True)
 class Patches:
-    """The patches of one image."""
+    """The patches of one image, without those that a mask ignores."""
 
     features: Tensor
     """(P, D)."""
     grid: tuple[int, int]
-    """Rows and columns of the P patches."""
+    """Rows and columns of all patches of the image."""
     size: Size
     """Size of the input that they come from."""
+    looks: Tensor | None = None
+    """Mask of the input, bool (h, w); None if the P patches are all of the grid, row by row."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,11 @@ class Measured:
     distances: Tensor
     """(P,), distances of its patches."""
     grid: tuple[int, int]
-    """Rows and columns of the P patches."""
+    """Rows and columns of all patches of the image."""
     size: Size
     """Size of the input."""
+    looks: Tensor | None = None
+    """Mask of the input, see ``Patches``."""
 
 
 @dataclass(frozen=True)
@@ -190,11 +196,14 @@ class PatchCore(RuntimeHolder):
             return [self._with_features(self._score(patches)) for patches in self.patches(inputs)]
 
     def patches(self, inputs: Sequence[Tensor]) -> list[Patches]:
-        """Return the patches of each input, on the detector's device."""
-        images, _ = split_looks(inputs)
+        """Return the patches of each input that its mask does not ignore, on the detector's device."""
+        images, looks = split_looks(inputs)
+        found = zip(images, looks, tiled_features(self.runtime, images), strict=True)
         return [
-            Patches(features.flatten(1).T.to(self._device).contiguous(), _shape(features), _size(image))
-            for image, features in zip(images, tiled_features(self.runtime, images), strict=True)
+            Patches(
+                _counted(features, seen).to(self._device).contiguous(), _shape(features), _size(image), seen
+            )
+            for image, seen, features in found
         ]
 
     def score_patches(self, patches: Patches) -> Prediction:
@@ -212,19 +221,16 @@ class PatchCore(RuntimeHolder):
     def measure(self, patches: Patches) -> Measured:
         """Return the distances of an image to the memory bank."""
         settings = self._settings
-        nearest = self._bank.nearest(patches.features, patches.grid, self._expected, settings.farthest)
+        grid = patches.grid if patches.looks is None else None
+        nearest = self._bank.nearest(patches.features, grid, self._expected, settings.farthest)
         score = self._bank.image_score(patches.features, nearest, settings.neighbors)
-        return Measured(score, nearest.distances, patches.grid, patches.size)
+        return Measured(score, nearest.distances, patches.grid, patches.size, patches.looks)
 
     def _in_units(self, measured: Measured) -> tuple[Tensor, Tensor, Tensor]:
         """Return the score (), distances (P,) and map (h, w) of an image, in its unit of distance."""
         unit = self._unit(measured.distances)
         distances = measured.distances / unit
-        return (
-            measured.score / unit,
-            distances,
-            anomaly_map(distances.reshape(measured.grid), measured.size, BLUR),
-        )
+        return measured.score / unit, distances, _map(distances, measured)
 
     def _unit(self, distances: Tensor) -> Tensor:
         """Return the distance that counts as 1 in an image, (), from the distances (P,) of its patches.
@@ -240,11 +246,13 @@ class PatchCore(RuntimeHolder):
 
     def _with_features(self, scored: "_Scored") -> PatchFeatures:
         patches = scored.patches
-        deviations = ((patches.features - self._center) @ self._whitening).cpu()
+        deviations = (patches.features - self._center) @ self._whitening
+        # Patches that the mask ignores are similar to nothing, and no anomaly.
+        looks, grid, distances = patches.looks, patches.grid, scored.distances
         return PatchFeatures(
             scored.prediction,
-            deviations.reshape(*patches.grid, -1),
-            scored.distances.reshape(patches.grid).cpu(),
+            on_grid(deviations, looks, grid, 0.0).cpu(),
+            on_grid(distances, looks, grid, float(distances.min())).cpu(),
             self._spread.cpu(),
             self._score_scale.cpu(),
             margin=0,
@@ -265,6 +273,27 @@ class PatchCore(RuntimeHolder):
             self._expected = self._expected.to(self._device)
         if self._typical is not None:
             self._typical = self._typical.to(self._device)
+
+
+def _counted(features: Tensor, looks: Tensor | None) -> Tensor:
+    """Return the patches (P, D) of features (D, rows, columns) that a mask (h, w) does not ignore."""
+    patches = features.flatten(1).T
+    if looks is None:
+        return patches
+    return patches[patch_looks(looks, _shape(features)).flatten().to(patches.device)]
+
+
+def _map(distances: Tensor, measured: Measured) -> Tensor:
+    """Return the anomaly map (h, w) of distances (P,), lowest where the mask ignores the input."""
+    grid, size, looks = measured.grid, measured.size, measured.looks
+    if looks is None:
+        return anomaly_map(distances.reshape(grid), size, BLUR)
+    # The blur takes the mean of patches that count: others would lower it next to them.
+    ones = torch.ones_like(distances)
+    weights = anomaly_map(on_grid(ones, looks, grid, 0.0), size, BLUR)
+    sums = anomaly_map(on_grid(distances, looks, grid, 0.0), size, BLUR)
+    means = torch.where(weights > _LEAST_WEIGHT, sums / weights.clamp_min(_LEAST_WEIGHT), distances.min())
+    return hide_ignored(means, looks.to(means.device))
 
 
 def _shape(features: Tensor) -> tuple[int, int]:

@@ -67,10 +67,7 @@ def test_bank_holds_only_patches_that_the_model_looks_at(masked: Detector) -> No
 
 def test_ignored_pixels_influence_no_prediction(masked: Detector) -> None:
     first, second, third = masked.predict(
-        [
-            masked.prepare(image)
-            for image in (stripes(90), stripes(90, left=IGNORED), stripes(90, spot=8))
-        ]
+        [masked.prepare(image) for image in (stripes(90), stripes(90, left=IGNORED), stripes(90, spot=8))]
     )
     assert first.score == second.score
     np.testing.assert_array_equal(first.anomaly_map, second.anomaly_map)

@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -173,7 +174,7 @@ class _Training:
         detector.set_memory_bank(others[self._coreset(others, keep_alive)])
         chosen = [patches[number] for number in fold]
         if whitening is not None:
-            chosen = [Patches(whitening.apply(each.features), each.grid, each.size) for each in chosen]
+            chosen = [replace(each, features=whitening.apply(each.features)) for each in chosen]
         with torch.inference_mode():
             return [detector.measure(each) for each in chosen]
 
