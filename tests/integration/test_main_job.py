@@ -194,6 +194,7 @@ def test_watching_shows_the_phases_to_the_end(client: Client, surfaces: Path, ti
     assert [job.revision for job in seen] == sorted({job.revision for job in seen})
     assert [phase.name for phase in seen[-1].phases] == [
         "check",
+        "copies",
         "features",
         "coreset",
         "calibration",

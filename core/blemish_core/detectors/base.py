@@ -178,6 +178,8 @@ class TrainingResult:
     """Details of the training for the model's card."""
     held_out_indices: tuple[int, ...] = ()
     """Indices of the images that ``held_out_scores`` come from; empty after cross-calibration."""
+    copies: tuple[tuple[int, ...], ...] = ()
+    """Groups of images that show one piece, as ascending indices."""
 
 
 ReadImage = Callable[[], Image]

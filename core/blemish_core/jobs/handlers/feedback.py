@@ -21,8 +21,8 @@ _PAGE = 500
 _GOOD = one_of("label", [Label.FALSE_ALARM, Label.GOOD])
 
 
-def load_good_images(context: JobContext, spec: TrainSpec, reporter: JobReporter) -> list[ReadImage]:
-    """Return readers of the images labelled as false alarms or good, each content once.
+def load_good_images(context: JobContext, spec: TrainSpec, reporter: JobReporter) -> dict[str, ReadImage]:
+    """Return readers of the images labelled as false alarms or good by item, each content once.
 
     Images of the dataset are left out: they are trained on already, or measured on later.
 
@@ -60,7 +60,7 @@ def load_good_images(context: JobContext, spec: TrainSpec, reporter: JobReporter
     if unreadable:
         summary += f"; skipped {unreadable} that cannot be read any more"
     reporter.warn(summary)
-    return [partial(_read, context, version, item) for item in found.values()]
+    return {f"item {item.id}": partial(_read, context, version, item) for item in found.values()}
 
 
 def _labelled_good(context: JobContext, version: ModelRef, reporter: JobReporter) -> Iterator[Item]:

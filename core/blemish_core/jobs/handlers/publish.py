@@ -24,6 +24,8 @@ from blemish_core.models.loading import write_weights
 from blemish_core.runtimes.card import RuntimeCard
 from blemish_core.runtimes.choice import INT8, OPENVINO, TORCH
 
+_NAMED_GROUPS, _NAMED_COPIES = 5, 2  # enough to look at
+
 
 @dataclass(frozen=True)
 class TrainingSet:
@@ -32,6 +34,8 @@ class TrainingSet:
     dataset: Dataset
     """Record of the dataset before its images were read."""
     reads: Sequence[ReadImage]
+    names: Sequence[str]
+    """Name of each image of ``reads`` for people."""
     skipped: int
     """Number of images that cannot be read."""
 
@@ -43,6 +47,20 @@ class TrainedModel:
     images: TrainingSet
     training: TrainingResult
     calibration: Calibration
+
+    @property
+    def copies(self) -> dict[str, str]:
+        """Return facts about good images that show the same piece, for the model's card."""
+        groups = self.training.copies
+        if not groups:
+            return {}
+        names = self.images.names
+        named = [", ".join(names[number] for number in group[:_NAMED_COPIES]) for group in groups]
+        count, more = sum(map(len, groups)), len(groups) - _NAMED_GROUPS
+        return {
+            "copies": f"{count} of {len(names)} good images show {len(groups)} pieces, which count once: "
+            f"{'; '.join(named[:_NAMED_GROUPS])}{f' and {more} more' if more > 0 else ''}"
+        }
 
 
 def publish(
@@ -118,7 +136,7 @@ class _BundleWriter:
                 skipped=images.skipped,
             ),
             mask=None if mask is None else mask.summary(),
-            training=training.facts,
+            training={**training.facts, **self.trained.copies},
             calibration=calibration,
             metrics=self.evaluation.metrics if self.evaluation else None,
             runtimes=self.runtimes,

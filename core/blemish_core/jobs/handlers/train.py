@@ -48,8 +48,9 @@ def load_training_images(context: JobContext, spec: TrainSpec, reporter: JobRepo
     if (warning := reader.warning()) is not None:
         reporter.warn(warning)
     reads = [partial(reader.read_strict, image) for image in readable]
-    feedback = load_good_images(context, spec, reporter) if spec.false_alarms_of else []
-    return TrainingSet(dataset, [*reads, *feedback], reader.skipped)
+    feedback = load_good_images(context, spec, reporter) if spec.false_alarms_of else {}
+    names = [*(image.path for image in readable), *feedback]
+    return TrainingSet(dataset, [*reads, *feedback.values()], names, reader.skipped)
 
 
 def fit(

@@ -20,7 +20,7 @@ from blemish_core.detectors.base import (
 )
 from blemish_core.detectors.common.embedding import temperature
 from blemish_core.detectors.common.masking import split_looks
-from blemish_core.detectors.common.split import held_out_count
+from blemish_core.detectors.common.split import split_images
 from blemish_core.detectors.efficientad import teacher as teachers
 from blemish_core.detectors.efficientad.network import patches_seen
 from blemish_core.detectors.efficientad.settings import MIN_IMAGES, EfficientAdSettings
@@ -63,12 +63,11 @@ def train(
     detector.model.teacher.load_state_dict(teacher.weights)
     others, source = photographs(context.photographs, context.weights / "imagenette")
 
-    order = np.random.default_rng(context.seed).permutation(len(images))
-    count = held_out_count(len(images), context.target_false_reject_rate)
-    held_out, learned = np.split(order, [count])
+    split = split_images(images, np.random.default_rng(context.seed), context)
+    held_out, learned = split.held_out, split.learned
     validation = held_out
-    if count >= _SHARED_BELOW:
-        validation, learned = np.split(learned, [ceil(count / 2)])
+    if len(held_out) >= _SHARED_BELOW:
+        validation, learned = split.validation(ceil(len(held_out) / 2))
     surface = TrainingImages(detector, images, context)
     _measure_teacher(detector.model, surface, learned, context)
     loop = TrainingLoop(detector, surface, learned, validation, others, context, settings)
@@ -89,6 +88,7 @@ def train(
         "held out",
         facts,
         tuple(held_out.tolist()),
+        split.copies,
     )
 
 

@@ -17,7 +17,7 @@ from blemish_core.detectors.base import (
     TrainingResult,
     running_on,
 )
-from blemish_core.detectors.common.split import held_out_count
+from blemish_core.detectors.common.split import Fold, Split, split_images
 from blemish_core.detectors.patchcore.detector import Measured, Patches
 from blemish_core.detectors.patchcore.settings import MIN_IMAGES, PatchCoreSettings
 from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
@@ -32,8 +32,7 @@ from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCo
 from blemish_core.detectors.patchcore.training.whitening import Whitening
 from blemish_core.platform.errors import FailedPrecondition
 
-_CROSS_CALIBRATE_BELOW = 20  # images; fewer are too few to hold some out
-_FOLDS = 5
+_CROSS_CALIBRATE_BELOW = 20  # pieces; fewer are too few to hold some out
 _GPU_SPARE_BYTES = 2 << 30  # for the blocks of a coreset
 
 
@@ -42,9 +41,9 @@ def train(
 ) -> TrainingResult:
     """Train on good images and calibrate on images held out of them.
 
-    With 20 images or more a fifth is held out, or as many as the target false-reject rate needs, but at
-    most a third. With fewer images each is scored by a detector trained on the others (cross-calibration),
-    and the published detector is trained on all of them.
+    With images of 20 pieces or more a fifth is held out, or as many as the target false-reject rate needs,
+    but at most a third. With fewer, each piece is scored by a detector trained on others
+    (cross-calibration), and the published detector is trained on all images.
 
     Held-out images guarantee the rate, because no score depends on them. Cross-calibration guarantees it
     for no distribution (Barber et al., arXiv:1905.02928, on the jackknife). It errs on the safe side,
@@ -65,10 +64,11 @@ def train(
     detector = TrainablePatchCore(planned.settings, context.device)
     detector.mask = context.mask
     detector.load_pretrained(context.weights)
+    random = np.random.default_rng(context.seed)
+    split = split_images(images, random, context, cross_calibrate_below=_CROSS_CALIBRATE_BELOW)
     context.progress("features", 0, len(images), "images")  # converting the network takes seconds
-    training = _Training(detector, planned, images, context)
-    few = len(images) < _CROSS_CALIBRATE_BELOW
-    scores, held_out = training.cross_calibrated() if few else training.held_out()
+    training = _Training(detector, planned, images, context, split, random)
+    scores = training.cross_calibrated() if split.folds else training.held_out()
     if not max(scores.scores) > 0:
         raise FailedPrecondition(
             f"the {len(images)} good images are identical, so their variation cannot be measured; upload "
@@ -78,10 +78,11 @@ def train(
     return TrainingResult(
         detector,
         scores,
-        len(images) - len(held_out),
-        "cross-calibration" if few else "held out",
+        len(split.learned),
+        "cross-calibration" if split.folds else "held out",
         training.facts,
-        tuple(held_out.tolist()),
+        tuple(split.held_out.tolist()),
+        split.copies,
     )
 
 
@@ -94,23 +95,24 @@ class _Training:
         planned: Plan,
         images: Sequence[ReadImage],
         context: TrainingContext,
+        split: Split,
+        random: np.random.Generator,
     ) -> None:
         self._detector = detector
         self._planned = planned
         self._images = images
         self._context = context
-        self._random = np.random.default_rng(context.seed)
-        self._order = self._random.permutation(len(images))
+        self._split = split
+        self._random = random
         height, width = planned.input
         self.facts = {
             "scale": f"{planned.settings.scale:.4g}, from {planned.reason}",
             "input": f"{width} x {height} px, {planned.patches} patches",
         }
 
-    def held_out(self) -> tuple[HeldOutScores, NDArray[np.int64]]:
-        """Train on most images; return scores and indices of the others."""
-        count = held_out_count(len(self._order), self._context.target_false_reject_rate)
-        held_out, learned = self._order[:count], self._order[count:]
+    def held_out(self) -> HeldOutScores:
+        """Train on the learned images; return scores of the held-out ones."""
+        held_out, learned = self._split.held_out, self._split.learned
         detector, context = self._detector, self._context
         with running_on(detector, context.fast_runtime(detector.network, detector.network_size)):
             self._announce()
@@ -123,24 +125,24 @@ class _Training:
                 for patches in patches_of(detector, self._chosen(held_out), context, "calibration")
             ]
         detector.set_units(measured)
-        return detector.held_out_scores(measured), held_out
+        return detector.held_out_scores(measured)
 
-    def cross_calibrated(self) -> tuple[HeldOutScores, NDArray[np.int64]]:
-        """Score each image by a bank of others, then train on all; return the scores."""
+    def cross_calibrated(self) -> HeldOutScores:
+        """Score an image of each piece by a bank of other pieces, then train on all; return the scores."""
         detector, context = self._detector, self._context
         with running_on(detector, context.fast_runtime(detector.network, detector.network_size)):
             self._announce()
             patches = all_patches(detector, self._images, context)
         measured: list[Measured] = []
-        for fold in np.array_split(self._order, min(len(self._order), _FOLDS)):
-            context.progress("calibration", len(measured), len(self._order), "images")
-            measured += self._measured(
-                fold, patches, self._sample(patches, np.setdiff1d(self._order, fold))
-            )
-        context.progress("calibration", len(self._order), len(self._order), "images")
-        self._fit(self._whiten(self._sample(patches, self._order)))
+        pieces = self._split.scored
+        for fold in self._split.folds:
+            context.progress("calibration", len(measured), pieces, "images")
+            others = np.setdiff1d(self._split.learned, fold.excluded)
+            measured += self._measured(fold, patches, self._sample(patches, others))
+        context.progress("calibration", pieces, pieces, "images")
+        self._fit(self._whiten(self._sample(patches, self._split.learned)))
         detector.set_units(measured)
-        return detector.held_out_scores(measured), self._order[:0]
+        return detector.held_out_scores(measured)
 
     def _sample(self, patches: Sequence[Patches], numbers: NDArray[np.int64]) -> Tensor:
         """Return patches (N, D) of some images."""
@@ -157,10 +159,8 @@ class _Training:
         network_ms = 1000 * (time.perf_counter() - began)
         self._context.announce(self._planned.describe(len(self._images), network_ms))
 
-    def _measured(
-        self, fold: NDArray[np.int64], patches: Sequence[Patches], others: Tensor
-    ) -> list[Measured]:
-        """Measure some images by a bank of the patches (N, D) of others."""
+    def _measured(self, fold: Fold, patches: Sequence[Patches], others: Tensor) -> list[Measured]:
+        """Measure the scored images of a fold by a bank of the patches (N, D) of others."""
         detector = self._detector
         # The whitening must not depend on the images to measure either.
         whitening = Whitening.fit(others) if detector.settings["whitened"] else None
@@ -169,10 +169,10 @@ class _Training:
 
         def keep_alive(picked: int) -> None:
             # Without counting: a cancellation takes effect here.
-            self._context.progress("calibration", 0, len(self._order), "images")
+            self._context.progress("calibration", 0, self._split.scored, "images")
 
         detector.set_memory_bank(others[self._coreset(others, keep_alive)])
-        chosen = [patches[number] for number in fold]
+        chosen = [patches[number] for number in fold.scored]
         if whitening is not None:
             chosen = [replace(each, features=whitening.apply(each.features)) for each in chosen]
         with torch.inference_mode():
