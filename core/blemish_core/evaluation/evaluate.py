@@ -14,6 +14,7 @@ from blemish_core.datasets import DatasetImage, DatasetStore
 from blemish_core.datasets.reading import ImageReader
 from blemish_core.detectors.base import Detector, Progress
 from blemish_core.evaluation.examples import Example, Selection
+from blemish_core.evaluation.good_shift import GoodShift, find_shift
 from blemish_core.evaluation.image_metrics import image_metrics
 from blemish_core.evaluation.metrics import GOOD, ClassMetrics, Interval, Metrics, best_f1_threshold
 from blemish_core.evaluation.pixel_grid import comparison_shape, scaled_map, scaled_mask
@@ -71,6 +72,8 @@ class Evaluation:
     """Scores of all readable images, sorted by path."""
     worst: tuple[ExampleImage, ...]
     best: tuple[ExampleImage, ...]
+    good_shift: GoodShift | None = None
+    """Good images that score higher than held-out ones, if any."""
 
     def scores(self, class_name: str) -> list[float]:
         """Return the scores of one class, by path."""
@@ -125,7 +128,15 @@ def evaluate(
                     outlines.add(image.class_name, regions, (image.height, image.width), mask)
             image_scores.append(ImageScore(image.path, image.class_name, prediction.score))
             selection.add(image, prediction.score, prediction.anomaly_map, mask)
-    for warning in (reader.warning(), masks.warning(), _ignored_warning(ignored)):
+    good_images = [each for each in image_scores if each.class_name == GOOD]
+    by_path = {image.path: image for image in images}
+    shift = find_shift(
+        calibration,
+        [each.score for each in good_images],
+        [partial(_seen, reader, by_path[each.path], detector.mask) for each in good_images],
+    )
+    warnings = (reader.warning(), masks.warning(), _ignored_warning(ignored), shift and shift.warning())
+    for warning in warnings:
         if warning is not None:
             warn(warning)
     scores: dict[str, list[float]] = {}
@@ -156,7 +167,12 @@ def evaluate(
         image_scores=tuple(image_scores),
         worst=_example_images(reader, selection.worst(), calibration, detector.mask),
         best=_example_images(reader, selection.best(), calibration, detector.mask),
+        good_shift=shift,
     )
+
+
+def _seen(reader: ImageReader, image: DatasetImage, mask: FrameMask | None) -> NDArray[np.uint8]:
+    return visible(reader.read_strict(image), mask)
 
 
 def _ignored_warning(paths: Sequence[str]) -> str | None:

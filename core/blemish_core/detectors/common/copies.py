@@ -30,6 +30,8 @@ _CANDIDATES = 20  # images that each image is compared with
 _SAMPLED = 24  # images from which the usual correlation of an image is taken
 _BLOCK = 256  # images whose candidates are found at once
 
+_NAMED_GROUPS, _NAMED_COPIES = 5, 2
+
 _LEAST_CORRELATION = 0.5
 _CERTAIN_CORRELATION = 0.95
 _FEW_IMAGES = 8  # fewer do not show what all of them share
@@ -58,6 +60,16 @@ def find_copies(images: Sequence[ReadImage], progress: Progress) -> tuple[tuple[
     near = _near_copies(thumbnails, lambda: progress("copies", len(images), len(images), "images"))
     pairs += [(distinct[one], distinct[other]) for one, other in near]
     return _connected(len(images), pairs)
+
+
+def describe_copies(copies: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+    """Return how many of the images ``names`` are copies, with some names of each of the first groups."""
+    groups = [", ".join(names[number] for number in group[:_NAMED_COPIES]) for group in copies]
+    more = len(copies) - _NAMED_GROUPS
+    return (
+        f"{sum(map(len, copies))} of {len(names)} good images show {len(copies)} pieces, which count once: "
+        f"{'; '.join(groups[:_NAMED_GROUPS])}{f' and {more} more' if more > 0 else ''}"
+    )
 
 
 class _Thumbnail:

@@ -11,6 +11,7 @@ from blemish_core.calibration import Calibration
 from blemish_core.datasets import Dataset
 from blemish_core.datasets.reading import ImageReader
 from blemish_core.detectors.base import ReadImage, TrainingResult
+from blemish_core.detectors.common.copies import describe_copies
 from blemish_core.detectors.registry import ALGORITHMS
 from blemish_core.evaluation.evaluate import Evaluation
 from blemish_core.evaluation.metrics import GOOD
@@ -23,8 +24,6 @@ from blemish_core.models.bundle import Manifest
 from blemish_core.models.loading import write_weights
 from blemish_core.runtimes.card import RuntimeCard
 from blemish_core.runtimes.choice import INT8, OPENVINO, TORCH
-
-_NAMED_GROUPS, _NAMED_COPIES = 5, 2  # enough to look at
 
 
 @dataclass(frozen=True)
@@ -47,20 +46,6 @@ class TrainedModel:
     images: TrainingSet
     training: TrainingResult
     calibration: Calibration
-
-    @property
-    def copies(self) -> dict[str, str]:
-        """Return facts about good images that show the same piece, for the model's card."""
-        groups = self.training.copies
-        if not groups:
-            return {}
-        names = self.images.names
-        named = [", ".join(names[number] for number in group[:_NAMED_COPIES]) for group in groups]
-        count, more = sum(map(len, groups)), len(groups) - _NAMED_GROUPS
-        return {
-            "copies": f"{count} of {len(names)} good images show {len(groups)} pieces, which count once: "
-            f"{'; '.join(named[:_NAMED_GROUPS])}{f' and {more} more' if more > 0 else ''}"
-        }
 
 
 def publish(
@@ -136,7 +121,7 @@ class _BundleWriter:
                 skipped=images.skipped,
             ),
             mask=None if mask is None else mask.summary(),
-            training={**training.facts, **self.trained.copies},
+            training={**training.facts, **self._findings()},
             calibration=calibration,
             metrics=self.evaluation.metrics if self.evaluation else None,
             runtimes=self.runtimes,
@@ -144,6 +129,13 @@ class _BundleWriter:
             sha256=sha256,
             size_bytes=size_bytes,
         )
+
+    def _findings(self) -> dict[str, str]:
+        """Return what the training found out about the images, for the model's card."""
+        copies = self.trained.training.copies
+        shift = self.evaluation.good_shift if self.evaluation else None
+        found = {"copies": describe_copies(copies, self.trained.images.names)} if copies else {}
+        return found | ({"test images": shift.warning()} if shift else {})
 
     def _export_runtimes(self, folder: Path) -> None:
         context, spec, training = self.context, self.spec, self.trained.training

@@ -12,7 +12,7 @@ from PIL import Image as PillowImage
 from scipy.ndimage import gaussian_filter
 
 from blemish_core.detectors.base import Image, ReadImage, silent
-from blemish_core.detectors.common.copies import find_copies
+from blemish_core.detectors.common.copies import describe_copies, find_copies
 
 SIZE = 160
 MARGIN = 8
@@ -144,3 +144,14 @@ def test_every_image_is_read_once_and_counted() -> None:
     assert read == list(range(10))
     assert counted[0] == (0, 10)
     assert counted[-1] == (10, 10)
+
+
+def test_description_counts_copies_and_names_some() -> None:
+    names = [f"{number}.png" for number in range(30)]
+    assert describe_copies([[0, 4, 7], [2, 3]], names) == (
+        "5 of 30 good images show 2 pieces, which count once: 0.png, 4.png; 2.png, 3.png"
+    )
+    assert describe_copies([[number, number + 7] for number in range(7)], names) == (
+        "14 of 30 good images show 7 pieces, which count once: "
+        "0.png, 7.png; 1.png, 8.png; 2.png, 9.png; 3.png, 10.png; 4.png, 11.png and 2 more"
+    )
