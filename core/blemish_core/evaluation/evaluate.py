@@ -135,8 +135,8 @@ def evaluate(
         [each.score for each in good_images],
         [partial(_seen, reader, by_path[each.path], detector.mask) for each in good_images],
     )
-    warnings = (reader.warning(), masks.warning(), _ignored_warning(ignored), shift and shift.warning())
-    for warning in warnings:
+    shifted = None if shift is None else shift.warning()
+    for warning in (reader.warning(), masks.warning(), _ignored_warning(ignored), shifted):
         if warning is not None:
             warn(warning)
     scores: dict[str, list[float]] = {}

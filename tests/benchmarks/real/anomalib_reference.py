@@ -20,7 +20,7 @@ from blemish_core.detectors.base import (
     TrainingContext,
     TrainingResult,
 )
-from blemish_core.detectors.common.split import held_out_count
+from blemish_core.detectors.common.split import split_images
 from blemish_core.detectors.patchcore import settings as patchcore
 from blemish_core.detectors.patchcore.detector import PatchCore
 from blemish_core.detectors.patchcore.settings import PatchCoreSettings
@@ -62,9 +62,8 @@ def train(
     detector = AnomalibPatchCore(planned, context.device)
     detector.load_pretrained(context.weights)
     random = np.random.default_rng(context.seed)
-    order = random.permutation(len(images))
-    held_out = order[: max(1, held_out_count(len(images), context.target_false_reject_rate))]
-    learned = order[len(held_out) :]
+    split = split_images(images, random, context)
+    held_out, learned = split.held_out, split.learned
     quota = MOST_PATCHES // len(learned)
     sampled = []
     for done, number in enumerate(learned):

@@ -35,17 +35,17 @@ def warned_share(held_out: int, tested: int, draw: Callable[[Generator, int], li
 
 
 def same(random: Generator, count: int) -> list[float]:
-    return random.normal(size=count).tolist()
+    return list(random.normal(size=count))
 
 
 def shifted(random: Generator, count: int) -> list[float]:
-    return random.normal(1.2, size=count).tolist()
+    return list(random.normal(1.2, size=count))
 
 
 def a_quarter_odd(random: Generator, count: int) -> list[float]:
     scores = random.normal(size=count)
     scores[: count // 4] += 6
-    return scores.tolist()
+    return list(scores)
 
 
 @pytest.mark.parametrize(("held_out", "tested"), [(4, 60), (19, 40), (60, 200), (150, 12)])
