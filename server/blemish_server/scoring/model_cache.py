@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -20,8 +20,6 @@ from blemish_core.detectors.base import Detector
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.frame_mask import visible
 from blemish_core.imaging.geometry import Size
-from blemish_core.localization.defect_region import DefectRegion, encode_mask, region_picture
-from blemish_core.localization.find_regions import find_regions
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationLog, Revision
 from blemish_core.models.loading import load_detector
@@ -31,6 +29,7 @@ from blemish_core.platform.names import ModelRef
 from blemish_core.runtimes.choice import RuntimeChoice
 from blemish_server.scoring.batcher import Batcher, BatchingPolicy, Timings
 from blemish_server.scoring.inspection import Capture, Inspection, ScoringRequest
+from blemish_server.scoring.localization import localized
 
 # Lifetime of a resolved name. Promotions by this server take effect at once.
 _RESOLVED_S = 0.25
@@ -381,24 +380,12 @@ def _inspect(detector: Detector, manifest: Manifest, batch: Sequence[Prepared]) 
             patches=features,
             notes=each.notes,
         )
-        inspections.append(inspection if each.pixels is None else _localize(inspection, each))
+        if each.pixels is not None:
+            inspection = localized(
+                inspection,
+                each.pixels,
+                false_reject_rate=each.request.false_reject_rate,
+                with_mask=each.request.with_mask,
+            )
+        inspections.append(inspection)
     return inspections
-
-
-def _localize(inspection: Inspection, prepared: Prepared) -> Inspection:
-    """Return the inspection with the outlines of its defects."""
-    request, rate = prepared.request, prepared.request.false_reject_rate
-    judged = inspection if rate is None else inspection.at_false_reject_rate(rate)
-    found: tuple[DefectRegion, ...] = ()
-    if judged.is_anomalous and prepared.pixels is not None:
-        calibration = judged.calibration
-        found = find_regions(
-            inspection.prediction.anomaly_map,
-            prepared.pixels,
-            calibration.pixel_threshold,
-            calibration.regions,
-        )
-    mask = region_picture(found, inspection.shape) if request.with_mask else None
-    if part := inspection.capture.image.region:
-        found = tuple(each.moved(part.left, part.top) for each in found)
-    return replace(inspection, regions=found, mask=b"" if mask is None else encode_mask(mask))

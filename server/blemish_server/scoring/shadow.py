@@ -27,6 +27,7 @@ from blemish_server.scoring.background_queue import BackgroundQueue
 from blemish_server.scoring.batcher import AdmissionLimit, Priority
 from blemish_server.scoring.frame_recorder import FrameRecorder
 from blemish_server.scoring.inspection import Inspection, QueueOptions, ScoringRequest
+from blemish_server.scoring.localization import localized_again
 from blemish_server.scoring.model_cache import ModelCache
 from blemish_server.scoring.scorer import Scorer
 
@@ -187,6 +188,7 @@ class Shadow:
     ) -> None:
         """Record an image on which the versions disagree."""
         capture, item = production.capture, ""
+        production = await asyncio.to_thread(localized_again, production, self._limits)
         if self._recorder.enqueue(production):
             data = await asyncio.to_thread(encode_image, capture.image, self._limits)
             item = item_name(item_id(comparison.production, hashlib.sha256(data).hexdigest()))

@@ -26,6 +26,7 @@ from blemish_server.scoring.inspection import (
     ScoringRequest,
     StoragePolicy,
 )
+from blemish_server.scoring.localization import localized_again
 from blemish_server.scoring.model_cache import ModelCache
 
 VERSION = ModelRef("tile", 1)
@@ -152,3 +153,13 @@ async def test_regions_of_a_part_are_in_px_of_the_whole_image(cache: ModelCache)
     mask = read_mask(inspection.mask)
     assert mask.shape == (40, 48)
     assert mask[36 - 20, 66 - 40]
+
+
+async def test_image_that_is_kept_later_is_outlined_then(cache: ModelCache) -> None:
+    limits = ImageLimits()
+    unknown = await inspect(cache, surface())
+    known = await inspect(cache, surface(), with_regions=True)
+    assert localized_again(unknown, limits).regions == known.regions
+    assert localized_again(known, limits) is known
+    normal = await inspect(cache, surface(shade=200))
+    assert localized_again(normal, limits) is normal
