@@ -57,7 +57,8 @@ def regions_to_json(inspection: Inspection) -> bytes:
 
 
 def _map_shape(manifest: Manifest) -> list[int]:
-    return [manifest.input_size, manifest.input_size]
+    # The inputs of a model with a scale follow the size of the frame.
+    return [-1, -1] if manifest.settings.get("scale") else [manifest.input_size, manifest.input_size]
 
 
 def _defect_class(inspection: Inspection) -> bytes:
@@ -198,16 +199,25 @@ def parse_timeout(request: Any) -> float:
 
 
 def inspections_to_proto(request: Any, inspections: Sequence[Inspection], names: Sequence[str]) -> Any:
-    """Return the response to a request: one tensor per output, its first dimension the images."""
+    """Return the response to a request: one tensor per output, its first dimension the images.
+
+    Raises:
+        InvalidRequest: if an output has another shape for each image, as maps of frames of several sizes.
+    """
     manifest = inspections[0].manifest
     response = pb.ModelInferResponse(
         model_name=manifest.model, model_version=str(manifest.version), id=request.id
     )
     for name in names:
         output = _OUTPUTS[name]
-        values: NDArray[Any] = np.stack(
-            [np.asarray(output.value(inspection), output.dtype) for inspection in inspections]
-        )
+        each = [np.asarray(output.value(inspection), output.dtype) for inspection in inspections]
+        if len({value.shape for value in each}) > 1:
+            raise InvalidRequest(
+                f"the images have outputs {name} of different sizes, which one tensor cannot hold; send "
+                "images of one size in a request",
+                field="inputs",
+            )
+        values: NDArray[Any] = np.stack(each)
         response.outputs.add(name=name, datatype=output.datatype, shape=values.shape)
         if output.datatype == "BYTES":
             response.raw_output_contents.append(_pack(values.tolist()))

@@ -10,7 +10,7 @@ the mean of a few patches. Scores equal those of anomalib's model on the same fe
 features with all three switched off.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -189,22 +189,23 @@ class PatchCore(RuntimeHolder):
 
     def predict(self, inputs: Sequence[Tensor]) -> list[Prediction]:
         with torch.inference_mode():
-            return [self._score(patches).prediction for patches in self.patches(inputs)]
+            return [self._score(patches).prediction for patches in self._each_patches(inputs)]
 
     def predict_with_patches(self, inputs: Sequence[Tensor]) -> list[PatchFeatures]:
         with torch.inference_mode():
-            return [self._with_features(self._score(patches)) for patches in self.patches(inputs)]
+            return [self._with_features(self._score(patches)) for patches in self._each_patches(inputs)]
 
     def patches(self, inputs: Sequence[Tensor]) -> list[Patches]:
         """Return the patches of each input that its mask does not ignore, on the detector's device."""
+        return list(self._each_patches(inputs))
+
+    def _each_patches(self, inputs: Sequence[Tensor]) -> Iterator[Patches]:
+        """Yield what ``patches`` returns: those of several large inputs need not be in memory at once."""
         images, looks = split_looks(inputs)
         found = zip(images, looks, tiled_features(self.runtime, images), strict=True)
-        return [
-            Patches(
-                _counted(features, seen).to(self._device).contiguous(), _shape(features), _size(image), seen
-            )
-            for image, seen, features in found
-        ]
+        for image, seen, features in found:
+            counted = _counted(features, seen).to(self._device).contiguous()
+            yield Patches(counted, _shape(features), _size(image), seen)
 
     def score_patches(self, patches: Patches) -> Prediction:
         """Score the patches of one image as anomalib's ``PatchcoreModel.forward`` does, and embed them."""

@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import sqrt
 from statistics import median
 
 from blemish_core.detectors.base import ReadImage
@@ -10,7 +11,8 @@ from blemish_core.detectors.patchcore.settings import DEFAULT_INPUT_SIZE, PatchC
 from blemish_core.imaging.geometry import Scale, Size, pixels_of, scale_for_defect, scale_for_side
 
 _MEASURED_IMAGES = 9
-_MOST_ENLARGED = 2
+_MOST_ENLARGED = 2.0
+_MOST_ENLARGED_PIXELS = 2 * DEFAULT_INPUT_SIZE**2
 PATCH_PX = 8 * 8
 """Area of a patch in the input, px."""
 
@@ -77,6 +79,15 @@ def _scale(settings: PatchCoreSettings, frame: Size, sizes: Sequence[Size]) -> t
         )
     if settings.input_size is not None:
         return scale_for_side(settings.input_size, sizes), "the requested input size"
-    # Enlarging small images much shows nothing new.
-    side = min(DEFAULT_INPUT_SIZE, _MOST_ENLARGED * min(frame))
-    return scale_for_side(side, sizes), "the size of the images"
+    return Scale(_automatic_factor(frame)), "the size of the images"
+
+
+def _automatic_factor(frame: Size) -> float:
+    """Return the factor that gives frames the default input size.
+
+    Small images are enlarged a little, and long ones not at all: it would cost time and show nothing new.
+    """
+    factor = min(DEFAULT_INPUT_SIZE / min(frame), _MOST_ENLARGED)
+    if factor <= 1:
+        return factor
+    return max(1.0, min(factor, sqrt(_MOST_ENLARGED_PIXELS / pixels_of(frame))))
