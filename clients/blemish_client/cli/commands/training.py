@@ -204,6 +204,11 @@ def train(
             mask=_read_mask(mask) if mask is not None else None,
             **_job_options(priority, max_run_minutes, max_memory_gib),
         )
+        if mask is not None and not job.train.HasField("mask"):
+            client.cancel(job)
+            raise Failure(
+                "the server is too old for masks, so the training was cancelled; update the server"
+            )
         _run_jobs(session, client, [job], detach=detach, as_json=as_json)
 
 

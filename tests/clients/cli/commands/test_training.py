@@ -126,3 +126,13 @@ def test_file_that_is_no_mask_is_rejected(
     missing = run("train", "tile", "--mask", tmp_path / "missing")
     assert (missing.exit_code, "cannot read" in missing.stderr) == (2, True)
     assert not fake.requests["CreateJob"]
+
+
+def test_training_without_its_mask_is_cancelled(run: Run, fake: FakeServer, tmp_path: Path) -> None:
+    fake.ignores_masks = True
+    file = tmp_path / "mask.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n...")
+    result = run("train", "tile", "--mask", file, "--detach")
+    assert result.exit_code == 2
+    assert "the server is too old for masks" in result.stderr
+    assert [each.name for each in fake.requests["CancelJob"]] == ["jobs/made"]

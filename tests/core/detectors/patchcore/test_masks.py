@@ -61,7 +61,7 @@ def test_ignored_pixels_influence_no_training(images: int) -> None:
 
 
 def test_bank_holds_only_patches_that_the_model_looks_at(masked: Detector) -> None:
-    # Of 8 columns of patches the mask ignores two, and two thirds of a third one.
+    # The mask ignores two of the 8 columns of patches, and two thirds of a third one.
     assert len(masked.tensors()["memory_bank"]) == 12 * 8 * 5 // 4
 
 
