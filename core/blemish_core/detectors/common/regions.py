@@ -93,7 +93,8 @@ def describe_region(patches: PatchFeatures, mask: NDArray[np.bool_], threshold: 
         )
     chosen = torch.from_numpy(shares >= min(0.5, most))
     anomaly, deviations = patches.anomaly[chosen], patches.deviations[chosen]  # (P,), (P, D)
-    if not deviations.any():
+    # Only patches that the mask ignores are exactly zero, unless all are.
+    if not deviations.any() and patches.deviations.any():
         raise InvalidRequest(
             "the mask of the model ignores the whole region; choose another one", field="region"
         )

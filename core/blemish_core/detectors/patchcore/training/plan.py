@@ -18,8 +18,8 @@ PATCH_PX = 8 * 8
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The geometry of a training."""
+class ScalePlan:
+    """The scale of a training and its cost."""
 
     settings: PatchCoreSettings
     """Settings with the scale that was chosen."""
@@ -51,7 +51,7 @@ class Plan:
         return pixels_of(self.input) // PATCH_PX
 
 
-def plan(settings: PatchCoreSettings, images: Sequence[ReadImage]) -> Plan:
+def plan(settings: PatchCoreSettings, images: Sequence[ReadImage]) -> ScalePlan:
     """Choose the scale of a training from its settings and the sizes of its images.
 
     Raises:
@@ -69,7 +69,7 @@ def plan(settings: PatchCoreSettings, images: Sequence[ReadImage]) -> Plan:
         input_size=min(size),
         frame=frame if len(set(sizes)) == 1 else None,
     )
-    return Plan(chosen, frame, size, reason)
+    return ScalePlan(chosen, frame, size, reason)
 
 
 def _scale(settings: PatchCoreSettings, frame: Size, sizes: Sequence[Size]) -> tuple[Scale, str]:

@@ -27,7 +27,7 @@ from blemish_core.detectors.patchcore.training.features import (
     sample,
     sample_patches,
 )
-from blemish_core.detectors.patchcore.training.plan import Plan, plan
+from blemish_core.detectors.patchcore.training.plan import ScalePlan, plan
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.detectors.patchcore.training.whitening import Whitening
 from blemish_core.platform.errors import FailedPrecondition
@@ -92,7 +92,7 @@ class _Training:
     def __init__(
         self,
         detector: TrainablePatchCore,
-        planned: Plan,
+        planned: ScalePlan,
         images: Sequence[ReadImage],
         context: TrainingContext,
         split: Split,
