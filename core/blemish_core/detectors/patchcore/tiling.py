@@ -5,8 +5,11 @@ A network computes the features of a tile as if the tile were an image, so featu
 surroundings. Tiles overlap, and each patch is taken from the tile in which it lies farther from the edge.
 """
 
+import os
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import groupby, product
 
 import torch
 from torch import Tensor
@@ -22,28 +25,42 @@ OVERLAP = 256
 
 def tiled_features(runtime: Runtime, inputs: Sequence[Tensor]) -> Iterator[Tensor]:
     """Yield the features (D, rows, columns) of each input (3, h, w)."""
-    for size, same in groupby(inputs, key=lambda image: image.shape):
+    for (_, height, width), same in groupby(inputs, key=lambda image: image.shape):
         images = list(same)
-        if size[-2] * size[-1] > LONGEST**2:
-            for image in images:
-                yield _features_of_tiles(runtime, image)
+        at_once = LONGEST**2 // (height * width)
+        if not at_once:
+            yield from (_features_of_tiles(runtime, image) for image in images)
             continue
-        # A view avoids a copy of a single input, the usual case on a CPU.
-        (features,) = runtime(images[0][None] if len(images) == 1 else torch.stack(images))
-        yield from features
+        for start in range(0, len(images), at_once):
+            some = images[start : start + at_once]
+            # A view avoids a copy of a single input, the usual case on a CPU.
+            (features,) = runtime(some[0][None] if len(some) == 1 else torch.stack(some))
+            yield from features
 
 
 def _features_of_tiles(runtime: Runtime, image: Tensor) -> Tensor:
     height, width = image.shape[-2:]
-    rows = []
-    for down in spans(height, max(LONGEST, LONGEST**2 // width), OVERLAP):
-        row = []
-        for across in spans(width, max(LONGEST, LONGEST**2 // height), OVERLAP):
-            (features,) = runtime(image[None, :, down.begin : down.end, across.begin : across.end])
-            stride = (down.end - down.begin) // features.shape[-2]
-            row.append(features[0, :, _kept(down, stride), _kept(across, stride)])
-        rows.append(torch.cat(row, dim=2))
+    down = spans(height, max(LONGEST, LONGEST**2 // width), OVERLAP)
+    across = spans(width, max(LONGEST, LONGEST**2 // height), OVERLAP)
+
+    def features(tile: tuple[Span, Span]) -> Tensor:
+        rows, columns = tile
+        (found,) = runtime(image[None, :, rows.begin : rows.end, columns.begin : columns.end])
+        stride = (rows.end - rows.begin) // found.shape[-2]
+        return found[0, :, _kept(rows, stride), _kept(columns, stride)]
+
+    # As many run at once as the runtime has lanes.
+    parts = list(_threads(os.getpid()).map(features, product(down, across)))
+    rows = [
+        torch.cat(parts[start : start + len(across)], dim=2) for start in range(0, len(parts), len(across))
+    ]
     return torch.cat(rows, dim=1)
+
+
+@cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    """Return the threads of this process; a fork does not inherit threads."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="tiles")
 
 
 def _kept(span: Span, stride: int) -> slice:
