@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from tests.benchmarks.real.anomalib_reference import ANOMALIB
 from tests.benchmarks.real.comparison import VariantComparison
 from tests.benchmarks.real.image_sets import ImageSet, SubsetLimits, find_sets, import_set
 from tests.benchmarks.real.tables import tables
@@ -24,8 +25,9 @@ from tests.benchmarks.real.trial import Trial, TrialCache, run_trial, warm_up
 from tests.benchmarks.real.variants import BASELINE, VARIANTS, Variant
 from tests.benchmarks.report import Report, page_section
 
+from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.platform.command_line import errors_as_exit_codes
-from blemish_core.platform.errors import NotFound
+from blemish_core.platform.errors import InvalidRequest, NotFound
 
 app = typer.Typer(add_completion=False)
 
@@ -57,6 +59,15 @@ def measure(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="File for all raw figures.", show_default="none")
     ] = None,
+    masks: Annotated[
+        list[str],
+        typer.Option(
+            "--mask",
+            metavar="SET=PNG",
+            help="Also judge this set with a mask, white where to look; may be repeated.",
+            show_default="none",
+        ),
+    ] = [],  # noqa: B006
     no_page: Annotated[bool, typer.Option("--no-page", help="Print the report only.")] = False,
 ) -> None:
     """Compare the variants of detectors on real images.
@@ -67,6 +78,7 @@ def measure(
         chosen = chosen_variants(variants)
         folders = find_sets(data, sets)
         limits = SubsetLimits(max_train, max_test_per_class)
+        masks_of = read_masks(masks, [folder.name for folder in folders])
         warm_up()
         with page_section("bench_real", "Real images", keep=not no_page) as report:
             trials: list[Trial] = []
@@ -74,10 +86,12 @@ def measure(
             for folder in folders:
                 with tempfile.TemporaryDirectory() as made:
                     images = import_set(folder, Path(made), limits)
-                    described.append(_description(images, limits))
-                    trials += judged(
-                        images, chosen, range(draws), limits, TrialCache(cache), photographs=photographs
-                    )
+                    versions = [images, *(images.masked(mask) for mask in masks_of.get(folder.name, ()))]
+                    for each in versions:
+                        described.append(_description(each, limits))
+                        trials += judged(
+                            each, chosen, range(draws), limits, TrialCache(cache), photographs=photographs
+                        )
                 if json_file is not None:
                     json_file.write_text(json.dumps([each.model_dump() for each in trials]) + "\n")
             write_report(report, trials, described, draws)
@@ -94,6 +108,25 @@ def chosen_variants(names: Sequence[str]) -> list[Variant]:
     return [variant for name, variant in VARIANTS.items() if not names or name in names]
 
 
+def read_masks(options: Sequence[str], sets: Sequence[str]) -> dict[str, list[FrameMask]]:
+    """Return the masks of sets from options ``SET=PNG``.
+
+    Raises:
+        NotFound: if an option names a set that is not measured.
+        InvalidRequest: if the file cannot be read or is not a mask.
+    """
+    found: dict[str, list[FrameMask]] = {}
+    for option in options:
+        name, _, file = option.partition("=")
+        if name not in sets:
+            raise NotFound(f"--mask names the set {name!r}; choose among {', '.join(sets)}")
+        try:
+            found.setdefault(name, []).append(FrameMask.from_png(Path(file).read_bytes()))
+        except OSError as error:
+            raise InvalidRequest(f"cannot read the mask {file!r}: {error.strerror}") from error
+    return found
+
+
 def judged(
     images: ImageSet,
     variants: Sequence[Variant],
@@ -107,8 +140,10 @@ def judged(
     for reason in images.skipped:
         _log(f"{images.name}: {reason}")
     trials = []
+    # The outside reference has no masks.
+    able = [each for each in variants if images.mask is None or each.algorithm is not ANOMALIB]
     for draw in draws:
-        for variant in variants:
+        for variant in able:
             trial = cache.find(variant, images, draw, limits)
             source = "from the cache"
             if trial is None:
@@ -140,7 +175,8 @@ def write_report(report: Report, trials: Sequence[Trial], described: Sequence[st
 
 def _description(images: ImageSet, limits: SubsetLimits) -> str:
     train = images.train if limits.train is None else min(images.train, limits.train)
-    return f"{images.name} ({train} of {images.train} training images, {images.test} test images)"
+    ignored = "" if images.mask is None else f", {images.mask.ignored_share:.0%} of the pixels ignored"
+    return f"{images.name} ({train} of {images.train} training images, {images.test} test images{ignored})"
 
 
 class _Progress:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.benchmarks.bench_real import app
+from tests.benchmarks.bench_real import app, read_masks
 from tests.benchmarks.real.comparison import VariantComparison, mean_over_sets
 from tests.benchmarks.real.image_sets import DATASET, SubsetLimits, find_sets, import_set, training_subset
 from tests.benchmarks.real.tables import tables
@@ -17,6 +17,7 @@ from tests.benchmarks.real.variants import BASELINE, VARIANTS, Variant
 from typer.testing import CliRunner
 
 from blemish_client.demo.surfaces import generate
+from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.platform.errors import InvalidRequest, NotFound
 
 
@@ -242,3 +243,20 @@ def test_unknown_variant_ends_with_one_line(data: Path) -> None:
     result = CliRunner().invoke(app, [str(data), "--variants", "nothing", "--no-page"])
     assert result.exit_code == 2
     assert "there is no variant nothing; choose among paper" in result.output
+
+
+def test_set_with_a_mask_is_judged_next_to_the_one_without(data: Path, tmp_path: Path) -> None:
+    looks = np.ones((24, 32), np.bool_)
+    looks[:, :8] = False
+    file = tmp_path / "mask.png"
+    file.write_bytes(FrameMask(looks).to_png())
+    (mask,) = read_masks([f"parts={file}"], ["parts"])["parts"]
+    plain = import_set(data / "parts", tmp_path / "store", SubsetLimits())
+    masked = plain.masked(mask)
+    assert (masked.name, masked.test) == ("parts, masked", plain.test)
+    assert masked.snapshot != plain.snapshot
+    assert masked.mask is mask
+    with pytest.raises(NotFound, match="--mask names the set 'screws'; choose among parts"):
+        read_masks([f"screws={file}"], ["parts"])
+    with pytest.raises(InvalidRequest, match="cannot read the mask"):
+        read_masks([f"parts={tmp_path / 'missing.png'}"], ["parts"])

@@ -2,7 +2,7 @@
 """The sets of images in a folder, imported into a store with fixed random subsets of their test images."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from blemish_core.datasets import DatasetStore
 from blemish_core.datasets.layout import EXTENSIONS, GOOD
 from blemish_core.imaging.decode import ImageLimits
+from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.platform.errors import InvalidRequest, NotFound
 
 DATASET = "images"
@@ -42,6 +43,13 @@ class ImageSet:
     test: int
     skipped: tuple[str, ...]
     """Paths that cannot be imported, each with the reason."""
+    mask: FrameMask | None = None
+    """Pixels that the detectors look at; None for all."""
+
+    def masked(self, mask: FrameMask) -> "ImageSet":
+        """Return the set with a mask, under a name and snapshot of its own."""
+        snapshot = f"{self.snapshot} {mask.summary().sha256}"
+        return replace(self, name=f"{self.name}, masked", snapshot=snapshot, mask=mask)
 
 
 def find_sets(folder: Path, names: Sequence[str] = ()) -> list[Path]:

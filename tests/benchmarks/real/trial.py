@@ -178,6 +178,7 @@ def run_trial(
             fast_runtime=partial(faster_runtime, "cpu", _LANE),
             photographs=photographs,
             warn=warn,
+            mask=images.mask,
         ),
     )
     train_s = time.perf_counter() - began
