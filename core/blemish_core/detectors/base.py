@@ -47,6 +47,8 @@ class PatchFeatures:
     """(2,), see ``embedding.score_scale``."""
     margin: int
     """Width of the border that these patches leave out at each edge of the image, in patches."""
+    stages: tuple[int, ...] = ()
+    """Number of features of each stage, D together; see ``embedding.directions``."""
 
 
 class Runtime(Protocol):

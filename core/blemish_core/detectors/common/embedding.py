@@ -2,12 +2,20 @@
 """One embedding per image for similarity search: whitened features, pooled by anomaly, and the score.
 
 A plain mean of the features would hide a small defect in the good surface around it, so patches are
-weighted by their anomaly. Whitening by the covariance of good patches reduces their harmless variation,
-such as brightness and grain. The score separates good images from defective ones, because the most
+weighted by their anomaly. Pooled in this way, a good image is described by its least typical part. The mean
+of these parts is subtracted, and the rest is whitened by their covariance, the variation to ignore. Other
+patches of good images vary in other directions.
+
+The stages of a backbone are whitened and normalised one by one. Otherwise the stage with the larger
+deviations would outvote the others. The score separates good images from defective ones, because the most
 anomalous patch of a good image may resemble a faint defect.
 
 ``tests/benchmarks/bench_embeddings.py`` compares alternatives; docs/benchmarks.md has its results.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -17,7 +25,7 @@ from torch.nn import functional
 _SCORE_WEIGHT = 0.5
 # In standard deviations above the mean score of good images: the score that is neither good nor defective,
 # and the distance from there to a clear case. Compare with bench_embeddings.
-_UNDECIDED, _DECIDED = 3.0, 2.0
+_UNDECIDED, _DECIDED = 1.5, 2.0
 TEMPERATURE = 0.7
 """Softmax temperature relative to the deviation of good patches' anomaly.
 
@@ -25,6 +33,8 @@ Lower values select the most anomalous patch alone, higher ones approach the mea
 """
 # Share of the mean variance that is added to each, so that directions without variance are not amplified.
 _SHRINKAGE = 0.1
+# Share and least number of an image's patches that count as its farthest.
+_FAR_SHARE, _LEAST_FAR = 0.05, 64
 # Relative distance to the center below which directions are rounding errors and fade out.
 _NEAR = 0.02
 
@@ -57,8 +67,56 @@ def whitening_of(covariance: Tensor, shrinkage: float = _SHRINKAGE) -> Tensor:
     return whitened.float()
 
 
+@dataclass(frozen=True)
+class FarPatches:
+    """The patches of a good image that are least like the others, and so most like a defect."""
+
+    features: Tensor
+    """(K, D)."""
+    anomaly: Tensor
+    """(K,)."""
+
+    @classmethod
+    def of(cls, features: Tensor, anomaly: Tensor) -> Self:
+        """Select from the features (P, D) of a good image by the anomaly (P,) of each patch."""
+        count = min(len(anomaly), max(_LEAST_FAR, round(_FAR_SHARE * len(anomaly))))
+        rows = anomaly.topk(count).indices
+        return cls(features[rows], anomaly[rows])
+
+
+def fit_directions(
+    images: Sequence[FarPatches],
+    temperature: Tensor,
+    stages: Sequence[int],
+    feature_whitening: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the center (D,) and the whitening (D, D) of ``embeddings`` from good images.
+
+    Args:
+        images: farthest patches of good images that the detector was not trained on.
+        temperature: see ``temperature``.
+        stages: number of features of each stage, D together.
+        feature_whitening: (D, D), by which the features are multiplied already; it mixes the stages.
+    """
+    center = torch.cat(
+        [pooled(each.features[None], each.anomaly[None], temperature) for each in images]
+    ).mean(0)
+    far = torch.cat([each.features for each in images]).double()
+    undone = torch.eye(far.shape[1], dtype=torch.float64, device=far.device)
+    if feature_whitening is not None:
+        undone = torch.linalg.inv(feature_whitening.to(undone))
+    parts = (far @ undone).split(list(stages), dim=1)
+    maps = [whitening_of(torch.cov(part.T)).double() for part in parts]
+    return center, (undone @ torch.block_diag(*maps)).float()
+
+
 def embeddings(
-    features: Tensor, center: Tensor, whitening: Tensor, scores: Tensor, scale: Tensor
+    features: Tensor,
+    center: Tensor,
+    whitening: Tensor,
+    scores: Tensor,
+    scale: Tensor,
+    stages: Sequence[int] = (),
 ) -> Tensor:
     """Return vectors (B, D + 1) of length 1 from pooled features (B, D) and image scores (B,).
 
@@ -68,11 +126,24 @@ def embeddings(
         whitening: (D, D).
         scores: image scores.
         scale: result of ``score_scale``.
+        stages: as in ``directions``.
     """
     away = features - center
     near = _NEAR * features.norm(dim=1, keepdim=True)
     fading = (away.norm(dim=1, keepdim=True) / near.clamp_min(1e-12)).clamp_max(1)
-    return joined(functional.normalize(away @ whitening, dim=1) * fading, scores, scale)
+    return joined(directions(away @ whitening, stages) * fading, scores, scale)
+
+
+def directions(deviations: Tensor, stages: Sequence[int] = ()) -> Tensor:
+    """Return the directions (..., D) of whitened deviations (..., D), of length 1 or less.
+
+    Args:
+        deviations: deviations from the center of good images.
+        stages: number of features of each stage, D together; empty for one stage. All have equal lengths.
+    """
+    parts = deviations.split(list(stages or deviations.shape[-1:]), dim=-1)
+    share = len(parts) ** -0.5
+    return share * torch.cat([functional.normalize(part, dim=-1) for part in parts], dim=-1)
 
 
 def joined(directions: Tensor, scores: Tensor, scale: Tensor) -> Tensor:

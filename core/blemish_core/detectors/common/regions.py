@@ -15,10 +15,9 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from blemish_core.detectors.base import PatchFeatures
-from blemish_core.detectors.common.embedding import joined, pooled
+from blemish_core.detectors.common.embedding import directions, joined, pooled
 from blemish_core.imaging.image_input import Region
 from blemish_core.platform.errors import InvalidRequest
 
@@ -101,7 +100,7 @@ def describe_region(patches: PatchFeatures, mask: NDArray[np.bool_], threshold: 
     together = pooled(deviations[None], anomaly[None], patches.spread)
     # An image scores more or less than its worst patch; the region does so by the same difference.
     score = patches.prediction.score - float(patches.anomaly.max() - anomaly.max())
-    direction = functional.normalize(together, dim=1)
+    direction = directions(together, patches.stages)
     vector = joined(direction, torch.tensor([score]), patches.score_scale)
     level = torch.sigmoid((anomaly.max() - threshold) / patches.spread)
     return RegionQuery(vector[0].numpy(), direction[0].numpy(), float(level))
@@ -111,7 +110,7 @@ def locate_region(
     patches: PatchFeatures, shape: tuple[int, int], query: RegionQuery, threshold: float
 ) -> RegionMatch:
     """Return where an image of ``shape`` (H, W) is most similar to a query."""
-    alignment = functional.normalize(patches.deviations, dim=-1) @ torch.from_numpy(query.direction)
+    alignment = directions(patches.deviations, patches.stages) @ torch.from_numpy(query.direction)
     level = torch.sigmoid((patches.anomaly - threshold) / patches.spread)
     similarity = alignment.clamp(0, 1) * (1 - (level - query.anomaly_level).abs())
     heat: Similarities = np.pad(similarity.numpy(), patches.margin)

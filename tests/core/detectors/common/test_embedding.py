@@ -3,7 +3,10 @@
 import torch
 
 from blemish_core.detectors.common.embedding import (
+    FarPatches,
+    directions,
     embeddings,
+    fit_directions,
     pooled,
     score_scale,
     sides,
@@ -71,7 +74,7 @@ def test_pooling_selects_the_anomalous_patch() -> None:
 
 
 def test_sides_are_relative_to_deviations_of_good_scores() -> None:
-    reported = sides(torch.tensor([1.0, 1.3, 1.6]), SCALE)
+    reported = sides(torch.tensor([0.85, 1.15, 1.45]), SCALE)
     torch.testing.assert_close(reported, torch.tensor([-1.5, 0.0, 1.5]).tanh())
     assert sides(torch.tensor([5.0, 7.0]), score_scale(torch.tensor([5.0]))).isfinite().all()
 
@@ -83,3 +86,75 @@ def test_older_versions_keep_their_score_scale() -> None:
     torch.testing.assert_close(reported, ((scores - mean) / (2 * deviation) - 1).tanh())
     assert list(kept) == ["center"]
     assert torch.equal(take_score_scale({"score_scale": SCALE}), SCALE)
+
+
+def test_stages_have_equal_shares_of_a_direction_whatever_their_size() -> None:
+    deviations = torch.tensor([[3.0, 4.0, 0.01, 0.0, 0.0, 0.0, 0.0, 0.0], [0.3, 0.4, 1.0, 0, 0, 0, 0, 0]])
+    reported = directions(deviations, (2, 6))
+    fine, coarse = reported[:, :2], reported[:, 2:]
+    torch.testing.assert_close(fine.norm(dim=1), torch.full((2,), 0.5**0.5))
+    torch.testing.assert_close(coarse.norm(dim=1), torch.full((2,), 0.5**0.5))
+    torch.testing.assert_close(reported[0], reported[1])
+    torch.testing.assert_close(directions(deviations)[0], deviations[0] / deviations[0].norm())
+
+
+def test_direction_of_no_deviation_is_zero() -> None:
+    assert not directions(torch.zeros(3, 8), (2, 6)).any()
+
+
+def test_far_patches_are_the_most_anomalous_of_an_image() -> None:
+    generator = torch.Generator().manual_seed(4)
+    anomaly = torch.rand(4000, generator=generator)
+    far = FarPatches.of(anomaly[:, None], anomaly)
+    assert len(far.anomaly) == 200
+    assert far.anomaly.min() >= anomaly.sort(descending=True).values[199]
+    assert torch.equal(far.features[:, 0], far.anomaly)
+    assert len(FarPatches.of(anomaly[:30, None], anomaly[:30]).anomaly) == 30
+
+
+def good_images(generator: torch.Generator, scales: torch.Tensor) -> list[FarPatches]:
+    """Return far patches of good images whose features vary by ``scales`` (D,) around 5."""
+    return [
+        FarPatches(
+            5 + torch.randn(100, len(scales), generator=generator) * scales,
+            torch.ones(100),
+        )
+        for _ in range(40)
+    ]
+
+
+def test_embeddings_ignore_the_variation_of_the_farthest_good_patches() -> None:
+    generator = torch.Generator().manual_seed(5)
+    scales = torch.tensor([1.0, 1.0, 50.0, 1.0, 1.0, 1.0])
+    center, whitened = fit_directions(good_images(generator, scales), torch.ones(()), (3, 3))
+    torch.testing.assert_close(center, torch.full((6,), 5.0), rtol=0, atol=3)
+    defect = torch.tensor([20.0, 0, 0, 0, 0, 20.0])
+    # The same defect, moved along the direction in which good patches vary.
+    pair = torch.stack([defect, defect + torch.tensor([0, 0, 20.0, 0, 0, 0])])
+    plain, mapped = directions(pair, (3, 3)), directions(pair @ whitened, (3, 3))
+    assert mapped[0] @ mapped[1] > 0.95 > plain[0] @ plain[1]
+
+
+def test_whitened_features_give_the_embeddings_of_plain_ones() -> None:
+    """A detector's own whitening mixes the stages; the embedding separates them again."""
+    generator = torch.Generator().manual_seed(6)
+    plain = good_images(generator, torch.linspace(0.5, 4, 6))
+    mixed = whitening(torch.cat([each.features for each in plain]) @ torch.rand(6, 6, generator=generator))
+    before = [FarPatches(each.features @ mixed, each.anomaly) for each in plain]
+    scores, unit = torch.full((1,), 1.05), torch.ones(())
+    image = torch.randn(1, 6, generator=generator) * 20
+
+    center, whitened = fit_directions(plain, unit, (2, 4))
+    expected = embeddings(image, center, whitened, scores, SCALE, (2, 4))
+    center, whitened = fit_directions(before, unit, (2, 4), mixed)
+    reported = embeddings(image @ mixed, center, whitened, scores, SCALE, (2, 4))
+    torch.testing.assert_close(reported, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_identical_good_images_give_finite_embeddings() -> None:
+    same = [FarPatches(torch.ones(64, 6), torch.ones(64))] * 3
+    center, whitened = fit_directions(same, torch.ones(()), (2, 4))
+    features = torch.stack([torch.ones(6), torch.arange(6.0)])
+    reported = embeddings(features, center, whitened, torch.full((2,), 1.05), SCALE, (2, 4))
+    assert reported.isfinite().all()
+    torch.testing.assert_close(reported.norm(dim=1), torch.ones(2))

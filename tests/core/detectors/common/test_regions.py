@@ -70,6 +70,24 @@ def test_region_is_embedded_as_an_image_that_shows_nothing_worse() -> None:
     assert np.linalg.norm(by_part) == pytest.approx(1, abs=1e-5)
 
 
+def test_stages_count_equally_in_a_region_whatever_their_features() -> None:
+    """The features of one stage are a hundred times as large, and vary at random."""
+
+    def staged(*defects: tuple[Tensor, int, int, float], seed: int) -> PatchFeatures:
+        patches = make_patches(*defects, seed=seed)
+        generator = torch.Generator().manual_seed(seed + 100)
+        loud = 100 * torch.randn(SIDE, SIDE, 4, generator=generator)
+        deviations = torch.cat([loud, patches.deviations], dim=-1)
+        return replace(patches, deviations=deviations, stages=(4, DIMENSIONS))
+
+    query = describe_region(staged((CRACK, 2, 3, 9.0), seed=1), around(2, 3), THRESHOLD)
+    assert np.linalg.norm(query.direction) == pytest.approx(1, abs=1e-5)
+    found = locate_region(staged((CRACK, 7, 1, 9.0), seed=2), SHAPE, query, THRESHOLD)
+    assert found.similarity > 0.7
+    assert abs(found.box.left - 16) <= 16
+    assert abs(found.box.top - 56) <= 8
+
+
 def test_good_region_matches_good_regions_only() -> None:
     """A defect in the same direction as a good region differs by its anomaly."""
     grain = make_patches((CRACK, 2, 3, 0.5))
