@@ -15,6 +15,7 @@ anomalous patch of a good image may resemble a faint defect.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Self
 
 import torch
@@ -105,9 +106,12 @@ def fit_directions(
     undone = torch.eye(far.shape[1], dtype=torch.float64, device=far.device)
     if feature_whitening is not None:
         undone = torch.linalg.inv(feature_whitening.to(undone))
-    parts = (far @ undone).split(list(stages), dim=1)
-    maps = [whitening_of(torch.cov(part.T)).double() for part in parts]
-    return center, (undone @ torch.block_diag(*maps)).float()
+    plain = far @ undone
+    maps = [
+        before @ whitening_of(torch.cov(part.T)).double()
+        for before, part in zip(by_stage(undone, stages), by_stage(plain, stages), strict=True)
+    ]
+    return center, torch.cat(maps, dim=1).float()
 
 
 def embeddings(
@@ -141,9 +145,15 @@ def directions(deviations: Tensor, stages: Sequence[int] = ()) -> Tensor:
         deviations: deviations from the center of good images.
         stages: number of features of each stage, D together; empty for one stage. All have equal lengths.
     """
-    parts = deviations.split(list(stages or deviations.shape[-1:]), dim=-1)
-    share = len(parts) ** -0.5
-    return share * torch.cat([functional.normalize(part, dim=-1) for part in parts], dim=-1)
+    parts = by_stage(deviations, stages) if stages else (deviations,)
+    together = torch.cat([functional.normalize(part, dim=-1) for part in parts], dim=-1)
+    shared: Tensor = together * len(parts) ** -0.5
+    return shared
+
+
+def by_stage(features: Tensor, stages: Sequence[int]) -> tuple[Tensor, ...]:
+    """Split features (..., D) into those of each stage, given the number of each."""
+    return torch.tensor_split(features, list(accumulate(stages))[:-1], dim=-1)
 
 
 def joined(directions: Tensor, scores: Tensor, scale: Tensor) -> Tensor:

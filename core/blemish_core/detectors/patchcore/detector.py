@@ -91,10 +91,10 @@ class PatchCore(RuntimeHolder):
         self._bank = MemoryBank(torch.empty(0, 0))
         self._expected: Tensor | None = None  # (P,), of older versions
         self._preprocess = Preprocessing(settings.geometry, self._backbone.mean, self._backbone.std)
-        # Parameters of embeddings: mean of the bank, whitening of good patches, spread of their distances,
-        # scale of their scores.
+        # Parameters of embeddings, see embedding.embeddings, and the temperature of their pooling.
         self._center = torch.empty(0)
         self._whitening = torch.empty(0, 0)
+        self._stages: tuple[int, ...] = ()
         self._spread = torch.ones(())
         # (2,), near and mean distance of a typical good image; None leaves distances as they are.
         self._typical: Tensor | None = None
@@ -141,6 +141,8 @@ class PatchCore(RuntimeHolder):
         if (layer := self._torch.staged.projection) is not None:
             assert layer.bias is not None
             tensors |= {"feature_whitening": layer.weight[:, :, 0, 0], "feature_shift": layer.bias}
+        if self._stages:
+            tensors["embedding_stages"] = torch.tensor(self._stages)
         if self._expected is not None:
             tensors["usual_distances"] = self._expected
         if self._typical is not None:
@@ -170,6 +172,8 @@ class PatchCore(RuntimeHolder):
         detector._score_scale = take_score_scale(weights)
         # Versions without this tensor have unwhitened embeddings, as have the images indexed with them.
         detector._whitening = weights.pop("whitening", torch.eye(len(detector._center)))
+        if (stages := weights.pop("embedding_stages", None)) is not None:
+            detector._stages = tuple(stages.tolist())
         detector._expected = weights.pop("usual_distances", None)
         detector._typical = weights.pop("typical_distance", None)
         centroids, supports = weights.pop("index_centroids", None), weights.pop("supports", None)
@@ -215,7 +219,9 @@ class PatchCore(RuntimeHolder):
         measured = self.measure(patches)
         score, distances, pixels = self._in_units(measured)
         gathered = pooled(patches.features[None], distances[None], self._spread)
-        vectors = embeddings(gathered, self._center, self._whitening, score[None], self._score_scale)
+        vectors = embeddings(
+            gathered, self._center, self._whitening, score[None], self._score_scale, self._stages
+        )
         prediction = Prediction(float(score), pixels.cpu().numpy(), vectors[0].cpu().numpy())
         return _Scored(patches, prediction, distances)
 
@@ -257,6 +263,7 @@ class PatchCore(RuntimeHolder):
             self._spread.cpu(),
             self._score_scale.cpu(),
             margin=0,
+            stages=self._stages,
         )
 
     def _set_bank(

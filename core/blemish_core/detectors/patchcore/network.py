@@ -82,6 +82,20 @@ class PatchCoreNetwork:
         return staged.to(self._device)
 
     @property
+    def stages(self) -> tuple[int, ...]:
+        """Number of features of each stage, D together."""
+        counts = [int(count) for count in self.model.feature_extractor.out_dims]
+        if self._backbone.finest is not None:
+            counts[0] *= 2  # see halve
+        return tuple(counts)
+
+    @property
+    def feature_whitening(self) -> Tensor | None:
+        """Matrix (D, D) by which features are multiplied, None if they are plain."""
+        layer = self.staged.projection
+        return None if layer is None else layer.weight[:, :, 0, 0]
+
+    @property
     def bytes(self) -> int:
         """Memory of the weights."""
         built = held_bytes(self.staged) if "staged" in vars(self) else 0

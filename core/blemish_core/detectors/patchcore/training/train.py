@@ -17,6 +17,7 @@ from blemish_core.detectors.base import (
     TrainingResult,
     running_on,
 )
+from blemish_core.detectors.common.embedding import FarPatches
 from blemish_core.detectors.common.split import Fold, Split, split_images
 from blemish_core.detectors.patchcore.detector import Measured, Patches
 from blemish_core.detectors.patchcore.settings import MIN_IMAGES, PatchCoreSettings
@@ -104,6 +105,7 @@ class _Training:
         self._context = context
         self._split = split
         self._random = random
+        self._whitening: Whitening | None = None
         height, width = planned.input
         self.facts = {
             "scale": f"{planned.settings.scale:.4g}, from {planned.reason}",
@@ -120,11 +122,12 @@ class _Training:
         self._fit(self._whiten(learned_patches))
         # The network's output is whitened now.
         with running_on(detector, context.fast_runtime(detector.network, detector.network_size)):
-            measured = [
-                detector.measure(patches)
-                for patches in patches_of(detector, self._chosen(held_out), context, "calibration")
-            ]
+            measured, far = [], []
+            for patches in patches_of(detector, self._chosen(held_out), context, "calibration"):
+                measured.append(detector.measure(patches))
+                far.append(FarPatches.of(patches.features, measured[-1].distances))
         detector.set_units(measured)
+        detector.fit_embeddings(measured, far)
         return detector.held_out_scores(measured)
 
     def cross_calibrated(self) -> HeldOutScores:
@@ -142,6 +145,12 @@ class _Training:
         context.progress("calibration", pieces, pieces, "images")
         self._fit(self._whiten(self._sample(patches, self._split.learned)))
         detector.set_units(measured)
+        scored = np.concatenate([fold.scored for fold in self._split.folds])
+        far = [
+            self._whitened(FarPatches.of(patches[number].features, image.distances))
+            for number, image in zip(scored, measured, strict=True)
+        ]
+        detector.fit_embeddings(measured, far)
         return detector.held_out_scores(measured)
 
     def _sample(self, patches: Sequence[Patches], numbers: NDArray[np.int64]) -> Tensor:
@@ -181,11 +190,16 @@ class _Training:
     def _whiten(self, patches: Tensor) -> Tensor:
         """Whiten the detector's features and patches (N, D), if the settings ask for it."""
         if not self._planned.settings.whitened:
-            self._detector.measure_embedding_whitening(patches)
             return patches
-        whitening = Whitening.fit(patches)
-        self._detector.set_whitening(whitening)
-        return whitening.apply(patches)
+        self._whitening = Whitening.fit(patches)
+        self._detector.set_whitening(self._whitening)
+        return self._whitening.apply(patches)
+
+    def _whitened(self, far: FarPatches) -> FarPatches:
+        """Return plain patches as ``_whiten`` did those of the bank."""
+        if self._whitening is None:
+            return far
+        return FarPatches(self._whitening.apply(far.features), far.anomaly)
 
     def _fit(self, patches: Tensor) -> None:
         """Build the bank from patches (N, D)."""

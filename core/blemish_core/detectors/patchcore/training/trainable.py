@@ -10,7 +10,12 @@ from torch import Tensor
 
 from blemish_core.detectors.base import HeldOutScores
 from blemish_core.detectors.common import backbone as backbones
-from blemish_core.detectors.common.embedding import TEMPERATURE, score_scale, temperature, whitening
+from blemish_core.detectors.common.embedding import (
+    FarPatches,
+    fit_directions,
+    score_scale,
+    temperature,
+)
 from blemish_core.detectors.patchcore.detector import Measured, PatchCore, near_distance
 from blemish_core.detectors.patchcore.training.whitening import Whitening
 
@@ -18,8 +23,6 @@ if TYPE_CHECKING:
     from blemish_core.detectors.common.anomalib_models import PatchcoreModel
 
 _SPREAD_IMAGES = 8  # thousands of patches are enough
-# Distances of whitened features spread less, see embedding.TEMPERATURE.
-_WHITENED_TEMPERATURE = 0.5
 
 
 class TrainablePatchCore(PatchCore):
@@ -67,8 +70,7 @@ class TrainablePatchCore(PatchCore):
                 self._typical = torch.stack(levels).median(0).values
             some = images[:_SPREAD_IMAGES]
             distances = torch.cat([each.distances / self._unit(each.distances) for each in some])
-        share = _WHITENED_TEMPERATURE if self._settings.whitened else TEMPERATURE
-        self._spread = temperature(distances, share)
+        self._spread = temperature(distances)
 
     def held_out_scores(self, images: Sequence[Measured]) -> HeldOutScores:
         """Return the scores of good images in the present units."""
@@ -79,10 +81,19 @@ class TrainablePatchCore(PatchCore):
             tuple(float(pixels.max()) for _, _, pixels in results),
         )
 
-    def measure_embedding_whitening(self, patches: Tensor) -> None:
-        """Set the whitening of embeddings from good patches (N, D)."""
+    def fit_embeddings(self, images: Sequence[Measured], far: Sequence[FarPatches]) -> None:
+        """Set the directions of embeddings from good images and their farthest patches."""
         with torch.inference_mode():
-            self._whitening = whitening(patches).to(self._device)
+            in_units = [
+                FarPatches(each.features.cpu(), (each.anomaly / self._unit(image.distances)).cpu())
+                for image, each in zip(images, far, strict=True)
+            ]
+            by = self._torch.feature_whitening
+            self._stages = self._torch.stages
+            self._center, self._whitening = fit_directions(
+                in_units, self._spread.cpu(), self._stages, None if by is None else by.cpu()
+            )
+        self._to_device()
 
     def measure_score_scale(self, scores: Sequence[float]) -> None:
         """Set the scale of scores in embeddings from two or more scores of held-out good images."""
