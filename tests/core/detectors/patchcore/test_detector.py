@@ -15,6 +15,7 @@ from blemish_core.calibration import Calibration
 from blemish_core.detectors.base import (
     Detector,
     Image,
+    PatchFeatures,
     Progress,
     ReadImage,
     Runtime,
@@ -99,6 +100,34 @@ def test_nearest_embedding_is_of_the_same_kind(training: TrainingResult) -> None
     similar = vectors @ vectors.T
     np.fill_diagonal(similar, -1)
     assert all((nearest - own) % 2 == 0 for own, nearest in enumerate(similar.argmax(1)))
+
+
+def pooled_direction(patches: PatchFeatures) -> Tensor:
+    """Return the mean deviation (D,) of patches, weighted by a softmax over their anomaly."""
+    weights = torch.softmax(patches.anomaly.flatten() / patches.spread, dim=0)
+    return weights @ patches.deviations.flatten(0, 1)
+
+
+def test_both_stages_have_equal_shares_of_an_embedding(training: TrainingResult) -> None:
+    (patches,) = training.detector.predict_with_patches([training.detector.prepare(stripes(1))])
+    fine, coarse = patches.stages
+    assert fine + coarse == patches.deviations.shape[-1] == len(patches.prediction.embedding) - 1
+    direction = torch.from_numpy(patches.prediction.embedding[:-1])
+    deviation = pooled_direction(patches)
+    for part, of in ((direction[:fine], deviation[:fine]), (direction[fine:], deviation[fine:])):
+        torch.testing.assert_close(part / direction.norm(), 0.5**0.5 * of / of.norm(), rtol=0, atol=1e-4)
+
+
+def test_version_without_stages_is_embedded_as_before(training: TrainingResult) -> None:
+    tensors = training.detector.tensors()
+    assert tensors.pop("embedding_stages").tolist() == [40, 112]
+    older = TrainablePatchCore.load(training.detector.settings, tensors)
+    (patches,) = older.predict_with_patches([older.prepare(stripes(1, defect=True))])
+    direction = torch.from_numpy(patches.prediction.embedding[:-1])
+    deviation = pooled_direction(patches)
+    torch.testing.assert_close(
+        direction / direction.norm(), deviation / deviation.norm(), rtol=0, atol=1e-4
+    )
 
 
 def test_region_of_a_whole_image_has_the_embedding_of_the_image(
