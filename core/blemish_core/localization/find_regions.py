@@ -35,8 +35,8 @@ _MIN_EVIDENCE = 0.25
 """Share of the strongest piece's evidence that another piece of the same peak needs."""
 _SCORE_POWER = 0.5
 """Exponent of the map's contrast as the weight of a pixel."""
-_CLIP = 0.98
-"""Quantile of the distances above which they are equal, so that one glint does not set the level."""
+_FAR = 6.0
+"""Distance in standard deviations from which on pixels differ equally, so that a glint sets no level."""
 _MARGIN = 24
 """Width of the surroundings in px of the model's input."""
 _INPUT_SIDE = 256
@@ -226,7 +226,7 @@ def _evidence(
     centred = crop.pixels[candidates] - surroundings.mean(axis=0)
     inverse = np.linalg.inv(np.cov(surroundings.T) + _NOISE * np.eye(3)).astype(np.float32)
     distance = np.sqrt(((centred @ inverse) * centred).sum(axis=1).clip(0))
-    weighted = np.minimum(distance, np.quantile(distance, _CLIP)) * weight
+    weighted = np.minimum(distance, _FAR) * weight
     if weighted.max() > 0:
         evidence[candidates] = weighted
     return evidence
