@@ -478,10 +478,11 @@ class EfficientAd(_message.Message):
     input_size: _builtins.int
     """Side of the square to which an image is scaled, 256 to 1024 px in steps of 64. Defaults to 256."""
     max_steps: _builtins.int
-    """Largest number of training steps, of one image each. Defaults to 70,000, as in the paper."""
+    """Largest number of training steps. Defaults to 70,000, as in the paper."""
     start: _builtins.str
     """Initialisation of the student. `random` is that of the paper. `solved` sets the last layer to the
-    least-squares solution of the paper's loss. Defaults to `solved` on a CPU or with max_steps below 10,000,
+    least-squares solution of the paper's loss, and leaves out the autoencoder; steps train the upper layers. The
+    start is published if they do not improve it. Defaults to `solved` on a CPU or with max_steps below 10,000,
     and to `random` otherwise.
     """
     int8: _builtins.bool
@@ -491,7 +492,10 @@ class EfficientAd(_message.Message):
     """
     @_builtins.property
     def max_duration(self) -> _duration_pb2.Duration:
-        """Time limit of the training steps. The learning-rate schedule adapts to it. Defaults to no limit."""
+        """Time limit of the training, without its calibration. The number of images to learn from and the
+        learning-rate schedule adapt to it. Defaults to 5 minutes on a CPU without max_steps, and to no limit
+        otherwise.
+        """
 
     def __init__(
         self,

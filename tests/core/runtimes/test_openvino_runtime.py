@@ -94,11 +94,11 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return models
 
 
-def _efficientad(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+def _efficientad(monkeypatch: pytest.MonkeyPatch, *, autoencoder: bool) -> nn.Module:
     from blemish_core.detectors.common.anomalib_models import SmallPatchDescriptionNetwork
 
     narrow(monkeypatch, SmallPatchDescriptionNetwork)
-    detector = TrainableEfficientAd(EfficientAdSettings())
+    detector = TrainableEfficientAd(EfficientAdSettings(), autoencoder=autoencoder)
     detector.model.mean_std["std"].data.fill_(0.2)
     quantiles = {"qa_st": 0.5, "qb_st": 2.0, "qa_ae": 0.3, "qb_ae": 1.5}
     detector.measure_maps({name: torch.tensor(value) for name, value in quantiles.items()}, torch.ones(()))
@@ -106,13 +106,15 @@ def _efficientad(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("network", "size", "tries"), [("efficientad", 256, 1), ("flat", 32, 2)], ids=["efficientad", "flat"]
+    ("network", "size", "tries"), [("efficientad", 256, 1), ("student alone", 256, 1), ("flat", 32, 2)]
 )
 def test_export_takes_any_batch_size_with_as_few_tries_as_possible(
     network: str, size: int, tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exports: Mock
 ) -> None:
     torch.manual_seed(5)
-    made = _Flat().eval() if network == "flat" else _efficientad(monkeypatch)
+    made: nn.Module = _Flat().eval()
+    if network != "flat":
+        made = _efficientad(monkeypatch, autoencoder=network == "efficientad")
     openvino_runtime.export(made, (size, size), tmp_path / "model.xml")
     assert exports.call_count == tries  # each takes seconds
     runtime = OpenVinoRuntime(tmp_path / "model.xml")

@@ -103,7 +103,7 @@ def train(
     ] = "",
     max_steps: Annotated[
         int | None,
-        typer.Option(min=0, help="EfficientAD: number of training steps.", show_default="70000"),
+        typer.Option(min=0, help="EfficientAD: most training steps.", show_default="70000"),
     ] = None,
     start: Annotated[
         str,
@@ -114,7 +114,11 @@ def train(
     ] = "",
     max_minutes: Annotated[
         float | None,
-        typer.Option(min=0, help="EfficientAD: time for the training steps.", show_default="no limit"),
+        typer.Option(
+            min=0,
+            help="EfficientAD: time for the training, without its calibration.",
+            show_default="5 on a CPU without --max-steps, else no limit",
+        ),
     ] = None,
     int8: Annotated[
         bool | None,

@@ -36,10 +36,17 @@ class EfficientAd(RuntimeHolder):
 
     name = NAME
 
-    def __init__(self, settings: EfficientAdSettings, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        settings: EfficientAdSettings,
+        device: str | torch.device = "cpu",
+        *,
+        autoencoder: bool = True,
+    ) -> None:
+        """Make an untrained detector, without the autoencoder and what predicts it if it is False."""
         super().__init__(device)
         self._settings = settings
-        self._torch = EfficientAdNetwork(settings.size, self._device)
+        self._torch = EfficientAdNetwork(settings.size, self._device, autoencoder=autoencoder)
         self._preprocess = Preprocessing(Square(settings.input_size), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         # Parameters of embeddings: mean of good images' pooled features, whitening of good patches, and
         # scale of good images' scores.

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 MARGIN = 4
 """Padding of the maps at each side, in patches, where the network's receptive field leaves the image."""
 _STRIDE = 4  # px from one patch to the next
-_TEACHER = "model.teacher."
+_TEACHER, _AUTOENCODER = "model.teacher.", "model.ae."
+UNIT = 0.1
+"""Distance of a map's two quantiles after its normalisation, as in the paper."""
 _MEAN, _STD = "model.mean_std.mean", "model.mean_std.std"
 _SPREAD = "spread"
 
@@ -34,7 +36,12 @@ class EfficientAdNetwork:
     """anomalib's model with the pooling of features, built on demand."""
 
     def __init__(
-        self, size: str, device: torch.device, weights: Mapping[str, Tensor] | None = None
+        self,
+        size: str,
+        device: torch.device,
+        weights: Mapping[str, Tensor] | None = None,
+        *,
+        autoencoder: bool = True,
     ) -> None:
         """Keep the arguments until the network is built.
 
@@ -42,10 +49,14 @@ class EfficientAdNetwork:
             size: small or medium.
             device: device of torch.
             weights: state dict of an ``AnomalyNetwork``; None leaves it random.
+            autoencoder: False leaves out the autoencoder; ignored with weights, which show it.
         """
         self._size = size
         self._device = device
         self._weights = dict(weights or {})
+        if weights:
+            autoencoder = any(name.startswith(_AUTOENCODER) for name in weights)
+        self._autoencoder = autoencoder
         self._released = False
 
     @cached_property
@@ -55,7 +66,11 @@ class EfficientAdNetwork:
 
         if self._released:
             raise RuntimeError("the weights of this network were released; this is a bug")
-        network = AnomalyNetwork(EfficientAdModel(CHANNELS, EfficientAdModelSize(self._size)).eval())
+        model = EfficientAdModel(CHANNELS, EfficientAdModelSize(self._size))
+        if not self._autoencoder:
+            model.register_module("ae", None)
+            model.register_module("student", teachers.network(self._size))  # has half as many outputs
+        network = AnomalyNetwork(model.eval())
         if self._weights:
             network.load_state_dict(self._weights)
             self._weights = {}  # the network has them
@@ -103,7 +118,8 @@ class EfficientAdNetwork:
 class AnomalyNetwork(nn.Module):
     """Images (B, 3, S, S) of 0 to 1 to maps (B, 1, S, S), pooled features (B, 384), and teacher features.
 
-    The latter are the teacher's standardised features (B, 384, R, R), which search by region compares.
+    The latter are the teacher's standardised features (B, 384, R, R), which search by region compares. A
+    model without an autoencoder has the student's map alone.
     """
 
     spread: Tensor
@@ -113,24 +129,47 @@ class AnomalyNetwork(nn.Module):
         self.model = model
         self.register_buffer(_SPREAD, torch.ones(()))
 
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        """Names of the maps in the model's quantiles."""
+        return ("st",) if self.model.ae is None else ("st", "ae")
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the maps as anomalib's ``EfficientAdModel.forward`` does, and pool features by them."""
-        mean, std = self.model.mean_std["mean"], self.model.mean_std["std"]
-        teacher_features: Tensor = (self.model.teacher(images) - mean) / std
+        teacher_features = self._teacher_features(images)
         return *self.compare(images, teacher_features), teacher_features
 
     def compare(self, images: Tensor, teacher_features: Tensor) -> tuple[Tensor, Tensor]:
         """Return maps and pooled features, given the teacher's standardised features (B, 384, R, R)."""
-        model = self.model
-        student = model.student(images)
-        distance = torch.pow(teacher_features - student[:, :CHANNELS], 2)
-        map_st, map_stae = model.compute_maps(images, student, distance)
-        maps = 0.5 * map_st + 0.5 * map_stae
-        anomaly = patch_anomaly(maps)
+        maps = self._maps(images, teacher_features, normalize=True)
+        combined = maps[0] if len(maps) == 1 else 0.5 * maps[0] + 0.5 * maps[1]
+        anomaly = patch_anomaly(combined)
         count = anomaly.shape[1] * anomaly.shape[2]
         # A view of -1 images: flatten would fix the batch size in an export.
         features = teacher_features.view(-1, CHANNELS, count).transpose(1, 2)  # (B, R * R, 384)
-        return maps, pooled(features, anomaly.contiguous().view(-1, count), self.spread)
+        return combined, pooled(features, anomaly.contiguous().view(-1, count), self.spread)
+
+    def raw_maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps (B, 1, S, S) of ``map_names`` before their normalisation."""
+        return self._maps(images, self._teacher_features(images), normalize=False)
+
+    def _teacher_features(self, images: Tensor) -> Tensor:
+        mean, std = self.model.mean_std["mean"], self.model.mean_std["std"]
+        features: Tensor = (self.model.teacher(images) - mean) / std
+        return features
+
+    def _maps(self, images: Tensor, teacher_features: Tensor, *, normalize: bool) -> tuple[Tensor, ...]:
+        student = self.model.student(images)
+        distance = torch.pow(teacher_features - student[:, :CHANNELS], 2)
+        if self.model.ae is not None:
+            both: tuple[Tensor, Tensor] = self.model.compute_maps(images, student, distance, normalize)
+            return both
+        padded = functional.pad(distance.mean(1, keepdim=True), (MARGIN,) * 4)
+        local = functional.interpolate(padded, size=images.shape[-2:], mode="bilinear")
+        if normalize:
+            low, high = self.model.quantiles["qa_st"], self.model.quantiles["qb_st"]
+            local = UNIT * (local - low) / (high - low)
+        return (local,)
 
 
 def patch_anomaly(maps: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ The distilled teacher of size small is part of the package, with a card that des
 ``blemish weights fetch efficientad`` downloads the official ones, which anomalib publishes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,16 +53,43 @@ def features(weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
 
     Equal to the output of ``network`` with the same weights, without importing anomalib.
     """
+    return upper_layers(weights, lower_layers(weights, images))
+
+
+def lower_layers(weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    """Return the output (B, C, H, W) of the layers up to the second pooling for images (B, 3, S, S)."""
     mean, std = (torch.tensor(each, device=images.device).view(3, 1, 1) for each in (_MEAN, _STD))
     field = (images - mean) / std
-    count = sum(name.endswith(".weight") for name in weights)
-    for number in range(1, count + 1):
-        field = functional.conv2d(field, weights[f"conv{number}.weight"], weights[f"conv{number}.bias"])
-        if number < count:
-            field = functional.relu(field)
-        if number <= _POOLED:
-            field = functional.avg_pool2d(field, 2)
+    for number in range(1, _POOLED + 1):
+        field = functional.relu(_convolved(weights, number, field))
+        field = functional.avg_pool2d(field, 2)
     return field
+
+
+def upper_layers(weights: Mapping[str, Tensor], field: Tensor) -> Tensor:
+    """Return the output (B, C, R, R) of the layers after the second pooling for their input."""
+    return _convolved(weights, _layers(weights), last_input(weights, field))
+
+
+def last_input(weights: Mapping[str, Tensor], field: Tensor) -> Tensor:
+    """Return the input (B, C, H, W) of the last layer for that of the upper layers."""
+    for number in range(_POOLED + 1, _layers(weights)):
+        field = functional.relu(_convolved(weights, number, field))
+    return field
+
+
+def upper_names(weights: Iterable[str]) -> list[str]:
+    """Return the names of the weights that ``upper_layers`` uses."""
+    lower = tuple(f"conv{number}." for number in range(1, _POOLED + 1))
+    return [name for name in weights if not name.startswith(lower)]
+
+
+def _layers(weights: Mapping[str, Tensor]) -> int:
+    return sum(name.endswith(".weight") for name in weights)
+
+
+def _convolved(weights: Mapping[str, Tensor], number: int, field: Tensor) -> Tensor:
+    return functional.conv2d(field, weights[f"conv{number}.weight"], weights[f"conv{number}.bias"])
 
 
 def weights_name(size: str) -> str:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """EfficientAD with a teacher of random weights."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +25,7 @@ from blemish_core.detectors.efficientad.teacher import CHANNELS, network
 from blemish_core.detectors.efficientad.training import start
 from blemish_core.detectors.efficientad.training.losses import losses_of_step, teacher_features_of
 from blemish_core.detectors.efficientad.training.photographs import photographs
-from blemish_core.detectors.efficientad.training.start import (
-    PENALTY,
-    LeastSquares,
-    is_solved_for,
-    last_layer,
-)
+from blemish_core.detectors.efficientad.training.start import PENALTY, LeastSquares, last_layer
 from blemish_core.detectors.efficientad.training.train import train
 from blemish_core.detectors.efficientad.training.trainable import TrainableEfficientAd
 from blemish_core.imaging.frame_mask import FrameMask
@@ -79,14 +76,14 @@ def learn(
     progress: Progress = silent,
     checkpoint: Path | None = None,
     mask: FrameMask | None = None,
+    now: Callable[[], float] = time.monotonic,
 ) -> TrainingResult:
     if not (folder / "efficientad-small.safetensors").exists():
         torch.manual_seed(7)
         save_file(network("small").state_dict(), folder / "efficientad-small.safetensors")
     readers: list[Callable[[], Image]] = [partial(drawn, number) for number in images]
-    return train(
-        settings, readers, TrainingContext(folder, 3, 0.05, progress, checkpoint=checkpoint, mask=mask)
-    )
+    context = TrainingContext(folder, 3, 0.05, progress, checkpoint=checkpoint, mask=mask)
+    return train(settings, readers, context, now)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -175,10 +172,10 @@ def test_training_steps_reduce_the_loss(tmp_path: Path, monkeypatch: pytest.Monk
     # A high rate, because the steps are few.
     monkeypatch.setattr("blemish_core.detectors.efficientad.training.loop._LEARNING_RATE", 3e-3)
     losses = []
-    for count in (1, 12):
+    for steps_taken in (1, 12):
         detector = learn(
             tmp_path,
-            replace(STEPS, max_steps=count),
+            replace(STEPS, max_steps=steps_taken),
             drawn=tiled,
             progress=lambda phase, done, total, unit: reported.append((phase, done, total)),
         ).detector
@@ -201,13 +198,14 @@ def test_time_limit_ends_training_before_the_steps(tmp_path: Path) -> None:
         if phase == "training":
             reported.append(done)
 
-    learn(tmp_path, EfficientAdSettings(max_seconds=0.5, start="random"), progress=note)
-    assert 1 <= reported[-1] < 1000
+    looks = count()  # each look at the clock takes a second
+    settings = EfficientAdSettings(max_seconds=20.0, start="random")
+    learn(tmp_path, settings, progress=note, now=lambda: float(next(looks)))
+    assert 1 <= reported[-1] < 20
 
 
 def test_solved_start_separates_the_surface_from_photographs(tmp_path: Path) -> None:
     settings = EfficientAdSettings(max_steps=1)
-    assert is_solved_for(settings, "cpu")
     training = learn(tmp_path, settings)
     assert training.facts["start"] == "last layer solved for"
     detector = training.detector
@@ -216,9 +214,59 @@ def test_solved_start_separates_the_surface_from_photographs(tmp_path: Path) -> 
     views = [others.view(256, np.random.default_rng(n), grey_share=0.0)[None] for n in range(3)]
     unseen = [detector.prepare(surface(n))[None] for n in (50, 51)]
     with torch.inference_mode():
-        good = max(float(detector.model.get_maps(image)[0].mean()) for image in unseen)
-        other = min(float(detector.model.get_maps(view)[0].mean()) for view in views)
+        good = max(float(detector.raw_maps(image)[0].mean()) for image in unseen)
+        other = min(float(detector.raw_maps(view)[0].mean()) for view in views)
     assert other > 2 * good
+
+
+def test_solved_model_has_no_autoencoder_and_loads_again(tmp_path: Path) -> None:
+    detector = learn(tmp_path, EfficientAdSettings(max_steps=1)).detector
+    tensors = detector.tensors()
+    assert not [name for name in tensors if name.startswith("model.ae.")]
+    assert tensors["model.student.conv4.weight"].shape[0] == CHANNELS
+    again = TrainableEfficientAd.load(detector.settings, tensors)
+    image = detector.prepare(surface(20))
+    (before,), (after,) = detector.predict([image]), again.predict([image])
+    assert before.score == pytest.approx(after.score, rel=1e-5)
+    np.testing.assert_allclose(before.anomaly_map, after.anomaly_map, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e3], ids=["unchanged", "diverged"])
+def test_solved_start_is_published_if_steps_do_not_improve_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float
+) -> None:
+    loop = "blemish_core.detectors.efficientad.training.loop"
+    monkeypatch.setattr(f"{loop}._LEARNING_RATE", rate)
+    settings = EfficientAdSettings(max_steps=2)
+    training = learn(tmp_path, settings)
+    assert training.facts["ended by"] == "no progress beyond the start, which is published"
+    monkeypatch.setattr(f"{loop}._LEARNING_RATE", 0.0)
+    unchanged = learn(tmp_path, settings).detector.tensors()
+    for name, tensor in training.detector.tensors().items():
+        torch.testing.assert_close(tensor, unchanged[name])
+
+
+def test_steps_from_the_solved_start_reduce_the_held_out_loss(tmp_path: Path) -> None:
+    facts = learn(tmp_path, EfficientAdSettings(max_steps=30), drawn=tiled).facts
+    begun, ended = (float(text.split()[0]) for text in facts["held-out loss"].split(", "))
+    assert (facts["steps"], facts["ended by"]) == ("30", "steps")
+    assert ended < 0.98 * begun
+
+
+def test_training_learns_from_as_many_images_as_its_time_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blemish_core.detectors.efficientad.training.plan._FEWEST_IMAGES", 2)
+    warnings: list[str] = []
+    seconds = count(step=1)  # each look at the clock takes a second
+    readers: list[Callable[[], Image]] = [partial(surface, number) for number in range(8)]
+    save_file(network("small").state_dict(), tmp_path / "efficientad-small.safetensors")
+    announced: list[str] = []
+    context = TrainingContext(tmp_path, 3, 0.05, silent, warn=warnings.append, announce=announced.append)
+    training = train(EfficientAdSettings(max_seconds=23.0), readers, context, lambda: float(next(seconds)))
+    assert training.learned == 3
+    assert "23 s suffice to learn from 3 of 6 training images" in warnings[0]
+    assert "from 3 images, each of which takes the teacher 1.00 s" in announced[0]
 
 
 def test_last_layer_is_the_least_squares_solution(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,10 +285,11 @@ def test_last_layer_is_the_least_squares_solution(monkeypatch: pytest.MonkeyPatc
         for image in images[1:]:
             model.student(image)
         hook.remove()
+        weights = dict(model.student.named_parameters())
         for image, answer in zip(images[:2], wanted, strict=True):
-            squares.add_good(image, answer)
+            squares.add_good(teacher.lower_layers(weights, image), answer)
         for image in images[2:]:
-            squares.add_other(image)
+            squares.add_other(teacher.lower_layers(weights, image))
         squares.solve()
         good, other = (
             functional.pad(functional.unfold(torch.cat(two), layer.kernel_size), (0, 0, 0, 1), value=1.0)
@@ -253,25 +302,9 @@ def test_last_layer_is_the_least_squares_solution(monkeypatch: pytest.MonkeyPatc
         normal += 1e-3 * good.square().mean(0).mean() * torch.eye(len(normal))
         answers = wanted.double().flatten(3).transpose(2, 3).flatten(0, 2)
         best = torch.linalg.solve(normal, good.T @ answers / len(good))
-        weights = torch.cat([layer.weight.flatten(1).T, layer.bias[None]])
+        solved = torch.cat([layer.weight.flatten(1).T, layer.bias[None]])
     assert len(normal) > 3 * 7, "several blocks"
-    torch.testing.assert_close(weights.double(), best, rtol=1e-3, atol=1e-3 * float(best.abs().max()))
-
-
-@pytest.mark.parametrize(
-    ("settings", "device", "solved"),
-    [
-        (EfficientAdSettings(), "cpu", True),
-        (EfficientAdSettings(), "cuda", False),
-        (EfficientAdSettings(max_steps=5000), "cuda:0", True),
-        (EfficientAdSettings(start="random"), "cpu", False),
-        (EfficientAdSettings(start="solved"), "cuda", True),
-    ],
-)
-def test_start_is_solved_for_on_request_or_with_few_or_slow_steps(
-    settings: EfficientAdSettings, device: str, solved: bool
-) -> None:
-    assert is_solved_for(settings, device) is solved
+    torch.testing.assert_close(solved.double(), best, rtol=1e-3, atol=1e-3 * float(best.abs().max()))
 
 
 class _Killed(Exception):

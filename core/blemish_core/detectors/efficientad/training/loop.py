@@ -1,82 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop of EfficientAD's student and autoencoder: steps of one image within a time limit."""
+"""The training of EfficientAD's student and autoencoder within its limits of steps and time."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blemish_core.detectors.base import ReadImage, TrainingContext
-from blemish_core.detectors.common.masking import split_looks
-from blemish_core.detectors.efficientad.settings import EfficientAdSettings
+from blemish_core.detectors.base import TrainingContext
+from blemish_core.detectors.efficientad import teacher as teachers
 from blemish_core.detectors.efficientad.training import start
-from blemish_core.detectors.efficientad.training.checkpoint import Checkpoint, TrainingState
-from blemish_core.detectors.efficientad.training.losses import augment, losses_of_step, standardised
+from blemish_core.detectors.efficientad.training.checkpoint import Checkpoint, SavedTraining, TrainingState
+from blemish_core.detectors.efficientad.training.crops import FeatureCrops, TargetFeatures
+from blemish_core.detectors.efficientad.training.images import TrainingImages
+from blemish_core.detectors.efficientad.training.losses import standardised
 from blemish_core.detectors.efficientad.training.photographs import Photographs
+from blemish_core.detectors.efficientad.training.plan import TrainingClock, TrainingPlan
 from blemish_core.detectors.efficientad.training.trainable import TrainableEfficientAd
+from blemish_core.detectors.efficientad.training.whole_images import WholeImages
 
 _LEARNING_RATE = 1e-4
 _WEIGHT_DECAY = 1e-5
 _DECAYED_SHARE = 0.05  # of the steps, the last ones, at a tenth of the learning rate
 _GREY_SHARE = 0.3  # of the photographs
 _CHECK_EVERY = 500  # steps
+_CHECK_CROPS_EVERY = 25  # steps
 _PATIENCE = 10  # checks without improvement
 _IMPROVED = 0.995  # of the best loss so far
 _SAVE_EVERY_S = 60.0
-# The autoencoder is trained alone before the student's last layer is solved for: for this share of the time
-# or the steps, and at this learning rate.
-_WARMUP_SHARE = 0.2
-_WARMUP_RATE = 1e-3
+_VALIDATION_IMAGES, _PHOTOGRAPHS = 8, 48  # of which crops are taken
 
 
-class TrainingImages:
-    """Good images, prepared on first use and cached as far as memory allows."""
+class StepLosses(Protocol):
+    """The losses of one kind of steps."""
 
-    def __init__(
-        self, detector: TrainableEfficientAd, images: Sequence[ReadImage], context: TrainingContext
-    ) -> None:
-        self._detector = detector
-        self._images = images
-        self._device = torch.device(context.device)
-        self._free_bytes = context.max_feature_bytes
-        self._prepared: dict[int, Tensor] = {}
-        self._teacher_features: dict[int, Tensor] = {}
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Parameters that a step trains."""
 
-    def prepared(self, number: int) -> Tensor:
-        """Return the network's input, (1, 3, S, S), on the device."""
-        (pixels,), _ = split_looks([self.input(number)])
-        return pixels[None]
+    def loss(self, random: np.random.Generator) -> Tensor:
+        """Return the loss of a step, ()."""
 
-    def looks(self, number: int) -> Tensor | None:
-        """Return the mask of an image, bool (S, S), or None if there is none."""
-        return split_looks([self.input(number)])[1][0]
-
-    def input(self, number: int) -> Tensor:
-        """Return the result of ``Detector.prepare``, on the device."""
-        cached = self._prepared.get(number)
-        if cached is None:
-            cached = self._detector.prepare(self._images[number]()).to(self._device)
-            self._cache(self._prepared, number, cached)
-        return cached
-
-    def teacher_features(self, number: int) -> Tensor:
-        """Return the teacher's features, (1, 384, R, R), which are the same at every step."""
-        cached = self._teacher_features.get(number)
-        if cached is None:
-            with torch.no_grad():
-                cached = self._detector.model.teacher(self.prepared(number))
-            self._cache(self._teacher_features, number, cached)
-        return cached
-
-    def _cache(self, cache: dict[int, Tensor], number: int, value: Tensor) -> None:
-        size = value.numel() * value.element_size()
-        if size <= self._free_bytes:
-            self._free_bytes -= size
-            cache[number] = value
+    def held_out_loss(self) -> float:
+        """Return the loss on validation images."""
 
 
 class TrainingLoop:
@@ -90,9 +60,12 @@ class TrainingLoop:
         validation: NDArray[np.int64],
         photographs: Photographs,
         context: TrainingContext,
-        settings: EfficientAdSettings,
+        plan: TrainingPlan,
+        clock: TrainingClock,
+        checkpoint: Checkpoint,
+        saved: SavedTraining | None,
     ) -> None:
-        """Resume from the checkpoint of the context, if there is one.
+        """Prepare a training.
 
         Args:
             detector: detector to train.
@@ -101,7 +74,10 @@ class TrainingLoop:
             validation: numbers of the images that decide when training stops improving.
             photographs: photographs of anything but the surface.
             context: resources and limits.
-            settings: the detector's settings.
+            plan: kind and limits of the training.
+            clock: time since the start of the training.
+            checkpoint: store of the progress.
+            saved: progress to resume from, or None.
         """
         self._model = detector.model
         self._images = images
@@ -109,55 +85,111 @@ class TrainingLoop:
         self._validation = [int(number) for number in validation]
         self._photographs = photographs
         self._context = context
-        self._settings = settings
-        self._trained = nn.ModuleDict({"student": self._model.student, "ae": self._model.ae})
-        self._optimizer = torch.optim.Adam(self._trained.parameters(), weight_decay=_WEIGHT_DECAY)
-        self._checkpoint = Checkpoint(context.checkpoint)
-        self._state = self._checkpoint.load(self._trained, self._optimizer)
-        self._began_s = time.monotonic() - self._state.spent_s
+        self._plan = plan
+        self._clock = clock
+        self._checkpoint = checkpoint
+        self._trained = detector.trained
+        self._saved = saved
+        self._state = TrainingState(len(learned)) if saved is None else saved.state
+        self._start: dict[str, Tensor] = {}
 
     def run(self) -> dict[str, str]:
-        """Train until the steps or the time are used up, or the loss stops improving; return facts."""
-        solved = start.is_solved_for(self._settings, self._context.device)
-        if solved and not self._state.begun:
+        """Train until the steps or the time are used up, or the loss stops improving; return facts.
+
+        The result is the solved start if the steps did not lower the loss on validation images.
+        """
+        self._begin()
+        losses = self._step_losses()
+        optimizer = torch.optim.Adam(losses.parameters, weight_decay=_WEIGHT_DECAY)
+        if self._saved is not None:
+            self._saved.restore_moments(optimizer)
+        if self._plan.solved and self._state.start_loss == inf:
+            loss = losses.held_out_loss()
+            self._state = replace(self._state, start_loss=loss, best=loss)
+        stopped = self._take_steps(losses, optimizer)
+        step = self._state.step
+        self._context.progress("training", step, step, "steps")
+        facts = {"steps": str(step), "ended by": stopped, "start": "random weights"}
+        if self._plan.solved:
+            facts["start"] = "last layer solved for"
+            loss = losses.held_out_loss()
+            facts["held-out loss"] = f"{self._state.start_loss:.3f} at the start, {loss:.3f} at the end"
+            if step and not loss < self._state.start_loss:
+                self._trained.load_state_dict(self._start)
+                facts["ended by"] = "no progress beyond the start, which is published"
+        self._model.eval()
+        return facts
+
+    def _begin(self) -> None:
+        """Restore the saved training, or find the initial weights."""
+        if self._saved is not None:
+            self._trained.load_state_dict(self._saved.weights)
+            self._start = dict(self._saved.start)
+        elif self._plan.solved:
             self._solve_start()
-        step, best, stale = self._state.step, self._state.best, self._state.stale
-        saved_s = time.monotonic()
+            self._start = {name: value.clone() for name, value in self._trained.state_dict().items()}
+            self._save(None)
         self._set_training_mode()
+
+    def _step_losses(self) -> StepLosses:
+        if self._plan.solved:
+            return self._feature_crops()
+        return WholeImages(self._model, self._images, self._learned, self._validation, self._photograph)
+
+    def _take_steps(self, losses: StepLosses, optimizer: torch.optim.Adam) -> str:
+        """Take steps until a limit is reached; return which one."""
+        saved_s = time.monotonic()
+        began_s, first = self._clock.spent_s, self._state.step
         while True:
-            share = self._used_share(step)
-            # Total number of steps at the present pace.
-            planned = max(step, round(step / share)) if step else self._settings.max_steps
-            self._context.progress("training", step, planned, "steps")
-            if share >= 1 or stale >= _PATIENCE:
-                break
-            self._step(step, _LEARNING_RATE * (1.0 if share < 1 - _DECAYED_SHARE else 0.1))
-            step += 1
-            if step % _CHECK_EVERY == 0:
-                loss = self._validation_loss()
-                best, stale = (loss, 0) if loss < _IMPROVED * best else (best, stale + 1)
+            state = self._state
+            share = self._used_share(state.step)
+            self._context.progress("training", state.step, self._planned_steps(first, began_s), "steps")
+            if share >= 1:
+                return "steps" if state.step >= self._plan.steps else "time"
+            if state.stale >= _PATIENCE:
+                return "no more progress"
+            self._take_step(
+                losses, optimizer, _LEARNING_RATE * (1.0 if share < 1 - _DECAYED_SHARE else 0.1)
+            )
+            self._state = replace(state, step=state.step + 1)
+            if self._state.step % (_CHECK_CROPS_EVERY if self._plan.solved else _CHECK_EVERY) == 0:
+                self._check(losses)
             if time.monotonic() - saved_s > _SAVE_EVERY_S:
                 saved_s = time.monotonic()
-                self._save(TrainingState(begun=True, step=step, best=best, stale=stale))
-        self._context.progress("training", step, step, "steps")
-        self._model.eval()
-        ended_by = "steps" if step >= self._settings.max_steps else "time"
-        return {
-            "steps": str(step),
-            "ended by": "no more progress" if stale >= _PATIENCE else ended_by,
-            "start": "last layer solved for" if solved else "random weights",
-        }
+                self._save(optimizer)
+
+    def _take_step(self, losses: StepLosses, optimizer: torch.optim.Adam, learning_rate: float) -> None:
+        # A generator per step, so that a resumed training equals an uninterrupted one.
+        random = np.random.default_rng([self._context.seed, self._state.step])
+        torch.manual_seed(int(random.integers(2**62)))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.zero_grad(set_to_none=True)
+        losses.loss(random).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        optimizer.step()
+
+    def _check(self, losses: StepLosses) -> None:
+        loss = losses.held_out_loss()
+        if loss < _IMPROVED * self._state.best:
+            self._state = replace(self._state, best=loss, stale=0)
+        else:
+            self._state = replace(self._state, stale=self._state.stale + 1)
 
     def _used_share(self, step: int) -> float:
         """Return the used share of the steps or of the time, whichever is larger."""
-        share = step / self._settings.max_steps
-        if self._settings.max_seconds:
-            share = max(share, (time.monotonic() - self._began_s) / self._settings.max_seconds)
-        return share
+        return max(step / self._plan.steps, self._clock.spent_s / self._plan.seconds)
+
+    def _planned_steps(self, first: int, began_s: float) -> int:
+        """Return the total number of steps at the pace since the step ``first``."""
+        step = self._state.step
+        if step == first or self._plan.seconds == inf:
+            return self._plan.steps
+        step_s = (self._clock.spent_s - began_s) / (step - first)
+        left_s = max(0.0, self._plan.seconds - self._clock.spent_s)
+        return min(self._plan.steps, step + round(left_s / max(step_s, 1e-9)))
 
     def _solve_start(self) -> None:
-        """Train the autoencoder alone for a while, then solve for the student's last layer."""
-        self._train_autoencoder()
+        """Solve for the student's last layer."""
         self._model.eval()
         start.copy_teacher(self._model)
         random = np.random.default_rng(self._context.seed)
@@ -166,47 +198,37 @@ class TrainingLoop:
             for done, number in enumerate(self._learned):
                 self._context.progress("start", done, len(self._learned), "images")
                 image = self._images.prepared(number)
-                restored = self._model.ae(image, image.shape[-2:])
-                squares.add_good(image, torch.cat([self._teacher_features(number), restored], dim=1))
-                squares.add_other(self._photograph(random, image))
+                squares.add_good(self._lower_layers(image), self._teacher_features(number))
+                squares.add_other(self._lower_layers(self._photograph(random, image)))
             squares.solve()
         self._context.progress("start", len(self._learned), len(self._learned), "images")
-        self._state = TrainingState(begun=True)
-        self._save(self._state)
 
-    def _train_autoencoder(self) -> None:
-        self._set_training_mode()
-        optimizer = torch.optim.Adam(
-            self._model.ae.parameters(), lr=_WARMUP_RATE, weight_decay=_WEIGHT_DECAY
-        )
+    def _feature_crops(self) -> FeatureCrops:
+        """Compute the features that steps take crops of, as many as fit into memory."""
+        self._model.eval()
         random = np.random.default_rng(self._context.seed)
-        step = 0
-        while (share := self._used_share(step)) < _WARMUP_SHARE:
-            total = round(step / share * _WARMUP_SHARE) if step else 0
-            self._context.progress("autoencoder", step, total, "steps")
-            number = int(random.choice(self._learned))
-            image = self._images.prepared(number)
-            restored = self._model.ae(image, image.shape[-2:])
-            optimizer.zero_grad(set_to_none=True)
-            loss = (self._teacher_features(number) - restored).square().mean()
-            loss.backward()
-            optimizer.step()
-            step += 1
-        self._context.progress("autoencoder", step, step, "steps")
+        learned: list[TargetFeatures] = []
+        others: list[Tensor] = []
+        with torch.inference_mode():
+            validation = [self._features(number) for number in self._validation[:_VALIDATION_IMAGES]]
+            for done, number in enumerate(self._learned):
+                self._context.progress("crops", done, len(self._learned), "images")
+                learned.append(self._features(number))
+                if len(others) < _PHOTOGRAPHS:
+                    view = self._photograph(random, self._images.prepared(number))
+                    others.append(self._lower_layers(view)[0].half())
+                if len(learned) * learned[0].bytes > self._context.max_feature_bytes // 2:
+                    break
+        self._context.progress("crops", len(learned), len(learned), "images")
+        self._set_training_mode()
+        return FeatureCrops(self._model, learned, validation, others)
 
-    def _step(self, step: int, learning_rate: float) -> None:
-        # A generator per step, so that a resumed training equals an uninterrupted one.
-        random = np.random.default_rng([self._context.seed, step])
-        torch.manual_seed(int(random.integers(2**62)))
-        number = int(random.choice(self._learned))
-        image = self._images.prepared(number)
-        photograph, augmented = self._photograph(random, image), augment(image, random)
-        losses = losses_of_step(self._model, image, self._teacher_features(number), photograph, augmented)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._optimizer.zero_grad(set_to_none=True)
-        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]  # untyped in torch
-        self._optimizer.step()
+    def _features(self, number: int) -> TargetFeatures:
+        field = self._lower_layers(self._images.prepared(number))
+        return TargetFeatures(field[0].half(), self._teacher_features(number)[0].half())
+
+    def _lower_layers(self, images: Tensor) -> Tensor:
+        return teachers.lower_layers(dict(self._model.student.named_parameters()), images)
 
     def _teacher_features(self, number: int) -> Tensor:
         """Return the teacher's standardised features of an image, (1, 384, R, R)."""
@@ -217,18 +239,10 @@ class TrainingLoop:
         view = self._photographs.view(image.shape[-1], random, grey_share=_GREY_SHARE)
         return view[None].to(image.device)
 
-    def _validation_loss(self) -> float:
-        """Return the mean of the maps of good images that are not trained on."""
-        self._model.eval()
-        with torch.inference_mode():
-            maps = [self._model.get_maps(self._images.prepared(each)) for each in self._validation[:8]]
-        self._set_training_mode()
-        return float(np.mean([float(st.mean() + ae.mean()) for st, ae in maps]))
-
     def _set_training_mode(self) -> None:
         self._model.train()
         self._model.teacher.eval()
 
-    def _save(self, state: TrainingState) -> None:
-        spent_s = time.monotonic() - self._began_s
-        self._checkpoint.save(self._trained, self._optimizer, replace(state, spent_s=spent_s))
+    def _save(self, optimizer: torch.optim.Adam | None) -> None:
+        state = replace(self._state, spent_s=self._clock.spent_s)
+        self._checkpoint.save(state, self._trained, self._start, optimizer)

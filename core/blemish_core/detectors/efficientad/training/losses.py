@@ -40,15 +40,20 @@ def losses_of_step(
     Returns:
         The losses of student, autoencoder, and student by autoencoder.
     """
-    distance = torch.pow(teacher_features - _half(model.student, image, 0), 2).flatten()
-    hardest = len(distance) - ceil(_HARD_QUANTILE * (len(distance) - 1))
-    loss_hard = distance.topk(hardest).values.mean()
+    loss_hard = hard_mean(torch.pow(teacher_features - _half(model.student, image, 0), 2))
     loss_penalty = _half(model.student, photograph, 0).square().mean()
 
     restored = model.ae(augmented, augmented.shape[-2:])
     loss_ae = torch.pow(teacher_features_of(model, augmented) - restored, 2).mean()
     loss_stae = torch.pow(restored - _half(model.student, augmented, 1), 2).mean()
     return loss_hard + loss_penalty, loss_ae, loss_stae
+
+
+def hard_mean(distance: Tensor) -> Tensor:
+    """Return the mean, (), of the hardest thousandth of distances of any shape."""
+    flat = distance.flatten()
+    hardest = len(flat) - ceil(_HARD_QUANTILE * (len(flat) - 1))
+    return flat.topk(hardest).values.mean()
 
 
 def _half(student: nn.Module, images: Tensor, half: int) -> Tensor:

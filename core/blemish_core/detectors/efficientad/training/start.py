@@ -9,8 +9,8 @@ layer W, with inputs x, is the solution of
     min  E_good |W x - teacher|^2  +  b E_photograph |W x|^2  +  l |W|^2
 
 where b weights the penalty. Directions of x that occur in photographs only are mapped to zero, so a defect
-that has them is detected. The second half of the layer, which predicts the autoencoder, is solved for in
-the same way after a short training of the autoencoder. The paper's steps continue from there.
+that has them is detected. There is no autoencoder: before some thousand steps its map detects nothing, and
+hides what the student's map shows.
 """
 
 from typing import TYPE_CHECKING
@@ -19,25 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blemish_core.detectors.efficientad.settings import EfficientAdSettings
+from blemish_core.detectors.efficientad import teacher as teachers
 
 if TYPE_CHECKING:
     from blemish_core.detectors.common.anomalib_models import EfficientAdModel
 
-SOLVED = "solved"
 PENALTY = 0.1
 """b in the formula above."""
-_FEW_STEPS = 10_000
 _RIDGE = 1e-3  # l, relative to the mean square of an input
 _POSITIONS = 24_000  # of the surface; several for each of the 4,097 unknowns
 _BLOCK = 512  # unknowns at once; blocks save the half of the symmetric matrix below its diagonal
-
-
-def is_solved_for(settings: EfficientAdSettings, device: str) -> bool:
-    """Return True if the last layer is solved for: on request, with few steps, or on a CPU."""
-    if settings.start:
-        return settings.start == SOLVED
-    return torch.device(device).type == "cpu" or settings.max_steps < _FEW_STEPS
 
 
 def last_layer(student: nn.Module) -> nn.Conv2d:
@@ -49,13 +40,8 @@ def last_layer(student: nn.Module) -> nn.Conv2d:
 
 
 def copy_teacher(model: "EfficientAdModel") -> None:
-    """Copy the teacher's layers to the student, twice into a layer that is twice as wide."""
-    teacher = dict(model.teacher.named_parameters())
-    for name, own in model.student.named_parameters():
-        source = teacher[name]
-        if own.dim() > 1 and own.shape[1] != source.shape[1]:
-            continue  # the last layer of M, which is solved for
-        own.data.copy_(torch.cat([source] * (own.shape[0] // source.shape[0])))
+    """Copy the teacher's layers to a student of the same shape."""
+    model.student.load_state_dict(model.teacher.state_dict())
 
 
 class LeastSquares:
@@ -73,16 +59,21 @@ class LeastSquares:
         self._targets = torch.zeros(inputs, self._layer.out_channels, device=device)
         self._good_count, self._other_count = 0, 0
 
-    def add_good(self, image: Tensor, targets: Tensor) -> None:
-        """Add an image (1, 3, S, S) of the surface and its target features (1, 768, R, R)."""
-        inputs, positions = self._inputs(image)
+    def add_good(self, field: Tensor, targets: Tensor) -> None:
+        """Add an image of the surface.
+
+        Args:
+            field: input (1, C, H, W) of the student's upper layers.
+            targets: target features (1, 384, R, R).
+        """
+        inputs, positions = self._inputs(field)
         _add_squares(self._good, inputs)
         self._targets.addmm_(inputs.T, targets[0].flatten(1).T[positions])
         self._good_count += len(inputs)
 
-    def add_other(self, image: Tensor) -> None:
-        """Add a photograph (1, 3, S, S) of something else."""
-        inputs, _ = self._inputs(image)
+    def add_other(self, field: Tensor) -> None:
+        """Add the input (1, C, H, W) of the student's upper layers for a photograph of something else."""
+        inputs, _ = self._inputs(field)
         _add_squares(self._other, inputs)
         self._other_count += len(inputs)
 
@@ -98,21 +89,10 @@ class LeastSquares:
         if self._layer.bias is not None:
             self._layer.bias.data.copy_(solution[-1])
 
-    def _inputs(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def _inputs(self, field: Tensor) -> tuple[Tensor, Tensor]:
         """Return inputs (N, C * K * K + 1) of the last layer at random positions, and the positions."""
-        captured: list[Tensor] = []
         side = self._layer.kernel_size[0]
-
-        def capture(_: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
-            captured.append(arguments[0])
-            return (arguments[0][..., :side, :side],)  # the layer's output is not used
-
-        hook = self._layer.register_forward_pre_hook(capture)
-        try:
-            self._student(image)
-        finally:
-            hook.remove()
-        field = captured[0][0]  # (C, H, W)
+        field = teachers.last_input(dict(self._student.named_parameters()), field)[0]  # (C, H, W)
         rows, columns = (length - side + 1 for length in field.shape[1:])
         count = min(self._positions_per_image, rows * columns)
         positions = torch.from_numpy(self._random.choice(rows * columns, count, replace=False))

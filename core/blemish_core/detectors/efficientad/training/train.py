@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training of EfficientAD, and calibration on held-out images."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -22,11 +23,14 @@ from blemish_core.detectors.common.embedding import temperature
 from blemish_core.detectors.common.masking import split_looks
 from blemish_core.detectors.common.split import split_images
 from blemish_core.detectors.efficientad import teacher as teachers
-from blemish_core.detectors.efficientad.network import patches_seen
+from blemish_core.detectors.efficientad.network import UNIT, patches_seen
 from blemish_core.detectors.efficientad.settings import MIN_IMAGES, EfficientAdSettings
 from blemish_core.detectors.efficientad.teacher import CHANNELS
-from blemish_core.detectors.efficientad.training.loop import TrainingImages, TrainingLoop
+from blemish_core.detectors.efficientad.training.checkpoint import Checkpoint
+from blemish_core.detectors.efficientad.training.images import TrainingImages
+from blemish_core.detectors.efficientad.training.loop import TrainingLoop
 from blemish_core.detectors.efficientad.training.photographs import photographs
+from blemish_core.detectors.efficientad.training.plan import TrainingClock, TrainingPlan
 from blemish_core.detectors.efficientad.training.trainable import TrainableEfficientAd
 from blemish_core.platform.errors import FailedPrecondition
 
@@ -40,13 +44,22 @@ _BATCH = 4
 
 
 def train(
-    settings: EfficientAdSettings, images: Sequence[ReadImage], context: TrainingContext
+    settings: EfficientAdSettings,
+    images: Sequence[ReadImage],
+    context: TrainingContext,
+    now: Callable[[], float] = time.monotonic,
 ) -> TrainingResult:
     """Train on good images and calibrate on images held out of them.
 
     A fifth of the images is held out, or as many as the target false-reject rate needs, but at most a
     third. Half as many again are validation images, for the quantiles of the maps and for early stopping.
     If fewer than 10 images are held out, they serve for validation too.
+
+    Args:
+        settings: the detector's settings.
+        images: good images.
+        context: resources and limits.
+        now: clock of the time limit, in seconds.
 
     Raises:
         FailedPrecondition: with fewer than 3 images, or without a teacher or photographs.
@@ -58,7 +71,8 @@ def train(
         )
     teacher = teachers.find(settings.size, context.weights)
     torch.manual_seed(context.seed)
-    detector = TrainableEfficientAd(settings, context.device)
+    plan = TrainingPlan.of(settings, context.device)
+    detector = TrainableEfficientAd(settings, context.device, autoencoder=not plan.solved)
     detector.mask = context.mask
     detector.model.teacher.load_state_dict(teacher.weights)
     others, source = photographs(context.photographs, context.weights / "imagenette")
@@ -68,9 +82,22 @@ def train(
     validation = held_out
     if len(held_out) >= _SHARED_BELOW:
         validation, learned = split.validation(ceil(len(held_out) / 2))
-    surface = TrainingImages(detector, images, context)
+    checkpoint = Checkpoint(context.checkpoint)
+    saved = checkpoint.load()
+    if saved is not None and not saved.fits(detector.trained):
+        saved = None
+    clock = TrainingClock(0.0 if saved is None else saved.state.spent_s, now)
+    # Crops take the other half of the memory.
+    max_bytes = context.max_feature_bytes // (2 if plan.solved else 1)
+    surface = TrainingImages(detector, images, context.device, max_bytes)
+    if saved is not None:
+        learned = learned[: saved.state.images]
+    else:
+        learned = _affordable(surface, learned, plan, clock, context)
     _measure_teacher(detector.model, surface, learned, context)
-    loop = TrainingLoop(detector, surface, learned, validation, others, context, settings)
+    loop = TrainingLoop(
+        detector, surface, learned, validation, others, context, plan, clock, checkpoint, saved
+    )
     facts = loop.run() | {"teacher": teacher.origin, "penalty": source}
 
     _measure_maps(detector, surface, validation)
@@ -90,6 +117,32 @@ def train(
         tuple(held_out.tolist()),
         split.copies,
     )
+
+
+def _affordable(
+    images: TrainingImages,
+    learned: NDArray[np.int64],
+    plan: TrainingPlan,
+    clock: TrainingClock,
+    context: TrainingContext,
+) -> NDArray[np.int64]:
+    """Return as many of the images as there is time to learn from, and announce the plan.
+
+    The time of the teacher for one image is measured.
+    """
+    with torch.inference_mode():
+        images.teacher_features(int(learned[0]))  # the first one takes longer
+        began_s = clock.spent_s
+        images.teacher_features(int(learned[-1]))
+    image_s = clock.spent_s - began_s
+    count = int(min(plan.affordable_images(image_s), len(learned)))
+    context.announce(plan.describe(count, image_s))
+    if count < len(learned):
+        context.warn(
+            f"{plan.seconds:.0f} s suffice to learn from {count} of {len(learned)} training images; allow "
+            "more time with max_duration"
+        )
+    return learned[:count]
 
 
 def _measure_teacher(
@@ -121,27 +174,30 @@ def _measure_maps(
     detector: TrainableEfficientAd, images: TrainingImages, validation: NDArray[np.int64]
 ) -> None:
     """Measure the quantiles and the spread of the maps on validation images."""
-    model = detector.model
     with torch.inference_mode():
-        pairs = [_raw_maps(model, images, int(number)) for number in validation]
+        maps = list(zip(*(_raw_maps(detector, images, int(each)) for each in validation), strict=True))
         quantiles: dict[str, Tensor] = {}
-        for name, maps in zip(("st", "ae"), zip(*pairs, strict=True), strict=True):
+        units = []
+        for name, of_images in zip(detector.map_names, maps, strict=True):
             # torch.quantile is limited to 16 M values.
-            low, high = np.quantile(torch.cat(maps).cpu().numpy(), [0.9, 0.995])
+            low, high = np.quantile(torch.cat(of_images).cpu().numpy(), [0.9, 0.995])
             quantiles |= {f"qa_{name}": torch.tensor(low), f"qb_{name}": torch.tensor(high)}
-        # The model's combination of both maps: each scaled by its quantiles and divided by twenty.
-        units = [quantiles[f"qb_{name}"] - quantiles[f"qa_{name}"] for name in ("st", "ae")]
-        spread = temperature(torch.cat([0.05 * (st / units[0] + ae / units[1]) for st, ae in pairs]))
+            units.append(quantiles[f"qb_{name}"] - quantiles[f"qa_{name}"])
+        # The model's combination of the maps, each scaled by its quantiles.
+        weight = UNIT / len(units)
+        combined = [
+            torch.stack([each / unit for each, unit in zip(of_image, units, strict=True)]).sum(0)
+            for of_image in zip(*maps, strict=True)
+        ]
+        spread = temperature(weight * torch.cat(combined))
     detector.measure_maps(quantiles, spread)
 
 
-def _raw_maps(model: "EfficientAdModel", images: TrainingImages, number: int) -> tuple[Tensor, Tensor]:
-    """Return both maps of an image before their normalisation, (N,), without ignored pixels."""
-    student, autoencoder = model.get_maps(images.prepared(number), normalize=False)
+def _raw_maps(detector: TrainableEfficientAd, images: TrainingImages, number: int) -> list[Tensor]:
+    """Return the maps of an image before their normalisation, each (N,), without ignored pixels."""
     looks = images.looks(number)
-    if looks is None:
-        return student.flatten(), autoencoder.flatten()
-    return student[0, 0][looks], autoencoder[0, 0][looks]
+    maps = [each[0, 0] for each in detector.raw_maps(images.prepared(number))]
+    return [each.flatten() if looks is None else each[looks] for each in maps]
 
 
 def _measure_center(

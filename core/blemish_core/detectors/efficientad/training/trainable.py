@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blemish_core.detectors.common.embedding import score_scale, whitening
 from blemish_core.detectors.efficientad.detector import EfficientAd
@@ -22,11 +22,26 @@ class TrainableEfficientAd(EfficientAd):
         """Model of anomalib."""
         return self._torch.built.model
 
+    @property
+    def trained(self) -> nn.Module:
+        """Networks that a training changes: student and autoencoder, if there is one."""
+        networks = {"student": self.model.student, "ae": self.model.ae}
+        return nn.ModuleDict({name: each for name, each in networks.items() if each is not None})
+
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        """Names of the maps: st, and ae with an autoencoder."""
+        return self._torch.built.map_names
+
+    def raw_maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps (B, 1, S, S) of ``map_names`` before their normalisation."""
+        return self._torch.built.raw_maps(images)
+
     def measure_maps(self, quantiles: Mapping[str, Tensor], spread: Tensor) -> None:
         """Set the normalisation of the maps from good images that the student was not trained on.
 
         Args:
-            quantiles: qa_st, qb_st, qa_ae, qb_ae, the 90 % and 99.5 % quantiles of each map.
+            quantiles: qa_st, qb_st and so on, the 90 % and 99.5 % quantiles of each map.
             spread: temperature of the pooling, see ``embedding.temperature``.
         """
         for name, value in quantiles.items():
