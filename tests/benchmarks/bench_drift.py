@@ -20,7 +20,7 @@ from tests.benchmarks.report import parser, section
 from blemish_client.demo.surfaces.specimen import CATEGORIES, CLASSES, Origin, draw
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.base import Detector, Image, TrainingContext, silent
-from blemish_core.detectors.patchcore.settings import PatchCoreSettings
+from blemish_core.detectors.patchcore.settings import PatchCoreSettings, requested
 from blemish_core.detectors.patchcore.training.train import train
 from blemish_core.evaluation.metrics import image_auroc
 from blemish_server.metrics.server_metrics import LOW_P_VALUE
@@ -60,7 +60,7 @@ def main() -> None:
     arguments = options.parse_args()
     name = "bench_drift_no_whitened" if arguments.no_whitened else "bench_drift"
     title = "Camera drift" + (", PatchCore of the paper" if arguments.no_whitened else "")
-    settings = PatchCoreSettings(whitened=not arguments.no_whitened)
+    settings = requested(whitened=not arguments.no_whitened)
     with section(name, title, arguments) as report:
         columns = {
             category: _column(settings, category, arguments.images, arguments.fresh)

@@ -28,7 +28,7 @@ from torch.nn import functional
 from blemish_client.demo.surfaces import CATEGORIES, generate
 from blemish_core.detectors.base import Image, TrainingContext, TrainingResult, silent
 from blemish_core.detectors.common import embedding
-from blemish_core.detectors.patchcore.settings import PatchCoreSettings
+from blemish_core.detectors.patchcore.settings import requested
 from blemish_core.detectors.patchcore.training import train as patchcore_training
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.evaluation.metrics import image_auroc
@@ -72,7 +72,7 @@ def trained(
     context = TrainingContext(
         weights=folder / "none", seed=0, target_false_reject_rate=0.05, progress=silent
     )
-    settings = PatchCoreSettings(coreset_ratio=coreset, whitened=whitened, input_size=size)
+    settings = requested(coreset_ratio=coreset, whitened=whitened, input_size=size)
     return patchcore_training.train(settings, [partial(read, each) for each in train], context)
 
 

@@ -34,7 +34,6 @@ from blemish_core.detectors.base import Image
 from blemish_core.detectors.patchcore.settings import PatchCoreSettings
 from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
-from blemish_core.detectors.patchcore.training.whitening import Whitening
 from blemish_core.evaluation.metrics import image_auroc
 from blemish_core.imaging.decode import decode
 from blemish_core.platform import threads
@@ -163,7 +162,6 @@ def main() -> None:
     options.add_argument("--bank", type=Path, help="file (.pt) to keep the coreset in, or to read it from")
     options.add_argument("--train", type=int, default=48, help="good training images")
     options.add_argument("--test", type=int, default=30, help="good and as many defective test images")
-    options.add_argument("--plain", action="store_true", help="features without whitening")
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
     options.add_argument("--rounds", type=int, default=40, help="frames to time")
     arguments = options.parse_args()
@@ -190,20 +188,14 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
 
     with torch.inference_mode():
         if arguments.bank and arguments.bank.exists():
-            picked, *matrices = torch.load(arguments.bank, weights_only=True)
+            picked = torch.load(arguments.bank, weights_only=True)
         else:
             features = torch.cat([patch_features(detector, [image])[0] for image in prepared(learned)])
-            matrices = []
             patches = features.flatten(0, 1)
-            if not arguments.plain:
-                fitted = Whitening.fit(patches)
-                patches, matrices = fitted.apply(patches), [fitted.matrix, fitted.shift]
             # Farthest-first: the smaller coresets are the beginnings of the largest.
             picked = patches[greedy_coreset(patches, min(max(BANKS), len(patches)), 0)]
             if arguments.bank:
-                torch.save([picked, *matrices], arguments.bank)
-        if matrices:
-            detector.set_whitening(Whitening(*matrices))
+                torch.save(picked, arguments.bank)
         detector.run_on(Openvino(detector))
         good_inputs, bad_inputs = prepared(good), prepared(bad)
         with section("bench_neighbours", "Memory bank", arguments) as report:

@@ -18,7 +18,6 @@ from blemish_core.detectors.base import Prediction
 from blemish_core.detectors.common.embedding import whitening
 from blemish_core.detectors.patchcore.settings import PatchCoreSettings, requested
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
-from blemish_core.detectors.patchcore.training.whitening import Whitening
 from blemish_core.evaluation.pixel_metrics import PixelHistograms
 from blemish_core.imaging.decode import decode
 from blemish_core.imaging.geometry import Square
@@ -47,18 +46,26 @@ def test_scores_and_maps_equal_anomalib(neighbors: int) -> None:
     assert_the_same(detector.predict(batch.unbind()), theirs)
 
 
-def test_scores_of_fine_whitened_features_equal_anomalib() -> None:
+def test_scores_of_older_versions_with_fine_whitened_features_equal_anomalib() -> None:
     torch.manual_seed(2)
     settings = PatchCoreSettings(input_size=128, fine=True, relative=False, farthest=1, neighbors=9)
     detector = TrainablePatchCore(settings)
     with torch.inference_mode():
         plain = patch_features(detector, torch.randn(4, 3, 128, 128).unbind())[0].flatten(0, 1)
         matrix, shift = whitening(plain), torch.randn(plain.shape[1])
-        detector.set_whitening(Whitening(matrix, shift))
-        detector.set_memory_bank((plain @ matrix + shift)[::7])
+        detector.set_memory_bank(plain[::7])
+        older = TrainablePatchCore.load(
+            detector.settings,
+            detector.tensors()
+            | {
+                "feature_whitening": matrix,
+                "feature_shift": shift,
+                "memory_bank": (plain @ matrix + shift)[::7],
+            },
+        )
         batch = torch.randn(3, 3, 128, 128)
         # anomalib's model with two changes: after the stages of the backbone and where features are joined.
-        join = detector.model.generate_embedding
+        join = older.model.generate_embedding
 
         def fine(_: object, images: object, stages: dict[str, Tensor]) -> dict[str, Tensor]:
             return stages | {"blocks.1": halves(stages["blocks.1"])}
@@ -67,10 +74,10 @@ def test_scores_of_fine_whitened_features_equal_anomalib() -> None:
             maps = join(features)
             return torch.einsum("bdhw,de->behw", maps, matrix) + shift[:, None, None]
 
-        detector.model.generate_embedding = joined  # type: ignore[method-assign]
-        with detector.model.feature_extractor.register_forward_hook(fine):
-            theirs = detector.model(batch)
-    assert_the_same(detector.predict(batch.unbind()), theirs)
+        older.model.generate_embedding = joined  # type: ignore[method-assign]
+        with older.model.feature_extractor.register_forward_hook(fine):
+            theirs = older.model(batch)
+    assert_the_same(older.predict(batch.unbind()), theirs)
 
 
 def halves(features: Tensor) -> Tensor:

@@ -33,14 +33,8 @@ VARIANTS: Mapping[str, Variant] = {
         Variant(BASELINE, settings=_PAPER),
         Variant("default"),
         Variant("paper, Lite0, 256 px", settings=_PAPER | _LITE0 | {"input_size": 256}),
-        Variant(
-            "paper and whitening", settings=_PAPER | {"whitened": True, "relative": False, "farthest": 1}
-        ),
         Variant("paper and relative distances", settings=_PAPER | {"relative": True}),
-        Variant("paper and five patches", settings=_PAPER | {"farthest": 5}),
-        Variant(
-            "default without whitening", settings=_PAPER | {"relative": True, "farthest": 5, "neighbors": 1}
-        ),
+        Variant("paper and five patches", settings=_PAPER | {"farthest": 5, "neighbors": 1}),
         Variant("default, Lite0", settings=_LITE0),
         Variant("default, 256 px", settings={"input_size": 256}),
         Variant("default, 448 px", settings={"input_size": 448}),

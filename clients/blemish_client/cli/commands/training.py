@@ -88,13 +88,13 @@ def train(
         typer.Option(
             min=0,
             help="PatchCore: number of neighbours that weight the image score.",
-            show_default="1, or 9 without whitening",
+            show_default="1, or 9 as in the paper",
         ),
     ] = None,
     whitened: Annotated[
         bool | None,
         typer.Option(
-            help="PatchCore: whitened features and relative distances, or PatchCore as in the paper.",
+            help="PatchCore: --no-whitened is PatchCore as in the paper.",
             show_default="whitened",
         ),
     ] = None,

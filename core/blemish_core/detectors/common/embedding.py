@@ -86,10 +86,7 @@ class FarPatches:
 
 
 def fit_directions(
-    images: Sequence[FarPatches],
-    temperature: Tensor,
-    stages: Sequence[int],
-    feature_whitening: Tensor | None = None,
+    images: Sequence[FarPatches], temperature: Tensor, stages: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Return the center (D,) and the whitening (D, D) of ``embeddings`` from good images.
 
@@ -97,21 +94,18 @@ def fit_directions(
         images: farthest patches of good images that the detector was not trained on.
         temperature: see ``temperature``.
         stages: number of features of each stage, D together.
-        feature_whitening: (D, D), by which the features are multiplied already; it mixes the stages.
     """
     center = torch.cat(
         [pooled(each.features[None], each.anomaly[None], temperature) for each in images]
     ).mean(0)
     far = torch.cat([each.features for each in images]).double()
-    undone = torch.eye(far.shape[1], dtype=torch.float64, device=far.device)
-    if feature_whitening is not None:
-        undone = torch.linalg.inv(feature_whitening.to(undone))
-    plain = far @ undone
-    maps = [
-        before @ whitening_of(torch.cov(part.T)).double()
-        for before, part in zip(by_stage(undone, stages), by_stage(plain, stages), strict=True)
-    ]
-    return center, torch.cat(maps, dim=1).float()
+    maps = [whitening_of(torch.cov(part.T)) for part in by_stage(far, stages)]
+    together = torch.zeros(far.shape[1], far.shape[1])
+    end = 0
+    for part in maps:
+        begin, end = end, end + len(part)
+        together[begin:end, begin:end] = part
+    return center, together
 
 
 def embeddings(

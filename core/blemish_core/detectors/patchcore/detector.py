@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """PatchCore (Roth et al., CVPR 2022, arXiv:2106.08265) on anomalib's model.
 
-A memory bank holds features of normal patches. A patch is as anomalous as it is far from the bank. An image
-is as anomalous as its farthest patch, weighted by the density of the bank there.
+A memory bank holds features of normal patches. A patch is as anomalous as it is far from the bank. In the
+paper an image is as anomalous as its farthest patch, weighted by the density of the bank there.
 
-The default settings extend the paper in three ways, each of which can be switched off. A third, finer stage
-of features shows defects of a few pixels. Features are whitened, see ``training.whitening``. The score is
-the mean of a few patches. Scores equal those of anomalib's model on the same features, and on the paper's
-features with all three switched off.
+The default settings differ from the paper in two ways, each of which can be switched off. Distances are
+relative to those of the image's nearer patches, and the score is the mean of a few patches. Scores equal
+those of anomalib's model on the same features, and on the paper's settings with both switched off. Models
+of older versions have a third, finer stage of features, whiten them, and divide distances by position.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

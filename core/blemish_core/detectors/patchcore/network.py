@@ -43,7 +43,7 @@ class PatchCoreNetwork:
             neighbors: as in the settings.
             device: device of torch.
             weights: state dict of anomalib's model without its memory bank; None leaves it random.
-            projection: arguments of ``project``.
+            projection: matrix (D, D) and shift (D,) by which older versions map features (P, D).
         """
         self._backbone = backbone
         self._neighbors = neighbors
@@ -90,12 +90,6 @@ class PatchCoreNetwork:
         return tuple(counts)
 
     @property
-    def feature_whitening(self) -> Tensor | None:
-        """Matrix (D, D) by which features are multiplied, None if they are plain."""
-        layer = self.staged.projection
-        return None if layer is None else layer.weight[:, :, 0, 0]
-
-    @property
     def bytes(self) -> int:
         """Memory of the weights."""
         built = held_bytes(self.staged) if "staged" in vars(self) else 0
@@ -107,12 +101,6 @@ class PatchCoreNetwork:
         missing, _ = self.model.feature_extractor.feature_extractor.load_state_dict(weights, strict=False)
         if missing:
             raise RuntimeError(f"{self._backbone.name} lacks weights for {missing[:3]}; this is a bug")
-
-    def project(self, matrix: Tensor, shift: Tensor) -> None:
-        """Multiply features (P, D) by a symmetric matrix (D, D) and add ``shift`` (D,) from now on."""
-        self._projection = None  # the network has it
-        self.staged.project(matrix, shift)
-        self.staged.to(self._device)
 
     def set_memory_bank(self, entries: Tensor) -> None:
         """Use ``entries`` (M, D), not a copy, as the model's memory bank."""

@@ -34,8 +34,8 @@ class PatchCoreSettings:
     """Most entries of the memory bank, which bound the time of a frame and of a training."""
     neighbors: int = 1
     """Bank entries around the nearest one that weight the image score (b in the paper's equation 7)."""
-    whitened: bool = True
-    """True to whiten features, which the paper does not."""
+    whitened: bool = False
+    """True for models of older versions, whose features are whitened."""
     relative: bool = True
     """True to relate distances to those of the whole image, which the paper does not."""
     farthest: int = 5
@@ -78,13 +78,6 @@ class PatchCoreSettings:
                 "input_size and smallest_defect both choose the scale; leave one of them out",
                 field="patchcore.smallest_defect",
             )
-        for name, value in (
-            ("fine", False),
-            ("relative", self.whitened),
-            ("farthest", 5 if self.whitened else 1),
-        ):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
         self.extractor()
 
     @property
@@ -102,8 +95,10 @@ class PatchCoreSettings:
 def requested(*, whitened: bool = True, **others: Any) -> PatchCoreSettings:
     """Return the settings of a training: the defaults, or those of the paper if not ``whitened``.
 
+    The name is that of the contract, in which the defaults once began with whitening.
+
     Raises:
         InvalidRequest: if a value is out of range.
     """
     paper = {} if whitened else {"relative": False, "farthest": 1, "neighbors": 9}
-    return PatchCoreSettings(**(paper | {"whitened": whitened} | others))
+    return PatchCoreSettings(**(paper | others))

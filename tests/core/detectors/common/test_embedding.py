@@ -135,22 +135,6 @@ def test_embeddings_ignore_the_variation_of_the_farthest_good_patches() -> None:
     assert mapped[0] @ mapped[1] > 0.95 > plain[0] @ plain[1]
 
 
-def test_whitened_features_give_the_embeddings_of_plain_ones() -> None:
-    """A detector's own whitening mixes the stages; the embedding separates them again."""
-    generator = torch.Generator().manual_seed(6)
-    plain = good_images(generator, torch.linspace(0.5, 4, 6))
-    mixed = whitening(torch.cat([each.features for each in plain]) @ torch.rand(6, 6, generator=generator))
-    before = [FarPatches(each.features @ mixed, each.anomaly) for each in plain]
-    scores, unit = torch.full((1,), 1.05), torch.ones(())
-    image = torch.randn(1, 6, generator=generator) * 20
-
-    center, whitened = fit_directions(plain, unit, (2, 4))
-    expected = embeddings(image, center, whitened, scores, SCALE, (2, 4))
-    center, whitened = fit_directions(before, unit, (2, 4), mixed)
-    reported = embeddings(image @ mixed, center, whitened, scores, SCALE, (2, 4))
-    torch.testing.assert_close(reported, expected, rtol=1e-3, atol=1e-3)
-
-
 def test_identical_good_images_give_finite_embeddings() -> None:
     same = [FarPatches(torch.ones(64, 6), torch.ones(64))] * 3
     center, whitened = fit_directions(same, torch.ones(()), (2, 4))

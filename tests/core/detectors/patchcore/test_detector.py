@@ -27,9 +27,9 @@ from blemish_core.detectors.base import (
 from blemish_core.detectors.common.regions import describe_region, locate_region, region_mask
 from blemish_core.detectors.common.torch_runtime import TorchRuntime
 from blemish_core.detectors.patchcore.settings import PatchCoreSettings, requested
+from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
 from blemish_core.detectors.patchcore.training.train import fits_on_device, train
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
-from blemish_core.detectors.patchcore.training.whitening import Whitening
 from blemish_core.imaging.geometry import ANY_SIZE, Size
 from blemish_core.imaging.image_input import Region
 from blemish_core.platform.errors import FailedPrecondition, InvalidRequest, JobCancelled, TooLarge
@@ -157,38 +157,22 @@ def test_region_of_a_defect_is_located_in_another_image(training: TrainingResult
     assert 16 <= found.box.top + found.box.height / 2 <= 44
 
 
-def test_whitened_features_vary_equally_in_all_directions(training: TrainingResult) -> None:
-    plain = trained(24, settings=PAPER)
-    spans = []
-    for each in (training, plain):
-        detector = each.detector
-        assert isinstance(detector, TrainablePatchCore)
-        with torch.inference_mode():
-            features, _ = patch_features(
-                detector, [detector.prepare(stripes(seed)) for seed in range(100, 108)]
-            )
-        variances = torch.linalg.eigvalsh(torch.cov(features.flatten(0, 1).T))
-        spans.append(float(variances[-1] / variances.mean()))
-    assert spans[0] < spans[1] / 3
-
-
-def test_held_out_images_do_not_affect_the_detector(training: TrainingResult) -> None:
+def test_held_out_images_do_not_affect_the_memory_bank(training: TrainingResult) -> None:
     reads: list[ReadImage] = [partial(stripes, number) for number in range(24)]
     reads[training.held_out_indices[0]] = partial(stripes, 57, defect=True)
     other = trained(24, reads=reads)
-    for name in ("feature_whitening", "feature_shift", "whitening", "memory_bank"):
-        assert torch.equal(training.detector.tensors()[name], other.detector.tensors()[name])
+    assert torch.equal(training.detector.tensors()["memory_bank"], other.detector.tensors()["memory_bank"])
 
 
-def test_cross_calibration_leaves_each_fold_out_of_its_whitening(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cross_calibration_scores_each_image_by_a_bank_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    fit = Whitening.fit
+    select = greedy_coreset
 
-    def fit_and_record(patches: Tensor) -> Whitening:
-        sizes.append(len(patches))
-        return fit(patches)
+    def select_and_record(points: Tensor, *arguments: object, **options: object) -> list[int]:
+        sizes.append(len(points))
+        return select(points, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Whitening, "fit", fit_and_record)
+    monkeypatch.setattr("blemish_core.detectors.patchcore.training.train.greedy_coreset", select_and_record)
     trained(6)
     *folds, last = sizes
     assert last == 6 * 64  # the published detector is trained on all
@@ -200,12 +184,24 @@ def test_identical_images_are_rejected() -> None:
         trained(24, reads=[partial(stripes, 1)] * 24)
 
 
-def test_loaded_whitened_detector_scores_the_same(training: TrainingResult) -> None:
-    detector = training.detector
-    back = TrainablePatchCore.load(detector.settings, detector.tensors())
-    inputs = [detector.prepare(stripes(100)), detector.prepare(stripes(101, defect=True))]
-    for before, after in zip(detector.predict(inputs), back.predict(inputs), strict=True):
-        assert after.score == pytest.approx(before.score, rel=1e-6)
+def test_older_version_with_whitened_features_scores_by_them() -> None:
+    plain = trained(24, settings=PAPER).detector
+    tensors = plain.tensors()
+    dimensions = tensors["memory_bank"].shape[1]
+    doubled = TrainablePatchCore.load(
+        plain.settings,
+        tensors
+        | {
+            "feature_whitening": 2 * torch.eye(dimensions),
+            "feature_shift": torch.ones(dimensions),
+            "memory_bank": 2 * tensors["memory_bank"] + 1,
+        },
+    )
+    image = plain.prepare(stripes(101, defect=True))
+    before, after = plain.predict([image])[0], doubled.predict([image])[0]
+    np.testing.assert_allclose(after.anomaly_map, 2 * before.anomaly_map, rtol=1e-4)
+    again = TrainablePatchCore.load(doubled.settings, doubled.tensors())
+    assert again.predict([image])[0].score == pytest.approx(after.score, rel=1e-6)
 
 
 def test_version_without_whitened_setting_scores_as_before() -> None:

@@ -3,7 +3,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -30,7 +29,6 @@ from blemish_core.detectors.patchcore.training.features import (
 )
 from blemish_core.detectors.patchcore.training.plan import ScalePlan, plan
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
-from blemish_core.detectors.patchcore.training.whitening import Whitening
 from blemish_core.platform.errors import FailedPrecondition
 
 _CROSS_CALIBRATE_BELOW = 20  # pieces; fewer are too few to hold some out
@@ -46,9 +44,10 @@ def train(
     but at most a third. With fewer, each piece is scored by a detector trained on others
     (cross-calibration), and the published detector is trained on all images.
 
-    Held-out images guarantee the rate, because no score depends on them. Cross-calibration guarantees it
-    for no distribution (Barber et al., arXiv:1905.02928, on the jackknife). It errs on the safe side,
-    because detectors trained on more images score new ones lower. bench_calibration measures the rates.
+    Held-out images guarantee the rate, because the memory bank does not depend on them. The unit of
+    distance follows their medians, which one image hardly changes. Cross-calibration guarantees it for no
+    distribution (Barber et al., arXiv:1905.02928, on the jackknife). It errs on the safe side, because
+    detectors trained on more images score new ones lower. bench_calibration measures the rates.
 
     Raises:
         FailedPrecondition: with fewer than 2 images, if all are identical, or if the backbone's weights are
@@ -105,7 +104,6 @@ class _Training:
         self._context = context
         self._split = split
         self._random = random
-        self._whitening: Whitening | None = None
         height, width = planned.input
         self.facts = {
             "scale": f"{planned.settings.scale:.4g}, from {planned.reason}",
@@ -119,9 +117,7 @@ class _Training:
         with running_on(detector, context.fast_runtime(detector.network, detector.network_size)):
             self._announce()
             learned_patches = sample_patches(detector, self._chosen(learned), context, self._random)
-        self._fit(self._whiten(learned_patches))
-        # The network's output is whitened now.
-        with running_on(detector, context.fast_runtime(detector.network, detector.network_size)):
+            self._fit(learned_patches)
             measured, far = [], []
             for patches in patches_of(detector, self._chosen(held_out), context, "calibration"):
                 measured.append(detector.measure(patches))
@@ -143,11 +139,11 @@ class _Training:
             others = np.setdiff1d(self._split.learned, fold.excluded)
             measured += self._measured(fold, patches, self._sample(patches, others))
         context.progress("calibration", pieces, pieces, "images")
-        self._fit(self._whiten(self._sample(patches, self._split.learned)))
+        self._fit(self._sample(patches, self._split.learned))
         detector.set_units(measured)
         scored = np.concatenate([fold.scored for fold in self._split.folds])
         far = [
-            self._whitened(FarPatches.of(patches[number].features, image.distances))
+            FarPatches.of(patches[number].features, image.distances)
             for number, image in zip(scored, measured, strict=True)
         ]
         detector.fit_embeddings(measured, far)
@@ -171,35 +167,14 @@ class _Training:
     def _measured(self, fold: Fold, patches: Sequence[Patches], others: Tensor) -> list[Measured]:
         """Measure the scored images of a fold by a bank of the patches (N, D) of others."""
         detector = self._detector
-        # The whitening must not depend on the images to measure either.
-        whitening = Whitening.fit(others) if detector.settings["whitened"] else None
-        if whitening is not None:
-            others = whitening.apply(others)
 
         def keep_alive(picked: int) -> None:
             # Without counting: a cancellation takes effect here.
             self._context.progress("calibration", 0, self._split.scored, "images")
 
         detector.set_memory_bank(others[self._coreset(others, keep_alive)])
-        chosen = [patches[number] for number in fold.scored]
-        if whitening is not None:
-            chosen = [replace(each, features=whitening.apply(each.features)) for each in chosen]
         with torch.inference_mode():
-            return [detector.measure(each) for each in chosen]
-
-    def _whiten(self, patches: Tensor) -> Tensor:
-        """Whiten the detector's features and patches (N, D), if the settings ask for it."""
-        if not self._planned.settings.whitened:
-            return patches
-        self._whitening = Whitening.fit(patches)
-        self._detector.set_whitening(self._whitening)
-        return self._whitening.apply(patches)
-
-    def _whitened(self, far: FarPatches) -> FarPatches:
-        """Return plain patches as ``_whiten`` did those of the bank."""
-        if self._whitening is None:
-            return far
-        return FarPatches(self._whitening.apply(far.features), far.anomaly)
+            return [detector.measure(patches[number]) for number in fold.scored]
 
     def _fit(self, patches: Tensor) -> None:
         """Build the bank from patches (N, D)."""

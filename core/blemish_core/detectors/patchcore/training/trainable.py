@@ -17,7 +17,6 @@ from blemish_core.detectors.common.embedding import (
     temperature,
 )
 from blemish_core.detectors.patchcore.detector import Measured, PatchCore, near_distance
-from blemish_core.detectors.patchcore.training.whitening import Whitening
 
 if TYPE_CHECKING:
     from blemish_core.detectors.common.anomalib_models import PatchcoreModel
@@ -30,7 +29,7 @@ class TrainablePatchCore(PatchCore):
 
     @property
     def model(self) -> "PatchcoreModel":
-        """Model of anomalib, with the memory bank but without whitening."""
+        """Model of anomalib, with the memory bank."""
         return self._torch.model
 
     def load_pretrained(self, weights: Path) -> None:
@@ -41,10 +40,6 @@ class TrainablePatchCore(PatchCore):
             Corrupt: if the imported file cannot be read.
         """
         self._torch.load_backbone(backbones.pretrained(self._backbone, weights))
-
-    def set_whitening(self, whitening: Whitening) -> None:
-        """Whiten features from now on."""
-        self._torch.project(whitening.matrix, whitening.shift)
 
     def set_memory_bank(self, entries: Tensor) -> None:
         """Use ``entries`` (M, D) as the features of normal patches."""
@@ -88,11 +83,8 @@ class TrainablePatchCore(PatchCore):
                 FarPatches(each.features.cpu(), (each.anomaly / self._unit(image.distances)).cpu())
                 for image, each in zip(images, far, strict=True)
             ]
-            by = self._torch.feature_whitening
             self._stages = self._torch.stages
-            self._center, self._whitening = fit_directions(
-                in_units, self._spread.cpu(), self._stages, None if by is None else by.cpu()
-            )
+            self._center, self._whitening = fit_directions(in_units, self._spread.cpu(), self._stages)
         self._to_device()
 
     def measure_score_scale(self, scores: Sequence[float]) -> None:
