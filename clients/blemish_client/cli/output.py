@@ -88,7 +88,8 @@ def defect_class(inspection: Inspection) -> str:
     found = inspection.defect_class
     if not found.class_name:
         return f"unknown ({spell(Consensus, found.consensus).replace('-', ' ')})"
-    return f"{found.class_name} ({100 * found.share:.0f} % of {found.neighbors})"
+    name = "".join(each if each.isprintable() else " " for each in found.class_name)
+    return f"{name} ({100 * found.share:.0f} % of {found.neighbors})"
 
 
 def state(of: Job | JobEvent) -> str:

@@ -149,6 +149,8 @@ def draw(content: bytes, inspection: Inspection, target: Path, **options: Any) -
         f"{verdict(inspection.verdict)}   score {inspection.score:.3f}   "
         f"threshold {inspection.threshold:.3f}"
     )
+    if inspection.HasField("defect_class"):
+        caption += f"   {defect_class(inspection)}"
     image = rendering.decode(content)
     drawn = rendering.heatmap(
         rendering.enlarge(image),

@@ -131,6 +131,17 @@ def test_class_name_with_markup_is_shown_as_typed(run: Run, fake: FakeServer, im
     assert "[bold]a[/]b (75 %" in run("score", image, "-m", "m", "--defect-class").stdout
 
 
+def test_class_name_with_control_characters_is_shown_and_drawn_on_one_line(
+    run: Run, fake: FakeServer, image: Path, tmp_path: Path
+) -> None:
+    fake.verdict = VERDICT_ANOMALOUS
+    fake.defect_class.class_name = "a\nb\x1b[31mc"
+    result = run("score", image, "-m", "m", "--defect-class", "--map", tmp_path / "map.png")
+    assert result.exit_code == 0
+    assert "a b [31mc (75 %" in result.stdout
+    assert (tmp_path / "map.png").exists()
+
+
 def test_normal_image_has_no_defect_class(run: Run, image: Path) -> None:
     result = run("score", image, "-m", "m", "--defect-class")
     assert result.exit_code == 0
