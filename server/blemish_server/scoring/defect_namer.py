@@ -29,7 +29,7 @@ _REFRESH_EVERY_S = 5.0
 _OLD_S = 15.0
 # Older embeddings are read again, because the index may have been replaced.
 _DISCARD_S = 60.0
-_MIN_INTERVAL_S = 0.5
+_MIN_INTERVAL_S = 0.1
 _MAX_VERSIONS = 16
 _UNUSED_S = 600.0
 _CONCURRENT_READS = 2

@@ -21,6 +21,7 @@ class StuckModel:
 
     def __init__(self) -> None:
         self.batcher = self
+        self.ref = ModelRef("tile", 1)
         self.callers: list[Hashable] = []
 
     @asynccontextmanager
