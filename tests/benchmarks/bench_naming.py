@@ -237,7 +237,9 @@ def unknown_row(images: EmbeddedImages, classes: Sequence[str], count: int, numb
 
     Good images that the model judges anomalous count as false alarms: half of them are labelled.
     """
-    unknown, alarms, lost = [], [], []
+    unknown: list[float] = []
+    alarms: list[float] = []
+    lost: list[float] = []
     for seed in range(number):
         random = np.random.default_rng(seed)
         without = classes[seed % len(classes)]
@@ -245,7 +247,7 @@ def unknown_row(images: EmbeddedImages, classes: Sequence[str], count: int, numb
         items = items_of(images, made.labelled)
         novel = [row for row in images.of_class(without) if images.detected[row]]
         if novel:
-            unknown.append(np.mean([not items.classify(images.vectors[row]).name for row in novel]))
+            unknown.append(float(np.mean([not items.classify(images.vectors[row]).name for row in novel])))
         good = random.permutation([row for row in images.of_class(GOOD) if images.detected[row]])
         if len(good) >= 2 and len(made.queries):
             half = min(count, len(good) // 2)
@@ -254,8 +256,8 @@ def unknown_row(images: EmbeddedImages, classes: Sequence[str], count: int, numb
                 [items.classify(images.vectors[row]).consensus is Consensus.FALSE_ALARMS for row in rows]
                 for rows in (good[half:], made.queries)
             ]
-            alarms.append(np.mean(prevailing[0]))
-            lost.append(np.mean(prevailing[1]))
+            alarms.append(float(np.mean(prevailing[0])))
+            lost.append(float(np.mean(prevailing[1])))
     columns = [interval(each) if each else "-" for each in (unknown, alarms, lost)]
     return f"| {images.name} | {count} | " + " | ".join(columns) + " |"
 
