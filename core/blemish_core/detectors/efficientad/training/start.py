@@ -9,8 +9,7 @@ layer W, with inputs x, is the solution of
     min  E_good |W x - teacher|^2  +  b E_photograph |W x|^2  +  l |W|^2
 
 where b weights the penalty. Directions of x that occur in photographs only are mapped to zero, so a defect
-that has them is detected. There is no autoencoder: before some thousand steps its map detects nothing, and
-hides what the student's map shows.
+that has them is detected. There is no autoencoder: after few steps its map lowers the result of both.
 """
 
 from typing import TYPE_CHECKING
