@@ -9,7 +9,7 @@ layer W, with inputs x, is the solution of
     min  E_good |W x - teacher|^2  +  b E_photograph |W x|^2  +  l |W|^2
 
 where b weights the penalty. Directions of x that occur in photographs only are mapped to zero, so a defect
-that has them is detected. There is no autoencoder: after few steps its map lowers the result of both.
+that has them is detected. There is no autoencoder: after few steps its map is of no use on average.
 """
 
 from typing import TYPE_CHECKING
