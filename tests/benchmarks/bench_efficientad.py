@@ -68,7 +68,11 @@ def measure(
             for folder in folders:
                 with tempfile.TemporaryDirectory() as made:
                     images = import_set(folder, Path(made), limits)
-                    described.append(f"{images.name} ({images.train} training images, {images.test} test)")
+                    used = images.train if max_train is None else min(images.train, max_train)
+                    described.append(
+                        f"{images.name} ({used} of {images.train} training images, "
+                        f"{images.test} test images)"
+                    )
                     trials += judged(
                         images, compared, range(draws), limits, TrialCache(cache), photographs=photographs
                     )
