@@ -32,7 +32,7 @@ from blemish_core.detectors.patchcore.training.train import train
 CHANCE = 1e-3
 CACHED = 1000
 CASES = ((4, 0.05), (8, 0.05), (12, 0.05), (19, 0.05), (19, 0.2), (57, 0.05), (57, 0.2), (147, 0.02))
-"""Training images and target rate. Fewer than 20 images are cross-calibrated, else some are held out."""
+"""Training images and target rate. Fewer than 60 images are cross-calibrated, else some are held out."""
 
 
 def main() -> None:

@@ -39,8 +39,8 @@ def test_training_writes_a_card(client: Client, tile_model: str) -> None:
     assert card.name == tile_model
     assert card.production
     assert (card.detector, card.category, card.dataset) == ("patchcore", "tile", "datasets/tile")
-    assert card.split.learned + card.split.held_out == 24
-    assert card.split.method == "held out"
+    assert (card.split.learned, card.split.held_out) == (24, 24)
+    assert card.split.method == "cross-calibration"
     assert card.metrics.good_images == 6
     assert card.metrics.defective_images == 8
     assert card.metrics.image_auroc > 0.6
@@ -51,7 +51,7 @@ def test_training_writes_a_card(client: Client, tile_model: str) -> None:
         "features by": "openvino",
         "scale": "2, from the size of the images",
         "input": "256 x 256 px, 1024 patches",
-        "bank": "1638 of 16384 patches",
+        "bank": "2457 of 24576 patches",
     }
     assert card.dataset_snapshot == client.dataset("tile").snapshot
 
@@ -175,7 +175,7 @@ def test_damaged_images_are_named_and_skipped(
     assert "1 of 14 test images of datasets/worn cannot be read and was skipped: test/oil/001.png" in notes
     card = client.model("worn-patchcore")
     assert card.split.skipped == 1
-    assert card.split.learned + card.split.held_out == 23
+    assert (card.split.learned, card.split.held_out) == (23, 23)
     assert (card.metrics.skipped_images, card.metrics.defective_images) == (1, 7)
     assert b"train/good/003.png" in client.report("worn-patchcore")
     (folder / "test/oil/000.png").unlink()
@@ -189,22 +189,23 @@ def test_damaged_images_are_named_and_skipped(
 
 def test_watching_shows_the_phases_to_the_end(client: Client, surfaces: Path, tile_model: str) -> None:
     client.import_dataset("grid", str(surfaces / "grid"))
-    seen: list[Job] = list(client.watch(client.train("grid", detector=PatchCore(input_size=64))))
+    job = client.train("grid", detector=PatchCore(input_size=64), target_false_reject_rate=0.01)
+    seen: list[Job] = list(client.watch(job))
     assert seen[-1].state == JOB_STATE_SUCCEEDED
     assert [job.revision for job in seen] == sorted({job.revision for job in seen})
     assert [phase.name for phase in seen[-1].phases] == [
         "check",
         "copies",
         "features",
-        "coreset",
         "calibration",
+        "coreset",
         "evaluation",
         "openvino",
         "publish",
     ]
     assert all(phase.done == phase.total > 0 for phase in seen[-1].phases)
     assert seen[-1].result.model_version == "models/grid-patchcore/versions/1"
-    assert "8 held-out good images only support" in seen[-1].warnings[0]
+    assert "24 held-out good images only support" in seen[-1].warnings[0]
 
 
 def test_repeated_request_is_one_job(client: Client, tile_model: str) -> None:
@@ -321,7 +322,12 @@ def test_bundle_contains_no_pickle(stack_data: Path, tile_model: str) -> None:
     assert names == {"manifest.json", "weights.safetensors", "openvino", "report"}
     assert {file.suffix for file in (folder / "openvino").iterdir()} == {".xml", ".bin"}
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["split"] == {"learned": 16, "held_out": 8, "method": "held out", "skipped": 0}
+    assert manifest["split"] == {
+        "learned": 24,
+        "held_out": 24,
+        "method": "cross-calibration",
+        "skipped": 0,
+    }
 
 
 def test_efficientad_is_trained_and_scores(
@@ -334,7 +340,7 @@ def test_efficientad_is_trained_and_scores(
     assert job.error == ""
     assert job.result.model_version == "models/few-efficientad/versions/1"
     phases = [phase.name for phase in job.phases]
-    assert phases[1:3] == ["teacher", "training"]
+    assert phases[1:4] == ["copies", "teacher", "training"]
     kept = stack_data / "store" / "checkpoints" / job.name.removeprefix("jobs/")
     give_up = time.monotonic() + 30  # removed shortly after the job has ended
     while kept.exists():

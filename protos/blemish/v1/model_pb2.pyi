@@ -622,7 +622,7 @@ class Split(_message.Message):
     learned: _builtins.int
     """Number of images with features in the memory bank."""
     held_out: _builtins.int
-    """Number of good training images used for the calibration and not for the memory bank. With fewer than 20
+    """Number of good training images used for the calibration and not for the memory bank. With fewer than 60
     training images, each is scored by models that were trained on the others.
     """
     method: _builtins.str

@@ -151,10 +151,10 @@ def quick_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("quick_network")
 def test_detector_rejects_unseen_good_images_within_the_bound() -> None:
-    """PatchCore trains on 57 of 87 images, another split for each seed, of which 19 are held out."""
+    """PatchCore trains on 75 of 105 images, another split for each seed, of which 19 are held out."""
     seeds, fresh, target = 25, 30, 0.05
     settings = PatchCoreSettings(input_size=64, coreset_ratio=0.05)
-    pieces = [surface(number) for number in range(57 + fresh)]
+    pieces = [surface(number) for number in range(75 + fresh)]
     rejected = 0
     for seed in range(seeds):
         order = np.random.default_rng([seed, 2]).permutation(len(pieces))

@@ -157,10 +157,12 @@ def test_region_of_a_defect_is_located_in_another_image(training: TrainingResult
     assert 16 <= found.box.top + found.box.height / 2 <= 44
 
 
-def test_held_out_images_do_not_affect_the_memory_bank(training: TrainingResult) -> None:
-    reads: list[ReadImage] = [partial(stripes, number) for number in range(24)]
-    reads[training.held_out_indices[0]] = partial(stripes, 57, defect=True)
-    other = trained(24, reads=reads)
+def test_held_out_images_do_not_affect_the_memory_bank() -> None:
+    reads: list[ReadImage] = [partial(stripes, number) for number in range(60)]
+    training = trained(60)
+    noise = np.random.default_rng(97).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    reads[training.held_out_indices[0]] = lambda: noise
+    other = trained(60, reads=reads)
     assert torch.equal(training.detector.tensors()["memory_bank"], other.detector.tensors()["memory_bank"])
 
 
@@ -321,8 +323,15 @@ def test_score_is_the_mean_of_the_farthest_patches(training: TrainingResult) -> 
 
 
 def test_features_over_the_memory_limit_are_rejected_with_the_sizes() -> None:
-    with pytest.raises(TooLarge, match=r"19 images need \d+ MiB.*BLEMISH_MAX_FEATURE_BYTES allows 0 MiB"):
-        trained(19, max_bytes=1 << 19)
+    large = np.tile(stripes(0), (4, 4, 1))
+    reads: list[ReadImage] = [lambda: large, *(partial(stripes, number) for number in range(1, 19))]
+    with pytest.raises(TooLarge, match=r"19 images need \d+ MiB.*BLEMISH_MAX_FEATURE_BYTES allows 4 MiB"):
+        trained(19, reads=reads, max_bytes=4 << 20)
+
+
+def test_some_images_are_held_out_if_the_patches_of_all_exceed_the_memory_limit() -> None:
+    training = trained(18, max_bytes=1 << 19)
+    assert (training.method, training.learned, len(training.held_out_indices)) == ("held out", 12, 6)
 
 
 def test_many_patches_are_sampled_from_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,10 +350,11 @@ def test_bank_has_at_most_max_entries() -> None:
     assert len(small["memory_bank"]) == 40
 
 
-def test_some_of_many_images_are_held_out(training: TrainingResult) -> None:
+def test_some_of_many_images_are_held_out() -> None:
+    training = trained(60)
     assert training.method == "held out"
-    assert len(training.held_out_scores.scores) == 8  # 5 % needs 19, but at most a third is held out
-    assert training.learned == 16
+    assert len(training.held_out_scores.scores) == 19  # as many as 5 % needs
+    assert training.learned == 41
 
 
 def test_few_images_are_cross_calibrated() -> None:
@@ -360,7 +370,7 @@ def test_equal_seeds_give_equal_detectors(training: TrainingResult) -> None:
     assert again.detector.tensors()["memory_bank"].equal(training.detector.tensors()["memory_bank"])
 
 
-@pytest.mark.parametrize("count", [6, 24])
+@pytest.mark.parametrize("count", [6, 60])
 def test_fast_runtime_computes_features_and_is_then_replaced_by_torch(count: int) -> None:
     batches: list[int] = []
 

@@ -31,7 +31,7 @@ from blemish_core.detectors.patchcore.training.plan import ScalePlan, plan
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.platform.errors import FailedPrecondition
 
-_CROSS_CALIBRATE_BELOW = 20  # pieces; fewer are too few to hold some out
+_CROSS_CALIBRATE_BELOW = 60  # pieces; more give a good threshold without all of them
 _GPU_SPARE_BYTES = 2 << 30  # for the blocks of a coreset
 
 
@@ -40,9 +40,11 @@ def train(
 ) -> TrainingResult:
     """Train on good images and calibrate on images held out of them.
 
-    With images of 20 pieces or more a fifth is held out, or as many as the target false-reject rate needs,
+    With images of 60 pieces or more a fifth is held out, or as many as the target false-reject rate needs,
     but at most a third. With fewer, each piece is scored by a detector trained on others
-    (cross-calibration), and the published detector is trained on all images.
+    (cross-calibration), and the published detector is trained on all images. So the threshold depends less
+    on the images that happen to be held out, and the detector has more to learn from. Some are held out
+    all the same if the patches of all images exceed the memory limit of the context.
 
     Held-out images guarantee the rate, because the memory bank does not depend on them. The unit of
     distance follows their medians, which one image hardly changes. Cross-calibration guarantees it for no
@@ -65,7 +67,8 @@ def train(
     detector.mask = context.mask
     detector.load_pretrained(context.weights)
     random = np.random.default_rng(context.seed)
-    split = split_images(images, random, context, cross_calibrate_below=_CROSS_CALIBRATE_BELOW)
+    below = _CROSS_CALIBRATE_BELOW if _fit_in_memory(detector, planned, len(images), context) else 0
+    split = split_images(images, random, context, cross_calibrate_below=below)
     context.progress("features", 0, len(images), "images")  # converting the network takes seconds
     training = _Training(detector, planned, images, context, split, random)
     scores = training.cross_calibrated() if split.folds else training.held_out()
@@ -84,6 +87,15 @@ def train(
         tuple(split.held_out.tolist()),
         split.copies,
     )
+
+
+def _fit_in_memory(
+    detector: TrainablePatchCore, planned: ScalePlan, images: int, context: TrainingContext
+) -> bool:
+    """Return True if the memory limit allows the patches of all images."""
+    with torch.inference_mode():
+        (patches,) = detector.patches([torch.zeros(3, *planned.input)])
+    return images * patches.features.nbytes <= context.max_feature_bytes
 
 
 class _Training:
