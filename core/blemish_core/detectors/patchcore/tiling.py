@@ -49,7 +49,7 @@ def _features_of_tiles(runtime: Runtime, image: Tensor) -> Tensor:
         stride = (rows.end - rows.begin) // found.shape[-2]
         return found[0, :, _kept(rows, stride), _kept(columns, stride)]
 
-    # As many run at once as the runtime has lanes.
+    # The runtime runs one for each of its lanes at a time.
     parts = list(_threads(os.getpid()).map(features, product(down, across)))
     rows = [
         torch.cat(parts[start : start + len(across)], dim=2) for start in range(0, len(parts), len(across))
