@@ -39,12 +39,13 @@ def import_weights(
     name: Annotated[
         str,
         typer.Argument(
-            help="A timm model such as resnet18 or wide_resnet50_2; efficientad-small or "
+            help="A timm model such as resnet18 or vit_small_patch14_dinov2; efficientad-small or "
             "efficientad-medium for a teacher."
         ),
     ],
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A .safetensors file or a torch state dict.")
+        Path,
+        typer.Argument(metavar="FILE", help="A .safetensors file, a torch state dict or a checkpoint."),
     ],
     store: Store = None,
 ) -> None:

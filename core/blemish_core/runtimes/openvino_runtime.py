@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from blemish_core.detectors.base import held_bytes
 from blemish_core.detectors.common.staged_network import StagedNetwork
-from blemish_core.imaging.geometry import Size
+from blemish_core.imaging.geometry import ANY_SIZE, STEP, Size
 from blemish_core.platform.errors import Corrupt
 from blemish_core.runtimes.openvino_import import openvino
 
@@ -31,10 +31,17 @@ _EXAMPLE_SIDE = 256  # of networks for any size, px
 _EXAMPLES = 2  # torch.export would treat a batch of one as a constant
 
 
+class NotConvertible(Exception):
+    """A network that torch runs for inputs of all sizes and OpenVINO does not."""
+
+
 def export(network: nn.Module, input_size: Size, file: Path) -> None:
     """Write ``network`` as float32 IR for any batch size: ``file`` (.xml) and its weights (.bin).
 
     ``input_size`` is ``geometry.ANY_SIZE`` for a network that accepts inputs of different sizes.
+
+    Raises:
+        NotConvertible: if OpenVINO cannot run the network for all of them.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     openvino().save_model(_model(network, input_size), file, compress_to_fp16=False)
@@ -101,6 +108,8 @@ def _convert(network: nn.Module, input_size: Size) -> Any:
     """Convert a network by torch.export, for any batch size; takes seconds."""
     # A copy, because OpenVINO's constants share memory with torch's.
     network = copy.deepcopy(network).cpu()
+    if input_size == ANY_SIZE and getattr(network, "symbolic_sizes", False):
+        return _export_symbolic(network)
     # Exporting a fixed batch size and relaxing it is three times as fast as a symbolic one, but some
     # operations keep the fixed size.
     model = _export(network, input_size, symbolic=False)
@@ -117,6 +126,30 @@ def _export(network: nn.Module, input_size: Size, *, symbolic: bool) -> Any:
         program = torch.export.export(network, (example,), dynamic_shapes=shapes)
     model = openvino().convert_model(program)
     model.reshape({0: [-1, 3, *input_size]})
+    return model
+
+
+def _export_symbolic(network: nn.Module) -> Any:
+    """Convert a network whose computations depend on the size of its input."""
+    # Different sides, because torch.export would take equal ones for the same symbol.
+    example = torch.zeros(_EXAMPLES, 3, _EXAMPLE_SIDE, _EXAMPLE_SIDE + STEP)
+    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(network, (example,), dynamic_shapes=(sizes,))
+        (name,) = program.graph_signature.user_inputs
+        (images,) = (node for node in program.graph.nodes if node.name == name)
+        # A computation that needs the size as a number makes it a constant without an error: a symbol whose
+        # only value is that number.
+        if any(str(images.meta["val"].shape[dimension]).isdigit() for dimension in sizes):
+            raise NotConvertible("the network depends on the size of its input in a way that is fixed")
+        model = openvino().convert_model(program)
+        model.reshape({0: [-1, 3, *ANY_SIZE]})
+    except NotConvertible:
+        raise
+    except Exception as error:  # of several libraries, without a class in common
+        reason = str(error).strip().partition("\n")[0]
+        raise NotConvertible(f"the network cannot be exported for all sizes ({reason})") from error
     return model
 
 

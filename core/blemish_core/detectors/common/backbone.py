@@ -7,7 +7,8 @@
 """
 
 import importlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from blemish_core.detectors.common import weight_import
 from blemish_core.imaging.preprocessing import Channels
@@ -24,11 +25,16 @@ from blemish_core.platform.errors import Corrupt, FailedPrecondition, InvalidReq
 DEFAULT = "efficientnet_lite0"
 PACKAGED = (DEFAULT, "efficientnet_lite1", "efficientnet_lite2")
 """The backbones whose weights a Python package contains."""
+_OTHERS = "wide_resnet50_2, resnet18, vit_small_patch14_dinov2"
 _STRIDES = (8, 16)
 """Mid-level features: layer2 and layer3 of a ResNet, as in the PatchCore paper, section 3.1."""
 _FINE_STRIDES = (4, *_STRIDES)
 """The strides with a finer stage, for defects of a few pixels."""
 _PACKAGED_LAYERS = {4: "blocks.1", 8: "blocks.2", 16: "blocks.4"}
+_COARSEST = 16
+"""Sides of inputs are multiples of this, px."""
+_PROBES = ((4, 6), (8, 5))
+"""Sizes of two inputs, in units of the coarsest stride, to see how features follow the input."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,24 @@ class Backbone:
     layers: tuple[str, ...]
     mean: Channels
     std: Channels
+    patch_px: int | None = None
+    """Side of a transformer's patches, px; None for a network with stages of several strides."""
 
     @property
     def finest(self) -> str | None:
         """Name of the stage of stride 4, None if it is not used."""
         return self.layers[0] if len(self.layers) == len(_FINE_STRIDES) else None
+
+    @property
+    def stride(self) -> int:
+        """Input pixels from one feature to the next.
+
+        The input of a transformer is scaled such that a patch covers this many pixels, because sides of
+        inputs are multiples of 16 px but not of every patch.
+        """
+        if self.patch_px is None or self.patch_px <= _STRIDES[0]:
+            return _STRIDES[0]
+        return _COARSEST
 
     @classmethod
     def named(cls, name: str, *, fine: bool = False) -> "Backbone":
@@ -67,31 +86,66 @@ class Backbone:
 
         timm_name = _timm_name(name)
         if not timm.is_model(timm_name):
-            raise InvalidRequest(
-                f"timm has no model {name!r}; use one of {', '.join(PACKAGED)}, wide_resnet50_2, resnet18",
-                field="patchcore.backbone",
-            )
+            raise _refusal(f"timm has no model {name!r}; use one of {', '.join(PACKAGED)}, {_OTHERS}")
         try:
-            probe = timm.create_model(timm_name, pretrained=False, features_only=True)
-        except (RuntimeError, AttributeError, NotImplementedError) as error:
-            raise InvalidRequest(
-                f"{name} has no feature maps; use a convolutional network such as {DEFAULT}",
-                field="patchcore.backbone",
-            ) from error
+            config = timm.get_pretrained_cfg(timm_name)
+        except RuntimeError as error:  # the part of the name after the dot
+            raise _refusal(f"timm has no weights {name!r}; leave out the part after the dot") from error
+        try:
+            with torch.device("meta"):  # only names and shapes are needed
+                probe = timm.create_model(timm_name, pretrained=False, features_only=True)
+        except (RuntimeError, AttributeError, NotImplementedError, TypeError, AssertionError) as error:
+            raise _refusal(f"{name} has no feature maps; use another network, such as {DEFAULT}") from error
         info: list[dict[str, Any]] = probe.feature_info.info  # type: ignore[assignment, union-attr]
         stages = {stage["reduction"]: stage["module"] for stage in info}
+        mean, std = (config.mean, config.std) if config else ((0.5,) * 3, (0.5,) * 3)
+        normalization = _three(mean), _three(std)
+        if len(stages) == 1 and len(info) > 1:
+            if fine:
+                raise _refusal(f"{name} is a transformer without a stage of stride 4; leave out fine")
+            (patch_px,) = stages
+            _require_transformer(name, timm_name, patch_px)
+            return cls(name, timm_name, (info[-1]["module"],), *normalization, patch_px)
         strides = _strides(fine=fine)
         if not all(stride in stages for stride in strides):
             *first, last = map(str, strides)
-            raise InvalidRequest(
+            raise _refusal(
                 f"{name} has stages of stride {sorted(stages)}, but {', '.join(first)} and {last} are "
-                f"needed; use a convolutional network such as {DEFAULT}",
-                field="patchcore.backbone",
+                f"needed; use a transformer, or a convolutional network such as {DEFAULT}"
             )
-        config = timm.get_pretrained_cfg(timm_name)
-        mean, std = (config.mean, config.std) if config else ((0.5,) * 3, (0.5,) * 3)
-        layers = tuple(stages[stride] for stride in strides)
-        return cls(name, timm_name, layers, _three(mean), _three(std))
+        return cls(name, timm_name, tuple(stages[stride] for stride in strides), *normalization)
+
+    def require_any_size(self) -> None:
+        """Validate that the network accepts inputs of all sizes, and has features in rows and columns.
+
+        Models of older versions, which are squares, may have been trained with others.
+
+        Raises:
+            InvalidRequest: if not.
+        """
+        import timm
+
+        if self.name in PACKAGED or self.patch_px is not None:
+            return  # known to accept them, or probed when it was looked up
+        if "vit" in self.timm_name.lower():
+            raise _refusal(
+                f"anomalib takes {self.name} for a transformer because of its name, but it has stages; use "
+                f"another network, such as {DEFAULT}"
+            )
+        with torch.device("meta"):
+            network = timm.create_model(
+                self.timm_name, pretrained=False, features_only=True, exportable=True
+            )
+        strides = [stage["reduction"] for stage in network.feature_info.info]  # type: ignore[union-attr]
+
+        def fits(images: Tensor) -> bool:
+            return all(
+                maps.shape[2:] == (images.shape[2] // stride, images.shape[3] // stride)
+                for maps, stride in zip(network(images), strides, strict=True)
+                if stride in _FINE_STRIDES
+            )
+
+        _probe(self.name, network, _COARSEST, fits)
 
 
 def pretrained(backbone: Backbone, weights: Path) -> dict[str, Tensor]:
@@ -118,8 +172,8 @@ def pretrained(backbone: Backbone, weights: Path) -> dict[str, Tensor]:
         return dict(timm.create_model(backbone.timm_name, pretrained=True).state_dict())
     except Exception as error:  # hub clients raise various errors when offline
         raise FailedPrecondition(
-            f"weights of {backbone.name} are neither imported nor available from a hub; download timm's "
-            f"{backbone.timm_name} elsewhere and import it with "
+            f"weights of {backbone.name} are neither imported nor available from a hub; download "
+            f"{_published(backbone.timm_name)} elsewhere and import it with "
             f"`blemish weights import {backbone.name} FILE`, or train with {DEFAULT}"
         ) from error
 
@@ -127,14 +181,22 @@ def pretrained(backbone: Backbone, weights: Path) -> dict[str, Tensor]:
 def import_weights(name: str, file: Path, weights: Path) -> Path:
     """Validate that ``file`` (.safetensors or a torch state dict) fits ``name``, and store it.
 
+    The tensors have the names of timm, or those of a publisher for which timm has a conversion, such as
+    Meta's file of DINOv2.
+
     Raises:
-        InvalidRequest: if the file cannot be read or does not fit.
+        InvalidRequest: if the network is not usable as a backbone, or if the file cannot be read or does
+            not fit.
     """
     import timm
 
     backbone = Backbone.named(name)
-    expected = timm.create_model(backbone.timm_name, pretrained=False).state_dict()
-    return weight_import.keep(file, name, f"timm's {backbone.timm_name}", expected, weights)
+    backbone.require_any_size()
+    network = timm.create_model(backbone.timm_name, pretrained=False)
+    described = f"timm's {backbone.timm_name}, published as {_published(backbone.timm_name)}"
+    return weight_import.keep(
+        file, name, described, network.state_dict(), weights, lambda tensors: _in_names_of(network, tensors)
+    )
 
 
 def by_position(shipped: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -167,6 +229,68 @@ def _packaged(name: str) -> dict[str, Tensor]:
     model_file = getattr(module, f"{name.title().replace('_', '')}ModelFile")
     shipped = torch.load(model_file.get_model_file_path(), map_location="cpu", weights_only=True)
     return by_position(shipped, timm.create_model(_timm_name(name), pretrained=False).state_dict())
+
+
+def _require_transformer(name: str, timm_name: str, patch_px: int) -> None:
+    """Validate that a network is a transformer whose patches follow an input of any size."""
+    import timm
+
+    try:
+        with torch.device("meta"):
+            network: Any = timm.create_model(timm_name, pretrained=False, dynamic_img_size=True)
+    except TypeError as error:  # the argument exists only where positions can be interpolated
+        raise _fixed_size(name) from error
+
+    def fits(images: Tensor) -> bool:
+        (maps,) = network.forward_intermediates(images, indices=1, intermediates_only=True)
+        return bool(maps.shape[2:] == (images.shape[2] // patch_px, images.shape[3] // patch_px))
+
+    _probe(name, network, patch_px, fits)
+
+
+def _probe(name: str, network: nn.Module, unit: int, fits: Callable[[Tensor], bool]) -> None:
+    """Validate that a network on the meta device accepts inputs of two sizes, and that ``fits`` holds."""
+    network.eval()
+    for rows, columns in _PROBES:
+        try:
+            with torch.device("meta"), torch.inference_mode():
+                fitting = fits(torch.empty(1, 3, rows * unit, columns * unit))
+        except (RuntimeError, AssertionError, ValueError, AttributeError) as error:
+            raise _fixed_size(name) from error
+        if not fitting:
+            raise _refusal(
+                f"feature maps of {name} do not follow the rows and columns of its input; use another "
+                f"network, such as {DEFAULT}"
+            )
+
+
+def _in_names_of(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a publisher's tensors under timm's names, by timm's own conversion if it has one."""
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    return dict(convert(dict(tensors), network)) if convert else tensors
+
+
+def _published(timm_name: str) -> str:
+    """Return where the weights of a timm model are published."""
+    import timm
+
+    config = timm.get_pretrained_cfg(timm_name)
+    if config is not None and config.hf_hub_id:
+        return f"model.safetensors of huggingface.co/{config.hf_hub_id}"
+    if config is not None and config.url:
+        return str(config.url)
+    return f"timm's {timm_name}"
+
+
+def _refusal(message: str) -> InvalidRequest:
+    return InvalidRequest(message, field="patchcore.backbone")
+
+
+def _fixed_size(name: str) -> InvalidRequest:
+    return _refusal(
+        f"{name} does not accept images of all sizes; use another network, such as {DEFAULT} or "
+        "vit_small_patch14_dinov2"
+    )
 
 
 def _timm_name(name: str) -> str:

@@ -7,7 +7,7 @@ needs neither.
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -54,18 +54,11 @@ class PatchCoreNetwork:
         self._released = False
 
     @cached_property
-    def model(self) -> "PatchcoreModel":
-        """Complete model of anomalib."""
-        from blemish_core.detectors.common.anomalib_models import PatchcoreModel
-
+    def model(self) -> Any:
+        """Complete model of anomalib, or a transformer with a memory bank."""
         if self._released:
             raise RuntimeError("the weights of this network were released; this is a bug")
-        model = PatchcoreModel(
-            backbone=self._backbone.timm_name,
-            layers=list(self._backbone.layers),
-            pre_trained=False,
-            num_neighbors=self._neighbors,
-        ).eval()
+        model = self._build().eval()
         if self._weights:
             model.load_state_dict(self._weights | {"memory_bank": self._entries})
             self._weights = {}  # the model has them
@@ -76,10 +69,30 @@ class PatchCoreNetwork:
     @cached_property
     def staged(self) -> StagedNetwork:
         """Part of the model from images (B, 3, h, w) to features (B, D, rows, columns)."""
-        staged = StagedNetwork(FeatureExtractor(self.model, self._backbone.finest))
+        staged = StagedNetwork(self._extractor())
         if self._projection is not None:
             staged.project(*self._projection)
         return staged.to(self._device)
+
+    def _build(self) -> nn.Module:
+        if self._backbone.patch_px is not None:
+            from blemish_core.detectors.patchcore.transformer_features import TransformerModel
+
+            return TransformerModel(self._backbone)
+        from blemish_core.detectors.common.anomalib_models import PatchcoreModel
+
+        return PatchcoreModel(
+            backbone=self._backbone.timm_name,
+            layers=list(self._backbone.layers),
+            pre_trained=False,
+            num_neighbors=self._neighbors,
+        )
+
+    def _extractor(self) -> nn.Module:
+        if self._backbone.patch_px is not None:
+            features: nn.Module = self.model.feature_extractor
+            return features
+        return FeatureExtractor(self.model, self._backbone.finest)
 
     @property
     def stages(self) -> tuple[int, ...]:
@@ -98,7 +111,8 @@ class PatchCoreNetwork:
     def load_backbone(self, weights: Mapping[str, Tensor]) -> None:
         """Load a backbone's weights, by their names in timm."""
         # The extractor ends at the last stage in use, so it has no parameters for later weights.
-        missing, _ = self.model.feature_extractor.feature_extractor.load_state_dict(weights, strict=False)
+        extractor = self.model.feature_extractor.feature_extractor
+        missing, _ = extractor.load_state_dict(weights, strict=False)
         if missing:
             raise RuntimeError(f"{self._backbone.name} lacks weights for {missing[:3]}; this is a bug")
 

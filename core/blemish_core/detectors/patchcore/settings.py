@@ -101,4 +101,6 @@ def requested(*, whitened: bool = True, **others: Any) -> PatchCoreSettings:
         InvalidRequest: if a value is out of range.
     """
     paper = {} if whitened else {"relative": False, "farthest": 1, "neighbors": 9}
-    return PatchCoreSettings(**(paper | others))
+    settings = PatchCoreSettings(**(paper | others))
+    settings.extractor().require_any_size()
+    return settings

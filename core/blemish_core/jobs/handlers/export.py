@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import structlog
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +24,9 @@ from blemish_core.models.bundle import OPENVINO as FOLDER
 from blemish_core.runtimes import openvino_runtime, parity, quantization
 from blemish_core.runtimes.card import HeldOut, Quantization, RuntimeCard
 from blemish_core.runtimes.choice import INT8, OPENVINO, TORCH, RuntimeChoice
-from blemish_core.runtimes.openvino_runtime import OpenVinoRuntime
+from blemish_core.runtimes.openvino_runtime import NotConvertible, OpenVinoRuntime
+
+log = structlog.get_logger(__name__)
 
 _FILE = f"{FOLDER}/model.xml"
 _INT8_FILE = f"{FOLDER}/int8.xml"
@@ -47,7 +50,11 @@ def faster_runtime(
     """Return a runtime that is faster than torch on ``device``; None if there is none."""
     if torch.device(device).type != "cpu" or choice.name == TORCH:
         return None
-    return OpenVinoRuntime.of(network, input_size, threads=choice.threads)
+    try:
+        return OpenVinoRuntime.of(network, input_size, threads=choice.threads)
+    except NotConvertible as refusal:
+        log.warning("network not converted to OpenVINO", reason=str(refusal))
+        return None
 
 
 def export_openvino(
@@ -55,12 +62,17 @@ def export_openvino(
 ) -> RuntimeCard:
     """Write the detector's network for OpenVINO into a bundle and compare it with torch on golden images.
 
+    A network that OpenVINO cannot run for inputs of all sizes is left out, and the card gives the reason.
+
     Raises:
         RuntimesDisagree: if the results differ by more than the tolerance.
     """
     detector = training.detector
     progress("openvino", 0, 1, "networks")
-    openvino_runtime.export(detector.network, detector.network_size, folder / _FILE)
+    try:
+        openvino_runtime.export(detector.network, detector.network_size, folder / _FILE)
+    except NotConvertible as refusal:
+        return RuntimeCard(file=None, refusal=str(refusal))
     compared = parity.compare(
         detector,
         OpenVinoRuntime(folder / _FILE),

@@ -89,7 +89,7 @@ class _BundleWriter:
         if mask is not None:
             (folder / bundle.MASK).write_bytes(mask.to_png())
             sha256[bundle.MASK] = bundle.sha256(folder / bundle.MASK)
-        if self.runtimes:
+        if (folder / bundle.OPENVINO).exists():
             sha256 |= bundle.sha256_below(folder, bundle.OPENVINO)
             size += sum(file.stat().st_size for file in (folder / bundle.OPENVINO).iterdir())
         manifest = self._manifest(number, sha256, size)
@@ -140,7 +140,10 @@ class _BundleWriter:
     def _export_runtimes(self, folder: Path) -> None:
         context, spec, training = self.context, self.spec, self.trained.training
         splits, progress = self._image_splits(), self.reporter.progress
-        self.runtimes[OPENVINO] = export_openvino(training, splits, folder, spec.seed, progress)
+        exported = export_openvino(training, splits, folder, spec.seed, progress)
+        self.runtimes[OPENVINO] = exported
+        if exported.file is None:
+            self.reporter.warn(f"torch serves this version, not OpenVINO: {exported.refusal}")
         int8 = context.runtime.name == INT8 if spec.int8 is None else spec.int8
         if int8 and ALGORITHMS[spec.detector].quantizable:
             auroc = self.evaluation.metrics.image_auroc if self.evaluation else None

@@ -13,8 +13,6 @@ from blemish_core.imaging.geometry import Scale, Size, pixels_of, scale_for_defe
 _MEASURED_IMAGES = 9
 _MOST_ENLARGED = 2.0
 _MOST_ENLARGED_PIXELS = 2 * DEFAULT_INPUT_SIZE**2
-PATCH_PX = 8 * 8
-"""Area of a patch in the input, px."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class ScalePlan:
     @property
     def patches(self) -> int:
         """Number of patches of one frame."""
-        return pixels_of(self.input) // PATCH_PX
+        return pixels_of(self.input) // self.settings.extractor().stride ** 2
 
 
 def plan(settings: PatchCoreSettings, images: Sequence[ReadImage]) -> ScalePlan:

@@ -29,8 +29,9 @@ class TrainablePatchCore(PatchCore):
 
     @property
     def model(self) -> "PatchcoreModel":
-        """Model of anomalib, with the memory bank."""
-        return self._torch.model
+        """Model of anomalib, or one with the same names around a transformer, with the memory bank."""
+        model: PatchcoreModel = self._torch.model
+        return model
 
     def load_pretrained(self, weights: Path) -> None:
         """Load the backbone's ImageNet weights; ``weights`` is the folder of imported ones.

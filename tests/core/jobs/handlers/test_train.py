@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training on a backbone whose weights were imported: a small transformer of timm."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tests.support.job_context import make_job_context
+from tests.support.job_reporter import RecordingReporter
+from torch import nn
+
+from blemish_core.detectors.common.backbone import import_weights
+from blemish_core.jobs.context import JobContext
+from blemish_core.jobs.handlers.train import train
+from blemish_core.jobs.record import PatchCoreSpec, TrainSpec
+from blemish_core.models.loading import load_detector
+from blemish_core.platform.errors import FailedPrecondition
+from blemish_core.runtimes import openvino_runtime
+
+BACKBONE = "test_vit"
+SPEC = TrainSpec(
+    dataset="cloth", model_id="cloth", patchcore=PatchCoreSpec(backbone=BACKBONE, input_size=96)
+)
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> JobContext:
+    """Make a store with a dataset of eight good images of noise."""
+    random = np.random.default_rng(11)
+    good = tmp_path / "images" / "train" / "good"
+    good.mkdir(parents=True)
+    for number in range(8):
+        Image.fromarray(random.integers(0, 256, (96, 128, 3), np.uint8)).save(good / f"{number}.png")
+    context = make_job_context(tmp_path)
+    context.datasets.import_folder("cloth", "", tmp_path / "images", [tmp_path])
+    return context
+
+
+@pytest.fixture
+def weights(context: JobContext, tmp_path: Path) -> None:
+    """Import random weights of the backbone."""
+    torch.manual_seed(12)
+    network = timm.create_model(BACKBONE, pretrained=False)
+    for weight in network.parameters():
+        nn.init.normal_(weight, std=weight[0].numel() ** -0.5 if weight.ndim == 2 else 0.2)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    import_weights(BACKBONE, tmp_path / "weights.pth", context.weights)
+
+
+def noise() -> NDArray[np.uint8]:
+    return np.random.default_rng(13).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+
+
+def test_training_without_imported_weights_fails_and_names_the_file(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(FailedPrecondition, match=f"huggingface.co/timm/{BACKBONE}") as missing:
+        train(context, SPEC, "job", RecordingReporter())
+    assert f"`blemish weights import {BACKBONE} FILE`" in str(missing.value)
+
+
+@pytest.mark.usefixtures("weights")
+def test_transformer_is_served_by_openvino(context: JobContext) -> None:
+    reporter = RecordingReporter()
+    train(context, SPEC, "job", reporter)
+    card, detector = load_detector(context.models.folder("cloth", 1), "cpu")
+    assert card.runtimes["openvino"].parity is not None
+    assert detector.runtime.name == "openvino"
+    (prediction,) = detector.predict([detector.prepare(noise())])
+    assert prediction.score > 0
+    assert not [text for text in reporter.warnings if "torch serves" in text]
+
+
+@pytest.mark.usefixtures("weights")
+def test_transformer_that_openvino_cannot_run_is_served_by_torch(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise ValueError("no rule for this operation")
+
+    monkeypatch.setattr(torch.export, "export", refused)
+    openvino_runtime.CONVERSIONS.clear()
+    reporter = RecordingReporter()
+    train(context, SPEC, "job", reporter)
+    card, detector = load_detector(context.models.folder("cloth", 1), "cpu")
+    assert card.runtimes["openvino"].file is None
+    assert "no rule for this operation" in card.runtimes["openvino"].refusal
+    assert [text for text in reporter.warnings if text.startswith("torch serves this version")]
+    assert detector.runtime.name == "torch"
+    (prediction,) = detector.predict([detector.prepare(noise())])
+    assert prediction.score > 0
