@@ -38,9 +38,9 @@ WEIGHTS = "weights.safetensors"
 REPORT = "report"
 OPENVINO = "openvino"
 MASK = "mask.png"
-FORMAT = 1
-MASKED_FORMAT = 2
-"""Format of versions with a mask, which older servers would ignore."""
+FORMAT = 2
+"""Format of new versions. Older servers, which would ignore masks and scales, refuse it."""
+_READ_FORMATS = (1, FORMAT)
 
 
 class TrainingSplit(BaseModel):
@@ -130,10 +130,8 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         raise Corrupt(f"{folder / MANIFEST} is not a manifest that blemish reads; restore it") from error
-    if manifest.format not in (FORMAT, MASKED_FORMAT):
-        raise Corrupt(
-            f"{folder} has format {manifest.format}, but blemish reads up to {MASKED_FORMAT}; update it"
-        )
+    if manifest.format not in _READ_FORMATS:
+        raise Corrupt(f"{folder} has format {manifest.format}, but blemish reads up to {FORMAT}; update it")
     return manifest
 
 

@@ -337,7 +337,6 @@ def with_mask(content: bytes, png: bytes, named: str | None) -> bytes:
     files = members(content)
     del files[archive.HEAD]
     manifest = json.loads(files[bundle.MANIFEST])
-    manifest["format"] = 2
     manifest["sha256"][bundle.MASK] = sha256(png).hexdigest()
     if named is not None:
         manifest["mask"] = {"sha256": named, "width": 32, "height": 32, "ignored_share": 0.5}

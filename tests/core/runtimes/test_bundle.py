@@ -210,7 +210,7 @@ def masked(folder: Path, png: bytes, mask: FrameMask) -> Path:
     (folder / bundle.MASK).write_bytes(png)
     card = bundle.read_manifest(folder)
     hashes = {**card.sha256, bundle.MASK: bundle.sha256(folder / bundle.MASK)}
-    update = {"format": bundle.MASKED_FORMAT, "mask": mask.summary(), "sha256": hashes}
+    update = {"mask": mask.summary(), "sha256": hashes}
     bundle.write_manifest(card.model_copy(update=update), folder)
     return folder
 

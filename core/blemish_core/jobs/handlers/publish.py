@@ -102,7 +102,6 @@ class _BundleWriter:
         images, training, calibration = self.trained.images, self.trained.training, self.trained.calibration
         mask = training.detector.mask
         return Manifest(
-            format=bundle.FORMAT if mask is None else bundle.MASKED_FORMAT,
             model=self.spec.model_id,
             version=number,
             detector=training.detector.name,
