@@ -37,7 +37,7 @@ chaos: $(READY) ## Inject faults into a running stack and check every job (ROUND
 	  $(if $(SEED),--seed $(SEED)) $(if $(PAGE),--page)
 
 bench: $(READY) ## Run every benchmark without real images and write docs/benchmarks.md (minutes each)
-	@set -e; for file in $(filter-out %/bench_real.py %/bench_efficientad.py %/bench_thresholds.py,$(wildcard tests/benchmarks/bench_*.py)); do \
+	@set -e; for file in $(filter-out %/bench_real.py %/bench_efficientad.py %/bench_thresholds.py %/bench_outlines.py %/bench_small_defects.py,$(wildcard tests/benchmarks/bench_*.py)); do \
 	  echo "## $$file"; name=$$(basename "$$file" .py); \
 	  OMP_WAIT_POLICY=PASSIVE $(BIN)/python -W ignore -m "tests.benchmarks.$$name"; echo; done
 
