@@ -31,8 +31,13 @@ from blemish_core.detectors.patchcore.training.train import train
 
 CHANCE = 1e-3
 CACHED = 1000
-CASES = ((4, 0.05), (8, 0.05), (12, 0.05), (19, 0.05), (19, 0.2), (57, 0.05), (57, 0.2), (147, 0.02))
-"""Training images and target rate. Fewer than 60 images are cross-calibrated, else some are held out."""
+CROSSED = ((4, 0.05), (8, 0.05), (12, 0.05), (19, 0.05), (19, 0.2), (57, 0.05), (57, 0.2), (147, 0.02))
+"""Training images and target rate of cross-calibrations."""
+HELD_OUT = ((57, 0.05), (57, 0.2), (147, 0.02))
+"""The same with some images held out."""
+_NO_CROSS_CALIBRATION = 1
+"""Memory limit that no features fit in, bytes."""
+_DEFAULT_BYTES = 4 << 30
 
 
 def main() -> None:
@@ -61,8 +66,19 @@ def main() -> None:
                 for index in range(arguments.pool)
             ]
             with _cached_features():
-                for images, target in CASES:
-                    _row(category, pool, images, target, settings, arguments.seeds, arguments.fresh, report)
+                for cases, most_bytes in ((CROSSED, _DEFAULT_BYTES), (HELD_OUT, _NO_CROSS_CALIBRATION)):
+                    for images, target in cases:
+                        _row(
+                            category,
+                            pool,
+                            images,
+                            target,
+                            most_bytes,
+                            settings,
+                            arguments.seeds,
+                            arguments.fresh,
+                            report,
+                        )
 
 
 def _row(
@@ -70,6 +86,7 @@ def _row(
     pool: list[Image],
     images: int,
     target: float,
+    most_bytes: int,
     settings: PatchCoreSettings,
     seeds: int,
     fresh: int,
@@ -78,7 +95,7 @@ def _row(
     shares, covered, method, calibration = [], 0, "", None
     for seed in range(seeds):
         order = np.random.default_rng([seed, images]).permutation(len(pool))[: images + fresh]
-        training, calibration = _trained(pool, order[fresh:], seed, target, settings)
+        training, calibration = _trained(pool, order[fresh:], seed, target, most_bytes, settings)
         detector, method = training.detector, training.method
         scores = [
             prediction.score
@@ -107,9 +124,10 @@ def _trained(
     chosen: NDArray[np.int64],
     seed: int,
     target: float,
+    most_bytes: int,
     settings: PatchCoreSettings,
 ) -> tuple[TrainingResult, Calibration]:
-    context = TrainingContext(Path("nowhere"), seed, target, silent)
+    context = TrainingContext(Path("nowhere"), seed, target, silent, max_feature_bytes=most_bytes)
     training = train(settings, [partial(pool.__getitem__, i) for i in chosen], context)
     return training, Calibration.of(
         training.held_out_scores.scores, training.held_out_scores.map_maxima, target

@@ -622,8 +622,8 @@ class Split(_message.Message):
     learned: _builtins.int
     """Number of images with features in the memory bank."""
     held_out: _builtins.int
-    """Number of good training images used for the calibration and not for the memory bank. With fewer than 60
-    training images, each is scored by models that were trained on the others.
+    """Number of good training images used for the calibration. "held out": the memory bank has none of their
+    features. "cross-calibration": each was scored by a model that was trained on others.
     """
     method: _builtins.str
     """"held out" or "cross-calibration"."""

@@ -159,10 +159,10 @@ def test_region_of_a_defect_is_located_in_another_image(training: TrainingResult
 
 def test_held_out_images_do_not_affect_the_memory_bank() -> None:
     reads: list[ReadImage] = [partial(stripes, number) for number in range(60)]
-    training = trained(60)
+    training = trained(60, max_bytes=1)
     noise = np.random.default_rng(97).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     reads[training.held_out_indices[0]] = lambda: noise
-    other = trained(60, reads=reads)
+    other = trained(60, reads=reads, max_bytes=1)
     assert torch.equal(training.detector.tensors()["memory_bank"], other.detector.tensors()["memory_bank"])
 
 
@@ -350,18 +350,25 @@ def test_bank_has_at_most_max_entries() -> None:
     assert len(small["memory_bank"]) == 40
 
 
-def test_some_of_many_images_are_held_out() -> None:
-    training = trained(60)
+def test_some_images_are_held_out_if_the_patches_of_all_exceed_the_memory_limit() -> None:
+    training = trained(60, max_bytes=1)
     assert training.method == "held out"
     assert len(training.held_out_scores.scores) == 19  # as many as 5 % needs
     assert training.learned == 41
 
 
-def test_few_images_are_cross_calibrated() -> None:
-    training = trained(4)
+@pytest.mark.parametrize("count", [4, 60])
+def test_images_are_cross_calibrated(count: int) -> None:
+    training = trained(count)
     assert training.method == "cross-calibration"
-    assert len(training.held_out_scores.scores) == 4
-    assert training.learned == 4
+    assert len(training.held_out_scores.scores) == count
+    assert training.learned == count
+
+
+def test_some_of_many_images_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blemish_core.detectors.patchcore.training.train._CROSS_CALIBRATE_BELOW", 60)
+    assert trained(59).method == "cross-calibration"
+    assert trained(60).method == "held out"
 
 
 def test_equal_seeds_give_equal_detectors(training: TrainingResult) -> None:
@@ -370,8 +377,9 @@ def test_equal_seeds_give_equal_detectors(training: TrainingResult) -> None:
     assert again.detector.tensors()["memory_bank"].equal(training.detector.tensors()["memory_bank"])
 
 
-@pytest.mark.parametrize("count", [6, 60])
-def test_fast_runtime_computes_features_and_is_then_replaced_by_torch(count: int) -> None:
+@pytest.mark.parametrize("max_bytes", [1 << 30, 1], ids=["cross-calibration", "held out"])
+def test_fast_runtime_computes_features_and_is_then_replaced_by_torch(max_bytes: int) -> None:
+    count = 12
     batches: list[int] = []
 
     class Fast(TorchRuntime):
@@ -385,7 +393,7 @@ def test_fast_runtime_computes_features_and_is_then_replaced_by_torch(count: int
         assert input_size == ANY_SIZE
         return Fast(network, torch.device("cpu"))
 
-    quick, plain = trained(count, fast=fast), trained(count)
+    quick, plain = trained(count, max_bytes=max_bytes, fast=fast), trained(count, max_bytes=max_bytes)
     assert sum(batches) == count + 2  # each image once, and the plan measures an empty one
     assert quick.detector.runtime.name == "torch"
     assert (quick.facts["features by"], plain.facts["features by"]) == ("fast", "torch")

@@ -31,7 +31,7 @@ from blemish_core.detectors.patchcore.training.plan import ScalePlan, plan
 from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCore
 from blemish_core.platform.errors import FailedPrecondition
 
-_CROSS_CALIBRATE_BELOW = 60  # pieces; more give a good threshold without all of them
+_CROSS_CALIBRATE_BELOW = 500  # pieces; a fifth of more gives a good threshold, and takes less memory
 _GPU_SPARE_BYTES = 2 << 30  # for the blocks of a coreset
 
 
@@ -40,11 +40,11 @@ def train(
 ) -> TrainingResult:
     """Train on good images and calibrate on images held out of them.
 
-    With images of 60 pieces or more a fifth is held out, or as many as the target false-reject rate needs,
-    but at most a third. With fewer, each piece is scored by a detector trained on others
+    With images of fewer than 500 pieces, each piece is scored by a detector trained on others
     (cross-calibration), and the published detector is trained on all images. So the threshold depends less
-    on the images that happen to be held out, and the detector has more to learn from. Some are held out
-    all the same if the patches of all images exceed the memory limit of the context.
+    on the images that happen to be held out, and the detector has more to learn from (bench_thresholds).
+    With more, or if the patches of all images exceed the memory limit of the context, a fifth is held out,
+    or as many as the target false-reject rate needs, but at most a third.
 
     Held-out images guarantee the rate, because the memory bank does not depend on them. The unit of
     distance follows their medians, which one image hardly changes. Cross-calibration guarantees it for no
