@@ -137,23 +137,26 @@ def _report(
             located += abs(peak[0] * px - row) < _NEAR_PX and abs(peak[1] * px - column) < _NEAR_PX
         report.write(f"| {name} | {rejected} of {test} | {located} of {test} |")
     image = frame(photographs, 30_000)
-    frame_ms = _median_ms(lambda: detector.predict([detector.prepare(image)]))
     small = torch.randn(3, 256, 256)
-    input_ms = _median_ms(lambda: detector.predict([small]))
+    frame_ms, input_ms = _medians_ms(
+        lambda: detector.predict([detector.prepare(image)]), lambda: detector.predict([small])
+    )
     report.write(
         f"\nA frame takes {frame_ms:.0f} ms, an input of 256 px {input_ms:.1f} ms: "
-        f"{frame_ms / input_ms:.1f} times as long (medians of {_TIMED}, one thread)."
+        f"{frame_ms / input_ms:.1f} times as long (medians of {_TIMED}, in turn, one thread)."
     )
 
 
-def _median_ms(call: Callable[[], object]) -> float:
-    call()
-    times = []
-    for _ in range(_TIMED):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return 1000 * median(times)
+def _medians_ms(*calls: Callable[[], object]) -> list[float]:
+    """Return the median time of each call, measured in turn."""
+    times: list[list[float]] = [[] for _ in calls]
+    for repeat in range(_TIMED + 1):
+        for call, spent in zip(calls, times, strict=True):
+            began = time.perf_counter()
+            call()
+            if repeat > 0:  # the first allocates memory
+                spent.append(time.perf_counter() - began)
+    return [1000 * median(spent) for spent in times]
 
 
 if __name__ == "__main__":
