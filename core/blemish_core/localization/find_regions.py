@@ -24,9 +24,11 @@ Scores = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 """RGB (H, W, 3)."""
 
-# Contrast of a map: 0 at the level of the image, 1 at the peak.
+# Contrast of a map: 0 at the level of the image, 1 at the highest score nearby.
 _HALF = 0.5
 """Contrast at which the candidate pixels around a peak end."""
+_REACH = 12
+"""Distance in px of the model's input over which a high score raises others by the blur of the map."""
 _MIN_SHARE = 0.3
 """Share of the image's highest contrast below which a weak peak is noise."""
 _STRONG = 2.0
@@ -149,22 +151,41 @@ def _outlines(
 ) -> Iterator[DefectRegion]:
     """Yield the regions around one peak."""
     crop = _crop(scores, labels, peak, frame)
-    top_score = float(crop.scores[crop.seed].max())
-    span = top_score - normal
-    if span > 0:
-        contrast = ((crop.scores - normal) / span).clip(0, 1)
-    else:
-        contrast = (crop.scores >= top_score).astype(np.float32)
-    candidates = _connected_to(contrast >= _HALF, crop.seed)
+    px = _scale(scores.shape, frame) / crop.step
+    contrast, near_top = _contrasts(crop, normal, px)
+    candidates = _connected_to((contrast >= _HALF) & (crop.seed | near_top), crop.seed)
     evidence = _evidence(crop, contrast, candidates)
     found = (evidence >= _HALF * evidence.max()).astype(np.uint8)
-    width = 2 * max(1, round(_scale(scores.shape, frame) / crop.step)) + 1
+    width = 2 * max(1, round(px)) + 1
     found = cv2.morphologyEx(found, cv2.MORPH_CLOSE, np.ones((width, width), np.uint8))
     count, pieces, boxes, _ = cv2.connectedComponentsWithStats(found, connectivity=8)
     sums = np.bincount(pieces.ravel(), evidence.ravel(), minlength=count)
     sums[0] = 0
     for number in np.flatnonzero(sums >= max(_MIN_EVIDENCE * sums.max(), 1e-12)):
         yield _region(crop, pieces == number, boxes[number], evidence, frame.shape[:2])
+
+
+def _contrasts(crop: _Crop, normal: float, px: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the contrast (h, w) of each pixel, and whether its score is near the highest of the peak.
+
+    Contrasts are relative to the highest score within reach. So weaker parts of a broad defect have high
+    contrast, but not the blur around a strong one.
+
+    Args:
+        crop: part of the map.
+        normal: score of most of the image.
+        px: size of a px of the model's input in work px.
+    """
+    top_score = float(crop.scores[crop.seed].max())
+    lift = np.maximum(crop.scores - normal, 0)
+    if top_score <= normal:
+        highest = crop.scores >= top_score
+        return highest.astype(np.float32), highest
+    width = 2 * max(1, round(_REACH * px)) + 1
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+    nearby = np.asarray(cv2.dilate(lift, disc), np.float32)
+    contrast = (lift / np.maximum(nearby, np.finfo(np.float32).tiny)).astype(np.float32)
+    return contrast, lift >= _HALF * (top_score - normal)
 
 
 def _crop(scores: Scores, labels: NDArray[np.int32], peak: _Peak, frame: Pixels) -> _Crop:

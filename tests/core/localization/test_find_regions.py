@@ -106,6 +106,15 @@ def test_defect_without_contrast_is_outlined_by_the_map_alone() -> None:
     assert overlap(region_picture([region], (256, 256)) > 0, truth) > 0.5
 
 
+def test_weaker_part_of_a_broad_defect_is_outlined() -> None:
+    frame = make_frame(256, 256)
+    strong, weak = draw(frame, 60, 100, 40, 30), draw(frame, 100, 100, 80, 30)
+    scores = np.maximum(make_map(strong), 0.4 * make_map(weak))
+    found = find_regions(scores, frame, THRESHOLD, SETTINGS)
+    assert overlap(region_picture(found, (256, 256)) > 0, strong | weak) > 0.7
+    assert strong[found[0].peak[1], found[0].peak[0]]
+
+
 def test_limits_leave_out_small_regions_and_those_beyond_the_number() -> None:
     frame = make_frame(256, 256)
     masks = [draw(frame, 30 + 60 * number, 60, 6 + 4 * number, 12) for number in range(4)]
