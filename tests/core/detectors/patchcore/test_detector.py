@@ -350,7 +350,7 @@ def test_bank_has_at_most_max_entries() -> None:
     assert len(small["memory_bank"]) == 40
 
 
-def test_some_images_are_held_out_if_the_patches_of_all_exceed_the_memory_limit() -> None:
+def test_as_many_images_are_held_out_as_the_target_needs() -> None:
     training = trained(60, max_bytes=1)
     assert training.method == "held out"
     assert len(training.held_out_scores.scores) == 19  # as many as 5 % needs

@@ -11,6 +11,7 @@ from blemish_core.detectors.patchcore.settings import DEFAULT_INPUT_SIZE, PatchC
 from blemish_core.imaging.geometry import Scale, Size, pixels_of, scale_for_defect, scale_for_side
 
 _MEASURED_IMAGES = 9
+_MINUTES_FROM_S = 120.0
 _MOST_ENLARGED = 2.0
 _MOST_ENLARGED_PIXELS = 2 * DEFAULT_INPUT_SIZE**2
 
@@ -28,19 +29,20 @@ class ScalePlan:
     reason: str
     """Origin of the scale, for people."""
 
-    def describe(self, images: int, network_ms: float) -> str:
+    def describe(self, network_ms: float, training_s: float) -> str:
         """Return a sentence about the plan.
 
         Args:
-            images: number of training images.
             network_ms: time of the network for one frame.
+            training_s: time that the training will take.
         """
         (height, width), (rows, columns) = self.frame, self.input
+        takes = f"{training_s:.0f} s" if training_s < _MINUTES_FROM_S else f"{training_s / 60:.0f} min"
         return (
             f"scale {self.settings.scale:.3g}, chosen by {self.reason}: frames of {width} x {height} px "
             f"become inputs of {columns} x {rows} px with {self.patches} patches; the network takes "
-            f"{network_ms:.0f} ms a frame and {images * network_ms / 1000:.0f} s for {images} images; the "
-            f"memory bank has at most {self.settings.max_entries} entries"
+            f"{network_ms:.0f} ms a frame; the memory bank has at most {self.settings.max_entries} "
+            f"entries; the training takes about {takes}"
         )
 
     @property

@@ -22,6 +22,7 @@ from blemish_core.detectors.patchcore.detector import Measured, Patches
 from blemish_core.detectors.patchcore.settings import MIN_IMAGES, PatchCoreSettings
 from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
 from blemish_core.detectors.patchcore.training.features import (
+    MOST_PATCHES,
     all_patches,
     patches_of,
     sample,
@@ -32,6 +33,9 @@ from blemish_core.detectors.patchcore.training.trainable import TrainablePatchCo
 from blemish_core.platform.errors import FailedPrecondition
 
 _CROSS_CALIBRATE_BELOW = 500  # pieces; a fifth of more gives a good threshold, and takes less memory
+# Shares of all products of patches and bank entries that are computed, as measured on real images.
+_CORESET_SHARE, _SEARCH_SHARE = 0.6, 0.25
+_TIMED_ROWS = 2048
 _GPU_SPARE_BYTES = 2 << 30  # for the blocks of a coreset
 
 
@@ -172,9 +176,26 @@ class _Training:
         blank = [torch.zeros(3, *self._planned.input)]
         detector.patches(blank)  # allocates memory
         began = time.perf_counter()
-        detector.patches(blank)
-        network_ms = 1000 * (time.perf_counter() - began)
-        self._context.announce(self._planned.describe(len(self._images), network_ms))
+        (patches,) = detector.patches(blank)
+        network_s = time.perf_counter() - began
+        began = time.perf_counter()
+        detector.prepare(self._images[0]())
+        image_s = network_s + time.perf_counter() - began
+        training_s = len(self._images) * image_s + self._products(patches) / _products_per_s(patches)
+        self._context.announce(self._planned.describe(1000 * network_s, training_s))
+
+    def _products(self, patches: Patches) -> float:
+        """Return about how many products of two features the coresets and searches compute.
+
+        Args:
+            patches: patches of one frame.
+        """
+        count, features = patches.features.shape
+        sampled = min(count * len(self._split.learned), MOST_PATCHES)
+        kept = self._bank_size(sampled)
+        coresets = (1 + len(self._split.folds)) * sampled
+        searches = self._split.scored * count
+        return kept * features * (_CORESET_SHARE * coresets + _SEARCH_SHARE * searches)
 
     def _measured(self, fold: Fold, patches: Sequence[Patches], others: Tensor) -> list[Measured]:
         """Measure the scored images of a fold by a bank of the patches (N, D) of others."""
@@ -220,6 +241,16 @@ class _Training:
                 points, self._bank_size(len(patches)), first, device=device, on_picks=on_picks
             )
         return torch.tensor(picks)
+
+
+def _products_per_s(patches: Patches) -> float:
+    """Return how many products of two features the device of some patches computes in a second."""
+    features = patches.features.shape[1]
+    rows = torch.ones(_TIMED_ROWS, features, device=patches.features.device)
+    float((rows @ rows.T).sum())  # allocates memory
+    began = time.perf_counter()
+    float((rows @ rows.T).sum())  # waits for a GPU
+    return _TIMED_ROWS**2 * features / (time.perf_counter() - began)
 
 
 def fits_on_device(patches: Tensor, device: str) -> bool:

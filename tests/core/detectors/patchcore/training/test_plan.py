@@ -43,8 +43,17 @@ def test_requested_side_is_the_shorter_one() -> None:
 def test_smallest_defect_chooses_the_scale() -> None:
     planned = plan(PatchCoreSettings(smallest_defect=6), frames((2048, 2448)))
     assert planned.settings.scale == pytest.approx(1 / 3)
-    assert "chosen by a defect of 6 px" in planned.describe(40, 100.0)
-    assert "40 images" in planned.describe(40, 100.0)
+    assert "chosen by a defect of 6 px" in planned.describe(100.0, 40.0)
+
+
+def test_plan_states_the_cost_of_a_frame_and_of_the_training() -> None:
+    planned = plan(PatchCoreSettings(max_entries=2000), frames((320, 320)))
+    text = planned.describe(25.2, 40.4)
+    assert "1600 patches" in text
+    assert "the network takes 25 ms a frame" in text
+    assert "at most 2000 entries" in text
+    assert text.endswith("the training takes about 40 s")
+    assert planned.describe(25.2, 400.0).endswith("about 7 min")
 
 
 def test_defect_larger_than_the_images_is_rejected() -> None:
