@@ -38,10 +38,14 @@ __all__ = [
 
 # gRPC's message for a failed TLS handshake. The cause comes last.
 _HANDSHAKE = re.compile(r"(?:.*OPENSSL_internal:|handshake failed\W*|(?=Hostname Verification))(.*)$")
+# gRPC's message for a message above the limit of one side.
+_TOO_LARGE = re.compile(r"(CLIENT|SERVER): (Sent|Received) message larger than max \((\d+) vs\. (\d+)\)")
 # Prefixes of gRPC's message for a call that this client cancelled.
 _CANCELLED_HERE = ("Locally cancelled", "Channel closed")
 _DETAILS_KEY = "grpc-status-details-bin"
 
+TOO_LARGE = "TOO_LARGE"
+"""Reason of errors of inputs and messages that exceed a size limit."""
 UNREACHABLE = "cannot connect to"
 """Start of the message of an error without an answer from a server."""
 TLS_FAILED = "TLS handshake failed"
@@ -151,6 +155,8 @@ def translate_error(error: grpc.RpcError, target: str) -> BlemishError:
         if code is grpc.StatusCode.CANCELLED and not message.startswith(_CANCELLED_HERE):
             # gRPC cancels calls that a stopping server has not accepted yet.
             code, message = grpc.StatusCode.UNAVAILABLE, "the server stopped before it answered"
+        if too_large := _TOO_LARGE.search(message):
+            details, message = _Details(reason=TOO_LARGE), _size_message(*too_large.groups())
         message = _transport_message(code, message, target)
     return ERROR_BY_CODE[code](
         message or code.name.lower().replace("_", " "),
@@ -159,6 +165,16 @@ def translate_error(error: grpc.RpcError, target: str) -> BlemishError:
         field=details.field,
         retry_after_s=details.retry_after_s,
     )
+
+
+def _size_message(side: str, direction: str, size: str, limit: str) -> str:
+    """Return the message for a request or response that is larger than one side allows."""
+    setting = "BLEMISH_MAX_MESSAGE_BYTES of the server" if side == "SERVER" else "the client"
+    if (side, direction) in (("CLIENT", "Sent"), ("SERVER", "Received")):
+        what, remedy = "request", "send a smaller image"
+    else:
+        what, remedy = "response", "request fewer outputs"
+    return f"the {what} has {size} bytes, more than the {limit} that {setting} allows; {remedy}"
 
 
 def _transport_message(code: grpc.StatusCode, message: str, target: str) -> str:

@@ -32,6 +32,7 @@ from blemish_core.search.search_index import SearchIndex
 from blemish_core.settings import resolve_device
 from blemish_server.app import SERVICES, App, Backends, Endpoints, Readiness, ScoringParts
 from blemish_server.auth.authenticator import Authenticator
+from blemish_server.converters.maps import map_pixels
 from blemish_server.dependencies import Dependencies, Dependency
 from blemish_server.jobs.dispatch import Dispatcher
 from blemish_server.jobs.job_events import JobEvents
@@ -234,8 +235,9 @@ def _add_servicers(
     limits, pipeline = settings.image_limits, scoring.pipeline
     removal = Removal(stores.datasets, stores.models, stores.index, stores.frames, stores.jobs)
     images = ItemImages(stores.datasets, stores.frames)
+    pixels = map_pixels(settings.max_message_bytes)
     inspection_pb2_grpc.add_InspectionServiceServicer_to_server(
-        InspectionServicer(pipeline, scoring.metrics, readiness.stopping), server
+        InspectionServicer(pipeline, scoring.metrics, readiness.stopping, pixels), server
     )
     search_pb2_grpc.add_SearchServiceServicer_to_server(
         SearchServicer(
@@ -262,7 +264,12 @@ def _add_servicers(
     )
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
         InferenceServicer(
-            pipeline, stores.models, scoring.models, readiness.serving.is_set, readiness.stopping
+            pipeline,
+            stores.models,
+            scoring.models,
+            readiness.serving.is_set,
+            readiness.stopping,
+            pixels,
         ),
         server,
     )

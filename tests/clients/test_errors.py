@@ -74,8 +74,33 @@ def test_exceeded_deadline(client: Client, fake: FakeServer) -> None:
 
 
 def test_message_above_the_limit(client: Client) -> None:
-    with pytest.raises(errors.ResourceExhausted):
+    with pytest.raises(errors.ResourceExhausted, match="more than the 67108864 that the client") as caught:
         client.score(bytes(65 << 20), "m")
+    assert caught.value.reason == "TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    ("details", "expected"),
+    [
+        (
+            "SERVER: Received message larger than max (49006288 vs. 41943040)",
+            "the request has 49006288 bytes, more than the 41943040 that BLEMISH_MAX_MESSAGE_BYTES of the "
+            "server allows; send a smaller image",
+        ),
+        (
+            "SERVER: Sent message larger than max (5 vs. 4)",
+            "the response has 5 bytes, more than the 4 that BLEMISH_MAX_MESSAGE_BYTES of the server "
+            "allows; request fewer outputs",
+        ),
+    ],
+)
+def test_message_above_the_limit_of_the_server_has_a_reason(
+    client: Client, fake: FakeServer, details: str, expected: str
+) -> None:
+    fake.errors["Score"] = [CallError(grpc.StatusCode.RESOURCE_EXHAUSTED, details, detailed=False)]
+    with pytest.raises(errors.ResourceExhausted) as caught:
+        client.score(b"", "m")
+    assert (caught.value.message, caught.value.reason) == (expected, "TOO_LARGE")
 
 
 def test_failed_handshake_names_the_cause(client: Client, fake: FakeServer) -> None:

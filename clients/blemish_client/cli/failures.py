@@ -82,7 +82,7 @@ def print_error(line: str) -> None:
 
 
 def exit_code(error: BlemishError) -> int:
-    if error.reason == "TOO_LARGE":
+    if error.reason == errors.TOO_LARGE:
         return BAD_INPUT
     return next((code for kind, code in _CODES if isinstance(error, kind)), INTERNAL)
 

@@ -5,7 +5,7 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from blemish.v1.image_pb2 import Image, Region
 from blemish.v1.inspection_pb2 import (
@@ -208,26 +208,52 @@ def training_mask(mask: TrainingMask) -> FrameMask:
     if mask.startswith(_PNG):
         return FrameMask(png=mask)
     try:
-        drawing = json.loads(mask)
-        unknown = sorted(drawing.keys() - {"width", "height", "include", "ignore"})
-        if unknown:
-            raise ValueError(f"unknown key {unknown[0]!r}")
-        polygons = {
-            name: [
-                MaskPolygon(points=[MaskPoint(x=x, y=y) for x, y in polygon])
-                for polygon in drawing.get(name, ())
-            ]
-            for name in ("include", "ignore")
-        }
-        return FrameMask(
-            polygons=MaskPolygons(width=drawing["width"], height=drawing["height"], **polygons)
-        )
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        return FrameMask(polygons=_mask_polygons(mask))
+    except ValueError as error:
         raise ValueError(
-            f"the mask is neither a PNG nor JSON with polygons ({reason}); use a PNG, or "
+            f"the mask is neither a PNG nor JSON with polygons ({error}); use a PNG, or "
             '{"width": W, "height": H, "ignore": [[[x, y], ...]]}'
         ) from error
+
+
+def _mask_polygons(text: bytes) -> MaskPolygons:
+    """Return the polygons in JSON.
+
+    Raises:
+        ValueError: with the reason, if it is another document.
+    """
+    try:
+        drawing = json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise ValueError(f"not valid JSON at {place}" if text else "the file is empty") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise ValueError("not a text with JSON") from error
+    if not isinstance(drawing, dict):
+        raise ValueError("not an object with width, height and polygons")
+    if unknown := sorted(drawing.keys() - {"width", "height", "include", "ignore"}):
+        raise ValueError(f"unknown key {unknown[0]!r}")
+    for side in ("width", "height"):
+        if side not in drawing:
+            raise ValueError(f"no {side!r}")
+        if type(drawing[side]) is not int or abs(drawing[side]) >= 1 << 31:
+            raise ValueError(f"{side!r} is not a number of pixels")
+    return MaskPolygons(
+        width=drawing["width"],
+        height=drawing["height"],
+        include=_polygons(drawing, "include"),
+        ignore=_polygons(drawing, "ignore"),
+    )
+
+
+def _polygons(drawing: Mapping[str, Any], name: str) -> list[MaskPolygon]:
+    try:
+        return [
+            MaskPolygon(points=[MaskPoint(x=x, y=y) for x, y in polygon])
+            for polygon in drawing.get(name, ())
+        ]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name!r} is not a list of polygons, each a list of points [x, y]") from error
 
 
 def create_job_request(

@@ -178,28 +178,31 @@ def _opened(data: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
     return image
 
 
-def check_size(width: int, height: int, limits: ImageLimits, *, field: str = "image") -> None:
-    """Check an image's size in px against the limits.
+def check_size(
+    width: int, height: int, limits: ImageLimits, *, field: str = "image", noun: str = "image"
+) -> None:
+    """Check the size in px of an image, or of what ``noun`` says, against the limits.
 
     Raises:
         InvalidImage: if the size is outside the limits; the error names ``field``.
     """
     if min(width, height) < limits.min_side:
         raise InvalidImage(
-            f"the image is {width} x {height} px, but each side needs at least {limits.min_side}; "
+            f"the {noun} is {width} x {height} px, but each side needs at least {limits.min_side}; "
             "send a larger part of the surface",
             field=field,
         )
     if max(width, height) > limits.max_side:
         raise InvalidImage(
-            f"the image is {width} x {height} px, but a side may have at most {limits.max_side}; "
+            f"the {noun} is {width} x {height} px, but a side may have at most {limits.max_side}; "
             "scale it down or split it",
             field=field,
         )
     if width * height > limits.max_pixels:
         raise InvalidImage(
-            f"the image is {width} x {height} = {width * height} pixels, more than the {limits.max_pixels} "
-            "that BLEMISH_MAX_IMAGE_PIXELS allows; scale it down, split it or raise the setting",
+            f"the {noun} is {width} x {height} = {width * height} pixels, more than the "
+            f"{limits.max_pixels} that BLEMISH_MAX_IMAGE_PIXELS allows; scale it down, split it or raise "
+            "the setting",
             field=field,
         )
 

@@ -132,7 +132,7 @@ class ImageInput:
         if region is None:
             return pixels
         cropped = region.crop(pixels)
-        check_size(region.width, region.height, limits, field="image.region")
+        check_size(region.width, region.height, limits, field="image.region", noun="region")
         return cropped
 
 

@@ -42,7 +42,7 @@ class MaskDrawing:
             InvalidRequest: if there are too many polygons or points, or a polygon leaves the image, crosses
                 itself or has no area; the error names ``field``.
         """
-        check_size(self.width, self.height, limits, field=field)
+        check_size(self.width, self.height, limits, field=field, noun="mask")
         named = [("include", self.include), ("ignore", self.ignore)]
         points = sum(len(polygon) for _, polygons in named for polygon in polygons)
         if not 0 < points <= MAX_POINTS:

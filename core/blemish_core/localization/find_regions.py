@@ -9,14 +9,15 @@ colours (Reed and Yu, IEEE Trans. ASSP 38, 1990), weighted by the map.
 ``tests/benchmarks/bench_outlines.py`` measures the method; docs/benchmarks.md has its results.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish_core.localization.defect_region import MAX_CORNERS, DefectRegion
+from blemish_core.imaging.image_input import Region
+from blemish_core.localization.defect_region import MAX_CORNERS, DefectRegion, region_picture
 from blemish_core.localization.settings import RegionSettings
 
 Scores = NDArray[np.float32]
@@ -35,6 +36,8 @@ _STRONG = 2.0
 """Contrast from which on a peak is never noise, in units of the threshold's contrast."""
 _MIN_EVIDENCE = 0.25
 """Share of the strongest piece's evidence that another piece of the same peak needs."""
+_MIN_NEW_SHARE = 0.5
+"""Share of a region that no stronger region covers, or it is part of them."""
 _SCORE_POWER = 0.5
 """Exponent of the map's contrast as the weight of a pixel."""
 _FAR = 6.0
@@ -88,10 +91,29 @@ def find_regions(
     labels, peaks = _peaks(scores, pixel_threshold, normal)
     found = [region for peak in peaks for region in _outlines(scores, labels, peak, normal, frame)]
     found.sort(key=lambda region: region.peak_score, reverse=True)
-    first, *others = found
+    first, *others = _distinct(found)
     return (first, *(each for each in others if each.area >= settings.smallest_area))[
         : settings.max_regions
     ]
+
+
+def _distinct(regions: Sequence[DefectRegion]) -> list[DefectRegion]:
+    """Return the regions without those that earlier ones cover: neighbouring peaks can share a defect."""
+    kept: list[DefectRegion] = []
+    for region in regions:
+        box = region.box
+        shape = box.height, box.width
+        own = region_picture([region.moved(-box.left, -box.top)], shape) > 0
+        near = [other.moved(-box.left, -box.top) for other in kept if _overlap(other.box, box)]
+        if (own & (region_picture(near, shape) == 0)).sum() >= _MIN_NEW_SHARE * own.sum():
+            kept.append(region)
+    return kept
+
+
+def _overlap(one: Region, other: Region) -> bool:
+    across = one.left < other.left + other.width and other.left < one.left + one.width
+    down = one.top < other.top + other.height and other.top < one.top + one.height
+    return across and down
 
 
 def _finite(anomaly_map: Scores) -> Scores:

@@ -18,17 +18,20 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as config_pb
 from tritonclient.grpc import service_pb2 as pb
 
+from blemish_core.imaging.geometry import MAX_PIXELS
 from blemish_core.imaging.image_input import ImageInput
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.store import Model
 from blemish_core.platform.errors import InvalidRequest
 from blemish_core.platform.names import PRODUCTION, ModelRef, validate_id
+from blemish_server.converters.maps import shrunk_map
 from blemish_server.converters.regions import regions_to_proto
 from blemish_server.scoring.batcher import Priority
 from blemish_server.scoring.inspection import Inspection, NamingPolicy
 from blemish_server.scoring.model_cache import Usage
 
 INPUT = "image"
+ANOMALY_MAP = "anomaly_map"
 REGIONS = "regions"
 """Output that has to be asked for before the image is scored."""
 MAX_IMAGES = 64
@@ -76,7 +79,7 @@ _OUTPUTS = {
     "p_value": _Output("FP64", "<f8", lambda inspection: inspection.p_value),
     "anomalous": _Output("BOOL", "?", lambda inspection: inspection.is_anomalous),
     "threshold": _Output("FP32", "<f4", lambda inspection: inspection.threshold),
-    "anomaly_map": _Output(
+    ANOMALY_MAP: _Output(
         "FP32", "<f4", lambda inspection: inspection.prediction.anomaly_map, _map_shape, default=False
     ),
     "embedding": _Output(
@@ -198,8 +201,16 @@ def parse_timeout(request: Any) -> float:
     return timeout_us / 1e6 if timeout_us else math.inf
 
 
-def inspections_to_proto(request: Any, inspections: Sequence[Inspection], names: Sequence[str]) -> Any:
+def inspections_to_proto(
+    request: Any,
+    inspections: Sequence[Inspection],
+    names: Sequence[str],
+    *,
+    max_map_pixels: int = MAX_PIXELS,
+) -> Any:
     """Return the response to a request: one tensor per output, its first dimension the images.
+
+    Maps that have more than ``max_map_pixels`` together are shrunk.
 
     Raises:
         InvalidRequest: if an output has another shape for each image, as maps of frames of several sizes.
@@ -211,6 +222,8 @@ def inspections_to_proto(request: Any, inspections: Sequence[Inspection], names:
     for name in names:
         output = _OUTPUTS[name]
         each = [np.asarray(output.value(inspection), output.dtype) for inspection in inspections]
+        if name == ANOMALY_MAP:
+            each = [shrunk_map(value, max(1, max_map_pixels // len(each))) for value in each]
         if len({value.shape for value in each}) > 1:
             raise InvalidRequest(
                 f"the images have outputs {name} of different sizes, which one tensor cannot hold; send "

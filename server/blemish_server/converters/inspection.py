@@ -7,10 +7,12 @@ import numpy as np
 
 from blemish.v1 import image_pb2
 from blemish.v1 import inspection_pb2 as pb
+from blemish_core.imaging.geometry import MAX_PIXELS
 from blemish_core.imaging.image_input import ImageInput, RawLayout, Region
 from blemish_core.platform.errors import InvalidRequest
 from blemish_core.search.labelled_items import Consensus, DefectClass
 from blemish_server.converters.enums import EnumMapping
+from blemish_server.converters.maps import shrunk_map
 from blemish_server.converters.regions import regions_to_proto
 from blemish_server.converters.values import duration_to_proto, verdict_to_proto
 from blemish_server.scoring.batcher import Priority
@@ -201,7 +203,10 @@ def defect_class_to_proto(found: DefectClass) -> pb.DefectClass:
     )
 
 
-def inspection_to_proto(inspection: Inspection, outputs: pb.Outputs) -> pb.Inspection:
+def inspection_to_proto(
+    inspection: Inspection, outputs: pb.Outputs, *, max_map_pixels: int = MAX_PIXELS
+) -> pb.Inspection:
+    """Return the message of an inspection; a map of more than ``max_map_pixels`` is shrunk."""
     prediction, timings = inspection.prediction, inspection.timings
     message = pb.Inspection(
         score=inspection.score,
@@ -219,12 +224,13 @@ def inspection_to_proto(inspection: Inspection, outputs: pb.Outputs) -> pb.Inspe
         ),
     )
     if outputs.anomaly_map:
-        rows, columns = prediction.anomaly_map.shape
+        pixel_scores = shrunk_map(prediction.anomaly_map, max_map_pixels)
+        rows, columns = pixel_scores.shape
         message.anomaly_map.CopyFrom(
             image_pb2.AnomalyMap(
                 width=columns,
                 height=rows,
-                values=np.ascontiguousarray(prediction.anomaly_map, dtype="<f4").tobytes(),
+                values=np.ascontiguousarray(pixel_scores, dtype="<f4").tobytes(),
                 threshold=inspection.calibration.pixel_threshold,
             )
         )

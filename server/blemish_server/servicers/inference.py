@@ -55,13 +55,15 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
         cache: ModelCache,
         is_serving: Callable[[], bool],
         stopping: asyncio.Event,
+        max_map_pixels: int,
     ) -> None:
-        """Read requests of streams until ``stopping`` is set."""
+        """Read requests of streams until ``stopping`` is set; a response has at most ``max_map_pixels``."""
         self._pipeline = pipeline
         self._store = store
         self._cache = cache
         self._is_serving = is_serving
         self._stopping = stopping
+        self._max_map_pixels = max_map_pixels
 
     async def ServerLive(self, request: Any, context: Context) -> Any:  # noqa: N802 (here and below)
         return pb.ServerLiveResponse(live=True)
@@ -172,7 +174,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
             for image in images
         ]
         inspections = await _gather([self._pipeline.score(each) for each in requests])
-        return inspections_to_proto(request, inspections, outputs)
+        return inspections_to_proto(request, inspections, outputs, max_map_pixels=self._max_map_pixels)
 
 
 async def _gather(running: Sequence[Awaitable[Inspection]]) -> list[Inspection]:

@@ -49,11 +49,18 @@ log = structlog.get_logger(__name__)
 class InspectionServicer(InspectionServiceServicer):
     """The servicer of InspectionService."""
 
-    def __init__(self, pipeline: ScoringPipeline, metrics: ServerMetrics, stopping: asyncio.Event) -> None:
-        """Read frames of streams until ``stopping`` is set."""
+    def __init__(
+        self,
+        pipeline: ScoringPipeline,
+        metrics: ServerMetrics,
+        stopping: asyncio.Event,
+        max_map_pixels: int,
+    ) -> None:
+        """Read frames of streams until ``stopping`` is set; send maps of at most ``max_map_pixels``."""
         self._pipeline = pipeline
         self._metrics = metrics
         self._stopping = stopping
+        self._max_map_pixels = max_map_pixels
 
     async def Score(  # noqa: N802 (the contract's name, here and below)
         self, request: pb.ScoreRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -69,7 +76,8 @@ class InspectionServicer(InspectionServiceServicer):
                 naming=parse_naming(request.outputs, waits=True),
             )
         )
-        return pb.ScoreResponse(inspection=inspection_to_proto(inspection, request.outputs))
+        message = inspection_to_proto(inspection, request.outputs, max_map_pixels=self._max_map_pixels)
+        return pb.ScoreResponse(inspection=message)
 
     async def ScoreStream(  # noqa: N802
         self,
@@ -78,7 +86,7 @@ class InspectionServicer(InspectionServiceServicer):
     ) -> AsyncIterator[pb.ScoreStreamResponse]:
         options = _FrameOptions.parse(await anext(requests, None))
         await self._pipeline.warm_up(options.model, naming=options.naming)
-        scorer = _StreamScorer(self._pipeline, self._metrics, options)
+        scorer = _StreamScorer(self._pipeline, self._metrics, options, self._max_map_pixels)
         queue: FrameQueue[_StreamFrame, pb.Inspection] = FrameQueue(scorer.score, options.policy)
         try:
             with self._metrics.streams.track(queue):
@@ -164,16 +172,25 @@ class _StreamFrame:
 class _StreamScorer:
     """Scores the frames of one stream."""
 
-    def __init__(self, pipeline: ScoringPipeline, metrics: ServerMetrics, options: _FrameOptions) -> None:
+    def __init__(
+        self,
+        pipeline: ScoringPipeline,
+        metrics: ServerMetrics,
+        options: _FrameOptions,
+        max_map_pixels: int,
+    ) -> None:
         self._pipeline = pipeline
         self._metrics = metrics
         self._options = options
+        self._max_map_pixels = max_map_pixels
 
     async def score(self, slot: FrameSlot[_StreamFrame]) -> pb.Inspection:
         """Score the frame in a slot, and count it as refused if that fails."""
         try:
             inspection = await self._pipeline.score(self._request(slot))
-            return inspection_to_proto(inspection, self._options.outputs)
+            return inspection_to_proto(
+                inspection, self._options.outputs, max_map_pixels=self._max_map_pixels
+            )
         except BlemishError as error:
             self._metrics.refused(error.reason)
             log.debug(

@@ -115,6 +115,17 @@ def test_weaker_part_of_a_broad_defect_is_outlined() -> None:
     assert strong[found[0].peak[1], found[0].peak[0]]
 
 
+def test_peaks_that_share_a_defect_have_one_region() -> None:
+    frame = make_frame(128, 128)
+    draw(frame, 48, 60, 16, 6)
+    scores = np.zeros((128, 128), np.float32)
+    scores[56:70, 44:68] = 0.9
+    scores[62, 56] = scores[62, 62] = 1.0
+    (region,) = find_regions(scores, frame, 0.95, SETTINGS)
+    assert region.box.left == pytest.approx(48, abs=2)
+    assert region.box.width == pytest.approx(16, abs=3)
+
+
 def test_limits_leave_out_small_regions_and_those_beyond_the_number() -> None:
     frame = make_frame(256, 256)
     masks = [draw(frame, 30 + 60 * number, 60, 6 + 4 * number, 12) for number in range(4)]

@@ -64,7 +64,7 @@ class Service:
             cast(Shadow, FakeSink()),
             self.namer.as_namer(),
         )
-        self.servicer = InspectionServicer(pipeline, self.metrics, asyncio.Event())
+        self.servicer = InspectionServicer(pipeline, self.metrics, asyncio.Event(), 4096)
 
     async def score(self, request: pb.ScoreRequest) -> pb.Inspection:
         context: Any = FakeContext()

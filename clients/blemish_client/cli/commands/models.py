@@ -27,6 +27,8 @@ group = typer.Typer(
 )
 
 _MAX_DISAGREEMENTS = 10
+_UNSET = ("", "None", "False")
+"""Values of settings that a card does not show."""
 """Number of disagreements in the text output. JSON has all of them."""
 
 
@@ -513,7 +515,7 @@ def _print_card(session: Session, version: ModelVersion) -> None:
         ("pinned", "yes" if version.pinned else "no"),
         ("shadow", "yes" if version.shadow else "no"),
         ("detector", version.detector),
-        *((f"  {name}", value) for name, value in sorted(version.settings.items())),
+        *((f"  {name}", value) for name, value in sorted(version.settings.items()) if value not in _UNSET),
         ("seed", str(version.seed)),
         *sorted(version.training.items()),
         ("mask", _mask(version)),

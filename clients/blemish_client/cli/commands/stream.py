@@ -3,7 +3,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import quantiles
@@ -22,7 +22,7 @@ from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
 from blemish_client.cli.choices import PolicyChoice, PriorityChoice, StoreChoice, to_proto
 from blemish_client.cli.commands.score import draw
-from blemish_client.cli.failures import UNSUCCESSFUL, Failure
+from blemish_client.cli.failures import UNSUCCESSFUL, Failure, print_error
 from blemish_client.cli.options import FailOnAnomaly, Json, Model, ShowDefectClass
 from blemish_client.cli.output import defect_class, emit, number, plain, table
 from blemish_client.cli.regions import regions_line
@@ -32,6 +32,7 @@ from blemish_client.streaming.sources import SourceError, limit_rate, open_sourc
 
 _RECENT_S = 5.0
 _MAX_LINES = 8
+_MAX_REMARKS = 20
 _MAX_QUEUED_DRAWINGS = 64
 
 
@@ -126,6 +127,8 @@ def stream(
     except KeyboardInterrupt:
         pass  # the usual way to end a stream
     if not as_json:
+        for remark in statistics.remarks():
+            print_error(remark)
         session.out.print(statistics.summary())
     if fail_on_anomaly and statistics.counts["anomalous"]:
         raise typer.Exit(UNSUCCESSFUL)
@@ -141,11 +144,13 @@ class _Statistics:
         self._recent: deque[tuple[float, float]] = deque()  # time, latency
         self._latencies_s: deque[float] = deque(maxlen=100_000)
         self._lines: deque[Text] = deque(maxlen=_MAX_LINES)
+        self._remarks: Counter[str] = Counter()
 
     def add(self, result: FrameResult | LostFrames) -> None:
         if isinstance(result, LostFrames):
             self.counts["lost"] += len(result.sequences)
             self._lines.append(Text(f"{len(result.sequences)} frames lost: {result.cause}", "yellow"))
+            self._remark(f"lost: {result.cause}", len(result.sequences))
             return
         answer = result.answer
         if answer.HasField("dropped"):
@@ -153,11 +158,14 @@ class _Statistics:
         elif answer.HasField("refusal"):
             self.counts["refused"] += 1
             self._lines.append(Text(f"{answer.sequence:>8}  refused: {answer.refusal.message}", "yellow"))
+            self._remark(f"refused: {answer.refusal.message}")
         else:
             self._add_inspection(answer.sequence, answer.inspection, result.latency_s)
 
     def _add_inspection(self, sequence: int, inspection: pb.Inspection, latency_s: float) -> None:
-        self._lines += (Text(f"{sequence:>8}  note: {note}", "yellow") for note in inspection.notes)
+        for note in inspection.notes:
+            self._lines.append(Text(f"{sequence:>8}  note: {note}", "yellow"))
+            self._remark(f"note: {note}")
         anomalous = inspection.verdict == VERDICT_ANOMALOUS
         verdict, style = ("anomalous", "red") if anomalous else ("normal", "green")
         self.counts[verdict] += 1
@@ -175,6 +183,16 @@ class _Statistics:
             self._lines[-1].append(f"  {defect_class(inspection)}", "default")
             if name := inspection.defect_class.class_name:
                 self._classes[name] += 1
+
+    def _remark(self, text: str, frames: int = 1) -> None:
+        """Count a remark; a stream may last for months, so no more than the first are kept."""
+        if text in self._remarks or len(self._remarks) < _MAX_REMARKS:
+            self._remarks[text] += frames
+
+    def remarks(self) -> Iterator[str]:
+        """Yield the first refusals, losses and notes of the stream, each with its number."""
+        for text, frames in self._remarks.items():
+            yield text if frames == 1 else f"{text} ({frames} times)"
 
     def screen(self) -> Group:
         span_s = min(_RECENT_S, max(1e-3, time.monotonic() - self._start_s))

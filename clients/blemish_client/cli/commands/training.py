@@ -36,6 +36,17 @@ MaxMemoryGib = Annotated[
 ]
 
 
+def _positive(value: float | None) -> float | None:
+    """Reject a number that the contract takes for "not set".
+
+    Raises:
+        typer.BadParameter: if the number is not above 0.
+    """
+    if value is not None and value <= 0:
+        raise typer.BadParameter(f"{value:g} is not above 0")
+    return value
+
+
 class DetectorName(StrEnum):
     """The detectors that can be trained."""
 
@@ -56,7 +67,7 @@ def train(
     input_size: Annotated[
         int | None,
         typer.Option(
-            min=0,
+            min=1,
             help="PatchCore: shorter side of the network's input, in px. EfficientAD: side of the square "
             "input.",
             show_default="320 or 256",
@@ -65,7 +76,7 @@ def train(
     smallest_defect: Annotated[
         float | None,
         typer.Option(
-            min=0,
+            min=1,
             metavar="PX",
             help="PatchCore: width of the smallest defect to find, in px of the original images. Chooses "
             "the input size.",
@@ -77,16 +88,20 @@ def train(
     ] = "",
     coreset_ratio: Annotated[
         float | None,
-        typer.Option(help="PatchCore: share of patches in the memory bank, at most 1.", show_default="0.1"),
+        typer.Option(
+            help="PatchCore: share of patches in the memory bank, at most 1.",
+            show_default="0.1",
+            callback=_positive,
+        ),
     ] = None,
     max_entries: Annotated[
         int | None,
-        typer.Option(min=0, help="PatchCore: most patches in the memory bank.", show_default="10000"),
+        typer.Option(min=1, help="PatchCore: most patches in the memory bank.", show_default="10000"),
     ] = None,
     neighbors: Annotated[
         int | None,
         typer.Option(
-            min=0,
+            min=1,
             help="PatchCore: number of neighbours that weight the image score.",
             show_default="1, or 9 as in the paper",
         ),
@@ -103,7 +118,7 @@ def train(
     ] = "",
     max_steps: Annotated[
         int | None,
-        typer.Option(min=0, help="EfficientAD: most training steps.", show_default="70000"),
+        typer.Option(min=1, help="EfficientAD: most training steps.", show_default="70000"),
     ] = None,
     start: Annotated[
         str,
@@ -115,8 +130,8 @@ def train(
     max_minutes: Annotated[
         float | None,
         typer.Option(
-            min=0,
             help="EfficientAD: time for the training, without its calibration.",
+            callback=_positive,
             show_default="5 on a CPU without --max-steps, else no limit",
         ),
     ] = None,
@@ -131,7 +146,9 @@ def train(
     target_false_reject_rate: Annotated[
         float | None,
         typer.Option(
-            help="Share of good images that the threshold may reject, at most 0.5.", show_default="0.05"
+            help="Share of good images that the threshold may reject, at most 0.5.",
+            show_default="0.05",
+            callback=_positive,
         ),
     ] = None,
     promote: Annotated[

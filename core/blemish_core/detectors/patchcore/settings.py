@@ -2,6 +2,7 @@
 """Settings of PatchCore."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from blemish_core.detectors.common.backbone import Backbone
@@ -68,9 +69,9 @@ class PatchCoreSettings:
                 f"coreset_ratio is {self.coreset_ratio}, but must be above 0 and at most 1",
                 field="patchcore.coreset_ratio",
             )
-        if self.smallest_defect is not None and not self.smallest_defect >= 1:
+        if self.smallest_defect is not None and not 1 <= self.smallest_defect < inf:
             raise InvalidRequest(
-                f"smallest_defect is {self.smallest_defect:g} px, but must be at least 1 px",
+                f"smallest_defect is {self.smallest_defect:g} px, but must be at least 1 px and finite",
                 field="patchcore.smallest_defect",
             )
         if self.smallest_defect is not None and self.input_size is not None and self.scale is None:

@@ -49,6 +49,18 @@ def test_summary_counts_results(run: Run, fake: FakeServer, folder: Path) -> Non
     assert not config.outputs.anomaly_map
 
 
+def test_reasons_of_refusals_and_notes_stay_after_the_stream(
+    run: Run, fake: FakeServer, folder: Path
+) -> None:
+    refused = pb.ScoreStreamResponse(refusal=pb.FrameRefusal(code=3, message="not an image"))
+    noted = anomalous()
+    noted.inspection.notes.append("the frame is 20 x 10 px")
+    fake.streams = [[refused, noted, refused]]
+    lines = run(folder / "train").stderr.splitlines()
+    assert "blemish: refused: not an image (2 times)" in lines
+    assert "blemish: note: the frame is 20 x 10 px" in lines
+
+
 def test_json_has_one_object_per_frame(run: Run, folder: Path) -> None:
     result = run(folder / "train", "--json", "--camera", "left", "--policy", "latest")
     results = [json.loads(line) for line in result.stdout.splitlines()]

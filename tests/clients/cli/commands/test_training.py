@@ -54,6 +54,28 @@ def test_option_of_the_other_detector_is_rejected(run: Run, fake: FakeServer) ->
     assert not fake.requests["CreateJob"]
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--smallest-defect", 0),
+        ("--smallest-defect", "nan"),
+        ("--input-size", 0),
+        ("--max-entries", 0),
+        ("--neighbors", 0),
+        ("--coreset-ratio", 0),
+        ("--target-false-reject-rate", 0),
+        ("--target-false-reject-rate", -0.1),
+    ],
+)
+def test_zero_is_rejected_and_not_taken_for_the_default(
+    run: Run, fake: FakeServer, option: str, value: float | str
+) -> None:
+    refused = run("train", "tile", option, value, "--detach")
+    assert refused.exit_code == 2
+    assert option in refused.stderr
+    assert not fake.requests["CreateJob"]
+
+
 def test_detach_prints_the_job_name(run: Run, fake: FakeServer) -> None:
     assert run("train", "tile", "--detach").stdout == "jobs/made\n"
     assert not fake.requests["WatchJob"]
@@ -107,12 +129,20 @@ def test_mask_reaches_the_server_as_png_or_polygons(run: Run, fake: FakeServer, 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("not a mask", "neither a PNG nor JSON"),
-        ("[]", "neither a PNG nor JSON"),
+        ("not a mask", "neither a PNG nor JSON with polygons (not valid JSON at line 1, column 1)"),
+        ("", "the file is empty"),
+        ("\0\xff", "not valid JSON"),
+        ("[" * 100_000, "not a text with JSON"),
+        ("[]", "not an object with width, height and polygons"),
+        ('{"width": 48.5, "height": 32, "ignore": []}', "'width' is not a number of pixels"),
+        ('{"width": 48, "height": 1e99, "ignore": []}', "'height' is not a number of pixels"),
+        ('{"width": 4294967296, "height": 3, "ignore": []}', "'width' is not a number of pixels"),
+        ('{"width": 48, "height": 32, "ignore": "left"}', "'ignore' is not a list of polygons"),
+        ('{"width": 48, "height": 32, "include": 5}', "'include' is not a list of polygons"),
         ('{"height": 32, "ignore": []}', "no 'width'"),
         ('{"width": 48, "height": 32, "ignored": []}', "unknown key 'ignored'"),
-        ('{"width": 48, "height": 32, "ignore": [[1, 2]]}', "neither a PNG nor JSON"),
-        ('{"width": 48, "height": 32, "ignore": [[["a", 2]]]}', "neither a PNG nor JSON"),
+        ('{"width": 48, "height": 32, "ignore": [[1, 2]]}', "'ignore' is not a list of polygons"),
+        ('{"width": 48, "height": 32, "ignore": [[["a", 2]]]}', "each a list of points [x, y]"),
     ],
 )
 def test_file_that_is_no_mask_is_rejected(

@@ -8,7 +8,15 @@ from statistics import median
 
 from blemish_core.detectors.base import ReadImage
 from blemish_core.detectors.patchcore.settings import DEFAULT_INPUT_SIZE, PatchCoreSettings
-from blemish_core.imaging.geometry import Scale, Size, pixels_of, scale_for_defect, scale_for_side
+from blemish_core.imaging.geometry import (
+    MAX_PIXELS,
+    Scale,
+    Size,
+    pixels_of,
+    scale_for_defect,
+    scale_for_side,
+)
+from blemish_core.platform.errors import InvalidImage, InvalidRequest
 
 _MEASURED_IMAGES = 9
 _MINUTES_FROM_S = 120.0
@@ -55,14 +63,21 @@ def plan(settings: PatchCoreSettings, images: Sequence[ReadImage]) -> ScalePlan:
     """Choose the scale of a training from its settings and the sizes of its images.
 
     Raises:
-        InvalidRequest: if the smallest defect does not fit the images.
-        InvalidImage: if the images are too large at the scale.
+        InvalidRequest: if the smallest defect does not fit the images, or they are too large at the scale.
     """
     step = -(-len(images) // _MEASURED_IMAGES)
     sizes = [(pixels.shape[0], pixels.shape[1]) for pixels in (read() for read in images[::step])]
     frame = int(median(size[0] for size in sizes)), int(median(size[1] for size in sizes))
     scale, reason = _scale(settings, frame, sizes)
-    size = scale.input_size(frame)
+    try:
+        size = scale.input_size(frame)
+    except InvalidImage as error:
+        raise InvalidRequest(
+            f"training images of {frame[1]} x {frame[0]} px are too large at scale {scale.factor:.3g}, "
+            f"chosen by {reason}: inputs may have {MAX_PIXELS >> 20} megapixels; give a larger "
+            "smallest_defect or a smaller input_size, or split the images",
+            field="patchcore",
+        ) from error
     chosen = replace(
         settings,
         scale=scale.factor,

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import math
+
 import numpy as np
 import pytest
 
@@ -59,6 +61,20 @@ def test_plan_states_the_cost_of_a_frame_and_of_the_training() -> None:
 def test_defect_larger_than_the_images_is_rejected() -> None:
     with pytest.raises(InvalidRequest, match="must be 1 px to 100 px"):
         plan(PatchCoreSettings(smallest_defect=101), frames((100, 200)))
+
+
+@pytest.mark.parametrize("defect", [0.0, -1.0, 0.5, math.inf, math.nan])
+def test_smallest_defect_that_is_no_width_is_rejected(defect: float) -> None:
+    with pytest.raises(InvalidRequest, match="must be at least 1 px"):
+        PatchCoreSettings(smallest_defect=defect)
+
+
+@pytest.mark.parametrize(
+    "settings", [PatchCoreSettings(smallest_defect=1), PatchCoreSettings(input_size=1024)]
+)
+def test_images_that_are_too_large_at_the_scale_are_rejected(settings: PatchCoreSettings) -> None:
+    with pytest.raises(InvalidRequest, match="give a larger smallest_defect or a smaller input_size"):
+        plan(settings, frames((300, 16_000)))
 
 
 def test_both_ways_to_choose_the_scale_exclude_each_other() -> None:
