@@ -435,6 +435,14 @@ def test_index_is_stored_and_is_rebuilt_if_missing(indexed: TrainablePatchCore) 
         assert np.array_equal(again.anomaly_map, prediction.anomaly_map)
 
 
+def test_progress_of_a_phase_never_decreases() -> None:
+    reported: dict[str, list[int]] = {}
+    trained(20, progress=lambda phase, done, total, unit: reported.setdefault(phase, []).append(done))
+    assert set(reported["calibration"]) == set(range(21))
+    for phase, counts in reported.items():
+        assert counts == sorted(counts), phase
+
+
 def test_every_phase_of_progress_is_completed() -> None:
     reported: dict[str, tuple[int, int]] = {}
 

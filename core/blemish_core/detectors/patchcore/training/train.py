@@ -17,7 +17,7 @@ from blemish_core.detectors.base import (
     running_on,
 )
 from blemish_core.detectors.common.embedding import FarPatches
-from blemish_core.detectors.common.split import Fold, Split, split_images
+from blemish_core.detectors.common.split import Split, split_images
 from blemish_core.detectors.patchcore.detector import Measured, Patches
 from blemish_core.detectors.patchcore.settings import MIN_IMAGES, PatchCoreSettings
 from blemish_core.detectors.patchcore.training.coreset import greedy_coreset
@@ -151,9 +151,12 @@ class _Training:
         measured: list[Measured] = []
         pieces = self._split.scored
         for fold in self._split.folds:
-            context.progress("calibration", len(measured), pieces, "images")
             others = np.setdiff1d(self._split.learned, fold.excluded)
-            measured += self._measured(fold, patches, self._sample(patches, others))
+            self._fit_fold(self._sample(patches, others), len(measured))
+            with torch.inference_mode():
+                for number in fold.scored:
+                    context.progress("calibration", len(measured), pieces, "images")
+                    measured.append(detector.measure(patches[number]))
         context.progress("calibration", pieces, pieces, "images")
         self._fit(self._sample(patches, self._split.learned))
         detector.set_units(measured)
@@ -197,17 +200,14 @@ class _Training:
         searches = self._split.scored * count
         return kept * features * (_CORESET_SHARE * coresets + _SEARCH_SHARE * searches)
 
-    def _measured(self, fold: Fold, patches: Sequence[Patches], others: Tensor) -> list[Measured]:
-        """Measure the scored images of a fold by a bank of the patches (N, D) of others."""
-        detector = self._detector
+    def _fit_fold(self, patches: Tensor, scored: int) -> None:
+        """Build the bank of a fold from patches (N, D) of others, after so many images were scored."""
 
         def keep_alive(picked: int) -> None:
-            # Without counting: a cancellation takes effect here.
-            self._context.progress("calibration", 0, self._split.scored, "images")
+            # A cancellation takes effect here.
+            self._context.progress("calibration", scored, self._split.scored, "images")
 
-        detector.set_memory_bank(others[self._coreset(others, keep_alive)])
-        with torch.inference_mode():
-            return [detector.measure(patches[number]) for number in fold.scored]
+        self._detector.set_memory_bank(patches[self._coreset(patches, keep_alive)])
 
     def _fit(self, patches: Tensor) -> None:
         """Build the bank from patches (N, D)."""
