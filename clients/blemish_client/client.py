@@ -49,6 +49,7 @@ from blemish_client.transport.requests import (
     SearchOptions,
     SearchQuery,
     TrainingMask,
+    aligned_mask,
     create_job_request,
     score_request,
     search_request,
@@ -257,6 +258,8 @@ class Client(SharedClient[Connection]):
         promote: bool = False,
         false_alarms_of: str = "",
         mask: TrainingMask | None = None,
+        align: bool = False,
+        reference: str = "",
         **options: Unpack[JobOptions],
     ) -> Job:
         """Start a job that trains a model on the good training images of a dataset.
@@ -272,11 +275,17 @@ class Client(SharedClient[Connection]):
             false_alarms_of: model from whose index images labelled as good are also learned.
             mask: pixels that the model looks at, None for all: a black-and-white PNG, white where it
                 looks, or polygons as JSON with width, height, and the lists include and ignore.
+            align: move the mask with the part, which may be shifted and slightly turned in a frame.
+            reference: image of the dataset on which the mask was drawn, such as ``train/good/003.png``.
+                Empty for the first training image; otherwise it implies ``align``.
             **options: see ``JobOptions``.
 
         Raises:
             ValueError: if the mask is neither a PNG nor JSON with polygons.
         """
+        frame_mask = training_mask(mask) if mask is not None else None
+        if align or reference:
+            frame_mask = aligned_mask(frame_mask, reference)
         work = job_pb2.Train(
             dataset=dataset_name(dataset),
             model_id=model_id,
@@ -286,7 +295,7 @@ class Client(SharedClient[Connection]):
             target_false_reject_rate=target_false_reject_rate,
             promote=promote,
             false_alarms_of=model_name(false_alarms_of) if false_alarms_of else "",
-            mask=training_mask(mask) if mask is not None else None,
+            mask=frame_mask,
         )
         return self._create_job(create_job_request(options, train=work))
 

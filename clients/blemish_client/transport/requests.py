@@ -27,7 +27,7 @@ from blemish.v1.job_pb2 import (
     JobPriority,
     Train,
 )
-from blemish.v1.model_pb2 import FrameMask, MaskPoint, MaskPolygon, MaskPolygons
+from blemish.v1.model_pb2 import FrameMask, MaskAlignment, MaskPoint, MaskPolygon, MaskPolygons
 from blemish.v1.search_pb2 import SearchFilter, SearchRequest
 from blemish_client.names import dataset_name, item_name, model_name
 
@@ -195,6 +195,18 @@ class JobOptions(TypedDict, total=False):
 
 TrainingMask = FrameMask | bytes
 """A message, or the content of a file: a black-and-white PNG, or polygons as JSON."""
+
+
+def aligned_mask(mask: FrameMask | None, reference: str) -> FrameMask:
+    """Return a copy of a mask that moves with the part, as drawn on ``reference``, empty for the default.
+
+    Without a mask the server rejects it, with the reason.
+    """
+    aligned = FrameMask()
+    if mask is not None:
+        aligned.CopyFrom(mask)
+    aligned.alignment.CopyFrom(MaskAlignment(reference=reference))
+    return aligned
 
 
 def training_mask(mask: TrainingMask) -> FrameMask:

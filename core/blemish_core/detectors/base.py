@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blemish_core.imaging.frame_mask import FrameMask
+from blemish_core.imaging.frame_mask import FrameMask, MaskedFrame
 from blemish_core.imaging.geometry import Size
 from blemish_core.imaging.image_input import Region
 
@@ -108,6 +108,9 @@ class Detector(Protocol):
         Raises:
             InvalidImage: if the mask does not fit the frame, or the region exceeds it or is ignored.
         """
+
+    def prepare_masked(self, frame: MaskedFrame) -> Tensor:
+        """Return the model's input, float32 (4, h, w), for a result of ``FrameMask.apply``."""
 
     def predict(self, inputs: Sequence[Tensor]) -> list[Prediction]:
         """Score prepared images in one forward pass."""

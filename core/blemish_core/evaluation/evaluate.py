@@ -22,6 +22,7 @@ from blemish_core.evaluation.pixel_metrics import PixelHistograms
 from blemish_core.evaluation.region_metrics import RegionAgreement
 from blemish_core.evaluation.resampling import Estimates
 from blemish_core.evaluation.scoring import ScoredImage, Stopwatch, score_images
+from blemish_core.imaging.alignment import Alignment, Motion
 from blemish_core.imaging.decode import ImageLimits, read_mask
 from blemish_core.imaging.frame_mask import FrameMask, visible
 from blemish_core.localization.defect_region import DefectRegion
@@ -61,6 +62,8 @@ class ExampleImage:
     """Regions in px of the frame, none if the verdict is normal."""
     frame: tuple[int, int] = (1, 1)
     """Height and width of the frame in px."""
+    looks: NDArray[np.bool_] | None = None
+    """(H, W), True where the model looks; None if it looks at all pixels."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ def evaluate(
     masks = _Masks(source)
     image_scores: list[ImageScore] = []
     ignored: list[str] = []
+    unaligned: list[str] = []
     pixels, selection, stopwatch = PixelHistograms(), Selection(calibration.threshold), Stopwatch()
     outlines = RegionAgreement()
     for batch in score_images(reader, detector, images, partial(progress, "evaluation")):
@@ -111,9 +115,11 @@ def evaluate(
         for each in batch:
             image, prediction = each.image, each.prediction
             on_scored(each)
+            if each.alignment is not None and each.alignment.motion is None:
+                unaligned.append(image.path)
             mask = masks.of(image)
             if mask is not None:
-                looks = detector.mask.resized(mask.shape) if detector.mask is not None else None
+                looks = _looks(detector.mask, mask.shape, each)
                 if looks is not None and mask.any() and not mask[looks].any():
                     ignored.append(image.path)
                     continue
@@ -136,7 +142,8 @@ def evaluate(
         [partial(_seen, reader, by_path[each.path], detector.mask) for each in good_images],
     )
     shifted = None if shift is None else shift.warning()
-    for warning in (reader.warning(), masks.warning(), _ignored_warning(ignored), shifted):
+    notes = (_unaligned_warning(unaligned), _ignored_warning(ignored), shifted)
+    for warning in (reader.warning(), masks.warning(), *notes):
         if warning is not None:
             warn(warning)
     scores: dict[str, list[float]] = {}
@@ -173,6 +180,31 @@ def evaluate(
 
 def _seen(reader: ImageReader, image: DatasetImage, mask: FrameMask | None) -> NDArray[np.uint8]:
     return visible(reader.read_strict(image), mask)
+
+
+def _looks(mask: FrameMask | None, shape: tuple[int, int], scored: ScoredImage) -> NDArray[np.bool_] | None:
+    """Return where the detector looked at a scored image, at the size ``shape``; None for everywhere."""
+    if mask is None:
+        return None
+    return mask.resized(shape, _scaled_motion(scored.alignment, scored.image.width, shape))
+
+
+def _scaled_motion(alignment: Alignment | None, width: int, shape: tuple[int, int]) -> Motion | None:
+    """Return the motion of a part in a picture of ``shape`` (rows, columns) of a frame of a width in px."""
+    if alignment is None or alignment.motion is None:
+        return None
+    return alignment.motion.scaled(shape[1] / width)
+
+
+def _unaligned_warning(paths: Sequence[str]) -> str | None:
+    """Return a warning about images that could not be aligned to the reference of the mask."""
+    if not paths:
+        return None
+    more = len(paths) - _NAMED
+    return (
+        f"{len(paths)} images could not be aligned, so their masks were not moved: "
+        f"{', '.join(paths[:_NAMED])}{f' and {more} more' if more > 0 else ''}"
+    )
 
 
 def _ignored_warning(paths: Sequence[str]) -> str | None:
@@ -278,5 +310,10 @@ def _example_images(
         regions: tuple[DefectRegion, ...] = ()
         if calibration.is_anomalous(example.score):
             regions = _regions(pixels, example.anomaly_map, calibration, mask)
-        found.append(ExampleImage(example, np.asarray(small), regions, pixels.shape[:2]))
+        looks = None
+        if mask is not None:
+            shape = (small.height, small.width)
+            motion = _scaled_motion(mask.align(pixels), pixels.shape[1], shape)
+            looks = mask.resized(shape, motion)
+        found.append(ExampleImage(example, np.asarray(small), regions, pixels.shape[:2], looks))
     return tuple(found)

@@ -13,6 +13,7 @@ from blemish_core.datasets import DatasetImage
 from blemish_core.datasets.reading import ImageReader
 from blemish_core.detectors.base import Detector, Prediction
 from blemish_core.evaluation.metrics import Latency, Spread
+from blemish_core.imaging.alignment import Alignment
 from blemish_core.platform.errors import InvalidImage
 
 BATCH = 8
@@ -28,6 +29,8 @@ class ScoredImage:
     prepare_s: float
     inference_s: float
     """This image's share of the forward pass."""
+    alignment: Alignment | None = None
+    """Place of the part in the image; None if the detector's mask does not move."""
 
 
 def score_images(
@@ -39,7 +42,7 @@ def score_images(
     """Score images in batches and report progress; the reader skips those that do not fit the model."""
     for start in range(0, len(images), BATCH):
         progress(start, len(images), "images")
-        inputs, timed = [], []
+        inputs, timed, alignments = [], [], []
         for image in images[start : start + BATCH]:
             began = time.perf_counter()
             pixels = reader.read(image)
@@ -47,17 +50,19 @@ def score_images(
             if pixels is None:
                 continue
             try:
-                inputs.append(detector.prepare(pixels))
+                seen = detector.mask.apply(pixels) if detector.mask is not None else None
+                inputs.append(detector.prepare_masked(seen) if seen else detector.prepare(pixels))
             except InvalidImage as error:
                 reader.skip(image, error)
                 continue
             timed.append((image, decoded - began, time.perf_counter() - decoded))
+            alignments.append(seen.alignment if seen is not None else None)
         if not inputs:
             continue
         yield [
-            ScoredImage(image, prediction, decode_s, prepare_s, inference_s)
-            for (image, decode_s, prepare_s), (prediction, inference_s) in zip(
-                timed, _predicted(detector, inputs), strict=True
+            ScoredImage(image, prediction, decode_s, prepare_s, inference_s, alignment)
+            for (image, decode_s, prepare_s), alignment, (prediction, inference_s) in zip(
+                timed, alignments, _predicted(detector, inputs), strict=True
             )
         ]
     progress(len(images), len(images), "images")

@@ -2,9 +2,11 @@
 """The mask of a model: the pixels of a frame that it looks at, and those that it ignores.
 
 A mask is made for one size of frame. A frame of another size but the same aspect ratio gets a scaled mask.
+A mask with a reference moves with the part in a frame. Frames are never moved.
 """
 
 import hashlib
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
 from typing import Self
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
+from blemish_core.imaging.alignment import Aligner, Alignment, Motion
 from blemish_core.imaging.decode import ImageLimits, decode
 from blemish_core.imaging.image_input import Region
 from blemish_core.imaging.mask_summary import MaskSummary
@@ -31,6 +34,8 @@ _STORED = ImageLimits(min_side=1, max_side=1 << 16, max_pixels=178_956_970)
 """Limits on masks in bundles, whose size was checked when they were accepted."""
 _SHAPES = 2
 """Sizes of frames whose masks are kept; usually there is one."""
+_SAME_PLACE_PX = 0.5
+"""Motion of all pixels below which a mask stays where it is."""
 
 
 def size_mismatch(frame: tuple[int, int], mask: tuple[int, int]) -> str:
@@ -54,8 +59,20 @@ def visible(
         InvalidImage: as for ``FrameMask.apply``.
     """
     if mask is not None:
-        return mask.apply(frame, region)[0]
+        return mask.apply(frame, region).pixels
     return frame if region is None else region.crop(frame)
+
+
+@dataclass(frozen=True)
+class MaskedFrame:
+    """A frame, or a region of it, without the content of ignored pixels."""
+
+    pixels: NDArray[np.uint8]
+    """RGB, (H, W, 3)."""
+    looks: NDArray[np.bool_]
+    """(H, W), True where the model looks."""
+    alignment: Alignment | None = None
+    """Place of the part in the whole frame; None if the mask does not move."""
 
 
 class FrameMask:
@@ -64,17 +81,21 @@ class FrameMask:
     Args:
         looks: (H, W), True where the model looks, in px of the reference image.
         field: field that errors name.
+        aligner: reference that frames are aligned to; None for a mask that does not move.
 
     Raises:
         InvalidImage: if the mask ignores every pixel.
     """
 
-    def __init__(self, looks: NDArray[np.bool_], field: str = "mask") -> None:
+    def __init__(
+        self, looks: NDArray[np.bool_], field: str = "mask", aligner: Aligner | None = None
+    ) -> None:
         if not looks.any():
             raise InvalidImage(
                 "the mask ignores every pixel; draw the parts to inspect in white", field=field
             )
         self._looks = looks
+        self._aligner = aligner
         self._fitted = lru_cache(_SHAPES)(self._fit)
         self._nearest = lru_cache(_SHAPES)(self._find_nearest)
 
@@ -120,6 +141,31 @@ class FrameMask:
         PillowImage.fromarray(self._looks).save(out, "PNG", optimize=True)
         return out.getvalue()
 
+    def aligned_to(self, reference: NDArray[np.uint8]) -> "FrameMask":
+        """Return the mask of a part in frames, as drawn on the image ``reference`` (H, W, 3).
+
+        Raises:
+            FailedPrecondition: if no frame can be aligned to the image.
+        """
+        return FrameMask(self._looks, aligner=Aligner.of_image(reference, self._looks))
+
+    def with_reference(self, png: bytes) -> "FrameMask":
+        """Return the mask with a reference that ``reference_png`` returned.
+
+        Raises:
+            InvalidImage: if it is not an image of such a size.
+        """
+        return FrameMask(self._looks, aligner=Aligner.from_png(png, self._looks))
+
+    @property
+    def is_aligned(self) -> bool:
+        """True if frames are aligned to a reference."""
+        return self._aligner is not None
+
+    def reference_png(self) -> bytes | None:
+        """Return the reference as a small grey PNG, None for a mask that does not move."""
+        return self._aligner.to_png() if self._aligner is not None else None
+
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of the reference image, in px."""
@@ -161,17 +207,37 @@ class FrameMask:
             raise InvalidImage(f"the frame {reason}", field="image")
         return self._fitted(shape)
 
-    def resized(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """Return the mask at the size of a picture or map of a whole frame, of any aspect ratio."""
-        return self._fit(shape)
+    def resized(self, shape: tuple[int, int], motion: Motion | None = None) -> NDArray[np.bool_]:
+        """Return the mask at the size of a picture or map of a whole frame, of any aspect ratio.
 
-    def apply(
-        self, frame: NDArray[np.uint8], region: Region | None = None
-    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Return a frame (H, W, 3) without the content of ignored pixels, and its mask (H, W).
+        Args:
+            shape: (H, W) of the picture.
+            motion: motion of the part; None if the mask is not moved.
+        """
+        looks = self._fit(shape)
+        return looks if motion is None else _moved(looks, motion)
+
+    def align(self, frame: NDArray[np.uint8]) -> Alignment | None:
+        """Return the place of the part in a frame (H, W, 3), None for a mask that does not move.
+
+        Raises:
+            InvalidImage: if the frame has another aspect ratio than the mask.
+        """
+        looks = self.fitted((frame.shape[0], frame.shape[1]))
+        if self._aligner is None:
+            return None
+        alignment = self._aligner.align(frame)
+        if alignment.motion is not None and not _moved(looks, alignment.motion).any():
+            return replace(alignment, motion=None, failure="the part moved too far")
+        return alignment
+
+    def apply(self, frame: NDArray[np.uint8], region: Region | None = None) -> MaskedFrame:
+        """Return a frame (H, W, 3) without the content of ignored pixels, and its mask.
 
         Each ignored pixel gets the value of the nearest pixel that the model looks at. So nothing of what
         was there reaches the features of pixels near it, and the border of the mask is no edge.
+
+        A mask with a reference is moved with the part. Pixels that the reference does not show are ignored.
 
         Args:
             frame: the whole frame.
@@ -183,8 +249,14 @@ class FrameMask:
         """
         shape = (frame.shape[0], frame.shape[1])
         looks = self.fitted(shape)
+        alignment = self.align(frame)
+        motion = alignment.motion if alignment is not None else None
+        if motion is None or motion.farthest_px(shape) < _SAME_PLACE_PX:
+            ignored, nearest = self._nearest(shape)
+        else:
+            looks = _moved(looks, motion)
+            ignored, nearest = _nearest_looked(looks)
         channels = distinct_channels(frame)
-        ignored, nearest = self._nearest(shape)
         filled = np.array(channels)
         # One item per pixel: indexing is twice as fast as with an axis for channels.
         flat = filled.reshape(-1, filled.shape[2]).view(f"V{filled.shape[2]}")[:, 0]
@@ -196,7 +268,8 @@ class FrameMask:
                     "the mask of the model ignores the whole region; choose another one",
                     field="image.region",
                 )
-        return grey_as_rgb(filled[..., 0]) if filled.shape[2] == 1 else filled, looks
+        pixels = grey_as_rgb(filled[..., 0]) if filled.shape[2] == 1 else filled
+        return MaskedFrame(pixels, looks, alignment)
 
     def _fit(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
         looks = self._looks
@@ -211,13 +284,25 @@ class FrameMask:
         return looks
 
     def _find_nearest(self, shape: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Return the flat indices of all ignored pixels, and for each that of the nearest other pixel."""
-        looks = self._fitted(shape)
-        far = np.logical_not(looks).astype(np.uint8)
-        _, labels = cv2.distanceTransformWithLabels(
-            far, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
-        )
-        by_label = np.zeros(int(labels.max()) + 1, np.int32)
-        by_label[labels[looks]] = np.flatnonzero(looks)
-        ignored = np.flatnonzero(far).astype(np.int32)
-        return ignored, by_label[labels.ravel()[ignored]]
+        return _nearest_looked(self._fitted(shape))
+
+
+def _moved(looks: NDArray[np.bool_], motion: Motion) -> NDArray[np.bool_]:
+    """Return a mask (H, W) after a motion; pixels to which none moved are ignored."""
+    height, width = looks.shape
+    moved = cv2.warpAffine(
+        looks.astype(np.uint8), motion.matrix((height, width)), (width, height), flags=cv2.INTER_NEAREST
+    )
+    return np.asarray(moved) > 0
+
+
+def _nearest_looked(looks: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return the flat indices of all ignored pixels, and for each that of the nearest other pixel."""
+    far = np.logical_not(looks).astype(np.uint8)
+    _, labels = cv2.distanceTransformWithLabels(
+        far, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    by_label = np.zeros(int(labels.max()) + 1, np.int32)
+    by_label[labels[looks]] = np.flatnonzero(looks)
+    ignored = np.flatnonzero(far).astype(np.int32)
+    return ignored, by_label[labels.ravel()[ignored]]

@@ -17,3 +17,7 @@ class MaskSummary(BaseModel):
     """Height of the reference image, in px."""
     ignored_share: float
     """Share of the pixels that the model ignores."""
+    reference: str | None = None
+    """Layout path of the image that frames are aligned to; None if the mask does not move.
+
+    Empty in a request for the first training image."""

@@ -6,28 +6,37 @@ from collections.abc import Iterable
 from blemish_core.calibration import checked_false_reject_rate
 from blemish_core.datasets import Dataset, DatasetImage, DatasetStore
 from blemish_core.detectors.registry import ALGORITHMS
+from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.frame_mask import size_mismatch
 from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.jobs.embed_source import images_to_embed
 from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, Spec, TrainSpec
+from blemish_core.jobs.training_mask import read_mask, with_reference
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import FailedPrecondition
 from blemish_core.platform.names import ModelRef, dataset_name, validate_id
 from blemish_core.search.frame_store import FrameStore
 
 
-def validate_spec(spec: Spec, datasets: DatasetStore, frames: FrameStore, models: ModelStore) -> Spec:
+def validate_spec(
+    spec: Spec, datasets: DatasetStore, frames: FrameStore, models: ModelStore, limits: ImageLimits
+) -> Spec:
     """Validate a specification and return it with its model resolved to a version.
+
+    The reference of a mask is resolved to an image of the dataset.
 
     Raises:
         InvalidRequest: if a setting is out of range or a name is malformed.
-        NotFound: if there is no such dataset or model.
-        FailedPrecondition: if there are too few images.
+        NotFound: if there is no such dataset, model or reference.
+        FailedPrecondition: if there are too few images, or no frame can be aligned to the reference.
     """
     match spec:
         case TrainSpec():
             _validate_training(spec, datasets.get(spec.dataset), models)
             _validate_mask(spec.mask, datasets.images(spec.dataset))
+            spec = with_reference(spec, datasets)
+            if spec.mask is not None and spec.mask.reference is not None:
+                read_mask(spec, datasets, models, limits)  # raises if no frame can be aligned
             return spec
         case EmbedSpec(kept_frames=True):
             version = models.resolve(ModelRef.parse(spec.model, "model"))

@@ -35,6 +35,7 @@ ORIGIN = "imported from"
 _FOLDERS = (bundle.OPENVINO, bundle.REPORT, calibration_log.FOLDER)
 _NAME = re.compile(
     rf"{re.escape(bundle.MANIFEST)}|{re.escape(bundle.WEIGHTS)}|{re.escape(bundle.MASK)}|"
+    rf"{re.escape(bundle.REFERENCE)}|"
     rf"(?:{'|'.join(_FOLDERS)})/[A-Za-z0-9][A-Za-z0-9._-]{{0,99}}"
 )
 _MAX_HEAD_BYTES = 1 << 20
@@ -244,6 +245,9 @@ def _check(manifest: Manifest, head: _Header) -> None:
     named = manifest.mask.sha256 if manifest.mask is not None else None
     if manifest.sha256.get(bundle.MASK) != named:
         raise _invalid("its manifest and its mask do not belong together")
+    is_aligned = manifest.mask is not None and manifest.mask.reference is not None
+    if (bundle.REFERENCE in manifest.sha256) != is_aligned:
+        raise _invalid("its manifest and its reference do not belong together")
 
 
 def _member(name: str, file: BinaryIO) -> Iterator[bytes]:

@@ -6,6 +6,7 @@
     manifest.json         settings, metrics, hashes
     weights.safetensors   all tensors, with the backbone
     mask.png              mask, if there is one
+    reference.png         small image that frames are aligned to, if the mask moves
     openvino/             networks: model.xml, int8.xml
     report/               report, never loaded
 
@@ -38,6 +39,7 @@ WEIGHTS = "weights.safetensors"
 REPORT = "report"
 OPENVINO = "openvino"
 MASK = "mask.png"
+REFERENCE = "reference.png"
 FORMAT = 2
 """Format of new versions. Older servers, which would ignore masks and scales, refuse it."""
 _READ_FORMATS = (1, FORMAT)

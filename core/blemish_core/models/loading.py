@@ -76,4 +76,9 @@ def _read_mask(folder: Path, manifest: Manifest) -> FrameMask | None:
         raise Corrupt(f"{manifest.name}: {bundle.MASK} cannot be read; train again") from error
     if mask.shape != (manifest.mask.height, manifest.mask.width):
         raise Corrupt(f"{manifest.name}: {bundle.MASK} has another size than its manifest; train again")
-    return mask
+    if manifest.mask.reference is None:
+        return mask
+    try:
+        return mask.with_reference((folder / bundle.REFERENCE).read_bytes())
+    except (FileNotFoundError, InvalidImage) as error:
+        raise Corrupt(f"{manifest.name}: {bundle.REFERENCE} cannot be read; train again") from error

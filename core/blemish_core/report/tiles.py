@@ -41,10 +41,10 @@ class HeatScale:
         return self.threshold + self._reach
 
 
-def tile(image: ExampleImage, heat: HeatScale, mask: FrameMask | None = None) -> Image.Image:
+def tile(image: ExampleImage, heat: HeatScale) -> Image.Image:
     """Return the image with its defects outlined, next to the image with the anomaly map as an overlay.
 
-    Pixels that ``mask`` ignores are dyed in both.
+    Pixels that the model ignores are dyed in both.
     """
     height, width, _ = image.pixels.shape
     values = _scaled(image.example.anomaly_map, (width, height))
@@ -61,9 +61,8 @@ def tile(image: ExampleImage, heat: HeatScale, mask: FrameMask | None = None) ->
     overlay = _outlined(overlay, found > _INSIDE, FOUND_COLOUR)
     overlay = _outlined(overlay, truth, MASK_COLOUR)
 
-    if mask is not None:
-        looks = mask.resized((height, width))
-        original, overlay = _dyed(original, looks), _dyed(overlay, looks)
+    if image.looks is not None:
+        original, overlay = _dyed(original, image.looks), _dyed(overlay, image.looks)
     both = Image.new("RGB", (2 * width + _GAP, height), "white")
     both.paste(Image.fromarray(original), (0, 0))
     both.paste(Image.fromarray(overlay), (width + _GAP, 0))

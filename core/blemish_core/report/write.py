@@ -107,7 +107,7 @@ def _images(report: Report, folder: Path) -> "PageImages":
     def tiles(kind: str, images: Sequence[ExampleImage]) -> "list[Tile]":
         drawn_tiles = []
         for number, each in enumerate(images, start=1):
-            drawn = tile(each, heat, report.mask)
+            drawn = tile(each, heat)
             write_png(f"{kind}-{number}", encoded(drawn, "PNG"))
             drawn_tiles.append(Tile(each.example, encoded(drawn, "JPEG")))
         return drawn_tiles

@@ -293,6 +293,7 @@ class Inspection(_message.Message):
     MASK_FIELD_NUMBER: _builtins.int
     DEFECT_CLASS_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    ALIGNMENT_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """The detector's anomaly score. Higher is more anomalous. Scores are comparable within a model version."""
     p_value: _builtins.float
@@ -340,6 +341,12 @@ class Inspection(_message.Message):
         those of the inspection before.
         """
 
+    @_builtins.property
+    def alignment(self) -> Global___Alignment:
+        """The place of the part in the frame. Set if the mask of the version moves with the part. Not set for a frame that
+        could not be aligned, which has a note.
+        """
+
     def __init__(
         self,
         *,
@@ -357,14 +364,51 @@ class Inspection(_message.Message):
         mask: _builtins.bytes = ...,
         defect_class: Global___DefectClass | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
+        alignment: Global___Alignment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "defect_class", b"defect_class", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "anomaly_map", b"anomaly_map", "defect_class", b"defect_class", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "calibration_revision", b"calibration_revision", "defect_class", b"defect_class", "embedding", b"embedding", "mask", b"mask", "model_version", b"model_version", "notes", b"notes", "p_value", b"p_value", "regions", b"regions", "runtime", b"runtime", "score", b"score", "threshold", b"threshold", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "anomaly_map", b"anomaly_map", "calibration_revision", b"calibration_revision", "defect_class", b"defect_class", "embedding", b"embedding", "mask", b"mask", "model_version", b"model_version", "notes", b"notes", "p_value", b"p_value", "regions", b"regions", "runtime", b"runtime", "score", b"score", "threshold", b"threshold", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Inspection: _TypeAlias = Inspection  # noqa: Y015
+
+@_typing.final
+class Alignment(_message.Message):
+    """The motion of a part from the reference image of a mask to a frame: a rotation about the center of the frame and
+    a shift. Also where only a part of the frame was scored (Image.region), it is that of the whole frame.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DX_FIELD_NUMBER: _builtins.int
+    DY_FIELD_NUMBER: _builtins.int
+    ANGLE_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    dx: _builtins.float
+    """Shift to the right, in px of the frame."""
+    dy: _builtins.float
+    """Shift downwards, in px of the frame."""
+    angle: _builtins.float
+    """Rotation in degrees, clockwise."""
+    quality: _builtins.float
+    """Correlation of the aligned frame with the reference, 0.5 to 1."""
+    def __init__(
+        self,
+        *,
+        dx: _builtins.float = ...,
+        dy: _builtins.float = ...,
+        angle: _builtins.float = ...,
+        quality: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["angle", b"angle", "dx", b"dx", "dy", b"dy", "quality", b"quality"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Alignment: _TypeAlias = Alignment  # noqa: Y015
 
 @_typing.final
 class DefectClass(_message.Message):

@@ -373,8 +373,13 @@ class Train(_message.Message):
         the version. Each image of the dataset must have the size or the aspect ratio of the reference image. Defaults
         to all pixels.
 
-        INVALID_ARGUMENT: the mask is not a black-and-white PNG, ignores every pixel, or has an invalid polygon.
-        FAILED_PRECONDITION: an image of the dataset has another aspect ratio than the mask.
+        INVALID_ARGUMENT: the mask is not a black-and-white PNG, ignores every pixel, has an invalid polygon, or is
+        missing although `mask.alignment` is set.
+        NOT_FOUND: the dataset does not have the reference of the alignment.
+        FAILED_PRECONDITION: an image of the dataset has another aspect ratio than the mask, or frames cannot be
+        aligned to the reference, because it is too uniform or repeats itself.
+
+        FAILED (of the job): more than half of the training images cannot be aligned.
         """
 
     def __init__(

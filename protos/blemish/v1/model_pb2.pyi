@@ -265,7 +265,8 @@ Global___ModelVersion: _TypeAlias = ModelVersion  # noqa: Y015
 @_typing.final
 class FrameMask(_message.Message):
     """The pixels of a frame that a model looks at, in px of a reference image. Frames of another size but the same
-    aspect ratio get a scaled mask; others are rejected with INVALID_ARGUMENT.
+    aspect ratio get a scaled mask; others are rejected with INVALID_ARGUMENT. With `alignment` the mask moves with
+    the part.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -276,6 +277,7 @@ class FrameMask(_message.Message):
     WIDTH_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
     IGNORED_SHARE_FIELD_NUMBER: _builtins.int
+    ALIGNMENT_FIELD_NUMBER: _builtins.int
     png: _builtins.bytes
     """A black-and-white PNG of the size of the reference image, at most 1 MiB: white where the model looks."""
     sha256: _builtins.str
@@ -288,6 +290,12 @@ class FrameMask(_message.Message):
     """The share of ignored pixels, 0 to 1."""
     @_builtins.property
     def polygons(self) -> Global___MaskPolygons: ...
+    @_builtins.property
+    def alignment(self) -> Global___MaskAlignment:
+        """In requests and answers: the mask is moved to the place of the part in each frame. Not set for a mask that
+        stays where it is.
+        """
+
     def __init__(
         self,
         *,
@@ -297,16 +305,47 @@ class FrameMask(_message.Message):
         width: _builtins.int = ...,
         height: _builtins.int = ...,
         ignored_share: _builtins.float = ...,
+        alignment: Global___MaskAlignment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "png", b"png", "polygons", b"polygons"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "content", b"content", "png", b"png", "polygons", b"polygons"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "height", b"height", "ignored_share", b"ignored_share", "png", b"png", "polygons", b"polygons", "sha256", b"sha256", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "content", b"content", "height", b"height", "ignored_share", b"ignored_share", "png", b"png", "polygons", b"polygons", "sha256", b"sha256", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["png", "polygons"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
 
 Global___FrameMask: _TypeAlias = FrameMask  # noqa: Y015
+
+@_typing.final
+class MaskAlignment(_message.Message):
+    """Moves a mask with the part: the shift and the small rotation of the part in a frame are estimated by comparison
+    with a reference image. Only the area that the model looks at is compared, with a margin of a sixteenth of the
+    image's size around it. The frame itself, its regions and its map stay as they are. Pixels that the reference
+    does not show are ignored. A frame that cannot be aligned is inspected with the mask as drawn, and has a note.
+
+    Found are shifts of up to a quarter of the frame's sides and rotations of up to 10 degrees.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    reference: _builtins.str
+    """The image of the dataset on which the mask was drawn: train/good/NAME or test/CLASS/NAME. A name alone means
+    an image in train/good. Defaults to the first training image.
+    """
+    def __init__(
+        self,
+        *,
+        reference: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MaskAlignment: _TypeAlias = MaskAlignment  # noqa: Y015
 
 @_typing.final
 class MaskPolygons(_message.Message):

@@ -239,6 +239,15 @@ def inspection_to_proto(
     if outputs.regions:
         mm_per_px = inspection.calibration.regions.mm_per_px
         message.regions.extend(regions_to_proto(inspection.regions or (), mm_per_px))
+    if inspection.alignment is not None and (motion := inspection.alignment.motion) is not None:
+        message.alignment.CopyFrom(
+            pb.Alignment(
+                dx=motion.dx_px,
+                dy=motion.dy_px,
+                angle=motion.angle_deg,
+                quality=inspection.alignment.quality,
+            )
+        )
     if outputs.mask:
         message.mask = inspection.mask
     if inspection.defect_class is not None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from blemish.v1 import job_pb2 as pb
+from blemish.v1 import model_pb2
 from blemish.v1.model_pb2 import MaskPolygon, MaskPolygons
 from blemish_core.calibration import DEFAULT_FALSE_REJECT_RATE
 from blemish_core.imaging.decode import ImageLimits
@@ -85,9 +86,19 @@ def parse_mask(train: pb.Train, limits: ImageLimits) -> FrameMask | None:
         case "polygons":
             return _parse_polygons(train.mask.polygons, limits)
         case _:
+            if train.mask.HasField("alignment"):
+                raise InvalidRequest(
+                    "train.mask.alignment moves a mask, but train.mask is empty; set png or polygons",
+                    field="train.mask.alignment",
+                )
             if train.HasField("mask"):
                 raise InvalidRequest("train.mask is empty; set png or polygons", field="train.mask")
             return None
+
+
+def parse_reference(mask: model_pb2.FrameMask) -> str | None:
+    """Return the requested reference, empty for the default, or None for a mask that does not move."""
+    return mask.alignment.reference if mask.HasField("alignment") else None
 
 
 def parse_priority(number: pb.JobPriority.ValueType) -> JobPriority:

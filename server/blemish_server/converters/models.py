@@ -128,9 +128,13 @@ def model_version_to_proto(
 
 
 def mask_to_proto(mask: MaskSummary) -> pb.FrameMask:
-    return pb.FrameMask(
+    message = pb.FrameMask(
         sha256=mask.sha256, width=mask.width, height=mask.height, ignored_share=mask.ignored_share
     )
+    if mask.reference is not None:
+        message.alignment.reference = mask.reference
+        message.alignment.SetInParent()
+    return message
 
 
 def calibration_to_proto(revision: Revision, metrics: Metrics | None) -> pb.Calibration:

@@ -10,6 +10,7 @@ from enum import Enum
 
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.base import PatchFeatures, Prediction
+from blemish_core.imaging.alignment import Alignment
 from blemish_core.imaging.image_input import ImageInput
 from blemish_core.localization.defect_region import DefectRegion
 from blemish_core.models.bundle import Manifest
@@ -162,6 +163,8 @@ class Inspection:
     """Regions as a PNG of ``shape``, if requested."""
     notes: tuple[str, ...] = ()
     """Notes for the caller."""
+    alignment: Alignment | None = None
+    """Place of the part in the frame; None if the mask of the version does not move."""
     defect_class: DefectClass | None = None
     """Class of the defect, if requested and the image is anomalous."""
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blemish_core.detectors.base import Detector
+from blemish_core.imaging.alignment import Alignment
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.frame_mask import visible
 from blemish_core.imaging.geometry import Size
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationLog, Revision
@@ -54,6 +54,8 @@ class Prepared:
     """RGB (H, W, 3), if the request needs regions."""
     notes: tuple[str, ...] = ()
     """Notes for the caller."""
+    alignment: Alignment | None = None
+    """Place of the part in the frame; None if the mask of the detector does not move."""
 
 
 @dataclass
@@ -327,6 +329,7 @@ def _prepare(
     request.check_latency(capture)
     image, region, mask = capture.image, capture.image.region, detector.mask
     notes: tuple[str, ...] = ()
+    alignment = None
     if mask is None:
         pixels = image.pixels(limits)
         prepared = detector.prepare(pixels)
@@ -335,9 +338,10 @@ def _prepare(
     else:
         frame = image.frame(limits)
         height, width, _ = frame.shape
-        notes = (note,) if (note := mask.note((height, width))) else ()
-        prepared = detector.prepare(frame, region)
-        pixels = visible(frame, mask if request.needs_regions else None, region)
+        seen = mask.apply(frame, region)
+        prepared, pixels, alignment = detector.prepare_masked(seen), seen.pixels, seen.alignment
+        found = (mask.note((height, width)), alignment.note if alignment is not None else "")
+        notes = tuple(note for note in found if note)
     height, width, _ = pixels.shape
     return Prepared(
         request,
@@ -347,6 +351,7 @@ def _prepare(
         (height, width),
         pixels if request.needs_regions else None,
         notes,
+        alignment,
     )
 
 
@@ -379,6 +384,7 @@ def _inspect(detector: Detector, manifest: Manifest, batch: Sequence[Prepared]) 
             each.shape,
             patches=features,
             notes=each.notes,
+            alignment=each.alignment,
         )
         if each.pixels is not None:
             inspection = localized(

@@ -28,6 +28,7 @@ from blemish_server.converters.jobs import (
     parse_limits,
     parse_mask,
     parse_priority,
+    parse_reference,
     parse_spec,
     parse_states,
     worker_to_proto,
@@ -82,12 +83,18 @@ class JobServicer(JobServiceServicer):
         if mask is None:
             return spec
         png = mask.to_png()
-        summary = mask.summary()
+        summary = mask.summary().model_copy(update={"reference": parse_reference(train.mask)})
         self._models.keep_mask(png, summary.sha256)
         return spec.model_copy(update={"mask": summary})
 
     def _accept(self, spec: Spec, request_id: str, priority: JobPriority, limits: Limits) -> Job:
-        validate = partial(validate_spec, datasets=self._datasets, frames=self._frames, models=self._models)
+        validate = partial(
+            validate_spec,
+            datasets=self._datasets,
+            frames=self._frames,
+            models=self._models,
+            limits=self._image_limits,
+        )
         job, is_new = self._jobs.create(
             spec, request_id, validate, priority, limits, by=current_caller.get().name
         )

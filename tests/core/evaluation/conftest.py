@@ -19,7 +19,7 @@ from blemish_core.datasets import DatasetStore
 from blemish_core.detectors.base import Prediction, silent
 from blemish_core.evaluation.evaluate import Evaluation, ImageSource, evaluate
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.frame_mask import FrameMask
+from blemish_core.imaging.frame_mask import FrameMask, MaskedFrame
 from blemish_core.imaging.geometry import Square
 from blemish_core.imaging.preprocessing import Preprocessing
 
@@ -44,6 +44,9 @@ class Brightness:
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
         return Preprocessing(Square(SIDE), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))(image)
 
+    def prepare_masked(self, frame: MaskedFrame) -> Tensor:
+        return self.prepare(frame.pixels)
+
     def predict(self, inputs: Sequence[Tensor]) -> list[Prediction]:
         maps = torch.stack(list(inputs))[:, 0].numpy()
         return [Prediction(float(each.max()), each, np.ones(1, np.float32)) for each in maps]
@@ -54,8 +57,6 @@ class NativeBrightness(Brightness):
 
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
         rows, columns, _ = image.shape
-        if self.mask is not None:
-            image, _ = self.mask.apply(image)
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
         return functional.interpolate(pixels[None], size=(rows // 2, columns // 2), mode="area")[0]
 

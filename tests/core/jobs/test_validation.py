@@ -31,7 +31,7 @@ def context(tmp_path: Path) -> JobContext:
 
 
 def validated(context: JobContext, spec: Spec) -> Spec:
-    return validate_spec(spec, context.datasets, context.frames, context.models)
+    return validate_spec(spec, context.datasets, context.frames, context.models, context.limits)
 
 
 def test_model_is_resolved_to_its_production_version(context: JobContext) -> None:

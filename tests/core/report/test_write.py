@@ -3,6 +3,7 @@
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from io import BytesIO
@@ -231,7 +232,9 @@ def test_mask_is_shown_with_its_share_and_dyed_in_tiles(tmp_path: Path) -> None:
     looks[:, :20] = False
     mask = FrameMask(looks)
     manifest = make_report_manifest(mask=mask.summary())
-    write(Report(manifest, make_evaluation(), [], mask=mask), tmp_path)
+    evaluation = make_evaluation()
+    worst = tuple(replace(each, looks=looks) for each in evaluation.worst)
+    write(Report(manifest, replace(evaluation, worst=worst), [], mask=mask), tmp_path)
     html = (tmp_path / "report.html").read_text()
     text = Elements(html).text
     assert "80 x 60 px, 25.0 % of the pixels ignored" in text

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.support.inspections import make_manifest
 
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.frame_mask import FrameMask
+from blemish_core.imaging.frame_mask import FrameMask, MaskedFrame
 from blemish_core.imaging.image_input import ImageInput, RawLayout, Region
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.store import ModelStore
@@ -53,8 +53,11 @@ class FakeDetector:
 
     def prepare(self, image: NDArray[np.uint8], region: Region | None = None) -> NDArray[np.uint8]:
         if self.mask is not None:
-            image, _ = self.mask.apply(image, region)
+            return self.prepare_masked(self.mask.apply(image, region))
         return image
+
+    def prepare_masked(self, frame: MaskedFrame) -> NDArray[np.uint8]:
+        return frame.pixels
 
     def predict(self, inputs: Sequence[object]) -> Sequence[object]:
         self.passes += 1

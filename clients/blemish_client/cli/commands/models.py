@@ -455,7 +455,10 @@ def _mask(version: ModelVersion) -> str:
     if not version.HasField("mask"):
         return "none; looks at all pixels"
     mask = version.mask
-    return f"{mask.width} x {mask.height} px; ignores {share(mask.ignored_share)} of the pixels"
+    text = f"{mask.width} x {mask.height} px; ignores {share(mask.ignored_share)} of the pixels"
+    if mask.HasField("alignment"):
+        text += f"; frames are aligned to {mask.alignment.reference}"
+    return text
 
 
 def _history(version: ModelVersion) -> Table:

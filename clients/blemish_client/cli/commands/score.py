@@ -11,6 +11,7 @@ from rich.table import Table
 
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
 from blemish.v1.inspection_pb2 import Inspection
+from blemish_client.cli.alignment import alignment_line
 from blemish_client.cli.failures import BAD_INPUT, UNSUCCESSFUL, Failure, describe, exit_code, print_error
 from blemish_client.cli.options import FailOnAnomaly, Json, Model, ShowDefectClass
 from blemish_client.cli.output import defect_class, emit, number, plain, table, verdict
@@ -71,6 +72,8 @@ def score(
             anomalous |= inspection.verdict == VERDICT_ANOMALOUS
             _report(image, inspection, rows, show_class=show_class, as_json=as_json)
             if line := regions_line(inspection.regions):
+                found.append(f"{image}: {line}")
+            if line := alignment_line(inspection):
                 found.append(f"{image}: {line}")
     if rows.row_count:
         session.out.print(rows)

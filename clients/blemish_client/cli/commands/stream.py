@@ -20,6 +20,7 @@ from rich.text import Text
 
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
+from blemish_client.cli.alignment import alignment_line
 from blemish_client.cli.choices import PolicyChoice, PriorityChoice, StoreChoice, to_proto
 from blemish_client.cli.commands.score import draw
 from blemish_client.cli.failures import UNSUCCESSFUL, Failure, print_error
@@ -174,10 +175,11 @@ class _Statistics:
         self._latencies_s.append(latency_s)
         while now - self._recent[0][0] > _RECENT_S:
             self._recent.popleft()
+        lines = (regions_line(inspection.regions), alignment_line(inspection))
         self._lines.append(
             Text(f"{sequence:>8}  {verdict:<9}  score {inspection.score:.3f}  ", style)
             .append(f"{1000 * latency_s:.0f} ms  ", "default")
-            .append(regions_line(inspection.regions), "default")
+            .append("  ".join(filter(None, lines)), "default")
         )
         if inspection.HasField("defect_class"):
             self._lines[-1].append(f"  {defect_class(inspection)}", "default")

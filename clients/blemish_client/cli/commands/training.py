@@ -168,6 +168,21 @@ def train(
             show_default="all pixels",
         ),
     ] = None,
+    align: Annotated[
+        bool,
+        typer.Option(
+            "--align",
+            help="Move the mask with the part, which may be shifted and slightly turned in a frame.",
+        ),
+    ] = False,
+    reference: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Image of the dataset on which the mask was drawn; implies --align.",
+            show_default="first training image",
+        ),
+    ] = "",
     priority: PriorityOption = JobPriorityChoice.NORMAL,
     max_run_minutes: MaxRunMinutes = None,
     max_memory_gib: MaxMemoryGib = None,
@@ -223,12 +238,19 @@ def train(
             promote=promote,
             false_alarms_of=false_alarms_of,
             mask=_read_mask(mask) if mask is not None else None,
+            align=align,
+            reference=reference,
             **_job_options(priority, max_run_minutes, max_memory_gib),
         )
         if mask is not None and not job.train.HasField("mask"):
             client.cancel(job)
             raise Failure(
                 "the server is too old for masks, so the training was cancelled; update the server"
+            )
+        if (align or reference) and not job.train.mask.HasField("alignment"):
+            client.cancel(job)
+            raise Failure(
+                "the server is too old to align frames, so the training was cancelled; update the server"
             )
         _run_jobs(session, client, [job], detach=detach, as_json=as_json)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from blemish_core.detectors.base import Image, Runtime
 from blemish_core.detectors.common.masking import with_looks
-from blemish_core.imaging.frame_mask import FrameMask
+from blemish_core.imaging.frame_mask import FrameMask, MaskedFrame
 from blemish_core.imaging.image_input import Region
 
 
@@ -47,9 +47,12 @@ class RuntimeHolder(ABC):
 
     def prepare(self, image: Image, region: Region | None = None) -> Tensor:
         if self.mask is not None:
-            filled, looks = self.mask.apply(image, region)
-            return with_looks(self._prepare(filled), looks)
+            return self.prepare_masked(self.mask.apply(image, region))
         return self._prepare(image if region is None else region.crop(image))
+
+    def prepare_masked(self, frame: MaskedFrame) -> Tensor:
+        """Return the input (4, h, w) for a frame without the content of ignored pixels."""
+        return with_looks(self._prepare(frame.pixels), frame.looks)
 
     @property
     @abstractmethod

@@ -15,6 +15,7 @@ from blemish_core.detectors.common.copies import describe_copies
 from blemish_core.detectors.registry import ALGORITHMS
 from blemish_core.evaluation.evaluate import Evaluation
 from blemish_core.evaluation.metrics import GOOD
+from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.handlers.export import ImageSplits, export_int8, export_openvino
 from blemish_core.jobs.record import TrainSpec, now
@@ -46,6 +47,8 @@ class TrainedModel:
     images: TrainingSet
     training: TrainingResult
     calibration: Calibration
+    alignment: str = ""
+    """Motion of the part in the training images; empty if the mask does not move."""
 
 
 def publish(
@@ -89,6 +92,9 @@ class _BundleWriter:
         if mask is not None:
             (folder / bundle.MASK).write_bytes(mask.to_png())
             sha256[bundle.MASK] = bundle.sha256(folder / bundle.MASK)
+            if (reference := mask.reference_png()) is not None:
+                (folder / bundle.REFERENCE).write_bytes(reference)
+                sha256[bundle.REFERENCE] = bundle.sha256(folder / bundle.REFERENCE)
         if (folder / bundle.OPENVINO).exists():
             sha256 |= bundle.sha256_below(folder, bundle.OPENVINO)
             size += sum(file.stat().st_size for file in (folder / bundle.OPENVINO).iterdir())
@@ -100,7 +106,6 @@ class _BundleWriter:
 
     def _manifest(self, number: int, sha256: dict[str, str], size_bytes: int) -> Manifest:
         images, training, calibration = self.trained.images, self.trained.training, self.trained.calibration
-        mask = training.detector.mask
         return Manifest(
             model=self.spec.model_id,
             version=number,
@@ -119,7 +124,7 @@ class _BundleWriter:
                 method=training.method,
                 skipped=images.skipped,
             ),
-            mask=None if mask is None else mask.summary(),
+            mask=self._mask(),
             training={**training.facts, **self._findings()},
             calibration=calibration,
             metrics=self.evaluation.metrics if self.evaluation else None,
@@ -129,11 +134,19 @@ class _BundleWriter:
             size_bytes=size_bytes,
         )
 
+    def _mask(self) -> MaskSummary | None:
+        mask, requested = self.trained.training.detector.mask, self.spec.mask
+        if mask is None or requested is None:
+            return None
+        return mask.summary().model_copy(update={"reference": requested.reference})
+
     def _findings(self) -> dict[str, str]:
         """Return what the training found out about the images, for the model's card."""
         copies = self.trained.training.copies
         shift = self.evaluation.good_shift if self.evaluation else None
         found = {"copies": describe_copies(copies, self.trained.images.names)} if copies else {}
+        if self.trained.alignment:
+            found["alignment"] = self.trained.alignment
         return found | ({"test images": shift.warning()} if shift else {})
 
     def _export_runtimes(self, folder: Path) -> None:

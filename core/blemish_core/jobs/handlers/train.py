@@ -9,13 +9,14 @@ from blemish_core.detectors.base import TrainingContext, running_on
 from blemish_core.detectors.registry import ALGORITHMS
 from blemish_core.evaluation.evaluate import Evaluation, ImageSource
 from blemish_core.evaluation.evaluate import evaluate as evaluate_detector
-from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.jobs.context import JobContext
+from blemish_core.jobs.handlers.alignment import describe_alignment
 from blemish_core.jobs.handlers.export import faster_runtime
 from blemish_core.jobs.handlers.feedback import load_good_images
 from blemish_core.jobs.handlers.publish import TrainedModel, TrainingSet, publish
 from blemish_core.jobs.record import Result, TrainSpec
 from blemish_core.jobs.reporter import JobReporter, WarningCollector
+from blemish_core.jobs.training_mask import read_mask
 from blemish_core.models.bundle import Manifest
 from blemish_core.platform.names import ModelRef
 
@@ -26,6 +27,7 @@ def train(context: JobContext, spec: TrainSpec, job: str, reporter: JobReporter)
     Raises:
         NotFound: if there is no such dataset.
         Corrupt: if too many images cannot be read.
+        FailedPrecondition: if the images cannot be aligned to the reference of the mask.
         RuntimesDisagree: if the exported network does not reproduce torch's results.
     """
     if published := context.models.published_by(job, spec.model_id):
@@ -58,6 +60,9 @@ def fit(
 ) -> TrainedModel:
     """Train the detector and calibrate its threshold on images that it has not learned from."""
     algorithm = ALGORITHMS[spec.detector]
+    mask = read_mask(spec, context.datasets, context.models, context.limits)
+    reference = (spec.mask.reference if spec.mask else None) or ""
+    alignment = describe_alignment(mask, images, reference, reporter)
     training = algorithm.train(
         algorithm.settings(**spec.settings),
         images.reads,
@@ -73,7 +78,7 @@ def fit(
             photographs=context.photographs,
             warn=reporter.warn,
             announce=reporter.announce,
-            mask=_read_mask(context, spec),
+            mask=mask,
         ),
     )
     calibration = Calibration.of(
@@ -85,7 +90,7 @@ def fit(
             f"{calibration.warranted_false_reject_rate:.1%}, not the requested "
             f"{spec.target_false_reject_rate:.1%}; upload more good images"
         )
-    return TrainedModel(images, training, calibration)
+    return TrainedModel(images, training, calibration, alignment)
 
 
 def evaluate_on_test_split(
@@ -99,10 +104,6 @@ def evaluate_on_test_split(
         return evaluate_detector(
             detector, trained.calibration, source, context.device, reporter.progress, reporter.warn
         )
-
-
-def _read_mask(context: JobContext, spec: TrainSpec) -> FrameMask | None:
-    return FrameMask.from_png(context.models.mask(spec.mask.sha256)) if spec.mask is not None else None
 
 
 def _result(context: JobContext, spec: TrainSpec, manifest: Manifest) -> Result:
