@@ -91,6 +91,8 @@ class FakeServer(
         self.datasets = [Dataset(name=f"datasets/d{i}", category="tile", train_images=i) for i in range(5)]
         self.ignores_masks = False
         """True for a server that does not know masks of trainings."""
+        self.ignores_alignment = False
+        """True for a server whose masks do not move."""
         self.card = ModelVersion()
         """Fields added to the card of every version."""
         self.archive = bytes(range(256)) * 10
@@ -237,6 +239,8 @@ class FakeServer(
         getattr(made, work).CopyFrom(getattr(request, work))
         if self.ignores_masks:
             made.train.ClearField("mask")
+        if self.ignores_alignment:
+            made.train.mask.ClearField("alignment")
         return job_pb2.CreateJobResponse(job=made)
 
     def GetJob(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -5,44 +5,19 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.support.moving_part import STILL, Frame, seen, texture
 
 from blemish_core.imaging.alignment import Aligner, Motion
 from blemish_core.imaging.samples import grey_as_rgb
 from blemish_core.platform.errors import FailedPrecondition, InvalidImage
 
-Frame = NDArray[np.uint8]
-HEIGHT, WIDTH = 240, 320
-
-
-def texture(seed: int, side: int = 512) -> Frame:
-    """Return a surface (side, side, 3) with details of several sizes."""
-    random = np.random.default_rng(seed)
-    surface = np.zeros((side, side), np.float32)
-    for size, contrast in ((4, 12.0), (16, 20.0), (64, 20.0)):
-        coarse = random.normal(0, contrast, (side // size, side // size)).astype(np.float32)
-        surface += cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
-    grey = (120 + surface).clip(0, 255).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
-
-
-def seen(
-    surface: Frame, motion: Motion, shape: tuple[int, int] = (HEIGHT, WIDTH), zoom: float = 1.0
-) -> Frame:
-    """Return the middle of a surface as a camera sees it after a motion."""
-    rows, columns, _ = surface.shape
-    center = np.array([(columns - 1) / 2, (rows - 1) / 2])
-    to_frame = motion.matrix(shape)
-    frame_center = np.array([(shape[1] - 1) / 2, (shape[0] - 1) / 2])
-    to_frame[:, :2] *= zoom
-    to_frame[:, 2] = np.array([motion.dx_px, motion.dy_px]) + frame_center - to_frame[:, :2] @ center
-    moved = cv2.warpAffine(surface, to_frame, (shape[1], shape[0]), flags=cv2.INTER_CUBIC)
-    return np.asarray(moved, np.uint8)
+HEIGHT, WIDTH = SHAPE = 240, 320
 
 
 def aligner(surface: Frame, looks: NDArray[np.bool_] | None = None) -> Aligner:
     if looks is None:
-        looks = np.ones((HEIGHT, WIDTH), np.bool_)
-    return Aligner.of_image(seen(surface, Motion(0, 0, 0)), looks)
+        looks = np.ones(SHAPE, np.bool_)
+    return Aligner.of_image(seen(surface, STILL, SHAPE), looks)
 
 
 def noisy(frame: Frame, seed: int = 1) -> Frame:
@@ -56,7 +31,7 @@ def noisy(frame: Frame, seed: int = 1) -> Frame:
 )
 def test_known_motion_is_recovered(dx: float, dy: float, angle: float) -> None:
     surface = texture(0)
-    found = aligner(surface).align(noisy(seen(surface, Motion(dx, dy, angle))))
+    found = aligner(surface).align(noisy(seen(surface, Motion(dx, dy, angle), SHAPE)))
     assert found.motion is not None
     assert (found.motion.dx_px, found.motion.dy_px) == pytest.approx((dx, dy), abs=0.7)
     assert found.motion.angle_deg == pytest.approx(angle, abs=0.3)
@@ -75,7 +50,7 @@ def test_motion_is_in_pixels_of_a_frame_of_another_size() -> None:
 
 def test_grey_frame_is_aligned_as_a_colour_frame() -> None:
     surface = texture(2)
-    frame = seen(surface, Motion(9, 4, 2))
+    frame = seen(surface, Motion(9, 4, 2), SHAPE)
     colour, grey = (aligner(surface).align(each) for each in (frame, grey_as_rgb(frame[..., 0].copy())))
     assert colour.motion is not None
     assert grey.motion is not None
@@ -84,7 +59,7 @@ def test_grey_frame_is_aligned_as_a_colour_frame() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_unrelated_frame_is_not_aligned(seed: int) -> None:
-    found = aligner(texture(0)).align(seen(texture(10 + seed), Motion(0, 0, 0)))
+    found = aligner(texture(0)).align(seen(texture(10 + seed), STILL, SHAPE))
     assert found.motion is None
     assert "could not be aligned" in found.note
 
@@ -92,7 +67,7 @@ def test_unrelated_frame_is_not_aligned(seed: int) -> None:
 @pytest.mark.parametrize("motion", [Motion(130, 0, 0), Motion(0, 0, 20)], ids=["shift", "rotation"])
 def test_part_that_moved_too_far_is_not_aligned(motion: Motion) -> None:
     surface = texture(0)
-    assert aligner(surface).align(seen(surface, motion)).motion is None
+    assert aligner(surface).align(seen(surface, motion, SHAPE)).motion is None
 
 
 def test_flat_frame_is_not_aligned() -> None:
@@ -103,28 +78,26 @@ def test_flat_reference_is_refused() -> None:
     grey = np.random.default_rng(0).normal(128, 2, (HEIGHT, WIDTH, 1)).repeat(3, axis=2).astype(np.uint8)
     blurred = np.asarray(cv2.GaussianBlur(grey, (0, 0), 3), np.uint8)
     with pytest.raises(FailedPrecondition, match=r"too uniform where the mask looks.*; choose another"):
-        Aligner.of_image(blurred, np.ones((HEIGHT, WIDTH), np.bool_))
+        Aligner.of_image(blurred, np.ones(SHAPE, np.bool_))
 
 
 def test_reference_that_repeats_itself_is_refused() -> None:
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     weave = 128 + 40 * np.sin(columns / 4) * np.sin(rows / 4)
     with pytest.raises(FailedPrecondition, match=r"repeats itself where the mask looks"):
-        Aligner.of_image(
-            weave.astype(np.uint8)[..., None].repeat(3, axis=2), np.ones((HEIGHT, WIDTH), np.bool_)
-        )
+        Aligner.of_image(weave.astype(np.uint8)[..., None].repeat(3, axis=2), np.ones(SHAPE, np.bool_))
 
 
 def test_part_is_followed_and_not_the_fixture_that_the_mask_ignores() -> None:
-    looks = np.zeros((HEIGHT, WIDTH), np.bool_)
+    looks = np.zeros(SHAPE, np.bool_)
     looks[50:190, 70:250] = True
-    part, fixture = texture(3), seen(texture(4), Motion(0, 0, 0))
+    part, fixture = texture(3), seen(texture(4), STILL, SHAPE)
 
     def scene(motion: Motion) -> Frame:
-        moved = cv2.warpAffine(looks.astype(np.uint8), motion.matrix((HEIGHT, WIDTH)), (WIDTH, HEIGHT))
-        return np.where(np.asarray(moved)[..., None] > 0, seen(part, motion), fixture)
+        moved = cv2.warpAffine(looks.astype(np.uint8), motion.matrix(SHAPE), (WIDTH, HEIGHT))
+        return np.where(np.asarray(moved)[..., None] > 0, seen(part, motion, SHAPE), fixture)
 
-    reference = Aligner.of_image(scene(Motion(0, 0, 0)), looks)
+    reference = Aligner.of_image(scene(STILL), looks)
     found = reference.align(noisy(scene(Motion(18, -11, 2.5))))
     assert found.motion is not None
     assert (found.motion.dx_px, found.motion.dy_px) == pytest.approx((18, -11), abs=1)
@@ -132,10 +105,10 @@ def test_part_is_followed_and_not_the_fixture_that_the_mask_ignores() -> None:
 
 
 def test_stored_reference_finds_the_same_motion() -> None:
-    surface, looks = texture(5), np.ones((HEIGHT, WIDTH), np.bool_)
+    surface, looks = texture(5), np.ones(SHAPE, np.bool_)
     first = aligner(surface)
     stored = Aligner.from_png(first.to_png(), looks)
-    frame = seen(surface, Motion(7, 9, -3))
+    frame = seen(surface, Motion(7, 9, -3), SHAPE)
     assert stored.align(frame) == first.align(frame)
     with pytest.raises(InvalidImage):
         Aligner.from_png(b"not a png", looks)

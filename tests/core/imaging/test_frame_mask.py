@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tests.support.moving_part import STILL, Frame, seen, texture
 
+from blemish_core.imaging.alignment import Motion
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.frame_mask import MAX_BYTES, FrameMask, size_mismatch
 from blemish_core.imaging.image_input import Region
@@ -149,3 +151,79 @@ def test_small_looked_part_survives_shrinking() -> None:
     looks = np.zeros((64, 64), np.bool_)
     looks[33, 33] = True
     assert FrameMask(looks).fitted((16, 16)).sum() == 1
+
+
+PART = (160, 240)
+"""Height and width of frames of a part."""
+
+
+def code_ignored() -> NDArray[np.bool_]:
+    """Return a mask that ignores a printed code on the part, and looks at everything else."""
+    looks = np.ones(PART, np.bool_)
+    looks[60:90, 100:150] = False
+    return looks
+
+
+def part(motion: Motion, code: int | None = None) -> Frame:
+    """Return a frame of the part, with another code where the mask ignores it."""
+    surface = texture(0)
+    if code is not None:
+        noise = np.random.default_rng(code).integers(0, 256, (26, 46, 1), dtype=np.uint8)
+        top, left = (512 - PART[0]) // 2 + 62, (512 - PART[1]) // 2 + 102
+        surface[top : top + 26, left : left + 46] = noise
+    return seen(surface, motion, PART)
+
+
+@pytest.mark.parametrize("motion", [STILL, Motion(14, -9, 3), Motion(-20.5, 6.2, -4)])
+def test_ignored_code_stays_ignored_if_the_part_moves(motion: Motion) -> None:
+    mask = FrameMask(code_ignored()).aligned_to(part(STILL))
+    plain, printed = part(motion), part(motion, code=1)
+    masked = mask.apply(printed)
+    assert masked.alignment is not None
+    assert masked.alignment.motion is not None
+    # Interpolation spreads the code by two pixels into the margin around it.
+    changed = (plain != printed).any(axis=2)
+    assert changed.any()
+    assert not (changed & masked.looks).any()
+    assert (masked.looks == mask.resized(PART, motion)).mean() > 0.98
+    still = FrameMask(code_ignored()).apply(printed)
+    assert (changed & still.looks).any() == (motion != STILL)
+
+
+def test_pixels_of_the_frame_do_not_move_with_the_mask() -> None:
+    frame = part(Motion(14, -9, 3), code=1)
+    masked = FrameMask(code_ignored()).aligned_to(part(STILL)).apply(frame)
+    np.testing.assert_array_equal(masked.pixels[masked.looks], frame[masked.looks])
+
+
+def test_pixels_that_the_reference_does_not_show_are_ignored() -> None:
+    masked = FrameMask(code_ignored()).aligned_to(part(STILL)).apply(part(Motion(20, 0, 0)))
+    assert not masked.looks[:, :18].any()
+    assert masked.looks[:, 22:100].mean() == 1
+
+
+def test_region_has_its_part_of_the_moved_mask() -> None:
+    mask, frame = FrameMask(code_ignored()).aligned_to(part(STILL)), part(Motion(14, -9, 3))
+    whole, cropped = mask.apply(frame), mask.apply(frame, Region(90, 30, 80, 60))
+    np.testing.assert_array_equal(cropped.looks, whole.looks[30:90, 90:170])
+    np.testing.assert_array_equal(cropped.pixels, whole.pixels[30:90, 90:170])
+    assert cropped.alignment == whole.alignment
+
+
+def test_frame_that_cannot_be_aligned_gets_the_mask_as_drawn_and_a_note() -> None:
+    mask = FrameMask(code_ignored()).aligned_to(part(STILL))
+    masked = mask.apply(seen(texture(9), STILL, PART))
+    np.testing.assert_array_equal(masked.looks, code_ignored())
+    assert masked.alignment is not None
+    assert masked.alignment.motion is None
+    assert "so the mask was not moved" in masked.alignment.note
+
+
+def test_stored_reference_moves_the_mask_alike() -> None:
+    mask = FrameMask(code_ignored()).aligned_to(part(STILL))
+    png = mask.reference_png()
+    assert png is not None
+    stored = FrameMask.from_png(mask.to_png()).with_reference(png)
+    frame = part(Motion(14, -9, 3))
+    np.testing.assert_array_equal(stored.apply(frame).looks, mask.apply(frame).looks)
+    assert FrameMask(code_ignored()).reference_png() is None

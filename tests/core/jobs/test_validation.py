@@ -4,12 +4,15 @@
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from tests.core.models.test_store import publish
 from tests.support.job_context import make_job_context
 from tests.support.manifests import make_manifest
+from tests.support.moving_part import STILL, seen, texture
 
+from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, PatchCoreSpec, Spec, TrainSpec
@@ -96,3 +99,56 @@ def test_evaluated_images_must_fit_the_mask_of_the_version(context: JobContext) 
     ):
         with pytest.raises(FailedPrecondition, match=r"test/good/0\.png in datasets/tile is 32 x 32 px"):
             validated(context, spec)
+
+
+def aligned_training(context: JobContext, reference: str, *, flat: bool = False) -> TrainSpec:
+    """Upload three images of a part, and return a training whose mask moves with it."""
+    for number in range(3):
+        shown = (
+            np.full((64, 96, 3), 40 + number, np.uint8) if flat else seen(texture(number), STILL, (64, 96))
+        )
+        out = BytesIO()
+        Image.fromarray(shown).save(out, "PNG")
+        context.datasets.add("tile", f"train/good/{number}.png", out.getvalue())
+    looks = np.ones((64, 96), np.bool_)
+    looks[:8] = False
+    mask = FrameMask(looks)
+    context.models.keep_mask(mask.to_png(), mask.summary().sha256)
+    summary = mask.summary().model_copy(update={"reference": reference})
+    return TrainSpec(dataset="tile", model_id="m", mask=summary)
+
+
+@pytest.mark.parametrize(
+    ("reference", "path"),
+    [("", "train/good/0.png"), ("2.png", "train/good/2.png"), ("train/good/1.png", "train/good/1.png")],
+)
+def test_reference_is_resolved_to_an_image_of_the_dataset(
+    context: JobContext, reference: str, path: str
+) -> None:
+    spec = validated(context, aligned_training(context, reference))
+    assert isinstance(spec, TrainSpec)
+    assert spec.mask is not None
+    assert spec.mask.reference == path
+
+
+@pytest.mark.parametrize(
+    ("reference", "error", "reason"),
+    [
+        ("9.png", NotFound, r"datasets/tile has no train/good/9\.png"),
+        ("train/bad/0.png", InvalidRequest, "contains only good images"),
+        ("ground_truth/crack/0.png", InvalidRequest, "is not an image of a part"),
+    ],
+)
+def test_reference_outside_of_the_dataset_is_rejected(
+    context: JobContext, reference: str, error: type[Exception], reason: str
+) -> None:
+    spec = aligned_training(context, reference)
+    with pytest.raises(error, match=reason) as caught:
+        validated(context, spec)
+    if isinstance(caught.value, InvalidRequest):
+        assert caught.value.field == "train.mask.alignment.reference"
+
+
+def test_reference_without_details_is_rejected(context: JobContext) -> None:
+    with pytest.raises(FailedPrecondition, match=r"too uniform where the mask looks"):
+        validated(context, aligned_training(context, "", flat=True))

@@ -332,16 +332,24 @@ def test_other_files_are_rejected(
     assert not list(root.glob(".arriving*"))
 
 
-def with_mask(content: bytes, png: bytes, named: str | None) -> bytes:
-    """Return an export with a mask, whose manifest names the SHA-256 ``named``."""
+def with_mask(
+    content: bytes, png: bytes, named: str | None, *, reference: bytes | None = None, aligned: bool = False
+) -> bytes:
+    """Return an export with a mask, whose manifest names the SHA-256 ``named``, and with a reference."""
     files = members(content)
     del files[archive.HEAD]
     manifest = json.loads(files[bundle.MANIFEST])
     manifest["sha256"][bundle.MASK] = sha256(png).hexdigest()
     if named is not None:
         manifest["mask"] = {"sha256": named, "width": 32, "height": 32, "ignored_share": 0.5}
+        if aligned:
+            manifest["mask"]["reference"] = "train/good/0.png"
+    added = {bundle.MASK: png}
+    if reference is not None:
+        manifest["sha256"][bundle.REFERENCE] = sha256(reference).hexdigest()
+        added[bundle.REFERENCE] = reference
     files[bundle.MANIFEST] = json.dumps(manifest).encode()
-    return packed(files | {bundle.MASK: png})
+    return packed(files | added)
 
 
 def test_mask_travels_with_the_version(exporter: ModelStore, importer: ModelStore) -> None:
@@ -350,6 +358,23 @@ def test_mask_travels_with_the_version(exporter: ModelStore, importer: ModelStor
     assert card.mask is not None
     assert (importer.folder("tile", 1) / bundle.MASK).read_bytes() == b"mask"
     assert bundle.MASK in members(exported(importer))
+
+
+def test_reference_travels_with_the_version(exporter: ModelStore, importer: ModelStore) -> None:
+    named = sha256(b"mask").hexdigest()
+    imported(importer, with_mask(exported(exporter), b"mask", named, reference=b"grey", aligned=True))
+    assert (importer.folder("tile", 1) / bundle.REFERENCE).read_bytes() == b"grey"
+    assert bundle.REFERENCE in members(exported(importer))
+
+
+@pytest.mark.parametrize(("reference", "aligned"), [(b"grey", False), (None, True)])
+def test_reference_that_does_not_belong_to_the_manifest_is_rejected(
+    exporter: ModelStore, importer: ModelStore, reference: bytes | None, aligned: bool
+) -> None:
+    named = sha256(b"mask").hexdigest()
+    content = with_mask(exported(exporter), b"mask", named, reference=reference, aligned=aligned)
+    with pytest.raises(InvalidRequest, match="its manifest and its reference do not belong together"):
+        imported(importer, content)
 
 
 @pytest.mark.parametrize("named", [None, sha256(b"other").hexdigest()])

@@ -3,12 +3,18 @@
 import pytest
 
 from blemish.v1 import job_pb2 as pb
-from blemish.v1.model_pb2 import FrameMask, MaskPoint, MaskPolygons
+from blemish.v1.model_pb2 import FrameMask, MaskAlignment, MaskPoint, MaskPolygons
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.jobs.record import Job, JobPriority, Limits, TrainSpec, now
 from blemish_core.platform.errors import InvalidRequest
-from blemish_server.converters.jobs import job_to_proto, parse_limits, parse_mask, parse_priority
+from blemish_server.converters.jobs import (
+    job_to_proto,
+    parse_limits,
+    parse_mask,
+    parse_priority,
+    parse_reference,
+)
 
 
 def test_unset_priority_and_limits_have_their_defaults() -> None:
@@ -60,6 +66,11 @@ def test_mask_is_parsed_from_png_or_polygons() -> None:
     ("train", "field", "reason"),
     [
         (pb.Train(mask=FrameMask()), "train.mask", "set png or polygons"),
+        (
+            pb.Train(mask=FrameMask(alignment=MaskAlignment())),
+            "train.mask.alignment",
+            "but train.mask is empty; set png or polygons",
+        ),
         (pb.Train(mask=FrameMask(png=b"")), "train.mask.png", "not a PNG"),
         (
             drawn(include=[[(0, 0), (9, 9)]]),
@@ -77,6 +88,27 @@ def test_invalid_mask_is_rejected_with_its_field(train: pb.Train, field: str, re
     with pytest.raises(InvalidRequest, match=reason) as caught:
         parse_mask(train, ImageLimits())
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("mask", "reference"),
+    [
+        (FrameMask(png=b"png"), None),
+        (FrameMask(png=b"png", alignment=MaskAlignment()), ""),
+        (FrameMask(png=b"png", alignment=MaskAlignment(reference="3.png")), "3.png"),
+    ],
+)
+def test_reference_is_only_set_for_a_mask_that_moves(mask: FrameMask, reference: str | None) -> None:
+    assert parse_reference(mask) == reference
+
+
+@pytest.mark.parametrize("reference", [None, "train/good/3.png"])
+def test_job_describes_the_alignment_of_its_mask(reference: str | None) -> None:
+    mask = MaskSummary(sha256="a" * 64, width=48, height=32, ignored_share=0.25, reference=reference)
+    job = Job(id="j", spec=TrainSpec(dataset="tile", model_id="m", mask=mask), created=now())
+    shown = job_to_proto(job).train.mask
+    assert shown.HasField("alignment") == (reference is not None)
+    assert shown.alignment.reference == (reference or "")
 
 
 def test_job_describes_its_mask_without_the_content() -> None:

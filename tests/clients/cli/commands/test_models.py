@@ -153,4 +153,8 @@ def test_report_is_printed_or_written(run: Run, tmp_path: Path) -> None:
 def test_card_shows_the_mask(run: Run, fake: FakeServer) -> None:
     assert "none; looks at all pixels" in run("models", "show", "m/2").stdout
     fake.card.mask.width, fake.card.mask.height, fake.card.mask.ignored_share = 4096, 256, 0.27
-    assert "4096 x 256 px; ignores 27.0 % of the pixels" in run("models", "show", "m/2").stdout
+    shown = run("models", "show", "m/2").stdout
+    assert "4096 x 256 px; ignores 27.0 % of the pixels" in shown
+    assert "aligned" not in shown
+    fake.card.mask.alignment.reference = "train/good/3.png"
+    assert "frames are aligned to train/good/3.png" in " ".join(run("models", "show", "m/2").stdout.split())

@@ -127,6 +127,44 @@ def test_mask_reaches_the_server_as_png_or_polygons(run: Run, fake: FakeServer, 
 
 
 @pytest.mark.parametrize(
+    ("options", "reference"),
+    [
+        (["--align"], ""),
+        (["--reference", "3.png"], "3.png"),
+        (["--align", "--reference", "3.png"], "3.png"),
+    ],
+)
+def test_alignment_reaches_the_server(
+    run: Run, fake: FakeServer, tmp_path: Path, options: list[str], reference: str
+) -> None:
+    file = tmp_path / "mask.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n...")
+    assert run("train", "tile", "--mask", file, *options, "--detach").exit_code == 0
+    (request,) = fake.requests["CreateJob"]
+    assert request.train.mask.png == file.read_bytes()
+    assert request.train.mask.HasField("alignment")
+    assert request.train.mask.alignment.reference == reference
+
+
+def test_mask_stays_where_it_is_without_alignment(run: Run, fake: FakeServer, tmp_path: Path) -> None:
+    file = tmp_path / "mask.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n...")
+    assert run("train", "tile", "--mask", file, "--detach").exit_code == 0
+    (request,) = fake.requests["CreateJob"]
+    assert not request.train.mask.HasField("alignment")
+
+
+def test_training_without_its_alignment_is_cancelled(run: Run, fake: FakeServer, tmp_path: Path) -> None:
+    fake.ignores_alignment = True
+    file = tmp_path / "mask.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n...")
+    result = run("train", "tile", "--mask", file, "--align", "--detach")
+    assert result.exit_code == 2
+    assert "the server is too old to align frames" in result.stderr
+    assert [each.name for each in fake.requests["CancelJob"]] == ["jobs/made"]
+
+
+@pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("not a mask", "neither a PNG nor JSON with polygons (not valid JSON at line 1, column 1)"),
