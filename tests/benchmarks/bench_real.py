@@ -168,7 +168,10 @@ def judged(
 
 def write_report(report: Report, trials: Sequence[Trial], described: Sequence[str], draws: int) -> None:
     """Write the sets and the tables."""
-    report.write(f"Sets, each with {draws} draws: {'; '.join(described)}.\n")
+    report.write(f"Sets, each with {draws} draws:\n")
+    for each in described:
+        report.write(f"- {each}")
+    report.write("")
     for line in tables(VariantComparison(trials), BASELINE):
         report.write(line)
 

@@ -181,7 +181,7 @@ def _opened(data: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
 def check_size(
     width: int, height: int, limits: ImageLimits, *, field: str = "image", noun: str = "image"
 ) -> None:
-    """Check the size in px of an image, or of what ``noun`` says, against the limits.
+    """Check the size in px of an image, or of what ``noun`` names, against the limits.
 
     Raises:
         InvalidImage: if the size is outside the limits; the error names ``field``.

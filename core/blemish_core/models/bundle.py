@@ -4,9 +4,9 @@
 ::
 
     manifest.json         settings, metrics, hashes
-    weights.safetensors   all tensors, with the backbone
+    weights.safetensors   all tensors
     mask.png              mask, if there is one
-    reference.png         small image that frames are aligned to, if the mask moves
+    reference.png         image to align with
     openvino/             networks: model.xml, int8.xml
     report/               report, never loaded
 

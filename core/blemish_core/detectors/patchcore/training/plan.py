@@ -73,9 +73,9 @@ def plan(settings: PatchCoreSettings, images: Sequence[ReadImage]) -> ScalePlan:
         size = scale.input_size(frame)
     except InvalidImage as error:
         raise InvalidRequest(
-            f"training images of {frame[1]} x {frame[0]} px are too large at scale {scale.factor:.3g}, "
-            f"chosen by {reason}: inputs may have {MAX_PIXELS >> 20} megapixels; give a larger "
-            "smallest_defect or a smaller input_size, or split the images",
+            f"images of {frame[1]} x {frame[0]} px exceed {MAX_PIXELS >> 20} megapixels at scale "
+            f"{scale.factor:.3g}, chosen by {reason}; give a larger smallest_defect or a smaller "
+            "input_size, or split the images",
             field="patchcore",
         ) from error
     chosen = replace(

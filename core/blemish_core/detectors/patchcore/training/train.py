@@ -47,8 +47,8 @@ def train(
     With images of fewer than 500 pieces, each piece is scored by a detector trained on others
     (cross-calibration), and the published detector is trained on all images. So the threshold depends less
     on the images that happen to be held out, and the detector has more to learn from (bench_thresholds).
-    With more, or if the patches of all images exceed the memory limit of the context, a fifth is held out,
-    or as many as the target false-reject rate needs, but at most a third.
+    Some are held out instead if there are more, or if the patches of all exceed the memory limit. They are
+    a fifth, or as many as the target false-reject rate needs, but at most a third.
 
     Held-out images guarantee the rate, because the memory bank does not depend on them. The unit of
     distance follows their medians, which one image hardly changes. Cross-calibration guarantees it for no
