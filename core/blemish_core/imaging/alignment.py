@@ -182,7 +182,7 @@ class Aligner:
             )
         if self._search.best(self._coarse).rival > _MAX_RIVAL:
             raise FailedPrecondition(
-                "the reference repeats itself where the mask looks, so frames match it at several places; "
+                "the reference repeats itself where the mask looks, so its position is uncertain; "
                 "let the mask look at an edge or a mark of the part, or train without alignment"
             )
 
