@@ -197,6 +197,18 @@ def test_report_without_test_images_describes_the_training(tmp_path: Path) -> No
     assert "10 images of train/good, held out" in text
 
 
+def test_cross_calibration_guarantees_no_rate(tmp_path: Path) -> None:
+    split = TrainingSplit(learned=10, held_out=10, method="cross-calibration")
+    manifest = make_report_manifest(split=split, settings={"fine": False, "smallest_defect": None})
+    write(Report(manifest, None, []), tmp_path)
+    text = Elements((tmp_path / "report.html").read_text()).text
+    assert "expected false-reject rate" in text
+    assert "10 images, cross-calibration" in text
+    assert "guaranteed" not in text
+    assert "were held out" not in text
+    assert "smallest_defect" not in text
+
+
 def test_figures_are_absent_without_defective_images(tmp_path: Path) -> None:
     write(Report(make_report_manifest(), make_evaluation(defective=0), []), tmp_path)
     assert not (tmp_path / "roc.png").exists()
