@@ -42,15 +42,16 @@ class ScalePlan:
 
         Args:
             network_ms: time of the network for one frame.
-            training_s: time that the training will take.
+            training_s: time that the training will take, without what follows it in the job.
         """
         (height, width), (rows, columns) = self.frame, self.input
-        takes = f"{training_s:.0f} s" if training_s < _MINUTES_FROM_S else f"{training_s / 60:.0f} min"
+        seconds = max(1, round(training_s))
+        takes = f"{seconds} s" if training_s < _MINUTES_FROM_S else f"{training_s / 60:.0f} min"
         return (
             f"scale {self.settings.scale:.3g}, chosen by {self.reason}: frames of {width} x {height} px "
             f"become inputs of {columns} x {rows} px with {self.patches} patches; the network takes "
             f"{network_ms:.0f} ms a frame; the memory bank has at most {self.settings.max_entries} "
-            f"entries; the training takes about {takes}"
+            f"entries; the training takes about {takes}, without evaluation and export"
         )
 
     @property

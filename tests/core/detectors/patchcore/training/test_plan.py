@@ -54,8 +54,9 @@ def test_plan_states_the_cost_of_a_frame_and_of_the_training() -> None:
     assert "1600 patches" in text
     assert "the network takes 25 ms a frame" in text
     assert "at most 2000 entries" in text
-    assert text.endswith("the training takes about 40 s")
-    assert planned.describe(25.2, 400.0).endswith("about 7 min")
+    assert text.endswith("the training takes about 40 s, without evaluation and export")
+    assert "takes about 7 min" in planned.describe(25.2, 400.0)
+    assert "takes about 1 s" in planned.describe(25.2, 0.2)
 
 
 def test_defect_larger_than_the_images_is_rejected() -> None:
