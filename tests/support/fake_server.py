@@ -91,6 +91,8 @@ class FakeServer(
         self.datasets = [Dataset(name=f"datasets/d{i}", category="tile", train_images=i) for i in range(5)]
         self.ignores_masks = False
         """True for a server that does not know masks of trainings."""
+        self.alignment: inspection_pb2.Alignment | None = None
+        """Place of the part in each scored image."""
         self.ignores_alignment = False
         """True for a server whose masks do not move."""
         self.card = ModelVersion()
@@ -133,6 +135,8 @@ class FakeServer(
                 context
             )
         inspection = make_inspection(request, self.verdict, self.map_side, self.defect_class)
+        if self.alignment is not None:
+            inspection.alignment.CopyFrom(self.alignment)
         if request.outputs.regions:
             inspection.regions.extend(self.regions)
         if request.outputs.mask:

@@ -325,6 +325,13 @@ def _compared_area(looks: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[
 def _thumbnail(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
     """Return an image (H, W, 3) in grey, scaled to ``shape``."""
     channels = np.ascontiguousarray(distinct_channels(image))
+    # Halving is much faster than other scales, and exact for even sides.
+    while min(channels.shape[0] / shape[0], channels.shape[1] / shape[1]) >= 4:
+        height, width = channels.shape[:2]
+        if height % 2 or width % 2:
+            break
+        half = cv2.resize(channels, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        channels = np.asarray(half, np.uint8).reshape(height // 2, width // 2, -1)
     small = cv2.resize(channels, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY) if small.ndim == 3 else small, np.uint8)
 

@@ -223,13 +223,7 @@ class FrameMask:
         Raises:
             InvalidImage: if the frame has another aspect ratio than the mask.
         """
-        looks = self.fitted((frame.shape[0], frame.shape[1]))
-        if self._aligner is None:
-            return None
-        alignment = self._aligner.align(frame)
-        if alignment.motion is not None and not _moved(looks, alignment.motion).any():
-            return replace(alignment, motion=None, failure="the part moved too far")
-        return alignment
+        return self._placed(frame)[1]
 
     def apply(self, frame: NDArray[np.uint8], region: Region | None = None) -> MaskedFrame:
         """Return a frame (H, W, 3) without the content of ignored pixels, and its mask.
@@ -247,15 +241,10 @@ class FrameMask:
             InvalidImage: if the frame has another aspect ratio than the mask, or the region exceeds it or
                 is ignored entirely.
         """
+        moved, alignment = self._placed(frame)
         shape = (frame.shape[0], frame.shape[1])
-        looks = self.fitted(shape)
-        alignment = self.align(frame)
-        motion = alignment.motion if alignment is not None else None
-        if motion is None or motion.farthest_px(shape) < _SAME_PLACE_PX:
-            ignored, nearest = self._nearest(shape)
-        else:
-            looks = _moved(looks, motion)
-            ignored, nearest = _nearest_looked(looks)
+        looks = self.fitted(shape) if moved is None else moved
+        ignored, nearest = self._nearest(shape) if moved is None else _nearest_looked(moved)
         channels = distinct_channels(frame)
         filled = np.array(channels)
         # One item per pixel: indexing is twice as fast as with an axis for channels.
@@ -270,6 +259,20 @@ class FrameMask:
                 )
         pixels = grey_as_rgb(filled[..., 0]) if filled.shape[2] == 1 else filled
         return MaskedFrame(pixels, looks, alignment)
+
+    def _placed(self, frame: NDArray[np.uint8]) -> tuple[NDArray[np.bool_] | None, Alignment | None]:
+        """Return the mask at its place in a frame, None if it stays where it is, and the alignment."""
+        shape = (frame.shape[0], frame.shape[1])
+        looks = self.fitted(shape)
+        if self._aligner is None:
+            return None, None
+        alignment = self._aligner.align(frame)
+        if alignment.motion is None or alignment.motion.farthest_px(shape) < _SAME_PLACE_PX:
+            return None, alignment
+        moved = _moved(looks, alignment.motion)
+        if not moved.any():
+            return None, replace(alignment, motion=None, failure="the part moved too far")
+        return moved, alignment
 
     def _fit(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
         looks = self._looks
@@ -299,10 +302,15 @@ def _moved(looks: NDArray[np.bool_], motion: Motion) -> NDArray[np.bool_]:
 def _nearest_looked(looks: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Return the flat indices of all ignored pixels, and for each that of the nearest other pixel."""
     far = np.logical_not(looks).astype(np.uint8)
+    # The nearest pixel is on the border of the area that is looked at, so few pixels need a label.
+    border = np.asarray(cv2.dilate(far, np.ones((3, 3), np.uint8))) > far
     _, labels = cv2.distanceTransformWithLabels(
-        far, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+        np.logical_not(border).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    by_label = np.zeros(int(labels.max()) + 1, np.int32)
-    by_label[labels[looks]] = np.flatnonzero(looks)
+    at_border = np.flatnonzero(border).astype(np.int32)
+    labels = labels.ravel()
+    own = labels[at_border]
+    by_label = np.zeros(int(own.max(initial=0)) + 1, np.int32)
+    by_label[own] = at_border
     ignored = np.flatnonzero(far).astype(np.int32)
-    return ignored, by_label[labels.ravel()[ignored]]
+    return ignored, by_label[labels[ignored]]

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tests.support.moving_part import STILL, seen, texture
 
 from blemish_core.datasets import DatasetStore
 from blemish_core.detectors.base import silent
 from blemish_core.evaluation.evaluate import ImageSource, evaluate
 from blemish_core.evaluation.examples import Correctness
+from blemish_core.imaging.alignment import Motion
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.platform.errors import Corrupt
@@ -283,3 +285,26 @@ def test_image_that_does_not_fit_the_mask_is_skipped(
     metrics = measure(warnings, detector=native_brightness).metrics
     assert (metrics.good_images, metrics.skipped_images) == (6, 1)
     assert "test/good/wide.png" in warnings[0]
+
+
+def test_mask_moves_with_the_part_of_each_test_image(
+    measure: Measure, store: DatasetStore, native_brightness: NativeBrightness
+) -> None:
+    shape = (120, 160)
+    looks = np.ones(shape, np.bool_)
+    looks[50:70, 70:100] = False
+    native_brightness.mask = FrameMask(looks).aligned_to(seen(texture(0), STILL, shape))
+    for number, motion in enumerate((STILL, Motion(24, -16, 5))):
+        store.add("tile", f"test/good/{number}.png", png(seen(texture(0), motion, shape)))
+        # The defect is where the mask ignores the part.
+        left, top = (int(each) for each in motion.matrix(shape) @ (85, 60, 1))
+        defect = np.zeros(shape, np.uint8)
+        defect[top - 3 : top + 3, left - 3 : left + 3] = 255
+        store.add("tile", f"test/spot/{number}.png", png(seen(texture(0), motion, shape)))
+        store.add("tile", f"ground_truth/spot/{number}_mask.png", png(defect))
+    store.add("tile", "test/good/other.png", png(seen(texture(9), STILL, shape)))
+    warnings: list[str] = []
+    metrics = measure(warnings, detector=native_brightness).metrics
+    assert metrics.good_images == 3
+    assert "1 images could not be aligned, so their masks were not moved: test/good/other.png" in warnings
+    assert any("ignores the whole defect of 2 images" in each for each in warnings)

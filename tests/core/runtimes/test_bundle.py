@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.support.imports import SLOW_WITH_ANOMALIB, imported_by
+from tests.support.moving_part import STILL, seen, texture
 from torch import Tensor
 
 from blemish_core.calibration import Calibration
 from blemish_core.detectors.base import HeldOutScores, Image, TrainingResult, held_bytes, silent
 from blemish_core.detectors.patchcore.detector import PatchCore
+from blemish_core.imaging.alignment import Motion
 from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.jobs.handlers import export
 from blemish_core.jobs.handlers.export import ImageSplits
@@ -254,3 +256,40 @@ def test_bundle_with_a_mask_of_another_size_is_not_loaded(copied: Callable[[], P
     small = FrameMask(np.eye(64, dtype=np.bool_))
     with pytest.raises(Corrupt, match="has another size than its manifest"):
         load_detector(masked(copied(), small.to_png(), half_mask()), "cpu")
+
+
+def aligned(folder: Path, reference: bytes | None) -> Path:
+    """Add a mask that moves to a bundle."""
+    mask = half_mask()
+    folder = masked(folder, mask.to_png(), mask)
+    card = bundle.read_manifest(folder)
+    assert card.mask is not None
+    update: dict[str, object] = {
+        "mask": card.mask.model_copy(update={"reference": "train/good/0.png"}),
+    }
+    if reference is not None:
+        (folder / bundle.REFERENCE).write_bytes(reference)
+        update["sha256"] = {**card.sha256, bundle.REFERENCE: bundle.sha256(folder / bundle.REFERENCE)}
+    bundle.write_manifest(card.model_copy(update=update), folder)
+    return folder
+
+
+def test_mask_of_a_loaded_bundle_moves_with_the_part(copied: Callable[[], Path]) -> None:
+    shown = seen(texture(0), STILL, (80, 80))
+    reference = half_mask().aligned_to(shown).reference_png()
+    folder = aligned(copied(), reference)
+    _, detector = load_detector(folder, "cpu")
+    assert detector.mask is not None
+    motion = Motion(9, -4, 0)
+    moved = detector.mask.apply(seen(texture(0), motion, (80, 80)))
+    assert not moved.looks[:, :48].any()
+    assert moved.looks[:70, 50:].all()
+    check(folder)
+
+
+@pytest.mark.parametrize("reference", [None, b"not a PNG"])
+def test_bundle_with_an_unreadable_reference_is_not_loaded(
+    copied: Callable[[], Path], reference: bytes | None
+) -> None:
+    with pytest.raises(Corrupt, match=r"reference\.png cannot be read; train again"):
+        load_detector(aligned(copied(), reference), "cpu")

@@ -146,3 +146,12 @@ def test_normal_image_has_no_defect_class(run: Run, image: Path) -> None:
     result = run("score", image, "-m", "m", "--defect-class")
     assert result.exit_code == 0
     assert result.stdout.split()[-1] == "-"
+
+
+def test_motion_of_the_part_is_shown(run: Run, fake: FakeServer, image: Path) -> None:
+    assert "part moved" not in run("score", image, "-m", "m").stdout
+    fake.alignment = pb.Alignment(dx=12.44, dy=-3, angle=0.8, quality=0.97)
+    shown = " ".join(run("score", image, "-m", "m").stdout.split())
+    assert "part moved by +12.4, -3.0 px, turned by +0.80 degrees, correlation 0.97" in shown
+    (line,) = json_lines(run("score", image, "-m", "m", "--json"))
+    assert line["alignment"] == {"dx": 12.44, "dy": -3, "angle": 0.8, "quality": 0.97}
