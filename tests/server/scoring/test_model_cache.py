@@ -13,7 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from tests.support.inspections import make_manifest
+from tests.support.moving_part import STILL, seen, texture
 
+from blemish_core.imaging.alignment import Motion
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.frame_mask import FrameMask, MaskedFrame
 from blemish_core.imaging.image_input import ImageInput, RawLayout, Region
@@ -341,4 +343,28 @@ async def test_frame_is_masked_and_a_scaled_mask_noted(
         )
         with pytest.raises(InvalidImage, match="the frame is 64 x 16 px, but the mask is for 48 x 32"):
             await model.batcher.submit(wide)
+    cache.close()
+
+
+async def test_frame_is_aligned_or_has_a_note(store: FakeStore, tmp_path: Path) -> None:
+    shape, motion = (96, 128), Motion(11, -7, 3)
+    cache = make_cache(tmp_path)
+    async with cache.use(A) as model:
+        looks = np.ones(shape, np.bool_)
+        store.detectors[0].mask = FrameMask(looks).aligned_to(seen(texture(0), STILL, shape))
+        inspections = []
+        for surface, moved in ((texture(0), motion), (texture(9), STILL)):
+            out = BytesIO()
+            Image.fromarray(seen(surface, moved, shape)).save(out, "PNG")
+            request = ScoringRequest.of(ImageInput(out.getvalue()), NAME, QueueOptions("a"))
+            inspections.append((await model.batcher.submit(request)).result)
+        aligned, other = inspections
+        assert aligned.alignment is not None
+        assert aligned.alignment.motion is not None
+        assert aligned.alignment.motion.dx_px == pytest.approx(11, abs=0.5)
+        assert aligned.notes == ()
+        assert other.alignment is not None
+        assert other.alignment.motion is None
+        (note,) = other.notes
+        assert "could not be aligned, so the mask was not moved" in note
     cache.close()
