@@ -4,14 +4,15 @@
     python -m tests.benchmarks.bench_alignment DATA [--images 12] [--trials 5]
 
 The reference is the middle of an image, 60 % of its sides. Frames show it after shifts of up to 15 % of the
-sides and rotations of up to 8 degrees (1 degree for strips longer than four times their height), up to 15 %
-darker or brighter, with noise of 3 grey levels. "Refused" counts references that are too uniform or repeat
-themselves. "Wrong" counts aligned frames more than 2 % of the longer side or 2 degrees off. "Unrelated"
-counts the middles of other images of the set that were aligned; parts of one scene in all images, such as
-the edge of a table, are aligned rightly.
+sides and rotations of up to 8 degrees. Strips longer than four times their height turn by up to 1 degree.
+Frames are up to 15 % darker or brighter, with noise of 3 grey levels.
 
-Times are the processor time of one thread for frames of a texture, the least of twelve runs: of the
-alignment, and of the replacement of ignored pixels by a mask that stays or moves, with the alignment.
+"Refused" counts references that are too uniform or repeat themselves. "Wrong" counts aligned frames more
+than 2 % of the longer side or 2 degrees off. "Unrelated" counts the middles of other images that were
+aligned. A scene that all images of a set share, such as the edge of a table, is aligned rightly.
+
+Times are the processor time of one thread, the least of twelve runs. Times of masks include the alignment,
+if there is one, and the replacement of ignored pixels.
 """
 
 import math
