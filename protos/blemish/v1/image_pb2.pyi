@@ -152,7 +152,9 @@ Global___Region: _TypeAlias = Region  # noqa: Y015
 
 @_typing.final
 class AnomalyMap(_message.Message):
-    """The anomaly score of every pixel, at the input size of the model."""
+    """The anomaly score of every pixel, at the input size of the model. A map that would exceed the largest message,
+    BLEMISH_MAX_MESSAGE_BYTES, is smaller by a whole factor: each value is then the highest of a square of pixels.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
