@@ -27,6 +27,7 @@ from blemish_core.detectors.patchcore.training.train import train
 
 CHANCE = 1e-6
 SEEDS = 200
+TARGET = 0.05
 FRESH = 100
 """New good images for each seed."""
 
@@ -149,25 +150,46 @@ def quick_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.usefixtures("quick_network")
-def test_detector_rejects_unseen_good_images_within_the_bound() -> None:
-    """PatchCore trains on 75 of 105 images, another split for each seed, of which 19 are held out."""
-    seeds, fresh, target = 25, 30, 0.05
+def rejected_by_detectors(seeds: int, fresh: int, max_feature_bytes: int) -> tuple[int, str, int]:
+    """Return the rejects among new images of all seeds, the method, and the least number of scored pieces.
+
+    PatchCore trains on 75 pieces, another split for each seed.
+    """
     settings = PatchCoreSettings(input_size=64, coreset_ratio=0.05)
     pieces = [surface(number) for number in range(75 + fresh)]
-    rejected = 0
+    rejected, method, scored = 0, "", len(pieces)
     for seed in range(seeds):
         order = np.random.default_rng([seed, 2]).permutation(len(pieces))
-        context = TrainingContext(Path("nowhere"), seed, target, silent)
-        training = train(settings, [partial(pieces.__getitem__, i) for i in order[fresh:]], context)
-        assert (training.method, len(training.held_out_scores.scores)) == ("held out", 19)
-        calibration = Calibration.of(
-            training.held_out_scores.scores, training.held_out_scores.map_maxima, target
+        context = TrainingContext(
+            Path("nowhere"), seed, TARGET, silent, max_feature_bytes=max_feature_bytes
         )
-        detector = training.detector
+        training = train(settings, [partial(pieces.__getitem__, i) for i in order[fresh:]], context)
+        scores, method, detector = training.held_out_scores, training.method, training.detector
+        scored = min(scored, len(scores.scores))
+        calibration = Calibration.of(scores.scores, scores.map_maxima, TARGET)
         predictions = detector.predict([detector.prepare(pieces[i]) for i in order[:fresh]])
         rejected += sum(calibration.is_anomalous(prediction.score) for prediction in predictions)
+    return rejected, method, scored
+
+
+@pytest.mark.usefixtures("quick_network")
+def test_detector_rejects_unseen_good_images_within_the_bound() -> None:
+    seeds, fresh = 25, 30
+    rejected, method, scored = rejected_by_detectors(seeds, fresh, max_feature_bytes=1)
+    assert (method, scored) == ("held out", 19)
     fewest, most = bounds(seeds, fresh, 1, 19)
     reported = f"{rejected} of {seeds * fresh} rejected, bound {fewest} to {most}, seeds 0 to {seeds - 1}"
     print(reported)
     assert fewest <= rejected <= most, reported
+
+
+@pytest.mark.usefixtures("quick_network")
+def test_cross_calibrated_detector_rejects_no_more_unseen_good_images_than_the_bound() -> None:
+    seeds, fresh = 12, 30
+    rejected, method, scored = rejected_by_detectors(seeds, fresh, max_feature_bytes=1 << 30)
+    assert method == "cross-calibration"
+    assert scored > 59  # three may lie above the threshold; some stripes look like copies
+    _, most = bounds(seeds, fresh, 3, scored)
+    reported = f"{rejected} of {seeds * fresh} rejected, at most {most}, seeds 0 to {seeds - 1}"
+    print(reported)
+    assert rejected <= most, reported
