@@ -100,7 +100,8 @@ def measure(
             ),
         )
         report.write(f"{len(photographs)} photographs of {surface}; {train_frames} training frames.\n")
-        report.write(f"{plans[0]}. Training took {time.perf_counter() - began:.0f} s.\n")
+        report.write(f"```text\n{plans[0]}\n```\n")
+        report.write(f"The training took {time.perf_counter() - began:.0f} s.\n")
         scores = result.held_out_scores
         threshold = Calibration.of(scores.scores, scores.map_maxima, DEFAULT_FALSE_REJECT_RATE).threshold
         detector = result.detector
