@@ -71,15 +71,15 @@ def ours(detector: Detector, folder: Path, *, int8: bool) -> dict[str, Frame]:
     return {name: partial(frame, runtime) for name, runtime in runtimes.items()}
 
 
-def anomalibs(module: nn.Module, folder: Path) -> dict[str, Frame]:
-    """Return a function for each of anomalib's inferencers."""
+def anomalibs(module: nn.Module, folder: Path, side: int = SIZE) -> dict[str, Frame]:
+    """Return a function for each of anomalib's inferencers, for square inputs of ``side`` px."""
     from anomalib.deploy import OpenVINOInferencer, TorchInferencer
 
     module.eval()
     torch.save({"model": module}, folder / "model.pt")
     os.environ["TRUST_REMOTE_CODE"] = "1"  # the file was written a moment ago
     on_torch = TorchInferencer(folder / "model.pt", device="cpu")
-    whole, example, ov = Answers(module), torch.rand(1, 3, SIZE, SIZE), openvino()
+    whole, example, ov = Answers(module), torch.rand(1, 3, side, side), openvino()
     with torch.no_grad():
         answers = whole.parts(example)._asdict()
         model = ov.convert_model(torch.export.export(whole, (example,)))

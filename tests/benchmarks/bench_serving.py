@@ -228,8 +228,8 @@ def anomalib_scorer(version: Path, folder: Path) -> Callable[[ImageInput], objec
     weights = detector._torch.model.state_dict()
     bank = runtimes.of_two_stages(weights.pop("memory_bank"), module)
     module.model.load_state_dict(weights | {"memory_bank": bank})
-    predict = runtimes.anomalibs(module, folder)["anomalib OpenVINO f32"]
     side = detector.input_size
+    predict = runtimes.anomalibs(module, folder, side)["anomalib OpenVINO f32"]
 
     def scaled(image: ImageInput) -> object:
         # The exported model accepts one input size only.
