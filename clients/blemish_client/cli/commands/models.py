@@ -27,9 +27,9 @@ group = typer.Typer(
 )
 
 _MAX_DISAGREEMENTS = 10
+"""Number of disagreements in the text output. JSON has all of them."""
 _UNSET = ("", "None", "False")
 """Values of settings that a card does not show."""
-"""Number of disagreements in the text output. JSON has all of them."""
 
 
 @group.callback()
