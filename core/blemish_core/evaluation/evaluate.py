@@ -200,22 +200,23 @@ def _unaligned_warning(paths: Sequence[str]) -> str | None:
     """Return a warning about images that could not be aligned to the reference of the mask."""
     if not paths:
         return None
-    more = len(paths) - _NAMED
-    return (
-        f"{len(paths)} images could not be aligned, so their masks were not moved: "
-        f"{', '.join(paths[:_NAMED])}{f' and {more} more' if more > 0 else ''}"
-    )
+    return f"{len(paths)} images could not be aligned, so their masks were not moved: {_named(paths)}"
 
 
 def _ignored_warning(paths: Sequence[str]) -> str | None:
     """Return a warning about images whose defects the detector's mask ignores."""
     if not paths:
         return None
-    more = len(paths) - _NAMED
     return (
         f"the mask of the model ignores the whole defect of {len(paths)} images, so the metrics exclude "
-        f"them: {', '.join(paths[:_NAMED])}{f' and {more} more' if more > 0 else ''}; check the mask"
+        f"them: {_named(paths)}; check the mask"
     )
+
+
+def _named(paths: Sequence[str]) -> str:
+    """Return the first paths, and the number of the others."""
+    more = len(paths) - _NAMED
+    return f"{', '.join(paths[:_NAMED])}{f' and {more} more' if more > 0 else ''}"
 
 
 def _class_metrics(
@@ -267,11 +268,9 @@ class _Masks:
     def warning(self) -> str | None:
         if not self._unusable:
             return None
-        more = len(self._unusable) - _NAMED
         return (
             f"the masks of {len(self._unusable)} images are unreadable or differ in size from the "
-            f"images, so the pixel metrics exclude them: {', '.join(self._unusable[:_NAMED])}"
-            f"{f' and {more} more' if more > 0 else ''}; upload the masks again"
+            f"images, so the pixel metrics exclude them: {_named(self._unusable)}; upload the masks again"
         )
 
     def _read(self, image: DatasetImage) -> NDArray[np.bool_] | None:
