@@ -188,9 +188,9 @@ def markdown(
 
 {provenance}
 
-Thresholds come from held-out good training images alone, without labels. All figures are measured
-on test images that the training did not use. "cross" marks a training with too few images to hold
-some out: each image was scored by models trained on the others.
+Thresholds come from good training images alone, without labels. All figures are measured on test
+images that the training did not use. "cross" marks a threshold by cross-calibration: each training
+image was scored by a model that was trained on others.
 
 {tables.markdown()}
 
