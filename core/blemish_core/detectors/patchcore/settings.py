@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from blemish_core.detectors.common.backbone import Backbone
+from blemish_core.detectors.common.backbone import DEFAULT, Backbone
 from blemish_core.imaging.geometry import InputGeometry, Scale, Square
 from blemish_core.platform.errors import InvalidRequest
 
 NAME = "patchcore"
-DEFAULT_BACKBONE = "efficientnet_lite2"
 MIN_IMAGES = 2
 """One to train on, one to hold out."""
 DEFAULT_INPUT_SIZE = 320
@@ -24,7 +23,7 @@ _MAX_INPUT_SIZE = 1024
 class PatchCoreSettings:
     """The settings of a PatchCore training and of the model that it publishes."""
 
-    backbone: str = DEFAULT_BACKBONE
+    backbone: str = DEFAULT
     input_size: int | None = None
     """Shorter side of the input, px; None chooses it from the training images."""
     smallest_defect: float | None = None
