@@ -30,7 +30,8 @@ $(KSERVE): tests/integration/kserve-constraints.txt
 	@touch $@
 
 test: $(READY) $(KSERVE) ## Run every test, two files at a time
-	$(BIN)/pytest -n 2 --dist loadfile
+	@# After a crash, xdist with restarts waits for ever for the other tests of that file.
+	$(BIN)/pytest -n 2 --dist loadfile --max-worker-restart 0
 
 chaos: $(READY) ## Inject faults into a running stack and check every job (ROUNDS=24; PAGE=1: keep the table)
 	$(BIN)/python -W ignore -m tests.chaos --rounds $(or $(ROUNDS),24) --minutes $(or $(MINUTES),60) \

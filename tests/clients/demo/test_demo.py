@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,16 +22,26 @@ from blemish_client.cli.extras import UP
 from blemish_client.cli.failures import Failure
 from blemish_client.demo import material
 from blemish_client.demo.material import Drawing, Material, given
-from blemish_client.demo.stack import ended_like_ctrl_c, running
+from blemish_client.demo.stack import running
 
-# A minimal stand-in for the stack.
+# A minimal stand-in for the stack. It checks for signals and for the end of its input.
 _UP = """
-import pathlib, signal, sys
+import pathlib, select, signal, sys
 signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({stopped!r}).touch(), sys.exit()))
 file = pathlib.Path(sys.argv[sys.argv.index("--address-file") + 1])
 file.with_suffix(".new").write_text("127.0.0.1:7\\n")
 file.with_suffix(".new").rename(file)
-signal.pause()
+while not select.select([sys.stdin], [], [], 0.1)[0]:
+    pass
+"""
+
+_INTERRUPTED = """
+import pathlib, time
+from blemish_client.demo.stack import ended_like_ctrl_c, running
+folder = pathlib.Path({folder!r})
+with ended_like_ctrl_c(), running(folder / "data", folder, {command!r}):
+    print("up", flush=True)
+    time.sleep(60)
 """
 
 
@@ -61,12 +69,20 @@ def test_the_stack_is_stopped_after_an_error(tmp_path: Path) -> None:
     assert stopped.exists()
 
 
-def test_the_stack_is_stopped_after_sigterm(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_stack_is_stopped_after_a_signal(tmp_path: Path, number: signal.Signals) -> None:
     stopped = tmp_path / "stopped"
-    with pytest.raises(KeyboardInterrupt), ended_like_ctrl_c():  # noqa: SIM117 - the order matters
-        with running(tmp_path / "data", tmp_path, standing_in(stopped)):
-            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
-            time.sleep(10)
+    script = _INTERRUPTED.format(folder=str(tmp_path), command=standing_in(stopped))
+    # Its own process: a signal that is not caught would end the tests without a report.
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stdout is not None
+        assert demo.stdout.readline() == "up\n"
+        demo.send_signal(number)
+        _, errors = demo.communicate(timeout=60)
+    assert demo.returncode == -signal.SIGINT  # as after Ctrl-C
+    assert "KeyboardInterrupt" in errors
     assert stopped.exists()
 
 
