@@ -48,7 +48,7 @@ def test_scores_and_maps_equal_anomalib(neighbors: int) -> None:
 
 def test_scores_of_older_versions_with_fine_whitened_features_equal_anomalib() -> None:
     torch.manual_seed(2)
-    settings = PatchCoreSettings(input_size=128, fine=True, relative=False, farthest=1, neighbors=9)
+    settings = PatchCoreSettings(input_size=128, fine=True, relative=False)
     detector = TrainablePatchCore(settings)
     with torch.inference_mode():
         plain = patch_features(detector, torch.randn(4, 3, 128, 128).unbind())[0].flatten(0, 1)

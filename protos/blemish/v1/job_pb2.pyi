@@ -427,12 +427,12 @@ class PatchCore(_message.Message):
     coreset_ratio: _builtins.float
     """The share of patches in the memory bank, above 0 and at most 1. Defaults to 0.1."""
     neighbors: _builtins.int
-    """The number of neighbours that weight the image score, 1 to 50. Defaults to 1, or to 9 if whitened is false."""
+    """The number of neighbours that weight the image score, 1 to 50. Defaults to 9."""
     whitened: _builtins.bool
     """Selects the variant. Defaults to true.
 
-    True: the distances of an image's patches are relative to those of its nearer patches, and the score is the
-    mean of its five farthest ones. The name is historical: features are no longer whitened.
+    True: the distances of an image's patches are relative to those of its nearer patches. The name is
+    historical: features are no longer whitened.
     False: PatchCore as in the paper. Its scores equal those of anomalib.
     """
     smallest_defect: _builtins.float

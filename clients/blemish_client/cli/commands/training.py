@@ -103,7 +103,7 @@ def train(
         typer.Option(
             min=1,
             help="PatchCore: number of neighbours that weight the image score.",
-            show_default="1, or 9 as in the paper",
+            show_default="9",
         ),
     ] = None,
     whitened: Annotated[

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """PatchCore (Roth et al., CVPR 2022, arXiv:2106.08265) on anomalib's model.
 
-A memory bank holds features of normal patches. A patch is as anomalous as it is far from the bank. In the
-paper an image is as anomalous as its farthest patch, weighted by the density of the bank there.
+A memory bank holds features of normal patches. A patch is as anomalous as it is far from the bank. An image
+is as anomalous as its farthest patch, weighted by the density of the bank there.
 
-The default settings differ from the paper in two ways, each of which can be switched off. Distances are
-relative to those of the image's nearer patches, and the score is the mean of a few patches. Scores equal
-those of anomalib's model on the same features, and on the paper's settings with both switched off. Models
-of older versions have a third, finer stage of features, whiten them, and divide distances by position.
+By default, distances are relative to those of the image's nearer patches, unlike the paper's. Without that,
+scores equal those of anomalib's model on the same features. Models of older versions have a third, finer
+stage of features, whiten them, and divide distances by position.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -161,8 +160,8 @@ class PatchCore(RuntimeHolder):
         device: str | torch.device = "cpu",
     ) -> Self:
         """Rebuild a detector from its ``settings`` and ``tensors``, also those of older versions."""
-        # Versions without these settings use plain features of two stages, and the farthest patch.
-        given = {"whitened": False, "relative": False, "farthest": 1} | dict(settings)
+        # Versions without these settings use plain features of two stages.
+        given = {"whitened": False, "relative": False} | dict(settings)
         if given.get("frame") is not None:
             given["frame"] = tuple(given["frame"])  # a list in JSON
         checked = PatchCoreSettings(**given)
@@ -229,7 +228,7 @@ class PatchCore(RuntimeHolder):
         """Return the distances of an image to the memory bank."""
         settings = self._settings
         grid = patches.grid if patches.looks is None else None
-        nearest = self._bank.nearest(patches.features, grid, self._expected, settings.farthest)
+        nearest = self._bank.nearest(patches.features, grid, self._expected)
         score = self._bank.image_score(patches.features, nearest, settings.neighbors)
         return Measured(score, nearest.distances, patches.grid, patches.size, patches.looks)
 

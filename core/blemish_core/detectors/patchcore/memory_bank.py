@@ -3,9 +3,9 @@
 
 Computing all distances between the patches of an image and the entries of the bank would take most of the
 time of a frame. Inverted lists compute a few percent of them and give an upper bound for each patch. The
-image score needs the exact distances of the few farthest patches only. So the patches with the highest
-bounds search the whole bank, until as many distances as needed reach the bounds of all others. These
-patches are the farthest, with the same certainty as by computing all distances.
+image score needs the exact distance of the farthest patch only. So the patches with the highest bounds
+search the whole bank, until the distance of one reaches the bounds of all others. This patch is the
+farthest, with the same certainty as by computing all distances.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,12 +38,12 @@ class Nearest:
     distances: Tensor
     """(P,), distances to the nearest entry, divided by the expected ones if given.
 
-    Exact for the farthest patches, upper bounds for all others.
+    Exact for the farthest patch, upper bounds for all others.
     """
     rows: Tensor
     """(P,), row numbers of the entries."""
     farthest: Tensor
-    """(F,), numbers of the patches with the greatest distances, in descending order of distance."""
+    """(), number of the patch with the greatest distance."""
 
 
 class MemoryBank:
@@ -129,11 +129,7 @@ class MemoryBank:
         self._supports = torch.cat(found)
 
     def nearest(
-        self,
-        patches: Tensor,
-        grid: tuple[int, int] | None = None,
-        expected: Tensor | None = None,
-        farthest: int = 1,
+        self, patches: Tensor, grid: tuple[int, int] | None = None, expected: Tensor | None = None
     ) -> Nearest:
         """Return the nearest entries of the patches of one image.
 
@@ -144,18 +140,14 @@ class MemoryBank:
             patches: (P, D).
             grid: rows and columns of the patches.
             expected: (P,), positive; distances are divided by it.
-            farthest: number of patches with the greatest distances that are found exactly, at most P.
         """
-        farthest = min(farthest, len(patches))
         if self._lists is None:
             distances, rows = self._exact(patches)
             if expected is not None:
                 distances /= expected
-            return Nearest(distances, rows, distances.topk(farthest).indices)
+            return Nearest(distances, rows, distances.argmax())
         units = np.ones(1, np.float32) if expected is None else expected.numpy()
-        return self._find_farthest(
-            patches, self._lists, *self._lists.search(patches, grid), units, farthest
-        )
+        return self._find_farthest(patches, self._lists, *self._lists.search(patches, grid), units)
 
     def distances_to_others(self, patches: Tensor, excluded: Tensor) -> Tensor:
         """Return the distances (P,) of patches (P, D) to the nearest entry that is not ``excluded`` (N,).
@@ -165,12 +157,9 @@ class MemoryBank:
         return self._exact(patches, excluded)[0]
 
     def image_score(self, patches: Tensor, nearest: Nearest, neighbors: int) -> Tensor:
-        """Return the image score, (): the mean distance of the farthest patches.
-
-        With more than one of the ``neighbors``, it is weighted as in the paper's equation 7.
-        """
-        farthest = int(nearest.farthest[0])
-        score = nearest.distances[nearest.farthest].mean()
+        """Return the image score, (): the distance of the farthest patch, weighted as in equation 7."""
+        farthest = int(nearest.farthest)
+        score = nearest.distances[farthest]
         if neighbors == 1:
             return score
         row = int(nearest.rows[farthest])
@@ -193,15 +182,14 @@ class MemoryBank:
         bounds: NDArray[np.float32],
         rows: NDArray[np.int64],
         units: NDArray[np.float32],
-        farthest: int,
     ) -> Nearest:
-        """Find the ``farthest`` of patches (P, D), given upper bounds (P,) and their entries (P,).
+        """Find the farthest of patches (P, D), given upper bounds (P,) and their entries (P,).
 
         The patches are compared by distance divided by ``units``, (P,) or (1,).
         """
         # NumPy has less overhead than torch for arrays this small.
         exact = np.zeros(len(patches), dtype=np.bool_)
-        step = max(_FIRST_CHECKED, farthest)
+        step = _FIRST_CHECKED
         while True:
             open_bounds = np.where(exact, -np.inf, bounds / units)
             if step < len(exact):
@@ -215,20 +203,18 @@ class MemoryBank:
                 bounds[checked], rows[checked] = (found.numpy() for found in self._exact(patches[checked]))
             exact[checked] = True
             far = bounds / units
-            certain = np.where(exact, far, -np.inf)
-            found = certain.argpartition(-farthest)[-farthest:]
-            if exact.all() or certain[found].min() >= far[~exact].max():
-                found = found[np.argsort(-far[found], kind="stable")]
-                return Nearest(torch.from_numpy(far), torch.from_numpy(rows), torch.from_numpy(found))
+            farthest = int(np.where(exact, far, -np.inf).argmax())
+            if exact.all() or far[farthest] >= far[~exact].max():
+                return Nearest(torch.from_numpy(far), torch.from_numpy(rows), torch.tensor(farthest))
             # Other patches are often nearest to the same entries. Without this, every patch of a flat or
             # saturated frame would need an exact search.
-            entries = rows[checked]
+            found = rows[checked]
             to_found, which = torch.cdist(
-                patches, self.entries[entries], compute_mode="donot_use_mm_for_euclid_dist"
+                patches, self.entries[found], compute_mode="donot_use_mm_for_euclid_dist"
             ).min(1)
             closer = (to_found.numpy() < bounds) & ~exact
             bounds[closer] = to_found.numpy()[closer]
-            rows[closer] = entries[which.numpy()[closer]]
+            rows[closer] = found[which.numpy()[closer]]
             step *= 2
 
     def _exact(self, patches: Tensor, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:

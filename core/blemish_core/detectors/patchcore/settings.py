@@ -32,14 +32,12 @@ class PatchCoreSettings:
     """Share of the patches kept in the memory bank."""
     max_entries: int = 10_000
     """Most entries of the memory bank, which bound the time of a frame and of a training."""
-    neighbors: int = 1
+    neighbors: int = 9
     """Bank entries around the nearest one that weight the image score (b in the paper's equation 7)."""
     whitened: bool = False
     """True for models of older versions, whose features are whitened."""
     relative: bool = True
     """True to relate distances to those of the whole image, which the paper does not."""
-    farthest: int = 5
-    """Patches whose mean distance is the image score: one is noisy, and a defect covers several."""
     fine: bool = False
     """True to add the stage of stride 4, as older versions do."""
     scale: float | None = None
@@ -56,7 +54,6 @@ class PatchCoreSettings:
         for field, value, low, high in (
             ("input_size", self.input_size, 64, _MAX_INPUT_SIZE),
             ("neighbors", self.neighbors, 1, 50),
-            ("farthest", self.farthest, 1, 1000),
             ("max_entries", self.max_entries, 1, 1_000_000),
         ):
             if value is not None and not low <= value <= high:
@@ -100,7 +97,6 @@ def requested(*, whitened: bool = True, **others: Any) -> PatchCoreSettings:
     Raises:
         InvalidRequest: if a value is out of range.
     """
-    paper = {} if whitened else {"relative": False, "farthest": 1, "neighbors": 9}
-    settings = PatchCoreSettings(**(paper | others))
+    settings = PatchCoreSettings(**({"relative": whitened} | others))
     settings.extractor().require_any_size()
     return settings

@@ -211,7 +211,7 @@ def test_version_without_whitened_setting_scores_as_before() -> None:
     settings = {
         name: value
         for name, value in plain.settings.items()
-        if name not in ("whitened", "relative", "farthest", "max_entries", "frame")
+        if name not in ("whitened", "relative", "max_entries", "frame")
     }
     tensors = plain.tensors()
     assert "feature_whitening" not in tensors
@@ -308,18 +308,6 @@ def test_image_of_another_kind_stays_anomalous(training: TrainingResult) -> None
     for other in (np.zeros((96, 96, 3)), np.full((96, 96, 3), 255.0), random.uniform(0, 255, (96, 96, 3))):
         (prediction,) = detector.predict([detector.prepare(other.astype(np.uint8))])
         assert calibration.is_anomalous(prediction.score)
-
-
-def test_score_is_the_mean_of_the_farthest_patches(training: TrainingResult) -> None:
-    settings = {**training.detector.settings, "relative": False}
-    tensors = {
-        name: each for name, each in training.detector.tensors().items() if name != "typical_distance"
-    }
-    image = training.detector.prepare(stripes(101, defect=True))
-    five = TrainablePatchCore.load(settings, tensors)
-    (patches,) = five.patches([image])
-    distances = torch.cdist(patches.features, tensors["memory_bank"]).amin(1)
-    assert five.predict([image])[0].score == pytest.approx(float(distances.topk(5).values.mean()), rel=1e-4)
 
 
 def test_features_over_the_memory_limit_are_rejected_with_the_sizes() -> None:
@@ -450,7 +438,7 @@ def test_every_phase_of_progress_is_completed() -> None:
         reported[phase] = (done, total)
 
     trained(20, progress=progress)
-    assert set(reported) == {"copies", "features", "coreset", "calibration"}
+    assert set(reported) == {"copies", "features", "coreset", "supports", "calibration"}
     assert all(done == total for done, total in reported.values())
 
 
