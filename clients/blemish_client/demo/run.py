@@ -230,4 +230,7 @@ def _draw(plan: Plan, client: Client, result: CategoryResult) -> Iterator[str]:
 
 
 def _opened(mask: Path | None) -> Image.Image | None:
-    return None if mask is None else rendering.decode(mask.read_bytes())
+    if mask is None:
+        return None
+    image = Image.open(mask)
+    return image.convert("RGB") if image.mode == "P" else image

@@ -36,6 +36,14 @@ def region_mask(
     return np.asarray(mask) > 0
 
 
+def resized_mask(mask: Image.Image, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return a mask at the size (width, height) of a picture; a pixel is set if any below it is nonzero."""
+    levels = np.asarray(mask)
+    filled = levels.any(axis=2) if levels.ndim == 3 else levels != 0
+    image = Image.fromarray(filled.astype(np.float32))
+    return np.asarray(image.resize(size, Image.Resampling.BOX)) > 0
+
+
 def drawable_regions(inspection: Inspection) -> Sequence[DefectRegion] | None:
     """Return the regions of an inspection, None if the server sent none for an anomalous image."""
     if inspection.verdict == VERDICT_ANOMALOUS and not inspection.regions:

@@ -4,18 +4,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
 from blemish.v1.inspection_pb2 import Inspection
 from blemish_client.rendering.colours import ANOMALOUS, FAINT, GOOD, PAPER, Colour
 from blemish_client.rendering.heatmap import heatmap, outline
-from blemish_client.rendering.images import enlarge, pixel_scores
-from blemish_client.rendering.outlines import drawable_regions
+from blemish_client.rendering.images import pixel_scores
+from blemish_client.rendering.outlines import drawable_regions, resized_mask
 from blemish_client.rendering.text import write
 
 SIDE = 320
+_DRAWN = 2 * SIDE
+"""Longer side of images while lines are drawn on them, in px; in larger ones lines would be too thin."""
 GAP = 16
 MARGIN = 24
 TITLE, BODY, SMALL = 20, 16, 14
@@ -52,11 +53,10 @@ def sheet(title: str, columns: Sequence[SheetColumn]) -> Image.Image:
     write(canvas, (MARGIN, MARGIN + TITLE + 8), _LEGEND, SMALL, width_px=width - 2 * MARGIN, colour=FAINT)
     for number, column in enumerate(columns):
         left = MARGIN + number * (SIDE + GAP)
-        image = enlarge(column.image)
+        image = _scaled(column.image, _DRAWN)
         above = image
         if column.mask is not None:
-            mask = column.mask.convert("L").resize(image.size, Image.Resampling.NEAREST)
-            above = outline(image, np.asarray(mask) > 0, _TRUTH)
+            above = outline(image, resized_mask(column.mask, image.size), _TRUTH)
         anomaly_map = column.inspection.anomaly_map
         below = heatmap(
             image,
@@ -72,10 +72,16 @@ def sheet(title: str, columns: Sequence[SheetColumn]) -> Image.Image:
 
 
 def _paste(page: Image.Image, picture: Image.Image, corner: tuple[int, int]) -> None:
-    scale = SIDE / max(picture.size)
+    fitted = _scaled(picture, SIDE)
+    left, top = corner[0] + (SIDE - fitted.width) // 2, corner[1] + (SIDE - fitted.height) // 2
+    page.paste(fitted, (left, top))
+
+
+def _scaled(picture: Image.Image, side: int) -> Image.Image:
+    """Return a picture with a longer side of ``side`` px."""
+    scale = side / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    fitted = picture.resize(size, Image.Resampling.LANCZOS)
-    page.paste(fitted, (corner[0] + (SIDE - size[0]) // 2, corner[1] + (SIDE - size[1]) // 2))
+    return picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def _label(canvas: ImageDraw.ImageDraw, column: SheetColumn, corner: tuple[int, int]) -> None:

@@ -17,7 +17,6 @@ from blemish_core.evaluation.examples import Example, Selection
 from blemish_core.evaluation.good_shift import GoodShift, find_shift
 from blemish_core.evaluation.image_metrics import image_metrics
 from blemish_core.evaluation.metrics import GOOD, ClassMetrics, Interval, Metrics, best_f1_threshold
-from blemish_core.evaluation.pixel_grid import comparison_shape, scaled_map, scaled_mask
 from blemish_core.evaluation.pixel_metrics import PixelHistograms
 from blemish_core.evaluation.region_metrics import RegionAgreement
 from blemish_core.evaluation.resampling import Estimates
@@ -123,15 +122,14 @@ def evaluate(
                 if looks is not None and mask.any() and not mask[looks].any():
                     ignored.append(image.path)
                     continue
-                scaled = scaled_map(prediction.anomaly_map, mask.shape)
-                pixels.add(image.class_name, scaled, mask, looks)
+                pixels.add(image.class_name, prediction.anomaly_map, mask, looks)
                 if looks is not None:
                     mask = mask & looks
                 if mask.any() and calibration.is_anomalous(prediction.score):
                     # To decode these again takes less memory than to keep all pixels of a batch.
                     read = reader.read(image)
                     regions = _regions(read, prediction.anomaly_map, calibration, detector.mask)
-                    outlines.add(image.class_name, regions, (image.height, image.width), mask)
+                    outlines.add(image.class_name, regions, mask)
             image_scores.append(ImageScore(image.path, image.class_name, prediction.score))
             selection.add(image, prediction.score, prediction.anomaly_map, mask)
     good_images = [each for each in image_scores if each.class_name == GOOD]
@@ -244,7 +242,7 @@ def _fields(estimates: Estimates) -> "dict[str, float | dict[str, Interval] | No
 
 
 class _Masks:
-    """Reader of ground-truth masks on the pixels of a comparison, see ``pixel_grid``."""
+    """Reader of ground-truth masks."""
 
     def __init__(self, source: ImageSource) -> None:
         self._source = source
@@ -253,17 +251,16 @@ class _Masks:
         """Number of defective images without a usable mask."""
 
     def of(self, image: DatasetImage) -> NDArray[np.bool_] | None:
-        """Return a mask (rows, columns), empty for a good image, or None without a usable mask."""
-        shape = comparison_shape((image.height, image.width))
+        """Return a mask (H, W), empty for a good image, or None without a usable mask."""
         if image.class_name == GOOD:
-            return np.zeros(shape, dtype=np.bool_)
+            return np.zeros((image.height, image.width), dtype=np.bool_)
         try:
             mask = self._read(image)
         except (Corrupt, InvalidImage):
             self._unusable.append(image.path)
             mask = None
         self.missing += mask is None
-        return None if mask is None else scaled_mask(mask, shape)
+        return mask
 
     def warning(self) -> str | None:
         if not self._unusable:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from blemish_core.datasets import DatasetImage
 from blemish_core.evaluation.metrics import GOOD
+from blemish_core.evaluation.pixel_grid import comparison_shape, scaled_mask
 
 _EXAMPLES = 4
 """Number of images kept of each of the four kinds."""
@@ -35,7 +36,7 @@ class Example:
     anomaly_map: NDArray[np.float32]
     """Anomaly map (rows, columns) of the whole image."""
     mask: NDArray[np.bool_] | None
-    """Ground-truth mask (rows, columns) of the whole image, or None if there is none."""
+    """Ground-truth mask of the whole image at the size of a comparison, or None if there is none."""
 
 
 class Selection:
@@ -59,7 +60,8 @@ class Selection:
         margin = self._threshold - score if good else score - self._threshold
 
         def example() -> Example:
-            return Example(image, score, correctness(good, score, self._threshold), anomaly_map, mask)
+            small = None if mask is None else scaled_mask(mask, comparison_shape(mask.shape))
+            return Example(image, score, correctness(good, score, self._threshold), anomaly_map, small)
 
         self._clearest[good].add(margin, example)
         self._worst[good].add(-margin, example)

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import label
 
 from blemish_core.evaluation.metrics import GOOD
+from blemish_core.evaluation.pixel_grid import compared
 from blemish_core.evaluation.resampling import SEED, Estimate, Estimates, draws, enough, percentile_interval
 
 PRO_FALSE_POSITIVE_LIMIT = 0.3
@@ -53,7 +53,9 @@ class _Histogram:
     first: int = 0
     weights: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
-    def add(self, bins: NDArray[np.int64], weights: NDArray[np.float64] | None) -> _Sparse:
+    def add(
+        self, bins: NDArray[np.int64], weights: NDArray[np.float64] | NDArray[np.int64] | None
+    ) -> _Sparse:
         """Add pixels and return their weights in coarse bins."""
         if not len(bins):
             return np.empty(0, np.int32), np.empty(0, np.float32)
@@ -110,21 +112,23 @@ class PixelHistograms:
         mask: NDArray[np.bool_],
         looks: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Add one image's anomaly map and mask, both (H, W); another image may have another shape.
+        """Add one image's anomaly map, of any shape, and its mask; another image may have another shape.
 
-        Pixels outside of ``looks`` (H, W) are left out, and do not count as part of a region.
+        Args:
+            class_name: class of the image.
+            anomaly_map: scores (rows, columns) of the whole frame.
+            mask: (H, W) of the frame, True on defects.
+            looks: (H, W), True for the pixels that count; others are not part of a region either.
         """
-        outside = ~mask
-        if looks is not None:
-            mask, outside = mask & looks, outside & looks
-        bins = _bins(anomaly_map)
+        found = compared(anomaly_map, mask, looks)
+        bins, counted = _bins(found.outside), found.outside_pixels > 0
+        defect = _bins(found.defect)
         pixels = self._classes[class_name]
-        defective = bins[mask]
         pixels.images.append(
             (
-                pixels.outside.add(bins[outside], None),
-                pixels.defect.add(defective, None),
-                pixels.overlap.add(defective, _region_weights(mask)[mask]),
+                pixels.outside.add(bins[counted], found.outside_pixels[counted]),
+                pixels.defect.add(defect, None),
+                pixels.overlap.add(defect, found.overlap),
             )
         )
 
@@ -221,11 +225,3 @@ def _grouped(images: Sequence[tuple[_Sparse, _Sparse, _Sparse]]) -> list[NDArray
         ).astype(np.float32)
         for kind in range(3)
     ]
-
-
-def _region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return weights (H, W): 1 / size in each 8-connected region of ``mask`` (H, W), and 1 outside."""
-    regions, _ = label(mask, structure=np.ones((3, 3)))
-    sizes = np.bincount(regions.ravel()).astype(np.float64)
-    sizes[0] = 1
-    return np.asarray(1 / sizes[regions])

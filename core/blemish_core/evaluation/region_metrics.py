@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish_core.evaluation.pixel_grid import scaled_mask
 from blemish_core.evaluation.resampling import (
     DRAWS,
     SEED,
@@ -31,7 +30,6 @@ class RegionAgreement:
         self,
         class_name: str,
         regions: Sequence[DefectRegion],
-        frame: tuple[int, int],
         mask: NDArray[np.bool_],
     ) -> None:
         """Add the regions of one image.
@@ -39,17 +37,13 @@ class RegionAgreement:
         Args:
             class_name: class of the image.
             regions: regions in px of the frame, the highest peak first; an image without any is left out.
-            frame: height and width of the frame.
-            mask: mask of the defect, of the frame's size or scaled down. An empty one is left out.
+            mask: mask of the defect, (H, W) of the frame. An empty one is left out.
         """
         if not regions or not mask.any():
             return
-        found = scaled_mask(region_picture(regions, frame) > 0, (mask.shape[0], mask.shape[1]))
+        found = region_picture(regions, (mask.shape[0], mask.shape[1])) > 0
         both, either = int((found & mask).sum()), int((found | mask).sum())
-        column, row = (
-            position * size // of
-            for position, size, of in zip(regions[0].peak, mask.shape[::-1], frame[::-1], strict=True)
-        )
+        column, row = regions[0].peak
         self._classes[class_name].append(
             (float(found.sum() / mask.sum()), both / either, bool(mask[row, column]))
         )

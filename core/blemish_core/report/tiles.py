@@ -10,14 +10,13 @@ from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from blemish_core.evaluation.evaluate import ExampleImage
+from blemish_core.evaluation.pixel_grid import scaled_mask
 from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.localization.defect_region import region_picture
 
 SCALE = colormaps["inferno"]
 MASK_COLOUR, FOUND_COLOUR, IGNORED_COLOUR = (46, 230, 168), (255, 255, 255), (58, 74, 96)
 _GAP = 4
-_INSIDE = 64.0
-"""Value of a scaled picture of regions from which on a pixel is inside; thin regions fill it in part."""
 _PICTURE_PX = 512
 """Longer side of the picture of a mask."""
 _FAINTEST = 0.35
@@ -49,7 +48,7 @@ def tile(image: ExampleImage, heat: HeatScale) -> Image.Image:
     height, width, _ = image.pixels.shape
     values = _scaled(image.example.anomaly_map, (width, height))
     defects = image.example.mask
-    truth = None if defects is None else _scaled(defects.astype(np.float32), (width, height)) >= 0.5
+    truth = None if defects is None else scaled_mask(defects, (height, width))
     original = _outlined(image.pixels, truth, MASK_COLOUR)
 
     level = heat.level(values)
@@ -57,8 +56,8 @@ def tile(image: ExampleImage, heat: HeatScale) -> Image.Image:
     grey = image.pixels.mean(axis=2, keepdims=True) * 0.55 + image.pixels * 0.25
     hot = SCALE(level)[..., :3] * 255
     overlay = (grey * (1 - opacity) + hot * opacity).round().astype(np.uint8)
-    found = _scaled(region_picture(image.regions, image.frame).astype(np.float32), (width, height))
-    overlay = _outlined(overlay, found > _INSIDE, FOUND_COLOUR)
+    found = scaled_mask(region_picture(image.regions, image.frame) > 0, (height, width))
+    overlay = _outlined(overlay, found, FOUND_COLOUR)
     overlay = _outlined(overlay, truth, MASK_COLOUR)
 
     if image.looks is not None:
@@ -70,11 +69,18 @@ def tile(image: ExampleImage, heat: HeatScale) -> Image.Image:
 
 
 def picture_of_mask(mask: FrameMask) -> Image.Image:
-    """Return the mask as a small picture: inspected pixels in white, ignored ones dyed."""
+    """Return the mask as a small picture: inspected pixels in white, ignored ones dyed.
+
+    Where a pixel of the picture shows both, it has a colour between them, so that no small part vanishes.
+    """
     height, width = mask.shape
     share = min(1.0, _PICTURE_PX / max(height, width))
-    looks = mask.resized((max(1, round(height * share)), max(1, round(width * share))))
-    return Image.fromarray(np.where(looks[..., None], 255, IGNORED_COLOUR).astype(np.uint8))
+    shape = max(1, round(height * share)), max(1, round(width * share))
+    looks = mask.fitted(mask.shape)
+    inspected, ignored = scaled_mask(looks, shape), scaled_mask(~looks, shape)
+    colours = np.where(inspected[..., None], 255, IGNORED_COLOUR)
+    colours[inspected & ignored] = (np.array(IGNORED_COLOUR) + 255) // 2
+    return Image.fromarray(colours.astype(np.uint8))
 
 
 def encoded(image: Image.Image, kind: str) -> bytes:

@@ -171,3 +171,19 @@ def test_sheet() -> None:
     one, two = rendering.sheet("tile", [column]), rendering.sheet("tile", [column, column])
     assert two.width > one.width
     assert redness(one).max() > 80
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sheet_outlines_defects_of_a_few_pixels_in_large_images(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    left, top = (int(at) for at in random.integers(0, 4088, size=2))
+    mask = np.zeros((4096, 4096), np.uint16)
+    mask[top : top + 8, left : left + 8] = 1
+    inspection = Inspection(
+        score=1, threshold=2, anomaly_map=AnomalyMap(width=2, height=2, values=bytes(16))
+    )
+    image = Image.new("RGB", (4096, 4096), GREY)
+    column = rendering.SheetColumn("crack", "000", image, Image.fromarray(mask), inspection)
+    plain = rendering.SheetColumn("crack", "000", image, None, inspection)
+    drawn, bare = (np.asarray(rendering.sheet("tile", [each])).astype(int) for each in (column, plain))
+    assert np.abs(drawn - bare).max() > 60

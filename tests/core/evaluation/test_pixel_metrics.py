@@ -205,3 +205,29 @@ def test_ignored_pixels_are_left_out() -> None:
         pixels.add("good" if not index % 2 else "hole", anomaly_map, mask, looks)
     expected = exact([each[:, :half] for each in maps], [each[:, :half] for each in masks])
     assert tuple(values(pixels.metrics()).values()) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_metrics_of_small_defects_do_not_depend_on_their_place(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    frame, side, gap = (1536, 1536), 8, 2
+    top, left = (int(random.integers(0, length - 2 * side - gap)) for length in frame)
+    mask, scores = np.zeros(frame, np.bool_), np.zeros(frame, np.float32)
+    mask[top : top + side, left : left + side] = scores[top : top + side, left : left + side] = True
+    beside = slice(left + side + gap, left + 2 * side + gap)
+    mask[top : top + side, beside] = True  # missed
+    metrics = values(accumulated([scores], [mask]).metrics())
+    # One of two regions is found, see test_aupro_counts_regions_and_not_pixels.
+    assert metrics["aupro"] == pytest.approx((0.5 + 0.65) / 2, abs=1e-4)
+    assert metrics["pixel_auroc"] == pytest.approx(0.75, abs=1e-4)
+
+
+def test_pixels_of_a_large_frame_weigh_as_many_as_they_are() -> None:
+    small, large = np.zeros((100, 100), np.bool_), np.zeros((1500, 1500), np.bool_)
+    small[:10, :10] = large[:10, :10] = True
+    maps = [np.full((4, 4), level, np.float32) for level in (2, 1)]
+    metrics = values(accumulated(maps, [small, large]).metrics())
+    few, many = small.size - 100, large.size - 100
+    # A defect pixel of level 2 outscores all of level 1 and ties with its own image.
+    expected = ((many + few / 2) + many / 2) / 2 / (few + many)
+    assert metrics["pixel_auroc"] == pytest.approx(expected, abs=1e-6)

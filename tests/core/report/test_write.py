@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.support.regions import make_region
 
 from blemish_core.calibration import Calibration
 from blemish_core.datasets import DatasetImage
@@ -22,7 +23,7 @@ from blemish_core.evaluation.metrics import ClassMetrics, Latency, Metrics, Spre
 from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.models.bundle import Manifest, TrainingSplit
 from blemish_core.report import EvaluationRun, Report, write
-from blemish_core.report.tiles import IGNORED_COLOUR
+from blemish_core.report.tiles import IGNORED_COLOUR, picture_of_mask
 
 HOSTILE = "'\"><img src=x onerror=alert(1)>"
 
@@ -237,6 +238,33 @@ def test_outlines_are_visible_on_any_surface(colour: int) -> None:
     assert drawn.shape == (60, 164, 3)
     assert (drawn[:, :80] == MASK_COLOUR).all(axis=2).any()
     assert (drawn[:, 84:] == MASK_COLOUR).all(axis=2).any()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_tile_shows_defects_of_a_few_pixels(seed: int) -> None:
+    from blemish_core.report.tiles import FOUND_COLOUR, MASK_COLOUR, HeatScale, tile
+
+    random = np.random.default_rng(seed)
+    left, top = (int(at) for at in random.integers(0, 4088, size=2))
+    truth = np.zeros((1024, 1024), np.bool_)
+    truth[top // 4 : top // 4 + 2, left // 4 : left // 4 + 2] = True
+    example = make_example("crack", 0, 2.0, Correctness.RIGHT, masked=False).example
+    grey, far = np.full((256, 256, 3), 90, np.uint8), 4095
+    found = (make_region(far - left if left < 2000 else 0, far - top, 8, 8),)
+    drawn = np.asarray(
+        tile(ExampleImage(replace(example, mask=truth), grey, found, (4096, 4096)), HeatScale(2.0, 0.5))
+    )
+    assert (drawn[:, :256] == MASK_COLOUR).all(axis=2).any()
+    assert (drawn[:, 260:] == MASK_COLOUR).all(axis=2).any()
+    assert (drawn[:, 260:] == FOUND_COLOUR).all(axis=2).any()
+
+
+@pytest.mark.parametrize("inspected", [True, False])
+def test_picture_of_a_mask_shows_parts_of_a_few_pixels(inspected: bool) -> None:
+    looks = np.full((4096, 4096), inspected)
+    looks[1003:1008, 2050:2055] = not inspected
+    picture = np.asarray(picture_of_mask(FrameMask(looks)))
+    assert 1 <= (picture != (255 if inspected else IGNORED_COLOUR)).any(axis=2).sum() <= 4
 
 
 def test_mask_is_shown_with_its_share_and_dyed_in_tiles(tmp_path: Path) -> None:
