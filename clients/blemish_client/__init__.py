@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from blemish_client.aio import AsyncClient
 from blemish_client.client import Client
 from blemish_client.errors import BlemishError
+from blemish_client.images import raw_image
 from blemish_client.search import SearchResults
 from blemish_client.streaming.ledger import FrameResult, LostFrames
 from blemish_client.transport.credentials import Credentials
@@ -30,6 +31,7 @@ __all__ = [
     "LostFrames",
     "RetryPolicy",
     "SearchResults",
+    "raw_image",
 ]
 
 _OLD_NAMES = {

@@ -11,13 +11,13 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Self, Unpack
 
-from blemish.v1.image_pb2 import Image
 from blemish.v1.inspection_pb2 import Inspection
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish.v1.search_pb2 import SearchResponse
 from blemish.v1.search_pb2_grpc import SearchServiceStub
 from blemish.v1.server_pb2 import GetServerInfoRequest, GetServerInfoResponse
 from blemish.v1.server_pb2_grpc import ServerServiceStub
+from blemish_client.images import ImageLike
 from blemish_client.shared import SharedClient
 from blemish_client.streaming.async_frame_stream import AsyncFrameStream, Images
 from blemish_client.streaming.ledger import FrameResult, Ledger, LostFrames
@@ -63,7 +63,7 @@ class AsyncClient(SharedClient[AsyncConnection]):
         """Return the server's version, limits and the state of its dependencies."""
         return await self._connection.call(self._server.GetServerInfo, GetServerInfoRequest())
 
-    async def score(self, image: bytes | Image, model: str, **options: Unpack[ScoreOptions]) -> Inspection:
+    async def score(self, image: ImageLike, model: str, **options: Unpack[ScoreOptions]) -> Inspection:
         """Score one image, as ``Client.score`` does."""
         request = score_request(image, model, options)
         return (await self._connection.call(self._inspection.Score, request)).inspection

@@ -16,7 +16,6 @@ from blemish.v1.dataset_pb2 import (
     UploadImagesResponse,
 )
 from blemish.v1.dataset_pb2_grpc import DatasetServiceStub
-from blemish.v1.image_pb2 import Image
 from blemish.v1.inspection_pb2 import Inspection
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish.v1.job_pb2 import (
@@ -35,6 +34,7 @@ from blemish.v1.search_pb2 import Hit
 from blemish.v1.search_pb2_grpc import SearchServiceStub
 from blemish.v1.server_pb2 import GetServerInfoRequest, GetServerInfoResponse
 from blemish.v1.server_pb2_grpc import ServerServiceStub
+from blemish_client.images import ImageLike
 from blemish_client.names import dataset_name, item_name, job_name, model_name
 from blemish_client.search import SearchResults
 from blemish_client.shared import SharedClient
@@ -104,11 +104,11 @@ class Client(SharedClient[Connection]):
 
     # Inspection and search
 
-    def score(self, image: bytes | Image, model: str, **options: Unpack[ScoreOptions]) -> Inspection:
+    def score(self, image: ImageLike, model: str, **options: Unpack[ScoreOptions]) -> Inspection:
         """Score one image.
 
         Args:
-            image: encoded image (JPEG, PNG, BMP, TIFF or WebP), or a message with raw samples.
+            image: encoded image (JPEG, PNG, BMP, TIFF or WebP), array as for ``raw_image``, or message.
             model: model or version that scores the image.
             **options: see ``ScoreOptions``.
         """
@@ -116,7 +116,7 @@ class Client(SharedClient[Connection]):
         return self._connection.call(self._inspection.Score, request).inspection
 
     def stream(
-        self, images: Iterable[bytes], model: str, **options: Unpack[FrameStreamOptions]
+        self, images: Iterable[ImageLike], model: str, **options: Unpack[FrameStreamOptions]
     ) -> Iterator[FrameResult | LostFrames]:
         """Score the frames of a camera and yield their results in order.
 
@@ -124,7 +124,8 @@ class Client(SharedClient[Connection]):
         of the model takes effect between two frames.
 
         Args:
-            images: encoded frames. They are read in another thread, as fast as the server accepts them.
+            images: frames, each as ``score`` takes it. They are read in another thread, as fast as the
+                server accepts them. A frame that exceeds the server's largest message is refused alone.
             model: model or version that scores the frames.
             **options: see ``FrameStreamOptions``.
 

@@ -39,7 +39,7 @@ __all__ = [
 # gRPC's message for a failed TLS handshake. The cause comes last.
 _HANDSHAKE = re.compile(r"(?:.*OPENSSL_internal:|handshake failed\W*|(?=Hostname Verification))(.*)$")
 # gRPC's message for a message above the limit of one side.
-_TOO_LARGE = re.compile(r"(CLIENT|SERVER): (Sent|Received) message larger than max \((\d+) vs\. (\d+)\)")
+_TOO_LARGE = re.compile(r"SERVER: (Sent|Received) message larger than max \((\d+) vs\. (\d+)\)")
 # Prefixes of gRPC's message for a call that this client cancelled.
 _CANCELLED_HERE = ("Locally cancelled", "Channel closed")
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -167,13 +167,14 @@ def translate_error(error: grpc.RpcError, target: str) -> BlemishError:
     )
 
 
-def _size_message(side: str, direction: str, size: str, limit: str) -> str:
-    """Return the message for a request or response that is larger than one side allows."""
-    setting = "BLEMISH_MAX_MESSAGE_BYTES of the server" if side == "SERVER" else "the client"
-    if (side, direction) in (("CLIENT", "Sent"), ("SERVER", "Received")):
-        what, remedy = "request", "send a smaller image"
-    else:
-        what, remedy = "response", "request fewer outputs"
+def _size_message(direction: str, size: str, limit: str) -> str:
+    """Return the message for a request or response that is larger than the server allows."""
+    what, remedy = (
+        ("request", "send a smaller image")
+        if direction == "Received"
+        else ("response", "request fewer outputs")
+    )
+    setting = "BLEMISH_MAX_MESSAGE_BYTES of the server"
     return f"the {what} has {size} bytes, more than the {limit} that {setting} allows; {remedy}"
 
 

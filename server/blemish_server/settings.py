@@ -34,8 +34,9 @@ class ServerSettings(StackSettings):
     import_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     """Folders from which ImportDataset may read, separated as in PATH."""
 
-    max_message_bytes: int = Field(40 << 20, ge=1 << 20)
-    """Largest request or response, in bytes."""
+    max_message_bytes: int = Field(192 << 20, ge=1 << 20)
+    """Largest request or response, in bytes. The default fits raw frames of 50 megapixels in four
+    channels."""
 
     max_queued: int = Field(64, ge=1)
     """Images queued ahead of a new one for the same model, from which on it is rejected."""

@@ -237,7 +237,8 @@ def _add_servicers(
     images = ItemImages(stores.datasets, stores.frames)
     pixels = map_pixels(settings.max_message_bytes)
     inspection_pb2_grpc.add_InspectionServiceServicer_to_server(
-        InspectionServicer(pipeline, scoring.metrics, readiness.stopping, pixels), server
+        InspectionServicer(pipeline, scoring.metrics, readiness.stopping, settings.max_message_bytes),
+        server,
     )
     search_pb2_grpc.add_SearchServiceServicer_to_server(
         SearchServicer(

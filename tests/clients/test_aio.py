@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from tests.support.fake_server import CallError, FakeServer
 
@@ -191,3 +192,18 @@ def test_call_that_ended_during_a_write_is_unavailable() -> None:
 
     assert issubclass(ended(grpc.StatusCode.INTERNAL, "Internal error from Core"), Unavailable)
     assert ended(grpc.StatusCode.INTERNAL, "internal error; see the server's log") is InternalError
+
+
+async def test_frame_above_the_limit_is_sent_without_its_image(
+    client: AsyncClient, fake: FakeServer
+) -> None:
+    fake.max_message_bytes = 2 << 20
+    results = await collect(client.stream([b"a", bytes(3 << 20), b"b"], "m"))
+    assert sequences(results) == [0, 1, 2]
+    assert list(fake.omitted) == [1]
+
+
+async def test_arrays_are_frames(client: AsyncClient) -> None:
+    (result,) = await collect(client.stream([np.zeros((2, 3), np.uint8)], "m"))
+    assert isinstance(result, FrameResult)
+    assert result.sent.raw.pixel_format == "Mono8"

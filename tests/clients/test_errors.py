@@ -74,7 +74,7 @@ def test_exceeded_deadline(client: Client, fake: FakeServer) -> None:
 
 
 def test_message_above_the_limit(client: Client) -> None:
-    with pytest.raises(errors.ResourceExhausted, match="more than the 67108864 that the client") as caught:
+    with pytest.raises(errors.ResourceExhausted, match="more than the 67108864 that BLEMISH_MAX") as caught:
         client.score(bytes(65 << 20), "m")
     assert caught.value.reason == "TOO_LARGE"
 

@@ -25,8 +25,9 @@ from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, Image, RawImage, Region
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish.v1.job_pb2 import PatchCore
-from blemish_client import AsyncClient, Client, FrameResult
+from blemish_client import AsyncClient, Client, FrameResult, raw_image
 from blemish_client.errors import InvalidArgument, NotFound, ResourceExhausted
+from blemish_client.images import ImageLike
 
 if TYPE_CHECKING:
     from tests.integration.conftest import RunningStack, Start
@@ -67,7 +68,7 @@ def config(model: str, policy: pb.StreamPolicy.ValueType = BLOCK) -> pb.ScoreStr
     return pb.ScoreStreamRequest(config=pb.StreamConfig(model=model, policy=policy))
 
 
-def answers(client: Client, images: Iterable[bytes], model: str) -> list[pb.ScoreStreamResponse]:
+def answers(client: Client, images: Iterable[ImageLike], model: str) -> list[pb.ScoreStreamResponse]:
     told = list(client.stream(images, model, policy=BLOCK))
     assert all(isinstance(one, FrameResult) for one in told)
     return [one.answer for one in told if isinstance(one, FrameResult)]
@@ -561,3 +562,28 @@ def test_clients_of_other_versions_are_served(
     assert told.sequence == 5
     assert told.inspection.score > 0
     assert told.inspection.model_version == tile_model
+
+
+@pytest.mark.parametrize("kind", ["encoded", "raw"])
+def test_frame_above_the_largest_message_is_refused_alone(
+    client: Client, picture: bytes, tile_model: str, kind: str
+) -> None:
+    above = bytes(4 << 20) if kind == "encoded" else np.zeros((2000, 2000), np.uint8)
+    told = list(client.stream([picture, above, picture], tile_model, policy=BLOCK))
+    answers_ = [one.answer for one in told if isinstance(one, FrameResult)]
+    assert [one.WhichOneof("answer") for one in answers_] == ["inspection", "refusal", "inspection"]
+    assert answers_[1].refusal.reason == "TOO_LARGE"
+    assert "3145728 that BLEMISH_MAX_MESSAGE_BYTES" in answers_[1].refusal.message
+
+
+def test_raw_frames_and_arrays_have_the_scores_of_their_files(
+    client: Client, picture: bytes, tile_model: str
+) -> None:
+    with PIL.Image.open(BytesIO(picture)) as opened:
+        samples = np.asarray(opened.convert("RGB"))
+    part = raw_image(samples, region=(0, 0, 64, 64))
+    reversed_ = raw_image(samples[:, :, ::-1], "BGR8")
+    told = answers(client, [picture, samples, reversed_, part], tile_model)
+    first, *others, of_part = [one.inspection.score for one in told]
+    assert others == pytest.approx([first, first], rel=1e-6)
+    assert of_part == pytest.approx(client.score(part, tile_model).score, rel=1e-6)

@@ -116,6 +116,10 @@ class FakeServer(
         """Answers to the frames of each call of ScoreStream. None is a usual inspection."""
         self.frames: list[int] = []
         """Sequence numbers of all received frames."""
+        self.omitted: dict[int, int] = {}
+        """Sizes of frames that came without their image, by sequence number."""
+        self.max_message_bytes = 0
+        """Largest message that the server announces. 0 is an older server, which announces none."""
         self.packs = True
         """False to behave like an older server, which sends one hit per message."""
         self.unseen = 0
@@ -289,6 +293,8 @@ class FakeServer(
         script = self.streams.pop(0) if self.streams else []
         for number, request in enumerate(requests):
             self.frames.append(request.frame.sequence)
+            if request.frame.omitted_bytes:
+                self.omitted[request.frame.sequence] = request.frame.omitted_bytes
             event = script[number] if number < len(script) else None
             if isinstance(event, CallError):
                 event.abort(context)
@@ -332,6 +338,7 @@ class FakeServer(
     def GetServerInfo(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("GetServerInfo", request, context)
         info = server_pb2.GetServerInfoResponse(version="0.1.0", device="cpu")
+        info.limits.max_message_bytes = self.max_message_bytes
         info.dependencies.add(name="redis", available=True)
         info.dependencies.add(name="qdrant", available=False, detail="connection refused; no search")
         return info

@@ -7,20 +7,51 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from blemish.v1.image_pb2 import AnomalyMap
+from blemish.v1.image_pb2 import AnomalyMap, RawImage
+from blemish.v1.image_pb2 import Image as ImageMessage
+
+# Type of a sample and number of channels.
+_RAW_SAMPLES = {
+    "Mono8": ("u1", 1),
+    "Mono16": ("<u2", 1),
+    "RGB8": ("u1", 3),
+    "BGR8": ("u1", 3),
+    "RGBa8": ("u1", 4),
+}
 
 
-def decode(content: bytes) -> Image.Image:
+def decode(content: bytes | ImageMessage) -> Image.Image:
     """Decode an image as upright RGB. 16 bits per channel are scaled to 8.
 
     Raises:
         OSError: if the content is not an image.
+        ValueError: if it is raw in a format other than Mono8, Mono16, RGB8, BGR8 and RGBa8.
     """
+    if isinstance(content, ImageMessage):
+        if content.HasField("raw"):
+            return _decode_raw(content.raw)
+        content = content.encoded
     image: Image.Image = Image.open(io.BytesIO(content))
     if image.mode.startswith("I"):
         levels = np.asarray(image, dtype=np.float64) / 257.0
         image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
     return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def _decode_raw(raw: RawImage) -> Image.Image:
+    sample, channels = _RAW_SAMPLES.get(raw.pixel_format, ("", 0))
+    if not channels:
+        raise ValueError(f"cannot draw a frame of {raw.pixel_format}; choose {', '.join(_RAW_SAMPLES)}")
+    row_bytes = raw.width * channels * np.dtype(sample).itemsize
+    rows = np.frombuffer(raw.data.ljust((raw.stride or row_bytes) * raw.height, b"\0"), np.uint8)
+    samples = rows.reshape(raw.height, -1)[:, :row_bytes].view(sample)
+    samples = samples.reshape(raw.height, raw.width, channels)
+    if sample != "u1":
+        samples = (samples / 257.0).round().astype(np.uint8)
+    if raw.pixel_format == "BGR8":
+        samples = samples[:, :, ::-1]
+    levels = np.ascontiguousarray(samples[:, :, :3] if channels > 1 else samples[:, :, 0])
+    return Image.fromarray(levels).convert("RGB")
 
 
 def enlarge(image: Image.Image, least_px: int = 512) -> Image.Image:

@@ -11,8 +11,20 @@ import grpc.aio
 
 from blemish.v1.inspection_pb2 import ScoreStreamRequest, ScoreStreamResponse
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
+from blemish.v1.server_pb2 import GetServerInfoRequest
+from blemish.v1.server_pb2_grpc import ServerServiceStub
 from blemish_client.errors import BlemishError, Unavailable, translate_error
-from blemish_client.streaming.ledger import STREAM_ENDED, FrameResult, Ledger, LostFrames, SentFrame
+from blemish_client.images import ImageLike
+from blemish_client.streaming.ledger import (
+    ALWAYS_FITS_BYTES,
+    STREAM_ENDED,
+    UNLIMITED_BYTES,
+    FrameResult,
+    Ledger,
+    LostFrames,
+    SentFrame,
+    largest_message,
+)
 from blemish_client.transport.connection import AsyncConnection
 
 if TYPE_CHECKING:
@@ -21,7 +33,7 @@ if TYPE_CHECKING:
 # Details of the status with which grpc.aio replaces that of a call that ended before a write.
 FAILED_WRITE = "Internal error from Core"
 
-Images = AsyncIterable[bytes] | Iterable[bytes]
+Images = AsyncIterable[ImageLike] | Iterable[ImageLike]
 
 
 class AsyncFrameStream:
@@ -33,7 +45,7 @@ class AsyncFrameStream:
         self._images = aiter(images) if isinstance(images, AsyncIterable) else _in_threads(images)
         self._has_room = asyncio.Event()
         # Reading the source may outlast the connection. The next connection then waits for the same read.
-        self._read: asyncio.Future[bytes | None] | None = None
+        self._read: asyncio.Future[ImageLike | None] | None = None
         self._failure: Exception | None = None
 
     async def run(self) -> AsyncGenerator[FrameResult | LostFrames]:
@@ -84,16 +96,27 @@ class AsyncFrameStream:
 
     async def _send(self, call: "_Call") -> None:
         """Send frames as fast as flow control allows, until the source or the call ends."""
+        limit: int | None = None
         try:
             await call.write(ScoreStreamRequest(config=self._ledger.config))
             while (sent := await self._next_to_send()) is not None:
-                await call.write(ScoreStreamRequest(frame=sent.frame))
+                if limit is None and sent.request.ByteSize() > ALWAYS_FITS_BYTES:
+                    limit = await self._largest_message()
+                await call.write(sent.request if limit is None else sent.fitting(limit))
             await call.done_writing()
         except (grpc.RpcError, asyncio.InvalidStateError):
             pass  # the call has ended, and its reader raises the cause
         except Exception as error:
             self._failure = error
             call.cancel()
+
+    async def _largest_message(self) -> int:
+        """Return the largest message that the server receives, in bytes."""
+        stub = ServerServiceStub(self._connection.channel)
+        try:
+            return largest_message(await self._connection.call(stub.GetServerInfo, GetServerInfoRequest()))
+        except BlemishError:
+            return UNLIMITED_BYTES  # the stream itself fails for the same reason, and reports it
 
     async def _next_to_send(self) -> SentFrame | None:
         """Return the next frame and record that it awaits its answer. Return None if none is left."""
@@ -128,7 +151,7 @@ def translate_stream_error(error: grpc.aio.AioRpcError, target: str) -> BlemishE
     return translate_error(error, target)
 
 
-async def _in_threads(images: Iterable[bytes]) -> AsyncIterator[bytes]:
+async def _in_threads(images: Iterable[ImageLike]) -> AsyncIterator[ImageLike]:
     source = iter(images)
     while (image := await asyncio.to_thread(next, source, None)) is not None:
         yield image

@@ -9,15 +9,27 @@ import grpc
 
 from blemish.v1.inspection_pb2 import ScoreStreamRequest
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
-from blemish_client.errors import Unavailable, translate_error
-from blemish_client.streaming.ledger import STREAM_ENDED, FrameResult, Ledger, LostFrames, SentFrame
+from blemish.v1.server_pb2 import GetServerInfoRequest
+from blemish.v1.server_pb2_grpc import ServerServiceStub
+from blemish_client.errors import BlemishError, Unavailable, translate_error
+from blemish_client.images import ImageLike
+from blemish_client.streaming.ledger import (
+    ALWAYS_FITS_BYTES,
+    STREAM_ENDED,
+    UNLIMITED_BYTES,
+    FrameResult,
+    Ledger,
+    LostFrames,
+    SentFrame,
+    largest_message,
+)
 from blemish_client.transport.connection import Connection
 
 
 class FrameStream:
     """A stream of frames with consecutive numbers, across any number of connections."""
 
-    def __init__(self, connection: Connection, ledger: Ledger, images: Iterable[bytes]) -> None:
+    def __init__(self, connection: Connection, ledger: Ledger, images: Iterable[ImageLike]) -> None:
         self._connection = connection
         self._ledger = ledger
         self._images = iter(images)
@@ -79,8 +91,19 @@ class FrameStream:
     def _requests(self, closed: threading.Event) -> Iterator[ScoreStreamRequest]:
         """Yield the messages of one connection. gRPC iterates in a thread of its own."""
         yield ScoreStreamRequest(config=self._ledger.config)
+        limit: int | None = None
         while (sent := self._next_to_send(closed)) is not None:
-            yield ScoreStreamRequest(frame=sent.frame)
+            if limit is None and sent.request.ByteSize() > ALWAYS_FITS_BYTES:
+                limit = self._largest_message()
+            yield sent.request if limit is None else sent.fitting(limit)
+
+    def _largest_message(self) -> int:
+        """Return the largest message that the server receives, in bytes."""
+        stub = ServerServiceStub(self._connection.channel)
+        try:
+            return largest_message(self._connection.call(stub.GetServerInfo, GetServerInfoRequest()))
+        except BlemishError:
+            return UNLIMITED_BYTES  # the stream itself fails for the same reason, and reports it
 
     def _next_to_send(self, closed: threading.Event) -> SentFrame | None:
         """Return the next frame and record that it awaits its answer. Return None if none is left."""

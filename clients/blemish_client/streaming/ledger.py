@@ -6,15 +6,29 @@ from collections import deque
 from dataclasses import dataclass
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from blemish.v1.inspection_pb2 import STREAM_POLICY_BLOCK, Frame, ScoreStreamResponse, StreamConfig
+from blemish.v1.image_pb2 import Image
+from blemish.v1.inspection_pb2 import (
+    STREAM_POLICY_BLOCK,
+    Frame,
+    ScoreStreamRequest,
+    ScoreStreamResponse,
+    StreamConfig,
+)
+from blemish.v1.server_pb2 import GetServerInfoResponse
 from blemish_client.errors import BlemishError, Unavailable
+from blemish_client.images import ImageLike, set_image
 from blemish_client.transport.retry import RetryPolicy
 
 # Under BLOCK the server scores four frames of a stream and reads one more. Further frames would only get
 # older in the connection.
 _MAX_UNANSWERED = 8
+
+ALWAYS_FITS_BYTES = 1 << 20
+"""Size that the largest message of any server has at least, in bytes."""
+
+UNLIMITED_BYTES = (1 << 31) - 1
+"""Most bytes of a message of gRPC."""
 
 STREAM_ENDED = "the server ended the stream"
 
@@ -24,10 +38,15 @@ class FrameResult:
     """The server's answer to a frame, with the frame itself."""
 
     answer: ScoreStreamResponse
-    image: bytes
-    """Encoded image as sent. For a range of dropped frames, the image of the first."""
+    sent: Image
+    """The frame's image. For a range of dropped frames, the image of the first."""
     latency_s: float
     """Time from reading the frame from its source to its answer, in seconds."""
+
+    @property
+    def image(self) -> bytes:
+        """Encoded image as sent; empty if it was sent as raw samples."""
+        return self.sent.encoded
 
 
 @dataclass(frozen=True)
@@ -45,8 +64,24 @@ class LostFrames:
 class SentFrame:
     """A frame and the time at which it was read from its source."""
 
-    frame: Frame
+    request: ScoreStreamRequest
     at_s: float
+
+    @property
+    def frame(self) -> Frame:
+        return self.request.frame
+
+    def fitting(self, limit: int) -> ScoreStreamRequest:
+        """Return the message to send, without its image if that exceeds the server's limit in bytes.
+
+        A message above the limit would end the stream. Without its image, the frame alone is refused.
+        """
+        if (size := self.request.ByteSize()) <= limit:
+            return self.request
+        frame = self.frame
+        header = Frame(camera=frame.camera, sequence=frame.sequence, capture_time=frame.capture_time)
+        header.omitted_bytes = size
+        return ScoreStreamRequest(frame=header)
 
 
 class Ledger:
@@ -78,12 +113,18 @@ class Ledger:
         """True if no frame is left to send."""
         return self.exhausted and not self.resend
 
-    def number(self, image: bytes) -> SentFrame:
-        """Return the frame of the next image of the source."""
-        frame = Frame(camera=self._name, sequence=self._next, capture_time=_now())
-        frame.image.encoded = image
+    def number(self, image: ImageLike) -> SentFrame:
+        """Return the frame of the next image of the source.
+
+        Raises:
+            ValueError: if the image is an array that is not an image.
+        """
+        request = ScoreStreamRequest()
+        request.frame.camera, request.frame.sequence = self._name, self._next
+        request.frame.capture_time.GetCurrentTime()
+        set_image(request.frame.image, image)
         self._next += 1
-        return SentFrame(frame, time.monotonic())
+        return SentFrame(request, time.monotonic())
 
     def send(self, sent: SentFrame) -> SentFrame:
         """Record that a frame awaits its answer."""
@@ -106,7 +147,7 @@ class Ledger:
             )
         for _ in range(last - answer.sequence):
             self._unanswered.popleft()
-        return FrameResult(answer, first.frame.image.encoded, time.monotonic() - first.at_s)
+        return FrameResult(answer, first.frame.image, time.monotonic() - first.at_s)
 
     def start_clock(self) -> None:
         """Allow the time of a call for the first answer."""
@@ -138,7 +179,6 @@ class Ledger:
         return max(next(self._pauses_s), cause.retry_after_s or 0.0)
 
 
-def _now() -> Timestamp:
-    stamp = Timestamp()
-    stamp.GetCurrentTime()
-    return stamp
+def largest_message(info: GetServerInfoResponse) -> int:
+    """Return the largest message that a server receives, in bytes; a server without limits names none."""
+    return info.limits.max_message_bytes or UNLIMITED_BYTES

@@ -3,35 +3,42 @@
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from blemish.v1.image_pb2 import Image
+from blemish_client.streaming.live_camera import live_frames
+from blemish_client.streaming.video import SourceError, video_frames
+
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-_REOPEN_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
-
-
-class SourceError(Exception):
-    """A source that cannot be read."""
 
 
 @dataclass(frozen=True)
 class FrameSource:
-    """A sequence of encoded images."""
+    """A sequence of images, encoded or raw."""
 
     name: str
-    images: Iterable[bytes]
+    images: Iterable[bytes | Image]
     live: bool
     """True if frames arrive at their own rate and are lost if not read."""
 
 
-def open_source(location: str, *, repeat: bool = False) -> FrameSource:
+def open_source(
+    location: str,
+    *,
+    repeat: bool = False,
+    give_up_after_s: float | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> FrameSource:
     """Open a source of frames.
 
     Args:
         location: folder or file of images, video file, URL such as rtsp://camera/1, device such as
             /dev/video0 or its number. ``synthetic`` draws images; ``synthetic:7`` uses the seed 7.
         repeat: repeat files in an endless loop.
+        give_up_after_s: time for which a live source may deliver no frame, in seconds; None waits for ever.
+        report: called with a line each time that a live source fails or is available again.
 
     Raises:
         SourceError: if there is no such source.
@@ -53,14 +60,14 @@ def open_source(location: str, *, repeat: bool = False) -> FrameSource:
     if path.is_file():
         return FrameSource(path.stem, _video(location, repeat=repeat), live=False)
     if "://" in location or location.isdecimal() or path.is_char_device():
-        return FrameSource(location, _live(location), live=True)
+        return FrameSource(location, live_frames(location, give_up_after_s, report), live=True)
     raise SourceError(
         f"{location} does not exist; give a folder or file of images, a video file, a URL such as "
         "rtsp://camera/1, a device such as /dev/video0, or synthetic"
     )
 
 
-def limit_rate(images: Iterable[bytes], rate: float) -> Iterator[bytes]:
+def limit_rate(images: Iterable[bytes | Image], rate: float) -> Iterator[bytes | Image]:
     """Yield at most ``rate`` images per second on average. 0 sets no limit."""
     start, count = time.monotonic(), 0
     for image in images:
@@ -88,48 +95,13 @@ def _synthetic(seed: int) -> Iterator[bytes]:
     yield from synthetic.frames(seed)
 
 
-def _video(location: str, *, repeat: bool) -> Iterator[bytes]:
+def _video(location: str, *, repeat: bool) -> Iterator[Image]:
     while True:
         count = 0
-        for image in _frames(location):
+        for image in video_frames(location):
             yield image
             count += 1
         if not count:
             raise SourceError(f"OpenCV reads no frames from {location}; check that it is a video")
         if not repeat:
             return
-
-
-def _live(location: str) -> Iterator[bytes]:
-    """Yield frames as long as the camera is available, or becomes available again within seconds."""
-    while True:
-        for pause_s in (0.0, *_REOPEN_PAUSES_S):
-            time.sleep(pause_s)
-            count = 0
-            for image in _frames(location):
-                yield image
-                count += 1
-            if count:
-                break
-        else:
-            raise SourceError(f"no frames arrive from {location}; check the camera and its address")
-
-
-def _frames(location: str) -> Iterator[bytes]:
-    """Yield the frames of one connection as PNG, which is lossless."""
-    try:
-        import cv2
-    except ModuleNotFoundError as error:
-        raise SourceError(
-            f"reading {location} needs OpenCV; install it with: pip install opencv-python-headless"
-        ) from error
-    capture = cv2.VideoCapture(int(location) if location.isdecimal() else location)
-    try:
-        while True:
-            is_open, pixels = capture.read()
-            if not is_open:
-                return
-            _, encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-            yield encoded.tobytes()
-    finally:
-        capture.release()

@@ -14,13 +14,13 @@ from blemish_client.errors import Unavailable, translate_error
 from blemish_client.transport.credentials import LOOPBACK, Credentials
 from blemish_client.transport.retry import RetryPolicy
 
-MAX_MESSAGE_BYTES = 64 << 20
 TIMEOUT_S = 30.0
 """Default timeout of a call, in seconds."""
 
 _OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # The server limits messages in both directions.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
     # By default gRPC waits up to two minutes before it reconnects.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypedDict
 
-from blemish.v1.image_pb2 import Image, Region
+from blemish.v1.image_pb2 import Region
 from blemish.v1.inspection_pb2 import (
     PRIORITY_UNSPECIFIED,
     STORE_UNSPECIFIED,
@@ -29,6 +29,7 @@ from blemish.v1.job_pb2 import (
 )
 from blemish.v1.model_pb2 import FrameMask, MaskAlignment, MaskPoint, MaskPolygon, MaskPolygons
 from blemish.v1.search_pb2 import SearchFilter, SearchRequest
+from blemish_client.images import ImageLike, set_image
 from blemish_client.names import dataset_name, item_name, model_name
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -75,17 +76,22 @@ class FrameStreamOptions(_ScoringOptions, total=False):
     """Time after which the server refuses a frame, in seconds. 0 sets no limit."""
 
 
-def score_request(image: bytes | Image, model: str, options: ScoreOptions) -> ScoreRequest:
-    """Build the request for one image."""
+def score_request(image: ImageLike, model: str, options: ScoreOptions) -> ScoreRequest:
+    """Build the request for one image.
+
+    Raises:
+        ValueError: if the image is an array of another shape or type than ``raw_image`` takes.
+    """
     _reject_unknown(options, ScoreOptions.__optional_keys__)
-    return ScoreRequest(
+    request = ScoreRequest(
         model=model_name(model),
-        image=Image(encoded=image) if isinstance(image, bytes) else image,
         outputs=_outputs(options),
         priority=options.get("priority", PRIORITY_UNSPECIFIED),
         store=options.get("store", STORE_UNSPECIFIED),
         camera=options.get("camera", ""),
     )
+    set_image(request.image, image)
+    return request
 
 
 def stream_config(model: str, options: FrameStreamOptions) -> StreamConfig:

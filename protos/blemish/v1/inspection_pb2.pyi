@@ -574,9 +574,15 @@ class Frame(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     CAPTURE_TIME_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    OMITTED_BYTES_FIELD_NUMBER: _builtins.int
     camera: _builtins.str
     """At most 128 characters."""
     sequence: _builtins.int
+    omitted_bytes: _builtins.int
+    """The size of the message with its image, if the client left the image out because it exceeds
+    Limits.max_message_bytes. Such a message would end the stream. The frame is refused with RESOURCE_EXHAUSTED,
+    reason TOO_LARGE, in its place.
+    """
     @_builtins.property
     def capture_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -588,10 +594,11 @@ class Frame(_message.Message):
         sequence: _builtins.int = ...,
         capture_time: _timestamp_pb2.Timestamp | None = ...,
         image: _image_pb2.Image | None = ...,
+        omitted_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "capture_time", b"capture_time", "image", b"image", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "capture_time", b"capture_time", "image", b"image", "omitted_bytes", b"omitted_bytes", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 _SHARE = 0.875
 """Share of the largest message for maps; a mask and regions need the rest."""
 _VALUE_BYTES = 4
+_MOST_BYTES = 40 << 20
+"""Most bytes of maps. Clients of older versions receive at most 64 MiB."""
 
 
 def map_pixels(max_message_bytes: int) -> int:
     """Return how many pixels all maps of a response may have, from the largest message."""
-    return int(max_message_bytes * _SHARE) // _VALUE_BYTES
+    return min(int(max_message_bytes * _SHARE), _MOST_BYTES) // _VALUE_BYTES
 
 
 def shrunk_map(anomaly_map: NDArray[np.float32], max_pixels: int) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ import structlog
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.inspection_pb2_grpc import InspectionServiceServicer
 from blemish_core.calibration import checked_false_reject_rate
-from blemish_core.platform.errors import BlemishError, InvalidRequest
+from blemish_core.platform.errors import BlemishError, InvalidRequest, TooLarge
 from blemish_core.platform.names import ModelRef
 from blemish_server.converters.inspection import (
     frame_header,
@@ -27,6 +27,7 @@ from blemish_server.converters.inspection import (
     parse_store,
     stream_result_to_proto,
 )
+from blemish_server.converters.maps import map_pixels
 from blemish_server.metrics.server_metrics import ServerMetrics
 from blemish_server.scoring.batcher import AdmissionLimit, Priority
 from blemish_server.scoring.frame_queue import FrameQueue, FrameSlot, StreamPolicy
@@ -54,13 +55,14 @@ class InspectionServicer(InspectionServiceServicer):
         pipeline: ScoringPipeline,
         metrics: ServerMetrics,
         stopping: asyncio.Event,
-        max_map_pixels: int,
+        max_message_bytes: int,
     ) -> None:
-        """Read frames of streams until ``stopping`` is set; send maps of at most ``max_map_pixels``."""
+        """Read frames of streams until ``stopping`` is set; send messages of at most so many bytes."""
         self._pipeline = pipeline
         self._metrics = metrics
         self._stopping = stopping
-        self._max_map_pixels = max_map_pixels
+        self._max_message_bytes = max_message_bytes
+        self._max_map_pixels = map_pixels(max_message_bytes)
 
     async def Score(  # noqa: N802 (the contract's name, here and below)
         self, request: pb.ScoreRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -90,7 +92,9 @@ class InspectionServicer(InspectionServiceServicer):
         queue: FrameQueue[_StreamFrame, pb.Inspection] = FrameQueue(scorer.score, options.policy)
         try:
             with self._metrics.streams.track(queue):
-                async with aclosing(queue.results(_frames(requests), self._stopping)) as results:
+                async with aclosing(
+                    queue.results(_frames(requests, self._max_message_bytes), self._stopping)
+                ) as results:
                     notes: list[str] = []
                     async for result in results:
                         response = stream_result_to_proto(result)
@@ -150,9 +154,10 @@ class _FrameOptions:
 class _StreamFrame:
     """A frame of a stream. The message is freed once it is parsed, so the image is held once."""
 
-    def __init__(self, message: pb.Frame) -> None:
+    def __init__(self, message: pb.Frame, max_message_bytes: int) -> None:
         self.header = frame_header(message)
         self._message = message
+        self._max_message_bytes = max_message_bytes
         self._capture: Capture | None = None
 
     def capture(self, *, is_stored: bool) -> Capture:
@@ -162,8 +167,15 @@ class _StreamFrame:
 
         Raises:
             InvalidRequest: if a field of the frame is not valid.
+            TooLarge: if the client left the image out because of its size.
         """
         if self._capture is None:
+            if self._message.omitted_bytes:
+                raise TooLarge(
+                    f"the frame has {self._message.omitted_bytes} bytes, more than the "
+                    f"{self._max_message_bytes} that BLEMISH_MAX_MESSAGE_BYTES of the server allows; "
+                    "encode it, scale it down, or raise the variable"
+                )
             self._capture = parse_capture(self._message, ignore_invalid_time=not is_stored)
             del self._message
         return self._capture
@@ -250,10 +262,12 @@ def _without_repeated_notes(response: pb.ScoreStreamResponse, notes: list[str]) 
     return latest
 
 
-async def _frames(requests: AsyncIterator[pb.ScoreStreamRequest]) -> AsyncIterator[_StreamFrame]:
+async def _frames(
+    requests: AsyncIterator[pb.ScoreStreamRequest], max_message_bytes: int
+) -> AsyncIterator[_StreamFrame]:
     async for request in requests:
         if request.WhichOneof("message") != "frame":
             raise InvalidRequest(
                 "only the first message of a stream may be its config; send frames", field="config"
             )
-        yield _StreamFrame(request.frame)
+        yield _StreamFrame(request.frame, max_message_bytes)

@@ -2,11 +2,13 @@
 from collections.abc import Iterator
 
 import grpc
+import numpy as np
 import pytest
 from tests.support.fake_server import CallError, FakeServer
 
 from blemish.v1 import inspection_pb2 as pb
-from blemish_client import Client, FrameResult, LostFrames, RetryPolicy
+from blemish.v1.image_pb2 import Image
+from blemish_client import Client, FrameResult, LostFrames, RetryPolicy, raw_image
 from blemish_client.errors import NotFound, Unavailable
 
 QUICK = RetryPolicy(first_pause_s=0.01, longest_pause_s=0.05, call_s=0.3, watch_s=1.0)
@@ -127,3 +129,43 @@ def test_retries_end_if_the_server_ends_every_stream(client: Client, fake: FakeS
     fake.streams = [[ending()] for _ in range(1000)]
     with pytest.raises(Unavailable, match="ended the stream"):
         list(client.stream([b"x"], "m", policy=pb.STREAM_POLICY_BLOCK))
+
+
+def test_arrays_and_messages_are_frames(client: Client) -> None:
+    samples = np.zeros((2, 3), np.uint8)
+    raw = raw_image(samples, "BayerRG8")
+    results = list(client.stream([b"a", samples, raw], "m"))
+    sent = [result.sent for result in results if isinstance(result, FrameResult)]
+    assert sent == [Image(encoded=b"a"), raw_image(samples), raw]
+    assert [result.image for result in results if isinstance(result, FrameResult)] == [b"a", b"", b""]
+
+
+def test_array_that_is_no_image_ends_the_stream_with_the_reason(client: Client) -> None:
+    with pytest.raises(ValueError, match="the array has the shape"):
+        list(client.stream([b"a", np.zeros((2, 3, 2), np.uint8)], "m"))
+
+
+def test_frame_above_the_limit_is_sent_without_its_image(client: Client, fake: FakeServer) -> None:
+    fake.max_message_bytes = 2 << 20
+    images = [b"a", bytes(3 << 20), bytes(3 << 19), b"b", bytes(4 << 20)]
+    results = list(client.stream(images, "m"))
+    assert sequences(results) == [0, 1, 2, 3, 4]
+    assert [result.image for result in results if isinstance(result, FrameResult)] == images
+    assert sorted(fake.omitted) == [1, 4]
+    assert 3 << 20 < fake.omitted[1] < (3 << 20) + 100
+    assert len(fake.requests["GetServerInfo"]) == 1
+
+
+def test_limit_is_read_again_after_a_restart(client: Client, fake: FakeServer) -> None:
+    fake.max_message_bytes = 2 << 20
+    fake.streams = [[None, ending()]]
+    list(client.stream([bytes(3 << 20)] * 4, "m", policy=pb.STREAM_POLICY_BLOCK))
+    assert sorted(fake.omitted) == [0, 1, 2, 3]
+    assert len(fake.requests["GetServerInfo"]) == 2
+
+
+def test_small_frames_and_older_servers_have_no_limit(client: Client, fake: FakeServer) -> None:
+    list(client.stream([bytes(1 << 19)] * 3, "m"))
+    assert not fake.requests["GetServerInfo"]
+    assert sequences(list(client.stream([bytes(3 << 20)], "m"))) == [0]
+    assert not fake.omitted

@@ -4,13 +4,16 @@ import sys
 import time
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 from PIL import Image
 from tests.support.fake_server import write_dataset_folder
 
-from blemish_client.streaming.sources import SourceError, limit_rate, open_source
+from blemish_client.rendering import decode
+from blemish_client.streaming.sources import limit_rate, open_source
+from blemish_client.streaming.video import SourceError
 
 
 def test_folder_yields_images_in_order_and_repeats(tmp_path: Path) -> None:
@@ -32,13 +35,11 @@ def video(file: Path, pictures: list["np.typing.NDArray[np.uint8]"]) -> None:
 
 
 def test_video_frames_are_lossless(tmp_path: Path) -> None:
-    import io
-
     import cv2
 
     file = tmp_path / "line.avi"
     video(file, [np.full((48, 64, 3), value, np.uint8) for value in (10, 120, 240)])
-    frames = [np.asarray(Image.open(io.BytesIO(image))) for image in open_source(str(file)).images]
+    frames = [np.asarray(decode(image)) for image in open_source(str(file)).images]
     capture = cv2.VideoCapture(str(file))
     for picture in frames:
         is_open, expected = capture.read()
@@ -81,7 +82,9 @@ def test_rate_is_limited() -> None:
 
 def test_synthetic_source_depends_only_on_the_seed() -> None:
     def first(location: str) -> list[bytes]:
-        return list(itertools.islice(open_source(location).images, 3))
+        images = list(itertools.islice(open_source(location).images, 3))
+        assert all(isinstance(image, bytes) for image in images)
+        return cast(list[bytes], images)
 
     assert first("synthetic") == first("synthetic:0")
     assert first("synthetic:1") != first("synthetic:0")

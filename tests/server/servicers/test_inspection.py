@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
+from google.rpc.code_pb2 import RESOURCE_EXHAUSTED
 from grpc import StatusCode
 from tests.support.metrics import scrape, value
 from tests.support.scorers import FakeNamer, FakeScorer
@@ -64,7 +65,7 @@ class Service:
             cast(Shadow, FakeSink()),
             self.namer.as_namer(),
         )
-        self.servicer = InspectionServicer(pipeline, self.metrics, asyncio.Event(), 4096)
+        self.servicer = InspectionServicer(pipeline, self.metrics, asyncio.Event(), MAX_MESSAGE_BYTES)
 
     async def score(self, request: pb.ScoreRequest) -> pb.Inspection:
         context: Any = FakeContext()
@@ -101,6 +102,8 @@ def frame(
 def block(**options: Any) -> pb.StreamConfig:
     return pb.StreamConfig(model=MODEL, policy=pb.STREAM_POLICY_BLOCK, **options)
 
+
+MAX_MESSAGE_BYTES = 1 << 20
 
 YEAR_10000 = 253_402_300_800
 INVALID = {
@@ -280,3 +283,14 @@ async def test_stream_sends_a_repeated_note_once() -> None:
     request = pb.ScoreRequest(model=MODEL, image=frame(1).image)
     for _ in range(2):
         assert (await service.score(request)).notes == ["the mask was scaled"]
+
+
+async def test_frame_without_its_image_is_refused_alone() -> None:
+    omitted = pb.Frame(camera="left", sequence=1, omitted_bytes=9_000_000)
+    answers = await Service().stream(block(), frame(0), omitted, frame(2))
+    assert [answer.WhichOneof("answer") for answer in answers] == ["inspection", "refusal", "inspection"]
+    refusal = answers[1].refusal
+    assert (refusal.code, refusal.reason) == (RESOURCE_EXHAUSTED, "TOO_LARGE")
+    assert refusal.message.startswith(
+        f"the frame has 9000000 bytes, more than the {MAX_MESSAGE_BYTES} that BLEMISH_MAX_MESSAGE_BYTES"
+    )

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, Image
 from blemish.v1.inspection_pb2 import Inspection
 from blemish_client.cli.alignment import alignment_line
 from blemish_client.cli.failures import BAD_INPUT, UNSUCCESSFUL, Failure, describe, exit_code, print_error
@@ -134,11 +134,11 @@ def _write_mask(inspection: Inspection, target: Path) -> None:
         raise Failure(f"cannot write {target}: {error.strerror}") from error
 
 
-def draw(content: bytes, inspection: Inspection, target: Path, **options: Any) -> None:
+def draw(content: bytes | Image, inspection: Inspection, target: Path, **options: Any) -> None:
     """Draw an image with its anomaly map to the file ``target``.
 
     Args:
-        content: encoded image.
+        content: encoded image, or a message.
         inspection: inspection with an anomaly map and regions.
         target: file to write.
         **options: options of Pillow for the file format.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import quantiles
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Lock
 from types import TracebackType
 from typing import Annotated, Self
 
@@ -29,7 +29,8 @@ from blemish_client.cli.output import defect_class, emit, number, plain, table
 from blemish_client.cli.regions import regions_line
 from blemish_client.cli.session import Session
 from blemish_client.streaming.ledger import FrameResult, LostFrames
-from blemish_client.streaming.sources import SourceError, limit_rate, open_source
+from blemish_client.streaming.sources import limit_rate, open_source
+from blemish_client.streaming.video import SourceError
 
 _RECENT_S = 5.0
 _MAX_LINES = 8
@@ -63,6 +64,15 @@ def stream(
         float | None,
         typer.Option(min=0, metavar="FPS", help="Maximum frames per second.", show_default="no limit"),
     ] = None,
+    give_up_after: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Time without a frame of a live source after which to end.",
+            show_default="never",
+        ),
+    ] = None,
     repeat: Annotated[bool, typer.Option("--repeat", help="Repeat files in an endless loop.")] = False,
     max_latency_ms: Annotated[
         float | None,
@@ -94,8 +104,14 @@ def stream(
     """
     session = Session.of(ctx)
     statistics = _Statistics()
+
+    def report(event: str) -> None:
+        statistics.add_event(event)
+        if as_json:
+            print_error(event)
+
     try:
-        opened = open_source(source, repeat=repeat)
+        opened = open_source(source, repeat=repeat, give_up_after_s=give_up_after, report=report)
         selected = policy or (PolicyChoice.LATEST if opened.live else PolicyChoice.BLOCK)
         with session.client() as client:
             results = client.stream(
@@ -113,14 +129,17 @@ def stream(
             )
             with (
                 AnomalyDrawer(save, wait=selected is PolicyChoice.BLOCK) as drawer,
-                Live(console=session.err, refresh_per_second=4, transient=True) as live,
+                Live(
+                    console=session.err,
+                    refresh_per_second=4,
+                    transient=True,
+                    get_renderable=None if as_json else statistics.screen,
+                ),
             ):
                 for result in results:
                     statistics.add(result)
                     if as_json:
                         _emit(result)
-                    else:
-                        live.update(statistics.screen())
                     drawer.add(result)
             statistics.counts["not drawn"] = drawer.skipped
     except (SourceError, OSError) as error:
@@ -146,8 +165,14 @@ class _Statistics:
         self._latencies_s: deque[float] = deque(maxlen=100_000)
         self._lines: deque[Text] = deque(maxlen=_MAX_LINES)
         self._remarks: Counter[str] = Counter()
+        # The source reports events in another thread, and the screen is drawn in a third one.
+        self._lock = Lock()
 
     def add(self, result: FrameResult | LostFrames) -> None:
+        with self._lock:
+            self._add(result)
+
+    def _add(self, result: FrameResult | LostFrames) -> None:
         if isinstance(result, LostFrames):
             self.counts["lost"] += len(result.sequences)
             self._lines.append(Text(f"{len(result.sequences)} frames lost: {result.cause}", "yellow"))
@@ -163,6 +188,12 @@ class _Statistics:
         else:
             self._add_inspection(answer.sequence, answer.inspection, result.latency_s)
 
+    def add_event(self, text: str) -> None:
+        """Show an event of the source, such as a camera that is unreachable."""
+        with self._lock:
+            self._lines.append(Text(text, "yellow"))
+            self._remark(text)
+
     def _add_inspection(self, sequence: int, inspection: pb.Inspection, latency_s: float) -> None:
         for note in inspection.notes:
             self._lines.append(Text(f"{sequence:>8}  note: {note}", "yellow"))
@@ -173,8 +204,7 @@ class _Statistics:
         now = time.monotonic()
         self._recent.append((now, latency_s))
         self._latencies_s.append(latency_s)
-        while now - self._recent[0][0] > _RECENT_S:
-            self._recent.popleft()
+        self._forget_older(now)
         lines = (regions_line(inspection.regions), alignment_line(inspection))
         self._lines.append(
             Text(f"{sequence:>8}  {verdict:<9}  score {inspection.score:.3f}  ", style)
@@ -185,6 +215,10 @@ class _Statistics:
             self._lines[-1].append(f"  {defect_class(inspection)}", "default")
             if name := inspection.defect_class.class_name:
                 self._classes[name] += 1
+
+    def _forget_older(self, now: float) -> None:
+        while self._recent and now - self._recent[0][0] > _RECENT_S:
+            self._recent.popleft()
 
     def _remark(self, text: str, frames: int = 1) -> None:
         """Count a remark; a stream may last for months, so no more than the first are kept."""
@@ -197,11 +231,14 @@ class _Statistics:
             yield text if frames == 1 else f"{text} ({frames} times)"
 
     def screen(self) -> Group:
-        span_s = min(_RECENT_S, max(1e-3, time.monotonic() - self._start_s))
-        return Group(
-            self._figures(len(self._recent) / span_s, [latency_s for _, latency_s in self._recent]),
-            *self._lines,
-        )
+        with self._lock:
+            now = time.monotonic()
+            self._forget_older(now)
+            span_s = min(_RECENT_S, max(1e-3, now - self._start_s))
+            return Group(
+                self._figures(len(self._recent) / span_s, [latency_s for _, latency_s in self._recent]),
+                *self._lines,
+            )
 
     def summary(self) -> Group:
         span_s = max(1e-3, time.monotonic() - self._start_s)
@@ -294,7 +331,7 @@ class AnomalyDrawer:
     def _draw(self, result: FrameResult, target: Path) -> None:
         try:
             # The default compression level would double the time.
-            self._draw_map(result.image, result.answer.inspection, target, compress_level=1)
+            self._draw_map(result.sent, result.answer.inspection, target, compress_level=1)
         except Exception as error:
             self._failure = error
         finally:

@@ -9,7 +9,7 @@ from tests.support.cli import Run, run_against
 from tests.support.fake_server import CallError, FakeServer, write_dataset_folder
 
 from blemish.v1 import inspection_pb2 as pb
-from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, AnomalyMap
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, AnomalyMap, Image
 from blemish_client import FrameResult
 from blemish_client.cli.commands.stream import AnomalyDrawer
 
@@ -103,7 +103,7 @@ def test_full_drawing_queue_blocks_or_skips_frames(
 ) -> None:
     gate, drawn = threading.Event(), []
 
-    def draw_slowly(content: bytes, inspection: pb.Inspection, target: Path, **options: object) -> None:
+    def draw_slowly(content: Image, inspection: pb.Inspection, target: Path, **options: object) -> None:
         assert gate.wait(10)
         drawn.append(target.name)
 
@@ -113,7 +113,7 @@ def test_full_drawing_queue_blocks_or_skips_frames(
         for sequence in range(10):
             answer = anomalous()
             answer.sequence = sequence
-            drawer.add(FrameResult(answer, b"", 0.0))
+            drawer.add(FrameResult(answer, Image(), 0.0))
         gate.set()
     assert drawn == [f"{number:08}.png" for number in range(drawn_frames)]
     assert drawer.skipped == 10 - drawn_frames
