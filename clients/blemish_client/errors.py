@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 
+from blemish_client.transport.target import proxy_variable
+
 __all__ = [
     "Aborted",
     "AlreadyExists",
@@ -185,12 +187,18 @@ def _transport_message(code: grpc.StatusCode, message: str, target: str) -> str:
             cause = handshake[1].removesuffix(": OK").rstrip(".").lower()
             return f"{TLS_FAILED} with {target}: {cause}"
         cause = message.removesuffix(" ()").rstrip("]").rpartition(": ")[2] or "no reason given"
-        return f"{UNREACHABLE} {target}: {cause[:1].lower()}{cause[1:]}"
+        return f"{UNREACHABLE} {target}: {cause[:1].lower()}{cause[1:]}{_proxy_hint(target)}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"{target} did not answer in time"
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return f"{target} does not implement this call; check that it is a blemish server of this version"
     return message
+
+
+def _proxy_hint(target: str) -> str:
+    if not (variable := proxy_variable(target)):
+        return ""
+    return f"; the connection took the proxy of {variable}, add the host to no_proxy to connect directly"
 
 
 @dataclass(frozen=True)

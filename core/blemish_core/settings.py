@@ -42,7 +42,7 @@ class StackSettings(BaseSettings):
     """Port of Qdrant's gRPC interface, on the host of the Qdrant URL."""
 
     ready_file: Path | None = None
-    """File that the process creates when it is ready to serve."""
+    """File that the process creates when it is ready to serve and reaches Redis and Qdrant."""
 
     qdrant_api_key: str = Field(
         "",
@@ -50,6 +50,15 @@ class StackSettings(BaseSettings):
         repr=False,
     )
     """API key for Qdrant, if it requires one."""
+
+    qdrant_proxy: str = Field(
+        "",
+        pattern=r"^(http://[^/]+/?)?$",
+        validation_alias=AliasChoices("QDRANT_PROXY", "BLEMISH_QDRANT_PROXY", "qdrant_proxy"),
+        repr=False,  # may hold a password
+    )
+    """HTTP proxy for Qdrant, such as ``http://proxy:3128``. Without it, calls go directly to Qdrant, even
+    if the environment names a proxy."""
 
     device: str = "auto"
     """Device that models run on: ``cpu``, ``cuda``, ``cuda:N``, or ``auto`` for CUDA if it is available."""

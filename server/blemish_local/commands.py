@@ -20,6 +20,8 @@ QDRANT_URL: external Qdrant to use instead of starting one.
 
 QDRANT_GRPC_PORT: gRPC port of that Qdrant (default: 6334).
 
+QDRANT_PROXY: HTTP proxy for that Qdrant (default: none, even if http_proxy is set).
+
 BLEMISH_STORE: folder of datasets and models (default: store/ in the data folder).
 
 BLEMISH_IMPORT_ROOTS: like --import-root; separate several folders with "{os.pathsep}".

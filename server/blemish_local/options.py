@@ -33,6 +33,8 @@ class StackOptions:
     """URL of an external Qdrant, reached by gRPC at ``qdrant_grpc_port``; None starts one."""
     qdrant_grpc_port: int
     """gRPC port of the external Qdrant."""
+    qdrant_proxy: str
+    """URL of an HTTP proxy for the external Qdrant; empty connects directly."""
     stop_with_stdin: bool
     """Flag that makes the end of standard input a request to stop."""
     quiet: bool
@@ -65,6 +67,7 @@ def resolve(
         redis_url=_url(environment, "REDIS_URL", ("redis", "rediss"), "redis://HOST:6379/0"),
         qdrant_url=_url(environment, "QDRANT_URL", ("http", "https"), "http://HOST:6333"),
         qdrant_grpc_port=_port(environment, "QDRANT_GRPC_PORT", _QDRANT_GRPC_PORT),
+        qdrant_proxy=_url(environment, "QDRANT_PROXY", ("http",), "http://HOST:3128") or "",
         stop_with_stdin=stop_with_stdin,
         quiet=quiet,
         environment=dict(environment),

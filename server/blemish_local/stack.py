@@ -84,12 +84,13 @@ def compose(options: StackOptions, data: DataDirectory, listen: Address) -> Stac
         stages.append((redis_spec,))
 
     if options.qdrant_url is not None:
-        external.append(_external_qdrant(options.qdrant_url, options.qdrant_grpc_port))
+        external.append(_external_qdrant(options, options.qdrant_url))
         variables["QDRANT_URL"] = options.qdrant_url
         variables["QDRANT_GRPC_PORT"] = str(options.qdrant_grpc_port)
     else:
         qdrant_spec, qdrant_variables = _qdrant(data, inherited)
         variables |= qdrant_variables
+        variables["QDRANT_PROXY"] = ""  # it is for an external Qdrant
         stages.append((qdrant_spec,))
 
     environment = {**inherited, **variables}
@@ -130,12 +131,17 @@ def _redis(data: DataDirectory, inherited: Mapping[str, str]) -> tuple[ServiceSp
     return spec, url
 
 
-def _external_qdrant(url: str, grpc_port: int) -> ExternalService:
-    target = Address(urlsplit(url).hostname or "", grpc_port)
+def _external_qdrant(options: StackOptions, url: str) -> ExternalService:
+    target = Address(urlsplit(url).hostname or "", options.qdrant_grpc_port)
     return ExternalService(
         "qdrant",
         f"QDRANT_URL, gRPC at {target}",
-        partial(probes.qdrant_answers, str(target), encrypted=url.startswith("https:")),
+        partial(
+            probes.qdrant_answers,
+            str(target),
+            encrypted=url.startswith("https:"),
+            proxy=options.qdrant_proxy,
+        ),
         f"start the Qdrant whose gRPC port is {target} (QDRANT_GRPC_PORT), "
         "or unset QDRANT_URL to have one started here",
     )

@@ -9,6 +9,7 @@ import grpc.aio
 import structlog
 from grpc_health.v1.health import OVERALL_HEALTH
 
+from blemish_core.platform.errors import Unavailable
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.finder import Finder
 from blemish_core.search.label_reader import LabelReader
@@ -32,6 +33,7 @@ _DRAIN_S = 0.5
 _WARM_UP_TIMEOUT_S = 120.0
 # Frames that are not recorded by then are lost.
 _RECORD_TIMEOUT_S = 5.0
+_READY_CHECK_EVERY_S = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -93,7 +95,7 @@ class App:
     async def run(self, stop: asyncio.Event, grace_s: float, ready_file: Path | None = None) -> None:
         """Serve until ``stop`` is set, then let calls finish for up to ``grace_s``.
 
-        Write ``ready_file`` once the server is ready.
+        Write ``ready_file`` once the server is ready and reaches Redis and Qdrant.
         """
         scoring, backends = self.scoring, self.backends
         running = (backends.job_events.run(), scoring.recorder.run(), scoring.shadow.run())
@@ -144,7 +146,19 @@ class App:
         self.readiness.serving.set()
         log.info("serving", address=self.endpoints.address)
         if ready_file is not None:
-            ready_file.write_text("ready\n")
+            tasks.append(asyncio.create_task(self._report_ready(ready_file)))
+
+    async def _report_ready(self, ready_file: Path) -> None:
+        """Write the file once Redis and Qdrant are reachable in the way that the calls reach them."""
+        while True:
+            try:
+                if self.backends.dependencies.all_available:
+                    await asyncio.to_thread(self.backends.dispatcher.ping)
+                    ready_file.write_text("ready\n")
+                    return
+            except Unavailable as error:
+                log.warning("not ready yet", reason=str(error))
+            await asyncio.sleep(_READY_CHECK_EVERY_S)
 
     def _reject_calls(self) -> None:
         """Reject new calls, and end those that watch for events."""

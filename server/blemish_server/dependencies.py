@@ -53,6 +53,11 @@ class Dependencies:
         return list(self._states.values())
 
     @property
+    def all_available(self) -> bool:
+        """True if the last probe of each dependency succeeded."""
+        return all(self.is_available(dependency.name) for dependency in self._dependencies)
+
+    @property
     def services(self) -> set[str]:
         """Services whose health follows a dependency."""
         return {service for dependency in self._dependencies for service in dependency.services}

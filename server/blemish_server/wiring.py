@@ -84,7 +84,12 @@ class _Stores:
 
     @classmethod
     def open(cls, settings: ServerSettings) -> "_Stores":
-        qdrant = (settings.qdrant_url, settings.qdrant_grpc_port, settings.qdrant_api_key)
+        qdrant = (
+            settings.qdrant_url,
+            settings.qdrant_grpc_port,
+            settings.qdrant_api_key,
+            settings.qdrant_proxy,
+        )
         index = SearchIndex.connect(*qdrant)
         models = ModelStore(settings.models)
         models.discard_stale_imports()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import redis
 
+import blemish_core
 import blemish_local
 
 SERVER = """
@@ -81,13 +82,14 @@ class FakeInstallation:
         self, *arguments: str, stdin: int = subprocess.DEVNULL, **environment: str
     ) -> subprocess.Popen[str]:
         here = Path(blemish_local.__file__).parents[1]
+        core = Path(blemish_core.__file__).parents[1]
         inherited = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("BLEMISH_", "REDIS_", "QDRANT_"))
         }
         inherited["PATH"] = f"{self.folder / 'bin'}{os.pathsep}{inherited['PATH']}"
-        inherited["PYTHONPATH"] = f"{self.folder / 'modules'}{os.pathsep}{here}"
+        inherited["PYTHONPATH"] = f"{self.folder / 'modules'}{os.pathsep}{here}{os.pathsep}{core}"
         command = [sys.executable, "-W", "error", "-m", "blemish_local", "up"]
         options = ["--data", str(self.data), "--address-file", str(self.address_file)]
         if "--listen" not in arguments:

@@ -12,7 +12,7 @@ from pathlib import Path
 READY_WITHIN_S = 90.0
 _STOP_WITHIN_S = 30.0
 
-Process = subprocess.Popen[bytes]
+Process = subprocess.Popen[bytes] | subprocess.Popen[str]
 
 
 @contextmanager
@@ -40,6 +40,15 @@ def wait_for_file(path: Path, process: Process, within_s: float = READY_WITHIN_S
     """Return the text of a file once the process has written it."""
     _wait(path.exists, process, f"{path} was not written", within_s)
     return path.read_text().strip()
+
+
+def wait_for_text(path: Path, text: str, process: Process, within_s: float = READY_WITHIN_S) -> None:
+    """Return once a file contains a text."""
+
+    def contains() -> bool:
+        return path.exists() and text in path.read_text()
+
+    _wait(contains, process, f"{text!r} was not written to {path}", within_s)
 
 
 def wait_for_port(address: str, process: Process, within_s: float = READY_WITHIN_S) -> None:

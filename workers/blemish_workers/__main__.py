@@ -28,7 +28,7 @@ def main() -> None:
         worker.maintenance.start()
         worker.slots.start_children()
         if settings.ready_file:
-            settings.ready_file.write_text("ready\n")
+            worker.report_ready(settings.ready_file)
 
     @worker_shutting_down.connect(weak=False)
     def _requeue_jobs(**_: object) -> None:

@@ -3,11 +3,14 @@
 
 import os
 import socket
+import threading
 import time
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
+import structlog
 from celery import Celery
 
 from blemish_core.jobs.context import JobContext
@@ -16,6 +19,7 @@ from blemish_core.jobs.record import Job, Limits
 from blemish_core.jobs.retention import Retention
 from blemish_core.jobs.store import JobStore
 from blemish_core.jobs.worker_registry import WorkerRegistry
+from blemish_core.platform.errors import Unavailable
 from blemish_workers.maintenance import Maintenance
 from blemish_workers.runner.context import make_job_context
 from blemish_workers.runner.job_runner import JobRunner
@@ -27,6 +31,9 @@ EXIT_UNREACHABLE = 75
 
 _MAX_HELPERS = 64
 _REQUEUE_TIMEOUT_S = 5.0
+_READY_CHECK_EVERY_S = 0.5
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,26 @@ class Worker:
     slots: Slots
     runner: JobRunner
     maintenance: Maintenance
+    store: JobStore
+
+    def report_ready(self, ready_file: Path) -> None:
+        """Write the file once the job records are reachable, in a thread of its own.
+
+        Celery's connection, which exists by then, is another one.
+        """
+
+        def write() -> None:
+            while True:
+                try:
+                    self.store.ping()
+                except Unavailable as error:
+                    log.warning("not ready yet", reason=str(error))
+                    time.sleep(_READY_CHECK_EVERY_S)
+                else:
+                    ready_file.write_text("ready\n")
+                    return
+
+        threading.Thread(target=write, name="readiness", daemon=True).start()
 
 
 def build_worker(settings: WorkerSettings, app: Celery) -> Worker:
@@ -69,7 +96,7 @@ def build_worker(settings: WorkerSettings, app: Celery) -> Worker:
         apply_retention=_retention(settings, store, context).sweep,
         exit_process=partial(_exit_process, slots),
     )
-    return Worker(name, slots, runner, maintenance)
+    return Worker(name, slots, runner, maintenance, store)
 
 
 def _retention(settings: WorkerSettings, store: JobStore, context: JobContext) -> Retention:

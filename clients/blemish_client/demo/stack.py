@@ -25,6 +25,7 @@ _NOT_HANDED_ON = frozenset(
         "QDRANT_URL",
         "QDRANT_GRPC_PORT",
         "QDRANT_API_KEY",
+        "QDRANT_PROXY",
         "BLEMISH_STORE",
         "BLEMISH_LISTEN",
         "BLEMISH_IMPORT_ROOTS",

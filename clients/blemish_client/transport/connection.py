@@ -11,8 +11,9 @@ import grpc.aio
 from grpc.experimental import ChannelOptions
 
 from blemish_client.errors import Unavailable, translate_error
-from blemish_client.transport.credentials import LOOPBACK, Credentials
+from blemish_client.transport.credentials import Credentials
 from blemish_client.transport.retry import RetryPolicy
+from blemish_client.transport.target import is_on_this_machine
 
 TIMEOUT_S = 30.0
 """Default timeout of a call, in seconds."""
@@ -58,7 +59,7 @@ class Endpoint:
         """Metadata that each call sends."""
         self._credentials = credentials.channel(target)
         # An HTTP proxy from the environment cannot reach a server on this machine.
-        no_proxy = [("grpc.enable_http_proxy", 0)] if target.startswith(LOOPBACK) else []
+        no_proxy = [("grpc.enable_http_proxy", 0)] if is_on_this_machine(target) else []
         self._options = [*_OPTIONS, *no_proxy]
 
 

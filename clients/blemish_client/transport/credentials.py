@@ -6,7 +6,7 @@ from pathlib import Path
 
 import grpc
 
-LOOPBACK = ("localhost:", "127.", "[::1]:", "unix:")
+from blemish_client.transport.target import is_on_this_machine
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,6 @@ class Credentials:
         """
         if self.tls or self.roots is not None:
             return grpc.ssl_channel_credentials(self.roots.read_bytes() if self.roots else None)
-        if self.token and not target.startswith(LOOPBACK):
+        if self.token and not is_on_this_machine(target):
             raise ValueError(f"the token would be sent to {target} in plaintext; connect with TLS")
         return None

@@ -13,9 +13,10 @@ from uuid import UUID
 
 from qdrant_client import grpc as qg
 
+from blemish_core.platform.channels import Channel
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.item import Item
-from blemish_core.search.qdrant_channel import Channel, open_channel
+from blemish_core.search.qdrant_channel import open_channel
 from blemish_core.search.qdrant_errors import missing_as_not_found, translated_errors
 from blemish_core.search.qdrant_filter import compile_filter
 from blemish_core.search.query import Query, Similar
@@ -51,9 +52,9 @@ class Finder:
         self._channel = channel
 
     @classmethod
-    def connect(cls, url: str, grpc_port: int, api_key: str = "") -> "Finder":
+    def connect(cls, url: str, grpc_port: int, api_key: str = "", proxy: str = "") -> "Finder":
         """Create a finder as ``SearchIndex.connect`` does; the first search opens the connection."""
-        channel = open_channel(url, grpc_port, api_key)
+        channel = open_channel(url, grpc_port, api_key, proxy)
         return cls(qg.PointsStub(channel), channel)  # type: ignore[no-untyped-call]
 
     async def close(self) -> None:

@@ -15,11 +15,12 @@ from uuid import UUID
 import numpy as np
 from qdrant_client import grpc as qg
 
+from blemish_core.platform.channels import Channel
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.conditions import And, Condition, equals, one_of
 from blemish_core.search.item import Label
 from blemish_core.search.labelled_items import NO_CLASS, LabelledItems
-from blemish_core.search.qdrant_channel import Channel, open_channel
+from blemish_core.search.qdrant_channel import open_channel
 from blemish_core.search.qdrant_errors import missing_as_not_found, translated_errors
 from blemish_core.search.qdrant_filter import compile_filter
 from blemish_core.search.query import Vector
@@ -57,9 +58,9 @@ class LabelReader:
         self._channel = channel
 
     @classmethod
-    def connect(cls, url: str, grpc_port: int, api_key: str = "") -> "LabelReader":
+    def connect(cls, url: str, grpc_port: int, api_key: str = "", proxy: str = "") -> "LabelReader":
         """Create a reader with a connection of its own, so that it does not delay searches."""
-        channel = open_channel(url, grpc_port, api_key)
+        channel = open_channel(url, grpc_port, api_key, proxy)
         return cls(qg.PointsStub(channel), channel)  # type: ignore[no-untyped-call]
 
     async def close(self) -> None:

@@ -1,31 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections to Qdrant's gRPC services from an event loop."""
+"""Connections to Qdrant: the client for threads, and channels for an event loop."""
 
 from typing import Any
 from urllib.parse import urlsplit
 
 import grpc.aio
+from qdrant_client import QdrantClient
 
-Channel = grpc.aio.Channel
-"""A connection that opens with the first call."""
-CHANNEL_OPTIONS = {
-    "grpc.max_receive_message_length": 64 << 20,
+from blemish_core.platform import channels
+from blemish_core.platform.channels import Channel, channel_options
+
+_OPTIONS = {
+    "max_receive_message_length": 64 << 20,
     # Notice within a second that Qdrant is back. The default is two minutes.
-    "grpc.max_reconnect_backoff_ms": 1000,
+    "max_reconnect_backoff_ms": 1000,
 }
-"""gRPC options of connections to Qdrant."""
 
 
-def open_channel(url: str, grpc_port: int, api_key: str = "") -> Channel:
+def open_client(
+    url: str, grpc_port: int, api_key: str = "", proxy: str = "", *, timeout_s: int
+) -> QdrantClient:
+    """Create a client whose first call opens the connection."""
+    return QdrantClient(
+        url=url,
+        port=urlsplit(url).port or 6333,
+        grpc_port=grpc_port,
+        prefer_grpc=True,
+        api_key=api_key or None,
+        timeout=timeout_s,
+        check_compatibility=False,  # uses REST, which the embedded Qdrant does not offer
+        grpc_options=channel_options(proxy, **_OPTIONS),
+        # For calls over REST, as for gRPC: no proxy of the environment.
+        trust_env=False,
+        proxy=proxy or None,
+    )
+
+
+def open_channel(url: str, grpc_port: int, api_key: str = "", proxy: str = "") -> Channel:
     """Create a channel to Qdrant; the first call opens the connection."""
     target, secure = grpc_address(url, grpc_port)
-    options = [*CHANNEL_OPTIONS.items()]
     interceptors = [_ApiKeyInterceptor(api_key)] if api_key else None
-    if secure:
-        return grpc.aio.secure_channel(
-            target, grpc.ssl_channel_credentials(), options, interceptors=interceptors
-        )
-    return grpc.aio.insecure_channel(target, options, interceptors=interceptors)
+    options = channel_options(proxy, **_OPTIONS)
+    return channels.open_channel(target, options, secure=secure, interceptors=interceptors)
 
 
 def grpc_address(url: str, grpc_port: int) -> tuple[str, bool]:

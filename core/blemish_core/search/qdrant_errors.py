@@ -50,6 +50,20 @@ def translated_errors() -> Iterator[None]:
 
 
 @contextmanager
+def other_errors_as_unavailable() -> Iterator[None]:
+    """Raise Unavailable for every error, because something other than Qdrant may listen at its address."""
+    try:
+        yield
+    except RpcError as error:
+        code = _code(error)
+        raise Unavailable(
+            f"the service at Qdrant's address answered {code.name if code else error}; "
+            "check QDRANT_URL and QDRANT_GRPC_PORT",
+            dependency="qdrant",
+        ) from error
+
+
+@contextmanager
 def missing_as_not_found(version: ModelRef) -> Iterator[None]:
     """Raise NotFound if the index of ``version``, or an item that a query names, does not exist."""
     try:

@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import numpy as np
@@ -34,8 +33,12 @@ from blemish_core.search.item import (
     Label,
     item_id,
 )
-from blemish_core.search.qdrant_channel import CHANNEL_OPTIONS
-from blemish_core.search.qdrant_errors import missing_as_not_found, translated_errors
+from blemish_core.search.qdrant_channel import open_client
+from blemish_core.search.qdrant_errors import (
+    missing_as_not_found,
+    other_errors_as_unavailable,
+    translated_errors,
+)
 from blemish_core.search.qdrant_filter import compile_filter
 from blemish_core.search.query import Vector
 
@@ -72,25 +75,15 @@ class SearchIndex:
         self._client = client
 
     @classmethod
-    def connect(cls, url: str, grpc_port: int, api_key: str = "") -> "SearchIndex":
-        """Create an index whose first call opens the connection."""
-        parts = urlsplit(url)
-        client = QdrantClient(
-            url=url,
-            port=parts.port or 6333,
-            grpc_port=grpc_port,
-            prefer_grpc=True,
-            api_key=api_key or None,
-            timeout=TIMEOUT_S,
-            check_compatibility=False,  # uses REST, which the embedded Qdrant does not offer
-            grpc_options=dict(CHANNEL_OPTIONS),  # a copy, because the client adds to it
-        )
-        return cls(client)
+    def connect(cls, url: str, grpc_port: int, api_key: str = "", proxy: str = "") -> "SearchIndex":
+        """Create an index whose first call opens the connection, through ``proxy`` if it is not empty."""
+        return cls(open_client(url, grpc_port, api_key, proxy, timeout_s=TIMEOUT_S))
 
     def ping(self) -> None:
-        """Raise Unavailable unless Qdrant responds."""
-        with translated_errors():
-            self._client.info()
+        """Raise Unavailable unless Qdrant responds and accepts the API key."""
+        with other_errors_as_unavailable(), translated_errors():
+            # Qdrant's health check would succeed with a wrong key too.
+            self._client.collection_exists("blemish")
 
     # Collections and aliases
 

@@ -5,14 +5,15 @@ The probe of Qdrant calls ``qdrant.Qdrant/HealthCheck`` with raw bytes, which av
 The server and the worker write a file.
 """
 
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
 import grpc.aio
 import redis.asyncio
 from redis.exceptions import RedisError
+
+from blemish_core.platform.channels import channel_options, open_channel
 
 Probe = Callable[[], Awaitable[None]]
 """A function that returns if the service is ready, and raises ``NotReady`` otherwise."""
@@ -42,8 +43,11 @@ async def redis_answers(url: str) -> None:
         await client.aclose()
 
 
-async def qdrant_answers(target: str, *, encrypted: bool = False) -> None:
-    async with _channel(target, encrypted=encrypted) as channel:
+async def qdrant_answers(target: str, *, encrypted: bool = False, proxy: str = "") -> None:
+    # Otherwise channels to one target share their back-off, and a first attempt that came too early
+    # would delay the next ones by a second.
+    options = channel_options(proxy, use_local_subchannel_pool=1)
+    async with open_channel(target, options, secure=encrypted) as channel:
         check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
             "/qdrant.Qdrant/HealthCheck"
         )
@@ -53,24 +57,6 @@ async def qdrant_answers(target: str, *, encrypted: bool = False) -> None:
 async def file_exists(path: Path) -> None:
     if not path.exists():
         raise NotReady(f"it has not written {path}")
-
-
-@contextlib.asynccontextmanager
-async def _channel(target: str, *, encrypted: bool = False) -> AsyncIterator[grpc.aio.Channel]:
-    options = [
-        # A proxy from the environment is not meant for local connections.
-        ("grpc.enable_http_proxy", 0),
-        # Otherwise channels to one target share their back-off, and a first attempt that came too early
-        # would delay the next ones by a second.
-        ("grpc.use_local_subchannel_pool", 1),
-    ]
-    channel = (
-        grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options=options)
-        if encrypted
-        else grpc.aio.insecure_channel(target, options=options)
-    )
-    async with channel:
-        yield channel
 
 
 async def _call(call: Awaitable[Response]) -> Response:

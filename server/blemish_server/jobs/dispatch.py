@@ -34,5 +34,19 @@ class Dispatcher:
                 dependency="redis",
             ) from error
 
+    def ping(self) -> None:
+        """Connect to the broker.
+
+        Raises:
+            Unavailable: if Redis does not respond.
+        """
+        try:
+            with self._celery.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
+        except OperationalError as error:
+            raise Unavailable(
+                f"Celery does not reach Redis: {error}; check REDIS_URL", dependency="redis"
+            ) from error
+
     def close(self) -> None:
         self._celery.close()

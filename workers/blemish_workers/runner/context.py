@@ -22,7 +22,9 @@ def make_job_context(settings: WorkerSettings, device: str) -> JobContext:
         # Imported at first use: it takes time and memory, and most workers never need it.
         from blemish_core.search.search_index import SearchIndex
 
-        return SearchIndex.connect(settings.qdrant_url, settings.qdrant_grpc_port, settings.qdrant_api_key)
+        return SearchIndex.connect(
+            settings.qdrant_url, settings.qdrant_grpc_port, settings.qdrant_api_key, settings.qdrant_proxy
+        )
 
     return JobContext(
         datasets=DatasetStore(settings.datasets, settings.image_limits),
