@@ -4,7 +4,7 @@
 from blemish_client.rendering.heatmap import heatmap, outline
 from blemish_client.rendering.images import decode, enlarge, pixel_scores
 from blemish_client.rendering.montage import MontageQuery, montage
-from blemish_client.rendering.outlines import drawable_regions, region_mask
+from blemish_client.rendering.outlines import drawable_regions, region_mask, shifted_regions
 from blemish_client.rendering.sheet import SheetColumn, sheet
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "pixel_scores",
     "region_mask",
     "sheet",
+    "shifted_regions",
 ]

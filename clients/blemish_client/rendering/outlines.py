@@ -44,6 +44,23 @@ def resized_mask(mask: Image.Image, size: tuple[int, int]) -> NDArray[np.bool_]:
     return np.asarray(image.resize(size, Image.Resampling.BOX)) > 0
 
 
+def shifted_regions(
+    regions: Sequence[DefectRegion] | None, left: int, top: int
+) -> Sequence[DefectRegion] | None:
+    """Return regions in px of the part of an image that begins at ``left`` and ``top``."""
+    if regions is None:
+        return None
+    shifted = []
+    for region in regions:
+        moved = DefectRegion()
+        moved.CopyFrom(region)
+        moved.box.left, moved.box.top = region.box.left - left, region.box.top - top
+        for point in (*moved.contour, moved.peak):
+            point.x, point.y = point.x - left, point.y - top
+        shifted.append(moved)
+    return shifted
+
+
 def drawable_regions(inspection: Inspection) -> Sequence[DefectRegion] | None:
     """Return the regions of an inspection, None if the server sent none for an anomalous image."""
     if inspection.verdict == VERDICT_ANOMALOUS and not inspection.regions:

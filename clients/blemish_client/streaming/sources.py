@@ -28,6 +28,8 @@ def open_source(
     location: str,
     *,
     repeat: bool = False,
+    read: Callable[[Path], bytes | Image] = Path.read_bytes,
+    suffixes: frozenset[str] | None = IMAGE_SUFFIXES,
     give_up_after_s: float | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> FrameSource:
@@ -37,6 +39,8 @@ def open_source(
         location: folder or file of images, video file, URL such as rtsp://camera/1, device such as
             /dev/video0 or its number. ``synthetic`` draws images; ``synthetic:7`` uses the seed 7.
         repeat: repeat files in an endless loop.
+        read: reads an image file.
+        suffixes: endings of the names of image files, in lower case; None takes all files.
         give_up_after_s: time for which a live source may deliver no frame, in seconds; None waits for ever.
         report: called with a line each time that a live source fails or is available again.
 
@@ -44,19 +48,23 @@ def open_source(
         SourceError: if there is no such source.
     """
     path = Path(location)
+
+    def is_image(file: Path) -> bool:
+        return suffixes is None or file.suffix.lower() in suffixes
+
     if drawn := re.fullmatch(r"synthetic(?::(\d{1,9}))?", location):
         return FrameSource("synthetic", _synthetic(int(drawn[1] or 0)), live=False)
     if path.is_dir():
         files = sorted(
             file
             for file in path.rglob("*")
-            if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+            if is_image(file) and file.is_file() and not file.name.startswith(".")
         )
         if not files:
-            raise SourceError(f"{location} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        return FrameSource(path.name, _files(files, repeat=repeat), live=False)
-    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
-        return FrameSource(path.stem, _files([path], repeat=repeat), live=False)
+            raise SourceError(f"{location} has no images ({', '.join(sorted(suffixes or ()))})")
+        return FrameSource(path.name, _files(files, read, repeat=repeat), live=False)
+    if path.is_file() and is_image(path):
+        return FrameSource(path.stem, _files([path], read, repeat=repeat), live=False)
     if path.is_file():
         return FrameSource(path.stem, _video(location, repeat=repeat), live=False)
     if "://" in location or location.isdecimal() or path.is_char_device():
@@ -77,10 +85,12 @@ def limit_rate(images: Iterable[bytes | Image], rate: float) -> Iterator[bytes |
         yield image
 
 
-def _files(files: list[Path], *, repeat: bool) -> Iterator[bytes]:
+def _files(
+    files: list[Path], read: Callable[[Path], bytes | Image], *, repeat: bool
+) -> Iterator[bytes | Image]:
     while True:
         for file in files:
-            yield file.read_bytes()
+            yield read(file)
         if not repeat:
             return
 

@@ -13,6 +13,7 @@ from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, Image
 from blemish.v1.inspection_pb2 import Inspection
 from blemish_client.cli.alignment import alignment_line
 from blemish_client.cli.failures import BAD_INPUT, UNSUCCESSFUL, Failure, describe, exit_code, print_error
+from blemish_client.cli.frames import FrameReader, Part, Raw
 from blemish_client.cli.options import FailOnAnomaly, Json, Model, ShowDefectClass
 from blemish_client.cli.output import defect_class, emit, number, plain, table, verdict
 from blemish_client.cli.regions import regions_line
@@ -43,6 +44,8 @@ def score(
             "folder for several images.",
         ),
     ] = None,
+    region: Part = None,
+    raw: Raw = None,
     show_class: ShowDefectClass = False,
     fail_on_anomaly: FailOnAnomaly = False,
     as_json: Json = False,
@@ -54,6 +57,7 @@ def score(
     Example: blemish score frame.png -m tile-patchcore --map map.png
     """
     session = Session.of(ctx)
+    frames = FrameReader.of(raw, region)
     targets = zip(images, _output_files(images, map_), _output_files(images, mask), strict=True)
     found: list[str] = []
     columns = ("image", "verdict", "score", "threshold", "p-value", *(["class"] if show_class else []))
@@ -62,7 +66,9 @@ def score(
     with session.client() as client:
         for image, map_file, mask_file in targets:
             try:
-                inspection = _score(client, image, model, map_file, mask_file, show_class=show_class)
+                inspection = _score(
+                    client, image, frames, model, map_file, mask_file, show_class=show_class
+                )
             except Failure as failure:
                 failed = True
                 print_error(str(failure))
@@ -88,6 +94,7 @@ def score(
 def _score(
     client: Client,
     image: Path,
+    frames: FrameReader,
     model: str,
     map_file: Path | None,
     mask_file: Path | None,
@@ -99,10 +106,7 @@ def _score(
     Raises:
         Failure: if only this image is at fault.
     """
-    try:
-        content = image.read_bytes()
-    except OSError as error:
-        raise Failure(f"cannot read {image}: {error.strerror}") from error
+    content = frames.read(image)
     try:
         inspection = client.score(
             content,
@@ -154,12 +158,20 @@ def draw(content: bytes | Image, inspection: Inspection, target: Path, **options
     )
     if inspection.HasField("defect_class"):
         caption += f"   {defect_class(inspection)}"
-    image = rendering.decode(content)
+    try:
+        image = rendering.decode(content)
+    except ValueError as error:
+        raise Failure(f"cannot write {target}: {error}") from error
+    regions = rendering.drawable_regions(inspection)
+    if isinstance(content, Image) and content.HasField("region"):
+        part = content.region
+        image = image.crop((part.left, part.top, part.left + part.width, part.top + part.height))
+        regions = rendering.shifted_regions(regions, part.left, part.top)
     drawn = rendering.heatmap(
         rendering.enlarge(image),
         rendering.pixel_scores(inspection.anomaly_map),
         inspection.anomaly_map.threshold,
-        regions=rendering.drawable_regions(inspection),
+        regions=regions,
         region_size=image.size,
         caption=caption,
     )

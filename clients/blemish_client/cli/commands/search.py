@@ -11,6 +11,7 @@ from blemish.v1.inspection_pb2 import Inspection
 from blemish.v1.search_pb2 import LABEL_UNSPECIFIED, Hit, Label
 from blemish_client.cli.choices import LabelChoice, spell, to_proto
 from blemish_client.cli.failures import Failure
+from blemish_client.cli.frames import parse_region
 from blemish_client.cli.options import Json, Model
 from blemish_client.cli.output import ABSENT, emit, number, plain, table, verdict, when
 from blemish_client.cli.session import Session
@@ -104,7 +105,7 @@ def search(
     if diversity is not None:
         options["diversity"] = diversity
     if region:
-        options["region"] = _parse_region(region)
+        options["region"] = parse_region(region)
     if mask is not None:
         options["mask"] = _read(mask)
     content: str | bytes | None = query
@@ -250,14 +251,6 @@ def _plain(hit: Hit) -> dict[str, Any]:
     fields.pop("thumbnail", None)
     fields.get("match", {}).pop("heat", None)
     return fields
-
-
-def _parse_region(text: str) -> tuple[int, int, int, int]:
-    try:
-        left, top, width, height = map(int, text.split(","))
-    except ValueError as error:
-        raise Failure(f"--region {text} is not valid; give LEFT,TOP,WIDTH,HEIGHT") from error
-    return left, top, width, height
 
 
 def _read(image: Path) -> bytes:

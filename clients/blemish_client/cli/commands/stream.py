@@ -24,6 +24,7 @@ from blemish_client.cli.alignment import alignment_line
 from blemish_client.cli.choices import PolicyChoice, PriorityChoice, StoreChoice, to_proto
 from blemish_client.cli.commands.score import draw
 from blemish_client.cli.failures import UNSUCCESSFUL, Failure, print_error
+from blemish_client.cli.frames import FrameReader, Part, Raw
 from blemish_client.cli.options import FailOnAnomaly, Json, Model, ShowDefectClass
 from blemish_client.cli.output import defect_class, emit, number, plain, table
 from blemish_client.cli.regions import regions_line
@@ -91,6 +92,8 @@ def stream(
     store: Annotated[
         StoreChoice, typer.Option(help="Frames that the server keeps for search.")
     ] = StoreChoice.NONE,
+    region: Part = None,
+    raw: Raw = None,
     save: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw anomalous frames to this folder.")
     ] = None,
@@ -111,11 +114,19 @@ def stream(
             print_error(event)
 
     try:
-        opened = open_source(source, repeat=repeat, give_up_after_s=give_up_after, report=report)
+        frames = FrameReader.of(raw, region)
+        opened = open_source(
+            source,
+            repeat=repeat,
+            read=frames.load,
+            suffixes=frames.suffixes,
+            give_up_after_s=give_up_after,
+            report=report,
+        )
         selected = policy or (PolicyChoice.LATEST if opened.live else PolicyChoice.BLOCK)
         with session.client() as client:
             results = client.stream(
-                limit_rate(opened.images, rate or 0.0),
+                limit_rate(frames.parts(opened.images), rate or 0.0),
                 model,
                 policy=to_proto(pb.StreamPolicy, selected),
                 camera=camera or opened.name[:128],

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
+import pickle
 from pathlib import Path
 
 import grpc
+import numpy as np
+import pytest
 from PIL import Image
 from tests.support.cli import Run, json_lines
 from tests.support.fake_server import CallError, FakeServer, picture
 from tests.support.regions import make_region_message
 
 from blemish.v1 import inspection_pb2 as pb
-from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, DefectRegion, Point, Region
 
 
 def test_score(run: Run, fake: FakeServer, image: Path) -> None:
@@ -155,3 +158,55 @@ def test_motion_of_the_part_is_shown(run: Run, fake: FakeServer, image: Path) ->
     assert "part moved by +12.4, -3.0 px, turned by +0.80 degrees, correlation 0.97" in shown
     (line,) = json_lines(run("score", image, "-m", "m", "--json"))
     assert line["alignment"] == {"dx": 12.44, "dy": -3, "angle": 0.8, "quality": 0.97}
+
+
+def test_raw_samples_arrays_and_a_region_are_sent(run: Run, fake: FakeServer, tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(bytes(24))
+    np.save(tmp_path / "b.npy", np.zeros((4, 6, 3), np.uint8)[:, ::-1])
+    given = ("--raw", "Mono8:6x4", "--region", "1,0,2,3")
+    result = run("score", tmp_path / "a.bin", tmp_path / "b.npy", "-m", "m", *given)
+    assert result.exit_code == 0, result.stderr
+    first, second = (request.image for request in fake.requests["Score"])
+    assert (first.raw.pixel_format, first.raw.width, first.raw.height) == ("Mono8", 6, 4)
+    assert first.raw.data == bytes(24)
+    assert second.raw.pixel_format == "RGB8"
+    assert first.region == second.region == Region(left=1, top=0, width=2, height=3)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--raw", "Mono8", "--raw Mono8 is not valid; give FORMAT:WIDTHxHEIGHT"),
+        ("--region", "1,2,3", "--region 1,2,3 is not valid; give LEFT,TOP,WIDTH,HEIGHT"),
+    ],
+)
+def test_malformed_layout_is_bad_input(run: Run, image: Path, option: str, value: str, words: str) -> None:
+    result = run("score", image, "-m", "m", option, value)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"not an array", pickle.dumps([1])])
+def test_file_that_is_no_array_does_not_stop_the_others(
+    run: Run, fake: FakeServer, image: Path, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "a.npy").write_bytes(content)
+    result = run("score", tmp_path / "a.npy", image, "-m", "m")
+    assert result.exit_code == 2
+    assert "cannot read" in result.stderr
+    assert len(fake.requests["Score"]) == 1
+
+
+def test_map_of_a_region_is_drawn_over_that_part(run: Run, fake: FakeServer, tmp_path: Path) -> None:
+    fake.verdict = VERDICT_ANOMALOUS
+    fake.regions = [DefectRegion(contour=[Point(x=x, y=y) for x, y in ((700, 20), (760, 20), (760, 60))])]
+    np.save(tmp_path / "a.npy", np.zeros((100, 1400), np.uint8))
+    result = run(
+        "score", tmp_path / "a.npy", "--region", "640,0,600,80", "-m", "m", "--map", tmp_path / "map.png"
+    )
+    assert result.exit_code == 0, result.stderr
+    with Image.open(tmp_path / "map.png") as drawn:
+        assert drawn.width == 600
+        outlined = np.asarray(drawn.convert("L"))[:80] == 255
+    _, columns = outlined.nonzero()
+    assert (columns.min(), columns.max()) == (pytest.approx(60, abs=2), pytest.approx(120, abs=2))

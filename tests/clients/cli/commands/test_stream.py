@@ -138,3 +138,11 @@ def test_summary_counts_frames_of_each_defect_class(run: Run, fake: FakeServer, 
     assert config.outputs.defect_class
     *_, names, figures = (line.split() for line in result.stdout.splitlines() if line.strip(" ─"))
     assert (names, figures) == (["class", "frames"], ["crack", "1"])
+
+
+def test_dumps_of_raw_samples_are_frames(run: Run, fake: FakeServer, tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.dump").write_bytes(bytes(24))
+    result = run(tmp_path, "--raw", "Mono8:6x4", "--region", "0,0,2,2", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert len(fake.frames) == 3
