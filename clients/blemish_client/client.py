@@ -108,7 +108,7 @@ class Client(SharedClient[Connection]):
         """Score one image.
 
         Args:
-            image: encoded image (JPEG, PNG, BMP, TIFF or WebP), array as for ``raw_image``, or message.
+            image: encoded image, for example JPEG, PNG or TIFF, array as for ``raw_image``, or message.
             model: model or version that scores the image.
             **options: see ``ScoreOptions``.
         """

@@ -34,6 +34,7 @@ def raw_image(
     samples: Samples,
     pixel_format: str = "",
     *,
+    size: tuple[int, int] | None = None,
     region: tuple[int, int, int, int] | None = None,
 ) -> Image:
     """Return the message of an uncompressed image, which the SDK takes wherever it takes an image.
@@ -42,13 +43,22 @@ def raw_image(
         samples: array (height, width) or (height, width, channels), for example of NumPy.
         pixel_format: format of ``RawImage``, for example BGR8, BayerRG8 or Mono12. Defaults to Mono8, RGB8
             or RGBa8 for uint8, and to Mono16 for uint16.
+        size: width and height in px, for the bytes of a frame whose array has another shape, such as those
+            of Mono12p and YUV422_8. Rows must not be padded.
         region: part to score: left, top, width and height in px.
 
     Raises:
-        ValueError: if the array has another shape or type.
+        ValueError: if the array has another shape or type, or ``size`` is given without a format.
     """
     image = Image()
-    _set_samples(image, _view(samples), pixel_format)
+    view = _view(samples)
+    if size is None:
+        _set_samples(image, view, pixel_format)
+    elif not pixel_format:
+        raise ValueError("the size of the frame is given without its format; give pixel_format")
+    else:
+        image.raw.pixel_format, image.raw.data = pixel_format, view.tobytes()
+        image.raw.width, image.raw.height = size
     if region is not None:
         left, top, width, height = region
         image.region.CopyFrom(Region(left=left, top=top, width=width, height=height))

@@ -74,3 +74,11 @@ def test_other_arrays_are_rejected_with_the_remedy(samples: Any) -> None:
 def test_objects_without_samples_are_rejected() -> None:
     with pytest.raises(TypeError):
         message("a path")  # type: ignore[arg-type]
+
+
+def test_size_of_packed_samples_is_sent_as_given() -> None:
+    image = raw_image(np.zeros((16, 36), np.uint8), "Mono12p", size=(24, 16))
+    assert (image.raw.pixel_format, image.raw.width, image.raw.height) == ("Mono12p", 24, 16)
+    assert len(image.raw.data) == 576
+    with pytest.raises(ValueError, match="give pixel_format"):
+        raw_image(bytes(576), size=(24, 16))

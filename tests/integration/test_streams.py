@@ -428,7 +428,7 @@ def test_raw_and_encoded_frames_give_the_same_scores(
 @pytest.mark.parametrize(
     ("raw", "field"),
     [
-        (RawImage(pixel_format="YUV422_8", width=64, height=64, data=bytes(8192)), "pixel_format"),
+        (RawImage(pixel_format="YUV411_8", width=64, height=64, data=bytes(8192)), "pixel_format"),
         (RawImage(pixel_format="Mono8", width=64, height=64, data=bytes(4095)), "data"),
         (RawImage(pixel_format="Mono8", width=64, height=64, stride=63, data=bytes(4096)), "stride"),
         (RawImage(pixel_format="Mono8", width=-64, height=64, data=bytes(4096)), "raw"),

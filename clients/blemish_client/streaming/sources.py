@@ -11,7 +11,9 @@ from blemish.v1.image_pb2 import Image
 from blemish_client.streaming.live_camera import live_frames
 from blemish_client.streaming.video import SourceError, video_frames
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".j2k", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
 
 
 @dataclass(frozen=True)

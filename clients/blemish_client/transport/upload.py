@@ -10,7 +10,9 @@ from blemish.v1.dataset_pb2 import ImageHeader, UploadImagesRequest
 from blemish.v1.model_pb2 import ImportModelRequest, ModelHeader
 
 CHUNK_BYTES = 1 << 20
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset(
+    {".bmp", ".j2k", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
 
 
 @dataclass(frozen=True)

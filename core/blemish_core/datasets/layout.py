@@ -16,7 +16,10 @@ Key = tuple[Part, str, str]
 
 GOOD = "good"
 PARTS: tuple[Part, ...] = ("train", "test", "ground_truth")
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+EXTENSIONS = (
+    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"),
+    *(".pgm", ".ppm", ".pnm", ".jp2", ".j2k"),
+)
 PATTERNS = "train/good/NAME, test/CLASS/NAME or ground_truth/CLASS/NAME"
 
 _MASK = "_mask"

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoding of JPEG, PNG, BMP, TIFF and WebP, the only place where encoded images are opened.
+"""Decoding of encoded images, the only place where they are opened.
+
+The formats are JPEG, JPEG 2000, PNG, BMP, TIFF, WebP, PGM and PPM.
 
 All input is treated as hostile. The size in the header is checked against the limits before any pixel is
-decoded. Only Pillow's plugins for these five formats run, and all their exceptions become InvalidImage.
+decoded. Only Pillow's plugins for these formats run, and all their exceptions become InvalidImage.
 """
 
 import re
@@ -16,12 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from blemish_core.imaging.samples import eight_bits, grey_as_rgb, samples
+from blemish_core.imaging import jpeg2000, pnm
+from blemish_core.imaging.samples import Samples, grey_as_rgb, samples
+from blemish_core.imaging.white_level import Depth, WhiteLevel
 from blemish_core.platform.errors import BlemishError, InvalidImage
 
 _PILLOW_MAX_PIXELS = 178_956_970
@@ -36,11 +41,13 @@ _MAGIC: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (rb"BM", BmpImageFile),
     (rb"II[\x2a\x2b]\0|MM\0[\x2a\x2b]", TiffImageFile),
     (rb"RIFF....WEBP", WebPImageFile),
+    (re.escape(jpeg2000.CODESTREAM), Jpeg2KImageFile),
+    (re.escape(jpeg2000.FILE), Jpeg2KImageFile),
 )
 _SHORTEST = 30
 """Length of the shortest header of these formats, in bytes."""
 
-_LOSSY = ("JPEG", "WEBP")
+_LOSSY = ("JPEG", "JPEG2000", "WEBP")
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
 _FROM_PILLOW = re.compile(r"PIL\.")
 
@@ -69,30 +76,74 @@ class ImageHeader:
     format: str
     width: int
     height: int
+    depth: Depth | None = None
+    """Depth and white of an image of more than 8 bits."""
+    highest: int = 0
+    """Highest sample as stored, of an image of more than 8 bits."""
+    stated_white: int | None = None
+    """White by the format or the file itself; None without a statement, 65,535 for fractions of white."""
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image as it is scored."""
+
+    pixels: NDArray[np.uint8]
+    """RGB, (H, W, 3); a grey image is a view as of ``grey_as_rgb``."""
+    depth: Depth | None = None
+    """Depth and white of an image of more than 8 bits."""
 
 
 _DEFAULT = ImageLimits()
 
 
-def decode(data: bytes, limits: ImageLimits = _DEFAULT) -> NDArray[np.uint8]:
-    """Return the RGB pixels (H, W, 3) of the first frame; a grey image is a view as of ``grey_as_rgb``.
+def decode(
+    data: bytes, limits: ImageLimits = _DEFAULT, level: WhiteLevel | None = None
+) -> NDArray[np.uint8]:
+    """Return the pixels of ``decode_image``."""
+    return decode_image(data, limits, level).pixels
+
+
+def decode_image(
+    data: bytes, limits: ImageLimits = _DEFAULT, level: WhiteLevel | None = None
+) -> DecodedImage:
+    """Return the RGB pixels of the first frame.
 
     Samples of more than 8 bits are scaled so that white becomes 255. Alpha is composed over black. The
     EXIF orientation is applied; an ICC profile is not.
 
+    Args:
+        data: encoded image.
+        limits: limits on the image.
+        level: white level of the dataset or model. None is the rule of versions before there were levels:
+            white is the highest value that the bits of a sample can hold.
+
     Raises:
-        InvalidImage: if the bytes are not a complete image within the limits.
+        InvalidImage: if the bytes are not a complete image within the limits, or a sample does not fit the
+            white level.
     """
-    return _decoded(data, limits)[1]
+    with _as_invalid_image():
+        return _converted(_samples(data, limits)[1], level)
 
 
-def verify(data: bytes, limits: ImageLimits = _DEFAULT) -> ImageHeader:
+def verify(data: bytes, limits: ImageLimits = _DEFAULT, level: WhiteLevel | None = None) -> ImageHeader:
     """Decode the image completely and return its header.
 
     Raises:
-        InvalidImage: as for ``decode``.
+        InvalidImage: as for ``decode_image``.
     """
-    return _decoded(data, limits)[0]
+    with _as_invalid_image():
+        format_name, read = _samples(data, limits)
+        decoded = _converted(read, level)
+        height, width, _ = decoded.pixels.shape
+        return ImageHeader(
+            format_name,
+            width,
+            height,
+            decoded.depth,
+            read.highest if decoded.depth else 0,
+            read.stated_white,
+        )
 
 
 def verify_header(data: bytes, limits: ImageLimits = _DEFAULT) -> None:
@@ -102,7 +153,11 @@ def verify_header(data: bytes, limits: ImageLimits = _DEFAULT) -> None:
         InvalidImage: if the bytes are not an image, are truncated, or exceed the limits.
     """
     with _as_invalid_image():
-        _opened(data, limits)
+        _check_bytes(data, limits)
+        if _is_pnm(data):
+            _pnm_header(data, limits)
+        else:
+            _opened(data, limits)
 
 
 def read_mask(data: bytes, limits: ImageLimits = _DEFAULT) -> NDArray[np.bool_]:
@@ -112,42 +167,61 @@ def read_mask(data: bytes, limits: ImageLimits = _DEFAULT) -> NDArray[np.bool_]:
         InvalidImage: as for ``decode``, and if the format is lossy.
     """
     with _as_invalid_image():
-        image = _opened(data, limits)
-        if image.format in _LOSSY:
-            raise _invalid(
-                f"a mask cannot be {image.format}, because compression losses would count as defects; "
-                "save it as PNG, BMP or TIFF"
-            )
-        values, _ = samples(image, data)
-        return np.ascontiguousarray(values.any(axis=2) if values.ndim == 3 else values != 0)
+        return np.ascontiguousarray(_samples(data, limits, refused=_LOSSY)[1].nonzero())
 
 
-def thumbnail(data: bytes, side: int = 256, limits: ImageLimits = _DEFAULT) -> bytes:
+def thumbnail(
+    data: bytes, side: int = 256, limits: ImageLimits = _DEFAULT, level: WhiteLevel | None = None
+) -> bytes:
     """Return the image as a JPEG with a longer side of at most ``side`` px.
 
     Raises:
-        InvalidImage: as for ``decode``.
+        InvalidImage: as for ``decode_image``.
     """
-    small = Image.fromarray(decode(data, limits))
+    return preview(decode(data, limits, level), side)
+
+
+def preview(pixels: NDArray[np.uint8], side: int, quality: int = 85) -> bytes:
+    """Return RGB pixels (H, W, 3) as a JPEG with a longer side of at most ``side`` px."""
+    small = Image.fromarray(pixels)
     small.thumbnail((side, side))
     out = BytesIO()
-    small.save(out, "JPEG", quality=85)
+    small.save(out, "JPEG", quality=quality)
     return out.getvalue()
 
 
-def _decoded(data: bytes, limits: ImageLimits) -> tuple[ImageHeader, NDArray[np.uint8]]:
-    with _as_invalid_image():
-        image = _opened(data, limits)
-        pixels = eight_bits(*samples(image, data))
-        pixels = np.ascontiguousarray(pixels)
-        if pixels.ndim == 2:
-            pixels = grey_as_rgb(pixels)
-        height, width, _ = pixels.shape
-        return ImageHeader(image.format or "", width, height), pixels
+def _samples(data: bytes, limits: ImageLimits, refused: tuple[str, ...] = ()) -> tuple[str, Samples]:
+    """Return the format of an image and its samples; formats in ``refused`` are not accepted."""
+    _check_bytes(data, limits)
+    if _is_pnm(data):
+        return "PPM", pnm.read_samples(data, _pnm_header(data, limits))
+    image = _opened(data, limits)
+    if image.format in refused:
+        raise _invalid(
+            f"a mask cannot be {image.format}, because compression losses would count as defects; "
+            "save it as PNG, BMP or TIFF"
+        )
+    return image.format or "", samples(image, data)
 
 
-def _opened(data: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
-    """Read the header, check it against the limits, and check that the file is complete."""
+def _is_pnm(data: bytes) -> bool:
+    return re.match(pnm.MAGIC, data) is not None
+
+
+def _pnm_header(data: bytes, limits: ImageLimits) -> pnm.PnmHeader:
+    header = pnm.read_header(data)
+    check_size(header.width, header.height, limits)
+    pnm.check_complete(data, header)
+    return header
+
+
+def _converted(read: Samples, level: WhiteLevel | None) -> DecodedImage:
+    values, depth = read.in_eight_bits(level)
+    pixels = np.ascontiguousarray(values)
+    return DecodedImage(grey_as_rgb(pixels) if pixels.ndim == 2 else pixels, depth)
+
+
+def _check_bytes(data: bytes, limits: ImageLimits) -> None:
     if not data:
         raise _invalid("the image is empty; send the whole content of the file")
     if len(data) > limits.max_bytes:
@@ -155,15 +229,24 @@ def _opened(data: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
             f"the image has {len(data)} bytes, more than the {limits.max_bytes} that "
             "BLEMISH_MAX_IMAGE_BYTES allows; compress it or raise the setting"
         )
+
+
+def _opened(data: bytes, limits: ImageLimits) -> ImageFile.ImageFile:
+    """Read the header, check it against the limits, and check that the file is complete."""
     plugin = next((plugin for magic, plugin in _MAGIC if re.match(magic, data, re.DOTALL)), None)
     if plugin is None:
-        raise _invalid("this is not a JPEG, PNG, BMP, TIFF or WebP image; convert it to one of these")
+        raise _invalid(
+            "this is not a JPEG, JPEG 2000, PNG, BMP, TIFF, WebP, PGM or PPM image; convert it to one of "
+            "these"
+        )
     if len(data) < _SHORTEST:
         raise _invalid(
             f"the image is truncated after {len(data)} bytes, within its header; send the whole file"
         )
     if plugin is WebPImageFile:
         check_size(*_webp_size(data), limits)  # the plugin allocates the canvas when it opens a file
+    if plugin is Jpeg2KImageFile:
+        _check_jpeg2000(data, limits)
     image = plugin(BytesIO(data))
     check_size(*image.size, limits)
     if isinstance(image, PngImageFile):
@@ -204,6 +287,18 @@ def check_size(
             f"{limits.max_pixels} that BLEMISH_MAX_IMAGE_PIXELS allows; scale it down, split it or raise "
             "the setting",
             field=field,
+        )
+
+
+def _check_jpeg2000(data: bytes, limits: ImageLimits) -> None:
+    """Reject sizes and features for which OpenJPEG would allocate a lot of memory."""
+    header = jpeg2000.read_header(data)
+    check_size(header.width, header.height, limits)
+    samples_count = header.width * header.height * header.components
+    if samples_count > limits.max_pixels:  # each takes four bytes and more
+        raise _invalid(
+            f"the JPEG 2000 has {samples_count} samples, more than the {limits.max_pixels} that "
+            "BLEMISH_MAX_IMAGE_PIXELS allows for this format; scale it down, or save it as PNG or TIFF"
         )
 
 

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A received image, encoded or raw from a camera, and its conversion to RGB pixels.
-
-Raw formats have the names of GenICam's Pixel Format Naming Convention (EMVA, PFNC 2.4). Samples are
-unpacked; those of more than 8 bits are 16-bit little endian. Rows run from top to bottom, ``stride`` bytes
-apart.
-"""
+"""A received image, encoded or raw from a camera, and its conversion to RGB pixels."""
 
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -13,39 +8,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish_core.imaging.decode import ImageLimits, check_size, decode
-from blemish_core.imaging.samples import eight_bits, grey_as_rgb
+from blemish_core.imaging.decode import DecodedImage, ImageLimits, check_size, decode_image
+from blemish_core.imaging.pixel_formats import PIXEL_FORMATS, Colour, Packing, PixelFormat, yuv_to_rgb
+from blemish_core.imaging.samples import Samples, grey_as_rgb, rgba_over_black
+from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.platform.errors import InvalidImage
 
 _Sample = TypeVar("_Sample", bound=np.generic)
-
-
-@dataclass(frozen=True)
-class _PixelFormat:
-    bits: int
-    channels: int = 1
-    to_rgb: int | None = None
-    """OpenCV's conversion code; None if the samples are grey or RGB."""
-
-    @property
-    def bytes(self) -> int:
-        """Size of one pixel, in bytes."""
-        return self.channels * (2 if self.bits > 8 else 1)
-
-
-# GenICam names a Bayer pattern after its first row: BayerRG is red, green / green, blue.
-PIXEL_FORMATS = {
-    "Mono8": _PixelFormat(8),
-    "Mono10": _PixelFormat(10),
-    "Mono12": _PixelFormat(12),
-    "Mono16": _PixelFormat(16),
-    "RGB8": _PixelFormat(8, 3),
-    "BGR8": _PixelFormat(8, 3, cv2.COLOR_BGR2RGB),
-    "BayerRG8": _PixelFormat(8, 1, cv2.COLOR_BayerRGGB2RGB),
-    "BayerGB8": _PixelFormat(8, 1, cv2.COLOR_BayerGBRG2RGB),
-    "BayerGR8": _PixelFormat(8, 1, cv2.COLOR_BayerGRBG2RGB),
-    "BayerBG8": _PixelFormat(8, 1, cv2.COLOR_BayerBGGR2RGB),
-}
 
 
 @dataclass(frozen=True)
@@ -100,34 +69,45 @@ class ImageInput:
     region: Region | None = None
     """Part of the image to score; None for all of it."""
 
-    def pixels(self, limits: ImageLimits) -> NDArray[np.uint8]:
-        """Return RGB pixels (H, W, 3), possibly a read-only view.
+    def pixels(self, limits: ImageLimits, level: WhiteLevel | None = None) -> NDArray[np.uint8]:
+        """Return the pixels of ``decoded``."""
+        return self.decoded(limits, level).pixels
+
+    def decoded(self, limits: ImageLimits, level: WhiteLevel | None = None) -> DecodedImage:
+        """Return the image or its region as RGB pixels (H, W, 3), possibly a read-only view.
+
+        Args:
+            limits: limits on the image.
+            level: white level of the model; None for the rule of versions without one, see
+                ``decode_image``.
 
         Raises:
             InvalidImage: if the data is not a complete image within the limits, or the region exceeds it.
         """
         if self.layout is None:
-            return self._crop(decode(self.data, limits), limits)
-        samples, kind = _samples(self.data, self.layout, limits), PIXEL_FORMATS[self.layout.pixel_format]
-        if kind.channels == 1 and kind.to_rgb is not None:
-            # Crop after the conversion, which reads neighbouring pixels and depends on the position.
-            return self._crop(np.asarray(cv2.cvtColor(samples, kind.to_rgb), np.uint8), limits)
-        samples = self._crop(samples, limits)
-        if kind.to_rgb is not None:
-            return np.asarray(cv2.cvtColor(samples, kind.to_rgb), np.uint8)
-        return grey_as_rgb(_eight_bits(samples, self.layout, kind)) if kind.channels == 1 else samples
+            found = decode_image(self.data, limits, level)
+            return replace(found, pixels=self._crop(found.pixels, limits))
+        kind = _pixel_format(self.layout)
+        samples = _samples(self.data, self.layout, kind, limits)
+        whole = kind.colour in (Colour.BAYER, Colour.YUYV, Colour.UYVY)
+        if not whole:
+            # Where colours depend on neighbouring pixels, crop after the conversion.
+            samples = self._crop(samples, limits)
+        values, depth = Samples(samples, white=(1 << kind.bits) - 1).in_eight_bits(level)
+        pixels = _as_rgb(values, kind)
+        return DecodedImage(self._crop(pixels, limits) if whole else pixels, depth)
 
-    def frame(self, limits: ImageLimits) -> NDArray[np.uint8]:
-        """Return RGB pixels (H, W, 3) of the whole image, after a check of the region.
+    def whole(self, limits: ImageLimits, level: WhiteLevel | None = None) -> DecodedImage:
+        """Return the whole image, after a check of the region.
 
         Raises:
-            InvalidImage: as for ``pixels``.
+            InvalidImage: as for ``decoded``.
         """
-        whole = replace(self, region=None).pixels(limits)
-        self._crop(whole, limits)
-        return whole
+        found = replace(self, region=None).decoded(limits, level)
+        self._crop(found.pixels, limits)
+        return found
 
-    def _crop(self, pixels: NDArray[np.uint8], limits: ImageLimits) -> NDArray[np.uint8]:
+    def _crop(self, pixels: NDArray[_Sample], limits: ImageLimits) -> NDArray[_Sample]:
         region = self.region
         if region is None:
             return pixels
@@ -136,8 +116,7 @@ class ImageInput:
         return cropped
 
 
-def _samples(data: bytes, layout: RawLayout, limits: ImageLimits) -> NDArray[np.uint8]:
-    """Return a view of the samples, (H, W) or (H, W, 3), at their stored depth."""
+def _pixel_format(layout: RawLayout) -> PixelFormat:
     kind = PIXEL_FORMATS.get(layout.pixel_format)
     if kind is None:
         raise InvalidImage(
@@ -145,36 +124,64 @@ def _samples(data: bytes, layout: RawLayout, limits: ImageLimits) -> NDArray[np.
             "camera to one of these, or convert the image",
             field="image.raw.pixel_format",
         )
-    check_size(layout.width, layout.height, limits, field="image.raw")
-    row = layout.width * kind.bytes
-    stride = layout.stride or row
-    if stride < row:
+    return kind
+
+
+def _samples(data: bytes, layout: RawLayout, kind: PixelFormat, limits: ImageLimits) -> NDArray[np.generic]:
+    """Return the samples, (H, W) or (H, W, channels), at their stored depth."""
+    name, width, height, stride = layout.pixel_format, layout.width, layout.height, layout.stride
+    check_size(width, height, limits, field="image.raw")
+    if kind.colour in (Colour.YUYV, Colour.UYVY) and width % 2:
         raise InvalidImage(
-            f"the stride is {stride} bytes, but {layout.width} pixels of {layout.pixel_format} take {row}; "
+            f"the width is {width} px, but two pixels of {name} share their colours; send an even width",
+            field="image.raw.width",
+        )
+    row = kind.size_bytes(width)
+    if stride and stride < row:
+        raise InvalidImage(
+            f"the stride is {stride} bytes, but {width} pixels of {name} take {row}; "
             "send the distance between the starts of two rows, or 0",
             field="image.raw.stride",
         )
-    needed = stride * (layout.height - 1) + row
-    if len(data) not in (needed, stride * layout.height):
+    # Without a stride, rows of packed pixels follow each other even within a byte.
+    full = stride * height if stride else kind.size_bytes(width * height)
+    least = stride * (height - 1) + row if stride else full
+    if len(data) not in (least, full):
+        rows = (
+            f"{stride or row} bytes a row"
+            if stride or not width * kind.pixel_bits % 8
+            else "without padding"
+        )
         raise InvalidImage(
-            f"{layout.width} x {layout.height} px of {layout.pixel_format}, {stride} bytes a row, are "
-            f"{stride * layout.height} bytes, but {len(data)} were received; send exactly one frame",
+            f"{width} x {height} px of {name}, {rows}, are {full} bytes, but {len(data)} were received; "
+            "send exactly one frame",
             field="image.raw.data",
         )
-    sample = np.dtype("<u2" if kind.bits > 8 else np.uint8)
-    shape: tuple[int, ...] = (layout.height, layout.width)
-    strides: tuple[int, ...] = (stride, kind.bytes)
-    if kind.channels > 1:
-        shape, strides = (*shape, kind.channels), (*strides, sample.itemsize)
-    return np.ndarray(shape, sample, data, strides=strides)
-
-
-def _eight_bits(samples: NDArray[np.uint8], layout: RawLayout, kind: _PixelFormat) -> NDArray[np.uint8]:
+    samples = kind.unpacked(data, width, height, stride)
     white = (1 << kind.bits) - 1
-    if kind.bits % 8 and (highest := int(samples.max())) > white:
+    if kind.packing is Packing.WHOLE and kind.bits % 8 and (highest := int(samples.max())) > white:
         raise InvalidImage(
-            f"a sample is {highest}, but the white of {layout.pixel_format} is {white}; send samples in "
+            f"a sample is {highest}, but the white of {name} is {white}; send samples in "
             "the lower bits of 16, little endian",
             field="image.raw.pixel_format",
         )
-    return eight_bits(samples, white)
+    return samples
+
+
+def _as_rgb(samples: NDArray[np.uint8], kind: PixelFormat) -> NDArray[np.uint8]:
+    """Return samples of 8 bits, (H, W) or (H, W, channels), as RGB pixels (H, W, 3)."""
+    match kind.colour:
+        case Colour.GREY:
+            return grey_as_rgb(samples)
+        case Colour.RGB:
+            return samples
+        case Colour.BGR:
+            return np.ascontiguousarray(samples[..., ::-1])
+        case Colour.RGBA:
+            return rgba_over_black(samples)
+        case Colour.BGRA:
+            return rgba_over_black(samples[..., [2, 1, 0, 3]])
+        case Colour.BAYER:
+            return np.asarray(cv2.cvtColor(samples, kind.bayer), np.uint8)
+        case Colour.YUYV | Colour.UYVY:
+            return yuv_to_rgb(samples, kind.colour)

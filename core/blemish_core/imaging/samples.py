@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples of an image that Pillow has opened: upright, alpha composed over black, at 8 or 16 bits."""
+"""Samples of an image that Pillow has opened, upright, and their conversion to 8 bits."""
 
 import re
 import sys
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -10,32 +11,159 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL.ExifTags import Base as ExifTag
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from blemish_core.imaging.jpeg2000 import read_header
+from blemish_core.imaging.white_level import FULL, Depth, WhiteLevel, bits_of, highest_of
 from blemish_core.platform.errors import InvalidImage
 
 _SIXTEEN_BITS = re.compile(r"(RGBA?;16)([BLN])")
+_MAX_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 281, 341
+_SAMPLED = 1 << 20
+_LEAST_LEVELS = 8
+"""Different samples from which on it is no chance that all are multiples of a power of two."""
 
 
-def samples(image: ImageFile.ImageFile, data: bytes) -> tuple[NDArray[Any], int]:
-    """Return upright samples at their stored depth, (H, W) or (H, W, 3), and the value of white."""
+@dataclass(frozen=True)
+class Statement:
+    """The white that a file states for samples of 16 bits."""
+
+    white: int
+    significant: int = 0xFFFF
+    """Bits of a sample that carry information."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of an image at their stored depth."""
+
+    values: NDArray[Any]
+    """(H, W) or (H, W, channels): uint8, uint16, or float32 for fractions of white."""
+    white: int = 255
+    """White by the format, 1 for fractions."""
+    has_alpha: bool = False
+    """True if the last channel is alpha. Samples of 8 bits are composed already."""
+    is_inverted: bool = False
+    """True if 0 is white."""
+    statement: Statement | None = None
+    """White by the file; None without a statement, and if the format defines it."""
+
+    def in_eight_bits(self, level: WhiteLevel | None) -> tuple[NDArray[np.uint8], Depth | None]:
+        """Return the samples scaled so that white is 255, alpha composed over black, and their depth.
+
+        Args:
+            level: white level of the dataset or model; None for the rule of versions before there were
+                levels, by which all samples of 16 bits have a white of 65,535.
+
+        Raises:
+            InvalidImage: if a sample does not fit the white level.
+        """
+        if self.values.dtype == np.uint8:
+            return self.values, None
+        if self.values.dtype == np.float32:
+            if level and self.statement:
+                white, values = self.statement.white, _whole(self.values, self.statement.white, 1)
+            else:
+                white, values = FULL, _whole(self.values, 1, FULL)
+            return eight_bits(values, white), Depth(white, int(values.max()), stated=True)
+        white, stated = self._white(level)
+        values = self._fitting(white, stated)
+        highest = int((values[..., :-1] if self.has_alpha else values).max())
+        if self.is_inverted:
+            values = np.uint16(white) - np.minimum(values, np.uint16(white))
+        if self.has_alpha:
+            values = _over_black(values, white)
+        return eight_bits(values, white), Depth(white, highest, stated)
+
+    def nonzero(self) -> NDArray[np.bool_]:
+        """Return (H, W), True where a pixel is not zero in the sense of the format and has an opacity.
+
+        Raises:
+            InvalidImage: as for ``in_eight_bits``.
+        """
+        values = self.values
+        if values.dtype == np.float32:
+            values = _whole(values, 1, FULL)
+        if self.is_inverted:
+            values = values != self.white
+        if self.has_alpha:
+            values = _over_black(values, self.white)
+        return np.asarray(values.any(axis=2) if values.ndim == 3 else values != 0)
+
+    @property
+    def highest(self) -> int:
+        """Highest sample as stored; white is 65,535 for fractions."""
+        if self.values.dtype == np.float32:
+            return int(np.rint(self.values.max() * FULL)) if self.statement is None else FULL
+        return int((self.values[..., :-1] if self.has_alpha else self.values).max())
+
+    @property
+    def stated_white(self) -> int | None:
+        """White by the format or the file; None without a statement, 65,535 for fractions."""
+        if self.values.dtype == np.float32:
+            return FULL
+        return self.white if self.white < FULL else self.statement.white if self.statement else None
+
+    def _white(self, level: WhiteLevel | None) -> tuple[int, bool]:
+        """Return white, and True if something defines it."""
+        if level is None:
+            return self.white, self.white < FULL
+        if self.white < FULL:
+            same_bits = level.level is not None and bits_of(level.level) == bits_of(self.white)
+            return (level.level if level.level and same_bits else self.white), True
+        if level.level and level.given:
+            return level.level, True
+        if self.statement:
+            return self.statement.white, True
+        return level.level or FULL, level.level is not None
+
+    def _fitting(self, white: int, stated: bool) -> NDArray[np.uint16]:
+        """Return the samples without insignificant bits, after a check against the white level."""
+        if self.statement and self.statement.white == white and self.statement.significant != 0xFFFF:
+            return self.values & np.uint16(self.statement.significant)
+        colours = self.values[..., :-1] if self.has_alpha else self.values
+        if stated and (highest := int(colours.max())) > highest_of(white):
+            raise InvalidImage(
+                f"a sample is {highest}, but the white level is {white}, of {bits_of(white)} bits; send "
+                "images of that depth, or correct the white level of the dataset and train again",
+                field="image",
+            )
+        return self.values
+
+
+def samples(image: ImageFile.ImageFile, data: bytes) -> Samples:
+    """Return the samples of an image that Pillow has opened.
+
+    Raises:
+        InvalidImage: if samples of 32 bits have no defined white.
+    """
     rawmode = _rawmode(image)  # load() discards it
     image.load()
     values: NDArray[Any]
-    white = 255
+    white, alpha, inverted = 255, False, False
     if image.mode.startswith("I;16"):
-        values, white = np.array(image).astype(np.uint16), 65_535
+        values, white = np.array(image).astype(np.uint16), FULL
         if isinstance(image, TiffImageFile):
             white = (1 << image.tag_v2.get(258, (16,))[0]) - 1
-            if image.tag_v2.get(262) == 0:  # white is zero; Pillow inverts 8-bit samples only
-                values = np.uint16(white) - values
-    elif image.mode in ("I", "F"):
-        values, white = _scaled(np.array(image), image.mode)
+            inverted = image.tag_v2.get(262) == 0  # Pillow inverts 8-bit samples only
+        elif isinstance(image, Jpeg2KImageFile):
+            bits = read_header(data).bits  # Pillow moves samples to the top
+            values, white = values >> np.uint16(16 - bits), (1 << bits) - 1
+    elif isinstance(image, Jpeg2KImageFile) and image.mode == "L":
+        values = _array(image, "L")
+        if (bits := read_header(data).bits) < 8:  # Pillow moves samples to the top
+            values = eight_bits(values >> np.uint8(8 - bits), (1 << bits) - 1)
+    elif image.mode == "I":
+        values, white = _sixteen_bits(np.array(image)), FULL
+    elif image.mode == "F":
+        values, white = np.array(image), 1
     elif rawmode == "LA;16B":
-        values, white = _over_black(_reread(image, data, "RGBA").view(">u2"))[..., 0], 65_535
+        values, white, alpha = _reread(image, data, "RGBA").view(">u2").astype(np.uint16), FULL, True
     elif deep := _SIXTEEN_BITS.fullmatch(rawmode):
-        values, white = _deep_colour(image, data, deep), 65_535
+        values, white = _deep_colour(image, data, deep), FULL
+        alpha = values.shape[2] == 4
     elif image.mode in ("1", "L"):
         values = _array(image, "L")
     elif image.mode == "RGB" or not image.has_transparency_data:
@@ -44,7 +172,63 @@ def samples(image: ImageFile.ImageFile, data: bytes) -> tuple[NDArray[Any], int]
         values = np.array(_composed(image.convert("RGBA")))
     if isinstance(image, PngImageFile) and image.mode != "P" and "transparency" in image.info:
         values = _keyed(values, image.info["transparency"], data[24], image.mode)
-    return _upright(values, image), white
+    values = _upright(values, image)
+    statement = _statement(image, data, values, alpha) if white in (1, FULL) else None
+    return Samples(values, white, alpha, inverted, statement)
+
+
+def _statement(
+    image: ImageFile.ImageFile, data: bytes, values: NDArray[Any], has_alpha: bool
+) -> Statement | None:
+    """Return the white that the file states, None without a statement or with a contradictory one."""
+    if isinstance(image, PngImageFile):
+        bits = _significant_bits(data)
+        return _by_bits(bits, values[..., :-1] if has_alpha else values) if 0 < bits < 16 else None
+    if not isinstance(image, TiffImageFile):
+        return None
+    stated = image.tag_v2.get(_S_MAX_SAMPLE_VALUE, image.tag_v2.get(_MAX_SAMPLE_VALUE))
+    try:
+        level = float(max(stated) if isinstance(stated, tuple) else stated)
+    except (TypeError, ValueError):
+        return None
+    # Many programs write the highest sample of the image instead, so only the number of bits is certain.
+    if not 1 < level < FULL or float(values.max()) > (white := highest_of(int(level))):
+        return None
+    return Statement(white)
+
+
+def _significant_bits(data: bytes) -> int:
+    """Return the largest number of significant bits that the sBIT chunk of a PNG states, 0 without one."""
+    position = 8
+    while position + 8 <= len(data):
+        length, kind = (
+            int.from_bytes(data[position : position + 4], "big"),
+            data[position + 4 : position + 8],
+        )
+        if kind == b"sBIT":
+            colours = {2: 1, 4: 3}.get(length, length)  # without alpha
+            return max(data[position + 8 : position + 8 + colours], default=0) if length <= 4 else 0
+        if kind == b"IDAT":
+            return 0
+        position += length + 12
+    return 0
+
+
+def _by_bits(bits: int, values: NDArray[np.uint16]) -> Statement:
+    """Return white for a number of significant bits.
+
+    The standard asks for samples that are scaled to 16 bits, with the significant ones on top. Many cameras
+    write them at the bottom instead.
+    """
+    white, low = (1 << bits) - 1, 16 - bits
+    on_top = Statement(white << low, white << low)
+    if int(values.max()) > white:
+        return on_top
+    if (values & np.uint16((1 << low) - 1)).any():
+        return Statement(white)
+    step = max(1, values.size // _SAMPLED)
+    levels = np.unique(values.ravel()[::step])
+    return on_top if len(levels) >= _LEAST_LEVELS else Statement(white)
 
 
 def _array(image: Image.Image, mode: str) -> NDArray[np.uint8]:
@@ -67,14 +251,31 @@ def _rawmode(image: ImageFile.ImageFile) -> str:
     return str(args[0] if isinstance(args, tuple) else args)
 
 
-def _scaled(values: NDArray[Any], mode: str) -> tuple[NDArray[np.uint16], int]:
-    """Interpret integers as 16-bit samples, and floats as fractions of white."""
+def _sixteen_bits(values: NDArray[Any]) -> NDArray[np.uint16]:
+    """Return integers of 32 bits as samples of 16.
+
+    Raises:
+        InvalidImage: if one does not fit.
+    """
+    if (lowest := values.min()) < 0 or (highest := values.max()) > FULL:
+        raise _undefined_white(lowest, values.max() if lowest < 0 else highest)
+    return np.asarray(values.astype(np.uint16))
+
+
+def _whole(values: NDArray[np.float32], white: int, scale: int) -> NDArray[np.uint16]:
+    """Return floats from 0 to ``white``, times ``scale``, as samples of 16 bits.
+
+    Raises:
+        InvalidImage: if one is outside of the range, or not a number.
+    """
     lowest, highest = values.min(), values.max()
-    if mode == "I" and lowest >= 0 and highest <= 65_535:
-        return values.astype(np.uint16), 65_535
-    if mode == "F" and lowest >= 0 and highest <= 1:  # false for NaN
-        return np.rint(values * np.float32(65_535)).astype(np.uint16), 65_535
-    raise InvalidImage(
+    if not (lowest >= 0 and highest <= white):  # true for NaN
+        raise _undefined_white(lowest, highest)
+    return np.asarray(np.rint(values * np.float32(scale)).astype(np.uint16))
+
+
+def _undefined_white(lowest: float, highest: float) -> InvalidImage:
+    return InvalidImage(
         f"the image has 32-bit samples from {lowest:g} to {highest:g} and does not define white; "
         "save it with 8 or 16 bits, or as floats from 0 to 1",
         field="image",
@@ -86,7 +287,7 @@ def _deep_colour(image: ImageFile.ImageFile, data: bytes, rawmode: re.Match[str]
     order = rawmode[2] if rawmode[2] != "N" else "L" if sys.byteorder == "little" else "B"
     low = _reread(image, data, rawmode[1] + ("L" if order == "B" else "B"))
     deep: NDArray[np.uint16] = np.array(image).astype(np.uint16) << np.uint16(8) | low
-    return _over_black(deep) if deep.shape[2] == 4 else deep
+    return deep
 
 
 def _reread(image: ImageFile.ImageFile, data: bytes, rawmode: str) -> NDArray[np.uint8]:
@@ -98,11 +299,16 @@ def _reread(image: ImageFile.ImageFile, data: bytes, rawmode: str) -> NDArray[np
     return np.array(copy)
 
 
-def _over_black(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
+def _over_black(values: NDArray[np.uint16], white: int) -> NDArray[np.uint16]:
     """Multiply the channels by alpha, the last channel, and drop it."""
-    alpha = values[..., -1].astype(np.uint32)
-    composed = [(values[..., i] * alpha + 32_767) // 65_535 for i in range(values.shape[2] - 1)]
-    return np.stack(composed, axis=-1).astype(np.uint16)
+    alpha = np.minimum(values[..., -1], white).astype(np.uint32)
+    composed = [(values[..., i] * alpha + white // 2) // white for i in range(values.shape[2] - 1)]
+    return (np.stack(composed, axis=-1) if len(composed) > 1 else composed[0]).astype(np.uint16)
+
+
+def rgba_over_black(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return pixels with alpha (H, W, 4), composed over black, as RGB (H, W, 3)."""
+    return np.array(_composed(Image.fromarray(np.ascontiguousarray(pixels))))
 
 
 def _composed(image: Image.Image) -> Image.Image:
@@ -137,8 +343,8 @@ def _upright(values: NDArray[Any], image: ImageFile.ImageFile) -> NDArray[Any]:
 
 
 def eight_bits(values: NDArray[Any], white: int) -> NDArray[np.uint8]:
-    """Return samples of any shape scaled from 0 to ``white`` to 0 to 255, rounded."""
-    if white == 255:
+    """Return samples of any shape scaled from 0 to ``white`` to 0 to 255, rounded; higher ones are 255."""
+    if values.dtype == np.uint8 and white == 255:
         return values
-    table = (np.arange(white + 1, dtype=np.uint32) * 255 + white // 2) // white
-    return np.asarray(table.astype(np.uint8)[values])
+    table = (np.arange(highest_of(white) + 1, dtype=np.uint32) * 255 + white // 2) // white
+    return np.asarray(np.minimum(table, 255).astype(np.uint8)[values])

@@ -51,8 +51,8 @@ class Image(_message.Message):
     RAW_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
     encoded: _builtins.bytes
-    """Encoded image: JPEG, PNG, BMP, TIFF or WebP; grey, palette, RGB or CMYK, with or without alpha; 8 or 16
-    bits per channel. Alpha is composited over black, and 16 bits are scaled to 8.
+    """Encoded image: JPEG, PNG, BMP, TIFF, WebP, PGM or PPM; grey, palette, RGB or CMYK, with or without alpha; 8
+    or 16 bits per channel. Alpha is composited over black, and 16 bits are scaled to 8.
     """
     @_builtins.property
     def raw(self) -> Global___RawImage:
@@ -91,16 +91,24 @@ class RawImage(_message.Message):
     STRIDE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     pixel_format: _builtins.str
-    """Name from GenICam's Pixel Format Naming Convention: Mono8, Mono10, Mono12, Mono16, RGB8, BGR8, BayerRG8,
-    BayerGB8, BayerGR8 or BayerBG8. Samples are unpacked. Samples of more than 8 bits take 16 bits, little
-    endian, and are scaled to 8.
+    """Name from GenICam's Pixel Format Naming Convention:
+      Mono8, Mono10, Mono12, Mono14, Mono16: samples of more than 8 bits take 16 bits, little endian.
+      Mono10p, Mono12p, Mono14p: a stream of bits, the least significant bit of each sample first.
+      Mono10Packed, Mono12Packed: GigE Vision's layout, two samples in three bytes.
+      RGB8, BGR8, RGBa8, BGRa8: alpha is composited over black.
+      YUV422_8 (YUYV), YUV422_8_UYVY: full range, width even.
+      BayerRG8, BayerRG10, BayerRG12, BayerRG16, BayerRG10p, BayerRG12p, BayerRG10Packed, BayerRG12Packed, and
+      the same with GB, GR and BG.
+    Samples of more than 8 bits are scaled to 8.
     """
     width: _builtins.int
     """Width in px."""
     height: _builtins.int
     """Height in px."""
     stride: _builtins.int
-    """Bytes from the start of one row to the next. 0 for rows without padding."""
+    """Bytes from the start of one row to the next. 0 for rows without padding: rows of packed formats then follow
+    each other even within a byte.
+    """
     data: _builtins.bytes
     """Rows from top to bottom. The padding of the last row may be omitted."""
     def __init__(

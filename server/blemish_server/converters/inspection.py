@@ -78,9 +78,7 @@ def parse_image(image: image_pb2.Image, field: str) -> ImageInput:
         return ImageInput(raw.data, layout, region)
     if encoded := image.encoded:
         return ImageInput(encoded, None, region)
-    raise InvalidRequest(
-        f"{field}.encoded is empty; send a JPEG, PNG, BMP, TIFF or WebP, or {field}.raw", field=field
-    )
+    raise InvalidRequest(f"{field}.encoded is empty; send an encoded image, or {field}.raw", field=field)
 
 
 def parse_priority(number: pb.Priority.ValueType, field: str) -> Priority | None:

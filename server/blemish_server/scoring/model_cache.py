@@ -336,7 +336,7 @@ def _prepare(
         if region is None and (note := _size_note(pixels, detector.frame)):
             notes = (note,)
     else:
-        frame = image.frame(limits)
+        frame = image.whole(limits).pixels
         height, width, _ = frame.shape
         seen = mask.apply(frame, region)
         prepared, pixels, alignment = detector.prepare_masked(seen), seen.pixels, seen.alignment

@@ -19,7 +19,7 @@ from blemish_core.platform.errors import InvalidImage
 if TYPE_CHECKING:
     from tests.core.imaging.decode.conftest import Files
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+FORMATS = ("JPEG", "JPEG2000", "PNG", "BMP", "TIFF", "WEBP", "PPM")
 SEED = 20_260
 PX = 48
 
@@ -93,6 +93,20 @@ def _webp_lossy_bomb(files: "Files") -> bytes:
     return _patched(data, 26, "<HH", 9_000, 9_000)
 
 
+def _jpeg2000_bomb(files: "Files") -> bytes:
+    data = files.encoded(files.sample_image(), "JPEG2000")
+    at = data.index(b"\xff\x51")
+    return _patched(_patched(data, at + 6, ">II", 16_000, 16_000), at + 22, ">II", 16_000, 16_000)
+
+
+def _pgm_bomb(files: "Files") -> bytes:
+    return b"P5 16000 16000 65535\n" + bytes(1000)
+
+
+def _plain_ppm_bomb(files: "Files") -> bytes:
+    return b"P3 16000 16000 255\n" + b"1 " * 1000
+
+
 class TestHostility:
     @pytest.mark.parametrize(
         "bomb",
@@ -106,6 +120,9 @@ class TestHostility:
             _webp_bomb,
             _webp_lossless_bomb,
             _webp_lossy_bomb,
+            _jpeg2000_bomb,
+            _pgm_bomb,
+            _plain_ppm_bomb,
         ],
     )
     def test_decompression_bomb_takes_little_memory(
@@ -126,7 +143,7 @@ class TestHostility:
         dice = random.Random(SEED)
         exif = Image.Exif()
         exif[0x0112] = 6
-        options: dict[str, Any] = {} if kind == "BMP" else {"exif": exif}
+        options: dict[str, Any] = {"exif": exif} if kind in ("JPEG", "PNG", "TIFF", "WEBP") else {}
         sources = [files.encoded(files.sample_image(24, 32), kind, **options)]
         if kind == "TIFF":
             sources += [

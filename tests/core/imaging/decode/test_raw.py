@@ -6,7 +6,8 @@ import pytest
 from numpy.typing import NDArray
 
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.image_input import PIXEL_FORMATS, ImageInput, RawLayout, Region
+from blemish_core.imaging.image_input import ImageInput, RawLayout, Region
+from blemish_core.imaging.pixel_formats import PIXEL_FORMATS
 from blemish_core.platform.errors import InvalidImage
 
 LIMITS = ImageLimits()
@@ -73,7 +74,7 @@ def test_bayer_pattern_gives_the_colours(pattern: str) -> None:
 
 @pytest.mark.parametrize("name", PIXEL_FORMATS)
 def test_row_padding_is_ignored(name: str) -> None:
-    row = WIDTH * PIXEL_FORMATS[name].bytes
+    row = PIXEL_FORMATS[name].size_bytes(WIDTH)
     stride = row + 10
     plain = noise(HEIGHT, row, below=4 if "1" in name else 256).astype(np.uint8)
     padded = np.full((HEIGHT, stride), 255, np.uint8)
@@ -85,10 +86,9 @@ def test_row_padding_is_ignored(name: str) -> None:
     assert (ImageInput(padded.tobytes()[:-10], layout).pixels(LIMITS) == expected).all()
 
 
-@pytest.mark.parametrize("name", ["Mono8", "Mono12", "RGB8", "BGR8", "BayerGR8"])
+@pytest.mark.parametrize("name", PIXEL_FORMATS)
 def test_region_equals_the_same_part_of_the_whole_image(name: str) -> None:
-    kind = PIXEL_FORMATS[name]
-    data = noise(HEIGHT * WIDTH * kind.bytes, below=4).astype(np.uint8).tobytes()
+    data = noise(PIXEL_FORMATS[name].size_bytes(HEIGHT * WIDTH), below=4).astype(np.uint8).tobytes()
     layout = RawLayout(name, WIDTH, HEIGHT)
     whole = ImageInput(data, layout).pixels(LIMITS)
     # An odd corner shifts the mosaic, but the colours must be those of the whole sensor.
@@ -104,6 +104,14 @@ def test_region_equals_the_same_part_of_the_whole_image(name: str) -> None:
         (RawLayout("Mono8", 24, 20), 479, "data", "are 480 bytes, but 479 were received"),
         (RawLayout("Mono8", 24, 20), 481, "data", "481 were received"),
         (RawLayout("Mono12", 24, 20), 480, "data", "are 960 bytes"),
+        (RawLayout("Mono12p", 24, 20), 960, "data", "are 720 bytes, but 960 were received"),
+        (RawLayout("Mono12Packed", 24, 20), 719, "data", "are 720 bytes"),
+        (RawLayout("Mono10p", 25, 21), 656, "data", "without padding, are 657 bytes"),
+        (RawLayout("Mono10p", 25, 21, 31), 651, "stride", "take 32"),
+        (RawLayout("Mono12p", 25, 20, 38), 750, "data", "38 bytes a row, are 760 bytes"),
+        (RawLayout("RGBa8", 24, 20), 1440, "data", "are 1920 bytes"),
+        (RawLayout("YUV422_8", 24, 20), 480, "data", "are 960 bytes"),
+        (RawLayout("YUV422_8", 25, 20), 1000, "width", "send an even width"),
         (RawLayout("Mono8", 24, 20, 23), 480, "stride", "take 24"),
         (RawLayout("Mono8", 24, 20, -24), 480, "stride", "take 24"),
         (RawLayout("Mono8", 0, 20), 0, "raw", "needs at least 16"),
