@@ -2,7 +2,7 @@
 """The blocking client of all services of blemish.v1."""
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -56,7 +56,14 @@ from blemish_client.transport.requests import (
     stream_config,
     training_mask,
 )
-from blemish_client.transport.upload import ImageFile, import_messages, scan_folder, upload_messages
+from blemish_client.transport.upload import (
+    ImageFile,
+    import_messages,
+    scan_folder,
+    upload_messages,
+    with_skipped,
+)
+from blemish_layouts.plan import Conversion
 
 _IMAGES_PER_PAGE = 1000
 
@@ -185,26 +192,57 @@ class Client(SharedClient[Connection]):
         folder: Path | str,
         *,
         on_image: Callable[[ImageFile], None] | None = None,
+        replace: bool = False,
+        good: Collection[str] = (),
+        only_defective: bool = False,
     ) -> UploadImagesResponse:
         """Upload a folder in MVTec AD's layout to an existing dataset.
 
-        After a failure, call it again: images that were stored before are skipped and counted as unchanged.
+        Images that cannot be read or stored are skipped. The response lists them with reasons, and counts
+        files without an image's suffix in ``expected_count``. After a failure, call it again: images that
+        were stored before are counted as unchanged.
 
         Args:
             dataset: name of the dataset.
             folder: folder with train/good, test/CLASS and ground_truth/CLASS, or some of them.
             on_image: called with each image after it was sent, in another thread.
+            replace: replace images whose content has changed. They are skipped otherwise.
+            good: names of folders of good images, in addition to good, ok, okay and normal in any case.
+            only_defective: accept a test set without good images.
 
         Raises:
-            OSError: if a file cannot be read.
-            ValueError: if the folder has no images in that layout.
+            NotADirectoryError: if there is no such folder.
+            ValueError: if the folder has no images in that layout, or test images of which none is good.
         """
-        messages = upload_messages(dataset_name(dataset), scan_folder(Path(folder)).images, on_image)
-        return self._connection.send(self._datasets.UploadImages, messages)
+        conversion = Conversion(frozenset(good), only_defective)
+        layout = scan_folder(Path(folder), conversion)
+        if layout.plan.lacks_good and not only_defective:
+            known = {test_class.class_name for test_class in self.dataset(dataset).test_images}
+            layout.plan.check_good(conversion, already="good" in known)
+        skipped = [*layout.skipped]
+        messages = upload_messages(dataset_name(dataset), layout.images, skipped, on_image, replace=replace)
+        response = self._connection.send(self._datasets.UploadImages, messages)
+        return with_skipped(response, skipped)
 
-    def import_dataset(self, dataset_id: str, path: str, *, category: str = "") -> ImportDatasetResponse:
-        """Copy a folder of the server's file system into a new or existing dataset."""
-        request = dataset_pb2.ImportDatasetRequest(dataset_id=dataset_id, category=category, path=path)
+    def import_dataset(
+        self,
+        dataset_id: str,
+        path: str,
+        *,
+        category: str = "",
+        replace: bool = False,
+        good: Collection[str] = (),
+        only_defective: bool = False,
+    ) -> ImportDatasetResponse:
+        """Copy a folder of the server's file system into a new or existing dataset, see ``upload``."""
+        request = dataset_pb2.ImportDatasetRequest(
+            dataset_id=dataset_id,
+            category=category,
+            path=path,
+            replace=replace,
+            good=good,
+            only_defective=only_defective,
+        )
         return self._connection.call_without_timeout(self._datasets.ImportDataset, request)
 
     def dataset(self, name: str) -> Dataset:

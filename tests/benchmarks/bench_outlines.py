@@ -88,10 +88,10 @@ class SetOutlines:
 
 def measure(scored: ScoredImage, images: ImageSet, calibration: Calibration, into: SetOutlines) -> None:
     """Add the outlines of one image, if it is judged anomalous and has a mask."""
-    data = images.store.mask_of(scored.image)
-    if data is None or not calibration.is_anomalous(scored.prediction.score):
+    masks = images.store.masks_of(scored.image)
+    if not masks or not calibration.is_anomalous(scored.prediction.score):
         return
-    truth = read_mask(data)
+    truth = np.logical_or.reduce([read_mask(mask) for mask in masks])
     pixels = ImageReader(images.store, ImageLimits(), [scored.image]).read_strict(scored.image)
     if truth.shape != pixels.shape[:2] or not truth.any():
         return

@@ -131,14 +131,19 @@ def test_upload_sends_headers_and_chunks_in_order(client: Client, fake: FakeServ
     assert groups == ["train", "test", "ground_truth"]
 
 
-def test_upload_of_a_vanished_file_raises(client: Client, tmp_path: Path) -> None:
+def test_upload_skips_a_vanished_file_and_sends_the_rest(client: Client, tmp_path: Path) -> None:
     write_dataset_folder(tmp_path)
 
     def on_image(image: ImageFile) -> None:
         (tmp_path / "test/good/000.png").unlink(missing_ok=True)
 
-    with pytest.raises(FileNotFoundError, match=r"000\.png"):
-        client.upload("tile", tmp_path, on_image=on_image)
+    result = client.upload("tile", tmp_path, on_image=on_image)
+    assert result.stored == 5
+    assert [(file.path, file.expected) for file in result.skipped] == [
+        ("test/crack/notes.txt", True),
+        ("test/good/000.png", False),
+    ]
+    assert result.skipped[1].reason == "cannot be read: No such file or directory"
 
 
 def test_rejected_upload_raises(client: Client, fake: FakeServer, tmp_path: Path) -> None:
@@ -151,7 +156,7 @@ def test_rejected_upload_raises(client: Client, fake: FakeServer, tmp_path: Path
 def test_layout(tmp_path: Path) -> None:
     contents = write_dataset_folder(tmp_path)
     found = scan_folder(tmp_path)
-    assert found.left_out == ("test/crack/notes.txt",)
+    assert [(file.path, file.expected) for file in found.skipped] == [("test/crack/notes.txt", True)]
     assert found.size_bytes == sum(map(len, contents.values()))
     with pytest.raises(NotADirectoryError):
         scan_folder(tmp_path / "nowhere")

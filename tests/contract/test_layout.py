@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 IMPORT_ROOTS = (
     "core/blemish_core",
+    "core/blemish_layouts",
     "server/blemish_server",
     "server/blemish_local",
     "workers/blemish_workers",
@@ -34,7 +35,8 @@ def test_detectors_have_the_same_files_for_the_same_roles() -> None:
 
 @pytest.mark.parametrize("root", IMPORT_ROOTS)
 def test_every_package_explains_itself(root: str) -> None:
-    packages = [path for path in (ROOT / root).rglob("*") if path.is_dir() and list(path.glob("*.py"))]
+    below = [path for path in (ROOT / root).rglob("*") if path.is_dir() and list(path.glob("*.py"))]
+    packages = [ROOT / root, *below]
     assert packages
     silent = [path for path in packages if '"""' not in (path / "__init__.py").read_text()]
     assert not silent

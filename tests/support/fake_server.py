@@ -89,6 +89,12 @@ class FakeServer(
         self.regions: list[DefectRegion] = []
         """Regions of every inspection that asks for them."""
         self.datasets = [Dataset(name=f"datasets/d{i}", category="tile", train_images=i) for i in range(5)]
+        self.rejected: set[str] = set()
+        """Paths of images that uploads and imports skip."""
+        self.test_classes: list[str] = []
+        """Classes of the test images of every dataset."""
+        self.unpaired = dataset_pb2.UnpairedFiles()
+        """Masks and images without a partner, for uploads and imports."""
         self.ignores_masks = False
         """True for a server that does not know masks of trainings."""
         self.alignment: inspection_pb2.Alignment | None = None
@@ -183,20 +189,37 @@ class FakeServer(
         self._enter("UploadImages", None, context)
         messages = self.requests["UploadImages"] = list(request_iterator)
         stored = sum(message.HasField("image") for message in messages)
+        headers = [message.image for message in messages if message.HasField("image")]
+        rejected = [header.path for header in headers if header.path in self.rejected]
+        stored -= len(rejected)
         sent = Dataset(name=messages[0].dataset, train_images=stored)
-        return dataset_pb2.UploadImagesResponse(dataset=sent, stored=stored)
+        return dataset_pb2.UploadImagesResponse(
+            dataset=sent,
+            stored=stored,
+            skipped_count=len(rejected),
+            skipped=[dataset_pb2.SkippedFile(path=path, reason="is empty") for path in rejected],
+            unpaired=self.unpaired,
+        )
 
     def ImportDataset(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("ImportDataset", request, context)
-        answer = dataset_pb2.ImportDatasetResponse(stored=3, skipped_count=1)
+        answer = dataset_pb2.ImportDatasetResponse(stored=3, skipped_count=1, expected_count=1)
+        if self.rejected:
+            answer.skipped_count += len(self.rejected)
+            answer.skipped.extend(
+                dataset_pb2.SkippedFile(path=path, reason="is empty") for path in sorted(self.rejected)
+            )
+        answer.unpaired.CopyFrom(self.unpaired)
         answer.dataset.name = f"datasets/{request.dataset_id}"
         answer.dataset.test_images.append(ClassCount(class_name="good", images=2))
-        answer.skipped.add(path="train/good/notes.txt", reason="not an image")
+        answer.skipped.add(path="train/good/notes.txt", reason="not an image", expected=True)
         return answer
 
     def GetDataset(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("GetDataset", request, context)
-        return dataset_pb2.GetDatasetResponse(dataset=Dataset(name=request.name, category="tile"))
+        tested = [ClassCount(class_name=name, images=1) for name in self.test_classes]
+        dataset = Dataset(name=request.name, category="tile", test_images=tested)
+        return dataset_pb2.GetDatasetResponse(dataset=dataset)
 
     def ListDatasets(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("ListDatasets", request, context)
@@ -440,7 +463,7 @@ def write_dataset_folder(at: Path) -> dict[str, bytes]:
         "test/good/000.png": picture(16, 3),
         "ground_truth/crack/000_mask.png": picture(16, 4),
     }
-    others = {"train/good/.hidden.png": b"x", "test/crack/notes.txt": b"x", "license.txt": b"x"}
+    others = {"train/good/._hidden.png": b"x", "test/crack/notes.txt": b"x", "license.txt": b"x"}
     for path, content in {**contents, **others}.items():
         (at / path).parent.mkdir(parents=True, exist_ok=True)
         (at / path).write_bytes(content)

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Uploads in many messages: folders in MVTec AD's layout and exported models."""
+"""Uploads in many messages: folders of images and exported models."""
 
 import hashlib
+import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from blemish.v1.dataset_pb2 import ImageHeader, UploadImagesRequest
+from blemish.v1.dataset_pb2 import ImageHeader, SkippedFile, UploadImagesRequest, UploadImagesResponse
 from blemish.v1.model_pb2 import ImportModelRequest, ModelHeader
+from blemish_layouts.names import EXTENSIONS, is_hidden_file, is_hidden_folder, readable
+from blemish_layouts.plan import AS_NAMED, Conversion, DatasetPlan, NotADataset, plan
 
 CHUNK_BYTES = 1 << 20
-SUFFIXES = frozenset(
-    {".bmp", ".j2k", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
-)
+SUFFIXES = frozenset(EXTENSIONS)
+_MAX_SKIPPED = 1000
 
 
 @dataclass(frozen=True)
@@ -23,65 +26,125 @@ class ImageFile:
     """Path in the dataset: train/good/NAME, test/CLASS/NAME or ground_truth/CLASS/NAME."""
     source: Path
     size_bytes: int
+    original: str = ""
+    """Path below the uploaded folder, if it differs from ``path``."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a folder in MVTec AD's layout."""
+    """The files of a folder with their places in a dataset."""
 
+    plan: DatasetPlan
     images: tuple[ImageFile, ...]
-    """Training images, test images and masks in this order, each sorted by name."""
-    left_out: tuple[str, ...]
-    """Files in the image folders without an image suffix."""
+    """Training images, test images and masks in this order, each sorted by path."""
+    skipped: tuple[SkippedFile, ...]
+    """Files that are not uploaded. No image is missing because of files with ``expected``."""
 
     @property
     def size_bytes(self) -> int:
         return sum(image.size_bytes for image in self.images)
 
 
-def scan_folder(folder: Path) -> Layout:
-    """List the images of a folder in MVTec AD's layout.
+def scan_folder(folder: Path, conversion: Conversion = AS_NAMED) -> Layout:
+    """Arrange the images of a folder as a dataset.
 
     Raises:
         NotADirectoryError: if there is no such folder.
-        ValueError: if the folder has no images in that layout.
+        NotADataset: if the folder has no images at places that can be recognised. It is a ValueError.
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder")
+    skipped: list[SkippedFile] = []
+    try:
+        arranged = plan(_walk(folder, skipped), conversion)
+    except NotADataset as error:
+        raise NotADataset(f"{readable(folder)} is not a dataset: {error}") from error
+    skipped += [
+        SkippedFile(path=readable(each.source), reason=each.reason, expected=each.expected)
+        for each in arranged.left_out
+    ]
     images: list[ImageFile] = []
-    left_out: list[str] = []
-    for pattern in ("train/good/*", "test/*/*", "ground_truth/*/*"):
-        for source in sorted(folder.glob(pattern)):
-            path = source.relative_to(folder).as_posix()
-            if source.name.startswith(".") or not source.is_file():
-                continue
-            if source.suffix.lower() in SUFFIXES:
-                images.append(ImageFile(path, source, source.stat().st_size))
-            else:
-                left_out.append(path)
-    if not images:
-        raise ValueError(
-            f"{folder} has no images in train/good, test/CLASS or ground_truth/CLASS; "
-            "arrange them in MVTec AD's layout"
-        )
-    return Layout(tuple(images), tuple(left_out))
+    for placement in arranged.files:
+        source = folder / placement.source
+        try:
+            status = source.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(0, "is not a regular file")
+        except OSError as error:
+            skipped.append(_unreadable(placement.source, error))
+        else:
+            images.append(ImageFile(placement.path, source, status.st_size, placement.original))
+    return Layout(arranged, tuple(images), tuple(skipped))
 
 
 def upload_messages(
-    dataset: str, images: Sequence[ImageFile], on_image: Callable[[ImageFile], None] | None
+    dataset: str,
+    images: Sequence[ImageFile],
+    skipped: list[SkippedFile],
+    on_image: Callable[[ImageFile], None] | None,
+    *,
+    replace: bool = False,
 ) -> Iterator[UploadImagesRequest]:
-    """Yield the messages of UploadImages. Call ``on_image`` with each image after it was sent."""
-    yield UploadImagesRequest(dataset=dataset)
+    """Yield the messages of UploadImages.
+
+    Args:
+        dataset: name of the dataset.
+        images: images to send.
+        skipped: receives the images that cannot be read.
+        on_image: called with each image after it was sent.
+        replace: replace images with other content.
+    """
+    yield UploadImagesRequest(dataset=dataset, skip_rejected=True, replace=replace)
     for image in images:
-        content = image.source.read_bytes()
+        try:
+            content = image.source.read_bytes()
+        except OSError as error:
+            skipped.append(_unreadable(image.original or image.path, error))
+            continue
         digest = hashlib.sha256(content).digest()
         yield UploadImagesRequest(
-            image=ImageHeader(path=image.path, size_bytes=len(content), sha256=digest)
+            image=ImageHeader(
+                path=image.path, size_bytes=len(content), sha256=digest, original_path=image.original
+            )
         )
         for start in range(0, len(content), CHUNK_BYTES):
             yield UploadImagesRequest(chunk=content[start : start + CHUNK_BYTES])
         if on_image is not None:
             on_image(image)
+
+
+def with_skipped(response: UploadImagesResponse, skipped: Sequence[SkippedFile]) -> UploadImagesResponse:
+    """Add the files that were not sent to those that the server skipped."""
+    response.skipped.extend(skipped[: max(0, _MAX_SKIPPED - len(response.skipped))])
+    response.skipped_count += len(skipped)
+    response.expected_count += sum(file.expected for file in skipped)
+    return response
+
+
+def _walk(folder: Path, skipped: list[SkippedFile]) -> Iterator[str]:
+    """Yield the files below a folder that may be images; links are followed."""
+
+    def on_error(error: OSError) -> None:
+        skipped.append(_unreadable(os.path.relpath(error.filename, folder), error))
+
+    above: dict[Path, frozenset[Path]] = {}  # the folders that a folder is in, with links resolved
+    for walked, folders, names in os.walk(folder, onerror=on_error, followlinks=True):
+        here = Path(walked)
+        outer, resolved = above.get(here.parent, frozenset()), here.resolve()
+        if resolved in outer:
+            folders.clear()
+            path = readable(here.relative_to(folder))
+            skipped.append(SkippedFile(path=path, reason="is a link to a folder that it is in"))
+            continue
+        above[here] = outer | {resolved}
+        folders[:] = [name for name in folders if not is_hidden_folder(name)]
+        for name in names:
+            if not is_hidden_file(name):
+                yield (here / name).relative_to(folder).as_posix()
+
+
+def _unreadable(path: str, error: OSError) -> SkippedFile:
+    return SkippedFile(path=readable(path), reason=f"cannot be read: {error.strerror}")
 
 
 def import_messages(

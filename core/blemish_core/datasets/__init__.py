@@ -2,7 +2,26 @@
 """Datasets of training and test images in MVTec AD's layout."""
 
 from blemish_core.datasets.folder_import import ImportResult
-from blemish_core.datasets.records import Dataset, DatasetImage, IndexEntry
+from blemish_core.datasets.incoming import BeforeReplacing, IncomingFile
+from blemish_core.datasets.records import (
+    Dataset,
+    DatasetImage,
+    IndexEntry,
+    Outcome,
+    SkippedFile,
+    UnpairedFiles,
+)
 from blemish_core.datasets.store import DatasetStore
 
-__all__ = ["Dataset", "DatasetImage", "DatasetStore", "ImportResult", "IndexEntry"]
+__all__ = [
+    "BeforeReplacing",
+    "Dataset",
+    "DatasetImage",
+    "DatasetStore",
+    "ImportResult",
+    "IncomingFile",
+    "IndexEntry",
+    "Outcome",
+    "SkippedFile",
+    "UnpairedFiles",
+]

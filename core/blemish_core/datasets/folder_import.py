@@ -4,17 +4,26 @@
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from blemish_core.datasets.index import Index, make_entry
-from blemish_core.datasets.layout import PARTS, LayoutPath
-from blemish_core.datasets.records import Dataset, IndexEntry
+from blemish_core.datasets.layout import GOOD, LayoutPath
+from blemish_core.datasets.records import Dataset, IndexEntry, Outcome, SkippedFile, UnpairedFiles
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.platform.errors import InvalidRequest, NotFound
+from blemish_core.platform.errors import AlreadyExists, FailedPrecondition, InvalidRequest, NotFound
+from blemish_layouts.names import is_hidden_file, is_hidden_folder, printable, readable
+from blemish_layouts.placement import Placement
+from blemish_layouts.plan import Conversion, DatasetPlan, LeftOut, NoGoodClass, NotADataset, plan
 
-_SHOWN = 100
+MAX_SHOWN = 1000
+"""Number of skipped files that a result names."""
+# The reasons for which one file is skipped, and the others are stored.
+SKIPPABLE = (InvalidRequest, AlreadyExists, FailedPrecondition)
+
+_MAX_DATASETS = 100
+_MAX_FILES = 1_000_000
 _BATCH_FILES = 32
 _BATCH_BYTES = 64 << 20
 
@@ -27,36 +36,66 @@ class ImportResult:
     stored: int
     unchanged: int
     """Number of images that the dataset already had."""
+    replaced: int
     skipped_count: int
-    skipped: tuple[tuple[str, str], ...]
-    """First hundred skipped files: path below the folder, and reason."""
+    expected_count: int
+    """Number of skipped files because of which no image is missing."""
+    skipped: tuple[SkippedFile, ...]
+    """First thousand skipped files."""
+    unpaired: UnpairedFiles
 
 
 @dataclass
 class ImportCounts:
-    """Counts of a running import."""
+    """Counts of a running upload or import."""
 
-    stored: int = 0
-    unchanged: int = 0
-    skipped: list[tuple[str, str]] = field(default_factory=list)
+    outcomes: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
+    skipped: list[SkippedFile] = field(default_factory=list)
+    skipped_count: int = 0
+    expected_count: int = 0
 
-    def skip(self, path: str, reason: InvalidRequest) -> None:
-        self.skipped.append((readable(path), str(reason)))
+    def add(self, outcome: Outcome) -> None:
+        self.outcomes[outcome] += 1
 
-    def result(self, dataset: Dataset) -> ImportResult:
+    def skip(self, path: str, reason: Exception | str, *, expected: bool = False) -> None:
+        self.skipped_count += 1
+        self.expected_count += expected
+        if len(self.skipped) < MAX_SHOWN:
+            self.skipped.append(SkippedFile(path, printable(str(reason)), expected))
+
+    def summary(self) -> str:
+        """Return the first reasons for which files were skipped."""
+        first = next((each for each in self.skipped if not each.expected), None)
+        if first is None:
+            return "the folder has no images"
+        more = self.skipped_count - 1
+        return f"{printable(first.path)}: {first.reason}" + (f" (and {more} more)" if more else "")
+
+    def result(self, dataset: Dataset, unpaired: UnpairedFiles) -> ImportResult:
         return ImportResult(
-            dataset, self.stored, self.unchanged, len(self.skipped), tuple(self.skipped[:_SHOWN])
+            dataset,
+            self.outcomes[Outcome.STORED],
+            self.outcomes[Outcome.UNCHANGED],
+            self.outcomes[Outcome.REPLACED],
+            self.skipped_count,
+            self.expected_count,
+            tuple(self.skipped),
+            unpaired,
         )
 
 
 @dataclass(frozen=True)
 class ImportFolder:
-    """A folder in MVTec AD's layout on the server."""
+    """A folder on the server that can become a dataset."""
 
     folder: Path
+    plan: DatasetPlan
+    conversion: Conversion
+    closed: tuple[str, ...]
+    """Folders that are not entered: links, and those without permission."""
 
     @classmethod
-    def below(cls, folder: Path, roots: Sequence[Path]) -> "ImportFolder":
+    def below(cls, folder: Path, roots: Sequence[Path], conversion: Conversion) -> "ImportFolder":
         """Return ``folder`` if it may be read and has the layout of a dataset.
 
         Raises:
@@ -66,8 +105,6 @@ class ImportFolder:
         resolved = _resolved(folder, roots)
         try:
             children = sorted(child for child in resolved.iterdir() if not child.is_symlink())
-            if not any((resolved / part).is_dir() for part in ("train/good", "test")):
-                raise _not_a_dataset(folder, children)
         except FileNotFoundError as error:
             raise NotFound(f"the server has no folder {readable(folder)}") from error
         except NotADirectoryError as error:
@@ -78,51 +115,101 @@ class ImportFolder:
                 f"the server cannot read {readable(folder)} ({error.strerror}); check its permissions",
                 field="path",
             ) from error
-        return cls(resolved)
+        files, closed = _walk(resolved)
+        if len(files) > _MAX_FILES:
+            raise InvalidRequest(
+                f"{readable(folder)} has more than {_MAX_FILES} files; give the folder of one dataset",
+                field="path",
+            )
+        try:
+            arranged = plan(files, conversion)
+        except NotADataset as error:
+            raise _not_a_dataset(folder, children) from error
+        return cls(resolved, arranged, conversion, tuple(closed))
 
-    def copy(
-        self, index: Index, limits: ImageLimits, on_file: Callable[[int, int], None] | None
-    ) -> ImportCounts:
-        """Store all images that are not in ``index``; call ``on_file`` with the files done and in total.
+    def check_good(self, dataset: Dataset | None) -> None:
+        """Reject a test set whose good images could count as defective.
+
+        Args:
+            dataset: the dataset that the folder is added to, None for a new one.
 
         Raises:
-            AlreadyExists: if the dataset has other content at one of the paths.
+            InvalidRequest: if none of the test images of both is good.
         """
+        try:
+            self.plan.check_good(
+                self.conversion, already=dataset is not None and GOOD in dataset.test_images
+            )
+        except NoGoodClass as error:
+            raise InvalidRequest(str(error), field="good") from error
+
+    def copy(
+        self,
+        index: Index,
+        limits: ImageLimits,
+        on_file: Callable[[int, int], None] | None,
+        before_replacing: Callable[[Mapping[str, str]], None] | None = None,
+    ) -> ImportCounts:
+        """Store all images that are not in ``index``; call ``on_file`` with the files done and in total."""
         counts = ImportCounts()
-        paths = [path for part in PARTS for path in sorted(self._walk(part))]
-        batch: list[tuple[IndexEntry, bytes]] = []
-        for done, path in enumerate(paths, start=1):
+        for path in self.closed:
             try:
-                location, data = self._read(path, limits.max_bytes)
-                if index.contains(path, hashlib.sha256(data).hexdigest()):
-                    counts.unchanged += 1
-                else:
-                    batch.append((make_entry(location, data, limits), data))
+                self._check_inside(path)
             except InvalidRequest as error:
-                counts.skip(path, error)
+                counts.skip(readable(path), error)
+        replace = before_replacing is not None
+        batch: list[tuple[IndexEntry, bytes]] = []
+        todo: list[Placement | LeftOut] = [*self.plan.left_out, *self.plan.files]
+        for done, each in enumerate(todo, start=1):
+            try:
+                if isinstance(each, LeftOut):
+                    counts.skip(readable(each.source), each.reason, expected=each.expected)
+                else:
+                    data = self._read(each.source, limits.max_bytes)
+                    digest = hashlib.sha256(data).hexdigest()
+                    if index.contains(each.path, digest, original=each.original, replace=replace):
+                        counts.add(Outcome.UNCHANGED)
+                    else:
+                        entry = make_entry(LayoutPath.parse(each.path), data, limits, each.original)
+                        existing = index.find(each.path)
+                        if before_replacing is not None and existing is not None:
+                            before_replacing({existing.path: existing.sha256})
+                        batch.append((entry, data))
+            except SKIPPABLE as error:
+                counts.skip(readable(each.source), error)
             # Decode without the lock and store in batches, so that other writers get their turn.
             if len(batch) == _BATCH_FILES or sum(len(data) for _, data in batch) > _BATCH_BYTES:
-                _store(batch, index, counts)
+                _store(batch, index, counts, replace=replace)
                 batch = []
             if on_file is not None:
-                on_file(done, len(paths))
-        _store(batch, index, counts)
+                on_file(done, len(todo))
+        _store(batch, index, counts, replace=replace)
         return counts
 
-    def _read(self, path: str, max_bytes: int) -> tuple[LayoutPath, bytes]:
+    def _check_inside(self, path: str) -> Path:
+        """Return the file that a path leads to.
+
+        Raises:
+            InvalidRequest: if it is outside of the folder, or is a folder.
+        """
+        try:
+            target = (self.folder / path).resolve()  # reveals nothing about files outside of the folder
+            if not target.is_relative_to(self.folder):
+                raise InvalidRequest("is a link that leads out of the folder")
+            if target.is_dir():
+                raise InvalidRequest("is a link to a folder, or one that cannot be read")
+        except (OSError, RuntimeError) as error:  # RuntimeError: circular links before Python 3.13
+            raise _unreadable(error) from error
+        return target
+
+    def _read(self, path: str, max_bytes: int) -> bytes:
         """Read a file that ``_walk`` found.
 
         Raises:
             InvalidRequest: if the file must be skipped; the message is the reason.
         """
-        file = self.folder / path
+        target = self._check_inside(path)
         try:
-            target = file.resolve()  # reveals nothing about files outside of the folder
-            if not target.is_relative_to(self.folder):
-                raise InvalidRequest("is a link that leads out of the folder")
-            if target.is_dir():
-                raise InvalidRequest("is a link to a folder, or one that cannot be read")
-            location = LayoutPath.parse(path)
             status = target.stat()
             if not stat.S_ISREG(status.st_mode):
                 raise InvalidRequest("is not a regular file")
@@ -131,36 +218,46 @@ class ImportFolder:
                     f"exceeds the {max_bytes} bytes of BLEMISH_MAX_IMAGE_BYTES, with {status.st_size}"
                 )
             with target.open("rb") as opened:
-                return location, opened.read(max_bytes + 1)
-        except (OSError, RuntimeError) as error:  # RuntimeError: circular links before Python 3.13
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise InvalidRequest(f"cannot be read: {reason}") from error
+                return opened.read(max_bytes + 1)
+        except OSError as error:
+            raise _unreadable(error) from error
 
-    def _walk(self, part: str) -> Iterator[str]:
-        """Yield all files that are not hidden, and the folders that are not entered, to report them."""
-        for folder, folders, files in os.walk(self.folder / part):
-            here = Path(folder)
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            closed = [name for name in folders if not _open(here / name)]
-            for name in (*files, *closed):
-                if not name.startswith("."):
-                    yield (here / name).relative_to(self.folder).as_posix()
+
+def _walk(root: Path) -> tuple[list[str], list[str]]:
+    """Return the files that may be images, and the folders that are not entered.
+
+    The walk ends after the largest number of files.
+    """
+    files: list[str] = []
+    closed: list[str] = []
+    for folder, folders, names in os.walk(root):
+        here = Path(folder)
+        folders[:] = [name for name in folders if not is_hidden_folder(name)]
+        closed += [(here / name).relative_to(root).as_posix() for name in folders if not _open(here / name)]
+        files += [(here / name).relative_to(root).as_posix() for name in names if not is_hidden_file(name)]
+        if len(files) > _MAX_FILES:
+            break
+    return files, closed
+
+
+def _unreadable(error: Exception) -> InvalidRequest:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return InvalidRequest(f"cannot be read: {reason}")
 
 
 def _open(folder: Path) -> bool:
     return not folder.is_symlink() and os.access(folder, os.R_OK | os.X_OK)
 
 
-def _store(batch: Sequence[tuple[IndexEntry, bytes]], index: Index, counts: ImportCounts) -> None:
-    with index.writing() as store:
+def _store(
+    batch: Sequence[tuple[IndexEntry, bytes]], index: Index, counts: ImportCounts, *, replace: bool
+) -> None:
+    with index.writing(replace=replace) as store:
         for entry, data in batch:
             try:
-                if store(entry, data):
-                    counts.stored += 1
-                else:
-                    counts.unchanged += 1
-            except InvalidRequest as error:
-                counts.skip(entry.path, error)
+                counts.add(store(entry, data))
+            except SKIPPABLE as error:
+                counts.skip(entry.original or entry.path, error)
 
 
 def _resolved(folder: Path, roots: Sequence[Path]) -> Path:
@@ -185,16 +282,11 @@ def _resolved(folder: Path, roots: Sequence[Path]) -> Path:
 def _not_a_dataset(folder: Path, children: Sequence[Path]) -> InvalidRequest:
     datasets = [readable(child.name) for child in children if (child / "train" / "good").is_dir()]
     if datasets:
+        named = ", ".join(datasets[:_MAX_DATASETS])
         return InvalidRequest(
-            f"{readable(folder)} holds several datasets; choose one of: {', '.join(datasets[:_SHOWN])}",
-            field="path",
+            f"{readable(folder)} holds several datasets; choose one of: {named}", field="path"
         )
     return InvalidRequest(
         f"{readable(folder)} is not a dataset; it needs images in train/good/ or test/CLASS/",
         field="path",
     )
-
-
-def readable(path: Path | str) -> str:
-    """Return a path as valid UTF-8, which protobuf requires."""
-    return os.fsencode(path).decode(errors="replace")

@@ -5,6 +5,10 @@ An image exists from the moment its line is complete, so a crash leaves it compl
 all threads and processes exclude each other with ``flock`` on a file of the dataset; readers need no lock.
 The next writer overwrites a truncated line. A lost or damaged index is rebuilt from the files, together
 with the lines that are still readable.
+
+The last line of a path counts. A replacement is written to a hidden file first. Its line makes it valid,
+and only then it takes the image's place. Readers find it at either name, and the next writer completes a
+rename that a crash prevented.
 """
 
 import fcntl
@@ -21,8 +25,8 @@ from uuid import uuid4
 import structlog
 from pydantic import ValidationError
 
-from blemish_core.datasets.layout import PARTS, Key, LayoutPath
-from blemish_core.datasets.records import IndexEntry
+from blemish_core.datasets.layout import PARTS, LayoutPath, Pair
+from blemish_core.datasets.records import IndexEntry, Outcome, UnpairedFiles
 from blemish_core.imaging.decode import ImageLimits, read_mask, verify
 from blemish_core.platform.errors import AlreadyExists, InvalidRequest, NotFound
 from blemish_core.platform.files import atomic_write, fsync
@@ -62,49 +66,105 @@ class Index:
         with self._reading:
             return self._entries.get(path)
 
-    def partner(self, path: LayoutPath) -> IndexEntry | None:
-        """Return the mask of an image or the image of a mask, if it exists."""
+    def find_named(self, name: str) -> IndexEntry | None:
+        """Return the entry with a path or, if there is none, with an original path."""
+        if (entry := self.find(name)) is not None:
+            return entry
+        with self._reading:
+            return self._entries.get(self._by_original.get(name, ""))
+
+    def masks_of(self, image: LayoutPath) -> list[IndexEntry]:
+        """Return the masks of an image, by path."""
+        if image.part != "test":
+            return []
         self._refresh()
         with self._reading:
-            for key in path.partners:
-                if key in self._by_key:
-                    return self._entries[self._by_key[key]]
-        return None
+            return [
+                self._entries[path]
+                for pair in image.pairs
+                for path in sorted(self._masks.get(pair, ()))
+                if self._pair_of_mask(path) == pair
+            ]
 
-    def contains(self, path: str, sha256: str) -> bool:
+    def unpaired(self) -> UnpairedFiles:
+        """Return the masks without an image, and the defective test images without a mask."""
+        self._refresh()
+        with self._reading:
+            masked, masks = set(), []
+            for path, entry in self._entries.items():
+                if entry.layout_path.part == "ground_truth":
+                    pair = self._pair_of_mask(path)
+                    if pair is None:
+                        masks.append(entry.shown)
+                    else:
+                        masked.add(pair)
+            images = [
+                self._entries[path].shown
+                for pair, paths in self._images.items()
+                if pair not in masked
+                for path in paths
+            ]
+        return UnpairedFiles(tuple(sorted(masks)), tuple(sorted(images)))
+
+    def contains(self, path: str, sha256: str, *, original: str = "", replace: bool = False) -> bool:
         """Return whether ``path`` has this content.
 
+        Args:
+            path: path in the layout.
+            sha256: SHA-256 of the content, in hex.
+            original: path of the file that was uploaded, if it differs from ``path``.
+            replace: return False if ``path`` has other content that may be replaced.
+
         Raises:
-            AlreadyExists: if ``path`` has other content.
+            AlreadyExists: if ``path`` has other content that may not be replaced.
         """
         existing = self.find(path)
-        if existing is not None and existing.sha256 != sha256:
+        if existing is None or existing.sha256 == sha256:
+            return existing is not None
+        if existing.original != original:
             raise AlreadyExists(
-                f"{path} already exists with other content, sha256 {existing.sha256}; "
-                "give the new image another name"
+                f"{path} already holds another file, {existing.shown}; give the new image another name"
             )
-        return existing is not None
+        if not replace:
+            raise AlreadyExists(
+                f"{existing.shown} already exists with other content, sha256 {existing.sha256}; "
+                "replace it (--replace), or give the new image another name"
+            )
+        return False
 
     @contextmanager
-    def writing(self) -> Iterator[Callable[[IndexEntry, bytes], bool]]:
-        """Hold the write lock and yield a function that stores an image and returns whether it was new.
+    def writing(self, *, replace: bool = False) -> Iterator[Callable[[IndexEntry, bytes], Outcome]]:
+        """Hold the write lock and yield a function that stores an image and returns the effect.
 
         The lines are appended together at the end, also after an error. The function raises AlreadyExists
         if the path has other content, and InvalidRequest if an image and its mask differ in size.
+
+        Args:
+            replace: replace other content of a path. Masks that do not fit the new image are removed.
         """
         stored: list[IndexEntry] = []
 
-        def store(entry: IndexEntry, data: bytes) -> bool:
-            if self.contains(entry.path, entry.sha256):
-                return False
-            self._check_partner(entry, stored)
-            self._store(entry, data)
+        def store(entry: IndexEntry, data: bytes) -> Outcome:
+            if any(entry.path == other.path for other in stored):
+                flush()
+            if self.contains(entry.path, entry.sha256, original=entry.original, replace=replace):
+                return Outcome.UNCHANGED
+            replaced = self.find(entry.path) is not None
+            if replaced and (unfit := self._unfit_masks(entry, stored)):
+                flush()
+                self.remove(unfit)
+            self._check_pairs(entry, stored)
+            self._store(entry, data, replaced=replaced)
             stored.append(entry)
-            return True
+            return Outcome.REPLACED if replaced else Outcome.STORED
+
+        def flush() -> None:
+            self._append(stored)
+            stored.clear()
 
         with self.exclusive():
-            self._sweep()
             self._refresh()
+            self._sweep()
             try:
                 yield store
             finally:
@@ -113,18 +173,21 @@ class Index:
     def select(self, paths: Iterable[str]) -> list[IndexEntry]:
         """Return the entries at ``paths`` and the masks of the images among them, without duplicates.
 
+        Args:
+            paths: paths in the layout, or original ones.
+
         Raises:
+            InvalidRequest: if a path is neither known nor in the layout.
             NotFound: if a path has no entry.
         """
         found: dict[str, IndexEntry] = {}
         for path in paths:
-            entry = self.find(path)
+            entry = self.find_named(path)
             if entry is None:
+                LayoutPath.parse(path)
                 raise NotFound(f"the dataset has no {path}")
-            found[path] = entry
-            mask = None if entry.layout_path.part == "ground_truth" else self.partner(entry.layout_path)
-            if mask is not None:
-                found[mask.path] = mask
+            found[entry.path] = entry
+            found |= {mask.path: mask for mask in self.masks_of(entry.layout_path)}
         return list(found.values())
 
     def remove(self, paths: Iterable[str]) -> None:
@@ -142,30 +205,84 @@ class Index:
             atomic_write(self._path, new_index() + _lines(remaining))
             for path in removed:
                 _discard(self._folder / path)
+                for pending in (self._folder / path).parent.glob(f".{Path(path).name}.*"):
+                    _discard(pending)
+            self._refresh()
 
-    def _check_partner(self, entry: IndexEntry, stored: Sequence[IndexEntry]) -> None:
-        keys = entry.layout_path.partners
-        partner = next((other for other in stored if other.layout_path.key in keys), None) or self.partner(
-            entry.layout_path
-        )
-        if partner and (partner.width, partner.height) != (entry.width, entry.height):
-            raise InvalidRequest(
-                f"{entry.path} is {entry.width} x {entry.height} px, but {partner.path} is "
-                f"{partner.width} x {partner.height}; an image and its mask must have the same size",
-                field="image",
-            )
+    def read(self, entry_path: str, sha256: str) -> bytes:
+        """Return the content of a file with this digest.
 
-    def _store(self, entry: IndexEntry, data: bytes) -> None:
+        Raises:
+            OSError: if the file cannot be read.
+            ValueError: if the file has other content.
+        """
+        file = self._folder / entry_path
+        pending = _pending(file, sha256)
+        # A replacement may be renamed between two of these.
+        for candidate in (file, pending):
+            with suppress(FileNotFoundError):
+                data = candidate.read_bytes()
+                if hashlib.sha256(data).hexdigest() == sha256:
+                    return data
+        data = file.read_bytes()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ValueError(f"{file} has other content")
+        return data
+
+    def _check_pairs(self, entry: IndexEntry, stored: Sequence[IndexEntry]) -> None:
+        """Reject an image or mask that differs in size from its masks or image."""
+        for other in self._partners(entry, stored):
+            if not _same_size(other, entry):
+                raise InvalidRequest(
+                    f"{entry.path} is {entry.width} x {entry.height} px, but {other.path} is "
+                    f"{other.width} x {other.height}; an image and its mask must have the same size",
+                    field="image",
+                )
+
+    def _unfit_masks(self, entry: IndexEntry, stored: Sequence[IndexEntry]) -> list[str]:
+        """Return the masks of an image that differ from it in size."""
+        if entry.layout_path.part != "test":
+            return []
+        return [mask.path for mask in self._partners(entry, stored) if not _same_size(mask, entry)]
+
+    def _partners(self, entry: IndexEntry, stored: Sequence[IndexEntry]) -> list[IndexEntry]:
+        """Return the masks of an image, or the images of a mask, among all entries and ``stored``."""
+        location = entry.layout_path
+        with self._reading:
+            known = self._images if location.part == "ground_truth" else self._masks
+            paths = [path for pair in location.pairs for path in known.get(pair, ())]
+            found = {path: self._entries[path] for path in paths}
+        for other in stored:
+            place = other.layout_path
+            if {place.part, location.part} == {"test", "ground_truth"} and not (
+                set(place.pairs).isdisjoint(location.pairs)
+            ):
+                found[other.path] = other
+        if location.part == "ground_truth":
+            # The image of the usual pair, which is the first one with an image.
+            for pair in location.pairs:
+                if images := [each for each in found.values() if pair in each.layout_path.pairs]:
+                    return images
+            return []
+        return list(found.values())
+
+    def _pair_of_mask(self, path: str) -> Pair | None:
+        """Return the pair of the image that a mask belongs to. The caller holds ``_reading``."""
+        pairs = self._entries[path].layout_path.pairs
+        return next((pair for pair in pairs if self._images.get(pair)), None)
+
+    def _store(self, entry: IndexEntry, data: bytes, *, replaced: bool) -> None:
         file = self._folder / entry.path
+        target = _pending(file, entry.sha256) if replaced else file
         try:
             if file.parent not in self._safe_folders:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 fsync(file.parent.parent)
                 fsync(self._folder)
                 self._safe_folders.add(file.parent)
-            atomic_write(file, data)
+            atomic_write(target, data)
         except OSError:
-            _discard(file)
+            _discard(target)
             raise
 
     def _append(self, stored: Sequence[IndexEntry]) -> None:
@@ -181,10 +298,22 @@ class Index:
                 os.fsync(file.fileno())
         except OSError:
             for entry in stored:
-                if self.find(entry.path) is None:
+                existing = self.find(entry.path)
+                if existing is None:
                     _discard(self._folder / entry.path)
+                elif existing.sha256 != entry.sha256:
+                    _discard(_pending(self._folder / entry.path, entry.sha256))
             raise
         self._refresh()
+        for entry in stored:
+            self._complete(_pending(self._folder / entry.path, entry.sha256), entry)
+
+    def _complete(self, pending: Path, entry: IndexEntry) -> None:
+        """Let a replacement take the image's place, if there is one."""
+        if pending.exists():
+            file = self._folder / entry.path
+            pending.replace(file)
+            fsync(file.parent)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -203,12 +332,20 @@ class Index:
                 self._depth -= 1
 
     def _sweep(self) -> None:
-        """Delete temporary files of killed writers, once. The caller holds the write lock."""
+        """Complete replacements and delete temporary files of killed writers, once.
+
+        The caller holds the write lock.
+        """
         if not self._swept:
             self._swept = True
             for part in PARTS:
                 for staged in (self._folder / part).glob("*/.*"):
-                    _discard(staged)
+                    name, _, sha256 = staged.name[1:].rpartition(".")
+                    entry = self.find(staged.with_name(name or "-").relative_to(self._folder).as_posix())
+                    if entry is not None and entry.sha256 == sha256:
+                        self._complete(staged, entry)
+                    else:
+                        _discard(staged)
 
     def _refresh(self) -> None:
         """Read the lines that were appended since the last read; rebuild an unreadable index."""
@@ -234,7 +371,9 @@ class Index:
         self._head = b""
         self._offset = 0
         self._entries: dict[str, IndexEntry] = {}
-        self._by_key: dict[Key, str] = {}
+        self._by_original: dict[str, str] = {}
+        self._images: dict[Pair, set[str]] = {}  # paths of defective test images
+        self._masks: dict[Pair, set[str]] = {}  # paths of masks, by each pair that they may belong to
         self._safe_folders: set[Path] = set()  # directories known to be on disk
 
     def _read_new_lines(self) -> bool:
@@ -261,8 +400,12 @@ class Index:
             if entry is None:
                 return False
             self._entries[entry.path] = entry
-            key = entry.layout_path.key
-            self._by_key[key] = min(entry.path, self._by_key.get(key, entry.path))
+            if entry.original:
+                self._by_original[entry.original] = entry.path
+            location = entry.layout_path
+            paired = self._masks if location.part == "ground_truth" else self._images
+            for pair in location.pairs:
+                paired.setdefault(pair, set()).add(entry.path)
         self._offset += len(complete) + 1
         return True
 
@@ -310,7 +453,7 @@ def new_index() -> bytes:
     return b'{"index":"%s"}\n' % uuid4().hex.encode()
 
 
-def make_entry(path: LayoutPath, data: bytes, limits: ImageLimits) -> IndexEntry:
+def make_entry(path: LayoutPath, data: bytes, limits: ImageLimits, original: str = "") -> IndexEntry:
     """Decode an image or a mask completely and return its entry.
 
     Raises:
@@ -327,6 +470,7 @@ def make_entry(path: LayoutPath, data: bytes, limits: ImageLimits) -> IndexEntry
         size_bytes=len(data),
         width=width,
         height=height,
+        original=original,
     )
 
 
@@ -340,7 +484,16 @@ def _entry(line: bytes) -> IndexEntry | None:
 
 
 def _lines(entries: Sequence[IndexEntry]) -> bytes:
-    return b"".join(entry.model_dump_json().encode() + b"\n" for entry in entries)
+    return b"".join(entry.model_dump_json(exclude_defaults=True).encode() + b"\n" for entry in entries)
+
+
+def _pending(file: Path, sha256: str) -> Path:
+    """Return the path of a replacement of ``file`` before its rename."""
+    return file.with_name(f".{file.name}.{sha256}")
+
+
+def _same_size(one: IndexEntry, other: IndexEntry) -> bool:
+    return (one.width, one.height) == (other.width, other.height)
 
 
 def _discard(file: Path) -> None:

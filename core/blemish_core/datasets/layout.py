@@ -7,24 +7,16 @@ Detection", CVPR 2019.
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
 from blemish_core.platform.errors import InvalidRequest
+from blemish_layouts.names import EXTENSIONS, GOOD, is_class, is_good, split_mask
+from blemish_layouts.placement import PARTS, PATTERNS, Part
 
-Part = Literal["train", "test", "ground_truth"]
-Key = tuple[Part, str, str]
+__all__ = ["EXTENSIONS", "GOOD", "PARTS", "LayoutPath", "Pair", "Part"]
 
-GOOD = "good"
-PARTS: tuple[Part, ...] = ("train", "test", "ground_truth")
-EXTENSIONS = (
-    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"),
-    *(".pgm", ".ppm", ".pnm", ".jp2", ".j2k"),
-)
-PATTERNS = "train/good/NAME, test/CLASS/NAME or ground_truth/CLASS/NAME"
+Pair = tuple[str, str]
+"""Class and stem of an image, by which images and masks are paired."""
 
-_MASK = "_mask"
-# No spaces and no dots, because class names appear in commands, filters and reports.
-_CLASS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -34,6 +26,7 @@ class LayoutPath:
 
     part: Part
     class_name: str
+    """Name of the class's folder."""
     name: str
 
     @classmethod
@@ -47,7 +40,7 @@ class LayoutPath:
         if len(pieces) != 3 or pieces[0] not in PARTS:
             raise _not_in_layout(path, f"write {PATTERNS}")
         part, class_name, name = pieces
-        if not _CLASS.fullmatch(class_name):
+        if not is_class(class_name):
             raise _not_in_layout(
                 path,
                 f"{class_name!r} is not a valid class, which has 1 to 63 letters, digits, '-' and '_', "
@@ -71,18 +64,18 @@ class LayoutPath:
         raise AssertionError("a part is one of PARTS; this is a bug")
 
     @property
-    def key(self) -> Key:
-        """Path without the extension, by which images and masks are paired."""
-        return self.part, self.class_name, self.name.rpartition(".")[0]
+    def label(self) -> str:
+        """Class of the image: ``good`` for every folder whose name denotes good images."""
+        return GOOD if is_good(self.class_name) else self.class_name
 
     @property
-    def partners(self) -> list[Key]:
-        """Possible keys of this image's mask, or of this mask's image, the usual one first."""
-        part, class_name, stem = self.key
-        if part == "ground_truth":
-            return [("test", class_name, stem.removesuffix(_MASK)), ("test", class_name, stem)]
-        if part == "test" and class_name != GOOD:
-            return [("ground_truth", class_name, stem + _MASK), ("ground_truth", class_name, stem)]
+    def pairs(self) -> list[Pair]:
+        """Pair of this image if it may have masks, or possible pairs of this mask, the usual one first."""
+        stem = self.name.rpartition(".")[0]
+        if self.part == "ground_truth":
+            return list(dict.fromkeys([(self.class_name, split_mask(stem)[0]), (self.class_name, stem)]))
+        if self.part == "test" and self.label != GOOD:
+            return [(self.class_name, stem)]
         return []
 
     def __str__(self) -> str:

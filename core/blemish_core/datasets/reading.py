@@ -67,7 +67,7 @@ class ImageReader:
         try:
             return decode(self._store.read(image), self._limits)
         except InvalidImage as error:
-            raise InvalidImage(f"{image.path}: {error}", field=error.field) from error
+            raise InvalidImage(f"{image.shown}: {error}", field=error.field) from error
 
     def readable(self, progress: Callable[[int, int, str], None]) -> list[DatasetImage]:
         """Return the images whose bytes are unchanged and within the limits.
@@ -104,7 +104,7 @@ class ImageReader:
         Raises:
             Corrupt: if there are too many of them.
         """
-        self._skipped.append(image.path)
+        self._skipped.append(image.shown)
         if self.skipped > self._allowed:
             raise Corrupt(
                 f"{self._summary()} cannot be read, more than the {self._allowed} that may be skipped: "

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from blemish_core.datasets.layout import LayoutPath
+from blemish_layouts.names import printable
 
 Split = Literal["train", "test"]
 
@@ -46,6 +48,42 @@ class DatasetImage:
     """SHA-256 of the encoded bytes, in hex."""
     width: int
     height: int
+    original: str = ""
+    """Path of the file that was uploaded, if it differs from ``path``."""
+
+    @property
+    def shown(self) -> str:
+        """Path for people: the original in one line, if there is one."""
+        return printable(self.original or self.path)
+
+
+class Outcome(StrEnum):
+    """The effect of storing an image."""
+
+    STORED = "stored"
+    UNCHANGED = "unchanged"
+    """The dataset already had the image."""
+    REPLACED = "replaced"
+    """The path had other content, which is gone."""
+
+
+@dataclass(frozen=True)
+class SkippedFile:
+    """A file of an upload or import that was not stored."""
+
+    path: str
+    """Path that the sender or the folder has, in valid Unicode."""
+    reason: str
+    expected: bool = False
+    """True if no image is missing because of it, as with a text file among the images."""
+
+
+@dataclass(frozen=True)
+class UnpairedFiles:
+    """Paths of masks that fit no image, and of defective test images without a mask."""
+
+    masks: tuple[str, ...]
+    images: tuple[str, ...]
 
 
 class DatasetRecord(BaseModel):
@@ -68,10 +106,17 @@ class IndexEntry(BaseModel):
     size_bytes: NonNegativeInt
     width: PositiveInt
     height: PositiveInt
+    original: str = ""
+    """Path of the file that was uploaded, if it differs from ``path``."""
 
     @property
     def layout_path(self) -> LayoutPath:
         return LayoutPath.parse(self.path)
+
+    @property
+    def shown(self) -> str:
+        """Path for people: the original in one line, if there is one."""
+        return printable(self.original or self.path)
 
 
 def summary(record: DatasetRecord, entries: Iterable[IndexEntry]) -> Dataset:
@@ -80,8 +125,8 @@ def summary(record: DatasetRecord, entries: Iterable[IndexEntry]) -> Dataset:
     size_bytes = 0
     digest = hashlib.sha256()
     for entry in sorted(entries, key=lambda entry: entry.path):
-        part, class_name, _ = entry.path.split("/")
-        counts[part, class_name] += 1
+        location = entry.layout_path
+        counts[location.part, location.label] += 1
         size_bytes += entry.size_bytes
         digest.update(f"{entry.path} {entry.sha256}\n".encode())
     return Dataset(

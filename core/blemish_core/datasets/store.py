@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from uuid import uuid4
@@ -13,13 +14,24 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from blemish_core.datasets.folder_import import ImportFolder, ImportResult
+from blemish_core.datasets.incoming import BeforeReplacing, IncomingFile
 from blemish_core.datasets.index import INDEX, LOCK, Index, make_entry, new_index
 from blemish_core.datasets.layout import LayoutPath
-from blemish_core.datasets.records import Dataset, DatasetImage, DatasetRecord, IndexEntry, Split, summary
+from blemish_core.datasets.records import (
+    Dataset,
+    DatasetImage,
+    DatasetRecord,
+    IndexEntry,
+    Outcome,
+    Split,
+    UnpairedFiles,
+    summary,
+)
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.platform.errors import AlreadyExists, Corrupt, InvalidImage, InvalidRequest, NotFound
 from blemish_core.platform.files import disk_full_errors, fsync, publish_directory, staged_directory
 from blemish_core.platform.names import ID, dataset_name, validate_id
+from blemish_layouts.plan import AS_NAMED, Conversion
 
 _RECORD = "dataset.json"
 _DELETED = ".deleted-"
@@ -102,12 +114,16 @@ class DatasetStore:
     def select(self, dataset_id: str, paths: Sequence[str]) -> _Entries:
         """Return the entries at ``paths`` and the masks of the images among them, without duplicates.
 
+        Args:
+            dataset_id: id of the dataset.
+            paths: paths in the layout, or original paths of uploaded files.
+
         Raises:
-            InvalidRequest: if a path is not in the layout.
+            InvalidRequest: if a path is neither known nor in the layout.
             NotFound: if the dataset or one of the paths does not exist.
         """
         self._record(dataset_id)
-        return self._index(dataset_id).select(str(LayoutPath.parse(path)) for path in paths)
+        return self._index(dataset_id).select(paths)
 
     def remove(self, dataset_id: str, paths: Sequence[str]) -> None:
         """Remove images and masks from a dataset.
@@ -144,12 +160,17 @@ class DatasetStore:
         """
         return self._read(image.dataset, image.path, image.sha256)
 
-    def read_path(self, dataset_id: str, path: str) -> bytes:
+    def read_path(self, dataset_id: str, path: str, sha256: str = "") -> bytes:
         """Return the encoded bytes of the image or mask at ``path``.
+
+        Args:
+            dataset_id: id of the dataset.
+            path: path in the layout.
+            sha256: SHA-256 that the bytes must have, in hex; empty for any.
 
         Raises:
             InvalidRequest: if ``path`` is not in the layout.
-            NotFound: if the dataset or the path does not exist.
+            NotFound: if the dataset or the path does not exist, or has other content.
             Corrupt: if the file is missing or was changed.
         """
         location = LayoutPath.parse(path)
@@ -157,53 +178,76 @@ class DatasetStore:
         entry = self._index(dataset_id).find(str(location))
         if entry is None:
             raise NotFound(f"{dataset_name(dataset_id)} has no {path}")
+        if sha256 not in ("", entry.sha256):
+            raise NotFound(f"{path} in {dataset_name(dataset_id)} was replaced; index the dataset again")
         return self._read(dataset_id, entry.path, entry.sha256)
 
-    def mask_of(self, image: DatasetImage) -> bytes | None:
-        """Return the encoded ground-truth mask of a test image, or None.
+    def masks_of(self, image: DatasetImage) -> tuple[bytes, ...]:
+        """Return the encoded ground-truth masks of a test image; a pixel of any of them is defective.
 
         Raises:
-            Corrupt: if the file is missing or was changed.
+            Corrupt: if a file is missing or was changed.
         """
         self._record(image.dataset)
-        entry = self._index(image.dataset).partner(LayoutPath.parse(image.path))
-        return self._read(image.dataset, entry.path, entry.sha256) if entry else None
+        masks = self._index(image.dataset).masks_of(LayoutPath.parse(image.path))
+        return tuple(self._read(image.dataset, mask.path, mask.sha256) for mask in masks)
+
+    def unpaired(self, dataset_id: str) -> UnpairedFiles:
+        """Return the masks without an image, and the defective test images without a mask.
+
+        Raises:
+            NotFound: if the dataset does not exist.
+        """
+        self._record(dataset_id)
+        return self._index(dataset_id).unpaired()
 
     def add(self, dataset_id: str, path: str, data: bytes, sha256: bytes | None = None) -> bool:
-        """Store an image or a mask; return False if the dataset already has it.
+        """Store an image or a mask as ``put`` does; return False if the dataset already has it."""
+        return self.put(dataset_id, IncomingFile(path, data, sha256)) is Outcome.STORED
+
+    def put(
+        self, dataset_id: str, file: IncomingFile, before_replacing: BeforeReplacing | None = None
+    ) -> Outcome:
+        """Store an image or a mask.
+
+        A path like those of the layout gets a safe name, see ``blemish_layouts``, unless the file has an
+        original path.
 
         Args:
             dataset_id: id of an existing dataset.
-            path: path in the layout, such as test/crack/003.png.
-            data: encoded image.
-            sha256: expected SHA-256 of ``data``, 32 bytes.
+            file: the image.
+            before_replacing: called before other content of the path is replaced, and may prevent it by
+                raising; None to replace nothing.
 
         Raises:
-            InvalidRequest: if ``path`` is not in the layout, ``data`` does not match ``sha256``, or image
+            InvalidRequest: if the path is not like the layout, the data does not match its digest, or image
                 and mask differ in size.
-            InvalidImage: if ``data`` is not an image within the limits.
+            InvalidImage: if the data is not an image within the limits.
             NotFound: if the dataset does not exist.
-            AlreadyExists: if ``path`` has other content.
+            AlreadyExists: if the path has other content that may not be replaced.
             DiskFull: if the disk is full; nothing is stored then.
         """
-        location = LayoutPath.parse(path)
+        location, original = file.place()
         self._record(dataset_id)
         index = self._index(dataset_id)
-        digest = hashlib.sha256(data)
-        if sha256 is not None and sha256 != digest.digest():
+        digest = hashlib.sha256(file.data)
+        if file.sha256 is not None and file.sha256 != digest.digest():
             raise InvalidRequest(
-                f"{path}: the {len(data)} received bytes have the sha256 {digest.hexdigest()}, not "
-                f"{sha256.hex()} as announced; send the file again",
+                f"{file.shown}: the {len(file.data)} received bytes have the sha256 "
+                f"{digest.hexdigest()}, not {file.sha256.hex()} as announced; send the file again",
                 field="sha256",
             )
-        if index.contains(path, digest.hexdigest()):
-            return False
+        path, replace = str(location), before_replacing is not None
+        if index.contains(path, digest.hexdigest(), original=original, replace=replace):
+            return Outcome.UNCHANGED
         try:
-            entry = make_entry(location, data, self._limits)
+            entry = make_entry(location, file.data, self._limits, original)
         except InvalidImage as error:
-            raise InvalidImage(f"{path}: {error}", field=error.field) from error
-        with disk_full_errors(self._root), index.writing() as store:
-            return store(entry, data)
+            raise InvalidImage(f"{file.shown}: {error}", field=error.field) from error
+        if before_replacing is not None and (existing := index.find(path)) is not None:
+            before_replacing(dataset_id, {existing.path: existing.sha256})
+        with disk_full_errors(self._root), index.writing(replace=replace) as store:
+            return store(entry, file.data)
 
     def import_folder(
         self,
@@ -212,11 +256,15 @@ class DatasetStore:
         folder: Path,
         roots: Sequence[Path],
         on_file: Callable[[int, int], None] | None = None,
+        *,
+        conversion: Conversion = AS_NAMED,
+        before_replacing: BeforeReplacing | None = None,
     ) -> ImportResult:
         """Copy a folder in the layout into a new or existing dataset.
 
-        Hidden files and files outside of train, test and ground_truth are ignored. Other files that are not
-        images in the layout are skipped and reported.
+        Hidden files and files outside of train, test and ground_truth are ignored. Other files that are
+        not images in the layout are skipped and reported. So are images that the dataset has with other
+        content.
 
         Args:
             dataset_id: id of the dataset, created if missing.
@@ -224,18 +272,28 @@ class DatasetStore:
             folder: absolute path below one of ``roots``.
             roots: folders that may be read.
             on_file: called after each file with the files done and in total.
+            conversion: choices about the conversion of the folder.
+            before_replacing: called before other content of a path is replaced, and may prevent it by
+                raising; None to replace nothing.
 
         Raises:
-            InvalidRequest: if ``folder`` is outside ``roots`` or not in the layout.
+            InvalidRequest: if ``folder`` is outside ``roots`` or not in the layout. Also if none of the
+                test images is good, or no image can be stored in a new dataset.
             NotFound: if the folder does not exist.
-            AlreadyExists: if the dataset has another category, or other content at one of the paths.
+            AlreadyExists: if the dataset has another category.
             DiskFull: if the disk is full; images copied before are kept.
         """
-        source = ImportFolder.below(folder, roots)
-        self._ensure_exists(dataset_id, category)
+        source = ImportFolder.below(folder, roots, conversion)
+        created = self._ensure_exists(dataset_id, category, lambda dataset: source.check_good(dataset))
+        replacing = None if before_replacing is None else partial(before_replacing, dataset_id)
         with disk_full_errors(self._root):
-            counts = source.copy(self._index(dataset_id), self._limits, on_file)
-        return counts.result(self.get(dataset_id))
+            counts = source.copy(self._index(dataset_id), self._limits, on_file, replacing)
+        if created and not self._index(dataset_id).entries():
+            self.delete(dataset_id)
+            raise InvalidRequest(
+                f"no image was stored, so no dataset was created; {counts.summary()}", field="path"
+            )
+        return counts.result(self.get(dataset_id), self.unpaired(dataset_id))
 
     def list(self, after: str = "", limit: int = 100) -> _Datasets:
         """Return up to ``limit`` datasets with ids after ``after``, sorted by id."""
@@ -248,18 +306,26 @@ class DatasetStore:
         )
         return [self.get(dataset_id) for dataset_id in ids[:limit]]
 
-    def _ensure_exists(self, dataset_id: str, category: str) -> None:
-        """Create the dataset if it does not exist; check its category."""
+    def _ensure_exists(
+        self, dataset_id: str, category: str, check: Callable[[Dataset | None], None]
+    ) -> bool:
+        """Create the dataset if it does not exist, else check its category; return whether it is new.
+
+        ``check`` may reject the existing dataset, or None before a dataset is created.
+        """
         try:
-            existing = self._record(dataset_id).category
+            existing = self.get(dataset_id)
         except NotFound:
+            check(None)
             self.create(dataset_id, category)
-            return
-        if category not in ("", existing):
+            return True
+        if category not in ("", existing.category):
             raise AlreadyExists(
-                f"{dataset_name(dataset_id)} already exists with the category {existing}, not {category}; "
-                "choose another id or that category"
+                f"{dataset_name(dataset_id)} already exists with the category {existing.category}, not "
+                f"{category}; choose another id or that category"
             )
+        check(existing)
+        return False
 
     def _folder(self, dataset_id: str) -> Path:
         return self._root / validate_id(dataset_id, "dataset_id")
@@ -282,18 +348,17 @@ class DatasetStore:
     def _read(self, dataset_id: str, path: str, sha256: str) -> bytes:
         file = self._folder(dataset_id) / str(LayoutPath.parse(path))
         try:
-            data = file.read_bytes()
+            return self._index(dataset_id).read(path, sha256)
         except FileNotFoundError as error:
             raise Corrupt(f"{file} is missing; restore it from a backup, or delete the dataset") from error
         except OSError as error:
             raise Corrupt(
                 f"{file} cannot be read ({error.strerror}); restore it from a backup, or delete the dataset"
             ) from error
-        if hashlib.sha256(data).hexdigest() != sha256:
+        except ValueError as error:
             raise Corrupt(
                 f"{file} is not the file that was stored; restore it from a backup, or delete the dataset"
-            )
-        return data
+            ) from error
 
 
 def _no_such(dataset_id: str) -> NotFound:
@@ -311,8 +376,9 @@ def _image(record: DatasetRecord, entry: IndexEntry) -> DatasetImage | None:
         category=record.category,
         path=entry.path,
         split=location.part,
-        class_name=location.class_name,
+        class_name=location.label,
         sha256=entry.sha256,
         width=entry.width,
         height=entry.height,
+        original=entry.original,
     )

@@ -27,6 +27,7 @@ from blemish_core.imaging.frame_mask import FrameMask, visible
 from blemish_core.localization.defect_region import DefectRegion
 from blemish_core.localization.find_regions import find_regions
 from blemish_core.platform.errors import Corrupt, InvalidImage
+from blemish_layouts.names import printable
 
 _NAMED = 10
 
@@ -48,6 +49,13 @@ class ImageScore:
     path: str
     class_name: str
     score: float
+    original: str = ""
+    """Path of the file that was uploaded, if it differs from ``path``."""
+
+    @property
+    def shown(self) -> str:
+        """Path for people, in one line."""
+        return printable(self.original or self.path)
 
 
 @dataclass(frozen=True)
@@ -115,12 +123,12 @@ def evaluate(
             image, prediction = each.image, each.prediction
             on_scored(each)
             if each.alignment is not None and each.alignment.motion is None:
-                unaligned.append(image.path)
+                unaligned.append(image.shown)
             mask = masks.of(image)
             if mask is not None:
                 looks = _looks(detector.mask, mask.shape, each)
                 if looks is not None and mask.any() and not mask[looks].any():
-                    ignored.append(image.path)
+                    ignored.append(image.shown)
                     continue
                 pixels.add(image.class_name, prediction.anomaly_map, mask, looks)
                 if looks is not None:
@@ -130,7 +138,7 @@ def evaluate(
                     read = reader.read(image)
                     regions = _regions(read, prediction.anomaly_map, calibration, detector.mask)
                     outlines.add(image.class_name, regions, mask)
-            image_scores.append(ImageScore(image.path, image.class_name, prediction.score))
+            image_scores.append(ImageScore(image.path, image.class_name, prediction.score, image.original))
             selection.add(image, prediction.score, prediction.anomaly_map, mask)
     good_images = [each for each in image_scores if each.class_name == GOOD]
     by_path = {image.path: image for image in images}
@@ -257,7 +265,7 @@ class _Masks:
         try:
             mask = self._read(image)
         except (Corrupt, InvalidImage):
-            self._unusable.append(image.path)
+            self._unusable.append(image.shown)
             mask = None
         self.missing += mask is None
         return mask
@@ -271,13 +279,13 @@ class _Masks:
         )
 
     def _read(self, image: DatasetImage) -> NDArray[np.bool_] | None:
-        data = self._source.store.mask_of(image)
-        if data is None:
-            return None
-        mask = read_mask(data, self._source.limits)
-        if mask.shape != (image.height, image.width):
-            raise InvalidImage(f"the mask of {image.path} differs from it in size; upload it again")
-        return mask
+        merged: NDArray[np.bool_] | None = None
+        for data in self._source.store.masks_of(image):
+            mask = read_mask(data, self._source.limits)
+            if mask.shape != (image.height, image.width):
+                raise InvalidImage(f"the mask of {image.shown} differs from it in size; upload it again")
+            merged = mask if merged is None else merged | mask
+        return merged
 
 
 def _regions(

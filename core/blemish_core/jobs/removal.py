@@ -5,7 +5,7 @@ An index is deleted before its source. After a crash, or while Qdrant is unavail
 exists, so the same request can be repeated.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from blemish_core.datasets import Dataset, DatasetStore
 from blemish_core.jobs.record import Job, TrainSpec
@@ -51,6 +51,20 @@ class Removal:
             self._index.remove_images(version, dataset_id, images)
         self._datasets.remove(dataset_id, [entry.path for entry in files])
         return self._datasets.get(dataset_id), len(files)
+
+    def before_replacing(self, dataset_id: str, images: Mapping[str, str]) -> None:
+        """Delete the index entries of images, given as SHA-256 digests by path, that are to be replaced.
+
+        A label is a judgement of the previous content, so it is deleted as well.
+
+        Raises:
+            FailedPrecondition: if a job uses the dataset.
+            Unavailable: if Redis or Qdrant does not answer.
+        """
+        self._check_dataset_unused(dataset_id)
+        indexed = {path: sha256 for path, sha256 in images.items() if not path.startswith("ground_truth/")}
+        for version in self._index.versions() if indexed else ():
+            self._index.remove_images(version, dataset_id, indexed)
 
     def dataset(self, dataset_id: str) -> None:
         """Delete a dataset, even a damaged one.

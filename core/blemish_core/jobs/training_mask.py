@@ -23,10 +23,13 @@ def with_reference(spec: TrainSpec, datasets: DatasetStore) -> TrainSpec:
     mask = spec.mask
     if mask is None or mask.reference is None:
         return spec
-    paths = [image.path for image in datasets.images(spec.dataset)]
+    images = datasets.images(spec.dataset)
+    paths = [image.path for image in images]
     path = mask.reference or next(path for path in paths if path.startswith("train/"))
     if "/" not in path:
         path = f"train/{GOOD}/{path}"
+    if path not in paths:
+        path = next((image.path for image in images if image.original == path), path)
     try:
         location = LayoutPath.parse(path)
     except InvalidRequest as error:

@@ -71,4 +71,4 @@ def _validate_mask(mask: MaskSummary | None, images: Iterable[DatasetImage]) -> 
         return
     for image in images:
         if reason := size_mismatch((image.height, image.width), (mask.height, mask.width)):
-            raise FailedPrecondition(f"{image.path} in {dataset_name(image.dataset)} {reason}")
+            raise FailedPrecondition(f"{image.shown} in {dataset_name(image.dataset)} {reason}")

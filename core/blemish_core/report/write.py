@@ -133,7 +133,7 @@ def _table(manifest: Manifest, evaluation: Evaluation) -> str:
     calibration = manifest.calibration
     out = StringIO()
     rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(("path", "class", "score", "p_value", "verdict", "judgement"))
+    rows.writerow(("path", "class", "score", "p_value", "verdict", "judgement", "original_path"))
     for each in evaluation.image_scores:
         anomalous = calibration.is_anomalous(each.score)
         rows.writerow(
@@ -144,6 +144,7 @@ def _table(manifest: Manifest, evaluation: Evaluation) -> str:
                 f"{calibration.p_value(each.score):.6g}",
                 "anomalous" if anomalous else "normal",
                 correctness(each.class_name == GOOD, each.score, calibration.threshold),
+                each.original,
             )
         )
     return out.getvalue()

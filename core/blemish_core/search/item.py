@@ -55,7 +55,7 @@ class Label(StrEnum):
 
 INHERITED_KEYS = ("label", "label_class", "camera", "time")
 """Payload keys that survive when an image is indexed again, or by another model version."""
-ORIGIN_KEYS = ("source", "dataset", "category", "path", "class_name")
+ORIGIN_KEYS = ("source", "dataset", "category", "path", "original_path", "class_name")
 """Payload keys of an image's place. An image of a dataset keeps it when a camera sends the same image."""
 
 
@@ -75,6 +75,8 @@ class Item:
     category: str = ""
     path: str = ""
     """Path in the dataset, such as test/crack/003.png."""
+    original_path: str = ""
+    """Path of the file that was uploaded to the dataset, if it differs from ``path``."""
     class_name: str = ""
     """Class that the image's folder names."""
     camera: str = ""

@@ -18,9 +18,9 @@ class ItemImages:
         """Return the encoded image of an item in the index of ``version``.
 
         Raises:
-            NotFound: if the image was removed.
+            NotFound: if the image was removed or replaced.
             Corrupt: if the stored bytes are damaged.
         """
         if item.source == CAMERA:
             return self._frames.read(version.model, item.sha256)
-        return self._datasets.read_path(item.dataset, item.path)
+        return self._datasets.read_path(item.dataset, item.path, item.sha256)

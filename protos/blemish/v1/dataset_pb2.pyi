@@ -140,10 +140,18 @@ class UploadImagesRequest(_message.Message):
     DATASET_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
+    SKIP_REJECTED_FIELD_NUMBER: _builtins.int
+    REPLACE_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """datasets/{id}, in the first message only."""
     chunk: _builtins.bytes
     """Bytes of the image of the last header. Clients usually send at most 1 MiB in a message."""
+    skip_rejected: _builtins.bool
+    """In the first message: skips images that cannot be stored, and lists them in the response."""
+    replace: _builtins.bool
+    """In the first message: replaces images whose path holds other content. Entries of the previous image in
+    every index are deleted, with their labels. Its mask is deleted if it differs from the new image in size.
+    """
     @_builtins.property
     def image(self) -> Global___ImageHeader: ...
     def __init__(
@@ -152,10 +160,12 @@ class UploadImagesRequest(_message.Message):
         dataset: _builtins.str = ...,
         image: Global___ImageHeader | None = ...,
         chunk: _builtins.bytes = ...,
+        skip_rejected: _builtins.bool = ...,
+        replace: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "dataset", b"dataset", "image", b"image", "part", b"part"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "dataset", b"dataset", "image", b"image", "part", b"part"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "dataset", b"dataset", "image", b"image", "part", b"part", "replace", b"replace", "skip_rejected", b"skip_rejected"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["dataset", "image", "chunk"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
@@ -170,21 +180,27 @@ class ImageHeader(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    ORIGINAL_PATH_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """train/good/NAME, test/CLASS/NAME or ground_truth/CLASS/STEM_mask.png"""
+    """train/good/NAME, test/CLASS/NAME or ground_truth/CLASS/STEM_mask.png. Without original_path, other names and
+    folders below CLASS are allowed, and the image is stored under a safe name.
+    """
     size_bytes: _builtins.int
     sha256: _builtins.bytes
     """SHA-256 of the bytes (32 bytes)."""
+    original_path: _builtins.str
+    """Path of the file that the sender has, if it differs from path. At most 4096 bytes."""
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
         sha256: _builtins.bytes = ...,
+        original_path: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["original_path", b"original_path", "path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -197,26 +213,88 @@ class UploadImagesResponse(_message.Message):
     DATASET_FIELD_NUMBER: _builtins.int
     STORED_FIELD_NUMBER: _builtins.int
     UNCHANGED_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
+    SKIPPED_COUNT_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    EXPECTED_COUNT_FIELD_NUMBER: _builtins.int
+    UNPAIRED_FIELD_NUMBER: _builtins.int
     stored: _builtins.int
     """Number of images stored."""
     unchanged: _builtins.int
     """Number of images that already existed with the same content."""
+    replaced: _builtins.int
+    """Number of images that replaced other content."""
+    skipped_count: _builtins.int
+    """Number of images skipped, with skip_rejected only."""
+    expected_count: _builtins.int
+    """Number of skipped images with `expected`."""
     @_builtins.property
     def dataset(self) -> Global___Dataset: ...
+    @_builtins.property
+    def skipped(self) -> _containers.RepeatedCompositeFieldContainer[Global___SkippedFile]:
+        """The first 1000 skipped images."""
+
+    @_builtins.property
+    def unpaired(self) -> Global___UnpairedFiles:
+        """Masks and images of the whole dataset that do not belong together."""
+
     def __init__(
         self,
         *,
         dataset: Global___Dataset | None = ...,
         stored: _builtins.int = ...,
         unchanged: _builtins.int = ...,
+        replaced: _builtins.int = ...,
+        skipped_count: _builtins.int = ...,
+        skipped: _abc.Iterable[Global___SkippedFile] | None = ...,
+        expected_count: _builtins.int = ...,
+        unpaired: Global___UnpairedFiles | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "unpaired", b"unpaired"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "stored", b"stored", "unchanged", b"unchanged"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "expected_count", b"expected_count", "replaced", b"replaced", "skipped", b"skipped", "skipped_count", b"skipped_count", "stored", b"stored", "unchanged", b"unchanged", "unpaired", b"unpaired"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UploadImagesResponse: _TypeAlias = UploadImagesResponse  # noqa: Y015
+
+@_typing.final
+class UnpairedFiles(_message.Message):
+    """Files that a person may want to check. A dataset works with them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MASKS_COUNT_FIELD_NUMBER: _builtins.int
+    MASKS_FIELD_NUMBER: _builtins.int
+    IMAGES_COUNT_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    masks_count: _builtins.int
+    """Number of masks that fit no image."""
+    images_count: _builtins.int
+    """Number of defective test images without a mask. Metrics of pixels exclude them."""
+    @_builtins.property
+    def masks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The first 1000 of these masks."""
+
+    @_builtins.property
+    def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The first 1000 of these images."""
+
+    def __init__(
+        self,
+        *,
+        masks_count: _builtins.int = ...,
+        masks: _abc.Iterable[_builtins.str] | None = ...,
+        images_count: _builtins.int = ...,
+        images: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "images_count", b"images_count", "masks", b"masks", "masks_count", b"masks_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnpairedFiles: _TypeAlias = UnpairedFiles  # noqa: Y015
 
 @_typing.final
 class ImportDatasetRequest(_message.Message):
@@ -225,21 +303,35 @@ class ImportDatasetRequest(_message.Message):
     DATASET_ID_FIELD_NUMBER: _builtins.int
     CATEGORY_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
+    REPLACE_FIELD_NUMBER: _builtins.int
+    GOOD_FIELD_NUMBER: _builtins.int
+    ONLY_DEFECTIVE_FIELD_NUMBER: _builtins.int
     dataset_id: _builtins.str
     category: _builtins.str
     """Defaults to the id."""
     path: _builtins.str
     """Absolute path of a folder on the server."""
+    replace: _builtins.bool
+    """See UploadImagesRequest."""
+    only_defective: _builtins.bool
+    """Accepts a test set without good images. Evaluations then have no figures that compare the two."""
+    @_builtins.property
+    def good(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of folders of good images, in addition to good, ok, okay and normal."""
+
     def __init__(
         self,
         *,
         dataset_id: _builtins.str = ...,
         category: _builtins.str = ...,
         path: _builtins.str = ...,
+        replace: _builtins.bool = ...,
+        good: _abc.Iterable[_builtins.str] | None = ...,
+        only_defective: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "dataset_id", b"dataset_id", "path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "dataset_id", b"dataset_id", "good", b"good", "only_defective", b"only_defective", "path", b"path", "replace", b"replace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -254,17 +346,28 @@ class ImportDatasetResponse(_message.Message):
     UNCHANGED_FIELD_NUMBER: _builtins.int
     SKIPPED_COUNT_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
+    EXPECTED_COUNT_FIELD_NUMBER: _builtins.int
+    UNPAIRED_FIELD_NUMBER: _builtins.int
     stored: _builtins.int
     """Number of images stored."""
     unchanged: _builtins.int
     """Number of images that already existed with the same content."""
     skipped_count: _builtins.int
     """Number of files skipped."""
+    replaced: _builtins.int
+    """Number of images that replaced other content."""
+    expected_count: _builtins.int
+    """Number of skipped files with `expected`."""
     @_builtins.property
     def dataset(self) -> Global___Dataset: ...
     @_builtins.property
     def skipped(self) -> _containers.RepeatedCompositeFieldContainer[Global___SkippedFile]:
-        """The first 100 skipped files."""
+        """The first 1000 skipped files."""
+
+    @_builtins.property
+    def unpaired(self) -> Global___UnpairedFiles:
+        """Masks and images of the whole dataset that do not belong together."""
 
     def __init__(
         self,
@@ -274,10 +377,13 @@ class ImportDatasetResponse(_message.Message):
         unchanged: _builtins.int = ...,
         skipped_count: _builtins.int = ...,
         skipped: _abc.Iterable[Global___SkippedFile] | None = ...,
+        replaced: _builtins.int = ...,
+        expected_count: _builtins.int = ...,
+        unpaired: Global___UnpairedFiles | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "unpaired", b"unpaired"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "skipped", b"skipped", "skipped_count", b"skipped_count", "stored", b"stored", "unchanged", b"unchanged"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "expected_count", b"expected_count", "replaced", b"replaced", "skipped", b"skipped", "skipped_count", b"skipped_count", "stored", b"stored", "unchanged", b"unchanged", "unpaired", b"unpaired"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -289,17 +395,22 @@ class SkippedFile(_message.Message):
 
     PATH_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
     path: _builtins.str
+    """Path below the folder, or the path that the sender has."""
     reason: _builtins.str
+    expected: _builtins.bool
+    """True if no image is missing because of it, as with a text file among the images."""
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
         reason: _builtins.str = ...,
+        expected: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected", b"expected", "path", b"path", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -456,6 +567,7 @@ class DatasetImage(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     WIDTH_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
+    ORIGINAL_PATH_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """train/good/NAME, test/CLASS/NAME or ground_truth/CLASS/STEM_mask.png"""
     size_bytes: _builtins.int
@@ -465,6 +577,8 @@ class DatasetImage(_message.Message):
     """Width in px."""
     height: _builtins.int
     """Height in px."""
+    original_path: _builtins.str
+    """Path of the uploaded or imported file, if it differs from path. It may contain any characters."""
     def __init__(
         self,
         *,
@@ -473,10 +587,11 @@ class DatasetImage(_message.Message):
         sha256: _builtins.bytes = ...,
         width: _builtins.int = ...,
         height: _builtins.int = ...,
+        original_path: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "original_path", b"original_path", "path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -492,7 +607,7 @@ class DeleteImagesRequest(_message.Message):
     """datasets/{id}"""
     @_builtins.property
     def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Paths as returned by ListImages, at most 1000."""
+        """Paths or original paths as returned by ListImages, at most 1000."""
 
     def __init__(
         self,

@@ -31,6 +31,11 @@ class DatasetServiceStub:
     A dataset holds one category in MVTec AD's layout: train/good/NAME, test/CLASS/NAME (CLASS is good or a
     defect) and ground_truth/CLASS/STEM_mask.png for defects. An id has 1 to 63 characters from a-z, 0-9, '-'
     and '_', and begins with a letter or digit.
+
+    A class has 1 to 63 letters and digits of any script, '-' and '_'. A NAME has 1 to 128 letters and digits of
+    ASCII, '.', '-' and '_', and an extension of an image. Files with other names, or in folders below the class,
+    are stored under a safe name that is derived from the original one. Both are returned. The folders good, ok,
+    okay and normal, in any case, hold good images.
     """
 
     def __init__(self, channel):
@@ -87,6 +92,11 @@ class DatasetServiceServicer:
     A dataset holds one category in MVTec AD's layout: train/good/NAME, test/CLASS/NAME (CLASS is good or a
     defect) and ground_truth/CLASS/STEM_mask.png for defects. An id has 1 to 63 characters from a-z, 0-9, '-'
     and '_', and begins with a letter or digit.
+
+    A class has 1 to 63 letters and digits of any script, '-' and '_'. A NAME has 1 to 128 letters and digits of
+    ASCII, '.', '-' and '_', and an extension of an image. Files with other names, or in folders below the class,
+    are stored under a safe name that is derived from the original one. Both are returned. The folders good, ok,
+    okay and normal, in any case, hold good images.
     """
 
     def CreateDataset(self, request, context):
@@ -105,11 +115,21 @@ class DatasetServiceServicer:
         bytes in chunks. An image is stored once all its bytes have arrived and match the header. If the stream
         breaks, the unfinished image is discarded and the others remain. A repeated upload skips them.
 
-        INVALID_ARGUMENT: a path is outside the layout, a file is not an image, the bytes do not match the header,
-        or messages are out of order.
+        With skip_rejected, an image that cannot be stored is listed in the response and the others are stored.
+        Without it, that image ends the call with one of the first codes:
+
+        INVALID_ARGUMENT: a path is not like the layout, a file is not an image, an image and its mask differ in
+        size, or the bytes do not match the header.
+        ALREADY_EXISTS: a path already holds other content, or another file with the same safe name.
+        FAILED_PRECONDITION: an image is to be replaced, but a job that has not ended uses the dataset.
+        RESOURCE_EXHAUSTED: an image exceeds the size limit.
+
+        These end the call in any case:
+
+        INVALID_ARGUMENT: messages are out of order, or the stream ends within an image.
         NOT_FOUND: the dataset does not exist.
-        ALREADY_EXISTS: a path already holds other content.
-        RESOURCE_EXHAUSTED: an image exceeds the size limit, or the disk is full.
+        RESOURCE_EXHAUSTED: the disk is full.
+        UNAVAILABLE: an image is to be replaced, and Redis or Qdrant is unreachable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,12 +137,16 @@ class DatasetServiceServicer:
 
     def ImportDataset(self, request, context):
         """Copies a folder of the server's file system in MVTec AD's layout into a new or existing dataset. Files
-        that are not images are skipped, listed and counted.
+        that cannot be stored are skipped, listed and counted.
 
-        INVALID_ARGUMENT: the path is outside the import roots (BLEMISH_IMPORT_ROOTS) or not in the layout.
+        INVALID_ARGUMENT: one of the following. No dataset is created.
+        The path is outside the import roots (BLEMISH_IMPORT_ROOTS) or not in the layout.
+        The folder has test images, and none of them is good by its folder (see good and only_defective).
+        No file of the folder can be stored in a new dataset.
         NOT_FOUND: the folder does not exist.
-        ALREADY_EXISTS: the dataset has another category, or a path already holds other content.
+        ALREADY_EXISTS: the dataset has another category.
         RESOURCE_EXHAUSTED: the disk is full.
+        UNAVAILABLE: an image is to be replaced, and Redis or Qdrant is unreachable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -240,6 +264,11 @@ class DatasetService:
     A dataset holds one category in MVTec AD's layout: train/good/NAME, test/CLASS/NAME (CLASS is good or a
     defect) and ground_truth/CLASS/STEM_mask.png for defects. An id has 1 to 63 characters from a-z, 0-9, '-'
     and '_', and begins with a letter or digit.
+
+    A class has 1 to 63 letters and digits of any script, '-' and '_'. A NAME has 1 to 128 letters and digits of
+    ASCII, '.', '-' and '_', and an extension of an image. Files with other names, or in folders below the class,
+    are stored under a safe name that is derived from the original one. Both are returned. The folders good, ok,
+    okay and normal, in any case, hold good images.
     """
 
     @staticmethod

@@ -341,6 +341,7 @@ class Hit(_message.Message):
     LABEL_CLASS_FIELD_NUMBER: _builtins.int
     MATCH_FIELD_NUMBER: _builtins.int
     REGIONS_FIELD_NUMBER: _builtins.int
+    ORIGINAL_PATH_FIELD_NUMBER: _builtins.int
     item: _builtins.str
     """items/{uuid}"""
     similarity: _builtins.float
@@ -365,6 +366,8 @@ class Hit(_message.Message):
     label: Global___Label.ValueType
     label_class: _builtins.str
     """The defect class that a person confirmed."""
+    original_path: _builtins.str
+    """Path of the file that was uploaded to the dataset, if it differs from path. It may contain any characters."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """The time at which the image was taken, or first indexed if that is unknown."""
@@ -401,10 +404,11 @@ class Hit(_message.Message):
         label_class: _builtins.str = ...,
         match: Global___Match | None = ...,
         regions: _abc.Iterable[_image_pb2.DefectRegion] | None = ...,
+        original_path: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["match", b"match", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "category", b"category", "class_name", b"class_name", "dataset", b"dataset", "group", b"group", "item", b"item", "label", b"label", "label_class", b"label_class", "match", b"match", "p_value", b"p_value", "path", b"path", "regions", b"regions", "score", b"score", "similarity", b"similarity", "thumbnail", b"thumbnail", "time", b"time", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "category", b"category", "class_name", b"class_name", "dataset", b"dataset", "group", b"group", "item", b"item", "label", b"label", "label_class", b"label_class", "match", b"match", "original_path", b"original_path", "p_value", b"p_value", "path", b"path", "regions", b"regions", "score", b"score", "similarity", b"similarity", "thumbnail", b"thumbnail", "time", b"time", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -153,6 +153,7 @@ def item_to_proto(item: Item) -> pb.Hit:
         dataset=dataset_name(item.dataset) if item.dataset else "",
         category=item.category,
         path=item.path,
+        original_path=item.original_path,
         class_name=item.class_name,
         score=item.score,
         p_value=item.p_value,

@@ -11,12 +11,20 @@ import structlog
 
 from blemish.v1 import dataset_pb2 as pb
 from blemish.v1.dataset_pb2_grpc import DatasetServiceServicer
-from blemish_core.datasets import DatasetStore
+from blemish_core.datasets import BeforeReplacing, DatasetStore, IncomingFile
+from blemish_core.datasets.folder_import import SKIPPABLE, ImportCounts
 from blemish_core.jobs.removal import Removal
-from blemish_core.platform.errors import InvalidRequest, TooLarge
+from blemish_core.platform.errors import BlemishError, InvalidRequest, TooLarge
 from blemish_core.platform.names import dataset_id, validate_id
+from blemish_layouts.names import printable
+from blemish_layouts.plan import Conversion
 from blemish_server.auth.authenticator import current_caller
-from blemish_server.converters.datasets import dataset_image_to_proto, dataset_to_proto
+from blemish_server.converters.datasets import (
+    dataset_image_to_proto,
+    dataset_to_proto,
+    import_to_proto,
+    upload_to_proto,
+)
 from blemish_server.transport.pagination import Page
 
 _MAX_PATHS = 1000
@@ -53,11 +61,14 @@ class DatasetServicer(DatasetServiceServicer):
     ) -> pb.UploadImagesResponse:
         target = ""
         upload: _Upload | None = None
-        stored = unchanged = 0
+        counts, skip_rejected = ImportCounts(), False
+        before_replacing: BeforeReplacing | None = None
         async for request in request_iterator:
             match request.WhichOneof("part"):
                 case "dataset" if not target:
                     target = dataset_id(request.dataset)
+                    skip_rejected = request.skip_rejected
+                    before_replacing = self._removal.before_replacing if request.replace else None
                     await asyncio.to_thread(self._datasets.get, target)
                 case "image" if target and upload is None:
                     upload = _Upload(request.image, self._max_image_bytes)
@@ -69,35 +80,37 @@ class DatasetServicer(DatasetServiceServicer):
                         "its header and all of its bytes",
                         field="part",
                     )
-            if upload is not None and upload.complete:
-                is_new = await asyncio.to_thread(
-                    self._datasets.add, target, upload.path, upload.data, upload.sha256
-                )
-                stored, unchanged = stored + is_new, unchanged + (not is_new)
+            if upload is not None and (upload.complete or (upload.rejection and not skip_rejected)):
+                try:
+                    file = upload.file()
+                    counts.add(await asyncio.to_thread(self._datasets.put, target, file, before_replacing))
+                except (*SKIPPABLE, TooLarge) as error:
+                    if not skip_rejected:
+                        raise
+                    counts.skip(upload.shown, error)
                 upload = None
         if upload is not None:
-            raise InvalidRequest(f"the stream ended within {upload.path}; send the image again")
+            raise InvalidRequest(f"the stream ended within {upload.shown}; send the image again")
         if not target:
             raise InvalidRequest("the stream is empty; send the dataset first", field="dataset")
         dataset = await asyncio.to_thread(self._datasets.get, target)
-        return pb.UploadImagesResponse(
-            dataset=dataset_to_proto(dataset), stored=stored, unchanged=unchanged
-        )
+        unpaired = await asyncio.to_thread(self._datasets.unpaired, target)
+        return upload_to_proto(counts.result(dataset, unpaired))
 
     async def ImportDataset(  # noqa: N802
         self, request: pb.ImportDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ImportDatasetResponse:
         id, category = _parse_identity(request.dataset_id, request.category)
         done = await asyncio.to_thread(
-            self._datasets.import_folder, id, category, Path(request.path), self._import_roots
+            self._datasets.import_folder,
+            id,
+            category,
+            Path(request.path),
+            self._import_roots,
+            conversion=Conversion(frozenset(request.good), request.only_defective),
+            before_replacing=self._removal.before_replacing if request.replace else None,
         )
-        return pb.ImportDatasetResponse(
-            dataset=dataset_to_proto(done.dataset),
-            stored=done.stored,
-            unchanged=done.unchanged,
-            skipped_count=done.skipped_count,
-            skipped=[pb.SkippedFile(path=path, reason=reason) for path, reason in done.skipped],
-        )
+        return import_to_proto(done)
 
     async def GetDataset(  # noqa: N802
         self, request: pb.GetDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -147,36 +160,50 @@ class _Upload:
     """An image that a client is uploading."""
 
     def __init__(self, header: pb.ImageHeader, max_bytes: int) -> None:
-        if header.size_bytes < 1:
+        self.rejection: BlemishError | None = None
+        """Reason for which the image cannot be stored. Its bytes are discarded."""
+        self.shown = printable(header.original_path or header.path)
+        if header.size_bytes < 0:
             raise InvalidRequest(
-                f"size_bytes of {header.path} is {header.size_bytes}; send the size of the image",
+                f"size_bytes of {self.shown} is {header.size_bytes}; send the size of the image",
                 field="size_bytes",
             )
-        if header.size_bytes > max_bytes:
-            raise TooLarge(
-                f"{header.path} has {header.size_bytes} bytes, but {max_bytes} are allowed; raise "
+        if header.size_bytes == 0:
+            self.rejection = InvalidRequest(f"{self.shown} is empty; send an image", field="size_bytes")
+        elif header.size_bytes > max_bytes:
+            self.rejection = TooLarge(
+                f"{self.shown} has {header.size_bytes} bytes, but {max_bytes} are allowed; raise "
                 "BLEMISH_MAX_IMAGE_BYTES"
             )
-        self.path = header.path
-        self.sha256 = header.sha256 or None
-        self._size = header.size_bytes
+        self._header = header
         self._data = bytearray()
+        self._received = 0
 
     def add(self, chunk: bytes) -> None:
-        self._data += chunk
-        if len(self._data) > self._size:
+        self._received += len(chunk)
+        if self._received > self._header.size_bytes:
             raise InvalidRequest(
-                f"{self.path} has more than the {self._size} bytes announced; correct size_bytes",
+                f"{self.shown} has more than the {self._header.size_bytes} bytes announced; correct "
+                "size_bytes",
                 field="chunk",
             )
+        if self.rejection is None:
+            self._data += chunk
 
     @property
     def complete(self) -> bool:
-        return len(self._data) == self._size
+        return self._received == self._header.size_bytes
 
-    @property
-    def data(self) -> bytes:
-        return bytes(self._data)
+    def file(self) -> IncomingFile:
+        """Return the received image.
+
+        Raises:
+            BlemishError: if it cannot be stored.
+        """
+        if self.rejection is not None:
+            raise self.rejection
+        header = self._header
+        return IncomingFile(header.path, bytes(self._data), header.sha256 or None, header.original_path)
 
 
 def _parse_identity(id: str, category: str) -> tuple[str, str]:

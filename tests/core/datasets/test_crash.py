@@ -20,7 +20,7 @@ Draw = Callable[..., bytes]
 DYING = """
 import os, sys
 from pathlib import Path
-from blemish_core.datasets import DatasetStore
+from blemish_core.datasets import DatasetStore, IncomingFile
 from blemish_core.imaging.decode import ImageLimits
 
 folder, first, second = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes(), Path(sys.argv[3]).read_bytes()
@@ -47,9 +47,13 @@ while True:
         for name in ("fsync", "replace", "rename", "mkdir", "open"):
             deadly(name, getattr(os, name))
         store = DatasetStore(folder / f"{n:03d}", ImageLimits())
-        store.create("tile", "")
-        store.add("tile", "train/good/0.png", first)
-        store.add("tile", "train/good/1.png", second)
+        if sys.argv[4] == "add":
+            store.create("tile", "")
+            store.add("tile", "train/good/0.png", first)
+            store.add("tile", "train/good/1.png", second)
+        else:
+            file = IncomingFile("train/good/0.png", second)
+            store.put("tile", file, lambda dataset, digests: None)
         os._exit(0)
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
         break
@@ -68,8 +72,8 @@ def test_crash_at_any_call_leaves_each_image_complete_or_absent(tmp_path: Path, 
     for number in (0, 1):
         (tmp_path / f"{number}.png").write_bytes(draw(number))
     stores = tmp_path / "stores"
-    command = [sys.executable, "-c", DYING, *map(str, (stores, tmp_path / "0.png", tmp_path / "1.png"))]
-    subprocess.run(command, check=True, timeout=60)
+    files = map(str, (stores, tmp_path / "0.png", tmp_path / "1.png"))
+    subprocess.run([sys.executable, "-c", DYING, *files, "add"], check=True, timeout=60)
     counts = []
     for root in sorted(stores.iterdir()):
         store = DatasetStore(root, ImageLimits())
@@ -92,6 +96,32 @@ def test_crash_at_any_call_leaves_each_image_complete_or_absent(tmp_path: Path, 
     assert len(counts) > 30
     assert set(counts) == {-1, 0, 1, 2}
     assert counts == sorted(counts), "acknowledged images are kept"
+
+
+def test_crash_at_any_call_leaves_the_replaced_image_or_its_replacement(tmp_path: Path, draw: Draw) -> None:
+    for number in (0, 1):
+        (tmp_path / f"{number}.png").write_bytes(draw(number))
+    stores = tmp_path / "stores"
+    for number in range(1, 60):
+        store = DatasetStore(stores / f"{number:03d}", ImageLimits())
+        store.create("tile", "")
+        store.add("tile", "train/good/0.png", draw(0))
+    files = map(str, (stores, tmp_path / "0.png", tmp_path / "1.png"))
+    subprocess.run([sys.executable, "-c", DYING, *files, "replace"], check=True, timeout=60)
+    left = []
+    for root in sorted(stores.iterdir()):
+        store = DatasetStore(root, ImageLimits())
+        (image,) = store.images("tile")
+        data = store.read(image)  # raises if the bytes do not match the hash
+        left.append([draw(0), draw(1)].index(data))
+        store.add("tile", "train/good/2.png", draw(2))  # completes or discards the replacement
+        assert (root / "tile" / "train/good/0.png").read_bytes() == data
+        assert store.read(store.images("tile")[0]) == data
+        assert not list((root / "tile").rglob(".*.png.*")), "a temporary file remains"
+    died = left.index(1)
+    assert died > 4
+    finished = left.index(0, died) if 0 in left[died:] else len(left)
+    assert left == [0] * died + [1] * (finished - died) + [0] * (len(left) - finished)
 
 
 def test_truncated_line_is_overwritten(store: DatasetStore, root: Path, draw: Draw) -> None:

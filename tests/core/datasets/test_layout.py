@@ -97,13 +97,24 @@ def test_upper_case_extensions_and_classes_are_kept() -> None:
     assert (slot.class_name, slot.name) == ("Bent-Lead_2", "IMG.0001.PNG")
 
 
-def test_images_and_masks_are_paired() -> None:
-    image, mask = (
-        LayoutPath.parse("test/crack/003.jpg"),
-        LayoutPath.parse("ground_truth/crack/003_mask.png"),
-    )
-    bare = LayoutPath.parse("ground_truth/crack/003.png")
-    assert image.partners == [mask.key, bare.key]
-    assert image.key in mask.partners and image.key in bare.partners
-    assert LayoutPath.parse("test/good/003.png").partners == []
-    assert LayoutPath.parse("train/good/003.png").partners == []
+@pytest.mark.parametrize(
+    "mask",
+    [
+        "003.png",
+        "003_mask.png",
+        "003_GT.png",
+        "003-mask.tif",
+        "003_label.PNG",
+        "003_mask-002.png",
+        "003.gt.bmp",
+    ],
+)
+def test_images_and_masks_are_paired(mask: str) -> None:
+    (pair,) = LayoutPath.parse("test/crack/003.jpg").pairs
+    assert pair in LayoutPath.parse(f"ground_truth/crack/{mask}").pairs
+    assert pair not in LayoutPath.parse(f"ground_truth/oil/{mask}").pairs
+
+
+def test_good_images_have_no_masks() -> None:
+    for path in ("test/good/003.png", "train/good/003.png", "test/OK/003.png"):
+        assert LayoutPath.parse(path).pairs == []

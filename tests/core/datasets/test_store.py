@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blemish_core.datasets import DatasetStore
+from blemish_core.datasets import DatasetStore, IncomingFile, Outcome, UnpairedFiles
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.platform.errors import AlreadyExists, Corrupt, InvalidImage, InvalidRequest, NotFound
 
@@ -174,12 +174,88 @@ class TestImages:
         store.add("tile", "ground_truth/crack/a.png", draw(2))
         store.add("tile", "ground_truth/crack/b.TIF", draw(3))
         store.add("tile", "ground_truth/oil/c.png", draw(4))
-        masks = {image.path: store.mask_of(image) for image in store.images("tile")}
+        masks = {image.path: store.masks_of(image) for image in store.images("tile")}
         assert masks == {
-            "test/crack/a.png": draw(1),
-            "test/crack/b.png": draw(3),
-            "test/crack/c.png": None,
-            "test/good/a.png": None,
+            "test/crack/a.png": (draw(2), draw(1)),
+            "test/crack/b.png": (draw(3),),
+            "test/crack/c.png": (),
+            "test/good/a.png": (),
+        }
+
+    def test_image_of_another_size_replaces_the_image_and_its_masks(
+        self, store: DatasetStore, root: Path, draw: Draw
+    ) -> None:
+        def replace(path: str, data: bytes) -> Outcome:
+            return store.put("tile", IncomingFile(path, data), lambda dataset, digests: None)
+
+        store.add("tile", "test/crack/0.png", draw(0, 24))
+        store.add("tile", "ground_truth/crack/0_mask.png", draw(1, 24))
+        before = store.get("tile").snapshot
+        assert replace("test/crack/0.png", draw(2, 24)) is Outcome.REPLACED
+        (image,) = store.images("tile")
+        assert store.read(image) == draw(2, 24)
+        assert store.masks_of(image) == (draw(1, 24),), "a mask of the same size stays"
+        assert store.get("tile").snapshot != before
+        assert replace("test/crack/0.png", draw(3, 32)) is Outcome.REPLACED
+        assert store.masks_of(store.images("tile")[0]) == ()
+        assert store.unpaired("tile").images == ("test/crack/0.png",)
+        with pytest.raises(InvalidRequest, match="the same size"):
+            replace("ground_truth/crack/0_mask.png", draw(1, 24))
+        assert replace("ground_truth/crack/0_mask.png", draw(4, 32)) is Outcome.STORED
+        assert replace("ground_truth/crack/0_mask.png", draw(5, 32)) is Outcome.REPLACED
+        with pytest.raises(InvalidRequest, match="the same size"):
+            replace("ground_truth/crack/0_mask.png", draw(4, 24))
+        other = DatasetStore(root, ImageLimits())  # another process
+        assert other.masks_of(other.images("tile")[0]) == (draw(5, 32),)
+
+    def test_replacing_back_and_forth_keeps_the_last_image(self, store: DatasetStore, draw: Draw) -> None:
+        snapshots = set()
+        for number in (0, 1, 0, 1, 1):
+            file = IncomingFile("train/good/0.png", draw(number))
+            store.put("tile", file, lambda dataset, digests: None)
+            assert store.read_path("tile", "train/good/0.png") == draw(number)
+            snapshots.add(store.get("tile").snapshot)
+        assert len(snapshots) == 2
+        old = hashlib.sha256(draw(0)).hexdigest()
+        with pytest.raises(NotFound, match="was replaced"):
+            store.read_path("tile", "train/good/0.png", old)
+
+    def test_image_with_an_odd_name_is_found_by_it(
+        self, store: DatasetStore, root: Path, draw: Draw
+    ) -> None:
+        odd = "test/two words/2026-01-01/Image (1).png"
+        assert store.add("tile", odd, draw(0))
+        assert not store.add("tile", odd, draw(0))
+        store.add("tile", "ground_truth/two words/2026-01-01/Image (1)_GT.png", draw(1))
+        for opened in (store, DatasetStore(root, ImageLimits())):
+            (image,) = opened.images("tile")
+            assert (image.original, image.class_name) == (odd, "two_words")
+            assert opened.masks_of(image) == (draw(1),)
+            assert len(opened.select("tile", [odd])) == 2
+            assert opened.unpaired("tile") == UnpairedFiles((), ())
+        store.remove("tile", [image.path])
+        assert store.unpaired("tile").masks == ("ground_truth/two words/2026-01-01/Image (1)_GT.png",)
+
+    def test_safe_name_is_never_shared_by_two_originals(self, store: DatasetStore, draw: Draw) -> None:
+        path = "train/good/a--0123456789abcdef.png"
+        store.put("tile", IncomingFile(path, draw(0), original="train/good/a b.png"))
+        for replacing in (None, lambda dataset, digests: None):
+            with pytest.raises(AlreadyExists, match=r"another file, train/good/a b\.png"):
+                store.put("tile", IncomingFile(path, draw(1), original="train/good/a  b.png"), replacing)
+        assert store.read_path("tile", path) == draw(0)
+
+    def test_images_of_good_folders_stored_by_older_servers_count_as_good(
+        self, store: DatasetStore, root: Path, draw: Draw
+    ) -> None:
+        store.add("tile", "test/crack/0.png", draw(0))
+        (root / "tile" / "test" / "OK").mkdir()
+        (root / "tile" / "test" / "OK" / "1.png").write_bytes(draw(1))
+        (root / "tile" / "index.jsonl").unlink()
+        reopened = DatasetStore(root, ImageLimits())
+        assert reopened.get("tile").test_images == {"crack": 1, "good": 1}
+        assert {image.path: image.class_name for image in reopened.images("tile")} == {
+            "test/crack/0.png": "crack",
+            "test/OK/1.png": "good",
         }
 
     def test_mask_of_another_size_is_rejected(self, store: DatasetStore, draw: Draw) -> None:

@@ -124,8 +124,7 @@ def test_detection_rate_needs_no_good_images(
 ) -> None:
     store.create("bad", "")
     for image in store.images("tile", "test"):
-        mask = store.mask_of(image)
-        if mask is not None:
+        for mask in store.masks_of(image):
             store.add("bad", image.path, store.read(image))
             store.add("bad", image.path.replace("test", "ground_truth"), mask)
     metrics = measure(dataset="bad").metrics

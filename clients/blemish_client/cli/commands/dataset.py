@@ -1,28 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
 """``blemish dataset``: upload, import, list and delete images."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from blemish.v1.dataset_pb2 import Dataset, ImportDatasetResponse, UploadImagesResponse
-from blemish_client.cli.failures import Failure, confirm_deletion, print_error
+from blemish.v1.dataset_pb2 import (
+    Dataset,
+    DatasetImage,
+    ImportDatasetResponse,
+    UnpairedFiles,
+    UploadImagesResponse,
+)
+from blemish_client.cli.failures import PARTLY, Failure, can_ask, confirm_deletion, print_error
 from blemish_client.cli.options import DatasetArgument, Json, Yes
 from blemish_client.cli.output import emit, plain, size, table, when
 from blemish_client.cli.session import Session
 from blemish_client.client import Client
-from blemish_client.errors import AlreadyExists
+from blemish_client.errors import AlreadyExists, InvalidArgument, NotFound
 from blemish_client.names import dataset_name, short
 from blemish_client.transport.upload import ImageFile, Layout, scan_folder
+from blemish_layouts.names import printable
+from blemish_layouts.plan import Conversion, NoGoodClass
 
 group = typer.Typer(help="Upload, import, list and delete images.", no_args_is_help=True)
 
 Category = Annotated[
     str, typer.Option(help="Kind of surface, for example tile.", show_default="the dataset's id")
 ]
-_MAX_SKIPPED_SHOWN = 5
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Replace images whose content has changed. Default: skip them.")
+]
+Good = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--good",
+        metavar="NAME",
+        help="Folder of good images, besides good, ok, okay and normal in any case. Repeatable.",
+    ),
+]
+OnlyDefective = Annotated[
+    bool, typer.Option("--only-defective", help="Accept test images of which none is good.")
+]
+_MAX_SKIPPED_SHOWN = 20
+_MAX_UNPAIRED_SHOWN = 5
+_NONE = "none"
 
 
 @group.command("import")
@@ -33,25 +60,39 @@ def import_(
         Path, typer.Argument(metavar="FOLDER", help="Folder on the server, inside an import root.")
     ],
     category: Category = "",
+    replace: Replace = False,
+    good: Good = None,
+    only_defective: OnlyDefective = False,
     as_json: Json = False,
 ) -> None:
     """Import a folder of the server's file system in MVTec AD's layout.
 
+    Files that cannot be stored are skipped and listed. If images are among them, the exit code is 7.
+
     Example: blemish dataset import tile /srv/images/tile
     """
     session = Session.of(ctx)
-    with session.client() as client, session.err.status(f"importing {folder}"):
-        result = client.import_dataset(
-            short(dataset), str(folder.expanduser().absolute()), category=category
-        )
-    if as_json:
-        emit(result)
-        return
-    _print_stored(session, result)
-    for skipped in result.skipped[:_MAX_SKIPPED_SHOWN]:
-        session.err.print(f"skipped {skipped.path}: {skipped.reason}", markup=False)
-    if result.skipped_count > _MAX_SKIPPED_SHOWN:
-        session.err.print(f"skipped {result.skipped_count} files in total")
+
+    def run(conversion: Conversion) -> ImportDatasetResponse:
+        with session.err.status(f"importing {printable(str(folder))}"):
+            return client.import_dataset(
+                short(dataset),
+                str(folder.expanduser().absolute()),
+                category=category,
+                replace=replace,
+                good=sorted(conversion.good),
+                only_defective=conversion.only_defective,
+            )
+
+    conversion = Conversion(frozenset(good or ()), only_defective)
+    with session.client() as client:
+        try:
+            result = run(conversion)
+        except InvalidArgument as error:
+            if error.field != "good" or not can_ask():
+                raise
+            result = run(_ask_for_good(session, error.message, ()))
+    _finish(session, result, as_json=as_json)
 
 
 @group.command()
@@ -60,30 +101,40 @@ def upload(
     dataset: DatasetArgument,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder on this machine.")],
     category: Category = "",
+    replace: Replace = False,
+    good: Good = None,
+    only_defective: OnlyDefective = False,
     as_json: Json = False,
 ) -> None:
     """Upload a folder of this machine in MVTec AD's layout.
 
+    Files that cannot be stored are skipped and listed. If images are among them, the exit code is 7.
     After a failure, run the command again to upload the remaining images.
 
     Example: blemish dataset upload tile ~/images/tile
     """
     session = Session.of(ctx)
+    conversion = Conversion(frozenset(good or ()), only_defective)
     try:
-        layout = scan_folder(folder)
+        layout = scan_folder(folder, conversion)
     except (OSError, ValueError) as error:
         raise Failure(str(error)) from error
     with session.client() as client:
-        _create(client, short(dataset), category)
-        result = _send(session, client, dataset, folder, layout)
-    if as_json:
-        emit({**plain(result), "left_out": list(layout.left_out)})
-        return
-    _print_stored(session, result)
-    for path in layout.left_out[:_MAX_SKIPPED_SHOWN]:
-        session.err.print(f"skipped {path}: not an image by its suffix", markup=False)
-    if len(layout.left_out) > _MAX_SKIPPED_SHOWN:
-        session.err.print(f"skipped {len(layout.left_out)} files in total")
+        try:
+            layout.plan.check_good(conversion, already=_has_good(client, dataset, layout))
+        except NoGoodClass as error:
+            if not can_ask():
+                raise Failure(str(error)) from error
+            conversion = _ask_for_good(session, str(error), error.classes)
+            layout = scan_folder(folder, conversion)
+        created = _create(client, short(dataset), category)
+        result = _send(session, client, dataset, folder, layout, conversion, replace=replace)
+        if created and not _total(result.dataset):
+            client.delete_dataset(dataset)
+            _print_skipped(session, result)
+            raise Failure("no image was stored, so no dataset was created")
+    expected = [file.path for file in layout.skipped if file.expected]
+    _finish(session, result, as_json=as_json, more={"left_out": expected})
 
 
 @group.command("list")
@@ -131,15 +182,21 @@ def images(
     Example: blemish dataset images tile --under test/crack/
     """
     session = Session.of(ctx)
-    rows = table("path", "px", "size", right=("px", "size"))
+    found: list[DatasetImage] = []
     with session.client() as client:
         for image in client.images(dataset, under=under):
             if as_json:
                 emit(image)
             else:
-                rows.add_row(image.path, f"{image.width} x {image.height}", size(image.size_bytes))
-    if not as_json:
-        session.out.print(rows if rows.row_count else f"no images{under and f' under {under}'}")
+                found.append(image)
+    if as_json:
+        return
+    renamed = any(image.original_path for image in found)
+    rows = table("path", "px", "size", *["original"] * renamed, right=("px", "size"))
+    for image in found:
+        cells = [image.path, f"{image.width} x {image.height}", size(image.size_bytes)]
+        rows.add_row(*map(escape, cells), *[escape(printable(image.original_path))] * renamed)
+    session.out.print(rows if found else f"no images{under and f' under {under}'}")
 
 
 @group.command()
@@ -148,7 +205,9 @@ def remove(
     dataset: DatasetArgument,
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH", help="Paths from `images`, for example train/good/003.png."),
+        typer.Argument(
+            metavar="PATH", help="Paths or original paths from `images`, for example train/good/003.png."
+        ),
     ],
     yes: Yes = False,
     as_json: Json = False,
@@ -183,7 +242,23 @@ def delete(ctx: typer.Context, dataset: DatasetArgument, yes: Yes = False, as_js
     session.print_result({"removed": name}, f"{name} was deleted", as_json=as_json)
 
 
-def _create(client: Client, dataset_id: str, category: str) -> None:
+def _has_good(client: Client, dataset: str, layout: Layout) -> bool:
+    """Return whether the dataset has good test images, if the folder has only defective ones."""
+    if not layout.plan.lacks_good:
+        return True
+    try:
+        tested = client.dataset(dataset).test_images
+    except NotFound:
+        return False
+    return any(test_class.class_name == "good" for test_class in tested)
+
+
+def _create(client: Client, dataset_id: str, category: str) -> bool:
+    """Create a dataset unless it exists; return whether it is new.
+
+    Raises:
+        Failure: if it exists with another category.
+    """
     try:
         client.create_dataset(dataset_id, category=category)
     except AlreadyExists:
@@ -192,10 +267,38 @@ def _create(client: Client, dataset_id: str, category: str) -> None:
             raise Failure(
                 f"{existing.name} has the category {existing.category}, not {category}; choose another id"
             ) from None
+        return False
+    return True
+
+
+def _ask_for_good(session: Session, problem: str, classes: Sequence[str]) -> Conversion:
+    """Ask for the folder of good images.
+
+    Args:
+        session: the consoles.
+        problem: the reason for the question.
+        classes: names that are accepted, empty for all.
+    """
+    session.err.print(printable(problem), markup=False)
+    question = f"Folder of good images ({_NONE!r} if all are defective)"
+    while True:
+        answer = typer.prompt(question, err=True).strip()
+        if answer == _NONE:
+            return Conversion(only_defective=True)
+        if answer and (not classes or answer in classes):
+            return Conversion(good=frozenset({answer}))
+        session.err.print(f"choose one of {', '.join(classes)}", markup=False)
 
 
 def _send(
-    session: Session, client: Client, dataset: str, folder: Path, layout: Layout
+    session: Session,
+    client: Client,
+    dataset: str,
+    folder: Path,
+    layout: Layout,
+    conversion: Conversion,
+    *,
+    replace: bool,
 ) -> UploadImagesResponse:
     columns = (
         TextColumn("{task.description}"),
@@ -216,20 +319,71 @@ def _send(
             progress.update(bar, advance=image.size_bytes, images=f"{sent}/{len(layout.images)}")
 
         try:
-            return client.upload(dataset, folder, on_image=on_image)
-        except OSError as error:
-            raise Failure(f"cannot read {error.filename}: {error.strerror}") from error
+            return client.upload(
+                dataset,
+                folder,
+                on_image=on_image,
+                replace=replace,
+                good=conversion.good,
+                only_defective=conversion.only_defective,
+            )
+        except ValueError as error:  # the folder has changed since it was scanned
+            raise Failure(str(error)) from error
         except KeyboardInterrupt:
             print_error("uploaded images are kept; run the command again to upload the rest")
             raise
 
 
-def _print_stored(session: Session, result: UploadImagesResponse | ImportDatasetResponse) -> None:
-    session.out.print(
-        f"{dataset_name(short(result.dataset.name))}: {result.stored} stored, {result.unchanged} unchanged"
-        f"; {_contents(result.dataset)}",
-        markup=False,
-    )
+def _finish(
+    session: Session,
+    result: UploadImagesResponse | ImportDatasetResponse,
+    *,
+    as_json: bool,
+    more: Mapping[str, object] = MappingProxyType({}),
+) -> None:
+    """Print the result; exit with PARTLY if images were skipped."""
+    if as_json:
+        emit({**plain(result), **more})
+    else:
+        replaced = f", {result.replaced} replaced" if result.replaced else ""
+        session.out.print(
+            f"{dataset_name(short(result.dataset.name))}: {result.stored} stored, "
+            f"{result.unchanged} unchanged{replaced}; {_contents(result.dataset)}",
+            markup=False,
+        )
+        _print_skipped(session, result)
+        _print_unpaired(session, result.unpaired)
+    if result.skipped_count > result.expected_count:
+        raise typer.Exit(PARTLY)
+
+
+def _print_skipped(session: Session, result: UploadImagesResponse | ImportDatasetResponse) -> None:
+    for skipped in sorted(result.skipped, key=lambda file: file.expected)[:_MAX_SKIPPED_SHOWN]:
+        session.err.print(f"skipped {printable(skipped.path)}: {printable(skipped.reason)}", markup=False)
+    if result.skipped_count > _MAX_SKIPPED_SHOWN:
+        session.err.print(
+            f"skipped {result.skipped_count} files in total, listed with --json", markup=False
+        )
+
+
+def _print_unpaired(session: Session, files: UnpairedFiles) -> None:
+    masks = "mask matches" if files.masks_count == 1 else "masks match"
+    _print_some(session, f"{masks} no image by name", files.masks_count, files.masks)
+    images = "image has" if files.images_count == 1 else "images have"
+    _print_some(session, f"defective {images} no mask", files.images_count, files.images)
+
+
+def _print_some(session: Session, problem: str, count: int, paths: Sequence[str]) -> None:
+    if not count:
+        return
+    names = ", ".join(map(printable, paths[:_MAX_UNPAIRED_SHOWN]))
+    more = f" and {count - _MAX_UNPAIRED_SHOWN} more" if count > _MAX_UNPAIRED_SHOWN else ""
+    session.err.print(f"{count} {problem}: {names}{more}", markup=False)
+
+
+def _total(dataset: Dataset) -> int:
+    """Return the number of images and masks."""
+    return dataset.train_images + sum(each.images for each in dataset.test_images) + dataset.masks
 
 
 def _contents(dataset: Dataset) -> str:

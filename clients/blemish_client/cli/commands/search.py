@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.progress import Progress
 
 from blemish.v1.inspection_pb2 import Inspection
@@ -19,6 +20,7 @@ from blemish_client.names import short
 from blemish_client.retrieval import DEPTHS, evaluate
 from blemish_client.transport.connection import TIMEOUT_S
 from blemish_client.transport.requests import SearchOptions
+from blemish_layouts.names import printable
 
 
 def search(
@@ -293,8 +295,10 @@ def _print_hits(session: Session, query: str, inspection: Inspection | None, hit
 
 
 def _path(hit: Hit) -> str:
-    """Return the dataset and path of an image, or ABSENT for a kept frame."""
-    return f"{short(hit.dataset)}/{hit.path}" if hit.dataset else ABSENT
+    """Return the dataset and original path of an image, or ABSENT for a kept frame."""
+    if not hit.dataset:
+        return ABSENT
+    return escape(f"{short(hit.dataset)}/{printable(hit.original_path or hit.path)}")
 
 
 def _match(hit: Hit) -> tuple[str, str]:

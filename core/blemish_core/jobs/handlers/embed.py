@@ -77,6 +77,7 @@ def _item(
         dataset=image.dataset,
         category=image.category,
         path=image.path if image.dataset else "",
+        original_path=image.original,
         class_name=image.class_name,
         sha256=image.sha256,
         score=score,

@@ -51,7 +51,7 @@ def load_training_images(context: JobContext, spec: TrainSpec, reporter: JobRepo
         reporter.warn(warning)
     reads = [partial(reader.read_strict, image) for image in readable]
     feedback = load_good_images(context, spec, reporter) if spec.false_alarms_of else {}
-    names = [*(image.path for image in readable), *feedback]
+    names = [*(image.shown for image in readable), *feedback]
     return TrainingSet(dataset, [*reads, *feedback.values()], names, reader.skipped)
 
 
