@@ -13,6 +13,7 @@ from blemish_client.errors import BlemishError
 from blemish_client.images import raw_image
 from blemish_client.search import SearchResults
 from blemish_client.streaming.ledger import FrameResult, LostFrames
+from blemish_client.transport.channel import Keepalive
 from blemish_client.transport.credentials import Credentials
 from blemish_client.transport.retry import RetryPolicy
 
@@ -28,6 +29,7 @@ __all__ = [
     "Client",
     "Credentials",
     "FrameResult",
+    "Keepalive",
     "LostFrames",
     "RetryPolicy",
     "SearchResults",

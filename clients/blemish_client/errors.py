@@ -42,6 +42,8 @@ __all__ = [
 _HANDSHAKE = re.compile(r"(?:.*OPENSSL_internal:|handshake failed\W*|(?=Hostname Verification))(.*)$")
 # gRPC's message for a message above the limit of one side.
 _TOO_LARGE = re.compile(r"SERVER: (Sent|Received) message larger than max \((\d+) vs\. (\d+)\)")
+# gRPC's message for a connection on which a ping or data was not acknowledged in time.
+_SILENT = re.compile(r"(ping|keepalive) timeout|recvmsg:Connection timed out")
 # Prefixes of gRPC's message for a call that this client cancelled.
 _CANCELLED_HERE = ("Locally cancelled", "Channel closed")
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -186,6 +188,8 @@ def _transport_message(code: grpc.StatusCode, message: str, target: str) -> str:
         if handshake := _HANDSHAKE.search(message):
             cause = handshake[1].removesuffix(": OK").rstrip(".").lower()
             return f"{TLS_FAILED} with {target}: {cause}"
+        if _SILENT.search(message):
+            return f"the connection to {target} was lost, because the link is silent; check the network"
         cause = message.removesuffix(" ()").rstrip("]").rpartition(": ")[2] or "no reason given"
         return f"{UNREACHABLE} {target}: {cause[:1].lower()}{cause[1:]}{_proxy_hint(target)}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -5,6 +5,7 @@ import warnings
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
+from blemish_client.transport.channel import Keepalive
 from blemish_client.transport.connection import TIMEOUT_S, Endpoint
 from blemish_client.transport.credentials import Credentials
 from blemish_client.transport.retry import RetryPolicy
@@ -24,15 +25,18 @@ class SharedClient(ABC, Generic[_Connection]):
         timeout_s: float = TIMEOUT_S,
         retry_policy: RetryPolicy | None = None,
         credentials: Credentials | None = None,
+        keepalive: Keepalive | None = None,
         patience: RetryPolicy | None = None,
     ) -> None:
         """Prepare calls to a server. The first call connects.
 
         Args:
-            target: address of the server, HOST:PORT or unix:PATH.
+            target: address of the server, HOST:PORT or unix:PATH. With dns:///HOST:PORT, calls go to all
+                addresses of the name in turn.
             timeout_s: timeout of a call, in seconds.
             retry_policy: retries while the server is unavailable.
             credentials: token and TLS settings.
+            keepalive: pings that detect silent links.
             patience: deprecated name of ``retry_policy``.
 
         Raises:
@@ -46,6 +50,7 @@ class SharedClient(ABC, Generic[_Connection]):
             timeout_s=timeout_s,
             retry_policy=retry_policy or patience,
             credentials=credentials,
+            keepalive=keepalive,
         )
         self._create_stubs()
 

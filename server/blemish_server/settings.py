@@ -68,6 +68,19 @@ class ServerSettings(StackSettings):
     keep_frames_days: float = Field(90.0, gt=0)
     """Age at which recorded frames are deleted, in days."""
 
+    keepalive_s: float = Field(30.0, ge=1)
+    """Time without data after which the server sends a ping to a client, in seconds. A client that does not
+    answer within the same time is disconnected, and its streams end."""
+
+    max_connection_age_s: float = Field(0.0, ge=0)
+    """Age at which clients are asked to connect again, in seconds, so that they spread over the servers
+    behind a load balancer. gRPC varies it by a tenth. A stream ends a little later, after the answers to
+    the frames that the server has read. The value 0 sets no limit."""
+
+    max_connection_grace_s: float = Field(7200.0, ge=0)
+    """Time that calls have to end after the age of their connection, in seconds; then they are cut off. It
+    should exceed the age by a tenth and last for the longest transfer of images or models."""
+
     grace_s: float = Field(10.0, ge=0)
     """Time for calls to finish when the server stops, in seconds."""
 

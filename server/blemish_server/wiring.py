@@ -54,6 +54,7 @@ from blemish_server.servicers.models import ModelServicer
 from blemish_server.servicers.search import SearchServicer
 from blemish_server.servicers.server import ServerServicer
 from blemish_server.settings import ServerSettings
+from blemish_server.transport.connections import StreamLifetime, connection_options
 from blemish_server.transport.health import Health
 from blemish_server.transport.interceptor import CallInterceptor
 from blemish_server.transport.tls import Certificate, UnusableCertificate
@@ -222,8 +223,7 @@ def _grpc_server(settings: ServerSettings, interceptor: CallInterceptor) -> grpc
             # while responses are slow, to tens of MiB for each camera that reads no responses.
             ("grpc.http2.bdp_probe", 0),
             ("grpc.http2.lookahead_bytes", _LOOKAHEAD_BYTES),
-            # Clients may ping to check that a quiet stream is still alive.
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+            *connection_options(settings),
         ],
     )
 
@@ -241,8 +241,9 @@ def _add_servicers(
     removal = Removal(stores.datasets, stores.models, stores.index, stores.frames, stores.jobs)
     images = ItemImages(stores.datasets, stores.frames)
     pixels = map_pixels(settings.max_message_bytes)
+    lifetime = StreamLifetime.of(settings, readiness.stopping)
     inspection_pb2_grpc.add_InspectionServiceServicer_to_server(
-        InspectionServicer(pipeline, scoring.metrics, readiness.stopping, settings.max_message_bytes),
+        InspectionServicer(pipeline, scoring.metrics, lifetime, settings.max_message_bytes),
         server,
     )
     search_pb2_grpc.add_SearchServiceServicer_to_server(
@@ -274,7 +275,7 @@ def _add_servicers(
             stores.models,
             scoring.models,
             readiness.serving.is_set,
-            readiness.stopping,
+            lifetime,
             pixels,
         ),
         server,

@@ -50,7 +50,6 @@ class AsyncFrameStream:
 
     async def run(self) -> AsyncGenerator[FrameResult | LostFrames]:
         """Yield the results of all frames in order, as ``FrameStream.run`` does."""
-        self._ledger.start_clock()
         try:
             while True:
                 try:
@@ -58,7 +57,6 @@ class AsyncFrameStream:
                         async for result in results:
                             self._ledger.restart_clock()
                             yield result
-                            self._ledger.restart_clock()  # the caller's own work does not count
                     cause = Unavailable(STREAM_ENDED, code=grpc.StatusCode.UNAVAILABLE)
                 except Unavailable as error:
                     cause = error

@@ -47,13 +47,11 @@ class FrameStream:
             BlemishError: if the server rejects the stream.
             Exception: any exception that the source raises.
         """
-        self._ledger.start_clock()
         while True:
             try:
                 for result in self._results():
                     self._ledger.restart_clock()
                     yield result
-                    self._ledger.restart_clock()  # the caller's own work does not count
                 cause = Unavailable(STREAM_ENDED, code=grpc.StatusCode.UNAVAILABLE)
             except Unavailable as error:
                 cause = error

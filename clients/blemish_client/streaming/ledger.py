@@ -101,7 +101,10 @@ class Ledger:
         # Oldest first. Answers arrive in the same order.
         self._unanswered: deque[SentFrame] = deque()
         self._retry_policy = retry_policy
-        self.start_clock()
+        # A server that has never answered gets the time of a call.
+        self._time_for_retries_s = retry_policy.call_s
+        self._retries_end: float | None = None
+        self._pauses_s = retry_policy.pauses_s()
 
     @property
     def is_full(self) -> bool:
@@ -149,14 +152,10 @@ class Ledger:
             self._unanswered.popleft()
         return FrameResult(answer, first.frame.image, time.monotonic() - first.at_s)
 
-    def start_clock(self) -> None:
-        """Allow the time of a call for the first answer."""
-        self._give_up = time.monotonic() + self._retry_policy.call_s
-        self._pauses_s = self._retry_policy.pauses_s()
-
     def restart_clock(self) -> None:
-        """Allow the time of a watch for reconnecting, because the server has just answered."""
-        self._give_up = time.monotonic() + self._retry_policy.watch_s
+        """Allow the full time for reconnecting after the next lost connection: the server answered."""
+        self._time_for_retries_s = self._retry_policy.watch_s
+        self._retries_end = None
         self._pauses_s = self._retry_policy.pauses_s()
 
     def disconnect(self, cause: Unavailable) -> LostFrames | None:
@@ -174,7 +173,10 @@ class Ledger:
         Raises:
             Unavailable: ``cause``, if the time for reconnecting is over.
         """
-        if time.monotonic() > self._give_up:
+        # Count from the first failure. A quiet stream and a silent link may have had no answer for long.
+        if self._retries_end is None:
+            self._retries_end = time.monotonic() + self._time_for_retries_s
+        if time.monotonic() > self._retries_end:
             raise cause
         return max(next(self._pauses_s), cause.retry_after_s or 0.0)
 

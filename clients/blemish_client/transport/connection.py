@@ -11,22 +11,13 @@ import grpc.aio
 from grpc.experimental import ChannelOptions
 
 from blemish_client.errors import Unavailable, translate_error
+from blemish_client.transport.channel import Keepalive, channel_options
 from blemish_client.transport.credentials import Credentials
 from blemish_client.transport.retry import RetryPolicy
-from blemish_client.transport.target import is_on_this_machine
 
 TIMEOUT_S = 30.0
 """Default timeout of a call, in seconds."""
 
-_OPTIONS = (
-    # The server limits messages in both directions.
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    # By default gRPC waits up to two minutes before it reconnects.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-)
 # Read streamed answers in the calling thread. A hop through gRPC's own thread makes each call slower.
 _READ_IN_CALLING_THREAD = (ChannelOptions.SingleThreadedUnaryStream, 1)
 
@@ -44,6 +35,7 @@ class Endpoint:
         timeout_s: float = TIMEOUT_S,
         retry_policy: RetryPolicy | None = None,
         credentials: Credentials | None = None,
+        keepalive: Keepalive | None = None,
     ) -> None:
         """Prepare calls to ``target``.
 
@@ -58,9 +50,7 @@ class Endpoint:
         self.metadata = credentials.metadata
         """Metadata that each call sends."""
         self._credentials = credentials.channel(target)
-        # An HTTP proxy from the environment cannot reach a server on this machine.
-        no_proxy = [("grpc.enable_http_proxy", 0)] if is_on_this_machine(target) else []
-        self._options = [*_OPTIONS, *no_proxy]
+        self._options = channel_options(target, keepalive or Keepalive())
 
 
 class Connection(Endpoint):
@@ -97,13 +87,15 @@ class Connection(Endpoint):
 
         The request must be safe to send twice.
         """
-        give_up = time.monotonic() + self.retry_policy.call_s
+        retries_end: float | None = None
         for pause_s in self.retry_policy.pauses_s():
             try:
                 return self.call(method, request)
             except Unavailable as error:
                 pause_s = max(pause_s, error.retry_after_s or 0.0)
-                if time.monotonic() + pause_s > give_up:
+                # Count from the first failure. A silent link takes longer to fail than all retries.
+                retries_end = retries_end or time.monotonic() + self.retry_policy.call_s
+                if time.monotonic() + pause_s > retries_end:
                     raise
                 time.sleep(pause_s)
         raise AssertionError("the pauses of a retry policy never end; this is a bug")

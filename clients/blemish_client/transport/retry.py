@@ -14,9 +14,10 @@ class RetryPolicy:
     longest_pause_s: float = 4.0
     """Upper bound of a pause, in seconds."""
     call_s: float = 5.0
-    """Total time for the retries of a call that is safe to repeat, in seconds."""
+    """Time for the retries of a call that is safe to repeat, from its first failure, in seconds."""
     watch_s: float = 60.0
-    """Time for reconnecting a job watch or a stream, in seconds. The default covers a server restart."""
+    """Time for reconnecting a job watch or a stream, from its failure, in seconds. The default covers a
+    restart of the server."""
 
     def pauses_s(self) -> Iterator[float]:
         """Yield the pauses before each retry, in seconds, without end."""

@@ -18,7 +18,7 @@ from blemish_client.errors import BlemishError, DeadlineExceeded, Unavailable
 from blemish_client.transport.connection import Connection
 
 _ENDED = frozenset({JOB_STATE_SUCCEEDED, JOB_STATE_FAILED, JOB_STATE_CANCELLED})
-# A broken connection may look like a job without changes. Reconnecting regularly bounds that time.
+# Some proxies answer pings for a server that is gone. Asking again regularly bounds that time.
 _RENEW_AFTER_S = 300.0
 
 
@@ -65,7 +65,8 @@ def _answers(
     """Yield the answers until the job has ended, with a new request after each lost connection."""
     jobs = JobServiceStub(connection.channel)
     policy = connection.retry_policy
-    give_up = time.monotonic() + policy.call_s
+    time_for_retries_s = policy.call_s
+    retries_end: float | None = None
     pauses_s = policy.pauses_s()
     ended = False
     while True:
@@ -75,9 +76,8 @@ def _answers(
             for answer in connection.stream(jobs.WatchJob, next_request(), _RENEW_AFTER_S):
                 pauses_s = policy.pauses_s()
                 ended = ended or answer.job.state in _ENDED
+                time_for_retries_s, retries_end = policy.watch_s, None
                 yield answer
-                # Restart the clock after the caller's own work, which is not the server's silence.
-                give_up = time.monotonic() + policy.watch_s
             if ended:
                 return
         except DeadlineExceeded as error:
@@ -86,6 +86,9 @@ def _answers(
             failure, pause_s = error, error.retry_after_s or 0.0
         # Older servers end their streams with OK before the job has ended: ask again.
         pause_s = max(pause_s, next(pauses_s))
-        if failure is not None and time.monotonic() + pause_s > give_up:
-            raise failure
+        if failure is not None:
+            # Count from the first failure. A job may not have changed for hours before it.
+            retries_end = retries_end or time.monotonic() + time_for_retries_s
+            if time.monotonic() + pause_s > retries_end:
+                raise failure
         time.sleep(pause_s)

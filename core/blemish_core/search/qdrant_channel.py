@@ -14,6 +14,11 @@ _OPTIONS = {
     "max_receive_message_length": 64 << 20,
     # Notice within a second that Qdrant is back. The default is two minutes.
     "max_reconnect_backoff_ms": 1000,
+    # Give up a connection on which nothing arrives. Otherwise it stays in use for a quarter of an hour.
+    "keepalive_time_ms": 10_000,
+    "keepalive_timeout_ms": 10_000,
+    "http2.ping_timeout_ms": 10_000,  # gRPC 1.85 only obeys this limit for pings
+    "http2.max_pings_without_data": 0,
 }
 
 

@@ -74,8 +74,8 @@ class InspectionServiceServicer:
         frames and then stops reading them. The server resolves the model name throughout the stream: a promotion
         takes effect between two frames.
 
-        The call ends with OK after the answer to the last frame, or after an ending when the server is about to
-        stop.
+        The call ends with OK after the answer to the last frame, or after an ending. The server sends an ending
+        when it is about to stop, and when the connection has reached its maximum age.
 
         INVALID_ARGUMENT: the first message is not a configuration, a later one is, or the configuration is
         invalid.

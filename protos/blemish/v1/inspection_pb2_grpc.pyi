@@ -52,8 +52,8 @@ class InspectionServiceStub:
     frames and then stops reading them. The server resolves the model name throughout the stream: a promotion
     takes effect between two frames.
 
-    The call ends with OK after the answer to the last frame, or after an ending when the server is about to
-    stop.
+    The call ends with OK after the answer to the last frame, or after an ending. The server sends an ending
+    when it is about to stop, and when the connection has reached its maximum age.
 
     INVALID_ARGUMENT: the first message is not a configuration, a later one is, or the configuration is
       invalid.
@@ -84,8 +84,8 @@ class InspectionServiceAsyncStub(InspectionServiceStub):
     frames and then stops reading them. The server resolves the model name throughout the stream: a promotion
     takes effect between two frames.
 
-    The call ends with OK after the answer to the last frame, or after an ending when the server is about to
-    stop.
+    The call ends with OK after the answer to the last frame, or after an ending. The server sends an ending
+    when it is about to stop, and when the connection has reached its maximum age.
 
     INVALID_ARGUMENT: the first message is not a configuration, a later one is, or the configuration is
       invalid.
@@ -125,8 +125,8 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
         frames and then stops reading them. The server resolves the model name throughout the stream: a promotion
         takes effect between two frames.
 
-        The call ends with OK after the answer to the last frame, or after an ending when the server is about to
-        stop.
+        The call ends with OK after the answer to the last frame, or after an ending. The server sends an ending
+        when it is about to stop, and when the connection has reached its maximum age.
 
         INVALID_ARGUMENT: the first message is not a configuration, a later one is, or the configuration is
           invalid.

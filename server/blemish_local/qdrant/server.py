@@ -27,6 +27,13 @@ _OPTIONS = [
     ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
     # Otherwise a second process on the port would receive half of the calls instead of an error.
     ("grpc.so_reuseport", 0),
+    # Welcome pings every ten seconds, with and without calls. Half of that leaves room for delays.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Disconnect clients that are gone without a word.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 30_000),
+    ("grpc.http2.ping_timeout_ms", 30_000),  # gRPC 1.85 only obeys this limit for pings
 ]
 
 

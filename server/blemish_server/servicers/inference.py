@@ -35,6 +35,7 @@ from blemish_server.scoring.frame_queue import cancel_when
 from blemish_server.scoring.inspection import Inspection, QueueOptions, ScoringRequest
 from blemish_server.scoring.model_cache import ModelCache
 from blemish_server.scoring.pipeline import ScoringPipeline
+from blemish_server.transport.connections import StreamLifetime
 from blemish_server.transport.request_context import effective_priority, queue_key
 
 SERVICE = "inference.GRPCInferenceService"
@@ -54,15 +55,15 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
         store: ModelStore,
         cache: ModelCache,
         is_serving: Callable[[], bool],
-        stopping: asyncio.Event,
+        lifetime: StreamLifetime,
         max_map_pixels: int,
     ) -> None:
-        """Read requests of streams until ``stopping`` is set; a response has at most ``max_map_pixels``."""
+        """Read requests of streams for their ``lifetime``; a response has at most ``max_map_pixels``."""
         self._pipeline = pipeline
         self._store = store
         self._cache = cache
         self._is_serving = is_serving
-        self._stopping = stopping
+        self._lifetime = lifetime
         self._max_map_pixels = max_map_pixels
 
     async def ServerLive(self, request: Any, context: Context) -> Any:  # noqa: N802 (here and below)
@@ -137,20 +138,21 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
             finally:
                 tasks.put_nowait(None)
 
-        reader = asyncio.create_task(read())
-        stopper = asyncio.create_task(cancel_when(self._stopping, reader))
-        task: asyncio.Task[Any] | None = None
-        try:
-            while (task := await tasks.get()) is not None:
-                yield await task
-                slots.release()
-        finally:
-            for running in (reader, stopper, task):
-                if running is not None:
-                    running.cancel()
-            while not tasks.empty():
-                if (waiting := tasks.get_nowait()) is not None:
-                    waiting.cancel()
+        async with self._lifetime.of_stream() as ending:
+            reader = asyncio.create_task(read())
+            stopper = asyncio.create_task(cancel_when(ending, reader))
+            task: asyncio.Task[Any] | None = None
+            try:
+                while (task := await tasks.get()) is not None:
+                    yield await task
+                    slots.release()
+            finally:
+                for running in (reader, stopper, task):
+                    if running is not None:
+                        running.cancel()
+                while not tasks.empty():
+                    if (waiting := tasks.get_nowait()) is not None:
+                        waiting.cancel()
 
     async def _infer_in_stream(self, request: Any, caller: str) -> Any:
         try:

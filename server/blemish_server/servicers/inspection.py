@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """InspectionService: score single images and camera streams."""
 
-import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -39,10 +38,12 @@ from blemish_server.scoring.inspection import (
     StoragePolicy,
 )
 from blemish_server.scoring.pipeline import ScoringPipeline
+from blemish_server.transport.connections import StreamLifetime
 from blemish_server.transport.request_context import effective_priority, queue_options
 from blemish_server.transport.status import INTERNAL
 
-_ENDING = "the server is stopping; connect again, to this address or another one"
+_STOPPING = "the server is stopping; connect again, to this address or another one"
+_AGED = "the connection has reached its maximum age; connect again"
 
 log = structlog.get_logger(__name__)
 
@@ -54,13 +55,13 @@ class InspectionServicer(InspectionServiceServicer):
         self,
         pipeline: ScoringPipeline,
         metrics: ServerMetrics,
-        stopping: asyncio.Event,
+        lifetime: StreamLifetime,
         max_message_bytes: int,
     ) -> None:
-        """Read frames of streams until ``stopping`` is set; send messages of at most so many bytes."""
+        """Read frames of streams for their ``lifetime``; send messages of at most so many bytes."""
         self._pipeline = pipeline
         self._metrics = metrics
-        self._stopping = stopping
+        self._lifetime = lifetime
         self._max_message_bytes = max_message_bytes
         self._max_map_pixels = map_pixels(max_message_bytes)
 
@@ -91,17 +92,19 @@ class InspectionServicer(InspectionServiceServicer):
         scorer = _StreamScorer(self._pipeline, self._metrics, options, self._max_map_pixels)
         queue: FrameQueue[_StreamFrame, pb.Inspection] = FrameQueue(scorer.score, options.policy)
         try:
-            with self._metrics.streams.track(queue):
-                async with aclosing(
-                    queue.results(_frames(requests, self._max_message_bytes), self._stopping)
-                ) as results:
-                    notes: list[str] = []
-                    async for result in results:
-                        response = stream_result_to_proto(result)
-                        notes = _without_repeated_notes(response, notes)
-                        yield response
-            if self._stopping.is_set():
-                yield pb.ScoreStreamResponse(ending=pb.StreamEnding(message=_ENDING))
+            async with self._lifetime.of_stream() as ending:
+                with self._metrics.streams.track(queue):
+                    async with aclosing(
+                        queue.results(_frames(requests, self._max_message_bytes), ending)
+                    ) as results:
+                        notes: list[str] = []
+                        async for result in results:
+                            response = stream_result_to_proto(result)
+                            notes = _without_repeated_notes(response, notes)
+                            yield response
+            if ending.is_set():
+                message = _STOPPING if self._lifetime.is_stopping else _AGED
+                yield pb.ScoreStreamResponse(ending=pb.StreamEnding(message=message))
         finally:
             log.info(
                 "stream closed",

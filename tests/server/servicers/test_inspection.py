@@ -23,6 +23,7 @@ from blemish_server.scoring.inspection import Inspection
 from blemish_server.scoring.pipeline import ScoringPipeline
 from blemish_server.scoring.shadow import Shadow
 from blemish_server.servicers.inspection import InspectionServicer
+from blemish_server.transport.connections import StreamLifetime
 
 MODEL = "models/tile/versions/1"
 INSPECTIONS = "blemish_inspections_total"
@@ -65,7 +66,9 @@ class Service:
             cast(Shadow, FakeSink()),
             self.namer.as_namer(),
         )
-        self.servicer = InspectionServicer(pipeline, self.metrics, asyncio.Event(), MAX_MESSAGE_BYTES)
+        self.servicer = InspectionServicer(
+            pipeline, self.metrics, StreamLifetime(asyncio.Event()), MAX_MESSAGE_BYTES
+        )
 
     async def score(self, request: pb.ScoreRequest) -> pb.Inspection:
         context: Any = FakeContext()
