@@ -3,11 +3,14 @@
 
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
 from blemish.v1 import dataset_pb2, job_pb2, model_pb2, search_pb2
+from blemish.v1.audit_pb2 import AUDIT_STAGE_ENDED, AuditEntry, ListAuditEntriesRequest
+from blemish.v1.audit_pb2_grpc import AuditServiceStub
 from blemish.v1.dataset_pb2 import (
     Dataset,
     DatasetImage,
@@ -66,6 +69,7 @@ from blemish_client.transport.upload import (
 from blemish_layouts.plan import Conversion
 
 _IMAGES_PER_PAGE = 1000
+_ENTRIES_PER_PAGE = 500
 
 
 class Client(SharedClient[Connection]):
@@ -89,6 +93,7 @@ class Client(SharedClient[Connection]):
         self._jobs = JobServiceStub(channel)
         self._models = ModelServiceStub(channel)
         self._server = ServerServiceStub(channel)
+        self._audit = AuditServiceStub(channel)
 
     def close(self) -> None:
         """Close the connection and end all running calls."""
@@ -108,6 +113,55 @@ class Client(SharedClient[Connection]):
     def server_info(self) -> GetServerInfoResponse:
         """Return the server's version, limits and the state of its dependencies."""
         return self._connection.call(self._server.GetServerInfo, GetServerInfoRequest())
+
+    def audit_entries(
+        self,
+        *,
+        caller: str = "",
+        action: str = "",
+        resource: str = "",
+        start: datetime | None = None,
+        end: datetime | None = None,
+        only_failed: bool = False,
+    ) -> Iterator[AuditEntry]:
+        """Yield the calls in the audit log, the last ended first, with one entry each.
+
+        A call in progress, or one during which the server was killed, has an entry without an end time.
+
+        Args:
+            caller: name of the caller.
+            action: name of the RPC, such as PromoteModel.
+            resource: resource, or one that contains it.
+            start: earliest begin of a call, with a time zone.
+            end: time before which a call began, with a time zone.
+            only_failed: yield only calls that ended with an error.
+        """
+        request = ListAuditEntriesRequest(
+            page_size=_ENTRIES_PER_PAGE,
+            caller=caller,
+            action=action,
+            resource=resource,
+            only_failed=only_failed,
+        )
+        if start is not None:
+            request.start_time.FromDatetime(start)
+        if end is not None:
+            request.end_time.FromDatetime(end)
+        ended: set[str] = set()
+
+        def page(token: str) -> tuple[Iterable[AuditEntry], str]:
+            request.page_token = token
+            answer = self._connection.call(self._audit.ListAuditEntries, request)
+            return answer.entries, answer.next_page_token
+
+        for entry in pages(page):
+            if entry.stage == AUDIT_STAGE_ENDED:
+                ended.add(entry.id)
+                yield entry
+            elif entry.id in ended:
+                ended.remove(entry.id)
+            else:
+                yield entry
 
     # Inspection and search
 

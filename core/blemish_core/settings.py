@@ -99,6 +99,10 @@ class StackSettings(BaseSettings):
         return self.store / "datasets"
 
     @property
+    def audit(self) -> Path:
+        return self.store / "audit"
+
+    @property
     def frames(self) -> Path:
         return self.store / "frames"
 

@@ -13,6 +13,7 @@ from blemish_core.platform.errors import Unavailable
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.finder import Finder
 from blemish_core.search.label_reader import LabelReader
+from blemish_server.audit.recorder import AuditRecorder
 from blemish_server.dependencies import NOT_SERVING, SERVING, Dependencies
 from blemish_server.jobs.dispatch import Dispatcher
 from blemish_server.jobs.job_events import JobEvents
@@ -25,7 +26,7 @@ from blemish_server.search.index_migration import IndexMigrator
 from blemish_server.servicers import inference
 from blemish_server.transport.health import Health
 
-_NAMES = ("Inspection", "Search", "Dataset", "Job", "Model", "Server")
+_NAMES = ("Inspection", "Search", "Dataset", "Job", "Model", "Server", "Audit")
 SERVICES = (*(f"blemish.v1.{name}Service" for name in _NAMES), inference.SERVICE)
 # From the rejection of new calls to the closing of the port: clients move to another server meanwhile.
 _DRAIN_S = 0.5
@@ -73,7 +74,7 @@ class ScoringParts:
 
 @dataclass(frozen=True)
 class Backends:
-    """The parts that use Redis and Qdrant."""
+    """The parts that use Redis, Qdrant and the store."""
 
     dependencies: Dependencies
     job_events: JobEvents
@@ -81,6 +82,7 @@ class Backends:
     finder: Finder
     labels: LabelReader
     migration: IndexMigrator
+    audit: AuditRecorder
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class App:
             self._reject_calls()
             await self.endpoints.server.stop(grace_s)
             await scoring.recorder.drain(_RECORD_TIMEOUT_S)
+            await backends.audit.close()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2_grpc
 
 from blemish.v1 import (
+    audit_pb2_grpc,
     dataset_pb2_grpc,
     inspection_pb2_grpc,
     job_pb2_grpc,
@@ -31,6 +32,8 @@ from blemish_core.search.label_reader import LabelReader
 from blemish_core.search.search_index import SearchIndex
 from blemish_core.settings import resolve_device
 from blemish_server.app import SERVICES, App, Backends, Endpoints, Readiness, ScoringParts
+from blemish_server.audit.log import AuditLog
+from blemish_server.audit.recorder import AuditRecorder
 from blemish_server.auth.authenticator import Authenticator
 from blemish_server.converters.maps import map_pixels
 from blemish_server.dependencies import Dependencies, Dependency
@@ -46,6 +49,7 @@ from blemish_server.scoring.pipeline import ScoringPipeline
 from blemish_server.scoring.scorer import Scorer
 from blemish_server.scoring.shadow import Shadow
 from blemish_server.search.index_migration import IndexMigrator
+from blemish_server.servicers.audit import AuditServicer
 from blemish_server.servicers.datasets import DatasetServicer
 from blemish_server.servicers.inference import InferenceServicer
 from blemish_server.servicers.inspection import InspectionServicer
@@ -54,6 +58,7 @@ from blemish_server.servicers.models import ModelServicer
 from blemish_server.servicers.search import SearchServicer
 from blemish_server.servicers.server import ServerServicer
 from blemish_server.settings import ServerSettings
+from blemish_server.transport.auditing import CallAuditor
 from blemish_server.transport.connections import StreamLifetime, connection_options
 from blemish_server.transport.health import Health
 from blemish_server.transport.interceptor import CallInterceptor
@@ -77,6 +82,7 @@ class _Stores:
     datasets: DatasetStore
     models: ModelStore
     frames: FrameStore
+    audit: AuditLog
     jobs: JobStore
     workers: WorkerRegistry
     index: SearchIndex
@@ -98,6 +104,7 @@ class _Stores:
             DatasetStore(settings.datasets, settings.image_limits),
             models,
             FrameStore(settings.frames),
+            AuditLog(settings.audit),
             JobStore.connect(settings.redis_url),
             WorkerRegistry.connect(settings.redis_url),
             index,
@@ -175,7 +182,9 @@ def build_app(settings: ServerSettings) -> App:
         stores.models,
         settings.image_limits,
     )
-    server = _grpc_server(settings, CallInterceptor(authenticator, scoring.metrics, stopping.is_set))
+    audit = AuditRecorder(stores.audit, scoring.metrics.audit_entry_lost)
+    interceptor = CallInterceptor(authenticator, CallAuditor(audit), scoring.metrics, stopping.is_set)
+    server = _grpc_server(settings, interceptor)
     _add_servicers(server, settings, stores, scoring, readiness, dependencies, jobs)
     address = _bind(server, settings, certificate)
     _warn_of_open_access(settings)
@@ -208,6 +217,7 @@ def build_app(settings: ServerSettings) -> App:
             stores.finder,
             stores.labels,
             IndexMigrator(stores.models, stores.index, jobs.create_migration_job),
+            audit,
         ),
     )
 
@@ -269,6 +279,7 @@ def _add_servicers(
     server_pb2_grpc.add_ServerServiceServicer_to_server(
         ServerServicer(settings, scoring.device, scoring.models, dependencies), server
     )
+    audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(stores.audit), server)
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
         InferenceServicer(
             pipeline,

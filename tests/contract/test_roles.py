@@ -6,6 +6,7 @@ from pathlib import Path
 
 import blemish.v1
 from blemish.v1 import access_pb2
+from blemish_server.audit.changes import CHANGES
 from blemish_server.auth.access import Role
 from blemish_server.auth.authenticator import required_roles
 
@@ -21,7 +22,10 @@ OPERATOR = {
     *("CreateJob", "CancelJob"),
     *("PromoteModel", "PinModel", "ShadowModel", "UpdateCalibration", "DeleteModel"),
     *("ExportModel", "ImportModel"),
+    "ListAuditEntries",
 }
+NOT_AUDITED = {"ListAuditEntries"}
+"""RPCs of the role operator that only read."""
 OPEN_INFERENCE = "/inference.GRPCInferenceService/"
 
 
@@ -50,3 +54,9 @@ def test_camera_role_may_score_by_open_inference_protocol() -> None:
     assert reach["ModelInfer"] is reach["ModelStreamInfer"] is reach["ServerReady"] is Role.CAMERA
     assert reach["RepositoryModelUnload"] is reach["TraceSetting"] is Role.OPERATOR
     assert Role.SERVICE not in reach.values()
+
+
+def test_every_rpc_that_changes_something_is_audited() -> None:
+    audited = {method.rpartition("/")[2] for method in CHANGES}
+    assert audited == (OPERATOR - NOT_AUDITED) | {"LabelItem"}
+    assert CHANGES.keys() <= required_roles().keys()

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,8 @@ class Guarded:
     address: str
     folder: Path
     """Folder of callers.json, chain.pem, key.pem, and roots.pem for clients."""
+    data: Path
+    """Folder of the stack's data, the store among them."""
 
     @property
     def callers(self) -> Path:
@@ -80,7 +83,7 @@ def guarded(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> It
     folder = tmp_path_factory.mktemp("guarded")
     access.grant(folder / "callers.json", "nobody-yet", Role.CAMERA)
     ready, log = folder / "ready", folder / "server.log"
-    server = Guarded("", folder)
+    server = Guarded("", folder, stack.data)
     server.renew()
     script = (stack.data / "run/environment.sh").read_text()
     parts = dict(word.partition("=")[::2] for word in shlex.split(script) if "=" in word)
@@ -103,7 +106,7 @@ def guarded(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> It
     try:
         wait_for_file(ready, process)
         port = log.read_text().partition('"address": "localhost:')[2].partition('"')[0]
-        yield Guarded(f"localhost:{port}", folder)
+        yield Guarded(f"localhost:{port}", folder, stack.data)
     finally:
         process.kill()
         process.wait(30)
@@ -280,6 +283,47 @@ def test_job_names_its_caller(guarded: Guarded, tile_model: str, tokens: dict[Ro
         job = client.wait(client.embed(tile_model, "tile"))
     assert job.error == ""
     assert job.history[0].reason == "requested by a-operator"
+
+
+def test_audit_log_names_the_callers_of_changes(
+    guarded: Guarded, tile_model: str, tokens: dict[Role, str]
+) -> None:
+    until_known(guarded, tokens[Role.OPERATOR])
+    with guarded.client(tokens[Role.CAMERA]) as client:
+        for call in (lambda: client.promote(tile_model), lambda: list(client.audit_entries())):
+            with pytest.raises(PermissionDenied):
+                call()
+    with guarded.client(tokens[Role.OPERATOR]) as client:
+        client.promote(tile_model)
+        client.create_dataset("audited")
+        client.delete_dataset("audited")
+        recent = datetime.now(UTC) - timedelta(minutes=1)
+        entries = client.audit_entries(caller="a-operator", start=recent)
+        changes = [(entry.action, *entry.resources, entry.code) for entry in entries]
+        assert changes[:3] == [
+            ("DeleteDataset", "datasets/audited", 0),
+            ("CreateDataset", "datasets/audited", 0),
+            ("PromoteModel", tile_model, 0),
+        ]
+        denied = client.audit_entries(caller="a-camera", action="PromoteModel", only_failed=True)
+        entry = next(denied)
+        assert (entry.code, entry.role) == (DENIED.value[0], ROLE_CAMERA)
+        assert entry.peer.startswith("ipv")
+    secrets = [token.encode() for token in tokens.values()]
+    for file in (guarded.data / "store/audit").glob("*.jsonl"):
+        assert not any(secret in file.read_bytes() for secret in secrets)
+
+
+def test_servers_of_a_store_share_an_audit_log(
+    guarded: Guarded, tokens: dict[Role, str], stack: RunningStack
+) -> None:
+    until_known(guarded, tokens[Role.OPERATOR])
+    with guarded.client(tokens[Role.OPERATOR]) as client, Client(stack.address) as other:
+        client.create_dataset("shared-log")
+        other.delete_dataset("shared-log")
+        ended, made = list(client.audit_entries(resource="datasets/shared-log"))
+    assert (made.caller, ended.caller) == ("a-operator", "127.0.0.1")
+    assert made.server != ended.server
 
 
 async def test_asyncio_client_sends_its_token(

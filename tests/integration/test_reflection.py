@@ -11,7 +11,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 SERVICES = {
-    f"blemish.v1.{name}Service" for name in ("Inspection", "Search", "Dataset", "Job", "Model", "Server")
+    f"blemish.v1.{name}Service"
+    for name in ("Inspection", "Search", "Dataset", "Job", "Model", "Server", "Audit")
 }
 
 

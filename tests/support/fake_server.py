@@ -16,7 +16,16 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from PIL import Image
 
-from blemish.v1 import dataset_pb2, inspection_pb2, job_pb2, model_pb2, search_pb2, server_pb2
+from blemish.v1 import (
+    audit_pb2,
+    dataset_pb2,
+    inspection_pb2,
+    job_pb2,
+    model_pb2,
+    search_pb2,
+    server_pb2,
+)
+from blemish.v1.audit_pb2_grpc import AuditServiceServicer, add_AuditServiceServicer_to_server
 from blemish.v1.dataset_pb2 import ClassCount, Dataset
 from blemish.v1.dataset_pb2_grpc import DatasetServiceServicer, add_DatasetServiceServicer_to_server
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, AnomalyMap, DefectRegion
@@ -68,6 +77,7 @@ class FakeServer(
     JobServiceServicer,
     ModelServiceServicer,
     ServerServiceServicer,
+    AuditServiceServicer,
 ):
     """All services of blemish, with recorded requests and configurable answers and errors."""
 
@@ -112,6 +122,7 @@ class FakeServer(
             Model(name=f"models/m{i}", versions=[version(f"models/m{i}/versions/1")]) for i in range(3)
         ]
         self.worker = job_pb2.Worker(name="line-3:77", queues=["train"], devices=["cpu"], jobs=["jobs/j1"])
+        self.audit_entries: list[audit_pb2.AuditEntry] = []
         self.jobs = [Job(name=f"jobs/j{i}", state=JOB_STATE_SUCCEEDED, error="") for i in range(5)]
         made = "jobs/made"
         self.watches: list[list[Job | CallError]] = [[queued(made), running(made), ended(made)]]
@@ -286,6 +297,13 @@ class FakeServer(
     def ListWorkers(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("ListWorkers", request, context)
         return job_pb2.ListWorkersResponse(workers=[self.worker])
+
+    def ListAuditEntries(self, request: Any, context: Any) -> Any:  # noqa: N802
+        sent = audit_pb2.ListAuditEntriesRequest()
+        sent.CopyFrom(request)
+        self._enter("ListAuditEntries", sent, context)
+        items, token = self._page(self.audit_entries, request)
+        return audit_pb2.ListAuditEntriesResponse(entries=items, next_page_token=token)
 
     def PinModel(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("PinModel", request, context)
@@ -481,6 +499,7 @@ def serve(server: FakeServer, address: str) -> grpc.Server:
     add_JobServiceServicer_to_server(server, grpc_server)
     add_ModelServiceServicer_to_server(server, grpc_server)
     add_ServerServiceServicer_to_server(server, grpc_server)
+    add_AuditServiceServicer_to_server(server, grpc_server)
     grpc_server.add_insecure_port(address)
     grpc_server.start()
     return grpc_server

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from blemish_client.cli.commands import (
+    audit,
     dataset,
     demo,
     info,
@@ -98,3 +99,4 @@ app.command("evaluate-search")(search.evaluate_search)
 app.add_typer(jobs.group, name="jobs")
 app.command()(jobs.workers)
 app.add_typer(models.group, name="models")
+app.command()(audit.audit)

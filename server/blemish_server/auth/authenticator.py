@@ -14,14 +14,23 @@ import structlog
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from tritonclient.grpc import service_pb2
 
-from blemish.v1 import access_pb2, dataset_pb2, inspection_pb2, job_pb2, model_pb2, search_pb2, server_pb2
+from blemish.v1 import (
+    access_pb2,
+    audit_pb2,
+    dataset_pb2,
+    inspection_pb2,
+    job_pb2,
+    model_pb2,
+    search_pb2,
+    server_pb2,
+)
 from blemish_core.platform.errors import BlemishError, PermissionDenied, Unauthenticated
 from blemish_server.auth.access import ANONYMOUS, Caller, Role, digest, read_callers
 
 _METADATA_KEY = "authorization"
 _SCHEME = "bearer "
 _CHECK_INTERVAL_S = 1.0
-_CONTRACT = (inspection_pb2, search_pb2, dataset_pb2, job_pb2, model_pb2, server_pb2)
+_CONTRACT = (inspection_pb2, search_pb2, dataset_pb2, job_pb2, model_pb2, server_pb2, audit_pb2)
 # The Open Inference Protocol has no annotations. Cameras may call the methods that scoring needs.
 _CAMERA_METHODS = (
     "ServerLive",
@@ -81,14 +90,30 @@ class Authenticator:
             Unauthenticated: if the metadata has no valid token.
             PermissionDenied: if the caller's role does not include the method.
         """
-        caller = self._authenticate(str(metadata.get(_METADATA_KEY, ""))) if self._file else ANONYMOUS
+        caller = self.authenticate(metadata)
+        self.check_role(caller, method)
+        return caller
+
+    def authenticate(self, metadata: Mapping[str, str | bytes]) -> Caller:
+        """Return the caller with the token in the metadata.
+
+        Raises:
+            Unauthenticated: if the metadata has no valid token.
+        """
+        return self._authenticate(str(metadata.get(_METADATA_KEY, ""))) if self._file else ANONYMOUS
+
+    def check_role(self, caller: Caller, method: str) -> None:
+        """Check that a caller may call a method.
+
+        Raises:
+            PermissionDenied: if the caller's role does not include the method.
+        """
         required = self._required_roles.get(method, Role.OPERATOR)
         if caller.role < required:
             raise PermissionDenied(
                 f"{caller.name} has the role {caller.role.word}, but {method.rpartition('/')[2]} needs "
                 f"{required.word}; use the token of a caller with that role"
             )
-        return caller
 
     def _authenticate(self, authorization: str) -> Caller:
         self._reload()

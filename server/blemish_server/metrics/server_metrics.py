@@ -119,6 +119,9 @@ class ServerMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._lost_audit_entries = Counter(
+            "blemish_lost_audit_entries", "Audit entries that could not be written.", registry=registry
+        )
         # Cached, because looking up a counter by its labels takes longer than counting.
         self._calls, self._versions = cache(self._call), cache(self._version)
         self._cameras: dict[str, _CameraMetrics] = {}
@@ -160,6 +163,10 @@ class ServerMetrics:
         labels = (version.model, str(version.version))
         self._label_reads.labels(*labels, "succeeded" if succeeded else "failed").inc()
         self._label_reading.labels(*labels).observe(seconds)
+
+    def audit_entry_lost(self) -> None:
+        """Count an entry of the audit log that could not be written."""
+        self._lost_audit_entries.inc()
 
     def refused(self, reason: str) -> None:
         """Count a frame that was refused."""

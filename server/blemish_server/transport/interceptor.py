@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The interceptor of every call: authorization, request ids in logs, metrics, errors as statuses."""
+"""The interceptor of every call: authorization, audit, request ids in logs, metrics, errors as statuses."""
 
 import asyncio
 import time
@@ -17,6 +17,8 @@ from blemish_core.platform.errors import BlemishError, ServerStopping
 from blemish_server.auth.access import ANONYMOUS, Caller
 from blemish_server.auth.authenticator import Authenticator, current_caller
 from blemish_server.metrics.server_metrics import Ended, ServerMetrics
+from blemish_server.transport.auditing import CallAuditor
+from blemish_server.transport.request_context import current_request_id
 from blemish_server.transport.status import STATUS_OF_ERROR, abort
 
 _SERVICES = ("/blemish.", "/inference.")
@@ -31,22 +33,30 @@ Metadata = Mapping[str, str | bytes]
 Streaming = Callable[..., AsyncGenerator[Any]]
 Single = Callable[..., Awaitable[Any]]
 Call = Callable[[Context], AbstractAsyncContextManager[None]]
+Denied = Callable[[Context, BlemishError], None]
+"""Records a call that ended with an error, if it was denied."""
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """An interceptor of the blemish and inference services. Health and reflection pass through."""
 
     def __init__(
-        self, authenticator: Authenticator, metrics: ServerMetrics, is_stopping: Callable[[], bool]
+        self,
+        authenticator: Authenticator,
+        auditor: CallAuditor,
+        metrics: ServerMetrics,
+        is_stopping: Callable[[], bool],
     ) -> None:
         """Create an interceptor.
 
         Args:
             authenticator: authorizes calls, and streams again at each message.
+            auditor: records changes and denied calls.
             metrics: counts calls.
             is_stopping: returns whether new calls are rejected because the server is stopping.
         """
         self._authenticator = authenticator
+        self._auditor = auditor
         self._metrics = metrics
         self._is_stopping = is_stopping
 
@@ -63,22 +73,41 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         ended = self._metrics.call_began(
             method, takes_stream=handler.request_streaming, sends_stream=handler.response_streaming
         )
+        caller = ANONYMOUS
         try:
             if self._is_stopping():
                 raise ServerStopping
-            caller = self._authenticator.authorize(method, metadata)
+            caller = self._authenticator.authenticate(metadata)
+            self._authenticator.check_role(caller, method)
         except BlemishError as error:
             # A stream handler can reject a call of any kind without reading the request.
-            return grpc.stream_stream_rpc_method_handler(_rejecting(method, metadata, ended, error))
-        call = partial(_call, method, metadata, caller, ended)
+            denied = partial(self._auditor.record_denial, method, caller)
+            call = partial(_call, method, metadata, caller, ended, denied)
+            return grpc.stream_stream_rpc_method_handler(_rejecting(call, error))
+        return self._accepted(handler, method, metadata, caller, ended)
+
+    def _accepted(self, handler: Any, method: str, metadata: Metadata, caller: Caller, ended: Ended) -> Any:
+        """Return the handler of a call that is authorized."""
+        changes = self._auditor.audits(method)
+        # The entry of a change has its status.
+        denied = _ignore_denial if changes else partial(self._auditor.record_denial, method, caller)
+        call = partial(_call, method, metadata, caller, ended, denied)
         # A token may be revoked while a stream is open.
         reauthorize = partial(self._authenticator.authorize, method, metadata)
         if handler.response_streaming:
-            behaviour = handler.stream_stream or handler.unary_stream
-            return _rebuilt(handler, _response_stream(behaviour, call, reauthorize))
+            stream = handler.stream_stream or handler.unary_stream
+            if changes:
+                stream = self._auditor.response_stream(method, caller, stream)
+            return _rebuilt(handler, _response_stream(stream, call, reauthorize))
         if handler.request_streaming:
-            return _rebuilt(handler, _request_stream(handler.stream_unary, call, reauthorize))
-        return _rebuilt(handler, _unary(handler.unary_unary, call))
+            single = handler.stream_unary
+            if changes:
+                single = self._auditor.request_stream(method, caller, single)
+            return _rebuilt(handler, _request_stream(single, call, reauthorize))
+        single = handler.unary_unary
+        if changes:
+            single = self._auditor.unary(method, caller, single)
+        return _rebuilt(handler, _unary(single, call))
 
 
 def _response_stream(behaviour: Streaming, call: Call, reauthorize: Callable[[], object]) -> Streaming:
@@ -112,13 +141,17 @@ def _unary(behaviour: Single, call: Call) -> Single:
     return respond
 
 
-def _rejecting(method: str, metadata: Metadata, ended: Ended, error: BlemishError) -> Streaming:
+def _rejecting(call: Call, error: BlemishError) -> Streaming:
     async def reject(requests: AsyncIterator[Any], context: Context) -> AsyncGenerator[Any]:
-        async with _call(method, metadata, ANONYMOUS, ended, context):
+        async with call(context):
             raise error
         yield
 
     return reject
+
+
+def _ignore_denial(context: Context, error: BlemishError) -> None:
+    """Record nothing."""
 
 
 def _rebuilt(handler: Any, behaviour: Callable[..., Any]) -> Any:
@@ -139,13 +172,14 @@ def _rebuilt(handler: Any, behaviour: Callable[..., Any]) -> Any:
 
 @asynccontextmanager
 async def _call(
-    method: str, metadata: Metadata, caller: Caller, ended: Ended, context: Context
+    method: str, metadata: Metadata, caller: Caller, ended: Ended, denied: Denied, context: Context
 ) -> AsyncIterator[None]:
     """Run a call: bind its log context, and end it with a status."""
     sent_id = metadata.get(_REQUEST_ID)
     request_id = str(sent_id)[:64] if sent_id else uuid4().hex[:12]
     start_s = time.perf_counter()
     current_caller.set(caller)
+    current_request_id.set(request_id)
     named = {"caller": caller.name} if caller.name else {}
     with structlog.contextvars.bound_contextvars(request=request_id, method=method.split("/")[-1], **named):
         status = "OK"
@@ -154,6 +188,7 @@ async def _call(
         except BlemishError as error:
             status = STATUS_OF_ERROR[type(error)].name
             log.info("call rejected", reason=error.reason, detail=str(error), peer=context.peer())
+            denied(context, error)
             await abort(context, error)
         except (asyncio.CancelledError, GeneratorExit):
             left_s = context.time_remaining()

@@ -3,6 +3,7 @@
 
 import math
 import time
+from contextvars import ContextVar
 from typing import Any
 
 import grpc.aio
@@ -12,6 +13,9 @@ from blemish_server.auth.access import priority_name
 from blemish_server.auth.authenticator import current_caller
 from blemish_server.scoring.batcher import Priority
 from blemish_server.scoring.inspection import QueueOptions
+
+current_request_id: ContextVar[str] = ContextVar("current_request_id", default="")
+"""Id of the call in progress, in the server's log and in the audit log."""
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 

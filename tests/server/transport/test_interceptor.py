@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -6,8 +7,11 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from blemish_server.audit.log import AuditLog
+from blemish_server.audit.recorder import AuditRecorder
 from blemish_server.auth.authenticator import Authenticator
 from blemish_server.metrics.server_metrics import ServerMetrics
+from blemish_server.transport.auditing import CallAuditor
 from blemish_server.transport.interceptor import CallInterceptor
 
 SCORE, HEALTH = "/blemish.v1.InspectionService/Score", "/grpc.health.v1.Health/Check"
@@ -49,7 +53,8 @@ async def score(request: object, context: object) -> str:
 
 async def behaviour(method: str, *, stopping: bool) -> Any:
     """Return the handler of a call of ``method``."""
-    interceptor = CallInterceptor(Authenticator(None), ServerMetrics(), lambda: stopping)
+    auditor = CallAuditor(AuditRecorder(AuditLog(Path("unused"))))
+    interceptor = CallInterceptor(Authenticator(None), auditor, ServerMetrics(), lambda: stopping)
 
     async def handler(details: Any) -> Any:
         return grpc.unary_unary_rpc_method_handler(score)
