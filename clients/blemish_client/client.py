@@ -2,7 +2,7 @@
 """The blocking client of all services of blemish.v1."""
 
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -60,13 +60,14 @@ from blemish_client.transport.requests import (
     training_mask,
 )
 from blemish_client.transport.upload import (
+    FolderOptions,
     ImageFile,
+    folder_conversion,
     import_messages,
     scan_folder,
     upload_messages,
     with_skipped,
 )
-from blemish_layouts.plan import Conversion
 
 _IMAGES_PER_PAGE = 1000
 _ENTRIES_PER_PAGE = 500
@@ -247,30 +248,30 @@ class Client(SharedClient[Connection]):
         *,
         on_image: Callable[[ImageFile], None] | None = None,
         replace: bool = False,
-        good: Collection[str] = (),
-        only_defective: bool = False,
+        category: str = "",
+        **options: Unpack[FolderOptions],
     ) -> UploadImagesResponse:
-        """Upload a folder in MVTec AD's layout to an existing dataset.
+        """Upload a folder to an existing dataset.
 
         Images that cannot be read or stored are skipped. The response lists them with reasons, and counts
-        files without an image's suffix in ``expected_count``. After a failure, call it again: images that
-        were stored before are counted as unchanged.
+        files because of which no image is missing in ``expected_count``. After a failure, call it again:
+        images that were stored before are counted as unchanged.
 
         Args:
             dataset: name of the dataset.
-            folder: folder with train/good, test/CLASS and ground_truth/CLASS, or some of them.
+            folder: folder with train/good, test/CLASS and ground_truth/CLASS, or in another layout.
             on_image: called with each image after it was sent, in another thread.
             replace: replace images whose content has changed. They are skipped otherwise.
-            good: names of folders of good images, in addition to good, ok, okay and normal in any case.
-            only_defective: accept a test set without good images.
+            category: object to take from a folder of several, such as VisA's.
+            **options: see ``FolderOptions``.
 
         Raises:
             NotADirectoryError: if there is no such folder.
-            ValueError: if the folder has no images in that layout, or test images of which none is good.
+            ValueError: if the folder has no known layout, or test images of which none is good.
         """
-        conversion = Conversion(frozenset(good), only_defective)
+        conversion = folder_conversion(options, category)
         layout = scan_folder(Path(folder), conversion)
-        if layout.plan.lacks_good and not only_defective:
+        if layout.plan.lacks_good and not conversion.only_defective:
             known = {test_class.class_name for test_class in self.dataset(dataset).test_images}
             layout.plan.check_good(conversion, already="good" in known)
         skipped = [*layout.skipped]
@@ -285,17 +286,20 @@ class Client(SharedClient[Connection]):
         *,
         category: str = "",
         replace: bool = False,
-        good: Collection[str] = (),
-        only_defective: bool = False,
+        **options: Unpack[FolderOptions],
     ) -> ImportDatasetResponse:
         """Copy a folder of the server's file system into a new or existing dataset, see ``upload``."""
+        conversion = folder_conversion(options, category)
         request = dataset_pb2.ImportDatasetRequest(
             dataset_id=dataset_id,
             category=category,
             path=path,
             replace=replace,
-            good=good,
-            only_defective=only_defective,
+            good=sorted(conversion.good),
+            only_defective=conversion.only_defective,
+            layout=conversion.layout,
+            bad=sorted(conversion.bad),
+            masks=sorted(conversion.masks),
         )
         return self._connection.call_without_timeout(self._datasets.ImportDataset, request)
 

@@ -2,7 +2,7 @@
 """The place of one file in a dataset: train/good/NAME, test/CLASS/NAME or ground_truth/CLASS/NAME."""
 
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -92,26 +92,27 @@ def place(source: str, good: Collection[str] = ()) -> Placement:
     part = part_of(pieces[0])
     if part is None or len(pieces) < 3 or any(piece in ("", ".", "..") for piece in pieces):
         raise MisplacedFile(f"is not at a place for images; use {PATTERNS}", expected=not is_image(source))
-    return placed(source, part, pieces[1], pieces[2:], good)
+    class_name = class_from(pieces[1], good)
+    outside = () if pieces[1] == class_name else (pieces[1],)
+    return placed(source, part, class_name, pieces[2:], outside)
+
+
+def class_from(folder: str, good: Collection[str] = ()) -> str:
+    """Return the class of the images in a folder: ``good``, or the class that its name denotes."""
+    return GOOD if is_good(folder, good) else class_of(folder)
 
 
 def placed(
-    source: str,
-    part: Part,
-    folder: str,
-    below: "list[str]",
-    good: Collection[str] = (),
-    class_name: str = "",
+    source: str, part: Part, class_name: str, below: Sequence[str], outside: Sequence[str] = ()
 ) -> Placement:
-    """Return the place of a file in a class's folder.
+    """Return the place of a file of a class.
 
     Args:
         source: path with slashes, below the folder of the dataset.
         part: part of the dataset.
-        folder: name of the class's folder.
+        class_name: class of the file.
         below: folders below the class, and the name of the file.
-        good: names of folders of good images besides the usual ones.
-        class_name: class of the file, by default the one that ``folder`` denotes.
+        outside: folders that part and class do not imply, so that they are part of the stored name.
 
     Raises:
         MisplacedFile: if the file has no place in the dataset.
@@ -123,7 +124,6 @@ def placed(
         )
     if "\0" in source or len(readable(source).encode()) > MAX_ORIGINAL_BYTES:
         raise MisplacedFile(f"the path is longer than {MAX_ORIGINAL_BYTES} bytes; shorten it")
-    class_name = class_name or (GOOD if is_good(folder, good) else class_of(folder))
     if part == "train" and class_name != GOOD:
         raise MisplacedFile("train/ contains only good images, in train/good/")
     if part == "ground_truth" and class_name == GOOD:
@@ -131,8 +131,8 @@ def placed(
     suffix = ""
     if part == "ground_truth":
         stem, suffix = split_mask(stem)
-    renamed = [] if folder == class_name else ["", folder]
-    safe = safe_stem([*renamed, *below[:-1], stem])
+    # The empty piece distinguishes the class's folder from one of the same name below the class.
+    safe = safe_stem([*(["", *outside] if outside else []), *below[:-1], stem])
     if len(safe) + len(suffix) + len(extension) > MAX_NAME:
         suffix = ""  # a mask may have the name of its image
     return Placement(source, part, class_name, safe + suffix + extension)

@@ -1,150 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arrangement of a folder's files as a dataset, before any file is read."""
+"""The choice of a folder's layout."""
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from blemish_layouts.names import GOOD, MAX_NAME, readable, split_mask
-from blemish_layouts.placement import PARTS, MisplacedFile, Placement, part_of, place
+from blemish_layouts.builder import FolderView
+from blemish_layouts.dataset_plan import (
+    AS_NAMED,
+    Conversion,
+    DatasetPlan,
+    LeftOut,
+    NoGoodClass,
+    NotADataset,
+)
+from blemish_layouts.layouts import folders, mvtec, real_iad, table, visa
 
-_NAMED = 10
-
-
-class NotADataset(ValueError):
-    """A folder that cannot become a dataset; the message gives the reason and the remedy."""
-
-
-class NoGoodClass(NotADataset):
-    """A test set without good images; ``classes`` has the folders that it has."""
-
-    def __init__(self, classes: Sequence[str]) -> None:
-        super().__init__(
-            f"the test images are in {_listed(classes)}, and none of these names denotes good images; "
-            "name the folder of good images (--good NAME), or confirm that all are defective "
-            "(--only-defective)"
-        )
-        self.classes = tuple(classes)
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A file of the folder that does not become part of the dataset."""
-
-    source: str
-    reason: str
-    expected: bool
-    """True if no image is missing because of it."""
+__all__ = [
+    "AS_NAMED",
+    "LAYOUTS",
+    "Conversion",
+    "DatasetPlan",
+    "LeftOut",
+    "NoGoodClass",
+    "NotADataset",
+    "plan",
+]
 
 
 @dataclass(frozen=True)
-class Conversion:
-    """Choices of a person about the conversion of a folder."""
-
-    good: frozenset[str] = frozenset()
-    """Names of folders of good images besides the usual ones."""
-    only_defective: bool = False
-    """True to accept a test set without good images."""
+class _KnownLayout:
+    name: str
+    arrange: Callable[[FolderView], DatasetPlan]
+    fits: Callable[[FolderView], bool] = lambda view: False
+    """Returns whether a folder has the layout. The first layout that fits is used."""
 
 
-AS_NAMED = Conversion()
-"""The conversion without choices of a person."""
+def _is_mapped(view: FolderView) -> bool:
+    return bool(view.conversion.bad or view.conversion.masks)
 
 
-@dataclass(frozen=True)
-class DatasetPlan:
-    """The files of a folder with their places in a dataset."""
-
-    files: tuple[Placement, ...]
-    """Training images, test images and masks in this order, each sorted by path."""
-    left_out: tuple[LeftOut, ...] = field(default=())
-
-    @property
-    def lacks_good(self) -> bool:
-        """True if there are test images, and none of them is good."""
-        classes = {each.class_name for each in self.files if each.part == "test"}
-        return bool(classes) and GOOD not in classes
-
-    def check_good(self, conversion: Conversion, *, already: bool) -> None:
-        """Reject a test set in which good images could count as defective.
-
-        Args:
-            conversion: the choices of a person.
-            already: True if the dataset has good test images.
-
-        Raises:
-            NoGoodClass: if there are test images, and none of them is good.
-        """
-        if self.lacks_good and not already and not conversion.only_defective:
-            raise NoGoodClass(sorted({each.class_name for each in self.files if each.part == "test"}))
+_LAYOUTS = (
+    _KnownLayout("folders", folders.arrange_folders, _is_mapped),
+    _KnownLayout("visa", visa.arrange_visa, visa.is_visa),
+    _KnownLayout("real-iad", real_iad.arrange_real_iad, real_iad.is_real_iad),
+    _KnownLayout("mvtec-ad-2", mvtec.arrange_mvtec_ad_2, mvtec.is_mvtec_ad_2),
+    _KnownLayout("ksdd2", mvtec.arrange_ksdd2, mvtec.is_ksdd2),
+    _KnownLayout("mvtec-loco", mvtec.arrange_mvtec_loco, mvtec.is_mvtec_loco),
+    _KnownLayout("mvtec-ad", mvtec.arrange_mvtec_ad, mvtec.is_mvtec_ad),
+    _KnownLayout("btad", mvtec.arrange_mvtec_ad),
+    _KnownLayout("ok-ng", folders.arrange_folders, folders.is_ok_ng),
+    _KnownLayout("csv", table.arrange_table, table.is_table),
+    _KnownLayout("flat", folders.arrange_flat),
+)
+LAYOUTS = tuple(layout.name for layout in _LAYOUTS)
 
 
-def plan(files: Iterable[str], conversion: Conversion) -> DatasetPlan:
+def plan(files: Iterable[str], conversion: Conversion, read: Callable[[str, int], bytes]) -> DatasetPlan:
     """Arrange the files of a folder.
 
     Args:
         files: paths with slashes below the folder, without hidden files.
         conversion: the choices of a person.
+        read: returns at most a number of bytes of a file, or raises OSError.
 
     Raises:
         NotADataset: if the folder has no images at places that can be recognised.
     """
-    inside = [path for path in files if part_of(path.partition("/")[0]) is not None and "/" in path]
-    arranged = arrange(inside, conversion.good)
-    if not arranged.files:
-        raise NotADataset(
-            "there are no images in train/good, test/CLASS or ground_truth/CLASS; arrange them in MVTec "
-            "AD's layout"
-        )
-    return arranged
-
-
-def arrange(files: Iterable[str], good: Collection[str]) -> DatasetPlan:
-    """Arrange files that are in MVTec AD's layout."""
-    placements: dict[str, Placement] = {}
-    left_out = []
-    for source in sorted(files):
-        try:
-            placement = place(source, good)
-        except MisplacedFile as error:
-            left_out.append(LeftOut(source, str(error), error.expected))
-            continue
-        first = placements.setdefault(placement.path, placement)
-        if first is not placement:
-            reason = f"has the same place in the dataset as {readable(first.source)}; rename one of them"
-            left_out.append(LeftOut(source, reason, expected=False))
-    arranged = _with_masks_renamed(list(placements.values()))
-    files_in_order = sorted(arranged, key=lambda each: (PARTS.index(each.part), each.path))
-    return DatasetPlan(tuple(files_in_order), tuple(left_out))
-
-
-def _with_masks_renamed(files: Sequence[Placement]) -> list[Placement]:
-    """Name masks as their images where only the case or the normal form of the originals differ."""
-    images: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    exact = set()
-    for file in files:
-        if file.part == "test":
-            images[file.folded()].add(file.stem)
-            exact.add((file.class_name, file.stem))
-    taken = {file.path for file in files}
-    renamed = []
-    for file in files:
-        if file.part == "ground_truth":
-            stem, suffix = split_mask(file.stem)
-            candidates = images.get(file.folded(), set())
-            if (
-                exact.isdisjoint([(file.class_name, stem), (file.class_name, file.stem)])
-                and len(candidates) == 1
-            ):
-                name = f"{min(candidates)}{suffix}{file.extension}"
-                moved = replace(file, name=name)
-                if moved.path not in taken and len(name) <= MAX_NAME:
-                    taken.add(moved.path)
-                    file = moved
-        renamed.append(file)
-    return renamed
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    view = FolderView(tuple(sorted(files)), read, conversion)
+    if conversion.layout and conversion.layout not in LAYOUTS:
+        raise NotADataset(f"there is no layout {conversion.layout!r}; use one of {', '.join(LAYOUTS)}")
+    for layout in _LAYOUTS:
+        if layout.name == conversion.layout or (not conversion.layout and layout.fits(view)):
+            arranged = layout.arrange(view)
+            if arranged.files:
+                return arranged
+            if conversion.layout:
+                raise NotADataset(f"it has no images at the places of the layout {layout.name}")
+    raise NotADataset(
+        "it needs images in train/good/ or test/CLASS/ as in MVTec AD, or another known layout (--layout); "
+        "if all of its images are good, use --layout flat"
+    )

@@ -39,6 +39,12 @@ def mask(side: int = 32) -> bytes:
     return buffer.getvalue()
 
 
+def empty_mask(side: int = 32) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (side, side)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 @pytest.fixture
 def folder(stack: RunningStack, request: pytest.FixtureRequest) -> Path:
     """Return a new folder below the import root."""
@@ -169,6 +175,41 @@ def test_folder_that_cannot_become_a_dataset_leaves_none(client: Client, folder:
     done = run("dataset", "import", "gut", folder / "no-good", "--good", "gut", "--json")
     assert [each["class_name"] for each in json_lines(done)[0]["dataset"]["test_images"]] == ["good"]
     assert run("dataset", "upload", "all-bad", folder / "no-good", "--only-defective").exit_code == 0
+
+
+def test_folders_in_other_layouts_become_the_same_dataset_by_upload_and_import(
+    client: Client, folder: Path
+) -> None:
+    run = run_against(client.target)
+    ad2 = {f"{part}/good/{n}_regular.png": picture(n) for n, part in enumerate(("train", "validation"))}
+    ad2 |= {"test_public/good/0.png": picture(2), "test_public/bad/0.png": picture(3)}
+    ad2 |= {"test_public/ground_truth/bad/0_mask.png": mask(), "test_private/0.png": picture(4)}
+    loco = {"train/good/0.png": picture(0), "test/good/0.png": picture(1)}
+    loco |= {"test/logical_anomalies/0.png": picture(2)}
+    loco |= {f"ground_truth/logical_anomalies/0/{n}.png": mask() for n in range(2)}
+    ksdd2 = {"train/1.png": picture(1), "train/1_GT.png": empty_mask(), "test/2.png": picture(2)}
+    ksdd2 |= {"test/2_GT.png": empty_mask(), "test/3.png": picture(3), "test/3_GT.png": mask()}
+    table = b"path,split,class,mask\na/1.png,train,ok,\na/2.png,test,ok,\nb/1.png,test,cut,m.png\n"
+    csv = {"a/1.png": picture(1), "a/2.png": picture(2), "b/1.png": picture(3), "m.png": mask()}
+    for name, contents, counts in (
+        ("mvtec-ad-2", ad2, (2, {"good": 1, "bad": 1}, 1)),
+        ("mvtec-loco", loco, (1, {"good": 1, "logical_anomalies": 1}, 2)),
+        ("ksdd2", ksdd2, (1, {"good": 1, "defect": 1}, 1)),
+        ("csv", csv | {"all.csv": table}, (1, {"good": 1, "cut": 1}, 1)),
+    ):
+        snapshots = set()
+        for how in ("upload", "import"):
+            id = f"{name}-by-{how}"
+            result = run("dataset", how, id, write(folder / name, contents))
+            assert result.exit_code == 0, result.stderr
+            assert f"layout: {name}" in result.stderr
+            dataset = client.dataset(id)
+            tested = {each.class_name: each.images for each in dataset.test_images}
+            assert (dataset.train_images, tested, dataset.masks) == counts
+            snapshots.add(dataset.snapshot)
+        assert len(snapshots) == 1
+    again = run("dataset", "upload", "mvtec-ad-2-by-upload", folder / "mvtec-ad-2")
+    assert "skipped test_private: 1 image: its images have no labels" in again.stderr
 
 
 @pytest.mark.parametrize("how", ["upload", "import"])

@@ -4,9 +4,11 @@
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 from blemish.v1.dataset_pb2 import ImageHeader, SkippedFile, UploadImagesRequest, UploadImagesResponse
 from blemish.v1.model_pb2 import ImportModelRequest, ModelHeader
@@ -16,6 +18,33 @@ from blemish_layouts.plan import AS_NAMED, Conversion, DatasetPlan, NotADataset,
 CHUNK_BYTES = 1 << 20
 SUFFIXES = frozenset(EXTENSIONS)
 _MAX_SKIPPED = 1000
+
+
+class FolderOptions(TypedDict, total=False):
+    """The choices about the conversion of a folder."""
+
+    layout: str
+    """Name of the layout, for example ``visa``. Default: the one that is detected."""
+    good: Collection[str]
+    """Names of folders of good images, in addition to good, ok, okay and normal in any case."""
+    bad: Collection[str]
+    """Folders of defective images, of a folder without another layout."""
+    masks: Collection[str]
+    """Folders of masks, of a folder without another layout."""
+    only_defective: bool
+    """True to accept a test set without good images."""
+
+
+def folder_conversion(options: FolderOptions, category: str) -> Conversion:
+    """Return the choices as the layouts need them."""
+    return Conversion(
+        good=frozenset(options.get("good", ())),
+        only_defective=options.get("only_defective", False),
+        layout=options.get("layout", ""),
+        category=category,
+        bad=frozenset(options.get("bad", ())),
+        masks=frozenset(options.get("masks", ())),
+    )
 
 
 @dataclass(frozen=True)
@@ -46,7 +75,7 @@ class Layout:
 
 
 def scan_folder(folder: Path, conversion: Conversion = AS_NAMED) -> Layout:
-    """Arrange the images of a folder as a dataset.
+    """Arrange the images of a folder as a dataset, see ``blemish_layouts``.
 
     Raises:
         NotADirectoryError: if there is no such folder.
@@ -56,9 +85,9 @@ def scan_folder(folder: Path, conversion: Conversion = AS_NAMED) -> Layout:
         raise NotADirectoryError(f"{folder} is not a folder")
     skipped: list[SkippedFile] = []
     try:
-        arranged = plan(_walk(folder, skipped), conversion)
+        arranged = plan(_walk(folder, skipped), conversion, partial(_read, folder))
     except NotADataset as error:
-        raise NotADataset(f"{readable(folder)} is not a dataset: {error}") from error
+        raise NotADataset(f"{readable(folder)} is not a dataset; {error}") from error
     skipped += [
         SkippedFile(path=readable(each.source), reason=each.reason, expected=each.expected)
         for each in arranged.left_out
@@ -141,6 +170,12 @@ def _walk(folder: Path, skipped: list[SkippedFile]) -> Iterator[str]:
         for name in names:
             if not is_hidden_file(name):
                 yield (here / name).relative_to(folder).as_posix()
+
+
+def _read(folder: Path, path: str, max_bytes: int) -> bytes:
+    """Return the first bytes of a file that describes the dataset."""
+    with (folder / path).open("rb") as opened:
+        return opened.read(max_bytes)
 
 
 def _unreadable(path: str, error: OSError) -> SkippedFile:

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from blemish_core.datasets.index import Index, make_entry
@@ -43,6 +44,8 @@ class ImportResult:
     skipped: tuple[SkippedFile, ...]
     """First thousand skipped files."""
     unpaired: UnpairedFiles
+    layout: str = ""
+    """Layout of the imported folder."""
 
 
 @dataclass
@@ -71,7 +74,7 @@ class ImportCounts:
         more = self.skipped_count - 1
         return f"{printable(first.path)}: {first.reason}" + (f" (and {more} more)" if more else "")
 
-    def result(self, dataset: Dataset, unpaired: UnpairedFiles) -> ImportResult:
+    def result(self, dataset: Dataset, unpaired: UnpairedFiles, layout: str = "") -> ImportResult:
         return ImportResult(
             dataset,
             self.outcomes[Outcome.STORED],
@@ -81,6 +84,7 @@ class ImportCounts:
             self.expected_count,
             tuple(self.skipped),
             unpaired,
+            layout,
         )
 
 
@@ -122,9 +126,9 @@ class ImportFolder:
                 field="path",
             )
         try:
-            arranged = plan(files, conversion)
+            arranged = plan(files, conversion, partial(_read_inside, resolved))
         except NotADataset as error:
-            raise _not_a_dataset(folder, children) from error
+            raise _not_a_dataset(folder, children, conversion, error) from error
         return cls(resolved, arranged, conversion, tuple(closed))
 
     def check_good(self, dataset: Dataset | None) -> None:
@@ -154,7 +158,7 @@ class ImportFolder:
         counts = ImportCounts()
         for path in self.closed:
             try:
-                self._check_inside(path)
+                _inside(self.folder, path)
             except InvalidRequest as error:
                 counts.skip(readable(path), error)
         replace = before_replacing is not None
@@ -186,29 +190,13 @@ class ImportFolder:
         _store(batch, index, counts, replace=replace)
         return counts
 
-    def _check_inside(self, path: str) -> Path:
-        """Return the file that a path leads to.
-
-        Raises:
-            InvalidRequest: if it is outside of the folder, or is a folder.
-        """
-        try:
-            target = (self.folder / path).resolve()  # reveals nothing about files outside of the folder
-            if not target.is_relative_to(self.folder):
-                raise InvalidRequest("is a link that leads out of the folder")
-            if target.is_dir():
-                raise InvalidRequest("is a link to a folder, or one that cannot be read")
-        except (OSError, RuntimeError) as error:  # RuntimeError: circular links before Python 3.13
-            raise _unreadable(error) from error
-        return target
-
     def _read(self, path: str, max_bytes: int) -> bytes:
         """Read a file that ``_walk`` found.
 
         Raises:
             InvalidRequest: if the file must be skipped; the message is the reason.
         """
-        target = self._check_inside(path)
+        target = _inside(self.folder, path)
         try:
             status = target.stat()
             if not stat.S_ISREG(status.st_mode):
@@ -221,6 +209,39 @@ class ImportFolder:
                 return opened.read(max_bytes + 1)
         except OSError as error:
             raise _unreadable(error) from error
+
+
+def _inside(folder: Path, path: str) -> Path:
+    """Return the file in ``folder`` that a path leads to.
+
+    Raises:
+        InvalidRequest: if it is outside of the folder, or is a folder.
+    """
+    try:
+        target = (folder / path).resolve()  # reveals nothing about files outside of the folder
+        if not target.is_relative_to(folder):
+            raise InvalidRequest("is a link that leads out of the folder")
+        if target.is_dir():
+            raise InvalidRequest("is a link to a folder, or one that cannot be read")
+    except (OSError, RuntimeError) as error:  # RuntimeError: circular links before Python 3.13
+        raise _unreadable(error) from error
+    return target
+
+
+def _read_inside(folder: Path, path: str, max_bytes: int) -> bytes:
+    """Return the first bytes of a file that describes the dataset.
+
+    Raises:
+        OSError: if it is not a regular file in the folder, or cannot be read.
+    """
+    try:
+        target = _inside(folder, path)
+    except InvalidRequest as error:
+        raise OSError(str(error)) from error
+    if not stat.S_ISREG(target.stat().st_mode):
+        raise OSError("is not a regular file")
+    with target.open("rb") as opened:
+        return opened.read(max_bytes)
 
 
 def _walk(root: Path) -> tuple[list[str], list[str]]:
@@ -279,14 +300,13 @@ def _resolved(folder: Path, roots: Sequence[Path]) -> Path:
     return resolved
 
 
-def _not_a_dataset(folder: Path, children: Sequence[Path]) -> InvalidRequest:
+def _not_a_dataset(
+    folder: Path, children: Sequence[Path], conversion: Conversion, reason: NotADataset
+) -> InvalidRequest:
     datasets = [readable(child.name) for child in children if (child / "train" / "good").is_dir()]
-    if datasets:
+    if datasets and not conversion.layout:
         named = ", ".join(datasets[:_MAX_DATASETS])
         return InvalidRequest(
             f"{readable(folder)} holds several datasets; choose one of: {named}", field="path"
         )
-    return InvalidRequest(
-        f"{readable(folder)} is not a dataset; it needs images in train/good/ or test/CLASS/",
-        field="path",
-    )
+    return InvalidRequest(f"{readable(folder)} is not a dataset; {reason}", field="path")

@@ -260,11 +260,10 @@ class DatasetStore:
         conversion: Conversion = AS_NAMED,
         before_replacing: BeforeReplacing | None = None,
     ) -> ImportResult:
-        """Copy a folder in the layout into a new or existing dataset.
+        """Copy a folder in one of the known layouts into a new or existing dataset.
 
-        Hidden files and files outside of train, test and ground_truth are ignored. Other files that are
-        not images in the layout are skipped and reported. So are images that the dataset has with other
-        content.
+        Hidden files are ignored. Files that have no place in the dataset are skipped and reported. So are
+        images that the dataset has with other content.
 
         Args:
             dataset_id: id of the dataset, created if missing.
@@ -277,7 +276,7 @@ class DatasetStore:
                 raising; None to replace nothing.
 
         Raises:
-            InvalidRequest: if ``folder`` is outside ``roots`` or not in the layout. Also if none of the
+            InvalidRequest: if ``folder`` is outside ``roots`` or has no known layout. Also if none of the
                 test images is good, or no image can be stored in a new dataset.
             NotFound: if the folder does not exist.
             AlreadyExists: if the dataset has another category.
@@ -293,7 +292,7 @@ class DatasetStore:
             raise InvalidRequest(
                 f"no image was stored, so no dataset was created; {counts.summary()}", field="path"
             )
-        return counts.result(self.get(dataset_id), self.unpaired(dataset_id))
+        return counts.result(self.get(dataset_id), self.unpaired(dataset_id), source.plan.layout)
 
     def list(self, after: str = "", limit: int = 100) -> _Datasets:
         """Return up to ``limit`` datasets with ids after ``after``, sorted by id."""

@@ -306,6 +306,9 @@ class ImportDatasetRequest(_message.Message):
     REPLACE_FIELD_NUMBER: _builtins.int
     GOOD_FIELD_NUMBER: _builtins.int
     ONLY_DEFECTIVE_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
+    BAD_FIELD_NUMBER: _builtins.int
+    MASKS_FIELD_NUMBER: _builtins.int
     dataset_id: _builtins.str
     category: _builtins.str
     """Defaults to the id."""
@@ -315,9 +318,21 @@ class ImportDatasetRequest(_message.Message):
     """See UploadImagesRequest."""
     only_defective: _builtins.bool
     """Accepts a test set without good images. Evaluations then have no figures that compare the two."""
+    layout: _builtins.str
+    """Layout of the folder: mvtec-ad, mvtec-loco, mvtec-ad-2, btad, visa, ksdd2, real-iad, ok-ng, csv, folders or
+    flat. Empty detects it, except flat. Layouts of several objects take the one named by category.
+    """
     @_builtins.property
     def good(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of folders of good images, in addition to good, ok, okay and normal."""
+
+    @_builtins.property
+    def bad(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For the layout folders: paths of folders of defective images."""
+
+    @_builtins.property
+    def masks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For the layout folders: paths of folders of masks."""
 
     def __init__(
         self,
@@ -328,10 +343,13 @@ class ImportDatasetRequest(_message.Message):
         replace: _builtins.bool = ...,
         good: _abc.Iterable[_builtins.str] | None = ...,
         only_defective: _builtins.bool = ...,
+        layout: _builtins.str = ...,
+        bad: _abc.Iterable[_builtins.str] | None = ...,
+        masks: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "dataset_id", b"dataset_id", "good", b"good", "only_defective", b"only_defective", "path", b"path", "replace", b"replace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad", b"bad", "category", b"category", "dataset_id", b"dataset_id", "good", b"good", "layout", b"layout", "masks", b"masks", "only_defective", b"only_defective", "path", b"path", "replace", b"replace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -341,6 +359,7 @@ Global___ImportDatasetRequest: _TypeAlias = ImportDatasetRequest  # noqa: Y015
 class ImportDatasetResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    LAYOUT_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
     STORED_FIELD_NUMBER: _builtins.int
     UNCHANGED_FIELD_NUMBER: _builtins.int
@@ -349,6 +368,8 @@ class ImportDatasetResponse(_message.Message):
     REPLACED_FIELD_NUMBER: _builtins.int
     EXPECTED_COUNT_FIELD_NUMBER: _builtins.int
     UNPAIRED_FIELD_NUMBER: _builtins.int
+    layout: _builtins.str
+    """Layout of the folder, as in the request."""
     stored: _builtins.int
     """Number of images stored."""
     unchanged: _builtins.int
@@ -372,6 +393,7 @@ class ImportDatasetResponse(_message.Message):
     def __init__(
         self,
         *,
+        layout: _builtins.str = ...,
         dataset: Global___Dataset | None = ...,
         stored: _builtins.int = ...,
         unchanged: _builtins.int = ...,
@@ -383,7 +405,7 @@ class ImportDatasetResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "unpaired", b"unpaired"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "expected_count", b"expected_count", "replaced", b"replaced", "skipped", b"skipped", "skipped_count", b"skipped_count", "stored", b"stored", "unchanged", b"unchanged", "unpaired", b"unpaired"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "expected_count", b"expected_count", "layout", b"layout", "replaced", b"replaced", "skipped", b"skipped", "skipped_count", b"skipped_count", "stored", b"stored", "unchanged", b"unchanged", "unpaired", b"unpaired"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -136,11 +136,11 @@ class DatasetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ImportDataset(self, request, context):
-        """Copies a folder of the server's file system in MVTec AD's layout into a new or existing dataset. Files
-        that cannot be stored are skipped, listed and counted.
+        """Copies a folder of the server's file system in one of the known layouts into a new or existing dataset.
+        Files that have no place in it or cannot be stored are skipped, listed and counted.
 
         INVALID_ARGUMENT: one of the following. No dataset is created.
-        The path is outside the import roots (BLEMISH_IMPORT_ROOTS) or not in the layout.
+        The path is outside the import roots (BLEMISH_IMPORT_ROOTS), or the folder has no known layout.
         The folder has test images, and none of them is good by its folder (see good and only_defective).
         No file of the folder can be stored in a new dataset.
         NOT_FOUND: the folder does not exist.

@@ -59,6 +59,7 @@ def import_to_proto(done: ImportResult) -> pb.ImportDatasetResponse:
         expected_count=done.expected_count,
         skipped=map(_skipped_to_proto, done.skipped),
         unpaired=_unpaired_to_proto(done.unpaired),
+        layout=done.layout,
     )
 
 

@@ -107,7 +107,14 @@ class DatasetServicer(DatasetServiceServicer):
             category,
             Path(request.path),
             self._import_roots,
-            conversion=Conversion(frozenset(request.good), request.only_defective),
+            conversion=Conversion(
+                good=frozenset(request.good),
+                only_defective=request.only_defective,
+                layout=request.layout,
+                category=request.category,
+                bad=frozenset(request.bad),
+                masks=frozenset(request.masks),
+            ),
             before_replacing=self._removal.before_replacing if request.replace else None,
         )
         return import_to_proto(done)

@@ -1,8 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
+from collections.abc import Iterable
+
 import pytest
 
 from blemish_core.datasets.layout import LayoutPath
-from blemish_layouts.plan import AS_NAMED, Conversion, NoGoodClass, NotADataset, plan
+from blemish_layouts import plan as layouts
+from blemish_layouts.plan import AS_NAMED, Conversion, DatasetPlan, NoGoodClass, NotADataset
+
+
+def plan(files: Iterable[str], conversion: Conversion) -> DatasetPlan:
+    """Return the plan of a folder of which no file is read."""
+
+    def read(path: str, max_bytes: int) -> bytes:
+        raise AssertionError(path)
+
+    return layouts.plan(files, conversion, read)
+
 
 TILE = ["train/good/0.png", "test/good/0.png", "test/crack/0.png", "ground_truth/crack/0_mask.png"]
 

@@ -2,6 +2,7 @@
 """``blemish dataset``: upload, import, list and delete images."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace as changed
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
@@ -24,9 +25,9 @@ from blemish_client.cli.session import Session
 from blemish_client.client import Client
 from blemish_client.errors import AlreadyExists, InvalidArgument, NotFound
 from blemish_client.names import dataset_name, short
-from blemish_client.transport.upload import ImageFile, Layout, scan_folder
+from blemish_client.transport.upload import FolderOptions, ImageFile, Layout, scan_folder
 from blemish_layouts.names import printable
-from blemish_layouts.plan import Conversion, NoGoodClass
+from blemish_layouts.plan import LAYOUTS, Conversion, NoGoodClass
 
 group = typer.Typer(help="Upload, import, list and delete images.", no_args_is_help=True)
 
@@ -41,11 +42,30 @@ Good = Annotated[
     typer.Option(
         "--good",
         metavar="NAME",
-        help="Folder of good images, besides good, ok, okay and normal in any case. Repeatable.",
+        help="Folder of good images, in addition to good, ok, okay and normal. May be repeated.",
     ),
 ]
 OnlyDefective = Annotated[
     bool, typer.Option("--only-defective", help="Accept test images of which none is good.")
+]
+ChosenLayout = Annotated[
+    str,
+    typer.Option(
+        "--layout",
+        metavar="NAME",
+        help=f"Layout of the folder: {', '.join(LAYOUTS)}.",
+        show_default="the one that fits, except flat",
+    ),
+]
+Bad = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bad", metavar="FOLDER", help="Folder of defective images below FOLDER. May be repeated."
+    ),
+]
+Masks = Annotated[
+    list[str] | None,
+    typer.Option("--masks", metavar="FOLDER", help="Folder of masks below FOLDER. May be repeated."),
 ]
 _MAX_SKIPPED_SHOWN = 20
 _MAX_UNPAIRED_SHOWN = 5
@@ -61,11 +81,14 @@ def import_(
     ],
     category: Category = "",
     replace: Replace = False,
+    layout: ChosenLayout = "",
     good: Good = None,
+    bad: Bad = None,
+    masks: Masks = None,
     only_defective: OnlyDefective = False,
     as_json: Json = False,
 ) -> None:
-    """Import a folder of the server's file system in MVTec AD's layout.
+    """Import a folder of the server's file system, in MVTec AD's layout or another known one.
 
     Files that cannot be stored are skipped and listed. If images are among them, the exit code is 7.
 
@@ -80,18 +103,18 @@ def import_(
                 str(folder.expanduser().absolute()),
                 category=category,
                 replace=replace,
-                good=sorted(conversion.good),
-                only_defective=conversion.only_defective,
+                **_options(conversion),
             )
 
-    conversion = Conversion(frozenset(good or ()), only_defective)
+    conversion = _conversion(layout, good, bad, masks, category, only_defective=only_defective)
     with session.client() as client:
         try:
             result = run(conversion)
         except InvalidArgument as error:
             if error.field != "good" or not can_ask():
                 raise
-            result = run(_ask_for_good(session, error.message, ()))
+            result = run(_ask_for_good(session, conversion, error.message, ()))
+    _print_layout(session, result.layout)
     _finish(session, result, as_json=as_json)
 
 
@@ -102,11 +125,14 @@ def upload(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder on this machine.")],
     category: Category = "",
     replace: Replace = False,
+    layout: ChosenLayout = "",
     good: Good = None,
+    bad: Bad = None,
+    masks: Masks = None,
     only_defective: OnlyDefective = False,
     as_json: Json = False,
 ) -> None:
-    """Upload a folder of this machine in MVTec AD's layout.
+    """Upload a folder of this machine, in MVTec AD's layout or another known one.
 
     Files that cannot be stored are skipped and listed. If images are among them, the exit code is 7.
     After a failure, run the command again to upload the remaining images.
@@ -114,26 +140,27 @@ def upload(
     Example: blemish dataset upload tile ~/images/tile
     """
     session = Session.of(ctx)
-    conversion = Conversion(frozenset(good or ()), only_defective)
+    conversion = _conversion(layout, good, bad, masks, category, only_defective=only_defective)
     try:
-        layout = scan_folder(folder, conversion)
+        found = scan_folder(folder, conversion)
     except (OSError, ValueError) as error:
         raise Failure(str(error)) from error
     with session.client() as client:
         try:
-            layout.plan.check_good(conversion, already=_has_good(client, dataset, layout))
+            found.plan.check_good(conversion, already=_has_good(client, dataset, found))
         except NoGoodClass as error:
             if not can_ask():
                 raise Failure(str(error)) from error
-            conversion = _ask_for_good(session, str(error), error.classes)
-            layout = scan_folder(folder, conversion)
+            conversion = _ask_for_good(session, conversion, str(error), error.classes)
+            found = scan_folder(folder, conversion)
+        _print_layout(session, found.plan.layout)
         created = _create(client, short(dataset), category)
-        result = _send(session, client, dataset, folder, layout, conversion, replace=replace)
+        result = _send(session, client, dataset, folder, found, conversion, replace=replace)
         if created and not _total(result.dataset):
             client.delete_dataset(dataset)
             _print_skipped(session, result)
             raise Failure("no image was stored, so no dataset was created")
-    expected = [file.path for file in layout.skipped if file.expected]
+    expected = [file.path for file in found.skipped if file.expected]
     _finish(session, result, as_json=as_json, more={"left_out": expected})
 
 
@@ -271,11 +298,48 @@ def _create(client: Client, dataset_id: str, category: str) -> bool:
     return True
 
 
-def _ask_for_good(session: Session, problem: str, classes: Sequence[str]) -> Conversion:
+def _conversion(
+    layout: str,
+    good: Sequence[str] | None,
+    bad: Sequence[str] | None,
+    masks: Sequence[str] | None,
+    category: str,
+    *,
+    only_defective: bool,
+) -> Conversion:
+    return Conversion(
+        good=frozenset(good or ()),
+        only_defective=only_defective,
+        layout=layout,
+        category=category,
+        bad=frozenset(bad or ()),
+        masks=frozenset(masks or ()),
+    )
+
+
+def _options(conversion: Conversion) -> FolderOptions:
+    return FolderOptions(
+        layout=conversion.layout,
+        good=conversion.good,
+        bad=conversion.bad,
+        masks=conversion.masks,
+        only_defective=conversion.only_defective,
+    )
+
+
+def _print_layout(session: Session, layout: str) -> None:
+    if layout not in ("", "mvtec-ad"):
+        session.err.print(f"layout: {layout}")
+
+
+def _ask_for_good(
+    session: Session, conversion: Conversion, problem: str, classes: Sequence[str]
+) -> Conversion:
     """Ask for the folder of good images.
 
     Args:
         session: the consoles.
+        conversion: the choices made so far.
         problem: the reason for the question.
         classes: names that are accepted, empty for all.
     """
@@ -284,9 +348,9 @@ def _ask_for_good(session: Session, problem: str, classes: Sequence[str]) -> Con
     while True:
         answer = typer.prompt(question, err=True).strip()
         if answer == _NONE:
-            return Conversion(only_defective=True)
+            return changed(conversion, only_defective=True)
         if answer and (not classes or answer in classes):
-            return Conversion(good=frozenset({answer}))
+            return changed(conversion, good=conversion.good | {answer})
         session.err.print(f"choose one of {', '.join(classes)}", markup=False)
 
 
@@ -324,8 +388,8 @@ def _send(
                 folder,
                 on_image=on_image,
                 replace=replace,
-                good=conversion.good,
-                only_defective=conversion.only_defective,
+                category=conversion.category,
+                **_options(conversion),
             )
         except ValueError as error:  # the folder has changed since it was scanned
             raise Failure(str(error)) from error
