@@ -7,7 +7,7 @@ READY := .venv/.ready
 # KServe's client requires an older protobuf, so a test runs it in an environment of its own.
 KSERVE := .venv/kserve/.ready
 
-.PHONY: help setup demo test chaos bench bench-real bench-serving bench-endurance check lint types protos docs format clean
+.PHONY: help setup demo test chaos fuzz bench bench-real bench-serving bench-endurance check lint types protos docs format clean
 
 help: ## Show these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -t -s '|'
@@ -36,6 +36,9 @@ test: $(READY) $(KSERVE) ## Run every test, two files at a time
 chaos: $(READY) ## Inject faults into a running stack and check every job (ROUNDS=24; PAGE=1: keep the table)
 	$(BIN)/python -W ignore -m tests.chaos --rounds $(or $(ROUNDS),24) --minutes $(or $(MINUTES),60) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(PAGE),--page)
+
+fuzz: $(READY) ## Fuzz every entry point of hostile input (MINUTES=20; KEEP=1: add the inputs found to the corpus)
+	$(BIN)/python -W ignore -m tests.fuzz --minutes $(or $(MINUTES),20) $(if $(KEEP),--keep)
 
 bench: $(READY) ## Run every benchmark without real images and write docs/benchmarks.md (minutes each)
 	@set -e; for file in $(filter-out %/bench_real.py %/bench_efficientad.py %/bench_thresholds.py %/bench_outlines.py %/bench_small_defects.py,$(wildcard tests/benchmarks/bench_*.py)); do \

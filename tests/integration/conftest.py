@@ -2,32 +2,20 @@
 """The real stack: Redis, Qdrant, a worker, the server."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 from tests.support.ports import free_port
-from tests.support.processes import wait_for_file, wait_for_port
+from tests.support.processes import wait_for_port
+from tests.support.running_stack import RunningStack as RunningStack
+from tests.support.running_stack import running_stack
 
 from blemish_client import Client
 from blemish_client.demo.surfaces import generate
-
-
-@dataclass(frozen=True)
-class RunningStack:
-    """A running stack and its import root."""
-
-    address: str
-    surfaces: Path
-    """Folder of the small datasets tile and grid, below the import root."""
-    data: Path
-    metrics: str
-    """HOST:PORT of the metrics."""
 
 
 @pytest.fixture(scope="session")
@@ -40,29 +28,8 @@ def surfaces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, surfaces: Path) -> Iterator[RunningStack]:
-    home = tmp_path_factory.mktemp("stack")
-    metrics = f"127.0.0.1:{free_port()}"
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "blemish_local", "up"),
-            *("--data", str(home / "data"), "--listen", "127.0.0.1:0"),
-            *("--address-file", str(home / "address"), "--import-root", str(surfaces)),
-        ],
-        env=os.environ
-        | {
-            # Low limits make their tests cheap.
-            "BLEMISH_MAX_IMAGE_BYTES": str(2 << 20),
-            "BLEMISH_MAX_MESSAGE_BYTES": str(3 << 20),
-            "BLEMISH_METRICS_LISTEN": metrics,
-            "HF_HUB_OFFLINE": "1",  # no test asks a hub for weights
-        },
-        start_new_session=True,
-    )
-    try:
-        yield RunningStack(wait_for_file(home / "address", process), surfaces, home / "data", metrics)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+    with running_stack(tmp_path_factory.mktemp("stack"), surfaces) as running:
+        yield running
 
 
 @pytest.fixture

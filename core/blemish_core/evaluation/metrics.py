@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from blemish_core.platform.bounded import Count, Milliseconds
+
 GOOD = "good"
 """Class of images without defects."""
 
@@ -24,9 +26,9 @@ class Interval(_FrozenModel):
 class Spread(_FrozenModel):
     """Quantiles of a duration over images, in milliseconds."""
 
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
+    p50_ms: Milliseconds
+    p95_ms: Milliseconds
+    p99_ms: Milliseconds
 
 
 class Latency(_FrozenModel):
@@ -34,7 +36,7 @@ class Latency(_FrozenModel):
 
     runtime: str
     device: str
-    batch_size: int
+    batch_size: Count
     """Images per forward pass, whose time is divided equally among them."""
     decode: Spread
     prepare: Spread
@@ -44,7 +46,7 @@ class Latency(_FrozenModel):
 class ClassMetrics(_FrozenModel):
     """The metrics of one defect class against all good images."""
 
-    images: int
+    images: Count
     image_auroc: float | None = None
     fpr_at_95_tpr: float | None = None
     detection_rate: float | None = None
@@ -62,11 +64,11 @@ class Metrics(_FrozenModel):
 
     dataset: str
     dataset_snapshot: str
-    good_images: int
-    defective_images: int
-    skipped_images: int = 0
+    good_images: Count
+    defective_images: Count
+    skipped_images: Count = 0
     """Number of unreadable test images, which no metric includes."""
-    unmasked_images: int = 0
+    unmasked_images: Count = 0
     """Number of defective images without a usable mask, which the pixel metrics exclude."""
     image_auroc: float | None = None
     fpr_at_95_tpr: float | None = None

@@ -186,7 +186,10 @@ def _next_member(archive: BinaryIO) -> tuple[str, int] | None:
     block = _exactly(archive, _BLOCK)
     if not any(block):
         return None
-    info = tarfile.TarInfo.frombuf(block, "ascii", "strict")
+    try:
+        info = tarfile.TarInfo.frombuf(block, "ascii", "strict")
+    except UnicodeDecodeError as error:
+        raise _invalid("it has a name that is not ASCII") from error
     if info.type != tarfile.REGTYPE or info.size < 0:
         raise _invalid(f"{info.name[:100]!r} is not a regular file")
     return info.name, info.size

@@ -17,21 +17,24 @@ Module ``loading`` reads and writes the tensors. This module does not import tor
 only list models start quickly.
 """
 
+import errno
 import hashlib
 import platform
+import stat
 from collections.abc import Mapping
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from blemish_core.calibration import Calibration
 from blemish_core.evaluation.metrics import Metrics
 from blemish_core.imaging.mask_summary import MaskSummary
+from blemish_core.platform.bounded import Count, Time
 from blemish_core.platform.errors import Corrupt
-from blemish_core.platform.files import atomic_write
+from blemish_core.platform.files import atomic_write, read_regular
+from blemish_core.platform.names import MAX_VERSION
 from blemish_core.runtimes.card import RuntimeCard
 
 MANIFEST = "manifest.json"
@@ -43,6 +46,8 @@ REFERENCE = "reference.png"
 FORMAT = 2
 """Format of new versions. Older servers, which would ignore masks and scales, refuse it."""
 _READ_FORMATS = (1, FORMAT)
+_MAX_MANIFEST_BYTES = 64 << 20
+"""Longest manifest; one with the scores of a million held-out images is shorter."""
 
 
 class TrainingSplit(BaseModel):
@@ -50,10 +55,10 @@ class TrainingSplit(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    learned: int
-    held_out: int
+    learned: Count
+    held_out: Count
     method: str
-    skipped: int = 0
+    skipped: Count = 0
     """Number of unreadable training images."""
 
 
@@ -64,17 +69,17 @@ class Manifest(BaseModel):
 
     format: int = FORMAT
     model: str
-    version: int
+    version: Annotated[int, Field(ge=1, le=MAX_VERSION)]
     detector: str
     settings: Mapping[str, Any]
-    input_size: int
+    input_size: Count
     category: str
     dataset: str
     """Id of the training dataset."""
     dataset_snapshot: str
-    created: datetime
+    created: Time
     job: str
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=1 << 64)]
     split: TrainingSplit
     mask: MaskSummary | None = None
     """Description of the file ``mask.png``; None if the model looks at all pixels."""
@@ -88,7 +93,7 @@ class Manifest(BaseModel):
     libraries: Mapping[str, str]
     sha256: Mapping[str, str]
     """SHA-256 of each other file of the bundle, in hex."""
-    size_bytes: int
+    size_bytes: Annotated[int, Field(ge=0, lt=1 << 63)]
 
     @property
     def name(self) -> str:
@@ -127,9 +132,13 @@ def read_manifest(folder: Path) -> Manifest:
         FileNotFoundError: if there is no bundle.
         Corrupt: if this version of blemish cannot read it.
     """
-    text = (folder / MANIFEST).read_bytes()
     try:
+        text = read_regular(folder / MANIFEST, _MAX_MANIFEST_BYTES)
         manifest = Manifest.model_validate_json(text)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Corrupt(f"{folder / MANIFEST} cannot be read ({error.strerror}); restore it") from error
     except ValidationError as error:
         raise Corrupt(f"{folder / MANIFEST} is not a manifest that blemish reads; restore it") from error
     if manifest.format not in _READ_FORMATS:
@@ -138,6 +147,13 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def sha256(file: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file, in hex.
+
+    Raises:
+        FileNotFoundError: if it does not exist.
+        OSError: if it is not a regular file, or cannot be read.
+    """
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(file))
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

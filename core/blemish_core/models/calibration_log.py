@@ -23,13 +23,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from blemish_core.calibration import Calibration
 from blemish_core.localization.settings import RegionSettings
 from blemish_core.models.bundle import Manifest
+from blemish_core.platform.bounded import Time
 from blemish_core.platform.errors import Conflict, Corrupt, InvalidRequest
-from blemish_core.platform.files import atomic_create, disk_full_errors
+from blemish_core.platform.files import atomic_create, disk_full_errors, read_regular
 from blemish_core.platform.names import job_name
 
 FOLDER = "calibration"
 MAX_AUTHOR = 100
 MAX_COMMENT = 1000
+_MAX_BYTES = 1 << 20
+"""Longest file of a revision."""
 _FILE = re.compile(r"([1-9]\d{0,8})\.json")
 
 
@@ -205,12 +208,12 @@ class CalibrationLog:
             return Revision(1, ThresholdRule.TRAINED, author, created, "", self._trained)
         file = self._file(number)
         try:
-            record = _RevisionFile.model_validate_json(file.read_bytes())
+            record = _RevisionFile.model_validate_json(read_regular(file, _MAX_BYTES))
             change = CalibrationChange(
                 record.rule, record.author, record.value or 0.0, record.comment, record.regions
             )
             calibration = change.apply_to(trained)
-        except (FileNotFoundError, ValidationError, InvalidRequest) as error:
+        except (OSError, ValidationError, InvalidRequest) as error:
             raise Corrupt(f"{file} is not a calibration that blemish reads; restore it") from error
         # People rely on the recorded threshold, so never use another one.
         if calibration.threshold != record.threshold:
@@ -250,7 +253,7 @@ class _RevisionFile(BaseModel):
     value: float | None
     """Requested false-reject rate or threshold."""
     author: str
-    updated: datetime
+    updated: Time
     comment: str
     threshold: float
     pixel_threshold: float

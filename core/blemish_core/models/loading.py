@@ -43,7 +43,7 @@ def load_detector(
     for name, expected in manifest.sha256.items():
         if name.startswith(f"{bundle.REPORT}/"):
             continue  # never loaded
-        if not (folder / name).exists() or bundle.sha256(folder / name) != expected:
+        if not (folder / name).is_file() or bundle.sha256(folder / name) != expected:
             raise Corrupt(f"{manifest.name}: {name} is not the file that was written; train again")
     if manifest.detector not in ALGORITHMS:
         raise Corrupt(f"{manifest.name} needs the detector {manifest.detector!r}; update blemish")

@@ -13,11 +13,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
 
+from pydantic import BaseModel, PositiveInt, ValidationError
+
 from blemish_core.models import bundle
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationLog
 from blemish_core.platform.errors import Corrupt, FailedPrecondition, NotFound
-from blemish_core.platform.files import atomic_write, fsync, publish_directory, staged_directory
+from blemish_core.platform.files import (
+    atomic_write,
+    fsync,
+    publish_directory,
+    read_regular,
+    staged_directory,
+)
 from blemish_core.platform.names import PRODUCTION, ModelRef, job_name
 from blemish_core.runtimes.choice import TORCH
 
@@ -35,6 +43,15 @@ _LAST = "last"
 _SHADOW = "shadow"
 REPORT_PAGE = "report.html"
 _NAMED = 10
+_MAX_SMALL_BYTES = 4096
+"""Longest file of a single number or alias."""
+_MAX_MASK_BYTES = 64 << 20
+
+
+class _Aliases(BaseModel):
+    """The content of ``aliases.json``."""
+
+    production: PositiveInt | None = None
 
 
 @dataclass(frozen=True)
@@ -136,12 +153,13 @@ class ModelStore:
 
     def production(self, model: str) -> int | None:
         """Return the number of the version in production, or None."""
+        file = self._root / model / _ALIASES
         try:
-            aliases = json.loads((self._root / model / _ALIASES).read_bytes())
+            return _Aliases.model_validate_json(read_regular(file, _MAX_SMALL_BYTES)).production
         except FileNotFoundError:
             return None
-        number = aliases.get(PRODUCTION)
-        return int(number) if number is not None else None
+        except (OSError, ValidationError) as error:
+            raise Corrupt(f"{file} cannot be read; promote a version again") from error
 
     def in_production(self) -> list[ModelRef]:
         """Return all versions in production, the most recently promoted first."""
@@ -268,9 +286,11 @@ class ModelStore:
             Corrupt: if it was changed.
         """
         try:
-            png = (self._root / _MASKS / f"{sha256}.png").read_bytes()
+            png = read_regular(self._root / _MASKS / f"{sha256}.png", _MAX_MASK_BYTES)
         except FileNotFoundError as error:
             raise NotFound(f"there is no mask {sha256[:12]}; start the training again") from error
+        except OSError as error:
+            raise Corrupt(f"the mask {sha256[:12]} cannot be read; start the training again") from error
         if hashlib.sha256(png).hexdigest() != sha256:
             raise Corrupt(f"the mask {sha256[:12]} was changed; start the training again")
         return png
@@ -409,10 +429,13 @@ class ModelStore:
 
     def _number_in(self, model: str, file: str) -> int:
         """Return the number in a file of the model, or 0 if the file does not exist."""
+        path = self._root / model / file
         try:
-            return int((self._root / model / file).read_bytes())
+            return int(read_regular(path, _MAX_SMALL_BYTES))
         except FileNotFoundError:
             return 0
+        except (OSError, ValueError) as error:
+            raise Corrupt(f"{path} cannot be read; restore it from a backup, or delete it") from error
 
 
 @contextmanager

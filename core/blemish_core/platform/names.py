@@ -12,6 +12,9 @@ ID_RULE = "use 1 to 63 of a-z, 0-9, '-' and '_', starting with a letter or digit
 
 PRODUCTION = "production"
 
+MAX_VERSION = 999_999_999
+"""Largest number of a version, as names have at most nine digits."""
+
 
 def validate_id(text: str, field: str) -> str:
     """Return ``text`` if it is a valid id.

@@ -3,6 +3,8 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from blemish_core.platform.bounded import Count
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
@@ -15,7 +17,7 @@ class Parity(_Frozen):
     highest pixel. Embeddings are compared by Euclidean distance.
     """
 
-    images: int
+    images: Count
     score: float
     anomaly_map: float
     embedding: float
@@ -30,7 +32,7 @@ class Parity(_Frozen):
 class Quantization(_Frozen):
     """The cost of INT8 in AUROC on the test images of the model's own dataset."""
 
-    calibration_images: int
+    calibration_images: Count
     """Number of training images from which NNCF took the ranges of activations."""
     auroc_f32: float | None
     """Image AUROC in float32; None without test images of both kinds."""

@@ -20,12 +20,14 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from blemish_core.platform.errors import AlreadyExists, Corrupt, NotFound
-from blemish_core.platform.files import atomic_write
+from blemish_core.platform.files import atomic_write, read_regular
 from blemish_core.platform.names import validate_id
 from blemish_server.scoring.batcher import Priority
 
 # A recognizable prefix lets scanners find tokens that were committed by mistake.
 _PREFIX = "blemish_"
+_MAX_BYTES = 16 << 20
+"""Longest access file."""
 
 
 def priority_name(priority: Priority) -> str:
@@ -107,7 +109,7 @@ def read_credentials(file: Path) -> Mapping[str, Credential]:
         Corrupt: if the file cannot be read or is malformed.
     """
     try:
-        return _AccessFile.model_validate_json(file.read_bytes()).callers
+        return _AccessFile.model_validate_json(read_regular(file, _MAX_BYTES)).callers
     except FileNotFoundError:
         raise NotFound(f"there is no access file {file}; create one with `blemish access grant`") from None
     except OSError as error:

@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from blemish_core.platform.errors import InvalidRequest
 from blemish_core.platform.names import PRODUCTION, ModelRef, validate_id
 from blemish_server.converters.maps import shrunk_map
 from blemish_server.converters.regions import regions_to_proto
+from blemish_server.converters.values import check_count
 from blemish_server.scoring.batcher import Priority
 from blemish_server.scoring.inspection import Inspection, NamingPolicy
 from blemish_server.scoring.model_cache import Usage
@@ -35,6 +37,8 @@ ANOMALY_MAP = "anomaly_map"
 REGIONS = "regions"
 """Output that has to be asked for before the image is scored."""
 MAX_IMAGES = 64
+_MAX_DIMENSIONS = 8
+"""Most dimensions of a shape. One is needed, and some clients send further ones of length 1."""
 
 
 @dataclass(frozen=True)
@@ -123,17 +127,23 @@ def parse_images(request: Any) -> list[ImageInput]:
             f"the datatype of {INPUT} is {tensor.datatype}; send encoded images as BYTES",
             field="inputs.datatype",
         )
+    check_count(tensor.shape, _MAX_DIMENSIONS, "inputs.shape")
     if request.raw_input_contents:
-        images = list(_unpack(request.raw_input_contents[0]))
+        elements = _unpack(request.raw_input_contents[0])
     else:
-        images = list(tensor.contents.bytes_contents)
+        elements = iter(tensor.contents.bytes_contents)
+    images = list(islice(elements, MAX_IMAGES + 1))
     if math.prod(tensor.shape) != len(images) or not 1 <= len(images) <= MAX_IMAGES:
         raise InvalidRequest(
-            f"the shape {list(tensor.shape)} does not fit {len(images)} images; send 1 to {MAX_IMAGES} "
+            f"the shape {list(tensor.shape)} does not fit {_number(images)} images; send 1 to {MAX_IMAGES} "
             "images, and their number as the shape",
             field="inputs.shape",
         )
     return [ImageInput(image) for image in images]
+
+
+def _number(images: Sequence[bytes]) -> str:
+    return str(len(images)) if len(images) <= MAX_IMAGES else f"more than {MAX_IMAGES}"
 
 
 def _unpack(packed: bytes) -> Iterator[bytes]:
@@ -158,8 +168,9 @@ def parse_outputs(request: Any) -> list[str]:
     """Return the names of the requested outputs.
 
     Raises:
-        InvalidRequest: if there is no such output.
+        InvalidRequest: if there is no such output, or one is repeated often.
     """
+    check_count(request.outputs, len(_OUTPUTS), "outputs")
     names = [output.name for output in request.outputs]
     for name in names:
         if name not in _OUTPUTS:

@@ -14,7 +14,7 @@ from blemish_core.search.labelled_items import Consensus, DefectClass
 from blemish_server.converters.enums import EnumMapping
 from blemish_server.converters.maps import shrunk_map
 from blemish_server.converters.regions import regions_to_proto
-from blemish_server.converters.values import duration_to_proto, verdict_to_proto
+from blemish_server.converters.values import duration_to_proto, parse_duration, verdict_to_proto
 from blemish_server.scoring.batcher import Priority
 from blemish_server.scoring.frame_queue import (
     DroppedFrames,
@@ -112,10 +112,9 @@ def parse_max_latency(config: pb.StreamConfig) -> float | None:
     """Return the maximum latency of a stream in seconds, None if unspecified.
 
     Raises:
-        InvalidRequest: if it is negative.
+        InvalidRequest: if it is negative or out of range.
     """
-    # ToTimedelta would fail on durations beyond the range of a timedelta.
-    latency_s = config.max_latency.seconds + config.max_latency.nanos / 1e9
+    latency_s = parse_duration(config.max_latency, "config.max_latency")
     if latency_s < 0:
         raise InvalidRequest(
             f"max_latency is {latency_s:g} s; use 0 or more seconds", field="config.max_latency"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages of JobService."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from blemish.v1.model_pb2 import MaskPolygon, MaskPolygons
 from blemish_core.calibration import DEFAULT_FALSE_REJECT_RATE
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.frame_mask import FrameMask
-from blemish_core.imaging.mask_drawing import MaskDrawing, Polygon
+from blemish_core.imaging.mask_drawing import MAX_POINTS, MaskDrawing, Polygon
 from blemish_core.jobs.record import (
     EfficientAdSpec,
     EmbedSpec,
@@ -33,7 +33,12 @@ from blemish_core.platform.errors import InvalidRequest
 from blemish_core.platform.names import ModelRef, dataset_id, dataset_name, job_name
 from blemish_server.converters.enums import EnumMapping
 from blemish_server.converters.models import mask_to_proto, metrics_to_proto
-from blemish_server.converters.values import duration_to_proto, timestamp_to_proto
+from blemish_server.converters.values import (
+    check_count,
+    duration_to_proto,
+    parse_duration,
+    timestamp_to_proto,
+)
 
 PRIORITIES: EnumMapping[JobPriority, pb.JobPriority.ValueType] = EnumMapping(
     {
@@ -116,9 +121,9 @@ def parse_limits(limits: pb.JobLimits) -> Limits:
     """Return a job's limits.
 
     Raises:
-        InvalidRequest: if a limit is negative, or the run time is zero.
+        InvalidRequest: if a limit is negative or out of range, or the run time is zero.
     """
-    seconds = limits.max_run_time.seconds + limits.max_run_time.nanos / 1e9
+    seconds = parse_duration(limits.max_run_time, "limits.max_run_time")
     if limits.HasField("max_run_time") and not seconds > 0:
         raise InvalidRequest(
             f"max_run_time is {seconds:g} s; set it above 0, or leave it out", field="limits.max_run_time"
@@ -131,12 +136,13 @@ def parse_limits(limits: pb.JobLimits) -> Limits:
     return Limits(max_seconds=seconds, max_bytes=limits.max_memory_bytes)
 
 
-def parse_states(numbers: Iterable[pb.JobState.ValueType]) -> list[JobState]:
+def parse_states(numbers: Sequence[pb.JobState.ValueType]) -> list[JobState]:
     """Return the job states that a listing is restricted to.
 
     Raises:
-        InvalidRequest: if one is unknown.
+        InvalidRequest: if one is unknown, or there are more than the states that exist.
     """
+    check_count(numbers, len(JobState), "states")
     return [STATES.parse(number, "states") for number in numbers]
 
 
@@ -232,6 +238,16 @@ def _parse_train(train: pb.Train) -> TrainSpec:
 
 def _parse_polygons(polygons: MaskPolygons, limits: ImageLimits) -> FrameMask:
     field = "train.mask.polygons"
+    # No polygon has less than three points.
+    drawn_points = 0
+    for name in ("include", "ignore"):
+        check_count(getattr(polygons, name), MAX_POINTS // 3, f"{field}.{name}")
+        drawn_points += sum(len(each.points) for each in getattr(polygons, name))
+    if drawn_points > MAX_POINTS:
+        raise InvalidRequest(
+            f"the polygons of the mask have {drawn_points} points; send 1 to {MAX_POINTS}, or a PNG",
+            field=field,
+        )
     drawn = MaskDrawing(
         polygons.width,
         polygons.height,
@@ -255,13 +271,15 @@ def _parse_detector(train: pb.Train) -> dict[str, Any]:
     """Return the settings of the requested detector; proto3 has 0 and "" for settings that are not set."""
     if train.WhichOneof("detector") == "efficientad":
         efficientad = train.efficientad
-        limit = efficientad.max_duration if efficientad.HasField("max_duration") else None
+        limit_s = None
+        if efficientad.HasField("max_duration"):
+            limit_s = parse_duration(efficientad.max_duration, "train.efficientad.max_duration")
         return {
             "efficientad": EfficientAdSpec(
                 size=efficientad.size or None,
                 input_size=efficientad.input_size or None,
                 max_steps=efficientad.max_steps or None,
-                max_seconds=limit.ToTimedelta().total_seconds() if limit is not None else None,
+                max_seconds=limit_s,
                 start=efficientad.start or None,
                 int8=efficientad.int8 if efficientad.HasField("int8") else None,
             )

@@ -24,7 +24,7 @@ from blemish_core.search.query import Query, Similar
 from blemish_core.search.search_index import MAX_HITS, MAX_OFFSET, MAX_RANKED
 from blemish_server.converters.enums import EnumMapping
 from blemish_server.converters.regions import regions_to_proto
-from blemish_server.converters.values import timestamp_to_proto, verdict_to_proto
+from blemish_server.converters.values import check_count, timestamp_to_proto, verdict_to_proto
 from blemish_server.search.region_search import MAX_LOCATED_HITS, LocatedHit, RegionMask
 from blemish_server.transport.pagination import Page
 
@@ -40,6 +40,8 @@ LABELS: EnumMapping[Label, pb.Label.ValueType] = EnumMapping(
 _DEFAULT_LIMIT = 10
 _DEFAULT_GROUP_SIZE, _MAX_GROUP_SIZE = 3, 100
 _MAX_LABEL_CLASS = 128
+_MAX_LISTED = 1000
+"""Most values of each list of a search."""
 _GROUP_FIELDS = ("dataset", "category", "class", "camera", "label", "label_class")
 
 
@@ -85,6 +87,10 @@ def parse_search(request: pb.SearchRequest, limits: ImageLimits) -> SearchParame
         raise InvalidRequest(f"limit is {limit}; use 1 to {MAX_HITS}", field="limit")
     group_size = _parse_group_size(request, limit)
     diversity = _parse_diversity(request)
+    for field in ("like", "unlike"):
+        check_count(getattr(request, field), _MAX_LISTED, field)
+    for field in ("datasets", "categories", "classes"):
+        check_count(getattr(request.filter, field), _MAX_LISTED, f"filter.{field}")
     filter_values = {
         "dataset": [dataset_id(name, "filter.datasets") for name in request.filter.datasets],
         "category": list(request.filter.categories),
@@ -109,7 +115,7 @@ def parse_search(request: pb.SearchRequest, limits: ImageLimits) -> SearchParame
         raise InvalidRequest(
             "page_token cannot be combined with group_by or diversity; remove it", field="page_token"
         )
-    offset = int(page.after) if page.after.isdecimal() else 0
+    offset = page.number()
     if offset + limit > MAX_RANKED:
         raise InvalidRequest(
             f"page_token is past the first {MAX_OFFSET} hits; narrow the search", field="page_token"

@@ -37,6 +37,7 @@ from blemish_server.scoring.model_cache import ModelCache
 from blemish_server.scoring.pipeline import ScoringPipeline
 from blemish_server.transport.connections import StreamLifetime
 from blemish_server.transport.request_context import effective_priority, queue_key
+from blemish_server.transport.status import message_of
 
 SERVICE = "inference.GRPCInferenceService"
 _IN_FLIGHT = 4
@@ -146,6 +147,9 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
                 while (task := await tasks.get()) is not None:
                     yield await task
                     slots.release()
+                await asyncio.wait({reader})
+                if not reader.cancelled():
+                    reader.result()  # raises if a request was malformed
             finally:
                 for running in (reader, stopper, task):
                     if running is not None:
@@ -159,7 +163,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
             response = await self._infer(request, caller, None, waits=False)
         except BlemishError as error:
             refused = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
-            return pb.ModelStreamInferResponse(error_message=str(error), infer_response=refused)
+            return pb.ModelStreamInferResponse(error_message=message_of(error), infer_response=refused)
         return pb.ModelStreamInferResponse(infer_response=response)
 
     async def _infer(self, request: Any, caller: str, remaining_s: float | None, *, waits: bool) -> Any:

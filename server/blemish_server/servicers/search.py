@@ -5,7 +5,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
-from uuid import UUID
 
 import grpc.aio
 import numpy as np
@@ -121,7 +120,7 @@ class SearchServicer(SearchServiceServicer):
     ) -> pb.ListItemsResponse:
         page = Page.parse("items", request.page_size, request.page_token)
         where = parse_where(request.where)
-        after = UUID(page.after) if page.after else None
+        after = page.item()
         version = await self._serving.refresh(ModelRef.parse(request.model))
         items, following = await asyncio.to_thread(self._index.items, version, where, page.size, after)
         return pb.ListItemsResponse(
@@ -173,14 +172,14 @@ class SearchServicer(SearchServiceServicer):
             yield pb.SearchResponse(page=pb.SearchPage(unseen=ranking.unseen))
 
     async def _parse_vector(self, version: ModelRef, embedding: pb.Embedding) -> Vector:
-        vector = np.asarray(embedding.values, dtype=np.float32)
         dimensions = await self._dimensions.get(version)
-        if vector.shape != (dimensions,):
+        if len(embedding.values) != dimensions:
             raise InvalidRequest(
-                f"vector has {len(vector)} values, but the embeddings of {version} have {dimensions}; "
-                "use one that this version computed",
+                f"vector has {len(embedding.values)} values, but the embeddings of {version} have "
+                f"{dimensions}; use one that this version computed",
                 field="vector",
             )
+        vector = np.asarray(embedding.values, dtype=np.float32)
         if not np.isfinite(vector).all() or not vector.any():
             raise InvalidRequest(
                 "vector is zero or not finite; use an embedding that Score returned", field="vector"

@@ -5,6 +5,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -12,14 +13,15 @@ from uuid import uuid4
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 
-from blemish_core.platform.errors import BlemishError, ServerStopping
+from blemish_core.platform.errors import BlemishError, InvalidRequest, ServerStopping
 from blemish_server.auth.access import ANONYMOUS, Caller
 from blemish_server.auth.authenticator import Authenticator, current_caller
 from blemish_server.metrics.server_metrics import Ended, ServerMetrics
 from blemish_server.transport.auditing import CallAuditor
 from blemish_server.transport.request_context import current_request_id
-from blemish_server.transport.status import STATUS_OF_ERROR, abort
+from blemish_server.transport.status import STATUS_OF_ERROR, abort, message_of
 
 _SERVICES = ("/blemish.", "/inference.")
 _REQUEST_ID = "x-request-id"
@@ -98,7 +100,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             stream = handler.stream_stream or handler.unary_stream
             if changes:
                 stream = self._auditor.response_stream(method, caller, stream)
-            return _rebuilt(handler, _response_stream(stream, call, reauthorize))
+            respond = _response_stream(stream, call, reauthorize, reads=handler.request_streaming)
+            return _rebuilt(handler, respond)
         if handler.request_streaming:
             single = handler.stream_unary
             if changes:
@@ -110,12 +113,50 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return _rebuilt(handler, _unary(single, call))
 
 
-def _response_stream(behaviour: Streaming, call: Call, reauthorize: Callable[[], object]) -> Streaming:
+@dataclass(frozen=True)
+class _Malformed:
+    """Received bytes that are not a message. gRPC would end the call with UNKNOWN."""
+
+    reason: str
+
+
+def _parser(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Return a deserializer that returns ``_Malformed`` where ``parse`` fails."""
+
+    def parsed(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError as error:
+            return _Malformed(str(error))
+
+    return parsed
+
+
+def _checked(request: Any) -> Any:
+    """Return a request.
+
+    Raises:
+        InvalidRequest: if its bytes were not a message.
+    """
+    if isinstance(request, _Malformed):
+        raise InvalidRequest(f"{request.reason}; encode it with the stubs of this contract")
+    return request
+
+
+def _response_stream(
+    behaviour: Streaming, call: Call, reauthorize: Callable[[], object], *, reads: bool
+) -> Streaming:
+    async def checked(requests: AsyncIterator[Any]) -> AsyncGenerator[Any]:
+        async for request in requests:
+            yield _checked(request)
+
     async def respond(request: Any, context: Context) -> AsyncGenerator[Any]:
-        async with call(context), aclosing(behaviour(request, context)) as messages:
-            async for message in messages:
-                reauthorize()
-                yield message
+        async with call(context):
+            received = checked(request) if reads else _checked(request)
+            async with aclosing(behaviour(received, context)) as messages:
+                async for message in messages:
+                    reauthorize()
+                    yield message
 
     return respond
 
@@ -125,7 +166,7 @@ def _request_stream(behaviour: Single, call: Call, reauthorize: Callable[[], obj
         async def authorized() -> AsyncIterator[Any]:
             async for request in requests:
                 reauthorize()
-                yield request
+                yield _checked(request)
 
         async with call(context):
             return await behaviour(authorized(), context)
@@ -136,7 +177,7 @@ def _request_stream(behaviour: Single, call: Call, reauthorize: Callable[[], obj
 def _unary(behaviour: Single, call: Call) -> Single:
     async def respond(request: Any, context: Context) -> Any:
         async with call(context):
-            return await behaviour(request, context)
+            return await behaviour(_checked(request), context)
 
     return respond
 
@@ -165,7 +206,7 @@ def _rebuilt(handler: Any, behaviour: Callable[..., Any]) -> Any:
     kind: Any = kinds[handler.request_streaming, handler.response_streaming]
     return kind(
         behaviour,
-        request_deserializer=handler.request_deserializer,
+        request_deserializer=handler.request_deserializer and _parser(handler.request_deserializer),
         response_serializer=handler.response_serializer,
     )
 
@@ -187,7 +228,7 @@ async def _call(
             yield
         except BlemishError as error:
             status = STATUS_OF_ERROR[type(error)].name
-            log.info("call rejected", reason=error.reason, detail=str(error), peer=context.peer())
+            log.info("call rejected", reason=error.reason, detail=message_of(error), peer=context.peer())
             denied(context, error)
             await abort(context, error)
         except (asyncio.CancelledError, GeneratorExit):

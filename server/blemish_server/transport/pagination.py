@@ -5,10 +5,12 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+from uuid import UUID
 
 from blemish_core.platform.errors import InvalidRequest
 
 _DEFAULT_SIZE, _MAX_SIZE = 100, 1000
+_MAX_DIGITS = 9
 
 Entry = TypeVar("Entry")
 
@@ -39,11 +41,31 @@ class Page:
             except ValueError:
                 token_kind = ""
             if token_kind != kind:
-                raise InvalidRequest(
-                    "page_token is not a token of this listing; start again without one",
-                    field="page_token",
-                )
+                raise _not_a_token()
         return cls(kind, after, page_size or _DEFAULT_SIZE)
+
+    def number(self) -> int:
+        """Return the number after which the page begins, 0 for the first page.
+
+        Raises:
+            InvalidRequest: if the token contains anything else.
+        """
+        if self.after and not (self.after.isascii() and self.after.isdecimal()):
+            raise _not_a_token()
+        if len(self.after) > _MAX_DIGITS:
+            raise _not_a_token()
+        return int(self.after or 0)
+
+    def item(self) -> UUID | None:
+        """Return the id of the item after which the page begins, None for the first page.
+
+        Raises:
+            InvalidRequest: if the token contains anything else.
+        """
+        try:
+            return UUID(self.after) if self.after else None
+        except ValueError as error:
+            raise _not_a_token() from error
 
     def token(self, last: str) -> str:
         """Return the token of the page after the one that ends with ``last``."""
@@ -58,3 +80,9 @@ class Page:
         """
         entries = found[: self.size]
         return entries, self.token(name(entries[-1])) if len(found) > self.size else ""
+
+
+def _not_a_token() -> InvalidRequest:
+    return InvalidRequest(
+        "page_token is not a token of this listing; start again without one", field="page_token"
+    )

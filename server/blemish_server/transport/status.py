@@ -41,6 +41,10 @@ STATUS_OF_ERROR: dict[type[BlemishError], StatusCode] = {
 INTERNAL = "INTERNAL"
 """The reason of errors that are bugs."""
 _DOMAIN = "blemish"
+_MAX_MESSAGE_BYTES = 800
+"""Longest message in UTF-8. It is sent three times in headers, encoded, and they may have 8 KiB in all."""
+_END_BYTES = 200
+"""Bytes at the end of a long message that are kept, because the remedy is there."""
 
 
 class Aborting(Protocol):
@@ -58,7 +62,7 @@ def status_of(error: BlemishError) -> Status:
     """Return the status of an error: code, message and details."""
     code: int
     code, _ = STATUS_OF_ERROR[type(error)].value
-    status = Status(code=code, message=str(error))
+    status = Status(code=code, message=message_of(error))
     for detail in _details(error):
         packed = AnyMessage()
         packed.Pack(detail)
@@ -66,11 +70,21 @@ def status_of(error: BlemishError) -> Status:
     return status
 
 
+def message_of(error: BlemishError) -> str:
+    """Return the message of an error, shortened in the middle if it repeats a long part of a request."""
+    message = str(error)
+    data = message.encode(errors="replace")
+    if len(data) <= _MAX_MESSAGE_BYTES:
+        return message
+    kept = data[: _MAX_MESSAGE_BYTES - _END_BYTES].decode(errors="ignore")
+    return f"{kept}…{data[-_END_BYTES:].decode(errors='ignore')}"
+
+
 async def abort(context: Aborting, error: BlemishError) -> NoReturn:
     """Abort a call with the status of an error."""
     await context.abort(
         STATUS_OF_ERROR[type(error)],
-        str(error),
+        message_of(error),
         (("grpc-status-details-bin", status_of(error).SerializeToString()),),
     )
 
@@ -85,7 +99,7 @@ def frame_refusal(error: Exception) -> FrameRefusal:
         code, _ = StatusCode.INTERNAL.value
         return FrameRefusal(code=code, message="internal error; see the server's log", reason=INTERNAL)
     code, _ = STATUS_OF_ERROR[type(error)].value
-    refusal = FrameRefusal(code=code, message=str(error), reason=error.reason)
+    refusal = FrameRefusal(code=code, message=message_of(error), reason=error.reason)
     if isinstance(error, errors.Overloaded | errors.Unavailable):
         refusal.retry_delay.FromTimedelta(timedelta(seconds=error.retry_after_s))
     return refusal
@@ -94,7 +108,7 @@ def frame_refusal(error: Exception) -> FrameRefusal:
 def _details(error: BlemishError) -> list[Message]:
     details: list[Message] = [ErrorInfo(reason=error.reason, domain=_DOMAIN)]
     if isinstance(error, errors.InvalidRequest) and error.field:
-        violation = BadRequest.FieldViolation(field=error.field, description=str(error))
+        violation = BadRequest.FieldViolation(field=error.field, description=message_of(error))
         details.append(BadRequest(field_violations=[violation]))
     if isinstance(error, errors.Overloaded | errors.Unavailable):
         delay = Duration()

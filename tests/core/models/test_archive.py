@@ -283,6 +283,17 @@ def with_network_outside(files: Members) -> bytes:
     return info.tobuf(tarfile.GNU_FORMAT) + head + bytes(-len(head) % 512) + content[after_head:]
 
 
+def with_bytes_in_a_name(name: bytes) -> Callable[[Members], bytes]:
+    """Return a function that packs an archive with another member of this name."""
+
+    def change(files: Members) -> bytes:
+        info = tarfile.TarInfo(name.decode("latin-1"))
+        block = info.tobuf(tarfile.GNU_FORMAT, "latin-1")
+        return packed(files)[: -tarfile.RECORDSIZE] + block + bytes(1024)
+
+    return change
+
+
 def with_a_size_below_zero(files: Members) -> bytes:
     info = tarfile.TarInfo(archive.HEAD)
     info.size = -512
@@ -296,6 +307,32 @@ def with_a_size_below_zero(files: Members) -> bytes:
         (with_a_size_below_zero, "not a regular file"),
         (lambda files: b"garbage" * 500, "HeaderError"),
         (lambda files: bytes(10240), "does not begin with"),
+        (with_bytes_in_a_name(b"\xff\xfe"), "has a name that is not ASCII"),
+        (with_bytes_in_a_name(b"..\\x"), "is not allowed"),
+        (with_file("report/ü"), "is not allowed"),
+        (with_file("report/a\nb"), "is not allowed"),
+        (with_file("report/.a"), "is not allowed"),
+        (with_file("report/"), "is not allowed"),
+        (with_file("MANIFEST.JSON"), "is not allowed"),
+        (with_file("manifest.json/x"), "is not allowed"),
+        (followed_by(special("openvino/x", tarfile.FIFOTYPE)), "not a regular file"),
+        (followed_by(special("openvino/x", tarfile.CHRTYPE)), "not a regular file"),
+        (followed_by(special("openvino/x", tarfile.BLKTYPE)), "not a regular file"),
+        (followed_by(special("openvino/x", tarfile.GNUTYPE_SPARSE)), "not a regular file"),
+        (followed_by(special("openvino/x", tarfile.GNUTYPE_LONGNAME)), "not a regular file"),
+        (followed_by(special("openvino/x", tarfile.XHDTYPE)), "not a regular file"),
+        (edited(settings=["nested"] * 100_000), "is not a manifest that blemish reads"),
+        (edited(seed=2**64), "is not a manifest that blemish reads"),
+        (edited(size_bytes=-(2**70)), "is not a manifest that blemish reads"),
+        (edited(version=2**40), "is not a manifest that blemish reads"),
+        (edited(version=0), "is not a manifest that blemish reads"),
+        (edited(input_size=2**31), "is not a manifest that blemish reads"),
+        (
+            edited(split={"learned": -1, "held_out": 1, "method": ""}),
+            "is not a manifest that blemish reads",
+        ),
+        (edited(created="0001-01-01T00:00:00+14:00"), "is not a manifest that blemish reads"),
+        (edited(settings={"x": "y" * (65 << 20)}), "more than the"),
         (with_file("../../evil"), "'../../evil' is not allowed"),
         (with_file("/tmp/evil"), "is not allowed"),
         (with_file("openvino/../x"), "is not allowed"),

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from blemish.v1.inspection_pb2 import ScoreRequest
 from blemish_server.audit.log import AuditLog
 from blemish_server.audit.recorder import AuditRecorder
 from blemish_server.auth.authenticator import Authenticator
@@ -51,10 +53,14 @@ async def score(request: object, context: object) -> str:
     return "scored"
 
 
+def make_interceptor(*, stopping: bool) -> CallInterceptor:
+    auditor = CallAuditor(AuditRecorder(AuditLog(Path("unused"))))
+    return CallInterceptor(Authenticator(None), auditor, ServerMetrics(), lambda: stopping)
+
+
 async def behaviour(method: str, *, stopping: bool) -> Any:
     """Return the handler of a call of ``method``."""
-    auditor = CallAuditor(AuditRecorder(AuditLog(Path("unused"))))
-    interceptor = CallInterceptor(Authenticator(None), auditor, ServerMetrics(), lambda: stopping)
+    interceptor = make_interceptor(stopping=stopping)
 
     async def handler(details: Any) -> Any:
         return grpc.unary_unary_rpc_method_handler(score)
@@ -77,3 +83,45 @@ async def test_stopping_server_rejects_new_calls_with_a_retry_delay() -> None:
 async def test_other_calls_pass(method: str, stopping: bool) -> None:
     handler = await behaviour(method, stopping=stopping)
     assert await handler.unary_unary(None, Context()) == "scored"
+
+
+async def echo(requests: AsyncIterator[Any], context: object) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield request
+
+
+async def count(requests: AsyncIterator[Any], context: object) -> int:
+    return len([request async for request in requests])
+
+
+async def repeat(request: Any, context: object) -> AsyncIterator[Any]:
+    yield request
+
+
+KINDS: dict[str, Any] = {
+    "unary_unary": grpc.unary_unary_rpc_method_handler(score, ScoreRequest.FromString),
+    "unary_stream": grpc.unary_stream_rpc_method_handler(repeat, ScoreRequest.FromString),
+    "stream_unary": grpc.stream_unary_rpc_method_handler(count, ScoreRequest.FromString),
+    "stream_stream": grpc.stream_stream_rpc_method_handler(echo, ScoreRequest.FromString),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_bytes_that_are_not_the_message_are_rejected(kind: str) -> None:
+    interceptor = make_interceptor(stopping=False)
+
+    async def inner(details: Any) -> Any:
+        return KINDS[kind]
+
+    handler = await interceptor.intercept_service(inner, CallDetails(SCORE))
+    request = handler.request_deserializer(b"\xff\xff\xff")
+
+    async def requests() -> AsyncIterator[Any]:
+        yield request
+
+    context, sent = Context(), requests() if kind.startswith("stream") else request
+    answer = getattr(handler, kind)(sent, context)
+    with pytest.raises(Ended):
+        await (anext(answer) if kind.endswith("stream") else answer)
+    assert context.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "blemish.v1.ScoreRequest" in context.status.message

@@ -6,7 +6,7 @@ from grpc import StatusCode
 
 from blemish_core.platform import errors
 from blemish_core.platform.errors import BlemishError
-from blemish_server.transport.status import STATUS_OF_ERROR, status_of
+from blemish_server.transport.status import STATUS_OF_ERROR, frame_refusal, message_of, status_of
 
 
 def descendants(of: type[BlemishError]) -> set[type[BlemishError]]:
@@ -41,3 +41,18 @@ def test_transient_error_has_a_retry_delay(error: BlemishError) -> None:
     retry = RetryInfo()
     assert status_of(error).details[-1].Unpack(retry)
     assert retry.retry_delay.ToTimedelta().total_seconds() == 1.5
+
+
+@pytest.mark.parametrize("letter", ["x", "ü", "划", "🙂", "\n"])
+def test_long_message_fits_into_the_headers_of_a_response(letter: str) -> None:
+    error = errors.InvalidRequest(f"{letter * 10**6!r} is not a valid id; use 1 to 63 letters", field="id")
+    status = status_of(error)
+    # gRPC percent-encodes the message, base64-encodes the details, and allows 8 KiB in all.
+    encoded = 3 * len(status.message.encode()) + 4 / 3 * len(status.SerializeToString())
+    assert encoded < 7 << 10
+    assert status.message == message_of(error) == frame_refusal(error).message
+    assert status.message.endswith("is not a valid id; use 1 to 63 letters")
+
+
+def test_short_message_is_unchanged() -> None:
+    assert message_of(errors.NotFound("ü" * 400)) == "ü" * 400
