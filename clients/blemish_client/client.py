@@ -236,10 +236,23 @@ class Client(SharedClient[Connection]):
 
     # Datasets
 
-    def create_dataset(self, dataset_id: str, *, category: str = "") -> Dataset:
-        """Create an empty dataset. The category defaults to the id."""
-        request = dataset_pb2.CreateDatasetRequest(dataset_id=dataset_id, category=category)
+    def create_dataset(self, dataset_id: str, *, category: str = "", white_level: int = 0) -> Dataset:
+        """Create an empty dataset.
+
+        Args:
+            dataset_id: id of the dataset.
+            category: kind of surface, by default the id.
+            white_level: white level of samples of 16 bits, such as 4095; 0 takes each image at its word.
+        """
+        request = dataset_pb2.CreateDatasetRequest(
+            dataset_id=dataset_id, category=category, white_level=white_level
+        )
         return self._connection.call(self._datasets.CreateDataset, request).dataset
+
+    def update_dataset(self, dataset: str, *, white_level: int) -> Dataset:
+        """Set the white level of a dataset; 0 removes it. Models that were trained before keep theirs."""
+        request = dataset_pb2.UpdateDatasetRequest(name=dataset_name(dataset), white_level=white_level)
+        return self._connection.call(self._datasets.UpdateDataset, request).dataset
 
     def upload(
         self,
@@ -286,9 +299,13 @@ class Client(SharedClient[Connection]):
         *,
         category: str = "",
         replace: bool = False,
+        white_level: int = 0,
         **options: Unpack[FolderOptions],
     ) -> ImportDatasetResponse:
-        """Copy a folder of the server's file system into a new or existing dataset, see ``upload``."""
+        """Copy a folder of the server's file system into a new or existing dataset.
+
+        See ``upload``, and ``create_dataset`` for the white level; 0 keeps that of an existing dataset.
+        """
         conversion = folder_conversion(options, category)
         request = dataset_pb2.ImportDatasetRequest(
             dataset_id=dataset_id,
@@ -300,6 +317,7 @@ class Client(SharedClient[Connection]):
             layout=conversion.layout,
             bad=sorted(conversion.bad),
             masks=sorted(conversion.masks),
+            white_level=white_level,
         )
         return self._connection.call_without_timeout(self._datasets.ImportDataset, request)
 

@@ -8,9 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from blemish_server.app import App
     from blemish_server.settings import ServerSettings
 
 # Threads for blocking work: decoding, files, Redis, Qdrant. Further calls queue in the event loop.
@@ -32,18 +29,19 @@ def main() -> None:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     # Import torch only after the settings are valid, because that takes seconds.
     with gc_tuning.gc_frozen_after():
-        from blemish_server.app import CannotServe
-        from blemish_server.wiring import build_app
+        from blemish_server.wiring import CannotServe
     threads.disable_opencv_threads()
 
     try:
-        asyncio.run(_serve(settings, build_app))
+        asyncio.run(_serve(settings))
     except CannotServe as error:
         print(f"blemish-server: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-async def _serve(settings: "ServerSettings", build_app: "Callable[[ServerSettings], App]") -> None:
+async def _serve(settings: "ServerSettings") -> None:
+    from blemish_server.wiring import build_app
+
     loop = asyncio.get_running_loop()
     executor = ThreadPoolExecutor(_BLOCKING_THREADS, thread_name_prefix="blocking")
     loop.set_default_executor(executor)

@@ -18,7 +18,8 @@ SERVICE = {
     *("GetModel", "ListModels", "GetReport"),
 }
 OPERATOR = {
-    *("CreateDataset", "UploadImages", "ImportDataset", "DeleteImages", "DeleteDataset"),
+    *("CreateDataset", "UpdateDataset", "UploadImages", "ImportDataset"),
+    *("DeleteImages", "DeleteDataset"),
     *("CreateJob", "CancelJob"),
     *("PromoteModel", "PinModel", "ShadowModel", "UpdateCalibration", "DeleteModel"),
     *("ExportModel", "ImportModel"),

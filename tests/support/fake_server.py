@@ -107,6 +107,8 @@ class FakeServer(
         """Masks and images without a partner, for uploads and imports."""
         self.ignores_masks = False
         """True for a server that does not know masks of trainings."""
+        self.preview: inspection_pb2.Preview | None = None
+        """Preview of each scored image, if the request asks for one."""
         self.alignment: inspection_pb2.Alignment | None = None
         """Place of the part in each scored image."""
         self.ignores_alignment = False
@@ -162,6 +164,8 @@ class FakeServer(
             inspection.regions.extend(self.regions)
         if request.outputs.mask:
             inspection.mask = picture(16)
+        if request.outputs.preview and self.preview is not None:
+            inspection.preview.CopyFrom(self.preview)
         return inspection_pb2.ScoreResponse(inspection=inspection)
 
     def Search(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -246,6 +250,12 @@ class FakeServer(
         self._enter("DeleteImages", request, context)
         left = Dataset(name=request.dataset, train_images=3)
         return dataset_pb2.DeleteImagesResponse(dataset=left, removed=len(request.paths))
+
+    def UpdateDataset(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("UpdateDataset", request, context)
+        level = request.white_level
+        updated = Dataset(name=request.name, white_level=level, white_level_given=level > 0)
+        return dataset_pb2.UpdateDatasetResponse(dataset=updated)
 
     def DeleteDataset(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("DeleteDataset", request, context)

@@ -202,16 +202,7 @@ def _draw(plan: Plan, client: Client, result: CategoryResult) -> Iterator[str]:
     """Write the pictures of one category; yield their file names."""
     material = result.material
     kind = "synthetic images" if plan.data is None else "images given"
-    columns = [
-        rendering.SheetColumn(
-            portrait.image.parent.name,
-            portrait.image.stem,
-            rendering.decode(portrait.image.read_bytes()),
-            _opened(portrait.mask),
-            portrait.inspection,
-        )
-        for portrait in trial.portraits(client, material, result.model)
-    ]
+    columns = [_column(portrait) for portrait in trial.portraits(client, material, result.model)]
     if columns:
         title = f"{material.id} by {short(result.model.name)} ({kind})"
         rendering.sheet(title, columns).save(plan.output / f"heatmaps-{material.id}.png")
@@ -219,7 +210,7 @@ def _draw(plan: Plan, client: Client, result: CategoryResult) -> Iterator[str]:
     for lookup in result.lookups:
         query = rendering.MontageQuery(
             lookup.image.name,
-            rendering.decode(lookup.image.read_bytes()),
+            rendering.picture(lookup.image.read_bytes(), lookup.inspection).image,
             lookup.class_name,
             lookup.inspection,
         )
@@ -227,6 +218,18 @@ def _draw(plan: Plan, client: Client, result: CategoryResult) -> Iterator[str]:
         name = f"alike-{material.id}-{side}.png"
         rendering.montage(query, lookup.hits).save(plan.output / name)
         yield name
+
+
+def _column(portrait: trial.Portrait) -> rendering.SheetColumn:
+    shown = rendering.picture(portrait.image.read_bytes(), portrait.inspection)
+    return rendering.SheetColumn(
+        portrait.image.parent.name,
+        portrait.image.stem,
+        shown.image,
+        _opened(portrait.mask),
+        portrait.inspection,
+        shown.size,
+    )
 
 
 def _opened(mask: Path | None) -> Image.Image | None:

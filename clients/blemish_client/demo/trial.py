@@ -154,7 +154,7 @@ def portraits(client: Client, material: Material, model: ModelVersion) -> list[P
         Portrait(
             image,
             material.mask(image),
-            client.score(image.read_bytes(), model.name, anomaly_map=True, regions=True),
+            client.score(image.read_bytes(), model.name, anomaly_map=True, regions=True, preview=True),
         )
         for image in chosen
     ]

@@ -2,13 +2,16 @@
 """Decoding of images and anomaly maps."""
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from blemish.v1.image_pb2 import AnomalyMap, RawImage
 from blemish.v1.image_pb2 import Image as ImageMessage
+from blemish.v1.inspection_pb2 import Inspection
 
 # Type of a sample and number of channels.
 _RAW_SAMPLES = {
@@ -36,6 +39,57 @@ def decode(content: bytes | ImageMessage) -> Image.Image:
         levels = np.asarray(image, dtype=np.float64) / 257.0
         image = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
     return ImageOps.exif_transpose(image).convert("RGB")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The scored image or region for drawing."""
+
+    image: Image.Image
+    """RGB, possibly smaller than what was scored."""
+    size: tuple[int, int]
+    """Width and height in px of what was scored."""
+
+
+def picture(content: bytes | ImageMessage, inspection: Inspection | None) -> Picture:
+    """Return the image or region of an inspection as it was scored.
+
+    The server decides how it reads raw frames, deep samples, floats and transparency. So the preview of the
+    inspection is drawn for such images. Without one, for example of an older server, they are decoded here.
+
+    Args:
+        content: image as it was sent.
+        inspection: inspection of the image; None without one.
+
+    Raises:
+        OSError: if the content is not an image.
+        ValueError: if it is raw in a format that only the server reads.
+    """
+    if inspection is not None and inspection.HasField("preview") and not is_read_alike(content):
+        preview = inspection.preview
+        return Picture(decode(preview.jpeg), (preview.width, preview.height))
+    image = decode(content)
+    if isinstance(content, ImageMessage) and content.HasField("region"):
+        part = content.region
+        image = image.crop((part.left, part.top, part.left + part.width, part.top + part.height))
+    return Picture(image, image.size)
+
+
+def is_read_alike(content: bytes | ImageMessage) -> bool:
+    """Return whether client and server read an image alike: 8 bits, without transparency."""
+    if isinstance(content, ImageMessage):
+        if content.HasField("raw"):
+            return content.raw.pixel_format in ("Mono8", "RGB8", "BGR8")
+        content = content.encoded
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            bits = content[24] if image.format == "PNG" else 8
+            if isinstance(image, TiffImageFile):
+                bits = max(image.tag_v2.get(258, (1,)))
+            known = image.format in ("BMP", "JPEG", "PNG", "TIFF", "WEBP") and bits <= 8
+            return known and image.mode in ("1", "L", "P", "RGB") and not image.has_transparency_data
+    except Exception:  # the server judges it
+        return False
 
 
 def _decode_raw(raw: RawImage) -> Image.Image:

@@ -41,6 +41,8 @@ class MontageQuery:
     inspection: Inspection | None = None
     region: Box | None = None
     """Part of the image that was searched for, in px."""
+    size: tuple[int, int] | None = None
+    """Width and height in px that ``region`` refers to, by default those of ``image``."""
 
 
 def montage(query: MontageQuery, hits: Sequence[Hit], *, columns: int = 5) -> Image.Image:
@@ -79,7 +81,7 @@ def _draw_query(
 ) -> None:
     image = query.image
     if image is not None and query.region is not None:
-        image = _with_box(image, query.region, image.size)
+        image = _with_box(image, query.region, query.size or image.size)
     _draw_framed(page, image, colour, corner, side)
     canvas = ImageDraw.Draw(page)
     left, line = corner[0], corner[1] + side + 8

@@ -40,6 +40,8 @@ class SheetColumn:
     """Ground truth, nonzero at the defect. None for a good image."""
     inspection: Inspection
     """Inspection with an anomaly map and regions."""
+    size: tuple[int, int] | None = None
+    """Width and height in px that regions refer to, by default those of ``image``."""
 
 
 def sheet(title: str, columns: Sequence[SheetColumn]) -> Image.Image:
@@ -63,7 +65,7 @@ def sheet(title: str, columns: Sequence[SheetColumn]) -> Image.Image:
             pixel_scores(anomaly_map),
             anomaly_map.threshold,
             regions=drawable_regions(column.inspection),
-            region_size=column.image.size,
+            region_size=column.size or column.image.size,
         )
         _paste(page, above, (left, top))
         _paste(page, below, (left, top + SIDE + GAP))

@@ -51,6 +51,8 @@ class _ScoringOptions(TypedDict, total=False):
     """True to receive the outlines as a picture, a PNG of the scored image's size."""
     defect_class: bool
     """True to receive the most likely defect class of anomalous images."""
+    preview: bool
+    """True to receive the image as it was scored; of a stream only anomalous ones."""
     priority: Priority.ValueType
     """Scheduling priority among requests for the same model. Default: audit."""
     store: Store.ValueType
@@ -117,6 +119,7 @@ def _outputs(options: _ScoringOptions) -> Outputs:
         regions=options.get("regions", False),
         mask=options.get("mask", False),
         defect_class=options.get("defect_class", False),
+        preview=options.get("preview", False),
     )
 
 

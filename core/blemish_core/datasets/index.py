@@ -26,12 +26,14 @@ import structlog
 from pydantic import ValidationError
 
 from blemish_core.datasets.layout import PARTS, LayoutPath, Pair
-from blemish_core.datasets.records import IndexEntry, Outcome, UnpairedFiles
+from blemish_core.datasets.records import DatasetRecord, EntryDepth, IndexEntry, Outcome, UnpairedFiles
 from blemish_core.imaging.decode import ImageLimits, read_mask, verify
+from blemish_core.imaging.white_level import WhiteLevel, bits_of, highest_of
 from blemish_core.platform.errors import AlreadyExists, InvalidRequest, NotFound
 from blemish_core.platform.files import atomic_write, fsync
 
 INDEX = "index.jsonl"
+RECORD = "dataset.json"
 LOCK = ".lock"
 
 # The random first line distinguishes a rebuilt index from the previous one; inode numbers can be reused.
@@ -154,6 +156,7 @@ class Index:
                 flush()
                 self.remove(unfit)
             self._check_pairs(entry, stored)
+            check_white_level(entry, level)
             self._store(entry, data, replaced=replaced)
             stored.append(entry)
             return Outcome.REPLACED if replaced else Outcome.STORED
@@ -165,10 +168,31 @@ class Index:
         with self.exclusive():
             self._refresh()
             self._sweep()
+            level = self._white_level()
             try:
                 yield store
             finally:
                 self._append(stored)
+
+    def set_white_level(self, level: int | None) -> None:
+        """Set the white level of the dataset, or remove it.
+
+        Raises:
+            InvalidRequest: if a stored image has higher samples.
+        """
+        with self.exclusive():
+            for entry in self.entries():
+                check_white_level(entry, level)
+            file = self._folder / RECORD
+            record = DatasetRecord.model_validate_json(file.read_bytes())
+            atomic_write(file, record_bytes(record.model_copy(update={"white_level": level})))
+
+    def _white_level(self) -> int | None:
+        """Return the level that a person gave."""
+        try:
+            return DatasetRecord.model_validate_json((self._folder / RECORD).read_bytes()).white_level
+        except (OSError, ValidationError):
+            return None  # a damaged record is reported where it is needed
 
     def select(self, paths: Iterable[str]) -> list[IndexEntry]:
         """Return the entries at ``paths`` and the masks of the images among them, without duplicates.
@@ -448,6 +472,27 @@ def _locked(file: Path) -> Iterator[None]:
                     return
 
 
+def record_bytes(record: DatasetRecord) -> bytes:
+    """Return the content of a record's file, without what is not set, which older versions would reject."""
+    return record.model_dump_json(indent=2, exclude_none=True).encode()
+
+
+def check_white_level(entry: IndexEntry, level: int | None) -> None:
+    """Check that the samples of an image fit a white level that a person gave.
+
+    Raises:
+        InvalidRequest: if a sample has more bits.
+    """
+    depth = entry.depth
+    if level is None or depth is None or depth.by_format or depth.highest <= highest_of(level):
+        return
+    raise InvalidRequest(
+        f"{entry.path} has samples up to {depth.highest}, but the white level {level} has {bits_of(level)} "
+        "bits; give the highest value that the camera sends, or leave the image out",
+        field="white_level",
+    )
+
+
 def new_index() -> bytes:
     """Return the content of an empty index."""
     return b'{"index":"%s"}\n' % uuid4().hex.encode()
@@ -459,11 +504,16 @@ def make_entry(path: LayoutPath, data: bytes, limits: ImageLimits, original: str
     Raises:
         InvalidImage: if the data is not an image within the limits.
     """
+    depth = None
     if path.part == "ground_truth":
         height, width = read_mask(data, limits).shape
     else:
-        header = verify(data, limits)
+        header = verify(data, limits, WhiteLevel())
         height, width = header.height, header.width
+        if header.depth is not None:
+            depth = EntryDepth(
+                highest=header.highest, white=header.stated_white, by_format=header.white_by_format
+            )
     return IndexEntry(
         path=str(path),
         sha256=hashlib.sha256(data).hexdigest(),
@@ -471,6 +521,7 @@ def make_entry(path: LayoutPath, data: bytes, limits: ImageLimits, original: str
         width=width,
         height=height,
         original=original,
+        depth=depth,
     )
 
 

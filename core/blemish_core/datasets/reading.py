@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from blemish_core.datasets.records import DatasetImage
 from blemish_core.imaging.decode import ImageLimits, decode, verify_header
+from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.platform.errors import Corrupt, InvalidImage
 from blemish_core.platform.names import dataset_name
 
@@ -33,10 +34,23 @@ class ImageReader:
     """A decoder of one dataset's images that skips and counts unreadable images.
 
     It skips up to ``MAX_SKIPPED_SHARE`` of the images, at least one, but never all.
+
+    Args:
+        store: source of the encoded images.
+        limits: limits on each image.
+        images: images that may be read.
+        level: white level of the model or training; None for the rule of versions without one.
     """
 
-    def __init__(self, store: ImageByteSource, limits: ImageLimits, images: Sequence[DatasetImage]) -> None:
+    def __init__(
+        self,
+        store: ImageByteSource,
+        limits: ImageLimits,
+        images: Sequence[DatasetImage],
+        level: WhiteLevel | None = None,
+    ) -> None:
         self._store = store
+        self._level = level
         self._limits = limits
         self._images = images
         self._allowed = min(max(1, int(MAX_SKIPPED_SHARE * len(images))), len(images) - 1)
@@ -53,7 +67,7 @@ class ImageReader:
             Corrupt: if too many images are unreadable.
         """
         try:
-            return decode(self._store.read(image), self._limits)
+            return decode(self._store.read(image), self._limits, self._level)
         except (Corrupt, InvalidImage) as error:
             self.skip(image, error)
             return None
@@ -65,7 +79,7 @@ class ImageReader:
             Corrupt, InvalidImage: if the image is unreadable; the message names it.
         """
         try:
-            return decode(self._store.read(image), self._limits)
+            return decode(self._store.read(image), self._limits, self._level)
         except InvalidImage as error:
             raise InvalidImage(f"{image.shown}: {error}", field=error.field) from error
 

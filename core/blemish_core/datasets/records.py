@@ -4,7 +4,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -12,6 +12,12 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from blemish_core.datasets.layout import LayoutPath
+from blemish_core.imaging.white_level import (
+    StoredDepth,
+    WhiteLevel,
+    white_level_of,
+    white_level_warnings,
+)
 from blemish_layouts.names import printable
 
 Split = Literal["train", "test"]
@@ -32,6 +38,10 @@ class Dataset:
     size_bytes: int
     snapshot: str
     """SHA-256 of all paths and contents, in hex, independent of the order of upload."""
+    white_level: WhiteLevel = field(default_factory=WhiteLevel)
+    """White level by which the images are decoded."""
+    warnings: tuple[str, ...] = ()
+    """Warnings about images that do not fit the white level."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,21 @@ class DatasetRecord(BaseModel):
     id: str
     category: str
     create_time: AwareDatetime
+    white_level: PositiveInt | None = None
+    """White level that a person gave; None without one."""
+
+
+class EntryDepth(BaseModel):
+    """The depth of an image with samples of more than 8 bits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    highest: NonNegativeInt
+    """Highest sample as stored."""
+    white: PositiveInt | None = None
+    """White by the format or the file; None without a statement, 65,535 for fractions of white."""
+    by_format: bool = False
+    """True if the format defines white, so that no other level applies."""
 
 
 class IndexEntry(BaseModel):
@@ -108,6 +133,8 @@ class IndexEntry(BaseModel):
     height: PositiveInt
     original: str = ""
     """Path of the file that was uploaded, if it differs from ``path``."""
+    depth: EntryDepth | None = None
+    """Depth of an image of more than 8 bits; None for others and for those that older versions stored."""
 
     @property
     def layout_path(self) -> LayoutPath:
@@ -121,6 +148,7 @@ class IndexEntry(BaseModel):
 
 def summary(record: DatasetRecord, entries: Iterable[IndexEntry]) -> Dataset:
     """Return a dataset with the counts and the snapshot of its entries."""
+    entries = list(entries)
     counts: Counter[tuple[str, str]] = Counter()
     size_bytes = 0
     digest = hashlib.sha256()
@@ -129,6 +157,7 @@ def summary(record: DatasetRecord, entries: Iterable[IndexEntry]) -> Dataset:
         counts[location.part, location.label] += 1
         size_bytes += entry.size_bytes
         digest.update(f"{entry.path} {entry.sha256}\n".encode())
+    depths = stored_depths(entries)
     return Dataset(
         id=record.id,
         category=record.category,
@@ -138,7 +167,18 @@ def summary(record: DatasetRecord, entries: Iterable[IndexEntry]) -> Dataset:
         masks=_total(counts, "ground_truth"),
         size_bytes=size_bytes,
         snapshot=digest.hexdigest(),
+        white_level=white_level_of(depths, record.white_level),
+        warnings=tuple(white_level_warnings(depths, record.white_level, record.id)),
     )
+
+
+def stored_depths(entries: Iterable[IndexEntry]) -> list[StoredDepth]:
+    """Return the depths of the images that have more than 8 bits."""
+    return [
+        StoredDepth(entry.path, entry.depth.highest, entry.depth.white, entry.depth.by_format)
+        for entry in entries
+        if entry.depth is not None
+    ]
 
 
 def _total(counts: Counter[tuple[str, str]], part: str) -> int:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from blemish_core.datasets.folder_import import ImportFolder, ImportResult
 from blemish_core.datasets.incoming import BeforeReplacing, IncomingFile
-from blemish_core.datasets.index import INDEX, LOCK, Index, make_entry, new_index
+from blemish_core.datasets.index import INDEX, LOCK, RECORD, Index, make_entry, new_index, record_bytes
 from blemish_core.datasets.layout import LayoutPath
 from blemish_core.datasets.records import (
     Dataset,
@@ -28,12 +28,12 @@ from blemish_core.datasets.records import (
     summary,
 )
 from blemish_core.imaging.decode import ImageLimits
+from blemish_core.imaging.white_level import validate_level
 from blemish_core.platform.errors import AlreadyExists, Corrupt, InvalidImage, InvalidRequest, NotFound
 from blemish_core.platform.files import disk_full_errors, fsync, publish_directory, staged_directory
 from blemish_core.platform.names import ID, dataset_name, validate_id
 from blemish_layouts.plan import AS_NAMED, Conversion
 
-_RECORD = "dataset.json"
 _DELETED = ".deleted-"
 
 _Datasets = list[Dataset]  # the method ``list`` hides the type
@@ -50,11 +50,11 @@ class DatasetStore:
         self._indexes: dict[str, Index] = {}
         self._lock = Lock()
 
-    def create(self, dataset_id: str, category: str) -> Dataset:
+    def create(self, dataset_id: str, category: str, white_level: int | None = None) -> Dataset:
         """Create an empty dataset.
 
         Raises:
-            InvalidRequest: if the id or the category is malformed.
+            InvalidRequest: if the id, the category or the white level is malformed.
             AlreadyExists: if the id is taken.
             DiskFull: if the disk is full.
         """
@@ -63,22 +63,37 @@ class DatasetStore:
             id=dataset_id,
             category=validate_id(category or dataset_id, "category"),
             create_time=datetime.now(UTC),
+            white_level=None if white_level is None else validate_level(white_level),
         )
         with disk_full_errors(self._root):
             self._root.mkdir(parents=True, exist_ok=True)
             with staged_directory(self._root / f".{dataset_id}.{uuid4().hex}") as staging:
                 (staging / LOCK).touch()
                 (staging / INDEX).write_bytes(new_index())
-                (staging / _RECORD).write_bytes(record.model_dump_json(indent=2).encode())
+                (staging / RECORD).write_bytes(record_bytes(record))
                 if not publish_directory(staging, folder):
                     raise AlreadyExists(
                         f"{dataset_name(dataset_id)} already exists; upload to it or choose another id"
                     )
         return self.get(dataset_id)
 
+    def set_white_level(self, dataset_id: str, level: int | None) -> Dataset:
+        """Set the white level of a dataset; None takes each image at its word.
+
+        Models that were trained before keep theirs.
+
+        Raises:
+            InvalidRequest: if the level is not valid, or an image has higher samples.
+            NotFound: if the dataset does not exist.
+        """
+        self._record(dataset_id)
+        with disk_full_errors(self._root):
+            self._index(dataset_id).set_white_level(None if level is None else validate_level(level))
+        return self.get(dataset_id)
+
     def require(self, dataset_id: str) -> None:
         """Raise NotFound unless the dataset exists, damaged or not."""
-        if not (self._folder(dataset_id) / _RECORD).exists():
+        if not (self._folder(dataset_id) / RECORD).exists():
             raise _no_such(dataset_id)
 
     def get(self, dataset_id: str) -> Dataset:
@@ -258,6 +273,7 @@ class DatasetStore:
         on_file: Callable[[int, int], None] | None = None,
         *,
         conversion: Conversion = AS_NAMED,
+        white_level: int | None = None,
         before_replacing: BeforeReplacing | None = None,
     ) -> ImportResult:
         """Copy a folder in one of the known layouts into a new or existing dataset.
@@ -272,6 +288,7 @@ class DatasetStore:
             roots: folders that may be read.
             on_file: called after each file with the files done and in total.
             conversion: choices about the conversion of the folder.
+            white_level: white level that a person gave; None keeps that of an existing dataset.
             before_replacing: called before other content of a path is replaced, and may prevent it by
                 raising; None to replace nothing.
 
@@ -282,8 +299,12 @@ class DatasetStore:
             AlreadyExists: if the dataset has another category.
             DiskFull: if the disk is full; images copied before are kept.
         """
+        if white_level is not None:
+            validate_level(white_level)
         source = ImportFolder.below(folder, roots, conversion)
         created = self._ensure_exists(dataset_id, category, lambda dataset: source.check_good(dataset))
+        if white_level is not None:
+            self.set_white_level(dataset_id, white_level)
         replacing = None if before_replacing is None else partial(before_replacing, dataset_id)
         with disk_full_errors(self._root):
             counts = source.copy(self._index(dataset_id), self._limits, on_file, replacing)
@@ -300,7 +321,7 @@ class DatasetStore:
             return []
         ids = sorted(
             child.parent.name
-            for child in self._root.glob(f"*/{_RECORD}")
+            for child in self._root.glob(f"*/{RECORD}")
             if re.fullmatch(ID, child.parent.name) and child.parent.name > after
         )
         return [self.get(dataset_id) for dataset_id in ids[:limit]]
@@ -330,7 +351,7 @@ class DatasetStore:
         return self._root / validate_id(dataset_id, "dataset_id")
 
     def _record(self, dataset_id: str) -> DatasetRecord:
-        path = self._folder(dataset_id) / _RECORD
+        path = self._folder(dataset_id) / RECORD
         try:
             return DatasetRecord.model_validate_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError) as error:

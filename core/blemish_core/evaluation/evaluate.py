@@ -24,6 +24,7 @@ from blemish_core.evaluation.scoring import ScoredImage, Stopwatch, score_images
 from blemish_core.imaging.alignment import Alignment, Motion
 from blemish_core.imaging.decode import ImageLimits, read_mask
 from blemish_core.imaging.frame_mask import FrameMask, visible
+from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.localization.defect_region import DefectRegion
 from blemish_core.localization.find_regions import find_regions
 from blemish_core.platform.errors import Corrupt, InvalidImage
@@ -40,6 +41,8 @@ class ImageSource:
     limits: ImageLimits
     dataset: str
     """Id of the dataset."""
+    level: WhiteLevel | None = None
+    """White level of the model, by which images are decoded; None for versions without one."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def evaluate(
     if not images:
         return None
     snapshot = source.store.get(source.dataset).snapshot
-    reader = ImageReader(source.store, source.limits, images)
+    reader = ImageReader(source.store, source.limits, images, source.level)
     masks = _Masks(source)
     image_scores: list[ImageScore] = []
     ignored: list[str] = []

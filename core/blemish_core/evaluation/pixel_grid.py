@@ -25,7 +25,7 @@ Shape = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PixelComparison:
     """The scores of a frame's pixels, with the numbers of pixels that have them."""
 
     outside: NDArray[np.float32]
@@ -47,7 +47,7 @@ def comparison_shape(frame: Shape) -> Shape:
 
 def compared(
     anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_], looks: NDArray[np.bool_] | None = None
-) -> Comparison:
+) -> PixelComparison:
     """Compare the map of a frame, of any shape, with the mask of its defects.
 
     Args:
@@ -69,7 +69,7 @@ def compared(
             inside = mask[rows]
             scores.append(block[inside])
             weights.append(1 / areas[regions[rows][inside]])
-    return Comparison(
+    return PixelComparison(
         scaled_map(anomaly_map, cells), counted, np.concatenate(scores), np.concatenate(weights)
     )
 

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 import numpy as np
@@ -26,7 +26,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from blemish_core.imaging import jpeg2000, pnm
 from blemish_core.imaging.samples import Samples, grey_as_rgb, samples
-from blemish_core.imaging.white_level import Depth, WhiteLevel
+from blemish_core.imaging.white_level import FULL, Depth, WhiteLevel
 from blemish_core.platform.errors import BlemishError, InvalidImage
 
 _PILLOW_MAX_PIXELS = 178_956_970
@@ -82,6 +82,8 @@ class ImageHeader:
     """Highest sample as stored, of an image of more than 8 bits."""
     stated_white: int | None = None
     """White by the format or the file itself; None without a statement, 65,535 for fractions of white."""
+    white_by_format: bool = False
+    """True if the format defines white, so that no other level applies."""
 
 
 @dataclass(frozen=True)
@@ -136,13 +138,15 @@ def verify(data: bytes, limits: ImageLimits = _DEFAULT, level: WhiteLevel | None
         format_name, read = _samples(data, limits)
         decoded = _converted(read, level)
         height, width, _ = decoded.pixels.shape
-        return ImageHeader(
-            format_name,
-            width,
-            height,
-            decoded.depth,
-            read.highest if decoded.depth else 0,
-            read.stated_white,
+        header = ImageHeader(format_name, width, height)
+        if decoded.depth is None:
+            return header
+        return replace(
+            header,
+            depth=decoded.depth,
+            highest=read.highest,
+            stated_white=read.stated_white,
+            white_by_format=read.white < FULL,
         )
 
 

@@ -64,12 +64,13 @@ class Depth:
         """Return a note about a dark image, or an empty string."""
         if not self.is_dark:
             return ""
-        used = f"the image uses at most a sixteenth of its range: {self.highest} of {self.white}"
+        # No sample in the text: streams leave out a note that they have sent before.
+        used = f"the image uses at most a sixteenth of its range, in which {self.white} is white"
         if self.stated:
             return f"{used}; use more light or a longer exposure"
         return (
             f"{used}; if white is lower, send a pixel format such as Mono12, or train on a dataset with "
-            "--white-level"
+            "the right --white-level"
         )
 
 
@@ -106,6 +107,8 @@ class StoredDepth:
     highest: int
     white: int | None
     """White by the format or a statement of the file; None without one, 65,535 for fractions of white."""
+    by_format: bool = False
+    """True if the format defines white, so that a level of other bits does not apply."""
 
 
 def white_level_of(depths: Sequence[StoredDepth], given: int | None) -> WhiteLevel:
@@ -132,7 +135,9 @@ def white_level_warnings(depths: Sequence[StoredDepth], given: int | None, datas
     dark = [
         each
         for each in depths
-        if Depth(assumed if given or each.white is None else each.white, each.highest, True).is_dark
+        if Depth(
+            each.white if each.white and (each.by_format or given is None) else assumed, each.highest, True
+        ).is_dark
     ]
     if dark:
         highest = max(each.highest for each in dark)

@@ -5,6 +5,7 @@ from blemish_core.datasets import DatasetStore
 from blemish_core.datasets.layout import GOOD, LayoutPath
 from blemish_core.imaging.decode import ImageLimits, decode
 from blemish_core.imaging.frame_mask import FrameMask
+from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.jobs.record import TrainSpec
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import InvalidRequest, NotFound
@@ -45,7 +46,11 @@ def with_reference(spec: TrainSpec, datasets: DatasetStore) -> TrainSpec:
 
 
 def read_mask(
-    spec: TrainSpec, datasets: DatasetStore, models: ModelStore, limits: ImageLimits
+    spec: TrainSpec,
+    datasets: DatasetStore,
+    models: ModelStore,
+    limits: ImageLimits,
+    level: WhiteLevel | None = None,
 ) -> FrameMask | None:
     """Return the mask of a training, None for all pixels.
 
@@ -54,6 +59,7 @@ def read_mask(
         datasets: store of the reference.
         models: store of the mask.
         limits: limits on the reference.
+        level: white level of the reference.
 
     Raises:
         NotFound: if the mask or the reference was deleted.
@@ -65,4 +71,5 @@ def read_mask(
     mask = FrameMask.from_png(models.mask(spec.mask.sha256))
     if spec.mask.reference is None:
         return mask
-    return mask.aligned_to(decode(datasets.read_path(spec.dataset, spec.mask.reference), limits))
+    reference = decode(datasets.read_path(spec.dataset, spec.mask.reference), limits, level)
+    return mask.aligned_to(reference)

@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from blemish_core.calibration import Calibration
 from blemish_core.evaluation.metrics import Metrics
 from blemish_core.imaging.mask_summary import MaskSummary
+from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.platform.bounded import Count, Time
 from blemish_core.platform.errors import Corrupt
 from blemish_core.platform.files import atomic_write, read_regular
@@ -81,6 +82,8 @@ class Manifest(BaseModel):
     job: str
     seed: Annotated[int, Field(ge=0, lt=1 << 64)]
     split: TrainingSplit
+    white_level: WhiteLevel | None = None
+    """White level of the training images; None for versions before there were levels."""
     mask: MaskSummary | None = None
     """Description of the file ``mask.png``; None if the model looks at all pixels."""
     training: Mapping[str, str] = {}

@@ -10,6 +10,7 @@ from PIL import Image
 
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.image_input import ImageInput
+from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.platform.errors import NotFound
 from blemish_core.platform.files import staged_file
 from blemish_core.platform.names import validate_id
@@ -69,8 +70,10 @@ class FrameStore:
         return self._root / validate_id(model, "model") / sha256[:2] / sha256
 
 
-def encode_image(image: ImageInput, limits: ImageLimits) -> bytes:
+def encode_image(image: ImageInput, limits: ImageLimits, level: WhiteLevel | None = None) -> bytes:
     """Return an image as one file: unchanged if possible, as PNG if it is raw or a region of a larger one.
+
+    A PNG has the pixels that were scored, by the white level of the version that scored them.
 
     Raises:
         InvalidImage: if the image cannot be decoded.
@@ -78,5 +81,5 @@ def encode_image(image: ImageInput, limits: ImageLimits) -> bytes:
     if image.layout is None and image.region is None:
         return image.data
     out = BytesIO()
-    Image.fromarray(image.pixels(limits)).save(out, "PNG", compress_level=_COMPRESSION_LEVEL)
+    Image.fromarray(image.pixels(limits, level)).save(out, "PNG", compress_level=_COMPRESSION_LEVEL)
     return out.getvalue()

@@ -31,6 +31,9 @@ class Dataset(_message.Message):
     MASKS_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    WHITE_LEVEL_FIELD_NUMBER: _builtins.int
+    WHITE_LEVEL_GIVEN_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """datasets/{id}"""
     category: _builtins.str
@@ -42,11 +45,23 @@ class Dataset(_message.Message):
     size_bytes: _builtins.int
     snapshot: _builtins.str
     """SHA-256 of all paths and contents, in hex. Equal content gives an equal snapshot."""
+    white_level: _builtins.int
+    """The value of samples of 16 bits that is white, as a person gave it or as the images agree on it. If it is 0,
+    each image is taken at its word, or white is 65535. Words are sBIT of a PNG, and MaxSampleValue and
+    SMaxSampleValue of a TIFF. A training records the level with the model. Formats of fewer bits define their
+    own white, and floats are fractions of white.
+    """
+    white_level_given: _builtins.bool
+    """True if a person gave white_level. It then replaces what files state."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def test_images(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassCount]:
         """Number of test images by class."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Images that are too dark for their white, or that disagree on it, with the remedy."""
 
     def __init__(
         self,
@@ -59,10 +74,13 @@ class Dataset(_message.Message):
         masks: _builtins.int = ...,
         size_bytes: _builtins.int = ...,
         snapshot: _builtins.str = ...,
+        white_level: _builtins.int = ...,
+        white_level_given: _builtins.bool = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "create_time", b"create_time", "masks", b"masks", "name", b"name", "size_bytes", b"size_bytes", "snapshot", b"snapshot", "test_images", b"test_images", "train_images", b"train_images"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "create_time", b"create_time", "masks", b"masks", "name", b"name", "size_bytes", b"size_bytes", "snapshot", b"snapshot", "test_images", b"test_images", "train_images", b"train_images", "warnings", b"warnings", "white_level", b"white_level", "white_level_given", b"white_level_given"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -96,18 +114,22 @@ class CreateDatasetRequest(_message.Message):
 
     DATASET_ID_FIELD_NUMBER: _builtins.int
     CATEGORY_FIELD_NUMBER: _builtins.int
+    WHITE_LEVEL_FIELD_NUMBER: _builtins.int
     dataset_id: _builtins.str
     category: _builtins.str
     """Defaults to the id."""
+    white_level: _builtins.int
+    """White level, 255 to 65535, for example 4095 for 12 bits in files of 16. 0 takes each image at its word."""
     def __init__(
         self,
         *,
         dataset_id: _builtins.str = ...,
         category: _builtins.str = ...,
+        white_level: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "dataset_id", b"dataset_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "dataset_id", b"dataset_id", "white_level", b"white_level"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -309,6 +331,7 @@ class ImportDatasetRequest(_message.Message):
     LAYOUT_FIELD_NUMBER: _builtins.int
     BAD_FIELD_NUMBER: _builtins.int
     MASKS_FIELD_NUMBER: _builtins.int
+    WHITE_LEVEL_FIELD_NUMBER: _builtins.int
     dataset_id: _builtins.str
     category: _builtins.str
     """Defaults to the id."""
@@ -322,6 +345,8 @@ class ImportDatasetRequest(_message.Message):
     """Layout of the folder: mvtec-ad, mvtec-loco, mvtec-ad-2, btad, visa, ksdd2, real-iad, ok-ng, csv, folders or
     flat. Empty detects it, except flat. Layouts of several objects take the one named by category.
     """
+    white_level: _builtins.int
+    """See CreateDatasetRequest. 0 keeps the level of an existing dataset."""
     @_builtins.property
     def good(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of folders of good images, in addition to good, ok, okay and normal."""
@@ -346,10 +371,11 @@ class ImportDatasetRequest(_message.Message):
         layout: _builtins.str = ...,
         bad: _abc.Iterable[_builtins.str] | None = ...,
         masks: _abc.Iterable[_builtins.str] | None = ...,
+        white_level: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad", b"bad", "category", b"category", "dataset_id", b"dataset_id", "good", b"good", "layout", b"layout", "masks", b"masks", "only_defective", b"only_defective", "path", b"path", "replace", b"replace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad", b"bad", "category", b"category", "dataset_id", b"dataset_id", "good", b"good", "layout", b"layout", "masks", b"masks", "only_defective", b"only_defective", "path", b"path", "replace", b"replace", "white_level", b"white_level"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -437,6 +463,50 @@ class SkippedFile(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SkippedFile: _TypeAlias = SkippedFile  # noqa: Y015
+
+@_typing.final
+class UpdateDatasetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    WHITE_LEVEL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """datasets/{id}"""
+    white_level: _builtins.int
+    """See CreateDatasetRequest. 0 removes a level that was given."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        white_level: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "white_level", b"white_level"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateDatasetRequest: _TypeAlias = UpdateDatasetRequest  # noqa: Y015
+
+@_typing.final
+class UpdateDatasetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dataset(self) -> Global___Dataset: ...
+    def __init__(
+        self,
+        *,
+        dataset: Global___Dataset | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateDatasetResponse: _TypeAlias = UpdateDatasetResponse  # noqa: Y015
 
 @_typing.final
 class GetDatasetRequest(_message.Message):

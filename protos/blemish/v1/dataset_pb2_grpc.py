@@ -59,6 +59,11 @@ class DatasetServiceStub:
                 request_serializer=blemish_dot_v1_dot_dataset__pb2.ImportDatasetRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_dataset__pb2.ImportDatasetResponse.FromString,
                 _registered_method=True)
+        self.UpdateDataset = channel.unary_unary(
+                '/blemish.v1.DatasetService/UpdateDataset',
+                request_serializer=blemish_dot_v1_dot_dataset__pb2.UpdateDatasetRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_dataset__pb2.UpdateDatasetResponse.FromString,
+                _registered_method=True)
         self.GetDataset = channel.unary_unary(
                 '/blemish.v1.DatasetService/GetDataset',
                 request_serializer=blemish_dot_v1_dot_dataset__pb2.GetDatasetRequest.SerializeToString,
@@ -152,6 +157,17 @@ class DatasetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateDataset(self, request, context):
+        """Sets the white level of a dataset. Models that were trained before keep theirs.
+
+        INVALID_ARGUMENT: the name is malformed, the level is outside 255 to 65535, or an image has higher samples.
+        NOT_FOUND: the dataset does not exist.
+        RESOURCE_EXHAUSTED: the disk is full.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetDataset(self, request, context):
         """Returns a dataset.
 
@@ -224,6 +240,11 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.ImportDataset,
                     request_deserializer=blemish_dot_v1_dot_dataset__pb2.ImportDatasetRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_dataset__pb2.ImportDatasetResponse.SerializeToString,
+            ),
+            'UpdateDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateDataset,
+                    request_deserializer=blemish_dot_v1_dot_dataset__pb2.UpdateDatasetRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_dataset__pb2.UpdateDatasetResponse.SerializeToString,
             ),
             'GetDataset': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDataset,
@@ -342,6 +363,33 @@ class DatasetService:
             '/blemish.v1.DatasetService/ImportDataset',
             blemish_dot_v1_dot_dataset__pb2.ImportDatasetRequest.SerializeToString,
             blemish_dot_v1_dot_dataset__pb2.ImportDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blemish.v1.DatasetService/UpdateDataset',
+            blemish_dot_v1_dot_dataset__pb2.UpdateDatasetRequest.SerializeToString,
+            blemish_dot_v1_dot_dataset__pb2.UpdateDatasetResponse.FromString,
             options,
             channel_credentials,
             insecure,

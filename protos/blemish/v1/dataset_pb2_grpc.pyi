@@ -84,6 +84,13 @@ class DatasetServiceStub:
     RESOURCE_EXHAUSTED: the disk is full.
     UNAVAILABLE: an image is to be replaced, and Redis or Qdrant is unreachable.
     """
+    UpdateDataset: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.UpdateDatasetRequest, _dataset_pb2.UpdateDatasetResponse]
+    """Sets the white level of a dataset. Models that were trained before keep theirs.
+
+    INVALID_ARGUMENT: the name is malformed, the level is outside 255 to 65535, or an image has higher samples.
+    NOT_FOUND: the dataset does not exist.
+    RESOURCE_EXHAUSTED: the disk is full.
+    """
     GetDataset: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.GetDatasetRequest, _dataset_pb2.GetDatasetResponse]
     """Returns a dataset.
 
@@ -175,6 +182,13 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     ALREADY_EXISTS: the dataset has another category.
     RESOURCE_EXHAUSTED: the disk is full.
     UNAVAILABLE: an image is to be replaced, and Redis or Qdrant is unreachable.
+    """
+    UpdateDataset: _aio.UnaryUnaryMultiCallable[_dataset_pb2.UpdateDatasetRequest, _dataset_pb2.UpdateDatasetResponse]  # type: ignore[assignment]
+    """Sets the white level of a dataset. Models that were trained before keep theirs.
+
+    INVALID_ARGUMENT: the name is malformed, the level is outside 255 to 65535, or an image has higher samples.
+    NOT_FOUND: the dataset does not exist.
+    RESOURCE_EXHAUSTED: the disk is full.
     """
     GetDataset: _aio.UnaryUnaryMultiCallable[_dataset_pb2.GetDatasetRequest, _dataset_pb2.GetDatasetResponse]  # type: ignore[assignment]
     """Returns a dataset.
@@ -282,6 +296,19 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         ALREADY_EXISTS: the dataset has another category.
         RESOURCE_EXHAUSTED: the disk is full.
         UNAVAILABLE: an image is to be replaced, and Redis or Qdrant is unreachable.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateDataset(
+        self,
+        request: _dataset_pb2.UpdateDatasetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.UpdateDatasetResponse, _abc.Awaitable[_dataset_pb2.UpdateDatasetResponse]]:
+        """Sets the white level of a dataset. Models that were trained before keep theirs.
+
+        INVALID_ARGUMENT: the name is malformed, the level is outside 255 to 65535, or an image has higher samples.
+        NOT_FOUND: the dataset does not exist.
+        RESOURCE_EXHAUSTED: the disk is full.
         """
 
     @_abc_1.abstractmethod

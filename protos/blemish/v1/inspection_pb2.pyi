@@ -226,6 +226,7 @@ class Outputs(_message.Message):
     REGIONS_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
     DEFECT_CLASS_FIELD_NUMBER: _builtins.int
+    PREVIEW_FIELD_NUMBER: _builtins.int
     anomaly_map: _builtins.bool
     embedding: _builtins.bool
     """The vector that search compares."""
@@ -236,6 +237,8 @@ class Outputs(_message.Message):
     """The most likely defect class of an anomalous image. It never delays the inspections of a stream or of
     LINE_STOP images. Other calls may wait up to 250 ms once, while labels are read for the first time.
     """
+    preview: _builtins.bool
+    """The image as it was scored, for display. Streams send it for ANOMALOUS frames only."""
     def __init__(
         self,
         *,
@@ -244,10 +247,11 @@ class Outputs(_message.Message):
         regions: _builtins.bool = ...,
         mask: _builtins.bool = ...,
         defect_class: _builtins.bool = ...,
+        preview: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "defect_class", b"defect_class", "embedding", b"embedding", "mask", b"mask", "regions", b"regions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "defect_class", b"defect_class", "embedding", b"embedding", "mask", b"mask", "preview", b"preview", "regions", b"regions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -294,6 +298,7 @@ class Inspection(_message.Message):
     DEFECT_CLASS_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
     ALIGNMENT_FIELD_NUMBER: _builtins.int
+    PREVIEW_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """The detector's anomaly score. Higher is more anomalous. Scores are comparable within a model version."""
     p_value: _builtins.float
@@ -347,6 +352,10 @@ class Inspection(_message.Message):
         could not be aligned, which has a note.
         """
 
+    @_builtins.property
+    def preview(self) -> Global___Preview:
+        """Set on request."""
+
     def __init__(
         self,
         *,
@@ -365,14 +374,47 @@ class Inspection(_message.Message):
         defect_class: Global___DefectClass | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
         alignment: Global___Alignment | None = ...,
+        preview: Global___Preview | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "anomaly_map", b"anomaly_map", "defect_class", b"defect_class", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "anomaly_map", b"anomaly_map", "defect_class", b"defect_class", "preview", b"preview", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "anomaly_map", b"anomaly_map", "calibration_revision", b"calibration_revision", "defect_class", b"defect_class", "embedding", b"embedding", "mask", b"mask", "model_version", b"model_version", "notes", b"notes", "p_value", b"p_value", "regions", b"regions", "runtime", b"runtime", "score", b"score", "threshold", b"threshold", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "anomaly_map", b"anomaly_map", "calibration_revision", b"calibration_revision", "defect_class", b"defect_class", "embedding", b"embedding", "mask", b"mask", "model_version", b"model_version", "notes", b"notes", "p_value", b"p_value", "preview", b"preview", "regions", b"regions", "runtime", b"runtime", "score", b"score", "threshold", b"threshold", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Inspection: _TypeAlias = Inspection  # noqa: Y015
+
+@_typing.final
+class Preview(_message.Message):
+    """An image as it was scored: upright, alpha over black, and samples of more than 8 bits scaled by the white level of
+    the version. A client that draws it needs no rule of its own for raw frames, deep samples and floats.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JPEG_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    jpeg: _builtins.bytes
+    """JPEG of the scored image, or of the part in Image.region. Its longer side has at most 2048 px."""
+    width: _builtins.int
+    """Width in px of what was scored, which may be larger than the JPEG."""
+    height: _builtins.int
+    """Height in px of what was scored."""
+    def __init__(
+        self,
+        *,
+        jpeg: _builtins.bytes = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "jpeg", b"jpeg", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Preview: _TypeAlias = Preview  # noqa: Y015
 
 @_typing.final
 class Alignment(_message.Message):

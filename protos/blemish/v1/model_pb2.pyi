@@ -164,6 +164,8 @@ class ModelVersion(_message.Message):
     PINNED_FIELD_NUMBER: _builtins.int
     SHADOW_FIELD_NUMBER: _builtins.int
     COMPARISON_FIELD_NUMBER: _builtins.int
+    WHITE_LEVEL_FIELD_NUMBER: _builtins.int
+    WHITE_LEVEL_GIVEN_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{n}"""
@@ -184,6 +186,12 @@ class ModelVersion(_message.Message):
     """True if the version is pinned, see PinModel. Not set by ListModels."""
     shadow: _builtins.bool
     """True if the version is the shadow, see ShadowModel."""
+    white_level: _builtins.int
+    """The white level of the training images: Dataset.white_level. Scored images of 16 bits have this white, unless it
+    is 0 or they state another one (see white_level_given).
+    """
+    white_level_given: _builtins.bool
+    """True if a person gave the white level to the dataset."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -252,11 +260,13 @@ class ModelVersion(_message.Message):
         pinned: _builtins.bool = ...,
         shadow: _builtins.bool = ...,
         comparison: Global___ShadowComparison | None = ...,
+        white_level: _builtins.int = ...,
+        white_level_given: _builtins.bool = ...,
         mask: Global___FrameMask | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "comparison", b"comparison", "create_time", b"create_time", "mask", b"mask", "metrics", b"metrics", "split", b"split"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "calibration_history", b"calibration_history", "category", b"category", "comparison", b"comparison", "create_time", b"create_time", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "detector", b"detector", "job", b"job", "libraries", b"libraries", "mask", b"mask", "metrics", b"metrics", "name", b"name", "pinned", b"pinned", "production", b"production", "runtimes", b"runtimes", "seed", b"seed", "settings", b"settings", "shadow", b"shadow", "size_bytes", b"size_bytes", "split", b"split", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "calibration_history", b"calibration_history", "category", b"category", "comparison", b"comparison", "create_time", b"create_time", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "detector", b"detector", "job", b"job", "libraries", b"libraries", "mask", b"mask", "metrics", b"metrics", "name", b"name", "pinned", b"pinned", "production", b"production", "runtimes", b"runtimes", "seed", b"seed", "settings", b"settings", "shadow", b"shadow", "size_bytes", b"size_bytes", "split", b"split", "training", b"training", "white_level", b"white_level", "white_level_given", b"white_level_given"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

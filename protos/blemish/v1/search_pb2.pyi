@@ -240,7 +240,9 @@ class SearchResponse(_message.Message):
     HITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def query(self) -> _inspection_pb2.Inspection:
-        """The inspection of the query image by the version of the index."""
+        """The inspection of the query image by the version of the index, with a preview if the request includes
+        thumbnails.
+        """
 
     @_builtins.property
     def hit(self) -> Global___Hit: ...

@@ -80,6 +80,12 @@ def _upload_images(request: dataset_pb2.UploadImagesRequest, facts: Facts) -> No
 def _import_dataset(request: dataset_pb2.ImportDatasetRequest, facts: Facts) -> None:
     facts.add_resource(f"datasets/{request.dataset_id}")
     facts.add(path=request.path, category=request.category, replace=request.replace)
+    facts.add(white_level=request.white_level or None)
+
+
+def _update_dataset(request: dataset_pb2.UpdateDatasetRequest, facts: Facts) -> None:
+    facts.add_resource(request.name)
+    facts.add(white_level=str(request.white_level))
 
 
 def _delete_images(request: dataset_pb2.DeleteImagesRequest, facts: Facts) -> None:
@@ -185,6 +191,7 @@ CHANGES: Mapping[str, tuple[Describe, Describe]] = {
     f"{_DATASETS}/UploadImages": (_upload_images, _stored),
     f"{_DATASETS}/ImportDataset": (_import_dataset, _stored),
     f"{_DATASETS}/DeleteImages": (_delete_images, _removed),
+    f"{_DATASETS}/UpdateDataset": (_update_dataset, _nothing),
     f"{_DATASETS}/DeleteDataset": (_name, _nothing),
     f"{_JOBS}/CreateJob": (_create_job, _job),
     f"{_JOBS}/CancelJob": (_name, _nothing),

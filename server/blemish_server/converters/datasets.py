@@ -22,6 +22,9 @@ def dataset_to_proto(dataset: Dataset) -> pb.Dataset:
         masks=dataset.masks,
         size_bytes=dataset.size_bytes,
         snapshot=dataset.snapshot,
+        white_level=dataset.white_level.level or 0,
+        white_level_given=dataset.white_level.given,
+        warnings=dataset.warnings,
     )
 
 

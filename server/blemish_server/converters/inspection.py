@@ -247,6 +247,9 @@ def inspection_to_proto(
         )
     if outputs.mask:
         message.mask = inspection.mask
+    if outputs.preview and inspection.preview:
+        message.preview.jpeg = inspection.preview
+        message.preview.height, message.preview.width = inspection.shape
     if inspection.defect_class is not None:
         message.defect_class.CopyFrom(defect_class_to_proto(inspection.defect_class))
     return message

@@ -122,6 +122,8 @@ def model_version_to_proto(
         training=manifest.training,
         size_bytes=manifest.size_bytes,
         calibration_history=[calibration_to_proto(revision, metrics) for revision in history],
+        white_level=(manifest.white_level.level or 0) if manifest.white_level else 0,
+        white_level_given=manifest.white_level.given if manifest.white_level else False,
         mask=mask_to_proto(manifest.mask) if manifest.mask else None,
         runtimes=[_runtime(name, card) for name, card in sorted(manifest.runtimes.items())],
     )

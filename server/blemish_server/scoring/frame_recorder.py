@@ -17,6 +17,7 @@ import structlog
 
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.image_input import ImageInput
+from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.localization.defect_region import DefectRegion
 from blemish_core.platform.errors import BlemishError, InvalidImage, Unavailable
 from blemish_core.platform.names import ModelRef
@@ -60,6 +61,8 @@ class _RecordedFrame:
     anomalous: bool
     embedding: Vector
     regions: tuple[DefectRegion, ...]
+    level: WhiteLevel | None
+    """White level of the version."""
 
 
 class FrameRecorder:
@@ -99,6 +102,7 @@ class FrameRecorder:
             inspection.is_anomalous,
             inspection.prediction.embedding,
             inspection.regions or (),
+            inspection.manifest.white_level,
         )
         if self._queue.put(frame, size_bytes=len(capture.image.data)):
             return True
@@ -163,7 +167,7 @@ class FrameRecorder:
                 continue
             for frame in frames:
                 try:
-                    data = encode_image(frame.image, self._limits)
+                    data = encode_image(frame.image, self._limits, frame.level)
                 except InvalidImage:  # cannot happen, because the image was decoded for scoring
                     continue
                 sha256 = hashlib.sha256(data).hexdigest()

@@ -93,6 +93,10 @@ class ScoringRequest:
     """True to outline the defects."""
     with_mask: bool = False
     """True to draw the outlines as a picture."""
+    with_preview: bool = False
+    """True to return the image as it was scored."""
+    previews_good: bool = True
+    """False to return it for anomalous images only."""
     naming: NamingPolicy = NamingPolicy.NONE
     """The images that are anomalous get the class of their defect."""
     on_version: Callable[[ModelRef], None] = lambda version: None
@@ -109,6 +113,7 @@ class ScoringRequest:
         with_patches: bool = False,
         with_regions: bool = False,
         with_mask: bool = False,
+        with_preview: bool = False,
         naming: NamingPolicy = NamingPolicy.NONE,
     ) -> "ScoringRequest":
         """Return a request for an image that no other can replace."""
@@ -123,6 +128,7 @@ class ScoringRequest:
             with_patches=with_patches,
             with_regions=with_regions,
             with_mask=with_mask,
+            with_preview=with_preview,
             naming=naming,
         )
 
@@ -161,6 +167,8 @@ class Inspection:
     """Regions in px of the whole image, also where only a part was scored; None if not requested."""
     mask: bytes = b""
     """Regions as a PNG of ``shape``, if requested."""
+    preview: bytes = b""
+    """Image or region as a JPEG, as it was scored, if requested."""
     notes: tuple[str, ...] = ()
     """Notes for the caller."""
     alignment: Alignment | None = None

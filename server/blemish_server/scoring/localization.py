@@ -46,6 +46,8 @@ def localized_again(inspection: Inspection, limits: ImageLimits) -> Inspection:
     if inspection.regions is not None or not inspection.is_anomalous:
         return inspection
     try:
-        return localized(inspection, inspection.capture.image.pixels(limits))
+        return localized(
+            inspection, inspection.capture.image.pixels(limits, inspection.manifest.white_level)
+        )
     except InvalidImage:  # cannot happen, because the image was decoded for scoring
         return inspection

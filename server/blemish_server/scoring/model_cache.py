@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from blemish_core.detectors.base import Detector
 from blemish_core.imaging.alignment import Alignment
-from blemish_core.imaging.decode import ImageLimits
+from blemish_core.imaging.decode import ImageLimits, preview
 from blemish_core.imaging.geometry import Size
+from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationLog, Revision
 from blemish_core.models.loading import load_detector
@@ -32,6 +33,9 @@ from blemish_server.scoring.inspection import Capture, Inspection, ScoringReques
 from blemish_server.scoring.localization import localized
 
 # Lifetime of a resolved name. Promotions by this server take effect at once.
+_PREVIEW_PX = 2048
+"""Longer side of previews, px."""
+_PREVIEW_QUALITY = 92
 _RESOLVED_S = 0.25
 # Pause after a version failed to load while an older one serves.
 _RETRY_S = 10.0
@@ -56,6 +60,8 @@ class Prepared:
     """Notes for the caller."""
     alignment: Alignment | None = None
     """Place of the part in the frame; None if the mask of the detector does not move."""
+    shown: NDArray[np.uint8] | None = None
+    """RGB (H, W, 3) with ignored pixels, if the request needs a preview."""
 
 
 @dataclass
@@ -283,7 +289,7 @@ class ModelCache:
             manifest,
             detector,
             Batcher(
-                partial(_prepare, detector, calibrations, self._limits),
+                partial(_prepare, detector, calibrations, self._limits, manifest.white_level),
                 partial(_inspect, detector, manifest),
                 self._policy,
                 name=str(ref),
@@ -323,7 +329,11 @@ class ModelCache:
 
 
 def _prepare(
-    detector: Detector, calibrations: CalibrationLog, limits: ImageLimits, request: ScoringRequest
+    detector: Detector,
+    calibrations: CalibrationLog,
+    limits: ImageLimits,
+    level: WhiteLevel | None,
+    request: ScoringRequest,
 ) -> Prepared:
     capture = request.claim()
     request.check_latency(capture)
@@ -331,17 +341,22 @@ def _prepare(
     notes: tuple[str, ...] = ()
     alignment = None
     if mask is None:
-        pixels = image.pixels(limits)
+        decoded = image.decoded(limits, level)
+        shown = pixels = decoded.pixels
         prepared = detector.prepare(pixels)
         if region is None and (note := _size_note(pixels, detector.frame)):
             notes = (note,)
     else:
-        frame = image.whole(limits).pixels
+        decoded = image.whole(limits, level)
+        frame = decoded.pixels
+        shown = frame if region is None else region.crop(frame)
         height, width, _ = frame.shape
         seen = mask.apply(frame, region)
         prepared, pixels, alignment = detector.prepare_masked(seen), seen.pixels, seen.alignment
         found = (mask.note((height, width)), alignment.note if alignment is not None else "")
         notes = tuple(note for note in found if note)
+    if decoded.depth is not None and (note := decoded.depth.note()):
+        notes = (*notes, note)
     height, width, _ = pixels.shape
     return Prepared(
         request,
@@ -352,6 +367,7 @@ def _prepare(
         pixels if request.needs_regions else None,
         notes,
         alignment,
+        shown if request.with_preview else None,
     )
 
 
@@ -393,5 +409,15 @@ def _inspect(detector: Detector, manifest: Manifest, batch: Sequence[Prepared]) 
                 false_reject_rate=each.request.false_reject_rate,
                 with_mask=each.request.with_mask,
             )
+        if each.shown is not None and (
+            each.request.previews_good or _is_anomalous(inspection, each.request)
+        ):
+            inspection = replace(inspection, preview=preview(each.shown, _PREVIEW_PX, _PREVIEW_QUALITY))
         inspections.append(inspection)
     return inspections
+
+
+def _is_anomalous(inspection: Inspection, request: ScoringRequest) -> bool:
+    """Return the verdict by the request's false-reject rate, if it has one."""
+    target = request.false_reject_rate
+    return (inspection if target is None else inspection.at_false_reject_rate(target)).is_anomalous

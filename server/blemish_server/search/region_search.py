@@ -81,7 +81,13 @@ class RegionSearch:
         self._images = images
 
     async def describe(
-        self, image: ImageInput, mask: RegionMask, version: ModelRef, options: QueueOptions
+        self,
+        image: ImageInput,
+        mask: RegionMask,
+        version: ModelRef,
+        options: QueueOptions,
+        *,
+        with_preview: bool = False,
     ) -> tuple[Inspection, RegionQuery]:
         """Inspect an image and return what its region looks like.
 
@@ -89,7 +95,9 @@ class RegionSearch:
             InvalidRequest: if the region does not fit the image.
             BlemishError: as ``Scorer.score`` does.
         """
-        inspection = await self._scorer.score(ScoringRequest.of(image, version, options, with_patches=True))
+        inspection = await self._scorer.score(
+            ScoringRequest.of(image, version, options, with_patches=True, with_preview=with_preview)
+        )
 
         def describe() -> RegionQuery:
             return regions.describe_region(

@@ -51,7 +51,8 @@ class DatasetServicer(DatasetServiceServicer):
         self, request: pb.CreateDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.CreateDatasetResponse:
         id, category = _parse_identity(request.dataset_id, request.category)
-        created = await asyncio.to_thread(self._datasets.create, id, category)
+        level = request.white_level or None
+        created = await asyncio.to_thread(self._datasets.create, id, category, level)
         return pb.CreateDatasetResponse(dataset=dataset_to_proto(created))
 
     async def UploadImages(  # noqa: N802
@@ -115,9 +116,18 @@ class DatasetServicer(DatasetServiceServicer):
                 bad=frozenset(request.bad),
                 masks=frozenset(request.masks),
             ),
+            white_level=request.white_level or None,
             before_replacing=self._removal.before_replacing if request.replace else None,
         )
         return import_to_proto(done)
+
+    async def UpdateDataset(  # noqa: N802
+        self, request: pb.UpdateDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.UpdateDatasetResponse:
+        dataset, level = dataset_id(request.name, "name"), request.white_level or None
+        updated = await asyncio.to_thread(self._datasets.set_white_level, dataset, level)
+        log.info("dataset updated", dataset=dataset, white_level=level, by=current_caller.get().name)
+        return pb.UpdateDatasetResponse(dataset=dataset_to_proto(updated))
 
     async def GetDataset(  # noqa: N802
         self, request: pb.GetDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]

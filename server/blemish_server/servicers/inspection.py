@@ -76,6 +76,7 @@ class InspectionServicer(InspectionServiceServicer):
                 storage=parse_store(request.store, "store"),
                 with_regions=request.outputs.regions,
                 with_mask=request.outputs.mask,
+                with_preview=request.outputs.preview,
                 naming=parse_naming(request.outputs, waits=True),
             )
         )
@@ -251,6 +252,8 @@ class _StreamScorer:
             max_latency_s=latency_s,
             with_regions=options.outputs.regions,
             with_mask=options.outputs.mask,
+            with_preview=options.outputs.preview,
+            previews_good=False,
             naming=options.naming,
         )
 

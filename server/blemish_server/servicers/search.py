@@ -15,6 +15,7 @@ from blemish.v1.inspection_pb2 import Outputs
 from blemish.v1.search_pb2_grpc import SearchServiceServicer
 from blemish_core.imaging.decode import ImageLimits, thumbnail
 from blemish_core.imaging.image_input import ImageInput
+from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import BlemishError, InvalidRequest
 from blemish_core.platform.names import ModelRef, item_id
@@ -67,6 +68,7 @@ class SearchServicer(SearchServiceServicer):
     ) -> None:
         """Serve searches and labels; call ``on_label`` with a version whose labels have changed."""
         self._scorer = scorer
+        self._models = models
         self._index = index
         self._finder = finder
         self._serving: LookupCache[ModelRef, ModelRef] = LookupCache(
@@ -95,10 +97,11 @@ class SearchServicer(SearchServiceServicer):
             case "image":
                 image = parse_image(request.image, "image")
                 await asyncio.to_thread(self._index.check_published, version)  # before the image is scored
+                previewed = request.include_thumbnails
                 inspection = await self._scorer.score(
-                    ScoringRequest.of(image, version, queue_options(context))
+                    ScoringRequest.of(image, version, queue_options(context), with_preview=previewed)
                 )
-                yield pb.SearchResponse(query=inspection_to_proto(inspection, Outputs()))
+                yield pb.SearchResponse(query=inspection_to_proto(inspection, Outputs(preview=previewed)))
                 query = replace(query, vector=inspection.prediction.embedding)
             case "vector":
                 query = replace(query, vector=await self._parse_vector(version, request.vector))
@@ -157,9 +160,12 @@ class SearchServicer(SearchServiceServicer):
             image = ImageInput(await asyncio.to_thread(self._images.read, version, item))
         else:
             image = parse_image(request.image, "image")
-        inspection, region = await self._region_search.describe(image, mask, version, options)
+        previewed = sought is None and request.include_thumbnails
+        inspection, region = await self._region_search.describe(
+            image, mask, version, options, with_preview=previewed
+        )
         if sought is None:
-            yield pb.SearchResponse(query=inspection_to_proto(inspection, Outputs()))
+            yield pb.SearchResponse(query=inspection_to_proto(inspection, Outputs(preview=previewed)))
         query = replace(search.query, item=None, vector=region.embedding)
         most = candidates(search.limit)
         similar = await self._finder.search(version, query, most + 1, timeout_s=timeout_s)
@@ -209,12 +215,13 @@ class SearchServicer(SearchServiceServicer):
         to_proto: Callable[[_AnyHit, bytes], pb.Hit],
     ) -> AsyncIterator[pb.SearchResponse]:
         """Yield responses with one hit each, or packed if the request allows."""
+        level = await asyncio.to_thread(self._white_level, version) if request.include_thumbnails else None
         for batch in _batched(hits, _PAGE):
             packed = pb.Hits()
             for hit in batch:
                 image = b""
                 if request.include_thumbnails:
-                    image = await asyncio.to_thread(self._thumbnail, version, hit.item)
+                    image = await asyncio.to_thread(self._thumbnail, version, hit.item, level)
                 if request.packed:
                     packed.hits.append(to_proto(hit, image))
                 else:
@@ -222,9 +229,15 @@ class SearchServicer(SearchServiceServicer):
             if request.packed:
                 yield pb.SearchResponse(hits=packed)
 
-    def _thumbnail(self, version: ModelRef, item: Item) -> bytes:
+    def _white_level(self, version: ModelRef) -> WhiteLevel | None:
         try:
-            return thumbnail(self._images.read(version, item), limits=self._limits)
+            return self._models.manifest(version).white_level
+        except BlemishError:
+            return None  # the version was removed; its index remains for a moment
+
+    def _thumbnail(self, version: ModelRef, item: Item, level: WhiteLevel | None) -> bytes:
+        try:
+            return thumbnail(self._images.read(version, item), limits=self._limits, level=level)
         except BlemishError:
             return b""  # the image was removed or replaced; the hit remains
 

@@ -60,12 +60,7 @@ class ServerServicer(ServerServiceServicer):
             loaded_bytes=self._cache.bytes,
             max_loaded_bytes=self._settings.max_loaded_bytes,
             dependencies=[
-                pb.Dependency(
-                    name=known.name,
-                    available=known.available,
-                    detail=known.detail,
-                    warnings=known.warnings,
-                )
+                pb.Dependency(name=known.name, available=known.available, detail=known.detail)
                 for known in self._dependencies.states
             ],
         )

@@ -187,3 +187,58 @@ def test_sheet_outlines_defects_of_a_few_pixels_in_large_images(seed: int) -> No
     plain = rendering.SheetColumn("crack", "000", image, None, inspection)
     drawn, bare = (np.asarray(rendering.sheet("tile", [each])).astype(int) for each in (column, plain))
     assert np.abs(drawn - bare).max() > 60
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+ALIKE = [
+    saved(Image.new("RGB", (20, 20)), "PNG"),
+    saved(Image.new("L", (20, 20)), "TIFF"),
+    saved(Image.new("RGB", (20, 20)), "JPEG"),
+    saved(Image.new("P", (20, 20)), "PNG"),
+    saved(Image.new("1", (20, 20)), "BMP"),
+]
+READ_BY_SERVER = [
+    saved(Image.new("I;16", (20, 20)), "PNG"),
+    saved(Image.new("I;16", (20, 20)), "TIFF"),
+    saved(Image.new("F", (20, 20)), "TIFF"),
+    saved(Image.new("RGBA", (20, 20)), "PNG"),
+    saved(Image.new("L", (20, 20)), "PNG", transparency=3),
+    saved(Image.new("L", (20, 20)), "JPEG2000"),
+    saved(Image.new("L", (20, 20)), "PPM"),
+    b"not an image",
+]
+
+
+@pytest.mark.parametrize("content", ALIKE)
+def test_ordinary_images_are_drawn_as_sent(content: bytes) -> None:
+    inspection = Inspection()
+    inspection.preview.jpeg, inspection.preview.width = b"unused", 4000
+    assert rendering.is_read_alike(content)
+    assert rendering.picture(content, inspection).size == (20, 20)
+
+
+@pytest.mark.parametrize("content", READ_BY_SERVER)
+def test_other_images_are_drawn_from_the_preview(content: bytes) -> None:
+    inspection = Inspection()
+    inspection.preview.jpeg = saved(Image.new("RGB", (10, 8), GREY), "JPEG")
+    inspection.preview.width, inspection.preview.height = 40, 32
+    assert not rendering.is_read_alike(content)
+    shown = rendering.picture(content, inspection)
+    assert (shown.image.size, shown.size) == ((10, 8), (40, 32))
+
+
+def test_region_of_a_query_is_drawn_at_the_scale_of_the_scored_image() -> None:
+    small = Image.new("RGB", (100, 100), GREY)
+    outlined = [
+        rendering.montage(
+            rendering.MontageQuery("q", image, region=(200, 200, 400, 400), size=(1000, 1000)), []
+        )
+        for image in (small, small.resize((1000, 1000)))
+    ]
+    first, second = (np.asarray(page.convert("L")).astype(int) for page in outlined)
+    assert np.abs(first - second).mean() < 3

@@ -36,6 +36,12 @@ def facts_of(action: str, *requests: Any, response: Any = None) -> Facts:
             ["datasets/tile", "datasets/tile/test/crack/0.png"],
             {},
         ),
+        (
+            "UpdateDataset",
+            dataset_pb2.UpdateDatasetRequest(name="datasets/tile", white_level=4095),
+            ["datasets/tile"],
+            {"white_level": "4095"},
+        ),
         ("DeleteDataset", dataset_pb2.DeleteDatasetRequest(name="datasets/tile"), ["datasets/tile"], {}),
         (
             "CreateJob",

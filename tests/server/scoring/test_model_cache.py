@@ -19,6 +19,7 @@ from blemish_core.imaging.alignment import Motion
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.frame_mask import FrameMask, MaskedFrame
 from blemish_core.imaging.image_input import ImageInput, RawLayout, Region
+from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import Corrupt, InvalidImage, NotFound
@@ -76,6 +77,7 @@ class FakeStore:
         self.gate = threading.Event()
         self.gate.set()
         self.corrupt = False
+        self.level: WhiteLevel | None = None
         self.newest = 1
         self.gone = {"gone"}
 
@@ -85,7 +87,8 @@ class FakeStore:
         if self.corrupt:
             raise Corrupt("changed")
         self.detectors.append(FakeDetector(choice.name))
-        return make_manifest(folder.parent.name, int(folder.name)), self.detectors[-1]
+        manifest = make_manifest(folder.parent.name, int(folder.name))
+        return manifest.model_copy(update={"white_level": self.level}), self.detectors[-1]
 
     def resolve(self, ref: ModelRef) -> ModelRef:
         self.lookups += 1
@@ -367,4 +370,67 @@ async def test_frame_is_aligned_or_has_a_note(store: FakeStore, tmp_path: Path) 
         assert other.alignment.motion is None
         (note,) = other.notes
         assert "could not be aligned, so the mask was not moved" in note
+    cache.close()
+
+
+def deep(values: NDArray[np.uint16]) -> bytes:
+    """Return a PNG of 16 bits."""
+    out = BytesIO()
+    Image.fromarray(values).save(out, "PNG")
+    return out.getvalue()
+
+
+async def test_file_and_raw_frame_of_12_bits_are_scored_alike(store: FakeStore, tmp_path: Path) -> None:
+    samples = np.random.default_rng(1).integers(0, 4096, (32, 48)).astype(np.uint16)
+    store.level = WhiteLevel(level=4095, given=True)
+    cache = make_cache(tmp_path)
+    found = []
+    async with cache.use(A) as model:
+        for image in (
+            ImageInput(deep(samples)),
+            ImageInput(samples.tobytes(), RawLayout("Mono12", 48, 32)),
+            ImageInput(samples.tobytes(), RawLayout("Mono16", 48, 32)),
+        ):
+            completed = await model.batcher.submit(ScoringRequest.of(image, NAME, QueueOptions("a")))
+            found.append(np.asarray(completed.result.prediction))
+            assert completed.result.notes == ()
+    assert found[0].max() == 255
+    assert (found[0] == found[1]).all()
+    assert (found[0] == found[2]).all()
+    cache.close()
+
+
+@pytest.mark.parametrize("level", [None, WhiteLevel()], ids=["older version", "new version"])
+async def test_image_of_a_sixteenth_of_its_range_has_a_note(
+    store: FakeStore, tmp_path: Path, level: WhiteLevel | None
+) -> None:
+    store.level = level
+    cache = make_cache(tmp_path)
+    async with cache.use(A) as model:
+        for highest, notes in ((4095, 1), (4100, 0)):
+            image = ImageInput(deep(np.full((32, 48), highest, np.uint16)))
+            completed = await model.batcher.submit(ScoringRequest.of(image, NAME, QueueOptions("a")))
+            assert len(completed.result.notes) == notes
+    cache.close()
+
+
+@pytest.mark.parametrize("region", [None, Region(8, 4, 20, 16)])
+async def test_preview_shows_the_pixels_that_were_scored(
+    store: FakeStore, tmp_path: Path, region: Region | None
+) -> None:
+    samples = np.full((32, 48), 2048, np.uint16)
+    store.level = WhiteLevel(level=4095)
+    cache = make_cache(tmp_path)
+    async with cache.use(A) as model:
+        for asked in (False, True):
+            image = ImageInput(deep(samples), region=region)
+            request = ScoringRequest.of(image, NAME, QueueOptions("a"), with_preview=asked)
+            preview = (await model.batcher.submit(request)).result.preview
+            if not asked:
+                assert preview == b""
+                continue
+            with Image.open(BytesIO(preview)) as shown:
+                assert shown.format == "JPEG"
+                assert shown.size == ((48, 32) if region is None else (20, 16))
+                assert np.abs(np.asarray(shown).astype(int) - 128).max() <= 2
     cache.close()

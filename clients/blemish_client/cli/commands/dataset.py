@@ -67,6 +67,15 @@ Masks = Annotated[
     list[str] | None,
     typer.Option("--masks", metavar="FOLDER", help="Folder of masks below FOLDER. May be repeated."),
 ]
+WhiteLevel = Annotated[
+    int,
+    typer.Option(
+        "--white-level",
+        metavar="LEVEL",
+        help="Sample value that is white in images of 16 bits, 255 to 65535: 4095 for a camera of 12 bits.",
+        show_default="as each image states it",
+    ),
+]
 _MAX_SKIPPED_SHOWN = 20
 _MAX_UNPAIRED_SHOWN = 5
 _NONE = "none"
@@ -86,6 +95,7 @@ def import_(
     bad: Bad = None,
     masks: Masks = None,
     only_defective: OnlyDefective = False,
+    white_level: WhiteLevel = 0,
     as_json: Json = False,
 ) -> None:
     """Import a folder of the server's file system, in MVTec AD's layout or another known one.
@@ -104,6 +114,7 @@ def import_(
                 category=category,
                 replace=replace,
                 **_options(conversion),
+                white_level=white_level,
             )
 
     conversion = _conversion(layout, good, bad, masks, category, only_defective=only_defective)
@@ -130,6 +141,7 @@ def upload(
     bad: Bad = None,
     masks: Masks = None,
     only_defective: OnlyDefective = False,
+    white_level: WhiteLevel = 0,
     as_json: Json = False,
 ) -> None:
     """Upload a folder of this machine, in MVTec AD's layout or another known one.
@@ -154,7 +166,7 @@ def upload(
             conversion = _ask_for_good(session, conversion, str(error), error.classes)
             found = scan_folder(folder, conversion)
         _print_layout(session, found.plan.layout)
-        created = _create(client, short(dataset), category)
+        created = _create(client, short(dataset), category, white_level)
         result = _send(session, client, dataset, folder, found, conversion, replace=replace)
         if created and not _total(result.dataset):
             client.delete_dataset(dataset)
@@ -162,6 +174,36 @@ def upload(
             raise Failure("no image was stored, so no dataset was created")
     expected = [file.path for file in found.skipped if file.expected]
     _finish(session, result, as_json=as_json, more={"left_out": expected})
+
+
+@group.command()
+def update(
+    ctx: typer.Context,
+    dataset: DatasetArgument,
+    white_level: Annotated[
+        int,
+        typer.Option(
+            "--white-level",
+            metavar="LEVEL",
+            help="Sample value that is white in images of 16 bits, 255 to 65535: 4095 for 12 bits. 0 takes "
+            "each image at its word.",
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Set the white level of a dataset, by which trainings read its images.
+
+    Models that were trained before keep theirs.
+
+    Example: blemish dataset update tile --white-level 4095
+    """
+    session = Session.of(ctx)
+    with session.client() as client:
+        updated = client.update_dataset(dataset, white_level=white_level)
+    level = str(updated.white_level) if updated.white_level else "as each image states it"
+    session.print_result(updated, f"{updated.name}: white level {level}", as_json=as_json)
+    if not as_json:
+        _print_warnings(session, updated)
 
 
 @group.command("list")
@@ -280,20 +322,22 @@ def _has_good(client: Client, dataset: str, layout: Layout) -> bool:
     return any(test_class.class_name == "good" for test_class in tested)
 
 
-def _create(client: Client, dataset_id: str, category: str) -> bool:
-    """Create a dataset unless it exists; return whether it is new.
+def _create(client: Client, dataset_id: str, category: str, white_level: int) -> bool:
+    """Create a dataset unless it exists, else set its white level; return whether it is new.
 
     Raises:
         Failure: if it exists with another category.
     """
     try:
-        client.create_dataset(dataset_id, category=category)
+        client.create_dataset(dataset_id, category=category, white_level=white_level)
     except AlreadyExists:
         existing = client.dataset(dataset_id)
         if category and existing.category != category:
             raise Failure(
                 f"{existing.name} has the category {existing.category}, not {category}; choose another id"
             ) from None
+        if white_level:
+            client.update_dataset(dataset_id, white_level=white_level)
         return False
     return True
 
@@ -417,8 +461,14 @@ def _finish(
         )
         _print_skipped(session, result)
         _print_unpaired(session, result.unpaired)
+        _print_warnings(session, result.dataset)
     if result.skipped_count > result.expected_count:
         raise typer.Exit(PARTLY)
+
+
+def _print_warnings(session: Session, dataset: Dataset) -> None:
+    for warning in dataset.warnings:
+        session.err.print(f"warning: {printable(warning)}", markup=False)
 
 
 def _print_skipped(session: Session, result: UploadImagesResponse | ImportDatasetResponse) -> None:

@@ -522,6 +522,7 @@ def _print_card(session: Session, version: ModelVersion) -> None:
         ("seed", str(version.seed)),
         *sorted(version.training.items()),
         ("mask", _mask(version)),
+        *([("white level", str(version.white_level))] if version.white_level else []),
         ("category", version.category),
         ("dataset", f"{short(version.dataset)}, snapshot {version.dataset_snapshot[:12]}"),
         ("trained on", f"{split.learned} images; calibrated on {split.held_out}, {split.method}"),

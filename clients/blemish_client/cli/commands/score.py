@@ -115,6 +115,7 @@ def _score(
             regions=True,
             mask=mask_file is not None,
             defect_class=show_class,
+            preview=map_file is not None and _needs_preview(content),
         )
     except BlemishError as error:
         # A malformed model name fails every image. The field is empty in a minimal installation.
@@ -126,6 +127,12 @@ def _score(
     if mask_file is not None:
         _write_mask(inspection, mask_file)
     return inspection
+
+
+def _needs_preview(content: bytes | Image) -> bool:
+    from blemish_client import rendering
+
+    return not rendering.is_read_alike(content)
 
 
 def _write_mask(inspection: Inspection, target: Path) -> None:
@@ -159,20 +166,18 @@ def draw(content: bytes | Image, inspection: Inspection, target: Path, **options
     if inspection.HasField("defect_class"):
         caption += f"   {defect_class(inspection)}"
     try:
-        image = rendering.decode(content)
-    except ValueError as error:
+        shown = rendering.picture(content, inspection)
+    except (OSError, ValueError) as error:
         raise Failure(f"cannot write {target}: {error}") from error
     regions = rendering.drawable_regions(inspection)
     if isinstance(content, Image) and content.HasField("region"):
-        part = content.region
-        image = image.crop((part.left, part.top, part.left + part.width, part.top + part.height))
-        regions = rendering.shifted_regions(regions, part.left, part.top)
+        regions = rendering.shifted_regions(regions, content.region.left, content.region.top)
     drawn = rendering.heatmap(
-        rendering.enlarge(image),
+        rendering.enlarge(shown.image),
         rendering.pixel_scores(inspection.anomaly_map),
         inspection.anomaly_map.threshold,
         regions=regions,
-        region_size=image.size,
+        region_size=shown.size,
         caption=caption,
     )
     try:
@@ -188,6 +193,7 @@ def _report(image: Path, inspection: Inspection, rows: Table, *, show_class: boo
         fields.pop("anomaly_map", None)
         fields.pop("embedding", None)
         fields.pop("mask", None)
+        fields.pop("preview", None)
         emit({"image": str(image), **fields})
         return
     for note in inspection.notes:

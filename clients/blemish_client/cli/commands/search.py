@@ -120,6 +120,7 @@ def search(
         if as_json and results.query is not None:
             fields = plain(results.query)
             fields.pop("embedding", None)
+            fields.pop("preview", None)
             emit({"query": fields})
         for hit in results:
             hits.append(hit)
@@ -318,8 +319,14 @@ def _draw_montage(
 ) -> None:
     from blemish_client import rendering
 
-    image = rendering.decode(content) if isinstance(content, bytes) else None
-    query = rendering.MontageQuery(Path(label).name, image, inspection=inspection, region=region)
+    shown = rendering.picture(content, inspection) if isinstance(content, bytes) else None
+    query = rendering.MontageQuery(
+        Path(label).name,
+        shown.image if shown else None,
+        inspection=inspection,
+        region=region,
+        size=shown.size if shown else None,
+    )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         rendering.montage(query, hits).save(target)

@@ -131,6 +131,7 @@ def stream(
                 policy=to_proto(pb.StreamPolicy, selected),
                 camera=camera or opened.name[:128],
                 anomaly_map=save is not None,
+                preview=save is not None,
                 regions=True,
                 defect_class=show_class,
                 target_false_reject_rate=target_false_reject_rate,
@@ -280,7 +281,7 @@ def _emit(result: FrameResult | LostFrames) -> None:
         emit({"lost": list(result.sequences), "cause": result.cause})
         return
     fields = plain(result.answer)
-    for name in ("anomaly_map", "mask"):
+    for name in ("anomaly_map", "mask", "preview"):
         fields.get("inspection", {}).pop(name, None)
     emit({**fields, "latency_ms": round(1000 * result.latency_s, 2)})
 

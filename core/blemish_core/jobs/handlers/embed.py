@@ -39,7 +39,7 @@ def embed(context: JobContext, detectors: DetectorCache, step: Embed, reporter: 
     source, all_images = images_to_embed(step.spec, context.datasets, context.frames)
     shard = Shard(step.shard, step.shards)
     images = [image for image in all_images if shard.contains(image)]
-    reader = ImageReader(source, context.limits, images)
+    reader = ImageReader(source, context.limits, images, manifest.white_level)
     on_retry = waiting_for_qdrant(reporter)
     written = 0
     for batch in score_images(reader, detector, images, partial(reporter.progress, EMBEDDING)):

@@ -26,7 +26,7 @@ def evaluate(
     reporter = WarningCollector(reporter)
     manifest, detector = detectors.load(spec.model)
     calibration = context.models.calibrations(manifest, detector.runtime.name).newest().calibration
-    source = ImageSource(context.datasets, context.limits, spec.dataset)
+    source = ImageSource(context.datasets, context.limits, spec.dataset, manifest.white_level)
     evaluation = evaluate_detector(
         detector, calibration, source, context.device, reporter.progress, reporter.warn
     )

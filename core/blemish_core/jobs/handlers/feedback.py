@@ -7,6 +7,7 @@ from functools import partial
 from blemish_core.detectors.base import Image, ReadImage
 from blemish_core.imaging.decode import decode
 from blemish_core.imaging.frame_mask import size_mismatch
+from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.record import TrainSpec
 from blemish_core.jobs.reporter import JobReporter, waiting_for_qdrant
@@ -21,7 +22,9 @@ _PAGE = 500
 _GOOD = one_of("label", [Label.FALSE_ALARM, Label.GOOD])
 
 
-def load_good_images(context: JobContext, spec: TrainSpec, reporter: JobReporter) -> dict[str, ReadImage]:
+def load_good_images(
+    context: JobContext, spec: TrainSpec, level: WhiteLevel, reporter: JobReporter
+) -> dict[str, ReadImage]:
     """Return readers of the images labelled as false alarms or good by item, each content once.
 
     Images of the dataset are left out: they are trained on already, or measured on later.
@@ -43,7 +46,7 @@ def load_good_images(context: JobContext, spec: TrainSpec, reporter: JobReporter
             in_dataset += 1
             continue
         try:
-            height, width, _ = _read(context, version, item).shape
+            height, width, _ = _read(context, version, level, item).shape
         except BlemishError:
             unreadable += 1
             continue
@@ -60,7 +63,7 @@ def load_good_images(context: JobContext, spec: TrainSpec, reporter: JobReporter
     if unreadable:
         summary += f"; skipped {unreadable} that cannot be read any more"
     reporter.warn(summary)
-    return {f"item {item.id}": partial(_read, context, version, item) for item in found.values()}
+    return {f"item {item.id}": partial(_read, context, version, level, item) for item in found.values()}
 
 
 def _labelled_good(context: JobContext, version: ModelRef, reporter: JobReporter) -> Iterator[Item]:
@@ -75,5 +78,5 @@ def _labelled_good(context: JobContext, version: ModelRef, reporter: JobReporter
             return
 
 
-def _read(context: JobContext, version: ModelRef, item: Item) -> Image:
-    return decode(ItemImages(context.datasets, context.frames).read(version, item), context.limits)
+def _read(context: JobContext, version: ModelRef, level: WhiteLevel, item: Item) -> Image:
+    return decode(ItemImages(context.datasets, context.frames).read(version, item), context.limits, level)

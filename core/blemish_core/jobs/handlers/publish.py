@@ -16,6 +16,7 @@ from blemish_core.detectors.registry import ALGORITHMS
 from blemish_core.evaluation.evaluate import Evaluation
 from blemish_core.evaluation.metrics import GOOD
 from blemish_core.imaging.mask_summary import MaskSummary
+from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.handlers.export import ImageSplits, export_int8, export_openvino
 from blemish_core.jobs.record import TrainSpec, now
@@ -38,6 +39,8 @@ class TrainingSet:
     """Name of each image of ``reads`` for people."""
     skipped: int
     """Number of images that cannot be read."""
+    white_level: WhiteLevel | None = None
+    """White level by which the images are decoded."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ class _BundleWriter:
                 method=training.method,
                 skipped=images.skipped,
             ),
+            white_level=images.white_level,
             mask=self._mask(),
             training={**training.facts, **self._findings()},
             calibration=calibration,
@@ -164,7 +168,8 @@ class _BundleWriter:
     def _image_splits(self) -> ImageSplits:
         """Return the training images and the test images that the evaluation could read."""
         images = self.context.datasets.images(self.spec.dataset, "test")
-        reader = ImageReader(self.context.datasets, self.context.limits, images)
+        level = self.trained.images.white_level
+        reader = ImageReader(self.context.datasets, self.context.limits, images, level)
         scored = {each.path for each in self.evaluation.image_scores} if self.evaluation else set()
         good: list[ReadImage] = []
         defective: list[ReadImage] = []

@@ -45,14 +45,17 @@ def load_training_images(context: JobContext, spec: TrainSpec, reporter: JobRepo
     """Return readers of the good images of the dataset, and of those labelled good in an index."""
     dataset = context.datasets.get(spec.dataset)
     images = context.datasets.images(spec.dataset, "train")
-    reader = ImageReader(context.datasets, context.limits, images)
+    level = dataset.white_level
+    for text in dataset.warnings:
+        reporter.warn(text)
+    reader = ImageReader(context.datasets, context.limits, images, level)
     readable = reader.readable(partial(reporter.progress, "check"))
     if (warning := reader.warning()) is not None:
         reporter.warn(warning)
     reads = [partial(reader.read_strict, image) for image in readable]
-    feedback = load_good_images(context, spec, reporter) if spec.false_alarms_of else {}
+    feedback = load_good_images(context, spec, level, reporter) if spec.false_alarms_of else {}
     names = [*(image.shown for image in readable), *feedback]
-    return TrainingSet(dataset, [*reads, *feedback.values()], names, reader.skipped)
+    return TrainingSet(dataset, [*reads, *feedback.values()], names, reader.skipped, level)
 
 
 def fit(
@@ -60,7 +63,7 @@ def fit(
 ) -> TrainedModel:
     """Train the detector and calibrate its threshold on images that it has not learned from."""
     algorithm = ALGORITHMS[spec.detector]
-    mask = read_mask(spec, context.datasets, context.models, context.limits)
+    mask = read_mask(spec, context.datasets, context.models, context.limits, images.white_level)
     reference = (spec.mask.reference if spec.mask else None) or ""
     alignment = describe_alignment(mask, images, reference, reporter)
     training = algorithm.train(
@@ -98,7 +101,8 @@ def evaluate_on_test_split(
 ) -> Evaluation | None:
     """Evaluate the trained detector on the dataset's test images; return None if there are none."""
     detector = trained.training.detector
-    source = ImageSource(context.datasets, context.limits, spec.dataset)
+    level = trained.images.white_level
+    source = ImageSource(context.datasets, context.limits, spec.dataset, level)
     runtime = faster_runtime(context.device, context.runtime, detector.network, detector.network_size)
     with running_on(detector, runtime):
         return evaluate_detector(

@@ -181,3 +181,25 @@ def test_images_are_listed_by_prefix(run: Run, fake: FakeServer) -> None:
     assert [(each.dataset, each.path_prefix) for each in requests] == [("datasets/tile", "train/")] * 2
     fake.images = []
     assert run("dataset", "images", "tile").stdout == "no images\n"
+
+
+def test_white_level_goes_with_new_datasets_uploads_and_imports(
+    run: Run, fake: FakeServer, tmp_path: Path
+) -> None:
+    write_dataset_folder(tmp_path)
+    assert run("dataset", "upload", "new", tmp_path, "--white-level", "4095").exit_code == 0
+    assert fake.requests["CreateDataset"][0].white_level == 4095
+    assert not fake.requests["UpdateDataset"]
+    fake.errors["CreateDataset"] = [CallError(grpc.StatusCode.ALREADY_EXISTS, "the id is taken")]
+    assert run("dataset", "upload", "d", tmp_path, "--white-level", "1023").exit_code == 0
+    assert [request.white_level for request in fake.requests["UpdateDataset"]] == [1023]
+    assert run("dataset", "import", "d", "/srv/tile", "--white-level", "4095").exit_code == 0
+    assert fake.requests["ImportDataset"][0].white_level == 4095
+
+
+def test_update_sets_the_white_level(run: Run, fake: FakeServer) -> None:
+    result = run("dataset", "update", "tile", "--white-level", "4095")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.strip() == "datasets/tile: white level 4095"
+    assert "as each image states it" in run("dataset", "update", "tile", "--white-level", "0").stdout
+    assert [request.name for request in fake.requests["UpdateDataset"]] == ["datasets/tile"] * 2

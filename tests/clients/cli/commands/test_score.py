@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import io
 import pickle
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tests.support.fake_server import CallError, FakeServer, picture
 from tests.support.regions import make_region_message
 
 from blemish.v1 import inspection_pb2 as pb
-from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, DefectRegion, Point, Region
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, DefectRegion, Point, Region
 
 
 def test_score(run: Run, fake: FakeServer, image: Path) -> None:
@@ -210,3 +211,33 @@ def test_map_of_a_region_is_drawn_over_that_part(run: Run, fake: FakeServer, tmp
         outlined = np.asarray(drawn.convert("L"))[:80] == 255
     _, columns = outlined.nonzero()
     assert (columns.min(), columns.max()) == (pytest.approx(60, abs=2), pytest.approx(120, abs=2))
+
+
+@pytest.mark.parametrize("kind", ["float", "12 bits", "raw"])
+def test_map_is_drawn_over_the_image_as_the_server_read_it(
+    run: Run, fake: FakeServer, tmp_path: Path, kind: str
+) -> None:
+    fake.map_side, fake.verdict = 4, VERDICT_NORMAL
+    bright = np.full((600, 800), 0.8)
+    shown = io.BytesIO()
+    Image.fromarray((bright * 255).astype(np.uint8)).save(shown, "JPEG")
+    fake.preview = pb.Preview(jpeg=shown.getvalue(), width=800, height=600)
+    options: list[str] = []
+    if kind == "raw":
+        file = tmp_path / "a.raw"
+        file.write_bytes(bytes(600 * 800 * 3 // 2))
+        options = ["--raw", "Mono12p:800x600"]
+    else:
+        file = tmp_path / "a.tiff"
+        samples = bright.astype(np.float32) if kind == "float" else (bright * 4095).astype(np.uint16)
+        Image.fromarray(samples).save(file)
+    result = run("score", file, *options, "-m", "m", "--map", tmp_path / "map.png")
+    assert result.exit_code == 0, result.stderr
+    assert fake.requests["Score"][0].outputs.preview
+    with Image.open(tmp_path / "map.png") as drawn:
+        assert np.asarray(drawn.convert("L"))[:600].mean() > 150
+
+
+def test_ordinary_image_needs_no_preview(run: Run, fake: FakeServer, image: Path, tmp_path: Path) -> None:
+    assert run("score", image, "-m", "m", "--map", tmp_path / "map.png").exit_code == 0
+    assert not fake.requests["Score"][0].outputs.preview

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training on a backbone whose weights were imported: a small transformer of timm."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,14 @@ from tests.support.job_reporter import RecordingReporter
 from torch import nn
 
 from blemish_core.detectors.common.backbone import import_weights
+from blemish_core.imaging.image_input import ImageInput, RawLayout
+from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.handlers.train import train
 from blemish_core.jobs.record import PatchCoreSpec, TrainSpec
 from blemish_core.models.loading import load_detector
 from blemish_core.platform.errors import FailedPrecondition
+from blemish_core.platform.names import ModelRef
 from blemish_core.runtimes import openvino_runtime
 
 BACKBONE = "test_vit"
@@ -94,3 +98,52 @@ def test_transformer_that_openvino_cannot_run_is_served_by_torch(
     assert detector.runtime.name == "torch"
     (prediction,) = detector.predict([detector.prepare(noise())])
     assert prediction.score > 0
+
+
+@pytest.fixture
+def samples(context: JobContext, tmp_path: Path) -> NDArray[np.uint16]:
+    """Import a dataset "dark" of images of 12 bits in PNGs of 16; return another such image."""
+    random = np.random.default_rng(14)
+    good = tmp_path / "dark" / "train" / "good"
+    good.mkdir(parents=True)
+    for number in range(8):
+        Image.fromarray(random.integers(0, 4096, (96, 128)).astype(np.uint16)).save(good / f"{number}.png")
+    context.datasets.import_folder("dark", "", tmp_path / "dark", [tmp_path])
+    return random.integers(0, 4096, (96, 128)).astype(np.uint16)
+
+
+def deep_spec() -> TrainSpec:
+    return SPEC.model_copy(update={"dataset": "dark", "model_id": "dark"})
+
+
+@pytest.mark.usefixtures("weights")
+def test_model_of_12_bit_files_scores_raw_frames_alike(
+    context: JobContext, samples: NDArray[np.uint16]
+) -> None:
+    context.datasets.set_white_level("dark", 4095)
+    reporter = RecordingReporter()
+    train(context, deep_spec(), "job", reporter)
+    assert not [text for text in reporter.warnings if "sixteenth" in text]
+    card, detector = load_detector(context.models.folder("dark", 1), "cpu")
+    assert card.white_level == WhiteLevel(level=4095, given=True)
+    file = BytesIO()
+    Image.fromarray(samples).save(file, "PNG")
+    stream = sum(int(sample) << (12 * place) for place, sample in enumerate(samples.ravel()))
+    images = [
+        ImageInput(file.getvalue()),
+        ImageInput(samples.tobytes(), RawLayout("Mono12", 128, 96)),
+        ImageInput(stream.to_bytes(samples.size * 3 // 2, "little"), RawLayout("Mono12p", 128, 96)),
+    ]
+    inputs = [detector.prepare(image.pixels(context.limits, card.white_level)) for image in images]
+    scores = [prediction.score for each in inputs for prediction in detector.predict([each])]
+    assert scores[0] == scores[1] == scores[2]
+
+
+@pytest.mark.usefixtures("weights", "samples")
+def test_training_warns_of_images_that_use_a_sixteenth_of_their_range(context: JobContext) -> None:
+    reporter = RecordingReporter()
+    train(context, deep_spec(), "job", reporter)
+    (warning,) = [text for text in reporter.warnings if "sixteenth" in text]
+    assert "8 images" in warning
+    assert "blemish dataset update dark --white-level" in warning
+    assert context.models.manifest(ModelRef("dark", 1)).white_level == WhiteLevel()
