@@ -9,9 +9,16 @@ from pydantic import AliasChoices, Field, ValidationError, field_validator, mode
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from blemish_core.imaging.decode import ImageLimits
+from blemish_core.platform.redis_address import DEFAULT_URL, RedisAddress
 from blemish_core.runtimes.choice import Asked, RuntimeChoice
 
 _LIMITS = ImageLimits()
+_SECRETS = {
+    f"{prefix}{name}"
+    for name in ("REDIS_URL", "QDRANT_API_KEY", "QDRANT_PROXY")
+    for prefix in ("", "BLEMISH_")
+}
+"""Variables that may hold a password, whose values no message repeats."""
 
 
 class StackSettings(BaseSettings):
@@ -23,11 +30,12 @@ class StackSettings(BaseSettings):
     """Folder of datasets, models, frames and weights. All processes must share it."""
 
     redis_url: str = Field(
-        "redis://localhost:6379/0",
+        DEFAULT_URL,
         validation_alias=AliasChoices("REDIS_URL", "BLEMISH_REDIS_URL", "redis_url"),
         repr=False,  # may hold a password
     )
-    """URL of Redis or Valkey, which holds jobs, their queue and their progress."""
+    """URL of Redis or Valkey, which holds jobs, their queue and their progress: ``redis://``, ``rediss://``
+    with TLS, ``unix://``, or ``redis+sentinel://``."""
 
     qdrant_url: str = Field(
         "http://localhost:6333",
@@ -75,6 +83,12 @@ class StackSettings(BaseSettings):
 
     max_image_bytes: int = _LIMITS.max_bytes
     """Largest accepted image file, in bytes."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _supported(cls, url: str) -> str:
+        RedisAddress.parse(url)
+        return url
 
     @field_validator("store")
     @classmethod
@@ -131,7 +145,7 @@ def read_settings(kind: type[Settings], process: str) -> Settings:
             name = "_".join(str(part) for part in fault["loc"]).upper()
             if name.lower() in kind.model_fields:
                 name = f"BLEMISH_{name}"
-            value = f" (got {fault['input']!r})" if name else ""
+            value = f" (got {fault['input']!r})" if name and name not in _SECRETS else ""
             print(f"{process}: {name or 'settings'}: {fault['msg']}{value}", file=sys.stderr)
         sys.exit(2)
 

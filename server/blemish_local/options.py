@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from blemish_core.platform.redis_address import RedisAddress
 from blemish_local import address
 from blemish_local.address import Address
 
@@ -63,8 +64,7 @@ def resolve(
         listen=address.parse(listen),
         import_roots=_import_roots(import_roots, environment),
         address_file=_address_file(address_file),
-        # redis-py and Celery's transport must both be able to read it, which excludes unix sockets.
-        redis_url=_url(environment, "REDIS_URL", ("redis", "rediss"), "redis://HOST:6379/0"),
+        redis_url=_redis_url(environment),
         qdrant_url=_url(environment, "QDRANT_URL", ("http", "https"), "http://HOST:6333"),
         qdrant_grpc_port=_port(environment, "QDRANT_GRPC_PORT", _QDRANT_GRPC_PORT),
         qdrant_proxy=_url(environment, "QDRANT_PROXY", ("http",), "http://HOST:3128") or "",
@@ -96,6 +96,17 @@ def _address_file(given: Path | None) -> Path | None:
     if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
         raise ValueError(f"the address file {given} cannot be written; choose another with --address-file")
     return path
+
+
+def _redis_url(environment: Mapping[str, str]) -> str | None:
+    url = environment.get("REDIS_URL")
+    if not url:
+        return None
+    try:
+        RedisAddress.parse(url)
+    except ValueError as error:
+        raise ValueError(f"REDIS_URL cannot be used: {error}") from error
+    return url
 
 
 def _url(environment: Mapping[str, str], name: str, schemes: tuple[str, ...], example: str) -> str | None:

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from blemish_core.platform.redis_address import RedisAddress
 from blemish_local import redis
 from blemish_local.address import Address, free_loopback_port
 from blemish_local.data_directory import DataDirectory
@@ -104,14 +105,12 @@ def shell_script(variables: Mapping[str, str]) -> str:
 
 
 def _external_redis(url: str) -> ExternalService:
-    parts = urlsplit(url)
-    # Never show the whole URL, which may contain a password.
-    host = f"{parts.hostname}:{parts.port or 6379}"
+    address = RedisAddress.parse(url)  # its text has no password
     return ExternalService(
         "redis",
-        f"REDIS_URL, {host}",
+        f"REDIS_URL, {address}",
         partial(probes.redis_answers, url),
-        f"start the Redis at {host}, or unset REDIS_URL to have one started here",
+        f"start the Redis at {address}, or unset REDIS_URL to have one started here",
     )
 
 

@@ -8,6 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from blemish_server.app import App
     from blemish_server.settings import ServerSettings
 
 # Threads for blocking work: decoding, files, Redis, Qdrant. Further calls queue in the event loop.
@@ -29,19 +32,18 @@ def main() -> None:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     # Import torch only after the settings are valid, because that takes seconds.
     with gc_tuning.gc_frozen_after():
-        from blemish_server.wiring import CannotServe
+        from blemish_server.app import CannotServe
+        from blemish_server.wiring import build_app
     threads.disable_opencv_threads()
 
     try:
-        asyncio.run(_serve(settings))
+        asyncio.run(_serve(settings, build_app))
     except CannotServe as error:
         print(f"blemish-server: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-async def _serve(settings: "ServerSettings") -> None:
-    from blemish_server.wiring import build_app
-
+async def _serve(settings: "ServerSettings", build_app: "Callable[[ServerSettings], App]") -> None:
     loop = asyncio.get_running_loop()
     executor = ThreadPoolExecutor(_BLOCKING_THREADS, thread_name_prefix="blocking")
     loop.set_default_executor(executor)

@@ -39,6 +39,10 @@ _READY_CHECK_EVERY_S = 0.5
 log = structlog.get_logger(__name__)
 
 
+class CannotServe(Exception):
+    """A setting that the server cannot start with, such as a taken address or an unreadable file."""
+
+
 @dataclass(frozen=True)
 class Endpoints:
     """The addresses that the server listens on."""
@@ -141,6 +145,8 @@ class App:
         if not await self._warm_up(stop):
             return
         await dependencies.probe()  # before serving, so that the first health report is correct
+        if dependencies.refusal:
+            raise CannotServe(dependencies.refusal)
         for service in set(SERVICES) - dependencies.services:
             await health.set(service, SERVING)
         tasks.append(asyncio.create_task(dependencies.run()))

@@ -9,7 +9,7 @@ import structlog
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio
 
-from blemish_core.platform.errors import BlemishError
+from blemish_core.platform.errors import BlemishError, FailedPrecondition
 
 _PROBE_EVERY_S = 2.0
 
@@ -25,8 +25,10 @@ class Dependency:
 
     name: str
     ping: Callable[[], None]
-    """Raises Unavailable unless it answers."""
+    """Raises Unavailable unless it answers, and FailedPrecondition if it cannot be used."""
     services: tuple[str, ...]
+    warnings: Callable[[], tuple[str, ...]] = tuple
+    """Returns what the last ping found to endanger data."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class DependencyState:
     available: bool
     detail: str
     """Reason if unavailable, else empty."""
+    warnings: tuple[str, ...] = ()
+    """Settings of the dependency that endanger data."""
 
 
 class Dependencies:
@@ -46,6 +50,8 @@ class Dependencies:
         self._dependencies = dependencies
         self._health = health
         self._states: Mapping[str, DependencyState] = {}
+        self.refusal = ""
+        """Reason for which a dependency can never be used, if a probe found one."""
 
     @property
     def states(self) -> list[DependencyState]:
@@ -81,6 +87,8 @@ class Dependencies:
             if before is None or before.available != state.available:
                 report = log.info if state.available else log.warning
                 report("dependency", name=state.name, available=state.available, detail=state.detail)
+            for warning in set(state.warnings) - set(before.warnings if before else ()):
+                log.warning("dependency endangers data", name=state.name, detail=warning)
             for service in dependency.services:
                 await self._health.set(service, SERVING if state.available else NOT_SERVING)
         self._states = {state.name: state for state in states}
@@ -88,6 +96,9 @@ class Dependencies:
     async def _ping(self, dependency: Dependency) -> DependencyState:
         try:
             await asyncio.to_thread(dependency.ping)
+        except FailedPrecondition as error:
+            self.refusal = str(error)
+            return DependencyState(dependency.name, False, str(error))
         except BlemishError as error:
             return DependencyState(dependency.name, False, str(error))
-        return DependencyState(dependency.name, True, "")
+        return DependencyState(dependency.name, True, "", dependency.warnings())

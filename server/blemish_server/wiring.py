@@ -25,13 +25,14 @@ from blemish_core.jobs.store import JobStore
 from blemish_core.jobs.worker_registry import WorkerRegistry
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import BlemishError
+from blemish_core.platform.redis_check import RedisCheck
 from blemish_core.search.finder import Finder
 from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.item_images import ItemImages
 from blemish_core.search.label_reader import LabelReader
 from blemish_core.search.search_index import SearchIndex
 from blemish_core.settings import resolve_device
-from blemish_server.app import SERVICES, App, Backends, Endpoints, Readiness, ScoringParts
+from blemish_server.app import SERVICES, App, Backends, CannotServe, Endpoints, Readiness, ScoringParts
 from blemish_server.audit.log import AuditLog
 from blemish_server.audit.recorder import AuditRecorder
 from blemish_server.auth.authenticator import Authenticator
@@ -69,10 +70,6 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _LOOKAHEAD_BYTES = 1 << 20
 
 log = structlog.get_logger(__name__)
-
-
-class CannotServe(Exception):
-    """A setting that the server cannot start with, such as a taken address or an unreadable file."""
 
 
 @dataclass(frozen=True)
@@ -163,9 +160,10 @@ def build_app(settings: ServerSettings) -> App:
     scoring = _Scoring.build(settings, stores)
     stopping = asyncio.Event()
     readiness = Readiness(Health(stopping), asyncio.Event(), stopping)
+    redis = RedisCheck.connect(settings.redis_url)
     dependencies = Dependencies(
         (
-            Dependency("redis", stores.jobs.ping, ("blemish.v1.JobService",)),
+            Dependency("redis", redis.ping, ("blemish.v1.JobService",), lambda: redis.warnings),
             Dependency("qdrant", stores.index.ping, ("blemish.v1.SearchService",)),
         ),
         readiness.health,

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker's entry point, ``blemish-worker``; settings come from the environment."""
 
+import sys
+
 from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 
 
 def main() -> None:
     """Run a worker until it is stopped."""
     from blemish_core.platform import logs
+    from blemish_core.platform.errors import FailedPrecondition, Unavailable
     from blemish_core.settings import read_settings
     from blemish_workers.celery_app import make_celery_app
     from blemish_workers.maintenance import canary_queue
@@ -18,6 +21,14 @@ def main() -> None:
     app = make_celery_app(settings)
     worker = build_worker(settings, app)
     register_tasks(app, worker)
+    try:
+        # Celery itself fails on a cluster without a message that names it.
+        worker.redis.ping()
+    except FailedPrecondition as error:
+        print(f"blemish-worker: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Unavailable:
+        pass  # Celery waits for Redis
 
     @setup_logging.connect(weak=False)
     def _configure_logging(**_: object) -> None:
@@ -27,8 +38,7 @@ def main() -> None:
     def _start(**_: object) -> None:
         worker.maintenance.start()
         worker.slots.start_children()
-        if settings.ready_file:
-            worker.report_ready(settings.ready_file)
+        worker.report_ready(settings.ready_file)
 
     @worker_shutting_down.connect(weak=False)
     def _requeue_jobs(**_: object) -> None:

@@ -3,13 +3,22 @@
 
 from celery import Celery
 
+from blemish_core.platform.redis_address import RedisAddress
 from blemish_workers.settings import WorkerSettings
 
 
 def make_celery_app(settings: WorkerSettings) -> Celery:
     """Return the Celery application of a worker; the connection opens when the worker starts."""
-    app = Celery("blemish", broker=settings.redis_url)
+    app = Celery("blemish")
+    broker = RedisAddress.parse(settings.redis_url).celery_settings(
+        # A message only signals work; the record decides. Maintenance requeues an orphaned job
+        # long before Redis redelivers the message of a dead worker.
+        visibility_timeout=3600,
+        socket_connect_timeout=5,
+        socket_keepalive=True,
+    )
     app.conf.update(
+        broker,
         task_ignore_result=True,  # the job's record holds the result
         # A task only supervises a child process, so threads are enough.
         worker_pool="threads",
@@ -21,12 +30,5 @@ def make_celery_app(settings: WorkerSettings) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_transport_options={
-            # A message only signals work; the record decides. Maintenance requeues an orphaned job
-            # long before Redis redelivers the message of a dead worker.
-            "visibility_timeout": 3600,
-            "socket_connect_timeout": 5,
-            "socket_keepalive": True,
-        },
     )
     return app

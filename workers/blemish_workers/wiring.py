@@ -19,7 +19,8 @@ from blemish_core.jobs.record import Job, Limits
 from blemish_core.jobs.retention import Retention
 from blemish_core.jobs.store import JobStore
 from blemish_core.jobs.worker_registry import WorkerRegistry
-from blemish_core.platform.errors import Unavailable
+from blemish_core.platform.errors import FailedPrecondition, Unavailable
+from blemish_core.platform.redis_check import RedisCheck
 from blemish_workers.maintenance import Maintenance
 from blemish_workers.runner.context import make_job_context
 from blemish_workers.runner.job_runner import JobRunner
@@ -45,26 +46,29 @@ class Worker:
     slots: Slots
     runner: JobRunner
     maintenance: Maintenance
-    store: JobStore
+    redis: RedisCheck
 
-    def report_ready(self, ready_file: Path) -> None:
-        """Write the file once the job records are reachable, in a thread of its own.
+    def report_ready(self, ready_file: Path | None) -> None:
+        """Check Redis until it can be used, in a thread of its own, and write the file then.
 
         Celery's connection, which exists by then, is another one.
         """
 
-        def write() -> None:
+        def check() -> None:
             while True:
                 try:
-                    self.store.ping()
-                except Unavailable as error:
+                    self.redis.ping()
+                except (Unavailable, FailedPrecondition) as error:
                     log.warning("not ready yet", reason=str(error))
                     time.sleep(_READY_CHECK_EVERY_S)
-                else:
+                    continue
+                for warning in self.redis.warnings:
+                    log.warning("dependency endangers data", name="redis", detail=warning)
+                if ready_file is not None:
                     ready_file.write_text("ready\n")
-                    return
+                return
 
-        threading.Thread(target=write, name="readiness", daemon=True).start()
+        threading.Thread(target=check, name="readiness", daemon=True).start()
 
 
 def build_worker(settings: WorkerSettings, app: Celery) -> Worker:
@@ -96,7 +100,7 @@ def build_worker(settings: WorkerSettings, app: Celery) -> Worker:
         apply_retention=_retention(settings, store, context).sweep,
         exit_process=partial(_exit_process, slots),
     )
-    return Worker(name, slots, runner, maintenance, store)
+    return Worker(name, slots, runner, maintenance, RedisCheck.connect(settings.redis_url))
 
 
 def _retention(settings: WorkerSettings, store: JobStore, context: JobContext) -> Retention:

@@ -16,8 +16,7 @@
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -25,12 +24,12 @@ from uuid import uuid4
 
 import redis
 from pydantic import BaseModel, ConfigDict, TypeAdapter
-from redis.exceptions import ConnectionError as ConnectionLost
-from redis.exceptions import RedisError, WatchError
-from redis.exceptions import TimeoutError as TimedOut
+from redis.exceptions import WatchError
 
 from blemish_core.jobs.record import Event, Job, JobPriority, JobState, Limits, Phase, Spec, now
-from blemish_core.platform.errors import AlreadyExists, InvalidRequest, NotFound, Unavailable
+from blemish_core.platform.errors import AlreadyExists, InvalidRequest, NotFound
+from blemish_core.platform.redis_address import RedisAddress
+from blemish_core.platform.redis_check import redis_errors_as_unavailable
 
 UPDATES_KEY = "blemish:news"
 """Key of the stream of job updates."""
@@ -119,8 +118,7 @@ class JobStore:
     @classmethod
     def connect(cls, url: str) -> "JobStore":
         """Create a store whose connection opens at the first call."""
-        client = redis.Redis.from_url(url, socket_connect_timeout=2, socket_timeout=5)
-        return cls(client)
+        return cls(RedisAddress.parse(url).client(socket_connect_timeout=2, socket_timeout=5))
 
     def ping(self) -> None:
         """Check that Redis answers.
@@ -478,19 +476,3 @@ def _lease_key(name: str) -> str:
 
 def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value or "")
-
-
-@contextmanager
-def redis_errors_as_unavailable() -> Iterator[None]:
-    """Translate connection failures and errors of Redis into Unavailable."""
-    try:
-        yield
-    except (ConnectionLost, TimedOut) as error:
-        raise Unavailable(
-            "Redis does not answer, so jobs wait; check REDIS_URL", dependency="redis"
-        ) from error
-    except WatchError:
-        raise
-    except RedisError as error:
-        # For example loading after a restart, out of memory or read-only.
-        raise Unavailable(f"Redis rejected the command: {error}", dependency="redis") from error

@@ -11,7 +11,8 @@ from typing import Any
 import redis
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from blemish_core.jobs.store import redis_errors_as_unavailable
+from blemish_core.platform.redis_address import RedisAddress
+from blemish_core.platform.redis_check import redis_errors_as_unavailable
 
 _RECORDS, _SEEN = "blemish:staff", "blemish:staff:seen"
 _LIVE_S = 20
@@ -68,7 +69,7 @@ class WorkerRegistry:
     @classmethod
     def connect(cls, url: str) -> "WorkerRegistry":
         """Create a registry whose connection opens at the first call."""
-        return cls(redis.Redis.from_url(url, socket_connect_timeout=2, socket_timeout=5))
+        return cls(RedisAddress.parse(url).client(socket_connect_timeout=2, socket_timeout=5))
 
     def heartbeat(self, worker: WorkerInfo) -> list[str]:
         """Add or refresh a worker; remove those without a heartbeat for a minute and return their names."""

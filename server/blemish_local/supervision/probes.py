@@ -5,15 +5,16 @@ The probe of Qdrant calls ``qdrant.Qdrant/HealthCheck`` with raw bytes, which av
 The server and the worker write a file.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
 import grpc.aio
-import redis.asyncio
-from redis.exceptions import RedisError
 
 from blemish_core.platform.channels import channel_options, open_channel
+from blemish_core.platform.errors import BlemishError
+from blemish_core.platform.redis_check import RedisCheck
 
 Probe = Callable[[], Awaitable[None]]
 """A function that returns if the service is ready, and raises ``NotReady`` otherwise."""
@@ -28,19 +29,10 @@ class NotReady(Exception):
 
 
 async def redis_answers(url: str) -> None:
-    # Disable the client's retries: the caller repeats the probe and limits the time.
-    client = redis.asyncio.Redis.from_url(
-        url,
-        retry=None,
-        socket_timeout=_TIMEOUT_S,
-        socket_connect_timeout=_TIMEOUT_S,
-    )
     try:
-        await client.ping()
-    except (RedisError, OSError) as error:
+        await asyncio.to_thread(RedisCheck.connect(url, timeout_s=_TIMEOUT_S).ping)
+    except BlemishError as error:
         raise NotReady(str(error)) from error
-    finally:
-        await client.aclose()
 
 
 async def qdrant_answers(target: str, *, encrypted: bool = False, proxy: str = "") -> None:

@@ -7,16 +7,18 @@ from kombu.exceptions import OperationalError
 from blemish_core.jobs.queues import celery_message
 from blemish_core.jobs.record import Job
 from blemish_core.platform.errors import Unavailable
+from blemish_core.platform.redis_address import RedisAddress
 
 
 class Dispatcher:
     """A client of the Celery broker that queues jobs."""
 
     def __init__(self, redis_url: str) -> None:
-        self._celery = Celery("blemish", broker=redis_url, set_as_current=False)
+        broker = RedisAddress.parse(redis_url)
+        self._celery = Celery("blemish", set_as_current=False)
         self._celery.conf.update(
+            broker.celery_settings(socket_connect_timeout=2, socket_timeout=5),
             task_ignore_result=True,  # the job's record is the result
-            broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5},
         )
 
     def send(self, job: Job) -> None:

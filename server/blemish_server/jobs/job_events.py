@@ -13,7 +13,9 @@ from redis.exceptions import RedisError
 from blemish.v1 import job_pb2 as pb
 from blemish_core.jobs.record import Job
 from blemish_core.jobs.store import UPDATES_KEY, JobChange, JobStore, JobUpdate, LogLine, parse_update
+from blemish_core.platform import redis_address
 from blemish_core.platform.errors import InvalidRequest, ServerStopping
+from blemish_core.platform.redis_address import RedisAddress
 from blemish_server.converters.jobs import ENDED, job_to_proto, log_line_to_proto
 
 _RECHECK_INTERVAL_S = 10.0
@@ -26,8 +28,8 @@ class JobEvents:
 
     def __init__(self, store: JobStore, redis_url: str) -> None:
         self._store = store
-        self._redis: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
-            redis_url, socket_connect_timeout=2, socket_timeout=15
+        self._redis: redis.asyncio.Redis = RedisAddress.parse(redis_url).async_client(
+            socket_connect_timeout=2, socket_timeout=15
         )
         self._topics: dict[str, JobTopic] = {}
         self._stopping = False
@@ -102,7 +104,7 @@ class JobEvents:
                 subscriber.ready.set()
 
     async def close(self) -> None:
-        await self._redis.aclose()
+        await redis_address.close(self._redis)
 
     async def _newest(self) -> bytes:
         newest: Any = await self._redis.xrevrange(UPDATES_KEY, count=1)

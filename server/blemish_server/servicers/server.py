@@ -60,7 +60,12 @@ class ServerServicer(ServerServiceServicer):
             loaded_bytes=self._cache.bytes,
             max_loaded_bytes=self._settings.max_loaded_bytes,
             dependencies=[
-                pb.Dependency(name=known.name, available=known.available, detail=known.detail)
+                pb.Dependency(
+                    name=known.name,
+                    available=known.available,
+                    detail=known.detail,
+                    warnings=known.warnings,
+                )
                 for known in self._dependencies.states
             ],
         )

@@ -2,6 +2,7 @@
 """``blemish info``: version, limits and state of the server."""
 
 import typer
+from rich.markup import escape
 
 from blemish.v1.access_pb2 import Role
 from blemish.v1.inspection_pb2 import Priority
@@ -42,4 +43,6 @@ def info(ctx: typer.Context, as_json: Json = False) -> None:
     for dependency in server.dependencies:
         state = "available" if dependency.available else f"[red]unavailable[/red]: {dependency.detail}"
         rows.add_row(dependency.name, state)
+        for warning in dependency.warnings:
+            rows.add_row("", f"[yellow]warning[/yellow]: {escape(warning)}")
     session.out.print(rows)
