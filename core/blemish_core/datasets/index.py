@@ -118,11 +118,20 @@ class Index:
             replace: return False if ``path`` has other content that may be replaced.
 
         Raises:
-            AlreadyExists: if ``path`` has other content that may not be replaced.
+            AlreadyExists: if ``path`` has other content that may not be replaced, or the same file is
+                stored under another path.
         """
         existing = self.find(path)
-        if existing is None or existing.sha256 == sha256:
-            return existing is not None
+        if existing is None:
+            same = self.find_named(original or path)
+            if same is not None and same.path != path and same.sha256 == sha256:
+                raise AlreadyExists(
+                    f"{same.shown} is stored as {same.path} already, not as {path}; give the same options "
+                    "as before, or remove it first"
+                )
+            return False
+        if existing.sha256 == sha256:
+            return True
         if existing.original != original:
             raise AlreadyExists(
                 f"{path} already holds another file, {existing.shown}; give the new image another name"

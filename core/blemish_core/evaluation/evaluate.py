@@ -151,7 +151,8 @@ def evaluate(
         [partial(_seen, reader, by_path[each.path], detector.mask) for each in good_images],
     )
     shifted = None if shift is None else shift.warning()
-    notes = (_unaligned_warning(unaligned), _ignored_warning(ignored), shifted)
+    no_good = _no_good_warning(image_scores)
+    notes = (_unaligned_warning(unaligned), _ignored_warning(ignored), shifted, no_good)
     for warning in (reader.warning(), masks.warning(), *notes):
         if warning is not None:
             warn(warning)
@@ -210,6 +211,17 @@ def _unaligned_warning(paths: Sequence[str]) -> str | None:
     if not paths:
         return None
     return f"{len(paths)} images could not be aligned, so their masks were not moved: {_named(paths)}"
+
+
+def _no_good_warning(image_scores: Sequence[ImageScore]) -> str | None:
+    """Return a warning about a test set without good images, of which some may have another name."""
+    classes = sorted({each.class_name for each in image_scores})
+    if not classes or GOOD in classes:
+        return None
+    return (
+        f"no test image is good, by the classes {_named(classes)}, so no figures compare good and "
+        "defective images; if one of these holds good images, import it again with --good"
+    )
 
 
 def _ignored_warning(paths: Sequence[str]) -> str | None:

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_curve
 
 from blemish_core.evaluation.metrics import GOOD, Metrics
 from blemish_core.report import formats
+from blemish_core.report.scripts import DrawableName, drawable
 
 GOOD_COLOUR, DEFECT_COLOUR = "#2a7f9e", "#c8502d"
 _INK, _FAINT, _RULE = "#1f2933", "#66727f", "#d9dee3"
@@ -80,7 +81,7 @@ def scores(
         colour = GOOD_COLOUR if name == GOOD else DEFECT_COLOUR
         values = by_class[name]
         strip.plot(values, np.full(len(values), row), "|", color=colour, markersize=9, alpha=0.75)
-    strip.set_yticks(range(len(rows)), [_shortened(name) for name in rows])
+    _label_rows(strip, [drawable(_shortened(name)) for name in rows])
     strip.set_ylim(len(rows) - 0.4, -0.6)
     for part in (axes, strip):
         _plain(part)
@@ -132,7 +133,7 @@ def classes(metrics: Metrics) -> bytes:
             markeredgecolor="white",
             clip_on=False,
         )
-    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+    _label_rows(axes, [drawable(name) for name, _, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     start = max(0.0, np.floor(lowest * 20 - 0.5) / 20)
     axes.set(xlim=(min(start, 0.9), 1.0), xlabel="image AUROC, with its 95 % interval")
@@ -203,6 +204,12 @@ def _percent(axes: Axes) -> None:
     axes.set_xticks(ticks, labels)
     axes.set_yticks(ticks, labels)
     axes.grid(color=_RULE, linewidth=0.6)
+
+
+def _label_rows(axes: Axes, names: Sequence[DrawableName]) -> None:
+    axes.set_yticks(range(len(names)), [name.text for name in names])
+    for label, name in zip(axes.get_yticklabels(), names, strict=True):
+        label.set_fontfamily(name.families)
 
 
 def _edges(values: Sequence[float]) -> list[float]:

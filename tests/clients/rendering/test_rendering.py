@@ -13,6 +13,7 @@ from blemish.v1.inspection_pb2 import Inspection
 from blemish_client import rendering
 from blemish_client.rendering.colours import GOOD, class_colours, heat
 from blemish_client.rendering.montage import BORDER, GAP, TILE
+from blemish_client.rendering.text import drawable
 
 GREY = (120, 120, 120)
 
@@ -242,3 +243,12 @@ def test_region_of_a_query_is_drawn_at_the_scale_of_the_scored_image() -> None:
     ]
     first, second = (np.asarray(page.convert("L")).astype(int) for page in outlined)
     assert np.abs(first - second).mean() < 3
+
+
+@pytest.mark.parametrize("name", ["Sprünge", "царапина", "划痕", "裂纹", "खरोंच"])
+def test_name_in_any_script_is_drawn_legibly(name: str) -> None:
+    text, letters = drawable(name, 16)
+    absent = bytes(letters.getmask("\U0010ffff"))
+    assert all(bytes(letters.getmask(each)) != absent for each in text)
+    assert drawable("crack 0.5…", 16)[0] == "crack 0.5…"
+    assert len({drawable(each, 16)[0] for each in ("划痕", "裂纹")}) == 2

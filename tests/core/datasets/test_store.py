@@ -9,6 +9,7 @@ import pytest
 from blemish_core.datasets import DatasetStore, IncomingFile, Outcome, UnpairedFiles
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.platform.errors import AlreadyExists, Corrupt, InvalidImage, InvalidRequest, NotFound
+from blemish_layouts.plan import Conversion
 
 Draw = Callable[..., bytes]
 
@@ -243,6 +244,21 @@ class TestImages:
             with pytest.raises(AlreadyExists, match=r"another file, train/good/a b\.png"):
                 store.put("tile", IncomingFile(path, draw(1), original="train/good/a  b.png"), replacing)
         assert store.read_path("tile", path) == draw(0)
+
+    def test_file_is_not_stored_again_with_another_class(
+        self, store: DatasetStore, tmp_path: Path, draw: Draw
+    ) -> None:
+        allowed = tmp_path / "allowed"
+        for path in ("train/good/0.png", "test/gut/0.png", "test/Riss/0.png"):
+            (allowed / "t" / path).parent.mkdir(parents=True)
+            (allowed / "t" / path).write_bytes(draw(len(path)))
+        with_good = Conversion(good=frozenset({"gut"}))
+        store.import_folder("t", "", allowed / "t", [allowed], conversion=with_good)
+        again = store.import_folder("t", "", allowed / "t", [allowed])
+        assert (again.stored, again.unchanged, again.skipped_count) == (0, 2, 1)
+        assert again.skipped[0].path == "test/gut/0.png"
+        assert "give the same options as before" in again.skipped[0].reason
+        assert again.dataset.test_images == {"Riss": 1, "good": 1}
 
     def test_images_of_good_folders_stored_by_older_servers_count_as_good(
         self, store: DatasetStore, root: Path, draw: Draw

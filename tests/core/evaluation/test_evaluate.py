@@ -127,7 +127,10 @@ def test_detection_rate_needs_no_good_images(
         for mask in store.masks_of(image):
             store.add("bad", image.path, store.read(image))
             store.add("bad", image.path.replace("test", "ground_truth"), mask)
-    metrics = measure(dataset="bad").metrics
+    warnings: list[str] = []
+    metrics = measure(warnings, dataset="bad").metrics
+    (warning,) = warnings
+    assert "no test image is good, by the classes spot" in warning
     assert metrics.good_images == 0
     assert metrics.image_auroc is None
     assert metrics.detection_rate == pytest.approx(5 / 6)
