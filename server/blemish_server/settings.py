@@ -72,6 +72,10 @@ class ServerSettings(StackSettings):
     """Time without data after which the server sends a ping to a client, in seconds. A client that does not
     answer within the same time is disconnected, and its streams end."""
 
+    max_connections: int = Field(4000, ge=1)
+    """Connections at once; more are closed as they arrive. The limit of open files of the process may allow
+    fewer."""
+
     max_connection_age_s: float = Field(0.0, ge=0)
     """Age at which clients are asked to connect again, in seconds, so that they spread over the servers
     behind a load balancer. gRPC varies it by a tenth. A stream ends a little later, after the answers to

@@ -36,6 +36,7 @@ from blemish_server.app import SERVICES, App, Backends, CannotServe, Endpoints, 
 from blemish_server.audit.log import AuditLog
 from blemish_server.audit.recorder import AuditRecorder
 from blemish_server.auth.authenticator import Authenticator
+from blemish_server.auth.limits import CallerLimiter
 from blemish_server.converters.maps import map_pixels
 from blemish_server.dependencies import Dependencies, Dependency
 from blemish_server.jobs.dispatch import Dispatcher
@@ -168,6 +169,7 @@ def build_app(settings: ServerSettings) -> App:
         ),
         readiness.health,
     )
+    limiter = CallerLimiter(scoring.metrics.call_limited, scoring.metrics.message_throttled)
     job_events = JobEvents(stores.jobs, settings.redis_url)
     dispatcher = Dispatcher(settings.redis_url)
     jobs = JobServicer(
@@ -179,9 +181,12 @@ def build_app(settings: ServerSettings) -> App:
         stores.frames,
         stores.models,
         settings.image_limits,
+        limiter,
     )
     audit = AuditRecorder(stores.audit, scoring.metrics.audit_entry_lost)
-    interceptor = CallInterceptor(authenticator, CallAuditor(audit), scoring.metrics, stopping.is_set)
+    interceptor = CallInterceptor(
+        authenticator, limiter, CallAuditor(audit), scoring.metrics, stopping.is_set
+    )
     server = _grpc_server(settings, interceptor)
     _add_servicers(server, settings, stores, scoring, readiness, dependencies, jobs)
     address = _bind(server, settings, certificate)

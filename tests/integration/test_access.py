@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,12 +35,13 @@ from blemish.v1.inspection_pb2 import (
 )
 from blemish_client import Client
 from blemish_client.aio import AsyncClient
-from blemish_client.errors import PermissionDenied, Unauthenticated, Unavailable
+from blemish_client.errors import PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable
 from blemish_client.streaming.ledger import FrameResult
 from blemish_client.transport.credentials import Credentials
 from blemish_server.auth import access
 from blemish_server.auth.access import Role
 from blemish_server.auth.authenticator import required_roles
+from blemish_server.auth.limits import CallerLimits
 from blemish_server.scoring.batcher import Priority
 
 if TYPE_CHECKING:
@@ -283,6 +285,61 @@ def test_job_names_its_caller(guarded: Guarded, tile_model: str, tokens: dict[Ro
         job = client.wait(client.embed(tile_model, "tile"))
     assert job.error == ""
     assert job.history[0].reason == "requested by a-operator"
+
+
+def test_calls_above_the_limits_of_a_caller_are_refused(
+    guarded: Guarded, tile_model: str, stack: RunningStack
+) -> None:
+    frame = (stack.surfaces / "tile/train/good/000.png").read_bytes()
+    limits = CallerLimits(streams=2, requests_per_second=10)
+    token = access.grant(guarded.callers, "press-9", Role.CAMERA, limits=limits)
+    until_known(guarded, token)
+    with guarded.client(token) as client:
+        with pytest.raises(ResourceExhausted, match="limit requests_per_second = 10") as refused:
+            for _ in range(60):
+                client.server_info()
+        assert refused.value.reason == "LIMIT_EXCEEDED"
+        assert refused.value.retry_after_s is not None
+        time.sleep(1.2)
+        start_s = time.monotonic()
+        results = list(client.stream([frame] * 25, tile_model, policy=STREAM_POLICY_BLOCK))
+        assert len(results) == 25 and all(isinstance(each, FrameResult) for each in results)
+        assert time.monotonic() - start_s > 1.2
+        access.set_limits(guarded.callers, "press-9", CallerLimits(streams=1))
+        time.sleep(1.2)
+        release = threading.Event()
+
+        def waiting() -> Iterator[bytes]:
+            yield frame
+            release.wait(30)
+
+        stream = client.stream(waiting(), tile_model)
+        next(stream)
+        with pytest.raises(ResourceExhausted, match="limit streams = 1"):
+            client.server_info()
+        release.set()
+        assert list(stream) == []
+        client.server_info()
+    access.revoke(guarded.callers, "press-9")
+
+
+def test_queued_jobs_of_a_caller_are_limited(guarded: Guarded, tile_model: str) -> None:
+    limits = CallerLimits(queued_jobs=2)
+    token = access.grant(guarded.callers, "planner", Role.OPERATOR, limits=limits)
+    until_known(guarded, token)
+    jobs: dict[str, str] = {}
+    with guarded.client(token) as client:
+        with pytest.raises(ResourceExhausted, match="limit queued_jobs = 2") as refused:
+            for request in map("planned-{}".format, range(12)):
+                jobs[request] = client.evaluate(tile_model, "tile", request_id=request).name
+        assert refused.value.reason == "LIMIT_EXCEEDED"
+        request, name = jobs.popitem()
+        assert client.evaluate(tile_model, "tile", request_id=request).name == name
+        for job in (name, *jobs.values()):
+            client.cancel(job)
+        for job in (name, *jobs.values()):
+            client.wait(job)
+    access.revoke(guarded.callers, "planner")
 
 
 def test_audit_log_names_the_callers_of_changes(

@@ -12,6 +12,9 @@ from blemish_core.calibration import DEFAULT_FALSE_REJECT_RATE
 from blemish_core.evaluation.metrics import Metrics
 from blemish_core.imaging.mask_summary import MaskSummary
 
+REQUESTED_BY = "requested by "
+"""Start of the reason of a job's first event, followed by the name of the caller."""
+
 
 class JobState(StrEnum):
     """The states of a job."""
@@ -227,6 +230,12 @@ class Job(_StoredModel):
     result: Result | None = None
     history: tuple[Event, ...] = ()
     """All state transitions, oldest first; short, because attempts are limited."""
+
+    @property
+    def requested_by(self) -> str:
+        """Name of the caller that created it, empty without authentication."""
+        reason = self.history[0].why if self.history else ""
+        return reason.removeprefix(REQUESTED_BY) if reason.startswith(REQUESTED_BY) else ""
 
     @property
     def pattern(self) -> str:

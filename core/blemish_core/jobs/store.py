@@ -26,7 +26,17 @@ import redis
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from redis.exceptions import WatchError
 
-from blemish_core.jobs.record import Event, Job, JobPriority, JobState, Limits, Phase, Spec, now
+from blemish_core.jobs.record import (
+    REQUESTED_BY,
+    Event,
+    Job,
+    JobPriority,
+    JobState,
+    Limits,
+    Phase,
+    Spec,
+    now,
+)
 from blemish_core.platform.errors import AlreadyExists, InvalidRequest, NotFound
 from blemish_core.platform.redis_address import RedisAddress
 from blemish_core.platform.redis_check import redis_errors_as_unavailable
@@ -412,7 +422,7 @@ def _new_job(spec: Spec, priority: JobPriority, limits: Limits, request: str, by
         limits=limits,
         request=request,
         created=moment,
-        history=(Event(to=JobState.QUEUED, at=moment, why=f"requested by {by}" if by else ""),),
+        history=(Event(to=JobState.QUEUED, at=moment, why=f"{REQUESTED_BY}{by}" if by else ""),),
     )
 
 

@@ -13,7 +13,8 @@ BlemishError
 ├── TooLarge
 ├── DiskFull
 ├── Overloaded
-│   └── DeadlineExceeded
+│   ├── DeadlineExceeded
+│   └── LimitExceeded
 ├── Unavailable
 │   └── ServerStopping
 ├── Corrupt
@@ -108,6 +109,12 @@ class DeadlineExceeded(Overloaded):
     """A deadline that has passed or cannot be met; nothing was computed."""
 
     reason = "TOO_LATE"
+
+
+class LimitExceeded(Overloaded):
+    """A limit of the caller in the access file; the message names it."""
+
+    reason = "LIMIT_EXCEEDED"
 
 
 class Unavailable(BlemishError):

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from blemish_core.platform.errors import AlreadyExists, Corrupt, NotFound
 from blemish_core.platform.files import atomic_write, read_regular
 from blemish_core.platform.names import validate_id
+from blemish_server.auth.limits import NO_LIMITS, CallerLimits
 from blemish_server.scoring.batcher import Priority
 
 # A recognizable prefix lets scanners find tokens that were committed by mistake.
@@ -63,6 +64,7 @@ class Caller:
     role: Role
     most_urgent: Priority = Priority.LINE_STOP
     """Highest priority of its images."""
+    limits: CallerLimits = NO_LIMITS
 
 
 ANONYMOUS = Caller("", Role.OPERATOR)
@@ -78,6 +80,7 @@ class Credential(BaseModel):
     most_urgent: str = Field(_HIGHEST_PRIORITY, pattern=f"^({'|'.join(PRIORITIES)})$")
     token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     granted: datetime
+    limits: CallerLimits = NO_LIMITS
 
 
 class _AccessFile(BaseModel):
@@ -95,7 +98,10 @@ def read_callers(file: Path) -> Mapping[str, Caller]:
     """
     return {
         credential.token_sha256: Caller(
-            name, Role[credential.role.upper()], PRIORITIES[credential.most_urgent]
+            name,
+            Role[credential.role.upper()],
+            PRIORITIES[credential.most_urgent],
+            credential.limits,
         )
         for name, credential in read_credentials(file).items()
     }
@@ -130,7 +136,13 @@ def digest(token: str) -> str:
     return sha256(token.encode(errors="replace")).hexdigest()
 
 
-def grant(file: Path, name: str, role: Role, most_urgent: Priority = Priority.LINE_STOP) -> str:
+def grant(
+    file: Path,
+    name: str,
+    role: Role,
+    most_urgent: Priority = Priority.LINE_STOP,
+    limits: CallerLimits = NO_LIMITS,
+) -> str:
     """Create a credential and return its token, which is stored nowhere.
 
     Args:
@@ -138,6 +150,7 @@ def grant(file: Path, name: str, role: Role, most_urgent: Priority = Priority.LI
         name: name of the caller.
         role: role of the caller.
         most_urgent: highest priority of its images.
+        limits: limits of its calls.
 
     Raises:
         InvalidRequest: if the name is not a valid id.
@@ -152,6 +165,7 @@ def grant(file: Path, name: str, role: Role, most_urgent: Priority = Priority.LI
         most_urgent=priority_name(most_urgent),
         token_sha256=digest(token),
         granted=datetime.now(UTC),
+        limits=limits,
     )
     with _locked(file):
         existing = read_credentials(file) if file.exists() else {}
@@ -164,6 +178,18 @@ def grant(file: Path, name: str, role: Role, most_urgent: Priority = Priority.LI
     return token
 
 
+def set_limits(file: Path, name: str, limits: CallerLimits) -> None:
+    """Replace the limits of a caller. Its token stays.
+
+    Raises:
+        NotFound: if the caller has no credential, or the file does not exist.
+        Corrupt: if the file cannot be read or is malformed.
+    """
+    with _locked(file):
+        existing = _read_with(file, name)
+        _write(file, {**existing, name: existing[name].model_copy(update={"limits": limits})})
+
+
 def revoke(file: Path, name: str) -> None:
     """Delete the credential of a caller.
 
@@ -172,16 +198,26 @@ def revoke(file: Path, name: str) -> None:
         Corrupt: if the file cannot be read or is malformed.
     """
     with _locked(file):
-        existing = read_credentials(file)
-        if name not in existing:
-            raise NotFound(
-                f"{file} has no credential of {name}; it has: {', '.join(sorted(existing)) or 'none'}"
-            )
+        existing = _read_with(file, name)
         _write(file, {each: credential for each, credential in existing.items() if each != name})
 
 
+def _read_with(file: Path, name: str) -> dict[str, Credential]:
+    """Return all credentials, among them that of ``name``.
+
+    Raises:
+        NotFound: if there is none.
+    """
+    existing = dict(read_credentials(file))
+    if name not in existing:
+        raise NotFound(
+            f"{file} has no credential of {name}; it has: {', '.join(sorted(existing)) or 'none'}"
+        )
+    return existing
+
+
 def _write(file: Path, credentials: dict[str, Credential]) -> None:
-    # Without defaults, because servers older than priorities reject unknown fields.
+    # Without defaults, because servers older than priorities and limits reject unknown fields.
     text = _AccessFile(callers=credentials).model_dump_json(indent=2, exclude_defaults=True)
     atomic_write(file, text.encode() + b"\n")
 

@@ -13,6 +13,7 @@ import typer
 from blemish_core.platform.command_line import errors_as_exit_codes, fail
 from blemish_server.auth import access
 from blemish_server.auth.access import PRIORITIES, Role
+from blemish_server.auth.limits import CallerLimits
 
 _VARIABLE = "BLEMISH_ACCESS_FILE"
 
@@ -33,6 +34,21 @@ AccessFile = Annotated[
         help="Access file of the server.",
         show_default=False,
     ),
+]
+
+
+Streams = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Most calls in progress at once, streams among them.")
+]
+RequestsPerSecond = Annotated[
+    float | None,
+    typer.Option(min=0.001, metavar="N", help="Most calls and messages of streams per second."),
+]
+BytesPerSecond = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Most bytes of requests per second.")
+]
+QueuedJobs = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Most jobs that wait for a worker.")
 ]
 
 
@@ -68,6 +84,10 @@ def grant(
         PriorityName,
         typer.Option(help="Highest priority of its images; lower priorities wait behind higher ones."),
     ] = PriorityName.LINE_STOP,
+    streams: Streams = None,
+    requests_per_second: RequestsPerSecond = None,
+    bytes_per_second: BytesPerSecond = None,
+    queued_jobs: QueuedJobs = None,
     file: AccessFile = None,
 ) -> None:
     """Create a credential and print its token.
@@ -75,9 +95,42 @@ def grant(
     Example: blemish access grant press-7 --role camera
     """
     with _opened(file) as path:
-        token = access.grant(path, name, Role[role.name], PRIORITIES[most_urgent])
+        limits = CallerLimits(
+            streams=streams,
+            requests_per_second=requests_per_second,
+            bytes_per_second=bytes_per_second,
+            queued_jobs=queued_jobs,
+        )
+        token = access.grant(path, name, Role[role.name], PRIORITIES[most_urgent], limits)
     print(f"{name} may call as {role}; the token is shown only once:", file=sys.stderr)
     print(token)
+
+
+@app.command()
+def limit(
+    name: Annotated[str, typer.Argument(help="Name of the credential.")],
+    streams: Streams = None,
+    requests_per_second: RequestsPerSecond = None,
+    bytes_per_second: BytesPerSecond = None,
+    queued_jobs: QueuedJobs = None,
+    file: AccessFile = None,
+) -> None:
+    """Replace the limits of a credential. Without options it has none.
+
+    Example: blemish access limit press-7 --streams 4 --requests-per-second 60
+    """
+    limits = CallerLimits(
+        streams=streams,
+        requests_per_second=requests_per_second,
+        bytes_per_second=bytes_per_second,
+        queued_jobs=queued_jobs,
+    )
+    with _opened(file) as path:
+        access.set_limits(path, name, limits)
+    print(
+        f"limits of {name}: {limits if str(limits) else 'none'}; servers apply them within a second",
+        file=sys.stderr,
+    )
 
 
 @app.command()
@@ -95,13 +148,17 @@ def revoke(
 
 @app.command("list")
 def list_credentials(file: AccessFile = None) -> None:
-    """Print each credential: name, role, highest priority and creation time (UTC), separated by tabs.
+    """Print each credential: name, role, highest priority, creation time (UTC) and limits.
+
+    Tabs separate the columns.
 
     Example: blemish access list
     """
     with _opened(file) as path:
         for name, entry in sorted(access.read_credentials(path).items()):
-            print(f"{name}\t{entry.role}\t{entry.most_urgent}\t{entry.granted:%Y-%m-%d %H:%M}")
+            print(
+                f"{name}\t{entry.role}\t{entry.most_urgent}\t{entry.granted:%Y-%m-%d %H:%M}\t{entry.limits}"
+            )
 
 
 @contextmanager

@@ -122,6 +122,18 @@ class ServerMetrics:
         self._lost_audit_entries = Counter(
             "blemish_lost_audit_entries", "Audit entries that could not be written.", registry=registry
         )
+        self._limited = Counter(
+            "blemish_limited_calls",
+            "Calls refused because a limit of their caller was used up, by limit.",
+            ("limit",),
+            registry=registry,
+        )
+        self._throttled = Counter(
+            "blemish_throttled_messages",
+            "Messages of streams that waited because a limit of their caller was used up, by limit.",
+            ("limit",),
+            registry=registry,
+        )
         # Cached, because looking up a counter by its labels takes longer than counting.
         self._calls, self._versions = cache(self._call), cache(self._version)
         self._cameras: dict[str, _CameraMetrics] = {}
@@ -163,6 +175,14 @@ class ServerMetrics:
         labels = (version.model, str(version.version))
         self._label_reads.labels(*labels, "succeeded" if succeeded else "failed").inc()
         self._label_reading.labels(*labels).observe(seconds)
+
+    def call_limited(self, limit: str) -> None:
+        """Count a call that was refused because of a limit of its caller."""
+        self._limited.labels(limit).inc()
+
+    def message_throttled(self, limit: str) -> None:
+        """Count a message of a stream that waits because of a limit of its caller."""
+        self._throttled.labels(limit).inc()
 
     def audit_entry_lost(self) -> None:
         """Count an entry of the audit log that could not be written."""

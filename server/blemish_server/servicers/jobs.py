@@ -2,9 +2,10 @@
 """JobService: long-running work, accepted here and done by the workers."""
 
 import asyncio
+import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
-from functools import partial
+from contextlib import nullcontext
 from typing import Any
 
 import grpc.aio
@@ -22,7 +23,9 @@ from blemish_core.jobs.worker_registry import WorkerRegistry
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.names import job_id
 from blemish_core.search.frame_store import FrameStore
+from blemish_server.auth.access import Caller
 from blemish_server.auth.authenticator import current_caller
+from blemish_server.auth.limits import CallerLimiter
 from blemish_server.converters.jobs import (
     job_to_proto,
     parse_limits,
@@ -53,6 +56,7 @@ class JobServicer(JobServiceServicer):
         frames: FrameStore,
         models: ModelStore,
         image_limits: ImageLimits,
+        limiter: CallerLimiter,
     ) -> None:
         self._jobs = jobs
         self._registry = registry
@@ -62,6 +66,8 @@ class JobServicer(JobServiceServicer):
         self._frames = frames
         self._models = models
         self._image_limits = image_limits
+        self._limiter = limiter
+        self._creating = threading.Lock()
 
     async def CreateJob(  # noqa: N802
         self, request: pb.CreateJobRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -88,21 +94,26 @@ class JobServicer(JobServiceServicer):
         return spec.model_copy(update={"mask": summary})
 
     def _accept(self, spec: Spec, request_id: str, priority: JobPriority, limits: Limits) -> Job:
-        validate = partial(
-            validate_spec,
-            datasets=self._datasets,
-            frames=self._frames,
-            models=self._models,
-            limits=self._image_limits,
-        )
-        job, is_new = self._jobs.create(
-            spec, request_id, validate, priority, limits, by=current_caller.get().name
-        )
+        caller = current_caller.get()
+
+        def validate(new: Spec) -> Spec:
+            self._check_queued_jobs(caller)
+            return validate_spec(new, self._datasets, self._frames, self._models, self._image_limits)
+
+        # Two jobs at once could each be the last that a limit allows.
+        with self._creating if caller.limits.queued_jobs is not None else nullcontext():
+            job, is_new = self._jobs.create(spec, request_id, validate, priority, limits, by=caller.name)
         # An earlier request may have created the job and failed to queue it.
         if is_new or (job.state is JobState.QUEUED and job.attempt == 0):
             self._dispatcher.send(job)
         log.info("job accepted", job=job.id, kind=spec.kind, new=is_new)
         return job
+
+    def _check_queued_jobs(self, caller: Caller) -> None:
+        if caller.limits.queued_jobs is not None:
+            queued = [job for job in self._jobs.unfinished() if job.state is JobState.QUEUED]
+            own = sum(job.requested_by == caller.name for job in queued)
+            self._limiter.refuse_job(caller.name, caller.limits, own)
 
     async def GetJob(  # noqa: N802
         self, request: pb.GetJobRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -3,6 +3,7 @@
 
 import asyncio
 import math
+import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,14 @@ _MIN_PING_INTERVAL_S = 5.0
 # gRPC varies the age at which it ends a connection by a tenth.
 _AGE_VARIATION = 0.1
 _AFTER_AGE_S = 1.0
+# By default gRPC waits two minutes for a handshake, and an attacker can hold sockets with little traffic.
+_HANDSHAKE_TIMEOUT_S = 10.0
+# Clients connect again with their next call.
+_IDLE_S = 600.0
+MAX_CALLS_PER_CONNECTION = 1000
+"""Calls at once on one connection, streams among them; clients hold back further ones."""
+# Files of the process that remain for images, models, Redis and Qdrant.
+_RESERVED_FILES = 256
 
 
 def connection_options(settings: ServerSettings) -> list[tuple[str, int]]:
@@ -27,6 +36,12 @@ def connection_options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", keepalive_ms),
         # gRPC 1.85 only obeys this limit for pings, and its default is a minute.
         ("grpc.http2.ping_timeout_ms", keepalive_ms),
+        # End connections that never complete a handshake, and those without calls.
+        ("grpc.server_handshake_timeout_ms", _milliseconds(_HANDSHAKE_TIMEOUT_S)),
+        ("grpc.http2.settings_timeout", _milliseconds(_HANDSHAKE_TIMEOUT_S)),
+        ("grpc.max_connection_idle_ms", _milliseconds(_IDLE_S)),
+        ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
+        ("grpc.max_allowed_incoming_connections", _max_connections(settings)),
     ]
     if settings.max_connection_age_s:
         options += [
@@ -73,6 +88,14 @@ class StreamLifetime:
             yield ending
         finally:
             task.cancel()
+
+
+def _max_connections(settings: ServerSettings) -> int:
+    """Return the largest number of connections, for which the process may open enough files."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return settings.max_connections
+    return min(settings.max_connections, max(files - _RESERVED_FILES, files // 2))
 
 
 def _milliseconds(seconds: float) -> int:

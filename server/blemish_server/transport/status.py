@@ -30,6 +30,7 @@ STATUS_OF_ERROR: dict[type[BlemishError], StatusCode] = {
     errors.TooLarge: StatusCode.RESOURCE_EXHAUSTED,
     errors.DiskFull: StatusCode.RESOURCE_EXHAUSTED,
     errors.Overloaded: StatusCode.RESOURCE_EXHAUSTED,
+    errors.LimitExceeded: StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
     errors.Unavailable: StatusCode.UNAVAILABLE,
     errors.ServerStopping: StatusCode.UNAVAILABLE,

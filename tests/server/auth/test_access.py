@@ -7,6 +7,7 @@ import pytest
 from blemish_core.platform.errors import AlreadyExists, Corrupt, InvalidRequest, NotFound
 from blemish_server.auth import access
 from blemish_server.auth.access import Caller, Role
+from blemish_server.auth.limits import CallerLimits
 from blemish_server.scoring.batcher import Priority
 
 
@@ -83,3 +84,20 @@ def test_malformed_file_is_rejected_and_left_unchanged(file: Path, text: str) ->
     with pytest.raises(Corrupt):
         access.grant(file, "mes", Role.SERVICE)
     assert file.read_text() == text
+
+
+def test_limits_are_replaced_and_the_token_stays(tmp_path: Path) -> None:
+    file = tmp_path / "callers.json"
+    token = access.grant(file, "mes", Role.SERVICE, limits=CallerLimits(streams=3))
+    assert access.read_callers(file)[access.digest(token)].limits == CallerLimits(streams=3)
+    access.set_limits(file, "mes", CallerLimits(queued_jobs=1))
+    assert access.read_callers(file)[access.digest(token)].limits == CallerLimits(queued_jobs=1)
+    with pytest.raises(NotFound):
+        access.set_limits(file, "nobody", CallerLimits())
+
+
+def test_file_without_limits_can_be_read_by_older_servers(tmp_path: Path) -> None:
+    file = tmp_path / "callers.json"
+    access.grant(file, "mes", Role.SERVICE, limits=CallerLimits(streams=3))
+    access.set_limits(file, "mes", CallerLimits())
+    assert "limits" not in file.read_text()

@@ -66,3 +66,14 @@ def test_missing_file_or_folder_is_reported(file: Path) -> None:
 def test_command_line_offers_every_role_and_priority() -> None:
     assert [role.value for role in RoleName] == [role.word for role in Role]
     assert [priority.value for priority in PriorityName] == [*PRIORITIES]
+
+
+def test_limits_are_set_listed_and_removed(file: Path) -> None:
+    run("grant", "mes", "--role", "service", "--streams", "4", "--requests-per-second", "2.5")
+    assert run("list").stdout.rstrip("\n").endswith("\tstreams=4 requests_per_second=2.5")
+    assert run("limit", "mes", "--bytes-per-second", "1000000", "--queued-jobs", "2").exit_code == 0
+    assert run("list").stdout.rstrip("\n").endswith("\tbytes_per_second=1000000 queued_jobs=2")
+    removed = run("limit", "mes")
+    assert "limits of mes: none" in removed.stderr
+    assert run("list").stdout.endswith("\t\n")
+    assert run("limit", "mes", "--streams", "0").exit_code == 2

@@ -17,6 +17,7 @@ from blemish_server.audit.recorder import AuditRecorder
 from blemish_server.auth import access
 from blemish_server.auth.access import Role
 from blemish_server.auth.authenticator import Authenticator
+from blemish_server.auth.limits import CallerLimiter
 from blemish_server.metrics.server_metrics import ServerMetrics
 from blemish_server.transport.auditing import CallAuditor
 from blemish_server.transport.interceptor import CallInterceptor
@@ -55,6 +56,10 @@ class CallDetails(grpc.HandlerCallDetails):
         self.invocation_metadata = (("authorization", f"Bearer {token}"), ("x-request-id", "r7"))
 
 
+async def only(request: Any) -> AsyncIterator[Any]:
+    yield request
+
+
 class Audited:
     """An interceptor with an audit log, and callers."""
 
@@ -70,6 +75,7 @@ class Audited:
         """Return the handler of a call whose original handler is ``made``."""
         interceptor = CallInterceptor(
             Authenticator(self.callers if self.with_callers else None),
+            CallerLimiter(),
             CallAuditor(self.recorder),
             ServerMetrics(),
             lambda: False,
@@ -84,7 +90,7 @@ class Audited:
         """Make a unary call, and return its response."""
         made: Any = grpc.unary_unary_rpc_method_handler(behaviour)
         handler = await self.handler(method, made, self.tokens[role])
-        return await handler.unary_unary(request, self.context)
+        return await handler.stream_unary(only(request), self.context)
 
     async def entries(self) -> list[AuditEntry]:
         """Return all entries, the oldest first."""
@@ -245,7 +251,7 @@ async def test_export_that_its_client_ends_early_is_recorded(audited: Audited) -
 
     made: Any = grpc.unary_stream_rpc_method_handler(export)
     handler = await audited.handler(EXPORT, made, audited.tokens[Role.OPERATOR])
-    chunks = handler.unary_stream(model_pb2.ExportModelRequest(name="models/t"), audited.context)
+    chunks = handler.stream_stream(only(model_pb2.ExportModelRequest(name="models/t")), audited.context)
     assert await anext(chunks) == b"weights"
     await chunks.aclose()
     begun, ended = await audited.entries()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
+import resource
 
 import pytest
 
@@ -40,3 +41,24 @@ def test_connections_have_no_maximum_age_by_default(monkeypatch: pytest.MonkeyPa
 def test_silent_clients_are_disconnected_within_two_minutes() -> None:
     options = dict(connection_options(ServerSettings()))
     assert options["grpc.keepalive_time_ms"] + options["grpc.http2.ping_timeout_ms"] <= 120_000
+
+
+def test_handshakes_calls_and_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLEMISH_MAX_CONNECTIONS", "50")
+    options = dict(connection_options(ServerSettings()))
+    assert options["grpc.server_handshake_timeout_ms"] == 10_000
+    assert options["grpc.http2.settings_timeout"] == 10_000
+    assert options["grpc.max_concurrent_streams"] == 1000
+    assert options["grpc.max_connection_idle_ms"] == 600_000
+    assert options["grpc.max_allowed_incoming_connections"] == 50
+
+
+@pytest.mark.parametrize(
+    ("files", "connections"), [(256, 128), (1024, 768), (100_000, 4000), (resource.RLIM_INFINITY, 4000)]
+)
+def test_connections_leave_files_for_the_rest_of_the_server(
+    monkeypatch: pytest.MonkeyPatch, files: int, connections: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (files, files))
+    options = dict(connection_options(ServerSettings()))
+    assert options["grpc.max_allowed_incoming_connections"] == connections
