@@ -24,6 +24,8 @@ from blemish_core.platform.errors import InvalidRequest
 Similarities = NDArray[np.float32]
 """(rows, columns) over a whole image, 0 to 1: similarity of each patch to a query."""
 
+_SELECTED_SHARE = 0.5
+"""Share of a patch that a mask must cover to select it, unless no patch of a part is covered so far."""
 # Share of the highest similarity that connected patches need to belong to the match.
 _MATCH_SHARE = 0.5
 
@@ -90,7 +92,7 @@ def describe_region(patches: PatchFeatures, mask: NDArray[np.bool_], threshold: 
             "edge",
             field="region",
         )
-    chosen = torch.from_numpy(shares >= min(0.5, most))
+    chosen = torch.from_numpy(_chosen(np.asarray(shares, np.float32)))
     anomaly, deviations = patches.anomaly[chosen], patches.deviations[chosen]  # (P,), (P, D)
     # Only patches that the mask ignores are exactly zero, unless all are.
     if not deviations.any() and patches.deviations.any():
@@ -104,6 +106,19 @@ def describe_region(patches: PatchFeatures, mask: NDArray[np.bool_], threshold: 
     vector = joined(direction, torch.tensor([score]), patches.score_scale)
     level = torch.sigmoid((anomaly.max() - threshold) / patches.spread)
     return RegionQuery(vector[0].numpy(), direction[0].numpy(), float(level))
+
+
+def _chosen(shares: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return the patches (rows, columns) that a mask selects, at least one of each of its parts.
+
+    Args:
+        shares: share of each patch that the mask covers.
+    """
+    chosen = shares >= _SELECTED_SHARE
+    count, parts = cv2.connectedComponents((shares > 0).astype(np.uint8), connectivity=8)
+    highest = np.array([shares[parts == number].max(initial=0) for number in range(count)])
+    small = (highest < _SELECTED_SHARE)[parts] & (parts > 0)
+    return np.asarray(chosen | (small & (shares >= highest[parts])))
 
 
 def locate_region(

@@ -138,3 +138,16 @@ def test_flat_surface_gives_finite_values() -> None:
 def test_invalid_regions_are_rejected(region: Region, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         region_mask(SHAPE, region)
+
+
+def test_small_part_of_a_mask_counts_next_to_a_large_one() -> None:
+    patches = make_patches((CRACK, 2, 3, 5.0), (STAIN, 10, 11, 9.0))
+    large = around(2, 3)
+    both = large.copy()
+    both[8 * 11 + 2 : 8 * 11 + 4, 16 * 12 + 3 : 16 * 12 + 6] = True  # a part of one patch of the stain
+    stain = torch.tensor(describe_region(patches, around(10, 11), THRESHOLD).direction)
+    without, within = (
+        float(torch.tensor(describe_region(patches, mask, THRESHOLD).direction) @ stain)
+        for mask in (large, both)
+    )
+    assert within > without + 0.2
