@@ -10,7 +10,7 @@ from blemish_layouts.dataset_plan import Conversion, DatasetPlan, LeftOut, NotAD
 from blemish_layouts.names import GOOD, MAX_NAME, readable
 from blemish_layouts.placement import PARTS, MisplacedFile, Part, Placement, is_image, placed
 
-MAX_TABLE_BYTES = 64 << 20
+MAX_TABLE_BYTES = 16 << 20
 """Size of the largest CSV or JSON file that describes a dataset."""
 
 
@@ -21,7 +21,7 @@ class FolderView:
     files: tuple[str, ...]
     """Paths with slashes, sorted, without hidden files."""
     read: Callable[[str, int], bytes]
-    """Returns at most a number of bytes of a file, or raises OSError."""
+    """Returns a file of at most a number of bytes, or raises OSError."""
     conversion: Conversion
 
     @cached_property
@@ -40,11 +40,9 @@ class FolderView:
             NotADataset: if it cannot be read, is too large or is not UTF-8.
         """
         try:
-            content = self.read(path, MAX_TABLE_BYTES + 1)
+            content = self.read(path, MAX_TABLE_BYTES)
         except OSError as error:
             raise NotADataset(f"{readable(path)} cannot be read: {error.strerror or error}") from error
-        if len(content) > MAX_TABLE_BYTES:
-            raise NotADataset(f"{readable(path)} has more than {MAX_TABLE_BYTES} bytes; divide it")
         try:
             return content.decode("utf-8-sig")
         except UnicodeDecodeError as error:

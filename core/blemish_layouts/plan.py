@@ -61,7 +61,7 @@ def plan(files: Iterable[str], conversion: Conversion, read: Callable[[str, int]
     Args:
         files: paths with slashes below the folder, without hidden files.
         conversion: the choices of a person.
-        read: returns at most a number of bytes of a file, or raises OSError.
+        read: returns a file of at most a number of bytes, or raises OSError.
 
     Raises:
         NotADataset: if the folder has no images at places that can be recognised.

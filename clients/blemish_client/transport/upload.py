@@ -14,10 +14,15 @@ from blemish.v1.dataset_pb2 import ImageHeader, SkippedFile, UploadImagesRequest
 from blemish.v1.model_pb2 import ImportModelRequest, ModelHeader
 from blemish_layouts.names import EXTENSIONS, is_hidden_file, is_hidden_folder, readable
 from blemish_layouts.plan import AS_NAMED, Conversion, DatasetPlan, NotADataset, plan
+from blemish_layouts.reading import read_regular, walk
 
 CHUNK_BYTES = 1 << 20
 SUFFIXES = frozenset(EXTENSIONS)
 _MAX_SKIPPED = 1000
+_MAX_FILE_BYTES = 1 << 30
+"""Longest file that is sent; the server has lower limits."""
+_MAX_FOLDERS = 100_000
+"""Most folders that are walked. Links to links would multiply them without end."""
 
 
 class FolderOptions(TypedDict, total=False):
@@ -126,7 +131,7 @@ def upload_messages(
     yield UploadImagesRequest(dataset=dataset, skip_rejected=True, replace=replace)
     for image in images:
         try:
-            content = image.source.read_bytes()
+            content = read_regular(image.source, _MAX_FILE_BYTES)
         except OSError as error:
             skipped.append(_unreadable(image.original or image.path, error))
             continue
@@ -157,7 +162,12 @@ def _walk(folder: Path, skipped: list[SkippedFile]) -> Iterator[str]:
         skipped.append(_unreadable(os.path.relpath(error.filename, folder), error))
 
     above: dict[Path, frozenset[Path]] = {}  # the folders that a folder is in, with links resolved
-    for walked, folders, names in os.walk(folder, onerror=on_error, followlinks=True):
+    for number, (walked, folders, names) in enumerate(walk(folder, on_error, follow_links=True)):
+        if number == _MAX_FOLDERS:
+            raise NotADataset(
+                f"it has more than {_MAX_FOLDERS} folders, or links that lead around in it; give the "
+                "folder of one dataset"
+            )
         here = Path(walked)
         outer, resolved = above.get(here.parent, frozenset()), here.resolve()
         if resolved in outer:
@@ -173,9 +183,8 @@ def _walk(folder: Path, skipped: list[SkippedFile]) -> Iterator[str]:
 
 
 def _read(folder: Path, path: str, max_bytes: int) -> bytes:
-    """Return the first bytes of a file that describes the dataset."""
-    with (folder / path).open("rb") as opened:
-        return opened.read(max_bytes)
+    """Return a file that describes the dataset."""
+    return read_regular(folder / path, max_bytes)
 
 
 def _unreadable(path: str, error: OSError) -> SkippedFile:

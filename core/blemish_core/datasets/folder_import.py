@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Import of a dataset from a folder on the server, within the configured import roots."""
 
+import errno
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +17,7 @@ from blemish_core.platform.errors import AlreadyExists, FailedPrecondition, Inva
 from blemish_layouts.names import is_hidden_file, is_hidden_folder, printable, readable
 from blemish_layouts.placement import Placement
 from blemish_layouts.plan import Conversion, DatasetPlan, LeftOut, NoGoodClass, NotADataset, plan
+from blemish_layouts.reading import read_below, walk
 
 MAX_SHOWN = 1000
 """Number of skipped files that a result names."""
@@ -198,16 +199,10 @@ class ImportFolder:
         """
         target = _inside(self.folder, path)
         try:
-            status = target.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise InvalidRequest("is not a regular file")
-            if status.st_size > max_bytes:
-                raise InvalidRequest(
-                    f"exceeds the {max_bytes} bytes of BLEMISH_MAX_IMAGE_BYTES, with {status.st_size}"
-                )
-            with target.open("rb") as opened:
-                return opened.read(max_bytes + 1)
+            return read_below(self.folder, target.relative_to(self.folder), max_bytes)
         except OSError as error:
+            if error.errno == errno.EFBIG:
+                raise InvalidRequest(f"exceeds BLEMISH_MAX_IMAGE_BYTES: {error.strerror}") from error
             raise _unreadable(error) from error
 
 
@@ -229,19 +224,16 @@ def _inside(folder: Path, path: str) -> Path:
 
 
 def _read_inside(folder: Path, path: str, max_bytes: int) -> bytes:
-    """Return the first bytes of a file that describes the dataset.
+    """Return a file that describes the dataset.
 
     Raises:
-        OSError: if it is not a regular file in the folder, or cannot be read.
+        OSError: if it is not a regular file in the folder, has more bytes, or cannot be read.
     """
     try:
         target = _inside(folder, path)
     except InvalidRequest as error:
         raise OSError(str(error)) from error
-    if not stat.S_ISREG(target.stat().st_mode):
-        raise OSError("is not a regular file")
-    with target.open("rb") as opened:
-        return opened.read(max_bytes)
+    return read_below(folder, target.relative_to(folder), max_bytes)
 
 
 def _walk(root: Path) -> tuple[list[str], list[str]]:
@@ -251,7 +243,7 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
     """
     files: list[str] = []
     closed: list[str] = []
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in walk(root):
         here = Path(folder)
         folders[:] = [name for name in folders if not is_hidden_folder(name)]
         closed += [(here / name).relative_to(root).as_posix() for name in folders if not _open(here / name)]

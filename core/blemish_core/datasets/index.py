@@ -11,13 +11,14 @@ and only then it takes the image's place. Readers find it at either name, and th
 rename that a crash prevented.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from threading import Lock, RLock
 from typing import BinaryIO
 from uuid import uuid4
@@ -31,10 +32,13 @@ from blemish_core.imaging.decode import ImageLimits, read_mask, verify
 from blemish_core.imaging.white_level import WhiteLevel, bits_of, highest_of
 from blemish_core.platform.errors import AlreadyExists, InvalidRequest, NotFound
 from blemish_core.platform.files import atomic_write, fsync
+from blemish_layouts.reading import open_regular, read_below, read_regular
 
 INDEX = "index.jsonl"
 RECORD = "dataset.json"
 LOCK = ".lock"
+_MAX_STORED_BYTES = 1 << 30
+"""Longest file that is read. Files were accepted with the limits of an earlier time."""
 
 # The random first line distinguishes a rebuilt index from the previous one; inode numbers can be reused.
 _HEAD = re.compile(rb'\{"index":"[0-9a-f]{32}"\}\n')
@@ -254,10 +258,10 @@ class Index:
         # A replacement may be renamed between two of these.
         for candidate in (file, pending):
             with suppress(FileNotFoundError):
-                data = candidate.read_bytes()
+                data = read_regular(candidate, _MAX_STORED_BYTES)
                 if hashlib.sha256(data).hexdigest() == sha256:
                     return data
-        data = file.read_bytes()
+        data = read_regular(file, _MAX_STORED_BYTES)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ValueError(f"{file} has other content")
         return data
@@ -412,9 +416,13 @@ class Index:
     def _read_new_lines(self) -> bool:
         """Read new complete lines; return False if the index is missing or damaged."""
         try:
-            with self._path.open("rb") as file:
+            with open_regular(self._path) as file:
                 return self._read_from(file)
         except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # not a regular file, which the rebuilt index replaces
+                raise
             return False
 
     def _read_from(self, file: BinaryIO) -> bool:
@@ -445,18 +453,21 @@ class Index:
     def _rebuilt(self) -> list[IndexEntry]:
         """Return the entries of all files, taken from the readable lines where they exist."""
         with suppress(FileNotFoundError):
-            for line in self._path.read_bytes().split(b"\n"):
-                if entry := _entry(line):
-                    self._entries[entry.path] = entry
+            if self._path.is_file():
+                for line in self._path.read_bytes().split(b"\n"):
+                    if entry := _entry(line):
+                        self._entries[entry.path] = entry
         found = []
         for part in PARTS:
             for file in sorted((self._folder / part).glob("*/[!.]*")):
                 path = file.relative_to(self._folder).as_posix()
-                with suppress(InvalidRequest):  # not an image in the layout
+                # Neither links nor files that are not images in the layout belong to the dataset.
+                with suppress(InvalidRequest, OSError):
                     known = self._entries.get(path)
-                    found.append(
-                        known or make_entry(LayoutPath.parse(path), file.read_bytes(), self._limits)
-                    )
+                    if known is None:
+                        data = read_below(self._folder, PurePath(path), self._limits.max_bytes)
+                        known = make_entry(LayoutPath.parse(path), data, self._limits)
+                    found.append(known)
         return found
 
 

@@ -33,7 +33,9 @@ from blemish_core.platform.errors import AlreadyExists, Corrupt, InvalidImage, I
 from blemish_core.platform.files import disk_full_errors, fsync, publish_directory, staged_directory
 from blemish_core.platform.names import ID, dataset_name, validate_id
 from blemish_layouts.plan import AS_NAMED, Conversion
+from blemish_layouts.reading import read_regular
 
+_MAX_RECORD_BYTES = 1 << 20
 _DELETED = ".deleted-"
 
 _Datasets = list[Dataset]  # the method ``list`` hides the type
@@ -353,10 +355,10 @@ class DatasetStore:
     def _record(self, dataset_id: str) -> DatasetRecord:
         path = self._folder(dataset_id) / RECORD
         try:
-            return DatasetRecord.model_validate_json(path.read_bytes())
+            return DatasetRecord.model_validate_json(read_regular(path, _MAX_RECORD_BYTES))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _no_such(dataset_id) from error
-        except ValidationError as error:
+        except (OSError, ValidationError) as error:
             raise Corrupt(f"{path} is damaged; restore it from a backup, or delete the dataset") from error
 
     def _index(self, dataset_id: str) -> Index:

@@ -34,9 +34,10 @@ from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.platform.bounded import Count, Time
 from blemish_core.platform.errors import Corrupt
-from blemish_core.platform.files import atomic_write, read_regular
+from blemish_core.platform.files import atomic_write
 from blemish_core.platform.names import MAX_VERSION
 from blemish_core.runtimes.card import RuntimeCard
+from blemish_layouts.reading import read_regular
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"

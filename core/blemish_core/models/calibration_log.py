@@ -25,8 +25,9 @@ from blemish_core.localization.settings import RegionSettings
 from blemish_core.models.bundle import Manifest
 from blemish_core.platform.bounded import Time
 from blemish_core.platform.errors import Conflict, Corrupt, InvalidRequest
-from blemish_core.platform.files import atomic_create, disk_full_errors, read_regular
+from blemish_core.platform.files import atomic_create, disk_full_errors
 from blemish_core.platform.names import job_name
+from blemish_layouts.reading import read_regular
 
 FOLDER = "calibration"
 MAX_AUTHOR = 100

@@ -23,11 +23,11 @@ from blemish_core.platform.files import (
     atomic_write,
     fsync,
     publish_directory,
-    read_regular,
     staged_directory,
 )
 from blemish_core.platform.names import PRODUCTION, ModelRef, job_name
 from blemish_core.runtimes.choice import TORCH
+from blemish_layouts.reading import read_regular
 
 _ALIASES = "aliases.json"
 _EVALUATIONS = "evaluations"

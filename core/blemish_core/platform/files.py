@@ -4,15 +4,12 @@
 import errno
 import os
 import shutil
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from pathlib import Path
 from uuid import uuid4
 
 from blemish_core.platform.errors import DiskFull
-
-_CHUNK_BYTES = 16 << 20
 
 
 def fsync(path: Path) -> None:
@@ -89,54 +86,6 @@ def staged_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
         fsync(path.parent)
 
 
-def read_regular(path: Path, max_bytes: int) -> bytes:
-    """Return the content of a regular file; links are followed.
-
-    Nothing else is opened, because a FIFO blocks its reader and a device has no end.
-
-    Raises:
-        OSError: if it is not a regular file, has more than ``max_bytes``, or cannot be read.
-    """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-    # The file may have been replaced by a FIFO, which then does not block.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    return _read_all(descriptor, path, max_bytes)
-
-
-def read_below(root: Path, path: PurePath, max_bytes: int) -> bytes:
-    """Return the content of a regular file below a folder, without following any link on the way.
-
-    A folder or file that another process replaces by a link in the meantime is not followed either.
-
-    Args:
-        root: the folder; links in its own path are followed.
-        path: path of the file relative to ``root``.
-        max_bytes: largest size of the file.
-
-    Raises:
-        ValueError: if ``path`` does not lead to something below ``root``.
-        OSError: if it is not a regular file, has more than ``max_bytes``, changes while it is read, or
-            cannot be read.
-    """
-    if not path.parts or path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{path} is not a path below {root}")
-    *folders, name = path.parts
-    at = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for folder in folders:
-            inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-            os.close(at)
-            at = inner
-        if not stat.S_ISREG(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(name, flags, dir_fd=at)
-    finally:
-        os.close(at)
-    return _read_all(descriptor, path, max_bytes)
-
-
 def is_staged(entry: Path, path: Path) -> bool:
     """Return whether ``entry`` is a leftover of an interrupted write of ``path``."""
     return entry.name.startswith(f".{path.name}.")
@@ -167,33 +116,6 @@ def publish_directory(staging: Path, target: Path, commit: Callable[[], object] 
         return False
     fsync(target.parent)
     return True
-
-
-def _read_all(descriptor: int, path: PurePath, max_bytes: int) -> bytes:
-    """Read an open file once and close it."""
-    try:
-        before = os.fstat(descriptor)
-        if not stat.S_ISREG(before.st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-        if before.st_size > max_bytes:
-            raise _too_long(path, f"{before.st_size} bytes", max_bytes)
-        parts = []
-        left = max_bytes + 1
-        while left and (part := os.read(descriptor, min(left, _CHUNK_BYTES))):
-            parts.append(part)
-            left -= len(part)
-        if not left:
-            raise _too_long(path, "too many bytes", max_bytes)
-        after = os.fstat(descriptor)
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise OSError(errno.EBUSY, "it was changed while it was read", str(path))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-    finally:
-        os.close(descriptor)
-
-
-def _too_long(path: PurePath, size: str, max_bytes: int) -> OSError:
-    return OSError(errno.EFBIG, f"it has {size}, more than the {max_bytes} allowed", str(path))
 
 
 def _staged(path: Path) -> Path:

@@ -11,11 +11,13 @@ from PIL import Image
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.image_input import ImageInput
 from blemish_core.imaging.white_level import WhiteLevel
-from blemish_core.platform.errors import NotFound
+from blemish_core.platform.errors import Corrupt, NotFound
 from blemish_core.platform.files import staged_file
 from blemish_core.platform.names import validate_id
+from blemish_layouts.reading import read_regular
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_BYTES = 1 << 30
 _COMPRESSION_LEVEL = 1  # PNG's fastest, because frames are encoded while others wait
 
 
@@ -43,12 +45,17 @@ class FrameStore:
 
         Raises:
             NotFound: if the frame is not stored.
+            Corrupt: if it is not a regular file, or cannot be read.
         """
         try:
-            return self._file(model, sha256).read_bytes()
+            return read_regular(self._file(model, sha256), _MAX_BYTES)
         except FileNotFoundError as error:
             raise NotFound(
                 f"the frame {sha256[:12]} of models/{model} is not stored; retention may have removed it"
+            ) from error
+        except OSError as error:
+            raise Corrupt(
+                f"the frame {sha256[:12]} of models/{model} cannot be read ({error.strerror}); delete it"
             ) from error
 
     def contents(self, model: str) -> list[str]:

@@ -82,7 +82,7 @@ def _object(path: str) -> str:
 def _described(view: FolderView, table: str) -> Mapping[str, Any]:
     try:
         description = json.loads(view.text(table))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError also for numbers of thousands of digits
         raise NotADataset(f"{readable(table)} is not valid JSON: {error}") from error
     if not isinstance(description, dict):
         raise NotADataset(f"{readable(table)} is not an object with train and test")
@@ -97,11 +97,23 @@ def _samples(description: Mapping[str, Any], split: str, table: str) -> Iterator
         if not isinstance(sample, dict) or not isinstance(sample.get("image_path"), str):
             raise NotADataset(f"{readable(table)}: {split}, entry {number} has no image_path")
         mask, kind = sample.get("mask_path"), sample.get("anomaly_class")
-        yield {
+        row = {
             "image_path": sample["image_path"],
             "mask_path": mask if isinstance(mask, str) else "",
             "anomaly_class": kind if isinstance(kind, str) else "defect",
         }
+        if not all(map(_is_unicode, row.values())):
+            raise NotADataset(f"{readable(table)}: {split}, entry {number} is not valid Unicode")
+        yield row
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether a text has no half of a surrogate pair, which JSON can escape."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _base(view: FolderView, description: Mapping[str, Any], chosen: str, table: str) -> str:

@@ -20,8 +20,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from blemish_core.platform.errors import AlreadyExists, Corrupt, NotFound
-from blemish_core.platform.files import atomic_write, read_regular
+from blemish_core.platform.files import atomic_write
 from blemish_core.platform.names import validate_id
+from blemish_layouts.reading import read_regular
 from blemish_server.auth.limits import NO_LIMITS, CallerLimits
 from blemish_server.scoring.batcher import Priority
 
