@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses to listen on: parsing, a check that they are free, and the form for clients."""
+"""Addresses to listen on: parsing, a check that they are free, and the form for clients.
+
+An address is a host and a TCP port, or a unix socket.
+"""
 
 import errno
 import socket
 from dataclasses import dataclass
+
+from blemish_core.platform.unix_socket import SocketUnusable, UnixSocket
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -32,7 +37,36 @@ class Address:
         return self.host in _WILDCARDS
 
 
-def parse(text: str) -> Address:
+@dataclass(frozen=True)
+class SocketAddress:
+    """A unix socket, which only processes of this machine can reach."""
+
+    socket: UnixSocket
+
+    def __str__(self) -> str:
+        return str(self.socket)
+
+    @property
+    def to_connect(self) -> "SocketAddress":
+        return self
+
+    @property
+    def is_open_to_others(self) -> bool:
+        return False
+
+
+def parse(text: str) -> Address | SocketAddress:
+    """Parse ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``.
+
+    Raises:
+        ValueError: if the text is none of them; the message contains an example.
+    """
+    if text.startswith(("unix:", "unix-abstract:")):
+        return SocketAddress(UnixSocket.parse(text))
+    return parse_port(text)
+
+
+def parse_port(text: str) -> Address:
     """Parse ``HOST:PORT`` or ``[IPV6]:PORT``.
 
     Raises:
@@ -48,12 +82,23 @@ def parse(text: str) -> Address:
     return Address(host, int(port))
 
 
-def settle(address: Address) -> Address:
+def settle(address: Address | SocketAddress) -> Address | SocketAddress:
     """Return the address with port 0 replaced by a free port.
 
     Raises:
-        AddressUnusable: if another process listens there, or the host is not one of this machine.
+        AddressUnusable: if another process listens there, the host is not one of this machine, or the file
+            of the socket cannot be created.
     """
+    if isinstance(address, Address):
+        return _settle_port(address)
+    try:
+        address.socket.require_free()
+    except SocketUnusable as error:
+        raise AddressUnusable(str(error)) from error
+    return address
+
+
+def _settle_port(address: Address) -> Address:
     try:
         found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -79,7 +124,7 @@ def settle(address: Address) -> Address:
 
 def free_loopback_port() -> int:
     """Return a loopback port that is free at the moment."""
-    return settle(Address("127.0.0.1", 0)).port
+    return _settle_port(Address("127.0.0.1", 0)).port
 
 
 def _reason(address: Address, error: OSError) -> str:

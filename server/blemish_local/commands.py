@@ -47,8 +47,8 @@ def up(
         str,
         typer.Option(
             envvar="BLEMISH_LISTEN",
-            metavar="HOST:PORT",
-            help="Address of the server; port 0 picks a free port.",
+            metavar="ADDRESS",
+            help="Address of the server: HOST:PORT, where port 0 picks a free port, or unix:PATH.",
         ),
     ] = DEFAULT_LISTEN,
     import_root: Annotated[

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from blemish_core.platform.files import staged_file
-from blemish_local.address import Address, AddressUnusable, settle
+from blemish_local.address import Address, AddressUnusable, SocketAddress, settle
 from blemish_local.data_directory import DataDirectory, DirectoryUnusable, claim
 from blemish_local.options import StackOptions
 from blemish_local.redis import NoRedisServer
@@ -40,7 +40,7 @@ def launch(options: StackOptions) -> int:
 
 
 async def _supervise(
-    options: StackOptions, data: DataDirectory, listen: Address, stack: Stack, held: int
+    options: StackOptions, data: DataDirectory, listen: Address | SocketAddress, stack: Stack, held: int
 ) -> int:
     report = _ignore if options.quiet else _print
     environment_file = data.run / "environment.sh"
@@ -80,7 +80,9 @@ def _call_at_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: Callable[[], No
     loop.add_reader(stdin, read)
 
 
-def _announcement(options: StackOptions, data: DataDirectory, listen: Address, stack: Stack) -> str:
+def _announcement(
+    options: StackOptions, data: DataDirectory, listen: Address | SocketAddress, stack: Stack
+) -> str:
     roots = ", ".join(map(str, options.import_roots)) or "none (see --import-root)"
     access = ""
     if listen.is_open_to_others:

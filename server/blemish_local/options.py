@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from blemish_core.platform.redis_address import RedisAddress
 from blemish_local import address
-from blemish_local.address import Address
+from blemish_local.address import Address, SocketAddress
 
 DEFAULT_DATA = Path("blemish-data")
 DEFAULT_LISTEN = "127.0.0.1:50051"
@@ -22,8 +22,8 @@ class StackOptions:
 
     data: Path
     """Folder that holds all data of the stack."""
-    listen: Address
-    """Address of the server; port 0 picks a free port."""
+    listen: Address | SocketAddress
+    """Address of the server; port 0 picks a free port, and unix:PATH names a unix socket."""
     import_roots: tuple[Path, ...]
     """Folders from which datasets may be imported."""
     address_file: Path | None

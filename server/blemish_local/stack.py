@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from blemish_core.platform.redis_address import RedisAddress
 from blemish_local import redis
-from blemish_local.address import Address, free_loopback_port
+from blemish_local.address import Address, SocketAddress, free_loopback_port
 from blemish_local.data_directory import DataDirectory
 from blemish_local.options import StackOptions
 from blemish_local.supervision import probes
@@ -60,7 +60,7 @@ class Stack:
         return self.variables["BLEMISH_STORE"]
 
 
-def compose(options: StackOptions, data: DataDirectory, listen: Address) -> Stack:
+def compose(options: StackOptions, data: DataDirectory, listen: Address | SocketAddress) -> Stack:
     """Choose the services, their ports and their folders.
 
     Raises:
@@ -198,7 +198,9 @@ def _worker(data: DataDirectory, environment: Mapping[str, str]) -> ServiceSpec:
     )
 
 
-def _server(data: DataDirectory, environment: Mapping[str, str], listen: Address) -> ServiceSpec:
+def _server(
+    data: DataDirectory, environment: Mapping[str, str], listen: Address | SocketAddress
+) -> ServiceSpec:
     # A file instead of a call, because a call may need a credential and a trusted certificate.
     ready_file = data.run / "server.ready"
     return ServiceSpec(

@@ -49,7 +49,7 @@ class Endpoints:
 
     server: grpc.aio.Server
     address: str
-    """HOST:PORT of the gRPC server."""
+    """HOST:PORT of the gRPC server, or its unix socket."""
     metrics: MetricsServer | None
 
 

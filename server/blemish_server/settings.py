@@ -8,6 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from blemish_core.platform.unix_socket import UnixSocket
 from blemish_core.settings import StackSettings
 from blemish_server.scoring.batcher import BatchingPolicy
 
@@ -16,7 +17,11 @@ class ServerSettings(StackSettings):
     """The server's own settings, in addition to those it shares with the workers."""
 
     listen: str = "localhost:50051"
-    """Address to serve on, as HOST:PORT; port 0 takes a free one."""
+    """Address to serve on: HOST:PORT, where port 0 takes a free one, or a unix socket, such as
+    ``unix:/run/blemish.sock``."""
+
+    listen_mode: str = Field("600", pattern=r"^0?[0-7]{3}$")
+    """Permissions of the file of a unix socket, in octal; ``660`` admits the group."""
 
     metrics_listen: str = Field("", pattern=r"^(.+:\d+)?$")
     """Address for Prometheus, as HOST:PORT, over plain HTTP and without a token; empty disables it."""
@@ -87,6 +92,23 @@ class ServerSettings(StackSettings):
 
     grace_s: float = Field(10.0, ge=0)
     """Time for calls to finish when the server stops, in seconds."""
+
+    @field_validator("listen")
+    @classmethod
+    def _supported_socket(cls, listen: str) -> str:
+        if listen.startswith(("unix:", "unix-abstract:")):
+            UnixSocket.parse(listen)
+        return listen
+
+    @property
+    def unix_socket(self) -> UnixSocket | None:
+        """The unix socket to serve on; None for a TCP port."""
+        return UnixSocket.parse(self.listen) if self.listen.startswith("unix:") else None
+
+    @property
+    def socket_permissions(self) -> int:
+        """Permissions of the file of a unix socket."""
+        return int(self.listen_mode, 8)
 
     @model_validator(mode="after")
     def _certificate_and_key(self) -> Self:

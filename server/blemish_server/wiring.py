@@ -26,6 +26,7 @@ from blemish_core.jobs.worker_registry import WorkerRegistry
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import BlemishError
 from blemish_core.platform.redis_check import RedisCheck
+from blemish_core.platform.unix_socket import SocketUnusable
 from blemish_core.search.finder import Finder
 from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.item_images import ItemImages
@@ -299,12 +300,21 @@ def _add_servicers(
 
 
 def _bind(server: grpc.aio.Server, settings: ServerSettings, certificate: Certificate | None) -> str:
-    """Bind the server's address and return it with its real port."""
-    try:
+    """Bind the server's address and return it with its real port, or as given for a unix socket."""
+
+    def bind() -> int:
         if certificate is not None:
-            port = server.add_secure_port(settings.listen, certificate.credentials())
-        else:
-            port = server.add_insecure_port(settings.listen)
+            return server.add_secure_port(settings.listen, certificate.credentials())
+        return server.add_insecure_port(settings.listen)
+
+    try:
+        if (unix_socket := settings.unix_socket) is not None:
+            with unix_socket.reserved(settings.socket_permissions):
+                bind()
+            return str(unix_socket)
+        port = bind()
+    except SocketUnusable as error:
+        raise CannotServe(f"{error} (BLEMISH_LISTEN)") from error
     except RuntimeError as error:
         raise CannotServe(
             f"cannot listen on {settings.listen}: the address is taken or not of this machine; choose "
@@ -337,7 +347,7 @@ def _certificate(settings: ServerSettings) -> Certificate | None:
 def _warn_of_open_access(settings: ServerSettings) -> None:
     """Log a warning if other machines can reach the server without authentication or encryption."""
     host = _host(settings)
-    if host in _LOOPBACK:
+    if settings.unix_socket is not None or host in _LOOPBACK:
         return
     if settings.access_file is None:
         log.warning(

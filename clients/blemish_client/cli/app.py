@@ -51,7 +51,11 @@ def session(
     ctx: typer.Context,
     server: Annotated[
         str,
-        typer.Option(envvar="BLEMISH_SERVER", metavar="HOST:PORT", help="Address of the server."),
+        typer.Option(
+            envvar="BLEMISH_SERVER",
+            metavar="ADDRESS",
+            help="Address of the server: HOST:PORT, or unix:PATH for a socket on this machine.",
+        ),
     ] = "localhost:50051",
     token: Annotated[
         str,

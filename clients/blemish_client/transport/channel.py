@@ -57,6 +57,9 @@ def channel_options(target: str, keepalive: Keepalive) -> list[tuple[str, str | 
     if is_on_this_machine(target):
         # An HTTP proxy from the environment cannot reach a server on this machine.
         options.append(("grpc.enable_http_proxy", 0))
+    if target.startswith("unix:"):
+        # gRPC would verify the certificate of the server against the path.
+        options.append(("grpc.default_authority", "localhost"))
     if target.startswith(_SEVERAL_ADDRESSES):
         options.append(("grpc.lb_policy_name", "round_robin"))
     return options

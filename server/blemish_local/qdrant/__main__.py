@@ -36,7 +36,7 @@ def main(
     Example: python -m blemish_local.qdrant --dir /srv/qdrant
     """
     try:
-        target = address.parse(listen)
+        target = address.parse_port(listen)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--listen") from error
     logs.configure()
