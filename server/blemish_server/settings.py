@@ -12,6 +12,8 @@ from blemish_core.platform.unix_socket import UnixSocket
 from blemish_core.settings import StackSettings
 from blemish_server.scoring.batcher import BatchingPolicy
 
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
 
 class ServerSettings(StackSettings):
     """The server's own settings, in addition to those it shares with the workers."""
@@ -38,6 +40,10 @@ class ServerSettings(StackSettings):
 
     import_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     """Folders from which ImportDataset may read, separated as in PATH."""
+
+    shared_memory: bool = False
+    """True to let clients of the Open Inference Protocol on this machine send tensors in shared memory.
+    Callers may then read and write every shared memory object of the server's user."""
 
     max_message_bytes: int = Field(192 << 20, ge=1 << 20)
     """Largest request or response, in bytes. The default fits raw frames of 50 megapixels in four
@@ -104,6 +110,20 @@ class ServerSettings(StackSettings):
     def unix_socket(self) -> UnixSocket | None:
         """The unix socket to serve on; None for a TCP port."""
         return UnixSocket.parse(self.listen) if self.listen.startswith("unix:") else None
+
+    @property
+    def is_local(self) -> bool:
+        """True if only processes of this machine reach the server."""
+        return self.unix_socket is not None or self.listen.rpartition(":")[0] in _LOOPBACK
+
+    @model_validator(mode="after")
+    def _shared_memory_is_local(self) -> Self:
+        if self.shared_memory and not self.is_local:
+            raise ValueError(
+                "BLEMISH_SHARED_MEMORY needs clients on this machine; set BLEMISH_LISTEN to a loopback "
+                "address or a unix socket, or leave it out"
+            )
+        return self
 
     @property
     def socket_permissions(self) -> int:

@@ -65,10 +65,10 @@ from blemish_server.transport.auditing import CallAuditor
 from blemish_server.transport.connections import StreamLifetime, connection_options
 from blemish_server.transport.health import Health
 from blemish_server.transport.interceptor import CallInterceptor
+from blemish_server.transport.shared_memory import SharedMemory
 from blemish_server.transport.tls import Certificate, UnusableCertificate
 
 _HEALTH = "grpc.health.v1.Health"
-_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _LOOKAHEAD_BYTES = 1 << 20
 
 log = structlog.get_logger(__name__)
@@ -292,6 +292,7 @@ def _add_servicers(
             readiness.serving.is_set,
             lifetime,
             pixels,
+            SharedMemory(enabled=settings.shared_memory, max_bytes=settings.max_message_bytes),
         ),
         server,
     )
@@ -347,7 +348,7 @@ def _certificate(settings: ServerSettings) -> Certificate | None:
 def _warn_of_open_access(settings: ServerSettings) -> None:
     """Log a warning if other machines can reach the server without authentication or encryption."""
     host = _host(settings)
-    if settings.unix_socket is not None or host in _LOOPBACK:
+    if settings.is_local:
         return
     if settings.access_file is None:
         log.warning(

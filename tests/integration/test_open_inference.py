@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import os
 import queue
 import struct
 import subprocess
@@ -16,16 +18,18 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 from tritonclient import grpc as triton
 from tritonclient.grpc import aio as triton_aio
 from tritonclient.grpc import service_pb2
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, shared_memory
 
 from blemish_client import Client
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import RunningStack
+    from tests.integration.conftest import RunningStack, Start
 
 KSERVE = Path(sys.prefix) / "kserve/bin/python"
 
@@ -50,6 +54,12 @@ def ours(stack: RunningStack) -> Iterator[Client]:
 def given(*images: bytes) -> list[Any]:
     tensor = triton.InferInput("image", [len(images)], "BYTES")
     tensor.set_data_from_numpy(np.array(images, dtype=np.object_))
+    return [tensor]
+
+
+def pixel_tensor(pixels: NDArray[np.uint8]) -> list[Any]:
+    tensor = triton.InferInput("image", list(pixels.shape), "UINT8")
+    tensor.set_data_from_numpy(pixels)
     return [tensor]
 
 
@@ -209,6 +219,71 @@ def test_malformed_requests_are_refused(stack: RunningStack, tile_model: str, re
     with grpc.insecure_channel(stack.address) as channel, pytest.raises(grpc.RpcError) as refused:
         GRPCInferenceServiceStub(channel).ModelInfer(request_, timeout=30)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_triton_client_sends_pixels(
+    client: Any, ours: Client, tile_model: str, pictures: list[bytes]
+) -> None:
+    pixels = [np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")) for picture in pictures[:3]]
+    expected = [ours.score(picture, tile_model).score for picture in pictures[:3]]
+
+    batch = client.infer("tile", pixel_tensor(np.stack(pixels)))
+    single = client.infer("tile", pixel_tensor(pixels[0]))
+    grey = client.infer("tile", pixel_tensor(pixels[0][..., :1].copy()))
+
+    assert batch.as_numpy("score") == pytest.approx(expected, rel=1e-5)
+    assert single.as_numpy("score") == pytest.approx(expected[:1], rel=1e-5)
+    assert grey.as_numpy("score").shape == (1,)
+    with pytest.raises(InferenceServerException, match=r"send \[N, H, W, C\]"):
+        client.infer("tile", pixel_tensor(pixels[0][..., 0].copy()))
+
+
+def test_triton_client_uses_shared_memory(
+    start: Start, address: str, ours: Client, tile_model: str, pictures: list[bytes]
+) -> None:
+    start(BLEMISH_SHARED_MEMORY="true")
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(each)).convert("RGB")) for each in pictures[:2]])
+    expected = [ours.score(picture, tile_model).score for picture in pictures[:2]]
+    key = f"/blemish-test-{os.getpid()}"
+    handle = shared_memory.create_shared_memory_region("frames", key, pixels.nbytes + 4096)
+    try:
+        with triton.InferenceServerClient(address) as client:
+            assert "system_shared_memory" in client.get_server_metadata().extensions
+            client.register_system_shared_memory("frames", key, pixels.nbytes + 4096)
+            with pytest.raises(InferenceServerException, match="is registered already"):
+                client.register_system_shared_memory("frames", key, 1)
+            regions = client.get_system_shared_memory_status().regions
+            assert {name: region.byte_size for name, region in regions.items()} == {
+                "frames": pixels.nbytes + 4096
+            }
+            shared_memory.set_shared_memory_region(handle, [pixels])
+            tensor = triton.InferInput("image", list(pixels.shape), "UINT8")
+            tensor.set_shared_memory("frames", pixels.nbytes)
+            score = triton.InferRequestedOutput("score")
+            score.set_shared_memory("frames", 4096, offset=pixels.nbytes)
+
+            answer = client.infer("tile", [tensor], outputs=[score, triton.InferRequestedOutput("p_value")])
+
+            assert answer.get_output("score").parameters["shared_memory_region"].string_param == "frames"
+            scores = shared_memory.get_contents_as_numpy(handle, np.float32, [2], pixels.nbytes)
+            assert scores == pytest.approx(expected, rel=1e-5)
+            assert answer.as_numpy("p_value").shape == (2,)
+            tensor.set_shared_memory("frames", pixels.nbytes, offset=8192)
+            with pytest.raises(InferenceServerException, match="exceeds the region"):
+                client.infer("tile", [tensor])
+            client.unregister_system_shared_memory("frames")
+            assert not client.get_system_shared_memory_status().regions
+            with pytest.raises(InferenceServerException, match="there is no region 'frames'"):
+                client.infer("tile", [tensor])
+            del scores  # it refers to the memory
+    finally:
+        shared_memory.destroy_shared_memory_region(handle)
+
+
+def test_shared_memory_is_disabled_by_default(client: Any, tile_model: str) -> None:
+    assert "system_shared_memory" not in client.get_server_metadata().extensions
+    with pytest.raises(InferenceServerException, match="set BLEMISH_SHARED_MEMORY=true"):
+        client.register_system_shared_memory("frames", "/frames", 1)
 
 
 def test_triton_priority_and_timeout_apply(client: Any, tile_model: str, pictures: list[bytes]) -> None:

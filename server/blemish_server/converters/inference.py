@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages of the Open Inference Protocol.
 
-A model has one input, ``image``: BYTES of shape [N], each an encoded image. It answers with one value per
-image for each requested output.
+A model has one input, ``image``: BYTES of shape [N], each an encoded image, or UINT8 pixels of shape
+[N, H, W, C] or [H, W, C]. It answers with one value per image for each requested output. Tensors are in the
+message, or in shared memory that the client has registered.
 """
 
 import json
 import math
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -20,7 +21,7 @@ from tritonclient.grpc import model_config_pb2 as config_pb
 from tritonclient.grpc import service_pb2 as pb
 
 from blemish_core.imaging.geometry import MAX_PIXELS
-from blemish_core.imaging.image_input import ImageInput
+from blemish_core.imaging.image_input import ImageInput, RawLayout
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.store import Model
 from blemish_core.platform.errors import InvalidRequest
@@ -31,12 +32,18 @@ from blemish_server.converters.values import check_count
 from blemish_server.scoring.batcher import Priority
 from blemish_server.scoring.inspection import Inspection, NamingPolicy
 from blemish_server.scoring.model_cache import Usage
+from blemish_server.transport.shared_memory import SharedPart, SharedRegion
 
 INPUT = "image"
 ANOMALY_MAP = "anomaly_map"
 REGIONS = "regions"
 """Output that has to be asked for before the image is scored."""
 MAX_IMAGES = 64
+_CHANNELS = {1: "Mono8", 3: "RGB8"}
+"""Pixel format of UINT8 tensors, by their number of channels."""
+_SHARED_REGION = "shared_memory_region"
+_SHARED_SIZE = "shared_memory_byte_size"
+_SHARED_OFFSET = "shared_memory_offset"
 _MAX_DIMENSIONS = 8
 """Most dimensions of a shape. One is needed, and some clients send further ones of length 1."""
 
@@ -111,8 +118,39 @@ def parse_model(name: str, version: str) -> ModelRef:
     return ModelRef.parse(f"models/{name}/versions/{version}", "model_version")
 
 
-def parse_images(request: Any) -> list[ImageInput]:
-    """Return the images of a request, sent as raw input or as tensor contents.
+ReadShared = Callable[[SharedPart], bytes]
+"""Returns the bytes of a tensor in shared memory."""
+
+
+WriteShared = Callable[[SharedPart, bytes], None]
+"""Writes the bytes of a tensor to shared memory."""
+
+
+def uses_shared_memory(request: Any) -> bool:
+    """Return whether a tensor of a request is in shared memory."""
+    tensors = (*request.inputs, *request.outputs)
+    return any(_SHARED_REGION in tensor.parameters for tensor in tensors)
+
+
+def parse_shared_part(tensor: Any, field: str) -> SharedPart | None:
+    """Return the part of shared memory that holds a tensor; None if the message holds it.
+
+    Raises:
+        InvalidRequest: if its size is missing.
+    """
+    parameters = tensor.parameters
+    if _SHARED_REGION not in parameters:  # because reading a missing key would add it
+        return None
+    if _SHARED_SIZE not in parameters:
+        raise InvalidRequest(
+            f"{_SHARED_REGION} needs the parameter {_SHARED_SIZE}; add it", field=f"{field}.parameters"
+        )
+    offset = parameters[_SHARED_OFFSET].int64_param if _SHARED_OFFSET in parameters else 0
+    return SharedPart(parameters[_SHARED_REGION].string_param, offset, parameters[_SHARED_SIZE].int64_param)
+
+
+def parse_images(request: Any, read_shared: ReadShared | None = None) -> list[ImageInput]:
+    """Return the images of a request, sent as raw input, as tensor contents or in shared memory.
 
     Raises:
         InvalidRequest: if the input is not a list of images.
@@ -122,16 +160,23 @@ def parse_images(request: Any) -> list[ImageInput]:
             f"a request needs one input named {INPUT!r}; see ModelMetadata", field="inputs"
         )
     tensor = request.inputs[0]
-    if tensor.datatype != "BYTES":
+    if tensor.datatype not in ("BYTES", "UINT8"):
         raise InvalidRequest(
-            f"the datatype of {INPUT} is {tensor.datatype}; send encoded images as BYTES",
+            f"the datatype of {INPUT} is {tensor.datatype[:40]}; send encoded images as BYTES, "
+            "or pixels as UINT8",
             field="inputs.datatype",
         )
     check_count(tensor.shape, _MAX_DIMENSIONS, "inputs.shape")
-    if request.raw_input_contents:
-        elements = _unpack(request.raw_input_contents[0])
-    else:
-        elements = iter(tensor.contents.bytes_contents)
+    raw = request.raw_input_contents[0] if request.raw_input_contents else None
+    if (part := parse_shared_part(tensor, "inputs")) is not None:
+        if read_shared is None:
+            raise InvalidRequest("shared memory is not available here; send the tensor", field="inputs")
+        raw = read_shared(part)
+    return _parse_pixels(tensor, raw) if tensor.datatype == "UINT8" else _parse_encoded(tensor, raw)
+
+
+def _parse_encoded(tensor: Any, raw: bytes | None) -> list[ImageInput]:
+    elements = _unpack(raw) if raw is not None else iter(tensor.contents.bytes_contents)
     images = list(islice(elements, MAX_IMAGES + 1))
     if math.prod(tensor.shape) != len(images) or not 1 <= len(images) <= MAX_IMAGES:
         raise InvalidRequest(
@@ -140,6 +185,36 @@ def parse_images(request: Any) -> list[ImageInput]:
             field="inputs.shape",
         )
     return [ImageInput(image) for image in images]
+
+
+def _parse_pixels(tensor: Any, raw: bytes | None) -> list[ImageInput]:
+    """Return the images of a UINT8 tensor of shape (N, H, W, C) or (H, W, C)."""
+    shape = list(tensor.shape)
+    number, height, width, channels = (
+        shape if len(shape) == 4 else [1, *shape] if len(shape) == 3 else [0] * 4
+    )
+    if not 1 <= number <= MAX_IMAGES or min(height, width) < 1 or channels not in _CHANNELS:
+        raise InvalidRequest(
+            f"the shape {shape} is not one of images; send [N, H, W, C] or [H, W, C] with C 1 or 3, and at "
+            f"most {MAX_IMAGES} images",
+            field="inputs.shape",
+        )
+    if raw is None:
+        try:
+            raw = bytes(tensor.contents.uint_contents)
+        except ValueError as error:
+            raise InvalidRequest(
+                "uint_contents has a value above 255; send UINT8", field="inputs.contents"
+            ) from error
+    size = height * width * channels
+    if len(raw) != number * size:
+        raise InvalidRequest(
+            f"the shape {shape} needs {number * size} bytes, and the tensor has {len(raw)}; "
+            "send all pixels",
+            field="inputs.shape",
+        )
+    layout = RawLayout(_CHANNELS[channels], width, height)
+    return [ImageInput(raw[start : start + size], layout) for start in range(0, len(raw), size)]
 
 
 def _number(images: Sequence[bytes]) -> str:
@@ -218,10 +293,12 @@ def inspections_to_proto(
     names: Sequence[str],
     *,
     max_map_pixels: int = MAX_PIXELS,
+    write_shared: WriteShared | None = None,
 ) -> Any:
     """Return the response to a request: one tensor per output, its first dimension the images.
 
-    Maps that have more than ``max_map_pixels`` together are shrunk.
+    Maps that have more than ``max_map_pixels`` together are shrunk. Outputs that the client expects in
+    shared memory are written there.
 
     Raises:
         InvalidRequest: if an output has another shape for each image, as maps of frames of several sizes.
@@ -230,6 +307,7 @@ def inspections_to_proto(
     response = pb.ModelInferResponse(
         model_name=manifest.model, model_version=str(manifest.version), id=request.id
     )
+    parts = {output.name: parse_shared_part(output, "outputs") for output in request.outputs}
     for name in names:
         output = _OUTPUTS[name]
         each = [np.asarray(output.value(inspection), output.dtype) for inspection in inspections]
@@ -242,11 +320,15 @@ def inspections_to_proto(
                 field="inputs",
             )
         values: NDArray[Any] = np.stack(each)
-        response.outputs.add(name=name, datatype=output.datatype, shape=values.shape)
-        if output.datatype == "BYTES":
-            response.raw_output_contents.append(_pack(values.tolist()))
-        else:
-            response.raw_output_contents.append(values.tobytes())
+        added = response.outputs.add(name=name, datatype=output.datatype, shape=values.shape)
+        data = _pack(values.tolist()) if output.datatype == "BYTES" else values.tobytes()
+        if (part := parts.get(name)) is not None and write_shared is not None:
+            write_shared(part, data)
+            added.parameters[_SHARED_REGION].string_param = part.region
+            added.parameters[_SHARED_OFFSET].int64_param = part.offset
+            added.parameters[_SHARED_SIZE].int64_param = len(data)
+            data = b""  # clients count the contents by output, as Triton sends them
+        response.raw_output_contents.append(data)
     return response
 
 
@@ -287,6 +369,16 @@ def config_to_proto(manifest: Manifest) -> Any:
                 for name, output in _OUTPUTS.items()
             ],
         )
+    )
+
+
+def regions_status_to_proto(regions: Mapping[str, SharedRegion]) -> Any:
+    status = pb.SystemSharedMemoryStatusResponse.RegionStatus
+    return pb.SystemSharedMemoryStatusResponse(
+        regions={
+            name: status(name=name, key=region.key, offset=region.offset, byte_size=region.byte_size)
+            for name, region in regions.items()
+        }
     )
 
 

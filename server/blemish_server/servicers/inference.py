@@ -3,12 +3,13 @@
 
 The messages are those of https://github.com/kserve/open-inference-protocol as Triton's client package
 contains them. Its extensions for load generators are implemented too: ModelConfig, ModelStatistics and
-RepositoryIndex. Other extensions of Triton are UNIMPLEMENTED.
+RepositoryIndex, and system shared memory. Other extensions of Triton are UNIMPLEMENTED.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -18,6 +19,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceServicer
 
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import BlemishError, NotFound
+from blemish_server.auth.authenticator import current_caller
 from blemish_server.converters.inference import (
     REGIONS,
     config_to_proto,
@@ -29,7 +31,9 @@ from blemish_server.converters.inference import (
     parse_outputs,
     parse_request_priority,
     parse_timeout,
+    regions_status_to_proto,
     usage_to_proto,
+    uses_shared_memory,
 )
 from blemish_server.scoring.frame_queue import cancel_when
 from blemish_server.scoring.inspection import Inspection, QueueOptions, ScoringRequest
@@ -37,6 +41,7 @@ from blemish_server.scoring.model_cache import ModelCache
 from blemish_server.scoring.pipeline import ScoringPipeline
 from blemish_server.transport.connections import StreamLifetime
 from blemish_server.transport.request_context import effective_priority, queue_key
+from blemish_server.transport.shared_memory import SharedMemory
 from blemish_server.transport.status import message_of
 
 SERVICE = "inference.GRPCInferenceService"
@@ -58,6 +63,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
         is_serving: Callable[[], bool],
         lifetime: StreamLifetime,
         max_map_pixels: int,
+        shared_memory: SharedMemory,
     ) -> None:
         """Read requests of streams for their ``lifetime``; a response has at most ``max_map_pixels``."""
         self._pipeline = pipeline
@@ -66,6 +72,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
         self._is_serving = is_serving
         self._lifetime = lifetime
         self._max_map_pixels = max_map_pixels
+        self._shared_memory = shared_memory
 
     async def ServerLive(self, request: Any, context: Context) -> Any:  # noqa: N802 (here and below)
         return pb.ServerLiveResponse(live=True)
@@ -84,7 +91,10 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
         return pb.ServerMetadataResponse(
             name="blemish",
             version=version("blemish"),
-            extensions=["model_configuration", "statistics", "model_repository"],
+            extensions=[
+                *("model_configuration", "statistics", "model_repository"),
+                *(["system_shared_memory"] if self._shared_memory.enabled else []),
+            ],
         )
 
     async def ModelMetadata(self, request: Any, context: Context) -> Any:  # noqa: N802
@@ -118,6 +128,20 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
                 for manifest in reversed(model.versions)
             ]
         )
+
+    async def SystemSharedMemoryStatus(self, request: Any, context: Context) -> Any:  # noqa: N802
+        regions = self._shared_memory.status(current_caller.get().name, request.name)
+        return regions_status_to_proto(regions)
+
+    async def SystemSharedMemoryRegister(self, request: Any, context: Context) -> Any:  # noqa: N802
+        self._shared_memory.register(
+            current_caller.get().name, request.name, request.key, request.offset, request.byte_size
+        )
+        return pb.SystemSharedMemoryRegisterResponse()
+
+    async def SystemSharedMemoryUnregister(self, request: Any, context: Context) -> Any:  # noqa: N802
+        self._shared_memory.unregister(current_caller.get().name, request.name)
+        return pb.SystemSharedMemoryUnregisterResponse()
 
     async def ModelInfer(self, request: Any, context: Context) -> Any:  # noqa: N802
         return await self._infer(request, queue_key(context), context.time_remaining(), waits=True)
@@ -168,7 +192,12 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     async def _infer(self, request: Any, caller: str, remaining_s: float | None, *, waits: bool) -> Any:
         model = parse_model(request.model_name, request.model_version)
-        images, outputs = parse_images(request), parse_outputs(request)
+        outputs, is_shared = parse_outputs(request), uses_shared_memory(request)
+        name = current_caller.get().name
+        if is_shared:
+            images = await asyncio.to_thread(parse_images, request, partial(self._shared_memory.read, name))
+        else:
+            images = parse_images(request)
         priority = effective_priority(parse_request_priority(request))
         timeout_s = parse_timeout(request)
         if remaining_s is not None:
@@ -180,7 +209,12 @@ class InferenceServicer(GRPCInferenceServiceServicer):  # type: ignore[misc]
             for image in images
         ]
         inspections = await _gather([self._pipeline.score(each) for each in requests])
-        return inspections_to_proto(request, inspections, outputs, max_map_pixels=self._max_map_pixels)
+        respond = partial(
+            inspections_to_proto, request, inspections, outputs, max_map_pixels=self._max_map_pixels
+        )
+        if not is_shared:
+            return respond()
+        return await asyncio.to_thread(respond, write_shared=partial(self._shared_memory.write, name))
 
 
 async def _gather(running: Sequence[Awaitable[Inspection]]) -> list[Inspection]:
