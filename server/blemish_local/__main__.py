@@ -3,7 +3,11 @@
 
 import typer
 
-from blemish_local.commands import app as up
+from blemish_core.platform.system import require_linux
+
+require_linux("blemish up")
+
+from blemish_local.commands import app as up  # noqa: E402  # it needs Linux
 
 app = typer.Typer(
     add_completion=False,

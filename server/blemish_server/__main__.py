@@ -21,6 +21,9 @@ _SWITCH_INTERVAL_S = 0.0005
 
 def main() -> None:
     """Read the settings, load the server, and run it until SIGTERM or SIGINT."""
+    from blemish_core.platform.system import require_linux
+
+    require_linux("blemish-server")
     from blemish_core.platform import gc_tuning, logs, threads
     from blemish_core.settings import read_settings
     from blemish_server.settings import ServerSettings

@@ -8,6 +8,9 @@ from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_
 
 def main() -> None:
     """Run a worker until it is stopped."""
+    from blemish_core.platform.system import require_linux
+
+    require_linux("blemish-worker")
     from blemish_core.platform import logs
     from blemish_core.platform.errors import FailedPrecondition, Unavailable
     from blemish_core.settings import read_settings

@@ -5,6 +5,7 @@ The client must not import the server, the detectors or the embedded stack. The 
 so that ``blemish --help`` neither needs nor loads them.
 """
 
+import sys
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -29,11 +30,16 @@ class Extra:
     install_hint: str
 
     def require(self) -> None:
-        """Check that the packages are installed.
+        """Check that the packages are installed, on a system where they run.
 
         Raises:
-            Failure: naming the command that installs them.
+            Failure: naming the system, or the command that installs them.
         """
+        if sys.platform != "linux":
+            raise Failure(
+                f"`blemish {self.name}` runs on Linux only, and this system is {sys.platform}; run it in a "
+                "container or in WSL, and connect from here with --server"
+            )
         if any(find_spec(name) is None for name in self.requires):
             raise Failure(self.install_hint)
 
