@@ -116,8 +116,10 @@ def _draw_hit(page: Image.Image, hit: Hit, colour: Colour, corner: tuple[int, in
 def _with_box(image: Image.Image, box: Box, size: tuple[int, int]) -> Image.Image:
     """Draw a light box with a dark rim, given in px of an image of ``size`` (width, height)."""
     across, down = image.width / max(size[0], 1), image.height / max(size[1], 1)
-    left, top, width, height = box
-    corners = (left * across, top * down, (left + width) * across - 1, (top + height) * down - 1)
+    left, top = box[0] * across, box[1] * down
+    # A box of less than a pixel of the picture is drawn as one.
+    right, bottom = left + max(0.0, box[2] * across - 1), top + max(0.0, box[3] * down - 1)
+    corners = (left, top, right, bottom)
     drawn = image.convert("RGB")
     canvas = ImageDraw.Draw(drawn)
     line = max(2, max(image.size) // 100)

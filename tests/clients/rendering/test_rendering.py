@@ -252,3 +252,17 @@ def test_name_in_any_script_is_drawn_legibly(name: str) -> None:
     assert all(bytes(letters.getmask(each)) != absent for each in text)
     assert drawable("crack 0.5…", 16)[0] == "crack 0.5…"
     assert len({drawable(each, 16)[0] for each in ("划痕", "裂纹")}) == 2
+
+
+def test_boxes_below_a_pixel_of_the_picture_are_drawn() -> None:
+    found = hit("crack", 0.9, 1)
+    found.match.box.left, found.match.box.top = 4080, 4080
+    found.match.box.width = found.match.box.height = 8
+    found.match.width = found.match.height = 4096
+    small = Image.new("RGB", (100, 100), GREY)
+    query = rendering.MontageQuery("q", small, region=(100, 100, 8, 8), size=(4096, 4096))
+    drawn, plain = (
+        np.asarray(rendering.montage(each, [found])).astype(int)
+        for each in (query, rendering.MontageQuery("q", small))
+    )
+    assert np.abs(drawn - plain).max() > 60

@@ -4,12 +4,14 @@
 from functools import partial
 
 from blemish_core import report
+from blemish_core.datasets import Dataset
 from blemish_core.evaluation.evaluate import ImageSource
 from blemish_core.evaluation.evaluate import evaluate as evaluate_detector
 from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.handlers.detector_cache import DetectorCache
 from blemish_core.jobs.record import EvaluateSpec, Result, now
 from blemish_core.jobs.reporter import JobReporter, WarningCollector
+from blemish_core.models.bundle import Manifest
 from blemish_core.platform.errors import FailedPrecondition
 from blemish_core.platform.names import ModelRef, dataset_name
 
@@ -27,6 +29,8 @@ def evaluate(
     manifest, detector = detectors.load(spec.model)
     calibration = context.models.calibrations(manifest, detector.runtime.name).newest().calibration
     source = ImageSource(context.datasets, context.limits, spec.dataset, manifest.white_level)
+    if (mismatch := _level_mismatch(manifest, context.datasets.get(spec.dataset))) is not None:
+        reporter.warn(mismatch)
     evaluation = evaluate_detector(
         detector, calibration, source, context.device, reporter.progress, reporter.warn
     )
@@ -44,3 +48,18 @@ def evaluate(
     context.models.add_evaluation(version, job, partial(report.write, page), reporter.commit)
     reporter.progress("report", 1, 1, "report")
     return Result(model_version=manifest.name, metrics=evaluation.metrics)
+
+
+def _level_mismatch(manifest: Manifest, dataset: Dataset) -> str | None:
+    """Return a warning if the model reads images of 16 bits by another white level than the dataset has."""
+    level = manifest.white_level.level if manifest.white_level else None
+    own = dataset.white_level.level
+    if own is None or own == level:
+        return None
+    read = (
+        f"by the white level {level} of {manifest.name}" if level else f"as {manifest.name} does, by 65535"
+    )
+    return (
+        f"the images of {dataset_name(dataset.id)} have the white level {own}, but are read {read}, unless "
+        "they state their own; train on a dataset of that white level"
+    )

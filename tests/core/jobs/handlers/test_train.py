@@ -18,8 +18,10 @@ from blemish_core.detectors.common.backbone import import_weights
 from blemish_core.imaging.image_input import ImageInput, RawLayout
 from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.jobs.context import JobContext
+from blemish_core.jobs.handlers.detector_cache import DetectorCache
+from blemish_core.jobs.handlers.evaluate import evaluate
 from blemish_core.jobs.handlers.train import train
-from blemish_core.jobs.record import PatchCoreSpec, TrainSpec
+from blemish_core.jobs.record import EvaluateSpec, PatchCoreSpec, TrainSpec
 from blemish_core.models.loading import load_detector
 from blemish_core.platform.errors import FailedPrecondition
 from blemish_core.platform.names import ModelRef
@@ -147,3 +149,20 @@ def test_training_warns_of_images_that_use_a_sixteenth_of_their_range(context: J
     assert "8 images" in warning
     assert "blemish dataset update dark --white-level" in warning
     assert context.models.manifest(ModelRef("dark", 1)).white_level == WhiteLevel()
+
+
+@pytest.mark.usefixtures("weights")
+def test_evaluation_on_a_dataset_of_another_white_level_warns(
+    context: JobContext, samples: NDArray[np.uint16], tmp_path: Path
+) -> None:
+    context.datasets.set_white_level("dark", 4095)
+    train(context, deep_spec(), "job", RecordingReporter())
+    for part in ("test/good", "test/spot"):
+        (tmp_path / "ten" / part).mkdir(parents=True)
+        Image.fromarray(samples // 4).save(tmp_path / "ten" / part / "0.png")
+    context.datasets.import_folder("ten", "", tmp_path / "ten", [tmp_path], white_level=1023)
+    reporter = RecordingReporter()
+    spec = EvaluateSpec(model="models/dark/versions/1", dataset="ten")
+    evaluate(context, DetectorCache(context), spec, "evaluation", reporter)
+    (warning,) = [text for text in reporter.warnings if "white level" in text]
+    assert "datasets/ten have the white level 1023, but are read by the white level 4095" in warning
