@@ -2,13 +2,14 @@
 """Reading of many images, a few of which may have become unreadable since they were stored."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blemish_core.datasets.records import DatasetImage
-from blemish_core.imaging.decode import ImageLimits, decode, verify_header
+from blemish_core.imaging.decode import ImageLimits, decode, decode_image, verify_header
 from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.platform.errors import Corrupt, InvalidImage
 from blemish_core.platform.names import dataset_name
@@ -82,6 +83,16 @@ class ImageReader:
             return decode(self._store.read(image), self._limits, self._level)
         except InvalidImage as error:
             raise InvalidImage(f"{image.shown}: {error}", field=error.field) from error
+
+    def dark(self, images: Sequence[DatasetImage]) -> list[DatasetImage]:
+        """Return the readable images that use at most a sixteenth of the range of their samples."""
+        found = []
+        for image in images:
+            with suppress(Corrupt, InvalidImage):
+                depth = decode_image(self._store.read(image), self._limits, self._level).depth
+                if depth is not None and depth.is_dark:
+                    found.append(image)
+        return found
 
     def readable(self, progress: Callable[[int, int, str], None]) -> list[DatasetImage]:
         """Return the images whose bytes are unchanged and within the limits.

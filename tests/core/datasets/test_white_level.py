@@ -10,8 +10,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from blemish_core.datasets import DatasetStore
+from blemish_core.datasets.reading import ImageReader
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.white_level import WhiteLevel
+from blemish_core.imaging.white_level import FULL, WhiteLevel
 from blemish_core.platform.errors import InvalidRequest, NotFound
 
 
@@ -118,3 +119,14 @@ def test_dataset_of_an_older_server_takes_images_at_their_word(store: DatasetSto
     index.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
     found = DatasetStore(root, ImageLimits()).get("tile")
     assert (found.train_images, found.white_level, found.warnings) == (1, WhiteLevel(), ())
+
+
+def test_dark_images_of_an_older_server_are_found_by_reading_them(store: DatasetStore) -> None:
+    store.create("tile", "")
+    store.add("tile", "train/good/0.png", png(12))
+    store.add("tile", "train/good/1.png", png(16))
+    images = store.images("tile", "train")
+    for level, dark in ((WhiteLevel(), images[:1]), (WhiteLevel(level=FULL, given=True), images[:1])):
+        assert ImageReader(store, ImageLimits(), images, level).dark(images) == dark
+    twelve = ImageReader(store, ImageLimits(), images, WhiteLevel(level=4095, given=True))
+    assert twelve.dark(images) == []

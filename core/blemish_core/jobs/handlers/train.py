@@ -20,6 +20,9 @@ from blemish_core.jobs.training_mask import read_mask
 from blemish_core.models.bundle import Manifest
 from blemish_core.platform.names import ModelRef
 
+_SAMPLED = 4
+"""Images of which the depth is checked if the dataset has no record of it."""
+
 
 def train(context: JobContext, spec: TrainSpec, job: str, reporter: JobReporter) -> Result:
     """Train, calibrate and evaluate a detector, and publish it as a version of its model.
@@ -52,6 +55,12 @@ def load_training_images(context: JobContext, spec: TrainSpec, reporter: JobRepo
     readable = reader.readable(partial(reporter.progress, "check"))
     if (warning := reader.warning()) is not None:
         reporter.warn(warning)
+    if not dataset.warnings and (dark := reader.dark(readable[:_SAMPLED])):
+        # Datasets of older servers have no record of the depth of their images.
+        reporter.warn(
+            f"{dark[0].shown} and perhaps others use at most a sixteenth of the range of their samples; if "
+            f"white is lower, give it with `blemish dataset update {spec.dataset} --white-level`"
+        )
     reads = [partial(reader.read_strict, image) for image in readable]
     feedback = load_good_images(context, spec, level, reporter) if spec.false_alarms_of else {}
     names = [*(image.shown for image in readable), *feedback]
