@@ -18,7 +18,7 @@ _AFTER_AGE_S = 1.0
 _HANDSHAKE_TIMEOUT_S = 10.0
 # Clients connect again with their next call.
 _IDLE_S = 600.0
-MAX_CALLS_PER_CONNECTION = 1000
+MAX_CALLS_PER_CONNECTION = 256
 """Calls at once on one connection, streams among them; clients hold back further ones."""
 # Files of the process that remain for images, models, Redis and Qdrant.
 _RESERVED_FILES = 256

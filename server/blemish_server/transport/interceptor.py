@@ -297,12 +297,13 @@ class _Call:
                     yield counted
             except BlemishError as error:
                 status = STATUS_OF_ERROR[type(error)].name
-                log.info(
-                    "call rejected", reason=error.reason, detail=message_of(error), peer=context.peer()
-                )
+                is_flood = self._is_flood(error, context)
+                if not is_flood:
+                    detail = message_of(error)
+                    log.info("call rejected", reason=error.reason, detail=detail, peer=context.peer())
                 self.denied(context, error)
-                if isinstance(error, LimitExceeded | PermissionDenied | Unauthenticated):
-                    await self.pacer.wait(caller.name or host_of(context.peer()))
+                if is_flood:
+                    await self.pacer.wait()
                 await abort(context, error)
             except (asyncio.CancelledError, GeneratorExit):
                 left_s = context.time_remaining()
@@ -326,3 +327,9 @@ class _Call:
                 took_s = time.perf_counter() - start_s
                 self.ended(status, took_s)
                 log.debug("call ended", status=status, ms=round(1000 * took_s, 1))
+
+    def _is_flood(self, error: BlemishError, context: Context) -> bool:
+        """Return whether the caller is refused so often that answers wait and are not logged."""
+        if not isinstance(error, LimitExceeded | PermissionDenied | Unauthenticated):
+            return False
+        return self.pacer.counts_as_flood(self.caller.name or host_of(context.peer()))

@@ -22,11 +22,15 @@ class RefusalPacer:
         self._counts: MutableMapping[str, int] = TTLCache(_MAX_CALLERS, _WINDOW_S)
         self._waiting = 0
 
-    async def wait(self, caller: str) -> None:
-        """Return when a refusal of a caller may be sent."""
+    def counts_as_flood(self, caller: str) -> bool:
+        """Count a refusal. Return whether the caller has been refused too often within a second."""
         count = self._counts.get(caller, 0) + 1
         self._counts[caller] = count
-        if count <= _MAX_PROMPT or self._waiting >= _MAX_WAITING:
+        return count > _MAX_PROMPT
+
+    async def wait(self) -> None:
+        """Return when a refusal that is part of a flood may be sent."""
+        if self._waiting >= _MAX_WAITING:
             return
         self._waiting += 1
         try:
