@@ -65,7 +65,8 @@ class ImportCounts:
         self.skipped_count += 1
         self.expected_count += expected
         if len(self.skipped) < MAX_SHOWN:
-            self.skipped.append(SkippedFile(path, printable(str(reason)), expected))
+            text = printable(str(reason)).removeprefix(f"{printable(path)}: ")
+            self.skipped.append(SkippedFile(path, text, expected))
 
     def summary(self) -> str:
         """Return the first reasons for which files were skipped."""

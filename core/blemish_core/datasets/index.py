@@ -164,12 +164,12 @@ class Index:
                 flush()
             if self.contains(entry.path, entry.sha256, original=entry.original, replace=replace):
                 return Outcome.UNCHANGED
+            check_white_level(entry, level)
             replaced = self.find(entry.path) is not None
             if replaced and (unfit := self._unfit_masks(entry, stored)):
                 flush()
                 self.remove(unfit)
             self._check_pairs(entry, stored)
-            check_white_level(entry, level)
             self._store(entry, data, replaced=replaced)
             stored.append(entry)
             return Outcome.REPLACED if replaced else Outcome.STORED
