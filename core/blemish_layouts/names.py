@@ -38,10 +38,11 @@ def is_good(folder: str, more: Collection[str] = ()) -> bool:
 
     Args:
         folder: name of the folder.
-        more: names that denote good images besides ``good``, ``ok``, ``okay`` and ``normal``.
+        more: names or paths of folders that denote good images besides ``good``, ``ok``, ``okay`` and
+            ``normal``.
     """
     name = _folded(folder)
-    return name in GOOD_NAMES or name in {_folded(each) for each in more}
+    return name in GOOD_NAMES or name in {_folded(each.rstrip("/").rpartition("/")[2]) for each in more}
 
 
 def is_class(text: str) -> bool:

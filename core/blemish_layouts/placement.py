@@ -122,7 +122,9 @@ def placed(
         raise MisplacedFile(
             f"is not an image by its name; it must end in {', '.join(EXTENSIONS)}", expected=True
         )
-    if "\0" in source or len(readable(source).encode()) > MAX_ORIGINAL_BYTES:
+    if "\0" in source:
+        raise MisplacedFile("the path has a NUL character; rename the file")
+    if len(readable(source).encode()) > MAX_ORIGINAL_BYTES:
         raise MisplacedFile(f"the path is longer than {MAX_ORIGINAL_BYTES} bytes; shorten it")
     if part == "train" and class_name != GOOD:
         raise MisplacedFile("train/ contains only good images, in train/good/")

@@ -151,12 +151,12 @@ def _add_validation(plan: PlanBuilder, view: FolderView, source: str, below: Seq
 
 
 def _with_masks_renamed(files: Sequence[Placement]) -> list[Placement]:
-    """Name masks as their images where only the case or the normal form of the originals differ."""
-    images: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    """Name masks and their classes as their images where only case or normal form differ."""
+    images: dict[tuple[str, ...], set[tuple[str, str]]] = defaultdict(set)
     exact = set()
     for file in files:
         if file.part == "test":
-            images[file.folded()].add(file.stem)
+            images[file.folded()].add((file.class_name, file.stem))
             exact.add((file.class_name, file.stem))
     taken = {file.path for file in files}
     renamed = []
@@ -168,8 +168,9 @@ def _with_masks_renamed(files: Sequence[Placement]) -> list[Placement]:
                 exact.isdisjoint([(file.class_name, stem), (file.class_name, file.stem)])
                 and len(candidates) == 1
             ):
-                name = f"{min(candidates)}{suffix}{file.extension}"
-                moved = replace(file, name=name)
+                ((class_name, image),) = candidates
+                name = f"{image}{suffix}{file.extension}"
+                moved = replace(file, class_name=class_name, name=name)
                 if moved.path not in taken and len(name) <= MAX_NAME:
                     taken.add(moved.path)
                     file = moved

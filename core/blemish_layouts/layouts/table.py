@@ -66,7 +66,7 @@ def arrange_table(view: FolderView) -> DatasetPlan:
         row = {name: _cell(cells, at) for name, at in columns.items()}
         if not any(row.values()):
             continue
-        image, mask = _path(row["path"]), _path(row["mask"])
+        image, mask = _path(view, row["path"]), _path(view, row["mask"])
         named |= {image, mask}
         class_name = class_from(row["class"], view.conversion.good) if row["class"] else ""
         part = _SPLITS.get(row["split"].lower()) if row["split"] else _default_part(class_name, image)
@@ -130,9 +130,11 @@ def _cell(cells: Sequence[str], at: int | None) -> str:
     return cells[at].strip() if at is not None and at < len(cells) else ""
 
 
-def _path(cell: str) -> str:
-    """Return a path of a table with slashes."""
-    return cell.replace("\\", "/").removeprefix("./")
+def _path(view: FolderView, cell: str) -> str:
+    """Return a path of a table with slashes, without the name of the folder itself."""
+    path = cell.replace("\\", "/").removeprefix("./")
+    below = path.partition("/")[2]
+    return below if path not in view.paths and below in view.paths else path
 
 
 def _default_part(class_name: str, path: str) -> Part:

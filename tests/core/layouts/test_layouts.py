@@ -176,6 +176,21 @@ def test_visa() -> None:
     }
 
 
+def test_one_object_of_visa_has_a_table_of_its_own() -> None:
+    files = empty(
+        *(f"Data/Images/Normal/{n:04}.JPG" for n in range(20)),
+        *("Data/Images/Anomaly/000.JPG", "Data/Masks/Anomaly/000.png"),
+    )
+    rows = "".join(f"candle/Data/Images/Normal/{n:04}.JPG,normal,\n" for n in range(20))
+    rows += '"candle/Data/Images/Anomaly/000.JPG","melt, other",candle/Data/Masks/Anomaly/000.png\n'
+    files["image_anno.csv"] = f"image,label,mask\n{rows}".encode()
+    arranged = arrange(files)
+    assert summary(arranged)["Data/Images/Anomaly/000.JPG"] == "test/melt_other"
+    assert pairs(arranged) == {"Data/Images/Anomaly/000.JPG": {"Data/Masks/Anomaly/000.png"}}
+    assert {"train/good", "test/good"} <= set(summary(arranged).values())
+    assert not arranged.left_out
+
+
 def test_ksdd2_judges_images_by_their_masks() -> None:
     files: dict[str, bytes] = {}
     for path, defect in (("train/1", False), ("train/2", True), ("test/3", False), ("test/4", True)):

@@ -49,6 +49,7 @@ def test_folders_of_one_class_are_merged_without_losing_a_file() -> None:
         ("test/crack/\u00fc.png", "ground_truth/crack/u\u0308_mask.png"),
         ("test/crack/u\u0308.png", "ground_truth/crack/\u00fc.png"),
         ("test/crack/IMG_1.JPG", "ground_truth/crack/img_1_GT.png"),
+        ("test/Crack/1.png", "ground_truth/crack/1_mask.png"),
         ("test/two words/sub/Bild 1.jpg", "ground_truth/two words/sub/bild 1_mask.png"),
     ],
 )
@@ -75,6 +76,7 @@ def test_test_set_without_good_images_is_refused() -> None:
         (["test/crack/0.png"], AS_NAMED, True),
         (["test/crack/0.png"], Conversion(only_defective=True), False),
         (["test/crack/0.png", "test/gut/0.png"], Conversion(good=frozenset({"GUT"})), False),
+        (["test/crack/0.png", "test/gut/0.png"], Conversion(good=frozenset({"test/gut/"})), False),
         (["test/crack/0.png", "test/OK/0.png"], AS_NAMED, False),
         (["train/good/0.png"], AS_NAMED, False),
     ],
