@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from redis.sentinel import MasterNotFoundError
 from tests.support.ports import free_port
-from tests.support.processes import wait_for_file
+from tests.support.processes import running, wait_for_file
 from tests.support.redis_server import (
     PASSWORD,
     QUOTED,
@@ -168,6 +168,34 @@ async def test_sentinel_leads_every_connection_to_the_new_master(
         await use_every_connection_after_failover(url)
         assert store.get(job.id).id == job.id
         dispatcher.send(job)
+
+
+def test_worker_receives_messages_through_sentinel(tmp_path: Path) -> None:
+    with running_sentinels(tmp_path / "redis") as sentinels:
+        require_canary(f"redis+sentinel://:{QUOTED}@127.0.0.1:{sentinels.port}/jobs/2", tmp_path)
+
+
+def test_worker_receives_messages_over_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "redis.sock"
+    with running_redis(tmp_path / "redis", free_port(), LOGIN | {"unixsocket": str(path)}):
+        require_canary(f"unix://:{QUOTED}@{path}?db=2", tmp_path)
+
+
+def require_canary(url: str, folder: Path, within_s: float = 60.0) -> None:
+    """Run a worker until it has received a message that it sent to itself."""
+    ready = folder / "ready"
+    environment = {
+        "REDIS_URL": url,
+        "BLEMISH_STORE": str(folder / "store"),
+        "BLEMISH_READY_FILE": str(ready),
+    }
+    with running(sys.executable, "-m", "blemish_workers", folder=None, **environment) as worker:
+        wait_for_file(ready, worker)
+        registry = WorkerRegistry.connect(url)
+        give_up = time.monotonic() + within_s
+        while not any(each.canary for each in registry.workers()):
+            assert time.monotonic() < give_up, f"no message within {within_s:g} s"
+            time.sleep(0.2)
 
 
 async def test_read_only_replica_is_rejected(tmp_path: Path) -> None:
