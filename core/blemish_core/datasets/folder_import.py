@@ -15,7 +15,7 @@ from blemish_core.datasets.records import Dataset, IndexEntry, Outcome, SkippedF
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.platform.errors import AlreadyExists, FailedPrecondition, InvalidRequest, NotFound
 from blemish_layouts.names import is_hidden_file, is_hidden_folder, printable, readable
-from blemish_layouts.placement import Placement
+from blemish_layouts.placement import Placement, part_of
 from blemish_layouts.plan import Conversion, DatasetPlan, LeftOut, NoGoodClass, NotADataset, plan
 from blemish_layouts.reading import read_below, walk
 
@@ -162,7 +162,8 @@ class ImportFolder:
             try:
                 _inside(self.folder, path)
             except InvalidRequest as error:
-                counts.skip(readable(path), error)
+                unused = self.plan.layout == "mvtec-ad" and part_of(path.partition("/")[0]) is None
+                counts.skip(readable(path), error, expected=unused)
         replace = before_replacing is not None
         batch: list[tuple[IndexEntry, bytes]] = []
         todo: list[Placement | LeftOut] = [*self.plan.left_out, *self.plan.files]

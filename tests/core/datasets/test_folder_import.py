@@ -310,6 +310,17 @@ class TestSkippedFiles:
         assert (result.skipped_count, result.expected_count) == (3, 2)
         assert {each.path for each in result.skipped if not each.expected} == {"train/good/half.png"}
 
+    def test_links_outside_of_the_image_folders_are_no_loss(
+        self, store: DatasetStore, allowed: Path, tile: Path, tmp_path: Path
+    ) -> None:
+        (tile / "latest").symlink_to(tmp_path)
+        (tile / "test" / "latest").symlink_to(tmp_path)
+        result = store.import_folder("t", "", tile, [allowed])
+        assert {each.path: each.expected for each in result.skipped} == {
+            "latest": True,
+            "test/latest": False,
+        }
+
     def test_folder_without_readable_images_leaves_no_dataset(
         self, store: DatasetStore, allowed: Path
     ) -> None:
