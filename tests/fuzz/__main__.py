@@ -4,7 +4,7 @@
     python -m tests.fuzz [--minutes 10] [--work build/fuzz] [TARGET]...
 
 The minutes are divided equally among the targets, which run one after the other. New inputs are kept in
-the working folder, so that the next run goes on there. ``--keep`` minimises them into the repository.
+the working folder, so that the next run goes on there. ``--keep`` takes some into the repository.
 The exit code is 1 if there are findings, which lie in the working folder.
 """
 
@@ -54,10 +54,10 @@ def main() -> int:
         options.error(f"there is no target {min(unknown)}; use {', '.join(names())}")
     seconds = max(1, round(60 * arguments.minutes / len(chosen)))
     outcomes = [fuzz(name, arguments.work.resolve(), seconds) for name in chosen]
+    print(table(outcomes), flush=True)
     if arguments.keep:
         for name in chosen:
             keep(name, arguments.work.resolve())
-    print(table(outcomes), flush=True)
     return 1 if any(outcome.findings for outcome in outcomes) else 0
 
 
@@ -95,21 +95,25 @@ def fuzz(name: str, work: Path, seconds: int) -> Outcome:
 
 
 def keep(name: str, work: Path) -> None:
-    """Replace the corpus of a target in the repository by the smallest inputs that add coverage."""
-    merged = work / "merged" / name
-    shutil.rmtree(merged, ignore_errors=True)
-    merged.mkdir(parents=True)
-    command = [
-        *(sys.executable, "-W", "ignore", "-m", "tests.fuzz.child", name, str(work / "merging" / name)),
-        *("-merge=1", f"-max_len={_KEPT_BYTES}", str(merged), str(work / "corpus" / name)),
-        *(str(each) for each in (CORPUS / name,) if each.is_dir()),
-    ]
-    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-    shutil.rmtree(CORPUS / name, ignore_errors=True)
-    (CORPUS / name).mkdir(parents=True)
-    smallest = sorted(merged.iterdir(), key=lambda file: (file.stat().st_size, file.name))
-    for file in smallest[:_KEPT]:
-        shutil.copyfile(file, CORPUS / name / file.name[:16])
+    """Replace the corpus of a target in the repository by inputs from the working folder.
+
+    libFuzzer stores only inputs that add coverage, and replaces them by shorter ones. Of those, as many as
+    allowed are taken evenly over all lengths.
+    """
+    kept = CORPUS / name
+    found = {
+        sha1(data).hexdigest()[:16]: data
+        for folder in (kept, work / "corpus" / name)
+        if folder.is_dir()
+        for file in folder.iterdir()
+        if len(data := file.read_bytes()) <= _KEPT_BYTES
+    }
+    by_length = sorted(found, key=lambda digest: (len(found[digest]), digest))
+    chosen = by_length[:: -(-len(by_length) // _KEPT) or 1]
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True)
+    for digest in chosen:
+        (kept / digest).write_bytes(found[digest])
 
 
 def table(outcomes: list[Outcome]) -> str:

@@ -48,10 +48,18 @@ def mutated(draw: DrawFn, data: bytes) -> bytes:
 @st.composite
 def _composite(draw: DrawFn, descriptor: Descriptor, pool: Pool, depth: int) -> Message:
     message = GetMessageClass(descriptor)()
+    chosen = {
+        oneof.name: draw(st.sampled_from(list(oneof.fields))).name
+        for oneof in descriptor.oneofs
+        if len(oneof.fields) > 1
+    }
     for field in descriptor.fields:
         if field.message_type is not None and depth <= 0:
             continue
-        if draw(st.integers(0, 3)) == 0:  # left out
+        oneof = field.containing_oneof
+        if oneof is not None and chosen.get(oneof.name, field.name) != field.name:
+            continue
+        if draw(st.integers(0, 1 if field.name not in pool else 7)) == 0:  # left out
             continue
         _set(draw, message, field, pool, depth)
     return message
@@ -99,6 +107,7 @@ def _scalar(field: FieldDescriptor, pool: Pool) -> SearchStrategy[Any]:
             return st.sampled_from([0, 1, 3, 2**64 - 1]) | st.integers(0, 2**64 - 1)
     known = pool.get(field.name, ())
     usual = st.sampled_from(list(known)) if known else st.nothing()
+    usual = usual | usual | usual  # two of three values
     if field.type == _FD.TYPE_BYTES:
         return usual | usual.flatmap(mutated) | st.binary(max_size=200)
     text = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)

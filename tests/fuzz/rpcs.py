@@ -78,13 +78,13 @@ def _calls(draw: DrawFn, path: str, method: MethodDescriptor, pool: Pool) -> Cal
     sent = []
     for _ in range(count):
         data = draw(messages(method.input_type, pool)).SerializeToString()
-        sent.append(draw(mutated(data)) if draw(st.integers(0, 4)) == 0 else data)
+        sent.append(draw(mutated(data)) if draw(st.integers(0, 7)) == 0 else data)
     cancelled = draw(st.integers(0, 4)) == 0
     return Call(
         path,
         tuple(sent),
         draw(st.floats(0, 0.2)) if cancelled else None,
-        draw(st.sampled_from([_DEADLINE_S, _DEADLINE_S, _DEADLINE_S, 0.001, 0.05, 1.0])),
+        draw(st.sampled_from([*[_DEADLINE_S] * 6, 0.001, 0.05, 1.0])),
         draw(st.sampled_from([0.0, 0.0, 0.01])),
     )
 

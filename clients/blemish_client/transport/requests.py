@@ -202,6 +202,9 @@ class JobOptions(TypedDict, total=False):
     """Memory of the job's process above which an attempt fails. 0 sets no limit."""
 
 
+_MAX_POLYGONS_BYTES = 1 << 20
+"""Longest JSON with polygons. The server accepts 2000 points."""
+
 TrainingMask = FrameMask | bytes
 """A message, or the content of a file: a black-and-white PNG, or polygons as JSON."""
 
@@ -228,6 +231,11 @@ def training_mask(mask: TrainingMask) -> FrameMask:
         return mask
     if mask.startswith(_PNG):
         return FrameMask(png=mask)
+    if len(mask) > _MAX_POLYGONS_BYTES:
+        raise ValueError(
+            f"the mask is not a PNG and has {len(mask)} bytes; use a PNG, or polygons of at most "
+            f"{_MAX_POLYGONS_BYTES} bytes"
+        )
     try:
         return FrameMask(polygons=_mask_polygons(mask))
     except ValueError as error:

@@ -3,6 +3,7 @@
 
 import re
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -22,6 +23,8 @@ from blemish_core.platform.errors import InvalidImage
 _SIXTEEN_BITS = re.compile(r"(RGBA?;16)([BLN])")
 _MAX_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 281, 341
 _SAMPLED = 1 << 20
+_BAND_PIXELS = 1 << 18
+"""Pixels of the rows that are converted at once, so that intermediate values take little memory."""
 _LEAST_LEVELS = 8
 """Different samples from which on it is no chance that all are multiples of a power of two."""
 
@@ -63,19 +66,31 @@ class Samples:
         if self.values.dtype == np.uint8:
             return self.values, None
         if self.values.dtype == np.float32:
-            if level and self.statement:
-                white, values = self.statement.white, _whole(self.values, self.statement.white, 1)
-            else:
-                white, values = FULL, _whole(self.values, 1, FULL)
-            return eight_bits(values, white), Depth(white, int(values.max()), stated=True)
+            is_whole = level is not None and self.statement is not None
+            white = self.statement.white if is_whole and self.statement else FULL
+            most, scale = (white, 1) if is_whole else (1, FULL)
+            _check_range(self.values, most)
+            highest = int(_whole(self.values.max(), scale))
+            return (
+                _in_bands(self.values, lambda part: eight_bits(_whole(part, scale), white)),
+                Depth(white, highest, stated=True),
+            )
         white, stated = self._white(level)
-        values = self._fitting(white, stated)
-        highest = int((values[..., :-1] if self.has_alpha else values).max())
-        if self.is_inverted:
-            values = np.uint16(white) - np.minimum(values, np.uint16(white))
-        if self.has_alpha:
-            values = _over_black(values, white)
-        return eight_bits(values, white), Depth(white, highest, stated)
+        significant = self._significant(white, stated)
+        highest = 0
+
+        def converted(part: NDArray[np.uint16]) -> NDArray[np.uint8]:
+            nonlocal highest
+            if significant != FULL:
+                part = part & np.uint16(significant)
+            highest = max(highest, int((part[..., :-1] if self.has_alpha else part).max()))
+            if self.is_inverted:
+                part = np.uint16(white) - np.minimum(part, np.uint16(white))
+            if self.has_alpha:
+                part = _over_black(part, white)
+            return eight_bits(part, white)
+
+        return _in_bands(self.values, converted), Depth(white, highest, stated)
 
     def nonzero(self) -> NDArray[np.bool_]:
         """Return (H, W), True where a pixel is not zero in the sense of the format and has an opacity.
@@ -85,12 +100,18 @@ class Samples:
         """
         values = self.values
         if values.dtype == np.float32:
-            values = _whole(values, 1, FULL)
-        if self.is_inverted:
-            values = values != self.white
-        if self.has_alpha:
-            values = _over_black(values, self.white)
-        return np.asarray(values.any(axis=2) if values.ndim == 3 else values != 0)
+            _check_range(values, 1)
+
+        def converted(part: NDArray[Any]) -> NDArray[np.bool_]:
+            if part.dtype == np.float32:
+                part = _whole(part, FULL)
+            if self.is_inverted:
+                part = part != self.white
+            if self.has_alpha:
+                part = _over_black(part, self.white)
+            return np.asarray(part.any(axis=2) if part.ndim == 3 else part != 0)
+
+        return _in_bands(values, converted)
 
     @property
     def highest(self) -> int:
@@ -119,10 +140,10 @@ class Samples:
             return self.statement.white, True
         return level.level or FULL, level.level is not None
 
-    def _fitting(self, white: int, stated: bool) -> NDArray[np.uint16]:
-        """Return the samples without insignificant bits, after a check against the white level."""
-        if self.statement and self.statement.white == white and self.statement.significant != 0xFFFF:
-            return self.values & np.uint16(self.statement.significant)
+    def _significant(self, white: int, stated: bool) -> int:
+        """Return the bits of samples that carry information, after a check against the white level."""
+        if self.statement and self.statement.white == white and self.statement.significant != FULL:
+            return self.statement.significant
         colours = self.values[..., :-1] if self.has_alpha else self.values
         if stated and (highest := int(colours.max())) > highest_of(white):
             raise InvalidImage(
@@ -130,7 +151,7 @@ class Samples:
                 "images of that depth, or correct the white level of the dataset and train again",
                 field="image",
             )
-        return self.values
+        return FULL
 
 
 def samples(image: ImageFile.ImageFile, data: bytes) -> Samples:
@@ -158,9 +179,11 @@ def samples(image: ImageFile.ImageFile, data: bytes) -> Samples:
     elif image.mode == "I":
         values, white = _sixteen_bits(np.array(image)), FULL
     elif image.mode == "F":
-        values, white = np.array(image), 1
+        values, white = _array(image, "F"), 1
     elif rawmode == "LA;16B":
-        values, white, alpha = _reread(image, data, "RGBA").view(">u2").astype(np.uint16), FULL, True
+        pairs = _reread(image, data, "RGBA")
+        values = _filled(pairs, lambda part: np.asarray(part).view(">u2").astype(np.uint16))
+        white, alpha = FULL, True
     elif deep := _SIXTEEN_BITS.fullmatch(rawmode):
         values, white = _deep_colour(image, data, deep), FULL
         alpha = values.shape[2] == 4
@@ -169,7 +192,7 @@ def samples(image: ImageFile.ImageFile, data: bytes) -> Samples:
     elif image.mode == "RGB" or not image.has_transparency_data:
         values = _array(image, "RGB")
     else:
-        values = np.array(_composed(image.convert("RGBA")))
+        values = _filled(image, lambda part: np.asarray(_composed(part.convert("RGBA"))))
     if isinstance(image, PngImageFile) and image.mode != "P" and "transparency" in image.info:
         values = _keyed(values, image.info["transparency"], data[24], image.mode)
     values = _upright(values, image)
@@ -232,8 +255,41 @@ def _by_bits(bits: int, values: NDArray[np.uint16]) -> Statement:
 
 
 def _array(image: Image.Image, mode: str) -> NDArray[np.uint8]:
-    converted = image if image.mode == mode else image.convert(mode)
-    return np.asarray(converted).copy()  # np.array() would copy twice
+    return _filled(image, lambda part: np.asarray(part if part.mode == mode else part.convert(mode)))
+
+
+def _filled(image: Image.Image, convert: Callable[[Image.Image], NDArray[Any]]) -> NDArray[Any]:
+    """Return an image as an array that was converted band by band, which bounds the memory."""
+    found: NDArray[Any] | None = None
+    for rows in _bands(image.height, image.width):
+        is_all = rows.stop - rows.start == image.height
+        part = convert(image if is_all else image.crop((0, rows.start, image.width, rows.stop)))
+        if is_all:
+            return part.copy()
+        if found is None:
+            found = np.empty((image.height, *part.shape[1:]), part.dtype)
+        found[rows] = part
+    assert found is not None, "an image has at least one row"
+    return found
+
+
+def _in_bands(values: NDArray[Any], convert: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
+    """Return the conversion of an array, computed band by band, which bounds the memory."""
+    found: NDArray[Any] | None = None
+    for rows in _bands(values.shape[0], values.shape[1]):
+        part = convert(values[rows])
+        if found is None:
+            found = np.empty((len(values), *part.shape[1:]), part.dtype)
+        found[rows] = part
+    assert found is not None, "an image has at least one row"
+    return found
+
+
+def _bands(height: int, width: int) -> Iterator[slice]:
+    """Yield consecutive rows of an image."""
+    step = max(1, _BAND_PIXELS // max(1, width))
+    for start in range(0, height, step):
+        yield slice(start, min(height, start + step))
 
 
 def grey_as_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -262,8 +318,8 @@ def _sixteen_bits(values: NDArray[Any]) -> NDArray[np.uint16]:
     return np.asarray(values.astype(np.uint16))
 
 
-def _whole(values: NDArray[np.float32], white: int, scale: int) -> NDArray[np.uint16]:
-    """Return floats from 0 to ``white``, times ``scale``, as samples of 16 bits.
+def _check_range(values: NDArray[np.float32], white: int) -> None:
+    """Check that floats are from 0 to ``white``.
 
     Raises:
         InvalidImage: if one is outside of the range, or not a number.
@@ -271,6 +327,10 @@ def _whole(values: NDArray[np.float32], white: int, scale: int) -> NDArray[np.ui
     lowest, highest = values.min(), values.max()
     if not (lowest >= 0 and highest <= white):  # true for NaN
         raise _undefined_white(lowest, highest)
+
+
+def _whole(values: Any, scale: int) -> NDArray[np.uint16]:
+    """Return floats times ``scale`` as samples of 16 bits."""
     return np.asarray(np.rint(values * np.float32(scale)).astype(np.uint16))
 
 
@@ -286,17 +346,24 @@ def _deep_colour(image: ImageFile.ImageFile, data: bytes, rawmode: re.Match[str]
     """Return 16-bit samples: Pillow keeps the high bytes, a second pass in swapped order gives the low."""
     order = rawmode[2] if rawmode[2] != "N" else "L" if sys.byteorder == "little" else "B"
     low = _reread(image, data, rawmode[1] + ("L" if order == "B" else "B"))
-    deep: NDArray[np.uint16] = np.array(image).astype(np.uint16) << np.uint16(8) | low
+    deep = np.empty((image.height, image.width, len(image.getbands())), np.uint16)
+    for rows in _bands(image.height, image.width):
+        box = (0, rows.start, image.width, rows.stop)
+        deep[rows] = np.asarray(image.crop(box))
+        deep[rows] <<= np.uint16(8)
+        deep[rows] |= np.asarray(low.crop(box))
     return deep
 
 
-def _reread(image: ImageFile.ImageFile, data: bytes, rawmode: str) -> NDArray[np.uint8]:
+def _reread(image: ImageFile.ImageFile, data: bytes, rawmode: str) -> Image.Image:
+    """Return the image as another raw mode reads it."""
     copy = type(image)(BytesIO(data))
     copy.tile = [
         tile._replace(args=rawmode if isinstance(tile.args, str) else (rawmode, *(tile.args or ())[1:]))
         for tile in copy.tile
     ]
-    return np.array(copy)
+    copy.load()
+    return copy
 
 
 def _over_black(values: NDArray[np.uint16], white: int) -> NDArray[np.uint16]:
