@@ -97,8 +97,8 @@ def fuzz(name: str, work: Path, seconds: int) -> Outcome:
 def keep(name: str, work: Path) -> None:
     """Replace the corpus of a target in the repository by inputs from the working folder.
 
-    libFuzzer stores only inputs that add coverage, and replaces them by shorter ones. Of those, as many as
-    allowed are taken evenly over all lengths.
+    libFuzzer stores only inputs that add coverage, and replaces them by shorter ones. The kept inputs are
+    a sample of these, evenly over all lengths.
     """
     kept = CORPUS / name
     found = {
