@@ -42,6 +42,7 @@ class SharedClient(ABC, Generic[_Connection]):
         Raises:
             ValueError: if a token would be sent to another machine without TLS.
             OSError: if the root certificates cannot be read.
+            FailedPrecondition: if this process was forked while its parent used gRPC.
         """
         if patience is not None:
             warnings.warn("patience is deprecated; use retry_policy", DeprecationWarning, stacklevel=2)

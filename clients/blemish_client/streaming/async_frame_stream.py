@@ -72,6 +72,8 @@ class AsyncFrameStream:
 
     async def _results(self) -> AsyncGenerator[FrameResult]:
         """Yield the results of one connection."""
+        guard = self._connection.guard
+        guard.check()
         stub = InspectionServiceStub(self._connection.channel)
         call = stub.ScoreStream(metadata=self._connection.metadata)
         sender = asyncio.create_task(self._send(call))
@@ -82,6 +84,7 @@ class AsyncFrameStream:
                 result = self._ledger.match(answer)
                 self._has_room.set()
                 yield result
+                guard.check()
         except grpc.aio.AioRpcError as error:
             raise translate_stream_error(error, self._connection.target) from error
         except asyncio.CancelledError:
@@ -89,8 +92,9 @@ class AsyncFrameStream:
                 raise self._failure from None
             raise
         finally:
-            sender.cancel()
-            call.cancel()
+            if guard.is_own_process:
+                sender.cancel()
+                call.cancel()
 
     async def _send(self, call: "_Call") -> None:
         """Send frames as fast as flow control allows, until the source or the call ends."""

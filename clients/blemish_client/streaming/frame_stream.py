@@ -67,24 +67,28 @@ class FrameStream:
         """Yield the results of one connection."""
         stub = InspectionServiceStub(self._connection.channel)
         closed = threading.Event()
-        answers = stub.ScoreStream(self._requests(closed), metadata=self._connection.metadata)
-        try:
-            for answer in answers:
-                if answer.WhichOneof("answer") == "ending":
-                    return
-                with self._lock:
-                    result = self._ledger.match(answer)
-                    self._lock.notify_all()
-                yield result
-        except grpc.RpcError as error:
-            if self._failure is not None:
-                raise self._failure from error
-            raise translate_error(error, self._connection.target) from error
-        finally:
-            with self._lock:
-                closed.set()
-                self._lock.notify_all()
-            answers.cancel()
+        guard = self._connection.guard
+        with guard.call():
+            answers = stub.ScoreStream(self._requests(closed), metadata=self._connection.metadata)
+            try:
+                for answer in answers:
+                    if answer.WhichOneof("answer") == "ending":
+                        return
+                    with self._lock:
+                        result = self._ledger.match(answer)
+                        self._lock.notify_all()
+                    yield result
+                    guard.check()
+            except grpc.RpcError as error:
+                if self._failure is not None:
+                    raise self._failure from error
+                raise translate_error(error, self._connection.target) from error
+            finally:
+                if guard.is_own_process:
+                    with self._lock:
+                        closed.set()
+                        self._lock.notify_all()
+                    answers.cancel()
 
     def _requests(self, closed: threading.Event) -> Iterator[ScoreStreamRequest]:
         """Yield the messages of one connection. gRPC iterates in a thread of its own."""

@@ -13,6 +13,7 @@ from grpc.experimental import ChannelOptions
 from blemish_client.errors import Unavailable, translate_error
 from blemish_client.transport.channel import Keepalive, channel_options
 from blemish_client.transport.credentials import Credentials
+from blemish_client.transport.process import ProcessGuard
 from blemish_client.transport.retry import RetryPolicy
 
 TIMEOUT_S = 30.0
@@ -42,6 +43,7 @@ class Endpoint:
         Raises:
             ValueError: if a token would be sent to another machine without TLS.
             OSError: if the root certificates cannot be read.
+            FailedPrecondition: if this process was forked while its parent used gRPC.
         """
         credentials = credentials or Credentials()
         self.target = target
@@ -50,7 +52,12 @@ class Endpoint:
         self.metadata = credentials.metadata
         """Metadata that each call sends."""
         self._credentials = credentials.channel(target)
-        self._options = channel_options(target, keepalive or Keepalive())
+        self.guard = ProcessGuard()
+        """Guard that every call passes."""
+        self._options = [
+            *channel_options(target, keepalive or Keepalive()),
+            *self.guard.channel_options,
+        ]
 
 
 class Connection(Endpoint):
@@ -67,7 +74,8 @@ class Connection(Endpoint):
         return grpc.insecure_channel(self.target, options)
 
     def close(self) -> None:
-        self.channel.close()
+        if self.guard.is_own_process:
+            self.channel.close()
 
     def call(self, method: "grpc.UnaryUnaryMultiCallable[_Request, _Answer]", request: _Request) -> _Answer:
         """Return the answer to a request, within the timeout.
@@ -76,7 +84,8 @@ class Connection(Endpoint):
             BlemishError: if the call fails.
         """
         try:
-            return method(request, timeout=self.timeout_s, metadata=self.metadata)
+            with self.guard.call():
+                return method(request, timeout=self.timeout_s, metadata=self.metadata)
         except grpc.RpcError as error:
             raise translate_error(error, self.target) from error
 
@@ -107,7 +116,8 @@ class Connection(Endpoint):
     ) -> _Answer:
         """Call as ``call`` does, but without a timeout."""
         try:
-            return method(request, metadata=self.metadata)
+            with self.guard.call():
+                return method(request, metadata=self.metadata)
         except grpc.RpcError as error:
             raise translate_error(error, self.target) from error
 
@@ -133,7 +143,8 @@ class Connection(Endpoint):
                 raise
 
         try:
-            return method(capture_failure(), metadata=self.metadata)
+            with self.guard.call():
+                return method(capture_failure(), metadata=self.metadata)
         except grpc.RpcError as error:
             if failures:
                 raise failures[0] from error
@@ -153,13 +164,17 @@ class Connection(Endpoint):
             BlemishError: if the call fails.
         """
         limit_s = None if without_timeout else timeout_s or self.timeout_s
-        answers = method(request, timeout=limit_s, metadata=self.metadata)
-        try:
-            yield from answers
-        except grpc.RpcError as error:
-            raise translate_error(error, self.target) from error
-        finally:
-            answers.cancel()
+        with self.guard.call():
+            answers = method(request, timeout=limit_s, metadata=self.metadata)
+            try:
+                for answer in answers:
+                    yield answer
+                    self.guard.check()
+            except grpc.RpcError as error:
+                raise translate_error(error, self.target) from error
+            finally:
+                if self.guard.is_own_process:
+                    answers.cancel()
 
 
 class AsyncConnection(Endpoint):
@@ -167,17 +182,21 @@ class AsyncConnection(Endpoint):
 
     @cached_property
     def channel(self) -> grpc.aio.Channel:
+        self.guard.open_asyncio()
         if self._credentials:
             return grpc.aio.secure_channel(self.target, self._credentials, self._options)
         return grpc.aio.insecure_channel(self.target, self._options)
 
     async def close(self) -> None:
-        await self.channel.close()
+        if self.guard.is_own_process:
+            await self.channel.close()
+            self.guard.close_asyncio()
 
     async def call(
         self, method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Answer]", request: _Request
     ) -> _Answer:
         """Return the answer to a request, as ``Connection.call`` does."""
+        self.guard.check()
         try:
             return await method(request, timeout=self.timeout_s, metadata=self.metadata)
         except grpc.RpcError as error:
@@ -187,14 +206,17 @@ class AsyncConnection(Endpoint):
         self, method: "grpc.aio.UnaryStreamMultiCallable[_Request, _Answer]", request: _Request
     ) -> AsyncGenerator[_Answer]:
         """Yield the answers as they arrive, as ``Connection.stream`` does."""
+        self.guard.check()
         call = method(request, timeout=self.timeout_s, metadata=self.metadata)
         try:
             async for answer in call:
                 yield answer
+                self.guard.check()
         except grpc.RpcError as error:
             raise translate_error(error, self.target) from error
         finally:
-            call.cancel()
+            if self.guard.is_own_process:
+                call.cancel()
 
 
 def pages(page: Callable[[str], tuple[Iterable[_Answer], str]]) -> Iterator[_Answer]:
