@@ -10,6 +10,7 @@ The exit code is 1 if there are findings, which lie in the working folder.
 
 import argparse
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from pathlib import Path
 
 from tests.fuzz.target import CORPUS, load, names
 
+RPCS = "rpcs"
+"""The calls of ``tests.fuzz.rpcs``, which are not guided by coverage."""
 _MEMORY_MB = 2048
 _HANG_S = 30
 _EXECUTED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
@@ -42,22 +45,25 @@ class Outcome:
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    options.add_argument("targets", nargs="*", metavar="TARGET", help=f"of: {', '.join(names())}")
+    options.add_argument("targets", nargs="*", metavar="TARGET", help=f"of: {', '.join(names())}, {RPCS}")
     options.add_argument("--minutes", type=float, default=10.0)
     options.add_argument(
         "--work", type=Path, default=Path("build/fuzz"), help="folder of inputs and findings"
     )
     options.add_argument("--keep", action="store_true", help="minimise new inputs into tests/fuzz/corpus")
     arguments = options.parse_args()
-    chosen = arguments.targets or names()
-    if unknown := set(chosen) - set(names()):
-        options.error(f"there is no target {min(unknown)}; use {', '.join(names())}")
+    known = [*names(), RPCS]
+    chosen = arguments.targets or known
+    if unknown := set(chosen) - set(known):
+        options.error(f"there is no target {min(unknown)}; use {', '.join(known)}")
     seconds = max(1, round(60 * arguments.minutes / len(chosen)))
-    outcomes = [fuzz(name, arguments.work.resolve(), seconds) for name in chosen]
+    work = arguments.work.resolve()
+    outcomes = [fuzz_rpcs(seconds) if name == RPCS else fuzz(name, work, seconds) for name in chosen]
     print(table(outcomes), flush=True)
     if arguments.keep:
         for name in chosen:
-            keep(name, arguments.work.resolve())
+            if name != RPCS:
+                keep(name, work)
     return 1 if any(outcome.findings for outcome in outcomes) else 0
 
 
@@ -92,6 +98,20 @@ def fuzz(name: str, work: Path, seconds: int) -> Outcome:
         print(output[-3000:], file=sys.stderr)
         left_s -= max(1, round(took_s))
     return Outcome(name, executions, seconds, tuple(sorted(set(found))))
+
+
+def fuzz_rpcs(seconds: int) -> Outcome:
+    """Call every RPC of a stack of its own for about ``seconds``."""
+    seed = str(secrets.randbelow(1 << 30))
+    options = ("--minutes", str(seconds / 60), "--seed", seed, "--examples", "20")
+    output, _, code = _run([sys.executable, "-W", "ignore", "-m", "tests.fuzz.rpcs", *options])
+    done = [int(number) for number in _EXECUTED.findall(output)]
+    found = [line.partition(":")[0] for line in output.splitlines() if line.startswith("FINDING ")]
+    if code and not found:
+        found = [f"exit {code}"]
+    if found:
+        print(output[-5000:], file=sys.stderr)
+    return Outcome(RPCS, sum(done), seconds, tuple(f"{each} (seed {seed})" for each in found))
 
 
 def keep(name: str, work: Path) -> None:

@@ -13,6 +13,8 @@ from blemish.v1.search_pb2 import Label
 # Together they keep an entry below the longest line of the log, also if every character is escaped.
 _MAX_RESOURCE_CHARACTERS = 60_000
 _MAX_TEXT = 500
+_MAX_PATHS = 1001
+"""Paths that are listed; the service refuses more than a thousand."""
 
 
 class Facts:
@@ -90,7 +92,7 @@ def _update_dataset(request: dataset_pb2.UpdateDatasetRequest, facts: Facts) -> 
 
 def _delete_images(request: dataset_pb2.DeleteImagesRequest, facts: Facts) -> None:
     facts.add_resource(request.dataset)
-    for path in request.paths:
+    for path in request.paths[:_MAX_PATHS]:
         facts.add_resource(f"{request.dataset}/{path}")
 
 

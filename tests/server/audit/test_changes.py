@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -157,3 +158,11 @@ def test_facts_are_bounded() -> None:
     left_out = int(many.details["resources_left_out"])
     assert len(many.resources) + left_out == 1001
     assert sum(map(len, many.resources)) <= 60_000
+
+
+def test_paths_beyond_the_most_of_a_request_are_not_read() -> None:
+    request = dataset_pb2.DeleteImagesRequest(dataset="datasets/tile", paths=["test/a/0.png"] * 2_000_000)
+    start_s = time.thread_time()
+    facts = facts_of("DeleteImages", request)
+    assert time.thread_time() - start_s < 0.1
+    assert facts.resources == ("datasets/tile", "datasets/tile/test/a/0.png")
