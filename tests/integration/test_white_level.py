@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tests.integration.conftest import RunningStack
 
-from blemish_client import Client, raw_image, rendering
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
+from blemish.v1.inspection_pb2 import STREAM_POLICY_BLOCK
+from blemish_client import Client, FrameResult, raw_image, rendering
 
 
 def deep(file: Path) -> NDArray[np.uint16]:
@@ -82,6 +84,19 @@ def test_previews_and_thumbnails_show_what_was_scored(client: Client, model: str
     for hit in results:
         thumbnail = np.asarray(rendering.decode(hit.thumbnail).convert("L"))
         assert thumbnail.mean() == pytest.approx(expected, abs=25)
+
+
+def test_stream_previews_anomalous_frames_only(client: Client, model: str, folder: Path) -> None:
+    files = [sorted((folder / "test" / name).iterdir())[0] for name in ("good", "crack")] * 2
+    frames = [file.read_bytes() for file in files]
+    found = []
+    for result in client.stream(frames, model, policy=STREAM_POLICY_BLOCK, preview=True):
+        assert isinstance(result, FrameResult)
+        inspection = result.answer.inspection
+        assert inspection.HasField("preview") == (inspection.verdict == VERDICT_ANOMALOUS)
+        found.append(inspection.verdict)
+    assert len(found) == len(frames)
+    assert VERDICT_ANOMALOUS in found
 
 
 def deep_of(folder: Path) -> NDArray[np.uint16]:
