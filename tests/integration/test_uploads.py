@@ -81,7 +81,7 @@ def test_bad_files_are_listed_and_the_others_stored(client: Client, folder: Path
         reasons = {file.path: file.reason for file in result.skipped if not file.expected}
         assert reasons.keys() == {*bad, "train/good/06_dangling.png"}
         assert all(reasons.values())
-        assert not any(reason.startswith(path) for path, reason in reasons.items())
+        assert not any(reason.startswith(f"{path}:") for path, reason in reasons.items())
         assert [file.path for file in result.skipped if file.expected] == ["train/good/notes.txt"]
         assert (result.skipped_count, result.expected_count) == (9, 1)
 
