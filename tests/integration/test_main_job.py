@@ -199,6 +199,7 @@ def test_watching_shows_the_phases_to_the_end(client: Client, surfaces: Path, ti
         "features",
         "calibration",
         "coreset",
+        "supports",
         "evaluation",
         "openvino",
         "publish",

@@ -18,8 +18,6 @@ _AFTER_AGE_S = 1.0
 _HANDSHAKE_TIMEOUT_S = 10.0
 # Clients connect again with their next call.
 _IDLE_S = 600.0
-MAX_CALLS_PER_CONNECTION = 256
-"""Calls at once on one connection, streams among them; clients hold back further ones."""
 # Files of the process that remain for images, models, Redis and Qdrant.
 _RESERVED_FILES = 256
 
@@ -40,7 +38,6 @@ def connection_options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.server_handshake_timeout_ms", _milliseconds(_HANDSHAKE_TIMEOUT_S)),
         ("grpc.http2.settings_timeout", _milliseconds(_HANDSHAKE_TIMEOUT_S)),
         ("grpc.max_connection_idle_ms", _milliseconds(_IDLE_S)),
-        ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
         ("grpc.max_allowed_incoming_connections", _max_connections(settings)),
     ]
     if settings.max_connection_age_s:

@@ -13,7 +13,7 @@ from blemish_core.jobs.record import JobState, Limits, Result
 from blemish_core.platform.errors import JobCancelled, Unavailable
 from blemish_workers.runner.child_process import ChildDied
 from blemish_workers.runner.step_supervisor import (
-    LimitExceeded,
+    JobLimitExceeded,
     StepFailed,
     StepSupervisor,
     WorkerStopping,
@@ -103,7 +103,7 @@ def test_stricter_limit_applies(
 ) -> None:
     attempt = Attempt.begin(store, store.add(TRAIN, limits=of_job).id, "line-3:77")
     assert attempt is not None
-    with pytest.raises(LimitExceeded, match=message):
+    with pytest.raises(JobLimitExceeded, match=message):
         run(store, attempt, PROGRESS, DONE, limits=of_worker)
 
 

@@ -36,7 +36,7 @@ class BulkEmbedding:
 
         Raises:
             StepFailed: if a shard failed too often.
-            JobCancelled, Superseded, WorkerStopping, LimitExceeded: if the job may not continue.
+            JobCancelled, Superseded, WorkerStopping, JobLimitExceeded: if the job may not continue.
         """
         while len(finished := self._tracker.points()) < self._tracker.of:
             shard_reporter = _ShardReporter(reporter, images, sum(finished.values()))
@@ -53,7 +53,7 @@ class BulkEmbedding:
         """Run shards until none is free; another worker reports the progress of the job.
 
         Raises:
-            JobCancelled, Superseded, WorkerStopping, LimitExceeded: if the job may not continue.
+            JobCancelled, Superseded, WorkerStopping, JobLimitExceeded: if the job may not continue.
         """
         try:
             while self._run_free_shard(NullReporter()):

@@ -23,7 +23,7 @@ from blemish_workers.runner.child_process import ChildDied
 from blemish_workers.runner.cleanup import clean_up, discard_staged_files
 from blemish_workers.runner.slots import Slot
 from blemish_workers.runner.step_supervisor import (
-    LimitExceeded,
+    JobLimitExceeded,
     StepFailed,
     StepSupervisor,
     WorkerStopping,
@@ -93,7 +93,7 @@ class JobRunner:
                 return
             try:
                 self._bulk_embedding(job, job.spec, slot).run_free_shards()
-            except (JobCancelled, Superseded, WorkerStopping, LimitExceeded) as reason:
+            except (JobCancelled, Superseded, WorkerStopping, JobLimitExceeded) as reason:
                 log.info("stopped running shards", reason=str(reason))
                 clean_up(self._context, self._store.get(id))
             finally:
@@ -141,7 +141,7 @@ class JobRunner:
             discard_staged_files(self._context, attempt.job)
             attempt.finish(JobState.CANCELLED)
             log.info("job cancelled")
-        except LimitExceeded as error:
+        except JobLimitExceeded as error:
             attempt.finish(JobState.FAILED, error=str(error))
             log.warning("job exceeded a limit", error=str(error))
         except Unavailable:

@@ -25,7 +25,7 @@ class StepFailed(Exception):
     """The step failed; the message is for the job's owner."""
 
 
-class LimitExceeded(Exception):
+class JobLimitExceeded(Exception):
     """The attempt exceeded a limit; the message is for the job's owner."""
 
 
@@ -69,7 +69,7 @@ class StepSupervisor:
         Raises:
             StepFailed: if the step failed.
             ChildDied: if the child died.
-            JobCancelled, Superseded, WorkerStopping, LimitExceeded: if the step may not continue.
+            JobCancelled, Superseded, WorkerStopping, JobLimitExceeded: if the step may not continue.
             Unavailable: if the reporter cannot commit because Redis does not answer.
         """
         child = self._slot.child()
@@ -130,13 +130,13 @@ class StepSupervisor:
     def _check_limits(self, child: ChildProcess) -> None:
         max_s, max_bytes = self._limits.max_seconds, self._limits.max_bytes
         if max_s and time.monotonic() - self._began_s > max_s:
-            raise LimitExceeded(
+            raise JobLimitExceeded(
                 f"the attempt took longer than its limit of {max_s:g} s; set a longer max_run_time, or "
                 "reduce the steps, input_size or coreset_ratio"
             )
         used_bytes = child.memory_bytes()
         if max_bytes and used_bytes > max_bytes:
-            raise LimitExceeded(
+            raise JobLimitExceeded(
                 f"the process used {used_bytes / 2**20:.0f} MiB of memory, more than its limit of "
                 f"{max_bytes / 2**20:.0f} MiB; set a larger max_memory_bytes, or reduce input_size or "
                 "coreset_ratio"
