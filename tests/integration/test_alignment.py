@@ -27,11 +27,11 @@ FAR = Motion(16, -10, 4)
 
 def frame(motion: Motion, seed: int, *, code: bool = True, defect: bool = False) -> Frame:
     """Return a frame of the part with noise, another code for each seed, and optionally a defect."""
-    random = np.random.default_rng(seed)
+    random, codes = np.random.default_rng(seed).spawn(2)
     surface = texture(0)
     top, left = (512 - SHAPE[0]) // 2, (512 - SHAPE[1]) // 2
     if code:
-        noise = random.integers(0, 256, (HEIGHT - 8, WIDTH - 8, 3), dtype=np.uint8)
+        noise = codes.integers(0, 256, (HEIGHT - 8, WIDTH - 8, 3), dtype=np.uint8)
         surface[top + TOP + 4 : top + TOP + HEIGHT - 4, left + LEFT + 4 : left + LEFT + WIDTH - 4] = noise
     if defect:
         surface[top + 84 : top + 100, left + 40 : left + 56] = random.integers(0, 256, (16, 16, 3))
