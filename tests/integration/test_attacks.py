@@ -5,6 +5,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,12 @@ import pytest
 from tests.integration.conftest import RunningStack, Start
 from tests.support import http2
 
-from blemish.v1.server_pb2_grpc import ServerServiceServicer, add_ServerServiceServicer_to_server
+from blemish.v1.server_pb2 import GetServerInfoRequest
+from blemish.v1.server_pb2_grpc import (
+    ServerServiceServicer,
+    ServerServiceStub,
+    add_ServerServiceServicer_to_server,
+)
 from blemish_client import Client
 from blemish_server.audit.log import AuditLog
 from blemish_server.audit.recorder import AuditRecorder
@@ -71,6 +77,29 @@ def test_malformed_connection_harms_no_other(stack: RunningStack, name: str) -> 
             assert client.server_info().start_time == started
         with Client(stack.address, timeout_s=10) as new:
             assert new.server_info().start_time == started
+
+
+def test_calls_that_are_cancelled_at_once_drop_no_call_of_others(stack: RunningStack) -> None:
+    resets = (http2.call(INFO, number, end=False) + http2.reset(number) for number in range(1, 32_000, 2))
+    flood = http2.PREFACE + http2.frame(http2.SETTINGS) + b"".join(resets)
+    with connect(stack.address) as attacker, ThreadPoolExecutor(1) as background:
+
+        def attack() -> None:
+            with suppress(OSError):  # the server may end it before all was sent
+                attacker.sendall(flood)
+
+        attacking = background.submit(attack)
+        for _ in range(12):
+            with Client(stack.address, timeout_s=10) as other:
+                other.server_info()
+        attacking.result(30)
+
+
+def test_burst_of_calls_on_one_connection_is_answered(stack: RunningStack) -> None:
+    with grpc.insecure_channel(stack.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        stub: Any = ServerServiceStub(channel)  # type: ignore[no-untyped-call,unused-ignore]
+        calls = [stub.GetServerInfo.future(GetServerInfoRequest(), timeout=60) for _ in range(2000)]
+        assert {call.code() for call in calls} == {grpc.StatusCode.OK}
 
 
 def test_connection_without_a_handshake_is_ended(stack: RunningStack) -> None:

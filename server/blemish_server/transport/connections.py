@@ -18,6 +18,11 @@ _AFTER_AGE_S = 1.0
 _HANDSHAKE_TIMEOUT_S = 10.0
 # Clients connect again with their next call.
 _IDLE_S = 600.0
+# Without this limit a flood of calls that are cancelled at once delays the calls of others by seconds.
+# A connection that begins more calls at once is refused some of them.
+_CALLS_PER_CONNECTION = 2048
+# From 1000 waiting calls on gRPC drops calls at random, those of other callers too. One takes about 25 kB.
+_WAITING_CALLS = 20_000
 # Files of the process that remain for images, models, Redis and Qdrant.
 _RESERVED_FILES = 256
 
@@ -39,6 +44,9 @@ def connection_options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.http2.settings_timeout", _milliseconds(_HANDSHAKE_TIMEOUT_S)),
         ("grpc.max_connection_idle_ms", _milliseconds(_IDLE_S)),
         ("grpc.max_allowed_incoming_connections", _max_connections(settings)),
+        ("grpc.max_concurrent_streams", _CALLS_PER_CONNECTION),
+        ("grpc.server.max_pending_requests", _WAITING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _WAITING_CALLS),
     ]
     if settings.max_connection_age_s:
         options += [

@@ -48,8 +48,10 @@ def test_handshakes_calls_and_connections_are_bounded(monkeypatch: pytest.Monkey
     options = dict(connection_options(ServerSettings()))
     assert options["grpc.server_handshake_timeout_ms"] == 10_000
     assert options["grpc.http2.settings_timeout"] == 10_000
-    # A client that sends more calls before it has read the limit would lose them with UNAVAILABLE.
-    assert "grpc.max_concurrent_streams" not in options
+    # A client that sends more calls before it has read the limit loses them with UNAVAILABLE.
+    assert options["grpc.max_concurrent_streams"] == 2048
+    assert options["grpc.server.max_pending_requests"] == 20_000
+    assert options["grpc.server.max_pending_requests_hard_limit"] == 40_000
     assert options["grpc.max_connection_idle_ms"] == 600_000
     assert options["grpc.max_allowed_incoming_connections"] == 50
 
