@@ -23,6 +23,7 @@ from blemish_core.platform.errors import FailedPrecondition, InvalidRequest
 
 DEFAULT_FALSE_REJECT_RATE = 0.05
 INTERVAL_CONFIDENCE = 0.9
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def images_needed(false_reject_rate: float) -> int:
@@ -52,7 +53,7 @@ def checked_threshold(threshold: float) -> float:
         InvalidRequest: if it is not a finite float32.
     """
     # np.float32(threshold) would warn on overflow.
-    if not abs(threshold) <= float(np.finfo(np.float32).max):
+    if not abs(threshold) <= _LARGEST:
         raise InvalidRequest(
             f"threshold is {threshold}, but must be a finite number that a float32 can hold",
             field="threshold",
@@ -129,13 +130,15 @@ class Calibration(BaseModel):
 
     @property
     def pixel_threshold(self) -> float:
-        """Map value that as few held-out images exceed as have scores above ``threshold``.
+        """Map value that moves with ``threshold``, unless a person set another one.
 
-        A value set by a user replaces it.
+        Held-out maps exceed it as often as held-out scores exceed the threshold. Between two scores it
+        moves linearly. Beyond all of them it moves in proportion, at the ratio of the highest map value
+        to the highest score.
         """
         if self.regions.pixel_threshold is not None:
             return self.regions.pixel_threshold
-        return self._exceeded_by(self._allowed - 1, self.map_maxima)
+        return float(min(max(self._pixel_threshold_at(self.threshold), -_LARGEST), _LARGEST))
 
     @property
     def held_out_above(self) -> int:
@@ -184,6 +187,22 @@ class Calibration(BaseModel):
         if self.fixed_threshold is not None:
             return self.held_out_above + 1
         return max(1, floor(round(self.warranted_false_reject_rate * (len(self.scores) + 1), 9)))
+
+    def _pixel_threshold_at(self, threshold: float) -> float:
+        """Return the map value that corresponds to a score."""
+        scores, maxima = self.scores, self.map_maxima
+        # A ratio needs positive values. EfficientAD's scores, which may be negative, are maxima of maps.
+        is_positive = scores[-1] > 0 and maxima[-1] > 0
+        per_score = maxima[-1] / scores[-1] if is_positive else 1.0
+        at_most = bisect_right(scores, threshold)
+        above = len(scores) - at_most
+        if not above:
+            return maxima[-1] + per_score * (threshold - scores[-1])
+        if not at_most:
+            return maxima[0] - per_score * (scores[0] - threshold)
+        lower, upper = scores[at_most - 1], scores[at_most]
+        low, high = self._exceeded_by(above, maxima), self._exceeded_by(above - 1, maxima)
+        return low + (high - low) * (threshold - lower) / (upper - lower)
 
     @staticmethod
     def _exceeded_by(above: int, ascending: tuple[float, ...]) -> float:

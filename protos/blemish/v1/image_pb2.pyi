@@ -177,7 +177,9 @@ class AnomalyMap(_message.Message):
     values: _builtins.bytes
     """width * height float32 values, little endian, row by row. Higher is more anomalous."""
     threshold: _builtins.float
-    """The pixel score that the maps of held-out good images rarely exceed."""
+    """Calibration.pixel_threshold, which moves with the threshold of the score. The verdict alone decides whether
+    there is a defect: the map of a normal image may exceed this threshold, and is not to be outlined.
+    """
     def __init__(
         self,
         *,

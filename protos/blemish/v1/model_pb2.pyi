@@ -746,8 +746,9 @@ class Calibration(_message.Message):
     comment: _builtins.str
     rule: Global___ThresholdRule.ValueType
     pixel_threshold: _builtins.float
-    """The pixel score that the maps of held-out images exceed anywhere as rarely as their scores exceed the
-    threshold.
+    """The pixel score at which regions begin. It moves with `threshold` unless RegionSettings has another one. The
+    maps of held-out images exceed it as often as their scores exceed the threshold. Between two of these scores it
+    moves linearly. Beyond them it moves in proportion, at the ratio of the highest pixel score to the highest score.
     """
     held_out_above: _builtins.int
     """Number of held-out good images with a score above the threshold."""
@@ -804,7 +805,7 @@ class RegionSettings(_message.Message):
     MM_PER_PX_FIELD_NUMBER: _builtins.int
     pixel_threshold: _builtins.float
     """A pixel score in place of the calibrated Calibration.pixel_threshold. Not set for the calibrated one. It
-    delimits regions and does not change verdicts.
+    delimits regions and does not change verdicts. It does not move with the threshold.
     """
     smallest_area: _builtins.float
     """Smallest area of a region in square px; 0 or more. The region with the highest peak of an anomalous image is

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy.stats import binom
@@ -10,6 +12,7 @@ from blemish_core.calibration import (
     checked_threshold,
     images_needed,
 )
+from blemish_core.localization.settings import RegionSettings
 from blemish_core.platform.errors import FailedPrecondition, InvalidRequest
 
 
@@ -67,7 +70,7 @@ def test_another_rate_gives_another_threshold_from_the_same_images() -> None:
 
 @pytest.mark.parametrize(
     ("threshold", "above", "pixel_threshold"),
-    [(500.0, 0, 980), (98.0, 0, 980), (94.0, 4, 940), (94.5, 4, 940), (0.0, 98, 0), (-1.0, 99, 0)],
+    [(500.0, 0, 5000), (98.0, 0, 980), (94.0, 4, 940), (94.5, 4, 945), (0.0, 98, 0), (-1.0, 99, -10)],
 )
 def test_fixed_threshold_counts_held_out_images_above_it(
     threshold: float, above: int, pixel_threshold: float
@@ -93,6 +96,30 @@ def test_fixed_threshold_equals_the_conformal_one_of_the_same_value() -> None:
     assert fixed.pixel_threshold == trained.pixel_threshold
     assert fixed.warranted_false_reject_rate == trained.warranted_false_reject_rate
     assert fixed.false_reject_rate_interval == trained.false_reject_rate_interval
+
+
+def test_pixel_threshold_moves_with_a_fixed_threshold_beyond_all_held_out_scores() -> None:
+    trained = Calibration.of([6.0, 8.0, 9.9], [5.0, 7.0, 11.0], 0.05)
+    assert trained.at_threshold(9.9).pixel_threshold == pytest.approx(11.0)
+    assert trained.at_threshold(14.0).pixel_threshold == pytest.approx(14.0 * 11.0 / 9.9)
+    assert trained.at_threshold(5.0).pixel_threshold == pytest.approx(5.0 - 11.0 / 9.9)
+    rising = [trained.at_threshold(each / 10).pixel_threshold for each in range(-50, 200)]
+    assert all(low < high for low, high in pairwise(rising))
+
+
+@pytest.mark.parametrize("scores", [[-0.3, -0.1], [0.0, 0.0], [-0.2, 0.1], [3e38, 3.3e38]])
+@pytest.mark.parametrize("threshold", [-3.4e38, -0.2, 0.0, 5.0, 3.4e38])
+def test_pixel_threshold_equals_the_threshold_of_scores_that_are_maxima_of_maps(
+    scores: list[float], threshold: float
+) -> None:
+    fixed = Calibration.of(scores, scores, 0.05).at_threshold(threshold)
+    rounding = 1e-9 * max(map(abs, scores))
+    assert fixed.pixel_threshold == pytest.approx(fixed.threshold, abs=rounding)
+
+
+def test_pixel_threshold_set_by_a_person_stays() -> None:
+    trained = of([1.0, 2.0]).with_regions(RegionSettings(pixel_threshold=7.0))
+    assert trained.at_threshold(500.0).pixel_threshold == 7.0
 
 
 def test_score_equal_to_the_threshold_in_float32_is_normal() -> None:

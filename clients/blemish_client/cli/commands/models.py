@@ -382,10 +382,13 @@ def calibrate(
         f"{now.held_out_images} held-out good images; 90 % confidence interval {_interval(now)}",
         markup=False,
     )
+    session.out.print(
+        f"pixel threshold: {number(before.calibration.pixel_threshold)} -> {number(now.pixel_threshold)}, "
+        f"{_pixel_rule(now)}",
+        markup=False,
+    )
     if has_regions:
-        session.out.print(
-            f"regions: {_regions(now.regions)}; pixel threshold {number(now.pixel_threshold)}", markup=False
-        )
+        session.out.print(f"regions: {_regions(now.regions)}", markup=False)
 
 
 def _changed_regions(
@@ -444,6 +447,13 @@ def _rule(calibration: Calibration) -> str:
             return f"as trained, for {share(calibration.target_false_reject_rate)} false rejects"
         case _:
             return ABSENT
+
+
+def _pixel_rule(calibration: Calibration) -> str:
+    """Return how the pixel threshold follows the threshold."""
+    if calibration.regions.HasField("pixel_threshold"):
+        return "set by a person, so it does not move with the threshold"
+    return "moves with the threshold: held-out maps exceed it as often as scores do the threshold"
 
 
 def _interval(calibration: Calibration) -> str:
@@ -527,7 +537,7 @@ def _print_card(session: Session, version: ModelVersion) -> None:
         ("dataset", f"{short(version.dataset)}, snapshot {version.dataset_snapshot[:12]}"),
         ("trained on", f"{split.learned} images; calibrated on {split.held_out}, {split.method}"),
         ("threshold", f"{number(calibration.threshold)}; {_rule(calibration)}"),
-        ("  of pixels", number(calibration.pixel_threshold)),
+        ("  of pixels", f"{number(calibration.pixel_threshold)}; {_pixel_rule(calibration)}"),
         ("  regions", _regions(calibration.regions)),
         (
             "  held-out images",
