@@ -8,6 +8,15 @@ from blemish.v1.inspection_pb2 import Inspection
 from blemish.v1.search_pb2 import Hit, SearchResponse
 
 
+def similarity(hit: Hit) -> float:
+    """Return the similarity by which hits are sorted, -1 to 1.
+
+    Without a match, it is the similarity of the embeddings. With one, it is the mean of that similarity and
+    the similarity of the place.
+    """
+    return (hit.similarity + hit.match.similarity) / 2 if hit.HasField("match") else hit.similarity
+
+
 class SearchResults:
     """The hits of a search. Iterating over it iterates over ``hits``."""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Failures of commands: one line on stderr and an exit code."""
+"""Failures of commands: a message on stderr and an exit code."""
 
 import sys
 from typing import Any
@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from blemish_client import errors
 from blemish_client.errors import BlemishError
+from blemish_layouts.names import printable
 
 UNSUCCESSFUL, BAD_INPUT, NOT_FOUND, NO_SERVER, INTERNAL, NOT_ALLOWED, PARTLY = 1, 2, 3, 4, 5, 6, 7
 INTERRUPTED = 130
@@ -43,7 +44,7 @@ class Failure(Exception):
 
 
 class Commands(TyperGroup):
-    """A group of commands whose failures are printed as one line."""
+    """A group of commands whose failures are printed without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -79,6 +80,7 @@ def can_ask() -> bool:
 
 
 def print_error(line: str) -> None:
+    """Print an error on stderr; its first line begins with the name of the program."""
     print(f"blemish: {line}", file=sys.stderr, flush=True)
 
 
@@ -89,8 +91,17 @@ def exit_code(error: BlemishError) -> int:
 
 
 def describe(error: BlemishError) -> str:
-    """Return an error and its remedy in one line."""
-    line = " ".join(error.message.split())
+    """Return an error and its remedy in one line, followed by the indented lines of the message.
+
+    The parser of filters indents its excerpt and the caret below it.
+    """
+    lines = error.message.splitlines() or [""]
+    excerpt = [line.rstrip() for line in lines if line[:1].isspace() and line.strip()]
+    sentence = " ".join(" ".join(line for line in lines if not line[:1].isspace()).split())
+    return "\n".join([_with_remedy(error, sentence), *map(printable, excerpt)])
+
+
+def _with_remedy(error: BlemishError, line: str) -> str:
     if isinstance(error, errors.Unavailable) and line.startswith(errors.UNREACHABLE):
         return f"{line}; start a server with `blemish up`, or set its address with --server HOST:PORT"
     if isinstance(error, errors.Unavailable) and line.startswith(errors.TLS_FAILED):

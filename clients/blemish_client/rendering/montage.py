@@ -12,6 +12,7 @@ from blemish.v1.search_pb2 import Hit
 from blemish_client.rendering.colours import ANOMALOUS, FAINT, GOOD, INK, PAPER, Colour, class_colours
 from blemish_client.rendering.images import decode
 from blemish_client.rendering.text import font, write
+from blemish_client.search import similarity
 
 MARGIN = 24
 GAP = 16
@@ -104,10 +105,9 @@ def _draw_hit(page: Image.Image, hit: Hit, colour: Colour, corner: tuple[int, in
     canvas = ImageDraw.Draw(page)
     left, line = corner[0], corner[1] + TILE + 5
     write(canvas, (left, line), hit.class_name or "-", BODY, width_px=TILE - 56, colour=colour)
-    likeness = (hit.similarity + hit.match.similarity) / 2 if hit.HasField("match") else hit.similarity
-    similarity = f"{likeness:.3f}"
-    right = left + TILE - round(canvas.textlength(similarity, font=font(BODY)))
-    write(canvas, (right, line), similarity, BODY, width_px=TILE)
+    likeness = f"{similarity(hit):.3f}"
+    right = left + TILE - round(canvas.textlength(likeness, font=font(BODY)))
+    write(canvas, (right, line), likeness, BODY, width_px=TILE)
     verdict, _ = _VERDICTS.get(hit.verdict, _UNKNOWN)
     result = f"score {hit.score:.2f} {verdict}"
     write(canvas, (left, line + 22), result, SMALL, width_px=TILE, colour=FAINT)

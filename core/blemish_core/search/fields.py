@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fields of an indexed item that a filter may name, and how each is stored."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -43,15 +44,24 @@ class FilterField:
     """
 
 
-def choice(values: Mapping[str, str | bool | None]) -> Callable[[str], str | bool | None]:
-    """Return a ``FilterField.parse`` that accepts the keys of ``values``."""
+def choice(values: Mapping[str, str | bool | None], prefix: str = "") -> Callable[[str], str | bool | None]:
+    """Return a ``FilterField.parse`` that accepts the keys of ``values``, in each spelling that is printed.
+
+    Args:
+        values: stored values by their names on the command line, such as ``false-alarm``.
+        prefix: start of the names of the contract's enum, such as ``LABEL_`` of ``LABEL_FALSE_ALARM``.
+    """
 
     def parse(word: str) -> str | bool | None:
-        if word not in values:
+        name = word.upper().removeprefix(prefix).replace("_", "-").lower()
+        if name not in values:
             raise InvalidRequest(f"{word!r} is not a valid value; use {', '.join(values)}")
-        return values[word]
+        return values[name]
 
     return parse
+
+
+_SHORT_VERSION = re.compile(r"^(?:models/)?([^/@]+)/([0-9]+)$")
 
 
 def _dataset(word: str) -> str:
@@ -59,7 +69,7 @@ def _dataset(word: str) -> str:
 
 
 def _version(word: str) -> str:
-    ref = ModelRef.parse(word)
+    ref = ModelRef.parse(_SHORT_VERSION.sub(r"models/\1/versions/\2", word))
     if ref.version is None:
         raise InvalidRequest(f"{word!r} is not a fixed version; write models/{ref.model}/versions/N")
     return str(ref)
@@ -69,7 +79,9 @@ SEARCH_FIELDS: Mapping[str, FilterField] = {
     "dataset": FilterField(FieldKind.KEYWORD, "dataset", _dataset),
     "category": FilterField(FieldKind.KEYWORD, "category"),
     "class": FilterField(FieldKind.KEYWORD, "class_name"),
-    "verdict": FilterField(FieldKind.FLAG, "anomalous", choice({"NORMAL": False, "ANOMALOUS": True})),
+    "verdict": FilterField(
+        FieldKind.FLAG, "anomalous", choice({"normal": False, "anomalous": True}, "VERDICT_")
+    ),
     "model": FilterField(FieldKind.KEYWORD, "model_version", _version),
     "camera": FilterField(FieldKind.KEYWORD, "camera"),
     "source": FilterField(FieldKind.KEYWORD, "source", choice({"dataset": "dataset", "camera": "camera"})),
@@ -80,7 +92,9 @@ SEARCH_FIELDS: Mapping[str, FilterField] = {
         FieldKind.KEYWORD,
         "label",
         # Unlabelled items store no label, including those indexed before labels existed.
-        choice({"CONFIRMED": "CONFIRMED", "FALSE_ALARM": "FALSE_ALARM", "GOOD": "GOOD", "NONE": None}),
+        choice(
+            {"confirmed": "CONFIRMED", "false-alarm": "FALSE_ALARM", "good": "GOOD", "none": None}, "LABEL_"
+        ),
     ),
     "label_class": FilterField(FieldKind.KEYWORD, "label_class"),
 }

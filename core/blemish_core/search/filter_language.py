@@ -67,7 +67,7 @@ _NAME = re.compile(r"[^\s()\"'=<>!:,]*")
 _WORD = re.compile(r"[^\s()\"'=<>!,]*")  # a value; times contain colons
 _OPERATOR = re.compile(r"(<=|>=|!=|[=<>:])?")
 _NUMBER = re.compile(r"-?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[-+]\d\d:\d\d)", re.ASCII)
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[-+]\d\d:\d\d)", re.ASCII)
 _TOKEN = re.compile(r"[^\s()]+|.?", re.DOTALL)
 _KEYWORDS = ("AND", "OR", "NOT")
 _MISSPELLED = {"and": "AND", "or": "OR", "not": "NOT", "&&": "AND", "||": "OR"}

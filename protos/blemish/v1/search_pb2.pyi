@@ -93,8 +93,9 @@ class SearchRequest(_message.Message):
     """A filter condition in the syntax of AIP-160, in addition to `filter`:
       `class = "crack" AND score > 12.5 AND time >= "2026-11-01T00:00:00Z"`
 
-    Fields: dataset, category, class, verdict (NORMAL, ANOMALOUS), model, camera, source (dataset, camera),
-    time, score, p_value, label (CONFIRMED, FALSE_ALARM, GOOD, NONE) and label_class.
+    Fields: dataset, category, class, verdict (normal, anomalous), model, camera, source (dataset, camera),
+    time, score, p_value, label (confirmed, false-alarm, good, none) and label_class. Names of the enums, such as
+    LABEL_FALSE_ALARM and FALSE_ALARM, are accepted as well. Times need a zone.
     """
     page_token: _builtins.str
     """The next_page_token of the same request. Pages cover at most 10,000 hits."""

@@ -71,6 +71,18 @@ def test_exit_codes(run: Run, fake: FakeServer, code: grpc.StatusCode, exit_code
     assert "the cause: and the cure" in line
 
 
+def test_caret_of_a_malformed_filter_stays_below_its_column(run: Run, fake: FakeServer) -> None:
+    message = "column 9: klass is unknown; use class\n  label = 5 klass = a\n            ^"
+    fake.errors["ListItems"] = [CallError(grpc.StatusCode.INVALID_ARGUMENT, message, field="where")]
+    result = run("items", "-m", "m", "--where", "label = 5 klass = a")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "blemish: column 9: klass is unknown; use class",
+        "  label = 5 klass = a",
+        "            ^",
+    ]
+
+
 def test_unreachable_server_is_reported_with_remedy(tmp_path: Path) -> None:
     address = f"unix:{tmp_path / 'n'}"
     result = CliRunner().invoke(app, ["info"], env={"BLEMISH_SERVER": address})

@@ -10,9 +10,10 @@ from tests.support.regions import make_region_message
 
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, AnomalyMap, DefectRegion
 from blemish.v1.inspection_pb2 import Inspection
+from blemish.v1.search_pb2 import Match
 from blemish_client import rendering
 from blemish_client.rendering.colours import GOOD, class_colours, heat
-from blemish_client.rendering.montage import BORDER, GAP, TILE
+from blemish_client.rendering.montage import BORDER, GAP, MARGIN, TILE, TITLE
 from blemish_client.rendering.text import drawable
 
 GREY = (120, 120, 120)
@@ -266,3 +267,15 @@ def test_boxes_below_a_pixel_of_the_picture_are_drawn() -> None:
         for each in (query, rendering.MontageQuery("q", small))
     )
     assert np.abs(drawn - plain).max() > 60
+
+
+def test_montage_shows_the_similarity_by_which_hits_are_sorted() -> None:
+    def caption(similarity: float, place: float | None) -> NDArray[np.uint8]:
+        found = hit("crack", similarity, 1)
+        if place is not None:
+            found.match.CopyFrom(Match(similarity=place, width=48, height=48))
+        drawn = rendering.montage(rendering.MontageQuery("q", None), [found])
+        return np.asarray(drawn.crop((0, MARGIN + TITLE + GAP + TILE, *drawn.size)))
+
+    assert np.array_equal(caption(0.9, 0.5), caption(0.7, None))
+    assert not np.array_equal(caption(0.9, 0.5), caption(0.9, None))

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``blemish audit``: the calls that changed something or were denied."""
 
-import re
-from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Annotated
 
@@ -13,14 +11,13 @@ from rich.markup import escape
 from blemish.v1.access_pb2 import ROLE_UNSPECIFIED, Role
 from blemish.v1.audit_pb2 import AuditEntry
 from blemish_client.cli.choices import spell
-from blemish_client.cli.failures import Failure
 from blemish_client.cli.options import Json
 from blemish_client.cli.output import emit, table, when
 from blemish_client.cli.session import Session
+from blemish_client.cli.times import AGE_HELP, parse_time
 
 _SHOWN = 50
 _MOST_RESOURCES = 3
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _CODES = {code.value[0]: code.name.replace("_", "-").lower() for code in grpc.StatusCode}
 
 
@@ -40,9 +37,7 @@ def audit(
     ] = "",
     since: Annotated[
         str,
-        typer.Option(
-            metavar="TIME", help="Show only calls since then: 2026-12-01, 2026-12-01T08:00 or 12h."
-        ),
+        typer.Option(metavar="TIME", help=f"Show only calls since then: {AGE_HELP}."),
     ] = "",
     until: Annotated[
         str, typer.Option(metavar="TIME", help="Show only calls before then, written as for --since.")
@@ -65,7 +60,7 @@ def audit(
     Example: blemish audit --resource models/tile-patchcore --since 7d
     """
     session = Session.of(ctx)
-    start, end = _time(since, "--since"), _time(until, "--until")
+    start, end = parse_time(since, "--since"), parse_time(until, "--until")
     most = limit or (None if as_json else _SHOWN)
     rows = table("time", "caller", "action", "resources", "status", "details")
     with session.client() as client:
@@ -120,23 +115,3 @@ def _printable(text: str) -> str:
 def _camel_case(action: str) -> str:
     """Return the name of an RPC: PromoteModel for promote-model."""
     return "".join(word[:1].upper() + word[1:] for word in action.split("-"))
-
-
-def _time(text: str, option: str) -> datetime | None:
-    """Return the time that an option gives: a date, a time, or an age such as 12h.
-
-    Raises:
-        Failure: if it is none of them.
-    """
-    if not text:
-        return None
-    now = datetime.now(UTC)
-    try:
-        if age := re.fullmatch(r"(\d+)([smhd])", text):
-            return now - timedelta(**{_UNITS[age[2]]: int(age[1])})
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise Failure(
-            f"{option} is {text!r}; use a date, a time such as 2026-12-01T08:00, or an age such as 30m, "
-            "12h or 7d"
-        ) from None

@@ -16,8 +16,10 @@ from blemish_client.cli.frames import parse_region
 from blemish_client.cli.options import Json, Model
 from blemish_client.cli.output import ABSENT, emit, number, plain, table, verdict, when
 from blemish_client.cli.session import Session
+from blemish_client.cli.times import with_local_zone
 from blemish_client.names import short
 from blemish_client.retrieval import DEPTHS, evaluate
+from blemish_client.search import similarity
 from blemish_client.transport.connection import TIMEOUT_S
 from blemish_client.transport.requests import SearchOptions
 from blemish_layouts.names import printable
@@ -96,7 +98,7 @@ def search(
         datasets=datasets or (),
         categories=categories or (),
         classes=classes or (),
-        where=where,
+        where=with_local_zone(where),
         labelled=labelled,
         like=like or (),
         unlike=unlike or (),
@@ -149,18 +151,18 @@ def items(
     model: Model,
     where: Annotated[
         str,
-        typer.Option(metavar="CONDITION", help="Filter condition: label = FALSE_ALARM AND camera = line-3"),
+        typer.Option(metavar="CONDITION", help="Filter condition: label = false-alarm AND camera = line-3"),
     ] = "",
     as_json: Json = False,
 ) -> None:
     """List the indexed images of a model.
 
-    Example: blemish items -m tile-patchcore --where "label = FALSE_ALARM"
+    Example: blemish items -m tile-patchcore --where "label = false-alarm"
     """
     session = Session.of(ctx)
     rows = table("item", "class", "image", "camera", "time", "score", "verdict", "label", right=("score",))
     with session.client() as client:
-        for item in client.items(model, where=where):
+        for item in client.items(model, where=with_local_zone(where)):
             if as_json:
                 emit(_plain(item))
                 continue
@@ -250,9 +252,13 @@ def _label(item: Hit) -> str:
 
 
 def _plain(hit: Hit) -> dict[str, Any]:
+    """Return the fields of a hit without pictures, and with the one similarity that tables show."""
     fields = plain(hit)
     fields.pop("thumbnail", None)
-    fields.get("match", {}).pop("heat", None)
+    if "match" in fields:
+        fields["similarity"] = similarity(hit)
+        for name in ("similarity", "heat"):
+            fields["match"].pop(name, None)
     return fields
 
 
@@ -270,21 +276,20 @@ def _print_hits(session: Session, query: str, inspection: Inspection | None, hit
             f"threshold {number(inspection.threshold)}, by {short(inspection.model_version)}",
             markup=False,
         )
-    numbers = ("similarity", "score")
     has_groups = any(hit.group for hit in hits)
     has_matches = any(hit.HasField("match") for hit in hits)
     rows = table(
         *(["group"] if has_groups else []),
         "similarity",
-        *(["match", "where"] if has_matches else []),
+        *(["where"] if has_matches else []),
         *("class", "category", "image", "score", "verdict", "item"),
-        right=(*numbers, "match"),
+        right=("similarity", "score"),
     )
     for hit in hits:
         rows.add_row(
             *([hit.group] if has_groups else []),
-            number(hit.similarity),
-            *(_match(hit) if has_matches else []),
+            number(similarity(hit)),
+            *([_place(hit)] if has_matches else []),
             hit.class_name,
             hit.category,
             _path(hit),
@@ -302,11 +307,11 @@ def _path(hit: Hit) -> str:
     return escape(f"{short(hit.dataset)}/{printable(hit.original_path or hit.path)}")
 
 
-def _match(hit: Hit) -> tuple[str, str]:
+def _place(hit: Hit) -> str:
     if not hit.HasField("match"):
-        return ABSENT, ABSENT
+        return ABSENT
     box = hit.match.box
-    return number(hit.match.similarity), f"{box.left},{box.top},{box.width},{box.height}"
+    return f"{box.left},{box.top},{box.width},{box.height}"
 
 
 def _draw_montage(

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
+from datetime import datetime
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from tests.support.cli import Run, json_lines
 from tests.support.fake_server import FakeServer
+
+from blemish.v1.image_pb2 import Region
+from blemish.v1.search_pb2 import Match
 
 
 def test_search_with_montage(run: Run, fake: FakeServer, image: Path, tmp_path: Path) -> None:
@@ -50,3 +55,29 @@ def test_kept_frame_has_no_dataset_path(run: Run, fake: FakeServer) -> None:
     fake.hits[0].dataset = fake.hits[0].path = ""
     shown = run("search", "items/7", "-m", "m").stdout
     assert "/" not in shown.partition(fake.hits[1].path)[0].partition("0.900")[2].partition("items/")[0]
+
+
+def test_search_by_region_shows_one_similarity_of_a_hit(run: Run, fake: FakeServer, image: Path) -> None:
+    fake.hits[0].match.CopyFrom(Match(similarity=0.5, width=48, height=48))
+    fake.hits[0].match.box.CopyFrom(Region(left=1, top=2, width=3, height=4))
+    command = ("search", image, "-m", "m", "-k", 1, "--region", "0,0,8,8")
+    shown = run(*command).stdout
+    (hit,) = [line["hit"] for line in json_lines(run(*command, "--json")) if "hit" in line]
+    assert hit["similarity"] == pytest.approx(0.7)
+    assert "similarity" not in hit["match"]
+    assert "0.700" in shown
+    assert "0.900" not in shown
+    assert "0.500" not in shown
+    assert "1,2,3,4" in shown
+
+
+@pytest.mark.parametrize(
+    "command", [("items", "-m", "m"), ("search", "--labelled", "crack", "-m", "m")], ids=" ".join
+)
+def test_time_of_a_filter_without_a_zone_is_a_local_one(
+    run: Run, fake: FakeServer, command: tuple[str, ...]
+) -> None:
+    assert run(*command, "--where", "time >= 2026-12-01T08:00").exit_code == 0
+    request = (fake.requests["ListItems"] + fake.requests["Search"])[0]
+    _, _, sent = request.where.partition(" >= ")
+    assert datetime.fromisoformat(sent) == datetime(2026, 12, 1, 8).astimezone()
