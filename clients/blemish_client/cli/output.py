@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output of commands: JSON for programs, tables for people."""
+"""Output of commands: JSON for programs, tables for people.
+
+JSON has the field names of the contract, and values that scripts need not convert: see ``plain``.
+"""
 
 import json
 import sys
@@ -7,6 +10,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -19,22 +24,100 @@ from blemish.v1.job_pb2 import Job, JobEvent, JobState
 from blemish.v1.model_pb2 import ClassMetrics, Metrics
 from blemish_client.cli.choices import spell
 from blemish_client.names import short
+from blemish_client.streaming.ledger import FrameResult, LostFrames
 
 ABSENT = "-"
 
 
+_INTEGERS = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
+
+
 def plain(message: Message) -> dict[str, Any]:
-    """Return a message in protobuf's JSON mapping, with the field names of the contract."""
+    """Return the fields of a message for JSON, under the names of the contract.
+
+    It differs from protobuf's own mapping in three points. Values of enums are spelled as on the command
+    line, such as ``anomalous``, and null if unspecified. Integers of 64 bits are numbers. Durations are
+    numbers of seconds, under names that end in ``_s``.
+    """
     fields: dict[str, Any] = MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        message,
+        preserving_proto_field_name=True,
+        always_print_fields_with_no_presence=True,
+        use_integers_for_enums=True,
     )
-    return fields
+    return _plain_fields(message.DESCRIPTOR, fields)  # type: ignore[arg-type]
+
+
+def _plain_fields(kind: Descriptor, fields: dict[str, Any]) -> dict[str, Any]:
+    known = kind.fields_by_name
+    return {
+        f"{name}_s" if _is_a(known[name], Duration) else name: _plain_value(known[name], value)
+        for name, value in fields.items()
+    }
+
+
+def _plain_value(field: FieldDescriptor, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain_value(field, each) for each in value]
+    if field.message_type is None:
+        if field.enum_type is not None:
+            return _spelling(field.enum_type, value)
+        return int(value) if field.cpp_type in _INTEGERS else value
+    if field.message_type.GetOptions().map_entry:
+        entry = field.message_type.fields_by_name["value"]
+        return {key: _plain_value(entry, each) for key, each in value.items()}
+    if _is_a(field, Duration):
+        return float(value.removesuffix("s"))
+    return value if _is_a(field, Timestamp) else _plain_fields(field.message_type, value)
+
+
+def _is_a(field: FieldDescriptor, kind: type[Message]) -> bool:
+    return field.message_type is not None and field.message_type.full_name == kind.DESCRIPTOR.full_name
+
+
+def _spelling(enum: EnumDescriptor, value: int) -> str | int | None:
+    """Return the spelling of a value, None if it is unspecified, or a number that a newer server sent."""
+    if value not in enum.values_by_number:
+        return value
+    prefix = enum.values[0].name.removesuffix("UNSPECIFIED")
+    spelled = enum.values_by_number[value].name.removeprefix(prefix).replace("_", "-").lower()
+    return None if spelled == "unspecified" else spelled
 
 
 def emit(result: Message | dict[str, Any]) -> None:
     """Print one line of JSON on stdout."""
     print(json.dumps(plain(result) if isinstance(result, Message) else result), file=sys.stdout)
     sys.stdout.flush()
+
+
+_PICTURES = ("anomaly_map", "embedding", "mask", "preview")
+
+
+def inspection_fields(inspection: Inspection) -> dict[str, Any]:
+    """Return an inspection for JSON, without pictures and the embedding."""
+    fields = plain(inspection)
+    for name in _PICTURES:
+        fields.pop(name, None)
+    return fields
+
+
+def frame_fields(result: FrameResult | LostFrames) -> dict[str, Any]:
+    """Return a result of a stream for JSON: an inspection, an error, or a number of frames without one."""
+    if isinstance(result, LostFrames):
+        return {"lost": list(result.sequences), "cause": result.cause}
+    answer = plain(result.answer)
+    header = ("camera", "sequence", "capture_time")
+    fields: dict[str, Any] = {name: answer[name] for name in header if name in answer}
+    match result.answer.WhichOneof("answer"):
+        case "inspection":
+            fields |= inspection_fields(result.answer.inspection)
+        case "refusal":
+            refusal = answer["refusal"]
+            fields |= {"error": refusal.pop("message"), **refusal}
+        case "dropped":
+            last = result.answer.dropped.last_sequence
+            fields |= {"dropped": last - result.answer.sequence + 1, "last_sequence": last}
+    return fields | {"latency_ms": round(1000 * result.latency_s, 2)}
 
 
 def table(*columns: str, title: str | None = None, right: Iterable[str] = ()) -> Table:

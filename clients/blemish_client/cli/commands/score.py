@@ -15,7 +15,7 @@ from blemish_client.cli.alignment import alignment_line
 from blemish_client.cli.failures import BAD_INPUT, UNSUCCESSFUL, Failure, describe, exit_code, print_error
 from blemish_client.cli.frames import FrameReader, Part, Raw
 from blemish_client.cli.options import FailOnAnomaly, Json, Model, ShowDefectClass
-from blemish_client.cli.output import defect_class, emit, number, plain, table, verdict
+from blemish_client.cli.output import defect_class, emit, inspection_fields, number, table, verdict
 from blemish_client.cli.regions import regions_line
 from blemish_client.cli.session import Session
 from blemish_client.client import Client
@@ -189,12 +189,7 @@ def draw(content: bytes | Image, inspection: Inspection, target: Path, **options
 
 def _report(image: Path, inspection: Inspection, rows: Table, *, show_class: bool, as_json: bool) -> None:
     if as_json:
-        fields = plain(inspection)
-        fields.pop("anomaly_map", None)
-        fields.pop("embedding", None)
-        fields.pop("mask", None)
-        fields.pop("preview", None)
-        emit({"image": str(image), **fields})
+        emit({"image": str(image), **inspection_fields(inspection)})
         return
     for note in inspection.notes:
         print_error(f"{image}: {note}")

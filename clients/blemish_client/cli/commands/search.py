@@ -14,7 +14,7 @@ from blemish_client.cli.choices import LabelChoice, spell, to_proto
 from blemish_client.cli.failures import Failure
 from blemish_client.cli.frames import parse_region
 from blemish_client.cli.options import Json, Model
-from blemish_client.cli.output import ABSENT, emit, number, plain, table, verdict, when
+from blemish_client.cli.output import ABSENT, emit, inspection_fields, number, plain, table, verdict, when
 from blemish_client.cli.session import Session
 from blemish_client.cli.times import with_local_zone
 from blemish_client.names import short
@@ -120,10 +120,7 @@ def search(
         results = client.search(content, model, limit, **options)
         hits = []
         if as_json and results.query is not None:
-            fields = plain(results.query)
-            fields.pop("embedding", None)
-            fields.pop("preview", None)
-            emit({"query": fields})
+            emit({"query": inspection_fields(results.query)})
         for hit in results:
             hits.append(hit)
             if as_json:

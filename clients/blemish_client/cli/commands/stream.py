@@ -26,7 +26,7 @@ from blemish_client.cli.commands.score import draw
 from blemish_client.cli.failures import UNSUCCESSFUL, Failure, print_error
 from blemish_client.cli.frames import FrameReader, Part, Raw
 from blemish_client.cli.options import FailOnAnomaly, Json, Model, ShowDefectClass
-from blemish_client.cli.output import defect_class, emit, number, plain, table
+from blemish_client.cli.output import defect_class, emit, frame_fields, number, table
 from blemish_client.cli.regions import regions_line
 from blemish_client.cli.session import Session
 from blemish_client.streaming.ledger import FrameResult, LostFrames
@@ -151,7 +151,7 @@ def stream(
                 for result in results:
                     statistics.add(result)
                     if as_json:
-                        _emit(result)
+                        emit(frame_fields(result))
                     drawer.add(result)
             statistics.counts["not drawn"] = drawer.skipped
     except (SourceError, OSError) as error:
@@ -274,16 +274,6 @@ class _Statistics:
             number(rate, 1), number(p50, 1), number(p95, 1), *(str(self.counts[name]) for name in names)
         )
         return row
-
-
-def _emit(result: FrameResult | LostFrames) -> None:
-    if isinstance(result, LostFrames):
-        emit({"lost": list(result.sequences), "cause": result.cause})
-        return
-    fields = plain(result.answer)
-    for name in ("anomaly_map", "mask", "preview"):
-        fields.get("inspection", {}).pop(name, None)
-    emit({**fields, "latency_ms": round(1000 * result.latency_s, 2)})
 
 
 class AnomalyDrawer:

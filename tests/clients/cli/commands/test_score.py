@@ -119,7 +119,7 @@ def test_defect_class_is_shown_on_request(run: Run, fake: FakeServer, image: Pat
         "class_name": "crack",
         "share": 0.75,
         "neighbors": 5,
-        "consensus": "CONSENSUS_MAJORITY",
+        "consensus": "majority",
     }
 
 

@@ -64,8 +64,21 @@ def test_reasons_of_refusals_and_notes_stay_after_the_stream(
 def test_json_has_one_object_per_frame(run: Run, folder: Path) -> None:
     result = run(folder / "train", "--json", "--camera", "left", "--policy", "latest")
     results = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [(one["camera"], one["sequence"]) for one in results] == [("left", str(n)) for n in range(3)]
+    assert [(one["camera"], one["sequence"]) for one in results] == [("left", n) for n in range(3)]
     assert all(one["latency_ms"] > 0 for one in results)
+
+
+def test_json_of_a_frame_has_the_fields_of_a_score(run: Run, fake: FakeServer, folder: Path) -> None:
+    refusal = pb.FrameRefusal(code=3, message="not an image", reason="INVALID_IMAGE")
+    dropped = pb.ScoreStreamResponse(dropped=pb.DroppedFrames(last_sequence=2))
+    fake.streams = [[anomalous(8), pb.ScoreStreamResponse(refusal=refusal), dropped]]
+    result = run(folder / "train", "--json")
+    found, refused, skipped = (json.loads(line) for line in result.stdout.splitlines())
+    assert (found["verdict"], found["score"], found["sequence"]) == ("anomalous", 9.0, 0)
+    assert "anomaly_map" not in found
+    assert (refused["error"], refused["reason"], refused["code"]) == ("not an image", "INVALID_IMAGE", 3)
+    assert "verdict" not in refused
+    assert (skipped["dropped"], skipped["last_sequence"]) == (1, 2)
 
 
 def test_settings_reach_the_server(run: Run, fake: FakeServer, folder: Path) -> None:
