@@ -2,7 +2,6 @@
 """Run the stack until it is asked to stop, and announce its address."""
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from blemish_core.platform.files import staged_file
+from blemish_core.platform.lossy_output import replace_standard_streams
 from blemish_local.address import Address, AddressUnusable, SocketAddress, settle
 from blemish_local.data_directory import DataDirectory, DirectoryUnusable, claim
 from blemish_local.options import StackOptions
@@ -23,10 +23,12 @@ STOPPED, SERVICE_FAILED, UNUSABLE = 0, 1, 2
 def launch(options: StackOptions) -> int:
     """Run the stack and return the exit code."""
     data = DataDirectory(options.data)
+    # Neither a closed terminal or pipe nor a full disk is a reason to stop.
+    replace_standard_streams()
     try:
         listen = settle(options.listen)
         with claim(data) as held:
-            stack = compose(options, data, listen)
+            stack = _compose(options, data, listen)
             return asyncio.run(_supervise(options, data, listen, stack, held))
     except (AddressUnusable, DirectoryUnusable) as error:
         _warn(f"blemish up: {error}")
@@ -39,6 +41,21 @@ def launch(options: StackOptions) -> int:
         return STOPPED
 
 
+def _compose(options: StackOptions, data: DataDirectory, listen: Address | SocketAddress) -> Stack:
+    """Choose the services, and write their configuration.
+
+    Raises:
+        DirectoryUnusable: if the configuration cannot be written.
+    """
+    try:
+        return compose(options, data, listen)
+    except OSError as error:
+        raise DirectoryUnusable(
+            f"{error.filename or data.root} cannot be written ({error.strerror}); free some space, or "
+            "choose another folder with --data"
+        ) from error
+
+
 async def _supervise(
     options: StackOptions, data: DataDirectory, listen: Address | SocketAddress, stack: Stack, held: int
 ) -> int:
@@ -49,9 +66,9 @@ async def _supervise(
         run_files.append(options.address_file)
 
     def on_ready() -> None:
-        _write_atomically(environment_file, shell_script(stack.variables))
+        _write_or_warn(environment_file, shell_script(stack.variables))
         if options.address_file is not None:
-            _write_atomically(options.address_file, f"{listen.to_connect}\n")
+            _write_or_warn(options.address_file, f"{listen.to_connect}\n")
         report(_announcement(options, data, listen, stack))
 
     _remove(run_files)
@@ -102,6 +119,14 @@ def _announcement(
     )
 
 
+def _write_or_warn(path: Path, text: str) -> None:
+    """Write a file at once, so that no reader sees a part of it. A failure does not stop the stack."""
+    try:
+        _write_atomically(path, text)
+    except OSError as error:
+        _warn(f"blemish up: cannot write {path} ({error.strerror}); free some space and start again")
+
+
 def _write_atomically(path: Path, text: str) -> None:
     def private(name: str, flags: int) -> int:
         return os.open(name, flags, 0o600)  # the environment contains the broker's password
@@ -116,11 +141,7 @@ def _remove(paths: Sequence[Path]) -> None:
 
 
 def _print(text: str) -> None:
-    # A closed terminal or pipe is not a reason to stop.
-    try:
-        print(text, flush=True)
-    except OSError:
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - open until the process ends
+    print(text, flush=True)
 
 
 def _ignore(_text: str) -> None:
@@ -128,5 +149,4 @@ def _ignore(_text: str) -> None:
 
 
 def _warn(text: str) -> None:
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)

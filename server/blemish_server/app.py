@@ -163,9 +163,9 @@ class App:
             try:
                 if self.backends.dependencies.all_available:
                     await asyncio.to_thread(self.backends.dispatcher.ping)
-                    ready_file.write_text("ready\n")
+                    ready_file.touch()  # without content, for which a full disk has no space
                     return
-            except Unavailable as error:
+            except (Unavailable, OSError) as error:
                 log.warning("not ready yet", reason=str(error))
             await asyncio.sleep(_READY_CHECK_EVERY_S)
 

@@ -58,14 +58,14 @@ class Worker:
             while True:
                 try:
                     self.redis.ping()
-                except (Unavailable, FailedPrecondition) as error:
+                    if ready_file is not None:
+                        ready_file.touch()  # without content, for which a full disk has no space
+                except (Unavailable, FailedPrecondition, OSError) as error:
                     log.warning("not ready yet", reason=str(error))
                     time.sleep(_READY_CHECK_EVERY_S)
                     continue
                 for warning in self.redis.warnings:
                     log.warning("dependency endangers data", name="redis", detail=warning)
-                if ready_file is not None:
-                    ready_file.write_text("ready\n")
                 return
 
         threading.Thread(target=check, name="readiness", daemon=True).start()

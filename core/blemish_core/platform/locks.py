@@ -5,7 +5,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _POLL_S = 0.05
@@ -36,13 +36,14 @@ def process_lock(file: Path, *, wait_s: float = 0.0) -> Iterator[int]:
 
     Raises:
         LockHeld: if another process holds the lock.
-        OSError: if the file cannot be written.
+        OSError: if the file cannot be opened.
     """
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _acquire(descriptor, time.monotonic() + wait_s)
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        with suppress(OSError):  # a full disk, on which the lock holds nevertheless
+            os.write(descriptor, f"{os.getpid()}\n".encode())
         yield descriptor
     finally:
         os.close(descriptor)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
 
+import pytest
+
 from blemish_local.supervision.log import ROTATE_BYTES, ServiceLog
 
 
@@ -42,3 +44,14 @@ def test_large_log_is_rotated_at_a_start(tmp_path: Path) -> None:
 
     assert log.path.stat().st_size == begin < 100
     assert (tmp_path / "service.log.1").stat().st_size > ROTATE_BYTES
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_service_runs_without_its_log_on_a_full_disk(tmp_path: Path) -> None:
+    (tmp_path / "service.log").symlink_to("/dev/full")
+    log = ServiceLog(tmp_path / "service.log")
+
+    output, _ = log.open_for_run()
+
+    output.close()
+    assert output.closed
