@@ -181,6 +181,7 @@ def build_app(settings: ServerSettings) -> App:
         stores.datasets,
         stores.frames,
         stores.models,
+        settings.weights,
         settings.image_limits,
         limiter,
     )

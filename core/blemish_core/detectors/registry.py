@@ -3,15 +3,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from blemish_core.detectors.base import Detector, ReadImage, TrainingContext, TrainingResult
+from blemish_core.detectors.common.backbone import require_weights
 from blemish_core.detectors.efficientad import settings as efficientad
+from blemish_core.detectors.efficientad import teacher
 from blemish_core.detectors.efficientad.detector import EfficientAd
 from blemish_core.detectors.patchcore import settings as patchcore
 from blemish_core.detectors.patchcore.detector import PatchCore
+from blemish_core.imaging.geometry import Size
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,11 @@ class Algorithm:
     min_images: int
     quantizable: bool = False
     """True if the network supports INT8."""
+    check: Callable[[Any, Sequence[Size], Path], None] = lambda settings, sizes, weights: None
+    """Check of settings, image sizes and the folder of imported weights, without reading images or weights.
+
+    It raises InvalidRequest or FailedPrecondition if a training could not succeed.
+    """
 
 
 def _train_patchcore(
@@ -46,6 +55,19 @@ def _train_efficientad(
     return train(settings, images, context)
 
 
+def _check_patchcore(settings: patchcore.PatchCoreSettings, sizes: Sequence[Size], weights: Path) -> None:
+    from blemish_core.detectors.patchcore.training.plan import check_sizes
+
+    check_sizes(settings, sizes)
+    require_weights(settings.extractor(), weights)
+
+
+def _check_efficientad(
+    settings: efficientad.EfficientAdSettings, sizes: Sequence[Size], weights: Path
+) -> None:
+    teacher.require(settings.size, weights)
+
+
 _ALL = (
     Algorithm(
         patchcore.NAME,
@@ -54,6 +76,7 @@ _ALL = (
         _train_patchcore,
         PatchCore.load,
         patchcore.MIN_IMAGES,
+        check=_check_patchcore,
     ),
     Algorithm(
         efficientad.NAME,
@@ -63,6 +86,7 @@ _ALL = (
         EfficientAd.load,
         efficientad.MIN_IMAGES,
         quantizable=True,
+        check=_check_efficientad,
     ),
 )
 ALGORITHMS: Mapping[str, Algorithm] = {algorithm.name: algorithm for algorithm in _ALL}

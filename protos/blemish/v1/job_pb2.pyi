@@ -439,7 +439,7 @@ class PatchCore(_message.Message):
     """The width of the smallest defect to find, in px of the original images, at least 1. It chooses the scale of
     the inputs, in which the defect is about 2 px wide. Excludes input_size.
 
-    FAILED (of the job): the defect is larger than the shorter side of the images.
+    INVALID_ARGUMENT: the defect is larger than the shorter side of the images.
     """
     max_entries: _builtins.int
     """Most entries of the memory bank. Defaults to 10,000."""

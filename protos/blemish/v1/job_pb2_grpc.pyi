@@ -37,9 +37,10 @@ class JobServiceStub:
     """Accepts a job and returns immediately. A repeated request with the same request_id returns the job of the
     first one.
 
-    INVALID_ARGUMENT: a setting is out of range, or a name is malformed.
+    INVALID_ARGUMENT: a setting is out of range or does not fit the images, or a name is malformed.
     NOT_FOUND: the dataset or model does not exist.
-    FAILED_PRECONDITION: the dataset has too few images for the job.
+    FAILED_PRECONDITION: the dataset has too few different images for the job, or the weights of the detector are
+      neither installed nor imported, and no hub answers.
     ALREADY_EXISTS: the request_id was used for a different request.
     UNAVAILABLE: Redis is unreachable. It is safe to retry with the same request_id.
     """
@@ -86,9 +87,10 @@ class JobServiceAsyncStub(JobServiceStub):
     """Accepts a job and returns immediately. A repeated request with the same request_id returns the job of the
     first one.
 
-    INVALID_ARGUMENT: a setting is out of range, or a name is malformed.
+    INVALID_ARGUMENT: a setting is out of range or does not fit the images, or a name is malformed.
     NOT_FOUND: the dataset or model does not exist.
-    FAILED_PRECONDITION: the dataset has too few images for the job.
+    FAILED_PRECONDITION: the dataset has too few different images for the job, or the weights of the detector are
+      neither installed nor imported, and no hub answers.
     ALREADY_EXISTS: the request_id was used for a different request.
     UNAVAILABLE: Redis is unreachable. It is safe to retry with the same request_id.
     """
@@ -138,9 +140,10 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Accepts a job and returns immediately. A repeated request with the same request_id returns the job of the
         first one.
 
-        INVALID_ARGUMENT: a setting is out of range, or a name is malformed.
+        INVALID_ARGUMENT: a setting is out of range or does not fit the images, or a name is malformed.
         NOT_FOUND: the dataset or model does not exist.
-        FAILED_PRECONDITION: the dataset has too few images for the job.
+        FAILED_PRECONDITION: the dataset has too few different images for the job, or the weights of the detector are
+          neither installed nor imported, and no hub answers.
         ALREADY_EXISTS: the request_id was used for a different request.
         UNAVAILABLE: Redis is unreachable. It is safe to retry with the same request_id.
         """

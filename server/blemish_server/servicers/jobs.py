@@ -6,6 +6,7 @@ import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -55,6 +56,7 @@ class JobServicer(JobServiceServicer):
         datasets: DatasetStore,
         frames: FrameStore,
         models: ModelStore,
+        weights: Path,
         image_limits: ImageLimits,
         limiter: CallerLimiter,
     ) -> None:
@@ -65,6 +67,7 @@ class JobServicer(JobServiceServicer):
         self._datasets = datasets
         self._frames = frames
         self._models = models
+        self._weights = weights
         self._image_limits = image_limits
         self._limiter = limiter
         self._creating = threading.Lock()
@@ -98,7 +101,9 @@ class JobServicer(JobServiceServicer):
 
         def validate(new: Spec) -> Spec:
             self._check_queued_jobs(caller)
-            return validate_spec(new, self._datasets, self._frames, self._models, self._image_limits)
+            return validate_spec(
+                new, self._datasets, self._frames, self._models, self._weights, self._image_limits
+            )
 
         # Two jobs at once could each be the last that a limit allows.
         with self._creating if caller.limits.queued_jobs is not None else nullcontext():

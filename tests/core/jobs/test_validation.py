@@ -15,7 +15,14 @@ from tests.support.moving_part import STILL, seen, texture
 from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.jobs.context import JobContext
-from blemish_core.jobs.record import EmbedSpec, EvaluateSpec, PatchCoreSpec, Spec, TrainSpec
+from blemish_core.jobs.record import (
+    EfficientAdSpec,
+    EmbedSpec,
+    EvaluateSpec,
+    PatchCoreSpec,
+    Spec,
+    TrainSpec,
+)
 from blemish_core.jobs.validation import validate_spec
 from blemish_core.models import bundle
 from blemish_core.platform.errors import FailedPrecondition, InvalidRequest, NotFound
@@ -34,7 +41,9 @@ def context(tmp_path: Path) -> JobContext:
 
 
 def validated(context: JobContext, spec: Spec) -> Spec:
-    return validate_spec(spec, context.datasets, context.frames, context.models, context.limits)
+    return validate_spec(
+        spec, context.datasets, context.frames, context.models, context.weights, context.limits
+    )
 
 
 def test_model_is_resolved_to_its_production_version(context: JobContext) -> None:
@@ -70,6 +79,58 @@ def png(width: int, height: int, shade: int) -> bytes:
     out = BytesIO()
     Image.new("L", (width, height), shade).save(out, "PNG")
     return out.getvalue()
+
+
+@pytest.fixture
+def tile(context: JobContext) -> JobContext:
+    """Upload three good images of 64 x 32 px."""
+    for number in range(3):
+        context.datasets.add("tile", f"train/good/{number}.png", png(64, 32, number))
+    return context
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (TrainSpec(dataset="tile", model_id="m", patchcore=PatchCoreSpec(backbone="resnet18")), "resnet18"),
+        (
+            TrainSpec(dataset="tile", model_id="m", efficientad=EfficientAdSpec(size="medium")),
+            "no teacher for EfficientAD medium",
+        ),
+    ],
+)
+def test_training_without_weights_is_rejected_and_names_the_import(
+    tile: JobContext, spec: TrainSpec, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tile.weights))
+    with pytest.raises(FailedPrecondition, match=f"{reason}.*`blemish weights import"):
+        validated(tile, spec)
+
+
+@pytest.mark.parametrize("detector", [PatchCoreSpec(), EfficientAdSpec()])
+def test_weights_of_the_default_detectors_are_installed(
+    tile: JobContext, detector: PatchCoreSpec | EfficientAdSpec
+) -> None:
+    name = "patchcore" if isinstance(detector, PatchCoreSpec) else "efficientad"
+    spec = TrainSpec.model_validate({"dataset": "tile", "model_id": "m", name: detector})
+    assert validated(tile, spec) == spec
+
+
+def test_defect_larger_than_the_images_is_rejected(tile: JobContext) -> None:
+    spec = TrainSpec(dataset="tile", model_id="m", patchcore=PatchCoreSpec(smallest_defect=33))
+    with pytest.raises(InvalidRequest, match="must be 1 px to 32 px") as error:
+        validated(tile, spec)
+    assert error.value.field == "patchcore.smallest_defect"
+
+
+def test_copies_of_one_image_are_too_few(context: JobContext) -> None:
+    for number in range(3):
+        context.datasets.add("tile", f"train/good/{number}.png", png(64, 32, 7))
+    with pytest.raises(
+        FailedPrecondition, match="the 3 images in train/good of datasets/tile are copies of 1"
+    ):
+        validated(context, TrainSpec(dataset="tile", model_id="m"))
 
 
 @pytest.mark.parametrize("path", ["train/good/3.png", "test/good/3.png"])

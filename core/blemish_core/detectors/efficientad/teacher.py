@@ -111,14 +111,31 @@ def find(size: str, weights: Path) -> Teacher:
             return Teacher(load_file(imported), "imported")
         except SafetensorError as error:
             raise Corrupt(f"{imported} cannot be read; import it again") from error
-    shipped = SHIPPED / f"pdn_{size}.safetensors"
-    if shipped.exists():
-        half = load_file(shipped)
+    if _shipped(size).exists():
+        half = load_file(_shipped(size))
         return Teacher({key: value.float() for key, value in half.items()}, "distilled by blemish")
-    raise FailedPrecondition(
+    raise _not_installed(size)
+
+
+def require(size: str, weights: Path) -> None:
+    """Validate that ``find`` has a teacher for ``size``, without reading it.
+
+    Raises:
+        FailedPrecondition: if there is none; the message names the commands that install one.
+    """
+    if not (weights / f"{weights_name(size)}.safetensors").exists() and not _shipped(size).exists():
+        raise _not_installed(size)
+
+
+def _shipped(size: str) -> Path:
+    return SHIPPED / f"pdn_{size}.safetensors"
+
+
+def _not_installed(size: str) -> FailedPrecondition:
+    return FailedPrecondition(
         f"no teacher for EfficientAD {size} is installed; fetch the official one with `blemish weights "
-        f"fetch efficientad`, import one with `blemish weights import {name} FILE`, or train size small, "
-        "whose teacher is part of blemish"
+        f"fetch efficientad`, import one with `blemish weights import {weights_name(size)} FILE`, or train "
+        "size small, whose teacher is part of blemish"
     )
 
 

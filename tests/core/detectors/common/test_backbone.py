@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,7 @@ def test_missing_weights_error_names_the_command(tmp_path: Path, monkeypatch: py
     name = "vit_small_patch14_dinov2"
     backbone = Backbone.named(name)
     monkeypatch.setattr(timm, "create_model", no_hub)
+    monkeypatch.setattr(urllib.request, "urlopen", no_hub)
     with pytest.raises(FailedPrecondition, match=f"blemish weights import {name} FILE") as missing:
         pretrained(backbone, tmp_path)
     assert f"download model.safetensors of huggingface.co/timm/{name}.lvd142m" in str(missing.value)

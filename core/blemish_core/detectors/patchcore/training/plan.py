@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import median
+from typing import TypeVar
 
 from blemish_core.detectors.base import ReadImage
 from blemish_core.detectors.patchcore.settings import DEFAULT_INPUT_SIZE, PatchCoreSettings
@@ -17,6 +18,8 @@ from blemish_core.imaging.geometry import (
     scale_for_side,
 )
 from blemish_core.platform.errors import InvalidImage, InvalidRequest
+
+_Each = TypeVar("_Each")
 
 _MEASURED_IMAGES = 9
 _MINUTES_FROM_S = 120.0
@@ -66,8 +69,25 @@ def plan(settings: PatchCoreSettings, images: Sequence[ReadImage]) -> ScalePlan:
     Raises:
         InvalidRequest: if the smallest defect does not fit the images, or they are too large at the scale.
     """
-    step = -(-len(images) // _MEASURED_IMAGES)
-    sizes = [(pixels.shape[0], pixels.shape[1]) for pixels in (read() for read in images[::step])]
+    sizes = [(pixels.shape[0], pixels.shape[1]) for pixels in (read() for read in _measured(images))]
+    return _plan(settings, sizes)
+
+
+def check_sizes(settings: PatchCoreSettings, sizes: Sequence[Size]) -> None:
+    """Validate that ``plan`` accepts images of these sizes in px, before they are read.
+
+    Raises:
+        InvalidRequest: if the smallest defect does not fit the images, or they are too large at the scale.
+    """
+    _plan(settings, _measured(sizes))
+
+
+def _measured(images: Sequence[_Each]) -> Sequence[_Each]:
+    """Return the images, or what is known of them, from which a plan takes the size."""
+    return images[:: -(-len(images) // _MEASURED_IMAGES)]
+
+
+def _plan(settings: PatchCoreSettings, sizes: Sequence[Size]) -> ScalePlan:
     frame = int(median(size[0] for size in sizes)), int(median(size[1] for size in sizes))
     scale, reason = _scale(settings, frame, sizes)
     try:
