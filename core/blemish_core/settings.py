@@ -9,6 +9,7 @@ from pydantic import AliasChoices, Field, ValidationError, field_validator, mode
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from blemish_core.imaging.decode import ImageLimits
+from blemish_core.platform.disk import StoreDisk
 from blemish_core.platform.redis_address import DEFAULT_URL, RedisAddress
 from blemish_core.runtimes.choice import Asked, RuntimeChoice
 
@@ -68,6 +69,10 @@ class StackSettings(BaseSettings):
     """HTTP proxy for Qdrant, such as ``http://proxy:3128``. Without it, calls go directly to Qdrant, even
     if the environment names a proxy."""
 
+    min_free_bytes: int = Field(1 << 30, ge=0)
+    """Free space on the disk of the store, in bytes, below which it counts as full. Frames are then no
+    longer kept and jobs are rejected, while scoring continues. The value 0 disables the check."""
+
     device: str = "auto"
     """Device that models run on: ``cpu``, ``cuda``, ``cuda:N``, or ``auto`` for CUDA if it is available."""
 
@@ -107,6 +112,10 @@ class StackSettings(BaseSettings):
     @property
     def runtime_choice(self) -> RuntimeChoice:
         return RuntimeChoice(self.runtime, self.openvino_threads)
+
+    @property
+    def disk(self) -> StoreDisk:
+        return StoreDisk(self.store, self.min_free_bytes)
 
     @property
     def datasets(self) -> Path:

@@ -15,6 +15,7 @@ from blemish_core.search.finder import Finder
 from blemish_core.search.label_reader import LabelReader
 from blemish_server.audit.recorder import AuditRecorder
 from blemish_server.dependencies import NOT_SERVING, SERVING, Dependencies
+from blemish_server.disk_monitor import DiskMonitor
 from blemish_server.jobs.dispatch import Dispatcher
 from blemish_server.jobs.job_events import JobEvents
 from blemish_server.metrics.metrics_server import MetricsServer
@@ -81,6 +82,7 @@ class Backends:
     """The parts that use Redis, Qdrant and the store."""
 
     dependencies: Dependencies
+    disk: DiskMonitor
     job_events: JobEvents
     dispatcher: Dispatcher
     finder: Finder
@@ -144,12 +146,14 @@ class App:
         await self.endpoints.server.start()
         if not await self._warm_up(stop):
             return
+        await self.backends.disk.probe()
         await dependencies.probe()  # before serving, so that the first health report is correct
         if dependencies.refusal:
             raise CannotServe(dependencies.refusal)
         for service in set(SERVICES) - dependencies.services:
             await health.set(service, SERVING)
         tasks.append(asyncio.create_task(dependencies.run()))
+        tasks.append(asyncio.create_task(self.backends.disk.run()))
         tasks.append(asyncio.create_task(self.backends.migration.run()))
         await health.set(OVERALL_HEALTH, SERVING)
         self.readiness.serving.set()

@@ -40,6 +40,7 @@ from blemish_server.auth.authenticator import Authenticator
 from blemish_server.auth.limits import CallerLimiter
 from blemish_server.converters.maps import map_pixels
 from blemish_server.dependencies import Dependencies, Dependency
+from blemish_server.disk_monitor import DiskMonitor
 from blemish_server.jobs.dispatch import Dispatcher
 from blemish_server.jobs.job_events import JobEvents
 from blemish_server.metrics.metrics_server import MetricsServer
@@ -126,7 +127,7 @@ class _Scoring:
     pipeline: ScoringPipeline
 
     @classmethod
-    def build(cls, settings: ServerSettings, stores: _Stores) -> "_Scoring":
+    def build(cls, settings: ServerSettings, stores: _Stores, disk: DiskMonitor) -> "_Scoring":
         device, limits = resolve_device(settings.device), settings.image_limits
         policy = settings.batching(device)
         models = ModelCache(
@@ -139,7 +140,9 @@ class _Scoring:
         )
         scorer = Scorer(models, settings.max_waiting_bytes)
         retention = FrameRetention(settings.keep_frames, settings.keep_frames_days)
-        recorder = FrameRecorder(stores.index, stores.frames, limits, retention, stores.models.has)
+        recorder = FrameRecorder(
+            stores.index, stores.frames, limits, retention, stores.models.has, lambda: disk.shortage
+        )
         shadow = Shadow(stores.models, models, scorer, recorder, limits)
         metrics = ServerMetrics()
         namer = DefectNamer(stores.labels.read, metrics)
@@ -159,9 +162,10 @@ def build_app(settings: ServerSettings) -> App:
     except (BlemishError, UnusableCertificate) as error:
         raise CannotServe(str(error)) from error
     stores = _Stores.open(settings)
-    scoring = _Scoring.build(settings, stores)
     stopping = asyncio.Event()
     readiness = Readiness(Health(stopping), asyncio.Event(), stopping)
+    disk = DiskMonitor(settings.disk, readiness.health)
+    scoring = _Scoring.build(settings, stores, disk)
     redis = RedisCheck.connect(settings.redis_url)
     dependencies = Dependencies(
         (
@@ -184,13 +188,14 @@ def build_app(settings: ServerSettings) -> App:
         settings.weights,
         settings.image_limits,
         limiter,
+        disk,
     )
     audit = AuditRecorder(stores.audit, scoring.metrics.audit_entry_lost)
     interceptor = CallInterceptor(
         authenticator, limiter, CallAuditor(audit), scoring.metrics, stopping.is_set
     )
     server = _grpc_server(settings, interceptor)
-    _add_servicers(server, settings, stores, scoring, readiness, dependencies, jobs)
+    _add_servicers(server, settings, stores, scoring, readiness, dependencies, disk, jobs)
     address = _bind(server, settings, certificate)
     _warn_of_open_access(settings)
     state = StateCollector(
@@ -202,6 +207,7 @@ def build_app(settings: ServerSettings) -> App:
         scoring.recorder,
         scoring.shadow,
         dependencies,
+        disk,
         stores.jobs,
         stores.workers,
     )
@@ -217,6 +223,7 @@ def build_app(settings: ServerSettings) -> App:
         ),
         Backends(
             dependencies,
+            disk,
             job_events,
             dispatcher,
             stores.finder,
@@ -250,6 +257,7 @@ def _add_servicers(
     scoring: _Scoring,
     readiness: Readiness,
     dependencies: Dependencies,
+    disk: DiskMonitor,
     jobs: JobServicer,
 ) -> None:
     limits, pipeline = settings.image_limits, scoring.pipeline
@@ -282,7 +290,10 @@ def _add_servicers(
         server,
     )
     server_pb2_grpc.add_ServerServiceServicer_to_server(
-        ServerServicer(settings, scoring.device, scoring.models, dependencies), server
+        ServerServicer(
+            settings, scoring.device, scoring.models, dependencies, disk, scoring.metrics.activity
+        ),
+        server,
     )
     audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(stores.audit), server)
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(

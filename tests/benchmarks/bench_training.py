@@ -25,6 +25,7 @@ from blemish_core.jobs.handlers.train import train
 from blemish_core.jobs.record import TrainSpec
 from blemish_core.jobs.reporter import NullReporter
 from blemish_core.models.store import ModelStore
+from blemish_core.platform.disk import StoreDisk
 from blemish_core.runtimes import openvino_runtime
 from blemish_core.runtimes.choice import RuntimeChoice
 from blemish_core.search.frame_store import FrameStore
@@ -51,6 +52,7 @@ def job_context(folder: Path, images: int) -> JobContext:
         max_feature_bytes=4 << 30,
         checkpoints=folder / "checkpoints",
         photographs=None,
+        disk=StoreDisk(folder, 0),
     )
 
 

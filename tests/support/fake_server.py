@@ -29,6 +29,7 @@ from blemish.v1.audit_pb2_grpc import AuditServiceServicer, add_AuditServiceServ
 from blemish.v1.dataset_pb2 import ClassCount, Dataset
 from blemish.v1.dataset_pb2_grpc import DatasetServiceServicer, add_DatasetServiceServicer_to_server
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, AnomalyMap, DefectRegion
+from blemish.v1.inspection_pb2 import STREAM_POLICY_LATEST
 from blemish.v1.inspection_pb2_grpc import (
     InspectionServiceServicer,
     add_InspectionServiceServicer_to_server,
@@ -392,6 +393,22 @@ class FakeServer(
         info.limits.max_message_bytes = self.max_message_bytes
         info.dependencies.add(name="redis", available=True)
         info.dependencies.add(name="qdrant", available=False, detail="connection refused; no search")
+        info.disk.free_bytes, info.disk.total_bytes = 400_000_000, 8_000_000_000
+        info.disk.shortage = "the disk has 400.0 MB free; free some space"
+        last = server_pb2.LastInspection(
+            model_version="models/tile/versions/3", verdict=VERDICT_ANOMALOUS, score=12.5
+        )
+        info.streams.add(
+            model="models/tile",
+            policy=STREAM_POLICY_LATEST,
+            cameras=["line-3"],
+            frames=900,
+            dropped_frames=12,
+            frames_per_second=24.96,
+            last=last,
+        )
+        info.cameras.add(camera="line-3", images_per_second=24.96, last=last)
+        info.cameras.add(camera="[red]lab", images_per_second=0.5, last=last)
         return info
 
     def _page(self, items: list[Any], request: Any) -> tuple[list[Any], str]:

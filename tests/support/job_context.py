@@ -7,6 +7,7 @@ from blemish_core.datasets import DatasetStore
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.jobs.context import JobContext
 from blemish_core.models.store import ModelStore
+from blemish_core.platform.disk import StoreDisk
 from blemish_core.runtimes.choice import RuntimeChoice
 from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.search_index import SearchIndex
@@ -32,4 +33,5 @@ def make_job_context(folder: Path, index: SearchIndex | None = None) -> JobConte
         max_feature_bytes=1 << 30,
         checkpoints=folder / "checkpoints",
         photographs=None,
+        disk=StoreDisk(folder, 0),
     )

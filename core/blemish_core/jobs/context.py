@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from blemish_core.datasets import DatasetStore
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.models.store import ModelStore
+from blemish_core.platform.disk import StoreDisk
 from blemish_core.runtimes.choice import RuntimeChoice
 from blemish_core.search.frame_store import FrameStore
 
@@ -40,6 +41,8 @@ class JobContext:
     """Folder with one subfolder per job, from which a later attempt resumes."""
     photographs: Path | None
     """Folder of unrelated photographs, for detectors that train on them."""
+    disk: StoreDisk
+    """Disk that a job needs space on."""
 
     @property
     def index(self) -> "SearchIndex":

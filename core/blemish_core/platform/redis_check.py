@@ -38,6 +38,11 @@ def redis_errors_as_unavailable() -> Iterator[None]:
     except WatchError:
         raise
     except RedisError as error:
+        if str(error).startswith("MISCONF"):
+            # With this error Redis rejects changes once it could not write its own files.
+            raise Unavailable(
+                f"Redis cannot write to its disk ({error}); free some space there", dependency="redis"
+            ) from error
         # For example loading after a restart, out of memory or read-only.
         raise Unavailable(f"Redis rejected the command: {error}", dependency="redis") from error
 

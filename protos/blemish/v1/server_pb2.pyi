@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from blemish.v1 import access_pb2 as _access_pb2
+from blemish.v1 import image_pb2 as _image_pb2
 from blemish.v1 import inspection_pb2 as _inspection_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -73,6 +74,9 @@ class GetServerInfoResponse(_message.Message):
     CALLER_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     MOST_URGENT_FIELD_NUMBER: _builtins.int
+    DISK_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
+    CAMERAS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     device: _builtins.str
     """The device that runs models: cpu, cuda:0, ..."""
@@ -104,6 +108,20 @@ class GetServerInfoResponse(_message.Message):
     def runtimes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The runtime of each loaded model, by model name: torch, openvino or openvino-int8."""
 
+    @_builtins.property
+    def disk(self) -> Global___Disk:
+        """The disk that holds the store. Not set if the server could not read its state, or is older."""
+
+    @_builtins.property
+    def streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpenStream]:
+        """The open streams, the oldest first. A caller of ROLE_CAMERA receives its own ones."""
+
+    @_builtins.property
+    def cameras(self) -> _containers.RepeatedCompositeFieldContainer[Global___CameraActivity]:
+        """The named cameras whose images were inspected within the last ten minutes, in streams or calls, by name.
+        At most 256. A caller of ROLE_CAMERA receives those whose latest image it sent.
+        """
+
     def __init__(
         self,
         *,
@@ -120,10 +138,13 @@ class GetServerInfoResponse(_message.Message):
         caller: _builtins.str = ...,
         role: _access_pb2.Role.ValueType = ...,
         most_urgent: _inspection_pb2.Priority.ValueType = ...,
+        disk: Global___Disk | None = ...,
+        streams: _abc.Iterable[Global___OpenStream] | None = ...,
+        cameras: _abc.Iterable[Global___CameraActivity] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "limits", b"limits", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "dependencies", b"dependencies", "detectors", b"detectors", "device", b"device", "limits", b"limits", "loaded_bytes", b"loaded_bytes", "loaded_models", b"loaded_models", "max_loaded_bytes", b"max_loaded_bytes", "most_urgent", b"most_urgent", "role", b"role", "runtimes", b"runtimes", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cameras", b"cameras", "dependencies", b"dependencies", "detectors", b"detectors", "device", b"device", "disk", b"disk", "limits", b"limits", "loaded_bytes", b"loaded_bytes", "loaded_models", b"loaded_models", "max_loaded_bytes", b"max_loaded_bytes", "most_urgent", b"most_urgent", "role", b"role", "runtimes", b"runtimes", "start_time", b"start_time", "streams", b"streams", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -165,6 +186,165 @@ class Limits(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Limits: _TypeAlias = Limits  # noqa: Y015
+
+@_typing.final
+class Disk(_message.Message):
+    """The disk that holds the store.
+
+    Without enough space, scoring continues. Frames are not kept, which Inspection.notes reports, and CreateJob
+    ends with RESOURCE_EXHAUSTED and the reason DISK_FULL. grpc.health.v1 reports NOT_SERVING for the service
+    name `blemish.disk`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    MIN_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    SHORTAGE_FIELD_NUMBER: _builtins.int
+    free_bytes: _builtins.int
+    total_bytes: _builtins.int
+    min_free_bytes: _builtins.int
+    """The free space that the server requires: BLEMISH_MIN_FREE_BYTES."""
+    shortage: _builtins.str
+    """The reason why there is not enough space, with the remedy. Empty if there is enough."""
+    def __init__(
+        self,
+        *,
+        free_bytes: _builtins.int = ...,
+        total_bytes: _builtins.int = ...,
+        min_free_bytes: _builtins.int = ...,
+        shortage: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_bytes", b"free_bytes", "min_free_bytes", b"min_free_bytes", "shortage", b"shortage", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Disk: _TypeAlias = Disk  # noqa: Y015
+
+@_typing.final
+class OpenStream(_message.Message):
+    """A stream of InspectionService.ScoreStream that is open."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    CAMERAS_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    DROPPED_FRAMES_FIELD_NUMBER: _builtins.int
+    REFUSED_FRAMES_FIELD_NUMBER: _builtins.int
+    FRAMES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model or version as the client named it."""
+    policy: _inspection_pb2.StreamPolicy.ValueType
+    caller: _builtins.str
+    """The name of the caller. Empty on a server without a list of callers."""
+    frames: _builtins.int
+    """Frames received."""
+    dropped_frames: _builtins.int
+    """Frames superseded by newer ones."""
+    refused_frames: _builtins.int
+    """Frames answered with a refusal."""
+    frames_per_second: _builtins.float
+    """Frames inspected per second, over the last ten seconds."""
+    @_builtins.property
+    def cameras(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of its cameras, at most 16."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def last(self) -> Global___LastInspection:
+        """The latest inspection. Not set before the first one."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        policy: _inspection_pb2.StreamPolicy.ValueType = ...,
+        caller: _builtins.str = ...,
+        cameras: _abc.Iterable[_builtins.str] | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        frames: _builtins.int = ...,
+        dropped_frames: _builtins.int = ...,
+        refused_frames: _builtins.int = ...,
+        frames_per_second: _builtins.float = ...,
+        last: Global___LastInspection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last", b"last", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cameras", b"cameras", "dropped_frames", b"dropped_frames", "frames", b"frames", "frames_per_second", b"frames_per_second", "last", b"last", "model", b"model", "policy", b"policy", "refused_frames", b"refused_frames", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenStream: _TypeAlias = OpenStream  # noqa: Y015
+
+@_typing.final
+class CameraActivity(_message.Message):
+    """A camera by its name in frames and images."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMERA_FIELD_NUMBER: _builtins.int
+    IMAGES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    camera: _builtins.str
+    images_per_second: _builtins.float
+    """Images inspected per second, over the last ten seconds."""
+    @_builtins.property
+    def last(self) -> Global___LastInspection: ...
+    def __init__(
+        self,
+        *,
+        camera: _builtins.str = ...,
+        images_per_second: _builtins.float = ...,
+        last: Global___LastInspection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last", b"last"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "images_per_second", b"images_per_second", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CameraActivity: _TypeAlias = CameraActivity  # noqa: Y015
+
+@_typing.final
+class LastInspection(_message.Message):
+    """The inspection of the latest image of a stream or camera."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    """models/{model}/versions/{n}"""
+    verdict: _image_pb2.Verdict.ValueType
+    score: _builtins.float
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        verdict: _image_pb2.Verdict.ValueType = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version", "score", b"score", "time", b"time", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LastInspection: _TypeAlias = LastInspection  # noqa: Y015
 
 @_typing.final
 class Dependency(_message.Message):

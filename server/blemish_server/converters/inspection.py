@@ -54,7 +54,7 @@ _STORAGE: EnumMapping[StoragePolicy, pb.Store.ValueType] = EnumMapping(
         StoragePolicy.ALL: pb.STORE_ALL,
     }
 )
-_POLICIES: EnumMapping[StreamPolicy, pb.StreamPolicy.ValueType] = EnumMapping(
+POLICIES: EnumMapping[StreamPolicy, pb.StreamPolicy.ValueType] = EnumMapping(
     {
         StreamPolicy.LATEST: pb.STREAM_POLICY_LATEST,
         StreamPolicy.BLOCK: pb.STREAM_POLICY_BLOCK,
@@ -105,7 +105,7 @@ def parse_policy(number: pb.StreamPolicy.ValueType, field: str) -> StreamPolicy:
     Raises:
         InvalidRequest: if the policy is unknown.
     """
-    return _POLICIES.parse(number, field) if number else StreamPolicy.LATEST
+    return POLICIES.parse(number, field) if number else StreamPolicy.LATEST
 
 
 def parse_max_latency(config: pb.StreamConfig) -> float | None:

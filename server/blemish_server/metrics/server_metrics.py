@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.labelled_items import Consensus
+from blemish_server.metrics.activity import Activity
 from blemish_server.metrics.stream_metrics import StreamMetrics
 from blemish_server.scoring.inspection import Inspection
 
@@ -46,6 +47,7 @@ class ServerMetrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.streams = StreamMetrics()
+        self.activity = Activity()
         ProcessCollector(registry=registry)
         self._started = Counter("grpc_server_started", "Calls started.", _CALL, registry=registry)
         self._handled = Counter(
@@ -151,6 +153,7 @@ class ServerMetrics:
 
     def observe(self, inspection: Inspection) -> None:
         """Count an inspection under its model version, and under its camera if that has a name."""
+        self.activity.observe(inspection)
         version = self._versions(inspection.manifest.model, inspection.manifest.version)
         is_anomalous, p_value, timings = inspection.is_anomalous, inspection.p_value, inspection.timings
         version.verdicts[is_anomalous].inc()

@@ -13,7 +13,9 @@ from prometheus_client.registry import Collector
 from blemish_core.jobs.store import JobStore
 from blemish_core.jobs.worker_registry import WorkerRegistry
 from blemish_core.platform.errors import Unavailable
+from blemish_core.platform.lossy_output import lost_lines
 from blemish_server.dependencies import Dependencies
+from blemish_server.disk_monitor import DiskMonitor
 from blemish_server.metrics.stream_metrics import StreamMetrics
 from blemish_server.scoring.frame_recorder import FrameRecorder
 from blemish_server.scoring.model_cache import ModelCache
@@ -36,6 +38,7 @@ class StateCollector(Collector):
     recorder: FrameRecorder
     shadow: Shadow
     dependencies: Dependencies
+    disk: DiskMonitor
     jobs: JobStore
     workers: WorkerRegistry
 
@@ -85,6 +88,14 @@ class StateCollector(Collector):
         )
         for state in self.dependencies.states:
             up.add_metric([state.name], state.available)
+        full = GaugeMetricFamily(
+            "blemish_disk_full",
+            "Whether the disk of the store has less space than BLEMISH_MIN_FREE_BYTES.",
+            value=bool(self.disk.shortage),
+        )
+        lines = CounterMetricFamily(
+            "blemish_lost_log_lines", "Lines of the log that could not be written.", value=lost_lines()
+        )
         shadowed = CounterMetricFamily(
             "blemish_shadowed_images",
             "Images scored by a shadow and by the version in production, by their verdicts.",
@@ -96,7 +107,20 @@ class StateCollector(Collector):
                 shadowed.add_metric(
                     [comparison.shadow.model, *pair, agreement], comparison.agreements[agreement]
                 )
-        return [info, loaded, queued, waiting_bytes, *self.streams.collect(), recorded, lost, shadowed, up]
+        return [
+            *(info, loaded, queued, waiting_bytes, *self.streams.collect(), recorded, lost, shadowed, up),
+            *(full, *self._disk_sizes(), lines),
+        ]
+
+    def _disk_sizes(self) -> Iterator[Metric]:
+        if (space := self.disk.space) is None:
+            return
+        yield GaugeMetricFamily(
+            "blemish_disk_free_bytes", "Free space on the disk of the store.", value=space.free_bytes
+        )
+        yield GaugeMetricFamily(
+            "blemish_disk_total_bytes", "Size of the disk of the store.", value=space.total_bytes
+        )
 
     def _redis(self) -> Iterator[Metric]:
         jobs = GaugeMetricFamily(

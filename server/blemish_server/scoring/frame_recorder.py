@@ -36,6 +36,9 @@ _RETRY_S = 1.0
 _SWEEP_EVERY_S = 600.0
 _LOG_EVERY_S = 60.0
 _SWEEP_BATCH = 1000
+# The same text for each frame, because streams repeat no note.
+_DISK_FULL = "the frame is not kept, because the disk of the server's store is full; free some space there"
+_QUEUE_FULL = "the frame is not kept, because too many wait to be written; keep fewer frames"
 
 log = structlog.get_logger(__name__)
 
@@ -75,22 +78,39 @@ class FrameRecorder:
         limits: ImageLimits,
         retention: FrameRetention,
         exists: Callable[[ModelRef], bool],
+        shortage: Callable[[], str] = str,
     ) -> None:
-        """Record frames of the versions for which ``exists`` returns True."""
+        """Prepare a recorder.
+
+        Args:
+            index: index of the frames.
+            frames: store of their images.
+            limits: limits of an image.
+            retention: limits of the recorded frames.
+            exists: returns whether a version exists; frames of others are dropped.
+            shortage: returns the reason why the disk has no space for frames, or an empty string.
+        """
         self._index = index
         self._frames = frames
         self._limits = limits
         self._retention = retention
         self._exists = exists
+        self._shortage = shortage
         self._queue: BackgroundQueue[_RecordedFrame] = BackgroundQueue(_MAX_QUEUED, _MAX_QUEUED_BYTES)
         self._indexed: set[ModelRef] = set()
         self._logged_s = 0.0
         self.recorded = 0
         self.dropped = 0
-        """Frames that found the queue full, could not be written, or whose model was removed."""
+        """Frames without space in the queue or on the disk, or that could not be written, or whose model
+        was removed."""
+        self.refusal = ""
+        """Reason why the last frame that was not queued is not kept, for people."""
 
     def enqueue(self, inspection: Inspection) -> bool:
-        """Queue a frame without waiting. Return False if the queue is full."""
+        """Queue a frame without waiting. Return False if the queue or the disk is full."""
+        if shortage := self._shortage():
+            self._refuse(_DISK_FULL, shortage)
+            return False
         capture = inspection.capture
         frame = _RecordedFrame(
             capture.image,
@@ -106,8 +126,7 @@ class FrameRecorder:
         )
         if self._queue.put(frame, size_bytes=len(capture.image.data)):
             return True
-        self.dropped += 1
-        self._log_dropped()
+        self._refuse(_QUEUE_FULL, "the queue is full")
         return False
 
     async def run(self) -> None:
@@ -216,7 +235,9 @@ class FrameRecorder:
         if removed:
             log.info("frames swept", model=str(version), frames=removed)
 
-    def _log_dropped(self) -> None:
+    def _refuse(self, note: str, reason: str) -> None:
+        self.dropped += 1
+        self.refusal = note
         if time.monotonic() >= self._logged_s + _LOG_EVERY_S:
             self._logged_s = time.monotonic()
-            log.warning("frame queue full", dropped=self.dropped)
+            log.warning("frame not kept", reason=reason, dropped=self.dropped)

@@ -63,8 +63,8 @@ class ScoringPipeline:
         if request.false_reject_rate is not None:
             inspection = inspection.at_false_reject_rate(request.false_reject_rate)
         self._metrics.observe(inspection)
-        if request.storage.selects(inspection):
-            self._recorder.enqueue(inspection)
+        if request.storage.selects(inspection) and not self._recorder.enqueue(inspection):
+            inspection = replace(inspection, notes=(*inspection.notes, self._recorder.refusal))
         if request.false_reject_rate is None:
             self._shadow.enqueue(inspection)
         if names and inspection.is_anomalous:

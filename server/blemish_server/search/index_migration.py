@@ -13,7 +13,7 @@ import structlog
 
 from blemish_core.jobs.record import EmbedSpec
 from blemish_core.models.store import ModelStore
-from blemish_core.platform.errors import BlemishError, Unavailable
+from blemish_core.platform.errors import BlemishError, DiskFull, Unavailable
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.search_index import SearchIndex
 
@@ -41,7 +41,7 @@ class IndexMigrator:
             await asyncio.sleep(_INTERVAL_S)
             try:
                 await asyncio.to_thread(self.check)
-            except Unavailable:
+            except (Unavailable, DiskFull):
                 continue  # the health service reports it
             except Exception:
                 log.exception("index migration failed; this is a bug")
@@ -51,6 +51,7 @@ class IndexMigrator:
 
         Raises:
             Unavailable: if Qdrant or Redis does not respond.
+            DiskFull: if the disk has no space for an index.
         """
         for version in self._models.in_production():
             before = self._index.serving_version(version.model)
@@ -82,7 +83,7 @@ class IndexMigrator:
         self._requested.add((version, content))
         try:
             self._create_job(spec, f"migrate {version} {content}")
-        except Unavailable:
+        except (Unavailable, DiskFull):
             self._requested.discard((version, content))
             raise
         except BlemishError as error:  # for example because the dataset was removed

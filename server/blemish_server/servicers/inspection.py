@@ -27,6 +27,7 @@ from blemish_server.converters.inspection import (
     stream_result_to_proto,
 )
 from blemish_server.converters.maps import map_pixels
+from blemish_server.metrics.activity import OpenStream
 from blemish_server.metrics.server_metrics import ServerMetrics
 from blemish_server.scoring.batcher import AdmissionLimit, Priority
 from blemish_server.scoring.frame_queue import FrameQueue, FrameSlot, StreamPolicy
@@ -94,7 +95,10 @@ class InspectionServicer(InspectionServiceServicer):
         queue: FrameQueue[_StreamFrame, pb.Inspection] = FrameQueue(scorer.score, options.policy)
         try:
             async with self._lifetime.of_stream() as ending:
-                with self._metrics.streams.track(queue):
+                with (
+                    self._metrics.streams.track(queue),
+                    self._metrics.activity.track(options.model, queue) as scorer.stream,
+                ):
                     async with aclosing(
                         queue.results(_frames(requests, self._max_message_bytes), ending)
                     ) as results:
@@ -199,16 +203,20 @@ class _StreamScorer:
         self._metrics = metrics
         self._options = options
         self._max_map_pixels = max_map_pixels
+        self.stream: OpenStream | None = None
+        """Entry among the open streams, once it is tracked."""
 
     async def score(self, slot: FrameSlot[_StreamFrame]) -> pb.Inspection:
         """Score the frame in a slot, and count it as refused if that fails."""
         try:
             inspection = await self._pipeline.score(self._request(slot))
+            if self.stream is not None:
+                self.stream.observe(inspection)
             return inspection_to_proto(
                 inspection, self._options.outputs, max_map_pixels=self._max_map_pixels
             )
         except BlemishError as error:
-            self._metrics.refused(error.reason)
+            self._refused(error.reason)
             log.debug(
                 "frame refused",
                 camera=slot.header.camera,
@@ -218,11 +226,16 @@ class _StreamScorer:
             )
             raise
         except Exception:
-            self._metrics.refused(INTERNAL)
+            self._refused(INTERNAL)
             log.exception(
                 "frame failed; this is a bug", camera=slot.header.camera, sequence=slot.header.sequence
             )
             raise
+
+    def _refused(self, reason: str) -> None:
+        self._metrics.refused(reason)
+        if self.stream is not None:
+            self.stream.refused += 1
 
     def _request(self, slot: FrameSlot[_StreamFrame]) -> ScoringRequest:
         options = self._options

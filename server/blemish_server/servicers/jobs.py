@@ -37,6 +37,7 @@ from blemish_server.converters.jobs import (
     parse_states,
     worker_to_proto,
 )
+from blemish_server.disk_monitor import DiskMonitor
 from blemish_server.jobs.dispatch import Dispatcher
 from blemish_server.jobs.job_events import JobEvents
 from blemish_server.transport.pagination import Page
@@ -59,6 +60,7 @@ class JobServicer(JobServiceServicer):
         weights: Path,
         image_limits: ImageLimits,
         limiter: CallerLimiter,
+        disk: DiskMonitor,
     ) -> None:
         self._jobs = jobs
         self._registry = registry
@@ -70,6 +72,7 @@ class JobServicer(JobServiceServicer):
         self._weights = weights
         self._image_limits = image_limits
         self._limiter = limiter
+        self._disk = disk
         self._creating = threading.Lock()
 
     async def CreateJob(  # noqa: N802
@@ -100,6 +103,7 @@ class JobServicer(JobServiceServicer):
         caller = current_caller.get()
 
         def validate(new: Spec) -> Spec:
+            self._disk.require_space()
             self._check_queued_jobs(caller)
             return validate_spec(
                 new, self._datasets, self._frames, self._models, self._weights, self._image_limits

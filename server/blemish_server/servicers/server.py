@@ -10,10 +10,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from blemish.v1 import server_pb2 as pb
 from blemish.v1.server_pb2_grpc import ServerServiceServicer
 from blemish_core.detectors.registry import ALGORITHMS
+from blemish_server.auth.access import Caller, Role
 from blemish_server.auth.authenticator import current_caller
 from blemish_server.converters.inspection import PRIORITIES
-from blemish_server.converters.server import ROLES
+from blemish_server.converters.server import ROLES, camera_to_proto, disk_to_proto, stream_to_proto
 from blemish_server.dependencies import Dependencies
+from blemish_server.disk_monitor import DiskMonitor
+from blemish_server.metrics.activity import Activity
 from blemish_server.scoring.model_cache import ModelCache
 from blemish_server.settings import ServerSettings
 
@@ -27,11 +30,15 @@ class ServerServicer(ServerServiceServicer):
         device: str,
         cache: ModelCache,
         dependencies: Dependencies,
+        disk: DiskMonitor,
+        activity: Activity,
     ) -> None:
         self._settings = settings
         self._device = device
         self._cache = cache
         self._dependencies = dependencies
+        self._disk = disk
+        self._activity = activity
         self._start = Timestamp()
         self._start.GetCurrentTime()
 
@@ -68,4 +75,20 @@ class ServerServicer(ServerServiceServicer):
                 )
                 for known in self._dependencies.states
             ],
+            disk=disk_to_proto(self._disk),
+            streams=[
+                stream_to_proto(stream)
+                for stream in self._activity.streams
+                if _may_see(caller, stream.caller)
+            ],
+            cameras=[
+                camera_to_proto(camera)
+                for camera in self._activity.cameras
+                if _may_see(caller, camera.caller)
+            ],
         )
+
+
+def _may_see(caller: Caller, owner: str) -> bool:
+    """Return whether a caller may see the work of another one: a camera sees its own."""
+    return caller.role is not Role.CAMERA or caller.name == owner

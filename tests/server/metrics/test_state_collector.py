@@ -11,9 +11,11 @@ from tests.support.metrics import Samples, scrape, value
 
 from blemish_core.jobs.store import JobStore
 from blemish_core.jobs.worker_registry import WorkerRegistry
+from blemish_core.platform.disk import DiskSpace
 from blemish_core.platform.errors import Unavailable
 from blemish_core.platform.names import ModelRef
 from blemish_server.dependencies import Dependencies, DependencyState
+from blemish_server.disk_monitor import DiskMonitor
 from blemish_server.metrics.state_collector import StateCollector
 from blemish_server.metrics.stream_metrics import StreamMetrics
 from blemish_server.scoring.frame_recorder import FrameRecorder
@@ -74,6 +76,14 @@ class FakeDependencies:
 
 
 @dataclass
+class FakeDisk:
+    """A disk that is nearly full."""
+
+    space: DiskSpace = field(default_factory=lambda: DiskSpace(500, 8000))
+    shortage: str = "it has 500 B free; free some space"
+
+
+@dataclass
 class FakeSpec:
     kind: str
 
@@ -119,6 +129,7 @@ async def collect(redis: FakeRedis, *, available: bool = True) -> Samples:
             cast(FrameRecorder, scoring),
             cast(Shadow, scoring),
             cast(Dependencies, FakeDependencies(available)),
+            cast(DiskMonitor, FakeDisk()),
             cast(JobStore, redis),
             cast(WorkerRegistry, redis),
         )
@@ -132,6 +143,10 @@ async def test_state_is_read_at_each_scrape() -> None:
     assert value(samples, "blemish_loaded_bytes", **version, runtime="openvino") == 1000
     assert value(samples, "blemish_waiting_images", **version) == 7
     assert value(samples, "blemish_waiting_bytes") == 4096
+    assert value(samples, "blemish_disk_full") == 1
+    assert value(samples, "blemish_disk_free_bytes") == 500
+    assert value(samples, "blemish_disk_total_bytes") == 8000
+    assert value(samples, "blemish_lost_log_lines_total") == 0
     assert value(samples, "blemish_kept_frames_total") == 5
     assert value(samples, "blemish_unkept_frames_total") == 2
     outcomes = {"both_normal": 0, "both_anomalous": 4, "only_shadow": 2, "only_production": 0}

@@ -153,6 +153,20 @@ async def test_queue_is_bounded_while_qdrant_is_unavailable(
     assert index.count(VERSION) == 100
 
 
+async def test_no_frame_is_kept_while_the_disk_is_full(index: FakeIndex, frames: FrameStore) -> None:
+    shortages = ["400 MB free", "390 MB free", ""]
+    recorder = FrameRecorder(
+        index, frames, ImageLimits(), LENIENT, exists, shortage=lambda: shortages.pop(0)
+    )
+    assert not recorder.enqueue(frame(1))
+    note = recorder.refusal
+    assert not recorder.enqueue(frame(2))
+    assert note == recorder.refusal, "a stream repeats a note only if its text changes"
+    assert "not kept, because the disk of the server's store is full; free" in note
+    assert recorder.enqueue(frame(3))
+    assert recorder.dropped == 2
+
+
 async def test_queue_is_bounded_in_bytes(
     index: FakeIndex, frames: FrameStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

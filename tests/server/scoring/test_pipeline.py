@@ -38,6 +38,8 @@ class FakeSteps:
     recorded: list[Inspection] = field(default_factory=list)
     shadowed: list[Inspection] = field(default_factory=list)
     namer: FakeNamer = field(default_factory=FakeNamer)
+    refusal: str = ""
+    """Reason for which the recorder keeps no frame."""
 
     def observe(self, inspection: Inspection) -> None:
         self.observed.append(inspection)
@@ -46,7 +48,7 @@ class FakeSteps:
         return ScoringPipeline(
             scorer.as_scorer(),
             self,
-            cast(FrameRecorder, FakeSink(self.recorded)),
+            cast(FrameRecorder, FakeSink(self.recorded, self.refusal)),
             cast(Shadow, FakeSink(self.shadowed)),
             self.namer.as_namer(),
         )
@@ -61,10 +63,11 @@ class FakeSink:
     """A list that inspections are queued to."""
 
     inspections: list[Inspection]
+    refusal: str = ""
 
     def enqueue(self, inspection: Inspection) -> bool:
         self.inspections.append(inspection)
-        return True
+        return not self.refusal
 
 
 def request(
@@ -107,6 +110,14 @@ async def test_inspection_is_counted_and_recorded_by_its_verdict(
     inspection = await steps.pipeline(FakeScorer()).score(request(data, storage=storage))
     assert inspection.is_anomalous is (data == ANOMALOUS)
     assert steps.counts == (1, recorded, 1)
+
+
+async def test_frame_that_is_not_kept_has_a_note() -> None:
+    pipeline = FakeSteps(refusal="not kept").pipeline(FakeScorer())
+    kept = await pipeline.score(request(ANOMALOUS, storage=StoragePolicy.ALL))
+    assert kept.notes == ("not kept",)
+    assert kept.is_anomalous
+    assert (await pipeline.score(request(NORMAL, storage=StoragePolicy.ANOMALOUS))).notes == ()
 
 
 async def test_other_false_reject_rate_decides_the_verdict_and_excludes_the_shadow() -> None:

@@ -2,6 +2,7 @@
 """Jobs end with the reason of their failure, and leave no unfinished version behind."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from tests.support.job_store import EMBED, TRAIN, FakeJobStore
 from blemish_core.jobs.attempt import Attempt
 from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.messages import Done, FromChild
-from blemish_core.jobs.record import Job, JobState, Limits
+from blemish_core.jobs.record import EmbedSpec, Job, JobState, Limits, TrainSpec
+from blemish_core.platform.disk import StoreDisk
 from blemish_workers.runner.cleanup import discard_staged_files
 from blemish_workers.runner.job_runner import JobRunner
 
@@ -53,6 +55,21 @@ def test_job_with_an_unusable_dataset_fails(
     assert error in ended.error
     assert slot.children == []
     assert store.leases == {}
+
+
+@pytest.mark.parametrize("spec", [TRAIN, EMBED])
+def test_job_without_space_on_the_disk_fails_with_a_sentence(
+    store: FakeJobStore, tmp_path: Path, spec: TrainSpec | EmbedSpec
+) -> None:
+    context = replace(make_job_context(tmp_path), disk=StoreDisk(tmp_path, 1 << 60))
+    job = store.add(spec)
+    slot = FakeSlot()
+    job_runner(store, context).run(job.id, slot)
+    ended = store.get(job.id)
+    assert ended.state is JobState.FAILED
+    assert "free, less than the" in ended.error
+    assert "free some space" in ended.error
+    assert slot.children == []
 
 
 class WritingJob:

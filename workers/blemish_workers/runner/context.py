@@ -38,4 +38,5 @@ def make_job_context(settings: WorkerSettings, device: str) -> JobContext:
         max_feature_bytes=settings.max_feature_bytes,
         checkpoints=settings.checkpoints,
         photographs=settings.photographs,
+        disk=settings.disk,
     )

@@ -155,6 +155,7 @@ class JobRunner:
 
     def _result(self, attempt: Attempt, slot: Slot) -> Result | None:
         job = attempt.job
+        self._context.disk.require_space()
         match job.spec:
             case TrainSpec():
                 train = messages.Train(job=job.id, spec=job.spec)

@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """``blemish info``: version, limits and state of the server."""
 
+from collections.abc import Iterable
+
 import typer
 from rich.markup import escape
+from rich.table import Table
 
 from blemish.v1.access_pb2 import Role
-from blemish.v1.inspection_pb2 import Priority
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
+from blemish.v1.inspection_pb2 import Priority, StreamPolicy
+from blemish.v1.server_pb2 import CameraActivity, Disk, LastInspection, OpenStream
 from blemish_client.cli.choices import spell
 from blemish_client.cli.options import Json
-from blemish_client.cli.output import emit, size, table, when
+from blemish_client.cli.output import ABSENT, emit, number, size, table, verdict, when
 from blemish_client.cli.session import Session
 from blemish_client.names import short
 
 
 def info(ctx: typer.Context, as_json: Json = False) -> None:
-    """Show the server's version, limits, loaded models and dependencies.
+    """Show the server's version, limits, loaded models, disk, dependencies, open streams and cameras.
 
     Example: blemish info
     """
@@ -40,9 +45,67 @@ def info(ctx: typer.Context, as_json: Json = False) -> None:
         f"{limits.max_image_pixels / 1e6:.0f} megapixels, {size(limits.max_image_bytes)}",
     )
     rows.add_row("queue", f"{limits.max_queued} images per model")
+    if server.HasField("disk"):
+        rows.add_row("disk", _disk(server.disk))
     for dependency in server.dependencies:
-        state = "available" if dependency.available else f"[red]unavailable[/red]: {dependency.detail}"
+        state = (
+            "available" if dependency.available else f"[red]unavailable[/red]: {escape(dependency.detail)}"
+        )
         rows.add_row(dependency.name, state)
         for warning in dependency.warnings:
             rows.add_row("", f"[yellow]warning[/yellow]: {escape(warning)}")
     session.out.print(rows)
+    if server.streams:
+        session.out.print(_streams(server.streams))
+    if server.cameras:
+        session.out.print(_cameras(server.cameras))
+    if not server.streams:
+        session.out.print("no stream is open")
+
+
+def _disk(disk: Disk) -> str:
+    free = f"{size(disk.free_bytes)} free of {size(disk.total_bytes)}"
+    if not disk.shortage:
+        return free
+    return f"{free}, [red]full[/red]: {escape(disk.shortage)}"
+
+
+def _streams(streams: Iterable[OpenStream]) -> Table:
+    names = ("frames/s", "frames", "dropped", "refused")
+    rows = table(
+        *("cameras", "model", "caller", "policy", "since"),
+        *names,
+        "last",
+        title="open streams",
+        right=names,
+    )
+    for stream in streams:
+        rows.add_row(
+            escape(", ".join(stream.cameras)) or ABSENT,
+            escape(short(stream.model)),
+            escape(stream.caller) or ABSENT,
+            spell(StreamPolicy, stream.policy),
+            when(stream.start_time),
+            number(stream.frames_per_second, 1),
+            *map(str, (stream.frames, stream.dropped_frames, stream.refused_frames)),
+            _last(stream.last) if stream.HasField("last") else ABSENT,
+        )
+    return rows
+
+
+def _cameras(cameras: Iterable[CameraActivity]) -> Table:
+    rows = table("camera", "images/s", "model", "last", title="cameras", right=("images/s",))
+    for camera in cameras:
+        rows.add_row(
+            escape(camera.camera),
+            number(camera.images_per_second, 1),
+            escape(short(camera.last.model_version)),
+            _last(camera.last),
+        )
+    return rows
+
+
+def _last(last: LastInspection) -> str:
+    """Return the verdict, score and time of the latest image."""
+    style = "red" if last.verdict == VERDICT_ANOMALOUS else "green"
+    return f"[{style}]{verdict(last.verdict)}[/{style}], score {number(last.score)}, {when(last.time)}"

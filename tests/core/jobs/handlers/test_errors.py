@@ -16,6 +16,7 @@ from blemish_core.platform.errors import NotFound
         (MemoryError(), "memory is exhausted"),
         (torch.cuda.OutOfMemoryError("2 GiB"), "GPU memory is exhausted"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk of the store is full"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "disk of the store is full"),
     ],
 )
 def test_owner_sees_errors_that_they_can_act_on(error: Exception, message: str) -> None:
