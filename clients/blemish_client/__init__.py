@@ -16,6 +16,18 @@ from blemish_client.streaming.ledger import FrameResult, LostFrames
 from blemish_client.transport.channel import Keepalive
 from blemish_client.transport.credentials import Credentials
 from blemish_client.transport.retry import RetryPolicy
+from blemish_client.types.arrays import anomaly_map, defect_mask
+from blemish_client.types.enums import (
+    Consensus,
+    JobPriority,
+    JobState,
+    Label,
+    Priority,
+    Store,
+    StreamPolicy,
+    Verdict,
+)
+from blemish_client.types.frame import Frame
 
 if TYPE_CHECKING:
     Found = SearchResults
@@ -27,12 +39,23 @@ __all__ = [
     "AsyncClient",
     "BlemishError",
     "Client",
+    "Consensus",
     "Credentials",
+    "Frame",
     "FrameResult",
+    "JobPriority",
+    "JobState",
     "Keepalive",
+    "Label",
     "LostFrames",
+    "Priority",
     "RetryPolicy",
     "SearchResults",
+    "Store",
+    "StreamPolicy",
+    "Verdict",
+    "anomaly_map",
+    "defect_mask",
     "raw_image",
 ]
 

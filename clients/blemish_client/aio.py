@@ -69,7 +69,7 @@ class AsyncClient(SharedClient[AsyncConnection]):
         return (await self._connection.call(self._inspection.Score, request)).inspection
 
     async def search(
-        self, query: SearchQuery | None, model: str, limit: int = 10, **options: Unpack[SearchOptions]
+        self, query: "SearchQuery | None", model: str, limit: int = 10, **options: Unpack[SearchOptions]
     ) -> AsyncGenerator[SearchResponse]:
         """Yield the inspection of a query image, then the hits, then the token of the next page."""
         request = search_request(query, model, limit, options)
@@ -92,5 +92,6 @@ class AsyncClient(SharedClient[AsyncConnection]):
             options.get("camera", ""),
             options.get("first", 0),
             self._connection.retry_policy,
+            options.get("on_unreachable"),
         )
         return AsyncFrameStream(self._connection, ledger, images).run()

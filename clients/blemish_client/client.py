@@ -25,7 +25,6 @@ from blemish.v1.job_pb2 import (
     CreateJobRequest,
     EfficientAd,
     Job,
-    JobState,
     LogLine,
     PatchCore,
     Worker,
@@ -68,6 +67,8 @@ from blemish_client.transport.upload import (
     upload_messages,
     with_skipped,
 )
+from blemish_client.types.enums import JobState, Label
+from blemish_client.types.frame import FrameLike
 
 _IMAGES_PER_PAGE = 1000
 _ENTRIES_PER_PAGE = 500
@@ -170,15 +171,20 @@ class Client(SharedClient[Connection]):
         """Score one image.
 
         Args:
-            image: encoded image, for example JPEG, PNG or TIFF, array as for ``raw_image``, or message.
+            image: path of a file, encoded image such as a JPEG, PNG or TIFF, array as for ``raw_image``,
+                image of Pillow, or message.
             model: model or version that scores the image.
             **options: see ``ScoreOptions``.
+
+        Raises:
+            OSError: if the image is a path, and the file cannot be read.
+            ValueError: if it is an array that is not an image.
         """
         request = score_request(image, model, options)
         return self._connection.call(self._inspection.Score, request).inspection
 
     def stream(
-        self, images: Iterable[ImageLike], model: str, **options: Unpack[FrameStreamOptions]
+        self, images: Iterable[FrameLike], model: str, **options: Unpack[FrameStreamOptions]
     ) -> Iterator[FrameResult | LostFrames]:
         """Score the frames of a camera and yield their results in order.
 
@@ -186,8 +192,9 @@ class Client(SharedClient[Connection]):
         of the model takes effect between two frames.
 
         Args:
-            images: frames, each as ``score`` takes it. They are read in another thread, as fast as the
-                server accepts them. A frame that exceeds the server's largest message is refused alone.
+            images: frames, each as ``score`` takes it, or a ``Frame`` with its origin. They are read in
+                another thread, as fast as the server accepts them. A frame that exceeds the server's
+                largest message is refused alone.
             model: model or version that scores the frames.
             **options: see ``FrameStreamOptions``.
 
@@ -200,16 +207,18 @@ class Client(SharedClient[Connection]):
             options.get("camera", ""),
             options.get("first", 0),
             self._connection.retry_policy,
+            options.get("on_unreachable"),
         )
         return FrameStream(self._connection, ledger, images).run()
 
     def search(
-        self, query: SearchQuery | None, model: str, limit: int = 10, **options: Unpack[SearchOptions]
+        self, query: "SearchQuery | None", model: str, limit: int = 10, **options: Unpack[SearchOptions]
     ) -> SearchResults:
         """Find the indexed images most similar to a query.
 
         Args:
-            query: encoded image, name of an indexed item, or embedding. None with ``like`` or ``labelled``.
+            query: image as ``score`` takes it, but the path of a file as a ``Path``; name of an indexed
+                item; or embedding. None with ``like`` or ``labelled``.
             model: model or version whose index is searched.
             limit: number of hits.
             **options: see ``SearchOptions``.
@@ -227,10 +236,15 @@ class Client(SharedClient[Connection]):
                 return
             request.page_token = answer.next_page_token
 
-    def label(self, item: str, model: str, label: search_pb2.Label.ValueType, label_class: str = "") -> Hit:
+    def label(
+        self, item: str, model: str, label: Label | search_pb2.Label.ValueType, label_class: str = ""
+    ) -> Hit:
         """Label an indexed image. A new label replaces the previous one."""
         request = search_pb2.LabelItemRequest(
-            model=model_name(model), item=item_name(item), label=label, label_class=label_class
+            model=model_name(model),
+            item=item_name(item),
+            label=search_pb2.Label.ValueType(label),
+            label_class=label_class,
         )
         return self._connection.call(self._search.LabelItem, request).item
 
@@ -372,7 +386,7 @@ class Client(SharedClient[Connection]):
         target_false_reject_rate: float = 0.0,
         promote: bool = False,
         false_alarms_of: str = "",
-        mask: TrainingMask | None = None,
+        mask: "TrainingMask | None" = None,
         align: bool = False,
         reference: str = "",
         **options: Unpack[JobOptions],
@@ -388,14 +402,16 @@ class Client(SharedClient[Connection]):
                 0 for the server's default of 0.05.
             promote: promote the version to production.
             false_alarms_of: model from whose index images labelled as good are also learned.
-            mask: pixels that the model looks at, None for all: a black-and-white PNG, white where it
-                looks, or polygons as JSON with width, height, and the lists include and ignore.
+            mask: pixels that the model looks at, None for all: a black-and-white picture, white where it
+                looks, or polygons as JSON with width, height, and the lists include and ignore. Give a
+                path, the content of a file, an array (height, width), or an image of Pillow.
             align: move the mask with the part, which may be shifted and slightly turned in a frame.
             reference: image of the dataset on which the mask was drawn, such as ``train/good/003.png``.
                 Empty for the first training image; otherwise it implies ``align``.
             **options: see ``JobOptions``.
 
         Raises:
+            OSError: if the mask is a path, and the file cannot be read.
             ValueError: if the mask is neither a PNG nor JSON with polygons.
         """
         frame_mask = training_mask(mask) if mask is not None else None
@@ -440,9 +456,9 @@ class Client(SharedClient[Connection]):
         request = job_pb2.GetJobRequest(name=job_name(name))
         return self._connection.call(self._jobs.GetJob, request).job
 
-    def jobs(self, *, states: Iterable[JobState.ValueType] = ()) -> Iterator[Job]:
+    def jobs(self, *, states: Iterable[JobState | job_pb2.JobState.ValueType] = ()) -> Iterator[Job]:
         """Yield jobs, the newest first. With ``states``, only jobs in one of them."""
-        selected = tuple(states)
+        selected = tuple(job_pb2.JobState.ValueType(state) for state in states)
 
         def page(token: str) -> tuple[Iterable[Job], str]:
             request = job_pb2.ListJobsRequest(page_token=token, states=selected)

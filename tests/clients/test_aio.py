@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -10,7 +11,7 @@ from tests.support.fake_server import CallError, FakeServer
 
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.image_pb2 import VERDICT_NORMAL
-from blemish_client import AsyncClient, FrameResult, LostFrames, RetryPolicy
+from blemish_client import AsyncClient, Frame, FrameResult, LostFrames, RetryPolicy, Store
 from blemish_client.errors import BlemishError, InternalError, InvalidArgument, NotFound, Unavailable
 from blemish_client.streaming import async_frame_stream
 from blemish_client.streaming.async_frame_stream import FAILED_WRITE, translate_stream_error
@@ -56,6 +57,23 @@ async def test_server_info_and_search(client: AsyncClient, fake: FakeServer) -> 
     answers = [answer async for answer in client.search(b"png", "m", 3)]
     assert answers[0].WhichOneof("event") == "query"
     assert {answer.WhichOneof("event") for answer in answers[1:]} == {"hit"}
+
+
+async def test_files_and_frames_with_their_origin(client: AsyncClient, tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(b"a")
+    assert (await client.score(file, "m", store=Store.ALL)).score == 1.5
+    images: list[Frame | bytes] = [
+        Frame(file, name="a.png", camera="right", sequence=7),
+        Frame(b"b", name="b"),
+        b"c",
+    ]
+    results = [each for each in await collect(client.stream(images, "m")) if isinstance(each, FrameResult)]
+    assert [(each.name, each.camera, each.sequence, each.image) for each in results] == [
+        ("a.png", "right", 7, b"a"),
+        ("b", "", 0, b"b"),
+        ("", "", 1, b"c"),
+    ]
 
 
 @pytest.mark.parametrize("kind", ["async", "ordinary"])

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 import hashlib
+import io
 from collections.abc import Callable
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
 import grpc
+import numpy as np
+import PIL.Image
 import pytest
 from tests.support.fake_server import (
     CallError,
@@ -18,11 +22,13 @@ from tests.support.fake_server import (
 from tests.support.regions import make_region_message
 
 import blemish_client
-from blemish.v1.image_pb2 import VERDICT_NORMAL
+from blemish.v1.image_pb2 import VERDICT_NORMAL, Image
+from blemish.v1.inspection_pb2 import PRIORITY_AUDIT
 from blemish.v1.job_pb2 import JOB_STATE_CANCELLING, JOB_STATE_FAILED, JOB_STATE_RUNNING, PatchCore
 from blemish.v1.model_pb2 import RegionSettings
-from blemish_client import BlemishError, Client, RetryPolicy
+from blemish_client import BlemishError, Client, Priority, RetryPolicy, raw_image
 from blemish_client.errors import AlreadyExists, NotFound, Unavailable
+from blemish_client.transport.requests import SearchQuery
 from blemish_client.transport.upload import CHUNK_BYTES, ImageFile, scan_folder
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -58,6 +64,48 @@ def test_search_by_image(client: Client, fake: FakeServer) -> None:
     assert list(request.filter.datasets) == ["datasets/tile"]
     assert list(request.filter.classes) == ["crack"]
     assert (request.limit, request.include_thumbnails) == (2, True)
+
+
+def test_query_may_be_any_image_or_an_embedding(client: Client, fake: FakeServer, tmp_path: Path) -> None:
+    file = tmp_path / "frame.png"
+    file.write_bytes(b"png")
+    samples = np.zeros((2, 3), np.uint8)
+    raw = raw_image(samples)
+    queries: list[SearchQuery] = [file, b"png", samples, PIL.Image.fromarray(samples), raw]
+    for query in queries:
+        list(client.search(query, "m"))
+    embeddings: list[SearchQuery] = [[0.5, 0.25], np.array([0.5, 0.25], np.float32)]
+    for query in embeddings:
+        list(client.search(query, "m"))
+    requests = fake.requests["Search"]
+    encoded = Image(encoded=b"png")
+    assert [request.image for request in requests[:5]] == [encoded, encoded, raw, raw, raw]
+    assert [list(request.vector.values) for request in requests[5:]] == [[0.5, 0.25]] * 2
+
+
+def test_masks_may_be_arrays_and_files(client: Client, fake: FakeServer, tmp_path: Path) -> None:
+    mask = np.array([[False, True]])
+    list(client.search(b"png", "m", mask=mask))
+    client.train("tile", mask=mask)
+    (tmp_path / "mask.json").write_text('{"width": 4, "height": 2, "ignore": [[[0, 0], [3, 0], [3, 1]]]}')
+    client.train("tile", mask=tmp_path / "mask.json")
+    drawn, polygons = (request.train.mask for request in fake.requests["CreateJob"])
+    assert drawn.png == fake.requests["Search"][0].mask
+    with PIL.Image.open(io.BytesIO(drawn.png)) as png:
+        assert np.array_equal(np.asarray(png), mask * 255)
+    assert len(polygons.polygons.ignore[0].points) == 3
+
+
+def test_score_takes_files_and_times(client: Client, fake: FakeServer, tmp_path: Path) -> None:
+    (tmp_path / "frame.png").write_bytes(b"png")
+    taken = datetime(2026, 12, 2, 6, tzinfo=UTC)
+    client.score(tmp_path / "frame.png", "m", camera="left", capture_time=taken, priority=Priority.AUDIT)
+    client.score(str(tmp_path / "frame.png"), "m")
+    first, second = fake.requests["Score"]
+    assert first.image == second.image == Image(encoded=b"png")
+    assert (first.camera, first.capture_time.ToDatetime(UTC)) == ("left", taken)
+    assert first.priority == PRIORITY_AUDIT
+    assert not second.HasField("capture_time")
 
 
 @pytest.mark.parametrize("packs", [True, False])

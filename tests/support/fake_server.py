@@ -355,6 +355,7 @@ class FakeServer(
                 inspection=inspection_pb2.Inspection(score=1.0)
             )
             answer.camera, answer.sequence = request.frame.camera, request.frame.sequence
+            answer.capture_time.CopyFrom(request.frame.capture_time)
             yield answer
             if answer.HasField("ending"):
                 return

@@ -14,7 +14,6 @@ from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish.v1.server_pb2 import GetServerInfoRequest
 from blemish.v1.server_pb2_grpc import ServerServiceStub
 from blemish_client.errors import BlemishError, Unavailable, translate_error
-from blemish_client.images import ImageLike
 from blemish_client.streaming.ledger import (
     ALWAYS_FITS_BYTES,
     STREAM_ENDED,
@@ -26,6 +25,7 @@ from blemish_client.streaming.ledger import (
     largest_message,
 )
 from blemish_client.transport.connection import AsyncConnection
+from blemish_client.types.frame import FrameLike
 
 if TYPE_CHECKING:
     _Call = grpc.aio.StreamStreamCall[ScoreStreamRequest, ScoreStreamResponse]
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # Details of the status with which grpc.aio replaces that of a call that ended before a write.
 FAILED_WRITE = "Internal error from Core"
 
-Images = AsyncIterable[ImageLike] | Iterable[ImageLike]
+Images = AsyncIterable[FrameLike] | Iterable[FrameLike]
 
 
 class AsyncFrameStream:
@@ -45,7 +45,7 @@ class AsyncFrameStream:
         self._images = aiter(images) if isinstance(images, AsyncIterable) else _in_threads(images)
         self._has_room = asyncio.Event()
         # Reading the source may outlast the connection. The next connection then waits for the same read.
-        self._read: asyncio.Future[ImageLike | None] | None = None
+        self._read: asyncio.Future[SentFrame | None] | None = None
         self._failure: Exception | None = None
 
     async def run(self) -> AsyncGenerator[FrameResult | LostFrames]:
@@ -130,13 +130,18 @@ class AsyncFrameStream:
         if self._ledger.exhausted:
             return None
         if self._read is None:
-            self._read = asyncio.ensure_future(anext(self._images, None))
+            self._read = asyncio.ensure_future(self._read_source())
         await asyncio.wait({self._read})
         read, self._read = self._read, None
-        if (image := read.result()) is None:
+        if (sent := read.result()) is None:
             self._ledger.exhausted = True
             return None
-        return self._ledger.send(self._ledger.number(image))
+        return self._ledger.send(sent)
+
+    async def _read_source(self) -> SentFrame | None:
+        if (image := await anext(self._images, None)) is None:
+            return None
+        return await asyncio.to_thread(self._ledger.number, image)  # it may read a file
 
 
 class _FailedWrite(Unavailable):
@@ -153,7 +158,7 @@ def translate_stream_error(error: grpc.aio.AioRpcError, target: str) -> BlemishE
     return translate_error(error, target)
 
 
-async def _in_threads(images: Iterable[ImageLike]) -> AsyncIterator[ImageLike]:
+async def _in_threads(images: Iterable[FrameLike]) -> AsyncIterator[FrameLike]:
     source = iter(images)
     while (image := await asyncio.to_thread(next, source, None)) is not None:
         yield image

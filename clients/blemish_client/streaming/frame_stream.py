@@ -12,7 +12,6 @@ from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish.v1.server_pb2 import GetServerInfoRequest
 from blemish.v1.server_pb2_grpc import ServerServiceStub
 from blemish_client.errors import BlemishError, Unavailable, translate_error
-from blemish_client.images import ImageLike
 from blemish_client.streaming.ledger import (
     ALWAYS_FITS_BYTES,
     STREAM_ENDED,
@@ -24,12 +23,13 @@ from blemish_client.streaming.ledger import (
     largest_message,
 )
 from blemish_client.transport.connection import Connection
+from blemish_client.types.frame import FrameLike
 
 
 class FrameStream:
     """A stream of frames with consecutive numbers, across any number of connections."""
 
-    def __init__(self, connection: Connection, ledger: Ledger, images: Iterable[ImageLike]) -> None:
+    def __init__(self, connection: Connection, ledger: Ledger, images: Iterable[FrameLike]) -> None:
         self._connection = connection
         self._ledger = ledger
         self._images = iter(images)

@@ -3,22 +3,32 @@
 
 import time
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import grpc
 
 from blemish.v1.image_pb2 import Image
 from blemish.v1.inspection_pb2 import (
     STREAM_POLICY_BLOCK,
-    Frame,
+    Inspection,
     ScoreStreamRequest,
     ScoreStreamResponse,
     StreamConfig,
 )
+from blemish.v1.inspection_pb2 import Frame as FrameMessage
 from blemish.v1.server_pb2 import GetServerInfoResponse
 from blemish_client.errors import BlemishError, Unavailable
-from blemish_client.images import ImageLike, set_image
+from blemish_client.images import set_image
 from blemish_client.transport.retry import RetryPolicy
+from blemish_client.types.arrays import anomaly_map
+from blemish_client.types.frame import FrameLike, as_frame
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # Under BLOCK the server scores four frames of a stream and reads one more. Further frames would only get
 # older in the connection.
@@ -42,6 +52,38 @@ class FrameResult:
     """The frame's image. For a range of dropped frames, the image of the first."""
     latency_s: float
     """Time from reading the frame from its source to its answer, in seconds."""
+    names: tuple[str, ...] = ()
+    """Names of the frame, or of each frame of a range, as the source gave them; empty without names."""
+
+    @property
+    def inspection(self) -> Inspection | None:
+        """Inspection of the frame, or None if it was refused or dropped."""
+        return self.answer.inspection if self.answer.HasField("inspection") else None
+
+    @property
+    def name(self) -> str:
+        """Name of the frame as the source gave it, or an empty one."""
+        return self.names[0] if self.names else ""
+
+    @property
+    def camera(self) -> str:
+        """Name of the camera."""
+        return self.answer.camera
+
+    @property
+    def sequence(self) -> int:
+        """Sequence number of the frame, or of the first of a range."""
+        return self.answer.sequence
+
+    @property
+    def capture_time(self) -> datetime:
+        """Time at which the frame was taken, in UTC."""
+        return self.answer.capture_time.ToDatetime(UTC)
+
+    @property
+    def anomaly_map(self) -> "NDArray[np.float32] | None":
+        """Anomaly score of every pixel (height, width), or None if the answer has no map."""
+        return None if self.inspection is None else anomaly_map(self.inspection)
 
     @property
     def image(self) -> bytes:
@@ -58,6 +100,8 @@ class LostFrames:
 
     sequences: tuple[int, ...]
     cause: str
+    names: tuple[str, ...] = ()
+    """Names of the frames as the source gave them; empty without names."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +110,10 @@ class SentFrame:
 
     request: ScoreStreamRequest
     at_s: float
+    name: str = ""
 
     @property
-    def frame(self) -> Frame:
+    def frame(self) -> FrameMessage:
         return self.request.frame
 
     def fitting(self, limit: int) -> ScoreStreamRequest:
@@ -79,7 +124,7 @@ class SentFrame:
         if (size := self.request.ByteSize()) <= limit:
             return self.request
         frame = self.frame
-        header = Frame(camera=frame.camera, sequence=frame.sequence, capture_time=frame.capture_time)
+        header = FrameMessage(camera=frame.camera, sequence=frame.sequence, capture_time=frame.capture_time)
         header.omitted_bytes = size
         return ScoreStreamRequest(frame=header)
 
@@ -90,14 +135,24 @@ class Ledger:
     It outlives each connection. It is not thread-safe.
     """
 
-    def __init__(self, config: StreamConfig, name: str, first: int, retry_policy: RetryPolicy) -> None:
+    def __init__(
+        self,
+        config: StreamConfig,
+        name: str,
+        first: int,
+        retry_policy: RetryPolicy,
+        on_unreachable: Callable[[Unavailable], None] | None = None,
+    ) -> None:
         self.config = config
         self.exhausted = False
         """True once the source has ended."""
         self.resend: deque[SentFrame] = deque()
         """Frames that the next connection sends before it reads the source."""
         self._name = name
-        self._next = first
+        self._first = first
+        # By camera.
+        self._next: dict[str, int] = {}
+        self._on_unreachable = on_unreachable
         # Oldest first. Answers arrive in the same order.
         self._unanswered: deque[SentFrame] = deque()
         self._retry_policy = retry_policy
@@ -116,18 +171,22 @@ class Ledger:
         """True if no frame is left to send."""
         return self.exhausted and not self.resend
 
-    def number(self, image: ImageLike) -> SentFrame:
+    def number(self, image: FrameLike) -> SentFrame:
         """Return the frame of the next image of the source.
 
         Raises:
+            OSError: if the image is a path, and the file cannot be read.
             ValueError: if the image is an array that is not an image.
         """
+        frame = as_frame(image)
+        camera = frame.camera or self._name
+        sequence = self._next.get(camera, self._first) if frame.sequence is None else frame.sequence
         request = ScoreStreamRequest()
-        request.frame.camera, request.frame.sequence = self._name, self._next
-        request.frame.capture_time.GetCurrentTime()
-        set_image(request.frame.image, image)
-        self._next += 1
-        return SentFrame(request, time.monotonic())
+        request.frame.camera, request.frame.sequence = camera, sequence
+        request.frame.capture_time.CopyFrom(frame.timestamp)
+        set_image(request.frame.image, frame.image)
+        self._next[camera] = sequence + 1
+        return SentFrame(request, time.monotonic(), frame.name)
 
     def send(self, sent: SentFrame) -> SentFrame:
         """Record that a frame awaits its answer."""
@@ -142,15 +201,15 @@ class Ledger:
         """
         last = answer.dropped.last_sequence if answer.HasField("dropped") else answer.sequence
         first = self._unanswered.popleft()
-        if first.frame.sequence != answer.sequence:
+        if (first.frame.camera, first.frame.sequence) != (answer.camera, answer.sequence):
             raise BlemishError(
                 f"frame {answer.sequence} was answered before frame {first.frame.sequence}; "
                 "answers must come in the order of frames",
                 code=grpc.StatusCode.INTERNAL,
             )
-        for _ in range(last - answer.sequence):
-            self._unanswered.popleft()
-        return FrameResult(answer, first.frame.image, time.monotonic() - first.at_s)
+        others = [self._unanswered.popleft() for _ in range(last - answer.sequence)]
+        latency_s = time.monotonic() - first.at_s
+        return FrameResult(answer, first.frame.image, latency_s, _names([first, *others]))
 
     def restart_clock(self) -> None:
         """Allow the full time for reconnecting after the next lost connection: the server answered."""
@@ -165,7 +224,7 @@ class Ledger:
             self.resend.extendleft(reversed(unanswered))
             return None
         sequences = tuple(sent.frame.sequence for sent in unanswered)
-        return LostFrames(sequences, cause.message) if sequences else None
+        return LostFrames(sequences, cause.message, _names(unanswered)) if sequences else None
 
     def pause_s(self, cause: Unavailable) -> float:
         """Return the pause before the next connection, in seconds.
@@ -173,12 +232,19 @@ class Ledger:
         Raises:
             Unavailable: ``cause``, if the time for reconnecting is over.
         """
+        if self._on_unreachable is not None:
+            self._on_unreachable(cause)
         # Count from the first failure. A quiet stream and a silent link may have had no answer for long.
         if self._retries_end is None:
             self._retries_end = time.monotonic() + self._time_for_retries_s
         if time.monotonic() > self._retries_end:
             raise cause
         return max(next(self._pauses_s), cause.retry_after_s or 0.0)
+
+
+def _names(frames: Iterable[SentFrame]) -> tuple[str, ...]:
+    names = tuple(sent.name for sent in frames)
+    return names if any(names) else ()
 
 
 def largest_message(info: GetServerInfoResponse) -> int:

@@ -3,39 +3,44 @@
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
-from typing import Any, TypedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeAlias, TypedDict, cast
 
-from blemish.v1.image_pb2 import Region
+from blemish.v1 import inspection_pb2, job_pb2
+from blemish.v1.image_pb2 import Image, Region
 from blemish.v1.inspection_pb2 import (
     PRIORITY_UNSPECIFIED,
     STORE_UNSPECIFIED,
     STREAM_POLICY_LATEST,
     Outputs,
-    Priority,
     ScoreRequest,
-    Store,
     StreamConfig,
-    StreamPolicy,
 )
 from blemish.v1.job_pb2 import (
     JOB_PRIORITY_UNSPECIFIED,
     CreateJobRequest,
     Embed,
     Evaluate,
-    JobPriority,
     Train,
 )
 from blemish.v1.model_pb2 import FrameMask, MaskAlignment, MaskPoint, MaskPolygon, MaskPolygons
 from blemish.v1.search_pb2 import SearchFilter, SearchRequest
-from blemish_client.images import ImageLike, set_image
+from blemish_client.errors import Unavailable
+from blemish_client.images import ImageLike, MaskLike, is_array, is_path, mask_file, set_image
 from blemish_client.names import dataset_name, item_name, model_name
+from blemish_client.types.arrays import is_pil
+from blemish_client.types.enums import JobPriority, Priority, Store, StreamPolicy
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
-SearchQuery = bytes | str | Sequence[float]
-"""An encoded image, the name of an indexed item, or an embedding."""
+SearchQuery: TypeAlias = "ImageLike | Sequence[float]"
+"""An image, the name of an indexed item, or an embedding. A text is a name, and a ``Path`` a file."""
+
+AnyPriority: TypeAlias = Priority | inspection_pb2.Priority.ValueType
+AnyStore: TypeAlias = Store | inspection_pb2.Store.ValueType
+AnyStreamPolicy: TypeAlias = StreamPolicy | inspection_pb2.StreamPolicy.ValueType
+AnyJobPriority: TypeAlias = JobPriority | job_pb2.JobPriority.ValueType
 
 
 class _ScoringOptions(TypedDict, total=False):
@@ -53,9 +58,9 @@ class _ScoringOptions(TypedDict, total=False):
     """True to receive the most likely defect class of anomalous images."""
     preview: bool
     """True to receive the image as it was scored; of a stream only anomalous ones."""
-    priority: Priority.ValueType
+    priority: AnyPriority
     """Scheduling priority among requests for the same model. Default: audit."""
-    store: Store.ValueType
+    store: AnyStore
     """Images that the server keeps for search. Default: none."""
     camera: str
     """Name of the camera, at most 128 characters."""
@@ -64,11 +69,14 @@ class _ScoringOptions(TypedDict, total=False):
 class ScoreOptions(_ScoringOptions, total=False):
     """The options of ``score``."""
 
+    capture_time: datetime | None
+    """Time at which the image was taken, for an image that is kept. Without a time zone it is local."""
+
 
 class FrameStreamOptions(_ScoringOptions, total=False):
     """The options of ``stream``."""
 
-    policy: StreamPolicy.ValueType
+    policy: AnyStreamPolicy
     """Handling of a frame that arrives while others are being scored. Default: latest."""
     first: int
     """Sequence number of the first frame. Default: 0."""
@@ -76,22 +84,27 @@ class FrameStreamOptions(_ScoringOptions, total=False):
     """Share of good images that this stream may reject. Default: the model's calibration."""
     max_latency_s: float
     """Time after which the server refuses a frame, in seconds. 0 sets no limit."""
+    on_unreachable: Callable[[Unavailable], None]
+    """Called with the cause before each attempt to connect again."""
 
 
 def score_request(image: ImageLike, model: str, options: ScoreOptions) -> ScoreRequest:
     """Build the request for one image.
 
     Raises:
+        OSError: if the image is a path, and the file cannot be read.
         ValueError: if the image is an array of another shape or type than ``raw_image`` takes.
     """
     _reject_unknown(options, ScoreOptions.__optional_keys__)
     request = ScoreRequest(
         model=model_name(model),
         outputs=_outputs(options),
-        priority=options.get("priority", PRIORITY_UNSPECIFIED),
-        store=options.get("store", STORE_UNSPECIFIED),
+        priority=inspection_pb2.Priority.ValueType(options.get("priority", PRIORITY_UNSPECIFIED)),
+        store=inspection_pb2.Store.ValueType(options.get("store", STORE_UNSPECIFIED)),
         camera=options.get("camera", ""),
     )
+    if (moment := options.get("capture_time")) is not None:
+        request.capture_time.FromDatetime(moment.astimezone(UTC))
     set_image(request.image, image)
     return request
 
@@ -102,10 +115,10 @@ def stream_config(model: str, options: FrameStreamOptions) -> StreamConfig:
     config = StreamConfig(
         model=model_name(model),
         outputs=_outputs(options),
-        policy=options.get("policy", STREAM_POLICY_LATEST),
+        policy=inspection_pb2.StreamPolicy.ValueType(options.get("policy", STREAM_POLICY_LATEST)),
         target_false_reject_rate=options.get("target_false_reject_rate"),
-        priority=options.get("priority", PRIORITY_UNSPECIFIED),
-        store=options.get("store", STORE_UNSPECIFIED),
+        priority=inspection_pb2.Priority.ValueType(options.get("priority", PRIORITY_UNSPECIFIED)),
+        store=inspection_pb2.Store.ValueType(options.get("store", STORE_UNSPECIFIED)),
     )
     if max_latency_s := options.get("max_latency_s"):
         config.max_latency.FromTimedelta(timedelta(seconds=max_latency_s))
@@ -145,12 +158,12 @@ class SearchOptions(TypedDict, total=False):
     thumbnails: bool
     region: tuple[int, int, int, int]
     """Part of the query image to find: left, top, width and height in px."""
-    mask: bytes
-    """Part of the query image to find, as an encoded image of the same size."""
+    mask: MaskLike
+    """Part of the query image to find, as a picture of the same size."""
 
 
 def search_request(
-    query: SearchQuery | None, model: str, limit: int, options: SearchOptions
+    query: "SearchQuery | None", model: str, limit: int, options: SearchOptions
 ) -> SearchRequest:
     """Build the request of a search."""
     _reject_unknown(options, SearchOptions.__optional_keys__)
@@ -176,17 +189,23 @@ def search_request(
     if region := options.get("region"):
         left, top, width, height = region
         request.region.CopyFrom(Region(left=left, top=top, width=width, height=height))
-    elif mask := options.get("mask"):
-        request.mask = mask
+    elif (mask := options.get("mask")) is not None:
+        request.mask = mask_file(mask)
     if isinstance(query, str):
         request.item = item_name(query)
-    elif isinstance(query, bytes):
-        request.image.encoded = query
     elif query is not None:
-        request.vector.values.extend(query)
+        _set_query(request, query)
     elif labelled := options.get("labelled"):
         request.labelled = labelled
     return request
+
+
+def _set_query(request: SearchRequest, query: SearchQuery) -> None:
+    is_image = isinstance(query, (bytes, Image)) or is_path(query) or is_pil(query) or is_array(query)
+    if is_image:
+        set_image(request.image, cast(ImageLike, query))
+    else:
+        request.vector.values.extend(cast("Sequence[float]", query))
 
 
 class JobOptions(TypedDict, total=False):
@@ -194,7 +213,7 @@ class JobOptions(TypedDict, total=False):
 
     request_id: str | None
     """Identifier of this request. Sending it twice creates one job. Default: a random one."""
-    priority: JobPriority.ValueType
+    priority: AnyJobPriority
     """Priority among the jobs that wait for the same workers. Default: normal."""
     max_run_time_s: float
     """Time after which an attempt fails, in seconds. 0 sets no limit."""
@@ -205,8 +224,8 @@ class JobOptions(TypedDict, total=False):
 _MAX_POLYGONS_BYTES = 1 << 20
 """Longest JSON with polygons. The server accepts 2000 points."""
 
-TrainingMask = FrameMask | bytes
-"""A message, or the content of a file: a black-and-white PNG, or polygons as JSON."""
+TrainingMask: TypeAlias = "FrameMask | MaskLike"
+"""A message, a picture, or a file or its content: a black-and-white PNG, or polygons as JSON."""
 
 
 def aligned_mask(mask: FrameMask | None, reference: str) -> FrameMask:
@@ -229,6 +248,7 @@ def training_mask(mask: TrainingMask) -> FrameMask:
     """
     if isinstance(mask, FrameMask):
         return mask
+    mask = mask_file(mask)
     if mask.startswith(_PNG):
         return FrameMask(png=mask)
     if len(mask) > _MAX_POLYGONS_BYTES:
@@ -299,7 +319,7 @@ def create_job_request(
         train=train,
         embed=embed,
         evaluate=evaluate,
-        priority=options.get("priority", JOB_PRIORITY_UNSPECIFIED),
+        priority=job_pb2.JobPriority.ValueType(options.get("priority", JOB_PRIORITY_UNSPECIFIED)),
     )
     if max_run_time_s := options.get("max_run_time_s"):
         request.limits.max_run_time.FromNanoseconds(round(max_run_time_s * 1e9))

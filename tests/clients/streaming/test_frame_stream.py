@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -7,9 +10,10 @@ import pytest
 from tests.support.fake_server import CallError, FakeServer
 
 from blemish.v1 import inspection_pb2 as pb
-from blemish.v1.image_pb2 import Image
-from blemish_client import Client, FrameResult, LostFrames, RetryPolicy, raw_image
+from blemish.v1.image_pb2 import AnomalyMap, Image
+from blemish_client import Client, Frame, FrameResult, LostFrames, RetryPolicy, raw_image
 from blemish_client.errors import NotFound, Unavailable
+from blemish_client.images import ImageLike
 
 QUICK = RetryPolicy(first_pause_s=0.01, longest_pause_s=0.05, call_s=0.3, watch_s=1.0)
 
@@ -105,8 +109,6 @@ def test_retries_end_without_a_server() -> None:
 
 
 def test_next_connection_continues_a_pending_read_of_the_source(client: Client, fake: FakeServer) -> None:
-    import threading
-
     answered = threading.Event()
 
     def images() -> Iterator[bytes]:
@@ -169,3 +171,61 @@ def test_small_frames_and_older_servers_have_no_limit(client: Client, fake: Fake
     assert not fake.requests["GetServerInfo"]
     assert sequences(list(client.stream([bytes(3 << 20)], "m"))) == [0]
     assert not fake.omitted
+
+
+def test_frames_carry_their_origin(client: Client, fake: FakeServer, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"a")
+    taken = datetime(2026, 12, 2, 6, tzinfo=UTC)
+    frames: list[ImageLike | Frame] = [
+        Frame(tmp_path / "a.png", name="a.png", camera="right", capture_time=taken, sequence=40),
+        Frame(b"b", name="b.png", camera="right"),
+        b"c",
+        Frame(b"d", name="d.png"),
+    ]
+    results = [each for each in client.stream(frames, "m", camera="left") if isinstance(each, FrameResult)]
+    assert [(each.name, each.camera, each.sequence, each.image) for each in results] == [
+        ("a.png", "right", 40, b"a"),
+        ("b.png", "right", 41, b"b"),
+        ("", "left", 0, b"c"),
+        ("d.png", "left", 1, b"d"),
+    ]
+    assert results[0].capture_time == taken
+    assert results[0].inspection is not None
+
+
+def test_dropped_and_lost_frames_have_names(client: Client, fake: FakeServer) -> None:
+    dropped = pb.ScoreStreamResponse(dropped=pb.DroppedFrames(last_sequence=1))
+    fake.streams = [[None, dropped, cut()]]
+    held = threading.Event()
+
+    def frames() -> Iterator[Frame]:
+        for number in range(3):
+            yield Frame(b"x", name=f"{number}.png")
+        held.wait(10)  # the frames before arrive together
+
+    names = []
+    for result in client.stream(frames(), "m"):
+        names.append(result.names)
+        if isinstance(result, LostFrames):
+            held.set()
+    assert names == [("0.png",), ("1.png",), ("2.png",)]
+
+
+def test_each_attempt_to_connect_again_is_reported(fake: FakeServer) -> None:
+    causes: list[Unavailable] = []
+    with Client("127.0.0.1:1", retry_policy=QUICK) as client, pytest.raises(Unavailable):
+        list(client.stream([b"x"], "m", on_unreachable=causes.append))
+    assert len(causes) > 2
+    assert causes[0].message.startswith("cannot connect to 127.0.0.1:1")
+
+
+def test_map_of_a_frame_is_an_array(client: Client, fake: FakeServer) -> None:
+    answer = pb.ScoreStreamResponse(inspection=pb.Inspection(score=2.0))
+    answer.inspection.anomaly_map.CopyFrom(AnomalyMap(width=2, height=1, values=bytes(8)))
+    fake.streams = [[answer, None]]
+    found, without = client.stream([b"a", b"b"], "m", anomaly_map=True)
+    assert isinstance(found, FrameResult)
+    assert isinstance(without, FrameResult)
+    assert found.anomaly_map is not None
+    assert found.anomaly_map.shape == (1, 2)
+    assert without.anomaly_map is None

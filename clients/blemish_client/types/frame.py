@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A frame of a stream with its origin."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from blemish_client.images import ImageLike
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image of a stream with its origin. A stream also takes plain images."""
+
+    image: ImageLike
+    name: str = ""
+    """Name for people, such as that of a file. It is not sent: results of the frame carry it."""
+    camera: str = ""
+    """Name of the camera, at most 128 characters. Empty for that of the stream."""
+    capture_time: datetime | None = None
+    """Time at which the image was taken; without a time zone it is local. None for the current time."""
+    sequence: int | None = None
+    """Sequence number. None for the one after the previous frame of the camera."""
+
+    @property
+    def timestamp(self) -> Timestamp:
+        """Capture time as a message."""
+        moment = Timestamp()
+        moment.FromDatetime((self.capture_time or datetime.now(UTC)).astimezone(UTC))
+        return moment
+
+
+FrameLike: TypeAlias = "ImageLike | Frame"
+"""An image of a stream, with or without its origin."""
+
+
+def as_frame(image: FrameLike) -> Frame:
+    """Return a frame for an image of a stream."""
+    return image if isinstance(image, Frame) else Frame(image)
