@@ -99,6 +99,22 @@ def test_card_names_author_and_time(client: Client, version: str) -> None:
     assert not listed.calibration_history
 
 
+def test_card_and_report_have_the_figures_of_the_new_threshold(client: Client, version: str) -> None:
+    trained = client.model(version)
+    assert trained.metrics.threshold == trained.calibration.threshold
+    card = client.update_calibration(version, author="ann", threshold=1e6)
+    figures = card.metrics
+    assert (figures.threshold, figures.false_reject_rate, figures.detection_rate) == (1e6, 0, 0)
+    assert figures.regions_threshold == trained.calibration.threshold
+    assert figures.image_auroc == trained.metrics.image_auroc
+    listed = next(model for model in client.models() if model.name == "models/line").versions[0]
+    assert listed.metrics == figures
+    page = client.report(version).decode()
+    assert "Now judged by threshold 1e+06" in page
+    assert "good images rejected at threshold" in page
+    assert client.update_calibration(version, author="ann", trained=True).metrics == trained.metrics
+
+
 def test_calibration_by_another_process_applies_to_the_next_frame(
     client: Client, version: str, query: bytes, stack_data: Path
 ) -> None:

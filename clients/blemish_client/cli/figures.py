@@ -10,7 +10,7 @@ from blemish_client.cli.output import number, optional, share, table
 
 _METRICS = (
     ("image AUROC", "image_auroc"),
-    ("F1 at the threshold", "f1"),
+    ("F1", "f1"),
     ("best F1 (uses labels; for comparison)", "best_f1"),
     ("good images rejected", "false_reject_rate"),
     ("defective images detected", "detection_rate"),
@@ -28,14 +28,24 @@ _CLASS_METRICS = (
     ("pixel AUROC", "pixel_auroc"),
     ("AUPRO", "aupro"),
 )
+_AT_THRESHOLD = frozenset({"f1", "false_reject_rate", "detection_rate"})
+_OF_REGIONS = frozenset({"region_iou", "region_area_ratio", "peak_on_defect_rate"})
 _RATES = frozenset({"false_reject_rate", "detection_rate", "fpr_at_95_tpr", "peak_on_defect_rate"})
 
 
 def metrics_tables(metrics: Metrics, title: str) -> Group:
-    """Return the metrics of a model version on a dataset, with their 95 % confidence intervals."""
+    """Return the metrics of a model version on a dataset, with their 95 % confidence intervals.
+
+    Each figure that depends on a threshold names it.
+    """
     figures = table("metric", "value", "95 % interval", title=title, right=("value",))
+    at_threshold = _at_threshold(metrics)
     for label, name in _METRICS:
-        figures.add_row(label, _figure(metrics, name), _interval(metrics, name))
+        named = f"{label}{at_threshold}" if name in _AT_THRESHOLD else label
+        figures.add_row(named, _figure(metrics, name), _interval(metrics, name))
+    if any(metrics.HasField(name) for name in _OF_REGIONS) and metrics.HasField("regions_threshold"):  # type: ignore[arg-type]
+        figures.add_row("regions: threshold of these figures", number(metrics.regions_threshold), "")
+        figures.add_row("regions: pixel threshold", number(metrics.regions_pixel_threshold), "")
     figures.add_row("test images, good", str(metrics.good_images), "")
     figures.add_row("test images, defective", str(metrics.defective_images), "")
     if metrics.skipped_images:
@@ -50,9 +60,15 @@ def metrics_tables(metrics: Metrics, title: str) -> Group:
     return Group(*tables)
 
 
+def _at_threshold(metrics: Metrics) -> str:
+    """Return the threshold of the figures at one; older servers do not name it."""
+    return f" at threshold {number(metrics.threshold)}" if metrics.HasField("threshold") else ""
+
+
 def _classes(metrics: Metrics) -> Table:
     names = [label for label, _ in _CLASS_METRICS]
-    rows = table("class", "images", *names, right=("images", *names))
+    title = f"classes, detected{at_threshold}" if (at_threshold := _at_threshold(metrics)) else None
+    rows = table("class", "images", *names, title=title, right=("images", *names))
     for defect in metrics.classes:
         cells = (
             "\n".join(filter(None, (_figure(defect, name), _interval(defect, name))))

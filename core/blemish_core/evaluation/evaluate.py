@@ -169,6 +169,9 @@ def evaluate(
             defective_images=len(defective),
             skipped_images=reader.skipped,
             unmasked_images=masks.missing,
+            threshold=calibration.threshold,
+            regions_threshold=calibration.threshold,
+            regions_pixel_threshold=calibration.pixel_threshold,
             best_f1_threshold=best_f1_threshold(good, defective),
             classes={
                 name: _class_metrics(good, of_class, calibration.threshold, pixels, outlines, name)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image metrics with intervals: AUROC, F1, and false positive rate at 95 % true positive rate."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from blemish_core.evaluation.resampling import (
     rate,
 )
 
+AT_THRESHOLD = frozenset({"false_reject_rate", "detection_rate", "f1"})
+"""Names of the image metrics that depend on the threshold."""
 _TRUE_POSITIVE_RATE = 0.95
 _CELLS = 4_000_000
 """Largest size of an array of draws x images, in elements."""
@@ -25,19 +27,34 @@ _CELLS = 4_000_000
 
 def image_metrics(good: Sequence[float], defective: Sequence[float], threshold: float) -> Estimates:
     """Estimate each image metric; an image with a score above ``threshold`` is rejected."""
+    auroc = image_auroc(good, defective)
+    values = {} if auroc is None else {"image_auroc": auroc}
+    return _estimates(good, defective, threshold, values)
+
+
+def threshold_metrics(good: Sequence[float], defective: Sequence[float], threshold: float) -> Estimates:
+    """Estimate the image metrics that depend on ``threshold``, as ``image_metrics`` does."""
+    estimates = _estimates(good, defective, threshold, {})
+    return {name: each for name, each in estimates.items() if name in AT_THRESHOLD}
+
+
+def _estimates(
+    good: Sequence[float], defective: Sequence[float], threshold: float, values: Mapping[str, float]
+) -> Estimates:
+    """Estimate metrics; ``values`` has those that are computed elsewhere and only need an interval."""
     rejected = rate(sum(score > threshold for score in good), len(good))
     detected = rate(sum(score > threshold for score in defective), len(defective))
     rates = {"false_reject_rate": rejected, "detection_rate": detected}
     if not good or not defective:
         return rates
     pooled = _Pooled(np.array(good), np.array(defective), threshold)
-    values = pooled.metrics(np.ones((1, len(good))), np.ones((1, len(defective))))
-    values["image_auroc"] = np.array([image_auroc(good, defective)])
+    found = pooled.metrics(np.ones((1, len(good))), np.ones((1, len(defective))))
+    values = {name: float(value[0]) for name, value in found.items()} | dict(values)
     if not enough(len(good), len(defective)):
-        return rates | {name: Estimate(float(value[0])) for name, value in values.items()}
+        return rates | {name: Estimate(value) for name, value in values.items()}
     drawn = _drawn(pooled, len(good), len(defective))
     return rates | {
-        name: Estimate(float(value[0]), percentile_interval(drawn[name])) for name, value in values.items()
+        name: Estimate(value, percentile_interval(drawn[name])) for name, value in values.items()
     }
 
 

@@ -89,6 +89,12 @@ class Metrics(_FrozenModel):
     """Median of the intersection over union of an image's regions and its mask, on the same images."""
     peak_on_defect_rate: float | None = None
     """Share of these images whose first region has its peak on the mask."""
+    threshold: float | None = None
+    """Threshold of the F1 score, the false-reject rate and the detection rates; None in old records."""
+    regions_threshold: float | None = None
+    """Threshold at which the figures of regions were measured; None in old records."""
+    regions_pixel_threshold: float | None = None
+    """Pixel threshold at which the figures of regions were measured; None in old records."""
     intervals: Mapping[str, Interval] = {}
     """Confidence intervals by metric name."""
     classes: Mapping[str, ClassMetrics] = {}

@@ -15,6 +15,9 @@ from uuid import uuid4
 
 from pydantic import BaseModel, PositiveInt, ValidationError
 
+from blemish_core.evaluation import stored_scores
+from blemish_core.evaluation.metrics import Metrics
+from blemish_core.evaluation.stored_scores import StoredScores
 from blemish_core.models import bundle
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationLog
@@ -117,6 +120,31 @@ class ModelStore:
         """Return the calibration history of a version for ``runtime``."""
         folder = self.folder(manifest.model, manifest.version)
         return CalibrationLog(folder, manifest, manifest.calibration_under(runtime))
+
+    def scores(self, manifest: Manifest, job: str | None = None) -> StoredScores | None:
+        """Return the scores of the test images by the training, or by the evaluation ``job``, if stored."""
+        return stored_scores.read_scores(self._report_folder(manifest.model, manifest.version, job))
+
+    def metrics(self, manifest: Manifest, threshold: float) -> Metrics | None:
+        """Return the metrics on the test images of the training, with the figures of ``threshold``.
+
+        Figures that need the images are those of the training, and so are all figures without stored
+        scores. Each has the threshold to which it belongs. None without test images.
+        """
+        if manifest.metrics is None:
+            return None
+        trained = manifest.calibration
+        measured = Metrics.model_validate(
+            {
+                "threshold": trained.threshold,
+                "regions_threshold": trained.threshold,
+                "regions_pixel_threshold": trained.pixel_threshold,
+            }
+            | manifest.metrics.model_dump(exclude_none=True)
+        )
+        if threshold == measured.threshold or (scores := self.scores(manifest)) is None:
+            return measured
+        return stored_scores.at_threshold(measured, scores, threshold)
 
     def numbers(self, model: str) -> list[int]:
         """Return the version numbers of a model, newest first."""
@@ -400,7 +428,7 @@ class ModelStore:
         """
         fixed = self.resolve(ref)
         folder = self._folder_of(fixed)
-        page = (folder / _EVALUATIONS / job if job else folder / bundle.REPORT) / REPORT_PAGE
+        page = self._report_folder(fixed.model, fixed.version or 0, job) / REPORT_PAGE
         if page.is_file():
             return page
         evaluations = sorted(
@@ -416,6 +444,10 @@ class ModelStore:
             f"{fixed} has no report of {missing}; "
             + (f"choose {' or '.join(existing)}" if existing else "create one with `blemish evaluate`")
         )
+
+    def _report_folder(self, model: str, version: int, job: str | None) -> Path:
+        folder = self.folder(model, version)
+        return folder / _EVALUATIONS / job if job else folder / bundle.REPORT
 
     def _folder_of(self, fixed: ModelRef) -> Path:
         return self.folder(fixed.model, fixed.version or 0)

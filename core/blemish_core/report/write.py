@@ -140,7 +140,7 @@ def _table(manifest: Manifest, evaluation: Evaluation) -> str:
             (
                 each.path,
                 each.class_name,
-                f"{each.score:.6g}",
+                f"{each.score:.9g}",  # exact, because figures of later thresholds are computed from it
                 f"{calibration.p_value(each.score):.6g}",
                 "anomalous" if anomalous else "normal",
                 correctness(each.class_name == GOOD, each.score, calibration.threshold),

@@ -208,7 +208,9 @@ class ModelVersion(_message.Message):
 
     @_builtins.property
     def metrics(self) -> Global___Metrics:
-        """Metrics on the test images of the training dataset. Not set if it had none."""
+        """Metrics on the test images of the training dataset. Not set if it had none. The figures at a threshold are those
+        of the calibration in force: they are computed again from the stored scores. See Metrics.threshold.
+        """
 
     @_builtins.property
     def libraries(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -908,6 +910,9 @@ class Metrics(_message.Message):
     REGION_AREA_RATIO_FIELD_NUMBER: _builtins.int
     REGION_IOU_FIELD_NUMBER: _builtins.int
     PEAK_ON_DEFECT_RATE_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    REGIONS_THRESHOLD_FIELD_NUMBER: _builtins.int
+    REGIONS_PIXEL_THRESHOLD_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """datasets/{id}"""
     dataset_snapshot: _builtins.str
@@ -918,13 +923,13 @@ class Metrics(_message.Message):
     aupro: _builtins.float
     """Area under the per-region-overlap curve up to a false positive rate of 0.3."""
     false_reject_rate: _builtins.float
-    """Share of good test images above the threshold at the time of evaluation."""
+    """Share of good test images above `threshold`."""
     detection_rate: _builtins.float
-    """Share of defective test images above that threshold."""
+    """Share of defective test images above `threshold`."""
     fpr_at_95_tpr: _builtins.float
     """Share of good images above the highest threshold that detects 95 % of the defective ones."""
     f1: _builtins.float
-    """F1 at the calibrated threshold."""
+    """F1 at `threshold`."""
     best_f1: _builtins.float
     """The best F1 of any threshold. It uses labels: for comparison, never for verdicts."""
     best_f1_threshold: _builtins.float
@@ -934,7 +939,8 @@ class Metrics(_message.Message):
     unmasked_images: _builtins.int
     """Number of defective images without a usable mask. They are not part of the pixel metrics."""
     region_area_ratio: _builtins.float
-    """The figures of regions, from defective images with a mask and at least one region.
+    """The figures of regions, from defective images with a mask and at least one region. They belong to
+    regions_threshold and regions_pixel_threshold.
 
     Median of the regions' area divided by the mask's area.
     """
@@ -942,6 +948,16 @@ class Metrics(_message.Message):
     """Median of the intersection over union of the regions and the mask."""
     peak_on_defect_rate: _builtins.float
     """Share of the peaks of the first region that lie on the mask."""
+    threshold: _builtins.float
+    """The threshold to which false_reject_rate, detection_rate and f1 belong, also those of the classes. Not set by
+    older servers and for their evaluations, whose figures belong to the threshold at the time of evaluation.
+    """
+    regions_threshold: _builtins.float
+    """The threshold at which the figures of regions were measured. They need the images, so a later calibration does
+    not change them. Not set by older servers.
+    """
+    regions_pixel_threshold: _builtins.float
+    """The pixel threshold at which the figures of regions were measured. Not set by older servers."""
     @_builtins.property
     def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassMetrics]: ...
     @_builtins.property
@@ -979,10 +995,13 @@ class Metrics(_message.Message):
         region_area_ratio: _builtins.float | None = ...,
         region_iou: _builtins.float | None = ...,
         peak_on_defect_rate: _builtins.float | None = ...,
+        threshold: _builtins.float | None = ...,
+        regions_threshold: _builtins.float | None = ...,
+        regions_pixel_threshold: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_best_f1", b"_best_f1", "_best_f1_threshold", b"_best_f1_threshold", "_detection_rate", b"_detection_rate", "_f1", b"_f1", "_false_reject_rate", b"_false_reject_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_latency", b"_latency", "_peak_on_defect_rate", b"_peak_on_defect_rate", "_pixel_auroc", b"_pixel_auroc", "_region_area_ratio", b"_region_area_ratio", "_region_iou", b"_region_iou", "aupro", b"aupro", "best_f1", b"best_f1", "best_f1_threshold", b"best_f1_threshold", "detection_rate", b"detection_rate", "f1", b"f1", "false_reject_rate", b"false_reject_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "image_auroc", b"image_auroc", "latency", b"latency", "peak_on_defect_rate", b"peak_on_defect_rate", "pixel_auroc", b"pixel_auroc", "region_area_ratio", b"region_area_ratio", "region_iou", b"region_iou"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_best_f1", b"_best_f1", "_best_f1_threshold", b"_best_f1_threshold", "_detection_rate", b"_detection_rate", "_f1", b"_f1", "_false_reject_rate", b"_false_reject_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_latency", b"_latency", "_peak_on_defect_rate", b"_peak_on_defect_rate", "_pixel_auroc", b"_pixel_auroc", "_region_area_ratio", b"_region_area_ratio", "_region_iou", b"_region_iou", "_regions_pixel_threshold", b"_regions_pixel_threshold", "_regions_threshold", b"_regions_threshold", "_threshold", b"_threshold", "aupro", b"aupro", "best_f1", b"best_f1", "best_f1_threshold", b"best_f1_threshold", "detection_rate", b"detection_rate", "f1", b"f1", "false_reject_rate", b"false_reject_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "image_auroc", b"image_auroc", "latency", b"latency", "peak_on_defect_rate", b"peak_on_defect_rate", "pixel_auroc", b"pixel_auroc", "region_area_ratio", b"region_area_ratio", "region_iou", b"region_iou", "regions_pixel_threshold", b"regions_pixel_threshold", "regions_threshold", b"regions_threshold", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_best_f1", b"_best_f1", "_best_f1_threshold", b"_best_f1_threshold", "_detection_rate", b"_detection_rate", "_f1", b"_f1", "_false_reject_rate", b"_false_reject_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_latency", b"_latency", "_peak_on_defect_rate", b"_peak_on_defect_rate", "_pixel_auroc", b"_pixel_auroc", "_region_area_ratio", b"_region_area_ratio", "_region_iou", b"_region_iou", "aupro", b"aupro", "best_f1", b"best_f1", "best_f1_threshold", b"best_f1_threshold", "classes", b"classes", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "defective_images", b"defective_images", "detection_rate", b"detection_rate", "f1", b"f1", "false_reject_rate", b"false_reject_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "good_images", b"good_images", "image_auroc", b"image_auroc", "intervals", b"intervals", "latency", b"latency", "peak_on_defect_rate", b"peak_on_defect_rate", "pixel_auroc", b"pixel_auroc", "region_area_ratio", b"region_area_ratio", "region_iou", b"region_iou", "skipped_images", b"skipped_images", "unmasked_images", b"unmasked_images"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_best_f1", b"_best_f1", "_best_f1_threshold", b"_best_f1_threshold", "_detection_rate", b"_detection_rate", "_f1", b"_f1", "_false_reject_rate", b"_false_reject_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_latency", b"_latency", "_peak_on_defect_rate", b"_peak_on_defect_rate", "_pixel_auroc", b"_pixel_auroc", "_region_area_ratio", b"_region_area_ratio", "_region_iou", b"_region_iou", "_regions_pixel_threshold", b"_regions_pixel_threshold", "_regions_threshold", b"_regions_threshold", "_threshold", b"_threshold", "aupro", b"aupro", "best_f1", b"best_f1", "best_f1_threshold", b"best_f1_threshold", "classes", b"classes", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "defective_images", b"defective_images", "detection_rate", b"detection_rate", "f1", b"f1", "false_reject_rate", b"false_reject_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "good_images", b"good_images", "image_auroc", b"image_auroc", "intervals", b"intervals", "latency", b"latency", "peak_on_defect_rate", b"peak_on_defect_rate", "pixel_auroc", b"pixel_auroc", "region_area_ratio", b"region_area_ratio", "region_iou", b"region_iou", "regions_pixel_threshold", b"regions_pixel_threshold", "regions_threshold", b"regions_threshold", "skipped_images", b"skipped_images", "threshold", b"threshold", "unmasked_images", b"unmasked_images"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__aupro: _TypeAlias = _typing.Literal["aupro"]  # noqa: Y015
     _WhichOneofArgType__aupro: _TypeAlias = _typing.Literal["_aupro", b"_aupro"]  # noqa: Y015
@@ -1010,6 +1029,12 @@ class Metrics(_message.Message):
     _WhichOneofArgType__region_area_ratio: _TypeAlias = _typing.Literal["_region_area_ratio", b"_region_area_ratio"]  # noqa: Y015
     _WhichOneofReturnType__region_iou: _TypeAlias = _typing.Literal["region_iou"]  # noqa: Y015
     _WhichOneofArgType__region_iou: _TypeAlias = _typing.Literal["_region_iou", b"_region_iou"]  # noqa: Y015
+    _WhichOneofReturnType__regions_pixel_threshold: _TypeAlias = _typing.Literal["regions_pixel_threshold"]  # noqa: Y015
+    _WhichOneofArgType__regions_pixel_threshold: _TypeAlias = _typing.Literal["_regions_pixel_threshold", b"_regions_pixel_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__regions_threshold: _TypeAlias = _typing.Literal["regions_threshold"]  # noqa: Y015
+    _WhichOneofArgType__regions_threshold: _TypeAlias = _typing.Literal["_regions_threshold", b"_regions_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__aupro) -> _WhichOneofReturnType__aupro | None: ...
     @_typing.overload
@@ -1036,6 +1061,12 @@ class Metrics(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__region_area_ratio) -> _WhichOneofReturnType__region_area_ratio | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__region_iou) -> _WhichOneofReturnType__region_iou | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__regions_pixel_threshold) -> _WhichOneofReturnType__regions_pixel_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__regions_threshold) -> _WhichOneofReturnType__regions_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
 
 Global___Metrics: _TypeAlias = Metrics  # noqa: Y015
 
@@ -1082,7 +1113,7 @@ class ClassMetrics(_message.Message):
     image_auroc: _builtins.float
     fpr_at_95_tpr: _builtins.float
     detection_rate: _builtins.float
-    """Share of the images of this class above the threshold."""
+    """Share of the images of this class above Metrics.threshold."""
     pixel_auroc: _builtins.float
     aupro: _builtins.float
     region_area_ratio: _builtins.float

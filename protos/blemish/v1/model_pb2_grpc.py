@@ -178,7 +178,8 @@ class ModelServiceServicer:
 
     def GetReport(self, request, context):
         """Returns the report of a version's training or of an evaluation. It is a self-contained HTML page, sent in
-        chunks of at most 64 KiB.
+        chunks of at most 64 KiB. After a change of the calibration the page begins with the threshold in force and the
+        figures at it, computed from the stored scores.
 
         INVALID_ARGUMENT: the name is malformed.
         NOT_FOUND: the version does not exist, or has no such report; the message lists the reports that it has.

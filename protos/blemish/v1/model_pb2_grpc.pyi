@@ -93,7 +93,8 @@ class ModelServiceStub:
     """
     GetReport: _grpc.UnaryStreamMultiCallable[_model_pb2.GetReportRequest, _model_pb2.GetReportResponse]
     """Returns the report of a version's training or of an evaluation. It is a self-contained HTML page, sent in
-    chunks of at most 64 KiB.
+    chunks of at most 64 KiB. After a change of the calibration the page begins with the threshold in force and the
+    figures at it, computed from the stored scores.
 
     INVALID_ARGUMENT: the name is malformed.
     NOT_FOUND: the version does not exist, or has no such report; the message lists the reports that it has.
@@ -200,7 +201,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
     GetReport: _aio.UnaryStreamMultiCallable[_model_pb2.GetReportRequest, _model_pb2.GetReportResponse]  # type: ignore[assignment]
     """Returns the report of a version's training or of an evaluation. It is a self-contained HTML page, sent in
-    chunks of at most 64 KiB.
+    chunks of at most 64 KiB. After a change of the calibration the page begins with the threshold in force and the
+    figures at it, computed from the stored scores.
 
     INVALID_ARGUMENT: the name is malformed.
     NOT_FOUND: the version does not exist, or has no such report; the message lists the reports that it has.
@@ -346,7 +348,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_model_pb2.GetReportResponse], _abc.AsyncIterator[_model_pb2.GetReportResponse]]:
         """Returns the report of a version's training or of an evaluation. It is a self-contained HTML page, sent in
-        chunks of at most 64 KiB.
+        chunks of at most 64 KiB. After a change of the calibration the page begins with the threshold in force and the
+        figures at it, computed from the stored scores.
 
         INVALID_ARGUMENT: the name is malformed.
         NOT_FOUND: the version does not exist, or has no such report; the message lists the reports that it has.

@@ -72,8 +72,10 @@ def parse_expected_revision(request: pb.UpdateCalibrationRequest) -> int | None:
     return request.expected_revision or None
 
 
-def model_to_proto(model: Model, current: Sequence[Revision]) -> pb.Model:
-    """Describe a model with the current calibration of each of its versions."""
+def model_to_proto(
+    model: Model, current: Sequence[Revision], metrics: Sequence[Metrics | None]
+) -> pb.Model:
+    """Describe a model with the current calibration of each of its versions, and the metrics at it."""
     return pb.Model(
         name=str(ModelRef(model.id)),
         production=str(ModelRef(model.id, model.production)) if model.production else "",
@@ -81,10 +83,11 @@ def model_to_proto(model: Model, current: Sequence[Revision]) -> pb.Model:
             model_version_to_proto(
                 manifest,
                 revision,
+                of_version,
                 production=manifest.version == model.production,
                 shadow=manifest.version == model.shadow,
             )
-            for manifest, revision in zip(model.versions, current, strict=True)
+            for manifest, revision, of_version in zip(model.versions, current, metrics, strict=True)
         ],
     )
 
@@ -92,12 +95,13 @@ def model_to_proto(model: Model, current: Sequence[Revision]) -> pb.Model:
 def model_version_to_proto(
     manifest: Manifest,
     current: Revision,
+    metrics: Metrics | None,
     *,
     production: bool,
     shadow: bool,
     history: Sequence[Revision] = (),
 ) -> pb.ModelVersion:
-    metrics = manifest.metrics
+    """Describe a version with its current calibration and the metrics at it."""
     return pb.ModelVersion(
         name=manifest.name,
         detector=manifest.detector,
@@ -180,6 +184,9 @@ def metrics_to_proto(metrics: Metrics) -> pb.Metrics:
         region_area_ratio=metrics.region_area_ratio,
         region_iou=metrics.region_iou,
         peak_on_defect_rate=metrics.peak_on_defect_rate,
+        threshold=metrics.threshold,
+        regions_threshold=metrics.regions_threshold,
+        regions_pixel_threshold=metrics.regions_pixel_threshold,
         false_reject_rate=metrics.false_reject_rate,
         detection_rate=metrics.detection_rate,
         intervals=_intervals(metrics.intervals),

@@ -15,10 +15,11 @@ from blemish.v1.model_pb2_grpc import ModelServiceServicer
 from blemish_core.jobs.removal import Removal
 from blemish_core.models import archive
 from blemish_core.models.calibration_log import CalibrationChange
-from blemish_core.models.store import ModelStore
+from blemish_core.models.store import Model, ModelStore
 from blemish_core.platform.errors import InvalidRequest, TooLarge
 from blemish_core.platform.files import disk_full_errors
 from blemish_core.platform.names import ModelRef, job_id, validate_id
+from blemish_core.report.in_force import current_page
 from blemish_server.auth.authenticator import current_caller
 from blemish_server.converters.models import (
     model_to_proto,
@@ -65,15 +66,15 @@ class ModelServicer(ModelServiceServicer):
     def _list(self, page: Page) -> pb.ListModelsResponse:
         found = self._models.page(page.after, page.size + 1)
         models, token = page.cut(found, lambda model: model.id)
-        return pb.ListModelsResponse(
-            models=[
-                model_to_proto(
-                    model, [self._models.calibrations(version).newest() for version in model.versions]
-                )
-                for model in models
-            ],
-            next_page_token=token,
-        )
+        return pb.ListModelsResponse(models=map(self._summarize, models), next_page_token=token)
+
+    def _summarize(self, model: Model) -> pb.Model:
+        current = [self._models.calibrations(version).newest() for version in model.versions]
+        metrics = [
+            self._models.metrics(version, revision.calibration.threshold)
+            for version, revision in zip(model.versions, current, strict=True)
+        ]
+        return model_to_proto(model, current, metrics)
 
     async def GetModel(  # noqa: N802
         self, request: pb.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -86,8 +87,9 @@ class ModelServicer(ModelServiceServicer):
         newest, *older = self._models.calibrations(manifest).history(_HISTORY)
         production = self._models.production(manifest.model) == manifest.version
         shadow = self._models.shadow(manifest.model) == manifest.version
+        metrics = self._models.metrics(manifest, newest.calibration.threshold)
         message = model_version_to_proto(
-            manifest, newest, production=production, shadow=shadow, history=(newest, *older)
+            manifest, newest, metrics, production=production, shadow=shadow, history=(newest, *older)
         )
         message.pinned = self._models.is_pinned(manifest.model, manifest.version)
         if shadow and (comparison := self._shadow.comparison_of(manifest)):
@@ -141,8 +143,7 @@ class ModelServicer(ModelServiceServicer):
     ) -> AsyncIterator[pb.GetReportResponse]:
         ref = ModelRef.parse(request.name, "name")
         job = job_id(request.evaluation, "evaluation") if request.evaluation else None
-        path = await asyncio.to_thread(self._models.report, ref, job)
-        page = await asyncio.to_thread(path.read_bytes)
+        page = await asyncio.to_thread(current_page, self._models, ref, job)
         for start in range(0, len(page), _CHUNK_BYTES):
             yield pb.GetReportResponse(chunk=page[start : start + _CHUNK_BYTES])
 

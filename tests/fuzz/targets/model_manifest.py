@@ -21,7 +21,7 @@ def run(data: bytes) -> None:
         manifest = bundle.read_manifest(folder)
         log = CalibrationLog(folder, manifest)
         message = model_version_to_proto(
-            manifest, log.newest(), production=False, shadow=False, history=log.history(9)
+            manifest, log.newest(), manifest.metrics, production=False, shadow=False, history=log.history(9)
         )
         message.SerializeToString()
         calibration_to_proto(log.newest(), manifest.metrics)
