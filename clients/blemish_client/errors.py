@@ -44,6 +44,8 @@ _HANDSHAKE = re.compile(r"(?:.*OPENSSL_internal:|handshake failed\W*|(?=Hostname
 _TOO_LARGE = re.compile(r"SERVER: (Sent|Received) message larger than max \((\d+) vs\. (\d+)\)")
 # gRPC's message for a connection on which a ping or data was not acknowledged in time.
 _SILENT = re.compile(r"(ping|keepalive) timeout|recvmsg:Connection timed out")
+# Start of gRPC's message for a call that found no connection.
+_NO_CONNECTION = "failed to connect to all addresses"
 # Prefixes of gRPC's message for a call that this client cancelled.
 _CANCELLED_HERE = ("Locally cancelled", "Channel closed")
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -54,6 +56,10 @@ UNREACHABLE = "cannot connect to"
 """Start of the message of an error without an answer from a server."""
 TLS_FAILED = "TLS handshake failed"
 """Start of the message of an error of the TLS handshake."""
+WITHOUT_TLS = "the server does not use TLS"
+"""Cause of a handshake that failed because the server answered in plaintext."""
+WRONG_NAME = "hostname verification check failed"
+"""Cause of a handshake that failed because the certificate does not name the host."""
 
 
 class BlemishError(Exception):
@@ -186,11 +192,15 @@ def _transport_message(code: grpc.StatusCode, message: str, target: str) -> str:
     """Return the message for an error that gRPC itself reports, without an answer from the server."""
     if code is grpc.StatusCode.UNAVAILABLE:
         if handshake := _HANDSHAKE.search(message):
-            cause = handshake[1].removesuffix(": OK").rstrip(".").lower()
+            cause = handshake[1].removesuffix(": OK").rstrip(".").lower().replace("_", " ")
+            if cause.startswith("wrong version number"):
+                return f"{TLS_FAILED} with {target}: {WITHOUT_TLS}; connect without TLS"
             return f"{TLS_FAILED} with {target}: {cause}"
         if _SILENT.search(message):
             return f"the connection to {target} was lost, because the link is silent; check the network"
         cause = message.removesuffix(" ()").rstrip("]").rpartition(": ")[2] or "no reason given"
+        if cause == "Socket closed" and message.startswith(_NO_CONNECTION):
+            cause = "it closed the connection, as a server with TLS does if the client has none"
         return f"{UNREACHABLE} {target}: {cause[:1].lower()}{cause[1:]}{_proxy_hint(target)}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"{target} did not answer in time"

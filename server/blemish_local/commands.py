@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from blemish_local.launch import UNUSABLE, launch
+from blemish_local.launching.launch import UNUSABLE, launch
 from blemish_local.options import DEFAULT_DATA, DEFAULT_LISTEN, resolve
 
 _EPILOG = f"""\

@@ -19,7 +19,14 @@ from urllib.parse import urlsplit
 
 from blemish_core.platform.redis_address import RedisAddress
 from blemish_local import redis
-from blemish_local.address import Address, SocketAddress, free_loopback_port
+from blemish_local.address import (
+    Address,
+    AddressUnusable,
+    SocketAddress,
+    free_loopback_port,
+    parse_port,
+    settle,
+)
 from blemish_local.data_directory import DataDirectory
 from blemish_local.options import StackOptions
 from blemish_local.supervision import probes
@@ -54,6 +61,8 @@ class Stack:
     """Services to start, one stage after the other; those of a stage start together."""
     variables: Mapping[str, str]
     """Variables that every service receives in addition to the environment: URLs, store, address."""
+    metrics: str = ""
+    """URL of the server's metrics; empty if it has none."""
 
     @property
     def store(self) -> str:
@@ -95,8 +104,11 @@ def compose(options: StackOptions, data: DataDirectory, listen: Address | Socket
         stages.append((qdrant_spec,))
 
     environment = {**inherited, **variables}
-    stages.append((_worker(data, environment), _server(data, environment, listen)))
-    return Stack(tuple(external), tuple(stages), variables)
+    metrics = _metrics_address(inherited)
+    own = {"BLEMISH_METRICS_LISTEN": str(metrics)} if metrics is not None else {}
+    stages.append((_worker(data, environment), _server(data, environment | own, listen)))
+    url = f"http://{metrics.to_connect}/metrics" if metrics is not None else ""
+    return Stack(tuple(external), tuple(stages), variables, url)
 
 
 def shell_script(variables: Mapping[str, str]) -> str:
@@ -216,6 +228,22 @@ def _server(
         ready_file=ready_file,
         grace_s=_server_grace_s(environment) + _SHUTDOWN_MARGIN_S,
     )
+
+
+def _metrics_address(inherited: Mapping[str, str]) -> Address | None:
+    """Return the address of the server's metrics, with port 0 replaced by a free port.
+
+    The server itself rejects an address that cannot be used.
+    """
+    try:
+        address = parse_port(inherited.get("BLEMISH_METRICS_LISTEN", ""))
+        if address.port:
+            return address
+        settled = settle(address)
+    except (ValueError, AddressUnusable):
+        return None
+    assert isinstance(settled, Address)
+    return settled
 
 
 def _server_grace_s(environment: Mapping[str, str]) -> float:

@@ -112,5 +112,5 @@ def test_failed_handshake_names_the_cause(client: Client, fake: FakeServer) -> N
     fake.errors["Score"] = [CallError(grpc.StatusCode.UNAVAILABLE, details, detailed=False)]
     with pytest.raises(errors.Unavailable) as caught:
         client.score(b"", "m")
-    cause = "certificate_verify_failed: self signed certificate"
+    cause = "certificate verify failed: self signed certificate"
     assert caught.value.message == f"TLS handshake failed with {client.target}: {cause}"

@@ -38,6 +38,8 @@ from blemish_client.aio import AsyncClient
 from blemish_client.errors import PermissionDenied, ResourceExhausted, Unauthenticated, Unavailable
 from blemish_client.streaming.ledger import FrameResult
 from blemish_client.transport.credentials import Credentials
+from blemish_local.address import Address
+from blemish_local.launching.announcement import reachable_by_tls
 from blemish_server.auth import access
 from blemish_server.auth.access import Role
 from blemish_server.auth.authenticator import required_roles
@@ -112,6 +114,12 @@ def guarded(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> It
     finally:
         process.kill()
         process.wait(30)
+
+
+def blemish_at(address: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line without a token."""
+    command = [sys.executable, "-m", "blemish_client.cli", "--server", address, *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -440,8 +448,34 @@ def test_client_rejects_a_certificate_of_an_unknown_authority(
             pytest.raises(Unavailable, match=r"TLS handshake failed with .*certificate"),
         ):
             client.server_info()
-    with Client(guarded.address) as client, pytest.raises(Unavailable, match="cannot connect to"):
+    with (
+        Client(guarded.address) as client,
+        pytest.raises(Unavailable, match="it closed the connection, as a server with TLS does"),
+    ):
         client.server_info()
+
+
+def test_mismatch_of_tls_is_reported_with_its_remedy(guarded: Guarded, stack: RunningStack) -> None:
+    plain = blemish_at(guarded.address, "info")
+    assert plain.returncode == 4
+    (line,) = plain.stderr.splitlines()
+    assert line.startswith(f"blemish: the server at {guarded.address} requires TLS; connect with --roots")
+
+    encrypted = blemish_at(stack.address, "--roots", str(guarded.roots), "info")
+    assert encrypted.returncode == 4
+    (line,) = encrypted.stderr.splitlines()
+    assert "the server does not use TLS; connect without TLS (leave out --tls and --roots" in line
+
+    port = int(guarded.address.rpartition(":")[2])
+    other_name = f"127.0.0.1:{port}"
+    unnamed = blemish_at(other_name, "--roots", str(guarded.roots), "info")
+    (line,) = unnamed.stderr.splitlines()
+    assert "set --server to a name that is in the server's certificate" in line
+
+    # `blemish up` prints the name that works, and the certificate that verifies itself.
+    chain = guarded.roots.with_name("chain.pem")
+    assert reachable_by_tls(Address("127.0.0.1", port), chain) == guarded.address
+    assert "the call has no token" in blemish_at(guarded.address, "--roots", str(chain), "info").stderr
 
 
 def test_renewed_certificate_needs_no_restart(
@@ -455,7 +489,7 @@ def test_renewed_certificate_needs_no_restart(
     with (
         Client(guarded.address, credentials=shown) as client,
         pytest.raises(
-            Unavailable, match=r"TLS handshake failed with localhost:[0-9]+: certificate_verify_failed"
+            Unavailable, match=r"TLS handshake failed with localhost:[0-9]+: certificate verify failed"
         ),
     ):
         client.server_info()

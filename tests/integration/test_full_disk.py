@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Semaphore
@@ -12,11 +13,13 @@ from urllib.request import urlopen
 
 import grpc
 import pytest
+import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.integration.conftest import RunningStack
 from tests.support.cli import Run, run_against
 from tests.support.ports import free_port
-from tests.support.processes import stop, wait_for_port
+from tests.support.processes import stop, wait_for_file, wait_for_port, wait_for_text
+from tests.support.redis_server import running_redis
 
 from blemish.v1.image_pb2 import VERDICT_UNSPECIFIED
 from blemish.v1.inspection_pb2 import STORE_ALL, STREAM_POLICY_BLOCK
@@ -24,6 +27,7 @@ from blemish.v1.server_pb2 import GetServerInfoResponse
 from blemish_client import Client
 from blemish_client.errors import NotFound, ResourceExhausted
 from blemish_client.streaming.ledger import FrameResult
+from blemish_core.jobs.worker_registry import WorkerRegistry
 
 FULL = Path("/dev/full")
 
@@ -174,3 +178,34 @@ def test_running_stream_is_shown_with_its_rate_and_last_verdict(
     assert camera.last.verdict == stream.last.verdict != VERDICT_UNSPECIFIED
     with Client(full_server) as other:
         assert not other.server_info().streams
+
+
+def test_worker_outlives_a_redis_that_accepts_no_changes(tmp_path: Path) -> None:
+    """Redis refuses commands while its own disk is full, with an error of the same kind."""
+    port = free_port()
+    url = f"redis://127.0.0.1:{port}/0"
+    ready, log = tmp_path / "ready", tmp_path / "worker.log"
+    with running_redis(tmp_path / "redis", port), log.open("wb") as output:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "blemish_workers"],
+            env=os.environ
+            | {"REDIS_URL": url, "BLEMISH_STORE": str(tmp_path), "BLEMISH_READY_FILE": str(ready)},
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            wait_for_file(ready, worker)
+            control = redis.Redis.from_url(url)
+            control.config_set("min-replicas-to-write", 1)
+            wait_for_text(log, "NOREPLICAS", worker)
+            wait_for_text(log, "Connection to broker lost", worker)
+            control.config_set("min-replicas-to-write", 0)
+            control.flushdb()  # only a new heartbeat of the same worker fills the registry again
+            registry = WorkerRegistry.connect(url)
+            give_up = time.monotonic() + 20
+            while not registry.workers():
+                assert worker.poll() is None
+                assert time.monotonic() < give_up
+                time.sleep(0.2)
+        finally:
+            stop(worker)

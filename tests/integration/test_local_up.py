@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -162,7 +163,9 @@ def processes(columns: str) -> list[list[str]]:
 def test_stack_starts_and_stops_completely(installation: FakeInstallation) -> None:
     (installation.folder / "images").mkdir()
 
-    process = installation.up_and_ready("--import-root", str(installation.folder / "images"), LANG="C")
+    process = installation.up_and_ready(
+        "--import-root", str(installation.folder / "images"), LANG="C", BLEMISH_METRICS_LISTEN="127.0.0.1:0"
+    )
     address = installation.address_file.read_text().strip()
     sessions = sessions_of(process)
     children = alive(sessions)
@@ -178,6 +181,7 @@ def test_stack_starts_and_stops_completely(installation: FakeInstallation) -> No
     assert [line.split()[0] for line in lines[:2]] == ["redis", "qdrant"]
     assert {line.split()[0] for line in lines[2:4]} == {"worker", "server"}
     assert f"blemish is up at {address}" in output
+    assert re.search(r"metrics  http://127\.0\.0\.1:[1-9]\d*/metrics\n", output)
     assert lines[-1] == "stopped"
     assert len(sessions) == 4
     assert len(children) >= 9

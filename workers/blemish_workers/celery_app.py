@@ -30,5 +30,7 @@ def make_celery_app(settings: WorkerSettings) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # A Redis whose disk is full refuses commands. By default Celery then ends the worker.
+        broker_channel_error_retry=True,
     )
     return app

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Entry point of the ``blemish`` command."""
 
+import os
 import sys
 
 _EXTRA = frozenset({"typer", "rich"})
@@ -8,6 +9,7 @@ _EXTRA = frozenset({"typer", "rich"})
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    _silence_grpc()
     try:
         from blemish_client.cli.app import app
     except ModuleNotFoundError as error:
@@ -20,6 +22,15 @@ def main() -> None:
         )
         sys.exit(2)
     app(prog_name="blemish")
+
+
+def _silence_grpc() -> None:
+    """Keep gRPC's own log out of the terminal, unless the user asks for it. Call this before its import.
+
+    The variable is set for this process alone: the servers that `blemish up` starts have log files.
+    """
+    if "GRPC_VERBOSITY" not in os.environ:
+        os.putenv("GRPC_VERBOSITY", "NONE")
 
 
 if __name__ == "__main__":

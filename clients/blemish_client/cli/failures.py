@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from blemish_client import errors
 from blemish_client.errors import BlemishError
+from blemish_client.transport.tls_probe import answers_with_tls
 from blemish_layouts.names import printable
 
 UNSUCCESSFUL, BAD_INPUT, NOT_FOUND, NO_SERVER, INTERNAL, NOT_ALLOWED, PARTLY = 1, 2, 3, 4, 5, 6, 7
@@ -103,11 +104,29 @@ def describe(error: BlemishError) -> str:
 
 def _with_remedy(error: BlemishError, line: str) -> str:
     if isinstance(error, errors.Unavailable) and line.startswith(errors.UNREACHABLE):
-        return f"{line}; start a server with `blemish up`, or set its address with --server HOST:PORT"
+        return _describe_unreachable(line)
     if isinstance(error, errors.Unavailable) and line.startswith(errors.TLS_FAILED):
-        return f"{line}; pass the server's root certificate with --roots FILE, or connect without --tls"
+        return _describe_failed_handshake(line)
     if isinstance(error, errors.InternalError):
         return f"the server failed: {line}; see its log for details"
     if error.retry_after_s is not None:
         return f"{line}; retry in {error.retry_after_s:.0f} s"
     return line
+
+
+def _describe_unreachable(line: str) -> str:
+    target = line.removeprefix(errors.UNREACHABLE).strip().partition(": ")[0]
+    if answers_with_tls(target):
+        return (
+            f"the server at {target} requires TLS; connect with --roots FILE, the certificate that "
+            "verifies it, or with --tls if a public authority issued it"
+        )
+    return f"{line}; start a server with `blemish up`, or set its address with --server HOST:PORT"
+
+
+def _describe_failed_handshake(line: str) -> str:
+    if errors.WITHOUT_TLS in line:
+        return f"{line} (leave out --tls and --roots, and unset BLEMISH_TLS and BLEMISH_ROOTS)"
+    if errors.WRONG_NAME in line:
+        return f"{line}; set --server to a name that is in the server's certificate"
+    return f"{line}; pass the server's root certificate with --roots FILE"

@@ -12,6 +12,7 @@ from blemish_core.platform.files import staged_file
 from blemish_core.platform.lossy_output import replace_standard_streams
 from blemish_local.address import Address, AddressUnusable, SocketAddress, settle
 from blemish_local.data_directory import DataDirectory, DirectoryUnusable, claim
+from blemish_local.launching.announcement import announcement
 from blemish_local.options import StackOptions
 from blemish_local.redis import NoRedisServer
 from blemish_local.stack import Stack, compose, shell_script
@@ -69,7 +70,7 @@ async def _supervise(
         _write_or_warn(environment_file, shell_script(stack.variables))
         if options.address_file is not None:
             _write_or_warn(options.address_file, f"{listen.to_connect}\n")
-        report(_announcement(options, data, listen, stack))
+        report(announcement(options, data, listen, stack))
 
     _remove(run_files)
     supervisor = Supervisor(stack, held, report, _warn)
@@ -95,28 +96,6 @@ def _call_at_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: Callable[[], No
             stop()
 
     loop.add_reader(stdin, read)
-
-
-def _announcement(
-    options: StackOptions, data: DataDirectory, listen: Address | SocketAddress, stack: Stack
-) -> str:
-    roots = ", ".join(map(str, options.import_roots)) or "none (see --import-root)"
-    access = ""
-    if listen.is_open_to_others:
-        access = "  (open to other machines)"
-        if not options.environment.get("BLEMISH_ACCESS_FILE"):
-            access = "  (open to other machines without authentication: set BLEMISH_ACCESS_FILE)"
-    return "\n".join(
-        [
-            "",
-            f"blemish is up at {listen.to_connect}{access}",
-            f"  data     {data.root}, logs in {data.logs.name}/",
-            f"  store    {stack.store}",
-            f"  imports  {roots}",
-            f"  try it   blemish --server {listen.to_connect} info",
-            "  stop it  Ctrl-C",
-        ]
-    )
 
 
 def _write_or_warn(path: Path, text: str) -> None:
