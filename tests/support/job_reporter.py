@@ -11,6 +11,7 @@ class RecordingReporter(NullReporter):
         self.progressed: list[tuple[str, int, int]] = []
         """Phase, done and total of each report."""
         self.warnings: list[str] = []
+        self.notes: list[str] = []
         self.plan = ""
         self.commits = 0
 
@@ -22,6 +23,9 @@ class RecordingReporter(NullReporter):
 
     def announce(self, plan: str) -> None:
         self.plan = plan
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def commit(self) -> None:
         self.commits += 1

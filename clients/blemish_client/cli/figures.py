@@ -52,6 +52,8 @@ def metrics_tables(metrics: Metrics, title: str) -> Group:
         figures.add_row("unreadable test images", str(metrics.skipped_images), "")
     if metrics.unmasked_images:
         figures.add_row("defective images without a mask", str(metrics.unmasked_images), "")
+    if metrics.copied_images:
+        figures.add_row("test images left out as copies", str(metrics.copied_images), "")
     tables = [figures]
     if metrics.classes:
         tables.append(_classes(metrics))

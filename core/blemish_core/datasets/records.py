@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
+from blemish_core.datasets.copies import copies_warnings, find_equal_files
 from blemish_core.datasets.layout import LayoutPath
 from blemish_core.imaging.white_level import (
     StoredDepth,
@@ -42,6 +43,8 @@ class Dataset:
     """White level by which the images are decoded."""
     warnings: tuple[str, ...] = ()
     """Warnings about images that do not fit the white level."""
+    copies: tuple[str, ...] = ()
+    """Warnings about equal files."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,7 @@ def summary(record: DatasetRecord, entries: Iterable[IndexEntry]) -> Dataset:
         snapshot=digest.hexdigest(),
         white_level=white_level_of(depths, record.white_level),
         warnings=tuple(white_level_warnings(depths, record.white_level, record.id)),
+        copies=tuple(copies_warnings(find_equal_files(entries), record.id)),
     )
 
 

@@ -167,6 +167,17 @@ class HeldOutScores:
     scores: tuple[float, ...]
     map_maxima: tuple[float, ...]
     """Highest pixel of each anomaly map."""
+    maps: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
+    """Anomaly maps (h, w) of the images with the highest scores, by position in ``scores``."""
+
+
+MAPS_KEPT = 4
+"""Number of anomaly maps that ``HeldOutScores`` keeps."""
+
+
+def highest(scores: Sequence[float], count: int) -> list[int]:
+    """Return the positions of the ``count`` highest scores, the highest first."""
+    return sorted(range(len(scores)), key=lambda number: (-scores[number], number))[:count]
 
 
 @dataclass(frozen=True)
@@ -185,6 +196,8 @@ class TrainingResult:
     """Indices of the images that ``held_out_scores`` come from; empty after cross-calibration."""
     copies: tuple[tuple[int, ...], ...] = ()
     """Groups of images that show one piece, as ascending indices."""
+    scored_indices: tuple[int, ...] = ()
+    """Index of the image of each score in ``held_out_scores``."""
 
 
 ReadImage = Callable[[], Image]

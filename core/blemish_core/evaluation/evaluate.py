@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One pass over a dataset's test images: metrics, latency and example images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,6 +11,7 @@ from PIL import Image as PillowImage
 
 from blemish_core.calibration import Calibration
 from blemish_core.datasets import DatasetImage, DatasetStore
+from blemish_core.datasets.copies import find_equal_files
 from blemish_core.datasets.reading import ImageReader
 from blemish_core.detectors.base import Detector, Progress
 from blemish_core.evaluation.examples import Example, Selection
@@ -28,6 +29,7 @@ from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.localization.defect_region import DefectRegion
 from blemish_core.localization.find_regions import find_regions
 from blemish_core.platform.errors import Corrupt, InvalidImage
+from blemish_core.platform.names import dataset_name
 from blemish_layouts.names import printable
 
 _NAMED = 10
@@ -43,6 +45,8 @@ class ImageSource:
     """Id of the dataset."""
     level: WhiteLevel | None = None
     """White level of the model, by which images are decoded; None for versions without one."""
+    learned: Collection[str] = frozenset()
+    """SHA-256 of the training images of the model, in hex, which metrics exclude."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class ImageScore:
     score: float
     original: str = ""
     """Path of the file that was uploaded, if it differs from ``path``."""
+    sha256: str = ""
+    """SHA-256 of the encoded bytes, in hex."""
 
     @property
     def shown(self) -> str:
@@ -102,14 +108,16 @@ def evaluate(
     warn: Callable[[str], None],
     on_scored: Callable[[ScoredImage], None] = lambda scored: None,
 ) -> Evaluation | None:
-    """Evaluate a detector on a dataset's test images; return None if there are none.
+    """Evaluate a detector on a dataset's test images; return None if there are none to measure on.
 
     ``on_scored`` is called with each image and its prediction, of which the result keeps only the score.
 
     Raises:
         Corrupt: if more images are unreadable than ``ImageReader`` skips.
     """
-    images = source.store.images(source.dataset, "test")
+    images, copied = _without_copies(source)
+    if copied:
+        warn(_copied_warning(copied, source.dataset))
     if not images:
         return None
     snapshot = source.store.get(source.dataset).snapshot
@@ -141,7 +149,9 @@ def evaluate(
                     read = reader.read(image)
                     regions = _regions(read, prediction.anomaly_map, calibration, detector.mask)
                     outlines.add(image.class_name, regions, mask)
-            image_scores.append(ImageScore(image.path, image.class_name, prediction.score, image.original))
+            image_scores.append(
+                ImageScore(image.path, image.class_name, prediction.score, image.original, image.sha256)
+            )
             selection.add(image, prediction.score, prediction.anomaly_map, mask)
     good_images = [each for each in image_scores if each.class_name == GOOD]
     by_path = {image.path: image for image in images}
@@ -172,6 +182,7 @@ def evaluate(
             threshold=calibration.threshold,
             regions_threshold=calibration.threshold,
             regions_pixel_threshold=calibration.pixel_threshold,
+            copied_images=len(copied),
             best_f1_threshold=best_f1_threshold(good, defective),
             classes={
                 name: _class_metrics(good, of_class, calibration.threshold, pixels, outlines, name)
@@ -188,6 +199,31 @@ def evaluate(
         worst=_example_images(reader, selection.worst(), calibration, detector.mask),
         best=_example_images(reader, selection.best(), calibration, detector.mask),
         good_shift=shift,
+    )
+
+
+def _without_copies(source: ImageSource) -> tuple[list[DatasetImage], list[DatasetImage]]:
+    """Return the test images to measure on, and those left out because of equal files.
+
+    Left out are copies of images that the model was trained on, and files that are good and defective at
+    once. The first of several equal test images counts.
+    """
+    images = source.store.images(source.dataset)
+    contradictory = {group.sha256 for group in find_equal_files(images) if group.are_contradictory}
+    known = contradictory | set(source.learned)
+    kept: list[DatasetImage] = []
+    copied: list[DatasetImage] = []
+    for image in images:
+        if image.split == "test":
+            (copied if image.sha256 in known else kept).append(image)
+            known.add(image.sha256)
+    return kept, copied
+
+
+def _copied_warning(images: Sequence[DatasetImage], dataset: str) -> str:
+    return (
+        f"the figures leave out {len(images)} test images of {dataset_name(dataset)} that equal a training "
+        f"image or another test image: {_named([image.shown for image in images])}; upload others"
     )
 
 

@@ -70,6 +70,8 @@ class Metrics(_FrozenModel):
     """Number of unreadable test images, which no metric includes."""
     unmasked_images: Count = 0
     """Number of defective images without a usable mask, which the pixel metrics exclude."""
+    copied_images: Count = 0
+    """Number of test images that no metric includes, because they equal a training image or each other."""
     image_auroc: float | None = None
     fpr_at_95_tpr: float | None = None
     """Share of good images above the highest threshold that detects 95 % of the defective ones."""

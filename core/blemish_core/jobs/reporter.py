@@ -36,6 +36,13 @@ class JobReporter(Protocol):
         """
 
 
+class StepReporter(JobReporter, Protocol):
+    """A receiver of the events of one step, and of lines for the job's log."""
+
+    def note(self, text: str) -> None:
+        """Write a line for people to the job's log."""
+
+
 def waiting_for_qdrant(reporter: JobReporter) -> Callable[[], None]:
     """Return a callback for ``retry_until_available`` that reports the wait as a phase."""
     return partial(reporter.progress, "waiting for Qdrant", 0, 0, "")
@@ -47,13 +54,14 @@ class NullReporter:
     def progress(self, phase: str, done: int, total: int, unit: str) -> None: ...
     def warn(self, text: str) -> None: ...
     def announce(self, plan: str) -> None: ...
+    def note(self, text: str) -> None: ...
     def commit(self) -> None: ...
 
 
 class WarningCollector:
     """A reporter that forwards everything and keeps the warnings, for the report page."""
 
-    def __init__(self, reporter: JobReporter) -> None:
+    def __init__(self, reporter: StepReporter) -> None:
         self._reporter = reporter
         self.warnings: list[str] = []
 
@@ -66,6 +74,9 @@ class WarningCollector:
 
     def announce(self, plan: str) -> None:
         self._reporter.announce(plan)
+
+    def note(self, text: str) -> None:
+        self._reporter.note(text)
 
     def commit(self) -> None:
         self._reporter.commit()
@@ -100,6 +111,52 @@ class ThrottledReporter:
 
     def commit(self) -> None:
         self._reporter.commit()
+
+
+class StoryReporter:
+    """A reporter that forwards everything, and writes the story of the step to the job's log.
+
+    Each line begins with the seconds since the step began. A phase gets a line at its end.
+    """
+
+    def __init__(self, reporter: JobReporter, write: Callable[[str], None]) -> None:
+        self._reporter = reporter
+        self._write = write
+        self._began_s = self._entered_s = time.monotonic()
+        self._phase = ""
+        self._done = self._total = 0
+        self._unit = ""
+
+    def progress(self, phase: str, done: int, total: int, unit: str) -> None:
+        if phase != self._phase:
+            self.end_phase()
+            self._phase, self._entered_s = phase, time.monotonic()
+        self._done, self._total, self._unit = done, total, unit
+        self._reporter.progress(phase, done, total, unit)
+
+    def warn(self, text: str) -> None:
+        self.note(f"warning: {text}")
+        self._reporter.warn(text)
+
+    def announce(self, plan: str) -> None:
+        self.note(f"plan: {plan}")
+        self._reporter.announce(plan)
+
+    def note(self, text: str) -> None:
+        for line in text.splitlines():
+            self._write(f"{time.monotonic() - self._began_s:7.1f} s  {line}")
+
+    def commit(self) -> None:
+        self._reporter.commit()
+
+    def end_phase(self, problem: str = "") -> None:
+        """Write the line of the phase that has ended, with a ``problem`` if it ended early."""
+        if not self._phase:
+            return
+        count = f"{self._done} of {self._total}" if self._done != self._total else str(self._done)
+        seconds = time.monotonic() - self._entered_s
+        self.note(f"{self._phase}: {count} {self._unit}, {seconds:.1f} s{problem}")
+        self._phase = ""
 
 
 class PhaseTimer:

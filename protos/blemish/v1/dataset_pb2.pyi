@@ -61,7 +61,9 @@ class Dataset(_message.Message):
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Images that are too dark for their white, or that disagree on it, with the remedy."""
+        """Images that are too dark for their white, or that disagree on it, with the remedy. Also equal files: in both
+        training and test images, good and defective at once, or several times.
+        """
 
     def __init__(
         self,

@@ -913,6 +913,7 @@ class Metrics(_message.Message):
     THRESHOLD_FIELD_NUMBER: _builtins.int
     REGIONS_THRESHOLD_FIELD_NUMBER: _builtins.int
     REGIONS_PIXEL_THRESHOLD_FIELD_NUMBER: _builtins.int
+    COPIED_IMAGES_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """datasets/{id}"""
     dataset_snapshot: _builtins.str
@@ -958,6 +959,8 @@ class Metrics(_message.Message):
     """
     regions_pixel_threshold: _builtins.float
     """The pixel threshold at which the figures of regions were measured. Not set by older servers."""
+    copied_images: _builtins.int
+    """Number of test images that no metric includes, because they equal a training image or another test image."""
     @_builtins.property
     def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassMetrics]: ...
     @_builtins.property
@@ -998,10 +1001,11 @@ class Metrics(_message.Message):
         threshold: _builtins.float | None = ...,
         regions_threshold: _builtins.float | None = ...,
         regions_pixel_threshold: _builtins.float | None = ...,
+        copied_images: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_best_f1", b"_best_f1", "_best_f1_threshold", b"_best_f1_threshold", "_detection_rate", b"_detection_rate", "_f1", b"_f1", "_false_reject_rate", b"_false_reject_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_latency", b"_latency", "_peak_on_defect_rate", b"_peak_on_defect_rate", "_pixel_auroc", b"_pixel_auroc", "_region_area_ratio", b"_region_area_ratio", "_region_iou", b"_region_iou", "_regions_pixel_threshold", b"_regions_pixel_threshold", "_regions_threshold", b"_regions_threshold", "_threshold", b"_threshold", "aupro", b"aupro", "best_f1", b"best_f1", "best_f1_threshold", b"best_f1_threshold", "detection_rate", b"detection_rate", "f1", b"f1", "false_reject_rate", b"false_reject_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "image_auroc", b"image_auroc", "latency", b"latency", "peak_on_defect_rate", b"peak_on_defect_rate", "pixel_auroc", b"pixel_auroc", "region_area_ratio", b"region_area_ratio", "region_iou", b"region_iou", "regions_pixel_threshold", b"regions_pixel_threshold", "regions_threshold", b"regions_threshold", "threshold", b"threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_best_f1", b"_best_f1", "_best_f1_threshold", b"_best_f1_threshold", "_detection_rate", b"_detection_rate", "_f1", b"_f1", "_false_reject_rate", b"_false_reject_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_latency", b"_latency", "_peak_on_defect_rate", b"_peak_on_defect_rate", "_pixel_auroc", b"_pixel_auroc", "_region_area_ratio", b"_region_area_ratio", "_region_iou", b"_region_iou", "_regions_pixel_threshold", b"_regions_pixel_threshold", "_regions_threshold", b"_regions_threshold", "_threshold", b"_threshold", "aupro", b"aupro", "best_f1", b"best_f1", "best_f1_threshold", b"best_f1_threshold", "classes", b"classes", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "defective_images", b"defective_images", "detection_rate", b"detection_rate", "f1", b"f1", "false_reject_rate", b"false_reject_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "good_images", b"good_images", "image_auroc", b"image_auroc", "intervals", b"intervals", "latency", b"latency", "peak_on_defect_rate", b"peak_on_defect_rate", "pixel_auroc", b"pixel_auroc", "region_area_ratio", b"region_area_ratio", "region_iou", b"region_iou", "regions_pixel_threshold", b"regions_pixel_threshold", "regions_threshold", b"regions_threshold", "skipped_images", b"skipped_images", "threshold", b"threshold", "unmasked_images", b"unmasked_images"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aupro", b"_aupro", "_best_f1", b"_best_f1", "_best_f1_threshold", b"_best_f1_threshold", "_detection_rate", b"_detection_rate", "_f1", b"_f1", "_false_reject_rate", b"_false_reject_rate", "_fpr_at_95_tpr", b"_fpr_at_95_tpr", "_image_auroc", b"_image_auroc", "_latency", b"_latency", "_peak_on_defect_rate", b"_peak_on_defect_rate", "_pixel_auroc", b"_pixel_auroc", "_region_area_ratio", b"_region_area_ratio", "_region_iou", b"_region_iou", "_regions_pixel_threshold", b"_regions_pixel_threshold", "_regions_threshold", b"_regions_threshold", "_threshold", b"_threshold", "aupro", b"aupro", "best_f1", b"best_f1", "best_f1_threshold", b"best_f1_threshold", "classes", b"classes", "copied_images", b"copied_images", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "defective_images", b"defective_images", "detection_rate", b"detection_rate", "f1", b"f1", "false_reject_rate", b"false_reject_rate", "fpr_at_95_tpr", b"fpr_at_95_tpr", "good_images", b"good_images", "image_auroc", b"image_auroc", "intervals", b"intervals", "latency", b"latency", "peak_on_defect_rate", b"peak_on_defect_rate", "pixel_auroc", b"pixel_auroc", "region_area_ratio", b"region_area_ratio", "region_iou", b"region_iou", "regions_pixel_threshold", b"regions_pixel_threshold", "regions_threshold", b"regions_threshold", "skipped_images", b"skipped_images", "threshold", b"threshold", "unmasked_images", b"unmasked_images"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__aupro: _TypeAlias = _typing.Literal["aupro"]  # noqa: Y015
     _WhichOneofArgType__aupro: _TypeAlias = _typing.Literal["_aupro", b"_aupro"]  # noqa: Y015

@@ -24,7 +24,7 @@ def dataset_to_proto(dataset: Dataset) -> pb.Dataset:
         snapshot=dataset.snapshot,
         white_level=dataset.white_level.level or 0,
         white_level_given=dataset.white_level.given,
-        warnings=dataset.warnings,
+        warnings=[*dataset.warnings, *dataset.copies],
     )
 
 

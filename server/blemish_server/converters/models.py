@@ -174,6 +174,7 @@ def metrics_to_proto(metrics: Metrics) -> pb.Metrics:
         defective_images=metrics.defective_images,
         skipped_images=metrics.skipped_images,
         unmasked_images=metrics.unmasked_images,
+        copied_images=metrics.copied_images,
         image_auroc=metrics.image_auroc,
         fpr_at_95_tpr=metrics.fpr_at_95_tpr,
         f1=metrics.f1,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures: a dataset of bright squares on a dark surface, and a detector of brightness."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -99,13 +99,16 @@ def measure(store: DatasetStore, calibration: Calibration) -> Measure:
     """Return a function that evaluates on a dataset and appends warnings to a list."""
 
     def run(
-        warnings: list[str] | None = None, dataset: str = "tile", detector: Brightness | None = None
+        warnings: list[str] | None = None,
+        dataset: str = "tile",
+        detector: Brightness | None = None,
+        learned: Collection[str] = (),
     ) -> Evaluation:
         collected: list[str] = [] if warnings is None else warnings
         evaluation = evaluate(
             detector or Brightness(),  # type: ignore[arg-type]
             calibration,
-            ImageSource(store, ImageLimits(), dataset),
+            ImageSource(store, ImageLimits(), dataset, learned=learned),
             "cpu",
             silent,
             collected.append,

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tests.support.moving_part import STILL, seen, texture
 
+from blemish_core.calibration import Calibration
 from blemish_core.datasets import DatasetStore
 from blemish_core.detectors.base import silent
 from blemish_core.evaluation.evaluate import ImageSource, evaluate
@@ -70,6 +71,41 @@ def test_metrics_overall_and_by_class(spots: DatasetStore, measure: Measure) -> 
         "peak_on_defect_rate",
     }
     assert (metrics.skipped_images, metrics.unmasked_images) == (0, 0)
+
+
+def test_copies_of_training_images_are_left_out_of_the_figures(
+    spots: DatasetStore, measure: Measure
+) -> None:
+    before = measure().metrics
+    images = {image.path: spots.read(image) for image in spots.images("tile")}
+    for number in range(3):
+        spots.add("tile", f"test/good/1{number}.png", images[f"test/good/00{number}.png"])
+    warnings: list[str] = []
+    after = measure(warnings).metrics
+    assert (after.good_images, after.copied_images) == (6, 3)
+    assert after.intervals == before.intervals
+    (warning,) = warnings
+    assert "leave out 3 test images of datasets/tile" in warning
+    assert "test/good/10.png" in warning
+
+    spots.add("tile", "test/good/2.png", images["test/spot/000.png"])
+    contradictory = measure([]).metrics
+    assert (contradictory.defective_images, contradictory.copied_images) == (5, 5)
+
+    known = {image.sha256 for image in spots.images("tile") if image.path == "test/good/005.png"}
+    learned = measure([], learned=known).metrics
+    assert (learned.good_images, learned.false_reject_rate) == (5, 0)
+
+
+def test_test_set_of_copies_alone_has_no_figures(
+    spots: DatasetStore, calibration: Calibration, native_brightness: NativeBrightness
+) -> None:
+    known = {image.sha256 for image in spots.images("tile")}
+    source = ImageSource(spots, ImageLimits(), "tile", learned=known)
+    warnings: list[str] = []
+    detector: Any = native_brightness
+    assert evaluate(detector, calibration, source, "cpu", silent, warnings.append) is None
+    assert "leave out 12 test images" in warnings[0]
 
 
 def test_latency_names_runtime_device_and_batch_size(spots: DatasetStore, measure: Measure) -> None:
@@ -302,7 +338,9 @@ def test_mask_moves_with_the_part_of_each_test_image(
         left, top = (int(each) for each in motion.matrix(shape) @ (85, 60, 1))
         defect = np.zeros(shape, np.uint8)
         defect[top - 3 : top + 3, left - 3 : left + 3] = 255
-        store.add("tile", f"test/spot/{number}.png", png(seen(texture(0), motion, shape)))
+        spotted = seen(texture(0), motion, shape).copy()
+        spotted[0, 0] ^= 1
+        store.add("tile", f"test/spot/{number}.png", png(spotted))
         store.add("tile", f"ground_truth/spot/{number}_mask.png", png(defect))
     store.add("tile", "test/good/other.png", png(seen(texture(9), STILL, shape)))
     warnings: list[str] = []

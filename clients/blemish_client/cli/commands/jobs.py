@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """``blemish jobs``: list, show, watch and cancel jobs. ``blemish workers``: list workers."""
 
+import json
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Annotated
 
@@ -12,7 +13,7 @@ import typer
 from rich.live import Live as LiveTable
 from rich.table import Table
 
-from blemish.v1.job_pb2 import Job, JobState, Phase, Worker
+from blemish.v1.job_pb2 import JOB_STATE_FAILED, Job, JobState, Phase, Worker
 from blemish_client.cli.choices import JobStateChoice, to_proto
 from blemish_client.cli.options import Json
 from blemish_client.cli.output import ABSENT, emit, state, table, when, work
@@ -155,15 +156,21 @@ def show(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
 def logs(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
     """Print the output of a job's process, until the job ends or Ctrl-C.
 
+    It has the images, settings, phases with times, warnings and figures of the job. The error of a failed
+    job comes first.
+
     Example: blemish jobs logs 4f0c2a
     """
     session = Session.of(ctx)
     with session.client() as client, suppress(KeyboardInterrupt):
+        before = client.job(job)
+        if not as_json and before.state == JOB_STATE_FAILED:
+            _print_line(session, f"{before.name} failed: {before.error}")
         for line in client.log(job):
             if as_json:
                 emit(line)
             else:
-                session.out.print(line.text, markup=False, highlight=False, soft_wrap=True)
+                _print_line(session, _readable(line.text))
 
 
 @group.command()
@@ -176,6 +183,21 @@ def cancel(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
     with session.client() as client:
         cancelled = client.cancel(job)
     session.print_result(cancelled, f"{cancelled.name} is {state(cancelled)}", as_json=as_json)
+
+
+def _print_line(session: Session, text: str) -> None:
+    session.out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _readable(line: str) -> str:
+    """Return a log line for people: an entry in JSON as its time, event and values, others unchanged."""
+    try:
+        entry = json.loads(line)
+        event, begin = str(entry.pop("event")), datetime.fromisoformat(entry.pop("timestamp"))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return line
+    values = [f"{name}={value}" for name, value in entry.items() if name not in ("job", "level")]
+    return " ".join([begin.astimezone().strftime("%Y-%m-%d %H:%M:%S"), event, *values])
 
 
 def _phase(job: Job) -> str:

@@ -47,6 +47,12 @@ class Split:
         """Number of images whose scores calibrate the threshold."""
         return len(self.held_out) + sum(len(fold.scored) for fold in self.folds)
 
+    @property
+    def scored_indices(self) -> tuple[int, ...]:
+        """Indices of these images, those of the first fold first."""
+        folds = [fold.scored for fold in self.folds]
+        return tuple(int(number) for number in np.concatenate([self.held_out, *folds]))
+
     def validation(self, images: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the learned images as two parts, at least ``images`` for validation and the rest.
 

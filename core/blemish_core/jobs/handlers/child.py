@@ -9,6 +9,7 @@ import queue
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import BinaryIO
@@ -24,7 +25,7 @@ from blemish_core.jobs.handlers.errors import error_for_owner
 from blemish_core.jobs.handlers.evaluate import evaluate
 from blemish_core.jobs.handlers.train import train
 from blemish_core.jobs.messages import FromChild, Step, ToChild
-from blemish_core.jobs.reporter import ThrottledReporter
+from blemish_core.jobs.reporter import StepReporter, StoryReporter, ThrottledReporter
 
 IDLE_S = 10.0
 """Time without a step after which the child releases the loaded model and warms up."""
@@ -95,21 +96,25 @@ class Child:
     def _run_step(self, step: Step) -> None:
         began = time.monotonic()
         log.info("step started", step=step.type)
+        story = StoryReporter(ThrottledReporter(self._worker), _write_line)
         try:
-            outcome = self._outcome(step)
+            outcome = self._outcome(step, story)
         except Exception as error:
-            log.exception("step failed", step=step.type)
+            cause = error_for_owner(error)
+            story.end_phase(" until the failure")
+            story.note(f"failed: {cause or f'internal error, {type(error).__name__}: {error}'}")
             internal = f"internal error; check `blemish jobs logs {step.job}`"
-            outcome = messages.Failed(error=error_for_owner(error) or internal)
+            outcome = messages.Failed(error=cause or internal)
+            traceback.print_exc()  # last, because the cause is what people need
         else:
+            story.end_phase()
             log.info("step finished", step=step.type, seconds=round(time.monotonic() - began, 3))
         if not isinstance(step, messages.Embed):
             self._detectors.clear()
         print(messages.END_OF_STEP, file=sys.stderr, flush=True)
         self._worker.send(outcome)
 
-    def _outcome(self, step: Step) -> FromChild:
-        reporter = ThrottledReporter(self._worker)
+    def _outcome(self, step: Step, reporter: StepReporter) -> FromChild:
         match step:
             case messages.Train():
                 return messages.Done(result=train(self._context, step.spec, step.job, reporter))
@@ -118,6 +123,11 @@ class Child:
                 return messages.Done(result=result)
             case messages.Embed():
                 return messages.Done(points=embed(self._context, self._detectors, step, reporter))
+
+
+def _write_line(text: str) -> None:
+    """Write a line to standard error, which is the job's log."""
+    print(text, file=sys.stderr, flush=True)
 
 
 class _WorkerPipe:

@@ -12,6 +12,7 @@ from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.record import TrainSpec
 from blemish_core.jobs.reporter import JobReporter, waiting_for_qdrant
 from blemish_core.jobs.retry import retry_until_available
+from blemish_core.models.good_images import GoodImage
 from blemish_core.platform.errors import BlemishError
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.conditions import one_of
@@ -24,8 +25,8 @@ _GOOD = one_of("label", [Label.FALSE_ALARM, Label.GOOD])
 
 def load_good_images(
     context: JobContext, spec: TrainSpec, level: WhiteLevel, reporter: JobReporter
-) -> dict[str, ReadImage]:
-    """Return readers of the images labelled as false alarms or good by item, each content once.
+) -> list[tuple[GoodImage, ReadImage]]:
+    """Return the images labelled as false alarms or good with their readers, each content once.
 
     Images of the dataset are left out: they are trained on already, or measured on later.
 
@@ -63,7 +64,13 @@ def load_good_images(
     if unreadable:
         summary += f"; skipped {unreadable} that cannot be read any more"
     reporter.warn(summary)
-    return {f"item {item.id}": partial(_read, context, version, level, item) for item in found.values()}
+    return [
+        (
+            GoodImage(path=f"items/{item.id}", original=item.original_path, sha256=item.sha256),
+            partial(_read, context, version, level, item),
+        )
+        for item in found.values()
+    ]
 
 
 def _labelled_good(context: JobContext, version: ModelRef, reporter: JobReporter) -> Iterator[Item]:

@@ -23,6 +23,7 @@ from blemish_core.jobs.record import TrainSpec, now
 from blemish_core.jobs.reporter import WarningCollector
 from blemish_core.models import bundle
 from blemish_core.models.bundle import Manifest
+from blemish_core.models.good_images import GoodImage, write_good_images
 from blemish_core.models.loading import write_weights
 from blemish_core.runtimes.card import RuntimeCard
 from blemish_core.runtimes.choice import INT8, OPENVINO, TORCH
@@ -35,12 +36,17 @@ class TrainingSet:
     dataset: Dataset
     """Record of the dataset before its images were read."""
     reads: Sequence[ReadImage]
-    names: Sequence[str]
-    """Name of each image of ``reads`` for people."""
+    good: Sequence[GoodImage]
+    """Image of each of ``reads``, without a score."""
     skipped: int
     """Number of images that cannot be read."""
     white_level: WhiteLevel | None = None
     """White level by which the images are decoded."""
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each image for people."""
+        return [image.shown for image in self.good]
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class TrainedModel:
     calibration: Calibration
     alignment: str = ""
     """Motion of the part in the training images; empty if the mask does not move."""
+    good: Sequence[GoodImage] = ()
+    """Images of the training with their scores."""
 
 
 def publish(
@@ -104,6 +112,7 @@ class _BundleWriter:
         manifest = self._manifest(number, sha256, size)
         page = report.Report(manifest, self.evaluation, self.reporter.warnings, mask=mask)
         report.write(page, folder / bundle.REPORT)
+        write_good_images(self.trained.good, folder)
         sha256 |= bundle.sha256_below(folder, bundle.REPORT)
         bundle.write_manifest(manifest.model_copy(update={"sha256": sha256}), folder)
 
@@ -149,6 +158,8 @@ class _BundleWriter:
         copies = self.trained.training.copies
         shift = self.evaluation.good_shift if self.evaluation else None
         found = {"copies": describe_copies(copies, self.trained.images.names)} if copies else {}
+        if self.trained.images.dataset.copies:
+            found["equal files"] = "; ".join(self.trained.images.dataset.copies)
         if self.trained.alignment:
             found["alignment"] = self.trained.alignment
         return found | ({"test images": shift.warning()} if shift else {})

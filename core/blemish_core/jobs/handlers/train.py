@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training of a detector, up to a published version of its model."""
 
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from blemish_core.calibration import Calibration
 from blemish_core.datasets.reading import ImageReader
-from blemish_core.detectors.base import TrainingContext, running_on
+from blemish_core.detectors.base import ReadImage, TrainingContext, TrainingResult, running_on
 from blemish_core.detectors.registry import ALGORITHMS
 from blemish_core.evaluation.evaluate import Evaluation, ImageSource
 from blemish_core.evaluation.evaluate import evaluate as evaluate_detector
@@ -14,17 +15,19 @@ from blemish_core.jobs.handlers.alignment import describe_alignment
 from blemish_core.jobs.handlers.export import faster_runtime
 from blemish_core.jobs.handlers.feedback import load_good_images
 from blemish_core.jobs.handlers.publish import TrainedModel, TrainingSet, publish
+from blemish_core.jobs.handlers.story import describe_figures, describe_trained, describe_training
 from blemish_core.jobs.record import Result, TrainSpec
-from blemish_core.jobs.reporter import JobReporter, WarningCollector
+from blemish_core.jobs.reporter import StepReporter, WarningCollector
 from blemish_core.jobs.training_mask import read_mask
 from blemish_core.models.bundle import Manifest
+from blemish_core.models.good_images import GoodImage
 from blemish_core.platform.names import ModelRef
 
 _SAMPLED = 4
 """Images of which the depth is checked if the dataset has no record of it."""
 
 
-def train(context: JobContext, spec: TrainSpec, job: str, reporter: JobReporter) -> Result:
+def train(context: JobContext, spec: TrainSpec, job: str, reporter: StepReporter) -> Result:
     """Train, calibrate and evaluate a detector, and publish it as a version of its model.
 
     Raises:
@@ -38,18 +41,29 @@ def train(context: JobContext, spec: TrainSpec, job: str, reporter: JobReporter)
         return _result(context, spec, published)
     reporter = WarningCollector(reporter)
     images = load_training_images(context, spec, reporter)
+    _note(reporter, describe_training(spec, images, context.device))
     trained = fit(context, spec, job, images, reporter)
+    _note(reporter, describe_trained(trained))
     evaluation = evaluate_on_test_split(context, spec, trained, reporter)
+    metrics = evaluation.metrics if evaluation else None
+    _note(reporter, describe_figures(metrics, trained.calibration.threshold))
     manifest = publish(context, spec, job, trained, evaluation, reporter)
-    return _result(context, spec, manifest)
+    result = _result(context, spec, manifest)
+    reporter.note(f"published as {manifest.name}{', in production' if spec.promote else ''}")
+    return result
 
 
-def load_training_images(context: JobContext, spec: TrainSpec, reporter: JobReporter) -> TrainingSet:
+def _note(reporter: StepReporter, lines: Iterable[str]) -> None:
+    for line in lines:
+        reporter.note(line)
+
+
+def load_training_images(context: JobContext, spec: TrainSpec, reporter: StepReporter) -> TrainingSet:
     """Return readers of the good images of the dataset, and of those labelled good in an index."""
     dataset = context.datasets.get(spec.dataset)
     images = context.datasets.images(spec.dataset, "train")
     level = dataset.white_level
-    for text in dataset.warnings:
+    for text in (*dataset.warnings, *dataset.copies):
         reporter.warn(text)
     reader = ImageReader(context.datasets, context.limits, images, level)
     readable = reader.readable(partial(reporter.progress, "check"))
@@ -61,14 +75,16 @@ def load_training_images(context: JobContext, spec: TrainSpec, reporter: JobRepo
             f"{dark[0].shown} and perhaps others use at most a sixteenth of the range of their samples; if "
             f"white is lower, give it with `blemish dataset update {spec.dataset} --white-level`"
         )
-    reads = [partial(reader.read_strict, image) for image in readable]
-    feedback = load_good_images(context, spec, level, reporter) if spec.false_alarms_of else {}
-    names = [*(image.shown for image in readable), *feedback]
-    return TrainingSet(dataset, [*reads, *feedback.values()], names, reader.skipped, level)
+    reads: list[ReadImage] = [partial(reader.read_strict, image) for image in readable]
+    good = [GoodImage(path=image.path, original=image.original, sha256=image.sha256) for image in readable]
+    for labelled, read in load_good_images(context, spec, level, reporter) if spec.false_alarms_of else ():
+        good.append(labelled)
+        reads.append(read)
+    return TrainingSet(dataset, reads, good, reader.skipped, level)
 
 
 def fit(
-    context: JobContext, spec: TrainSpec, job: str, images: TrainingSet, reporter: JobReporter
+    context: JobContext, spec: TrainSpec, job: str, images: TrainingSet, reporter: StepReporter
 ) -> TrainedModel:
     """Train the detector and calibrate its threshold on images that it has not learned from."""
     algorithm = ALGORITHMS[spec.detector]
@@ -102,16 +118,27 @@ def fit(
             f"{calibration.warranted_false_reject_rate:.1%}, not the requested "
             f"{spec.target_false_reject_rate:.1%}; upload more good images"
         )
-    return TrainedModel(images, training, calibration, alignment)
+    good = _with_scores(images.good, training)
+    return TrainedModel(images, training, calibration, alignment, good)
+
+
+def _with_scores(images: Sequence[GoodImage], training: TrainingResult) -> list[GoodImage]:
+    """Return the images of a training, with the scores of held-out ones."""
+    scored = dict(zip(training.scored_indices, training.held_out_scores.scores, strict=True))
+    return [
+        image.model_copy(update={"held_out": True, "score": scored[number]}) if number in scored else image
+        for number, image in enumerate(images)
+    ]
 
 
 def evaluate_on_test_split(
-    context: JobContext, spec: TrainSpec, trained: TrainedModel, reporter: JobReporter
+    context: JobContext, spec: TrainSpec, trained: TrainedModel, reporter: StepReporter
 ) -> Evaluation | None:
     """Evaluate the trained detector on the dataset's test images; return None if there are none."""
     detector = trained.training.detector
     level = trained.images.white_level
-    source = ImageSource(context.datasets, context.limits, spec.dataset, level)
+    learned = frozenset(image.sha256 for image in trained.good)
+    source = ImageSource(context.datasets, context.limits, spec.dataset, level, learned)
     runtime = faster_runtime(context.device, context.runtime, detector.network, detector.network_size)
     with running_on(detector, runtime):
         return evaluate_detector(

@@ -33,6 +33,28 @@ def test_job_log_is_printed_unchanged(run: Run, fake: FakeServer) -> None:
     assert fake.requests["WatchJob"][0].log
 
 
+def test_log_of_a_failed_job_begins_with_the_cause(run: Run, fake: FakeServer) -> None:
+    fake.job = Job(name="jobs/made", state=JOB_STATE_FAILED, error="train/good is empty; upload images")
+    fake.lines = ["    0.1 s  check: 3 images, 0.1 s", "Traceback (most recent call last):"]
+    assert run("jobs", "logs", "made").stdout.splitlines() == [
+        "jobs/made failed: train/good is empty; upload images",
+        *fake.lines,
+    ]
+
+
+def test_entries_of_the_log_in_json_are_printed_for_people(run: Run, fake: FakeServer) -> None:
+    fake.lines = [
+        '{"step": "train", "event": "step started", "job": "a", "level": "info", '
+        '"timestamp": "2026-01-02T03:04:05.000000Z"}',
+        '{"event": "no time"}',
+        "[1, 2]",
+    ]
+    first, *others = run("jobs", "logs", "made").stdout.splitlines()
+    assert first.endswith(" step started step=train")
+    assert "2026-01-0" in first
+    assert others == fake.lines[1:]
+
+
 def test_job_is_shown_with_all_state_changes(run: Run, fake: FakeServer) -> None:
     history = [
         JobEvent(state=JOB_STATE_QUEUED),

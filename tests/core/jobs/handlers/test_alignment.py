@@ -14,6 +14,7 @@ from blemish_core.imaging.alignment import Motion
 from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.jobs.handlers.alignment import describe_alignment
 from blemish_core.jobs.handlers.publish import TrainingSet
+from blemish_core.models.good_images import GoodImage
 from blemish_core.platform.errors import FailedPrecondition
 
 SHAPE = (120, 160)
@@ -31,7 +32,8 @@ def other(number: int) -> Frame:
 def images(frames: list[Frame]) -> TrainingSet:
     dataset = Dataset("tile", "tile", datetime.now(UTC), len(frames), {}, 0, 0, "a" * 64)
     reads = [partial(np.array, each) for each in frames]
-    return TrainingSet(dataset, reads, [f"train/good/{number}.png" for number in range(len(frames))], 0)
+    good = [GoodImage(path=f"train/good/{number}.png", sha256="0" * 64) for number in range(len(frames))]
+    return TrainingSet(dataset, reads, good, 0)
 
 
 def mask() -> FrameMask:

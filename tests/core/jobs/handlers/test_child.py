@@ -111,6 +111,19 @@ def test_failed_step_reports_its_error_and_the_next_step_runs(start: Start) -> N
     assert "model 'tile'" in second.error
 
 
+def test_log_of_a_failed_step_has_the_cause_before_the_traceback(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    child = start(NEVER_S)
+    child.receive()
+    child.send(messages.Train(job="one", spec=TrainSpec(dataset="tile", model_id="tile")))
+    assert isinstance(child.receive(), messages.Failed)
+    lines = capsys.readouterr().err.splitlines()
+    (cause,) = [number for number, line in enumerate(lines) if "s  failed: " in line]
+    assert "there is no datasets/tile; list the existing ones" in lines[cause]
+    assert cause < lines.index("Traceback (most recent call last):")
+
+
 def test_idle_child_warms_up_once(start: Start) -> None:
     child = start(0.01)
     assert child.warmed_up.wait(TIMEOUT_S)

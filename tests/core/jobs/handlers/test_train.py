@@ -157,12 +157,47 @@ def test_evaluation_on_a_dataset_of_another_white_level_warns(
 ) -> None:
     context.datasets.set_white_level("dark", 4095)
     train(context, deep_spec(), "job", RecordingReporter())
-    for part in ("test/good", "test/spot"):
+    for number, part in enumerate(("test/good", "test/spot")):
         (tmp_path / "ten" / part).mkdir(parents=True)
-        Image.fromarray(samples // 4).save(tmp_path / "ten" / part / "0.png")
+        Image.fromarray(samples // 4 + number).save(tmp_path / "ten" / part / "0.png")
     context.datasets.import_folder("ten", "", tmp_path / "ten", [tmp_path], white_level=1023)
     reporter = RecordingReporter()
     spec = EvaluateSpec(model="models/dark/versions/1", dataset="ten")
     evaluate(context, DetectorCache(context), spec, "evaluation", reporter)
     (warning,) = [text for text in reporter.warnings if "white level" in text]
     assert "datasets/ten have the white level 1023, but are read by the white level 4095" in warning
+
+
+@pytest.mark.usefixtures("weights")
+def test_copies_of_training_images_are_reported_and_left_out(context: JobContext, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    for part in ("test/good", "test/spot"):
+        (images / part).mkdir(parents=True)
+        Image.fromarray(noise()).save(images / part / "new.png")
+        (images / part / "old.png").write_bytes((images / "train/good/0.png").read_bytes())
+    Image.fromarray(noise() // 2).save(images / "test/good/new.png")
+    imported = context.datasets.import_folder("cloth", "", images, [tmp_path])
+    assert "test/good/old.png = test/spot/old.png = train/good/0.png" in imported.dataset.copies[0]
+    reporter = RecordingReporter()
+    train(context, SPEC, "job", reporter)
+    assert [text for text in reporter.warnings if "test/spot/old.png" in text]
+    manifest = context.models.manifest(ModelRef("cloth", 1))
+    assert manifest.metrics is not None
+    assert (manifest.metrics.good_images, manifest.metrics.defective_images) == (1, 1)
+    assert manifest.metrics.copied_images == 2
+    assert "test/spot/old.png" in manifest.training["equal files"]
+    log = "\n".join(reporter.notes)
+    for line in (
+        "images: 8 good ones",
+        "settings: backbone test_vit",
+        "threshold: ",
+        "defective images detected",
+    ):
+        assert line in log
+    # A later evaluation leaves them out too, also on another dataset.
+    context.datasets.import_folder("other", "", images, [tmp_path])
+    context.datasets.remove("other", ["train/good/0.png", "test/good/old.png"])
+    spec = EvaluateSpec(model="models/cloth/versions/1", dataset="other")
+    result = evaluate(context, DetectorCache(context), spec, "evaluation", RecordingReporter())
+    assert result.metrics is not None
+    assert (result.metrics.defective_images, result.metrics.copied_images) == (1, 1)

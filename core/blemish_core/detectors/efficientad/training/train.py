@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blemish_core.detectors.base import (
+    MAPS_KEPT,
     HeldOutScores,
     Prediction,
     ReadImage,
     TrainingContext,
     TrainingResult,
+    highest,
     running_on,
 )
 from blemish_core.detectors.common.embedding import temperature
@@ -110,12 +112,15 @@ def train(
     maxima = tuple(float(prediction.anomaly_map.max()) for prediction in predictions)
     return TrainingResult(
         detector,
-        HeldOutScores(scores, maxima),
+        HeldOutScores(
+            scores, maxima, {each: predictions[each].anomaly_map for each in highest(scores, MAPS_KEPT)}
+        ),
         len(learned),
         "held out",
         facts,
         tuple(held_out.tolist()),
         split.copies,
+        split.scored_indices,
     )
 
 

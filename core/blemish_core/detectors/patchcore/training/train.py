@@ -90,6 +90,7 @@ def train(
         training.facts,
         tuple(split.held_out.tolist()),
         split.copies,
+        split.scored_indices,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from blemish_core.detectors.base import HeldOutScores
+from blemish_core.detectors.base import MAPS_KEPT, HeldOutScores, highest
 from blemish_core.detectors.common import backbone as backbones
 from blemish_core.detectors.common.embedding import (
     FarPatches,
@@ -72,9 +72,11 @@ class TrainablePatchCore(PatchCore):
         """Return the scores of good images in the present units."""
         with torch.inference_mode():
             results = [self._in_units(each) for each in images]
+        scores = tuple(float(score) for score, _, _ in results)
         return HeldOutScores(
-            tuple(float(score) for score, _, _ in results),
+            scores,
             tuple(float(pixels.max()) for _, _, pixels in results),
+            {number: results[number][2].cpu().numpy() for number in highest(scores, MAPS_KEPT)},
         )
 
     def fit_embeddings(self, images: Sequence[Measured], far: Sequence[FarPatches]) -> None:
