@@ -28,6 +28,7 @@ from blemish_workers.settings import WorkerSettings
 
 REFERENCE = Path(__file__).parent / "reference"
 _GENERATED = "<!-- Written by docs/generate.py; change the code instead and run `make docs`. -->\n\n"
+_HEADER = "| argument or option | meaning | notes |\n|---|---|---|"
 _BRACKETS = re.compile(r"\s*\[(?P<notes>(?:env var|default|required|[^\]]*[<>]=?)[^\]]*)\]$")
 
 
@@ -118,7 +119,8 @@ def _path(context: Any) -> str:
 
 
 def _parameters(command: Any, context: Any) -> list[str]:
-    rows = []
+    """Return a table of the parameters, and one of each group of options."""
+    groups: dict[str, list[str]] = {"": []}
     for parameter in command.params:
         record = parameter.get_help_record(context)
         if record is None or parameter.name == "help":
@@ -127,10 +129,13 @@ def _parameters(command: Any, context: Any) -> list[str]:
         notes = ""
         if found := _BRACKETS.search(text):
             text, notes = text[: found.start()], found["notes"]
-        rows.append(f"| `{_cell(name)}` | {_cell(text)} | {_cell(_notes(notes))} |")
-    if not rows:
-        return []
-    return ["| argument or option | meaning | notes |\n|---|---|---|", *rows, ""]
+        group = getattr(parameter, "rich_help_panel", None) or ""
+        groups.setdefault(group, []).append(f"| `{_cell(name)}` | {_cell(text)} | {_cell(_notes(notes))} |")
+    parts = []
+    for group, rows in groups.items():
+        if rows:
+            parts += [*([f"{group}:\n"] if group else []), _HEADER, *rows, ""]
+    return parts
 
 
 def _notes(text: str) -> str:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.completion import completion_init  # type: ignore[attr-defined]  # not in its __all__
 
 from blemish_client.cli.commands import (
     audit,
+    completion,
     dataset,
     demo,
     info,
@@ -34,6 +36,9 @@ def _print_version(requested: bool) -> None:
         print(f"blemish {found}")
         raise typer.Exit
 
+
+# `blemish completion` prints the scripts, in place of options that change files of the user.
+completion_init()
 
 app = typer.Typer(
     cls=RootCommands,
@@ -104,3 +109,4 @@ app.add_typer(jobs.group, name="jobs")
 app.command()(jobs.workers)
 app.add_typer(models.group, name="models")
 app.command()(audit.audit)
+app.command()(completion.completion)

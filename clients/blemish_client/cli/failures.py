@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from blemish_client import errors
+from blemish_client.cli.wording import in_options
 from blemish_client.errors import BlemishError
 from blemish_client.transport.tls_probe import answers_with_tls
 from blemish_layouts.names import printable
@@ -99,7 +100,7 @@ def describe(error: BlemishError) -> str:
     lines = error.message.splitlines() or [""]
     excerpt = [line.rstrip() for line in lines if line[:1].isspace() and line.strip()]
     sentence = " ".join(" ".join(line for line in lines if not line[:1].isspace()).split())
-    return "\n".join([_with_remedy(error, sentence), *map(printable, excerpt)])
+    return "\n".join([in_options(_with_remedy(error, sentence)), *map(printable, excerpt)])
 
 
 def _with_remedy(error: BlemishError, line: str) -> str:

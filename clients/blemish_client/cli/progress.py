@@ -12,6 +12,7 @@ from blemish.v1.job_pb2 import JOB_STATE_QUEUED, JOB_STATE_SUCCEEDED, Job, Phase
 from blemish_client.cli.failures import INTERRUPTED, UNSUCCESSFUL, print_error
 from blemish_client.cli.output import state, work
 from blemish_client.cli.session import Session
+from blemish_client.cli.wording import in_options
 from blemish_client.client import Client
 from blemish_client.names import short
 
@@ -94,9 +95,11 @@ def wait_for_job(session: Session, client: Client, job: Job) -> Job:
         )
         raise typer.Exit(INTERRUPTED) from None
     for warning in ended.warnings:
-        session.err.print(f"warning: {warning}", markup=False)
+        session.err.print(f"warning: {in_options(warning)}", markup=False)
     if ended.state != JOB_STATE_SUCCEEDED:
-        print_error(f"{job.name} ({work(job)}) {state(ended)}{': ' * bool(ended.error)}{ended.error}")
+        print_error(
+            f"{job.name} ({work(job)}) {state(ended)}{': ' * bool(ended.error)}{in_options(ended.error)}"
+        )
     return ended
 
 

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from tests.support.cli import Run, json_lines
 from typer.main import get_command
+from typer.testing import CliRunner
 
+from blemish.v1.job_pb2 import EfficientAd, PatchCore
 from blemish_client.cli.__main__ import main
 from blemish_client.cli.app import app
 from blemish_client.cli.extras import ExtraCommand
@@ -83,6 +85,59 @@ def test_help_of_every_command_has_a_valid_example(path: tuple[str, ...], comman
         each.name for each in command.params if not (getattr(each, "help", None) or each.hidden)
     ]
     assert without_help == []
+
+
+def test_no_default_is_shown_as_0_that_means_another() -> None:
+    shown = {
+        option.name
+        for _, command in commands(get_command(app))
+        for option in command.params
+        if option.default == 0
+        and option.default is not False
+        and option.show_default is not False
+        # Text is shown in place of a default.
+        and not isinstance(option.show_default, str)
+    }
+    assert shown == {"seed"}, "say in show_default what the server does without the option"
+
+
+def test_options_of_training_are_grouped_by_detector(run: Run) -> None:
+    (train,) = (command for path, command in commands(get_command(app)) if path == ("train",))
+    panels = {option.name: option.rich_help_panel for option in train.params}
+    patchcore = set(PatchCore.DESCRIPTOR.fields_by_name)
+    efficientad = set(EfficientAd.DESCRIPTOR.fields_by_name)
+    of_one = {name for name in patchcore ^ efficientad if name in panels}
+    for name in of_one:
+        detector = "PatchCore" if name in patchcore else "EfficientAD"
+        assert panels[name] == f"Options of {detector}", name
+    assert len(of_one) >= 10
+    assert panels["input_size"] is None, "both detectors have it"
+    assert "Options of PatchCore" in run("train", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("blemish tra", ["train"]),
+        ("blemish models pro", ["promote"]),
+        ("blemish train --dete", ["--detector"]),
+        ("blemish train --detector eff", ["efficientad"]),
+        ("blemish access gr", ["grant"]),
+    ],
+)
+def test_shell_completes_commands_options_and_choices(typed: str, completed: list[str]) -> None:
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    asked = CliRunner().invoke(
+        app, [], prog_name="blemish", env={"_BLEMISH_COMPLETE": "complete_bash", **words}
+    )
+    assert asked.stdout.split() == completed
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_the_script_of_a_shell(run: Run, shell: str) -> None:
+    script = run("completion", shell).stdout
+    assert f"_BLEMISH_COMPLETE=complete_{shell}" in script
+    assert run("completion", "tcsh").exit_code == 2
 
 
 def test_missing_typer_is_reported_with_the_pip_command(

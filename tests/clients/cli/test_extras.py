@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -44,6 +46,19 @@ def test_command_of_an_extra_shows_its_own_help_with_an_example(arguments: list[
     assert result.exit_code == 0
     assert text in result.stdout
     assert f"Example: blemish {arguments[0]}" in result.stdout
+
+
+@pytest.mark.parametrize("extra", [UP, WEIGHTS, ACCESS], ids=lambda extra: extra.name)
+def test_help_of_every_command_of_an_extra_has_a_valid_example(extra: Extra) -> None:
+    loaded = ExtraCommand(extra).load()
+    found = getattr(loaded, "commands", {"": loaded})
+    for name, command in found.items():
+        example = re.search(r"^\s*Example: blemish (.*)$", command.help, re.MULTILINE)
+        assert example, f"blemish {extra.name} {name} has no example"
+        path = [extra.name, name] if name else [extra.name]
+        words = shlex.split(example[1])
+        assert words[: len(path)] == path
+        command.make_context(path[-1], words[len(path) :])
 
 
 def test_exit_code_of_a_command_of_an_extra_is_kept() -> None:

@@ -19,6 +19,7 @@ from blemish_client.cli.options import Json
 from blemish_client.cli.output import ABSENT, emit, state, table, when, work
 from blemish_client.cli.progress import exit_unless_succeeded, wait_for_job
 from blemish_client.cli.session import Session
+from blemish_client.cli.wording import in_options
 from blemish_client.names import short
 
 group = typer.Typer(
@@ -81,7 +82,7 @@ def _jobs_table(jobs: Iterable[Job]) -> Table:
             _phase(job),
             when(job.create_time),
             when(job.end_time),
-            job.error,
+            in_options(job.error),
         )
     return rows
 
@@ -137,7 +138,7 @@ def show(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
     if found.plan:
         session.out.print(f"plan: {found.plan}", markup=False)
     for warning in found.warnings:
-        session.out.print(f"warning: {warning}", markup=False)
+        session.out.print(f"warning: {in_options(warning)}", markup=False)
     if found.queue_position:
         session.out.print(f"waiting for a worker: {_queue_position(found)}", markup=False)
     rows = table("time", "state", "attempt", "worker", "reason", right=("attempt",))
@@ -147,7 +148,7 @@ def show(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
             state(event),
             str(event.attempt or ABSENT),
             event.worker or ABSENT,
-            event.reason,
+            in_options(event.reason),
         )
     session.out.print(rows)
 
@@ -165,7 +166,7 @@ def logs(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
     with session.client() as client, suppress(KeyboardInterrupt):
         before = client.job(job)
         if not as_json and before.state == JOB_STATE_FAILED:
-            _print_line(session, f"{before.name} failed: {before.error}")
+            _print_line(session, f"{before.name} failed: {in_options(before.error)}")
         for line in client.log(job):
             if as_json:
                 emit(line)

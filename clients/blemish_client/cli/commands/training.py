@@ -22,29 +22,51 @@ from blemish_client.client import Client
 from blemish_client.names import short
 from blemish_client.transport.requests import JobOptions, training_mask
 
+_LARGEST = 1e9
+_PATCHCORE = "Options of PatchCore"
+_EFFICIENTAD = "Options of EfficientAD"
+_PART = "Part of the images"
+_JOB = "Options of the job"
+
 PriorityOption = Annotated[
     JobPriorityChoice,
-    typer.Option("--priority", help="Priority among the jobs that wait for the same workers."),
-]
-MaxRunMinutes = Annotated[
-    float | None,
-    typer.Option(min=0, help="Run time after which the job fails.", show_default="no limit"),
-]
-MaxMemoryGib = Annotated[
-    float | None,
-    typer.Option(min=0, help="Memory use above which the job fails.", show_default="no limit"),
+    typer.Option(
+        "--priority",
+        help="Priority among the jobs that wait for the same workers.",
+        rich_help_panel=_JOB,
+    ),
 ]
 
 
 def _positive(value: float | None) -> float | None:
-    """Reject a number that the contract takes for "not set".
+    """Reject a number that the contract takes for "not set", and one that it cannot represent.
 
     Raises:
-        typer.BadParameter: if the number is not above 0.
+        typer.BadParameter: if the number is not above 0, or is far too large.
     """
-    if value is not None and value <= 0:
-        raise typer.BadParameter(f"{value:g} is not above 0")
+    if value is not None and not 0 < value <= _LARGEST:
+        raise typer.BadParameter(f"{value:g} is not above 0 and at most {_LARGEST:g}")
     return value
+
+
+MaxRunMinutes = Annotated[
+    float | None,
+    typer.Option(
+        help="Run time after which the job fails.",
+        show_default="no limit",
+        callback=_positive,
+        rich_help_panel=_JOB,
+    ),
+]
+MaxMemoryGib = Annotated[
+    float | None,
+    typer.Option(
+        help="Memory use above which the job fails.",
+        show_default="no limit",
+        callback=_positive,
+        rich_help_panel=_JOB,
+    ),
+]
 
 
 class DetectorName(StrEnum):
@@ -78,68 +100,85 @@ def train(
         typer.Option(
             min=1,
             metavar="PX",
-            help="PatchCore: width of the smallest defect to find, in px of the original images. Chooses "
+            help="Width of the smallest defect to find, in px of the original images. Chooses "
             "the input size.",
             show_default="none",
+            rich_help_panel=_PATCHCORE,
         ),
     ] = None,
     backbone: Annotated[
-        str, typer.Option(help="PatchCore: timm model.", show_default="efficientnet_lite2")
+        str,
+        typer.Option(
+            help="Name of a timm model.", show_default="efficientnet_lite2", rich_help_panel=_PATCHCORE
+        ),
     ] = "",
     coreset_ratio: Annotated[
         float | None,
         typer.Option(
-            help="PatchCore: share of patches in the memory bank, at most 1.",
+            help="Share of patches in the memory bank, at most 1.",
             show_default="0.1",
             callback=_positive,
+            rich_help_panel=_PATCHCORE,
         ),
     ] = None,
     max_entries: Annotated[
         int | None,
-        typer.Option(min=1, help="PatchCore: most patches in the memory bank.", show_default="10000"),
+        typer.Option(
+            min=1, help="Most patches in the memory bank.", show_default="10000", rich_help_panel=_PATCHCORE
+        ),
     ] = None,
     neighbors: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="PatchCore: number of neighbours that weight the image score.",
+            help="Number of neighbours that weight the image score.",
             show_default="9",
+            rich_help_panel=_PATCHCORE,
         ),
     ] = None,
     whitened: Annotated[
         bool | None,
         typer.Option(
-            help="PatchCore: --no-whitened is PatchCore as in the paper.",
+            help="--no-whitened is PatchCore as in the paper.",
             show_default="whitened",
+            rich_help_panel=_PATCHCORE,
         ),
     ] = None,
     size: Annotated[
-        str, typer.Option(help="EfficientAD: size of the model, small or medium.", show_default="small")
+        str,
+        typer.Option(
+            help="Size of the model, small or medium.", show_default="small", rich_help_panel=_EFFICIENTAD
+        ),
     ] = "",
     max_steps: Annotated[
         int | None,
-        typer.Option(min=1, help="EfficientAD: most training steps.", show_default="70000"),
+        typer.Option(
+            min=1, help="Most training steps.", show_default="70000", rich_help_panel=_EFFICIENTAD
+        ),
     ] = None,
     start: Annotated[
         str,
         typer.Option(
-            help="EfficientAD: initialisation of the student, random or solved.",
+            help="Initialisation of the student, random or solved.",
             show_default="solved on a CPU or for less than 10000 steps, else random",
+            rich_help_panel=_EFFICIENTAD,
         ),
     ] = "",
     max_minutes: Annotated[
         float | None,
         typer.Option(
-            help="EfficientAD: time for the training, without its calibration.",
+            help="Time for the training, without its calibration.",
             callback=_positive,
             show_default="5 on a CPU without --max-steps, else no limit",
+            rich_help_panel=_EFFICIENTAD,
         ),
     ] = None,
     int8: Annotated[
         bool | None,
         typer.Option(
-            help="EfficientAD: also publish the model in INT8 for OpenVINO.",
+            help="Also publish the model in INT8 for OpenVINO.",
             show_default="setting of the worker",
+            rich_help_panel=_EFFICIENTAD,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
@@ -166,6 +205,7 @@ def train(
             metavar="FILE",
             help="Look only at a part of the images: a PNG, white where to look, or JSON with polygons.",
             show_default="all pixels",
+            rich_help_panel=_PART,
         ),
     ] = None,
     align: Annotated[
@@ -173,6 +213,7 @@ def train(
         typer.Option(
             "--align",
             help="Move the mask with the part, which may be shifted and slightly turned in a frame.",
+            rich_help_panel=_PART,
         ),
     ] = False,
     reference: Annotated[
@@ -181,6 +222,7 @@ def train(
             metavar="NAME",
             help="Image of the dataset on which the mask was drawn; implies --align.",
             show_default="first training image",
+            rich_help_panel=_PART,
         ),
     ] = "",
     priority: PriorityOption = JobPriorityChoice.NORMAL,

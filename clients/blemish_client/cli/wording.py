@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages of the server in the words of the command line: options in place of fields of the contract."""
+
+import re
+
+OPTIONS = {
+    "coreset_ratio": "--coreset-ratio",
+    "expected_revision": "--expected-revision",
+    "group_by": "--group-by",
+    "input_size": "--input-size",
+    "kept_frames": "--kept-frames",
+    "label_class": "--class",
+    "max_duration": "--max-minutes",
+    "max_entries": "--max-entries",
+    "max_latency": "--max-latency-ms",
+    "max_memory_bytes": "--max-memory-gib",
+    "max_regions": "--max-regions",
+    "max_run_time": "--max-run-minutes",
+    "max_steps": "--max-steps",
+    "mm_per_px": "--mm-per-px",
+    "page_token": "--page-token",
+    "pixel_threshold": "--pixel-threshold",
+    "smallest_area": "--smallest-area",
+    "smallest_defect": "--smallest-defect",
+    # Two commands have an option for it, under different names.
+    "target_false_reject_rate": "the target false-reject rate",
+    "white_level": "--white-level",
+}
+"""Words for the fields of the contract that messages name."""
+
+_FIELD = re.compile(
+    # A part of a path, a name or a quotation is not a field.
+    r"(?<![\w/'\"-])(?:(?:config|efficientad|limits|patchcore|regions)\.)?"
+    rf"({'|'.join(OPTIONS)})(?![\w/'\"-]|\.\w)"
+)
+
+
+def in_options(text: str) -> str:
+    """Return a text with options in place of fields: ``set a larger --max-memory-gib``."""
+    return _FIELD.sub(lambda found: OPTIONS[found[1]], text)
