@@ -28,7 +28,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62lemish/v1/inspection.proto\x12\nblemish.v1\x1a\x17\x62lemish/v1/access.proto\x1a\x16\x62lemish/v1/image.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf1\x01\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x05image\x18\x02 \x01(\x0b\x32\x11.blemish.v1.Image\x12$\n\x07outputs\x18\x03 \x01(\x0b\x32\x13.blemish.v1.Outputs\x12&\n\x08priority\x18\x04 \x01(\x0e\x32\x14.blemish.v1.Priority\x12 \n\x05store\x18\x05 \x01(\x0e\x32\x11.blemish.v1.Store\x12\x0e\n\x06\x63\x61mera\x18\x06 \x01(\t\x12\x30\n\x0c\x63\x61pture_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x07Outputs\x12\x13\n\x0b\x61nomaly_map\x18\x01 \x01(\x08\x12\x11\n\tembedding\x18\x02 \x01(\x08\x12\x0f\n\x07regions\x18\x03 \x01(\x08\x12\x0c\n\x04mask\x18\x04 \x01(\x08\x12\x14\n\x0c\x64\x65\x66\x65\x63t_class\x18\x05 \x01(\x08\x12\x0f\n\x07preview\x18\x06 \x01(\x08\";\n\rScoreResponse\x12*\n\ninspection\x18\x01 \x01(\x0b\x32\x16.blemish.v1.Inspection\"\xd8\x03\n\nInspection\x12\r\n\x05score\x18\x01 \x01(\x02\x12\x0f\n\x07p_value\x18\x02 \x01(\x01\x12$\n\x07verdict\x18\x03 \x01(\x0e\x32\x13.blemish.v1.Verdict\x12\x11\n\tthreshold\x18\x04 \x01(\x02\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12+\n\x0b\x61nomaly_map\x18\x06 \x01(\x0b\x32\x16.blemish.v1.AnomalyMap\x12\x11\n\tembedding\x18\x07 \x03(\x02\x12$\n\x07timings\x18\x08 \x01(\x0b\x32\x13.blemish.v1.Timings\x12\x1c\n\x14\x63\x61libration_revision\x18\t \x01(\x05\x12\x0f\n\x07runtime\x18\n \x01(\t\x12)\n\x07regions\x18\x0b \x03(\x0b\x32\x18.blemish.v1.DefectRegion\x12\x0c\n\x04mask\x18\x0c \x01(\x0c\x12-\n\x0c\x64\x65\x66\x65\x63t_class\x18\r \x01(\x0b\x32\x17.blemish.v1.DefectClass\x12\r\n\x05notes\x18\x0e \x03(\t\x12(\n\talignment\x18\x0f \x01(\x0b\x32\x15.blemish.v1.Alignment\x12$\n\x07preview\x18\x10 \x01(\x0b\x32\x13.blemish.v1.Preview\"6\n\x07Preview\x12\x0c\n\x04jpeg\x18\x01 \x01(\x0c\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0e\n\x06height\x18\x03 \x01(\x05\"C\n\tAlignment\x12\n\n\x02\x64x\x18\x01 \x01(\x01\x12\n\n\x02\x64y\x18\x02 \x01(\x01\x12\r\n\x05\x61ngle\x18\x03 \x01(\x01\x12\x0f\n\x07quality\x18\x04 \x01(\x01\"m\n\x0b\x44\x65\x66\x65\x63tClass\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x12\x11\n\tneighbors\x18\x03 \x01(\x05\x12(\n\tconsensus\x18\x04 \x01(\x0e\x32\x15.blemish.v1.Consensus\"\x8c\x01\n\x07Timings\x12)\n\x06\x64\x65\x63ode\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05queue\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tinference\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"o\n\x12ScoreStreamRequest\x12*\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x18.blemish.v1.StreamConfigH\x00\x12\"\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x11.blemish.v1.FrameH\x00\x42\t\n\x07message\"\xab\x02\n\x0cStreamConfig\x12\r\n\x05model\x18\x01 \x01(\t\x12$\n\x07outputs\x18\x02 \x01(\x0b\x32\x13.blemish.v1.Outputs\x12(\n\x06policy\x18\x03 \x01(\x0e\x32\x18.blemish.v1.StreamPolicy\x12%\n\x18target_false_reject_rate\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12.\n\x0bmax_latency\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x08priority\x18\x06 \x01(\x0e\x32\x14.blemish.v1.Priority\x12 \n\x05store\x18\x07 \x01(\x0e\x32\x11.blemish.v1.StoreB\x1b\n\x19_target_false_reject_rate\"\x94\x01\n\x05\x46rame\x12\x0e\n\x06\x63\x61mera\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x30\n\x0c\x63\x61pture_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x05image\x18\x04 \x01(\x0b\x32\x11.blemish.v1.Image\x12\x15\n\romitted_bytes\x18\x05 \x01(\x03\"\xa8\x02\n\x13ScoreStreamResponse\x12\x0e\n\x06\x63\x61mera\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x30\n\x0c\x63\x61pture_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\ninspection\x18\x04 \x01(\x0b\x32\x16.blemish.v1.InspectionH\x00\x12+\n\x07refusal\x18\x05 \x01(\x0b\x32\x18.blemish.v1.FrameRefusalH\x00\x12,\n\x07\x64ropped\x18\x06 \x01(\x0b\x32\x19.blemish.v1.DroppedFramesH\x00\x12*\n\x06\x65nding\x18\x07 \x01(\x0b\x32\x18.blemish.v1.StreamEndingH\x00\x42\x08\n\x06\x61nswer\"m\n\x0c\x46rameRefusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12.\n\x0bretry_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"&\n\rDroppedFrames\x12\x15\n\rlast_sequence\x18\x01 \x01(\x03\"\x1f\n\x0cStreamEnding\x12\x0f\n\x07message\x18\x01 \x01(\t*R\n\x05Store\x12\x15\n\x11STORE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTORE_NONE\x10\x01\x12\x13\n\x0fSTORE_ANOMALOUS\x10\x02\x12\r\n\tSTORE_ALL\x10\x03*g\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x16\n\x12PRIORITY_LINE_STOP\x10\x01\x12\x12\n\x0ePRIORITY_AUDIT\x10\x02\x12\x15\n\x11PRIORITY_BACKFILL\x10\x03*\xda\x01\n\tConsensus\x12\x19\n\x15\x43ONSENSUS_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43ONSENSUS_UNANIMOUS\x10\x01\x12\x16\n\x12\x43ONSENSUS_MAJORITY\x10\x02\x12\x15\n\x11\x43ONSENSUS_DIVIDED\x10\x03\x12\x1a\n\x16\x43ONSENSUS_FALSE_ALARMS\x10\x04\x12\x15\n\x11\x43ONSENSUS_DISTANT\x10\x05\x12\x1c\n\x18\x43ONSENSUS_TOO_FEW_LABELS\x10\x06\x12\x19\n\x15\x43ONSENSUS_UNAVAILABLE\x10\x07*z\n\x0cStreamPolicy\x12\x1d\n\x19STREAM_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14STREAM_POLICY_LATEST\x10\x01\x12\x17\n\x13STREAM_POLICY_BLOCK\x10\x02\x12\x18\n\x14STREAM_POLICY_REJECT\x10\x03\x32\xb1\x01\n\x11InspectionService\x12\x42\n\x05Score\x12\x18.blemish.v1.ScoreRequest\x1a\x19.blemish.v1.ScoreResponse\"\x04\xa8\xe3\x18\x01\x12X\n\x0bScoreStream\x12\x1e.blemish.v1.ScoreStreamRequest\x1a\x1f.blemish.v1.ScoreStreamResponse\"\x04\xa8\xe3\x18\x01(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62lemish/v1/inspection.proto\x12\nblemish.v1\x1a\x17\x62lemish/v1/access.proto\x1a\x16\x62lemish/v1/image.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf1\x01\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x05image\x18\x02 \x01(\x0b\x32\x11.blemish.v1.Image\x12$\n\x07outputs\x18\x03 \x01(\x0b\x32\x13.blemish.v1.Outputs\x12&\n\x08priority\x18\x04 \x01(\x0e\x32\x14.blemish.v1.Priority\x12 \n\x05store\x18\x05 \x01(\x0e\x32\x11.blemish.v1.Store\x12\x0e\n\x06\x63\x61mera\x18\x06 \x01(\t\x12\x30\n\x0c\x63\x61pture_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x07Outputs\x12\x13\n\x0b\x61nomaly_map\x18\x01 \x01(\x08\x12\x11\n\tembedding\x18\x02 \x01(\x08\x12\x0f\n\x07regions\x18\x03 \x01(\x08\x12\x0c\n\x04mask\x18\x04 \x01(\x08\x12\x14\n\x0c\x64\x65\x66\x65\x63t_class\x18\x05 \x01(\x08\x12\x0f\n\x07preview\x18\x06 \x01(\x08\";\n\rScoreResponse\x12*\n\ninspection\x18\x01 \x01(\x0b\x32\x16.blemish.v1.Inspection\"\xe6\x03\n\nInspection\x12\r\n\x05score\x18\x01 \x01(\x02\x12\x0f\n\x07p_value\x18\x02 \x01(\x01\x12$\n\x07verdict\x18\x03 \x01(\x0e\x32\x13.blemish.v1.Verdict\x12\x11\n\tthreshold\x18\x04 \x01(\x02\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12+\n\x0b\x61nomaly_map\x18\x06 \x01(\x0b\x32\x16.blemish.v1.AnomalyMap\x12\x11\n\tembedding\x18\x07 \x03(\x02\x12$\n\x07timings\x18\x08 \x01(\x0b\x32\x13.blemish.v1.Timings\x12\x1c\n\x14\x63\x61libration_revision\x18\t \x01(\x05\x12\x0f\n\x07runtime\x18\n \x01(\t\x12)\n\x07regions\x18\x0b \x03(\x0b\x32\x18.blemish.v1.DefectRegion\x12\x0c\n\x04mask\x18\x0c \x01(\x0c\x12-\n\x0c\x64\x65\x66\x65\x63t_class\x18\r \x01(\x0b\x32\x17.blemish.v1.DefectClass\x12\r\n\x05notes\x18\x0e \x03(\t\x12(\n\talignment\x18\x0f \x01(\x0b\x32\x15.blemish.v1.Alignment\x12$\n\x07preview\x18\x10 \x01(\x0b\x32\x13.blemish.v1.Preview\x12\x0c\n\x04item\x18\x11 \x01(\t\"6\n\x07Preview\x12\x0c\n\x04jpeg\x18\x01 \x01(\x0c\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0e\n\x06height\x18\x03 \x01(\x05\"C\n\tAlignment\x12\n\n\x02\x64x\x18\x01 \x01(\x01\x12\n\n\x02\x64y\x18\x02 \x01(\x01\x12\r\n\x05\x61ngle\x18\x03 \x01(\x01\x12\x0f\n\x07quality\x18\x04 \x01(\x01\"m\n\x0b\x44\x65\x66\x65\x63tClass\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\x12\x11\n\tneighbors\x18\x03 \x01(\x05\x12(\n\tconsensus\x18\x04 \x01(\x0e\x32\x15.blemish.v1.Consensus\"\x8c\x01\n\x07Timings\x12)\n\x06\x64\x65\x63ode\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05queue\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tinference\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"o\n\x12ScoreStreamRequest\x12*\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x18.blemish.v1.StreamConfigH\x00\x12\"\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x11.blemish.v1.FrameH\x00\x42\t\n\x07message\"\xab\x02\n\x0cStreamConfig\x12\r\n\x05model\x18\x01 \x01(\t\x12$\n\x07outputs\x18\x02 \x01(\x0b\x32\x13.blemish.v1.Outputs\x12(\n\x06policy\x18\x03 \x01(\x0e\x32\x18.blemish.v1.StreamPolicy\x12%\n\x18target_false_reject_rate\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12.\n\x0bmax_latency\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x08priority\x18\x06 \x01(\x0e\x32\x14.blemish.v1.Priority\x12 \n\x05store\x18\x07 \x01(\x0e\x32\x11.blemish.v1.StoreB\x1b\n\x19_target_false_reject_rate\"\x94\x01\n\x05\x46rame\x12\x0e\n\x06\x63\x61mera\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x30\n\x0c\x63\x61pture_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x05image\x18\x04 \x01(\x0b\x32\x11.blemish.v1.Image\x12\x15\n\romitted_bytes\x18\x05 \x01(\x03\"\xa8\x02\n\x13ScoreStreamResponse\x12\x0e\n\x06\x63\x61mera\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x30\n\x0c\x63\x61pture_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\ninspection\x18\x04 \x01(\x0b\x32\x16.blemish.v1.InspectionH\x00\x12+\n\x07refusal\x18\x05 \x01(\x0b\x32\x18.blemish.v1.FrameRefusalH\x00\x12,\n\x07\x64ropped\x18\x06 \x01(\x0b\x32\x19.blemish.v1.DroppedFramesH\x00\x12*\n\x06\x65nding\x18\x07 \x01(\x0b\x32\x18.blemish.v1.StreamEndingH\x00\x42\x08\n\x06\x61nswer\"m\n\x0c\x46rameRefusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12.\n\x0bretry_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"&\n\rDroppedFrames\x12\x15\n\rlast_sequence\x18\x01 \x01(\x03\"\x1f\n\x0cStreamEnding\x12\x0f\n\x07message\x18\x01 \x01(\t*R\n\x05Store\x12\x15\n\x11STORE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTORE_NONE\x10\x01\x12\x13\n\x0fSTORE_ANOMALOUS\x10\x02\x12\r\n\tSTORE_ALL\x10\x03*g\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x16\n\x12PRIORITY_LINE_STOP\x10\x01\x12\x12\n\x0ePRIORITY_AUDIT\x10\x02\x12\x15\n\x11PRIORITY_BACKFILL\x10\x03*\xda\x01\n\tConsensus\x12\x19\n\x15\x43ONSENSUS_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43ONSENSUS_UNANIMOUS\x10\x01\x12\x16\n\x12\x43ONSENSUS_MAJORITY\x10\x02\x12\x15\n\x11\x43ONSENSUS_DIVIDED\x10\x03\x12\x1a\n\x16\x43ONSENSUS_FALSE_ALARMS\x10\x04\x12\x15\n\x11\x43ONSENSUS_DISTANT\x10\x05\x12\x1c\n\x18\x43ONSENSUS_TOO_FEW_LABELS\x10\x06\x12\x19\n\x15\x43ONSENSUS_UNAVAILABLE\x10\x07*z\n\x0cStreamPolicy\x12\x1d\n\x19STREAM_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14STREAM_POLICY_LATEST\x10\x01\x12\x17\n\x13STREAM_POLICY_BLOCK\x10\x02\x12\x18\n\x14STREAM_POLICY_REJECT\x10\x03\x32\xb1\x01\n\x11InspectionService\x12\x42\n\x05Score\x12\x18.blemish.v1.ScoreRequest\x1a\x19.blemish.v1.ScoreResponse\"\x04\xa8\xe3\x18\x01\x12X\n\x0bScoreStream\x12\x1e.blemish.v1.ScoreStreamRequest\x1a\x1f.blemish.v1.ScoreStreamResponse\"\x04\xa8\xe3\x18\x01(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,14 +39,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INSPECTIONSERVICE'].methods_by_name['Score']._serialized_options = b'\250\343\030\001'
   _globals['_INSPECTIONSERVICE'].methods_by_name['ScoreStream']._loaded_options = None
   _globals['_INSPECTIONSERVICE'].methods_by_name['ScoreStream']._serialized_options = b'\250\343\030\001'
-  _globals['_STORE']._serialized_start=2486
-  _globals['_STORE']._serialized_end=2568
-  _globals['_PRIORITY']._serialized_start=2570
-  _globals['_PRIORITY']._serialized_end=2673
-  _globals['_CONSENSUS']._serialized_start=2676
-  _globals['_CONSENSUS']._serialized_end=2894
-  _globals['_STREAMPOLICY']._serialized_start=2896
-  _globals['_STREAMPOLICY']._serialized_end=3018
+  _globals['_STORE']._serialized_start=2500
+  _globals['_STORE']._serialized_end=2582
+  _globals['_PRIORITY']._serialized_start=2584
+  _globals['_PRIORITY']._serialized_end=2687
+  _globals['_CONSENSUS']._serialized_start=2690
+  _globals['_CONSENSUS']._serialized_end=2908
+  _globals['_STREAMPOLICY']._serialized_start=2910
+  _globals['_STREAMPOLICY']._serialized_end=3032
   _globals['_SCOREREQUEST']._serialized_start=158
   _globals['_SCOREREQUEST']._serialized_end=399
   _globals['_OUTPUTS']._serialized_start=401
@@ -54,29 +54,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCORERESPONSE']._serialized_start=522
   _globals['_SCORERESPONSE']._serialized_end=581
   _globals['_INSPECTION']._serialized_start=584
-  _globals['_INSPECTION']._serialized_end=1056
-  _globals['_PREVIEW']._serialized_start=1058
-  _globals['_PREVIEW']._serialized_end=1112
-  _globals['_ALIGNMENT']._serialized_start=1114
-  _globals['_ALIGNMENT']._serialized_end=1181
-  _globals['_DEFECTCLASS']._serialized_start=1183
-  _globals['_DEFECTCLASS']._serialized_end=1292
-  _globals['_TIMINGS']._serialized_start=1295
-  _globals['_TIMINGS']._serialized_end=1435
-  _globals['_SCORESTREAMREQUEST']._serialized_start=1437
-  _globals['_SCORESTREAMREQUEST']._serialized_end=1548
-  _globals['_STREAMCONFIG']._serialized_start=1551
-  _globals['_STREAMCONFIG']._serialized_end=1850
-  _globals['_FRAME']._serialized_start=1853
-  _globals['_FRAME']._serialized_end=2001
-  _globals['_SCORESTREAMRESPONSE']._serialized_start=2004
-  _globals['_SCORESTREAMRESPONSE']._serialized_end=2300
-  _globals['_FRAMEREFUSAL']._serialized_start=2302
-  _globals['_FRAMEREFUSAL']._serialized_end=2411
-  _globals['_DROPPEDFRAMES']._serialized_start=2413
-  _globals['_DROPPEDFRAMES']._serialized_end=2451
-  _globals['_STREAMENDING']._serialized_start=2453
-  _globals['_STREAMENDING']._serialized_end=2484
-  _globals['_INSPECTIONSERVICE']._serialized_start=3021
-  _globals['_INSPECTIONSERVICE']._serialized_end=3198
+  _globals['_INSPECTION']._serialized_end=1070
+  _globals['_PREVIEW']._serialized_start=1072
+  _globals['_PREVIEW']._serialized_end=1126
+  _globals['_ALIGNMENT']._serialized_start=1128
+  _globals['_ALIGNMENT']._serialized_end=1195
+  _globals['_DEFECTCLASS']._serialized_start=1197
+  _globals['_DEFECTCLASS']._serialized_end=1306
+  _globals['_TIMINGS']._serialized_start=1309
+  _globals['_TIMINGS']._serialized_end=1449
+  _globals['_SCORESTREAMREQUEST']._serialized_start=1451
+  _globals['_SCORESTREAMREQUEST']._serialized_end=1562
+  _globals['_STREAMCONFIG']._serialized_start=1565
+  _globals['_STREAMCONFIG']._serialized_end=1864
+  _globals['_FRAME']._serialized_start=1867
+  _globals['_FRAME']._serialized_end=2015
+  _globals['_SCORESTREAMRESPONSE']._serialized_start=2018
+  _globals['_SCORESTREAMRESPONSE']._serialized_end=2314
+  _globals['_FRAMEREFUSAL']._serialized_start=2316
+  _globals['_FRAMEREFUSAL']._serialized_end=2425
+  _globals['_DROPPEDFRAMES']._serialized_start=2427
+  _globals['_DROPPEDFRAMES']._serialized_end=2465
+  _globals['_STREAMENDING']._serialized_start=2467
+  _globals['_STREAMENDING']._serialized_end=2498
+  _globals['_INSPECTIONSERVICE']._serialized_start=3035
+  _globals['_INSPECTIONSERVICE']._serialized_end=3212
 # @@protoc_insertion_point(module_scope)

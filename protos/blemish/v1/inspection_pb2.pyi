@@ -299,6 +299,7 @@ class Inspection(_message.Message):
     NOTES_FIELD_NUMBER: _builtins.int
     ALIGNMENT_FIELD_NUMBER: _builtins.int
     PREVIEW_FIELD_NUMBER: _builtins.int
+    ITEM_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """The detector's anomaly score. Higher is more anomalous. Scores are comparable within a model version."""
     p_value: _builtins.float
@@ -319,6 +320,10 @@ class Inspection(_message.Message):
     mask: _builtins.bytes
     """Set on request. A PNG of one channel with the size of the scored image, or of the part in Image.region: 255
     within a region, 0 elsewhere.
+    """
+    item: _builtins.str
+    """The item under which the image is kept for search: items/{uuid}. Set if Store selected the image, and it was sent
+    as a whole encoded image. It appears in the index within seconds, unless the server stops before.
     """
     @_builtins.property
     def anomaly_map(self) -> _image_pb2.AnomalyMap:
@@ -375,10 +380,11 @@ class Inspection(_message.Message):
         notes: _abc.Iterable[_builtins.str] | None = ...,
         alignment: Global___Alignment | None = ...,
         preview: Global___Preview | None = ...,
+        item: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "anomaly_map", b"anomaly_map", "defect_class", b"defect_class", "preview", b"preview", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "anomaly_map", b"anomaly_map", "calibration_revision", b"calibration_revision", "defect_class", b"defect_class", "embedding", b"embedding", "mask", b"mask", "model_version", b"model_version", "notes", b"notes", "p_value", b"p_value", "preview", b"preview", "regions", b"regions", "runtime", b"runtime", "score", b"score", "threshold", b"threshold", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "anomaly_map", b"anomaly_map", "calibration_revision", b"calibration_revision", "defect_class", b"defect_class", "embedding", b"embedding", "item", b"item", "mask", b"mask", "model_version", b"model_version", "notes", b"notes", "p_value", b"p_value", "preview", b"preview", "regions", b"regions", "runtime", b"runtime", "score", b"score", "threshold", b"threshold", "timings", b"timings", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

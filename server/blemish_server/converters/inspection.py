@@ -214,6 +214,7 @@ def inspection_to_proto(
         calibration_revision=inspection.revision.number,
         runtime=inspection.runtime,
         notes=inspection.notes,
+        item=inspection.item,
         timings=pb.Timings(
             decode=duration_to_proto(timings.decode_s),
             queue=duration_to_proto(timings.queue_s),

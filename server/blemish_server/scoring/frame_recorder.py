@@ -20,7 +20,7 @@ from blemish_core.imaging.image_input import ImageInput
 from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.localization.defect_region import DefectRegion
 from blemish_core.platform.errors import BlemishError, InvalidImage, Unavailable
-from blemish_core.platform.names import ModelRef
+from blemish_core.platform.names import ModelRef, item_name
 from blemish_core.search.frame_store import FrameStore, encode_image
 from blemish_core.search.item import CAMERA, Item, item_id
 from blemish_core.search.query import Vector
@@ -66,6 +66,18 @@ class _RecordedFrame:
     regions: tuple[DefectRegion, ...]
     level: WhiteLevel | None
     """White level of the version."""
+
+
+def recorded_item(inspection: Inspection) -> str:
+    """Return the name of the item under which an image is recorded, ``items/{uuid}``.
+
+    Returns:
+        Empty for a raw image or a region: its item is named after its file, which is encoded later.
+    """
+    image = inspection.capture.image
+    if image.layout is not None or image.region is not None:
+        return ""
+    return item_name(item_id(inspection.version, hashlib.sha256(image.data).hexdigest()))
 
 
 class FrameRecorder:

@@ -175,6 +175,8 @@ class Inspection:
     """Place of the part in the frame; None if the mask of the version does not move."""
     defect_class: DefectClass | None = None
     """Class of the defect, if requested and the image is anomalous."""
+    item: str = ""
+    """Name of the item under which the image is recorded; empty if it is not, or not yet identified."""
 
     @property
     def calibration(self) -> Calibration:

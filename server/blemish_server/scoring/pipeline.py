@@ -9,7 +9,7 @@ from typing import Protocol
 from blemish_core.platform.names import ModelRef
 from blemish_server.scoring.batcher import Priority
 from blemish_server.scoring.defect_namer import DefectNamer
-from blemish_server.scoring.frame_recorder import FrameRecorder
+from blemish_server.scoring.frame_recorder import FrameRecorder, recorded_item
 from blemish_server.scoring.inspection import Inspection, NamingPolicy, ScoringRequest
 from blemish_server.scoring.scorer import Scorer
 from blemish_server.scoring.shadow import Shadow
@@ -63,8 +63,11 @@ class ScoringPipeline:
         if request.false_reject_rate is not None:
             inspection = inspection.at_false_reject_rate(request.false_reject_rate)
         self._metrics.observe(inspection)
-        if request.storage.selects(inspection) and not self._recorder.enqueue(inspection):
-            inspection = replace(inspection, notes=(*inspection.notes, self._recorder.refusal))
+        if request.storage.selects(inspection):
+            if self._recorder.enqueue(inspection):
+                inspection = replace(inspection, item=recorded_item(inspection))
+            else:
+                inspection = replace(inspection, notes=(*inspection.notes, self._recorder.refusal))
         if request.false_reject_rate is None:
             self._shadow.enqueue(inspection)
         if names and inspection.is_anomalous:

@@ -16,6 +16,7 @@ from tests.support.qdrant_twin import TwinPoints, in_memory_qdrant
 from tests.support.regions import make_region
 
 from blemish_core.imaging.decode import ImageLimits
+from blemish_core.imaging.image_input import RawLayout
 from blemish_core.platform.errors import Unavailable
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.conditions import ANY_ITEM
@@ -26,7 +27,7 @@ from blemish_core.search.query import Query, Vector
 from blemish_core.search.search_index import SearchIndex
 from blemish_server.converters.search import hit_to_proto
 from blemish_server.scoring import frame_recorder as module
-from blemish_server.scoring.frame_recorder import FrameRecorder, FrameRetention
+from blemish_server.scoring.frame_recorder import FrameRecorder, FrameRetention, recorded_item
 from blemish_server.scoring.inspection import Inspection
 
 VERSION = ModelRef("tile", 1)
@@ -97,6 +98,21 @@ async def running(
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+async def test_recorded_item_is_that_of_the_index(index: FakeIndex, frames: FrameStore) -> None:
+    inspection = frame(7)
+    async with running(index, frames) as recorder:
+        assert recorder.enqueue(inspection)
+        await recorder.drain(5)
+    (found,), _ = index.items(VERSION, ANY_ITEM, 100)
+    assert recorded_item(inspection) == f"items/{found.id}"
+
+
+def test_item_of_a_raw_frame_is_not_known_before_it_is_written() -> None:
+    capture = make_capture(bytes(6))
+    raw = replace(capture, image=replace(capture.image, layout=RawLayout("Mono8", 3, 2, 0)))
+    assert recorded_item(replace(frame(1), capture=raw)) == ""
 
 
 async def test_recorded_frames_are_found_with_camera_and_time(index: FakeIndex, frames: FrameStore) -> None:

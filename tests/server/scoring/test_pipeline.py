@@ -4,7 +4,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import pytest
@@ -110,12 +110,14 @@ async def test_inspection_is_counted_and_recorded_by_its_verdict(
     inspection = await steps.pipeline(FakeScorer()).score(request(data, storage=storage))
     assert inspection.is_anomalous is (data == ANOMALOUS)
     assert steps.counts == (1, recorded, 1)
+    assert bool(inspection.item) == bool(recorded)
 
 
 async def test_frame_that_is_not_kept_has_a_note() -> None:
     pipeline = FakeSteps(refusal="not kept").pipeline(FakeScorer())
     kept = await pipeline.score(request(ANOMALOUS, storage=StoragePolicy.ALL))
     assert kept.notes == ("not kept",)
+    assert kept.item == ""
     assert kept.is_anomalous
     assert (await pipeline.score(request(NORMAL, storage=StoragePolicy.ANOMALOUS))).notes == ()
 
@@ -128,7 +130,7 @@ async def test_other_false_reject_rate_decides_the_verdict_and_excludes_the_shad
     assert inspection.is_anomalous, "held-out scores are below it, although the fixed threshold is above"
     assert inspection.threshold < 0.5
     assert steps.counts == (1, 1, 0)
-    assert steps.recorded == [inspection]
+    assert steps.recorded == [replace(inspection, item="")]
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), InvalidRequest("not an image")])
