@@ -103,11 +103,14 @@ def inspection_fields(inspection: Inspection) -> dict[str, Any]:
 
 def frame_fields(result: FrameResult | LostFrames) -> dict[str, Any]:
     """Return a result of a stream for JSON: an inspection, an error, or a number of frames without one."""
+    fields: dict[str, Any] = {"image": result.name} if len(result.names) == 1 else {}
+    if len(result.names) > 1:
+        fields["images"] = list(result.names)
     if isinstance(result, LostFrames):
-        return {"lost": list(result.sequences), "cause": result.cause}
+        return fields | {"lost": list(result.sequences), "cause": result.cause}
     answer = plain(result.answer)
     header = ("camera", "sequence", "capture_time")
-    fields: dict[str, Any] = {name: answer[name] for name in header if name in answer}
+    fields |= {name: answer[name] for name in header if name in answer}
     match result.answer.WhichOneof("answer"):
         case "inspection":
             fields |= inspection_fields(result.answer.inspection)

@@ -13,6 +13,7 @@ from blemish_client.cli.output import emit
 from blemish_client.client import Client
 from blemish_client.transport.connection import TIMEOUT_S
 from blemish_client.transport.credentials import Credentials
+from blemish_client.transport.retry import RetryPolicy
 
 # Wide enough for all tables when the output is not a terminal.
 _WIDTH_WITHOUT_TERMINAL = 180
@@ -42,14 +43,19 @@ class Session:
         assert found is not None, "app.py creates the session; this is a bug"
         return found
 
-    def client(self, timeout_s: float = TIMEOUT_S) -> Client:
+    def client(self, timeout_s: float = TIMEOUT_S, retry_policy: RetryPolicy | None = None) -> Client:
         """Return a client of the server with this timeout per call, in seconds.
 
         Raises:
             Failure: if a token would be sent in plaintext, or the root certificates cannot be read.
         """
         try:
-            return Client(self.server, timeout_s=timeout_s, credentials=self.credentials)
+            return Client(
+                self.server,
+                timeout_s=timeout_s,
+                retry_policy=retry_policy,
+                credentials=self.credentials,
+            )
         except ValueError as error:
             raise Failure(f"{error} (--tls or --roots)") from error
         except OSError as error:

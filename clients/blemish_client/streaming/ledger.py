@@ -103,6 +103,11 @@ class LostFrames:
     names: tuple[str, ...] = ()
     """Names of the frames as the source gave them; empty without names."""
 
+    @property
+    def name(self) -> str:
+        """Name of the first frame, or an empty one."""
+        return self.names[0] if self.names else ""
+
 
 @dataclass(frozen=True)
 class SentFrame:

@@ -20,6 +20,7 @@ def live_frames(
     give_up_after_s: float | None,
     report: Callable[[str], None],
     *,
+    away: Callable[[bool], None] = lambda _: None,
     longest_read_s: float = _LONGEST_READ_S,
     first_pause_s: float = _FIRST_PAUSE_S,
 ) -> Iterator[Image]:
@@ -29,6 +30,7 @@ def live_frames(
         location: URL, device or number of a device.
         give_up_after_s: time without a frame after which to give up, in seconds; None never gives up.
         report: called with a line when the camera fails and when it is available again.
+        away: called with True when the camera fails, and with False when it is available again.
         longest_read_s: time after which a read counts as failed, in seconds.
         first_pause_s: pause before the first retry, in seconds. It doubles with each, up to ten seconds.
 
@@ -40,6 +42,7 @@ def live_frames(
         for image in _connection(location, longest_read_s):
             if failed:
                 report(f"{location} is available again after {time.monotonic() - latest_s:.0f} s")
+                away(False)
             yield image
             latest_s, pause_s, failed = time.monotonic(), first_pause_s, False
         silent_s = time.monotonic() - latest_s
@@ -50,6 +53,7 @@ def live_frames(
             )
         if not failed:
             report(f"camera unreachable, retrying: no frames arrive from {location}")
+            away(True)
         failed = True
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

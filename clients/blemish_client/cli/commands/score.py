@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """``blemish score``: score images and draw their anomaly maps."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, Image
 from blemish.v1.inspection_pb2 import Inspection
 from blemish_client.cli.alignment import alignment_line
 from blemish_client.cli.failures import BAD_INPUT, UNSUCCESSFUL, Failure, describe, exit_code, print_error
-from blemish_client.cli.frames import FrameReader, Part, Raw
+from blemish_client.cli.frames import STDIN, FrameReader, Part, Raw, find_images
 from blemish_client.cli.options import FailOnAnomaly, Json, Model, ShowDefectClass
 from blemish_client.cli.output import defect_class, emit, inspection_fields, number, table, verdict
 from blemish_client.cli.regions import regions_line
@@ -22,11 +24,18 @@ from blemish_client.client import Client
 from blemish_client.errors import BlemishError
 
 _NUMBERS = ("score", "threshold", "p-value")
+_IMAGES_WITH_PROGRESS = 20
 
 
 def score(
     ctx: typer.Context,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE",
+            help="Image files, folders of images, patterns such as 'line/*.png', or - for stdin.",
+        ),
+    ],
     model: Model,
     map_: Annotated[
         Path | None,
@@ -52,43 +61,58 @@ def score(
 ) -> None:
     """Score images with a model, and show where the defects are.
 
-    An image that cannot be scored does not stop the others. The exit code is then 2.
+    Folders are read with those below them, without the masks of a dataset. An image that cannot be scored
+    does not stop the others. The exit code is then 2.
 
     Example: blemish score frame.png -m tile-patchcore --map map.png
     """
     session = Session.of(ctx)
     frames = FrameReader.of(raw, region)
-    targets = zip(images, _output_files(images, map_), _output_files(images, mask), strict=True)
+    files = find_images(images, frames.suffixes)
+    single = len(images) == 1 and files == images
+    maps, masks = (_output_files(files, target, single=single) for target in (map_, mask))
     found: list[str] = []
     columns = ("image", "verdict", "score", "threshold", "p-value", *(["class"] if show_class else []))
     rows = table(*columns, right=_NUMBERS)
-    failed = anomalous = False
-    with session.client() as client:
-        for image, map_file, mask_file in targets:
-            try:
-                inspection = _score(
-                    client, image, frames, model, map_file, mask_file, show_class=show_class
-                )
-            except Failure as failure:
-                failed = True
-                print_error(str(failure))
-                if as_json:
-                    emit({"image": str(image), "error": str(failure)})
-                continue
-            anomalous |= inspection.verdict == VERDICT_ANOMALOUS
-            _report(image, inspection, rows, show_class=show_class, as_json=as_json)
-            if line := regions_line(inspection.regions):
-                found.append(f"{image}: {line}")
-            if line := alignment_line(inspection):
-                found.append(f"{image}: {line}")
-    if rows.row_count:
-        session.out.print(rows)
-        for line in found:
-            session.out.print(line, markup=False)
-    if failed:
+    counts: Counter[str] = Counter()
+    try:
+        with session.client() as client, _progress(session, len(files)) as progress:
+            targets = zip(files, maps, masks, strict=True)
+            for image, map_file, mask_file in progress.track(targets, len(files), description="scoring"):
+                try:
+                    inspection = _score(
+                        client, image, frames, model, map_file, mask_file, show_class=show_class
+                    )
+                except Failure as failure:
+                    counts["not scored"] += 1
+                    print_error(str(failure))
+                    if as_json:
+                        emit({"image": str(image), "error": str(failure)})
+                    continue
+                counts[verdict(inspection.verdict)] += 1
+                _report(image, inspection, rows, show_class=show_class, as_json=as_json)
+                if line := regions_line(inspection.regions):
+                    found.append(f"{image}: {line}")
+                if line := alignment_line(inspection):
+                    found.append(f"{image}: {line}")
+    finally:
+        if rows.row_count:
+            session.out.print(rows)
+            for line in found:
+                session.out.print(line, markup=False)
+    if len(files) > 1 and not as_json:
+        counted = ", ".join(f"{number} {name}" for name, number in counts.items())
+        session.out.print(f"{len(files)} images: {counted}")
+    if counts["not scored"]:
         raise typer.Exit(BAD_INPUT)
-    if anomalous and fail_on_anomaly:
+    if counts["anomalous"] and fail_on_anomaly:
         raise typer.Exit(UNSUCCESSFUL)
+
+
+def _progress(session: Session, images: int) -> Progress:
+    """Return a bar on the terminal; none for few images."""
+    is_shown = session.err.is_terminal and images >= _IMAGES_WITH_PROGRESS
+    return Progress(console=session.err, transient=True, disable=not is_shown)
 
 
 def _score(
@@ -204,17 +228,17 @@ def _report(image: Path, inspection: Inspection, rows: Table, *, show_class: boo
     )
 
 
-def _output_files(images: list[Path], target: Path | None) -> Iterator[Path | None]:
-    """Yield the file for each image: ``target`` for one image, a file in that folder for several."""
+def _output_files(images: list[Path], target: Path | None, *, single: bool) -> Iterator[Path | None]:
+    """Yield the file for each image: ``target`` for a single image, a file in that folder for others."""
     if target is None:
         yield from (None for _ in images)
-    elif len(images) == 1 and not target.is_dir():
+    elif single and not target.is_dir():
         yield target
     else:
         taken: set[str] = set()
         for image in images:
             # MVTec AD uses the same file names in each class: test/crack/000.png, test/good/000.png.
-            stem = f"{image.absolute().parent.name}-{image.stem}"
+            stem = "stdin" if image == STDIN else f"{image.absolute().parent.name}-{image.stem}"
             name, count = stem, 1
             while name in taken:
                 count += 1

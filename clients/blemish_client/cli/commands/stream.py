@@ -1,42 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """``blemish stream``: score the frames of a camera and show the results live."""
 
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import math
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from statistics import quantiles
-from threading import BoundedSemaphore, Lock
-from types import TracebackType
-from typing import Annotated, Self
+from typing import Annotated
 
+import grpc
 import typer
-from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from blemish.v1 import inspection_pb2 as pb
-from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
-from blemish_client.cli.alignment import alignment_line
 from blemish_client.cli.choices import PolicyChoice, PriorityChoice, StoreChoice, to_proto
-from blemish_client.cli.commands.score import draw
-from blemish_client.cli.failures import UNSUCCESSFUL, Failure, print_error
+from blemish_client.cli.evidence import EvidenceWriter
+from blemish_client.cli.failures import PARTLY, UNSUCCESSFUL, Failure, print_error
 from blemish_client.cli.frames import FrameReader, Part, Raw
+from blemish_client.cli.live_view import StreamView
 from blemish_client.cli.options import FailOnAnomaly, Json, Model, ShowDefectClass
-from blemish_client.cli.output import defect_class, emit, frame_fields, number, table
-from blemish_client.cli.regions import regions_line
+from blemish_client.cli.outage import OutageMonitor, OutageReporter
+from blemish_client.cli.output import emit, frame_fields
 from blemish_client.cli.session import Session
+from blemish_client.errors import TLS_FAILED, TOO_LARGE, BlemishError, Unavailable
+from blemish_client.names import model_name
+from blemish_client.streaming.folders import has_suffix
+from blemish_client.streaming.hot_folder import HotFolder, default_state_file, identified_files
 from blemish_client.streaming.ledger import FrameResult, LostFrames
-from blemish_client.streaming.sources import limit_rate, open_source
+from blemish_client.streaming.seen_files import SeenFiles
+from blemish_client.streaming.sources import FrameSource, limit_rate, open_source
 from blemish_client.streaming.video import SourceError
-
-_RECENT_S = 5.0
-_MAX_LINES = 8
-_MAX_REMARKS = 20
-_MAX_QUEUED_DRAWINGS = 64
+from blemish_client.transport.retry import RetryPolicy
+from blemish_client.types.frame import Frame
 
 
 def stream(
@@ -70,8 +67,24 @@ def stream(
         typer.Option(
             min=0,
             metavar="SECONDS",
-            help="Time without a frame of a live source after which to end.",
+            help="Time without the server, or without a frame of a live source, after which to end.",
             show_default="never",
+        ),
+    ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Follow a folder: score new files once they are complete, and each only once, also over "
+            "restarts.",
+        ),
+    ] = False,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File in which --watch remembers the files that it has scored.",
+            show_default="one for each folder and model, below ~/.local/state/blemish/watch",
         ),
     ] = None,
     repeat: Annotated[bool, typer.Option("--repeat", help="Repeat files in an endless loop.")] = False,
@@ -95,7 +108,11 @@ def stream(
     region: Part = None,
     raw: Raw = None,
     save: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw anomalous frames to this folder.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Save each anomalous frame to this folder: a picture, and the answer as JSON.",
+        ),
     ] = None,
     show_class: ShowDefectClass = False,
     fail_on_anomaly: FailOnAnomaly = False,
@@ -103,30 +120,61 @@ def stream(
 ) -> None:
     """Score the frames of a camera and show the results live, until the source ends or Ctrl-C.
 
+    It waits for a server that is away, and the live view shows for how long nothing was inspected. The exit
+    code is 7 if frames were refused.
+
     Example: blemish stream rtsp://camera-1/stream -m tile-patchcore --save anomalies
     """
     session = Session.of(ctx)
-    statistics = _Statistics()
-
-    def report(event: str) -> None:
-        statistics.add_event(event)
-        if as_json:
-            print_error(event)
-
+    output = _StreamOutput(session, as_json=as_json, prints_frames=watch)
+    reader = FrameReader.of(raw, region)
+    hot: HotFolder | None = None
     try:
-        frames = FrameReader.of(raw, region)
-        opened = open_source(
-            source,
-            repeat=repeat,
-            read=frames.load,
-            suffixes=frames.suffixes,
-            give_up_after_s=give_up_after,
-            report=report,
-        )
-        selected = policy or (PolicyChoice.LATEST if opened.live else PolicyChoice.BLOCK)
-        with session.client() as client:
+        if watch:
+            if repeat:
+                raise Failure("--watch follows a folder as it grows; leave out --repeat")
+            folder = _existing_folder(source)
+            if save is not None and save.resolve() == folder.resolve():
+                raise Failure(f"--save {save} is the folder that is watched; choose another one")
+            seen = _seen_files(folder, model, reader, state, save)
+            hot = HotFolder(
+                folder,
+                seen,
+                is_image=has_suffix(reader.suffixes),
+                parse=reader.parse,
+                checks_content=reader.raw is None,
+                exclude=save,
+                skip=output.skip,
+                report=output.report,
+                away=output.monitor.source_away,
+            )
+            opened = FrameSource(folder.absolute().name, hot.frames(), live=False)
+        else:
+            opened = open_source(
+                source,
+                repeat=repeat,
+                read=lambda file: reader.parse(file, file.read_bytes()),
+                suffixes=reader.suffixes,
+                give_up_after_s=give_up_after,
+                report=output.report,
+                away=output.monitor.source_away,
+                skip=output.skip,
+                exclude=save,
+            )
+    except (SourceError, OSError) as error:
+        raise Failure(str(error)) from error
+    selected = policy or (PolicyChoice.LATEST if opened.live else PolicyChoice.BLOCK)
+    limit_s = math.inf if give_up_after is None else give_up_after
+    failure: Exception | None = None
+    try:
+        with (
+            _terminated_as_interrupted(),
+            session.client(retry_policy=RetryPolicy(call_s=limit_s, watch_s=limit_s)) as client,
+            EvidenceWriter(save, wait=selected is PolicyChoice.BLOCK) as writer,
+            output.shown(),
+        ):
             results = client.stream(
-                limit_rate(frames.parts(opened.images), rate or 0.0),
+                output.counted(limit_rate(reader.parts(opened.frames), rate or 0.0)),
                 model,
                 policy=to_proto(pb.StreamPolicy, selected),
                 camera=camera or opened.name[:128],
@@ -138,207 +186,181 @@ def stream(
                 max_latency_s=(max_latency_ms or 0.0) / 1000,
                 priority=to_proto(pb.Priority, priority),
                 store=to_proto(pb.Store, store),
+                on_unreachable=output.server_failed,
             )
-            with (
-                AnomalyDrawer(save, wait=selected is PolicyChoice.BLOCK) as drawer,
-                Live(
-                    console=session.err,
-                    refresh_per_second=4,
-                    transient=True,
-                    get_renderable=None if as_json else statistics.screen,
-                ),
-            ):
-                for result in results:
-                    statistics.add(result)
-                    if as_json:
-                        emit(frame_fields(result))
-                    drawer.add(result)
-            statistics.counts["not drawn"] = drawer.skipped
-    except (SourceError, OSError) as error:
-        raise Failure(str(error)) from error
+            for result in results:
+                output.add(result)
+                writer.add(result)
+                output.view.counts["not drawn"] = writer.skipped
+                if hot is not None:
+                    hot.settle(result.names, final=_is_final(result))
     except KeyboardInterrupt:
         pass  # the usual way to end a stream
-    if not as_json:
-        for remark in statistics.remarks():
-            print_error(remark)
-        session.out.print(statistics.summary())
-    if fail_on_anomaly and statistics.counts["anomalous"]:
+    except (SourceError, OSError) as error:
+        failure = Failure(str(error))
+    except (BlemishError, Failure) as error:
+        failure = error
+    finally:
+        if hot is not None:
+            hot.close()
+    output.print_summary()
+    if failure is not None:
+        raise failure
+    if output.view.counts["refused"]:
+        raise typer.Exit(PARTLY)
+    if fail_on_anomaly and output.view.counts["anomalous"]:
         raise typer.Exit(UNSUCCESSFUL)
 
 
-class _Statistics:
-    """The counts, latencies and latest results of a stream."""
+def _existing_folder(source: str) -> Path:
+    folder = Path(source)
+    if not folder.is_dir():
+        raise Failure(f"{source} is not a folder; --watch follows a folder of images")
+    return folder
 
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self._classes: Counter[str] = Counter()
-        self._start_s = time.monotonic()
-        self._recent: deque[tuple[float, float]] = deque()  # time, latency
-        self._latencies_s: deque[float] = deque(maxlen=100_000)
-        self._lines: deque[Text] = deque(maxlen=_MAX_LINES)
-        self._remarks: Counter[str] = Counter()
-        # The source reports events in another thread, and the screen is drawn in a third one.
-        self._lock = Lock()
+
+def _seen_files(
+    folder: Path, model: str, reader: FrameReader, state: Path | None, save: Path | None
+) -> SeenFiles:
+    """Return the memory of the files that were scored before.
+
+    Raises:
+        Failure: if it cannot be read or written.
+        OSError: if the folder cannot be read.
+    """
+    file = state or default_state_file(folder, model_name(model))
+    try:
+        seen = SeenFiles(file)
+    except OSError as error:
+        raise Failure(f"cannot write {file}: {error.strerror}; choose a file with --state") from error
+    present = identified_files(folder, has_suffix(reader.suffixes), save)
+    seen.forget_missing(identity for _, identity in present)
+    print_error(f"watching {folder}; {len(seen)} files were scored before, according to {file}")
+    return seen
+
+
+def _is_final(result: FrameResult | LostFrames) -> bool:
+    """Return whether the same frame would get the same answer again."""
+    if isinstance(result, LostFrames):
+        return False
+    if not result.answer.HasField("refusal"):
+        return True
+    refusal = result.answer.refusal
+    return refusal.code == grpc.StatusCode.INVALID_ARGUMENT.value[0] or refusal.reason == TOO_LARGE
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C, so that a service that is stopped prints its summary."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _StreamOutput:
+    """The results and events of a stream, on the terminal or in lines."""
+
+    def __init__(self, session: Session, *, as_json: bool, prints_frames: bool) -> None:
+        self.view = StreamView()
+        self.monitor = OutageMonitor()
+        self._session = session
+        self._as_json = as_json
+        self._prints_frames = prints_frames and not as_json
+        self._is_live = session.err.is_terminal and not as_json
+        self._outages = OutageReporter(self.monitor, self._report_outage)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the live view on a terminal, and lines about outages elsewhere."""
+        screen = Live(
+            console=self._session.err,
+            refresh_per_second=4,
+            transient=True,
+            get_renderable=(lambda: self.view.screen(self.monitor.outage())) if self._is_live else None,
+        )
+        with screen, self._outages:
+            yield
+
+    def counted(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """Yield frames, and note that they are sent."""
+        for frame in frames:
+            self.monitor.sent()
+            yield frame
 
     def add(self, result: FrameResult | LostFrames) -> None:
-        with self._lock:
-            self._add(result)
+        """Show a result."""
+        self._monitor_result(result)
+        lines = self.view.add(result)
+        if self._as_json:
+            emit(frame_fields(result))
+        elif self._prints_frames:
+            self._print_lines(lines)
 
-    def _add(self, result: FrameResult | LostFrames) -> None:
-        if isinstance(result, LostFrames):
-            self.counts["lost"] += len(result.sequences)
-            self._lines.append(Text(f"{len(result.sequences)} frames lost: {result.cause}", "yellow"))
-            self._remark(f"lost: {result.cause}", len(result.sequences))
-            return
-        answer = result.answer
-        if answer.HasField("dropped"):
-            self.counts["dropped"] += answer.dropped.last_sequence - answer.sequence + 1
-        elif answer.HasField("refusal"):
-            self.counts["refused"] += 1
-            self._lines.append(Text(f"{answer.sequence:>8}  refused: {answer.refusal.message}", "yellow"))
-            self._remark(f"refused: {answer.refusal.message}")
-        else:
-            self._add_inspection(answer.sequence, answer.inspection, result.latency_s)
+    def skip(self, name: str, reason: str) -> None:
+        """Show a file that was not sent."""
+        line = self.view.add_refusal(name, reason)
+        if self._as_json:
+            emit({"image": name, "error": reason})
+        elif self._prints_frames:
+            self._print_lines([line])
 
-    def add_event(self, text: str) -> None:
-        """Show an event of the source, such as a camera that is unreachable."""
-        with self._lock:
-            self._lines.append(Text(text, "yellow"))
-            self._remark(text)
+    def report(self, event: str) -> None:
+        """Show an event of the source."""
+        self.view.add_event(event)
+        if not self._is_live:
+            print_error(event)
 
-    def _add_inspection(self, sequence: int, inspection: pb.Inspection, latency_s: float) -> None:
-        for note in inspection.notes:
-            self._lines.append(Text(f"{sequence:>8}  note: {note}", "yellow"))
-            self._remark(f"note: {note}")
-        anomalous = inspection.verdict == VERDICT_ANOMALOUS
-        verdict, style = ("anomalous", "red") if anomalous else ("normal", "green")
-        self.counts[verdict] += 1
-        now = time.monotonic()
-        self._recent.append((now, latency_s))
-        self._latencies_s.append(latency_s)
-        self._forget_older(now)
-        lines = (regions_line(inspection.regions), alignment_line(inspection))
-        self._lines.append(
-            Text(f"{sequence:>8}  {verdict:<9}  score {inspection.score:.3f}  ", style)
-            .append(f"{1000 * latency_s:.0f} ms  ", "default")
-            .append("  ".join(filter(None, lines)), "default")
-        )
-        if inspection.HasField("defect_class"):
-            self._lines[-1].append(f"  {defect_class(inspection)}", "default")
-            if name := inspection.defect_class.class_name:
-                self._classes[name] += 1
-
-    def _forget_older(self, now: float) -> None:
-        while self._recent and now - self._recent[0][0] > _RECENT_S:
-            self._recent.popleft()
-
-    def _remark(self, text: str, frames: int = 1) -> None:
-        """Count a remark; a stream may last for months, so no more than the first are kept."""
-        if text in self._remarks or len(self._remarks) < _MAX_REMARKS:
-            self._remarks[text] += frames
-
-    def remarks(self) -> Iterator[str]:
-        """Yield the first refusals, losses and notes of the stream, each with its number."""
-        for text, frames in self._remarks.items():
-            yield text if frames == 1 else f"{text} ({frames} times)"
-
-    def screen(self) -> Group:
-        with self._lock:
-            now = time.monotonic()
-            self._forget_older(now)
-            span_s = min(_RECENT_S, max(1e-3, now - self._start_s))
-            return Group(
-                self._figures(len(self._recent) / span_s, [latency_s for _, latency_s in self._recent]),
-                *self._lines,
-            )
-
-    def summary(self) -> Group:
-        span_s = max(1e-3, time.monotonic() - self._start_s)
-        scored = self.counts["normal"] + self.counts["anomalous"]
-        tables = [self._figures(scored / span_s, list(self._latencies_s))]
-        if self._classes:
-            classes = table("class", "frames", right=("frames",))
-            for name, frames in self._classes.most_common():
-                classes.add_row(escape(name), str(frames))
-            tables.append(classes)
-        return Group(*tables)
-
-    def _figures(self, rate: float, latencies_s: list[float]) -> Table:
-        cuts = quantiles(latencies_s, n=20) if len(latencies_s) > 1 else [None] * 19
-        names = ["normal", "anomalous", "dropped", "refused", "lost"]
-        if self.counts["not drawn"]:
-            names.append("not drawn")
-        row = table("frames/s", "p50, ms", "p95, ms", *names, right=("frames/s", *names))
-        p50, p95 = (None if cut is None else 1000 * cut for cut in (cuts[9], cuts[18]))
-        row.add_row(
-            number(rate, 1), number(p50, 1), number(p95, 1), *(str(self.counts[name]) for name in names)
-        )
-        return row
-
-
-class AnomalyDrawer:
-    """A thread that draws anomalous frames to a folder."""
-
-    def __init__(
-        self,
-        folder: Path | None,
-        *,
-        wait: bool,
-        max_queued: int = _MAX_QUEUED_DRAWINGS,
-        draw_map: Callable[..., None] = draw,
-    ) -> None:
-        """Start the thread.
-
-        Args:
-            folder: folder for the drawings, or None to draw nothing.
-            wait: wait for a full queue instead of skipping frames.
-            max_queued: number of frames that wait to be drawn.
-            draw_map: function that draws a frame, with the parameters of ``draw``.
-        """
-        self._folder = folder
-        self._wait = wait
-        self._room = BoundedSemaphore(max_queued)
-        self._draw_map = draw_map
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="drawing")
-        self._failure: Exception | None = None
-        self.skipped = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._thread.shutdown()
-        if kind is None:
-            self._raise_failure()
-
-    def add(self, result: FrameResult | LostFrames) -> None:
-        """Schedule the drawing of a frame if it is anomalous.
+    def server_failed(self, cause: Unavailable) -> None:
+        """Note a failed attempt to connect.
 
         Raises:
-            Failure: if an earlier drawing could not be written.
+            Unavailable: if waiting will not help, because the server never had a certificate that is valid.
         """
-        self._raise_failure()
-        if self._folder is None or not isinstance(result, FrameResult):
+        self.monitor.server_failed(cause)
+        if not self.monitor.has_answered and cause.message.startswith(TLS_FAILED):
+            raise cause
+
+    def print_summary(self) -> None:
+        """Print counts, remarks and outages, if there was anything."""
+        if not any(self.view.counts.values()) and not self._outages.count:
+            return
+        console = self._session.err if self._as_json else self._session.out
+        if not self._as_json:
+            for remark in self.view.remarks():
+                print_error(remark)
+        console.print(self.view.summary())
+        if count := self._outages.count:
+            console.print(
+                f"not inspecting for {self._outages.total_s:.0f} s in {count} outage{'s' * (count > 1)}"
+            )
+
+    def _monitor_result(self, result: FrameResult | LostFrames) -> None:
+        if isinstance(result, LostFrames):
+            self.monitor.lost(len(result.sequences))
             return
         answer = result.answer
-        if not answer.HasField("inspection") or answer.inspection.verdict != VERDICT_ANOMALOUS:
-            return
-        if self._room.acquire(blocking=self._wait):
-            self._thread.submit(self._draw, result, self._folder / f"{answer.sequence:08}.png")
-        else:
-            self.skipped += 1
+        dropped = answer.HasField("dropped")
+        self.monitor.answered(answer.dropped.last_sequence - answer.sequence + 1 if dropped else 1)
+        if answer.HasField("inspection"):
+            self.monitor.inspected()
+        elif answer.HasField("refusal"):
+            self.monitor.refused(answer.refusal.message)
 
-    def _draw(self, result: FrameResult, target: Path) -> None:
-        try:
-            # The default compression level would double the time.
-            self._draw_map(result.sent, result.answer.inspection, target, compress_level=1)
-        except Exception as error:
-            self._failure = error
-        finally:
-            self._room.release()
+    def _report_outage(self, line: str) -> None:
+        if not self._is_live:
+            print_error(line)
+        elif not line.startswith("NOT INSPECTING"):
+            self.view.add_event(line)
 
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+    def _print_lines(self, lines: Iterable[Text]) -> None:
+        # A line on the terminal of the live view is printed above it.
+        console = (
+            self._session.err if self._is_live and self._session.out.is_terminal else self._session.out
+        )
+        for line in lines:
+            console.print(line, soft_wrap=True)

@@ -2,6 +2,7 @@
 import io
 import pickle
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -13,6 +14,8 @@ from tests.support.regions import make_region_message
 
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, DefectRegion, Point, Region
+from blemish_client import Client
+from blemish_client.errors import Unavailable
 
 
 def test_score(run: Run, fake: FakeServer, image: Path) -> None:
@@ -35,6 +38,76 @@ def test_score_continues_after_bad_images(run: Run, image: Path, tmp_path: Path)
     assert len(errors) == 2
     assert "bad.png" in errors[0]
     assert "missing.png" in errors[1]
+
+
+def test_folders_and_patterns_are_read_without_masks(run: Run, tmp_path: Path) -> None:
+    names = (
+        "test/crack/000.png",
+        "test/good/000.png",
+        "ground_truth/crack/000_mask.png",
+        "a.png",
+        "a_GT.png",
+    )
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(picture(16))
+    (tmp_path / "notes.txt").write_text("no image")
+
+    def scored(*arguments: object) -> list[str]:
+        lines = json_lines(run("score", *arguments, "-m", "m", "--json"))
+        return [str(Path(line["image"]).relative_to(tmp_path)) for line in lines]
+
+    assert scored(tmp_path) == ["a.png", "test/crack/000.png", "test/good/000.png"]
+    assert scored(tmp_path / "test/*") == ["test/crack/000.png", "test/good/000.png"]
+    assert scored(tmp_path / "**/000.png") == ["test/crack/000.png", "test/good/000.png"]
+    assert scored(tmp_path / "a_GT.png") == ["a_GT.png"], "a file that is named is scored"
+    (tmp_path / "[b].png").write_bytes(picture(16))
+    assert scored(tmp_path / "[b].png") == ["[b].png"]
+
+
+def test_folder_is_counted_and_has_a_map_for_each_image(run: Run, image: Path, tmp_path: Path) -> None:
+    result = run("score", tmp_path, "-m", "m", "--map", tmp_path / "maps")
+    assert result.exit_code == 0
+    assert [file.name for file in (tmp_path / "maps").iterdir()] == [f"{tmp_path.name}-frame.png"]
+    (tmp_path / "bad.png").write_bytes(b"not an image")
+    result = run("score", tmp_path / "*.png", "-m", "m")
+    assert result.exit_code == 2
+    assert "2 images: 1 not scored, 1 normal" in result.stdout
+
+
+@pytest.mark.parametrize(("name", "words"), [("empty", "has no images"), ("*.tif", "no file matches")])
+def test_folder_or_pattern_without_images_is_bad_input(
+    run: Run, tmp_path: Path, name: str, words: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    result = run("score", tmp_path / name, "-m", "m")
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_image_is_read_from_stdin(run: Run, fake: FakeServer, tmp_path: Path) -> None:
+    result = run("score", "-", "-m", "m", "--json", stdin="an image")
+    assert json_lines(result)[0]["image"] == "-"
+    assert fake.requests["Score"][0].image.encoded == b"an image"
+    assert run("score", "-", "-", "-m", "m", stdin="an image").exit_code == 2
+
+
+def test_scored_images_are_printed_if_the_server_goes_away(
+    run: Run, fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(picture(16))
+    score = Client.score
+
+    def score_first(*arguments: Any, **options: Any) -> pb.Inspection:
+        if fake.requests["Score"]:
+            raise Unavailable("gone", code=grpc.StatusCode.UNAVAILABLE)
+        return score(*arguments, **options)
+
+    monkeypatch.setattr(Client, "score", score_first)
+    result = run("score", tmp_path, "-m", "m")
+    assert result.exit_code == 4
+    assert "a.png" in result.stdout
 
 
 def test_fail_on_anomaly_sets_the_exit_code(run: Run, fake: FakeServer, image: Path) -> None:

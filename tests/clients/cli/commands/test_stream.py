@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
+import _thread
 import json
+import re
 import threading
+import time
 from pathlib import Path
 
 import grpc
 import pytest
 from tests.support.cli import Run, run_against
-from tests.support.fake_server import CallError, FakeServer, write_dataset_folder
+from tests.support.fake_server import CallError, FakeServer, picture, write_dataset_folder
 
 from blemish.v1 import inspection_pb2 as pb
-from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, AnomalyMap, Image
-from blemish_client import FrameResult
-from blemish_client.cli.commands.stream import AnomalyDrawer
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, AnomalyMap
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_summary_counts_results(run: Run, fake: FakeServer, folder: Path) -> Non
     refused = pb.ScoreStreamResponse(refusal=pb.FrameRefusal(code=3, message="not an image"))
     fake.streams = [[anomalous(), refused]]
     result = run(folder / "test")
-    assert result.exit_code == 0
+    assert result.exit_code == 7, "a frame was refused"
     names, figures = (line.split() for line in result.stdout.splitlines() if line.strip(" ─"))
     assert names[-5:] == ["normal", "anomalous", "dropped", "refused", "lost"]
     assert figures[-5:] == ["0", "1", "0", "1", "0"]
@@ -57,7 +58,9 @@ def test_reasons_of_refusals_and_notes_stay_after_the_stream(
     noted.inspection.notes.append("the frame is 20 x 10 px")
     fake.streams = [[refused, noted, refused]]
     lines = run(folder / "train").stderr.splitlines()
-    assert "blemish: refused: not an image (2 times)" in lines
+    train = folder / "train/good"
+    for name in ("000.png", "002.png"):
+        assert f"blemish: refused: {train / name}: not an image" in lines
     assert "blemish: note: the frame is 20 x 10 px" in lines
 
 
@@ -90,11 +93,22 @@ def test_settings_reach_the_server(run: Run, fake: FakeServer, folder: Path) -> 
     assert config.target_false_reject_rate == 0.01
 
 
-def test_anomalous_frames_are_drawn(run: Run, fake: FakeServer, folder: Path, tmp_path: Path) -> None:
-    fake.streams = [[None, anomalous(8)]]
-    result = run(folder / "test", "--save", tmp_path / "found", "--fail-on-anomaly")
-    assert result.exit_code == 1
-    assert [file.name for file in (tmp_path / "found").iterdir()] == ["00000001.png"]
+def test_anomalous_frames_are_saved_with_their_answer(
+    run: Run, fake: FakeServer, folder: Path, tmp_path: Path
+) -> None:
+    saved = tmp_path / "found"
+    for _ in range(2):
+        fake.streams = [[None, anomalous(8)]]
+        result = run(folder / "test", "--camera", "line 1/left", "--save", saved, "--fail-on-anomaly")
+        assert result.exit_code == 1, result.stderr
+    names = sorted(file.name for file in saved.iterdir())
+    assert len(names) == 4, "the second run overwrites nothing"
+    stem = r"line-1-left_\d{8}T\d{6}\.\d{3}Z_00000001_anomalous(_2)?"
+    assert all(re.fullmatch(stem + r"\.(png|json)", name) for name in names)
+    answer = json.loads(next(saved.glob("*.json")).read_text())
+    assert (answer["verdict"], answer["score"], answer["sequence"]) == ("anomalous", 9.0, 1)
+    assert answer["image"] == str(folder / "test/good/000.png")
+    assert (saved / answer["picture"]).stat().st_size > 100
 
 
 def test_missing_source_is_bad_input(run: Run, tmp_path: Path) -> None:
@@ -108,28 +122,6 @@ def test_rejected_stream_sets_the_exit_code(run: Run, fake: FakeServer, folder: 
     result = run(folder / "test")
     assert result.exit_code == 3
     assert "no such model" in result.stderr
-
-
-@pytest.mark.parametrize(("wait", "drawn_frames"), [(False, 3), (True, 10)])
-def test_full_drawing_queue_blocks_or_skips_frames(
-    tmp_path: Path, *, wait: bool, drawn_frames: int
-) -> None:
-    gate, drawn = threading.Event(), []
-
-    def draw_slowly(content: Image, inspection: pb.Inspection, target: Path, **options: object) -> None:
-        assert gate.wait(10)
-        drawn.append(target.name)
-
-    if wait:
-        threading.Timer(0.1, gate.set).start()
-    with AnomalyDrawer(tmp_path, wait=wait, max_queued=3, draw_map=draw_slowly) as drawer:
-        for sequence in range(10):
-            answer = anomalous()
-            answer.sequence = sequence
-            drawer.add(FrameResult(answer, Image(), 0.0))
-        gate.set()
-    assert drawn == [f"{number:08}.png" for number in range(drawn_frames)]
-    assert drawer.skipped == 10 - drawn_frames
 
 
 def test_unwritable_folder_is_reported(run: Run, fake: FakeServer, folder: Path, tmp_path: Path) -> None:
@@ -159,3 +151,72 @@ def test_dumps_of_raw_samples_are_frames(run: Run, fake: FakeServer, tmp_path: P
     result = run(tmp_path, "--raw", "Mono8:6x4", "--region", "0,0,2,2", "--json")
     assert result.exit_code == 0, result.stderr
     assert len(fake.frames) == 3
+
+
+def test_summary_is_printed_if_the_server_stays_away(fake: FakeServer, folder: Path) -> None:
+    run = run_against("127.0.0.1:1")
+    result = run("stream", folder / "test", "-m", "m", "--give-up-after", "3")
+    assert result.exit_code == 4
+    assert "NOT INSPECTING, server unreachable for" in result.stderr
+    assert "cannot connect to 127.0.0.1:1" in result.stderr
+    assert re.search(r"not inspecting for \d+ s in 1 outage", result.stdout)
+
+
+def test_summary_is_printed_before_the_error_of_a_stream(run: Run, fake: FakeServer, folder: Path) -> None:
+    fake.streams = [[None, CallError(grpc.StatusCode.NOT_FOUND, "the model was deleted", "NOT_FOUND")]]
+    result = run(folder / "train")
+    assert result.exit_code == 3
+    assert "the model was deleted" in result.stderr
+    assert "frames/s" in result.stdout
+
+
+def test_json_names_the_file_and_ends_with_7_if_frames_were_refused(
+    run: Run, fake: FakeServer, folder: Path
+) -> None:
+    refused = pb.ScoreStreamResponse(refusal=pb.FrameRefusal(code=3, message="not an image"))
+    fake.streams = [[None, refused]]
+    result = run(folder / "train", "--json")
+    assert result.exit_code == 7
+    files = [json.loads(line)["image"] for line in result.stdout.splitlines()]
+    assert files == [str(folder / "train/good" / name) for name in ("000.png", "001.PNG", "002.png")]
+
+
+def interrupt_after(fake: FakeServer, frames: int) -> None:
+    """Press Ctrl-C once the server has received a number of frames, in another thread."""
+
+    def wait() -> None:
+        end_s = time.monotonic() + 20
+        while len(fake.frames) < frames and time.monotonic() < end_s:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        _thread.interrupt_main()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def test_watch_scores_each_file_once_over_restarts_and_names_it(
+    run: Run, fake: FakeServer, folder: Path, tmp_path: Path
+) -> None:
+    options = ("--watch", "--state", tmp_path / "state/seen.jsonl", "--save", folder / "found")
+    names = ("train/good/000.png", "train/good/001.PNG", "train/good/002.png")
+    images = {str(folder / name) for name in (*names, "test/good/000.png", "test/crack/000.png")}
+    fake.streams = [[anomalous(8)]]
+    interrupt_after(fake, len(images))
+    first = run(folder, *options)
+    assert first.exit_code == 0, first.stderr
+    assert len(fake.frames) == len(images), "neither masks nor what it saved"
+    assert {name for name in first.stdout.split() if name.lower().endswith(".png")} == images
+    renamed = folder / "train/good/000.png"
+    renamed.rename(renamed.with_name("checked.png"))
+    (folder / "new.png").write_bytes(picture(16))
+    interrupt_after(fake, len(images) + 1)
+    second = run(folder, *options)
+    assert f"{len(images)} files were scored before" in second.stderr
+    assert len(fake.frames) == len(images) + 1
+    assert str(folder / "new.png") in second.stdout
+
+
+def test_watch_refuses_what_is_no_folder(run: Run, folder: Path) -> None:
+    result = run(folder / "train/good/000.png", "--watch")
+    assert result.exit_code == 2
+    assert "is not a folder" in result.stderr
