@@ -3,7 +3,7 @@
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -30,7 +30,7 @@ from blemish.v1.job_pb2 import (
     Worker,
 )
 from blemish.v1.job_pb2_grpc import JobServiceStub
-from blemish.v1.model_pb2 import Model, ModelVersion, RegionSettings
+from blemish.v1.model_pb2 import Model, ModelVersion, PreviewCalibrationResponse, RegionSettings
 from blemish.v1.model_pb2_grpc import ModelServiceStub
 from blemish.v1.search_pb2 import Hit
 from blemish.v1.search_pb2_grpc import SearchServiceStub
@@ -52,6 +52,7 @@ from blemish_client.transport.requests import (
     SearchQuery,
     TrainingMask,
     aligned_mask,
+    calibration_request,
     create_job_request,
     score_request,
     search_request,
@@ -607,9 +608,11 @@ class Client(SharedClient[Connection]):
         target_false_reject_rate: float | None = None,
         threshold: float | None = None,
         trained: bool = False,
+        revision: int | None = None,
         regions: RegionSettings | None = None,
         comment: str = "",
         expected_revision: int = 0,
+        acknowledge_extreme: bool = False,
     ) -> ModelVersion:
         """Change the threshold or the regions of a version, effective from the next frame.
 
@@ -619,32 +622,67 @@ class Client(SharedClient[Connection]):
             target_false_reject_rate: share of good images that the new threshold may reject, at most 0.5.
             threshold: new threshold, in units of the version's scores.
             trained: restore the threshold of the training.
+            revision: restore the threshold and the regions of this earlier revision.
             regions: new settings of regions, which replace all present ones.
             comment: reason for the change.
             expected_revision: revision that the change requires to be current. 0 for any.
+            acknowledge_extreme: confirm a threshold that rejects all or nothing. Without it, such a change
+                fails with ``FailedPrecondition`` and the reason ``errors.CONFIRMATION_NEEDED``.
 
         Raises:
-            ValueError: if more than one of the three thresholds is given, or nothing is changed.
+            ValueError: if more than one of the four thresholds is given, or nothing is changed.
         """
-        rules = (target_false_reject_rate is not None) + (threshold is not None) + trained
-        if rules > 1 or (rules == 0 and regions is None):
-            raise ValueError(
-                "give exactly one of target_false_reject_rate, threshold and trained, or regions"
-            )
-        request = model_pb2.UpdateCalibrationRequest(
-            name=model_name(version),
-            author=author,
-            comment=comment,
-            expected_revision=expected_revision,
+        request = calibration_request(
+            version,
+            target_false_reject_rate=target_false_reject_rate,
+            threshold=threshold,
+            trained=trained,
+            revision=revision,
             regions=regions,
         )
-        if target_false_reject_rate is not None:
-            request.target_false_reject_rate = target_false_reject_rate
-        elif threshold is not None:
-            request.threshold = threshold
-        elif trained:
-            request.trained.SetInParent()
+        request.author, request.comment = author, comment
+        request.expected_revision, request.acknowledge_extreme = expected_revision, acknowledge_extreme
         return self._connection.call(self._models.UpdateCalibration, request).version
+
+    def preview_calibration(
+        self,
+        version: str,
+        *,
+        target_false_reject_rate: float | None = None,
+        threshold: float | None = None,
+        trained: bool = False,
+        revision: int | None = None,
+        regions: RegionSettings | None = None,
+        period: timedelta | None = None,
+        max_frames: int = 0,
+    ) -> PreviewCalibrationResponse:
+        """Return what ``update_calibration`` would change, and change nothing.
+
+        Args:
+            version: name with the version number.
+            target_false_reject_rate: as in ``update_calibration``, like the next four.
+            threshold: new threshold.
+            trained: restore the threshold of the training.
+            revision: restore this revision.
+            regions: new settings of regions.
+            period: period until now from which kept frames are compared. None for 7 days.
+            max_frames: largest number of kept frames to return, at most 1000. 0 for 20.
+
+        Raises:
+            ValueError: if more than one of the four thresholds is given, or nothing is changed.
+        """
+        change = calibration_request(
+            version,
+            target_false_reject_rate=target_false_reject_rate,
+            threshold=threshold,
+            trained=trained,
+            revision=revision,
+            regions=regions,
+        )
+        request = model_pb2.PreviewCalibrationRequest(change=change, max_frames=max_frames)
+        if period is not None:
+            request.period.FromTimedelta(period)
+        return self._connection.call(self._models.PreviewCalibration, request)
 
 
 def _name_of(job: Job | str) -> str:

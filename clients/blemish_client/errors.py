@@ -52,6 +52,8 @@ _DETAILS_KEY = "grpc-status-details-bin"
 
 TOO_LARGE = "TOO_LARGE"
 """Reason of errors of inputs and messages that exceed a size limit."""
+CONFIRMATION_NEEDED = "CONFIRMATION_NEEDED"
+"""Reason of errors of changes that a person has to confirm, such as a threshold that rejects all."""
 UNREACHABLE = "cannot connect to"
 """Start of the message of an error without an answer from a server."""
 TLS_FAILED = "TLS handshake failed"

@@ -286,7 +286,14 @@ def _add_servicers(
     )
     job_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(
-        ModelServicer(stores.models, scoring.models, removal, scoring.shadow, settings.max_loaded_bytes),
+        ModelServicer(
+            stores.models,
+            scoring.models,
+            removal,
+            scoring.shadow,
+            stores.index,
+            settings.max_loaded_bytes,
+        ),
         server,
     )
     server_pb2_grpc.add_ServerServiceServicer_to_server(

@@ -15,7 +15,7 @@ SERVICE = {
     *("Search", "ListItems", "LabelItem"),
     *("GetDataset", "ListDatasets", "ListImages"),
     *("GetJob", "ListJobs", "WatchJob", "ListWorkers"),
-    *("GetModel", "ListModels", "GetReport"),
+    *("GetModel", "ListModels", "GetReport", "PreviewCalibration"),
 }
 OPERATOR = {
     *("CreateDataset", "UpdateDataset", "UploadImages", "ImportDataset"),

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -13,14 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from PIL import Image
 
 from blemish.v1 import model_pb2
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL
 from blemish.v1.inspection_pb2 import Inspection
 from blemish.v1.job_pb2 import PatchCore
 from blemish.v1.model_pb2_grpc import ModelServiceStub
-from blemish_client import Client
-from blemish_client.errors import Aborted, InvalidArgument, NotFound
+from blemish_client import Client, Store
+from blemish_client.errors import (
+    CONFIRMATION_NEEDED,
+    Aborted,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+)
 from blemish_core.models.bundle import read_manifest
 from blemish_core.models.calibration_log import CalibrationChange, CalibrationLog, ThresholdRule
 
@@ -55,7 +64,9 @@ def test_threshold_applies_to_the_next_frame_without_a_reload(
     loaded = list(client.server_info().loaded_models)
     assert version in loaded
     for threshold, verdict in ((before.score / 2, VERDICT_ANOMALOUS), (2 * before.score, VERDICT_NORMAL)):
-        card = client.update_calibration(version, author="ann", threshold=threshold)
+        card = client.update_calibration(
+            version, author="ann", threshold=threshold, acknowledge_extreme=True
+        )
         after = client.score(query, version, anomaly_map=True)
         assert after.verdict == verdict
         assert after.threshold == pytest.approx(threshold)
@@ -75,7 +86,7 @@ def test_card_names_author_and_time(client: Client, version: str) -> None:
     client.update_calibration(
         version, author="ann", target_false_reject_rate=0.4, comment="too many escapes"
     )
-    card = client.update_calibration(version, author="bea", threshold=24.5)
+    card = client.update_calibration(version, author="bea", threshold=24.5, acknowledge_extreme=True)
     assert card == client.model(version)
     now, before = card.calibration_history[:2]
     assert card.calibration == now
@@ -102,7 +113,7 @@ def test_card_names_author_and_time(client: Client, version: str) -> None:
 def test_card_and_report_have_the_figures_of_the_new_threshold(client: Client, version: str) -> None:
     trained = client.model(version)
     assert trained.metrics.threshold == trained.calibration.threshold
-    card = client.update_calibration(version, author="ann", threshold=1e6)
+    card = client.update_calibration(version, author="ann", threshold=1e6, acknowledge_extreme=True)
     figures = card.metrics
     assert (figures.threshold, figures.false_reject_rate, figures.detection_rate) == (1e6, 0, 0)
     assert figures.regions_threshold == trained.calibration.threshold
@@ -128,18 +139,18 @@ def test_calibration_by_another_process_applies_to_the_next_frame(
 
 
 def test_later_jobs_use_the_new_calibration(client: Client, version: str) -> None:
-    client.update_calibration(version, author="ann", threshold=0.0)
+    client.update_calibration(version, author="ann", threshold=0.0, acknowledge_extreme=True)
     strict = client.wait(client.evaluate(version, "tile")).result.metrics
     assert (strict.false_reject_rate, strict.detection_rate) == (1, 1)
-    client.update_calibration(version, author="ann", threshold=1e6)
+    client.update_calibration(version, author="ann", threshold=1e6, acknowledge_extreme=True)
     lax = client.wait(client.evaluate(version, "tile")).result.metrics
     assert (lax.false_reject_rate, lax.detection_rate) == (0, 0)
 
 
 def test_search_uses_the_new_calibration_for_its_query(client: Client, version: str, query: bytes) -> None:
-    client.update_calibration(version, author="ann", threshold=1e6)
+    client.update_calibration(version, author="ann", threshold=1e6, acknowledge_extreme=True)
     assert client.wait(client.embed(version, "tile")).error == ""
-    card = client.update_calibration(version, author="ann", threshold=0.0)
+    card = client.update_calibration(version, author="ann", threshold=0.0, acknowledge_extreme=True)
     found = client.search(query, version, limit=20)
     assert found.query is not None
     assert found.query.verdict == VERDICT_ANOMALOUS
@@ -167,7 +178,9 @@ def test_stream_survives_fifty_changes(
         try:
             for change in range(50):
                 threshold = first.score + (1 if change % 2 else -1)
-                card = client.update_calibration(version, author="ann", threshold=threshold)
+                card = client.update_calibration(
+                    version, author="ann", threshold=threshold, acknowledge_extreme=True
+                )
                 thresholds[card.calibration.revision] = card.calibration.threshold
                 told = client.score(query, version)
                 assert told.calibration_revision == card.calibration.revision
@@ -191,7 +204,9 @@ def test_concurrent_writers_lose_nothing(client: Client, version: str, stack_add
     def write(author: str) -> None:
         with Client(stack_address) as writer:
             for threshold in range(10):
-                writer.update_calibration(version, author=author, threshold=float(threshold))
+                writer.update_calibration(
+                    version, author=author, threshold=float(threshold), acknowledge_extreme=True
+                )
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, "abcd"))
@@ -202,11 +217,51 @@ def test_concurrent_writers_lose_nothing(client: Client, version: str, stack_add
 
 def test_change_based_on_an_outdated_revision_is_refused(client: Client, version: str) -> None:
     seen = client.model(version).calibration.revision
-    client.update_calibration(version, author="ann", threshold=3.0, expected_revision=seen)
+    client.update_calibration(version, author="ann", target_false_reject_rate=0.3, expected_revision=seen)
     with pytest.raises(Aborted, match=f"at revision {seen + 1}, not {seen}") as caught:
         client.update_calibration(version, author="bea", threshold=4.0, expected_revision=seen)
     assert caught.value.reason == "OUTDATED"
     assert client.model(version).calibration.author == "ann"
+
+
+def test_threshold_that_rejects_all_or_nothing_has_to_be_confirmed(client: Client, version: str) -> None:
+    before = client.model(version).calibration
+    for threshold, reason in ((1e9, "it detects none of"), (-5.0, "rejects all"), (0.0, "rejects all")):
+        with pytest.raises(FailedPrecondition, match=reason) as caught:
+            client.update_calibration(version, author="ann", threshold=threshold)
+        assert caught.value.reason == CONFIRMATION_NEEDED
+        assert client.model(version).calibration == before
+        card = client.update_calibration(
+            version, author="ann", threshold=threshold, acknowledge_extreme=True
+        )
+        assert card.calibration.threshold == threshold
+        with pytest.raises(FailedPrecondition):
+            client.update_calibration(version, author="ann", revision=card.calibration.revision)
+        before = client.update_calibration(version, author="ann", revision=before.revision).calibration
+
+
+def test_preview_shows_figures_and_flips_and_changes_nothing(
+    client: Client, version: str, query: bytes
+) -> None:
+    # An image of the dataset would keep its place there when a camera sends it.
+    frame = Image.open(io.BytesIO(query)).transpose(Image.Transpose.ROTATE_180)
+    kept = client.score(frame, version, store=Store.ALL)
+    before = client.model(version)
+    deadline = time.monotonic() + 20
+    while (preview := client.preview_calibration(version, threshold=0.0)).flipped.kept == 0:
+        assert time.monotonic() < deadline, preview.flipped.unavailable
+        time.sleep(0.2)
+    assert "rejects all" in preview.concern
+    assert preview.before == before.calibration
+    assert (preview.after.threshold, preview.after.revision) == (0.0, before.calibration.revision + 1)
+    assert preview.metrics_before == before.metrics
+    assert (preview.metrics_after.false_reject_rate, preview.metrics_after.detection_rate) == (1, 1)
+    flips = preview.flipped
+    assert (flips.kept, flips.to_anomalous, flips.to_normal) == (1, 1, 0)
+    assert flips.frames[0].score == pytest.approx(kept.score)
+    milder = client.preview_calibration(version, target_false_reject_rate=0.2)
+    assert milder.concern == ""
+    assert client.model(version) == before
 
 
 BAD: dict[str, tuple[dict[str, Any], str, str]] = {

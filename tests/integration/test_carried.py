@@ -46,6 +46,9 @@ def test_imported_model_scores_as_the_exported_one(
     here = client.model(tile_model)
     assert carried.calibration.author == "maria"
     assert carried.calibration.threshold == here.calibration.threshold + 1
+    assert carried.metrics.threshold == carried.calibration.threshold
+    assert b"Now judged by threshold" in client.report("carried")
+    carried = client.update_calibration(carried.name, author="maria", trained=True)
     assert (carried.metrics, carried.runtimes) == (here.metrics, here.runtimes)
     assert client.report("carried") == client.report(tile_model)
     for frame in sorted((stack.surfaces / "tile/test/crack").iterdir()):

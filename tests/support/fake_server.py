@@ -103,6 +103,7 @@ class FakeServer(
         self.rejected: set[str] = set()
         """Paths of images that uploads and imports skip."""
         self.test_classes: list[str] = []
+        self.calibration_preview = model_pb2.PreviewCalibrationResponse()
         """Classes of the test images of every dataset."""
         self.unpaired = dataset_pb2.UnpairedFiles()
         """Masks and images without a partner, for uploads and imports."""
@@ -387,6 +388,10 @@ class FakeServer(
         changed = version(request.name)
         changed.calibration.revision = 3
         return model_pb2.UpdateCalibrationResponse(version=changed)
+
+    def PreviewCalibration(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("PreviewCalibration", request, context)
+        return self.calibration_preview
 
     def GetServerInfo(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("GetServerInfo", request, context)

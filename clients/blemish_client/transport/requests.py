@@ -24,7 +24,15 @@ from blemish.v1.job_pb2 import (
     Evaluate,
     Train,
 )
-from blemish.v1.model_pb2 import FrameMask, MaskAlignment, MaskPoint, MaskPolygon, MaskPolygons
+from blemish.v1.model_pb2 import (
+    FrameMask,
+    MaskAlignment,
+    MaskPoint,
+    MaskPolygon,
+    MaskPolygons,
+    RegionSettings,
+    UpdateCalibrationRequest,
+)
 from blemish.v1.search_pb2 import SearchFilter, SearchRequest
 from blemish_client.errors import Unavailable
 from blemish_client.images import ImageLike, MaskLike, is_array, is_path, mask_file, set_image
@@ -303,6 +311,38 @@ def _polygons(drawing: Mapping[str, Any], name: str) -> list[MaskPolygon]:
         ]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name!r} is not a list of polygons, each a list of points [x, y]") from error
+
+
+def calibration_request(
+    version: str,
+    *,
+    target_false_reject_rate: float | None,
+    threshold: float | None,
+    trained: bool,
+    revision: int | None,
+    regions: RegionSettings | None,
+) -> UpdateCalibrationRequest:
+    """Return a request to change a calibration.
+
+    Raises:
+        ValueError: if more than one of the four thresholds is given, or nothing is changed.
+    """
+    given = (target_false_reject_rate, threshold, trained or None, revision)
+    rules = sum(each is not None for each in given)
+    if rules > 1 or (rules == 0 and regions is None):
+        raise ValueError(
+            "give exactly one of target_false_reject_rate, threshold, trained and revision, or regions"
+        )
+    request = UpdateCalibrationRequest(name=model_name(version), regions=regions)
+    if target_false_reject_rate is not None:
+        request.target_false_reject_rate = target_false_reject_rate
+    elif threshold is not None:
+        request.threshold = threshold
+    elif revision is not None:
+        request.revision = revision
+    elif trained:
+        request.trained.SetInParent()
+    return request
 
 
 def create_job_request(

@@ -12,6 +12,7 @@ processes and machines.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -24,7 +25,7 @@ from blemish_core.calibration import Calibration
 from blemish_core.localization.settings import RegionSettings
 from blemish_core.models.bundle import Manifest
 from blemish_core.platform.bounded import Time
-from blemish_core.platform.errors import Conflict, Corrupt, InvalidRequest
+from blemish_core.platform.errors import Conflict, Corrupt, InvalidRequest, NotFound
 from blemish_core.platform.files import atomic_create, disk_full_errors
 from blemish_core.platform.names import job_name
 from blemish_layouts.reading import read_regular
@@ -60,6 +61,8 @@ class CalibrationChange:
     """False-reject rate or threshold; unused for ``TRAINED``."""
     comment: str = ""
     regions: RegionSettings | None = None
+    revision: int | None = None
+    """Earlier revision whose threshold and regions are restored; excludes ``rule``."""
 
     def __post_init__(self) -> None:
         """Validate author and comment, because logs and terminals show them."""
@@ -75,6 +78,14 @@ class CalibrationChange:
                 raise InvalidRequest(
                     f"{field} has characters that cannot be printed; use one line of text", field=field
                 )
+
+    def restoring(self, earlier: "Revision") -> "CalibrationChange":
+        """Return this change with the rule and the regions of an earlier revision, named in the comment."""
+        regions = self.regions if self.regions is not None else earlier.calibration.regions
+        comment = self.comment or f"back to revision {earlier.number}"
+        return replace(
+            self, rule=earlier.rule, value=earlier.value, regions=regions, comment=comment, revision=None
+        )
 
     def after(self, current: "Revision") -> "CalibrationChange":
         """Return this change with the parts that it does not request as they are in ``current``."""
@@ -161,31 +172,65 @@ class CalibrationLog:
         newest = self._newest_number()
         return [self._read(number) for number in range(newest, max(newest - limit, 0), -1)]
 
-    def append(self, change: CalibrationChange, expected: int | None = None) -> Revision:
-        """Append a revision with ``change`` and return it.
+    def at(self, number: int) -> Revision:
+        """Return one revision.
+
+        Raises:
+            NotFound: if there is no such revision.
+            Corrupt: if it is damaged.
+        """
+        newest = self._newest_number()
+        if not 1 <= number <= newest:
+            raise NotFound(
+                f"the calibration of {self._manifest.name} has no revision {number}; choose 1 to {newest}"
+            )
+        return self._read(number)
+
+    def preview(self, change: CalibrationChange, expected: int | None = None) -> Revision:
+        """Return the revision that ``append`` would append now.
 
         Raises:
             InvalidRequest: if the value is not a valid rate or threshold, or a setting of regions is out of
                 range.
+            NotFound: if the change restores a revision that does not exist.
+            Conflict: if the newest revision is not ``expected``.
+        """
+        number = self._newest_number()
+        if expected is not None and number != expected:
+            raise Conflict(
+                f"the calibration of {self._manifest.name} is at revision {number}, not {expected}; "
+                "read it again and repeat the change if it still applies"
+            )
+        if change.revision is not None:
+            change = change.restoring(self.at(change.revision))
+        requested = change.after(self._read(number))
+        return Revision(
+            number=number + 1,
+            rule=requested.rule or ThresholdRule.TRAINED,
+            author=requested.author,
+            updated=datetime.now(UTC),
+            comment=requested.comment,
+            calibration=requested.apply_to(self._manifest.calibration),
+        )
+
+    def append(
+        self,
+        change: CalibrationChange,
+        expected: int | None = None,
+        check: Callable[[Revision], None] = lambda revision: None,
+    ) -> Revision:
+        """Append a revision with ``change`` and return it. ``check`` may reject it by raising.
+
+        Raises:
+            InvalidRequest: if the value is not a valid rate or threshold, or a setting of regions is out of
+                range.
+            NotFound: if the change restores a revision that does not exist.
             Conflict: if the newest revision is not ``expected``.
             DiskFull: if the disk is full; nothing is changed then.
         """
         while True:
-            number = self._newest_number()
-            if expected is not None and number != expected:
-                raise Conflict(
-                    f"the calibration of {self._manifest.name} is at revision {number}, not {expected}; "
-                    "read it again and repeat the change if it still applies"
-                )
-            requested = change.after(self._read(number))
-            revision = Revision(
-                number=number + 1,
-                rule=requested.rule or ThresholdRule.TRAINED,
-                author=requested.author,
-                updated=datetime.now(UTC),
-                comment=requested.comment,
-                calibration=requested.apply_to(self._manifest.calibration),
-            )
+            revision = self.preview(change, expected)
+            check(revision)
             try:
                 self._create(revision)
             except FileExistsError:

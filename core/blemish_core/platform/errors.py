@@ -9,6 +9,7 @@ BlemishError
 ├── NotFound
 ├── AlreadyExists
 ├── FailedPrecondition
+│   └── ConfirmationNeeded
 ├── Conflict
 ├── TooLarge
 ├── DiskFull
@@ -75,6 +76,12 @@ class FailedPrecondition(BlemishError):
     """A valid request that needs something else done or provided first."""
 
     reason = "NOT_POSSIBLE_YET"
+
+
+class ConfirmationNeeded(FailedPrecondition):
+    """A change that a person has to confirm; the message gives the reason."""
+
+    reason = "CONFIRMATION_NEEDED"
 
 
 class Conflict(BlemishError):

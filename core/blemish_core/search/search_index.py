@@ -350,12 +350,25 @@ class SearchIndex:
 
     def oldest(self, version: ModelRef, where: Condition, size: int) -> list[Item]:
         """Return at most ``size`` items that fit, oldest first."""
+        return self._by_time(version, where, size, qm.Direction.ASC)
+
+    def newest(self, version: ModelRef, where: Condition, size: int) -> list[Item]:
+        """Return at most ``size`` items that fit, newest first.
+
+        Raises:
+            NotFound: if the version has no published index.
+        """
+        return self._by_time(version, where, size, qm.Direction.DESC)
+
+    def _by_time(
+        self, version: ModelRef, where: Condition, size: int, direction: qm.Direction
+    ) -> list[Item]:
         with translated_errors(), missing_as_not_found(version):
             page, _ = self._client.scroll(
                 published_alias(version),
                 scroll_filter=compile_filter(where),
                 limit=size,
-                order_by=qm.OrderBy(key="time", direction=qm.Direction.ASC),
+                order_by=qm.OrderBy(key="time", direction=direction),
                 with_payload=True,
             )
         return [Item.from_payload(point.id, point.payload or {}) for point in page]

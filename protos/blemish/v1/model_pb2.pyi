@@ -1706,10 +1706,12 @@ class UpdateCalibrationRequest(_message.Message):
     TARGET_FALSE_REJECT_RATE_FIELD_NUMBER: _builtins.int
     THRESHOLD_FIELD_NUMBER: _builtins.int
     TRAINED_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     REGIONS_FIELD_NUMBER: _builtins.int
     AUTHOR_FIELD_NUMBER: _builtins.int
     COMMENT_FIELD_NUMBER: _builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGE_EXTREME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{n}. An alias is rejected: it may move between reading scores and changing the
     threshold, and scores of two versions are not comparable.
@@ -1720,6 +1722,10 @@ class UpdateCalibrationRequest(_message.Message):
     """
     threshold: _builtins.float
     """Sets the threshold in units of the version's scores. It is stored as a float32, like scores."""
+    revision: _builtins.int
+    """Restores threshold and regions of an earlier revision, as a new revision. It applies the same rule: the same
+    fixed threshold, or the same false-reject rate.
+    """
     author: _builtins.str
     """The author of the change: 1 to 100 printable characters, including the caller that the server appends.
     Optional if the server authenticates callers.
@@ -1728,6 +1734,8 @@ class UpdateCalibrationRequest(_message.Message):
     """The reason for the change: at most 1000 printable characters, on one line."""
     expected_revision: _builtins.int
     """Rejects the change unless this is the current revision. 0 accepts any revision."""
+    acknowledge_extreme: _builtins.bool
+    """Confirms a threshold that rejects all or nothing. Older servers ignore the field and accept every threshold."""
     @_builtins.property
     def trained(self) -> Global___TrainedThreshold:
         """Restores the threshold of the training."""
@@ -1745,20 +1753,184 @@ class UpdateCalibrationRequest(_message.Message):
         target_false_reject_rate: _builtins.float = ...,
         threshold: _builtins.float = ...,
         trained: Global___TrainedThreshold | None = ...,
+        revision: _builtins.int = ...,
         regions: Global___RegionSettings | None = ...,
         author: _builtins.str = ...,
         comment: _builtins.str = ...,
         expected_revision: _builtins.int = ...,
+        acknowledge_extreme: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["regions", b"regions", "rule", b"rule", "target_false_reject_rate", b"target_false_reject_rate", "threshold", b"threshold", "trained", b"trained"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["regions", b"regions", "revision", b"revision", "rule", b"rule", "target_false_reject_rate", b"target_false_reject_rate", "threshold", b"threshold", "trained", b"trained"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "comment", b"comment", "expected_revision", b"expected_revision", "name", b"name", "regions", b"regions", "rule", b"rule", "target_false_reject_rate", b"target_false_reject_rate", "threshold", b"threshold", "trained", b"trained"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge_extreme", b"acknowledge_extreme", "author", b"author", "comment", b"comment", "expected_revision", b"expected_revision", "name", b"name", "regions", b"regions", "revision", b"revision", "rule", b"rule", "target_false_reject_rate", b"target_false_reject_rate", "threshold", b"threshold", "trained", b"trained"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_rule: _TypeAlias = _typing.Literal["target_false_reject_rate", "threshold", "trained"]  # noqa: Y015
+    _WhichOneofReturnType_rule: _TypeAlias = _typing.Literal["target_false_reject_rate", "threshold", "trained", "revision"]  # noqa: Y015
     _WhichOneofArgType_rule: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_rule) -> _WhichOneofReturnType_rule | None: ...
 
 Global___UpdateCalibrationRequest: _TypeAlias = UpdateCalibrationRequest  # noqa: Y015
+
+@_typing.final
+class PreviewCalibrationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    MAX_FRAMES_FIELD_NUMBER: _builtins.int
+    max_frames: _builtins.int
+    """Largest number of kept frames to return, up to 1000. Defaults to 20."""
+    @_builtins.property
+    def change(self) -> Global___UpdateCalibrationRequest:
+        """The change. Its author and comment may be empty, and acknowledge_extreme has no effect."""
+
+    @_builtins.property
+    def period(self) -> _duration_pb2.Duration:
+        """The kept frames of this period until now are compared. Defaults to 7 days."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___UpdateCalibrationRequest | None = ...,
+        period: _duration_pb2.Duration | None = ...,
+        max_frames: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "max_frames", b"max_frames", "period", b"period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewCalibrationRequest: _TypeAlias = PreviewCalibrationRequest  # noqa: Y015
+
+@_typing.final
+class PreviewCalibrationResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    METRICS_BEFORE_FIELD_NUMBER: _builtins.int
+    METRICS_AFTER_FIELD_NUMBER: _builtins.int
+    CONCERN_FIELD_NUMBER: _builtins.int
+    FLIPPED_FIELD_NUMBER: _builtins.int
+    concern: _builtins.str
+    """The reason for which UpdateCalibration requires acknowledge_extreme. Empty if it does not."""
+    @_builtins.property
+    def before(self) -> Global___Calibration:
+        """The calibration in force."""
+
+    @_builtins.property
+    def after(self) -> Global___Calibration:
+        """The calibration after the change."""
+
+    @_builtins.property
+    def metrics_before(self) -> Global___Metrics:
+        """Metrics on the test images of the training, with the figures of the threshold in force. Not set without test
+        images.
+        """
+
+    @_builtins.property
+    def metrics_after(self) -> Global___Metrics:
+        """The same metrics with the figures of the new threshold."""
+
+    @_builtins.property
+    def flipped(self) -> Global___FlippedFrames: ...
+    def __init__(
+        self,
+        *,
+        before: Global___Calibration | None = ...,
+        after: Global___Calibration | None = ...,
+        metrics_before: Global___Metrics | None = ...,
+        metrics_after: Global___Metrics | None = ...,
+        concern: _builtins.str = ...,
+        flipped: Global___FlippedFrames | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "flipped", b"flipped", "metrics_after", b"metrics_after", "metrics_before", b"metrics_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "concern", b"concern", "flipped", b"flipped", "metrics_after", b"metrics_after", "metrics_before", b"metrics_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewCalibrationResponse: _TypeAlias = PreviewCalibrationResponse  # noqa: Y015
+
+@_typing.final
+class FlippedFrames(_message.Message):
+    """Kept frames whose verdict differs between the threshold in force and another one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEPT_FIELD_NUMBER: _builtins.int
+    TO_ANOMALOUS_FIELD_NUMBER: _builtins.int
+    TO_NORMAL_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
+    UNAVAILABLE_FIELD_NUMBER: _builtins.int
+    kept: _builtins.int
+    """Number of kept frames of the period in the index of the version. Depending on the storage policy of the
+    streams, these are mostly anomalous ones.
+    """
+    to_anomalous: _builtins.int
+    """Number of those that would become anomalous."""
+    to_normal: _builtins.int
+    """Number of those that would become normal."""
+    unavailable: _builtins.str
+    """The reason for which no frames were compared: the version has no index, or Qdrant is unreachable."""
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___FlippedFrame]:
+        """The newest of them first, at most max_frames."""
+
+    def __init__(
+        self,
+        *,
+        kept: _builtins.int = ...,
+        to_anomalous: _builtins.int = ...,
+        to_normal: _builtins.int = ...,
+        frames: _abc.Iterable[Global___FlippedFrame] | None = ...,
+        unavailable: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "kept", b"kept", "to_anomalous", b"to_anomalous", "to_normal", b"to_normal", "unavailable", b"unavailable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlippedFrames: _TypeAlias = FlippedFrames  # noqa: Y015
+
+@_typing.final
+class FlippedFrame(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    CAMERA_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    ANOMALOUS_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    item: _builtins.str
+    """items/{uuid}"""
+    camera: _builtins.str
+    score: _builtins.float
+    anomalous: _builtins.bool
+    """True if the frame would become anomalous, false if it would become normal."""
+    label: _builtins.str
+    """The label of the item, such as CONFIRMED or FALSE_ALARM. Empty without one."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        item: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        camera: _builtins.str = ...,
+        score: _builtins.float = ...,
+        anomalous: _builtins.bool = ...,
+        label: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomalous", b"anomalous", "camera", b"camera", "item", b"item", "label", b"label", "score", b"score", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlippedFrame: _TypeAlias = FlippedFrame  # noqa: Y015
 
 @_typing.final
 class TrainedThreshold(_message.Message):

@@ -89,6 +89,11 @@ class ModelServiceStub:
                 request_serializer=blemish_dot_v1_dot_model__pb2.UpdateCalibrationRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_model__pb2.UpdateCalibrationResponse.FromString,
                 _registered_method=True)
+        self.PreviewCalibration = channel.unary_unary(
+                '/blemish.v1.ModelService/PreviewCalibration',
+                request_serializer=blemish_dot_v1_dot_model__pb2.PreviewCalibrationRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_model__pb2.PreviewCalibrationResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -227,10 +232,27 @@ class ModelServiceServicer:
         The author is missing on a server that does not authenticate callers.
         The author or comment is too long, or is not one line of printable characters.
         expected_revision is negative.
-        NOT_FOUND: the version does not exist.
+        NOT_FOUND: the version or the revision to restore does not exist.
+        FAILED_PRECONDITION, with the reason CONFIRMATION_NEEDED: the threshold rejects all or nothing, by the stored
+        scores, and acknowledge_extreme is not set. Nothing was changed. This holds if more than half of the held-out
+        good images are above it. It also holds if no held-out and no defective test image is. Without defective test
+        images it holds for a threshold ten times as far away as the highest held-out score. Clients of older versions
+        cannot set the field: they get this status, and its message has the reason. The threshold of the training never
+        needs it.
         ABORTED: expected_revision is not the current revision; read the card again before retrying.
         RESOURCE_EXHAUSTED: the disk is full; nothing was changed.
         DATA_LOSS: the version's card or its newest calibration is damaged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewCalibration(self, request, context):
+        """Returns what UpdateCalibration would change, and changes nothing. It has a method of its own, because a server
+        that does not have it must not apply the change.
+
+        INVALID_ARGUMENT, NOT_FOUND, ABORTED, DATA_LOSS: as for UpdateCalibration. A negative period is also an
+        INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -288,6 +310,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.UpdateCalibration,
                     request_deserializer=blemish_dot_v1_dot_model__pb2.UpdateCalibrationRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_model__pb2.UpdateCalibrationResponse.SerializeToString,
+            ),
+            'PreviewCalibration': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewCalibration,
+                    request_deserializer=blemish_dot_v1_dot_model__pb2.PreviewCalibrationRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_model__pb2.PreviewCalibrationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -565,6 +592,33 @@ class ModelService:
             '/blemish.v1.ModelService/UpdateCalibration',
             blemish_dot_v1_dot_model__pb2.UpdateCalibrationRequest.SerializeToString,
             blemish_dot_v1_dot_model__pb2.UpdateCalibrationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewCalibration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blemish.v1.ModelService/PreviewCalibration',
+            blemish_dot_v1_dot_model__pb2.PreviewCalibrationRequest.SerializeToString,
+            blemish_dot_v1_dot_model__pb2.PreviewCalibrationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -130,10 +130,23 @@ class ModelServiceStub:
       The author is missing on a server that does not authenticate callers.
       The author or comment is too long, or is not one line of printable characters.
       expected_revision is negative.
-    NOT_FOUND: the version does not exist.
+    NOT_FOUND: the version or the revision to restore does not exist.
+    FAILED_PRECONDITION, with the reason CONFIRMATION_NEEDED: the threshold rejects all or nothing, by the stored
+    scores, and acknowledge_extreme is not set. Nothing was changed. This holds if more than half of the held-out
+    good images are above it. It also holds if no held-out and no defective test image is. Without defective test
+    images it holds for a threshold ten times as far away as the highest held-out score. Clients of older versions
+    cannot set the field: they get this status, and its message has the reason. The threshold of the training never
+    needs it.
     ABORTED: expected_revision is not the current revision; read the card again before retrying.
     RESOURCE_EXHAUSTED: the disk is full; nothing was changed.
     DATA_LOSS: the version's card or its newest calibration is damaged.
+    """
+    PreviewCalibration: _grpc.UnaryUnaryMultiCallable[_model_pb2.PreviewCalibrationRequest, _model_pb2.PreviewCalibrationResponse]
+    """Returns what UpdateCalibration would change, and changes nothing. It has a method of its own, because a server
+    that does not have it must not apply the change.
+
+    INVALID_ARGUMENT, NOT_FOUND, ABORTED, DATA_LOSS: as for UpdateCalibration. A negative period is also an
+    INVALID_ARGUMENT.
     """
 
 @_typing.type_check_only
@@ -238,10 +251,23 @@ class ModelServiceAsyncStub(ModelServiceStub):
       The author is missing on a server that does not authenticate callers.
       The author or comment is too long, or is not one line of printable characters.
       expected_revision is negative.
-    NOT_FOUND: the version does not exist.
+    NOT_FOUND: the version or the revision to restore does not exist.
+    FAILED_PRECONDITION, with the reason CONFIRMATION_NEEDED: the threshold rejects all or nothing, by the stored
+    scores, and acknowledge_extreme is not set. Nothing was changed. This holds if more than half of the held-out
+    good images are above it. It also holds if no held-out and no defective test image is. Without defective test
+    images it holds for a threshold ten times as far away as the highest held-out score. Clients of older versions
+    cannot set the field: they get this status, and its message has the reason. The threshold of the training never
+    needs it.
     ABORTED: expected_revision is not the current revision; read the card again before retrying.
     RESOURCE_EXHAUSTED: the disk is full; nothing was changed.
     DATA_LOSS: the version's card or its newest calibration is damaged.
+    """
+    PreviewCalibration: _aio.UnaryUnaryMultiCallable[_model_pb2.PreviewCalibrationRequest, _model_pb2.PreviewCalibrationResponse]  # type: ignore[assignment]
+    """Returns what UpdateCalibration would change, and changes nothing. It has a method of its own, because a server
+    that does not have it must not apply the change.
+
+    INVALID_ARGUMENT, NOT_FOUND, ABORTED, DATA_LOSS: as for UpdateCalibration. A negative period is also an
+    INVALID_ARGUMENT.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -403,10 +429,29 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
           The author is missing on a server that does not authenticate callers.
           The author or comment is too long, or is not one line of printable characters.
           expected_revision is negative.
-        NOT_FOUND: the version does not exist.
+        NOT_FOUND: the version or the revision to restore does not exist.
+        FAILED_PRECONDITION, with the reason CONFIRMATION_NEEDED: the threshold rejects all or nothing, by the stored
+        scores, and acknowledge_extreme is not set. Nothing was changed. This holds if more than half of the held-out
+        good images are above it. It also holds if no held-out and no defective test image is. Without defective test
+        images it holds for a threshold ten times as far away as the highest held-out score. Clients of older versions
+        cannot set the field: they get this status, and its message has the reason. The threshold of the training never
+        needs it.
         ABORTED: expected_revision is not the current revision; read the card again before retrying.
         RESOURCE_EXHAUSTED: the disk is full; nothing was changed.
         DATA_LOSS: the version's card or its newest calibration is damaged.
+        """
+
+    @_abc_1.abstractmethod
+    def PreviewCalibration(
+        self,
+        request: _model_pb2.PreviewCalibrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.PreviewCalibrationResponse, _abc.Awaitable[_model_pb2.PreviewCalibrationResponse]]:
+        """Returns what UpdateCalibration would change, and changes nothing. It has a method of its own, because a server
+        that does not have it must not apply the change.
+
+        INVALID_ARGUMENT, NOT_FOUND, ABORTED, DATA_LOSS: as for UpdateCalibration. A negative period is also an
+        INVALID_ARGUMENT.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

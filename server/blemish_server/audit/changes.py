@@ -146,6 +146,9 @@ def _update_calibration(request: model_pb2.UpdateCalibrationRequest, facts: Fact
             facts.add(threshold=request.threshold)
         case "trained":
             facts.add(trained=True)
+        case "revision":
+            facts.add(restored_revision=request.revision)
+    facts.add(acknowledge_extreme=request.acknowledge_extreme)
 
 
 def _label_item(request: search_pb2.LabelItemRequest, facts: Facts) -> None:

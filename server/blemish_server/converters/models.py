@@ -2,6 +2,7 @@
 """Messages of ModelService."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
 from blemish.v1 import model_pb2 as pb
 from blemish_core.evaluation.metrics import Interval, Latency, Metrics, Spread
@@ -10,12 +11,13 @@ from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationChange, Revision, ThresholdRule
 from blemish_core.models.store import Model
 from blemish_core.platform.errors import InvalidRequest
-from blemish_core.platform.names import ModelRef, dataset_name, job_name
+from blemish_core.platform.names import ModelRef, dataset_name, item_name, job_name
 from blemish_core.runtimes.card import RuntimeCard
+from blemish_core.search.flips import DEFAULT_FLIPPED, DEFAULT_PERIOD, MAX_FLIPPED, Flips
 from blemish_server.auth.access import Caller
 from blemish_server.converters.enums import EnumMapping
 from blemish_server.converters.regions import parse_region_settings, region_settings_to_proto
-from blemish_server.converters.values import duration_to_proto, timestamp_to_proto
+from blemish_server.converters.values import duration_to_proto, parse_duration, timestamp_to_proto
 from blemish_server.scoring.shadow import Agreement, ShadowComparison
 
 RULES: EnumMapping[ThresholdRule, pb.ThresholdRule.ValueType] = EnumMapping(
@@ -36,6 +38,7 @@ def parse_calibration_change(request: pb.UpdateCalibrationRequest, caller: Calle
         InvalidRequest: if the request sets neither a rule nor regions, or a setting is out of range.
     """
     rule: ThresholdRule | None
+    revision: int | None = None
     match request.WhichOneof("rule"):
         case "target_false_reject_rate":
             rule, value = ThresholdRule.FALSE_REJECT_RATE, request.target_false_reject_rate
@@ -43,19 +46,64 @@ def parse_calibration_change(request: pb.UpdateCalibrationRequest, caller: Calle
             rule, value = ThresholdRule.FIXED, request.threshold
         case "trained":
             rule, value = ThresholdRule.TRAINED, 0.0
+        case "revision":
+            rule, value, revision = None, 0.0, request.revision
         case _ if request.HasField("regions"):
             rule, value = None, 0.0
         case _:
             raise InvalidRequest(
-                "the request contains no change; set target_false_reject_rate, threshold, trained or "
-                "regions",
+                "the request contains no change; set target_false_reject_rate, threshold, trained, "
+                "revision or regions",
                 field="rule",
             )
     regions = parse_region_settings(request.regions) if request.HasField("regions") else None
     author = request.author
     if caller.name and author != caller.name:
         author = f"{author} ({caller.name})" if author else caller.name
-    return CalibrationChange(rule, author, value, request.comment, regions)
+    return CalibrationChange(rule, author, value, request.comment, regions, revision)
+
+
+def parse_preview(
+    request: pb.PreviewCalibrationRequest, caller: Caller
+) -> tuple[CalibrationChange, timedelta, int]:
+    """Return the change to preview, the period of the kept frames, and the most frames to return.
+
+    Raises:
+        InvalidRequest: if the change or the period is not valid, or there are to be too many frames.
+    """
+    change = pb.UpdateCalibrationRequest()
+    change.CopyFrom(request.change)
+    change.author = change.author or caller.name or "preview"
+    period = DEFAULT_PERIOD
+    if request.HasField("period"):
+        period = timedelta(seconds=parse_duration(request.period, "period"))
+        if period < timedelta(0):
+            raise InvalidRequest(f"period is {period.total_seconds():g} s; use 0 or more", field="period")
+    if not 0 <= request.max_frames <= MAX_FLIPPED:
+        raise InvalidRequest(
+            f"max_frames is {request.max_frames}; use 0 to {MAX_FLIPPED}", field="max_frames"
+        )
+    return parse_calibration_change(change, caller), period, request.max_frames or DEFAULT_FLIPPED
+
+
+def flipped_to_proto(flips: Flips) -> pb.FlippedFrames:
+    counted = {"to_anomalous" if flips.to_anomalous else "to_normal": flips.count}
+    return pb.FlippedFrames(
+        kept=flips.kept,
+        frames=[
+            pb.FlippedFrame(
+                item=item_name(item.id),
+                time=timestamp_to_proto(item.time),
+                camera=item.camera,
+                score=item.score,
+                anomalous=flips.to_anomalous,
+                label=str(item.label),
+            )
+            for item in flips.items
+        ],
+        unavailable=flips.unavailable,
+        **counted,
+    )
 
 
 def parse_expected_revision(request: pb.UpdateCalibrationRequest) -> int | None:

@@ -4,6 +4,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -14,18 +15,26 @@ from blemish.v1 import model_pb2 as pb
 from blemish.v1.model_pb2_grpc import ModelServiceServicer
 from blemish_core.jobs.removal import Removal
 from blemish_core.models import archive
-from blemish_core.models.calibration_log import CalibrationChange
+from blemish_core.models.bundle import Manifest
+from blemish_core.models.calibration_log import CalibrationChange, Revision, ThresholdRule
 from blemish_core.models.store import Model, ModelStore
-from blemish_core.platform.errors import InvalidRequest, TooLarge
+from blemish_core.models.threshold_check import concern
+from blemish_core.platform.errors import ConfirmationNeeded, InvalidRequest, TooLarge
 from blemish_core.platform.files import disk_full_errors
 from blemish_core.platform.names import ModelRef, job_id, validate_id
 from blemish_core.report.in_force import current_page
+from blemish_core.search.flips import find_flips
+from blemish_core.search.search_index import SearchIndex
 from blemish_server.auth.authenticator import current_caller
 from blemish_server.converters.models import (
+    calibration_to_proto,
+    flipped_to_proto,
+    metrics_to_proto,
     model_to_proto,
     model_version_to_proto,
     parse_calibration_change,
     parse_expected_revision,
+    parse_preview,
     shadow_comparison_to_proto,
 )
 from blemish_server.scoring.model_cache import ModelCache
@@ -47,9 +56,11 @@ class ModelServicer(ModelServiceServicer):
         cache: ModelCache,
         removal: Removal,
         shadow: Shadow,
+        index: SearchIndex,
         max_model_bytes: int,
     ) -> None:
         self._models = models
+        self._index = index
         self._cache = cache
         self._removal = removal
         self._shadow = shadow
@@ -224,18 +235,60 @@ class ModelServicer(ModelServiceServicer):
         ref = _parse_version(request.name)
         change = parse_calibration_change(request, current_caller.get())
         expected = parse_expected_revision(request)
-        await asyncio.to_thread(self._calibrate, ref, change, expected)
+        await asyncio.to_thread(self._calibrate, ref, change, expected, request.acknowledge_extreme)
         return pb.UpdateCalibrationResponse(version=await asyncio.to_thread(self._describe, ref))
 
-    def _calibrate(self, ref: ModelRef, change: CalibrationChange, expected: int | None) -> None:
+    def _calibrate(
+        self, ref: ModelRef, change: CalibrationChange, expected: int | None, acknowledged: bool
+    ) -> None:
         manifest = self._models.manifest(ref)
-        revision = self._models.calibrations(manifest).append(change, expected)
+
+        def check(revision: Revision) -> None:
+            if not acknowledged and (reason := self._concern(manifest, change, revision)):
+                raise ConfirmationNeeded(
+                    f"threshold {revision.calibration.threshold:g} has to be confirmed, because {reason}; "
+                    "choose another one, or set acknowledge_extreme"
+                )
+
+        revision = self._models.calibrations(manifest).append(change, expected, check)
         log.info(
             "calibration changed",
             model=manifest.name,
             revision=revision.number,
             author=revision.author,
             threshold=revision.calibration.threshold,
+        )
+
+    def _concern(self, manifest: Manifest, change: CalibrationChange, revision: Revision) -> str:
+        """Return why a new revision has to be confirmed, empty if it does not change the threshold."""
+        is_kept = change.rule is None and change.revision is None
+        if is_kept or revision.rule is ThresholdRule.TRAINED:
+            return ""
+        return concern(revision.calibration, self._models.scores(manifest))
+
+    async def PreviewCalibration(  # noqa: N802
+        self, request: pb.PreviewCalibrationRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.PreviewCalibrationResponse:
+        ref = _parse_version(request.change.name)
+        change, period, most = parse_preview(request, current_caller.get())
+        expected = parse_expected_revision(request.change)
+        return await asyncio.to_thread(self._preview, ref, change, expected, period, most)
+
+    def _preview(
+        self, ref: ModelRef, change: CalibrationChange, expected: int | None, period: timedelta, most: int
+    ) -> pb.PreviewCalibrationResponse:
+        manifest = self._models.manifest(ref)
+        calibrations = self._models.calibrations(manifest)
+        before, after = calibrations.newest(), calibrations.preview(change, expected)
+        old, new = before.calibration.threshold, after.calibration.threshold
+        metrics = self._models.metrics(manifest, old), self._models.metrics(manifest, new)
+        return pb.PreviewCalibrationResponse(
+            before=calibration_to_proto(before, manifest.metrics),
+            after=calibration_to_proto(after, manifest.metrics),
+            metrics_before=metrics_to_proto(metrics[0]) if metrics[0] else None,
+            metrics_after=metrics_to_proto(metrics[1]) if metrics[1] else None,
+            concern=self._concern(manifest, change, after),
+            flipped=flipped_to_proto(find_flips(self._index, ref, old, new, period, most)),
         )
 
 

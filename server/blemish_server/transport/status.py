@@ -26,6 +26,7 @@ STATUS_OF_ERROR: dict[type[BlemishError], StatusCode] = {
     errors.NotFound: StatusCode.NOT_FOUND,
     errors.AlreadyExists: StatusCode.ALREADY_EXISTS,
     errors.FailedPrecondition: StatusCode.FAILED_PRECONDITION,
+    errors.ConfirmationNeeded: StatusCode.FAILED_PRECONDITION,
     errors.Conflict: StatusCode.ABORTED,
     errors.TooLarge: StatusCode.RESOURCE_EXHAUSTED,
     errors.DiskFull: StatusCode.RESOURCE_EXHAUSTED,

@@ -14,8 +14,15 @@ from tests.support.manifests import make_manifest
 
 from blemish_core.calibration import Calibration
 from blemish_core.localization.settings import RegionSettings
-from blemish_core.models.calibration_log import CalibrationChange, CalibrationLog, ThresholdRule
-from blemish_core.platform.errors import Conflict, Corrupt, DiskFull, InvalidRequest
+from blemish_core.models.calibration_log import CalibrationChange, CalibrationLog, Revision, ThresholdRule
+from blemish_core.platform.errors import (
+    ConfirmationNeeded,
+    Conflict,
+    Corrupt,
+    DiskFull,
+    InvalidRequest,
+    NotFound,
+)
 
 SCORES = [float(score) for score in range(1, 40)]
 TRAINED = Calibration.of(SCORES, [10 * score for score in SCORES], 0.05)
@@ -214,3 +221,31 @@ def test_revision_of_an_older_server_has_default_regions(tmp_path: Path) -> None
     del record["regions"]
     file.write_text(json.dumps(record))
     assert log_of(tmp_path).newest().calibration.regions == RegionSettings()
+
+
+def test_revision_is_restored_with_its_regions_as_a_new_one(tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    regions = RegionSettings(smallest_area=12.0)
+    log.append(CalibrationChange(ThresholdRule.FALSE_REJECT_RATE, "ann", 0.25, regions=regions))
+    log.append(CalibrationChange(ThresholdRule.FIXED, "bea", 24.5, regions=RegionSettings()))
+    back = log.append(CalibrationChange(None, "cem", revision=2))
+    assert (back.number, back.rule, back.author) == (4, ThresholdRule.FALSE_REJECT_RATE, "cem")
+    assert back.comment == "back to revision 2"
+    assert back.calibration == log.at(2).calibration
+    assert log_of(tmp_path).newest() == back
+    assert log.append(CalibrationChange(None, "cem", comment="so", revision=1)).calibration == TRAINED
+    for missing in (0, -1, 6, 1000):
+        with pytest.raises(NotFound, match=f"has no revision {missing}; choose 1 to 5"):
+            log.append(CalibrationChange(None, "cem", revision=missing))
+
+
+def test_preview_and_a_rejected_change_store_nothing(tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    assert log.preview(fixed(24.5)).calibration.threshold == 24.5
+
+    def reject(revision: Revision) -> None:
+        raise ConfirmationNeeded(f"{revision.calibration.threshold} is odd; choose another")
+
+    with pytest.raises(ConfirmationNeeded, match=r"24\.5 is odd"):
+        log.append(fixed(24.5), check=reject)
+    assert log.newest().number == 1

@@ -5,21 +5,33 @@ import getpass
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
+import grpc
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from blemish.v1 import model_pb2
-from blemish.v1.model_pb2 import Calibration, ModelVersion, RegionSettings, ShadowComparison
-from blemish_client.cli.failures import Failure, confirm_deletion
+from blemish.v1.model_pb2 import ModelVersion, RegionSettings, ShadowComparison
+from blemish_client.cli.calibrations import (
+    ending,
+    interval,
+    pixel_rule,
+    print_preview,
+    threshold_rule,
+)
+from blemish_client.cli.failures import UNSUCCESSFUL, Failure, can_ask, confirm_deletion
 from blemish_client.cli.figures import metrics_tables
 from blemish_client.cli.options import Json, ModelArgument, VersionArgument, Yes
 from blemish_client.cli.output import ABSENT, emit, number, optional, share, size, table, when
 from blemish_client.cli.session import Session
+from blemish_client.cli.times import AGE_HELP, parse_time
+from blemish_client.client import Client
+from blemish_client.errors import CONFIRMATION_NEEDED, BlemishError, FailedPrecondition
 from blemish_client.names import model_name, short
 
 group = typer.Typer(
@@ -28,6 +40,8 @@ group = typer.Typer(
 
 _MAX_DISAGREEMENTS = 10
 """Number of disagreements in the text output. JSON has all of them."""
+_MAX_FLIPPED = 1000
+"""Number of kept frames that a preview asks for."""
 _UNSET = ("", "None", "False")
 """Values of settings that a card does not show."""
 
@@ -327,6 +341,14 @@ def calibrate(
         float | None,
         typer.Option(min=0, help="Width of a pixel in mm, so that regions have sizes in mm; 0 for none."),
     ] = None,
+    revision: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Restore the threshold and the regions of an earlier revision.",
+        ),
+    ] = None,
     comment: Annotated[str, typer.Option(help="Reason, kept in the history.")] = "",
     author: Annotated[
         str | None, typer.Option(help="Author, kept in the history.", show_default="current user")
@@ -335,60 +357,129 @@ def calibrate(
         int | None,
         typer.Option(metavar="N", help="Fail unless this is the current revision of the calibration."),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show what the change would do to stored scores; change nothing."),
+    ] = False,
+    since: Annotated[
+        str,
+        typer.Option(metavar="TIME", help=f"With --dry-run: compare frames kept since then: {AGE_HELP}."),
+    ] = "7d",
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Confirm a threshold that rejects all or nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Change the threshold or the regions of a version, effective from the next image.
 
-    Example: blemish models calibrate tile-patchcore/3 --false-reject-rate 0.01 --comment "new lamps"
+    Example: blemish models calibrate tile-patchcore/3 --false-reject-rate 0.01 --dry-run
     """
     has_regions = bool(pixel_threshold) or any(
         value is not None for value in (smallest_area, max_regions, mm_per_px)
     )
-    rules = (false_reject_rate is not None) + (threshold is not None) + trained
+    rules = sum((false_reject_rate is not None, threshold is not None, trained, revision is not None))
     if rules > 1 or (rules == 0 and not has_regions):
         raise Failure(
-            "give exactly one of --false-reject-rate, --threshold and --trained, or settings of regions"
+            "give exactly one of --false-reject-rate, --threshold, --trained and --revision, or settings "
+            "of regions"
         )
     session = Session.of(ctx)
     with session.client() as client:
         # The server requires a version, so resolve an alias first.
         before = client.model(model)
-        changed = client.update_calibration(
-            before.name,
-            author=author if author is not None else _user_name(),
-            target_false_reject_rate=false_reject_rate,
-            threshold=threshold,
-            trained=trained,
-            regions=_changed_regions(
+        regions = None
+        if has_regions:
+            regions = _changed_regions(
                 before.calibration.regions, pixel_threshold, smallest_area, max_regions, mm_per_px
             )
-            if has_regions
-            else None,
+        rule: _Rule = {
+            "target_false_reject_rate": false_reject_rate,
+            "threshold": threshold,
+            "trained": trained,
+            "revision": revision,
+            "regions": regions,
+        }
+        if dry_run:
+            _preview(session, client, before.name, rule, since, as_json=as_json)
+            return
+        apply = partial(
+            client.update_calibration,
+            before.name,
+            author=author if author is not None else _user_name(),
             comment=comment,
             # The settings of regions are replaced as a whole, so another change between must not be lost.
             expected_revision=expected_revision or (before.calibration.revision if has_regions else 0),
+            **rule,
         )
+        changed = _confirmed(apply, yes=yes)
     if as_json:
         emit(changed)
         return
     now = changed.calibration
     session.out.print(
         f"{changed.name}: threshold {number(before.calibration.threshold)} -> {number(now.threshold)}, "
-        f"{_rule(now)}; revision {now.revision}",
+        f"{threshold_rule(now)}; revision {now.revision}",
         markup=False,
     )
     session.out.print(
         f"expected false rejects: {share(now.warranted_false_reject_rate)} on average, from "
-        f"{now.held_out_images} held-out good images; 90 % confidence interval {_interval(now)}",
+        f"{now.held_out_images} held-out good images; 90 % confidence interval {interval(now)}",
         markup=False,
     )
     session.out.print(
         f"pixel threshold: {number(before.calibration.pixel_threshold)} -> {number(now.pixel_threshold)}, "
-        f"{_pixel_rule(now)}",
+        f"{pixel_rule(now)}",
         markup=False,
     )
     if has_regions:
         session.out.print(f"regions: {_regions(now.regions)}", markup=False)
+    session.out.print(ending(changed), markup=False)
+
+
+class _Rule(TypedDict):
+    """The parts of a change of a calibration; the others are None or False."""
+
+    target_false_reject_rate: float | None
+    threshold: float | None
+    trained: bool
+    revision: int | None
+    regions: RegionSettings | None
+
+
+def _preview(
+    session: Session, client: Client, name: str, rule: _Rule, since: str, *, as_json: bool
+) -> None:
+    begin = parse_time(since, "--since")
+    period = max(datetime.now(UTC) - begin, timedelta(0)) if begin else None
+    try:
+        preview = client.preview_calibration(name, period=period, max_frames=_MAX_FLIPPED, **rule)
+    except BlemishError as error:
+        if error.code is not grpc.StatusCode.UNIMPLEMENTED:
+            raise
+        raise Failure("the server is too old to preview calibrations; update it") from error
+    if as_json:
+        emit(preview)
+    else:
+        print_preview(session, name, preview)
+
+
+def _confirmed(apply: Callable[..., ModelVersion], *, yes: bool) -> ModelVersion:
+    """Apply a change of a calibration, after a confirmation if the server requires one.
+
+    Raises:
+        Failure: if the user declines, or cannot be asked because stdin is not a terminal.
+    """
+    try:
+        return apply(acknowledge_extreme=yes)
+    except FailedPrecondition as error:
+        if error.reason != CONFIRMATION_NEEDED:
+            raise
+        reason = error.message.rpartition(";")[0]
+    if not can_ask():
+        raise Failure(f"{reason}; pass --yes to use it all the same, or see --dry-run")
+    if not typer.confirm(f"{reason}. Use it all the same?", err=True):
+        raise Failure("nothing was changed", UNSUCCESSFUL)
+    return apply(acknowledge_extreme=True)
 
 
 def _changed_regions(
@@ -437,30 +528,6 @@ def _user_name() -> str:
         raise Failure("the current user has no name; pass --author") from error
 
 
-def _rule(calibration: Calibration) -> str:
-    match calibration.rule:
-        case model_pb2.THRESHOLD_RULE_FIXED:
-            return "fixed manually"
-        case model_pb2.THRESHOLD_RULE_FALSE_REJECT_RATE:
-            return f"for {share(calibration.target_false_reject_rate)} false rejects"
-        case model_pb2.THRESHOLD_RULE_TRAINED:
-            return f"as trained, for {share(calibration.target_false_reject_rate)} false rejects"
-        case _:
-            return ABSENT
-
-
-def _pixel_rule(calibration: Calibration) -> str:
-    """Return how the pixel threshold follows the threshold."""
-    if calibration.regions.HasField("pixel_threshold"):
-        return "set by a person, so it does not move with the threshold"
-    return "moves with the threshold: held-out maps exceed it as often as scores do the threshold"
-
-
-def _interval(calibration: Calibration) -> str:
-    interval = calibration.false_reject_rate_interval
-    return f"{share(interval.lower)} to {share(interval.upper)}"
-
-
 def _mask(version: ModelVersion) -> str:
     if not version.HasField("mask"):
         return "none; looks at all pixels"
@@ -480,7 +547,7 @@ def _history(version: ModelVersion) -> Table:
         rows.add_row(
             str(calibration.revision),
             number(calibration.threshold),
-            _rule(calibration),
+            threshold_rule(calibration),
             when(calibration.update_time),
             escape(calibration.author),
             escape(calibration.comment),
@@ -536,15 +603,15 @@ def _print_card(session: Session, version: ModelVersion) -> None:
         ("category", version.category),
         ("dataset", f"{short(version.dataset)}, snapshot {version.dataset_snapshot[:12]}"),
         ("trained on", f"{split.learned} images; calibrated on {split.held_out}, {split.method}"),
-        ("threshold", f"{number(calibration.threshold)}; {_rule(calibration)}"),
-        ("  of pixels", f"{number(calibration.pixel_threshold)}; {_pixel_rule(calibration)}"),
+        ("threshold", f"{number(calibration.threshold)}; {threshold_rule(calibration)}"),
+        ("  of pixels", f"{number(calibration.pixel_threshold)}; {pixel_rule(calibration)}"),
         ("  regions", _regions(calibration.regions)),
         (
             "  held-out images",
             f"{calibration.held_out_above} of {calibration.held_out_images} above the threshold",
         ),
         ("  false rejects", f"{share(calibration.warranted_false_reject_rate)} expected on average"),
-        ("", f"{_interval(calibration)}, 90 % confidence interval"),
+        ("", f"{interval(calibration)}, 90 % confidence interval"),
         (
             "  revision",
             f"{calibration.revision}, {when(calibration.update_time)} by {escape(calibration.author)}",

@@ -103,7 +103,95 @@ def test_calibrate_defaults_to_the_current_user(
 def test_calibrate_requires_exactly_one_rule(run: Run, fake: FakeServer, options: list[str]) -> None:
     result = run("models", "calibrate", "m", *options)
     assert result.exit_code == 2
-    assert "give exactly one of --false-reject-rate, --threshold and --trained" in result.stderr
+    assert "give exactly one of --false-reject-rate, --threshold, --trained and --revision" in result.stderr
+    assert not fake.requests["UpdateCalibration"]
+
+
+def test_calibrate_restores_a_revision(run: Run, fake: FakeServer) -> None:
+    result = run("models", "calibrate", "m/2", "--author", "ann", "--revision", "1")
+    assert result.exit_code == 0, result.stderr
+    (request,) = fake.requests["UpdateCalibration"]
+    assert (request.WhichOneof("rule"), request.revision) == ("revision", 1)
+    assert run("models", "calibrate", "m/2", "--revision", "0").exit_code == 2
+
+
+def test_calibrate_ends_with_what_the_version_judges_by(run: Run, fake: FakeServer) -> None:
+    given = ("models", "calibrate", "m/2", "--author", "ann", "--threshold", "24.5")
+    *_, last = run(*given).stdout.splitlines()
+    assert last == (
+        "models/m/versions/2 is ready, but not in production; it judges by threshold 24.500 "
+        "(fixed by ann); put it in production with: blemish models promote m/2"
+    )
+
+
+EXTREME = CallError(
+    grpc.StatusCode.FAILED_PRECONDITION,
+    "threshold 1e+09 has to be confirmed, because it detects none of 3 defective test images; set it",
+    reason="CONFIRMATION_NEEDED",
+)
+
+
+def test_extreme_threshold_has_to_be_confirmed(
+    run: Run, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("models", "calibrate", "m/2", "--author", "ann", "--threshold", "1e9")
+    fake.errors["UpdateCalibration"] = [EXTREME]
+    refused = run(*given)
+    assert refused.exit_code == 2
+    assert "it detects none of 3 defective test images; pass --yes" in refused.stderr
+    assert run(*given, "--yes").exit_code == 0
+    assert [each.acknowledge_extreme for each in fake.requests["UpdateCalibration"]] == [False, True]
+    monkeypatch.setattr("blemish_client.cli.commands.models.can_ask", lambda: True)
+    fake.errors["UpdateCalibration"] = [EXTREME]
+    assert run(*given, stdin="n\n").exit_code == 1
+    fake.errors["UpdateCalibration"] = [EXTREME]
+    assert run(*given, stdin="y\n").exit_code == 0
+    assert fake.requests["UpdateCalibration"][-1].acknowledge_extreme
+
+
+def test_dry_run_shows_figures_and_flipped_frames_and_changes_nothing(run: Run, fake: FakeServer) -> None:
+    preview, given = (
+        fake.calibration_preview,
+        ("models", "calibrate", "m/2", "--threshold", "14", "--dry-run"),
+    )
+    preview.before.threshold, preview.after.threshold = 9.906, 14.0
+    preview.before.held_out_above, preview.before.held_out_images = 1, 25
+    for metrics, rejected, detected in (
+        (preview.metrics_before, 0.1, 1.0),
+        (preview.metrics_after, 0.0, 0.5),
+    ):
+        metrics.good_images, metrics.defective_images = 10, 12
+        metrics.false_reject_rate, metrics.detection_rate = rejected, detected
+        metrics.intervals["detection_rate"].low, metrics.intervals["detection_rate"].high = 0.21, 0.79
+        metrics.classes.add(class_name="crack", images=12, detection_rate=detected)
+    preview.flipped.kept, preview.flipped.to_normal = 40, 2
+    preview.flipped.frames.add(item="items/7", camera="left", score=12.5, label="CONFIRMED")
+    preview.concern = "it is odd"
+    result = run(*given, "--since", "2d")
+    assert result.exit_code == 0, result.stderr
+    shown = " ".join(result.stdout.split())
+    assert "nothing was changed" in shown
+    assert "10 good test images rejected (95 %) 10.0 % 0.0 %" in shown
+    both = "100.0 % (21.0 to 79.0 %) 50.0 % (21.0 to 79.0 %)"
+    assert f"12 defective test images detected (95 %) {both}" in shown
+    assert "crack, 12 images 100.0 % 50.0 %" in shown
+    assert "2 of 40 frames kept in the period would become normal" in shown
+    assert "left 12.500 confirmed 7" in shown
+    assert "and 1 more" in shown
+    assert "to be confirmed with --yes, because it is odd" in shown
+    (request,) = fake.requests["PreviewCalibration"]
+    assert request.change.threshold == 14.0
+    assert 2 * 86400 <= request.period.ToSeconds() < 2 * 86400 + 60
+    assert not fake.requests["UpdateCalibration"]
+    preview.flipped.unavailable = "the version has no index"
+    assert "kept frames were not compared: the version has no index" in run(*given).stdout
+
+
+def test_dry_run_of_an_older_server_is_refused(run: Run, fake: FakeServer) -> None:
+    fake.errors["PreviewCalibration"] = [CallError(grpc.StatusCode.UNIMPLEMENTED, "unknown method")]
+    result = run("models", "calibrate", "m/2", "--threshold", "14", "--dry-run")
+    assert result.exit_code == 2
+    assert "too old to preview calibrations" in result.stderr
     assert not fake.requests["UpdateCalibration"]
 
 
