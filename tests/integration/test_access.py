@@ -119,7 +119,7 @@ def guarded(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> It
 def blemish_at(address: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the command line without a token."""
     command = [sys.executable, "-m", "blemish_client.cli", "--server", address, *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -467,6 +467,10 @@ def test_mismatch_of_tls_is_reported_with_its_remedy(guarded: Guarded, stack: Ru
     assert "the server does not use TLS; connect without TLS (leave out --tls and --roots" in line
 
     port = int(guarded.address.rpartition(":")[2])
+    unknown = blemish_at(guarded.address, "--tls", "info")
+    (line,) = unknown.stderr.splitlines()
+    assert "pass the server's root certificate with --roots FILE" in line
+
     other_name = f"127.0.0.1:{port}"
     unnamed = blemish_at(other_name, "--roots", str(guarded.roots), "info")
     (line,) = unnamed.stderr.splitlines()

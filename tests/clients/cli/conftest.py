@@ -5,6 +5,14 @@ import pytest
 from tests.support.cli import Run, run_against
 from tests.support.fake_server import picture
 
+from blemish_client.cli import failures
+
+
+@pytest.fixture(autouse=True)
+def no_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer the question whether an unreachable server uses TLS without a socket."""
+    monkeypatch.setattr(failures, "answers_with_tls", lambda target: False)
+
 
 @pytest.fixture
 def run(target: str) -> Run:

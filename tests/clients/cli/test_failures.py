@@ -90,3 +90,13 @@ def test_unreachable_server_is_reported_with_remedy(tmp_path: Path) -> None:
     (line,) = result.stderr.splitlines()
     assert address in line
     assert "blemish up" in line
+
+
+def test_server_that_requires_tls_is_named_with_the_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"unix:{tmp_path / 'n'}"
+    monkeypatch.setattr(failures, "answers_with_tls", lambda target: target == address)
+    result = CliRunner().invoke(app, ["info"], env={"BLEMISH_SERVER": address})
+    assert result.exit_code == 4
+    assert f"the server at {address} requires TLS; connect with --roots FILE" in result.stderr
