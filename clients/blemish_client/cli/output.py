@@ -49,10 +49,10 @@ def plain(message: Message) -> dict[str, Any]:
 
 
 def _plain_fields(kind: Descriptor, fields: dict[str, Any]) -> dict[str, Any]:
-    known = kind.fields_by_name
     return {
-        f"{name}_s" if _is_a(known[name], Duration) else name: _plain_value(known[name], value)
-        for name, value in fields.items()
+        f"{field.name}_s" if _is_a(field, Duration) else field.name: _plain_value(field, fields[field.name])
+        for field in kind.fields
+        if field.name in fields
     }
 
 

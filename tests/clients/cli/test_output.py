@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 
-from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, Region
 from blemish.v1.inspection_pb2 import (
     CONSENSUS_FALSE_ALARMS,
     DefectClass,
@@ -62,3 +62,7 @@ def test_maps_and_times_are_kept() -> None:
     assert fields["create_time"] == "2026-12-02T06:00:00Z"
     assert fields["metrics"]["intervals"]["auroc"]["low"] == 0.5
     assert json.loads(json.dumps(fields)) == fields
+
+
+def test_fields_are_in_the_order_of_the_contract() -> None:
+    assert list(plain(Region(top=3, width=2))) == ["left", "top", "width", "height"]
