@@ -167,7 +167,7 @@ class HeldOutScores:
     scores: tuple[float, ...]
     map_maxima: tuple[float, ...]
     """Highest pixel of each anomaly map."""
-    maps: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
+    maps: Mapping[int, NDArray[np.float32]] = field(default_factory=dict, compare=False)
     """Anomaly maps (h, w) of the images with the highest scores, by position in ``scores``."""
 
 

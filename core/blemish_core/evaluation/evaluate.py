@@ -363,15 +363,23 @@ def _example_images(
         pixels = reader.read(example.image)
         if pixels is None:
             continue
-        small = PillowImage.fromarray(pixels)
-        small.thumbnail((256, 256))
-        regions: tuple[DefectRegion, ...] = ()
-        if calibration.is_anomalous(example.score):
-            regions = _regions(pixels, example.anomaly_map, calibration, mask)
-        looks = None
-        if mask is not None:
-            shape = (small.height, small.width)
-            motion = _scaled_motion(mask.align(pixels), pixels.shape[1], shape)
-            looks = mask.resized(shape, motion)
-        found.append(ExampleImage(example, np.asarray(small), regions, pixels.shape[:2], looks))
+        found.append(example_image(example, pixels, calibration, mask))
     return tuple(found)
+
+
+def example_image(
+    example: Example, pixels: NDArray[np.uint8], calibration: Calibration, mask: FrameMask | None
+) -> ExampleImage:
+    """Return an example with its pixels reduced, and its regions if it is anomalous."""
+    small = PillowImage.fromarray(pixels)
+    small.thumbnail((256, 256))
+    regions: tuple[DefectRegion, ...] = ()
+    if calibration.is_anomalous(example.score):
+        regions = _regions(pixels, example.anomaly_map, calibration, mask)
+    looks = None
+    if mask is not None:
+        shape = (small.height, small.width)
+        motion = _scaled_motion(mask.align(pixels), pixels.shape[1], shape)
+        looks = mask.resized(shape, motion)
+    height, width, _ = pixels.shape
+    return ExampleImage(example, np.asarray(small), regions, (height, width), looks)

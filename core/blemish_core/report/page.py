@@ -5,16 +5,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.colors import to_hex
 
-from blemish_core.evaluation.evaluate import Evaluation
 from blemish_core.evaluation.examples import Example, correctness
+from blemish_core.evaluation.metrics import GOOD
 from blemish_core.evaluation.resampling import CONFIDENCE, DRAWS, SEED
-from blemish_core.models.bundle import Manifest
 from blemish_core.report import formats
+from blemish_core.report.conclusion import conclude
+from blemish_core.report.operating import operating_points
 from blemish_core.report.tiles import FOUND_COLOUR, IGNORED_COLOUR, MASK_COLOUR, SCALE, HeatScale
+
+if TYPE_CHECKING:
+    from blemish_core.report.write import Report
 
 _LISTED = 1000
 """Most test images in the table of the page; scores.csv contains all."""
@@ -41,12 +46,12 @@ class PageImages:
     heat: HeatScale | None = None
     mask: bytes | None = None
     """Picture of the mask; None if the model looks at all pixels."""
+    held_out: Sequence[Tile] = ()
+    learned: Sequence[Tile] = ()
 
 
 def render_page(
-    manifest: Manifest,
-    evaluation: Evaluation | None,
-    warnings: Sequence[str],
+    report: "Report",
     images: PageImages,
     *,
     job: str,
@@ -56,22 +61,29 @@ def render_page(
     """Return the page as HTML that refers to nothing outside itself.
 
     Args:
-        manifest: manifest of the model version.
-        evaluation: results on the test images, if any.
-        warnings: warnings of the job.
+        report: content of the report.
         images: charts and tiles.
         job: id of the job that evaluated the version.
         when: time of the evaluation, UTC.
         of_training: whether the job is the training of the version.
     """
+    manifest, evaluation = report.manifest, report.evaluation
+    metrics = evaluation.metrics if evaluation else None
+    shift = evaluation is not None and evaluation.good_shift is not None
+    scores = evaluation.image_scores if evaluation else ()
+    good = [each.score for each in scores if each.class_name == GOOD]
+    defective = [each.score for each in scores if each.class_name != GOOD]
     return (
         _templates()
         .get_template("report.html.j2")
         .render(
             manifest=manifest,
             evaluation=evaluation,
-            metrics=evaluation.metrics if evaluation else None,
-            warnings=warnings,
+            metrics=metrics,
+            warnings=report.warnings,
+            conclusion=conclude(manifest, metrics, shift=shift, outstanding=report.outstanding),
+            points=operating_points(manifest.calibration, good, defective),
+            suspects=report.good,
             images=images,
             job=job,
             when=when,

@@ -4,7 +4,7 @@
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from io import StringIO
 from pathlib import Path
@@ -17,6 +17,7 @@ from blemish_core.evaluation.examples import correctness
 from blemish_core.evaluation.metrics import GOOD
 from blemish_core.imaging.frame_mask import FrameMask
 from blemish_core.models.bundle import Manifest
+from blemish_core.models.suspects import Suspect
 
 if TYPE_CHECKING:
     from blemish_core.report.page import PageImages, Tile
@@ -44,6 +45,14 @@ class Report:
     """Evaluation job, or None in the report of the training."""
     mask: FrameMask | None = None
     """Pixels that the model looks at, or None for all."""
+    good: Sequence[Suspect] = ()
+    """Good images of the training with the highest scores."""
+    held_out: Sequence[ExampleImage] = ()
+    """Pictures of held-out ones among them."""
+    learned: Sequence[ExampleImage] = ()
+    """Pictures of others among them."""
+    outstanding: bool = False
+    """True if few held-out images raise the threshold above that of all others."""
 
 
 def write(report: Report, folder: Path) -> None:
@@ -55,9 +64,7 @@ def write(report: Report, folder: Path) -> None:
     images = _images(report, folder)
     by = report.by
     html = render_page(
-        report.manifest,
-        report.evaluation,
-        report.warnings,
+        report,
         images,
         job=by.job if by else report.manifest.job,
         when=by.when if by else report.manifest.created,
@@ -83,6 +90,12 @@ def _images(report: Report, folder: Path) -> "PageImages":
     from blemish_core.report.tiles import HeatScale, encoded, picture_of_mask, tile
 
     calibration, evaluation = report.manifest.calibration, report.evaluation
+    examples = [*report.held_out, *report.learned]
+    if evaluation is not None:
+        examples += [*evaluation.worst, *evaluation.best]
+    # The 2nd percentile, because a single dark pixel would stretch the scale.
+    lowest = min((_low(each) for each in examples), default=0.0)
+    heat = HeatScale(calibration.pixel_threshold, lowest)
 
     def write_png(name: str, png: bytes) -> bytes:
         (folder / f"{name}.png").write_bytes(png)
@@ -92,17 +105,6 @@ def _images(report: Report, folder: Path) -> "PageImages":
     mask = None
     if report.mask is not None:
         mask = write_png("mask", encoded(picture_of_mask(report.mask), "PNG"))
-    if evaluation is None:
-        return PageImages(calibration=held_out, mask=mask)
-    metrics = evaluation.metrics
-    names = sorted({each.class_name for each in evaluation.image_scores})
-    by_class = {name: evaluation.scores(name) for name in names}
-    good = by_class.get(GOOD, [])
-    defective = [score for name, of in by_class.items() if name != GOOD for score in of]
-    examples = [*evaluation.worst, *evaluation.best]
-    # The 2nd percentile, because a single dark pixel would stretch the scale.
-    lowest = min((_low(each) for each in examples), default=0.0)
-    heat = HeatScale(calibration.pixel_threshold, lowest)
 
     def tiles(kind: str, images: Sequence[ExampleImage]) -> "list[Tile]":
         drawn_tiles = []
@@ -112,16 +114,28 @@ def _images(report: Report, folder: Path) -> "PageImages":
             drawn_tiles.append(Tile(each.example, encoded(drawn, "JPEG")))
         return drawn_tiles
 
-    scores = charts.scores(by_class, calibration.threshold, metrics.best_f1_threshold)
-    return PageImages(
+    good_images = PageImages(
         calibration=held_out,
+        mask=mask,
+        heat=heat if examples else None,
+        held_out=tiles("held-out", report.held_out),
+        learned=tiles("learned", report.learned),
+    )
+    if evaluation is None:
+        return good_images
+    metrics = evaluation.metrics
+    names = sorted({each.class_name for each in evaluation.image_scores})
+    by_class = {name: evaluation.scores(name) for name in names}
+    good = by_class.get(GOOD, [])
+    defective = [score for name, of in by_class.items() if name != GOOD for score in of]
+    scores = charts.scores(by_class, calibration.threshold, metrics.best_f1_threshold)
+    return replace(
+        good_images,
         scores=write_png("scores", scores),
         roc=write_png("roc", charts.roc(good, defective, metrics)) if good and defective else None,
         classes=write_png("classes", charts.classes(metrics)) if good and defective else None,
         worst=tiles("worst", evaluation.worst),
         best=tiles("best", evaluation.best),
-        heat=heat,
-        mask=mask,
     )
 
 

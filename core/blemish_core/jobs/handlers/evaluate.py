@@ -16,6 +16,7 @@ from blemish_core.models.bundle import Manifest
 from blemish_core.models.good_images import read_good_images
 from blemish_core.platform.errors import FailedPrecondition, NotFound
 from blemish_core.platform.names import ModelRef, dataset_name
+from blemish_core.report.conclusion import conclude
 
 
 def evaluate(
@@ -53,6 +54,8 @@ def evaluate(
         by=report.EvaluationRun(job, now()),
         mask=detector.mask,
     )
+    found = conclude(page.manifest, evaluation.metrics, shift=evaluation.good_shift is not None)
+    reporter.note(f"conclusion: {found.text}")
     reporter.progress("report", 0, 1, "report")
     for line in describe_figures(evaluation.metrics, calibration.threshold):
         reporter.note(line)

@@ -13,7 +13,7 @@ from blemish_core.datasets.reading import ImageReader
 from blemish_core.detectors.base import ReadImage, TrainingResult
 from blemish_core.detectors.common.copies import describe_copies
 from blemish_core.detectors.registry import ALGORITHMS
-from blemish_core.evaluation.evaluate import Evaluation
+from blemish_core.evaluation.evaluate import Evaluation, ExampleImage
 from blemish_core.evaluation.metrics import GOOD
 from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.imaging.white_level import WhiteLevel
@@ -25,8 +25,12 @@ from blemish_core.models import bundle
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.good_images import GoodImage, write_good_images
 from blemish_core.models.loading import write_weights
+from blemish_core.models.suspects import find_suspects
 from blemish_core.runtimes.card import RuntimeCard
 from blemish_core.runtimes.choice import INT8, OPENVINO, TORCH
+
+_LISTED = 10
+"""Number of good images with the highest scores that a report lists."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,12 @@ class TrainedModel:
     """Motion of the part in the training images; empty if the mask does not move."""
     good: Sequence[GoodImage] = ()
     """Images of the training with their scores."""
+    held_out_examples: Sequence[ExampleImage] = ()
+    """Held-out images with the highest scores."""
+    learned_examples: Sequence[ExampleImage] = ()
+    """Learned images with the highest scores; empty after cross-calibration."""
+    outstanding: bool = False
+    """True if few held-out images raise the threshold above that of all others."""
 
 
 def publish(
@@ -110,7 +120,16 @@ class _BundleWriter:
             sha256 |= bundle.sha256_below(folder, bundle.OPENVINO)
             size += sum(file.stat().st_size for file in (folder / bundle.OPENVINO).iterdir())
         manifest = self._manifest(number, sha256, size)
-        page = report.Report(manifest, self.evaluation, self.reporter.warnings, mask=mask)
+        page = report.Report(
+            manifest,
+            self.evaluation,
+            self.reporter.warnings,
+            mask=mask,
+            good=find_suspects(self.trained.good, self.trained.calibration, _LISTED),
+            held_out=self.trained.held_out_examples,
+            learned=self.trained.learned_examples,
+            outstanding=self.trained.outstanding,
+        )
         report.write(page, folder / bundle.REPORT)
         write_good_images(self.trained.good, folder)
         sha256 |= bundle.sha256_below(folder, bundle.REPORT)

@@ -14,6 +14,7 @@ from blemish_core.jobs.context import JobContext
 from blemish_core.jobs.handlers.alignment import describe_alignment
 from blemish_core.jobs.handlers.export import faster_runtime
 from blemish_core.jobs.handlers.feedback import load_good_images
+from blemish_core.jobs.handlers.highest_scores import with_highest_scores
 from blemish_core.jobs.handlers.publish import TrainedModel, TrainingSet, publish
 from blemish_core.jobs.handlers.story import describe_figures, describe_trained, describe_training
 from blemish_core.jobs.record import Result, TrainSpec
@@ -22,6 +23,7 @@ from blemish_core.jobs.training_mask import read_mask
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.good_images import GoodImage
 from blemish_core.platform.names import ModelRef
+from blemish_core.report.conclusion import conclude
 
 _SAMPLED = 4
 """Images of which the depth is checked if the dataset has no record of it."""
@@ -44,10 +46,15 @@ def train(context: JobContext, spec: TrainSpec, job: str, reporter: StepReporter
     _note(reporter, describe_training(spec, images, context.device))
     trained = fit(context, spec, job, images, reporter)
     _note(reporter, describe_trained(trained))
+    trained = with_highest_scores(context, trained, reporter)
     evaluation = evaluate_on_test_split(context, spec, trained, reporter)
     metrics = evaluation.metrics if evaluation else None
     _note(reporter, describe_figures(metrics, trained.calibration.threshold))
     manifest = publish(context, spec, job, trained, evaluation, reporter)
+    found = conclude(
+        manifest, metrics, shift=bool(evaluation and evaluation.good_shift), outstanding=trained.outstanding
+    )
+    reporter.note(f"conclusion: {found.text}")
     result = _result(context, spec, manifest)
     reporter.note(f"published as {manifest.name}{', in production' if spec.promote else ''}")
     return result

@@ -15,6 +15,7 @@ from tests.support.job_reporter import RecordingReporter
 from torch import nn
 
 from blemish_core.detectors.common.backbone import import_weights
+from blemish_core.detectors.patchcore.training import train as patchcore_training
 from blemish_core.imaging.image_input import ImageInput, RawLayout
 from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.jobs.context import JobContext
@@ -22,6 +23,7 @@ from blemish_core.jobs.handlers.detector_cache import DetectorCache
 from blemish_core.jobs.handlers.evaluate import evaluate
 from blemish_core.jobs.handlers.train import train
 from blemish_core.jobs.record import EvaluateSpec, PatchCoreSpec, TrainSpec
+from blemish_core.models.good_images import read_good_images
 from blemish_core.models.loading import load_detector
 from blemish_core.platform.errors import FailedPrecondition
 from blemish_core.platform.names import ModelRef
@@ -201,3 +203,45 @@ def test_copies_of_training_images_are_reported_and_left_out(context: JobContext
     result = evaluate(context, DetectorCache(context), spec, "evaluation", RecordingReporter())
     assert result.metrics is not None
     assert (result.metrics.defective_images, result.metrics.copied_images) == (1, 1)
+
+
+def test_report_shows_an_odd_good_image_and_concludes_without_test_images(
+    context: JobContext, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(21)
+    good = tmp_path / "images" / "train" / "good"
+    for number in range(8, 16):
+        Image.fromarray(random.integers(0, 256, (96, 128, 3), np.uint8)).save(good / f"{number}.png")
+    odd = random.integers(0, 256, (96, 128, 3), np.uint8)
+    odd[32:64, 32:64] = 255
+    Image.fromarray(odd).save(good / "odd.png")
+    context.datasets.import_folder("cloth", "", tmp_path / "images", [tmp_path])
+    reporter = RecordingReporter()
+    spec = SPEC.model_copy(update={"patchcore": PatchCoreSpec(input_size=96)})
+    train(context, spec, "job", reporter)
+    images = read_good_images(context.models.folder("cloth", 1))
+    assert images is not None
+    assert max(images, key=lambda each: each.score or 0.0).path == "train/good/odd.png"
+    assert all(each.held_out for each in images)
+    (warning,) = [text for text in reporter.warnings if "far higher scores" in text]
+    assert "train/good/odd.png" in warning
+    page = context.models.report(ModelRef("cloth", 1)).read_text()
+    for text in ("Not fit for production yet", "Operating points", "train/good/odd.png (stands out)"):
+        assert text in page
+    pictures = context.models.folder("cloth", 1) / "report"
+    assert len(list(pictures.glob("held-out-*.png"))) == 4
+    assert [line for line in reporter.notes if line.startswith("conclusion: Not fit for production yet")]
+
+
+@pytest.mark.usefixtures("weights")
+def test_learned_images_get_scores_if_others_are_held_out(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patchcore_training, "_CROSS_CALIBRATE_BELOW", 0)
+    train(context, SPEC, "job", RecordingReporter())
+    images = read_good_images(context.models.folder("cloth", 1))
+    assert images is not None
+    assert sum(each.held_out for each in images) == 2
+    assert all(each.score is not None for each in images)
+    pictures = context.models.folder("cloth", 1) / "report"
+    assert len(list(pictures.glob("learned-*.png"))) == 4
