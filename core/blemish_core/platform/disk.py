@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The free space on the disk of the store, and the limit below which nothing is written that can wait."""
 
+import errno
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -66,6 +67,25 @@ class StoreDisk:
         with suppress(OSError):  # a disk that cannot be read fails the work itself, with its reason
             if shortage := self.shortage(self.space()):
                 raise DiskFull(shortage)
+
+
+def is_for_lack_of_space(error: BaseException | None) -> bool:
+    """Return whether an error, or one that caused it, is about a full disk or quota.
+
+    Libraries that write files in C++ or Rust report it in the text of an error of their own.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if is_text_about_lack_of_space(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def is_text_about_lack_of_space(text: str) -> bool:
+    """Return whether a message has the system's words for a full disk or quota."""
+    return any(os.strerror(number) in text for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def _existing(folder: Path) -> Path:

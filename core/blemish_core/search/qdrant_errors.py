@@ -8,7 +8,8 @@ from typing import Any
 from grpc import RpcError, StatusCode
 from qdrant_client.common.client_exceptions import QdrantException
 
-from blemish_core.platform.errors import NotFound, Unavailable
+from blemish_core.platform.disk import is_text_about_lack_of_space
+from blemish_core.platform.errors import DiskFull, NotFound, Unavailable
 from blemish_core.platform.names import ModelRef
 
 # A client that disconnects cancels the call to Qdrant. Another request may share that call.
@@ -20,6 +21,8 @@ _UNAUTHORIZED = (StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED)
 @contextmanager
 def translated_errors() -> Iterator[None]:
     """Raise Unavailable if Qdrant is unreachable, overloaded or rejects the API key.
+
+    Raise DiskFull if its disk has no space.
 
     Other errors of Qdrant are bugs of the caller and pass unchanged.
     """
@@ -36,6 +39,8 @@ def translated_errors() -> Iterator[None]:
             raise Unavailable(
                 f"Qdrant rejected the request: {error.details()}; check QDRANT_API_KEY", dependency="qdrant"
             ) from error
+        if is_text_about_lack_of_space(str(error.details())):
+            raise DiskFull("the disk of Qdrant is full; free some space there") from error
         if (wait_s := _retry_after_s(error)) is not None:
             raise Unavailable(
                 f"Qdrant rejected the request: {error.details()}; retry in {wait_s:g} s",

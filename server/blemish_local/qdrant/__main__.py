@@ -62,7 +62,10 @@ async def _serve(directory: Path, listen: Address) -> None:
     store = CollectionStore(directory)
     try:
         running, bound = await server.start(store, listen)
-        log.info("serving", address=str(bound), collections=len(store.names))
+        if store.is_open:
+            log.info("serving", address=str(bound), collections=len(store.names))
+        else:
+            log.warning("the disk is full; collections are opened once it has space", address=str(bound))
         print(f"listening on {bound}", flush=True)
         await server.keep_settled(store, stop)
         await server.shut(running)

@@ -5,6 +5,9 @@ A ``RequestRejected`` is reported to the client, an ``EngineFailed`` to the log,
 the person who starts the process.
 """
 
+import errno
+import os
+
 
 class RequestRejected(Exception):
     """A request that was not carried out and changed nothing."""
@@ -20,6 +23,13 @@ class Missing(RequestRejected):
 
 class NameTaken(RequestRejected):
     """A request to create a name that exists."""
+
+
+class NoSpace(RequestRejected):
+    """A request for which the disk has no space."""
+
+    def __init__(self) -> None:
+        super().__init__(f"{os.strerror(errno.ENOSPC)}; free some on the disk of the embedded Qdrant")
 
 
 class Unsupported(RequestRejected):

@@ -17,7 +17,7 @@ from typing import Protocol
 import structlog
 from cachetools import TTLCache
 
-from blemish_core.platform.errors import NotFound, Unavailable
+from blemish_core.platform.errors import DiskFull, NotFound, Unavailable
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.labelled_items import Consensus, DefectClass, LabelledItems
 from blemish_core.search.query import Vector
@@ -189,7 +189,7 @@ class DefectNamer:
                 labels.items = await self._read(version, known)
         except NotFound:
             labels.items = LabelledItems()
-        except Unavailable as error:
+        except (Unavailable, DiskFull) as error:
             log.debug("labels not read", model=str(version), reason=str(error))
             return False
         except Exception:

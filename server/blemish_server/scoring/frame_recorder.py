@@ -19,7 +19,7 @@ from blemish_core.imaging.decode import ImageLimits
 from blemish_core.imaging.image_input import ImageInput
 from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.localization.defect_region import DefectRegion
-from blemish_core.platform.errors import BlemishError, InvalidImage, Unavailable
+from blemish_core.platform.errors import BlemishError, DiskFull, InvalidImage, Unavailable
 from blemish_core.platform.names import ModelRef, item_name
 from blemish_core.search.frame_store import FrameStore, encode_image
 from blemish_core.search.item import CAMERA, Item, item_id
@@ -162,7 +162,7 @@ class FrameRecorder:
         """Delete frames past their retention, also of versions that receive no more frames."""
         try:
             versions = await asyncio.to_thread(self._index.published)
-        except Unavailable:
+        except (Unavailable, DiskFull):
             return  # the health check reports it
         for version in versions:
             try:

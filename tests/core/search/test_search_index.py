@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.support.qdrant_twin import NOON, VERSION, filled_index, in_memory_qdrant, items, vectors
 
-from blemish_core.platform.errors import NotFound, Unavailable
+from blemish_core.platform.errors import DiskFull, NotFound, Unavailable
 from blemish_core.platform.names import ModelRef
 from blemish_core.search.item import CAMERA, DATASET, Item, Label, item_id
 from blemish_core.search.qdrant_errors import translated_errors
@@ -160,9 +160,14 @@ def test_unreachable_or_cancelled_qdrant_is_unavailable(code: str) -> None:
         raise Ended
 
 
-def exhausted(*metadata: tuple[str, str]) -> grpc.aio.AioRpcError:
-    code, details = grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests"
+def exhausted(*metadata: tuple[str, str], details: str = "too many requests") -> grpc.aio.AioRpcError:
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*metadata), details)
+
+
+def test_full_disk_of_qdrant_is_reported_as_such() -> None:
+    with pytest.raises(DiskFull, match="disk of Qdrant is full; free some space"), translated_errors():
+        raise exhausted(details="Service error: No space left on device (os error 28)")
 
 
 def test_overloaded_qdrant_is_unavailable_for_the_requested_delay() -> None:

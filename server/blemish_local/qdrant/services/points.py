@@ -7,7 +7,7 @@ import itertools
 from qdrant_client import grpc as pb
 
 from blemish_local.qdrant.services.rpc import rpc, with_unsupported_methods
-from blemish_local.qdrant.storage.store import CollectionStore
+from blemish_local.qdrant.storage.store import DELETE_BYTES, CollectionStore
 from blemish_local.qdrant.translation import groups, ids, reads
 
 
@@ -24,27 +24,27 @@ class PointsService(pb.PointsServicer):
 
     @rpc
     def Upsert(self, request: pb.UpsertPoints) -> pb.PointsOperationResponse:
-        self._store.find(request.collection_name).upsert(request)
+        self._store.find_to_write(request.collection_name).upsert(request)
         return self._completed()
 
     @rpc
     def Delete(self, request: pb.DeletePoints) -> pb.PointsOperationResponse:
-        self._store.find(request.collection_name).delete(request)
+        self._store.find_to_write(request.collection_name, DELETE_BYTES).delete(request)
         return self._completed()
 
     @rpc
     def SetPayload(self, request: pb.SetPayloadPoints) -> pb.PointsOperationResponse:
-        self._store.find(request.collection_name).set_payload(request)
+        self._store.find_to_write(request.collection_name).set_payload(request)
         return self._completed()
 
     @rpc
     def DeletePayload(self, request: pb.DeletePayloadPoints) -> pb.PointsOperationResponse:
-        self._store.find(request.collection_name).delete_payload(request)
+        self._store.find_to_write(request.collection_name, DELETE_BYTES).delete_payload(request)
         return self._completed()
 
     @rpc
     def CreateFieldIndex(self, request: pb.CreateFieldIndexCollection) -> pb.PointsOperationResponse:
-        self._store.find(request.collection_name).create_field_index(request)
+        self._store.find_to_write(request.collection_name).create_field_index(request)
         return self._completed()
 
     @rpc

@@ -10,13 +10,22 @@ import grpc
 import structlog
 from google.protobuf.message import Message
 
-from blemish_local.qdrant.errors import BadRequest, Missing, NameTaken, RequestRejected, Unsupported
+from blemish_core.platform.disk import is_for_lack_of_space
+from blemish_local.qdrant.errors import (
+    BadRequest,
+    Missing,
+    NameTaken,
+    NoSpace,
+    RequestRejected,
+    Unsupported,
+)
 from blemish_local.qdrant.services.served_fields import check_fields
 
 STATUS: dict[type[RequestRejected], grpc.StatusCode] = {
     BadRequest: grpc.StatusCode.INVALID_ARGUMENT,
     Missing: grpc.StatusCode.NOT_FOUND,
     NameTaken: grpc.StatusCode.ALREADY_EXISTS,
+    NoSpace: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Unsupported: grpc.StatusCode.UNIMPLEMENTED,
 }
 
@@ -55,7 +64,9 @@ def rpc(
             response = method(self, request)
         except RequestRejected as rejection:
             await context.abort(STATUS[type(rejection)], str(rejection))
-        except Exception:
+        except Exception as error:
+            if is_for_lack_of_space(error):
+                await context.abort(STATUS[NoSpace], str(NoSpace()))
             log.exception("request failed", rpc=method.__qualname__)
             await context.abort(
                 grpc.StatusCode.INTERNAL, "internal error; the embedded Qdrant's log has the reason"

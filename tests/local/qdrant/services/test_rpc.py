@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
+import errno
 from typing import Any
 
 import grpc
@@ -66,7 +67,7 @@ def test_response_contains_its_duration() -> None:
     assert response.time > 0
 
 
-@pytest.mark.parametrize("kind", STATUS)
+@pytest.mark.parametrize("kind", set(STATUS) - {errors.NoSpace})
 def test_rejection_becomes_a_status_with_its_sentence(kind: type[errors.RequestRejected]) -> None:
     context = FakeCallContext()
     with pytest.raises(CallAborted):
@@ -75,6 +76,18 @@ def test_rejection_becomes_a_status_with_its_sentence(kind: type[errors.RequestR
     code, details = context.status
     assert code is STATUS[kind]
     assert "the reason" in details
+
+
+@pytest.mark.parametrize(
+    "error", [errors.NoSpace(), OSError(errno.ENOSPC, "full"), RuntimeError("No space left on device")]
+)
+def test_full_disk_is_a_status_of_its_own(error: Exception) -> None:
+    context = FakeCallContext()
+    with pytest.raises(CallAborted):
+        call(CountService(error), context)
+    assert context.status is not None
+    assert context.status[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "No space left on device; free some" in context.status[1]
 
 
 def test_other_exception_is_logged_and_hidden_from_the_client() -> None:

@@ -7,9 +7,16 @@ import pytest
 from qdrant_client import grpc as pb
 from structlog.testing import capture_logs
 
-from blemish_local.qdrant.errors import BadRequest, EngineFailed, Missing, NameTaken, StoreUnusable
+from blemish_local.qdrant.errors import (
+    BadRequest,
+    EngineFailed,
+    Missing,
+    NameTaken,
+    NoSpace,
+    StoreUnusable,
+)
 from blemish_local.qdrant.storage import store as store_module
-from blemish_local.qdrant.storage.store import CollectionStore
+from blemish_local.qdrant.storage.store import DELETE_BYTES, WRITE_BYTES, CollectionStore
 
 
 def create_request(name: str, size: int = 4) -> pb.CreateCollection:
@@ -48,6 +55,48 @@ def test_restart_keeps_points_and_aliases(tmp_path: Path) -> None:
     assert (count(store, "x"), count(store, "a"), count(store, "b")) == (4, 4, 0)
     assert "x" in store
     assert "y" not in store
+    store.close()
+
+
+def test_full_disk_is_written_to_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CollectionStore(tmp_path)
+    store.create(create_request("a"))
+    put(store, "a", np.eye(4))
+    size = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda path: size._replace(free=WRITE_BYTES - 1))
+        with pytest.raises(NoSpace, match="No space left on device; free some"):
+            store.find_to_write("a")
+        with pytest.raises(NoSpace):
+            store.create(create_request("b"))
+        store.find_to_write("a", DELETE_BYTES)
+        full.setattr(shutil, "disk_usage", lambda path: size._replace(free=0))
+        with pytest.raises(NoSpace):
+            store.find_to_write("a", DELETE_BYTES)
+        with pytest.raises(NoSpace):
+            store.change_aliases([alias("x", "a")])
+        store.settle()
+        assert count(store, "a") == 4
+    store.find_to_write("a")
+    store.close()
+
+
+def test_store_that_is_opened_on_a_full_disk_waits_for_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CollectionStore(tmp_path)
+    store.create(create_request("a"))
+    store.close()
+    size = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda path: size._replace(free=0))
+        store = CollectionStore(tmp_path)
+        assert not store.is_open
+        for request in (lambda: count(store, "a"), lambda: store.names, lambda: store.aliases):
+            with pytest.raises(NoSpace):
+                request()
+        store.settle()
+    assert count(store, "a") == 0
     store.close()
 
 
