@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Verdict,
     )
     from blemish_client.types.frame import Frame
+    from blemish_client.types.stored_image import StoredImage
 
     Found = SearchResults
     Lost = LostFrames
@@ -53,6 +54,7 @@ __all__ = [
     "RetryPolicy",
     "SearchResults",
     "Store",
+    "StoredImage",
     "StreamPolicy",
     "Verdict",
     "anomaly_map",
@@ -77,6 +79,7 @@ _MODULES = {
     "RetryPolicy": "transport.retry",
     "SearchResults": "search",
     "Store": "types.enums",
+    "StoredImage": "types.stored_image",
     "StreamPolicy": "types.enums",
     "Verdict": "types.enums",
     "anomaly_map": "types.arrays",

@@ -19,6 +19,7 @@ from blemish.v1.dataset_pb2 import (
     UploadImagesResponse,
 )
 from blemish.v1.dataset_pb2_grpc import DatasetServiceStub
+from blemish.v1.image_pb2 import RENDITION_MAP, RENDITION_ORIGINAL, RENDITION_THUMBNAIL, AnomalyMap
 from blemish.v1.inspection_pb2 import Inspection
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish.v1.job_pb2 import (
@@ -70,8 +71,10 @@ from blemish_client.transport.upload import (
 )
 from blemish_client.types.enums import JobState, Label
 from blemish_client.types.frame import FrameLike
+from blemish_client.types.stored_image import StoredImage, receive_image, receive_map
 
 _IMAGES_PER_PAGE = 1000
+_ITEMS_PER_PAGE = 1000
 _ENTRIES_PER_PAGE = 500
 
 
@@ -227,15 +230,67 @@ class Client(SharedClient[Connection]):
         request = search_request(query, model, limit, options)
         return SearchResults(self._connection.stream(self._search.Search, request))
 
-    def items(self, model: str, *, where: str = "") -> Iterator[Hit]:
-        """Yield the indexed images that match a filter condition, in no particular order."""
-        request = search_pb2.ListItemsRequest(model=model_name(model), where=where)
-        while True:
+    def items(self, model: str, *, where: str = "", order_by: str = "") -> Iterator[Hit]:
+        """Yield the indexed images that match a filter condition.
+
+        Args:
+            model: model or version whose index is read.
+            where: filter condition, whose times have a zone.
+            order_by: ``time``, ``time desc``, ``score`` or ``score desc``. Empty for no particular order.
+        """
+
+        def page(token: str) -> tuple[Iterable[Hit], str]:
+            request = search_pb2.ListItemsRequest(
+                model=model_name(model),
+                where=where,
+                order_by=order_by,
+                page_size=_ITEMS_PER_PAGE,
+                page_token=token,
+            )
             answer = self._connection.call(self._search.ListItems, request)
-            yield from answer.items
-            if not answer.next_page_token:
-                return
-            request.page_token = answer.next_page_token
+            return answer.items, answer.next_page_token
+
+        return pages(page)
+
+    def count_items(self, model: str, *, where: str = "") -> int:
+        """Return the number of indexed images that match a filter condition."""
+        request = search_pb2.ListItemsRequest(model=model_name(model), where=where, page_size=1)
+        return self._connection.call(self._search.ListItems, request).total_size
+
+    def item_image(
+        self,
+        item: str,
+        model: str,
+        *,
+        thumbnail: int = 0,
+        read_offset: int = 0,
+        read_limit: int = 0,
+    ) -> StoredImage:
+        """Return the image of an indexed item, as it was received or as a small JPEG.
+
+        Args:
+            item: name of the item, the first 4 or more digits of its id, or ``latest``.
+            model: model or version with the item in its index.
+            thumbnail: longer side of a JPEG in px, 16 to 2048; 0 for the original.
+            read_offset: first byte of the original.
+            read_limit: most bytes of the original; 0 for all.
+        """
+        request = search_pb2.GetItemImageRequest(
+            model=model_name(model),
+            item=item_name(item),
+            rendition=RENDITION_THUMBNAIL if thumbnail else RENDITION_ORIGINAL,
+            max_side=thumbnail,
+            read_offset=read_offset,
+            read_limit=read_limit,
+        )
+        return receive_image(self._connection.stream(self._search.GetItemImage, request))
+
+    def item_map(self, item: str, model: str) -> AnomalyMap:
+        """Return the anomaly map of an indexed item, computed with the version of the index."""
+        request = search_pb2.GetItemImageRequest(
+            model=model_name(model), item=item_name(item), rendition=RENDITION_MAP
+        )
+        return receive_map(self._connection.stream(self._search.GetItemImage, request))
 
     def label(
         self, item: str, model: str, label: Label | search_pb2.Label.ValueType, label_class: str = ""
@@ -364,6 +419,26 @@ class Client(SharedClient[Connection]):
             return answer.images, answer.next_page_token
 
         return pages(page)
+
+    def dataset_image(
+        self,
+        dataset: str,
+        path: str,
+        *,
+        thumbnail: int = 0,
+        read_offset: int = 0,
+        read_limit: int = 0,
+    ) -> StoredImage:
+        """Return an image or a mask of a dataset, by its path or original path. See ``item_image``."""
+        request = dataset_pb2.GetImageRequest(
+            dataset=dataset_name(dataset),
+            path=path,
+            rendition=RENDITION_THUMBNAIL if thumbnail else RENDITION_ORIGINAL,
+            max_side=thumbnail,
+            read_offset=read_offset,
+            read_limit=read_limit,
+        )
+        return receive_image(self._connection.stream(self._datasets.GetImage, request))
 
     def delete_images(self, dataset: str, paths: Iterable[str]) -> DeleteImagesResponse:
         """Delete images, their masks and their index entries."""

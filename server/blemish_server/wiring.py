@@ -282,7 +282,7 @@ def _add_servicers(
         server,
     )
     dataset_pb2_grpc.add_DatasetServiceServicer_to_server(
-        DatasetServicer(stores.datasets, removal, settings.import_roots, limits.max_bytes), server
+        DatasetServicer(stores.datasets, removal, settings.import_roots, limits), server
     )
     job_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(

@@ -22,14 +22,17 @@ from tests.support.fake_server import (
 from tests.support.regions import make_region_message
 
 import blemish_client
-from blemish.v1.image_pb2 import VERDICT_NORMAL, Image
+from blemish.v1.image_pb2 import RENDITION_ORIGINAL, RENDITION_THUMBNAIL, VERDICT_NORMAL, Image
+from blemish.v1.image_pb2 import ImageFile as StoredFile
 from blemish.v1.inspection_pb2 import PRIORITY_AUDIT
 from blemish.v1.job_pb2 import JOB_STATE_CANCELLING, JOB_STATE_FAILED, JOB_STATE_RUNNING, PatchCore
 from blemish.v1.model_pb2 import RegionSettings
+from blemish.v1.search_pb2 import GetItemImageResponse
 from blemish_client import BlemishError, Client, Priority, RetryPolicy, raw_image
-from blemish_client.errors import AlreadyExists, NotFound, Unavailable
+from blemish_client.errors import AlreadyExists, InternalError, NotFound, Unavailable
 from blemish_client.transport.requests import SearchQuery
 from blemish_client.transport.upload import CHUNK_BYTES, ImageFile, scan_folder
+from blemish_client.types.stored_image import receive_image
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
@@ -393,3 +396,57 @@ def test_unknown_option_is_a_type_error(client: Client, fake: FakeServer) -> Non
         with pytest.raises(TypeError, match="unexpected keyword argument 'anomaly_maps'; use one of "):
             call(anomaly_maps=True)
     assert not any(fake.requests.values())
+
+
+def test_image_of_an_item(client: Client, fake: FakeServer) -> None:
+    stored = client.item_image("abcd12", "m")
+    assert stored.content == picture(48, 1)
+    assert (stored.media_type, stored.extension, stored.width, stored.height) == (
+        "image/png",
+        ".png",
+        48,
+        48,
+    )
+    assert stored.sha256 == hashlib.sha256(stored.content).hexdigest()
+    part = client.item_image("latest", "m/3", read_offset=100, read_limit=50)
+    assert part.content == stored.content[100:150]
+    assert part.size_bytes == len(stored.content)
+    client.item_image("items/latest", "m", thumbnail=64)
+    first, second, third = fake.requests["GetItemImage"]
+    assert (first.item, first.model, first.rendition) == ("items/abcd12", "models/m", RENDITION_ORIGINAL)
+    assert (second.item, second.model) == ("items/latest", "models/m/versions/3")
+    assert (third.rendition, third.max_side) == (RENDITION_THUMBNAIL, 64)
+
+
+def test_map_of_an_item(client: Client) -> None:
+    found = client.item_map("abcd12", "m")
+    assert (found.width, found.height, len(found.values), found.threshold) == (4, 4, 64, 7.0)
+
+
+def test_image_of_a_dataset(client: Client, fake: FakeServer) -> None:
+    assert client.dataset_image("tile", "train/good/0.png").content == picture(48, 2)
+    (request,) = fake.requests["GetImage"]
+    assert (request.dataset, request.path) == ("datasets/tile", "train/good/0.png")
+
+
+def test_image_damaged_on_its_way_is_an_error() -> None:
+    answers = [
+        GetItemImageResponse(file=StoredFile(size_bytes=3, sha256=bytes(32))),
+        GetItemImageResponse(chunk=b"abc"),
+    ]
+    with pytest.raises(InternalError, match="damaged on its way"):
+        receive_image(iter(answers))
+    with pytest.raises(InternalError, match="no description"):
+        receive_image(iter(answers[1:]))
+
+
+def test_items_are_requested_in_order(client: Client, fake: FakeServer) -> None:
+    assert [hit.item for hit in client.items("m", where="score > 1", order_by="time desc")] == [
+        "items/1",
+        "items/2",
+        "items/3",
+    ]
+    assert [(each.where, each.order_by) for each in fake.requests["ListItems"]] == [
+        ("score > 1", "time desc")
+    ] * 2
+    assert client.count_items("m") == 3

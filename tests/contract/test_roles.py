@@ -12,8 +12,8 @@ from blemish_server.auth.authenticator import required_roles
 
 CAMERA = {"Score", "ScoreStream", "GetServerInfo"}
 SERVICE = {
-    *("Search", "ListItems", "LabelItem"),
-    *("GetDataset", "ListDatasets", "ListImages"),
+    *("Search", "ListItems", "LabelItem", "GetItemImage"),
+    *("GetDataset", "ListDatasets", "ListImages", "GetImage"),
     *("GetJob", "ListJobs", "WatchJob", "ListWorkers"),
     *("GetModel", "ListModels", "GetReport", "PreviewCalibration"),
 }

@@ -4,6 +4,7 @@
 import hashlib
 import io
 from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,14 @@ from blemish.v1 import (
 from blemish.v1.audit_pb2_grpc import AuditServiceServicer, add_AuditServiceServicer_to_server
 from blemish.v1.dataset_pb2 import ClassCount, Dataset
 from blemish.v1.dataset_pb2_grpc import DatasetServiceServicer, add_DatasetServiceServicer_to_server
-from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, AnomalyMap, DefectRegion
+from blemish.v1.image_pb2 import (
+    RENDITION_MAP,
+    VERDICT_ANOMALOUS,
+    VERDICT_NORMAL,
+    AnomalyMap,
+    DefectRegion,
+    ImageFile,
+)
 from blemish.v1.inspection_pb2 import STREAM_POLICY_LATEST
 from blemish.v1.inspection_pb2_grpc import (
     InspectionServiceServicer,
@@ -191,7 +199,26 @@ class FakeServer(
         self._enter("ListItems", request, context)
         first = int(request.page_token or 0)
         following = str(first + 2) if first + 2 < len(self.hits) else ""
-        return search_pb2.ListItemsResponse(items=self.hits[first : first + 2], next_page_token=following)
+        return search_pb2.ListItemsResponse(
+            items=self.hits[first : first + 2],
+            next_page_token=following,
+            total_size=0 if first else len(self.hits),
+        )
+
+    def GetItemImage(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("GetItemImage", request, context)
+        if request.rendition == RENDITION_MAP:
+            values = np.arange(16, dtype="<f4").tobytes()
+            description = ImageFile(size_bytes=len(values), width=48, height=48)
+            description.anomaly_map.CopyFrom(AnomalyMap(width=4, height=4, threshold=7.0))
+            yield search_pb2.GetItemImageResponse(file=description)
+            yield search_pb2.GetItemImageResponse(chunk=values)
+            return
+        yield from image_parts(picture(48, 1), request, search_pb2.GetItemImageResponse)
+
+    def GetImage(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("GetImage", request, context)
+        yield from image_parts(picture(48, 2), request, dataset_pb2.GetImageResponse)
 
     def LabelItem(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("LabelItem", request, context)
@@ -421,6 +448,18 @@ class FakeServer(
         start = int(request.page_token or 0)
         end = start + self.page_size
         return items[start:end], str(end) if end < len(items) else ""
+
+
+def image_parts(data: bytes, request: Any, kind: Any) -> Iterator[Any]:
+    """Yield the answers with an image, in chunks of 1000 bytes."""
+    digest = hashlib.sha256(data).digest()
+    yield kind(
+        file=ImageFile(media_type="image/png", size_bytes=len(data), sha256=digest, width=48, height=48)
+    )
+    end = request.read_offset + request.read_limit if request.read_limit else len(data)
+    content = data[request.read_offset : end]
+    for start in range(0, len(content), 1000):
+        yield kind(chunk=content[start : start + 1000])
 
 
 def make_inspection(

@@ -25,10 +25,11 @@ from blemish_core.datasets.records import (
     Outcome,
     Split,
     UnpairedFiles,
+    stored_depths,
     summary,
 )
 from blemish_core.imaging.decode import ImageLimits
-from blemish_core.imaging.white_level import validate_level
+from blemish_core.imaging.white_level import WhiteLevel, validate_level, white_level_of
 from blemish_core.platform.errors import AlreadyExists, Corrupt, InvalidImage, InvalidRequest, NotFound
 from blemish_core.platform.files import disk_full_errors, fsync, publish_directory, staged_directory
 from blemish_core.platform.names import ID, dataset_name, validate_id
@@ -198,6 +199,27 @@ class DatasetStore:
         if sha256 not in ("", entry.sha256):
             raise NotFound(f"{path} in {dataset_name(dataset_id)} was replaced; index the dataset again")
         return self._read(dataset_id, entry.path, entry.sha256)
+
+    def read_named(self, dataset_id: str, name: str) -> bytes:
+        """Return the encoded bytes of the image or mask with a path or, if there is none, an original path.
+
+        Raises:
+            InvalidRequest: if ``name`` is neither known nor in the layout.
+            NotFound: if the dataset or the image does not exist.
+            Corrupt: if the file is missing or was changed.
+        """
+        self._record(dataset_id)
+        entry, *_ = self._index(dataset_id).select([name])
+        return self._read(dataset_id, entry.path, entry.sha256)
+
+    def white_level(self, dataset_id: str) -> WhiteLevel:
+        """Return the white level by which the images of a dataset are decoded.
+
+        Raises:
+            NotFound: if the dataset does not exist.
+        """
+        record = self._record(dataset_id)
+        return white_level_of(stored_depths(self._index(dataset_id).entries()), record.white_level)
 
     def masks_of(self, image: DatasetImage) -> tuple[bytes, ...]:
         """Return the encoded ground-truth masks of a test image; a pixel of any of them is defective.

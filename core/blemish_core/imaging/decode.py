@@ -25,7 +25,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from blemish_core.imaging import jpeg2000, pnm
-from blemish_core.imaging.samples import Samples, grey_as_rgb, samples
+from blemish_core.imaging.samples import Samples, grey_as_rgb, samples, upright_size
 from blemish_core.imaging.white_level import FULL, Depth, WhiteLevel
 from blemish_core.platform.errors import BlemishError, InvalidImage
 
@@ -162,6 +162,21 @@ def verify_header(data: bytes, limits: ImageLimits = _DEFAULT) -> None:
             _pnm_header(data, limits)
         else:
             _opened(data, limits)
+
+
+def read_header(data: bytes, limits: ImageLimits = _DEFAULT) -> ImageHeader:
+    """Return the format and the upright size of an image, without decoding any pixel.
+
+    Raises:
+        InvalidImage: if the bytes are not an image, are truncated, or exceed the limits.
+    """
+    with _as_invalid_image():
+        _check_bytes(data, limits)
+        if _is_pnm(data):
+            header = _pnm_header(data, limits)
+            return ImageHeader("PPM", header.width, header.height)
+        image = _opened(data, limits)
+        return ImageHeader(image.format or "", *upright_size(image))
 
 
 def read_mask(data: bytes, limits: ImageLimits = _DEFAULT) -> NDArray[np.bool_]:

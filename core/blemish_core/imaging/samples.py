@@ -393,13 +393,23 @@ def _keyed(values: NDArray[Any], key: Any, bits: int, mode: str) -> NDArray[Any]
     return values
 
 
-def _upright(values: NDArray[Any], image: ImageFile.ImageFile) -> NDArray[Any]:
+def upright_size(image: ImageFile.ImageFile) -> tuple[int, int]:
+    """Return the width and height in px of an opened image after its EXIF orientation is applied."""
+    width, height = image.size
+    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+def _orientation(image: ImageFile.ImageFile) -> int:
     if isinstance(image, TiffImageFile):
-        return values  # Pillow has applied it
+        return 1  # Pillow has applied it
     try:
-        orientation = image.getexif().get(ExifTag.Orientation, 1)
+        return int(image.getexif().get(ExifTag.Orientation, 1))
     except Exception:  # an unreadable EXIF block gives no orientation
-        return values
+        return 1
+
+
+def _upright(values: NDArray[Any], image: ImageFile.ImageFile) -> NDArray[Any]:
+    orientation = _orientation(image)
     if orientation in (5, 6, 7, 8):
         values = values.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

@@ -11,6 +11,8 @@ ID = r"[a-z0-9][a-z0-9_-]{0,62}"
 ID_RULE = "use 1 to 63 of a-z, 0-9, '-' and '_', starting with a letter or digit"
 
 PRODUCTION = "production"
+LATEST = "latest"
+_MIN_PREFIX, _UUID_DIGITS = 4, 32
 
 MAX_VERSION = 999_999_999
 """Largest number of a version, as names have at most nine digits."""
@@ -86,7 +88,7 @@ def job_id(name: str, field: str = "name") -> str:
     return _id_below("jobs", name, field)
 
 
-def item_name(item: UUID) -> str:
+def item_name(item: UUID | str) -> str:
     return f"items/{item}"
 
 
@@ -103,6 +105,16 @@ def item_id(name: str, field: str = "item") -> UUID:
     except ValueError:
         pass
     raise InvalidRequest(f"{name!r} is not an item; write items/UUID, as in search results", field=field)
+
+
+def item_prefix(name: str) -> str | None:
+    """Return the digits of ``items/PREFIX``, the first of a UUID in lower case, and None for another form.
+
+    A prefix has 4 to 31 hexadecimal digits, with the dashes of a UUID or without.
+    """
+    match = re.fullmatch(r"items/([0-9a-f-]+)", name.lower())
+    digits = match[1].replace("-", "") if match else ""
+    return digits if _MIN_PREFIX <= len(digits) < _UUID_DIGITS else None
 
 
 def _id_below(kind: str, name: str, field: str) -> str:

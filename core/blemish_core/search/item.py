@@ -39,7 +39,8 @@ PAYLOAD_SCHEMA = {
 
 DATASET, CAMERA = "dataset", "camera"
 """Sources of an item, as filters name them."""
-_UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
+UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
+"""Time of an item without one, which an older version indexed."""
 
 
 class Label(StrEnum):
@@ -106,7 +107,7 @@ class Item:
         known: dict[str, Any] = {name: value for name, value in payload.items() if name in _PAYLOAD_FIELDS}
         known["label"] = Label(known.get("label", ""))
         known["regions"] = regions_from_text(known.get("regions", ""))
-        known["time"] = datetime.fromisoformat(known["time"]) if "time" in known else _UNKNOWN_TIME
+        known["time"] = datetime.fromisoformat(known["time"]) if "time" in known else UNKNOWN_TIME
         return cls(id=UUID(str(id)), **known)
 
 

@@ -11,17 +11,28 @@ index.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal
 from uuid import UUID
 
 import numpy as np
 from qdrant_client import QdrantClient
 from qdrant_client import models as qm
 
-from blemish_core.platform.errors import NotFound
-from blemish_core.platform.names import ModelRef
-from blemish_core.search.conditions import ANY_ITEM, And, Condition, Not, equals, one_of
+from blemish_core.platform.errors import InvalidRequest, NotFound
+from blemish_core.platform.names import LATEST, ModelRef, item_id, item_prefix
+from blemish_core.search.conditions import (
+    ANY_ITEM,
+    And,
+    Comparison,
+    Condition,
+    Not,
+    Operator,
+    all_of,
+    equals,
+    one_of,
+)
 from blemish_core.search.item import (
     CAMERA,
     DATASET,
@@ -29,10 +40,11 @@ from blemish_core.search.item import (
     JOB_KEY,
     ORIGIN_KEYS,
     PAYLOAD_SCHEMA,
+    UNKNOWN_TIME,
     Item,
     Label,
-    item_id,
 )
+from blemish_core.search.item import item_id as indexed_id
 from blemish_core.search.qdrant_channel import open_client
 from blemish_core.search.qdrant_errors import (
     missing_as_not_found,
@@ -54,6 +66,7 @@ UNLABELLED_FRAMES: Condition = And(
     (equals("source", CAMERA), Not(one_of("label", (label for label in Label if label))))
 )
 """Condition of the camera frames that retention may remove."""
+_LAST_ID = (1 << 128) - 1
 _MAX_LISTED = 20  # values listed in an error
 _MAX_EXAMPLES = 32  # labelled examples of one search
 _STRICT = qm.StrictModeConfig(
@@ -66,6 +79,61 @@ _STRICT = qm.StrictModeConfig(
 _QUANTIZED = qm.ScalarQuantization(
     scalar=qm.ScalarQuantizationConfig(type=qm.ScalarType.INT8, always_ram=True)
 )
+
+
+@dataclass(frozen=True)
+class ItemOrder:
+    """An order of items by a field that has an index.
+
+    Scores are compared in single precision, as in the contract. The last bits of a stored double may differ
+    from those in the index.
+    """
+
+    key: Literal["time", "score"]
+    descending: bool = False
+
+    def value_of(self, item: Item) -> float | datetime | None:
+        """Return the value of an item, None if none is stored."""
+        if self.key == "score":
+            return float(np.float32(item.score))
+        return item.time if item.time != UNKNOWN_TIME else None
+
+    def equal(self, value: float | datetime | None) -> Condition:
+        """Return the condition that an item has a value."""
+        if not isinstance(value, float):
+            return equals(self.key, value)
+        low, high = _single_bounds(value)
+        return And((Comparison(self.key, ">=", low), Comparison(self.key, "<", high)))
+
+    def beyond(self, value: float | datetime) -> Condition:
+        """Return the condition that an item has a later value."""
+        operator: Operator = "<" if self.descending else ">"
+        if not isinstance(value, float):
+            return Comparison(self.key, operator, value)
+        low, high = _single_bounds(value)
+        return Comparison(self.key, "<", low) if self.descending else Comparison(self.key, ">=", high)
+
+    def to_qdrant(self) -> qm.OrderBy:
+        direction = qm.Direction.DESC if self.descending else qm.Direction.ASC
+        return qm.OrderBy(key=self.key, direction=direction)
+
+
+def _single_bounds(value: float) -> tuple[float, float]:
+    """Return the half-open interval of the doubles that are nearest to a single-precision value."""
+    single = np.float32(value)
+    below, above = np.nextafter(single, np.float32(-np.inf)), np.nextafter(single, np.float32(np.inf))
+    return (float(single) + float(below)) / 2, (float(single) + float(above)) / 2
+
+
+@dataclass(frozen=True)
+class OrderedAfter:
+    """The last item of a page of an ordered listing."""
+
+    value: float | datetime | None
+    item: UUID
+
+
+NEWEST_FIRST = ItemOrder("time", descending=True)
 
 
 class SearchIndex:
@@ -223,7 +291,7 @@ class SearchIndex:
         before = self.serving_version(version.model) if new else None
         if before is None or before == version:
             return {}
-        ids = {str(item_id(before, item.sha256)): str(item.id) for item in new}
+        ids = {str(indexed_id(before, item.sha256)): str(item.id) for item in new}
         existing = self._client.retrieve(_collection(before), list(ids), with_payload=list(INHERITED_KEYS))
         return {ids[str(point.id)]: point.payload or {} for point in existing}
 
@@ -270,7 +338,7 @@ class SearchIndex:
 
         An item that represents the same content under another path or dataset stays.
         """
-        ids = [str(item_id(version, sha256)) for sha256 in images.values()]
+        ids = [str(indexed_id(version, sha256)) for sha256 in images.values()]
         with translated_errors():
             existing = self._client.retrieve(_collection(version), ids, with_payload=["dataset", "path"])
         payloads = {UUID(str(point.id)): point.payload or {} for point in existing}
@@ -347,6 +415,106 @@ class SearchIndex:
             )
         found = [Item.from_payload(point.id, point.payload or {}) for point in page]
         return found, UUID(str(following)) if following is not None else None
+
+    def ordered_items(
+        self, version: ModelRef, where: Condition, order: ItemOrder, size: int, after: OrderedAfter | None
+    ) -> tuple[list[Item], OrderedAfter | None]:
+        """Return a page of items that fit, by a field, and the place after which the next page begins.
+
+        Items of equal value follow by id, and those without a value come last. Pages skip and repeat none.
+
+        Args:
+            version: version of the index.
+            where: condition of the items.
+            order: field and direction.
+            size: number of items.
+            after: place after which the page begins, None for the first page.
+
+        Raises:
+            NotFound: if the version has no index.
+        """
+        wanted = size + 1  # one more shows that there is a next page
+        has_value = after is None or after.value is not None
+        found: list[Item] = []
+        if after is not None:
+            found += self._by_id(version, where, order, after.value, wanted, after.item)
+        if has_value and len(found) < wanted:
+            beyond = where
+            if after is not None and after.value is not None:
+                beyond = all_of([where, order.beyond(after.value)])
+            found += self._by_value(version, beyond, order, wanted - len(found))
+        if has_value and len(found) < wanted:
+            found += self._by_id(version, where, order, None, wanted - len(found))
+        if len(found) < wanted:
+            return found, None
+        last = found[size - 1]
+        return found[:size], OrderedAfter(order.value_of(last), last.id)
+
+    def _by_value(self, version: ModelRef, where: Condition, order: ItemOrder, size: int) -> list[Item]:
+        """Return the first items by a value, equal ones by id."""
+        page = self._scroll(version, where, size, order_by=order.to_qdrant())
+        found = [Item.from_payload(point.id, point.payload or {}) for point in page]
+        found.sort(key=lambda item: item.id)
+        found.sort(key=lambda item: order.value_of(item) or 0, reverse=order.descending)
+        if len(found) == size:
+            # The last value may have more items, and Qdrant returned any of them.
+            value = order.value_of(found[-1])
+            found = [item for item in found if order.value_of(item) != value]
+            found += self._by_id(version, where, order, value, size - len(found))
+        return found
+
+    def _by_id(
+        self,
+        version: ModelRef,
+        where: Condition,
+        order: ItemOrder,
+        value: float | datetime | None,
+        size: int,
+        after: UUID | None = None,
+    ) -> list[Item]:
+        """Return the first items after an id that have a value, or none if it is None."""
+        start = str(UUID(int=min(after.int + 1, _LAST_ID))) if after is not None else None
+        page = self._scroll(version, all_of([where, order.equal(value)]), size, offset=start)
+        return [Item.from_payload(point.id, point.payload or {}) for point in page]
+
+    def _scroll(self, version: ModelRef, where: Condition, size: int, **options: Any) -> list[qm.Record]:
+        with translated_errors(), missing_as_not_found(version):
+            page, _ = self._client.scroll(
+                published_alias(version),
+                scroll_filter=compile_filter(where),
+                limit=size,
+                with_payload=True,
+                **options,
+            )
+        return page
+
+    def resolve_item(self, version: ModelRef, name: str, field: str = "item") -> UUID:
+        """Return the id of ``items/UUID``, of ``items/PREFIX`` that fits one item, or of ``items/latest``.
+
+        Raises:
+            InvalidRequest: if the name has another form, or its prefix fits several items.
+            NotFound: if no item fits, or the version has no index.
+        """
+        if name == f"items/{LATEST}":
+            newest, _ = self.ordered_items(version, ANY_ITEM, NEWEST_FIRST, 1, None)
+            if not newest:
+                raise NotFound(f"the index of {version} has no items; keep frames with --keep")
+            return newest[0].id
+        prefix = item_prefix(name)
+        if prefix is None:
+            return item_id(name, field)
+        # Points are listed by id, so those with the prefix begin at its lowest id.
+        lowest = UUID(prefix.ljust(32, "0"))
+        with translated_errors(), missing_as_not_found(version):
+            page, _ = self._client.scroll(
+                published_alias(version), limit=2, offset=str(lowest), with_payload=False
+            )
+        fitting = [id for point in page if (id := UUID(str(point.id))).hex.startswith(prefix)]
+        if len(fitting) > 1:
+            raise InvalidRequest(f"{name} fits several items; write more of its digits", field=field)
+        if not fitting:
+            raise NotFound(f"the index of {version} has no item {name}; list them with `blemish items`")
+        return fitting[0]
 
     def oldest(self, version: ModelRef, where: Condition, size: int) -> list[Item]:
         """Return at most ``size`` items that fit, oldest first."""

@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from blemish.v1 import access_pb2 as blemish_dot_v1_dot_access__pb2
+from blemish.v1 import image_pb2 as blemish_dot_v1_dot_image__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62lemish/v1/dataset.proto\x12\nblemish.v1\x1a\x17\x62lemish/v1/access.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x02\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0ctrain_images\x18\x04 \x01(\x05\x12+\n\x0btest_images\x18\x05 \x03(\x0b\x32\x16.blemish.v1.ClassCount\x12\r\n\x05masks\x18\x06 \x01(\x05\x12\x12\n\nsize_bytes\x18\x07 \x01(\x03\x12\x10\n\x08snapshot\x18\x08 \x01(\t\x12\x13\n\x0bwhite_level\x18\x0f \x01(\x05\x12\x19\n\x11white_level_given\x18\x10 \x01(\x08\x12\x10\n\x08warnings\x18\x11 \x03(\t\"0\n\nClassCount\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x05\"Q\n\x14\x43reateDatasetRequest\x12\x12\n\ndataset_id\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\x12\x13\n\x0bwhite_level\x18\x0f \x01(\x05\"=\n\x15\x43reateDatasetResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\"\x93\x01\n\x13UploadImagesRequest\x12\x11\n\x07\x64\x61taset\x18\x01 \x01(\tH\x00\x12(\n\x05image\x18\x02 \x01(\x0b\x32\x17.blemish.v1.ImageHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x12\x15\n\rskip_rejected\x18\x04 \x01(\x08\x12\x0f\n\x07replace\x18\x05 \x01(\x08\x42\x06\n\x04part\"V\n\x0bImageHeader\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\x15\n\roriginal_path\x18\x04 \x01(\t\"\xf7\x01\n\x14UploadImagesResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\x12\x0e\n\x06stored\x18\x02 \x01(\x05\x12\x11\n\tunchanged\x18\x03 \x01(\x05\x12\x10\n\x08replaced\x18\x04 \x01(\x05\x12\x15\n\rskipped_count\x18\x05 \x01(\x05\x12(\n\x07skipped\x18\x06 \x03(\x0b\x32\x17.blemish.v1.SkippedFile\x12\x16\n\x0e\x65xpected_count\x18\x07 \x01(\x05\x12+\n\x08unpaired\x18\x08 \x01(\x0b\x32\x19.blemish.v1.UnpairedFiles\"Y\n\rUnpairedFiles\x12\x13\n\x0bmasks_count\x18\x01 \x01(\x05\x12\r\n\x05masks\x18\x02 \x03(\t\x12\x14\n\x0cimages_count\x18\x03 \x01(\x05\x12\x0e\n\x06images\x18\x04 \x03(\t\"\xc2\x01\n\x14ImportDatasetRequest\x12\x12\n\ndataset_id\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0f\n\x07replace\x18\x04 \x01(\x08\x12\x0c\n\x04good\x18\x05 \x03(\t\x12\x16\n\x0eonly_defective\x18\x06 \x01(\x08\x12\x0e\n\x06layout\x18\x07 \x01(\t\x12\x0b\n\x03\x62\x61\x64\x18\x08 \x03(\t\x12\r\n\x05masks\x18\t \x03(\t\x12\x13\n\x0bwhite_level\x18\x0f \x01(\x05\"\x88\x02\n\x15ImportDatasetResponse\x12\x0e\n\x06layout\x18\t \x01(\t\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\x12\x0e\n\x06stored\x18\x02 \x01(\x05\x12\x11\n\tunchanged\x18\x03 \x01(\x05\x12\x15\n\rskipped_count\x18\x04 \x01(\x05\x12(\n\x07skipped\x18\x05 \x03(\x0b\x32\x17.blemish.v1.SkippedFile\x12\x10\n\x08replaced\x18\x06 \x01(\x05\x12\x16\n\x0e\x65xpected_count\x18\x07 \x01(\x05\x12+\n\x08unpaired\x18\x08 \x01(\x0b\x32\x19.blemish.v1.UnpairedFiles\"=\n\x0bSkippedFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08\x65xpected\x18\x03 \x01(\x08\"9\n\x14UpdateDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bwhite_level\x18\x02 \x01(\x05\"=\n\x15UpdateDatasetResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\"!\n\x11GetDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x12GetDatasetResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\"<\n\x13ListDatasetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x14ListDatasetsResponse\x12%\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x13.blemish.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"`\n\x11ListImagesRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x13\n\x0bpath_prefix\x18\x04 \x01(\t\"W\n\x12ListImagesResponse\x12(\n\x06images\x18\x01 \x03(\x0b\x32\x18.blemish.v1.DatasetImage\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x0c\x44\x61tasetImage\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\r\n\x05width\x18\x04 \x01(\x05\x12\x0e\n\x06height\x18\x05 \x01(\x05\x12\x15\n\roriginal_path\x18\x06 \x01(\t\"5\n\x13\x44\x65leteImagesRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\r\n\x05paths\x18\x02 \x03(\t\"M\n\x14\x44\x65leteImagesResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\x12\x0f\n\x07removed\x18\x02 \x01(\x05\"$\n\x14\x44\x65leteDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteDatasetResponse2\xb3\x06\n\x0e\x44\x61tasetService\x12Z\n\rCreateDataset\x12 .blemish.v1.CreateDatasetRequest\x1a!.blemish.v1.CreateDatasetResponse\"\x04\xa8\xe3\x18\x03\x12Y\n\x0cUploadImages\x12\x1f.blemish.v1.UploadImagesRequest\x1a .blemish.v1.UploadImagesResponse\"\x04\xa8\xe3\x18\x03(\x01\x12Z\n\rImportDataset\x12 .blemish.v1.ImportDatasetRequest\x1a!.blemish.v1.ImportDatasetResponse\"\x04\xa8\xe3\x18\x03\x12Z\n\rUpdateDataset\x12 .blemish.v1.UpdateDatasetRequest\x1a!.blemish.v1.UpdateDatasetResponse\"\x04\xa8\xe3\x18\x03\x12Q\n\nGetDataset\x12\x1d.blemish.v1.GetDatasetRequest\x1a\x1e.blemish.v1.GetDatasetResponse\"\x04\xa8\xe3\x18\x02\x12W\n\x0cListDatasets\x12\x1f.blemish.v1.ListDatasetsRequest\x1a .blemish.v1.ListDatasetsResponse\"\x04\xa8\xe3\x18\x02\x12Q\n\nListImages\x12\x1d.blemish.v1.ListImagesRequest\x1a\x1e.blemish.v1.ListImagesResponse\"\x04\xa8\xe3\x18\x02\x12W\n\x0c\x44\x65leteImages\x12\x1f.blemish.v1.DeleteImagesRequest\x1a .blemish.v1.DeleteImagesResponse\"\x04\xa8\xe3\x18\x03\x12Z\n\rDeleteDataset\x12 .blemish.v1.DeleteDatasetRequest\x1a!.blemish.v1.DeleteDatasetResponse\"\x04\xa8\xe3\x18\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x62lemish/v1/dataset.proto\x12\nblemish.v1\x1a\x17\x62lemish/v1/access.proto\x1a\x16\x62lemish/v1/image.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x02\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0ctrain_images\x18\x04 \x01(\x05\x12+\n\x0btest_images\x18\x05 \x03(\x0b\x32\x16.blemish.v1.ClassCount\x12\r\n\x05masks\x18\x06 \x01(\x05\x12\x12\n\nsize_bytes\x18\x07 \x01(\x03\x12\x10\n\x08snapshot\x18\x08 \x01(\t\x12\x13\n\x0bwhite_level\x18\x0f \x01(\x05\x12\x19\n\x11white_level_given\x18\x10 \x01(\x08\x12\x10\n\x08warnings\x18\x11 \x03(\t\"0\n\nClassCount\x12\x12\n\nclass_name\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x05\"Q\n\x14\x43reateDatasetRequest\x12\x12\n\ndataset_id\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\x12\x13\n\x0bwhite_level\x18\x0f \x01(\x05\"=\n\x15\x43reateDatasetResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\"\x93\x01\n\x13UploadImagesRequest\x12\x11\n\x07\x64\x61taset\x18\x01 \x01(\tH\x00\x12(\n\x05image\x18\x02 \x01(\x0b\x32\x17.blemish.v1.ImageHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x12\x15\n\rskip_rejected\x18\x04 \x01(\x08\x12\x0f\n\x07replace\x18\x05 \x01(\x08\x42\x06\n\x04part\"V\n\x0bImageHeader\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\x15\n\roriginal_path\x18\x04 \x01(\t\"\xf7\x01\n\x14UploadImagesResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\x12\x0e\n\x06stored\x18\x02 \x01(\x05\x12\x11\n\tunchanged\x18\x03 \x01(\x05\x12\x10\n\x08replaced\x18\x04 \x01(\x05\x12\x15\n\rskipped_count\x18\x05 \x01(\x05\x12(\n\x07skipped\x18\x06 \x03(\x0b\x32\x17.blemish.v1.SkippedFile\x12\x16\n\x0e\x65xpected_count\x18\x07 \x01(\x05\x12+\n\x08unpaired\x18\x08 \x01(\x0b\x32\x19.blemish.v1.UnpairedFiles\"Y\n\rUnpairedFiles\x12\x13\n\x0bmasks_count\x18\x01 \x01(\x05\x12\r\n\x05masks\x18\x02 \x03(\t\x12\x14\n\x0cimages_count\x18\x03 \x01(\x05\x12\x0e\n\x06images\x18\x04 \x03(\t\"\xc2\x01\n\x14ImportDatasetRequest\x12\x12\n\ndataset_id\x18\x01 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0f\n\x07replace\x18\x04 \x01(\x08\x12\x0c\n\x04good\x18\x05 \x03(\t\x12\x16\n\x0eonly_defective\x18\x06 \x01(\x08\x12\x0e\n\x06layout\x18\x07 \x01(\t\x12\x0b\n\x03\x62\x61\x64\x18\x08 \x03(\t\x12\r\n\x05masks\x18\t \x03(\t\x12\x13\n\x0bwhite_level\x18\x0f \x01(\x05\"\x88\x02\n\x15ImportDatasetResponse\x12\x0e\n\x06layout\x18\t \x01(\t\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\x12\x0e\n\x06stored\x18\x02 \x01(\x05\x12\x11\n\tunchanged\x18\x03 \x01(\x05\x12\x15\n\rskipped_count\x18\x04 \x01(\x05\x12(\n\x07skipped\x18\x05 \x03(\x0b\x32\x17.blemish.v1.SkippedFile\x12\x10\n\x08replaced\x18\x06 \x01(\x05\x12\x16\n\x0e\x65xpected_count\x18\x07 \x01(\x05\x12+\n\x08unpaired\x18\x08 \x01(\x0b\x32\x19.blemish.v1.UnpairedFiles\"=\n\x0bSkippedFile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08\x65xpected\x18\x03 \x01(\x08\"9\n\x14UpdateDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bwhite_level\x18\x02 \x01(\x05\"=\n\x15UpdateDatasetResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\"!\n\x11GetDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x12GetDatasetResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\"<\n\x13ListDatasetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x14ListDatasetsResponse\x12%\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x13.blemish.v1.Dataset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"`\n\x11ListImagesRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x13\n\x0bpath_prefix\x18\x04 \x01(\t\"W\n\x12ListImagesResponse\x12(\n\x06images\x18\x01 \x03(\x0b\x32\x18.blemish.v1.DatasetImage\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x0c\x44\x61tasetImage\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\r\n\x05width\x18\x04 \x01(\x05\x12\x0e\n\x06height\x18\x05 \x01(\x05\x12\x15\n\roriginal_path\x18\x06 \x01(\t\"\x95\x01\n\x0fGetImageRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12(\n\trendition\x18\x03 \x01(\x0e\x32\x15.blemish.v1.Rendition\x12\x10\n\x08max_side\x18\x04 \x01(\x05\x12\x13\n\x0bread_offset\x18\x05 \x01(\x03\x12\x12\n\nread_limit\x18\x06 \x01(\x03\"R\n\x10GetImageResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x15.blemish.v1.ImageFileH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"5\n\x13\x44\x65leteImagesRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\r\n\x05paths\x18\x02 \x03(\t\"M\n\x14\x44\x65leteImagesResponse\x12$\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x13.blemish.v1.Dataset\x12\x0f\n\x07removed\x18\x02 \x01(\x05\"$\n\x14\x44\x65leteDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteDatasetResponse2\x82\x07\n\x0e\x44\x61tasetService\x12Z\n\rCreateDataset\x12 .blemish.v1.CreateDatasetRequest\x1a!.blemish.v1.CreateDatasetResponse\"\x04\xa8\xe3\x18\x03\x12Y\n\x0cUploadImages\x12\x1f.blemish.v1.UploadImagesRequest\x1a .blemish.v1.UploadImagesResponse\"\x04\xa8\xe3\x18\x03(\x01\x12Z\n\rImportDataset\x12 .blemish.v1.ImportDatasetRequest\x1a!.blemish.v1.ImportDatasetResponse\"\x04\xa8\xe3\x18\x03\x12Z\n\rUpdateDataset\x12 .blemish.v1.UpdateDatasetRequest\x1a!.blemish.v1.UpdateDatasetResponse\"\x04\xa8\xe3\x18\x03\x12Q\n\nGetDataset\x12\x1d.blemish.v1.GetDatasetRequest\x1a\x1e.blemish.v1.GetDatasetResponse\"\x04\xa8\xe3\x18\x02\x12W\n\x0cListDatasets\x12\x1f.blemish.v1.ListDatasetsRequest\x1a .blemish.v1.ListDatasetsResponse\"\x04\xa8\xe3\x18\x02\x12Q\n\nListImages\x12\x1d.blemish.v1.ListImagesRequest\x1a\x1e.blemish.v1.ListImagesResponse\"\x04\xa8\xe3\x18\x02\x12M\n\x08GetImage\x12\x1b.blemish.v1.GetImageRequest\x1a\x1c.blemish.v1.GetImageResponse\"\x04\xa8\xe3\x18\x02\x30\x01\x12W\n\x0c\x44\x65leteImages\x12\x1f.blemish.v1.DeleteImagesRequest\x1a .blemish.v1.DeleteImagesResponse\"\x04\xa8\xe3\x18\x03\x12Z\n\rDeleteDataset\x12 .blemish.v1.DeleteDatasetRequest\x1a!.blemish.v1.DeleteDatasetResponse\"\x04\xa8\xe3\x18\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,58 +48,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASETSERVICE'].methods_by_name['ListDatasets']._serialized_options = b'\250\343\030\002'
   _globals['_DATASETSERVICE'].methods_by_name['ListImages']._loaded_options = None
   _globals['_DATASETSERVICE'].methods_by_name['ListImages']._serialized_options = b'\250\343\030\002'
+  _globals['_DATASETSERVICE'].methods_by_name['GetImage']._loaded_options = None
+  _globals['_DATASETSERVICE'].methods_by_name['GetImage']._serialized_options = b'\250\343\030\002'
   _globals['_DATASETSERVICE'].methods_by_name['DeleteImages']._loaded_options = None
   _globals['_DATASETSERVICE'].methods_by_name['DeleteImages']._serialized_options = b'\250\343\030\003'
   _globals['_DATASETSERVICE'].methods_by_name['DeleteDataset']._loaded_options = None
   _globals['_DATASETSERVICE'].methods_by_name['DeleteDataset']._serialized_options = b'\250\343\030\003'
-  _globals['_DATASET']._serialized_start=99
-  _globals['_DATASET']._serialized_end=375
-  _globals['_CLASSCOUNT']._serialized_start=377
-  _globals['_CLASSCOUNT']._serialized_end=425
-  _globals['_CREATEDATASETREQUEST']._serialized_start=427
-  _globals['_CREATEDATASETREQUEST']._serialized_end=508
-  _globals['_CREATEDATASETRESPONSE']._serialized_start=510
-  _globals['_CREATEDATASETRESPONSE']._serialized_end=571
-  _globals['_UPLOADIMAGESREQUEST']._serialized_start=574
-  _globals['_UPLOADIMAGESREQUEST']._serialized_end=721
-  _globals['_IMAGEHEADER']._serialized_start=723
-  _globals['_IMAGEHEADER']._serialized_end=809
-  _globals['_UPLOADIMAGESRESPONSE']._serialized_start=812
-  _globals['_UPLOADIMAGESRESPONSE']._serialized_end=1059
-  _globals['_UNPAIREDFILES']._serialized_start=1061
-  _globals['_UNPAIREDFILES']._serialized_end=1150
-  _globals['_IMPORTDATASETREQUEST']._serialized_start=1153
-  _globals['_IMPORTDATASETREQUEST']._serialized_end=1347
-  _globals['_IMPORTDATASETRESPONSE']._serialized_start=1350
-  _globals['_IMPORTDATASETRESPONSE']._serialized_end=1614
-  _globals['_SKIPPEDFILE']._serialized_start=1616
-  _globals['_SKIPPEDFILE']._serialized_end=1677
-  _globals['_UPDATEDATASETREQUEST']._serialized_start=1679
-  _globals['_UPDATEDATASETREQUEST']._serialized_end=1736
-  _globals['_UPDATEDATASETRESPONSE']._serialized_start=1738
-  _globals['_UPDATEDATASETRESPONSE']._serialized_end=1799
-  _globals['_GETDATASETREQUEST']._serialized_start=1801
-  _globals['_GETDATASETREQUEST']._serialized_end=1834
-  _globals['_GETDATASETRESPONSE']._serialized_start=1836
-  _globals['_GETDATASETRESPONSE']._serialized_end=1894
-  _globals['_LISTDATASETSREQUEST']._serialized_start=1896
-  _globals['_LISTDATASETSREQUEST']._serialized_end=1956
-  _globals['_LISTDATASETSRESPONSE']._serialized_start=1958
-  _globals['_LISTDATASETSRESPONSE']._serialized_end=2044
-  _globals['_LISTIMAGESREQUEST']._serialized_start=2046
-  _globals['_LISTIMAGESREQUEST']._serialized_end=2142
-  _globals['_LISTIMAGESRESPONSE']._serialized_start=2144
-  _globals['_LISTIMAGESRESPONSE']._serialized_end=2231
-  _globals['_DATASETIMAGE']._serialized_start=2233
-  _globals['_DATASETIMAGE']._serialized_end=2351
-  _globals['_DELETEIMAGESREQUEST']._serialized_start=2353
-  _globals['_DELETEIMAGESREQUEST']._serialized_end=2406
-  _globals['_DELETEIMAGESRESPONSE']._serialized_start=2408
-  _globals['_DELETEIMAGESRESPONSE']._serialized_end=2485
-  _globals['_DELETEDATASETREQUEST']._serialized_start=2487
-  _globals['_DELETEDATASETREQUEST']._serialized_end=2523
-  _globals['_DELETEDATASETRESPONSE']._serialized_start=2525
-  _globals['_DELETEDATASETRESPONSE']._serialized_end=2548
-  _globals['_DATASETSERVICE']._serialized_start=2551
-  _globals['_DATASETSERVICE']._serialized_end=3370
+  _globals['_DATASET']._serialized_start=123
+  _globals['_DATASET']._serialized_end=399
+  _globals['_CLASSCOUNT']._serialized_start=401
+  _globals['_CLASSCOUNT']._serialized_end=449
+  _globals['_CREATEDATASETREQUEST']._serialized_start=451
+  _globals['_CREATEDATASETREQUEST']._serialized_end=532
+  _globals['_CREATEDATASETRESPONSE']._serialized_start=534
+  _globals['_CREATEDATASETRESPONSE']._serialized_end=595
+  _globals['_UPLOADIMAGESREQUEST']._serialized_start=598
+  _globals['_UPLOADIMAGESREQUEST']._serialized_end=745
+  _globals['_IMAGEHEADER']._serialized_start=747
+  _globals['_IMAGEHEADER']._serialized_end=833
+  _globals['_UPLOADIMAGESRESPONSE']._serialized_start=836
+  _globals['_UPLOADIMAGESRESPONSE']._serialized_end=1083
+  _globals['_UNPAIREDFILES']._serialized_start=1085
+  _globals['_UNPAIREDFILES']._serialized_end=1174
+  _globals['_IMPORTDATASETREQUEST']._serialized_start=1177
+  _globals['_IMPORTDATASETREQUEST']._serialized_end=1371
+  _globals['_IMPORTDATASETRESPONSE']._serialized_start=1374
+  _globals['_IMPORTDATASETRESPONSE']._serialized_end=1638
+  _globals['_SKIPPEDFILE']._serialized_start=1640
+  _globals['_SKIPPEDFILE']._serialized_end=1701
+  _globals['_UPDATEDATASETREQUEST']._serialized_start=1703
+  _globals['_UPDATEDATASETREQUEST']._serialized_end=1760
+  _globals['_UPDATEDATASETRESPONSE']._serialized_start=1762
+  _globals['_UPDATEDATASETRESPONSE']._serialized_end=1823
+  _globals['_GETDATASETREQUEST']._serialized_start=1825
+  _globals['_GETDATASETREQUEST']._serialized_end=1858
+  _globals['_GETDATASETRESPONSE']._serialized_start=1860
+  _globals['_GETDATASETRESPONSE']._serialized_end=1918
+  _globals['_LISTDATASETSREQUEST']._serialized_start=1920
+  _globals['_LISTDATASETSREQUEST']._serialized_end=1980
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=1982
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=2068
+  _globals['_LISTIMAGESREQUEST']._serialized_start=2070
+  _globals['_LISTIMAGESREQUEST']._serialized_end=2166
+  _globals['_LISTIMAGESRESPONSE']._serialized_start=2168
+  _globals['_LISTIMAGESRESPONSE']._serialized_end=2255
+  _globals['_DATASETIMAGE']._serialized_start=2257
+  _globals['_DATASETIMAGE']._serialized_end=2375
+  _globals['_GETIMAGEREQUEST']._serialized_start=2378
+  _globals['_GETIMAGEREQUEST']._serialized_end=2527
+  _globals['_GETIMAGERESPONSE']._serialized_start=2529
+  _globals['_GETIMAGERESPONSE']._serialized_end=2611
+  _globals['_DELETEIMAGESREQUEST']._serialized_start=2613
+  _globals['_DELETEIMAGESREQUEST']._serialized_end=2666
+  _globals['_DELETEIMAGESRESPONSE']._serialized_start=2668
+  _globals['_DELETEIMAGESRESPONSE']._serialized_end=2745
+  _globals['_DELETEDATASETREQUEST']._serialized_start=2747
+  _globals['_DELETEDATASETREQUEST']._serialized_end=2783
+  _globals['_DELETEDATASETRESPONSE']._serialized_start=2785
+  _globals['_DELETEDATASETRESPONSE']._serialized_end=2808
+  _globals['_DATASETSERVICE']._serialized_start=2811
+  _globals['_DATASETSERVICE']._serialized_end=3709
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from blemish.v1 import image_pb2 as _image_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -690,6 +691,71 @@ class DatasetImage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DatasetImage: _TypeAlias = DatasetImage  # noqa: Y015
+
+@_typing.final
+class GetImageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    RENDITION_FIELD_NUMBER: _builtins.int
+    MAX_SIDE_FIELD_NUMBER: _builtins.int
+    READ_OFFSET_FIELD_NUMBER: _builtins.int
+    READ_LIMIT_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """datasets/{id}"""
+    path: _builtins.str
+    """Path or original path, as returned by ListImages."""
+    rendition: _image_pb2.Rendition.ValueType
+    """ORIGINAL or THUMBNAIL. Defaults to ORIGINAL."""
+    max_side: _builtins.int
+    """See GetItemImageRequest."""
+    read_offset: _builtins.int
+    """See GetItemImageRequest."""
+    read_limit: _builtins.int
+    """See GetItemImageRequest."""
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        path: _builtins.str = ...,
+        rendition: _image_pb2.Rendition.ValueType = ...,
+        max_side: _builtins.int = ...,
+        read_offset: _builtins.int = ...,
+        read_limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "max_side", b"max_side", "path", b"path", "read_limit", b"read_limit", "read_offset", b"read_offset", "rendition", b"rendition"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetImageRequest: _TypeAlias = GetImageRequest  # noqa: Y015
+
+@_typing.final
+class GetImageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    @_builtins.property
+    def file(self) -> _image_pb2.ImageFile: ...
+    def __init__(
+        self,
+        *,
+        file: _image_pb2.ImageFile | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["file", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___GetImageResponse: _TypeAlias = GetImageResponse  # noqa: Y015
 
 @_typing.final
 class DeleteImagesRequest(_message.Message):

@@ -79,6 +79,11 @@ class DatasetServiceStub:
                 request_serializer=blemish_dot_v1_dot_dataset__pb2.ListImagesRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_dataset__pb2.ListImagesResponse.FromString,
                 _registered_method=True)
+        self.GetImage = channel.unary_stream(
+                '/blemish.v1.DatasetService/GetImage',
+                request_serializer=blemish_dot_v1_dot_dataset__pb2.GetImageRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_dataset__pb2.GetImageResponse.FromString,
+                _registered_method=True)
         self.DeleteImages = channel.unary_unary(
                 '/blemish.v1.DatasetService/DeleteImages',
                 request_serializer=blemish_dot_v1_dot_dataset__pb2.DeleteImagesRequest.SerializeToString,
@@ -196,6 +201,18 @@ class DatasetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetImage(self, request, context):
+        """Returns an image or a mask. The first message describes the file; its bytes follow in chunks of at most 256 KiB.
+
+        INVALID_ARGUMENT: the path is outside the layout, the rendition is MAP or unknown, max_side is out of range, or
+        the range begins after the end of the file.
+        NOT_FOUND: the dataset or the image does not exist.
+        DATA_LOSS: the stored file is damaged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteImages(self, request, context):
         """Deletes images from a dataset, with the masks of defective ones and their entries in every index. Models
         that were trained on them remain unchanged.
@@ -260,6 +277,11 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.ListImages,
                     request_deserializer=blemish_dot_v1_dot_dataset__pb2.ListImagesRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_dataset__pb2.ListImagesResponse.SerializeToString,
+            ),
+            'GetImage': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetImage,
+                    request_deserializer=blemish_dot_v1_dot_dataset__pb2.GetImageRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_dataset__pb2.GetImageResponse.SerializeToString,
             ),
             'DeleteImages': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteImages,
@@ -471,6 +493,33 @@ class DatasetService:
             '/blemish.v1.DatasetService/ListImages',
             blemish_dot_v1_dot_dataset__pb2.ListImagesRequest.SerializeToString,
             blemish_dot_v1_dot_dataset__pb2.ListImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/blemish.v1.DatasetService/GetImage',
+            blemish_dot_v1_dot_dataset__pb2.GetImageRequest.SerializeToString,
+            blemish_dot_v1_dot_dataset__pb2.GetImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -107,6 +107,14 @@ class DatasetServiceStub:
     INVALID_ARGUMENT: the page token was not issued by this server.
     NOT_FOUND: the dataset does not exist.
     """
+    GetImage: _grpc.UnaryStreamMultiCallable[_dataset_pb2.GetImageRequest, _dataset_pb2.GetImageResponse]
+    """Returns an image or a mask. The first message describes the file; its bytes follow in chunks of at most 256 KiB.
+
+    INVALID_ARGUMENT: the path is outside the layout, the rendition is MAP or unknown, max_side is out of range, or
+      the range begins after the end of the file.
+    NOT_FOUND: the dataset or the image does not exist.
+    DATA_LOSS: the stored file is damaged.
+    """
     DeleteImages: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.DeleteImagesRequest, _dataset_pb2.DeleteImagesResponse]
     """Deletes images from a dataset, with the masks of defective ones and their entries in every index. Models
     that were trained on them remain unchanged.
@@ -205,6 +213,14 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
 
     INVALID_ARGUMENT: the page token was not issued by this server.
     NOT_FOUND: the dataset does not exist.
+    """
+    GetImage: _aio.UnaryStreamMultiCallable[_dataset_pb2.GetImageRequest, _dataset_pb2.GetImageResponse]  # type: ignore[assignment]
+    """Returns an image or a mask. The first message describes the file; its bytes follow in chunks of at most 256 KiB.
+
+    INVALID_ARGUMENT: the path is outside the layout, the rendition is MAP or unknown, max_side is out of range, or
+      the range begins after the end of the file.
+    NOT_FOUND: the dataset or the image does not exist.
+    DATA_LOSS: the stored file is damaged.
     """
     DeleteImages: _aio.UnaryUnaryMultiCallable[_dataset_pb2.DeleteImagesRequest, _dataset_pb2.DeleteImagesResponse]  # type: ignore[assignment]
     """Deletes images from a dataset, with the masks of defective ones and their entries in every index. Models
@@ -343,6 +359,20 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
 
         INVALID_ARGUMENT: the page token was not issued by this server.
         NOT_FOUND: the dataset does not exist.
+        """
+
+    @_abc_1.abstractmethod
+    def GetImage(
+        self,
+        request: _dataset_pb2.GetImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_dataset_pb2.GetImageResponse], _abc.AsyncIterator[_dataset_pb2.GetImageResponse]]:
+        """Returns an image or a mask. The first message describes the file; its bytes follow in chunks of at most 256 KiB.
+
+        INVALID_ARGUMENT: the path is outside the layout, the rendition is MAP or unknown, max_side is out of range, or
+          the range begins after the end of the file.
+        NOT_FOUND: the dataset or the image does not exist.
+        DATA_LOSS: the stored file is damaged.
         """
 
     @_abc_1.abstractmethod

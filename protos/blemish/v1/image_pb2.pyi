@@ -41,6 +41,36 @@ VERDICT_ANOMALOUS: Verdict.ValueType  # 2
 """The score is above the threshold."""
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
+class _Rendition:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RenditionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Rendition.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RENDITION_UNSPECIFIED: _Rendition.ValueType  # 0
+    RENDITION_ORIGINAL: _Rendition.ValueType  # 1
+    """The file as it was received. Raw frames, and parts of larger images, were stored as PNG with the pixels that
+    were scored.
+    """
+    RENDITION_THUMBNAIL: _Rendition.ValueType  # 2
+    """A JPEG of the upright image as it is scored."""
+    RENDITION_MAP: _Rendition.ValueType  # 3
+    """The anomaly map, which this call computes with the version of the index. For items only."""
+
+class Rendition(_Rendition, metaclass=_RenditionEnumTypeWrapper):
+    """The form in which a stored image is returned."""
+
+RENDITION_UNSPECIFIED: Rendition.ValueType  # 0
+RENDITION_ORIGINAL: Rendition.ValueType  # 1
+"""The file as it was received. Raw frames, and parts of larger images, were stored as PNG with the pixels that
+were scored.
+"""
+RENDITION_THUMBNAIL: Rendition.ValueType  # 2
+"""A JPEG of the upright image as it is scored."""
+RENDITION_MAP: Rendition.ValueType  # 3
+"""The anomaly map, which this call computes with the version of the index. For items only."""
+Global___Rendition: _TypeAlias = Rendition  # noqa: Y015
+
 @_typing.final
 class Image(_message.Message):
     """An image, or a region of one."""
@@ -323,3 +353,47 @@ class DefectSize(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DefectSize: _TypeAlias = DefectSize  # noqa: Y015
+
+@_typing.final
+class ImageFile(_message.Message):
+    """The first message about a stored image. Its bytes follow in chunks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    ANOMALY_MAP_FIELD_NUMBER: _builtins.int
+    media_type: _builtins.str
+    """image/png, image/jpeg, ... For a map, application/octet-stream."""
+    size_bytes: _builtins.int
+    """Size of the whole file, of which a range may follow."""
+    sha256: _builtins.bytes
+    """SHA-256 of the whole file (32 bytes)."""
+    width: _builtins.int
+    """Width of the original in px, upright."""
+    height: _builtins.int
+    """Height of the original in px, upright."""
+    @_builtins.property
+    def anomaly_map(self) -> Global___AnomalyMap:
+        """For a map: its size and threshold. The chunks are its values."""
+
+    def __init__(
+        self,
+        *,
+        media_type: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.bytes = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        anomaly_map: Global___AnomalyMap | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomaly_map", b"anomaly_map", "height", b"height", "media_type", b"media_type", "sha256", b"sha256", "size_bytes", b"size_bytes", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageFile: _TypeAlias = ImageFile  # noqa: Y015

@@ -80,7 +80,9 @@ class SearchRequest(_message.Message):
     models/{model}/versions/{n}.
     """
     item: _builtins.str
-    """items/{uuid}, as in Hit.item."""
+    """items/{uuid}, as in Hit.item. Every request also takes the first 4 or more characters of the uuid, if they fit
+    one item of the index, and items/latest, the item with the latest time.
+    """
     labelled: _builtins.str
     """A defect class. Hits are similar to the items that people confirmed as this class, and dissimilar to those
     that they labelled as false alarms.
@@ -497,6 +499,7 @@ class ListItemsRequest(_message.Message):
     WHERE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """See SearchRequest."""
     where: _builtins.str
@@ -505,6 +508,10 @@ class ListItemsRequest(_message.Message):
     """At most 1000. Defaults to 100."""
     page_token: _builtins.str
     """The next_page_token of the same request."""
+    order_by: _builtins.str
+    """`time`, `time desc`, `score` or `score desc`, as in AIP-132. Items of equal value follow by name, and those
+    without a time come last. Empty lists by name.
+    """
     def __init__(
         self,
         *,
@@ -512,10 +519,11 @@ class ListItemsRequest(_message.Message):
         where: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        order_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "page_size", b"page_size", "page_token", b"page_token", "where", b"where"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "where", b"where"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -527,8 +535,11 @@ class ListItemsResponse(_message.Message):
 
     ITEMS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Empty on the last page."""
+    total_size: _builtins.int
+    """Number of items of all pages. Set on the first page."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
         """Items without similarity, thumbnail and group."""
@@ -538,10 +549,11 @@ class ListItemsResponse(_message.Message):
         *,
         items: _abc.Iterable[Global___Hit] | None = ...,
         next_page_token: _builtins.str = ...,
+        total_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "next_page_token", b"next_page_token", "total_size", b"total_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -597,3 +609,68 @@ class LabelItemResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LabelItemResponse: _TypeAlias = LabelItemResponse  # noqa: Y015
+
+@_typing.final
+class GetItemImageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ITEM_FIELD_NUMBER: _builtins.int
+    RENDITION_FIELD_NUMBER: _builtins.int
+    MAX_SIDE_FIELD_NUMBER: _builtins.int
+    READ_OFFSET_FIELD_NUMBER: _builtins.int
+    READ_LIMIT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model with the item in its index, as in SearchRequest."""
+    item: _builtins.str
+    """See SearchRequest."""
+    rendition: _image_pb2.Rendition.ValueType
+    """Defaults to ORIGINAL."""
+    max_side: _builtins.int
+    """For THUMBNAIL: the longer side in px, 16 to 2048. Defaults to 256. Small images are not enlarged."""
+    read_offset: _builtins.int
+    """For ORIGINAL: the first byte to send."""
+    read_limit: _builtins.int
+    """For ORIGINAL: the most bytes to send. 0 sends all."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        item: _builtins.str = ...,
+        rendition: _image_pb2.Rendition.ValueType = ...,
+        max_side: _builtins.int = ...,
+        read_offset: _builtins.int = ...,
+        read_limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "max_side", b"max_side", "model", b"model", "read_limit", b"read_limit", "read_offset", b"read_offset", "rendition", b"rendition"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetItemImageRequest: _TypeAlias = GetItemImageRequest  # noqa: Y015
+
+@_typing.final
+class GetItemImageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    @_builtins.property
+    def file(self) -> _image_pb2.ImageFile: ...
+    def __init__(
+        self,
+        *,
+        file: _image_pb2.ImageFile | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["file", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___GetItemImageResponse: _TypeAlias = GetItemImageResponse  # noqa: Y015

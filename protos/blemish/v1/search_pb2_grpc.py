@@ -50,6 +50,11 @@ class SearchServiceStub:
                 request_serializer=blemish_dot_v1_dot_search__pb2.LabelItemRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_search__pb2.LabelItemResponse.FromString,
                 _registered_method=True)
+        self.GetItemImage = channel.unary_stream(
+                '/blemish.v1.SearchService/GetItemImage',
+                request_serializer=blemish_dot_v1_dot_search__pb2.GetItemImageRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_search__pb2.GetItemImageResponse.FromString,
+                _registered_method=True)
 
 
 class SearchServiceServicer:
@@ -83,9 +88,9 @@ class SearchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListItems(self, request, context):
-        """Lists indexed images, in no particular order.
+        """Lists indexed images.
 
-        INVALID_ARGUMENT: a name or condition is malformed, or the page size is outside 0 to 1000.
+        INVALID_ARGUMENT: a name, condition or order is malformed, or the page size is outside 0 to 1000.
         NOT_FOUND: the model does not exist, or has no index yet.
         UNAVAILABLE: Qdrant is unreachable.
         """
@@ -101,6 +106,21 @@ class SearchServiceServicer:
         INVALID_ARGUMENT: a name is malformed, the label is missing, or label_class is set without CONFIRMED.
         NOT_FOUND: the model or item does not exist, or the model has no index yet.
         UNAVAILABLE: Qdrant is unreachable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetItemImage(self, request, context):
+        """Returns the image of an item. The first message describes the file. Its bytes follow in chunks of at most
+        256 KiB, so that large frames fit the limit on messages.
+
+        INVALID_ARGUMENT: a name is malformed, or a prefix fits several items. The rendition is unknown, max_side is out
+        of range, or the range begins after the end of the file.
+        NOT_FOUND: the model, the item or its image does not exist, or the model has no index yet.
+        RESOURCE_EXHAUSTED: the map cannot be computed, because the queue is full; RetryInfo gives the delay.
+        UNAVAILABLE: Qdrant is unreachable.
+        DATA_LOSS: the stored file is damaged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,6 +143,11 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.LabelItem,
                     request_deserializer=blemish_dot_v1_dot_search__pb2.LabelItemRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_search__pb2.LabelItemResponse.SerializeToString,
+            ),
+            'GetItemImage': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetItemImage,
+                    request_deserializer=blemish_dot_v1_dot_search__pb2.GetItemImageRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_search__pb2.GetItemImageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -207,6 +232,33 @@ class SearchService:
             '/blemish.v1.SearchService/LabelItem',
             blemish_dot_v1_dot_search__pb2.LabelItemRequest.SerializeToString,
             blemish_dot_v1_dot_search__pb2.LabelItemResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetItemImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/blemish.v1.SearchService/GetItemImage',
+            blemish_dot_v1_dot_search__pb2.GetItemImageRequest.SerializeToString,
+            blemish_dot_v1_dot_search__pb2.GetItemImageResponse.FromString,
             options,
             channel_credentials,
             insecure,

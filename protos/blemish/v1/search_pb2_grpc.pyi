@@ -56,9 +56,9 @@ class SearchServiceStub:
     UNAVAILABLE: Qdrant is unreachable; RetryInfo gives the delay before a retry. Hits already sent stay valid.
     """
     ListItems: _grpc.UnaryUnaryMultiCallable[_search_pb2.ListItemsRequest, _search_pb2.ListItemsResponse]
-    """Lists indexed images, in no particular order.
+    """Lists indexed images.
 
-    INVALID_ARGUMENT: a name or condition is malformed, or the page size is outside 0 to 1000.
+    INVALID_ARGUMENT: a name, condition or order is malformed, or the page size is outside 0 to 1000.
     NOT_FOUND: the model does not exist, or has no index yet.
     UNAVAILABLE: Qdrant is unreachable.
     """
@@ -70,6 +70,17 @@ class SearchServiceStub:
     INVALID_ARGUMENT: a name is malformed, the label is missing, or label_class is set without CONFIRMED.
     NOT_FOUND: the model or item does not exist, or the model has no index yet.
     UNAVAILABLE: Qdrant is unreachable.
+    """
+    GetItemImage: _grpc.UnaryStreamMultiCallable[_search_pb2.GetItemImageRequest, _search_pb2.GetItemImageResponse]
+    """Returns the image of an item. The first message describes the file. Its bytes follow in chunks of at most
+    256 KiB, so that large frames fit the limit on messages.
+
+    INVALID_ARGUMENT: a name is malformed, or a prefix fits several items. The rendition is unknown, max_side is out
+      of range, or the range begins after the end of the file.
+    NOT_FOUND: the model, the item or its image does not exist, or the model has no index yet.
+    RESOURCE_EXHAUSTED: the map cannot be computed, because the queue is full; RetryInfo gives the delay.
+    UNAVAILABLE: Qdrant is unreachable.
+    DATA_LOSS: the stored file is damaged.
     """
 
 @_typing.type_check_only
@@ -100,9 +111,9 @@ class SearchServiceAsyncStub(SearchServiceStub):
     UNAVAILABLE: Qdrant is unreachable; RetryInfo gives the delay before a retry. Hits already sent stay valid.
     """
     ListItems: _aio.UnaryUnaryMultiCallable[_search_pb2.ListItemsRequest, _search_pb2.ListItemsResponse]  # type: ignore[assignment]
-    """Lists indexed images, in no particular order.
+    """Lists indexed images.
 
-    INVALID_ARGUMENT: a name or condition is malformed, or the page size is outside 0 to 1000.
+    INVALID_ARGUMENT: a name, condition or order is malformed, or the page size is outside 0 to 1000.
     NOT_FOUND: the model does not exist, or has no index yet.
     UNAVAILABLE: Qdrant is unreachable.
     """
@@ -114,6 +125,17 @@ class SearchServiceAsyncStub(SearchServiceStub):
     INVALID_ARGUMENT: a name is malformed, the label is missing, or label_class is set without CONFIRMED.
     NOT_FOUND: the model or item does not exist, or the model has no index yet.
     UNAVAILABLE: Qdrant is unreachable.
+    """
+    GetItemImage: _aio.UnaryStreamMultiCallable[_search_pb2.GetItemImageRequest, _search_pb2.GetItemImageResponse]  # type: ignore[assignment]
+    """Returns the image of an item. The first message describes the file. Its bytes follow in chunks of at most
+    256 KiB, so that large frames fit the limit on messages.
+
+    INVALID_ARGUMENT: a name is malformed, or a prefix fits several items. The rendition is unknown, max_side is out
+      of range, or the range begins after the end of the file.
+    NOT_FOUND: the model, the item or its image does not exist, or the model has no index yet.
+    RESOURCE_EXHAUSTED: the map cannot be computed, because the queue is full; RetryInfo gives the delay.
+    UNAVAILABLE: Qdrant is unreachable.
+    DATA_LOSS: the stored file is damaged.
     """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -153,9 +175,9 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.ListItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.ListItemsResponse, _abc.Awaitable[_search_pb2.ListItemsResponse]]:
-        """Lists indexed images, in no particular order.
+        """Lists indexed images.
 
-        INVALID_ARGUMENT: a name or condition is malformed, or the page size is outside 0 to 1000.
+        INVALID_ARGUMENT: a name, condition or order is malformed, or the page size is outside 0 to 1000.
         NOT_FOUND: the model does not exist, or has no index yet.
         UNAVAILABLE: Qdrant is unreachable.
         """
@@ -173,6 +195,23 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT: a name is malformed, the label is missing, or label_class is set without CONFIRMED.
         NOT_FOUND: the model or item does not exist, or the model has no index yet.
         UNAVAILABLE: Qdrant is unreachable.
+        """
+
+    @_abc_1.abstractmethod
+    def GetItemImage(
+        self,
+        request: _search_pb2.GetItemImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_search_pb2.GetItemImageResponse], _abc.AsyncIterator[_search_pb2.GetItemImageResponse]]:
+        """Returns the image of an item. The first message describes the file. Its bytes follow in chunks of at most
+        256 KiB, so that large frames fit the limit on messages.
+
+        INVALID_ARGUMENT: a name is malformed, or a prefix fits several items. The rendition is unknown, max_side is out
+          of range, or the range begins after the end of the file.
+        NOT_FOUND: the model, the item or its image does not exist, or the model has no index yet.
+        RESOURCE_EXHAUSTED: the map cannot be computed, because the queue is full; RetryInfo gives the delay.
+        UNAVAILABLE: Qdrant is unreachable.
+        DATA_LOSS: the stored file is damaged.
         """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -158,6 +158,10 @@ def _label_item(request: search_pb2.LabelItemRequest, facts: Facts) -> None:
     facts.add(label=label.removeprefix("LABEL_").lower(), label_class=request.label_class)
 
 
+def _labelled(response: search_pb2.LabelItemResponse, facts: Facts) -> None:
+    facts.add_resource(response.item.item)  # the request may name it by fewer digits
+
+
 def _nothing(message: Any, facts: Facts) -> None:
     """Add no facts."""
 
@@ -208,7 +212,7 @@ CHANGES: Mapping[str, tuple[Describe, Describe]] = {
     # An export changes nothing, but takes a model out of the server.
     f"{_MODELS}/ExportModel": (_name, _nothing),
     f"{_MODELS}/ImportModel": (_import_model, _version),
-    "/blemish.v1.SearchService/LabelItem": (_label_item, _nothing),
+    "/blemish.v1.SearchService/LabelItem": (_label_item, _labelled),
 }
 """The audited methods, each with a function for its requests and one for its response."""
 

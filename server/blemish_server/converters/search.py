@@ -4,7 +4,9 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,18 +17,24 @@ from blemish_core.detectors.common.regions import region_mask
 from blemish_core.imaging.decode import ImageLimits, read_mask
 from blemish_core.imaging.image_input import Region
 from blemish_core.platform.errors import InvalidImage, InvalidRequest
-from blemish_core.platform.names import dataset_id, dataset_name, item_id, item_name
+from blemish_core.platform.names import LATEST, dataset_id, dataset_name, item_id, item_name, item_prefix
 from blemish_core.search import filter_language
 from blemish_core.search.conditions import Condition, all_of, one_of
 from blemish_core.search.fields import SEARCH_FIELDS
 from blemish_core.search.item import Item, Label
 from blemish_core.search.query import Query, Similar
-from blemish_core.search.search_index import MAX_HITS, MAX_OFFSET, MAX_RANKED
+from blemish_core.search.search_index import (
+    MAX_HITS,
+    MAX_OFFSET,
+    MAX_RANKED,
+    ItemOrder,
+    OrderedAfter,
+)
 from blemish_server.converters.enums import EnumMapping
 from blemish_server.converters.regions import regions_to_proto
 from blemish_server.converters.values import check_count, timestamp_to_proto, verdict_to_proto
 from blemish_server.search.region_search import MAX_LOCATED_HITS, LocatedHit, RegionMask
-from blemish_server.transport.pagination import Page
+from blemish_server.transport.pagination import Page, not_a_token
 
 LABELS: EnumMapping[Label, pb.Label.ValueType] = EnumMapping(
     {
@@ -40,7 +48,7 @@ LABELS: EnumMapping[Label, pb.Label.ValueType] = EnumMapping(
 _DEFAULT_LIMIT = 10
 _DEFAULT_GROUP_SIZE, _MAX_GROUP_SIZE = 3, 100
 _MAX_LABEL_CLASS = 128
-_MAX_LISTED = 1000
+MAX_LISTED = 1000
 """Most values of each list of a search."""
 _GROUP_FIELDS = ("dataset", "category", "class", "camera", "label", "label_class")
 
@@ -88,9 +96,9 @@ def parse_search(request: pb.SearchRequest, limits: ImageLimits) -> SearchParame
     group_size = _parse_group_size(request, limit)
     diversity = _parse_diversity(request)
     for field in ("like", "unlike"):
-        check_count(getattr(request, field), _MAX_LISTED, field)
+        check_count(getattr(request, field), MAX_LISTED, field)
     for field in ("datasets", "categories", "classes"):
-        check_count(getattr(request.filter, field), _MAX_LISTED, f"filter.{field}")
+        check_count(getattr(request.filter, field), MAX_LISTED, f"filter.{field}")
     filter_values = {
         "dataset": [dataset_id(name, "filter.datasets") for name in request.filter.datasets],
         "category": list(request.filter.categories),
@@ -131,6 +139,63 @@ def parse_where(text: str) -> Condition:
         InvalidRequest: if the filter is malformed.
     """
     return filter_language.parse(text, SEARCH_FIELDS)
+
+
+def check_item_name(name: str, field: str) -> bool:
+    """Return whether only an index can complete the name of an item, such as ``items/latest``.
+
+    Raises:
+        InvalidRequest: if it is not the name of an item.
+    """
+    if name == item_name(LATEST) or item_prefix(name) is not None:
+        return True
+    item_id(name, field)
+    return False
+
+
+def parse_order(text: str) -> ItemOrder | None:
+    """Return the order of a listing, None for that of names.
+
+    Raises:
+        InvalidRequest: if it is not a field that lists can be sorted by, with or without ``desc``.
+    """
+    if not text.strip():
+        return None
+    key, *direction = text.split()
+    if key not in ("time", "score") or direction not in ([], ["asc"], ["desc"]):
+        raise InvalidRequest(
+            f"order_by is {text!r}; use time, time desc, score or score desc", field="order_by"
+        )
+    return ItemOrder("time" if key == "time" else "score", descending=direction == ["desc"])
+
+
+def ordered_page(request: pb.ListItemsRequest, order: ItemOrder) -> tuple[Page, OrderedAfter | None]:
+    """Return the page of an ordered listing, and the place after which it begins.
+
+    Raises:
+        InvalidRequest: if the size is out of range, or the token is not one of this listing.
+    """
+    page = Page.parse(f"items-{order.key}-{order.descending}", request.page_size, request.page_token)
+    if not page.after:
+        return page, None
+    value, _, id = page.after.rpartition("|")
+    try:
+        last = UUID(id)
+        if not value:
+            return page, OrderedAfter(None, last)
+        if order.key == "score":
+            return page, OrderedAfter(float(value), last)
+        return page, OrderedAfter(datetime.fromisoformat(value).astimezone(UTC), last)
+    except (ValueError, OverflowError) as error:
+        raise not_a_token() from error
+
+
+def place_token(page: Page, after: OrderedAfter | None) -> str:
+    """Return the token of the next page of an ordered listing, empty without one."""
+    if after is None:
+        return ""
+    value = after.value.isoformat() if isinstance(after.value, datetime) else after.value
+    return page.token(f"{'' if value is None else value}|{after.item}")
 
 
 def parse_label(request: pb.LabelItemRequest) -> tuple[Label, str]:

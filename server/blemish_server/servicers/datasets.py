@@ -13,6 +13,7 @@ from blemish.v1 import dataset_pb2 as pb
 from blemish.v1.dataset_pb2_grpc import DatasetServiceServicer
 from blemish_core.datasets import BeforeReplacing, DatasetStore, IncomingFile
 from blemish_core.datasets.folder_import import SKIPPABLE, ImportCounts
+from blemish_core.imaging.decode import ImageLimits
 from blemish_core.jobs.removal import Removal
 from blemish_core.platform.errors import BlemishError, InvalidRequest, TooLarge
 from blemish_core.platform.names import dataset_id, validate_id
@@ -24,6 +25,12 @@ from blemish_server.converters.datasets import (
     dataset_to_proto,
     import_to_proto,
     upload_to_proto,
+)
+from blemish_server.converters.images import (
+    OutgoingFile,
+    Rendition,
+    original_or_thumbnail,
+    parse_selection,
 )
 from blemish_server.transport.pagination import Page
 
@@ -40,12 +47,12 @@ class DatasetServicer(DatasetServiceServicer):
         datasets: DatasetStore,
         removal: Removal,
         import_roots: Sequence[Path],
-        max_image_bytes: int,
+        limits: ImageLimits,
     ) -> None:
         self._datasets = datasets
         self._removal = removal
         self._import_roots = import_roots
-        self._max_image_bytes = max_image_bytes
+        self._limits = limits
 
     async def CreateDataset(  # noqa: N802
         self, request: pb.CreateDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -72,7 +79,7 @@ class DatasetServicer(DatasetServiceServicer):
                     before_replacing = self._removal.before_replacing if request.replace else None
                     await asyncio.to_thread(self._datasets.get, target)
                 case "image" if target and upload is None:
-                    upload = _Upload(request.image, self._max_image_bytes)
+                    upload = _Upload(request.image, self._limits.max_bytes)
                 case "chunk" if upload is not None:
                     upload.add(request.chunk)
                 case part:
@@ -151,6 +158,25 @@ class DatasetServicer(DatasetServiceServicer):
         found = await asyncio.to_thread(self._datasets.entries, dataset, request.path_prefix, page.after)
         images, token = page.cut(found, lambda image: image.path)
         return pb.ListImagesResponse(images=map(dataset_image_to_proto, images), next_page_token=token)
+
+    async def GetImage(  # noqa: N802
+        self, request: pb.GetImageRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.GetImageResponse]:
+        dataset, selection = dataset_id(request.dataset), parse_selection(request)
+        if selection.rendition is Rendition.MAP:
+            raise InvalidRequest(
+                "an image of a dataset has no anomaly map; index the dataset, or score the image",
+                field="rendition",
+            )
+
+        def read() -> OutgoingFile:
+            data = self._datasets.read_named(dataset, request.path)
+            level = self._datasets.white_level(dataset)
+            return original_or_thumbnail(data, selection, self._limits, level)
+
+        outgoing = await asyncio.to_thread(read)
+        for message in outgoing.messages(pb.GetImageResponse):
+            yield message
 
     async def DeleteImages(  # noqa: N802
         self, request: pb.DeleteImagesRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -18,22 +18,34 @@ from blemish_core.imaging.image_input import ImageInput
 from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import BlemishError, InvalidRequest
-from blemish_core.platform.names import ModelRef, item_id
+from blemish_core.platform.names import ModelRef, item_name
 from blemish_core.search.finder import Finder
 from blemish_core.search.item import Item
 from blemish_core.search.item_images import ItemImages
 from blemish_core.search.query import Query, Similar, Vector
 from blemish_core.search.search_index import SearchIndex
+from blemish_server.converters.images import (
+    Rendition,
+    anomaly_map_file,
+    original_or_thumbnail,
+    parse_selection,
+)
 from blemish_server.converters.inspection import inspection_to_proto, parse_image
 from blemish_server.converters.search import (
+    MAX_LISTED,
     SearchParameters,
+    check_item_name,
     hit_to_proto,
     item_to_proto,
     located_hit_to_proto,
+    ordered_page,
     parse_label,
+    parse_order,
     parse_search,
     parse_where,
+    place_token,
 )
+from blemish_server.converters.values import check_count
 from blemish_server.scoring.inspection import ScoringRequest
 from blemish_server.scoring.scorer import Scorer
 from blemish_server.search.lookup_cache import LookupCache
@@ -83,9 +95,12 @@ class SearchServicer(SearchServiceServicer):
     async def Search(  # noqa: N802 (the contract's name, here and below)
         self, request: pb.SearchRequest, context: _Context
     ) -> AsyncIterator[pb.SearchResponse]:
+        ref = ModelRef.parse(request.model)
+        if _has_short_names(request):
+            request = await self._with_full_names(request, await self._serving.get(ref))
         search = parse_search(request, self._limits)
         # Every page and hit comes from this version's index, even if another one takes over meanwhile.
-        version = await self._serving.get(ModelRef.parse(request.model))
+        version = await self._serving.get(ref)
         if search.filter_values:
             await asyncio.to_thread(self._index.check_values_exist, version, search.filter_values)
         if search.region is not None:
@@ -121,28 +136,85 @@ class SearchServicer(SearchServiceServicer):
     async def ListItems(  # noqa: N802
         self, request: pb.ListItemsRequest, context: _Context
     ) -> pb.ListItemsResponse:
-        page = Page.parse("items", request.page_size, request.page_token)
-        where = parse_where(request.where)
-        after = page.item()
+        where, order = parse_where(request.where), parse_order(request.order_by)
+        if order is None:
+            page = Page.parse("items", request.page_size, request.page_token)
+            start = page.item()
+        else:
+            page, place = ordered_page(request, order)
         version = await self._serving.refresh(ModelRef.parse(request.model))
-        items, following = await asyncio.to_thread(self._index.items, version, where, page.size, after)
+        if order is None:
+            items, following = await asyncio.to_thread(self._index.items, version, where, page.size, start)
+            token = page.token(str(following)) if following else ""
+        else:
+            items, next_place = await asyncio.to_thread(
+                self._index.ordered_items, version, where, order, page.size, place
+            )
+            token = place_token(page, next_place)
+        total = 0 if request.page_token else await asyncio.to_thread(self._index.count, version, where)
         return pb.ListItemsResponse(
-            items=map(item_to_proto, items),
-            next_page_token=page.token(str(following)) if following else "",
+            items=map(item_to_proto, items), next_page_token=token, total_size=total
         )
 
     async def LabelItem(  # noqa: N802
         self, request: pb.LabelItemRequest, context: _Context
     ) -> pb.LabelItemResponse:
-        id, (label, label_class) = item_id(request.item), parse_label(request)
+        check_item_name(request.item, "item")
+        label, label_class = parse_label(request)
         version = await self._serving.refresh(ModelRef.parse(request.model))
+        id = await asyncio.to_thread(self._index.resolve_item, version, request.item)
         await asyncio.to_thread(self._index.item, version, id)
         await asyncio.to_thread(self._index.label, version, [id], label, label_class)
         self._on_label(version)
-        log.info("item labelled", item=request.item, label=str(label), label_class=label_class)
+        log.info("item labelled", item=item_name(id), label=str(label), label_class=label_class)
         return pb.LabelItemResponse(
             item=item_to_proto(await asyncio.to_thread(self._index.item, version, id))
         )
+
+    async def GetItemImage(  # noqa: N802
+        self, request: pb.GetItemImageRequest, context: _Context
+    ) -> AsyncIterator[pb.GetItemImageResponse]:
+        check_item_name(request.item, "item")
+        selection = parse_selection(request)
+        version = await self._serving.get(ModelRef.parse(request.model))
+
+        def read() -> bytes:
+            id = self._index.resolve_item(version, request.item)
+            return self._images.read(version, self._index.item(version, id))
+
+        data = await asyncio.to_thread(read)
+        if selection.rendition is Rendition.MAP:
+            inspection = await self._scorer.score(
+                ScoringRequest.of(ImageInput(data), version, queue_options(context))
+            )
+            outgoing = await asyncio.to_thread(
+                anomaly_map_file,
+                inspection.prediction.anomaly_map,
+                inspection.calibration.pixel_threshold,
+                inspection.shape,
+            )
+        else:
+            level = await asyncio.to_thread(self._white_level, version)
+            outgoing = await asyncio.to_thread(original_or_thumbnail, data, selection, self._limits, level)
+        for message in outgoing.messages(pb.GetItemImageResponse):
+            yield message
+
+    async def _with_full_names(self, request: pb.SearchRequest, version: ModelRef) -> pb.SearchRequest:
+        """Return a search request whose items have their full names."""
+
+        def resolve(name: str, field: str) -> str:
+            return item_name(self._index.resolve_item(version, name, field))
+
+        def resolve_all() -> pb.SearchRequest:
+            full = pb.SearchRequest()
+            full.CopyFrom(request)
+            if request.WhichOneof("query") == "item":
+                full.item = resolve(request.item, "item")
+            full.like[:] = [resolve(name, "like") for name in request.like]
+            full.unlike[:] = [resolve(name, "unlike") for name in request.unlike]
+            return full
+
+        return await asyncio.to_thread(resolve_all)
 
     async def _search_region(
         self,
@@ -240,6 +312,21 @@ class SearchServicer(SearchServiceServicer):
             return thumbnail(self._images.read(version, item), limits=self._limits, level=level)
         except BlemishError:
             return b""  # the image was removed or replaced; the hit remains
+
+
+def _has_short_names(request: pb.SearchRequest) -> bool:
+    """Return whether an item of a search has a name that only the index can complete.
+
+    Raises:
+        InvalidRequest: if a name is malformed, or there are too many.
+    """
+    named = [("item", request.item)] if request.WhichOneof("query") == "item" else []
+    for field in ("like", "unlike"):
+        names = getattr(request, field)
+        check_count(names, MAX_LISTED, field)
+        named += [(field, name) for name in names]
+    short = [name for field, name in named if check_item_name(name, field)]
+    return bool(short)
 
 
 def _timeout_s(context: _Context) -> float:

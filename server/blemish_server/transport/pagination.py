@@ -41,7 +41,7 @@ class Page:
             except ValueError:
                 token_kind = ""
             if token_kind != kind:
-                raise _not_a_token()
+                raise not_a_token()
         return cls(kind, after, page_size or _DEFAULT_SIZE)
 
     def number(self) -> int:
@@ -51,9 +51,9 @@ class Page:
             InvalidRequest: if the token contains anything else.
         """
         if self.after and not (self.after.isascii() and self.after.isdecimal()):
-            raise _not_a_token()
+            raise not_a_token()
         if len(self.after) > _MAX_DIGITS:
-            raise _not_a_token()
+            raise not_a_token()
         return int(self.after or 0)
 
     def item(self) -> UUID | None:
@@ -65,7 +65,7 @@ class Page:
         try:
             return UUID(self.after) if self.after else None
         except ValueError as error:
-            raise _not_a_token() from error
+            raise not_a_token() from error
 
     def token(self, last: str) -> str:
         """Return the token of the page after the one that ends with ``last``."""
@@ -82,7 +82,8 @@ class Page:
         return entries, self.token(name(entries[-1])) if len(found) > self.size else ""
 
 
-def _not_a_token() -> InvalidRequest:
+def not_a_token() -> InvalidRequest:
+    """Return the error for a token of another listing, or a forged one."""
     return InvalidRequest(
         "page_token is not a token of this listing; start again without one", field="page_token"
     )

@@ -3,17 +3,20 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any, Literal
+from uuid import UUID
 
 import grpc.aio
 import numpy as np
 import pytest
 from tests.support.qdrant_twin import NOON, VERSION, filled_index, in_memory_qdrant, items, vectors
 
-from blemish_core.platform.errors import DiskFull, NotFound, Unavailable
+from blemish_core.platform.errors import DiskFull, InvalidRequest, NotFound, Unavailable
 from blemish_core.platform.names import ModelRef
+from blemish_core.search.conditions import ANY_ITEM, Condition, any_of, equals
 from blemish_core.search.item import CAMERA, DATASET, Item, Label, item_id
 from blemish_core.search.qdrant_errors import translated_errors
-from blemish_core.search.search_index import SearchIndex
+from blemish_core.search.search_index import ItemOrder, OrderedAfter, SearchIndex, published_alias
 
 NEXT = ModelRef("tile", 2)
 
@@ -184,3 +187,83 @@ def test_overloaded_qdrant_is_unavailable_for_the_requested_delay() -> None:
 def test_response_that_is_too_large_is_not_retried() -> None:
     with pytest.raises(grpc.aio.AioRpcError), translated_errors():
         raise exhausted()
+
+
+def all_pages(index: SearchIndex, order: ItemOrder, size: int, where: Condition = ANY_ITEM) -> list[Item]:
+    """Return the items of all pages of an ordered listing."""
+    found: list[Item] = []
+    after: OrderedAfter | None = None
+    for _ in range(200):
+        page, after = index.ordered_items(VERSION, where, order, size, after)
+        assert len(page) <= size
+        found += page
+        if after is None:
+            return found
+        assert len(page) == size
+    raise AssertionError("the listing never ends")
+
+
+@pytest.mark.parametrize("size", [1, 7, 50, 149, 150, 1000])
+@pytest.mark.parametrize("key", ["time", "score"])
+@pytest.mark.parametrize("descending", [False, True])
+def test_ordered_pages_have_each_item_once(
+    index: SearchIndex, key: Literal["time", "score"], descending: bool, size: int
+) -> None:
+    found = all_pages(index, ItemOrder(key, descending), size)
+    expected = sorted(items(150), key=lambda item: item.score, reverse=descending)
+    assert [item.score for item in found] == [item.score for item in expected]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 40])
+@pytest.mark.parametrize("descending", [False, True])
+def test_items_of_equal_value_are_listed_once_each(descending: bool, size: int) -> None:
+    index = filled_index(in_memory_qdrant())
+    tied = [replace(item, score=float(number // 4), time=NOON) for number, item in enumerate(items(30))]
+    index.put(VERSION, tied, vectors(30))
+    recent = equals("score", 3.0), equals("score", 5.0)
+    for key in ("time", "score"):
+        found = all_pages(index, ItemOrder(key, descending), size, any_of(recent))
+        assert len(found) == 8
+        assert {item.id for item in found} == {item.id for item in tied if item.score in (3, 5)}
+        values = [item.score if key == "score" else 0 for item in found]
+        assert values == sorted(values, reverse=descending)
+
+
+def test_items_without_a_time_come_last() -> None:
+    client = in_memory_qdrant()
+    index = filled_index(client)
+    unknown: list[Any] = [str(item.id) for item in items(150)[:9]]
+    client.delete_payload(published_alias(VERSION), ["time"], points=unknown)
+    for descending in (False, True):
+        for size in (4, 141, 150):
+            found = all_pages(index, ItemOrder("time", descending), size)
+            assert len({item.id for item in found}) == 150
+            assert {str(item.id) for item in found[-9:]} == set(unknown)
+
+
+def test_short_name_is_resolved_to_its_only_item(index: SearchIndex) -> None:
+    wanted = items(150)[17].id
+    for name in (str(wanted), str(wanted).upper(), wanted.hex[:12], str(wanted)[:18], wanted.hex[:31]):
+        assert index.resolve_item(VERSION, f"items/{name}") == wanted
+    newest = max(items(150), key=lambda item: item.time)
+    assert index.resolve_item(VERSION, "items/latest") == newest.id
+
+
+def test_short_name_that_fits_none_or_several_items_is_rejected() -> None:
+    index = filled_index(in_memory_qdrant())
+    twins = [
+        replace(item, id=UUID(f"abcdef0{digit}-0000-4000-8000-000000000000"))
+        for item, digit in zip(items(3), "123", strict=True)
+    ]
+    index.put(VERSION, twins, vectors(3))
+    with pytest.raises(InvalidRequest, match="items/abcdef0 fits several items; write more") as rejected:
+        index.resolve_item(VERSION, "items/abcdef0", "like")
+    assert rejected.value.field == "like"
+    assert index.resolve_item(VERSION, "items/abcdef02") == twins[1].id
+    with pytest.raises(NotFound, match="has no item items/abcdef04"):
+        index.resolve_item(VERSION, "items/abcdef04")
+    with pytest.raises(NotFound, match="has no item items/ffffffffffff"):
+        index.resolve_item(VERSION, "items/ffffffffffff")
+    for name in ("items/abc", "items/xyz12345", "items/", "abcdef02", "items/newest", "items/*"):
+        with pytest.raises(InvalidRequest, match="is not an item"):
+            index.resolve_item(VERSION, name)

@@ -4,6 +4,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import grpc
 import typer
 from rich.markup import escape
 from rich.progress import Progress
@@ -11,18 +12,24 @@ from rich.progress import Progress
 from blemish.v1.inspection_pb2 import Inspection
 from blemish.v1.search_pb2 import LABEL_UNSPECIFIED, Hit, Label
 from blemish_client.cli.choices import LabelChoice, spell, to_proto
-from blemish_client.cli.failures import Failure
+from blemish_client.cli.failures import NOT_FOUND, Failure, exit_code
 from blemish_client.cli.frames import parse_region
 from blemish_client.cli.options import Json, Model
 from blemish_client.cli.output import ABSENT, emit, inspection_fields, number, plain, table, verdict, when
 from blemish_client.cli.session import Session
 from blemish_client.cli.times import with_local_zone
+from blemish_client.client import Client
+from blemish_client.errors import BlemishError
 from blemish_client.names import short
 from blemish_client.retrieval import DEPTHS, evaluate
 from blemish_client.search import similarity
 from blemish_client.transport.connection import TIMEOUT_S
 from blemish_client.transport.requests import SearchOptions
+from blemish_client.types.stored_image import StoredImage
 from blemish_layouts.names import printable
+
+_QUERY_PX = 1024
+"""Longer side of the query's picture in a montage."""
 
 
 def search(
@@ -116,7 +123,10 @@ def search(
     if query is not None and not query.startswith("items/"):
         content = _read(Path(query))
     label = query or labelled or ", ".join(like or ())
+    stored: StoredImage | None = None
     with session.client(timeout) as client:
+        if montage is not None and isinstance(content, str):
+            stored = _stored_image(session, client, content, model)
         results = client.search(content, model, limit, **options)
         hits = []
         if as_json and results.query is not None:
@@ -139,7 +149,7 @@ def search(
                 markup=False,
             )
     if montage is not None:
-        _draw_montage(content, label, results.query, hits, options.get("region"), montage)
+        _draw_montage(stored or content, label, results.query, hits, options.get("region"), montage)
         session.err.print(f"montage: {montage}", markup=False)
 
 
@@ -311,8 +321,19 @@ def _place(hit: Hit) -> str:
     return f"{box.left},{box.top},{box.width},{box.height}"
 
 
+def _stored_image(session: Session, client: Client, item: str, model: str) -> StoredImage | None:
+    """Return the picture of an item, None if its image is no longer stored or the server is too old."""
+    try:
+        return client.item_image(item, model, thumbnail=_QUERY_PX)
+    except BlemishError as error:
+        if exit_code(error) == NOT_FOUND or error.code is grpc.StatusCode.UNIMPLEMENTED:
+            session.err.print(f"the montage has no image of the query: {error.message}", markup=False)
+            return None
+        raise
+
+
 def _draw_montage(
-    content: bytes | str | None,
+    content: bytes | str | StoredImage | None,
     label: str,
     inspection: Inspection | None,
     hits: list[Hit],
@@ -321,7 +342,11 @@ def _draw_montage(
 ) -> None:
     from blemish_client import rendering
 
-    shown = rendering.picture(content, inspection) if isinstance(content, bytes) else None
+    shown: rendering.Picture | None = None
+    if isinstance(content, bytes):
+        shown = rendering.picture(content, inspection)
+    elif isinstance(content, StoredImage):
+        shown = rendering.Picture(rendering.decode(content.content), (content.width, content.height))
     query = rendering.MontageQuery(
         Path(label).name,
         shown.image if shown else None,

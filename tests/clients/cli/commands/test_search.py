@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import grpc
+import numpy as np
 import pytest
 from PIL import Image
 from tests.support.cli import Run, json_lines
-from tests.support.fake_server import FakeServer
+from tests.support.fake_server import CallError, FakeServer
 
-from blemish.v1.image_pb2 import Region
+from blemish.v1.image_pb2 import RENDITION_THUMBNAIL, Region
 from blemish.v1.search_pb2 import Match
 
 
@@ -81,3 +84,21 @@ def test_time_of_a_filter_without_a_zone_is_a_local_one(
     request = (fake.requests["ListItems"] + fake.requests["Search"])[0]
     _, _, sent = request.where.partition(" >= ")
     assert datetime.fromisoformat(sent) == datetime(2026, 12, 1, 8).astimezone()
+
+
+@pytest.mark.parametrize("options", [(), ("--region", "24,24,8,8")], ids=["whole", "region"])
+def test_montage_shows_the_image_of_an_item(
+    run: Run, fake: FakeServer, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    def query_panel(name: str) -> np.ndarray[Any, Any]:
+        file = tmp_path / name
+        command = ("search", "items/7", "-m", "m", *options, "--montage", file)
+        assert run(*command).exit_code == 0
+        with Image.open(file) as drawn:
+            return np.asarray(drawn.convert("RGB"))[100:350, 50:350].astype(int)
+
+    assert query_panel("image.png").std() > 40, "the noise of the item's image"
+    (request,) = fake.requests["GetItemImage"]
+    assert (request.item, request.model, request.rendition) == ("items/7", "models/m", RENDITION_THUMBNAIL)
+    fake.errors["GetItemImage"] = [CallError(grpc.StatusCode.NOT_FOUND, "the frame is not stored")]
+    assert query_panel("gone.png").std() < 20, "an empty panel"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from blemish_core.imaging.decode import decode, verify
+from blemish_core.imaging.decode import decode, read_header, verify
 
 if TYPE_CHECKING:
     from tests.core.imaging.decode.conftest import Files
@@ -113,6 +113,7 @@ class TestAcceptedImages:
         assert (decode(data) == expected).all()
         header = verify(data)
         assert (header.width, header.height) == ((48, 32) if orientation < 5 else (32, 48))
+        assert read_header(data) == header
 
     def test_orientation_applies_to_16_bit_grey(self, files: "Files") -> None:
         exif = Image.Exif()
