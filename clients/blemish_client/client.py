@@ -53,6 +53,7 @@ from blemish_client.transport.requests import (
     SearchQuery,
     TrainingMask,
     aligned_mask,
+    calibration_choice,
     calibration_request,
     create_job_request,
     score_request,
@@ -461,6 +462,7 @@ class Client(SharedClient[Connection]):
         seed: int = 0,
         target_false_reject_rate: float = 0.0,
         promote: bool = False,
+        keep_target: bool | None = None,
         false_alarms_of: str = "",
         mask: "TrainingMask | None" = None,
         align: bool = False,
@@ -477,6 +479,8 @@ class Client(SharedClient[Connection]):
             target_false_reject_rate: share of good images that the threshold may reject, at most 0.5.
                 0 for the server's default of 0.05.
             promote: promote the version to production.
+            keep_target: with ``promote``, as in the method ``promote``. With None the version is not
+                promoted if a calibration that a person has set would be lost; the job then has a warning.
             false_alarms_of: model from whose index images labelled as good are also learned.
             mask: pixels that the model looks at, None for all: a black-and-white picture, white where it
                 looks, or polygons as JSON with width, height, and the lists include and ignore. Give a
@@ -501,6 +505,7 @@ class Client(SharedClient[Connection]):
             seed=seed,
             target_false_reject_rate=target_false_reject_rate,
             promote=promote,
+            promoted_calibration=calibration_choice(keep_target),
             false_alarms_of=model_name(false_alarms_of) if false_alarms_of else "",
             mask=frame_mask,
         )
@@ -595,9 +600,22 @@ class Client(SharedClient[Connection]):
 
         return pages(page)
 
-    def promote(self, version: str) -> ModelVersion:
-        """Promote a version to production. Promoting an older version rolls back."""
-        request = model_pb2.PromoteModelRequest(name=model_name(version))
+    def promote(self, version: str, *, keep_target: bool | None = None, author: str = "") -> ModelVersion:
+        """Promote a version to production. Promoting an older version rolls back.
+
+        The ``calibration`` of the returned card is the one by which the version judges from now on.
+
+        Args:
+            version: name with the version number.
+            keep_target: True to carry over the target false-reject rate and the regions of the version in
+                production, False for the version's own calibration. None for its own too, but the call
+                fails with ``FailedPrecondition`` and the reason ``errors.CONFIRMATION_NEEDED`` if a
+                calibration that a person has set would be lost.
+            author: name of the person, for the calibration that keeps a target.
+        """
+        request = model_pb2.PromoteModelRequest(
+            name=model_name(version), calibration=calibration_choice(keep_target), author=author
+        )
         return self._connection.call(self._models.PromoteModel, request).version
 
     def shadow(self, version: str, shadow: bool = True) -> ModelVersion:

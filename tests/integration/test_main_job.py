@@ -26,7 +26,13 @@ from blemish.v1.job_pb2 import (
 )
 from blemish_client import Client
 from blemish_client.demo.surfaces import generate
-from blemish_client.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from blemish_client.errors import (
+    CONFIRMATION_NEEDED,
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+)
 from blemish_core.models.commands import app as weights_app
 
 
@@ -265,6 +271,26 @@ def test_promotion_changes_the_next_answer(client: Client, surfaces: Path, tile_
     assert client.score(query, "promoted").model_version.endswith("/1")
     with pytest.raises(NotFound, match="has no index yet"):
         list(client.search(query, "promoted"))
+
+
+def test_promotion_keeps_the_threshold_of_a_person_or_asks(
+    client: Client, surfaces: Path, tile_model: str
+) -> None:
+    """The model of the test before has two versions, of which the first is in production."""
+    query, first = image(surfaces, "test/good/001.png"), "models/promoted/versions/1"
+    trained = client.model(first).calibration
+    fixed = trained.threshold + 0.5
+    client.update_calibration(first, author="ann", threshold=fixed)
+    with pytest.raises(FailedPrecondition, match=r"threshold .* \(fixed by ann\)") as refused:
+        client.promote("promoted/2")
+    assert refused.value.reason == CONFIRMATION_NEEDED
+    assert client.score(query, "promoted").threshold == pytest.approx(fixed)
+    kept = client.promote("promoted/2", keep_target=True, author="bea")
+    expected = client.model(first).calibration.warranted_false_reject_rate
+    assert kept.calibration.target_false_reject_rate == pytest.approx(expected)
+    assert (kept.production, kept.calibration.author) == (True, "bea")
+    assert client.score(query, "promoted").threshold == pytest.approx(kept.calibration.threshold)
+    assert client.promote("promoted/1").calibration.threshold == pytest.approx(fixed)
 
 
 def test_uploaded_images_are_stored_once(client: Client, surfaces: Path) -> None:

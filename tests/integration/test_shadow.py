@@ -25,7 +25,7 @@ def tried(stack: RunningStack, tile_model: str) -> str:
             small = PatchCore(input_size=64, coreset_ratio=ratio)
             job = client.wait(client.train("tile", model_id="tried", detector=small))
             assert job.error == ""
-        client.promote(PRODUCTION)
+        client.promote(PRODUCTION, keep_target=False)
         client.update_calibration(TRIED, author="a test", threshold=0.0, acknowledge_extreme=True)
     return "tried"
 

@@ -111,8 +111,8 @@ class FakeServer(
         self.rejected: set[str] = set()
         """Paths of images that uploads and imports skip."""
         self.test_classes: list[str] = []
-        self.calibration_preview = model_pb2.PreviewCalibrationResponse()
         """Classes of the test images of every dataset."""
+        self.calibration_preview = model_pb2.PreviewCalibrationResponse()
         self.unpaired = dataset_pb2.UnpairedFiles()
         """Masks and images without a partner, for uploads and imports."""
         self.ignores_masks = False
@@ -125,6 +125,12 @@ class FakeServer(
         """True for a server whose masks do not move."""
         self.card = ModelVersion()
         """Fields added to the card of every version."""
+        self.is_calibrated = True
+        """False if all versions have the calibration of their training."""
+        self.ignores_choices = False
+        """True for a server that does not keep targets."""
+        self.production: ModelVersion | None = None
+        """Version in production of every model."""
         self.archive = bytes(range(256)) * 10
         self.images = [
             dataset_pb2.DatasetImage(path=f"train/good/{i}.png", size_bytes=9, width=8, height=6)
@@ -395,7 +401,14 @@ class FakeServer(
 
     def GetModel(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("GetModel", request, context)
+        if request.name.endswith("@production"):
+            if self.production is None:
+                CallError(grpc.StatusCode.NOT_FOUND, "no version is in production").abort(context)
+            return model_pb2.GetModelResponse(version=self.production)
         found = version(request.name)
+        if not self.is_calibrated:
+            del found.calibration_history[0]
+            found.calibration.CopyFrom(found.calibration_history[0])
         found.MergeFrom(self.card)
         return model_pb2.GetModelResponse(version=found)
 
@@ -407,7 +420,19 @@ class FakeServer(
 
     def PromoteModel(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("PromoteModel", request, context)
-        promoted = ModelVersion(name=request.name, production=True)
+        promoted = version(request.name)
+        promoted.production = True
+        trained = promoted.calibration_history[1]
+        promoted.calibration.CopyFrom(trained)
+        promoted.calibration.target_false_reject_rate = 0.05
+        is_kept = request.calibration == model_pb2.CALIBRATION_CHOICE_KEEP_TARGET
+        if is_kept and self.production and not self.ignores_choices:
+            promoted.calibration.rule = model_pb2.THRESHOLD_RULE_FALSE_REJECT_RATE
+            promoted.calibration.author = request.author
+            kept = self.production.calibration
+            promoted.calibration.target_false_reject_rate = (
+                kept.target_false_reject_rate or kept.warranted_false_reject_rate
+            )
         return model_pb2.PromoteModelResponse(version=promoted)
 
     def UpdateCalibration(self, request: Any, context: Any) -> Any:  # noqa: N802

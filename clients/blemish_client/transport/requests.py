@@ -25,6 +25,10 @@ from blemish.v1.job_pb2 import (
     Train,
 )
 from blemish.v1.model_pb2 import (
+    CALIBRATION_CHOICE_KEEP_TARGET,
+    CALIBRATION_CHOICE_OWN,
+    CALIBRATION_CHOICE_UNSPECIFIED,
+    CalibrationChoice,
     FrameMask,
     MaskAlignment,
     MaskPoint,
@@ -311,6 +315,13 @@ def _polygons(drawing: Mapping[str, Any], name: str) -> list[MaskPolygon]:
         ]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name!r} is not a list of polygons, each a list of points [x, y]") from error
+
+
+def calibration_choice(keep_target: bool | None) -> CalibrationChoice.ValueType:
+    """Return the calibration by which a promoted version judges; None leaves it open."""
+    if keep_target is None:
+        return CALIBRATION_CHOICE_UNSPECIFIED
+    return CALIBRATION_CHOICE_KEEP_TARGET if keep_target else CALIBRATION_CHOICE_OWN
 
 
 def calibration_request(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from blemish_core.calibration import DEFAULT_FALSE_REJECT_RATE
 from blemish_core.evaluation.metrics import Metrics
 from blemish_core.imaging.mask_summary import MaskSummary
+from blemish_core.models.promotion import CalibrationChoice
 
 REQUESTED_BY = "requested by "
 """Start of the reason of a job's first event, followed by the name of the caller."""
@@ -96,6 +97,8 @@ class TrainSpec(_StoredModel):
     seed: int = 0
     target_false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE
     promote: bool = False
+    promoted_calibration: CalibrationChoice = CalibrationChoice.UNSPECIFIED
+    """Calibration by which the version judges if it is promoted."""
     false_alarms_of: str = ""
     """Model whose false alarms and images labelled good are trained on too; empty for none."""
     mask: MaskSummary | None = None

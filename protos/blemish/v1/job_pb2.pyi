@@ -347,6 +347,7 @@ class Train(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     TARGET_FALSE_REJECT_RATE_FIELD_NUMBER: _builtins.int
     PROMOTE_FIELD_NUMBER: _builtins.int
+    PROMOTED_CALIBRATION_FIELD_NUMBER: _builtins.int
     FALSE_ALARMS_OF_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
@@ -357,7 +358,11 @@ class Train(_message.Message):
     target_false_reject_rate: _builtins.float
     """The share of good images that the threshold may reject, above 0 and at most 0.5. Defaults to 0.05."""
     promote: _builtins.bool
-    """Promotes the version to production when it is published."""
+    """Promotes the version to production when it is published. If a calibration that a person has set would be lost,
+    and promoted_calibration is not set, the version is published but not promoted, and the job has a warning.
+    """
+    promoted_calibration: _model_pb2.CalibrationChoice.ValueType
+    """The calibration by which the promoted version judges, as in PromoteModelRequest."""
     false_alarms_of: _builtins.str
     """A model, as in SearchRequest. The training also learns the items of its index that people labelled
     FALSE_ALARM or GOOD: kept frames and images of other datasets. Test images of `dataset` are excluded,
@@ -392,12 +397,13 @@ class Train(_message.Message):
         seed: _builtins.int = ...,
         target_false_reject_rate: _builtins.float = ...,
         promote: _builtins.bool = ...,
+        promoted_calibration: _model_pb2.CalibrationChoice.ValueType = ...,
         false_alarms_of: _builtins.str = ...,
         mask: _model_pb2.FrameMask | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["detector", b"detector", "efficientad", b"efficientad", "mask", b"mask", "patchcore", b"patchcore"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "detector", b"detector", "efficientad", b"efficientad", "false_alarms_of", b"false_alarms_of", "mask", b"mask", "model_id", b"model_id", "patchcore", b"patchcore", "promote", b"promote", "seed", b"seed", "target_false_reject_rate", b"target_false_reject_rate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "detector", b"detector", "efficientad", b"efficientad", "false_alarms_of", b"false_alarms_of", "mask", b"mask", "model_id", b"model_id", "patchcore", b"patchcore", "promote", b"promote", "promoted_calibration", b"promoted_calibration", "seed", b"seed", "target_false_reject_rate", b"target_false_reject_rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_detector: _TypeAlias = _typing.Literal["patchcore", "efficientad"]  # noqa: Y015
     _WhichOneofArgType_detector: _TypeAlias = _typing.Literal["detector", b"detector"]  # noqa: Y015

@@ -47,6 +47,36 @@ THRESHOLD_RULE_FIXED: ThresholdRule.ValueType  # 3
 """Set by a person."""
 Global___ThresholdRule: _TypeAlias = ThresholdRule  # noqa: Y015
 
+class _CalibrationChoice:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CalibrationChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CalibrationChoice.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CALIBRATION_CHOICE_UNSPECIFIED: _CalibrationChoice.ValueType  # 0
+    """Its own. Rejected if a calibration that a person has set would be lost."""
+    CALIBRATION_CHOICE_OWN: _CalibrationChoice.ValueType  # 1
+    """Its own."""
+    CALIBRATION_CHOICE_KEEP_TARGET: _CalibrationChoice.ValueType  # 2
+    """The target false-reject rate and the regions of the version in production, on the held-out images of this
+    version. In place of a fixed threshold it is the rate expected of it. Neither a threshold nor a pixel threshold
+    is carried over, because scores of two versions are not comparable.
+    """
+
+class CalibrationChoice(_CalibrationChoice, metaclass=_CalibrationChoiceEnumTypeWrapper):
+    """The calibration by which a promoted version judges."""
+
+CALIBRATION_CHOICE_UNSPECIFIED: CalibrationChoice.ValueType  # 0
+"""Its own. Rejected if a calibration that a person has set would be lost."""
+CALIBRATION_CHOICE_OWN: CalibrationChoice.ValueType  # 1
+"""Its own."""
+CALIBRATION_CHOICE_KEEP_TARGET: CalibrationChoice.ValueType  # 2
+"""The target false-reject rate and the regions of the version in production, on the held-out images of this
+version. In place of a fixed threshold it is the rate expected of it. Neither a threshold nor a pixel threshold
+is carried over, because scores of two versions are not comparable.
+"""
+Global___CalibrationChoice: _TypeAlias = CalibrationChoice  # noqa: Y015
+
 @_typing.final
 class Model(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -1376,16 +1406,24 @@ class PromoteModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{n}"""
+    calibration: Global___CalibrationChoice.ValueType
+    """Older servers ignore the field, and promote the version with its own calibration."""
+    author: _builtins.str
+    """The author of the calibration that keeps a target, as in UpdateCalibrationRequest."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        calibration: Global___CalibrationChoice.ValueType = ...,
+        author: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "calibration", b"calibration", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1396,16 +1434,28 @@ class PromoteModelResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
+    REPLACED_CALIBRATION_FIELD_NUMBER: _builtins.int
+    replaced: _builtins.str
+    """The version that it replaced: models/{model}/versions/{n}. Empty if none was in production."""
     @_builtins.property
-    def version(self) -> Global___ModelVersion: ...
+    def version(self) -> Global___ModelVersion:
+        """The version in production. It judges by its `calibration`."""
+
+    @_builtins.property
+    def replaced_calibration(self) -> Global___Calibration:
+        """The calibration by which the replaced version judged."""
+
     def __init__(
         self,
         *,
         version: Global___ModelVersion | None = ...,
+        replaced: _builtins.str = ...,
+        replaced_calibration: Global___Calibration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replaced_calibration", b"replaced_calibration", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replaced", b"replaced", "replaced_calibration", b"replaced_calibration", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

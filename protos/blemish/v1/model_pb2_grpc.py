@@ -128,9 +128,15 @@ class ModelServiceServicer:
         up before it takes over. This server then uses it for the next request that names the model. Other servers
         follow within seconds, without interruption. After an error the previous version stays in production.
 
-        INVALID_ARGUMENT: the name is malformed.
+        INVALID_ARGUMENT: the name is malformed. Keeping a target also needs an author, unless the server authenticates
+        callers.
         NOT_FOUND: the version does not exist.
         FAILED_PRECONDITION: the version was published without the runtime that the server is configured to use.
+        FAILED_PRECONDITION, with the reason CONFIRMATION_NEEDED: the request has no choice, and a calibration that a
+        person has set would be lost. The version in production has one, and this version has that of its training. The
+        previous version stays in production. Clients of older versions cannot choose: they get this status, and its
+        message has both thresholds. After any UpdateCalibration of the new version they can promote it.
+        FAILED_PRECONDITION: the target is to be kept, but no version is in production.
         DATA_LOSS: the version's bundle is damaged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -110,9 +110,27 @@ def _create_job(request: job_pb2.CreateJobRequest, facts: Facts) -> None:
     if kind == "train":
         facts.add_resource(f"models/{work.model_id}" if work.model_id else "")
         facts.add(detector=work.WhichOneof("detector"), promote=work.promote)
+        facts.add(promoted_calibration=_choice(work.promoted_calibration))
         facts.add(false_alarms_of=work.false_alarms_of)
     else:
         facts.add_resource(work.model)
+
+
+def _promote_model(request: model_pb2.PromoteModelRequest, facts: Facts) -> None:
+    facts.add_resource(request.name)
+    facts.add(author=request.author, calibration=_choice(request.calibration))
+
+
+def _choice(choice: model_pb2.CalibrationChoice.ValueType) -> str:
+    """Return the name of a choice of a calibration, empty if there is none."""
+    if choice not in model_pb2.CalibrationChoice.values():
+        return str(choice)
+    name = model_pb2.CalibrationChoice.Name(choice).removeprefix("CALIBRATION_CHOICE_")
+    return name.lower() if choice else ""
+
+
+def _promoted(response: model_pb2.PromoteModelResponse, facts: Facts) -> None:
+    facts.add(replaced=response.replaced, threshold_now=response.version.calibration.threshold)
 
 
 def _pin_model(request: model_pb2.PinModelRequest, facts: Facts) -> None:
@@ -204,7 +222,7 @@ CHANGES: Mapping[str, tuple[Describe, Describe]] = {
     f"{_DATASETS}/DeleteDataset": (_name, _nothing),
     f"{_JOBS}/CreateJob": (_create_job, _job),
     f"{_JOBS}/CancelJob": (_name, _nothing),
-    f"{_MODELS}/PromoteModel": (_name, _nothing),
+    f"{_MODELS}/PromoteModel": (_promote_model, _promoted),
     f"{_MODELS}/PinModel": (_pin_model, _nothing),
     f"{_MODELS}/ShadowModel": (_shadow_model, _nothing),
     f"{_MODELS}/UpdateCalibration": (_update_calibration, _revision),

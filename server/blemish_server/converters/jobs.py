@@ -32,7 +32,7 @@ from blemish_core.jobs.worker_registry import WorkerInfo
 from blemish_core.platform.errors import InvalidRequest
 from blemish_core.platform.names import ModelRef, dataset_id, dataset_name, job_name
 from blemish_server.converters.enums import EnumMapping
-from blemish_server.converters.models import mask_to_proto, metrics_to_proto
+from blemish_server.converters.models import CHOICES, mask_to_proto, metrics_to_proto
 from blemish_server.converters.values import (
     check_count,
     duration_to_proto,
@@ -229,6 +229,7 @@ def _parse_train(train: pb.Train) -> TrainSpec:
         seed=train.seed,
         target_false_reject_rate=train.target_false_reject_rate or DEFAULT_FALSE_REJECT_RATE,
         promote=train.promote,
+        promoted_calibration=CHOICES.parse(train.promoted_calibration, "train.promoted_calibration"),
         false_alarms_of=_parse_false_alarms_of(train),
         **_parse_detector(train),
     )
@@ -305,6 +306,7 @@ def _train(train: TrainSpec) -> pb.Train:
         seed=train.seed,
         target_false_reject_rate=train.target_false_reject_rate,
         promote=train.promote,
+        promoted_calibration=CHOICES.to_proto(train.promoted_calibration),
         false_alarms_of=train.false_alarms_of,
         mask=mask_to_proto(train.mask) if train.mask else None,
     )

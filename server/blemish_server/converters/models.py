@@ -9,6 +9,7 @@ from blemish_core.evaluation.metrics import Interval, Latency, Metrics, Spread
 from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationChange, Revision, ThresholdRule
+from blemish_core.models.promotion import CalibrationChoice
 from blemish_core.models.store import Model
 from blemish_core.platform.errors import InvalidRequest
 from blemish_core.platform.names import ModelRef, dataset_name, item_name, job_name
@@ -25,6 +26,15 @@ RULES: EnumMapping[ThresholdRule, pb.ThresholdRule.ValueType] = EnumMapping(
         ThresholdRule.TRAINED: pb.THRESHOLD_RULE_TRAINED,
         ThresholdRule.FALSE_REJECT_RATE: pb.THRESHOLD_RULE_FALSE_REJECT_RATE,
         ThresholdRule.FIXED: pb.THRESHOLD_RULE_FIXED,
+    }
+)
+
+
+CHOICES: EnumMapping[CalibrationChoice, pb.CalibrationChoice.ValueType] = EnumMapping(
+    {
+        CalibrationChoice.UNSPECIFIED: pb.CALIBRATION_CHOICE_UNSPECIFIED,
+        CalibrationChoice.OWN: pb.CALIBRATION_CHOICE_OWN,
+        CalibrationChoice.KEEP_TARGET: pb.CALIBRATION_CHOICE_KEEP_TARGET,
     }
 )
 
@@ -57,10 +67,15 @@ def parse_calibration_change(request: pb.UpdateCalibrationRequest, caller: Calle
                 field="rule",
             )
     regions = parse_region_settings(request.regions) if request.HasField("regions") else None
-    author = request.author
-    if caller.name and author != caller.name:
-        author = f"{author} ({caller.name})" if author else caller.name
+    author = author_of(request.author, caller)
     return CalibrationChange(rule, author, value, request.comment, regions, revision)
+
+
+def author_of(given: str, caller: Caller) -> str:
+    """Return the author of a change: the caller, after the author that the request names."""
+    if not caller.name or given == caller.name:
+        return given
+    return f"{given} ({caller.name})" if given else caller.name
 
 
 def parse_preview(

@@ -17,6 +17,7 @@ from blemish_core.jobs.removal import Removal
 from blemish_core.models import archive
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationChange, Revision, ThresholdRule
+from blemish_core.models.promotion import promote
 from blemish_core.models.store import Model, ModelStore
 from blemish_core.models.threshold_check import concern
 from blemish_core.platform.errors import ConfirmationNeeded, InvalidRequest, TooLarge
@@ -27,6 +28,8 @@ from blemish_core.search.flips import find_flips
 from blemish_core.search.search_index import SearchIndex
 from blemish_server.auth.authenticator import current_caller
 from blemish_server.converters.models import (
+    CHOICES,
+    author_of,
     calibration_to_proto,
     flipped_to_proto,
     metrics_to_proto,
@@ -110,12 +113,26 @@ class ModelServicer(ModelServiceServicer):
     async def PromoteModel(  # noqa: N802
         self, request: pb.PromoteModelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.PromoteModelResponse:
-        ref = _parse_version(request.name)
+        ref, choice = _parse_version(request.name), CHOICES.parse(request.calibration, "calibration")
+        author = author_of(request.author, current_caller.get())
         # Load the version first, because it serves the next request.
         await self._cache.load(await asyncio.to_thread(self._models.resolve, ref))
-        await asyncio.to_thread(self._models.promote, ref)
+        promotion = await asyncio.to_thread(promote, self._models, ref, choice, author)
         self._cache.invalidate(ref.model)
-        return pb.PromoteModelResponse(version=await asyncio.to_thread(self._describe, ref))
+        response = pb.PromoteModelResponse(version=await asyncio.to_thread(self._describe, ref))
+        if promotion.replaced is not None and promotion.replaced_revision is not None:
+            response.replaced = promotion.replaced.name
+            response.replaced_calibration.CopyFrom(
+                calibration_to_proto(promotion.replaced_revision, promotion.replaced.metrics)
+            )
+        log.info(
+            "model promoted",
+            model=str(ref),
+            replaced=response.replaced,
+            threshold=response.version.calibration.threshold,
+            by=current_caller.get().name,
+        )
+        return response
 
     async def PinModel(  # noqa: N802
         self, request: pb.PinModelRequest, context: grpc.aio.ServicerContext[Any, Any]

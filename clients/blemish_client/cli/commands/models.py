@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """``blemish models``: list, show, promote, calibrate, export, import and delete models."""
 
-import getpass
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from blemish_client.cli.failures import UNSUCCESSFUL, Failure, can_ask, confirm_
 from blemish_client.cli.figures import metrics_tables
 from blemish_client.cli.options import Json, ModelArgument, VersionArgument, Yes
 from blemish_client.cli.output import ABSENT, emit, number, optional, share, size, table, when
+from blemish_client.cli.promotion import KeepTarget, PromoteYes, promote_version, user_name
 from blemish_client.cli.session import Session
 from blemish_client.cli.times import AGE_HELP, parse_time
 from blemish_client.client import Client
@@ -136,17 +136,30 @@ def shadow(
 
 
 @group.command()
-def promote(ctx: typer.Context, version: VersionArgument, as_json: Json = False) -> None:
+def promote(
+    ctx: typer.Context,
+    version: VersionArgument,
+    keep_target: KeepTarget = None,
+    yes: PromoteYes = False,
+    author: Annotated[
+        str | None,
+        typer.Option(help="Author, if a target is kept.", show_default="current user"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Promote a version to production.
 
-    Promote an older version to roll back.
+    Promote an older version to roll back. If a person has set the threshold of the version in production,
+    choose whether the new one keeps its target.
 
-    Example: blemish models promote tile-patchcore/4
+    Example: blemish models promote tile-patchcore/4 --keep-target
     """
     session = Session.of(ctx)
     with session.client() as client:
-        promoted = client.promote(version)
-    session.print_result(promoted, f"{promoted.name} is in production", as_json=as_json)
+        promoted = promote_version(
+            session, client, version, keep_target=keep_target, yes=yes, author=author
+        )
+    session.print_result(promoted, ending(promoted), as_json=as_json)
 
 
 @group.command()
@@ -223,6 +236,8 @@ def import_(
         ),
     ] = "",
     promote: Annotated[bool, typer.Option("--promote", help="Promote the version to production.")] = False,
+    keep_target: KeepTarget = None,
+    yes: PromoteYes = False,
     as_json: Json = False,
 ) -> None:
     """Import a version that another server exported.
@@ -239,9 +254,10 @@ def import_(
         except OSError as error:
             raise Failure(f"cannot read {file}: {error.strerror}") from error
         if promote:
-            version = client.promote(version.name)
+            version = promote_version(session, client, version.name, keep_target=keep_target, yes=yes)
     promoted = " and promoted to production" if version.production else ""
-    session.print_result(version, f"{version.name} was imported{promoted}", as_json=as_json)
+    line = f"{version.name} was imported{promoted}"
+    session.print_result(version, f"{line}\n{ending(version)}" if promoted else line, as_json=as_json)
 
 
 @contextmanager
@@ -405,7 +421,7 @@ def calibrate(
         apply = partial(
             client.update_calibration,
             before.name,
-            author=author if author is not None else _user_name(),
+            author=author if author is not None else user_name(),
             comment=comment,
             # The settings of regions are replaced as a whole, so another change between must not be lost.
             expected_revision=expected_revision or (before.calibration.revision if has_regions else 0),
@@ -519,13 +535,6 @@ def _regions(settings: RegionSettings) -> str:
     if settings.HasField("mm_per_px"):
         parts.append(f"{settings.mm_per_px:g} mm per px")
     return ", ".join(filter(None, parts)) or ABSENT
-
-
-def _user_name() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError) as error:  # unknown user id; KeyError before Python 3.13
-        raise Failure("the current user has no name; pass --author") from error
 
 
 def _mask(version: ModelVersion) -> str:

@@ -11,12 +11,20 @@ import typer
 
 from blemish.v1.job_pb2 import JOB_STATE_SUCCEEDED, EfficientAd, Job, JobPriority, PatchCore
 from blemish.v1.model_pb2 import FrameMask
+from blemish_client.cli.calibrations import ending, judges_by
 from blemish_client.cli.choices import JobPriorityChoice, to_proto
-from blemish_client.cli.failures import Failure
+from blemish_client.cli.failures import Failure, can_ask
 from blemish_client.cli.figures import metrics_tables
 from blemish_client.cli.options import DatasetArgument, Detach, Json, ModelArgument
 from blemish_client.cli.output import emit
 from blemish_client.cli.progress import exit_unless_succeeded, wait_for_job
+from blemish_client.cli.promotion import (
+    KeepTarget,
+    PromoteYes,
+    ask_for_target,
+    in_production,
+    is_set_by_person,
+)
 from blemish_client.cli.session import Session
 from blemish_client.client import Client
 from blemish_client.names import short
@@ -193,6 +201,8 @@ def train(
     promote: Annotated[
         bool, typer.Option("--promote", help="Promote the version to production when it is published.")
     ] = False,
+    keep_target: KeepTarget = None,
+    yes: PromoteYes = False,
     false_alarms_of: Annotated[
         str,
         typer.Option(
@@ -271,6 +281,8 @@ def train(
         if max_minutes:
             settings.max_duration.FromTimedelta(timedelta(minutes=max_minutes))
     with session.client() as client:
+        if promote and keep_target is None:
+            keep_target = _promoted_target(client, model_id or f"{dataset}-{detector}", yes=yes)
         job = client.train(
             dataset,
             model_id=model_id,
@@ -278,6 +290,7 @@ def train(
             seed=seed,
             target_false_reject_rate=target_false_reject_rate or 0.0,
             promote=promote,
+            keep_target=keep_target if promote else None,
             false_alarms_of=false_alarms_of,
             mask=_read_mask(mask) if mask is not None else None,
             align=align,
@@ -346,6 +359,27 @@ def index(
         _run_jobs(session, client, jobs, detach=detach, as_json=as_json)
 
 
+def _promoted_target(client: Client, model: str, *, yes: bool) -> bool | None:
+    """Return whether the version keeps the target of the one that it will replace; None without a choice.
+
+    The question comes before the training, which may end when everyone has left.
+
+    Raises:
+        Failure: if a calibration that a person has set would be lost, and the user cannot be asked.
+    """
+    if yes:
+        return False
+    replaced = in_production(client, short(model))
+    if replaced is None or not is_set_by_person(replaced.calibration):
+        return None
+    if can_ask():
+        return ask_for_target(replaced, None)
+    raise Failure(
+        f"{replaced.name} judges by {judges_by(replaced.calibration)}, which the promotion would replace; "
+        "pass --keep-target to carry its target over, or --own-target"
+    )
+
+
 def _read_mask(file: Path) -> FrameMask:
     try:
         return training_mask(file.read_bytes())
@@ -393,11 +427,11 @@ def _run_jobs(
         if as_json:
             emit(job)
         elif job.state == JOB_STATE_SUCCEEDED:
-            _print_result(session, job)
+            _print_result(session, client, job)
     exit_unless_succeeded(ended)
 
 
-def _print_result(session: Session, job: Job) -> None:
+def _print_result(session: Session, client: Client, job: Job) -> None:
     result = job.result
     if job.WhichOneof("work") == "embed":
         images = "kept frames" if job.embed.kept_frames else f"images of {short(job.embed.dataset)}"
@@ -405,6 +439,8 @@ def _print_result(session: Session, job: Job) -> None:
             f"{result.indexed_images} {images} are in the index of {short(result.model_version)}",
             markup=False,
         )
+    elif job.WhichOneof("work") == "train":
+        session.out.print(ending(client.model(result.model_version)), markup=False, soft_wrap=True)
     else:
         session.out.print(f"{result.model_version} is ready", markup=False)
     if result.HasField("metrics"):

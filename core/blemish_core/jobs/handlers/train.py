@@ -22,7 +22,9 @@ from blemish_core.jobs.reporter import StepReporter, WarningCollector
 from blemish_core.jobs.training_mask import read_mask
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.good_images import GoodImage
-from blemish_core.platform.names import ModelRef
+from blemish_core.models.promotion import describe, promote
+from blemish_core.platform.errors import ConfirmationNeeded
+from blemish_core.platform.names import ModelRef, job_name
 from blemish_core.report.conclusion import conclude
 
 _SAMPLED = 4
@@ -40,7 +42,7 @@ def train(context: JobContext, spec: TrainSpec, job: str, reporter: StepReporter
     """
     if published := context.models.published_by(job, spec.model_id):
         # An earlier attempt died between publishing and reporting its success.
-        return _result(context, spec, published)
+        return _result(context, spec, published, reporter)
     reporter = WarningCollector(reporter)
     images = load_training_images(context, spec, reporter)
     _note(reporter, describe_training(spec, images, context.device))
@@ -55,9 +57,8 @@ def train(context: JobContext, spec: TrainSpec, job: str, reporter: StepReporter
         manifest, metrics, shift=bool(evaluation and evaluation.good_shift), outstanding=trained.outstanding
     )
     reporter.note(f"conclusion: {found.text}")
-    result = _result(context, spec, manifest)
-    reporter.note(f"published as {manifest.name}{', in production' if spec.promote else ''}")
-    return result
+    reporter.note(f"published as {manifest.name}")
+    return _result(context, spec, manifest, reporter)
 
 
 def _note(reporter: StepReporter, lines: Iterable[str]) -> None:
@@ -153,7 +154,14 @@ def evaluate_on_test_split(
         )
 
 
-def _result(context: JobContext, spec: TrainSpec, manifest: Manifest) -> Result:
+def _result(context: JobContext, spec: TrainSpec, manifest: Manifest, reporter: StepReporter) -> Result:
     if spec.promote:
-        context.models.promote(ModelRef(spec.model_id, manifest.version))
+        version = ModelRef(spec.model_id, manifest.version)
+        try:
+            promote(context.models, version, spec.promoted_calibration, job_name(manifest.job))
+            judging = describe(context.models.calibrations(manifest).newest())
+            reporter.note(f"{manifest.name} is in production and judges by {judging}")
+        except ConfirmationNeeded as refusal:
+            # A job can ask no one, and must not lose what a person has set.
+            reporter.warn(f"{manifest.name} was not promoted: {refusal} with `blemish models promote`")
     return Result(model_version=manifest.name, metrics=manifest.metrics)

@@ -6,6 +6,17 @@ import pytest
 from tests.support.cli import Run
 from tests.support.fake_server import CallError, FakeServer
 
+from blemish.v1.model_pb2 import (
+    CALIBRATION_CHOICE_KEEP_TARGET,
+    CALIBRATION_CHOICE_OWN,
+    CALIBRATION_CHOICE_UNSPECIFIED,
+    THRESHOLD_RULE_FALSE_REJECT_RATE,
+    THRESHOLD_RULE_FIXED,
+    THRESHOLD_RULE_TRAINED,
+    ModelVersion,
+    ThresholdRule,
+)
+
 
 def test_failed_export_leaves_no_file(
     run: Run, fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -27,6 +38,8 @@ def test_model_is_imported_and_promoted(run: Run, fake: FakeServer, tmp_path: Pa
     file.write_bytes(bytes(3 << 20))
     assert run("models", "import", file, "--as", "mine", "--promote").stdout == (
         "models/mine/versions/4 was imported and promoted to production\n"
+        "models/mine/versions/4 is in production and judges by threshold 22.250 (5 % false rejects asked "
+        "for)\n"
     )
     ((header, *chunks),) = fake.requests["ImportModel"]
     assert (header.header.model_id, header.header.size_bytes) == ("mine", 3 << 20)
@@ -246,3 +259,81 @@ def test_card_shows_the_mask(run: Run, fake: FakeServer) -> None:
     assert "aligned" not in shown
     fake.card.mask.alignment.reference = "train/good/3.png"
     assert "frames are aligned to train/good/3.png" in " ".join(run("models", "show", "m/2").stdout.split())
+
+
+def in_production(
+    rule: ThresholdRule.ValueType = THRESHOLD_RULE_FIXED, *, target: float = 0.0
+) -> ModelVersion:
+    """Return version 1, which judges by threshold 14 that ann has set."""
+    card = ModelVersion(name="models/m/versions/1", production=True)
+    card.calibration.threshold, card.calibration.rule, card.calibration.author = 14.0, rule, "ann"
+    card.calibration.target_false_reject_rate, card.calibration.revision = target, 2
+    card.calibration.warranted_false_reject_rate = target or 0.25
+    return card
+
+
+LOST = CallError(
+    grpc.StatusCode.FAILED_PRECONDITION,
+    "models/m/versions/1 judges by threshold 14 (fixed by ann); choose (--keep-target) or (--own-target)",
+    reason="CONFIRMATION_NEEDED",
+)
+
+
+def test_promotion_ends_with_what_the_version_judges_by(run: Run, fake: FakeServer) -> None:
+    assert run("models", "promote", "m/2").stdout == (
+        "models/m/versions/2 is in production and judges by threshold 22.250 (5 % false rejects asked "
+        "for)\n"
+    )
+    (request,) = fake.requests["PromoteModel"]
+    assert request.calibration == CALIBRATION_CHOICE_UNSPECIFIED
+
+
+def test_threshold_of_a_person_is_not_replaced_without_a_choice(run: Run, fake: FakeServer) -> None:
+    fake.production = in_production()
+    fake.errors["PromoteModel"] = [LOST]
+    refused = run("models", "promote", "m/2")
+    assert refused.exit_code == 2
+    assert "threshold 14 (fixed by ann); choose (--keep-target)" in refused.stderr
+    assert "--yes" in refused.stderr
+    kept = run("models", "promote", "m/2", "--keep-target", "--author", "bea")
+    assert kept.exit_code == 0, kept.stderr
+    assert kept.stdout.rstrip().endswith("(25 % false rejects asked for by bea)")
+    assert "it replaces models/m/versions/1, which judged by threshold 14.000 (fixed by ann)" in kept.stderr
+    for options in (["--yes"], ["--own-target"]):
+        assert run("models", "promote", "m/2", *options).exit_code == 0
+    choices = [each.calibration for each in fake.requests["PromoteModel"]]
+    own = CALIBRATION_CHOICE_OWN
+    assert choices == [CALIBRATION_CHOICE_UNSPECIFIED, CALIBRATION_CHOICE_KEEP_TARGET, own, own]
+    assert fake.requests["PromoteModel"][1].author == "bea"
+
+
+def test_terminal_is_asked_for_the_target(
+    run: Run, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blemish_client.cli.promotion.can_ask", lambda: True)
+    fake.production = in_production(THRESHOLD_RULE_FALSE_REJECT_RATE, target=0.01)
+    fake.is_calibrated = False
+    given = ("models", "promote", "m/2", "--author", "bea")
+    for answer, choice in (("keep", CALIBRATION_CHOICE_KEEP_TARGET), ("own", CALIBRATION_CHOICE_OWN)):
+        asked = run(*given, stdin=f"what\n{answer}\n")
+        assert asked.exit_code == 0, asked.stderr
+        assert "carry its target over: 1 % false rejects" in asked.stderr
+        assert fake.requests["PromoteModel"][-1].calibration == choice
+    cancelled = run(*given, stdin="cancel\n")
+    assert cancelled.exit_code == 1
+    assert "nothing was promoted" in cancelled.stderr
+    assert len(fake.requests["PromoteModel"]) == 2
+
+
+def test_target_of_a_training_that_differs_is_named(run: Run, fake: FakeServer) -> None:
+    fake.production = in_production(THRESHOLD_RULE_TRAINED, target=0.01)
+    promoted = run("models", "promote", "m/2")
+    assert promoted.exit_code == 0, promoted.stderr
+    assert "blemish models calibrate m/2 --false-reject-rate 0.01" in promoted.stderr
+
+
+def test_target_that_an_older_server_did_not_keep_is_reported(run: Run, fake: FakeServer) -> None:
+    fake.production, fake.ignores_choices = in_production(), True
+    result = run("models", "promote", "m/2", "--keep-target", "--author", "bea")
+    assert result.exit_code == 2
+    assert "too old to keep the target" in result.stderr

@@ -10,6 +10,13 @@ from blemish.v1.job_pb2 import (
     JOB_PRIORITY_HIGH,
     JOB_STATE_FAILED,
 )
+from blemish.v1.model_pb2 import (
+    CALIBRATION_CHOICE_KEEP_TARGET,
+    CALIBRATION_CHOICE_OWN,
+    CALIBRATION_CHOICE_UNSPECIFIED,
+    THRESHOLD_RULE_FIXED,
+    ModelVersion,
+)
 from blemish_client import Client
 
 
@@ -204,3 +211,41 @@ def test_training_without_its_mask_is_cancelled(run: Run, fake: FakeServer, tmp_
     assert result.exit_code == 2
     assert "the server is too old for masks" in result.stderr
     assert [each.name for each in fake.requests["CancelJob"]] == ["jobs/made"]
+
+
+def test_training_to_promote_asks_before_it_starts(
+    run: Run, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.production = ModelVersion(name="models/tile-patchcore/versions/1", production=True)
+    fake.production.calibration.rule, fake.production.calibration.author = THRESHOLD_RULE_FIXED, "ann"
+    refused = run("train", "tile", "--promote", "--detach")
+    assert refused.exit_code == 2
+    assert "judges by threshold 0.000 (fixed by ann), which the promotion would replace" in refused.stderr
+    assert "--keep-target" in refused.stderr
+    assert not fake.requests["CreateJob"]
+    for options, choice in (
+        (["--promote", "--keep-target"], CALIBRATION_CHOICE_KEEP_TARGET),
+        (["--promote", "--own-target"], CALIBRATION_CHOICE_OWN),
+        (["--promote", "--yes"], CALIBRATION_CHOICE_OWN),
+        ([], CALIBRATION_CHOICE_UNSPECIFIED),
+    ):
+        assert run("train", "tile", *options, "--detach").exit_code == 0
+        assert fake.requests["CreateJob"][-1].train.promoted_calibration == choice
+    assert fake.requests["GetModel"][0].name == "models/tile-patchcore@production"
+    monkeypatch.setattr("blemish_client.cli.commands.training.can_ask", lambda: True)
+    assert run("train", "tile", "--promote", "--detach", stdin="keep\n").exit_code == 0
+    assert fake.requests["CreateJob"][-1].train.promoted_calibration == CALIBRATION_CHOICE_KEEP_TARGET
+
+
+def test_training_ends_with_what_its_version_judges_by(run: Run, fake: FakeServer) -> None:
+    done = ended("jobs/made")
+    done.train.dataset = "datasets/tile"
+    fake.watches, fake.is_calibrated = [[done]], False
+    fake.card.calibration.target_false_reject_rate = 0.05
+    fake.card.production = True
+    assert (
+        "models/tile-patchcore/versions/1 is in production and judges by threshold 22.250 "
+        "(5 % false rejects asked for)\n"
+    ) in run("train", "tile").stdout
+    fake.watches, fake.card.production = [[done]], False
+    assert "is ready, but not in production" in run("train", "tile").stdout

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tests.support.job_context import make_job_context
 from tests.support.job_reporter import RecordingReporter
+from tests.support.manifests import make_manifest
 from torch import nn
 
 from blemish_core.detectors.common.backbone import import_weights
@@ -23,8 +24,11 @@ from blemish_core.jobs.handlers.detector_cache import DetectorCache
 from blemish_core.jobs.handlers.evaluate import evaluate
 from blemish_core.jobs.handlers.train import train
 from blemish_core.jobs.record import EvaluateSpec, PatchCoreSpec, TrainSpec
+from blemish_core.models.bundle import write_manifest
+from blemish_core.models.calibration_log import CalibrationChange, ThresholdRule
 from blemish_core.models.good_images import read_good_images
 from blemish_core.models.loading import load_detector
+from blemish_core.models.promotion import CalibrationChoice, describe
 from blemish_core.platform.errors import FailedPrecondition
 from blemish_core.platform.names import ModelRef
 from blemish_core.runtimes import openvino_runtime
@@ -245,3 +249,34 @@ def test_learned_images_get_scores_if_others_are_held_out(
     assert all(each.score is not None for each in images)
     pictures = context.models.folder("cloth", 1) / "report"
     assert len(list(pictures.glob("learned-*.png"))) == 4
+
+
+def test_promotion_at_the_end_does_not_lose_the_threshold_of_a_person(tmp_path: Path) -> None:
+    context = make_job_context(tmp_path)
+    for job in ("first", "second"):
+
+        def write(folder: Path, number: int, job: str = job) -> None:
+            write_manifest(make_manifest("tile", number, job), folder)
+
+        context.models.publish("tile", job, write)
+    context.models.promote(ModelRef("tile", 1))
+    person = CalibrationChange(ThresholdRule.FIXED, "ann", 14.0)
+    context.models.calibrations(context.models.manifest(ModelRef("tile", 1))).append(person)
+    spec = TrainSpec(dataset="tile", model_id="tile", promote=True)
+    reporter = RecordingReporter()
+    # A second attempt of a job that has published its version only promotes it.
+    assert train(context, spec, "second", reporter).model_version == "models/tile/versions/2"
+    assert context.models.production("tile") == 1
+    (warning,) = reporter.warnings
+    assert (
+        "models/tile/versions/2 was not promoted: models/tile/versions/1 judges by threshold 14" in warning
+    )
+    assert "(--keep-target)" in warning
+    kept = spec.model_copy(update={"promoted_calibration": CalibrationChoice.KEEP_TARGET})
+    reporter = RecordingReporter()
+    train(context, kept, "second", reporter)
+    assert (context.models.production("tile"), reporter.warnings) == (2, [])
+    newest = context.models.calibrations(context.models.manifest(ModelRef("tile", 2))).newest()
+    assert newest.author == "jobs/second"
+    assert newest.value == pytest.approx(1 / 3)
+    assert reporter.notes == [f"models/tile/versions/2 is in production and judges by {describe(newest)}"]
