@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Entry point of the ``blemish`` command."""
 
+import errno
 import os
 import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
 
 _EXTRA = frozenset({"typer", "rich"})
 
@@ -21,7 +25,24 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    app(prog_name="blemish")
+    try:
+        app(prog_name="blemish")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _leave_full_disk(error)
+
+
+def _leave_full_disk(error: OSError) -> NoReturn:
+    """Report that the output, or a file, cannot be written, and exit with code 1."""
+    with suppress(OSError):
+        print(
+            f"blemish: cannot write {error.filename or 'the output'} ({error.strerror}); free some space",
+            file=sys.stderr,
+            flush=True,
+        )
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - the text in its buffer would fail again
+    sys.exit(1)
 
 
 def _silence_grpc() -> None:

@@ -20,11 +20,14 @@ from blemish_client.types.frame import Frame
 
 _ARRAY_SUFFIX = ".npy"
 
+_PANEL = "Form of the images"
+
 Raw = Annotated[
     str | None,
     typer.Option(
         "--raw",
         metavar="FORMAT:WIDTHxHEIGHT",
+        rich_help_panel=_PANEL,
         help="Files are raw samples of this GenICam format and size, for example Mono12p:2448x2048.",
         show_default="encoded images, or arrays in .npy files",
     ),
@@ -34,6 +37,7 @@ Part = Annotated[
     typer.Option(
         "--region",
         metavar="LEFT,TOP,WIDTH,HEIGHT",
+        rich_help_panel=_PANEL,
         help="Part of the images to score, in px.",
         show_default="all",
     ),

@@ -76,13 +76,17 @@ def grant(
     role: Annotated[
         RoleName,
         typer.Option(
+            metavar="ROLE",
             help="A camera sends frames. A service also reads everything and searches. "
-            "An operator also trains, promotes and calibrates."
+            "An operator also trains, promotes and calibrates.",
         ),
     ],
     most_urgent: Annotated[
         PriorityName,
-        typer.Option(help="Highest priority of its images; lower priorities wait behind higher ones."),
+        typer.Option(
+            metavar="PRIORITY",
+            help="Highest priority of its images: line-stop, audit or backfill.",
+        ),
     ] = PriorityName.LINE_STOP,
     streams: Streams = None,
     requests_per_second: RequestsPerSecond = None,

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -85,6 +86,11 @@ def test_help_of_every_command_has_a_valid_example(path: tuple[str, ...], comman
         each.name for each in command.params if not (getattr(each, "help", None) or each.hidden)
     ]
     assert without_help == []
+
+
+@pytest.mark.parametrize("path", [path for path, _ in commands(get_command(app))], ids=" ".join)
+def test_help_shows_whole_names_of_options_in_80_columns(run: Run, path: tuple[str, ...]) -> None:
+    assert re.findall(r"--[a-z-]*…", run(*path, "--help").stdout) == []
 
 
 def test_no_default_is_shown_as_0_that_means_another() -> None:

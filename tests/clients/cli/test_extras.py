@@ -59,6 +59,8 @@ def test_help_of_every_command_of_an_extra_has_a_valid_example(extra: Extra) -> 
         words = shlex.split(example[1])
         assert words[: len(path)] == path
         command.make_context(path[-1], words[len(path) :])
+        shown = CliRunner().invoke(app, [*path, "--help"], catch_exceptions=False).stdout
+        assert re.findall(r"--[a-z-]*…", shown) == []
 
 
 def test_exit_code_of_a_command_of_an_extra_is_kept() -> None:

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
 from pathlib import Path
 
 import grpc
@@ -100,3 +102,18 @@ def test_server_that_requires_tls_is_named_with_the_options(
     result = CliRunner().invoke(app, ["info"], env={"BLEMISH_SERVER": address})
     assert result.exit_code == 4
     assert f"the server at {address} requires TLS; connect with --roots FILE" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("command", [["--help"], ["completion", "bash"]])
+def test_output_on_a_full_disk_ends_with_a_sentence(command: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "blemish_client.cli", *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "blemish: cannot write the output (No space left on device); free some space\n"

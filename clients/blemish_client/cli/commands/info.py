@@ -59,7 +59,7 @@ def info(ctx: typer.Context, as_json: Json = False) -> None:
         session.out.print(_streams(server.streams))
     if server.cameras:
         session.out.print(_cameras(server.cameras))
-    if not server.streams:
+    if server.HasField("disk") and not server.streams:  # an older server describes neither
         session.out.print("no stream is open")
 
 

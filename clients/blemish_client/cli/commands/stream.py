@@ -49,6 +49,7 @@ def stream(
     policy: Annotated[
         PolicyChoice | None,
         typer.Option(
+            metavar="NAME",
             help="Handling of a frame that arrives while others are being scored: latest drops older "
             "frames, block slows the source down, reject refuses the frame.",
             show_default="latest for live sources, block for files",
@@ -93,17 +94,26 @@ def stream(
         typer.Option(min=0, help="Time after which the server refuses a frame.", show_default="no limit"),
     ] = None,
     priority: Annotated[
-        PriorityChoice, typer.Option(help="Priority among images that wait for the same model.")
+        PriorityChoice,
+        typer.Option(
+            metavar="NAME",
+            help="Priority among images that wait for the same model: line-stop, audit or backfill.",
+        ),
     ] = PriorityChoice.AUDIT,
     target_false_reject_rate: Annotated[
         float | None,
         typer.Option(
+            metavar="SHARE",
+            rich_help_panel="Threshold",
             help="Share of good images that this stream may reject, at most 0.5.",
             show_default="calibration of the model",
         ),
     ] = None,
     store: Annotated[
-        StoreChoice, typer.Option(help="Frames that the server keeps for search.")
+        StoreChoice,
+        typer.Option(
+            metavar="NAME", help="Frames that the server keeps for search: none, anomalous or all."
+        ),
     ] = StoreChoice.NONE,
     region: Part = None,
     raw: Raw = None,

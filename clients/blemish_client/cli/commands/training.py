@@ -93,11 +93,14 @@ def train(
             help="Id of the model that receives the new version.", show_default="DATASET-DETECTOR"
         ),
     ] = "",
-    detector: Annotated[DetectorName, typer.Option(help="Detector to train.")] = DetectorName.PATCHCORE,
+    detector: Annotated[
+        DetectorName, typer.Option(metavar="NAME", help="Detector to train: patchcore or efficientad.")
+    ] = DetectorName.PATCHCORE,
     input_size: Annotated[
         int | None,
         typer.Option(
             min=1,
+            metavar="PX",
             help="PatchCore: shorter side of the network's input, in px. EfficientAD: side of the square "
             "input.",
             show_default="320 or 256",
@@ -193,6 +196,8 @@ def train(
     target_false_reject_rate: Annotated[
         float | None,
         typer.Option(
+            metavar="SHARE",
+            rich_help_panel="Threshold",
             help="Share of good images that the threshold may reject, at most 0.5.",
             show_default="0.05",
             callback=_positive,
