@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """GetServerInfo shows a caller the streams and cameras that its role may see."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,14 +79,13 @@ async def test_camera_sees_its_own_streams_and_cameras(
     caller: Caller, cameras: list[str], tmp_path: Path
 ) -> None:
     activity = Activity()
-    for owner, name in ((LEFT, "left"), (RIGHT, "right")):
-        current_caller.set(owner)
-        inspection = make_inspection(2.0, capture=make_capture(b"picture", camera=name))
-        activity.observe(inspection)
-        tracked = activity.track(ModelRef("tile", None), make_queue())
-        tracked.__enter__().observe(inspection)
-
-    seen = await info(activity, caller, tmp_path)
+    with ExitStack() as streams:
+        for owner, name in ((LEFT, "left"), (RIGHT, "right")):
+            current_caller.set(owner)
+            inspection = make_inspection(2.0, capture=make_capture(b"picture", camera=name))
+            activity.observe(inspection)
+            streams.enter_context(activity.track(ModelRef("tile", None), make_queue())).observe(inspection)
+        seen = await info(activity, caller, tmp_path)
 
     assert [camera.camera for camera in seen.cameras] == cameras
     assert [list(stream.cameras) for stream in seen.streams] == [[name] for name in cameras]
