@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Semaphore
+from typing import IO
 from urllib.request import urlopen
 
 import grpc
@@ -180,21 +181,37 @@ def test_running_stream_is_shown_with_its_rate_and_last_verdict(
         assert not other.server_info().streams
 
 
+def run_worker(output: IO[bytes], url: str, folder: Path) -> "subprocess.Popen[bytes]":
+    """Start a worker, and return once it is ready."""
+    ready = folder / "ready"
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "blemish_workers"],
+        env=os.environ | {"REDIS_URL": url, "BLEMISH_STORE": str(folder), "BLEMISH_READY_FILE": str(ready)},
+        stdout=output,
+        stderr=output,
+    )
+    try:
+        wait_for_file(ready, worker)
+    except BaseException:
+        stop(worker)
+        raise
+    return worker
+
+
+def test_worker_starts_with_its_log_on_a_full_disk(tmp_path: Path) -> None:
+    port = free_port()
+    with running_redis(tmp_path / "redis", port), FULL.open("wb") as full:
+        stop(run_worker(full, f"redis://127.0.0.1:{port}/0", tmp_path))
+
+
 def test_worker_outlives_a_redis_that_accepts_no_changes(tmp_path: Path) -> None:
     """Redis refuses commands while its own disk is full, with an error of the same kind."""
     port = free_port()
     url = f"redis://127.0.0.1:{port}/0"
-    ready, log = tmp_path / "ready", tmp_path / "worker.log"
+    log = tmp_path / "worker.log"
     with running_redis(tmp_path / "redis", port), log.open("wb") as output:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "blemish_workers"],
-            env=os.environ
-            | {"REDIS_URL": url, "BLEMISH_STORE": str(tmp_path), "BLEMISH_READY_FILE": str(ready)},
-            stdout=output,
-            stderr=output,
-        )
+        worker = run_worker(output, url, tmp_path)
         try:
-            wait_for_file(ready, worker)
             control = redis.Redis.from_url(url)
             control.config_set("min-replicas-to-write", 1)
             wait_for_text(log, "NOREPLICAS", worker)

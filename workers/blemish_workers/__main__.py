@@ -13,6 +13,7 @@ def main() -> None:
     require_linux("blemish-worker")
     from blemish_core.platform import logs
     from blemish_core.platform.errors import FailedPrecondition, Unavailable
+    from blemish_core.platform.lossy_output import replace_standard_streams
     from blemish_core.settings import read_settings
     from blemish_workers.celery_app import make_celery_app
     from blemish_workers.maintenance import canary_queue
@@ -20,6 +21,7 @@ def main() -> None:
     from blemish_workers.tasks import register_tasks
     from blemish_workers.wiring import build_worker
 
+    replace_standard_streams()  # before Celery prints its banner
     settings = read_settings(WorkerSettings, "blemish-worker")
     app = make_celery_app(settings)
     worker = build_worker(settings, app)

@@ -58,12 +58,17 @@ class LossyOutput(io.RawIOBase):
 def replace_standard_streams() -> None:
     """Let neither a log nor a print of any library raise if it cannot be written."""
     for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(getattr(stream, "buffer", None), LossyOutput):
+            continue
         try:
-            output = LossyOutput(getattr(sys, name).fileno())
+            output = LossyOutput(stream.fileno())
         except (AttributeError, OSError):
             continue  # a stream without a file, which has none to fill
         _replaced.append(output)
-        setattr(sys, name, output.as_text())
+        text = output.as_text()
+        setattr(sys, name, text)
+        setattr(sys, f"__{name}__", text)  # Celery prints there
 
 
 def lost_lines() -> int:

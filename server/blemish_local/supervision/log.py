@@ -32,5 +32,5 @@ class ServiceLog:
         with self.path.open("rb") as written:
             size = written.seek(0, 2)
             written.seek(max(begin, size - _TAIL_BYTES))
-            text = written.read().decode(errors="replace")
+            text = written.read(_TAIL_BYTES).decode(errors="replace")
         return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
