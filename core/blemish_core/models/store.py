@@ -24,6 +24,7 @@ from blemish_core.models.calibration_log import CalibrationLog
 from blemish_core.platform.errors import Corrupt, FailedPrecondition, NotFound
 from blemish_core.platform.files import (
     atomic_write,
+    disk_full_errors,
     fsync,
     publish_directory,
     staged_directory,
@@ -270,6 +271,9 @@ class ModelStore:
             write: called with an empty folder and the version's number; called again, with the same folder
                 and the next number, if another job took the number.
             commit: called right before the version appears; raises to prevent that.
+
+        Raises:
+            DiskFull: if the disk has no space for the files.
         """
         home = self._root / model
         home.mkdir(parents=True, exist_ok=True)
@@ -279,7 +283,8 @@ class ModelStore:
                 # Look only after choosing the number: another attempt may have published in between.
                 if published := self.published_by(job, model):
                     return published
-                write(staging, number)
+                with disk_full_errors(home):
+                    write(staging, number)
                 target = self.folder(model, number)
                 if publish_directory(staging, target, commit):
                     return bundle.read_manifest(target)

@@ -9,7 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from blemish_core.platform.errors import DiskFull
+from blemish_core.platform.disk import StoreDisk, is_for_lack_of_space
+from blemish_core.platform.errors import BlemishError, DiskFull
+
+_NOTHING_BYTES = 1 << 20
+"""Free space that is left by a file that did not fit, at most."""
 
 
 def fsync(path: Path) -> None:
@@ -33,15 +37,23 @@ def fsync_tree(folder: Path) -> None:
 
 @contextmanager
 def disk_full_errors(folder: Path) -> Iterator[None]:
-    """Raise DiskFull in place of an OSError about missing space or quota."""
+    """Raise DiskFull in place of an error about missing space or quota.
+
+    Streams of C++ fail without a reason, so their errors count if the disk has no space at that moment.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        is_full = is_for_lack_of_space(error) or (isinstance(error, RuntimeError) and _is_full(folder))
+        if isinstance(error, BlemishError) or not is_full:
             raise
         raise DiskFull(
             f"the disk that holds {folder} is full; free some space or move the store (BLEMISH_STORE)"
         ) from error
+
+
+def _is_full(folder: Path) -> bool:
+    return StoreDisk(folder, 0).space().free_bytes < _NOTHING_BYTES
 
 
 def atomic_write(path: Path, data: bytes) -> None:

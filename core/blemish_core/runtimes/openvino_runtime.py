@@ -7,6 +7,7 @@ API calls, which this module does not make.
 """
 
 import copy
+import errno
 import hashlib
 import os
 from collections import OrderedDict
@@ -44,7 +45,22 @@ def export(network: nn.Module, input_size: Size, file: Path) -> None:
         NotConvertible: if OpenVINO cannot run the network for all of them.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    openvino().save_model(_model(network, input_size), file, compress_to_fp16=False)
+    save(_model(network, input_size), file)
+
+
+def save(model: Any, file: Path) -> None:
+    """Write a model of OpenVINO as float32 IR: ``file`` (.xml) and its weights (.bin).
+
+    Raises:
+        OSError: if it cannot be written, for lack of space, the usual cause.
+    """
+    try:
+        openvino().save_model(model, file, compress_to_fp16=False)
+    except RuntimeError as error:
+        if "iostream error" not in str(error):
+            raise
+        # OpenVINO removes the part that it wrote, and gives no reason.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from error
 
 
 class ConversionCache:

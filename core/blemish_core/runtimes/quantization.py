@@ -15,6 +15,7 @@ from torch import Tensor
 
 from blemish_core.runtimes.card import Quantization
 from blemish_core.runtimes.openvino_import import nncf, openvino
+from blemish_core.runtimes.openvino_runtime import save
 from blemish_core.runtimes.parity import with_patch
 
 MAX_DROP = 0.005
@@ -51,7 +52,7 @@ def quantize(
             # Pooling by a softmax: eight bits round its small weights to zero and save no time.
             ignored_scope=quantizer.IgnoredScope(types=["MatMul"], validate=False),
         )
-    openvino().save_model(quantized, target, compress_to_fp16=False)
+    save(quantized, target)
     progress(len(chosen), len(chosen))
     return len(chosen)
 

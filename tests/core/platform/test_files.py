@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from blemish_core.platform.errors import DiskFull
+from blemish_core.platform.disk import DiskSpace, StoreDisk
+from blemish_core.platform.errors import DiskFull, JobCancelled
 from blemish_core.platform.files import (
     atomic_create,
     atomic_write,
@@ -85,3 +86,21 @@ def test_missing_space_is_reported_as_full_disk(tmp_path: Path, number: int) -> 
 def test_other_errors_are_not_reported_as_full_disk(tmp_path: Path) -> None:
     with pytest.raises(PermissionError), disk_full_errors(tmp_path):
         raise PermissionError(errno.EACCES, "denied")
+
+
+@pytest.mark.parametrize("free_bytes", [1000, 1 << 30])
+def test_failed_stream_of_a_library_is_about_the_disk_if_that_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_bytes: int
+) -> None:
+    monkeypatch.setattr(StoreDisk, "space", lambda self: DiskSpace(free_bytes, 1 << 40))
+    expected = DiskFull if free_bytes == 1000 else RuntimeError
+    with pytest.raises(expected), disk_full_errors(tmp_path):
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+
+def test_errors_for_the_caller_are_kept_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StoreDisk, "space", lambda self: DiskSpace(0, 1 << 40))
+    with pytest.raises(JobCancelled), disk_full_errors(tmp_path):
+        raise JobCancelled("jobs/1 was cancelled")

@@ -344,3 +344,12 @@ def test_openvino_opens_no_connection(before: bool, tmp_path: Path) -> None:
 def test_outputs_of_two_calls_share_no_memory(runtime: OpenVinoRuntime) -> None:
     (first,), (second,) = runtime(images(1)), runtime(images(1))
     assert not np.shares_memory(first.numpy(), second.numpy())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_network_that_does_not_fit_on_the_disk_is_reported_as_such(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").symlink_to("/dev/full")
+    network = nn.Sequential(nn.Conv2d(3, 512, 16), nn.ReLU())
+
+    with pytest.raises(OSError, match="No space left on device"):
+        openvino_runtime.export(network, (64, 64), tmp_path / "model.xml")
