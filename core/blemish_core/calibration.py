@@ -64,9 +64,9 @@ def checked_threshold(threshold: float) -> float:
 class Calibration(BaseModel):
     """The scores of held-out good images, and the rule for the threshold."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    target_false_reject_rate: float
+    target_false_reject_rate: float = Field(gt=0, le=1)
     scores: tuple[float, ...] = Field(min_length=1)
     """Image scores, ascending."""
     map_maxima: tuple[float, ...] = Field(min_length=1)

@@ -23,7 +23,10 @@ from tests.fuzz.target import CORPUS, load, names
 
 RPCS = "rpcs"
 """The calls of ``tests.fuzz.rpcs``, which are not guided by coverage."""
-_MEMORY_MB = 2048
+_MEMORY_MB = 4096
+"""Limit of the process. The fuzzer itself grows by half a GB in a million executions of large messages."""
+_ALLOCATION_MB = 2048
+"""Limit of one allocation."""
 _HANG_S = 30
 _EXECUTED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 _PULSE = re.compile(r"^#(\d+)\s", re.MULTILINE)
@@ -82,7 +85,12 @@ def fuzz(name: str, work: Path, seconds: int) -> Outcome:
         command = [
             *(sys.executable, "-W", "ignore", "-m", "tests.fuzz.child", name, str(findings)),
             *(f"-max_total_time={left_s}", f"-max_len={target.max_bytes}", f"-timeout={_HANG_S}"),
-            *(f"-rss_limit_mb={_MEMORY_MB}", f"-artifact_prefix={findings}/", "-print_final_stats=1"),
+            *(
+                f"-rss_limit_mb={_MEMORY_MB}",
+                f"-malloc_limit_mb={_ALLOCATION_MB}",
+                f"-artifact_prefix={findings}/",
+                "-print_final_stats=1",
+            ),
             *((f"-dict={words}",) if target.words else ()),
             *(str(corpus), *(str(each) for each in (CORPUS / name,) if each.is_dir())),
         ]
