@@ -4,6 +4,7 @@
 import re
 
 OPTIONS = {
+    "acknowledge_extreme": "--yes",
     "coreset_ratio": "--coreset-ratio",
     "expected_revision": "--expected-revision",
     "group_by": "--group-by",
@@ -18,11 +19,12 @@ OPTIONS = {
     "max_run_time": "--max-run-minutes",
     "max_steps": "--max-steps",
     "mm_per_px": "--mm-per-px",
+    "order_by": "the order",
     "page_token": "--page-token",
     "pixel_threshold": "--pixel-threshold",
     "smallest_area": "--smallest-area",
     "smallest_defect": "--smallest-defect",
-    # Two commands have an option for it, under different names.
+    # Commands have options for it under different names.
     "target_false_reject_rate": "the target false-reject rate",
     "white_level": "--white-level",
 }
