@@ -12,6 +12,7 @@ from blemish.v1 import dataset_pb2, job_pb2, model_pb2, search_pb2
 from blemish.v1.audit_pb2 import AUDIT_STAGE_ENDED, AuditEntry, ListAuditEntriesRequest
 from blemish.v1.audit_pb2_grpc import AuditServiceStub
 from blemish.v1.dataset_pb2 import (
+    AddedItem,
     Dataset,
     DatasetImage,
     DeleteImagesResponse,
@@ -76,6 +77,7 @@ from blemish_client.types.stored_image import StoredImage, receive_image, receiv
 
 _IMAGES_PER_PAGE = 1000
 _ITEMS_PER_PAGE = 1000
+_ITEMS_PER_ADDITION = 100
 _ENTRIES_PER_PAGE = 500
 
 
@@ -440,6 +442,42 @@ class Client(SharedClient[Connection]):
             read_limit=read_limit,
         )
         return receive_image(self._connection.stream(self._datasets.GetImage, request))
+
+    def add_items(
+        self,
+        dataset: str,
+        model: str,
+        items: Iterable[str],
+        *,
+        split: str = "test",
+        default_class: str = "",
+        unlabelled_class: str = "",
+        author: str = "",
+    ) -> list[AddedItem]:
+        """Copy the images of indexed items into a dataset; return what became of each.
+
+        Args:
+            dataset: name of an existing dataset.
+            model: model or version with the items in its index.
+            items: names of the items.
+            split: ``test`` or ``train``, which takes only good images.
+            default_class: class of confirmed defects that have none, ``defect`` if empty.
+            unlabelled_class: class of items without a label. Empty leaves them out.
+            author: person who adds them; the caller if empty.
+        """
+        names, added = list(map(item_name, items)), list[AddedItem]()
+        for start in range(0, len(names), _ITEMS_PER_ADDITION):
+            request = dataset_pb2.AddItemsRequest(
+                dataset=dataset_name(dataset),
+                model=model_name(model),
+                items=names[start : start + _ITEMS_PER_ADDITION],
+                split=split,
+                default_class=default_class,
+                unlabelled_class=unlabelled_class,
+                author=author,
+            )
+            added += self._connection.call_without_timeout(self._datasets.AddItems, request).items
+        return added
 
     def delete_images(self, dataset: str, paths: Iterable[str]) -> DeleteImagesResponse:
         """Delete images, their masks and their index entries."""

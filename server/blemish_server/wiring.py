@@ -27,6 +27,7 @@ from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import BlemishError
 from blemish_core.platform.redis_check import RedisCheck
 from blemish_core.platform.unix_socket import SocketUnusable
+from blemish_core.search.dataset_additions import DatasetAdditions
 from blemish_core.search.finder import Finder
 from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.item_images import ItemImages
@@ -282,7 +283,16 @@ def _add_servicers(
         server,
     )
     dataset_pb2_grpc.add_DatasetServiceServicer_to_server(
-        DatasetServicer(stores.datasets, removal, settings.import_roots, limits), server
+        DatasetServicer(
+            stores.datasets,
+            removal,
+            settings.import_roots,
+            limits,
+            stores.models,
+            stores.index,
+            DatasetAdditions(stores.datasets, stores.index, images, limits),
+        ),
+        server,
     )
     job_pb2_grpc.add_JobServiceServicer_to_server(jobs, server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(

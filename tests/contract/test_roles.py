@@ -19,7 +19,7 @@ SERVICE = {
 }
 OPERATOR = {
     *("CreateDataset", "UpdateDataset", "UploadImages", "ImportDataset"),
-    *("DeleteImages", "DeleteDataset"),
+    *("DeleteImages", "DeleteDataset", "AddItems"),
     *("CreateJob", "CancelJob"),
     *("PromoteModel", "PinModel", "ShadowModel", "UpdateCalibration", "DeleteModel"),
     *("ExportModel", "ImportModel"),

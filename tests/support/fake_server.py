@@ -281,6 +281,21 @@ class FakeServer(
         images, token = self._page(self.images, request)
         return dataset_pb2.ListImagesResponse(images=images, next_page_token=token)
 
+    def AddItems(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("AddItems", request, context)
+        added = [
+            dataset_pb2.AddedItem(
+                item=item,
+                outcome=dataset_pb2.ADDED_OUTCOME_STORED,
+                path=f"{request.split}/crack/{number}.png",
+            )
+            for number, item in enumerate(request.items)
+        ]
+        if len(added) > 1:
+            added[-1].outcome = dataset_pb2.ADDED_OUTCOME_LEFT_OUT
+            added[-1].path, added[-1].reason = "", "it has no label"
+        return dataset_pb2.AddItemsResponse(dataset=Dataset(name=request.dataset), items=added)
+
     def DeleteImages(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("DeleteImages", request, context)
         left = Dataset(name=request.dataset, train_images=3)

@@ -8,6 +8,7 @@ from blemish_core.datasets.records import (
     DatasetImage,
     IndexEntry,
     Outcome,
+    Provenance,
     SkippedFile,
     UnpairedFiles,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "IncomingFile",
     "IndexEntry",
     "Outcome",
+    "Provenance",
     "SkippedFile",
     "UnpairedFiles",
 ]

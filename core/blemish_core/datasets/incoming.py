@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from blemish_core.datasets.layout import LayoutPath
+from blemish_core.datasets.records import Provenance
 from blemish_core.platform.errors import InvalidRequest
 from blemish_layouts.names import MAX_ORIGINAL_BYTES, printable
 from blemish_layouts.placement import MisplacedFile, place
@@ -24,6 +25,8 @@ class IncomingFile:
     """Expected SHA-256 of ``data``, 32 bytes."""
     original: str = ""
     """Path that the sender has, if it differs from ``path``."""
+    provenance: Provenance | None = None
+    """Origin of an image that was an indexed item."""
 
     @property
     def shown(self) -> str:

@@ -124,6 +124,31 @@ class EntryDepth(BaseModel):
     """True if the format defines white, so that no other level applies."""
 
 
+class Provenance(BaseModel):
+    """The origin of an image that was an indexed item, as it was when it was added."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    item: str
+    """Id of the item, a UUID."""
+    model: str
+    """Version of the index: models/MODEL/versions/N."""
+    camera: str = ""
+    time: AwareDatetime | None = None
+    """Time at which the image was taken."""
+    label: str = ""
+    """Label as the index stores it; empty for an item without one."""
+    label_class: str = ""
+    score: float = 0.0
+    """Score by the version of the index."""
+    author: str = ""
+    """Person who added the image."""
+    caller: str = ""
+    """Caller of the server that added the image."""
+    added: AwareDatetime | None = None
+    """Time at which the image was added."""
+
+
 class IndexEntry(BaseModel):
     """A line of the index: one image or mask, its width and height in px."""
 
@@ -138,6 +163,8 @@ class IndexEntry(BaseModel):
     """Path of the file that was uploaded, if it differs from ``path``."""
     depth: EntryDepth | None = None
     """Depth of an image of more than 8 bits; None for others and for those that older versions stored."""
+    provenance: Provenance | None = None
+    """Origin of an image that was an indexed item."""
 
     @property
     def layout_path(self) -> LayoutPath:

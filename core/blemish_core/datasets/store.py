@@ -283,6 +283,8 @@ class DatasetStore:
             entry = make_entry(location, file.data, self._limits, original)
         except InvalidImage as error:
             raise InvalidImage(f"{file.shown}: {error}", field=error.field) from error
+        if file.provenance is not None:
+            entry = entry.model_copy(update={"provenance": file.provenance})
         if before_replacing is not None and (existing := index.find(path)) is not None:
             before_replacing(dataset_id, {existing.path: existing.sha256})
         with disk_full_errors(self._root), index.writing(replace=replace) as store:

@@ -4,11 +4,13 @@ isort:skip_file
 """
 
 from blemish.v1 import image_pb2 as _image_pb2
+from blemish.v1 import search_pb2 as _search_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +21,27 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _AddedOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AddedOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AddedOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ADDED_OUTCOME_UNSPECIFIED: _AddedOutcome.ValueType  # 0
+    ADDED_OUTCOME_STORED: _AddedOutcome.ValueType  # 1
+    ADDED_OUTCOME_DUPLICATE: _AddedOutcome.ValueType  # 2
+    """The dataset already has an image of equal content."""
+    ADDED_OUTCOME_LEFT_OUT: _AddedOutcome.ValueType  # 3
+
+class AddedOutcome(_AddedOutcome, metaclass=_AddedOutcomeEnumTypeWrapper): ...
+
+ADDED_OUTCOME_UNSPECIFIED: AddedOutcome.ValueType  # 0
+ADDED_OUTCOME_STORED: AddedOutcome.ValueType  # 1
+ADDED_OUTCOME_DUPLICATE: AddedOutcome.ValueType  # 2
+"""The dataset already has an image of equal content."""
+ADDED_OUTCOME_LEFT_OUT: AddedOutcome.ValueType  # 3
+Global___AddedOutcome: _TypeAlias = AddedOutcome  # noqa: Y015
 
 @_typing.final
 class Dataset(_message.Message):
@@ -663,6 +686,7 @@ class DatasetImage(_message.Message):
     WIDTH_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
     ORIGINAL_PATH_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """train/good/NAME, test/CLASS/NAME or ground_truth/CLASS/STEM_mask.png"""
     size_bytes: _builtins.int
@@ -674,6 +698,10 @@ class DatasetImage(_message.Message):
     """Height in px."""
     original_path: _builtins.str
     """Path of the uploaded or imported file, if it differs from path. It may contain any characters."""
+    @_builtins.property
+    def provenance(self) -> Global___Provenance:
+        """Set for an image that AddItems copied."""
+
     def __init__(
         self,
         *,
@@ -683,14 +711,177 @@ class DatasetImage(_message.Message):
         width: _builtins.int = ...,
         height: _builtins.int = ...,
         original_path: _builtins.str = ...,
+        provenance: Global___Provenance | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "original_path", b"original_path", "path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "original_path", b"original_path", "path", b"path", "provenance", b"provenance", "sha256", b"sha256", "size_bytes", b"size_bytes", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DatasetImage: _TypeAlias = DatasetImage  # noqa: Y015
+
+@_typing.final
+class Provenance(_message.Message):
+    """The origin of an image that was an indexed item, as it was when it was added."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    CAMERA_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    LABEL_CLASS_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    ADD_TIME_FIELD_NUMBER: _builtins.int
+    item: _builtins.str
+    """items/{uuid}"""
+    model: _builtins.str
+    """The version of the index: models/{model}/versions/{n}."""
+    camera: _builtins.str
+    label: _search_pb2.Label.ValueType
+    """LABEL_NONE for an item without a label."""
+    label_class: _builtins.str
+    """Class of a confirmed defect."""
+    score: _builtins.float
+    """Score by the version of the index."""
+    author: _builtins.str
+    """The person who added the image, as the request named them."""
+    caller: _builtins.str
+    """The caller that added the image, by the server's list of callers. Empty without one."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The time at which the image was taken."""
+
+    @_builtins.property
+    def add_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        item: _builtins.str = ...,
+        model: _builtins.str = ...,
+        camera: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        label: _search_pb2.Label.ValueType = ...,
+        label_class: _builtins.str = ...,
+        score: _builtins.float = ...,
+        author: _builtins.str = ...,
+        caller: _builtins.str = ...,
+        add_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_time", b"add_time", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_time", b"add_time", "author", b"author", "caller", b"caller", "camera", b"camera", "item", b"item", "label", b"label", "label_class", b"label_class", "model", b"model", "score", b"score", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Provenance: _TypeAlias = Provenance  # noqa: Y015
+
+@_typing.final
+class AddItemsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    DEFAULT_CLASS_FIELD_NUMBER: _builtins.int
+    UNLABELLED_CLASS_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """datasets/{id}"""
+    model: _builtins.str
+    """The model with the items in its index, as in SearchRequest."""
+    split: _builtins.str
+    """train or test. Only good images can be added to train."""
+    default_class: _builtins.str
+    """Class of confirmed defects without a label_class. Defaults to defect."""
+    unlabelled_class: _builtins.str
+    """Class of items without a label: good, or that of a defect. Empty leaves them out."""
+    author: _builtins.str
+    """The person who adds the images, at most 128 characters. Defaults to the caller."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """1 to 1000 items, as in SearchRequest."""
+
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        model: _builtins.str = ...,
+        items: _abc.Iterable[_builtins.str] | None = ...,
+        split: _builtins.str = ...,
+        default_class: _builtins.str = ...,
+        unlabelled_class: _builtins.str = ...,
+        author: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "dataset", b"dataset", "default_class", b"default_class", "items", b"items", "model", b"model", "split", b"split", "unlabelled_class", b"unlabelled_class"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddItemsRequest: _TypeAlias = AddItemsRequest  # noqa: Y015
+
+@_typing.final
+class AddItemsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def dataset(self) -> Global___Dataset: ...
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___AddedItem]:
+        """One for each item, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        dataset: Global___Dataset | None = ...,
+        items: _abc.Iterable[Global___AddedItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddItemsResponse: _TypeAlias = AddItemsResponse  # noqa: Y015
+
+@_typing.final
+class AddedItem(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    item: _builtins.str
+    """items/{uuid}"""
+    path: _builtins.str
+    """Path in the dataset, for a DUPLICATE of the equal image. Empty for an item that was left out."""
+    outcome: Global___AddedOutcome.ValueType
+    reason: _builtins.str
+    """The reason for which an item was left out."""
+    def __init__(
+        self,
+        *,
+        item: _builtins.str = ...,
+        path: _builtins.str = ...,
+        outcome: Global___AddedOutcome.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "outcome", b"outcome", "path", b"path", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddedItem: _TypeAlias = AddedItem  # noqa: Y015
 
 @_typing.final
 class GetImageRequest(_message.Message):

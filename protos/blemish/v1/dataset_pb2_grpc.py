@@ -84,6 +84,11 @@ class DatasetServiceStub:
                 request_serializer=blemish_dot_v1_dot_dataset__pb2.GetImageRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_dataset__pb2.GetImageResponse.FromString,
                 _registered_method=True)
+        self.AddItems = channel.unary_unary(
+                '/blemish.v1.DatasetService/AddItems',
+                request_serializer=blemish_dot_v1_dot_dataset__pb2.AddItemsRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_dataset__pb2.AddItemsResponse.FromString,
+                _registered_method=True)
         self.DeleteImages = channel.unary_unary(
                 '/blemish.v1.DatasetService/DeleteImages',
                 request_serializer=blemish_dot_v1_dot_dataset__pb2.DeleteImagesRequest.SerializeToString,
@@ -213,6 +218,20 @@ class DatasetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddItems(self, request, context):
+        """Copies images of indexed items into a dataset, with their origin: good surfaces and false alarms as good images,
+        confirmed defects as test images of their class. Items without a label are left out by default. So are items whose
+        content the dataset has. Items added before a failure stay, and the same request adds the others.
+
+        INVALID_ARGUMENT: a name, class or split is malformed, or there are no items or more than 1000.
+        NOT_FOUND: the model, an item or the dataset does not exist, or the model has no index yet.
+        RESOURCE_EXHAUSTED: the disk is full.
+        UNAVAILABLE: Qdrant is unreachable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteImages(self, request, context):
         """Deletes images from a dataset, with the masks of defective ones and their entries in every index. Models
         that were trained on them remain unchanged.
@@ -282,6 +301,11 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.GetImage,
                     request_deserializer=blemish_dot_v1_dot_dataset__pb2.GetImageRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_dataset__pb2.GetImageResponse.SerializeToString,
+            ),
+            'AddItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddItems,
+                    request_deserializer=blemish_dot_v1_dot_dataset__pb2.AddItemsRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_dataset__pb2.AddItemsResponse.SerializeToString,
             ),
             'DeleteImages': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteImages,
@@ -520,6 +544,33 @@ class DatasetService:
             '/blemish.v1.DatasetService/GetImage',
             blemish_dot_v1_dot_dataset__pb2.GetImageRequest.SerializeToString,
             blemish_dot_v1_dot_dataset__pb2.GetImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blemish.v1.DatasetService/AddItems',
+            blemish_dot_v1_dot_dataset__pb2.AddItemsRequest.SerializeToString,
+            blemish_dot_v1_dot_dataset__pb2.AddItemsResponse.FromString,
             options,
             channel_credentials,
             insecure,

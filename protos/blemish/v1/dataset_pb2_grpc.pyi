@@ -115,6 +115,16 @@ class DatasetServiceStub:
     NOT_FOUND: the dataset or the image does not exist.
     DATA_LOSS: the stored file is damaged.
     """
+    AddItems: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.AddItemsRequest, _dataset_pb2.AddItemsResponse]
+    """Copies images of indexed items into a dataset, with their origin: good surfaces and false alarms as good images,
+    confirmed defects as test images of their class. Items without a label are left out by default. So are items whose
+    content the dataset has. Items added before a failure stay, and the same request adds the others.
+
+    INVALID_ARGUMENT: a name, class or split is malformed, or there are no items or more than 1000.
+    NOT_FOUND: the model, an item or the dataset does not exist, or the model has no index yet.
+    RESOURCE_EXHAUSTED: the disk is full.
+    UNAVAILABLE: Qdrant is unreachable.
+    """
     DeleteImages: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.DeleteImagesRequest, _dataset_pb2.DeleteImagesResponse]
     """Deletes images from a dataset, with the masks of defective ones and their entries in every index. Models
     that were trained on them remain unchanged.
@@ -221,6 +231,16 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
       the range begins after the end of the file.
     NOT_FOUND: the dataset or the image does not exist.
     DATA_LOSS: the stored file is damaged.
+    """
+    AddItems: _aio.UnaryUnaryMultiCallable[_dataset_pb2.AddItemsRequest, _dataset_pb2.AddItemsResponse]  # type: ignore[assignment]
+    """Copies images of indexed items into a dataset, with their origin: good surfaces and false alarms as good images,
+    confirmed defects as test images of their class. Items without a label are left out by default. So are items whose
+    content the dataset has. Items added before a failure stay, and the same request adds the others.
+
+    INVALID_ARGUMENT: a name, class or split is malformed, or there are no items or more than 1000.
+    NOT_FOUND: the model, an item or the dataset does not exist, or the model has no index yet.
+    RESOURCE_EXHAUSTED: the disk is full.
+    UNAVAILABLE: Qdrant is unreachable.
     """
     DeleteImages: _aio.UnaryUnaryMultiCallable[_dataset_pb2.DeleteImagesRequest, _dataset_pb2.DeleteImagesResponse]  # type: ignore[assignment]
     """Deletes images from a dataset, with the masks of defective ones and their entries in every index. Models
@@ -373,6 +393,22 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
           the range begins after the end of the file.
         NOT_FOUND: the dataset or the image does not exist.
         DATA_LOSS: the stored file is damaged.
+        """
+
+    @_abc_1.abstractmethod
+    def AddItems(
+        self,
+        request: _dataset_pb2.AddItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.AddItemsResponse, _abc.Awaitable[_dataset_pb2.AddItemsResponse]]:
+        """Copies images of indexed items into a dataset, with their origin: good surfaces and false alarms as good images,
+        confirmed defects as test images of their class. Items without a label are left out by default. So are items whose
+        content the dataset has. Items added before a failure stay, and the same request adds the others.
+
+        INVALID_ARGUMENT: a name, class or split is malformed, or there are no items or more than 1000.
+        NOT_FOUND: the model, an item or the dataset does not exist, or the model has no index yet.
+        RESOURCE_EXHAUSTED: the disk is full.
+        UNAVAILABLE: Qdrant is unreachable.
         """
 
     @_abc_1.abstractmethod

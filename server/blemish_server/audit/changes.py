@@ -90,6 +90,21 @@ def _update_dataset(request: dataset_pb2.UpdateDatasetRequest, facts: Facts) -> 
     facts.add(white_level=str(request.white_level))
 
 
+def _add_items(request: dataset_pb2.AddItemsRequest, facts: Facts) -> None:
+    facts.add_resource(request.dataset)
+    facts.add_resource(request.model)
+    facts.add(split=request.split, author=request.author, unlabelled_class=request.unlabelled_class)
+
+
+def _added(response: dataset_pb2.AddItemsResponse, facts: Facts) -> None:
+    outcomes = [each.outcome for each in response.items]
+    stored = outcomes.count(dataset_pb2.ADDED_OUTCOME_STORED)
+    facts.add(stored=stored, left_out=len(outcomes) - stored or None)
+    for each in response.items:
+        if each.path:
+            facts.add_resource(each.item)
+
+
 def _delete_images(request: dataset_pb2.DeleteImagesRequest, facts: Facts) -> None:
     facts.add_resource(request.dataset)
     for path in request.paths[:_MAX_PATHS]:
@@ -217,6 +232,7 @@ CHANGES: Mapping[str, tuple[Describe, Describe]] = {
     f"{_DATASETS}/CreateDataset": (_create_dataset, _nothing),
     f"{_DATASETS}/UploadImages": (_upload_images, _stored),
     f"{_DATASETS}/ImportDataset": (_import_dataset, _stored),
+    f"{_DATASETS}/AddItems": (_add_items, _added),
     f"{_DATASETS}/DeleteImages": (_delete_images, _removed),
     f"{_DATASETS}/UpdateDataset": (_update_dataset, _nothing),
     f"{_DATASETS}/DeleteDataset": (_name, _nothing),

@@ -2,11 +2,37 @@
 """Messages of DatasetService."""
 
 from blemish.v1 import dataset_pb2 as pb
-from blemish_core.datasets import Dataset, ImportResult, IndexEntry, SkippedFile, UnpairedFiles
-from blemish_core.platform.names import dataset_name
+from blemish_core.datasets import (
+    Dataset,
+    ImportResult,
+    IndexEntry,
+    Provenance,
+    SkippedFile,
+    UnpairedFiles,
+)
+from blemish_core.platform.errors import InvalidRequest
+from blemish_core.platform.names import dataset_name, item_name
+from blemish_core.search.dataset_additions import (
+    DEFAULT_CLASS,
+    Addition,
+    AdditionOutcome,
+    AdditionRules,
+)
+from blemish_core.search.item import Label
+from blemish_server.converters.enums import EnumMapping
+from blemish_server.converters.search import LABELS, check_item_name
 from blemish_server.converters.values import timestamp_to_proto
 
 _MAX_UNPAIRED = 1000
+_MAX_ITEMS = 1000
+_MAX_TEXT = 128
+_OUTCOMES: EnumMapping[AdditionOutcome, pb.AddedOutcome.ValueType] = EnumMapping(
+    {
+        AdditionOutcome.STORED: pb.ADDED_OUTCOME_STORED,
+        AdditionOutcome.DUPLICATE: pb.ADDED_OUTCOME_DUPLICATE,
+        AdditionOutcome.LEFT_OUT: pb.ADDED_OUTCOME_LEFT_OUT,
+    }
+)
 
 
 def dataset_to_proto(dataset: Dataset) -> pb.Dataset:
@@ -36,6 +62,57 @@ def dataset_image_to_proto(entry: IndexEntry) -> pb.DatasetImage:
         width=entry.width,
         height=entry.height,
         original_path=entry.original,
+        provenance=None if entry.provenance is None else _provenance_to_proto(entry.provenance),
+    )
+
+
+def parse_additions(request: pb.AddItemsRequest, caller: str) -> AdditionRules:
+    """Return the choices of a request to add items.
+
+    Raises:
+        InvalidRequest: if the split is unknown, the author too long, or there are no items or too many.
+    """
+    if not 0 < len(request.items) <= _MAX_ITEMS:
+        raise InvalidRequest(
+            f"the request contains {len(request.items)} items; use 1 to {_MAX_ITEMS}", field="items"
+        )
+    for name in request.items:
+        check_item_name(name, "items")
+    for field in ("default_class", "unlabelled_class", "author"):
+        if len(getattr(request, field)) > _MAX_TEXT:
+            raise InvalidRequest(f"{field} is too long; use at most {_MAX_TEXT} characters", field=field)
+    if request.split not in ("train", "test"):
+        raise InvalidRequest(f"split is {request.split!r}; use train or test", field="split")
+    return AdditionRules(
+        "train" if request.split == "train" else "test",
+        default_class=request.default_class or DEFAULT_CLASS,
+        unlabelled_class=request.unlabelled_class,
+        author=request.author or caller,
+        caller=caller,
+    )
+
+
+def addition_to_proto(addition: Addition) -> pb.AddedItem:
+    return pb.AddedItem(
+        item=item_name(addition.item),
+        path=addition.path,
+        outcome=_OUTCOMES.to_proto(addition.outcome),
+        reason=addition.reason,
+    )
+
+
+def _provenance_to_proto(origin: Provenance) -> pb.Provenance:
+    return pb.Provenance(
+        item=item_name(origin.item),
+        model=origin.model,
+        camera=origin.camera,
+        time=timestamp_to_proto(origin.time),
+        label=LABELS.to_proto(Label(origin.label)),
+        label_class=origin.label_class,
+        score=origin.score,
+        author=origin.author,
+        caller=origin.caller,
+        add_time=timestamp_to_proto(origin.added),
     )
 
 

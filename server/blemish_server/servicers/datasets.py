@@ -15,15 +15,20 @@ from blemish_core.datasets import BeforeReplacing, DatasetStore, IncomingFile
 from blemish_core.datasets.folder_import import SKIPPABLE, ImportCounts
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.jobs.removal import Removal
+from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import BlemishError, InvalidRequest, TooLarge
-from blemish_core.platform.names import dataset_id, validate_id
+from blemish_core.platform.names import ModelRef, dataset_id, validate_id
+from blemish_core.search.dataset_additions import Addition, AdditionOutcome, DatasetAdditions
+from blemish_core.search.search_index import SearchIndex
 from blemish_layouts.names import printable
 from blemish_layouts.plan import Conversion
 from blemish_server.auth.authenticator import current_caller
 from blemish_server.converters.datasets import (
+    addition_to_proto,
     dataset_image_to_proto,
     dataset_to_proto,
     import_to_proto,
+    parse_additions,
     upload_to_proto,
 )
 from blemish_server.converters.images import (
@@ -48,11 +53,17 @@ class DatasetServicer(DatasetServiceServicer):
         removal: Removal,
         import_roots: Sequence[Path],
         limits: ImageLimits,
+        models: ModelStore,
+        index: SearchIndex,
+        additions: DatasetAdditions,
     ) -> None:
         self._datasets = datasets
         self._removal = removal
         self._import_roots = import_roots
         self._limits = limits
+        self._models = models
+        self._index = index
+        self._additions = additions
 
     async def CreateDataset(  # noqa: N802
         self, request: pb.CreateDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -177,6 +188,22 @@ class DatasetServicer(DatasetServiceServicer):
         outgoing = await asyncio.to_thread(read)
         for message in outgoing.messages(pb.GetImageResponse):
             yield message
+
+    async def AddItems(  # noqa: N802
+        self, request: pb.AddItemsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.AddItemsResponse:
+        dataset, caller = dataset_id(request.dataset), current_caller.get().name
+        ref, rules = ModelRef.parse(request.model), parse_additions(request, caller)
+
+        def add() -> list[Addition]:
+            version = self._index.resolve(ref, self._models.resolve(ref))
+            return self._additions.add(version, list(request.items), dataset, rules)
+
+        added = await asyncio.to_thread(add)
+        stored = sum(addition.outcome is AdditionOutcome.STORED for addition in added)
+        log.info("items added", dataset=dataset, items=len(added), stored=stored, by=caller)
+        now = await asyncio.to_thread(self._datasets.get, dataset)
+        return pb.AddItemsResponse(dataset=dataset_to_proto(now), items=map(addition_to_proto, added))
 
     async def DeleteImages(  # noqa: N802
         self, request: pb.DeleteImagesRequest, context: grpc.aio.ServicerContext[Any, Any]
