@@ -32,7 +32,13 @@ from blemish.v1.job_pb2 import (
     Worker,
 )
 from blemish.v1.job_pb2_grpc import JobServiceStub
-from blemish.v1.model_pb2 import Model, ModelVersion, PreviewCalibrationResponse, RegionSettings
+from blemish.v1.model_pb2 import (
+    ListSuspectsResponse,
+    Model,
+    ModelVersion,
+    PreviewCalibrationResponse,
+    RegionSettings,
+)
 from blemish.v1.model_pb2_grpc import ModelServiceStub
 from blemish.v1.search_pb2 import Hit
 from blemish.v1.search_pb2_grpc import SearchServiceStub
@@ -637,6 +643,19 @@ class Client(SharedClient[Connection]):
             return answer.models, answer.next_page_token
 
         return pages(page)
+
+    def suspects(self, dataset: str, *, model: str = "", limit: int = 10) -> ListSuspectsResponse:
+        """Return the good training images with the highest scores, of which one may be defective.
+
+        Args:
+            dataset: name of the dataset.
+            model: model or version whose scores to take, by default the newest one trained on the dataset.
+            limit: number of held-out and of learned images.
+        """
+        request = model_pb2.ListSuspectsRequest(
+            model=model_name(model) if model else "", dataset=dataset_name(dataset), limit=limit
+        )
+        return self._connection.call(self._models.ListSuspects, request)
 
     def promote(self, version: str, *, keep_target: bool | None = None, author: str = "") -> ModelVersion:
         """Promote a version to production. Promoting an older version rolls back.

@@ -298,6 +298,7 @@ def _add_servicers(
     model_pb2_grpc.add_ModelServiceServicer_to_server(
         ModelServicer(
             stores.models,
+            stores.datasets,
             scoring.models,
             removal,
             scoring.shadow,

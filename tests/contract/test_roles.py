@@ -15,7 +15,7 @@ SERVICE = {
     *("Search", "ListItems", "LabelItem", "GetItemImage"),
     *("GetDataset", "ListDatasets", "ListImages", "GetImage"),
     *("GetJob", "ListJobs", "WatchJob", "ListWorkers"),
-    *("GetModel", "ListModels", "GetReport", "PreviewCalibration"),
+    *("GetModel", "ListModels", "GetReport", "PreviewCalibration", "ListSuspects"),
 }
 OPERATOR = {
     *("CreateDataset", "UpdateDataset", "UploadImages", "ImportDataset"),

@@ -427,6 +427,28 @@ class FakeServer(
         found.MergeFrom(self.card)
         return model_pb2.GetModelResponse(version=found)
 
+    def ListSuspects(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("ListSuspects", request, context)
+        return model_pb2.ListSuspectsResponse(
+            model_version="models/tile/versions/3",
+            dataset="datasets/tile",
+            threshold=18.1,
+            suspects=[
+                model_pb2.Suspect(
+                    path="train/good/0.png",
+                    original_path="train/good/a b.png",
+                    held_out=True,
+                    score=18.1,
+                    rank=1,
+                    count=20,
+                    next_score=13.1,
+                    stands_out=True,
+                    threshold_without=13.1,
+                ),
+                model_pb2.Suspect(path="train/good/1.png", score=3.5, rank=1, count=1),
+            ],
+        )
+
     def GetReport(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("GetReport", request, context)
         page = f"<!doctype html><p>{request.name} {request.evaluation}".encode()

@@ -4,17 +4,22 @@
 A single defective image among the held-out ones can set the threshold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from blemish_core.calibration import Calibration
-from blemish_core.models.good_images import GoodImage
+from blemish_core.models.bundle import Manifest
+from blemish_core.models.good_images import GoodImage, read_good_images
+from blemish_core.models.store import ModelStore
+from blemish_core.platform.errors import FailedPrecondition, NotFound
+from blemish_core.platform.names import ModelRef, dataset_name
 
 _GAP_SPREADS = 3.0
 """Distance to the next score from which on an image stands out, in robust standard deviations."""
 _CONSISTENT = 1.4826  # ratio of a standard deviation to the median absolute deviation of normal values
 _LEAST_IMAGES = 10  # fewer do not show how scores spread
+_MAX_MODELS = 100_000
 _MOST_SHARE = 0.05  # of the images may stand out together, but three at least
 
 
@@ -34,6 +39,60 @@ class Suspect:
     """True if the score is far above those of nearly all others."""
     threshold_without: float | None
     """Threshold that the other held-out images give; None for other images and for a fixed threshold."""
+
+
+def trained_on(models: ModelStore, dataset: str) -> ModelRef:
+    """Return the newest version of any model that was trained on a dataset.
+
+    Raises:
+        NotFound: if there is none.
+    """
+    versions = [
+        version
+        for model in models.page(limit=_MAX_MODELS)
+        for version in model.versions
+        if version.dataset == dataset
+    ]
+    if not versions:
+        raise NotFound(
+            f"no version was trained on {dataset_name(dataset)}; train one with `blemish train {dataset}`"
+        )
+    newest = max(versions, key=lambda version: version.created)
+    return ModelRef(newest.model, newest.version)
+
+
+def suspects_of(
+    models: ModelStore, manifest: Manifest, present: Collection[str] | None, limit: int
+) -> "list[Suspect]":
+    """Return up to ``limit`` good images of each use with the highest scores of a version.
+
+    Args:
+        models: store of the version.
+        manifest: manifest of the version.
+        present: paths that its dataset still has, None if the dataset was deleted.
+        limit: number of images of each use.
+
+    Raises:
+        FailedPrecondition: if the version was trained by an older blemish.
+        Corrupt: if the stored scores or the newest calibration are damaged.
+    """
+    images = read_good_images(models.folder(manifest.model, manifest.version))
+    if images is None:
+        raise FailedPrecondition(
+            f"{manifest.name} has no scores of its good images, because an older blemish trained it; train "
+            f"again with `blemish train {manifest.dataset}`"
+        )
+    calibration = models.calibrations(manifest).newest().calibration
+    found = find_suspects(images, calibration, len(images))
+    kept: list[Suspect] = []
+    for held_out in (True, False):
+        of_use = [each for each in found if each.image.held_out is held_out]
+        kept += [each for each in of_use if _is_present(each.image, present)][:limit]
+    return kept
+
+
+def _is_present(image: GoodImage, present: Collection[str] | None) -> bool:
+    return present is None or image.path in present or not image.path.startswith("train/")
 
 
 def find_suspects(images: Sequence[GoodImage], calibration: Calibration, limit: int) -> list[Suspect]:

@@ -2016,3 +2016,125 @@ class UpdateCalibrationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateCalibrationResponse: _TypeAlias = UpdateCalibrationResponse  # noqa: Y015
+
+@_typing.final
+class ListSuspectsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """See GetModelRequest. Empty for the newest version that was trained on the dataset."""
+    dataset: _builtins.str
+    """datasets/{id}. Ignored if a model is set."""
+    limit: _builtins.int
+    """Number of images of each use, 1 to 1000. Defaults to 10."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        dataset: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "limit", b"limit", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSuspectsRequest: _TypeAlias = ListSuspectsRequest  # noqa: Y015
+
+@_typing.final
+class ListSuspectsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    SUSPECTS_FIELD_NUMBER: _builtins.int
+    model_version: _builtins.str
+    """models/{model}/versions/{n}"""
+    dataset: _builtins.str
+    """The training dataset of the version: datasets/{id}."""
+    threshold: _builtins.float
+    """The threshold in force."""
+    @_builtins.property
+    def suspects(self) -> _containers.RepeatedCompositeFieldContainer[Global___Suspect]:
+        """Held-out images, the highest score first, then learned ones."""
+
+    def __init__(
+        self,
+        *,
+        model_version: _builtins.str = ...,
+        dataset: _builtins.str = ...,
+        threshold: _builtins.float = ...,
+        suspects: _abc.Iterable[Global___Suspect] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "model_version", b"model_version", "suspects", b"suspects", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSuspectsResponse: _TypeAlias = ListSuspectsResponse  # noqa: Y015
+
+@_typing.final
+class Suspect(_message.Message):
+    """A good training image with one of the highest scores."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    ORIGINAL_PATH_FIELD_NUMBER: _builtins.int
+    HELD_OUT_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    NEXT_SCORE_FIELD_NUMBER: _builtins.int
+    STANDS_OUT_FIELD_NUMBER: _builtins.int
+    THRESHOLD_WITHOUT_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """train/good/NAME, or items/{uuid} for an image that was labelled in an index."""
+    original_path: _builtins.str
+    """Path of the uploaded file, if it differs from path."""
+    held_out: _builtins.bool
+    """True if a detector that was not trained on the image scored it. Scores of learned images are lower."""
+    score: _builtins.float
+    rank: _builtins.int
+    """Rank of the score among the images of the same use, 1 for the highest."""
+    count: _builtins.int
+    """Number of these images."""
+    next_score: _builtins.float
+    """The next lower score. Not set for the lowest one."""
+    stands_out: _builtins.bool
+    """True if the score is far above those of nearly all other images."""
+    threshold_without: _builtins.float
+    """The threshold that the other held-out images give. Not set for learned images and a fixed threshold."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        original_path: _builtins.str = ...,
+        held_out: _builtins.bool = ...,
+        score: _builtins.float = ...,
+        rank: _builtins.int = ...,
+        count: _builtins.int = ...,
+        next_score: _builtins.float | None = ...,
+        stands_out: _builtins.bool = ...,
+        threshold_without: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_score", b"_next_score", "_threshold_without", b"_threshold_without", "next_score", b"next_score", "threshold_without", b"threshold_without"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_score", b"_next_score", "_threshold_without", b"_threshold_without", "count", b"count", "held_out", b"held_out", "next_score", b"next_score", "original_path", b"original_path", "path", b"path", "rank", b"rank", "score", b"score", "stands_out", b"stands_out", "threshold_without", b"threshold_without"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__next_score: _TypeAlias = _typing.Literal["next_score"]  # noqa: Y015
+    _WhichOneofArgType__next_score: _TypeAlias = _typing.Literal["_next_score", b"_next_score"]  # noqa: Y015
+    _WhichOneofReturnType__threshold_without: _TypeAlias = _typing.Literal["threshold_without"]  # noqa: Y015
+    _WhichOneofArgType__threshold_without: _TypeAlias = _typing.Literal["_threshold_without", b"_threshold_without"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_score) -> _WhichOneofReturnType__next_score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold_without) -> _WhichOneofReturnType__threshold_without | None: ...
+
+Global___Suspect: _TypeAlias = Suspect  # noqa: Y015

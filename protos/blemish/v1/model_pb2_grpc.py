@@ -94,6 +94,11 @@ class ModelServiceStub:
                 request_serializer=blemish_dot_v1_dot_model__pb2.PreviewCalibrationRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_model__pb2.PreviewCalibrationResponse.FromString,
                 _registered_method=True)
+        self.ListSuspects = channel.unary_unary(
+                '/blemish.v1.ModelService/ListSuspects',
+                request_serializer=blemish_dot_v1_dot_model__pb2.ListSuspectsRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_model__pb2.ListSuspectsResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -264,6 +269,18 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSuspects(self, request, context):
+        """Returns the good training images of a version with the highest scores. One of them may be defective: it raises
+        the threshold, and hides defects like it. Images that the dataset no longer has are left out.
+
+        INVALID_ARGUMENT: a name is malformed, or neither a model nor a dataset is set.
+        NOT_FOUND: the model or version does not exist, or no version was trained on the dataset.
+        FAILED_PRECONDITION: the version was trained by an older server, which stored no scores of good images.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -321,6 +338,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.PreviewCalibration,
                     request_deserializer=blemish_dot_v1_dot_model__pb2.PreviewCalibrationRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_model__pb2.PreviewCalibrationResponse.SerializeToString,
+            ),
+            'ListSuspects': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSuspects,
+                    request_deserializer=blemish_dot_v1_dot_model__pb2.ListSuspectsRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_model__pb2.ListSuspectsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -625,6 +647,33 @@ class ModelService:
             '/blemish.v1.ModelService/PreviewCalibration',
             blemish_dot_v1_dot_model__pb2.PreviewCalibrationRequest.SerializeToString,
             blemish_dot_v1_dot_model__pb2.PreviewCalibrationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSuspects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blemish.v1.ModelService/ListSuspects',
+            blemish_dot_v1_dot_model__pb2.ListSuspectsRequest.SerializeToString,
+            blemish_dot_v1_dot_model__pb2.ListSuspectsResponse.FromString,
             options,
             channel_credentials,
             insecure,

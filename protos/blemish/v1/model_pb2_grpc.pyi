@@ -154,6 +154,14 @@ class ModelServiceStub:
     INVALID_ARGUMENT, NOT_FOUND, ABORTED, DATA_LOSS: as for UpdateCalibration. A negative period is also an
     INVALID_ARGUMENT.
     """
+    ListSuspects: _grpc.UnaryUnaryMultiCallable[_model_pb2.ListSuspectsRequest, _model_pb2.ListSuspectsResponse]
+    """Returns the good training images of a version with the highest scores. One of them may be defective: it raises
+    the threshold, and hides defects like it. Images that the dataset no longer has are left out.
+
+    INVALID_ARGUMENT: a name is malformed, or neither a model nor a dataset is set.
+    NOT_FOUND: the model or version does not exist, or no version was trained on the dataset.
+    FAILED_PRECONDITION: the version was trained by an older server, which stored no scores of good images.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -280,6 +288,14 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     INVALID_ARGUMENT, NOT_FOUND, ABORTED, DATA_LOSS: as for UpdateCalibration. A negative period is also an
     INVALID_ARGUMENT.
+    """
+    ListSuspects: _aio.UnaryUnaryMultiCallable[_model_pb2.ListSuspectsRequest, _model_pb2.ListSuspectsResponse]  # type: ignore[assignment]
+    """Returns the good training images of a version with the highest scores. One of them may be defective: it raises
+    the threshold, and hides defects like it. Images that the dataset no longer has are left out.
+
+    INVALID_ARGUMENT: a name is malformed, or neither a model nor a dataset is set.
+    NOT_FOUND: the model or version does not exist, or no version was trained on the dataset.
+    FAILED_PRECONDITION: the version was trained by an older server, which stored no scores of good images.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -470,6 +486,20 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
 
         INVALID_ARGUMENT, NOT_FOUND, ABORTED, DATA_LOSS: as for UpdateCalibration. A negative period is also an
         INVALID_ARGUMENT.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSuspects(
+        self,
+        request: _model_pb2.ListSuspectsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.ListSuspectsResponse, _abc.Awaitable[_model_pb2.ListSuspectsResponse]]:
+        """Returns the good training images of a version with the highest scores. One of them may be defective: it raises
+        the threshold, and hides defects like it. Images that the dataset no longer has are left out.
+
+        INVALID_ARGUMENT: a name is malformed, or neither a model nor a dataset is set.
+        NOT_FOUND: the model or version does not exist, or no version was trained on the dataset.
+        FAILED_PRECONDITION: the version was trained by an older server, which stored no scores of good images.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

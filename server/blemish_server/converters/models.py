@@ -11,6 +11,7 @@ from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationChange, Revision, ThresholdRule
 from blemish_core.models.promotion import CalibrationChoice
 from blemish_core.models.store import Model
+from blemish_core.models.suspects import Suspect
 from blemish_core.platform.errors import InvalidRequest
 from blemish_core.platform.names import ModelRef, dataset_name, item_name, job_name
 from blemish_core.runtimes.card import RuntimeCard
@@ -294,6 +295,30 @@ def shadow_comparison_to_proto(comparison: ShadowComparison) -> pb.ShadowCompari
                 shadow_threshold=each.shadow_threshold,
             )
             for each in comparison.disagreements
+        ],
+    )
+
+
+def suspects_to_proto(
+    manifest: Manifest, threshold: float, suspects: Sequence[Suspect]
+) -> pb.ListSuspectsResponse:
+    return pb.ListSuspectsResponse(
+        model_version=manifest.name,
+        dataset=dataset_name(manifest.dataset),
+        threshold=threshold,
+        suspects=[
+            pb.Suspect(
+                path=each.image.path,
+                original_path=each.image.original,
+                held_out=each.image.held_out,
+                score=each.score,
+                rank=each.rank,
+                count=each.count,
+                next_score=each.next_score,
+                stands_out=each.stands_out,
+                threshold_without=each.threshold_without,
+            )
+            for each in suspects
         ],
     )
 

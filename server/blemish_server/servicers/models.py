@@ -4,6 +4,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any, BinaryIO
@@ -13,16 +14,18 @@ import structlog
 
 from blemish.v1 import model_pb2 as pb
 from blemish.v1.model_pb2_grpc import ModelServiceServicer
+from blemish_core.datasets import DatasetStore
 from blemish_core.jobs.removal import Removal
 from blemish_core.models import archive
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationChange, Revision, ThresholdRule
 from blemish_core.models.promotion import promote
 from blemish_core.models.store import Model, ModelStore
+from blemish_core.models.suspects import suspects_of, trained_on
 from blemish_core.models.threshold_check import concern
-from blemish_core.platform.errors import ConfirmationNeeded, InvalidRequest, TooLarge
+from blemish_core.platform.errors import ConfirmationNeeded, InvalidRequest, NotFound, TooLarge
 from blemish_core.platform.files import disk_full_errors
-from blemish_core.platform.names import ModelRef, job_id, validate_id
+from blemish_core.platform.names import ModelRef, dataset_id, job_id, validate_id
 from blemish_core.report.in_force import current_page
 from blemish_core.search.flips import find_flips
 from blemish_core.search.search_index import SearchIndex
@@ -39,6 +42,7 @@ from blemish_server.converters.models import (
     parse_expected_revision,
     parse_preview,
     shadow_comparison_to_proto,
+    suspects_to_proto,
 )
 from blemish_server.scoring.model_cache import ModelCache
 from blemish_server.scoring.shadow import Shadow
@@ -46,6 +50,7 @@ from blemish_server.transport.pagination import Page
 
 _CHUNK_BYTES = 64 << 10
 _HISTORY = 100
+_SUSPECTS, _MAX_SUSPECTS = 10, 1000
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +61,7 @@ class ModelServicer(ModelServiceServicer):
     def __init__(
         self,
         models: ModelStore,
+        datasets: DatasetStore,
         cache: ModelCache,
         removal: Removal,
         shadow: Shadow,
@@ -63,6 +69,7 @@ class ModelServicer(ModelServiceServicer):
         max_model_bytes: int,
     ) -> None:
         self._models = models
+        self._datasets = datasets
         self._index = index
         self._cache = cache
         self._removal = removal
@@ -245,6 +252,28 @@ class ModelServicer(ModelServiceServicer):
                 "raise BLEMISH_MAX_LOADED_BYTES"
             )
         return validate_id(header.model_id, "model_id") if header.model_id else "", header.size_bytes
+
+    async def ListSuspects(  # noqa: N802
+        self, request: pb.ListSuspectsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ListSuspectsResponse:
+        if not request.model and not request.dataset:
+            raise InvalidRequest("neither model nor dataset is set; set one", field="dataset")
+        if not 0 <= request.limit <= _MAX_SUSPECTS:
+            raise InvalidRequest(
+                f"limit is {request.limit}, but must be 1 to {_MAX_SUSPECTS}", field="limit"
+            )
+        ref = ModelRef.parse(request.model, "model") if request.model else None
+        dataset = "" if request.model else dataset_id(request.dataset)
+        return await asyncio.to_thread(self._suspects, ref, dataset, request.limit or _SUSPECTS)
+
+    def _suspects(self, ref: ModelRef | None, dataset: str, limit: int) -> pb.ListSuspectsResponse:
+        manifest = self._models.manifest(ref or trained_on(self._models, dataset))
+        present: set[str] | None = None
+        with suppress(NotFound):
+            present = {image.path for image in self._datasets.images(manifest.dataset, "train")}
+        found = suspects_of(self._models, manifest, present, limit)
+        threshold = self._models.calibrations(manifest).newest().calibration.threshold
+        return suspects_to_proto(manifest, threshold, found)
 
     async def UpdateCalibration(  # noqa: N802
         self, request: pb.UpdateCalibrationRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -1,9 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Good images that are far from all others are found by their scores."""
 
+from pathlib import Path
+
+import pytest
+from tests.core.models.test_store import publish
+
 from blemish_core.calibration import Calibration
-from blemish_core.models.good_images import GoodImage
-from blemish_core.models.suspects import find_suspects, outstanding_warning
+from blemish_core.models.good_images import GoodImage, write_good_images
+from blemish_core.models.store import ModelStore
+from blemish_core.models.suspects import find_suspects, outstanding_warning, suspects_of, trained_on
+from blemish_core.platform.errors import FailedPrecondition, NotFound
+from blemish_core.platform.names import ModelRef
 
 ORDINARY = [5 + number / 10 for number in range(30)]
 
@@ -68,3 +76,25 @@ def test_learned_images_are_ranked_by_themselves_and_copies_have_no_score() -> N
     assert found[2].threshold_without is None
     fixed = find_suspects(images(ORDINARY), calibration.at_threshold(9.0), 1)
     assert fixed[0].threshold_without is None
+
+
+def test_suspects_of_a_version_leave_out_images_that_were_removed(tmp_path: Path) -> None:
+    models = ModelStore(tmp_path)
+    manifest = publish(models, "m", "a")
+    with pytest.raises(FailedPrecondition, match="older blemish trained it"):
+        suspects_of(models, manifest, None, 3)
+    folder = models.folder("m", manifest.version)
+    (folder / "report").mkdir()
+    write_good_images(images(ORDINARY), folder)
+    found = suspects_of(models, manifest, None, 2)
+    assert [each.image.path for each in found] == ["train/good/29.png", "train/good/28.png"]
+    (left,) = suspects_of(models, manifest, {"train/good/03.png"}, 2)
+    assert (left.image.path, left.rank) == ("train/good/03.png", 27)
+
+
+def test_newest_version_of_any_model_is_found_by_its_dataset(tmp_path: Path) -> None:
+    models = ModelStore(tmp_path)
+    publish(models, "m", "a")
+    assert trained_on(models, "tile") == ModelRef("m", 1)
+    with pytest.raises(NotFound, match="`blemish train wood`"):
+        trained_on(models, "wood")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish dataset``: upload, import, list and delete images."""
+"""``blemish dataset``: upload, import, list, check and delete images."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace as changed
 from pathlib import Path
@@ -20,7 +21,7 @@ from blemish.v1.dataset_pb2 import (
 )
 from blemish_client.cli.failures import PARTLY, Failure, can_ask, confirm_deletion, print_error
 from blemish_client.cli.options import DatasetArgument, Json, Yes
-from blemish_client.cli.output import emit, plain, size, table, when
+from blemish_client.cli.output import emit, number, plain, size, table, when
 from blemish_client.cli.session import Session
 from blemish_client.client import Client
 from blemish_client.errors import AlreadyExists, InvalidArgument, NotFound
@@ -266,6 +267,64 @@ def images(
         cells = [image.path, f"{image.width} x {image.height}", size(image.size_bytes)]
         rows.add_row(*map(escape, cells), *[escape(printable(image.original_path))] * renamed)
     session.out.print(rows if found else f"no images{under and f' under {under}'}")
+
+
+@group.command()
+def suspects(
+    ctx: typer.Context,
+    dataset: DatasetArgument,
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="Model or version whose scores to list.",
+            show_default="the newest one trained on the dataset",
+        ),
+    ] = "",
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Number of images of each use.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """List the good training images with the highest scores, of which some may be defective.
+
+    A defective image among the good ones raises the threshold, and hides defects like it. Remove it and
+    train again.
+
+    Example: blemish dataset suspects tile
+    """
+    session = Session.of(ctx)
+    with session.client() as client:
+        found = client.suspects(dataset, model=model, limit=limit)
+    if as_json:
+        emit(found)
+        return
+    numbers = ("rank", "score", "next", "distance", "threshold without it")
+    rows = table("image", "use", *numbers, "", right=numbers)
+    for each in found.suspects:
+        has_next = each.HasField("next_score")
+        rows.add_row(
+            escape(printable(each.original_path or each.path)),
+            "held out" if each.held_out else "learned",
+            f"{each.rank} of {each.count}",
+            number(each.score),
+            number(each.next_score if has_next else None),
+            number(each.score - each.next_score if has_next else None),
+            number(each.threshold_without if each.HasField("threshold_without") else None),
+            "stands out" if each.stands_out else "",
+        )
+    session.out.print(
+        f"good images of {short(found.dataset)} by {short(found.model_version)}, threshold "
+        f"{number(found.threshold)}",
+        markup=False,
+    )
+    session.out.print(rows if found.suspects else "no scored images")
+    odd = [each for each in found.suspects if each.stands_out]
+    if odd:
+        paths = " ".join(shlex.quote(printable(each.original_path or each.path)) for each in odd)
+        session.out.print(
+            f"if an image is not good: blemish dataset remove {short(found.dataset)} {paths}",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 @group.command()

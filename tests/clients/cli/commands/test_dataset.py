@@ -203,3 +203,18 @@ def test_update_sets_the_white_level(run: Run, fake: FakeServer) -> None:
     assert result.stdout.strip() == "datasets/tile: white level 4095"
     assert "as each image states it" in run("dataset", "update", "tile", "--white-level", "0").stdout
     assert [request.name for request in fake.requests["UpdateDataset"]] == ["datasets/tile"] * 2
+
+
+def test_suspects_are_listed_with_the_command_that_removes_them(run: Run, fake: FakeServer) -> None:
+    shown = run("dataset", "suspects", "tile", "--limit", 5)
+    assert shown.exit_code == 0, shown.stderr
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert lines[0] == "good images of tile by tile/3, threshold 18.100"
+    assert "train/good/a b.png held out 1 of 20 18.100 13.100 5.000 13.100 stands out" in lines
+    assert "train/good/1.png learned 1 of 1 3.500 - - -" in lines
+    assert lines[-1] == "if an image is not good: blemish dataset remove tile 'train/good/a b.png'"
+    (request,) = fake.requests["ListSuspects"]
+    assert (request.dataset, request.model, request.limit) == ("datasets/tile", "", 5)
+    (answer,) = json_lines(run("dataset", "suspects", "tile", "--model", "tile/2", "--json"))
+    assert answer["suspects"][0]["threshold_without"] == 13.1
+    assert fake.requests["ListSuspects"][1].model == "models/tile/versions/2"
