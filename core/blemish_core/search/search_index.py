@@ -491,6 +491,8 @@ class SearchIndex:
     def resolve_item(self, version: ModelRef, name: str, field: str = "item") -> UUID:
         """Return the id of ``items/UUID``, of ``items/PREFIX`` that fits one item, or of ``items/latest``.
 
+        An id of the same image in the index of another version of the model is accepted too.
+
         Raises:
             InvalidRequest: if the name has another form, or its prefix fits several items.
             NotFound: if no item fits, or the version has no index.
@@ -502,19 +504,51 @@ class SearchIndex:
             return newest[0].id
         prefix = item_prefix(name)
         if prefix is None:
-            return item_id(name, field)
-        # Points are listed by id, so those with the prefix begin at its lowest id.
-        lowest = UUID(prefix.ljust(32, "0"))
-        with translated_errors(), missing_as_not_found(version):
-            page, _ = self._client.scroll(
-                published_alias(version), limit=2, offset=str(lowest), with_payload=False
-            )
-        fitting = [id for point in page if (id := UUID(str(point.id))).hex.startswith(prefix)]
+            return self._current(version, item_id(name, field))
+        fitting = self._beginning_with(version, published_alias(version), prefix)
+        for other in self._others(version) if not fitting else ():
+            older = self._beginning_with(other, _collection(other), prefix)
+            current = {self._current(version, id) for id in older}
+            fitting = sorted(id for id in current if self._has(version, id))
+            if fitting:
+                break
         if len(fitting) > 1:
             raise InvalidRequest(f"{name} fits several items; write more of its digits", field=field)
         if not fitting:
             raise NotFound(f"the index of {version} has no item {name}; list them with `blemish items`")
         return fitting[0]
+
+    def _beginning_with(self, version: ModelRef, collection: str, prefix: str) -> list[UUID]:
+        """Return at most two items of an index whose ids begin with the digits ``prefix``."""
+        # Points are listed by id, so those with the prefix begin at its lowest id.
+        lowest = UUID(prefix.ljust(32, "0"))
+        with translated_errors(), missing_as_not_found(version):
+            page, _ = self._client.scroll(collection, limit=2, offset=str(lowest), with_payload=False)
+        return [id for point in page if (id := UUID(str(point.id))).hex.startswith(prefix)]
+
+    def _current(self, version: ModelRef, id: UUID) -> UUID:
+        """Return the id in this index of an item, which another version's index may have named.
+
+        People keep names of items in files and messages, and an image has another id in each index.
+        """
+        if self._has(version, id):
+            return id
+        for other in self._others(version):
+            with translated_errors():
+                named = self._client.retrieve(_collection(other), [str(id)], with_payload=["sha256"])
+            sha256 = (named[0].payload or {}).get("sha256") if named else None
+            if sha256 and self._has(version, current := indexed_id(version, sha256)):
+                return current
+        return id
+
+    def _has(self, version: ModelRef, id: UUID) -> bool:
+        with translated_errors(), missing_as_not_found(version):
+            return bool(self._client.retrieve(published_alias(version), [str(id)], with_payload=False))
+
+    def _others(self, version: ModelRef) -> list[ModelRef]:
+        """Return the other versions of the model that have an index, the newest first."""
+        others = (each for each in self.versions() if each.model == version.model and each != version)
+        return sorted(others, key=lambda each: each.version or 0, reverse=True)
 
     def oldest(self, version: ModelRef, where: Condition, size: int) -> list[Item]:
         """Return at most ``size`` items that fit, oldest first."""

@@ -81,7 +81,8 @@ class SearchRequest(_message.Message):
     """
     item: _builtins.str
     """items/{uuid}, as in Hit.item. Every request also takes the first 4 or more characters of the uuid, if they fit
-    one item of the index, and items/latest, the item with the latest time.
+    one item of the index, and items/latest, the item with the latest time. A uuid of the same image in the index
+    of another version is accepted too.
     """
     labelled: _builtins.str
     """A defect class. Hits are similar to the items that people confirmed as this class, and dissimilar to those

@@ -141,16 +141,14 @@ def parse_where(text: str) -> Condition:
     return filter_language.parse(text, SEARCH_FIELDS)
 
 
-def check_item_name(name: str, field: str) -> bool:
-    """Return whether only an index can complete the name of an item, such as ``items/latest``.
+def check_item_name(name: str, field: str) -> None:
+    """Reject what is not the full or short name of an item, or ``items/latest``.
 
     Raises:
         InvalidRequest: if it is not the name of an item.
     """
-    if name == item_name(LATEST) or item_prefix(name) is not None:
-        return True
-    item_id(name, field)
-    return False
+    if name != item_name(LATEST) and item_prefix(name) is None:
+        item_id(name, field)
 
 
 def parse_order(text: str) -> ItemOrder | None:

@@ -96,7 +96,7 @@ class SearchServicer(SearchServiceServicer):
         self, request: pb.SearchRequest, context: _Context
     ) -> AsyncIterator[pb.SearchResponse]:
         ref = ModelRef.parse(request.model)
-        if _has_short_names(request):
+        if _names_items(request):
             request = await self._with_full_names(request, await self._serving.get(ref))
         search = parse_search(request, self._limits)
         # Every page and hit comes from this version's index, even if another one takes over meanwhile.
@@ -314,8 +314,8 @@ class SearchServicer(SearchServiceServicer):
             return b""  # the image was removed or replaced; the hit remains
 
 
-def _has_short_names(request: pb.SearchRequest) -> bool:
-    """Return whether an item of a search has a name that only the index can complete.
+def _names_items(request: pb.SearchRequest) -> bool:
+    """Return whether a search names items, whose ids the index must find.
 
     Raises:
         InvalidRequest: if a name is malformed, or there are too many.
@@ -325,8 +325,9 @@ def _has_short_names(request: pb.SearchRequest) -> bool:
         names = getattr(request, field)
         check_count(names, MAX_LISTED, field)
         named += [(field, name) for name in names]
-    short = [name for field, name in named if check_item_name(name, field)]
-    return bool(short)
+    for field, name in named:
+        check_item_name(name, field)
+    return bool(named)
 
 
 def _timeout_s(context: _Context) -> float:

@@ -249,6 +249,21 @@ def test_short_name_is_resolved_to_its_only_item(index: SearchIndex) -> None:
     assert index.resolve_item(VERSION, "items/latest") == newest.id
 
 
+def test_name_from_the_index_of_another_version_is_resolved(index: SearchIndex) -> None:
+    before, left_out = items(4)[0], items(4)[3]
+    again = [replace(each, id=item_id(NEXT, each.sha256)) for each in items(3)]
+    index.prepare(NEXT, 8)
+    index.put(NEXT, again, vectors(3))
+    index.publish(NEXT)
+    for name in (str(before.id), before.id.hex[:12]):
+        assert index.resolve_item(NEXT, f"items/{name}") == again[0].id
+        assert index.resolve_item(VERSION, f"items/{name}") == before.id
+    assert index.resolve_item(VERSION, f"items/{again[1].id}") == items(2)[1].id
+    assert index.resolve_item(NEXT, f"items/{left_out.id}") == left_out.id  # which NEXT has not
+    with pytest.raises(NotFound, match="has no item"):
+        index.resolve_item(NEXT, f"items/{left_out.id.hex[:12]}")
+
+
 def test_short_name_that_fits_none_or_several_items_is_rejected() -> None:
     index = filled_index(in_memory_qdrant())
     twins = [

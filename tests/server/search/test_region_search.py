@@ -11,7 +11,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from tests.support.inspections import make_inspection, make_patches
+from tests.support.inspections import make_calibration, make_inspection, make_patches
 from tests.support.qdrant_twin import TwinPoints, in_memory_qdrant
 
 from blemish.v1 import search_pb2
@@ -19,6 +19,7 @@ from blemish.v1.image_pb2 import Region
 from blemish_core.datasets import DatasetStore
 from blemish_core.detectors.common.regions import RegionQuery
 from blemish_core.imaging.decode import ImageLimits
+from blemish_core.localization.settings import RegionSettings
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import DeadlineExceeded, NotFound, Overloaded
 from blemish_core.platform.names import ModelRef
@@ -85,7 +86,10 @@ class FakeScorer(Scorer):
             await (asyncio.Event().wait() if image == SLOW else asyncio.sleep(0))
         finally:
             self.in_progress -= 1
-        return make_inspection(version=request.model, patches=make_patches(float(image)))
+        # The patches of ``make_patches`` lie at this threshold.
+        calibration = make_calibration().with_regions(RegionSettings(pixel_threshold=0.0))
+        patches = make_patches(float(image))
+        return make_inspection(version=request.model, patches=patches, calibration=calibration)
 
 
 class ProductionModels(ModelStore):
