@@ -2,6 +2,7 @@
 """``blemish jobs``: list, show, watch and cancel jobs. ``blemish workers``: list workers."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -20,7 +21,8 @@ from blemish_client.cli.output import ABSENT, emit, state, table, when, work
 from blemish_client.cli.progress import exit_unless_succeeded, wait_for_job
 from blemish_client.cli.session import Session
 from blemish_client.cli.wording import in_options
-from blemish_client.names import short
+from blemish_client.client import Client
+from blemish_client.names import job_name, short
 
 group = typer.Typer(
     help="List, show, watch and cancel jobs, and print their logs.", invoke_without_command=True
@@ -29,8 +31,12 @@ group = typer.Typer(
 _REFRESH_S = 1.0
 
 JobArgument = Annotated[
-    str, typer.Argument(metavar="JOB", help="Name of the job, as printed by `blemish train`.")
+    str,
+    typer.Argument(
+        metavar="JOB", help="Name of the job, as printed by `blemish train`, its first digits, or latest."
+    ),
 ]
+_FIRST_DIGITS = re.compile(r"(?:jobs/)?([0-9a-f]{4,15})")
 Live = Annotated[bool, typer.Option("--live", help="Refresh the table every second until Ctrl-C.")]
 
 
@@ -114,10 +120,10 @@ def watch(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
     with session.client() as client:
         if as_json:
             ended = Job()
-            for ended in client.watch(job):
+            for ended in client.watch(_full_name(client, job)):
                 emit(ended)
         else:
-            ended = wait_for_job(session, client, client.job(job))
+            ended = wait_for_job(session, client, client.job(_full_name(client, job)))
             session.out.print(f"{ended.name} {state(ended)}", markup=False)
     exit_unless_succeeded([ended])
 
@@ -130,7 +136,7 @@ def show(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
     """
     session = Session.of(ctx)
     with session.client() as client:
-        found = client.job(job)
+        found = client.job(_full_name(client, job))
     if as_json:
         emit(found)
         return
@@ -164,10 +170,10 @@ def logs(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
     """
     session = Session.of(ctx)
     with session.client() as client, suppress(KeyboardInterrupt):
-        before = client.job(job)
+        before = client.job(_full_name(client, job))
         if not as_json and before.state == JOB_STATE_FAILED:
             _print_line(session, f"{before.name} failed: {in_options(before.error)}")
-        for line in client.log(job):
+        for line in client.log(before):
             if as_json:
                 emit(line)
             else:
@@ -182,8 +188,25 @@ def cancel(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
     """
     session = Session.of(ctx)
     with session.client() as client:
-        cancelled = client.cancel(job)
+        cancelled = client.cancel(_full_name(client, job))
     session.print_result(cancelled, f"{cancelled.name} is {state(cancelled)}", as_json=as_json)
+
+
+def _full_name(client: Client, name: str) -> str:
+    """Return the full name of a job; one that fits no job is passed on for the server to reject.
+
+    Raises:
+        typer.BadParameter: if it fits several jobs.
+    """
+    if short(name) == "latest":
+        return next((job.name for job in client.jobs()), name)
+    digits = _FIRST_DIGITS.fullmatch(name)
+    if not digits:
+        return name
+    fitting = [job.name for job in client.jobs() if job.name.startswith(job_name(digits[1]))]
+    if len(fitting) > 1:
+        raise typer.BadParameter(f"{name} fits {len(fitting)} jobs; write more of its digits")
+    return fitting[0] if fitting else name
 
 
 def _print_line(session: Session, text: str) -> None:

@@ -71,3 +71,16 @@ def test_jobs_are_filtered_by_state(run: Run, fake: FakeServer) -> None:
     run("jobs", "list", "--state", "running", "--limit", 1)
     (request,) = fake.requests["ListJobs"]
     assert list(request.states) == [JOB_STATE_RUNNING]
+
+
+def test_job_is_named_by_its_first_digits_or_as_the_latest(run: Run, fake: FakeServer) -> None:
+    names = ("jobs/abcd000000000001", "jobs/abcd100000000002", "jobs/ef01000000000003")
+    fake.jobs = [Job(name=name, state=JOB_STATE_RUNNING) for name in names]
+    for typed, name in (("latest", names[0]), ("abcd1", names[1]), ("jobs/ef01", names[2])):
+        run("jobs", "cancel", typed)
+        assert fake.requests["CancelJob"][-1].name == name
+    assert run("jobs", "cancel", "ffff").exit_code == 0
+    assert fake.requests["CancelJob"][-1].name == "jobs/ffff"
+    several = run("jobs", "cancel", "abcd")
+    assert several.exit_code == 2
+    assert "abcd fits 2 jobs" in several.stderr
