@@ -33,6 +33,7 @@ from blemish.v1.job_pb2 import (
 )
 from blemish.v1.job_pb2_grpc import JobServiceStub
 from blemish.v1.model_pb2 import (
+    CompareModelsResponse,
     ListSuspectsResponse,
     Model,
     ModelVersion,
@@ -643,6 +644,21 @@ class Client(SharedClient[Connection]):
             return answer.models, answer.next_page_token
 
         return pages(page)
+
+    def compare(self, first: str, second: str, *, dataset: str = "") -> CompareModelsResponse:
+        """Compare two versions on the test images that both have scored in an evaluation.
+
+        Args:
+            first: model or version.
+            second: model or version.
+            dataset: name of the dataset, by default the one on which both were trained.
+        """
+        request = model_pb2.CompareModelsRequest(
+            first=model_name(first),
+            second=model_name(second),
+            dataset=dataset_name(dataset) if dataset else "",
+        )
+        return self._connection.call(self._models.CompareModels, request)
 
     def suspects(self, dataset: str, *, model: str = "", limit: int = 10) -> ListSuspectsResponse:
         """Return the good training images with the highest scores, of which one may be defective.

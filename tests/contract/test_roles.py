@@ -15,7 +15,7 @@ SERVICE = {
     *("Search", "ListItems", "LabelItem", "GetItemImage"),
     *("GetDataset", "ListDatasets", "ListImages", "GetImage"),
     *("GetJob", "ListJobs", "WatchJob", "ListWorkers"),
-    *("GetModel", "ListModels", "GetReport", "PreviewCalibration", "ListSuspects"),
+    *("GetModel", "ListModels", "GetReport", "PreviewCalibration", "ListSuspects", "CompareModels"),
 }
 OPERATOR = {
     *("CreateDataset", "UpdateDataset", "UploadImages", "ImportDataset"),

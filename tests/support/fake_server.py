@@ -427,6 +427,30 @@ class FakeServer(
         found.MergeFrom(self.card)
         return model_pb2.GetModelResponse(version=found)
 
+    def CompareModels(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("CompareModels", request, context)
+        interval = model_pb2.Interval
+        return model_pb2.CompareModelsResponse(
+            first=model_pb2.ComparedModel(name=request.first, threshold=1.5),
+            second=model_pb2.ComparedModel(name=request.second, threshold=2.5),
+            dataset=request.dataset,
+            good_images=20,
+            defective_images=10,
+            metrics=[
+                model_pb2.MetricComparison(
+                    name="detection_rate",
+                    first=0.5,
+                    first_interval=interval(low=0.2, high=0.8),
+                    second=0.9,
+                    difference=0.4,
+                    difference_interval=interval(low=0.1, high=0.7),
+                )
+            ],
+            found_only_by_second=[
+                model_pb2.ComparedImage(path="test/crack/4.png", first_score=1.0, second_score=3.0)
+            ],
+        )
+
     def ListSuspects(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("ListSuspects", request, context)
         return model_pb2.ListSuspectsResponse(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from blemish_core.evaluation.metrics import image_auroc
+from blemish_core.evaluation.metrics import Interval, image_auroc
 from blemish_core.evaluation.resampling import (
     DRAWS,
     SEED,
@@ -36,6 +36,56 @@ def threshold_metrics(good: Sequence[float], defective: Sequence[float], thresho
     """Estimate the image metrics that depend on ``threshold``, as ``image_metrics`` does."""
     estimates = _estimates(good, defective, threshold, {})
     return {name: each for name, each in estimates.items() if name in AT_THRESHOLD}
+
+
+def paired_differences(
+    good: NDArray[np.float64], defective: NDArray[np.float64], thresholds: tuple[float, float]
+) -> Estimates:
+    """Estimate how much higher the metrics of a second detector are than those of a first one.
+
+    The images of each bootstrap draw are the same for both. A draw cannot differ if all verdicts are equal:
+    the interval of a rate then comes from the binomial bound of images with different verdicts.
+
+    Args:
+        good: scores (G, 2) of good images by both detectors.
+        defective: scores (D, 2) of defective images.
+        thresholds: thresholds of both.
+    """
+    random = np.random.default_rng(SEED)
+    found: Estimates = {}
+    for name, scores in (("false_reject_rate", good), ("detection_rate", defective)):
+        if len(scores):
+            found[name] = _rate_difference(scores > np.array(thresholds), random)
+    if not len(good) or not len(defective):
+        return found
+    pooled = [_Pooled(good[:, each], defective[:, each], thresholds[each]) for each in (0, 1)]
+
+    def difference(rows: int) -> NDArray[np.float64]:
+        weights = draws(len(good), random, rows), draws(len(defective), random, rows)
+        first, second = (each.metrics(*weights)["image_auroc"] for each in pooled)
+        return second - first
+
+    ones = np.ones((1, len(good))), np.ones((1, len(defective)))
+    first, second = (each.metrics(*ones)["image_auroc"][0] for each in pooled)
+    interval = None
+    if enough(len(good), len(defective)):
+        at_once = max(1, min(DRAWS, _CELLS // (len(good) + len(defective))))
+        chunks = [difference(min(at_once, DRAWS - start)) for start in range(0, DRAWS, at_once)]
+        interval = percentile_interval(np.concatenate(chunks))
+    return {"image_auroc": Estimate(float(second - first), interval), **found}
+
+
+def _rate_difference(above: NDArray[np.bool_], random: np.random.Generator) -> Estimate:
+    """Estimate the difference of two rates from verdicts (N, 2) on the same images."""
+    count = len(above)
+    differences = above[:, 1].astype(np.float64) - above[:, 0]
+    value = float(differences.mean())
+    if not differences.any():
+        bound = rate(0, count).interval
+        return Estimate(value, bound and Interval(low=-bound.high, high=bound.high))
+    if not enough(count):
+        return Estimate(value)
+    return Estimate(value, percentile_interval((draws(count, random) @ differences) / count))
 
 
 def _estimates(

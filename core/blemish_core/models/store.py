@@ -147,6 +147,15 @@ class ModelStore:
             return measured
         return stored_scores.at_threshold(measured, scores, threshold)
 
+    def evaluation_folders(self, manifest: Manifest) -> dict[str, Path]:
+        """Return the folders of the reports of a version's evaluations, by job."""
+        home = self.folder(manifest.model, manifest.version) / _EVALUATIONS
+        return {folder.name: folder for folder in sorted(home.glob("[!.]*"))}
+
+    def training_report_folder(self, manifest: Manifest) -> Path:
+        """Return the folder of the report of a version's training, existing or not."""
+        return self._report_folder(manifest.model, manifest.version, None)
+
     def numbers(self, model: str) -> list[int]:
         """Return the version numbers of a model, newest first."""
         home = self._root / model

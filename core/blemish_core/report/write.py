@@ -76,6 +76,7 @@ def write(report: Report, folder: Path) -> None:
         content = {
             "model": report.manifest.name,
             "job": by.job if by else report.manifest.job,
+            "time": (by.when if by else report.manifest.created).isoformat(),
             "threshold": report.manifest.calibration.threshold,
             "metrics": evaluation.metrics.model_dump(mode="json"),
         }
@@ -147,7 +148,7 @@ def _table(manifest: Manifest, evaluation: Evaluation) -> str:
     calibration = manifest.calibration
     out = StringIO()
     rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(("path", "class", "score", "p_value", "verdict", "judgement", "original_path"))
+    rows.writerow(("path", "class", "score", "p_value", "verdict", "judgement", "original_path", "sha256"))
     for each in evaluation.image_scores:
         anomalous = calibration.is_anomalous(each.score)
         rows.writerow(
@@ -159,6 +160,7 @@ def _table(manifest: Manifest, evaluation: Evaluation) -> str:
                 "anomalous" if anomalous else "normal",
                 correctness(each.class_name == GOOD, each.score, calibration.threshold),
                 each.original,
+                each.sha256,
             )
         )
     return out.getvalue()

@@ -197,6 +197,7 @@ class ModelVersion(_message.Message):
     WHITE_LEVEL_FIELD_NUMBER: _builtins.int
     WHITE_LEVEL_GIVEN_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    EVALUATIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/{model}/versions/{n}"""
     detector: _builtins.str
@@ -268,6 +269,10 @@ class ModelVersion(_message.Message):
     def mask(self) -> Global___FrameMask:
         """The mask of the version, without its content. Not set if the version looks at all pixels."""
 
+    @_builtins.property
+    def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelEvaluation]:
+        """Evaluations of the version by jobs, the newest first, at most 100. Not set by ListModels."""
+
     def __init__(
         self,
         *,
@@ -295,10 +300,11 @@ class ModelVersion(_message.Message):
         white_level: _builtins.int = ...,
         white_level_given: _builtins.bool = ...,
         mask: Global___FrameMask | None = ...,
+        evaluations: _abc.Iterable[Global___ModelEvaluation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "comparison", b"comparison", "create_time", b"create_time", "mask", b"mask", "metrics", b"metrics", "split", b"split"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "calibration_history", b"calibration_history", "category", b"category", "comparison", b"comparison", "create_time", b"create_time", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "detector", b"detector", "job", b"job", "libraries", b"libraries", "mask", b"mask", "metrics", b"metrics", "name", b"name", "pinned", b"pinned", "production", b"production", "runtimes", b"runtimes", "seed", b"seed", "settings", b"settings", "shadow", b"shadow", "size_bytes", b"size_bytes", "split", b"split", "training", b"training", "white_level", b"white_level", "white_level_given", b"white_level_given"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "calibration_history", b"calibration_history", "category", b"category", "comparison", b"comparison", "create_time", b"create_time", "dataset", b"dataset", "dataset_snapshot", b"dataset_snapshot", "detector", b"detector", "evaluations", b"evaluations", "job", b"job", "libraries", b"libraries", "mask", b"mask", "metrics", b"metrics", "name", b"name", "pinned", b"pinned", "production", b"production", "runtimes", b"runtimes", "seed", b"seed", "settings", b"settings", "shadow", b"shadow", "size_bytes", b"size_bytes", "split", b"split", "training", b"training", "white_level", b"white_level", "white_level_given", b"white_level_given"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2138,3 +2144,243 @@ class Suspect(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold_without) -> _WhichOneofReturnType__threshold_without | None: ...
 
 Global___Suspect: _TypeAlias = Suspect  # noqa: Y015
+
+@_typing.final
+class ModelEvaluation(_message.Message):
+    """An evaluation of a version by a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """jobs/{id}, for GetReport."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def metrics(self) -> Global___Metrics:
+        """Figures that depend on the threshold are those of Metrics.threshold."""
+
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        metrics: Global___Metrics | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "metrics", b"metrics", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelEvaluation: _TypeAlias = ModelEvaluation  # noqa: Y015
+
+@_typing.final
+class CompareModelsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    SECOND_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    first: _builtins.str
+    """See GetModelRequest."""
+    second: _builtins.str
+    """See GetModelRequest."""
+    dataset: _builtins.str
+    """datasets/{id}. Defaults to the dataset on which both versions were trained."""
+    def __init__(
+        self,
+        *,
+        first: _builtins.str = ...,
+        second: _builtins.str = ...,
+        dataset: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "first", b"first", "second", b"second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareModelsRequest: _TypeAlias = CompareModelsRequest  # noqa: Y015
+
+@_typing.final
+class CompareModelsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    SECOND_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    GOOD_IMAGES_FIELD_NUMBER: _builtins.int
+    DEFECTIVE_IMAGES_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    FOUND_ONLY_BY_FIRST_FIELD_NUMBER: _builtins.int
+    FOUND_ONLY_BY_SECOND_FIELD_NUMBER: _builtins.int
+    REJECTED_ONLY_BY_FIRST_FIELD_NUMBER: _builtins.int
+    REJECTED_ONLY_BY_SECOND_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """datasets/{id}"""
+    good_images: _builtins.int
+    """Number of good images that both versions have scored."""
+    defective_images: _builtins.int
+    """Number of defective images that both versions have scored."""
+    left_out: _builtins.int
+    """Number of images that only one of the evaluations has."""
+    @_builtins.property
+    def first(self) -> Global___ComparedModel: ...
+    @_builtins.property
+    def second(self) -> Global___ComparedModel: ...
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricComparison]:
+        """image_auroc, detection_rate and false_reject_rate, as far as the images allow them."""
+
+    @_builtins.property
+    def found_only_by_first(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComparedImage]:
+        """Defective images that only the first version finds, the first 1000 by path."""
+
+    @_builtins.property
+    def found_only_by_second(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComparedImage]:
+        """Defective images that only the second version finds."""
+
+    @_builtins.property
+    def rejected_only_by_first(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComparedImage]:
+        """Good images that only the first version rejects."""
+
+    @_builtins.property
+    def rejected_only_by_second(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComparedImage]:
+        """Good images that only the second version rejects."""
+
+    def __init__(
+        self,
+        *,
+        first: Global___ComparedModel | None = ...,
+        second: Global___ComparedModel | None = ...,
+        dataset: _builtins.str = ...,
+        good_images: _builtins.int = ...,
+        defective_images: _builtins.int = ...,
+        left_out: _builtins.int = ...,
+        metrics: _abc.Iterable[Global___MetricComparison] | None = ...,
+        found_only_by_first: _abc.Iterable[Global___ComparedImage] | None = ...,
+        found_only_by_second: _abc.Iterable[Global___ComparedImage] | None = ...,
+        rejected_only_by_first: _abc.Iterable[Global___ComparedImage] | None = ...,
+        rejected_only_by_second: _abc.Iterable[Global___ComparedImage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "second", b"second"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "defective_images", b"defective_images", "first", b"first", "found_only_by_first", b"found_only_by_first", "found_only_by_second", b"found_only_by_second", "good_images", b"good_images", "left_out", b"left_out", "metrics", b"metrics", "rejected_only_by_first", b"rejected_only_by_first", "rejected_only_by_second", b"rejected_only_by_second", "second", b"second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareModelsResponse: _TypeAlias = CompareModelsResponse  # noqa: Y015
+
+@_typing.final
+class ComparedModel(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    EVALUATION_FIELD_NUMBER: _builtins.int
+    DATASET_SNAPSHOT_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """models/{model}/versions/{n}"""
+    evaluation: _builtins.str
+    """The evaluation job, jobs/{id}. Empty for the evaluation of the training."""
+    dataset_snapshot: _builtins.str
+    """The snapshot of the dataset in the evaluation."""
+    threshold: _builtins.float
+    """The threshold in force, by which the images are compared."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        evaluation: _builtins.str = ...,
+        dataset_snapshot: _builtins.str = ...,
+        threshold: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset_snapshot", b"dataset_snapshot", "evaluation", b"evaluation", "name", b"name", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComparedModel: _TypeAlias = ComparedModel  # noqa: Y015
+
+@_typing.final
+class MetricComparison(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    FIRST_INTERVAL_FIELD_NUMBER: _builtins.int
+    SECOND_FIELD_NUMBER: _builtins.int
+    SECOND_INTERVAL_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_INTERVAL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Field name of Metrics."""
+    first: _builtins.float
+    second: _builtins.float
+    difference: _builtins.float
+    """Second minus first."""
+    @_builtins.property
+    def first_interval(self) -> Global___Interval: ...
+    @_builtins.property
+    def second_interval(self) -> Global___Interval: ...
+    @_builtins.property
+    def difference_interval(self) -> Global___Interval:
+        """The 95 % confidence interval of the difference, from 1000 bootstrap samples with the same images for both. Not
+        set for too few images.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        first: _builtins.float = ...,
+        first_interval: Global___Interval | None = ...,
+        second: _builtins.float = ...,
+        second_interval: Global___Interval | None = ...,
+        difference: _builtins.float = ...,
+        difference_interval: Global___Interval | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["difference_interval", b"difference_interval", "first_interval", b"first_interval", "second_interval", b"second_interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference", "difference_interval", b"difference_interval", "first", b"first", "first_interval", b"first_interval", "name", b"name", "second", b"second", "second_interval", b"second_interval"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetricComparison: _TypeAlias = MetricComparison  # noqa: Y015
+
+@_typing.final
+class ComparedImage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    ORIGINAL_PATH_FIELD_NUMBER: _builtins.int
+    CLASS_NAME_FIELD_NUMBER: _builtins.int
+    FIRST_SCORE_FIELD_NUMBER: _builtins.int
+    SECOND_SCORE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    original_path: _builtins.str
+    """Path of the uploaded file, if it differs from path."""
+    class_name: _builtins.str
+    first_score: _builtins.float
+    second_score: _builtins.float
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        original_path: _builtins.str = ...,
+        class_name: _builtins.str = ...,
+        first_score: _builtins.float = ...,
+        second_score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_name", b"class_name", "first_score", b"first_score", "original_path", b"original_path", "path", b"path", "second_score", b"second_score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComparedImage: _TypeAlias = ComparedImage  # noqa: Y015

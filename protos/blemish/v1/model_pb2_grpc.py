@@ -99,6 +99,11 @@ class ModelServiceStub:
                 request_serializer=blemish_dot_v1_dot_model__pb2.ListSuspectsRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_model__pb2.ListSuspectsResponse.FromString,
                 _registered_method=True)
+        self.CompareModels = channel.unary_unary(
+                '/blemish.v1.ModelService/CompareModels',
+                request_serializer=blemish_dot_v1_dot_model__pb2.CompareModelsRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_model__pb2.CompareModelsResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -281,6 +286,19 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompareModels(self, request, context):
+        """Compares two versions on the test images that both have scored in an evaluation, at their thresholds in force.
+        The newest evaluation of each on the dataset counts, or that of its training. Images are the same if they have
+        the same content and class.
+
+        INVALID_ARGUMENT: a name is malformed, or the versions were trained on different datasets and none is set.
+        NOT_FOUND: a version does not exist.
+        FAILED_PRECONDITION: a version has no evaluation of the dataset, or the two have no images in common.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -343,6 +361,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.ListSuspects,
                     request_deserializer=blemish_dot_v1_dot_model__pb2.ListSuspectsRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_model__pb2.ListSuspectsResponse.SerializeToString,
+            ),
+            'CompareModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareModels,
+                    request_deserializer=blemish_dot_v1_dot_model__pb2.CompareModelsRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_model__pb2.CompareModelsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -674,6 +697,33 @@ class ModelService:
             '/blemish.v1.ModelService/ListSuspects',
             blemish_dot_v1_dot_model__pb2.ListSuspectsRequest.SerializeToString,
             blemish_dot_v1_dot_model__pb2.ListSuspectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blemish.v1.ModelService/CompareModels',
+            blemish_dot_v1_dot_model__pb2.CompareModelsRequest.SerializeToString,
+            blemish_dot_v1_dot_model__pb2.CompareModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

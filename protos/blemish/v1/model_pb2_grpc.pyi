@@ -162,6 +162,15 @@ class ModelServiceStub:
     NOT_FOUND: the model or version does not exist, or no version was trained on the dataset.
     FAILED_PRECONDITION: the version was trained by an older server, which stored no scores of good images.
     """
+    CompareModels: _grpc.UnaryUnaryMultiCallable[_model_pb2.CompareModelsRequest, _model_pb2.CompareModelsResponse]
+    """Compares two versions on the test images that both have scored in an evaluation, at their thresholds in force.
+    The newest evaluation of each on the dataset counts, or that of its training. Images are the same if they have
+    the same content and class.
+
+    INVALID_ARGUMENT: a name is malformed, or the versions were trained on different datasets and none is set.
+    NOT_FOUND: a version does not exist.
+    FAILED_PRECONDITION: a version has no evaluation of the dataset, or the two have no images in common.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -296,6 +305,15 @@ class ModelServiceAsyncStub(ModelServiceStub):
     INVALID_ARGUMENT: a name is malformed, or neither a model nor a dataset is set.
     NOT_FOUND: the model or version does not exist, or no version was trained on the dataset.
     FAILED_PRECONDITION: the version was trained by an older server, which stored no scores of good images.
+    """
+    CompareModels: _aio.UnaryUnaryMultiCallable[_model_pb2.CompareModelsRequest, _model_pb2.CompareModelsResponse]  # type: ignore[assignment]
+    """Compares two versions on the test images that both have scored in an evaluation, at their thresholds in force.
+    The newest evaluation of each on the dataset counts, or that of its training. Images are the same if they have
+    the same content and class.
+
+    INVALID_ARGUMENT: a name is malformed, or the versions were trained on different datasets and none is set.
+    NOT_FOUND: a version does not exist.
+    FAILED_PRECONDITION: a version has no evaluation of the dataset, or the two have no images in common.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -500,6 +518,21 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT: a name is malformed, or neither a model nor a dataset is set.
         NOT_FOUND: the model or version does not exist, or no version was trained on the dataset.
         FAILED_PRECONDITION: the version was trained by an older server, which stored no scores of good images.
+        """
+
+    @_abc_1.abstractmethod
+    def CompareModels(
+        self,
+        request: _model_pb2.CompareModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.CompareModelsResponse, _abc.Awaitable[_model_pb2.CompareModelsResponse]]:
+        """Compares two versions on the test images that both have scored in an evaluation, at their thresholds in force.
+        The newest evaluation of each on the dataset counts, or that of its training. Images are the same if they have
+        the same content and class.
+
+        INVALID_ARGUMENT: a name is malformed, or the versions were trained on different datasets and none is set.
+        NOT_FOUND: a version does not exist.
+        FAILED_PRECONDITION: a version has no evaluation of the dataset, or the two have no images in common.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -6,9 +6,11 @@ from datetime import timedelta
 
 from blemish.v1 import model_pb2 as pb
 from blemish_core.evaluation.metrics import Interval, Latency, Metrics, Spread
+from blemish_core.evaluation.paired_scores import PairedImage
 from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationChange, Revision, ThresholdRule
+from blemish_core.models.evaluations import ComparedVersion, StoredEvaluation, VersionComparison
 from blemish_core.models.promotion import CalibrationChoice
 from blemish_core.models.store import Model
 from blemish_core.models.suspects import Suspect
@@ -21,6 +23,8 @@ from blemish_server.converters.enums import EnumMapping
 from blemish_server.converters.regions import parse_region_settings, region_settings_to_proto
 from blemish_server.converters.values import duration_to_proto, parse_duration, timestamp_to_proto
 from blemish_server.scoring.shadow import Agreement, ShadowComparison
+
+_MAX_IMAGES = 1000
 
 RULES: EnumMapping[ThresholdRule, pb.ThresholdRule.ValueType] = EnumMapping(
     {
@@ -297,6 +301,70 @@ def shadow_comparison_to_proto(comparison: ShadowComparison) -> pb.ShadowCompari
             for each in comparison.disagreements
         ],
     )
+
+
+def evaluation_to_proto(evaluation: StoredEvaluation) -> pb.ModelEvaluation:
+    return pb.ModelEvaluation(
+        job=job_name(evaluation.job),
+        time=timestamp_to_proto(evaluation.time),
+        metrics=metrics_to_proto(evaluation.metrics),
+    )
+
+
+def comparison_to_proto(comparison: VersionComparison) -> pb.CompareModelsResponse:
+    paired = comparison.paired
+    lists = {
+        f"{verb}_only_by_{name}": [
+            _compared_image(image) for image in paired.only_above(number, good=good)[:_MAX_IMAGES]
+        ]
+        for verb, good in (("found", False), ("rejected", True))
+        for number, name in enumerate(("first", "second"))
+    }
+    return pb.CompareModelsResponse(
+        first=_compared_model(comparison.first),
+        second=_compared_model(comparison.second),
+        dataset=dataset_name(comparison.dataset),
+        good_images=paired.count(good=True),
+        defective_images=paired.count(good=False),
+        left_out=paired.left_out,
+        metrics=[
+            pb.MetricComparison(
+                name=each.name,
+                first=each.first.value or 0.0,
+                first_interval=_interval(each.first.interval),
+                second=each.second.value or 0.0,
+                second_interval=_interval(each.second.interval),
+                difference=each.difference.value or 0.0,
+                difference_interval=_interval(each.difference.interval),
+            )
+            for each in paired.differences()
+        ],
+        **lists,
+    )
+
+
+def _compared_model(version: ComparedVersion) -> pb.ComparedModel:
+    return pb.ComparedModel(
+        name=version.manifest.name,
+        evaluation=job_name(version.job) if version.job else "",
+        dataset_snapshot=version.metrics.dataset_snapshot,
+        threshold=version.threshold,
+    )
+
+
+def _compared_image(image: PairedImage) -> pb.ComparedImage:
+    first, second = image.scores
+    return pb.ComparedImage(
+        path=image.path,
+        original_path=image.original,
+        class_name=image.class_name,
+        first_score=first,
+        second_score=second,
+    )
+
+
+def _interval(interval: Interval | None) -> pb.Interval | None:
+    return None if interval is None else pb.Interval(low=interval.low, high=interval.high)
 
 
 def suspects_to_proto(

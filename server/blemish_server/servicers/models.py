@@ -19,6 +19,7 @@ from blemish_core.jobs.removal import Removal
 from blemish_core.models import archive
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationChange, Revision, ThresholdRule
+from blemish_core.models.evaluations import compare_versions, evaluations_of
 from blemish_core.models.promotion import promote
 from blemish_core.models.store import Model, ModelStore
 from blemish_core.models.suspects import suspects_of, trained_on
@@ -34,6 +35,8 @@ from blemish_server.converters.models import (
     CHOICES,
     author_of,
     calibration_to_proto,
+    comparison_to_proto,
+    evaluation_to_proto,
     flipped_to_proto,
     metrics_to_proto,
     model_to_proto,
@@ -50,6 +53,7 @@ from blemish_server.transport.pagination import Page
 
 _CHUNK_BYTES = 64 << 10
 _HISTORY = 100
+_EVALUATIONS = 100
 _SUSPECTS, _MAX_SUSPECTS = 10, 1000
 
 log = structlog.get_logger(__name__)
@@ -112,6 +116,8 @@ class ModelServicer(ModelServiceServicer):
         message = model_version_to_proto(
             manifest, newest, metrics, production=production, shadow=shadow, history=(newest, *older)
         )
+        evaluations = evaluations_of(self._models, manifest, _EVALUATIONS)
+        message.evaluations.extend(map(evaluation_to_proto, evaluations))
         message.pinned = self._models.is_pinned(manifest.model, manifest.version)
         if shadow and (comparison := self._shadow.comparison_of(manifest)):
             message.comparison.CopyFrom(shadow_comparison_to_proto(comparison))
@@ -274,6 +280,14 @@ class ModelServicer(ModelServiceServicer):
         found = suspects_of(self._models, manifest, present, limit)
         threshold = self._models.calibrations(manifest).newest().calibration.threshold
         return suspects_to_proto(manifest, threshold, found)
+
+    async def CompareModels(  # noqa: N802
+        self, request: pb.CompareModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.CompareModelsResponse:
+        first, second = ModelRef.parse(request.first, "first"), ModelRef.parse(request.second, "second")
+        dataset = dataset_id(request.dataset) if request.dataset else ""
+        comparison = await asyncio.to_thread(compare_versions, self._models, first, second, dataset)
+        return await asyncio.to_thread(comparison_to_proto, comparison)
 
     async def UpdateCalibration(  # noqa: N802
         self, request: pb.UpdateCalibrationRequest, context: grpc.aio.ServicerContext[Any, Any]

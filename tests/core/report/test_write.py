@@ -222,10 +222,10 @@ def test_figures_are_absent_without_defective_images(tmp_path: Path) -> None:
 def test_table_lists_every_test_image(tmp_path: Path) -> None:
     write(Report(make_report_manifest(), make_evaluation(), []), tmp_path)
     lines = (tmp_path / "scores.csv").read_text().splitlines()
-    assert lines[0] == "path,class,score,p_value,verdict,judgement,original_path"
+    assert lines[0] == "path,class,score,p_value,verdict,judgement,original_path,sha256"
     assert len(lines) == 21
-    assert lines[1] == "test/good/000.png,good,1,1,normal,right,"
-    assert lines[13].endswith(",normal,miss,")
+    assert lines[1] == "test/good/000.png,good,1,1,normal,right,,"
+    assert lines[13].endswith(",normal,miss,,")
 
 
 @pytest.mark.parametrize("colour", [0, 255])

@@ -15,7 +15,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from blemish.v1.model_pb2 import ModelVersion, RegionSettings, ShadowComparison
+from blemish.v1.dataset_pb2 import Dataset
+from blemish.v1.model_pb2 import (
+    CompareModelsResponse,
+    Interval,
+    ModelVersion,
+    RegionSettings,
+    ShadowComparison,
+)
 from blemish_client.cli.calibrations import (
     ending,
     interval,
@@ -27,17 +34,24 @@ from blemish_client.cli.failures import UNSUCCESSFUL, Failure, can_ask, confirm_
 from blemish_client.cli.figures import metrics_tables
 from blemish_client.cli.options import Json, ModelArgument, VersionArgument, Yes
 from blemish_client.cli.output import ABSENT, emit, number, optional, share, size, table, when
+from blemish_client.cli.progress import exit_unless_succeeded, wait_for_job
 from blemish_client.cli.promotion import KeepTarget, PromoteYes, promote_version, user_name
 from blemish_client.cli.session import Session
 from blemish_client.cli.times import AGE_HELP, parse_time
 from blemish_client.client import Client
 from blemish_client.errors import CONFIRMATION_NEEDED, BlemishError, FailedPrecondition
 from blemish_client.names import model_name, short
+from blemish_layouts.names import printable
 
 group = typer.Typer(
     help="List, show, promote, calibrate, export, import and delete models.", invoke_without_command=True
 )
 
+_COMPARED = {
+    "image_auroc": "image AUROC",
+    "detection_rate": "defective images detected",
+    "false_reject_rate": "good images rejected",
+}
 _MAX_DISAGREEMENTS = 10
 """Number of disagreements in the text output. JSON has all of them."""
 _MAX_FLIPPED = 1000
@@ -92,6 +106,145 @@ def show(ctx: typer.Context, model: ModelArgument, as_json: Json = False) -> Non
         emit(version)
         return
     _print_card(session, version)
+
+
+@group.command()
+def compare(
+    ctx: typer.Context,
+    first: ModelArgument,
+    second: Annotated[str, typer.Argument(metavar="MODEL", help="Model or version to compare with.")],
+    dataset: Annotated[
+        str,
+        typer.Option(
+            metavar="DATASET",
+            help="Dataset with the test images.",
+            show_default="the one on which both were trained",
+        ),
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Compare two versions on the same test images, at their thresholds in force.
+
+    A version that was not evaluated on the present images of the dataset is evaluated first. Intervals are
+    95 % confidence intervals, and those of differences come from draws of the same images for both.
+
+    Example: blemish models compare tile-patchcore/3 tile-patchcore/4
+    """
+    session = Session.of(ctx)
+    with session.client() as client:
+        cards = [client.model(first), client.model(second)]
+        datasets = {card.dataset for card in cards}
+        if not dataset and len(datasets) > 1:
+            raise Failure(
+                f"the versions were trained on {' and '.join(sorted(map(short, datasets)))}; choose one "
+                "with --dataset"
+            )
+        tested = client.dataset(dataset or cards[0].dataset)
+        jobs = [
+            client.evaluate(card.name, tested.name)
+            for card in {card.name: card for card in cards}.values()
+            if not _is_evaluated(card, tested)
+        ]
+        exit_unless_succeeded([wait_for_job(session, client, job) for job in jobs])
+        found = client.compare(cards[0].name, cards[1].name, dataset=tested.name)
+    if as_json:
+        emit(found)
+        return
+    _print_model_comparison(session, found)
+
+
+def _is_evaluated(version: ModelVersion, dataset: Dataset) -> bool:
+    """Return whether the card has figures on the present images of a dataset."""
+    measured = [evaluation.metrics for evaluation in version.evaluations]
+    if version.HasField("metrics"):
+        measured.append(version.metrics)
+    return any(
+        (each.dataset, each.dataset_snapshot) == (dataset.name, dataset.snapshot) for each in measured
+    )
+
+
+def _print_model_comparison(session: Session, found: CompareModelsResponse) -> None:
+    first, second = short(found.first.name), short(found.second.name)
+    session.out.print(
+        f"{first} at threshold {number(found.first.threshold)} and {second} at "
+        f"{number(found.second.threshold)} "
+        f"on {found.good_images} good and {found.defective_images} defective images of "
+        f"{short(found.dataset)}",
+        markup=False,
+        soft_wrap=True,
+    )
+    if found.left_out:
+        session.out.print(f"{found.left_out} images are left out, because only one of them scored these")
+    columns = (first, second, "difference")
+    rows = table("metric", *columns, right=columns)
+    for each in found.metrics:
+        is_rate = each.name != "image_auroc"
+        rows.add_row(
+            _COMPARED[each.name],
+            _with_interval(each.first, each.first_interval, is_rate=is_rate),
+            _with_interval(each.second, each.second_interval, is_rate=is_rate),
+            _with_interval(each.difference, each.difference_interval, is_rate=is_rate, sign=True),
+        )
+    session.out.print(rows)
+    session.out.print(_comparison_finding(found), markup=False, soft_wrap=True)
+    for title, images in (
+        (f"found only by {first}", found.found_only_by_first),
+        (f"found only by {second}", found.found_only_by_second),
+        (f"good, but rejected only by {first}", found.rejected_only_by_first),
+        (f"good, but rejected only by {second}", found.rejected_only_by_second),
+    ):
+        session.out.print(f"{title}: {len(images) or 'none'}", markup=False)
+        for image in images[:_MAX_DISAGREEMENTS]:
+            name = printable(image.original_path or image.path)
+            session.out.print(
+                f"  {name}  {number(image.first_score)} and {number(image.second_score)}",
+                markup=False,
+                soft_wrap=True,
+            )
+        if len(images) > _MAX_DISAGREEMENTS:
+            session.out.print(f"  and {len(images) - _MAX_DISAGREEMENTS} more, listed with --json")
+
+
+def _comparison_finding(found: CompareModelsResponse) -> str:
+    """Return a sentence about the differences that chance does not explain."""
+    first, second = short(found.first.name), short(found.second.name)
+    clear = []
+    for each in found.metrics:
+        interval = each.difference_interval
+        if each.HasField("difference_interval") and (interval.low > 0 or interval.high < 0):
+            higher = second if each.difference > 0 else first
+            clear.append(f"{higher} has more {_COMPARED[each.name]}")
+    if not clear:
+        return "no difference is larger than chance explains; more test images would show smaller ones"
+    return f"beyond chance: {'; '.join(clear)}"
+
+
+def _with_interval(value: float, interval: Interval, *, is_rate: bool, sign: bool = False) -> str:
+    digits = (1, 100) if is_rate else (3, 1)
+    plus = "+" if sign else ""
+    text = f"{digits[1] * value:{plus}.{digits[0]}f}{' %' if is_rate else ''}"
+    if not interval.ByteSize():
+        return text
+    low, high = (f"{digits[1] * bound:{plus}.{digits[0]}f}" for bound in (interval.low, interval.high))
+    return f"{text} ({low} to {high})"
+
+
+def _evaluations(version: ModelVersion) -> Table:
+    numbers = ("images", "AUROC", "threshold", "good rejected", "detected")
+    rows = table("job", "dataset", "time", *numbers, right=numbers, title="evaluations")
+    for each in version.evaluations:
+        metrics = each.metrics
+        rows.add_row(
+            short(each.job),
+            f"{short(metrics.dataset)}, {metrics.dataset_snapshot[:12]}",
+            when(each.time),
+            str(metrics.good_images + metrics.defective_images),
+            number(optional(metrics, "image_auroc")),
+            number(optional(metrics, "threshold")),
+            share(optional(metrics, "false_reject_rate")),
+            share(optional(metrics, "detection_rate")),
+        )
+    return rows
 
 
 @group.command()
@@ -643,3 +796,5 @@ def _print_card(session: Session, version: ModelVersion) -> None:
         _print_comparison(session, version.comparison)
     if version.HasField("metrics"):
         session.out.print(metrics_tables(version.metrics, f"on {short(version.metrics.dataset)}"))
+    if version.evaluations:
+        session.out.print(_evaluations(version))

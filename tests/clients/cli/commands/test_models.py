@@ -4,7 +4,7 @@ from pathlib import Path
 import grpc
 import pytest
 from tests.support.cli import Run
-from tests.support.fake_server import CallError, FakeServer
+from tests.support.fake_server import CallError, FakeServer, ended
 
 from blemish.v1.model_pb2 import (
     CALIBRATION_CHOICE_KEEP_TARGET,
@@ -337,3 +337,26 @@ def test_target_that_an_older_server_did_not_keep_is_reported(run: Run, fake: Fa
     result = run("models", "promote", "m/2", "--keep-target", "--author", "bea")
     assert result.exit_code == 2
     assert "too old to keep the target" in result.stderr
+
+
+def test_versions_are_compared_after_the_missing_evaluations(run: Run, fake: FakeServer) -> None:
+    fake.card.dataset = "datasets/d1"
+    fake.card.metrics.dataset, fake.card.metrics.dataset_snapshot = "datasets/d1", "old"
+    fake.watches = [[ended("jobs/made")]]
+    shown = run("models", "compare", "m/3", "m/4")
+    assert shown.exit_code == 0, shown.stderr
+    assert len(fake.requests["CreateJob"]) == 2
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert lines[0] == "m/3 at threshold 1.500 and m/4 at 2.500 on 20 good and 10 defective images of d1"
+    assert "defective images detected 50.0 % (20.0 to 80.0) 90.0 % +40.0 % (+10.0 to +70.0)" in lines
+    assert "beyond chance: m/4 has more defective images detected" in lines
+    assert lines[lines.index("found only by m/4: 1") + 1] == "test/crack/4.png 1.000 and 3.000"
+    assert "good, but rejected only by m/3: none" in lines
+
+    fake.card.evaluations.add(job="jobs/e").metrics.CopyFrom(fake.card.metrics)
+    fake.card.evaluations[0].metrics.ClearField("dataset_snapshot")  # as the fake dataset
+    assert run("models", "compare", "m/3", "m/4", "--dataset", "d1").exit_code == 0
+    assert len(fake.requests["CreateJob"]) == 2
+    card = run("models", "show", "m/3").stdout
+    assert "evaluations" in card
+    assert card.splitlines()[-2].split()[:2] == ["e", "d1,"]
