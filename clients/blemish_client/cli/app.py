@@ -14,6 +14,7 @@ from blemish_client.cli.commands import (
     dataset,
     demo,
     info,
+    items,
     jobs,
     models,
     score,
@@ -102,7 +103,7 @@ app.command()(training.index)
 app.command()(score.score)
 app.command()(stream.stream)
 app.command()(search.search)
-app.command()(search.items)
+app.add_typer(items.group, name="items")
 app.command()(search.label)
 app.command("evaluate-search")(search.evaluate_search)
 app.add_typer(jobs.group, name="jobs")

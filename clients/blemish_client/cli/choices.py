@@ -64,6 +64,31 @@ class LabelChoice(StrEnum):
     NONE = "none"
 
 
+class ItemLabelChoice(StrEnum):
+    """The choices of the labels by which items are listed."""
+
+    CONFIRMED = "confirmed"
+    FALSE_ALARM = "false-alarm"
+    GOOD = "good"
+    UNLABELLED = "unlabelled"
+    NONE = "none"
+    """The same as ``unlabelled``, as filters and `blemish label` spell it."""
+
+
+class VerdictChoice(StrEnum):
+    """The choices of the verdict by which items are listed."""
+
+    NORMAL = "normal"
+    ANOMALOUS = "anomalous"
+
+
+class SortChoice(StrEnum):
+    """The choices of the order of a listing."""
+
+    TIME = "time"
+    SCORE = "score"
+
+
 class JobStateChoice(StrEnum):
     """The choices of a job's state."""
 

@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from blemish_client.cli.choices import ItemLabelChoice, VerdictChoice
+from blemish_client.cli.times import AGE_HELP
+
 _MODEL_HELP = "Model or version: tile-patchcore, tile-patchcore@production or tile-patchcore/3."
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, one object per line.")]
@@ -30,4 +33,33 @@ VersionArgument = Annotated[
 ]
 DatasetArgument = Annotated[
     str, typer.Argument(metavar="DATASET", help="Id of the dataset, for example tile.")
+]
+
+WhereItems = Annotated[
+    str,
+    typer.Option(
+        "--where",
+        metavar="CONDITION",
+        help="Filter condition: label = false-alarm AND camera = line-3",
+    ),
+]
+Cameras = Annotated[
+    list[str] | None,
+    typer.Option("--camera", metavar="CAMERA", help="Only frames of this camera. May be repeated."),
+]
+Since = Annotated[
+    str,
+    typer.Option(
+        "--since", metavar="TIME", help=f"Only images since then: {AGE_HELP}, the last time it was 08:00."
+    ),
+]
+Until = Annotated[
+    str, typer.Option("--until", metavar="TIME", help="Only images before then, written as for --since.")
+]
+ItemVerdict = Annotated[
+    VerdictChoice | None, typer.Option("--verdict", help="Only images of this verdict.")
+]
+ItemLabels = Annotated[
+    list[ItemLabelChoice] | None,
+    typer.Option("--label", help="Only images with this label, or without one. May be repeated."),
 ]

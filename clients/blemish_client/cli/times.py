@@ -10,6 +10,7 @@ AGE_HELP = "2026-12-01, 2026-12-01T08:00, 08:00 or 8h"
 """Examples of the times that options take, for their help."""
 _UNITS = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "days"}
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)")
+_CLOCK = re.compile(r"\d\d?:\d\d(:\d\d)?", re.ASCII)
 # A text in quotes, which stays as it is, or a comparison of the field ``time`` with a time.
 _COMPARISON = re.compile(
     r"""
@@ -40,7 +41,7 @@ def parse_time(text: str, option: str) -> datetime | None:
     try:
         if age := _AGE.fullmatch(text):
             return now - timedelta(**{_UNITS[age[2]]: float(age[1])})
-        if re.fullmatch(r"\d\d?:\d\d(:\d\d)?", text):
+        if _CLOCK.fullmatch(text):
             today = now.astimezone().date()
             return datetime.combine(today, time.fromisoformat(text.zfill(5))).astimezone(UTC)
         return datetime.fromisoformat(text).astimezone(UTC)
@@ -49,6 +50,21 @@ def parse_time(text: str, option: str) -> datetime | None:
             f"{option} is {text!r}; use a date, a time such as 2026-12-01T08:00, 08:00 of today, or an age "
             "such as 30m, 12h or 7d"
         ) from None
+
+
+def parse_start(text: str, option: str) -> datetime | None:
+    """Return the time at which something begins, as ``parse_time`` reads it.
+
+    A time of day that is still to come today is that of yesterday: the start of a night shift.
+
+    Raises:
+        Failure: if it is not a time.
+    """
+    start = parse_time(text, option)
+    if start is None or start <= datetime.now(UTC) or not _CLOCK.fullmatch(text.strip()):
+        return start
+    here = start.astimezone()
+    return datetime.combine(here.date() - timedelta(days=1), here.time()).astimezone(UTC)
 
 
 def with_local_zone(where: str) -> str:

@@ -46,6 +46,8 @@ from blemish_client.cli.extras import ExtraCommand
         (["models", "promote", "m/1"], 1),
         (["models", "calibrate", "m", "--trained"], 1),
         (["search", "items/7", "-m", "m"], 3),
+        (["items", "-m", "m"], 3),
+        (["items", "list", "-m", "m"], 3),
     ],
 )
 def test_json_and_tables(run: Run, command: list[str], objects: int) -> None:

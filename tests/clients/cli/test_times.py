@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from blemish_client.cli.failures import Failure
-from blemish_client.cli.times import local, parse_time, with_local_zone
+from blemish_client.cli.times import local, parse_start, parse_time, with_local_zone
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +67,15 @@ def test_ages_and_local_times_of_options() -> None:
     for unreadable in ("soon", "8 fortnights", "25:00"):
         with pytest.raises(Failure, match="--since is"):
             parse_time(unreadable, "--since")
+
+
+def test_start_at_a_time_of_day_that_is_still_to_come_is_yesterday() -> None:
+    later = datetime.now(UTC) + timedelta(seconds=90)
+    clock = f"{later.astimezone():%H:%M:%S}"
+    if parse_time(clock, "--since") > datetime.now(UTC):  # type: ignore[operator]
+        start = parse_start(clock, "--since")
+        assert start is not None
+        assert timedelta(hours=22) < datetime.now(UTC) - start < timedelta(hours=26)
+    assert parse_start("00:00", "--since") == parse_time("00:00", "--since")
+    assert parse_start("2999-01-01", "--since") == parse_time("2999-01-01", "--since")
+    assert parse_start("", "--since") is None

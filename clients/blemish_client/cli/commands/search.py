@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish search``, ``items``, ``label`` and ``evaluate-search``: find and label past images."""
+"""``blemish search``, ``label`` and ``evaluate-search``: find and label past images."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import grpc
 import typer
-from rich.markup import escape
 from rich.progress import Progress
 
 from blemish.v1.inspection_pb2 import Inspection
-from blemish.v1.search_pb2 import LABEL_UNSPECIFIED, Hit, Label
-from blemish_client.cli.choices import LabelChoice, spell, to_proto
+from blemish.v1.search_pb2 import Hit, Label
+from blemish_client.cli.choices import LabelChoice, to_proto
 from blemish_client.cli.failures import NOT_FOUND, Failure, exit_code
 from blemish_client.cli.frames import parse_region
+from blemish_client.cli.items import image_text, item_fields, label_text, short_ids, stored_item
 from blemish_client.cli.options import Json, Model
-from blemish_client.cli.output import ABSENT, emit, inspection_fields, number, plain, table, verdict, when
+from blemish_client.cli.output import ABSENT, emit, inspection_fields, number, table, verdict
 from blemish_client.cli.session import Session
 from blemish_client.cli.times import with_local_zone
 from blemish_client.client import Client
@@ -26,7 +26,6 @@ from blemish_client.search import similarity
 from blemish_client.transport.connection import TIMEOUT_S
 from blemish_client.transport.requests import SearchOptions
 from blemish_client.types.stored_image import StoredImage
-from blemish_layouts.names import printable
 
 _QUERY_PX = 1024
 """Longer side of the query's picture in a montage."""
@@ -37,7 +36,7 @@ def search(
     model: Model,
     query: Annotated[
         str | None,
-        typer.Argument(metavar="IMAGE", help="Image file, or an indexed item: items/UUID."),
+        typer.Argument(metavar="IMAGE", help="Image file, or the id of an indexed item."),
     ] = None,
     limit: Annotated[int, typer.Option("-k", "--limit", min=1, help="Number of hits.")] = 10,
     classes: Annotated[
@@ -120,8 +119,8 @@ def search(
     if mask is not None:
         options["mask"] = _read(mask)
     content: str | bytes | None = query
-    if query is not None and not query.startswith("items/"):
-        content = _read(Path(query))
+    if query is not None:
+        content = stored_item(query) or _read(Path(query))
     label = query or labelled or ", ".join(like or ())
     stored: StoredImage | None = None
     with session.client(timeout) as client:
@@ -134,7 +133,7 @@ def search(
         for hit in results:
             hits.append(hit)
             if as_json:
-                emit({"hit": _plain(hit)})
+                emit({"hit": item_fields(hit)})
     page = {"next_page_token": results.next_page_token, "unseen": results.unseen}
     if as_json and any(page.values()):
         emit({"page": {name: value for name, value in page.items() if value}})
@@ -151,40 +150,6 @@ def search(
     if montage is not None:
         _draw_montage(stored or content, label, results.query, hits, options.get("region"), montage)
         session.err.print(f"montage: {montage}", markup=False)
-
-
-def items(
-    ctx: typer.Context,
-    model: Model,
-    where: Annotated[
-        str,
-        typer.Option(metavar="CONDITION", help="Filter condition: label = false-alarm AND camera = line-3"),
-    ] = "",
-    as_json: Json = False,
-) -> None:
-    """List the indexed images of a model.
-
-    Example: blemish items -m tile-patchcore --where "label = false-alarm"
-    """
-    session = Session.of(ctx)
-    rows = table("item", "class", "image", "camera", "time", "score", "verdict", "label", right=("score",))
-    with session.client() as client:
-        for item in client.items(model, where=with_local_zone(where)):
-            if as_json:
-                emit(_plain(item))
-                continue
-            rows.add_row(
-                item.item,
-                item.class_name,
-                _path(item),
-                item.camera,
-                when(item.time),
-                number(item.score),
-                verdict(item.verdict),
-                _label(item),
-            )
-    if not as_json:
-        session.out.print(rows if rows.row_count else "no indexed image matches")
 
 
 def label(
@@ -207,8 +172,8 @@ def label(
     session = Session.of(ctx)
     with session.client() as client:
         labelled = client.label(item, model, to_proto(Label, choice), label_class)
-    line = f"{labelled.item}: {_label(labelled) or 'no label'}"
-    session.print_result(_plain(labelled), line, as_json=as_json)
+    line = f"{labelled.item}: {label_text(labelled) or 'no label'}"
+    session.print_result(item_fields(labelled), line, as_json=as_json)
 
 
 def evaluate_search(ctx: typer.Context, model: Model, as_json: Json = False) -> None:
@@ -253,22 +218,6 @@ def evaluate_search(ctx: typer.Context, model: Model, as_json: Json = False) -> 
     )
 
 
-def _label(item: Hit) -> str:
-    name = "" if item.label == LABEL_UNSPECIFIED else spell(Label, item.label)
-    return " ".join(filter(None, ("" if name == LabelChoice.NONE else name, item.label_class)))
-
-
-def _plain(hit: Hit) -> dict[str, Any]:
-    """Return the fields of a hit without pictures, and with the one similarity that tables show."""
-    fields = plain(hit)
-    fields.pop("thumbnail", None)
-    if "match" in fields:
-        fields["similarity"] = similarity(hit)
-        for name in ("similarity", "heat"):
-            fields["match"].pop(name, None)
-    return fields
-
-
 def _read(image: Path) -> bytes:
     try:
         return image.read_bytes()
@@ -292,6 +241,7 @@ def _print_hits(session: Session, query: str, inspection: Inspection | None, hit
         *("class", "category", "image", "score", "verdict", "item"),
         right=("similarity", "score"),
     )
+    ids = short_ids(hits)
     for hit in hits:
         rows.add_row(
             *([hit.group] if has_groups else []),
@@ -299,19 +249,12 @@ def _print_hits(session: Session, query: str, inspection: Inspection | None, hit
             *([_place(hit)] if has_matches else []),
             hit.class_name,
             hit.category,
-            _path(hit),
+            image_text(hit),
             number(hit.score),
             verdict(hit.verdict),
-            hit.item,
+            ids[hit.item],
         )
     session.out.print(rows if hits else "no indexed image matches")
-
-
-def _path(hit: Hit) -> str:
-    """Return the dataset and original path of an image, or ABSENT for a kept frame."""
-    if not hit.dataset:
-        return ABSENT
-    return escape(f"{short(hit.dataset)}/{printable(hit.original_path or hit.path)}")
 
 
 def _place(hit: Hit) -> str:

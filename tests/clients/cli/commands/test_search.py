@@ -57,7 +57,13 @@ def test_search_timeout_sets_the_deadline(run: Run, fake: FakeServer, image: Pat
 def test_kept_frame_has_no_dataset_path(run: Run, fake: FakeServer) -> None:
     fake.hits[0].dataset = fake.hits[0].path = ""
     shown = run("search", "items/7", "-m", "m").stdout
-    assert "/" not in shown.partition(fake.hits[1].path)[0].partition("0.900")[2].partition("items/")[0]
+    (row,) = (line for line in shown.splitlines() if "0.900" in line)
+    assert "/" not in row
+
+
+def test_short_id_of_an_item_is_a_query(run: Run, fake: FakeServer) -> None:
+    assert run("search", "6f1c2b1e", "-m", "m").exit_code == 0
+    assert fake.requests["Search"][0].item == "items/6f1c2b1e"
 
 
 def test_search_by_region_shows_one_similarity_of_a_hit(run: Run, fake: FakeServer, image: Path) -> None:
