@@ -2,11 +2,9 @@
 """Files of anomalous frames of a stream: a picture, and the whole answer as JSON."""
 
 import json
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC
 from pathlib import Path
 from threading import BoundedSemaphore
 from types import TracebackType
@@ -16,11 +14,11 @@ from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, Verdict
 from blemish_client.cli.choices import spell
 from blemish_client.cli.commands.score import draw
 from blemish_client.cli.failures import Failure
+from blemish_client.cli.file_names import file_name_part, file_time
 from blemish_client.cli.output import frame_fields
 from blemish_client.streaming.ledger import FrameResult, LostFrames
 
 _MAX_QUEUED = 64
-_MAX_CAMERA = 64
 _MAX_COPIES = 10_000
 
 
@@ -64,11 +62,9 @@ class EvidenceFiles:
 def file_stem(result: FrameResult) -> str:
     """Return camera, time in UTC, sequence number, verdict and item of an inspected frame."""
     inspection = result.answer.inspection
-    camera = re.sub(r"[^\w.-]+", "-", result.camera)[:_MAX_CAMERA].strip("-.") or "camera"
-    time = result.capture_time.astimezone(UTC)
     parts = [
-        camera,
-        f"{time:%Y%m%dT%H%M%S}.{time.microsecond // 1000:03}Z",
+        file_name_part(result.camera, "camera"),
+        file_time(result.capture_time),
         f"{result.sequence:08}",
         spell(Verdict, inspection.verdict),
     ]

@@ -39,6 +39,7 @@ def test_name_has_camera_time_sequence_verdict_and_item() -> None:
         ("", "camera"),
         ("Tür 3", "Tür-3"),
         ("x" * 128, "x" * 64),
+        ("線" * 128, "線" * 21),
     ],
 )
 def test_any_name_of_a_camera_is_part_of_a_file_name(tmp_path: Path, camera: str, name: str) -> None:

@@ -19,9 +19,11 @@ from blemish.v1.dataset_pb2 import (
     UnpairedFiles,
     UploadImagesResponse,
 )
+from blemish.v1.search_pb2 import LABEL_UNSPECIFIED, Label
+from blemish_client.cli.choices import LabelChoice, spell
 from blemish_client.cli.failures import PARTLY, Failure, can_ask, confirm_deletion, print_error
 from blemish_client.cli.options import DatasetArgument, Json, Yes
-from blemish_client.cli.output import emit, number, plain, size, table, when
+from blemish_client.cli.output import ABSENT, emit, number, plain, size, table, when
 from blemish_client.cli.session import Session
 from blemish_client.client import Client
 from blemish_client.errors import AlreadyExists, InvalidArgument, NotFound
@@ -262,10 +264,13 @@ def images(
     if as_json:
         return
     renamed = any(image.original_path for image in found)
-    rows = table("path", "px", "size", *["original"] * renamed, right=("px", "size"))
+    copied = any(image.HasField("provenance") for image in found)
+    columns = ["path", "px", "size", *["original"] * renamed, *["origin"] * copied]
+    rows = table(*columns, right=("px", "size"))
     for image in found:
         cells = [image.path, f"{image.width} x {image.height}", size(image.size_bytes)]
-        rows.add_row(*map(escape, cells), *[escape(printable(image.original_path))] * renamed)
+        cells += [printable(image.original_path)] * renamed + [_origin(image)] * copied
+        rows.add_row(*map(escape, cells))
     session.out.print(rows if found else f"no images{under and f' under {under}'}")
 
 
@@ -368,6 +373,22 @@ def delete(ctx: typer.Context, dataset: DatasetArgument, yes: Yes = False, as_js
     with session.client() as client:
         client.delete_dataset(dataset)
     session.print_result({"removed": name}, f"{name} was deleted", as_json=as_json)
+
+
+def _origin(image: DatasetImage) -> str:
+    """Return the item of which an image is a copy: id, camera, time, label and author."""
+    if not image.HasField("provenance"):
+        return ABSENT
+    origin = image.provenance
+    label = "" if origin.label == LABEL_UNSPECIFIED else spell(Label, origin.label)
+    parts = [
+        short(origin.item)[:8],
+        origin.camera,
+        when(origin.time) if origin.HasField("time") else "",
+        f"{label} {origin.label_class}".strip() if label != LabelChoice.NONE else "no label",
+        f"by {origin.author}" if origin.author else "",
+    ]
+    return printable(", ".join(filter(None, parts)))
 
 
 def _has_good(client: Client, dataset: str, layout: Layout) -> bool:

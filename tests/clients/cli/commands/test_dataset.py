@@ -8,6 +8,7 @@ from tests.support.cli import Run, json_lines
 from tests.support.fake_server import CallError, FakeServer, write_dataset_folder
 
 from blemish.v1 import dataset_pb2
+from blemish.v1.search_pb2 import LABEL_CONFIRMED, LABEL_NONE
 
 
 def test_upload(run: Run, fake: FakeServer, tmp_path: Path) -> None:
@@ -97,6 +98,18 @@ def test_odd_names_are_sent_with_safe_ones_and_shown(run: Run, fake: FakeServer,
     assert "\x1b" not in shown
     originals = [image["original_path"] for image in json_lines(run("dataset", "images", "tile", "--json"))]
     assert "train/good/a\nb\x1b[31m.png" in originals
+
+
+def test_origin_of_copied_items_is_shown(run: Run, fake: FakeServer) -> None:
+    assert "origin" not in run("dataset", "images", "tile").stdout
+    origin = fake.images[1].provenance
+    origin.item, origin.camera = "items/6f1c2b1e-8f0a-4b7e-9d53-0a4c1f1c7a52", "line-3\x1b"
+    origin.label, origin.label_class, origin.author = LABEL_CONFIRMED, "scratch", "maria"
+    shown = run("dataset", "images", "tile").stdout
+    assert r"6f1c2b1e, line-3\x1b, confirmed scratch, by maria" in shown
+    fake.images[1].provenance.label = LABEL_NONE
+    fake.images[1].provenance.label_class = ""
+    assert "no label, by maria" in run("dataset", "images", "tile").stdout
 
 
 def write_test_set(at: Path, *classes: str) -> None:
