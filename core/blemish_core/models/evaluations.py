@@ -84,7 +84,7 @@ def evaluations_of(models: ModelStore, manifest: Manifest, limit: int) -> list[S
 
 
 def compare_versions(
-    models: ModelStore, first: ModelRef, second: ModelRef, dataset: str
+    models: ModelStore, first: ModelRef, second: ModelRef, dataset: str, snapshot: str
 ) -> VersionComparison:
     """Compare two versions on the images that both have scored, at their thresholds in force.
 
@@ -93,6 +93,8 @@ def compare_versions(
         first: reference of the first version.
         second: reference of the second version.
         dataset: id of the dataset; if empty, that on which both were trained.
+        snapshot: present snapshot of the dataset, empty if it was deleted. An evaluation of it takes
+            precedence over newer ones.
 
     Raises:
         NotFound: if a version does not exist.
@@ -108,8 +110,8 @@ def compare_versions(
             field="dataset",
         )
     chosen = dataset or manifests[0].dataset
-    one, one_rows = _evaluated(models, manifests[0], chosen)
-    other, other_rows = _evaluated(models, manifests[1], chosen)
+    one, one_rows = _evaluated(models, manifests[0], chosen, snapshot)
+    other, other_rows = _evaluated(models, manifests[1], chosen, snapshot)
     paired = pair(one_rows, other_rows, (one.threshold, other.threshold))
     if not paired.images:
         raise FailedPrecondition(
@@ -120,11 +122,13 @@ def compare_versions(
 
 
 def _evaluated(
-    models: ModelStore, manifest: Manifest, dataset: str
+    models: ModelStore, manifest: Manifest, dataset: str, snapshot: str
 ) -> tuple[ComparedVersion, list[StoredRow]]:
-    """Return the newest evaluation of a version on a dataset, and its images."""
-    for job, folder, stored in _newest_first(models, manifest):
-        if stored.metrics.dataset == dataset and (rows := read_rows(folder)) is not None:
+    """Return the newest evaluation of a snapshot, or else of another one of the dataset, and its images."""
+    found = [each for each in _newest_first(models, manifest) if each[2].metrics.dataset == dataset]
+    found.sort(key=lambda each: each[2].metrics.dataset_snapshot != snapshot)
+    for job, folder, stored in found:
+        if (rows := read_rows(folder)) is not None:
             judged = stored.metrics if job else None
             threshold = _threshold(models, manifest, judged)
             return ComparedVersion(manifest, job, stored.metrics, threshold), rows

@@ -12,7 +12,7 @@ from blemish_core.calibration import Calibration
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.good_images import GoodImage, read_good_images
 from blemish_core.models.store import ModelStore
-from blemish_core.platform.errors import FailedPrecondition, NotFound
+from blemish_core.platform.errors import FailedPrecondition, InvalidRequest, NotFound
 from blemish_core.platform.names import ModelRef, dataset_name
 
 _GAP_SPREADS = 3.0
@@ -41,7 +41,32 @@ class Suspect:
     """Threshold that the other held-out images give; None for other images and for a fixed threshold."""
 
 
-def trained_on(models: ModelStore, dataset: str) -> ModelRef:
+def scored_version(models: ModelStore, ref: ModelRef | None, dataset: str) -> Manifest:
+    """Return the version whose scores to list: ``ref``, or else the newest one trained on a dataset.
+
+    Args:
+        models: store of the version.
+        ref: reference of the version, None for the newest one of any model.
+        dataset: id of the dataset, may be empty if ``ref`` is given.
+
+    Raises:
+        NotFound: if there is none.
+        InvalidRequest: if the version was trained on another dataset.
+    """
+    if ref is None:
+        return _newest_on(models, dataset)
+    manifest = models.manifest(ref)
+    if dataset and manifest.dataset != dataset:
+        raise InvalidRequest(
+            f"{manifest.name} was trained on {dataset_name(manifest.dataset)}, not on "
+            f"{dataset_name(dataset)}; use `blemish dataset suspects {manifest.dataset}`, or name another "
+            "version",
+            field="dataset",
+        )
+    return manifest
+
+
+def _newest_on(models: ModelStore, dataset: str) -> Manifest:
     """Return the newest version of any model that was trained on a dataset.
 
     Raises:
@@ -57,8 +82,7 @@ def trained_on(models: ModelStore, dataset: str) -> ModelRef:
         raise NotFound(
             f"no version was trained on {dataset_name(dataset)}; train one with `blemish train {dataset}`"
         )
-    newest = max(versions, key=lambda version: version.created)
-    return ModelRef(newest.model, newest.version)
+    return max(versions, key=lambda version: version.created)
 
 
 def suspects_of(

@@ -2033,7 +2033,7 @@ class ListSuspectsRequest(_message.Message):
     model: _builtins.str
     """See GetModelRequest. Empty for the newest version that was trained on the dataset."""
     dataset: _builtins.str
-    """datasets/{id}. Ignored if a model is set."""
+    """datasets/{id}. May be empty if a model is set."""
     limit: _builtins.int
     """Number of images of each use, 1 to 1000. Defaults to 10."""
     def __init__(

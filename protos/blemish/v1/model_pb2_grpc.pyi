@@ -158,14 +158,15 @@ class ModelServiceStub:
     """Returns the good training images of a version with the highest scores. One of them may be defective: it raises
     the threshold, and hides defects like it. Images that the dataset no longer has are left out.
 
-    INVALID_ARGUMENT: a name is malformed, or neither a model nor a dataset is set.
+    INVALID_ARGUMENT: a name is malformed, neither a model nor a dataset is set, or the version was trained on
+    another dataset.
     NOT_FOUND: the model or version does not exist, or no version was trained on the dataset.
     FAILED_PRECONDITION: the version was trained by an older server, which stored no scores of good images.
     """
     CompareModels: _grpc.UnaryUnaryMultiCallable[_model_pb2.CompareModelsRequest, _model_pb2.CompareModelsResponse]
     """Compares two versions on the test images that both have scored in an evaluation, at their thresholds in force.
-    The newest evaluation of each on the dataset counts, or that of its training. Images are the same if they have
-    the same content and class.
+    The newest evaluation of each on the present images of the dataset counts, or else on earlier ones; so does that
+    of the training. Images are the same if they have the same content and class.
 
     INVALID_ARGUMENT: a name is malformed, or the versions were trained on different datasets and none is set.
     NOT_FOUND: a version does not exist.
@@ -302,14 +303,15 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Returns the good training images of a version with the highest scores. One of them may be defective: it raises
     the threshold, and hides defects like it. Images that the dataset no longer has are left out.
 
-    INVALID_ARGUMENT: a name is malformed, or neither a model nor a dataset is set.
+    INVALID_ARGUMENT: a name is malformed, neither a model nor a dataset is set, or the version was trained on
+    another dataset.
     NOT_FOUND: the model or version does not exist, or no version was trained on the dataset.
     FAILED_PRECONDITION: the version was trained by an older server, which stored no scores of good images.
     """
     CompareModels: _aio.UnaryUnaryMultiCallable[_model_pb2.CompareModelsRequest, _model_pb2.CompareModelsResponse]  # type: ignore[assignment]
     """Compares two versions on the test images that both have scored in an evaluation, at their thresholds in force.
-    The newest evaluation of each on the dataset counts, or that of its training. Images are the same if they have
-    the same content and class.
+    The newest evaluation of each on the present images of the dataset counts, or else on earlier ones; so does that
+    of the training. Images are the same if they have the same content and class.
 
     INVALID_ARGUMENT: a name is malformed, or the versions were trained on different datasets and none is set.
     NOT_FOUND: a version does not exist.
@@ -515,7 +517,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the good training images of a version with the highest scores. One of them may be defective: it raises
         the threshold, and hides defects like it. Images that the dataset no longer has are left out.
 
-        INVALID_ARGUMENT: a name is malformed, or neither a model nor a dataset is set.
+        INVALID_ARGUMENT: a name is malformed, neither a model nor a dataset is set, or the version was trained on
+        another dataset.
         NOT_FOUND: the model or version does not exist, or no version was trained on the dataset.
         FAILED_PRECONDITION: the version was trained by an older server, which stored no scores of good images.
         """
@@ -527,8 +530,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.CompareModelsResponse, _abc.Awaitable[_model_pb2.CompareModelsResponse]]:
         """Compares two versions on the test images that both have scored in an evaluation, at their thresholds in force.
-        The newest evaluation of each on the dataset counts, or that of its training. Images are the same if they have
-        the same content and class.
+        The newest evaluation of each on the present images of the dataset counts, or else on earlier ones; so does that
+        of the training. Images are the same if they have the same content and class.
 
         INVALID_ARGUMENT: a name is malformed, or the versions were trained on different datasets and none is set.
         NOT_FOUND: a version does not exist.

@@ -22,7 +22,7 @@ from blemish_core.models.calibration_log import CalibrationChange, Revision, Thr
 from blemish_core.models.evaluations import compare_versions, evaluations_of
 from blemish_core.models.promotion import promote
 from blemish_core.models.store import Model, ModelStore
-from blemish_core.models.suspects import suspects_of, trained_on
+from blemish_core.models.suspects import scored_version, suspects_of
 from blemish_core.models.threshold_check import concern
 from blemish_core.platform.errors import ConfirmationNeeded, InvalidRequest, NotFound, TooLarge
 from blemish_core.platform.files import disk_full_errors
@@ -269,11 +269,11 @@ class ModelServicer(ModelServiceServicer):
                 f"limit is {request.limit}, but must be 1 to {_MAX_SUSPECTS}", field="limit"
             )
         ref = ModelRef.parse(request.model, "model") if request.model else None
-        dataset = "" if request.model else dataset_id(request.dataset)
+        dataset = dataset_id(request.dataset) if request.dataset else ""
         return await asyncio.to_thread(self._suspects, ref, dataset, request.limit or _SUSPECTS)
 
     def _suspects(self, ref: ModelRef | None, dataset: str, limit: int) -> pb.ListSuspectsResponse:
-        manifest = self._models.manifest(ref or trained_on(self._models, dataset))
+        manifest = scored_version(self._models, ref, dataset)
         present: set[str] | None = None
         with suppress(NotFound):
             present = {image.path for image in self._datasets.images(manifest.dataset, "train")}
@@ -286,8 +286,13 @@ class ModelServicer(ModelServiceServicer):
     ) -> pb.CompareModelsResponse:
         first, second = ModelRef.parse(request.first, "first"), ModelRef.parse(request.second, "second")
         dataset = dataset_id(request.dataset) if request.dataset else ""
-        comparison = await asyncio.to_thread(compare_versions, self._models, first, second, dataset)
-        return await asyncio.to_thread(comparison_to_proto, comparison)
+        return await asyncio.to_thread(self._compare, first, second, dataset)
+
+    def _compare(self, first: ModelRef, second: ModelRef, dataset: str) -> pb.CompareModelsResponse:
+        snapshot = ""
+        with suppress(NotFound):
+            snapshot = self._datasets.get(dataset or self._models.manifest(first).dataset).snapshot
+        return comparison_to_proto(compare_versions(self._models, first, second, dataset, snapshot))
 
     async def UpdateCalibration(  # noqa: N802
         self, request: pb.UpdateCalibrationRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -9,8 +9,8 @@ from tests.core.models.test_store import publish
 from blemish_core.calibration import Calibration
 from blemish_core.models.good_images import GoodImage, write_good_images
 from blemish_core.models.store import ModelStore
-from blemish_core.models.suspects import find_suspects, outstanding_warning, suspects_of, trained_on
-from blemish_core.platform.errors import FailedPrecondition, NotFound
+from blemish_core.models.suspects import find_suspects, outstanding_warning, scored_version, suspects_of
+from blemish_core.platform.errors import FailedPrecondition, InvalidRequest, NotFound
 from blemish_core.platform.names import ModelRef
 
 ORDINARY = [5 + number / 10 for number in range(30)]
@@ -95,6 +95,16 @@ def test_suspects_of_a_version_leave_out_images_that_were_removed(tmp_path: Path
 def test_newest_version_of_any_model_is_found_by_its_dataset(tmp_path: Path) -> None:
     models = ModelStore(tmp_path)
     publish(models, "m", "a")
-    assert trained_on(models, "tile") == ModelRef("m", 1)
+    assert scored_version(models, None, "tile").name == "models/m/versions/1"
     with pytest.raises(NotFound, match="`blemish train wood`"):
-        trained_on(models, "wood")
+        scored_version(models, None, "wood")
+
+
+def test_version_that_was_trained_on_another_dataset_is_refused(tmp_path: Path) -> None:
+    models = ModelStore(tmp_path)
+    publish(models, "m", "a")
+    for dataset in ("tile", ""):
+        assert scored_version(models, ModelRef("m"), dataset).version == 1
+    with pytest.raises(InvalidRequest, match="trained on datasets/tile, not on datasets/wood") as refused:
+        scored_version(models, ModelRef("m"), "wood")
+    assert refused.value.field == "dataset"
