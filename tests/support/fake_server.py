@@ -228,7 +228,8 @@ class FakeServer(
 
     def LabelItem(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("LabelItem", request, context)
-        return search_pb2.LabelItemResponse(item=search_pb2.Hit(item=request.item, label=request.label))
+        labelled = search_pb2.Hit(item=request.item, label=request.label, label_class=request.label_class)
+        return search_pb2.LabelItemResponse(item=labelled)
 
     def CreateDataset(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("CreateDataset", request, context)

@@ -16,6 +16,7 @@ from blemish_client.cli.commands import (
     info,
     items,
     jobs,
+    labels,
     models,
     score,
     search,
@@ -104,7 +105,8 @@ app.command()(score.score)
 app.command()(stream.stream)
 app.command()(search.search)
 app.add_typer(items.group, name="items")
-app.command()(search.label)
+app.command()(labels.label)
+app.command()(labels.summary)
 app.command("evaluate-search")(search.evaluate_search)
 app.add_typer(jobs.group, name="jobs")
 app.command()(jobs.workers)

@@ -51,10 +51,14 @@ def _shared_digits(id: str, other: str) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(id, other, strict=False)))
 
 
+def is_unlabelled(item: Hit) -> bool:
+    return item.label in (LABEL_UNSPECIFIED, LABEL_NONE)
+
+
 def label_text(item: Hit) -> str:
     """Return the label of an item and the class of a confirmed defect, empty without a label."""
-    is_unlabelled = item.label in (LABEL_UNSPECIFIED, LABEL_NONE)
-    return " ".join(filter(None, ("" if is_unlabelled else spell(Label, item.label), item.label_class)))
+    name = "" if is_unlabelled(item) else spell(Label, item.label)
+    return " ".join(filter(None, (name, item.label_class)))
 
 
 def image_text(item: Hit) -> str:

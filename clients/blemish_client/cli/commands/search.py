@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish search``, ``label`` and ``evaluate-search``: find and label past images."""
+"""``blemish search`` and ``evaluate-search``: find past images."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,11 +9,10 @@ import typer
 from rich.progress import Progress
 
 from blemish.v1.inspection_pb2 import Inspection
-from blemish.v1.search_pb2 import Hit, Label
-from blemish_client.cli.choices import LabelChoice, to_proto
+from blemish.v1.search_pb2 import Hit
 from blemish_client.cli.failures import NOT_FOUND, Failure, exit_code
 from blemish_client.cli.frames import parse_region
-from blemish_client.cli.items import image_text, item_fields, label_text, short_ids, stored_item
+from blemish_client.cli.items import image_text, item_fields, short_ids, stored_item
 from blemish_client.cli.options import Json, Model
 from blemish_client.cli.output import ABSENT, emit, inspection_fields, number, table, verdict
 from blemish_client.cli.session import Session
@@ -150,30 +149,6 @@ def search(
     if montage is not None:
         _draw_montage(stored or content, label, results.query, hits, options.get("region"), montage)
         session.err.print(f"montage: {montage}", markup=False)
-
-
-def label(
-    ctx: typer.Context,
-    item: Annotated[str, typer.Argument(metavar="ITEM", help="Indexed item: items/UUID.")],
-    model: Model,
-    choice: Annotated[
-        LabelChoice,
-        typer.Argument(metavar="confirmed|false-alarm|good|none", help="Label; none removes it."),
-    ],
-    label_class: Annotated[str, typer.Option("--class", help="Class of the confirmed defect.")] = "",
-    as_json: Json = False,
-) -> None:
-    """Label an indexed image.
-
-    Searches filter by labels and learn from them.
-
-    Example: blemish label items/6f1c2b1e-8f0a-4b7e-9d53-0a4c1f1c7a52 confirmed -m tile-patchcore
-    """
-    session = Session.of(ctx)
-    with session.client() as client:
-        labelled = client.label(item, model, to_proto(Label, choice), label_class)
-    line = f"{labelled.item}: {label_text(labelled) or 'no label'}"
-    session.print_result(item_fields(labelled), line, as_json=as_json)
 
 
 def evaluate_search(ctx: typer.Context, model: Model, as_json: Json = False) -> None:
