@@ -326,11 +326,12 @@ def test_jobs_that_cannot_succeed_are_refused_immediately(client: Client, tile_m
         client.train("tile", model_id="../tile")
 
 
-def test_missing_weights_are_reported_with_the_command(client: Client, tile_model: str) -> None:
-    job = client.wait(client.train("tile", model_id="r", detector=PatchCore(backbone="resnet18")))
-    assert job.state == JOB_STATE_FAILED
-    assert "`blemish weights import resnet18 FILE`" in job.error
-    assert "models/r" not in {model.name for model in client.models()}
+def test_missing_weights_are_reported_with_the_command_at_submission(
+    client: Client, tile_model: str
+) -> None:
+    with pytest.raises(FailedPrecondition, match="`blemish weights import resnet18 FILE`"):
+        client.train("tile", model_id="r", detector=PatchCore(backbone="resnet18"))
+    assert not [job for job in client.jobs() if job.train.model_id == "r"]
 
 
 def test_server_describes_itself(client: Client, tile_model: str) -> None:
