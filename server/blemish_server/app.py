@@ -143,10 +143,10 @@ class App:
         health, dependencies = self.readiness.health, self.backends.dependencies
         for service in (OVERALL_HEALTH, *SERVICES):
             await health.set(service, NOT_SERVING)
+        await self.backends.disk.probe()  # before calls, which are answered while models are loaded
         await self.endpoints.server.start()
         if not await self._warm_up(stop):
             return
-        await self.backends.disk.probe()
         await dependencies.probe()  # before serving, so that the first health report is correct
         if dependencies.refusal:
             raise CannotServe(dependencies.refusal)
