@@ -5,6 +5,7 @@ import time
 from contextlib import suppress
 from io import BytesIO
 from itertools import groupby
+from pathlib import Path
 from uuid import UUID
 
 import grpc
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 from tests.integration.conftest import RunningStack
+from tests.support.cli import run_against
 
 from blemish.v1 import inspection_pb2, search_pb2
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, Region
@@ -230,7 +232,9 @@ def test_invalid_searches_are_refused(
     assert words in (refusal.value.details() or "")
 
 
-def test_stored_frames_are_found(client: Client, stack: RunningStack, tile_model: str) -> None:
+def test_stored_frames_are_found(
+    client: Client, stack: RunningStack, tile_model: str, tmp_path: Path
+) -> None:
     """Make a model that has no index before its first frame."""
     trained = client.wait(client.train("tile", model_id="kept", promote=True))
     assert trained.error == ""
@@ -259,6 +263,23 @@ def test_stored_frames_are_found(client: Client, stack: RunningStack, tile_model
     assert [hit.camera for hit in hits] == ["line-4", "line-3"]
     assert all(hit.thumbnail.startswith(b"\xff\xd8") for hit in hits)
     assert hits[0].similarity == pytest.approx(1, abs=1e-3)
+    check_export_and_addition(client, stack, tmp_path, pictures[1])
+
+
+def check_export_and_addition(client: Client, stack: RunningStack, folder: Path, frame: bytes) -> None:
+    """Export the kept frame of line-4, and add it to a dataset, on the command line."""
+    run, chosen = run_against(stack.address), ("-m", "kept", "--camera", "line-4")
+    (item,) = client.items("kept", where="camera = line-4")
+    assert run("items", "export", folder, *chosen).exit_code == 0
+    (picture,) = folder.glob(f"line-4_*_{item.item.removeprefix('items/')}.png")
+    assert picture.read_bytes() == frame
+    client.create_dataset("from-line")
+    client.label(item.item, "kept", search_pb2.LABEL_CONFIRMED, "scratch")
+    for outcome in ("1 added, 0 there already", "0 added, 1 there already"):
+        added = run("items", "add-to", "from-line", *chosen)
+        assert (added.exit_code, outcome in added.stdout) == (0, True), added.stderr
+    (stored,) = client.images("from-line", under="test/scratch/")
+    assert stored.provenance.item == item.item
 
 
 def test_searches_move_to_a_promoted_version_once_its_index_is_complete(

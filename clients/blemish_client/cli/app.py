@@ -15,6 +15,7 @@ from blemish_client.cli.commands import (
     demo,
     info,
     items,
+    items_export,
     jobs,
     labels,
     models,
@@ -104,6 +105,8 @@ app.command()(training.index)
 app.command()(score.score)
 app.command()(stream.stream)
 app.command()(search.search)
+items.group.command()(items_export.export)
+items.group.command("add-to")(items_export.add_to)
 app.add_typer(items.group, name="items")
 app.command()(labels.label)
 app.command()(labels.summary)

@@ -89,6 +89,13 @@ class SortChoice(StrEnum):
     SCORE = "score"
 
 
+class SplitChoice(StrEnum):
+    """The uses of a dataset's images."""
+
+    TEST = "test"
+    TRAIN = "train"
+
+
 class JobStateChoice(StrEnum):
     """The choices of a job's state."""
 

@@ -6,6 +6,7 @@ import re
 OPTIONS = {
     "acknowledge_extreme": "--yes",
     "coreset_ratio": "--coreset-ratio",
+    "default_class": "--class",
     "expected_revision": "--expected-revision",
     "group_by": "--group-by",
     "input_size": "--input-size",
@@ -26,6 +27,7 @@ OPTIONS = {
     "smallest_defect": "--smallest-defect",
     # Commands have options for it under different names.
     "target_false_reject_rate": "the target false-reject rate",
+    "unlabelled_class": "--unlabelled-as",
     "white_level": "--white-level",
 }
 """Words for the fields of the contract that messages name."""
