@@ -61,11 +61,20 @@ def full_server(stack: RunningStack, tile_model: str, metrics: str) -> Iterator[
         )
     try:
         wait_for_port(address, server)
-        with Client(address) as client:
-            client.server_info()
+        give_up_s = time.monotonic() + 60
+        while health(address, "") != health_pb2.HealthCheckResponse.SERVING:  # calls precede warm models
+            assert time.monotonic() < give_up_s
+            time.sleep(0.1)
         yield address
     finally:
         stop(server)
+
+
+def health(address: str, service: str) -> int:
+    """Return the status of a service."""
+    with grpc.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        return int(stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10).status)
 
 
 @pytest.fixture
@@ -140,15 +149,9 @@ def test_info_health_and_metrics_show_the_full_disk(
 
     assert "full: the disk that holds" in shown
     assert "line-3" in shown
-    with grpc.insecure_channel(full_server) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-
-        def status(service: str) -> int:
-            return int(stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10).status)
-
-        assert status("blemish.disk") == health_pb2.HealthCheckResponse.NOT_SERVING
-        assert status("blemish.v1.InspectionService") == health_pb2.HealthCheckResponse.SERVING
-        assert status("") == health_pb2.HealthCheckResponse.SERVING
+    assert health(full_server, "blemish.disk") == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert health(full_server, "blemish.v1.InspectionService") == health_pb2.HealthCheckResponse.SERVING
+    assert health(full_server, "") == health_pb2.HealthCheckResponse.SERVING
     samples = urlopen(f"http://{metrics}/metrics", timeout=20).read().decode()
     assert "blemish_disk_full 1.0" in samples
     assert "blemish_disk_free_bytes " in samples

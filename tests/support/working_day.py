@@ -30,8 +30,8 @@ _HEAD = """# A working day
 <!-- Written by `python -m tests.support.working_day`; change that module instead. -->
 
 These are the commands of a vision engineer and an operator on one day, with their output. The folder \
-`plates` has drawn images, and `line` the {frames} frames of a shift, {defects} of them with defects. The server runs on this \
-machine, as [Getting started](../getting-started.md) shows.
+`plates` has drawn images, and `line` the {frames} frames of a shift, {defects} of them with defects. The \
+server runs on this machine, as [Getting started](../getting-started.md) shows.
 
 """
 
