@@ -221,9 +221,11 @@ def _without_copies(source: ImageSource) -> tuple[list[DatasetImage], list[Datas
 
 
 def _copied_warning(images: Sequence[DatasetImage], dataset: str) -> str:
+    count = "1 test image" if len(images) == 1 else f"{len(images)} test images"
+    equal = "equals" if len(images) == 1 else "equal"
     return (
-        f"the figures leave out {len(images)} test images of {dataset_name(dataset)} that equal a training "
-        f"image or another test image: {_named([image.shown for image in images])}; upload others"
+        f"the figures leave out {count} of {dataset_name(dataset)} that {equal} a training image or "
+        f"another test image: {_named([image.shown for image in images])}; upload others"
     )
 
 

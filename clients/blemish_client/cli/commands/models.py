@@ -52,6 +52,11 @@ _COMPARED = {
     "detection_rate": "defective images detected",
     "false_reject_rate": "good images rejected",
 }
+_FINDINGS = {
+    "image_auroc": "has the higher image AUROC",
+    "detection_rate": "detects more defective images",
+    "false_reject_rate": "rejects more good images",
+}
 _MAX_DISAGREEMENTS = 10
 """Number of disagreements in the text output. JSON has all of them."""
 _MAX_FLIPPED = 1000
@@ -213,9 +218,9 @@ def _comparison_finding(found: CompareModelsResponse) -> str:
         interval = each.difference_interval
         if each.HasField("difference_interval") and (interval.low > 0 or interval.high < 0):
             higher = second if each.difference > 0 else first
-            clear.append(f"{higher} has more {_COMPARED[each.name]}")
+            clear.append(f"{higher} {_FINDINGS[each.name]}")
     if not clear:
-        return "no difference is larger than chance explains; more test images would show smaller ones"
+        return "all differences are within chance; more test images would show smaller ones"
     return f"beyond chance: {'; '.join(clear)}"
 
 
