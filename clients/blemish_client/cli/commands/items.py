@@ -34,7 +34,7 @@ Sort = Annotated[
 ]
 Reverse = Annotated[bool, typer.Option("--reverse", help="Reverse the order of --sort.")]
 Limit = Annotated[int | None, typer.Option("-n", "--limit", min=1, help="Number of items.")]
-_MISSING_MODEL = "--model is missing; name the model whose items are meant with -m MODEL"
+_MISSING_MODEL = "--model is missing; name the model with -m MODEL"
 
 
 @group.callback()
