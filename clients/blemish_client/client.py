@@ -92,7 +92,8 @@ class Client(SharedClient[Connection]):
     """A blocking client of a blemish server, shared by any number of threads.
 
     Names may be short: ``tile`` for ``datasets/tile``. ``m``, ``m@production`` and ``m/3`` stand for
-    ``models/m``, ``models/m@production`` and ``models/m/versions/3``. Failed calls raise a subclass of
+    ``models/m``, ``models/m@production`` and ``models/m/versions/3``. ``m/latest`` is the version with the
+    highest number. Failed calls raise a subclass of
     ``blemish_client.BlemishError``.
 
     >>> with Client("localhost:50051") as client:

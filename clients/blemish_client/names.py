@@ -17,12 +17,12 @@ def item_name(name: str) -> str:
 
 
 def model_name(name: str) -> str:
-    """Return the full name for ``m``, ``m@production``, ``m/3`` or a full name.
+    """Return the full name for ``m``, ``m@production``, ``m/3``, ``m/latest`` or a full name.
 
     Any other name is passed on for the server to reject.
     """
     full = _with_prefix("models", name)
-    return re.sub(r"^(models/[^/@]+)/([0-9]+)$", r"\1/versions/\2", full)
+    return re.sub(r"^(models/[^/@]+)/([0-9]+|latest)$", r"\1/versions/\2", full)
 
 
 def short(name: str) -> str:

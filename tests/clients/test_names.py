@@ -19,6 +19,8 @@ def test_dataset_names(name: str) -> None:
         ("models/tile-patchcore", "models/tile-patchcore"),
         ("models/tile-patchcore/3", "models/tile-patchcore/versions/3"),
         ("models/tile-patchcore/versions/3", "models/tile-patchcore/versions/3"),
+        ("tile-patchcore/latest", "models/tile-patchcore/versions/latest"),
+        ("tile-patchcore@latest", "models/tile-patchcore@latest"),
         ("m@production/3", "models/m@production/3"),
     ],
 )

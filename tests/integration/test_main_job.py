@@ -269,6 +269,10 @@ def test_promotion_changes_the_next_answer(client: Client, surfaces: Path, tile_
         client.score(query, "promoted@production")
     client.promote(trained.result.model_version)
     assert client.score(query, "promoted").model_version.endswith("/1")
+    assert client.score(query, "promoted/latest").model_version.endswith("/2")
+    assert client.pin("promoted/latest").name.endswith("/2")
+    assert client.promote("promoted/latest").name.endswith("/2")
+    client.promote(trained.result.model_version)
     with pytest.raises(NotFound, match="has no index yet"):
         list(client.search(query, "promoted"))
 

@@ -20,7 +20,8 @@ EXIT_CODES = (
     "Exit codes: 0 success; 1 a job failed, or --fail-on-anomaly found an anomaly; 2 wrong usage or bad "
     "input; 3 not found; 4 the server is unreachable or overloaded; 5 internal error; 6 not authenticated "
     "or not allowed; 7 partly done, because some images were skipped or refused; 130 interrupted. "
-    "Names may be short: tile for datasets/tile, m/3 for models/m/versions/3."
+    "Names may be short: tile for datasets/tile, m/3 for models/m/versions/3. "
+    "latest is the newest job, item or version, as in m/latest."
 )
 
 _CODES: tuple[tuple[type[BlemishError], int], ...] = (

@@ -8,7 +8,7 @@ import typer
 from blemish_client.cli.choices import ItemLabelChoice, VerdictChoice
 from blemish_client.cli.times import AGE_HELP
 
-_MODEL_HELP = "Model or version: tile-patchcore, tile-patchcore@production or tile-patchcore/3."
+_MODEL_HELP = "Model or version: tile-patchcore, tile-patchcore@production, tile-patchcore/3 or .../latest."
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, one object per line.")]
 Detach = Annotated[
@@ -29,7 +29,7 @@ ShowDefectClass = Annotated[
 Model = Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help=_MODEL_HELP)]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL_HELP)]
 VersionArgument = Annotated[
-    str, typer.Argument(metavar="VERSION", help="Version, for example tile-patchcore/3.")
+    str, typer.Argument(metavar="VERSION", help="Version: tile-patchcore/3 or tile-patchcore/latest.")
 ]
 DatasetArgument = Annotated[
     str, typer.Argument(metavar="DATASET", help="Id of the dataset, for example tile.")

@@ -29,7 +29,7 @@ from blemish_core.platform.files import (
     publish_directory,
     staged_directory,
 )
-from blemish_core.platform.names import PRODUCTION, ModelRef, job_name
+from blemish_core.platform.names import LATEST, PRODUCTION, ModelRef, job_name
 from blemish_core.runtimes.choice import TORCH
 from blemish_layouts.reading import read_regular
 
@@ -94,7 +94,7 @@ class ModelStore:
                 f"there is no model {ref.model!r}; list models with `blemish models` or train one with "
                 "`blemish train`"
             )
-        number = ref.version
+        number = versions[0] if ref.alias == LATEST else ref.version
         if number is None:
             number = self.production(ref.model)
             if number is None and ref.alias == PRODUCTION:

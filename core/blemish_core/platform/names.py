@@ -31,9 +31,9 @@ def validate_id(text: str, field: str) -> str:
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A reference to a model: a fixed version, the production version, or the default version.
+    """A reference to a model: a fixed version, the one in production, the latest one, or the default one.
 
-    The default is the production version if there is one, else the newest version.
+    The default is the production version if there is one, else the latest version.
     """
 
     model: str
@@ -42,23 +42,30 @@ class ModelRef:
 
     @classmethod
     def parse(cls, name: str, field: str = "model") -> "ModelRef":
-        """Parse ``models/ID``, ``models/ID@production`` or ``models/ID/versions/N``.
+        """Parse ``models/ID``, ``models/ID@production``, ``models/ID/versions/N`` or ``/versions/latest``.
+
+        ``models/ID@latest`` means the same as ``models/ID/versions/latest``.
 
         Raises:
             InvalidRequest: if ``name`` has another form.
         """
-        match = re.fullmatch(rf"models/({ID})(?:@({PRODUCTION})|/versions/([1-9]\d{{0,8}}))?", name)
+        match = re.fullmatch(
+            rf"models/({ID})(?:@({PRODUCTION}|{LATEST})|/versions/(?:([1-9]\d{{0,8}})|({LATEST})))?", name
+        )
         if not match:
             raise InvalidRequest(
-                f"{name!r} is not a model; write models/ID, models/ID@{PRODUCTION} or models/ID/versions/N",
+                f"{name!r} is not a model; write models/ID, models/ID@{PRODUCTION}, models/ID/versions/N "
+                f"or models/ID/versions/{LATEST}",
                 field=field,
             )
-        model, alias, version = match.groups()
-        return cls(model, int(version) if version else None, alias)
+        model, alias, version, latest = match.groups()
+        return cls(model, int(version) if version else None, alias or latest)
 
     def __str__(self) -> str:
         if self.version is not None:
             return f"models/{self.model}/versions/{self.version}"
+        if self.alias == LATEST:
+            return f"models/{self.model}/versions/{LATEST}"
         return f"models/{self.model}" + (f"@{self.alias}" if self.alias else "")
 
 

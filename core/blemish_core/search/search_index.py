@@ -207,10 +207,10 @@ class SearchIndex:
         """Return the version whose index serves searches of ``ref``.
 
         Args:
-            ref: a model or a fixed version.
+            ref: a model, or one version of it: a fixed one or the latest one.
             version: the version that ``ref`` means in the model store.
         """
-        if ref.version is not None:
+        if ref.version is not None or ref.alias == LATEST:
             return version
         return self.serving_version(version.model) or version
 

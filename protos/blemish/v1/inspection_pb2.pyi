@@ -177,8 +177,8 @@ class ScoreRequest(_message.Message):
     CAMERA_FIELD_NUMBER: _builtins.int
     CAPTURE_TIME_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """models/{model} (its version in production, or its newest without one), models/{model}@production or
-    models/{model}/versions/{n}.
+    """models/{model} (its version in production, or its newest without one), models/{model}@production,
+    models/{model}/versions/{n} or models/{model}/versions/latest.
     """
     priority: Global___Priority.ValueType
     """Defaults to AUDIT."""

@@ -1373,7 +1373,7 @@ class GetModelRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """models/{model}, models/{model}@production or models/{model}/versions/{n}"""
+    """models/{model}, models/{model}@production, models/{model}/versions/{n} or models/{model}/versions/latest"""
     def __init__(
         self,
         *,
@@ -1415,7 +1415,7 @@ class PromoteModelRequest(_message.Message):
     CALIBRATION_FIELD_NUMBER: _builtins.int
     AUTHOR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """models/{model}/versions/{n}"""
+    """models/{model}/versions/{n} or models/{model}/versions/latest"""
     calibration: Global___CalibrationChoice.ValueType
     """Older servers ignore the field, and promote the version with its own calibration."""
     author: _builtins.str
@@ -1474,7 +1474,7 @@ class PinModelRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """models/{model}/versions/{n}"""
+    """models/{model}/versions/{n} or models/{model}/versions/latest"""
     pinned: _builtins.bool
     """True to pin, false to unpin."""
     def __init__(
@@ -1518,7 +1518,7 @@ class ShadowModelRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     SHADOW_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """models/{model}/versions/{n}"""
+    """models/{model}/versions/{n} or models/{model}/versions/latest"""
     shadow: _builtins.bool
     """True to start the shadow, false to stop it."""
     def __init__(
@@ -1678,7 +1678,7 @@ class DeleteModelRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """models/{model}/versions/{n} or models/{model}"""
+    """models/{model}/versions/{n} or models/{model}. Aliases are rejected, because they may move meanwhile."""
     force: _builtins.bool
     """Deletes a model even if one of its versions is in production."""
     def __init__(
@@ -1769,7 +1769,7 @@ class UpdateCalibrationRequest(_message.Message):
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGE_EXTREME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """models/{model}/versions/{n}. An alias is rejected: it may move between reading scores and changing the
+    """models/{model}/versions/{n}. An alias, also `latest`, is rejected: it may move between reading scores and changing the
     threshold, and scores of two versions are not comparable.
     """
     target_false_reject_rate: _builtins.float

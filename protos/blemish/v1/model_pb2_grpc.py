@@ -31,6 +31,9 @@ class ModelServiceStub:
     A model is a detector trained on a dataset. Each training publishes a new version of it. A version is named
     models/{model}/versions/{n}. models/{model}@production is the version in production. models/{model} is the
     version in production, or the newest one if there is none.
+
+    models/{model}/versions/latest is the version with the highest number, and so is models/{model}@latest. Responses
+    name a version by its number.
     """
 
     def __init__(self, channel):
@@ -112,6 +115,9 @@ class ModelServiceServicer:
     A model is a detector trained on a dataset. Each training publishes a new version of it. A version is named
     models/{model}/versions/{n}. models/{model}@production is the version in production. models/{model} is the
     version in production, or the newest one if there is none.
+
+    models/{model}/versions/latest is the version with the highest number, and so is models/{model}@latest. Responses
+    name a version by its number.
     """
 
     def ListModels(self, request, context):
@@ -382,6 +388,9 @@ class ModelService:
     A model is a detector trained on a dataset. Each training publishes a new version of it. A version is named
     models/{model}/versions/{n}. models/{model}@production is the version in production. models/{model} is the
     version in production, or the newest one if there is none.
+
+    models/{model}/versions/latest is the version with the highest number, and so is models/{model}@latest. Responses
+    name a version by its number.
     """
 
     @staticmethod

@@ -32,6 +32,9 @@ class ModelServiceStub:
     A model is a detector trained on a dataset. Each training publishes a new version of it. A version is named
     models/{model}/versions/{n}. models/{model}@production is the version in production. models/{model} is the
     version in production, or the newest one if there is none.
+
+    models/{model}/versions/latest is the version with the highest number, and so is models/{model}@latest. Responses
+    name a version by its number.
     """
 
     @_typing.overload
@@ -180,6 +183,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
     A model is a detector trained on a dataset. Each training publishes a new version of it. A version is named
     models/{model}/versions/{n}. models/{model}@production is the version in production. models/{model} is the
     version in production, or the newest one if there is none.
+
+    models/{model}/versions/latest is the version with the highest number, and so is models/{model}@latest. Responses
+    name a version by its number.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -324,6 +330,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     A model is a detector trained on a dataset. Each training publishes a new version of it. A version is named
     models/{model}/versions/{n}. models/{model}@production is the version in production. models/{model} is the
     version in production, or the newest one if there is none.
+
+    models/{model}/versions/latest is the version with the highest number, and so is models/{model}@latest. Responses
+    name a version by its number.
     """
 
     @_abc_1.abstractmethod

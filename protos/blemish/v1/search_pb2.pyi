@@ -76,8 +76,8 @@ class SearchRequest(_message.Message):
     MASK_FIELD_NUMBER: _builtins.int
     PACKED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model whose index is searched: models/{model}, models/{model}@production or
-    models/{model}/versions/{n}.
+    """The model whose index is searched: models/{model}, models/{model}@production, models/{model}/versions/{n} or
+    models/{model}/versions/latest.
     """
     item: _builtins.str
     """items/{uuid}, as in Hit.item. Every request also takes the first 4 or more characters of the uuid, if they fit

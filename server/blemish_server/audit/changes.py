@@ -145,6 +145,7 @@ def _choice(choice: model_pb2.CalibrationChoice.ValueType) -> str:
 
 
 def _promoted(response: model_pb2.PromoteModelResponse, facts: Facts) -> None:
+    _version(response, facts)
     facts.add(replaced=response.replaced, threshold_now=response.version.calibration.threshold)
 
 
@@ -218,8 +219,14 @@ def _job(response: job_pb2.CreateJobResponse | job_pb2.CancelJobResponse, facts:
     facts.add_resource(response.job.name)
 
 
-def _version(response: model_pb2.ImportModelResponse, facts: Facts) -> None:
-    facts.add_resource(response.version.name)
+def _version(
+    response: model_pb2.ImportModelResponse
+    | model_pb2.PinModelResponse
+    | model_pb2.PromoteModelResponse
+    | model_pb2.ShadowModelResponse,
+    facts: Facts,
+) -> None:
+    facts.add_resource(response.version.name)  # the request may name the latest one
 
 
 def _revision(response: model_pb2.UpdateCalibrationResponse, facts: Facts) -> None:
@@ -239,8 +246,8 @@ CHANGES: Mapping[str, tuple[Describe, Describe]] = {
     f"{_JOBS}/CreateJob": (_create_job, _job),
     f"{_JOBS}/CancelJob": (_name, _nothing),
     f"{_MODELS}/PromoteModel": (_promote_model, _promoted),
-    f"{_MODELS}/PinModel": (_pin_model, _nothing),
-    f"{_MODELS}/ShadowModel": (_shadow_model, _nothing),
+    f"{_MODELS}/PinModel": (_pin_model, _version),
+    f"{_MODELS}/ShadowModel": (_shadow_model, _version),
     f"{_MODELS}/UpdateCalibration": (_update_calibration, _revision),
     f"{_MODELS}/DeleteModel": (_delete_model, _nothing),
     # An export changes nothing, but takes a model out of the server.

@@ -26,7 +26,7 @@ from blemish_core.models.suspects import scored_version, suspects_of
 from blemish_core.models.threshold_check import concern
 from blemish_core.platform.errors import ConfirmationNeeded, InvalidRequest, NotFound, TooLarge
 from blemish_core.platform.files import disk_full_errors
-from blemish_core.platform.names import ModelRef, dataset_id, job_id, validate_id
+from blemish_core.platform.names import LATEST, ModelRef, dataset_id, job_id, validate_id
 from blemish_core.report.in_force import current_page
 from blemish_core.search.flips import find_flips
 from blemish_core.search.search_index import SearchIndex
@@ -126,10 +126,10 @@ class ModelServicer(ModelServiceServicer):
     async def PromoteModel(  # noqa: N802
         self, request: pb.PromoteModelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.PromoteModelResponse:
-        ref, choice = _parse_version(request.name), CHOICES.parse(request.calibration, "calibration")
+        choice = CHOICES.parse(request.calibration, "calibration")
         author = author_of(request.author, current_caller.get())
-        # Load the version first, because it serves the next request.
-        await self._cache.load(await asyncio.to_thread(self._models.resolve, ref))
+        ref = await self._named_version(request.name)
+        await self._cache.load(ref)  # first, because it serves the next request
         promotion = await asyncio.to_thread(promote, self._models, ref, choice, author)
         self._cache.invalidate(ref.model)
         response = pb.PromoteModelResponse(version=await asyncio.to_thread(self._describe, ref))
@@ -147,17 +147,28 @@ class ModelServicer(ModelServiceServicer):
         )
         return response
 
+    async def _named_version(self, name: str) -> ModelRef:
+        """Return the fixed version that a request names by its number, or as the latest one.
+
+        Raises:
+            InvalidRequest: if it names a model or another alias.
+            NotFound: if there is no such version.
+        """
+        ref = ModelRef.parse(name, "name")
+        fixed = ref if ref.alias == LATEST else _parse_version(name)
+        return await asyncio.to_thread(self._models.resolve, fixed)
+
     async def PinModel(  # noqa: N802
         self, request: pb.PinModelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.PinModelResponse:
-        ref = _parse_version(request.name)
+        ref = await self._named_version(request.name)
         await asyncio.to_thread(self._models.pin, ref, request.pinned)
         return pb.PinModelResponse(version=await asyncio.to_thread(self._describe, ref))
 
     async def ShadowModel(  # noqa: N802
         self, request: pb.ShadowModelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ShadowModelResponse:
-        ref = _parse_version(request.name)
+        ref = await self._named_version(request.name)
         await asyncio.to_thread(self._models.set_shadow, ref, request.shadow)
         return pb.ShadowModelResponse(version=await asyncio.to_thread(self._describe, ref))
 
@@ -358,7 +369,7 @@ class ModelServicer(ModelServiceServicer):
 
 
 def _parse_version(name: str) -> ModelRef:
-    """Return the fixed version that a request names.
+    """Return the fixed version that a request names by its number.
 
     Raises:
         InvalidRequest: if the name is malformed, or is a model or an alias, which may move meanwhile.

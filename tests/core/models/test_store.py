@@ -42,6 +42,7 @@ def test_references_resolve_to_versions(tmp_path: Path) -> None:
     store.promote(ModelRef("tile", 1))
     assert store.resolve(ModelRef("tile")) == ModelRef("tile", 1)
     assert store.resolve(ModelRef("tile", alias="production")) == ModelRef("tile", 1)
+    assert store.resolve(ModelRef("tile", alias="latest")) == ModelRef("tile", 2)
     with pytest.raises(NotFound, match="no version 9"):
         store.promote(ModelRef("tile", 9))
     assert store.production("tile") == 1

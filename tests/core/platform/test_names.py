@@ -15,6 +15,7 @@ from blemish_core.platform.names import ModelRef
         ("models/tile", ModelRef("tile")),
         ("models/tile@production", ModelRef("tile", alias="production")),
         ("models/tile-patchcore/versions/12", ModelRef("tile-patchcore", 12)),
+        ("models/tile/versions/latest", ModelRef("tile", alias="latest")),
     ],
 )
 def test_model_reference_round_trips(text: str, ref: ModelRef) -> None:
@@ -22,11 +23,17 @@ def test_model_reference_round_trips(text: str, ref: ModelRef) -> None:
     assert str(ref) == text
 
 
+def test_latest_version_has_two_spellings() -> None:
+    assert ModelRef.parse("models/tile@latest") == ModelRef.parse("models/tile/versions/latest")
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "",
         "tile",
+        "models/x/versions/newest",
+        "models/x@latest/versions/1",
         "models/",
         "models/../x",
         "models/a/b",

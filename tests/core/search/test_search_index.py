@@ -103,6 +103,7 @@ def test_reference_resolves_to_the_serving_version_or_else_to_its_own(index: Sea
     index.set_serving_version(VERSION)
     assert index.resolve(model, NEXT) == VERSION
     assert index.resolve(NEXT, NEXT) == NEXT
+    assert index.resolve(ModelRef("tile", alias="latest"), NEXT) == NEXT
 
 
 def test_filter_value_without_items_is_rejected_with_those_that_exist(index: SearchIndex) -> None:

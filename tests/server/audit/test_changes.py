@@ -113,6 +113,13 @@ def test_request_gives_its_resources_and_details(
     assert facts.details == details
 
 
+def test_promotion_of_the_latest_version_names_its_number() -> None:
+    request = model_pb2.PromoteModelRequest(name="models/t/versions/latest")
+    version = model_pb2.ModelVersion(name="models/t/versions/2")
+    facts = facts_of("PromoteModel", request, response=model_pb2.PromoteModelResponse(version=version))
+    assert facts.resources == ("models/t/versions/latest", "models/t/versions/2")
+
+
 def test_label_of_a_newer_client_is_described_by_its_number() -> None:
     request = search_pb2.LabelItemRequest.FromString(b"\x18\x63")  # label = 99
     assert facts_of("LabelItem", request).details == {"label": "99"}

@@ -343,9 +343,11 @@ def delete(
     """
     session = Session.of(ctx)
     name = model_name(model)
-    confirm_deletion(name, yes=yes)
     with session.client() as client:
-        client.delete_model(model, force=force)
+        if name.endswith(("/versions/latest", "@latest")):
+            name = client.model(name).name  # the version to confirm and to delete
+        confirm_deletion(name, yes=yes)
+        client.delete_model(name, force=force)
     session.print_result({"removed": name}, f"{name} was deleted", as_json=as_json)
 
 

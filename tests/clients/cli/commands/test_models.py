@@ -360,3 +360,11 @@ def test_versions_are_compared_after_the_missing_evaluations(run: Run, fake: Fak
     card = run("models", "show", "m/3").stdout
     assert "evaluations" in card
     assert card.splitlines()[-2].split()[:2] == ["e", "d1,"]
+
+
+def test_latest_version_is_deleted_and_calibrated_by_its_number(run: Run, fake: FakeServer) -> None:
+    deleted = run("models", "delete", "m/latest", "--yes")
+    assert "models/m/versions/3 was deleted" in deleted.stdout
+    assert fake.requests["DeleteModel"][0].name == "models/m/versions/3"
+    run("models", "calibrate", "m/latest", "--trained")
+    assert fake.requests["UpdateCalibration"][0].name == "models/m/versions/3"
