@@ -21,6 +21,7 @@ from blemish_server.jobs.job_events import JobEvents
 from blemish_server.metrics.metrics_server import MetricsServer
 from blemish_server.scoring.defect_namer import DefectNamer
 from blemish_server.scoring.frame_recorder import FrameRecorder
+from blemish_server.scoring.inspection_feed import InspectionFeed
 from blemish_server.scoring.model_cache import ModelCache
 from blemish_server.scoring.shadow import Shadow
 from blemish_server.search.index_migration import IndexMigrator
@@ -73,6 +74,7 @@ class ScoringParts:
     recorder: FrameRecorder
     shadow: Shadow
     namer: DefectNamer
+    feed: InspectionFeed
     preload: tuple[ModelRef, ...]
     """Versions to load before the server is ready."""
 
@@ -106,7 +108,10 @@ class App:
         Write ``ready_file`` once the server is ready and reaches Redis and Qdrant.
         """
         scoring, backends = self.scoring, self.backends
-        running = (backends.job_events.run(), scoring.recorder.run(), scoring.shadow.run())
+        running = (
+            *(backends.job_events.run(), scoring.recorder.run()),
+            *(scoring.shadow.run(), scoring.feed.run()),
+        )
         tasks = [asyncio.create_task(each) for each in running]
         try:
             await self._start(stop, tasks, ready_file)

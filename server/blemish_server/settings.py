@@ -87,6 +87,9 @@ class ServerSettings(StackSettings):
     """Connections at once; more are closed as they arrive. The limit of open files of the process may allow
     fewer."""
 
+    max_watchers: int = Field(64, ge=1)
+    """Clients that watch inspections at once; more are rejected."""
+
     max_connection_age_s: float = Field(0.0, ge=0)
     """Age at which clients are asked to connect again, in seconds, so that they spread over the servers
     behind a load balancer. gRPC varies it by a tenth. A stream ends a little later, after the answers to

@@ -49,6 +49,7 @@ from blemish_server.metrics.server_metrics import ServerMetrics
 from blemish_server.metrics.state_collector import StateCollector
 from blemish_server.scoring.defect_namer import DefectNamer
 from blemish_server.scoring.frame_recorder import FrameRecorder, FrameRetention
+from blemish_server.scoring.inspection_feed import InspectionFeed
 from blemish_server.scoring.model_cache import ModelCache
 from blemish_server.scoring.pipeline import ScoringPipeline
 from blemish_server.scoring.scorer import Scorer
@@ -125,6 +126,7 @@ class _Scoring:
     shadow: Shadow
     metrics: ServerMetrics
     namer: DefectNamer
+    feed: InspectionFeed
     pipeline: ScoringPipeline
 
     @classmethod
@@ -147,8 +149,9 @@ class _Scoring:
         shadow = Shadow(stores.models, models, scorer, recorder, limits)
         metrics = ServerMetrics()
         namer = DefectNamer(stores.labels.read, metrics)
-        pipeline = ScoringPipeline(scorer, metrics, recorder, shadow, namer)
-        return cls(device, models, scorer, recorder, shadow, metrics, namer, pipeline)
+        feed = InspectionFeed(metrics.activity, limits, settings.max_watchers)
+        pipeline = ScoringPipeline(scorer, metrics, recorder, shadow, namer, feed)
+        return cls(device, models, scorer, recorder, shadow, metrics, namer, feed, pipeline)
 
 
 def build_app(settings: ServerSettings) -> App:
@@ -207,6 +210,7 @@ def build_app(settings: ServerSettings) -> App:
         scoring.metrics.streams,
         scoring.recorder,
         scoring.shadow,
+        scoring.feed,
         dependencies,
         disk,
         stores.jobs,
@@ -220,6 +224,7 @@ def build_app(settings: ServerSettings) -> App:
             scoring.recorder,
             scoring.shadow,
             scoring.namer,
+            scoring.feed,
             preload=tuple(stores.models.in_production()) if settings.preload else (),
         ),
         Backends(
@@ -267,7 +272,7 @@ def _add_servicers(
     pixels = map_pixels(settings.max_message_bytes)
     lifetime = StreamLifetime.of(settings, readiness.stopping)
     inspection_pb2_grpc.add_InspectionServiceServicer_to_server(
-        InspectionServicer(pipeline, scoring.metrics, lifetime, settings.max_message_bytes),
+        InspectionServicer(pipeline, scoring.feed, scoring.metrics, lifetime, settings.max_message_bytes),
         server,
     )
     search_pb2_grpc.add_SearchServiceServicer_to_server(

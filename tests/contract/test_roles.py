@@ -14,7 +14,7 @@ CAMERA = {"Score", "ScoreStream", "GetServerInfo"}
 SERVICE = {
     *("Search", "ListItems", "LabelItem", "GetItemImage"),
     *("GetDataset", "ListDatasets", "ListImages", "GetImage"),
-    *("GetJob", "ListJobs", "WatchJob", "ListWorkers"),
+    *("GetJob", "ListJobs", "WatchJob", "ListWorkers", "WatchInspections"),
     *("GetModel", "ListModels", "GetReport", "PreviewCalibration", "ListSuspects", "CompareModels"),
 }
 OPERATOR = {

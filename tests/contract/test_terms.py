@@ -28,6 +28,7 @@ NEVER_SENT = {
     "read_offset",
     "request_id",
     "size_bytes",
+    "state_interval",
     "uint_contents",
     # Options of REDIS_URL, and names of backbones.
     "ssl_ca_certs",

@@ -147,6 +147,8 @@ class FakeServer(
         """Events of each call of WatchJob. The last list serves all further calls."""
         self.lines: list[str] = []
         """Log lines of every job."""
+        self.inspection_watches: list[list[inspection_pb2.WatchInspectionsResponse | CallError]] = []
+        """Responses of each call of WatchInspections. The token is revoked after the last one."""
         self.streams: list[list[inspection_pb2.ScoreStreamResponse | CallError | None]] = []
         """Answers to the frames of each call of ScoreStream. None is a usual inspection."""
         self.frames: list[int] = []
@@ -382,6 +384,17 @@ class FakeServer(
                 event.abort(context)
             else:
                 yield job_pb2.WatchJobResponse(job=event)
+
+    def WatchInspections(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Send the next of ``inspection_watches``; the last one ends with UNAUTHENTICATED."""
+        self._enter("WatchInspections", request, context)
+        for event in self.inspection_watches.pop(0):
+            if isinstance(event, CallError):
+                event.abort(context)
+            else:
+                yield event
+        if not self.inspection_watches:
+            CallError(grpc.StatusCode.UNAUTHENTICATED, "the token was revoked").abort(context)
 
     def CancelJob(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("CancelJob", request, context)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Factories for inspections and what they are made of."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -14,6 +15,7 @@ from blemish_core.models.calibration_log import Revision, ThresholdRule
 from blemish_core.platform.names import ModelRef
 from blemish_server.scoring.batcher import Timings
 from blemish_server.scoring.inspection import Capture, Inspection
+from blemish_server.scoring.inspection_event import InspectionEvent
 
 CREATED = datetime(2026, 11, 1, tzinfo=UTC)
 TIMINGS = Timings(queue_s=0.02, decode_s=0.004, inference_s=0.3)
@@ -86,6 +88,18 @@ def make_inspection(
         timings,
         patches,
     )
+
+
+def make_event(
+    score: float = 0.5,
+    *,
+    camera: str = "left",
+    version: ModelRef | None = None,
+    sequence: int | None = None,
+) -> InspectionEvent:
+    """Return the event of an inspection as ``make_inspection`` returns it."""
+    capture = replace(make_capture(camera=camera), sequence=sequence)
+    return InspectionEvent.of(make_inspection(score, version=version, capture=capture))
 
 
 def make_patches(similarity: float = 1.0, *, side: int = 4) -> PatchFeatures:

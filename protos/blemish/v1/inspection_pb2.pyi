@@ -780,3 +780,332 @@ class StreamEnding(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamEnding: _TypeAlias = StreamEnding  # noqa: Y015
+
+@_typing.final
+class WatchInspectionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMERAS_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    THUMBNAILS_FIELD_NUMBER: _builtins.int
+    STATE_INTERVAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cameras(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Sends events and states of these cameras only, at most 256. An empty name selects images without a camera.
+        Defaults to all.
+        """
+
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Sends events of these models or versions only, at most 256: models/{model} or models/{model}/versions/{n}.
+        Defaults to all.
+        """
+
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedScalarFieldContainer[_image_pb2.Verdict.ValueType]:
+        """Sends events with these verdicts only. Defaults to all."""
+
+    @_builtins.property
+    def thumbnails(self) -> Global___ThumbnailOptions:
+        """Also sends thumbnails."""
+
+    @_builtins.property
+    def state_interval(self) -> _duration_pb2.Duration:
+        """Time between two messages with states, 1 to 60 s. Defaults to 2 s."""
+
+    def __init__(
+        self,
+        *,
+        cameras: _abc.Iterable[_builtins.str] | None = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        verdicts: _abc.Iterable[_image_pb2.Verdict.ValueType] | None = ...,
+        thumbnails: Global___ThumbnailOptions | None = ...,
+        state_interval: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["state_interval", b"state_interval", "thumbnails", b"thumbnails"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "models", b"models", "state_interval", b"state_interval", "thumbnails", b"thumbnails", "verdicts", b"verdicts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchInspectionsRequest: _TypeAlias = WatchInspectionsRequest  # noqa: Y015
+
+@_typing.final
+class ThumbnailOptions(_message.Message):
+    """Thumbnails are drawn when the server has time for them, so some images have none. Only the newest image of each
+    camera, model and verdict waits.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_SIDE_FIELD_NUMBER: _builtins.int
+    HEAT_FIELD_NUMBER: _builtins.int
+    PER_SECOND_FIELD_NUMBER: _builtins.int
+    max_side: _builtins.int
+    """The longer side in px, 16 to 1024. Defaults to 320."""
+    heat: _builtins.bool
+    """Draws the anomaly map over the image."""
+    per_second: _builtins.float
+    """Most thumbnails per second of each camera and verdict, at most 10. Defaults to 1."""
+    def __init__(
+        self,
+        *,
+        max_side: _builtins.int = ...,
+        heat: _builtins.bool = ...,
+        per_second: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heat", b"heat", "max_side", b"max_side", "per_second", b"per_second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThumbnailOptions: _TypeAlias = ThumbnailOptions  # noqa: Y015
+
+@_typing.final
+class WatchInspectionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOST_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    INSPECTION_FIELD_NUMBER: _builtins.int
+    THUMBNAIL_FIELD_NUMBER: _builtins.int
+    ENDING_FIELD_NUMBER: _builtins.int
+    lost: _builtins.int
+    """The number of events that were discarded before this message, because the client read too slowly."""
+    @_builtins.property
+    def states(self) -> Global___CameraStates:
+        """The first message, and then one at every state_interval."""
+
+    @_builtins.property
+    def inspection(self) -> Global___InspectionEvent: ...
+    @_builtins.property
+    def thumbnail(self) -> Global___InspectionThumbnail:
+        """Drawn after the verdict, usually within a second."""
+
+    @_builtins.property
+    def ending(self) -> Global___StreamEnding:
+        """The last message of a stream that the server ends."""
+
+    def __init__(
+        self,
+        *,
+        lost: _builtins.int = ...,
+        states: Global___CameraStates | None = ...,
+        inspection: Global___InspectionEvent | None = ...,
+        thumbnail: Global___InspectionThumbnail | None = ...,
+        ending: Global___StreamEnding | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ending", b"ending", "event", b"event", "inspection", b"inspection", "states", b"states", "thumbnail", b"thumbnail"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ending", b"ending", "event", b"event", "inspection", b"inspection", "lost", b"lost", "states", b"states", "thumbnail", b"thumbnail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["states", "inspection", "thumbnail", "ending"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchInspectionsResponse: _TypeAlias = WatchInspectionsResponse  # noqa: Y015
+
+@_typing.final
+class InspectionEvent(_message.Message):
+    """The verdict on an image."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    CAMERA_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    P_VALUE_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    CAPTURE_TIME_FIELD_NUMBER: _builtins.int
+    ITEM_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    DEFECT_CLASS_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    camera: _builtins.str
+    """Empty if the client named no camera."""
+    model_version: _builtins.str
+    """models/{model}/versions/{n}"""
+    verdict: _image_pb2.Verdict.ValueType
+    score: _builtins.float
+    threshold: _builtins.float
+    """The score above which the verdict is ANOMALOUS."""
+    p_value: _builtins.float
+    """See Inspection.p_value."""
+    sequence: _builtins.int
+    """Sequence number of a frame of a stream. Not set for images of other calls."""
+    item: _builtins.str
+    """items/{uuid} of an image that is kept, as in Inspection.item."""
+    width: _builtins.int
+    """Width in px of what was scored."""
+    height: _builtins.int
+    """Height in px of what was scored."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """Time of the verdict."""
+
+    @_builtins.property
+    def capture_time(self) -> _timestamp_pb2.Timestamp:
+        """Not set if the client sent none."""
+
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.DefectRegion]:
+        """Set for ANOMALOUS images whose call asked for regions or keeps them, and in every thumbnail. Px of the whole
+        image.
+        """
+
+    @_builtins.property
+    def defect_class(self) -> Global___DefectClass:
+        """Set if the call asked for it."""
+
+    @_builtins.property
+    def region(self) -> _image_pb2.Region:
+        """The part of the image that was scored. Not set for the whole image."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        camera: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        verdict: _image_pb2.Verdict.ValueType = ...,
+        score: _builtins.float = ...,
+        threshold: _builtins.float = ...,
+        p_value: _builtins.float = ...,
+        sequence: _builtins.int | None = ...,
+        capture_time: _timestamp_pb2.Timestamp | None = ...,
+        item: _builtins.str = ...,
+        regions: _abc.Iterable[_image_pb2.DefectRegion] | None = ...,
+        defect_class: Global___DefectClass | None = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        region: _image_pb2.Region | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sequence", b"_sequence", "capture_time", b"capture_time", "defect_class", b"defect_class", "region", b"region", "sequence", b"sequence", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sequence", b"_sequence", "camera", b"camera", "capture_time", b"capture_time", "defect_class", b"defect_class", "height", b"height", "item", b"item", "model_version", b"model_version", "p_value", b"p_value", "region", b"region", "regions", b"regions", "score", b"score", "sequence", b"sequence", "threshold", b"threshold", "time", b"time", "verdict", b"verdict", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__sequence: _TypeAlias = _typing.Literal["sequence"]  # noqa: Y015
+    _WhichOneofArgType__sequence: _TypeAlias = _typing.Literal["_sequence", b"_sequence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sequence) -> _WhichOneofReturnType__sequence | None: ...
+
+Global___InspectionEvent: _TypeAlias = InspectionEvent  # noqa: Y015
+
+@_typing.final
+class InspectionThumbnail(_message.Message):
+    """A small picture of an inspected image, as it was scored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSPECTION_FIELD_NUMBER: _builtins.int
+    JPEG_FIELD_NUMBER: _builtins.int
+    jpeg: _builtins.bytes
+    """JPEG of the image, or of the part that was scored."""
+    @_builtins.property
+    def inspection(self) -> Global___InspectionEvent: ...
+    def __init__(
+        self,
+        *,
+        inspection: Global___InspectionEvent | None = ...,
+        jpeg: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inspection", b"inspection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inspection", b"inspection", "jpeg", b"jpeg"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InspectionThumbnail: _TypeAlias = InspectionThumbnail  # noqa: Y015
+
+@_typing.final
+class CameraStates(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMERAS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cameras(self) -> _containers.RepeatedCompositeFieldContainer[Global___CameraState]:
+        """The cameras that sent images within the last 24 hours, by name. Images without a camera are not counted."""
+
+    def __init__(
+        self,
+        *,
+        cameras: _abc.Iterable[Global___CameraState] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CameraStates: _TypeAlias = CameraStates  # noqa: Y015
+
+@_typing.final
+class CameraState(_message.Message):
+    """A camera by its name in frames and images. Counts begin with the server, or with the first image after a day
+    without any.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAMERA_FIELD_NUMBER: _builtins.int
+    IMAGES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    INSPECTED_FIELD_NUMBER: _builtins.int
+    ANOMALOUS_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    HOUR_INSPECTED_FIELD_NUMBER: _builtins.int
+    HOUR_ANOMALOUS_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    RECENT_P_VALUES_FIELD_NUMBER: _builtins.int
+    camera: _builtins.str
+    images_per_second: _builtins.float
+    """Images inspected per second, over the last ten seconds."""
+    inspected: _builtins.int
+    """Images inspected."""
+    anomalous: _builtins.int
+    """Images with the verdict ANOMALOUS."""
+    dropped: _builtins.int
+    """Frames of streams that were superseded by newer ones."""
+    refused: _builtins.int
+    """Frames of streams that were answered with a refusal."""
+    hour_inspected: _builtins.int
+    """Images inspected within the last hour."""
+    hour_anomalous: _builtins.int
+    """Images with the verdict ANOMALOUS within the last hour."""
+    @_builtins.property
+    def last(self) -> Global___InspectionEvent:
+        """The latest inspection, by any model and with any verdict. Set in the first message. Not set for a camera whose
+        frames were all dropped or refused.
+        """
+
+    @_builtins.property
+    def recent_p_values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """P-values of the latest inspections, at most 60, the oldest first. Set in the first message."""
+
+    def __init__(
+        self,
+        *,
+        camera: _builtins.str = ...,
+        images_per_second: _builtins.float = ...,
+        inspected: _builtins.int = ...,
+        anomalous: _builtins.int = ...,
+        dropped: _builtins.int = ...,
+        refused: _builtins.int = ...,
+        hour_inspected: _builtins.int = ...,
+        hour_anomalous: _builtins.int = ...,
+        last: Global___InspectionEvent | None = ...,
+        recent_p_values: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last", b"last"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anomalous", b"anomalous", "camera", b"camera", "dropped", b"dropped", "hour_anomalous", b"hour_anomalous", "hour_inspected", b"hour_inspected", "images_per_second", b"images_per_second", "inspected", b"inspected", "last", b"last", "recent_p_values", b"recent_p_values", "refused", b"refused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CameraState: _TypeAlias = CameraState  # noqa: Y015

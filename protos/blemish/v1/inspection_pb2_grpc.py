@@ -45,6 +45,11 @@ class InspectionServiceStub:
                 request_serializer=blemish_dot_v1_dot_inspection__pb2.ScoreStreamRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_inspection__pb2.ScoreStreamResponse.FromString,
                 _registered_method=True)
+        self.WatchInspections = channel.unary_stream(
+                '/blemish.v1.InspectionService/WatchInspections',
+                request_serializer=blemish_dot_v1_dot_inspection__pb2.WatchInspectionsRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_inspection__pb2.WatchInspectionsResponse.FromString,
+                _registered_method=True)
 
 
 class InspectionServiceServicer:
@@ -85,6 +90,26 @@ class InspectionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchInspections(self, request, context):
+        """Sends the verdicts as they are given, on the images of Score, ScoreStream and the Open Inference Protocol.
+        Searches and shadow versions cause no events. The first message has the states of the cameras. They are sent
+        again at every state_interval, so a stream without any message is broken.
+
+        Watching never delays a verdict. If a client reads too slowly, its oldest events are discarded and counted in
+        the next message. Events from before the call, or between two calls, are not sent. Verdicts on frames of one
+        stream may be given in another order than that of the frames.
+
+        The call ends with OK after an ending. The server sends an ending when it is about to stop, and when the
+        connection has reached its maximum age.
+
+        INVALID_ARGUMENT: a filter or option is malformed or out of range.
+        RESOURCE_EXHAUSTED: as many clients are watching as BLEMISH_MAX_WATCHERS allows; RetryInfo gives the delay
+        before a retry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InspectionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -97,6 +122,11 @@ def add_InspectionServiceServicer_to_server(servicer, server):
                     servicer.ScoreStream,
                     request_deserializer=blemish_dot_v1_dot_inspection__pb2.ScoreStreamRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_inspection__pb2.ScoreStreamResponse.SerializeToString,
+            ),
+            'WatchInspections': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchInspections,
+                    request_deserializer=blemish_dot_v1_dot_inspection__pb2.WatchInspectionsRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_inspection__pb2.WatchInspectionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -154,6 +184,33 @@ class InspectionService:
             '/blemish.v1.InspectionService/ScoreStream',
             blemish_dot_v1_dot_inspection__pb2.ScoreStreamRequest.SerializeToString,
             blemish_dot_v1_dot_inspection__pb2.ScoreStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchInspections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/blemish.v1.InspectionService/WatchInspections',
+            blemish_dot_v1_dot_inspection__pb2.WatchInspectionsRequest.SerializeToString,
+            blemish_dot_v1_dot_inspection__pb2.WatchInspectionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

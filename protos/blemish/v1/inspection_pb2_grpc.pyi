@@ -59,6 +59,22 @@ class InspectionServiceStub:
       invalid.
     NOT_FOUND: the model or version does not exist when the stream begins.
     """
+    WatchInspections: _grpc.UnaryStreamMultiCallable[_inspection_pb2.WatchInspectionsRequest, _inspection_pb2.WatchInspectionsResponse]
+    """Sends the verdicts as they are given, on the images of Score, ScoreStream and the Open Inference Protocol.
+    Searches and shadow versions cause no events. The first message has the states of the cameras. They are sent
+    again at every state_interval, so a stream without any message is broken.
+
+    Watching never delays a verdict. If a client reads too slowly, its oldest events are discarded and counted in
+    the next message. Events from before the call, or between two calls, are not sent. Verdicts on frames of one
+    stream may be given in another order than that of the frames.
+
+    The call ends with OK after an ending. The server sends an ending when it is about to stop, and when the
+    connection has reached its maximum age.
+
+    INVALID_ARGUMENT: a filter or option is malformed or out of range.
+    RESOURCE_EXHAUSTED: as many clients are watching as BLEMISH_MAX_WATCHERS allows; RetryInfo gives the delay
+      before a retry.
+    """
 
 @_typing.type_check_only
 class InspectionServiceAsyncStub(InspectionServiceStub):
@@ -90,6 +106,22 @@ class InspectionServiceAsyncStub(InspectionServiceStub):
     INVALID_ARGUMENT: the first message is not a configuration, a later one is, or the configuration is
       invalid.
     NOT_FOUND: the model or version does not exist when the stream begins.
+    """
+    WatchInspections: _aio.UnaryStreamMultiCallable[_inspection_pb2.WatchInspectionsRequest, _inspection_pb2.WatchInspectionsResponse]  # type: ignore[assignment]
+    """Sends the verdicts as they are given, on the images of Score, ScoreStream and the Open Inference Protocol.
+    Searches and shadow versions cause no events. The first message has the states of the cameras. They are sent
+    again at every state_interval, so a stream without any message is broken.
+
+    Watching never delays a verdict. If a client reads too slowly, its oldest events are discarded and counted in
+    the next message. Events from before the call, or between two calls, are not sent. Verdicts on frames of one
+    stream may be given in another order than that of the frames.
+
+    The call ends with OK after an ending. The server sends an ending when it is about to stop, and when the
+    connection has reached its maximum age.
+
+    INVALID_ARGUMENT: a filter or option is malformed or out of range.
+    RESOURCE_EXHAUSTED: as many clients are watching as BLEMISH_MAX_WATCHERS allows; RetryInfo gives the delay
+      before a retry.
     """
 
 class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -131,6 +163,28 @@ class InspectionServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT: the first message is not a configuration, a later one is, or the configuration is
           invalid.
         NOT_FOUND: the model or version does not exist when the stream begins.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchInspections(
+        self,
+        request: _inspection_pb2.WatchInspectionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inspection_pb2.WatchInspectionsResponse], _abc.AsyncIterator[_inspection_pb2.WatchInspectionsResponse]]:
+        """Sends the verdicts as they are given, on the images of Score, ScoreStream and the Open Inference Protocol.
+        Searches and shadow versions cause no events. The first message has the states of the cameras. They are sent
+        again at every state_interval, so a stream without any message is broken.
+
+        Watching never delays a verdict. If a client reads too slowly, its oldest events are discarded and counted in
+        the next message. Events from before the call, or between two calls, are not sent. Verdicts on frames of one
+        stream may be given in another order than that of the frames.
+
+        The call ends with OK after an ending. The server sends an ending when it is about to stop, and when the
+        connection has reached its maximum age.
+
+        INVALID_ARGUMENT: a filter or option is malformed or out of range.
+        RESOURCE_EXHAUSTED: as many clients are watching as BLEMISH_MAX_WATCHERS allows; RetryInfo gives the delay
+          before a retry.
         """
 
 def add_InspectionServiceServicer_to_server(servicer: InspectionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

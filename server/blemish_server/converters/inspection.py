@@ -143,7 +143,8 @@ def parse_capture(message: pb.ScoreRequest | pb.Frame, *, ignore_invalid_time: b
         if not ignore_invalid_time:
             raise
         time = None
-    return Capture(image, message.camera, time)
+    sequence = message.sequence if isinstance(message, pb.Frame) else None
+    return Capture(image, message.camera, time, sequence=sequence)
 
 
 def parse_capture_time(message: pb.ScoreRequest | pb.Frame, field: str) -> datetime | None:

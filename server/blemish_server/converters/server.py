@@ -8,7 +8,8 @@ from blemish_server.converters.enums import EnumMapping
 from blemish_server.converters.inspection import POLICIES
 from blemish_server.converters.values import verdict_to_proto
 from blemish_server.disk_monitor import DiskMonitor
-from blemish_server.metrics.activity import ActiveCamera, LastImage, OpenStream
+from blemish_server.metrics.activity import ActiveCamera, OpenStream
+from blemish_server.scoring.inspection_event import InspectionEvent
 
 ROLES: EnumMapping[Role, access_pb2.Role.ValueType] = EnumMapping(
     {
@@ -51,11 +52,13 @@ def stream_to_proto(stream: OpenStream) -> pb.OpenStream:
 def camera_to_proto(camera: ActiveCamera) -> pb.CameraActivity:
     """Return the activity of a camera."""
     return pb.CameraActivity(
-        camera=camera.name, images_per_second=camera.meter.per_second, last=_last_to_proto(camera.last)
+        camera=camera.name,
+        images_per_second=camera.meter.per_second,
+        last=None if camera.last is None else _last_to_proto(camera.last),
     )
 
 
-def _last_to_proto(last: LastImage) -> pb.LastInspection:
+def _last_to_proto(last: InspectionEvent) -> pb.LastInspection:
     message = pb.LastInspection(
         model_version=str(last.version), verdict=verdict_to_proto(last.is_anomalous), score=last.score
     )

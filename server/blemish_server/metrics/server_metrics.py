@@ -153,7 +153,6 @@ class ServerMetrics:
 
     def observe(self, inspection: Inspection) -> None:
         """Count an inspection under its model version, and under its camera if that has a name."""
-        self.activity.observe(inspection)
         version = self._versions(inspection.manifest.model, inspection.manifest.version)
         is_anomalous, p_value, timings = inspection.is_anomalous, inspection.p_value, inspection.timings
         version.verdicts[is_anomalous].inc()

@@ -18,6 +18,7 @@ from blemish_server.dependencies import Dependencies
 from blemish_server.disk_monitor import DiskMonitor
 from blemish_server.metrics.stream_metrics import StreamMetrics
 from blemish_server.scoring.frame_recorder import FrameRecorder
+from blemish_server.scoring.inspection_feed import InspectionFeed
 from blemish_server.scoring.model_cache import ModelCache
 from blemish_server.scoring.scorer import Scorer
 from blemish_server.scoring.shadow import Agreement, Shadow
@@ -37,6 +38,7 @@ class StateCollector(Collector):
     streams: StreamMetrics
     recorder: FrameRecorder
     shadow: Shadow
+    feed: InspectionFeed
     dependencies: Dependencies
     disk: DiskMonitor
     jobs: JobStore
@@ -109,8 +111,21 @@ class StateCollector(Collector):
                 )
         return [
             *(info, loaded, queued, waiting_bytes, *self.streams.collect(), recorded, lost, shadowed, up),
-            *(full, *self._disk_sizes(), lines),
+            *(full, *self._disk_sizes(), lines, *self._watching()),
         ]
+
+    def _watching(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "blemish_watchers", "Clients that watch inspections.", value=self.feed.watchers
+        )
+        yield CounterMetricFamily(
+            "blemish_lost_watch_events",
+            "Events that watchers did not receive, because they read too slowly.",
+            value=self.feed.counts.lost,
+        )
+        yield CounterMetricFamily(
+            "blemish_drawn_thumbnails", "Thumbnails drawn for watchers.", value=self.feed.counts.thumbnails
+        )
 
     def _disk_sizes(self) -> Iterator[Metric]:
         if (space := self.disk.space) is None:

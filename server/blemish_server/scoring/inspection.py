@@ -44,6 +44,8 @@ class Capture:
     """Time of capture, if the client sent it."""
     arrived_s: float = 0.0
     """Arrival on the clock of ``time.monotonic()``, where the request limits the latency."""
+    sequence: int | None = None
+    """Sequence number of a frame of a stream."""
 
 
 NO_TIMINGS = Timings()

@@ -11,6 +11,7 @@ from blemish_server.scoring.batcher import Priority
 from blemish_server.scoring.defect_namer import DefectNamer
 from blemish_server.scoring.frame_recorder import FrameRecorder, recorded_item
 from blemish_server.scoring.inspection import Inspection, NamingPolicy, ScoringRequest
+from blemish_server.scoring.inspection_feed import InspectionFeed
 from blemish_server.scoring.scorer import Scorer
 from blemish_server.scoring.shadow import Shadow
 
@@ -23,7 +24,7 @@ class InspectionObserver(Protocol):
 
 
 class ScoringPipeline:
-    """Scores images, then counts, records, shadows and names them."""
+    """Scores images, then counts, records, shadows, names and publishes them."""
 
     def __init__(
         self,
@@ -32,12 +33,14 @@ class ScoringPipeline:
         recorder: FrameRecorder,
         shadow: Shadow,
         namer: DefectNamer,
+        feed: InspectionFeed,
     ) -> None:
         self._scorer = scorer
         self._metrics = metrics
         self._recorder = recorder
         self._shadow = shadow
         self._namer = namer
+        self._feed = feed
 
     async def warm_up(self, ref: ModelRef, *, naming: NamingPolicy = NamingPolicy.NONE) -> None:
         """Load the version that ``ref`` means now, and begin to read its labels if they are needed.
@@ -77,6 +80,7 @@ class ScoringPipeline:
                 may_wait_until=_wait_limit(request),
             )
             inspection = replace(inspection, defect_class=found)
+        self._feed.publish(inspection)
         return inspection
 
 

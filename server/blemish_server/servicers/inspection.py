@@ -27,10 +27,18 @@ from blemish_server.converters.inspection import (
     stream_result_to_proto,
 )
 from blemish_server.converters.maps import map_pixels
+from blemish_server.converters.watching import parse_watch
 from blemish_server.metrics.activity import OpenStream
 from blemish_server.metrics.server_metrics import ServerMetrics
 from blemish_server.scoring.batcher import AdmissionLimit, Priority
-from blemish_server.scoring.frame_queue import FrameQueue, FrameSlot, StreamPolicy
+from blemish_server.scoring.frame_queue import (
+    DroppedFrames,
+    FrameQueue,
+    FrameSlot,
+    RefusedFrame,
+    Result,
+    StreamPolicy,
+)
 from blemish_server.scoring.inspection import (
     Capture,
     NamingPolicy,
@@ -38,7 +46,9 @@ from blemish_server.scoring.inspection import (
     ScoringRequest,
     StoragePolicy,
 )
+from blemish_server.scoring.inspection_feed import InspectionFeed
 from blemish_server.scoring.pipeline import ScoringPipeline
+from blemish_server.servicers.inspection_watches import InspectionWatches
 from blemish_server.transport.connections import StreamLifetime
 from blemish_server.transport.request_context import effective_priority, queue_options
 from blemish_server.transport.status import INTERNAL
@@ -55,12 +65,14 @@ class InspectionServicer(InspectionServiceServicer):
     def __init__(
         self,
         pipeline: ScoringPipeline,
+        feed: InspectionFeed,
         metrics: ServerMetrics,
         lifetime: StreamLifetime,
         max_message_bytes: int,
     ) -> None:
         """Read frames of streams for their ``lifetime``; send messages of at most so many bytes."""
         self._pipeline = pipeline
+        self._watches = InspectionWatches(feed, metrics.activity)
         self._metrics = metrics
         self._lifetime = lifetime
         self._max_message_bytes = max_message_bytes
@@ -104,12 +116,12 @@ class InspectionServicer(InspectionServiceServicer):
                     ) as results:
                         notes: list[str] = []
                         async for result in results:
+                            self._count_uninspected(result)
                             response = stream_result_to_proto(result)
                             notes = _without_repeated_notes(response, notes)
                             yield response
             if ending.is_set():
-                message = _STOPPING if self._lifetime.is_stopping else _AGED
-                yield pb.ScoreStreamResponse(ending=pb.StreamEnding(message=message))
+                yield pb.ScoreStreamResponse(ending=self._ending())
         finally:
             log.info(
                 "stream closed",
@@ -118,6 +130,29 @@ class InspectionServicer(InspectionServiceServicer):
                 dropped=queue.dropped,
                 rejected=queue.rejected,
             )
+
+    async def WatchInspections(  # noqa: N802
+        self, request: pb.WatchInspectionsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.WatchInspectionsResponse]:
+        options = parse_watch(request)
+        async with (
+            self._lifetime.of_stream() as ending,
+            aclosing(self._watches.responses(options, ending)) as responses,
+        ):
+            async for response in responses:
+                yield response
+        yield pb.WatchInspectionsResponse(ending=self._ending())
+
+    def _ending(self) -> pb.StreamEnding:
+        return pb.StreamEnding(message=_STOPPING if self._lifetime.is_stopping else _AGED)
+
+    def _count_uninspected(self, result: Result[pb.Inspection]) -> None:
+        """Count a refused frame, or dropped ones, for their camera."""
+        camera = result.header.camera
+        if isinstance(result, DroppedFrames):
+            self._metrics.activity.dropped(camera, result.last_sequence - result.header.sequence + 1)
+        elif isinstance(result, RefusedFrame):
+            self._metrics.activity.refused(camera)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class ServerServicer(ServerServiceServicer):
             ],
             cameras=[
                 camera_to_proto(camera)
-                for camera in self._activity.cameras
+                for camera in self._activity.inspected_cameras
                 if _may_see(caller, camera.caller)
             ],
         )

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from tests.support.metrics import Samples, scrape, value
 
+from blemish_core.imaging.decode import ImageLimits
 from blemish_core.jobs.store import JobStore
 from blemish_core.jobs.worker_registry import WorkerRegistry
 from blemish_core.platform.disk import DiskSpace
@@ -16,9 +17,11 @@ from blemish_core.platform.errors import Unavailable
 from blemish_core.platform.names import ModelRef
 from blemish_server.dependencies import Dependencies, DependencyState
 from blemish_server.disk_monitor import DiskMonitor
+from blemish_server.metrics.activity import Activity
 from blemish_server.metrics.state_collector import StateCollector
 from blemish_server.metrics.stream_metrics import StreamMetrics
 from blemish_server.scoring.frame_recorder import FrameRecorder
+from blemish_server.scoring.inspection_feed import InspectionFeed
 from blemish_server.scoring.model_cache import ModelCache
 from blemish_server.scoring.scorer import Scorer
 from blemish_server.scoring.shadow import Agreement, Shadow, ShadowComparison
@@ -128,6 +131,7 @@ async def collect(redis: FakeRedis, *, available: bool = True) -> Samples:
             StreamMetrics(),
             cast(FrameRecorder, scoring),
             cast(Shadow, scoring),
+            InspectionFeed(Activity(), ImageLimits(), 1),
             cast(Dependencies, FakeDependencies(available)),
             cast(DiskMonitor, FakeDisk()),
             cast(JobStore, redis),
@@ -147,6 +151,8 @@ async def test_state_is_read_at_each_scrape() -> None:
     assert value(samples, "blemish_disk_free_bytes") == 500
     assert value(samples, "blemish_disk_total_bytes") == 8000
     assert value(samples, "blemish_lost_log_lines_total") == 0
+    assert value(samples, "blemish_watchers") == 0
+    assert value(samples, "blemish_lost_watch_events_total") == 0
     assert value(samples, "blemish_kept_frames_total") == 5
     assert value(samples, "blemish_unkept_frames_total") == 2
     outcomes = {"both_normal": 0, "both_anomalous": 4, "only_shadow": 2, "only_production": 0}

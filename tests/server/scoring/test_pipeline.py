@@ -23,6 +23,7 @@ from blemish_server.scoring.inspection import (
     ScoringRequest,
     StoragePolicy,
 )
+from blemish_server.scoring.inspection_feed import InspectionFeed
 from blemish_server.scoring.pipeline import ScoringPipeline
 from blemish_server.scoring.shadow import Shadow
 
@@ -37,6 +38,7 @@ class FakeSteps:
     observed: list[Inspection] = field(default_factory=list)
     recorded: list[Inspection] = field(default_factory=list)
     shadowed: list[Inspection] = field(default_factory=list)
+    published: list[Inspection] = field(default_factory=list)
     namer: FakeNamer = field(default_factory=FakeNamer)
     refusal: str = ""
     """Reason for which the recorder keeps no frame."""
@@ -51,6 +53,7 @@ class FakeSteps:
             cast(FrameRecorder, FakeSink(self.recorded, self.refusal)),
             cast(Shadow, FakeSink(self.shadowed)),
             self.namer.as_namer(),
+            cast(InspectionFeed, FakeFeed(self.published)),
         )
 
     @property
@@ -68,6 +71,16 @@ class FakeSink:
     def enqueue(self, inspection: Inspection) -> bool:
         self.inspections.append(inspection)
         return not self.refusal
+
+
+@dataclass
+class FakeFeed:
+    """A feed without watchers."""
+
+    inspections: list[Inspection]
+
+    def publish(self, inspection: Inspection) -> None:
+        self.inspections.append(inspection)
 
 
 def request(
@@ -111,6 +124,15 @@ async def test_inspection_is_counted_and_recorded_by_its_verdict(
     assert inspection.is_anomalous is (data == ANOMALOUS)
     assert steps.counts == (1, recorded, 1)
     assert bool(inspection.item) == bool(recorded)
+
+
+async def test_watchers_receive_the_inspection_that_the_client_receives() -> None:
+    steps = FakeSteps()
+    asked = request(ANOMALOUS, storage=StoragePolicy.ALL, naming=NamingPolicy.AT_ONCE)
+    inspection = await steps.pipeline(FakeScorer()).score(asked)
+    assert inspection.item
+    assert inspection.defect_class is not None
+    assert steps.published == [inspection]
 
 
 async def test_frame_that_is_not_kept_has_a_note() -> None:

@@ -15,11 +15,13 @@ from tests.support.scorers import FakeNamer, FakeScorer
 
 from blemish.v1 import inspection_pb2 as pb
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
+from blemish_core.imaging.decode import ImageLimits
 from blemish_core.platform.errors import BlemishError, InvalidRequest
 from blemish_core.platform.names import ModelRef
 from blemish_server.metrics.server_metrics import ServerMetrics
 from blemish_server.scoring.frame_recorder import FrameRecorder
 from blemish_server.scoring.inspection import Inspection
+from blemish_server.scoring.inspection_feed import InspectionFeed
 from blemish_server.scoring.pipeline import ScoringPipeline
 from blemish_server.scoring.shadow import Shadow
 from blemish_server.servicers.inspection import InspectionServicer
@@ -59,15 +61,17 @@ class Service:
         self.metrics = ServerMetrics()
         self.recorder = FakeSink()
         self.namer = FakeNamer()
+        self.feed = InspectionFeed(self.metrics.activity, ImageLimits(), max_watchers=1)
         pipeline = ScoringPipeline(
             self.scorer.as_scorer(),
             self.metrics,
             cast(FrameRecorder, self.recorder),
             cast(Shadow, FakeSink()),
             self.namer.as_namer(),
+            self.feed,
         )
         self.servicer = InspectionServicer(
-            pipeline, self.metrics, StreamLifetime(asyncio.Event()), MAX_MESSAGE_BYTES
+            pipeline, self.feed, self.metrics, StreamLifetime(asyncio.Event()), MAX_MESSAGE_BYTES
         )
 
     async def score(self, request: pb.ScoreRequest) -> pb.Inspection:
@@ -143,6 +147,22 @@ async def test_invalid_frame_of_a_stream_is_refused_before_it_is_scored(
     assert response.capture_time == INVALID[field].capture_time
     assert service.inspected() == 0
     assert service.recorder.inspections == []
+
+
+async def test_dropped_and_refused_frames_are_counted_for_their_camera() -> None:
+    service = Service()
+    await service.stream(block(), frame(1), frame(2, image=b""), frame(3, camera="right", image=b""))
+    latest = pb.StreamConfig(model=MODEL, policy=pb.STREAM_POLICY_LATEST)
+    answers = await service.stream(latest, *(frame(number) for number in range(30)))
+    dropped = sum(
+        answer.dropped.last_sequence - answer.sequence + 1
+        for answer in answers
+        if answer.HasField("dropped")
+    )
+    assert dropped > 0
+    left, right = service.metrics.activity.cameras
+    assert (left.inspected, left.refused, left.dropped) == (31 - dropped, 1, dropped)
+    assert (right.inspected, right.refused, right.last) == (0, 1, None)
 
 
 async def test_frame_with_an_invalid_time_is_scored_if_it_is_not_stored() -> None:

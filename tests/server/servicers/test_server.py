@@ -19,6 +19,7 @@ from blemish_server.dependencies import Dependencies
 from blemish_server.disk_monitor import DiskMonitor
 from blemish_server.metrics.activity import Activity
 from blemish_server.scoring.frame_queue import FrameQueue, FrameSlot, StreamPolicy
+from blemish_server.scoring.inspection_event import InspectionEvent
 from blemish_server.scoring.model_cache import ModelCache
 from blemish_server.servicers.server import ServerServicer
 from blemish_server.settings import ServerSettings
@@ -83,7 +84,7 @@ async def test_camera_sees_its_own_streams_and_cameras(
         for owner, name in ((LEFT, "left"), (RIGHT, "right")):
             current_caller.set(owner)
             inspection = make_inspection(2.0, capture=make_capture(b"picture", camera=name))
-            activity.observe(inspection)
+            activity.observe(InspectionEvent.of(inspection))
             streams.enter_context(activity.track(ModelRef("tile", None), make_queue())).observe(inspection)
         seen = await info(activity, caller, tmp_path)
 
