@@ -34,6 +34,7 @@ def main() -> None:
     threads.share_cores(settings.lanes)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     # Import torch only after the settings are valid, because that takes seconds.
+    gc_tuning.collect_less_often()
     with gc_tuning.gc_frozen_after():
         from blemish_server.app import CannotServe
         from blemish_server.wiring import build_app

@@ -5,6 +5,17 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Python's default of 700 suits programs with few objects.
+_NEW_OBJECTS = 10_000
+
+
+def collect_less_often() -> None:
+    """Collect garbage when there are 10,000 new objects.
+
+    For servers: a thousand calls in progress are so many objects that collections take a third of the time.
+    """
+    gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])
+
 
 @contextmanager
 def gc_paused() -> Iterator[None]:

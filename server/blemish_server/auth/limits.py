@@ -101,10 +101,7 @@ class CallerLimiter:
         if limits == NO_LIMITS:
             yield None
             return
-        state = self._states.get(name)
-        if state is None:
-            # Callers are those of the access file, so their number is bounded.
-            state = self._states[name] = _State(_Rate(self._clock), _Rate(self._clock))
+        state = self._state(name)
         self._check(name, limits, state)
         if limits.requests_per_second is not None:
             state.requests.charge(1, limits.requests_per_second)
@@ -114,6 +111,16 @@ class CallerLimiter:
         finally:
             state.calls -= 1
 
+    def refusal(self, name: str, limits: CallerLimits) -> LimitExceeded | None:
+        """Return the error of a call that a caller would begin now; None if it may begin one."""
+        if limits == NO_LIMITS:
+            return None
+        try:
+            self._check(name, limits, self._state(name))
+        except LimitExceeded as error:
+            return error
+        return None
+
     def refuse_job(self, name: str, limits: CallerLimits, queued: int) -> None:
         """Check the number of queued jobs of a caller before it adds one.
 
@@ -122,6 +129,13 @@ class CallerLimiter:
         """
         if limits.queued_jobs is not None and queued >= limits.queued_jobs:
             self._refuse(name, "queued_jobs", limits.queued_jobs, "wait until one has started", 30.0)
+
+    def _state(self, name: str) -> "_State":
+        state = self._states.get(name)
+        if state is None:
+            # Callers are those of the access file, so their number is bounded.
+            state = self._states[name] = _State(_Rate(self._clock), _Rate(self._clock))
+        return state
 
     def _check(self, name: str, limits: CallerLimits, state: "_State") -> None:
         if limits.streams is not None and state.calls >= limits.streams:

@@ -99,6 +99,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 raise ServerStopping
             caller = self._authenticator.authenticate(metadata)
             self._authenticator.check_role(caller, method)
+            if over := self._limiter.refusal(caller.name, caller.limits):
+                raise over
         except BlemishError as error:
             denied = partial(self._auditor.record_denial, method, caller)
             call = _Call(method, metadata, caller, ended, denied, None, self._pacer)
@@ -252,6 +254,8 @@ def _single(behaviour: Single, call: "_Call", reader: _RequestReader, *, takes_s
 
 def _rejecting(call: "_Call", error: BlemishError) -> Streaming:
     async def reject(requests: AsyncIterable[Any], context: Context) -> AsyncGenerator[Any]:
+        if call.is_flood(error, context):
+            await call.refuse_slowly(error, context)
         async with call.run(context):
             raise error
         yield
@@ -297,7 +301,8 @@ class _Call:
                     yield counted
             except BlemishError as error:
                 status = STATUS_OF_ERROR[type(error)].name
-                is_flood = self._is_flood(error, context)
+                # The rejecting handler has counted a call without a limiter.
+                is_flood = self.limiter is not None and self.is_flood(error, context)
                 if not is_flood:
                     detail = message_of(error)
                     log.info("call rejected", reason=error.reason, detail=detail, peer=context.peer())
@@ -328,7 +333,19 @@ class _Call:
                 self.ended(status, took_s)
                 log.debug("call ended", status=status, ms=round(1000 * took_s, 1))
 
-    def _is_flood(self, error: BlemishError, context: Context) -> bool:
+    async def refuse_slowly(self, error: BlemishError, context: Context) -> None:
+        """Abort a call that is part of a flood. It costs half of what ``run`` does."""
+        start_s = time.perf_counter()
+        status = "CANCELLED"
+        try:
+            self.denied(context, error)
+            await self.pacer.wait()
+            status = STATUS_OF_ERROR[type(error)].name
+            await abort(context, error)
+        finally:
+            self.ended(status, time.perf_counter() - start_s)
+
+    def is_flood(self, error: BlemishError, context: Context) -> bool:
         """Return whether the caller is refused so often that answers wait and are not logged."""
         if not isinstance(error, LimitExceeded | PermissionDenied | Unauthenticated):
             return False

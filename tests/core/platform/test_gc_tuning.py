@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from blemish_core.platform.gc_tuning import gc_frozen_after, gc_paused
+from blemish_core.platform.gc_tuning import collect_less_often, gc_frozen_after, gc_paused
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +38,12 @@ def test_frozen_objects_are_not_collected_again() -> None:
         created: list[object] = [[]]
     assert gc.get_freeze_count() > before
     assert not any(each is created for each in gc.get_objects())
+
+
+def test_servers_collect_less_often() -> None:
+    before = gc.get_threshold()
+    try:
+        collect_less_often()
+        assert gc.get_threshold() == (10_000, *before[1:])
+    finally:
+        gc.set_threshold(*before)

@@ -122,3 +122,14 @@ def test_refusals_are_counted_by_limit(clock: Clock) -> None:
 def test_impossible_limits_are_rejected(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="validation error"):
         CallerLimits.model_validate(wrong)
+
+
+def test_refusal_can_be_asked_for_before_the_call_begins(limiter: CallerLimiter, clock: Clock) -> None:
+    limits = CallerLimits(streams=1)
+    assert limiter.refusal("press-7", NO_LIMITS) is None
+    assert limiter.refusal("press-7", limits) is None
+    with limiter.call("press-7", limits):
+        refused = limiter.refusal("press-7", limits)
+        assert refused is not None and "streams = 1" in str(refused)
+        assert limiter.refusal("press-8", limits) is None
+    assert limiter.refusal("press-7", limits) is None

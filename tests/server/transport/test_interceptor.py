@@ -86,8 +86,11 @@ class Server:
         """Score an image, and return the response and the context."""
         context = Context()
         handler = await self.handler(SCORE, grpc.unary_unary_rpc_method_handler(scored))
+        sent = requests(ScoreRequest(model="m"))
         try:
-            return await handler.stream_unary(requests(ScoreRequest(model="m")), context), context
+            if handler.response_streaming:  # rejects the call
+                return await anext(handler.stream_stream(sent, context)), context
+            return await handler.stream_unary(sent, context), context
         except Ended:
             return None, context
 
