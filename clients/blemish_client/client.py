@@ -304,14 +304,35 @@ class Client(SharedClient[Connection]):
         return receive_map(self._connection.stream(self._search.GetItemImage, request))
 
     def label(
-        self, item: str, model: str, label: Label | search_pb2.Label.ValueType, label_class: str = ""
+        self,
+        item: str,
+        model: str,
+        label: Label | search_pb2.Label.ValueType,
+        label_class: str = "",
+        *,
+        expected: Label | search_pb2.Label.ValueType = search_pb2.LABEL_UNSPECIFIED,
+        expected_class: str = "",
     ) -> Hit:
-        """Label an indexed image. A new label replaces the previous one."""
+        """Label an indexed image. A new label replaces the previous one.
+
+        Args:
+            item: name of the item, the first 4 or more digits of its id, or ``latest``.
+            model: model or version with the item in its index.
+            label: the label; ``NONE`` removes it.
+            label_class: class of a confirmed defect.
+            expected: label that the item must have now, ``NONE`` for none. Unspecified replaces any.
+            expected_class: class that goes with ``expected``.
+
+        Raises:
+            Aborted: if the item has another label than the expected one.
+        """
         request = search_pb2.LabelItemRequest(
             model=model_name(model),
             item=item_name(item),
             label=search_pb2.Label.ValueType(label),
             label_class=label_class,
+            expected_label=search_pb2.Label.ValueType(expected),
+            expected_label_class=expected_class,
         )
         return self._connection.call(self._search.LabelItem, request).item
 

@@ -159,6 +159,8 @@ class FakeServer(
         """Largest message that the server announces. 0 is an older server, which announces none."""
         self.packs = True
         """False to behave like an older server, which sends one hit per message."""
+        self.labels: dict[str, int] = {}
+        """Labels that items were given, or that somebody else has given them."""
         self.unseen = 0
         """Number of candidates left unseen by a search by region."""
         self.hits = [hit("crack", 0.9, 1), hit("crack", 0.8, 2), hit("good", 0.5, 3)]
@@ -230,6 +232,11 @@ class FakeServer(
 
     def LabelItem(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("LabelItem", request, context)
+        stored = self.labels.get(request.item)
+        if request.expected_label and stored not in (None, request.label, request.expected_label):
+            taken = f"{request.item} is labelled {search_pb2.Label.Name(stored)} by now; read it again"
+            CallError(grpc.StatusCode.ABORTED, taken, "OUTDATED").abort(context)
+        self.labels[request.item] = request.label
         labelled = search_pb2.Hit(item=request.item, label=request.label, label_class=request.label_class)
         return search_pb2.LabelItemResponse(item=labelled)
 

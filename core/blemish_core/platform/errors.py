@@ -85,7 +85,7 @@ class ConfirmationNeeded(FailedPrecondition):
 
 
 class Conflict(BlemishError):
-    """A change based on an outdated revision; the message names both revisions."""
+    """A change based on an outdated revision or label; the message names the one in force."""
 
     reason = "OUTDATED"
 

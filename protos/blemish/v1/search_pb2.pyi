@@ -568,6 +568,8 @@ class LabelItemRequest(_message.Message):
     ITEM_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
     LABEL_CLASS_FIELD_NUMBER: _builtins.int
+    EXPECTED_LABEL_FIELD_NUMBER: _builtins.int
+    EXPECTED_LABEL_CLASS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model with the item in its index, as in SearchRequest."""
     item: _builtins.str
@@ -575,6 +577,12 @@ class LabelItemRequest(_message.Message):
     label: Global___Label.ValueType
     label_class: _builtins.str
     """The class of a confirmed defect: crack, hole, ... At most 128 characters."""
+    expected_label: Global___Label.ValueType
+    """Labels the item only if it has this label now, so that nobody's label is replaced unseen. NONE expects an item
+    without a label. UNSPECIFIED replaces any label, and so do older servers.
+    """
+    expected_label_class: _builtins.str
+    """The class that goes with expected_label."""
     def __init__(
         self,
         *,
@@ -582,10 +590,12 @@ class LabelItemRequest(_message.Message):
         item: _builtins.str = ...,
         label: Global___Label.ValueType = ...,
         label_class: _builtins.str = ...,
+        expected_label: Global___Label.ValueType = ...,
+        expected_label_class: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "label", b"label", "label_class", b"label_class", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_label", b"expected_label", "expected_label_class", b"expected_label_class", "item", b"item", "label", b"label", "label_class", b"label_class", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

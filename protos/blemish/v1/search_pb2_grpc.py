@@ -105,6 +105,7 @@ class SearchServiceServicer:
 
         INVALID_ARGUMENT: a name is malformed, the label is missing, or label_class is set without CONFIRMED.
         NOT_FOUND: the model or item does not exist, or the model has no index yet.
+        ABORTED: the item has neither expected_label nor the new label. The message has its label, which stays.
         UNAVAILABLE: Qdrant is unreachable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -69,6 +69,7 @@ class SearchServiceStub:
 
     INVALID_ARGUMENT: a name is malformed, the label is missing, or label_class is set without CONFIRMED.
     NOT_FOUND: the model or item does not exist, or the model has no index yet.
+    ABORTED: the item has neither expected_label nor the new label. The message has its label, which stays.
     UNAVAILABLE: Qdrant is unreachable.
     """
     GetItemImage: _grpc.UnaryStreamMultiCallable[_search_pb2.GetItemImageRequest, _search_pb2.GetItemImageResponse]
@@ -124,6 +125,7 @@ class SearchServiceAsyncStub(SearchServiceStub):
 
     INVALID_ARGUMENT: a name is malformed, the label is missing, or label_class is set without CONFIRMED.
     NOT_FOUND: the model or item does not exist, or the model has no index yet.
+    ABORTED: the item has neither expected_label nor the new label. The message has its label, which stays.
     UNAVAILABLE: Qdrant is unreachable.
     """
     GetItemImage: _aio.UnaryStreamMultiCallable[_search_pb2.GetItemImageRequest, _search_pb2.GetItemImageResponse]  # type: ignore[assignment]
@@ -194,6 +196,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
 
         INVALID_ARGUMENT: a name is malformed, the label is missing, or label_class is set without CONFIRMED.
         NOT_FOUND: the model or item does not exist, or the model has no index yet.
+        ABORTED: the item has neither expected_label nor the new label. The message has its label, which stays.
         UNAVAILABLE: Qdrant is unreachable.
         """
 

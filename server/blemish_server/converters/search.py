@@ -196,6 +196,24 @@ def place_token(page: Page, after: OrderedAfter | None) -> str:
     return page.token(f"{'' if value is None else value}|{after.item}")
 
 
+def parse_expected_label(request: pb.LabelItemRequest) -> tuple[Label, str] | None:
+    """Return the label and the class that an item must have, None if any will do.
+
+    Raises:
+        InvalidRequest: if the label is unknown, or has a class although it is not a defect.
+    """
+    if request.expected_label == pb.LABEL_UNSPECIFIED and not request.expected_label_class:
+        return None
+    label = LABELS.parse(request.expected_label, "expected_label")
+    if request.expected_label_class and label is not Label.CONFIRMED:
+        raise InvalidRequest(
+            f"expected_label_class is set, but expected_label is {label.name}; only a CONFIRMED defect "
+            "has a class",
+            field="expected_label_class",
+        )
+    return label, request.expected_label_class
+
+
 def parse_label(request: pb.LabelItemRequest) -> tuple[Label, str]:
     """Return the label to set and the class of the defect.
 

@@ -17,10 +17,10 @@ from blemish_core.imaging.decode import ImageLimits, thumbnail
 from blemish_core.imaging.image_input import ImageInput
 from blemish_core.imaging.white_level import WhiteLevel
 from blemish_core.models.store import ModelStore
-from blemish_core.platform.errors import BlemishError, InvalidRequest
+from blemish_core.platform.errors import BlemishError, Conflict, InvalidRequest
 from blemish_core.platform.names import ModelRef, item_name
 from blemish_core.search.finder import Finder
-from blemish_core.search.item import Item
+from blemish_core.search.item import Item, Label
 from blemish_core.search.item_images import ItemImages
 from blemish_core.search.query import Query, Similar, Vector
 from blemish_core.search.search_index import SearchIndex
@@ -39,6 +39,7 @@ from blemish_server.converters.search import (
     item_to_proto,
     located_hit_to_proto,
     ordered_page,
+    parse_expected_label,
     parse_label,
     parse_order,
     parse_search,
@@ -86,6 +87,7 @@ class SearchServicer(SearchServiceServicer):
         self._serving: LookupCache[ModelRef, ModelRef] = LookupCache(
             lambda ref: index.resolve(ref, models.resolve(ref)), _SERVING_TTL_S
         )
+        self._labelling = asyncio.Lock()
         self._dimensions = LookupCache(index.dimensions, _DIMENSIONS_TTL_S)
         self._images = images
         self._region_search = RegionSearch(scorer, images)
@@ -161,10 +163,15 @@ class SearchServicer(SearchServiceServicer):
     ) -> pb.LabelItemResponse:
         check_item_name(request.item, "item")
         label, label_class = parse_label(request)
+        expected = parse_expected_label(request)
         version = await self._serving.refresh(ModelRef.parse(request.model))
         id = await asyncio.to_thread(self._index.resolve_item, version, request.item)
-        await asyncio.to_thread(self._index.item, version, id)
-        await asyncio.to_thread(self._index.label, version, [id], label, label_class)
+        async with self._labelling:
+            item = await asyncio.to_thread(self._index.item, version, id)
+            # A repeated call finds the label that it has set.
+            if expected and (item.label, item.label_class) not in (expected, (label, label_class)):
+                raise Conflict(f"{item_name(id)} is {_described_label(item)} by now; read it again")
+            await asyncio.to_thread(self._index.label, version, [id], label, label_class)
         self._on_label(version)
         log.info("item labelled", item=item_name(id), label=str(label), label_class=label_class)
         return pb.LabelItemResponse(
@@ -328,6 +335,14 @@ def _names_items(request: pb.SearchRequest) -> bool:
     for field, name in named:
         check_item_name(name, field)
     return bool(named)
+
+
+def _described_label(item: Item) -> str:
+    """Return an item's label in words: labelled confirmed crack."""
+    if item.label is Label.NONE:
+        return "not labelled"
+    name = item.label.value.lower().replace("_", "-")
+    return " ".join(filter(None, ("labelled", name, item.label_class)))
 
 
 def _timeout_s(context: _Context) -> float:

@@ -4,6 +4,7 @@
 import hashlib
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from blemish.v1.image_pb2 import (
     ImageFile,
     Rendition,
 )
-from blemish_core.platform.errors import Corrupt, InvalidRequest, NotFound, Overloaded
+from blemish_core.platform.errors import Conflict, Corrupt, InvalidRequest, NotFound, Overloaded
 from blemish_server.transport.pagination import Page
 
 pytestmark = [
@@ -234,3 +235,39 @@ async def test_short_names_are_accepted_wherever_an_item_is_named(kept: KeptFram
         with pytest.raises(InvalidRequest) as rejected:
             _ = [answer async for answer in kept.servicer.Search(broken, kept.context)]
         assert rejected.value.field == field
+
+
+async def test_label_is_set_only_on_an_item_with_the_expected_label(kept: KeptFrames) -> None:
+    item = name(kept, 0)
+
+    async def label(new: pb.Label.ValueType, label_class: str = "", **expected: Any) -> pb.Hit:
+        request = pb.LabelItemRequest(
+            model=MODEL, item=item, label=new, label_class=label_class, **expected
+        )
+        return (await kept.servicer.LabelItem(request, kept.context)).item
+
+    unlabelled = {"expected_label": pb.LABEL_NONE}
+    crack = {"expected_label": pb.LABEL_CONFIRMED, "expected_label_class": "crack"}
+    await label(pb.LABEL_CONFIRMED, "crack", **unlabelled)
+    await label(pb.LABEL_CONFIRMED, "crack", **unlabelled)  # a repeated call changes nothing
+    with pytest.raises(Conflict, match=f"{item} is labelled confirmed crack by now; read it again"):
+        await label(pb.LABEL_GOOD, **unlabelled)
+    with pytest.raises(Conflict, match="is labelled confirmed crack by now"):
+        await label(pb.LABEL_NONE, expected_label=pb.LABEL_CONFIRMED, expected_label_class="oil")
+    removed = await label(pb.LABEL_NONE, **crack)
+    assert (removed.label, removed.label_class) == (pb.LABEL_UNSPECIFIED, "")
+    with pytest.raises(Conflict, match="is not labelled by now"):
+        await label(pb.LABEL_GOOD, **crack)
+    assert (await label(pb.LABEL_GOOD)).label == pb.LABEL_GOOD
+
+
+async def test_expected_label_has_a_class_only_if_it_is_confirmed(kept: KeptFrames) -> None:
+    request = pb.LabelItemRequest(
+        model=MODEL,
+        item=name(kept, 0),
+        label=pb.LABEL_GOOD,
+        expected_label=pb.LABEL_NONE,
+        expected_label_class="crack",
+    )
+    with pytest.raises(InvalidRequest, match="expected_label_class is set"):
+        await kept.servicer.LabelItem(request, kept.context)
