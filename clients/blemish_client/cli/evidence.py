@@ -4,6 +4,7 @@
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -15,11 +16,11 @@ from blemish_client.cli.choices import spell
 from blemish_client.cli.commands.score import draw
 from blemish_client.cli.failures import Failure
 from blemish_client.cli.file_names import file_name_part, file_time
+from blemish_client.cli.new_files import create_files, numbered_names
 from blemish_client.cli.output import frame_fields
 from blemish_client.streaming.ledger import FrameResult, LostFrames
 
 _MAX_QUEUED = 64
-_MAX_COPIES = 10_000
 
 
 @dataclass(frozen=True)
@@ -36,21 +37,12 @@ class EvidenceFiles:
         Raises:
             OSError: if they cannot be created.
         """
-        stem = file_stem(result)
-        for copy in range(1, _MAX_COPIES):
-            name = stem if copy == 1 else f"{stem}_{copy}"
+        for name in numbered_names(file_stem(result)):
             files = cls(folder / f"{name}.png", folder / f"{name}.json")
-            try:
-                files.answer.touch(exist_ok=False)
-            except FileExistsError:
-                continue
-            try:
-                files.picture.touch(exist_ok=False)
-            except FileExistsError:
-                files.answer.unlink()
-                continue
-            return files
-        raise FileExistsError(f"{folder} has {_MAX_COPIES} files of the same frame")
+            with suppress(FileExistsError):
+                create_files({files.answer: b"", files.picture: b""})
+                return files
+        raise AssertionError("numbered_names ends with an error")
 
     def remove_empty(self) -> None:
         """Remove the files to which nothing was written."""

@@ -2,7 +2,7 @@
 """Files of exported items: the image, and the item's fields as JSON."""
 
 import json
-from contextlib import ExitStack
+from contextlib import suppress
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from typing import Any
 from blemish.v1.search_pb2 import Hit
 from blemish_client.cli.failures import Failure
 from blemish_client.cli.file_names import file_name_part, file_time
+from blemish_client.cli.new_files import create_files, numbered_names
 from blemish_client.cli.output import plain, verdict
 from blemish_client.names import short
 from blemish_client.types.stored_image import StoredImage
 
-_MAX_COPIES = 10_000
 _OF_SEARCHES = ("similarity", "thumbnail", "group", "match")
 
 
@@ -42,22 +42,19 @@ class ItemFolder:
         Raises:
             Failure: if the files cannot be written.
         """
-        stem = file_stem(item)
-        for copy in range(1, _MAX_COPIES):
-            name = stem if copy == 1 else f"{stem}_{copy}"
-            picture, fields = self._folder / f"{name}{image.extension}", self._folder / f"{name}.json"
-            text = json.dumps({"file": picture.name, **item_fields(item, image)}, indent=1) + "\n"
-            try:
+        try:
+            for name in numbered_names(file_stem(item)):
+                picture, fields = self._folder / f"{name}{image.extension}", self._folder / f"{name}.json"
+                text = json.dumps({"file": picture.name, **item_fields(item, image)}, indent=1) + "\n"
                 if _has(fields, text.encode()) and _has(picture, image.content):
                     return picture, False
-                _create({picture: image.content, fields: text.encode()})
-            except FileExistsError:
-                continue
-            except OSError as error:
-                reason = error.strerror or error
-                raise Failure(f"cannot write {picture}: {reason}; run the command again later") from error
-            return picture, True
-        raise Failure(f"{self._folder} has {_MAX_COPIES} files named {stem}; choose another folder")
+                with suppress(FileExistsError):
+                    create_files({picture: image.content, fields: text.encode()})
+                    return picture, True
+        except OSError as error:
+            reason = error.strerror or error
+            raise Failure(f"cannot write {picture}: {reason}; run the command again later") from error
+        raise AssertionError("numbered_names ends with an error")
 
 
 def item_fields(item: Hit, image: StoredImage) -> dict[str, Any]:
@@ -82,18 +79,3 @@ def file_stem(item: Hit) -> str:
 def _has(file: Path, content: bytes) -> bool:
     """Return whether a file exists with this content."""
     return file.is_file() and file.stat().st_size == len(content) and file.read_bytes() == content
-
-
-def _create(contents: dict[Path, bytes]) -> None:
-    """Write new files, or none.
-
-    Raises:
-        FileExistsError: if one of them exists.
-        OSError: if they cannot be written.
-    """
-    with ExitStack() as written:
-        for file, content in contents.items():
-            with file.open("xb") as opened:
-                written.callback(file.unlink, missing_ok=True)
-                opened.write(content)
-        written.pop_all()
