@@ -160,7 +160,7 @@ class FakeServer(
         self.packs = True
         """False to behave like an older server, which sends one hit per message."""
         self.labels: dict[str, int] = {}
-        """Labels that items were given, or that somebody else has given them."""
+        """Labels that items were given, or that another person has given them."""
         self.unseen = 0
         """Number of candidates left unseen by a search by region."""
         self.hits = [hit("crack", 0.9, 1), hit("crack", 0.8, 2), hit("good", 0.5, 3)]
@@ -234,7 +234,7 @@ class FakeServer(
         self._enter("LabelItem", request, context)
         stored = self.labels.get(request.item)
         if request.expected_label and stored not in (None, request.label, request.expected_label):
-            taken = f"{request.item} is labelled {search_pb2.Label.Name(stored)} by now; read it again"
+            taken = f"{request.item} is labelled {stored} by now; read it again"
             CallError(grpc.StatusCode.ABORTED, taken, "OUTDATED").abort(context)
         self.labels[request.item] = request.label
         labelled = search_pb2.Hit(item=request.item, label=request.label, label_class=request.label_class)

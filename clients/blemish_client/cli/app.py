@@ -19,6 +19,7 @@ from blemish_client.cli.commands import (
     jobs,
     labels,
     models,
+    review,
     score,
     search,
     stream,
@@ -109,6 +110,7 @@ items.group.command()(items_export.export)
 items.group.command("add-to")(items_export.add_to)
 app.add_typer(items.group, name="items")
 app.command()(labels.label)
+app.command()(review.review)
 app.command()(labels.summary)
 app.command("evaluate-search")(search.evaluate_search)
 app.add_typer(jobs.group, name="jobs")

@@ -89,6 +89,14 @@ class SortChoice(StrEnum):
     SCORE = "score"
 
 
+class ReviewOrderChoice(StrEnum):
+    """The choices of the order of a review."""
+
+    TIME = "time"
+    SCORE = "score"
+    LEAST_CERTAIN = "least-certain"
+
+
 class SplitChoice(StrEnum):
     """The uses of a dataset's images."""
 

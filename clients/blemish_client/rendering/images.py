@@ -117,6 +117,13 @@ def enlarge(image: Image.Image, least_px: int = 512) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
+def scaled(image: Image.Image, side_px: int) -> Image.Image:
+    """Return ``image`` with a longer side of ``side_px``."""
+    scale = side_px / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
 def pixel_scores(anomaly_map: AnomalyMap) -> NDArray[np.float32]:
     """Return the pixel scores (height, width)."""
     flat = np.frombuffer(anomaly_map.values, dtype="<f4")

@@ -10,7 +10,7 @@ from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
 from blemish.v1.inspection_pb2 import Inspection
 from blemish_client.rendering.colours import ANOMALOUS, FAINT, GOOD, PAPER, Colour
 from blemish_client.rendering.heatmap import heatmap, outline
-from blemish_client.rendering.images import pixel_scores
+from blemish_client.rendering.images import pixel_scores, scaled
 from blemish_client.rendering.outlines import drawable_regions, resized_mask
 from blemish_client.rendering.text import write
 
@@ -55,7 +55,7 @@ def sheet(title: str, columns: Sequence[SheetColumn]) -> Image.Image:
     write(canvas, (MARGIN, MARGIN + TITLE + 8), _LEGEND, SMALL, width_px=width - 2 * MARGIN, colour=FAINT)
     for number, column in enumerate(columns):
         left = MARGIN + number * (SIDE + GAP)
-        image = _scaled(column.image, _DRAWN)
+        image = scaled(column.image, _DRAWN)
         above = image
         if column.mask is not None:
             above = outline(image, resized_mask(column.mask, image.size), _TRUTH)
@@ -74,16 +74,9 @@ def sheet(title: str, columns: Sequence[SheetColumn]) -> Image.Image:
 
 
 def _paste(page: Image.Image, picture: Image.Image, corner: tuple[int, int]) -> None:
-    fitted = _scaled(picture, SIDE)
+    fitted = scaled(picture, SIDE)
     left, top = corner[0] + (SIDE - fitted.width) // 2, corner[1] + (SIDE - fitted.height) // 2
     page.paste(fitted, (left, top))
-
-
-def _scaled(picture: Image.Image, side: int) -> Image.Image:
-    """Return a picture with a longer side of ``side`` px."""
-    scale = side / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def _label(canvas: ImageDraw.ImageDraw, column: SheetColumn, corner: tuple[int, int]) -> None:

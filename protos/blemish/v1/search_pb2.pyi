@@ -578,7 +578,7 @@ class LabelItemRequest(_message.Message):
     label_class: _builtins.str
     """The class of a confirmed defect: crack, hole, ... At most 128 characters."""
     expected_label: Global___Label.ValueType
-    """Labels the item only if it has this label now, so that nobody's label is replaced unseen. NONE expects an item
+    """Labels the item only if it has this label now, so that no label of another person is lost. NONE expects an item
     without a label. UNSPECIFIED replaces any label, and so do older servers.
     """
     expected_label_class: _builtins.str

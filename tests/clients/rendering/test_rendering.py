@@ -12,6 +12,7 @@ from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, AnomalyMap, 
 from blemish.v1.inspection_pb2 import Inspection
 from blemish.v1.search_pb2 import Match
 from blemish_client import rendering
+from blemish_client.rendering import contact
 from blemish_client.rendering.colours import GOOD, class_colours, heat
 from blemish_client.rendering.montage import BORDER, GAP, MARGIN, TILE, TITLE
 from blemish_client.rendering.text import drawable
@@ -66,6 +67,32 @@ def test_heatmap_outlines_regions_at_the_size_of_the_picture() -> None:
     assert (across.min(), across.max()) == pytest.approx((60, 100), abs=3)
     assert (down.min(), down.max()) == pytest.approx((40, 60), abs=3)
     assert not outlined(rendering.heatmap(image, hot_spot(), 2.0, regions=[])).any()
+
+
+def test_contact_sheet_outlines_regions_and_marks_missing_frames() -> None:
+    frame = Image.new("RGB", (64, 64), GREY)
+    regions = [make_region_message(30, 20, 60, 20)]
+    lines = ("2026-12-01 22:00:00", "camera line-3", "score 3.000")
+
+    def tile(sheet: Image.Image, column: int) -> NDArray[np.uint8]:
+        left = contact.MARGIN + column * (contact.SIDE + contact.GAP)
+        top = contact.MARGIN + contact.TITLE + contact.GAP
+        return np.asarray(sheet.crop((left, top, left + contact.SIDE, top + contact.SIDE)))
+
+    sheet = rendering.contact_sheet(
+        "night",
+        [
+            rendering.ContactEntry("1  6f1c2b1e", lines, frame, regions, (128, 128)),
+            rendering.ContactEntry("2  7a90d3f2", lines, frame),
+            rendering.ContactEntry("3  8b011111", lines, None),
+        ],
+    )
+    down, across = np.nonzero((tile(sheet, 0) > 200).all(axis=-1))
+    scale = contact.SIDE / 128
+    assert (across.min() / scale, across.max() / scale) == pytest.approx((30, 90), abs=2)
+    assert (down.min() / scale, down.max() / scale) == pytest.approx((20, 40), abs=2)
+    assert (tile(sheet, 1) == GREY).all()
+    assert not (tile(sheet, 2) == GREY).all(axis=-1).any()
 
 
 @pytest.mark.parametrize("region", [make_region_message(3, 4, 1, 1), make_region_message(0, 0, 8, 1)])

@@ -246,8 +246,8 @@ async def test_label_is_set_only_on_an_item_with_the_expected_label(kept: KeptFr
         )
         return (await kept.servicer.LabelItem(request, kept.context)).item
 
-    unlabelled = {"expected_label": pb.LABEL_NONE}
-    crack = {"expected_label": pb.LABEL_CONFIRMED, "expected_label_class": "crack"}
+    unlabelled: dict[str, Any] = {"expected_label": pb.LABEL_NONE}
+    crack: dict[str, Any] = {"expected_label": pb.LABEL_CONFIRMED, "expected_label_class": "crack"}
     await label(pb.LABEL_CONFIRMED, "crack", **unlabelled)
     await label(pb.LABEL_CONFIRMED, "crack", **unlabelled)  # a repeated call changes nothing
     with pytest.raises(Conflict, match=f"{item} is labelled confirmed crack by now; read it again"):
