@@ -11,7 +11,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Self, Unpack
 
-from blemish.v1.inspection_pb2 import Inspection
+from blemish.v1.inspection_pb2 import Inspection, WatchInspectionsResponse
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish.v1.search_pb2 import SearchResponse
 from blemish.v1.search_pb2_grpc import SearchServiceStub
@@ -21,12 +21,15 @@ from blemish_client.images import ImageLike
 from blemish_client.shared import SharedClient
 from blemish_client.streaming.async_frame_stream import AsyncFrameStream, Images
 from blemish_client.streaming.ledger import FrameResult, Ledger, LostFrames
+from blemish_client.transport import inspection_watch
 from blemish_client.transport.connection import AsyncConnection
 from blemish_client.transport.requests import (
     FrameStreamOptions,
+    InspectionWatchOptions,
     ScoreOptions,
     SearchOptions,
     SearchQuery,
+    inspection_watch_request,
     score_request,
     search_request,
     stream_config,
@@ -67,6 +70,13 @@ class AsyncClient(SharedClient[AsyncConnection]):
         """Score one image, as ``Client.score`` does."""
         request = score_request(image, model, options)
         return (await self._connection.call(self._inspection.Score, request)).inspection
+
+    def watch_inspections(
+        self, **options: Unpack[InspectionWatchOptions]
+    ) -> AsyncGenerator[WatchInspectionsResponse]:
+        """Yield the verdicts on all images of the server, as ``Client.watch_inspections`` does."""
+        request = inspection_watch_request(options)
+        return inspection_watch.watch_async(self._connection, request, options.get("on_unreachable"))
 
     async def search(
         self, query: "SearchQuery | None", model: str, limit: int = 10, **options: Unpack[SearchOptions]

@@ -21,7 +21,7 @@ from blemish.v1.dataset_pb2 import (
 )
 from blemish.v1.dataset_pb2_grpc import DatasetServiceStub
 from blemish.v1.image_pb2 import RENDITION_MAP, RENDITION_ORIGINAL, RENDITION_THUMBNAIL, AnomalyMap
-from blemish.v1.inspection_pb2 import Inspection
+from blemish.v1.inspection_pb2 import Inspection, WatchInspectionsResponse
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
 from blemish.v1.job_pb2 import (
     CreateJobRequest,
@@ -51,10 +51,11 @@ from blemish_client.search import SearchResults
 from blemish_client.shared import SharedClient
 from blemish_client.streaming.frame_stream import FrameStream
 from blemish_client.streaming.ledger import FrameResult, Ledger, LostFrames
-from blemish_client.transport import watching
+from blemish_client.transport import inspection_watch, watching
 from blemish_client.transport.connection import Connection, pages
 from blemish_client.transport.requests import (
     FrameStreamOptions,
+    InspectionWatchOptions,
     JobOptions,
     ScoreOptions,
     SearchOptions,
@@ -64,6 +65,7 @@ from blemish_client.transport.requests import (
     calibration_choice,
     calibration_request,
     create_job_request,
+    inspection_watch_request,
     score_request,
     search_request,
     stream_config,
@@ -225,6 +227,25 @@ class Client(SharedClient[Connection]):
             options.get("on_unreachable"),
         )
         return FrameStream(self._connection, ledger, images).run()
+
+    def watch_inspections(
+        self, **options: Unpack[InspectionWatchOptions]
+    ) -> Iterator[WatchInspectionsResponse]:
+        """Yield the verdicts on all images of the server as they are given, without end.
+
+        The first response has the states of the cameras, which are sent again every two seconds. After a
+        lost connection the watch resumes with states that have the last inspection of each camera. Events
+        in between are not sent.
+
+        Args:
+            **options: see ``InspectionWatchOptions``.
+
+        Raises:
+            BlemishError: if the server rejects the watch, or stays unreachable for longer than the retry
+                policy allows.
+        """
+        request = inspection_watch_request(options)
+        return inspection_watch.watch(self._connection, request, options.get("on_unreachable"))
 
     def search(
         self, query: "SearchQuery | None", model: str, limit: int = 10, **options: Unpack[SearchOptions]

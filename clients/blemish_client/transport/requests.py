@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias, TypedDict, cast
 
-from blemish.v1 import inspection_pb2, job_pb2
+from blemish.v1 import image_pb2, inspection_pb2, job_pb2
 from blemish.v1.image_pb2 import Image, Region
 from blemish.v1.inspection_pb2 import (
     PRIORITY_UNSPECIFIED,
@@ -16,6 +16,7 @@ from blemish.v1.inspection_pb2 import (
     Outputs,
     ScoreRequest,
     StreamConfig,
+    WatchInspectionsRequest,
 )
 from blemish.v1.job_pb2 import (
     JOB_PRIORITY_UNSPECIFIED,
@@ -42,7 +43,7 @@ from blemish_client.errors import Unavailable
 from blemish_client.images import ImageLike, MaskLike, is_array, is_path, mask_file, set_image
 from blemish_client.names import dataset_name, item_name, model_name
 from blemish_client.types.arrays import is_pil
-from blemish_client.types.enums import JobPriority, Priority, Store, StreamPolicy
+from blemish_client.types.enums import JobPriority, Priority, Store, StreamPolicy, Verdict
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -52,6 +53,7 @@ SearchQuery: TypeAlias = "ImageLike | Sequence[float]"
 AnyPriority: TypeAlias = Priority | inspection_pb2.Priority.ValueType
 AnyStore: TypeAlias = Store | inspection_pb2.Store.ValueType
 AnyStreamPolicy: TypeAlias = StreamPolicy | inspection_pb2.StreamPolicy.ValueType
+AnyVerdict: TypeAlias = Verdict | image_pb2.Verdict.ValueType
 AnyJobPriority: TypeAlias = JobPriority | job_pb2.JobPriority.ValueType
 
 
@@ -98,6 +100,44 @@ class FrameStreamOptions(_ScoringOptions, total=False):
     """Time after which the server refuses a frame, in seconds. 0 sets no limit."""
     on_unreachable: Callable[[Unavailable], None]
     """Called with the cause before each attempt to connect again."""
+
+
+class InspectionWatchOptions(TypedDict, total=False):
+    """The options of ``watch_inspections``."""
+
+    cameras: Iterable[str]
+    """Cameras whose events are sent. Default: all."""
+    models: Iterable[str]
+    """Models or versions whose events are sent. Default: all."""
+    verdicts: Iterable[AnyVerdict]
+    """Verdicts whose events are sent. Default: all."""
+    thumbnail: int
+    """Longer side of thumbnails in px, 16 to 1024. Default: 0, no thumbnails."""
+    heat: bool
+    """True to draw the anomaly map over the thumbnails."""
+    thumbnails_per_second: float
+    """Most thumbnails of each camera and verdict, at most 10. Default: 1."""
+    state_interval_s: float
+    """Time between two messages with the states of cameras, 1 to 60 s. Default: 2 s."""
+    on_unreachable: Callable[[Unavailable], None]
+    """Called with the cause before each attempt to connect again."""
+
+
+def inspection_watch_request(options: InspectionWatchOptions) -> WatchInspectionsRequest:
+    """Build the request for events of inspections."""
+    _reject_unknown(options, InspectionWatchOptions.__optional_keys__)
+    request = WatchInspectionsRequest(
+        cameras=options.get("cameras", ()),
+        models=map(model_name, options.get("models", ())),
+        verdicts=[image_pb2.Verdict.ValueType(verdict) for verdict in options.get("verdicts", ())],
+    )
+    if side := options.get("thumbnail", 0):
+        request.thumbnails.max_side = side
+        request.thumbnails.heat = options.get("heat", False)
+        request.thumbnails.per_second = options.get("thumbnails_per_second", 0.0)
+    if interval_s := options.get("state_interval_s", 0.0):
+        request.state_interval.FromTimedelta(timedelta(seconds=interval_s))
+    return request
 
 
 def score_request(image: ImageLike, model: str, options: ScoreOptions) -> ScoreRequest:
