@@ -112,7 +112,7 @@ class Shell:
             if len(lines) > _MOST_LINES:
                 left_out = len(lines) - _MOST_LINES + 10
                 lines = [*lines[: _MOST_LINES - 20], f"... {left_out} more lines ...", *lines[-10:]]
-            typed = "".join(f"\n> {line}" for line in each.stdin.splitlines())
+            typed = "".join(f"\n> {line}" for line in each.stdin.splitlines() if f"> {line}" not in lines)
             code = f"\n(exit code {each.exit_code})" if each.exit_code else ""
             parts.append("```text\n" + f"$ {each.command}{typed}\n" + "\n".join(lines) + f"{code}\n```\n")
         return "\n".join(parts)
@@ -121,6 +121,8 @@ class Shell:
 _SEED = 11
 _DEFECTS = 12
 """Frames with a defect in a shift."""
+_REVIEWED = 3
+"""Frames that are labelled in a review; a file labels the others."""
 _MODEL = "plates-patchcore"
 _PARTLY = 7
 """Exit code of a command that left out some images."""
@@ -217,18 +219,28 @@ def _review(shell: Shell) -> None:
         time.sleep(0.5)
     shell.note(
         "Review the shift",
-        "Frames without a label are listed, the highest score first. A file labels many at once, and so "
-        "would a filter.",
+        "Frames without a label are listed, the highest score first. A review draws them on a contact "
+        "sheet, and asks about one after the other. A file labels many at once, and so would a filter.",
     )
     shown = shell.run(f"items -m {_MODEL} --since 8h --sort score --label unlabelled")
     assert all(item.removeprefix("items/")[:8] in shown for item in kinds)
+    by_score = [
+        json.loads(line)["item"]
+        for line in shell.run(f"items -m {_MODEL} --sort score --json", hidden=True).splitlines()
+    ]
+    seen, left = by_score[:_REVIEWED], by_score[_REVIEWED:]
+    answers = [f"d {kinds[item][0]}" if kinds[item] else "f" for item in seen]
+    reviewed = shell.run(
+        f"review -m {_MODEL} --since 8h --sort score --sheet night.png",
+        stdin="\n".join([answers[0], "b", *answers, "q"]) + "\n",
+    )
+    assert f"{_REVIEWED} of {len(kinds)} frames labelled" in reviewed
+    assert (shell.folder / "night.png").is_file()
     rows = [
-        f"{item},confirmed,{kind[0]}" if kind else f"{item},false-alarm," for item, kind in kinds.items()
+        f"{item},confirmed,{kinds[item][0]}" if kinds[item] else f"{item},false-alarm," for item in left
     ]
     (shell.folder / "labels.csv").write_text("\n".join(["item,label,class", *rows]) + "\n")
-    assert f"labelled {len(kinds)} of {len(kinds)} items" in shell.run(
-        f"label -m {_MODEL} --file labels.csv"
-    )
+    assert f"labelled {len(left)} of {len(left)} items" in shell.run(f"label -m {_MODEL} --file labels.csv")
     shell.run(f"summary -m {_MODEL} --since 8h")
     shell.note(
         "Learn from the line",
@@ -248,10 +260,10 @@ def _train_again(shell: Shell) -> None:
         "replaced without a choice. An older version comes back by the same command.",
     )
     shell.run("train plates")
-    compared = shell.run(f"models compare {_MODEL}/1 {_MODEL}/2 --dataset plates")
+    compared = shell.run(f"models compare {_MODEL}/1 {_MODEL}/latest --dataset plates")
     assert "image AUROC" in compared
-    assert "--keep-target" in shell.run(f"models promote {_MODEL}/2", exit_code=2)
-    shell.run(f"models promote {_MODEL}/2 --keep-target")
+    assert "--keep-target" in shell.run(f"models promote {_MODEL}/latest", exit_code=2)
+    shell.run(f"models promote {_MODEL}/latest --keep-target")
     shell.run(f"models promote {_MODEL}/1 --yes")
     assert "PromoteModel" in shell.run("audit --since 8h", hidden=True)
 
