@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The blocking client of all services of blemish.v1."""
 
-import uuid
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
-from blemish.v1 import dataset_pb2, job_pb2, model_pb2, search_pb2
-from blemish.v1.audit_pb2 import AUDIT_STAGE_ENDED, AuditEntry, ListAuditEntriesRequest
+from blemish.v1 import dataset_pb2, job_pb2, model_pb2
+from blemish.v1.audit_pb2 import AuditEntry
 from blemish.v1.audit_pb2_grpc import AuditServiceStub
 from blemish.v1.dataset_pb2 import (
     AddedItem,
@@ -20,17 +19,10 @@ from blemish.v1.dataset_pb2 import (
     UploadImagesResponse,
 )
 from blemish.v1.dataset_pb2_grpc import DatasetServiceStub
-from blemish.v1.image_pb2 import RENDITION_MAP, RENDITION_ORIGINAL, RENDITION_THUMBNAIL, AnomalyMap
+from blemish.v1.image_pb2 import AnomalyMap
 from blemish.v1.inspection_pb2 import Inspection, WatchInspectionsResponse
 from blemish.v1.inspection_pb2_grpc import InspectionServiceStub
-from blemish.v1.job_pb2 import (
-    CreateJobRequest,
-    EfficientAd,
-    Job,
-    LogLine,
-    PatchCore,
-    Worker,
-)
+from blemish.v1.job_pb2 import CreateJobRequest, Job, LogLine, Worker
 from blemish.v1.job_pb2_grpc import JobServiceStub
 from blemish.v1.model_pb2 import (
     CompareModelsResponse,
@@ -38,21 +30,37 @@ from blemish.v1.model_pb2 import (
     Model,
     ModelVersion,
     PreviewCalibrationResponse,
-    RegionSettings,
 )
 from blemish.v1.model_pb2_grpc import ModelServiceStub
-from blemish.v1.search_pb2 import Hit
+from blemish.v1.search_pb2 import LABEL_UNSPECIFIED, Hit, ListItemsResponse
+from blemish.v1.search_pb2 import Label as LabelMessage
 from blemish.v1.search_pb2_grpc import SearchServiceStub
 from blemish.v1.server_pb2 import GetServerInfoRequest, GetServerInfoResponse
 from blemish.v1.server_pb2_grpc import ServerServiceStub
 from blemish_client.images import ImageLike
-from blemish_client.names import dataset_name, item_name, job_name, model_name
+from blemish_client.names import dataset_name, job_name, model_name
 from blemish_client.search import SearchResults
 from blemish_client.shared import SharedClient
 from blemish_client.streaming.frame_stream import FrameStream
 from blemish_client.streaming.ledger import FrameResult, Ledger, LostFrames
 from blemish_client.transport import inspection_watch, watching
-from blemish_client.transport.connection import Connection, pages
+from blemish_client.transport.connection import Connection
+from blemish_client.transport.listing_requests import (
+    ITEMS_PER_PAGE,
+    AdditionOptions,
+    AuditedCalls,
+    AuditOptions,
+    ImageOptions,
+    addition_requests,
+    audit_request,
+    dataset_image_request,
+    images_request,
+    import_request,
+    item_image_request,
+    item_map_request,
+    items_request,
+    label_request,
+)
 from blemish_client.transport.requests import (
     FrameStreamOptions,
     InspectionWatchOptions,
@@ -60,16 +68,10 @@ from blemish_client.transport.requests import (
     ScoreOptions,
     SearchOptions,
     SearchQuery,
-    TrainingMask,
-    aligned_mask,
-    calibration_choice,
-    calibration_request,
-    create_job_request,
     inspection_watch_request,
     score_request,
     search_request,
     stream_config,
-    training_mask,
 )
 from blemish_client.transport.upload import (
     FolderOptions,
@@ -80,14 +82,25 @@ from blemish_client.transport.upload import (
     upload_messages,
     with_skipped,
 )
+from blemish_client.transport.work_requests import (
+    CalibrationOptions,
+    TrainOptions,
+    compare_request,
+    embed_request,
+    evaluate_request,
+    jobs_request,
+    name_of,
+    preview_request,
+    promote_request,
+    report_request,
+    staged,
+    suspects_request,
+    train_request,
+    update_request,
+)
 from blemish_client.types.enums import JobState, Label
 from blemish_client.types.frame import FrameLike
 from blemish_client.types.stored_image import StoredImage, receive_image, receive_map
-
-_IMAGES_PER_PAGE = 1000
-_ITEMS_PER_PAGE = 1000
-_ITEMS_PER_ADDITION = 100
-_ENTRIES_PER_PAGE = 500
 
 
 class Client(SharedClient[Connection]):
@@ -133,54 +146,18 @@ class Client(SharedClient[Connection]):
         """Return the server's version, limits and the state of its dependencies."""
         return self._connection.call(self._server.GetServerInfo, GetServerInfoRequest())
 
-    def audit_entries(
-        self,
-        *,
-        caller: str = "",
-        action: str = "",
-        resource: str = "",
-        start: datetime | None = None,
-        end: datetime | None = None,
-        only_failed: bool = False,
-    ) -> Iterator[AuditEntry]:
+    def audit_entries(self, **conditions: Unpack[AuditOptions]) -> Iterator[AuditEntry]:
         """Yield the calls in the audit log, the last ended first, with one entry each.
 
         A call in progress, or one during which the server was killed, has an entry without an end time.
 
         Args:
-            caller: name of the caller.
-            action: name of the RPC, such as PromoteModel.
-            resource: resource, or one that contains it.
-            start: earliest begin of a call, with a time zone.
-            end: time before which a call began, with a time zone.
-            only_failed: yield only calls that ended with an error.
+            **conditions: see ``AuditOptions``.
         """
-        request = ListAuditEntriesRequest(
-            page_size=_ENTRIES_PER_PAGE,
-            caller=caller,
-            action=action,
-            resource=resource,
-            only_failed=only_failed,
+        entries = self._connection.pages(
+            self._audit.ListAuditEntries, audit_request(conditions), lambda page: page.entries
         )
-        if start is not None:
-            request.start_time.FromDatetime(start)
-        if end is not None:
-            request.end_time.FromDatetime(end)
-        ended: set[str] = set()
-
-        def page(token: str) -> tuple[Iterable[AuditEntry], str]:
-            request.page_token = token
-            answer = self._connection.call(self._audit.ListAuditEntries, request)
-            return answer.entries, answer.next_page_token
-
-        for entry in pages(page):
-            if entry.stage == AUDIT_STAGE_ENDED:
-                ended.add(entry.id)
-                yield entry
-            elif entry.id in ended:
-                ended.remove(entry.id)
-            else:
-                yield entry
+        return filter(AuditedCalls().is_first, entries)
 
     # Inspection and search
 
@@ -270,68 +247,59 @@ class Client(SharedClient[Connection]):
             where: filter condition, whose times have a zone.
             order_by: ``time``, ``time desc``, ``score`` or ``score desc``. Empty for no particular order.
         """
+        request = items_request(model, where, order_by, ITEMS_PER_PAGE, "")
+        return self._connection.pages(self._search.ListItems, request, lambda page: page.items)
 
-        def page(token: str) -> tuple[Iterable[Hit], str]:
-            request = search_pb2.ListItemsRequest(
-                model=model_name(model),
-                where=where,
-                order_by=order_by,
-                page_size=_ITEMS_PER_PAGE,
-                page_token=token,
-            )
-            answer = self._connection.call(self._search.ListItems, request)
-            return answer.items, answer.next_page_token
+    def items_page(
+        self,
+        model: str,
+        *,
+        where: str = "",
+        order_by: str = "",
+        page_size: int = 100,
+        page_token: str = "",
+    ) -> ListItemsResponse:
+        """Return one page of the items that ``items`` yields, with the token of the next page.
 
-        return pages(page)
+        Args:
+            model: model or version whose index is read.
+            where: filter condition, as in ``items``.
+            order_by: order, as in ``items``.
+            page_size: number of items, at most 1000.
+            page_token: token from the page before; empty for the first one, which has the total.
+        """
+        request = items_request(model, where, order_by, page_size, page_token)
+        return self._connection.call(self._search.ListItems, request)
 
     def count_items(self, model: str, *, where: str = "") -> int:
         """Return the number of indexed images that match a filter condition."""
-        request = search_pb2.ListItemsRequest(model=model_name(model), where=where, page_size=1)
+        request = items_request(model, where, "", 1, "")
         return self._connection.call(self._search.ListItems, request).total_size
 
-    def item_image(
-        self,
-        item: str,
-        model: str,
-        *,
-        thumbnail: int = 0,
-        read_offset: int = 0,
-        read_limit: int = 0,
-    ) -> StoredImage:
+    def item_image(self, item: str, model: str, **options: Unpack[ImageOptions]) -> StoredImage:
         """Return the image of an indexed item, as it was received or as a small JPEG.
 
         Args:
             item: name of the item, the first 4 or more digits of its id, or ``latest``.
             model: model or version with the item in its index.
-            thumbnail: longer side of a JPEG in px, 16 to 2048; 0 for the original.
-            read_offset: first byte of the original.
-            read_limit: most bytes of the original; 0 for all.
+            **options: see ``ImageOptions``.
         """
-        request = search_pb2.GetItemImageRequest(
-            model=model_name(model),
-            item=item_name(item),
-            rendition=RENDITION_THUMBNAIL if thumbnail else RENDITION_ORIGINAL,
-            max_side=thumbnail,
-            read_offset=read_offset,
-            read_limit=read_limit,
-        )
+        request = item_image_request(item, model, options)
         return receive_image(self._connection.stream(self._search.GetItemImage, request))
 
     def item_map(self, item: str, model: str) -> AnomalyMap:
         """Return the anomaly map of an indexed item, computed with the version of the index."""
-        request = search_pb2.GetItemImageRequest(
-            model=model_name(model), item=item_name(item), rendition=RENDITION_MAP
-        )
+        request = item_map_request(item, model)
         return receive_map(self._connection.stream(self._search.GetItemImage, request))
 
     def label(
         self,
         item: str,
         model: str,
-        label: Label | search_pb2.Label.ValueType,
+        label: Label | LabelMessage.ValueType,
         label_class: str = "",
         *,
-        expected: Label | search_pb2.Label.ValueType = search_pb2.LABEL_UNSPECIFIED,
+        expected: Label | LabelMessage.ValueType = LABEL_UNSPECIFIED,
         expected_class: str = "",
     ) -> Hit:
         """Label an indexed image. A new label replaces the previous one.
@@ -347,14 +315,7 @@ class Client(SharedClient[Connection]):
         Raises:
             Aborted: if the item has another label than the expected one.
         """
-        request = search_pb2.LabelItemRequest(
-            model=model_name(model),
-            item=item_name(item),
-            label=search_pb2.Label.ValueType(label),
-            label_class=label_class,
-            expected_label=search_pb2.Label.ValueType(expected),
-            expected_label_class=expected_class,
-        )
+        request = label_request(item, model, label, label_class, expected, expected_class)
         return self._connection.call(self._search.LabelItem, request).item
 
     # Datasets
@@ -429,18 +390,8 @@ class Client(SharedClient[Connection]):
 
         See ``upload``, and ``create_dataset`` for the white level; 0 keeps that of an existing dataset.
         """
-        conversion = folder_conversion(options, category)
-        request = dataset_pb2.ImportDatasetRequest(
-            dataset_id=dataset_id,
-            category=category,
-            path=path,
-            replace=replace,
-            good=sorted(conversion.good),
-            only_defective=conversion.only_defective,
-            layout=conversion.layout,
-            bad=sorted(conversion.bad),
-            masks=sorted(conversion.masks),
-            white_level=white_level,
+        request = import_request(
+            dataset_id, path, options, category=category, replace=replace, white_level=white_level
         )
         return self._connection.call_without_timeout(self._datasets.ImportDataset, request)
 
@@ -450,59 +401,28 @@ class Client(SharedClient[Connection]):
 
     def datasets(self) -> Iterator[Dataset]:
         """Yield all datasets by name."""
-
-        def page(token: str) -> tuple[Iterable[Dataset], str]:
-            request = dataset_pb2.ListDatasetsRequest(page_token=token)
-            answer = self._connection.call(self._datasets.ListDatasets, request)
-            return answer.datasets, answer.next_page_token
-
-        return pages(page)
+        return self._connection.pages(
+            self._datasets.ListDatasets, dataset_pb2.ListDatasetsRequest(), lambda page: page.datasets
+        )
 
     def images(self, dataset: str, *, under: str = "") -> Iterator[DatasetImage]:
         """Yield the images and masks of a dataset whose paths begin with ``under``, by path."""
+        request = images_request(dataset, under)
+        return self._connection.pages(self._datasets.ListImages, request, lambda page: page.images)
 
-        def page(token: str) -> tuple[Iterable[DatasetImage], str]:
-            request = dataset_pb2.ListImagesRequest(
-                dataset=dataset_name(dataset),
-                page_size=_IMAGES_PER_PAGE,
-                page_token=token,
-                path_prefix=under,
-            )
-            answer = self._connection.call(self._datasets.ListImages, request)
-            return answer.images, answer.next_page_token
+    def dataset_image(self, dataset: str, path: str, **options: Unpack[ImageOptions]) -> StoredImage:
+        """Return an image or a mask of a dataset, by its path or original path.
 
-        return pages(page)
-
-    def dataset_image(
-        self,
-        dataset: str,
-        path: str,
-        *,
-        thumbnail: int = 0,
-        read_offset: int = 0,
-        read_limit: int = 0,
-    ) -> StoredImage:
-        """Return an image or a mask of a dataset, by its path or original path. See ``item_image``."""
-        request = dataset_pb2.GetImageRequest(
-            dataset=dataset_name(dataset),
-            path=path,
-            rendition=RENDITION_THUMBNAIL if thumbnail else RENDITION_ORIGINAL,
-            max_side=thumbnail,
-            read_offset=read_offset,
-            read_limit=read_limit,
-        )
+        Args:
+            dataset: name of the dataset.
+            path: path, or path of the file that was uploaded.
+            **options: see ``ImageOptions``.
+        """
+        request = dataset_image_request(dataset, path, options)
         return receive_image(self._connection.stream(self._datasets.GetImage, request))
 
     def add_items(
-        self,
-        dataset: str,
-        model: str,
-        items: Iterable[str],
-        *,
-        split: str = "test",
-        default_class: str = "",
-        unlabelled_class: str = "",
-        author: str = "",
+        self, dataset: str, model: str, items: Iterable[str], **options: Unpack[AdditionOptions]
     ) -> list[AddedItem]:
         """Copy the images of indexed items into a dataset; return what became of each.
 
@@ -510,22 +430,10 @@ class Client(SharedClient[Connection]):
             dataset: name of an existing dataset.
             model: model or version with the items in its index.
             items: names of the items.
-            split: ``test`` or ``train``, which takes only good images.
-            default_class: class of confirmed defects that have none, ``defect`` if empty.
-            unlabelled_class: class of items without a label. Empty leaves them out.
-            author: person who adds them; the caller if empty.
+            **options: see ``AdditionOptions``.
         """
-        names, added = list(map(item_name, items)), list[AddedItem]()
-        for start in range(0, len(names), _ITEMS_PER_ADDITION):
-            request = dataset_pb2.AddItemsRequest(
-                dataset=dataset_name(dataset),
-                model=model_name(model),
-                items=names[start : start + _ITEMS_PER_ADDITION],
-                split=split,
-                default_class=default_class,
-                unlabelled_class=unlabelled_class,
-                author=author,
-            )
+        added: list[AddedItem] = []
+        for request in addition_requests(dataset, model, items, options):
             added += self._connection.call_without_timeout(self._datasets.AddItems, request).items
         return added
 
@@ -541,63 +449,18 @@ class Client(SharedClient[Connection]):
 
     # Jobs
 
-    def train(
-        self,
-        dataset: str,
-        *,
-        model_id: str = "",
-        detector: PatchCore | EfficientAd | None = None,
-        seed: int = 0,
-        target_false_reject_rate: float = 0.0,
-        promote: bool = False,
-        keep_target: bool | None = None,
-        false_alarms_of: str = "",
-        mask: "TrainingMask | None" = None,
-        align: bool = False,
-        reference: str = "",
-        **options: Unpack[JobOptions],
-    ) -> Job:
+    def train(self, dataset: str, **options: Unpack[TrainOptions]) -> Job:
         """Start a job that trains a model on the good training images of a dataset.
 
         Args:
             dataset: name of the dataset.
-            model_id: id of the model. Empty for ``{dataset}-{detector}``.
-            detector: settings of the detector. None for PatchCore with its defaults.
-            seed: seed of the training. The same seed and images give the same model.
-            target_false_reject_rate: share of good images that the threshold may reject, at most 0.5.
-                0 for the server's default of 0.05.
-            promote: promote the version to production.
-            keep_target: with ``promote``, as in the method ``promote``. With None the version is not
-                promoted if a calibration that a person has set would be lost; the job then has a warning.
-            false_alarms_of: model from whose index images labelled as good are also learned.
-            mask: pixels that the model looks at, None for all: a black-and-white picture, white where it
-                looks, or polygons as JSON with width, height, and the lists include and ignore. Give a
-                path, the content of a file, an array (height, width), or an image of Pillow.
-            align: move the mask with the part, which may be shifted and slightly turned in a frame.
-            reference: image of the dataset on which the mask was drawn, such as ``train/good/003.png``.
-                Empty for the first training image; otherwise it implies ``align``.
-            **options: see ``JobOptions``.
+            **options: see ``TrainOptions``.
 
         Raises:
             OSError: if the mask is a path, and the file cannot be read.
             ValueError: if the mask is neither a PNG nor JSON with polygons.
         """
-        frame_mask = training_mask(mask) if mask is not None else None
-        if align or reference:
-            frame_mask = aligned_mask(frame_mask, reference)
-        work = job_pb2.Train(
-            dataset=dataset_name(dataset),
-            model_id=model_id,
-            patchcore=None if isinstance(detector, EfficientAd) else detector or PatchCore(),
-            efficientad=detector if isinstance(detector, EfficientAd) else None,
-            seed=seed,
-            target_false_reject_rate=target_false_reject_rate,
-            promote=promote,
-            promoted_calibration=calibration_choice(keep_target),
-            false_alarms_of=model_name(false_alarms_of) if false_alarms_of else "",
-            mask=frame_mask,
-        )
-        return self._create_job(create_job_request(options, train=work))
+        return self._create_job(train_request(dataset, options))
 
     def embed(self, model: str, dataset: str | None, **options: Unpack[JobOptions]) -> Job:
         """Start a job that scores images and adds them to the index of a model version.
@@ -607,16 +470,11 @@ class Client(SharedClient[Connection]):
             dataset: name of the dataset, or None for the frames that were kept of the model.
             **options: see ``JobOptions``.
         """
-        if dataset is None:
-            work = job_pb2.Embed(model=model_name(model), kept_frames=True)
-        else:
-            work = job_pb2.Embed(model=model_name(model), dataset=dataset_name(dataset))
-        return self._create_job(create_job_request(options, embed=work))
+        return self._create_job(embed_request(model, dataset, options))
 
     def evaluate(self, model: str, dataset: str, **options: Unpack[JobOptions]) -> Job:
         """Start a job that measures a model version on the test images of a dataset."""
-        work = job_pb2.Evaluate(model=model_name(model), dataset=dataset_name(dataset))
-        return self._create_job(create_job_request(options, evaluate=work))
+        return self._create_job(evaluate_request(model, dataset, options))
 
     def _create_job(self, request: CreateJobRequest) -> Job:
         return self._connection.call_with_retries(self._jobs.CreateJob, request).job
@@ -627,21 +485,14 @@ class Client(SharedClient[Connection]):
 
     def jobs(self, *, states: Iterable[JobState | job_pb2.JobState.ValueType] = ()) -> Iterator[Job]:
         """Yield jobs, the newest first. With ``states``, only jobs in one of them."""
-        selected = tuple(job_pb2.JobState.ValueType(state) for state in states)
-
-        def page(token: str) -> tuple[Iterable[Job], str]:
-            request = job_pb2.ListJobsRequest(page_token=token, states=selected)
-            answer = self._connection.call(self._jobs.ListJobs, request)
-            return answer.jobs, answer.next_page_token
-
-        return pages(page)
+        return self._connection.pages(self._jobs.ListJobs, jobs_request(states), lambda page: page.jobs)
 
     def watch(self, job: Job | str) -> Iterator[Job]:
         """Yield the job as it is, then after every change, until it has ended.
 
         After a lost connection the watch resumes, for as long as the retry policy allows.
         """
-        return watching.watch(self._connection, _name_of(job))
+        return watching.watch(self._connection, name_of(job))
 
     def wait(self, job: Job | str) -> Job:
         """Return the job once it has ended. Its ``state`` and ``error`` show the outcome."""
@@ -650,7 +501,7 @@ class Client(SharedClient[Connection]):
 
     def cancel(self, job: Job | str) -> Job:
         """Cancel a job. A job that has ended is returned unchanged."""
-        request = job_pb2.CancelJobRequest(name=_name_of(job))
+        request = job_pb2.CancelJobRequest(name=name_of(job))
         return self._connection.call(self._jobs.CancelJob, request).job
 
     def log(self, job: Job | str, *, after: str = "") -> Iterator[LogLine]:
@@ -660,7 +511,7 @@ class Client(SharedClient[Connection]):
             job: job or its name.
             after: id of a line. Only later lines are yielded.
         """
-        return watching.log(self._connection, _name_of(job), after)
+        return watching.log(self._connection, name_of(job), after)
 
     def workers(self) -> list[Worker]:
         """Return the running workers by name."""
@@ -680,13 +531,9 @@ class Client(SharedClient[Connection]):
 
     def models(self) -> Iterator[Model]:
         """Yield all models by name, each with its versions, the newest first."""
-
-        def page(token: str) -> tuple[Iterable[Model], str]:
-            request = model_pb2.ListModelsRequest(page_token=token)
-            answer = self._connection.call(self._models.ListModels, request)
-            return answer.models, answer.next_page_token
-
-        return pages(page)
+        return self._connection.pages(
+            self._models.ListModels, model_pb2.ListModelsRequest(), lambda page: page.models
+        )
 
     def compare(self, first: str, second: str, *, dataset: str = "") -> CompareModelsResponse:
         """Compare two versions on the test images that both have scored in an evaluation.
@@ -696,11 +543,7 @@ class Client(SharedClient[Connection]):
             second: model or version.
             dataset: name of the dataset, by default the one on which both were trained.
         """
-        request = model_pb2.CompareModelsRequest(
-            first=model_name(first),
-            second=model_name(second),
-            dataset=dataset_name(dataset) if dataset else "",
-        )
+        request = compare_request(first, second, dataset)
         return self._connection.call(self._models.CompareModels, request)
 
     def suspects(self, dataset: str, *, model: str = "", limit: int = 10) -> ListSuspectsResponse:
@@ -711,9 +554,7 @@ class Client(SharedClient[Connection]):
             model: model or version whose scores to take, by default the newest one trained on the dataset.
             limit: number of held-out and of learned images.
         """
-        request = model_pb2.ListSuspectsRequest(
-            model=model_name(model) if model else "", dataset=dataset_name(dataset), limit=limit
-        )
+        request = suspects_request(dataset, model, limit)
         return self._connection.call(self._models.ListSuspects, request)
 
     def promote(self, version: str, *, keep_target: bool | None = None, author: str = "") -> ModelVersion:
@@ -729,9 +570,7 @@ class Client(SharedClient[Connection]):
                 calibration that a person has set would be lost.
             author: name of the person, for the calibration that keeps a target.
         """
-        request = model_pb2.PromoteModelRequest(
-            name=model_name(version), calibration=calibration_choice(keep_target), author=author
-        )
+        request = promote_request(version, keep_target, author)
         return self._connection.call(self._models.PromoteModel, request).version
 
     def shadow(self, version: str, shadow: bool = True) -> ModelVersion:
@@ -758,18 +597,13 @@ class Client(SharedClient[Connection]):
         """
         request = model_pb2.ExportModelRequest(name=model_name(model))
         answers = self._connection.stream(self._models.ExportModel, request, without_timeout=True)
-        target, size = Path(file), 0
-        staged = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            with staged.open("xb") as out:
-                for answer in answers:
-                    size = size or answer.size_bytes
-                    out.write(answer.chunk)
-                    if on_bytes is not None:
-                        on_bytes(out.tell(), size)
-            staged.replace(target)
-        finally:
-            staged.unlink(missing_ok=True)
+        size = 0
+        with staged(Path(file)) as out:
+            for answer in answers:
+                size = size or answer.size_bytes
+                out.write(answer.chunk)
+                if on_bytes is not None:
+                    on_bytes(out.tell(), size)
 
     def import_model(
         self,
@@ -803,9 +637,7 @@ class Client(SharedClient[Connection]):
 
     def report(self, model: str, *, evaluation: Job | str = "") -> bytes:
         """Return the HTML report of a version's training, or of an evaluation job."""
-        request = model_pb2.GetReportRequest(
-            name=model_name(model), evaluation=_name_of(evaluation) if evaluation else ""
-        )
+        request = report_request(model, evaluation)
         answers = self._connection.stream(self._models.GetReport, request)
         return b"".join(answer.chunk for answer in answers)
 
@@ -814,85 +646,53 @@ class Client(SharedClient[Connection]):
         version: str,
         *,
         author: str,
-        target_false_reject_rate: float | None = None,
-        threshold: float | None = None,
-        trained: bool = False,
-        revision: int | None = None,
-        regions: RegionSettings | None = None,
         comment: str = "",
         expected_revision: int = 0,
         acknowledge_extreme: bool = False,
+        **change: Unpack[CalibrationOptions],
     ) -> ModelVersion:
         """Change the threshold or the regions of a version, effective from the next frame.
 
         Args:
             version: name with the version number.
             author: name of the person who changes it.
-            target_false_reject_rate: share of good images that the new threshold may reject, at most 0.5.
-            threshold: new threshold, in units of the version's scores.
-            trained: restore the threshold of the training.
-            revision: restore the threshold and the regions of this earlier revision.
-            regions: new settings of regions, which replace all present ones.
             comment: reason for the change.
             expected_revision: revision that the change requires to be current. 0 for any.
             acknowledge_extreme: confirm a threshold that rejects all or nothing. Without it, such a change
                 fails with ``FailedPrecondition`` and the reason ``errors.CONFIRMATION_NEEDED``.
+            **change: see ``CalibrationOptions``.
 
         Raises:
             ValueError: if more than one of the four thresholds is given, or nothing is changed.
         """
-        request = calibration_request(
+        request = update_request(
             version,
-            target_false_reject_rate=target_false_reject_rate,
-            threshold=threshold,
-            trained=trained,
-            revision=revision,
-            regions=regions,
+            change,
+            author=author,
+            comment=comment,
+            expected_revision=expected_revision,
+            acknowledge_extreme=acknowledge_extreme,
         )
-        request.author, request.comment = author, comment
-        request.expected_revision, request.acknowledge_extreme = expected_revision, acknowledge_extreme
         return self._connection.call(self._models.UpdateCalibration, request).version
 
     def preview_calibration(
         self,
         version: str,
         *,
-        target_false_reject_rate: float | None = None,
-        threshold: float | None = None,
-        trained: bool = False,
-        revision: int | None = None,
-        regions: RegionSettings | None = None,
         period: timedelta | None = None,
         max_frames: int = 0,
+        **change: Unpack[CalibrationOptions],
     ) -> PreviewCalibrationResponse:
         """Return what ``update_calibration`` would change, and change nothing.
 
         Args:
             version: name with the version number.
-            target_false_reject_rate: as in ``update_calibration``, like the next four.
-            threshold: new threshold.
-            trained: restore the threshold of the training.
-            revision: restore this revision.
-            regions: new settings of regions.
             period: period until now from which kept frames are compared. None for 7 days.
             max_frames: largest number of kept frames to return, at most 1000. 0 for 20.
+            **change: see ``CalibrationOptions``.
 
         Raises:
             ValueError: if more than one of the four thresholds is given, or nothing is changed.
         """
-        change = calibration_request(
-            version,
-            target_false_reject_rate=target_false_reject_rate,
-            threshold=threshold,
-            trained=trained,
-            revision=revision,
-            regions=regions,
-        )
-        request = model_pb2.PreviewCalibrationRequest(change=change, max_frames=max_frames)
-        if period is not None:
-            request.period.FromTimedelta(period)
+        request = preview_request(version, change, period=period, max_frames=max_frames)
         return self._connection.call(self._models.PreviewCalibration, request)
-
-
-def _name_of(job: Job | str) -> str:
-    return job_name(job) if isinstance(job, str) else job.name

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections to a server: channel options, timeouts, retries and errors."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from functools import cached_property
-from typing import TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from typing import Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -14,7 +16,7 @@ from blemish_client.errors import Unavailable, translate_error
 from blemish_client.transport.channel import Keepalive, channel_options
 from blemish_client.transport.credentials import Credentials
 from blemish_client.transport.process import ProcessGuard
-from blemish_client.transport.retry import RetryPolicy
+from blemish_client.transport.retry import CallRetries, RetryPolicy
 
 TIMEOUT_S = 30.0
 """Default timeout of a call, in seconds."""
@@ -24,6 +26,20 @@ _READ_IN_CALLING_THREAD = (ChannelOptions.SingleThreadedUnaryStream, 1)
 
 _Request = TypeVar("_Request")
 _Answer = TypeVar("_Answer")
+_Item = TypeVar("_Item")
+
+
+class _ListRequest(Protocol):
+    page_token: str
+
+
+class _ListAnswer(Protocol):
+    @property
+    def next_page_token(self) -> str: ...
+
+
+_ListRequestT = TypeVar("_ListRequestT", bound=_ListRequest)
+_ListAnswerT = TypeVar("_ListAnswerT", bound=_ListAnswer)
 
 
 class Endpoint:
@@ -45,17 +61,18 @@ class Endpoint:
             OSError: if the root certificates cannot be read.
             FailedPrecondition: if this process was forked while its parent used gRPC.
         """
-        credentials = credentials or Credentials()
+        self._login = credentials or Credentials()
+        self._keepalive = keepalive or Keepalive()
         self.target = target
         self.timeout_s = timeout_s
         self.retry_policy = retry_policy or RetryPolicy()
-        self.metadata = credentials.metadata
+        self.metadata = self._login.metadata
         """Metadata that each call sends."""
-        self._credentials = credentials.channel(target)
+        self._credentials = self._login.channel(target)
         self.guard = ProcessGuard()
         """Guard that every call passes."""
         self._options = [
-            *channel_options(target, keepalive or Keepalive()),
+            *channel_options(target, self._keepalive),
             *self.guard.channel_options,
         ]
 
@@ -96,18 +113,12 @@ class Connection(Endpoint):
 
         The request must be safe to send twice.
         """
-        retries_end: float | None = None
-        for pause_s in self.retry_policy.pauses_s():
+        retries = CallRetries(self.retry_policy)
+        while True:
             try:
                 return self.call(method, request)
             except Unavailable as error:
-                pause_s = max(pause_s, error.retry_after_s or 0.0)
-                # Count from the first failure. A silent link takes longer to fail than all retries.
-                retries_end = retries_end or time.monotonic() + self.retry_policy.call_s
-                if time.monotonic() + pause_s > retries_end:
-                    raise
-                time.sleep(pause_s)
-        raise AssertionError("the pauses of a retry policy never end; this is a bug")
+                time.sleep(retries.pause_s(error))
 
     def call_without_timeout(
         self,
@@ -120,6 +131,26 @@ class Connection(Endpoint):
                 return method(request, metadata=self.metadata)
         except grpc.RpcError as error:
             raise translate_error(error, self.target) from error
+
+    def pages(
+        self,
+        method: "grpc.UnaryUnaryMultiCallable[_ListRequestT, _ListAnswerT]",
+        request: _ListRequestT,
+        items: Callable[[_ListAnswerT], Iterable[_Item]],
+    ) -> Iterator[_Item]:
+        """Yield the items of all pages from that of ``request`` on; each page is requested when needed.
+
+        Args:
+            method: method that lists.
+            request: request for the first page. Its token is changed.
+            items: returns the items of a page.
+        """
+        while True:
+            page = self.call(method, request)
+            yield from items(page)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     def send(
         self,
@@ -196,18 +227,94 @@ class AsyncConnection(Endpoint):
         self, method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Answer]", request: _Request
     ) -> _Answer:
         """Return the answer to a request, as ``Connection.call`` does."""
+        return await self._call(method, request, self.timeout_s)
+
+    async def call_without_timeout(
+        self, method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Answer]", request: _Request
+    ) -> _Answer:
+        """Call as ``call`` does, but without a timeout."""
+        return await self._call(method, request, None)
+
+    async def call_with_retries(
+        self, method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Answer]", request: _Request
+    ) -> _Answer:
+        """Call as ``Connection.call_with_retries`` does."""
+        retries = CallRetries(self.retry_policy)
+        while True:
+            try:
+                return await self.call(method, request)
+            except Unavailable as error:
+                await asyncio.sleep(retries.pause_s(error))
+
+    async def _call(
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Answer]",
+        request: _Request,
+        timeout_s: float | None,
+    ) -> _Answer:
         self.guard.check()
         try:
-            return await method(request, timeout=self.timeout_s, metadata=self.metadata)
+            return await method(request, timeout=timeout_s, metadata=self.metadata)
         except grpc.RpcError as error:
             raise translate_error(error, self.target) from error
 
+    async def pages(
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[_ListRequestT, _ListAnswerT]",
+        request: _ListRequestT,
+        items: Callable[[_ListAnswerT], Iterable[_Item]],
+    ) -> AsyncGenerator[_Item]:
+        """Yield the items of all pages, as ``Connection.pages`` does."""
+        while True:
+            page = await self.call(method, request)
+            for item in items(page):
+                yield item
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def send(
+        self,
+        method: "Callable[[grpc.Channel], grpc.StreamUnaryMultiCallable[_Request, _Answer]]",
+        requests: Iterator[_Request],
+    ) -> _Answer:
+        """Send all of ``requests`` and return the answer, as ``Connection.send`` does.
+
+        The call has a connection and a thread of its own, which also reads the files. If a call ends before
+        a write, grpc.aio replaces its status, and the server's reason would be lost.
+
+        Args:
+            method: returns the method of a channel.
+            requests: messages, which are taken in another thread.
+        """
+        self.guard.check()
+        connection = Connection(
+            self.target,
+            timeout_s=self.timeout_s,
+            retry_policy=self.retry_policy,
+            credentials=self._login,
+            keepalive=self._keepalive,
+        )
+        thread = ThreadPoolExecutor(1, "blemish-upload")
+        try:
+            call = partial(connection.send, method(connection.channel), requests)
+            return await asyncio.get_running_loop().run_in_executor(thread, call)
+        finally:
+            connection.close()
+            thread.shutdown(wait=False)
+
     async def stream(
-        self, method: "grpc.aio.UnaryStreamMultiCallable[_Request, _Answer]", request: _Request
+        self,
+        method: "grpc.aio.UnaryStreamMultiCallable[_Request, _Answer]",
+        request: _Request,
+        timeout_s: float | None = None,
+        *,
+        without_timeout: bool = False,
     ) -> AsyncGenerator[_Answer]:
         """Yield the answers as they arrive, as ``Connection.stream`` does."""
         self.guard.check()
-        call = method(request, timeout=self.timeout_s, metadata=self.metadata)
+        limit_s = None if without_timeout else timeout_s or self.timeout_s
+        call = method(request, timeout=limit_s, metadata=self.metadata)
         try:
             async for answer in call:
                 yield answer
@@ -217,17 +324,3 @@ class AsyncConnection(Endpoint):
         finally:
             if self.guard.is_own_process:
                 call.cancel()
-
-
-def pages(page: Callable[[str], tuple[Iterable[_Answer], str]]) -> Iterator[_Answer]:
-    """Yield the items of all pages.
-
-    Args:
-        page: returns the items of the page for a token, and the token of the next page.
-    """
-    token = ""
-    while True:
-        items, token = page(token)
-        yield from items
-        if not token:
-            return

@@ -42,6 +42,7 @@ from blemish.v1.search_pb2 import SearchFilter, SearchRequest
 from blemish_client.errors import Unavailable
 from blemish_client.images import ImageLike, MaskLike, is_array, is_path, mask_file, set_image
 from blemish_client.names import dataset_name, item_name, model_name
+from blemish_client.transport.options import reject_unknown
 from blemish_client.types.arrays import is_pil
 from blemish_client.types.enums import JobPriority, Priority, Store, StreamPolicy, Verdict
 
@@ -125,7 +126,7 @@ class InspectionWatchOptions(TypedDict, total=False):
 
 def inspection_watch_request(options: InspectionWatchOptions) -> WatchInspectionsRequest:
     """Build the request for events of inspections."""
-    _reject_unknown(options, InspectionWatchOptions.__optional_keys__)
+    reject_unknown(options, InspectionWatchOptions.__optional_keys__)
     request = WatchInspectionsRequest(
         cameras=options.get("cameras", ()),
         models=map(model_name, options.get("models", ())),
@@ -147,7 +148,7 @@ def score_request(image: ImageLike, model: str, options: ScoreOptions) -> ScoreR
         OSError: if the image is a path, and the file cannot be read.
         ValueError: if the image is an array of another shape or type than ``raw_image`` takes.
     """
-    _reject_unknown(options, ScoreOptions.__optional_keys__)
+    reject_unknown(options, ScoreOptions.__optional_keys__)
     request = ScoreRequest(
         model=model_name(model),
         outputs=_outputs(options),
@@ -163,7 +164,7 @@ def score_request(image: ImageLike, model: str, options: ScoreOptions) -> ScoreR
 
 def stream_config(model: str, options: FrameStreamOptions) -> StreamConfig:
     """Build the first message of a stream."""
-    _reject_unknown(options, FrameStreamOptions.__optional_keys__)
+    reject_unknown(options, FrameStreamOptions.__optional_keys__)
     config = StreamConfig(
         model=model_name(model),
         outputs=_outputs(options),
@@ -218,7 +219,7 @@ def search_request(
     query: "SearchQuery | None", model: str, limit: int, options: SearchOptions
 ) -> SearchRequest:
     """Build the request of a search."""
-    _reject_unknown(options, SearchOptions.__optional_keys__)
+    reject_unknown(options, SearchOptions.__optional_keys__)
     request = SearchRequest(
         model=model_name(model),
         limit=limit,
@@ -404,7 +405,7 @@ def create_job_request(
     evaluate: Evaluate | None = None,
 ) -> CreateJobRequest:
     """Build the request for a job with one kind of work."""
-    _reject_unknown(options, JobOptions.__optional_keys__)
+    reject_unknown(options, JobOptions.__optional_keys__)
     request = CreateJobRequest(
         request_id=options.get("request_id") or str(uuid.uuid4()),
         train=train,
@@ -417,11 +418,3 @@ def create_job_request(
     if max_memory_bytes := options.get("max_memory_bytes"):
         request.limits.max_memory_bytes = max_memory_bytes
     return request
-
-
-def _reject_unknown(options: Mapping[str, object], known: frozenset[str]) -> None:
-    """Raise a TypeError for an option that does not exist, as a call with explicit parameters does."""
-    if unknown := sorted(options.keys() - known):
-        raise TypeError(
-            f"unexpected keyword argument {unknown[0]!r}; use one of {', '.join(sorted(known))}"
-        )

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Retries of calls to a server that does not answer."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from blemish_client.errors import Unavailable
 
 
 @dataclass(frozen=True)
@@ -25,3 +28,21 @@ class RetryPolicy:
         while True:
             yield pause
             pause = min(self.longest_pause_s, pause * 2)
+
+
+class CallRetries:
+    """The retries of one call that is safe to repeat."""
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._pauses_s = policy.pauses_s()
+        self._end: float | None = None
+
+    def pause_s(self, failure: Unavailable) -> float:
+        """Return the time until the next attempt; raise the failure if the time for retries has passed."""
+        pause_s = max(next(self._pauses_s), failure.retry_after_s or 0.0)
+        # Count from the first failure. A silent link takes longer to fail than all retries.
+        self._end = self._end or time.monotonic() + self._policy.call_s
+        if time.monotonic() + pause_s > self._end:
+            raise failure
+        return pause_s

@@ -2,7 +2,7 @@
 """Stored images as the server sends them: a description, then the bytes in chunks."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import grpc
@@ -45,7 +45,7 @@ class StoredImage:
         return _EXTENSIONS.get(self.media_type, ".bin")
 
 
-def receive_image(answers: Iterator[GetItemImageResponse] | Iterator[GetImageResponse]) -> StoredImage:
+def receive_image(answers: Iterable[GetItemImageResponse] | Iterable[GetImageResponse]) -> StoredImage:
     """Return the file that a server sends.
 
     Raises:
@@ -69,7 +69,7 @@ def receive_image(answers: Iterator[GetItemImageResponse] | Iterator[GetImageRes
     )
 
 
-def receive_map(answers: Iterator[GetItemImageResponse]) -> AnomalyMap:
+def receive_map(answers: Iterable[GetItemImageResponse]) -> AnomalyMap:
     """Return the anomaly map that a server sends.
 
     Raises:
@@ -83,13 +83,14 @@ def receive_map(answers: Iterator[GetItemImageResponse]) -> AnomalyMap:
 
 
 def _parts(
-    answers: Iterator[GetItemImageResponse] | Iterator[GetImageResponse],
+    answers: Iterable[GetItemImageResponse] | Iterable[GetImageResponse],
 ) -> tuple[ImageFile, Iterator[bytes]]:
     """Return the description, and the chunks as they arrive."""
-    first = next(answers, None)
+    remaining: Iterator[GetItemImageResponse | GetImageResponse] = iter(answers)
+    first = next(remaining, None)
     if first is None or not first.HasField("file"):
         raise InternalError(
             "the server sent no description of the image; check that it is a blemish server",
             code=grpc.StatusCode.INTERNAL,
         )
-    return first.file, (answer.chunk for answer in answers)
+    return first.file, (answer.chunk for answer in remaining)
