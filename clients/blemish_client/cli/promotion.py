@@ -4,15 +4,17 @@
 import getpass
 from typing import Annotated
 
+import grpc
 import typer
 
 from blemish.v1 import model_pb2
 from blemish.v1.model_pb2 import Calibration, ModelVersion
 from blemish_client.cli.calibrations import judges_by
 from blemish_client.cli.failures import UNSUCCESSFUL, Failure, can_ask
+from blemish_client.cli.output import number
 from blemish_client.cli.session import Session
 from blemish_client.client import Client
-from blemish_client.errors import CONFIRMATION_NEEDED, FailedPrecondition, NotFound
+from blemish_client.errors import CONFIRMATION_NEEDED, BlemishError, FailedPrecondition, NotFound
 from blemish_client.names import short
 
 KeepTarget = Annotated[
@@ -50,7 +52,7 @@ def promote_version(
         keep_target = False
     is_question = keep_target is None and replaced is not None and replaced.name != new.name
     if is_question and replaced is not None and can_ask() and _differs(replaced, new):
-        keep_target = ask_for_target(replaced, new)
+        keep_target = ask_for_target(replaced, new, _threshold_kept(client, replaced, new))
     try:
         promoted = client.promote(
             version, keep_target=keep_target, author=_author(author) if keep_target else ""
@@ -94,8 +96,15 @@ def is_set_by_person(calibration: Calibration) -> bool:
     )
 
 
-def ask_for_target(replaced: ModelVersion, new: ModelVersion | None) -> bool:
+def ask_for_target(
+    replaced: ModelVersion, new: ModelVersion | None, kept_threshold: float | None = None
+) -> bool:
     """Ask whether a version keeps the target of the one that it replaces.
+
+    Args:
+        replaced: version in production.
+        new: version to promote, None before its training.
+        kept_threshold: threshold to which the target leads on the new version, if it is known.
 
     Raises:
         Failure: if the user declines to promote.
@@ -104,6 +113,8 @@ def ask_for_target(replaced: ModelVersion, new: ModelVersion | None) -> bool:
     target = f"{100 * _target(before):.3g} % false rejects"
     if before.rule == model_pb2.THRESHOLD_RULE_FIXED:
         target = f"{target}, as expected of it"
+    if kept_threshold is not None:
+        target = f"{target}, threshold {number(kept_threshold)}"
     own = f"own target, {judges_by(new.calibration)}" if new is not None else "own target"
     typer.echo(f"{replaced.name} judges by {judges_by(before)}.", err=True)
     typer.echo(f"  keep    carry its target over: {target}", err=True)
@@ -115,6 +126,19 @@ def ask_for_target(replaced: ModelVersion, new: ModelVersion | None) -> bool:
     if answer == "cancel":
         raise Failure("nothing was promoted", UNSUCCESSFUL)
     return answer == "keep"
+
+
+def _threshold_kept(client: Client, replaced: ModelVersion, new: ModelVersion) -> float | None:
+    """Return the threshold to which the target leads on a new version, None if the server is too old."""
+    try:
+        preview = client.preview_calibration(
+            new.name, target_false_reject_rate=_target(replaced.calibration), max_frames=1
+        )
+    except BlemishError as error:
+        if error.code is not grpc.StatusCode.UNIMPLEMENTED:
+            raise
+        return None
+    return preview.after.threshold
 
 
 def user_name() -> str:

@@ -60,9 +60,11 @@ def promote(models: ModelStore, ref: ModelRef, choice: CalibrationChoice, author
     if now is None or now.manifest.version == manifest.version:
         return Promotion(models.promote(ref))
     if choice is CalibrationChoice.UNSPECIFIED and now.is_set_by_person and own.newest().number == 1:
+        led_to = own.preview(_kept_target(now, author or now.revision.author)).calibration.threshold
         raise ConfirmationNeeded(
             f"{now.manifest.name} judges by {describe(now.revision)}, and {manifest.name} would judge by "
-            f"{describe(own.newest())}; choose to keep the target (--keep-target) or its own (--own-target)"
+            f"{describe(own.newest())}; choose to keep the target, which gives threshold {led_to:.4g} "
+            "(--keep-target), or its own (--own-target)"
         )
     if choice is CalibrationChoice.KEEP_TARGET:
         kept = _kept_target(now, author)

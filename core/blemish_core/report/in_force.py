@@ -2,9 +2,10 @@
 """The calibration in force at the top of a report that an earlier one made.
 
 A stored report never changes. When it is fetched, it gets a section with the present threshold and the
-figures at it, computed from the stored scores of the test images.
+figures at it, computed from the stored scores of the test images. The conclusion is drawn again from them.
 """
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -13,18 +14,24 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blemish_core.calibration import Calibration
 from blemish_core.evaluation import stored_scores
+from blemish_core.evaluation.good_shift import is_higher
 from blemish_core.evaluation.metrics import Metrics
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import Revision, ThresholdRule
+from blemish_core.models.good_images import read_good_images
 from blemish_core.models.store import ModelStore
+from blemish_core.models.suspects import find_suspects, outstanding_warning
+from blemish_core.platform.errors import Corrupt
 from blemish_core.platform.names import ModelRef
 from blemish_core.report import formats
+from blemish_core.report.conclusion import Conclusion, conclude
 from blemish_core.runtimes.choice import TORCH
 from blemish_layouts.reading import read_regular
 
 _MAX_METRICS_BYTES = 16 << 20
 _BEGIN = b"<body><main>"
 """Begin of the content of a page."""
+_CONCLUSION = re.compile(rb'<div class="card conclusion">.*?</div>\n?', re.DOTALL)
 
 
 class _StoredMetrics(BaseModel):
@@ -54,10 +61,32 @@ def current_page(models: ModelStore, ref: ModelRef, job: str | None) -> bytes:
     now = newest.calibration
     if (now.threshold, now.pixel_threshold) == (before.threshold, before.pixel_threshold):
         return page
-    metrics = None
-    if stored is not None and (scores := models.scores(manifest, job)) is not None:
+    metrics, conclusion = None, None
+    scores = models.scores(manifest, job) if stored is not None else None
+    if stored is not None and scores is not None:
         metrics = stored_scores.at_threshold(stored.metrics, scores, now.threshold)
-    return page.replace(_BEGIN, _BEGIN + _section(manifest, newest, before, stored, metrics), 1)
+    if metrics is not None or stored is None:
+        conclusion = conclude(
+            manifest.model_copy(update={"calibration": now}),
+            metrics,
+            shift=scores is not None and is_higher(now, scores.good),
+            outstanding=job is None and _has_outstanding(models, manifest, now),
+        )
+        page = _CONCLUSION.sub(b"", page, 1)
+    section = _section(manifest, newest, before, stored, metrics, conclusion)
+    return page.replace(_BEGIN, _BEGIN + section, 1)
+
+
+def _has_outstanding(models: ModelStore, manifest: Manifest, calibration: Calibration) -> bool:
+    """Return whether few held-out images raise a threshold; False if their scores cannot be read."""
+    try:
+        images = read_good_images(models.folder(manifest.model, manifest.version))
+    except Corrupt:
+        return False
+    if images is None:
+        return False
+    suspects = find_suspects(images, calibration, len(images))
+    return outstanding_warning(suspects, calibration, manifest.dataset) is not None
 
 
 def _calibration_of(
@@ -85,6 +114,7 @@ def _section(
     before: Calibration,
     stored: _StoredMetrics | None,
     metrics: Metrics | None,
+    conclusion: Conclusion | None,
 ) -> bytes:
     return (
         _templates()
@@ -97,6 +127,7 @@ def _section(
             before=before,
             metrics=metrics,
             has_metrics=stored is not None,
+            conclusion=conclusion,
         )
         .encode()
     )

@@ -68,7 +68,7 @@ def test_calibration_of_a_person_is_not_lost_without_a_choice(
     calibrate(store, ONE, change)
     with pytest.raises(ConfirmationNeeded, match=r"tile/versions/1 judges by .*ann|regions") as refused:
         promote(store, TWO, UNSPECIFIED, "bea")
-    assert "--keep-target" in str(refused.value)
+    kept = float(str(refused.value).partition("which gives threshold ")[2].partition(" (--keep-target)")[0])
     assert store.production("tile") == 1
     assert store.calibrations(store.manifest(TWO)).newest().number == 1
     assert (
@@ -76,6 +76,9 @@ def test_calibration_of_a_person_is_not_lost_without_a_choice(
         == store.calibrations(store.manifest(ONE)).newest()
     )
     assert judging(store).number == 1
+    promote(store, ONE, OWN, "bea")
+    promote(store, TWO, KEEP, "bea")
+    assert judging(store).calibration.threshold == pytest.approx(kept, rel=1e-3)
 
 
 def test_version_that_a_person_has_calibrated_is_promoted_without_a_choice(store: ModelStore) -> None:

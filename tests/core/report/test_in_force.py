@@ -63,6 +63,23 @@ def test_report_begins_with_the_threshold_in_force_and_figures_at_it(store: Mode
     assert f"defective images detected at threshold {trained}" in rest
 
 
+def test_conclusion_of_a_fetched_report_is_that_of_the_threshold_in_force(store: ModelStore) -> None:
+    manifest = published(store, make_evaluation())
+    trained = f"{manifest.calibration.threshold:.4g}"
+    assert f"threshold {trained} it" in _conclusion(store)
+    calibrate(store, manifest, 2.25)
+    assert "at the threshold 2.25 it finds 50.0 % of the defective images" in _conclusion(store)
+    calibrate(store, manifest, 1.5)
+    assert "at the threshold 1.5 it" in _conclusion(store)
+
+
+def _conclusion(store: ModelStore) -> str:
+    """Return the only conclusion of the report of the training."""
+    _, *found = current_page(store, REF, None).decode().split('<div class="card conclusion">')
+    assert len(found) == 1
+    return found[0].partition("</div>")[0]
+
+
 def test_report_without_test_images_has_the_threshold_in_force(store: ModelStore) -> None:
     manifest = published(store, None)
     calibrate(store, manifest, 2.25)

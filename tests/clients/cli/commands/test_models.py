@@ -313,11 +313,12 @@ def test_terminal_is_asked_for_the_target(
     monkeypatch.setattr("blemish_client.cli.promotion.can_ask", lambda: True)
     fake.production = in_production(THRESHOLD_RULE_FALSE_REJECT_RATE, target=0.01)
     fake.is_calibrated = False
+    fake.calibration_preview.after.threshold = 31.5
     given = ("models", "promote", "m/2", "--author", "bea")
     for answer, choice in (("keep", CALIBRATION_CHOICE_KEEP_TARGET), ("own", CALIBRATION_CHOICE_OWN)):
         asked = run(*given, stdin=f"what\n{answer}\n")
         assert asked.exit_code == 0, asked.stderr
-        assert "carry its target over: 1 % false rejects" in asked.stderr
+        assert "carry its target over: 1 % false rejects, threshold 31.500" in asked.stderr
         assert fake.requests["PromoteModel"][-1].calibration == choice
     cancelled = run(*given, stdin="cancel\n")
     assert cancelled.exit_code == 1
