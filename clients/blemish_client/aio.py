@@ -64,6 +64,7 @@ from blemish_client.transport.listing_requests import (
     import_request,
     item_image_request,
     item_map_request,
+    item_request,
     items_request,
     label_request,
 )
@@ -220,6 +221,11 @@ class AsyncClient(SharedClient[AsyncConnection]):
         """Return the number of indexed images that match a condition."""
         request = items_request(model, where, "", 1, "")
         return (await self._connection.call(self._search.ListItems, request)).total_size
+
+    async def item(self, name: str, model: str) -> Hit:
+        """Return one indexed image, as ``Client.item`` does."""
+        request = item_request(name, model)
+        return (await self._connection.call(self._search.GetItem, request)).item
 
     async def item_image(self, item: str, model: str, **options: Unpack[ImageOptions]) -> StoredImage:
         """Return the image of an indexed item, as ``Client.item_image`` does."""

@@ -58,6 +58,7 @@ from blemish_client.transport.listing_requests import (
     import_request,
     item_image_request,
     item_map_request,
+    item_request,
     items_request,
     label_request,
 )
@@ -275,6 +276,16 @@ class Client(SharedClient[Connection]):
         """Return the number of indexed images that match a filter condition."""
         request = items_request(model, where, "", 1, "")
         return self._connection.call(self._search.ListItems, request).total_size
+
+    def item(self, name: str, model: str) -> Hit:
+        """Return one indexed image.
+
+        Args:
+            name: name of the item, the first 4 or more digits of its id, or ``latest``.
+            model: model or version with the item in its index.
+        """
+        request = item_request(name, model)
+        return self._connection.call(self._search.GetItem, request).item
 
     def item_image(self, item: str, model: str, **options: Unpack[ImageOptions]) -> StoredImage:
         """Return the image of an indexed item, as it was received or as a small JPEG.

@@ -12,7 +12,7 @@ from blemish_server.auth.authenticator import required_roles
 
 CAMERA = {"Score", "ScoreStream", "GetServerInfo"}
 SERVICE = {
-    *("Search", "ListItems", "LabelItem", "GetItemImage"),
+    *("Search", "ListItems", "GetItem", "LabelItem", "GetItemImage"),
     *("GetDataset", "ListDatasets", "ListImages", "GetImage"),
     *("GetJob", "ListJobs", "WatchJob", "ListWorkers", "WatchInspections"),
     *("GetModel", "ListModels", "GetReport", "PreviewCalibration", "ListSuspects", "CompareModels"),

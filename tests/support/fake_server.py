@@ -215,6 +215,18 @@ class FakeServer(
             total_size=0 if first else len(self.hits),
         )
 
+    def GetItem(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("GetItem", request, context)
+        prefix = request.item.lower()
+        fitting = self.hits[:1] if prefix == "items/latest" else []
+        fitting = fitting or [each for each in self.hits if each.item.startswith(prefix)]
+        if not fitting:
+            CallError(grpc.StatusCode.NOT_FOUND, f"the index has no item {request.item}").abort(context)
+        if len(fitting) > 1:
+            message = f"{request.item} fits several items; write more of its digits"
+            CallError(grpc.StatusCode.INVALID_ARGUMENT, message, field="item").abort(context)
+        return search_pb2.GetItemResponse(item=fitting[0])
+
     def GetItemImage(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("GetItemImage", request, context)
         if request.rendition == RENDITION_MAP:

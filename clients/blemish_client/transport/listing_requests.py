@@ -8,7 +8,7 @@ from typing import TypeAlias, TypedDict
 from blemish.v1.audit_pb2 import AUDIT_STAGE_ENDED, AuditEntry, ListAuditEntriesRequest
 from blemish.v1.dataset_pb2 import AddItemsRequest, GetImageRequest, ImportDatasetRequest, ListImagesRequest
 from blemish.v1.image_pb2 import RENDITION_MAP, RENDITION_ORIGINAL, RENDITION_THUMBNAIL
-from blemish.v1.search_pb2 import GetItemImageRequest, LabelItemRequest, ListItemsRequest
+from blemish.v1.search_pb2 import GetItemImageRequest, GetItemRequest, LabelItemRequest, ListItemsRequest
 from blemish.v1.search_pb2 import Label as LabelMessage
 from blemish_client.names import dataset_name, item_name, model_name
 from blemish_client.transport.options import reject_unknown
@@ -40,6 +40,10 @@ def items_request(
     return ListItemsRequest(
         model=model_name(model), where=where, order_by=order_by, page_size=page_size, page_token=page_token
     )
+
+
+def item_request(item: str, model: str) -> GetItemRequest:
+    return GetItemRequest(model=model_name(model), item=item_name(item))
 
 
 def item_image_request(item: str, model: str, options: ImageOptions) -> GetItemImageRequest:

@@ -45,6 +45,11 @@ class SearchServiceStub:
                 request_serializer=blemish_dot_v1_dot_search__pb2.ListItemsRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_search__pb2.ListItemsResponse.FromString,
                 _registered_method=True)
+        self.GetItem = channel.unary_unary(
+                '/blemish.v1.SearchService/GetItem',
+                request_serializer=blemish_dot_v1_dot_search__pb2.GetItemRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_search__pb2.GetItemResponse.FromString,
+                _registered_method=True)
         self.LabelItem = channel.unary_unary(
                 '/blemish.v1.SearchService/LabelItem',
                 request_serializer=blemish_dot_v1_dot_search__pb2.LabelItemRequest.SerializeToString,
@@ -98,6 +103,17 @@ class SearchServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetItem(self, request, context):
+        """Returns one indexed image, without similarity, thumbnail and group.
+
+        INVALID_ARGUMENT: a name is malformed, or a prefix fits several items.
+        NOT_FOUND: the model or item does not exist, or the model has no index yet.
+        UNAVAILABLE: Qdrant is unreachable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def LabelItem(self, request, context):
         """Labels an indexed image with a person's judgement. Searches can filter by labels and learn from them, and a
         training can use false alarms as good images. A new label replaces the previous one. Labels remain when the
@@ -139,6 +155,11 @@ def add_SearchServiceServicer_to_server(servicer, server):
                     servicer.ListItems,
                     request_deserializer=blemish_dot_v1_dot_search__pb2.ListItemsRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_search__pb2.ListItemsResponse.SerializeToString,
+            ),
+            'GetItem': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetItem,
+                    request_deserializer=blemish_dot_v1_dot_search__pb2.GetItemRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_search__pb2.GetItemResponse.SerializeToString,
             ),
             'LabelItem': grpc.unary_unary_rpc_method_handler(
                     servicer.LabelItem,
@@ -206,6 +227,33 @@ class SearchService:
             '/blemish.v1.SearchService/ListItems',
             blemish_dot_v1_dot_search__pb2.ListItemsRequest.SerializeToString,
             blemish_dot_v1_dot_search__pb2.ListItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetItem(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blemish.v1.SearchService/GetItem',
+            blemish_dot_v1_dot_search__pb2.GetItemRequest.SerializeToString,
+            blemish_dot_v1_dot_search__pb2.GetItemResponse.FromString,
             options,
             channel_credentials,
             insecure,

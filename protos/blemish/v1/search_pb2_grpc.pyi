@@ -62,6 +62,13 @@ class SearchServiceStub:
     NOT_FOUND: the model does not exist, or has no index yet.
     UNAVAILABLE: Qdrant is unreachable.
     """
+    GetItem: _grpc.UnaryUnaryMultiCallable[_search_pb2.GetItemRequest, _search_pb2.GetItemResponse]
+    """Returns one indexed image, without similarity, thumbnail and group.
+
+    INVALID_ARGUMENT: a name is malformed, or a prefix fits several items.
+    NOT_FOUND: the model or item does not exist, or the model has no index yet.
+    UNAVAILABLE: Qdrant is unreachable.
+    """
     LabelItem: _grpc.UnaryUnaryMultiCallable[_search_pb2.LabelItemRequest, _search_pb2.LabelItemResponse]
     """Labels an indexed image with a person's judgement. Searches can filter by labels and learn from them, and a
     training can use false alarms as good images. A new label replaces the previous one. Labels remain when the
@@ -116,6 +123,13 @@ class SearchServiceAsyncStub(SearchServiceStub):
 
     INVALID_ARGUMENT: a name, condition or order is malformed, or the page size is outside 0 to 1000.
     NOT_FOUND: the model does not exist, or has no index yet.
+    UNAVAILABLE: Qdrant is unreachable.
+    """
+    GetItem: _aio.UnaryUnaryMultiCallable[_search_pb2.GetItemRequest, _search_pb2.GetItemResponse]  # type: ignore[assignment]
+    """Returns one indexed image, without similarity, thumbnail and group.
+
+    INVALID_ARGUMENT: a name is malformed, or a prefix fits several items.
+    NOT_FOUND: the model or item does not exist, or the model has no index yet.
     UNAVAILABLE: Qdrant is unreachable.
     """
     LabelItem: _aio.UnaryUnaryMultiCallable[_search_pb2.LabelItemRequest, _search_pb2.LabelItemResponse]  # type: ignore[assignment]
@@ -181,6 +195,19 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
 
         INVALID_ARGUMENT: a name, condition or order is malformed, or the page size is outside 0 to 1000.
         NOT_FOUND: the model does not exist, or has no index yet.
+        UNAVAILABLE: Qdrant is unreachable.
+        """
+
+    @_abc_1.abstractmethod
+    def GetItem(
+        self,
+        request: _search_pb2.GetItemRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.GetItemResponse, _abc.Awaitable[_search_pb2.GetItemResponse]]:
+        """Returns one indexed image, without similarity, thumbnail and group.
+
+        INVALID_ARGUMENT: a name is malformed, or a prefix fits several items.
+        NOT_FOUND: the model or item does not exist, or the model has no index yet.
         UNAVAILABLE: Qdrant is unreachable.
         """
 

@@ -158,6 +158,16 @@ class SearchServicer(SearchServiceServicer):
             items=map(item_to_proto, items), next_page_token=token, total_size=total
         )
 
+    async def GetItem(  # noqa: N802
+        self, request: pb.GetItemRequest, context: _Context
+    ) -> pb.GetItemResponse:
+        check_item_name(request.item, "item")
+        version = await self._serving.refresh(ModelRef.parse(request.model))
+        id = await asyncio.to_thread(self._index.resolve_item, version, request.item)
+        return pb.GetItemResponse(
+            item=item_to_proto(await asyncio.to_thread(self._index.item, version, id))
+        )
+
     async def LabelItem(  # noqa: N802
         self, request: pb.LabelItemRequest, context: _Context
     ) -> pb.LabelItemResponse:

@@ -271,3 +271,30 @@ async def test_expected_label_has_a_class_only_if_it_is_confirmed(kept: KeptFram
     )
     with pytest.raises(InvalidRequest, match="expected_label_class is set"):
         await kept.servicer.LabelItem(request, kept.context)
+
+
+async def test_one_item_is_found_by_its_name_and_its_first_digits(kept: KeptFrames) -> None:
+    for digits in (36, 8):
+        request = pb.GetItemRequest(model=MODEL, item=name(kept, 1, digits))
+        found = (await kept.servicer.GetItem(request, kept.context)).item
+        assert found.item == name(kept, 1)
+        assert (found.camera, found.score) == (kept.items[1].camera, kept.items[1].score)
+    newest = await kept.servicer.GetItem(pb.GetItemRequest(model=MODEL, item="items/latest"), kept.context)
+    assert [newest.item.item] == await listed(kept, "time desc", 1000, f"score = {newest.item.score}")
+
+
+@pytest.mark.parametrize(
+    ("model", "item", "error"),
+    [
+        (MODEL, "items/" + "0" * 8 + "-0000-0000-0000-000000000000", NotFound),
+        (MODEL, "items/00000000", NotFound),
+        (MODEL, "frames/1", InvalidRequest),
+        (MODEL, "", InvalidRequest),
+        ("none", "items/latest", InvalidRequest),
+    ],
+)
+async def test_missing_item_is_an_error(
+    kept: KeptFrames, model: str, item: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        await kept.servicer.GetItem(pb.GetItemRequest(model=model, item=item), kept.context)

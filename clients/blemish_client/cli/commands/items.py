@@ -2,7 +2,7 @@
 """``blemish items``: list the indexed images of a model."""
 
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 from rich.markup import escape
@@ -23,6 +23,7 @@ from blemish_client.cli.options import (
     WhereItems,
 )
 from blemish_client.cli.output import ABSENT, emit, number, table, verdict, when
+from blemish_client.cli.regions import regions_line
 from blemish_client.cli.session import Session
 from blemish_layouts.names import printable
 
@@ -53,6 +54,7 @@ def items(
     as_json: Json = False,
 ) -> None:
     if ctx.invoked_subcommand is not None:
+        _pass_on(ctx, ctx.invoked_subcommand)
         return
     if not model:
         raise Failure(_MISSING_MODEL)
@@ -95,6 +97,63 @@ def list_(
             return
         listed = list(found)
     session.out.print(_items_table(listed) if listed else "no indexed image matches")
+
+
+@group.command()
+def show(
+    ctx: typer.Context,
+    item: Annotated[
+        str, typer.Argument(metavar="ITEM", help="Indexed item: items/UUID, its first 4 digits or latest.")
+    ],
+    model: Model,
+    as_json: Json = False,
+) -> None:
+    """Show one indexed image with its label, its origin and its regions.
+
+    Example: blemish items show latest -m tile-patchcore
+    """
+    session = Session.of(ctx)
+    with session.client() as client:
+        found = client.item(item, model)
+    if as_json:
+        emit(item_fields(found))
+        return
+    rows = table("field", "value")
+    for name, value in (
+        ("item", found.item),
+        ("time", when(found.time)),
+        ("camera", found.camera),
+        ("verdict", verdict(found.verdict)),
+        ("score", number(found.score)),
+        ("p-value", number(found.p_value)),
+        ("label", label_text(found)),
+        ("class", found.class_name),
+    ):
+        rows.add_row(name, value if name == "verdict" else escape(printable(value)) or ABSENT)
+    rows.add_row("image", image_text(found))
+    rows.add_row("regions", regions_line(found.regions) or ABSENT)
+    session.out.print(rows)
+
+
+def _pass_on(ctx: typer.Context, subcommand: str) -> None:
+    """Give the options before a subcommand to it, as if they followed it.
+
+    Raises:
+        Failure: if it does not have one of them.
+    """
+    given = {
+        name: value
+        for name, value in ctx.params.items()
+        if (source := ctx.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    }
+    command = cast(Any, ctx.command).get_command(ctx, subcommand)
+    accepted = {parameter.name for parameter in command.params}
+    for parameter in ctx.command.params:
+        if parameter.name in given and parameter.name not in accepted:
+            raise Failure(
+                f"{parameter.opts[-1]} is not an option of `blemish items {subcommand}`; leave it out"
+            )
+    ctx.default_map = {**(ctx.default_map or {}), subcommand: given}
 
 
 def _items_table(items: list[Hit]) -> Table:

@@ -18,20 +18,28 @@ from blemish.v1.dataset_pb2 import (
 )
 from blemish.v1.search_pb2 import LABEL_NONE, LABEL_UNSPECIFIED, Hit
 from blemish_client.cli.choices import SplitChoice
-from blemish_client.cli.failures import NOT_FOUND, PARTLY, Failure, print_error
+from blemish_client.cli.failures import PARTLY, Failure, print_error
 from blemish_client.cli.item_files import ItemFolder
 from blemish_client.cli.items import item_condition
-from blemish_client.cli.options import Cameras, DatasetArgument, Json, Model, Since, WhereItems
+from blemish_client.cli.options import (
+    Cameras,
+    DatasetArgument,
+    ItemLabels,
+    ItemVerdict,
+    Json,
+    Model,
+    Since,
+    Until,
+    WhereItems,
+)
 from blemish_client.cli.output import emit, table
 from blemish_client.cli.promotion import user_name
 from blemish_client.cli.session import Session
 from blemish_client.client import Client
 from blemish_client.errors import BlemishError, NotFound
-from blemish_client.names import item_name, short
+from blemish_client.names import short
 from blemish_layouts.names import printable
 
-_LATEST = "latest"
-_MIN_DIGITS = 4
 _WORDS = {
     ADDED_OUTCOME_STORED: "added",
     ADDED_OUTCOME_DUPLICATE: "there already",
@@ -53,6 +61,9 @@ def export(
     where: WhereItems = "",
     cameras: Cameras = None,
     since: Since = "",
+    until: Until = "",
+    verdict: ItemVerdict = None,
+    labels: ItemLabels = None,
     everything: All = False,
     as_json: Json = False,
 ) -> None:
@@ -64,7 +75,10 @@ def export(
     Example: blemish items export evidence -m tile-patchcore --where "label = confirmed" --since 8h
     """
     session = Session.of(ctx)
-    condition = _condition(items or (), where, cameras, since, everything=everything)
+    condition = item_condition(
+        where, cameras=cameras, since=since, until=until, verdict=verdict, labels=labels
+    )
+    _check_choice(items or (), condition, everything=everything)
     new = missing = total = 0
     with session.client() as client, Progress(console=session.err, transient=True) as progress:
         found = _named(client, model, items) if items else list(client.items(model, where=condition))
@@ -104,6 +118,9 @@ def add_to(
     where: WhereItems = "",
     cameras: Cameras = None,
     since: Since = "",
+    until: Until = "",
+    verdict: ItemVerdict = None,
+    labels: ItemLabels = None,
     everything: All = False,
     default_class: Annotated[
         str,
@@ -135,7 +152,10 @@ def add_to(
     Example: blemish items add-to tile -m tile-patchcore --split test --where "label = confirmed"
     """
     session = Session.of(ctx)
-    condition = _condition(items or (), where, cameras, since, everything=everything)
+    condition = item_condition(
+        where, cameras=cameras, since=since, until=until, verdict=verdict, labels=labels
+    )
+    _check_choice(items or (), condition, everything=everything)
     names, unlabelled = list(items or ()), 0
     with session.client() as client:
         if not items:
@@ -169,55 +189,20 @@ def add_to(
         raise typer.Exit(PARTLY)
 
 
-def _condition(
-    items: Sequence[str], where: str, cameras: Sequence[str] | None, since: str, *, everything: bool
-) -> str:
-    """Return the filter condition of the options.
-
-    Raises:
-        Failure: if the options select nothing, or exclude each other.
-    """
-    condition = item_condition(where, cameras=cameras, since=since)
+def _check_choice(items: Sequence[str], condition: str, *, everything: bool) -> None:
+    """Raise a Failure if the options select nothing, or exclude each other."""
     if items and (condition or everything):
         raise Failure("items and a filter were given; give one of them")
     if everything and condition:
         raise Failure("--all and a filter were given; give one of them")
     if not (items or condition or everything):
-        raise Failure("no items were chosen; name them, give --where, --camera or --since, or pass --all")
-    return condition
+        raise Failure("no items were chosen; name them, give a filter such as --since, or pass --all")
 
 
 def _named(client: Client, model: str, names: Sequence[str]) -> list[Hit]:
-    """Return items by their names, each of them once.
-
-    Raises:
-        Failure: if a name fits no item or several ones.
-    """
-    wanted = [short(item_name(name)).lower() for name in names]
-    found: dict[str, list[Hit]] = {name: [] for name in wanted}
-    if _LATEST in found:
-        newest = next(client.items(model, order_by="time desc"), None)
-        found[_LATEST] = [newest] if newest else []
-    if set(found) != {_LATEST}:
-        for item in client.items(model):
-            for name in found:
-                if _fits(name, item):
-                    found[name].append(item)
-    for name, fitting in found.items():
-        if not fitting:
-            raise Failure(
-                f"the index of {model} has no item {name}; list them with: blemish items -m {model}",
-                NOT_FOUND,
-            )
-        if len(fitting) > 1:
-            raise Failure(f"{name} fits {len(fitting)} items; give more digits of its id")
-    return list({fitting[0].item: fitting[0] for fitting in found.values()}.values())
-
-
-def _fits(name: str, item: Hit) -> bool:
-    id = short(item.item)
-    digits = name.replace("-", "")
-    return id == name or (len(digits) >= _MIN_DIGITS and id.replace("-", "").startswith(digits))
+    """Return items by their names, each of them once."""
+    found = [client.item(name, model) for name in names]
+    return list({item.item: item for item in found}.values())
 
 
 def _is_labelled(item: Hit) -> bool:

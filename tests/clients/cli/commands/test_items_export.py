@@ -7,6 +7,7 @@ import grpc
 import pytest
 from tests.support.cli import Run, json_lines
 from tests.support.fake_server import CallError, FakeServer, picture
+from tests.support.regions import make_region_message
 
 from blemish.v1.search_pb2 import LABEL_CONFIRMED, LABEL_FALSE_ALARM, Hit
 
@@ -101,10 +102,11 @@ def test_missing_images_are_named_and_the_others_exported(
 def test_items_are_named_by_digits_and_must_fit_one(run: Run, fake: FakeServer, tmp_path: Path) -> None:
     folder = tmp_path / "evidence"
     refused = run("items", "export", folder, "6f1c", "-m", "m")
-    assert (refused.exit_code, "6f1c fits 2 items" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "items/6f1c fits several items" in refused.stderr) == (2, True)
     unknown = run("items", "export", folder, "aaaabbbb", "ffff", "-m", "m")
     assert unknown.exit_code == 3
-    assert "the index of m has no item ffff; list them with: blemish items -m m" in unknown.stderr
+    assert "has no item items/ffff" in unknown.stderr
+    assert not fake.requests["ListItems"], "no index is read for a few items"
     assert not folder.exists()
     assert run("items", "export", folder, "items/6F1C99", FIRST, "6f1c2b1e", "-m", "m").exit_code == 0
     assert {request.item for request in fake.requests["GetItemImage"]} == {
@@ -201,3 +203,49 @@ def test_filter_without_labelled_items_adds_nothing(run: Run, fake: FakeServer, 
     assert result.exit_code == 0
     assert not fake.requests["AddItems"]
     assert "3 items without a label were left out; label them with `blemish label`" in result.stderr
+
+
+@pytest.mark.parametrize("command", [("export", "evidence"), ("add-to", "tile")], ids=" ".join)
+def test_options_of_listings_choose_the_items(
+    run: Run, fake: FakeServer, command: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ("--until", "2026-12-02T08:00:00Z", "--verdict", "anomalous", "--label", "confirmed")
+    run("items", *command, *options, "-m", "m")
+    time, verdict, label = fake.requests["ListItems"][0].where.split(" AND ")
+    assert datetime.fromisoformat(time.removeprefix("time < ")) == datetime(2026, 12, 2, 8, tzinfo=UTC)
+    assert (verdict, label) == ("verdict = anomalous", "label = confirmed")
+
+
+def test_options_before_a_subcommand_reach_it(run: Run, fake: FakeServer, tmp_path: Path) -> None:
+    folder = tmp_path / "evidence"
+    before = ("-m", "m/3", "--verdict", "anomalous", "--camera", "left", "--camera", "right")
+    assert run("items", *before, "export", folder, "--label", "good").exit_code == 0
+    (request, *_) = fake.requests["ListItems"]
+    assert (request.model, request.where) == (
+        "models/m/versions/3",
+        '(camera = "left" OR camera = "right") AND verdict = anomalous AND label = good',
+    )
+    assert run("items", "-m", "old", "add-to", "tile", "latest", "-m", "new").exit_code == 0
+    assert fake.requests["AddItems"][0].model == "models/new", "the option that follows is nearer"
+
+
+def test_option_before_a_subcommand_without_it_is_refused(
+    run: Run, fake: FakeServer, tmp_path: Path
+) -> None:
+    refused = run("items", "--sort", "score", "export", tmp_path / "evidence", "latest", "-m", "m")
+    assert refused.exit_code == 2
+    assert "--sort is not an option of `blemish items export`; leave it out" in refused.stderr
+    assert not any(fake.requests.values())
+
+
+def test_one_item_is_shown_with_its_label_and_regions(run: Run, fake: FakeServer, hits: list[Hit]) -> None:
+    hits[0].regions.append(make_region_message())
+    shown = run("items", "-m", "m", "show", "latest").stdout
+    for words in (f"items/{FIRST}", "confirmed scratch", "Linie 2/ü", "anomalous", "1 region:"):
+        assert words in shown
+    (fields,) = json_lines(run("items", "show", FIRST[:6], "-m", "m/3", "--json"))
+    assert (fields["item"], fields["label_class"]) == (f"items/{FIRST}", "scratch")
+    assert fake.requests["GetItem"][1].model == "models/m/versions/3"
+    missing = run("items", "show", "ffff", "-m", "m")
+    assert (missing.exit_code, "has no item items/ffff" in missing.stderr) == (3, True)
