@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The blocking client of all services of blemish.v1."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -208,7 +208,7 @@ class Client(SharedClient[Connection]):
 
     def watch_inspections(
         self, **options: Unpack[InspectionWatchOptions]
-    ) -> Iterator[WatchInspectionsResponse]:
+    ) -> Generator[WatchInspectionsResponse]:
         """Yield the verdicts on all images of the server as they are given, without end.
 
         The first response has the states of the cameras, which are sent again every two seconds. After a

@@ -24,6 +24,7 @@ from blemish_client.cli.commands import (
     search,
     stream,
     training,
+    watch,
 )
 from blemish_client.cli.extras import RootCommands
 from blemish_client.cli.failures import EXIT_CODES
@@ -105,6 +106,7 @@ app.command()(training.evaluate)
 app.command()(training.index)
 app.command()(score.score)
 app.command()(stream.stream)
+app.command()(watch.watch)
 app.command()(search.search)
 items.group.command()(items_export.export)
 items.group.command("add-to")(items_export.add_to)

@@ -19,7 +19,7 @@ from rich import box
 from rich.table import Table
 
 from blemish.v1.image_pb2 import VERDICT_UNSPECIFIED, Verdict
-from blemish.v1.inspection_pb2 import Consensus, Inspection
+from blemish.v1.inspection_pb2 import Consensus, Inspection, InspectionEvent
 from blemish.v1.job_pb2 import Job, JobEvent, JobState
 from blemish.v1.model_pb2 import ClassMetrics, Metrics
 from blemish_client.cli.choices import spell
@@ -163,11 +163,16 @@ def when(time: Timestamp) -> str:
     return datetime.fromtimestamp(time.seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def clock(time: Timestamp) -> str:
+    """Return the local time of the day to the second."""
+    return datetime.fromtimestamp(time.seconds, UTC).astimezone().strftime("%H:%M:%S")
+
+
 def verdict(value: Verdict.ValueType) -> str:
     return ABSENT if value == VERDICT_UNSPECIFIED else spell(Verdict, value)
 
 
-def defect_class(inspection: Inspection) -> str:
+def defect_class(inspection: Inspection | InspectionEvent) -> str:
     """Return the most likely class of a defect with its share, or the reason why it is unknown."""
     if not inspection.HasField("defect_class"):
         return ABSENT

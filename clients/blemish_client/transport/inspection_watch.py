@@ -3,7 +3,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any
@@ -27,8 +27,8 @@ OnUnreachable = Callable[[Unavailable], None]
 
 def watch(
     connection: Connection, request: WatchInspectionsRequest, on_unreachable: OnUnreachable | None = None
-) -> Iterator[WatchInspectionsResponse]:
-    """Yield events and states until the iterator is closed. After a lost connection the watch resumes.
+) -> Generator[WatchInspectionsResponse]:
+    """Yield events and states until the generator is closed. After a lost connection the watch resumes.
 
     Raises:
         Unavailable: if the server stays unreachable for longer than the retry policy allows.
