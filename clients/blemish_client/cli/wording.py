@@ -32,10 +32,12 @@ OPTIONS = {
 }
 """Words for the fields of the contract that messages name."""
 
+# Filters and groups have a field of this name, which stays in messages about them.
+_NAMES = [r"label_class(?= is set| has \d)" if name == "label_class" else name for name in OPTIONS]
 _FIELD = re.compile(
     # A part of a path, a name or a quotation is not a field.
     r"(?<![\w/'\"-])(?:(?:config|efficientad|limits|patchcore|regions)\.)?"
-    rf"({'|'.join(OPTIONS)})(?![\w/'\"-]|\.\w)"
+    rf"({'|'.join(_NAMES)})(?![\w/'\"-]|\.\w)"
 )
 
 

@@ -17,6 +17,7 @@ from blemish_client.cli.wording import in_options
             "set a larger --max-memory-gib, or reduce --input-size",
         ),
         ("regions.smallest_area is -1; use 0 or more", "--smallest-area is -1; use 0 or more"),
+        ("label_class has 200 characters; use at most 128", "--class has 200 characters; use at most 128"),
         ("limits.max_run_time is 0 s", "--max-run-minutes is 0 s"),
         ("target_false_reject_rate is 0.7", "the target false-reject rate is 0.7"),
         (
@@ -34,6 +35,8 @@ def test_fields_become_options(message: str, shown: str) -> None:
     [
         "there is no folder /srv/input_size/images",
         "there is no model 'max_steps'",
+        "the fields are label, label_class",
+        "label_class has no operator >; label_class is a text",
         "the class my_input_size is unknown",
         "input_size.png is not an image",
     ],

@@ -66,7 +66,7 @@ def review(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="PNG file of the contact sheet. If it exists, a new name is numbered.",
+            help="PNG file of the contact sheet, or a folder for it. A name that exists gets a number.",
             show_default="review-MODEL-TIME.png",
         ),
     ] = None,
@@ -85,6 +85,7 @@ def review(
 
     Example: blemish review -m tile-patchcore --since 8h --sheet night.png
     """
+    file = _sheet_file(model, sheet)
     if sheet is not None and no_sheet:
         raise Failure("--sheet and --no-sheet exclude each other; give one of them")
     session = Session.of(ctx)
@@ -107,13 +108,25 @@ def review(
             line = f"{len(queue)} of {total} frames; run the command again for the others, or raise --limit"
             session.out.print(line, markup=False)
         if not no_sheet:
-            name = f"review-{file_name_part(short(model), 'model')}-{datetime.now():%Y%m%dT%H%M%S}.png"
             with session.err.status("drawing the contact sheet"):
-                files = write_sheets(client, model, queue, threshold, sheet or Path(name))
+                files = write_sheets(client, model, queue, threshold, file)
             for file in files:
                 session.out.print(f"contact sheet: {file}", markup=False, soft_wrap=True)
-        folder = sheet.parent if sheet is not None else Path()
-        _Walk(session, client, model, queue, threshold, folder).run()
+        _Walk(session, client, model, queue, threshold, file.parent).run()
+
+
+def _sheet_file(model: str, given: Path | None) -> Path:
+    """Return the file of the contact sheet, which has a name of its own in a given folder.
+
+    Raises:
+        Failure: if its name does not end with .png.
+    """
+    if given is None or given.is_dir():
+        name = f"review-{file_name_part(short(model), 'model')}-{datetime.now():%Y%m%dT%H%M%S}.png"
+        return (given or Path()) / name
+    if given.suffix.lower() != ".png":
+        raise Failure(f"--sheet is {given}; use a folder, or a file whose name ends with .png")
+    return given
 
 
 def _threshold(client: Client, model: str, condition: str) -> float | None:

@@ -136,6 +136,15 @@ def test_contact_sheet_has_all_frames_and_overwrites_nothing(run: Run, folder: P
     assert f"contact sheet: {file.name}" in shown
 
 
+def test_sheet_goes_into_a_folder_and_is_a_png(run: Run, folder: Path) -> None:
+    (folder / "sheets").mkdir()
+    run(*REVIEW, "--sheet", "sheets")
+    assert [each.suffix for each in (folder / "sheets").iterdir()] == [".png"]
+    refused = run(*REVIEW, "--sheet", "night.jpg")
+    assert refused.exit_code == 2
+    assert "--sheet is night.jpg; use a folder, or a file whose name ends with .png" in refused.stderr
+
+
 def test_sheet_of_many_frames_has_pages(run: Run, fake: FakeServer, folder: Path) -> None:
     fake.hits.extend([*fake.hits] * 10)
     run(*REVIEW, "--sheet", "night.png")
