@@ -28,7 +28,7 @@ from blemish.v1.inspection_pb2 import PRIORITY_AUDIT
 from blemish.v1.job_pb2 import JOB_STATE_CANCELLING, JOB_STATE_FAILED, JOB_STATE_RUNNING, PatchCore
 from blemish.v1.model_pb2 import RegionSettings
 from blemish.v1.search_pb2 import GetItemImageResponse
-from blemish_client import BlemishError, Client, Priority, RetryPolicy, raw_image
+from blemish_client import BlemishError, Client, Frame, Priority, RetryPolicy, raw_image
 from blemish_client.errors import AlreadyExists, InternalError, NotFound, Unavailable
 from blemish_client.transport.requests import SearchQuery
 from blemish_client.transport.upload import CHUNK_BYTES, ImageFile, scan_folder
@@ -450,3 +450,34 @@ def test_items_are_requested_in_order(client: Client, fake: FakeServer) -> None:
         ("score > 1", "time desc")
     ] * 2
     assert client.count_items("m") == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("", ""),
+        ("frame.png", "frame.png"),
+        ("/line/left/frame 1.png", "frame 1.png"),
+        (r"C:\\line\\frame.png", "frame.png"),
+        ("rtsp://user:secret@camera", ""),
+        ("x" * 300 + ".png", "x" * 251 + ".png"),
+        ("\udcff.png", r"\udcff.png"),
+    ],
+)
+def test_name_of_an_image_is_sent_without_its_folders(
+    client: Client, fake: FakeServer, name: str, sent: str
+) -> None:
+    client.score(b"png", "m", name=name)
+    assert fake.requests["Score"][0].name == sent
+    assert Frame(b"png", name=name).sent_name == sent
+
+
+def test_file_has_its_own_name_unless_another_one_is_given(
+    client: Client, fake: FakeServer, tmp_path: Path
+) -> None:
+    (tmp_path / "frame.png").write_bytes(b"png")
+    client.score(tmp_path / "frame.png", "m")
+    client.score(str(tmp_path / "frame.png"), "m", name="7")
+    assert [request.name for request in fake.requests["Score"]] == ["frame.png", "7"]
+    list(client.stream([tmp_path / "frame.png", Frame(b"b", name="/line/b.png"), b"c"], "m"))
+    assert fake.names == ["frame.png", "b.png", ""]

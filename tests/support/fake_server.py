@@ -153,6 +153,8 @@ class FakeServer(
         """Answers to the frames of each call of ScoreStream. None is a usual inspection."""
         self.frames: list[int] = []
         """Sequence numbers of all received frames."""
+        self.names: list[str] = []
+        """Names of all received frames."""
         self.omitted: dict[int, int] = {}
         """Sizes of frames that came without their image, by sequence number."""
         self.max_message_bytes = 0
@@ -427,6 +429,7 @@ class FakeServer(
         script = self.streams.pop(0) if self.streams else []
         for number, request in enumerate(requests):
             self.frames.append(request.frame.sequence)
+            self.names.append(request.frame.name)
             if request.frame.omitted_bytes:
                 self.omitted[request.frame.sequence] = request.frame.omitted_bytes
             event = script[number] if number < len(script) else None

@@ -62,9 +62,9 @@ def label_text(item: Hit) -> str:
 
 
 def image_text(item: Hit) -> str:
-    """Return the dataset and original path of an image as markup, or ABSENT for a kept frame."""
+    """Return the dataset and original path of an image, or the name of a kept frame, as markup."""
     if not item.dataset:
-        return ABSENT
+        return escape(printable(item.name)) or ABSENT
     return escape(f"{short(item.dataset)}/{printable(item.original_path or item.path)}")
 
 

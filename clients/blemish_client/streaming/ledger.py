@@ -189,6 +189,7 @@ class Ledger:
         request = ScoreStreamRequest()
         request.frame.camera, request.frame.sequence = camera, sequence
         request.frame.capture_time.CopyFrom(frame.timestamp)
+        request.frame.name = frame.sent_name
         set_image(request.frame.image, frame.image)
         self._next[camera] = sequence + 1
         return SentFrame(request, time.monotonic(), frame.name)

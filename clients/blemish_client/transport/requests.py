@@ -45,6 +45,7 @@ from blemish_client.names import dataset_name, item_name, model_name
 from blemish_client.transport.options import reject_unknown
 from blemish_client.types.arrays import is_pil
 from blemish_client.types.enums import JobPriority, Priority, Store, StreamPolicy, Verdict
+from blemish_client.types.frame import sent_name
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -86,6 +87,8 @@ class ScoreOptions(_ScoringOptions, total=False):
 
     capture_time: datetime | None
     """Time at which the image was taken, for an image that is kept. Without a time zone it is local."""
+    name: str
+    """Name of an image that is kept, for people. A path loses its folders. Default: that of the file."""
 
 
 class FrameStreamOptions(_ScoringOptions, total=False):
@@ -155,6 +158,7 @@ def score_request(image: ImageLike, model: str, options: ScoreOptions) -> ScoreR
         priority=inspection_pb2.Priority.ValueType(options.get("priority", PRIORITY_UNSPECIFIED)),
         store=inspection_pb2.Store.ValueType(options.get("store", STORE_UNSPECIFIED)),
         camera=options.get("camera", ""),
+        name=sent_name(options.get("name", ""), image),
     )
     if (moment := options.get("capture_time")) is not None:
         request.capture_time.FromDatetime(moment.astimezone(UTC))

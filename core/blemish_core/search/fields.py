@@ -84,6 +84,7 @@ SEARCH_FIELDS: Mapping[str, FilterField] = {
     ),
     "model": FilterField(FieldKind.KEYWORD, "model_version", _version),
     "camera": FilterField(FieldKind.KEYWORD, "camera"),
+    "name": FilterField(FieldKind.KEYWORD, "name"),
     "source": FilterField(FieldKind.KEYWORD, "source", choice({"dataset": "dataset", "camera": "camera"})),
     "time": FilterField(FieldKind.TIME, "time"),
     "score": FilterField(FieldKind.NUMBER, "score"),

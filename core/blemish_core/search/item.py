@@ -25,6 +25,7 @@ PAYLOAD_SCHEMA = {
     "class_name": qm.PayloadSchemaType.KEYWORD,
     "model_version": qm.PayloadSchemaType.KEYWORD,
     "camera": qm.PayloadSchemaType.KEYWORD,
+    "name": qm.PayloadSchemaType.KEYWORD,
     "source": qm.PayloadSchemaType.KEYWORD,
     "label": qm.PayloadSchemaType.KEYWORD,
     "label_class": qm.PayloadSchemaType.KEYWORD,
@@ -54,7 +55,7 @@ class Label(StrEnum):
     GOOD = "GOOD"
 
 
-INHERITED_KEYS = ("label", "label_class", "camera", "time")
+INHERITED_KEYS = ("label", "label_class", "camera", "name", "time")
 """Payload keys that survive when an image is indexed again, or by another model version."""
 ORIGIN_KEYS = ("source", "dataset", "category", "path", "original_path", "class_name")
 """Payload keys of an image's place. An image of a dataset keeps it when a camera sends the same image."""
@@ -82,6 +83,8 @@ class Item:
     """Class that the image's folder names."""
     camera: str = ""
     """Camera that took the image, if known."""
+    name: str = ""
+    """Name that was sent with a camera frame, such as that of its file."""
     time: datetime = field(default_factory=lambda: datetime.now(UTC))
     """Time at which the image was taken, or else first indexed."""
     model_version: str = ""

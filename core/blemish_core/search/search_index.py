@@ -250,7 +250,7 @@ class SearchIndex:
     def put(self, version: ModelRef, items: Sequence[Item], vectors: Vector, job: str = "") -> None:
         """Write items and their embeddings; existing points are replaced.
 
-        An existing point keeps its label, its camera, its time and the job that created it. A new point
+        An existing point keeps its label, camera, name and time, and the job that created it. A new point
         inherits them from the index that serves the model.
 
         Args:

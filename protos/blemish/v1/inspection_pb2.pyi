@@ -176,6 +176,7 @@ class ScoreRequest(_message.Message):
     STORE_FIELD_NUMBER: _builtins.int
     CAMERA_FIELD_NUMBER: _builtins.int
     CAPTURE_TIME_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """models/{model} (its version in production, or its newest without one), models/{model}@production,
     models/{model}/versions/{n} or models/{model}/versions/latest.
@@ -188,6 +189,8 @@ class ScoreRequest(_message.Message):
     """
     camera: _builtins.str
     """The camera shown with a kept image, at most 128 characters."""
+    name: _builtins.str
+    """Name of the image for people, such as that of its file, shown with a kept image. At most 255 characters."""
     @_builtins.property
     def image(self) -> _image_pb2.Image: ...
     @_builtins.property
@@ -206,10 +209,11 @@ class ScoreRequest(_message.Message):
         store: Global___Store.ValueType = ...,
         camera: _builtins.str = ...,
         capture_time: _timestamp_pb2.Timestamp | None = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "image", b"image", "outputs", b"outputs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "capture_time", b"capture_time", "image", b"image", "model", b"model", "outputs", b"outputs", "priority", b"priority", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "capture_time", b"capture_time", "image", b"image", "model", b"model", "name", b"name", "outputs", b"outputs", "priority", b"priority", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -623,6 +627,7 @@ class Frame(_message.Message):
     CAPTURE_TIME_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     OMITTED_BYTES_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     camera: _builtins.str
     """At most 128 characters."""
     sequence: _builtins.int
@@ -631,6 +636,8 @@ class Frame(_message.Message):
     Limits.max_message_bytes. Such a message would end the stream. The frame is refused with RESOURCE_EXHAUSTED,
     reason TOO_LARGE, in its place.
     """
+    name: _builtins.str
+    """See ScoreRequest. The answer does not return it."""
     @_builtins.property
     def capture_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -643,10 +650,11 @@ class Frame(_message.Message):
         capture_time: _timestamp_pb2.Timestamp | None = ...,
         image: _image_pb2.Image | None = ...,
         omitted_bytes: _builtins.int = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "capture_time", b"capture_time", "image", b"image", "omitted_bytes", b"omitted_bytes", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "capture_time", b"capture_time", "image", b"image", "name", b"name", "omitted_bytes", b"omitted_bytes", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

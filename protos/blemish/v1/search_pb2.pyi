@@ -96,8 +96,8 @@ class SearchRequest(_message.Message):
     """A filter condition in the syntax of AIP-160, in addition to `filter`:
       `class = "crack" AND score > 12.5 AND time >= "2026-11-01T00:00:00Z"`
 
-    Fields: dataset, category, class, verdict (normal, anomalous), model, camera, source (dataset, camera),
-    time, score, p_value, label (confirmed, false-alarm, good, none) and label_class. Names of the enums, such as
+    Fields: dataset, category, class, verdict (normal, anomalous), model, camera, name, source (dataset,
+    camera), time, score, p_value, label (confirmed, false-alarm, good, none) and label_class. Names of the enums, such as
     LABEL_FALSE_ALARM and FALSE_ALARM, are accepted as well. Times need a zone.
     """
     page_token: _builtins.str
@@ -348,6 +348,7 @@ class Hit(_message.Message):
     MATCH_FIELD_NUMBER: _builtins.int
     REGIONS_FIELD_NUMBER: _builtins.int
     ORIGINAL_PATH_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     item: _builtins.str
     """items/{uuid}"""
     similarity: _builtins.float
@@ -374,6 +375,10 @@ class Hit(_message.Message):
     """The defect class that a person confirmed."""
     original_path: _builtins.str
     """Path of the file that was uploaded to the dataset, if it differs from path. It may contain any characters."""
+    name: _builtins.str
+    """Name of a kept frame, as it was sent with it: ScoreRequest.name. It may contain any characters. Empty for a frame
+    that was sent without one, or kept by an older server.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """The time at which the image was taken, or first indexed if that is unknown."""
@@ -411,10 +416,11 @@ class Hit(_message.Message):
         match: Global___Match | None = ...,
         regions: _abc.Iterable[_image_pb2.DefectRegion] | None = ...,
         original_path: _builtins.str = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["match", b"match", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "category", b"category", "class_name", b"class_name", "dataset", b"dataset", "group", b"group", "item", b"item", "label", b"label", "label_class", b"label_class", "match", b"match", "original_path", b"original_path", "p_value", b"p_value", "path", b"path", "regions", b"regions", "score", b"score", "similarity", b"similarity", "thumbnail", b"thumbnail", "time", b"time", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["camera", b"camera", "category", b"category", "class_name", b"class_name", "dataset", b"dataset", "group", b"group", "item", b"item", "label", b"label", "label_class", b"label_class", "match", b"match", "name", b"name", "original_path", b"original_path", "p_value", b"p_value", "path", b"path", "regions", b"regions", "score", b"score", "similarity", b"similarity", "thumbnail", b"thumbnail", "time", b"time", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,6 +28,7 @@ from blemish_server.scoring.inspection import Capture, Inspection, NamingPolicy,
 from blemish_server.transport.status import frame_refusal
 
 _MAX_CAMERA = 128
+_MAX_NAME = 255
 
 PRIORITIES: EnumMapping[Priority, pb.Priority.ValueType] = EnumMapping(
     {
@@ -123,18 +124,22 @@ def parse_max_latency(config: pb.StreamConfig) -> float | None:
 
 
 def parse_capture(message: pb.ScoreRequest | pb.Frame, *, ignore_invalid_time: bool = False) -> Capture:
-    """Return the image of a request with its camera and time.
+    """Return the image of a request with its camera, its name and its time.
 
     Args:
         message: the request or frame.
         ignore_invalid_time: True to treat a time out of range as unknown.
 
     Raises:
-        InvalidRequest: if the image is missing, the camera's name too long, or the time out of range.
+        InvalidRequest: if the image is missing, a text too long, or the time out of range.
     """
     if len(message.camera) > _MAX_CAMERA:
         raise InvalidRequest(
             f"camera has {len(message.camera)} characters; use at most {_MAX_CAMERA}", field="camera"
+        )
+    if len(message.name) > _MAX_NAME:
+        raise InvalidRequest(
+            f"name has {len(message.name)} characters; use at most {_MAX_NAME}", field="name"
         )
     image = parse_image(message.image, "image")
     try:
@@ -144,7 +149,7 @@ def parse_capture(message: pb.ScoreRequest | pb.Frame, *, ignore_invalid_time: b
             raise
         time = None
     sequence = message.sequence if isinstance(message, pb.Frame) else None
-    return Capture(image, message.camera, time, sequence=sequence)
+    return Capture(image, message.camera, time, sequence=sequence, name=message.name)
 
 
 def parse_capture_time(message: pb.ScoreRequest | pb.Frame, field: str) -> datetime | None:

@@ -246,6 +246,7 @@ def item_to_proto(item: Item) -> pb.Hit:
         p_value=item.p_value,
         verdict=verdict_to_proto(item.anomalous),
         camera=item.camera,
+        name=item.name,
         time=timestamp_to_proto(item.time),
         label=LABELS.to_proto(item.label) if item.label else pb.LABEL_UNSPECIFIED,
         label_class=item.label_class,

@@ -66,6 +66,7 @@ class _RecordedFrame:
     regions: tuple[DefectRegion, ...]
     level: WhiteLevel | None
     """White level of the version."""
+    name: str
 
 
 def recorded_item(inspection: Inspection) -> str:
@@ -135,6 +136,7 @@ class FrameRecorder:
             inspection.prediction.embedding,
             inspection.regions or (),
             inspection.manifest.white_level,
+            capture.name,
         )
         if self._queue.put(frame, size_bytes=len(capture.image.data)):
             return True
@@ -211,6 +213,7 @@ class FrameRecorder:
                         p_value=frame.p_value,
                         anomalous=frame.anomalous,
                         camera=frame.camera,
+                        name=frame.name,
                         source=CAMERA,
                         time=frame.time,
                         regions=frame.regions,

@@ -46,6 +46,8 @@ class Capture:
     """Arrival on the clock of ``time.monotonic()``, where the request limits the latency."""
     sequence: int | None = None
     """Sequence number of a frame of a stream."""
+    name: str = ""
+    """Name of the image for people, empty if unknown."""
 
 
 NO_TIMINGS = Timings()

@@ -126,6 +126,26 @@ def test_discarded_job_leaves_points_of_other_jobs(index: SearchIndex) -> None:
     assert index.count(VERSION) == 150
 
 
+def test_name_of_a_frame_stays_when_it_is_indexed_again(index: SearchIndex) -> None:
+    vector = np.ones((1, 8), np.float32)
+
+    def put(version: ModelRef, name: str) -> Item:
+        id = item_id(version, "f")
+        frame = Item(id, "f", 1.0, 0.5, False, source=CAMERA, camera="line-3", time=NOON, name=name)
+        index.put(version, [frame], vector)
+        return index.item(version, id)
+
+    assert put(VERSION, "first.png").name == "first.png"
+    assert put(VERSION, "second.png").name == "first.png"
+    index.set_serving_version(VERSION)
+    index.prepare(NEXT, 8)
+    index.publish(NEXT)
+    assert put(NEXT, "").name == "first.png"
+    payload = Item(item_id(NEXT, "f"), "f", 1.0, 0.5, False).to_payload()
+    assert "name" not in payload, "points of older servers have none either"
+    assert Item.from_payload(item_id(NEXT, "f"), payload).name == ""
+
+
 def test_image_of_dataset_and_camera_belongs_to_the_dataset(index: SearchIndex) -> None:
     """Retention removes camera frames, so an image of a dataset never counts as one."""
     vector = np.ones((1, 8), np.float32)

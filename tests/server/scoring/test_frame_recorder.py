@@ -25,7 +25,7 @@ from blemish_core.search.frame_store import FrameStore
 from blemish_core.search.item import Item, Label
 from blemish_core.search.query import Query, Vector
 from blemish_core.search.search_index import SearchIndex
-from blemish_server.converters.search import hit_to_proto
+from blemish_server.converters.search import hit_to_proto, item_to_proto, parse_where
 from blemish_server.scoring import frame_recorder as module
 from blemish_server.scoring.frame_recorder import FrameRecorder, FrameRetention, recorded_item
 from blemish_server.scoring.inspection import Inspection
@@ -131,6 +131,19 @@ async def test_recorded_frames_are_found_with_camera_and_time(index: FakeIndex, 
     finder = Finder(TwinPoints(index.twin))
     (first, *_) = await finder.search(VERSION, Query(np.eye(4, dtype=np.float32)[1]), 5)
     assert frames.read("tile", first.item.sha256).startswith(b"picture ")
+
+
+async def test_recorded_frame_has_the_name_that_was_sent(index: FakeIndex, frames: FrameStore) -> None:
+    named, plain = frame(1), frame(2)
+    named = replace(named, capture=replace(named.capture, name="a b.png"))
+    async with running(index, frames) as recorder:
+        assert recorder.enqueue(named)
+        assert recorder.enqueue(plain)
+        await recorder.drain(5)
+    found, _ = index.items(VERSION, ANY_ITEM, 100)
+    assert sorted(item_to_proto(item).name for item in found) == ["", "a b.png"]
+    same_name = parse_where('name = "a b.png"')
+    assert [item.name for item in index.items(VERSION, same_name, 100)[0]] == ["a b.png"]
 
 
 async def test_recorded_frame_keeps_its_regions(index: FakeIndex, frames: FrameStore) -> None:

@@ -116,6 +116,7 @@ YEAR_10000 = 253_402_300_800
 INVALID = {
     "capture_time": frame(1, seconds=YEAR_10000),
     "camera": frame(1, camera="c" * 129),
+    "name": pb.Frame(camera="left", sequence=1, image=frame(1).image, name="n" * 256),
     "image": frame(1, image=b""),
 }
 
@@ -127,6 +128,7 @@ INVALID = {
         ("capture_time", pb.STORE_ALL),
         ("camera", pb.STORE_NONE),
         ("camera", pb.STORE_ALL),
+        ("name", pb.STORE_ALL),
         ("image", pb.STORE_NONE),
         ("image", pb.STORE_ALL),
     ],
@@ -176,8 +178,9 @@ async def test_frame_with_an_invalid_time_is_scored_if_it_is_not_stored() -> Non
 @pytest.mark.parametrize("field", list(INVALID))
 async def test_invalid_request_is_rejected_before_it_is_scored(field: str) -> None:
     service = Service()
-    request = pb.ScoreRequest(model=MODEL, camera=INVALID[field].camera, image=INVALID[field].image)
-    request.capture_time.CopyFrom(INVALID[field].capture_time)
+    invalid = INVALID[field]
+    request = pb.ScoreRequest(model=MODEL, camera=invalid.camera, image=invalid.image, name=invalid.name)
+    request.capture_time.CopyFrom(invalid.capture_time)
     with pytest.raises(InvalidRequest, match=field):
         await service.score(request)
     assert service.scorer.requests == []

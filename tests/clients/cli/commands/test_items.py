@@ -14,9 +14,11 @@ def test_listing_shows_what_a_review_needs(run: Run, fake: FakeServer) -> None:
     frame.item, frame.camera = "items/6f1c2b1e-8f0a-4b7e-9d53-0a4c1f1c7a52", "line-3"
     frame.time.FromJsonString("2026-12-01T08:00:00Z")
     image.label, image.label_class = LABEL_CONFIRMED, "hair[line]"
+    frame.name = "[red]17\n.png"
     heading, _, first, second, _ = run("items", "-m", "m").stdout.strip().splitlines()
     assert heading.split() == ["item", "time", "score", "verdict", "label", "camera", "class", "image"]
-    assert re.match(r" *6f1c2b1e +2026-12-01 \d\d:\d\d:\d\d +2.000 +anomalous +- +line-3 +- ", first)
+    assert re.match(r" *6f1c2b1e +2026-12-01 \d\d:\d\d:\d\d +2.000 +anomalous +- +line-3 +", first)
+    assert first.rstrip().endswith(r" [red]17\n.png"), "neither markup nor a new line"
     assert "confirmed hair[line]" in second
     assert "tile/test/crack/002.png" in second
 
