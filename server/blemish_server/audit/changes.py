@@ -215,7 +215,9 @@ def _removed(response: dataset_pb2.DeleteImagesResponse, facts: Facts) -> None:
     facts.add(removed=response.removed)
 
 
-def _job(response: job_pb2.CreateJobResponse | job_pb2.CancelJobResponse, facts: Facts) -> None:
+def _job(response: job_pb2.CreateJobResponse, facts: Facts) -> None:
+    # The request may name the latest version.
+    facts.add_resource(response.job.embed.model or response.job.evaluate.model)
     facts.add_resource(response.job.name)
 
 

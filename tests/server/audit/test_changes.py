@@ -113,11 +113,19 @@ def test_request_gives_its_resources_and_details(
     assert facts.details == details
 
 
-def test_promotion_of_the_latest_version_names_its_number() -> None:
+def test_change_by_the_latest_version_names_its_number() -> None:
     request = model_pb2.PromoteModelRequest(name="models/t/versions/latest")
     version = model_pb2.ModelVersion(name="models/t/versions/2")
     facts = facts_of("PromoteModel", request, response=model_pb2.PromoteModelResponse(version=version))
     assert facts.resources == ("models/t/versions/latest", "models/t/versions/2")
+    latest = job_pb2.Evaluate(model="models/t/versions/latest", dataset="datasets/tile")
+    job = job_pb2.Job(name="jobs/j", evaluate=job_pb2.Evaluate(model="models/t/versions/2"))
+    facts = facts_of(
+        "CreateJob",
+        job_pb2.CreateJobRequest(evaluate=latest),
+        response=job_pb2.CreateJobResponse(job=job),
+    )
+    assert facts.resources == ("datasets/tile", latest.model, "models/t/versions/2", "jobs/j")
 
 
 def test_label_of_a_newer_client_is_described_by_its_number() -> None:

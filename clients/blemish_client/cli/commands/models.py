@@ -40,7 +40,7 @@ from blemish_client.cli.session import Session
 from blemish_client.cli.times import AGE_HELP, parse_time
 from blemish_client.client import Client
 from blemish_client.errors import CONFIRMATION_NEEDED, BlemishError, FailedPrecondition
-from blemish_client.names import model_name, short
+from blemish_client.names import job_name, model_name, short
 from blemish_layouts.names import printable
 
 group = typer.Typer(
@@ -455,7 +455,7 @@ def report(
         str,
         typer.Option(
             metavar="JOB",
-            help="Evaluation job whose report to fetch.",
+            help="Evaluation job whose report to fetch: its name, its first digits, or latest.",
             show_default="report of the training",
         ),
     ] = "",
@@ -470,7 +470,7 @@ def report(
     """
     session = Session.of(ctx)
     with session.client() as client:
-        page = client.report(model, evaluation=evaluation)
+        page = client.report(model, evaluation=_evaluation_job(client, model, evaluation))
     if output is None:
         sys.stdout.buffer.write(page)
         sys.stdout.buffer.flush()
@@ -480,6 +480,24 @@ def report(
     except OSError as error:
         raise Failure(f"cannot write {output}: {error.strerror}") from error
     session.out.print(f"report written to {output}, {size(len(page))}", markup=False)
+
+
+def _evaluation_job(client: Client, model: str, name: str) -> str:
+    """Return the job of an evaluation; a name that fits none of them is passed on for the server to reject.
+
+    Raises:
+        Failure: if the latest evaluation is asked for, and there is none.
+    """
+    if not name:
+        return ""
+    card = client.model(model)
+    jobs = [evaluation.job for evaluation in card.evaluations]  # the newest first
+    if short(name) == "latest":
+        if not jobs:
+            raise Failure(f"{card.name} was not evaluated by a job; leave out --evaluation")
+        return jobs[0]
+    fitting = [job for job in jobs if job.startswith(job_name(name))]
+    return fitting[0] if len(fitting) == 1 else name
 
 
 @group.command()

@@ -369,3 +369,17 @@ def test_latest_version_is_deleted_and_calibrated_by_its_number(run: Run, fake: 
     assert fake.requests["DeleteModel"][0].name == "models/m/versions/3"
     run("models", "calibrate", "m/latest", "--trained")
     assert fake.requests["UpdateCalibration"][0].name == "models/m/versions/3"
+
+
+def test_report_of_an_evaluation_is_found_by_digits_or_as_the_latest(run: Run, fake: FakeServer) -> None:
+    none = run("models", "report", "m/1", "--evaluation", "latest")
+    assert none.exit_code == 2
+    assert "models/m/versions/1 was not evaluated by a job" in none.stderr
+    for job in ("jobs/58b5359e1cd14430", "jobs/58b70000aaaa1111"):
+        fake.card.evaluations.add(job=job)
+    for name in ("latest", "58b53", "58b7", "58b"):
+        run("models", "report", "m/1", "--evaluation", name)
+    jobs = [request.evaluation for request in fake.requests["GetReport"]]
+    assert jobs == [
+        f"jobs/{id}" for id in ("58b5359e1cd14430", "58b5359e1cd14430", "58b70000aaaa1111", "58b")
+    ]
