@@ -74,9 +74,13 @@ def up(
             help="Stop when standard input ends; for programs that start the stack and may be killed.",
         ),
     ] = False,
+    console: Annotated[
+        bool,
+        typer.Option("--console/--no-console", help="Serve the console for browsers on this machine, too."),
+    ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings only.")] = False,
 ) -> None:
-    """Start Redis, Qdrant, a worker and the server on this machine.
+    """Start Redis, Qdrant, a worker, the server and the console on this machine.
 
     Example: blemish up --data /srv/blemish --import-root /srv/images
     """
@@ -88,6 +92,7 @@ def up(
             import_roots=import_root,
             address_file=address_file,
             stop_with_stdin=stop_with_stdin,
+            console=console,
             quiet=quiet,
         )
     except ValueError as error:

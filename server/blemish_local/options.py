@@ -38,6 +38,8 @@ class StackOptions:
     """URL of an HTTP proxy for the external Qdrant; empty connects directly."""
     stop_with_stdin: bool
     """Flag that makes the end of standard input a request to stop."""
+    console: bool
+    """Flag that starts the console for browsers, too."""
     quiet: bool
     """Flag that suppresses all messages except warnings."""
     environment: Mapping[str, str]
@@ -52,6 +54,7 @@ def resolve(
     import_roots: Sequence[Path] | None = None,
     address_file: Path | None = None,
     stop_with_stdin: bool = False,
+    console: bool = False,
     quiet: bool = False,
 ) -> StackOptions:
     """Check the arguments and complete them from the environment.
@@ -69,6 +72,7 @@ def resolve(
         qdrant_grpc_port=_port(environment, "QDRANT_GRPC_PORT", _QDRANT_GRPC_PORT),
         qdrant_proxy=_url(environment, "QDRANT_PROXY", ("http",), "http://HOST:3128") or "",
         stop_with_stdin=stop_with_stdin,
+        console=console,
         quiet=quiet,
         environment=dict(environment),
     )

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -37,6 +38,8 @@ _DEFAULT_GRACE_S = 10.0
 """Grace period of a server without BLEMISH_GRACE_S."""
 _SHUTDOWN_MARGIN_S = 17.0
 """Time for the rest of the server's shutdown: notices to clients, frames to store, running batches."""
+_CONSOLE = Address("127.0.0.1", 8080)
+"""Address of the console, unless the port is taken."""
 _READ_THE_LOG = "read its log; the services are installed by pip install 'blemish[local]'"
 
 
@@ -63,6 +66,8 @@ class Stack:
     """Variables that every service receives in addition to the environment: URLs, store, address."""
     metrics: str = ""
     """URL of the server's metrics; empty if it has none."""
+    console: str = ""
+    """URL of the console; empty if it is left out."""
 
     @property
     def store(self) -> str:
@@ -106,9 +111,20 @@ def compose(options: StackOptions, data: DataDirectory, listen: Address | Socket
     environment = {**inherited, **variables}
     metrics = _metrics_address(inherited)
     own = {"BLEMISH_METRICS_LISTEN": str(metrics)} if metrics is not None else {}
-    stages.append((_worker(data, environment), _server(data, environment | own, listen)))
+    last = [_worker(data, environment), _server(data, environment | own, listen)]
+    console = ""
+    if options.console and is_console_installed():
+        address = _console_address()
+        console = f"http://{address}/"
+        last.append(_console(data, inherited, listen, address))
+    stages.append(tuple(last))
     url = f"http://{metrics.to_connect}/metrics" if metrics is not None else ""
-    return Stack(tuple(external), tuple(stages), variables, url)
+    return Stack(tuple(external), tuple(stages), variables, url, console)
+
+
+def is_console_installed() -> bool:
+    """Return whether the extra with the console is installed."""
+    return find_spec("nicegui") is not None
 
 
 def shell_script(variables: Mapping[str, str]) -> str:
@@ -228,6 +244,40 @@ def _server(
         ready_file=ready_file,
         grace_s=_server_grace_s(environment) + _SHUTDOWN_MARGIN_S,
     )
+
+
+def _console(
+    data: DataDirectory, inherited: Mapping[str, str], listen: Address | SocketAddress, address: Address
+) -> ServiceSpec:
+    """Return the console, which needs no other service to start and reports a server that is away."""
+    ready_file = data.run / "console.ready"
+    options = ["--server", str(listen.to_connect)]
+    if certificate := inherited.get("BLEMISH_TLS_CERTIFICATE"):
+        options += ["--roots", certificate]
+    command = _module("blemish_client.cli", *options, "console", "--listen", str(address))
+    return ServiceSpec(
+        name="console",
+        description=f"http://{address}/",
+        command=(*command, "--address-file", str(ready_file)),
+        environment=inherited,
+        # Keep the working directory, so that relative paths in the environment stay valid.
+        directory=Path.cwd(),
+        log=data.logs / "console.log",
+        probe=partial(probes.file_exists, ready_file),
+        remedy="read its log, or leave it out with --no-console",
+        ready_file=ready_file,
+        is_optional=True,
+    )
+
+
+def _console_address() -> Address:
+    """Return the usual address of the console, or another port if that is taken."""
+    try:
+        address = settle(_CONSOLE)
+        assert isinstance(address, Address)
+        return address
+    except AddressUnusable:
+        return Address(_CONSOLE.host, free_loopback_port())
 
 
 def _metrics_address(inherited: Mapping[str, str]) -> Address | None:

@@ -245,7 +245,7 @@ def running(folder: Path) -> Iterator[str]:
     address = folder / "address"
     stack = subprocess.Popen(
         [
-            *(sys.executable, "-m", "blemish_local", "up", "--quiet"),
+            *(sys.executable, "-m", "blemish_local", "up", "--no-console", "--quiet"),
             *("--data", str(folder / "data"), "--listen", "127.0.0.1:0"),
             *("--address-file", str(address), "--import-root", str(folder)),
         ]

@@ -13,6 +13,7 @@ IMPORT_ROOTS = (
     "server/blemish_local",
     "workers/blemish_workers",
     "clients/blemish_client",
+    "clients/blemish_console",
 )
 MOST_LOOSE_MODULES = 8
 DETECTOR_FILES = {"settings.py", "network.py", "detector.py", "training/train.py"}

@@ -34,7 +34,10 @@ def forbidden(*_: object, **__: object) -> None:
 
 registered = []
 register = atexit.register
-ours = ("blemish_core", "blemish_server", "blemish_local", "blemish_workers", "blemish_client")
+ours = (
+    "blemish_core", "blemish_server", "blemish_local", "blemish_workers", "blemish_client",
+    "blemish_console",
+)
 
 def recording(function, *arguments, **keywords):
     if (function.__module__ or "").startswith(ours):

@@ -54,6 +54,12 @@ server.start()
 signal.signal(signal.SIGTERM, lambda *_: server.stop(0))
 server.wait_for_termination()
 """
+CONSOLE = """
+import signal, sys
+open(sys.argv[sys.argv.index("--address-file") + 1], "w").close()
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+signal.pause()
+"""
 
 
 @dataclass
@@ -95,6 +101,8 @@ class FakeInstallation:
         options = ["--data", str(self.data), "--address-file", str(self.address_file)]
         if "--listen" not in arguments:
             options += ["--listen", "127.0.0.1:0"]
+        if "--console" not in arguments:
+            options.append("--no-console")
         before = signal.signal(signal.SIGHUP, self.hang_up)
         try:
             process = subprocess.Popen(
@@ -345,3 +353,27 @@ def test_end_of_stdin_stops_the_stack(installation: FakeInstallation) -> None:
     process.stdin.close()  # like the kernel when the writer is killed
     process.stdin = None
     assert process.wait(30) == 0
+
+
+def install_console(installation: FakeInstallation, text: str) -> None:
+    installation.module("blemish_client/cli", text)
+    (installation.folder / "modules/blemish_client/__init__.py").touch()
+
+
+def test_console_is_started_and_announced(installation: FakeInstallation) -> None:
+    install_console(installation, CONSOLE)
+    process = installation.up_and_ready("--console")
+    process.terminate()
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert re.search(r"^  console  http://127\.0\.0\.1:\d+/$", output, re.MULTILINE)
+
+
+def test_console_that_does_not_start_leaves_the_others_running(installation: FakeInstallation) -> None:
+    install_console(installation, "raise SystemExit('no pages today')")
+    process = installation.up_and_ready("--console")
+    process.terminate()
+    _, warnings = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "no pages today" in warnings
+    assert "the other services go on without it" in warnings

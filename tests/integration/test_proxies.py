@@ -173,6 +173,7 @@ def test_stack_works_and_trains_although_the_environment_names_a_dead_proxy(
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "blemish_local", "up", "--data", str(tmp_path / "data")),
+                "--no-console",
                 *("--listen", "127.0.0.1:0", "--address-file", str(tmp_path / "address")),
                 *("--import-root", str(surfaces)),
             ],
@@ -202,6 +203,7 @@ def test_stack_is_not_ready_while_the_server_cannot_reach_qdrant(tmp_path: Path)
         subprocess.Popen(
             [
                 *(sys.executable, "-m", "blemish_local", "up", "--data", str(tmp_path / "data")),
+                "--no-console",
                 *("--listen", "127.0.0.1:0", "--address-file", str(tmp_path / "address")),
             ],
             env=os.environ | {"QDRANT_URL": f"http://127.0.0.1:{port}", "QDRANT_GRPC_PORT": str(port)},

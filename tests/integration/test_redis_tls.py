@@ -299,6 +299,7 @@ def test_stack_trains_over_tls_and_shows_what_endangers_jobs(
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "blemish_local", "up", "--data", str(tmp_path / "data")),
+                "--no-console",
                 *("--listen", "127.0.0.1:0", "--address-file", str(tmp_path / "address")),
                 *("--import-root", str(surfaces)),
             ],

@@ -145,6 +145,7 @@ def test_stack_listens_on_a_unix_socket_and_prints_it_as_given(folder: Path) -> 
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "blemish_local", "up", "--data", str(folder / "data")),
+            "--no-console",
             *("--address-file", str(folder / "address")),
         ],
         env=os.environ | {"BLEMISH_LISTEN": target},

@@ -40,6 +40,7 @@ def test_defaults_are_closed_to_other_machines(tmp_path: Path, monkeypatch: pyte
         qdrant_grpc_port=6334,
         qdrant_proxy="",
         stop_with_stdin=False,
+        console=False,
         quiet=False,
         environment={"HOME": "/home/user"},
     )

@@ -21,6 +21,7 @@ LISTEN = Address("0.0.0.0", 50051)
 @pytest.fixture(autouse=True)
 def numbered_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stack, "free_loopback_port", itertools.count(7000).__next__)
+    monkeypatch.setattr(stack, "settle", lambda address: address)
 
 
 def composed(tmp_path: Path, import_roots: Sequence[Path] = (), **environment: str) -> Stack:
@@ -136,3 +137,26 @@ def test_server_is_given_its_own_grace_period_to_stop(tmp_path: Path, grace: str
     server = next(spec for spec in stack.stages[-1] if spec.name == "server")
     assert server.grace_s > grace_s + 15  # the margin of the rest of its shutdown
     assert ServerSettings().grace_s == 10.0
+
+
+def test_console_is_optional_and_reaches_the_server_on_this_machine(tmp_path: Path) -> None:
+    options = resolve({"PATH": os.environ["PATH"]}, console=True)
+    found = compose(options, DataDirectory(tmp_path), LISTEN)
+    console = next(spec for spec in found.stages[-1] if spec.name == "console")
+    assert console.is_optional
+    assert "127.0.0.1:50051" in console.command
+    assert found.console.startswith("http://127.0.0.1:")
+    assert str(console.ready_file) in console.command
+
+
+def test_console_trusts_the_certificate_of_the_server(tmp_path: Path) -> None:
+    options = resolve({"PATH": os.environ["PATH"], "BLEMISH_TLS_CERTIFICATE": "/chain.pem"}, console=True)
+    found = compose(options, DataDirectory(tmp_path), LISTEN)
+    console = next(spec for spec in found.stages[-1] if spec.name == "console")
+    assert console.command[console.command.index("--roots") + 1] == "/chain.pem"
+
+
+def test_console_that_is_not_installed_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "is_console_installed", lambda: False)
+    options = resolve({"PATH": os.environ["PATH"]}, console=True)
+    assert names(compose(options, DataDirectory(tmp_path), LISTEN))[-1] == {"worker", "server"}

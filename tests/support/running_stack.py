@@ -39,6 +39,7 @@ def running_stack(
             *(sys.executable, "-m", "blemish_local", "up"),
             *("--data", str(home / "data"), "--listen", "127.0.0.1:0"),
             *("--address-file", str(home / "address"), "--import-root", str(surfaces)),
+            "--no-console",
         ],
         env=os.environ
         | {

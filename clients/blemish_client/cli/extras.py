@@ -28,6 +28,7 @@ class Extra:
     requires: tuple[str, ...]
     """Packages that come with the extra alone; the other ones are part of every wheel."""
     install_hint: str
+    needs_linux: bool = True
 
     def require(self) -> None:
         """Check that the packages are installed, on a system where they run.
@@ -35,7 +36,7 @@ class Extra:
         Raises:
             Failure: naming the system, or the command that installs them.
         """
-        if sys.platform != "linux":
+        if self.needs_linux and sys.platform != "linux":
             raise Failure(
                 f"`blemish {self.name}` runs on Linux only, and this system is {sys.platform}; run it in a "
                 "container or in WSL, and connect from here with --server"
@@ -46,7 +47,7 @@ class Extra:
 
 UP = Extra(
     "up",
-    "Start Redis, Qdrant, a worker and the server on this machine.",
+    "Start Redis, Qdrant, a worker, the server and the console on this machine.",
     "blemish_local.commands",
     ("blemish_local", "torch", "celery"),
     "the server is not installed here; get it with: pip install 'blemish[local]'",
@@ -65,6 +66,15 @@ ACCESS = Extra(
     ("blemish_core", "pydantic"),
     "the server is not installed here; get it with: pip install 'blemish[server]'",
 )
+CONSOLE = Extra(
+    "console",
+    "Serve the console for browsers: review, models and state of the server.",
+    "blemish_console.commands",
+    ("nicegui",),
+    "the console is not installed here; get it with: pip install 'blemish[console]'",
+    needs_linux=False,
+)
+EXTRAS = (UP, CONSOLE, WEIGHTS, ACCESS)
 
 
 class ExtraCommand(TyperCommand):
@@ -92,6 +102,4 @@ class RootCommands(Commands):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = {extra.name: ExtraCommand(extra) for extra in (UP, WEIGHTS, ACCESS)} | dict(
-            self.commands
-        )
+        self.commands = {extra.name: ExtraCommand(extra) for extra in EXTRAS} | dict(self.commands)

@@ -14,7 +14,7 @@ from types import FrameType
 
 from blemish_client.cli.failures import UNSUCCESSFUL, Failure
 
-_COMMAND = (sys.executable, "-P", "-m", "blemish_local", "up")
+_COMMAND = (sys.executable, "-P", "-m", "blemish_local", "up", "--no-console")
 _READY_WITHIN_S = 180.0
 _STOPPED_WITHIN_S = 40.0
 _TAIL_LINES = 12

@@ -13,7 +13,7 @@ from typing import Any
 from blemish_local.address import Address, SocketAddress
 from blemish_local.data_directory import DataDirectory
 from blemish_local.options import StackOptions
-from blemish_local.stack import Stack
+from blemish_local.stack import Stack, is_console_installed
 
 _TIMEOUT_S = 2.0
 _OPEN = "off; every caller may do everything"
@@ -35,10 +35,17 @@ def announcement(
             f"  tls      {'on, ' + str(security.certificate) if security.certificate else 'off'}",
             f"  access   {'by token, ' + str(security.access_file) if security.access_file else _OPEN}",
             f"  metrics  {stack.metrics or 'off (see BLEMISH_METRICS_LISTEN)'}",
+            f"  console  {stack.console or _no_console(options)}",
             *_example(listen, security),
             "  stop it  Ctrl-C",
         ]
     )
+
+
+def _no_console(options: StackOptions) -> str:
+    if options.console and not is_console_installed():
+        return "not installed; get it with: pip install 'blemish[console]'"
+    return "off"
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ class ServiceSpec:
     ready_within_s: float = 180.0
     ready_file: Path | None = None
     """File that the service writes when it is ready; it is removed before each start."""
+    is_optional: bool = False
+    """Flag of a service without which the stack starts and goes on."""
     grace_s: float = 0.0
     """Time to end after a request to stop, if longer than the supervisor's."""
 

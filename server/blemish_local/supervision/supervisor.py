@@ -89,10 +89,10 @@ class Supervisor:
                     probing.create_task(self._wait_for(external))
             for stage in self._stages:
                 async with asyncio.TaskGroup() as starting:
-                    for service in stage:
-                        starting.create_task(self._start(service))
-                for service in stage:
-                    supervised.create_task(self._restart_on_exit(service))
+                    starts = {service: starting.create_task(self._start(service)) for service in stage}
+                for service, start in starts.items():
+                    if start.result():
+                        supervised.create_task(self._restart_on_exit(service))
             on_ready()
 
     async def _wait_for(self, external: ExternalService) -> None:
@@ -113,22 +113,33 @@ class Supervisor:
             ) from None
         self._report(f"{external.name:<8} answers  ({external.source})")
 
-    async def _start(self, service: ServiceProcess) -> None:
+    async def _start(self, service: ServiceProcess) -> bool:
+        """Start a service, and return False if it is an optional one that did not start.
+
+        Raises:
+            ServiceFailed: if it did not start, and the stack needs it.
+        """
         spec = service.spec
         reminder = asyncio.get_running_loop().call_later(
             _REMIND_AFTER_S, self._report, f"{spec.name:<8} is still starting; see {spec.log}"
         )
         try:
             took_s = await service.start()
+        except ServiceFailed as failure:
+            if not spec.is_optional:
+                raise
+            self._warn(f"{failure}\n  the other services go on without it")
+            return False
         finally:
             reminder.cancel()
         self._report(f"{spec.name:<8} ready in {took_s:.1f} s  ({spec.description})")
+        return True
 
     async def _restart_on_exit(self, service: ServiceProcess) -> None:
         """Restart the service whenever it exits.
 
         Raises:
-            ServiceFailed: after too many consecutive exits.
+            ServiceFailed: after too many consecutive exits of a service that the stack needs.
         """
         name, deaths = service.spec.name, 0
         while True:
@@ -136,12 +147,14 @@ class Supervisor:
             healthy = service.healthy_s >= self._policy.healthy_after_s
             deaths = 1 if healthy else deaths + 1
             if deaths >= self._policy.deaths_allowed:
-                raise ServiceFailed(
-                    service.report(
-                        f"died {deaths} times, each time within "
-                        f"{self._policy.healthy_after_s:.0f} s; {service.exit_status()}"
-                    )
+                failure = service.report(
+                    f"died {deaths} times, each time within "
+                    f"{self._policy.healthy_after_s:.0f} s; {service.exit_status()}"
                 )
+                if not service.spec.is_optional:
+                    raise ServiceFailed(failure)
+                self._warn(f"{failure}\n  the other services go on without it")
+                return
             delay_s = self._policy.delay_s(deaths)
             self._warn(f"{name:<8} died: {service.exit_status()}; restart in {delay_s:.1f} s")
             await asyncio.sleep(delay_s)

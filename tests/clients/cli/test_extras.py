@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from blemish_client.cli.app import app
-from blemish_client.cli.extras import ACCESS, UP, WEIGHTS, Extra, ExtraCommand
+from blemish_client.cli.extras import ACCESS, CONSOLE, EXTRAS, UP, WEIGHTS, Extra, ExtraCommand
 from blemish_client.cli.failures import Failure
 
 
@@ -28,15 +28,16 @@ def test_help_lists_commands_of_extras_without_importing_them() -> None:
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))\n"
     )
     help_text, _, modules = run_module("-c", script).stdout.strip().rpartition("\n")
-    for extra in (UP, WEIGHTS, ACCESS):
+    for extra in EXTRAS:
         assert extra.help in " ".join(help_text.replace("│", " ").split())
-    assert not {"torch", "blemish_core", "blemish_local", "blemish_server"} & {*modules.split()}
+    assert not {"torch", "blemish_core", "blemish_local", "blemish_server", "nicegui"} & {*modules.split()}
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (["up", "--help"], "--address-file"),
+        (["console", "--help"], "--root-path"),
         (["weights", "import", "--help"], "state dict"),
         (["access", "grant", "--help"], "--most-urgent"),
     ],
@@ -48,7 +49,7 @@ def test_command_of_an_extra_shows_its_own_help_with_an_example(arguments: list[
     assert f"Example: blemish {arguments[0]}" in result.stdout
 
 
-@pytest.mark.parametrize("extra", [UP, WEIGHTS, ACCESS], ids=lambda extra: extra.name)
+@pytest.mark.parametrize("extra", EXTRAS, ids=lambda extra: extra.name)
 def test_help_of_every_command_of_an_extra_has_a_valid_example(extra: Extra) -> None:
     loaded = ExtraCommand(extra).load()
     found = getattr(loaded, "commands", {"": loaded})
@@ -69,7 +70,9 @@ def test_exit_code_of_a_command_of_an_extra_is_kept() -> None:
     assert "blemish up: 'nowhere' is not HOST:PORT" in result.stderr
 
 
-@pytest.mark.parametrize(("extra", "name"), [(UP, "local"), (WEIGHTS, "worker"), (ACCESS, "server")])
+@pytest.mark.parametrize(
+    ("extra", "name"), [(UP, "local"), (CONSOLE, "console"), (WEIGHTS, "worker"), (ACCESS, "server")]
+)
 def test_missing_packages_are_reported_with_the_pip_command(extra: Extra, name: str) -> None:
     command = ExtraCommand(replace(extra, requires=("no_such_module",)))
     with pytest.raises(Failure, match=rf"pip install 'blemish\[{name}\]'"):

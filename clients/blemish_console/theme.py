@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The look of all pages: colours, spacing and the signs of verdicts.
+
+Colours are those of the palette of Okabe and Ito, made for colour-blind people. A verdict or a state is
+never shown by its colour alone: it also has a sign of its own shape, and a word. The style is in
+``templates/console.css``.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from nicegui import ui
+
+from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, Verdict
+from blemish_console import texts
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A state as word, shape and colour."""
+
+    word: str
+    icon: str
+    """Name of an icon of Material Icons."""
+    tone: str
+    """One of good, bad, warn and quiet."""
+
+
+AVAILABLE = Sign(texts.AVAILABLE, "check_circle", "good")
+UNAVAILABLE = Sign(texts.UNAVAILABLE, "error", "bad")
+NORMAL = Sign(texts.NORMAL, "check_circle", "good")
+ANOMALOUS = Sign(texts.ANOMALOUS, "warning", "bad")
+NO_VERDICT = Sign(texts.NO_VERDICT, "help", "quiet")
+
+
+def verdict_sign(verdict: Verdict.ValueType) -> Sign:
+    return {VERDICT_NORMAL: NORMAL, VERDICT_ANOMALOUS: ANOMALOUS}.get(verdict, NO_VERDICT)
+
+
+@cache
+def _style() -> str:
+    return files("blemish_console").joinpath("templates/console.css").read_text()
+
+
+def apply() -> None:
+    """Add the style to the current page, and set the colours of the widgets."""
+    ui.add_css(_style())
+    ui.colors(primary="#0060a0", positive="#00694e", negative="#a83d00", warning="#8a6a00", dark="#1b2229")
+
+
+def chip(sign: Sign) -> None:
+    """Draw a state."""
+    with ui.element("span").classes(f"bl-chip bl-chip-{sign.tone}"):
+        ui.icon(sign.icon, size="16px")
+        ui.label(sign.word)
+
+
+def card(title: str = "") -> ui.column:
+    """Return a card to draw into."""
+    frame = ui.column().classes("bl-card")
+    if title:
+        with frame:
+            ui.label(title).classes("bl-title")
+    return frame
+
+
+def empty(text: str, lead: str = "", icon: str = "inbox") -> None:
+    """Draw a state without contents, and the next step."""
+    with ui.element("div").classes("bl-empty"):
+        ui.icon(icon, size="32px")
+        ui.label(text)
+        if lead:
+            ui.label(lead)
+
+
+def facts(rows: list[tuple[str, str]]) -> None:
+    """Draw names and values in two columns."""
+    with ui.element("div").classes("bl-facts"):
+        for name, value in rows:
+            ui.label(name)
+            ui.label(value)
+
+
+def table(columns: tuple[str, ...], rows: list[tuple[str | Sign, ...]]) -> None:
+    """Draw a table of texts and states. Texts are never interpreted as HTML."""
+    with ui.element("div").classes("bl-scroll"), ui.element("table").classes("bl-table"):
+        if any(columns):
+            with ui.element("thead"), ui.element("tr"):
+                for column in columns:
+                    with ui.element("th"):
+                        ui.label(column)
+        with ui.element("tbody"):
+            for row in rows:
+                with ui.element("tr"):
+                    for cell in row:
+                        with ui.element("td"):
+                            chip(cell) if isinstance(cell, Sign) else ui.label(cell)

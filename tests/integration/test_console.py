@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The console in a real browser, against a running stack."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.conftest import RunningStack, Start
+from tests.support.browser import Window, chromium, console, window
+from tests.support.processes import stop, wait_for_file
+
+from blemish_client import Client
+from blemish_client.errors import Unauthenticated
+from blemish_client.transport.credentials import Credentials
+from blemish_console import texts
+from blemish_server.auth import access
+from blemish_server.auth.access import Role
+
+MARKUP = "<img src=x onerror=\"document.title='taken over'\">"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Window]:
+    with window(browser) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def url(stack: RunningStack, browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the URL of a console of the stack, which has no access file."""
+    with console(stack.address, tmp_path_factory.mktemp("console")) as url:
+        yield url
+
+
+def test_system_shows_every_part_of_the_stack(url: str, opened: Window, tile_model: str) -> None:
+    opened.page.goto(f"{url}/system")
+    for text in (texts.HEALTH, "Redis", "Qdrant", texts.DISK, "worker ", "indexed images", "ImportDataset"):
+        opened.shows(text)
+    assert opened.page.locator(".bl-chip-bad").count() == 0
+    assert texts.CONNECTED in opened.text()
+
+
+def test_names_of_cameras_are_never_markup(
+    url: str, opened: Window, client: Client, tile_model: str
+) -> None:
+    image = client.dataset_image("tile", "train/good/000.png").content
+
+    is_seen = threading.Event()
+
+    def frames() -> Iterator[bytes]:
+        yield image
+        is_seen.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        scored = pool.submit(lambda: list(client.stream(frames(), "tile", camera=MARKUP)))
+        opened.page.goto(f"{url}/system")
+        opened.shows(MARKUP)
+        is_seen.set()
+        assert len(scored.result(60)) == 1
+    assert opened.page.title() == f"{texts.SYSTEM} · {texts.TITLE}"
+
+
+def test_version_is_shown_with_its_report_and_promoted_after_a_question(
+    url: str, opened: Window, client: Client, tile_model: str, tmp_path: Path
+) -> None:
+    client.export_model(tile_model, tmp_path / "tile.blemish")
+    imported = client.import_model(tmp_path / "tile.blemish", model_id="console")
+    opened.page.goto(f"{url}/models")
+    opened.page.get_by_text("console/1", exact=True).click()
+    opened.shows(texts.FIGURES)
+    report = opened.page.frame_locator("iframe")
+    report.get_by_text("Training report").wait_for()
+    opened.page.get_by_role("button", name=texts.PROMOTE).click()
+    opened.shows(texts.CONFIRM_PROMOTION.format(version="console/1"))
+    opened.page.get_by_role("button", name=texts.CANCEL).click()
+    opened.hides(texts.CONFIRM_PROMOTION.format(version="console/1"))
+    assert not client.model(imported.name).production
+    opened.page.get_by_role("button", name=texts.PROMOTE).click()
+    opened.page.get_by_role("dialog").get_by_role("button", name=texts.PROMOTE).click()
+    opened.shows(texts.PROMOTED.format(version="console/1"))
+    assert client.model(imported.name).production
+    client.delete_model("console", force=True)
+
+
+def test_unknown_version_is_reported_in_the_page(url: str, opened: Window, tile_model: str) -> None:
+    opened.page.goto(f"{url}/models?version=tile/99")
+    opened.shows(texts.FAILED)
+    opened.shows(texts.TRY_AGAIN)
+
+
+def test_choice_of_dark_is_kept(url: str, opened: Window) -> None:
+    opened.page.goto(f"{url}/system")
+    opened.page.get_by_role("button", name=texts.LIGHT_OR_DARK).click()
+    opened.page.wait_for_selector("body.body--dark")
+    opened.page.goto(f"{url}/models")
+    opened.page.wait_for_selector("body.body--dark")
+
+
+def test_console_works_below_a_path(
+    stack: RunningStack, opened: Window, tmp_path: Path, tile_model: str
+) -> None:
+    with console(stack.address, tmp_path, "--root-path", "/line/blemish") as url:
+        assert url.endswith("/line/blemish")
+        opened.page.goto(url)
+        opened.page.get_by_role("link", name=texts.SYSTEM).click()
+        opened.shows("Qdrant")
+        assert opened.page.url == f"{url}/system"
+        opened.page.get_by_role("link", name=texts.MODELS).click()
+        opened.page.get_by_text("tile/1", exact=True).first.click()
+        opened.page.frame_locator("iframe").get_by_text("Training report").wait_for()
+
+
+def test_restart_of_the_server_is_announced_and_the_missing_parts_are_named(
+    address: str, start: Start, opened: Window, tmp_path: Path
+) -> None:
+    server = start()  # its Redis and Qdrant are unreachable
+    with console(address, tmp_path) as url:
+        opened.page.goto(f"{url}/system")
+        opened.shows(texts.UNAVAILABLE)
+        for name, tone in (
+            ("Redis", "bad"),
+            ("Qdrant", "bad"),
+            (texts.SERVER, "good"),
+            (texts.DISK, "good"),
+        ):
+            row = opened.page.locator("tr", has=opened.page.get_by_text(name, exact=True))
+            assert row.locator(f".bl-chip-{tone}").count() == 1
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+        opened.shows(texts.DISCONNECTED)
+        opened.shows(f"The server at {address} does not answer.")
+        start()
+        opened.shows(texts.CONNECTED)
+        opened.hides(f"The server at {address} does not answer.")
+
+
+class Guarded:
+    """A server of the stack with an access file, and a console of it."""
+
+    def __init__(self, address: str, url: str, callers: Path) -> None:
+        self.address = address
+        self.url = url
+        self.callers = callers
+
+    def grant(self, name: str, role: Role) -> str:
+        """Return the token of a new caller, once the server accepts it."""
+        token = access.grant(self.callers, name, role)
+        with Client(self.address, credentials=Credentials(token)) as client:
+            for _ in range(50):
+                if _is_accepted(client):
+                    return token
+        raise AssertionError(f"the token of {name} was not accepted")
+
+    def sign_in(self, opened: Window, token: str) -> None:
+        opened.page.fill("#token", token)
+        opened.page.click("button[type=submit]")
+
+
+def _is_accepted(client: Client) -> bool:
+    try:
+        client.server_info()
+    except Unauthenticated:
+        time.sleep(0.1)
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    stack: RunningStack, browser: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Guarded]:
+    folder = tmp_path_factory.mktemp("guarded-console")
+    callers, ready, log = folder / "callers.json", folder / "ready", folder / "server.log"
+    access.grant(callers, "first", Role.CAMERA)
+    script = (stack.data / "run/environment.sh").read_text()
+    parts = dict(word.partition("=")[::2] for word in shlex.split(script) if "=" in word)
+    own = {
+        "BLEMISH_LISTEN": "127.0.0.1:0",
+        "BLEMISH_PRELOAD": "false",
+        "BLEMISH_READY_FILE": str(ready),
+        "BLEMISH_ACCESS_FILE": str(callers),
+    }
+    with log.open("wb") as written:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "blemish_server"],
+            env=os.environ | parts | own,
+            stdout=written,
+            stderr=written,
+        )
+    try:
+        wait_for_file(ready, process)
+        found = re.search(r'"address": "(127\.0\.0\.1:\d+)"', log.read_text())
+        assert found
+        with console(found[1], folder / "console") as url:
+            yield Guarded(found[1], url, callers)
+    finally:
+        stop(process)
+
+
+def test_console_asks_for_a_token_and_shows_the_role(
+    guarded: Guarded, opened: Window, tile_model: str
+) -> None:
+    token = guarded.grant("ann", Role.SERVICE)
+    opened.page.goto(f"{guarded.url}/models?version=tile/1")
+    guarded.sign_in(opened, "guessed")
+    opened.shows(texts.TOKEN_REJECTED)
+    guarded.sign_in(opened, token)
+    opened.shows("ann (service)")
+    opened.shows(texts.FIGURES)
+    assert opened.page.get_by_role("button", name=texts.PIN).count() == 0
+    opened.page.goto(f"{guarded.url}/system")
+    opened.shows(texts.AUDIT_FOR_OPERATORS)
+
+
+def test_token_never_reaches_the_page(guarded: Guarded, opened: Window) -> None:
+    token = guarded.grant("carol", Role.OPERATOR)
+    received: list[str] = []
+    opened.page.on(
+        "websocket", lambda socket: socket.on("framereceived", lambda data: received.append(data))
+    )
+    opened.page.goto(f"{guarded.url}/system")
+    guarded.sign_in(opened, token)
+    opened.shows("carol (operator)")
+    opened.shows(texts.CALLERS)
+    assert opened.page.evaluate("document.cookie") == ""
+    storage = opened.page.evaluate("JSON.stringify([localStorage, sessionStorage])")
+    assert token not in storage + opened.page.content()
+    assert not any(token in str(each) for each in received)
+    [cookie] = [
+        each for each in opened.page.context.cookies() if each["name"].startswith("blemish_console")
+    ]
+    assert cookie["httpOnly"]
+    assert cookie["sameSite"] == "Lax"
+    assert token not in cookie["value"]
+
+
+def test_operator_may_change_models(guarded: Guarded, opened: Window, tile_model: str) -> None:
+    opened.page.goto(f"{guarded.url}/models?version=tile/1")
+    guarded.sign_in(opened, guarded.grant("dan", Role.OPERATOR))
+    opened.page.get_by_role("button", name=texts.PIN, exact=True).click()
+    opened.shows(texts.WAS_PINNED.format(version="tile/1"))
+    opened.page.get_by_role("button", name=texts.UNPIN).click()
+    opened.shows(texts.WAS_UNPINNED.format(version="tile/1"))
+    opened.page.goto(f"{guarded.url}/system")
+    opened.shows("PinModel")
+    assert opened.page.locator("tr", has_text="dan").count() >= 2
+
+
+def test_revoked_token_ends_the_session_in_an_open_page(guarded: Guarded, opened: Window) -> None:
+    opened.page.goto(f"{guarded.url}/system")
+    guarded.sign_in(opened, guarded.grant("eve", Role.SERVICE))
+    opened.shows("eve (service)")
+    access.revoke(guarded.callers, "eve")
+    opened.shows(texts.SESSION_ENDED)
+
+
+def test_sign_out_ends_the_session_in_every_tab(guarded: Guarded, opened: Window) -> None:
+    opened.page.goto(f"{guarded.url}/system")
+    guarded.sign_in(opened, guarded.grant("fay", Role.SERVICE))
+    opened.shows("fay (service)")
+    other = opened.page.context.new_page()
+    other.goto(f"{guarded.url}/models")
+    other.get_by_text("fay (service)").wait_for()
+    opened.page.get_by_role("button", name=texts.SIGN_OUT).click()
+    opened.page.wait_for_selector("#token")
+    other.get_by_text(texts.SESSION_ENDED).wait_for()
+
+
+def test_camera_sees_no_more_than_its_role_allows(guarded: Guarded, opened: Window) -> None:
+    opened.page.goto(guarded.url)
+    guarded.sign_in(opened, guarded.grant("line-3", Role.CAMERA))
+    opened.shows(texts.HEALTH)
+    assert opened.page.get_by_role("link", name=texts.MODELS).count() == 0
+    opened.page.goto(f"{guarded.url}/models")
+    opened.shows(texts.NOT_ALLOWED)
