@@ -17,6 +17,8 @@ NEVER_SENT = {
     "after_line",
     "blemish_workers",
     "byte_size",
+    "expected_label",
+    "expected_label_class",
     "group_size",
     "max_frames",
     "max_pixels",
