@@ -15,18 +15,22 @@ _COLOURS = ((255, 244, 170), (254, 205, 100), (250, 155, 60), (236, 92, 45), (20
 
 
 def _scale() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the colour (256, 3) and the opacity (256, 1) of each level; the threshold is in the middle."""
+    """Return what each level adds to a pixel, and the factor of the pixel, each (1, 256, 3).
+
+    The threshold is in the middle of the levels.
+    """
     level = np.linspace(0.0, 1.0, _LEVELS)
     at = np.linspace(0.0, 1.0, len(_COLOURS))
-    channels = [np.interp(level, at, [colour[channel] for colour in _COLOURS]) for channel in range(3)]
+    colour = np.stack(
+        [np.interp(level, at, [each[channel] for each in _COLOURS]) for channel in range(3)], axis=-1
+    )
     visible = _VISIBLE_FROM / 2
-    opacity = _MAX_OPACITY * ((level - visible) / (1 - visible)).clip(0.0, 1.0) ** 0.7
-    return np.stack(channels, axis=-1).astype(np.float32), opacity[:, None].astype(np.float32)
+    opacity = _MAX_OPACITY * ((level - visible) / (1 - visible)).clip(0.0, 1.0)[:, None] ** 0.7
+    factor = np.broadcast_to(1 - opacity, colour.shape)
+    return (colour * opacity)[None].astype(np.float32), np.ascontiguousarray(factor[None], np.float32)
 
 
-_COLOUR, _OPACITY = _scale()
-_HOT = _COLOUR * _OPACITY
-_CALM = 1 - _OPACITY
+_ADDED, _FACTOR = _scale()
 
 
 def heat_overlay(
@@ -45,9 +49,10 @@ def heat_overlay(
     height, width, _ = pixels.shape
     scores = cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_AREA)
     reach = max(threshold - float(anomaly_map.min()), float(anomaly_map.max()) - threshold, 1e-12)
-    levels = ((scores - threshold) / (2 * reach) + 0.5) * (_LEVELS - 1)
-    level = levels.clip(0, _LEVELS - 1).astype(np.uint8)
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
-    calm = 0.45 * pixels.astype(np.float32) + 0.55 * grey
-    drawn: NDArray[np.uint8] = (calm * _CALM[level] + _HOT[level]).round().astype(np.uint8)
-    return drawn
+    scale = (_LEVELS - 1) / (2 * reach)
+    level = cv2.convertScaleAbs((scores - threshold + reach).clip(0.0, 2 * reach), alpha=scale)
+    levels = cv2.merge((level, level, level))
+    grey = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    calm = cv2.addWeighted(pixels, 0.45, grey, 0.55, 0.0, dtype=cv2.CV_32F)
+    drawn = cv2.add(cv2.multiply(calm, cv2.LUT(levels, _FACTOR)), cv2.LUT(levels, _ADDED))
+    return cv2.convertScaleAbs(drawn)  # type: ignore[return-value]

@@ -31,8 +31,10 @@ _MAX_CLOCKS = 1024
 _MAX_LATEST = 128
 _MAX_UNDRAWN = 256
 _MAX_UNDRAWN_BYTES = 64 << 20
-# Drawing then takes about a twenty-fifth of one core, under any load.
-_PAUSE_FACTOR = 24.0
+# Drawing takes a fifth of one core, and a twenty-fifth while images queue for scoring.
+_PAUSE_FACTOR, _BUSY_PAUSE_FACTOR = 4.0, 24.0
+_BUSY_QUEUE_S = 0.01
+_FAILURE_S = 0.1
 _RETRY_S = 5.0
 
 log = structlog.get_logger(__name__)
@@ -230,16 +232,18 @@ class InspectionFeed:
         while True:
             await self._undrawn.wait(math.inf)
             for undrawn in self._undrawn.take(1):
-                began_s = time.monotonic()
+                spent_s = _FAILURE_S
                 try:
-                    await self._draw(undrawn)
+                    spent_s = await self._draw(undrawn)
                 except BlemishError as error:  # cannot happen, because the image was decoded for scoring
                     log.warning("thumbnail not drawn", reason=str(error))
                 except Exception:
                     log.exception("thumbnail not drawn; this is a bug")
-                await asyncio.sleep(_PAUSE_FACTOR * (time.monotonic() - began_s))
+                is_busy = undrawn.inspection.timings.queue_s > _BUSY_QUEUE_S
+                await asyncio.sleep(spent_s * (_BUSY_PAUSE_FACTOR if is_busy else _PAUSE_FACTOR))
 
-    async def _draw(self, undrawn: _Undrawn) -> None:
+    async def _draw(self, undrawn: _Undrawn) -> float:
+        """Draw the thumbnails of an image that are due. Return the CPU time that it took, in seconds."""
         now_s, event = time.monotonic(), undrawn.event
         waiting: dict[ThumbnailStyle, list[Watcher]] = {}
         for watcher in self._watchers:
@@ -247,15 +251,16 @@ class InspectionFeed:
                 watcher.thumbnail_begun(event, now_s)
                 waiting.setdefault(watcher.thumbnails.style, []).append(watcher)
         if not waiting:
-            return
-        drawn = await asyncio.to_thread(
-            draw_thumbnails, undrawn.inspection, event, tuple(waiting), self.limits
+            return 0.0
+        drawn, spent_s = await asyncio.to_thread(
+            _draw_and_measure, undrawn.inspection, event, tuple(waiting), self.limits
         )
         for thumbnail in drawn:
             self.counts.thumbnails += 1
             self._remember(thumbnail)
             for watcher in waiting[thumbnail.style]:
                 watcher.add_thumbnail(thumbnail)
+        return spent_s
 
     def _remember(self, thumbnail: InspectionThumbnail) -> None:
         key = thumbnail.event.camera, thumbnail.style
@@ -263,6 +268,14 @@ class InspectionFeed:
         self._latest[key] = thumbnail
         if len(self._latest) > _MAX_LATEST:
             self._latest.popitem(last=False)
+
+
+def _draw_and_measure(
+    inspection: Inspection, event: InspectionEvent, styles: tuple[ThumbnailStyle, ...], limits: ImageLimits
+) -> tuple[list[InspectionThumbnail], float]:
+    """Return thumbnails, and the CPU time that they took in seconds."""
+    began_s = time.thread_time()
+    return draw_thumbnails(inspection, event, styles, limits), time.thread_time() - began_s
 
 
 def _key(event: InspectionEvent) -> tuple[str, str, bool]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from io import BytesIO
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -53,13 +54,20 @@ def draw_thumbnails(
 
 
 def _drawn(inspection: Inspection, pixels: NDArray[np.uint8], style: ThumbnailStyle) -> bytes:
-    small = Image.fromarray(pixels)
-    small.thumbnail((style.side_px, style.side_px))
+    small = _shrunk(pixels, style.side_px)
     if style.with_heat:
-        threshold = inspection.calibration.pixel_threshold
-        small = Image.fromarray(
-            heat_overlay(np.asarray(small), inspection.prediction.anomaly_map, threshold)
-        )
+        anomaly_map, threshold = inspection.prediction.anomaly_map, inspection.calibration.pixel_threshold
+        small = heat_overlay(small, anomaly_map, threshold)
     out = BytesIO()
-    small.save(out, "JPEG", quality=_QUALITY)
+    Image.fromarray(small).save(out, "JPEG", quality=_QUALITY)
     return out.getvalue()
+
+
+def _shrunk(pixels: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
+    """Return an image (H, W, 3) with a longer side of at most ``side_px``."""
+    height, width, _ = pixels.shape
+    scale = side_px / max(height, width)
+    if scale >= 1:
+        return pixels
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
