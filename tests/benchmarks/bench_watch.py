@@ -4,10 +4,11 @@
     python -m tests.benchmarks.bench_watch [--seconds 8] [--rounds 5]
 
 Model and frames are those of bench_serving. Load and watchers are processes of their own on the server's
-cores. Every watcher asks for thumbnails with heat, one a second of each camera and verdict. Scenes take turns.
+cores. Every watcher asks for thumbnails with heat, one a second of each camera and verdict. Scenes take
+turns.
 
-- Full load: 4 streams that send as fast as they may, each of a camera of its own. The scene without watchers
-  runs before and after the others in each round. Shares are those of the mean of both.
+- Full load: 4 streams that send as fast as they may, each of a camera of its own. The scene without
+  watchers runs before and after the others in each round. Shares are those of the mean of both.
 - A line: 20 cameras that send a frame every two seconds each.
 """
 

@@ -265,6 +265,26 @@ def test_stream_ends_when_its_token_is_revoked(
     assert seen >= 3
 
 
+def test_watch_without_any_event_ends_when_its_token_is_revoked(guarded: Guarded) -> None:
+    token = access.grant(guarded.callers, "display", Role.SERVICE, limits=CallerLimits(streams=1))
+    until_known(guarded, token)
+    with guarded.client(token) as client:
+        watch = client.watch_inspections(cameras=["none"], state_interval_s=1)
+        assert next(watch).HasField("states")
+        with pytest.raises(ResourceExhausted, match="limit streams = 1"):
+            client.server_info()
+        access.revoke(guarded.callers, "display")
+        with pytest.raises(Unauthenticated, match="revoked"):
+            for response in watch:
+                assert response.HasField("states")
+
+
+def test_camera_may_not_watch_the_frames_of_others(guarded: Guarded, tokens: dict[Role, str]) -> None:
+    until_known(guarded, tokens[Role.CAMERA])
+    with guarded.client(tokens[Role.CAMERA]) as client, pytest.raises(PermissionDenied, match="service"):
+        next(client.watch_inspections())
+
+
 def test_upload_ends_when_its_token_is_revoked(
     guarded: Guarded, stack: RunningStack, tokens: dict[Role, str]
 ) -> None:
