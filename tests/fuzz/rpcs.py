@@ -147,6 +147,8 @@ def prepare(stack: RunningStack) -> dict[str, Sequence[Any]]:
         "model_version": ["", "1", "production"],
         "version": ["", "1"],
         "model_id": ["tile", "other", ""],
+        "models": models,
+        "cameras": ["", "left"],
         "dataset": ["datasets/few", "datasets/none", "datasets/tile"],
         "datasets": ["datasets/tile", "datasets/none"],
         "dataset_id": ["few", "new", "tile"],
