@@ -18,7 +18,7 @@ from tests.support.cli import run_against
 from blemish.v1 import inspection_pb2, search_pb2
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, Region
 from blemish.v1.search_pb2_grpc import SearchServiceStub
-from blemish_client import Client
+from blemish_client import Client, Frame
 from blemish_client.errors import InvalidArgument, NotFound
 from blemish_client.retrieval import evaluate
 
@@ -250,7 +250,7 @@ def test_stored_frames_are_found(
     assert [(item.camera, item.dataset, item.class_name) for item in found] == [("line-3", "", "")]
     answers = list(
         client.stream(
-            pictures,
+            [Frame(picture, name=f"/line/{number}.png") for number, picture in enumerate(pictures)],
             "kept",
             policy=inspection_pb2.STREAM_POLICY_BLOCK,
             camera="line-4",
@@ -269,7 +269,8 @@ def test_stored_frames_are_found(
 def check_export_and_addition(client: Client, stack: RunningStack, folder: Path, frame: bytes) -> None:
     """Export the kept frame of line-4, and add it to a dataset, on the command line."""
     run, chosen = run_against(stack.address), ("-m", "kept", "--camera", "line-4")
-    (item,) = client.items("kept", where="camera = line-4")
+    (item,) = client.items("kept", where="camera = line-4 AND name = 1.png")
+    assert client.item(item.item[:14], "kept") == item
     assert run("items", "export", folder, *chosen).exit_code == 0
     (picture,) = folder.glob(f"line-4_*_{item.item.removeprefix('items/')}.png")
     assert picture.read_bytes() == frame

@@ -2,7 +2,7 @@
 """``blemish items``: list the indexed images of a model."""
 
 from itertools import islice
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -11,6 +11,7 @@ from rich.table import Table
 from blemish.v1.search_pb2 import Hit
 from blemish_client.cli.choices import SortChoice
 from blemish_client.cli.failures import Failure
+from blemish_client.cli.groups import has_subcommand
 from blemish_client.cli.items import image_text, item_condition, item_fields, label_text, short_ids
 from blemish_client.cli.options import (
     Cameras,
@@ -53,8 +54,7 @@ def items(
     limit: Limit = None,
     as_json: Json = False,
 ) -> None:
-    if ctx.invoked_subcommand is not None:
-        _pass_on(ctx, ctx.invoked_subcommand)
+    if has_subcommand(ctx):
         return
     if not model:
         raise Failure(_MISSING_MODEL)
@@ -133,27 +133,6 @@ def show(
     rows.add_row("image", image_text(found))
     rows.add_row("regions", regions_line(found.regions) or ABSENT)
     session.out.print(rows)
-
-
-def _pass_on(ctx: typer.Context, subcommand: str) -> None:
-    """Give the options before a subcommand to it, as if they followed it.
-
-    Raises:
-        Failure: if it does not have one of them.
-    """
-    given = {
-        name: value
-        for name, value in ctx.params.items()
-        if (source := ctx.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
-    }
-    command = cast(Any, ctx.command).get_command(ctx, subcommand)
-    accepted = {parameter.name for parameter in command.params}
-    for parameter in ctx.command.params:
-        if parameter.name in given and parameter.name not in accepted:
-            raise Failure(
-                f"{parameter.opts[-1]} is not an option of `blemish items {subcommand}`; leave it out"
-            )
-    ctx.default_map = {**(ctx.default_map or {}), subcommand: given}
 
 
 def _items_table(items: list[Hit]) -> Table:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from blemish.v1.job_pb2 import JOB_STATE_FAILED, Job, JobState, Phase, Worker
 from blemish_client.cli.choices import JobStateChoice, to_proto
+from blemish_client.cli.groups import has_subcommand
 from blemish_client.cli.options import Json
 from blemish_client.cli.output import ABSENT, emit, state, table, when, work
 from blemish_client.cli.progress import exit_unless_succeeded, wait_for_job
@@ -42,7 +43,7 @@ Live = Annotated[bool, typer.Option("--live", help="Refresh the table every seco
 
 @group.callback()
 def jobs(ctx: typer.Context, live: Live = False, as_json: Json = False) -> None:
-    if ctx.invoked_subcommand is None:
+    if not has_subcommand(ctx):
         list_(ctx, live=live, as_json=as_json)
 
 

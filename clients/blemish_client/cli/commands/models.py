@@ -32,6 +32,7 @@ from blemish_client.cli.calibrations import (
 )
 from blemish_client.cli.failures import UNSUCCESSFUL, Failure, can_ask, confirm_deletion
 from blemish_client.cli.figures import metrics_tables
+from blemish_client.cli.groups import has_subcommand
 from blemish_client.cli.options import Json, ModelArgument, VersionArgument, Yes
 from blemish_client.cli.output import ABSENT, emit, number, optional, share, size, table, when
 from blemish_client.cli.progress import exit_unless_succeeded, wait_for_job
@@ -67,7 +68,7 @@ _UNSET = ("", "None", "False")
 
 @group.callback()
 def models(ctx: typer.Context, as_json: Json = False) -> None:
-    if ctx.invoked_subcommand is None:
+    if not has_subcommand(ctx):
         list_(ctx, as_json=as_json)
 
 

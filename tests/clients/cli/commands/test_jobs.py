@@ -84,3 +84,13 @@ def test_job_is_named_by_its_first_digits_or_as_the_latest(run: Run, fake: FakeS
     several = run("jobs", "cancel", "abcd")
     assert several.exit_code == 2
     assert "abcd fits 2 jobs" in several.stderr
+
+
+def test_options_before_a_subcommand_reach_it_or_are_refused(run: Run) -> None:
+    (shown,) = json_lines(run("jobs", "--json", "show", "made"))
+    assert shown["name"] == "jobs/made"
+    refused = run("jobs", "--live", "show", "made")
+    assert (refused.exit_code, "--live is not an option of `blemish jobs show`" in refused.stderr) == (
+        2,
+        True,
+    )

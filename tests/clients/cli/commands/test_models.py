@@ -3,7 +3,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.support.cli import Run
+from tests.support.cli import Run, json_lines
 from tests.support.fake_server import CallError, FakeServer, ended
 
 from blemish.v1.model_pb2 import (
@@ -383,3 +383,8 @@ def test_report_of_an_evaluation_is_found_by_digits_or_as_the_latest(run: Run, f
     assert jobs == [
         f"jobs/{id}" for id in ("58b5359e1cd14430", "58b5359e1cd14430", "58b70000aaaa1111", "58b")
     ]
+
+
+def test_json_before_a_subcommand_is_json(run: Run) -> None:
+    (card,) = json_lines(run("models", "--json", "show", "m/1"))
+    assert card["name"] == "models/m/versions/1"
