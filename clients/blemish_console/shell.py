@@ -28,6 +28,8 @@ class NavigationEntry:
     icon: str
     role: Role.ValueType
     """Lowest role that may open it."""
+    is_listed: bool = True
+    """False for a page that only other pages lead to."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def frame(
     with ui.header().classes("bl-header"):
         ui.label(texts.TITLE).classes("bl-brand")
         for entry in entries:
-            if view.session.may(entry.role):
+            if entry.is_listed and view.session.may(entry.role):
                 with (
                     ui.link(target=entry.path)
                     .classes("bl-tab")

@@ -137,3 +137,79 @@ AGREEMENT_COUNTS = (
     "{same} images with the same verdict, {only_shadow} anomalous only by the shadow, "
     "{only_production} only by the version in production"
 )
+
+# Review
+MODEL = "Model"
+PERIOD = "Period"
+CAMERA = "Camera"
+ALL_CAMERAS = "all cameras"
+SHOW = "Show"
+ORDER = "Order"
+PERIODS = {8: "last 8 hours", 24: "last 24 hours", 168: "last 7 days", 0: "any time"}
+SHOWN = {
+    "to-review": "anomalous, without a label",
+    "anomalous": "all anomalous",
+    "all": "all kept frames",
+}
+ORDERS = {
+    "newest": "newest first",
+    "least-certain": "least certain first",
+    "highest-score": "highest score first",
+}
+NOTHING_TO_REVIEW = "Nothing to review"
+NOTHING_TO_REVIEW_LEAD = (
+    "No kept frame matches. Choose a longer period or show all kept frames; streams keep frames with: "
+    "blemish stream SOURCE --model MODEL --store anomalous"
+)
+NO_MODEL_TO_REVIEW = "No models yet, so no frame was kept."
+POSITION = "{position} of {total}"
+SCORE = "score"
+FROM_CAMERA = "camera"
+TIME = "time"
+LABEL = "label"
+NO_LABEL = "no label"
+DEFECT = "Defect"
+FALSE_ALARM = "False alarm"
+GOOD = "Good"
+UNSURE = "Unsure"
+NEXT = "Next"
+UNDO = "Undo"
+KEYS = "Keys: d defect, f false alarm, g good, u unsure, n next, b back, z undo, r regions, + zoom"
+DEFECT_CLASS = "Class of the defect"
+CLASS_MISSING = "Write the class of the defect first, for example scratch."
+REGIONS = "Regions"
+ZOOM = "Zoom"
+UNSURE_SIGN = "unsure, at the end of the queue"
+CONFIRMED_AS = "defect: {name}"
+CONFIRMED = "defect"
+LABELLED_MEANWHILE = "Another person labelled this frame meanwhile; it now shows their label."
+NOTHING_TO_UNDO = "There is nothing to undo."
+NEIGHBOURS = "Most similar past images"
+NO_NEIGHBOURS = "The index has no other image."
+QUEUE = "Queue"
+LOAD_MORE = "Show more"
+SELECTED = "{count} selected"
+SELECT_ALL = "Select all shown"
+SELECT_NONE = "Select none"
+BULK_DONE = "{count} frames labelled."
+BULK_PARTLY = "{count} frames labelled; {failed} were not: {reason}"
+ALL_DONE = "All frames of the queue have a label."
+SUMMARY = "Summary of the shift"
+SUMMARY_LEAD = (
+    "{model}, {period}: {frames} kept frames, {anomalous} anomalous, {open} of these without a label"
+)
+SUMMARY_COLUMNS = (
+    "camera",
+    "frames",
+    "anomalous",
+    "defects",
+    "false alarms",
+    "good",
+    "still open",
+)
+CLASS_COLUMNS = ("defect class", "frames")
+NO_CAMERA = "without a name"
+ALL = "all"
+PRINT = "Print"
+BACK_TO_REVIEW = "Back to the review"
+NO_KEPT_FRAMES = "No frame was kept in this period."

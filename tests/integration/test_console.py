@@ -13,13 +13,22 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from tests.integration.conftest import RunningStack, Start
 from tests.support.browser import Window, chromium, console, window
 from tests.support.processes import stop, wait_for_file
 
-from blemish_client import Client
+from blemish.v1.search_pb2 import (
+    LABEL_CONFIRMED,
+    LABEL_FALSE_ALARM,
+    LABEL_GOOD,
+    LABEL_NONE,
+    LABEL_UNSPECIFIED,
+)
+from blemish_client import Client, Label, Store, StreamPolicy
+from blemish_client.demo.surfaces import generate
 from blemish_client.errors import Unauthenticated
 from blemish_client.transport.credentials import Credentials
 from blemish_console import texts
@@ -289,3 +298,84 @@ def test_camera_sees_no_more_than_its_role_allows(guarded: Guarded, opened: Wind
     assert opened.page.get_by_role("link", name=texts.MODELS).count() == 0
     opened.page.goto(f"{guarded.url}/models")
     opened.shows(texts.NOT_ALLOWED)
+
+
+@pytest.fixture(scope="module")
+def kept_frames(
+    stack: RunningStack, tile_model: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[str]]:
+    """Keep four frames of a camera whose name is markup, and return their names, the newest first."""
+    folder = tmp_path_factory.mktemp("frames")
+    generate(folder, "tile", seed=91, train=4, good=1, defective=1, size=128)
+    images = [path.read_bytes() for path in sorted((folder / "train/good").glob("*.png"))]
+    with Client(stack.address) as client:
+        list(client.stream(images, "tile", camera=MARKUP, store=Store.ALL, policy=StreamPolicy.BLOCK))
+        where = f"source = camera AND camera = {_quoted(MARKUP)}"
+        found: list[str] = []
+        for _ in range(100):
+            found = [item.item for item in client.items("tile", where=where, order_by="time desc")]
+            if len(found) == len(images):
+                break
+            time.sleep(0.1)
+        assert len(found) == len(images)
+        yield found
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '\\"') + '"'
+
+
+def test_frames_are_labelled_by_keys_undone_and_summarized(
+    url: str, opened: Window, client: Client, kept_frames: list[str]
+) -> None:
+    query = urlencode({"model": "tile", "show": "all", "camera": MARKUP})
+    opened.page.goto(f"{url}/review?{query}")
+    opened.shows("1 of 4")
+    opened.page.wait_for_selector(".bl-image")
+    opened.page.keyboard.press("f")
+    opened.shows("2 of 4")
+    opened.page.get_by_label(texts.DEFECT_CLASS).fill(MARKUP)
+    opened.page.keyboard.press("Enter")
+    opened.page.locator(".bl-picture").click()
+    opened.page.keyboard.press("d")
+    opened.shows("3 of 4")
+    opened.page.keyboard.press("g")
+    opened.shows("4 of 4")
+    labels = [client.item(item, "tile") for item in kept_frames]
+    assert [each.label for each in labels[:3]] == [LABEL_FALSE_ALARM, LABEL_CONFIRMED, LABEL_GOOD]
+    assert labels[1].label_class == MARKUP
+    opened.shows(texts.CONFIRMED_AS.format(name=MARKUP))
+    opened.page.keyboard.press("z")
+    opened.shows("3 of 4")
+    assert client.item(kept_frames[2], "tile").label in (LABEL_NONE, LABEL_UNSPECIFIED)
+    opened.page.get_by_role("button", name=texts.SUMMARY).click()
+    opened.shows("4 kept frames")
+    opened.shows(MARKUP)
+    assert opened.page.title() == f"{texts.SUMMARY} · {texts.TITLE}"
+
+
+def test_label_of_another_person_is_shown_and_stays(
+    url: str, opened: Window, client: Client, kept_frames: list[str]
+) -> None:
+    newest = kept_frames[0]
+    client.label(newest, "tile", Label.NONE)
+    opened.page.goto(f"{url}/review?{urlencode({'model': 'tile', 'show': 'all', 'camera': MARKUP})}")
+    opened.shows("1 of 4")
+    opened.page.wait_for_selector(".bl-image")
+    client.label(newest, "tile", Label.GOOD)
+    opened.page.keyboard.press("f")
+    opened.shows(texts.LABELLED_MEANWHILE)
+    assert client.item(newest, "tile").label == LABEL_GOOD
+
+
+def test_many_frames_are_labelled_at_once(
+    url: str, opened: Window, client: Client, kept_frames: list[str]
+) -> None:
+    opened.page.goto(f"{url}/review?{urlencode({'model': 'tile', 'show': 'all', 'camera': MARKUP})}")
+    opened.page.get_by_role("button", name=texts.SELECT_ALL).click()
+    opened.shows(texts.SELECTED.format(count=4))
+    opened.page.locator(".bl-card", has_text=texts.QUEUE).get_by_role(
+        "button", name=texts.GOOD
+    ).last.click()
+    opened.shows(texts.BULK_DONE.format(count=4))
+    assert {client.item(item, "tile").label for item in kept_frames} == {LABEL_GOOD}
