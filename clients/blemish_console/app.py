@@ -24,6 +24,8 @@ from blemish_console.session import BrowserSession, Server, SessionStore
 from blemish_console.shell import NavigationEntry, View, frame, sign_in_path
 
 _STOP_WITHIN_S = 3
+_ANSWER_WITHIN_S = 20.0
+"""Time for the first answer of the server and the connection of a browser, longer than that of a call."""
 _MAX_MESSAGE_BYTES = 1_000_000
 """Largest message of a browser's socket."""
 
@@ -120,7 +122,9 @@ class Console:
     def _add_page(self, entry: NavigationEntry, build: Build, sign_in: SignIn) -> None:
         entries = tuple(entry for entry, _ in PAGES)
 
-        @ui.page(entry.path, title=f"{entry.title} · {texts.TITLE}")
+        title = f"{entry.title} · {texts.TITLE}"
+
+        @ui.page(entry.path, title=title, response_timeout=_ANSWER_WITHIN_S)
         async def show(request: Request) -> Response | None:
             session = await self._enter(request, sign_in)
             if isinstance(session, Response):
@@ -128,11 +132,13 @@ class Console:
             query = dict(request.query_params)
             view = View(session, self.options.server.target, query, self.options.root_path)
             if frame(view, entries, entry, request):
+                # The header is shown at once; the page fills as the server answers.
+                await ui.context.client.connected(_ANSWER_WITHIN_S)
                 await build(view)
             return None
 
     def _add_start_page(self, sign_in: SignIn) -> None:
-        @ui.page("/")
+        @ui.page("/", response_timeout=_ANSWER_WITHIN_S)
         async def show(request: Request) -> Response:
             session = await self._enter(request, sign_in)
             if isinstance(session, Response):
