@@ -44,7 +44,7 @@ class _ModelsPage:
         self._view = view
         self._chosen = ""
         self._models: list[Model] = []
-        columns = "grid-template-columns: minmax(0, 5fr) minmax(0, 7fr)"
+        columns = "grid-template-columns: minmax(0, 6fr) minmax(0, 7fr)"
         with ui.element("div").classes("bl-grid").style(columns):
             self.list = ui.column().classes("w-full bl-tall").style("gap: 16px")
             with ui.column().classes("w-full bl-tall").style("gap: 16px"):
