@@ -13,6 +13,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from blemish.v1.access_pb2 import Role
 from blemish.v1.server_pb2 import GetServerInfoResponse
+from blemish_client.aio import AsyncClient
 from blemish_client.client import Client
 from blemish_client.errors import BlemishError, Unauthenticated
 from blemish_client.transport.credentials import Credentials
@@ -50,6 +51,10 @@ class Server:
         credentials = Credentials(token, self.tls, self.roots)
         return Client(self.target, timeout_s=_TIMEOUT_S, credentials=credentials)
 
+    def job_client(self, token: str) -> AsyncClient:
+        """Return a client with this token for watching a job."""
+        return AsyncClient(self.target, credentials=Credentials(token, self.tls, self.roots))
+
 
 class BrowserSession:
     """A caller at a browser, or all browsers of a server without an access file."""
@@ -60,8 +65,12 @@ class BrowserSession:
         pool: ThreadPoolExecutor,
         ends_at: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        open_job_client: Callable[[], AsyncClient],
     ) -> None:
         """Start a session that ends at a time of the clock, in seconds."""
+        self.open_job_client = open_job_client
+        """Opens a client for watching a job. The caller closes it."""
         self._client = client
         self._pool = pool
         self._ends_at = ends_at
@@ -226,7 +235,13 @@ class SessionStore:
         self.pool.shutdown(wait=False, cancel_futures=True)
 
     def _start(self, token: str, lifetime_s: float) -> BrowserSession:
-        return BrowserSession(self.server.client(token), self.pool, self.clock() + lifetime_s, self.clock)
+        return BrowserSession(
+            self.server.client(token),
+            self.pool,
+            self.clock() + lifetime_s,
+            self.clock,
+            open_job_client=lambda: self.server.job_client(token),
+        )
 
     def _remove_ended(self) -> None:
         for key in [key for key, session in self._sessions.items() if not session.is_valid]:

@@ -379,3 +379,37 @@ def test_many_frames_are_labelled_at_once(
     ).last.click()
     opened.shows(texts.BULK_DONE.format(count=4))
     assert {client.item(item, "tile").label for item in kept_frames} == {LABEL_GOOD}
+
+
+def test_training_is_started_with_the_form_watched_and_cancelled(
+    url: str, opened: Window, client: Client, tile_model: str
+) -> None:
+    page = opened.page
+    page.goto(f"{url}/train?dataset=tile")
+    page.get_by_text(texts.SETTINGS_OF.format(detector="PatchCore")).click()
+    page.get_by_label("neighbors").fill("99")
+    page.get_by_role("button", name=texts.START_TRAINING).click()
+    row = page.locator(".bl-setting", has=page.get_by_label("neighbors"))
+    row.get_by_role("alert").get_by_text("99").wait_for()
+    page.get_by_label("neighbors").fill("")
+    page.get_by_label("coreset ratio").fill("0.02")
+    page.get_by_label(texts.MODEL_FIELD, exact=True).fill("from-the-console")
+    page.get_by_role("button", name=texts.START_TRAINING).click()
+    opened.shows(texts.TRAINING_STARTED)
+    page.get_by_role("button", name=texts.CANCEL_JOB).click()
+    opened.shows(texts.CONFIRM_CANCEL)
+    page.get_by_role("dialog").get_by_role("button", name=texts.CANCEL_JOB).click()
+    page.locator(".bl-h1 + .bl-chip", has_text=texts.JOB_CANCELLED).wait_for()
+    job = next(iter(client.jobs()))
+    assert job.train.model_id == "from-the-console"
+    assert job.train.patchcore.coreset_ratio == 0.02
+
+
+def test_finished_training_leads_to_its_version_and_has_its_log(
+    url: str, opened: Window, client: Client, tile_model: str
+) -> None:
+    finished = next(job for job in client.jobs() if job.train.dataset and job.result.model_version)
+    opened.page.goto(f"{url}/train?job={finished.name}")
+    opened.page.locator(".bl-log .q-virtual-scroll__content, .bl-log > *").first.wait_for()
+    opened.page.locator("a.bl-link").click()
+    opened.shows(texts.FIGURES)
