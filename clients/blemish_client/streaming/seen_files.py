@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory of the files of a hot folder, across restarts."""
 
+import errno
 import json
 import os
 import stat
+import sys
 import uuid
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TextIO
+
+if sys.platform != "win32":
+    import fcntl
 
 _KEPT_ENTRIES = 10_000
 """Entries of files that are gone, up to which the state file is not rewritten."""
@@ -48,19 +53,17 @@ class SeenFiles:
     """The files that were scored, in a file with one entry a line, and those taken in this run."""
 
     def __init__(self, state: Path) -> None:
-        """Read the state file, which may not exist yet.
+        """Read the state file, which may not exist yet, and lock it against other processes.
 
         Raises:
-            OSError: if it cannot be read, or its folder cannot be created.
+            OSError: if it cannot be read, its folder cannot be created, or another process uses it.
         """
         self._state = state
         self._entries: list[FileIdentity] = []
         self._keys: set[tuple[str | int, int, int]] = set()
         state.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lines = state.read_text("utf-8", "surrogateescape").splitlines()
-        except FileNotFoundError:
-            lines = []
+        self._file = _opened(state)
+        lines = state.read_text("utf-8", "surrogateescape").splitlines()
         for line in lines:
             try:
                 path, inode, size, mtime_ns = json.loads(line)
@@ -68,7 +71,6 @@ class SeenFiles:
                 continue  # the last line of a process that was killed
             self._entries.append(FileIdentity(path, inode, size, mtime_ns))
             self.take(self._entries[-1])
-        self._file = state.open("a", encoding="utf-8", errors="surrogateescape")
         if lines and state.stat().st_size and not _ends_with_newline(state):
             self._file.write("\n")
 
@@ -98,15 +100,29 @@ class SeenFiles:
         if len(self._entries) - len(kept) <= _KEPT_ENTRIES:
             return
         staged = self._state.with_name(f".{self._state.name}.{uuid.uuid4().hex}")
-        staged.write_text("".join(map(_line, kept)), "utf-8", "surrogateescape")
-        self._file.close()
+        rewritten = _opened(staged)
+        rewritten.write("".join(map(_line, kept)))
+        rewritten.flush()
         staged.replace(self._state)
-        self._file = self._state.open("a", encoding="utf-8", errors="surrogateescape")
+        self._file.close()
+        self._file = rewritten
         self._entries = kept
         self._keys = {key for entry in kept for key in entry.keys}
 
     def close(self) -> None:
         self._file.close()
+
+
+def _opened(state: Path) -> TextIO:
+    """Open and lock a state file. The lock ends when it is closed, also by the death of the process."""
+    file = state.open("a", encoding="utf-8", errors="surrogateescape")
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise OSError(errno.EBUSY, "another process uses it", str(state)) from None
+    return file
 
 
 def _line(identity: FileIdentity) -> str:

@@ -233,3 +233,12 @@ def test_state_file_depends_on_folder_and_model(hot: Path, monkeypatch: pytest.M
     assert file.parent == Path("/state/blemish/watch")
     assert file == default_state_file(hot / ".." / "hot", "models/m")
     assert file != default_state_file(hot, "models/n")
+
+
+def test_state_file_belongs_to_one_process(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    first = SeenFiles(state)
+    with pytest.raises(OSError, match="another process uses it"):
+        SeenFiles(state)
+    first.close()
+    SeenFiles(state).close()

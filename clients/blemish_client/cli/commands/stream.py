@@ -242,7 +242,7 @@ def _seen_files(
     try:
         seen = SeenFiles(file)
     except OSError as error:
-        raise Failure(f"cannot write {file}: {error.strerror}; choose a file with --state") from error
+        raise Failure(f"cannot use {file}: {error.strerror}; choose another file with --state") from error
     present = identified_files(folder, has_suffix(reader.suffixes), save)
     seen.forget_missing(identity for _, identity in present)
     print_error(f"watching {folder}; {len(seen)} files were scored before, according to {file}")
