@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from blemish.v1.access_pb2 import ROLE_CAMERA, ROLE_SERVICE
 from blemish_client.errors import BlemishError
 from blemish_console import texts
-from blemish_console.pages import models, review, system, train
+from blemish_console.pages import line, models, review, system, train
 from blemish_console.routes import files
 from blemish_console.routes.sign_in import SignIn
 from blemish_console.security import Guard, OriginPolicy
@@ -32,6 +32,7 @@ _MAX_MESSAGE_BYTES = 1_000_000
 Build = Callable[[View], Awaitable[None]]
 
 PAGES: tuple[tuple[NavigationEntry, Build], ...] = (
+    (NavigationEntry("/line", texts.LINE, "videocam", ROLE_SERVICE), line.build),
     (NavigationEntry("/review", texts.REVIEW, "fact_check", ROLE_SERVICE), review.build),
     (
         NavigationEntry("/review/summary", texts.SUMMARY, "summarize", ROLE_SERVICE, is_listed=False),

@@ -17,6 +17,7 @@ from blemish_client.aio import AsyncClient
 from blemish_client.client import Client
 from blemish_client.errors import BlemishError, Unauthenticated
 from blemish_client.transport.credentials import Credentials
+from blemish_console.data.line import WITHOUT_END, LineWatch
 
 MAX_SESSIONS = 1000
 """Number of sessions in memory. Above it the oldest one ends."""
@@ -55,6 +56,11 @@ class Server:
         """Return a client with this token for watching a job."""
         return AsyncClient(self.target, credentials=Credentials(token, self.tls, self.roots))
 
+    def watching_client(self, token: str) -> AsyncClient:
+        """Return a client with this token for a watch that awaits the server without end."""
+        credentials = Credentials(token, self.tls, self.roots)
+        return AsyncClient(self.target, retry_policy=WITHOUT_END, credentials=credentials)
+
 
 class BrowserSession:
     """A caller at a browser, or all browsers of a server without an access file."""
@@ -67,10 +73,13 @@ class BrowserSession:
         clock: Callable[[], float] = time.monotonic,
         *,
         open_job_client: Callable[[], AsyncClient],
+        open_watching_client: Callable[[], AsyncClient],
     ) -> None:
         """Start a session that ends at a time of the clock, in seconds."""
         self.open_job_client = open_job_client
         """Opens a client for watching a job. The caller closes it."""
+        self.line = LineWatch(open_watching_client, self.end)
+        """Watch of the line, shared by all pages of the session."""
         self._client = client
         self._pool = pool
         self._ends_at = ends_at
@@ -144,6 +153,7 @@ class BrowserSession:
         """End the session and its calls."""
         if not self._is_ended:
             self._is_ended = True
+            self.line.close()
             self._client.close()
 
 
@@ -241,6 +251,7 @@ class SessionStore:
             self.clock() + lifetime_s,
             self.clock,
             open_job_client=lambda: self.server.job_client(token),
+            open_watching_client=lambda: self.server.watching_client(token),
         )
 
     def _remove_ended(self) -> None:

@@ -282,3 +282,22 @@ NOT_WHOLE = "{text} is not a whole number; write digits only, or leave it empty 
 NOT_WITHIN = "{text} is out of range; use {low} to {high}, or leave it empty for the default"
 NOT_A_NUMBER = "{text} is not a number; write one such as 0.1, or leave it empty for the default"
 NOT_POSITIVE = "{text} is out of range; use more than 0 and at most {high}, or leave it empty"
+
+# Line
+LINE_WAITING = "Waiting for the cameras of the server"
+NO_CAMERAS = "No camera has sent images in the last 24 hours"
+NO_CAMERAS_LEAD = (
+    "Start one with: blemish stream FOLDER --model MODEL --camera NAME. It appears here by itself."
+)
+MORE_CAMERAS = "{count} more cameras are not shown."
+LINE_LOST = "Not watching for {since}; reconnecting. The tiles show what was received before. ({reason})"
+VERDICTS_LOST = "{count} verdicts were lost on the way to this page; their images were inspected."
+SILENT_FOR = "silent for {time}"
+SCORE_AGAINST = "threshold {threshold}"
+FRAMES_PER_SECOND = "frames/s"
+DROPPED = "dropped"
+REFUSED = "refused"
+HOUR_SHARE = "anomalous, last hour"
+P_VALUES = "p-values of the last {count} images"
+LAST_ANOMALY_AGO = "last anomaly seen here {age} ago"
+NO_ANOMALY = "no anomaly since this page was opened"
