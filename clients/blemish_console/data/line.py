@@ -195,7 +195,7 @@ class LineWatch:
 
     def _miss(self, camera: LineCamera, now_s: float) -> None:
         """Keep a camera that is silent since a restart of the server, which starts all counts again."""
-        if now_s - camera.seen_s > FORGET_AFTER_S:
+        if FORGET_AFTER_S < now_s - camera.seen_s < math.inf:
             del self.cameras[camera.name]
         elif camera.state.images_per_second:
             camera.state.images_per_second = 0.0
@@ -205,13 +205,13 @@ class LineWatch:
         if not event.camera:  # the server counts no cameras without a name either
             return
         camera = self._camera(event.camera)
+        if event.verdict == VERDICT_ANOMALOUS:
+            camera.anomalous_s = self._clock()
         if _is_later(camera.last, event.time):
             return
         camera.last = event
         camera.seen_s = self._clock()
         camera.p_values.append(event.p_value)
-        if event.verdict == VERDICT_ANOMALOUS:
-            camera.anomalous_s = camera.seen_s
         camera.revision += 1
 
     def _add_thumbnail(self, thumbnail: InspectionThumbnail) -> None:

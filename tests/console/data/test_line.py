@@ -168,6 +168,22 @@ def test_camera_that_is_silent_since_a_restart_of_the_server_stays_for_a_day() -
     assert watched.watch.cameras == {}
 
 
+def test_camera_without_a_verdict_stays_after_a_restart_of_the_server() -> None:
+    watched = Watched()
+    watched.watch.add(states(CameraState(camera="left", refused=3)))
+    watched.watch.add(states())
+    assert list(watched.watch.cameras) == ["left"]
+
+
+def test_anomaly_that_arrives_after_a_later_verdict_counts() -> None:
+    watched = Watched()
+    watched.watch.add(verdict(inspection(at=NOW_S)))
+    watched.watch.add(verdict(inspection(VERDICT_ANOMALOUS, at=NOW_S - 1)))
+    camera = watched.watch.cameras["left"]
+    assert camera.anomalous_s == watched.watch.now_s
+    assert camera.last is not None and camera.last.verdict == VERDICT_NORMAL
+
+
 async def test_pages_share_one_watcher_that_ends_with_the_last_page() -> None:
     watched = Watched(verdict(inspection()))
     assert not watched.watch.is_running
