@@ -1,35 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers, sizes and times as texts."""
+"""Numbers, sizes and times as texts, as the command line writes them."""
 
-from datetime import UTC, datetime
+from blemish_client.cli.output import ABSENT, clock, log_line, number, share, size, when
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
-ABSENT = "–"  # noqa: RUF001 - the sign for an absent figure
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    return ABSENT if value is None else f"{value:.{digits}f}"
-
-
-def share(value: float | None) -> str:
-    return ABSENT if value is None else f"{100 * value:.1f} %"
-
-
-def size(size_bytes: int) -> str:
-    amount = float(size_bytes)
-    for unit in ("B", "kB", "MB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} GB"
-
-
-def when(time: Timestamp) -> str:
-    """Return a local time to the second, or a sign for an absent one."""
-    if not time.seconds:
-        return ABSENT
-    return datetime.fromtimestamp(time.seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+__all__ = ["ABSENT", "clock", "duration", "log_line", "number", "share", "size", "when"]
 
 
 def duration(seconds: float) -> str:

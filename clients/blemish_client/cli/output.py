@@ -168,6 +168,17 @@ def clock(time: Timestamp) -> str:
     return datetime.fromtimestamp(time.seconds, UTC).astimezone().strftime("%H:%M:%S")
 
 
+def log_line(line: str) -> str:
+    """Return a log line for people: an entry in JSON as its time, event and values, others unchanged."""
+    try:
+        entry = json.loads(line)
+        event, begin = str(entry.pop("event")), datetime.fromisoformat(entry.pop("timestamp"))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return line
+    values = [f"{name}={value}" for name, value in entry.items() if name not in ("job", "level")]
+    return " ".join([begin.astimezone().strftime("%Y-%m-%d %H:%M:%S"), event, *values])
+
+
 def verdict(value: Verdict.ValueType) -> str:
     return ABSENT if value == VERDICT_UNSPECIFIED else spell(Verdict, value)
 

@@ -22,7 +22,7 @@ from blemish_client.names import short
 from blemish_console import texts, theme
 from blemish_console.data import train
 from blemish_console.data.job_watch import JobWatch
-from blemish_console.formats import ABSENT, duration, share, when
+from blemish_console.formats import ABSENT, duration, log_line, share, when
 from blemish_console.pages.training_form import TrainingForm
 from blemish_console.shell import View, describe, leave
 from blemish_console.theme import Sign
@@ -199,7 +199,7 @@ class _TrainPage:
         if lines := watch.take_lines():
             self._no_log.set_visibility(False)
             for line in lines:
-                self._log.push(line)
+                self._log.push(log_line(line))
 
     def _fail(self, error: BlemishError) -> None:
         self._stop()

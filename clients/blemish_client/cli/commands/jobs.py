@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """``blemish jobs``: list, show, watch and cancel jobs. ``blemish workers``: list workers."""
 
-import json
 import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import islice
 from typing import Annotated
 
@@ -18,7 +17,7 @@ from blemish.v1.job_pb2 import JOB_STATE_FAILED, Job, JobState, Phase, Worker
 from blemish_client.cli.choices import JobStateChoice, to_proto
 from blemish_client.cli.groups import has_subcommand
 from blemish_client.cli.options import Json
-from blemish_client.cli.output import ABSENT, emit, state, table, when, work
+from blemish_client.cli.output import ABSENT, emit, log_line, state, table, when, work
 from blemish_client.cli.progress import exit_unless_succeeded, wait_for_job
 from blemish_client.cli.session import Session
 from blemish_client.cli.wording import in_options
@@ -178,7 +177,7 @@ def logs(ctx: typer.Context, job: JobArgument, as_json: Json = False) -> None:
             if as_json:
                 emit(line)
             else:
-                _print_line(session, _readable(line.text))
+                _print_line(session, log_line(line.text))
 
 
 @group.command()
@@ -212,17 +211,6 @@ def _full_name(client: Client, name: str) -> str:
 
 def _print_line(session: Session, text: str) -> None:
     session.out.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _readable(line: str) -> str:
-    """Return a log line for people: an entry in JSON as its time, event and values, others unchanged."""
-    try:
-        entry = json.loads(line)
-        event, begin = str(entry.pop("event")), datetime.fromisoformat(entry.pop("timestamp"))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return line
-    values = [f"{name}={value}" for name, value in entry.items() if name not in ("job", "level")]
-    return " ".join([begin.astimezone().strftime("%Y-%m-%d %H:%M:%S"), event, *values])
 
 
 def _phase(job: Job) -> str:
