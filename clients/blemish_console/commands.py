@@ -102,7 +102,7 @@ def console(
         ),
     ] = None,
 ) -> None:
-    """Serve the console for browsers: review, models and state of the server.
+    """Serve the console for browsers: cameras live, review, trainings, models and state of the server.
 
     It asks each person for a token if the server has an access file. The token of this command line is not
     used.

@@ -28,7 +28,6 @@ TOKEN_HINT = "Get one from an operator, or on the server with: blemish access gr
 TOKEN_MISSING = "The access token is missing; paste the one that you were given."
 TOKEN_REJECTED = "The server does not accept this token; check that all of it was pasted."
 SESSION_ENDED = "Your session has ended; sign in again."
-SIGNED_OUT = "You are signed out."
 SERVER_AWAY = "The server at {target} does not answer."
 SERVER_AWAY_LEAD = "This page tries again every few seconds. Check that the server runs and can be reached."
 
@@ -94,7 +93,6 @@ PINNED = "pinned"
 NO_PRODUCTION = "no version in production"
 VERSION_COLUMNS = ("version", "state", "image AUROC", "threshold", "created")
 CHOOSE_VERSION = "Choose a version to see its card and its report."
-CARD = "Card"
 REPORT = "Report"
 FIGURES = "Figures on the test images"
 NO_FIGURES = "The dataset had no test images. Evaluate the version with: blemish evaluate MODEL DATASET"
@@ -139,6 +137,25 @@ AGREEMENT_COUNTS = (
     "{only_production} only by the version in production"
 )
 
+# Line
+LINE_WAITING = "Waiting for the cameras of the server"
+NO_CAMERAS = "No camera has sent images in the last 24 hours"
+NO_CAMERAS_LEAD = (
+    "Start one with: blemish stream FOLDER --model MODEL --camera NAME. It appears here by itself."
+)
+MORE_CAMERAS = "{count} more cameras are not shown."
+LINE_LOST = "Not watching for {since}; reconnecting. The tiles show what was received before. ({reason})"
+VERDICTS_LOST = "{count} verdicts were lost on the way to this page; their images were inspected."
+SILENT_FOR = "silent for {time}"
+SCORE_AGAINST = "threshold {threshold}"
+FRAMES_PER_SECOND = "frames/s"
+DROPPED = "dropped"
+REFUSED = "refused"
+HOUR_SHARE = "anomalous, last hour"
+P_VALUES = "p-values of the last {count} images"
+LAST_ANOMALY_AGO = "last anomaly seen here {age} ago"
+NO_ANOMALY = "no anomaly since this page was opened"
+
 # Review
 MODEL = "Model"
 PERIOD = "Period"
@@ -167,7 +184,6 @@ POSITION = "{position} of {total}"
 SCORE = "score"
 FROM_CAMERA = "camera"
 TIME = "time"
-LABEL = "label"
 NO_LABEL = "no label"
 DEFECT = "Defect"
 FALSE_ALARM = "False alarm"
@@ -282,22 +298,3 @@ NOT_WHOLE = "{text} is not a whole number; write digits only, or leave it empty 
 NOT_WITHIN = "{text} is out of range; use {low} to {high}, or leave it empty for the default"
 NOT_A_NUMBER = "{text} is not a number; write one such as 0.1, or leave it empty for the default"
 NOT_POSITIVE = "{text} is out of range; use more than 0 and at most {high}, or leave it empty"
-
-# Line
-LINE_WAITING = "Waiting for the cameras of the server"
-NO_CAMERAS = "No camera has sent images in the last 24 hours"
-NO_CAMERAS_LEAD = (
-    "Start one with: blemish stream FOLDER --model MODEL --camera NAME. It appears here by itself."
-)
-MORE_CAMERAS = "{count} more cameras are not shown."
-LINE_LOST = "Not watching for {since}; reconnecting. The tiles show what was received before. ({reason})"
-VERDICTS_LOST = "{count} verdicts were lost on the way to this page; their images were inspected."
-SILENT_FOR = "silent for {time}"
-SCORE_AGAINST = "threshold {threshold}"
-FRAMES_PER_SECOND = "frames/s"
-DROPPED = "dropped"
-REFUSED = "refused"
-HOUR_SHARE = "anomalous, last hour"
-P_VALUES = "p-values of the last {count} images"
-LAST_ANOMALY_AGO = "last anomaly seen here {age} ago"
-NO_ANOMALY = "no anomaly since this page was opened"

@@ -3,9 +3,7 @@
 
 import math
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from nicegui import ui
 
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
@@ -13,7 +11,7 @@ from blemish.v1.inspection_pb2 import InspectionEvent
 from blemish_client.names import short
 from blemish_console import texts, theme
 from blemish_console.data.line import MAX_P_VALUES, LineCamera, LineWatch
-from blemish_console.formats import ABSENT, duration, number, share
+from blemish_console.formats import ABSENT, clock, duration, number, share
 from blemish_console.shell import View, describe
 from blemish_console.theme import Sign
 
@@ -138,12 +136,10 @@ class _CameraTile:
     def update(self, camera: LineCamera, now_s: float) -> None:
         """Draw the state of the camera at a time of the watch's clock."""
         self._draw_verdict(camera, now_s)
-        age = (
-            texts.LAST_ANOMALY_AGO.format(age=duration(now_s - camera.anomalous_s))
-            if (camera.anomalous_s is not None)
-            else texts.NO_ANOMALY
-        )
-        self._anomaly.set_text(age)
+        anomaly = texts.NO_ANOMALY
+        if camera.anomalous_s is not None:
+            anomaly = texts.LAST_ANOMALY_AGO.format(age=duration(now_s - camera.anomalous_s))
+        self._anomaly.set_text(anomaly)
         if camera.revision == self._revision:
             return
         self._revision = camera.revision
@@ -180,7 +176,7 @@ class _CameraTile:
         self._image.set_visibility(True)
         _set(self._image, "src", url)
         self._picture_time.set_visibility(True)
-        self._picture_time.set_text(f"{_clock(event.time)} · {theme.verdict_sign(event.verdict).word}")
+        self._picture_time.set_text(f"{clock(event.time)} · {theme.verdict_sign(event.verdict).word}")
         if not event.regions and not self._boxes.default_slot.children:
             return
         self._boxes.clear()
@@ -237,7 +233,3 @@ def _set(element: ui.element, name: str, value: str) -> None:
     if element.props.get(name) != value:
         element.props[name] = value
         element.update()
-
-
-def _clock(time: Timestamp) -> str:
-    return datetime.fromtimestamp(time.seconds, UTC).astimezone().strftime("%H:%M:%S")
