@@ -20,8 +20,11 @@ from blemish_client.demo.surfaces import generate
 from blemish_console import texts
 
 _PAGES = {
+    "line": ("/line", ".bl-tile img"),
     "review": ("/review?model=tile&order=least-certain", ".bl-image"),
     "summary": ("/review/summary?model=tile", ".bl-table"),
+    "train": ("/train", ".bl-setting"),
+    "job": ("/train?job={job}", ".bl-log"),
     "models": ("/models?version=tile/1", ".bl-report"),
     "system": ("/system", ".bl-table"),
 }
@@ -39,16 +42,19 @@ def main() -> None:
         home = Path(name)
         generate(home / "surfaces/tile", "tile", seed=7, train=24, good=6, defective=8, size=256)
         generate(home / "line", "tile", seed=21, train=1, good=10, defective=12, size=512)
-        with running_stack(home / "stack", home / "surfaces") as stack:
-            with Client(stack.address) as client:
-                _fill(client, home)
-            with console(stack.address, home / "console") as url, chromium() as browser:
-                for theme in ("light", "dark"):
-                    _write(browser, url, theme, folder)
+        with (
+            running_stack(home / "stack", home / "surfaces") as stack,
+            Client(stack.address) as client,
+            console(stack.address, home / "console") as url,
+            chromium() as browser,
+        ):
+            frames = _fill(client, home)
+            for theme in ("light", "dark"):
+                _write(browser, url, theme, folder, client, frames)
 
 
-def _fill(client: Client, home: Path) -> None:
-    """Train a model, keep frames of two cameras, and label some."""
+def _fill(client: Client, home: Path) -> list[bytes]:
+    """Train a model, keep frames of two cameras, and label some. Return the frames."""
     client.import_dataset("tile", str(home / "surfaces/tile"))
     client.wait(client.train("tile", model_id="tile", promote=True))
     client.wait(client.embed("tile/1", "tile"))
@@ -61,12 +67,19 @@ def _fill(client: Client, home: Path) -> None:
         client.label(item.item, "tile", Label.CONFIRMED, "crack")
     for item in kept[3:5]:
         client.label(item.item, "tile", Label.FALSE_ALARM)
+    return frames
 
 
-def _write(browser: Any, url: str, theme: str, folder: Path) -> None:
+def _write(browser: Any, url: str, theme: str, folder: Path, client: Client, frames: list[bytes]) -> None:
+    job = next(job.name for job in client.jobs() if job.HasField("train"))
     with window(browser, viewport=_SIZE, color_scheme=theme) as opened:
         for name, (path, selector) in _PAGES.items():
-            opened.page.goto(url + path)
+            opened.page.goto(url + path.format(job=job))
+            if name == "line":  # it shows the images that arrive while it is open
+                opened.page.locator(".bl-tile").first.wait_for(timeout=_WITHIN_MS)
+                for camera, part in (("line-3 left", frames[:3]), ("line-3 right", frames[-3:])):
+                    for frame in part:
+                        client.score(frame, "tile", camera=camera)
             opened.page.locator(selector).first.wait_for(timeout=_WITHIN_MS)
             opened.shows(texts.CONNECTED)
             opened.page.wait_for_timeout(_SETTLE_MS)
