@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from blemish.v1.access_pb2 import ROLE_CAMERA, ROLE_SERVICE
 from blemish_client.errors import BlemishError
 from blemish_console import texts
-from blemish_console.pages import line, models, review, system, train
+from blemish_console.pages import line, models, review, search, system, train
 from blemish_console.routes import files
 from blemish_console.routes.sign_in import SignIn
 from blemish_console.security import Guard, OriginPolicy
@@ -38,6 +38,7 @@ PAGES: tuple[tuple[NavigationEntry, Build], ...] = (
         NavigationEntry("/review/summary", texts.SUMMARY, "summarize", ROLE_SERVICE, is_listed=False),
         review.build_summary,
     ),
+    (NavigationEntry("/search", texts.SEARCH, "image_search", ROLE_SERVICE), search.build),
     (NavigationEntry("/train", texts.TRAIN, "model_training", ROLE_SERVICE), train.build),
     (NavigationEntry("/models", texts.MODELS, "category", ROLE_SERVICE), models.build),
     (NavigationEntry("/system", texts.SYSTEM, "monitor_heart", ROLE_CAMERA), system.build),

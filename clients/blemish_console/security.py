@@ -23,6 +23,8 @@ _log = logging.getLogger("blemish_console.access")
 SOCKET_PATH = "/_nicegui_ws"
 _STATIC_PATH = "/_nicegui/"
 _SAFE_METHODS = ("GET", "HEAD")
+_MAX_BODY_BYTES = 65_000_000
+"""Largest body of a request: an uploaded image with the lines of its form."""
 _FRAMED_PATH = "/reports/"
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
@@ -170,12 +172,18 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin", "")
         if not self._policy.accepts_host(host):
             return "the host is not a name of this console; allow it with --origin"
-        is_socket = scope["path"].removeprefix(self._root_path).startswith(SOCKET_PATH)
+        path = scope["path"].removeprefix(self._root_path)
+        is_socket = path.startswith(SOCKET_PATH)
         if scope["type"] == "websocket" or is_socket or scope["method"] not in _SAFE_METHODS:
             if not self._policy.accepts_origin(origin, host):
                 return "the page that sent this is not of this console; allow its origin with --origin"
             if is_socket and (scope["type"] != "websocket" or session is None):
                 return "the session has ended; sign in"
+            if path.startswith(_STATIC_PATH) and session is None:
+                return "the session has ended; sign in"
+            length = headers.get("content-length", "0")
+            if "transfer-encoding" in headers or not length.isdecimal() or int(length) > _MAX_BODY_BYTES:
+                return f"the body must state its length, at most {_MAX_BODY_BYTES} bytes; send less"
             return ""
         is_embedded = headers.get("sec-fetch-mode", "navigate") != "navigate"
         if headers.get("sec-fetch-site") == "cross-site" and is_embedded:

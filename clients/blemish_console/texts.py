@@ -6,6 +6,7 @@ TITLE = "blemish"
 # Pages
 LINE = "Line"
 REVIEW = "Review"
+SEARCH = "Search"
 TRAIN = "Train"
 MODELS = "Models"
 SYSTEM = "System"
@@ -298,3 +299,53 @@ NOT_WHOLE = "{text} is not a whole number; write digits only, or leave it empty 
 NOT_WITHIN = "{text} is out of range; use {low} to {high}, or leave it empty for the default"
 NOT_A_NUMBER = "{text} is not a number; write one such as 0.1, or leave it empty for the default"
 NOT_POSITIVE = "{text} is out of range; use more than 0 and at most {high}, or leave it empty"
+
+# Search
+SEARCH_QUERY = "Query"
+SEARCH_MODEL = "Model"
+SEARCH_SIZE = "{count} indexed"
+SEARCH_NO_MODEL = "No model to search with"
+SEARCH_NO_QUERY = "No image yet"
+SEARCH_NO_QUERY_LEAD = "Drop one below or press +, or open a neighbour of an item."
+SEARCH_DROP = "Drop an image here, or press +"
+SEARCH_TOO_LARGE = "The file is not an image, or is too large; choose another one."
+SEARCH_BOX_HINT = "Draw a box on the image to search for that part."
+SEARCH_WHOLE = "Whole image"
+SEARCH_SCORE = "score {score}"
+SEARCH_FILTER = "Filter"
+SEARCH_CLASS = "Class"
+SEARCH_CAMERA = "Camera"
+SEARCH_VERDICT = "Verdict"
+SEARCH_LABEL = "Label"
+SEARCH_TIME = "Time"
+SEARCH_LIMIT = "Hits"
+SEARCH_ANY = "any"
+SEARCH_VERDICTS = {"normal": NORMAL, "anomalous": ANOMALOUS}
+SEARCH_CONFIRMED = "confirmed"
+SEARCH_FALSE_ALARM = "false alarm"
+SEARCH_GOOD = "good"
+SEARCH_LABELS = {
+    "confirmed": SEARCH_CONFIRMED,
+    "false-alarm": SEARCH_FALSE_ALARM,
+    "good": SEARCH_GOOD,
+    "none": "no label",
+}
+SEARCH_PERIODS = {0: "any", 1: "last hour", 8: "last 8 hours", 24: "last 24 hours", 168: "last 7 days"}
+SEARCH_WHERE = "Filter as text"
+SEARCH_WHERE_HINT = "The pickers write this text, and you can change it. Enter searches."
+SEARCH_HITS = "Most similar images"
+SEARCH_RUNNING = "Searching"
+SEARCH_COUNT = "{count} hits, the most similar first"
+SEARCH_UNSEEN = "{count} candidates were not compared in time; narrow the search with the filter"
+SEARCH_NEIGHBOURS = "Neighbours"
+SEARCH_START = "Nothing searched for yet"
+SEARCH_START_LEAD = "Drop an image on the left. Similar past images appear here as they are found."
+SEARCH_NO_INDEX = "Nothing is indexed yet"
+SEARCH_NO_INDEX_LEAD = (
+    "Index a dataset with: blemish index {model} DATASET. Frames that a stream keeps are added, too."
+)
+SEARCH_NO_HIT = "No indexed image matches"
+SEARCH_NO_HIT_LEAD = "Remove a condition of the filter, or choose another model."
+SEARCH_FAULT = "The filter has a fault"
+SEARCH_FAULT_LEAD = "Correct the text at the place that is marked below it."
+SEARCH_FAILED = "The search failed"

@@ -85,6 +85,16 @@ async def test_page_of_another_site_cannot_post() -> None:
     assert (await request(guard(), "/sign-out", method="POST", origin=OWN)).status == 200
 
 
+async def test_upload_needs_a_session_and_a_stated_bounded_length(shared_session: BrowserSession) -> None:
+    signed_in, path = guard(session=shared_session), "/_nicegui/client/1/upload/2"
+    for length, status in (("65000000", 200), ("65000001", 403), ("-1", 403)):
+        answer = await request(signed_in, path, method="POST", origin=OWN, content_length=length)
+        assert answer.status == status, length
+    chunked = await request(signed_in, path, method="POST", origin=OWN, transfer_encoding="chunked")
+    assert chunked.status == 403
+    assert (await request(guard(), path, method="POST", origin=OWN)).status == 403
+
+
 async def test_socket_needs_the_origin_of_the_console_and_a_session(shared_session: BrowserSession) -> None:
     signed_in = guard(session=shared_session)
     assert (await request(signed_in, SOCKET, kind="websocket", origin=OWN)).status == 101
