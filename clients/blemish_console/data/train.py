@@ -31,12 +31,6 @@ MAX_JOBS = 50
 MAX_SECONDS = 1e8
 """Largest time limit, in seconds."""
 _ENDED = frozenset({JOB_STATE_SUCCEEDED, JOB_STATE_FAILED, JOB_STATE_CANCELLED})
-_DETECTORS: dict[str, type[PatchCore | EfficientAd]] = {
-    "patchcore": PatchCore,
-    "efficientad": EfficientAd,
-}
-DETECTORS = {"patchcore": "PatchCore", "efficientad": "EfficientAD"}
-"""Names of detectors by their fields of ``Train``."""
 
 _MESSAGE = re.compile(r"message (\w+) \{")
 _FIELD = re.compile(r"\s+(?:optional |repeated )?[\w.]+ (\w+) = \d+")
@@ -56,6 +50,22 @@ class Setting:
     """One of text, whole, number, choice and minutes."""
     description: str
     """Sentences with its range and its default."""
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A detector that can be trained."""
+
+    title: str
+    settings: type[PatchCore | EfficientAd]
+    """Message with its settings."""
+
+
+DETECTORS = {
+    "patchcore": Detector("PatchCore", PatchCore),
+    "efficientad": Detector("EfficientAD", EfficientAd),
+}
+"""Detectors by their fields of ``Train``, which are also their names on cards."""
 
 
 class SettingError(Exception):
@@ -103,7 +113,7 @@ def worker_of(job: Job) -> str:
 
 def settings(detector: str) -> list[Setting]:
     """Return all settings of a detector, in the order of the contract."""
-    message = _DETECTORS[detector].DESCRIPTOR
+    message = DETECTORS[detector].settings.DESCRIPTOR
     return [
         Setting(
             f"{detector}.{field.name}",
@@ -113,6 +123,11 @@ def settings(detector: str) -> list[Setting]:
         )
         for field in message.fields
     ]
+
+
+def detector_title(detector: str) -> str:
+    """Return the title of a detector by its field; unknown for one of a newer server."""
+    return DETECTORS[detector].title if detector in DETECTORS else texts.UNKNOWN
 
 
 def label(name: str) -> str:
@@ -138,7 +153,7 @@ def parse_settings(detector: str, values: Mapping[str, str]) -> PatchCore | Effi
     Raises:
         SettingError: if a text is not a value of its setting.
     """
-    message = _DETECTORS[detector]()
+    message = DETECTORS[detector].settings()
     for setting in settings(detector):
         if not (text := values.get(setting.path, "").strip()):
             continue

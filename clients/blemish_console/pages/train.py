@@ -277,7 +277,7 @@ def _short_id(name: str) -> str:
 def _title(job: Job) -> str:
     kind = job.WhichOneof("work")
     if kind == "train":
-        detector = train.DETECTORS.get(job.train.WhichOneof("detector") or "", texts.UNKNOWN)
+        detector = train.detector_title(job.train.WhichOneof("detector") or "")
         return texts.TRAINING.format(dataset=short(job.train.dataset), detector=detector)
     if kind == "evaluate":
         return texts.EVALUATION.format(model=short(job.evaluate.model), dataset=short(job.evaluate.dataset))

@@ -59,7 +59,8 @@ class TrainingForm:
             if first is None and len(choices) == 1:
                 first = next(iter(choices))
             self._select("dataset", texts.DATASET_FIELD, choices, first)
-            self._select("detector", texts.DETECTOR_FIELD, train.DETECTORS, "patchcore")
+            titles = {name: detector.title for name, detector in train.DETECTORS.items()}
+            self._select("detector", texts.DETECTOR_FIELD, titles, "patchcore")
             self._inputs["detector"].on_value_change(self._show_detector)
             self._text("model_id", texts.MODEL_FIELD, texts.MODEL_FIELD_LEAD, autocomplete=models)
             self._draw_detectors()
@@ -71,13 +72,12 @@ class TrainingForm:
                 ).props("unelevated")
 
     def _draw_detectors(self) -> None:
-        for detector, name in train.DETECTORS.items():
-            with ui.expansion(texts.SETTINGS_OF.format(detector=name), icon="tune").classes(
-                "w-full"
-            ) as group:
-                for setting in train.settings(detector):
+        for name, detector in train.DETECTORS.items():
+            title = texts.SETTINGS_OF.format(detector=detector.title)
+            with ui.expansion(title, icon="tune").classes("w-full") as group:
+                for setting in train.settings(name):
                     self._draw_setting(setting)
-            self._groups[detector] = group
+            self._groups[name] = group
         self._show_detector()
 
     def _draw_setting(self, setting: train.Setting) -> None:
