@@ -232,6 +232,45 @@ PRINT = "Print"
 BACK_TO_REVIEW = "Back to the review"
 NO_KEPT_FRAMES = "No frame was kept in this period."
 
+LEARN = "Learn from these"
+LEARNING = "Learning from labels"
+SHOW_JOB = "Show the job"
+CONFIRM_LEARN = "Learn from these labels? False alarms: {count}, good images: {good}"
+LEARN_EFFECT = (
+    "A training on {dataset} ({count} training images) takes these images along as good ones. It publishes "
+    "a new version of {model}; {version} goes on judging."
+)
+LEARN_COLUMNS = ("camera", "false alarms", "good")
+LEARN_SCOPE = (
+    "These are all labelled images in the index of {model}, also those of other cameras and earlier days. "
+    "Equal images count once. When the training has ended, this page offers the new version as the shadow."
+)
+FROM_DATASET = "dataset {dataset}"
+LEFT_OUT_OF_LEARNING = "{count} more labelled images belong to {dataset} and are left out."
+SETTINGS = "settings"
+SETTINGS_KEPT = "those of {version}"
+SETTINGS_LOST = "defaults, because the training job of {version} is no longer stored"
+NOTHING_TO_LEARN = "No image is labelled as a false alarm or good; label some first, with the keys f and g."
+ONLY_OWN_LABELS = (
+    "All labelled images belong to the training dataset already; label kept frames first, with the keys f "
+    "and g."
+)
+MASK_NOT_KEPT = (
+    "{version} looks at a part of the images only, and the server does not return its mask; train with: "
+    "blemish train {dataset} --model-id {model} --false-alarms-of {model} --mask FILE"
+)
+LEARN_DATASET_GONE = (
+    "The dataset {dataset} was deleted; train on another one with: "
+    "blemish train DATASET --model-id {model} --false-alarms-of {model}"
+)
+OFFER_NEW = "{version} is ready. As the shadow it judges live images without affecting any answer."
+OFFER_SHADOW = "{version} judges live images as the shadow. Its page has the agreement with {production}."
+OFFER_PRODUCTION = "{version} is in production."
+OFFER_OLDER = "{version} is older than {production}, which is in production."
+OFFER_ALONE = "{version} is ready. No version is in production, so it can be promoted on the page Models."
+OFFER_DELETED = "{version} was deleted."
+OFFER_REPLACES = "At present {shadow} is the shadow; it would be replaced."
+
 # Train
 TRAINING = "Training of {dataset} with {detector}"
 EVALUATION = "Evaluation of {model} on {dataset}"

@@ -12,6 +12,7 @@ from importlib.resources import files
 
 from nicegui import ui
 
+from blemish.v1 import job_pb2
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, Verdict
 from blemish_console import texts
 
@@ -32,10 +33,25 @@ UNAVAILABLE = Sign(texts.UNAVAILABLE, "error", "bad")
 NORMAL = Sign(texts.NORMAL, "check_circle", "good")
 ANOMALOUS = Sign(texts.ANOMALOUS, "warning", "bad")
 NO_VERDICT = Sign(texts.NO_VERDICT, "help", "quiet")
+PRODUCTION = Sign(texts.PRODUCTION, "verified", "good")
+SHADOW = Sign(texts.SHADOW, "visibility", "warn")
+PINNED = Sign(texts.PINNED, "push_pin", "quiet")
+_JOB_STATES = {
+    job_pb2.JOB_STATE_QUEUED: Sign(texts.QUEUED, "schedule", "quiet"),
+    job_pb2.JOB_STATE_RUNNING: Sign(texts.RUNNING, "play_circle", "warn"),
+    job_pb2.JOB_STATE_CANCELLING: Sign(texts.CANCELLING, "hourglass_bottom", "warn"),
+    job_pb2.JOB_STATE_SUCCEEDED: Sign(texts.SUCCEEDED, "check_circle", "good"),
+    job_pb2.JOB_STATE_FAILED: Sign(texts.JOB_FAILED, "error", "bad"),
+    job_pb2.JOB_STATE_CANCELLED: Sign(texts.JOB_CANCELLED, "block", "quiet"),
+}
 
 
 def verdict_sign(verdict: Verdict.ValueType) -> Sign:
     return {VERDICT_NORMAL: NORMAL, VERDICT_ANOMALOUS: ANOMALOUS}.get(verdict, NO_VERDICT)
+
+
+def job_sign(state: job_pb2.JobState.ValueType) -> Sign:
+    return _JOB_STATES.get(state, Sign(texts.UNKNOWN, "help", "quiet"))
 
 
 @cache
@@ -54,6 +70,19 @@ def chip(sign: Sign) -> None:
     with ui.element("span").classes(f"bl-chip bl-chip-{sign.tone}"):
         ui.icon(sign.icon, size="16px")
         ui.label(sign.word)
+
+
+def link(text: str, target: str) -> None:
+    """Draw a link to another page of the console."""
+    with ui.link(target=target).classes("bl-link"):
+        ui.label(text)
+
+
+def problem(text: str, *, is_caution: bool = False) -> None:
+    """Draw a failure, or with ``is_caution`` something to watch."""
+    with ui.element("div").classes(f"bl-problem {'bl-caution' if is_caution else ''}"):
+        ui.icon("warning" if is_caution else "error", size="20px")
+        ui.label(text)
 
 
 def card(title: str = "") -> ui.column:

@@ -29,7 +29,8 @@ from blemish.v1.search_pb2 import (
 )
 from blemish_client import Client, Label, Store, StreamPolicy
 from blemish_client.demo.surfaces import generate
-from blemish_client.errors import Unauthenticated
+from blemish_client.errors import NotFound, Unauthenticated
+from blemish_client.names import short
 from blemish_client.transport.credentials import Credentials
 from blemish_console import texts, theme
 from blemish_console.formats import number
@@ -449,6 +450,62 @@ def test_many_frames_are_labelled_at_once(
     assert {client.item(item, "tile").label for item in kept_frames} == {LABEL_GOOD}
 
 
+@pytest.fixture
+def labelled_model(
+    client: Client, tile_model: str, kept_frames: list[str], tmp_path: Path
+) -> Iterator[str]:
+    """Return a copy of the model, in production, with three labelled frames of a camera named by markup."""
+    client.export_model(tile_model, tmp_path / "tile.blemish")
+    version = client.import_model(tmp_path / "tile.blemish", model_id="learned").name
+    client.promote(version)
+    frames = [client.item_image(item, "tile").content for item in kept_frames[:3]]
+    list(client.stream(frames, "learned", camera=MARKUP, store=Store.ALL, policy=StreamPolicy.BLOCK))
+    give_up = time.monotonic() + 20
+    while len(items := _items(client, "learned")) < len(frames):
+        assert time.monotonic() < give_up, "no frames were kept"
+        time.sleep(0.1)
+    for item, label in zip(items, (Label.FALSE_ALARM, Label.FALSE_ALARM, Label.GOOD), strict=True):
+        client.label(item, "learned", label)
+    yield version
+    client.delete_model("learned", force=True)
+
+
+def _items(client: Client, model: str) -> list[str]:
+    try:
+        return [item.item for item in client.items(model)]
+    except NotFound:
+        return []
+
+
+def test_labels_are_learned_after_a_question_and_the_version_becomes_the_shadow(
+    url: str, opened: Window, client: Client, labelled_model: str
+) -> None:
+    page = opened.page
+    page.goto(f"{url}/review?model=learned&show=all")
+    page.get_by_role("button", name=texts.LEARN).click()
+    opened.shows(texts.CONFIRM_LEARN.format(count=2, good=1))
+    dialog = page.get_by_role("dialog")
+    assert dialog.locator("tbody td").all_inner_texts() == [MARKUP, "2", "1"]
+    assert "A training on tile (" in dialog.inner_text()
+    dialog.get_by_role("button", name=texts.CANCEL).click()
+    opened.hides(texts.CONFIRM_LEARN.format(count=2, good=1))
+    assert not any(job.train.false_alarms_of for job in client.jobs() if job.train.model_id == "learned")
+    page.get_by_role("button", name=texts.LEARN).click()
+    dialog.get_by_role("button", name=texts.START_TRAINING).click()
+    opened.shows(texts.LEARNING)
+    job = next(job for job in client.jobs() if job.train.model_id == "learned")
+    assert client.wait(job).error == ""
+    offered = texts.OFFER_NEW.format(version="learned/2")
+    opened.shows(offered)
+    page.reload()
+    opened.shows(offered)
+    page.get_by_role("button", name=texts.START_SHADOW).click()
+    opened.shows(texts.OFFER_SHADOW.format(version="learned/2", production="learned/1"))
+    assert client.model("learned/2").shadow
+    page.get_by_role("link", name=texts.SHOW_JOB).click()
+    opened.shows(texts.OFFER_SHADOW.format(version="learned/2", production="learned/1"))
+
+
 def test_training_is_started_with_the_form_watched_and_cancelled(
     url: str, opened: Window, client: Client, tile_model: str
 ) -> None:
@@ -479,5 +536,6 @@ def test_finished_training_leads_to_its_version_and_has_its_log(
     finished = next(job for job in client.jobs() if job.train.dataset and job.result.model_version)
     opened.page.goto(f"{url}/train?job={finished.name}")
     opened.page.locator(".bl-log .q-virtual-scroll__content, .bl-log > *").first.wait_for()
-    opened.page.locator("a.bl-link").click()
+    version = short(finished.result.model_version)
+    opened.page.get_by_role("link", name=texts.SHOW_VERSION.format(version=version)).click()
     opened.shows(texts.FIGURES)

@@ -53,7 +53,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Detector:
+class TrainableDetector:
     """A detector that can be trained."""
 
     title: str
@@ -62,8 +62,8 @@ class Detector:
 
 
 DETECTORS = {
-    "patchcore": Detector("PatchCore", PatchCore),
-    "efficientad": Detector("EfficientAD", EfficientAd),
+    "patchcore": TrainableDetector("PatchCore", PatchCore),
+    "efficientad": TrainableDetector("EfficientAD", EfficientAd),
 }
 """Detectors by their fields of ``Train``, which are also their names on cards."""
 
@@ -89,6 +89,11 @@ class Overview:
 def read_overview(client: Client) -> Overview:
     """Return the latest jobs and the workers."""
     return Overview(list(islice(client.jobs(), MAX_JOBS)), client.workers())
+
+
+def read_job(client: Client, name: str) -> Job:
+    """Return a job."""
+    return client.job(name)
 
 
 def read_datasets(client: Client) -> list[Dataset]:

@@ -14,11 +14,7 @@ from blemish_console import texts, theme
 from blemish_console.data import models
 from blemish_console.formats import number, share, size, when
 from blemish_console.shell import View
-from blemish_console.theme import Sign
 
-_PRODUCTION = Sign(texts.PRODUCTION, "verified", "good")
-_SHADOW = Sign(texts.SHADOW, "visibility", "warn")
-_PINNED = Sign(texts.PINNED, "push_pin", "quiet")
 _NAMES = {
     "image_auroc": texts.AUROC,
     "detection_rate": texts.DETECTED,
@@ -226,9 +222,9 @@ class _ModelsPage:
 
 def _draw_states(version: ModelVersion) -> None:
     for sign, holds in (
-        (_PRODUCTION, version.production),
-        (_SHADOW, version.shadow),
-        (_PINNED, version.pinned),
+        (theme.PRODUCTION, version.production),
+        (theme.SHADOW, version.shadow),
+        (theme.PINNED, version.pinned),
     ):
         if holds:
             theme.chip(sign)

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 from nicegui import ui
 from nicegui.events import KeyEventArguments
 
+from blemish.v1.access_pb2 import ROLE_OPERATOR
 from blemish.v1.search_pb2 import (
     LABEL_CONFIRMED,
     LABEL_FALSE_ALARM,
@@ -24,6 +25,7 @@ from blemish_console import texts, theme
 from blemish_console.data import models, review
 from blemish_console.data.review import Order, ReviewQuery, Shown
 from blemish_console.formats import ABSENT, number, when
+from blemish_console.pages.learning import LearningPanel
 from blemish_console.shell import View, describe
 from blemish_console.theme import Sign
 
@@ -112,6 +114,8 @@ class _ReviewPage:
         self._items, self._total = page.items, page.total
         self._next_page_token, self._threshold = page.next_page_token, page.threshold
         self._draw_filters(names)
+        self._learning = LearningPanel(self._view, self._query.model)
+        await self._learning.draw()
         if not self._items:
             with theme.card():
                 theme.empty(texts.NOTHING_TO_REVIEW, texts.NOTHING_TO_REVIEW_LEAD, "task_alt")
@@ -158,6 +162,8 @@ class _ReviewPage:
             self._choice(texts.SHOW, texts.SHOWN, str(self._query.shown), "show")
             self._choice(texts.ORDER, texts.ORDERS, str(self._query.order), "order")
             ui.space()
+            if self._view.session.may(ROLE_OPERATOR):
+                ui.button(texts.LEARN, icon="school", on_click=self._learn).props("flat")
             ui.button(texts.SUMMARY, icon="summarize", on_click=self._open_summary).props("flat")
 
     def _choice(self, name: str, choices: dict[str, str] | dict[int, str], value: object, key: str) -> None:
@@ -173,6 +179,9 @@ class _ReviewPage:
     def _go(self, path: str, **changed: object) -> None:
         query = {"model": self._query.model, **self._view.query, **changed}
         ui.navigate.to(f"{path}?{urlencode({key: str(value) for key, value in query.items()})}")
+
+    async def _learn(self) -> None:
+        await self._learning.ask()
 
     def _open_summary(self) -> None:
         self._go("/review/summary")

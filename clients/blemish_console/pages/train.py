@@ -7,9 +7,7 @@ from nicegui import ui
 
 from blemish.v1.access_pb2 import ROLE_OPERATOR
 from blemish.v1.job_pb2 import (
-    JOB_STATE_CANCELLED,
     JOB_STATE_CANCELLING,
-    JOB_STATE_FAILED,
     JOB_STATE_QUEUED,
     JOB_STATE_RUNNING,
     JOB_STATE_SUCCEEDED,
@@ -20,9 +18,10 @@ from blemish_client.client import Client
 from blemish_client.errors import BlemishError, Unauthenticated
 from blemish_client.names import short
 from blemish_console import texts, theme
-from blemish_console.data import train
+from blemish_console.data import learn, train
 from blemish_console.data.job_watch import JobWatch
 from blemish_console.formats import ABSENT, duration, log_line, share, when
+from blemish_console.pages.shadow_offer import draw_offer
 from blemish_console.pages.training_form import TrainingForm
 from blemish_console.shell import View, describe, leave
 from blemish_console.theme import Sign
@@ -30,15 +29,6 @@ from blemish_console.theme import Sign
 _REFRESH_S = 3.0
 _REDRAW_S = 0.5
 _SHOWN_LINES = 500
-_UNKNOWN = Sign(texts.UNKNOWN, "help", "quiet")
-_STATES = {
-    JOB_STATE_QUEUED: Sign(texts.QUEUED, "schedule", "quiet"),
-    JOB_STATE_RUNNING: Sign(texts.RUNNING, "play_circle", "warn"),
-    JOB_STATE_CANCELLING: Sign(texts.CANCELLING, "hourglass_bottom", "warn"),
-    JOB_STATE_SUCCEEDED: Sign(texts.SUCCEEDED, "check_circle", "good"),
-    JOB_STATE_FAILED: Sign(texts.JOB_FAILED, "error", "bad"),
-    JOB_STATE_CANCELLED: Sign(texts.JOB_CANCELLED, "block", "quiet"),
-}
 
 
 async def build(view: View) -> None:
@@ -96,9 +86,7 @@ class _TrainPage:
                 self._draw_jobs(self._overview.jobs)
         with self.list, theme.card(texts.WORKERS):
             if not self._overview.workers:
-                with ui.element("div").classes("bl-problem bl-caution"):
-                    ui.icon("warning", size="20px")
-                    ui.label(texts.NO_WORKERS)
+                theme.problem(texts.NO_WORKERS, is_caution=True)
             else:
                 rows: list[tuple[str | Sign, ...]] = [
                     (
@@ -131,7 +119,7 @@ class _TrainPage:
             with ui.element("td"):
                 ui.label(_title(job))
             with ui.element("td"):
-                theme.chip(_STATES.get(job.state, _UNKNOWN))
+                theme.chip(theme.job_sign(job.state))
             with ui.element("td").classes("bl-number bl-tight"):
                 ui.label(_progress(job))
             with ui.element("td").classes("bl-number bl-tight"):
@@ -171,6 +159,7 @@ class _TrainPage:
         with self._detail:
             with theme.card():
                 self._head = ui.column().classes("w-full").style("gap: 10px")
+                self._offer = ui.column().classes("w-full").style("gap: 10px")
                 ui.label(texts.PHASES).classes("bl-title")
                 self._phases = ui.column().classes("w-full").style("min-height: 150px")
                 self._facts = ui.column().classes("w-full")
@@ -206,9 +195,8 @@ class _TrainPage:
         if isinstance(error, Unauthenticated):
             leave()
             return
-        with self._head, ui.element("div").classes("bl-problem"):
-            ui.icon("error", size="20px")
-            ui.label(describe(error))
+        with self._head:
+            theme.problem(describe(error))
 
     def _draw(self, job: Job) -> None:
         head = (job.state, job.error, tuple(job.warnings), job.queue_position)
@@ -223,11 +211,23 @@ class _TrainPage:
         self._facts.clear()
         with self._facts:
             theme.facts(_facts(job))
+        if job.state == JOB_STATE_SUCCEEDED and job.WhichOneof("work") == "train":
+            with self._offer:
+                ui.timer(0, lambda: self._view.quietly(lambda: self._show_offer(job)), once=True)
+
+    async def _show_offer(self, job: Job) -> None:
+        """Draw the place of the version among those of its model."""
+        offer = await self._view.session.call(learn.read_offer, job)
+        if offer is None or self._chosen != job.name:
+            return
+        self._offer.clear()
+        with self._offer:
+            draw_offer(self._view, offer, lambda: self._show_offer(job))
 
     def _draw_head(self, job: Job) -> None:
         with ui.row().classes("w-full items-center"):
             ui.label(_title(job)).classes("bl-h1")
-            theme.chip(_STATES.get(job.state, _UNKNOWN))
+            theme.chip(theme.job_sign(job.state))
             ui.space()
             if not train.is_ended(job) and self._view.session.may(ROLE_OPERATOR):
                 is_cancelling = job.state == JOB_STATE_CANCELLING
@@ -237,17 +237,15 @@ class _TrainPage:
                 cancel.props("outline dense padding='4px 12px' color=negative").set_enabled(
                     not is_cancelling
                 )
-            if job.state == JOB_STATE_SUCCEEDED and (version := job.result.model_version):
-                with ui.link(target=f"/models?version={quote(version)}").classes("bl-link"):
-                    ui.label(texts.SHOW_VERSION.format(version=short(version)))
+            version = job.result.model_version
+            if version and job.WhichOneof("work") != "train":
+                theme.link(
+                    texts.SHOW_VERSION.format(version=short(version)), f"/models?version={quote(version)}"
+                )
         if job.error:
-            with ui.element("div").classes("bl-problem"):
-                ui.icon("error", size="20px")
-                ui.label(job.error)
+            theme.problem(job.error)
         for warning in job.warnings:
-            with ui.element("div").classes("bl-problem bl-caution"):
-                ui.icon("warning", size="20px")
-                ui.label(warning)
+            theme.problem(warning, is_caution=True)
 
     async def _ask_to_cancel(self, job: Job) -> None:
         with ui.dialog() as dialog, ui.card().classes("bl-card").style("max-width: 520px"):
