@@ -482,6 +482,25 @@ class FakeServer(
                     difference_interval=interval(low=0.1, high=0.7),
                 )
             ],
+            classes=[
+                model_pb2.ClassComparison(
+                    class_name=name,
+                    images=5,
+                    detection=model_pb2.MetricComparison(
+                        name="detection_rate", first=0.4, second=1.0, difference=0.6, p_value=0.25
+                    ),
+                )
+                for name in ("crack", "oil")
+            ],
+            pixel_metrics=[
+                model_pb2.MetricComparison(
+                    name="aupro",
+                    first=0.81,
+                    first_interval=interval(low=0.7, high=0.9),
+                    second=0.83,
+                    difference=0.02,
+                )
+            ],
             found_only_by_second=[
                 model_pb2.ComparedImage(path="test/crack/4.png", first_score=1.0, second_score=3.0)
             ],

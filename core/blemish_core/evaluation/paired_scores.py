@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scores of two detectors on the same images, from the reports of two evaluations."""
+"""The scores of two detectors on the same images, from the reports of two evaluations.
+
+Exact test of two rates on the same images: McNemar, Psychometrika 12, 1947, with the binomial distribution
+of the images that only one detector rejects.
+"""
 
 import csv
 from collections.abc import Sequence
@@ -10,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import bdtr
 
 from blemish_core.evaluation.image_metrics import image_metrics, paired_differences
 from blemish_core.evaluation.metrics import GOOD
-from blemish_core.evaluation.resampling import Estimate
+from blemish_core.evaluation.resampling import Estimate, rate
 from blemish_core.evaluation.stored_scores import FILE
 from blemish_layouts.reading import read_regular
 
@@ -52,6 +57,17 @@ class MetricDifference:
     second: Estimate
     difference: Estimate
     """Second minus first, with an interval from draws of the same images for both."""
+    p_value: float | None = None
+    """Two-sided p-value of McNemar's exact test; None if the metric is not a rate."""
+
+
+@dataclass(frozen=True)
+class ClassDifference:
+    """The detection rates of two detectors on the images of one defect class."""
+
+    class_name: str
+    images: int
+    detection: MetricDifference
 
 
 @dataclass(frozen=True)
@@ -72,11 +88,38 @@ class PairedScores:
             image_metrics(good[:, one].tolist(), defective[:, one].tolist(), self.thresholds[one])
             for one in (0, 1)
         ]
+        tests = {"detection_rate": defective, "false_reject_rate": good}
         return [
-            MetricDifference(name, each[0][name], each[1][name], found[name])
+            MetricDifference(
+                name,
+                each[0][name],
+                each[1][name],
+                found[name],
+                self._p_value(tests[name]) if name in tests else None,
+            )
             for name in METRICS
             if name in found
         ]
+
+    def classes(self) -> list[ClassDifference]:
+        """Return the detection rates of each defect class, sorted by name."""
+        by_class: dict[str, list[tuple[float, float]]] = {}
+        for image in self.images:
+            if image.class_name != GOOD:
+                by_class.setdefault(image.class_name, []).append(image.scores)
+        return [self._class(name, np.array(scores)) for name, scores in sorted(by_class.items())]
+
+    def _class(self, name: str, scores: NDArray[np.float64]) -> ClassDifference:
+        above = (scores > np.array(self.thresholds)).sum(axis=0)
+        first, second = (rate(int(count), len(scores)) for count in above)
+        difference = paired_differences(np.empty((0, 2)), scores, self.thresholds)["detection_rate"]
+        detection = MetricDifference("detection_rate", first, second, difference, self._p_value(scores))
+        return ClassDifference(name, len(scores), detection)
+
+    def _p_value(self, scores: NDArray[np.float64]) -> float:
+        above = scores > np.array(self.thresholds)
+        only = (above & ~above[:, ::-1]).sum(axis=0)
+        return min(1.0, 2 * float(bdtr(int(only.min()), int(only.sum()), 0.5)))
 
     def only_above(self, detector: int, *, good: bool) -> list[PairedImage]:
         """Return the images that only one detector rejects: 0 for the first, 1 for the second."""

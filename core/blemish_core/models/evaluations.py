@@ -11,7 +11,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from blemish_core.evaluation import stored_scores
 from blemish_core.evaluation.metrics import Metrics
-from blemish_core.evaluation.paired_scores import PairedScores, StoredRow, pair, read_rows
+from blemish_core.evaluation.paired_scores import MetricDifference, PairedScores, StoredRow, pair, read_rows
+from blemish_core.evaluation.resampling import Estimate
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.store import ModelStore
 from blemish_core.platform.errors import FailedPrecondition, InvalidRequest
@@ -19,6 +20,7 @@ from blemish_core.platform.names import ModelRef, dataset_name
 from blemish_core.runtimes.choice import TORCH
 from blemish_layouts.reading import read_regular
 
+PIXEL_METRICS = ("pixel_auroc", "aupro")
 _FILE = "metrics.json"
 _MAX_BYTES = 16 << 20
 
@@ -65,6 +67,22 @@ class VersionComparison:
     dataset: str
     """Id of the dataset."""
     paired: PairedScores
+
+    def pixel_metrics(self) -> list[MetricDifference]:
+        """Return the pixel metrics of both evaluations; none if their images differ."""
+        if self.paired.left_out:
+            return []
+        one, other = self.first.metrics, self.second.metrics
+        found = []
+        for name in PIXEL_METRICS:
+            first, second = getattr(one, name), getattr(other, name)
+            if first is not None and second is not None:
+                estimates = (
+                    Estimate(first, one.intervals.get(name)),
+                    Estimate(second, other.intervals.get(name)),
+                )
+                found.append(MetricDifference(name, *estimates, Estimate(second - first)))
+        return found
 
 
 def evaluations_of(models: ModelStore, manifest: Manifest, limit: int) -> list[StoredEvaluation]:

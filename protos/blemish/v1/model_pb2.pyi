@@ -2220,6 +2220,8 @@ class CompareModelsResponse(_message.Message):
     FOUND_ONLY_BY_SECOND_FIELD_NUMBER: _builtins.int
     REJECTED_ONLY_BY_FIRST_FIELD_NUMBER: _builtins.int
     REJECTED_ONLY_BY_SECOND_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    PIXEL_METRICS_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """datasets/{id}"""
     good_images: _builtins.int
@@ -2252,6 +2254,17 @@ class CompareModelsResponse(_message.Message):
     def rejected_only_by_second(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComparedImage]:
         """Good images that only the second version rejects."""
 
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassComparison]:
+        """The defect classes by name, at most 1000. Empty for older servers."""
+
+    @_builtins.property
+    def pixel_metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetricComparison]:
+        """pixel_auroc and aupro of both evaluations, as far as both have them. The maps of images are not stored, so
+        the difference has no interval. Empty if left_out is not 0, because the metrics then belong to different
+        images.
+        """
+
     def __init__(
         self,
         *,
@@ -2266,14 +2279,46 @@ class CompareModelsResponse(_message.Message):
         found_only_by_second: _abc.Iterable[Global___ComparedImage] | None = ...,
         rejected_only_by_first: _abc.Iterable[Global___ComparedImage] | None = ...,
         rejected_only_by_second: _abc.Iterable[Global___ComparedImage] | None = ...,
+        classes: _abc.Iterable[Global___ClassComparison] | None = ...,
+        pixel_metrics: _abc.Iterable[Global___MetricComparison] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "second", b"second"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "defective_images", b"defective_images", "first", b"first", "found_only_by_first", b"found_only_by_first", "found_only_by_second", b"found_only_by_second", "good_images", b"good_images", "left_out", b"left_out", "metrics", b"metrics", "rejected_only_by_first", b"rejected_only_by_first", "rejected_only_by_second", b"rejected_only_by_second", "second", b"second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "dataset", b"dataset", "defective_images", b"defective_images", "first", b"first", "found_only_by_first", b"found_only_by_first", "found_only_by_second", b"found_only_by_second", "good_images", b"good_images", "left_out", b"left_out", "metrics", b"metrics", "pixel_metrics", b"pixel_metrics", "rejected_only_by_first", b"rejected_only_by_first", "rejected_only_by_second", b"rejected_only_by_second", "second", b"second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompareModelsResponse: _TypeAlias = CompareModelsResponse  # noqa: Y015
+
+@_typing.final
+class ClassComparison(_message.Message):
+    """The images of one defect class by both versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASS_NAME_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    DETECTION_FIELD_NUMBER: _builtins.int
+    class_name: _builtins.str
+    images: _builtins.int
+    @_builtins.property
+    def detection(self) -> Global___MetricComparison:
+        """Share of the images above the threshold, named detection_rate."""
+
+    def __init__(
+        self,
+        *,
+        class_name: _builtins.str = ...,
+        images: _builtins.int = ...,
+        detection: Global___MetricComparison | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["detection", b"detection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_name", b"class_name", "detection", b"detection", "images", b"images"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassComparison: _TypeAlias = ClassComparison  # noqa: Y015
 
 @_typing.final
 class ComparedModel(_message.Message):
@@ -2318,12 +2363,17 @@ class MetricComparison(_message.Message):
     SECOND_INTERVAL_FIELD_NUMBER: _builtins.int
     DIFFERENCE_FIELD_NUMBER: _builtins.int
     DIFFERENCE_INTERVAL_FIELD_NUMBER: _builtins.int
+    P_VALUE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Field name of Metrics."""
     first: _builtins.float
     second: _builtins.float
     difference: _builtins.float
     """Second minus first."""
+    p_value: _builtins.float
+    """For a rate: two-sided p-value of McNemar's exact test, by the images that only one version rejects. It is 1 if
+    there are none.
+    """
     @_builtins.property
     def first_interval(self) -> Global___Interval: ...
     @_builtins.property
@@ -2344,12 +2394,15 @@ class MetricComparison(_message.Message):
         second_interval: Global___Interval | None = ...,
         difference: _builtins.float = ...,
         difference_interval: Global___Interval | None = ...,
+        p_value: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["difference_interval", b"difference_interval", "first_interval", b"first_interval", "second_interval", b"second_interval"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_p_value", b"_p_value", "difference_interval", b"difference_interval", "first_interval", b"first_interval", "p_value", b"p_value", "second_interval", b"second_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference", "difference_interval", b"difference_interval", "first", b"first", "first_interval", b"first_interval", "name", b"name", "second", b"second", "second_interval", b"second_interval"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p_value", b"_p_value", "difference", b"difference", "difference_interval", b"difference_interval", "first", b"first", "first_interval", b"first_interval", "name", b"name", "p_value", b"p_value", "second", b"second", "second_interval", b"second_interval"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__p_value: _TypeAlias = _typing.Literal["p_value"]  # noqa: Y015
+    _WhichOneofArgType__p_value: _TypeAlias = _typing.Literal["_p_value", b"_p_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p_value) -> _WhichOneofReturnType__p_value | None: ...
 
 Global___MetricComparison: _TypeAlias = MetricComparison  # noqa: Y015
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from blemish.v1 import model_pb2 as pb
 from blemish_core.evaluation.metrics import Interval, Latency, Metrics, Spread
-from blemish_core.evaluation.paired_scores import PairedImage
+from blemish_core.evaluation.paired_scores import MetricDifference, PairedImage
 from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationChange, Revision, ThresholdRule
@@ -25,6 +25,7 @@ from blemish_server.converters.values import duration_to_proto, parse_duration, 
 from blemish_server.scoring.shadow import Agreement, ShadowComparison
 
 _MAX_IMAGES = 1000
+_MAX_CLASSES = 1000
 
 RULES: EnumMapping[ThresholdRule, pb.ThresholdRule.ValueType] = EnumMapping(
     {
@@ -327,19 +328,28 @@ def comparison_to_proto(comparison: VersionComparison) -> pb.CompareModelsRespon
         good_images=paired.count(good=True),
         defective_images=paired.count(good=False),
         left_out=paired.left_out,
-        metrics=[
-            pb.MetricComparison(
-                name=each.name,
-                first=each.first.value or 0.0,
-                first_interval=_interval(each.first.interval),
-                second=each.second.value or 0.0,
-                second_interval=_interval(each.second.interval),
-                difference=each.difference.value or 0.0,
-                difference_interval=_interval(each.difference.interval),
+        metrics=[_metric_comparison(each) for each in paired.differences()],
+        classes=[
+            pb.ClassComparison(
+                class_name=each.class_name, images=each.images, detection=_metric_comparison(each.detection)
             )
-            for each in paired.differences()
+            for each in paired.classes()[:_MAX_CLASSES]
         ],
+        pixel_metrics=[_metric_comparison(each) for each in comparison.pixel_metrics()],
         **lists,
+    )
+
+
+def _metric_comparison(metric: MetricDifference) -> pb.MetricComparison:
+    return pb.MetricComparison(
+        name=metric.name,
+        first=metric.first.value or 0.0,
+        first_interval=_interval(metric.first.interval),
+        second=metric.second.value or 0.0,
+        second_interval=_interval(metric.second.interval),
+        difference=metric.difference.value or 0.0,
+        difference_interval=_interval(metric.difference.interval),
+        p_value=metric.p_value,
     )
 
 

@@ -62,6 +62,31 @@ def test_images_are_paired_by_content_and_class() -> None:
     assert [each.name for each in paired.differences()] == ["false_reject_rate"]
 
 
+def test_rates_have_the_p_value_of_the_images_that_only_one_detector_rejects() -> None:
+    paired = pair(rows([1.0] * 9 + [3.0], [1.0] * 6), rows([1.0] * 10, [3.0] * 6), (2.0, 2.0))
+    found = {each.name: each.p_value for each in paired.differences()}
+    assert found["detection_rate"] == pytest.approx(2 / 2**6)
+    assert found["false_reject_rate"] == 1
+    assert found["image_auroc"] is None
+
+
+def test_p_value_is_one_without_different_verdicts() -> None:
+    paired = pair(rows([1.0], [3.0] * 2), rows([1.0], [3.0] * 2), (2.0, 2.0))
+    assert {each.p_value for each in paired.differences() if each.name != "image_auroc"} == {1.0}
+
+
+def test_each_defect_class_has_its_detection_rates() -> None:
+    first = [row("test/good/0.png", 3.0), row("test/oil/0.png", 3.0), row("test/dent/0.png", 1.0)]
+    second = [row("test/good/0.png", 1.0), row("test/oil/0.png", 3.0), row("test/dent/0.png", 3.0)]
+    dent, oil = pair(first, second, (2.0, 2.0)).classes()
+    assert (dent.class_name, dent.images) == ("dent", 1)
+    assert (dent.detection.first.value, dent.detection.second.value) == (0.0, 1.0)
+    assert dent.detection.difference.value == 1
+    assert (oil.class_name, oil.detection.difference.value) == ("oil", 0)
+    assert oil.detection.first.interval is not None
+    assert oil.detection.first.interval.low == pytest.approx(0.025)
+
+
 def test_tables_of_older_versions_are_paired_by_path(tmp_path: Path) -> None:
     assert read_rows(tmp_path) is None
     (tmp_path / "scores.csv").write_text("path,class,score,p_value\ntest/good/0.png,good,1.5,0.1\n")

@@ -19,6 +19,7 @@ from blemish.v1.dataset_pb2 import Dataset
 from blemish.v1.model_pb2 import (
     CompareModelsResponse,
     Interval,
+    MetricComparison,
     ModelVersion,
     RegionSettings,
     ShadowComparison,
@@ -50,6 +51,8 @@ group = typer.Typer(
 
 _COMPARED = {
     "image_auroc": "image AUROC",
+    "pixel_auroc": "pixel AUROC",
+    "aupro": "AUPRO",
     "detection_rate": "defective images detected",
     "false_reject_rate": "good images rejected",
 }
@@ -183,15 +186,15 @@ def _print_model_comparison(session: Session, found: CompareModelsResponse) -> N
         session.out.print(f"{found.left_out} images are left out, because only one of them scored these")
     columns = (first, second, "difference")
     rows = table("metric", *columns, right=columns)
-    for each in found.metrics:
-        is_rate = each.name != "image_auroc"
-        rows.add_row(
-            _COMPARED[each.name],
-            _with_interval(each.first, each.first_interval, is_rate=is_rate),
-            _with_interval(each.second, each.second_interval, is_rate=is_rate),
-            _with_interval(each.difference, each.difference_interval, is_rate=is_rate, sign=True),
-        )
+    for each in (*found.metrics, *found.pixel_metrics):
+        rows.add_row(_COMPARED.get(each.name, each.name), *_compared_values(each))
     session.out.print(rows)
+    if len(found.classes) > 1:
+        numbers = ("images", *columns)
+        by_class = table("detected of class", *numbers, right=numbers)
+        for of in found.classes:
+            by_class.add_row(printable(of.class_name), str(of.images), *_compared_values(of.detection))
+        session.out.print(by_class)
     session.out.print(_comparison_finding(found), markup=False, soft_wrap=True)
     for title, images in (
         (f"found only by {first}", found.found_only_by_first),
@@ -209,6 +212,15 @@ def _print_model_comparison(session: Session, found: CompareModelsResponse) -> N
             )
         if len(images) > _MAX_DISAGREEMENTS:
             session.out.print(f"  and {len(images) - _MAX_DISAGREEMENTS} more, listed with --json")
+
+
+def _compared_values(metric: MetricComparison) -> tuple[str, str, str]:
+    is_rate = metric.name in ("detection_rate", "false_reject_rate")
+    return (
+        _with_interval(metric.first, metric.first_interval, is_rate=is_rate),
+        _with_interval(metric.second, metric.second_interval, is_rate=is_rate),
+        _with_interval(metric.difference, metric.difference_interval, is_rate=is_rate, sign=True),
+    )
 
 
 def _comparison_finding(found: CompareModelsResponse) -> str:

@@ -350,6 +350,8 @@ def test_versions_are_compared_after_the_missing_evaluations(run: Run, fake: Fak
     lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
     assert lines[0] == "m/3 at threshold 1.500 and m/4 at 2.500 on 20 good and 10 defective images of d1"
     assert "defective images detected 50.0 % (20.0 to 80.0) 90.0 % +40.0 % (+10.0 to +70.0)" in lines
+    assert "AUPRO 0.810 (0.700 to 0.900) 0.830 +0.020" in lines
+    assert "oil 5 40.0 % 100.0 % +60.0 %" in lines
     assert "beyond chance: m/4 detects more defective images" in lines
     assert lines[lines.index("found only by m/4: 1") + 1] == "test/crack/4.png 1.000 and 3.000"
     assert "good, but rejected only by m/3: none" in lines
