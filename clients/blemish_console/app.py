@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from blemish.v1.access_pb2 import ROLE_CAMERA, ROLE_SERVICE
 from blemish_client.errors import BlemishError
 from blemish_console import texts
-from blemish_console.pages import line, models, review, search, system, train
+from blemish_console.pages import data, line, models, review, search, system, train
 from blemish_console.routes import files
 from blemish_console.routes.sign_in import SignIn
 from blemish_console.security import Guard, OriginPolicy
@@ -39,6 +39,7 @@ PAGES: tuple[tuple[NavigationEntry, Build], ...] = (
         review.build_summary,
     ),
     (NavigationEntry("/search", texts.SEARCH, "image_search", ROLE_SERVICE), search.build),
+    (NavigationEntry("/data", texts.DATA, "photo_library", ROLE_SERVICE), data.build),
     (NavigationEntry("/train", texts.TRAIN, "model_training", ROLE_SERVICE), train.build),
     (NavigationEntry("/models", texts.MODELS, "category", ROLE_SERVICE), models.build),
     (NavigationEntry("/system", texts.SYSTEM, "monitor_heart", ROLE_CAMERA), system.build),
@@ -93,6 +94,7 @@ class Console:
         web.add_route("/sign-out", sign_in.sign_out, ["POST"])
         web.add_route("/reports/{version:path}", files.report(self._session_of), ["GET"])
         web.add_route("/images/{model:path}/items/{item}", files.item_image(self._session_of), ["GET"])
+        web.add_route("/data/images/{dataset}", files.dataset_image(self._session_of), ["GET"])
         for entry, build in PAGES:
             self._add_page(entry, build, sign_in)
         self._add_start_page(sign_in)

@@ -7,6 +7,7 @@ TITLE = "blemish"
 LINE = "Line"
 REVIEW = "Review"
 SEARCH = "Search"
+DATA = "Data"
 TRAIN = "Train"
 MODELS = "Models"
 SYSTEM = "System"
@@ -388,3 +389,57 @@ SEARCH_NO_HIT_LEAD = "Remove a condition of the filter, or choose another model.
 SEARCH_FAULT = "The filter has a fault"
 SEARCH_FAULT_LEAD = "Correct the text at the place that is marked below it."
 SEARCH_FAILED = "The search failed"
+
+# Data
+DATA_TITLE = "Datasets"
+DATA_FIND = "Find by name"
+DATA_NEW = "New dataset"
+DATA_NONE = "No datasets yet"
+DATA_NONE_LEAD = "Create one, then drop images into it."
+DATA_NONE_LEAD_READER = "Ask an operator to upload images, or get a token with that role."
+DATA_NONE_FOUND = "No dataset has such a name"
+DATA_NONE_FOUND_LEAD = "Change the text above the list."
+DATA_COUNTS = "{train} train · {good} test good · {bad} defective"
+DATA_IMAGES = {True: "{count:,} image", False: "{count:,} images"}
+DATA_CLASSES = {True: "{count:,} defect class", False: "{count:,} defect classes"}
+DATA_MASKS = {True: "{count:,} mask", False: "{count:,} masks"}
+DATA_CATEGORY = "Category"
+DATA_CATEGORY_HINT = "Kind of surface. Empty takes the name."
+DATA_CREATED = "created {time}, {age} ago"
+DATA_TRAINED = "Trained from it: {models}"
+DATA_TRAINED_MORE = "{models} and {count} more"
+DATA_NOT_TRAINED = "No model was trained from it yet"
+DATA_NOTES = "Notes"
+DATA_ALL = "All datasets"
+DATA_NAME = "Name"
+DATA_NAME_HINT = "1 to 63 lower-case letters, digits, - and _"
+DATA_CREATE = "Create"
+DATA_CREATED_NOW = "{name} was created"
+DATA_DELETE = "Delete dataset"
+DATA_DELETE_TITLE = "Delete {name}?"
+DATA_DELETE_EFFECT = (
+    "All {count:,} images and masks are deleted, with their entries in every index. Models that were "
+    "trained from it stay. Type the name to confirm."
+)
+DATA_DELETED = "{name} was deleted"
+DATA_TRAIN_GOOD = "train good"
+DATA_TEST_GOOD = "test good"
+DATA_NO_IMAGES = "No images of this class yet"
+DATA_NO_IMAGES_LEAD = "Drop images or a folder on this page."
+DATA_NO_IMAGES_LEAD_READER = "Operators can upload images."
+DATA_CUT = "The first {count:,} images are listed."
+DATA_SELECT_PAGE = "Select page"
+DATA_SELECT_NONE = "Clear selection"
+DATA_SELECT_ONE = "Select {name}"
+DATA_SELECTED = "{count:,} selected"
+DATA_REMOVE = "Remove"
+DATA_REMOVE_TITLE = {True: "Remove {count:,} image?", False: "Remove {count:,} images?"}
+DATA_REMOVE_EFFECT = (
+    "The files are deleted, with their masks and their entries in every index. Models that were trained "
+    "on them stay as they are. This cannot be undone."
+)
+DATA_REMOVED = {True: "{count:,} file was removed", False: "{count:,} files were removed"}
+DATA_OPEN = "Open {name}"
+DATA_CLOSE = "Close"
+DATA_SORT = "Order"
+DATA_SORTS = {"name": "by name"}

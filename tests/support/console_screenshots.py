@@ -23,6 +23,7 @@ _PAGES = {
     "line": ("/line", ".bl-tile img"),
     "review": ("/review?model=tile&order=least-certain", ".bl-image"),
     "summary": ("/review/summary?model=tile", ".bl-table"),
+    "data": ("/data?dataset=tile", ".bl-shot"),
     "train": ("/train", ".bl-setting"),
     "job": ("/train?job={job}", ".bl-log"),
     "models": ("/models?version=tile/1", ".bl-report"),

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from blemish_client.client import Client
-from blemish_client.errors import BlemishError, NotFound, Unauthenticated
+from blemish_client.errors import BlemishError, InvalidArgument, NotFound, Unauthenticated
 from blemish_console.session import BrowserSession
 
 _MIN_SIDE_PX, _MAX_SIDE_PX = 16, 2048
@@ -54,6 +54,32 @@ def item_image(find_session: FindSession) -> Handler:
     return handle
 
 
+def dataset_image(find_session: FindSession) -> Handler:
+    """Return the handler of an image or mask of a dataset, as a JPEG with at most ``side`` px.
+
+    The address has the digest of the content, so that a replaced image has another address.
+    """
+
+    async def handle(request: Request) -> Response:
+        side = request.query_params.get("side", "")
+        if not side.isdecimal() or not _MIN_SIDE_PX <= int(side) <= _MAX_SIDE_PX:
+            return PlainTextResponse(f"side is not {_MIN_SIDE_PX} to {_MAX_SIDE_PX} px\n", 400)
+
+        async def read(session: BrowserSession) -> Response:
+            image = await session.call(
+                Client.dataset_image,
+                request.path_params["dataset"],
+                request.query_params.get("path", ""),
+                thumbnail=int(side),
+            )
+            headers = {"cache-control": f"private, max-age={_AGE_S}"}
+            return Response(image.content, media_type="image/jpeg", headers=headers)
+
+        return await _answer(find_session(request), read)
+
+    return handle
+
+
 async def _answer(
     session: BrowserSession | None, read: Callable[[BrowserSession], Awaitable[Response]]
 ) -> Response:
@@ -65,5 +91,7 @@ async def _answer(
         return PlainTextResponse(f"{error.message}\n", 401)
     except NotFound as error:
         return PlainTextResponse(f"{error.message}\n", 404)
+    except InvalidArgument as error:
+        return PlainTextResponse(f"{error.message}\n", 400)
     except BlemishError as error:
         return PlainTextResponse(f"{error.message}\n", 502)

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Datasets, their images by class, and the models that were trained from them."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from blemish.v1.dataset_pb2 import Dataset, DatasetImage
+from blemish_client.client import Client
+from blemish_client.names import short
+
+MAX_IMAGES = 20_000
+"""Most images of a class that a gallery lists."""
+COVERS = 4
+"""Number of images that stand for a dataset in the list."""
+TRAIN = "train/good"
+GOOD = "good"
+_PATHS_PER_CALL = 1000
+
+
+@dataclass(frozen=True)
+class Group:
+    """The images of one class."""
+
+    folder: str
+    """Folder in the dataset: train/good or test/CLASS."""
+    count: int
+
+    @property
+    def is_defective(self) -> bool:
+        return self.folder not in (TRAIN, f"test/{GOOD}")
+
+    @property
+    def class_name(self) -> str:
+        return self.folder.partition("/")[2]
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """A dataset in the list."""
+
+    dataset: Dataset
+    models: list[str] = field(default_factory=list)
+    """Versions that were trained from it, the newest first."""
+
+    @property
+    def name(self) -> str:
+        return short(self.dataset.name)
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a class, as far as they are listed."""
+
+    images: list[DatasetImage]
+    is_cut: bool = False
+    """True if the class has more than ``MAX_IMAGES``."""
+
+
+def groups(dataset: Dataset) -> list[Group]:
+    """Return the classes of a dataset: training images, good test images, then defects by name."""
+    tested = {each.class_name: each.images for each in dataset.test_images}
+    found = [Group(TRAIN, dataset.train_images), Group(f"test/{GOOD}", tested.pop(GOOD, 0))]
+    return found + [Group(f"test/{name}", count) for name, count in sorted(tested.items())]
+
+
+def read_datasets(client: Client) -> list[DatasetEntry]:
+    """Return all datasets by name, with the models that were trained from them."""
+    trained = _models_by_dataset(client)
+    return [DatasetEntry(each, trained[each.name]) for each in client.datasets()]
+
+
+def read_dataset(client: Client, name: str) -> DatasetEntry:
+    """Return one dataset.
+
+    Raises:
+        NotFound: if it does not exist.
+    """
+    dataset = client.dataset(name)
+    return DatasetEntry(dataset, _models_by_dataset(client)[dataset.name])
+
+
+def read_covers(client: Client, name: str) -> list[DatasetImage]:
+    """Return a few images of a dataset, which show what it is about."""
+    return list(islice(client.images(name, under="t"), COVERS))  # train/ and test/, without masks
+
+
+def read_images(client: Client, name: str, folder: str) -> Images:
+    """Return the images of a class by path."""
+    found = list(islice(client.images(name, under=f"{folder}/"), MAX_IMAGES + 1))
+    return Images(found[:MAX_IMAGES], len(found) > MAX_IMAGES)
+
+
+def remove(client: Client, name: str, paths: Sequence[str]) -> int:
+    """Remove images and their masks; return the number of files that were removed."""
+    return sum(client.delete_images(name, part).removed for part in _parts(paths))
+
+
+def _parts(paths: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield the paths in parts that fit into one call."""
+    for start in range(0, len(paths), _PATHS_PER_CALL):
+        yield paths[start : start + _PATHS_PER_CALL]
+
+
+def _models_by_dataset(client: Client) -> defaultdict[str, list[str]]:
+    versions = [version for model in client.models() for version in model.versions]
+    versions.sort(key=lambda version: version.create_time.ToNanoseconds(), reverse=True)
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for version in versions:
+        found[version.dataset].append(short(version.name))
+    return found

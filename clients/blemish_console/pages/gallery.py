@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A dataset as galleries by class: select, remove and move images."""
+
+from urllib.parse import quote, urlencode
+
+from nicegui import ui
+
+from blemish.v1.access_pb2 import ROLE_OPERATOR
+from blemish.v1.dataset_pb2 import Dataset, DatasetImage
+from blemish_client.client import Client
+from blemish_console import texts, theme
+from blemish_console.data import datasets
+from blemish_console.data.datasets import DatasetEntry, Group, Images
+from blemish_console.formats import size, when
+from blemish_console.shell import View
+
+_PAGE = 60
+_TILE_PX, _LARGE_PX = 256, 1536
+
+
+def address(name: str, folder: str = "") -> str:
+    """Return the address of a dataset's galleries, of one class if a folder is given."""
+    parts = {"dataset": name, "group": folder}
+    return f"/data?{urlencode({key: value for key, value in parts.items() if value})}"
+
+
+def counted(forms: dict[bool, str], count: int) -> str:
+    """Return a number with its noun in the right form."""
+    return forms[count == 1].format(count=count)
+
+
+def contents(dataset: Dataset) -> str:
+    """Return the kind of surface, and the numbers of defect classes and masks."""
+    defects = len(datasets.groups(dataset)) - 2
+    parts = [
+        dataset.category,
+        counted(texts.DATA_CLASSES, defects),
+        counted(texts.DATA_MASKS, dataset.masks),
+    ]
+    return " · ".join(parts)
+
+
+def picture(view: View, dataset: str, image: DatasetImage, side_px: int) -> ui.element:
+    """Draw an image of a dataset."""
+    query = {"path": image.path, "side": side_px, "v": image.sha256.hex()[:16]}
+    drawn = ui.element("img")
+    drawn.props["src"] = f"{view.root_path}/data/images/{quote(dataset)}?{urlencode(query)}"
+    drawn.props["alt"] = ""
+    drawn.props["loading"] = "lazy"
+    return drawn
+
+
+def title(group: Group) -> str:
+    """Return the name of a class for people."""
+    return {datasets.TRAIN: texts.DATA_TRAIN_GOOD, "test/good": texts.DATA_TEST_GOOD}.get(
+        group.folder, group.class_name
+    )
+
+
+async def draw(view: View, frame: ui.element, name: str) -> None:
+    """Draw the galleries of a dataset.
+
+    Raises:
+        BlemishError: if a call fails.
+    """
+    entry = await view.session.call(datasets.read_dataset, name)
+    known = datasets.groups(entry.dataset)
+    wanted = view.query.get("group", "")
+    group = next((each for each in known if each.folder == wanted), None)
+    if group is None:  # the class is empty by now, or the address names none
+        group = next((each for each in known if each.count), known[0])
+    images = await view.session.call(datasets.read_images, entry.name, group.folder)
+    frame.clear()
+    with frame:
+        _Gallery(view, frame, entry, group, images).draw(known)
+
+
+class _Gallery:
+    """The images of one class in pages, of which some may be selected."""
+
+    def __init__(
+        self, view: View, frame: ui.element, entry: DatasetEntry, group: Group, images: Images
+    ) -> None:
+        self._view = view
+        self._frame = frame
+        self._entry = entry
+        self._group = group
+        self._listed = images
+        self._images = images.images
+        self._page = 1
+        self._chosen: set[str] = set()
+        self._is_operator = view.session.may(ROLE_OPERATOR)
+
+    def draw(self, known: list[Group]) -> None:
+        self._draw_head()
+        with theme.card():
+            self._draw_groups(known)
+            with ui.row().classes("w-full items-center").style("min-height: 40px; gap: 10px"):
+                self._draw_tools()
+            self._tiles = ui.element("div").classes("bl-gallery")
+            self._pages = ui.row().classes("w-full items-center justify-center")
+        self._draw_page()
+
+    def _draw_head(self) -> None:
+        dataset = self._entry.dataset
+        with ui.row().classes("w-full items-center no-wrap"):
+            with ui.column().style("gap: 2px; min-width: 0"):
+                with ui.link(target="/data").classes("bl-link bl-back"):
+                    ui.icon("arrow_back", size="18px")
+                    ui.label(texts.DATA_ALL)
+                ui.label(self._entry.name).classes("bl-h1")
+                facts = [contents(dataset), size(dataset.size_bytes), when(dataset.create_time)]
+                ui.label(" · ".join(facts)).classes("bl-faint")
+            ui.space()
+            if self._is_operator:
+                ui.button(texts.DATA_DELETE, icon="delete", on_click=self._ask_to_delete).props("flat")
+        if dataset.warnings:
+            with theme.card(texts.DATA_NOTES):
+                for warning in dataset.warnings:
+                    with ui.row().classes("no-wrap items-start").style("gap: 8px"):
+                        ui.icon("info", size="18px").style("margin-top: 2px")
+                        ui.label(warning).style("overflow-wrap: anywhere; min-width: 0")
+
+    def _draw_groups(self, known: list[Group]) -> None:
+        with ui.element("nav").classes("bl-groups"):
+            for each in known:
+                link = ui.link(target=address(self._entry.name, each.folder)).classes("bl-group")
+                if each.folder == self._group.folder:
+                    link.classes("bl-group-here").props("aria-current=page")
+                with link:
+                    ui.icon("flag" if each.is_defective else "check_circle", size="16px")
+                    ui.label(title(each)).classes("bl-name").style("font-size: 14px")
+                    ui.label(f"{each.count:,}").classes("bl-number")
+
+    def _draw_tools(self) -> None:
+        self._state = ui.label().classes("bl-faint")
+        ui.space()
+        if self._is_operator and self._images:
+            self._select_page = ui.button(
+                texts.DATA_SELECT_PAGE, icon="select_all", on_click=self._choose_page
+            ).props("flat dense")
+            self._clear = ui.button(texts.DATA_SELECT_NONE, icon="deselect", on_click=self._choose_none)
+            self._clear.props("flat dense")
+            self._remove = ui.button(texts.DATA_REMOVE, icon="delete", on_click=self._ask_to_remove)
+            self._remove.props("flat dense")
+
+    def _draw_page(self) -> None:
+        self._tiles.clear()
+        self._pages.clear()
+        self._shots: dict[str, tuple[ui.element, ui.checkbox]] = {}
+        with self._tiles:
+            for image in self._shown:
+                self._draw_tile(image)
+        if not self._images:
+            with self._pages:
+                lead = texts.DATA_NO_IMAGES_LEAD if self._is_operator else texts.DATA_NO_IMAGES_LEAD_READER
+                theme.empty(texts.DATA_NO_IMAGES, lead, "add_photo_alternate")
+        with self._pages:
+            if len(self._images) > _PAGE:
+                ui.pagination(
+                    1,
+                    -(-len(self._images) // _PAGE),
+                    value=self._page,
+                    direction_links=True,
+                    on_change=lambda event: self._turn(event.value),
+                ).props("max-pages=9 boundary-numbers")
+        self._show_selection()
+
+    @property
+    def _shown(self) -> list[DatasetImage]:
+        return self._images[(self._page - 1) * _PAGE : self._page * _PAGE]
+
+    def _turn(self, page: int) -> None:
+        self._page = page
+        self._draw_page()
+
+    def _draw_tile(self, image: DatasetImage) -> None:
+        name = image.original_path or image.path.rpartition("/")[2]
+        with ui.element("div").classes("bl-shot") as tile:
+            with ui.element("button").classes("bl-shot-picture") as opener:
+                picture(self._view, self._entry.name, image, _TILE_PX)
+            opener.props["aria-label"] = texts.DATA_OPEN.format(name=name)
+            opener.on("click", lambda: self._open(image))
+            if self._is_operator:
+                check = ui.checkbox(
+                    value=image.path in self._chosen,
+                    on_change=lambda event: self._choose(image.path, bool(event.value)),
+                ).classes("bl-shot-check")
+                check.props("dense")
+                check.props["aria-label"] = texts.DATA_SELECT_ONE.format(name=name)
+                self._shots[image.path] = (tile, check)
+            label = ui.label(name).classes("bl-name")
+            label.props["title"] = name
+            ui.label(f"{image.width} x {image.height}").classes("bl-faint bl-number").style(
+                "font-size: 12.5px"
+            )
+
+    def _open(self, image: DatasetImage) -> None:
+        name = image.original_path or image.path
+        with ui.dialog() as dialog, ui.card().classes("bl-card").style("width: 1100px; max-width: 94vw"):
+            with ui.row().classes("w-full items-center no-wrap"):
+                ui.label(name).classes("bl-h1 bl-name").style("font-size: 18px")
+                ui.space()
+                ui.button(texts.DATA_CLOSE, icon="close", on_click=dialog.close).props("flat")
+            picture(self._view, self._entry.name, image, _LARGE_PX).classes("bl-large")
+            facts = [image.path, f"{image.width} x {image.height} px", size(image.size_bytes)]
+            ui.label(" · ".join(facts)).classes("bl-faint").style("overflow-wrap: anywhere")
+        dialog.on("hide", dialog.delete)
+        dialog.open()
+
+    # Selection
+
+    def _choose(self, path: str, is_chosen: bool) -> None:
+        if is_chosen:
+            self._chosen.add(path)
+        else:
+            self._chosen.discard(path)
+        self._show_selection()
+
+    def _choose_page(self) -> None:
+        for _, check in self._shots.values():
+            check.set_value(True)
+
+    def _choose_none(self) -> None:
+        self._chosen.clear()
+        for _, check in self._shots.values():
+            check.set_value(False)
+        self._show_selection()
+
+    def _show_selection(self) -> None:
+        for path, (tile, _) in self._shots.items():
+            tile.classes(
+                add="bl-shot-chosen" if path in self._chosen else "",
+                remove="" if path in self._chosen else "bl-shot-chosen",
+            )
+        total = counted(texts.DATA_IMAGES, len(self._images))
+        cut = texts.DATA_CUT.format(count=datasets.MAX_IMAGES) if self._listed.is_cut else ""
+        chosen = texts.DATA_SELECTED.format(count=len(self._chosen)) if self._chosen else ""
+        self._state.set_text(" · ".join(filter(None, [total, cut, chosen])))
+        if self._is_operator and self._images:
+            for button in (self._clear, self._remove):
+                button.set_enabled(bool(self._chosen))
+
+    # Changes
+
+    async def _ask_to_remove(self) -> None:
+        paths = sorted(self._chosen)
+        with ui.dialog() as dialog, ui.card().classes("bl-card").style("max-width: 520px"):
+            ui.label(counted(texts.DATA_REMOVE_TITLE, len(paths))).classes("bl-h1")
+            ui.label(texts.DATA_REMOVE_EFFECT)
+            with ui.row().classes("w-full justify-end"):
+                ui.button(texts.CANCEL, on_click=lambda: dialog.submit(False)).props("flat")
+                ui.button(texts.DATA_REMOVE, on_click=lambda: dialog.submit(True)).props(
+                    "unelevated color=negative"
+                )
+        if await dialog:
+
+            async def remove() -> None:
+                removed = await self._view.session.call(datasets.remove, self._entry.name, paths)
+                ui.notify(counted(texts.DATA_REMOVED, removed), type="positive", position="top")
+
+            await self._view.attempt(remove)
+            await self._redraw()
+        dialog.delete()
+
+    async def _ask_to_delete(self) -> None:
+        dataset = self._entry.dataset
+        count = sum(each.count for each in datasets.groups(dataset)) + dataset.masks
+        with ui.dialog() as dialog, ui.card().classes("bl-card").style("max-width: 520px"):
+            ui.label(texts.DATA_DELETE_TITLE.format(name=self._entry.name)).classes("bl-h1")
+            ui.label(texts.DATA_DELETE_EFFECT.format(count=count))
+            typed = ui.input(texts.DATA_NAME).props("outlined dense autofocus").classes("w-full")
+            with ui.row().classes("w-full justify-end"):
+                ui.button(texts.CANCEL, on_click=lambda: dialog.submit(False)).props("flat")
+                ui.button(texts.DATA_DELETE, on_click=lambda: dialog.submit(True)).props(
+                    "unelevated color=negative"
+                ).bind_enabled_from(typed, "value", lambda value: value == self._entry.name)
+        if await dialog:
+
+            async def delete() -> None:
+                await self._view.session.call(Client.delete_dataset, self._entry.name)
+                ui.navigate.to("/data")
+
+            await self._view.attempt(delete)
+        dialog.delete()
+
+    async def _redraw(self) -> None:
+        await self._view.section(self._frame, lambda: draw(self._view, self._frame, self._entry.name))
