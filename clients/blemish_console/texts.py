@@ -145,7 +145,10 @@ NO_CAMERAS = "No camera has sent images in the last 24 hours"
 NO_CAMERAS_LEAD = (
     "Start one with: blemish stream FOLDER --model MODEL --camera NAME. It appears here by itself."
 )
-MORE_CAMERAS = "{count} more cameras are not shown."
+NO_CAMERA_MATCHES = "No camera has this text in its name"
+NO_CAMERA_MATCHES_LEAD = "Change the text above, or clear it to see all cameras."
+CAMERA_FILTER = "Cameras with this text in their name"
+MORE_CAMERAS = "{count} more cameras are not shown; name a part of theirs in the field below."
 LINE_LOST = "Not watching for {since}; reconnecting. The tiles show what was received before. ({reason})"
 VERDICTS_LOST = "{count} verdicts were lost on the way to this page; their images were inspected."
 SILENT_FOR = "silent for {time}"

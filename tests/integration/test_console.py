@@ -379,8 +379,11 @@ def kept_frames(
 def test_line_shows_the_last_verdict_of_each_camera(
     url: str, opened: Window, client: Client, kept_frames: list[str]
 ) -> None:
-    opened.page.goto(f"{url}/line")
+    # Other tests have streamed from more cameras than the page shows at once.
+    opened.page.goto(f"{url}/line?{urlencode({'camera': MARKUP})}")
     opened.shows(MARKUP)
+    opened.page.get_by_label(texts.CAMERA_FILTER).fill("Line-")
+    opened.shows(texts.NO_CAMERA_MATCHES)
     image = client.item_image(kept_frames[0], "tile").content
     for camera in ("line-left", "line-right"):
         scored = client.score(image, "tile", camera=camera)
@@ -388,6 +391,10 @@ def test_line_shows_the_last_verdict_of_each_camera(
         tile.get_by_text(theme.verdict_sign(scored.verdict).word, exact=True).first.wait_for()
         tile.locator("img").wait_for()
         tile.get_by_text(number(scored.score), exact=True).wait_for()
+    assert opened.page.locator(".bl-tile").count() == 2
+    opened.page.reload()
+    opened.shows("line-right")
+    assert opened.page.locator(".bl-tile").count() == 2
 
 
 def _quoted(text: str) -> str:

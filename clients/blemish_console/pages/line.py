@@ -3,8 +3,10 @@
 
 import math
 from collections.abc import Iterable
+from urllib.parse import urlencode
 
 from nicegui import ui
+from nicegui.events import ValueChangeEventArguments
 
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS
 from blemish.v1.inspection_pb2 import InspectionEvent
@@ -28,14 +30,23 @@ _TONES = ("good", "bad", "warn", "quiet")
 
 async def build(view: View) -> None:
     """Draw the page. Its timer starts when a browser has connected, and with it the watch."""
-    _LinePage(view.session.line)
+    _LinePage(view.session.line, view.query.get("camera", ""), f"{view.root_path}/line")
 
 
 class _LinePage:
     """The tiles of all cameras, and the state of the watch above them."""
 
-    def __init__(self, watch: LineWatch) -> None:
+    def __init__(self, watch: LineWatch, wanted: str, address: str) -> None:
+        """Draw the page.
+
+        Args:
+            watch: watch of the server.
+            wanted: part of the names of the cameras to show; empty for all.
+            address: address of the page.
+        """
         self._watch = watch
+        self._wanted = wanted
+        self._address = address
         self._is_counted = False
         self._tiles: dict[str, _CameraTile] = {}
         with ui.element("div").classes("bl-line-note bl-chip-bad").props('role="status"') as self._failed:
@@ -46,13 +57,22 @@ class _LinePage:
             self._lost_count = ui.label()
         with ui.element("div").classes("bl-line-note bl-chip-quiet") as self._more:
             self._more_count = ui.label()
+        self._filter = (
+            ui.input(texts.CAMERA_FILTER, value=wanted, on_change=self._set_wanted)
+            .props("dense outlined clearable debounce=200")
+            .classes("bl-line-filter")
+        )
+        self._filter.set_visibility(bool(wanted))
         for note in (self._failed, self._lost, self._more):
             note.set_visibility(False)
         with theme.card() as self._waiting:
             theme.empty(texts.LINE_WAITING, icon="hourglass_empty")
         with theme.card() as self._empty:
             theme.empty(texts.NO_CAMERAS, texts.NO_CAMERAS_LEAD, "videocam_off")
+        with theme.card() as self._unmatched:
+            theme.empty(texts.NO_CAMERA_MATCHES, texts.NO_CAMERA_MATCHES_LEAD, "filter_alt_off")
         self._empty.set_visibility(False)
+        self._unmatched.set_visibility(False)
         self._grid = ui.element("div").classes("bl-line")
         ui.context.client.on_delete(self._close)
         ui.timer(_REFRESH_S, self._refresh)
@@ -62,23 +82,32 @@ class _LinePage:
             self._is_counted = False
             self._watch.page_closed()
 
+    def _set_wanted(self, change: ValueChangeEventArguments[str | None]) -> None:
+        self._wanted = (change.value or "").strip()
+        query = f"?{urlencode({'camera': self._wanted})}" if self._wanted else ""
+        ui.navigate.history.replace(f"{self._address}{query}")
+        self._refresh()
+
     def _refresh(self) -> None:
         if not self._is_counted:
             self._is_counted = True
             self._watch.page_opened()
         watch = self._watch
         self._refresh_notes(watch)
-        names = sorted(watch.cameras)
-        for name in [name for name in self._tiles if name not in watch.cameras]:
+        names = matching(watch.cameras, self._wanted)
+        shown = names[:MAX_TILES]
+        for name in [name for name in self._tiles if name not in shown]:
             self._tiles.pop(name).root.delete()
-        for place, name in enumerate(names[:MAX_TILES]):
+        for place, name in enumerate(shown):
             if name not in self._tiles:
                 with self._grid:
                     self._tiles[name] = _CameraTile(name)
                 self._tiles[name].root.move(self._grid, place)
             self._tiles[name].update(watch.cameras[name], watch.now_s)
         self._waiting.set_visibility(not watch.has_begun and watch.failure is None)
-        self._empty.set_visibility(watch.has_begun and not names)
+        self._empty.set_visibility(watch.has_begun and not watch.cameras)
+        self._unmatched.set_visibility(bool(watch.cameras) and not names)
+        self._filter.set_visibility(len(watch.cameras) > 1 or bool(self._wanted))
         self._more.set_visibility(len(names) > MAX_TILES)
         self._more_count.set_text(texts.MORE_CAMERAS.format(count=len(names) - MAX_TILES))
 
@@ -185,6 +214,11 @@ class _CameraTile:
             for left, top, width, height in boxes(event):
                 place = f'x="{left}" y="{top}" width="{width}" height="{height}"'
                 ui.element("rect").props(f'{place} fill="none" vector-effect="non-scaling-stroke"')
+
+
+def matching(names: Iterable[str], wanted: str) -> list[str]:
+    """Return the names that contain the text in upper or lower case, in order."""
+    return sorted(name for name in names if wanted.casefold() in name.casefold())
 
 
 def verdict_of(camera: LineCamera, now_s: float) -> Sign:

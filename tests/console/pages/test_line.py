@@ -7,7 +7,7 @@ from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, DefectRegion, Region
 from blemish.v1.inspection_pb2 import InspectionEvent
 from blemish_console import theme
 from blemish_console.data.line import MAX_P_VALUES, LineCamera
-from blemish_console.pages.line import boxes, meter_percent, spark_points, verdict_of
+from blemish_console.pages.line import boxes, matching, meter_percent, spark_points, verdict_of
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,10 @@ def test_silent_camera_shows_its_silence_in_place_of_its_last_verdict() -> None:
     assert verdict_of(camera, 101.0) == theme.ANOMALOUS
     assert verdict_of(camera, 290.0).word == "silent for 3 min"
     assert verdict_of(LineCamera("right"), 290.0) == theme.NO_VERDICT
+
+
+def test_part_of_a_name_selects_cameras_in_order_of_their_names() -> None:
+    names = ["Press 2", "press 1", "oven"]
+    assert matching(names, "PRESS") == ["Press 2", "press 1"]
+    assert matching(names, "") == ["Press 2", "oven", "press 1"]
+    assert matching(names, "saw") == []
