@@ -84,6 +84,7 @@ from blemish_client.transport.upload import (
     FolderOptions,
     ImageFile,
     folder_conversion,
+    image_messages,
     import_messages,
     scan_folder,
     upload_messages,
@@ -288,6 +289,15 @@ class AsyncClient(SharedClient[AsyncConnection]):
             lambda channel: DatasetServiceStub(channel).UploadImages, messages
         )
         return with_skipped(response, skipped)
+
+    async def upload_image(
+        self, dataset: str, path: str, content: bytes, *, replace: bool = False
+    ) -> UploadImagesResponse:
+        """Store one image or mask in an existing dataset, as ``Client.upload_image`` does."""
+        messages = image_messages(dataset_name(dataset), path, content, replace=replace)
+        return await self._connection.send(
+            lambda channel: DatasetServiceStub(channel).UploadImages, messages
+        )
 
     async def import_dataset(
         self,

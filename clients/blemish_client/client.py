@@ -78,6 +78,7 @@ from blemish_client.transport.upload import (
     FolderOptions,
     ImageFile,
     folder_conversion,
+    image_messages,
     import_messages,
     scan_folder,
     upload_messages,
@@ -386,6 +387,24 @@ class Client(SharedClient[Connection]):
         messages = upload_messages(dataset_name(dataset), layout.images, skipped, on_image, replace=replace)
         response = self._connection.send(self._datasets.UploadImages, messages)
         return with_skipped(response, skipped)
+
+    def upload_image(
+        self, dataset: str, path: str, content: bytes, *, replace: bool = False
+    ) -> UploadImagesResponse:
+        """Store one image or mask in an existing dataset.
+
+        Args:
+            dataset: name of the dataset.
+            path: path in the dataset, such as ``ground_truth/crack/003_mask.png``.
+            content: encoded image.
+            replace: replace an image with other content, as with ``upload``.
+
+        Raises:
+            AlreadyExists: if the path has other content, and it is not to be replaced.
+            InvalidArgument: if the path or the image cannot be stored.
+        """
+        messages = image_messages(dataset_name(dataset), path, content, replace=replace)
+        return self._connection.send(self._datasets.UploadImages, messages)
 
     def import_dataset(
         self,

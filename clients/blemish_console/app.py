@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from blemish.v1.access_pb2 import ROLE_CAMERA, ROLE_SERVICE
 from blemish_client.errors import BlemishError
 from blemish_console import texts
-from blemish_console.pages import data, line, models, review, search, system, train
+from blemish_console.pages import data, dataset_image, line, models, review, search, system, train
 from blemish_console.routes import files
 from blemish_console.routes.sign_in import SignIn
 from blemish_console.security import Guard, OriginPolicy
@@ -40,6 +40,10 @@ PAGES: tuple[tuple[NavigationEntry, Build], ...] = (
     ),
     (NavigationEntry("/search", texts.SEARCH, "image_search", ROLE_SERVICE), search.build),
     (NavigationEntry("/data", texts.DATA, "photo_library", ROLE_SERVICE), data.build),
+    (
+        NavigationEntry("/data/image", texts.DATA_IMAGE, "image", ROLE_SERVICE, is_listed=False),
+        dataset_image.build,
+    ),
     (NavigationEntry("/train", texts.TRAIN, "model_training", ROLE_SERVICE), train.build),
     (NavigationEntry("/models", texts.MODELS, "category", ROLE_SERVICE), models.build),
     (NavigationEntry("/system", texts.SYSTEM, "monitor_heart", ROLE_CAMERA), system.build),

@@ -446,3 +446,64 @@ DATA_OPEN = "Open {name}"
 DATA_CLOSE = "Close"
 DATA_SORT = "Order"
 DATA_SORTS = {"name": "by name"}
+
+# Drawing
+DRAWING_LABEL = "Image to draw on. Ctrl+Z takes a step back, Delete removes all, plus and minus zoom."
+DRAW_TOOLS = {
+    "box": "Box: drag from corner to corner",
+    "polygon": "Polygon: click its corners, then the first one again",
+    "brush": "Brush",
+    "eraser": "Eraser",
+    "move": "Move the image",
+}
+DRAW_TOOL_NAMES = {"box": "Box", "polygon": "Polygon", "brush": "Brush", "eraser": "Eraser", "move": "Move"}
+DRAW_LAYERS = {
+    "ignore": "Draw regions to ignore",
+    "inspect": "Draw the region to inspect; the rest is ignored",
+}
+DRAW_LAYER_NAMES = {"ignore": "Ignore", "inspect": "Inspect"}
+DRAW_SIZES = "Width of the brush"
+DRAW_SIZE = "{size} px"
+DRAW_UNDO = "Undo (Ctrl+Z)"
+DRAW_CLEAR = "Remove all (Delete)"
+DRAW_ZOOM_IN = "Zoom in (+)"
+DRAW_ZOOM_OUT = "Zoom out (-)"
+DRAW_FIT = "Whole image (0)"
+
+# Image of a dataset
+DATA_IMAGE = "Image"
+DATA_IMAGE_NONE = "No image was chosen"
+DATA_IMAGE_NONE_LEAD = "Open one from a gallery on the page Data."
+DATA_IMAGE_BACK = "Back to {dataset}"
+DATA_IMAGE_PREVIOUS = "Previous"
+DATA_IMAGE_NEXT = "Next"
+DATA_IMAGE_POSITION = "{position} of {total}"
+DATA_IMAGE_CLASS = "class"
+DATA_IMAGE_USE = "use"
+DATA_IMAGE_USES = {"train": "training", "test": "test"}
+DATA_IMAGE_PATH = "path"
+DATA_IMAGE_ORIGINAL = "uploaded as"
+DATA_IMAGE_SIZE = "size"
+DATA_IMAGE_PIXELS = "{width} x {height} px, {size}"
+DATA_IMAGE_ORIGIN = "copy of"
+DATA_MASK = "Defect mask"
+DATA_MASK_GOOD = "good"
+DATA_MASK_DEFECTIVE = "defective"
+DATA_MASK_NOT_FOR_GOOD = "Good images have no defect mask."
+DATA_MASK_NONE = "no mask"
+DATA_MASK_SHARE = "{share} of the image"
+DATA_MASK_LEAD = "Draw over the defect. Figures of pixels and regions compare with this mask."
+DATA_MASK_READER = "Operators draw the mask."
+DATA_MASK_UNREAD = "These masks cannot be read or have another size; saving replaces them: {paths}"
+DATA_MASK_SAVE = "Save the mask"
+DATA_MASK_REMOVE = "Remove the mask"
+DATA_MASK_DISCARD = "Discard changes"
+DATA_MASK_SAVED = "The mask was saved."
+DATA_MASK_REMOVED = "The mask was removed."
+DATA_MASK_CHANGED = "not saved yet"
+DATA_MASK_ASK_REMOVE = "Remove the mask of this image?"
+DATA_MASK_REMOVE_EFFECT = "Figures of pixels then exclude the image. This cannot be undone."
+DATA_MASK_ASK = "Save the changed mask?"
+DATA_MASK_ASK_LEAD = "The mask of this image was changed and is not saved."
+DATA_MASK_STAY = "Keep drawing"
+DATA_MASK_LEAVE = "Discard"

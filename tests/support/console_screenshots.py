@@ -24,6 +24,7 @@ _PAGES = {
     "review": ("/review?model=tile&order=least-certain", ".bl-image"),
     "summary": ("/review/summary?model=tile", ".bl-table"),
     "data": ("/data?dataset=tile", ".bl-shot"),
+    "image": ("/data/image?dataset=tile&path=test/crack/000.png", ".bl-draw > img"),
     "train": ("/train", ".bl-setting"),
     "job": ("/train?job={job}", ".bl-log"),
     "models": ("/models?version=tile/1", ".bl-report"),

@@ -147,6 +147,17 @@ def upload_messages(
             on_image(image)
 
 
+def image_messages(
+    dataset: str, path: str, content: bytes, *, replace: bool
+) -> Iterator[UploadImagesRequest]:
+    """Yield the messages of UploadImages for one image."""
+    yield UploadImagesRequest(dataset=dataset, replace=replace)
+    digest = hashlib.sha256(content).digest()
+    yield UploadImagesRequest(image=ImageHeader(path=path, size_bytes=len(content), sha256=digest))
+    for start in range(0, len(content), CHUNK_BYTES):
+        yield UploadImagesRequest(chunk=content[start : start + CHUNK_BYTES])
+
+
 def with_skipped(response: UploadImagesResponse, skipped: Sequence[SkippedFile]) -> UploadImagesResponse:
     """Add the files that were not sent to those that the server skipped."""
     response.skipped.extend(skipped[: max(0, _MAX_SKIPPED - len(response.skipped))])

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drawing on images in a real browser, against a running stack."""
+
+import io
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from tests.integration.conftest import RunningStack
+from tests.support.browser import Window, chromium, console, window
+
+from blemish_client import Client
+from blemish_console import texts
+
+DATASET = "drawn-on"
+SIDE = 200
+BRUSHED = (64, 96)
+"""Left and top of the mask that the image has at first."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Window]:
+    with window(browser) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def url(stack: RunningStack, browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with console(stack.address, tmp_path_factory.mktemp("console")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def dataset(stack: RunningStack) -> Iterator[str]:
+    """Upload three training images, and three of a defect, the second one with a mask."""
+    with Client(stack.address) as client:
+        client.create_dataset(DATASET)
+        for number in range(3):
+            client.upload_image(DATASET, f"train/good/{number}.png", png(grain(number)))
+            client.upload_image(DATASET, f"test/cut/{number}.png", png(grain(10 + number)))
+        mask = np.zeros((SIDE, SIDE), np.uint8)
+        mask[96:112, 64:80] = 255
+        client.upload_image(DATASET, "ground_truth/cut/1_mask.png", png(mask))
+        yield DATASET
+        client.delete_dataset(DATASET)
+
+
+def grain(seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(90, 160, (SIDE, SIDE, 3)).astype(np.uint8)
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def mask_of(client: Client, name: str) -> NDArray[np.bool_]:
+    content = client.dataset_image(DATASET, f"ground_truth/cut/{name}_mask.png").content
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image.convert("L")) > 0
+
+
+class Paper:
+    """The image of a page, on which a test draws in px of the image."""
+
+    def __init__(self, page: Any) -> None:
+        self._page = page
+        image = page.locator(".bl-draw > img")
+        page.wait_for_function("document.querySelector('.bl-draw > img')?.naturalWidth > 0")
+        frame = image.bounding_box()
+        self._left, self._top, self._scale = frame["x"], frame["y"], frame["width"] / SIDE
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        return self._left + x * self._scale, self._top + y * self._scale
+
+    def drag(self, *points: tuple[float, float]) -> None:
+        self._page.mouse.move(*self.at(*points[0]))
+        self._page.mouse.down()
+        for point in points[1:]:
+            self._page.mouse.move(*self.at(*point), steps=8)
+        self._page.mouse.up()
+
+    def click(self, *points: tuple[float, float]) -> None:
+        for point in points:
+            self._page.mouse.click(*self.at(*point))
+
+    def touch(self, *points: tuple[float, float]) -> None:
+        """Drag a finger over the image."""
+        session = self._page.context.new_cdp_session(self._page)
+        for kind, point in zip(["touchStart"] + ["touchMove"] * len(points[1:]), points, strict=True):
+            x, y = self.at(*point)
+            session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+        session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+def open_image(opened: Window, url: str, name: str) -> Paper:
+    opened.page.goto(f"{url}/data/image?{urlencode({'dataset': DATASET, 'path': f'test/cut/{name}.png'})}")
+    return Paper(opened.page)
+
+
+def pick(opened: Window, tool: str) -> None:
+    opened.page.get_by_role("button", name=texts.DRAW_TOOLS[tool], exact=True).click()
+
+
+def test_mask_drawn_with_the_mouse_is_on_the_server_pixel_for_pixel(
+    url: str, opened: Window, client: Client, dataset: str
+) -> None:
+    paper = open_image(opened, url, "0")
+    pick(opened, "box")
+    paper.drag((20, 30), (60, 70))
+    pick(opened, "polygon")
+    paper.click((100, 20), (180, 20), (180, 90), (100, 20))
+    pick(opened, "brush")
+    opened.page.get_by_label(texts.DRAW_SIZES).click()
+    opened.page.get_by_role("option", name=texts.DRAW_SIZE.format(size="16")).click()
+    paper.drag((30, 150), (170, 150))
+    pick(opened, "eraser")
+    paper.drag((100, 110), (100, 190))
+    pick(opened, "box")
+    paper.drag((150, 100), (190, 130))
+    opened.page.keyboard.press("Control+z")
+    opened.shows(texts.DATA_MASK_CHANGED)
+    opened.page.get_by_role("button", name=texts.DATA_MASK_SAVE).click()
+    opened.shows(texts.DATA_MASK_SAVED)
+
+    rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5
+    box = (abs(columns - 40) < 20) & (abs(rows - 50) < 20)
+    triangle = (rows > 20) & (columns < 180) & (rows - 20 < (columns - 100) * 70 / 80)
+    stroke = np.hypot(columns - np.clip(columns, 30, 170), rows - 150) <= 8
+    gap = np.hypot(columns - 100, rows - np.clip(rows, 110, 190)) <= 8
+    expected = box | triangle | (stroke & ~gap)
+    mask = mask_of(client, "0")
+    near = np.zeros_like(mask)
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            near |= np.roll(expected, (down, right), (0, 1)) != expected
+    assert not ((mask != expected) & ~near).any()
+    assert (mask != expected).sum() < 120
+    assert client.dataset(DATASET).masks == 2
+
+
+def test_mask_of_an_image_is_edited_removed_and_asked_about(
+    url: str, opened: Window, client: Client, dataset: str
+) -> None:
+    page = opened.page
+    paper = open_image(opened, url, "1")
+    before = mask_of(client, "1")
+    pick(opened, "box")
+    paper.drag((10, 10), (30, 30))
+    opened.shows(texts.DATA_MASK_CHANGED)
+    page.get_by_role("button", name=texts.DATA_IMAGE_NEXT).click()
+    opened.shows(texts.DATA_MASK_ASK)
+    page.get_by_role("button", name=texts.DATA_MASK_STAY).click()
+    page.get_by_role("button", name=texts.DATA_IMAGE_NEXT).click()
+    page.get_by_role("dialog").get_by_role("button", name=texts.DATA_MASK_SAVE).click()
+    opened.shows(texts.DATA_IMAGE_POSITION.format(position=3, total=3))
+    after = mask_of(client, "1")
+    assert (after & ~before).sum() == pytest.approx(400, abs=80)
+    assert (after & before).sum() == before.sum()
+    page.get_by_role("button", name=texts.DATA_IMAGE_PREVIOUS).click()
+    opened.shows(texts.DATA_IMAGE_POSITION.format(position=2, total=3))
+    Paper(page)
+    page.get_by_role("button", name=texts.DATA_MASK_REMOVE).click()
+    page.get_by_role("dialog").get_by_role("button", name=texts.DATA_MASK_REMOVE).click()
+    opened.shows(texts.DATA_MASK_NONE)
+    assert not list(client.images(DATASET, under="ground_truth/cut/1"))
