@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from blemish.v1.access_pb2 import ROLE_CAMERA, ROLE_SERVICE
 from blemish_client.errors import BlemishError
 from blemish_console import texts
-from blemish_console.pages import data, dataset_image, line, models, review, search, system, train
+from blemish_console.pages import compare, data, dataset_image, line, models, review, search, system, train
 from blemish_console.routes import files
 from blemish_console.routes.sign_in import SignIn
 from blemish_console.security import Guard, OriginPolicy
@@ -46,6 +46,10 @@ PAGES: tuple[tuple[NavigationEntry, Build], ...] = (
     ),
     (NavigationEntry("/train", texts.TRAIN, "model_training", ROLE_SERVICE), train.build),
     (NavigationEntry("/models", texts.MODELS, "category", ROLE_SERVICE), models.build),
+    (
+        NavigationEntry("/compare", texts.COMPARE, "compare_arrows", ROLE_SERVICE, is_listed=False),
+        compare.build,
+    ),
     (NavigationEntry("/system", texts.SYSTEM, "monitor_heart", ROLE_CAMERA), system.build),
 )
 """All pages, in the order of the navigation. The first one that a caller may open is the start page."""

@@ -343,6 +343,55 @@ NOT_WITHIN = "{text} is out of range; use {low} to {high}, or leave it empty for
 NOT_A_NUMBER = "{text} is not a number; write one such as 0.1, or leave it empty for the default"
 NOT_POSITIVE = "{text} is out of range; use more than 0 and at most {high}, or leave it empty"
 
+# Compare
+COMPARE = "Compare"
+COMPARE_WITH = "Compare with {production}"
+FIRST_VERSION = "Version"
+SECOND_VERSION = "Compared with"
+SWAP = "Swap"
+AND = " and "
+NOT_COMPARED = "Not compared"
+COMPARE_TWO = "Choose two different versions. A model with one version needs another training first."
+COMPARE_DATASETS = (
+    "{first} was trained on {first_dataset} and {second} on {second_dataset}, so their test images differ. "
+    "Choose the dataset on whose test images to compare them."
+)
+COMPARE_UNMEASURED = (
+    "No evaluation on the present test images of {dataset}: {versions}. Evaluate on these images first."
+)
+COMPARE_LEFT_OUT = (
+    "The versions were evaluated on different test images of {dataset}: {count} images have a score of one "
+    "version only. Evaluate both on the present images."
+)
+COMPARE_ON = "Compare on {dataset}"
+COMPARE_COMMON = "Compare on the {count} common images"
+EVALUATE = "Evaluate {versions} on {dataset}"
+EVALUATION_RUNS = "The evaluation runs; the comparison appears here when it has ended."
+ASK_FOR_EVALUATION = "Ask an operator to start the evaluation."
+COMPARED_ON = (
+    "{first} at threshold {first_threshold} and {second} at {second_threshold}, on {good} good and "
+    "{defective} defective test images of {dataset}"
+)
+LEFT_OUT = "{count} images are left out, because only one of the versions has scored them."
+METRIC = "metric"
+DIFFERENCE = "difference"
+INTERVALS_LEAD = (
+    "In parentheses are 95 % intervals; those of differences come from draws of the same images for both. "
+    "p is that of McNemar's exact test."
+)
+BY_CLASS = "Detected by defect class"
+DEFECT_CLASS_COLUMN = "class"
+IMAGES = "images"
+FOUND_ONLY_BY = "Defective, found only by {version}"
+REJECTED_ONLY_BY = "Good, rejected only by {version}"
+MORE_IMAGES = "and {count} more"
+P_VALUE = "p"
+VALUE_AND_RANGE = "{value} ({low} to {high})"
+DIFFERING_IMAGES = "Images on which they differ"
+WITHIN_CHANCE = "within chance"
+BETTER = "better"
+WORSE = "worse"
+
 # Search
 SEARCH_QUERY = "Query"
 SEARCH_MODEL = "Model"

@@ -15,6 +15,7 @@ from PIL import Image
 from tests.support.browser import chromium, console, window
 from tests.support.running_stack import running_stack
 
+from blemish.v1.job_pb2 import PatchCore
 from blemish_client import Client, Label, Store, StreamPolicy
 from blemish_client.demo.surfaces import generate
 from blemish_console import texts
@@ -28,6 +29,7 @@ _PAGES = {
     "train": ("/train", ".bl-setting"),
     "job": ("/train?job={job}", ".bl-log"),
     "models": ("/models?version=tile/1", ".bl-report"),
+    "compare": ("/compare?model=tile", ".bl-compared"),
     "system": ("/system", ".bl-table"),
 }
 _SIZE = {"width": 1280, "height": 800}
@@ -59,6 +61,9 @@ def _fill(client: Client, home: Path) -> list[bytes]:
     """Train a model, keep frames of two cameras, and label some. Return the frames."""
     client.import_dataset("tile", str(home / "surfaces/tile"))
     client.wait(client.train("tile", model_id="tile", promote=True))
+    client.wait(
+        client.train("tile", model_id="tile", detector=PatchCore(input_size=96, coreset_ratio=0.02))
+    )
     client.wait(client.embed("tile/1", "tile"))
     frames = [path.read_bytes() for path in sorted((home / "line/test").rglob("*.png"))]
     for camera, part in (("line-3 left", frames[::2]), ("line-3 right", frames[1::2])):

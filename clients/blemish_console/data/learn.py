@@ -152,7 +152,7 @@ class ShadowOffer:
 
     version: str
     """Name of the version."""
-    place: Standing
+    standing: Standing
     production: str = ""
     """Name of the version in production."""
     shadow: str = ""
@@ -170,16 +170,16 @@ def read_offer(client: Client, job: Job) -> ShadowOffer | None:
     production = next((each.name for each in versions if each.production), "")
     shadow = next((each.name for each in versions if each.shadow and each.name != version), "")
     if own is None:
-        place = Standing.DELETED
+        standing = Standing.DELETED
     elif own.production:
-        place = Standing.PRODUCTION
+        standing = Standing.PRODUCTION
     elif own.shadow:
-        place = Standing.SHADOW
+        standing = Standing.SHADOW
     elif not production:
-        place = Standing.ALONE
+        standing = Standing.ALONE
     else:
-        place = Standing.OLDER if is_older(version, production) else Standing.NEW
-    return ShadowOffer(version, place, production, shadow)
+        standing = Standing.OLDER if is_older(version, production) else Standing.NEW
+    return ShadowOffer(version, standing, production, shadow)
 
 
 def _training_of(client: Client, version: ModelVersion) -> Train | None:

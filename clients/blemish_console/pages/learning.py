@@ -82,7 +82,7 @@ class LearningPanel:
         self._job = job
         self._frame.clear()
         is_over = job is None or job.state == JOB_STATE_CANCELLED
-        is_settled = offer is not None and offer.place not in _SHOWN_PLACES
+        is_settled = offer is not None and offer.standing not in _SHOWN_PLACES
         self._frame.set_visibility(not is_over and not is_settled)
         if job is None:
             return

@@ -2,6 +2,7 @@
 """Models: all versions, the card and the report of one, and the change of the version in production."""
 
 from contextlib import suppress
+from urllib.parse import urlencode
 
 from nicegui import ui
 
@@ -110,6 +111,9 @@ class _ModelsPage:
                 ui.label(short(version.name)).classes("bl-h1")
                 _draw_states(version)
                 ui.space()
+                if self._has_others(version):
+                    model, _, own = short(version.name).partition("/")
+                    theme.link(texts.COMPARE, f"/compare?{urlencode({'model': model, 'b': own})}")
                 if self._view.session.may(ROLE_OPERATOR):
                     self._draw_actions(version)
             ui.label(texts.FIGURES).classes("bl-title")
@@ -144,6 +148,10 @@ class _ModelsPage:
         ui.button(texts.UNPIN if version.pinned else texts.PIN, on_click=lambda: self._pin(version)).props(
             "flat dense"
         )
+
+    def _has_others(self, version: ModelVersion) -> bool:
+        model = version.name.partition("/versions/")[0]
+        return any(each.name == model and len(each.versions) > 1 for each in self._models)
 
     def _production_of(self, version: ModelVersion) -> str:
         model = version.name.partition("/versions/")[0]

@@ -43,16 +43,19 @@ def draw_offer(view: View, offer: ShadowOffer, on_change: Callable[[], Awaitable
         await on_change()
 
     with ui.row().classes("w-full items-center").style("gap: 12px"):
-        if offer.place is Standing.SHADOW:
+        if offer.standing is Standing.SHADOW:
             theme.chip(theme.SHADOW)
-        ui.label(_SENTENCES[offer.place].format(**names)).classes("col").style("min-width: 260px")
-        if offer.place is Standing.NEW and view.session.may(ROLE_OPERATOR):
+        ui.label(_SENTENCES[offer.standing].format(**names)).classes("col").style("min-width: 260px")
+        if offer.standing is Standing.NEW and view.session.may(ROLE_OPERATOR):
             ui.button(texts.START_SHADOW, icon="visibility", on_click=lambda: view.attempt(start)).props(
                 "unelevated dense padding='4px 12px'"
             )
-        if offer.place is not Standing.DELETED:
+        if offer.standing is not Standing.DELETED:
+            if offer.production and offer.production != offer.version:
+                versions = {"a": names["production"], "b": names["version"]}
+                theme.link(texts.COMPARE_WITH.format(**names), f"/compare?{urlencode(versions)}")
             theme.link(
                 texts.SHOW_VERSION.format(**names), f"/models?{urlencode({'version': names['version']})}"
             )
-    if offer.place is Standing.NEW and offer.shadow:
+    if offer.standing is Standing.NEW and offer.shadow:
         ui.label(texts.OFFER_REPLACES.format(**names)).classes("bl-faint")

@@ -159,7 +159,7 @@ def test_offer_names_the_place_of_the_version(versions: list[tuple[int, str]], p
     result = JobResult(model_version="models/tile/versions/2")
     offer = learn.read_offer(client, Job(train=Train(), state=JOB_STATE_SUCCEEDED, result=result))
     assert offer is not None
-    assert offer.place == place
+    assert offer.standing == place
 
 
 def test_failed_training_has_no_offer() -> None:
