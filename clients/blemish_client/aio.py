@@ -107,6 +107,7 @@ from blemish_client.transport.work_requests import (
     update_request,
 )
 from blemish_client.types.enums import JobState, Label
+from blemish_client.types.model_scores import ModelScores
 from blemish_client.types.stored_image import StoredImage, receive_image, receive_map
 
 
@@ -431,6 +432,14 @@ class AsyncClient(SharedClient[AsyncConnection]):
         """Return the good training images with the highest scores, as ``Client.suspects`` does."""
         request = suspects_request(dataset, model, limit)
         return await self._connection.call(self._models.ListSuspects, request)
+
+    async def scores(self, model: str) -> ModelScores:
+        """Return the scores behind the figures of a version, as ``Client.scores`` does."""
+        found = ModelScores()
+        request = model_pb2.ListScoresRequest(name=model_name(model))
+        async for message in self._connection.stream(self._models.ListScores, request):
+            found.add(message)
+        return found
 
     async def promote(
         self, version: str, *, keep_target: bool | None = None, author: str = ""

@@ -102,6 +102,7 @@ from blemish_client.transport.work_requests import (
 )
 from blemish_client.types.enums import JobState, Label
 from blemish_client.types.frame import FrameLike
+from blemish_client.types.model_scores import ModelScores
 from blemish_client.types.stored_image import StoredImage, receive_image, receive_map
 
 
@@ -586,6 +587,18 @@ class Client(SharedClient[Connection]):
         """
         request = suspects_request(dataset, model, limit)
         return self._connection.call(self._models.ListSuspects, request)
+
+    def scores(self, model: str) -> ModelScores:
+        """Return the scores of a version's held-out good images, and of the test images of its training.
+
+        Args:
+            model: model or version.
+        """
+        found = ModelScores()
+        request = model_pb2.ListScoresRequest(name=model_name(model))
+        for message in self._connection.stream(self._models.ListScores, request):
+            found.add(message)
+        return found
 
     def promote(self, version: str, *, keep_target: bool | None = None, author: str = "") -> ModelVersion:
         """Promote a version to production. Promoting an older version rolls back.

@@ -139,6 +139,48 @@ AGREEMENT_COUNTS = (
     "{only_production} only by the version in production"
 )
 
+# Threshold of a version
+THRESHOLD_CARD = "Scores and threshold"
+HELD_OUT_SCORES = "held-out good images"
+GOOD_SCORES = "good test images"
+DEFECTIVE_SCORES = "defective test images"
+THRESHOLD_FIELD = "Threshold"
+TARGET_FIELD_PERCENT = "Target false rejects, %"
+AS_TRAINED = "As trained"
+IN_FORCE_AGAIN = "As in force"
+IN_FORCE = "in force"
+AT_THE_LINE = "at the line"
+EXPECTED_REJECTS = "false rejects expected (90 % interval)"
+EXPECTED = "{rate} ({low} to {high})"
+HELD_OUT_ABOVE = "held-out good images rejected"
+TEST_GOOD_ABOVE = "good test images rejected"
+CLASS_FOUND = "{name} detected"
+OF = "{count} of {of}"
+NO_TEST_SCORES = "The training had no test images, so detections are unknown."
+NOT_A_SCORE = "{text} is not a number; write a score such as 12.5"
+NOT_A_TARGET = "{text} is out of range; write a rate above 0 and at most 50, in %"
+FLIP_PERIOD = "Period of the kept frames"
+FLIP_PERIODS = {7: "7 days", 1: "24 hours", 30: "30 days", 365: "12 months"}
+FLIPS = "{count} of {kept} frames kept in the last {period} would become {verdict}."
+NO_FLIPS = "None of {kept} frames kept in the last {period} would get another verdict."
+FLIPS_BEFORE = "Move the line to see which of {kept} frames kept in the last {period} get another verdict."
+FLIPS_WITHOUT_FRAMES = "No frame was kept in the last {period}."
+FLIPS_UNAVAILABLE = "Kept frames were not compared: {reason}"
+FLIPS_IN_REVIEW = "Kept frames in the review, least certain first"
+CALIBRATE = "Calibrate"
+CONFIRM_CALIBRATION = "Calibrate {version}?"
+CALIBRATION_EFFECT = "From the next image on, the threshold is {after} in place of {before}."
+CALIBRATION_LATER = (
+    "The threshold of this version becomes {after} in place of {before}. It is not in production."
+)
+REJECTS_EFFECT = "False rejects expected: {expected}."
+FOUND_EFFECT = "Defective test images detected: {after} in place of {before}, of {of}."
+CONCERN = "Look again: {concern}."
+ACKNOWLEDGE = "Use this threshold all the same"
+ACKNOWLEDGE_MISSING = "Confirm that this threshold is meant, or cancel."
+COMMENT = "Reason, kept in the history"
+CALIBRATED = "{version} judges by the new threshold."
+
 # Line
 LINE_WAITING = "Waiting for the cameras of the server"
 NO_CAMERAS = "No camera has sent images in the last 24 hours"

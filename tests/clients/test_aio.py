@@ -396,6 +396,7 @@ async def test_versions_are_calibrated_and_promoted(client: AsyncClient, fake: F
     assert b"models/m/versions/2 jobs/made" in await client.report("m/2", evaluation="made")
     assert (await client.compare("m/1", "m/2")).good_images == 20
     assert (await client.suspects("tile")).threshold == 18.1
+    assert (await client.scores("m/2")).held_out == [1.0, 2.0, 30.0]
 
 
 async def test_cancelled_upload_ends_its_call(

@@ -16,6 +16,7 @@ SERVICE = {
     *("GetDataset", "ListDatasets", "ListImages", "GetImage"),
     *("GetJob", "ListJobs", "WatchJob", "ListWorkers", "WatchInspections"),
     *("GetModel", "ListModels", "GetReport", "PreviewCalibration", "ListSuspects", "CompareModels"),
+    "ListScores",
 }
 OPERATOR = {
     *("CreateDataset", "UpdateDataset", "UploadImages", "ImportDataset"),

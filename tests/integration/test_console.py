@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -110,6 +111,87 @@ def test_version_is_shown_with_its_report_and_promoted_after_a_question(
     opened.shows(texts.PROMOTED.format(version="console/1"))
     assert client.model(imported.name).production
     client.delete_model("console", force=True)
+
+
+@pytest.fixture
+def copied_model(client: Client, tile_model: str, tmp_path: Path) -> Iterator[str]:
+    """Import a version of its own, keep eight frames of it, and return its name."""
+    file = tmp_path / "tile.blemish"
+    client.export_model(tile_model, file)
+    version = client.import_model(file, model_id="moved").name
+    generate(tmp_path / "frames", "tile", seed=92, train=1, good=4, defective=4, size=128)
+    images = [path.read_bytes() for path in sorted((tmp_path / "frames/test").rglob("*.png"))]
+    list(client.stream(images, version, camera=MARKUP, store=Store.ALL, policy=StreamPolicy.BLOCK))
+    for _ in range(100):
+        with suppress(NotFound):  # the first frame creates the index
+            if client.count_items(version, where="source = camera") == len(images):
+                break
+        time.sleep(0.1)
+    yield version
+    client.delete_model("moved", force=True)
+
+
+def test_dragged_threshold_shows_its_effect_and_is_put_into_force(
+    url: str, opened: Window, client: Client, copied_model: str
+) -> None:
+    page = opened.page
+    before = client.model(copied_model).calibration
+    scores = client.scores(copied_model)
+    kept = [item.score for item in client.items(copied_model, where="source = camera")]
+    page.goto(f"{url}/models?version=moved/1")
+    line = page.locator(".bl-threshold")
+    line.wait_for()
+    line.evaluate("line => line.scrollIntoView({block: 'center'})")
+    assert page.get_by_role("button", name=texts.CALIBRATE).is_disabled()
+    box, area = line.bounding_box(), page.locator(".bl-histogram-area").bounding_box()
+    at = box["x"] + box["width"] / 2
+    page.mouse.move(at, area["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(at + 20, area["y"] + 40, steps=4)
+    page.mouse.move(area["x"] + 2, area["y"] + 40, steps=6)
+    opened.shows(f"would become {texts.ANOMALOUS}")  # while the button of the mouse is still pressed
+    page.mouse.up()
+    moved = float(line.get_attribute("aria-valuenow"))
+    assert moved < min(scores.held_out)
+    flips = sum(moved < score <= before.threshold for score in kept)
+    opened.shows(f"{flips} of {len(kept)} frames kept")
+    assert page.locator(".bl-flip").count() == flips
+    assert page.locator(".bl-flip img").first.evaluate("image => image.decode().then(() => true)")
+    page.get_by_role("button", name=texts.CALIBRATE).click()
+    opened.shows(f"it rejects all {len(scores.held_out)} held-out good images")
+    page.get_by_role("button", name=texts.CANCEL).click()
+    page.get_by_label(texts.TARGET_FIELD_PERCENT).fill("60")
+    page.keyboard.press("Enter")
+    opened.shows(texts.NOT_A_TARGET.format(text="60"))
+    page.get_by_label(texts.TARGET_FIELD_PERCENT).fill("20")
+    page.keyboard.press("Enter")
+    opened.hides(texts.NOT_A_TARGET.format(text="60"))
+    line.press("ArrowRight")
+    page.wait_for_function(
+        "moved => Number(document.querySelector('.bl-threshold').ariaValueNow) > moved", arg=moved
+    )
+    wanted = (sorted(scores.held_out)[-2] + sorted(scores.held_out)[-1]) / 2
+    page.get_by_label(texts.THRESHOLD_FIELD, exact=True).fill(str(wanted))
+    page.keyboard.press("Enter")
+    found = page.locator("tr", has_text=texts.HELD_OUT_ABOVE)
+    found.get_by_text(texts.OF.format(count=1, of=len(scores.held_out))).last.wait_for()
+    for name, each in scores.by_class.items():
+        row = texts.TEST_GOOD_ABOVE if name == "good" else texts.CLASS_FOUND.format(name=name)
+        above = sum(score > wanted for score in each)
+        cell = page.locator("tr", has_text=row).locator("td").last
+        assert cell.inner_text() == texts.OF.format(count=above, of=len(each))
+    page.get_by_role("button", name=texts.CALIBRATE).click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label(texts.COMMENT).fill(MARKUP)
+    dialog.get_by_role("button", name=texts.CALIBRATE).click()
+    opened.shows(texts.NAME_MISSING)
+    dialog.get_by_label(texts.NAME).fill("maria")
+    dialog.get_by_role("button", name=texts.CALIBRATE).click()
+    opened.shows(texts.CALIBRATED.format(version="moved/1"))
+    after = client.model(copied_model).calibration
+    assert after.threshold == pytest.approx(wanted)
+    assert (after.author, after.comment, after.revision) == ("maria", MARKUP, before.revision + 1)
+    opened.shows(MARKUP)
 
 
 def test_box_on_an_uploaded_image_finds_the_place_and_the_neighbours_of_a_hit(

@@ -30,6 +30,7 @@ _PAGES = {
     "job": ("/train?job={job}", ".bl-log"),
     "models": ("/models?version=tile/1", ".bl-report"),
     "compare": ("/compare?model=tile", ".bl-compared"),
+    "threshold": ("/models?version=tile/1", ".bl-threshold"),
     "system": ("/system", ".bl-table"),
 }
 _SIZE = {"width": 1280, "height": 800}
@@ -88,11 +89,27 @@ def _write(browser: Any, url: str, theme: str, folder: Path, client: Client, fra
                     for frame in part:
                         client.score(frame, "tile", camera=camera)
             opened.page.locator(selector).first.wait_for(timeout=_WITHIN_MS)
+            if name == "threshold":
+                _move_threshold(opened.page)
             opened.shows(texts.CONNECTED)
             opened.page.wait_for_timeout(_SETTLE_MS)
             file = folder / f"{name}-{theme}.webp"
             _compress(opened.page.screenshot(), file)
             print(f"{file}: {file.stat().st_size} bytes")
+
+
+def _move_threshold(page: Any) -> None:
+    """Drag the threshold to the right, and show the frames that get another verdict."""
+    line = page.locator(".bl-threshold")
+    line.evaluate("line => line.closest('.bl-card').scrollIntoView({block: 'start'})")
+    page.mouse.wheel(0, -60)  # below the header
+    page.wait_for_timeout(_SETTLE_MS)
+    box = line.bounding_box()
+    left, top = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(left, top)
+    page.mouse.down()
+    page.mouse.move(left + 60, top, steps=5)
+    page.mouse.up()
 
 
 def _compress(png: bytes, file: Path) -> None:

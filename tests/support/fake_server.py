@@ -528,6 +528,12 @@ class FakeServer(
             ],
         )
 
+    def ListScores(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("ListScores", request, context)
+        yield model_pb2.ListScoresResponse(held_out=True, scores=[1.0, 2.0])
+        yield model_pb2.ListScoresResponse(held_out=True, scores=[30.0])
+        yield model_pb2.ListScoresResponse(class_name="[red]crack", scores=[4.0, 40.0])
+
     def GetReport(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("GetReport", request, context)
         page = f"<!doctype html><p>{request.name} {request.evaluation}".encode()

@@ -14,6 +14,7 @@ from blemish_client.names import short
 from blemish_console import texts, theme
 from blemish_console.data import models
 from blemish_console.formats import number, share, size, when
+from blemish_console.pages.threshold_card import ThresholdCard
 from blemish_console.shell import View
 
 _NAMES = {
@@ -104,6 +105,11 @@ class _ModelsPage:
         self._card.clear()
         with self._card:
             self._draw_card(version)
+        threshold = ThresholdCard(self._view, version, self._calibrated)
+        await self._view.section(self._threshold, lambda: threshold.draw(self._threshold))
+
+    async def _calibrated(self, version: ModelVersion) -> None:
+        await self._changed(version, texts.CALIBRATED)
 
     def _draw_card(self, version: ModelVersion) -> None:
         with theme.card():
@@ -124,6 +130,7 @@ class _ModelsPage:
                 _draw_agreement(version)
             ui.label(texts.FACTS).classes("bl-title")
             theme.facts(_training_facts(version))
+        self._threshold = ui.column().classes("w-full bl-threshold-card")
         with theme.card(texts.REPORT):
             # Reports run in an origin of their own, without access to this page.
             report = ui.element("iframe").classes("bl-report")

@@ -107,6 +107,11 @@ class ModelServiceStub:
                 request_serializer=blemish_dot_v1_dot_model__pb2.CompareModelsRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_model__pb2.CompareModelsResponse.FromString,
                 _registered_method=True)
+        self.ListScores = channel.unary_stream(
+                '/blemish.v1.ModelService/ListScores',
+                request_serializer=blemish_dot_v1_dot_model__pb2.ListScoresRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_model__pb2.ListScoresResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -306,6 +311,19 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListScores(self, request, context):
+        """Returns the scores behind the figures of a version: those of its held-out good images, and those of the test
+        images of its training. Every threshold can be judged by them. Test images are missing if the training had none,
+        or if an older server did not store their scores.
+
+        INVALID_ARGUMENT: the name is malformed.
+        NOT_FOUND: the model or version does not exist.
+        DATA_LOSS: the version's card or its newest calibration is damaged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -373,6 +391,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.CompareModels,
                     request_deserializer=blemish_dot_v1_dot_model__pb2.CompareModelsRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_model__pb2.CompareModelsResponse.SerializeToString,
+            ),
+            'ListScores': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListScores,
+                    request_deserializer=blemish_dot_v1_dot_model__pb2.ListScoresRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_model__pb2.ListScoresResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -734,6 +757,33 @@ class ModelService:
             '/blemish.v1.ModelService/CompareModels',
             blemish_dot_v1_dot_model__pb2.CompareModelsRequest.SerializeToString,
             blemish_dot_v1_dot_model__pb2.CompareModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListScores(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/blemish.v1.ModelService/ListScores',
+            blemish_dot_v1_dot_model__pb2.ListScoresRequest.SerializeToString,
+            blemish_dot_v1_dot_model__pb2.ListScoresResponse.FromString,
             options,
             channel_credentials,
             insecure,

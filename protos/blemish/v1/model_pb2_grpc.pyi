@@ -175,6 +175,15 @@ class ModelServiceStub:
     NOT_FOUND: a version does not exist.
     FAILED_PRECONDITION: a version has no evaluation of the dataset, or the two have no images in common.
     """
+    ListScores: _grpc.UnaryStreamMultiCallable[_model_pb2.ListScoresRequest, _model_pb2.ListScoresResponse]
+    """Returns the scores behind the figures of a version: those of its held-out good images, and those of the test
+    images of its training. Every threshold can be judged by them. Test images are missing if the training had none,
+    or if an older server did not store their scores.
+
+    INVALID_ARGUMENT: the name is malformed.
+    NOT_FOUND: the model or version does not exist.
+    DATA_LOSS: the version's card or its newest calibration is damaged.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -322,6 +331,15 @@ class ModelServiceAsyncStub(ModelServiceStub):
     INVALID_ARGUMENT: a name is malformed, or the versions were trained on different datasets and none is set.
     NOT_FOUND: a version does not exist.
     FAILED_PRECONDITION: a version has no evaluation of the dataset, or the two have no images in common.
+    """
+    ListScores: _aio.UnaryStreamMultiCallable[_model_pb2.ListScoresRequest, _model_pb2.ListScoresResponse]  # type: ignore[assignment]
+    """Returns the scores behind the figures of a version: those of its held-out good images, and those of the test
+    images of its training. Every threshold can be judged by them. Test images are missing if the training had none,
+    or if an older server did not store their scores.
+
+    INVALID_ARGUMENT: the name is malformed.
+    NOT_FOUND: the model or version does not exist.
+    DATA_LOSS: the version's card or its newest calibration is damaged.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -545,6 +563,21 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_ARGUMENT: a name is malformed, or the versions were trained on different datasets and none is set.
         NOT_FOUND: a version does not exist.
         FAILED_PRECONDITION: a version has no evaluation of the dataset, or the two have no images in common.
+        """
+
+    @_abc_1.abstractmethod
+    def ListScores(
+        self,
+        request: _model_pb2.ListScoresRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_model_pb2.ListScoresResponse], _abc.AsyncIterator[_model_pb2.ListScoresResponse]]:
+        """Returns the scores behind the figures of a version: those of its held-out good images, and those of the test
+        images of its training. Every threshold can be judged by them. Test images are missing if the training had none,
+        or if an older server did not store their scores.
+
+        INVALID_ARGUMENT: the name is malformed.
+        NOT_FOUND: the model or version does not exist.
+        DATA_LOSS: the version's card or its newest calibration is damaged.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

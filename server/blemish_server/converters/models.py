@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages of ModelService."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from blemish.v1 import model_pb2 as pb
 from blemish_core.evaluation.metrics import Interval, Latency, Metrics, Spread
 from blemish_core.evaluation.paired_scores import MetricDifference, PairedImage
+from blemish_core.evaluation.stored_scores import StoredScores
 from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.calibration_log import CalibrationChange, Revision, ThresholdRule
@@ -26,6 +27,8 @@ from blemish_server.scoring.shadow import Agreement, ShadowComparison
 
 _MAX_IMAGES = 1000
 _MAX_CLASSES = 1000
+_SCORES = 8192
+"""Most scores in a message."""
 
 RULES: EnumMapping[ThresholdRule, pb.ThresholdRule.ValueType] = EnumMapping(
     {
@@ -351,6 +354,18 @@ def _metric_comparison(metric: MetricDifference) -> pb.MetricComparison:
         difference_interval=_interval(metric.difference.interval),
         p_value=metric.p_value,
     )
+
+
+def scores_to_proto(
+    held_out: Sequence[float], tested: StoredScores | None
+) -> Iterator[pb.ListScoresResponse]:
+    """Yield the scores of held-out images, then those of test images by class, each in ascending order."""
+    for start in range(0, len(held_out), _SCORES):
+        yield pb.ListScoresResponse(held_out=True, scores=held_out[start : start + _SCORES])
+    for name, scores in (tested.by_class if tested else {}).items():
+        ascending = sorted(scores)
+        for start in range(0, len(ascending), _SCORES):
+            yield pb.ListScoresResponse(class_name=name, scores=ascending[start : start + _SCORES])
 
 
 def _compared_model(version: ComparedVersion) -> pb.ComparedModel:

@@ -44,6 +44,7 @@ from blemish_server.converters.models import (
     parse_calibration_change,
     parse_expected_revision,
     parse_preview,
+    scores_to_proto,
     shadow_comparison_to_proto,
     suspects_to_proto,
 )
@@ -304,6 +305,18 @@ class ModelServicer(ModelServiceServicer):
         with suppress(NotFound):
             snapshot = self._datasets.get(dataset or self._models.manifest(first).dataset).snapshot
         return comparison_to_proto(compare_versions(self._models, first, second, dataset, snapshot))
+
+    async def ListScores(  # noqa: N802
+        self, request: pb.ListScoresRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.ListScoresResponse]:
+        ref = ModelRef.parse(request.name, "name")
+        for message in await asyncio.to_thread(self._scores, ref):
+            yield message
+
+    def _scores(self, ref: ModelRef) -> list[pb.ListScoresResponse]:
+        manifest = self._models.manifest(ref)
+        held_out = self._models.calibrations(manifest).newest().calibration.scores
+        return list(scores_to_proto(held_out, self._models.scores(manifest)))
 
     async def UpdateCalibration(  # noqa: N802
         self, request: pb.UpdateCalibrationRequest, context: grpc.aio.ServicerContext[Any, Any]

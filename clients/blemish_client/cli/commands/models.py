@@ -2,11 +2,13 @@
 """``blemish models``: list, show, promote, calibrate, export, import and delete models."""
 
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Annotated, TypedDict
 
 import grpc
@@ -263,6 +265,34 @@ def _evaluations(version: ModelVersion) -> Table:
             share(optional(metrics, "detection_rate")),
         )
     return rows
+
+
+@group.command()
+def scores(ctx: typer.Context, model: ModelArgument, as_json: Json = False) -> None:
+    """Show the scores of a version's held-out and test images. JSON has each score.
+
+    Example: blemish models scores tile-patchcore/3
+    """
+    session = Session.of(ctx)
+    with session.client() as client:
+        card = client.model(model)
+        found = client.scores(card.name)
+    threshold = card.calibration.threshold
+    if as_json:
+        facts = {"model": card.name, "threshold": threshold}
+        emit({**facts, "held_out": found.held_out, "test": found.by_class})
+        return
+    numbers = ("images", "lowest", "median", "highest", "above")
+    rows = table("", *numbers, right=numbers, title=f"{card.name}, threshold {number(threshold)}")
+    kinds = {"held-out good": found.held_out}
+    kinds |= {f"test {printable(name)}": each for name, each in found.by_class.items()}
+    for kind, ascending in kinds.items():
+        figures = ascending[0], median(ascending), ascending[-1]
+        above = len(ascending) - bisect_right(ascending, threshold)
+        rows.add_row(escape(kind), str(len(ascending)), *map(number, figures), str(above))
+    session.out.print(rows)
+    if not found.by_class:
+        session.out.print("no scores of test images are stored", markup=False)
 
 
 @group.command()

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 from pathlib import Path
 
 import grpc
@@ -198,6 +199,19 @@ def test_dry_run_shows_figures_and_flipped_frames_and_changes_nothing(run: Run, 
     assert not fake.requests["UpdateCalibration"]
     preview.flipped.unavailable = "the version has no index"
     assert "kept frames were not compared: the version has no index" in run(*given).stdout
+
+
+def test_scores_are_summed_up_by_kind_and_listed_as_json(run: Run, fake: FakeServer) -> None:
+    fake.card.calibration.threshold = 9.906
+    result = run("models", "scores", "m/2")
+    assert result.exit_code == 0, result.stderr
+    shown = " ".join(result.stdout.split())
+    assert "held-out good 3 1.000 2.000 30.000 1" in shown
+    assert "test [red]crack 2 4.000 22.000 40.000 1" in shown
+    found = json.loads(run("models", "scores", "m/2", "--json").stdout)
+    assert found["held_out"] == [1.0, 2.0, 30.0]
+    assert found["test"] == {"[red]crack": [4.0, 40.0]}
+    assert fake.requests["ListScores"][0].name == found["model"]
 
 
 def test_dry_run_of_an_older_server_is_refused(run: Run, fake: FakeServer) -> None:
