@@ -82,7 +82,9 @@ from blemish_client.transport.requests import (
 )
 from blemish_client.transport.upload import (
     FolderOptions,
+    ImageContent,
     ImageFile,
+    content_messages,
     folder_conversion,
     image_messages,
     import_messages,
@@ -296,6 +298,15 @@ class AsyncClient(SharedClient[AsyncConnection]):
     ) -> UploadImagesResponse:
         """Store one image or mask in an existing dataset, as ``Client.upload_image`` does."""
         messages = image_messages(dataset_name(dataset), path, content, replace=replace)
+        return await self._connection.send(
+            lambda channel: DatasetServiceStub(channel).UploadImages, messages
+        )
+
+    async def upload_images(
+        self, dataset: str, images: Iterable[ImageContent], *, replace: bool = False
+    ) -> UploadImagesResponse:
+        """Upload images from memory to an existing dataset, as ``Client.upload_images`` does."""
+        messages = content_messages(dataset_name(dataset), images, replace=replace)
         return await self._connection.send(
             lambda channel: DatasetServiceStub(channel).UploadImages, messages
         )

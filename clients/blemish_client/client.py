@@ -76,7 +76,9 @@ from blemish_client.transport.requests import (
 )
 from blemish_client.transport.upload import (
     FolderOptions,
+    ImageContent,
     ImageFile,
+    content_messages,
     folder_conversion,
     image_messages,
     import_messages,
@@ -405,6 +407,21 @@ class Client(SharedClient[Connection]):
             InvalidArgument: if the path or the image cannot be stored.
         """
         messages = image_messages(dataset_name(dataset), path, content, replace=replace)
+        return self._connection.send(self._datasets.UploadImages, messages)
+
+    def upload_images(
+        self, dataset: str, images: Iterable[ImageContent], *, replace: bool = False
+    ) -> UploadImagesResponse:
+        """Upload images from memory to an existing dataset.
+
+        Images that cannot be stored are skipped, and the response lists them with reasons.
+
+        Args:
+            dataset: name of the dataset.
+            images: images with their paths in the dataset, taken one after the other in another thread.
+            replace: replace images whose content has changed. They are skipped otherwise.
+        """
+        messages = content_messages(dataset_name(dataset), images, replace=replace)
         return self._connection.send(self._datasets.UploadImages, messages)
 
     def import_dataset(

@@ -19,6 +19,7 @@ from blemish_console import texts
 from blemish_console.pages import compare, data, dataset_image, line, models, review, search, system, train
 from blemish_console.routes import files
 from blemish_console.routes.sign_in import SignIn
+from blemish_console.routes.uploads import UploadRoutes
 from blemish_console.security import Guard, OriginPolicy
 from blemish_console.session import BrowserSession, Server, SessionStore
 from blemish_console.shell import NavigationEntry, View, frame, sign_in_path
@@ -103,6 +104,9 @@ class Console:
         web.add_route("/reports/{version:path}", files.report(self._session_of), ["GET"])
         web.add_route("/images/{model:path}/items/{item}", files.item_image(self._session_of), ["GET"])
         web.add_route("/data/images/{dataset}", files.dataset_image(self._session_of), ["GET"])
+        upload = UploadRoutes(self._session_of)
+        web.add_route("/data/upload/plan", upload.plan(), ["POST"])
+        web.add_route("/data/upload", upload.store(), ["POST"])
         for entry, build in PAGES:
             self._add_page(entry, build, sign_in)
         self._add_start_page(sign_in)

@@ -598,3 +598,64 @@ DATA_MASK_ASK = "Save the changed mask?"
 DATA_MASK_ASK_LEAD = "The mask of this image was changed and is not saved."
 DATA_MASK_STAY = "Keep drawing"
 DATA_MASK_LEAVE = "Discard"
+
+# Upload
+UPLOAD_TOO_MUCH = (
+    "an upload has at most {files:,} files and {gigabytes} GB; choose the folder of one dataset, or use: "
+    "blemish dataset upload"
+)
+UPLOAD_TOO_LARGE = "the file has {size} bytes, the limit is {limit}; choose a smaller image"
+UPLOAD_NO_LAYOUT = (
+    "The folder has no class folders that can be recognised, such as train/good, test/good and test/crack. "
+    "Choose a class for all of its images."
+)
+UPLOAD_NO_GOOD = (
+    "None of the test images is good by its folder: {classes}. Name the folder of good images good, or "
+    "confirm that all of them are defective."
+)
+UPLOAD_BY_COMMAND = (
+    "This layout keeps its classes in large files; upload it with: blemish dataset upload {dataset} FOLDER"
+)
+UPLOAD_SIGNED_OUT = "The session has ended; sign in, then choose the same files again."
+UPLOAD_CUT = "The upload was cut; go on with the rest."
+UPLOAD = {
+    "title": "Upload",
+    "drop": "Drop images or a folder anywhere on this page",
+    "files": "Choose images",
+    "folder": "Choose folder",
+    "reading": "Reading the names of the files",
+    "found": "{files} files, {size}",
+    "as_named": "As the folder says",
+    "new_class": "New defect class",
+    "class": "Class",
+    "class_name": "Name of the class",
+    "replace": "Replace images of the same name",
+    "only_defective": "All test images are defective",
+    "start": "Upload {count} images",
+    "start_one": "Upload 1 image",
+    "nothing": "No image among these files has a place in the dataset.",
+    "cancel": "Cancel",
+    "progress": "{done} of {total} images",
+    "bytes": "{done} of {total}",
+    "left": "{time} left",
+    "cancelled": (
+        "Cancelled. {done} of {total} images are stored. Choose the same files again to upload the rest."
+    ),
+    "done": "{stored} stored, {unchanged} unchanged, {replaced} replaced, {left_out} left out",
+    "paused": "The upload was cut. {done} of {total} images are stored.",
+    "failed": "The upload ended. {done} of {total} images are stored.",
+    "go_on": "Go on",
+    "close": "Close",
+    "interrupted": (
+        "An upload of {time} was interrupted: {done} of {total} images were stored. Choose the same files "
+        "again; images that are stored are skipped."
+    ),
+    "left_out": "Left out",
+    "left_out_more": "{count} more",
+    "not_images": "{count} other files are not images.",
+    "unreadable": "cannot be read; it was changed or removed after it was chosen",
+    "too_many": "more than {count} files; choose the folder of one dataset",
+    "network": "The console does not answer.",
+    "retry": "trying again",
+}
+"""Texts of ``pages/upload_box.js``."""

@@ -36,6 +36,7 @@ from blemish_client import (
 from blemish_client.errors import BlemishError, InternalError, InvalidArgument, NotFound, Unavailable
 from blemish_client.streaming import async_frame_stream
 from blemish_client.streaming.async_frame_stream import FAILED_WRITE, translate_stream_error
+from blemish_client.transport.upload import ImageContent
 
 QUICK = RetryPolicy(first_pause_s=0.01, longest_pause_s=0.05, call_s=0.3, watch_s=1.0)
 BLOCK = pb.STREAM_POLICY_BLOCK
@@ -352,6 +353,13 @@ async def test_upload_sends_a_folder(client: AsyncClient, fake: FakeServer, tmp_
         for message in messages
         if message.HasField("image")
     )
+
+
+async def test_images_in_memory_are_uploaded(client: AsyncClient, fake: FakeServer) -> None:
+    await client.upload_images("tile", [ImageContent("train/good/0.png", b"content")])
+    first, header, chunk = fake.requests["UploadImages"]
+    assert (first.dataset, header.image.path) == ("datasets/tile", "train/good/0.png")
+    assert chunk.chunk == b"content"
 
 
 async def test_rejected_upload_raises_its_reason(

@@ -31,7 +31,7 @@ from blemish.v1.search_pb2 import GetItemImageResponse
 from blemish_client import BlemishError, Client, Frame, Priority, RetryPolicy, raw_image
 from blemish_client.errors import AlreadyExists, InternalError, NotFound, Unavailable
 from blemish_client.transport.requests import SearchQuery
-from blemish_client.transport.upload import CHUNK_BYTES, ImageFile, scan_folder
+from blemish_client.transport.upload import CHUNK_BYTES, ImageContent, ImageFile, scan_folder
 from blemish_client.types.stored_image import receive_image
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -195,6 +195,20 @@ def test_upload_skips_a_vanished_file_and_sends_the_rest(client: Client, tmp_pat
         ("test/good/000.png", False),
     ]
     assert result.skipped[1].reason == "cannot be read: No such file or directory"
+
+
+def test_images_in_memory_are_uploaded_with_their_paths(client: Client, fake: FakeServer) -> None:
+    images = [ImageContent("train/good/0.png", b"first", "a b.png"), ImageContent("test/good/1.png", b"")]
+    client.upload_images("tile", iter(images), replace=True)
+    first, *messages = fake.requests["UploadImages"]
+    assert (first.dataset, first.skip_rejected, first.replace) == ("datasets/tile", True, True)
+    assert [
+        (m.image.path, m.image.original_path, m.image.size_bytes) for m in messages if m.HasField("image")
+    ] == [
+        ("train/good/0.png", "a b.png", 5),
+        ("test/good/1.png", "", 0),
+    ]
+    assert b"".join(message.chunk for message in messages) == b"first"
 
 
 def test_rejected_upload_raises(client: Client, fake: FakeServer, tmp_path: Path) -> None:

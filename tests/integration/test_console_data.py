@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page Data in a real browser, against a running stack."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from tests.integration.conftest import RunningStack
 from tests.support.browser import Window, chromium, console, window
 
@@ -106,3 +108,106 @@ def test_images_are_shown_by_class_and_removed_after_a_question(
 def test_dataset_that_does_not_exist_is_reported_in_the_page(url: str, opened: Window) -> None:
     opened.page.goto(f"{url}/data?dataset=none-such")
     opened.shows("there is no datasets/none-such")
+
+
+@pytest.fixture
+def empty(client: Client) -> Iterator[str]:
+    client.create_dataset("console-upload")
+    yield "console-upload"
+    client.delete_dataset("console-upload")
+
+
+def test_folder_is_uploaded_and_what_was_left_out_is_listed(
+    url: str, opened: Window, client: Client, empty: str, folder: Path, tmp_path: Path
+) -> None:
+    chosen = tmp_path / "surfaces"
+    shutil.copytree(folder, chosen)
+    (chosen / "train/good" / f"broken {MARKUP}.png").write_text("not an image")
+    page = opened.page
+    page.goto(f"{url}/data?dataset={empty}")
+    opened.shows(texts.UPLOAD["drop"])
+    page.set_input_files("input[webkitdirectory]", str(chosen))
+    opened.shows("train/good 4")
+    page.get_by_role("button", name=texts.UPLOAD["start"].format(count=12)).click()
+    opened.shows("11 stored, 0 unchanged, 0 replaced, 1 left out")
+    row = page.locator(".bl-upload-list tr", has_text=f"broken {MARKUP}.png")
+    assert "this is not a" in row.inner_text()
+    page.locator(".bl-shot", has_text=MARKUP).wait_for()
+    stored = client.dataset(empty)
+    assert (stored.train_images, stored.masks) == (3, 3)
+    assert page.title() == f"{texts.DATA} · {texts.TITLE}"
+
+
+def test_upload_that_was_cut_names_what_is_stored_and_goes_on(
+    url: str, opened: Window, client: Client, empty: str, tmp_path: Path
+) -> None:
+    files = [tmp_path / f"{number:02}.png" for number in range(40)]
+    for number, file in enumerate(files):
+        Image.new("L", (32, 32), number).save(file)
+    page = opened.page
+    page.add_init_script(
+        "const wait = window.setTimeout; window.setTimeout = (work, ms) => wait(work, ms / 10)"
+    )
+    page.goto(f"{url}/data?dataset={empty}")
+    opened.shows(texts.UPLOAD["drop"])
+    page.set_input_files("input[multiple]", [str(file) for file in files])
+    page.route("**/data/upload?*", lambda route: _pass_first(route, passed))
+    passed: list[str] = []
+    page.get_by_role("button", name=texts.UPLOAD["start"].format(count=40)).click()
+    opened.shows(texts.UPLOAD["paused"].format(done=32, total=40))
+    assert client.dataset(empty).train_images == 32
+    page.unroute("**/data/upload?*")
+    page.get_by_role("button", name=texts.UPLOAD["go_on"]).click()
+    opened.shows("40 stored, 0 unchanged, 0 replaced, 0 left out")
+    assert client.dataset(empty).train_images == 40
+
+
+def _pass_first(route: Any, passed: list[str]) -> None:
+    """Let the first batch through, and cut the connection of the others."""
+    passed.append(route.request.url)
+    if len(passed) == 1:
+        route.continue_()
+    else:
+        route.abort("connectionreset")
+
+
+def test_page_names_an_upload_that_its_browser_did_not_finish(
+    url: str, opened: Window, client: Client, empty: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.png"
+    Image.new("L", (32, 32)).save(file)
+    page = opened.page
+    page.goto(f"{url}/data?dataset={empty}")
+    opened.shows(texts.UPLOAD["drop"])
+    page.set_input_files("input[multiple]", str(file))
+    page.route("**/data/upload?*", lambda route: route.abort())
+    page.get_by_role("button", name=texts.UPLOAD["start_one"]).click()
+    opened.shows(texts.UPLOAD["progress"].format(done=0, total=1))
+    other = page.context.new_page()
+    page.close()
+    other.goto(f"{url}/data?dataset={empty}")
+    other.get_by_text("was interrupted: 0 of 1 images were stored.").wait_for()
+    other.set_input_files("input[multiple]", str(file))
+    other.get_by_role("button", name=texts.UPLOAD["start_one"]).click()
+    other.get_by_text("1 stored, 0 unchanged").wait_for()
+    other.goto(f"{url}/data?dataset={empty}")
+    other.get_by_text(texts.UPLOAD["drop"]).wait_for()
+    assert "interrupted" not in other.inner_text("body")
+
+
+def test_dropped_folder_is_taken_and_its_upload_cancelled(
+    url: str, opened: Window, client: Client, empty: str, folder: Path
+) -> None:
+    page = opened.page
+    page.goto(f"{url}/data?dataset={empty}")
+    opened.shows(texts.UPLOAD["drop"])
+    browser = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        data = {"items": [], "files": [str(folder)], "dragOperationsMask": 1}
+        browser.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
+    opened.shows("train/good 3")
+    page.route("**/data/upload?*", lambda route: None)
+    page.get_by_role("button", name=texts.UPLOAD["start"].format(count=11)).click()
+    page.locator(".bl-upload").get_by_role("button", name=texts.UPLOAD["cancel"]).click()
+    opened.shows(texts.UPLOAD["cancelled"].format(done=0, total=11))
+    assert client.dataset(empty).train_images == 0

@@ -4,7 +4,7 @@
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,6 +79,18 @@ class Layout:
         return sum(image.size_bytes for image in self.images)
 
 
+@dataclass(frozen=True)
+class ImageContent:
+    """An image in memory and its path in a dataset."""
+
+    path: str
+    """Path in the dataset: train/good/NAME, test/CLASS/NAME or ground_truth/CLASS/NAME."""
+    content: bytes
+    """Encoded image."""
+    original_path: str = ""
+    """Path that the sender has, if it differs from ``path``."""
+
+
 def scan_folder(folder: Path, conversion: Conversion = AS_NAMED) -> Layout:
     """Arrange the images of a folder as a dataset, see ``blemish_layouts``.
 
@@ -135,14 +147,7 @@ def upload_messages(
         except OSError as error:
             skipped.append(_unreadable(image.original or image.path, error))
             continue
-        digest = hashlib.sha256(content).digest()
-        yield UploadImagesRequest(
-            image=ImageHeader(
-                path=image.path, size_bytes=len(content), sha256=digest, original_path=image.original
-            )
-        )
-        for start in range(0, len(content), CHUNK_BYTES):
-            yield UploadImagesRequest(chunk=content[start : start + CHUNK_BYTES])
+        yield from _image_messages(ImageContent(image.path, content, image.original))
         if on_image is not None:
             on_image(image)
 
@@ -152,8 +157,34 @@ def image_messages(
 ) -> Iterator[UploadImagesRequest]:
     """Yield the messages of UploadImages for one image."""
     yield UploadImagesRequest(dataset=dataset, replace=replace)
-    digest = hashlib.sha256(content).digest()
-    yield UploadImagesRequest(image=ImageHeader(path=path, size_bytes=len(content), sha256=digest))
+    yield from _image_messages(ImageContent(path, content))
+
+
+def content_messages(
+    dataset: str, images: Iterable[ImageContent], *, replace: bool = False
+) -> Iterator[UploadImagesRequest]:
+    """Yield the messages of UploadImages for images in memory.
+
+    Args:
+        dataset: name of the dataset.
+        images: images to send, taken one after the other.
+        replace: replace images with other content.
+    """
+    yield UploadImagesRequest(dataset=dataset, skip_rejected=True, replace=replace)
+    for image in images:
+        yield from _image_messages(image)
+
+
+def _image_messages(image: ImageContent) -> Iterator[UploadImagesRequest]:
+    content = image.content
+    yield UploadImagesRequest(
+        image=ImageHeader(
+            path=image.path,
+            size_bytes=len(content),
+            sha256=hashlib.sha256(content).digest(),
+            original_path=image.original_path,
+        )
+    )
     for start in range(0, len(content), CHUNK_BYTES):
         yield UploadImagesRequest(chunk=content[start : start + CHUNK_BYTES])
 

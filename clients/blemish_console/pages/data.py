@@ -18,16 +18,15 @@ from blemish_console.shell import View
 
 _PAGE = 24
 _COVER_PX = 128
-_MAX_MODELS = 3
 
 
 async def build(view: View) -> None:
     """Draw the list of datasets, or the galleries of the one that the address names."""
-    frame = ui.column().classes("w-full")
     if name := view.query.get("dataset", ""):
-        await view.section(frame, lambda: gallery.draw(view, frame, name))
-    else:
-        await view.section(frame, lambda: _draw(view, frame))
+        await gallery.DatasetPage(view, name).draw()
+        return
+    frame = ui.column().classes("w-full")
+    await view.section(frame, lambda: _draw(view, frame))
 
 
 async def _draw(view: View, frame: ui.element) -> None:
@@ -106,7 +105,7 @@ class _DatasetList:
             ui.label(_counts(dataset))
             ui.label(gallery.contents(dataset)).classes("bl-faint").style("font-size: 13px")
             ui.label(_age(dataset)).classes("bl-faint").style("font-size: 13px")
-            ui.label(trained(entry)).classes("bl-name" if entry.models else "bl-name bl-faint")
+            ui.label(gallery.trained(entry)).classes("bl-name" if entry.models else "bl-name bl-faint")
             if dataset.warnings:
                 theme.chip(theme.Sign(f"{texts.DATA_NOTES}: {len(dataset.warnings)}", "info", "warn"))
         return cover
@@ -156,13 +155,3 @@ def _counts(dataset: Dataset) -> str:
 def _age(dataset: Dataset) -> str:
     age_s = max(time.time() - dataset.create_time.ToSeconds(), 0)
     return texts.DATA_CREATED.format(time=when(dataset.create_time), age=duration(age_s))
-
-
-def trained(entry: DatasetEntry) -> str:
-    """Return the models that were trained from a dataset."""
-    if not entry.models:
-        return texts.DATA_NOT_TRAINED
-    names = ", ".join(entry.models[:_MAX_MODELS])
-    if len(entry.models) > _MAX_MODELS:
-        names = texts.DATA_TRAINED_MORE.format(models=names, count=len(entry.models) - _MAX_MODELS)
-    return texts.DATA_TRAINED.format(models=names)

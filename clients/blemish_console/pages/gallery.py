@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A dataset as galleries by class: select, remove and move images."""
 
+from collections.abc import Awaitable, Callable
 from urllib.parse import quote, urlencode
 
 from nicegui import ui
@@ -8,14 +9,17 @@ from nicegui import ui
 from blemish.v1.access_pb2 import ROLE_OPERATOR
 from blemish.v1.dataset_pb2 import Dataset, DatasetImage
 from blemish_client.client import Client
+from blemish_client.names import short
 from blemish_console import texts, theme
 from blemish_console.data import datasets
 from blemish_console.data.datasets import DatasetEntry, Group, Images
 from blemish_console.formats import size, when
+from blemish_console.pages.upload_box import UploadBox
 from blemish_console.shell import View
 
 _PAGE = 60
 _TILE_PX, _LARGE_PX = 256, 1536
+_MAX_MODELS = 3
 
 
 def address(name: str, folder: str = "") -> str:
@@ -50,6 +54,16 @@ def picture(view: View, dataset: str, image: DatasetImage, side_px: int) -> ui.e
     return drawn
 
 
+def trained(entry: DatasetEntry) -> str:
+    """Return the models that were trained from a dataset."""
+    if not entry.models:
+        return texts.DATA_NOT_TRAINED
+    names = ", ".join(entry.models[:_MAX_MODELS])
+    if len(entry.models) > _MAX_MODELS:
+        names = texts.DATA_TRAINED_MORE.format(models=names, count=len(entry.models) - _MAX_MODELS)
+    return texts.DATA_TRAINED.format(models=names)
+
+
 def title(group: Group) -> str:
     """Return the name of a class for people."""
     return {datasets.TRAIN: texts.DATA_TRAIN_GOOD, "test/good": texts.DATA_TEST_GOOD}.get(
@@ -57,32 +71,66 @@ def title(group: Group) -> str:
     )
 
 
-async def draw(view: View, frame: ui.element, name: str) -> None:
-    """Draw the galleries of a dataset.
+class DatasetPage:
+    """A dataset: facts, upload, and the gallery of one class."""
 
-    Raises:
-        BlemishError: if a call fails.
-    """
-    entry = await view.session.call(datasets.read_dataset, name)
-    known = datasets.groups(entry.dataset)
-    wanted = view.query.get("group", "")
-    group = next((each for each in known if each.folder == wanted), None)
-    if group is None:  # the class is empty by now, or the address names none
-        group = next((each for each in known if each.count), known[0])
-    images = await view.session.call(datasets.read_images, entry.name, group.folder)
-    frame.clear()
-    with frame:
-        _Gallery(view, frame, entry, group, images).draw(known)
+    def __init__(self, view: View, name: str) -> None:
+        self._view = view
+        self._name = name
+        self._box: UploadBox | None = None
+
+    async def draw(self) -> None:
+        """Draw the page."""
+        self._head = ui.column().classes("w-full")
+        self._upload = ui.column().classes("w-full")
+        self._body = ui.column().classes("w-full")
+        await self.refresh()
+
+    async def refresh(self) -> None:
+        """Draw what the server has now; an upload in progress stays."""
+        await self._view.section(self._body, self._draw)
+
+    async def _draw(self) -> None:
+        entry = await self._view.session.call(datasets.read_dataset, self._name)
+        known = datasets.groups(entry.dataset)
+        wanted = self._view.query.get("group", "")
+        group = next((each for each in known if each.folder == wanted), None)
+        if group is None:  # the class is empty by now, or the address names none
+            group = next((each for each in known if each.count), known[0])
+        images = await self._view.session.call(datasets.read_images, entry.name, group.folder)
+        for part in (self._head, self._body):
+            part.clear()
+        is_operator = self._view.session.may(ROLE_OPERATOR)
+        with self._head:
+            _draw_head(self._view, entry, is_operator=is_operator)
+        if is_operator:
+            self._draw_upload(known, group)
+        with self._body:
+            _Gallery(self._view, self.refresh, entry, group, images).draw(known)
+
+    def _draw_upload(self, known: list[Group], group: Group) -> None:
+        folders = [(each.folder, title(each)) for each in known]
+        if self._box is None:
+            with self._upload:
+                self._box = UploadBox(self._view, self._name, folders, group.folder, self.refresh)
+                self._box.classes("w-full")
+        else:
+            self._box.set_folders(folders, group.folder)
 
 
 class _Gallery:
     """The images of one class in pages, of which some may be selected."""
 
     def __init__(
-        self, view: View, frame: ui.element, entry: DatasetEntry, group: Group, images: Images
+        self,
+        view: View,
+        refresh: Callable[[], Awaitable[None]],
+        entry: DatasetEntry,
+        group: Group,
+        images: Images,
     ) -> None:
         self._view = view
-        self._frame = frame
+        self._refresh = refresh
         self._entry = entry
         self._group = group
         self._listed = images
@@ -92,7 +140,6 @@ class _Gallery:
         self._is_operator = view.session.may(ROLE_OPERATOR)
 
     def draw(self, known: list[Group]) -> None:
-        self._draw_head()
         with theme.card():
             self._draw_groups(known)
             with ui.row().classes("w-full items-center").style("min-height: 40px; gap: 10px"):
@@ -100,26 +147,6 @@ class _Gallery:
             self._tiles = ui.element("div").classes("bl-gallery")
             self._pages = ui.row().classes("w-full items-center justify-center")
         self._draw_page()
-
-    def _draw_head(self) -> None:
-        dataset = self._entry.dataset
-        with ui.row().classes("w-full items-center no-wrap"):
-            with ui.column().style("gap: 2px; min-width: 0"):
-                with ui.link(target="/data").classes("bl-link bl-back"):
-                    ui.icon("arrow_back", size="18px")
-                    ui.label(texts.DATA_ALL)
-                ui.label(self._entry.name).classes("bl-h1")
-                facts = [contents(dataset), size(dataset.size_bytes), when(dataset.create_time)]
-                ui.label(" · ".join(facts)).classes("bl-faint")
-            ui.space()
-            if self._is_operator:
-                ui.button(texts.DATA_DELETE, icon="delete", on_click=self._ask_to_delete).props("flat")
-        if dataset.warnings:
-            with theme.card(texts.DATA_NOTES):
-                for warning in dataset.warnings:
-                    with ui.row().classes("no-wrap items-start").style("gap: 8px"):
-                        ui.icon("info", size="18px").style("margin-top: 2px")
-                        ui.label(warning).style("overflow-wrap: anywhere; min-width: 0")
 
     def _draw_groups(self, known: list[Group]) -> None:
         with ui.element("nav").classes("bl-groups"):
@@ -260,29 +287,51 @@ class _Gallery:
                 ui.notify(counted(texts.DATA_REMOVED, removed), type="positive", position="top")
 
             await self._view.attempt(remove)
-            await self._redraw()
+            await self._refresh()
         dialog.delete()
 
-    async def _ask_to_delete(self) -> None:
-        dataset = self._entry.dataset
-        count = sum(each.count for each in datasets.groups(dataset)) + dataset.masks
-        with ui.dialog() as dialog, ui.card().classes("bl-card").style("max-width: 520px"):
-            ui.label(texts.DATA_DELETE_TITLE.format(name=self._entry.name)).classes("bl-h1")
-            ui.label(texts.DATA_DELETE_EFFECT.format(count=count))
-            typed = ui.input(texts.DATA_NAME).props("outlined dense autofocus").classes("w-full")
-            with ui.row().classes("w-full justify-end"):
-                ui.button(texts.CANCEL, on_click=lambda: dialog.submit(False)).props("flat")
-                ui.button(texts.DATA_DELETE, on_click=lambda: dialog.submit(True)).props(
-                    "unelevated color=negative"
-                ).bind_enabled_from(typed, "value", lambda value: value == self._entry.name)
-        if await dialog:
 
-            async def delete() -> None:
-                await self._view.session.call(Client.delete_dataset, self._entry.name)
-                ui.navigate.to("/data")
+def _draw_head(view: View, entry: DatasetEntry, *, is_operator: bool) -> None:
+    dataset = entry.dataset
+    with ui.row().classes("w-full items-center no-wrap"):
+        with ui.column().style("gap: 2px; min-width: 0"):
+            with ui.link(target="/data").classes("bl-link bl-back"):
+                ui.icon("arrow_back", size="18px")
+                ui.label(texts.DATA_ALL)
+            ui.label(entry.name).classes("bl-h1")
+            facts = [contents(dataset), size(dataset.size_bytes), when(dataset.create_time)]
+            ui.label(" · ".join(facts)).classes("bl-faint")
+            ui.label(trained(entry)).classes("bl-faint")
+        ui.space()
+        if is_operator:
+            ui.button(
+                texts.DATA_DELETE, icon="delete", on_click=lambda: _ask_to_delete(view, dataset)
+            ).props("flat")
+    if dataset.warnings:
+        with theme.card(texts.DATA_NOTES):
+            for warning in dataset.warnings:
+                with ui.row().classes("no-wrap items-start").style("gap: 8px"):
+                    ui.icon("info", size="18px").style("margin-top: 2px")
+                    ui.label(warning).style("overflow-wrap: anywhere; min-width: 0")
 
-            await self._view.attempt(delete)
-        dialog.delete()
 
-    async def _redraw(self) -> None:
-        await self._view.section(self._frame, lambda: draw(self._view, self._frame, self._entry.name))
+async def _ask_to_delete(view: View, dataset: Dataset) -> None:
+    name = short(dataset.name)
+    count = sum(each.count for each in datasets.groups(dataset)) + dataset.masks
+    with ui.dialog() as dialog, ui.card().classes("bl-card").style("max-width: 520px"):
+        ui.label(texts.DATA_DELETE_TITLE.format(name=name)).classes("bl-h1")
+        ui.label(texts.DATA_DELETE_EFFECT.format(count=count))
+        typed = ui.input(texts.DATA_NAME).props("outlined dense autofocus").classes("w-full")
+        with ui.row().classes("w-full justify-end"):
+            ui.button(texts.CANCEL, on_click=lambda: dialog.submit(False)).props("flat")
+            ui.button(texts.DATA_DELETE, on_click=lambda: dialog.submit(True)).props(
+                "unelevated color=negative"
+            ).bind_enabled_from(typed, "value", lambda value: value == name)
+    if await dialog:
+
+        async def delete() -> None:
+            await view.session.call(Client.delete_dataset, name)
+            ui.navigate.to("/data")
+
+        await view.attempt(delete)
+    dialog.delete()
