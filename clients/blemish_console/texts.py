@@ -377,6 +377,23 @@ RUN_TIME_FIELD = "Longest run time (minutes)"
 RUN_TIME_LEAD = "The job fails if an attempt takes longer. Defaults to no limit."
 MEMORY_FIELD = "Most memory (GiB)"
 MEMORY_LEAD = "The job fails if its process takes more. Defaults to no limit."
+REGION_TITLE = "Region to inspect"
+REGION_LEAD = (
+    "Draw regions to ignore, or the region to inspect, on a training image. Ignored pixels affect no "
+    "score, threshold or map. Without a drawing the model looks at the whole image."
+)
+REGION_REFERENCE = "Image to draw on"
+REGION_NO_IMAGE = "The dataset has no training images"
+REGION_NO_IMAGE_LEAD = "Upload good images first."
+REGION_SHARE = "{share} of the image ignored"
+REGION_ALL = "whole image inspected"
+REGION_MOVES = "The region moves with the part"
+REGION_MOVES_LEAD = (
+    "For parts that lie shifted or slightly turned in the image. The part is found by comparison with the "
+    "image above."
+)
+JOB_REGION = "region"
+JOB_REFERENCE = "region drawn on"
 START_TRAINING = "Start the training"
 TRAINING_STARTED = "The training was accepted."
 DATASET_MISSING = "Choose a dataset."

@@ -78,6 +78,8 @@ class Paper:
         self._page = page
         image = page.locator(".bl-draw > img")
         page.wait_for_function("document.querySelector('.bl-draw > img')?.naturalWidth > 0")
+        page.locator(".bl-draw").hover()  # once it has stopped moving
+        page.locator(".bl-draw").evaluate("view => view.scrollIntoView({block: 'center'})")
         frame = image.bounding_box()
         self._left, self._top, self._scale = frame["x"], frame["y"], frame["width"] / SIDE
 
@@ -175,3 +177,23 @@ def test_mask_of_an_image_is_edited_removed_and_asked_about(
     page.get_by_role("dialog").get_by_role("button", name=texts.DATA_MASK_REMOVE).click()
     opened.shows(texts.DATA_MASK_NONE)
     assert not list(client.images(DATASET, under="ground_truth/cut/1"))
+
+
+def test_region_to_ignore_is_in_the_training_that_was_started(
+    url: str, opened: Window, client: Client, dataset: str
+) -> None:
+    page = opened.page
+    page.goto(f"{url}/train?dataset={DATASET}")
+    page.get_by_text(texts.REGION_TITLE, exact=True).click()
+    paper = Paper(page)
+    paper.drag((1, 1), (100, 199))
+    opened.shows(texts.REGION_SHARE.format(share="").strip())
+    page.get_by_label(texts.MODEL_FIELD, exact=True).fill("console-region")
+    page.get_by_role("button", name=texts.START_TRAINING).click()
+    opened.shows(texts.TRAINING_STARTED)
+    job = next(job for job in client.jobs() if job.train.model_id == "console-region")
+    client.cancel(job)
+    assert (job.train.mask.width, job.train.mask.height) == (SIDE, SIDE)
+    assert job.train.mask.ignored_share == pytest.approx(0.5, abs=0.02)
+    opened.shows(texts.JOB_REGION)
+    client.wait(job)  # a dataset that a job uses cannot be deleted

@@ -352,7 +352,7 @@ export default {
       if (this.isBusy && this.tool === "brush" && this.draft.length) {
         shapes.push({ tool: "brush", layer: this.layer, radius: this.radius, erases: this.erases, points: this.draft });
       }
-      for (const layer of this.layers) {
+      for (const layer of [...this.layers].reverse()) {
         const own = shapes.filter((shape) => shape.layer === layer);
         const hasBase = layer === "defect" && this.mask && this.mask.complete && this.begin() === 0;
         if (own.length || hasBase) pen.drawImage(this.layerPicture(own, hasBase, layer), 0, 0);

@@ -80,7 +80,7 @@ class Canvas(Element, component="canvas.js"):
             "erases": False,
             "single": options.single,
             "asks": options.asks,
-            "steps": [],
+            "steps": [None if step is None else step.to_page() for step in sketch.steps],
         }
         if options.editable:
             self.on("draw", self._draw)
@@ -143,9 +143,10 @@ def draw(
             canvas.button("undo", texts.DRAW_UNDO, "undo()")
             canvas.button("delete_outline", texts.DRAW_CLEAR, "clear()")
         ui.space()
-        canvas.button("zoom_out", texts.DRAW_ZOOM_OUT, "zoom(0.8)")
-        canvas.button("zoom_in", texts.DRAW_ZOOM_IN, "zoom(1.25)")
-        canvas.button("fit_screen", texts.DRAW_FIT, "fit()")
+        with ui.row().classes("no-wrap").style("gap: 2px"):
+            canvas.button("zoom_out", texts.DRAW_ZOOM_OUT, "zoom(0.8)")
+            canvas.button("zoom_in", texts.DRAW_ZOOM_IN, "zoom(1.25)")
+            canvas.button("fit_screen", texts.DRAW_FIT, "fit()")
     return canvas
 
 
@@ -170,6 +171,7 @@ def _layer_choice(canvas: Canvas, options: DrawingOptions) -> None:
         texts.DRAW_LAYERS,
         texts.DRAW_LAYER_NAMES,
         lambda layer: canvas.configure(layer=layer),
+        word_class="bl-draw-name",
     )
 
 
@@ -179,6 +181,7 @@ def _choice(
     titles: Mapping[str, str],
     words: Mapping[str, str],
     choose: Callable[[str], None],
+    word_class: str = "bl-draw-word",
 ) -> None:
     """Draw buttons of which one is chosen, at first the first one."""
     buttons: dict[str, ui.button] = {}
@@ -201,7 +204,7 @@ def _choice(
             button.props("dense padding='4px 6px'").tooltip(titles[value])
             button.props["aria-label"] = titles[value]
             with button:
-                ui.label(words[value]).classes("bl-draw-word")
+                ui.label(words[value]).classes(word_class)
             buttons[value] = button
     mark(values[0])
 

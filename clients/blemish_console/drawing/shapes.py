@@ -96,6 +96,16 @@ class Shape:
         )
         return cls(tool, moved, layer, radius, sent.get("erases") is True)
 
+    def to_page(self) -> dict[str, object]:
+        """Return the shape as ``parse`` takes it."""
+        return {
+            "tool": self.tool.value,
+            "layer": self.layer.value,
+            "points": [list(point) for point in self.points],
+            "radius": self.radius,
+            "erases": self.erases,
+        }
+
     def box(self, least_px: int = 1) -> Box | None:
         """Return the box around the points in whole px, None if a side is shorter than ``least_px``."""
         spans = []
@@ -157,6 +167,11 @@ class Sketch:
     def is_changed(self) -> bool:
         """True if a step was taken and not taken back."""
         return bool(self._steps)
+
+    @property
+    def steps(self) -> tuple[Shape | None, ...]:
+        """All steps in their order; None stands for the removal of everything before."""
+        return tuple(self._steps)
 
     @property
     def shapes(self) -> list[Shape]:

@@ -342,6 +342,11 @@ def _facts(job: Job) -> list[tuple[str, str]]:
     rows = [(texts.JOB, short(job.name))]
     if job.WhichOneof("work") == "train" and job.train.model_id:
         rows.append((texts.TRAINED_MODEL, job.train.model_id))
+    if job.WhichOneof("work") == "train" and job.train.HasField("mask"):
+        mask = job.train.mask
+        rows.append((texts.JOB_REGION, texts.REGION_SHARE.format(share=share(mask.ignored_share))))
+        if mask.HasField("alignment"):
+            rows.append((texts.JOB_REFERENCE, mask.alignment.reference))
     rows += [
         (texts.WORKER, train.worker_of(job) or ABSENT),
         (texts.ATTEMPT, str(job.attempt) if job.attempt else ABSENT),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The form that starts a training, with every setting of the contract except the mask."""
+"""The form that starts a training, with every setting of the contract."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -13,6 +13,7 @@ from blemish_client.names import short
 from blemish_client.transport.work_requests import TrainOptions
 from blemish_console import texts, theme
 from blemish_console.data import train
+from blemish_console.pages.training_regions import RegionDrawing
 from blemish_console.shell import View, describe, leave
 
 _PRIORITIES = dict(
@@ -64,6 +65,10 @@ class TrainingForm:
             self._inputs["detector"].on_value_change(self._show_detector)
             self._text("model_id", texts.MODEL_FIELD, texts.MODEL_FIELD_LEAD, autocomplete=models)
             self._draw_detectors()
+            self._regions = RegionDrawing(self._view, first or "")
+            self._inputs["dataset"].on_value_change(
+                lambda change: self._regions.choose(str(change.value or ""))
+            )
             self._draw_threshold(models)
             self._draw_limits()
             with ui.row().classes("w-full justify-end"):
@@ -148,6 +153,7 @@ class TrainingForm:
         self._clear_errors()
         try:
             dataset, options = self._request()
+            options |= await self._regions.options()
         except train.SettingError as error:
             self._show_error(error.path, error.message)
             return
@@ -191,6 +197,7 @@ class TrainingForm:
 
     def _clear_errors(self) -> None:
         self._problem.set_visibility(False)
+        self._regions.show_error("")
         for each in self._inputs.values():
             each.error = None
 
@@ -201,6 +208,9 @@ class TrainingForm:
             for ancestor in named.ancestors():
                 if isinstance(ancestor, ui.expansion):
                     ancestor.open()
+            return
+        if path.partition(".")[0] == "mask":
+            self._regions.show_error(message)
             return
         self._problem_text.set_text(message)
         self._problem.set_visibility(True)

@@ -163,6 +163,15 @@ def test_shape_that_no_page_sends_is_refused(wrong: object) -> None:
         Shape.parse(wrong, SIZE)
 
 
+def test_shape_survives_the_way_to_the_page_and_back() -> None:
+    shape = Shape(Tool.BRUSH, ((1.5, 2), (3, 4)), Layer.IGNORE, 2.5, erases=True)
+    assert Shape.parse(shape.to_page(), SIZE) == shape
+    sketch = Sketch(*SIZE)
+    sketch.add(shape)
+    sketch.clear()
+    assert sketch.steps == (shape, None)
+
+
 def test_box_is_given_in_whole_px() -> None:
     shape = Shape(Tool.BOX, ((12.7, 3.2), (2.4, 9.8)))
     assert shape.box() == (2, 3, 11, 7)
