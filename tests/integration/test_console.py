@@ -15,11 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import pytest
 from tests.integration.conftest import RunningStack, Start
 from tests.support.browser import Window, chromium, console, window
 from tests.support.processes import stop, wait_for_file
+from tests.support.relay import Relay
 
 from blemish.v1.search_pb2 import (
     LABEL_CONFIRMED,
@@ -626,6 +628,61 @@ def test_two_versions_are_compared_after_the_missing_evaluation(
     opened.shows(texts.AUPRO)
     client.delete_model("strict", force=True)
     client.delete_dataset("compared")
+
+
+def test_closed_tab_ends_its_watch_on_the_server(
+    stack: RunningStack, url: str, browser: Any, client: Client, kept_frames: list[str]
+) -> None:
+    client.score(client.item_image(kept_frames[0], "tile").content, "tile", camera="line-tabs")
+    before = _watchers(stack)
+    with window(browser) as opened:
+        opened.page.goto(f"{url}/line")
+        _wait_for_watchers(stack, before + 1)
+        other = opened.page.context.new_page()
+        other.goto(f"{url}/line")
+        other.locator(".bl-tile", has_text="line-tabs").wait_for()
+        opened.page.close()
+        time.sleep(5)  # the console forgets a closed page after 3 s
+        assert _watchers(stack) == before + 1, "the tabs of a session share a watch"
+    _wait_for_watchers(stack, before)
+
+
+def _watchers(stack: RunningStack) -> int:
+    page = urlopen(f"http://{stack.metrics}/metrics", timeout=10).read().decode()
+    found = re.search(r"^blemish_watchers (\d+)", page, re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+def _wait_for_watchers(stack: RunningStack, count: int) -> None:
+    give_up = time.monotonic() + 20
+    while (found := _watchers(stack)) != count:
+        assert time.monotonic() < give_up, f"{found} watchers"
+        time.sleep(0.2)
+
+
+def test_page_goes_on_after_its_socket_was_lost(
+    url: str, opened: Window, client: Client, kept_frames: list[str]
+) -> None:
+    image = client.item_image(kept_frames[0], "tile").content
+    with Relay(url.removeprefix("http://")) as relay:
+        opened.page.goto(f"http://{relay.address}/line")
+        opened.shows(texts.CONNECTED)
+        opened.page.evaluate("window.isSame = true")
+        connections = relay.accepted
+        relay.cut()
+        client.score(image, "tile", camera="line-cut")
+        opened.page.locator(".bl-tile", has_text="line-cut").wait_for()
+        assert relay.accepted > connections
+        assert opened.page.evaluate("window.isSame"), "it was loaded again"
+
+        relay.silence()
+        relay.cut()
+        time.sleep(5)  # the console forgets the page after 3 s
+        relay.resume()
+        client.score(image, "tile", camera="line-cut-longer")
+        opened.page.locator(".bl-tile", has_text="line-cut-longer").wait_for()
+        opened.shows(texts.CONNECTED)
 
 
 def test_training_is_started_with_the_form_watched_and_cancelled(

@@ -18,11 +18,25 @@ class JobWatch:
     A server that is away is asked again until the watch stops.
     """
 
-    def __init__(self, open_client: Callable[[], AsyncClient], job: Job, max_lines: int) -> None:
-        """Prepare the watch of ``job``, which keeps at most ``max_lines`` lines."""
+    def __init__(
+        self,
+        open_client: Callable[[], AsyncClient],
+        job: Job,
+        max_lines: int,
+        retry_s: float = _RETRY_S,
+    ) -> None:
+        """Prepare the watch of ``job``.
+
+        Args:
+            open_client: returns a client, which the watch closes.
+            job: job as it is known.
+            max_lines: most log lines to keep until they are taken.
+            retry_s: pause before a server that is away is asked again, in seconds.
+        """
         self.failure: BlemishError | None = None
         """Error that ended the watch."""
         self._open_client = open_client
+        self._retry_s = retry_s
         self._job = job
         self._has_changed = False
         self._lines: deque[str] = deque(maxlen=max_lines)
@@ -67,7 +81,7 @@ class JobWatch:
                 await follow(client)
                 return
             except Unavailable:
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(self._retry_s)
 
     async def _follow_job(self, client: AsyncClient) -> None:
         async for job in client.watch(self._job.name):

@@ -149,7 +149,7 @@ class _TrainPage:
         await self.choose(job.name)
 
     async def _open(self, name: str) -> None:
-        job = await self._view.session.call(Client.job, name)
+        job = await self._view.session.call(train.read_job, name)
         self._stop()
         self._chosen = job.name
         if self._overview is not None:
