@@ -57,7 +57,7 @@ async def build(view: View) -> None:
         _redraw(streams, lambda: _draw_streams(list(info.streams)))
         if is_service:
             found = await view.session.call(system.read_jobs)
-            _redraw(jobs, lambda: _draw_jobs(found, info.limits.max_queued))
+            _redraw(jobs, lambda: _draw_jobs(found))
 
     async def refresh_slowly() -> None:
         if view.session.may(ROLE_SERVICE):
@@ -144,18 +144,28 @@ def _draw_loaded(info: GetServerInfoResponse) -> None:
     ui.label(
         texts.LOADED_SIZE.format(used=size(info.loaded_bytes), limit=size(info.max_loaded_bytes))
     ).classes("bl-faint")
-    theme.table(("", ""), [(short(name), info.runtimes.get(name, ABSENT)) for name in info.loaded_models])
+    theme.table(
+        texts.LOADED_COLUMNS,
+        [
+            (short(name), info.runtimes.get(name, ABSENT), _waiting(info, name))
+            for name in info.loaded_models
+        ],
+    )
 
 
-def _draw_jobs(jobs: CallOutcome[system.Jobs], max_queued: int) -> None:
+def _waiting(info: GetServerInfoResponse, name: str) -> str:
+    """Return how many images wait for a model."""
+    if name not in info.waiting_images:
+        return ABSENT
+    count, limit = info.waiting_images[name], info.limits.max_queued
+    return texts.WAITING_IMAGES.format(count=f"{count:,}", limit=f"{limit:,}")
+
+
+def _draw_jobs(jobs: CallOutcome[system.Jobs]) -> None:
     if (found := _value(jobs)) is None:
         return
     with ui.row().style("gap: 48px"):
-        for count, name in (
-            (found.queued, texts.QUEUED),
-            (found.running, texts.RUNNING),
-            (max_queued, texts.SCORING_LIMIT),
-        ):
+        for count, name in ((found.queued, texts.QUEUED), (found.running, texts.RUNNING)):
             _figure(str(count), name)
 
 

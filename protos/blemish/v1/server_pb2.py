@@ -28,7 +28,7 @@ from blemish.v1 import inspection_pb2 as blemish_dot_v1_dot_inspection__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62lemish/v1/server.proto\x12\nblemish.v1\x1a\x17\x62lemish/v1/access.proto\x1a\x16\x62lemish/v1/image.proto\x1a\x1b\x62lemish/v1/inspection.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"\xd9\x04\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x11\n\tdetectors\x18\x04 \x03(\t\x12\"\n\x06limits\x18\x05 \x01(\x0b\x32\x12.blemish.v1.Limits\x12\x15\n\rloaded_models\x18\x06 \x03(\t\x12,\n\x0c\x64\x65pendencies\x18\x07 \x03(\x0b\x32\x16.blemish.v1.Dependency\x12\x41\n\x08runtimes\x18\x08 \x03(\x0b\x32/.blemish.v1.GetServerInfoResponse.RuntimesEntry\x12\x14\n\x0cloaded_bytes\x18\t \x01(\x03\x12\x18\n\x10max_loaded_bytes\x18\n \x01(\x03\x12\x0e\n\x06\x63\x61ller\x18\x0b \x01(\t\x12\x1e\n\x04role\x18\x0c \x01(\x0e\x32\x10.blemish.v1.Role\x12)\n\x0bmost_urgent\x18\r \x01(\x0e\x32\x14.blemish.v1.Priority\x12\x1e\n\x04\x64isk\x18\x0e \x01(\x0b\x32\x10.blemish.v1.Disk\x12\'\n\x07streams\x18\x0f \x03(\x0b\x32\x16.blemish.v1.OpenStream\x12+\n\x07\x63\x61meras\x18\x10 \x03(\x0b\x32\x1a.blemish.v1.CameraActivity\x1a/\n\rRuntimesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9a\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12\x16\n\x0emin_image_side\x18\x02 \x01(\x05\x12\x16\n\x0emax_image_side\x18\x03 \x01(\x05\x12\x18\n\x10max_image_pixels\x18\x04 \x01(\x03\x12\x17\n\x0fmax_image_bytes\x18\x05 \x01(\x03\x12\x12\n\nmax_queued\x18\x06 \x01(\x05\"Y\n\x04\x44isk\x12\x12\n\nfree_bytes\x18\x01 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\x12\x16\n\x0emin_free_bytes\x18\x03 \x01(\x03\x12\x10\n\x08shortage\x18\x04 \x01(\t\"\x9b\x02\n\nOpenStream\x12\r\n\x05model\x18\x01 \x01(\t\x12(\n\x06policy\x18\x02 \x01(\x0e\x32\x18.blemish.v1.StreamPolicy\x12\x0e\n\x06\x63\x61ller\x18\x03 \x01(\t\x12\x0f\n\x07\x63\x61meras\x18\x04 \x03(\t\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x66rames\x18\x06 \x01(\x03\x12\x16\n\x0e\x64ropped_frames\x18\x07 \x01(\x03\x12\x16\n\x0erefused_frames\x18\x08 \x01(\x03\x12\x19\n\x11\x66rames_per_second\x18\t \x01(\x01\x12(\n\x04last\x18\n \x01(\x0b\x32\x1a.blemish.v1.LastInspection\"e\n\x0e\x43\x61meraActivity\x12\x0e\n\x06\x63\x61mera\x18\x01 \x01(\t\x12\x19\n\x11images_per_second\x18\x02 \x01(\x01\x12(\n\x04last\x18\x03 \x01(\x0b\x32\x1a.blemish.v1.LastInspection\"\x86\x01\n\x0eLastInspection\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x07verdict\x18\x03 \x01(\x0e\x32\x13.blemish.v1.Verdict\x12\r\n\x05score\x18\x04 \x01(\x01\"O\n\nDependency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x10\n\x08warnings\x18\x04 \x03(\t2k\n\rServerService\x12Z\n\rGetServerInfo\x12 .blemish.v1.GetServerInfoRequest\x1a!.blemish.v1.GetServerInfoResponse\"\x04\xa8\xe3\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62lemish/v1/server.proto\x12\nblemish.v1\x1a\x17\x62lemish/v1/access.proto\x1a\x16\x62lemish/v1/image.proto\x1a\x1b\x62lemish/v1/inspection.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"\xdd\x05\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x11\n\tdetectors\x18\x04 \x03(\t\x12\"\n\x06limits\x18\x05 \x01(\x0b\x32\x12.blemish.v1.Limits\x12\x15\n\rloaded_models\x18\x06 \x03(\t\x12,\n\x0c\x64\x65pendencies\x18\x07 \x03(\x0b\x32\x16.blemish.v1.Dependency\x12\x41\n\x08runtimes\x18\x08 \x03(\x0b\x32/.blemish.v1.GetServerInfoResponse.RuntimesEntry\x12\x14\n\x0cloaded_bytes\x18\t \x01(\x03\x12\x18\n\x10max_loaded_bytes\x18\n \x01(\x03\x12\x0e\n\x06\x63\x61ller\x18\x0b \x01(\t\x12\x1e\n\x04role\x18\x0c \x01(\x0e\x32\x10.blemish.v1.Role\x12)\n\x0bmost_urgent\x18\r \x01(\x0e\x32\x14.blemish.v1.Priority\x12\x1e\n\x04\x64isk\x18\x0e \x01(\x0b\x32\x10.blemish.v1.Disk\x12\'\n\x07streams\x18\x0f \x03(\x0b\x32\x16.blemish.v1.OpenStream\x12+\n\x07\x63\x61meras\x18\x10 \x03(\x0b\x32\x1a.blemish.v1.CameraActivity\x12L\n\x0ewaiting_images\x18\x11 \x03(\x0b\x32\x34.blemish.v1.GetServerInfoResponse.WaitingImagesEntry\x1a/\n\rRuntimesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x34\n\x12WaitingImagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\x9a\x01\n\x06Limits\x12\x19\n\x11max_message_bytes\x18\x01 \x01(\x03\x12\x16\n\x0emin_image_side\x18\x02 \x01(\x05\x12\x16\n\x0emax_image_side\x18\x03 \x01(\x05\x12\x18\n\x10max_image_pixels\x18\x04 \x01(\x03\x12\x17\n\x0fmax_image_bytes\x18\x05 \x01(\x03\x12\x12\n\nmax_queued\x18\x06 \x01(\x05\"Y\n\x04\x44isk\x12\x12\n\nfree_bytes\x18\x01 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\x12\x16\n\x0emin_free_bytes\x18\x03 \x01(\x03\x12\x10\n\x08shortage\x18\x04 \x01(\t\"\x9b\x02\n\nOpenStream\x12\r\n\x05model\x18\x01 \x01(\t\x12(\n\x06policy\x18\x02 \x01(\x0e\x32\x18.blemish.v1.StreamPolicy\x12\x0e\n\x06\x63\x61ller\x18\x03 \x01(\t\x12\x0f\n\x07\x63\x61meras\x18\x04 \x03(\t\x12.\n\nstart_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x66rames\x18\x06 \x01(\x03\x12\x16\n\x0e\x64ropped_frames\x18\x07 \x01(\x03\x12\x16\n\x0erefused_frames\x18\x08 \x01(\x03\x12\x19\n\x11\x66rames_per_second\x18\t \x01(\x01\x12(\n\x04last\x18\n \x01(\x0b\x32\x1a.blemish.v1.LastInspection\"e\n\x0e\x43\x61meraActivity\x12\x0e\n\x06\x63\x61mera\x18\x01 \x01(\t\x12\x19\n\x11images_per_second\x18\x02 \x01(\x01\x12(\n\x04last\x18\x03 \x01(\x0b\x32\x1a.blemish.v1.LastInspection\"\x86\x01\n\x0eLastInspection\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x07verdict\x18\x03 \x01(\x0e\x32\x13.blemish.v1.Verdict\x12\r\n\x05score\x18\x04 \x01(\x01\"O\n\nDependency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x10\n\x08warnings\x18\x04 \x03(\t2k\n\rServerService\x12Z\n\rGetServerInfo\x12 .blemish.v1.GetServerInfoRequest\x1a!.blemish.v1.GetServerInfoResponse\"\x04\xa8\xe3\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,26 +37,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETSERVERINFORESPONSE_RUNTIMESENTRY']._loaded_options = None
   _globals['_GETSERVERINFORESPONSE_RUNTIMESENTRY']._serialized_options = b'8\001'
+  _globals['_GETSERVERINFORESPONSE_WAITINGIMAGESENTRY']._loaded_options = None
+  _globals['_GETSERVERINFORESPONSE_WAITINGIMAGESENTRY']._serialized_options = b'8\001'
   _globals['_SERVERSERVICE'].methods_by_name['GetServerInfo']._loaded_options = None
   _globals['_SERVERSERVICE'].methods_by_name['GetServerInfo']._serialized_options = b'\250\343\030\001'
   _globals['_GETSERVERINFOREQUEST']._serialized_start=150
   _globals['_GETSERVERINFOREQUEST']._serialized_end=172
   _globals['_GETSERVERINFORESPONSE']._serialized_start=175
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=776
-  _globals['_GETSERVERINFORESPONSE_RUNTIMESENTRY']._serialized_start=729
-  _globals['_GETSERVERINFORESPONSE_RUNTIMESENTRY']._serialized_end=776
-  _globals['_LIMITS']._serialized_start=779
-  _globals['_LIMITS']._serialized_end=933
-  _globals['_DISK']._serialized_start=935
-  _globals['_DISK']._serialized_end=1024
-  _globals['_OPENSTREAM']._serialized_start=1027
-  _globals['_OPENSTREAM']._serialized_end=1310
-  _globals['_CAMERAACTIVITY']._serialized_start=1312
-  _globals['_CAMERAACTIVITY']._serialized_end=1413
-  _globals['_LASTINSPECTION']._serialized_start=1416
-  _globals['_LASTINSPECTION']._serialized_end=1550
-  _globals['_DEPENDENCY']._serialized_start=1552
-  _globals['_DEPENDENCY']._serialized_end=1631
-  _globals['_SERVERSERVICE']._serialized_start=1633
-  _globals['_SERVERSERVICE']._serialized_end=1740
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=908
+  _globals['_GETSERVERINFORESPONSE_RUNTIMESENTRY']._serialized_start=807
+  _globals['_GETSERVERINFORESPONSE_RUNTIMESENTRY']._serialized_end=854
+  _globals['_GETSERVERINFORESPONSE_WAITINGIMAGESENTRY']._serialized_start=856
+  _globals['_GETSERVERINFORESPONSE_WAITINGIMAGESENTRY']._serialized_end=908
+  _globals['_LIMITS']._serialized_start=911
+  _globals['_LIMITS']._serialized_end=1065
+  _globals['_DISK']._serialized_start=1067
+  _globals['_DISK']._serialized_end=1156
+  _globals['_OPENSTREAM']._serialized_start=1159
+  _globals['_OPENSTREAM']._serialized_end=1442
+  _globals['_CAMERAACTIVITY']._serialized_start=1444
+  _globals['_CAMERAACTIVITY']._serialized_end=1545
+  _globals['_LASTINSPECTION']._serialized_start=1548
+  _globals['_LASTINSPECTION']._serialized_end=1682
+  _globals['_DEPENDENCY']._serialized_start=1684
+  _globals['_DEPENDENCY']._serialized_end=1763
+  _globals['_SERVERSERVICE']._serialized_start=1765
+  _globals['_SERVERSERVICE']._serialized_end=1872
 # @@protoc_insertion_point(module_scope)

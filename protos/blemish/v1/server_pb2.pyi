@@ -61,6 +61,26 @@ class GetServerInfoResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class WaitingImagesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     VERSION_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
@@ -77,6 +97,7 @@ class GetServerInfoResponse(_message.Message):
     DISK_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
     CAMERAS_FIELD_NUMBER: _builtins.int
+    WAITING_IMAGES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     device: _builtins.str
     """The device that runs models: cpu, cuda:0, ..."""
@@ -122,6 +143,12 @@ class GetServerInfoResponse(_message.Message):
         At most 256. A caller of ROLE_CAMERA receives those whose latest image it sent.
         """
 
+    @_builtins.property
+    def waiting_images(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """The number of images that wait to be scored by each loaded model, by model name. At most
+        limits.max_queued each. Empty from an older server.
+        """
+
     def __init__(
         self,
         *,
@@ -141,10 +168,11 @@ class GetServerInfoResponse(_message.Message):
         disk: Global___Disk | None = ...,
         streams: _abc.Iterable[Global___OpenStream] | None = ...,
         cameras: _abc.Iterable[Global___CameraActivity] | None = ...,
+        waiting_images: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["disk", b"disk", "limits", b"limits", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cameras", b"cameras", "dependencies", b"dependencies", "detectors", b"detectors", "device", b"device", "disk", b"disk", "limits", b"limits", "loaded_bytes", b"loaded_bytes", "loaded_models", b"loaded_models", "max_loaded_bytes", b"max_loaded_bytes", "most_urgent", b"most_urgent", "role", b"role", "runtimes", b"runtimes", "start_time", b"start_time", "streams", b"streams", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cameras", b"cameras", "dependencies", b"dependencies", "detectors", b"detectors", "device", b"device", "disk", b"disk", "limits", b"limits", "loaded_bytes", b"loaded_bytes", "loaded_models", b"loaded_models", "max_loaded_bytes", b"max_loaded_bytes", "most_urgent", b"most_urgent", "role", b"role", "runtimes", b"runtimes", "start_time", b"start_time", "streams", b"streams", "version", b"version", "waiting_images", b"waiting_images"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -64,6 +64,7 @@ class ServerServicer(ServerServiceServicer):
             ),
             loaded_models=list(self._cache.runtimes),
             runtimes=self._cache.runtimes,
+            waiting_images={str(model.ref): model.batcher.queued for model in self._cache.loaded},
             loaded_bytes=self._cache.bytes,
             max_loaded_bytes=self._settings.max_loaded_bytes,
             dependencies=[

@@ -2,6 +2,7 @@
 """GetServerInfo shows a caller the streams and cameras that its role may see."""
 
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,14 +28,31 @@ from blemish_server.settings import ServerSettings
 LEFT, RIGHT = Caller("press-left", Role.CAMERA), Caller("press-right", Role.CAMERA)
 
 
+@dataclass
+class FakeBatcher:
+    """A batcher with images that wait."""
+
+    queued: int
+
+
+@dataclass
+class FakeModel:
+    """A loaded model."""
+
+    ref: ModelRef
+    batcher: FakeBatcher
+
+
+@dataclass
 class FakeModels:
-    """A cache without models."""
+    """A cache of models."""
 
-    runtimes: dict[str, str]
-    bytes = 0
+    loaded: list[FakeModel] = field(default_factory=list)
+    bytes: int = 0
 
-    def __init__(self) -> None:
-        self.runtimes = {}
+    @property
+    def runtimes(self) -> dict[str, str]:
+        return {str(model.ref): "openvino" for model in self.loaded}
 
 
 class FakeHealth:
@@ -43,7 +61,9 @@ class FakeHealth:
     async def set(self, service: str, status: Any) -> None: ...
 
 
-async def info(activity: Activity, caller: Caller, folder: Path) -> pb.GetServerInfoResponse:
+async def info(
+    activity: Activity, caller: Caller, folder: Path, models: FakeModels | None = None
+) -> pb.GetServerInfoResponse:
     """Return what a caller receives."""
     health = cast(health_aio.HealthServicer, FakeHealth())
     disk = DiskMonitor(StoreDisk(folder, 1), health)
@@ -51,7 +71,7 @@ async def info(activity: Activity, caller: Caller, folder: Path) -> pb.GetServer
     servicer = ServerServicer(
         ServerSettings(store=folder),
         "cpu",
-        cast(ModelCache, FakeModels()),
+        cast(ModelCache, models or FakeModels()),
         Dependencies((), health),
         disk,
         activity,
@@ -93,3 +113,11 @@ async def test_camera_sees_its_own_streams_and_cameras(
     assert {stream.last.verdict for stream in seen.streams} == {VERDICT_ANOMALOUS}
     assert seen.disk.free_bytes > 0
     assert seen.disk.shortage == ""
+
+
+async def test_images_that_wait_are_counted_for_each_loaded_model(tmp_path: Path) -> None:
+    busy, idle = ModelRef("tile", 2), ModelRef("grid", 1)
+    models = FakeModels([FakeModel(busy, FakeBatcher(7)), FakeModel(idle, FakeBatcher(0))])
+    seen = await info(Activity(), ANONYMOUS, tmp_path, models)
+    assert dict(seen.waiting_images) == {str(busy): 7, str(idle): 0}
+    assert set(seen.waiting_images) == set(seen.loaded_models)

@@ -44,7 +44,8 @@ def info(ctx: typer.Context, as_json: Json = False) -> None:
         f"{limits.min_image_side} to {limits.max_image_side} px per side, "
         f"{limits.max_image_pixels / 1e6:.0f} megapixels, {size(limits.max_image_bytes)}",
     )
-    rows.add_row("queue", f"{limits.max_queued} images per model")
+    waiting = sum(server.waiting_images.values())
+    rows.add_row("queue", f"{waiting} images wait, at most {limits.max_queued} per model")
     if server.HasField("disk"):
         rows.add_row("disk", _disk(server.disk))
     for dependency in server.dependencies:
