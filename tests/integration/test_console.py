@@ -12,17 +12,20 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 from tests.integration.conftest import RunningStack, Start
 from tests.support.browser import Window, chromium, console, window
 from tests.support.processes import stop, wait_for_file
 from tests.support.relay import Relay
 
+from blemish.v1.job_pb2 import PatchCore
 from blemish.v1.search_pb2 import (
     LABEL_CONFIRMED,
     LABEL_FALSE_ALARM,
@@ -30,7 +33,7 @@ from blemish.v1.search_pb2 import (
     LABEL_NONE,
     LABEL_UNSPECIFIED,
 )
-from blemish_client import Client, Label, Store, StreamPolicy
+from blemish_client import Client, Frame, Label, Store, StreamPolicy
 from blemish_client.demo.surfaces import generate
 from blemish_client.errors import NotFound, Unauthenticated
 from blemish_client.names import short
@@ -207,8 +210,7 @@ def test_box_on_an_uploaded_image_finds_the_place_and_the_neighbours_of_a_hit(
     page.set_input_files("input[type=file]", str(file))
     opened.shows(texts.SEARCH_COUNT.format(count=14))
     assert page.locator(".bl-hit-match").count() == 0
-    page.wait_for_function("document.querySelector('.bl-draw > img')?.naturalWidth > 0")
-    picture = page.locator(".bl-draw > img").bounding_box()
+    picture = page.locator(".bl-query-image img").bounding_box()
     left, top, width, height = (picture[name] for name in ("x", "y", "width", "height"))
     page.mouse.move(left + width * 0.2, top + height * 0.2)
     page.mouse.down()
@@ -224,7 +226,6 @@ def test_box_on_an_uploaded_image_finds_the_place_and_the_neighbours_of_a_hit(
     page.get_by_label(texts.SEARCH_CLASS).click()
     page.get_by_role("option", name="oil", exact=True).click()
     page.wait_for_function(
-        "document.querySelector('.bl-hit') && "
         "[...document.querySelectorAll('.bl-hit')].every(hit => /oil/.test(hit.innerText))"
     )
     assert page.get_by_label(texts.SEARCH_WHERE).input_value() == 'class = "oil"'
@@ -685,6 +686,61 @@ def test_page_goes_on_after_its_socket_was_lost(
         client.score(image, "tile", camera="line-cut-longer")
         opened.page.locator(".bl-tile", has_text="line-cut-longer").wait_for()
         opened.shows(texts.CONNECTED)
+
+
+@pytest.fixture
+def night(client: Client, tile_model: str) -> Iterator[datetime]:
+    """Keep 101 frames of a model of its own, one a minute, and return the time of the newest."""
+    detector = PatchCore(input_size=64, max_entries=200)
+    job = client.wait(client.train("tile", model_id="night", detector=detector, promote=True))
+    assert job.error == ""
+    newest = datetime.now().astimezone().replace(second=30, microsecond=0) - timedelta(minutes=5)
+    source = np.random.default_rng(5)
+    frames = [
+        Frame(
+            source.integers(0, 255, (64, 64, 3), np.uint8), capture_time=newest - timedelta(minutes=minutes)
+        )
+        for minutes in range(101)
+    ]
+    list(client.stream(frames, "night", camera="line", store=Store.ALL, policy=StreamPolicy.BLOCK))
+    give_up = time.monotonic() + 20
+    while len(_items(client, "night")) < len(frames):
+        assert time.monotonic() < give_up, "not all frames were kept"
+        time.sleep(0.1)
+    yield newest
+    client.delete_model("night", force=True)
+
+
+def test_pages_of_the_queue_are_turned_selected_and_begun_at_a_time(
+    url: str, opened: Window, client: Client, night: datetime
+) -> None:
+    page = opened.page
+    page.goto(f"{url}/review?model=night&show=all")
+    opened.shows(texts.PAGE_RANGE.format(first=1, last=100, total=101))
+    assert page.locator(".bl-thumb-choice").count() == 100
+    assert page.get_by_role("button", name=texts.PAGE_BEFORE).is_disabled()
+    page.get_by_role("button", name=texts.PAGE_AFTER).click()
+    opened.shows(texts.PAGE_RANGE.format(first=101, last=101, total=101))
+    opened.shows(texts.POSITION.format(position=101, total=101))
+    assert page.get_by_role("button", name=texts.PAGE_AFTER).is_disabled()
+    page.get_by_role("button", name=texts.SELECT_ALL).click()
+    opened.shows(texts.SELECTED.format(count=1))
+    page.get_by_role("button", name=texts.PAGE_BEFORE).click()
+    opened.shows(texts.POSITION.format(position=1, total=101))
+    page.locator(".bl-thumb-choice input").first.check()
+    opened.shows(texts.SELECTED.format(count=2))
+    page.locator(".bl-thumb-choice input").first.uncheck()
+    page.get_by_role("button", name=texts.GOOD).last.click()
+    opened.shows(texts.BULK_DONE.format(count=1))
+    page.get_by_label(texts.UNTIL).fill("2020-01-01T00:00")
+    opened.shows(texts.NOTHING_UNTIL)
+    opened.shows(texts.POSITION.format(position=1, total=101))
+    # Times without seconds: the frame of that minute comes after it.
+    page.get_by_label(texts.UNTIL).fill((night - timedelta(minutes=60)).strftime("%Y-%m-%dT%H:%M"))
+    opened.shows(texts.POSITION.format(position=1, total=40))
+    page.locator(".bl-thumb-choice").nth(39).locator(".bl-chip-good").wait_for()
+    page.locator(".bl-thumb-choice button").nth(38).click()
+    opened.shows(texts.POSITION.format(position=39, total=40))
 
 
 def test_training_is_started_with_the_form_watched_and_cancelled(

@@ -56,6 +56,8 @@ class ReviewQuery:
     camera: str = ""
     shown: Shown = Shown.TO_REVIEW
     order: Order = Order.NEWEST
+    until: datetime | None = None
+    """Latest time, with a zone."""
 
     @property
     def condition(self) -> str:
@@ -63,6 +65,8 @@ class ReviewQuery:
         parts = ["source = camera", _CONDITIONS[self.shown]]
         if self.since is not None:
             parts.append(f'time >= "{self.since.isoformat()}"')
+        if self.until is not None:
+            parts.append(f'time <= "{self.until.isoformat()}"')
         if self.camera:
             parts.append(f"camera = {_quoted(self.camera)}")
         return " AND ".join(filter(None, parts))
@@ -189,7 +193,7 @@ def summarize(items: Iterable[Hit]) -> Summary:
 
 def read_summary(client: Client, query: ReviewQuery) -> Summary:
     """Return the numbers of all kept frames of a period, whatever their verdict and label."""
-    everything = ReviewQuery(query.model, query.since, query.camera, Shown.ALL)
+    everything = ReviewQuery(query.model, query.since, query.camera, Shown.ALL, until=query.until)
     try:
         return summarize(client.items(query.model, where=everything.condition))
     except NotFound:

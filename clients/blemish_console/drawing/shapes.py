@@ -44,7 +44,6 @@ class Layer(StrEnum):
     DEFECT = "defect"
     INSPECT = "inspect"
     IGNORE = "ignore"
-    PART = "part"
 
 
 class UnusableShape(ValueError):

@@ -2,7 +2,7 @@
 """Review: kept frames one after the other, labelled by keys, and the summary of the shift to print."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from urllib.parse import quote, urlencode
 
@@ -23,12 +23,15 @@ from blemish_client.errors import Aborted, BlemishError, NotFound, Unauthenticat
 from blemish_client.names import short
 from blemish_console import texts, theme
 from blemish_console.data import models, review
-from blemish_console.data.review import Order, ReviewQuery, Shown
+from blemish_console.data.review import PAGE_SIZE, Order, QueuePage, ReviewQuery, Shown
 from blemish_console.formats import ABSENT, number, when
+from blemish_console.pages.frame_strip import FrameStrip, StripFrame
 from blemish_console.pages.learning import LearningPanel
 from blemish_console.shell import View, describe
 from blemish_console.theme import Sign
 
+UNTIL_PAUSE_MS = 700
+"""Time after the last key after which a typed time counts."""
 _SIDE_PX, _THUMBNAIL_PX = 1280, 160
 _LABEL_SIGNS = {
     LABEL_FALSE_ALARM: Sign(texts.FALSE_ALARM, "notifications_off", "warn"),
@@ -72,7 +75,16 @@ def _query(view: View, model: str) -> ReviewQuery:
         view.query.get("camera", ""),
         Shown(shown) if shown in texts.SHOWN else Shown.TO_REVIEW,
         Order(order) if order in texts.ORDERS else Order.NEWEST,
+        _parse_time(view.query.get("until", "")),
     )
+
+
+def _parse_time(text: str) -> datetime | None:
+    """Return a time of this machine's zone, or None if it is not one."""
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        return None
 
 
 @dataclass
@@ -100,7 +112,8 @@ class _ReviewPage:
         self._shows_regions = True
         self._is_zoomed = False
         self._is_busy = False
-        self._cards: dict[str, ui.element] = {}
+        self._first = 0
+        """Position of the first frame of the strip."""
 
     async def draw(self) -> None:
         names = [short(model.name) for model in await self._view.session.call(models.read_models)]
@@ -111,8 +124,7 @@ class _ReviewPage:
         if not self._query.model:
             self._query = _query(self._view, names[0])
         page = await self._view.session.call(review.read_queue, self._query)
-        self._items, self._total = page.items, page.total
-        self._next_page_token, self._threshold = page.next_page_token, page.threshold
+        self._take(page)
         self._draw_filters(names)
         self._learning = LearningPanel(self._view, self._query.model)
         await self._learning.draw()
@@ -138,13 +150,25 @@ class _ReviewPage:
                     self._neighbours = ui.element("div").classes("bl-strip").style("min-height: 120px")
         with theme.card(texts.QUEUE):
             self._bulk = ui.row().classes("items-center w-full").style("min-height: 36px")
-            self._strip = ui.element("div").classes("bl-strip")
-            self._more = ui.button(texts.LOAD_MORE, on_click=self._load_more).props("flat")
-        self._draw_strip()
+            self._strip = FrameStrip(self._open, self._select)
+            with ui.row().classes("items-center w-full"):
+                self._earlier = ui.button(texts.PAGE_BEFORE, icon="chevron_left").props("flat dense")
+                self._earlier.on_click(self._once(lambda: self._turn(-1)))
+                self._range = ui.label()
+                self._later = ui.button(texts.PAGE_AFTER, icon="chevron_right").props("flat dense")
+                self._later.on_click(self._once(lambda: self._turn(1)))
         self._draw_bulk()
         ui.keyboard(self._on_key, repeating=False, ignore=["input", "select", "textarea"])
         ui.timer(0, self._read_classes, once=True)
         await self._show(0)
+
+    def _take(self, page: QueuePage) -> None:
+        """Take over the first page of a queue."""
+        self._items, self._total = page.items, page.total
+        self._next_page_token, self._threshold = page.next_page_token, page.threshold
+        self._at = 0
+        self._steps.clear()
+        self._selected.clear()
 
     # Filters
 
@@ -161,6 +185,11 @@ class _ReviewPage:
             self._choice(texts.CAMERA, choices, self._query.camera, "camera")
             self._choice(texts.SHOW, texts.SHOWN, str(self._query.shown), "show")
             self._choice(texts.ORDER, texts.ORDERS, str(self._query.order), "order")
+            ui.input(
+                texts.UNTIL,
+                value=self._view.query.get("until", ""),
+                on_change=lambda change: self._jump(change.value or ""),
+            ).props(f"type=datetime-local dense outlined stack-label debounce={UNTIL_PAUSE_MS}")
             ui.space()
             if self._view.session.may(ROLE_OPERATOR):
                 ui.button(texts.LEARN, icon="school", on_click=self._learn).props("flat")
@@ -180,6 +209,25 @@ class _ReviewPage:
         query = {"model": self._query.model, **self._view.query, **changed}
         ui.navigate.to(f"{path}?{urlencode({key: str(value) for key, value in query.items()})}")
 
+    async def _jump(self, until: str) -> None:
+        """Show the queue up to a time, with the frames before it."""
+        query = replace(self._query, until=_parse_time(until))
+        if not self._items:
+            self._go("/review", until=until)
+            return
+
+        async def read() -> None:
+            page = await self._view.session.call(review.read_queue, query)
+            if not page.items:
+                ui.notify(texts.NOTHING_UNTIL, type="warning", position="top")
+                return
+            self._query, self._view.query["until"] = query, until
+            self._take(page)
+            self._draw_bulk()
+            await self._show(0)
+
+        await self._view.attempt(read)
+
     async def _learn(self) -> None:
         await self._learning.ask()
 
@@ -193,12 +241,10 @@ class _ReviewPage:
 
     async def _show(self, at: int) -> None:
         """Show the frame at a position of the queue."""
-        if (before := self._cards.get(self._item().item)) is not None:
-            before.classes(remove="bl-thumb-here")
         self._at = max(0, min(at, len(self._items) - 1))
         item = self._item()
-        if (card := self._cards.get(item.item)) is not None:
-            card.classes("bl-thumb-here")
+        self._draw_strip(self._at - self._at % PAGE_SIZE)
+        self._strip.show_here(item.item)
         self._draw_facts()
         width, height = 0, 0
         try:
@@ -449,56 +495,66 @@ class _ReviewPage:
             known = {item.item for item in self._items}
             self._items += [item for item in page.items if item.item not in known]
             self._next_page_token = page.next_page_token
-            self._draw_strip()
 
         if self._next_page_token:
             await self._view.attempt(read)
 
-    def _draw_strip(self) -> None:
-        """Draw the frames that are not drawn yet."""
-        with self._strip:
-            for at, item in enumerate(self._items):
-                if item.item not in self._cards:
-                    self._cards[item.item] = self._draw_card(at, item)
-        self._more.set_visibility(bool(self._next_page_token))
+    async def _turn(self, pages: int) -> None:
+        """Turn pages of the queue, and show the first frame of the new one."""
+        first = self._first + pages * PAGE_SIZE
+        if first >= len(self._items):
+            await self._load_more()
+        if 0 <= first < len(self._items):
+            await self._show(first)
 
-    def _draw_card(self, at: int, item: Hit) -> ui.element:
-        card = ui.element("div").classes("bl-thumb bl-thumb-choice")
-        self._fill_card(card, at, item)
-        return card
+    async def _open(self, item: str) -> None:
+        await self._show(self._position(item))
 
-    def _fill_card(self, card: ui.element, at: int, item: Hit) -> None:
-        with card:
-            button = ui.element("button").classes("bl-thumb-button")
-            button.on("click", lambda: self._show(at))
-            with button:
-                self._draw_thumbnail(item)
-            with ui.row().classes("items-center no-wrap").style("gap: 4px"):
-                ui.checkbox(
-                    value=item.item in self._selected,
-                    on_change=lambda change: self._select(item.item, is_selected=change.value),
-                ).props("dense size=sm")
-                theme.chip(_label_sign(item, is_unsure=item.item in self._unsure))
+    def _position(self, item: str) -> int:
+        return next(at for at, each in enumerate(self._items) if each.item == item)
+
+    def _draw_strip(self, first: int) -> None:
+        """Draw the page of the queue that begins at a position."""
+        shown = self._items[first : first + PAGE_SIZE]
+        self._first = first
+        if [item.item for item in shown] != self._strip.ids:
+            self._strip.show(map(self._strip_frame, shown))
+            self._strip.select(self._selected)
+        last = first + len(shown)
+        self._range.set_text(texts.PAGE_RANGE.format(first=first + 1, last=last, total=self._total))
+        self._earlier.set_enabled(first > 0)
+        self._later.set_enabled(last < len(self._items) or bool(self._next_page_token))
+
+    def _strip_frame(self, item: Hit) -> StripFrame:
+        return StripFrame(
+            item.item,
+            self._image_path(item, _THUMBNAIL_PX),
+            f"{item.camera} {when(item.time)}",
+            _label_sign(item, is_unsure=item.item in self._unsure),
+        )
 
     def _redraw_thumbnail(self, item: Hit) -> None:
-        card = self._cards[item.item]
-        card.clear()
-        at = next(at for at, each in enumerate(self._items) if each.item == item.item)
-        self._fill_card(card, at, item)
+        self._strip.redraw(self._strip_frame(item))
 
     # Many frames at once
 
-    def _select(self, item: str, *, is_selected: bool) -> None:
+    def _select(self, item: str, is_selected: bool) -> None:
         if is_selected:
             self._selected.add(item)
         else:
             self._selected.discard(item)
-        self._draw_bulk()
+        self._selection_changed()
 
     def _select_all(self, *, is_selected: bool) -> None:
-        self._selected = {item.item for item in self._items} if is_selected else set()
-        for item in self._items:
-            self._redraw_thumbnail(item)
+        if is_selected:
+            shown = self._items[self._first : self._first + PAGE_SIZE]
+            self._selected |= {item.item for item in shown}
+        else:
+            self._selected.clear()
+        self._selection_changed()
+
+    def _selection_changed(self) -> None:
+        self._strip.select(self._selected)
         self._draw_bulk()
 
     def _draw_bulk(self) -> None:
@@ -548,7 +604,7 @@ class _ReviewPage:
             self._steps.append(_Step(at, item))
             self._selected.discard(item.item)
             self._replace(at, labelled)
-        self._draw_bulk()
+        self._selection_changed()
         self._draw_facts()
         if failures:
             text = texts.BULK_PARTLY.format(count=done, failed=len(failures), reason=describe(failures[0]))

@@ -16,6 +16,12 @@ def test_queue_has_the_unlabelled_anomalous_frames_of_the_period_and_camera() ->
     )
 
 
+def test_queue_ends_at_a_time() -> None:
+    assert ReviewQuery("tile", shown=Shown.ALL, until=NIGHT).condition == (
+        'source = camera AND time <= "2026-11-01T22:00:00+00:00"'
+    )
+
+
 def test_all_kept_frames_are_those_of_cameras() -> None:
     assert ReviewQuery("tile", shown=Shown.ALL).condition == "source = camera"
 
