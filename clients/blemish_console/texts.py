@@ -232,7 +232,7 @@ POSITION = "{position} of {total}"
 SCORE = "score"
 FROM_CAMERA = "camera"
 TIME = "time"
-NO_LABEL = "no label"
+NO_LABEL = "No label"
 DEFECT = "Defect"
 FALSE_ALARM = "False alarm"
 GOOD = "Good"
@@ -245,8 +245,8 @@ CLASS_MISSING = "Write the class of the defect first, for example scratch."
 REGIONS = "Regions"
 ZOOM = "Zoom"
 UNSURE_SIGN = "unsure, at the end of the queue"
-CONFIRMED_AS = "defect: {name}"
-CONFIRMED = "defect"
+CONFIRMED_AS = "Defect: {name}"
+CONFIRMED = "Defect"
 LABELLED_MEANWHILE = "Another person labelled this frame meanwhile; it now shows their label."
 NOTHING_TO_UNDO = "There is nothing to undo."
 NEIGHBOURS = "Most similar past images"
@@ -478,14 +478,11 @@ SEARCH_TIME = "Time"
 SEARCH_LIMIT = "Hits"
 SEARCH_ANY = "any"
 SEARCH_VERDICTS = {"normal": NORMAL, "anomalous": ANOMALOUS}
-SEARCH_CONFIRMED = "confirmed"
-SEARCH_FALSE_ALARM = "false alarm"
-SEARCH_GOOD = "good"
 SEARCH_LABELS = {
-    "confirmed": SEARCH_CONFIRMED,
-    "false-alarm": SEARCH_FALSE_ALARM,
-    "good": SEARCH_GOOD,
-    "none": "no label",
+    "confirmed": CONFIRMED,
+    "false-alarm": FALSE_ALARM,
+    "good": GOOD,
+    "none": NO_LABEL,
 }
 SEARCH_PERIODS = {0: "any", 1: "last hour", 8: "last 8 hours", 24: "last 24 hours", 168: "last 7 days"}
 SEARCH_WHERE = "Filter as text"

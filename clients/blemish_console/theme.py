@@ -14,6 +14,7 @@ from nicegui import ui
 
 from blemish.v1 import job_pb2
 from blemish.v1.image_pb2 import VERDICT_ANOMALOUS, VERDICT_NORMAL, Verdict
+from blemish.v1.search_pb2 import LABEL_CONFIRMED, LABEL_FALSE_ALARM, LABEL_GOOD, Hit, Label
 from blemish_console import texts
 
 
@@ -36,6 +37,12 @@ NO_VERDICT = Sign(texts.NO_VERDICT, "help", "quiet")
 PRODUCTION = Sign(texts.PRODUCTION, "verified", "good")
 SHADOW = Sign(texts.SHADOW, "visibility", "warn")
 PINNED = Sign(texts.PINNED, "push_pin", "quiet")
+NO_LABEL = Sign(texts.NO_LABEL, "label_off", "quiet")
+_LABELS = {
+    LABEL_CONFIRMED: Sign(texts.CONFIRMED, "report", "bad"),
+    LABEL_FALSE_ALARM: Sign(texts.FALSE_ALARM, "notifications_off", "warn"),
+    LABEL_GOOD: Sign(texts.GOOD, "thumb_up", "good"),
+}
 _JOB_STATES = {
     job_pb2.JOB_STATE_QUEUED: Sign(texts.QUEUED, "schedule", "quiet"),
     job_pb2.JOB_STATE_RUNNING: Sign(texts.RUNNING, "play_circle", "warn"),
@@ -48,6 +55,13 @@ _JOB_STATES = {
 
 def verdict_sign(verdict: Verdict.ValueType) -> Sign:
     return {VERDICT_NORMAL: NORMAL, VERDICT_ANOMALOUS: ANOMALOUS}.get(verdict, NO_VERDICT)
+
+
+def label_sign(label: Label.ValueType, label_class: str = "") -> Sign:
+    """Return the judgement of a person; ``label_class`` is the class of a confirmed defect."""
+    if label == LABEL_CONFIRMED and label_class:
+        return Sign(texts.CONFIRMED_AS.format(name=label_class), "report", "bad")
+    return _LABELS.get(label, NO_LABEL)
 
 
 def job_sign(state: job_pb2.JobState.ValueType) -> Sign:
@@ -70,6 +84,16 @@ def chip(sign: Sign) -> None:
     with ui.element("span").classes(f"bl-chip bl-chip-{sign.tone}"):
         ui.icon(sign.icon, size="16px")
         ui.label(sign.word)
+
+
+def label_chip(item: Hit) -> None:
+    """Draw the label of an indexed image, or without one the class of its dataset."""
+    if item.label in _LABELS:
+        chip(label_sign(item.label, item.label_class))
+    elif item.dataset:
+        chip(Sign(item.class_name, "folder", "quiet"))
+    else:
+        chip(NO_LABEL)
 
 
 def link(text: str, target: str) -> None:

@@ -4,7 +4,8 @@ from importlib.resources import files
 
 import pytest
 
-from blemish_console import theme
+from blemish.v1.search_pb2 import LABEL_CONFIRMED, LABEL_FALSE_ALARM, LABEL_NONE, LABEL_UNSPECIFIED
+from blemish_console import texts, theme
 
 STYLE = files("blemish_console").joinpath("templates/console.css").read_text()
 PAIRS = [
@@ -44,3 +45,10 @@ def test_verdicts_differ_in_word_shape_and_colour() -> None:
     signs = [theme.NORMAL, theme.ANOMALOUS, theme.NO_VERDICT]
     for part in ("word", "icon", "tone"):
         assert len({getattr(sign, part) for sign in signs}) == 3
+
+
+def test_label_of_a_person_is_a_word_with_the_class_of_a_defect() -> None:
+    assert theme.label_sign(LABEL_CONFIRMED, "crack").word == texts.CONFIRMED_AS.format(name="crack")
+    assert theme.label_sign(LABEL_CONFIRMED).word == texts.CONFIRMED
+    assert theme.label_sign(LABEL_FALSE_ALARM, "ignored").word == texts.FALSE_ALARM
+    assert theme.label_sign(LABEL_NONE) == theme.label_sign(LABEL_UNSPECIFIED) == theme.NO_LABEL

@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote_plus, urlencode
 from urllib.request import urlopen
 
 import numpy as np
@@ -39,7 +39,7 @@ from blemish_client.errors import NotFound, Unauthenticated
 from blemish_client.names import short
 from blemish_client.transport.credentials import Credentials
 from blemish_console import texts, theme
-from blemish_console.formats import number
+from blemish_console.formats import number, when
 from blemish_server.auth import access
 from blemish_server.auth.access import Role
 
@@ -226,7 +226,10 @@ def test_box_on_an_uploaded_image_finds_the_place_and_the_neighbours_of_a_hit(
     page.get_by_label(texts.SEARCH_CLASS).click()
     page.get_by_role("option", name="oil", exact=True).click()
     page.wait_for_function(
-        "[...document.querySelectorAll('.bl-hit')].every(hit => /oil/.test(hit.innerText))"
+        """() => {
+            const hits = [...document.querySelectorAll('.bl-hit')];
+            return hits.length && hits.every(hit => /oil/.test(hit.innerText));
+        }"""
     )
     assert page.get_by_label(texts.SEARCH_WHERE).input_value() == 'class = "oil"'
     page.locator(".bl-hit").first.click()
@@ -517,6 +520,25 @@ def test_frames_are_labelled_by_keys_undone_and_summarized(
     assert opened.page.title() == f"{texts.SUMMARY} · {texts.TITLE}"
 
 
+def test_neighbour_of_a_frame_has_label_camera_and_time_and_leads_to_its_own(
+    url: str, opened: Window, client: Client, kept_frames: list[str]
+) -> None:
+    query = urlencode({"model": "tile", "show": "all", "camera": MARKUP})
+    expected = list(client.search(kept_frames[0], "tile", 6))
+    client.label(expected[0].item, "tile", Label.CONFIRMED, "dent")
+    opened.page.goto(f"{url}/review?{query}")
+    neighbours = opened.page.locator(".bl-neighbour")
+    neighbours.first.wait_for()
+    assert neighbours.count() == len(expected)
+    text = neighbours.first.inner_text()
+    client.label(expected[0].item, "tile", Label.NONE)
+    for part in (texts.CONFIRMED_AS.format(name="dent"), expected[0].camera, when(expected[0].time)):
+        assert part in text
+    neighbours.first.click()
+    opened.shows("hits, the most similar first")
+    assert quote_plus(expected[0].item) in opened.page.url
+
+
 def test_label_of_another_person_is_shown_and_stays(
     url: str, opened: Window, client: Client, kept_frames: list[str]
 ) -> None:
@@ -770,7 +792,7 @@ def test_training_is_started_with_the_form_watched_and_cancelled(
 def test_finished_training_leads_to_its_version_and_has_its_log(
     url: str, opened: Window, client: Client, tile_model: str
 ) -> None:
-    finished = next(job for job in client.jobs() if job.train.dataset and job.result.model_version)
+    finished = client.job(client.model(tile_model).job)
     opened.page.goto(f"{url}/train?job={finished.name}")
     opened.page.locator(".bl-log .q-virtual-scroll__content, .bl-log > *").first.wait_for()
     version = short(finished.result.model_version)

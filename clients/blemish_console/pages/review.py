@@ -24,7 +24,7 @@ from blemish_client.names import short
 from blemish_console import texts, theme
 from blemish_console.data import models, review
 from blemish_console.data.review import PAGE_SIZE, Order, QueuePage, ReviewQuery, Shown
-from blemish_console.formats import ABSENT, number, when
+from blemish_console.formats import ABSENT, item_title, number, when
 from blemish_console.pages.frame_strip import FrameStrip, StripFrame
 from blemish_console.pages.learning import LearningPanel
 from blemish_console.shell import View, describe
@@ -33,10 +33,6 @@ from blemish_console.theme import Sign
 UNTIL_PAUSE_MS = 700
 """Time after the last key after which a typed time counts."""
 _SIDE_PX, _THUMBNAIL_PX = 1280, 160
-_LABEL_SIGNS = {
-    LABEL_FALSE_ALARM: Sign(texts.FALSE_ALARM, "notifications_off", "warn"),
-    LABEL_GOOD: Sign(texts.GOOD, "thumb_up", "good"),
-}
 
 
 async def build(view: View) -> None:
@@ -147,7 +143,7 @@ class _ReviewPage:
                     self._facts = ui.column().classes("w-full").style("min-height: 152px; gap: 10px")
                     self._draw_actions()
                 with theme.card(texts.NEIGHBOURS):
-                    self._neighbours = ui.element("div").classes("bl-strip").style("min-height: 120px")
+                    self._neighbours = ui.element("div").classes("bl-neighbours")
         with theme.card(texts.QUEUE):
             self._bulk = ui.row().classes("items-center w-full").style("min-height: 36px")
             self._strip = FrameStrip(self._open, self._select)
@@ -303,15 +299,22 @@ class _ReviewPage:
             if not found:
                 theme.empty(texts.NO_NEIGHBOURS, icon="image_search")
             for hit in found:
-                with ui.element("div").classes("bl-thumb"):
-                    self._draw_thumbnail(hit)
-                    _draw_hit_label(hit)
+                self._draw_neighbour(hit)
+
+    def _draw_neighbour(self, hit: Hit) -> None:
+        """Draw a similar image with its label, camera and time; a click shows its own neighbours."""
+        target = f"/search?{urlencode({'model': self._query.model, 'item': hit.item})}"
+        with ui.link(target=target).classes("bl-neighbour").tooltip(texts.SEARCH_NEIGHBOURS):
+            self._draw_thumbnail(hit)
+            theme.label_chip(hit)
+            ui.label(hit.camera or item_title(hit)).classes("bl-name")
+            ui.label(when(hit.time)).classes("bl-faint")
 
     def _draw_thumbnail(self, item: Hit) -> None:
         picture = ui.element("img").classes("bl-thumb-image")
         picture.props["src"] = self._image_path(item, _THUMBNAIL_PX)
         picture.props["loading"] = "lazy"
-        picture.props["alt"] = item.original_path or item.path or f"{item.camera} {when(item.time)}"
+        picture.props["alt"] = f"{item.camera or item_title(item)} {when(item.time)}"
 
     def _show_regions(self, shows: bool) -> None:
         self._shows_regions = shows
@@ -623,21 +626,9 @@ def _outlines(item: Hit, width: int, height: int) -> str:
 
 
 def _label_sign(item: Hit, *, is_unsure: bool) -> Sign:
-    if item.label == LABEL_CONFIRMED:
-        word = texts.CONFIRMED_AS.format(name=item.label_class) if item.label_class else texts.CONFIRMED
-        return Sign(word, "report", "bad")
-    if item.label in _LABEL_SIGNS:
-        return _LABEL_SIGNS[item.label]
-    return Sign(
-        texts.UNSURE_SIGN if is_unsure else texts.NO_LABEL, "help" if is_unsure else "label_off", "quiet"
-    )
-
-
-def _draw_hit_label(hit: Hit) -> None:
-    if hit.dataset and review.is_unlabelled(hit):
-        theme.chip(Sign(hit.class_name, "folder", "quiet"))
-    else:
-        theme.chip(_label_sign(hit, is_unsure=False))
+    if is_unsure and review.is_unlabelled(item):
+        return Sign(texts.UNSURE_SIGN, "help", "quiet")
+    return theme.label_sign(item.label, item.label_class)
 
 
 def _draw_summary(view: View, query: ReviewQuery, summary: review.Summary) -> None:

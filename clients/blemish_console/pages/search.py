@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 from nicegui import ui
 from nicegui.events import GenericEventArguments, UploadEventArguments
 
-from blemish.v1.search_pb2 import LABEL_CONFIRMED, LABEL_FALSE_ALARM, LABEL_GOOD, Hit
+from blemish.v1.search_pb2 import Hit
 from blemish_client.cli.times import with_local_zone
 from blemish_client.errors import BlemishError, InvalidArgument, Unauthenticated
 from blemish_client.names import short
@@ -17,9 +17,8 @@ from blemish_client.search import similarity
 from blemish_console import texts, theme
 from blemish_console.data import models, search
 from blemish_console.data.search import Box, Found, ImageQuery, IndexContents, QueryPicture, UnusableImage
-from blemish_console.formats import ABSENT, number, when
+from blemish_console.formats import item_title, number, when
 from blemish_console.shell import View, describe, leave
-from blemish_console.theme import Sign
 
 _HIT_PX = 256
 _LIMITS = (12, 24, 48, 96)
@@ -28,10 +27,6 @@ _EVENTS = ["mousedown", "mousemove", "mouseup", "mouseleave"]
 _ONLY_PRESSED = "(e) => { if (e.buttons || e.mouse_event_type === 'mouseup') emit(e); }"
 """Movements without a pressed button stay in the browser."""
 _ACCEPTED = "image/*,.tif,.tiff,.bmp,.pgm,.ppm,.jp2"
-_LABEL_SIGNS = {
-    LABEL_FALSE_ALARM: Sign(texts.SEARCH_FALSE_ALARM, "notifications_off", "warn"),
-    LABEL_GOOD: Sign(texts.SEARCH_GOOD, "thumb_up", "good"),
-}
 
 
 async def build(view: View) -> None:
@@ -235,7 +230,7 @@ class _SearchPage:
         async def draw() -> None:
             found, picture = await self._view.session.call(search.read_item, item, self._model)
             self._content, self._item = b"", found.item
-            self._draw_query(picture, _title(found))
+            self._draw_query(picture, item_title(found))
             with self._facts:
                 _draw_signs(found)
             await self._search()
@@ -361,8 +356,8 @@ class _SearchPage:
                 ui.label(number(similarity(hit))).classes("bl-hit-similarity")
                 theme.chip(theme.verdict_sign(hit.verdict))
             with ui.row().style("min-height: 26px"):
-                _draw_label(hit)
-            ui.label(_title(hit)).classes("bl-name")
+                theme.label_chip(hit)
+            ui.label(item_title(hit)).classes("bl-name")
             ui.label(" · ".join(filter(None, [hit.camera, when(hit.time)]))).classes("bl-faint bl-name")
             with ui.row().classes("items-center bl-link").style("gap: 4px; font-weight: 600"):
                 ui.icon("hub", size="16px")
@@ -404,29 +399,10 @@ class _SearchPage:
         self._progress.style(f"visibility: {'visible' if is_searching else 'hidden'}")
 
 
-def _title(hit: Hit) -> str:
-    """Return the name of an item for people."""
-    if hit.name:
-        return hit.name
-    if hit.dataset:
-        return f"{short(hit.dataset)}: {hit.original_path or hit.path}"
-    return hit.item.removeprefix("items/")[:8]
-
-
 def _draw_signs(hit: Hit) -> None:
     theme.chip(theme.verdict_sign(hit.verdict))
-    _draw_label(hit)
+    theme.label_chip(hit)
     ui.label(texts.SEARCH_SCORE.format(score=number(hit.score)))
-
-
-def _draw_label(hit: Hit) -> None:
-    if hit.label == LABEL_CONFIRMED:
-        word = f"{texts.SEARCH_CONFIRMED}: {hit.label_class}" if hit.label_class else texts.SEARCH_CONFIRMED
-        theme.chip(Sign(word, "flag", "bad"))
-    elif (sign := _LABEL_SIGNS.get(hit.label)) is not None:
-        theme.chip(sign)
-    else:
-        ui.label(hit.class_name or ABSENT).classes("bl-faint")
 
 
 def _match_svg(hit: Hit) -> str:
