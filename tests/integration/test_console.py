@@ -378,6 +378,9 @@ def test_console_asks_for_a_token_and_shows_the_role(
     assert opened.page.get_by_role("button", name=texts.PIN).count() == 0
     opened.page.goto(f"{guarded.url}/system")
     opened.shows(texts.AUDIT_FOR_OPERATORS)
+    opened.page.goto(f"{guarded.url}/review?model=tile")
+    opened.shows(texts.SUMMARY)
+    assert opened.page.get_by_role("button", name=texts.LEARN).count() == 0
 
 
 def test_token_never_reaches_the_page(guarded: Guarded, opened: Window) -> None:

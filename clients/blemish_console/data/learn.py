@@ -17,7 +17,7 @@ from blemish_client.transport.work_requests import TrainOptions
 from blemish_console import texts
 from blemish_console.data.models import is_older
 
-_JOBS_READ = 200
+_JOBS_READ = 100
 """Number of the latest jobs among which a training is found again."""
 _LEARNED = "label = false-alarm OR label = good"
 """Filter of the items that such a training takes, as described in ``Train.false_alarms_of``."""

@@ -225,18 +225,18 @@ def _row(metric: MetricComparison) -> tuple[str | Sign, ...]:
     is_rate = metric.name in _RATES
     sign: str | Sign = ABSENT
     if metric.HasField("difference_interval"):
-        sign = _difference_sign(metric)
+        sign = difference_sign(metric)
     return (
         _NAMES.get(metric.name, metric.name),
-        _with_interval(metric.first, metric.first_interval, is_rate=is_rate),
-        _with_interval(metric.second, metric.second_interval, is_rate=is_rate),
-        _with_interval(metric.difference, metric.difference_interval, is_rate=is_rate, is_signed=True),
+        with_interval(metric.first, metric.first_interval, is_rate=is_rate),
+        with_interval(metric.second, metric.second_interval, is_rate=is_rate),
+        with_interval(metric.difference, metric.difference_interval, is_rate=is_rate, is_signed=True),
         number(metric.p_value) if metric.HasField("p_value") else ABSENT,
         sign,
     )
 
 
-def _difference_sign(metric: MetricComparison) -> Sign:
+def difference_sign(metric: MetricComparison) -> Sign:
     """Return whether the second version is better beyond chance, worse, or neither."""
     if not compare.is_clear(metric):
         return Sign(texts.WITHIN_CHANCE, "drag_handle", "quiet")
@@ -245,7 +245,7 @@ def _difference_sign(metric: MetricComparison) -> Sign:
     return Sign(texts.WORSE, "trending_down", "bad")
 
 
-def _with_interval(value: float, interval: Interval, *, is_rate: bool, is_signed: bool = False) -> str:
+def with_interval(value: float, interval: Interval, *, is_rate: bool, is_signed: bool = False) -> str:
     def text(of: float) -> str:
         return f"{'+' if is_signed and of > 0 else ''}{share(of) if is_rate else number(of)}"
 
