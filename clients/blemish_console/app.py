@@ -103,6 +103,8 @@ class Console:
         web.add_route("/sign-out", sign_in.sign_out, ["POST"])
         web.add_route("/reports/{version:path}", files.report(self._session_of), ["GET"])
         web.add_route("/images/{model:path}/items/{item}", files.item_image(self._session_of), ["GET"])
+        regions = files.item_regions(self._session_of)
+        web.add_route("/images/{model:path}/items/{item}/regions.svg", regions, ["GET"])
         web.add_route("/data/images/{dataset}", files.dataset_image(self._session_of), ["GET"])
         upload = UploadRoutes(self._session_of)
         web.add_route("/data/upload/plan", upload.plan(), ["POST"])

@@ -210,7 +210,8 @@ def test_box_on_an_uploaded_image_finds_the_place_and_the_neighbours_of_a_hit(
     page.set_input_files("input[type=file]", str(file))
     opened.shows(texts.SEARCH_COUNT.format(count=14))
     assert page.locator(".bl-hit-match").count() == 0
-    picture = page.locator(".bl-query-image img").bounding_box()
+    page.wait_for_function("document.querySelector('.bl-draw > img')?.naturalWidth > 0")
+    picture = page.locator(".bl-draw > img").bounding_box()
     left, top, width, height = (picture[name] for name in ("x", "y", "width", "height"))
     page.mouse.move(left + width * 0.2, top + height * 0.2)
     page.mouse.down()

@@ -74,14 +74,14 @@ def mask_of(client: Client, name: str) -> NDArray[np.bool_]:
 class Paper:
     """The image of a page, on which a test draws in px of the image."""
 
-    def __init__(self, page: Any) -> None:
+    def __init__(self, page: Any, side: int = SIDE) -> None:
         self._page = page
         image = page.locator(".bl-draw > img")
         page.wait_for_function("document.querySelector('.bl-draw > img')?.naturalWidth > 0")
         page.locator(".bl-draw").hover()  # once it has stopped moving
         page.locator(".bl-draw").evaluate("view => view.scrollIntoView({block: 'center'})")
         frame = image.bounding_box()
-        self._left, self._top, self._scale = frame["x"], frame["y"], frame["width"] / SIDE
+        self._left, self._top, self._scale = frame["x"], frame["y"], frame["width"] / side
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         return self._left + x * self._scale, self._top + y * self._scale
@@ -197,3 +197,27 @@ def test_region_to_ignore_is_in_the_training_that_was_started(
     assert job.train.mask.ignored_share == pytest.approx(0.5, abs=0.02)
     opened.shows(texts.JOB_REGION)
     client.wait(job)  # a dataset that a job uses cannot be deleted
+
+
+def test_box_of_a_finger_and_a_polygon_find_the_place_of_the_part(
+    url: str, browser: Any, client: Client, tile_model: str
+) -> None:
+    with window(browser, has_touch=True) as opened:
+        item = next(iter(client.items("tile", where="class = crack"))).item
+        opened.page.goto(f"{url}/search?{urlencode({'model': 'tile', 'item': item})}")
+        opened.shows("hits, the most similar first")
+        assert opened.page.locator(".bl-hit-match").count() == 0
+        regions = opened.page.locator(".bl-hit-regions").first
+        regions.scroll_into_view_if_needed()
+        opened.page.wait_for_function("document.querySelector('.bl-hit-regions').naturalWidth === 128")
+        paper = Paper(opened.page, 128)
+        paper.touch((30, 30), (60, 60), (90, 90))
+        opened.page.locator(".bl-hit-match svg").first.wait_for()
+        assert opened.page.locator(".bl-hit-regions").count() == 0
+        opened.page.get_by_role("button", name=texts.SEARCH_WHOLE).click()
+        opened.page.locator(".bl-hit-regions").first.wait_for()
+        assert opened.page.locator(".bl-hit-match").count() == 0
+        pick(opened, "polygon")
+        paper = Paper(opened.page, 128)
+        paper.click((30, 30), (90, 40), (60, 90), (30, 30))
+        opened.page.locator(".bl-hit-match svg").first.wait_for()

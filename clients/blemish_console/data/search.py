@@ -5,7 +5,7 @@ import base64
 import io
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from PIL import Image
 
@@ -15,6 +15,7 @@ from blemish_client.client import Client
 from blemish_client.errors import NotFound
 from blemish_client.rendering.images import decode
 from blemish_client.transport.requests import SearchOptions
+from blemish_console.drawing.shapes import Box, Layer, Sketch, Tool, mask_png
 
 MAX_UPLOAD_BYTES = 64_000_000
 """Largest image that the page takes, if the server does not set a lower limit."""
@@ -22,13 +23,9 @@ MAX_UPLOAD_PIXELS = 100_000_000
 """Most pixels of an image that is decoded for the page, if the server does not set a lower limit."""
 SIDE_PX = 1024
 """Longer side of the query's picture in the page."""
-LEAST_BOX_PX = 4
-"""Shortest side of a box in px of the image. A smaller one is a click."""
+_LEAST_THUMBNAIL_PX = 16
 READ_ITEMS = 1000
 """Number of the latest items whose classes and cameras the pickers offer."""
-
-Box = tuple[int, int, int, int]
-"""Left, top, width and height in px of the upright image."""
 
 _TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|[()]|\s+|[^\s()"\']+|.', re.DOTALL)
 _OPERATORS = r"\s*(?:<=|>=|!=|[=<>:])"
@@ -69,6 +66,8 @@ class ImageQuery:
     item: str = ""
     box: Box | None = None
     """Part of the query image to find; None for all of it."""
+    mask: bytes = b""
+    """Part of the query image to find, as a PNG of its size; empty without one."""
     where: str = ""
     limit: int = 24
 
@@ -171,6 +170,8 @@ def read_hits(
     options = SearchOptions(where=query.where)
     if query.box is not None:
         options["region"] = query.box
+    elif query.mask:
+        options["mask"] = query.mask
     results = client.search(query.image or query.item, query.model, query.limit, **options)
     found = Found(results.query)
     for hit in results:
@@ -182,22 +183,29 @@ def read_hits(
     return found
 
 
-def box_between(
-    first: tuple[float, float], second: tuple[float, float], picture: QueryPicture, shown: tuple[int, int]
-) -> Box | None:
-    """Return the box between two corners in px of the shown picture, in px of the image.
+def part_of(query: ImageQuery, sketch: Sketch) -> ImageQuery:
+    """Return the search for the drawn part of a query image: a box as such, anything else as a mask."""
+    shapes = sketch.shapes
+    if len(shapes) == 1 and shapes[0].tool is Tool.BOX and not shapes[0].erases:
+        return replace(query, box=shapes[0].box(), mask=b"")
+    pixels = sketch.pixels(Layer.PART)
+    return replace(query, box=None, mask=mask_png(pixels) if pixels.any() else b"")
 
-    Corners outside are moved to the edge. A box that is too small to be meant is None.
-    """
-    sides = (picture.width, picture.height)
-    spans = []
-    for axis, side in enumerate(sides):
-        scale = side / shown[axis]
-        low, high = sorted(min(max(corner[axis] * scale, 0), side) for corner in (first, second))
-        spans.append((int(low), round(high) - int(low)))
-    if min(span for _, span in spans) < LEAST_BOX_PX:
-        return None
-    return spans[0][0], spans[1][0], spans[0][1], spans[1][1]
+
+def regions_svg(client: Client, item: str, model: str) -> str:
+    """Return the regions of an item as SVG at the size of its image. It has numbers only."""
+    found = client.item(item, model)
+    image = client.item_image(item, model, thumbnail=_LEAST_THUMBNAIL_PX)
+    # Corners are centres of pixels.
+    shapes = "".join(
+        f'<polygon points="{" ".join(f"{at.x + 0.5},{at.y + 0.5}" for at in region.contour)}"/>'
+        for region in found.regions
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {image.width} {image.height}" '
+        f'width="{image.width}" height="{image.height}" fill="#56b4e933" stroke="#ffdf33" '
+        f'stroke-width="{max(image.width, image.height) / 100:.2f}" stroke-linejoin="round">{shapes}</svg>'
+    )
 
 
 def quoted(value: str) -> str:

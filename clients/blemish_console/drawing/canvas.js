@@ -355,7 +355,16 @@ export default {
       for (const layer of [...this.layers].reverse()) {
         const own = shapes.filter((shape) => shape.layer === layer);
         const hasBase = layer === "defect" && this.mask && this.mask.complete && this.begin() === 0;
-        if (own.length || hasBase) pen.drawImage(this.layerPicture(own, hasBase, layer), 0, 0);
+        if (!own.length && !hasBase) continue;
+        const picture = this.layerPicture(own, hasBase, layer);
+        if (layer === "part") {
+          // What is not selected is dimmed, so that the part itself stays as it is.
+          pen.fillStyle = "#000000a6";
+          pen.fillRect(0, 0, canvas.width, canvas.height);
+          pen.globalCompositeOperation = "destination-out";
+        }
+        pen.drawImage(picture, 0, 0);
+        pen.globalCompositeOperation = "source-over";
       }
     },
     layerPicture(shapes, hasBase, layer) {
@@ -396,7 +405,7 @@ export default {
       pen.stroke();
     },
     colour(pen, layer) {
-      const plain = { defect: "#e69f00a6", inspect: "#56b4e973" }[layer];
+      const plain = { defect: "#e69f00a6", inspect: "#56b4e973", part: "#000000" }[layer];
       if (plain) return plain;
       // Hatching tells ignored parts apart without a colour.
       const tile = document.createElement("canvas");

@@ -91,6 +91,10 @@ class Canvas(Element, component="canvas.js"):
         """Change tool, radius, layer or erases."""
         self.run_method("configure", settings)
 
+    def clear_all(self) -> None:
+        """Remove everything that is drawn, as the person can."""
+        self.run_method("clear")
+
     def settle(self) -> None:
         """Forget the steps, after they were saved or discarded."""
         self.run_method("settled")
@@ -144,8 +148,8 @@ def draw(
             canvas.button("delete_outline", texts.DRAW_CLEAR, "clear()")
         ui.space()
         with ui.row().classes("no-wrap").style("gap: 2px"):
-            canvas.button("zoom_out", texts.DRAW_ZOOM_OUT, "zoom(0.8)")
-            canvas.button("zoom_in", texts.DRAW_ZOOM_IN, "zoom(1.25)")
+            canvas.button("zoom_out", texts.DRAW_ZOOM_OUT, "zoom(0.8)").classes("bl-draw-zoom")
+            canvas.button("zoom_in", texts.DRAW_ZOOM_IN, "zoom(1.25)").classes("bl-draw-zoom")
             canvas.button("fit_screen", texts.DRAW_FIT, "fit()")
     return canvas
 

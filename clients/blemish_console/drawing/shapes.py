@@ -44,6 +44,7 @@ class Layer(StrEnum):
     DEFECT = "defect"
     INSPECT = "inspect"
     IGNORE = "ignore"
+    PART = "part"
 
 
 class UnusableShape(ValueError):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import quote, urlencode
 
 from nicegui import ui
-from nicegui.events import GenericEventArguments, UploadEventArguments
+from nicegui.events import UploadEventArguments
 
 from blemish.v1.search_pb2 import Hit
 from blemish_client.cli.times import with_local_zone
@@ -16,16 +16,14 @@ from blemish_client.names import short
 from blemish_client.search import similarity
 from blemish_console import texts, theme
 from blemish_console.data import models, search
-from blemish_console.data.search import Box, Found, ImageQuery, IndexContents, QueryPicture, UnusableImage
+from blemish_console.data.search import Found, ImageQuery, IndexContents, QueryPicture, UnusableImage
+from blemish_console.drawing.canvas import DrawingOptions, draw
+from blemish_console.drawing.shapes import Layer, Sketch
 from blemish_console.formats import item_title, number, when
 from blemish_console.shell import View, describe, leave
 
 _HIT_PX = 256
 _LIMITS = (12, 24, 48, 96)
-_THROTTLE_S = 0.04
-_EVENTS = ["mousedown", "mousemove", "mouseup", "mouseleave"]
-_ONLY_PRESSED = "(e) => { if (e.buttons || e.mouse_event_type === 'mouseup') emit(e); }"
-"""Movements without a pressed button stay in the browser."""
 _ACCEPTED = "image/*,.tif,.tiff,.bmp,.pgm,.ppm,.jp2"
 
 
@@ -62,10 +60,7 @@ class _SearchPage:
         self._limit = 24
         self._content = b""
         self._item = ""
-        self._picture: QueryPicture | None = None
-        self._shown = (1, 1)
-        self._box: Box | None = None
-        self._corner: tuple[float, float] | None = None
+        self._sketch: Sketch | None = None
         self._searches = 0
         self._is_syncing = False
         self._selects: dict[str, ui.select] = {}
@@ -238,60 +233,30 @@ class _SearchPage:
         await self._view.section(self._query, draw)
 
     def _draw_query(self, picture: QueryPicture, title: str) -> None:
-        self._picture, self._shown, self._box = picture, picture.shown_size, None
         self._problem.set_visibility(False)
         self._query.clear()
         with self._query:
-            self._image = ui.interactive_image(picture.url, size=self._shown, events=_EVENTS).classes(
-                "bl-query-image"
+            sketch = self._sketch = Sketch(picture.width, picture.height)
+            canvas = draw(
+                picture.url, sketch, DrawingOptions(layers=(Layer.PART,), single=True), self._show_part
             )
             # At most 62 % of the window's height, in the image's own proportions.
-            self._image.style(f"max-width: {62 * self._shown[0] / self._shown[1]:.2f}vh")
-            self._image.on("mouse", self._on_mouse, throttle=_THROTTLE_S, js_handler=_ONLY_PRESSED)
-            with ui.row().classes("w-full items-center").style("min-height: 30px"):
-                self._facts = ui.row().classes("items-center").style("gap: 8px")
-                ui.space()
-                self._whole = ui.button(
-                    texts.SEARCH_WHOLE, icon="fullscreen", on_click=self._clear_box
-                ).props("flat dense")
-                self._whole.set_visibility(False)
+            canvas.style(
+                f"height: auto; max-height: 62vh; aspect-ratio: {picture.width} / {picture.height}"
+            )
+            self._facts = ui.row().classes("w-full items-center").style("gap: 8px; min-height: 30px")
             ui.label(title).classes("bl-faint bl-name")
-            ui.label(texts.SEARCH_BOX_HINT).classes("bl-faint").style("font-size: 12.5px")
+            with ui.row().classes("w-full items-center no-wrap").style("min-height: 40px"):
+                ui.label(texts.SEARCH_BOX_HINT).classes("bl-faint col").style("font-size: 12.5px")
+                self._whole = ui.button(texts.SEARCH_WHOLE, icon="fullscreen", on_click=canvas.clear_all)
+                self._whole.props("flat dense no-wrap")
+                self._whole.style("visibility: hidden")
 
-    async def _on_mouse(self, event: GenericEventArguments) -> None:
-        at = (float(event.args["image_x"]), float(event.args["image_y"]))
-        kind = event.args["mouse_event_type"]
-        if kind == "mousedown" or (self._corner is None and kind == "mousemove"):
-            self._corner = at
-            return
-        if self._corner is None or self._picture is None:
-            return
-        box = search.box_between(self._corner, at, self._picture, self._shown)
-        self._draw_box(box)
-        if kind in ("mouseup", "mouseleave"):
-            self._corner = None
-            await self._set_box(box)
-
-    async def _clear_box(self) -> None:
-        self._draw_box(None)
-        await self._set_box(None)
-
-    async def _set_box(self, box: Box | None) -> None:
-        if box == self._box:
-            return
-        self._box = box
-        self._whole.set_visibility(box is not None)
+    async def _show_part(self) -> None:
+        """Search for the part that is drawn now."""
+        has_part = self._sketch is not None and bool(self._sketch.shapes)
+        self._whole.style(f"visibility: {'visible' if has_part else 'hidden'}")
         await self._search()
-
-    def _draw_box(self, box: Box | None) -> None:
-        if box is None or self._picture is None:
-            self._image.set_content("")
-            return
-        scale = self._shown[0] / self._picture.width
-        left, top, width, height = (round(side * scale, 1) for side in box)
-        self._image.set_content(
-            f'<rect class="bl-box" x="{left}" y="{top}" width="{width}" height="{height}"/>'
-        )
 
     # Hits
 
@@ -302,7 +267,9 @@ class _SearchPage:
         self._searches += 1
         mine = self._searches
         where = with_local_zone(self._where)
-        query = ImageQuery(self._model, self._content, self._item, self._box, where, self._limit)
+        query = ImageQuery(self._model, self._content, self._item, where=where, limit=self._limit)
+        if self._sketch is not None:
+            query = await asyncio.to_thread(search.part_of, query, self._sketch)
         self._hits.clear()
         self._fault.set_visibility(False)
         self._state.set_text(texts.SEARCH_RUNNING)
@@ -350,6 +317,13 @@ class _SearchPage:
                 )
                 picture.props["alt"] = ""
                 picture.props["loading"] = "lazy"
+                if hit.regions and not hit.HasField("match"):
+                    regions = ui.element("img").classes("bl-hit-regions")
+                    regions.props["src"] = (
+                        f"{self._view.root_path}/images/{model}/items/{quote(item)}/regions.svg"
+                    )
+                    regions.props["alt"] = ""
+                    regions.props["loading"] = "lazy"
                 if hit.HasField("match"):
                     ui.html(_match_svg(hit), sanitize=False).classes("bl-hit-match")
             with ui.row().classes("w-full items-center no-wrap justify-between"):

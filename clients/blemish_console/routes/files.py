@@ -8,6 +8,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from blemish_client.client import Client
 from blemish_client.errors import BlemishError, InvalidArgument, NotFound, Unauthenticated
+from blemish_console.data import search
 from blemish_console.session import BrowserSession
 
 _MIN_SIDE_PX, _MAX_SIDE_PX = 16, 2048
@@ -48,6 +49,22 @@ def item_image(find_session: FindSession) -> Handler:
             )
             headers = {"cache-control": f"private, max-age={_AGE_S}"}
             return Response(image.content, media_type="image/jpeg", headers=headers)
+
+        return await _answer(find_session(request), read)
+
+    return handle
+
+
+def item_regions(find_session: FindSession) -> Handler:
+    """Return the handler of the regions of an item, as SVG at the size of its image."""
+
+    async def handle(request: Request) -> Response:
+        async def read(session: BrowserSession) -> Response:
+            svg = await session.call(
+                search.regions_svg, request.path_params["item"], request.path_params["model"]
+            )
+            headers = {"cache-control": f"private, max-age={_AGE_S}"}
+            return Response(svg, media_type="image/svg+xml", headers=headers)
 
         return await _answer(find_session(request), read)
 

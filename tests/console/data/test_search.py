@@ -7,14 +7,17 @@ import grpc
 import pytest
 from PIL import Image
 
+from blemish.v1.image_pb2 import DefectRegion, Point
 from blemish.v1.inspection_pb2 import Inspection
 from blemish.v1.model_pb2 import Model
 from blemish.v1.search_pb2 import Hit, Hits, ListItemsResponse, SearchPage, SearchResponse
 from blemish_client.client import Client
 from blemish_client.errors import NotFound
 from blemish_client.search import SearchResults
+from blemish_client.types.stored_image import StoredImage
 from blemish_console.data import search
-from blemish_console.data.search import ImageQuery, QueryPicture, UnusableImage
+from blemish_console.data.search import ImageQuery, UnusableImage
+from blemish_console.drawing.shapes import Layer, Shape, Sketch, Tool
 
 
 @pytest.mark.parametrize(
@@ -82,19 +85,44 @@ def test_upload_that_the_server_would_not_take_is_refused(
         search.read_upload(content, max_bytes, max_pixels)
 
 
+def _query_of(*shapes: Shape) -> ImageQuery:
+    sketch = Sketch(200, 100)
+    for shape in shapes:
+        sketch.add(shape)
+    return search.part_of(ImageQuery("tile", item="items/1"), sketch)
+
+
+def test_lone_box_is_searched_for_as_a_box() -> None:
+    query = _query_of(Shape(Tool.BOX, ((20, 40), (60, 90)), Layer.PART))
+    assert (query.box, query.mask) == ((20, 40, 40, 50), b"")
+
+
 @pytest.mark.parametrize(
-    ("first", "second", "box"),
+    "shapes",
     [
-        ((10, 20), (30, 50), (20, 40, 40, 60)),
-        ((30, 50), (10, 20), (20, 40, 40, 60)),
-        ((-5, -5), (500, 500), (0, 0, 200, 100)),
-        ((10, 20), (11, 21), None),
+        [Shape(Tool.POLYGON, ((20, 40), (60, 40), (60, 90), (20, 90)), Layer.PART)],
+        [
+            Shape(Tool.BOX, ((20, 40), (60, 60)), Layer.PART),
+            Shape(Tool.BOX, ((20, 60), (60, 90)), Layer.PART),
+        ],
     ],
 )
-def test_box_is_in_px_of_the_image(
-    first: tuple[float, float], second: tuple[float, float], box: search.Box | None
-) -> None:
-    assert search.box_between(first, second, QueryPicture(b"", 200, 100), (100, 50)) == box
+def test_other_drawings_are_searched_for_as_a_mask(shapes: list[Shape]) -> None:
+    query = _query_of(*shapes)
+    assert query.box is None
+    with Image.open(io.BytesIO(query.mask)) as mask:
+        assert mask.size == (200, 100)
+        assert mask.getbbox() == (20, 40, 60, 90)
+
+
+def test_erased_drawing_is_a_search_for_the_whole_image() -> None:
+    query = _query_of(
+        Shape(Tool.BOX, ((20, 40), (60, 90)), Layer.PART),
+        Shape(Tool.BOX, ((0, 0), (200, 100)), Layer.PART, erases=True),
+    )
+    assert (query.box, query.mask) == (None, b"")
+    query = _query_of(Shape(Tool.BOX, ((20, 40), (60, 90)), Layer.PART, erases=True))
+    assert (query.box, query.mask) == (None, b"")
 
 
 class _Searchable:
@@ -148,6 +176,28 @@ def test_hits_are_passed_on_as_they_come() -> None:
     assert seen == [("items/1", 1), ("items/2", 2)]
     assert client.options == {"query": b"image", "region": (1, 2, 3, 4), "where": "score > 3"}
     assert (found.count, found.unseen, found.inspection) == (2, 3, Inspection(score=2))
+
+
+def test_mask_is_sent_in_place_of_a_box() -> None:
+    client = _Searchable()
+    query = ImageQuery("tile", b"image", mask=b"png")
+    search.read_hits(cast(Client, client), query, lambda hit: None, lambda: False)
+    assert client.options == {"query": b"image", "mask": b"png", "where": ""}
+
+
+def test_regions_are_drawn_at_the_size_of_the_image_without_texts() -> None:
+    class Items:
+        def item(self, name: str, model: str) -> Hit:
+            contour = [Point(x=1, y=2), Point(x=9, y=2), Point(x=5, y=8)]
+            return Hit(item=name, name="<script>", regions=[DefectRegion(contour=contour)])
+
+        def item_image(self, item: str, model: str, **options: object) -> StoredImage:
+            return StoredImage(b"", "image/jpeg", 0, "", 300, 200)
+
+    svg = search.regions_svg(cast(Client, Items()), "items/1", "tile")
+    assert 'viewBox="0 0 300 200"' in svg
+    assert 'points="1.5,2.5 9.5,2.5 5.5,8.5"' in svg
+    assert "script" not in svg
 
 
 def test_replaced_search_reads_no_further_hits() -> None:
