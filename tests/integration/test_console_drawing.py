@@ -178,6 +178,22 @@ def test_mask_of_an_image_is_edited_removed_and_asked_about(
     opened.shows(texts.DATA_MASK_NONE)
     assert not list(client.images(DATASET, under="ground_truth/cut/1"))
 
+    Paper(page).drag((10, 10), (30, 30))
+    opened.shows(texts.DATA_MASK_CHANGED)
+    questions: list[str] = []
+
+    def stay(dialog: Any) -> None:
+        questions.append(dialog.type)
+        dialog.dismiss()
+
+    page.once("dialog", stay)
+    page.get_by_role("link", name=texts.MODELS).click()
+    page.wait_for_timeout(300)
+    assert questions == ["beforeunload"]
+    page.get_by_role("button", name=texts.DATA_IMAGE_BACK.format(dataset=DATASET)).click()
+    page.get_by_role("button", name=texts.DATA_MASK_LEAVE, exact=True).click()
+    page.wait_for_url("**/data?dataset=*")
+
 
 def test_region_to_ignore_is_in_the_training_that_was_started(
     url: str, opened: Window, client: Client, dataset: str

@@ -12,7 +12,7 @@ from PIL import Image
 
 from blemish.v1.dataset_pb2 import DatasetImage
 from blemish_client.client import Client
-from blemish_client.errors import NotFound
+from blemish_client.errors import Aborted, NotFound
 from blemish_client.names import short
 from blemish_console.drawing.shapes import Pixels, mask_png
 from blemish_layouts.names import is_good, split_mask
@@ -36,12 +36,17 @@ class ImagePage:
     previous: str
     """Path of the image before in the class; empty for the first one."""
     next: str
-    masks: tuple[str, ...] = ()
-    """Paths of the defect masks; a pixel of any of them is defective."""
+    mask_files: tuple[DatasetImage, ...] = ()
+    """The defect masks; a pixel of any of them is defective."""
     mask: Pixels | None = None
     """The defective pixels; None without a mask."""
     unread: tuple[str, ...] = ()
     """Paths of masks that cannot be read, or have another size than the image."""
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """Paths of the defect masks."""
+        return tuple(each.path for each in self.mask_files)
 
     @property
     def folder(self) -> str:
@@ -104,11 +109,13 @@ def save_mask(client: Client, page: ImagePage, pixels: Pixels) -> None:
     """Store the defect mask of an image in place of its masks so far. Without any pixel they are removed.
 
     Raises:
+        Aborted: if another person changed the mask since the page was read.
         FailedPrecondition: if a job that has not ended uses the dataset.
     """
     if not pixels.any():
         remove_mask(client, page)
         return
+    _check_unchanged(client, page)
     client.upload_image(page.dataset, page.mask_path, mask_png(pixels), replace=True)
     if others := [path for path in page.masks if path != page.mask_path]:
         client.delete_images(page.dataset, others)
@@ -118,8 +125,10 @@ def remove_mask(client: Client, page: ImagePage) -> None:
     """Remove all masks of an image.
 
     Raises:
+        Aborted: if another person changed the mask since the page was read.
         FailedPrecondition: if a job that has not ended uses the dataset.
     """
+    _check_unchanged(client, page)
     if page.masks:
         client.delete_images(page.dataset, page.masks)
 
@@ -135,20 +144,37 @@ def _images_like(client: Client, dataset: str, path: str) -> list[DatasetImage]:
     return []
 
 
-def _with_masks(client: Client, page: ImagePage, images: Sequence[DatasetImage]) -> ImagePage:
+def _check_unchanged(client: Client, page: ImagePage) -> None:
+    images = list(client.images(page.dataset, under=f"{page.folder}/"))
+    found = _mask_files(client, page, images)
+    if [(each.path, each.sha256) for each in found] != [
+        (each.path, each.sha256) for each in page.mask_files
+    ]:
+        raise Aborted(
+            "another person changed the mask of this image meanwhile; discard your changes to see it",
+            code=grpc.StatusCode.ABORTED,
+        )
+
+
+def _mask_files(
+    client: Client, page: ImagePage, images: Sequence[DatasetImage]
+) -> tuple[DatasetImage, ...]:
     stem = PurePosixPath(page.image.path).stem
     stems = {PurePosixPath(each.path).stem for each in images}
-    under = f"{_MASKS}/{page.class_name}/{stem}"
-    paths = [each.path for each in client.images(page.dataset, under=under)]
-    masks = tuple(path for path in paths if _image_of(path, stems) == stem)
+    found = client.images(page.dataset, under=f"{_MASKS}/{page.class_name}/{stem}")
+    return tuple(each for each in found if _image_of(each.path, stems) == stem)
+
+
+def _with_masks(client: Client, page: ImagePage, images: Sequence[DatasetImage]) -> ImagePage:
+    files = _mask_files(client, page, images)
     merged, unread = None, []
-    for path in masks:
-        pixels = _read_mask(client.dataset_image(page.dataset, path).content)
+    for file in files:
+        pixels = _read_mask(client.dataset_image(page.dataset, file.path).content)
         if pixels is None or pixels.shape != (page.height, page.width):
-            unread.append(path)
+            unread.append(file.path)
         else:
             merged = pixels if merged is None else merged | pixels
-    return replace(page, masks=masks, mask=merged, unread=tuple(unread))
+    return replace(page, mask_files=files, mask=merged, unread=tuple(unread))
 
 
 def _image_of(mask: str, stems: set[str]) -> str:

@@ -11,7 +11,7 @@ export default {
   template: `
     <div ref="view" class="bl-draw" :class="'bl-draw-' + tool" tabindex="0" role="application" :aria-label="label"
       @pointerdown="down" @pointermove="move" @pointerup="up" @pointercancel="cancel" @pointerleave="away"
-      @wheel.prevent="wheel" @dblclick.prevent="close" @contextmenu.prevent @keydown="key">
+      @wheel.prevent="wheel" @dblclick.prevent="close" @contextmenu.prevent @keydown="key" @focusout="blur">
       <img ref="img" :src="source" draggable="false" alt="" :style="place" @load="$emit('shown')" />
       <canvas ref="canvas" :style="place"></canvas>
       <svg class="bl-draw-draft">
@@ -53,6 +53,7 @@ export default {
     this.pointers = new Map();
     this.isBusy = false;
     this.hand = null;
+    this.pen = null;
   },
   mounted() {
     setTimeout(() => {
@@ -67,6 +68,12 @@ export default {
       if (this.settings.asks && this.steps.length) event.preventDefault();
     };
     window.addEventListener("beforeunload", this.warn);
+    this.keyOutside = (event) => {
+      // Keys also work after a click on a tool, or before one on the image.
+      const at = document.activeElement;
+      if (at === document.body || at?.closest(".bl-draw-bar")) this.key(event, ["z", "Delete"]);
+    };
+    window.addEventListener("keydown", this.keyOutside);
     if (this.base) {
       this.mask = new Image();
       this.mask.onload = () => this.paint();
@@ -78,6 +85,7 @@ export default {
   unmounted() {
     this.sizes.disconnect();
     window.removeEventListener("beforeunload", this.warn);
+    window.removeEventListener("keydown", this.keyOutside);
   },
   computed: {
     place() {
@@ -109,7 +117,10 @@ export default {
   methods: {
     // Called by the server and by buttons of the page
     configure(settings) {
-      if ("tool" in settings && settings.tool !== this.tool) this.draft = [];
+      if ("tool" in settings && settings.tool !== this.tool) {
+        this.close();
+        this.draft = [];
+      }
       for (const name of ["tool", "radius", "layer", "erases"]) {
         if (name in settings) this[name] = settings[name];
       }
@@ -183,6 +194,8 @@ export default {
 
     // Pointers
     down(event) {
+      if (event.pointerType === "touch" && this.pen !== null) return; // the hand that holds the pen
+      if (event.pointerType === "pen") this.pen = event.pointerId;
       this.$refs.view.focus({ preventScroll: true });
       this.$refs.view.setPointerCapture(event.pointerId);
       this.pointers.set(event.pointerId, this.inView(event));
@@ -237,6 +250,8 @@ export default {
       }
     },
     up(event) {
+      if (event.pointerId === this.pen) this.pen = null;
+      if (!this.pointers.has(event.pointerId)) return;
       const wasOne = this.pointers.size === 1;
       this.pointers.delete(event.pointerId);
       if (!wasOne) return;
@@ -255,6 +270,7 @@ export default {
       if (this.draft.length) this.finish();
     },
     cancel(event) {
+      if (event.pointerId === this.pen) this.pen = null;
       this.pointers.delete(event.pointerId);
       if (this.tool !== "polygon") this.draft = [];
       this.isBusy = false;
@@ -286,14 +302,11 @@ export default {
         layer: this.layer,
         radius: this.tool === "brush" ? this.radius : 0,
         erases: this.erases,
+        replaces: Boolean(this.settings.single) && this.tool === "box",
         points: this.draft.map(([x, y]) => [Math.round(x * 100) / 100, Math.round(y * 100) / 100]),
       };
       this.draft = [];
       this.hover = null;
-      if (this.settings.single && this.tool === "box" && this.isDrawn()) {
-        this.steps.push(null);
-        this.$emit("clear");
-      }
       this.steps.push(shape);
       this.paint();
       this.$emit("draw", shape);
@@ -315,7 +328,12 @@ export default {
       const [x, y] = this.inView(event);
       this.zoomAt(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0015)), x, y);
     },
-    key(event) {
+    blur(event) {
+      // A polygon is complete once the person turns to something other than the tools.
+      if (!event.relatedTarget?.closest(".bl-draw-bar")) this.close();
+    },
+    key(event, only) {
+      if (only && !only.includes(event.key)) return;
       const isUndo = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
       const actions = {
         Escape: () => (this.draft = []),
@@ -339,22 +357,28 @@ export default {
 
     // Pictures
     begin() {
-      return this.steps.lastIndexOf(null) + 1;
+      return this.steps.findLastIndex((step) => step === null || step.replaces);
+    },
+    shown() {
+      return this.steps.slice(Math.max(this.begin(), 0)).filter((step) => step !== null);
+    },
+    hasBase() {
+      return Boolean(this.mask && this.mask.complete) && this.begin() < 0;
     },
     isDrawn() {
-      return this.steps.length > this.begin() || Boolean(this.mask && this.begin() === 0);
+      return this.shown().length > 0 || this.hasBase();
     },
     paint() {
       const canvas = this.$refs.canvas;
       const pen = canvas.getContext("2d");
       pen.clearRect(0, 0, canvas.width, canvas.height);
-      const shapes = this.steps.slice(this.begin());
+      const shapes = this.shown();
       if (this.isBusy && this.tool === "brush" && this.draft.length) {
         shapes.push({ tool: "brush", layer: this.layer, radius: this.radius, erases: this.erases, points: this.draft });
       }
       for (const layer of [...this.layers].reverse()) {
         const own = shapes.filter((shape) => shape.layer === layer);
-        const hasBase = layer === "defect" && this.mask && this.mask.complete && this.begin() === 0;
+        const hasBase = layer === "defect" && this.hasBase();
         if (!own.length && !hasBase) continue;
         const picture = this.layerPicture(own, hasBase, layer);
         if (layer === "part") {

@@ -6,7 +6,7 @@ pixel belongs to a shape if its centre lies inside, as in ``MaskPolygons`` of th
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from io import BytesIO
@@ -26,8 +26,8 @@ MAX_POINTS = 2000
 """Most points of a shape. The page begins a new shape before a stroke has more."""
 MAX_SHAPES = 5000
 MAX_RADIUS_PX = 4096.0
-_Row = tuple[int, float, float]
-"""A row of pixels, and the begin and end of the covered span in px."""
+_PARTS_AT_ONCE = 64
+"""Parts of a stroke that are computed at once, which limits the memory."""
 
 
 class Tool(StrEnum):
@@ -62,13 +62,15 @@ class Shape:
     radius: float = 0.0
     """Radius of a brush in px."""
     erases: bool = False
+    replaces: bool = False
+    """True if it takes the place of everything that was drawn before."""
 
     @classmethod
     def parse(cls, sent: object, size: tuple[int, int]) -> Self:
         """Return a shape that a page sent, moved into the image.
 
         Args:
-            sent: object with ``tool``, ``layer``, ``points``, ``radius`` and ``erases``.
+            sent: object with the fields of a shape.
             size: width and height of the image in px.
 
         Raises:
@@ -95,7 +97,8 @@ class Shape:
             (min(max(x, -margin), size[0] + margin), min(max(y, -margin), size[1] + margin))
             for x, y in points
         )
-        return cls(tool, moved, layer, radius, sent.get("erases") is True)
+        erases, replaces = (sent.get(name) is True for name in ("erases", "replaces"))
+        return cls(tool, moved, layer, radius, erases, replaces)
 
     def to_page(self) -> dict[str, object]:
         """Return the shape as ``parse`` takes it."""
@@ -105,6 +108,7 @@ class Shape:
             "points": [list(point) for point in self.points],
             "radius": self.radius,
             "erases": self.erases,
+            "replaces": self.replaces,
         }
 
     def box(self, least_px: int = 1) -> Box | None:
@@ -120,22 +124,23 @@ class Shape:
     def apply(self, pixels: Pixels) -> None:
         """Set the pixels of the shape, or clear them if it erases."""
         height, width = pixels.shape
-        for row, low, high in self._rows(height):
-            first, end = max(0, math.ceil(low - 0.5)), min(width, math.ceil(high - 0.5))
-            if first < end:
-                pixels[row, first:end] = not self.erases
-
-    def _rows(self, height: int) -> Iterator[_Row]:
-        if self.tool is Tool.BRUSH:
-            ends = self.points[1:] or self.points
-            for start, end in zip(self.points, ends, strict=False):
-                yield from _capsule_rows(start, end, self.radius, height)
-            return
-        corners = self.points
+        points = np.array(self.points)
         if self.tool is Tool.BOX:
-            (x, y), (other_x, other_y) = self.points
-            corners = ((x, y), (other_x, y), (other_x, other_y), (x, other_y))
-        yield from _polygon_rows(corners, height)
+            low, high = _first_from(points.min(axis=0)), _first_from(points.max(axis=0))
+            pixels[low[1] : high[1], low[0] : high[0]] = not self.erases
+            return
+        margin = self.radius if self.tool is Tool.BRUSH else 0.0
+        left, top = np.maximum(0, _first_from(points.min(axis=0) - margin) - 1)
+        right, bottom = np.minimum((width, height), _first_from(points.max(axis=0) + margin) + 1)
+        if left >= right or top >= bottom:
+            return
+        points = points - (left, top)
+        shape = (int(bottom - top), int(right - left))
+        if self.tool is Tool.POLYGON:
+            covered = _polygon(points, shape)
+        else:
+            covered = _stroke(points, self.radius, shape)
+        pixels[top:bottom, left:right][covered] = not self.erases
 
 
 @dataclass
@@ -176,16 +181,18 @@ class Sketch:
 
     @property
     def shapes(self) -> list[Shape]:
-        """The shapes since everything was removed."""
-        return [step for step in self._steps[self._begin :] if step is not None]
+        """The shapes since everything was removed or replaced."""
+        return [step for step in self._steps[self._begin or 0 :] if step is not None]
 
     @property
-    def _begin(self) -> int:
-        return max((number + 1 for number, step in enumerate(self._steps) if step is None), default=0)
+    def _begin(self) -> int | None:
+        """Number of the last step that removed or replaced everything; None without one."""
+        ends = [at for at, step in enumerate(self._steps) if step is None or step.replaces]
+        return ends[-1] if ends else None
 
     def pixels(self, layer: Layer) -> Pixels:
         """Return the pixels of a layer."""
-        if layer is Layer.DEFECT and self.base is not None and self._begin == 0:
+        if layer is Layer.DEFECT and self.base is not None and self._begin is None:
             pixels = self.base.copy()
         else:
             pixels = np.zeros((self.height, self.width), np.bool_)
@@ -221,51 +228,93 @@ def overlay_png(pixels: Pixels, longest_px: int) -> bytes:
     return out.getvalue()
 
 
-def _polygon_rows(corners: tuple[Point, ...], height: int) -> Iterator[_Row]:
-    """Yield the spans of a polygon by the rule of even and odd crossings."""
-    tops = [y for _, y in corners]
-    first, last = max(0, math.ceil(min(tops) - 0.5)), min(height, math.ceil(max(tops) - 0.5))
-    sides = list(zip(corners, corners[1:] + corners[:1], strict=True))
-    for row in range(first, last):
-        centre = row + 0.5
-        crossings = sorted(
-            x + (centre - y) * (other_x - x) / (other_y - y)
-            for (x, y), (other_x, other_y) in sides
-            if (y <= centre) != (other_y <= centre)
-        )
-        for low, high in zip(crossings[::2], crossings[1::2], strict=True):
-            yield row, low, high
+def _first_from(at: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the numbers of the first pixels whose centres are not before positions in px."""
+    return np.ceil(at - 0.5).astype(np.int64)
 
 
-def _capsule_rows(start: Point, end: Point, radius: float, height: int) -> Iterator[_Row]:
-    """Yield the spans of a brush that moved from one point to another: two discs and all between them."""
-    (x, y), (other_x, other_y) = start, end
-    length = math.hypot(other_x - x, other_y - y)
-    top, bottom = min(y, other_y) - radius, max(y, other_y) + radius
-    first, last = max(0, math.ceil(top - 0.5)), min(height, math.ceil(bottom - 0.5))
-    if first >= last:
-        return
-    # The spans of the parts overlap in each row, because the whole is convex.
-    spans: dict[int, tuple[float, float]] = {}
-    for centre_x, centre_y in ((x, y), (other_x, other_y)):
-        for row in range(first, last):
-            if (reach := radius**2 - (row + 0.5 - centre_y) ** 2) >= 0:
-                half = math.sqrt(reach)
-                _extend(spans, row, centre_x - half, centre_x + half)
-    if length > 0:
-        across_x, across_y = -(other_y - y) / length * radius, (other_x - x) / length * radius
-        between = (
-            (x + across_x, y + across_y),
-            (other_x + across_x, other_y + across_y),
-            (other_x - across_x, other_y - across_y),
-            (x - across_x, y - across_y),
-        )
-        for row, low, high in _polygon_rows(between, height):
-            _extend(spans, row, low, high)
-    for row, (low, high) in spans.items():
-        yield row, low, high
+def _expand(
+    low: NDArray[np.float64], high: NDArray[np.float64], height: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows with centres between ``low`` and ``high``, (N,), each with the number of its span."""
+    first = np.clip(_first_from(low), 0, height)
+    counts = np.clip(_first_from(high), 0, height) - first
+    spans = np.repeat(np.arange(len(counts)), counts)
+    offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return first[spans] + offsets, spans
 
 
-def _extend(spans: dict[int, tuple[float, float]], row: int, low: float, high: float) -> None:
-    known = spans.get(row, (low, high))
-    spans[row] = (min(known[0], low), max(known[1], high))
+def _crossings(
+    points: NDArray[np.float64], others: NDArray[np.float64], height: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Return row, position and line of each crossing of lines, (N, 2) to (N, 2), with centres of rows."""
+    rows, lines = _expand(
+        np.minimum(points[:, 1], others[:, 1]), np.maximum(points[:, 1], others[:, 1]), height
+    )
+    (x, y), (other_x, other_y) = points[lines].T, others[lines].T
+    return rows, x + (rows + 0.5 - y) * (other_x - x) / (other_y - y), lines
+
+
+def _polygon(corners: NDArray[np.float64], shape: tuple[int, int]) -> Pixels:
+    """Return the pixels of a polygon, by the rule of even and odd crossings."""
+    height, width = shape
+    rows, at, _ = _crossings(corners, np.roll(corners, -1, axis=0), height)
+    changes = np.zeros((height, width + 1), np.int32)
+    np.add.at(changes, (rows, np.clip(_first_from(at), 0, width)), 1)
+    return (np.cumsum(changes[:, :width], axis=1) & 1).astype(np.bool_)
+
+
+def _stroke(way: NDArray[np.float64], radius: float, shape: tuple[int, int]) -> Pixels:
+    """Return the pixels within ``radius`` of a way."""
+    height, width = shape
+    changes = np.zeros((height, width + 1), np.int32)
+    starts, ends = way[: max(1, len(way) - 1)], way[1:] if len(way) > 1 else way
+    for begin in range(0, len(starts), _PARTS_AT_ONCE):
+        part = slice(begin, begin + _PARTS_AT_ONCE)
+        rows, low, high = _capsules(starts[part], ends[part], radius, height)
+        np.add.at(changes, (rows, np.clip(_first_from(low), 0, width)), 1)
+        np.add.at(changes, (rows, np.clip(_first_from(high), 0, width)), -1)
+    return np.cumsum(changes[:, :width], axis=1) > 0
+
+
+def _capsules(
+    starts: NDArray[np.float64], ends: NDArray[np.float64], radius: float, height: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the spans of a brush that moved from points to others: two discs and all between them.
+
+    Args:
+        starts: (N, 2).
+        ends: (N, 2).
+        radius: radius of the brush.
+        height: number of rows.
+
+    Returns:
+        Rows, and begins and ends of their spans in px. A convex part has one span in a row.
+    """
+    tops = np.minimum(starts[:, 1], ends[:, 1]) - radius
+    rows, parts = _expand(tops, np.maximum(starts[:, 1], ends[:, 1]) + radius, height)
+    low, high = np.full(len(rows), np.inf), np.full(len(rows), -np.inf)
+    for centres in (starts, ends):
+        x, y = centres[parts].T
+        reach = radius**2 - (rows + 0.5 - y) ** 2
+        half = np.sqrt(np.maximum(reach, 0))
+        low = np.where(reach >= 0, np.minimum(low, x - half), low)
+        high = np.where(reach >= 0, np.maximum(high, x + half), high)
+    moved = ends - starts
+    length = np.maximum(np.hypot(*moved.T), 1e-9)[:, None]
+    across = np.stack((-moved[:, 1], moved[:, 0]), axis=1) / length * radius
+    # The place of each row of a part in the arrays above.
+    offsets = np.searchsorted(parts, np.arange(len(starts)))
+    first = rows[np.minimum(offsets, max(len(rows) - 1, 0))] if len(rows) else offsets
+    for point, other in (
+        (starts + across, ends + across),
+        (starts - across, ends - across),
+        (starts + across, starts - across),
+        (ends + across, ends - across),
+    ):
+        crossed, at, lines = _crossings(point, other, height)
+        places = offsets[lines] + crossed - first[lines]
+        np.minimum.at(low, places, at)
+        np.maximum.at(high, places, at)
+    is_covered = low <= high
+    return rows[is_covered], low[is_covered], high[is_covered]

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import hashlib
 import io
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
@@ -9,7 +10,7 @@ from PIL import Image
 
 from blemish.v1.dataset_pb2 import DatasetImage, DeleteImagesResponse, UploadImagesResponse
 from blemish_client.client import Client
-from blemish_client.errors import NotFound
+from blemish_client.errors import Aborted, NotFound
 from blemish_client.types.stored_image import StoredImage
 from blemish_console.data import dataset_image
 
@@ -27,7 +28,8 @@ class FakeClient:
     def images(self, dataset: str, *, under: str = "") -> Iterator[DatasetImage]:
         for path in sorted(self.files):
             if path.startswith(under):
-                yield DatasetImage(path=path, original_path=self.originals.get(path, ""))
+                digest = hashlib.sha256(self.files[path]).digest()
+                yield DatasetImage(path=path, sha256=digest, original_path=self.originals.get(path, ""))
 
     def dataset_image(self, dataset: str, path: str, **options: Any) -> StoredImage:
         return StoredImage(self.files.get(path, b""), "image/png", 0, "", WIDTH, HEIGHT)
@@ -120,6 +122,24 @@ def test_mask_that_cannot_be_read_is_named_and_replaced() -> None:
     again = read(client, "test/cut/b.png")
     assert again.unread == ()
     assert len(again.masks) == 1
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed", "added"])
+def test_mask_that_another_person_changed_meanwhile_stays(change: str) -> None:
+    client = FakeClient(b_mask=png(1))
+    page = read(client, "test/cut/b.png")
+    if change == "removed":
+        client.files.pop("ground_truth/cut/b_mask.png")
+    else:
+        client.files[
+            "ground_truth/cut/b_mask.png" if change == "replaced" else "ground_truth/cut/b.png"
+        ] = png(4)
+    before = dict(client.files)
+    with pytest.raises(Aborted, match="another person changed the mask"):
+        dataset_image.save_mask(cast(Client, client), page, np.ones((HEIGHT, WIDTH), np.bool_))
+    with pytest.raises(Aborted):
+        dataset_image.remove_mask(cast(Client, client), page)
+    assert client.files == before
 
 
 def test_empty_drawing_removes_the_masks() -> None:

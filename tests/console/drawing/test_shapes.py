@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,18 @@ def test_brush_covers_the_pixels_near_its_way(way: tuple[tuple[float, float], ..
     np.testing.assert_array_equal(drawn(Shape(Tool.BRUSH, way, radius=radius)), distance <= radius)
 
 
+def test_long_stroke_equals_its_parts() -> None:
+    steps = np.random.default_rng(3).normal(0, 3, (200, 2))
+    way = tuple((float(x), float(y)) for x, y in np.cumsum(steps, axis=0) + np.array([20, 15]))
+    parts = [drawn(Shape(Tool.BRUSH, pair, radius=1.3)) for pair in pairwise(way)]
+    np.testing.assert_array_equal(drawn(Shape(Tool.BRUSH, way, radius=1.3)), np.logical_or.reduce(parts))
+
+
+def test_shape_outside_of_the_image_covers_nothing() -> None:
+    assert not drawn(Shape(Tool.BRUSH, ((-9.0, -9.0), (-9.0, 50.0)), radius=2)).any()
+    assert not drawn(Shape(Tool.POLYGON, ((40, 0), (40, 10), (40, 20)))).any()
+
+
 def test_eraser_clears_what_was_drawn_and_what_was_there() -> None:
     sketch = Sketch(*SIZE, base=np.ones((SIZE[1], SIZE[0]), np.bool_))
     sketch.add(Shape(Tool.BOX, ((0, 0), (10, 30)), erases=True))
@@ -103,6 +116,19 @@ def test_undo_takes_back_shapes_and_the_removal_of_all() -> None:
     assert not sketch.is_changed
     sketch.undo()
     assert not sketch.is_changed
+
+
+def test_box_that_replaces_is_undone_in_one_step() -> None:
+    base = np.ones((SIZE[1], SIZE[0]), np.bool_)
+    sketch = Sketch(*SIZE, base=base)
+    sketch.add(Shape(Tool.BOX, ((0, 0), (9, 9)), replaces=True))
+    sketch.add(Shape(Tool.BOX, ((10, 10), (20, 20)), replaces=True))
+    assert [shape.points[0] for shape in sketch.shapes] == [(10, 10)]
+    assert sketch.pixels(Layer.DEFECT).sum() == 100
+    sketch.undo()
+    assert sketch.pixels(Layer.DEFECT).sum() == 81
+    sketch.undo()
+    assert sketch.pixels(Layer.DEFECT).all()
 
 
 def test_drawing_leaves_the_mask_that_was_there_unchanged() -> None:
@@ -164,7 +190,7 @@ def test_shape_that_no_page_sends_is_refused(wrong: object) -> None:
 
 
 def test_shape_survives_the_way_to_the_page_and_back() -> None:
-    shape = Shape(Tool.BRUSH, ((1.5, 2), (3, 4)), Layer.IGNORE, 2.5, erases=True)
+    shape = Shape(Tool.BRUSH, ((1.5, 2), (3, 4)), Layer.IGNORE, 2.5, erases=True, replaces=True)
     assert Shape.parse(shape.to_page(), SIZE) == shape
     sketch = Sketch(*SIZE)
     sketch.add(shape)
