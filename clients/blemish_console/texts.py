@@ -307,10 +307,6 @@ ONLY_OWN_LABELS = (
     "All labelled images belong to the training dataset already; label kept frames first, with the keys f "
     "and g."
 )
-MASK_NOT_KEPT = (
-    "{version} looks at a part of the images only, and the server does not return its mask; train with: "
-    "blemish train {dataset} --model-id {model} --false-alarms-of {model} --mask FILE"
-)
 LEARN_DATASET_GONE = (
     "The dataset {dataset} was deleted; train on another one with: "
     "blemish train DATASET --model-id {model} --false-alarms-of {model}"

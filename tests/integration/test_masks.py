@@ -14,7 +14,7 @@ from tests.integration.conftest import RunningStack
 from blemish.v1.image_pb2 import Image as ImageMessage
 from blemish.v1.image_pb2 import Region
 from blemish_client import Client
-from blemish_client.errors import FailedPrecondition, InvalidArgument
+from blemish_client.errors import FailedPrecondition, InvalidArgument, NotFound
 
 IGNORED = 48
 """Ignored columns of the frames of 128 px."""
@@ -102,6 +102,17 @@ def test_masked_version_travels_to_another_server(
     there, here = (client.score(encoded(frame), model) for model in ("masked-copy", masked))
     assert there.score == here.score
     client.delete_model("masked-copy")
+
+
+def test_mask_of_a_version_is_used_again(client: Client, masked: str, tile_model: str) -> None:
+    mask = client.model(masked).mask
+    job = client.train("tile", model_id="masked-again", mask_of=masked)
+    client.cancel(job)
+    assert (job.train.mask.sha256, job.train.mask.width) == (mask.sha256, mask.width)
+    with pytest.raises(InvalidArgument, match="has no mask"):
+        client.train("tile", model_id="masked-again", mask_of=tile_model)
+    with pytest.raises(NotFound):
+        client.train("tile", model_id="masked-again", mask_of="masked/99")
 
 
 def test_unsuitable_mask_is_refused_before_the_job_is_accepted(client: Client, tile_model: str) -> None:

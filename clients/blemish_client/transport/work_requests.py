@@ -20,6 +20,7 @@ from blemish.v1.job_pb2 import (
 )
 from blemish.v1.model_pb2 import (
     CompareModelsRequest,
+    FrameMask,
     GetReportRequest,
     ListSuspectsRequest,
     PreviewCalibrationRequest,
@@ -67,6 +68,8 @@ class TrainOptions(JobOptions, total=False):
     """Pixels that the model looks at, None for all: a black-and-white picture, white where it looks, or
     polygons as JSON with width, height, and the lists include and ignore. Give a path, the content of a
     file, an array (height, width), or an image of Pillow."""
+    mask_of: str
+    """Version with a mask, which is used in place of ``mask``, with its alignment."""
     align: bool
     """True to move the mask with the part, which may be shifted and slightly turned in a frame."""
     reference: str
@@ -87,6 +90,10 @@ def train_request(dataset: str, options: TrainOptions) -> CreateJobRequest:
     reject_unknown(options, TrainOptions.__optional_keys__)
     mask, reference = options.get("mask"), options.get("reference", "")
     frame_mask = training_mask(mask) if mask is not None else None
+    if version := options.get("mask_of"):
+        if mask is not None:
+            raise ValueError("mask and mask_of exclude each other; give one of them")
+        frame_mask = FrameMask(version=model_name(version))
     if options.get("align") or reference:
         frame_mask = aligned_mask(frame_mask, reference)
     detector, learned = options.get("detector"), options.get("false_alarms_of")

@@ -76,12 +76,6 @@ def read_plan(client: Client, model: str) -> LearnPlan:
         sources, in_dataset = [], 0
     if not sources:
         raise CannotLearn(texts.ONLY_OWN_LABELS if in_dataset else texts.NOTHING_TO_LEARN)
-    if base.HasField("mask"):
-        raise CannotLearn(
-            texts.MASK_NOT_KEPT.format(
-                version=short(base.name), dataset=short(base.dataset), model=_id_of(base)
-            )
-        )
     try:
         dataset = client.dataset(base.dataset)
     except NotFound as error:
@@ -98,6 +92,8 @@ def read_plan(client: Client, model: str) -> LearnPlan:
         "target_false_reject_rate": base.calibration.target_false_reject_rate
         or (trained.target_false_reject_rate if trained is not None else 0.0),
     }
+    if base.HasField("mask"):
+        options["mask_of"] = base.name
     return LearnPlan(base, dataset, sources, in_dataset, options, trained is not None)
 
 

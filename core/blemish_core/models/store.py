@@ -320,6 +320,24 @@ class ModelStore:
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / f"{sha256}.png", png)
 
+    def mask_of(self, manifest: Manifest) -> bytes:
+        """Return the mask of a version as a PNG.
+
+        Raises:
+            NotFound: if the version was deleted.
+            Corrupt: if the mask is damaged.
+        """
+        file = self.folder(manifest.model, manifest.version) / bundle.MASK
+        try:
+            png = read_regular(file, _MAX_MASK_BYTES)
+        except FileNotFoundError as error:
+            raise NotFound(f"{manifest.name} was deleted; name another version") from error
+        except OSError as error:
+            raise Corrupt(f"the mask of {manifest.name} cannot be read; train again") from error
+        if manifest.mask is None or hashlib.sha256(png).hexdigest() != manifest.mask.sha256:
+            raise Corrupt(f"the mask of {manifest.name} was changed; train again")
+        return png
+
     def mask(self, sha256: str) -> bytes:
         """Return a stored mask.
 

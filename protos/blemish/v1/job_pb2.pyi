@@ -380,7 +380,8 @@ class Train(_message.Message):
 
         INVALID_ARGUMENT: the mask is not a black-and-white PNG, ignores every pixel, has an invalid polygon, or is
         missing although `mask.alignment` is set.
-        NOT_FOUND: the dataset does not have the reference of the alignment.
+        INVALID_ARGUMENT: `mask.version` has no mask.
+        NOT_FOUND: the dataset does not have the reference of the alignment, or `mask.version` does not exist.
         FAILED_PRECONDITION: an image of the dataset has another aspect ratio than the mask, or frames cannot be
         aligned to the reference, because it is too uniform or repeats itself.
 

@@ -321,6 +321,7 @@ class FrameMask(_message.Message):
 
     PNG_FIELD_NUMBER: _builtins.int
     POLYGONS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     WIDTH_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
@@ -328,6 +329,10 @@ class FrameMask(_message.Message):
     ALIGNMENT_FIELD_NUMBER: _builtins.int
     png: _builtins.bytes
     """A black-and-white PNG of the size of the reference image, at most 1 MiB: white where the model looks."""
+    version: _builtins.str
+    """A version with a mask, as in GetModelRequest. Its mask is used, with its alignment unless `alignment` is set.
+    Older servers refuse the request.
+    """
     sha256: _builtins.str
     """SHA-256 of the mask as a PNG, in hex. Output only, like all fields below."""
     width: _builtins.int
@@ -349,17 +354,18 @@ class FrameMask(_message.Message):
         *,
         png: _builtins.bytes = ...,
         polygons: Global___MaskPolygons | None = ...,
+        version: _builtins.str = ...,
         sha256: _builtins.str = ...,
         width: _builtins.int = ...,
         height: _builtins.int = ...,
         ignored_share: _builtins.float = ...,
         alignment: Global___MaskAlignment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "content", b"content", "png", b"png", "polygons", b"polygons"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "content", b"content", "png", b"png", "polygons", b"polygons", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "content", b"content", "height", b"height", "ignored_share", b"ignored_share", "png", b"png", "polygons", b"polygons", "sha256", b"sha256", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "content", b"content", "height", b"height", "ignored_share", b"ignored_share", "png", b"png", "polygons", b"polygons", "sha256", b"sha256", "version", b"version", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["png", "polygons"]  # noqa: Y015
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["png", "polygons", "version"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
 

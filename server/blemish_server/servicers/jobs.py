@@ -16,13 +16,15 @@ from blemish.v1 import job_pb2 as pb
 from blemish.v1.job_pb2_grpc import JobServiceServicer
 from blemish_core.datasets import DatasetStore
 from blemish_core.imaging.decode import ImageLimits
+from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.jobs.queues import QUEUES, queue_order
 from blemish_core.jobs.record import EmbedSpec, Job, JobPriority, JobState, Limits, Spec, TrainSpec
 from blemish_core.jobs.store import JobStore
 from blemish_core.jobs.validation import validate_spec
 from blemish_core.jobs.worker_registry import WorkerRegistry
 from blemish_core.models.store import ModelStore
-from blemish_core.platform.names import job_id
+from blemish_core.platform.errors import InvalidRequest
+from blemish_core.platform.names import ModelRef, job_id
 from blemish_core.search.frame_store import FrameStore
 from blemish_server.auth.access import Caller
 from blemish_server.auth.authenticator import current_caller
@@ -91,6 +93,8 @@ class JobServicer(JobServiceServicer):
 
     def _with_mask(self, spec: TrainSpec, train: pb.Train) -> TrainSpec:
         """Store the mask of a training, which its record only describes."""
+        if train.mask.WhichOneof("content") == "version":
+            return spec.model_copy(update={"mask": self._mask_of_version(train)})
         mask = parse_mask(train, self._image_limits)
         if mask is None:
             return spec
@@ -98,6 +102,16 @@ class JobServicer(JobServiceServicer):
         summary = mask.summary().model_copy(update={"reference": parse_reference(train.mask)})
         self._models.keep_mask(png, summary.sha256)
         return spec.model_copy(update={"mask": summary})
+
+    def _mask_of_version(self, train: pb.Train) -> MaskSummary:
+        field = "train.mask.version"
+        manifest = self._models.manifest(ModelRef.parse(train.mask.version, field))
+        if manifest.mask is None:
+            raise InvalidRequest(f"{manifest.name} has no mask; name a version with one", field=field)
+        self._models.keep_mask(self._models.mask_of(manifest), manifest.mask.sha256)
+        if train.mask.HasField("alignment"):
+            return manifest.mask.model_copy(update={"reference": parse_reference(train.mask)})
+        return manifest.mask
 
     def _accept(self, spec: Spec, request_id: str, priority: JobPriority, limits: Limits) -> Job:
         caller = current_caller.get()

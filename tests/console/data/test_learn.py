@@ -112,13 +112,16 @@ def test_nothing_is_learned_without_labels_outside_of_the_dataset() -> None:
         learn.read_plan(client, "tile")
 
 
-def test_mask_and_deleted_dataset_lead_to_the_command_line() -> None:
+def test_mask_of_the_version_is_kept() -> None:
+    client = FakeClient()
+    client.card.mask.CopyFrom(FrameMask(width=1))
+    assert learn.read_plan(client, "tile").options["mask_of"] == VERSION
+
+
+def test_deleted_dataset_leads_to_the_command_line() -> None:
     client = FakeClient()
     client.all_datasets = []
     with pytest.raises(CannotLearn, match="blemish train DATASET --model-id tile --false-alarms-of tile"):
-        learn.read_plan(client, "tile")
-    client.card.mask.CopyFrom(FrameMask(width=1))
-    with pytest.raises(CannotLearn, match="--mask FILE"):
         learn.read_plan(client, "tile")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.support.manifests import make_manifest
 
+from blemish_core.imaging.mask_summary import MaskSummary
 from blemish_core.models import bundle
 from blemish_core.models.bundle import Manifest
 from blemish_core.models.loading import load_detector
@@ -278,6 +279,21 @@ def test_mask_is_kept_until_no_training_needs_it(tmp_path: Path) -> None:
     assert store.mask(names[b"one"]) == b"one"
     with pytest.raises(NotFound, match="start the training again"):
         store.mask(names[b"two"])
+
+
+def test_mask_of_a_version_is_read_from_its_bundle_and_checked(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    sha256 = hashlib.sha256(b"mask").hexdigest()
+    summary = MaskSummary(sha256=sha256, width=4, height=4, ignored_share=0.5)
+    manifest = publish(store, "tile", "a").model_copy(update={"mask": summary})
+    file = store.folder("tile", 1) / bundle.MASK
+    with pytest.raises(NotFound):
+        store.mask_of(manifest)
+    file.write_bytes(b"mask")
+    assert store.mask_of(manifest) == b"mask"
+    file.write_bytes(b"other")
+    with pytest.raises(Corrupt):
+        store.mask_of(manifest)
 
 
 def test_changed_mask_is_not_used(tmp_path: Path) -> None:

@@ -223,6 +223,15 @@ def train(
             rich_help_panel=_PART,
         ),
     ] = None,
+    mask_of: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="Use the mask of this version, with its alignment.",
+            show_default=False,
+            rich_help_panel=_PART,
+        ),
+    ] = "",
     align: Annotated[
         bool,
         typer.Option(
@@ -285,6 +294,8 @@ def train(
         )
         if max_minutes:
             settings.max_duration.FromTimedelta(timedelta(minutes=max_minutes))
+    if mask is not None and mask_of:
+        raise Failure("--mask and --mask-of exclude each other; give one of them")
     with session.client() as client:
         if promote and keep_target is None:
             keep_target = _promoted_target(client, model_id or f"{dataset}-{detector}", yes=yes)
@@ -298,11 +309,12 @@ def train(
             keep_target=keep_target if promote else None,
             false_alarms_of=false_alarms_of,
             mask=_read_mask(mask) if mask is not None else None,
+            mask_of=mask_of,
             align=align,
             reference=reference,
             **_job_options(priority, max_run_minutes, max_memory_gib),
         )
-        if mask is not None and not job.train.HasField("mask"):
+        if (mask is not None or mask_of) and not job.train.HasField("mask"):
             client.cancel(job)
             raise Failure(
                 "the server is too old for masks, so the training was cancelled; update the server"

@@ -153,6 +153,17 @@ def test_alignment_reaches_the_server(
     assert request.train.mask.alignment.reference == reference
 
 
+def test_mask_of_a_version_reaches_the_server(run: Run, fake: FakeServer, tmp_path: Path) -> None:
+    assert run("train", "tile", "--mask-of", "m/2", "--detach").exit_code == 0
+    (request,) = fake.requests["CreateJob"]
+    assert request.train.mask.version == "models/m/versions/2"
+    file = tmp_path / "mask.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n...")
+    result = run("train", "tile", "--mask-of", "m/2", "--mask", file)
+    assert result.exit_code == 2
+    assert "--mask and --mask-of exclude each other" in result.stderr
+
+
 def test_mask_stays_where_it_is_without_alignment(run: Run, fake: FakeServer, tmp_path: Path) -> None:
     file = tmp_path / "mask.png"
     file.write_bytes(b"\x89PNG\r\n\x1a\n...")
