@@ -377,6 +377,10 @@ def test_console_asks_for_a_token_and_shows_the_role(
     opened.shows("ann (service)")
     opened.shows(texts.FIGURES)
     assert opened.page.get_by_role("button", name=texts.PIN).count() == 0
+    opened.page.goto(f"{guarded.url}/data/image?dataset=tile&path=test/crack/000.png")
+    opened.shows(texts.DATA_MASK_READER)
+    assert opened.page.get_by_role("button", name=texts.DATA_MASK_SAVE).count() == 0
+    assert opened.page.get_by_role("button", name=texts.DRAW_TOOLS["brush"]).count() == 0
     opened.page.goto(f"{guarded.url}/system")
     opened.shows(texts.AUDIT_FOR_OPERATORS)
     opened.page.goto(f"{guarded.url}/review?model=tile")
