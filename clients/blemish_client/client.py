@@ -16,6 +16,8 @@ from blemish.v1.dataset_pb2 import (
     DatasetImage,
     DeleteImagesResponse,
     ImportDatasetResponse,
+    MoveImagesResponse,
+    UnpairedFiles,
     UploadImagesResponse,
 )
 from blemish.v1.dataset_pb2_grpc import DatasetServiceStub
@@ -489,6 +491,27 @@ class Client(SharedClient[Connection]):
         """Delete images, their masks and their index entries."""
         request = dataset_pb2.DeleteImagesRequest(dataset=dataset_name(dataset), paths=paths)
         return self._connection.call_without_timeout(self._datasets.DeleteImages, request)
+
+    def move_images(self, dataset: str, paths: Iterable[str], folder: str) -> MoveImagesResponse:
+        """Move images to another class with their masks, all of them or none.
+
+        Masks of images that become good are deleted.
+
+        Args:
+            dataset: name of the dataset.
+            paths: paths or original paths of at most 1000 images.
+            folder: train/good or test/CLASS.
+        """
+        request = dataset_pb2.MoveImagesRequest(dataset=dataset_name(dataset), paths=paths, folder=folder)
+        return self._connection.call_without_timeout(self._datasets.MoveImages, request)
+
+    def unpaired(self, dataset: str) -> UnpairedFiles:
+        """Return the masks without an image and the defective test images without a mask.
+
+        Both are empty if the server is older than this call.
+        """
+        request = dataset_pb2.GetDatasetRequest(name=dataset_name(dataset))
+        return (self._connection.call(self._datasets.GetDataset, request)).unpaired
 
     def delete_dataset(self, dataset: str) -> None:
         """Delete a dataset and its index entries. Models trained on it remain."""

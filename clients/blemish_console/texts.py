@@ -550,7 +550,20 @@ DATA_REMOVE_EFFECT = (
 )
 DATA_REMOVED = {True: "{count:,} file was removed", False: "{count:,} files were removed"}
 DATA_OPEN = "Open {name}"
-DATA_CLOSE = "Close"
+DATA_MOVE = "Move"
+DATA_MOVE_TITLE = {True: "Move {count:,} image", False: "Move {count:,} images"}
+DATA_MOVE_EFFECT = (
+    "Masks move with defective images, and are deleted if the images become good. Entries of the images in "
+    "every index are deleted with their labels; index the dataset again afterwards."
+)
+DATA_MOVED = {True: "{count:,} image was moved", False: "{count:,} images were moved"}
+DATA_MASKS_DELETED = {True: "{count:,} mask was deleted", False: "{count:,} masks were deleted"}
+DATA_MASKS_ALONE = {True: "{count:,} mask matches no image", False: "{count:,} masks match no image"}
+DATA_IMAGES_ALONE = {
+    True: "{count:,} defective image has no mask",
+    False: "{count:,} defective images have no mask",
+}
+DATA_NAMED_MORE = " and {count:,} more"
 DATA_SORT = "Order"
 DATA_SORTS = {"name": "by name"}
 

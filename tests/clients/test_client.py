@@ -197,6 +197,12 @@ def test_upload_skips_a_vanished_file_and_sends_the_rest(client: Client, tmp_pat
     assert result.skipped[1].reason == "cannot be read: No such file or directory"
 
 
+def test_images_are_moved_to_a_folder(client: Client, fake: FakeServer) -> None:
+    answer = client.move_images("tile", ["train/good/0.png"], "test/crack")
+    assert [each.new_path for each in answer.images] == ["test/crack/0.png"]
+    assert fake.requests["MoveImages"][0].dataset == "datasets/tile"
+
+
 def test_images_in_memory_are_uploaded_with_their_paths(client: Client, fake: FakeServer) -> None:
     images = [ImageContent("train/good/0.png", b"first", "a b.png"), ImageContent("test/good/1.png", b"")]
     client.upload_images("tile", iter(images), replace=True)

@@ -20,7 +20,7 @@ SERVICE = {
 }
 OPERATOR = {
     *("CreateDataset", "UpdateDataset", "UploadImages", "ImportDataset"),
-    *("DeleteImages", "DeleteDataset", "AddItems"),
+    *("DeleteImages", "MoveImages", "DeleteDataset", "AddItems"),
     *("CreateJob", "CancelJob"),
     *("PromoteModel", "PinModel", "ShadowModel", "UpdateCalibration", "DeleteModel"),
     *("ExportModel", "ImportModel"),

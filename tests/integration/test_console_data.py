@@ -105,6 +105,32 @@ def test_images_are_shown_by_class_and_removed_after_a_question(
     assert page.title() == f"{texts.DATA} · {texts.TITLE}"
 
 
+def test_image_is_moved_to_a_new_class_and_back(
+    url: str, opened: Window, client: Client, dataset: str
+) -> None:
+    page = opened.page
+    page.goto(f"{url}/data?dataset={dataset}&group=train/good")
+    page.locator(".bl-shot", has_text=MARKUP).get_by_role("checkbox").click()
+    page.get_by_role("button", name=texts.DATA_MOVE, exact=True).click()
+    page.get_by_role("dialog").get_by_label(texts.UPLOAD["class"], exact=True).click()
+    page.get_by_role("option", name=texts.UPLOAD["new_class"]).click()
+    page.get_by_label(texts.UPLOAD["class_name"]).fill("not a class")
+    page.get_by_role("dialog").get_by_role("button", name=texts.DATA_MOVE).click()
+    opened.shows("is not a valid class")
+    page.get_by_label(texts.UPLOAD["class_name"]).fill("scratch")
+    page.get_by_role("dialog").get_by_role("button", name=texts.DATA_MOVE).click()
+    opened.shows(texts.DATA_MOVED[True].format(count=1))
+    page.locator(".bl-shot", has_text=MARKUP).wait_for(state="hidden")
+    [moved] = client.images(dataset, under="test/scratch/")
+    assert moved.original_path == f"train/good/{MARKUP}.png"
+    page.locator(".bl-group", has_text="scratch").click()
+    page.locator(".bl-shot", has_text=MARKUP).locator("a").click()
+    page.wait_for_url("**/data/image?*")
+    opened.shows(f"train/good/{MARKUP}.png")
+    client.move_images(dataset, [moved.path], "train/good")
+    assert client.dataset(dataset).train_images == 3
+
+
 def test_dataset_that_does_not_exist_is_reported_in_the_page(url: str, opened: Window) -> None:
     opened.page.goto(f"{url}/data?dataset=none-such")
     opened.shows("there is no datasets/none-such")

@@ -325,6 +325,16 @@ class FakeServer(
         left = Dataset(name=request.dataset, train_images=3)
         return dataset_pb2.DeleteImagesResponse(dataset=left, removed=len(request.paths))
 
+    def MoveImages(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter("MoveImages", request, context)
+        moved = [
+            dataset_pb2.MovedImage(path=path, new_path=f"{request.folder}/{path.rpartition('/')[2]}")
+            for path in request.paths
+        ]
+        return dataset_pb2.MoveImagesResponse(
+            dataset=Dataset(name=request.dataset, train_images=3), images=moved, deleted_masks=1
+        )
+
     def UpdateDataset(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._enter("UpdateDataset", request, context)
         level = request.white_level

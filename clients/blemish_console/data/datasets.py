@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from blemish.v1.dataset_pb2 import Dataset, DatasetImage
+from blemish.v1.dataset_pb2 import Dataset, DatasetImage, UnpairedFiles
 from blemish_client.client import Client
 from blemish_client.names import short
 
@@ -43,6 +43,8 @@ class DatasetEntry:
     dataset: Dataset
     models: list[str] = field(default_factory=list)
     """Versions that were trained from it, the newest first."""
+    unpaired: UnpairedFiles = field(default_factory=UnpairedFiles)
+    """Masks and images that do not belong together; empty in the list of all datasets."""
 
     @property
     def name(self) -> str:
@@ -78,7 +80,7 @@ def read_dataset(client: Client, name: str) -> DatasetEntry:
         NotFound: if it does not exist.
     """
     dataset = client.dataset(name)
-    return DatasetEntry(dataset, _models_by_dataset(client)[dataset.name])
+    return DatasetEntry(dataset, _models_by_dataset(client)[dataset.name], client.unpaired(name))
 
 
 def read_covers(client: Client, name: str) -> list[DatasetImage]:
@@ -95,6 +97,14 @@ def read_images(client: Client, name: str, folder: str) -> Images:
 def remove(client: Client, name: str, paths: Sequence[str]) -> int:
     """Remove images and their masks; return the number of files that were removed."""
     return sum(client.delete_images(name, part).removed for part in _parts(paths))
+
+
+def move(client: Client, name: str, paths: Sequence[str], folder: str) -> int:
+    """Move images to a folder of images; return the number of masks that were deleted.
+
+    More images than a call takes move in several, so a failure leaves those of earlier calls moved.
+    """
+    return sum(client.move_images(name, part, folder).deleted_masks for part in _parts(paths))
 
 
 def _parts(paths: Sequence[str]) -> Iterator[Sequence[str]]:

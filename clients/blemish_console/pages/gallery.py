@@ -14,12 +14,15 @@ from blemish_console import texts, theme
 from blemish_console.data import datasets
 from blemish_console.data.datasets import DatasetEntry, Group, Images
 from blemish_console.formats import size, when
+from blemish_console.pages import dataset_image
 from blemish_console.pages.upload_box import UploadBox
 from blemish_console.shell import View
 
 _PAGE = 60
-_TILE_PX, _LARGE_PX = 256, 1536
+_TILE_PX = 256
+_NEW = "new"
 _MAX_MODELS = 3
+_MAX_NAMED = 5
 
 
 def address(name: str, folder: str = "") -> str:
@@ -137,9 +140,11 @@ class _Gallery:
         self._images = images.images
         self._page = 1
         self._chosen: set[str] = set()
+        self._known: list[Group] = []
         self._is_operator = view.session.may(ROLE_OPERATOR)
 
     def draw(self, known: list[Group]) -> None:
+        self._known = known
         with theme.card():
             self._draw_groups(known)
             with ui.row().classes("w-full items-center").style("min-height: 40px; gap: 10px"):
@@ -168,6 +173,8 @@ class _Gallery:
             ).props("flat dense")
             self._clear = ui.button(texts.DATA_SELECT_NONE, icon="deselect", on_click=self._choose_none)
             self._clear.props("flat dense")
+            self._move = ui.button(texts.DATA_MOVE, icon="drive_file_move", on_click=self._ask_to_move)
+            self._move.props("flat dense")
             self._remove = ui.button(texts.DATA_REMOVE, icon="delete", on_click=self._ask_to_remove)
             self._remove.props("flat dense")
 
@@ -202,12 +209,12 @@ class _Gallery:
         self._draw_page()
 
     def _draw_tile(self, image: DatasetImage) -> None:
-        name = image.original_path or image.path.rpartition("/")[2]
+        name = (image.original_path or image.path).rpartition("/")[2]
         with ui.element("div").classes("bl-shot") as tile:
-            with ui.element("button").classes("bl-shot-picture") as opener:
+            target = dataset_image.address(self._entry.name, image.path)
+            with ui.link(target=target).classes("bl-shot-picture") as opener:
                 picture(self._view, self._entry.name, image, _TILE_PX)
             opener.props["aria-label"] = texts.DATA_OPEN.format(name=name)
-            opener.on("click", lambda: self._open(image))
             if self._is_operator:
                 check = ui.checkbox(
                     value=image.path in self._chosen,
@@ -217,23 +224,10 @@ class _Gallery:
                 check.props["aria-label"] = texts.DATA_SELECT_ONE.format(name=name)
                 self._shots[image.path] = (tile, check)
             label = ui.label(name).classes("bl-name")
-            label.props["title"] = name
+            label.props["title"] = image.original_path or image.path
             ui.label(f"{image.width} x {image.height}").classes("bl-faint bl-number").style(
                 "font-size: 12.5px"
             )
-
-    def _open(self, image: DatasetImage) -> None:
-        name = image.original_path or image.path
-        with ui.dialog() as dialog, ui.card().classes("bl-card").style("width: 1100px; max-width: 94vw"):
-            with ui.row().classes("w-full items-center no-wrap"):
-                ui.label(name).classes("bl-h1 bl-name").style("font-size: 18px")
-                ui.space()
-                ui.button(texts.DATA_CLOSE, icon="close", on_click=dialog.close).props("flat")
-            picture(self._view, self._entry.name, image, _LARGE_PX).classes("bl-large")
-            facts = [image.path, f"{image.width} x {image.height} px", size(image.size_bytes)]
-            ui.label(" · ".join(facts)).classes("bl-faint").style("overflow-wrap: anywhere")
-        dialog.on("hide", dialog.delete)
-        dialog.open()
 
     # Selection
 
@@ -265,10 +259,40 @@ class _Gallery:
         chosen = texts.DATA_SELECTED.format(count=len(self._chosen)) if self._chosen else ""
         self._state.set_text(" · ".join(filter(None, [total, cut, chosen])))
         if self._is_operator and self._images:
-            for button in (self._clear, self._remove):
+            for button in (self._clear, self._move, self._remove):
                 button.set_enabled(bool(self._chosen))
 
     # Changes
+
+    async def _ask_to_move(self) -> None:
+        paths = sorted(self._chosen)
+        choices = {each.folder: title(each) for each in self._known if each.folder != self._group.folder}
+        with ui.dialog() as dialog, ui.card().classes("bl-card").style("width: 520px; max-width: 94vw"):
+            ui.label(counted(texts.DATA_MOVE_TITLE, len(paths))).classes("bl-h1")
+            folder = ui.select(choices | {_NEW: texts.UPLOAD["new_class"]}, label=texts.UPLOAD["class"])
+            folder.props("outlined dense options-dense").classes("w-full")
+            new = ui.input(texts.UPLOAD["class_name"]).props("outlined dense").classes("w-full")
+            new.bind_visibility_from(folder, "value", lambda value: value == _NEW)
+            ui.label(texts.DATA_MOVE_EFFECT).classes("bl-faint")
+            with ui.row().classes("w-full justify-end"):
+                ui.button(texts.CANCEL, on_click=lambda: dialog.submit(False)).props("flat")
+                ui.button(texts.DATA_MOVE, on_click=lambda: dialog.submit(True)).props(
+                    "unelevated"
+                ).bind_enabled_from(folder, "value", bool)
+        while await dialog:
+            target = f"test/{(new.value or '').strip()}" if folder.value == _NEW else str(folder.value)
+
+            async def move(target: str = target) -> None:
+                masks = await self._view.session.call(datasets.move, self._entry.name, paths, target)
+                text = counted(texts.DATA_MOVED, len(paths))
+                if masks:
+                    text = f"{text}, {counted(texts.DATA_MASKS_DELETED, masks)}"
+                ui.notify(text, type="positive", position="top")
+
+            if await self._view.attempt(move):
+                break
+        dialog.delete()
+        await self._refresh()
 
     async def _ask_to_remove(self) -> None:
         paths = sorted(self._chosen)
@@ -307,12 +331,28 @@ def _draw_head(view: View, entry: DatasetEntry, *, is_operator: bool) -> None:
             ui.button(
                 texts.DATA_DELETE, icon="delete", on_click=lambda: _ask_to_delete(view, dataset)
             ).props("flat")
-    if dataset.warnings:
+    if notes := [*dataset.warnings, *_pairing_notes(entry)]:
         with theme.card(texts.DATA_NOTES):
-            for warning in dataset.warnings:
+            for warning in notes:
                 with ui.row().classes("no-wrap items-start").style("gap: 8px"):
                     ui.icon("info", size="18px").style("margin-top: 2px")
                     ui.label(warning).style("overflow-wrap: anywhere; min-width: 0")
+
+
+def _pairing_notes(entry: DatasetEntry) -> list[str]:
+    """Return sentences about masks and images that do not belong together."""
+    unpaired = entry.unpaired
+    found = (
+        (texts.DATA_MASKS_ALONE, unpaired.masks_count, unpaired.masks),
+        (texts.DATA_IMAGES_ALONE, unpaired.images_count, unpaired.images),
+    )
+    notes = []
+    for forms, count, paths in found:
+        if count:
+            names = ", ".join(paths[:_MAX_NAMED])
+            more = texts.DATA_NAMED_MORE.format(count=count - _MAX_NAMED) if count > _MAX_NAMED else ""
+            notes.append(f"{counted(forms, count)}: {names}{more}")
+    return notes
 
 
 async def _ask_to_delete(view: View, dataset: Dataset) -> None:

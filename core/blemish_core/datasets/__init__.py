@@ -3,6 +3,7 @@
 
 from blemish_core.datasets.folder_import import ImportResult
 from blemish_core.datasets.incoming import BeforeReplacing, IncomingFile
+from blemish_core.datasets.moving import MovePlan
 from blemish_core.datasets.records import (
     Dataset,
     DatasetImage,
@@ -22,6 +23,7 @@ __all__ = [
     "ImportResult",
     "IncomingFile",
     "IndexEntry",
+    "MovePlan",
     "Outcome",
     "Provenance",
     "SkippedFile",

@@ -27,6 +27,7 @@ import structlog
 from pydantic import ValidationError
 
 from blemish_core.datasets.layout import PARTS, LayoutPath, Pair
+from blemish_core.datasets.moving import MovePlan, plan_moves
 from blemish_core.datasets.records import DatasetRecord, EntryDepth, IndexEntry, Outcome, UnpairedFiles
 from blemish_core.imaging.decode import ImageLimits, read_mask, verify
 from blemish_core.imaging.white_level import WhiteLevel, bits_of, highest_of
@@ -245,6 +246,77 @@ class Index:
                 for pending in (self._folder / path).parent.glob(f".{Path(path).name}.*"):
                     _discard(pending)
             self._refresh()
+
+    def plan_moves(self, paths: Sequence[str], folder: str) -> MovePlan:
+        """Return the moves of images to a folder; see ``moving.plan_moves``.
+
+        Args:
+            paths: paths in the layout, or original ones.
+            folder: train/good or test/CLASS.
+
+        Raises:
+            InvalidRequest: see ``moving.plan_moves``, or if a path is neither known nor in the layout.
+            NotFound: if a path has no entry.
+            AlreadyExists: see ``moving.plan_moves``.
+        """
+        images: dict[str, tuple[IndexEntry, list[IndexEntry]]] = {}
+        for path in paths:
+            entry = self.find_named(path)
+            if entry is None:
+                LayoutPath.parse(path)
+                raise NotFound(f"the dataset has no {path}")
+            images.setdefault(entry.path, (entry, self.masks_of(entry.layout_path)))
+
+        def masks_at(image: LayoutPath) -> list[IndexEntry]:
+            with self._reading:
+                paths = [path for pair in image.pairs for path in sorted(self._masks.get(pair, ()))]
+                return [self._entries[path] for path in paths if self._pair_of_mask(path) is None]
+
+        return plan_moves(list(images.values()), folder, self.find, masks_at)
+
+    def move(self, paths: Sequence[str], folder: str) -> MovePlan:
+        """Move images to a folder, all or none, and return what was moved.
+
+        The files are linked at their new paths first. Then the new index counts, and the old files are
+        deleted.
+
+        Raises:
+            InvalidRequest: see ``plan_moves``.
+            NotFound: see ``plan_moves``.
+            AlreadyExists: see ``plan_moves``.
+        """
+        with self.exclusive():
+            self._refresh()
+            self._sweep()
+            plan = self.plan_moves(paths, folder)
+            gone = {move.entry.path for move in plan.moved} | {mask.path for mask in plan.deleted_masks}
+            linked: list[Path] = []
+            try:
+                for move in plan.moved:
+                    target = self._folder / move.target.path
+                    linked.append(target)
+                    self._link(self._folder / move.entry.path, target)
+                for parent in {file.parent for file in linked}:
+                    fsync(parent)
+                kept = [entry for entry in self.entries() if entry.path not in gone]
+                atomic_write(self._path, new_index() + _lines(kept + [move.target for move in plan.moved]))
+            except OSError:
+                for file in linked:
+                    _discard(file)
+                raise
+            for path in gone:
+                _discard(self._folder / path)
+            self._refresh()
+            return plan
+
+    def _link(self, source: Path, target: Path) -> None:
+        """Link a file at its new path, where a killed process may have left one."""
+        if not target.parent.is_dir():
+            target.parent.mkdir(parents=True)
+            fsync(target.parent.parent)
+            fsync(self._folder)
+        target.unlink(missing_ok=True)
+        target.hardlink_to(source)
 
     def read(self, entry_path: str, sha256: str) -> bytes:
         """Return the content of a file with this digest.

@@ -17,6 +17,7 @@ from blemish_core.datasets.folder_import import ImportFolder, ImportResult
 from blemish_core.datasets.incoming import BeforeReplacing, IncomingFile
 from blemish_core.datasets.index import INDEX, LOCK, RECORD, Index, make_entry, new_index, record_bytes
 from blemish_core.datasets.layout import LayoutPath
+from blemish_core.datasets.moving import MovePlan
 from blemish_core.datasets.records import (
     Dataset,
     DatasetImage,
@@ -154,6 +155,29 @@ class DatasetStore:
         self._record(dataset_id)
         with disk_full_errors(self._root):
             self._index(dataset_id).remove(str(LayoutPath.parse(path)) for path in paths)
+
+    def plan_moves(self, dataset_id: str, paths: Sequence[str], folder: str) -> MovePlan:
+        """Return what ``move`` would move, and raise what it would raise."""
+        self._record(dataset_id)
+        return self._index(dataset_id).plan_moves(paths, folder)
+
+    def move(self, dataset_id: str, paths: Sequence[str], folder: str) -> MovePlan:
+        """Move images to another class, with their masks; all of them or none.
+
+        Args:
+            dataset_id: id of the dataset.
+            paths: paths in the layout, or original ones.
+            folder: train/good or test/CLASS.
+
+        Raises:
+            InvalidRequest: if a path or the folder is malformed, or an image and a mask differ in size.
+            NotFound: if the dataset or one of the images does not exist.
+            AlreadyExists: if the class has the same image under both names, or another mask for it.
+            DiskFull: if the disk has no space for the new index.
+        """
+        self._record(dataset_id)
+        with disk_full_errors(self._root):
+            return self._index(dataset_id).move(paths, folder)
 
     def delete(self, dataset_id: str) -> None:
         """Delete a dataset, damaged or not: first by a rename, then file by file.

@@ -52,6 +52,21 @@ class Removal:
         self._datasets.remove(dataset_id, [entry.path for entry in files])
         return self._datasets.get(dataset_id), len(files)
 
+    def before_moving(self, dataset_id: str, paths: Sequence[str], folder: str) -> None:
+        """Delete the index entries of images that are to be moved, because they name path and class.
+
+        Raises:
+            InvalidRequest: see ``DatasetStore.move``; nothing is deleted then.
+            NotFound: see ``DatasetStore.move``; nothing is deleted then.
+            AlreadyExists: see ``DatasetStore.move``; nothing is deleted then.
+            FailedPrecondition: if a job uses the dataset.
+            Unavailable: if Redis or Qdrant does not answer.
+        """
+        plan = self._datasets.plan_moves(dataset_id, paths, folder)
+        moved = {move.entry.path: move.entry.sha256 for move in plan.images if not move.stays}
+        if moved:
+            self.before_replacing(dataset_id, moved)
+
     def before_replacing(self, dataset_id: str, images: Mapping[str, str]) -> None:
         """Delete the index entries of images, given as SHA-256 digests by path, that are to be replaced.
 

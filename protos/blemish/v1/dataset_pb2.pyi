@@ -559,16 +559,22 @@ class GetDatasetResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DATASET_FIELD_NUMBER: _builtins.int
+    UNPAIRED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def dataset(self) -> Global___Dataset: ...
+    @_builtins.property
+    def unpaired(self) -> Global___UnpairedFiles:
+        """Masks and images that do not belong together. Not set by older servers."""
+
     def __init__(
         self,
         *,
         dataset: Global___Dataset | None = ...,
+        unpaired: Global___UnpairedFiles | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "unpaired", b"unpaired"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "unpaired", b"unpaired"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -997,6 +1003,90 @@ class DeleteImagesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteImagesResponse: _TypeAlias = DeleteImagesResponse  # noqa: Y015
+
+@_typing.final
+class MoveImagesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
+    FOLDER_FIELD_NUMBER: _builtins.int
+    dataset: _builtins.str
+    """datasets/{id}"""
+    folder: _builtins.str
+    """train/good or test/CLASS. A class without images is allowed."""
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Paths or original paths of images as returned by ListImages, at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        dataset: _builtins.str = ...,
+        paths: _abc.Iterable[_builtins.str] | None = ...,
+        folder: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "folder", b"folder", "paths", b"paths"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveImagesRequest: _TypeAlias = MoveImagesRequest  # noqa: Y015
+
+@_typing.final
+class MoveImagesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATASET_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    DELETED_MASKS_FIELD_NUMBER: _builtins.int
+    deleted_masks: _builtins.int
+    """Number of masks that were deleted, because their images are good now."""
+    @_builtins.property
+    def dataset(self) -> Global___Dataset: ...
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___MovedImage]:
+        """One for each image, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        dataset: Global___Dataset | None = ...,
+        images: _abc.Iterable[Global___MovedImage] | None = ...,
+        deleted_masks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "deleted_masks", b"deleted_masks", "images", b"images"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveImagesResponse: _TypeAlias = MoveImagesResponse  # noqa: Y015
+
+@_typing.final
+class MovedImage(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    NEW_PATH_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Path before."""
+    new_path: _builtins.str
+    """Path now. It is the same for an image that was in the folder already."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        new_path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_path", b"new_path", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MovedImage: _TypeAlias = MovedImage  # noqa: Y015
 
 @_typing.final
 class DeleteDatasetRequest(_message.Message):

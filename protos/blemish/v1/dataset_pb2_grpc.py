@@ -94,6 +94,11 @@ class DatasetServiceStub:
                 request_serializer=blemish_dot_v1_dot_dataset__pb2.DeleteImagesRequest.SerializeToString,
                 response_deserializer=blemish_dot_v1_dot_dataset__pb2.DeleteImagesResponse.FromString,
                 _registered_method=True)
+        self.MoveImages = channel.unary_unary(
+                '/blemish.v1.DatasetService/MoveImages',
+                request_serializer=blemish_dot_v1_dot_dataset__pb2.MoveImagesRequest.SerializeToString,
+                response_deserializer=blemish_dot_v1_dot_dataset__pb2.MoveImagesResponse.FromString,
+                _registered_method=True)
         self.DeleteDataset = channel.unary_unary(
                 '/blemish.v1.DatasetService/DeleteDataset',
                 request_serializer=blemish_dot_v1_dot_dataset__pb2.DeleteDatasetRequest.SerializeToString,
@@ -246,6 +251,25 @@ class DatasetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MoveImages(self, request, context):
+        """Moves images to another class, or between training and test. All images move, or none.
+
+        Masks move with the image of a defect, and are deleted if it becomes good. An image keeps its name unless the class
+        has it: then a part of the SHA-256 is added. Its original_path is the path that it had, unless it has one. Entries
+        of the images in every index are deleted, with their labels. Models that were trained on them remain unchanged.
+
+        INVALID_ARGUMENT: no path is given, or one is a mask or outside the layout. The folder is not one of images, or an
+        image differs in size from a mask that the class has for it.
+        NOT_FOUND: the dataset or one of the images does not exist.
+        ALREADY_EXISTS: the class has the same image under both names, or another mask for it.
+        FAILED_PRECONDITION: a job that has not ended uses the dataset.
+        RESOURCE_EXHAUSTED: the disk is full.
+        UNAVAILABLE: Redis or Qdrant is unreachable. Nothing was moved, and some index entries may be deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteDataset(self, request, context):
         """Deletes a dataset with all its images and their entries in every index. Models that were trained on it
         remain unchanged.
@@ -311,6 +335,11 @@ def add_DatasetServiceServicer_to_server(servicer, server):
                     servicer.DeleteImages,
                     request_deserializer=blemish_dot_v1_dot_dataset__pb2.DeleteImagesRequest.FromString,
                     response_serializer=blemish_dot_v1_dot_dataset__pb2.DeleteImagesResponse.SerializeToString,
+            ),
+            'MoveImages': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveImages,
+                    request_deserializer=blemish_dot_v1_dot_dataset__pb2.MoveImagesRequest.FromString,
+                    response_serializer=blemish_dot_v1_dot_dataset__pb2.MoveImagesResponse.SerializeToString,
             ),
             'DeleteDataset': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteDataset,
@@ -598,6 +627,33 @@ class DatasetService:
             '/blemish.v1.DatasetService/DeleteImages',
             blemish_dot_v1_dot_dataset__pb2.DeleteImagesRequest.SerializeToString,
             blemish_dot_v1_dot_dataset__pb2.DeleteImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blemish.v1.DatasetService/MoveImages',
+            blemish_dot_v1_dot_dataset__pb2.MoveImagesRequest.SerializeToString,
+            blemish_dot_v1_dot_dataset__pb2.MoveImagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -135,6 +135,21 @@ class DatasetServiceStub:
     UNAVAILABLE: Redis or Qdrant is unreachable. Nothing was deleted, or some index entries remain; the same
       request completes the deletion.
     """
+    MoveImages: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.MoveImagesRequest, _dataset_pb2.MoveImagesResponse]
+    """Moves images to another class, or between training and test. All images move, or none.
+
+    Masks move with the image of a defect, and are deleted if it becomes good. An image keeps its name unless the class
+    has it: then a part of the SHA-256 is added. Its original_path is the path that it had, unless it has one. Entries
+    of the images in every index are deleted, with their labels. Models that were trained on them remain unchanged.
+
+    INVALID_ARGUMENT: no path is given, or one is a mask or outside the layout. The folder is not one of images, or an
+      image differs in size from a mask that the class has for it.
+    NOT_FOUND: the dataset or one of the images does not exist.
+    ALREADY_EXISTS: the class has the same image under both names, or another mask for it.
+    FAILED_PRECONDITION: a job that has not ended uses the dataset.
+    RESOURCE_EXHAUSTED: the disk is full.
+    UNAVAILABLE: Redis or Qdrant is unreachable. Nothing was moved, and some index entries may be deleted.
+    """
     DeleteDataset: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.DeleteDatasetRequest, _dataset_pb2.DeleteDatasetResponse]
     """Deletes a dataset with all its images and their entries in every index. Models that were trained on it
     remain unchanged.
@@ -251,6 +266,21 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     FAILED_PRECONDITION: a job that has not ended uses the dataset.
     UNAVAILABLE: Redis or Qdrant is unreachable. Nothing was deleted, or some index entries remain; the same
       request completes the deletion.
+    """
+    MoveImages: _aio.UnaryUnaryMultiCallable[_dataset_pb2.MoveImagesRequest, _dataset_pb2.MoveImagesResponse]  # type: ignore[assignment]
+    """Moves images to another class, or between training and test. All images move, or none.
+
+    Masks move with the image of a defect, and are deleted if it becomes good. An image keeps its name unless the class
+    has it: then a part of the SHA-256 is added. Its original_path is the path that it had, unless it has one. Entries
+    of the images in every index are deleted, with their labels. Models that were trained on them remain unchanged.
+
+    INVALID_ARGUMENT: no path is given, or one is a mask or outside the layout. The folder is not one of images, or an
+      image differs in size from a mask that the class has for it.
+    NOT_FOUND: the dataset or one of the images does not exist.
+    ALREADY_EXISTS: the class has the same image under both names, or another mask for it.
+    FAILED_PRECONDITION: a job that has not ended uses the dataset.
+    RESOURCE_EXHAUSTED: the disk is full.
+    UNAVAILABLE: Redis or Qdrant is unreachable. Nothing was moved, and some index entries may be deleted.
     """
     DeleteDataset: _aio.UnaryUnaryMultiCallable[_dataset_pb2.DeleteDatasetRequest, _dataset_pb2.DeleteDatasetResponse]  # type: ignore[assignment]
     """Deletes a dataset with all its images and their entries in every index. Models that were trained on it
@@ -425,6 +455,27 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         FAILED_PRECONDITION: a job that has not ended uses the dataset.
         UNAVAILABLE: Redis or Qdrant is unreachable. Nothing was deleted, or some index entries remain; the same
           request completes the deletion.
+        """
+
+    @_abc_1.abstractmethod
+    def MoveImages(
+        self,
+        request: _dataset_pb2.MoveImagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataset_pb2.MoveImagesResponse, _abc.Awaitable[_dataset_pb2.MoveImagesResponse]]:
+        """Moves images to another class, or between training and test. All images move, or none.
+
+        Masks move with the image of a defect, and are deleted if it becomes good. An image keeps its name unless the class
+        has it: then a part of the SHA-256 is added. Its original_path is the path that it had, unless it has one. Entries
+        of the images in every index are deleted, with their labels. Models that were trained on them remain unchanged.
+
+        INVALID_ARGUMENT: no path is given, or one is a mask or outside the layout. The folder is not one of images, or an
+          image differs in size from a mask that the class has for it.
+        NOT_FOUND: the dataset or one of the images does not exist.
+        ALREADY_EXISTS: the class has the same image under both names, or another mask for it.
+        FAILED_PRECONDITION: a job that has not ended uses the dataset.
+        RESOURCE_EXHAUSTED: the disk is full.
+        UNAVAILABLE: Redis or Qdrant is unreachable. Nothing was moved, and some index entries may be deleted.
         """
 
     @_abc_1.abstractmethod

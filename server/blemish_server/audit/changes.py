@@ -4,7 +4,7 @@
 Only the fields named here reach the log, so it has neither images nor secrets.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from blemish.v1 import dataset_pb2, job_pb2, model_pb2, search_pb2
@@ -106,9 +106,18 @@ def _added(response: dataset_pb2.AddItemsResponse, facts: Facts) -> None:
 
 
 def _delete_images(request: dataset_pb2.DeleteImagesRequest, facts: Facts) -> None:
-    facts.add_resource(request.dataset)
-    for path in request.paths[:_MAX_PATHS]:
-        facts.add_resource(f"{request.dataset}/{path}")
+    _add_paths(request.dataset, request.paths, facts)
+
+
+def _add_paths(dataset: str, paths: Sequence[str], facts: Facts) -> None:
+    facts.add_resource(dataset)
+    for path in paths[:_MAX_PATHS]:
+        facts.add_resource(f"{dataset}/{path}")
+
+
+def _move_images(request: dataset_pb2.MoveImagesRequest, facts: Facts) -> None:
+    _add_paths(request.dataset, request.paths, facts)
+    facts.add(folder=request.folder)
 
 
 def _name(request: Any, facts: Facts) -> None:
@@ -215,6 +224,10 @@ def _removed(response: dataset_pb2.DeleteImagesResponse, facts: Facts) -> None:
     facts.add(removed=response.removed)
 
 
+def _moved(response: dataset_pb2.MoveImagesResponse, facts: Facts) -> None:
+    facts.add(moved=len(response.images), deleted_masks=response.deleted_masks or None)
+
+
 def _job(response: job_pb2.CreateJobResponse, facts: Facts) -> None:
     # The request may name the latest version.
     facts.add_resource(response.job.embed.model or response.job.evaluate.model)
@@ -243,6 +256,7 @@ CHANGES: Mapping[str, tuple[Describe, Describe]] = {
     f"{_DATASETS}/ImportDataset": (_import_dataset, _stored),
     f"{_DATASETS}/AddItems": (_add_items, _added),
     f"{_DATASETS}/DeleteImages": (_delete_images, _removed),
+    f"{_DATASETS}/MoveImages": (_move_images, _moved),
     f"{_DATASETS}/UpdateDataset": (_update_dataset, _nothing),
     f"{_DATASETS}/DeleteDataset": (_name, _nothing),
     f"{_JOBS}/CreateJob": (_create_job, _job),

@@ -6,6 +6,7 @@ from blemish_core.datasets import (
     Dataset,
     ImportResult,
     IndexEntry,
+    MovePlan,
     Provenance,
     SkippedFile,
     UnpairedFiles,
@@ -101,6 +102,14 @@ def addition_to_proto(addition: Addition) -> pb.AddedItem:
     )
 
 
+def moves_to_proto(dataset: Dataset, plan: MovePlan) -> pb.MoveImagesResponse:
+    return pb.MoveImagesResponse(
+        dataset=dataset_to_proto(dataset),
+        images=[pb.MovedImage(path=each.entry.path, new_path=each.target.path) for each in plan.images],
+        deleted_masks=len(plan.deleted_masks),
+    )
+
+
 def _provenance_to_proto(origin: Provenance) -> pb.Provenance:
     return pb.Provenance(
         item=item_name(origin.item),
@@ -125,7 +134,7 @@ def upload_to_proto(done: ImportResult) -> pb.UploadImagesResponse:
         skipped_count=done.skipped_count,
         expected_count=done.expected_count,
         skipped=map(_skipped_to_proto, done.skipped),
-        unpaired=_unpaired_to_proto(done.unpaired),
+        unpaired=unpaired_to_proto(done.unpaired),
     )
 
 
@@ -138,7 +147,7 @@ def import_to_proto(done: ImportResult) -> pb.ImportDatasetResponse:
         skipped_count=done.skipped_count,
         expected_count=done.expected_count,
         skipped=map(_skipped_to_proto, done.skipped),
-        unpaired=_unpaired_to_proto(done.unpaired),
+        unpaired=unpaired_to_proto(done.unpaired),
         layout=done.layout,
     )
 
@@ -147,7 +156,7 @@ def _skipped_to_proto(file: SkippedFile) -> pb.SkippedFile:
     return pb.SkippedFile(path=file.path, reason=file.reason, expected=file.expected)
 
 
-def _unpaired_to_proto(files: UnpairedFiles) -> pb.UnpairedFiles:
+def unpaired_to_proto(files: UnpairedFiles) -> pb.UnpairedFiles:
     return pb.UnpairedFiles(
         masks_count=len(files.masks),
         masks=files.masks[:_MAX_UNPAIRED],

@@ -11,7 +11,7 @@ import structlog
 
 from blemish.v1 import dataset_pb2 as pb
 from blemish.v1.dataset_pb2_grpc import DatasetServiceServicer
-from blemish_core.datasets import BeforeReplacing, DatasetStore, IncomingFile
+from blemish_core.datasets import BeforeReplacing, DatasetStore, IncomingFile, MovePlan
 from blemish_core.datasets.folder_import import SKIPPABLE, ImportCounts
 from blemish_core.imaging.decode import ImageLimits
 from blemish_core.jobs.removal import Removal
@@ -28,7 +28,9 @@ from blemish_server.converters.datasets import (
     dataset_image_to_proto,
     dataset_to_proto,
     import_to_proto,
+    moves_to_proto,
     parse_additions,
+    unpaired_to_proto,
     upload_to_proto,
 )
 from blemish_server.converters.images import (
@@ -150,8 +152,12 @@ class DatasetServicer(DatasetServiceServicer):
     async def GetDataset(  # noqa: N802
         self, request: pb.GetDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetDatasetResponse:
-        dataset = await asyncio.to_thread(self._datasets.get, dataset_id(request.name, "name"))
-        return pb.GetDatasetResponse(dataset=dataset_to_proto(dataset))
+        id = dataset_id(request.name, "name")
+        dataset = await asyncio.to_thread(self._datasets.get, id)
+        unpaired = await asyncio.to_thread(self._datasets.unpaired, id)
+        return pb.GetDatasetResponse(
+            dataset=dataset_to_proto(dataset), unpaired=unpaired_to_proto(unpaired)
+        )
 
     async def ListDatasets(  # noqa: N802
         self, request: pb.ListDatasetsRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -209,13 +215,25 @@ class DatasetServicer(DatasetServiceServicer):
         self, request: pb.DeleteImagesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.DeleteImagesResponse:
         dataset = dataset_id(request.dataset)
-        if not 0 < len(request.paths) <= _MAX_PATHS:
-            raise InvalidRequest(
-                f"the request contains {len(request.paths)} paths; use 1 to {_MAX_PATHS}", field="paths"
-            )
+        _check_paths(request.paths)
         dataset_left, removed = await asyncio.to_thread(self._removal.images, dataset, list(request.paths))
         log.info("images removed", dataset=dataset, images=removed, by=current_caller.get().name)
         return pb.DeleteImagesResponse(dataset=dataset_to_proto(dataset_left), removed=removed)
+
+    async def MoveImages(  # noqa: N802
+        self, request: pb.MoveImagesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.MoveImagesResponse:
+        dataset, paths = dataset_id(request.dataset), list(request.paths)
+        _check_paths(paths)
+
+        def move() -> MovePlan:
+            self._removal.before_moving(dataset, paths, request.folder)
+            return self._datasets.move(dataset, paths, request.folder)
+
+        plan = await asyncio.to_thread(move)
+        caller = current_caller.get().name
+        log.info("images moved", dataset=dataset, folder=request.folder, images=len(plan.images), by=caller)
+        return moves_to_proto(await asyncio.to_thread(self._datasets.get, dataset), plan)
 
     async def DeleteDataset(  # noqa: N802
         self, request: pb.DeleteDatasetRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -274,6 +292,13 @@ class _Upload:
             raise self.rejection
         header = self._header
         return IncomingFile(header.path, bytes(self._data), header.sha256 or None, header.original_path)
+
+
+def _check_paths(paths: Sequence[str]) -> None:
+    if not 0 < len(paths) <= _MAX_PATHS:
+        raise InvalidRequest(
+            f"the request contains {len(paths)} paths; use 1 to {_MAX_PATHS}", field="paths"
+        )
 
 
 def _parse_identity(id: str, category: str) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from blemish_client.cli.extras import ExtraCommand
         (["dataset", "import", "tile", "/data/tile"], 1),
         (["dataset", "images", "tile"], 3),
         (["dataset", "remove", "tile", "train/good/1.png", "--yes"], 1),
+        (["dataset", "move", "tile", "train/good/1.png", "--to", "test/crack"], 1),
         (["dataset", "delete", "tile", "--yes"], 1),
         (["models", "delete", "m/1", "--yes"], 1),
         (["models", "import", sys.executable, "--as", "m"], 1),

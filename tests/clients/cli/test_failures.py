@@ -22,6 +22,11 @@ from blemish_client.cli.app import app
             "2 images from datasets/tile",
         ),
         (["dataset", "remove", "tile", "a.png"], "DeleteImages", "a.png from datasets/tile"),
+        (
+            ["dataset", "move", "tile", "test/crack/a.png", "--to", "test/good"],
+            "MoveImages",
+            "the masks of images that move to test/good of datasets/tile",
+        ),
         (["dataset", "delete", "tile"], "DeleteDataset", "datasets/tile"),
         (["models", "delete", "m/3"], "DeleteModel", "models/m/versions/3"),
         (["models", "delete", "m", "--force"], "DeleteModel", "models/m"),

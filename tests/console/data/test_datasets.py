@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Iterator, Sequence
 
-from blemish.v1.dataset_pb2 import ClassCount, Dataset, DatasetImage, DeleteImagesResponse
+from blemish.v1.dataset_pb2 import (
+    ClassCount,
+    Dataset,
+    DatasetImage,
+    DeleteImagesResponse,
+    MoveImagesResponse,
+)
 from blemish.v1.model_pb2 import Model, ModelVersion
 from blemish_client.client import Client
 from blemish_console.data import datasets
@@ -19,6 +25,7 @@ class StoredDatasets(Client):
     def __init__(self, images: Sequence[str] = ()) -> None:
         super().__init__("127.0.0.1:1")
         self._paths = images
+        self.moved: list[tuple[int, str]] = []
         self.deleted: list[int] = []
         """Number of paths in each call that deletes images."""
 
@@ -34,6 +41,10 @@ class StoredDatasets(Client):
 
     def images(self, dataset: str, *, under: str = "") -> Iterator[DatasetImage]:
         yield from (DatasetImage(path=path) for path in self._paths if path.startswith(under))
+
+    def move_images(self, dataset: str, paths: Sequence[str], folder: str) -> MoveImagesResponse:  # type: ignore[override]
+        self.moved.append((len(paths), folder))
+        return MoveImagesResponse(deleted_masks=1)
 
     def delete_images(self, dataset: str, paths: Sequence[str]) -> DeleteImagesResponse:  # type: ignore[override]
         self.deleted.append(len(paths))
@@ -74,3 +85,9 @@ def test_more_images_than_a_call_takes_are_removed_in_several() -> None:
     client = StoredDatasets()
     assert datasets.remove(client, "tile", [f"train/good/{n}.png" for n in range(2001)]) == 2001
     assert client.deleted == [1000, 1000, 1]
+
+
+def test_more_images_than_a_call_takes_are_moved_in_several() -> None:
+    client = StoredDatasets()
+    assert datasets.move(client, "tile", [f"train/good/{n}.png" for n in range(1001)], "test/crack") == 2
+    assert client.moved == [(1000, "test/crack"), (1, "test/crack")]

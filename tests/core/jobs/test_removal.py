@@ -103,6 +103,22 @@ def test_item_for_the_same_content_elsewhere_stays(filled: FilledStore) -> None:
     assert filled.indexed(TWO) == ["grid 0", "grid 1", "grid 2", "grid e", "tile 0", "tile 2"]
 
 
+def test_index_entries_of_images_are_deleted_before_they_move(filled: FilledStore) -> None:
+    filled.removal.before_moving("tile", ["test/crack/0.png", "test/crack/1.png"], "test/hole")
+    for version in (ONE, TWO):
+        assert filled.indexed(version) == ["grid 0", "grid 1", "grid 2", "tile 2"]
+
+
+def test_refused_move_keeps_the_index_entries(filled: FilledStore) -> None:
+    with pytest.raises(NotFound):
+        filled.removal.before_moving("tile", ["test/crack/0.png", "test/crack/9.png"], "test/hole")
+    filled.removal.before_moving("tile", ["test/crack/0.png"], "test/crack")
+    filled.run_job(EvaluateSpec(model="m", dataset="tile"))
+    with pytest.raises(FailedPrecondition):
+        filled.removal.before_moving("tile", ["test/crack/0.png"], "test/hole")
+    assert len(filled.indexed(TWO)) == 6
+
+
 def test_deleting_a_mask_keeps_the_indexes(filled: FilledStore) -> None:
     left, removed = filled.removal.images("tile", ["ground_truth/crack/0_mask.png"])
     assert (removed, left.masks) == (1, 0)

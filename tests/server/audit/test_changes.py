@@ -38,6 +38,14 @@ def facts_of(action: str, *requests: Any, response: Any = None) -> Facts:
             {},
         ),
         (
+            "MoveImages",
+            dataset_pb2.MoveImagesRequest(
+                dataset="datasets/tile", paths=["train/good/0.png"], folder="test/crack"
+            ),
+            ["datasets/tile", "datasets/tile/train/good/0.png"],
+            {"folder": "test/crack"},
+        ),
+        (
             "UpdateDataset",
             dataset_pb2.UpdateDatasetRequest(name="datasets/tile", white_level=4095),
             ["datasets/tile"],

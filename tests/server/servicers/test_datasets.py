@@ -46,12 +46,22 @@ def datasets(kept: KeptFrames) -> DatasetStore:
     return kept.datasets
 
 
+class UnusedIndexes:
+    """Takes the entries of moved images."""
+
+    def __init__(self) -> None:
+        self.moved: list[tuple[str, list[str], str]] = []
+
+    def before_moving(self, dataset_id: str, paths: list[str], folder: str) -> None:
+        self.moved.append((dataset_id, paths, folder))
+
+
 @pytest.fixture
 def servicer(kept: KeptFrames, datasets: DatasetStore, tmp_path: Path) -> DatasetServicer:
     additions = DatasetAdditions(datasets, kept.index, ItemImages(datasets, kept.frames), LIMITS)
     return DatasetServicer(
         datasets,
-        cast(Removal, None),
+        cast(Removal, UnusedIndexes()),
         (),
         LIMITS,
         OneVersion(tmp_path / "models"),
@@ -126,6 +136,24 @@ async def test_missing_and_damaged_images(
 
 def label(kept: KeptFrames, number: int, label: Label, label_class: str = "") -> None:
     kept.index.label(VERSION, [kept.items[number].id], label, label_class)
+
+
+async def test_images_move_after_their_index_entries_were_deleted(
+    kept: KeptFrames, datasets: DatasetStore, servicer: DatasetServicer
+) -> None:
+    datasets.add("tile", "train/good/0.png", frame_picture(0))
+    datasets.add("tile", "ground_truth/crack/7_mask.png", frame_picture(1))
+    request = pb.MoveImagesRequest(dataset="datasets/tile", paths=["train/good/0.png"], folder="test/crack")
+    answer = await servicer.MoveImages(request, CONTEXT)
+    assert [(each.path, each.new_path) for each in answer.images] == [
+        ("train/good/0.png", "test/crack/0.png")
+    ]
+    assert (answer.dataset.train_images, answer.deleted_masks) == (0, 0)
+    found = await servicer.GetDataset(pb.GetDatasetRequest(name="datasets/tile"), CONTEXT)
+    assert list(found.unpaired.masks) == ["ground_truth/crack/7_mask.png"]
+    for paths in ([], ["train/good/0.png"] * 1001):
+        with pytest.raises(InvalidRequest):
+            await servicer.MoveImages(pb.MoveImagesRequest(dataset="datasets/tile", paths=paths), CONTEXT)
 
 
 async def add(servicer: DatasetServicer, items: list[str], **options: str) -> pb.AddItemsResponse:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``blemish dataset``: upload, import, list, check and delete images."""
+"""``blemish dataset``: upload, import, list, check, move and delete images."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ from blemish_client.transport.upload import FolderOptions, ImageFile, Layout, sc
 from blemish_layouts.names import printable
 from blemish_layouts.plan import LAYOUTS, Conversion, NoGoodClass
 
-group = typer.Typer(help="Upload, import, list and delete images.", no_args_is_help=True)
+group = typer.Typer(help="Upload, import, list, move and delete images.", no_args_is_help=True)
 
 Category = Annotated[
     str, typer.Option(help="Kind of surface, for example tile.", show_default="the dataset's id")
@@ -261,8 +261,9 @@ def images(
                 emit(image)
             else:
                 found.append(image)
-    if as_json:
-        return
+        if as_json:
+            return
+        unpaired = UnpairedFiles() if under else client.unpaired(dataset)
     renamed = any(image.original_path for image in found)
     copied = any(image.HasField("provenance") for image in found)
     columns = ["path", "px", "size", *["original"] * renamed, *["origin"] * copied]
@@ -272,6 +273,7 @@ def images(
         cells += [printable(image.original_path)] * renamed + [_origin(image)] * copied
         rows.add_row(*map(escape, cells))
     session.out.print(rows if found else f"no images{under and f' under {under}'}")
+    _print_unpaired(session, unpaired)
 
 
 @group.command()
@@ -356,6 +358,40 @@ def remove(
     with session.client() as client:
         result = client.delete_images(dataset, paths)
     line = f"{name}: {result.removed} removed; {_contents(result.dataset)}"
+    session.print_result(result, line, as_json=as_json)
+
+
+@group.command()
+def move(
+    ctx: typer.Context,
+    dataset: DatasetArgument,
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH", help="Paths or original paths from `images`, for example train/good/003.png."
+        ),
+    ],
+    folder: Annotated[
+        str, typer.Option("--to", metavar="FOLDER", help="Folder: train/good, test/good or test/CLASS.")
+    ],
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Move images to another class, with their masks.
+
+    All images move, or none. Masks of images that become good are deleted.
+
+    Example: blemish dataset move tile train/good/003.png --to test/crack
+    """
+    session = Session.of(ctx)
+    name = dataset_name(short(dataset))
+    if folder.rpartition("/")[2] == "good" and any("/good/" not in path for path in paths):
+        confirm_deletion(f"the masks of images that move to {folder} of {name}", yes=yes)
+    with session.client() as client:
+        result = client.move_images(dataset, paths, folder)
+    moved = sum(each.path != each.new_path for each in result.images)
+    masks = f", {result.deleted_masks} masks deleted" if result.deleted_masks else ""
+    line = f"{name}: {moved} moved to {folder}{masks}; {_contents(result.dataset)}"
     session.print_result(result, line, as_json=as_json)
 
 
