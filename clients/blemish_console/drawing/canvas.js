@@ -54,6 +54,7 @@ export default {
     this.isBusy = false;
     this.hand = null;
     this.pen = null;
+    this.finished = {}; // pictures of the finished shapes by layer
   },
   mounted() {
     setTimeout(() => {
@@ -76,7 +77,7 @@ export default {
     window.addEventListener("keydown", this.keyOutside);
     if (this.base) {
       this.mask = new Image();
-      this.mask.onload = () => this.paint();
+      this.mask.onload = () => this.changed();
       this.mask.src = this.base;
     }
     this.fit();
@@ -133,18 +134,19 @@ export default {
       }
       if (!this.steps.length) return;
       this.steps.pop();
-      this.paint();
+      this.changed();
       this.$emit("undo");
     },
     clear() {
       this.draft = [];
       if (!this.isDrawn()) return;
       this.steps.push(null);
-      this.paint();
+      this.changed();
       this.$emit("clear");
     },
     settled() {
       this.steps = [];
+      this.changed();
     },
     zoom(factor) {
       const view = this.$refs.view;
@@ -308,7 +310,7 @@ export default {
       this.draft = [];
       this.hover = null;
       this.steps.push(shape);
-      this.paint();
+      this.changed();
       this.$emit("draw", shape);
     },
     shift(x, y) {
@@ -368,19 +370,23 @@ export default {
     isDrawn() {
       return this.shown().length > 0 || this.hasBase();
     },
+    changed() {
+      this.finished = {};
+      this.paint();
+    },
     paint() {
       const canvas = this.$refs.canvas;
       const pen = canvas.getContext("2d");
       pen.clearRect(0, 0, canvas.width, canvas.height);
-      const shapes = this.shown();
-      if (this.isBusy && this.tool === "brush" && this.draft.length) {
-        shapes.push({ tool: "brush", layer: this.layer, radius: this.radius, erases: this.erases, points: this.draft });
-      }
+      const draft =
+        this.isBusy && this.tool === "brush" && this.draft.length
+          ? { tool: "brush", layer: this.layer, radius: this.radius, erases: this.erases, points: this.draft }
+          : null;
       for (const layer of [...this.layers].reverse()) {
-        const own = shapes.filter((shape) => shape.layer === layer);
-        const hasBase = layer === "defect" && this.hasBase();
-        if (!own.length && !hasBase) continue;
-        const picture = this.layerPicture(own, hasBase, layer);
+        const own = draft && draft.layer === layer ? draft : null;
+        this.finished[layer] ||= this.finishedPicture(layer);
+        if (!own && !this.finished[layer].isUsed) continue;
+        const picture = this.layerPicture(this.finished[layer].picture, own, layer);
         if (layer === "part") {
           // What is not selected is dimmed, so that the part itself stays as it is.
           pen.fillStyle = "#000000a6";
@@ -391,22 +397,39 @@ export default {
         pen.globalCompositeOperation = "source-over";
       }
     },
-    layerPicture(shapes, hasBase, layer) {
-      const canvas = this.$refs.canvas;
-      this.sheet ||= document.createElement("canvas");
-      this.sheet.width = canvas.width;
-      this.sheet.height = canvas.height;
-      const pen = this.sheet.getContext("2d");
-      if (hasBase) pen.drawImage(this.mask, 0, 0, canvas.width, canvas.height);
+    sheet() {
+      const sheet = document.createElement("canvas");
+      sheet.width = this.$refs.canvas.width;
+      sheet.height = this.$refs.canvas.height;
+      return sheet;
+    },
+    finishedPicture(layer) {
+      const picture = this.sheet();
+      const hasBase = layer === "defect" && this.hasBase();
+      const shapes = this.shown().filter((shape) => shape.layer === layer);
+      const pen = picture.getContext("2d");
+      if (hasBase) pen.drawImage(this.mask, 0, 0, picture.width, picture.height);
+      this.drawShapes(pen, shapes);
+      return { picture, isUsed: hasBase || shapes.length > 0 };
+    },
+    layerPicture(finished, draft, layer) {
+      this.coloured ||= this.sheet();
+      const sheet = this.coloured;
+      const pen = sheet.getContext("2d");
+      pen.globalCompositeOperation = "copy";
+      pen.drawImage(finished, 0, 0);
+      if (draft) this.drawShapes(pen, [draft]);
+      pen.globalCompositeOperation = "source-in";
+      pen.fillStyle = this.colour(pen, layer);
+      pen.fillRect(0, 0, sheet.width, sheet.height);
+      return sheet;
+    },
+    drawShapes(pen, shapes) {
       pen.save();
-      pen.scale(canvas.width / this.width, canvas.height / this.height);
+      pen.scale(this.$refs.canvas.width / this.width, this.$refs.canvas.height / this.height);
       pen.lineCap = pen.lineJoin = "round";
       for (const shape of shapes) this.drawShape(pen, shape);
       pen.restore();
-      pen.globalCompositeOperation = "source-in";
-      pen.fillStyle = this.colour(pen, layer);
-      pen.fillRect(0, 0, canvas.width, canvas.height);
-      return this.sheet;
     },
     drawShape(pen, shape) {
       pen.globalCompositeOperation = shape.erases ? "destination-out" : "source-over";
