@@ -91,7 +91,7 @@ def console(
         ),
     ] = None,
     session_hours: Annotated[
-        float, typer.Option(min=0.01, max=720, help="Time from a sign-in to the next one, in hours.")
+        float, typer.Option(min=0.001, max=720, help="Time from a sign-in to the next one, in hours.")
     ] = 12.0,
     address_file: Annotated[
         Path | None,

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure the console against a real stack, with its pages in a real Chromium.
 
-    python -m tests.benchmarks.bench_console [line streams review start] [--seconds 20] [--rounds 5]
+    python -m tests.benchmarks.bench_console [line streams review night start] [--seconds 20] [--rounds 5]
 
 - line: what open Line pages cost the console and Chromium, with 20 cameras and 10 events a second in all.
 - streams: the rate of 4 streams that send as fast as they may, with a Line page open and without. Model and
   frames are those of bench_serving.
 - review: the time of pages of Review with 10,000 kept frames, in the browser from the click to the frames.
+- night: commands, keys and clicks for the review of a night on the command line and in the console, with
+  the time that a person waits. Twelve of 500 kept frames are anomalous. Time to decide is left out.
 - start: the time from the moment at which ``blemish up`` is ready to the first page of a browser.
 
 Scenes take turns. Everything shares the machine's cores, so costs are CPU times of processes. In the part
@@ -16,12 +18,14 @@ streams, Chromium has the lowest priority, because it usually runs on another ma
 import argparse
 import io
 import json
+import os
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,8 +41,10 @@ from tests.support.browser import WITHIN_MS, chromium, console, window
 from tests.support.processes import stop, wait_for_file
 
 from blemish.v1.job_pb2 import PatchCore
-from blemish_client import Client, Store, StreamPolicy
+from blemish.v1.search_pb2 import LABEL_CONFIRMED, LABEL_FALSE_ALARM
+from blemish_client import Client, Label, Store, StreamPolicy, Verdict
 from blemish_client.demo.surfaces import generate
+from blemish_client.errors import NotFound
 from blemish_console import texts
 from blemish_console.pages.review import UNTIL_PAUSE_MS
 
@@ -51,6 +57,10 @@ _PATIENT_MS = 120_000
 _LOWEST_PRIORITY = 19
 _MIB = 2**20
 _TURNS = 5
+_NIGHT, _ANOMALOUS, _DEFECTS = 500, 12, 5
+_TO_REVIEW = "source = camera AND verdict = anomalous AND label = none"
+_THINK_MS = 500
+"""Pause between the steps of a review, so that the page can finish what a person would not wait for."""
 _CHANGE = """
     const source = () => document.querySelector(".bl-thumb-choice img").src;
     const before = source(), began = performance.now();
@@ -337,27 +347,217 @@ def review(folder: Path, arguments: argparse.Namespace) -> list[str]:
 
 def keep_frames(address: str, folder: Path, count: int) -> tuple[datetime, datetime]:
     """Stream frames with noise of their own; return the times of the oldest and newest kept one."""
-    sources = [np.asarray(Image.open(file).convert("RGB"), np.int16) for file in folder.glob("*/*.png")]
-    noise = np.random.default_rng(1)
-
-    def frames() -> Iterator[bytes]:
-        for number in range(count):
-            source = sources[number % len(sources)]
-            pixels = np.clip(source + noise.integers(-3, 4, source.shape), 0, 255).astype(np.uint8)
-            buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
-            yield buffer.getvalue()
-
+    frames = noisy_frames(folder, count)
     with Client(address) as client:
-        for _ in client.stream(frames(), "tile", camera="line", store=Store.ALL, policy=StreamPolicy.BLOCK):
+        for _ in client.stream(frames, "tile", camera="line", store=Store.ALL, policy=StreamPolicy.BLOCK):
             pass
-        while client.count_items("tile", where="source = camera") < count:
-            time.sleep(0.5)
+        wait_kept(client, count)
         ends = [
             client.items_page("tile", order_by=order, page_size=1).items[0].time.ToDatetime(UTC)
             for order in ("time", "time desc")
         ]
     return ends[0], ends[1]
+
+
+def wait_kept(client: Client, count: int) -> None:
+    """Return once the index has a number of frames, which are written after their answers."""
+    while True:
+        with suppress(NotFound):  # the first frame makes the index
+            if client.count_items("tile", where="source = camera") >= count:
+                return
+        time.sleep(0.5)
+
+
+def noisy_frames(folder: Path, count: int) -> Iterator[bytes]:
+    """Yield JPEGs of the images of a folder, each with noise of its own."""
+    files = sorted(folder.glob("*/*.png"))
+    sources = [np.asarray(Image.open(file).convert("RGB"), np.int16) for file in files]
+    noise = np.random.default_rng(1)
+    for number in range(count):
+        source = sources[number % len(sources)]
+        pixels = np.clip(source + noise.integers(-3, 4, source.shape), 0, 255).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
+        yield buffer.getvalue()
+
+
+# A night's review
+
+
+@dataclass
+class Effort:
+    """The effort of a person for one way to review."""
+
+    commands: int = 0
+    keys: int = 0
+    """Keys pressed, with the Enter of each command."""
+    clicks: int = 0
+    waited_s: float = 0.0
+
+
+def night(folder: Path, arguments: argparse.Namespace) -> list[str]:
+    with ExitStack() as stack:
+        address = stack.enter_context(serving.running(folder))
+        model = quick_model(address, folder / "tile", 128)
+        client = stack.enter_context(Client(address))
+        keep_night(client, folder)
+        url = stack.enter_context(console(address, folder / "console"))
+        browser = stack.enter_context(chromium())
+        ways: dict[str, Callable[[list[str]], Effort]] = {
+            "command line: items, then label for each frame": lambda found: by_label(address, found),
+            "command line: review": lambda found: by_review(address, found, folder),
+            "console: Review by keys": lambda found: by_keys(url, browser, found),
+            "console: Review, false alarms at once": lambda found: in_bulk(url, browser, found),
+        }
+        rows = []
+        for name, way in ways.items():
+            found = [item.item for item in client.items("tile", where=_TO_REVIEW, order_by="time desc")]
+            assert len(found) == _ANOMALOUS
+            effort = way(found)
+            labels = [client.item(item, model) for item in found]
+            assert [each.label for each in labels] == [_wanted(at) for at in range(_ANOMALOUS)], name
+            rows.append(
+                f"| {name} | {effort.commands} | {effort.keys} | {effort.clicks} | {effort.waited_s:.1f} |"
+            )
+            for item in found:
+                client.label(item, model, Label.NONE)
+    return [
+        f"{_NIGHT} kept frames of two cameras, {_ANOMALOUS} of them anomalous: {_DEFECTS} defects of one "
+        f"class, and {_ANOMALOUS - _DEFECTS} false alarms. Commands are typed with the first 8 digits of "
+        "ids. The time is that of commands and pages, without looking and deciding.\n",
+        "| way | commands | keys | clicks | waited, s |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]
+
+
+def keep_night(client: Client, folder: Path) -> None:
+    """Keep frames of which a known number is anomalous."""
+    wanted = {Verdict.ANOMALOUS: _ANOMALOUS, Verdict.NORMAL: _NIGHT - _ANOMALOUS}
+    chosen: list[bytes] = []
+    for image in noisy_frames(folder / "tile/test", 10 * _NIGHT):
+        verdict = Verdict(client.score(image, "tile").verdict)
+        if wanted.get(verdict, 0):
+            wanted[verdict] -= 1
+            chosen.append(image)
+        if not any(wanted.values()):
+            break
+    else:
+        raise SystemExit(f"not enough frames of each verdict: {wanted}")
+    for camera, part in (("left", chosen[::2]), ("right", chosen[1::2])):
+        list(client.stream(part, "tile", camera=camera, store=Store.ALL, policy=StreamPolicy.BLOCK))
+    wait_kept(client, _NIGHT)
+
+
+def _wanted(at: int) -> int:
+    """Return the label of a frame by its position in the queue: defects are spread over the night."""
+    return LABEL_CONFIRMED if at % 2 == 0 and at < 2 * _DEFECTS else LABEL_FALSE_ALARM
+
+
+def _ran(address: str, line: str, effort: Effort, given: str = "") -> str:
+    """Run a command of the command line, and count it as typed."""
+    effort.commands += 1
+    effort.keys += len(line) + 1 + len(given)
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "blemish_client.cli", *shlex.split(line)[1:]]
+    environment = os.environ | {"BLEMISH_SERVER": address}
+    ran = subprocess.run(command, env=environment, input=given, capture_output=True, text=True, check=True)
+    effort.waited_s += time.perf_counter() - began
+    return ran.stdout
+
+
+def by_label(address: str, found: list[str]) -> Effort:
+    effort = Effort()
+    _ran(address, "blemish items -m tile --since 8h --verdict anomalous --label unlabelled", effort)
+    for at, item in enumerate(found):
+        short_id = item.removeprefix("items/")[:8]
+        label = "confirmed --class crack" if _wanted(at) == LABEL_CONFIRMED else "false-alarm"
+        _ran(address, f"blemish label {short_id} {label} -m tile", effort)
+    return effort
+
+
+def by_review(address: str, found: list[str], folder: Path) -> Effort:
+    effort = Effort()
+    answers = [
+        "d crack",
+        *(("d" if _wanted(at) == LABEL_CONFIRMED else "f") for at in range(1, len(found))),
+    ]
+    sheet = shlex.quote(str(folder / "night.png"))
+    _ran(address, f"blemish review -m tile --since 8h --sheet {sheet}", effort, "\n".join(answers) + "\n")
+    effort.keys -= len(sheet) - len("night.png")
+    return effort
+
+
+@contextmanager
+def _queue(url: str, browser: Any, effort: Effort) -> Iterator[Any]:
+    """Open the queue, and wait as a person does until its first frame is shown."""
+    with window(browser) as opened:
+        began = time.perf_counter()
+        opened.page.goto(f"{url}/review", timeout=_PATIENT_MS)
+        opened.shows(texts.POSITION.format(position=1, total=_ANOMALOUS))
+        opened.page.locator(".bl-image").wait_for()
+        effort.waited_s += time.perf_counter() - began
+        effort.clicks += 1  # the entry in the navigation
+        opened.page.wait_for_timeout(_THINK_MS)
+        yield opened.page
+
+
+def _press(page: Any, effort: Effort, key: str, shown: str) -> None:
+    """Press a key, wait until a text is shown, then look at the frame as a person does."""
+    began = time.perf_counter()
+    page.keyboard.press(key)
+    page.get_by_text(shown, exact=True).first.wait_for(timeout=_PATIENT_MS)
+    effort.keys += 1
+    effort.waited_s += time.perf_counter() - began
+    page.wait_for_timeout(_THINK_MS)
+
+
+def _name_class(page: Any, effort: Effort) -> None:
+    """Write the class of the defects once; it stays for all frames."""
+    page.get_by_label(texts.DEFECT_CLASS).click()
+    page.keyboard.type("crack")
+    page.keyboard.press("Enter")
+    page.locator(".bl-picture").click()
+    effort.clicks += 2
+    effort.keys += len("crack") + 1
+
+
+def by_keys(url: str, browser: Any, found: list[str]) -> Effort:
+    effort = Effort()
+    with _queue(url, browser, effort) as page:
+        _name_class(page, effort)
+        for at in range(len(found)):
+            last = at + 1 == len(found)
+            shown = texts.ALL_DONE if last else texts.POSITION.format(position=at + 2, total=len(found))
+            _press(page, effort, "d" if _wanted(at) == LABEL_CONFIRMED else "f", shown)
+    return effort
+
+
+def in_bulk(url: str, browser: Any, found: list[str]) -> Effort:
+    """Select all, leave out the defects, label the rest at once, then confirm the defects by key."""
+    effort = Effort()
+    with _queue(url, browser, effort) as page:
+        _name_class(page, effort)
+        defects = [at for at in range(len(found)) if _wanted(at) == LABEL_CONFIRMED]
+        page.get_by_role("button", name=texts.SELECT_ALL).click()
+        page.get_by_text(texts.SELECTED.format(count=len(found))).wait_for()
+        for at in defects:
+            page.locator(".bl-thumb-choice input").nth(at).uncheck()
+            page.wait_for_timeout(_THINK_MS)
+        page.get_by_text(texts.SELECTED.format(count=len(found) - len(defects))).wait_for()
+        began = time.perf_counter()
+        queue = page.locator(".bl-card", has_text=texts.QUEUE)
+        queue.get_by_role("button", name=texts.FALSE_ALARM).last.click()
+        page.get_by_text(texts.BULK_DONE.format(count=len(found) - len(defects))).wait_for()
+        effort.waited_s += time.perf_counter() - began
+        effort.clicks += 2 + len(defects)
+        for at, after in zip(defects, [*defects[1:], None], strict=True):
+            shown = texts.ALL_DONE
+            if after is not None:
+                shown = texts.POSITION.format(position=after + 1, total=len(found))
+            assert page.get_by_text(texts.POSITION.format(position=at + 1, total=len(found))).count()
+            _press(page, effort, "d", shown)
+    return effort
 
 
 # The start
@@ -404,6 +604,7 @@ _PARTS: dict[str, tuple[str, Callable[[Path, argparse.Namespace], list[str]]]] =
     "line": ("Console: open Line pages", line),
     "streams": ("Console: streams with a Line page open", streams),
     "review": ("Console: pages of Review", review),
+    "night": ("Console: a night's review", night),
     "start": ("Console: the first page", start),
 }
 

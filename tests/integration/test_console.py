@@ -23,7 +23,9 @@ import pytest
 from tests.integration.conftest import RunningStack, Start
 from tests.support.browser import Window, chromium, console, window
 from tests.support.processes import stop, wait_for_file
+from tests.support.redis_server import Authority
 from tests.support.relay import Relay
+from tests.support.reverse_proxy import reverse_proxy
 
 from blemish.v1.job_pb2 import PatchCore
 from blemish.v1.search_pb2 import (
@@ -440,6 +442,75 @@ def test_sign_out_ends_the_session_in_every_tab(guarded: Guarded, opened: Window
     opened.page.get_by_role("button", name=texts.SIGN_OUT).click()
     opened.page.wait_for_selector("#token")
     other.get_by_text(texts.SESSION_ENDED).wait_for()
+
+
+def test_console_with_tls_signs_in_and_logs_the_caller(
+    guarded: Guarded, browser: Any, tmp_path: Path
+) -> None:
+    own = Authority.create(tmp_path / "tls")
+    options = ("--certificate", str(own.chain), "--key", str(own.key))
+    token = guarded.grant("gus", Role.SERVICE)
+    with (
+        console(guarded.address, tmp_path, *options) as url,
+        window(browser, ignore_https_errors=True) as opened,
+    ):
+        assert url.startswith("https://")
+        opened.page.goto(f"{url}/system?from=gus")
+        guarded.sign_in(opened, token)
+        opened.shows("gus (service)")
+        opened.shows(texts.HEALTH)
+        [cookie] = opened.page.context.cookies()
+        assert cookie["secure"]
+        assert cookie["httpOnly"]
+    log = (tmp_path / "console.log").read_text()
+    assert "127.0.0.1 - POST /sign-in 303" in log
+    assert "127.0.0.1 gus GET /system 200" in log
+    assert token not in log
+
+
+@pytest.mark.parametrize("keeps_path", [False, True])
+def test_console_works_behind_a_reverse_proxy_with_tls(
+    guarded: Guarded, browser: Any, tile_model: str, tmp_path: Path, keeps_path: bool
+) -> None:
+    own = Authority.create(tmp_path / "tls")
+    with (
+        reverse_proxy("/line/blemish", keeps_path=keeps_path, authority=own) as proxy,
+        console(
+            guarded.address, tmp_path, "--root-path", "/line/blemish", "--origin", proxy.origin
+        ) as behind,
+        window(browser, ignore_https_errors=True) as opened,
+    ):
+        proxy.serve(behind)
+        page, url = opened.page, f"{proxy.origin}/line/blemish"
+        page.goto(f"{url}/models?version=tile/1")
+        guarded.sign_in(opened, guarded.grant(f"hal-{int(keeps_path)}", Role.SERVICE))
+        opened.shows(texts.CONNECTED)
+        assert page.url == f"{url}/models?version=tile/1"
+        page.frame_locator("iframe").get_by_text("Training report").wait_for()
+        page.get_by_role("link", name=texts.SYSTEM).click()
+        opened.shows(texts.HEALTH)
+        assert page.url == f"{url}/system"
+        assert proxy.upgraded >= 2
+        [cookie] = page.context.cookies()
+        assert (cookie["path"], cookie["secure"]) == ("/line/blemish", True)
+        page.get_by_role("button", name=texts.SIGN_OUT).click()
+        page.wait_for_selector("#token")
+        assert page.url.startswith(f"{url}/sign-in")
+
+
+def test_session_expires_in_an_open_page_and_asks_for_the_token(
+    guarded: Guarded, opened: Window, tmp_path: Path
+) -> None:
+    token = guarded.grant("ida", Role.SERVICE)
+    with console(guarded.address, tmp_path, "--session-hours", "0.002") as url:
+        opened.page.goto(f"{url}/system")
+        guarded.sign_in(opened, token)
+        opened.shows("ida (service)")
+        opened.shows(texts.SESSION_ENDED)
+        opened.page.goto(f"{url}/system")
+        opened.page.wait_for_selector("#token")
+        guarded.sign_in(opened, token)
+        opened.shows("ida (service)")
 
 
 def test_camera_sees_no_more_than_its_role_allows(guarded: Guarded, opened: Window) -> None:
