@@ -771,7 +771,10 @@ def test_page_goes_on_after_its_socket_was_lost(
     image = client.item_image(kept_frames[0], "tile").content
     with Relay(url.removeprefix("http://")) as relay:
         opened.page.goto(f"http://{relay.address}/line")
-        opened.shows(texts.CONNECTED)
+        # All scripts of the page must have arrived before its connections are cut.
+        client.score(image, "tile", camera="line-before")
+        opened.page.locator(".bl-tile", has_text="line-before").locator("img").wait_for()
+        opened.page.wait_for_load_state("networkidle")
         opened.page.evaluate("window.isSame = true")
         connections = relay.accepted
         relay.cut()
