@@ -7,7 +7,7 @@
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
@@ -35,6 +35,7 @@ from blemish.v1.job_pb2 import CreateJobRequest, Job, LogLine, Worker
 from blemish.v1.job_pb2_grpc import JobServiceStub
 from blemish.v1.model_pb2 import (
     CompareModelsResponse,
+    ExportModelResponse,
     ListSuspectsResponse,
     Model,
     ModelVersion,
@@ -90,6 +91,7 @@ from blemish_client.transport.upload import (
     folder_conversion,
     image_messages,
     import_messages,
+    import_stream_messages,
     scan_folder,
     upload_messages,
     with_skipped,
@@ -511,6 +513,24 @@ class AsyncClient(SharedClient[AsyncConnection]):
     ) -> ModelVersion:
         """Import an exported version, as ``Client.import_model`` does. Threads read the file."""
         messages = import_messages(Path(file), model_id, on_bytes)
+        answer = await self._connection.send(
+            lambda channel: ModelServiceStub(channel).ImportModel, messages
+        )
+        return answer.version
+
+    async def export_stream(self, model: str) -> AsyncIterator[ExportModelResponse]:
+        """Yield an exported version as it comes, as ``Client.export_stream`` does."""
+        request = model_pb2.ExportModelRequest(name=model_name(model))
+        stream = self._connection.stream(self._models.ExportModel, request, without_timeout=True)
+        async with aclosing(stream) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def import_stream(
+        self, chunks: Iterable[bytes], size_bytes: int, *, model_id: str = ""
+    ) -> ModelVersion:
+        """Import an exported version from its bytes, as ``Client.import_stream`` does."""
+        messages = import_stream_messages(chunks, size_bytes, model_id)
         answer = await self._connection.send(
             lambda channel: ModelServiceStub(channel).ImportModel, messages
         )

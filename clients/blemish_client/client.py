@@ -28,6 +28,7 @@ from blemish.v1.job_pb2 import CreateJobRequest, Job, LogLine, Worker
 from blemish.v1.job_pb2_grpc import JobServiceStub
 from blemish.v1.model_pb2 import (
     CompareModelsResponse,
+    ExportModelResponse,
     ListSuspectsResponse,
     Model,
     ModelVersion,
@@ -84,6 +85,7 @@ from blemish_client.transport.upload import (
     folder_conversion,
     image_messages,
     import_messages,
+    import_stream_messages,
     scan_folder,
     upload_messages,
     with_skipped,
@@ -706,6 +708,31 @@ class Client(SharedClient[Connection]):
             OSError: if the file cannot be read.
         """
         messages = import_messages(Path(file), model_id, on_bytes)
+        return self._connection.send(self._models.ImportModel, messages).version
+
+    def export_stream(self, model: str) -> Iterator[ExportModelResponse]:
+        """Yield an exported version as it comes: its size first, then its bytes in chunks.
+
+        Args:
+            model: model or version.
+        """
+        request = model_pb2.ExportModelRequest(name=model_name(model))
+        yield from self._connection.stream(self._models.ExportModel, request, without_timeout=True)
+
+    def import_stream(
+        self, chunks: Iterable[bytes], size_bytes: int, *, model_id: str = ""
+    ) -> ModelVersion:
+        """Import an exported version from its bytes, as ``import_model`` does from a file.
+
+        Args:
+            chunks: bytes of the file, taken as fast as the server receives them, in another thread.
+            size_bytes: number of bytes.
+            model_id: id of the model. Empty for the id under which it was exported.
+
+        Raises:
+            Exception: any exception that ``chunks`` raises.
+        """
+        messages = import_stream_messages(chunks, size_bytes, model_id)
         return self._connection.send(self._models.ImportModel, messages).version
 
     def delete_model(self, model: str, *, force: bool = False) -> None:

@@ -17,10 +17,10 @@ from blemish.v1.access_pb2 import ROLE_CAMERA, ROLE_SERVICE
 from blemish_client.errors import BlemishError
 from blemish_console import texts
 from blemish_console.pages import compare, data, dataset_image, line, models, review, search, system, train
-from blemish_console.routes import files
+from blemish_console.routes import archives, files
 from blemish_console.routes.sign_in import SignIn
 from blemish_console.routes.uploads import UploadRoutes
-from blemish_console.security import Guard, OriginPolicy
+from blemish_console.security import IMPORT_PATH, Guard, OriginPolicy
 from blemish_console.session import BrowserSession, Server, SessionStore
 from blemish_console.shell import NavigationEntry, View, frame, sign_in_path
 
@@ -109,6 +109,8 @@ class Console:
         upload = UploadRoutes(self._session_of)
         web.add_route("/data/upload/plan", upload.plan(), ["POST"])
         web.add_route("/data/upload", upload.store(), ["POST"])
+        web.add_route("/exports/{version:path}", archives.export(self._session_of), ["GET"])
+        web.add_route(IMPORT_PATH, archives.import_(self._session_of), ["POST"])
         for entry, build in PAGES:
             self._add_page(entry, build, sign_in)
         self._add_start_page(sign_in)

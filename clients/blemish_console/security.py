@@ -25,6 +25,9 @@ _STATIC_PATH = "/_nicegui/"
 _SAFE_METHODS = ("GET", "HEAD")
 _MAX_BODY_BYTES = 65_000_000
 """Largest body of a request: an uploaded image with the lines of its form."""
+_MAX_IMPORT_BYTES = 64 << 30
+"""Largest body of an import, which is not held in memory. The server's own limit is usually lower."""
+IMPORT_PATH = "/imports"
 _FRAMED_PATH = "/reports/"
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
@@ -182,8 +185,9 @@ class Guard:
             if path.startswith(_STATIC_PATH) and session is None:
                 return "the session has ended; sign in"
             length = headers.get("content-length", "0")
-            if "transfer-encoding" in headers or not length.isdecimal() or int(length) > _MAX_BODY_BYTES:
-                return f"the body must state its length, at most {_MAX_BODY_BYTES} bytes; send less"
+            most = _MAX_IMPORT_BYTES if path == IMPORT_PATH else _MAX_BODY_BYTES
+            if "transfer-encoding" in headers or not length.isdecimal() or int(length) > most:
+                return f"the body must state its length, at most {most} bytes; send less"
             return ""
         is_embedded = headers.get("sec-fetch-mode", "navigate") != "navigate"
         if headers.get("sec-fetch-site") == "cross-site" and is_embedded:

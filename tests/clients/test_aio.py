@@ -383,6 +383,14 @@ async def test_export_and_import_of_a_model(client: AsyncClient, fake: FakeServe
     assert file.read_bytes() == fake.archive
     assert seen[-1] == (len(fake.archive), len(fake.archive))
     assert (await client.import_model(file, model_id="n")).name == "models/n/versions/4"
+    exported = [each async for each in client.export_stream("m/3")]
+    content = b"".join(each.chunk for each in exported)
+    assert exported[0].size_bytes == len(content) == file.stat().st_size
+    imported = await client.import_stream([content[:10], content[10:]], len(content), model_id="o")
+    assert imported.name == "models/o/versions/4"
+    sent = fake.requests["ImportModel"][-1]
+    assert sent[0].header.size_bytes == len(content)
+    assert b"".join(each.chunk for each in sent) == content
     assert b"".join(message.chunk for message in fake.requests["ImportModel"][0]) == fake.archive
     fake.errors["chunk"] = [CallError(grpc.StatusCode.DATA_LOSS)]
     with pytest.raises(BlemishError):

@@ -146,3 +146,9 @@ async def test_log_names_the_caller(caplog: pytest.LogCaptureFixture, ann: Brows
     caplog.set_level(logging.INFO, "blemish_console.access")
     await request(guard(session=ann), "/system?token=secret")
     assert caplog.messages == ["127.0.0.1 ann GET /system 200"]
+
+
+@pytest.mark.parametrize(("path", "status"), [("/imports", 200), ("/sign-in", 403)])
+async def test_only_an_import_may_have_a_large_body(path: str, status: int) -> None:
+    answer = await request(guard(), path, method="POST", origin=OWN, content_length=str(1 << 30))
+    assert answer.status == status

@@ -201,6 +201,76 @@ def test_dragged_threshold_shows_its_effect_and_is_put_into_force(
     opened.shows(MARKUP)
 
 
+def test_frames_on_which_a_shadow_differs_are_shown(
+    url: str, opened: Window, client: Client, copied_model: str
+) -> None:
+    client.promote(copied_model, keep_target=False)
+    small = PatchCore(input_size=64, coreset_ratio=0.05)
+    job = client.wait(client.train("tile", model_id="moved", detector=small))
+    shadow = job.result.model_version
+    client.update_calibration(shadow, author="a test", threshold=0.0, acknowledge_extreme=True)
+    client.shadow(shadow)
+    opened.page.goto(f"{url}/models?version={short(shadow)}")
+    opened.shows(texts.NOTHING_COMPARED)
+    frame = client.dataset_image("tile", "test/good/000.png").content
+    for _ in range(100):
+        client.score(frame, "moved", camera=MARKUP)
+        if client.model(shadow).comparison.disagreements:
+            break
+        time.sleep(0.1)
+    time.sleep(1)  # the newest image may still be compared
+    comparison = client.model(shadow).comparison
+    opened.page.wait_for_function(
+        "count => document.querySelectorAll('a.bl-hit').length === count",
+        arg=len(comparison.disagreements),
+    )
+    found = comparison.disagreements[-1]
+    card = opened.page.locator(".bl-card", has_text=texts.DIFFERENCES)
+    card.get_by_text(number(found.shadow_score)).first.wait_for()
+    assert MARKUP in card.inner_text()
+    hit = card.locator("a.bl-hit").last
+    assert number(found.production_score) in hit.inner_text()
+    assert hit.locator(".bl-chip-bad").count() == hit.locator(".bl-chip-good").count() == 1
+    opened.page.wait_for_function(
+        "[...document.querySelectorAll('a.bl-hit img')].some(image => image.naturalWidth)"
+    )
+    hit.click()
+    opened.page.wait_for_url("**/search?model=moved%2F1&item=items*")
+
+
+def test_exported_version_is_imported_under_another_name(
+    url: str, opened: Window, client: Client, tile_model: str, tmp_path: Path
+) -> None:
+    page = opened.page
+    page.goto(f"{url}/models?version=tile/1")
+    with page.expect_download() as download:
+        page.get_by_role("link", name=texts.EXPORT_MODEL).click()
+    assert download.value.suggested_filename == "tile-1.blemish"
+    file = tmp_path / "tile.blemish"
+    download.value.save_as(file)
+    client.export_model(tile_model, tmp_path / "same.blemish")
+    assert file.read_bytes() == (tmp_path / "same.blemish").read_bytes()
+    page.get_by_role("button", name=texts.IMPORT_MODEL).click()
+    damaged = tmp_path / "damaged.blemish"
+    damaged.write_bytes(file.read_bytes()[:-20_000] + bytes(20_000))
+    for name, content, reason in (
+        (MARKUP, file, "is not a valid id"),
+        ("imported-here", damaged, "damaged in transit"),
+    ):
+        page.get_by_label(texts.IMPORT_AS).fill(name)
+        page.set_input_files("input[type=file]", str(content))
+        page.get_by_role("alert").get_by_text(reason).wait_for()
+    page.set_input_files("input[type=file]", str(file))
+    # The server loads the version in a process of its own, which takes long on a busy machine.
+    done = page.get_by_text(texts.IMPORTED.format(version="imported-here/1"))
+    done.wait_for(timeout=120_000)
+    page.wait_for_selector(".bl-threshold")
+    card = client.model("imported-here/1")
+    assert card.training["imported from"] == client.model(tile_model).name
+    assert not card.production
+    client.delete_model("imported-here", force=True)
+
+
 def test_box_on_an_uploaded_image_finds_the_place_and_the_neighbours_of_a_hit(
     url: str, opened: Window, client: Client, tile_model: str, tmp_path: Path
 ) -> None:
@@ -379,6 +449,13 @@ def test_console_asks_for_a_token_and_shows_the_role(
     opened.shows("ann (service)")
     opened.shows(texts.FIGURES)
     assert opened.page.get_by_role("button", name=texts.PIN).count() == 0
+    opened.page.locator(".bl-threshold").wait_for()
+    for role, name in (
+        ("button", texts.CALIBRATE),
+        ("button", texts.IMPORT_MODEL),
+        ("link", texts.EXPORT_MODEL),
+    ):
+        assert opened.page.get_by_role(role, name=name).count() == 0
     opened.page.goto(f"{guarded.url}/data/image?dataset=tile&path=test/crack/000.png")
     opened.shows(texts.DATA_MASK_READER)
     assert opened.page.get_by_role("button", name=texts.DATA_MASK_SAVE).count() == 0

@@ -87,6 +87,7 @@ async def request(
     path, _, query = path.partition("?")
     scope: Scope = {
         "type": kind,
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
         "method": method,
         "scheme": "http",
         "path": path,

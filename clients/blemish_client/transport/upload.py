@@ -245,3 +245,13 @@ def import_messages(
             yield ImportModelRequest(chunk=chunk)
             if on_bytes is not None:
                 on_bytes(content.tell(), size)
+
+
+def import_stream_messages(
+    chunks: Iterable[bytes], size_bytes: int, model_id: str
+) -> Iterator[ImportModelRequest]:
+    """Yield the messages of ImportModel for bytes that come in chunks of any size."""
+    yield ImportModelRequest(header=ModelHeader(model_id=model_id, size_bytes=size_bytes))
+    for chunk in chunks:
+        for start in range(0, len(chunk), CHUNK_BYTES):
+            yield ImportModelRequest(chunk=chunk[start : start + CHUNK_BYTES])

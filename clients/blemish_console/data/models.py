@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models, their cards, and the changes of a version's role."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from blemish.v1 import model_pb2
@@ -29,6 +30,11 @@ def read_models(client: Client) -> list[Model]:
 def read_version(client: Client, version: str) -> ModelVersion:
     """Return the card of a version."""
     return client.model(version)
+
+
+def import_version(client: Client, chunks: Iterable[bytes], size_bytes: int, model_id: str) -> ModelVersion:
+    """Import an exported version from its bytes as they arrive."""
+    return client.import_stream(chunks, size_bytes, model_id=model_id)
 
 
 def figures(metrics: Metrics) -> list[Figure]:

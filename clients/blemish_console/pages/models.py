@@ -14,6 +14,8 @@ from blemish_client.names import short
 from blemish_console import texts, theme
 from blemish_console.data import models
 from blemish_console.formats import number, share, size, when
+from blemish_console.pages.agreement_card import AgreementCard
+from blemish_console.pages.import_dialog import import_dialog
 from blemish_console.pages.threshold_card import ThresholdCard
 from blemish_console.shell import View
 
@@ -44,7 +46,12 @@ class _ModelsPage:
         self._models: list[Model] = []
         columns = "grid-template-columns: minmax(0, 6fr) minmax(0, 7fr)"
         with ui.element("div").classes("bl-grid").style(columns):
-            self.list = ui.column().classes("w-full bl-tall").style("gap: 16px")
+            with ui.column().classes("w-full bl-tall").style("gap: 12px"):
+                if view.session.may(ROLE_OPERATOR):
+                    ui.button(texts.IMPORT_MODEL, icon="upload", on_click=self._open_import).props(
+                        "flat dense"
+                    ).classes("self-end")
+                self.list = ui.column().classes("w-full").style("gap: 16px")
             with ui.column().classes("w-full bl-tall").style("gap: 16px"):
                 self._card = ui.column().classes("w-full").style("gap: 16px")
         with self._card, theme.card():
@@ -120,16 +127,17 @@ class _ModelsPage:
                 if self._has_others(version):
                     model, _, own = short(version.name).partition("/")
                     theme.link(texts.COMPARE, f"/compare?{urlencode({'model': model, 'b': own})}")
-                if self._view.session.may(ROLE_OPERATOR):
+            if self._view.session.may(ROLE_OPERATOR):
+                with ui.row().classes("w-full items-center").style("gap: 8px"):
                     self._draw_actions(version)
             ui.label(texts.FIGURES).classes("bl-title")
             _draw_figures(version)
             ui.label(texts.JUDGES_BY).classes("bl-title")
             theme.facts(_calibration_facts(version))
-            if version.HasField("comparison"):
-                _draw_agreement(version)
             ui.label(texts.FACTS).classes("bl-title")
             theme.facts(_training_facts(version))
+        if version.shadow:
+            AgreementCard(self._view, version, self._production_of(version))
         self._threshold = ui.column().classes("w-full bl-threshold-card")
         with theme.card(texts.REPORT):
             # Reports run in an origin of their own, without access to this page.
@@ -155,10 +163,20 @@ class _ModelsPage:
         ui.button(texts.UNPIN if version.pinned else texts.PIN, on_click=lambda: self._pin(version)).props(
             "flat dense"
         )
+        export = ui.button(texts.EXPORT_MODEL, icon="download").props("flat dense")
+        export.props["href"] = f"{self._view.root_path}/exports/{version.name}"
+        export.props["download"] = ""
 
     def _has_others(self, version: ModelVersion) -> bool:
         model = version.name.partition("/versions/")[0]
         return any(each.name == model and len(each.versions) > 1 for each in self._models)
+
+    async def _open_import(self) -> None:
+        """Show the dialog of an import, and the imported version at its end."""
+        if version := await import_dialog(self._view):
+            await self.draw_list()
+            ui.notify(texts.IMPORTED.format(version=short(version)), type="positive", position="top")
+            await self.choose(version)
 
     def _production_of(self, version: ModelVersion) -> str:
         model = version.name.partition("/versions/")[0]
@@ -286,15 +304,3 @@ def _training_facts(version: ModelVersion) -> list[tuple[str, str]]:
         (texts.SIZE, size(version.size_bytes)),
         *sorted(version.training.items()),
     ]
-
-
-def _draw_agreement(version: ModelVersion) -> None:
-    compared = version.comparison
-    ui.label(texts.AGREEMENT.format(production=short(compared.production))).classes("bl-title")
-    ui.label(
-        texts.AGREEMENT_COUNTS.format(
-            same=compared.both_normal + compared.both_anomalous,
-            only_shadow=compared.only_shadow,
-            only_production=compared.only_production,
-        )
-    )

@@ -180,6 +180,20 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert all("onerror" not in attributes for _, attributes in page.tags)
 
 
+def test_commands_in_texts_are_code_and_nothing_else_is_markup(tmp_path: Path) -> None:
+    warnings = [f"look at `blemish info {HOSTILE}`, then go on", f"`{HOSTILE} is a name"]
+    write(Report(make_report_manifest(), make_evaluation(), warnings), tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    page = Elements(html)
+    assert HOSTILE not in html
+    assert f"look at blemish info {HOSTILE}, then go on" in page.text
+    assert f"`{HOSTILE} is a name" in page.text
+    conclusion = html.split('<div class="card conclusion">')[1].partition("</div>")[0]
+    assert "`" not in conclusion
+    assert "<code>blemish " in conclusion
+    assert "</code>." in conclusion
+
+
 def test_equal_reports_give_equal_files_from_any_thread(tmp_path: Path) -> None:
     report = Report(make_report_manifest(), make_evaluation(), ["x"])
     with ThreadPoolExecutor(4) as pool:
